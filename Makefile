@@ -1,0 +1,31 @@
+# make quickstart   set up .venv, run specs/quickstart.yaml, say where the report is
+# make test         set up .venv, check format, lint and types, run the tests
+# make benchmarks   measure what the README claims
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: quickstart test benchmarks setup clean
+
+quickstart: setup
+	$(BIN)/boomspec run specs/quickstart.yaml
+
+test: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+benchmarks: setup
+	$(BIN)/python tests/benchmarks/head_memory.py
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[run,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV)

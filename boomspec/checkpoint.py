@@ -1,0 +1,126 @@
+"""safetensors headers: names, dtypes, shapes and byte ranges of a checkpoint's tensors, without loading any.
+
+Format: 8 bytes little-endian header length, a JSON header, then the tensors' bytes. A checkpoint is one
+`model.safetensors` or shards listed in `model.safetensors.index.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from boomspec.errors import BoomspecError
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+_LARGEST_HEADER = 100 * 2**20  # the format's own limit
+
+# Bits per element.
+_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "U16": 16, "I16": 16, "F16": 16,
+    "BF16": 16, "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64, "F4": 4,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """Where one tensor lies: bytes [start, end) of `file`. `file` is None when only the header is known."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path | None = None
+    start: int = 0
+    end: int = 0
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        return self.elements * _BITS[self.dtype] // 8
+
+
+def read_header(file: Path) -> list[TensorEntry]:
+    """Read one safetensors file's header. Raises BoomspecError where it is truncated or inconsistent."""
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if size < 8 or length > min(size - 8, _LARGEST_HEADER):
+                raise BoomspecError(f"{file}: truncated or not a safetensors file ({size} bytes)")
+            header = json.loads(stream.read(length))
+    except OSError as error:
+        raise BoomspecError(f"{file}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise BoomspecError(f"{file}: its safetensors header is not JSON: {error}") from error
+    return sorted(_entries(file, header, 8 + length, size), key=lambda tensor: tensor.start)
+
+
+def _entries(file: Path, header: Any, offset: int, size: int) -> list[TensorEntry]:
+    if not isinstance(header, dict):
+        raise BoomspecError(f"{file}: its safetensors header is not an object")
+    tensors = []
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        try:
+            dtype, shape = entry["dtype"], tuple(int(n) for n in entry["shape"])
+            start, end = (offset + int(n) for n in entry["data_offsets"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise BoomspecError(f"{file}: tensor '{name}' has a malformed header entry") from error
+        if dtype not in _BITS:
+            raise BoomspecError(f"{file}: tensor '{name}' has unknown dtype {dtype}")
+        tensor = TensorEntry(name, dtype, shape, file, start, end)
+        if end - start != tensor.bytes or start < offset:
+            raise BoomspecError(f"{file}: tensor '{name}' says {end - start} bytes, its shape needs {tensor.bytes}")
+        if end > size:
+            raise BoomspecError(f"{file}: truncated: tensor '{name}' ends at byte {end}, the file has {size}")
+        tensors.append(tensor)
+    return tensors
+
+
+def read_checkpoint(folder: Path) -> dict[str, TensorEntry]:
+    """Read the headers of a model folder, sharded or not. Names are unique across shards."""
+    files = checkpoint_files(folder)
+    tensors: dict[str, TensorEntry] = {}
+    for file in files:
+        for tensor in read_header(file):
+            if tensor.name in tensors:
+                raise BoomspecError(f"{folder}: tensor '{tensor.name}' is in two shards")
+            tensors[tensor.name] = tensor
+    return tensors
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder. Raises BoomspecError where there are none or a shard is missing."""
+    if (folder / INDEX).is_file():
+        try:
+            names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BoomspecError(f"{folder / INDEX}: not a checkpoint index") from error
+        missing = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
+        if missing:
+            raise BoomspecError(f"{folder}: shard '{missing[0]}' of the index is missing")
+        return [folder / name for name in names]
+    if (folder / SINGLE).is_file():
+        return [folder / SINGLE]
+    raise BoomspecError(
+        f"{folder}: no {SINGLE} and no {INDEX}",
+        hint="boomspec reads safetensors only; convert other formats with model.save_pretrained(folder)",
+    )
+
+
+def encode_header(tensors: Mapping[str, tuple[str, tuple[int, ...], int, int]]) -> bytes:
+    """Encode a header from name -> (dtype, shape, start, end); offsets count from the end of the header."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    for name, (dtype, shape, start, end) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % 8)  # tensors start aligned
+    return len(text).to_bytes(8, "little") + text

@@ -1,0 +1,110 @@
+"""Errors that say where, what was allowed, and what to do.
+
+`BoomspecError` is what a user may meet: the command line prints it without a traceback.
+`SpecError` carries every problem of one file at once; each `Problem` knows its place in the file.
+Anything else that escapes is a bug of boomspec.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+
+EXIT_OK = 0
+EXIT_RUN_FAILED = 1
+EXIT_SPEC_WRONG = 2
+EXIT_INTERRUPTED = 130
+
+
+class BoomspecError(Exception):
+    """Something the user can act on. `hint` says what to do about it."""
+
+    exit_code = EXIT_SPEC_WRONG
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message if self.hint is None else f"{self.message}\n  hint: {self.hint}"
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """One thing that is wrong in a spec. Lines and columns count from 1; 0 means unknown."""
+
+    line: int
+    column: int
+    where: str  # dotted path of the field: "distill.losses.kl"
+    message: str = field(compare=False)
+    hint: str | None = field(default=None, compare=False)
+
+
+class SpecError(BoomspecError):
+    """All problems of one spec file."""
+
+    def __init__(self, file: Path | str, problems: list[Problem], text: str = "") -> None:
+        self.file = str(file)
+        self.problems = sorted(problems)
+        self.lines = text.splitlines()
+        super().__init__(self.render())
+
+    def render(self) -> str:
+        blocks = [self._render_problem(problem) for problem in self.problems]
+        count = len(self.problems)
+        summary = f"{self.file}: {count} problem{'s' if count != 1 else ''}"
+        return "\n\n".join([*blocks, summary])
+
+    def _render_problem(self, problem: Problem) -> str:
+        place = f"{self.file}:{problem.line}:{problem.column}" if problem.line else self.file
+        where = f"{problem.where}: " if problem.where else ""
+        rows = [f"{place}: {where}{problem.message}"]
+        if 0 < problem.line <= len(self.lines):
+            number = str(problem.line)
+            # Tabs and control characters would move the caret or the terminal's cursor.
+            line = "".join(c if c.isprintable() else " " for c in self.lines[problem.line - 1])
+            start = max(0, problem.column - 60)  # a very long line is shown around the place
+            rows.append(f"  {number} | {line[start : start + 100]}")
+            rows.append(f"  {' ' * len(number)} | {' ' * (problem.column - 1 - start)}^")
+        if problem.hint:
+            rows.append(f"  hint: {problem.hint}")
+        return "\n".join(rows)
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "file": self.file,
+            "problems": [
+                {"line": p.line, "column": p.column, "where": p.where, "message": p.message, "hint": p.hint}
+                for p in self.problems
+            ],
+        }
+
+
+def did_you_mean(value: object, allowed: list[str]) -> str | None:
+    """Return "did you mean 'x'?" for the closest allowed value, or None when nothing is close."""
+    close = get_close_matches(str(value), allowed, n=1, cutoff=0.6)
+    return f"did you mean '{close[0]}'?" if close else None
+
+
+_SECRET_NAME = re.compile(
+    r"(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|API_?KEY|ACCESS_KEY)(?!.*_(PATH|FILE|URI)$)", re.I
+)
+_URL_PASSWORD = re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
+
+
+def redact(text: str, *, environment: Mapping[str, str] | None = None) -> str:
+    """Return `text` without the values of secret-looking environment variables or URL passwords.
+
+    Everything that is written into a store passes through here: an error message of a library may quote
+    the credentials it was given.
+    """
+    environment = os.environ if environment is None else environment
+    for name, value in environment.items():
+        if len(value) >= 8 and _SECRET_NAME.search(name):
+            text = text.replace(value, f"<{name}>")
+    return _URL_PASSWORD.sub("<credentials>", text)

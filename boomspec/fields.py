@@ -1,0 +1,147 @@
+"""Field types of the spec language: quantities as people write them.
+
+A quantity is a number or a text such as "4.2M", "3e-4", "1%", "6GiB" or "24 layers". Each parser takes
+what YAML gave (int, float or str) and returns a plain number or a small frozen value, or raises
+ValueError with what was allowed. pydantic turns that into a problem with a place in the file.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
+
+_DECIMAL = {"": 1, "K": 10**3, "k": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
+_BYTES = {
+    **{unit: 1000**i for i, unit in enumerate(["B", "KB", "MB", "GB", "TB"])},
+    **{unit: 1024**i for i, unit in enumerate(["B", "KiB", "MiB", "GiB", "TiB"])},
+}
+_NUMBER = r"([0-9][0-9_]*(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+(?:[eE][+-]?[0-9]+)?)"
+_QUANTITY = re.compile(rf"\s*([+-]?){_NUMBER}\s*([A-Za-z%]*)\s*")
+
+
+class Strict(BaseModel):
+    """A frozen model of a closed world: unknown keys are errors, types are not coerced across kinds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def _split(value: object, expected: str) -> tuple[float, str]:
+    """Split a quantity into number and unit. bool is refused: it is an int only to Python."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError(f"expected {expected}")
+    if not isinstance(value, str):
+        number, unit = float(value), ""
+    else:
+        match = _QUANTITY.fullmatch(value)
+        if match is None:
+            raise ValueError(f"expected {expected}, not '{value}'")
+        number, unit = float(match[1] + match[2].replace("_", "")), match[3]
+    if not math.isfinite(number):
+        raise ValueError(f"expected {expected}, not {value}")
+    return number, unit
+
+
+def _scaled(value: object, units: dict[str, int], expected: str) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and "" in units:
+        return value  # exact beyond 2**53
+    number, unit = _split(value, expected)
+    if unit not in units:
+        raise ValueError(f"expected {expected}, not '{value}'")
+    scaled = number * units[unit]
+    if abs(scaled - round(scaled)) > 1e-6 * max(1.0, abs(scaled)):
+        raise ValueError(f"expected {expected}: '{value}' is not a whole number")
+    return round(scaled)
+
+
+def parse_count(value: object) -> int:
+    """Parse "4.2M", "50k", "2B", 1000 into an integer."""
+    return _scaled(value, _DECIMAL, "a count such as 1000, 50k, 4.2M or 2.1B")
+
+
+def parse_bytes(value: object) -> int:
+    """Parse "6GiB", "500MB" into bytes."""
+    return _scaled(value, {**_BYTES, "": 1}, "a size in bytes such as 500MB or 6GiB")
+
+
+def parse_number(value: object) -> float:
+    """Parse 3e-4 (which YAML 1.1 reads as a string), 0.1, "1%"."""
+    number, unit = _split(value, "a number such as 0.1, 3e-4 or 1%")
+    if unit not in ("", "%"):
+        raise ValueError(f"expected a number such as 0.1, 3e-4 or 1%, not '{value}'")
+    return number / 100 if unit == "%" else number
+
+
+class Share(Strict):
+    """Either a share of a whole (fraction) or an absolute count."""
+
+    unit: Literal["fraction", "count"]
+    value: float
+
+    def of(self, whole: int) -> int:
+        """The count that this share is of `whole`, rounded to the nearest."""
+        return round(self.value * whole) if self.unit == "fraction" else int(self.value)
+
+
+def parse_share(value: object) -> Share:
+    """Parse "1%" into a fraction, "100" or "2k" into a count."""
+    if isinstance(value, Share):
+        return value
+    if isinstance(value, str) and value.strip().endswith("%"):
+        return Share(unit="fraction", value=parse_number(value))
+    try:
+        return Share(unit="count", value=parse_count(value))
+    except ValueError:
+        raise ValueError(f"expected a percentage such as 1% or a count such as 100, not '{value}'") from None
+
+
+class Size(Strict):
+    """A model size that was asked for, in one of four units."""
+
+    unit: Literal["parameters", "fraction", "layers", "bytes"]
+    value: float
+    text: str
+
+
+_SIZE = "a size such as 2.5B (parameters), 80% (of the teacher's parameters), '24 layers' or 6GiB (weights)"
+
+
+def parse_size(value: object) -> Size:
+    """Parse "2.5B" (parameters), "80%" (of the teacher), "24 layers", "6GiB" (weights)."""
+    if isinstance(value, Size):
+        return value
+    number, unit = _split(value, _SIZE)
+    if number <= 0:
+        raise ValueError(f"expected {_SIZE}, not {value}")
+    if unit == "%":
+        return Size(unit="fraction", value=number / 100, text=str(value))
+    if unit in ("layers", "layer"):
+        if number != int(number):
+            raise ValueError(f"'{value}' is not a whole number of layers")
+        return Size(unit="layers", value=number, text=str(value))
+    if unit in _BYTES and unit != "B":  # B alone means billion: sizes are counted in parameters
+        return Size(unit="bytes", value=number * _BYTES[unit], text=str(value))
+    if unit in _DECIMAL:
+        return Size(unit="parameters", value=number * _DECIMAL[unit], text=str(value))
+    raise ValueError(f"expected {_SIZE}, not '{value}'")
+
+
+_TEXT_OR_NUMBER = {"anyOf": [{"type": "number"}, {"type": "string"}]}
+
+
+def _schema(description: str, *examples: object) -> WithJsonSchema:
+    return WithJsonSchema({**_TEXT_OR_NUMBER, "description": description, "examples": list(examples)})
+
+
+Count = Annotated[int, BeforeValidator(parse_count), _schema("A count.", 1000, "50k", "4.2M", "2.1B")]
+Bytes = Annotated[int, BeforeValidator(parse_bytes), _schema("A size in bytes.", "500MB", "6GiB")]
+Number = Annotated[float, BeforeValidator(parse_number), _schema("A number.", 0.1, "3e-4", "1%")]
+ShareField = Annotated[Share, BeforeValidator(parse_share), _schema("A percentage or a count.", "1%", 100)]
+SizeField = Annotated[
+    Size,
+    BeforeValidator(parse_size),
+    PlainSerializer(lambda size: size.text),
+    _schema("A model size.", "2.5B", "80%", "24 layers", "6GiB"),
+]

@@ -1,0 +1,174 @@
+"""The compiled task graph: the one door between the compiler and the runners.
+
+    task id = sha256(canonical JSON {kind, version, params, inputs})
+
+A `Task` is what is computed (its id); a `Node` adds what it is called and where it runs, which never
+changes an id. A `Source` is something that the graph reads but does not make (a model, a text): its id
+comes from what it IS (digests, a pinned commit), its `location` is only where to find it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from boomspec.errors import BoomspecError
+from boomspec.identity import digest
+from boomspec.tasks import KINDS, Record
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something outside the store. `identity` is hashed, `location` is not."""
+
+    kind: str  # "model", "tokenizer", "text", "hub_dataset", "lm_eval_tasks"
+    identity: dict[str, Any]
+    location: dict[str, Any] = field(compare=False)
+
+    @cached_property
+    def id(self) -> str:
+        return digest({"source": self.kind, "identity": self.identity})
+
+
+@dataclass(frozen=True)
+class Task:
+    """A record and the ids of its inputs, by role. Equal means same."""
+
+    record: Record
+    inputs: dict[str, str]
+
+    @property
+    def kind(self) -> str:
+        return self.record.kind
+
+    @cached_property
+    def id(self) -> str:
+        return digest(self.identity())
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "kind": self.record.kind,
+            "version": self.record.version,
+            "params": self.record.model_dump(mode="json", exclude_none=True),
+            "inputs": self.inputs,
+        }
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Where and how fast one task runs. Never part of an identity.
+
+    `options` are settings of the kind's body: micro_batch, batch_size, checkpoint_seconds.
+    """
+
+    cpus: float = 1
+    gpus: float = 0
+    retries: int = 2  # for lost workers; an error of the task itself is not retried
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Node:
+    task: Task
+    name: str
+    execution: Execution = Execution()
+
+    @property
+    def id(self) -> str:
+        return self.task.id
+
+
+@dataclass(frozen=True)
+class TaskGraph:
+    """Nodes in an order in which every task comes behind its inputs."""
+
+    name: str
+    nodes: dict[str, Node]
+    sources: dict[str, Source]
+    targets: tuple[str, ...]
+    spec: str = ""  # the text that was compiled
+    resolved: dict[str, Any] = field(default_factory=dict)  # what it means, for people
+
+    @cached_property
+    def id(self) -> str:
+        return digest(sorted(self.nodes))
+
+    def task_inputs(self, task_id: str) -> list[str]:
+        """Ids of the tasks (not sources) that `task_id` needs, each once."""
+        inputs = self.nodes[task_id].task.inputs.values()
+        return list(dict.fromkeys(i for i in inputs if i in self.nodes))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "boomspec_graph": SCHEMA_VERSION,
+            "name": self.name,
+            "targets": list(self.targets),
+            "sources": {
+                s.id: {"kind": s.kind, "identity": s.identity, "location": s.location} for s in self.sources.values()
+            },
+            "tasks": {
+                node.id: {
+                    **node.task.identity(),
+                    "name": node.name,
+                    "execution": {
+                        "cpus": node.execution.cpus,
+                        "gpus": node.execution.gpus,
+                        "retries": node.execution.retries,
+                        "options": node.execution.options,
+                    },
+                }
+                for node in self.nodes.values()
+            },
+            "spec": self.spec,
+            "resolved": self.resolved,
+        }
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+
+
+def read_graph(path: Path) -> TaskGraph:
+    """Read a graph file. Raises BoomspecError where it cannot be read, is of another version, or was altered."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BoomspecError(f"{path}: cannot be read as a compiled graph: {error}") from error
+    found = data.get("boomspec_graph") if isinstance(data, dict) else None
+    if found != SCHEMA_VERSION:
+        raise BoomspecError(
+            f"{path}: graph version {found!r}, but this boomspec reads version {SCHEMA_VERSION}",
+            hint="compile the spec again: boomspec graph SPEC --format json",
+        )
+    try:
+        return _from_json(data, path)
+    except (KeyError, TypeError, AttributeError, ValidationError) as error:
+        raise BoomspecError(f"{path}: not a compiled graph: {type(error).__name__}: {error}") from error
+
+
+def _from_json(data: dict[str, Any], path: Path) -> TaskGraph:
+    sources = {i: Source(s["kind"], s["identity"], s["location"]) for i, s in data["sources"].items()}
+    nodes: dict[str, Node] = {}
+    for task_id, entry in data["tasks"].items():
+        record_type = KINDS.get(entry["kind"])
+        if record_type is None or record_type.version != entry["version"]:
+            raise BoomspecError(
+                f"{path}: task kind {entry['kind']} version {entry['version']} is not known to this boomspec",
+                hint="compile the spec again with this version",
+            )
+        task = Task(record_type.model_validate(entry["params"]), dict(entry["inputs"]))
+        missing = [i for i in task.inputs.values() if i not in nodes and i not in sources]
+        if missing:
+            raise BoomspecError(f"{path}: task {entry['name']} needs {missing[0][:12]}, which does not come before it")
+        nodes[task_id] = Node(task, entry["name"], Execution(**entry["execution"]))
+    ids = {named: source.id for named, source in sources.items()} | {named: node.id for named, node in nodes.items()}
+    for named, actual in ids.items():
+        if named != actual:
+            raise BoomspecError(f"{path}: {named[:12]} does not match its content: the file was altered")
+    return TaskGraph(data["name"], nodes, sources, tuple(data["targets"]), data["spec"], data["resolved"])

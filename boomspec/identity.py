@@ -1,0 +1,56 @@
+"""Canonical JSON and the digests made from it.
+
+The encoder refuses what has no canonical form instead of guessing: an identity that depends on a
+`repr`, a set order or a NaN would change silently between two machines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+_ALLOWED = "null, booleans, integers, finite floats, strings, lists and string-keyed objects"
+
+
+def canonical_json(value: object) -> str:
+    """Return the one JSON text for `value`: sorted keys, no spaces, ASCII only.
+
+    Raises TypeError for anything but JSON values and ValueError for NaN and infinities.
+    """
+    return json.dumps(_checked(value, "$"), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def digest(value: object) -> str:
+    """Return the sha256 (hex) of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical_json(value).encode("ascii")).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Return the sha256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_digests(paths: Iterable[Path]) -> list[str]:
+    return [file_digest(path) for path in paths]
+
+
+def _checked(value: object, where: str) -> object:
+    # bool before int: bool is a subclass, and exact types keep out numpy scalars and str enums.
+    if value is None or type(value) in (bool, int, str):
+        return value
+    if type(value) is float:
+        if not math.isfinite(value):
+            raise ValueError(f"{where}: {value} has no canonical form")
+        return value + 0.0  # -0.0 and 0.0 are the same number
+    if type(value) in (list, tuple):
+        return [_checked(item, f"{where}[{i}]") for i, item in enumerate(value)]  # type: ignore[arg-type, var-annotated]
+    if type(value) is dict:
+        for key in value:
+            if type(key) is not str:
+                raise TypeError(f"{where}: key {key!r} is not a string")
+        return {key: _checked(item, f"{where}.{key}") for key, item in value.items()}
+    raise TypeError(f"{where}: {type(value).__name__} has no canonical form (allowed: {_ALLOWED})")

@@ -1,0 +1,178 @@
+"""The store: one folder per artifact, named by what it is.
+
+    <store>/<kind>/<task id>/            the payload and artifact.json
+    <store>/<kind>/.<task id>.<random>/  a task at work; renamed to the above when it is done
+    <store>/<kind>/.<task id>.resume/    checkpoints of a long task, removed when it is done
+    <store>/runs/<name>-<graph id>/      graph.json, events, logs and the report of a run
+
+artifact.json is written last, inside the working folder; one rename publishes both. So its existence
+means success, a killed process never leaves a broken artifact, and two writers of the same task are
+harmless: the second finds the first one's result and drops its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from boomspec.errors import BoomspecError, redact
+from boomspec.identity import file_digest
+
+RECORD = "artifact.json"
+RECORD_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where one task works. Payload goes into `path`; what a killed task continues from, into `resume`."""
+
+    path: Path
+    resume: Path
+
+
+class Store:
+    """A folder of artifacts. Safe to use from many processes at once."""
+
+    def __init__(self, root: Path | str) -> None:
+        if "://" in str(root):
+            raise BoomspecError(f"store '{redact(str(root))}': only folders are supported", hint="give a folder")
+        self.root = Path(root).absolute()
+
+    def check_writable(self) -> None:
+        """Raise BoomspecError unless artifacts can be written here."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+        except OSError as error:
+            raise BoomspecError(
+                f"store {self.root}: cannot be written: {error.strerror}", hint="choose another folder with --store"
+            ) from error
+
+    def path(self, kind: str, task_id: str) -> Path:
+        return self.root / kind / task_id
+
+    def run_folder(self, name: str, graph_id: str) -> Path:
+        return self.root / "runs" / f"{name}-{graph_id[:8]}"
+
+    def record(self, kind: str, task_id: str) -> dict[str, Any] | None:
+        """The artifact's record, or None where the task has not succeeded."""
+        try:
+            data = json.loads((self.path(kind, task_id) / RECORD).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return data if isinstance(data, dict) and data.get("record") == RECORD_VERSION else None
+
+    def has(self, kind: str, task_id: str) -> bool:
+        return self.record(kind, task_id) is not None
+
+    def damage(self, kind: str, task_id: str, *, checksums: bool = False) -> str | None:
+        """Say what is wrong with a published artifact, or None. Sizes always, contents with `checksums`."""
+        record, folder = self.record(kind, task_id), self.path(kind, task_id)
+        if record is None:
+            return f"{RECORD} is missing or unreadable" if folder.exists() else None
+        for entry in record["files"]:
+            file = folder / entry["path"]
+            if not file.is_file():
+                return f"{entry['path']} is missing"
+            if file.stat().st_size != entry["bytes"]:
+                return f"{entry['path']} has {file.stat().st_size} bytes, its record says {entry['bytes']}"
+            if checksums and file_digest(file) != entry["sha256"]:
+                return f"{entry['path']} does not match its checksum"
+        return None
+
+    def discard(self, kind: str, task_id: str) -> None:
+        """Remove a damaged artifact: out of sight by one rename, then deleted."""
+        folder = self.path(kind, task_id)
+        grave = folder.with_name(f".{task_id}.discarded-{os.getpid()}")
+        try:
+            folder.rename(grave)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(grave, ignore_errors=True)
+
+    @contextmanager
+    def workspace(self, kind: str, task_id: str) -> Iterator[Workspace]:
+        """A folder to work in, removed at the end unless `publish` renamed it."""
+        parent = self.root / kind
+        parent.mkdir(parents=True, exist_ok=True)
+        _sweep(parent, task_id)
+        folder = Path(tempfile.mkdtemp(prefix=f".{task_id}.", dir=parent))
+        # The lock lives as long as this process: a folder without it belongs to a dead writer.
+        handle = os.open(folder, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            yield Workspace(folder, parent / f".{task_id}.resume")
+        finally:
+            os.close(handle)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def publish(
+        self, workspace: Workspace, kind: str, task_id: str, identity: dict[str, Any], provenance: dict[str, Any]
+    ) -> Path:
+        """Checksum the payload, write the record, rename into place. Returns the artifact's folder."""
+        files = []
+        for file in sorted(p for p in workspace.path.rglob("*") if p.is_file()):
+            _flush(file)
+            name = file.relative_to(workspace.path).as_posix()
+            files.append({"path": name, "bytes": file.stat().st_size, "sha256": file_digest(file)})
+        record = {"record": RECORD_VERSION, "id": task_id, "task": identity, "files": files, "provenance": provenance}
+        target = workspace.path / RECORD
+        target.write_text(redact(json.dumps(record, indent=1)) + "\n", encoding="utf-8")
+        _flush(target)
+        workspace.path.chmod(0o755)  # mkdtemp makes it private; a store is shared
+        final = self.path(kind, task_id)
+        try:
+            workspace.path.rename(final)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            if self.damage(kind, task_id) is not None:
+                self.discard(kind, task_id)
+                workspace.path.rename(final)
+        _flush(final.parent)
+        shutil.rmtree(workspace.resume, ignore_errors=True)
+        return final
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file's text so that a reader sees the old or the new one, never a part."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(text, encoding="utf-8")
+    _flush(part)
+    part.replace(path)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sweep(parent: Path, task_id: str) -> None:
+    """Delete what dead writers of this task left behind; folders of live writers are locked."""
+    for folder in parent.glob(f".{task_id}.*"):
+        if folder.name.endswith(".resume"):
+            continue
+        try:
+            handle = os.open(folder, os.O_RDONLY)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        except OSError:
+            pass  # alive
+        finally:
+            os.close(handle)

@@ -1,0 +1,76 @@
+"""What a task's body gets: its record, where its inputs are, where to work, how to report progress.
+
+A body is `run(context) -> None` in `runners/tasks/<kind>.py`. It reads `context.inputs`, writes its
+payload into `context.path`, and returns; publishing, provenance and retries are the executor's.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from boomspec.errors import redact
+from boomspec.graph import Source
+from boomspec.tasks import Record
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of a task: the folder of an artifact, or a source that the graph does not make."""
+
+    id: str
+    path: Path | None = None
+    source: Source | None = None
+
+    @property
+    def folder(self) -> Path:
+        if self.path is None:
+            raise TypeError(f"input {self.id[:12]} is a source, not an artifact")
+        return self.path
+
+
+@dataclass
+class Context(Generic[R]):
+    record: R
+    inputs: dict[str, Input]
+    path: Path  # payload folder, empty at the start
+    resume: Path  # checkpoints survive here when the task is killed
+    options: dict[str, Any] = field(default_factory=dict)
+    progress: Progress = field(default_factory=lambda: Progress(None))
+
+
+class Progress:
+    """Progress of one task, appended as JSON lines to a file that the driver follows.
+
+    One line: {"time", "done", "total", "unit", ...values}. At most a few lines a second are written.
+    """
+
+    def __init__(self, file: Path | None, *, every_seconds: float = 0.3) -> None:
+        self._file = file
+        self._every = every_seconds
+        self._last = 0.0
+
+    def update(self, done: float, total: float, *, unit: str = "", **values: float | str) -> None:
+        """Say that `done` of `total` units are done; `values` are shown beside the bar (loss terms, tokens/s).
+
+        `total` is 0 where it is not known.
+        """
+        now = time.time()
+        if self._file is None or (now - self._last < self._every and (done < total or total <= 0)):
+            return
+        self._last = now
+        self._write({"time": now, "done": done, "total": total, "unit": unit, **values})
+
+    def note(self, message: str) -> None:
+        """A line for people: a warning, a resume. Shown at once and kept in the run's events."""
+        self._write({"time": time.time(), "note": redact(message)})
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self._file is not None:
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")

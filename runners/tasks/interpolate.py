@@ -1,0 +1,13 @@
+"""Build one size: the model of a layer plan, without training."""
+
+from __future__ import annotations
+
+from boomspec.tasks import Interpolate
+from runners.assembly import assemble
+from runners.context import Context
+from runners.models import model_folder
+
+
+def run(context: Context[Interpolate]) -> None:
+    sources = {"t": model_folder(context.inputs["teacher"]), "s": model_folder(context.inputs["student"])}
+    assemble(sources, context.record.plan, context.path / "model", tied=context.record.tied)

@@ -1,0 +1,157 @@
+"""Assembled models against patching in memory, layer by layer, with real transformers models."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from boomspec.errors import BoomspecError
+from boomspec.layers import family
+from runners.assembly import assemble
+
+KEPT = (0, 2, 4, 5)
+LAYERS = 7  # blocks 0 1 | 2 3 | 4 | 5 6
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "vocab_size": 97}
+INPUTS_BT = torch.arange(2 * 11).reshape(2, 11) % 97
+
+
+def make_pair(folder: Path, *, tied: bool, kind: str = "llama") -> tuple[Path, Path]:
+    """A random teacher, and a student assembled from it whose every weight is then moved."""
+    torch.manual_seed(7)
+    common = {**SIZES, "num_hidden_layers": LAYERS, "tie_word_embeddings": tied, "num_key_value_heads": 2}
+    if kind == "llama":
+        model = LlamaForCausalLM(LlamaConfig(**common))
+    else:
+        types = ["sliding_attention" if i % 3 else "full_attention" for i in range(LAYERS)]
+        config = Qwen3Config(**common, head_dim=8, layer_types=types, use_sliding_window=True, sliding_window=4)
+        model = Qwen3ForCausalLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3)
+    model.save_pretrained(folder / "teacher")
+    assemble({"t": folder / "teacher"}, [f"t{i}" for i in KEPT], folder / "student", tied=tied)
+    student = AutoModelForCausalLM.from_pretrained(folder / "student")
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    student.save_pretrained(folder / "student")
+    return folder / "teacher", folder / "student"
+
+
+def patched_logits(teacher, student, plan) -> torch.Tensor:
+    """Logits [B, T, V] of a plan run by hand: embedding of the first layer's owner, head of the last one's."""
+    models = {"t": teacher, "s": student}
+    hidden_BTD = models[plan[0][0]].model.embed_tokens(INPUTS_BT)
+    positions_BT = torch.arange(INPUTS_BT.shape[1])[None].expand(INPUTS_BT.shape)
+    length = INPUTS_BT.shape[1]
+    for layer in plan:
+        model, index = models[layer[0]], int(layer[1:])
+        types = getattr(model.config, "layer_types", None)
+        ahead_TT = torch.ones(length, length, dtype=torch.bool).triu(1)
+        if types is not None and types[index] == "sliding_attention":
+            ahead_TT |= torch.ones(length, length, dtype=torch.bool).tril(-model.config.sliding_window)
+        mask_TT = torch.zeros(length, length).masked_fill(ahead_TT, torch.finfo(torch.float32).min)
+        hidden_BTD = model.model.layers[index](
+            hidden_BTD,
+            attention_mask=mask_TT[None, None].expand(len(INPUTS_BT), 1, -1, -1),
+            position_ids=positions_BT,
+            position_embeddings=model.model.rotary_emb(hidden_BTD, positions_BT),
+        )
+    last = models[plan[-1][0]]
+    return last.lm_head(last.model.norm(hidden_BTD))
+
+
+def load(folder: Path):
+    return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa").eval()
+
+
+def logits_of(folder: Path) -> torch.Tensor:
+    with torch.no_grad():
+        return load(folder)(INPUTS_BT).logits
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+def test_patching_nothing_is_the_student_and_everything_the_teacher_bit_for_bit(tmp_path, tied):
+    teacher, student = make_pair(tmp_path, tied=tied)
+    plans = family(KEPT, LAYERS, (3, 1, 0))
+    sources = {"t": teacher, "s": student}
+    assemble(sources, plans[0], tmp_path / "nothing", tied=tied)
+    assemble(sources, plans[-1], tmp_path / "everything", tied=tied)
+    assert torch.equal(logits_of(tmp_path / "nothing"), logits_of(student))
+    assert torch.equal(logits_of(tmp_path / "everything"), logits_of(teacher))
+    assert not torch.equal(logits_of(teacher), logits_of(student))
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize("patched", [1, 2])
+@pytest.mark.parametrize("order", [(3, 1, 0), (0, 1, 3), (1, 3, 0)])
+def test_every_size_has_the_logits_of_patching_in_memory(tmp_path, tied, kind, patched, order):
+    teacher, student = make_pair(tmp_path, tied=tied, kind=kind)
+    plan = family(KEPT, LAYERS, order)[patched]
+    same_owner = plan[0][0] == plan[-1][0]
+    assemble({"t": teacher, "s": student}, plan, tmp_path / "model", tied=tied and same_owner)
+    with torch.no_grad():
+        expected = patched_logits(load(teacher), load(student), plan)
+    torch.testing.assert_close(logits_of(tmp_path / "model"), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_untied_model_of_tied_ones_survives_save_and_load(tmp_path):
+    teacher, student = make_pair(tmp_path, tied=True)
+    plan = family(KEPT, LAYERS, (3, 1, 0))[1]
+    assemble({"t": teacher, "s": student}, plan, tmp_path / "model", tied=False)
+    model = load(tmp_path / "model")
+    assert model.config.tie_word_embeddings is False
+    assert torch.equal(model.lm_head.weight, load(teacher).model.embed_tokens.weight)
+    assert torch.equal(model.model.embed_tokens.weight, load(student).model.embed_tokens.weight)
+    model.save_pretrained(tmp_path / "again")
+    assert torch.equal(logits_of(tmp_path / "again"), logits_of(tmp_path / "model"))
+
+
+def test_a_layer_keeps_the_attributes_of_the_layer_it_came_from(tmp_path):
+    teacher, student = make_pair(tmp_path, tied=False, kind="qwen3")
+    assemble({"t": teacher, "s": student}, ["s0", "s1", "t4", "t5", "t6"], tmp_path / "model", tied=False)
+    types = json.loads((tmp_path / "teacher" / "config.json").read_text())["layer_types"]
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["layer_types"] == [types[i] for i in (0, 2, 4, 5, 6)]
+    assert [layer.self_attn.layer_idx for layer in load(tmp_path / "model").model.layers] == [0, 1, 2, 3, 4]
+
+
+def test_generation_with_and_without_a_cache_agrees(tmp_path):
+    teacher, student = make_pair(tmp_path, tied=True, kind="qwen3")
+    assemble({"t": teacher, "s": student}, ["t0", "t1", "s1", "s2", "s3"], tmp_path / "model", tied=False)
+    model = load(tmp_path / "model")
+    texts = [
+        model.generate(INPUTS_BT, max_new_tokens=8, do_sample=False, use_cache=cache, pad_token_id=0)
+        for cache in (True, False)
+    ]
+    assert torch.equal(*texts)
+
+
+def test_shards_hold_the_same_model(tmp_path):
+    teacher, student = make_pair(tmp_path, tied=False)
+    plan = ["s0", "s1", "s2", "t5", "t6"]
+    assemble({"t": teacher, "s": student}, plan, tmp_path / "whole", tied=False)
+    assemble({"t": teacher, "s": student}, plan, tmp_path / "shards", tied=False, shard_bytes=30_000)
+    assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 2
+    assert torch.equal(logits_of(tmp_path / "whole"), logits_of(tmp_path / "shards"))
+    # And shards can be a source.
+    assemble({"t": tmp_path / "shards"}, [f"t{i}" for i in range(5)], tmp_path / "copy", tied=False)
+    assert torch.equal(logits_of(tmp_path / "whole"), logits_of(tmp_path / "copy"))
+
+
+def test_models_that_do_not_fit_together_are_refused_before_anything_is_written(tmp_path):
+    teacher, student = make_pair(tmp_path, tied=False)
+    model = load(student)
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    with pytest.raises(BoomspecError, match="different types: F32 and BF16"):
+        assemble({"t": teacher, "s": tmp_path / "half"}, ["s0", "t1"], tmp_path / "model", tied=False)
+    with pytest.raises(BoomspecError, match="t7 does not exist"):
+        assemble({"t": teacher}, ["t0", "t7"], tmp_path / "model", tied=False)
+    weights = teacher / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(BoomspecError, match="truncated"):
+        assemble({"t": teacher}, ["t0"], tmp_path / "model", tied=False)
+    assert not (tmp_path / "model").exists()
