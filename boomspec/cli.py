@@ -36,11 +36,15 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON for pro
 class _Commands(click.Group):
     """Prints what a user can act on without a traceback, as JSON where --json was asked for."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["json"] = "--json" in args
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except BoomspecError as error:
-            if "--json" in sys.argv:
+            if ctx.meta["json"]:
                 detail = (
                     error.to_json() if isinstance(error, SpecError) else {"message": error.message, "hint": error.hint}
                 )

@@ -13,11 +13,12 @@ from typing import Any, Literal
 
 from boomspec.fields import Strict
 from boomspec.graph import Execution, Node, Source, Task, TaskGraph
+from boomspec.language import Resources
 from boomspec.layers import blocks, untrained
 from boomspec.losses import Losses
 from boomspec.resolve import Family, Member, recipe, resolve_family
 from boomspec.sources import architecture, check_paths, local_facts, task_source, teacher_sources, text_source
-from boomspec.spec import Resources, SpecFile
+from boomspec.spec import SpecFile
 from boomspec.tasks import (
     Baseline,
     Cell,

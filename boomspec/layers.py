@@ -7,8 +7,6 @@
 Strategies end here: what leaves this module are explicit integers and plans.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Annotated, Literal

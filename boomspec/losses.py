@@ -6,8 +6,6 @@
 of such positions in the whole effective batch; the cosine term is also divided by the number of pairs.
 """
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field

@@ -13,6 +13,7 @@ from typing import Literal
 from boomspec.errors import Problem
 from boomspec.facts import ModelFacts, total_bytes, total_parameters
 from boomspec.fields import Size
+from boomspec.language import Training
 from boomspec.layers import (
     ORDERS,
     KeepRule,
@@ -24,7 +25,7 @@ from boomspec.layers import (
     patchable,
     teacher_indices,
 )
-from boomspec.spec import SpecFile, Training
+from boomspec.spec import SpecFile
 from boomspec.tasks import Optimizer, Recipe, Schedule
 
 

@@ -19,7 +19,8 @@ from boomspec.facts import ModelFacts, read_facts
 from boomspec.graph import Source
 from boomspec.hub import cached_model, pinned_dataset, pinned_model
 from boomspec.identity import digest, file_digest
-from boomspec.spec import PretrainSpec, SpecFile
+from boomspec.language import PretrainSpec
+from boomspec.spec import SpecFile
 from boomspec.tasks import Architecture
 
 _FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}  # every other ending is text

@@ -1,348 +1,30 @@
-"""The spec language, version 1: what may be written in a spec file.
+"""The spec language, version 1: the top level of a spec file, and how one is read.
 
-Every field here does something; unknown keys are errors. Docstrings and descriptions become the JSON
-Schema that editors show. What a spec MEANS (layers as integers, steps, sources) is `boomspec.resolve`.
+The sections are in `boomspec.language`. What a spec MEANS is `boomspec.resolve`.
 """
-
-from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from boomspec.errors import Problem, SpecError
-from boomspec.fields import Bytes, Count, Number, ShareField, SizeField, Strict, parse_share
-from boomspec.layers import ORDERS, KeepRule, Singletons
-from boomspec.losses import KL, CrossEntropy, HiddenCosine, Losses
+from boomspec.fields import AlsoText, Strict
+from boomspec.language import (
+    BaselineItem,
+    DataSpec,
+    DistillSpec,
+    EvaluateSpec,
+    ExecutionSpec,
+    InterpolateSpec,
+    StudentSpec,
+    TeacherSpec,
+    baseline_item,
+)
 from boomspec.source import Document, read_source
-from boomspec.tasks import Precision
 from boomspec.validation import FieldError, validate
-
-LANGUAGE = 1
-
-Positive = Annotated[Count, Field(gt=0)]
-NotNegative = Annotated[Count, Field(ge=0)]
-
-
-def _only_one(model: Strict, *names: str) -> None:
-    given = [name for name in names if getattr(model, name) is not None]
-    if len(given) != 1:
-        what = "none is given" if not given else f"{' and '.join(given)} are given"
-        raise FieldError(f"exactly one of {', '.join(names)} is needed: {what}")
-
-
-class OptimizerSpec(Strict):
-    """AdamW. Weight decay acts on matrices only."""
-
-    lr: Annotated[Number, Field(gt=0, description="Peak learning rate.")] = 3e-4
-    betas: tuple[Annotated[Number, Field(ge=0, lt=1)], Annotated[Number, Field(ge=0, lt=1)]] = (0.9, 0.95)
-    eps: Annotated[Number, Field(gt=0)] = 1e-8
-    weight_decay: Annotated[Number, Field(ge=0)] = 0.1
-    clip: Annotated[Number, Field(ge=0, description="Largest gradient norm; 0 switches clipping off.")] = 1.0
-
-
-class ScheduleSpec(Strict):
-    """Linear warm-up, then `kind` down to `final` times the peak learning rate."""
-
-    kind: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: Annotated[ShareField, Field(description="Share of the steps, or a number of steps.")] = parse_share("1%")
-    final: Annotated[Number, Field(ge=0, le=1, description="Last learning rate as a share of the peak.")] = 0.0
-
-
-class Training(Strict):
-    """How much and how a model is trained."""
-
-    tokens: Annotated[Positive, Field(description="Training tokens in all.")]
-    batch_tokens: Annotated[
-        Positive,
-        Field(description="Tokens of one optimiser step, rounded to whole sequences; never depends on the machine."),
-    ]
-    optimizer: OptimizerSpec = OptimizerSpec()
-    schedule: ScheduleSpec = ScheduleSpec()
-    precision: Annotated[
-        Precision, Field(description="bf16: autocast with fp32 master weights, a frozen teacher in bf16.")
-    ] = "bf16"
-
-
-class TokenizerSpec(Strict):
-    """A byte-level BPE tokenizer trained on the data."""
-
-    vocabulary: Annotated[int, Field(ge=257, le=1_000_000, description="Entries, the end-of-text token included.")]
-    train_on: Annotated[Bytes, Field(gt=0, description="So many bytes at the start of the text.")] = 10_000_000
-
-
-class PretrainSpec(Training):
-    """A small Llama that the experiment trains itself, so that it needs no download."""
-
-    layers: Annotated[int, Field(ge=2)]
-    hidden_size: Annotated[int, Field(ge=2)]
-    intermediate_size: Annotated[int, Field(ge=1)]
-    attention_heads: Annotated[int, Field(ge=1)]
-    key_value_heads: Annotated[int | None, Field(ge=1, description="Default: as many as attention heads.")] = None
-    tied_embeddings: bool = True
-    initializer_range: Annotated[
-        Number, Field(gt=0, description="Standard deviation of the initial weights; narrow deep models want more.")
-    ] = 0.02
-    tokenizer: TokenizerSpec
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> PretrainSpec:
-        if self.hidden_size % (2 * self.attention_heads):
-            twice = 2 * self.attention_heads
-            raise FieldError(
-                f"hidden_size {self.hidden_size} must be a multiple of {twice} (twice the attention_heads)"
-            )
-        if self.key_value_heads is not None and self.attention_heads % self.key_value_heads:
-            raise FieldError(
-                f"attention_heads {self.attention_heads} must be a multiple of key_value_heads {self.key_value_heads}"
-            )
-        return self
-
-
-class TeacherSpec(Strict):
-    """The large model: one that exists (`model`), or a small one to be trained first (`pretrain`)."""
-
-    model: Annotated[
-        str | None,
-        Field(min_length=1, description="Hub id or folder.", examples=["Qwen/Qwen3-4B-Base", "./my-teacher"]),
-    ] = None
-    revision: Annotated[str | None, Field(description="Branch, tag or commit on the hub.")] = None
-    pretrain: PretrainSpec | None = None
-
-    @model_validator(mode="after")
-    def _one_teacher(self) -> TeacherSpec:
-        _only_one(self, "model", "pretrain")
-        if self.revision is not None and self.model is None:
-            raise FieldError("revision goes with model, not with pretrain")
-        return self
-
-
-def _keep_form(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return "list"
-    return "rule" if isinstance(value, (dict, KeepRule)) else "count"
-
-
-Keep = Annotated[
-    Annotated[Annotated[int, Field(ge=1)], Tag("count")]
-    | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Tag("list")]
-    | Annotated[KeepRule, Tag("rule")],
-    Discriminator(_keep_form),
-    Field(
-        description="The teacher's layers that the student starts from: a rule, how many (evenly spaced), or a list.",
-        examples=[{"every": 2, "first": 1, "last": 2}, 19, [0, 2, 4, 6]],
-    ),
-]
-
-
-class StudentSpec(Strict):
-    """The small model: which of the teacher's layers it starts from."""
-
-    keep: Keep
-    train_embedding: Annotated[
-        bool, Field(description="false freezes the embedding (and a head tied to it), so that every size stays tied.")
-    ] = True
-
-
-class HeldOutSplit(Strict):
-    """Documents set apart for evaluation: every `every`-th, starting at `offset`."""
-
-    every: Annotated[int, Field(ge=2)]
-    offset: Annotated[int, Field(ge=0)] = 0
-
-    @model_validator(mode="after")
-    def _offset_below_every(self) -> HeldOutSplit:
-        if self.offset >= self.every:
-            raise FieldError(f"offset {self.offset} must be below every {self.every}")
-        return self
-
-
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-class DataSpec(Strict):
-    """The text that models are trained on and measured with."""
-
-    dataset: Annotated[str | None, Field(min_length=1, description="Hub id of a data set.")] = None
-    config: Annotated[str | None, Field(description="Configuration of the data set.")] = None
-    split: Annotated[str | None, Field(description="Split of the data set; default: train.")] = None
-    revision: Annotated[str | None, Field(description="Branch, tag or commit of the data set.")] = None
-    files: Annotated[
-        tuple[str, ...] | None,
-        BeforeValidator(_as_list),
-        Field(min_length=1, description="Files or glob patterns, relative to the spec: text, jsonl or parquet."),
-    ] = None
-    format: Annotated[
-        Literal["text", "jsonl", "parquet"] | None, Field(description="Of the files; default: by their ending.")
-    ] = None
-    corpus: Annotated[
-        Literal["python_stdlib"] | None,
-        Field(description="Text that is always at hand: the source code of Python's own standard library."),
-    ] = None
-    text_field: Annotated[str, Field(description="Where jsonl, parquet and data sets hold the text.")] = "text"
-    sequence_length: Annotated[Count, Field(ge=8, description="Tokens of one training sequence.")]
-    skip: Annotated[NotNegative, Field(description="So many documents at the start are passed over.")] = 0
-    max_tokens: Annotated[
-        Positive | None,
-        Field(description="Stop after so many training tokens. Default: all files; of a data set what training needs."),
-    ] = None
-    held_out: HeldOutSplit | None = None
-
-    @model_validator(mode="after")
-    def _one_source(self) -> DataSpec:
-        _only_one(self, "dataset", "files", "corpus")
-        for name in ("config", "split", "revision"):
-            if getattr(self, name) is not None and self.dataset is None:
-                raise FieldError(f"{name} goes with dataset")
-        if self.format is not None and self.files is None:
-            raise FieldError("format goes with files")
-        return self
-
-
-class DistillSpec(Training):
-    """Distillation of the student from the teacher."""
-
-    losses: Annotated[Losses, Field(description="Terms of the loss; the key is the kind.")] = Losses(
-        cross_entropy=CrossEntropy(), kl=KL(), hidden_cosine=HiddenCosine()
-    )
-
-    @field_validator("losses", mode="after")
-    @classmethod
-    def _some_loss(cls, losses: Losses) -> Losses:
-        if not losses.terms():
-            raise FieldError(f"at least one loss is needed: {', '.join(Losses.model_fields)}")
-        return losses
-
-
-def _order_form(value: Any) -> str:
-    return "list" if isinstance(value, (list, tuple)) else "name"
-
-
-class InterpolateSpec(Strict):
-    """Which sizes between student and teacher are built, and in which order blocks are patched."""
-
-    order: Annotated[
-        Annotated[Literal["first_to_last", "last_to_first"], Tag("name")]
-        | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Tag("list")],
-        Discriminator(_order_form),
-        Field(description="Patch order: a name, or the student layers (blocks) in the order of patching."),
-    ] = "last_to_first"
-    singletons: Annotated[
-        Singletons,
-        Field(description="Whose the blocks of one layer are: the student's, or by the rule of the published code."),
-    ] = "student"
-    sizes: Annotated[
-        Literal["all"] | tuple[SizeField, ...],
-        Discriminator(lambda value: "list" if isinstance(value, (list, tuple)) else "all"),
-        Field(description="all, or a list of sizes: 2.5B, 80%, 24 layers, 6GiB. The nearest size not above is taken."),
-    ] = "all"
-
-    @model_validator(mode="after")
-    def _reference_needs_direction(self) -> InterpolateSpec:
-        if self.singletons == "reference" and self.order not in ORDERS:
-            raise FieldError("singletons: reference is defined for the orders first_to_last and last_to_first only")
-        return self
-
-
-class TaskSpec(Strict):
-    """One lm-eval task."""
-
-    task: Annotated[str, Field(min_length=1, description="Name of the task.")]
-    num_fewshot: Annotated[int | None, Field(ge=0, description="Default: what the task says.")] = None
-    limit: Annotated[int | None, Field(ge=1, description="Only the first so many documents.")] = None
-
-
-class HeldOutSpec(Strict):
-    """Perplexity and bits per byte of the held-out text."""
-
-    max_tokens: Annotated[Positive | None, Field(description="Measure only so many tokens. Default: all.")] = None
-
-
-def _task(value: Any) -> Any:
-    return {"task": value} if isinstance(value, str) else value
-
-
-class EvaluateSpec(Strict):
-    """How every model of the family is measured."""
-
-    tasks: Annotated[
-        tuple[Annotated[TaskSpec, BeforeValidator(_task)], ...],
-        Field(description="lm-eval tasks, by name or as {task: name, num_fewshot: 5, limit: 100}."),
-    ] = ()
-    tasks_folder: Annotated[
-        str | None, Field(min_length=1, description="Folder of lm-eval task YAMLs, relative to the spec.")
-    ] = None
-    held_out: Annotated[HeldOutSpec | None, Field(description="Measure the held-out text; {} takes all of it.")] = None
-    precision: Annotated[Precision, Field(description="In which the models compute.")] = "bf16"
-
-    @model_validator(mode="after")
-    def _something(self) -> EvaluateSpec:
-        if not self.tasks and self.held_out is None:
-            raise FieldError("nothing is measured: give tasks, held_out or both")
-        names = [task.task for task in self.tasks]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise FieldError(f"task '{twice[0]}' is listed twice")
-        return self
-
-
-class NaivePruning(Strict):
-    """The same layer plans made of the untrained student's layers: subsets of the teacher's layers."""
-
-
-class RandomInit(Strict):
-    """A student of the same shape with random weights, distilled alike, then patched."""
-
-    tokens: Annotated[Positive | None, Field(description="Training tokens. Default: as the student.")] = None
-
-
-class BaselineItem(Strict):
-    """One control: the key is the kind."""
-
-    naive_pruning: NaivePruning | None = None
-    random_init: RandomInit | None = None
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> BaselineItem:
-        _only_one(self, *type(self).model_fields)
-        return self
-
-
-def _baseline(value: Any) -> Any:
-    return {value: {}} if isinstance(value, str) else value
-
-
-class Resources(Strict):
-    """What one task gets."""
-
-    cpus: Annotated[Number, Field(gt=0, description="CPU cores, and threads of the numerical libraries.")] = 1
-    gpus: Annotated[Number, Field(ge=0, le=1, description="GPUs; a share below 1 lets tasks share one.")] = 0
-
-
-class TrainingResources(Resources):
-    micro_batch: Annotated[int, Field(ge=1, description="Sequences of one forward pass.")] = 8
-    checkpoint_seconds: Annotated[Number, Field(gt=0, description="Longest time between checkpoints.")] = 60
-
-
-class EvaluateResources(Resources):
-    batch_size: Annotated[int, Field(ge=1, description="Sequences of one forward pass.")] = 8
-
-
-class ExecutionSpec(Strict):
-    """Where and how fast. Nothing here is part of a result's identity."""
-
-    store: Annotated[str | None, Field(min_length=1, description="Folder of artifacts, relative to the spec.")] = None
-    cpus: Annotated[int | None, Field(ge=1, description="Cores that a local run uses; default: all.")] = None
-    retries: Annotated[int, Field(ge=0, le=100, description="New attempts when a worker is lost.")] = 2
-    tokenize: Resources = Resources()
-    pretrain: TrainingResources = TrainingResources()
-    distill: TrainingResources = TrainingResources()
-    interpolate: Resources = Resources()
-    evaluate: EvaluateResources = EvaluateResources()
-
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -352,7 +34,7 @@ class Spec(Strict):
 
     boomspec: Annotated[Literal[1], Field(description="Version of the spec language.")]
     name: Annotated[str, Field(description="Name of the experiment: letters, digits, dots, dashes.")]
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1, description="Of weights, data order and evaluation.")] = 0
     teacher: TeacherSpec
     student: StudentSpec
     data: DataSpec
@@ -360,7 +42,7 @@ class Spec(Strict):
     interpolate: InterpolateSpec = InterpolateSpec()
     evaluate: EvaluateSpec | None = None
     baselines: Annotated[
-        tuple[Annotated[BaselineItem, BeforeValidator(_baseline)], ...],
+        tuple[Annotated[BaselineItem, BeforeValidator(baseline_item), AlsoText(*BaselineItem.model_fields)], ...],
         Field(description="Controls, as names or {kind: settings}.", examples=[["naive_pruning", "random_init"]]),
     ] = ()
     execution: ExecutionSpec = ExecutionSpec()

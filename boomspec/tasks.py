@@ -7,8 +7,6 @@ identity: raise it when the body of a kind (in `runners/tasks/<kind>.py`) starts
 Layer plans are written as owner and index: "t4" is teacher layer 4, "s2" is student layer 2.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Discriminator

@@ -1,0 +1,124 @@
+"""The commands as a person types them: what they print, and what their exit codes mean."""
+
+import json
+import subprocess
+import sys
+
+import jsonschema
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from boomspec.cli import main
+from boomspec.spec import json_schema
+
+HEAVY = ["torch", "ray", "transformers", "datasets", "numpy", "matplotlib", "lm_eval", "runners"]
+
+
+def call(*arguments: object):
+    return CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
+
+
+def test_importing_the_command_line_loads_no_heavy_package():
+    code = f"import sys, boomspec.cli; print([m for m in {[*HEAVY, 'rich', 'huggingface_hub']} if m in sys.modules])"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
+
+
+def test_validating_and_planning_load_no_heavy_package(specs):
+    path = specs.text(specs.SPEC)
+    code = (
+        "import sys; from boomspec.cli import main\n"
+        f"for command in ('validate', 'plan'): main([command, {str(path)!r}], standalone_mode=False)\n"
+        f"print([m for m in {HEAVY} if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_validate_says_valid(specs):
+    path = specs.text(specs.SPEC)
+    result = call("validate", path)
+    assert (result.exit_code, result.output) == (0, f"{path}: valid\n")
+    assert json.loads(call("validate", path, "--json").output) == {"valid": True, "teacher_checked": True}
+
+
+def test_a_teacher_that_is_not_here_is_left_to_the_plan(specs):
+    data = {**yaml.safe_load(specs.SPEC), "teacher": {"model": "nobody/nothing"}}
+    path = specs.text(yaml.safe_dump(data))
+    result = call("validate", path)
+    assert result.exit_code == 0
+    assert "'nobody/nothing' is not on this machine" in result.output
+    planned = call("plan", path)
+    assert planned.exit_code == 2
+    assert "model 'nobody/nothing': cannot be read from the hub" in planned.output
+
+
+def test_plan_shows_exact_sizes_and_why_each_task_runs(specs):
+    result = call("plan", specs.text(specs.SPEC))
+    assert result.exit_code == 0
+    for text in ("s0-1 t4-5", "untied", "pretrain teacher", "not in the store", "to run, 0 to reuse, 0 blocked."):
+        assert text in result.output
+    family = specs.compiled().family
+    for member in family.members:
+        assert f"{member.parameters:,}" in result.output
+
+
+def test_plan_for_programs_has_a_schema_version(specs):
+    plan = json.loads(call("plan", specs.text(specs.SPEC), "--json").output)
+    assert plan["schema"] == 1
+    assert [size["layers"] for size in plan["sizes"]] == [3, 4, 5, 6]
+    assert {task["action"] for task in plan["tasks"]} == {"run"}
+
+
+def test_a_wrong_spec_exits_with_2_and_prints_json_where_asked(specs):
+    path = specs.text("boomspec: 1\nname: x\nstudnt: {}\n")
+    result = call("validate", path)
+    assert result.exit_code == 2
+    assert "did you mean 'student'?" in result.output
+    problems = json.loads(call("validate", path, "--json").output)["error"]["problems"]
+    assert (3, 1) in [(problem["line"], problem["column"]) for problem in problems]
+
+
+@pytest.mark.parametrize("command", ["validate", "plan", "run", "report", "graph"])
+def test_a_missing_file_is_an_error_not_a_traceback(command, tmp_path):
+    result = call(command, tmp_path / "none.yaml")
+    assert result.exit_code == 2
+    assert "none.yaml" in result.output
+
+
+def test_graph_prints_json_and_mermaid(specs):
+    path = specs.text(specs.SPEC)
+    graph = json.loads(call("graph", path).output)
+    assert graph["boomspec_graph"] == 1
+    drawing = call("graph", path, "--format", "mermaid").output
+    assert drawing.startswith("flowchart LR")
+    assert drawing.count("[") >= len(graph["tasks"])
+
+
+def test_report_before_a_run_says_what_to_do(specs):
+    result = call("report", specs.text(specs.SPEC))
+    assert result.exit_code == 2
+    assert "not run yet" in result.output
+
+
+def test_the_json_schema_accepts_what_the_language_accepts(specs):
+    schema = json.loads(call("schema").output)
+    assert schema == json_schema()
+    validator = jsonschema.Draft202012Validator(schema)
+    validator.check_schema(schema)
+    validator.validate(yaml.safe_load(specs.SPEC))
+    wrong = {**yaml.safe_load(specs.SPEC), "studnt": 1}
+    assert not validator.is_valid(wrong)
+
+
+def test_every_field_of_the_language_is_described():
+    schema = json_schema()
+    bare = [
+        f"{name}.{field}"
+        for name, definition in schema["$defs"].items()
+        for field, entry in definition.get("properties", {}).items()
+        if not {"description", "$ref", "const"} & entry.keys() and entry.get("anyOf", [{}])[0].keys() != {"$ref"}
+    ]
+    assert bare == []

@@ -1,0 +1,173 @@
+"""What changes a result changes an id; what does not, does not. Ids themselves are held by golden files."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from boomspec.compile import compile_spec
+from boomspec.errors import BoomspecError
+from boomspec.graph import read_graph
+from boomspec.spec import load_spec
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "tiny.json"
+
+
+def ids(compiled) -> dict[str, str]:
+    return {node.name: node.id for node in compiled.graph.nodes.values()}
+
+
+def changed(before, after) -> set[str]:
+    """Names of the tasks that are not the same in both."""
+    one, other = ids(before), ids(after)
+    return {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)}
+
+
+def test_ids_are_golden(specs):
+    found = {"tasks": ids(specs.compiled())}
+    assert found == json.loads(GOLDEN.read_text()), "ids changed: every stored artifact of these kinds is orphaned"
+
+
+def test_specs_that_mean_the_same_have_the_same_ids(specs):
+    other = """\
+        # Other order, other notation, defaults written out, the mapping as a list, the losses by default.
+        execution: {store: elsewhere}
+        name: another-name
+        boomspec: 1
+        data: {held_out: {every: 4, offset: 0}, sequence_length: 32, files: ["[0-3].txt", "*.txt"], text_field: text}
+        baselines: [{random_init: {tokens: 2k}}, {naive_pruning: {}}]
+        student: {keep: {every: 2, last: 0}, train_embedding: true}
+        distill:
+          batch_tokens: 256.0
+          tokens: 2_048
+          optimizer: {lr: 0.0003, betas: [0.9, 0.95], eps: 1e-8, weight_decay: 10%, clip: 1}
+          schedule: {kind: cosine, warmup: 1%, final: 0}
+        evaluate: {held_out: {}, precision: bf16}
+        interpolate: {order: [2, 1, 0], sizes: [4 layers, 5 layers]}
+        teacher:
+          pretrain:
+            {layers: 6, hidden_size: 16, intermediate_size: 32, attention_heads: 2, key_value_heads: 2, tokens: 4.096k,
+             batch_tokens: 256, optimizer: {lr: .003}, tokenizer: {train_on: 10000, vocabulary: 300}}
+        """
+    assert set(specs.compiled(other).graph.nodes) == set(specs.compiled().graph.nodes)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        ("name", "renamed"),
+        ("execution.store", "elsewhere"),
+        ("execution.cpus", 7),
+        ("execution.retries", 0),
+        ("execution.distill", {"gpus": 1, "cpus": 4, "micro_batch": 1, "checkpoint_seconds": 5}),
+        ("execution.evaluate", {"gpus": 0.5, "batch_size": 64}),
+        ("execution.interpolate", {"cpus": 2}),
+    ],
+    ids=lambda edit: edit[0],
+)
+def test_execution_and_names_change_no_id(specs, edit):
+    assert changed(specs.compiled(), specs.edited(edit)) == set()
+
+
+def test_moving_the_files_changes_no_id_but_changing_a_byte_does(specs, tmp_path):
+    before = specs.compiled()
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for file in sorted(tmp_path.glob("*.txt")):
+        file.rename(moved / file.name)
+    after = specs.edited(("data.files", "moved/*.txt"))
+    assert changed(before, after) == set()
+    (moved / "5.txt").write_text("other text")
+    assert changed(before, specs.edited(("data.files", "moved/*.txt"))) == set(ids(before))
+
+
+def behind(compiled, names: set[str]) -> set[str]:
+    """The named tasks and everything that needs them."""
+    graph, dirty = compiled.graph, set()
+    for node in graph.nodes.values():
+        if node.name in names or any(i in dirty for i in graph.task_inputs(node.id)):
+            dirty.add(node.id)
+    return {graph.nodes[i].name for i in dirty}
+
+
+@pytest.mark.parametrize(
+    ("edit", "first"),
+    [
+        (("seed", 1), {"pretrain teacher"}),
+        (("teacher.pretrain.layers", 8), None),
+        (("teacher.pretrain.optimizer.lr", "1e-3"), {"pretrain teacher"}),
+        (("teacher.pretrain.tokenizer.vocabulary", 310), {"tokenize"}),
+        (("data.held_out.every", 3), {"tokenize"}),
+        (("data.skip", 1), {"tokenize"}),
+        (("data.max_tokens", 900), {"tokenize"}),
+        (("data.sequence_length", 16), {"pretrain teacher"}),
+        (("distill.losses.kl.weight", 0.2), {"distill student", "distill random_init"}),
+        (("distill.losses.kl", None), {"distill student", "distill random_init"}),
+        (("distill.batch_tokens", 512), {"distill student", "distill random_init"}),
+        (("distill.precision", "fp32"), {"distill student", "distill random_init"}),
+        (("distill.schedule", {"warmup": "50%"}), {"distill student", "distill random_init"}),
+        (("student.train_embedding", False), {"distill student", "distill random_init"}),
+        (("baselines", ["naive_pruning", {"random_init": {"tokens": 4096}}]), {"distill random_init"}),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_an_edit_changes_exactly_the_tasks_behind_it(specs, edit, first):
+    before, after = specs.compiled(), specs.edited(edit)
+    if first is None:  # another shape of the teacher: other models, the same tokens
+        assert ids(before)["tokenize"] == ids(after)["tokenize"]
+        assert ids(before)["pretrain teacher"] != ids(after)["pretrain teacher"]
+    else:
+        assert changed(before, after) == behind(before, first)
+
+
+def test_evaluation_settings_change_evaluations_and_the_report_only(specs):
+    before, after = specs.compiled(), specs.edited(("evaluate.precision", "fp32"))
+    assert changed(before, after) == {name for name in ids(before) if name.startswith("evaluate")} | {"report"}
+
+
+def test_fewer_sizes_share_every_task_they_have_in_common(specs):
+    before, after = ids(specs.compiled()), ids(specs.edited(("interpolate", {"sizes": ["5 layers"]})))
+    assert before.keys() - after.keys() == {name for name in before if " 4 layers" in name}
+    assert {name for name in after if after[name] != before[name]} == {"report"}
+
+
+def test_parameter_counts_and_tying_follow_from_the_plan(specs):
+    family = specs.compiled().family
+    layer = 4 * 16 * 16 + 3 * 16 * 32 + 2 * 16
+    outside, head = 300 * 16 + 16, 300 * 16
+    assert [m.parameters for m in family.members] == [
+        outside + 3 * layer,
+        outside + 4 * layer + head,  # embedding of the student, head of the teacher: untied
+        outside + 5 * layer + head,
+        outside + 6 * layer,
+    ]
+    assert [m.tied for m in family.members] == [True, False, False, True]
+    frozen = specs.edited(("student.train_embedding", False)).family
+    assert all(m.tied for m in frozen.members)
+
+
+def test_a_graph_file_comes_back_as_it_was_and_an_altered_one_is_refused(specs, tmp_path):
+    graph = specs.compiled().graph
+    path = tmp_path / "graph.json"
+    graph.write(path)
+    assert read_graph(path) == graph
+    path.write_text(
+        path.read_text().replace('"every": 4', '"every": 5').replace('"held_out_every": 4', '"held_out_every": 5')
+    )
+    with pytest.raises(BoomspecError, match="altered"):
+        read_graph(path)
+    path.write_text(json.dumps({"boomspec_graph": 99}))
+    with pytest.raises(BoomspecError, match="graph version 99"):
+        read_graph(path)
+
+
+def test_nothing_of_the_machine_is_in_an_identity(specs, tmp_path):
+    graph = specs.compiled().graph
+    assert str(tmp_path) not in json.dumps([node.task.identity() for node in graph.nodes.values()])
+
+
+def test_a_changed_file_is_seen_at_the_next_compilation(specs, tmp_path):
+    path = specs.text(specs.SPEC)
+    before = compile_spec(load_spec(path))
+    (tmp_path / "8.txt").write_text("one more")
+    assert before.graph.id != compile_spec(load_spec(path)).graph.id

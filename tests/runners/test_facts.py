@@ -1,0 +1,128 @@
+"""Facts read from headers equal those of the real transformers model, for families that never heard of each other."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from boomspec.architecture import llama_facts
+from boomspec.checkpoint import read_checkpoint
+from boomspec.errors import BoomspecError
+from boomspec.facts import read_facts, total_bytes, total_parameters
+from boomspec.tasks import Architecture
+
+COMMON = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "pad_token_id": 0,
+    "max_position_embeddings": 64,
+}
+FAMILIES = {
+    "llama": {},
+    "mistral": {},
+    "qwen2": {},
+    "qwen3": {},
+    "gemma2": {},
+    "gemma3_text": {},
+    "phi3": {},
+    "olmo2": {},
+    "smollm3": {},
+    "granite": {},
+    "gpt2": {"n_embd": 32, "n_head": 4, "n_layer": 3},
+    "gpt_neox": {},
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+    "mixtral": {"num_local_experts": 4},
+}
+
+
+def save(folder, family: str, **fields) -> torch.nn.Module:
+    allowed = {k: v for k, v in COMMON.items() if not (family == "gpt2" and k in ("num_key_value_heads", "head_dim"))}
+    config = AutoConfig.for_model(family, **{**allowed, **FAMILIES[family], **fields})
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_parts_and_counts_are_those_of_the_real_model(tmp_path, family, tied):
+    model = save(tmp_path, family, tie_word_embeddings=tied)
+    facts = read_facts(tmp_path)
+    assert facts.count == 3
+    assert facts.tied is tied
+    tensors = facts.tensors(range(3), tied=tied)
+    assert total_parameters(tensors) == sum(p.numel() for p in model.parameters())
+    assert total_bytes(tensors) == 4 * total_parameters(tensors)
+    assert facts.token_embedding.shape == (96, 32)
+    names = {name for name, parameter in model.named_parameters() if parameter.shape == (32,)}
+    assert {tensor.name for tensor in facts.norm} <= names
+    assert [tensor.name for tensor in facts.head] == ([] if tied else [facts.head[0].name])
+
+
+def test_a_pretrained_architecture_has_the_tensors_of_the_real_one(tmp_path):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    for tied in (True, False):
+        sizes = {"hidden_size": 24, "intermediate_size": 40}
+        architecture = Architecture(
+            layers=3,
+            attention_heads=4,
+            key_value_heads=2,
+            vocabulary=300,
+            context=32,
+            tied=tied,
+            initializer_range=0.02,
+            **sizes,
+        )
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 3, "vocab_size": 300}
+        LlamaForCausalLM(LlamaConfig(**sizes, **heads, tie_word_embeddings=tied)).save_pretrained(tmp_path)
+        real = {name: entry.shape for name, entry in read_checkpoint(tmp_path).items()}
+        facts = llama_facts(architecture)
+        assert {t.name: t.shape for t in facts.tensors(range(3), tied=tied)} == real
+
+
+def test_an_untied_model_made_from_a_tied_one_counts_its_head(tmp_path):
+    save(tmp_path, "llama", tie_word_embeddings=True)
+    facts = read_facts(tmp_path)
+    more = total_parameters(facts.tensors([0], tied=False)) - total_parameters(facts.tensors([0], tied=True))
+    assert more == 96 * 32
+
+
+def rewrite(folder, **changes) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_what_cannot_be_a_decoder_says_what_was_looked_for(tmp_path):
+    with pytest.raises(BoomspecError, match=r"no readable config\.json"):
+        read_facts(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(BoomspecError, match="safetensors only"):
+        read_facts(tmp_path)
+    save(tmp_path, "llama")
+    rewrite(tmp_path, num_hidden_layers=5)
+    with pytest.raises(BoomspecError, match="says 5 layers, the checkpoint holds 3"):
+        read_facts(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "header", "length", "empty"])
+def test_a_damaged_checkpoint_is_named(tmp_path, damage):
+    save(tmp_path, "llama")
+    path = tmp_path / "model.safetensors"
+    data = path.read_bytes()
+    damaged = {
+        "truncated": data[:-1],
+        "header": data[:8] + b"{" + data[9:].replace(b'"F32"', b'"F99"', 1),
+        "length": b"\xff" * 8 + data[8:],
+        "empty": b"",
+    }
+    path.write_bytes(damaged[damage])
+    with pytest.raises(BoomspecError, match=r"model\.safetensors"):
+        read_facts(tmp_path)
