@@ -182,3 +182,7 @@ def _store_folder(file: SpecFile, store: Path | None) -> Path:
         return store.absolute()
     named = file.spec.execution.store
     return (file.folder / Path(named).expanduser()).resolve() if named else Path(DEFAULT_STORE).absolute()
+
+
+if __name__ == "__main__":
+    main()

@@ -25,6 +25,7 @@ from boomspec.language import (
 )
 from boomspec.source import Document, read_source
 from boomspec.validation import FieldError, validate
+from boomspec.yaml_tree import dotted
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -81,7 +82,7 @@ class SpecFile:
 
     def problem(self, path: tuple[str | int, ...], message: str, hint: str | None = None) -> Problem:
         line, column = self.document.place(path)
-        return Problem(line, column, ".".join(str(part) for part in path), message, hint)
+        return Problem(line, column, dotted(path), message, hint)
 
     def error(self, *problems: Problem) -> SpecError:
         return SpecError(self.document.file, list(problems), self.document.text)

@@ -61,6 +61,10 @@ class Store:
     def path(self, kind: str, task_id: str) -> Path:
         return self.root / kind / task_id
 
+    def resume(self, kind: str, task_id: str) -> Path:
+        """Where checkpoints of an unfinished task lie; absent where there are none."""
+        return self.root / kind / f".{task_id}.resume"
+
     def run_folder(self, name: str, graph_id: str) -> Path:
         return self.root / "runs" / f"{name}-{graph_id[:8]}"
 
@@ -106,12 +110,9 @@ class Store:
         parent = self.root / kind
         parent.mkdir(parents=True, exist_ok=True)
         _sweep(parent, task_id)
-        folder = Path(tempfile.mkdtemp(prefix=f".{task_id}.", dir=parent))
-        # The lock lives as long as this process: a folder without it belongs to a dead writer.
-        handle = os.open(folder, os.O_RDONLY)
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        folder, handle = _locked_folder(parent, task_id)
         try:
-            yield Workspace(folder, parent / f".{task_id}.resume")
+            yield Workspace(folder, self.resume(kind, task_id))
         finally:
             os.close(handle)
             shutil.rmtree(folder, ignore_errors=True)
@@ -157,6 +158,20 @@ def _flush(path: Path) -> None:
     try:
         os.fsync(handle)
     finally:
+        os.close(handle)
+
+
+def _locked_folder(parent: Path, task_id: str) -> tuple[Path, int]:
+    """A new folder, and the descriptor that locks it while this process lives: one without belongs to a dead writer."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f".{task_id}.", dir=parent))
+        try:
+            handle = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # another writer swept it up before it was locked
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if folder.exists():
+            return folder, handle
         os.close(handle)
 
 

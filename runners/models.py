@@ -1,0 +1,68 @@
+"""Model folders: where an input's model is, loading and saving it. Only safetensors are read, no remote code is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from huggingface_hub import snapshot_download
+from transformers import AutoModelForCausalLM
+
+from boomspec.errors import BoomspecError
+from boomspec.facts import read_facts
+from runners.context import Input
+from runners.device import device
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+MODEL = "model"  # the folder of the model inside an artifact
+_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+# All that a model folder may need, without the weights in other formats that many repositories also hold.
+_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
+
+
+def model_folder(source: Input) -> Path:
+    """The Hugging Face folder of an input: inside its artifact, on this machine, or fetched from the hub."""
+    if source.source is None:
+        return source.folder / MODEL
+    location = source.source.location
+    if "folder" in location:
+        return Path(location["folder"])
+    hub, revision = location["hub"], source.source.identity["revision"]
+    try:
+        return Path(snapshot_download(hub, revision=revision, allow_patterns=_FILES))
+    except Exception as error:  # a failed connection raises what the HTTP library of the day has for it
+        raise BoomspecError(
+            f"model '{hub}' at {revision[:12]}: cannot be fetched from the hub: {error}",
+            hint="check the network, the disk, and (for gated models) that HF_TOKEN is set",
+        ) from error
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """The dtype that a model folder's weights are stored in. Raises BoomspecError for one that is not trained in."""
+    name = read_facts(folder).dtype
+    if name not in _DTYPES:
+        raise BoomspecError(f"{folder}: its weights are stored as {name} (supported: {', '.join(_DTYPES)})")
+    return _DTYPES[name]
+
+
+def load(folder: Path, *, dtype: torch.dtype) -> PreTrainedModel:
+    """The model of a folder, in evaluation mode, on this process's device."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, local_files_only=True
+    )
+    return model.to(device()).eval()
+
+
+def load_frozen(folder: Path, *, dtype: torch.dtype) -> PreTrainedModel:
+    """Like `load`, with no parameter that requires a gradient."""
+    return load(folder, dtype=dtype).requires_grad_(False)
+
+
+def save_weights(model: PreTrainedModel, folder: Path, *, dtype: torch.dtype) -> None:
+    """Write weights and config into `folder`, in place of the weights that are there. Casts `model` to `dtype`."""
+    for old in [*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]:
+        old.unlink()
+    model.to(dtype).save_pretrained(folder)

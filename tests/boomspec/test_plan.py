@@ -1,0 +1,122 @@
+"""What a run would do with each task, and the reason that it gives."""
+
+from pathlib import Path
+
+import pytest
+
+from boomspec.graph import Node, Source, Task, TaskGraph
+from boomspec.identity import file_digest
+from boomspec.plan import Plan, needed
+from boomspec.store import RECORD, Store
+from boomspec.tasks import Evaluate, HeldOut, Record, Tokenize
+
+CHAIN = ("tokens", "model", "score")
+
+
+class Chain:
+    """text -> tokens -> model -> score, beside text -> other; score and other are targets."""
+
+    def __init__(self, folder: Path) -> None:
+        self.text = folder / "text.txt"
+        self.text.write_text("words")
+        self.store = Store(folder / "store")
+        source = Source(
+            "text",
+            {"files": [{"sha256": file_digest(self.text), "bytes": 5}], "format": "text"},
+            {"files": [str(self.text)]},
+        )
+        tokens = Task(_tokenize(), {"text": source.id})
+        other = Task(_tokenize(skip=1), {"text": source.id})
+        model = Task(_evaluate(8), {"model": tokens.id})
+        score = Task(_evaluate(16), {"model": model.id, "tokens": tokens.id})
+        self.tasks = {"tokens": tokens, "other": other, "model": model, "score": score}
+        nodes = {task.id: Node(task, name) for name, task in self.tasks.items()}
+        self.graph = TaskGraph("chain", nodes, {source.id: source}, (score.id, other.id))
+
+    def make(self, *names: str) -> None:
+        for name in names:
+            task = self.tasks[name]
+            with self.store.workspace(task.kind, task.id) as workspace:
+                (workspace.path / "payload").write_text(name)
+                self.store.publish(workspace, task.kind, task.id, task.identity(), {})
+
+    def payload(self, name: str) -> Path:
+        return self.store.path(self.tasks[name].kind, self.tasks[name].id) / "payload"
+
+    def plan(self, *, checksums: bool = False) -> Plan:
+        return needed(self.graph, self.store, checksums=checksums)
+
+    def actions(self, *, checksums: bool = False) -> dict[str, str]:
+        return {name: self.plan(checksums=checksums).steps[task.id].action for name, task in self.tasks.items()}
+
+    def reason(self, name: str, *, checksums: bool = False) -> str:
+        return self.plan(checksums=checksums).steps[self.tasks[name].id].reason
+
+
+def _tokenize(skip: int = 0) -> Record:
+    return Tokenize(text_field="text", skip=skip, held_out_every=0, held_out_offset=0)
+
+
+def _evaluate(sequence_length: int) -> Record:
+    return Evaluate(measure=HeldOut(sequence_length=sequence_length), precision="fp32")
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Chain:
+    return Chain(tmp_path)
+
+
+def test_everything_runs_in_an_empty_store(chain: Chain) -> None:
+    assert chain.actions() == dict.fromkeys(("tokens", "other", "model", "score"), "run")
+    assert chain.reason("score") == "not in the store"
+    assert not chain.store.root.exists()  # planning writes nothing
+
+
+def test_a_target_that_is_there_needs_nothing_of_what_it_was_made_from(chain: Chain) -> None:
+    chain.make("score", "other")
+    assert chain.actions() == {"tokens": "unneeded", "model": "unneeded", "score": "reuse", "other": "reuse"}
+    assert chain.reason("tokens") == "nothing that runs needs it"
+
+
+def test_only_what_is_missing_runs_and_only_what_it_needs_is_reused(chain: Chain) -> None:
+    chain.make("tokens", "model", "other")
+    assert chain.actions() == {"tokens": "reuse", "model": "reuse", "score": "run", "other": "reuse"}
+    chain.store.discard("tokenize", chain.tasks["other"].id)
+    assert chain.actions()["other"] == "run"
+
+
+def test_a_damaged_artifact_is_made_anew_and_says_what_is_wrong_with_it(chain: Chain) -> None:
+    chain.make(*CHAIN, "other")
+    chain.payload("score").unlink()
+    assert chain.actions() == {"tokens": "reuse", "model": "reuse", "score": "run", "other": "reuse"}
+    assert chain.reason("score") == "damaged: payload is missing"
+    assert (chain.payload("score").parent / RECORD).exists()  # planning removes nothing
+
+
+def test_changed_contents_are_found_only_when_checksums_are_asked_for(chain: Chain) -> None:
+    chain.make(*CHAIN, "other")
+    chain.payload("score").write_text("SCORE")
+    assert chain.actions()["score"] == "reuse"
+    assert chain.actions(checksums=True)["score"] == "run"
+    assert chain.reason("score", checksums=True) == "damaged: payload does not match its checksum"
+
+
+def test_a_source_that_is_gone_blocks_what_reads_it_and_all_behind(chain: Chain) -> None:
+    chain.text.unlink()
+    assert chain.actions() == dict.fromkeys(("tokens", "other", "model", "score"), "blocked")
+    assert chain.reason("tokens") == f"its text is gone: {chain.text} does not exist"
+    assert chain.reason("model") == "its input tokens is blocked"
+    assert chain.reason("score") == "its input model is blocked"
+
+
+def test_a_source_that_is_gone_does_not_matter_once_its_artifacts_are_there(chain: Chain) -> None:
+    chain.make("tokens", "other")
+    chain.text.unlink()
+    assert chain.actions() == {"tokens": "reuse", "other": "reuse", "model": "run", "score": "run"}
+
+
+def test_a_plan_lists_its_tasks_in_the_order_of_the_graph(chain: Chain) -> None:
+    chain.make("tokens")
+    plan = chain.plan()
+    assert list(plan.steps) == list(chain.graph.nodes)
+    assert plan.ids("run") == [chain.tasks[name].id for name in ("other", "model", "score")]

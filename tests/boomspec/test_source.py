@@ -1,0 +1,335 @@
+"""Reading a spec's text: what scalars mean, where everything stands, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from boomspec.errors import BoomspecError, Problem, SpecError
+from boomspec.source import MAX_BYTES, Document, parse_source, read_source
+from boomspec.yaml_tree import MAX_DEPTH, MAX_NODES, dotted
+
+
+def value_of(scalar: str) -> object:
+    document = parse_source(f"key: {scalar}\n")
+    assert not document.problems
+    return document.data["key"]
+
+
+def problems_of(text: str) -> list[Problem]:
+    """Every problem of a text, whether it stopped the reader or not."""
+    try:
+        return list(parse_source(text).problems)
+    except SpecError as error:
+        return error.problems
+
+
+def only_problem(text: str) -> tuple[int, int, str]:
+    (problem,) = problems_of(text)
+    return problem.line, problem.column, problem.message
+
+
+@pytest.mark.parametrize(
+    ("scalar", "value"),
+    [
+        ("", None),
+        ("~", None),
+        ("null", None),
+        ("NULL", None),
+        ("true", True),
+        ("True", True),
+        ("FALSE", False),
+        ("0", 0),
+        ("-7", -7),
+        ("+7", 7),
+        ("1_000_000", 1_000_000),
+        ("0x1F", 31),
+        ("0o17", 15),
+        ("3e-4", 3e-4),
+        ("1e6", 1e6),
+        (".5", 0.5),
+        ("1.", 1.0),
+        ("-1.5E+3", -1500.0),
+        ("1_000.5", 1000.5),
+    ],
+)
+def test_unquoted_scalars_follow_yaml_1_2(scalar: str, value: object) -> None:
+    read = value_of(scalar)
+    assert (read, type(read)) == (value, type(value))
+
+
+TEXTS = """no off yes on y N tRUE nan inf 1:30 2024-01-31 12:30:45.5 4.2M 1% 1_ _1 1__0 0b101 -0x10 1.2.3 1e . =
+nULL ./folder a-b 1,000"""
+
+
+@pytest.mark.parametrize("scalar", TEXTS.split())
+def test_everything_else_unquoted_is_text(scalar: str) -> None:
+    assert value_of(scalar) == scalar
+
+
+@pytest.mark.parametrize("quoted", ['"1"', "'true'", '"null"', "'010'", '".nan"', '"<<"', "|-\n  3e-4\n", ">-\n  no\n"])
+def test_quoted_and_block_scalars_are_always_text(quoted: str) -> None:
+    assert isinstance(value_of(quoted), str)
+
+
+def test_lists_are_tuples_and_mappings_are_dicts_in_the_order_of_the_file() -> None:
+    data = parse_source("b: [1, [2, x]]\na: {d: 1, c: {}}\n").data
+    assert data == {"b": (1, (2, "x")), "a": {"d": 1, "c": {}}}
+    assert list(data) == ["b", "a"]
+    assert list(data["a"]) == ["d", "c"]
+
+
+@pytest.mark.parametrize("number", ["010", "-01", "00", "0_1"])
+def test_a_number_with_a_leading_zero_is_refused_because_readers_disagree_about_it(number: str) -> None:
+    line, column, message = only_problem(f"revision: {number}\n")
+    assert (line, column) == (1, 11)
+    assert "cannot start with 0" in message
+
+
+@pytest.mark.parametrize("number", [".nan", ".inf", "-.INF", "1e999", "-1e999", "9" * 20, "9" * 5000, "0x" + "f" * 40])
+def test_a_number_that_is_not_finite_or_not_of_64_bits_is_refused(number: str) -> None:
+    line, column, message = only_problem(f"a: 1\nlr: {number}\n")
+    assert (line, column) == (2, 5)
+    assert "not a finite number" in message or "too large a number" in message
+
+
+DOCUMENT = parse_source(
+    """\
+# a comment
+name: tiny
+distill:
+  losses: {kl: {weight: 1}}
+  sizes:
+    - 1B
+    - &half 50%
+    - [1, 2]
+again: *half
+empty:
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("location", "place", "key_place"),
+    [
+        ((), (2, 1), (2, 1)),
+        (("name",), (2, 7), (2, 1)),
+        (("distill",), (4, 3), (3, 1)),
+        (("distill", "losses", "kl", "weight"), (4, 25), (4, 17)),
+        (("distill", "sizes"), (6, 5), (5, 3)),
+        (("distill", "sizes", 0), (6, 7), (6, 7)),
+        (("distill", "sizes", 2, 1), (8, 11), (8, 11)),
+        (("again",), (9, 8), (9, 1)),
+        (("empty",), (10, 7), (10, 1)),
+    ],
+)
+def test_every_value_and_key_knows_its_line_and_column(
+    location: tuple[str | int, ...], place: tuple[int, int], key_place: tuple[int, int]
+) -> None:
+    assert DOCUMENT.place(location) == place
+    assert DOCUMENT.place(location, key=True) == key_place
+
+
+def test_what_is_absent_has_the_place_of_its_nearest_ancestor() -> None:
+    assert DOCUMENT.place(("distill", "losses", "cosine", "weight")) == DOCUMENT.place(("distill", "losses"))
+    assert DOCUMENT.place(("distill", "sizes", 7)) == DOCUMENT.place(("distill", "sizes"))
+    assert DOCUMENT.place(("nothing", "here"), key=True) == DOCUMENT.place(())
+    assert DOCUMENT.place(("distill", "losses", "cosine"), key=True) == (4, 3)
+
+
+def test_columns_count_characters_also_behind_wide_ones_and_windows_line_ends() -> None:
+    document = parse_source('a: {"\U0001f600é": 1, b: 2}\r\nc: 3\r\n')
+    assert document.place(("a", "b"), key=True) == (1, 14)
+    assert document.place(("c",)) == (2, 4)
+
+
+def test_what_stands_behind_an_alias_has_the_place_of_its_anchor() -> None:
+    document = parse_source("a: &x {b: 1}\nc: *x\n")
+    assert document.data == {"a": {"b": 1}, "c": {"b": 1}}
+    assert document.place(("c",)) == (2, 4)
+    assert document.place(("c", "b")) == (1, 11)
+
+
+def test_an_alias_gives_a_copy_of_its_value() -> None:
+    data = parse_source("a: &x {b: 1}\nc: *x\n").data
+    data["a"]["b"] = 2
+    assert data["c"] == {"b": 1}
+
+
+def test_a_duplicate_key_is_a_problem_that_names_the_first_place() -> None:
+    assert only_problem("a:\n  x: 1\n  y: 2\n  x: 3\n") == (4, 3, "duplicate key 'x', first given on line 2")
+
+
+def test_a_key_spelt_in_two_ways_is_still_a_duplicate() -> None:
+    assert only_problem("x: 1\n'x': 2\n")[:2] == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"),
+    [("1", "1"), ("null", "null"), ("true", "true"), ("1.5", "1.5"), ("[a, b]", "a list"), ("{a: b}", "a mapping")],
+)
+def test_a_key_that_is_not_text_is_a_problem(key: str, shown: str) -> None:
+    assert only_problem(f"a: 1\n? {key}\n: 2\n") == (2, 3, f"a key must be text, not {shown}")
+
+
+def test_the_words_that_yaml_1_1_took_for_booleans_are_keys() -> None:
+    assert parse_source("on: 1\ny: 2\nno: 3\n").data == {"on": 1, "y": 2, "no": 3}
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["!!python/object:os.system x", "!foo bar", "!!binary aGk=", "!!set {a, b}", "!!str 1", "! x", "!!omap [a: 1]"],
+)
+def test_tags_are_refused_and_construct_nothing(value: str) -> None:
+    assert only_problem(f"a: 1\nb: {value}\n") == (2, 4, "tags (!) are not allowed")
+
+
+def test_merge_keys_are_refused_with_a_hint() -> None:
+    (problem,) = problems_of("a: &x {b: 1}\nc:\n  <<: *x\n")
+    assert (problem.line, problem.column, problem.message) == (3, 3, "merge keys (<<) are not allowed")
+    assert problem.hint is not None
+    assert "*name" in problem.hint
+
+
+def test_an_unknown_alias_is_a_problem_with_a_suggestion() -> None:
+    (problem,) = problems_of("a: &weights 1\nb: *wieghts\n")
+    assert (problem.line, problem.column, problem.where) == (2, 4, "b")
+    assert problem.hint == "did you mean 'weights'?"
+
+
+def test_a_value_that_holds_itself_is_a_problem() -> None:
+    assert only_problem("a: &x\n  b: [1, *x]\n") == (2, 10, "alias '*x' is inside of its own anchor")
+
+
+def test_an_anchor_that_is_defined_twice_is_a_problem() -> None:
+    assert only_problem("a: &x 1\nb: &x 2\nc: *x\n") == (2, 4, "anchor '&x' is defined twice")
+
+
+def test_aliases_that_would_explode_are_stopped_before_they_do() -> None:
+    levels = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 40)]
+    line, _, message = only_problem("\n".join(["a0: &a0 [x, x, x, x, x, x, x, x, x]", *levels]))
+    assert line <= 6
+    assert message == f"more than {MAX_NODES:,} values in one file"
+
+
+def test_too_many_values_are_a_problem_without_aliases_too() -> None:
+    assert only_problem("a:\n" + "- 1\n" * MAX_NODES)[0] == MAX_NODES - 1
+    assert not problems_of("a:\n" + "- 1\n" * (MAX_NODES - 3))
+
+
+@pytest.mark.parametrize("opening", ["[", "{a: ", "- ", "? "])
+def test_deep_nesting_is_a_problem_and_no_recursion_error(opening: str) -> None:
+    assert only_problem("a:\n  " + opening * 100_000)[2] == f"nested more than {MAX_DEPTH} levels deep"
+
+
+def test_nesting_by_aliases_counts_as_deep_as_what_they_stand_for() -> None:
+    nest = "[" * 40 + "{}" + "]" * 40
+    levels = [f"a{i}: &a{i} {nest.format(f'*a{i - 1}')}" for i in range(1, 30)]
+    text = "\n".join([f"a0: &a0 {nest.format('1')}", *levels])
+    assert only_problem(text)[::2] == (2, f"nested more than {MAX_DEPTH} levels deep")
+
+
+def test_fifty_levels_are_still_read() -> None:
+    assert not problems_of("a: " + "[" * (MAX_DEPTH - 1) + "]" * (MAX_DEPTH - 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "column", "message"),
+    [
+        ("a:\n\tb: 1\n", 2, 1, "a tab is not allowed here"),
+        ("a: @x\n", 1, 4, "unquoted text cannot start with '@'"),
+        ("a: 1\n  b: 2\n", 2, 4, "a ':' is not allowed here"),
+        ("a: 1\ndistill\nb: 2\n", 2, 1, "expected 'key: value'"),
+        ("a:\n  b: 1\n c: 2\n", 3, 2, "this does not fit the lines above it"),
+        ("a: 1\nb: [1,\n", 2, 7, "a value is missing here"),
+        ("a: [1\nb: 2\n", 2, 2, "expected ',' or ']'"),
+        ("a: {b: 1\nc: 2\n", 2, 2, "expected ',' or '}'"),
+        ("a: 1\nb: 'x\nc: 2\n", 2, 4, "these quotes are not closed"),
+        ("a: |x\n  b\n", 1, 5, "not valid YAML: expected chomping or indentation indicators, but found 'x'"),
+        ('a: "\\UFFFFFFFF"\n', 1, 2, "not valid YAML: behind this place a number is out of range"),
+        ("%YAML 1." + "9" * 5000 + "\n---\na: 1\n", 1, 1, "not valid YAML: behind this place a number is out of range"),
+        ("%YAML 1.1\n---\na: 1\n", 1, 1, "directives (%) are not allowed"),
+        ("---\na: 1\n---\nb: 2\n", 3, 1, "a second document starts here"),
+        ("", 1, 1, "the file holds no data"),
+        ("\n# only a comment\n", 1, 1, "the file holds no data"),
+        ("- 1\n", 1, 1, "expected a mapping at the top of the file, not a list"),
+        ("just text\n", 1, 1, "expected a mapping at the top of the file, not 'just text'"),
+        ("---\n", 1, 4, "expected a mapping at the top of the file, not null"),
+        ("a: x\x07\n", 1, 5, "the character U+0007 is not allowed"),
+        ("a: 1\nb: x\u2028y\n", 2, 5, "the character U+2028 is not allowed"),
+        ("\ufeffa: 1\n", 1, 1, "the file starts with a byte order mark"),
+        ('a: "\\ud800"\n', 1, 4, r"text cannot hold the character '\ud800'"),
+        ('a: "\\0"\n', 1, 4, r"text cannot hold the character '\x00'"),
+    ],
+)
+def test_what_is_no_yaml_is_said_in_plain_words_with_its_place(text: str, line: int, column: int, message: str) -> None:
+    assert only_problem(text) == (line, column, message)
+
+
+def test_a_start_mark_and_an_end_mark_of_the_document_are_fine() -> None:
+    assert parse_source("---\na: 1\n...\n").data == {"a": 1}
+
+
+def test_all_problems_come_at_once_and_those_before_a_syntax_error_too() -> None:
+    text = "a: 1\na: 2\nb: !x y\n7: 1\nc: 010\nd: [\n"
+    assert [problem.line for problem in problems_of(text)] == [2, 3, 4, 5, 6]
+
+
+def read(tmp_path: Path, data: bytes) -> Document:
+    file = tmp_path / "spec.yaml"
+    file.write_bytes(data)
+    return read_source(file)
+
+
+def test_a_file_is_read_with_its_name_and_text(tmp_path: Path) -> None:
+    document = read(tmp_path, "a: é\n".encode())
+    assert (document.file, document.text, document.data) == (tmp_path / "spec.yaml", "a: é\n", {"a": "é"})
+
+
+def test_bytes_that_are_not_utf8_are_a_problem_at_their_place(tmp_path: Path) -> None:
+    with pytest.raises(SpecError) as caught:
+        read(tmp_path, "a: 1\nb: é".encode() + b"\xe9\n")
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.column, problem.message) == (2, 5, "not UTF-8 text (byte 0xe9)")
+    assert "2 | b: é\ufffd" in caught.value.render()
+
+
+def test_utf16_is_recognised(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="UTF-16"):
+        read(tmp_path, "a: 1\n".encode("utf-16"))
+
+
+def test_a_file_that_is_too_large_is_not_parsed(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="larger than 1,000,000 bytes"):
+        read(tmp_path, b"#" * (MAX_BYTES + 1))
+
+
+def test_a_missing_file_names_the_one_that_was_meant(tmp_path: Path) -> None:
+    (tmp_path / "quickstart.yaml").write_text("a: 1\n")
+    with pytest.raises(BoomspecError) as caught:
+        read_source(tmp_path / "quikstart.yaml")
+    assert caught.value.hint == "did you mean 'quickstart.yaml'?"
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BoomspecError) as caught:
+        read_source(tmp_path / "absent" / "spec.yaml")
+    assert caught.value.hint == f"there is no .yaml file in {tmp_path / 'absent'}"
+
+
+def test_a_folder_in_place_of_a_file_names_the_specs_in_it(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text("a: 1\n")
+    with pytest.raises(BoomspecError, match="is a folder") as caught:
+        read_source(tmp_path)
+    assert caught.value.hint == "give a file in it: one.yaml"
+
+
+@pytest.mark.parametrize("name", ["a\0b.yaml", "x" * 5000])
+def test_a_path_that_cannot_exist_is_an_error_for_people(name: str) -> None:
+    with pytest.raises(BoomspecError, match="cannot be read"):
+        read_source(Path(name))
+
+
+def test_locations_are_written_as_people_write_them() -> None:
+    assert dotted(("distill", "losses", "kl")) == "distill.losses.kl"
+    assert dotted(("sizes", 2, "a")) == "sizes[2].a"
+    assert dotted(("variants", "no-cosine", "a b")) == "variants.no-cosine.'a b'"
