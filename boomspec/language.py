@@ -166,10 +166,11 @@ class DataSpec(Strict):
     split: Annotated[str | None, Field(description="Split of the data set; default: train.")] = None
     revision: Annotated[str | None, Field(description="Branch, tag or commit of the data set.")] = None
     files: Annotated[
-        tuple[str, ...] | None,
+        # The length stands inside: behind a before-validator pydantic would measure None.
+        Annotated[tuple[str, ...], Field(min_length=1)] | None,
         BeforeValidator(_as_tuple),
         AlsoText(),
-        Field(min_length=1, description="Files or glob patterns, relative to the spec: text, jsonl or parquet."),
+        Field(description="Files or glob patterns, relative to the spec: text, jsonl or parquet."),
     ] = None
     format: Annotated[
         Literal["text", "jsonl", "parquet"] | None, Field(description="Of the files; default: by their ending.")

@@ -118,7 +118,7 @@ def _write(pieces: Sequence[_Piece], target: Path, shard_bytes: int) -> None:
     if len(shards) == 1:
         _write_file(shards[0], target / SINGLE)
         return
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         _write_file(shard, target / name)

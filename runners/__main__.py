@@ -1,0 +1,202 @@
+"""`python -m runners GRAPH.json --store DIR`: run a compiled graph.
+
+Exit codes: 0 every target is in the store, 1 something failed, 2 the input is wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import boomspec
+from boomspec.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_FAILED, BoomspecError, redact
+from boomspec.graph import TaskGraph, read_graph
+from boomspec.plan import Plan, needed
+from boomspec.store import Store
+from boomspec.tasks import Report
+from runners import environment
+from runners.interrupt import Interrupt
+from runners.journal import Journal
+from runners.view import View, view_for
+from runners.worker import Outcome, describe
+
+_ERROR_LINES = 4  # of an error, in the summary; all of it is in the log
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the graph that the command line names; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        with Interrupt() as interrupt:
+            return _run(options, interrupt)
+    except BoomspecError as error:
+        print(f"error: {redact(str(error))}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:  # the second one
+        print("killed; the next run continues from the last checkpoints", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m runners", description="Run a compiled graph on Ray.")
+    parser.add_argument("graph", type=Path, metavar="GRAPH.json")
+    parser.add_argument("--store", type=Path, required=True, metavar="DIR", help="the folder of the artifacts")
+    parser.add_argument("--address", help="of a running Ray cluster; by default one is started on this machine")
+    parser.add_argument("--cpus", type=int, metavar="N", help="CPUs of the cluster that is started here")
+    parser.add_argument("--gpus", type=int, metavar="N", help="GPUs of the cluster that is started here")
+    parser.add_argument("--plain", action="store_true", help="plain lines instead of the live view")
+    parser.add_argument("--verify", action="store_true", help="compare checksums of the artifacts that are reused")
+    return parser
+
+
+def _run(options: argparse.Namespace, interrupt: Interrupt) -> int:
+    started = time.time()
+    graph, store = read_graph(options.graph), Store(options.store)
+    store.check_writable()
+    environment.apply(environment.settings(graph.sources.values(), store.root))
+    plan = needed(graph, store, checksums=options.verify)
+    view = view_for(len(plan.ids("run")), plain=options.plain)
+    journal = Journal(store.run_folder(graph.name, graph.id), graph, view.event)
+    outcomes = _blocked_from_the_start(graph, plan)
+    if plan.ids("run"):
+        print(
+            f"{len(plan.ids('run'))} tasks to run, {len(plan.ids('reuse'))} artifacts reused; starting Ray", flush=True
+        )
+        with view:
+            outcomes |= _execute(options, graph, store, plan=plan, journal=journal, view=view, interrupt=interrupt)
+    elif not outcomes:
+        print(_nothing_to_do(graph, store))
+    failures = {i: outcome.error for i, outcome in outcomes.items() if outcome.state in ("failed", "blocked")}
+    interrupted = any(outcome.state == "interrupted" for outcome in outcomes.values())
+    complete = all(store.has(graph.nodes[i].task.kind, i) for i in graph.targets)
+    report = None
+    if not interrupted and any(isinstance(node.task.record, Report) for node in graph.nodes.values()):
+        report = _report(graph, store, journal, failures)
+        complete = complete and report is not None
+    code = EXIT_INTERRUPTED if interrupted else EXIT_OK if complete else EXIT_RUN_FAILED
+    _finish(graph, plan, outcomes, journal=journal, started=started, code=code, report=report)
+    return code
+
+
+def _execute(
+    options: argparse.Namespace,
+    graph: TaskGraph,
+    store: Store,
+    *,
+    plan: Plan,
+    journal: Journal,
+    view: View,
+    interrupt: Interrupt,
+) -> dict[str, Outcome]:
+    # Not at the top: Ray takes half a second to import, reads its settings then, and often nothing is to run.
+    from runners.cluster import cluster
+
+    journal.event("run_started", tasks=len(plan.ids("run")), version=boomspec.__version__)
+    try:
+        with cluster(options.address, cpus=options.cpus, gpus=options.gpus):
+            from runners.executor import run_tasks
+
+            interrupt.arm()
+            return run_tasks(
+                graph, store, plan=plan, checksums=options.verify, journal=journal, view=view, interrupt=interrupt
+            )
+    except BoomspecError as error:
+        journal.event("run_finished", state="failed", error=str(error))
+        raise
+
+
+def _blocked_from_the_start(graph: TaskGraph, plan: Plan) -> dict[str, Outcome]:
+    """Outcomes of the tasks that cannot run because something that they read is gone."""
+    blocked = plan.ids("blocked")
+    return {
+        i: Outcome(
+            graph.nodes[i].name,
+            "blocked",
+            redact(plan.steps[i].reason),
+            cause="" if any(needed in blocked for needed in graph.task_inputs(i)) else graph.nodes[i].name,
+        )
+        for i in blocked
+    }
+
+
+def _nothing_to_do(graph: TaskGraph, store: Store) -> str:
+    present = sum(store.has(node.task.kind, node.id) for node in graph.nodes.values())
+    if present == len(graph.nodes):
+        return f"nothing to do: all {present} artifacts are in the store"
+    return f"nothing to do: all {len(graph.targets)} results are in the store"
+
+
+def _report(graph: TaskGraph, store: Store, journal: Journal, failures: dict[str, str]) -> Path | None:
+    """Make the run folder's report; None where that fails, which is said."""
+    # Not at the top: it draws with matplotlib, which a run that is interrupted has no need of.
+    from runners.report.publish import publish_run
+
+    try:
+        return publish_run(graph, store, journal.folder, failures)
+    except Exception as error:
+        log = journal.log("report")
+        log.write_text(redact(traceback.format_exc()), encoding="utf-8")
+        print(f"the report could not be made: {describe(error)}\n  log: {log}", file=sys.stderr)
+        return None
+
+
+def _finish(
+    graph: TaskGraph,
+    plan: Plan,
+    outcomes: dict[str, Outcome],
+    *,
+    journal: Journal,
+    started: float,
+    code: int,
+    report: Path | None,
+) -> None:
+    """Write how the run ended, and say it."""
+    states = {i: "reused" if step.action == "reuse" else step.action for i, step in plan.steps.items()}
+    states |= {i: outcome.state for i, outcome in outcomes.items()}
+    counts = Counter(states.values())
+    state = {EXIT_OK: "finished", EXIT_INTERRUPTED: "interrupted"}.get(code, "failed")
+    tasks = {
+        i: {"name": graph.nodes[i].name, "kind": graph.nodes[i].task.kind, "state": states[i]}
+        | ({"seconds": round(outcomes[i].seconds, 1), "error": outcomes[i].error} if i in outcomes else {})
+        for i in graph.nodes
+    }
+    journal.status(
+        {
+            "graph": graph.id,
+            "name": graph.name,
+            "state": state,
+            "seconds": round(time.time() - started, 1),
+            "counts": dict(counts),
+            "tasks": tasks,
+            "report": None if report is None else str(report),
+        }
+    )
+    journal.event("run_finished", state=state, counts=dict(counts))
+    print("\n".join(_summary(outcomes, counts, journal, report)), flush=True)
+
+
+def _summary(
+    outcomes: dict[str, Outcome], counts: Counter[str], journal: Journal, report: Path | None
+) -> Iterator[str]:
+    shown = ["reused", "made", "failed", "blocked"] + (["interrupted"] if counts["interrupted"] else [])
+    yield "  ".join(f"{name} {counts[name]}" for name in shown)
+    for task_id, outcome in outcomes.items():
+        if outcome.state in ("failed", "blocked") and outcome.cause == outcome.name:
+            first, *more = outcome.error.splitlines()[:_ERROR_LINES] or ["no message"]
+            yield f"{outcome.state}: {outcome.name}: {first}"
+            yield from (f"  {line}" for line in more)
+            if journal.log(task_id).exists():
+                yield f"  log: {journal.log(task_id)}"
+    if counts["interrupted"]:
+        yield "interrupted: the same command continues from here"
+    if report is not None:
+        yield f"report: {report}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

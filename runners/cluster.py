@@ -1,0 +1,120 @@
+"""The Ray cluster of one run: an embedded one that leaves nothing behind, or one that exists already.
+
+The embedded cluster takes connections from the network (Ray offers no other way), so it has a token of
+its own. It never joins a cluster that it finds, shows no dashboard, reports no usage, and writes only
+into a temporary folder that is removed at the end.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import boomspec
+import runners
+from boomspec.errors import BoomspecError
+from boomspec.graph import Node
+
+_OBJECT_STORE_BYTES = 100 << 20  # arguments and results are ids and paths
+_LONGEST_TEMPORARY_FOLDER = 40  # Ray's sockets lie deep inside it, and their paths may have 107 bytes
+_EMBEDDED = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SCHEDULER_EVENTS": "0",
+    "RAY_task_oom_retries": "3",  # without end by default
+}
+
+
+@contextmanager
+def cluster(address: str | None = None, *, cpus: int | None = None, gpus: int | None = None) -> Iterator[None]:
+    """Connect to the cluster at `address`, or start one here with `cpus` and `gpus` (default: all there are)."""
+    connection = _embedded(cpus, gpus) if address is None else _existing(address)
+    with connection:
+        yield
+
+
+@contextmanager
+def _embedded(cpus: int | None, gpus: int | None) -> Iterator[None]:
+    os.environ.update({**_EMBEDDED, "RAY_AUTH_TOKEN": secrets.token_hex(32)})  # Ray reads them when imported
+    import ray
+    import ray._private.worker as ray_worker
+
+    # Ray prints "a worker died, the task will be retried" on the standard output; the events say it better.
+    # There is no option for it.
+    ray_worker.print_to_stdstream = lambda data, ignore_prefix: None
+    folder = Path(tempfile.mkdtemp(prefix="boomspec-", dir=_temporary_folder()))
+    try:
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            num_gpus=gpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            object_store_memory=_OBJECT_STORE_BYTES,
+            _temp_dir=str(folder),
+        )
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _existing(address: str) -> Iterator[None]:
+    import ray
+
+    packages = [str(Path(module.__file__ or "").parent) for module in (boomspec, runners)]
+    try:
+        ray.init(
+            address=address,
+            runtime_env={"py_modules": packages, "excludes": ["**/__pycache__"]},
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+    except (ConnectionError, ValueError) as error:
+        raise BoomspecError(
+            f"no Ray cluster at {address}: {error}", hint="without --address a cluster is started on this machine"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _temporary_folder() -> str:
+    folder = tempfile.gettempdir()
+    return folder if len(folder) <= _LONGEST_TEMPORARY_FOLDER else "/tmp"
+
+
+def machines() -> list[dict[str, float]]:
+    """What each machine of the connected cluster has: {"CPU": 8.0, "GPU": 2.0, ...}."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def check_feasible(nodes: Iterable[Node], machines: list[dict[str, float]]) -> None:
+    """Raise BoomspecError for tasks that no machine can run: Ray would let them wait without a word."""
+    impossible = [node for node in nodes if not any(_fits(node, machine) for machine in machines)]
+    if not impossible:
+        return
+    wanted = [f"  {node.name} asks for {_amounts(node.execution.cpus, node.execution.gpus)}" for node in impossible]
+    there = [f"  {_amounts(machine.get('CPU', 0), machine.get('GPU', 0))}" for machine in machines]
+    raise BoomspecError(
+        "\n".join(["no machine of the cluster can run:", *wanted, "the machines have:", *there]),
+        hint="change `execution` in the spec, or name a larger cluster with --address",
+    )
+
+
+def _fits(node: Node, machine: dict[str, float]) -> bool:
+    return node.execution.cpus <= machine.get("CPU", 0) and node.execution.gpus <= machine.get("GPU", 0)
+
+
+def _amounts(cpus: float, gpus: float) -> str:
+    return f"{cpus:g} CPUs and {gpus:g} GPUs"

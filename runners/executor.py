@@ -1,0 +1,190 @@
+"""Run a planned graph on Ray: submit every task, follow it, write down how it ended.
+
+Every task is a remote function whose arguments are the references of the tasks that it needs: Ray orders
+and places them and replaces lost workers. A task that fails blocks only what needs it. This module decides
+nothing about what must run (`boomspec/plan.py`) and makes nothing itself (`runners/worker.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, TaskCancelledError
+
+from boomspec.errors import redact
+from boomspec.graph import TaskGraph
+from boomspec.plan import Plan
+from boomspec.store import Store
+from runners import environment
+from runners.cluster import check_feasible, machines
+from runners.context import Input
+from runners.interrupt import Interrupt
+from runners.journal import Follower, Journal
+from runners.provenance import git_commit
+from runners.view import View
+from runners.worker import Job, Outcome, execute
+
+_POLL_SECONDS = 0.3
+_GRACE_SECONDS = 10.0  # for bodies to write a checkpoint after an interrupt
+
+
+def run_tasks(
+    graph: TaskGraph, store: Store, *, plan: Plan, checksums: bool, journal: Journal, view: View, interrupt: Interrupt
+) -> dict[str, Outcome]:
+    """Run what `plan` says must run, on the cluster that Ray is connected to. Returns the outcomes by task id.
+
+    Raises BoomspecError for tasks that no machine of the cluster can run. After an interrupt the tasks
+    that have not ended are stopped, and their outcome is "interrupted".
+    """
+    nodes = [graph.nodes[task_id] for task_id in plan.ids("run")]
+    available = machines()
+    check_feasible(nodes, available)
+    if any(machine.get("GPU", 0) for machine in available) and not any(node.execution.gpus for node in nodes):
+        journal.event("note", message="there are GPUs, but no task asks for one (see `execution` in the spec)")
+    for node in nodes:
+        # Looked at again: another run may have made it anew since the plan was drawn up.
+        if store.damage(node.task.kind, node.id, checksums=checksums) is not None:
+            store.discard(node.task.kind, node.id)
+    running = _Running(graph, journal, view)
+    running.submit(_jobs(graph, store, plan.ids("run"), journal))
+    while running.pending and not interrupt.requested:
+        running.poll(_POLL_SECONDS)
+    if running.pending:
+        journal.event("note", message="interrupted: stopping what runs")
+        running.stop()
+    return running.outcomes
+
+
+def _jobs(graph: TaskGraph, store: Store, task_ids: list[str], journal: Journal) -> Iterator[Job]:
+    commit = git_commit(Path.cwd())
+    variables = environment.settings(graph.sources.values(), store.root)
+    for task_id in task_ids:
+        node = graph.nodes[task_id]
+        kinds = {input_id: graph.nodes[input_id].task.kind for input_id in graph.task_inputs(task_id)}
+        inputs = {
+            role: Input(input_id, path=store.path(kinds[input_id], input_id))
+            if input_id in kinds
+            else Input(input_id, source=graph.sources[input_id])
+            for role, input_id in node.task.inputs.items()
+        }
+        yield Job(
+            node=node,
+            inputs=inputs,
+            input_kinds=kinds,
+            store=store.root,
+            run_folder=journal.folder,
+            run=journal.run,
+            commit=commit,
+            variables=variables,
+        )
+
+
+class _Running:
+    """The tasks that Ray has, and how those that ended did."""
+
+    def __init__(self, graph: TaskGraph, journal: Journal, view: View) -> None:
+        self.outcomes: dict[str, Outcome] = {}
+        self.pending: dict[str, Any] = {}  # references by task id, in the order of the graph
+        self._graph, self._journal, self._view = graph, journal, view
+        self._followers: dict[str, Follower] = {}
+        self._attempts: dict[str, int] = {}
+
+    def submit(self, jobs: Iterable[Job]) -> None:
+        on_cpu = ray.remote(execute)
+        on_gpu = ray.remote(max_calls=1)(execute)  # a process keeps its GPU memory: a fresh one for every task
+        for job in jobs:
+            node, execution = job.node, job.node.execution
+            remote = (on_gpu if execution.gpus else on_cpu).options(
+                name=node.name, num_cpus=execution.cpus, num_gpus=execution.gpus, max_retries=execution.retries
+            )
+            needed = [self.pending[i] for i in self._graph.task_inputs(node.id) if i in self.pending]
+            self._followers[node.id] = Follower(job.progress)
+            self.pending[node.id] = remote.remote(job, *needed)
+
+    def poll(self, seconds: float) -> None:
+        """Wait up to `seconds` for tasks to end; tell what has happened."""
+        ended, _ = ray.wait(list(self.pending.values()), num_returns=1, timeout=seconds)
+        if ended:  # there may be more than the one that was waited for
+            ended, _ = ray.wait(list(self.pending.values()), num_returns=len(self.pending), timeout=0)
+        for task_id in self.pending:
+            self._follow(task_id)
+        for task_id in [task_id for task_id, reference in self.pending.items() if reference in ended]:
+            self._settle(task_id)
+        self._view.tick()
+
+    def stop(self) -> None:
+        """Interrupt every task, wait a little for checkpoints to be written, then kill."""
+        for reference in self.pending.values():
+            ray.cancel(reference)
+        ray.wait(list(self.pending.values()), num_returns=len(self.pending), timeout=_GRACE_SECONDS)
+        ended, alive = ray.wait(list(self.pending.values()), num_returns=len(self.pending), timeout=0)
+        for reference in alive:
+            ray.cancel(reference, force=True)
+        ray.wait(list(self.pending.values()), num_returns=len(self.pending), timeout=_GRACE_SECONDS)
+        for task_id, reference in list(self.pending.items()):
+            if reference in ended:
+                self._settle(task_id)
+            else:
+                self._end(task_id, self._interrupted(task_id))
+
+    def _settle(self, task_id: str) -> None:
+        """Take the result of a task that has ended."""
+        if task_id not in self.pending:
+            return
+        try:
+            outcome: Outcome = ray.get(self.pending[task_id])
+        except TaskCancelledError:
+            outcome = self._interrupted(task_id)
+        except RayError as error:
+            # The error of a lost worker is handed on to the tasks behind it; those before it have ended.
+            for needed in self._graph.task_inputs(task_id):
+                self._settle(needed)
+            outcome = self._lost(task_id, error)
+        self._end(task_id, outcome)
+
+    def _lost(self, task_id: str, error: RayError) -> Outcome:
+        name = self._graph.nodes[task_id].name
+        for needed in self._graph.task_inputs(task_id):
+            before = self.outcomes.get(needed)
+            if before is not None and not before.succeeded:
+                return Outcome(name, "blocked", f"needs {before.cause}, which failed", before.cause)
+        reason = redact(str(error).strip().partition("\n")[0])
+        times = self._attempts.get(task_id, 0)
+        return Outcome(name, "failed", f"its worker was lost (attempts: {times}): {reason}", name)
+
+    def _interrupted(self, task_id: str) -> Outcome:
+        name = self._graph.nodes[task_id].name
+        return Outcome(name, "interrupted", "interrupted", name)
+
+    def _end(self, task_id: str, outcome: Outcome) -> None:
+        self._follow(task_id)
+        del self.pending[task_id]
+        self.outcomes[task_id] = outcome
+        details: dict[str, Any] = {"seconds": round(outcome.seconds, 1)} if outcome.seconds else {}
+        if outcome.error:
+            details["error"] = outcome.error
+        state = "finished" if outcome.state == "made" else outcome.state
+        self._journal.event(f"task_{state}", task_id, **details)
+
+    def _follow(self, task_id: str) -> None:
+        """Tell what a task has said about itself."""
+        for line in self._followers[task_id].lines():
+            if "started" in line:
+                self._started(task_id, line["started"])
+            elif "note" in line:
+                self._journal.event("note", task_id, message=str(line["note"]))
+            else:
+                self._view.progress(task_id, line)
+
+    def _started(self, task_id: str, worker: dict[str, Any]) -> None:
+        if worker.get("run") != self._journal.run:
+            return  # another run of this graph
+        attempt = self._attempts[task_id] = self._attempts.get(task_id, 0) + 1
+        place = {"host": worker.get("host"), "pid": worker.get("pid")}
+        if attempt == 1:
+            self._journal.event("task_started", task_id, **place)
+        else:
+            self._journal.event("task_retried", task_id, attempt=attempt, **place)

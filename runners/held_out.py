@@ -1,0 +1,138 @@
+"""The loss of a model on held-out text.
+
+The stream EOS d1 EOS d2 ... dn EOS is cut into windows of `sequence_length` + 1 tokens that overlap by
+one, so that every token but the first of the stream is predicted exactly once; the context restarts with
+every window. Positions whose label is the separator EOS do not count: the loss is that of the text alone.
+
+    loss          = sum of -log p(token) / number of tokens                        nats per token
+    perplexity    = exp(loss)
+    bits per byte = sum of -log2 p(token) / UTF-8 bytes of those tokens' text
+
+Shapes: B windows, T positions, N = B * T, D hidden, V vocabulary, W windows of the whole stream.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from runners.capture import trunk
+from runners.context import Progress
+from runners.head import Head, check_head
+from runners.weighted import weighted_mean, weighted_stderr
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_LOGITS = 2**24  # fp32 logits in memory at once: 64 MiB
+_IGNORED = -100
+
+
+@dataclass(frozen=True)
+class WindowLosses:
+    """Per window (arrays of shape [W]): the mean loss in nats, and how many tokens it is the mean of."""
+
+    means: NDArray[np.float64]
+    tokens: NDArray[np.int64]
+
+    @property
+    def loss(self) -> float:
+        return weighted_mean(self.means, self.tokens)
+
+    @property
+    def stderr(self) -> float | None:
+        return weighted_stderr(self.means, self.tokens)
+
+
+@torch.inference_mode()
+def window_losses(
+    model: PreTrainedModel,
+    *,
+    tokens: NDArray[Any],
+    eos: int,
+    sequence_length: int,
+    batch_size: int,
+    progress: Progress,
+) -> WindowLosses:
+    """Measure `model` (on its own device, in evaluation mode) on a token stream of at least two tokens."""
+    sums: list[Tensor] = []
+    counts: list[Tensor] = []
+    done, total = 0, len(tokens) - 1
+    check_head(model)
+    head = Head(model)
+    for tokens_BS in _batches(tokens, sequence_length, batch_size):
+        tokens_BS = tokens_BS.to(model.device)
+        inputs_BT, labels_BT = tokens_BS[:, :-1], tokens_BS[:, 1:]
+        labels_BT = labels_BT.masked_fill(labels_BT == eos, _IGNORED)
+        losses_BT = _token_losses(model, head, inputs_BT, labels_BT)
+        sums.append(losses_BT.double().sum(1).cpu())
+        counts.append((labels_BT != _IGNORED).sum(1).cpu())
+        done += labels_BT.numel()
+        progress.update(done, total, unit="tokens")
+    sums_W, counts_W = torch.cat(sums), torch.cat(counts)
+    return WindowLosses((sums_W / counts_W.clamp(min=1)).numpy(), counts_W.numpy())
+
+
+def _batches(tokens: NDArray[Any], sequence_length: int, batch_size: int) -> Iterator[Tensor]:
+    """Batches of whole windows, int64 [B, sequence_length + 1]; then the shorter last window alone."""
+    whole = (len(tokens) - 1) // sequence_length
+    for first in range(0, whole, batch_size):
+        starts = range(first, min(first + batch_size, whole))
+        windows = [tokens[i * sequence_length : (i + 1) * sequence_length + 1] for i in starts]
+        yield torch.from_numpy(np.stack(windows).astype(np.int64))
+    rest = tokens[whole * sequence_length :]
+    if len(rest) > 1:
+        yield torch.from_numpy(rest[None].astype(np.int64))
+
+
+def _token_losses(model: PreTrainedModel, head: Head, inputs_BT: Tensor, labels_BT: Tensor) -> Tensor:
+    """-log p(label) in nats, [B, T] in fp32, 0 where ignored. Only a part of the logits exists at a time."""
+    rows = max(1, _LOGITS // head.vocabulary)
+    hidden_ND, labels_N = trunk(model, inputs_BT).flatten(0, 1), labels_BT.flatten()
+    losses = [
+        cross_entropy(
+            head(hidden_ND[i : i + rows]).float(), labels_N[i : i + rows], ignore_index=_IGNORED, reduction="none"
+        )
+        for i in range(0, len(labels_N), rows)
+    ]
+    return torch.cat(losses).view_as(labels_BT)
+
+
+def text_bytes(tokens: NDArray[Any], *, eos: int, tokenizer: PreTrainedTokenizerBase) -> int:
+    """UTF-8 bytes of the text of the tokens behind the first, without separators; documents are decoded apart."""
+    labels = tokens[1:].astype(np.int64)
+    documents = np.split(labels, np.flatnonzero(labels == eos))
+    return sum(
+        len(str(tokenizer.decode(kept.tolist(), clean_up_tokenization_spaces=False)).encode("utf-8"))
+        for document in documents
+        if len(kept := document[document != eos])
+    )
+
+
+def metrics(losses: WindowLosses, *, text_bytes: int) -> dict[str, float | str]:
+    """lm-eval style metrics, "metric,filter" to value. A standard error that one window cannot give is "N/A"."""
+    loss, stderr = losses.loss, losses.stderr
+    # exp and scaling carry the standard error over to first order.
+    values = {
+        "loss": (loss, 1.0),
+        "perplexity": (math.exp(loss), math.exp(loss)),
+        "bits_per_byte": (loss * _bits(losses, text_bytes), _bits(losses, text_bytes)),
+    }
+    found: dict[str, float | str] = {}
+    for name, (value, slope) in values.items():
+        found[f"{name},none"] = value
+        found[f"{name}_stderr,none"] = "N/A" if stderr is None else stderr * slope
+    return found
+
+
+def _bits(losses: WindowLosses, text_bytes: int) -> float:
+    """Bits per byte of one nat per token."""
+    return float(losses.tokens.sum()) / (math.log(2) * text_bytes)

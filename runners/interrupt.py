@@ -1,0 +1,34 @@
+"""Ctrl-C and SIGTERM as a flag to look at, so that a run ends at a place of its own choosing."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+
+
+class Interrupt:
+    """While the context lasts, the first SIGINT or SIGTERM sets `requested`; the second raises KeyboardInterrupt."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def __enter__(self) -> Interrupt:
+        self.arm()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def arm(self) -> None:
+        """Take the signals (again): ray.init puts its own handler of SIGTERM into place."""
+        for number in self._previous:
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True

@@ -1,0 +1,87 @@
+"""What is written about a run, in its folder `<store>/runs/<name>-<graph id>/`.
+
+    graph.json                 what runs
+    events.jsonl               one line per transition, flushed to disk at once; every run appends
+    status.json                how the last run ended
+    logs/<task id>.log         what the task printed, and its traceback
+    progress/<task id>.jsonl   what the task says about itself while it runs (written by its worker)
+
+An event is {"time", "run", "event", ...}. Events: run_started, task_started, task_retried, task_finished,
+task_reused, task_failed, task_blocked, task_interrupted, note, run_finished. Those of a task have "task"
+(its id) and "name". Nothing here holds a secret.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from boomspec.errors import redact
+from boomspec.graph import TaskGraph
+from boomspec.store import write_atomically
+
+Event = dict[str, Any]
+
+
+class Journal:
+    """The events of one run: written, and told to `listen`."""
+
+    def __init__(self, folder: Path, graph: TaskGraph, listen: Callable[[Event], None]) -> None:
+        self.folder = folder
+        self.run = secrets.token_hex(4)  # two runs of one graph write into the same folder
+        self._names = {node.id: node.name for node in graph.nodes.values()}
+        self._listen = listen
+        for subfolder in ("logs", "progress"):
+            (folder / subfolder).mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "graph.json", redact(json.dumps(graph.to_json(), indent=1)) + "\n")
+
+    def log(self, task_id: str) -> Path:
+        return self.folder / "logs" / f"{task_id}.log"
+
+    def event(self, event: str, task_id: str | None = None, **fields: Any) -> None:
+        """Write one event. Its texts are redacted."""
+        task = {} if task_id is None else {"task": task_id, "name": self._names[task_id]}
+        texts = {name: redact(value) if isinstance(value, str) else value for name, value in fields.items()}
+        line: Event = {"time": round(time.time(), 3), "run": self.run, "event": event, **task, **texts}
+        with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._listen(line)
+
+    def status(self, status: dict[str, Any]) -> None:
+        """Replace status.json. `status` must be free of secrets."""
+        write_atomically(self.folder / "status.json", json.dumps({"run": self.run, **status}, indent=1) + "\n")
+
+
+class Follower:
+    """Reads the lines that others append to one JSON-lines file, from the end that it has now."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._offset = file.stat().st_size if file.exists() else 0
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The whole lines that have come since the last call. What is not JSON is passed over."""
+        try:
+            with self._file.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        end = data.rfind(b"\n") + 1
+        self._offset += end
+        return [line for text in data[:end].splitlines() if (line := _parsed(text)) is not None]
+
+
+def _parsed(text: bytes) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+    except ValueError:  # two runs wrote at the same instant, or one was killed while it wrote
+        return None
+    return line if isinstance(line, dict) else None

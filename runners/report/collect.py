@@ -1,0 +1,191 @@
+"""Read what a report shows: the numbers of every cell, the trainings, and what is missing.
+
+In: a `report` record and, for each of its inputs, a folder or the reason why there is none.
+Out: `Results`, plain values that figures, tables and findings are made from. Draws and judges nothing.
+
+Vocabulary: a *cell* is one model measured in one way; it gives one row per metric, and more when its
+measure is an lm-eval group (one per subtask, too).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from boomspec.tasks import Cell, Report
+
+SERIES = {  # in the order in which they are shown
+    "student": "student",
+    "interpolated": "interpolated",
+    "teacher": "teacher",
+    "naive_pruning": "naive pruning",
+    "random_init": "random initialisation",
+}
+HEADER = ("series", "layers", "parameters", "bytes", "measure", "metric", "value", "stderr", "higher_is_better")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number. `metric` is lm-eval's name, with its filter behind a comma unless that is "none"."""
+
+    cell: Cell
+    measure: str
+    metric: str
+    value: float
+    stderr: float | None
+    higher_is_better: bool | None
+
+
+@dataclass(frozen=True)
+class Items:
+    """What a row is the weighted mean of: arrays of one length, sorted by item."""
+
+    item: npt.NDArray[np.int64]
+    weight: npt.NDArray[np.float64]
+    value: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Missing:
+    cell: Cell
+    reason: str
+
+    @property
+    def name(self) -> str:
+        return f"{SERIES[self.cell.series]}, {self.cell.layers} layers, {self.cell.measure}"
+
+
+@dataclass(frozen=True)
+class Training:
+    """`steps` as logged; `pairs`: cosine similarity of aligned states before and after (distillation only)."""
+
+    label: str
+    steps: tuple[dict[str, float], ...]
+    pairs: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Results:
+    rows: tuple[Row, ...]
+    missing: tuple[Missing, ...] = ()
+    trainings: tuple[Training, ...] = ()
+    items: dict[tuple[Cell, str, str], Items] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def measures(self) -> tuple[str, ...]:
+        """The measures that were asked for, in their order; a tag of lm-eval counts as its tasks."""
+        names: dict[str, None] = {}
+        for cell in dict.fromkeys(row.cell for row in self.rows):
+            own = dict.fromkeys(row.measure for row in self.rows if row.cell == cell)
+            names |= {cell.measure: None} if cell.measure in own else own
+        return tuple(sorted(names, key=lambda name: name != "held_out"))  # stable: the held-out text goes first
+
+    def metrics(self, measure: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(row.metric for row in self.rows if row.measure == measure))
+
+    def primary(self, measure: str) -> str:
+        """The metric that is drawn: the first that has a standard error, else the first."""
+        rows = [row for row in self.rows if row.measure == measure]
+        return next((row.metric for row in rows if row.stderr is not None), rows[0].metric)
+
+    def higher_is_better(self, measure: str, metric: str) -> bool:
+        """What the measure itself says; where it says nothing, higher."""
+        rows = (row for row in self.rows if (row.measure, row.metric) == (measure, metric))
+        return next((row.higher_is_better for row in rows if row.higher_is_better is not None), True)
+
+    def series(self, name: str, measure: str, metric: str) -> tuple[Row, ...]:
+        """The rows of one series, by size."""
+        wanted = (name, measure, metric)
+        rows = [row for row in self.rows if (row.cell.series, row.measure, row.metric) == wanted]
+        return tuple(sorted(rows, key=lambda row: (row.cell.parameters, row.cell.layers)))
+
+
+Find = Callable[[str], Path | str]
+"""From the role of an input to the folder of its artifact, or to the reason why there is none."""
+
+
+def collect(record: Report, find: Find) -> Results:
+    """Read the artifacts of all cells and trainings. Raises nothing for what is missing: it is listed."""
+    rows: list[Row] = []
+    missing: list[Missing] = []
+    items: dict[tuple[Cell, str, str], Items] = {}
+    for cell in sorted(record.cells, key=_place):
+        folder = find(cell.input)
+        if isinstance(folder, str):
+            missing.append(Missing(cell, folder))
+            continue
+        rows += _rows(cell, folder / "table.csv")
+        items |= {(cell, *key): found for key, found in _items(folder / "items.csv").items()}
+    folders = {label: find(role) for label, role in record.trainings.items()}
+    trainings = [_training(label, folder) for label, folder in folders.items() if isinstance(folder, Path)]
+    return Results(tuple(rows), tuple(missing), tuple(trainings), items)
+
+
+def _place(cell: Cell) -> tuple[int, int]:
+    return list(SERIES).index(cell.series), cell.parameters
+
+
+def _rows(cell: Cell, table: Path) -> list[Row]:
+    return [
+        Row(
+            cell,
+            line["measure"],
+            _metric(line),
+            float(line["value"]),
+            float(line["stderr"]) if line["stderr"] else None,
+            {"True": True, "False": False}.get(line["higher_is_better"]),
+        )
+        for line in _read_csv(table)
+    ]
+
+
+def _items(table: Path) -> dict[tuple[str, str], Items]:
+    found: dict[tuple[str, str], list[tuple[int, float, float]]] = {}
+    for line in _read_csv(table):
+        key = line["measure"], _metric(line)
+        found.setdefault(key, []).append((int(line["item"]), float(line["weight"]), float(line["value"])))
+    return {key: _arrays(sorted(lines)) for key, lines in found.items()}
+
+
+def _arrays(lines: list[tuple[int, float, float]]) -> Items:
+    item, weight, value = zip(*lines, strict=True)
+    return Items(np.array(item), np.array(weight, dtype=np.float64), np.array(value, dtype=np.float64))
+
+
+def _metric(line: dict[str, str]) -> str:
+    return line["metric"] if line["filter"] == "none" else f"{line['metric']},{line['filter']}"
+
+
+def _training(label: str, folder: Path) -> Training:
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    similarity = folder / "similarity.json"
+    pairs = json.loads(similarity.read_text(encoding="utf-8"))["pairs"] if similarity.exists() else []
+    return Training(label, tuple(json.loads(line) for line in lines), tuple(pairs))
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def tidy(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """Rows as plain records with the fields of HEADER: what results.csv and results.json hold."""
+    return [
+        {
+            **row.cell.model_dump(include={"series", "layers", "parameters", "bytes"}),
+            "measure": row.measure,
+            "metric": row.metric,
+            "value": row.value,
+            "stderr": row.stderr,
+            "higher_is_better": row.higher_is_better,
+        }
+        for row in rows
+    ]

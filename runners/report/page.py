@@ -1,0 +1,203 @@
+"""Make the page: tables and drawings from `Results`, set into `page.html.jinja` as one self-contained file."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from runners.report.collect import SERIES, Results, Row
+from runners.report.figures import similarity_figure, size_figure, svg, training_figure
+from runners.report.findings import UNITS, compare, findings, label, outcome
+from runners.report.words import count, number, size
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+
+
+GROUPS = ("hero", "sizes", "trainings", "similarities")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One figure with its place on the page; `name` is also the name of its file."""
+
+    group: str  # one of GROUPS
+    name: str
+    title: str
+    caption: str
+    figure: Figure = field(repr=False)
+
+    @cached_property
+    def svg(self) -> str:
+        return svg(self.figure, name=self.name)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """`facts`: name and value, for people. `tasks`: {name, kind, id, seconds, state}."""
+
+    facts: Sequence[tuple[str, str]] = ()
+    tasks: Sequence[dict[str, Any]] = ()
+
+
+def draw(results: Results) -> list[Drawing]:
+    """All figures that the results allow, in the order of the page: the main measure is the large one."""
+    main, others = results.measures[:1], results.measures[1:]
+    drawings = [_size_drawing(results, measure) for measure in main]
+    small = {"width": 5.4, "height": 3.9} if len(others) > 1 else {}
+    drawings += [_size_drawing(results, measure, **small) for measure in others]
+    for training in results.trainings:
+        if training.steps:
+            caption = "Every optimiser step (faint) and its running mean. Terms are drawn without their weights."
+            figure = training_figure(training)
+            drawings.append(Drawing("trainings", _file("training", training.label), training.label, caption, figure))
+    for training in results.trainings:
+        if training.pairs:
+            caption = (
+                "Mean cosine similarity of aligned hidden states, before and after distillation, on the same text."
+            )
+            figure = similarity_figure(training)
+            name = _file("similarity", training.label)
+            drawings.append(Drawing("similarities", name, training.label, caption, figure))
+    return drawings
+
+
+def _size_drawing(results: Results, measure: str, **shape: float) -> Drawing:
+    name = label(results, measure)
+    caption = f"Model size against {name}."
+    if results.measures[0] == measure:
+        caption += (
+            " The blue line is one family: the student, the sizes built from it without training, and the teacher."
+            " Dashed lines mark student and teacher."
+        )
+        if results.series("random_init", measure, results.primary(measure)):
+            caption += " Where the control is out of view, an arrow gives its value."
+    if any(row.stderr for row in results.rows if row.measure == measure):
+        caption += " Bars are one standard error."
+    group = "hero" if results.measures[0] == measure else "sizes"
+    return Drawing(group, _file("size", measure), name, caption, size_figure(results, measure, **shape))
+
+
+def _file(kind: str, name: str) -> str:
+    return f"{kind}-" + "".join(c if c.isalnum() or c in "-_" else "-" for c in name.lower())
+
+
+def render(
+    results: Results,
+    *,
+    title: str,
+    drawings: Sequence[Drawing],
+    csv: str,
+    json: str,
+    question: Sequence[str] = (),
+    spec: str = "",
+    resolved: dict[str, Any] | None = None,
+    provenance: Provenance = Provenance(),
+) -> str:
+    """The page's HTML. `csv` and `json` are the texts of the files that it offers for download."""
+    measures = list(dict.fromkeys([*results.measures, *(missing.cell.measure for missing in results.missing)]))
+    others = [name for name in dict.fromkeys(row.measure for row in results.rows) if name not in measures]
+    return _TEMPLATES.get_template("page.html.jinja").render(
+        title=title,
+        question=question,
+        outcome=outcome(results),
+        findings=findings(results),
+        missing=results.missing,
+        series=SERIES,
+        **{group: [d for d in drawings if d.group == group] for group in GROUPS},
+        numbers_table=numbers_table(results, measures),
+        subtasks_table=numbers_table(results, others),
+        gains=gains_table(results),
+        csv=base64.b64encode(csv.encode()).decode(),
+        json=base64.b64encode(json.encode()).decode(),
+        spec=spec,
+        resolved=yaml.safe_dump(resolved, sort_keys=False, default_flow_style=None, width=110) if resolved else "",
+        provenance=provenance,
+    )
+
+
+def numbers_table(results: Results, measures: Sequence[str]) -> dict[str, Any]:
+    """One line per model, by size; one column per measure and metric."""
+    rows = {(row.cell.series, row.cell.layers, row.measure, row.metric): row for row in results.rows}
+    reasons = {(m.cell.series, m.cell.layers, m.cell.measure): m.reason for m in results.missing}
+    columns = [(name, results.metrics(name) or ("",)) for name in measures]
+    cells = [row.cell for row in results.rows] + [missing.cell for missing in results.missing]
+    models = {(c.layers, list(SERIES).index(c.series)): c for c in cells}
+    lines: list[dict[str, Any]] = []
+    for layers, place in sorted(models):
+        cell = models[layers, place]
+        values = []
+        for measure, metrics in columns:
+            reason = reasons.get((cell.series, layers, measure))
+            values += [_value(rows.get((cell.series, layers, measure, metric)), reason) for metric in metrics]
+        lines.append(
+            {
+                "series": cell.series,
+                "name": SERIES[cell.series],
+                "first": not lines or lines[-1]["layers"] != layers,
+                "layers": layers,
+                "parameters": count(cell.parameters),
+                "bytes": size(cell.bytes),
+                "cells": values,
+            }
+        )
+    headed = [(_heading(name), [_metric_heading(results, name, m) for m in metrics]) for name, metrics in columns]
+    return {"measures": headed, "lines": lines}
+
+
+def _value(row: Row | None, reason: str | None) -> dict[str, Any]:
+    if row is None:
+        return {"text": "", "error": "", "reason": reason or ""}
+    return {"text": number(row.value), "error": "" if row.stderr is None else number(row.stderr), "reason": ""}
+
+
+def _heading(measure: str) -> str:
+    return "held-out text" if measure == "held_out" else measure
+
+
+def _metric_heading(results: Results, measure: str, metric: str) -> str:
+    if not metric:
+        return ""
+    arrow = "↑" if results.higher_is_better(measure, metric) else "↓"
+    return f"{metric.replace('_', ' ')} {arrow}"
+
+
+def gains_table(results: Results) -> dict[str, Any]:
+    """The interpolated models against naive pruning, one line per size, one column per measure."""
+    compared = {
+        measure: {c.layers: c for c in compare(results, measure, series="interpolated", against="naive_pruning")}
+        for measure in results.measures
+    }
+    compared = {measure: found for measure, found in compared.items() if found}
+    lines = []
+    for layers in sorted({layers for found in compared.values() for layers in found}):
+        values = []
+        for found in compared.values():
+            c = found.get(layers)
+            error = "" if c is None or c.stderr is None else number(c.stderr)
+            values.append({"text": "" if c is None else _signed(c.gain), "error": error})
+        lines.append({"layers": layers, "cells": values})
+    units = {measure: UNITS.get(results.primary(measure), "") for measure in compared}
+    heads = [label(results, measure) + (f", {units[measure]}" if units[measure] else "") for measure in compared]
+    return {"measures": heads, "lines": lines}
+
+
+def _signed(value: float) -> str:
+    sign = "+" if value > 0 else "\N{MINUS SIGN}" if value < 0 else ""
+    return f"{sign}{number(abs(value))}"

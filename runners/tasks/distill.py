@@ -1,0 +1,165 @@
+"""Distil a teacher into a student of fewer layers (arXiv 2510.05064).
+
+The student is the kept layers of the teacher and its embedding, final norm and head, trained on
+
+    L = w_ce * CE + w_kl * T^2 * KL(teacher || student) + w_cos * mean over pairs of (1 - cos)
+
+Writes `model/` (in the dtype of the teacher's files, with the tokenizer and `student_config.json`),
+`metrics.jsonl` and `similarity.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from boomspec.errors import BoomspecError
+from boomspec.facts import read_facts
+from boomspec.losses import Losses
+from boomspec.tasks import Distill, Precision
+from runners.assembly import assemble
+from runners.capture import Pair, capture, embedding_parameters, hidden_pairs, label, trunk
+from runners.context import Context
+from runners.device import MASTER_DTYPE, autocast, device, frozen_dtype, make_deterministic
+from runners.head import Head, check_head
+from runners.losses import cosine, head_loss, needs_teacher, needs_teacher_logits, state_loss, weights
+from runners.models import MODEL, load, load_frozen, model_folder, save_weights, stored_dtype
+from runners.tokens import TokenStream
+from runners.training import MicroLoss, train
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SIMILARITY = "similarity.json"
+STUDENT_CONFIG = "student_config.json"
+_SIMILARITY_WINDOWS = 8
+
+
+def run(context: Context[Distill]) -> None:
+    make_deterministic()
+    record, recipe, precision = context.record, context.record.recipe, context.record.recipe.precision
+    tokens, folder = context.inputs["tokens"].folder, model_folder(context.inputs["teacher"])
+    stream, layers, dtype = TokenStream(tokens), read_facts(folder).count, stored_dtype(folder)
+    student = initial_student(record, folder, context.path / MODEL)
+    teacher = load_frozen(folder, dtype=frozen_dtype(precision))
+    if stream.vocabulary > (rows := teacher.get_input_embeddings().weight.shape[0]):
+        raise BoomspecError(f"the tokens have a vocabulary of {stream.vocabulary}, but the teacher embeds {rows}")
+    for model in (student, teacher):
+        check_head(model)
+
+    compared = similarity_batch(tokens, recipe.sequence_length).to(device())
+    pairs = hidden_pairs(record.kept, layers)
+    before = similarities(student, teacher, pairs, compared, precision)
+    batch = partial(stream.batch, sequences=recipe.sequences, sequence_length=recipe.sequence_length, seed=recipe.seed)
+    loss = distillation_loss(student, teacher, record.losses, record.kept)
+    train(student, recipe=recipe, batch=batch, loss=loss, weights=weights(record.losses), context=context)
+    after = similarities(student, teacher, pairs, compared, precision)
+
+    rows_ = [
+        {"student": label(s), "teacher": label(t), "before": b, "after": a}
+        for (s, t), b, a in zip(pairs, before, after, strict=True)
+    ]
+    _write(context.path / SIMILARITY, {"pairs": rows_})
+    save_weights(student, context.path / MODEL, dtype=dtype)
+    pruned = sorted(set(range(layers)) - set(record.kept))
+    _write(
+        context.path / MODEL / STUDENT_CONFIG, {"copied_teacher_layers": record.kept, "pruned_teacher_layers": pruned}
+    )
+
+
+def initial_student(record: Distill, teacher: Path, folder: Path) -> PreTrainedModel:
+    """The student before training, in fp32. Its files (config, tokenizer, weights) are written into `folder`."""
+    assemble({"t": teacher}, [f"t{i}" for i in record.kept], folder, tied=read_facts(teacher).tied)
+    student = load(folder, dtype=MASTER_DTYPE)
+    if record.initial == "random":
+        copied = student
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(record.recipe.seed)
+            config = AutoConfig.from_pretrained(folder)
+            student = AutoModelForCausalLM.from_config(config, dtype=MASTER_DTYPE).to(device()).eval()
+        if not record.train_embedding:
+            # A frozen random embedding would teach nothing about the layers.
+            with torch.no_grad():
+                for random, own in zip(embedding_parameters(student), embedding_parameters(copied), strict=True):
+                    random.copy_(own)
+    if not record.train_embedding:
+        for parameter in embedding_parameters(student):
+            parameter.requires_grad_(False)
+    return student
+
+
+def distillation_loss(
+    student: PreTrainedModel, teacher: PreTrainedModel, losses: Losses, kept: Sequence[int]
+) -> MicroLoss:
+    """The loss of one micro batch. What no term reads is not computed: the teacher's head, forward, states."""
+    term = losses.hidden_cosine
+    pairs: list[Pair] = []
+    if term is not None:
+        layers = teacher.config.get_text_config().num_hidden_layers
+        pairs = hidden_pairs(kept, layers, embedding=term.embedding, final_norm=term.final_norm)
+    student_points, teacher_points = [s for s, _ in pairs], [t for _, t in pairs]
+    head = Head(student)
+    teacher_head = Head(teacher) if needs_teacher_logits(losses) else None
+
+    def loss(inputs_BT: Tensor, labels_BT: Tensor, count: int) -> tuple[Tensor, dict[str, Tensor]]:
+        with capture(student, student_points) as student_states:
+            hidden_BTD = trunk(student, inputs_BT)
+        teacher_hidden_BTD = None
+        with torch.no_grad(), capture(teacher, teacher_points) as teacher_states:
+            if needs_teacher(losses):
+                teacher_hidden_BTD = trunk(teacher, inputs_BT)
+        by_logits, logit_terms = head_loss(
+            hidden_BTD,
+            labels_BT,
+            head=head,
+            losses=losses,
+            count=count,
+            teacher_hidden_BTD=teacher_hidden_BTD,
+            teacher_head=teacher_head,
+        )
+        by_states, state_terms = state_loss(
+            student_states, teacher_states, labels_BT, pairs=pairs, losses=losses, count=count
+        )
+        return by_logits + by_states, {**logit_terms, **state_terms}
+
+    return loss
+
+
+def similarity_batch(tokens: Path, sequence_length: int) -> Tensor:
+    """tokens_BT that the similarity is measured on: held-out windows; training ones where none is held out."""
+    held_out, train_stream = TokenStream(tokens, "held_out"), TokenStream(tokens)
+    stream = held_out if held_out.windows(sequence_length) else train_stream
+    windows = min(_SIMILARITY_WINDOWS, stream.windows(sequence_length))
+    return torch.from_numpy(stream.batch(0, sequences=windows, sequence_length=sequence_length, seed=0)[:, :-1])
+
+
+@torch.no_grad()
+def similarities(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    pairs: Sequence[Pair],
+    tokens_BT: Tensor,
+    precision: Precision,
+) -> list[float]:
+    """The mean cosine of each pair's states over all positions."""
+    sums = torch.zeros(len(pairs), dtype=torch.float64)
+    for row in tokens_BT.split(1):  # type: ignore[no-untyped-call]
+        with autocast(precision):
+            with capture(student, [s for s, _ in pairs]) as student_states:
+                trunk(student, row)
+            with capture(teacher, [t for _, t in pairs]) as teacher_states:
+                trunk(teacher, row)
+        cosines = [cosine(student_states[s], teacher_states[t]).double().sum() for s, t in pairs]
+        sums += torch.stack(cosines).cpu()
+    return [float(value) for value in sums / tokens_BT.numel()]
+
+
+def _write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,171 @@
+"""Measure one model: held-out text or one lm-eval task.
+
+Writes, in the same formats for both:
+    results.json   lm-eval's own results format, without what depends on the machine
+    table.csv      measure, metric, filter, value, stderr, higher_is_better
+    items.csv      measure, metric, filter, item, weight, value: per document or window, for every metric that is
+                   a weighted mean of its items; two models are compared item by item with it
+    samples.jsonl  lm-eval's record of every document (lm-eval tasks only)
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from transformers import AutoTokenizer, PreTrainedModel
+
+from boomspec.errors import BoomspecError
+from boomspec.tasks import Evaluate, HeldOut, LmEval
+from runners import held_out
+from runners.context import Context
+from runners.device import frozen_dtype
+from runners.models import load_frozen, model_folder
+from runners.tokens import TOKENIZER, TokenStream
+
+_BATCH_SIZE = 8
+
+
+class Item(NamedTuple):
+    measure: str
+    metric: str
+    filter: str
+    item: int
+    weight: float
+    value: float
+
+
+def run(context: Context[Evaluate]) -> None:
+    folder = model_folder(context.inputs["model"])
+    model = load_frozen(folder, dtype=frozen_dtype(context.record.precision))
+    measure = context.record.measure
+    if isinstance(measure, HeldOut):
+        results, items = _held_out(context, measure, model)
+    else:
+        results, items = _lm_eval(context, measure, model, folder)
+    _write_json(context.path / "results.json", results)
+    _write_csv(context.path / "table.csv", TABLE, table(results))
+    _write_csv(context.path / "items.csv", Item._fields, items)
+
+
+def _held_out(
+    context: Context[Evaluate], measure: HeldOut, model: PreTrainedModel
+) -> tuple[dict[str, Any], list[Item]]:
+    folder = context.inputs["tokens"].folder
+    split = TokenStream(folder, "held_out")
+    tokens, text_bytes = split.tokens, split.bytes
+    if measure.max_tokens is not None and measure.max_tokens < len(tokens):
+        tokens = tokens[: measure.max_tokens]
+        tokenizer = AutoTokenizer.from_pretrained(folder / TOKENIZER)
+        text_bytes = held_out.text_bytes(tokens, eos=split.eos, tokenizer=tokenizer)
+    if text_bytes == 0:
+        raise BoomspecError(f"{split.file}: there is no text to measure", hint="hold out more of the data")
+    losses = held_out.window_losses(
+        model,
+        tokens=tokens,
+        eos=split.eos,
+        sequence_length=measure.sequence_length,
+        batch_size=context.options.get("batch_size", _BATCH_SIZE),
+        progress=context.progress,
+    )
+    name, windows = measure.type, len(losses.tokens)
+    metrics = held_out.metrics(losses, text_bytes=text_bytes)
+    counted = {"tokens": int(losses.tokens.sum()), "bytes": text_bytes}
+    results = {
+        "results": {name: {"name": name, "alias": name, "sample_len": windows, **metrics}},
+        "group_subtasks": {},
+        "configs": {name: {"task": name, **measure.model_dump(exclude={"type"}), **counted}},
+        "versions": {name: Evaluate.version},
+        "n-shot": {name: 0},
+        "higher_is_better": {name: {"loss": False, "perplexity": False, "bits_per_byte": False}},
+        "n-samples": {name: {"original": math.ceil((len(split) - 1) / measure.sequence_length), "effective": windows}},
+    }
+    pairs = zip(losses.tokens, losses.means, strict=True)
+    return results, [Item(name, "loss", "none", i, int(n), float(mean)) for i, (n, mean) in enumerate(pairs)]
+
+
+def _lm_eval(
+    context: Context[Evaluate], measure: LmEval, model: PreTrainedModel, folder: Path
+) -> tuple[dict[str, Any], list[Item]]:
+    from runners import harness  # seconds of import that held-out text need not pay
+
+    source = context.inputs["tasks"].source
+    assert source is not None
+    lm = harness.Harness(
+        model,
+        tokenizer=folder,
+        batch_size=context.options.get("batch_size", _BATCH_SIZE),
+        progress=context.progress,
+    )
+    results = _portable(harness.run_task(lm, measure=measure, source=source), source.location.get("folder"))
+    samples = results.pop("samples")
+    with (context.path / "samples.jsonl").open("w", encoding="utf-8") as file:
+        for task, documents in samples.items():
+            file.writelines(json.dumps({"task": task, **sample}) + "\n" for sample in documents)
+    seeds = {f"{kind}_seed": measure.seed for kind in ("random", "numpy", "torch", "fewshot")}
+    results["config"] = {"model": "hf", "model_dtype": context.record.precision, "limit": measure.limit, **seeds}
+    return results, items_of(results, samples)
+
+
+def _portable(value: Any, folder: str | None) -> Any:
+    """`value` as plain JSON, without absolute paths and memory addresses."""
+    if isinstance(value, dict):
+        return {str(key): _portable(item, folder) for key, item in value.items() if key != "config_source"}
+    if isinstance(value, (list, tuple)):
+        return [_portable(item, folder) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    text = re.sub(r" at 0x[0-9a-f]+", "", str(value))
+    return text if folder is None else text.replace(folder, ".")
+
+
+TABLE = ("measure", "metric", "filter", "value", "stderr", "higher_is_better")
+
+
+def table(results: dict[str, Any]) -> list[tuple[str, str, str, float, float | None, bool | None]]:
+    """The numbers of lm-eval style results, one row per task (or group) and metric, in their order."""
+    rows = []
+    for name, metrics in results["results"].items():
+        better = results["higher_is_better"].get(name, {})
+        for key, value in metrics.items():
+            metric, comma, filter_name = key.partition(",")
+            if comma and not metric.endswith("_stderr") and _is_number(value):
+                stderr = metrics.get(f"{metric}_stderr,{filter_name}")
+                stderr = float(stderr) if _is_number(stderr) else None
+                rows.append((name, metric, filter_name, float(value), stderr, better.get(metric)))
+    return rows
+
+
+def items_of(results: dict[str, Any], samples: dict[str, list[dict[str, Any]]]) -> list[Item]:
+    """The items of every metric whose value is the mean over the documents; others have no items."""
+    items: list[Item] = []
+    for name, metric, filter_name, value, _, _ in table(results):
+        documents = [s for s in samples.get(name, []) if s["filter"] == filter_name]
+        values = [float(s[metric]) for s in documents if _is_number(s.get(metric))]
+        if len(values) == len(documents) > 0 and math.isclose(sum(values) / len(values), value, abs_tol=1e-12):
+            items += [
+                Item(name, metric, filter_name, s["doc_id"], 1, v) for s, v in zip(documents, values, strict=True)
+            ]
+    return items
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def _write_csv(path: Path, header: tuple[str, ...], rows: list[Any]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)

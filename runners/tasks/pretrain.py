@@ -1,0 +1,69 @@
+"""Train a small Llama from scratch: the teacher of a spec that brings no model of its own.
+
+Writes `model/` (fp32, with the tokenizer) and `metrics.jsonl`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from functools import partial
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from boomspec.errors import BoomspecError
+from boomspec.losses import CrossEntropy, Losses
+from boomspec.tasks import Architecture, Pretrain
+from runners.capture import trunk
+from runners.context import Context
+from runners.device import MASTER_DTYPE, device, make_deterministic
+from runners.head import Head, check_head
+from runners.losses import head_loss, weights
+from runners.models import MODEL, save_weights
+from runners.tokens import TOKENIZER, TokenStream
+from runners.training import train
+
+
+def run(context: Context[Pretrain]) -> None:
+    make_deterministic()
+    architecture, recipe = context.record.architecture, context.record.recipe
+    tokens = context.inputs["tokens"].folder
+    stream = TokenStream(tokens)
+    if stream.vocabulary != architecture.vocabulary:
+        raise BoomspecError(
+            f"the model has a vocabulary of {architecture.vocabulary}, but its tokens have {stream.vocabulary}",
+            hint="a tokenizer learned from little text can be smaller than asked for: lower the vocabulary",
+        )
+    model = llama(architecture, eos=stream.eos, seed=recipe.seed).to(device())
+    check_head(model)
+    head = Head(model)
+    losses = Losses(cross_entropy=CrossEntropy())
+
+    def loss(inputs_BT: Tensor, labels_BT: Tensor, count: int) -> tuple[Tensor, dict[str, Tensor]]:
+        return head_loss(trunk(model, inputs_BT), labels_BT, head=head, losses=losses, count=count)
+
+    batch = partial(stream.batch, sequences=recipe.sequences, sequence_length=recipe.sequence_length, seed=recipe.seed)
+    train(model, recipe=recipe, batch=batch, loss=loss, weights=weights(losses), context=context)
+    shutil.copytree(tokens / TOKENIZER, context.path / MODEL)
+    save_weights(model, context.path / MODEL, dtype=MASTER_DTYPE)
+
+
+def llama(architecture: Architecture, *, eos: int, seed: int) -> LlamaForCausalLM:
+    """A Llama in fp32 on the CPU whose initial weights are a function of `seed` alone."""
+    config = LlamaConfig(
+        num_hidden_layers=architecture.layers,
+        hidden_size=architecture.hidden_size,
+        intermediate_size=architecture.intermediate_size,
+        num_attention_heads=architecture.attention_heads,
+        num_key_value_heads=architecture.key_value_heads,
+        vocab_size=architecture.vocabulary,
+        max_position_embeddings=architecture.context,
+        tie_word_embeddings=architecture.tied,
+        initializer_range=architecture.initializer_range,
+        bos_token_id=eos,  # every document of the stream begins behind one
+        eos_token_id=eos,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)

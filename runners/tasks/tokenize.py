@@ -1,0 +1,212 @@
+"""Documents to a token artifact: two flat streams, a tokenizer folder and `meta.json`.
+
+Each stream is `EOS d1 EOS d2 EOS ... dn EOS` (see `runners/tokens.py`). Text inside a document that looks
+like a special token is ordinary text: only the end of a document makes an EOS.
+
+Documents are numbered behind the first `skip`, empty ones included (they are counted, not written);
+document i is held out when i % held_out_every == held_out_offset. Memory holds one batch of documents,
+whatever the size of the corpus; the result does not depend on how documents are batched.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from boomspec.errors import BoomspecError
+from boomspec.graph import Source
+from boomspec.identity import file_digest
+from boomspec.tasks import Tokenize, TrainTokenizer
+from runners.context import Context, Progress
+from runners.corpus import Document, documents, source_bytes
+from runners.tokens import DTYPES, META, TOKENIZER
+
+EOS = "<|endoftext|>"
+_TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "special_tokens_map*", "added_tokens*", "chat_template*")
+_BATCH_DOCUMENTS, _BATCH_CHARACTERS = 256, 1 << 20
+
+
+@dataclass
+class _Count:
+    tokens: int = 0
+    documents: int = 0
+    bytes: int = 0
+
+
+def run(context: Context[Tokenize]) -> None:
+    """Write `train.bin`, `held_out.bin`, `tokenizer/` and `meta.json` into the payload folder."""
+    record, text = context.record, _source(context, "text")
+    folder = context.path / TOKENIZER
+    if record.train_tokenizer is not None:
+        _train_tokenizer(record.train_tokenizer, _training_texts(record, text), folder, context.progress)
+    else:
+        _copy_tokenizer(_source(context, "tokenizer"), folder)
+    tokenizer, eos = _load_tokenizer(folder)
+    vocabulary = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+    dtype = "uint16" if vocabulary <= 1 << 16 else "uint32"
+    train, held_out = _write_streams(context, tokenizer, eos=eos, dtype=DTYPES[dtype], text=text)
+    meta = {"dtype": dtype, "eos": eos, "vocabulary": vocabulary, "train": asdict(train), "held_out": asdict(held_out)}
+    (context.path / META).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+
+
+def _source(context: Context[Tokenize], role: str) -> Source:
+    source = context.inputs[role].source
+    if source is None:
+        raise TypeError(f"input {role} is an artifact, not a source")
+    return source
+
+
+def _parts(record: Tokenize, text: Source) -> Iterator[tuple[bool, Document]]:
+    """Yield (is held out, document) for every document that is not empty."""
+    for index, document in enumerate(documents(text, text_field=record.text_field, skip=record.skip)):
+        if document.text.strip():
+            yield record.held_out_every > 0 and index % record.held_out_every == record.held_out_offset, document
+
+
+def _write_streams(
+    context: Context[Tokenize], tokenizer: Tokenizer, *, eos: int, dtype: np.dtype[Any], text: Source
+) -> tuple[_Count, _Count]:
+    """Append every document to its stream. Returns what the training and the held-out stream hold."""
+    record, all_bytes = context.record, source_bytes(text)
+    counts = {False: _Count(), True: _Count()}
+    paths = {False: context.path / "train.bin", True: context.path / "held_out.bin"}
+    with paths[False].open("wb") as train_file, paths[True].open("wb") as held_out_file:
+        for is_held_out, document, ids in _encoded(tokenizer, _parts(record, text)):
+            count, file = (counts[True], held_out_file) if is_held_out else (counts[False], train_file)
+            row = [*ids, eos] if count.documents else [eos, *ids, eos]
+            file.write(np.asarray(row, dtype).tobytes())
+            count.tokens += len(row)
+            count.documents += 1
+            count.bytes += len(document.text.encode("utf-8"))
+            tokens = counts[False].tokens
+            if record.max_tokens is None:
+                context.progress.update(document.bytes_read, all_bytes, unit="bytes", tokens=tokens)
+                continue
+            context.progress.update(tokens, max(tokens, record.max_tokens), unit="tokens")
+            if tokens >= record.max_tokens:
+                break
+    _check_counts(record, counts[False], counts[True])
+    return counts[False], counts[True]
+
+
+def _encoded(
+    tokenizer: Tokenizer, parts: Iterator[tuple[bool, Document]]
+) -> Iterator[tuple[bool, Document, list[int]]]:
+    """Tokenize in batches, so that the tokenizer's threads have something to share."""
+    batch: list[tuple[bool, Document]] = []
+    characters = 0
+    for part in parts:
+        batch.append(part)
+        characters += len(part[1].text)
+        if len(batch) == _BATCH_DOCUMENTS or characters >= _BATCH_CHARACTERS:
+            yield from _encode(tokenizer, batch)
+            batch, characters = [], 0
+    yield from _encode(tokenizer, batch)
+
+
+def _encode(tokenizer: Tokenizer, batch: list[tuple[bool, Document]]) -> Iterator[tuple[bool, Document, list[int]]]:
+    encodings = tokenizer.encode_batch_fast([document.text for _, document in batch], add_special_tokens=False)
+    for (is_held_out, document), encoding in zip(batch, encodings, strict=True):
+        yield is_held_out, document, encoding.ids
+
+
+def _check_counts(record: Tokenize, train: _Count, held_out: _Count) -> None:
+    if train.documents == 0:
+        skipped = f" after the first {record.skip} that are skipped" if record.skip else ""
+        raise BoomspecError(f"the corpus has no training documents{skipped}", hint="see data.skip and data.held_out")
+    if record.held_out_every and held_out.documents == 0:
+        asked = f"every {record.held_out_every}th, from {record.held_out_offset}"
+        raise BoomspecError(
+            f"no document was held out ({asked}) among the {train.documents} that were read",
+            hint="give more documents, or a smaller data.held_out.every",
+        )
+
+
+# --- the tokenizer ---------------------------------------------------------------------------------
+
+
+def _training_texts(record: Tokenize, text: Source) -> Iterator[str]:
+    return (document.text for is_held_out, document in _parts(record, text) if not is_held_out)
+
+
+def _first_bytes(texts: Iterator[str], limit: int, progress: Progress) -> Iterator[str]:
+    """Yield texts until `limit` UTF-8 bytes; the last one is cut."""
+    done = 0
+    for text in texts:
+        data = text.encode("utf-8")[: limit - done]
+        done += len(data)
+        progress.update(done, limit, unit="bytes", phase="learning the tokenizer")
+        yield data.decode("utf-8", errors="ignore")  # a character cut in two is dropped
+        if done == limit:
+            return
+
+
+def _train_tokenizer(wanted: TrainTokenizer, texts: Iterator[str], folder: Path, progress: Progress) -> None:
+    """Learn a byte-level BPE vocabulary; the same text gives the same tokenizer."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    if wanted.vocabulary < len(alphabet) + 1:
+        raise BoomspecError(f"a byte-level vocabulary needs {len(alphabet) + 1} entries, not {wanted.vocabulary}")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=wanted.vocabulary, special_tokens=[EOS], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(_first_bytes(texts, wanted.bytes, progress), trainer)
+    if tokenizer.get_vocab_size() < wanted.vocabulary:
+        progress.note(f"the text gives {tokenizer.get_vocab_size()} of the {wanted.vocabulary} entries asked for")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=EOS).save_pretrained(folder)
+
+
+def _copy_tokenizer(source: Source, folder: Path) -> None:
+    """Copy a tokenizer's files; those of a folder are compared with the digests in the source's identity."""
+    if "hub" in source.identity:
+        hub, revision = source.identity["hub"], source.identity["revision"]
+        AutoTokenizer.from_pretrained(hub, revision=revision).save_pretrained(folder)
+        return
+    origin = Path(source.location["folder"])
+    folder.mkdir()
+    for name, sha256 in sorted(source.identity["sha256"].items()):
+        if not any(fnmatch(name, pattern) for pattern in _TOKENIZER_FILES):
+            continue
+        try:
+            shutil.copyfile(origin / name, folder / name)
+        except OSError as error:
+            raise BoomspecError(f"{origin / name}: cannot be read: {error.strerror}") from error
+        if file_digest(folder / name) != sha256:
+            raise BoomspecError(
+                f"{origin / name}: the file has changed since the spec was compiled",
+                hint="compile the spec again: another tokenizer makes new artifacts",
+            )
+    if not any(folder.iterdir()):
+        raise BoomspecError(f"{origin}: has no tokenizer files ({', '.join(_TOKENIZER_FILES)})")
+    config = folder / "tokenizer_config.json"
+    if not config.is_file() or "tokenizer_class" not in json.loads(config.read_text(encoding="utf-8")):
+        # Which class it is, transformers then takes from the model's config.json, which is not copied.
+        AutoTokenizer.from_pretrained(origin).save_pretrained(folder)
+
+
+def _load_tokenizer(folder: Path) -> tuple[Tokenizer, int]:
+    """The fast tokenizer and its end-of-text id, as everyone who reads the artifact will load it."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.eos_token_id is None:
+        raise BoomspecError(
+            "the tokenizer has no end-of-text token (eos_token), which separates documents",
+            hint="set eos_token in its tokenizer_config.json",
+        )
+    if not tokenizer.is_fast:
+        raise BoomspecError(f"the tokenizer ({type(tokenizer).__name__}) is not a fast one of the tokenizers library")
+    fast: Tokenizer = tokenizer.backend_tokenizer
+    fast.no_truncation()
+    fast.no_padding()
+    fast.encode_special_tokens = True  # "<|endoftext|>" inside a text is text
+    return fast, int(tokenizer.eos_token_id)

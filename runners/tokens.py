@@ -1,0 +1,77 @@
+"""Read a token artifact: two flat token streams and what is known about them.
+
+A stream is `EOS d1 EOS d2 EOS ... dn EOS`. Training reads it in windows: window w of T tokens covers
+stream[w*T : w*T + T + 1], that is T inputs and, one further, T labels. So every token but the first is
+a label exactly once an epoch, except for a rest shorter than a window.
+
+The order of the windows is a pure function of (seed, step): a resumed run, or one on another number of
+GPUs, reads the same tokens in the same order.
+
+Shapes: B sequences, T tokens a sequence.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from boomspec.errors import BoomspecError
+
+META = "meta.json"
+TOKENIZER = "tokenizer"
+Split = Literal["train", "held_out"]
+DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+
+
+class TokenStream:
+    """One split of a token artifact, mapped into memory. `tokens` has the whole stream, read-only."""
+
+    def __init__(self, folder: Path, split: Split = "train") -> None:
+        self.file = folder / f"{split}.bin"
+        meta: dict[str, Any] = json.loads((folder / META).read_text(encoding="utf-8"))
+        self.eos: int = meta["eos"]
+        self.vocabulary: int = meta["vocabulary"]
+        self.documents: int = meta[split]["documents"]
+        self.bytes: int = meta[split]["bytes"]  # UTF-8 bytes of the documents' text
+        dtype, count = DTYPES[meta["dtype"]], meta[split]["tokens"]
+        size = self.file.stat().st_size
+        if size != count * dtype.itemsize:
+            raise BoomspecError(f"{self.file}: has {size} bytes, but {META} says {count} tokens of {dtype.itemsize}")
+        # An empty file cannot be mapped.
+        self.tokens: npt.NDArray[Any] = np.memmap(self.file, dtype, mode="r") if count else np.empty(0, dtype)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def windows(self, sequence_length: int) -> int:
+        """How many whole windows of `sequence_length` inputs (and their labels) the stream has."""
+        return max(0, (len(self) - 1) // sequence_length)
+
+    def batch(self, step: int, *, sequences: int, sequence_length: int, seed: int) -> npt.NDArray[np.int64]:
+        """The tokens of one optimiser step, [B, T+1]: inputs are [:, :-1], labels are [:, 1:].
+
+        Each epoch visits every window once, in an order drawn from [seed, epoch]; a batch may span two
+        epochs. Raises BoomspecError where the stream has less than one window.
+        """
+        windows = self.windows(sequence_length)
+        if windows == 0:
+            raise BoomspecError(
+                f"{self.file}: {len(self)} tokens are too few for one sequence of {sequence_length}",
+                hint="give more text or a smaller data.sequence_length",
+            )
+        batch_BT = np.empty((sequences, sequence_length + 1), np.int64)
+        for row, draw in enumerate(range(step * sequences, (step + 1) * sequences)):
+            epoch, place = divmod(draw, windows)
+            start = int(_order(seed, epoch, windows)[place]) * sequence_length
+            batch_BT[row] = self.tokens[start : start + sequence_length + 1]
+        return batch_BT
+
+
+@lru_cache(maxsize=2)  # a batch touches at most two neighbouring epochs, unless it is larger than one
+def _order(seed: int, epoch: int, windows: int) -> npt.NDArray[np.int64]:
+    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(windows)

@@ -1,0 +1,222 @@
+"""The training loop that pretraining and distillation share.
+
+A training is a pure function of its recipe, its batches and the initial weights: batches are a function
+of the step, the model is in evaluation mode throughout (no dropout), and no random number is drawn. So
+a checkpoint needs no random state, and a training that was killed continues to the same bits.
+
+The effective batch is an invariant: `micro_batch` rows go through the model at a time, and each micro
+batch's loss is already divided by the label count of the whole batch, so gradients just add up.
+
+Shapes: B sequences, T tokens a sequence.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from boomspec.errors import BoomspecError
+from boomspec.tasks import Optimizer, Recipe
+from runners import resume
+from runners.context import Context
+from runners.device import autocast
+from runners.losses import NO_LABEL
+
+METRICS = "metrics.jsonl"
+MICRO_BATCH = 8  # sequences
+CHECKPOINT_SECONDS = 60.0
+_CHECKPOINT_SHARE = 0.05  # of the time at most, however large the model: it is hashed and flushed to the disk
+_UNBALANCED = 10.0  # the largest weighted term at step 0 over the smallest
+
+Batches = Callable[[int], npt.NDArray[np.int64]]  # step -> tokens [B, T + 1]
+# (inputs_BT, labels_BT, labelled positions of the whole batch) -> (loss, values of the terms without their weights)
+MicroLoss = Callable[[Tensor, Tensor, int], tuple[Tensor, dict[str, Tensor]]]
+
+
+def train(
+    model: nn.Module,
+    *,
+    recipe: Recipe,
+    batch: Batches,
+    loss: MicroLoss,
+    weights: Mapping[str, float],
+    context: Context[Any],
+) -> None:
+    """Train `model` in place (its parameters that require gradients) and write metrics.jsonl.
+
+    Continues from the newest whole checkpoint in `context.resume`. Leaves one there every
+    `checkpoint_seconds`, and when it is interrupted. `weights` of the terms serve the warning about
+    unbalanced terms only. Raises BoomspecError at the first step whose loss or gradient is not finite.
+    """
+    training = _Training(model, recipe, context)
+    training.restore()
+    try:
+        training.run(batch, loss, weights)
+    except KeyboardInterrupt:
+        if training.between_steps:
+            training.save()
+        raise
+    lines = [json.dumps(row) + "\n" for row in training.metrics]
+    (context.path / METRICS).write_text("".join(lines), encoding="utf-8")
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """The learning rate of step 0 .. steps - 1.
+
+    Rises linearly to the peak at the last warm-up step (the first step without warm-up), then goes
+    down to `final` times the peak, which the last step has.
+    """
+    peak, schedule = recipe.optimizer.lr, recipe.schedule
+    if step < schedule.warmup_steps:
+        return peak * (step + 1) / schedule.warmup_steps
+    top = max(schedule.warmup_steps - 1, 0)
+    way = (step - top) / max(recipe.steps - 1 - top, 1)
+    match schedule.kind:
+        case "constant":
+            return peak
+        case "linear":
+            return peak * (1 - (1 - schedule.final) * way)
+        case "cosine":
+            return peak * (schedule.final + (1 - schedule.final) * (1 + math.cos(math.pi * way)) / 2)
+
+
+def adamw(parameters: Mapping[str, nn.Parameter], optimizer: Optimizer) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only."""
+    matrices = [parameter for parameter in parameters.values() if parameter.ndim >= 2]
+    others = [parameter for parameter in parameters.values() if parameter.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": optimizer.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=optimizer.lr, betas=optimizer.betas, eps=optimizer.eps
+    )
+
+
+class _Training:
+    """A training on its way: the model, AdamW's moments and the metrics of the steps that are done."""
+
+    def __init__(self, model: nn.Module, recipe: Recipe, context: Context[Any]) -> None:
+        self.model = model.eval()  # no dropout; gradients flow all the same
+        self.recipe = recipe
+        self.context = context
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.device = next(iter(self.parameters.values())).device
+        self.optimizer = adamw(self.parameters, recipe.optimizer)
+        self.micro_batch = int(context.options.get("micro_batch", MICRO_BATCH))
+        self.checkpoint_seconds = float(context.options.get("checkpoint_seconds", CHECKPOINT_SECONDS))
+        self.metrics: list[dict[str, Any]] = []
+        self.between_steps = True  # False while weights and moments are being changed
+
+    def run(self, batch: Batches, loss: MicroLoss, weights: Mapping[str, float]) -> None:
+        recipe = self.recipe
+        per_step = recipe.sequences * recipe.sequence_length
+        first, started = len(self.metrics), time.monotonic()
+        saved, wait = started, self.checkpoint_seconds
+        for step in range(first, recipe.steps):
+            row = self.step(step, torch.from_numpy(batch(step)).to(self.device), loss)
+            if step == 0:
+                self.warn_when_unbalanced(row, weights)
+            shown = {name: row[name] for name in ("loss", *weights)}
+            rate = (step + 1 - first) * per_step / (time.monotonic() - started)
+            self.context.progress.update(row["tokens"], recipe.tokens, unit="tokens", **shown, rate=rate)
+            if time.monotonic() - saved >= wait and step + 1 < recipe.steps:
+                before = time.monotonic()
+                self.save()
+                saved = time.monotonic()
+                wait = max(self.checkpoint_seconds, (saved - before) / _CHECKPOINT_SHARE)
+
+    def step(self, step: int, tokens: Tensor, loss: MicroLoss) -> dict[str, Any]:
+        """One optimiser step on tokens [B, T + 1]. Returns its row of the metrics."""
+        self.optimizer.zero_grad(set_to_none=True)
+        total, terms = self.accumulate(tokens, loss)
+        if not math.isfinite(total):
+            raise self.not_finite(step, "loss", total, terms)
+        # Without clipping this only measures: the gradients are multiplied by 1.
+        limit = self.recipe.optimizer.clip or math.inf
+        norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), limit))
+        if not math.isfinite(norm):
+            raise self.not_finite(step, "gradient norm", norm, terms)
+        rate = learning_rate(step, self.recipe)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        # `tokens` counts those that were seen when the step was done.
+        seen = (step + 1) * self.recipe.sequences * self.recipe.sequence_length
+        row = {"step": step, "tokens": seen, "loss": total, **terms, "lr": rate, "grad_norm": norm}
+        self.between_steps = False
+        self.optimizer.step()
+        self.metrics.append(row)
+        self.between_steps = True
+        return row
+
+    def accumulate(self, tokens: Tensor, loss: MicroLoss) -> tuple[float, dict[str, float]]:
+        """Add up the gradients and losses of the micro batches of one batch."""
+        labels_BT = tokens[:, 1:]
+        count = int((labels_BT != NO_LABEL).sum())
+        sums: dict[str, Tensor] = {}
+        for rows in tokens.split(self.micro_batch):  # type: ignore[no-untyped-call]
+            with autocast(self.recipe.precision):
+                total, terms = loss(rows[:, :-1], rows[:, 1:], count)
+            total.backward()  # type: ignore[no-untyped-call]
+            for name, value in {"loss": total.detach(), **terms}.items():
+                sums[name] = sums[name] + value if name in sums else value
+        values = {name: float(value) for name, value in sums.items()}
+        return values.pop("loss"), values
+
+    def warn_when_unbalanced(self, row: Mapping[str, Any], weights: Mapping[str, float]) -> None:
+        sizes = {name: weight * row[name] for name, weight in weights.items()}
+        if len(sizes) > 1 and max(sizes.values()) > _UNBALANCED * min(sizes.values()):
+            listed = ", ".join(f"{name} {size:.3g}" for name, size in sizes.items())
+            self.context.progress.note(
+                f"warning: the weighted loss terms at step 0 differ by more than {_UNBALANCED:g}x ({listed}): "
+                "the smaller ones hardly count; see distill.losses"
+            )
+
+    def not_finite(self, step: int, what: str, value: float, terms: Mapping[str, float]) -> BoomspecError:
+        listed = ", ".join(f"{name} {size:.4g}" for name, size in terms.items())
+        return BoomspecError(
+            f"training stopped at step {step} of {self.recipe.steps}: the {what} is {value} ({listed})",
+            hint="lower optimizer.lr, lengthen schedule.warmup, set optimizer.clip, or use precision fp32",
+        )
+
+    def save(self) -> None:
+        moments = {
+            f"{moment}.{name}": self.optimizer.state[parameter][moment]
+            for name, parameter in self.parameters.items()
+            for moment in ("exp_avg", "exp_avg_sq")
+            if parameter in self.optimizer.state
+        }
+        weights = {name: parameter.detach() for name, parameter in self.parameters.items()}
+        resume.save(self.context.resume, resume.Checkpoint(self.metrics, weights, moments))
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Continue from the newest whole checkpoint of these parameters, if there is one."""
+        resume.sweep(self.context.resume)
+        checkpoint, broken = resume.newest(self.context.resume)
+        for line in broken:
+            self.context.progress.note(line)
+        if checkpoint is None:
+            return
+        shapes = {name: parameter.shape for name, parameter in self.parameters.items()}
+        if {name: weight.shape for name, weight in checkpoint.weights.items()} != shapes:
+            self.context.progress.note("the checkpoint found is of other parameters: starting again")
+            return
+        for name, parameter in self.parameters.items():
+            parameter.copy_(checkpoint.weights[name])
+            if f"exp_avg.{name}" in checkpoint.moments:
+                self.optimizer.state[parameter] = {
+                    "step": torch.tensor(float(checkpoint.steps)),
+                    "exp_avg": checkpoint.moments[f"exp_avg.{name}"].to(parameter.device),
+                    "exp_avg_sq": checkpoint.moments[f"exp_avg_sq.{name}"].to(parameter.device),
+                }
+        self.metrics = checkpoint.metrics
+        self.context.progress.note(f"continues behind step {checkpoint.steps} of {self.recipe.steps}")

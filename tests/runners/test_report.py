@@ -1,0 +1,240 @@
+"""The report of a family with hand-made numbers: what it says, what it admits, and that it stands alone."""
+
+import base64
+import csv
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from boomspec.store import Store
+from runners.context import Context, Input
+from runners.report.collect import collect
+from runners.report.figures import size_figure
+from runners.report.findings import compare, findings, outcome
+from runners.report.publish import publish_run
+from runners.tasks import report
+from tests.runners.family import LOSS, Family
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def results_of(family: Family):
+    inputs = family.nodes[family.id("report")].task.inputs
+
+    def find(role: str) -> Path | str:
+        node = family.nodes[inputs[role]]
+        made = family.store.has(node.task.kind, node.id)
+        return family.store.path(node.task.kind, node.id) if made else "it failed"
+
+    return collect(family.record, find)
+
+
+def publish(family: Family, folder: Path, failures: dict[str, str] | None = None) -> Path:
+    return publish_run(family.graph, family.store, folder, failures or {}).parent
+
+
+# --- what it says ----------------------------------------------------------------------------------
+
+
+def test_the_outcome_claims_a_win_where_there_is_one(store):
+    results = results_of(Family(store))
+    expected = "All 3 interpolated sizes beat naive pruning on held-out loss, by 0.050 to 0.200 nats per token"
+    assert outcome(results).startswith(expected)
+
+
+def test_the_outcome_admits_a_loss(store):
+    worse = {**LOSS, "naive_pruning": {5: 3.60, 6: 3.50, 7: 3.40}}
+    expected = "None of the 3 interpolated sizes beats naive pruning on held-out loss: behind by 0.050 to 0.100"
+    assert outcome(results_of(Family(store, loss=worse))).startswith(expected)
+
+
+def test_the_outcome_says_at_which_sizes_it_does_not_hold(store):
+    mixed = {**LOSS, "naive_pruning": {5: 3.90, 6: 3.50, 7: 3.40}}
+    sentence = outcome(results_of(Family(store, loss=mixed)))
+    assert sentence.startswith("1 of 3 interpolated sizes beats naive pruning on held-out loss, by 0.200")
+    assert "behind at 6 and 7 layers, by 0.050 to 0.100" in sentence
+
+
+def test_a_tie_is_no_win(store):
+    same = {**LOSS, "naive_pruning": LOSS["interpolated"]}
+    assert outcome(results_of(Family(store, loss=same))).startswith("None of the 3 interpolated sizes beats")
+
+
+def test_accuracy_is_better_when_it_is_higher(store):
+    sentence = next(s for s in findings(results_of(Family(store))) if "quiz acc" in s)
+    assert sentence.startswith("2 of 3 interpolated sizes beat naive pruning on quiz acc, by 0.050")
+
+
+def test_sizes_are_compared_item_by_item(store):
+    """Windows that are hard for one model are hard for all: the difference is surer than the two numbers."""
+    results = results_of(Family(store, noise={"naive_pruning": [0.5, -0.5, 0.3, -0.3, 0.11, -0.11]}))
+    stderr = np.std([0, 0, 0, 0, 0.01, -0.01], ddof=1) / np.sqrt(6)
+    gains = compare(results, "held_out", series="interpolated", against="naive_pruning")
+    assert [c.layers for c in gains] == [5, 6, 7]
+    assert [c.stderr for c in gains] == pytest.approx([stderr] * 3)
+    assert "each by more than two standard errors" in outcome(results)
+
+
+def test_a_difference_within_its_standard_error_is_not_called_sure(store):
+    results = results_of(Family(store, noise={"naive_pruning": [-0.5, 0.5, -0.3, 0.3, -0.1, 0.1]}))
+    assert "none by more than two standard errors" in outcome(results)
+
+
+def test_the_control_is_reported_as_worse_where_it_is(store):
+    expected = "None of the 3 randomly initialised sizes beats naive pruning on held-out loss: behind by 1.000 to 2.170"
+    assert any(sentence.startswith(expected) for sentence in findings(results_of(Family(store))))
+
+
+def test_without_a_baseline_the_outcome_speaks_of_the_end_points_only(store):
+    alone = {name: LOSS[name] for name in ("student", "interpolated", "teacher")}
+    sentence = outcome(results_of(Family(store, loss=alone)))
+    assert (
+        sentence == "All 3 interpolated sizes lie between the student (3.750) and the teacher (3.300) on held-out loss."
+    )
+
+
+def test_the_metric_that_is_drawn_is_the_first_with_a_standard_error(store):
+    results = results_of(Family(store))
+    assert {measure: results.primary(measure) for measure in results.measures} == {"held_out": "loss", "quiz": "acc"}
+
+
+# --- what is missing -------------------------------------------------------------------------------
+
+
+def test_missing_cells_are_named_with_the_reason(store, tmp_path):
+    gone = ["naive_pruning 6 held_out", "random_init 5", "random_init 5 held_out", "interpolated 5 quiz"]
+    family = Family(store, leave_out=gone)
+    failures = {
+        family.id("naive_pruning 6 held_out"): "ValueError: <broken>",
+        family.id("random_init 5"): "OSError: no space",
+        family.id("random_init 5 held_out"): "needs random_init 5, which failed",
+    }
+    folder = publish(family, tmp_path / "run", failures)
+    missing = {entry["name"]: entry["reason"] for entry in json.loads((folder / "results.json").read_text())["missing"]}
+    assert missing == {
+        "naive pruning, 6 layers, held_out": "ValueError: <broken>",
+        "random initialisation, 5 layers, held_out": "needs random_init 5, which failed: OSError: no space",
+        "interpolated, 5 layers, quiz": "it has not been run",
+    }
+    page = (folder / "report.html").read_text()
+    assert all(name in page for name in missing)
+    assert "ValueError: &lt;broken&gt;" in page
+
+
+def test_the_outcome_names_sizes_that_could_not_be_compared(store):
+    sentence = outcome(results_of(Family(store, leave_out=["naive_pruning 6 held_out"])))
+    assert sentence.startswith("Both interpolated sizes beat naive pruning")
+    assert "at 6 layers a result is missing" in sentence
+    assert sentence.endswith("1 of 26 results is missing.")
+
+
+def test_a_run_that_made_nothing_still_gets_a_report(store, tmp_path):
+    everything = [node.name for node in Family(Store(tmp_path / "other")).nodes.values()]
+    folder = publish(Family(store, leave_out=everything), tmp_path / "run")
+    content = json.loads((folder / "results.json").read_text())
+    assert content["outcome"] == "There are no results. 26 of 26 results are missing."
+    assert content["results"] == []
+
+
+# --- the files -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory) -> Path:
+    """The report folder of a whole run."""
+    folder = tmp_path_factory.mktemp("published")
+    return publish(Family(Store(folder / "store")), folder / "run")
+
+
+class Links(HTMLParser):
+    """Collects the elements of a page and every place it refers to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: list[str] = []
+        self.elements: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append(tag)
+        self.places += [value or "" for name, value in attrs if name.split(":")[-1] in ("src", "href", "srcset")]
+
+
+def test_the_page_needs_nothing_but_itself(published):
+    page = (published / "report.html").read_text()
+    links = Links()
+    links.feed(page)
+    assert all(place.startswith(("#", "data:")) for place in links.places)
+    assert not {"script", "link", "img", "iframe"} & set(links.elements)
+    assert not re.search(r"@import|url\((?!#)", page)
+    assert links.elements.count("svg") == 4  # two measures, one training, one similarity
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_the_page_shows_the_spec_as_text_and_opens_with_its_question(published):
+    page = (published / "report.html").read_text()
+    assert "<h1>family</h1>" in page
+    assert "Does it grow?</p>" in page
+    assert "A second paragraph.</p>" in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "order: [3, 2, 1, 0]" in page
+    assert "torch 2.13.0" in page
+    assert "abc123" in page
+
+
+def test_csv_json_and_downloads_hold_the_same_numbers(published):
+    with (published / "results.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    content = json.loads((published / "results.json").read_text())["results"]
+    assert [{name: "" if v is None else str(v) for name, v in row.items()} for row in content] == table
+    held_out = {
+        (r["series"], r["layers"]): r["value"] for r in content if (r["measure"], r["metric"]) == ("held_out", "loss")
+    }
+    assert held_out == {(series, layers): v for series, sizes in LOSS.items() for layers, v in sizes.items()}
+    page = (published / "report.html").read_text()
+    embedded = re.search(r'href="data:text/csv;base64,([^"]*)"', page)
+    assert embedded is not None
+    assert base64.b64decode(embedded[1]) == (published / "results.csv").read_bytes()
+
+
+def test_every_figure_is_also_a_png(published):
+    names = ["similarity-student", "size-held_out", "size-quiz", "training-student"]
+    assert sorted(path.stem for path in published.glob("*.png")) == names
+    assert all((published / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in names)
+
+
+def test_the_family_is_one_line_from_student_to_teacher(store):
+    figure = size_figure(results_of(Family(store)), "held_out")
+    axes = figure.axes[0]
+    lines = {line.get_label(): line for line in axes.lines}
+    assert list(lines["interpolated"].get_xdata()) == [4000, 5000, 6000, 7000, 8000]
+    assert list(lines["interpolated"].get_ydata()) == [3.75, 3.70, 3.60, 3.45, 3.30]
+    assert axes.get_ylabel() == "held-out loss, nats per token   (↓ better)"
+    assert size_figure(results_of(Family(store)), "quiz").axes[0].get_ylabel() == "quiz acc   (↑ better)"
+
+
+def test_a_control_far_off_does_not_flatten_the_curves(store):
+    axes = size_figure(results_of(Family(store)), "held_out").axes[0]
+    assert axes.get_ylim()[1] < 4.9
+    assert {"4.900", "5.900", "5.200"} <= {text.get_text() for text in axes.texts}
+
+
+def test_the_report_task_gives_the_same_bytes_again_and_knows_no_run(store, tmp_path):
+    family = Family(store)
+    node = family.nodes[family.id("report")]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        folders = {role: store.path(family.nodes[i].task.kind, i) for role, i in node.task.inputs.items()}
+        inputs = {role: Input(family.id("report"), folder) for role, folder in folders.items()}
+        report.run(Context(record=family.record, inputs=inputs, path=tmp_path / name, resume=tmp_path / "resume"))
+    files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file())
+    assert {str(file) for file in files} >= {"report.html", "results.csv", "results.json", "figures/size-held_out.png"}
+    for file in files:
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    assert "<h1>A model family of 4 to 8 layers</h1>" in (tmp_path / "one/report.html").read_text()

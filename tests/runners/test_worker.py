@@ -1,0 +1,138 @@
+"""One task in its worker, without Ray: outcomes, logs, waiting for another run."""
+
+import multiprocessing
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from boomspec.graph import Execution, Node, Source, Task
+from boomspec.store import Store
+from boomspec.tasks import Evaluate, HeldOut, Tokenize
+from runners.context import Input
+from runners.output import captured
+from runners.worker import Job, Outcome, execute
+from tests.runners.corpora import as_pipe, feed, record, tokenizer_source, wait_until, write_jsonl, write_texts
+
+TRAINING = record()
+
+
+def job(
+    folder: Path, text: Source, record: Tokenize = TRAINING, *, tokenizer: Source | None = None, run: str = "run1"
+) -> Job:
+    sources = {"text": text} | ({"tokenizer": tokenizer} if tokenizer else {})
+    node = Node(Task(record, {role: source.id for role, source in sources.items()}), "tokenize data")
+    for name in ("logs", "progress"):
+        (folder / "run" / name).mkdir(parents=True, exist_ok=True)
+    return Job(
+        node=node,
+        inputs={role: Input(source.id, source=source) for role, source in sources.items()},
+        input_kinds={},
+        store=folder / "store",
+        run_folder=folder / "run",
+        run=run,
+        commit="c0ffee",
+        variables={},
+    )
+
+
+def test_a_task_is_made_once_and_then_reused(tmp_path: Path) -> None:
+    made = job(tmp_path, write_texts(tmp_path / "texts"))
+    assert execute(made).state == "made"
+    assert execute(made).state == "reused"
+    record = Store(made.store).record("tokenize", made.node.id)
+    assert record is not None
+    provenance = record["provenance"]
+    assert provenance["commit"] == "c0ffee"
+    assert provenance["packages"]["tokenizers"]
+    assert provenance["hardware"]["cpus"] == os.cpu_count()
+    assert sorted(path.name for path in (made.store / "tokenize").iterdir()) == [made.node.id]
+
+
+def test_an_error_of_the_body_is_an_outcome_and_its_trace_is_in_the_log(tmp_path: Path) -> None:
+    failing = job(tmp_path, write_jsonl(tmp_path / "rows.jsonl", [{"body": "one"}]))
+    outcome = execute(failing)
+    assert (outcome.state, outcome.cause) == ("failed", "tokenize data")
+    assert "rows.jsonl:1: has no field 'text'" in outcome.error
+    assert "Traceback (most recent call last)" in failing.log.read_text()
+    assert not list((failing.store / "tokenize").iterdir())
+
+
+def test_a_task_whose_need_has_failed_is_blocked_and_names_the_first_cause(tmp_path: Path) -> None:
+    waiting = job(tmp_path, write_texts(tmp_path / "texts"))
+    outcome = execute(waiting, Outcome("a", "made"), Outcome("b", "blocked", "needs x, which failed", cause="x"))
+    assert (outcome.state, outcome.error, outcome.cause) == ("blocked", "needs x, which failed", "x")
+    assert not waiting.progress.exists()
+
+
+def test_an_input_that_is_damaged_is_named(tmp_path: Path) -> None:
+    tokens = job(tmp_path, write_texts(tmp_path / "texts"))
+    execute(tokens)
+    folder = Store(tokens.store).path("tokenize", tokens.node.id)
+    reader = Task(Evaluate(measure=HeldOut(sequence_length=8), precision="fp32"), {"tokens": tokens.node.id})
+    reading = replace(
+        tokens,
+        node=Node(reader, "evaluate"),
+        inputs={"tokens": Input(tokens.node.id, path=folder)},
+        input_kinds={tokens.node.id: "tokenize"},
+    )
+    (folder / "train.bin").unlink()
+    outcome = execute(reading)
+    assert outcome.state == "failed"
+    assert "input tokens" in outcome.error
+    assert "train.bin is missing" in outcome.error
+
+
+def test_two_runs_of_one_task_at_the_same_time_make_it_once(tmp_path: Path) -> None:
+    """The first is held in the middle by a text that comes through a pipe; the second waits and reuses."""
+    source = write_texts(tmp_path / "texts")
+    trained = job(tmp_path, source)
+    execute(trained)
+    tokenizer = tokenizer_source(Store(trained.store).path("tokenize", trained.node.id) / "tokenizer")
+    jobs = [
+        job(tmp_path, source, record(train_tokenizer=None), tokenizer=tokenizer, run=run) for run in ("run1", "run2")
+    ]
+    pipe = Path(source.location["files"][0])
+    text = as_pipe(pipe)
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        outcomes = [pool.apply_async(execute, (job,)) for job in jobs]
+        wait_until(lambda: "another run is at work" in _read(jobs[0].progress))
+        feed(pipe, text)
+        states = sorted(outcome.get(120).state for outcome in outcomes)
+    assert states == ["made", "reused"]
+    assert Store(jobs[0].store).damage("tokenize", jobs[0].node.id, checksums=True) is None
+
+
+def _read(file: Path) -> str:
+    return file.read_text() if file.exists() else ""
+
+
+def test_execution_options_reach_neither_identity_nor_artifact_id(tmp_path: Path) -> None:
+    plain = job(tmp_path, write_texts(tmp_path / "texts"))
+    other = replace(plain, node=replace(plain.node, execution=Execution(cpus=2, options={"micro_batch": 1})))
+    assert execute(plain).state == "made"
+    assert execute(other).state == "reused"
+
+
+def test_what_a_task_prints_is_in_its_log_without_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG")
+    log = tmp_path / "task.log"
+    with captured(log):
+        print("python says wJalrXUtnFEMI/K7MDENG")
+        os.write(2, b"native code says wJalrXUtnFEMI/K7MDENG\nand this has no end")
+    with captured(log):
+        print("the next attempt")
+    text = log.read_text()
+    assert "python says <AWS_SECRET_ACCESS_KEY>\n" in text
+    assert "native code says <AWS_SECRET_ACCESS_KEY>\nand this has no end" in text
+    assert text.endswith("the next attempt\n")
+
+
+def test_a_log_can_be_read_while_its_task_still_runs(tmp_path: Path) -> None:
+    log = tmp_path / "task.log"
+    with captured(log):
+        sys.stdout.write("step 1\n")
+        sys.stdout.flush()
+        wait_until(lambda: _read(log) == "step 1\n")
