@@ -66,10 +66,10 @@ class SpecError(BoomspecError):
         rows = [f"{place}: {where}{problem.message}"]
         if 0 < problem.line <= len(self.lines):
             number = str(problem.line)
-            # Tabs and control characters would move the caret or the terminal's cursor.
-            line = "".join(c if c.isprintable() else " " for c in self.lines[problem.line - 1])
             start = max(0, problem.column - 60)  # a very long line is shown around the place
-            rows.append(f"  {number} | {line[start : start + 100]}")
+            line = self.lines[problem.line - 1][start : start + 100]
+            # Tabs and control characters would move the caret or the terminal's cursor.
+            rows.append(f"  {number} | {''.join(c if c.isprintable() else ' ' for c in line)}")
             rows.append(f"  {' ' * len(number)} | {' ' * (problem.column - 1 - start)}^")
         if problem.hint:
             rows.append(f"  hint: {problem.hint}")

@@ -86,13 +86,11 @@ class PretrainSpec(Training):
     def _heads_divide(self) -> Self:
         if self.hidden_size % (2 * self.attention_heads):
             twice = 2 * self.attention_heads
-            raise FieldError(
-                f"hidden_size {self.hidden_size} must be a multiple of {twice} (twice the attention_heads)"
-            )
+            message = f"must be a multiple of {twice} (twice the attention_heads), not {self.hidden_size}"
+            raise FieldError(message, at=("hidden_size",))
         if self.key_value_heads is not None and self.attention_heads % self.key_value_heads:
-            raise FieldError(
-                f"attention_heads {self.attention_heads} must be a multiple of key_value_heads {self.key_value_heads}"
-            )
+            message = f"must divide the attention_heads ({self.attention_heads}), not {self.key_value_heads}"
+            raise FieldError(message, at=("key_value_heads",))
         return self
 
 
@@ -110,7 +108,7 @@ class TeacherSpec(Strict):
     def _one_teacher(self) -> Self:
         only_one(self, "model", "pretrain")
         if self.revision is not None and self.model is None:
-            raise FieldError("revision goes with model, not with pretrain")
+            raise FieldError("revision goes with model, not with pretrain", at=("revision",))
         return self
 
 
@@ -150,7 +148,7 @@ class HeldOutSplit(Strict):
     @model_validator(mode="after")
     def _offset_below_every(self) -> Self:
         if self.offset >= self.every:
-            raise FieldError(f"offset {self.offset} must be below every {self.every}")
+            raise FieldError(f"must be below every ({self.every}), not {self.offset}", at=("offset",))
         return self
 
 
@@ -193,9 +191,9 @@ class DataSpec(Strict):
         only_one(self, "dataset", "files", "corpus")
         for name in ("config", "split", "revision"):
             if getattr(self, name) is not None and self.dataset is None:
-                raise FieldError(f"{name} goes with dataset")
+                raise FieldError(f"{name} goes with dataset", at=(name,))
         if self.format is not None and self.files is None:
-            raise FieldError("format goes with files")
+            raise FieldError("format goes with files", at=("format",))
         return self
 
 
@@ -240,7 +238,8 @@ class InterpolateSpec(Strict):
     @model_validator(mode="after")
     def _reference_needs_direction(self) -> Self:
         if self.singletons == "reference" and self.order not in ORDERS:
-            raise FieldError("singletons: reference is defined for the orders first_to_last and last_to_first only")
+            message = "reference is defined for the orders first_to_last and last_to_first only"
+            raise FieldError(message, at=("singletons",))
         return self
 
 
@@ -281,7 +280,7 @@ class EvaluateSpec(Strict):
             raise FieldError("nothing is measured: give tasks, held_out or both")
         names = [task.task for task in self.tasks]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise FieldError(f"task '{twice[0]}' is listed twice")
+            raise FieldError(f"task '{twice[0]}' is listed twice", at=("tasks",))
         return self
 
 

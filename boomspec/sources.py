@@ -27,7 +27,7 @@ _FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}  # eve
 _TOKENIZER_FILES = re.compile(
     r"(tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt|.*\.model|chat_template.*)"
 )
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 
 
 def check_paths(file: SpecFile) -> list[Problem]:
@@ -53,7 +53,7 @@ def check_paths(file: SpecFile) -> list[Problem]:
             )
     if spec.evaluate is not None and spec.evaluate.tasks_folder is not None:
         folder = _resolve(file, spec.evaluate.tasks_folder)
-        if not folder.is_dir():
+        if not _is_folder(folder):
             problems.append(file.problem(("evaluate", "tasks_folder"), f"'{folder}' is not a folder"))
     return problems
 
@@ -64,8 +64,8 @@ def model_folder(file: SpecFile) -> Path | None:
     if name is None:
         return None
     folder = _resolve(file, name)
-    local = folder.is_dir() or name.startswith((".", "/", "~"))
-    if local and not folder.is_dir():
+    local = _is_folder(folder) or name.startswith((".", "/", "~"))
+    if local and not _is_folder(folder):
         raise file.error(file.problem(("teacher", "model"), f"folder '{folder}' does not exist"))
     return folder if local else None
 
@@ -184,13 +184,26 @@ def _task_names(folder: Path) -> dict[str, Path]:
 
 
 def _resolve(file: SpecFile, path: str) -> Path:
-    return (file.folder / Path(path).expanduser()).resolve()
+    try:
+        return (file.folder / Path(path).expanduser()).resolve()
+    except RuntimeError:  # "~nobody": no such user
+        return file.folder / path
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _matches(file: SpecFile, pattern: str) -> list[Path]:
-    absolute = file.folder / Path(pattern).expanduser()
-    found = Path(absolute.anchor).glob(str(absolute.relative_to(absolute.anchor)))
-    return sorted(path.resolve() for path in found if path.is_file())
+    absolute = _resolve(file, pattern)
+    try:
+        found = Path(absolute.anchor).glob(str(absolute.relative_to(absolute.anchor)))
+        return sorted(path.resolve() for path in found if path.is_file())
+    except (OSError, ValueError, NotImplementedError):  # a name that is too long, "**" inside a name, no name at all
+        return []
 
 
 def _format(path: Path) -> str:

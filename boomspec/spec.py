@@ -82,10 +82,15 @@ class SpecFile:
 
     def problem(self, path: tuple[str | int, ...], message: str, hint: str | None = None) -> Problem:
         line, column = self.document.place(path)
-        return Problem(line, column, dotted(path), message, hint)
+        return Problem(line, column, dotted(path), _printable(message), _printable(hint) if hint else None)
 
     def error(self, *problems: Problem) -> SpecError:
         return SpecError(self.document.file, list(problems), self.document.text)
+
+
+def _printable(text: str) -> str:
+    """The text of a spec may hold anything; a terminal is shown escapes for what would move its cursor."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def load_spec(path: Path) -> SpecFile:

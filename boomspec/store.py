@@ -4,6 +4,7 @@
     <store>/<kind>/.<task id>.<random>/  a task at work; renamed to the above when it is done
     <store>/<kind>/.<task id>.resume/    checkpoints of a long task, removed when it is done
     <store>/runs/<name>-<graph id>/      graph.json, events, logs and the report of a run
+    <store>/cache/                       what libraries keep while tasks run; may be deleted at any time
 
 artifact.json is written last, inside the working folder; one rename publishes both. So its existence
 means success, a killed process never leaves a broken artifact, and two writers of the same task are

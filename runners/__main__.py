@@ -21,7 +21,7 @@ from boomspec.store import Store
 from boomspec.tasks import Report
 from runners import environment
 from runners.interrupt import Interrupt
-from runners.journal import Journal
+from runners.journal import Journal, last_failures
 from runners.view import View, view_for
 from runners.worker import Outcome, describe
 
@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cpus", type=int, metavar="N", help="CPUs of the cluster that is started here")
     parser.add_argument("--gpus", type=int, metavar="N", help="GPUs of the cluster that is started here")
     parser.add_argument("--plain", action="store_true", help="plain lines instead of the live view")
+    parser.add_argument("--report", action="store_true", help="run nothing, write the report of what the store holds")
     parser.add_argument("--verify", action="store_true", help="compare checksums of the artifacts that are reused")
     return parser
 
@@ -59,9 +60,12 @@ def _run(options: argparse.Namespace, interrupt: Interrupt) -> int:
     graph, store = read_graph(options.graph), Store(options.store)
     store.check_writable()
     environment.apply(environment.settings(graph.sources.values(), store.root))
+    if options.report:
+        return _report_only(graph, store)
     plan = needed(graph, store, checksums=options.verify)
     view = view_for(len(plan.ids("run")), plain=options.plain)
     journal = Journal(store.run_folder(graph.name, graph.id), graph, view.event)
+    journal.event("run_started", tasks=len(plan.ids("run")), version=boomspec.__version__)
     outcomes = _blocked_from_the_start(graph, plan)
     if plan.ids("run"):
         print(
@@ -96,7 +100,6 @@ def _execute(
     # Not at the top: Ray takes half a second to import, reads its settings then, and often nothing is to run.
     from runners.cluster import cluster
 
-    journal.event("run_started", tasks=len(plan.ids("run")), version=boomspec.__version__)
     try:
         with cluster(options.address, cpus=options.cpus, gpus=options.gpus):
             from runners.executor import run_tasks
@@ -129,6 +132,14 @@ def _nothing_to_do(graph: TaskGraph, store: Store) -> str:
     if present == len(graph.nodes):
         return f"nothing to do: all {present} artifacts are in the store"
     return f"nothing to do: all {len(graph.targets)} results are in the store"
+
+
+def _report_only(graph: TaskGraph, store: Store) -> int:
+    from runners.report.publish import publish_run  # as in _report
+
+    folder = store.run_folder(graph.name, graph.id)
+    print(f"report: {publish_run(graph, store, folder, last_failures(folder))}")
+    return EXIT_OK
 
 
 def _report(graph: TaskGraph, store: Store, journal: Journal, failures: dict[str, str]) -> Path | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from boomspec.graph import Node
 
 _OBJECT_STORE_BYTES = 100 << 20  # arguments and results are ids and paths
 _LONGEST_TEMPORARY_FOLDER = 40  # Ray's sockets lie deep inside it, and their paths may have 107 bytes
+_CONNECT_SECONDS = 10
 _EMBEDDED = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -69,6 +71,7 @@ def _embedded(cpus: int | None, gpus: int | None) -> Iterator[None]:
 def _existing(address: str) -> Iterator[None]:
     import ray
 
+    _check_reachable(address)
     packages = [str(Path(module.__file__ or "").parent) for module in (boomspec, runners)]
     try:
         ray.init(
@@ -79,12 +82,27 @@ def _existing(address: str) -> Iterator[None]:
         )
     except (ConnectionError, ValueError) as error:
         raise BoomspecError(
-            f"no Ray cluster at {address}: {error}", hint="without --address a cluster is started on this machine"
+            f"no Ray cluster at {address}: {error}",
+            hint="RAY_AUTH_TOKEN must be that of the cluster; without --address one is started on this machine",
         ) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Raise BoomspecError where nothing listens: Ray would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return  # "auto": Ray finds the place
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise BoomspecError(
+            f"no Ray cluster at {address}: {error.strerror or error}",
+            hint="without --address a cluster is started on this machine",
+        ) from error
 
 
 def _temporary_folder() -> str:

@@ -59,6 +59,15 @@ class Journal:
         write_atomically(self.folder / "status.json", json.dumps({"run": self.run, **status}, indent=1) + "\n")
 
 
+def last_failures(folder: Path) -> dict[str, str]:
+    """Why tasks failed or were blocked in the last run of this folder, by task id."""
+    try:
+        tasks = json.loads((folder / "status.json").read_text(encoding="utf-8"))["tasks"]
+    except (OSError, ValueError, KeyError):
+        return {}  # never run, or killed in its first run
+    return {i: task["error"] for i, task in tasks.items() if task["state"] in ("failed", "blocked")}
+
+
 class Follower:
     """Reads the lines that others append to one JSON-lines file, from the end that it has now."""
 

@@ -89,6 +89,8 @@ def head_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the weighted sum of the terms that read logits, and each term's own value (no weight, no graph).
 
+    `teacher_hidden_BTD` and `teacher_head` are used where a term reads the teacher's logits, and only there.
+
     Logits exist for `chunk` positions at a time (None: as many as fit CHUNK_LOGITS). The gradients of
     the hidden states and of the head's parameters are computed in the same pass; the teacher has none.
     """

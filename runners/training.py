@@ -118,16 +118,13 @@ class _Training:
 
     def run(self, batch: Batches, loss: MicroLoss, weights: Mapping[str, float]) -> None:
         recipe = self.recipe
-        per_step = recipe.sequences * recipe.sequence_length
-        first, started = len(self.metrics), time.monotonic()
-        saved, wait = started, self.checkpoint_seconds
-        for step in range(first, recipe.steps):
+        saved, wait = time.monotonic(), self.checkpoint_seconds
+        for step in range(len(self.metrics), recipe.steps):
             row = self.step(step, torch.from_numpy(batch(step)).to(self.device), loss)
             if step == 0:
                 self.warn_when_unbalanced(row, weights)
             shown = {name: row[name] for name in ("loss", *weights)}
-            rate = (step + 1 - first) * per_step / (time.monotonic() - started)
-            self.context.progress.update(row["tokens"], recipe.tokens, unit="tokens", **shown, rate=rate)
+            self.context.progress.update(row["tokens"], recipe.tokens, unit="tokens", **shown)
             if time.monotonic() - saved >= wait and step + 1 < recipe.steps:
                 before = time.monotonic()
                 self.save()

@@ -1,7 +1,8 @@
 """What a person sees while a graph runs: live bars on a terminal, plain lines elsewhere.
 
 Both views are told the run's events (`runners/journal.py`) and the progress lines of running tasks
-(`runners/context.py`): done, total, unit, and named values such as loss terms.
+(`runners/context.py`): done, total, unit, and named values such as loss terms. A value `rate` is the task's
+own measure of its units a second.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from runners.journal import Event
 
 _LINE_EVERY_SECONDS = 10.0
 _PACE_OVER_SECONDS = 30.0
-_FIELDS = frozenset({"time", "done", "total", "unit"})
+_FIELDS = frozenset({"time", "done", "total", "unit", "rate"})
 
 
 class View(Protocol):
@@ -58,7 +60,9 @@ class Pace:
 
     @property
     def rate(self) -> float | None:
-        """Units a second over the last half minute; None before there are two lines."""
+        """Units a second: what the task itself measures, else over the last half minute; None while unknown."""
+        if "rate" in self.line:
+            return float(self.line["rate"])
         if len(self._samples) < 2:
             return None
         (first, before), (last, done) = self._samples[0], self._samples[-1]
@@ -179,13 +183,13 @@ class PlainView:
 class LiveView:
     """An overall bar and one bar for each task that runs; what has ended scrolls away above them."""
 
-    def __init__(self, tasks: int) -> None:
+    def __init__(self, tasks: int, *, console: Console | None = None) -> None:
         self._state = _Counting(tasks)
         self._bars = Progress(
-            TextColumn("{task.description}", markup=False),
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, max_width=40)),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[details]}", markup=False),
-            console=Console(highlight=False),
+            TextColumn("{task.fields[details]}", markup=False, table_column=Column(no_wrap=True)),
+            console=console or Console(highlight=False),
         )
         self._all = self._bars.add_task("all tasks", total=tasks, details=f"0/{tasks}")
         self._rows: dict[str, TaskID] = {}

@@ -29,7 +29,7 @@ from runners.capture import Pair, capture, embedding_parameters, hidden_pairs, l
 from runners.context import Context
 from runners.device import MASTER_DTYPE, autocast, device, frozen_dtype, make_deterministic
 from runners.head import Head, check_head
-from runners.losses import cosine, head_loss, needs_teacher, needs_teacher_logits, state_loss, weights
+from runners.losses import cosine, head_loss, needs_teacher, state_loss, weights
 from runners.models import MODEL, load, load_frozen, model_folder, save_weights, stored_dtype
 from runners.tokens import TokenStream
 from runners.training import MicroLoss, train
@@ -105,8 +105,7 @@ def distillation_loss(
         layers = teacher.config.get_text_config().num_hidden_layers
         pairs = hidden_pairs(kept, layers, embedding=term.embedding, final_norm=term.final_norm)
     student_points, teacher_points = [s for s, _ in pairs], [t for _, t in pairs]
-    head = Head(student)
-    teacher_head = Head(teacher) if needs_teacher_logits(losses) else None
+    head, teacher_head = Head(student), Head(teacher)
 
     def loss(inputs_BT: Tensor, labels_BT: Tensor, count: int) -> tuple[Tensor, dict[str, Tensor]]:
         with capture(student, student_points) as student_states:

@@ -13,6 +13,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from boomspec.compile import check_spec
 from boomspec.errors import SpecError
 from boomspec.spec import load_spec
 
@@ -157,7 +158,7 @@ def check(data: bytes, file: Path) -> None:
     """Load the bytes as a spec; an error has to be one for people, with places inside of the file."""
     file.write_bytes(data)
     try:
-        load_spec(file)
+        check_spec(load_spec(file))
     except SpecError as error:
         refused = error
     else:

@@ -4,7 +4,8 @@ Ray takes seconds to start, so the runs make up one story in one store, told by 
 
     1. the driver is killed with SIGKILL in the middle of a task
     2. the run is started again and interrupted with Ctrl-C
-    3. it is started again; a worker is killed with SIGKILL; one task fails and blocks others
+    3. it is started again; a worker is killed with SIGKILL and replaced; another one, of a task that may not
+       be retried, is killed for good; one task fails; both block what needs them
     4. what could be made is asked for again
 
 The task in whose middle things happen reads its documents from pipes: it goes on when the test feeds it.
@@ -12,176 +13,29 @@ The task in whose middle things happen reads its documents from pipes: it goes o
 
 import json
 import os
+import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from boomspec.errors import BoomspecError
-from boomspec.graph import Execution, Node, Task, TaskGraph
+from boomspec.graph import Execution, Node, Task
 from boomspec.store import Store
-from boomspec.tasks import Architecture, Cell, Evaluate, HeldOut, Pretrain, Record, Report
-from runners.cluster import check_feasible
-from runners.tasks import tokenize
-from tests.runners import tiny
-from tests.runners.corpora import (
-    as_pipe,
-    context,
-    feed,
-    record,
-    tokenizer_source,
-    wait_until,
-    write_jsonl,
-    write_texts,
-)
+from runners.cluster import check_feasible, cluster
+from tests.runners.corpora import feed, record, wait_until
+from tests.runners.story import SECRETS, TEXTS, Ran, Story, alive, pretraining
 
-SECRETS = {"HF_TOKEN": "hf_0123456789abcdef", "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENG/bPxRfiCY"}
-TEXTS = [f"document number {index}, which is one of many\n" * 5 for index in range(12)]
 HALF = 6
-MARK = "BOOMSPEC_TEST_RUN"  # in the environment of every process that a run starts
-
-
-@dataclass
-class Ran:
-    """One run that has ended, and what it left."""
-
-    code: int
-    output: str
-    artifacts: set[str]
-    workspaces: list[str]
-    processes: list[str]
-    temporary: list[str]
-    events: list[dict[str, Any]] = field(default_factory=list)
-
-    def of(self, name: str) -> list[str]:
-        return [event["event"] for event in self.events if event.get("name") == name]
-
-
-class Story:
-    """The graph, its store and the runs."""
-
-    def __init__(self, folder: Path, temporary: Path) -> None:
-        self.folder, self.temporary, self.runs = folder, temporary, 0
-        self.home = folder / "home"
-        self.home.mkdir()
-        self.store = Store(folder / "store")
-        text = write_texts(folder / "texts", TEXTS)
-        trained = context(folder / "trained", record(held_out_every=0), text=text)
-        tokenize.run(trained)
-        tokenizer = tokenizer_source(trained.path / "tokenizer")
-        reference = context(folder / "reference", record(train_tokenizer=None), text=text, tokenizer=tokenizer)
-        tokenize.run(reference)
-        self.reference = reference.path
-        # The message of the failure quotes a secret.
-        rows = write_jsonl(folder / "rows.jsonl", [{SECRETS["HF_TOKEN"]: "x", SECRETS["AWS_SECRET_ACCESS_KEY"]: "y"}])
-        self.good = Task(record(train_tokenizer=None), {"text": text.id, "tokenizer": tokenizer.id})
-        bad = Task(record(), {"text": rows.id})
-        teacher = Task(_pretrain(), {"tokens": bad.id})
-        score = Task(
-            Evaluate(measure=HeldOut(sequence_length=16), precision="fp32"), {"model": teacher.id, "tokens": bad.id}
-        )
-        report = Task(_report(), {"teacher-held_out": score.id})
-        named = {"good tokens": self.good, "bad tokens": bad, "teacher": teacher, "score": score, "report": report}
-        nodes = {task.id: Node(task, name) for name, task in named.items()}
-        sources = {source.id: source for source in (text, tokenizer, rows)}
-        self.graph = TaskGraph("story", nodes, sources, (self.good.id, report.id))
-        self.graph.write(folder / "graph.json")
-        only_good = TaskGraph("good", {self.good.id: nodes[self.good.id]}, sources, (self.good.id,))
-        only_good.write(folder / "good.json")
-        self.run_folder = self.store.run_folder("story", self.graph.id)
-        self.pipes = [(Path(file), as_pipe(Path(file))) for file in text.location["files"]]
-
-    def start(self, graph: str = "graph.json") -> subprocess.Popen[str]:
-        environment = {**os.environ, **SECRETS, "HOME": str(self.home), "TMPDIR": str(self.temporary)}
-        self.runs += 1
-        environment |= {MARK: self.mark}
-        command = [sys.executable, "-m", "runners", self.folder / graph, "--store", self.store.root, "--cpus", "1"]
-        return subprocess.Popen(
-            command,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,  # so that Ctrl-C can be sent to all of it, as a terminal does
-        )
-
-    @property
-    def mark(self) -> str:
-        return f"{self.folder}-{self.runs}"
-
-    def feed(self, start: int, end: int) -> None:
-        for pipe, content in self.pipes[start:end]:
-            feed(pipe, content)
-
-    def worker(self) -> int:
-        """The process that last started on the task with the pipes."""
-        file = self.run_folder / "progress" / f"{self.good.id}.jsonl"
-        lines = [json.loads(line) for line in file.read_text().splitlines()]
-        return int([line["started"]["pid"] for line in lines if "started" in line][-1])
-
-    def ended(self, process: subprocess.Popen[str]) -> Ran:
-        output, _ = process.communicate(timeout=120)
-        tokens = self.store.root / "tokenize"
-        names = sorted(path.name for path in tokens.iterdir()) if tokens.exists() else []
-        events = self.run_folder / "events.jsonl"
-        lines = [json.loads(line) for line in events.read_text().splitlines()]
-        return Ran(
-            code=process.returncode,
-            output=output,
-            artifacts={name for name in names if not name.startswith(".")},
-            workspaces=[name for name in names if name.startswith(".") and not name.endswith(".resume")],
-            processes=_processes(self.mark),
-            temporary=sorted(path.name for path in self.temporary.iterdir()),
-            events=[line for line in lines if line["run"] == lines[-1]["run"]],
-        )
-
-
-def _pretrain() -> Record:
-    architecture = Architecture(
-        layers=2,
-        hidden_size=16,
-        intermediate_size=24,
-        attention_heads=2,
-        key_value_heads=2,
-        vocabulary=300,
-        context=16,
-        tied=True,
-        initializer_range=0.1,
-    )
-    return Pretrain(architecture=architecture, recipe=tiny.recipe())
-
-
-def _report() -> Record:
-    cell = Cell(series="teacher", layers=2, parameters=9000, bytes=36000, measure="held_out", input="teacher-held_out")
-    return Report(cells=(cell,), trainings={})
-
-
-def _processes(mark: str) -> list[str]:
-    """Command lines of the living processes that carry the mark in their environment."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-        except OSError:
-            continue  # it has ended, or is not ours
-    return found
-
-
-def _alive(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +51,7 @@ def after_kill(story: Story) -> Ran:
     story.feed(0, HALF)
     process.kill()
     ran = story.ended(process)
-    wait_until(lambda: not _alive(story.worker()))  # Ray ends the workers of a driver that is gone
+    wait_until(lambda: not alive(story.workers(story.good)[-1]))  # Ray ends the workers of a driver that is gone
     for left in story.temporary.iterdir():
         shutil.rmtree(left)
     return ran
@@ -220,9 +74,14 @@ def after_interrupt(story: Story, after_kill: Ran) -> Ran:
 def finished(story: Story, after_interrupt: Ran) -> Ran:
     process = story.start()
     story.feed(0, HALF)
-    os.kill(story.worker(), signal.SIGKILL)
-    story.feed(0, len(TEXTS))
-    return story.ended(process)
+    os.kill(story.workers(story.good)[-1], signal.SIGKILL)
+    feeding = threading.Thread(target=story.feed, args=(0, len(TEXTS)))
+    feeding.start()  # beside the other task: there is one CPU, and either may come first
+    wait_until(lambda: bool(story.workers(story.fragile)))
+    os.kill(story.workers(story.fragile)[-1], signal.SIGKILL)
+    ran = story.ended(process)
+    feeding.join()
+    return ran
 
 
 @pytest.fixture(scope="module")
@@ -273,18 +132,28 @@ def test_a_failure_blocks_only_what_needs_it_and_the_run_ends_with_1(story: Stor
     assert "rows.jsonl:1: has no field 'text'" in errors["bad tokens"]
     assert errors["report"] == "needs bad tokens, which failed"
     status = json.loads((story.run_folder / "status.json").read_text())
-    assert status["counts"] == {"made": 1, "failed": 1, "blocked": 3}
+    assert status["counts"] == {"made": 1, "failed": 2, "blocked": 4}
     assert status["state"] == finished.events[-1]["state"] == "failed"
+
+
+def test_a_worker_that_is_lost_for_good_fails_its_task_and_blocks_what_needs_it(finished: Ran) -> None:
+    assert finished.of("fragile tokens") == ["task_started", "task_failed"]
+    assert finished.of("fragile teacher") == ["task_blocked"]
+    errors = {event["name"]: event["error"] for event in finished.events if "error" in event}
+    assert errors["fragile tokens"].startswith("its worker was lost (attempts: 1): The worker died")
+    assert errors["fragile teacher"] == "needs fragile tokens, which failed"
 
 
 def test_the_summary_counts_and_says_what_failed_where_its_log_is_and_where_the_report_is(
     story: Story, finished: Ran
 ) -> None:
     lines = finished.output.splitlines()
-    log = next(story.run_folder.glob("logs/*.log")).parent
-    assert "reused 0  made 1  failed 1  blocked 3" in lines
-    assert any(line.startswith("failed: bad tokens: ") and "has no field 'text'" in line for line in lines)
-    assert sum(line.startswith(f"  log: {log}") for line in lines) == 1
+    assert "reused 0  made 1  failed 2  blocked 4" in lines
+    place = next(i for i, line in enumerate(lines) if line.startswith("failed: bad tokens: "))
+    assert "has no field 'text'" in lines[place]
+    log = next(line for line in lines[place:] if line.startswith("  log: "))
+    assert "Traceback" in Path(log.removeprefix("  log: ")).read_text()
+    assert any(line.startswith("failed: fragile tokens: its worker was lost") for line in lines)
     assert lines[-1] == f"report: {story.run_folder}/report/report.html"
 
 
@@ -293,6 +162,20 @@ def test_the_report_names_what_is_missing_and_why(story: Story, finished: Ran) -
     results = json.loads((story.run_folder / "report" / "results.json").read_text())
     assert [missing["series"] for missing in results["missing"]] == ["teacher"]
     assert "bad tokens" in (story.run_folder / "report" / "report.html").read_text()
+
+
+def test_the_report_can_be_made_again_without_running_anything(story: Story, finished: Ran) -> None:
+    assert finished.code == 1
+    page = story.run_folder / "report" / "report.html"
+    page.unlink()
+    done = subprocess.run(
+        [sys.executable, "-m", "runners", story.folder / "graph.json", "--store", story.store.root, "--report"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HOME": str(story.home)},
+    )
+    assert (done.returncode, done.stdout) == (0, f"report: {page}\n"), done.stderr
+    assert "bad tokens" in page.read_text()  # the reason, as the last run left it
 
 
 def test_a_run_leaves_no_process_and_no_temporary_file_behind(finished: Ran) -> None:
@@ -321,6 +204,53 @@ def test_no_secret_is_in_the_store_or_in_what_is_printed(story: Story, finished:
         assert not [file for file in files if secret.encode() in file.read_bytes()]
 
 
+def test_a_cluster_that_exists_is_used_and_left_alone(story: Story, again: subprocess.CompletedProcess[str]) -> None:
+    del again  # the story has ended: its pipes may be read by another store
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    environment |= {"HOME": str(story.home), "RAY_USAGE_STATS_ENABLED": "0"}
+    options = ["--head", "--block", f"--port={port}", "--num-cpus=1", "--include-dashboard=false"]
+    options += [f"--temp-dir={story.temporary}", "--object-store-memory=100000000"]
+    head = subprocess.Popen(
+        [Path(sys.executable).with_name("ray"), "start", *options],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert head.stdout is not None
+    try:
+        assert any("will now block" in line for line in head.stdout)
+        other = story.folder / "other"
+        command = [sys.executable, "-m", "runners", story.folder / "good.json", "--store", other]
+        driver = subprocess.Popen(
+            [*command, "--address", f"127.0.0.1:{port}"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        story.feed(0, len(TEXTS))
+        output, _ = driver.communicate(timeout=120)
+        assert driver.returncode == 0, output
+        assert Store(other).damage("tokenize", story.good.id, checksums=True) is None
+        assert Store(other).has("tokenize", story.good.id)
+        assert head.poll() is None
+    finally:
+        head.terminate()
+        head.communicate(timeout=60)
+
+
+def test_an_address_where_nothing_listens_is_said_at_once() -> None:
+    with socket.socket() as silent:  # bound, but not listening
+        silent.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(BoomspecError, match=f"no Ray cluster at {address}: Connection refused"), cluster(address):
+            pass
+
+
 def test_a_bad_graph_or_store_ends_with_2_and_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "graph.json").write_text("{}")
     done = subprocess.run(
@@ -335,7 +265,7 @@ def test_a_bad_graph_or_store_ends_with_2_and_no_traceback(tmp_path: Path) -> No
 
 def test_a_task_that_no_machine_can_run_is_named_with_what_it_asks_and_what_there_is() -> None:
     small = Node(Task(record(), {}), "tokenize data", Execution(cpus=2))
-    large = Node(Task(_pretrain(), {}), "teacher", Execution(cpus=1, gpus=3))
+    large = Node(Task(pretraining(), {}), "teacher", Execution(cpus=1, gpus=3))
     machines = [{"CPU": 8.0}, {"CPU": 4.0, "GPU": 2.0}, {"CPU": 1.0, "GPU": 2.0}]  # no single one has three GPUs
     check_feasible([small], machines)
     with pytest.raises(BoomspecError) as caught:

@@ -13,7 +13,7 @@ from boomspec.corpus import python_stdlib
 
 HELD_OUT_EVERY = 20
 CONTEXT = 140  # characters
-CONTINUATION = 45
+CONTINUATION = 90
 CHOICES = 4
 MINIMUM_PLACES = 100  # leaves out files of a few lines, which would give the same item again and again
 

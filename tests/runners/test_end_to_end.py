@@ -1,0 +1,128 @@
+"""The whole way of a spec through the command line: real Ray, real models, killed at the worst moments."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+SPEC = """\
+boomspec: 1
+name: end-to-end
+teacher:
+  pretrain:
+    {layers: 4, hidden_size: 32, intermediate_size: 64, attention_heads: 4, initializer_range: 0.08, tokens: 20k,
+     batch_tokens: 512, optimizer: {lr: 3e-3}, precision: fp32, tokenizer: {vocabulary: 400, train_on: 100KB}}
+student: {keep: 2}
+data: {files: texts/*.txt, sequence_length: 64, held_out: {every: 5}}
+distill:
+  {tokens: 120k, batch_tokens: 512, optimizer: {lr: 1e-3}, precision: fp32}
+evaluate: {held_out: {}, precision: fp32}
+baselines: [naive_pruning]
+execution:
+  distill: {checkpoint_seconds: 0.3}
+"""
+
+
+def write(folder: Path) -> Path:
+    texts = folder / "texts"
+    texts.mkdir()
+    for i in range(10):
+        rows = [f"line {n} of text {i}: {n * n % 97} is {n} squared modulo 97\n" for n in range(i, 120 + i)]
+        (texts / f"{i}.txt").write_text("".join(rows))
+    spec = folder / "spec.yaml"
+    spec.write_text(SPEC)
+    return spec
+
+
+def start(spec: Path, store: Path, **options) -> subprocess.Popen:
+    command = [sys.executable, "-m", "boomspec.cli", "run", str(spec), "--store", str(store), "--plain"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+
+
+def finish(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def wait_for_distilling(store: Path, process: subprocess.Popen) -> None:
+    """Return when distilling is on its way and has a checkpoint."""
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        if any(store.glob("distill/.*.resume/*/*.json")):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"distilling left no checkpoint: {process.communicate()[0]}")
+
+
+def worker_at(kind: str, process: subprocess.Popen) -> psutil.Process:
+    for child in psutil.Process(process.pid).children(recursive=True):
+        if child.name().startswith(f"ray::{kind}") or any(a.startswith(f"ray::{kind}") for a in child.cmdline()):
+            return child
+    raise AssertionError(f"no worker at {kind}")
+
+
+def payloads(store: Path) -> dict[str, list]:
+    """For each artifact its id and the digests of its files: ids, weights, metrics, results and figures."""
+    records = [json.loads(path.read_text()) for path in store.glob("*/*/artifact.json")]
+    return {record["id"]: record["files"] for record in records}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    spec = write(folder)
+    output = finish(start(spec, folder / "store"))
+    return spec, folder / "store", output
+
+
+def test_a_run_makes_every_artifact_and_says_where_the_report_is(undisturbed):
+    _, store, output = undisturbed
+    page = Path(output.split("report: ")[-1].strip())
+    assert page.is_file()
+    results = json.loads(page.with_name("results.json").read_text())
+    assert "held_out" in json.dumps(results)
+    assert not list(store.rglob(".*.resume"))
+    assert len(payloads(store)) == output.count(" done ")
+
+
+def test_the_second_run_does_nothing_and_says_so(undisturbed):
+    spec, store, _ = undisturbed
+    before = {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file() and "runs" not in path.parts}
+    assert "nothing to do: all" in finish(start(spec, store))
+    assert before == {p: p.stat().st_mtime_ns for p in store.rglob("*") if p.is_file() and "runs" not in p.parts}
+
+
+@pytest.mark.parametrize("victim", ["driver", "worker"])
+def test_killed_in_the_middle_of_distilling_it_ends_with_the_same_artifacts(undisturbed, tmp_path, victim):
+    spec, store, _ = undisturbed
+    process = start(spec, tmp_path / "store")
+    wait_for_distilling(tmp_path / "store", process)
+    if victim == "driver":
+        process.kill()
+        process.communicate()
+        assert not list((tmp_path / "store").glob("distill/*/artifact.json"))
+        output = finish(start(spec, tmp_path / "store"))
+    else:
+        os.kill(worker_at("distill", process).pid, signal.SIGKILL)
+        output = finish(process)
+    assert "continues behind step" in output
+    assert payloads(tmp_path / "store") == payloads(store)
+
+
+def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(undisturbed, tmp_path):
+    spec, store, _ = undisturbed
+    process = start(spec, tmp_path / "store", start_new_session=True)
+    wait_for_distilling(tmp_path / "store", process)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    assert "continues behind step" in finish(start(spec, tmp_path / "store"))
+    assert payloads(tmp_path / "store") == payloads(store)

@@ -1,0 +1,149 @@
+"""What a person sees of a run, and how a run is asked to stop."""
+
+import io
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from boomspec.graph import Source
+from runners import environment
+from runners.interrupt import Interrupt
+from runners.view import LiveView, Pace, PlainView, View, clock, quantity, view_for
+
+
+def line(time: float, done: float, total: float = 500, **values: Any) -> dict[str, Any]:
+    return {"time": time, "done": done, "total": total, "unit": "steps", **values}
+
+
+def tell(view: View) -> None:
+    """A run of two tasks: one fails, one is lost, replaced and finished."""
+
+    def event(event: str, name: str, **fields: Any) -> None:
+        view.event({"event": event, "task": f"id of {name}", "name": name, **fields})
+
+    event("task_started", "tokenize [data]")
+    event("task_started", "distill")
+    view.progress("id of distill", line(100.0, 50, loss=3.41234))
+    view.progress("id of distill", line(110.0, 100, loss=3.40001))
+    view.tick()
+    event("note", "distill", message="continues behind step 50")
+    event("task_failed", "tokenize [data]", error="rows.jsonl:1: has no field 'text'\n  hint: set it")
+    event("task_retried", "distill", attempt=2)
+    event("task_finished", "distill", seconds=83.2)
+
+
+def test_plain_lines_tell_every_transition_and_how_many_tasks_have_ended(capsys: pytest.CaptureFixture[str]) -> None:
+    with PlainView(2) as view:
+        tell(view)
+    lines = [row[9:].strip() for row in capsys.readouterr().out.splitlines()]  # behind the clock
+    assert lines == [
+        "[0/2] start    tokenize [data]",
+        "[0/2] start    distill",
+        "[0/2] note     distill: continues behind step 50",
+        "[1/2] FAILED   tokenize [data]: rows.jsonl:1: has no field 'text'",
+        "[1/2] retry    distill (its worker was lost; attempt 2)",
+        "[2/2] done     distill (1:23)",
+    ]
+
+
+def test_a_long_task_is_heard_of_in_plain_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runners.view._LINE_EVERY_SECONDS", 0.0)
+    with PlainView(2) as view:
+        tell(view)
+    assert "distill: 100/500 steps  20%  5 steps/s  loss 3.4  1:20 left" in capsys.readouterr().out
+
+
+def test_the_live_view_shows_a_bar_for_each_task_and_lets_what_has_ended_scroll_away() -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=160, color_system=None)
+    with LiveView(2, console=console) as view:
+        tell(view)
+    text = screen.getvalue()
+    assert "FAILED   tokenize [data]: rows.jsonl:1: has no field 'text'" in text
+    assert "done     distill (1:23)" in text
+    overall = [row for row in text.splitlines() if "all tasks" in row]
+    assert "0/2" in overall[0]
+    assert "2/2" in overall[-1]
+
+
+def test_the_live_view_shows_rate_values_and_time_left() -> None:
+    screen = io.StringIO()
+    view = LiveView(1, console=Console(file=screen, force_terminal=True, width=160, color_system=None))
+    with view:
+        view.event({"event": "task_started", "task": "id", "name": "distill"})
+        view.progress("id", line(100.0, 50, kl=0.12))
+        view.progress("id", line(110.0, 100, kl=0.11))
+    assert "100/500 steps  20%  5 steps/s  kl 0.11  1:20 left" in screen.getvalue()
+
+
+def test_without_a_terminal_the_view_is_plain(capsys: pytest.CaptureFixture[str]) -> None:
+    assert capsys.readouterr().out == ""
+    assert isinstance(view_for(1, plain=False), PlainView)
+
+
+def test_the_pace_starts_anew_with_another_attempt_and_trusts_a_task_that_measures_itself() -> None:
+    pace = Pace()
+    pace.update(line(0.0, 400))
+    pace.update(line(10.0, 450))
+    assert pace.rate == 5
+    pace.update(line(20.0, 100))  # from a checkpoint
+    assert pace.rate is None
+    pace.update(line(30.0, 200, rate=8.0))
+    assert pace.rate == 8
+    assert pace.describe() == "200/500 steps  40%  8 steps/s  38 s left"
+
+
+def test_a_task_of_unknown_length_shows_no_share_and_no_time_left() -> None:
+    pace = Pace()
+    pace.update(line(0.0, 10_000, total=0))
+    pace.update(line(10.0, 30_000, total=0, phase="reading"))
+    assert pace.describe() == "30k steps  2000 steps/s  phase reading"
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0"), (3.41234, "3.412"), (9534, "9534"), (12_345, "12.3k"), (2.1e6, "2.1M"), (5e9, "5B")]
+)
+def test_quantities_are_short(number: float, text: str) -> None:
+    assert quantity(number) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59, "59 s"), (181, "3:01"), (7384, "2:03:04")])
+def test_times_are_short(seconds: float, text: str) -> None:
+    assert clock(seconds) == text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_noted_the_second_raises_and_the_handlers_come_back(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with Interrupt() as interrupt:
+        assert not interrupt.requested
+        os.kill(os.getpid(), number)
+        assert interrupt.requested
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
+
+
+def test_a_graph_without_hub_sources_runs_offline_with_its_caches_in_the_store(tmp_path: Path) -> None:
+    text = Source("text", {"files": [], "format": "text"}, {"files": []})
+    model = Source("model", {"hub": "Qwen/Qwen3-4B-Base", "revision": "0" * 40}, {"hub": "Qwen/Qwen3-4B-Base"})
+    stock = Source("lm_eval_tasks", {"lm_eval": "0.4.13"}, {})
+    offline = environment.settings([text], tmp_path)
+    assert offline["HF_HUB_OFFLINE"] == "1"
+    assert offline["HF_HOME"] == str(tmp_path / "cache" / "huggingface")
+    for source in (model, stock):
+        variables = environment.settings([text, source], tmp_path)
+        assert "HF_HUB_OFFLINE" not in variables
+        assert "HF_HOME" not in variables  # the person's own cache may hold the model
+
+
+def test_variables_that_are_set_already_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    environment.apply({"HF_HUB_OFFLINE": "1"})
+    assert os.environ["HF_HUB_OFFLINE"] == "0"
