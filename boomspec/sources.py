@@ -78,7 +78,7 @@ def local_facts(file: SpecFile) -> ModelFacts | None:
     folder = model_folder(file)
     if folder is None and teacher.model is not None:
         cached = cached_model(teacher.model, teacher.revision)
-        folder = cached[1] if cached and any(cached[1].glob("*.safetensors")) else None
+        folder = cached if cached and any(cached.glob("*.safetensors")) else None
     return None if folder is None else read_facts(folder)
 
 

@@ -62,6 +62,10 @@ def test_a_hub_teacher_is_planned_from_headers_and_fetched_at_the_pinned_commit(
     assert COMMIT in folder
     assert read_facts(type(tmp_path)(folder)).count == 4
 
+    # Validating needs no network, and now knows the layers.
+    valid = call(tmp_path, "", "-m", "boomspec.cli", "validate", "spec.yaml", "--json")
+    assert json.loads(valid.stdout) == {"valid": True, "teacher_checked": True}
+
     # And now the hub is gone, but what was fetched is here.
     again = call(tmp_path, "", "-m", "boomspec.cli", "plan", "spec.yaml", "--json")
     assert again.returncode == 0, again.stderr
