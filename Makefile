@@ -18,6 +18,7 @@ test: setup
 	$(BIN)/pytest
 
 benchmarks: setup
+	$(BIN)/python tests/benchmarks/startup.py
 	$(BIN)/python tests/benchmarks/head_memory.py
 
 setup: $(INSTALLED)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -130,10 +131,9 @@ def report(spec: Path, store: Path | None, open_it: bool, as_json: bool) -> None
         raise BoomspecError(f"{spec}: not run yet with store {folder}", hint=f"boomspec run {spec}")
     path = run_folder / "graph.json"
     graph.write(path)
-    code = os.spawnv(
-        os.P_WAIT, sys.executable, [sys.executable, "-m", "runners", str(path), "--store", str(folder), "--report"]
-    )
-    if code != 0:
+    command = [sys.executable, "-m", "runners", str(path), "--store", str(folder), "--report"]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL if as_json else None)
+    if done.returncode != 0:
         sys.exit(EXIT_RUN_FAILED)
     page = run_folder / "report" / "report.html"
     if as_json:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from boomspec.errors import redact
 from boomspec.fields import Strict
 from boomspec.graph import Execution, Node, Source, Task, TaskGraph
 from boomspec.language import Resources
@@ -30,6 +31,7 @@ from boomspec.tasks import (
     Pretrain,
     Record,
     Report,
+    Subset,
     Tokenize,
     TrainTokenizer,
 )
@@ -109,7 +111,14 @@ def compile_spec(file: SpecFile) -> Compiled:
     report = _report(build, models, tokens, trainings)
     targets = tuple(dict.fromkeys([*products, report]))
     return Compiled(
-        TaskGraph(spec.name, build.nodes, build.sources, targets, file.document.text, _resolved(file, family, build)),
+        TaskGraph(
+            name=spec.name,
+            nodes=build.nodes,
+            sources=build.sources,
+            targets=targets,
+            spec=redact(file.document.text),  # the graph is written into the store
+            resolved=_resolved(file, family, build),
+        ),
         family,
     )
 
@@ -182,7 +191,7 @@ def _naive_pruning(build: _Builder, family: Family, teacher: str) -> list[_Model
     models: list[_Model] = []
     for member in family.members:
         if not member.is_teacher:
-            record = Baseline(method="naive_pruning", plan=untrained(member.plan, family.kept))
+            record = Baseline(build=Subset(plan=untrained(member.plan, family.kept)))
             model = build.add(f"prune to {_size(member)}", record, {"teacher": teacher})
             models.append(("naive_pruning", member, model))
     return models

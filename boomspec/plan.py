@@ -1,7 +1,7 @@
 """What a run would do: which tasks are reused, run, not needed or blocked, and why.
 
-The walk goes backwards from the targets. An artifact that is present and whole is reused, and what it
-was made from is not needed. Nothing is changed here: damaged artifacts are only named.
+The walk goes backwards from the targets. An artifact that is present and whole is reused, and what only it
+was made from is not needed, should it be gone. Nothing is changed here: damaged artifacts are only named.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def needed(graph: TaskGraph, store: Store, *, checksums: bool = False) -> Plan:
     steps: dict[str, Step] = {}
     wanted = set(graph.targets)
     for node in reversed(graph.nodes.values()):
-        if node.id not in wanted:
-            steps[node.id] = Step("unneeded", "nothing that runs needs it")
-        elif (absence := _absence(node, store, checksums)) is None:
+        if (absence := _absence(node, store, checksums)) is None:
             steps[node.id] = Step("reuse", "in the store")
+        elif node.id not in wanted:
+            steps[node.id] = Step("unneeded", f"{absence}, but nothing that runs needs it")
         else:
             steps[node.id] = Step("run", absence)
             wanted.update(graph.task_inputs(node.id))

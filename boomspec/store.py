@@ -30,6 +30,7 @@ from boomspec.identity import file_digest
 
 RECORD = "artifact.json"
 RECORD_VERSION = 1
+_RESUME = ".resume"
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Store:
 
     def resume(self, kind: str, task_id: str) -> Path:
         """Where checkpoints of an unfinished task lie; absent where there are none."""
-        return self.root / kind / f".{task_id}.resume"
+        return self.root / kind / f".{task_id}{_RESUME}"
 
     def run_folder(self, name: str, graph_id: str) -> Path:
         return self.root / "runs" / f"{name}-{graph_id[:8]}"
@@ -110,8 +111,7 @@ class Store:
         """A folder to work in, removed at the end unless `publish` renamed it."""
         parent = self.root / kind
         parent.mkdir(parents=True, exist_ok=True)
-        _sweep(parent, task_id)
-        folder, handle = _locked_folder(parent, task_id)
+        folder, handle = locked_folder(parent, f".{task_id}.")
         try:
             yield Workspace(folder, self.resume(kind, task_id))
         finally:
@@ -162,33 +162,35 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def _locked_folder(parent: Path, task_id: str) -> tuple[Path, int]:
-    """A new folder, and the descriptor that locks it while this process lives: one without belongs to a dead writer."""
+def locked_folder(parent: Path, prefix: str) -> tuple[Path, int]:
+    """Make a folder `<prefix><random>` that belongs to this process while it lives or until the descriptor is closed.
+
+    Deletes what dead processes left behind under the same prefix, except for checkpoints.
+    """
+    for folder in parent.glob(f"{prefix}*"):
+        if not folder.name.endswith(_RESUME):
+            _delete_if_dead(folder)
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=f".{task_id}.", dir=parent))
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         try:
             handle = os.open(folder, os.O_RDONLY)
         except FileNotFoundError:
-            continue  # another writer swept it up before it was locked
+            continue  # another process took it for a dead one's before it was locked
         fcntl.flock(handle, fcntl.LOCK_EX)
         if folder.exists():
             return folder, handle
         os.close(handle)
 
 
-def _sweep(parent: Path, task_id: str) -> None:
-    """Delete what dead writers of this task left behind; folders of live writers are locked."""
-    for folder in parent.glob(f".{task_id}.*"):
-        if folder.name.endswith(".resume"):
-            continue
-        try:
-            handle = os.open(folder, os.O_RDONLY)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-        except OSError:
-            pass  # alive
-        finally:
-            os.close(handle)
+def _delete_if_dead(folder: Path) -> None:
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except OSError:
+        pass  # locked: its process is alive
+    finally:
+        os.close(handle)

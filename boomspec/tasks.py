@@ -116,6 +116,55 @@ class Distill(Record):
     recipe: Recipe
 
 
+class Calibration(Strict):
+    """Windows of the training text on which a search measures: the first `sequences` of the seeded order."""
+
+    sequences: int
+    sequence_length: int
+    seed: int
+
+
+class PatchOrder(Strict):
+    """Choose, for every number of patched blocks, which ones (arXiv 2607.08170). Inputs: teacher, student, tokens.
+
+    klpatch: greedy; at each size the block whose patching leaves the smallest KL to the teacher.
+    beam: the `width` best sets of each size are extended. exact: every subset of the patchable blocks.
+    """
+
+    type: Literal["patch_order"] = "patch_order"
+    method: Literal["klpatch", "beam", "exact"]
+    kept: tuple[int, ...]
+    train_embedding: bool  # whether teacher and student have different embeddings
+    width: int | None = None
+    direction: Literal["teacher_to_candidate", "candidate_to_teacher"]  # KL(first || second)
+    positions: Literal["all", "last"]
+    reduction: Literal["token_mean", "sequence_mean"]
+
+
+class LayerChoice(Strict):
+    """Score the teacher's layers and keep `count` of them. Inputs: teacher, tokens.
+
+    block_influence: BI_l = 1 - E[cos(x_l, x_{l+1})] (ShortGPT, arXiv 2403.03853); the highest are kept.
+    cosine_greedy: layers are dropped one by one, each time the one whose absence leaves the final hidden
+    state most similar to the teacher's.
+    """
+
+    type: Literal["layer_choice"] = "layer_choice"
+    method: Literal["block_influence", "cosine_greedy"]
+    count: int
+
+
+class Search(Record):
+    """A choice that needs data. Writes `search.json`; the compiler reads it and goes on with integers."""
+
+    kind: ClassVar[str] = "search"
+    version: ClassVar[int] = 1
+
+    choice: Annotated[PatchOrder | LayerChoice, Discriminator("type")]
+    calibration: Calibration
+    precision: Precision
+
+
 class Interpolate(Record):
     """Inputs: `teacher`, `student`. `tied`: the result shares embedding and head, as the teacher does."""
 
@@ -126,14 +175,39 @@ class Interpolate(Record):
     tied: bool
 
 
+class Subset(Strict):
+    """Some of the teacher's layers, as they are (naive pruning, ShortGPT). Inputs: `teacher`."""
+
+    type: Literal["subset"] = "subset"
+    plan: tuple[str, ...]
+
+
+class LaCo(Strict):
+    """Layers collapsed into one, W_l + sum_k (W_{l+k} - W_l), until `layers` are left (arXiv 2402.11187).
+
+    Slides from the top: `merge` following layers are collapsed into one, and the merge is kept while the final
+    hidden states' mean cosine to the teacher's on the calibration text is above `threshold`; after a merge that
+    is kept the pointer moves down by `interval` layers, else by one. Inputs: `teacher`, `tokens`.
+    """
+
+    type: Literal["laco"] = "laco"
+    layers: int
+    merge: int
+    lowest: int  # layers [lowest, highest) may be merged
+    highest: int
+    interval: int
+    threshold: float
+    calibration: Calibration
+    precision: Precision
+
+
 class Baseline(Record):
-    """A model made without training. Inputs: `teacher`."""
+    """A model made without training."""
 
     kind: ClassVar[str] = "baseline"
     version: ClassVar[int] = 1
 
-    method: Literal["naive_pruning"]
-    plan: tuple[str, ...]
+    build: Annotated[Subset | LaCo, Discriminator("type")]
 
 
 class HeldOut(Strict):
@@ -186,5 +260,5 @@ class Report(Record):
 
 
 KINDS: dict[str, type[Record]] = {
-    record.kind: record for record in (Tokenize, Pretrain, Distill, Interpolate, Baseline, Evaluate, Report)
+    record.kind: record for record in (Tokenize, Pretrain, Distill, Search, Interpolate, Baseline, Evaluate, Report)
 }

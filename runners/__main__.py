@@ -16,12 +16,13 @@ from pathlib import Path
 import boomspec
 from boomspec.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_FAILED, BoomspecError, redact
 from boomspec.graph import TaskGraph, read_graph
+from boomspec.identity import digest
 from boomspec.plan import Plan, needed
 from boomspec.store import Store
 from boomspec.tasks import Report
 from runners import environment
 from runners.interrupt import Interrupt
-from runners.journal import Journal, last_failures
+from runners.journal import Journal, last_failures, last_status
 from runners.view import View, view_for
 from runners.worker import Outcome, describe
 
@@ -80,7 +81,7 @@ def _run(options: argparse.Namespace, interrupt: Interrupt) -> int:
     complete = all(store.has(graph.nodes[i].task.kind, i) for i in graph.targets)
     report = None
     if not interrupted and any(isinstance(node.task.record, Report) for node in graph.nodes.values()):
-        report = _report(graph, store, journal, failures)
+        report = _report_as_it_is(graph, journal, outcomes) or _report(graph, store, journal, failures)
         complete = complete and report is not None
     code = EXIT_INTERRUPTED if interrupted else EXIT_OK if complete else EXIT_RUN_FAILED
     _finish(graph, plan, outcomes, journal=journal, started=started, code=code, report=report)
@@ -142,6 +143,13 @@ def _report_only(graph: TaskGraph, store: Store) -> int:
     return EXIT_OK
 
 
+def _report_as_it_is(graph: TaskGraph, journal: Journal, outcomes: dict[str, Outcome]) -> Path | None:
+    """The run folder's report, where nothing has happened since it was made."""
+    page, last = journal.folder / "report" / "report.html", last_status(journal.folder)
+    current = last.get("state") == "finished" and last.get("spec") == digest(graph.spec)
+    return page if not outcomes and current and page.is_file() else None
+
+
 def _report(graph: TaskGraph, store: Store, journal: Journal, failures: dict[str, str]) -> Path | None:
     """Make the run folder's report; None where that fails, which is said."""
     # Not at the top: it draws with matplotlib, which a run that is interrupted has no need of.
@@ -180,6 +188,7 @@ def _finish(
         {
             "graph": graph.id,
             "name": graph.name,
+            "spec": digest(graph.spec),
             "state": state,
             "seconds": round(time.time() - started, 1),
             "counts": dict(counts),

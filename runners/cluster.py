@@ -2,7 +2,7 @@
 
 The embedded cluster takes connections from the network (Ray offers no other way), so it has a token of
 its own. It never joins a cluster that it finds, shows no dashboard, reports no usage, and writes only
-into a temporary folder that is removed at the end.
+into a temporary folder that is removed at the end (or by the next run, when this one is killed).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import boomspec
 import runners
 from boomspec.errors import BoomspecError
 from boomspec.graph import Node
+from boomspec.store import locked_folder
 
 _OBJECT_STORE_BYTES = 100 << 20  # arguments and results are ids and paths
 _LONGEST_TEMPORARY_FOLDER = 40  # Ray's sockets lie deep inside it, and their paths may have 107 bytes
@@ -49,7 +50,7 @@ def _embedded(cpus: int | None, gpus: int | None) -> Iterator[None]:
     # Ray prints "a worker died, the task will be retried" on the standard output; the events say it better.
     # There is no option for it.
     ray_worker.print_to_stdstream = lambda data, ignore_prefix: None
-    folder = Path(tempfile.mkdtemp(prefix="boomspec-", dir=_temporary_folder()))
+    folder, handle = locked_folder(_temporary_folder(), "boomspec-ray-")
     try:
         ray.init(
             address="local",
@@ -65,6 +66,7 @@ def _embedded(cpus: int | None, gpus: int | None) -> Iterator[None]:
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
 
 
 @contextmanager
@@ -105,9 +107,9 @@ def _check_reachable(address: str) -> None:
         ) from error
 
 
-def _temporary_folder() -> str:
+def _temporary_folder() -> Path:
     folder = tempfile.gettempdir()
-    return folder if len(folder) <= _LONGEST_TEMPORARY_FOLDER else "/tmp"
+    return Path(folder if len(folder) <= _LONGEST_TEMPORARY_FOLDER else "/tmp")
 
 
 def machines() -> list[dict[str, float]]:

@@ -59,12 +59,18 @@ class Journal:
         write_atomically(self.folder / "status.json", json.dumps({"run": self.run, **status}, indent=1) + "\n")
 
 
+def last_status(folder: Path) -> dict[str, Any]:
+    """How the last run of this folder ended; empty where there was none, or it was killed in its first run."""
+    try:
+        status: dict[str, Any] = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return status
+
+
 def last_failures(folder: Path) -> dict[str, str]:
     """Why tasks failed or were blocked in the last run of this folder, by task id."""
-    try:
-        tasks = json.loads((folder / "status.json").read_text(encoding="utf-8"))["tasks"]
-    except (OSError, ValueError, KeyError):
-        return {}  # never run, or killed in its first run
+    tasks = last_status(folder).get("tasks", {})
     return {i: task["error"] for i, task in tasks.items() if task["state"] in ("failed", "blocked")}
 
 

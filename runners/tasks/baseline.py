@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from boomspec.errors import BoomspecError
 from boomspec.facts import read_facts
-from boomspec.tasks import Baseline
+from boomspec.tasks import Baseline, LaCo, Subset
 from runners.assembly import assemble
 from runners.context import Context
 from runners.models import model_folder
@@ -11,4 +12,8 @@ from runners.models import model_folder
 
 def run(context: Context[Baseline]) -> None:
     teacher = model_folder(context.inputs["teacher"])
-    assemble({"t": teacher}, context.record.plan, context.path / "model", tied=read_facts(teacher).tied)
+    match context.record.build:
+        case Subset(plan=plan):
+            assemble({"t": teacher}, plan, context.path / "model", tied=read_facts(teacher).tied)
+        case LaCo():
+            raise BoomspecError("LaCo")

@@ -75,7 +75,12 @@ def test_everything_runs_in_an_empty_store(chain: Chain) -> None:
 def test_a_target_that_is_there_needs_nothing_of_what_it_was_made_from(chain: Chain) -> None:
     chain.make("score", "other")
     assert chain.actions() == {"tokens": "unneeded", "model": "unneeded", "score": "reuse", "other": "reuse"}
-    assert chain.reason("tokens") == "nothing that runs needs it"
+    assert chain.reason("tokens") == "not in the store, but nothing that runs needs it"
+
+
+def test_what_is_there_is_reused_whether_or_not_it_is_needed(chain: Chain) -> None:
+    chain.make("tokens", "model", "score", "other")
+    assert set(chain.actions().values()) == {"reuse"}
 
 
 def test_only_what_is_missing_runs_and_only_what_it_needs_is_reused(chain: Chain) -> None:

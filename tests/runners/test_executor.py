@@ -52,8 +52,6 @@ def after_kill(story: Story) -> Ran:
     process.kill()
     ran = story.ended(process)
     wait_until(lambda: not alive(story.workers(story.good)[-1]))  # Ray ends the workers of a driver that is gone
-    for left in story.temporary.iterdir():
-        shutil.rmtree(left)
     return ran
 
 
@@ -95,6 +93,13 @@ def test_a_driver_that_is_killed_leaves_nothing_that_counts_as_made(after_kill: 
     assert after_kill.code == -signal.SIGKILL
     assert after_kill.artifacts == set()
     assert "task_started" in after_kill.of("good tokens")
+
+
+def test_the_temporary_folder_of_a_killed_driver_is_removed_by_the_next_run(
+    after_kill: Ran, after_interrupt: Ran
+) -> None:
+    assert len(after_kill.temporary) == 1
+    assert after_interrupt.temporary == []
 
 
 def test_ctrl_c_stops_the_tasks_and_ends_with_130(after_interrupt: Ran) -> None:
@@ -178,10 +183,11 @@ def test_the_report_can_be_made_again_without_running_anything(story: Story, fin
     assert "bad tokens" in page.read_text()  # the reason, as the last run left it
 
 
-def test_a_run_leaves_no_process_and_no_temporary_file_behind(finished: Ran) -> None:
+def test_a_run_leaves_no_process_and_no_temporary_file_behind(story: Story, finished: Ran) -> None:
     assert finished.processes == []
     assert finished.temporary == []
-    assert finished.workspaces == []
+    # The one that was killed for good may leave a folder, which its next run sweeps up.
+    assert not [name for name in finished.workspaces if story.fragile.id not in name]
 
 
 def test_a_second_run_does_nothing_and_says_so(again: subprocess.CompletedProcess[str]) -> None:
