@@ -2,6 +2,61 @@
 
 This package is light: it never imports torch, ray, transformers, datasets or numpy.
 What executes a compiled graph lives in the sibling package `runners`.
+
+For Python there are two functions, which need the runners and import them when they are called:
+
+    model = boomspec.load("specs/quickstart.yaml", "80%")      # a transformers model
+    family = boomspec.family("specs/quickstart.yaml")          # every size, sharing weights
+    model = family.model("6 layers")
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import os
+
+    import torch
+    from transformers import PreTrainedModel
+
+    from runners.family import Family
+
 __version__ = "0.1.0"
+
+
+def load(
+    run: str | os.PathLike[str],
+    size: str,
+    *,
+    store: str | os.PathLike[str] | None = None,
+    dtype: torch.dtype | str | None = None,
+) -> PreTrainedModel:
+    """One size of a run, named by its spec or its folder, as a transformers model on the device in use.
+
+    `size`: "student", "teacher", or "24 layers", "3B", "80%", "6GiB" (the largest not above is taken); the spec need
+    not list it. `dtype`: None means as stored. Raises BoomspecError for what the run does not have (yet).
+    """
+    from boomspec.runs import open_run
+    from runners.family import load_member
+
+    opened = open_run(run, store)
+    return load_member(opened.graph, opened.store, opened.member(size), dtype=dtype)
+
+
+def family(
+    run: str | os.PathLike[str],
+    *,
+    store: str | os.PathLike[str] | None = None,
+    dtype: torch.dtype | str | None = None,
+) -> Family:
+    """Every size of a run: teacher and student are held once, and the models between them share their weights.
+
+    Raises BoomspecError for a run that has not finished.
+    """
+    from boomspec.runs import open_run
+    from runners.family import load_family
+
+    opened = open_run(run, store)
+    opened.check_made({"t", "s"})
+    return load_family(opened.graph, opened.store, dtype=dtype)

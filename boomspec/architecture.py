@@ -31,5 +31,12 @@ def llama_facts(architecture: Architecture) -> ModelFacts:
     shapes["model.norm.weight"] = (a.hidden_size,)
     if not a.tied:
         shapes["lm_head.weight"] = (a.vocabulary, a.hidden_size)
-    config: dict[str, Any] = {"model_type": "llama", "num_hidden_layers": a.layers, "tie_word_embeddings": a.tied}
+    config: dict[str, Any] = {
+        "model_type": "llama",
+        "num_hidden_layers": a.layers,
+        "hidden_size": a.hidden_size,
+        "num_attention_heads": a.attention_heads,
+        "num_key_value_heads": a.key_value_heads,
+        "tie_word_embeddings": a.tied,
+    }
     return model_facts(config, {n: TensorEntry(n, "F32", s) for n, s in shapes.items()}, "teacher.pretrain")

@@ -59,7 +59,16 @@ def read_header(file: Path) -> list[TensorEntry]:
         raise BoomspecError(f"{file}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise BoomspecError(f"{file}: its safetensors header is not JSON: {error}") from error
-    return sorted(_entries(file, header, 8 + length, size), key=lambda tensor: tensor.start)
+    tensors = sorted(_entries(file, header, 8 + length, size), key=lambda tensor: (tensor.start, tensor.end))
+    end = 8 + length
+    for tensor in tensors:
+        if tensor.start != end:
+            wrong = "overlaps the one before it" if tensor.start < end else "does not follow the one before it"
+            raise BoomspecError(f"{file}: corrupted: tensor '{tensor.name}' {wrong}")
+        end = tensor.end
+    if end != size:
+        raise BoomspecError(f"{file}: corrupted: {size - end} bytes belong to no tensor")
+    return tensors
 
 
 def _entries(file: Path, header: Any, offset: int, size: int) -> list[TensorEntry]:
@@ -74,6 +83,8 @@ def _entries(file: Path, header: Any, offset: int, size: int) -> list[TensorEntr
             start, end = (offset + int(n) for n in entry["data_offsets"])
         except (KeyError, TypeError, ValueError) as error:
             raise BoomspecError(f"{file}: tensor '{name}' has a malformed header entry") from error
+        if any(length < 0 for length in shape):
+            raise BoomspecError(f"{file}: tensor '{name}' has a negative length: {shape}")
         if dtype not in _BITS:
             raise BoomspecError(f"{file}: tensor '{name}' has unknown dtype {dtype}")
         tensor = TensorEntry(name, dtype, shape, file, start, end)
@@ -87,23 +98,22 @@ def _entries(file: Path, header: Any, offset: int, size: int) -> list[TensorEntr
 
 def read_checkpoint(folder: Path) -> dict[str, TensorEntry]:
     """Read the headers of a model folder, sharded or not. Names are unique across shards."""
-    files = checkpoint_files(folder)
     tensors: dict[str, TensorEntry] = {}
-    for file in files:
+    for file in checkpoint_files(folder):
         for tensor in read_header(file):
             if tensor.name in tensors:
                 raise BoomspecError(f"{folder}: tensor '{tensor.name}' is in two shards")
             tensors[tensor.name] = tensor
+    for name, shard in _weight_map(folder).items():
+        if name not in tensors or tensors[name].file != folder / shard:
+            raise BoomspecError(f"{folder}: tensor '{name}' is not in the shard '{shard}' that the index names")
     return tensors
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
     """The safetensors files of a model folder. Raises BoomspecError where there are none or a shard is missing."""
     if (folder / INDEX).is_file():
-        try:
-            names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BoomspecError(f"{folder / INDEX}: not a checkpoint index") from error
+        names = sorted(set(_weight_map(folder).values()))
         missing = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
         if missing:
             raise BoomspecError(f"{folder}: shard '{missing[0]}' of the index is missing")
@@ -116,11 +126,28 @@ def checkpoint_files(folder: Path) -> list[Path]:
     )
 
 
-def encode_header(tensors: Mapping[str, tuple[str, tuple[int, ...], int, int]]) -> bytes:
-    """Encode a header from name -> (dtype, shape, start, end); offsets count from the end of the header."""
+def _weight_map(folder: Path) -> dict[str, str]:
+    """Tensor name -> shard, as the index says; empty for a checkpoint without one."""
+    path = folder / INDEX
+    if not path.is_file():
+        return {}
+    try:
+        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        if not all(isinstance(shard, str) for shard in weight_map.values()):
+            raise TypeError
+        return dict(weight_map)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BoomspecError(f"{path}: not a checkpoint index") from error
+
+
+def encode_header(tensors: Mapping[str, tuple[str, tuple[int, ...], int, int]], *, alignment: int = 8) -> bytes:
+    """Encode a header from name -> (dtype, shape, start, end); offsets count from the end of the header.
+
+    The header is padded so that the tensors' bytes begin at a multiple of `alignment` in the file.
+    """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     for name, (dtype, shape, start, end) in tensors.items():
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode("utf-8")
-    text += b" " * (-len(text) % 8)  # tensors start aligned
+    text += b" " * (-(8 + len(text)) % alignment)
     return len(text).to_bytes(8, "little") + text

@@ -5,6 +5,7 @@ Exit codes: 0 fine, 1 the run failed, 2 the spec or the call is wrong, 130 inter
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -15,20 +16,30 @@ from typing import Any
 import click
 
 from boomspec import __version__
-from boomspec.compile import Compiled, check_spec, compile_spec
-from boomspec.errors import EXIT_RUN_FAILED, BoomspecError, SpecError
+from boomspec.compile import Compiled, answers_of, check_spec, compile_spec
+from boomspec.errors import EXIT_INTERRUPTED, EXIT_RUN_FAILED, EXIT_SPEC_WRONG, BoomspecError, SpecError
+from boomspec.export import export_command
 from boomspec.graph import TaskGraph, read_graph
 from boomspec.plan import needed
-from boomspec.show import mermaid, plan_json, print_family, print_plan
-from boomspec.spec import SpecFile, load_spec
+from boomspec.runs import DEFAULT_STORE, open_run, store_folder
+from boomspec.show import mermaid, plan_json, print_family, print_pending, print_plan
+from boomspec.sizes import compact_plan
+from boomspec.spec import load_spec
 from boomspec.store import Store, write_atomically
 
-DEFAULT_STORE = "boomspec-store"
-
 _spec = click.argument("spec", type=click.Path(path_type=Path))
+
+
+def _folder(_context: click.Context, _option: click.Parameter, value: str | None) -> Path | None:
+    if value is not None and "://" in value:
+        raise BoomspecError(f"only folders are supported as a store, not '{value}'", hint="give a path")
+    return None if value is None else Path(value)
+
+
 _store = click.option(
     "--store",
-    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    callback=_folder,
     help=f"Folder of the artifacts. Default: execution.store of the spec, else ./{DEFAULT_STORE}.",
 )
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
@@ -44,6 +55,11 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            ctx.exit(EXIT_INTERRUPTED)
+        except OSError as error:
+            click.echo(f"{error.filename or 'error'}: {error.strerror or error}", err=True)
+            ctx.exit(EXIT_SPEC_WRONG)
         except BoomspecError as error:
             if ctx.meta["json"]:
                 detail = (
@@ -73,8 +89,7 @@ def validate(spec: Path, as_json: bool) -> None:
         return
     click.echo(f"{spec}: valid")
     if family is None:
-        model = file.spec.teacher.model
-        click.echo(f"layers and sizes are not checked: '{model}' is not on this machine (boomspec plan asks the hub)")
+        click.echo("layers and sizes are not checked: they need a model of the hub or a search (see boomspec plan)")
 
 
 @main.command()
@@ -89,8 +104,11 @@ def plan(spec: Path, store: Path | None, verify: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(plan_json(compiled, result), indent=2))
         return
-    print_family(compiled.family)
+    if compiled.family is not None:
+        print_family(compiled.family)
     print_plan(compiled.graph, result, folder)
+    if compiled.pending:
+        print_pending(compiled)
 
 
 @main.command()
@@ -103,19 +121,20 @@ def plan(spec: Path, store: Path | None, verify: bool, as_json: bool) -> None:
 @click.option("--plain", is_flag=True, help="Plain lines instead of the live view.")
 def run(spec: Path, store: Path | None, address: str | None, verify: bool, plain: bool) -> None:
     """Run an experiment; what is in the store already is reused, what was interrupted goes on."""
-    graph, folder, cpus = _runnable(spec, store)
-    Store(folder).check_writable()
-    run_folder = Store(folder).run_folder(graph.name, graph.id)
-    run_folder.mkdir(parents=True, exist_ok=True)
-    path = run_folder / "graph.json"
-    graph.write(path)
-    command = [sys.executable, "-m", "runners", str(path), "--store", str(folder)]
-    command += ["--address", address] if address else []
-    command += ["--cpus", str(cpus)] if cpus else []
-    command += ["--verify"] * verify + ["--plain"] * plain
-    # The runners replace this process: the compiler's room never imports theirs, and signals reach them.
-    sys.stdout.flush()
-    os.execv(sys.executable, command)
+    options = (["--address", address] if address else []) + ["--verify"] * verify + ["--plain"] * plain
+    done: set[str] = set()
+    while True:
+        graph, folder, cpus, pending = _runnable(spec, store)
+        if pending and done.intersection(graph.targets):
+            raise BoomspecError(f"{', '.join(pending)}: has run and found nothing", hint="see its log in the store")
+        command = _runner(graph, folder) + (["--cpus", str(cpus)] if cpus else []) + options
+        sys.stdout.flush()
+        if not pending:
+            # The runners replace this process: the compiler's room never imports theirs, and signals reach them.
+            os.execv(sys.executable, command)
+        if code := _wait(command):
+            sys.exit(code)
+        done.update(graph.targets)
 
 
 @main.command()
@@ -125,13 +144,11 @@ def run(spec: Path, store: Path | None, address: str | None, verify: bool, plain
 @_json
 def report(spec: Path, store: Path | None, open_it: bool, as_json: bool) -> None:
     """Write the report of a spec from what its store holds now, and say where it is."""
-    graph, folder, _ = _runnable(spec, store)
+    graph, folder, _, _ = _runnable(spec, store)
     run_folder = Store(folder).run_folder(graph.name, graph.id)
     if not run_folder.is_dir():
         raise BoomspecError(f"{spec}: not run yet with store {folder}", hint=f"boomspec run {spec}")
-    path = run_folder / "graph.json"
-    graph.write(path)
-    command = [sys.executable, "-m", "runners", str(path), "--store", str(folder), "--report"]
+    command = [*_runner(graph, folder), "--report"]
     done = subprocess.run(command, stdout=subprocess.DEVNULL if as_json else None)
     if done.returncode != 0:
         sys.exit(EXIT_RUN_FAILED)
@@ -140,6 +157,29 @@ def report(spec: Path, store: Path | None, open_it: bool, as_json: bool) -> None
         click.echo(json.dumps({"report": str(page), "results": str(page.with_name("results.json"))}))
     if open_it:
         click.launch(str(page))
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("size")
+@click.argument("folder", type=click.Path(path_type=Path))
+@_store
+@click.option("--force", is_flag=True, help="Replace the model that is in the folder.")
+@_json
+def export(run: Path, size: str, folder: Path, store: Path | None, force: bool, as_json: bool) -> None:
+    """Write one SIZE of RUN (a spec or a run's folder) into FOLDER, as a Hugging Face model with a model card.
+
+    SIZE: student, teacher, or 24 layers, 3B, 80%, 6GiB (the largest not above is taken; the spec need not list it).
+    """
+    made = open_run(run, store)
+    member = made.member(size)
+    with export_command(made, member, folder, force=force) as command:
+        code = _wait(command)
+    if code:
+        sys.exit(code)
+    written = {"folder": str(folder.absolute()), **member.to_json()}
+    text = f"{folder}: {member.layers} layers, {member.parameters:,} parameters, {compact_plan(member.plan)}"
+    click.echo(json.dumps(written) if as_json else text)
 
 
 @main.command()
@@ -166,22 +206,39 @@ def schema() -> None:
 
 def _compile(spec: Path, store: Path | None) -> tuple[Compiled, Path]:
     file = load_spec(spec)
-    return compile_spec(file), _store_folder(file, store)
+    folder = store_folder(file, store)
+    return compile_spec(file, answers_of(Store(folder))), folder
 
 
-def _runnable(spec: Path, store: Path | None) -> tuple[TaskGraph, Path, int | None]:
-    """A graph from a spec, or from a compiled graph file (then the store must be named)."""
+def _runnable(spec: Path, store: Path | None) -> tuple[TaskGraph, Path, int | None, tuple[str, ...]]:
+    """A graph from a spec or a compiled graph file, its store, the CPUs to use, the searches that come first."""
     if spec.suffix == ".json":
-        return read_graph(spec), (store or Path(DEFAULT_STORE)).absolute(), None
-    file = load_spec(spec)
-    return compile_spec(file).graph, _store_folder(file, store), file.spec.execution.cpus
+        return read_graph(spec), (store or Path(DEFAULT_STORE)).absolute(), None, ()
+    compiled, folder = _compile(spec, store)
+    return compiled.graph, folder, load_spec(spec).spec.execution.cpus, compiled.pending
 
 
-def _store_folder(file: SpecFile, store: Path | None) -> Path:
-    if store is not None:
-        return store.absolute()
-    named = file.spec.execution.store
-    return (file.folder / Path(named).expanduser()).resolve() if named else Path(DEFAULT_STORE).absolute()
+def _runner(graph: TaskGraph, folder: Path) -> list[str]:
+    """Write the graph into its run's folder; the command that runs it."""
+    if importlib.util.find_spec("ray") is None:
+        raise BoomspecError("what runs a graph is not installed here", hint="pip install 'boomspec[run]'")
+    store = Store(folder)
+    store.check_writable()
+    run_folder = store.run_folder(graph.name, graph.id)
+    run_folder.mkdir(parents=True, exist_ok=True)
+    path = run_folder / "graph.json"
+    graph.write(path)
+    return [sys.executable, "-P", "-m", "runners", str(path), "--store", str(folder)]
+
+
+def _wait(command: list[str]) -> int:
+    """Run a command to its end; an interrupt is the command's to handle."""
+    process = subprocess.Popen(command)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue
 
 
 if __name__ == "__main__":

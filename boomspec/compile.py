@@ -4,270 +4,253 @@
 
 Two specs that mean the same give the same task ids: names, paths, the store and the execution section go
 into nodes and locations, never into records.
+
+A choice that needs data (which layers, which patch order) is made by a `search` task. The compiler reads
+what it found and goes on with integers. As long as it has not run, the graph ends at the search: it is
+`pending`, `boomspec run` runs it and compiles again. So the tasks behind a search have the ids that they
+would have had the integers been written in the spec.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
+from boomspec import build as make
+from boomspec.build import Answers, Builder, plain
+from boomspec.controls import Model, controls, members
 from boomspec.errors import redact
-from boomspec.fields import Strict
-from boomspec.graph import Execution, Node, Source, Task, TaskGraph
-from boomspec.language import Resources
-from boomspec.layers import blocks, untrained
-from boomspec.losses import Losses
-from boomspec.resolve import Family, Member, recipe, resolve_family
-from boomspec.sources import architecture, check_paths, local_facts, task_source, teacher_sources, text_source
+from boomspec.facts import ModelFacts
+from boomspec.graph import Source, TaskGraph
+from boomspec.layers import blocks
+from boomspec.resolve import Family, check_context, kept_layers, patched_sets, resolve_family
+from boomspec.searches import KeepChoice, OrderSearch
+from boomspec.sizes import Lineage
+from boomspec.sources import check_paths, local_facts, model_sources, student_mapping, text_source
 from boomspec.spec import SpecFile
-from boomspec.tasks import (
-    Baseline,
-    Cell,
-    Distill,
-    Evaluate,
-    HeldOut,
-    Interpolate,
-    LmEval,
-    Pretrain,
-    Record,
-    Report,
-    Subset,
-    Tokenize,
-    TrainTokenizer,
-)
-
-Series = Literal["teacher", "student", "interpolated", "naive_pruning", "random_init"]
-
-
-@dataclass
-class _Builder:
-    """Nodes and sources in the making; `add` returns the id."""
-
-    file: SpecFile
-    nodes: dict[str, Node] = field(default_factory=dict)
-    sources: dict[str, Source] = field(default_factory=dict)
-
-    def source(self, source: Source) -> str:
-        return self.sources.setdefault(source.id, source).id
-
-    def add(self, name: str, record: Record, inputs: dict[str, str]) -> str:
-        node = Node(Task(record, inputs), name, _execution(self.file, record.kind))
-        return self.nodes.setdefault(node.id, node).id
+from boomspec.store import Store
+from boomspec.tasks import Cell, Evaluate, HeldOut, Report
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """A graph and the family that it builds."""
+    """A graph and the family that it builds; no family while a search has to be run first."""
 
     graph: TaskGraph
-    family: Family
+    family: Family | None
+    pending: tuple[str, ...] = ()  # names of the searches that the rest waits for
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What everything else begins with; ids of sources or tasks."""
+
+    facts: ModelFacts
+    teacher: str
+    tokens: str | None
+    trainings: dict[str, str]
+
+
+def answers_of(store: Store) -> Answers:
+    """What the searches in a store have found."""
+
+    def answer(search: str) -> dict[str, Any] | None:
+        if not store.has("search", search):
+            return None
+        found: dict[str, Any] = json.loads((store.path("search", search) / "search.json").read_text(encoding="utf-8"))
+        return found
+
+    return answer
 
 
 def check_spec(file: SpecFile) -> Family | None:
     """Check all that can be known without reading data or asking the hub.
 
-    Returns the family, or None where the teacher's layers are not known on this machine. Raises SpecError.
+    Returns the family, or None where the teacher's layers, a search's finding or a published student's
+    mapping are not known yet. Raises SpecError.
     """
     if problems := check_paths(file):
         raise file.error(*problems)
     facts = local_facts(file)
-    return None if facts is None else resolve_family(file, facts)
+    if facts is None:
+        return None
+    check_context(file, facts)
+    if file.spec.student.keep is None:
+        return None
+    kept = kept_layers(file, facts)
+    if isinstance(file.spec.student.keep, KeepChoice):
+        return None
+    sets = patched_sets(file, kept, facts.count)
+    return None if sets is None else resolve_family(file, facts, kept, sets)
 
 
-def compile_spec(file: SpecFile) -> Compiled:
+def compile_spec(file: SpecFile, answers: Answers = lambda search: None) -> Compiled:
     """Compile a spec. Reads what it names (digests of files, headers) or asks the hub for pinned commits.
 
-    Raises SpecError or BoomspecError before anything is run.
+    `answers` gives what a search found. Raises SpecError or BoomspecError before anything is run.
     """
     check_spec(file)
-    build = _Builder(file)
-    spec = file.spec
-    text = build.source(text_source(file))
+    build = Builder(file, answers)
+    start = _start(build)
+    kept = _kept(build, start)
+    if kept is None:
+        return _pending(build)
+    student, trainings = _student(build, start, kept)
+    sets = patched_sets(file, kept, start.facts.count) or _searched_sets(build, start, student, kept)
+    if sets is None:
+        return _pending(build)
+    family = resolve_family(file, start.facts, kept, sets)
+    inner = members(build, family, start.teacher, student, "interpolated")
+    models = [
+        Model("teacher", "teacher", family.members[-1], start.teacher),
+        Model("student", "student", family.student, student),
+        *inner,
+    ]
+    more, more_trainings = controls(build, family, start.teacher, start.tokens)
+    if build.pending:
+        return _pending(build)
+    report = _report(build, [*models, *more], start.tokens, {**trainings, **more_trainings})
+    products = [model.task for model in inner if model.task in build.nodes]
+    lineage = Lineage(start.teacher, student, kept, family.student, family.every)
+    targets = tuple(dict.fromkeys([*products, report]))
+    return Compiled(_graph(build, targets, _resolved(build, family), lineage), family)
+
+
+def _start(build: Builder) -> _Start:
+    file, spec = build.file, build.file.spec
     if spec.teacher.pretrain is not None:
         facts = local_facts(file)
         assert facts is not None
-        tokens = build.add("tokenize", _tokenize(file), {"text": text})
-        teacher = build.add("pretrain teacher", _pretrain(file), {"tokens": tokens})
-        trainings = {"teacher": teacher}
-    else:
-        facts, model, tokenizer = teacher_sources(file)
-        teacher = build.source(model)
-        tokens = build.add("tokenize", _tokenize(file), {"text": text, "tokenizer": build.source(tokenizer)})
-        trainings = {}
-    family = resolve_family(file, facts)
-    student = build.add("distill student", _distill(file, family), {"teacher": teacher, "tokens": tokens})
-    trainings["student"] = student
-    models = _members(build, family, teacher, student, "interpolated")
-    products = [model for _, _, model in models if model in build.nodes]
-    models = [("teacher", family.members[-1], teacher), ("student", family.members[0], student), *models]
-    if spec.baseline("naive_pruning") is not None:
-        models += _naive_pruning(build, family, teacher)
-    if (random_init := spec.baseline("random_init")) is not None:
-        record = _distill(file, family, initial="random", tokens=random_init.tokens)
-        control = build.add("distill random_init", record, {"teacher": teacher, "tokens": tokens})
-        trainings["random_init"] = control
-        models += [("random_init", family.members[0], control)]
-        models += _members(build, family, teacher, control, "random_init")
-    report = _report(build, models, tokens, trainings)
-    targets = tuple(dict.fromkeys([*products, report]))
-    return Compiled(
-        TaskGraph(
-            name=spec.name,
-            nodes=build.nodes,
-            sources=build.sources,
-            targets=targets,
-            spec=redact(file.document.text),  # the graph is written into the store
-            resolved=_resolved(file, family, build),
-        ),
-        family,
+        tokens = build.add("tokenize", make.tokenize(file, build.data), {"text": build.source(text_source(file))})
+        record = make.pretrain(file, spec.teacher.pretrain, build.data)
+        teacher = build.add("pretrain teacher", record, {"tokens": tokens})
+        return _Start(facts, teacher, tokens, {"teacher": teacher})
+    facts, model, tokenizer = model_sources(file, "teacher")
+    check_context(file, facts)
+    if spec.data is None:
+        return _Start(facts, build.source(model), None, {})
+    inputs = {"text": build.source(text_source(file)), "tokenizer": build.source(tokenizer)}
+    return _Start(facts, build.source(model), build.add("tokenize", make.tokenize(file, spec.data), inputs), {})
+
+
+def _kept(build: Builder, start: _Start) -> tuple[int, ...] | None:
+    keep = build.file.spec.student.keep
+    if keep is None:
+        return kept_layers(build.file, start.facts, student_mapping(build.file))
+    if not isinstance(keep, KeepChoice):
+        return kept_layers(build.file, start.facts)
+    assert start.tokens is not None
+    inputs = {"teacher": start.teacher, "tokens": start.tokens}
+    found = build.answer(build.add(f"search layers by {keep.method}", make.layer_search(build, keep), inputs))
+    return None if found is None else kept_layers(build.file, start.facts, tuple(found["kept"]))
+
+
+def _student(build: Builder, start: _Start, kept: tuple[int, ...]) -> tuple[str, dict[str, str]]:
+    """The student's id, and the trainings that have curves."""
+    section = build.file.spec.distill
+    if section is None:
+        facts, model, _ = model_sources(build.file, "student")
+        if facts.count != len(kept):
+            message = f"the student has {facts.count} layers, its mapping names {len(kept)}"
+            raise build.file.error(build.file.problem(("student", "model"), message))
+        return build.source(model), start.trainings
+    assert start.tokens is not None
+    inputs = {"teacher": start.teacher, "tokens": start.tokens}
+    student = build.add("distill student", make.distill(build, section, kept), inputs)
+    return student, {**start.trainings, "student": student}
+
+
+def _searched_sets(build: Builder, start: _Start, student: str, kept: tuple[int, ...]) -> list[tuple[int, ...]] | None:
+    order = build.file.spec.interpolate.order
+    assert isinstance(order, OrderSearch)
+    assert start.tokens is not None
+    inputs = {"teacher": start.teacher, "student": student, "tokens": start.tokens}
+    record = make.order_search(build, order, kept)
+    found = build.answer(build.add(f"search patch order by {order.search}", record, inputs))
+    return None if found is None else [tuple(patched) for patched in found["sets"]]
+
+
+def _pending(build: Builder) -> Compiled:
+    """The graph up to the searches that have not run."""
+    names = tuple(build.nodes[search].name for search in build.pending)
+    needed = set(build.pending)
+    for node in reversed(list(build.nodes.values())):
+        if node.id in needed:
+            needed.update(node.task.inputs.values())
+    build.nodes = {task: node for task, node in build.nodes.items() if task in needed}
+    build.sources = {i: source for i, source in build.sources.items() if i in needed}
+    return Compiled(_graph(build, tuple(build.pending), {}, None), None, names)
+
+
+def _graph(build: Builder, targets: tuple[str, ...], resolved: dict[str, Any], lineage: Lineage | None) -> TaskGraph:
+    return TaskGraph(
+        name=build.file.spec.name,
+        nodes=build.nodes,
+        sources=build.sources,
+        targets=targets,
+        spec=redact(build.file.document.text),  # the graph is written into the store
+        resolved=resolved,
+        family=lineage,
     )
 
 
-def _execution(file: SpecFile, kind: str) -> Execution:
-    execution = file.spec.execution
-    section = "interpolate" if kind == "baseline" else kind
-    resources: Resources = getattr(execution, section, Resources())
-    options = resources.model_dump(exclude={"cpus", "gpus"})
-    return Execution(resources.cpus, resources.gpus, execution.retries, options)
-
-
-def _tokenize(file: SpecFile) -> Tokenize:
-    data, pretrain = file.spec.data, file.spec.teacher.pretrain
-    max_tokens = data.max_tokens
-    if max_tokens is None and data.dataset is not None:
-        recipes = [recipe(t, seed=0, sequence_length=data.sequence_length) for t in (pretrain, file.spec.distill) if t]
-        max_tokens = max(r.tokens for r in recipes) + 1  # the last label
-    trained = None
-    if pretrain is not None:
-        trained = TrainTokenizer(vocabulary=pretrain.tokenizer.vocabulary, bytes=pretrain.tokenizer.train_on)
-    return Tokenize(
-        text_field=data.text_field,
-        train_tokenizer=trained,
-        skip=data.skip,
-        max_tokens=max_tokens,
-        held_out_every=data.held_out.every if data.held_out else 0,
-        held_out_offset=data.held_out.offset if data.held_out else 0,
-    )
-
-
-def _pretrain(file: SpecFile) -> Pretrain:
-    pretrain, length = file.spec.teacher.pretrain, file.spec.data.sequence_length
-    assert pretrain is not None
-    return Pretrain(
-        architecture=architecture(pretrain, length),
-        recipe=recipe(pretrain, seed=file.spec.seed, sequence_length=length),
-    )
-
-
-def _distill(
-    file: SpecFile, family: Family, *, initial: Literal["teacher", "random"] = "teacher", tokens: int | None = None
-) -> Distill:
-    spec = file.spec
-    return Distill(
-        kept=family.kept,
-        initial=initial,
-        train_embedding=spec.student.train_embedding,
-        losses=Losses(**spec.distill.losses.terms()),
-        recipe=recipe(spec.distill, seed=spec.seed, sequence_length=spec.data.sequence_length, tokens=tokens),
-    )
-
-
-_Model = tuple[Series, Member, str]
-
-
-def _members(build: _Builder, family: Family, teacher: str, student: str, series: Series) -> list[_Model]:
-    """The members between student and teacher, which are not made again."""
-    models: list[_Model] = []
-    for member in family.members:
-        if member.is_student or member.is_teacher:
-            continue
-        record = Interpolate(plan=member.plan, tied=member.tied)
-        name = f"interpolate {_size(member)}" + ("" if series == "interpolated" else f" {series}")
-        models.append((series, member, build.add(name, record, {"teacher": teacher, "student": student})))
-    return models
-
-
-def _naive_pruning(build: _Builder, family: Family, teacher: str) -> list[_Model]:
-    models: list[_Model] = []
-    for member in family.members:
-        if not member.is_teacher:
-            record = Baseline(build=Subset(plan=untrained(member.plan, family.kept)))
-            model = build.add(f"prune to {_size(member)}", record, {"teacher": teacher})
-            models.append(("naive_pruning", member, model))
-    return models
-
-
-def _size(member: Member) -> str:
-    return f"{member.layers} layers"
-
-
-def _report(build: _Builder, models: list[_Model], tokens: str, trainings: dict[str, str]) -> str:
+def _report(build: Builder, models: list[Model], tokens: str | None, trainings: dict[str, str]) -> str:
+    evaluate = build.file.spec.evaluate
     cells, inputs = [], {}
-    for series, member, model in models:
-        for measure, source in _measures(build.file):
-            record = Evaluate(measure=measure, precision=build.file.spec.evaluate.precision)  # type: ignore[union-attr]
+    measures = make.measures(build.file)
+    for model in models:
+        for measure, source in measures:
+            assert evaluate is not None
             name = "held_out" if isinstance(measure, HeldOut) else measure.task
-            extra = {"tokens": tokens} if source is None else {"tasks": build.source(source)}
-            label = f"{series} {_size(member)}" if series not in ("teacher", "student") else series
-            role = f"{series}/{member.patched}/{name}"
-            inputs[role] = build.add(f"evaluate {label}: {name}", record, {"model": model, **extra})
+            reads = {"tasks": build.source(source)} if source is not None else {"tokens": tokens or ""}
+            role = f"{model.label}/{name}"
+            assert role not in inputs  # labels tell models apart
+            evaluation = Evaluate(measure=measure, precision=evaluate.precision)
+            inputs[role] = build.add(f"evaluate {model.label}: {name}", evaluation, {"model": model.task, **reads})
             cells.append(
                 Cell(
-                    series=series,
-                    layers=member.layers,
-                    parameters=member.parameters,
-                    bytes=member.bytes,
+                    series=model.series,
+                    layers=model.member.layers,
+                    parameters=model.member.parameters,
+                    bytes=model.member.bytes,
                     measure=name,
                     input=role,
                 )
             )
+    searches = {node.name: node.id for node in build.nodes.values() if node.task.kind == "search"}
     roles = {label: f"training/{label}" for label in trainings}
     inputs |= {roles[label]: task for label, task in trainings.items()}
-    return build.add("report", Report(cells=tuple(cells), trainings=roles), inputs)
+    inputs |= {f"search/{name}": search for name, search in searches.items()}
+    record = Report(cells=tuple(cells), trainings=roles, searches={name: f"search/{name}" for name in searches})
+    return build.add("report", record, inputs)
 
 
-def _measures(file: SpecFile) -> list[tuple[HeldOut | LmEval, Source | None]]:
-    evaluate = file.spec.evaluate
-    if evaluate is None:
-        return []
-    measures: list[tuple[HeldOut | LmEval, Source | None]] = []
-    if evaluate.held_out is not None:
-        length = file.spec.data.sequence_length
-        measures.append((HeldOut(sequence_length=length, max_tokens=evaluate.held_out.max_tokens), None))
-    for i, task in enumerate(evaluate.tasks):
-        record = LmEval(task=task.task, num_fewshot=task.num_fewshot, limit=task.limit, seed=file.spec.seed)
-        measures.append((record, task_source(file, task.task, i)))
-    return measures
-
-
-def _resolved(file: SpecFile, family: Family, build: _Builder) -> dict[str, Any]:
+def _resolved(build: Builder, family: Family) -> dict[str, Any]:
     """What the spec means, for people: every default explicit, layers and sizes as integers."""
-    spec = file.spec
-
-    def plain(value: Strict | None) -> Any:
-        return None if value is None else value.model_dump(mode="json", exclude_none=True)
-
+    spec = build.file.spec
     records = {node.name: plain(node.task.record) for node in build.nodes.values()}
+    facts = family.facts
     return {
         "seed": spec.seed,
         "teacher": {
-            "model_type": family.facts.model_type,
-            "layers": family.facts.count,
+            "model_type": facts.model_type,
+            "layers": facts.count,
             "parameters": family.members[-1].parameters,
-            "dtype": family.facts.dtype,
-            "tied": family.facts.tied,
-            **({"pretrain": records["pretrain teacher"]} if "pretrain teacher" in records else {}),
+            "dtype": facts.dtype,
+            "tied": facts.tied,
+            **_named(records, pretrain="pretrain teacher"),
         },
-        "sources": [{"kind": source.kind, **_short(source.identity)} for source in build.sources.values()],
+        "sources": list(_shown(build.sources)),
         "student": {
             "kept": list(family.kept),
-            "blocks": [list(block) for block in blocks(family.kept, family.facts.count)],
-            "parameters": family.members[0].parameters,
+            "blocks": [list(block) for block in blocks(family.kept, facts.count)],
+            "parameters": family.student.parameters,
         },
-        "tokenize": records["tokenize"],
-        "distill": records["distill student"],
+        **_named(records, tokenize="tokenize", distill="distill student"),
+        "searches": {name: record for name, record in records.items() if name.startswith("search ")},
         "interpolate": {
-            "order": list(family.order),
             "sizes": [
                 {"layers": m.layers, "parameters": m.parameters, "tied": m.tied, "plan": " ".join(m.plan)}
                 for m in family.members
@@ -278,7 +261,13 @@ def _resolved(file: SpecFile, family: Family, build: _Builder) -> dict[str, Any]
     }
 
 
-def _short(identity: dict[str, Any]) -> dict[str, Any]:
-    """An identity that fits a page: long file lists become a count."""
-    files = identity.get("files")
-    return {**identity, "files": f"{len(files)} files"} if isinstance(files, list) else identity
+def _named(records: dict[str, Any], **names: str) -> dict[str, Any]:
+    return {key: records[name] for key, name in names.items() if name in records}
+
+
+def _shown(sources: dict[str, Source]) -> Iterator[dict[str, Any]]:
+    """Identities that fit a page: long file lists become a count."""
+    for source in sources.values():
+        files = source.identity.get("files")
+        short = {"files": f"{len(files)} files"} if isinstance(files, list) else {}
+        yield {"kind": source.kind, **source.identity, **short}

@@ -8,6 +8,8 @@ where they live and their shapes:
     outside <base>              the head ("lm_head.weight", "embed_out.weight")
     in <base>, one-dimensional  the final norm, unless its name says embedding
     in <base>, the rest         embeddings
+
+<base> is the longest prefix that has a matrix beside the stack. What a family does otherwise is a row of `families`.
 """
 
 from __future__ import annotations
@@ -16,13 +18,23 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from boomspec.checkpoint import TensorEntry, read_checkpoint
 from boomspec.errors import BoomspecError
+from boomspec.families import (
+    NO_FINAL_NORM,
+    TIED_BY_DEFAULT,
+    canonical_name,
+    is_head_transform,
+    translated_config,
+    translated_name,
+    translation,
+    untied_head,
+)
 
 _LAYER = re.compile(r"^(?P<prefix>.*?)\.?(?<![^.])(?P<index>\d+)\.(?P<rest>.+)$")
 LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
@@ -30,14 +42,14 @@ LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Tensors of a decoder by place. `layers[i]` are those of layer i."""
+    """Tensors of a decoder by place, under canonical names. `layers[i]` are those of layer i."""
 
     model_type: str
     prefix: str  # of the layer stack: "model.layers"
     layers: tuple[tuple[TensorEntry, ...], ...]
     embedding: tuple[TensorEntry, ...]
     norm: tuple[TensorEntry, ...]
-    head: tuple[TensorEntry, ...]  # empty when the head is tied to the embedding
+    head: tuple[TensorEntry, ...]  # without what is tied to the embedding, so mostly empty in a tied model
     tied: bool
     config: Mapping[str, Any]
 
@@ -47,20 +59,30 @@ class ModelFacts:
 
     @cached_property
     def token_embedding(self) -> TensorEntry:
-        """The largest two-dimensional tensor in front of the stack."""
-        return max((t for t in self.embedding if len(t.shape) == 2), key=lambda t: t.shape[0])
+        """The matrix in front of the stack that has a row for each token."""
+        return _token_embedding(self.embedding, self.config)
+
+    @cached_property
+    def untied_head(self) -> tuple[TensorEntry, ...]:
+        """The whole head; of a tied model, the one that it has when untied: with a copy of the embedding."""
+        if not self.tied:
+            return self.head
+        present = {tensor.name: tensor for tensor in self.head}
+        copies = []
+        for name, source in untied_head(self.model_type):
+            if (tensor := self.token_embedding if source is None else present.get(source)) is not None:
+                copies.append(replace(tensor, name=name))
+        return (*self.head, *copies)
 
     def tensors(self, layers: Sequence[int], *, tied: bool) -> list[TensorEntry]:
         """The tensors of a model made of these layers (indices of this model, repeats allowed).
 
         An untied model made from a tied one writes its head as a copy of an embedding.
         """
-        rest = [*self.embedding, *self.norm, *self.head]
-        if self.tied and not tied:
-            rest.append(self.token_embedding)
+        rest = [*self.embedding, *self.norm, *(self.head if tied else self.untied_head)]
         return [*rest, *(tensor for i in layers for tensor in self.layers[i])]
 
-    @property
+    @cached_property
     def dtype(self) -> str:
         """The safetensors dtype that most bytes are stored in."""
         totals: dict[str, int] = defaultdict(int)
@@ -99,38 +121,84 @@ def model_facts(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry], w
 
     Raises BoomspecError, saying what was looked for, where the parts cannot be told.
     """
+    model_type = str(config.get("model_type", "unknown"))
+    tensors = _canonical(tensors, model_type, where)
     prefix, layers = _layer_stack(tensors, where)
     declared = next((config[key] for key in LAYER_COUNTS if key in config), None)
     if declared is not None and declared != len(layers):
         raise BoomspecError(f"{where}: config.json says {declared} layers, the checkpoint holds {len(layers)}")
-    base = prefix.rsplit(".", 1)[0] + "." if "." in prefix else ""
+    others = [tensor for tensor in tensors.values() if not _in_stack(tensor.name, prefix)]
+    base = _base(others, prefix, where)
     embedding, norm, head = [], [], []
-    for tensor in tensors.values():
-        if _in_stack(tensor.name, prefix):
-            continue
-        outside = not tensor.name.startswith(base) or tensor.name.startswith("lm_head.")
-        if outside:
+    for tensor in others:
+        if _is_outside(tensor, base):
             head.append(tensor)
         elif len(tensor.shape) <= 1 and "embed" not in tensor.name.lower():
             norm.append(tensor)
         else:
             embedding.append(tensor)
-    found = f"under '{base}*' beside '{prefix}.*'"
-    if not any(len(tensor.shape) == 2 for tensor in embedding):
-        raise BoomspecError(f"{where}: no token embedding found: looked for a matrix {found}")
-    if not norm:
-        raise BoomspecError(f"{where}: no final norm found: looked for a vector {found}")
-    tied = not head or bool(config.get("tie_word_embeddings", False))
-    return ModelFacts(
-        model_type=str(config.get("model_type", "unknown")),
-        prefix=prefix,
-        layers=layers,
-        embedding=tuple(embedding),
-        norm=tuple(norm),
-        head=() if tied else tuple(head),
-        tied=tied,
-        config=config,
+    if model_type in NO_FINAL_NORM:
+        if not head:
+            raise BoomspecError(f"{where}: no head found: looked for tensors that are not under '{base}*'")
+    elif not norm:
+        raise BoomspecError(f"{where}: no final norm found: looked for a vector under '{base}*' beside '{prefix}.*'")
+    projections = [t for t in head if len(t.shape) == 2 and not is_head_transform(model_type, t.name)]
+    tied = not projections or bool(config.get("tie_word_embeddings", model_type in TIED_BY_DEFAULT))
+    if tied:
+        of_untied = {name for name, _ in untied_head(model_type)} | {tensor.name for tensor in projections}
+        head = [tensor for tensor in head if tensor.name not in of_untied]
+    return ModelFacts(model_type, prefix, layers, tuple(embedding), tuple(norm), tuple(head), tied, config)
+
+
+def read_as(facts: ModelFacts, model_type: str, where: str) -> ModelFacts:
+    """The same model as one of the family `model_type`, under that family's names.
+
+    Raises BoomspecError where models of the two families cannot be parts of one.
+    """
+    if facts.model_type == model_type:
+        return facts
+    rows = translation(facts.model_type, model_type)
+    if rows is None:
+        raise BoomspecError(f"a {model_type} and a {facts.model_type} model cannot be interpolated")
+    tensors = facts.tensors(range(facts.count), tied=facts.tied)
+    renamed = [replace(tensor, name=translated_name(rows, tensor.name)) for tensor in tensors]
+    config = translated_config(rows, facts.config, model_type)
+    return model_facts(config, {tensor.name: tensor for tensor in renamed}, where)
+
+
+def _canonical(tensors: Mapping[str, TensorEntry], model_type: str, where: str) -> dict[str, TensorEntry]:
+    result: dict[str, TensorEntry] = {}
+    stored: dict[str, str] = {}
+    for tensor in tensors.values():
+        name = canonical_name(model_type, tensor.name)
+        if name is None:
+            continue
+        if name in stored:
+            raise BoomspecError(f"{where}: tensors '{stored[name]}' and '{tensor.name}' are both '{name}'")
+        stored[name] = tensor.name
+        result[name] = tensor if name == tensor.name else replace(tensor, name=name)
+    return result
+
+
+def _is_outside(tensor: TensorEntry, base: str) -> bool:
+    return not tensor.name.startswith(base) or tensor.name.startswith("lm_head.")
+
+
+def _base(others: Sequence[TensorEntry], prefix: str, where: str) -> str:
+    parts = prefix.split(".")[:-1] if prefix else []
+    bases = [".".join(parts[:end]) + "." for end in range(len(parts), 0, -1)] or [""]
+    for base in bases:
+        if any(len(tensor.shape) == 2 and not _is_outside(tensor, base) for tensor in others):
+            return base
+    raise BoomspecError(
+        f"{where}: no token embedding found: looked for a matrix under '{bases[-1]}*' beside '{prefix}.*'"
     )
+
+
+def _token_embedding(embedding: Sequence[TensorEntry], config: Mapping[str, Any]) -> TensorEntry:
+    matrices = [tensor for tensor in embedding if len(tensor.shape) == 2]
+    of_vocabulary = [tensor for tensor in matrices if tensor.shape[0] == config.get("vocab_size")]
+    return max(of_vocabulary or matrices, key=lambda tensor: tensor.shape[0])
 
 
 def _in_stack(name: str, prefix: str) -> bool:

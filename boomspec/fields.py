@@ -103,6 +103,8 @@ def parse_share(value: object) -> Share:
         return value
     expected = "a percentage such as 1% or a count such as 100"
     number, unit = _split(value, expected)
+    if number < 0 or (unit == "%" and number > 100):
+        raise ValueError(f"expected {expected}, not {value}")
     if unit == "%":
         return Share(unit="fraction", value=number / 100)
     return Share(unit="count", value=_scaled(value, _DECIMAL, expected))
@@ -116,7 +118,17 @@ class Size(Strict):
     text: str
 
 
+class Sizes(Strict):
+    """What one text asks for: one size, or all sizes of a range."""
+
+    sizes: tuple[Size, ...]
+    text: str
+
+
 _SIZE = "a size such as 2.5B (parameters), 80% (of the teacher's parameters), '24 layers' or 6GiB (weights)"
+_RANGES = "2.5B..3.5B step 0.25B, 60%..90% step 5% or 20..36 layers step 4"
+_RANGE_PARTS = re.compile(r"(.+?)\.\.(.+?)(?:\s+step\s+(.+))?")
+_LONGEST_RANGE = 1000
 
 
 def parse_size(value: object) -> Size:
@@ -141,6 +153,41 @@ def parse_size(value: object) -> Size:
     raise ValueError(f"expected {_SIZE}, not '{value}'")
 
 
+def parse_sizes(value: object) -> Sizes:
+    """Parse a size, or a range "2.5B..3.5B step 0.25B": low, low + step, ... as far as high, which may be reached.
+
+    A bound or a step without a unit has the upper bound's: "20..36 layers step 4".
+    """
+    if isinstance(value, Sizes):
+        return value
+    parts = _RANGE_PARTS.fullmatch(value) if isinstance(value, str) else None
+    if parts is None:
+        size = parse_size(value)
+        return Sizes(sizes=(size,), text=size.text)
+    try:
+        return Sizes(sizes=_range(*parts.groups()), text=str(value))
+    except ValueError as error:
+        raise ValueError(f"'{value}' is no range such as {_RANGES}: {error}") from error
+
+
+def _range(low_text: str, high_text: str, step_text: str | None) -> tuple[Size, ...]:
+    if step_text is None:
+        raise ValueError("it has no step")
+    number, unit = _split(high_text, "a size")
+    texts = [text if _split(text, "a size")[1] else f"{text} {unit}" for text in (low_text, high_text, step_text)]
+    low, high, step = map(parse_size, texts)
+    if not low.unit == high.unit == step.unit:
+        raise ValueError(f"it mixes units ({low.unit}, {high.unit}, {step.unit})")
+    if low.value > high.value:
+        raise ValueError(f"{low.text} is above {high.text}")
+    steps = (high.value - low.value) / step.value
+    if steps >= _LONGEST_RANGE:
+        raise ValueError(f"it has more than {_LONGEST_RANGE} sizes")
+    values = [low.value + i * step.value for i in range(math.floor(steps + 1e-9) + 1)]
+    scale, gap = high.value / number, " " if high.unit == "layers" else ""
+    return tuple(Size(unit=high.unit, value=value, text=f"{value / scale:.10g}{gap}{unit}") for value in values)
+
+
 _TEXT_OR_NUMBER = {"anyOf": [{"type": "number"}, {"type": "string"}]}
 
 
@@ -162,9 +209,15 @@ Count = Annotated[int, BeforeValidator(parse_count), _schema("A count.", 1000, "
 Bytes = Annotated[int, BeforeValidator(parse_bytes), _schema("A size in bytes.", "500MB", "6GiB")]
 Number = Annotated[float, BeforeValidator(parse_number), _schema("A number.", 0.1, "3e-4", "1%")]
 ShareField = Annotated[Share, BeforeValidator(parse_share), _schema("A percentage or a count.", "1%", 100)]
-SizeField = Annotated[
-    Size,
-    BeforeValidator(parse_size),
-    PlainSerializer(lambda size: size.text),
-    _schema("A model size.", "2.5B", "80%", "24 layers", "6GiB"),
+SizesField = Annotated[
+    Sizes,
+    BeforeValidator(parse_sizes),
+    PlainSerializer(lambda sizes: sizes.text),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "number"}, {"type": "string", "pattern": "[0-9]"}],  # no size is named "all"
+            "description": "A model size or range.",
+            "examples": ["2.5B", "80%", "2.5B..3.5B step 0.25B", "24 layers", "6GiB"],
+        }
+    ),
 ]

@@ -19,6 +19,8 @@ from pydantic import ValidationError
 
 from boomspec.errors import BoomspecError
 from boomspec.identity import digest
+from boomspec.sizes import Lineage, read_lineage
+from boomspec.store import write_atomically
 from boomspec.tasks import KINDS, Record
 
 SCHEMA_VERSION = 1
@@ -95,6 +97,7 @@ class TaskGraph:
     targets: tuple[str, ...]
     spec: str = ""  # the text that was compiled
     resolved: dict[str, Any] = field(default_factory=dict)  # what it means, for people
+    family: Lineage | None = None  # what any size of it is made of; None where layers are still to be searched for
 
     @cached_property
     def id(self) -> str:
@@ -128,10 +131,12 @@ class TaskGraph:
             },
             "spec": self.spec,
             "resolved": self.resolved,
+            "family": None if self.family is None else self.family.to_json(),
         }
 
     def write(self, path: Path) -> None:
-        path.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+        """Write the graph file; whoever reads it meanwhile sees a whole one."""
+        write_atomically(path, json.dumps(self.to_json(), indent=1) + "\n")
 
 
 def read_graph(path: Path) -> TaskGraph:
@@ -171,4 +176,5 @@ def _from_json(data: dict[str, Any], path: Path) -> TaskGraph:
     for named, actual in ids.items():
         if named != actual:
             raise BoomspecError(f"{path}: {named[:12]} does not match its content: the file was altered")
-    return TaskGraph(data["name"], nodes, sources, tuple(data["targets"]), data["spec"], data["resolved"])
+    family = read_lineage(data["family"]) if data.get("family") else None
+    return TaskGraph(data["name"], nodes, sources, tuple(data["targets"]), data["spec"], data["resolved"], family)

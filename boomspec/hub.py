@@ -60,6 +60,16 @@ def pinned_model(model: str, revision: str | None) -> tuple[str, ModelFacts]:
     return commit, model_facts(read_config(folder), tensors, model)
 
 
+def hub_folder(model: str, revision: str | None, name: str) -> Path:
+    """The cached folder of a hub model, with the file `name` fetched into it. Raises BoomspecError without it."""
+    from huggingface_hub import hf_hub_download  # as above
+
+    try:
+        return Path(hf_hub_download(model, name, revision=revision)).parent
+    except Exception as error:  # as above
+        raise BoomspecError(f"model '{model}': no {name} to be had: {_reason(error)}", hint=_OFFLINE_HINT) from error
+
+
 def _reason(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable
 from pathlib import Path
 
 _ALLOWED = "null, booleans, integers, finite floats, strings, lists and string-keyed objects"
@@ -32,10 +31,6 @@ def file_digest(path: Path) -> str:
     """Return the sha256 (hex) of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def file_digests(paths: Iterable[Path]) -> list[str]:
-    return [file_digest(path) for path in paths]
 
 
 def _checked(value: object, where: str) -> object:

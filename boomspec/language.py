@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from boomspec.fields import AlsoText, Bytes, Count, Number, ShareField, SizeField, Strict, parse_share
+from boomspec.fields import AlsoText, Bytes, Count, Number, ShareField, SizesField, Strict, parse_share
 from boomspec.layers import ORDERS, KeepRule, Singletons
 from boomspec.losses import KL, CrossEntropy, HiddenCosine, Losses
+from boomspec.searches import KeepChoice, OrderSearch
 from boomspec.tasks import Precision
 from boomspec.validation import FieldError
 
@@ -44,6 +45,12 @@ class ScheduleSpec(Strict):
     kind: Annotated[Literal["cosine", "linear", "constant"], Field(description="Shape of the decay.")] = "cosine"
     warmup: Annotated[ShareField, Field(description="Share of the steps, or a number of steps.")] = parse_share("1%")
     final: Annotated[Number, Field(ge=0, le=1, description="Last learning rate as a share of the peak.")] = 0.0
+
+    @model_validator(mode="after")
+    def _constant_has_no_end(self) -> Self:
+        if self.kind == "constant" and "final" in self.model_fields_set:
+            raise FieldError("a constant schedule has no final learning rate", at=("final",))
+        return self
 
 
 class Training(Strict):
@@ -115,28 +122,56 @@ class TeacherSpec(Strict):
 def _keep_form(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "list"
+    if isinstance(value, KeepChoice) or (isinstance(value, dict) and value.keys() & KeepChoice.model_fields.keys()):
+        return "choice"
     return "rule" if isinstance(value, (dict, KeepRule)) else "count"
 
 
 Keep = Annotated[
     Annotated[Annotated[int, Field(ge=1)], Tag("count")]
     | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Tag("list")]
-    | Annotated[KeepRule, Tag("rule")],
+    | Annotated[KeepRule, Tag("rule")]
+    | Annotated[KeepChoice, Tag("choice")],
     Discriminator(_keep_form),
-    Field(
-        description="The teacher's layers that the student starts from: a rule, how many (evenly spaced), or a list.",
-        examples=[{"every": 2, "first": 1, "last": 2}, 19, [0, 2, 4, 6]],
-    ),
 ]
 
 
 class StudentSpec(Strict):
-    """The small model: which of the teacher's layers it starts from."""
+    """The small model: made from some of the teacher's layers, or one that exists (`model`)."""
 
-    keep: Keep
+    keep: Annotated[
+        Keep | None,
+        Field(
+            description="The teacher's layers that the student starts from: a rule, how many (evenly spaced), a list, "
+            "or how many by a score on calibration text.",
+            examples=[{"every": 2, "first": 1, "last": 2}, 19, [0, 2, 4, 6], {"block_influence": 19}],
+        ),
+    ] = None
+    model: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="Hub id or folder of a distilled student. Its layer mapping is in its student_config.json, "
+            "or given as `keep`. Nothing is distilled.",
+            examples=["Harvard-DCML/boomerang-qwen3-2.3B"],
+        ),
+    ] = None
+    revision: Annotated[str | None, Field(description="Branch, tag or commit on the hub.")] = None
     train_embedding: Annotated[
         bool, Field(description="false freezes the embedding (and a head tied to it), so that every size stays tied.")
     ] = True
+
+    @model_validator(mode="after")
+    def _made_or_found(self) -> Self:
+        if self.keep is None and self.model is None:
+            raise FieldError("keep is missing: which layers does the student start from?", hint="or name a `model`")
+        if self.model is None and self.revision is not None:
+            raise FieldError("revision goes with model", at=("revision",))
+        if self.model is not None and isinstance(self.keep, KeepChoice):
+            raise FieldError("the mapping of a model that exists cannot be searched", at=("keep",))
+        if self.model is not None and "train_embedding" in self.model_fields_set:
+            raise FieldError("train_embedding goes with a student that is distilled here", at=("train_embedding",))
+        return self
 
 
 class HeldOutSplit(Strict):
@@ -177,7 +212,9 @@ class DataSpec(Strict):
         Literal["python_stdlib"] | None,
         Field(description="Text that is always at hand: the source code of Python's own standard library."),
     ] = None
-    text_field: Annotated[str, Field(description="Where jsonl, parquet and data sets hold the text.")] = "text"
+    text_field: Annotated[
+        str | None, Field(description="Where jsonl, parquet and data sets hold the text. Default: text.")
+    ] = None
     sequence_length: Annotated[Count, Field(ge=8, description="Tokens of one training sequence.")]
     skip: Annotated[NotNegative, Field(description="So many documents at the start are passed over.")] = 0
     max_tokens: Annotated[
@@ -192,13 +229,36 @@ class DataSpec(Strict):
         for name in ("config", "split", "revision"):
             if getattr(self, name) is not None and self.dataset is None:
                 raise FieldError(f"{name} goes with dataset", at=(name,))
+        if self.text_field is not None and self.corpus is not None:
+            raise FieldError("text_field goes with jsonl and parquet files and with data sets", at=("text_field",))
         if self.format is not None and self.files is None:
             raise FieldError("format goes with files", at=("format",))
         return self
 
 
+class FaithfulSpec(Strict):
+    """Quirks of the published code (arXiv 2510.05064), to reproduce its numbers. None is a good default."""
+
+    padding: Annotated[
+        bool,
+        Field(description="One document a sequence, cut or padded to its length; `tokens` then counts padding."),
+    ] = False
+    kl_on_padding: Annotated[bool, Field(description="The KL term is averaged over padding, too.")] = False
+    summed_micro_batches: Annotated[
+        int, Field(ge=1, description="Gradients of so many micro batches are summed, not averaged, before clipping.")
+    ] = 1
+
+    @model_validator(mode="after")
+    def _padding_first(self) -> Self:
+        if self.kl_on_padding and not self.padding:
+            raise FieldError("there is no padding to average over: set padding: true", at=("kl_on_padding",))
+        return self
+
+
 class DistillSpec(Training):
     """Distillation of the student from the teacher."""
+
+    faithful: FaithfulSpec | None = None
 
     losses: Annotated[Losses, Field(description="Terms of the loss; the key is the kind.")] = Losses(
         cross_entropy=CrossEntropy(), kl=KL(), hidden_cosine=HiddenCosine()
@@ -212,8 +272,36 @@ class DistillSpec(Training):
         return losses
 
 
+def _order_form(value: Any) -> str:
+    return "search" if isinstance(value, (dict, OrderSearch)) else _name_or_list(value)
+
+
 def _name_or_list(value: Any) -> str:
     return "list" if isinstance(value, (list, tuple)) else "name"
+
+
+class BudgetSpec(Strict):
+    """The model of most layers whose weights and KV cache fit into so much memory."""
+
+    fits: Annotated[Bytes, Field(gt=0, description="Bytes for weights and KV cache.")]
+    context: Annotated[Positive, Field(description="Tokens of each sequence in the cache.")]
+    batch: Annotated[Positive, Field(description="Sequences in the cache.")] = 1
+
+
+def _size_form(value: Any) -> str:
+    return "budget" if isinstance(value, (dict, BudgetSpec)) else "size"
+
+
+SizeItem = Annotated[
+    Annotated[SizesField, Tag("size")] | Annotated[BudgetSpec, Tag("budget")], Discriminator(_size_form)
+]
+
+
+def _sizes_form(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "list"
+    name = value is None or (isinstance(value, str) and not any(c.isdecimal() for c in value))
+    return "name" if name else _size_form(value)
 
 
 class InterpolateSpec(Strict):
@@ -221,19 +309,41 @@ class InterpolateSpec(Strict):
 
     order: Annotated[
         Annotated[Literal["first_to_last", "last_to_first"], Tag("name")]
-        | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Tag("list")],
-        Discriminator(_name_or_list),
-        Field(description="Patch order: a name, or the student layers (blocks) in the order of patching."),
+        | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Tag("list")]
+        | Annotated[OrderSearch, Tag("search")],
+        Discriminator(_order_form),
+        Field(
+            description="Patch order: a name, the student layers (blocks) in the order of patching, or a search.",
+            examples=["last_to_first", [3, 2, 1, 0], {"search": "klpatch"}],
+        ),
     ] = "last_to_first"
     singletons: Annotated[
         Singletons,
         Field(description="Whose the blocks of one layer are: the student's, or by the rule of the published code."),
     ] = "student"
     sizes: Annotated[
-        Annotated[Literal["all"], Tag("name")] | Annotated[tuple[SizeField, ...], Field(min_length=1), Tag("list")],
-        Discriminator(_name_or_list),
-        Field(description="all, or a list of sizes: 2.5B, 80%, 24 layers, 6GiB. The nearest size not above is taken."),
+        Annotated[Literal["all"], Tag("name")]
+        | Annotated[SizesField, Tag("size")]
+        | Annotated[BudgetSpec, Tag("budget")]
+        | Annotated[tuple[SizeItem, ...], Tag("list")],
+        Discriminator(_sizes_form),
+        Field(
+            description="all, a size, a range, a budget, or a list of these. Student and teacher are always built.",
+            examples=["all", "2.5B..3.5B step 0.25B", ["80%", "24 layers"], {"fits": "8GiB", "context": 4096}],
+        ),
     ] = "all"
+    choose: Annotated[
+        Literal["not_above", "nearest"],
+        Field(description="Which model answers a size between two models. A budget is never exceeded."),
+    ] = "not_above"
+
+    @field_validator("sizes", mode="after")
+    @classmethod
+    def _some_size(cls, sizes: Any) -> Any:
+        # A length on the tuple would be measured without the items that are wrong themselves.
+        if sizes == ():
+            raise FieldError("must have at least 1 item, not 0")
+        return sizes
 
     @model_validator(mode="after")
     def _reference_needs_direction(self) -> Self:
@@ -278,62 +388,9 @@ class EvaluateSpec(Strict):
     def _something(self) -> Self:
         if not self.tasks and self.held_out is None:
             raise FieldError("nothing is measured: give tasks, held_out or both")
+        if self.tasks_folder is not None and not self.tasks:
+            raise FieldError("tasks_folder goes with tasks", at=("tasks_folder",))
         names = [task.task for task in self.tasks]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise FieldError(f"task '{twice[0]}' is listed twice", at=("tasks",))
         return self
-
-
-class NaivePruning(Strict):
-    """The same layer plans made of the untrained student's layers: subsets of the teacher's layers."""
-
-
-class RandomInit(Strict):
-    """A student of the same shape with random weights, distilled alike, then patched."""
-
-    tokens: Annotated[Positive | None, Field(description="Training tokens. Default: as the student.")] = None
-
-
-class BaselineItem(Strict):
-    """One control: the key is the kind."""
-
-    naive_pruning: NaivePruning | None = None
-    random_init: RandomInit | None = None
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Self:
-        only_one(self, *type(self).model_fields)
-        return self
-
-
-def baseline_item(value: Any) -> Any:
-    return {value: {}} if isinstance(value, str) else value
-
-
-class Resources(Strict):
-    """What one task gets."""
-
-    cpus: Annotated[Number, Field(gt=0, description="CPU cores, and threads of the numerical libraries.")] = 1
-    gpus: Annotated[Number, Field(ge=0, le=1, description="GPUs; a share below 1 lets tasks share one.")] = 0
-
-
-class TrainingResources(Resources):
-    micro_batch: Annotated[int, Field(ge=1, description="Sequences of one forward pass.")] = 8
-    checkpoint_seconds: Annotated[Number, Field(gt=0, description="Longest time between checkpoints.")] = 60
-
-
-class EvaluateResources(Resources):
-    batch_size: Annotated[int, Field(ge=1, description="Sequences of one forward pass.")] = 8
-
-
-class ExecutionSpec(Strict):
-    """Where and how fast. Nothing here is part of a result's identity."""
-
-    store: Annotated[str | None, Field(min_length=1, description="Folder of artifacts, relative to the spec.")] = None
-    cpus: Annotated[int | None, Field(ge=1, description="Cores that a local run uses; default: all.")] = None
-    retries: Annotated[int, Field(ge=0, le=100, description="New attempts when a worker is lost.")] = 2
-    tokenize: Resources = Resources()
-    pretrain: TrainingResources = TrainingResources()
-    distill: TrainingResources = TrainingResources()
-    interpolate: Resources = Resources()
-    evaluate: EvaluateResources = EvaluateResources()

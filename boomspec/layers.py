@@ -78,24 +78,37 @@ def plan_of(kept: Sequence[int], layers: int, owners: Sequence[bool]) -> Plan:
 def family(
     kept: Sequence[int], layers: int, order: Sequence[int], *, reference: Literal["first", "last"] | None = None
 ) -> list[Plan]:
-    """The layer plans after 0, 1, ..., m patched blocks in `order`; the last one is always the teacher itself.
+    """The layer plans after 0, 1, ..., m patched blocks in `order`, as `family_of_sets`."""
+    return family_of_sets(kept, layers, prefixes(order), reference=reference)
+
+
+def family_of_sets(
+    kept: Sequence[int],
+    layers: int,
+    sets: Sequence[Sequence[int]],
+    *,
+    reference: Literal["first", "last"] | None = None,
+) -> list[Plan]:
+    """The layer plans for `sets`, the blocks patched after 0, 1, ..., m steps; the last one is the teacher itself.
 
     Singletons stay the student's until all is patched. With `reference` they follow the rule of the published
     code (arXiv 2510.05064) for a model that grows from its first or last layer: the singletons at the growing
     end are the teacher's, even at k = 0.
     """
     plans = []
-    for k, next_block in enumerate(order):
-        match reference:
-            case "first":
-                owners = [i < next_block for i in range(len(kept))]
-            case "last":
-                owners = [i > next_block for i in range(len(kept))]
-            case None:
-                owners = [i in order[:k] for i in range(len(kept))]
+    for patched, following in pairwise(sets):
+        owners = [i in patched for i in range(len(kept))]
+        if reference is not None:
+            (next_block,) = set(following) - set(patched)
+            owners = [i < next_block if reference == "first" else i > next_block for i in range(len(kept))]
         plans.append(plan_of(kept, layers, owners))
     plans.append(tuple(f"t{i}" for i in range(layers)))
     return plans
+
+
+def prefixes(order: Sequence[int]) -> list[tuple[int, ...]]:
+    """The patched blocks after 0, 1, ..., m steps of a patch order."""
+    return [tuple(order[:k]) for k in range(len(order) + 1)]
 
 
 def untrained(plan: Plan, kept: Sequence[int]) -> Plan:

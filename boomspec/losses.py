@@ -35,7 +35,7 @@ class HiddenCosine(Strict):
     """
 
     weight: Weight = 2.0
-    embedding: Annotated[bool, Field(description="Also align the embedding output.")] = True
+    embedding: Annotated[bool, Field(description="Also align the embedding output (a frozen one never counts).")] = True
     final_norm: Annotated[
         bool, Field(description="Take the last pair after the final norm (else the raw output of the last layer).")
     ] = True

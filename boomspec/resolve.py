@@ -1,7 +1,7 @@
 """What a spec means: layers as integers, sizes as layer plans, tokens as steps.
 
-`resolve_family` needs the spec and the teacher's facts and touches no file. Every problem points into the
-spec. Behind this module there are no strategies any more.
+Nothing here touches a file: it needs the spec, the teacher's facts, and what searches have found. Every problem
+points into the spec. Behind this module there are no strategies any more.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from boomspec.errors import Problem
+from boomspec.choosing import chosen
 from boomspec.facts import ModelFacts, total_bytes, total_parameters
-from boomspec.fields import Size
 from boomspec.language import Training
 from boomspec.layers import (
     ORDERS,
@@ -20,77 +19,80 @@ from boomspec.layers import (
     Plan,
     check_kept,
     evenly_spaced,
-    family,
+    family_of_sets,
     owner,
     patchable,
+    prefixes,
     teacher_indices,
 )
+from boomspec.searches import KeepChoice, OrderSearch
+from boomspec.sizes import Member
 from boomspec.spec import SpecFile
 from boomspec.tasks import Optimizer, Recipe, Schedule
 
-
-@dataclass(frozen=True)
-class Member:
-    """One model of the family: `patched` blocks are the teacher's."""
-
-    patched: int
-    plan: Plan
-    parameters: int
-    bytes: int
-    tied: bool
-    asked: tuple[str, ...] = ()  # the sizes in the spec that it answers
-
-    @property
-    def layers(self) -> int:
-        return len(self.plan)
-
-    @property
-    def is_student(self) -> bool:
-        return all(owner(layer) == "s" for layer in self.plan)
-
-    @property
-    def is_teacher(self) -> bool:
-        return all(owner(layer) == "t" for layer in self.plan)
+_CONTEXT = ("max_position_embeddings", "n_positions")
 
 
 @dataclass(frozen=True)
 class Family:
-    """Kept layers, patch order, and the members that are built, smallest first. All integers."""
+    """Kept layers and the members that are built, smallest first; the last one is the teacher. All integers."""
 
     facts: ModelFacts
     kept: tuple[int, ...]
-    order: tuple[int, ...]
+    student: Member  # the student itself: by the reference rule the member with no patched block is another
     members: tuple[Member, ...]
+    every: tuple[Member, ...]  # also the members that are not built
 
 
-def resolve_family(file: SpecFile, facts: ModelFacts) -> Family:
-    """Resolve mapping, order and sizes against the teacher's facts. Raises SpecError with all problems."""
-    kept = _kept(file, facts)
-    order = _order(file, kept, facts.count)
-    members = _members(file, facts, kept, order)
-    return Family(facts, kept, order, _chosen(file, members))
+def resolve_family(file: SpecFile, facts: ModelFacts, kept: tuple[int, ...], sets: list[tuple[int, ...]]) -> Family:
+    """Turn mapping, patched sets and sizes into layer plans. Raises SpecError with all problems.
+
+    `sets[k]` are the blocks that the member with k patched blocks has from the teacher.
+    """
+    order = file.spec.interpolate.order
+    reference: Literal["first", "last"] | None = None
+    if file.spec.interpolate.singletons == "reference":
+        reference = "first" if order == "first_to_last" else "last"
+    plans = family_of_sets(kept, facts.count, sets, reference=reference)
+    members = [_member(file, facts, kept, k, plan) for k, plan in enumerate(plans)]
+    student = _member(file, facts, kept, 0, tuple(f"s{i}" for i in range(len(kept))))
+    return Family(facts, kept, student, chosen(file, facts, kept, members), tuple(members))
 
 
-def _kept(file: SpecFile, facts: ModelFacts) -> tuple[int, ...]:
+def check_context(file: SpecFile, facts: ModelFacts) -> None:
+    """Raise SpecError where sequences are longer than the teacher has positions for."""
+    longest = next((facts.config[key] for key in _CONTEXT if isinstance(facts.config.get(key), int)), None)
+    if file.spec.data is not None and longest is not None and file.spec.data.sequence_length > longest:
+        message = f"{file.spec.data.sequence_length} is more than the teacher's {longest} positions"
+        raise file.error(file.problem(("data", "sequence_length"), message))
+
+
+def kept_layers(file: SpecFile, facts: ModelFacts, found: tuple[int, ...] | None = None) -> tuple[int, ...]:
+    """The kept layers; `found` are those of a search or of a student that exists."""
     keep = file.spec.student.keep
-    if isinstance(keep, int):
-        if not 1 <= keep < facts.count:
-            message = f"{keep} layers: the teacher has {facts.count}, so 1 to {facts.count - 1} are allowed"
+    if isinstance(keep, int | KeepChoice) and found is None:
+        count = keep if isinstance(keep, int) else keep.count
+        if not 1 <= count < facts.count:
+            message = f"{count} layers: the teacher has {facts.count}, so 1 to {facts.count - 1} are allowed"
             raise file.error(file.problem(("student", "keep"), message))
-        return evenly_spaced(keep, facts.count)
-    kept = keep.kept(facts.count) if isinstance(keep, KeepRule) else keep
+        return evenly_spaced(count, facts.count)  # of a search only the count is known by now
+    kept = keep.kept(facts.count) if isinstance(keep, KeepRule) else found or keep
+    assert isinstance(kept, tuple)
     if complaint := check_kept(kept, facts.count):
         shown = ", ".join(str(i) for i in kept)
         hint = f"this rule keeps {shown} of {facts.count} layers" if isinstance(keep, KeepRule) else None
-        raise file.error(file.problem(("student", "keep"), complaint, hint))
+        raise file.error(file.problem(("student", "keep" if found is None else "model"), complaint, hint))
     return kept
 
 
-def _order(file: SpecFile, kept: tuple[int, ...], layers: int) -> tuple[int, ...]:
+def patched_sets(file: SpecFile, kept: tuple[int, ...], layers: int) -> list[tuple[int, ...]] | None:
+    """The patched blocks after 0, 1, ..., m steps; None where a search has to find them."""
     order, available = file.spec.interpolate.order, patchable(kept, layers)
+    if isinstance(order, OrderSearch):
+        return None
     if isinstance(order, str):
-        return ORDERS[order](available)
-    if sorted(order) != available:
+        order = ORDERS[order](available)
+    elif sorted(order) != available:
         message = "the order must name every block of two or more layers once"
         if extra := [i for i in order if i not in available]:
             message += f"; {extra[0]} is not one of them"
@@ -99,70 +101,20 @@ def _order(file: SpecFile, kept: tuple[int, ...], layers: int) -> tuple[int, ...
         elif missing := sorted(set(available) - set(order)):
             message += f"; {missing[0]} is missing"
         raise file.error(file.problem(("interpolate", "order"), message, f"the blocks are {available}"))
-    return order
+    return prefixes(order)
 
 
-def _members(file: SpecFile, facts: ModelFacts, kept: tuple[int, ...], order: tuple[int, ...]) -> list[Member]:
-    spec = file.spec
-    reference: Literal["first", "last"] | None = None
-    if spec.interpolate.singletons == "reference":
-        reference = "first" if spec.interpolate.order == "first_to_last" else "last"
-    members = []
-    for patched, plan in enumerate(family(kept, facts.count, order, reference=reference)):
-        # A tied model whose embedding and head have two owners with different weights cannot stay tied.
-        one_owner = owner(plan[0]) == owner(plan[-1])
-        tied = facts.tied and (one_owner or not spec.student.train_embedding)
-        tensors = facts.tensors(teacher_indices(plan, kept), tied=tied)
-        members.append(Member(patched, plan, total_parameters(tensors), total_bytes(tensors), tied))
-    return members
+def _member(file: SpecFile, facts: ModelFacts, kept: tuple[int, ...], patched: int, plan: Plan) -> Member:
+    # A tied model whose embedding and head have two owners with different weights cannot stay tied.
+    one_owner = owner(plan[0]) == owner(plan[-1])
+    tied = facts.tied and (one_owner or not file.spec.student.train_embedding)
+    return member_of(facts, plan, kept, patched=patched, tied=tied)
 
 
-def _chosen(file: SpecFile, members: list[Member]) -> tuple[Member, ...]:
-    """Student and teacher, and for each size that was asked for the nearest member not above it."""
-    sizes = file.spec.interpolate.sizes
-    if isinstance(sizes, str):
-        return tuple(members)
-    asked: dict[int, list[str]] = {members[0].patched: [], members[-1].patched: []}
-    problems: list[Problem] = []
-    for i, size in enumerate(sizes):
-        fitting = [m for m in members if _measure(m, size, members[-1]) <= size.value * (1 + 1e-9)]
-        if not fitting or _measure(members[-1], size, members[-1]) < size.value * (1 - 1e-9):
-            low, high = (_shown(m, size, members[-1]) for m in (members[0], members[-1]))
-            message = f"no model of size {size.text}: the student has {low}, the teacher {high}"
-            problems.append(file.problem(("interpolate", "sizes", i), message))
-        else:
-            asked.setdefault(max(fitting, key=lambda m: m.parameters).patched, []).append(size.text)
-    if problems:
-        raise file.error(*problems)
-    return tuple(
-        Member(m.patched, m.plan, m.parameters, m.bytes, m.tied, tuple(asked[m.patched]))
-        for m in members
-        if m.patched in asked
-    )
-
-
-def _measure(member: Member, size: Size, teacher: Member) -> float:
-    match size.unit:
-        case "parameters":
-            return member.parameters
-        case "fraction":
-            return member.parameters / teacher.parameters
-        case "layers":
-            return member.layers
-        case "bytes":
-            return member.bytes
-
-
-def _shown(member: Member, size: Size, teacher: Member) -> str:
-    match size.unit:
-        case "parameters":
-            return f"{member.parameters:,} parameters"
-        case "fraction":
-            return f"{member.parameters / teacher.parameters:.1%}"
-        case "layers":
-            return f"{member.layers} layers"
-        case "bytes":
-            return f"{member.bytes:,} bytes"
+def member_of(facts: ModelFacts, plan: Plan, kept: tuple[int, ...] = (), *, patched: int, tied: bool) -> Member:
+    """A member with its exact size. A plan of the teacher's layers alone needs no `kept`."""
+    tensors = facts.tensors(teacher_indices(plan, kept), tied=tied)
+    return Member(patched, plan, total_parameters(tensors), total_bytes(tensors), tied)
 
 
 def recipe(training: Training, *, seed: int, sequence_length: int, tokens: int | None = None) -> Recipe:

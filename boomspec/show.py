@@ -9,7 +9,8 @@ from typing import Any
 from boomspec.compile import Compiled
 from boomspec.graph import TaskGraph
 from boomspec.plan import Plan
-from boomspec.resolve import Family, Member
+from boomspec.resolve import Family
+from boomspec.sizes import Member, compact_plan, shown_bytes
 
 PLAN_SCHEMA_VERSION = 1
 _MARKS = {"reuse": "=", "run": "+", "unneeded": " ", "blocked": "!"}
@@ -33,12 +34,20 @@ def print_family(family: Family) -> None:
             str(member.layers),
             f"{member.parameters:,}",
             f"{member.parameters / teacher.parameters:.1%}",
-            _bytes(member.bytes),
+            shown_bytes(member.bytes),
             _role(member) + (", untied" if family.facts.tied and not member.tied else ""),
-            compact_plan(member),
+            compact_plan(member.plan),
             *([", ".join(member.asked)] if asked else []),
         )
     Console(highlight=False).print(table)
+
+
+def print_pending(compiled: Compiled) -> None:
+    """What cannot be planned yet, and why."""
+    from rich.console import Console
+
+    waits = ", ".join(compiled.pending)
+    Console(highlight=False).print(f"[bold]The rest is known after:[/] {waits} (a run goes on by itself)")
 
 
 def print_plan(graph: TaskGraph, plan: Plan, store: Path) -> None:
@@ -67,8 +76,9 @@ def plan_json(compiled: Compiled, plan: Plan) -> dict[str, Any]:
         "schema": PLAN_SCHEMA_VERSION,
         "name": compiled.graph.name,
         "graph": compiled.graph.id,
-        "teacher_layers": family.facts.count,
-        "kept": list(family.kept),
+        "pending": list(compiled.pending),
+        "teacher_layers": family.facts.count if family else None,
+        "kept": list(family.kept) if family else None,
         "sizes": [
             {
                 "layers": member.layers,
@@ -79,7 +89,7 @@ def plan_json(compiled: Compiled, plan: Plan) -> dict[str, Any]:
                 "plan": list(member.plan),
                 "asked": list(member.asked),
             }
-            for member in family.members
+            for member in (family.members if family else ())
         ],
         "tasks": [
             {
@@ -104,26 +114,7 @@ def mermaid(graph: TaskGraph) -> str:
     return "\n".join(rows)
 
 
-def compact_plan(member: Member) -> str:
-    """A layer plan with runs written short: "s0-3 t8-15"."""
-    runs: list[list[int | str]] = []
-    for layer in member.plan:
-        owner, index = layer[0], int(layer[1:])
-        if runs and runs[-1][0] == owner and runs[-1][2] == index - 1:
-            runs[-1][2] = index
-        else:
-            runs.append([owner, index, index])
-    return " ".join(f"{owner}{a}" if a == b else f"{owner}{a}-{b}" for owner, a, b in runs)
-
-
 def _role(member: Member) -> str:
     if member.is_student:
         return "student"
     return "teacher" if member.is_teacher else "interpolated"
-
-
-def _bytes(count: int) -> str:
-    size, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
-    while size >= 1024 and len(units) > 1:
-        size, units = size / 1024, units[1:]
-    return f"{size:.1f} {units[0]}"

@@ -6,24 +6,31 @@ lies is only its location.
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import re
 from pathlib import Path
+from typing import Literal
 
 from boomspec.architecture import llama_facts
 from boomspec.checkpoint import checkpoint_files
 from boomspec.corpus import python_stdlib
-from boomspec.errors import BoomspecError, Problem, did_you_mean
+from boomspec.errors import Problem
 from boomspec.facts import ModelFacts, read_facts
 from boomspec.graph import Source
-from boomspec.hub import cached_model, pinned_dataset, pinned_model
-from boomspec.identity import digest, file_digest
-from boomspec.language import PretrainSpec
+from boomspec.hub import cached_model, hub_folder, pinned_dataset, pinned_model
+from boomspec.identity import file_digest
+from boomspec.language import DataSpec, PretrainSpec
+from boomspec.published import STUDENT_CONFIG, read_student_mapping
 from boomspec.spec import SpecFile
 from boomspec.tasks import Architecture
 
-_FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}  # every other ending is text
+Role = Literal["teacher", "student"]
+
+_FORMATS = {
+    **dict.fromkeys((".txt", ".text", ".md", ".rst", ".py", ".c", ".h", ".cpp", ".rs", ".go", ".java", ".tex"), "text"),
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+}
 _TOKENIZER_FILES = re.compile(
     r"(tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt|.*\.model|chat_template.*)"
 )
@@ -34,48 +41,72 @@ def check_paths(file: SpecFile) -> list[Problem]:
     """Problems of what a spec names, without reading what it holds."""
     problems = []
     spec = file.spec
-    if spec.evaluate is not None and spec.evaluate.held_out is not None and spec.data.held_out is None:
+    if spec.evaluate is not None and spec.evaluate.held_out is not None and spec.data and not spec.data.held_out:
         hint = "set documents apart: data: {held_out: {every: 20}}"
         problems.append(file.problem(("evaluate", "held_out"), "there is no held-out text to measure", hint))
-    if spec.teacher.model is not None and model_folder(file) is None and not _HUB_ID.fullmatch(spec.teacher.model):
-        problems.append(
-            file.problem(("teacher", "model"), f"'{spec.teacher.model}' is neither a folder nor a hub id (owner/name)")
-        )
-    if spec.data.files is not None:
+    roles: tuple[Role, ...] = ("teacher", "student")
+    for role in roles:
+        section = spec.teacher if role == "teacher" else spec.student
+        name = section.model
+        if name is not None and model_folder(file, role) is None and not _HUB_ID.fullmatch(name):
+            problems.append(file.problem((role, "model"), f"'{name}' is neither a folder nor a hub id (owner/name)"))
+        if name is not None and section.revision is not None and model_folder(file, role) is not None:
+            problems.append(file.problem((role, "revision"), "a folder has no revisions", "remove it"))
+    if spec.data is not None and spec.data.files is not None:
         for i, pattern in enumerate(spec.data.files):
             if not _matches(file, pattern):
                 message, hint = f"no file matches '{pattern}'", f"paths are relative to {file.folder}"
                 problems.append(file.problem(("data", "files", i), message, hint))
-        formats = sorted({_format(path) for path in data_files(file)})
-        if spec.data.format is None and len(formats) > 1:
-            problems.append(
-                file.problem(("data", "files"), f"files of several formats ({', '.join(formats)})", "give files of one")
-            )
+        problems += _data_problems(file, spec.data)
     if spec.evaluate is not None and spec.evaluate.tasks_folder is not None:
-        folder = _resolve(file, spec.evaluate.tasks_folder)
+        folder = resolve_path(file, spec.evaluate.tasks_folder)
         if not _is_folder(folder):
             problems.append(file.problem(("evaluate", "tasks_folder"), f"'{folder}' is not a folder"))
     return problems
 
 
-def model_folder(file: SpecFile) -> Path | None:
-    """The teacher's folder where it is local; None where it is on the hub or trained by the spec."""
-    name = file.spec.teacher.model
-    if name is None:
+def _data_problems(file: SpecFile, data: DataSpec) -> list[Problem]:
+    files = data_files(file)
+    formats = {data.format} if data.format else {_format(path) for path in files}
+    if None in formats:
+        unknown = next(path for path in files if _format(path) is None)
+        hint = "say it: format: text, jsonl or parquet"
+        return [file.problem(("data", "files"), f"the format of '{unknown.name}' is not known by its ending", hint)]
+    if len(formats) > 1:
+        listed = ", ".join(sorted(str(name) for name in formats))
+        return [file.problem(("data", "files"), f"files of several formats ({listed})", "give files of one")]
+    if formats != {"text"}:
+        return []
+    if data.text_field is not None:
+        return [file.problem(("data", "text_field"), "text files have no fields", "remove it")]
+    held_out = len(range(data.held_out.offset, len(files) - data.skip, data.held_out.every)) if data.held_out else 0
+    if files and held_out >= len(files) - data.skip:
+        hint = "a text file is one document; give more files, or jsonl"
+        return [file.problem(("data",), f"no document is left to train on: {len(files)} in all", hint)]
+    if data.held_out is not None and held_out == 0:
+        message = f"no document would be held out: there are {len(files)}, and a text file is one document"
+        return [file.problem(("data", "held_out"), message)]
+    return []
+
+
+def model_folder(file: SpecFile, role: Role) -> Path | None:
+    """The folder of a model that exists; None where it is on the hub, or made by the spec."""
+    section = file.spec.teacher if role == "teacher" else file.spec.student
+    if section.model is None:
         return None
-    folder = _resolve(file, name)
-    local = _is_folder(folder) or name.startswith((".", "/", "~"))
+    folder = resolve_path(file, section.model)
+    local = _is_folder(folder) or section.model.startswith((".", "/", "~"))
     if local and not _is_folder(folder):
-        raise file.error(file.problem(("teacher", "model"), f"folder '{folder}' does not exist"))
+        raise file.error(file.problem((role, "model"), f"folder '{folder}' does not exist"))
     return folder if local else None
 
 
 def local_facts(file: SpecFile) -> ModelFacts | None:
     """The teacher's facts where no network is needed to know them, else None."""
     teacher = file.spec.teacher
-    if teacher.pretrain is not None:
+    if teacher.pretrain is not None and file.spec.data is not None:
         return llama_facts(architecture(teacher.pretrain, file.spec.data.sequence_length))
-    folder = model_folder(file)
+    folder = model_folder(file, "teacher")
     if folder is None and teacher.model is not None:
         cached = cached_model(teacher.model, teacher.revision)
         folder = cached if cached and any(cached.glob("*.safetensors")) else None
@@ -96,20 +127,19 @@ def architecture(pretrain: PretrainSpec, context: int) -> Architecture:
     )
 
 
-def teacher_sources(file: SpecFile) -> tuple[ModelFacts, Source, Source]:
-    """Facts, model and tokenizer of a teacher that exists. Reads a local model's bytes once, for their digests."""
-    name = file.spec.teacher.model
-    assert name is not None
-    folder = model_folder(file)
+def model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Source]:
+    """Facts, model and tokenizer of a model that exists. Reads a local model's bytes once, for their digests."""
+    name, revision = _named_model(file, role)
+    folder = model_folder(file, role)
     if folder is None:
-        commit, facts = pinned_model(name, file.spec.teacher.revision)
+        commit, facts = pinned_model(name, revision)
         identity = {"hub": name, "revision": commit}
         return facts, Source("model", identity, {"hub": name}), Source("tokenizer", identity, {"hub": name})
     facts = read_facts(folder)
     tokenizer = sorted(path for path in folder.iterdir() if _TOKENIZER_FILES.fullmatch(path.name) and path.is_file())
-    if not tokenizer:
+    if not tokenizer and role == "teacher" and file.spec.data is not None:
         hint = "save one there: tokenizer.save_pretrained(folder)"
-        raise file.error(file.problem(("teacher", "model"), f"{folder} holds no tokenizer", hint))
+        raise file.error(file.problem((role, "model"), f"{folder} holds no tokenizer", hint))
     weights = [folder / "config.json", *checkpoint_files(folder)]
     return (
         facts,
@@ -118,17 +148,33 @@ def teacher_sources(file: SpecFile) -> tuple[ModelFacts, Source, Source]:
     )
 
 
+def student_mapping(file: SpecFile) -> tuple[int, ...]:
+    """The kept layers that a student which exists says it was made from."""
+    name, revision = _named_model(file, "student")
+    folder = model_folder(file, "student") or hub_folder(name, revision, STUDENT_CONFIG)
+    return read_student_mapping(folder)
+
+
+def _named_model(file: SpecFile, role: Role) -> tuple[str, str | None]:
+    section = file.spec.teacher if role == "teacher" else file.spec.student
+    assert section.model is not None
+    return section.model, section.revision
+
+
 def data_files(file: SpecFile) -> list[Path]:
     """The local files that hold the text, in their order, each once."""
-    if file.spec.data.corpus == "python_stdlib":
+    data = file.spec.data
+    if data is not None and data.corpus == "python_stdlib":
         return python_stdlib()
-    matches = [path for pattern in file.spec.data.files or () for path in _matches(file, pattern)]
+    patterns = (data.files or ()) if data is not None else ()
+    matches = [path for pattern in patterns for path in _matches(file, pattern)]
     return list(dict.fromkeys(matches))
 
 
 def text_source(file: SpecFile) -> Source:
     """The text: digests of its files, or a pinned data set."""
     data = file.spec.data
+    assert data is not None
     if data.dataset is not None:
         commit = pinned_dataset(data.dataset, data.revision)
         identity = {"hub": data.dataset, "revision": commit, "config": data.config, "split": data.split or "train"}
@@ -144,46 +190,7 @@ def text_source(file: SpecFile) -> Source:
     )
 
 
-def task_source(file: SpecFile, task: str, index: int) -> Source:
-    """Where an lm-eval task comes from: the spec's own folder, or the installed lm-eval.
-
-    Raises SpecError now, before anything is trained, when no such task exists.
-    """
-    assert file.spec.evaluate is not None
-    own: dict[str, Path] = {}
-    if file.spec.evaluate.tasks_folder is not None:
-        folder = _resolve(file, file.spec.evaluate.tasks_folder)
-        own = _task_names(folder)
-        if task in own:
-            contents = {
-                path.relative_to(folder).as_posix(): file_digest(path)
-                for path in sorted(folder.rglob("*"))
-                if path.is_file() and "__pycache__" not in path.parts
-            }
-            return Source("lm_eval_tasks", {"folder": digest(contents)}, {"folder": str(folder)})
-    location = importlib.util.find_spec("lm_eval")
-    if location is None or not location.submodule_search_locations:
-        raise BoomspecError("lm-eval is not installed, so its tasks are not known", hint="pip install 'boomspec[run]'")
-    stock = _task_names(Path(location.submodule_search_locations[0]) / "tasks")
-    if task not in stock:
-        hint = did_you_mean(task, [*own, *stock]) or "list them with: lm-eval ls tasks"
-        raise file.error(file.problem(("evaluate", "tasks", index), f"lm-eval knows no task '{task}'", hint))
-    return Source("lm_eval_tasks", {"lm_eval": importlib.metadata.version("lm-eval")}, {})
-
-
-_TASK_LINE = re.compile(r"^(?:task|group|tag)\s*:\s*[\"']?([\w.:/+-]+)", re.MULTILINE)
-
-
-def _task_names(folder: Path) -> dict[str, Path]:
-    """Names of the tasks and groups that YAML files under a folder define, without importing lm-eval."""
-    names: dict[str, Path] = {}
-    for path in folder.rglob("*.yaml"):
-        for name in _TASK_LINE.findall(path.read_text(encoding="utf-8", errors="replace")):
-            names.setdefault(name, path)
-    return names
-
-
-def _resolve(file: SpecFile, path: str) -> Path:
+def resolve_path(file: SpecFile, path: str) -> Path:
     try:
         return (file.folder / Path(path).expanduser()).resolve()
     except RuntimeError:  # "~nobody": no such user
@@ -198,13 +205,15 @@ def _is_folder(path: Path) -> bool:
 
 
 def _matches(file: SpecFile, pattern: str) -> list[Path]:
-    absolute = _resolve(file, pattern)
+    """Files by a pattern, sorted. Links are not followed: the ending of their own name says what they are."""
     try:
+        absolute = file.folder / Path(pattern).expanduser()
         found = Path(absolute.anchor).glob(str(absolute.relative_to(absolute.anchor)))
-        return sorted(path.resolve() for path in found if path.is_file())
-    except (OSError, ValueError, NotImplementedError):  # a name that is too long, "**" inside a name, no name at all
-        return []
+        return sorted(path for path in found if path.is_file())
+    except (OSError, ValueError, NotImplementedError, RuntimeError):
+        return []  # too long a name, "**" inside a name, no name at all, "~nobody"
 
 
-def _format(path: Path) -> str:
-    return _FORMATS.get(path.suffix.lower(), "text")
+def _format(path: Path) -> str | None:
+    """The format of a file by its ending; None for an ending that says nothing about it."""
+    return _FORMATS.get(path.suffix.lower())

@@ -6,23 +6,23 @@ The sections are in `boomspec.language`. What a spec MEANS is `boomspec.resolve`
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from boomspec.baselines import BaselineItem, baseline_item
 from boomspec.errors import Problem, SpecError
+from boomspec.execution import ExecutionSpec
 from boomspec.fields import AlsoText, Strict
 from boomspec.language import (
-    BaselineItem,
     DataSpec,
     DistillSpec,
     EvaluateSpec,
-    ExecutionSpec,
     InterpolateSpec,
     StudentSpec,
     TeacherSpec,
-    baseline_item,
 )
+from boomspec.searches import OrderSearch
 from boomspec.source import Document, read_source
 from boomspec.validation import FieldError, validate
 from boomspec.yaml_tree import dotted
@@ -38,8 +38,8 @@ class Spec(Strict):
     seed: Annotated[int, Field(ge=0, le=2**32 - 1, description="Of weights, data order and evaluation.")] = 0
     teacher: TeacherSpec
     student: StudentSpec
-    data: DataSpec
-    distill: DistillSpec
+    data: DataSpec | None = None
+    distill: DistillSpec | None = None
     interpolate: InterpolateSpec = InterpolateSpec()
     evaluate: EvaluateSpec | None = None
     baselines: Annotated[
@@ -63,7 +63,31 @@ class Spec(Strict):
             raise FieldError(f"'{twice[0]}' is listed twice")
         return items
 
-    def baseline(self, kind: Literal["naive_pruning", "random_init"]) -> Any:
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Self:
+        if self.student.model is None and self.distill is None:
+            raise FieldError("missing 'distill'", hint="or name a student that exists: student: {model: ...}")
+        if self.student.model is not None and self.distill is not None:
+            raise FieldError("a student that exists is not distilled: remove this, or student.model", at=("distill",))
+        if self.teacher.pretrain is None and "pretrain" in self.execution.model_fields_set:
+            raise FieldError("nothing is pretrained here", at=("execution", "pretrain"))
+        if self.data is None and (reason := self._reads_text()):
+            raise FieldError("missing 'data'", hint=f"{reason} needs text")
+        return self
+
+    def _reads_text(self) -> str | None:
+        """What in this spec needs text, if anything does."""
+        if self.distill is not None:
+            return "distill"
+        if self.teacher.pretrain is not None:
+            return "teacher.pretrain"
+        if self.evaluate is not None and self.evaluate.held_out is not None:
+            return "evaluate.held_out"
+        if isinstance(self.interpolate.order, OrderSearch):
+            return "interpolate.order"
+        return "baselines" if any(item.reads_text for item in self.baselines) else None
+
+    def baseline(self, kind: str) -> Any:
         """The settings of one baseline, or None where it is not asked for."""
         return next((getattr(item, kind) for item in self.baselines if getattr(item, kind) is not None), None)
 

@@ -103,6 +103,14 @@ class Pretrain(Record):
     recipe: Recipe
 
 
+class Faithful(Strict):
+    """What the published code (arXiv 2510.05064) does otherwise; see `boomspec.language.FaithfulSpec`."""
+
+    padding: bool
+    kl_on_padding: bool
+    summed_micro_batches: int
+
+
 class Distill(Record):
     """Inputs: `teacher` (source or task), `tokens`."""
 
@@ -114,6 +122,7 @@ class Distill(Record):
     train_embedding: bool
     losses: Losses
     recipe: Recipe
+    faithful: Faithful | None = None
 
 
 class Calibration(Strict):
@@ -238,10 +247,22 @@ class Evaluate(Record):
     precision: Precision
 
 
+Series = Literal[
+    "teacher",
+    "student",
+    "interpolated",
+    "naive_pruning",
+    "random_init",
+    "standard_distillation",
+    "shortgpt",
+    "laco",
+]
+
+
 class Cell(Strict):
     """One number to be on the report: which model, measured how, and the input that holds it."""
 
-    series: Literal["teacher", "student", "interpolated", "naive_pruning", "random_init"]
+    series: Series
     layers: int
     parameters: int
     bytes: int
@@ -250,13 +271,14 @@ class Cell(Strict):
 
 
 class Report(Record):
-    """Inputs: one per cell, and the trainings whose curves are drawn."""
+    """Inputs: one per cell, the trainings whose curves are drawn, the searches that are shown."""
 
     kind: ClassVar[str] = "report"
     version: ClassVar[int] = 1
 
     cells: tuple[Cell, ...]
     trainings: dict[str, str]  # label -> input
+    searches: dict[str, str] = {}  # noqa: RUF012 - pydantic copies defaults; label -> input
 
 
 KINDS: dict[str, type[Record]] = {

@@ -6,6 +6,7 @@ Exit codes: 0 every target is in the store, 1 something failed, 2 the input is w
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 import traceback
@@ -34,7 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         with Interrupt() as interrupt:
-            return _run(options, interrupt)
+            code = _run(options, interrupt)
+            return EXIT_INTERRUPTED if interrupt.requested else code
     except BoomspecError as error:
         print(f"error: {redact(str(error))}", file=sys.stderr)
         return error.exit_code
@@ -67,6 +69,8 @@ def _run(options: argparse.Namespace, interrupt: Interrupt) -> int:
     view = view_for(len(plan.ids("run")), plain=options.plain)
     journal = Journal(store.run_folder(graph.name, graph.id), graph, view.event)
     journal.event("run_started", tasks=len(plan.ids("run")), version=boomspec.__version__)
+    # Ray's workers import from the driver's working folder first: a person's rich.py must not be found there.
+    os.chdir(journal.folder)
     outcomes = _blocked_from_the_start(graph, plan)
     if plan.ids("run"):
         print(

@@ -1,44 +1,42 @@
-"""Write the Hugging Face folder of a layer plan straight from safetensors files.
+"""Write the Hugging Face folders of layer plans straight from safetensors files.
 
-The new header is computed from the sources' headers and the tensors' bytes are copied range by range:
+New headers are computed from the sources' headers and the tensors' bytes are copied range by range:
 no tensor is loaded, no model is built, memory stays constant whatever the model's size.
 
-Ownership (arXiv 2510.05064): the embedding comes from the owner of the FIRST layer, final norm and head
-from the owner of the LAST one. An untied result of a tied model gets its head written out, from that
-owner's embedding. Every layer keeps the per-layer attributes of the config of the layer it came from.
+    ownership   (arXiv 2510.05064) the embedding comes from the owner of the FIRST layer, final norm and head from
+                the owner of the LAST one. An untied result of a tied model gets its head written out, from that
+                owner's embedding. Every layer keeps its attributes (`model_config`).
+    dtype       each tensor is stored in the dtype that the teacher stores the tensor of the same place in, rounded
+                to nearest even (`conversion`); integers and types below 16 bits are not converted.
+    family      the result is of the teacher's family; a student of another one is read as that (`families`). What
+                such a student does not have and the teacher's family adds up (token types) is zeros.
+
+What is wrong with the sources is found from headers and configs, before anything is written. Only a weight that is
+too large for the teacher's dtype shows while it is converted: then no config is written.
 """
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from boomspec.checkpoint import INDEX, SINGLE, TensorEntry, encode_header
+from boomspec.checkpoint import TensorEntry
 from boomspec.errors import BoomspecError
-from boomspec.facts import LAYER_COUNTS, ModelFacts, read_facts
+from boomspec.facts import ModelFacts, read_as, read_facts
+from boomspec.families import translation
+from runners.conversion import ITEM_BYTES
+from runners.copying import Piece, write_checkpoints
+from runners.model_config import plan_config
 
-_TIED_HEAD = "lm_head.weight"  # the name transformers gives the head of a model that can be tied
 _TRAVELS = re.compile(
     r"(generation_config\.json|tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt"
-    r"|chat_template.*|.*\.model)"
+    r"|chat_template.*|.*\.(model|tiktoken|jinja))"
 )
 _SHARD_BYTES = 5 * 10**9
-_CHUNK = 8 * 2**20
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """One tensor of the result: its new name and where its bytes lie."""
-
-    name: str
-    entry: TensorEntry
 
 
 def assemble(
@@ -46,119 +44,149 @@ def assemble(
 ) -> None:
     """Write the model of `plan` ("t4": layer 4 of sources["t"]) into the folder `target`.
 
-    Tokenizer and generation config come from the teacher "t" where there is one. Raises BoomspecError, before
-    anything is written, where the sources do not fit together.
+    Tokenizer, chat template and generation config come from the teacher "t" where there is one. Raises
+    BoomspecError, before anything is written, where the sources do not fit together.
     """
-    facts = {owner: read_facts(folder) for owner, folder in sources.items()}
-    _check(facts, plan, tied)
-    pieces = _pieces(facts, plan, tied)
-    base = "t" if "t" in sources else plan[0][0]
-    target.mkdir(parents=True, exist_ok=True)
-    config = _config(facts, plan, tied, base)
-    (target / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    for file in sorted(sources[base].iterdir()):
-        if _TRAVELS.fullmatch(file.name) and file.is_file():
-            shutil.copyfile(file, target / file.name)
-    _write(pieces, target, shard_bytes)
+    assemble_family(sources, {target: (plan, tied)}, shard_bytes=shard_bytes)
 
 
-def _check(facts: Mapping[str, ModelFacts], plan: Sequence[str], tied: bool) -> None:
+def assemble_family(
+    sources: Mapping[str, Path],
+    plans: Mapping[Path, tuple[Sequence[str], bool]],
+    *,
+    shard_bytes: int = _SHARD_BYTES,
+) -> None:
+    """Write many models of the same sources, {target: (plan, tied)}, reading each tensor of the sources once.
+
+    Each target is exactly what `assemble` writes. On a file system with reflinks the targets share the blocks of
+    the tensors they have in common (`copying` says which).
+    """
+    base = "t" if "t" in sources else next(iter(plans.values()))[0][0][0]
+    stored = {owner: read_facts(folder) for owner, folder in sources.items()}
+    facts = {owner: read_as(model, stored[base].model_type, str(sources[owner])) for owner, model in stored.items()}
+    zeros = {owner: _zeros(stored[owner], stored[base]) for owner in sources}
+    for owner, model in facts.items():
+        _check_fit(facts[base], model, zeros[owner])
+    pieces, configs = {}, {}
+    for target, (plan, tied) in plans.items():
+        _check_plan(facts, plan, tied)
+        if any(target.resolve() == folder.resolve() for folder in sources.values()):
+            raise BoomspecError(f"{target}: a model cannot be written over one that it is made of")
+        configs[target] = plan_config(facts, plan, tied=tied, base=base)
+        pieces[target] = _pieces(facts, plan, tied=tied, base=facts[base], zeros=zeros[plan[0][0]])
+
+    for target in plans:
+        target.mkdir(parents=True, exist_ok=True)
+    write_checkpoints(pieces, shard_bytes=shard_bytes)
+    for target, config in configs.items():  # last: what was left unfinished has no config, and no one can load it
+        for file in sorted(sources[base].iterdir()):
+            if _TRAVELS.fullmatch(file.name) and file.is_file():
+                shutil.copyfile(file, target / file.name)
+        (target / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _zeros(model: ModelFacts, base: ModelFacts) -> list[TensorEntry]:
+    """The embeddings of `base` that a model of another family lacks, without a file."""
+    rows = translation(model.model_type, base.model_type)
+    missing = rows.zeros if rows else frozenset[str]()
+    return [TensorEntry(entry.name, entry.dtype, entry.shape) for entry in base.embedding if entry.name in missing]
+
+
+def _check_plan(facts: Mapping[str, ModelFacts], plan: Sequence[str], tied: bool) -> None:
     for layer in plan:
         count = facts[layer[0]].count
         if int(layer[1:]) >= count:
             raise BoomspecError(f"layer plan: {layer} does not exist: that model has {count} layers")
-    reference = next(iter(facts.values()))
-    for other in facts.values():
-        if (other.model_type, other.prefix) != (reference.model_type, reference.prefix):
-            raise BoomspecError(f"a {reference.model_type} and a {other.model_type} model cannot be interpolated")
-        if other.dtype != reference.dtype:
-            raise BoomspecError(f"the models are stored in different types: {reference.dtype} and {other.dtype}")
-        if other.token_embedding.shape != reference.token_embedding.shape:
-            shapes = f"{reference.token_embedding.shape} and {other.token_embedding.shape}"
-            raise BoomspecError(f"the models' embeddings differ in shape: {shapes}")
-    if tied and not all(model.tied for model in facts.values()):
+    if tied and not all(facts[layer[0]].tied for layer in (plan[0], plan[-1])):
         raise BoomspecError("a tied model cannot be made of models whose head is not tied")
 
 
-def _pieces(facts: Mapping[str, ModelFacts], plan: Sequence[str], tied: bool) -> list[_Piece]:
+def _check_fit(base: ModelFacts, other: ModelFacts, zeros: Sequence[TensorEntry]) -> None:
+    """Raise BoomspecError unless each part of `other` can stand in for the same part of `base`."""
+    if other.prefix != base.prefix:
+        raise BoomspecError(f"the models' layers have different names: {base.prefix}.* and {other.prefix}.*")
+    if other.token_embedding.shape != base.token_embedding.shape:
+        shapes = f"{base.token_embedding.shape} and {other.token_embedding.shape}"
+        raise BoomspecError(f"the models' embeddings differ in shape (vocabulary x width): {shapes}")
+    for part in ("embedding", "norm", "untied_head"):
+        mine, theirs = _shapes(getattr(base, part)), _shapes(getattr(other, part))
+        if part == "embedding":
+            theirs |= _shapes(zeros)
+        if mine != theirs:
+            raise BoomspecError(f"the models' {part.removeprefix('untied_')}s differ: {_difference(mine, theirs)}")
+    kinds = [_shapes(layer, base.prefix) for layer in base.layers]
+    for i, layer in enumerate(other.layers):
+        theirs = _shapes(layer, other.prefix)
+        if theirs not in kinds:
+            nearest = min(kinds, key=lambda mine: len(mine.items() ^ theirs.items()))
+            raise BoomspecError(f"layer {i} is like no layer of the other model: {_difference(nearest, theirs)}")
+    dtypes = _dtypes(base)
+    for place, entry in _places(other):
+        wanted = dtypes.get(place, base.dtype)
+        if entry.dtype != wanted and not {entry.dtype, wanted} <= set(ITEM_BYTES):
+            raise BoomspecError(
+                f"tensor '{entry.name}' is stored as {entry.dtype}, in the other model as {wanted}",
+                hint=f"only {', '.join(ITEM_BYTES)} are converted into each other",
+            )
+
+
+def _difference(mine: Mapping[str, object], theirs: Mapping[str, object]) -> str:
+    name = min(name for name in {*mine, *theirs} if mine.get(name) != theirs.get(name))
+    return f"'{name}' is {mine.get(name, 'missing')} and {theirs.get(name, 'missing')}"
+
+
+def _shapes(entries: Sequence[TensorEntry], prefix: str | None = None) -> dict[str, tuple[int, ...]]:
+    """Name -> shape, of a layer's tensors behind the layer's index."""
+    return {_place(entry.name, prefix): entry.shape for entry in entries}
+
+
+def _place(name: str, prefix: str | None) -> str:
+    """A tensor's name, or behind the layer's index where the layers are under `prefix`."""
+    if prefix is None:
+        return name
+    return name[len(prefix) + bool(prefix) :].split(".", 1)[1]
+
+
+def _places(model: ModelFacts) -> list[tuple[str, TensorEntry]]:
+    """Every tensor with what it is called in any layer ("*.mlp.up_proj.weight") or outside the layers."""
+    rest = [(entry.name, entry) for entry in (*model.embedding, *model.norm, *model.untied_head)]
+    return rest + [(f"*.{_place(e.name, model.prefix)}", e) for layer in model.layers for e in layer]
+
+
+def _dtypes(base: ModelFacts) -> dict[str, str]:
+    dtypes: dict[str, str] = {}
+    for place, entry in _places(base):
+        dtypes.setdefault(place, entry.dtype)
+    return dtypes
+
+
+def _pieces(
+    facts: Mapping[str, ModelFacts],
+    plan: Sequence[str],
+    *,
+    tied: bool,
+    base: ModelFacts,
+    zeros: Sequence[TensorEntry],
+) -> list[Piece]:
+    dtypes = _dtypes(base)
+
+    def piece(name: str, place: str, entry: TensorEntry, owner: ModelFacts) -> Piece:
+        # The teacher's own tensors are never converted, should one layer be stored unlike another.
+        dtype = entry.dtype if owner is base else dtypes.get(place, base.dtype)
+        return Piece(name, dtype, entry.shape, entry)
+
     first, last = facts[plan[0][0]], facts[plan[-1][0]]
-    pieces = [_Piece(entry.name, entry) for entry in first.embedding]
-    for i, layer in enumerate(plan):
-        model, index = facts[layer[0]], int(layer[1:])
-        start = len(f"{model.prefix}.{index}." if model.prefix else f"{index}.")
-        prefix = f"{model.prefix}.{i}." if model.prefix else f"{i}."
-        pieces += [_Piece(prefix + entry.name[start:], entry) for entry in model.layers[index]]
-    pieces += [_Piece(entry.name, entry) for entry in last.norm]
-    if not tied:
-        pieces += [_Piece(_TIED_HEAD, last.token_embedding)] if last.tied else [_Piece(e.name, e) for e in last.head]
+    pieces = [piece(entry.name, entry.name, entry, first) for entry in first.embedding]
+    pieces += [Piece(entry.name, entry.dtype, entry.shape, None) for entry in zeros]
+    for new, layer in enumerate(plan):
+        model = facts[layer[0]]
+        for entry in model.layers[int(layer[1:])]:
+            place = _place(entry.name, model.prefix)
+            name = f"{model.prefix}.{new}.{place}" if model.prefix else f"{new}.{place}"
+            pieces.append(piece(name, f"*.{place}", entry, model))
+    behind = (*last.norm, *(last.head if tied else last.untied_head))
+    pieces += [piece(entry.name, entry.name, entry, last) for entry in behind]
+    for name, count in Counter(piece.name for piece in pieces).items():
+        if count > 1:
+            raise BoomspecError(f"two tensors of the model would be called '{name}'")
     return pieces
-
-
-def _config(facts: Mapping[str, ModelFacts], plan: Sequence[str], tied: bool, base: str) -> dict[str, Any]:
-    """The base model's config with the layer count, the tying and every per-layer list made right."""
-    config = dict(facts[base].config)
-    for key, value in config.items():
-        if key in LAYER_COUNTS:
-            config[key] = len(plan)
-        elif isinstance(value, list) and len(value) == facts[base].count:
-            config[key] = [facts[layer[0]].config[key][int(layer[1:])] for layer in plan]
-    config["tie_word_embeddings"] = tied
-    return config
-
-
-def _write(pieces: Sequence[_Piece], target: Path, shard_bytes: int) -> None:
-    shards: list[list[_Piece]] = [[]]
-    room = shard_bytes
-    for piece in pieces:
-        if shards[-1] and piece.entry.bytes > room:
-            shards.append([])
-            room = shard_bytes
-        shards[-1].append(piece)
-        room -= piece.entry.bytes
-    if len(shards) == 1:
-        _write_file(shards[0], target / SINGLE)
-        return
-    weight_map: dict[str, str] = {}
-    for number, shard in enumerate(shards, start=1):
-        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        _write_file(shard, target / name)
-        weight_map |= {piece.name: name for piece in shard}
-    total = sum(piece.entry.bytes for piece in pieces)
-    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-    (target / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-
-
-def _write_file(pieces: Sequence[_Piece], path: Path) -> None:
-    header, offset = {}, 0
-    for piece in pieces:
-        header[piece.name] = (piece.entry.dtype, piece.entry.shape, offset, offset + piece.entry.bytes)
-        offset += piece.entry.bytes
-    handles: dict[Path, int] = {}
-    try:
-        with path.open("wb", buffering=0) as output:
-            output.write(encode_header(header))
-            for piece in pieces:
-                file = piece.entry.file
-                if file is None:
-                    raise TypeError(f"tensor {piece.name} has no file")
-                if file not in handles:
-                    handles[file] = os.open(file, os.O_RDONLY)
-                _copy(handles[file], output.fileno(), piece.entry.start, piece.entry.bytes)
-    finally:
-        for handle in handles.values():
-            os.close(handle)
-
-
-def _copy(source: int, target: int, start: int, count: int) -> None:
-    """Append `count` bytes at `start` of `source` to `target`, inside the kernel where the system can."""
-    end = start + count
-    while start < end:
-        try:
-            copied = os.copy_file_range(source, target, end - start, start)
-        except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-                raise
-            copied = os.write(target, os.pread(source, min(_CHUNK, end - start), start))
-        if copied == 0:
-            raise BoomspecError("a checkpoint became shorter while it was read")
-        start += copied

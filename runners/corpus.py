@@ -144,7 +144,8 @@ def _text(row: Any, text_field: str, place: str) -> str:
         raise BoomspecError(
             f"{place}: field '{text_field}' is {'null' if text is None else type(text).__name__}, not text"
         )
-    return text
+    # JSON can hold half a character ("\ud83d"), which real web text does now and then; no encoding has it.
+    return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def _no_field(place: str, text_field: str, found: list[str]) -> BoomspecError:

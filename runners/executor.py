@@ -14,6 +14,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, TaskCancelledError
 
+import boomspec
 from boomspec.errors import redact
 from boomspec.graph import TaskGraph
 from boomspec.plan import Plan
@@ -59,7 +60,7 @@ def run_tasks(
 
 
 def _jobs(graph: TaskGraph, store: Store, task_ids: list[str], journal: Journal) -> Iterator[Job]:
-    commit = git_commit(Path.cwd())
+    commit = git_commit(Path(boomspec.__file__).parent)
     variables = environment.settings(graph.sources.values(), store.root)
     for task_id in task_ids:
         node = graph.nodes[task_id]

@@ -13,7 +13,7 @@ Shapes: B sequences, T tokens a sequence.
 from __future__ import annotations
 
 import json
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,8 @@ from boomspec.errors import BoomspecError
 
 META = "meta.json"
 TOKENIZER = "tokenizer"
+PADDING = -1  # no token: its position has no label
+_SCAN = 1 << 24  # tokens looked at together
 Split = Literal["train", "held_out"]
 DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 
@@ -70,6 +72,27 @@ class TokenStream:
             start = int(_order(seed, epoch, windows)[place]) * sequence_length
             batch_BT[row] = self.tokens[start : start + sequence_length + 1]
         return batch_BT
+
+    def padded_batch(self, step: int, *, sequences: int, sequence_length: int, seed: int) -> npt.NDArray[np.int64]:
+        """Like `batch`, but one document a row: its first T + 1 tokens (its end-of-text counts), then PADDING."""
+        starts, ends = self._bounds
+        if len(starts) == 0:
+            raise BoomspecError(f"{self.file}: there is no document in it")
+        batch_BT = np.full((sequences, sequence_length + 1), PADDING, np.int64)
+        for row, draw in enumerate(range(step * sequences, (step + 1) * sequences)):
+            epoch, place = divmod(draw, len(starts))
+            document = int(_order(seed, epoch, len(starts))[place])
+            tokens = self.tokens[starts[document] : min(ends[document], starts[document] + sequence_length + 1)]
+            batch_BT[row, : len(tokens)] = tokens
+        return batch_BT
+
+    @cached_property
+    def _bounds(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Start and end of every document, its closing end-of-text included."""
+        chunks = range(0, len(self), _SCAN)
+        marks = [np.flatnonzero(self.tokens[i : i + _SCAN] == self.eos) + i for i in chunks]
+        places = np.concatenate(marks) if marks else np.empty(0, np.int64)
+        return places[:-1] + 1, places[1:] + 1
 
 
 @lru_cache(maxsize=2)  # a batch touches at most two neighbouring epochs, unless it is larger than one

@@ -49,14 +49,17 @@ def train(
     loss: MicroLoss,
     weights: Mapping[str, float],
     context: Context[Any],
+    gradient_scale: float = 1.0,
 ) -> None:
     """Train `model` in place (its parameters that require gradients) and write metrics.jsonl.
 
     Continues from the newest whole checkpoint in `context.resume`. Leaves one there every
     `checkpoint_seconds`, and when it is interrupted. `weights` of the terms serve the warning about
-    unbalanced terms only. Raises BoomspecError at the first step whose loss or gradient is not finite.
+    unbalanced terms only. Negative tokens of a batch are padding. Gradients are multiplied by
+    `gradient_scale` before they are clipped; the losses that are logged are not. Raises BoomspecError at
+    the first step whose loss or gradient is not finite.
     """
-    training = _Training(model, recipe, context)
+    training = _Training(model, recipe, context, gradient_scale)
     training.restore()
     try:
         training.run(batch, loss, weights)
@@ -104,10 +107,11 @@ def adamw(parameters: Mapping[str, nn.Parameter], optimizer: Optimizer) -> torch
 class _Training:
     """A training on its way: the model, AdamW's moments and the metrics of the steps that are done."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe, context: Context[Any]) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe, context: Context[Any], gradient_scale: float) -> None:
         self.model = model.eval()  # no dropout; gradients flow all the same
         self.recipe = recipe
         self.context = context
+        self.gradient_scale = gradient_scale
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.device = next(iter(self.parameters.values())).device
         self.optimizer = adamw(self.parameters, recipe.optimizer)
@@ -156,13 +160,13 @@ class _Training:
 
     def accumulate(self, tokens: Tensor, loss: MicroLoss) -> tuple[float, dict[str, float]]:
         """Add up the gradients and losses of the micro batches of one batch."""
-        labels_BT = tokens[:, 1:]
-        count = int((labels_BT != NO_LABEL).sum())
+        count = int((tokens[:, 1:] >= 0).sum())
         sums: dict[str, Tensor] = {}
         for rows in tokens.split(self.micro_batch):  # type: ignore[no-untyped-call]
             with autocast(self.recipe.precision):
-                total, terms = loss(rows[:, :-1], rows[:, 1:], count)
-            total.backward()  # type: ignore[no-untyped-call]
+                labels_BT = rows[:, 1:].masked_fill(rows[:, 1:] < 0, NO_LABEL)
+                total, terms = loss(rows[:, :-1].clamp(min=0), labels_BT, count)
+            (total * self.gradient_scale).backward()  # type: ignore[no-untyped-call]
             for name, value in {"loss": total.detach(), **terms}.items():
                 sums[name] = sums[name] + value if name in sums else value
         values = {name: float(value) for name, value in sums.items()}

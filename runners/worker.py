@@ -95,6 +95,8 @@ def execute(job: Job, *needed: Outcome) -> Outcome:
 def describe(error: BaseException) -> str:
     """An error as one text without secrets: those that a user can act on need no class name."""
     text = str(error) if isinstance(error, BoomspecError) else f"{type(error).__name__}: {error}"
+    if not str(error) and (frames := traceback.extract_tb(error.__traceback__)):
+        text += f"{frames[-1].line} ({Path(frames[-1].filename).name}:{frames[-1].lineno})"
     return redact(text.strip())
 
 

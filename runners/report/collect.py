@@ -27,6 +27,9 @@ SERIES = {  # in the order in which they are shown
     "interpolated": "interpolated",
     "teacher": "teacher",
     "naive_pruning": "naive pruning",
+    "shortgpt": "ShortGPT",
+    "laco": "LaCo",
+    "standard_distillation": "standard distillation",
     "random_init": "random initialisation",
 }
 HEADER = ("series", "layers", "parameters", "bytes", "measure", "metric", "value", "stderr", "higher_is_better")
@@ -73,10 +76,20 @@ class Training:
 
 
 @dataclass(frozen=True)
+class PatchSearch:
+    """What a search for the patch order has tried. `values[k]`: KL to the teacher of the chosen set of k blocks."""
+
+    label: str
+    values: tuple[float, ...]
+    candidates: tuple[tuple[int, float], ...]  # patched blocks, KL to the teacher
+
+
+@dataclass(frozen=True)
 class Results:
     rows: tuple[Row, ...]
     missing: tuple[Missing, ...] = ()
     trainings: tuple[Training, ...] = ()
+    searches: tuple[PatchSearch, ...] = ()
     items: dict[tuple[Cell, str, str], Items] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -126,7 +139,9 @@ def collect(record: Report, find: Find) -> Results:
         items |= {(cell, *key): found for key, found in _items(folder / "items.csv").items()}
     folders = {label: find(role) for label, role in record.trainings.items()}
     trainings = [_training(label, folder) for label, folder in folders.items() if isinstance(folder, Path)]
-    return Results(tuple(rows), tuple(missing), tuple(trainings), items)
+    found = {label: find(role) for label, role in record.searches.items()}
+    searches = [_search(label, folder) for label, folder in found.items() if isinstance(folder, Path)]
+    return Results(tuple(rows), tuple(missing), tuple(trainings), tuple(s for s in searches if s), items)
 
 
 def _place(cell: Cell) -> tuple[int, int]:
@@ -169,6 +184,15 @@ def _training(label: str, folder: Path) -> Training:
     similarity = folder / "similarity.json"
     pairs = json.loads(similarity.read_text(encoding="utf-8"))["pairs"] if similarity.exists() else []
     return Training(label, tuple(json.loads(line) for line in lines), tuple(pairs))
+
+
+def _search(label: str, folder: Path) -> PatchSearch | None:
+    """A search for the patch order; None for one that chose layers."""
+    content = json.loads((folder / "search.json").read_text(encoding="utf-8"))
+    if "sets" not in content:
+        return None
+    candidates = tuple((len(c["patched"]), float(c["value"])) for c in content["candidates"])
+    return PatchSearch(label, tuple(map(float, content["values"])), candidates)
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""The figures of a report: size against quality, loss curves, similarity of student and teacher.
+"""Size against quality: the figure of a report; and how every figure looks and is written.
 
 Each function returns a matplotlib Figure made with the object interface: no global state, no display.
 `write_png` and `svg` give the same bytes for the same figure: no dates, no random ids. In the SVG, colours are
@@ -15,25 +15,37 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from runners.report.collect import SERIES, Results, Row, Training
+from runners.report.collect import SERIES, Results, Row
 from runners.report.findings import UNITS
 from runners.report.words import count, number
 
 # Okabe and Ito's palette: told apart with every common form of colour blindness, and in print by the markers.
 INK, BLUE, ORANGE, PINK = "#1a1a19", "#0072b2", "#d55e00", "#b5649b"
-_VARIABLES = {BLUE: "--blue", ORANGE: "--orange", PINK: "--pink"}  # of the page's style, lighter in the dark
+GREEN, YELLOW, SKY = "#009e73", "#b88700", "#3d9bd1"
+_VARIABLES = {  # of the page's style, lighter in the dark
+    BLUE: "--blue",
+    ORANGE: "--orange",
+    PINK: "--pink",
+    GREEN: "--green",
+    YELLOW: "--yellow",
+    SKY: "--sky",
+}
 _LOOK: dict[str, dict[str, Any]] = {
     "interpolated": {"color": BLUE, "marker": "o", "linewidth": 2.2, "markersize": 7, "zorder": 5},
     "naive_pruning": {"color": ORANGE, "marker": "s", "linewidth": 1.4, "markersize": 6, "linestyle": (0, (5, 2))},
+    "shortgpt": {"color": YELLOW, "marker": "P", "linewidth": 1.4, "markersize": 7, "linestyle": (0, (5, 2))},
+    "laco": {"color": SKY, "marker": "X", "linewidth": 1.4, "markersize": 7, "linestyle": (0, (5, 2))},
+    "standard_distillation": {"color": GREEN, "marker": "v", "linewidth": 1.4, "markersize": 7},
     "random_init": {"color": PINK, "marker": "^", "linewidth": 1.4, "markersize": 7, "linestyle": (0, (1, 1.5))},
 }
+_NOT_THE_TEACHER = {"standard_distillation", "random_init"}  # series that do not end in the teacher
+_CONTROLS = ("random_init", "laco", "shortgpt")  # may be so far off that they would flatten all else
 _ENDS = {"student": ("D", 8), "teacher": ("*", 15)}
-_STYLE: dict[str, Any] = {
+STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same everywhere
     "font.size": 10,
     "text.color": INK,
@@ -55,14 +67,12 @@ _STYLE: dict[str, Any] = {
     "errorbar.capsize": 2.5,
     "svg.fonttype": "none",  # text stays text
 }
-_TERMS = {"cross_entropy": "cross-entropy", "kl": "KL divergence", "hidden_cosine": "hidden cosine"}
-_MOST_POINTS = 1000  # of a loss curve; longer ones are averaged in bins
 
 
 def size_figure(results: Results, measure: str, *, width: float = 7.6, height: float = 4.4) -> Figure:
     """Quality against parameters, the layer counts along the top. Error bars are one standard error."""
     metric = results.primary(measure)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.add_subplot()
         ends = {name: rows[0] for name in _ENDS if (rows := results.series(name, measure, metric))}
@@ -72,7 +82,8 @@ def size_figure(results: Results, measure: str, *, width: float = 7.6, height: f
                 _line(axes, rows, ends, name)
         for name, row in ends.items():
             _end(axes, row, name)
-        _limit(axes, [*lines["interpolated"], *lines["naive_pruning"], *ends.values()], lines["random_init"])
+        near = [row for name, rows in lines.items() if name not in _CONTROLS for row in rows]
+        _limit(axes, [*near, *ends.values()], [row for name in _CONTROLS for row in lines[name]])
         _size_axes(axes, [*ends.values(), *(row for rows in lines.values() for row in rows)])
         axes.set_ylabel(_quality_label(results, measure, metric))
         if axes.get_legend_handles_labels()[1]:
@@ -85,7 +96,7 @@ def _line(axes: Any, rows: Sequence[Row], ends: dict[str, Row], name: str) -> No
     look, path = _LOOK[name], list(rows)
     if name == "interpolated" and "student" in ends:
         path.insert(0, ends["student"])
-    if name != "random_init" and "teacher" in ends:
+    if name not in _NOT_THE_TEACHER and "teacher" in ends:
         path.append(ends["teacher"])
     x, y = [row.cell.parameters for row in path], [row.value for row in path]
     axes.plot(x, y, label=SERIES[name], **look, markevery=[i for i, row in enumerate(path) if row in rows])
@@ -135,9 +146,8 @@ def _limit(axes: Any, rows: Sequence[Row], control: Sequence[Row]) -> None:
     out = [row for row in control if not bottom <= row.value <= top]
     if out:
         axes.set_ylim(bottom, top)
-    color = _LOOK["random_init"]["color"]
     for row in out:
-        up = row.value > top
+        up, color = row.value > top, _LOOK[row.cell.series]["color"]
         axes.annotate(
             number(row.value),
             (row.cell.parameters, top if up else bottom),
@@ -175,67 +185,6 @@ def _quality_label(results: Results, measure: str, metric: str) -> str:
     return f"{name} {metric}{unit}   ({arrow})"
 
 
-def training_figure(training: Training, *, width: float = 7.6) -> Figure:
-    """The loss of every step, each term in its own panel (they have different scales)."""
-    known = {"step", "tokens", "lr", "grad_norm"}
-    terms = [name for name in training.steps[0] if name not in known] if training.steps else []
-    terms = terms[1:] if len(terms) == 2 else terms  # the loss of one term is that term
-    with mpl.rc_context(_STYLE):
-        columns = min(2, len(terms)) or 1
-        lines = math.ceil(len(terms) / columns) or 1
-        figure = Figure(figsize=(width, 2.3 * lines + 0.2), layout="constrained")
-        panels = figure.subplots(lines, columns, squeeze=False, sharex=True).flatten()
-        for axes, term in zip(panels, terms, strict=False):
-            steps, values = _thinned(training, term)
-            color = INK if term == "loss" else BLUE
-            axes.plot(steps, values, color=color, alpha=0.35, linewidth=0.8)
-            axes.plot(steps, _smooth(values), color=color, linewidth=1.8)
-            axes.set_title("loss (weighted sum)" if term == "loss" and len(terms) > 1 else _TERMS.get(term, term))
-            axes.yaxis.set_major_locator(MaxNLocator(4))
-        for axes in panels[len(terms) :]:
-            axes.set_visible(False)
-        for axes in panels[max(0, len(terms) - columns) : len(terms)]:
-            axes.set_xlabel("step")
-            axes.tick_params(labelbottom=True)
-    return figure
-
-
-def _thinned(training: Training, term: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values, averaged in bins where there are too many to see."""
-    logged = [(step["step"], step[term]) for step in training.steps if term in step]
-    points = np.array(logged, dtype=np.float64).reshape(-1, 2)
-    width = math.ceil(len(points) / _MOST_POINTS) or 1
-    means = np.array([points[i : i + width].mean(axis=0) for i in range(0, len(points), width)]).reshape(-1, 2)
-    return means[:, 0], means[:, 1]
-
-
-def _smooth(values: np.ndarray) -> np.ndarray:
-    """A centred running mean over about a tenth of the curve; narrower at its start, which is steep."""
-    half = len(values) // 20
-    return np.array([values[max(0, i - half) : i + min(half, i) + 1].mean() for i in range(len(values))])
-
-
-def similarity_figure(training: Training, *, width: float = 7.6) -> Figure:
-    """Cosine similarity of each aligned pair of states, before and after distillation."""
-    names = [f"{pair['student']}\n{pair['teacher']}" for pair in training.pairs]
-    before = [pair["before"] for pair in training.pairs]
-    after = [pair["after"] for pair in training.pairs]
-    places = np.arange(len(names))
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(width, 3.4), layout="constrained")
-        axes = figure.add_subplot()
-        axes.vlines(places, before, after, color=INK, alpha=0.3, linewidth=1.6, zorder=2)
-        axes.plot(places, before, "s", color=ORANGE, markersize=7, label="before distillation", zorder=3)
-        axes.plot(places, after, "o", color=BLUE, markersize=7, label="after distillation", zorder=4)
-        axes.set_xticks(places, names, fontsize=8, rotation=90 if len(names) > 10 else 0)
-        axes.set_xlabel("student state / teacher state")
-        axes.set_ylabel("cosine similarity   (↑ closer)")
-        axes.grid(axis="x", visible=False)
-        axes.margins(y=0.12)
-        axes.legend(loc="best", fontsize=9)
-    return figure
-
-
 def write_png(figure: Figure, path: Path) -> None:
     """White paper, 200 dots an inch."""
     FigureCanvasAgg(figure)
@@ -245,7 +194,7 @@ def write_png(figure: Figure, path: Path) -> None:
 def svg(figure: Figure, *, name: str) -> str:
     """An <svg> element to be set into a page. `name` keeps its ids apart from those of other figures."""
     text = io.StringIO()
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     element = text.getvalue()
     element = element[element.index("<svg") :]

@@ -90,6 +90,8 @@ def findings(results: Results) -> list[str]:
         return []
     main, *others = results.measures
     found = [_between(results, main), _steps(results, main)]
+    others_of_its_size = ("shortgpt", "laco", "standard_distillation")
+    found += [_against(results, main, series="interpolated", against=name) for name in others_of_its_size]
     found += [_against(results, main, series="random_init", against="naive_pruning")]
     found += [_against(results, measure, series="interpolated", against="naive_pruning") for measure in others]
     headline = _headline(results)

@@ -13,8 +13,9 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from runners.report.collect import SERIES, Results, Row
-from runners.report.figures import similarity_figure, size_figure, svg, training_figure
+from runners.report.figures import size_figure, svg
 from runners.report.findings import UNITS, compare, findings, label, outcome
+from runners.report.process_figures import search_figure, similarity_figure, training_figure
 from runners.report.words import count, number, size
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _TEMPLATES = Environment(
 )
 
 
-GROUPS = ("hero", "sizes", "trainings", "similarities")
+GROUPS = ("hero", "sizes", "searches", "trainings", "similarities")
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ def draw(results: Results) -> list[Drawing]:
     drawings = [_size_drawing(results, measure) for measure in main]
     small = {"width": 5.4, "height": 3.9} if len(others) > 1 else {}
     drawings += [_size_drawing(results, measure, **small) for measure in others]
+    for search in results.searches:
+        caption = "KL of each candidate to the teacher on the calibration text, by how many blocks are patched."
+        drawings.append(
+            Drawing("searches", _file("search", search.label), search.label, caption, search_figure(search))
+        )
     for training in results.trainings:
         if training.steps:
             caption = "Every optimiser step (faint) and its running mean. Terms are drawn without their weights."
@@ -86,7 +92,7 @@ def _size_drawing(results: Results, measure: str, **shape: float) -> Drawing:
             " The blue line is one family: the student, the sizes built from it without training, and the teacher."
             " Dashed lines mark student and teacher."
         )
-        if results.series("random_init", measure, results.primary(measure)):
+        if any(results.series(name, measure, results.primary(measure)) for name in ("random_init", "shortgpt", "laco")):
             caption += " Where the control is out of view, an arrow gives its value."
     if any(row.stderr for row in results.rows if row.measure == measure):
         caption += " Bars are one standard error."

@@ -1,19 +1,30 @@
-"""Baselines that need no training. Naive pruning: the same layer plans, made of the teacher's layers alone."""
+"""Baselines that need no training: some of the teacher's layers as they are, or collapsed into fewer (LaCo).
+
+Writes `model/`; LaCo also `laco.json`, every merge that was tried.
+"""
 
 from __future__ import annotations
 
-from boomspec.errors import BoomspecError
 from boomspec.facts import read_facts
 from boomspec.tasks import Baseline, LaCo, Subset
+from runners import laco
 from runners.assembly import assemble
 from runners.context import Context
-from runners.models import model_folder
+from runners.models import MODEL, model_folder
 
 
 def run(context: Context[Baseline]) -> None:
-    teacher = model_folder(context.inputs["teacher"])
+    teacher, target = model_folder(context.inputs["teacher"]), context.path / MODEL
     match context.record.build:
         case Subset(plan=plan):
-            assemble({"t": teacher}, plan, context.path / "model", tied=read_facts(teacher).tied)
-        case LaCo():
-            raise BoomspecError("LaCo")
+            assemble({"t": teacher}, plan, target, tied=read_facts(teacher).tied)
+        case LaCo() as record:
+            attempts = laco.build_laco(
+                record,
+                teacher=teacher,
+                tokens=context.inputs["tokens"].folder,
+                target=target,
+                options=context.options,
+                progress=context.progress,
+            )
+            laco.write_attempts(attempts, context.path / "laco.json")

@@ -23,7 +23,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from boomspec.errors import BoomspecError
 from boomspec.facts import read_facts
 from boomspec.losses import Losses
-from boomspec.tasks import Distill, Precision
+from boomspec.published import STUDENT_CONFIG
+from boomspec.tasks import Distill, Faithful, Precision
 from runners.assembly import assemble
 from runners.capture import Pair, capture, embedding_parameters, hidden_pairs, label, trunk
 from runners.context import Context
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SIMILARITY = "similarity.json"
-STUDENT_CONFIG = "student_config.json"
 _SIMILARITY_WINDOWS = 8
+_NOT_FAITHFUL = Faithful(padding=False, kl_on_padding=False, summed_micro_batches=1)
 
 
 def run(context: Context[Distill]) -> None:
@@ -57,9 +58,20 @@ def run(context: Context[Distill]) -> None:
     compared = similarity_batch(tokens, recipe.sequence_length).to(device())
     pairs = hidden_pairs(record.kept, layers)
     before = similarities(student, teacher, pairs, compared, precision)
-    batch = partial(stream.batch, sequences=recipe.sequences, sequence_length=recipe.sequence_length, seed=recipe.seed)
-    loss = distillation_loss(student, teacher, record.losses, record.kept)
-    train(student, recipe=recipe, batch=batch, loss=loss, weights=weights(record.losses), context=context)
+    faithful = record.faithful or _NOT_FAITHFUL
+    draw = stream.padded_batch if faithful.padding else stream.batch
+    batch = partial(draw, sequences=recipe.sequences, sequence_length=recipe.sequence_length, seed=recipe.seed)
+    everywhere = recipe.sequences * recipe.sequence_length if faithful.kl_on_padding else None
+    loss = distillation_loss(student, teacher, record.losses, record.kept, kl_positions=everywhere)
+    train(
+        student,
+        recipe=recipe,
+        batch=batch,
+        loss=loss,
+        weights=weights(record.losses),
+        context=context,
+        gradient_scale=float(faithful.summed_micro_batches),
+    )
     after = similarities(student, teacher, pairs, compared, precision)
 
     rows_ = [
@@ -96,9 +108,17 @@ def initial_student(record: Distill, teacher: Path, folder: Path) -> PreTrainedM
 
 
 def distillation_loss(
-    student: PreTrainedModel, teacher: PreTrainedModel, losses: Losses, kept: Sequence[int]
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    losses: Losses,
+    kept: Sequence[int],
+    *,
+    kl_positions: int | None = None,
 ) -> MicroLoss:
-    """The loss of one micro batch. What no term reads is not computed: the teacher's head, forward, states."""
+    """The loss of one micro batch. What no term reads is not computed: the teacher's head, forward, states.
+
+    `kl_positions`: all positions of the effective batch, where KL is to be averaged over padding, too.
+    """
     term = losses.hidden_cosine
     pairs: list[Pair] = []
     if term is not None:
@@ -106,6 +126,9 @@ def distillation_loss(
         pairs = hidden_pairs(kept, layers, embedding=term.embedding, final_norm=term.final_norm)
     student_points, teacher_points = [s for s, _ in pairs], [t for _, t in pairs]
     head, teacher_head = Head(student), Head(teacher)
+    passes: list[tuple[Losses, int | None]] = [(losses, None)]
+    if kl_positions is not None and losses.kl is not None:  # another mask: another pass through the head
+        passes = [(losses.model_copy(update={"kl": None}), None), (Losses(kl=losses.kl), kl_positions)]
 
     def loss(inputs_BT: Tensor, labels_BT: Tensor, count: int) -> tuple[Tensor, dict[str, Tensor]]:
         with capture(student, student_points) as student_states:
@@ -114,19 +137,19 @@ def distillation_loss(
         with torch.no_grad(), capture(teacher, teacher_points) as teacher_states:
             if needs_teacher(losses):
                 teacher_hidden_BTD = trunk(teacher, inputs_BT)
-        by_logits, logit_terms = head_loss(
-            hidden_BTD,
-            labels_BT,
-            head=head,
-            losses=losses,
-            count=count,
-            teacher_hidden_BTD=teacher_hidden_BTD,
-            teacher_head=teacher_head,
-        )
-        by_states, state_terms = state_loss(
-            student_states, teacher_states, labels_BT, pairs=pairs, losses=losses, count=count
-        )
-        return by_logits + by_states, {**logit_terms, **state_terms}
+        total, terms = state_loss(student_states, teacher_states, labels_BT, pairs=pairs, losses=losses, count=count)
+        for part, positions in passes:
+            by_logits, logit_terms = head_loss(
+                hidden_BTD,
+                labels_BT if positions is None else torch.zeros_like(labels_BT),
+                head=head,
+                losses=part,
+                count=positions or count,
+                teacher_hidden_BTD=teacher_hidden_BTD,
+                teacher_head=teacher_head,
+            )
+            total, terms = by_logits + total, {**logit_terms, **terms}
+        return total, {name: terms[name] for name in losses.terms()}
 
     return loss
 

@@ -59,6 +59,10 @@ class Writer:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.found: dict[str, dict[str, object]] = {}  # what searches found, by task id
+
+    def answers(self, search: str) -> dict[str, object] | None:
+        return self.found.get(search)
 
     def text(self, text: str, name: str = "spec.yaml") -> Path:
         path = self.folder / name
@@ -77,7 +81,7 @@ class Writer:
                 del place[last]
             else:
                 place[last] = value
-        return compile_spec(load_spec(self.text(yaml.safe_dump(data, sort_keys=False))))
+        return compile_spec(load_spec(self.text(yaml.safe_dump(data, sort_keys=False))), self.answers)
 
     def compiled(self, text: str = SPEC) -> Compiled:
         return compile_spec(load_spec(self.text(text)))

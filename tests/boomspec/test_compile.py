@@ -38,7 +38,7 @@ def test_specs_that_mean_the_same_have_the_same_ids(specs):
         execution: {store: elsewhere}
         name: another-name
         boomspec: 1
-        data: {held_out: {every: 4, offset: 0}, sequence_length: 32, files: ["[0-3].txt", "*.txt"], text_field: text}
+        data: {held_out: {every: 4, offset: 0}, sequence_length: 32, files: ["[0-3].txt", "*.txt"]}
         baselines: [{random_init: {tokens: 2k}}, {naive_pruning: {}}]
         student: {keep: {every: 2, last: 0}, train_embedding: true}
         distill:

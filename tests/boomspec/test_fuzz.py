@@ -51,7 +51,8 @@ distill: &training
     hidden_cosine: null
 interpolate:
   order: [3, 1, 2]
-  sizes: [2.5B, 80%, 24 layers, 6GiB]
+  sizes: [2.5B, 60%..80% step 5%, 24 layers, 6GiB, {fits: 8GiB, context: 4096, batch: 2}]
+  choose: nearest
 evaluate:
   tasks:
     - arc_easy
@@ -217,7 +218,22 @@ ODD = st.one_of(
     st.integers(-(2**63), 2**63 - 1),
     st.floats(allow_nan=False, allow_infinity=False),
     st.sampled_from(
-        ["", "no", "-1", "1e308T", "1e300 layers", "0 layers", "9" * 400, "1e400", "50%", "a\0b", "\x1b[2J", "x" * 999]
+        [
+            "",
+            "no",
+            "-1",
+            "1e308T",
+            "1e300 layers",
+            "1..2",
+            "1e9..1e308B step 1e-9",
+            "0 layers",
+            "9" * 400,
+            "1e400",
+            "50%",
+            "a\0b",
+            "\x1b[2J",
+            "x" * 999,
+        ]
     ),
     st.text(max_size=8),
 )

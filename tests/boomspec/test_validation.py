@@ -17,7 +17,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from boomspec.errors import Problem, SpecError
-from boomspec.fields import Bytes, Count, Number, ShareField, SizeField, Strict
+from boomspec.fields import Bytes, Count, Number, ShareField, SizesField, Strict
 from boomspec.source import parse_source
 from boomspec.validation import FieldError, validate
 
@@ -110,8 +110,8 @@ class Toy(Strict):
     store: Bytes = 0
     student: Student = Student()
     distill: Distill | None = None
-    sizes: Literal["all"] | tuple[SizeField, ...] = "all"
-    size: SizeField | Literal["all"] = "all"
+    sizes: Literal["all"] | tuple[SizesField, ...] = "all"
+    size: SizesField | Literal["all"] = "all"
     data: Annotated[Local | Hub, Field(discriminator="kind")] | None = None
     source: Local | Hub | None = None
     variants: dict[str, Distill | None] = Field(default_factory=dict)
@@ -155,7 +155,7 @@ def test_a_valid_document_becomes_the_model() -> None:
     assert toy.student == Student(keep=(0, 2), drop=Rule(every=2))
     assert toy.distill is not None
     assert (toy.distill.tokens, toy.distill.optimizer.betas) == (2_100_000_000, (0.0, 1.0))
-    assert [size.value for size in toy.sizes if not isinstance(size, str)] == [24, 2.5e9]
+    assert [size.sizes[0].value for size in toy.sizes if not isinstance(size, str)] == [24, 2.5e9]
     assert toy.variants["none"] is None
     assert toy.data == Local(kind="local", files=("a.txt",))
     assert toy.text == "x"
@@ -416,11 +416,11 @@ sizes: 3
        ^ sizes: expected 'all' or a list, not 3
 
 size: al
-      ^ size: expected a model size such as 2.5B, 80% or 24 layers or 'all', not 'al'
+      ^ size: expected a model size or range such as 2.5B, 80% or 2.5B..3.5B step 0.25B or 'all', not 'al'
   hint: did you mean 'all'?
 
 size: 0
-      ^ size: expected a model size such as 2.5B, 80% or 24 layers or 'all', not 0
+      ^ size: expected a model size or range such as 2.5B, 80% or 2.5B..3.5B step 0.25B or 'all', not 0
 
 source: {kind: hub, file: a, dataset: x}
                     ^ source: unknown key 'file'

@@ -12,7 +12,7 @@ from typing import Any
 from boomspec.graph import Node, Source, Task, TaskGraph
 from boomspec.losses import HiddenCosine, Losses
 from boomspec.store import Store
-from boomspec.tasks import Baseline, Cell, Distill, Evaluate, HeldOut, Interpolate, LmEval, Record, Report
+from boomspec.tasks import Baseline, Cell, Distill, Evaluate, HeldOut, Interpolate, LmEval, Record, Report, Subset
 from tests.runners.tiny import recipe
 
 LOSS = {
@@ -60,7 +60,7 @@ class Family:
         for series, sizes in loss.items():
             for layers, value in sizes.items():
                 plan = tuple(f"t{i}" for i in range(layers))
-                record: Record = Baseline(method="naive_pruning", plan=plan)
+                record: Record = Baseline(build=Subset(plan=plan))
                 if series in ("interpolated", "random_init"):
                     record = Interpolate(plan=plan, tied=series == "random_init")
                 made = {"teacher": self.source.id, "student": student}.get(series)

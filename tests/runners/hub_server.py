@@ -5,17 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-@contextmanager
-def hub(model: str, folder: Path) -> Iterator[tuple[str, list[str]]]:
+def hub(model: str, folder: Path) -> AbstractContextManager[tuple[str, list[str]]]:
     """Serve `folder` as the model `model`; yields the endpoint and the list of requests that it answers."""
+    return hub_of({model: folder})
+
+
+@contextmanager
+def hub_of(models: Mapping[str, Path], datasets: Collection[str] = ()) -> Iterator[tuple[str, list[str]]]:
+    """Serve folders as models, and data sets of which there is nothing but the commit."""
     log: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -25,36 +30,58 @@ def hub(model: str, folder: Path) -> Iterator[tuple[str, list[str]]]:
         def do_GET(self) -> None:
             log.append(f"{self.command} {self.path} {self.headers.get('Range', '')}".strip())
             path = self.path.split("?")[0]
+            for model, folder in models.items():
+                if path == f"/api/models/{model}" or path.startswith(f"/api/models/{model}/"):
+                    return self.model(model, folder, path)
+                if path.startswith(f"/{model}/resolve/") and (folder / path.rsplit("/", 1)[1]).is_file():
+                    return self.file(folder / path.rsplit("/", 1)[1])
+            for dataset in datasets:
+                if path == f"/api/datasets/{dataset}" or path.startswith(f"/api/datasets/{dataset}/revision/"):
+                    return self.json({"id": dataset, "sha": COMMIT, "siblings": []})
+            return self.answer(404, b'{"error": "not found"}', "application/json", {"X-Error-Code": "EntryNotFound"})
+
+        def model(self, model: str, folder: Path, path: str) -> None:
             if path.startswith(f"/api/models/{model}/tree/"):
                 files = [
                     {"type": "file", "path": f.name, "size": f.stat().st_size, "oid": f.name} for f in folder.iterdir()
                 ]
-                self.answer(200, json.dumps(files).encode(), "application/json")
-            elif path.startswith(f"/api/models/{model}"):
-                siblings = [{"rfilename": file.name} for file in sorted(folder.iterdir())]
-                body = json.dumps({"id": model, "sha": COMMIT, "siblings": siblings}).encode()
-                self.answer(200, body, "application/json")
-            elif path.startswith(f"/{model}/resolve/") and (folder / path.rsplit("/", 1)[1]).is_file():
-                self.file((folder / path.rsplit("/", 1)[1]).read_bytes())
-            else:
-                self.answer(404, b'{"error": "not found"}', "application/json", {"X-Error-Code": "EntryNotFound"})
+                return self.json(files)
+            siblings = [{"rfilename": file.name} for file in sorted(folder.iterdir())]
+            return self.json({"id": model, "sha": COMMIT, "siblings": siblings})
 
-        def file(self, data: bytes) -> None:
-            etag = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": COMMIT}
+        def file(self, path: Path) -> None:
+            """A file or a range of it, read piece by piece: a sparse file of gigabytes is a header's work."""
+            size = path.stat().st_size
+            name = hashlib.sha256(f"{path}:{size}:{path.stat().st_mtime_ns}".encode()).hexdigest()
+            headers = {"ETag": f'"{name}"', "X-Repo-Commit": COMMIT}
+            start, end, code = 0, size, 200
             if wanted := self.headers.get("Range"):
-                start, end = wanted.removeprefix("bytes=").split("-")
-                part = data[int(start) : int(end) + 1] if end else data[int(start) :]
-                self.answer(206, part, "application/octet-stream", {**etag, "Content-Range": f"bytes */{len(data)}"})
-            else:
-                self.answer(200, data, "application/octet-stream", etag)
+                first, last = wanted.removeprefix("bytes=").split("-")
+                start, end, code = int(first), min(int(last) + 1 if last else size, size), 206
+                headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+            self.head(code, end - start, "application/octet-stream", headers)
+            if self.command == "HEAD":
+                return
+            with path.open("rb") as stream:
+                stream.seek(start)
+                while start < end:
+                    part = stream.read(min(end - start, 2**20))
+                    self.wfile.write(part)
+                    start += len(part)
 
-        def answer(self, code: int, body: bytes, kind: str, headers: dict[str, str] | None = None) -> None:
-            self.send_response(code)
-            for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **(headers or {})}.items():
-                self.send_header(name, value)
-            self.end_headers()
+        def json(self, value: object) -> None:
+            self.answer(200, json.dumps(value).encode(), "application/json")
+
+        def answer(self, code: int, body: bytes, kind: str, headers: Mapping[str, str] | None = None) -> None:
+            self.head(code, len(body), kind, headers or {})
             if self.command != "HEAD":
                 self.wfile.write(body)
+
+        def head(self, code: int, length: int, kind: str, headers: Mapping[str, str]) -> None:
+            self.send_response(code)
+            for name, value in {"Content-Type": kind, "Content-Length": str(length), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
 
         def log_message(self, *_: object) -> None:
             """Quiet."""

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from boomspec.checkpoint import read_checkpoint
 from boomspec.errors import BoomspecError
 from boomspec.layers import family
-from runners.assembly import assemble
+from runners.assembly import assemble, assemble_family
 
 KEPT = (0, 2, 4, 5)
 LAYERS = 7  # blocks 0 1 | 2 3 | 4 | 5 6
@@ -142,16 +144,104 @@ def test_shards_hold_the_same_model(tmp_path):
     assert torch.equal(logits_of(tmp_path / "whole"), logits_of(tmp_path / "copy"))
 
 
+@pytest.mark.parametrize("teacher_dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("student_dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_the_result_is_stored_as_the_teacher_is(tmp_path, teacher_dtype, student_dtype):
+    teacher, student = make_pair(tmp_path, tied=True)
+    load(teacher).to(teacher_dtype).save_pretrained(teacher)
+    load(student).to(student_dtype).save_pretrained(student)
+    assemble({"t": teacher, "s": student}, ["s0", "s1", "s2", "t5", "t6"], tmp_path / "model", tied=False)
+    result, source = (load_file(folder / "model.safetensors") for folder in (tmp_path / "model", student))
+    assert {tensor.dtype for tensor in result.values()} == {teacher_dtype}
+    for name, tensor in source.items():
+        if name != "model.norm.weight" and not name.startswith("model.layers.3."):
+            assert torch.equal(result[name], tensor.to(teacher_dtype)), name
+    assert result["lm_head.weight"].dtype == teacher_dtype
+
+
+def test_a_place_that_the_teacher_stores_otherwise_is_stored_so(tmp_path):
+    teacher, student = make_pair(tmp_path, tied=False)
+    tensors = load_file(teacher / "model.safetensors")
+    mixed = {name: tensor if "norm" in name else tensor.bfloat16() for name, tensor in tensors.items()}
+    save_file(mixed, teacher / "model.safetensors", metadata={"format": "pt"})
+    assemble({"t": teacher, "s": student}, ["s0", "s1", "s2", "s3"], tmp_path / "model", tied=False)
+    for name, tensor in load_file(tmp_path / "model" / "model.safetensors").items():
+        assert tensor.dtype == (torch.float32 if "norm" in name else torch.bfloat16)
+
+
+def test_a_weight_too_large_for_the_teachers_type_is_an_error(tmp_path):
+    teacher, student = make_pair(tmp_path, tied=False)
+    load(teacher).half().save_pretrained(teacher)
+    tensors = load_file(student / "model.safetensors")
+    tensors["model.norm.weight"][3] = 1e6
+    save_file(tensors, student / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BoomspecError, match=r"student.*stored as F32 is too large for F16"):
+        assemble({"t": teacher, "s": student}, ["s0", "s3"], tmp_path / "model", tied=False)
+    assert not (tmp_path / "model" / "config.json").exists()
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("shard_bytes", [10**9, 30_000])
+def test_many_sizes_at_once_are_the_same_files_as_one_by_one(tmp_path, shard_bytes):
+    teacher, student = make_pair(tmp_path, tied=True)
+    (teacher / "chat_template.jinja").write_text("{{ messages }}")
+    load(student).bfloat16().save_pretrained(student)  # so that some tensors are converted
+    sources = {"t": teacher, "s": student}
+    plans = family(KEPT, LAYERS, (3, 1, 0))
+    jobs = {k: (plan, plan[0][0] == plan[-1][0]) for k, plan in enumerate(plans)}
+    assemble_family(sources, {tmp_path / f"all-{k}": job for k, job in jobs.items()}, shard_bytes=shard_bytes)
+    for k, (plan, tied) in jobs.items():
+        assemble(sources, plan, tmp_path / f"one-{k}", tied=tied, shard_bytes=shard_bytes)
+        assert files_of(tmp_path / f"all-{k}") == files_of(tmp_path / f"one-{k}")
+        assert (tmp_path / f"all-{k}" / "chat_template.jinja").read_text() == "{{ messages }}"
+
+
+def test_tensors_of_whole_blocks_begin_at_a_block(tmp_path):
+    teacher, student = make_pair(tmp_path, tied=False)
+    assemble({"t": teacher, "s": student}, ["s0", "s1", "t4", "t5"], tmp_path / "model", tied=False)
+    entries = read_checkpoint(tmp_path / "model").values()
+    whole = [entry for entry in entries if entry.bytes % 4096 == 0]
+    assert len(whole) == 4 * 2  # queries and output of attention: 32 x 32 x 4 bytes
+    assert all(entry.start % 4096 == 0 for entry in whole)
+
+
 def test_models_that_do_not_fit_together_are_refused_before_anything_is_written(tmp_path):
     teacher, student = make_pair(tmp_path, tied=False)
-    model = load(student)
-    model.to(torch.bfloat16).save_pretrained(tmp_path / "half")
-    with pytest.raises(BoomspecError, match="different types: F32 and BF16"):
-        assemble({"t": teacher, "s": tmp_path / "half"}, ["s0", "t1"], tmp_path / "model", tied=False)
-    with pytest.raises(BoomspecError, match="t7 does not exist"):
-        assemble({"t": teacher}, ["t0", "t7"], tmp_path / "model", tied=False)
+
+    def refused(match: str, plan=("s0", "t1"), target=tmp_path / "model", **sources: Path) -> None:
+        with pytest.raises(BoomspecError, match=match):
+            assemble({"t": teacher, "s": student} | sources, list(plan), target, tied=False)
+        assert not (tmp_path / "model").exists()
+
+    def other(name: str, *, kind=LlamaForCausalLM, of=LlamaConfig, **fields) -> Path:
+        kind(of(**{**SIZES, "num_hidden_layers": 4, "num_key_value_heads": 2, **fields})).save_pretrained(
+            tmp_path / name
+        )
+        return tmp_path / name
+
+    refused("t7 does not exist", plan=("t0", "t7"))
+    refused(r"embeddings differ in shape .*\(97, 32\) and \(97, 40\)", s=other("wider", hidden_size=40))
+    refused(r"embeddings differ in shape .*\(97, 32\) and \(98, 32\)", s=other("more", vocab_size=98))
+    refused(
+        r"layer 0 is like no layer .*'mlp.down_proj.weight' is \(32, 48\) and \(32, 64\)",
+        s=other("longer", intermediate_size=64),
+    )
+    refused(
+        "differ in num_attention_heads: 4 and 2",
+        s=other("heads", num_attention_heads=2, head_dim=16, num_key_value_heads=1),
+    )
+    refused("a llama and a qwen3 model", s=other("family", kind=Qwen3ForCausalLM, of=Qwen3Config, head_dim=8))
+    refused("written over one that it is made of", target=student)
+    tensors = load_file(student / "model.safetensors")
+    whole_numbers = {name: tensor.to(torch.int8) for name, tensor in tensors.items()}
+    save_file(whole_numbers, student / "model.safetensors", metadata={"format": "pt"})
+    refused("is stored as I8, in the other model as F32")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, student / "model.safetensors", metadata={"format": "pt"})
+    refused(r"layer 1 is like no layer .*'mlp.up_proj.weight' is \(48, 32\) and missing")
     weights = teacher / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(BoomspecError, match="truncated"):
-        assemble({"t": teacher}, ["t0"], tmp_path / "model", tied=False)
-    assert not (tmp_path / "model").exists()
+    refused("truncated")

@@ -11,6 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from boomspec.checkpoint import read_checkpoint
+from boomspec.facts import total_bytes, total_parameters
+from boomspec.graph import read_graph
+
 SPEC = """\
 boomspec: 1
 name: end-to-end
@@ -41,7 +45,7 @@ def write(folder: Path) -> Path:
 
 
 def start(spec: Path, store: Path, **options) -> subprocess.Popen:
-    command = [sys.executable, "-m", "boomspec.cli", "run", str(spec), "--store", str(store), "--plain"]
+    command = [sys.executable, "-P", "-m", "boomspec.cli", "run", str(spec), "--store", str(store), "--plain"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
 
 
@@ -78,7 +82,11 @@ def payloads(store: Path) -> dict[str, list]:
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     spec = write(folder)
-    output = finish(start(spec, folder / "store"))
+    # What lies in the folder where a command is typed must not be imported by anything.
+    for name in ("boomspec", "runners"):
+        (folder / name).mkdir()
+    (folder / "rich.py").write_text("raise RuntimeError('a module of the person was imported')\n")
+    output = finish(start(spec, folder / "store", cwd=folder))
     return spec, folder / "store", output
 
 
@@ -90,6 +98,18 @@ def test_a_run_makes_every_artifact_and_says_where_the_report_is(undisturbed):
     assert "held_out" in json.dumps(results)
     assert not list(store.rglob(".*.resume"))
     assert len(payloads(store)) == output.count(" done ")
+
+
+def test_every_size_in_the_results_is_that_of_the_files(undisturbed):
+    _, store, _ = undisturbed
+    graph = read_graph(next(store.glob("runs/*/graph.json")))
+    record = next(node.task.record for node in graph.nodes.values() if node.task.kind == "report")
+    report = next(node.task for node in graph.nodes.values() if node.task.kind == "report")
+    for cell in record.cells:
+        model = graph.nodes[graph.nodes[report.inputs[cell.input]].task.inputs["model"]]
+        tensors = read_checkpoint(store / model.task.kind / model.id / "model").values()
+        assert (cell.parameters, cell.bytes) == (total_parameters(tensors), total_bytes(tensors)), cell
+    assert len({cell.series for cell in record.cells}) == 4
 
 
 def test_the_second_run_does_nothing_and_says_so(undisturbed):

@@ -112,17 +112,67 @@ def test_what_cannot_be_a_decoder_says_what_was_looked_for(tmp_path):
         read_facts(tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "header", "length", "empty"])
-def test_a_damaged_checkpoint_is_named(tmp_path, damage):
-    save(tmp_path, "llama")
-    path = tmp_path / "model.safetensors"
+def rewrite_header(path, edit) -> None:
+    """Change a safetensors file's header and leave the tensors' bytes."""
     data = path.read_bytes()
-    damaged = {
-        "truncated": data[:-1],
-        "header": data[:8] + b"{" + data[9:].replace(b'"F32"', b'"F99"', 1),
-        "length": b"\xff" * 8 + data[8:],
-        "empty": b"",
-    }
-    path.write_bytes(damaged[damage])
-    with pytest.raises(BoomspecError, match=r"model\.safetensors"):
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    edit(header)
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+
+
+def shift(header, by: int) -> None:
+    """Let one tensor begin `by` bytes later than it does."""
+    entry = header["model.norm.weight"]
+    entry["data_offsets"] = [n + by for n in entry["data_offsets"]]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "truncated"),
+        (lambda path: path.write_bytes(b"\xff" * 8 + path.read_bytes()[8:]), "truncated or not a safetensors file"),
+        (lambda path: path.write_bytes(b""), "truncated or not a safetensors file"),
+        (lambda path: path.write_bytes(path.read_bytes() + b"\0\0"), "2 bytes belong to no tensor"),
+        (lambda path: path.write_bytes(path.read_bytes()[:8] + b"x" + path.read_bytes()[9:]), "not JSON"),
+        (lambda path: rewrite_header(path, lambda h: h["model.norm.weight"].update(dtype="F99")), "unknown dtype F99"),
+        (lambda path: rewrite_header(path, lambda h: h["model.norm.weight"].update(shape=[-32])), "negative length"),
+        (lambda path: rewrite_header(path, lambda h: h["model.norm.weight"].update(shape=[31])), "its shape needs 124"),
+        (lambda path: rewrite_header(path, lambda h: h["model.norm.weight"].pop("shape")), "malformed header entry"),
+        (lambda path: rewrite_header(path, lambda h: shift(h, -8)), "overlaps the one before it"),
+        (lambda path: rewrite_header(path, lambda h: h.pop("model.norm.weight")), "corrupted"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named(tmp_path, damage, message):
+    save(tmp_path, "llama")
+    damage(tmp_path / "model.safetensors")
+    with pytest.raises(BoomspecError, match=rf"model\.safetensors.*{message}"):
+        read_facts(tmp_path)
+
+
+def test_shards_that_contradict_their_index_are_named(tmp_path):
+    save(tmp_path, "llama").save_pretrained(tmp_path, max_shard_size="20KB")
+    (tmp_path / "model.safetensors").unlink()
+    assert read_facts(tmp_path).count == 3
+    path = tmp_path / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+
+    def refused(match: str, **changed: str) -> None:
+        path.write_text(json.dumps({**index, "weight_map": {**index["weight_map"], **changed}}))
+        with pytest.raises(BoomspecError, match=match):
+            read_facts(tmp_path)
+
+    first, *_, last = sorted(set(index["weight_map"].values()))
+    misplaced = next(name for name, shard in index["weight_map"].items() if shard == first)
+    refused(f"'{misplaced}' is not in the shard '{last}'", **{misplaced: last})
+    refused("'model.more' is not in the shard", **{"model.more": first})
+    refused("shard '../x' of the index is missing", **{"model.more": "../x"})
+    refused("not a checkpoint index", **{"model.more": 3})
+    path.write_text(json.dumps(index))
+    (tmp_path / last).unlink()
+    with pytest.raises(BoomspecError, match=f"shard '{last}' of the index is missing"):
+        read_facts(tmp_path)
+    (tmp_path / last).write_bytes((tmp_path / first).read_bytes())
+    with pytest.raises(BoomspecError, match="is in two shards"):
         read_facts(tmp_path)

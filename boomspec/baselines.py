@@ -1,0 +1,67 @@
+"""The sections of the spec language about baselines: models that the family is compared with."""
+
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
+
+from boomspec.fields import Count, Number, Strict
+from boomspec.searches import CalibrationSpec
+from boomspec.validation import FieldError
+
+
+class NaivePruning(Strict):
+    """The same layer plans made of the untrained student's layers: subsets of the teacher's layers."""
+
+
+class RandomInit(Strict):
+    """A student of the same shape with random weights, distilled alike, then patched."""
+
+    tokens: Annotated[Count | None, Field(gt=0, description="Training tokens. Default: as the student.")] = None
+
+
+class StandardDistillation(Strict):
+    """A student of each intermediate size, initialised by the same rule, distilled for the same tokens."""
+
+
+class ShortGPT(Strict):
+    """The teacher without its layers of lowest block influence (arXiv 2403.03853)."""
+
+    calibration: CalibrationSpec = CalibrationSpec()
+
+
+class LaCoSpec(Strict):
+    """Following layers collapsed into one while the output stays similar (arXiv 2402.11187)."""
+
+    merge: Annotated[int, Field(ge=2, description="So many following layers become one.")] = 2
+    interval: Annotated[int, Field(ge=1, description="Layers to move down after a merge.")] = 2
+    threshold: Annotated[
+        Number, Field(ge=-1, lt=1, description="A merge is kept while the cosine to the teacher is above.")
+    ] = 0.5
+    calibration: CalibrationSpec = CalibrationSpec()
+
+
+class BaselineItem(Strict):
+    """One baseline: the key is the kind."""
+
+    naive_pruning: NaivePruning | None = None
+    random_init: RandomInit | None = None
+    standard_distillation: StandardDistillation | None = None
+    shortgpt: ShortGPT | None = None
+    laco: LaCoSpec | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            allowed = ", ".join(type(self).model_fields)
+            raise FieldError(f"exactly one of {allowed} is needed: {' and '.join(given) or 'none'} given")
+        return self
+
+    @property
+    def reads_text(self) -> bool:
+        return self.naive_pruning is None
+
+
+def baseline_item(value: Any) -> Any:
+    """A baseline's name alone means its defaults."""
+    return {value: {}} if isinstance(value, str) else value

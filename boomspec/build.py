@@ -1,0 +1,197 @@
+"""Records and nodes from the sections of a spec: the pieces that `boomspec.compile` puts together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from boomspec.baselines import RandomInit
+from boomspec.execution import Resources
+from boomspec.fields import Strict
+from boomspec.graph import Execution, Node, Source, Task
+from boomspec.language import DataSpec, DistillSpec, FaithfulSpec, PretrainSpec
+from boomspec.lm_eval_tasks import task_source
+from boomspec.losses import Losses
+from boomspec.resolve import recipe
+from boomspec.searches import CalibrationSpec, KeepChoice, OrderSearch
+from boomspec.sources import architecture
+from boomspec.spec import SpecFile
+from boomspec.tasks import (
+    Calibration,
+    Distill,
+    Faithful,
+    HeldOut,
+    LayerChoice,
+    LmEval,
+    PatchOrder,
+    Precision,
+    Pretrain,
+    Record,
+    Search,
+    Tokenize,
+    TrainTokenizer,
+)
+
+Answers = Callable[[str], dict[str, Any] | None]  # id of a search -> what it found, None where it has not run
+_BEAM_WIDTH = 4
+TEXT_FIELD = "text"
+
+
+@dataclass
+class Builder:
+    """Nodes and sources in the making. `add` returns the id; `answer` what a search found, if it has run."""
+
+    file: SpecFile
+    answers: Answers
+    nodes: dict[str, Node] = field(default_factory=dict)
+    sources: dict[str, Source] = field(default_factory=dict)
+    pending: list[str] = field(default_factory=list)  # searches that have to run before the rest is known
+
+    def source(self, source: Source) -> str:
+        return self.sources.setdefault(source.id, source).id
+
+    def add(self, name: str, record: Record, inputs: dict[str, str]) -> str:
+        node = Node(Task(record, inputs), name, _execution(self.file, record.kind))
+        return self.nodes.setdefault(node.id, node).id
+
+    def answer(self, search: str) -> dict[str, Any] | None:
+        found = self.answers(search)
+        if found is None and search not in self.pending:
+            self.pending.append(search)
+        return found
+
+    @property
+    def data(self) -> DataSpec:
+        assert self.file.spec.data is not None  # the language asks for it wherever text is read
+        return self.file.spec.data
+
+
+def _execution(file: SpecFile, kind: str) -> Execution:
+    execution = file.spec.execution
+    section = "interpolate" if kind == "baseline" else kind
+    resources: Resources = getattr(execution, section, Resources())
+    options = resources.model_dump(exclude={"cpus", "gpus"})
+    return Execution(resources.cpus, resources.gpus, execution.retries, options)
+
+
+def tokenize(file: SpecFile, data: DataSpec) -> Tokenize:
+    pretrain = file.spec.teacher.pretrain
+    max_tokens = data.max_tokens
+    if max_tokens is None and data.dataset is not None:
+        control: RandomInit | None = file.spec.baseline("random_init")
+        longest = control.tokens if control is not None else None
+        trainings = [(pretrain, None), (file.spec.distill, None), (file.spec.distill, longest)]
+        recipes = [
+            recipe(training, seed=0, sequence_length=data.sequence_length, tokens=tokens)
+            for training, tokens in trainings
+            if training is not None
+        ]
+        max_tokens = max((r.tokens for r in recipes), default=0) + 1  # the last label
+    trained = None
+    if pretrain is not None:
+        trained = TrainTokenizer(vocabulary=pretrain.tokenizer.vocabulary, bytes=pretrain.tokenizer.train_on)
+    return Tokenize(
+        text_field=data.text_field or TEXT_FIELD,
+        train_tokenizer=trained,
+        skip=data.skip,
+        max_tokens=max_tokens,
+        held_out_every=data.held_out.every if data.held_out else 0,
+        held_out_offset=data.held_out.offset if data.held_out else 0,
+    )
+
+
+def pretrain(file: SpecFile, section: PretrainSpec, data: DataSpec) -> Pretrain:
+    return Pretrain(
+        architecture=architecture(section, data.sequence_length),
+        recipe=recipe(section, seed=file.spec.seed, sequence_length=data.sequence_length),
+    )
+
+
+def distill(
+    build: Builder,
+    section: DistillSpec,
+    kept: tuple[int, ...],
+    *,
+    initial: Literal["teacher", "random"] = "teacher",
+    tokens: int | None = None,
+) -> Distill:
+    spec = build.file.spec
+    length = build.data.sequence_length
+    return Distill(
+        kept=kept,
+        initial=initial,
+        train_embedding=spec.student.train_embedding,
+        losses=_losses(section.losses, spec.student.train_embedding),
+        recipe=recipe(section, seed=spec.seed, sequence_length=length, tokens=tokens),
+        faithful=_faithful(section.faithful),
+    )
+
+
+def _losses(losses: Losses, train_embedding: bool) -> Losses:
+    """A frozen embedding is the teacher's: its pair is always equal and would only dilute the mean."""
+    terms: dict[str, Any] = dict(losses.terms())
+    if losses.hidden_cosine is not None and not train_embedding:
+        terms["hidden_cosine"] = losses.hidden_cosine.model_copy(update={"embedding": False})
+    return Losses(**terms)
+
+
+def _faithful(section: FaithfulSpec | None) -> Faithful | None:
+    """None where every switch is off: leaving the section out means the same."""
+    return None if section in (None, FaithfulSpec()) else Faithful(**section.model_dump())
+
+
+def calibration(build: Builder, section: CalibrationSpec) -> Calibration:
+    length = build.data.sequence_length
+    return Calibration(sequences=section.sequences, sequence_length=length, seed=build.file.spec.seed)
+
+
+def layer_search(build: Builder, section: KeepChoice) -> Search:
+    return Search(
+        choice=LayerChoice(method=section.method, count=section.count),
+        calibration=calibration(build, section.calibration),
+        precision=search_precision(build.file),
+    )
+
+
+def order_search(build: Builder, section: OrderSearch, kept: tuple[int, ...]) -> Search:
+    choice = PatchOrder(
+        method=section.search,
+        kept=kept,
+        train_embedding=build.file.spec.student.train_embedding,
+        width=(section.width or _BEAM_WIDTH) if section.search == "beam" else None,
+        direction=section.direction,
+        positions=section.positions,
+        reduction=section.reduction,
+    )
+    return Search(
+        choice=choice,
+        calibration=calibration(build, section.calibration),
+        precision=search_precision(build.file),
+    )
+
+
+def search_precision(file: SpecFile) -> Precision:
+    """Searches compute in what the models are measured in, else in what the student is trained in."""
+    if file.spec.evaluate is not None:
+        return file.spec.evaluate.precision
+    return file.spec.distill.precision if file.spec.distill is not None else "bf16"
+
+
+def measures(file: SpecFile) -> list[tuple[HeldOut | LmEval, Source | None]]:
+    """How every model is measured; lm-eval tasks with where they come from."""
+    evaluate = file.spec.evaluate
+    if evaluate is None:
+        return []
+    found: list[tuple[HeldOut | LmEval, Source | None]] = []
+    if evaluate.held_out is not None and file.spec.data is not None:
+        length = file.spec.data.sequence_length
+        found.append((HeldOut(sequence_length=length, max_tokens=evaluate.held_out.max_tokens), None))
+    for i, task in enumerate(evaluate.tasks):
+        record = LmEval(task=task.task, num_fewshot=task.num_fewshot, limit=task.limit, seed=file.spec.seed)
+        found.append((record, task_source(file, task.task, i)))
+    return found
+
+
+def plain(value: Strict | None) -> Any:
+    return None if value is None else value.model_dump(mode="json", exclude_none=True)

@@ -1,0 +1,25 @@
+"""`boomspec export`: the command that writes one size of a run. The writing itself is done by `runners.export`."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from boomspec.runs import GRAPH, Run
+from boomspec.sizes import Member
+
+
+@contextmanager
+def export_command(run: Run, member: Member, folder: Path, *, force: bool) -> Iterator[list[str]]:
+    """The command that writes `member` into `folder`; its graph file lasts as long as the context.
+
+    Not the graph in the run's folder: a store may be read-only, and a spec's models made by another one's run.
+    """
+    with tempfile.TemporaryDirectory(prefix="boomspec-") as temporary:
+        graph = Path(temporary, GRAPH)
+        run.graph.write(graph)
+        command = [sys.executable, "-P", "-m", "runners.export", str(graph), "--store", str(run.store.root)]
+        yield [*command, "--plan", " ".join(member.plan), "--folder", str(folder.absolute()), *["--force"] * force]

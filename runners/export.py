@@ -1,0 +1,114 @@
+"""`python -m runners.export GRAPH.json --store DIR --plan "s0 s1 t4" --folder DIR`: write one size for others to use.
+
+The folder is an ordinary Hugging Face model with a model card. It appears by one rename, whole or not at all.
+Exit codes: 0 written, 1 it could not be written, 2 the input is wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from boomspec.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_FAILED, BoomspecError, redact
+from boomspec.graph import TaskGraph, read_graph
+from boomspec.sizes import Member
+from boomspec.store import Store, locked_folder
+from runners import environment
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the model that the command line names; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m runners.export", description="Write one size of a family.")
+    parser.add_argument("graph", type=Path, metavar="GRAPH.json")
+    parser.add_argument("--store", type=Path, required=True, metavar="DIR", help="the folder of the artifacts")
+    parser.add_argument("--plan", required=True, help='a layer plan of the family: "s0 s1 t4 t5"')
+    parser.add_argument("--folder", type=Path, required=True, metavar="DIR", help="where the model is written")
+    parser.add_argument("--force", action="store_true", help="replace a model that is there")
+    options = parser.parse_args(arguments)
+    try:
+        graph, store = read_graph(options.graph), Store(options.store)
+        environment.apply(environment.settings(graph.sources.values(), store.root))
+        export(graph, store, options.plan.split(), options.folder, force=options.force)
+    except BoomspecError as error:
+        print(f"error: {redact(str(error))}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"error: {options.folder}: cannot be written: {redact(str(error))}", file=sys.stderr)
+        return EXIT_RUN_FAILED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    return EXIT_OK
+
+
+def export(graph: TaskGraph, store: Store, plan: list[str], target: Path, *, force: bool = False) -> None:
+    """Write the member of this layer plan into the folder `target`.
+
+    A model that is there already is replaced with `force`, and else, like any folder that is not empty, refused.
+    Raises BoomspecError for that, and for what the store does not hold (yet).
+    """
+    # Not at the top: these read the environment that `main` sets.
+    from runners.assembly import assemble
+    from runners.card import model_card
+    from runners.members import built_folder, lineage_of, owner_folders
+
+    target = target.absolute()
+    check_target(target, force=force)
+    lineage = lineage_of(graph)
+    member = _member((lineage.trained, *lineage.members), plan)
+    with _appearing(target, force=force) as folder:
+        built = built_folder(graph, store, member)
+        sources = owner_folders(graph, store, {"t", *(layer[0] for layer in plan)} if built is None else ())
+        if built is not None:
+            shutil.copytree(built, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
+        else:
+            assemble(sources, plan, folder, tied=member.tied)
+        card = model_card(graph, store, member, folder=folder, name=target.name)
+        (folder / "README.md").write_text(redact(card), encoding="utf-8")
+
+
+def check_target(target: Path, *, force: bool) -> None:
+    """Raise BoomspecError where something is at `target` that must not be replaced."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not target.is_dir():
+        raise BoomspecError(f"{target} is a file", hint="give a folder")
+    if not force:
+        raise BoomspecError(f"{target} is not empty", hint="give another folder, or replace the model there: --force")
+    if not (target / "config.json").is_file():  # --force must not delete somebody's home folder
+        raise BoomspecError(f"{target} holds no model, so it is not replaced", hint="give another folder")
+
+
+def _member(members: tuple[Member, ...], plan: list[str]) -> Member:
+    found = next((member for member in members if list(member.plan) == plan), None)
+    if found is None:
+        raise BoomspecError(f"no model of this family has the layer plan {' '.join(plan)}")
+    return found
+
+
+@contextmanager
+def _appearing(target: Path, *, force: bool) -> Iterator[Path]:
+    """A folder beside `target` that takes its place at the end. Nothing is changed where the body raises."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{target.name}.boomspec-export-"
+    folder, handle = locked_folder(target.parent, prefix)
+    old = folder.with_name(f"{folder.name}-old")
+    try:
+        yield folder
+        folder.chmod(0o755)  # mkdtemp makes it private
+        check_target(target, force=force)  # something may have come there meanwhile
+        if target.exists() and any(target.iterdir()):
+            target.rename(old)
+        folder.rename(target)
+    finally:
+        os.close(handle)
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""The figures of how a family came to be: loss curves, similarity of student and teacher, searches."""
+
+from __future__ import annotations
+
+import math
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from runners.report.collect import PatchSearch, Training
+from runners.report.figures import BLUE, INK, ORANGE, STYLE
+
+_TERMS = {"cross_entropy": "cross-entropy", "kl": "KL divergence", "hidden_cosine": "hidden cosine"}
+_MOST_POINTS = 1000  # of a loss curve; longer ones are averaged in bins
+
+
+def training_figure(training: Training, *, width: float = 7.6) -> Figure:
+    """The loss of every step, each term in its own panel (they have different scales)."""
+    known = {"step", "tokens", "lr", "grad_norm"}
+    terms = [name for name in training.steps[0] if name not in known] if training.steps else []
+    terms = terms[1:] if len(terms) == 2 else terms  # the loss of one term is that term
+    with mpl.rc_context(STYLE):
+        columns = min(2, len(terms)) or 1
+        lines = math.ceil(len(terms) / columns) or 1
+        figure = Figure(figsize=(width, 2.3 * lines + 0.2), layout="constrained")
+        panels = figure.subplots(lines, columns, squeeze=False, sharex=True).flatten()
+        for axes, term in zip(panels, terms, strict=False):
+            steps, values = _thinned(training, term)
+            color = INK if term == "loss" else BLUE
+            axes.plot(steps, values, color=color, alpha=0.35, linewidth=0.8)
+            axes.plot(steps, _smooth(values), color=color, linewidth=1.8)
+            axes.set_title("loss (weighted sum)" if term == "loss" and len(terms) > 1 else _TERMS.get(term, term))
+            axes.yaxis.set_major_locator(MaxNLocator(4))
+        for axes in panels[len(terms) :]:
+            axes.set_visible(False)
+        for axes in panels[max(0, len(terms) - columns) : len(terms)]:
+            axes.set_xlabel("step")
+            axes.tick_params(labelbottom=True)
+    return figure
+
+
+def _thinned(training: Training, term: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values, averaged in bins where there are too many to see."""
+    logged = [(step["step"], step[term]) for step in training.steps if term in step]
+    points = np.array(logged, dtype=np.float64).reshape(-1, 2)
+    width = math.ceil(len(points) / _MOST_POINTS) or 1
+    means = np.array([points[i : i + width].mean(axis=0) for i in range(0, len(points), width)]).reshape(-1, 2)
+    return means[:, 0], means[:, 1]
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """A centred running mean over about a tenth of the curve; narrower at its start, which is steep."""
+    half = len(values) // 20
+    return np.array([values[max(0, i - half) : i + min(half, i) + 1].mean() for i in range(len(values))])
+
+
+def similarity_figure(training: Training, *, width: float = 7.6) -> Figure:
+    """Cosine similarity of each aligned pair of states, before and after distillation."""
+    names = [f"{pair['student']}\n{pair['teacher']}" for pair in training.pairs]
+    before = [pair["before"] for pair in training.pairs]
+    after = [pair["after"] for pair in training.pairs]
+    places = np.arange(len(names))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, 3.4), layout="constrained")
+        axes = figure.add_subplot()
+        axes.vlines(places, before, after, color=INK, alpha=0.3, linewidth=1.6, zorder=2)
+        axes.plot(places, before, "s", color=ORANGE, markersize=7, label="before distillation", zorder=3)
+        axes.plot(places, after, "o", color=BLUE, markersize=7, label="after distillation", zorder=4)
+        axes.set_xticks(places, names, fontsize=8, rotation=90 if len(names) > 10 else 0)
+        axes.set_xlabel("student state / teacher state")
+        axes.set_ylabel("cosine similarity   (↑ closer)")
+        axes.grid(axis="x", visible=False)
+        axes.margins(y=0.12)
+        axes.legend(loc="best", fontsize=9)
+    return figure
+
+
+def search_figure(search: PatchSearch, *, width: float = 7.6) -> Figure:
+    """KL to the teacher against the number of patched blocks: every candidate, those chosen, the best known."""
+    best: dict[int, float] = {}
+    for patched, value in search.candidates:
+        best[patched] = min(value, best.get(patched, math.inf))
+    chosen = list(enumerate(search.values))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, 3.4), layout="constrained")
+        axes = figure.add_subplot()
+        axes.plot(*zip(*search.candidates, strict=True), ".", color=INK, alpha=0.35, label="candidates", zorder=2)
+        axes.plot(
+            *zip(*sorted(best.items()), strict=True), "_", color=ORANGE, markersize=16, label="best known", zorder=3
+        )
+        axes.plot(*zip(*chosen, strict=True), "o-", color=BLUE, markersize=6, label="chosen", zorder=4)
+        axes.set_xlabel("patched blocks")
+        axes.set_ylabel("KL to the teacher, nats per token   (↓ better)")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(loc="best", fontsize=9)
+    return figure

@@ -1,0 +1,176 @@
+"""Which blocks to patch at each size: the sets whose models have the smallest KL to the teacher (arXiv 2607.08170).
+
+    klpatch   greedy: to the best set of one size the block is added that leaves the smallest KL; m(m+1)/2 candidates
+              for m blocks, beside the student
+    beam      every extension of the `width` best sets of one size is a candidate of the next
+    exact     every subset is a candidate
+
+A candidate is the model in which the blocks of its set are the teacher's and all other layers the student's,
+singletons among them; all blocks together are the teacher itself, whose KL is 0 and is not computed. Of equal
+candidates the one with the lower block index comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import combinations
+from math import comb
+from typing import Any
+
+from torch import Tensor
+
+from boomspec.errors import BoomspecError
+from boomspec.layers import Plan, patchable, plan_of
+from boomspec.layers import blocks as blocks_of
+from boomspec.tasks import PatchOrder
+from runners.capture import decoder_layers
+from runners.search.divergence import Divergence
+from runners.search.shared import SharedForward
+
+MOST_EXACT_BLOCKS = 12  # 4,096 candidates
+
+Blocks = tuple[int, ...]  # a set of patched blocks, ascending
+Report = Callable[[float, float], None]  # so many candidates are done, of so many
+
+
+def search_patch_order(
+    choice: PatchOrder,
+    *,
+    teacher: Any,
+    student: Any,
+    batches: Sequence[Tensor],
+    report: Report = lambda done, total: None,
+) -> dict[str, Any]:
+    """The content of search.json. `batches`: calibration tokens_BT, all of one length.
+
+    `layer_forwards` counts layers that were run on all batches, the teacher's own among them; `..._unshared` is
+    what they would be if every candidate were run from its first layer to its last.
+    Raises BoomspecError where teacher and student do not fit together or `exact` has too many blocks.
+    """
+    layers = len(decoder_layers(teacher))
+    available = patchable(choice.kept, layers)
+    if choice.method == "exact" and len(available) > MOST_EXACT_BLOCKS:
+        raise BoomspecError(
+            f"an exact search over {len(available)} blocks has {2 ** len(available):,} candidates: "
+            f"up to {MOST_EXACT_BLOCKS} blocks are allowed",
+            hint="use search: beam with a width, or klpatch",
+        )
+    _check_pair(choice, teacher, student)
+    width = {"klpatch": 1, "beam": choice.width or 1, "exact": None}[choice.method]
+    candidates = _Candidates(choice, available, layers, teacher, student, batches)
+    if width is None:
+        total = 2 ** len(available)
+        every = [sets for size in range(len(available) + 1) for sets in combinations(available, size)]
+        candidates.evaluate(every, lambda done: report(done, total))
+    else:
+        # Some extensions of a beam are equal, so a beam may end below this.
+        total = 1 + sum(
+            min(width, comb(len(available), size)) * (len(available) - size) for size in range(len(available))
+        )
+        _extend(candidates, available, width, lambda done: report(done, total))
+    values = candidates.values
+    report(len(values), len(values))
+    best = [candidates.ranked(size)[0] for size in range(len(available) + 1)]
+    return {
+        "sets": _in_order(best),
+        "values": [values[blocks] for blocks in best],
+        "candidates": [{"patched": list(blocks), "value": value} for blocks, value in values.items()],
+        "layer_forwards": candidates.forward.layer_forwards,
+        "layer_forwards_unshared": candidates.forward.unshared,
+    }
+
+
+class _Candidates:
+    """What has been evaluated: the value of each set. Holds the calibration text's states of the teacher."""
+
+    def __init__(
+        self,
+        choice: PatchOrder,
+        available: Sequence[int],
+        layers: int,
+        teacher: Any,
+        student: Any,
+        batches: Sequence[Tensor],
+    ) -> None:
+        self.values: dict[Blocks, float] = {}
+        self.forward = SharedForward({"t": teacher, "s": student}, batches)
+        self._kept, self._layers, self._all = choice.kept, layers, tuple(available)
+        hidden: list[Tensor] = []
+        self.forward.run([self._plan(self._all)], lambda _number, _plan, hidden_BTD: hidden.append(hidden_BTD))
+        self._divergence = Divergence(
+            self.forward.parts["t"].head,
+            hidden,
+            direction=choice.direction,
+            positions=choice.positions,
+            reduction=choice.reduction,
+        )
+
+    def evaluate(self, sets: Sequence[Blocks], report: Callable[[float], None], *, extended: bool = False) -> None:
+        """Evaluate sets that have no value yet. `extended`: sets with one block more come in the next call."""
+        plans = {self._plan(blocks): blocks for blocks in sets if blocks != self._all}
+        measured: dict[Plan, list[Tensor]] = {plan: [] for plan in plans}
+        before = len(self.values)
+
+        def visit(number: int, plan: Plan, hidden_BTD: Tensor) -> None:
+            head = self.forward.parts[plan[-1][0]].head
+            measured[plan].append(self._divergence.of_sequences(number, head, hidden_BTD))
+
+        self.forward.run(
+            plans,
+            visit,
+            # The longest spare the most layers.
+            keep=sorted(self._branches(plans.values()), key=lambda prefix: (-len(prefix), prefix)) if extended else (),
+            done=lambda share: report(before + share * len(sets)),
+        )
+        self.values |= {blocks: self._divergence.mean(measured[plan]) for plan, blocks in plans.items()}
+        if self._all in sets:
+            self.values[self._all] = 0.0
+            self.forward.unshared += self._layers
+
+    def ranked(self, size: int) -> list[Blocks]:
+        """The sets of `size` blocks, best first."""
+        return sorted((blocks for blocks in self.values if len(blocks) == size), key=lambda b: (self.values[b], b))
+
+    def _plan(self, blocks: Blocks) -> Plan:
+        if blocks == self._all:
+            return tuple(f"t{i}" for i in range(self._layers))
+        return plan_of(self._kept, self._layers, [i in blocks for i in range(len(self._kept))])
+
+    def _branches(self, sets: Iterable[Blocks]) -> Iterator[Plan]:
+        """For each set and each block that it lacks: the layers in front of that block."""
+        for blocks in sets:
+            plan, length = self._plan(blocks), 0
+            for i, block in enumerate(blocks_of(self._kept, self._layers)):
+                if i in self._all and i not in blocks:
+                    yield plan[:length]
+                length += len(block) if i in blocks else 1
+
+
+def _extend(candidates: _Candidates, available: Sequence[int], width: int, report: Callable[[float], None]) -> None:
+    """Evaluate the student, then for each size all extensions of the `width` best sets of the size before."""
+    new: list[Blocks] = [()]
+    beam = new
+    for size in range(1, len(available) + 1):
+        new += sorted({tuple(sorted((*blocks, b))) for blocks in beam for b in available if b not in blocks})
+        candidates.evaluate(new, report, extended=True)
+        new, beam = [], candidates.ranked(size)[:width]
+
+
+def _in_order(sets: Sequence[Blocks]) -> list[list[int]]:
+    """Each set in the order of patching, where it holds the one before it; else ascending."""
+    ordered: list[list[int]] = [[]]
+    for blocks in sets[1:]:
+        added = [b for b in blocks if b not in ordered[-1]]
+        ordered.append([*ordered[-1], *added] if len(added) == 1 else list(blocks))
+    return ordered
+
+
+def _check_pair(choice: PatchOrder, teacher: Any, student: Any) -> None:
+    if (count := len(decoder_layers(student))) != len(choice.kept):
+        raise BoomspecError(f"the student has {count} layers, but {len(choice.kept)} are kept of the teacher")
+    types = teacher.config.model_type, student.config.model_type
+    if types[0] != types[1]:
+        raise BoomspecError(f"a {types[0]} and a {types[1]} model cannot be interpolated")
+    shapes = [tuple(model.get_input_embeddings().weight.shape) for model in (teacher, student)]
+    if shapes[0] != shapes[1]:
+        raise BoomspecError(f"the models' embeddings differ in shape: {shapes[0]} and {shapes[1]}")

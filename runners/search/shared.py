@@ -1,0 +1,121 @@
+"""Run many layer plans on the same tokens, computing what they share once.
+
+Plans that begin with the same layers have the same hidden states there. Within one `run` the plans are taken
+in sorted order, which is a depth-first walk through the tree of their prefixes: a state is computed once and
+dropped when no plan that is left begins with its prefix. From one `run` to the next, states that the caller
+names are kept in host memory, as many as `CACHE_BYTES` holds; the rest is computed again.
+
+The number of layers that are run depends on the plans alone, not on the size of a batch.
+
+Shapes: B sequences, T positions, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from boomspec.layers import Plan
+from runners.parts import Batch, take_apart
+
+CACHE_BYTES = 4 * 2**30
+
+# visit(number of the batch, plan, hidden_BTD that the plan's head reads)
+Visit = Callable[[int, Plan, Tensor], None]
+
+
+class SharedForward:
+    """Layer plans over `models` (by the owner's letter) on batches of tokens_BT.
+
+    `layer_forwards` counts the layers that were run, each on all batches; `unshared` what they would have been,
+    had every plan been run on its own.
+    """
+
+    def __init__(self, models: Mapping[str, Any], batches: Sequence[Tensor], *, cache_bytes: int = CACHE_BYTES) -> None:
+        self.parts = {owner: take_apart(model, batches[0][:1]) for owner, model in models.items()}
+        self.batches = batches
+        self.unshared = 0
+        self._sequences = sum(len(tokens_BT) for tokens_BT in batches)
+        self._sequence_layers = 0
+        self._cache: dict[Plan, list[Tensor]] = {}  # by prefix, one state of each batch
+        self._cache_bytes = cache_bytes
+
+    @property
+    def layer_forwards(self) -> int:
+        return self._sequence_layers // self._sequences
+
+    @torch.no_grad()
+    def run(
+        self,
+        plans: Iterable[Plan],
+        visit: Visit,
+        *,
+        keep: Iterable[Plan] = (),
+        done: Callable[[float], None] = lambda share: None,
+    ) -> None:
+        """Call `visit` once for every plan and batch. `keep`: prefixes that a later run begins with, best first."""
+        ordered = sorted(set(plans))
+        if not ordered:
+            return
+        self.unshared += sum(len(plan) for plan in ordered)
+        self._forget_all_but(ordered)
+        kept = self._room_for(keep)
+        for number, tokens_BT in enumerate(self.batches):
+            opened = {owner: parts.open(tokens_BT) for owner, parts in self.parts.items()}
+            self._walk(number, opened, ordered, visit, kept)
+            done((number + 1) / len(self.batches))
+        self._cache |= {prefix: states for prefix, states in kept.items() if states}
+
+    def _walk(
+        self,
+        number: int,
+        opened: Mapping[str, Batch],
+        ordered: Sequence[Plan],
+        visit: Visit,
+        kept: dict[Plan, list[Tensor]],
+    ) -> None:
+        shared = [0, *(_shared(one, next_) for one, next_ in pairwise(ordered))]
+        forks = set(shared)
+        path: list[tuple[int, Tensor]] = []  # (length of a prefix of this plan, its state), where plans part
+        for plan, length in zip(ordered, shared, strict=True):
+            while path and path[-1][0] > length:
+                path.pop()
+            if (cached := self._longest_cached(plan)) > (path[-1][0] if path else 0):
+                path.append((cached, self._cache[plan[:cached]][number].to(self.batches[number].device)))
+            start, hidden_BTD = path[-1] if path else (0, opened[plan[0][0]].embedding_BTD)
+            for end in range(start + 1, len(plan) + 1):
+                layer = plan[end - 1]
+                hidden_BTD = opened[layer[0]].layer(int(layer[1:]), hidden_BTD)
+                self._sequence_layers += len(hidden_BTD)
+                if end in forks:
+                    path.append((end, hidden_BTD))
+                states = kept.get(plan[:end])
+                if states is not None and len(states) == number:
+                    states.append(hidden_BTD.cpu())
+            visit(number, plan, opened[plan[-1][0]].finish(hidden_BTD))
+
+    def _longest_cached(self, plan: Plan) -> int:
+        return max((len(prefix) for prefix in self._cache if plan[: len(prefix)] == prefix), default=0)
+
+    def _forget_all_but(self, plans: Sequence[Plan]) -> None:
+        wanted = {plan[:length] for plan in plans for length in range(1, len(plan) + 1)}
+        self._cache = {prefix: states for prefix, states in self._cache.items() if prefix in wanted}
+
+    def _room_for(self, keep: Iterable[Plan]) -> dict[Plan, list[Tensor]]:
+        """Empty lists for as many of `keep` as there is room for beside the states that are kept already."""
+        model = next(iter(self.parts.values())).model
+        positions = sum(tokens_BT.numel() for tokens_BT in self.batches)
+        state_bytes = positions * model.config.get_text_config().hidden_size * model.dtype.itemsize
+        room = self._cache_bytes // state_bytes - len(self._cache)
+        new = [prefix for prefix in dict.fromkeys(keep) if prefix and prefix not in self._cache]
+        return {prefix: [] for prefix in new[: max(0, room)]}
+
+
+def _shared(one: Plan, other: Plan) -> int:
+    """How many layers two plans share at their beginning."""
+    pairs = zip(one, other, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

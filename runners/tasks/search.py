@@ -1,0 +1,40 @@
+"""A choice that needs data: a patch order or the layers to keep. Writes `search.json`, which the compiler reads."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from boomspec.tasks import LayerChoice, PatchOrder, Search
+from runners.calibration import calibration_batches
+from runners.context import Context
+from runners.device import frozen_dtype, make_deterministic
+from runners.models import load_frozen, model_folder
+from runners.search.layer_choice import search_layer_choice
+from runners.search.patch_order import search_patch_order
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+RESULT = "search.json"
+
+
+def run(context: Context[Search]) -> None:
+    make_deterministic()
+    record = context.record
+
+    def load(role: str) -> PreTrainedModel:
+        return load_frozen(model_folder(context.inputs[role]), dtype=frozen_dtype(record.precision))
+
+    def report(done: float, total: float) -> None:
+        context.progress.update(done, total, unit="candidates")
+
+    teacher = load("teacher")
+    tokens = context.inputs["tokens"].folder
+    batches = calibration_batches(record.calibration, tokens, options=context.options, model=teacher)
+    match record.choice:
+        case PatchOrder() as choice:
+            found = search_patch_order(choice, teacher=teacher, student=load("student"), batches=batches, report=report)
+        case LayerChoice() as choice:
+            found = search_layer_choice(choice, teacher=teacher, batches=batches, report=report)
+    (context.path / RESULT).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

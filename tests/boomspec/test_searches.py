@@ -1,0 +1,108 @@
+"""Choices that need data: the graph ends at the search, and goes on with integers when it has an answer."""
+
+import pytest
+
+from boomspec.errors import SpecError
+from boomspec.tasks import Baseline, Distill, LayerChoice, PatchOrder, Search, Subset
+
+
+def names(compiled) -> list[str]:
+    return [node.name for node in compiled.graph.nodes.values()]
+
+
+def only_search(compiled):
+    (target,) = compiled.graph.targets
+    node = compiled.graph.nodes[target]
+    assert isinstance(node.task.record, Search)
+    return node
+
+
+BY_INFLUENCE = ("student.keep", {"block_influence": 3, "calibration": {"sequences": 4}})
+
+
+def test_until_layers_are_found_the_graph_ends_at_the_search(specs):
+    compiled = specs.edited(BY_INFLUENCE)
+    assert compiled.pending == ("search layers by block_influence",)
+    assert compiled.family is None
+    choice = only_search(compiled).task.record.choice
+    assert choice == LayerChoice(method="block_influence", count=3)
+    assert names(compiled) == ["tokenize", "pretrain teacher", "search layers by block_influence"]
+
+
+def test_found_layers_give_the_ids_that_the_list_itself_would_give(specs):
+    search = only_search(specs.edited(BY_INFLUENCE)).id
+    specs.found[search] = {"kept": [0, 2, 4], "scores": [0.0] * 6}
+    found, written = specs.edited(BY_INFLUENCE), specs.edited(("student.keep", [0, 2, 4]))
+    assert found.family.kept == (0, 2, 4)
+    kinds = {node.id: node.task.kind for node in found.graph.nodes.values()}
+    assert {i for i, kind in kinds.items() if kind not in ("search", "report")} == {
+        node.id for node in written.graph.nodes.values() if node.task.kind != "report"
+    }
+
+
+def test_a_patch_order_is_searched_behind_the_distillation_and_before_the_sizes(specs):
+    order = ("interpolate", {"order": {"search": "beam", "width": 2}})
+    compiled = specs.edited(order)
+    node = only_search(compiled)
+    choice = node.task.record.choice
+    assert isinstance(choice, PatchOrder)
+    assert (choice.method, choice.width, choice.kept) == ("beam", 2, (0, 2, 4))
+    assert "distill student" in names(compiled)
+    assert not any(name.startswith("interpolate") for name in names(compiled))
+    specs.found[node.id] = {"sets": [[], [1], [0, 2], [0, 1, 2]]}  # best sets need not be nested
+    family = specs.edited(order).family
+    assert [member.plan for member in family.members] == [
+        ("s0", "s1", "s2"),
+        ("s0", "t2", "t3", "s2"),
+        ("t0", "t1", "s1", "t4", "t5"),
+        ("t0", "t1", "t2", "t3", "t4", "t5"),
+    ]
+
+
+def test_shortgpt_drops_the_layers_of_least_influence(specs):
+    compiled = specs.edited(("baselines", ["shortgpt"]))
+    node = only_search(compiled)
+    specs.found[node.id] = {"kept": [0, 3, 5], "scores": [0.9, 0.1, 0.1, 0.8, 0.3, 0.7]}
+    compiled = specs.edited(("baselines", ["shortgpt"]))
+    plans = [
+        node.task.record.build.plan
+        for node in compiled.graph.nodes.values()
+        if isinstance(node.task.record, Baseline) and isinstance(node.task.record.build, Subset)
+    ]
+    assert plans == [("t0", "t3", "t5"), ("t0", "t3", "t4", "t5"), ("t0", "t1", "t3", "t4", "t5")]
+
+
+def test_standard_distillation_starts_each_size_from_the_layers_of_naive_pruning(specs):
+    compiled = specs.edited(("baselines", ["naive_pruning", "standard_distillation"]))
+    kept = [node.task.record.kept for node in compiled.graph.nodes.values() if isinstance(node.task.record, Distill)]
+    assert kept == [(0, 2, 4), (0, 2, 4, 5), (0, 2, 3, 4, 5)]
+    series = {
+        cell.series
+        for node in compiled.graph.nodes.values()
+        if node.name == "report"
+        for cell in node.task.record.cells
+    }
+    assert series == {"teacher", "student", "interpolated", "naive_pruning", "standard_distillation"}
+
+
+def test_laco_is_asked_for_the_sizes_of_the_family(specs):
+    compiled = specs.edited(("baselines", [{"laco": {"merge": 2, "threshold": 0.1}}]))
+    layers = [n.task.record.build.layers for n in compiled.graph.nodes.values() if isinstance(n.task.record, Baseline)]
+    assert layers == [3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (("student.keep", {"block_influence": 6}), "6 layers: the teacher has 6, so 1 to 5 are allowed"),
+        (("student.keep", {"block_influence": 2, "cosine_greedy": 2}), "exactly one of block_influence, cosine_greedy"),
+        (("interpolate", {"order": {"search": "exact", "width": 3}}), "width goes with search: beam"),
+        (("interpolate", {"order": {"search": "greedy"}}), "'greedy' is not allowed"),
+        (("student", {"keep": [0, 2], "model": "x/y", "train_embedding": True}), "train_embedding goes with"),
+        (("student", {"model": "x/y"}), "a student that exists is not distilled"),
+    ],
+)
+def test_choices_that_cannot_be_are_errors_with_a_place(specs, edit, message):
+    with pytest.raises(SpecError, match=message) as caught:
+        specs.edited(edit)
+    assert all(problem.line > 0 for problem in caught.value.problems)

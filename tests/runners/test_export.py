@@ -1,0 +1,295 @@
+"""Exported sizes: the folder, its card, and what `boomspec.load` and `boomspec.family` make of the same run.
+
+The run: a real teacher in a folder, a spec compiled against it, a student that was moved at random in the place of
+the distilled one, and evaluations of three models with numbers made up.
+"""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import boomspec
+from boomspec.cli import main as command_line
+from boomspec.compile import compile_spec
+from boomspec.errors import BoomspecError
+from boomspec.graph import Node, TaskGraph
+from boomspec.spec import load_spec
+from boomspec.store import Store
+from boomspec.tasks import Evaluate
+from runners.assembly import assemble
+from runners.card import fence, front_matter_of
+from runners.export import export, main
+from tests.runners import tiny
+from tests.runners.family import PROVENANCE, artifact
+
+LAYERS, KEPT = 6, (0, 2, 4)
+INPUTS_BT = torch.arange(2 * 9).reshape(2, 9) % tiny.VOCABULARY
+TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
+SPEC = """\
+# Does it grow? ```no fence```
+boomspec: 1
+name: grown
+teacher: {model: base-6L}
+student: {keep: [0, 2, 4]}
+data: {files: "*.txt", sequence_length: 16, held_out: {every: 4}}
+distill: {tokens: 2048, batch_tokens: 256, optimizer: {lr: 0.00123}, precision: fp32}
+interpolate: {sizes: [5 layers]}
+evaluate: {held_out: {}, precision: fp32}
+execution: {store: store}
+"""
+
+
+@dataclass
+class Made:
+    folder: Path
+    spec: Path
+    graph: TaskGraph
+    store: Store
+
+    def publish(self, node: Node) -> Path:
+        """The payload of a node is what `tests.runners` makes up for it."""
+        with self.store.workspace(node.task.kind, node.id) as workspace:
+            if node.name == "distill student":
+                save_student(self.folder / "base-6L", workspace.path / "model")
+            else:
+                loss = {"evaluate student: held_out": 3.75, "evaluate teacher: held_out": 3.25}.get(node.name, 3.5)
+                for name, text in artifact(
+                    [("held_out", "loss", loss, 0.02, False)], [("held_out", "loss", 0, 1, loss)]
+                ).items():
+                    (workspace.path / name).write_text(text)
+            return self.store.publish(workspace, node.task.kind, node.id, node.task.identity(), PROVENANCE)
+
+
+def save_student(teacher: Path, folder: Path) -> None:
+    assemble({"t": teacher}, [f"t{i}" for i in KEPT], folder, tied=True)
+    student = AutoModelForCausalLM.from_pretrained(folder)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    student.save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Made:
+    folder = tmp_path_factory.mktemp("export")
+    for i in range(8):
+        (folder / f"{i}.txt").write_text(f"document {i}\n" * 40)
+    base = folder / "base-6L"
+    tiny.model("llama", layers=LAYERS, tie_word_embeddings=True).save_pretrained(base)
+    tokenizer = AutoTokenizer.from_pretrained(tiny.token_artifact(folder / "tokens") / "tokenizer")
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(base)
+    (base / "README.md").write_text("---\nlicense: other\nlicense_name: tiny\nlicense_link: LICENSE\n---\n# Base\n")
+    spec = folder / "spec.yaml"
+    spec.write_text(SPEC)
+    graph = compile_spec(load_spec(spec)).graph
+    made = Made(folder, spec, graph, Store(folder / "store"))
+    for node in graph.nodes.values():
+        if node.name == "distill student" or isinstance(node.task.record, Evaluate):
+            made.publish(node)
+    run_folder = made.store.run_folder(graph.name, graph.id)
+    run_folder.mkdir(parents=True)
+    graph.write(run_folder / "graph.json")
+    return made
+
+
+def plan(made: Made, size: str) -> list[str]:
+    assert made.graph.family is not None
+    return list(made.graph.family.pick(size).plan)
+
+
+def logits(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(INPUTS_BT).logits
+
+
+def call(*arguments: object):
+    return CliRunner().invoke(command_line, [str(a) for a in arguments], catch_exceptions=False)
+
+
+def test_the_command_writes_a_folder_that_transformers_loads(made, tmp_path):
+    target = tmp_path / "new" / "model"
+    command = [sys.executable, "-m", "boomspec.cli", "export", made.spec, "4 layers", target, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    written = json.loads(done.stdout)
+    assert (written["layers"], written["plan"]) == (4, "s0 s1 t4 t5")  # the spec asks for 5 layers only
+    model = AutoModelForCausalLM.from_pretrained(target)
+    assert sum(p.numel() for p in model.parameters()) == written["parameters"]
+    folders = {"t": made.folder / "base-6L", "s": made.store.path("distill", made.graph.family.student) / "model"}
+    assemble(folders, ["s0", "s1", "t4", "t5"], tmp_path / "expected", tied=False)
+    assert torch.equal(logits(model), logits(AutoModelForCausalLM.from_pretrained(tmp_path / "expected")))
+    assert AutoTokenizer.from_pretrained(target).chat_template == TEMPLATE
+    assert (target / "generation_config.json").is_file()
+    assert target.stat().st_mode & 0o777 == 0o755
+    assert [path.name for path in target.parent.iterdir()] == ["model"]
+
+
+def test_the_card_says_what_the_model_is_and_how_it_was_made(made, tmp_path):
+    export(made.graph, made.store, plan(made, "5 layers"), tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert front_matter_of(card) == {
+        "base_model": "base-6L",
+        "license": "other",
+        "license_name": "tiny",
+        "license_link": "LICENSE",
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["boomerang-distillation", "model-interpolation", "boomspec"],
+    }
+    parameters = sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(tmp_path / "model").parameters())
+    for text in (
+        "# grown, 5 layers",
+        f"{parameters:,}",
+        "`s0 t2-5`",
+        "lr: 0.00123",
+        "| student | this model | teacher |",
+        "| held out | loss ↓ | 3.750 ± 0.020 | 3.500 ± 0.020 | 3.250 ± 0.020 |",
+        f"````yaml\n{SPEC.strip()}\n````",  # a fence longer than the one inside
+        "torch 2.13.0",
+        "abc123",
+        made.graph.id,
+        made.graph.family.student,
+    ):
+        assert text in card, card
+    assert "not been evaluated" not in card
+
+
+def test_the_card_of_a_size_that_was_not_evaluated_shows_student_and_teacher(made, tmp_path):
+    export(made.graph, made.store, plan(made, "4 layers"), tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "| held out | loss ↓ | 3.750 ± 0.020 |  | 3.250 ± 0.020 |" in card
+    assert "This size itself has not been evaluated." in card
+
+
+@pytest.mark.parametrize("size", ["student", "teacher"])
+def test_the_ends_of_a_family_can_be_exported(made, tmp_path, size):
+    export(made.graph, made.store, plan(made, size), tmp_path / "model")
+    own = {
+        "student": made.store.path("distill", made.graph.family.student) / "model",
+        "teacher": made.folder / "base-6L",
+    }[size]
+    expected = AutoModelForCausalLM.from_pretrained(own)
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "model")), logits(expected))
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert f"{size} (this model)" in card
+    assert "| held out | loss ↓ | 3.750 ± 0.020 | 3.250 ± 0.020 |" in card
+
+
+def test_a_folder_that_holds_something_is_kept_unless_it_is_a_model_and_force_is_given(made, tmp_path):
+    target = tmp_path / "model"
+    target.mkdir()
+    export(made.graph, made.store, plan(made, "student"), target)  # an empty folder is as good as none
+    (target / "mine.txt").write_text("mine")
+    with pytest.raises(BoomspecError, match="is not empty"):
+        export(made.graph, made.store, plan(made, "5 layers"), target)
+    assert (target / "mine.txt").is_file()
+    export(made.graph, made.store, plan(made, "5 layers"), target, force=True)
+    assert json.loads((target / "config.json").read_text())["num_hidden_layers"] == 5
+    assert not (target / "mine.txt").exists()
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("years of work")
+    with pytest.raises(BoomspecError, match="holds no model, so it is not replaced"):
+        export(made.graph, made.store, plan(made, "5 layers"), tmp_path / "home", force=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "model"]
+
+
+def test_a_failed_export_leaves_what_was_there(made, tmp_path, capsys):
+    export(made.graph, made.store, plan(made, "student"), tmp_path / "model")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    weights = made.store.path("distill", made.graph.family.student) / "model" / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-100])
+    made.graph.write(tmp_path / "graph.json")
+    arguments = [str(tmp_path / "graph.json"), "--store", str(made.store.root), "--plan", "s0 s1 t4 t5"]
+    try:
+        code = main([*arguments, "--folder", str(tmp_path / "model"), "--force"])
+    finally:
+        weights.write_bytes(content)
+    assert code == 2
+    assert "truncated" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["graph.json", "model"]
+
+
+def test_a_run_that_has_not_finished_is_an_error_that_says_what_is_missing(made, tmp_path):
+    result = call("export", made.spec, "5 layers", tmp_path / "model", "--store", tmp_path / "empty")
+    assert result.exit_code == 2
+    assert "this run has not finished: 'distill student' is not in the store" in result.output
+    assert f"hint: boomspec run {made.spec}" in result.output
+    with pytest.raises(BoomspecError, match="has not finished"):
+        boomspec.family(made.spec, store=tmp_path / "empty")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ("7 layers", "no model of size 7 layers"),
+        ("huge", "size 'huge': expected a size"),
+        ("1%", "no model of size 1%"),
+    ],
+)
+def test_a_size_that_the_family_does_not_have_is_an_error(made, tmp_path, size, message):
+    result = call("export", made.spec, size, tmp_path / "model", "--json")
+    assert result.exit_code == 2
+    assert message in json.loads(result.output)["error"]["message"]
+
+
+def test_a_folder_that_is_no_runs_is_an_error(made, tmp_path):
+    result = call("export", tmp_path, "5 layers", tmp_path / "model")
+    assert result.exit_code == 2
+    assert "holds no graph.json" in result.output
+
+
+def test_python_loads_a_size_and_a_family_by_spec_or_by_run_folder(made, tmp_path):
+    run_folder = made.store.run_folder(made.graph.name, made.graph.id)
+    family = boomspec.family(run_folder)
+    assert [(size.layers, " ".join(size.plan)) for size in family.sizes] == [
+        (3, "s0 s1 s2"),
+        (4, "s0 s1 t4 t5"),
+        (5, "s0 t2 t3 t4 t5"),
+        (6, "t0 t1 t2 t3 t4 t5"),
+    ]
+    for size in ("student", "4 layers", "80%", "teacher"):
+        one = boomspec.load(made.spec, size)
+        assert torch.equal(logits(one), logits(family.model(size)))
+    assert boomspec.load(run_folder, "5 layers", dtype="bfloat16").dtype == torch.bfloat16
+
+
+def test_a_size_that_has_been_built_is_taken_as_it_is(made, tmp_path):
+    node = next(n for n in made.graph.nodes.values() if n.task.kind == "interpolate")
+    with made.store.workspace("interpolate", node.id) as workspace:
+        save_student(made.folder / "base-6L", workspace.path / "model")  # not what would be assembled
+        made.store.publish(workspace, "interpolate", node.id, node.task.identity(), PROVENANCE)
+    try:
+        export(made.graph, made.store, list(node.task.record.plan), tmp_path / "model")
+        built = made.store.path("interpolate", node.id) / "model" / "model.safetensors"
+        assert (tmp_path / "model" / "model.safetensors").read_bytes() == built.read_bytes()
+    finally:
+        made.store.discard("interpolate", node.id)
+
+
+def test_importing_boomspec_loads_nothing_heavy():
+    code = (
+        "import sys, boomspec; print([m for m in ('torch', 'transformers', 'runners', 'pydantic') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_metadata_that_cannot_be_read_is_no_metadata():
+    assert front_matter_of("# no front matter") == {}
+    assert front_matter_of("---\n[1, 2\n---\n") == {}
+    assert front_matter_of("---\n- a list\n---\n") == {}
+    assert yaml.safe_load("license: mit") == front_matter_of("---\nlicense: mit\n---\ntext")
+    assert fence("a", "yaml") == "```yaml\na\n```"
