@@ -10,7 +10,7 @@ from boomspec.baselines import RandomInit
 from boomspec.execution import Resources
 from boomspec.fields import Strict
 from boomspec.graph import Execution, Node, Source, Task
-from boomspec.language import DataSpec, DistillSpec, FaithfulSpec, PretrainSpec
+from boomspec.language import DataSpec
 from boomspec.lm_eval_tasks import task_source
 from boomspec.losses import Losses
 from boomspec.resolve import recipe
@@ -32,6 +32,7 @@ from boomspec.tasks import (
     Tokenize,
     TrainTokenizer,
 )
+from boomspec.training import DistillSpec, FaithfulSpec, PretrainSpec
 
 Answers = Callable[[str], dict[str, Any] | None]  # id of a search -> what it found, None where it has not run
 _BEAM_WIDTH = 4

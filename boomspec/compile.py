@@ -36,7 +36,7 @@ from boomspec.tasks import Cell, Evaluate, HeldOut, Report
 
 @dataclass(frozen=True)
 class Compiled:
-    """A graph and the family that it builds; no family while a search has to be run first."""
+    """A graph and the family that it builds; no family while its layers or order have to be searched for."""
 
     graph: TaskGraph
     family: Family | None
@@ -110,7 +110,7 @@ def compile_spec(file: SpecFile, answers: Answers = lambda search: None) -> Comp
     ]
     more, more_trainings = controls(build, family, start.teacher, start.tokens)
     if build.pending:
-        return _pending(build)
+        return _pending(build, family)
     report = _report(build, [*models, *more], start.tokens, {**trainings, **more_trainings})
     products = [model.task for model in inner if model.task in build.nodes]
     lineage = Lineage(start.teacher, student, kept, family.student, family.every)
@@ -172,7 +172,7 @@ def _searched_sets(build: Builder, start: _Start, student: str, kept: tuple[int,
     return None if found is None else [tuple(patched) for patched in found["sets"]]
 
 
-def _pending(build: Builder) -> Compiled:
+def _pending(build: Builder, family: Family | None = None) -> Compiled:
     """The graph up to the searches that have not run."""
     names = tuple(build.nodes[search].name for search in build.pending)
     needed = set(build.pending)
@@ -181,7 +181,7 @@ def _pending(build: Builder) -> Compiled:
             needed.update(node.task.inputs.values())
     build.nodes = {task: node for task, node in build.nodes.items() if task in needed}
     build.sources = {i: source for i, source in build.sources.items() if i in needed}
-    return Compiled(_graph(build, tuple(build.pending), {}, None), None, names)
+    return Compiled(_graph(build, tuple(build.pending), {}, None), family, names)
 
 
 def _graph(build: Builder, targets: tuple[str, ...], resolved: dict[str, Any], lineage: Lineage | None) -> TaskGraph:

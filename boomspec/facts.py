@@ -198,7 +198,9 @@ def _base(others: Sequence[TensorEntry], prefix: str, where: str) -> str:
 def _token_embedding(embedding: Sequence[TensorEntry], config: Mapping[str, Any]) -> TensorEntry:
     matrices = [tensor for tensor in embedding if len(tensor.shape) == 2]
     of_vocabulary = [tensor for tensor in matrices if tensor.shape[0] == config.get("vocab_size")]
-    return max(of_vocabulary or matrices, key=lambda tensor: tensor.shape[0])
+    # A position table can be as long as the vocabulary.
+    by_name = [tensor for tensor in of_vocabulary if not re.search(r"pos|wpe|type", tensor.name)]
+    return max(by_name or of_vocabulary or matrices, key=lambda tensor: tensor.shape[0])
 
 
 def _in_stack(name: str, prefix: str) -> bool:

@@ -12,7 +12,6 @@ from typing import Literal
 
 from boomspec.choosing import chosen
 from boomspec.facts import ModelFacts, total_bytes, total_parameters
-from boomspec.language import Training
 from boomspec.layers import (
     ORDERS,
     KeepRule,
@@ -29,6 +28,7 @@ from boomspec.searches import KeepChoice, OrderSearch
 from boomspec.sizes import Member
 from boomspec.spec import SpecFile
 from boomspec.tasks import Optimizer, Recipe, Schedule
+from boomspec.training import Training
 
 _CONTEXT = ("max_position_embeddings", "n_positions")
 

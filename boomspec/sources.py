@@ -18,10 +18,12 @@ from boomspec.facts import ModelFacts, read_facts
 from boomspec.graph import Source
 from boomspec.hub import cached_model, hub_folder, pinned_dataset, pinned_model
 from boomspec.identity import file_digest
-from boomspec.language import DataSpec, PretrainSpec
+from boomspec.language import DataSpec
+from boomspec.model_files import tokenizer_files, travelling_files
 from boomspec.published import STUDENT_CONFIG, read_student_mapping
 from boomspec.spec import SpecFile
 from boomspec.tasks import Architecture
+from boomspec.training import PretrainSpec
 
 Role = Literal["teacher", "student"]
 
@@ -31,9 +33,6 @@ _FORMATS = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
 }
-_TOKENIZER_FILES = re.compile(
-    r"(tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt|.*\.model|chat_template.*)"
-)
 _HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 
 
@@ -136,14 +135,14 @@ def model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Sourc
         identity = {"hub": name, "revision": commit}
         return facts, Source("model", identity, {"hub": name}), Source("tokenizer", identity, {"hub": name})
     facts = read_facts(folder)
-    tokenizer = sorted(path for path in folder.iterdir() if _TOKENIZER_FILES.fullmatch(path.name) and path.is_file())
+    tokenizer = tokenizer_files(folder)
     if not tokenizer and role == "teacher" and file.spec.data is not None:
         hint = "save one there: tokenizer.save_pretrained(folder)"
         raise file.error(file.problem((role, "model"), f"{folder} holds no tokenizer", hint))
-    weights = [folder / "config.json", *checkpoint_files(folder)]
+    files = [folder / "config.json", *checkpoint_files(folder), *travelling_files(folder)]
     return (
         facts,
-        Source("model", {"sha256": {p.name: file_digest(p) for p in weights}}, {"folder": str(folder)}),
+        Source("model", {"sha256": {p.name: file_digest(p) for p in files}}, {"folder": str(folder)}),
         Source("tokenizer", {"sha256": {p.name: file_digest(p) for p in tokenizer}}, {"folder": str(folder)}),
     )
 

@@ -16,7 +16,6 @@ from boomspec.execution import ExecutionSpec
 from boomspec.fields import AlsoText, Strict
 from boomspec.language import (
     DataSpec,
-    DistillSpec,
     EvaluateSpec,
     InterpolateSpec,
     StudentSpec,
@@ -24,6 +23,7 @@ from boomspec.language import (
 )
 from boomspec.searches import OrderSearch
 from boomspec.source import Document, read_source
+from boomspec.training import DistillSpec
 from boomspec.validation import FieldError, validate
 from boomspec.yaml_tree import dotted
 

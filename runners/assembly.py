@@ -18,7 +18,6 @@ too large for the teacher's dtype shows while it is converted: then no config is
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -28,14 +27,11 @@ from boomspec.checkpoint import TensorEntry
 from boomspec.errors import BoomspecError
 from boomspec.facts import ModelFacts, read_as, read_facts
 from boomspec.families import translation
+from boomspec.model_files import travelling_files
 from runners.conversion import ITEM_BYTES
 from runners.copying import Piece, write_checkpoints
 from runners.model_config import plan_config
 
-_TRAVELS = re.compile(
-    r"(generation_config\.json|tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt"
-    r"|chat_template.*|.*\.(model|tiktoken|jinja))"
-)
 _SHARD_BYTES = 5 * 10**9
 
 
@@ -79,9 +75,8 @@ def assemble_family(
         target.mkdir(parents=True, exist_ok=True)
     write_checkpoints(pieces, shard_bytes=shard_bytes)
     for target, config in configs.items():  # last: what was left unfinished has no config, and no one can load it
-        for file in sorted(sources[base].iterdir()):
-            if _TRAVELS.fullmatch(file.name) and file.is_file():
-                shutil.copyfile(file, target / file.name)
+        for file in travelling_files(sources[base]):
+            shutil.copyfile(file, target / file.name)
         (target / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -14,6 +14,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from runners.conversion import ITEM_BYTES, convert
 
 _BLOCK = 4096  # of the file systems in use
 _BUFFER = 2**18  # measured on ext4: 1 MB and more is slower
+_THREADS = 2  # one reads while the other writes
 _RANGE = 64 * 2**20  # copied to one file after the other: what was read is still in the page cache
 
 
@@ -64,8 +66,15 @@ def write_checkpoints(targets: Mapping[Path, Sequence[Piece]], *, shard_bytes: i
         total = sum(piece.bytes for piece in pieces)
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    for (source, dtype), places in sorted(jobs.items(), key=lambda job: (str(job[0][0].file), job[0][0].start)):
-        _write(source, dtype, places)
+    in_order = sorted(jobs.items(), key=lambda job: (str(job[0][0].file), job[0][0].start))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        running = [pool.submit(_write, source, dtype, places) for (source, dtype), places in in_order]
+        try:
+            for job in running:
+                job.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _shards(pieces: Sequence[Piece], shard_bytes: int) -> list[list[Piece]]:

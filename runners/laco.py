@@ -137,7 +137,7 @@ def _too_few_merges(record: LaCo, layers: int, reached: int, attempts: Sequence[
 
 def similarity_to(teacher: PreTrainedModel, batches: Sequence[Tensor]) -> Callable[[Sequence[Collapsed]], float]:
     """The mean cosine of a stack's last hidden states to the whole teacher's, on batches of tokens_BT."""
-    parts = take_apart(teacher, batches[0][:1])
+    parts = take_apart(teacher, batches[0])
     positions = sum(tokens_BT.numel() for tokens_BT in batches)
 
     @torch.no_grad()

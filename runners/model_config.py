@@ -56,6 +56,7 @@ _REPLACED_BY = {"interleave_moe_layer_step": "moe_layers"}  # an index list that
 # Read by the config classes of several families; a config of a family unknown to transformers cannot be written out.
 _WRITTEN_OUT = ("global_attn_every_n_layers", "layer_group_size", "no_rope_layer_interval", "sliding_window_pattern")
 
+# Where both configs say it: what changes a model's function and not the shapes of its weights.
 _MUST_AGREE = (
     "activation_function", "attention_bias", "attention_multiplier", "attn_logit_softcapping", "embedding_multiplier",
     "final_logit_softcapping", "head_dim", "hidden_act", "hidden_activation", "layer_norm_epsilon", "layer_norm_eps",
@@ -97,8 +98,15 @@ def plan_config(facts: Mapping[str, ModelFacts], plan: Sequence[str], *, tied: b
 def _agree(configs: Mapping[str, Config], base: str) -> None:
     for other in configs.values():
         for key in _MUST_AGREE:
-            if key in other and key in configs[base] and other[key] != configs[base][key]:
-                raise BoomspecError(f"the models' configs differ in {key}: {configs[base][key]} and {other[key]}")
+            mine, theirs = _value(configs[base], key), _value(other, key)
+            if mine is not None and theirs is not None and mine != theirs:
+                raise BoomspecError(f"the models' configs differ in {key}: {mine} and {theirs}")
+
+
+def _value(config: Config, key: str) -> object:
+    """A config's value, or None; newer versions keep what is about rotary embeddings in an object of its own."""
+    rotary = config.get("rope_parameters")
+    return config.get(key, rotary.get(key) if isinstance(rotary, dict) else None)
 
 
 def _with_lists(configs: Mapping[str, Config], counts: Mapping[str, int]) -> tuple[dict[str, Config], list[str]]:

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from boomspec.errors import BoomspecError
 from boomspec.facts import read_facts
+from boomspec.identity import file_digest
 from runners.context import Input
 from runners.device import device
 
@@ -29,7 +30,7 @@ def model_folder(source: Input) -> Path:
         return source.folder / MODEL
     location = source.source.location
     if "folder" in location:
-        return Path(location["folder"])
+        return _unchanged(Path(location["folder"]), source.source.identity["sha256"])
     hub, revision = location["hub"], source.source.identity["revision"]
     try:
         return Path(snapshot_download(hub, revision=revision, allow_patterns=_FILES))
@@ -38,6 +39,16 @@ def model_folder(source: Input) -> Path:
             f"model '{hub}' at {revision[:12]}: cannot be fetched from the hub: {error}",
             hint="check the network, the disk, and (for gated models) that HF_TOKEN is set",
         ) from error
+
+
+def _unchanged(folder: Path, digests: dict[str, str]) -> Path:
+    """The folder, unless a file of it is not what was compiled. Weights are not read for that: they may be large."""
+    for name, sha256 in digests.items():
+        if not (folder / name).is_file():
+            raise BoomspecError(f"{folder / name}: the file is gone since the spec was compiled")
+        if not name.endswith(".safetensors") and file_digest(folder / name) != sha256:
+            raise BoomspecError(f"{folder / name}: the file has changed since the spec was compiled", hint="run again")
+    return folder
 
 
 def stored_dtype(folder: Path) -> torch.dtype:

@@ -25,6 +25,8 @@ from boomspec.errors import BoomspecError
 from runners.capture import decoder_layers, trunk
 from runners.head import Head, check_head
 
+_CHECKED_TOKENS = 32
+
 _Call = tuple[tuple[Any, ...], dict[str, Any]]  # what a layer is given beside the hidden state
 _Hollow = Callable[[int, Tensor, _Call], Tensor]
 
@@ -89,12 +91,13 @@ class Batch:
 
 @torch.no_grad()
 def take_apart(model: Any, tokens_BT: Tensor) -> Parts:
-    """The parts of `model`, checked on tokens_BT.
+    """The parts of `model`, checked on some of tokens_BT.
 
     Raises BoomspecError unless all layers, run one by one, and the head give the model's own result.
     """
     check_head(model)
     parts = Parts(model)
+    tokens_BT = tokens_BT[:1, :_CHECKED_TOKENS]
 
     def note_form(index: int, _module: nn.Module, _inputs: Any, output: Any) -> None:
         if not isinstance(output, Tensor):

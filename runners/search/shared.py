@@ -36,7 +36,7 @@ class SharedForward:
     """
 
     def __init__(self, models: Mapping[str, Any], batches: Sequence[Tensor], *, cache_bytes: int = CACHE_BYTES) -> None:
-        self.parts = {owner: take_apart(model, batches[0][:1]) for owner, model in models.items()}
+        self.parts = {owner: take_apart(model, batches[0]) for owner, model in models.items()}
         self.batches = batches
         self.unshared = 0
         self._sequences = sum(len(tokens_BT) for tokens_BT in batches)

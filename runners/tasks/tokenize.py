@@ -14,7 +14,6 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from boomspec.errors import BoomspecError
 from boomspec.graph import Source
 from boomspec.identity import file_digest
+from boomspec.model_files import is_tokenizer_file
 from boomspec.tasks import Tokenize, TrainTokenizer
 from runners.context import Context, Progress
 from runners.corpus import Document, documents, source_bytes
 from runners.tokens import DTYPES, META, TOKENIZER
 
 EOS = "<|endoftext|>"
-_TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "special_tokens_map*", "added_tokens*", "chat_template*")
 _BATCH_DOCUMENTS, _BATCH_CHARACTERS = 256, 1 << 20
 
 
@@ -176,7 +175,7 @@ def _copy_tokenizer(source: Source, folder: Path) -> None:
     origin = Path(source.location["folder"])
     folder.mkdir()
     for name, sha256 in sorted(source.identity["sha256"].items()):
-        if not any(fnmatch(name, pattern) for pattern in _TOKENIZER_FILES):
+        if not is_tokenizer_file(name):
             continue
         try:
             shutil.copyfile(origin / name, folder / name)
@@ -188,7 +187,7 @@ def _copy_tokenizer(source: Source, folder: Path) -> None:
                 hint="compile the spec again: another tokenizer makes new artifacts",
             )
     if not any(folder.iterdir()):
-        raise BoomspecError(f"{origin}: has no tokenizer files ({', '.join(_TOKENIZER_FILES)})")
+        raise BoomspecError(f"{origin}: has no tokenizer files", hint="tokenizer.save_pretrained(folder)")
     config = folder / "tokenizer_config.json"
     if not config.is_file() or "tokenizer_class" not in json.loads(config.read_text(encoding="utf-8")):
         # Which class it is, transformers then takes from the model's config.json, which is not copied.

@@ -79,7 +79,7 @@ def assembly(folder: Path, what: str) -> dict[str, float]:
 
 def assembled(folder: Path, what: str) -> dict[str, float]:
     command = [sys.executable, __file__, str(folder), what]
-    output = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True, capture_output=True)
+    output = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True, stdout=subprocess.PIPE)
     return json.loads(output.stdout)
 
 

@@ -97,7 +97,7 @@ class FromScratch:
         beam: list[tuple[int, ...]] = [()]
         best = beam[:]
         self.value(())
-        for size in range(1, BLOCKS + 1):
+        for _ in range(BLOCKS):
             larger = {tuple(sorted({*blocks, b})) for blocks in beam for b in range(BLOCKS) if b not in blocks}
             ranked = sorted(larger, key=lambda blocks: (self.value(blocks), blocks))
             beam = ranked[: WIDTH if method == "beam" else 1]

@@ -230,7 +230,7 @@ def test_models_that_do_not_fit_together_are_refused_before_anything_is_written(
         s=other("longer", intermediate_size=64),
     )
     refused(
-        "differ in num_attention_heads: 4 and 2",
+        "differ in head_dim: 8 and 16",
         s=other("heads", num_attention_heads=2, head_dim=16, num_key_value_heads=1),
     )
     refused("a llama and a qwen3 model", s=other("family", kind=Qwen3ForCausalLM, of=Qwen3Config, head_dim=8))

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from boomspec.architecture import llama_facts
@@ -95,6 +96,22 @@ def test_an_untied_model_made_from_a_tied_one_counts_its_head(tmp_path):
     assert more == 96 * 32
 
 
+@pytest.mark.parametrize(
+    ("family", "buffer"),
+    [
+        ("gpt2", "transformer.h.0.attn.bias"),
+        ("gpt_neox", "gpt_neox.layers.0.attention.masked_bias"),
+        ("llama", "model.layers.0.self_attn.rotary_emb.inv_freq"),
+    ],
+)
+def test_masks_and_frequencies_that_old_checkpoints_store_are_no_parameters(tmp_path, family, buffer):
+    model = save(tmp_path, family)
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file(tensors | {buffer: torch.ones(8)}, tmp_path / "model.safetensors")
+    facts = read_facts(tmp_path)
+    assert total_parameters(facts.tensors(range(3), tied=facts.tied)) == sum(p.numel() for p in model.parameters())
+
+
 def rewrite(folder, **changes) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
@@ -176,3 +193,8 @@ def test_shards_that_contradict_their_index_are_named(tmp_path):
     (tmp_path / last).write_bytes((tmp_path / first).read_bytes())
     with pytest.raises(BoomspecError, match="is in two shards"):
         read_facts(tmp_path)
+
+
+def test_a_position_table_as_long_as_the_vocabulary_is_not_taken_for_the_embedding(tmp_path):
+    save(tmp_path, "gpt2", max_position_embeddings=96, n_positions=96, tie_word_embeddings=True)
+    assert read_facts(tmp_path).token_embedding.name == "transformer.wte.weight"

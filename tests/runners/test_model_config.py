@@ -87,6 +87,13 @@ def test_a_pattern_of_an_unknown_family_cannot_be_written_out():
 def test_configs_that_make_equal_weights_compute_different_things_are_refused():
     with pytest.raises(BoomspecError, match="differ in rms_norm_eps: 1e-06 and 1e-05"):
         config_of({"rms_norm_eps": 1e-6}, {"rms_norm_eps": 1e-5})
+    with pytest.raises(BoomspecError, match=r"differ in rope_theta: 10000\.0 and 500000\.0"):
+        config_of({"rope_theta": 1e4}, {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}})
+
+
+def test_what_one_of_the_configs_leaves_open_is_no_contradiction():
+    config = config_of({"sliding_window": 4096, "head_dim": 8}, {"sliding_window": None})
+    assert (config["sliding_window"], config["head_dim"]) == (4096, 8)
 
 
 def test_a_config_without_a_number_of_layers_is_refused():

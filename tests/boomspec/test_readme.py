@@ -1,0 +1,76 @@
+"""What the README says is true: its spec, its file tree, its commands, what it shows of a plan and of an error."""
+
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from boomspec.cli import main
+from boomspec.compile import check_spec
+from boomspec.spec import load_spec
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    """The README's code blocks of one language; "" for those that name none."""
+    found, current = [], None
+    for line in README.splitlines(keepends=True):
+        if not line.startswith("```"):
+            if current is not None:
+                current[1].append(line)
+        elif current is None:
+            current = (line[3:].strip(), [])
+        else:
+            found.append((current[0], "".join(current[1])))
+            current = None
+    return [text for name, text in found if name == language]
+
+
+def test_the_spec_is_valid(tmp_path):
+    (spec,) = blocks("yaml")
+    path = tmp_path / "spec.yaml"
+    path.write_text(spec)
+    check_spec(load_spec(path))
+
+
+def test_the_tree_names_every_module():
+    tree = next(block for block in blocks("") if block.startswith("specs/"))
+    named = {line.split()[0] for line in tree.splitlines()}
+    modules = {path.name for room in ("boomspec", "runners") for path in (ROOT / room).rglob("*.py")}
+    assert modules - {"__init__.py"} == {name for name in named if name.endswith(".py")}
+
+
+def test_the_table_has_every_command():
+    assert set(re.findall(r"^\| `boomspec (\w+)", README, re.MULTILINE)) == set(main.commands)
+
+
+def test_the_plan_is_that_of_the_quickstart(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    shown = next(block for block in blocks("console") if block.startswith("$ boomspec plan specs/quickstart.yaml"))
+    arguments = ["plan", str(ROOT / "specs" / "quickstart.yaml"), "--store", str(tmp_path)]
+    printed = CliRunner().invoke(main, arguments, catch_exceptions=False).output
+    lines = {" ".join(line.split()) for line in printed.splitlines()}
+    promised = [" ".join(line.split()) for line in shown.splitlines()[1:]]
+    promised = [line for line in promised if line and line != "..." and not line.startswith("Tasks (store")]
+    # Ids follow the library of the running Python.
+    plain = {re.sub(r"\b[0-9a-f]{12}\b", "ID", line) for line in lines}
+    assert [line for line in promised if re.sub(r"\b[0-9a-f]{12}\b", "ID", line) not in plain] == []
+
+
+def test_the_error_is_what_validate_prints():
+    golden = (ROOT / "tests" / "golden" / "broken" / "unknown-keys.txt").read_text()
+    shown = next(block for block in blocks("console") if block.startswith("$ boomspec validate"))
+    for line in shown.splitlines()[1:-2]:
+        assert line.replace("broken.yaml", "unknown-keys.yaml") in golden
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\((?!https?:)([^)#]+)\)", README))
+def test_links_lead_to_files(link):
+    assert (ROOT / link).exists()
+
+
+def test_nothing_is_left_to_be_filled_in():
+    assert "@@" not in README
