@@ -20,6 +20,8 @@ test: setup
 benchmarks: setup
 	$(BIN)/python tests/benchmarks/startup.py
 	$(BIN)/python tests/benchmarks/head_memory.py
+	$(BIN)/python tests/benchmarks/assembly.py
+	$(BIN)/python tests/benchmarks/search.py
 
 setup: $(INSTALLED)
 

@@ -32,7 +32,7 @@ class ShortGPT(Strict):
 class LaCoSpec(Strict):
     """Following layers collapsed into one while the output stays similar (arXiv 2402.11187)."""
 
-    merge: Annotated[int, Field(ge=2, description="So many following layers become one.")] = 2
+    merge: Annotated[int, Field(ge=2, description="So many following layers become one.")] = 4
     interval: Annotated[int, Field(ge=1, description="Layers to move down after a merge.")] = 2
     threshold: Annotated[
         Number, Field(ge=-1, lt=1, description="A merge is kept while the cosine to the teacher is above.")

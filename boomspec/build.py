@@ -159,7 +159,6 @@ def order_search(build: Builder, section: OrderSearch, kept: tuple[int, ...]) ->
     choice = PatchOrder(
         method=section.search,
         kept=kept,
-        train_embedding=build.file.spec.student.train_embedding,
         width=(section.width or _BEAM_WIDTH) if section.search == "beam" else None,
         direction=section.direction,
         positions=section.positions,

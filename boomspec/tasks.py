@@ -143,7 +143,6 @@ class PatchOrder(Strict):
     type: Literal["patch_order"] = "patch_order"
     method: Literal["klpatch", "beam", "exact"]
     kept: tuple[int, ...]
-    train_embedding: bool  # whether teacher and student have different embeddings
     width: int | None = None
     direction: Literal["teacher_to_candidate", "candidate_to_teacher"]  # KL(first || second)
     positions: Literal["all", "last"]

@@ -24,7 +24,7 @@ from runners.conversion import ITEM_BYTES, convert
 
 _BLOCK = 4096  # of the file systems in use
 _BUFFER = 2**18  # measured on ext4: 1 MB and more is slower
-_THREADS = 2  # one reads while the other writes
+_THREADS = 2  # for several files; writes into one exclude each other, so that more than one thread only costs there
 _RANGE = 64 * 2**20  # copied to one file after the other: what was read is still in the page cache
 
 
@@ -67,7 +67,8 @@ def write_checkpoints(targets: Mapping[Path, Sequence[Piece]], *, shard_bytes: i
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     in_order = sorted(jobs.items(), key=lambda job: (str(job[0][0].file), job[0][0].start))
-    with ThreadPoolExecutor(_THREADS) as pool:
+    files = {place.file for places in jobs.values() for place in places}
+    with ThreadPoolExecutor(min(_THREADS, len(files))) as pool:
         running = [pool.submit(_write, source, dtype, places) for (source, dtype), places in in_order]
         try:
             for job in running:

@@ -140,7 +140,6 @@ def main() -> None:
             choice = PatchOrder(
                 method=method,
                 kept=KEPT,
-                train_embedding=True,
                 width=WIDTH if method == "beam" else None,
                 direction="teacher_to_candidate",
                 positions="all",

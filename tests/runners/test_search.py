@@ -80,7 +80,7 @@ def models(sources: dict[str, Path]) -> dict[str, PreTrainedModel]:
 
 
 def choice(**fields: Any) -> PatchOrder:
-    plain = {"method": "klpatch", "kept": KEPT, "train_embedding": True, "direction": "teacher_to_candidate"}
+    plain = {"method": "klpatch", "kept": KEPT, "direction": "teacher_to_candidate"}
     return PatchOrder(**plain | {"positions": "all", "reduction": "token_mean"} | fields)
 
 
