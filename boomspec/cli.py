@@ -170,16 +170,21 @@ def export(run: Path, size: str, folder: Path, store: Path | None, force: bool, 
     """Write one SIZE of RUN (a spec or a run's folder) into FOLDER, as a Hugging Face model with a model card.
 
     SIZE: student, teacher, or 24 layers, 3B, 80%, 6GiB (the largest not above is taken; the spec need not list it).
+    all: every size, each into a folder of its own below FOLDER.
     """
     made = open_run(run, store)
-    member = made.member(size)
-    with export_command(made, member, folder, force=force) as command:
+    chosen = made.every() if size == "all" else (made.member(size),)
+    with export_command(made, None if size == "all" else chosen[0], folder, force=force) as command:
         code = _wait(command)
     if code:
         sys.exit(code)
-    written = {"folder": str(folder.absolute()), **member.to_json()}
-    text = f"{folder}: {member.layers} layers, {member.parameters:,} parameters, {compact_plan(member.plan)}"
-    click.echo(json.dumps(written) if as_json else text)
+    folders = [folder / f"{member.layers}-layers" if size == "all" else folder for member in chosen]
+    written = [{"folder": str(f.absolute()), **m.to_json()} for f, m in zip(folders, chosen, strict=True)]
+    if as_json:
+        click.echo(json.dumps(written if size == "all" else written[0]))
+        return
+    for f, m in zip(folders, chosen, strict=True):
+        click.echo(f"{f}: {m.layers} layers, {m.parameters:,} parameters, {compact_plan(m.plan)}")
 
 
 @main.command()

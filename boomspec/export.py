@@ -13,8 +13,8 @@ from boomspec.sizes import Member
 
 
 @contextmanager
-def export_command(run: Run, member: Member, folder: Path, *, force: bool) -> Iterator[list[str]]:
-    """The command that writes `member` into `folder`; its graph file lasts as long as the context.
+def export_command(run: Run, member: Member | None, folder: Path, *, force: bool) -> Iterator[list[str]]:
+    """The command that writes `member` (None: every size) into `folder`; its graph file lasts as long as the context.
 
     Not the graph in the run's folder: a store may be read-only, and a spec's models made by another one's run.
     """
@@ -22,4 +22,5 @@ def export_command(run: Run, member: Member, folder: Path, *, force: bool) -> It
         graph = Path(temporary, GRAPH)
         run.graph.write(graph)
         command = [sys.executable, "-P", "-m", "runners.export", str(graph), "--store", str(run.store.root)]
-        yield [*command, "--plan", " ".join(member.plan), "--folder", str(folder.absolute()), *["--force"] * force]
+        plan = ["--plan", " ".join(member.plan)] if member is not None else []
+        yield [*command, *plan, "--folder", str(folder.absolute()), *["--force"] * force]

@@ -13,6 +13,9 @@ from boomspec.checkpoint import TensorEntry
 from boomspec.errors import BoomspecError
 from boomspec.facts import ModelFacts, model_facts, read_config, read_facts
 
+# A few kilobytes need no progress bar; what the person has set wins. Read when huggingface_hub is imported.
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
 _OFFLINE_HINT = "check the name and the network; a private or gated repository needs HF_TOKEN"
 
 

@@ -121,5 +121,19 @@ def teacher_indices(plan: Plan, kept: Sequence[int]) -> list[int]:
     return [int(layer[1:]) for layer in untrained(plan, kept)]
 
 
+MOST_EXACT_BLOCKS = 12  # 4,096 candidates
+EXACT_HINT = "use search: beam with a width, or klpatch"
+
+
+def refuse_exact(patchable_blocks: int) -> str | None:
+    """Say why an exact search over so many blocks is refused, or None."""
+    if patchable_blocks <= MOST_EXACT_BLOCKS:
+        return None
+    return (
+        f"an exact search over {patchable_blocks} blocks has {2**patchable_blocks:,} candidates: "
+        f"up to {MOST_EXACT_BLOCKS} blocks are allowed"
+    )
+
+
 def owner(layer: str) -> str:
     return layer[0]

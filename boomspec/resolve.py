@@ -13,6 +13,7 @@ from typing import Literal
 from boomspec.choosing import chosen
 from boomspec.facts import ModelFacts, total_bytes, total_parameters
 from boomspec.layers import (
+    EXACT_HINT,
     ORDERS,
     KeepRule,
     Plan,
@@ -22,6 +23,7 @@ from boomspec.layers import (
     owner,
     patchable,
     prefixes,
+    refuse_exact,
     teacher_indices,
 )
 from boomspec.searches import KeepChoice, OrderSearch
@@ -89,6 +91,8 @@ def patched_sets(file: SpecFile, kept: tuple[int, ...], layers: int) -> list[tup
     """The patched blocks after 0, 1, ..., m steps; None where a search has to find them."""
     order, available = file.spec.interpolate.order, patchable(kept, layers)
     if isinstance(order, OrderSearch):
+        if order.search == "exact" and (refusal := refuse_exact(len(available))):
+            raise file.error(file.problem(("interpolate", "order"), refusal, EXACT_HINT))
         return None
     if isinstance(order, str):
         order = ORDERS[order](available)

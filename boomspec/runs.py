@@ -41,6 +41,11 @@ class Run:
         self.check_made({"t", *(layer[0] for layer in member.plan)})  # config and tokenizer are the teacher's
         return member
 
+    def every(self) -> tuple[Member, ...]:
+        """All members, once teacher and student are there and whole; else raises BoomspecError."""
+        self.check_made({"t", "s"})
+        return self.lineage().members
+
     def check_made(self, owners: set[str]) -> None:
         """Raise BoomspecError unless teacher ("t") and student ("s") are there and whole."""
         lineage = self.lineage()

@@ -26,14 +26,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m runners.export", description="Write one size of a family.")
     parser.add_argument("graph", type=Path, metavar="GRAPH.json")
     parser.add_argument("--store", type=Path, required=True, metavar="DIR", help="the folder of the artifacts")
-    parser.add_argument("--plan", required=True, help='a layer plan of the family: "s0 s1 t4 t5"')
+    parser.add_argument("--plan", help='a layer plan of the family: "s0 s1 t4 t5"; without one every size is written')
     parser.add_argument("--folder", type=Path, required=True, metavar="DIR", help="where the model is written")
     parser.add_argument("--force", action="store_true", help="replace a model that is there")
     options = parser.parse_args(arguments)
     try:
         graph, store = read_graph(options.graph), Store(options.store)
         environment.apply(environment.settings(graph.sources.values(), store.root))
-        export(graph, store, options.plan.split(), options.folder, force=options.force)
+        if options.plan is None:
+            export_all(graph, store, options.folder)
+        else:
+            export(graph, store, options.plan.split(), options.folder, force=options.force)
     except BoomspecError as error:
         print(f"error: {redact(str(error))}", file=sys.stderr)
         return error.exit_code
@@ -69,6 +72,27 @@ def export(graph: TaskGraph, store: Store, plan: list[str], target: Path, *, for
             assemble(sources, plan, folder, tied=member.tied)
         card = model_card(graph, store, member, folder=folder, name=target.name)
         (folder / "README.md").write_text(redact(card), encoding="utf-8")
+
+
+def export_all(graph: TaskGraph, store: Store, target: Path) -> None:
+    """Write every size of the family into a folder of its own below `target`, in one pass over the weights.
+
+    Raises BoomspecError where `target` is not empty, and for what the store does not hold (yet).
+    """
+    # As in `export`.
+    from runners.assembly import assemble_family
+    from runners.card import model_card
+    from runners.members import lineage_of, owner_folders
+
+    target = target.absolute()
+    check_target(target, force=False)
+    members = {f"{member.layers}-layers": member for member in lineage_of(graph).members}
+    with _appearing(target, force=False) as folder:
+        plans = {folder / name: (member.plan, member.tied) for name, member in members.items()}
+        assemble_family(owner_folders(graph, store, {"t", "s"}), plans)
+        for name, member in members.items():
+            card = model_card(graph, store, member, folder=folder / name, name=f"{target.name}-{name}")
+            (folder / name / "README.md").write_text(redact(card), encoding="utf-8")
 
 
 def check_target(target: Path, *, force: bool) -> None:

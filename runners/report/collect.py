@@ -77,10 +77,14 @@ class Training:
 
 @dataclass(frozen=True)
 class PatchSearch:
-    """What a search for the patch order has tried. `values[k]`: KL to the teacher of the chosen set of k blocks."""
+    """What a search for the patch order has tried. `values[k]`: KL to the teacher of the chosen set of k blocks.
+
+    `sequential`: the same for the two sequential orders, by name.
+    """
 
     label: str
     values: tuple[float, ...]
+    sequential: dict[str, tuple[float, ...]]
     candidates: tuple[tuple[int, float], ...]  # patched blocks, KL to the teacher
 
 
@@ -192,7 +196,8 @@ def _search(label: str, folder: Path) -> PatchSearch | None:
     if "sets" not in content:
         return None
     candidates = tuple((len(c["patched"]), float(c["value"])) for c in content["candidates"])
-    return PatchSearch(label, tuple(map(float, content["values"])), candidates)
+    sequential = {name: tuple(map(float, values)) for name, values in content["sequential"].items()}
+    return PatchSearch(label, tuple(map(float, content["values"])), sequential, candidates)
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:

@@ -78,9 +78,10 @@ def similarity_figure(training: Training, *, width: float = 7.6) -> Figure:
 
 
 def search_figure(search: PatchSearch, *, width: float = 7.6) -> Figure:
-    """KL to the teacher against the number of patched blocks: every candidate, those chosen, the best known."""
+    """KL to the teacher by patched blocks: all candidates, those chosen, both sequential orders, the best known."""
     best: dict[int, float] = {}
-    for patched, value in search.candidates:
+    tried = [*search.candidates, *(point for values in search.sequential.values() for point in enumerate(values))]
+    for patched, value in tried:
         best[patched] = min(value, best.get(patched, math.inf))
     chosen = list(enumerate(search.values))
     with mpl.rc_context(STYLE):
@@ -90,6 +91,8 @@ def search_figure(search: PatchSearch, *, width: float = 7.6) -> Figure:
         axes.plot(
             *zip(*sorted(best.items()), strict=True), "_", color=ORANGE, markersize=16, label="best known", zorder=3
         )
+        for (name, values), style in zip(search.sequential.items(), ((0, (1, 1.5)), (0, (5, 2))), strict=False):
+            axes.plot(range(len(values)), values, color=INK, linewidth=1.0, linestyle=style, label=name, zorder=2)
         axes.plot(*zip(*chosen, strict=True), "o-", color=BLUE, markersize=6, label="chosen", zorder=4)
         axes.set_xlabel("patched blocks")
         axes.set_ylabel("KL to the teacher, nats per token   (↓ better)")

@@ -20,14 +20,12 @@ from typing import Any
 from torch import Tensor
 
 from boomspec.errors import BoomspecError
-from boomspec.layers import Plan, patchable, plan_of
+from boomspec.layers import EXACT_HINT, ORDERS, Plan, patchable, plan_of, prefixes, refuse_exact
 from boomspec.layers import blocks as blocks_of
 from boomspec.tasks import PatchOrder
 from runners.capture import decoder_layers
 from runners.search.divergence import Divergence
 from runners.search.shared import SharedForward
-
-MOST_EXACT_BLOCKS = 12  # 4,096 candidates
 
 Blocks = tuple[int, ...]  # a set of patched blocks, ascending
 Report = Callable[[float, float], None]  # so many candidates are done, of so many
@@ -40,8 +38,11 @@ def search_patch_order(
     student: Any,
     batches: Sequence[Tensor],
     report: Report = lambda done, total: None,
+    sequential: bool = False,
 ) -> dict[str, Any]:
     """The content of search.json. `batches`: calibration tokens_BT, all of one length.
+
+    `sequential` adds the values of the two sequential orders, which are neither chosen from nor counted.
 
     `layer_forwards` counts layers that were run on all batches, the teacher's own among them; `..._unshared` is
     what they would be if every candidate were run from its first layer to its last.
@@ -49,12 +50,8 @@ def search_patch_order(
     """
     layers = len(decoder_layers(teacher))
     available = patchable(choice.kept, layers)
-    if choice.method == "exact" and len(available) > MOST_EXACT_BLOCKS:
-        raise BoomspecError(
-            f"an exact search over {len(available)} blocks has {2 ** len(available):,} candidates: "
-            f"up to {MOST_EXACT_BLOCKS} blocks are allowed",
-            hint="use search: beam with a width, or klpatch",
-        )
+    if choice.method == "exact" and (refusal := refuse_exact(len(available))):
+        raise BoomspecError(refusal, hint=EXACT_HINT)
     _check_pair(choice, teacher, student)
     width = {"klpatch": 1, "beam": choice.width or 1, "exact": None}[choice.method]
     candidates = _Candidates(choice, available, layers, teacher, student, batches)
@@ -77,7 +74,16 @@ def search_patch_order(
         "candidates": [{"patched": list(blocks), "value": value} for blocks, value in values.items()],
         "layer_forwards": candidates.forward.layer_forwards,
         "layer_forwards_unshared": candidates.forward.unshared,
+        **({"sequential": _sequential(candidates, available)} if sequential else {}),
     }
+
+
+def _sequential(candidates: _Candidates, available: Sequence[int]) -> dict[str, list[float]]:
+    """The values of the two sequential orders, to compare with: they are often surprisingly good."""
+    sets = {name: [tuple(sorted(s)) for s in prefixes(order(list(available)))] for name, order in ORDERS.items()}
+    new = {blocks for order in sets.values() for blocks in order if blocks not in candidates.values}
+    candidates.evaluate(sorted(new), lambda done: None)
+    return {name: [candidates.values[blocks] for blocks in order] for name, order in sets.items()}
 
 
 class _Candidates:

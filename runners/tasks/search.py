@@ -34,7 +34,10 @@ def run(context: Context[Search]) -> None:
     batches = calibration_batches(record.calibration, tokens, options=context.options, model=teacher)
     match record.choice:
         case PatchOrder() as choice:
-            found = search_patch_order(choice, teacher=teacher, student=load("student"), batches=batches, report=report)
+            student = load("student")
+            found = search_patch_order(
+                choice, teacher=teacher, student=student, batches=batches, report=report, sequential=True
+            )
         case LayerChoice() as choice:
             found = search_layer_choice(choice, teacher=teacher, batches=batches, report=report)
     (context.path / RESULT).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -26,7 +26,7 @@ from boomspec.store import Store
 from boomspec.tasks import Evaluate
 from runners.assembly import assemble
 from runners.card import fence, front_matter_of
-from runners.export import export, main
+from runners.export import export, export_all, main
 from tests.runners import tiny
 from tests.runners.family import PROVENANCE, artifact
 
@@ -132,6 +132,20 @@ def test_the_command_writes_a_folder_that_transformers_loads(made, tmp_path):
     assert (target / "generation_config.json").is_file()
     assert target.stat().st_mode & 0o777 == 0o755
     assert [path.name for path in target.parent.iterdir()] == ["model"]
+
+
+def test_every_size_is_written_at_once_each_as_it_would_be_alone(made, tmp_path):
+    export_all(made.graph, made.store, tmp_path / "all")
+    members = made.graph.family.members
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == [f"{m.layers}-layers" for m in members]
+    for member in members:
+        alone, together = tmp_path / f"{member.layers}", tmp_path / "all" / f"{member.layers}-layers"
+        export(made.graph, made.store, list(member.plan), alone)
+        assert (together / "model.safetensors").read_bytes() == (alone / "model.safetensors").read_bytes()
+        assert (together / "config.json").read_text() == (alone / "config.json").read_text()
+        assert f"{member.layers} layers" in (together / "README.md").read_text()
+    with pytest.raises(BoomspecError, match="is not empty"):
+        export_all(made.graph, made.store, tmp_path / "all")
 
 
 def test_the_card_says_what_the_model_is_and_how_it_was_made(made, tmp_path):

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from boomspec.errors import BoomspecError
-from boomspec.layers import plan_of
+from boomspec.layers import ORDERS, plan_of, prefixes
 from boomspec.tasks import Calibration, LayerChoice, PatchOrder, Search
 from runners.assembly import assemble
 from runners.capture import decoder_layers
@@ -368,7 +368,14 @@ def test_the_task_writes_search_json_and_reports_candidates(
     context = tiny.context(tmp_path, record, teacher=pair["t"].parent, student=pair["s"].parent, tokens=tokens)
     search.run(context)
     found = json.loads((context.path / "search.json").read_text())
-    assert list(found) == ["sets", "values", "candidates", "layer_forwards", "layer_forwards_unshared"]
+    counts = ["layer_forwards", "layer_forwards_unshared"]
+    assert list(found) == ["sets", "values", "candidates", *counts, "sequential"]
+    for name, order in ORDERS.items():
+        values = found["sequential"][name]
+        assert len(values) == 5
+        for k, blocks in enumerate(prefixes(order(list(PATCHABLE)))):
+            same = [c["value"] for c in found["candidates"] if c["patched"] == sorted(blocks)]
+            assert all(value == pytest.approx(values[k], abs=1e-6) for value in same)
     assert [len(blocks) for blocks in found["sets"]] == [0, 1, 2, 3, 4]
     updates = [json.loads(line) for line in (tmp_path / "progress.jsonl").read_text().splitlines()]
     assert updates[-1]["done"] == updates[-1]["total"] == 11
