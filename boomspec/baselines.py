@@ -58,6 +58,10 @@ class BaselineItem(Strict):
         return self
 
     @property
+    def is_trained(self) -> bool:
+        return self.random_init is not None or self.standard_distillation is not None
+
+    @property
     def reads_text(self) -> bool:
         return self.naive_pruning is None
 

@@ -26,6 +26,9 @@ _BITS = {
 }  # fmt: skip
 
 
+FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # of the types that are converted into each other
+
+
 @dataclass(frozen=True)
 class TensorEntry:
     """Where one tensor lies: bytes [start, end) of `file`. `file` is None when only the header is known."""

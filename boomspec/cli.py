@@ -23,7 +23,7 @@ from boomspec.graph import TaskGraph, read_graph
 from boomspec.plan import needed
 from boomspec.runs import DEFAULT_STORE, open_run, store_folder
 from boomspec.show import mermaid, plan_json, print_family, print_pending, print_plan
-from boomspec.sizes import compact_plan
+from boomspec.sizes import compact_plan, folder_name
 from boomspec.spec import load_spec
 from boomspec.store import Store, write_atomically
 
@@ -178,7 +178,8 @@ def export(run: Path, size: str, folder: Path, store: Path | None, force: bool, 
         code = _wait(command)
     if code:
         sys.exit(code)
-    folders = [folder / f"{member.layers}-layers" if size == "all" else folder for member in chosen]
+    lineage = made.lineage()
+    folders = [folder / folder_name(lineage, member) if size == "all" else folder for member in chosen]
     written = [{"folder": str(f.absolute()), **m.to_json()} for f, m in zip(folders, chosen, strict=True)]
     if as_json:
         click.echo(json.dumps(written if size == "all" else written[0]))
@@ -189,11 +190,12 @@ def export(run: Path, size: str, folder: Path, store: Path | None, force: bool, 
 
 @main.command()
 @_spec
+@_store
 @click.option("--format", "form", type=click.Choice(["json", "mermaid"]), default="json", show_default=True)
 @click.option("--output", "-o", type=click.Path(path_type=Path, dir_okay=False), help="Write a file instead.")
-def graph(spec: Path, form: str, output: Path | None) -> None:
-    """Print the compiled task graph."""
-    compiled = compile_spec(load_spec(spec))
+def graph(spec: Path, store: Path | None, form: str, output: Path | None) -> None:
+    """Print the compiled task graph; behind a search, what the store's answer leads to."""
+    compiled, _ = _compile(spec, store)
     text = json.dumps(compiled.graph.to_json(), indent=1) if form == "json" else mermaid(compiled.graph)
     if output is None:
         click.echo(text)

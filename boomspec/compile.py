@@ -21,11 +21,12 @@ from typing import Any
 from boomspec import build as make
 from boomspec.build import Answers, Builder, plain
 from boomspec.controls import Model, controls, members
-from boomspec.errors import redact
+from boomspec.errors import BoomspecError, redact
 from boomspec.facts import ModelFacts
+from boomspec.fit import plan_entries
 from boomspec.graph import Source, TaskGraph
-from boomspec.layers import blocks
-from boomspec.resolve import Family, check_context, kept_layers, patched_sets, resolve_family
+from boomspec.layers import blocks, patchable, prefixes
+from boomspec.resolve import Family, check_causal, check_context, kept_layers, patched_sets, resolve_family
 from boomspec.searches import KeepChoice, OrderSearch
 from boomspec.sizes import Lineage
 from boomspec.sources import check_paths, local_facts, model_sources, student_mapping, text_source
@@ -57,8 +58,8 @@ def answers_of(store: Store) -> Answers:
     """What the searches in a store have found."""
 
     def answer(search: str) -> dict[str, Any] | None:
-        if not store.has("search", search):
-            return None
+        if not store.has("search", search) or store.damage("search", search) is not None:
+            return None  # a damaged one is made again
         found: dict[str, Any] = json.loads((store.path("search", search) / "search.json").read_text(encoding="utf-8"))
         return found
 
@@ -74,16 +75,20 @@ def check_spec(file: SpecFile) -> Family | None:
     if problems := check_paths(file):
         raise file.error(*problems)
     facts = local_facts(file)
-    if facts is None:
-        return None
+    return None if facts is None else _check_against(file, facts)
+
+
+def _check_against(file: SpecFile, facts: ModelFacts) -> Family | None:
+    """Check a spec against its teacher. What a search will find is stood in for by the plainest choice."""
     check_context(file, facts)
+    check_causal(file, facts)
     if file.spec.student.keep is None:
         return None
     kept = kept_layers(file, facts)
-    if isinstance(file.spec.student.keep, KeepChoice):
-        return None
     sets = patched_sets(file, kept, facts.count)
-    return None if sets is None else resolve_family(file, facts, kept, sets)
+    family = resolve_family(file, facts, kept, sets or prefixes(tuple(reversed(patchable(kept, facts.count)))))
+    settled = sets is not None and not isinstance(file.spec.student.keep, KeepChoice)
+    return family if settled and file.spec.student.model is None else None
 
 
 def compile_spec(file: SpecFile, answers: Answers = lambda search: None) -> Compiled:
@@ -94,14 +99,16 @@ def compile_spec(file: SpecFile, answers: Answers = lambda search: None) -> Comp
     check_spec(file)
     build = Builder(file, answers)
     start = _start(build)
+    _check_against(file, start.facts)
+    make.measures(file)  # an unknown task is an error now, not behind a search
     kept = _kept(build, start)
     if kept is None:
         return _pending(build)
-    student, trainings = _student(build, start, kept)
+    student, trainings, found = _student(build, start, kept)
     sets = patched_sets(file, kept, start.facts.count) or _searched_sets(build, start, student, kept)
     if sets is None:
         return _pending(build)
-    family = resolve_family(file, start.facts, kept, sets)
+    family = resolve_family(file, start.facts, kept, sets, found=found)
     inner = members(build, family, start.teacher, student, "interpolated")
     models = [
         Model("teacher", "teacher", family.members[-1], start.teacher),
@@ -128,7 +135,6 @@ def _start(build: Builder) -> _Start:
         teacher = build.add("pretrain teacher", record, {"tokens": tokens})
         return _Start(facts, teacher, tokens, {"teacher": teacher})
     facts, model, tokenizer = model_sources(file, "teacher")
-    check_context(file, facts)
     if spec.data is None:
         return _Start(facts, build.source(model), None, {})
     inputs = {"text": build.source(text_source(file)), "tokenizer": build.source(tokenizer)}
@@ -138,7 +144,7 @@ def _start(build: Builder) -> _Start:
 def _kept(build: Builder, start: _Start) -> tuple[int, ...] | None:
     keep = build.file.spec.student.keep
     if keep is None:
-        return kept_layers(build.file, start.facts, student_mapping(build.file))
+        return kept_layers(build.file, start.facts, student_mapping(build.file, start.facts.count))
     if not isinstance(keep, KeepChoice):
         return kept_layers(build.file, start.facts)
     assert start.tokens is not None
@@ -147,19 +153,23 @@ def _kept(build: Builder, start: _Start) -> tuple[int, ...] | None:
     return None if found is None else kept_layers(build.file, start.facts, tuple(found["kept"]))
 
 
-def _student(build: Builder, start: _Start, kept: tuple[int, ...]) -> tuple[str, dict[str, str]]:
-    """The student's id, and the trainings that have curves."""
+def _student(build: Builder, start: _Start, kept: tuple[int, ...]) -> tuple[str, dict[str, str], ModelFacts | None]:
+    """The student's id, the trainings that have curves, and the facts of a student that exists."""
     section = build.file.spec.distill
     if section is None:
         facts, model, _ = model_sources(build.file, "student")
         if facts.count != len(kept):
             message = f"the student has {facts.count} layers, its mapping names {len(kept)}"
             raise build.file.error(build.file.problem(("student", "model"), message))
-        return build.source(model), start.trainings
+        try:
+            plan_entries(start.facts, facts, [f"s{i}" for i in range(facts.count)], tied=facts.tied)
+        except BoomspecError as error:
+            raise build.file.error(build.file.problem(("student", "model"), error.message, error.hint)) from error
+        return build.source(model), start.trainings, facts
     assert start.tokens is not None
     inputs = {"teacher": start.teacher, "tokens": start.tokens}
     student = build.add("distill student", make.distill(build, section, kept), inputs)
-    return student, {**start.trainings, "student": student}
+    return student, {**start.trainings, "student": student}, None
 
 
 def _searched_sets(build: Builder, start: _Start, student: str, kept: tuple[int, ...]) -> list[tuple[int, ...]] | None:
@@ -249,7 +259,7 @@ def _resolved(build: Builder, family: Family) -> dict[str, Any]:
             "parameters": family.student.parameters,
         },
         **_named(records, tokenize="tokenize", distill="distill student"),
-        "searches": {name: record for name, record in records.items() if name.startswith("search ")},
+        "searches": {node.name: plain(node.task.record) for node in build.nodes.values() if node.task.kind == "search"},
         "interpolate": {
             "sizes": [
                 {"layers": m.layers, "parameters": m.parameters, "tied": m.tied, "plan": " ".join(m.plan)}

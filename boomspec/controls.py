@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from boomspec import build as make
 from boomspec.baselines import LaCoSpec, RandomInit, ShortGPT
 from boomspec.build import Builder
-from boomspec.layers import Plan, teacher_indices, untrained
-from boomspec.resolve import Family, member_of
+from boomspec.layers import teacher_indices, untrained
+from boomspec.resolve import Family, pruned
 from boomspec.searches import KeepChoice
 from boomspec.sizes import Member
 from boomspec.tasks import Baseline, Interpolate, LaCo, Series, Subset
@@ -30,7 +30,7 @@ def members(build: Builder, family: Family, teacher: str, student: str, series: 
     for member in family.members:
         if member.is_student or member.is_teacher:
             continue
-        size = _size(member)
+        size = family.label(member)
         record = Interpolate(plan=member.plan, tied=member.tied)
         name = f"interpolate {size}" + ("" if series == "interpolated" else f" {series}")
         task = build.add(name, record, {"teacher": teacher, "student": student})
@@ -69,8 +69,8 @@ def _naive_pruning(build: Builder, family: Family, teacher: str) -> list[Model]:
     models = []
     for member in _below_the_teacher(family):
         plan = untrained(member.plan, family.kept)
-        task = build.add(f"prune to {_size(member)}", Baseline(build=Subset(plan=plan)), {"teacher": teacher})
-        models.append(Model("naive_pruning", f"naive_pruning {_size(member)}", _as_teacher(family, plan), task))
+        task = build.add(f"prune to {family.label(member)}", Baseline(build=Subset(plan=plan)), {"teacher": teacher})
+        models.append(Model("naive_pruning", f"naive_pruning {family.label(member)}", pruned(family.facts, plan), task))
     return models
 
 
@@ -82,10 +82,10 @@ def _standard_distillation(build: Builder, family: Family, teacher: str, tokens:
         if member.is_student or section is None:
             continue
         record = make.distill(build, section, tuple(teacher_indices(member.plan, family.kept)))
-        label = f"standard_distillation {_size(member)}"
+        label = f"standard_distillation {family.label(member)}"
         task = build.add(f"distill {label}", record, {"teacher": teacher, "tokens": tokens})
-        pruned = _as_teacher(family, untrained(member.plan, family.kept))
-        models.append(Model("standard_distillation", label, pruned, task))
+        smaller = pruned(family.facts, untrained(member.plan, family.kept))
+        models.append(Model("standard_distillation", label, smaller, task))
     return models
 
 
@@ -101,12 +101,16 @@ def _shortgpt(build: Builder, family: Family, teacher: str, tokens: str, section
     models = []
     for member in _below_the_teacher(family):
         plan = tuple(f"t{i}" for i in sorted(ranked[: member.layers]))
-        task = build.add(f"shortgpt to {_size(member)}", Baseline(build=Subset(plan=plan)), {"teacher": teacher})
-        models.append(Model("shortgpt", f"shortgpt {_size(member)}", _as_teacher(family, plan), task))
+        task = build.add(f"shortgpt to {family.label(member)}", Baseline(build=Subset(plan=plan)), {"teacher": teacher})
+        models.append(Model("shortgpt", f"shortgpt {family.label(member)}", pruned(family.facts, plan), task))
     return models
 
 
 def _laco(build: Builder, family: Family, teacher: str, tokens: str, section: LaCoSpec) -> list[Model]:
+    shapes = {tuple(sorted(tensor.shape for tensor in layer)) for layer in family.facts.layers}
+    if len(shapes) > 1:
+        place = ("baselines", next(i for i, item in enumerate(build.file.spec.baselines) if item.laco is not None))
+        raise build.file.error(build.file.problem(place, "LaCo adds layers up, and the teacher's are not all alike"))
     models = []
     for member in _below_the_teacher(family):
         record = LaCo(
@@ -119,22 +123,13 @@ def _laco(build: Builder, family: Family, teacher: str, tokens: str, section: La
             calibration=make.calibration(build, section.calibration),
             precision=make.search_precision(build.file),
         )
-        name = f"laco to {_size(member)}"
+        name = f"laco to {family.label(member)}"
         task = build.add(name, Baseline(build=record), {"teacher": teacher, "tokens": tokens})
         # Collapsed layers have the shape of the layer that they are collapsed into.
         plan = untrained(member.plan, family.kept)
-        models.append(Model("laco", f"laco {_size(member)}", _as_teacher(family, plan), task))
+        models.append(Model("laco", f"laco {family.label(member)}", pruned(family.facts, plan), task))
     return models
 
 
 def _below_the_teacher(family: Family) -> list[Member]:
     return [member for member in family.members if not member.is_teacher]
-
-
-def _as_teacher(family: Family, plan: Plan) -> Member:
-    """A model made of the teacher's layers alone: tied as the teacher is."""
-    return member_of(family.facts, plan, patched=len(plan), tied=family.facts.tied)
-
-
-def _size(member: Member) -> str:
-    return f"{member.layers} layers"

@@ -95,6 +95,11 @@ def total_parameters(tensors: Iterable[TensorEntry]) -> int:
     return sum(tensor.elements for tensor in tensors)
 
 
+def size_of(tensors: Sequence[TensorEntry]) -> tuple[int, int]:
+    """Parameters and bytes."""
+    return total_parameters(tensors), total_bytes(tensors)
+
+
 def total_bytes(tensors: Iterable[TensorEntry]) -> int:
     return sum(tensor.bytes for tensor in tensors)
 

@@ -236,6 +236,8 @@ class InterpolateSpec(Strict):
         if self.singletons == "reference" and self.order not in ORDERS:
             message = "reference is defined for the orders first_to_last and last_to_first only"
             raise FieldError(message, at=("singletons",))
+        if "choose" in self.model_fields_set and self.sizes == "all":
+            raise FieldError("all sizes are built: there is nothing to choose", at=("choose",))
         return self
 
 

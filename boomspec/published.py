@@ -15,8 +15,11 @@ STUDENT_CONFIG = "student_config.json"
 _HINT = "or give the mapping in the spec: student: {model: ..., keep: [0, 2, ...]}"
 
 
-def read_student_mapping(folder: Path) -> tuple[int, ...]:
-    """The kept layers of a student's folder. Raises BoomspecError where they are not told, or not consistent."""
+def read_student_mapping(folder: Path, *, layers: int | None = None) -> tuple[int, ...]:
+    """The kept layers of a student's folder. Raises BoomspecError where they are not told, or not consistent.
+
+    `layers`: of the teacher, which copied and pruned layers have to make up.
+    """
     path = folder / STUDENT_CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -29,6 +32,11 @@ def read_student_mapping(folder: Path) -> tuple[int, ...]:
         raise BoomspecError(f"{path}: layer {both[0]} is both copied and pruned", hint=_HINT)
     if sorted([*copied, *pruned]) != list(range(len(copied) + len(pruned))):
         raise BoomspecError(f"{path}: copied and pruned layers are not together all of a teacher's layers", hint=_HINT)
+    if not copied:
+        raise BoomspecError(f"{path}: no layer is copied", hint=_HINT)
+    if layers is not None and len(copied) + len(pruned) != layers:
+        message = f"{path}: is of a teacher of {len(copied) + len(pruned)} layers, this one has {layers}"
+        raise BoomspecError(message, hint=_HINT)
     if list(copied) != sorted(copied):
         raise BoomspecError(f"{path}: copied_teacher_layers are not in order", hint=_HINT)
     return copied

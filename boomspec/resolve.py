@@ -7,11 +7,12 @@ points into the spec. Behind this module there are no strategies any more.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from boomspec.choosing import chosen
-from boomspec.facts import ModelFacts, total_bytes, total_parameters
+from boomspec.facts import ModelFacts, size_of
+from boomspec.fit import plan_entries
 from boomspec.layers import (
     EXACT_HINT,
     ORDERS,
@@ -24,20 +25,20 @@ from boomspec.layers import (
     patchable,
     prefixes,
     refuse_exact,
-    teacher_indices,
 )
 from boomspec.searches import KeepChoice, OrderSearch
-from boomspec.sizes import Member
+from boomspec.sizes import Member, labels
 from boomspec.spec import SpecFile
 from boomspec.tasks import Optimizer, Recipe, Schedule
 from boomspec.training import Training
 
+_MASKED = {"bert", "distilbert", "roberta", "electra", "albert", "deberta", "deberta-v2"}
 _CONTEXT = ("max_position_embeddings", "n_positions")
 
 
 @dataclass(frozen=True)
 class Family:
-    """Kept layers and the members that are built, smallest first; the last one is the teacher. All integers."""
+    """Kept layers and the members that are built, by patched blocks; the last one is the teacher. All integers."""
 
     facts: ModelFacts
     kept: tuple[int, ...]
@@ -45,19 +46,33 @@ class Family:
     members: tuple[Member, ...]
     every: tuple[Member, ...]  # also the members that are not built
 
+    def label(self, member: Member) -> str:
+        return labels(self.every)[member.patched]
 
-def resolve_family(file: SpecFile, facts: ModelFacts, kept: tuple[int, ...], sets: list[tuple[int, ...]]) -> Family:
+
+def resolve_family(
+    file: SpecFile,
+    facts: ModelFacts,
+    kept: tuple[int, ...],
+    sets: list[tuple[int, ...]],
+    *,
+    found: ModelFacts | None = None,
+) -> Family:
     """Turn mapping, patched sets and sizes into layer plans. Raises SpecError with all problems.
 
-    `sets[k]` are the blocks that the member with k patched blocks has from the teacher.
+    `sets[k]` are the blocks that the member with k patched blocks has from the teacher. `found`: the facts of a
+    student that exists; one that is distilled here is stored as its teacher is.
     """
+    made = replace(facts, layers=tuple(facts.layers[i] for i in kept)) if found is None else found
     order = file.spec.interpolate.order
     reference: Literal["first", "last"] | None = None
     if file.spec.interpolate.singletons == "reference":
         reference = "first" if order == "first_to_last" else "last"
     plans = family_of_sets(kept, facts.count, sets, reference=reference)
-    members = [_member(file, facts, kept, k, plan) for k, plan in enumerate(plans)]
-    student = _member(file, facts, kept, 0, tuple(f"s{i}" for i in range(len(kept))))
+    members = [_member(file, facts, made, k, plan) for k, plan in enumerate(plans)]
+    own = made.tensors(range(made.count), tied=made.tied)  # the student itself is not assembled
+    student = Member(0, tuple(f"s{i}" for i in range(len(kept))), *size_of(own), made.tied)
+    members = [student if member.plan == student.plan else member for member in members]
     return Family(facts, kept, student, chosen(file, facts, kept, members), tuple(members))
 
 
@@ -69,6 +84,24 @@ def check_context(file: SpecFile, facts: ModelFacts) -> None:
         raise file.error(file.problem(("data", "sequence_length"), message))
 
 
+def check_causal(file: SpecFile, facts: ModelFacts) -> None:
+    """Raise SpecError where a masked language model is to be trained, searched or measured as a causal one."""
+    named = " ".join(map(str, facts.config.get("architectures") or ()))
+    if "MaskedLM" not in named and facts.model_type not in _MASKED:
+        return
+    spec = file.spec
+    places = {"distill": spec.distill, "evaluate": spec.evaluate}
+    problems = [
+        file.problem((place,), f"a {facts.model_type} model is a masked language model: it can only be built")
+        for place, section in places.items()
+        if section is not None
+    ]
+    if isinstance(spec.interpolate.order, OrderSearch):
+        problems.append(file.problem(("interpolate", "order"), "a masked language model cannot be searched"))
+    if problems:
+        raise file.error(*problems)
+
+
 def kept_layers(file: SpecFile, facts: ModelFacts, found: tuple[int, ...] | None = None) -> tuple[int, ...]:
     """The kept layers; `found` are those of a search or of a student that exists."""
     keep = file.spec.student.keep
@@ -78,7 +111,7 @@ def kept_layers(file: SpecFile, facts: ModelFacts, found: tuple[int, ...] | None
             message = f"{count} layers: the teacher has {facts.count}, so 1 to {facts.count - 1} are allowed"
             raise file.error(file.problem(("student", "keep"), message))
         return evenly_spaced(count, facts.count)  # of a search only the count is known by now
-    kept = keep.kept(facts.count) if isinstance(keep, KeepRule) else found or keep
+    kept = keep.kept(facts.count) if isinstance(keep, KeepRule) else keep if found is None else found
     assert isinstance(kept, tuple)
     if complaint := check_kept(kept, facts.count):
         shown = ", ".join(str(i) for i in kept)
@@ -108,17 +141,17 @@ def patched_sets(file: SpecFile, kept: tuple[int, ...], layers: int) -> list[tup
     return prefixes(order)
 
 
-def _member(file: SpecFile, facts: ModelFacts, kept: tuple[int, ...], patched: int, plan: Plan) -> Member:
+def _member(file: SpecFile, facts: ModelFacts, made: ModelFacts, patched: int, plan: Plan) -> Member:
     # A tied model whose embedding and head have two owners with different weights cannot stay tied.
-    one_owner = owner(plan[0]) == owner(plan[-1])
-    tied = facts.tied and (one_owner or not file.spec.student.train_embedding)
-    return member_of(facts, plan, kept, patched=patched, tied=tied)
+    owners = {"t": facts, "s": made}
+    first, last = owners[owner(plan[0])], owners[owner(plan[-1])]
+    tied = first.tied and last.tied and (first is last or not file.spec.student.train_embedding)
+    return Member(patched, plan, *size_of(plan_entries(facts, made, plan, tied=tied)), tied)
 
 
-def member_of(facts: ModelFacts, plan: Plan, kept: tuple[int, ...] = (), *, patched: int, tied: bool) -> Member:
-    """A member with its exact size. A plan of the teacher's layers alone needs no `kept`."""
-    tensors = facts.tensors(teacher_indices(plan, kept), tied=tied)
-    return Member(patched, plan, total_parameters(tensors), total_bytes(tensors), tied)
+def pruned(facts: ModelFacts, plan: Plan) -> Member:
+    """A model made of the teacher's layers alone: tied as the teacher is."""
+    return Member(len(plan), plan, *size_of(plan_entries(facts, facts, plan, tied=facts.tied)), facts.tied)
 
 
 def recipe(training: Training, *, seed: int, sequence_length: int, tokens: int | None = None) -> Recipe:

@@ -61,7 +61,8 @@ class OrderSearch(Strict):
         Literal["all", "last"], Field(description="Every position of a sequence, or its last one.")
     ] = "all"
     reduction: Annotated[
-        Literal["token_mean", "sequence_mean"], Field(description="Mean over tokens, or over sequences' means.")
+        Literal["token_mean", "sequence_max"],
+        Field(description="Mean over tokens, or over each sequence's worst token."),
     ] = "token_mean"
     calibration: CalibrationSpec = CalibrationSpec()
 

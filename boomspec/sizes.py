@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -57,7 +58,7 @@ class Lineage:
     student: str
     kept: tuple[int, ...]
     trained: Member  # the student itself; by the published code's rule the smallest member may be another
-    members: tuple[Member, ...]  # smallest first, built by the graph or not; the last one is the teacher
+    members: tuple[Member, ...]  # by patched blocks, built by the graph or not; the last one is the teacher
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -93,6 +94,20 @@ def read_lineage(data: dict[str, Any]) -> Lineage:
 
 def _read_member(data: dict[str, Any]) -> Member:
     return Member(data["patched"], tuple(data["plan"].split()), data["parameters"], data["bytes"], data["tied"])
+
+
+def folder_name(lineage: Lineage, member: Member) -> str:
+    """What a member's folder is called among those of its family: "6-layers"."""
+    return labels(lineage.members)[member.patched].replace(",", "").replace(" ", "-")
+
+
+def labels(members: Sequence[Member]) -> dict[int, str]:
+    """A name for each member, by its number of patched blocks. Blocks of different length can give one size twice."""
+    twice = {layers for layers, count in Counter(member.layers for member in members).items() if count > 1}
+    return {
+        m.patched: f"{m.layers} layers, {m.patched} patched" if m.layers in twice else f"{m.layers} layers"
+        for m in members
+    }
 
 
 def answer(members: Sequence[Member], size: Size, *, choose: Choose = "not_above") -> Member | None:

@@ -147,11 +147,11 @@ def model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Sourc
     )
 
 
-def student_mapping(file: SpecFile) -> tuple[int, ...]:
-    """The kept layers that a student which exists says it was made from."""
+def student_mapping(file: SpecFile, layers: int) -> tuple[int, ...]:
+    """The kept layers, of a teacher of `layers`, that a student which exists says it was made from."""
     name, revision = _named_model(file, "student")
     folder = model_folder(file, "student") or hub_folder(name, revision, STUDENT_CONFIG)
-    return read_student_mapping(folder)
+    return read_student_mapping(folder, layers=layers)
 
 
 def _named_model(file: SpecFile, role: Role) -> tuple[str, str | None]:

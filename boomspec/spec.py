@@ -69,6 +69,9 @@ class Spec(Strict):
             raise FieldError("missing 'distill'", hint="or name a student that exists: student: {model: ...}")
         if self.student.model is not None and self.distill is not None:
             raise FieldError("a student that exists is not distilled: remove this, or student.model", at=("distill",))
+        for i, item in enumerate(self.baselines):
+            if self.distill is None and item.is_trained:
+                raise FieldError("needs a `distill` section: it is trained", at=("baselines", i))
         if self.teacher.pretrain is None and "pretrain" in self.execution.model_fields_set:
             raise FieldError("nothing is pretrained here", at=("execution", "pretrain"))
         if self.data is None and (reason := self._reads_text()):

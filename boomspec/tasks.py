@@ -104,7 +104,7 @@ class Pretrain(Record):
 
 
 class Faithful(Strict):
-    """What the published code (arXiv 2510.05064) does otherwise; see `boomspec.language.FaithfulSpec`."""
+    """What the published code (arXiv 2510.05064) does otherwise; see `boomspec.training.FaithfulSpec`."""
 
     padding: bool
     kl_on_padding: bool
@@ -146,7 +146,7 @@ class PatchOrder(Strict):
     width: int | None = None
     direction: Literal["teacher_to_candidate", "candidate_to_teacher"]  # KL(first || second)
     positions: Literal["all", "last"]
-    reduction: Literal["token_mean", "sequence_mean"]
+    reduction: Literal["token_mean", "sequence_max"]
 
 
 class LayerChoice(Strict):

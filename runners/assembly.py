@@ -26,9 +26,8 @@ from pathlib import Path
 from boomspec.checkpoint import TensorEntry
 from boomspec.errors import BoomspecError
 from boomspec.facts import ModelFacts, read_as, read_facts
-from boomspec.families import translation
+from boomspec.fit import check_fit, dtypes_of, place_of, zeros_of
 from boomspec.model_files import travelling_files
-from runners.conversion import ITEM_BYTES
 from runners.copying import Piece, write_checkpoints
 from runners.model_config import plan_config
 
@@ -60,9 +59,9 @@ def assemble_family(
     base = "t" if "t" in sources else next(iter(plans.values()))[0][0][0]
     stored = {owner: read_facts(folder) for owner, folder in sources.items()}
     facts = {owner: read_as(model, stored[base].model_type, str(sources[owner])) for owner, model in stored.items()}
-    zeros = {owner: _zeros(stored[owner], stored[base]) for owner in sources}
+    zeros = {owner: zeros_of(stored[owner], stored[base]) for owner in sources}
     for owner, model in facts.items():
-        _check_fit(facts[base], model, zeros[owner])
+        check_fit(facts[base], model, zeros[owner])
     pieces, configs = {}, {}
     for target, (plan, tied) in plans.items():
         _check_plan(facts, plan, tied)
@@ -80,13 +79,6 @@ def assemble_family(
         (target / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _zeros(model: ModelFacts, base: ModelFacts) -> list[TensorEntry]:
-    """The embeddings of `base` that a model of another family lacks, without a file."""
-    rows = translation(model.model_type, base.model_type)
-    missing = rows.zeros if rows else frozenset[str]()
-    return [TensorEntry(entry.name, entry.dtype, entry.shape) for entry in base.embedding if entry.name in missing]
-
-
 def _check_plan(facts: Mapping[str, ModelFacts], plan: Sequence[str], tied: bool) -> None:
     for layer in plan:
         count = facts[layer[0]].count
@@ -94,65 +86,6 @@ def _check_plan(facts: Mapping[str, ModelFacts], plan: Sequence[str], tied: bool
             raise BoomspecError(f"layer plan: {layer} does not exist: that model has {count} layers")
     if tied and not all(facts[layer[0]].tied for layer in (plan[0], plan[-1])):
         raise BoomspecError("a tied model cannot be made of models whose head is not tied")
-
-
-def _check_fit(base: ModelFacts, other: ModelFacts, zeros: Sequence[TensorEntry]) -> None:
-    """Raise BoomspecError unless each part of `other` can stand in for the same part of `base`."""
-    if other.prefix != base.prefix:
-        raise BoomspecError(f"the models' layers have different names: {base.prefix}.* and {other.prefix}.*")
-    if other.token_embedding.shape != base.token_embedding.shape:
-        shapes = f"{base.token_embedding.shape} and {other.token_embedding.shape}"
-        raise BoomspecError(f"the models' embeddings differ in shape (vocabulary x width): {shapes}")
-    for part in ("embedding", "norm", "untied_head"):
-        mine, theirs = _shapes(getattr(base, part)), _shapes(getattr(other, part))
-        if part == "embedding":
-            theirs |= _shapes(zeros)
-        if mine != theirs:
-            raise BoomspecError(f"the models' {part.removeprefix('untied_')}s differ: {_difference(mine, theirs)}")
-    kinds = [_shapes(layer, base.prefix) for layer in base.layers]
-    for i, layer in enumerate(other.layers):
-        theirs = _shapes(layer, other.prefix)
-        if theirs not in kinds:
-            nearest = min(kinds, key=lambda mine: len(mine.items() ^ theirs.items()))
-            raise BoomspecError(f"layer {i} is like no layer of the other model: {_difference(nearest, theirs)}")
-    dtypes = _dtypes(base)
-    for place, entry in _places(other):
-        wanted = dtypes.get(place, base.dtype)
-        if entry.dtype != wanted and not {entry.dtype, wanted} <= set(ITEM_BYTES):
-            raise BoomspecError(
-                f"tensor '{entry.name}' is stored as {entry.dtype}, in the other model as {wanted}",
-                hint=f"only {', '.join(ITEM_BYTES)} are converted into each other",
-            )
-
-
-def _difference(mine: Mapping[str, object], theirs: Mapping[str, object]) -> str:
-    name = min(name for name in {*mine, *theirs} if mine.get(name) != theirs.get(name))
-    return f"'{name}' is {mine.get(name, 'missing')} and {theirs.get(name, 'missing')}"
-
-
-def _shapes(entries: Sequence[TensorEntry], prefix: str | None = None) -> dict[str, tuple[int, ...]]:
-    """Name -> shape, of a layer's tensors behind the layer's index."""
-    return {_place(entry.name, prefix): entry.shape for entry in entries}
-
-
-def _place(name: str, prefix: str | None) -> str:
-    """A tensor's name, or behind the layer's index where the layers are under `prefix`."""
-    if prefix is None:
-        return name
-    return name[len(prefix) + bool(prefix) :].split(".", 1)[1]
-
-
-def _places(model: ModelFacts) -> list[tuple[str, TensorEntry]]:
-    """Every tensor with what it is called in any layer ("*.mlp.up_proj.weight") or outside the layers."""
-    rest = [(entry.name, entry) for entry in (*model.embedding, *model.norm, *model.untied_head)]
-    return rest + [(f"*.{_place(e.name, model.prefix)}", e) for layer in model.layers for e in layer]
-
-
-def _dtypes(base: ModelFacts) -> dict[str, str]:
-    dtypes: dict[str, str] = {}
-    for place, entry in _places(base):
-        dtypes.setdefault(place, entry.dtype)
-    return dtypes
 
 
 def _pieces(
@@ -163,7 +96,7 @@ def _pieces(
     base: ModelFacts,
     zeros: Sequence[TensorEntry],
 ) -> list[Piece]:
-    dtypes = _dtypes(base)
+    dtypes = dtypes_of(base)
 
     def piece(name: str, place: str, entry: TensorEntry, owner: ModelFacts) -> Piece:
         # The teacher's own tensors are never converted, should one layer be stored unlike another.
@@ -176,7 +109,7 @@ def _pieces(
     for new, layer in enumerate(plan):
         model = facts[layer[0]]
         for entry in model.layers[int(layer[1:])]:
-            place = _place(entry.name, model.prefix)
+            place = place_of(entry.name, model.prefix)
             name = f"{model.prefix}.{new}.{place}" if model.prefix else f"{new}.{place}"
             pieces.append(piece(name, f"*.{place}", entry, model))
     behind = (*last.norm, *(last.head if tied else last.untied_head))

@@ -29,21 +29,6 @@ def label(point: Point) -> str:
     return f"layer {point}" if isinstance(point, int) else point
 
 
-def hidden_state_index(point: Point, *, layers: int) -> int:
-    """The index of a point in transformers' `hidden_states` (layers + 1 entries).
-
-    The last entry is the state after the final norm: the last layer's raw output is not among them,
-    and asking for it raises ValueError.
-    """
-    if point == EMBEDDING:
-        return 0
-    if point == FINAL_NORM:
-        return layers
-    if not 0 <= point < layers - 1:
-        raise ValueError(f"the raw output of layer {point} of {layers} is not in hidden_states")
-    return point + 1
-
-
 def hidden_pairs(
     kept: Sequence[int], teacher_layers: int, *, embedding: bool = True, final_norm: bool = True
 ) -> list[Pair]:

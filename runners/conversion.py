@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from boomspec.errors import BoomspecError
 
-ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _NATIVE = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 
 

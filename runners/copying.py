@@ -18,9 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from boomspec.checkpoint import INDEX, SINGLE, TensorEntry, encode_header
+from boomspec.checkpoint import FLOAT_BYTES, INDEX, SINGLE, TensorEntry, encode_header
 from boomspec.errors import BoomspecError
-from runners.conversion import ITEM_BYTES, convert
+from runners.conversion import convert
 
 _BLOCK = 4096  # of the file systems in use
 _BUFFER = 2**18  # measured on ext4: 1 MB and more is slower
@@ -137,7 +137,7 @@ def _convert(read: int, write: int, source: TensorEntry, dtype: str, start: int)
             converted = convert(data, source.dtype, dtype)
         except BoomspecError as error:
             raise BoomspecError(f"{source.file}: bytes {source.start} to {source.end}: {error.message}") from error
-        _put(write, converted, start + (at - source.start) // ITEM_BYTES[source.dtype] * ITEM_BYTES[dtype])
+        _put(write, converted, start + (at - source.start) // FLOAT_BYTES[source.dtype] * FLOAT_BYTES[dtype])
 
 
 def _copy(source: int, target: int, start: int, place: int, count: int) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from boomspec.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_FAILED, BoomspecError, redact
 from boomspec.graph import TaskGraph, read_graph
-from boomspec.sizes import Member
+from boomspec.sizes import Member, folder_name
 from boomspec.store import Store, locked_folder
 from runners import environment
 
@@ -86,7 +86,7 @@ def export_all(graph: TaskGraph, store: Store, target: Path) -> None:
 
     target = target.absolute()
     check_target(target, force=False)
-    members = {f"{member.layers}-layers": member for member in lineage_of(graph).members}
+    members = {folder_name(lineage_of(graph), member): member for member in lineage_of(graph).members}
     with _appearing(target, force=False) as folder:
         plans = {folder / name: (member.plan, member.tied) for name, member in members.items()}
         assemble_family(owner_folders(graph, store, {"t", "s"}), plans)

@@ -22,7 +22,7 @@ CHUNK_LOGITS = 2**22  # logits of one chunk: 16 MiB a copy in fp32
 
 Direction = Literal["teacher_to_candidate", "candidate_to_teacher"]
 Positions = Literal["all", "last"]
-Reduction = Literal["token_mean", "sequence_mean"]
+Reduction = Literal["token_mean", "sequence_max"]
 
 
 class Divergence:
@@ -30,8 +30,8 @@ class Divergence:
 
     direction   teacher_to_candidate: KL(teacher || candidate); candidate_to_teacher: KL(candidate || teacher)
     positions   all of them, or the last one of each sequence
-    reduction   token_mean: the mean over all positions of all sequences; sequence_mean: the mean of each sequence,
-                then the mean of those (the two are equal where all sequences have one length)
+    reduction   token_mean: the mean over all positions of all sequences; sequence_max: the largest of each
+                sequence, then the mean of those
     """
 
     def __init__(
@@ -64,12 +64,12 @@ class Divergence:
             else:
                 values.append(torch.linalg.vecdot(log_q_NV.exp(), log_q_NV - log_p_NV))
         values_BT = torch.cat(values).double().view(candidate_BTD.shape[:2]).cpu()
-        return values_BT.sum(1) if self._reduction == "token_mean" else values_BT.mean(1)
+        return values_BT.sum(1) if self._reduction == "token_mean" else values_BT.amax(1)
 
     def mean(self, of_sequences: Sequence[Tensor]) -> float:
         """The value of a candidate, from what all batches add."""
         total = torch.cat(list(of_sequences))
-        positions = 1 if self._reduction == "sequence_mean" else self._hidden[0].shape[1]
+        positions = 1 if self._reduction == "sequence_max" else self._hidden[0].shape[1]
         return float(total.sum() / (len(total) * positions))
 
     def _measured(self, hidden_BTD: Tensor) -> Tensor:

@@ -106,3 +106,25 @@ def test_choices_that_cannot_be_are_errors_with_a_place(specs, edit, message):
     with pytest.raises(SpecError, match=message) as caught:
         specs.edited(edit)
     assert all(problem.line > 0 for problem in caught.value.problems)
+
+
+def test_two_members_of_one_size_have_names_of_their_own(specs):
+    order = ("interpolate", {"order": {"search": "exact"}})
+    node = only_search(specs.edited(("teacher.pretrain.layers", 7), ("student.keep", [0, 3, 5]), order))
+    specs.found[node.id] = {"sets": [[], [0], [1, 2], [0, 1, 2]]}  # 3 + 1 + 1 and 1 + 2 + 2 layers
+    compiled = specs.edited(("teacher.pretrain.layers", 7), ("student.keep", [0, 3, 5]), order)
+    assert [member.layers for member in compiled.family.members] == [3, 5, 5, 7]
+    assert {"interpolate 5 layers, 1 patched", "interpolate 5 layers, 2 patched"} <= set(names(compiled))
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (("interpolate", {"order": {"search": "klpatch"}, "sizes": ["500 layers"]}), "no model of size 500 layers"),
+        (("evaluate", {"tasks": ["arc_eazy"]}), "lm-eval knows no task 'arc_eazy'"),
+        (("baselines", ["random_init", "random_init"]), "listed twice"),
+    ],
+)
+def test_what_stands_behind_a_search_is_checked_before_it(specs, edit, message):
+    with pytest.raises(SpecError, match=message):
+        specs.edited(("interpolate", {"order": {"search": "klpatch"}}), edit)

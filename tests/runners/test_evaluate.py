@@ -192,7 +192,9 @@ def test_lm_eval_runs_a_task_from_a_folder_and_again_with_the_same_bytes(artifac
     samples = [json.loads(line) for line in (tmp_path / "one/samples.jsonl").read_text().splitlines()]
     assert len(samples) == 8
     assert accuracy == pytest.approx(np.mean([sample["acc_mutual_info"] for sample in samples]))
-    assert [float(item["value"]) for item in read_csv(tmp_path / "one/items.csv")] == [s["acc_mutual_info"] for s in samples]
+    assert [float(item["value"]) for item in read_csv(tmp_path / "one/items.csv")] == [
+        s["acc_mutual_info"] for s in samples
+    ]
     assert json.loads(progress.read_text().splitlines()[-1])["done"] == 8 * 4 * 2  # with and without the context
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert names == ["items.csv", "results.json", "samples.jsonl", "table.csv"]
