@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from boomspec.tasks import Cell
 from runners.report.collect import SERIES, Results, Row
 from runners.report.figures import size_figure, svg
 from runners.report.findings import UNITS, compare, findings, label, outcome
@@ -140,18 +141,17 @@ def render(
 
 def numbers_table(results: Results, measures: Sequence[str]) -> dict[str, Any]:
     """One line per model, by size; one column per measure and metric."""
-    rows = {(row.cell.series, row.cell.layers, row.measure, row.metric): row for row in results.rows}
-    reasons = {(m.cell.series, m.cell.layers, m.cell.measure): m.reason for m in results.missing}
+    rows = {(_model(row.cell), row.measure, row.metric): row for row in results.rows}
+    reasons = {(_model(m.cell), m.cell.measure): m.reason for m in results.missing}
     columns = [(name, results.metrics(name) or ("",)) for name in measures]
     cells = [row.cell for row in results.rows] + [missing.cell for missing in results.missing]
-    models = {(c.layers, list(SERIES).index(c.series)): c for c in cells}
+    models = {(c.layers, list(SERIES).index(c.series), _model(c)): c for c in cells}
     lines: list[dict[str, Any]] = []
-    for layers, place in sorted(models):
-        cell = models[layers, place]
+    for (layers, _, model), cell in sorted(models.items(), key=lambda item: item[0]):
         values = []
         for measure, metrics in columns:
-            reason = reasons.get((cell.series, layers, measure))
-            values += [_value(rows.get((cell.series, layers, measure, metric)), reason) for metric in metrics]
+            reason = reasons.get((model, measure))
+            values += [_value(rows.get((model, measure, metric)), reason) for metric in metrics]
         lines.append(
             {
                 "series": cell.series,
@@ -165,6 +165,11 @@ def numbers_table(results: Results, measures: Sequence[str]) -> dict[str, Any]:
         )
     headed = [(_heading(name), [_metric_heading(results, name, m) for m in metrics]) for name, metrics in columns]
     return {"measures": headed, "lines": lines}
+
+
+def _model(cell: Cell) -> str:
+    """What tells a cell's model from others: two members of a family may have one size."""
+    return cell.input.rpartition("/")[0]
 
 
 def _value(row: Row | None, reason: str | None) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def search_figure(search: PatchSearch, *, width: float = 7.6) -> Figure:
             axes.plot(range(len(values)), values, color=INK, linewidth=1.0, linestyle=style, label=name, zorder=2)
         axes.plot(*zip(*chosen, strict=True), "o-", color=BLUE, markersize=6, label="chosen", zorder=4)
         axes.set_xlabel("patched blocks")
-        axes.set_ylabel("KL to the teacher, nats per token   (↓ better)")
+        axes.set_ylabel("KL to the teacher, nats   (↓ better)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(loc="best", fontsize=9)
     return figure
