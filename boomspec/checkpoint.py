@@ -143,14 +143,16 @@ def _weight_map(folder: Path) -> dict[str, str]:
         raise BoomspecError(f"{path}: not a checkpoint index") from error
 
 
-def encode_header(tensors: Mapping[str, tuple[str, tuple[int, ...], int, int]], *, alignment: int = 8) -> bytes:
+def encode_header(
+    tensors: Mapping[str, tuple[str, tuple[int, ...], int, int]], *, alignment: int = 8, remainder: int = 0
+) -> bytes:
     """Encode a header from name -> (dtype, shape, start, end); offsets count from the end of the header.
 
-    The header is padded so that the tensors' bytes begin at a multiple of `alignment` in the file.
+    The header is padded so that the tensors' bytes begin `remainder` bytes behind a multiple of `alignment`.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     for name, (dtype, shape, start, end) in tensors.items():
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode("utf-8")
-    text += b" " * (-(8 + len(text)) % alignment)
+    text += b" " * ((remainder - 8 - len(text)) % alignment)
     return len(text).to_bytes(8, "little") + text

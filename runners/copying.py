@@ -1,21 +1,26 @@
 """Write checkpoints from byte ranges of others: every source range is read once for all the files that need it.
 
-Tensors' bytes begin at a multiple of the block size in a file, and tensors of whole blocks come first. Between two
-places that are equally far from a block's begin the kernel copies (copy_file_range): on a file system with reflinks
-(btrfs, XFS) all files of one call then share the blocks of the tensors they have in common, and share them with the
-source if its tensors begin at blocks (those that this module wrote do, those of `save_pretrained` hardly ever).
-Elsewhere (ext4) everything is a plain copy.
+Between two places that are equally far from a block's begin the kernel copies (copy_file_range), so where the
+tensors of a file begin is chosen (those of whole blocks come first):
+
+    file systems with reflinks (btrfs, XFS)   at blocks: all files of one call share the blocks of the tensors that
+                                              they have in common, and share them with a source whose tensors begin
+                                              at blocks (those of `save_pretrained` hardly ever do)
+    elsewhere (ext4)                          as far from a block's begin as in the source that most bytes are from
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
+import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from boomspec.checkpoint import FLOAT_BYTES, INDEX, SINGLE, TensorEntry, encode_header
@@ -24,6 +29,7 @@ from runners.conversion import convert
 
 _BLOCK = 4096  # of the file systems in use
 _BUFFER = 2**18  # measured on ext4: 1 MB and more is slower
+_FICLONE = 0x40049409  # linux/fs.h: share all blocks of another file
 _THREADS = 2  # for several files; writes into one exclude each other, so that more than one thread only costs there
 _RANGE = 64 * 2**20  # copied to one file after the other: what was read is still in the page cache
 
@@ -98,13 +104,37 @@ def _lay_out(pieces: Sequence[Piece], path: Path, jobs: _Jobs) -> None:
         header[piece.name] = (piece.dtype, piece.shape, end, end + piece.bytes)
         places.append((piece, end))
         end += piece.bytes
-    encoded = encode_header(header, alignment=_BLOCK)
+    remainder = 0 if shares_blocks(path.parent) else _usual_remainder(pieces)
+    encoded = encode_header(header, alignment=_BLOCK, remainder=remainder)
     with path.open("wb") as output:
         output.write(encoded)
         output.truncate(len(encoded) + end)
     for piece, start in places:
         if piece.source is not None:
             jobs[replace(piece.source, name=""), piece.dtype].append(_Place(path, len(encoded) + start))
+
+
+def _usual_remainder(pieces: Sequence[Piece]) -> int:
+    """How far from a block's begin most of the bytes lie in their source."""
+    bytes_at: dict[int, int] = defaultdict(int)
+    for piece in pieces:
+        if piece.source is not None and piece.source.dtype == piece.dtype and piece.bytes % _BLOCK == 0:
+            bytes_at[piece.source.start % _BLOCK] += piece.bytes
+    usual = max(bytes_at, key=lambda remainder: bytes_at[remainder], default=0)
+    return usual if usual % 8 == 0 else 0  # tensors begin aligned
+
+
+@cache
+def shares_blocks(folder: Path) -> bool:
+    """Whether the file system of a folder can share blocks between files: asked by trying it."""
+    with tempfile.TemporaryFile(dir=folder) as one, tempfile.TemporaryFile(dir=folder) as other:
+        one.write(bytes(_BLOCK))
+        one.flush()
+        try:
+            fcntl.ioctl(other.fileno(), _FICLONE, one.fileno())
+        except OSError:
+            return False
+        return True
 
 
 def _write(source: TensorEntry, dtype: str, places: Sequence[_Place]) -> None:
