@@ -13,7 +13,7 @@ from pathlib import Path
 
 SPEC = Path(__file__).parents[2] / "specs" / "quickstart.yaml"
 COMMANDS = {
-    "boomspec validate": ["-m", "boomspec.cli", "validate", str(SPEC)],
+    "boomspec validate": ["-m", "boomspec", "validate", str(SPEC)],
     "import pydantic, yaml, click": ["-c", "import pydantic.fields, yaml, click"],
 }
 ROUNDS = 9
