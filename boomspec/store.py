@@ -124,13 +124,13 @@ class Store:
         """Checksum the payload, write the record, rename into place. Returns the artifact's folder."""
         files = []
         for file in sorted(p for p in workspace.path.rglob("*") if p.is_file()):
-            _flush(file)
+            flush(file)
             name = file.relative_to(workspace.path).as_posix()
             files.append({"path": name, "bytes": file.stat().st_size, "sha256": file_digest(file)})
         record = {"record": RECORD_VERSION, "id": task_id, "task": identity, "files": files, "provenance": provenance}
         target = workspace.path / RECORD
         target.write_text(redact(json.dumps(record, indent=1)) + "\n", encoding="utf-8")
-        _flush(target)
+        flush(target)
         workspace.path.chmod(0o755)  # mkdtemp makes it private; a store is shared
         final = self.path(kind, task_id)
         try:
@@ -141,7 +141,7 @@ class Store:
             if self.damage(kind, task_id) is not None:
                 self.discard(kind, task_id)
                 workspace.path.rename(final)
-        _flush(final.parent)
+        flush(final.parent)
         shutil.rmtree(workspace.resume, ignore_errors=True)
         return final
 
@@ -150,11 +150,12 @@ def write_atomically(path: Path, text: str) -> None:
     """Replace a file's text so that a reader sees the old or the new one, never a part."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     part.write_text(text, encoding="utf-8")
-    _flush(part)
+    flush(part)
     part.replace(path)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Return when a file's bytes, or a folder's entries, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -12,7 +12,6 @@ nothing is dropped out. What is broken is passed over, never an error: the task 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from boomspec.identity import file_digest
+from boomspec.store import flush
 
 KEPT_CHECKPOINTS = 2
 _STATE = "state.json"
@@ -56,12 +56,12 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         state = {"steps": checkpoint.steps, "sha256": digests, "metrics": checkpoint.metrics}
         (part / _STATE).write_text(json.dumps(state), encoding="utf-8")
         for file in part.iterdir():
-            _flush(file)
+            flush(file)
         final = folder / f"step-{checkpoint.steps:08d}"
         if final.exists():  # a broken one that was passed over, or another worker's equal one
             shutil.rmtree(final)
         part.rename(final)
-        _flush(folder)
+        flush(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     for old in _newest_first(folder)[KEPT_CHECKPOINTS:]:
@@ -99,11 +99,3 @@ def _read(place: Path) -> Checkpoint:
         weights=load_file(place / "weights.safetensors"),
         moments=load_file(place / "moments.safetensors"),
     )
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
