@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from boomspec.baselines import RandomInit
 from boomspec.execution import Resources
-from boomspec.fields import Strict
 from boomspec.graph import Execution, Node, Source, Task
 from boomspec.language import DataSpec
 from boomspec.lm_eval_tasks import task_source
@@ -191,7 +190,3 @@ def measures(file: SpecFile) -> list[tuple[HeldOut | LmEval, Source | None]]:
         record = LmEval(task=task.task, num_fewshot=task.num_fewshot, limit=task.limit, seed=file.spec.seed)
         found.append((record, task_source(file, task.task, i)))
     return found
-
-
-def plain(value: Strict | None) -> Any:
-    return None if value is None else value.model_dump(mode="json", exclude_none=True)

@@ -14,18 +14,18 @@ would have had the integers been written in the spec.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from boomspec import build as make
-from boomspec.build import Answers, Builder, plain
+from boomspec.build import Answers, Builder
 from boomspec.controls import Model, controls, members
 from boomspec.errors import BoomspecError, redact
 from boomspec.facts import ModelFacts
 from boomspec.fit import plan_entries
-from boomspec.graph import Source, TaskGraph
-from boomspec.layers import blocks, patchable, prefixes
+from boomspec.graph import Experiment, TaskGraph
+from boomspec.layers import patchable, prefixes
+from boomspec.meaning import meaning
 from boomspec.resolve import Family, check_causal, check_context, kept_layers, patched_sets, resolve_family
 from boomspec.searches import KeepChoice, OrderSearch
 from boomspec.sizes import Lineage
@@ -122,7 +122,7 @@ def compile_spec(file: SpecFile, answers: Answers = lambda search: None) -> Comp
     products = [model.task for model in inner if model.task in build.nodes]
     lineage = Lineage(start.teacher, student, kept, family.student, family.every)
     targets = tuple(dict.fromkeys([*products, report]))
-    return Compiled(_graph(build, targets, _resolved(build, family), lineage), family)
+    return Compiled(_graph(build, targets, family, lineage), family)
 
 
 def _start(build: Builder) -> _Start:
@@ -191,18 +191,19 @@ def _pending(build: Builder, family: Family | None = None) -> Compiled:
             needed.update(node.task.inputs.values())
     build.nodes = {task: node for task, node in build.nodes.items() if task in needed}
     build.sources = {i: source for i, source in build.sources.items() if i in needed}
-    return Compiled(_graph(build, tuple(build.pending), {}, None), family, names)
+    return Compiled(_graph(build, tuple(build.pending), family, None), family, names)
 
 
-def _graph(build: Builder, targets: tuple[str, ...], resolved: dict[str, Any], lineage: Lineage | None) -> TaskGraph:
+def _graph(build: Builder, targets: tuple[str, ...], family: Family | None, lineage: Lineage | None) -> TaskGraph:
+    tasks = {node.name: node.id for node in build.nodes.values()}
+    said = meaning(build.file.spec, family, build.sources.values())
     return TaskGraph(
         name=build.file.spec.name,
         nodes=build.nodes,
         sources=build.sources,
         targets=targets,
         spec=redact(build.file.document.text),  # the graph is written into the store
-        resolved=resolved,
-        family=lineage,
+        experiments=(Experiment("", {}, tasks, said, lineage),),
     )
 
 
@@ -235,49 +236,3 @@ def _report(build: Builder, models: list[Model], tokens: str | None, trainings: 
     inputs |= {f"search/{name}": search for name, search in searches.items()}
     record = Report(cells=tuple(cells), trainings=roles, searches={name: f"search/{name}" for name in searches})
     return build.add("report", record, inputs)
-
-
-def _resolved(build: Builder, family: Family) -> dict[str, Any]:
-    """What the spec means, for people: every default explicit, layers and sizes as integers."""
-    spec = build.file.spec
-    records = {node.name: plain(node.task.record) for node in build.nodes.values()}
-    facts = family.facts
-    return {
-        "seed": spec.seed,
-        "teacher": {
-            "model_type": facts.model_type,
-            "layers": facts.count,
-            "parameters": family.members[-1].parameters,
-            "dtype": facts.dtype,
-            "tied": facts.tied,
-            **_named(records, pretrain="pretrain teacher"),
-        },
-        "sources": list(_shown(build.sources)),
-        "student": {
-            "kept": list(family.kept),
-            "blocks": [list(block) for block in blocks(family.kept, facts.count)],
-            "parameters": family.student.parameters,
-        },
-        **_named(records, tokenize="tokenize", distill="distill student"),
-        "searches": {node.name: plain(node.task.record) for node in build.nodes.values() if node.task.kind == "search"},
-        "interpolate": {
-            "sizes": [
-                {"layers": m.layers, "parameters": m.parameters, "tied": m.tied, "plan": " ".join(m.plan)}
-                for m in family.members
-            ],
-        },
-        "evaluate": plain(spec.evaluate),
-        "baselines": [plain(item) for item in spec.baselines],
-    }
-
-
-def _named(records: dict[str, Any], **names: str) -> dict[str, Any]:
-    return {key: records[name] for key, name in names.items() if name in records}
-
-
-def _shown(sources: dict[str, Source]) -> Iterator[dict[str, Any]]:
-    """Identities that fit a page: long file lists become a count."""
-    for source in sources.values():
-        files = source.identity.get("files")
-        short = {"files": f"{len(files)} files"} if isinstance(files, list) else {}
-        yield {"kind": source.kind, **source.identity, **short}

@@ -10,7 +10,7 @@ comes from what it IS (digests, a pinned commit), its `location` is only where t
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from boomspec.sizes import Lineage, read_lineage
 from boomspec.store import write_atomically
 from boomspec.tasks import KINDS, Record
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,33 @@ class Execution:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What one task takes, as far as it can be told beforehand. Never part of an identity.
+
+    flops: floating-point operations, a multiply-add counted as two. memory: bytes of the largest moment, by what
+    holds them ("weights", "gradients", "optimizer", "activations", "head", "teacher", "cache"). disk: bytes of the
+    artifact. tokens: that go through the model, and how many of them are real (None: not known before a run).
+    """
+
+    flops: int = 0
+    memory: dict[str, int] = field(default_factory=dict)
+    disk: int = 0
+    read: int = 0  # bytes
+    tokens: int = 0
+    real_tokens: int | None = 0
+
+    @property
+    def peak(self) -> int:
+        """Bytes of memory in the largest moment."""
+        return sum(self.memory.values())
+
+
+@dataclass(frozen=True)
 class Node:
     task: Task
     name: str
     execution: Execution = Execution()
+    cost: Cost | None = field(default=None, compare=False)  # None: it cannot be told
 
     @property
     def id(self) -> str:
@@ -88,20 +111,48 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Experiment:
+    """One experiment of a graph. A plain spec is one, with no label; variants and sweeps make more.
+
+    `axes` are its coordinates ({"variant": "no-cosine", "seed": "1"}), `tasks` its tasks' ids by their names in this
+    experiment, `meaning` what its spec means (`boomspec.meaning`), for people and for comparisons.
+    """
+
+    label: str
+    axes: dict[str, str]
+    tasks: dict[str, str]
+    meaning: dict[str, Any]
+    family: Lineage | None = None  # what any size is made of; None where layers are still to be searched for
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "label": self.label,
+            "axes": self.axes,
+            "tasks": self.tasks,
+            "meaning": self.meaning,
+            "family": None if self.family is None else self.family.to_json(),
+        }
+
+
+@dataclass(frozen=True)
 class TaskGraph:
-    """Nodes in an order in which every task comes behind its inputs."""
+    """Nodes in an order in which every task comes behind its inputs. A task that experiments share is one node."""
 
     name: str
     nodes: dict[str, Node]
     sources: dict[str, Source]
     targets: tuple[str, ...]
     spec: str = ""  # the text that was compiled
-    resolved: dict[str, Any] = field(default_factory=dict)  # what it means, for people
-    family: Lineage | None = None  # what any size of it is made of; None where layers are still to be searched for
+    experiments: tuple[Experiment, ...] = ()
 
     @cached_property
     def id(self) -> str:
         return digest(sorted(self.nodes))
+
+    @property
+    def family(self) -> Lineage | None:
+        """The family of the only experiment; None where there are several, or its layers are still searched for."""
+        return self.experiments[0].family if len(self.experiments) == 1 else None
 
     def task_inputs(self, task_id: str) -> list[str]:
         """Ids of the tasks (not sources) that `task_id` needs, each once."""
@@ -126,12 +177,12 @@ class TaskGraph:
                         "retries": node.execution.retries,
                         "options": node.execution.options,
                     },
+                    "cost": None if node.cost is None else asdict(node.cost),
                 }
                 for node in self.nodes.values()
             },
             "spec": self.spec,
-            "resolved": self.resolved,
-            "family": None if self.family is None else self.family.to_json(),
+            "experiments": [experiment.to_json() for experiment in self.experiments],
         }
 
     def write(self, path: Path) -> None:
@@ -171,10 +222,16 @@ def _from_json(data: dict[str, Any], path: Path) -> TaskGraph:
         missing = [i for i in task.inputs.values() if i not in nodes and i not in sources]
         if missing:
             raise BoomspecError(f"{path}: task {entry['name']} needs {missing[0][:12]}, which does not come before it")
-        nodes[task_id] = Node(task, entry["name"], Execution(**entry["execution"]))
+        cost = None if entry["cost"] is None else Cost(**entry["cost"])
+        nodes[task_id] = Node(task, entry["name"], Execution(**entry["execution"]), cost)
     ids = {named: source.id for named, source in sources.items()} | {named: node.id for named, node in nodes.items()}
     for named, actual in ids.items():
         if named != actual:
             raise BoomspecError(f"{path}: {named[:12]} does not match its content: the file was altered")
+    experiments = tuple(_experiment(entry) for entry in data["experiments"])
+    return TaskGraph(data["name"], nodes, sources, tuple(data["targets"]), data["spec"], experiments)
+
+
+def _experiment(data: dict[str, Any]) -> Experiment:
     family = read_lineage(data["family"]) if data.get("family") else None
-    return TaskGraph(data["name"], nodes, sources, tuple(data["targets"]), data["spec"], data["resolved"], family)
+    return Experiment(data["label"], data["axes"], data["tasks"], data["meaning"], family)

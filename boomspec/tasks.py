@@ -280,6 +280,24 @@ class Report(Record):
     searches: dict[str, str] = {}  # noqa: RUF012 - pydantic copies defaults; label -> input
 
 
+class Compared(Strict):
+    """One experiment of a comparison: its coordinates ({"variant": "no-kl", "seed": "1"}) and its numbers."""
+
+    label: str
+    axes: dict[str, str]
+    cells: tuple[Cell, ...]
+
+
+class Comparison(Record):
+    """The experiments of one spec on one page. Inputs: those of the cells."""
+
+    kind: ClassVar[str] = "comparison"
+    version: ClassVar[int] = 1
+
+    experiments: tuple[Compared, ...]
+
+
 KINDS: dict[str, type[Record]] = {
-    record.kind: record for record in (Tokenize, Pretrain, Distill, Search, Interpolate, Baseline, Evaluate, Report)
+    record.kind: record
+    for record in (Tokenize, Pretrain, Distill, Search, Interpolate, Baseline, Evaluate, Report, Comparison)
 }

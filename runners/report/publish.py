@@ -48,7 +48,7 @@ def publish_run(graph: TaskGraph, store: Store, run_folder: Path, failures: dict
         figures=folder,
         question=_opening(graph.spec),
         spec=graph.spec,
-        resolved=graph.resolved,
+        resolved=graph.experiments[0].meaning,
         provenance=_provenance(graph, store, failures),
     )
 

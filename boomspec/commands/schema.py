@@ -1,0 +1,15 @@
+"""`boomspec schema`: the JSON Schema of the spec language."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from boomspec.spec import json_schema
+
+
+@click.command("schema")
+def command() -> None:
+    """Print the JSON Schema of the spec language, for editors."""
+    click.echo(json.dumps(json_schema(), indent=2))
