@@ -22,7 +22,7 @@ def meaning(spec: Spec, family: Family | None, sources: Iterable[Source] = ()) -
     `family` is None while layers or patch order have to be searched for: what was written stands in their place.
     `sources`: what the spec reads; its identities (digests, pinned commits) replace nothing and come last.
     """
-    said = _plain(spec.model_dump(mode="json"))
+    said: dict[str, Any] = _plain(spec.model_dump(mode="json"))
     said["baselines"] = {kind: settings for item in said.get("baselines", ()) for kind, settings in item.items()}
     if "evaluate" in said:
         said["evaluate"]["tasks"] = {item.pop("task"): item for item in said["evaluate"]["tasks"]}

@@ -297,7 +297,5 @@ class Comparison(Record):
     experiments: tuple[Compared, ...]
 
 
-KINDS: dict[str, type[Record]] = {
-    record.kind: record
-    for record in (Tokenize, Pretrain, Distill, Search, Interpolate, Baseline, Evaluate, Report, Comparison)
-}
+_RECORDS = (Tokenize, Pretrain, Distill, Search, Interpolate, Baseline, Evaluate, Report, Comparison)
+KINDS: dict[str, type[Record]] = {record.kind: record for record in _RECORDS}
