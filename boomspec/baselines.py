@@ -16,7 +16,9 @@ class NaivePruning(Strict):
 class RandomInit(Strict):
     """A student of the same shape with random weights, distilled alike, then patched."""
 
-    tokens: Annotated[Count | None, Field(gt=0, description="Training tokens. Default: as the student.")] = None
+    tokens: Annotated[
+        Count | None, Field(gt=0, description="Training tokens. Default: as the student.", examples=["250k"])
+    ] = None
 
 
 class StandardDistillation(Strict):
@@ -26,7 +28,7 @@ class StandardDistillation(Strict):
 class ShortGPT(Strict):
     """The teacher without its layers of lowest block influence (arXiv 2403.03853)."""
 
-    calibration: CalibrationSpec = CalibrationSpec()
+    calibration: Annotated[CalibrationSpec, Field(description="The text that it is decided on.")] = CalibrationSpec()
 
 
 class LaCoSpec(Strict):
@@ -37,17 +39,33 @@ class LaCoSpec(Strict):
     threshold: Annotated[
         Number, Field(ge=-1, lt=1, description="A merge is kept while the cosine to the teacher is above.")
     ] = 0.5
-    calibration: CalibrationSpec = CalibrationSpec()
+    calibration: Annotated[CalibrationSpec, Field(description="The text that it is decided on.")] = CalibrationSpec()
 
 
 class BaselineItem(Strict):
     """One baseline: the key is the kind."""
 
-    naive_pruning: NaivePruning | None = None
-    random_init: RandomInit | None = None
-    standard_distillation: StandardDistillation | None = None
-    shortgpt: ShortGPT | None = None
-    laco: LaCoSpec | None = None
+    naive_pruning: Annotated[
+        NaivePruning | None, Field(description="The same layers, with nothing distilled.", examples=[{}])
+    ] = None
+    random_init: Annotated[
+        RandomInit | None,
+        Field(description="A student with random weights, distilled and patched alike.", examples=[{"tokens": "250k"}]),
+    ] = None
+    standard_distillation: Annotated[
+        StandardDistillation | None, Field(description="Every size distilled by itself.", examples=[{}])
+    ] = None
+    shortgpt: Annotated[
+        ShortGPT | None,
+        Field(
+            description="The teacher without its least influential layers.",
+            examples=[{}, {"calibration": {"sequences": 64}}],
+        ),
+    ] = None
+    laco: Annotated[
+        LaCoSpec | None,
+        Field(description="The teacher with layers collapsed into one.", examples=[{}, {"threshold": 0.6}]),
+    ] = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:

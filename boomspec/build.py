@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from boomspec.baselines import RandomInit
+from boomspec.data import DataSpec
+from boomspec.determinism import determinism
 from boomspec.execution import Resources
-from boomspec.graph import Execution, Node, Source, Task
-from boomspec.language import DataSpec
+from boomspec.facts import ModelFacts
+from boomspec.graph import Execution, Node, Source, Task, params_json
 from boomspec.lm_eval_tasks import task_source
 from boomspec.losses import Losses
 from boomspec.resolve import recipe
@@ -19,6 +21,7 @@ from boomspec.spec import SpecFile
 from boomspec.tasks import (
     Calibration,
     Distill,
+    Evaluate,
     Faithful,
     HeldOut,
     LayerChoice,
@@ -34,7 +37,7 @@ from boomspec.tasks import (
 from boomspec.training import DistillSpec, FaithfulSpec, PretrainSpec
 
 Answers = Callable[[str], dict[str, Any] | None]  # id of a search -> what it found, None where it has not run
-_BEAM_WIDTH = 4
+BEAM_WIDTH = 4
 TEXT_FIELD = "text"
 
 
@@ -47,13 +50,29 @@ class Builder:
     nodes: dict[str, Node] = field(default_factory=dict)
     sources: dict[str, Source] = field(default_factory=dict)
     pending: list[str] = field(default_factory=list)  # searches that have to run before the rest is known
+    facts: dict[str, ModelFacts] = field(default_factory=dict)  # of the sources that are models
+    _executions: dict[str, Execution] = field(default_factory=dict)
 
     def source(self, source: Source) -> str:
         return self.sources.setdefault(source.id, source).id
 
+    def model(self, facts: ModelFacts, source: Source) -> str:
+        """A source that is a model; its id."""
+        self.facts[source.id] = facts
+        return self.source(source)
+
     def add(self, name: str, record: Record, inputs: dict[str, str]) -> str:
-        node = Node(Task(record, inputs), name, _execution(self.file, record.kind))
-        return self.nodes.setdefault(node.id, node).id
+        _, params = self.file.once(("params", id(record)), lambda: (record, params_json(record)))
+        task = Task(record, inputs, params)
+        if task.id not in self.nodes:
+            self.nodes[task.id] = Node(task, name, self._execution(record.kind))
+        return task.id
+
+    def _execution(self, kind: str) -> Execution:
+        if kind not in self._executions:
+            made = self.file.known(("execution", kind), ("execution",), lambda: _execution(self.file, kind))
+            self._executions[kind] = made
+        return self._executions[kind]
 
     def answer(self, search: str) -> dict[str, Any] | None:
         found = self.answers(search)
@@ -105,6 +124,7 @@ def pretrain(file: SpecFile, section: PretrainSpec, data: DataSpec) -> Pretrain:
     return Pretrain(
         architecture=architecture(section, data.sequence_length),
         recipe=recipe(section, seed=file.spec.seed, sequence_length=data.sequence_length),
+        determinism=determinism(file.spec.determinism),
     )
 
 
@@ -125,6 +145,7 @@ def distill(
         losses=_losses(section.losses, spec.student.train_embedding),
         recipe=recipe(section, seed=spec.seed, sequence_length=length, tokens=tokens),
         faithful=_faithful(section.faithful),
+        determinism=determinism(spec.determinism),
     )
 
 
@@ -151,6 +172,7 @@ def layer_search(build: Builder, section: KeepChoice) -> Search:
         choice=LayerChoice(method=section.method, count=section.count),
         calibration=calibration(build, section.calibration),
         precision=search_precision(build.file),
+        determinism=determinism(build.file.spec.determinism),
     )
 
 
@@ -158,7 +180,7 @@ def order_search(build: Builder, section: OrderSearch, kept: tuple[int, ...]) ->
     choice = PatchOrder(
         method=section.search,
         kept=kept,
-        width=(section.width or _BEAM_WIDTH) if section.search == "beam" else None,
+        width=(section.width or BEAM_WIDTH) if section.search == "beam" else None,
         direction=section.direction,
         positions=section.positions,
         reduction=section.reduction,
@@ -167,6 +189,7 @@ def order_search(build: Builder, section: OrderSearch, kept: tuple[int, ...]) ->
         choice=choice,
         calibration=calibration(build, section.calibration),
         precision=search_precision(build.file),
+        determinism=determinism(build.file.spec.determinism),
     )
 
 
@@ -177,16 +200,25 @@ def search_precision(file: SpecFile) -> Precision:
     return file.spec.distill.precision if file.spec.distill is not None else "bf16"
 
 
-def measures(file: SpecFile) -> list[tuple[HeldOut | LmEval, Source | None]]:
-    """How every model is measured; lm-eval tasks with where they come from."""
+def evaluations(file: SpecFile) -> list[tuple[str, Evaluate, Source | None]]:
+    """How every model is measured, by name; lm-eval tasks with where they come from."""
+    return file.known("evaluations", ("evaluate", "data", "seed", "determinism"), lambda: _evaluations(file))
+
+
+def _evaluations(file: SpecFile) -> list[tuple[str, Evaluate, Source | None]]:
     evaluate = file.spec.evaluate
     if evaluate is None:
         return []
-    found: list[tuple[HeldOut | LmEval, Source | None]] = []
+    measures: list[tuple[str, HeldOut | LmEval, Source | None]] = []
     if evaluate.held_out is not None and file.spec.data is not None:
         length = file.spec.data.sequence_length
-        found.append((HeldOut(sequence_length=length, max_tokens=evaluate.held_out.max_tokens), None))
+        text = HeldOut(sequence_length=length, max_tokens=evaluate.held_out.max_tokens)
+        measures.append(("held_out", text, None))
     for i, task in enumerate(evaluate.tasks):
         record = LmEval(task=task.task, num_fewshot=task.num_fewshot, limit=task.limit, seed=file.spec.seed)
-        found.append((record, task_source(file, task.task, i)))
-    return found
+        measures.append((task.task, record, task_source(file, task.task, i)))
+    kernels = determinism(file.spec.determinism)
+    return [
+        (name, Evaluate(measure=measure, precision=evaluate.precision, determinism=kernels), source)
+        for name, measure, source in measures
+    ]

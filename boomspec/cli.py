@@ -14,7 +14,32 @@ import click
 from boomspec import __version__
 from boomspec.errors import EXIT_INTERRUPTED, EXIT_SPEC_WRONG, BoomspecError, SpecError
 
-_COMMANDS = ("validate", "plan", "run", "report", "export", "graph", "schema")
+_GROUPS = {  # as `boomspec --help` shows them, which loads none
+    "Write a spec": {
+        "init": "Write a first spec from a template.",
+        "validate": "Check a spec: every problem at once, at its line.",
+        "show": "Show what a spec means, with every default written out.",
+        "graph": "Print the compiled task graph.",
+        "schema": "Print the JSON Schema of the spec language.",
+    },
+    "Run it": {
+        "plan": "Show what a run would reuse and do, why, and what it takes.",
+        "lock": "Pin everything that the names in a spec hide.",
+        "run": "Run it; what is in the store already is reused.",
+        "report": "Write the report of what the store holds now.",
+        "export": "Write one size as a Hugging Face folder.",
+    },
+    "Compare": {
+        "diff": "Show how two experiments differ, and which tasks that changes.",
+        "verify": "Run the tasks of a run again and compare the results.",
+    },
+    "Keep house": {
+        "runs": "List the runs of a store.",
+        "gc": "Show or delete what no run needs.",
+        "completion": "Print the completion script of a shell.",
+    },
+}
+_COMMANDS = tuple(name for names in _GROUPS.values() for name in names)
 
 
 class _Commands(click.Group):
@@ -29,6 +54,12 @@ class _Commands(click.Group):
         command = importlib.import_module(f"boomspec.commands.{name}").command
         assert isinstance(command, click.Command)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, _COMMANDS))
+        for title, commands in _GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:{width}}", line) for name, line in commands.items()])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta["json"] = "--json" in args

@@ -14,34 +14,64 @@ would have had the integers been written in the spec.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from boomspec import build as make
 from boomspec.build import Answers, Builder
 from boomspec.controls import Model, controls, members
+from boomspec.costs.pricing import priced
+from boomspec.each import for_each
 from boomspec.errors import BoomspecError, redact
 from boomspec.facts import ModelFacts
 from boomspec.fit import plan_entries
 from boomspec.graph import Experiment, TaskGraph
 from boomspec.layers import patchable, prefixes
 from boomspec.meaning import meaning
+from boomspec.once import Once
 from boomspec.resolve import Family, check_causal, check_context, kept_layers, patched_sets, resolve_family
 from boomspec.searches import KeepChoice, OrderSearch
 from boomspec.sizes import Lineage
 from boomspec.sources import check_paths, local_facts, model_sources, student_mapping, text_source
 from boomspec.spec import SpecFile
 from boomspec.store import Store
-from boomspec.tasks import Cell, Evaluate, HeldOut, Report
+from boomspec.tasks import Cell, Report
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """A graph and the family that it builds; no family while its layers or order have to be searched for."""
+    """A graph and the families that it builds, by the experiment's label; none while layers have to be searched for.
+
+    `family` is the only experiment's.
+    """
 
     graph: TaskGraph
-    family: Family | None
+    families: dict[str, Family]
     pending: tuple[str, ...] = ()  # names of the searches that the rest waits for
+
+    @property
+    def family(self) -> Family | None:
+        return next(iter(self.families.values()), None) if len(self.graph.experiments) == 1 else None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What one experiment is compiled to. `cells` are its numbers, `roles` the tasks that they come from."""
+
+    build: Builder
+    family: Family | None = None
+    lineage: Lineage | None = None
+    products: tuple[str, ...] = ()
+    cells: tuple[Cell, ...] = ()
+    roles: dict[str, str] = field(default_factory=dict)
+    trainings: dict[str, str] = field(default_factory=dict)
+
+    def experiment(self) -> Experiment:
+        file = self.build.file
+        tasks = {node.name: node.id for node in self.build.nodes.values()}
+        said = meaning(file.spec, self.family, self.build.sources.values())
+        return Experiment(file.label, file.axes, tasks, said, self.lineage)
 
 
 @dataclass(frozen=True)
@@ -72,6 +102,22 @@ def check_spec(file: SpecFile) -> Family | None:
     Returns the family, or None where the teacher's layers, a search's finding or a published student's
     mapping are not known yet. Raises SpecError.
     """
+    return check_experiments([file])[0]
+
+
+def check_experiments(files: Sequence[SpecFile]) -> list[Family | None]:
+    """Check every experiment of a spec: the families, in their order. Raises SpecError with all problems."""
+    files = together(files)
+    return for_each(files, _check, lambda document: _check(files[0].on(document)))
+
+
+def together(files: Sequence[SpecFile]) -> list[SpecFile]:
+    """The files as they are compiled together: what one has read the others do not read again."""
+    once = Once()
+    return [replace(file, once=once) for file in files]
+
+
+def _check(file: SpecFile) -> Family | None:
     if problems := check_paths(file):
         raise file.error(*problems)
     facts = local_facts(file)
@@ -80,8 +126,12 @@ def check_spec(file: SpecFile) -> Family | None:
 
 def _check_against(file: SpecFile, facts: ModelFacts) -> Family | None:
     """Check a spec against its teacher. What a search will find is stood in for by the plainest choice."""
-    check_context(file, facts)
     check_causal(file, facts)
+    return file.known(("check", id(facts)), ("student", "data", "interpolate"), lambda: _check_layers(file, facts))
+
+
+def _check_layers(file: SpecFile, facts: ModelFacts) -> Family | None:
+    check_context(file, facts)
     if file.spec.student.keep is None:
         return None
     kept = kept_layers(file, facts)
@@ -96,11 +146,41 @@ def compile_spec(file: SpecFile, answers: Answers = lambda search: None) -> Comp
 
     `answers` gives what a search found. Raises SpecError or BoomspecError before anything is run.
     """
-    check_spec(file)
+    [parts] = compile_parts([file], answers)
+    build = parts.build
+    pending = tuple(build.nodes[search].name for search in build.pending)
+    targets = build.pending if pending else [*parts.products, _report(parts)]
+    graph = TaskGraph(
+        name=file.spec.name,
+        nodes=priced(build.nodes, build.sources, build.facts),
+        sources=build.sources,
+        targets=tuple(dict.fromkeys(targets)),
+        spec=spec_text(file),
+        experiments=(parts.experiment(),),
+    )
+    return Compiled(graph, {file.label: parts.family} if parts.family else {}, pending)
+
+
+def spec_text(file: SpecFile) -> str:
+    """The text that was compiled, with those of its bases; a graph is written into the store, so it holds no secret."""
+    others = [f"# ---- {name} ----\n{text}" for name, text in file.document.others.items()]
+    return redact("\n".join([file.document.text, *others]))
+
+
+def compile_parts(files: Sequence[SpecFile], answers: Answers) -> list[Parts]:
+    """Compile experiments, up to their numbers or to the searches that come first. Raises SpecError with all problems."""
+    files = together(files)
+    return for_each(
+        files, lambda file: _compile(file, answers), lambda document: _compile(files[0].on(document), answers)
+    )
+
+
+def _compile(file: SpecFile, answers: Answers) -> Parts:
+    _check(file)
     build = Builder(file, answers)
     start = _start(build)
     _check_against(file, start.facts)
-    make.measures(file)  # an unknown task is an error now, not behind a search
+    make.evaluations(file)  # an unknown task is an error now, not behind a search
     kept = _kept(build, start)
     if kept is None:
         return _pending(build)
@@ -118,11 +198,10 @@ def compile_spec(file: SpecFile, answers: Answers = lambda search: None) -> Comp
     more, more_trainings = controls(build, family, start.teacher, start.tokens)
     if build.pending:
         return _pending(build, family)
-    report = _report(build, [*models, *more], start.tokens, {**trainings, **more_trainings})
-    products = [model.task for model in inner if model.task in build.nodes]
+    cells, roles = _cells(build, [*models, *more], start.tokens)
+    products = tuple(model.task for model in inner if model.task in build.nodes)
     lineage = Lineage(start.teacher, student, kept, family.student, family.every)
-    targets = tuple(dict.fromkeys([*products, report]))
-    return Compiled(_graph(build, targets, family, lineage), family)
+    return Parts(build, family, lineage, products, cells, roles, {**trainings, **more_trainings})
 
 
 def _start(build: Builder) -> _Start:
@@ -136,9 +215,9 @@ def _start(build: Builder) -> _Start:
         return _Start(facts, teacher, tokens, {"teacher": teacher})
     facts, model, tokenizer = model_sources(file, "teacher")
     if spec.data is None:
-        return _Start(facts, build.source(model), None, {})
+        return _Start(facts, build.model(facts, model), None, {})
     inputs = {"text": build.source(text_source(file)), "tokenizer": build.source(tokenizer)}
-    return _Start(facts, build.source(model), build.add("tokenize", make.tokenize(file, spec.data), inputs), {})
+    return _Start(facts, build.model(facts, model), build.add("tokenize", make.tokenize(file, spec.data), inputs), {})
 
 
 def _kept(build: Builder, start: _Start) -> tuple[int, ...] | None:
@@ -165,7 +244,7 @@ def _student(build: Builder, start: _Start, kept: tuple[int, ...]) -> tuple[str,
             plan_entries(start.facts, facts, [f"s{i}" for i in range(facts.count)], tied=facts.tied)
         except BoomspecError as error:
             raise build.file.error(build.file.problem(("student", "model"), error.message, error.hint)) from error
-        return build.source(model), start.trainings, facts
+        return build.model(facts, model), start.trainings, facts
     assert start.tokens is not None
     inputs = {"teacher": start.teacher, "tokens": start.tokens}
     student = build.add("distill student", make.distill(build, section, kept), inputs)
@@ -182,57 +261,52 @@ def _searched_sets(build: Builder, start: _Start, student: str, kept: tuple[int,
     return None if found is None else [tuple(patched) for patched in found["sets"]]
 
 
-def _pending(build: Builder, family: Family | None = None) -> Compiled:
-    """The graph up to the searches that have not run."""
-    names = tuple(build.nodes[search].name for search in build.pending)
+def _pending(build: Builder, family: Family | None = None) -> Parts:
+    """The experiment up to the searches that have not run."""
     needed = set(build.pending)
     for node in reversed(list(build.nodes.values())):
         if node.id in needed:
             needed.update(node.task.inputs.values())
     build.nodes = {task: node for task, node in build.nodes.items() if task in needed}
     build.sources = {i: source for i, source in build.sources.items() if i in needed}
-    return Compiled(_graph(build, tuple(build.pending), family, None), family, names)
+    return Parts(build, family)
 
 
-def _graph(build: Builder, targets: tuple[str, ...], family: Family | None, lineage: Lineage | None) -> TaskGraph:
-    tasks = {node.name: node.id for node in build.nodes.values()}
-    said = meaning(build.file.spec, family, build.sources.values())
-    return TaskGraph(
-        name=build.file.spec.name,
-        nodes=build.nodes,
-        sources=build.sources,
-        targets=targets,
-        spec=redact(build.file.document.text),  # the graph is written into the store
-        experiments=(Experiment("", {}, tasks, said, lineage),),
+def _cells(build: Builder, models: list[Model], tokens: str | None) -> tuple[tuple[Cell, ...], dict[str, str]]:
+    """Every number of the report, and the evaluations by their roles."""
+    file = build.file
+    evaluations = make.evaluations(file)
+    reads = [{"tasks": build.source(source)} if source else {"tokens": tokens or ""} for _, _, source in evaluations]
+    inputs: dict[str, str] = {}
+    for model in models:
+        for (name, record, _), read in zip(evaluations, reads, strict=True):
+            role = f"{model.label}/{name}"
+            assert role not in inputs  # labels tell models apart
+            inputs[role] = build.add(f"evaluate {model.label}: {name}", record, {"model": model.task, **read})
+    same = tuple((model.series, model.label, id(model.member)) for model in models)
+    _, cells = file.once(
+        ("cells", id(evaluations), same),
+        lambda: (models, tuple(_cell(model, name) for model in models for name, _, _ in evaluations)),
+    )
+    return cells, inputs
+
+
+def _cell(model: Model, measure: str) -> Cell:
+    return Cell(
+        series=model.series,
+        layers=model.member.layers,
+        parameters=model.member.parameters,
+        bytes=model.member.bytes,
+        measure=measure,
+        input=f"{model.label}/{measure}",
     )
 
 
-def _report(build: Builder, models: list[Model], tokens: str | None, trainings: dict[str, str]) -> str:
-    evaluate = build.file.spec.evaluate
-    cells, inputs = [], {}
-    measures = make.measures(build.file)
-    for model in models:
-        for measure, source in measures:
-            assert evaluate is not None
-            name = "held_out" if isinstance(measure, HeldOut) else measure.task
-            reads = {"tasks": build.source(source)} if source is not None else {"tokens": tokens or ""}
-            role = f"{model.label}/{name}"
-            assert role not in inputs  # labels tell models apart
-            evaluation = Evaluate(measure=measure, precision=evaluate.precision)
-            inputs[role] = build.add(f"evaluate {model.label}: {name}", evaluation, {"model": model.task, **reads})
-            cells.append(
-                Cell(
-                    series=model.series,
-                    layers=model.member.layers,
-                    parameters=model.member.parameters,
-                    bytes=model.member.bytes,
-                    measure=name,
-                    input=role,
-                )
-            )
+def _report(parts: Parts) -> str:
+    build, trainings = parts.build, parts.trainings
     searches = {node.name: node.id for node in build.nodes.values() if node.task.kind == "search"}
     roles = {label: f"training/{label}" for label in trainings}
-    inputs |= {roles[label]: task for label, task in trainings.items()}
+    inputs = {**parts.roles, **{roles[label]: task for label, task in trainings.items()}}
     inputs |= {f"search/{name}": search for name, search in searches.items()}
-    record = Report(cells=tuple(cells), trainings=roles, searches={name: f"search/{name}" for name in searches})
+    record = Report(cells=parts.cells, trainings=roles, searches={name: f"search/{name}" for name in searches})
     return build.add("report", record, inputs)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from boomspec import build as make
 from boomspec.baselines import LaCoSpec, RandomInit, ShortGPT
 from boomspec.build import Builder
-from boomspec.layers import teacher_indices, untrained
+from boomspec.determinism import determinism
+from boomspec.layers import Plan, teacher_indices, untrained
 from boomspec.resolve import Family, pruned
 from boomspec.searches import KeepChoice
 from boomspec.sizes import Member
@@ -70,7 +71,9 @@ def _naive_pruning(build: Builder, family: Family, teacher: str) -> list[Model]:
     for member in _below_the_teacher(family):
         plan = untrained(member.plan, family.kept)
         task = build.add(f"prune to {family.label(member)}", Baseline(build=Subset(plan=plan)), {"teacher": teacher})
-        models.append(Model("naive_pruning", f"naive_pruning {family.label(member)}", pruned(family.facts, plan), task))
+        models.append(
+            Model("naive_pruning", f"naive_pruning {family.label(member)}", _pruned(build, family, plan), task)
+        )
     return models
 
 
@@ -84,7 +87,7 @@ def _standard_distillation(build: Builder, family: Family, teacher: str, tokens:
         record = make.distill(build, section, tuple(teacher_indices(member.plan, family.kept)))
         label = f"standard_distillation {family.label(member)}"
         task = build.add(f"distill {label}", record, {"teacher": teacher, "tokens": tokens})
-        smaller = pruned(family.facts, untrained(member.plan, family.kept))
+        smaller = _pruned(build, family, untrained(member.plan, family.kept))
         models.append(Model("standard_distillation", label, smaller, task))
     return models
 
@@ -102,7 +105,7 @@ def _shortgpt(build: Builder, family: Family, teacher: str, tokens: str, section
     for member in _below_the_teacher(family):
         plan = tuple(f"t{i}" for i in sorted(ranked[: member.layers]))
         task = build.add(f"shortgpt to {family.label(member)}", Baseline(build=Subset(plan=plan)), {"teacher": teacher})
-        models.append(Model("shortgpt", f"shortgpt {family.label(member)}", pruned(family.facts, plan), task))
+        models.append(Model("shortgpt", f"shortgpt {family.label(member)}", _pruned(build, family, plan), task))
     return models
 
 
@@ -122,13 +125,18 @@ def _laco(build: Builder, family: Family, teacher: str, tokens: str, section: La
             threshold=section.threshold,
             calibration=make.calibration(build, section.calibration),
             precision=make.search_precision(build.file),
+            determinism=determinism(build.file.spec.determinism),
         )
         name = f"laco to {family.label(member)}"
         task = build.add(name, Baseline(build=record), {"teacher": teacher, "tokens": tokens})
         # Collapsed layers have the shape of the layer that they are collapsed into.
         plan = untrained(member.plan, family.kept)
-        models.append(Model("laco", f"laco {family.label(member)}", pruned(family.facts, plan), task))
+        models.append(Model("laco", f"laco {family.label(member)}", _pruned(build, family, plan), task))
     return models
+
+
+def _pruned(build: Builder, family: Family, plan: Plan) -> Member:
+    return build.file.once(("pruned", id(family.facts), plan), lambda: pruned(family.facts, plan))
 
 
 def _below_the_teacher(family: Family) -> list[Member]:

@@ -36,23 +36,39 @@ class BoomspecError(Exception):
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One thing that is wrong in a spec. Lines and columns count from 1; 0 means unknown."""
+    """One thing that is wrong in a spec. Lines and columns count from 1; 0 means unknown.
+
+    `file` is the one that the line is in, where that may be another than the one that was asked for. `location` is the
+    way to the value in the composed spec, for finding out which line is to blame.
+    """
 
     line: int
     column: int
     where: str  # dotted path of the field: "distill.losses.kl"
     message: str = field(compare=False)
     hint: str | None = field(default=None, compare=False)
+    file: str | None = field(default=None, compare=False)
+    location: tuple[str | int, ...] | None = field(default=None, compare=False)
 
 
 class SpecError(BoomspecError):
-    """All problems of one spec file."""
+    """All problems of one spec file, and of the files that it extends. `others`: the texts of those, by their names."""
 
-    def __init__(self, file: Path | str, problems: list[Problem], text: str = "") -> None:
+    def __init__(
+        self, file: Path | str, problems: list[Problem], text: str = "", others: Mapping[str, str] | None = None
+    ) -> None:
         self.file = str(file)
-        self.problems = sorted(problems)
+        self.others = dict(others or {})
+        elsewhere = [self.file, *self.others]
+        self.problems = sorted(problems, key=lambda p: (elsewhere.index(p.file) if p.file in elsewhere else 0, p))
         self.lines = text.splitlines()
         super().__init__(self.render())
+
+    def lines_of(self, problem: Problem) -> list[str]:
+        """The lines of the file that a problem is in."""
+        if problem.file is None or problem.file == self.file:
+            return self.lines
+        return self.others.get(problem.file, "").splitlines()
 
     def render(self) -> str:
         blocks = [self._render_problem(problem) for problem in self.problems]
@@ -61,13 +77,14 @@ class SpecError(BoomspecError):
         return "\n\n".join([*blocks, summary])
 
     def _render_problem(self, problem: Problem) -> str:
-        place = f"{self.file}:{problem.line}:{problem.column}" if problem.line else self.file
+        file, lines = problem.file or self.file, self.lines_of(problem)
+        place = f"{file}:{problem.line}:{problem.column}" if problem.line else file
         where = f"{problem.where}: " if problem.where else ""
         rows = [f"{place}: {where}{problem.message}"]
-        if 0 < problem.line <= len(self.lines):
+        if 0 < problem.line <= len(lines):
             number = str(problem.line)
             start = max(0, problem.column - 60)  # a very long line is shown around the place
-            line = self.lines[problem.line - 1][start : start + 100]
+            line = lines[problem.line - 1][start : start + 100]
             # Tabs and control characters would move the caret or the terminal's cursor.
             rows.append(f"  {number} | {''.join(c if c.isprintable() else ' ' for c in line)}")
             rows.append(f"  {' ' * len(number)} | {' ' * (problem.column - 1 - start)}^")
@@ -79,7 +96,14 @@ class SpecError(BoomspecError):
         return {
             "file": self.file,
             "problems": [
-                {"line": p.line, "column": p.column, "where": p.where, "message": p.message, "hint": p.hint}
+                {
+                    "file": p.file or self.file,
+                    "line": p.line,
+                    "column": p.column,
+                    "where": p.where,
+                    "message": p.message,
+                    "hint": p.hint,
+                }
                 for p in self.problems
             ],
         }

@@ -110,6 +110,13 @@ def parse_share(value: object) -> Share:
     return Share(unit="count", value=_scaled(value, _DECIMAL, expected))
 
 
+def shown_share(share: Share) -> str | int:
+    """A share as people write it: "1%", 100."""
+    if share.unit == "count":
+        return int(share.value)
+    return f"{100 * share.value:.12g}%"
+
+
 class Size(Strict):
     """A model size that was asked for, in one of four units."""
 
@@ -208,7 +215,9 @@ class AlsoText:
 Count = Annotated[int, BeforeValidator(parse_count), _schema("A count.", 1000, "50k", "4.2M", "2.1B")]
 Bytes = Annotated[int, BeforeValidator(parse_bytes), _schema("A size in bytes.", "500MB", "6GiB")]
 Number = Annotated[float, BeforeValidator(parse_number), _schema("A number.", 0.1, "3e-4", "1%")]
-ShareField = Annotated[Share, BeforeValidator(parse_share), _schema("A percentage or a count.", "1%", 100)]
+ShareField = Annotated[
+    Share, BeforeValidator(parse_share), PlainSerializer(shown_share), _schema("A percentage or a count.", "1%", 100)
+]
 SizesField = Annotated[
     Sizes,
     BeforeValidator(parse_sizes),

@@ -10,15 +10,15 @@ comes from what it IS (digests, a pinned commit), its `location` is only where t
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from boomspec.errors import BoomspecError
-from boomspec.identity import digest
+from boomspec.errors import BoomspecError, did_you_mean
+from boomspec.identity import canonical_json, canonical_texts, digest, text_digest
 from boomspec.sizes import Lineage, read_lineage
 from boomspec.store import write_atomically
 from boomspec.tasks import KINDS, Record
@@ -41,10 +41,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Task:
-    """A record and the ids of its inputs, by role. Equal means same."""
+    """A record and the ids of its inputs, by role. Equal means same.
+
+    `params`: the record's canonical JSON, where it is known already; many tasks may have one record.
+    """
 
     record: Record
     inputs: dict[str, str]
+    params: str | None = field(default=None, compare=False, repr=False)
 
     @property
     def kind(self) -> str:
@@ -52,15 +56,29 @@ class Task:
 
     @cached_property
     def id(self) -> str:
-        return digest(self.identity())
+        # The canonical JSON of `identity`, put together from its parts: a sweep has tens of thousands of tasks.
+        params = params_json(self.record) if self.params is None else self.params
+        inputs = canonical_texts(self.inputs)
+        return text_digest(
+            f'{{"inputs":{inputs},"kind":"{self.record.kind}","params":{params},"version":{self.record.version}}}'
+        )
 
     def identity(self) -> dict[str, Any]:
         return {
             "kind": self.record.kind,
             "version": self.record.version,
-            "params": self.record.model_dump(mode="json", exclude_none=True),
+            "params": _params(self.record),
             "inputs": self.inputs,
         }
+
+
+def _params(record: Record) -> dict[str, Any]:
+    return record.model_dump(mode="json", exclude_none=True)
+
+
+def params_json(record: Record) -> str:
+    """The canonical JSON of a record."""
+    return canonical_json(_params(record))
 
 
 @dataclass(frozen=True)
@@ -74,6 +92,11 @@ class Execution:
     gpus: float = 0
     retries: int = 2  # for lost workers; an error of the task itself is not retried
     options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def workers(self) -> int:
+        """How many workers train together, each of which gets these cpus and gpus."""
+        return int(self.options.get("workers", 1))
 
 
 @dataclass(frozen=True)
@@ -91,6 +114,9 @@ class Cost:
     read: int = 0  # bytes
     tokens: int = 0
     real_tokens: int | None = 0
+    flops_per_real_token: int = 0  # that `flops` counts for each of `tokens`, and that padding does not take
+    scratch: int = 0  # bytes of disk while it runs, beside the artifact: checkpoints
+    unknown: str = ""  # what cannot be told, and why; then `flops` and `tokens` are what is known of them
 
     @property
     def peak(self) -> int:
@@ -154,6 +180,21 @@ class TaskGraph:
         """The family of the only experiment; None where there are several, or its layers are still searched for."""
         return self.experiments[0].family if len(self.experiments) == 1 else None
 
+    def only(self, label: str, *, named: object = None) -> TaskGraph:
+        """The part of the graph that one experiment is; its tasks have the names that they have in it.
+
+        Raises BoomspecError, which calls the graph what the person called it, where it has no such experiment.
+        """
+        found = next((experiment for experiment in self.experiments if experiment.label == label), None)
+        if found is None:
+            raise no_such_experiment(named or self.name, label, [experiment.label for experiment in self.experiments])
+        names = {task: name for name, task in found.tasks.items()}
+        nodes = {i: replace(node, name=names[i]) for i, node in self.nodes.items() if i in names}
+        read = {source for node in nodes.values() for source in node.task.inputs.values()}
+        sources = {i: source for i, source in self.sources.items() if i in read}
+        targets = tuple(target for target in self.targets if target in nodes)
+        return replace(self, nodes=nodes, sources=sources, targets=targets, experiments=(found,))
+
     def task_inputs(self, task_id: str) -> list[str]:
         """Ids of the tasks (not sources) that `task_id` needs, each once."""
         inputs = self.nodes[task_id].task.inputs.values()
@@ -190,12 +231,30 @@ class TaskGraph:
         write_atomically(path, json.dumps(self.to_json(), indent=1) + "\n")
 
 
+def no_such_experiment(named: object, label: str, labels: list[str]) -> BoomspecError:
+    """The error for a label that a spec, a graph or a run does not have."""
+    if labels == [""]:
+        return BoomspecError(f"{named} is one experiment, and has no '{label}'", hint=f"leave out '#{label}'")
+    return BoomspecError(f"{named} has no experiment '{label}'", hint=did_you_mean(label, labels) or listed(labels))
+
+
+def listed(labels: list[str]) -> str:
+    """Which experiments there are; the first few of many."""
+    more = f", ... ({len(labels)} in all)" if len(labels) > 8 else ""
+    return f"its experiments: {', '.join(labels[:8])}{more}"
+
+
 def read_graph(path: Path) -> TaskGraph:
     """Read a graph file. Raises BoomspecError where it cannot be read, is of another version, or was altered."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BoomspecError(f"{path}: cannot be read as a compiled graph: {error}") from error
+    return graph_of_json(data, path)
+
+
+def graph_of_json(data: Any, path: Path) -> TaskGraph:
+    """The inverse of `TaskGraph.to_json`, of data from the file `path`. Raises BoomspecError as `read_graph` does."""
     found = data.get("boomspec_graph") if isinstance(data, dict) else None
     if found != SCHEMA_VERSION:
         raise BoomspecError(

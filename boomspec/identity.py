@@ -9,9 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 _ALLOWED = "null, booleans, integers, finite floats, strings, lists and string-keyed objects"
+
+_quoted = json.encoder.encode_basestring_ascii
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
 
 
 def canonical_json(value: object) -> str:
@@ -19,18 +23,39 @@ def canonical_json(value: object) -> str:
 
     Raises TypeError for anything but JSON values and ValueError for NaN and infinities.
     """
-    return json.dumps(_checked(value, "$"), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return _encode(_checked(value, "$"))
+
+
+def canonical_texts(texts: Mapping[str, str]) -> str:
+    """What `canonical_json` returns for a mapping of texts to texts, several times as fast."""
+    return "{" + ",".join([f"{_quoted(key)}:{_quoted(texts[key])}" for key in sorted(texts)]) + "}"
 
 
 def digest(value: object) -> str:
     """Return the sha256 (hex) of the canonical JSON of `value`."""
-    return hashlib.sha256(canonical_json(value).encode("ascii")).hexdigest()
+    return text_digest(canonical_json(value))
+
+
+def text_digest(canonical: str) -> str:
+    """Return the sha256 (hex) of canonical JSON."""
+    return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 
 def file_digest(path: Path) -> str:
     """Return the sha256 (hex) of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_digest(folder: Path) -> str:
+    """Return the sha256 (hex) of the files below a folder and their places in it, what Python compiles left out."""
+    return digest(
+        {
+            path.relative_to(folder).as_posix(): file_digest(path)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and "__pycache__" not in path.parts
+        }
+    )
 
 
 def _checked(value: object, where: str) -> object:

@@ -8,19 +8,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from boomspec.fields import AlsoText, Bytes, Count, SizesField, Strict
+from boomspec.fields import AlsoText, Bytes, SizesField, Strict
 from boomspec.layers import ORDERS, KeepRule, Singletons
 from boomspec.searches import KeepChoice, OrderSearch
 from boomspec.tasks import Precision
-from boomspec.training import NotNegative, Positive, PretrainSpec
-from boomspec.validation import FieldError
-
-
-def only_one(model: Strict, *names: str) -> None:
-    given = [name for name in names if getattr(model, name) is not None]
-    if len(given) != 1:
-        what = "none is given" if not given else f"{' and '.join(given)} are given"
-        raise FieldError(f"exactly one of {', '.join(names)} is needed: {what}")
+from boomspec.training import Positive, PretrainSpec
+from boomspec.validation import FieldError, only_one
 
 
 class TeacherSpec(Strict):
@@ -30,8 +23,26 @@ class TeacherSpec(Strict):
         str | None,
         Field(min_length=1, description="Hub id or folder.", examples=["Qwen/Qwen3-4B-Base", "./my-teacher"]),
     ] = None
-    revision: Annotated[str | None, Field(description="Branch, tag or commit on the hub.")] = None
-    pretrain: PretrainSpec | None = None
+    revision: Annotated[
+        str | None, Field(description="Branch, tag or commit on the hub. Default: main.", examples=["main", "906bfd4"])
+    ] = None
+    pretrain: Annotated[
+        PretrainSpec | None,
+        Field(
+            description="A small Llama that is trained by this experiment, on its data.",
+            examples=[
+                {
+                    "layers": 8,
+                    "hidden_size": 64,
+                    "intermediate_size": 160,
+                    "attention_heads": 4,
+                    "tokenizer": {"vocabulary": 1024},
+                    "tokens": "1.5M",
+                    "batch_tokens": 1024,
+                }
+            ],
+        ),
+    ] = None
 
     @model_validator(mode="after")
     def _one_teacher(self) -> Self:
@@ -78,7 +89,9 @@ class StudentSpec(Strict):
             examples=["Harvard-DCML/boomerang-qwen3-2.3B"],
         ),
     ] = None
-    revision: Annotated[str | None, Field(description="Branch, tag or commit on the hub.")] = None
+    revision: Annotated[
+        str | None, Field(description="Branch, tag or commit on the hub. Default: main.", examples=["main", "906bfd4"])
+    ] = None
     train_embedding: Annotated[
         bool, Field(description="false freezes the embedding (and a head tied to it), so that every size stays tied.")
     ] = True
@@ -93,68 +106,6 @@ class StudentSpec(Strict):
             raise FieldError("the mapping of a model that exists cannot be searched", at=("keep",))
         if self.model is not None and "train_embedding" in self.model_fields_set:
             raise FieldError("train_embedding goes with a student that is distilled here", at=("train_embedding",))
-        return self
-
-
-class HeldOutSplit(Strict):
-    """Documents set apart for evaluation: every `every`-th, starting at `offset`."""
-
-    every: Annotated[int, Field(ge=2, description="Hold out one of so many documents.")]
-    offset: Annotated[int, Field(ge=0, description="Index of the first one.")] = 0
-
-    @model_validator(mode="after")
-    def _offset_below_every(self) -> Self:
-        if self.offset >= self.every:
-            raise FieldError(f"must be below every ({self.every}), not {self.offset}", at=("offset",))
-        return self
-
-
-def _as_tuple(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
-
-
-class DataSpec(Strict):
-    """The text that models are trained on and measured with."""
-
-    dataset: Annotated[str | None, Field(min_length=1, description="Hub id of a data set.")] = None
-    config: Annotated[str | None, Field(description="Configuration of the data set.")] = None
-    split: Annotated[str | None, Field(description="Split of the data set; default: train.")] = None
-    revision: Annotated[str | None, Field(description="Branch, tag or commit of the data set.")] = None
-    files: Annotated[
-        # The length stands inside: behind a before-validator pydantic would measure None.
-        Annotated[tuple[str, ...], Field(min_length=1)] | None,
-        BeforeValidator(_as_tuple),
-        AlsoText(),
-        Field(description="Files or glob patterns, relative to the spec: text, jsonl or parquet."),
-    ] = None
-    format: Annotated[
-        Literal["text", "jsonl", "parquet"] | None, Field(description="Of the files; default: by their ending.")
-    ] = None
-    corpus: Annotated[
-        Literal["python_stdlib"] | None,
-        Field(description="Text that is always at hand: the source code of Python's own standard library."),
-    ] = None
-    text_field: Annotated[
-        str | None, Field(description="Where jsonl, parquet and data sets hold the text. Default: text.")
-    ] = None
-    sequence_length: Annotated[Count, Field(ge=8, description="Tokens of one training sequence.")]
-    skip: Annotated[NotNegative, Field(description="So many documents at the start are passed over.")] = 0
-    max_tokens: Annotated[
-        Positive | None,
-        Field(description="Stop after so many training tokens. Default: all files; of a data set what training needs."),
-    ] = None
-    held_out: HeldOutSplit | None = None
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        only_one(self, "dataset", "files", "corpus")
-        for name in ("config", "split", "revision"):
-            if getattr(self, name) is not None and self.dataset is None:
-                raise FieldError(f"{name} goes with dataset", at=(name,))
-        if self.text_field is not None and self.corpus is not None:
-            raise FieldError("text_field goes with jsonl and parquet files and with data sets", at=("text_field",))
-        if self.format is not None and self.files is None:
-            raise FieldError("format goes with files", at=("format",))
         return self
 
 
@@ -244,15 +195,21 @@ class InterpolateSpec(Strict):
 class TaskSpec(Strict):
     """One lm-eval task."""
 
-    task: Annotated[str, Field(min_length=1, description="Name of the task.")]
-    num_fewshot: Annotated[int | None, Field(ge=0, description="Default: what the task says.")] = None
-    limit: Annotated[int | None, Field(ge=1, description="Only the first so many documents.")] = None
+    task: Annotated[str, Field(min_length=1, description="Name of the task.", examples=["arc_easy"])]
+    num_fewshot: Annotated[
+        int | None, Field(ge=0, description="Examples in the prompt. Default: what the task says.", examples=[0, 5])
+    ] = None
+    limit: Annotated[
+        int | None, Field(ge=1, description="Only the first so many documents. Default: all.", examples=[100])
+    ] = None
 
 
 class HeldOutSpec(Strict):
     """Perplexity and bits per byte of the held-out text."""
 
-    max_tokens: Annotated[Positive | None, Field(description="Measure only so many tokens. Default: all.")] = None
+    max_tokens: Annotated[
+        Positive | None, Field(description="Measure only so many tokens. Default: all.", examples=["1M"])
+    ] = None
 
 
 def _task(value: Any) -> Any:
@@ -264,12 +221,19 @@ class EvaluateSpec(Strict):
 
     tasks: Annotated[
         tuple[Annotated[TaskSpec, BeforeValidator(_task), AlsoText()], ...],
-        Field(description="lm-eval tasks, by name or as {task: name, num_fewshot: 5, limit: 100}."),
+        Field(
+            description="lm-eval tasks, by name or as {task: name, num_fewshot: 5, limit: 100}.",
+            examples=[["arc_easy", {"task": "hellaswag", "limit": 1000}]],
+        ),
     ] = ()
     tasks_folder: Annotated[
-        str | None, Field(min_length=1, description="Folder of lm-eval task YAMLs, relative to the spec.")
+        str | None,
+        Field(min_length=1, description="Folder of lm-eval task YAMLs, relative to the spec.", examples=["tasks"]),
     ] = None
-    held_out: Annotated[HeldOutSpec | None, Field(description="Measure the held-out text; {} takes all of it.")] = None
+    held_out: Annotated[
+        HeldOutSpec | None,
+        Field(description="Measure the held-out text; {} takes all of it.", examples=[{}, {"max_tokens": "1M"}]),
+    ] = None
     precision: Annotated[Precision, Field(description="In which the models compute.")] = "bf16"
 
     @model_validator(mode="after")

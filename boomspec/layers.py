@@ -22,7 +22,7 @@ Plan = tuple[str, ...]
 class KeepRule(Strict):
     """Keep the first `first` layers, then every `every`-th, and the last `last`."""
 
-    every: Annotated[int, Field(ge=2, description="Keep one of so many layers.")]
+    every: Annotated[int, Field(ge=2, description="Keep one of so many layers.", examples=[2])]
     first: Annotated[int, Field(ge=1, description="So many layers at the start are all kept.")] = 1
     last: Annotated[int, Field(ge=0, description="So many layers at the end are all kept.")] = 1
 

@@ -44,9 +44,16 @@ class HiddenCosine(Strict):
 class Losses(Strict):
     """The terms of the distillation loss; the key is the kind. A term set to null is left out."""
 
-    cross_entropy: CrossEntropy | None = None
-    kl: KL | None = None
-    hidden_cosine: HiddenCosine | None = None
+    cross_entropy: Annotated[
+        CrossEntropy | None, Field(description="On the text itself.", examples=[{"weight": 1.0}])
+    ] = None
+    kl: Annotated[
+        KL | None, Field(description="On the teacher's distribution.", examples=[{"weight": 0.1, "temperature": 1.0}])
+    ] = None
+    hidden_cosine: Annotated[
+        HiddenCosine | None,
+        Field(description="On the teacher's hidden states, layer by layer.", examples=[{"weight": 2.0}]),
+    ] = None
 
     def terms(self) -> dict[str, Strict]:
         """The terms that are switched on, by kind."""

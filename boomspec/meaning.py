@@ -1,55 +1,157 @@
 """What a spec means, as plain data: no default left out, quantities as numbers, layers and sizes as integers.
 
-Two specs that differ in notation only have equal meanings. This is what `show` prints, what `diff` compares, and
-what every compiled graph keeps of the specs that it was made from.
+Two specs that differ in notation only have equal meanings, the rules under `written` aside: these became layers and
+sizes, and stand there as they were written. This is what `show` prints, what `diff` compares, and what every
+compiled graph keeps of the specs that it was made from.
+
+What the compiler works out is there, too: `FOLLOWING` and `BORROWED` name it, so that a comparison tells a cause
+from what follows from it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
+from boomspec.build import BEAM_WIDTH, TEXT_FIELD
 from boomspec.graph import Source
-from boomspec.layers import blocks
+from boomspec.layers import ORDERS, blocks, family_of_sets, patchable, prefixes
 from boomspec.resolve import Family
+from boomspec.searches import KeepChoice, OrderSearch
 from boomspec.sizes import compact_plan
 from boomspec.spec import Spec
+from boomspec.training import FaithfulSpec
+
+# What is worked out, and never written in a spec.
+FOLLOWING = {
+    ("student", "parameters"),
+    ("student", "blocks"),
+    ("teacher", "layers"),
+    ("teacher", "parameters"),
+    ("written",),
+}
+# A default that is the value of another field: the field, and where its default comes from.
+BORROWED = {
+    ("teacher", "pretrain", "key_value_heads"): ("teacher", "pretrain", "attention_heads"),
+    ("baselines", "random_init", "tokens"): ("distill", "tokens"),
+    ("distill", "losses", "hidden_cosine", "embedding"): ("student", "train_embedding"),
+}
 
 
 def meaning(spec: Spec, family: Family | None, sources: Iterable[Source] = ()) -> dict[str, Any]:
-    """The meaning of a spec, in the order of the language. JSON values only.
+    """The meaning of a spec, in the order of the language. JSON values only, and no null.
 
     `family` is None while layers or patch order have to be searched for: what was written stands in their place.
     `sources`: what the spec reads; its identities (digests, pinned commits) replace nothing and come last.
     """
+    sources = list(sources)
     said: dict[str, Any] = _plain(spec.model_dump(mode="json"))
     said["baselines"] = {kind: settings for item in said.get("baselines", ()) for kind, settings in item.items()}
     if "evaluate" in said:
         said["evaluate"]["tasks"] = {item.pop("task"): item for item in said["evaluate"]["tasks"]}
+    _give_defaults(spec, said, sources)
     if family is not None:
-        said["student"] |= {"keep": list(family.kept), "parameters": family.student.parameters}
-        said["student"]["blocks"] = [list(block) for block in blocks(family.kept, family.facts.count)]
-        said["interpolate"] = {
-            "sizes": {
-                family.label(member): {"plan": compact_plan(member.plan), "parameters": member.parameters}
-                | ({"tied": member.tied} if family.facts.tied else {})
-                for member in family.members
-            }
-        }
-        said["teacher"] |= {"layers": family.facts.count, "parameters": family.members[-1].parameters}
-    said["sources"] = {source.kind: _short(source) for source in sources}
+        _resolve(spec, said, family)
+    said["sources"] = _read(spec, sources)
     return said
 
 
+def unresolved(said: dict[str, Any]) -> dict[str, Any]:
+    """A meaning with the rules that were written in the place of layers and sizes: it needs no teacher's facts."""
+    plain = {key: value for key, value in said.items() if key != "written"}
+    if (written := said.get("written")) is not None:
+        plain["student"] = {**said["student"], "keep": written.get("keep")}
+        plain["interpolate"] = written["interpolate"]
+    return plain
+
+
+def _give_defaults(spec: Spec, said: dict[str, Any], sources: list[Source]) -> None:
+    """Write out the defaults that depend on other fields."""
+    if spec.teacher.pretrain is not None:
+        pretrain = said["teacher"]["pretrain"]
+        pretrain.setdefault("key_value_heads", pretrain["attention_heads"])
+    if spec.data is not None:
+        text = next((source.identity for source in sources if source.kind == "text"), {})
+        if spec.data.files is not None and "format" in text:
+            said["data"].setdefault("format", text["format"])
+        if spec.data.dataset is not None:
+            said["data"].setdefault("split", "train")
+        if spec.data.dataset is not None or said["data"].get("format", "text") != "text":
+            said["data"].setdefault("text_field", TEXT_FIELD)
+    if spec.distill is not None:
+        said["distill"].setdefault("faithful", FaithfulSpec().model_dump())
+        if spec.distill.losses.hidden_cosine is not None and not spec.student.train_embedding:
+            said["distill"]["losses"]["hidden_cosine"]["embedding"] = False  # see `boomspec.build`
+        if "random_init" in said["baselines"]:
+            said["baselines"]["random_init"].setdefault("tokens", spec.distill.tokens)
+    order = spec.interpolate.order
+    if isinstance(order, OrderSearch) and order.search == "beam":
+        said["interpolate"]["order"].setdefault("width", BEAM_WIDTH)
+
+
+def _resolve(spec: Spec, said: dict[str, Any], family: Family) -> None:
+    """Put integers in the place of rules."""
+    kept, keep, order = list(family.kept), spec.student.keep, spec.interpolate.order
+    written = {"interpolate": said["interpolate"]} | ({"keep": said["student"]["keep"]} if keep is not None else {})
+    searched = isinstance(keep, KeepChoice)
+    said["student"] |= {
+        "keep": {**said["student"]["keep"], "found": kept} if searched else kept,
+        "parameters": family.student.parameters,
+        "blocks": [[block.start, block.stop - 1] for block in blocks(family.kept, family.facts.count)],
+    }
+    found = _order(family)
+    said["interpolate"] = {
+        "order": {**said["interpolate"]["order"], "found": found} if isinstance(order, OrderSearch) else found,
+        "singletons": _singletons(spec, family),
+        "sizes": {
+            family.label(member): {"plan": compact_plan(member.plan), "parameters": member.parameters}
+            | ({"tied": member.tied} if family.facts.tied else {})
+            for member in family.members
+        },
+    }
+    said["teacher"] |= {"layers": family.facts.count, "parameters": family.members[-1].parameters}
+    said["written"] = written
+
+
+def _order(family: Family) -> list[Any]:
+    """The block that each step patches; the blocks of every size where one size's are not among the next one's."""
+    multiple = patchable(family.kept, family.facts.count)
+    sets = [
+        {i for i in multiple if f"t{family.kept[i]}" in layers} for layers in map(set, (m.plan for m in family.every))
+    ]
+    steps = [sorted(after - before) for before, after in pairwise(sets)]
+    nested = all(before <= after for before, after in pairwise(sets))
+    return [i for step in steps for i in step] if nested else [sorted(blocks) for blocks in sets]
+
+
+def _singletons(spec: Spec, family: Family) -> str:
+    """Whose the blocks of one layer are: "student" also where the published rule comes to the same."""
+    order = spec.interpolate.order
+    if spec.interpolate.singletons == "student" or not isinstance(order, str):
+        return "student"
+    sets = prefixes(ORDERS[order](patchable(family.kept, family.facts.count)))
+    plain = family_of_sets(family.kept, family.facts.count, sets)
+    return "student" if plain == [member.plan for member in family.every] else "reference"
+
+
+def _read(spec: Spec, sources: list[Source]) -> dict[str, Any]:
+    """What the spec reads, by what it is for."""
+    models = iter(["teacher", "student"] if spec.teacher.model is not None else ["student"])
+    read: dict[str, Any] = {}
+    for source in sources:
+        if source.kind == "model":
+            read[next(models)] = _short(source)
+        elif source.kind in ("text", "hub_dataset"):
+            read["data"] = _short(source)
+        else:  # a spec may read lm-eval tasks of its own and stock ones
+            read[source.kind] = read.get(source.kind, {}) | _short(source)
+    return read
+
+
 def _plain(value: Any) -> Any:
-    """Without what was not given and has no default; shares as people write them."""
+    """Without what was not given and has no default."""
     if isinstance(value, dict):
-        if value.keys() == {"unit", "value"}:  # a Share
-            return (
-                f"{value['value']:.10%}".rstrip("0%").rstrip(".") + "%"
-                if value["unit"] == "fraction"
-                else value["value"]
-            )
         return {key: _plain(item) for key, item in value.items() if item is not None}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
@@ -58,4 +160,5 @@ def _short(source: Source) -> dict[str, Any]:
     """An identity that fits a page: long file lists become a count and the id, which covers them."""
     files = source.identity.get("files")
     short = {"files": f"{len(files)} files", "id": source.id[:12]} if isinstance(files, list) else {}
-    return {**source.identity, **short}
+    known = {key: value for key, value in source.identity.items() if value is not None}
+    return {**known, **short}

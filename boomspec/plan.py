@@ -6,7 +6,7 @@ was made from is not needed, should it be gone. Nothing is changed here: damaged
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,7 @@ from boomspec.graph import Node, Source, TaskGraph
 from boomspec.store import Store
 
 Action = Literal["reuse", "run", "unneeded", "blocked"]
+ABSENT = "not in the store"
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Step:
 
     action: Action
     reason: str
+    fields: tuple[str, ...] = ()  # of the spec: those that force it, where an earlier run tells (`boomspec.reasons`)
 
 
 @dataclass(frozen=True)
@@ -42,17 +44,21 @@ def needed(graph: TaskGraph, store: Store, *, checksums: bool = False) -> Plan:
     """
     steps: dict[str, Step] = {}
     wanted = set(graph.targets)
-    for node in reversed(graph.nodes.values()):
-        if (absence := _absence(node, store, checksums)) is None:
-            steps[node.id] = Step("reuse", "in the store")
-        elif node.id not in wanted:
-            steps[node.id] = Step("unneeded", f"{absence}, but nothing that runs needs it")
+    # Looking for thousands of artifacts one by one takes seconds.
+    there = {kind: store.ids(kind) for kind in {node.task.kind for node in graph.nodes.values()}}
+    for task_id, node in reversed(graph.nodes.items()):
+        absence = _absence(node, store, checksums) if task_id in there[node.task.kind] else ABSENT
+        if absence is None:
+            steps[task_id] = Step("reuse", "in the store")
+        elif task_id not in wanted:
+            steps[task_id] = Step("unneeded", f"{absence}, but nothing that runs needs it")
         else:
-            steps[node.id] = Step("run", absence)
-            wanted.update(graph.task_inputs(node.id))
-    for node in graph.nodes.values():
-        if steps[node.id].action == "run" and (obstacle := _obstacle(graph, node, steps)) is not None:
-            steps[node.id] = Step("blocked", obstacle)
+            steps[task_id] = Step("run", absence)
+            wanted.update(i for i in node.task.inputs.values() if i in graph.nodes)
+    gone = {source.id: next(iter(missing_files(source)), None) for source in graph.sources.values()}
+    for task_id, node in graph.nodes.items():
+        if steps[task_id].action == "run" and (obstacle := _obstacle(graph, node, steps, gone)) is not None:
+            steps[task_id] = Step("blocked", obstacle)
     return Plan({task_id: steps[task_id] for task_id in graph.nodes})
 
 
@@ -66,13 +72,13 @@ def _absence(node: Node, store: Store, checksums: bool) -> str | None:
     damage = store.damage(node.task.kind, node.id, checksums=checksums)
     if damage is not None:
         return f"damaged: {damage}"
-    return None if store.has(node.task.kind, node.id) else "not in the store"
+    return None if store.has(node.task.kind, node.id) else ABSENT
 
 
-def _obstacle(graph: TaskGraph, node: Node, steps: dict[str, Step]) -> str | None:
+def _obstacle(graph: TaskGraph, node: Node, steps: Mapping[str, Step], gone: Mapping[str, Path | None]) -> str | None:
     for role, input_id in node.task.inputs.items():
-        if input_id in graph.sources:
-            for path in missing_files(graph.sources[input_id]):
+        if input_id in gone:
+            if (path := gone[input_id]) is not None:
                 return f"its {role} is gone: {path} does not exist"
         elif steps[input_id].action == "blocked":
             return f"its input {graph.nodes[input_id].name} is blocked"

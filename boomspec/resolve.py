@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 from boomspec.choosing import chosen
@@ -46,8 +47,12 @@ class Family:
     members: tuple[Member, ...]
     every: tuple[Member, ...]  # also the members that are not built
 
+    @cached_property
+    def _labels(self) -> dict[int, str]:
+        return labels(self.every)
+
     def label(self, member: Member) -> str:
-        return labels(self.every)[member.patched]
+        return self._labels[member.patched]
 
 
 def resolve_family(
@@ -63,6 +68,16 @@ def resolve_family(
     `sets[k]` are the blocks that the member with k patched blocks has from the teacher. `found`: the facts of a
     student that exists; one that is distilled here is stored as its teacher is.
     """
+    what = ("family", id(facts), kept, tuple(sets), id(found))
+    _, _, family = file.known(
+        what, ("student", "interpolate"), lambda: (facts, found, _family(file, facts, kept, sets, found))
+    )
+    return family
+
+
+def _family(
+    file: SpecFile, facts: ModelFacts, kept: tuple[int, ...], sets: list[tuple[int, ...]], found: ModelFacts | None
+) -> Family:
     made = replace(facts, layers=tuple(facts.layers[i] for i in kept)) if found is None else found
     order = file.spec.interpolate.order
     reference: Literal["first", "last"] | None = None

@@ -9,12 +9,14 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from boomspec.compile import answers_of, compile_spec
+from boomspec.compile import answers_of
 from boomspec.errors import BoomspecError
-from boomspec.graph import TaskGraph, read_graph
+from boomspec.experiments import load_experiments, split_address
+from boomspec.graph import TaskGraph, listed, read_graph
+from boomspec.sets import compile_experiments
 from boomspec.sizes import Lineage, Member
 from boomspec.sources import resolve_path
-from boomspec.spec import SpecFile, load_spec
+from boomspec.spec import SpecFile
 from boomspec.store import Store
 
 DEFAULT_STORE = "boomspec-store"
@@ -30,7 +32,11 @@ class Run:
     named: Path
 
     def lineage(self) -> Lineage:
-        """The family. Raises BoomspecError where its layers are still to be searched for."""
+        """The family. Raises BoomspecError where there are several, or its layers are still to be searched for."""
+        if len(labels := [experiment.label for experiment in self.graph.experiments]) > 1:
+            raise BoomspecError(
+                f"{self.named}: which of its experiments? name one: {self.named}#{labels[0]}", hint=listed(labels)
+            )
         if self.graph.family is None:
             raise self._unfinished("its layers or their order are still to be searched for")
         return self.graph.family
@@ -65,17 +71,34 @@ class Run:
 
 
 def open_run(run: str | os.PathLike[str], store: str | os.PathLike[str] | None = None) -> Run:
-    """The run of a spec, of a graph file, or of a folder in `<store>/runs/`. Raises BoomspecError if it is none."""
-    path, root = Path(run), None if store is None else Path(store)
+    """The run of a spec, of a graph file, or of a folder in `<store>/runs/`. Raises BoomspecError if it is none.
+
+    A label behind '#' names one of its experiments. A run's folder may be named alone: "quickstart-1a2b3c4d".
+    """
+    path, label = split_address(run)
+    root = None if store is None else Path(store)
+    path = run_folder(path, root) or path
     if path.is_dir():
         if not (path / GRAPH).is_file():
             raise BoomspecError(f"{path}: holds no {GRAPH}, so it is not the folder of a run")
-        return Run(read_graph(path / GRAPH), Store(root or path.resolve().parents[1]), path)
+        return Run(_part(read_graph(path / GRAPH), label, path), Store(root or path.resolve().parents[1]), path)
     if path.suffix == ".json":
-        return Run(read_graph(path), Store(root or DEFAULT_STORE), path)
-    file = load_spec(path)
-    found = Store(store_folder(file, root))
-    return Run(compile_spec(file, answers_of(found)).graph, found, path)
+        return Run(_part(read_graph(path), label, path), Store(root or DEFAULT_STORE), path)
+    files = load_experiments(run)
+    found = Store(store_folder(files[0], root))
+    return Run(compile_experiments(files, answers_of(found)).graph, found, Path(run))
+
+
+def run_folder(path: Path, store: Path | None) -> Path | None:
+    """The folder of a run that is named by it, with or without where it is; None for anything else."""
+    if path.is_dir():
+        return path
+    named = Path(store or DEFAULT_STORE, "runs", path)
+    return named if len(path.parts) == 1 and not path.exists() and named.is_dir() else None
+
+
+def _part(graph: TaskGraph, label: str | None, named: Path) -> TaskGraph:
+    return graph if label is None else graph.only(label, named=named)
 
 
 def store_folder(file: SpecFile, store: Path | None) -> Path:
@@ -83,4 +106,4 @@ def store_folder(file: SpecFile, store: Path | None) -> Path:
     if store is not None:
         return store.absolute()
     named = file.spec.execution.store
-    return resolve_path(file, named) if named else Path(DEFAULT_STORE).absolute()
+    return resolve_path(file, ("execution", "store"), named) if named else Path(DEFAULT_STORE).absolute()

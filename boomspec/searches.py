@@ -19,13 +19,21 @@ class KeepChoice(Strict):
 
     block_influence: Annotated[
         int | None,
-        Field(ge=1, description="Those with the highest 1 - cos(input, output) (ShortGPT, arXiv 2403.03853)."),
+        Field(
+            ge=1,
+            description="Those with the highest 1 - cos(input, output) (ShortGPT, arXiv 2403.03853).",
+            examples=[19],
+        ),
     ] = None
     cosine_greedy: Annotated[
         int | None,
-        Field(ge=1, description="Drops layers one by one, each time the one that changes the last state least."),
+        Field(
+            ge=1,
+            description="Drops layers one by one, each time the one that changes the last state least.",
+            examples=[19],
+        ),
     ] = None
-    calibration: CalibrationSpec = CalibrationSpec()
+    calibration: Annotated[CalibrationSpec, Field(description="The text that it is decided on.")] = CalibrationSpec()
 
     @model_validator(mode="after")
     def _one_method(self) -> Self:
@@ -52,7 +60,7 @@ class OrderSearch(Strict):
         SearchMethod,
         Field(description="klpatch: greedy; beam: the best `width` sets of each size; exact: every subset of blocks."),
     ]
-    width: Annotated[int | None, Field(ge=1, description="Of the beam; default: 4.")] = None
+    width: Annotated[int | None, Field(ge=1, description="Of the beam; default: 4.", examples=[8])] = None
     direction: Annotated[
         Literal["teacher_to_candidate", "candidate_to_teacher"],
         Field(description="KL(teacher || candidate) or the other way round."),
@@ -64,7 +72,7 @@ class OrderSearch(Strict):
         Literal["token_mean", "sequence_max"],
         Field(description="Mean over tokens, or over each sequence's worst token."),
     ] = "token_mean"
-    calibration: CalibrationSpec = CalibrationSpec()
+    calibration: Annotated[CalibrationSpec, Field(description="The text that it is decided on.")] = CalibrationSpec()
 
     @model_validator(mode="after")
     def _width_of_a_beam(self) -> Self:

@@ -1,6 +1,7 @@
 """Reads a spec file into plain data that knows its places.
 
     file --read_source--> Document(data, place of every value) --validation.validate--> model
+    document x edits --Document.with_edits--> document
 
 A file that is no YAML text raises SpecError. A file that can be read but holds what is not allowed (a
 duplicate key, a tag) gives a Document with `problems`: `validate` reports them together with its own,
@@ -10,23 +11,33 @@ so that all problems of a file come at once.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from boomspec.edits import Edit, Node, edited
 from boomspec.errors import BoomspecError, Problem, SpecError, did_you_mean
-from boomspec.yaml_tree import Location, Tree, build_tree
+from boomspec.yaml_tree import Location, Place, Tree, build_tree, dotted
 
 MAX_BYTES = 1_000_000
 
 
 @dataclass(frozen=True)
 class Document:
-    """One file: its text, and the plain data in it (dict, tuple, str, int, float, bool, None)."""
+    """One file: its text, and the plain data in it (dict, tuple, str, int, float, bool, None).
+
+    A composed one is another document (`below`) with edits on top: a base and what extends it, a file and a variant.
+    `others` are the texts of the other files that its places are in; `title` names what the edits make.
+    """
 
     file: Path
     text: str
     tree: Tree
+    others: dict[Path, str] = field(default_factory=dict)
+    below: Document | None = None
+    edits: tuple[Edit, ...] = ()
+    title: str = ""
 
     @property
     def data(self) -> dict[str, Any]:
@@ -39,12 +50,36 @@ class Document:
 
     def place(self, location: Location, *, key: bool = False) -> tuple[int, int]:
         """Line and column (from 1) of the value, or of its key; of its nearest existing ancestor where it is absent."""
+        place = self.nearest(location)
+        return place.key if key and place.key is not None else (place.line, place.column)
+
+    def nearest(self, location: Location) -> Place:
+        """The place of the value, or of its nearest existing ancestor."""
         place = self.tree.root
         for item in location:
             if item not in place.children:
                 break
             place = place.children[item]
-        return place.key if key and place.key is not None else (place.line, place.column)
+        return place
+
+    def problem(
+        self, location: Location, message: str, hint: str | None = None, *, key: bool = False, where: str | None = None
+    ) -> Problem:
+        line, column = self.place(location, key=key)
+        shown = dotted(location) if where is None else where
+        return Problem(line, column, shown, message, hint, str(self.nearest(location).file), location)
+
+    def error(self, problems: Iterable[Problem]) -> SpecError:
+        others = {str(file): text for file, text in self.others.items()}
+        return SpecError(self.file, list(problems), self.text, others)
+
+    def with_edits(self, edits: tuple[Edit, ...], title: str = "") -> Document:
+        """The document that results; its `below` is this one."""
+        node = Node(self.data, self.tree.root)
+        for edit in edits:
+            node = edited(node, edit)
+        tree = replace(self.tree, data=node.value, root=node.place)
+        return replace(self, tree=tree, below=self, edits=edits, title=title)
 
     def is_damaged(self, location: Location) -> bool:
         """Whether the value is, or lies inside of, one that could not be read and so has a problem already."""

@@ -6,19 +6,24 @@ lies is only its location.
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from boomspec.architecture import llama_facts
 from boomspec.checkpoint import checkpoint_files
 from boomspec.corpus import python_stdlib
+from boomspec.data import DataSpec
 from boomspec.errors import Problem
 from boomspec.facts import ModelFacts, read_facts
 from boomspec.graph import Source
-from boomspec.hub import cached_model, hub_folder, pinned_dataset, pinned_model
+from boomspec.hub import UnreachableError, cached_model, hub_folder, pinned_dataset, pinned_model
 from boomspec.identity import file_digest
-from boomspec.language import DataSpec
+from boomspec.language import StudentSpec, TeacherSpec
 from boomspec.model_files import tokenizer_files, travelling_files
 from boomspec.published import STUDENT_CONFIG, read_student_mapping
 from boomspec.spec import SpecFile
@@ -26,6 +31,7 @@ from boomspec.tasks import Architecture
 from boomspec.training import PretrainSpec
 
 Role = Literal["teacher", "student"]
+T = TypeVar("T")
 
 _FORMATS = {
     **dict.fromkeys((".txt", ".text", ".md", ".rst", ".py", ".c", ".h", ".cpp", ".rs", ".go", ".java", ".tex"), "text"),
@@ -38,6 +44,10 @@ _HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 
 def check_paths(file: SpecFile) -> list[Problem]:
     """Problems of what a spec names, without reading what it holds."""
+    return file.known("paths", ("teacher", "student", "data", "evaluate"), lambda: _check_paths(file))
+
+
+def _check_paths(file: SpecFile) -> list[Problem]:
     problems = []
     spec = file.spec
     if spec.evaluate is not None and spec.evaluate.held_out is not None and spec.data and not spec.data.held_out:
@@ -53,12 +63,13 @@ def check_paths(file: SpecFile) -> list[Problem]:
             problems.append(file.problem((role, "revision"), "a folder has no revisions", "remove it"))
     if spec.data is not None and spec.data.files is not None:
         for i, pattern in enumerate(spec.data.files):
-            if not _matches(file, pattern):
-                message, hint = f"no file matches '{pattern}'", f"paths are relative to {file.folder}"
-                problems.append(file.problem(("data", "files", i), message, hint))
+            if not _matches(file, i, pattern):
+                place = ("data", "files", i)
+                message, hint = f"no file matches '{pattern}'", f"paths are relative to {file.folder(place)}"
+                problems.append(file.problem(place, message, hint))
         problems += _data_problems(file, spec.data)
     if spec.evaluate is not None and spec.evaluate.tasks_folder is not None:
-        folder = resolve_path(file, spec.evaluate.tasks_folder)
+        folder = resolve_path(file, ("evaluate", "tasks_folder"), spec.evaluate.tasks_folder)
         if not _is_folder(folder):
             problems.append(file.problem(("evaluate", "tasks_folder"), f"'{folder}' is not a folder"))
     return problems
@@ -90,10 +101,14 @@ def _data_problems(file: SpecFile, data: DataSpec) -> list[Problem]:
 
 def model_folder(file: SpecFile, role: Role) -> Path | None:
     """The folder of a model that exists; None where it is on the hub, or made by the spec."""
-    section = file.spec.teacher if role == "teacher" else file.spec.student
+    return file.known("folder", (role,), lambda: _model_folder(file, role))
+
+
+def _model_folder(file: SpecFile, role: Role) -> Path | None:
+    section = _section(file, role)
     if section.model is None:
         return None
-    folder = resolve_path(file, section.model)
+    folder = resolve_path(file, (role, "model"), section.model)
     local = _is_folder(folder) or section.model.startswith((".", "/", "~"))
     if local and not _is_folder(folder):
         raise file.error(file.problem((role, "model"), f"folder '{folder}' does not exist"))
@@ -102,14 +117,26 @@ def model_folder(file: SpecFile, role: Role) -> Path | None:
 
 def local_facts(file: SpecFile) -> ModelFacts | None:
     """The teacher's facts where no network is needed to know them, else None."""
+    return file.known("facts", ("teacher", "data"), lambda: _local_facts(file))
+
+
+def _local_facts(file: SpecFile) -> ModelFacts | None:
     teacher = file.spec.teacher
     if teacher.pretrain is not None and file.spec.data is not None:
         return llama_facts(architecture(teacher.pretrain, file.spec.data.sequence_length))
     folder = model_folder(file, "teacher")
     if folder is None and teacher.model is not None:
-        cached = cached_model(teacher.model, teacher.revision)
+        cached = cached_model(*_named_model(file, "teacher"))
         folder = cached if cached and any(cached.glob("*.safetensors")) else None
-    return None if folder is None else read_facts(folder)
+    return None if folder is None else _facts(file, folder)
+
+
+def _facts(file: SpecFile, folder: Path) -> ModelFacts:
+    return file.once(("facts", folder), lambda: read_facts(folder))
+
+
+def _digest(file: SpecFile, path: Path) -> str:
+    return file.once(("digest", path), lambda: file_digest(path))
 
 
 def architecture(pretrain: PretrainSpec, context: int) -> Architecture:
@@ -128,72 +155,143 @@ def architecture(pretrain: PretrainSpec, context: int) -> Architecture:
 
 def model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Source]:
     """Facts, model and tokenizer of a model that exists. Reads a local model's bytes once, for their digests."""
-    name, revision = _named_model(file, role)
+    return file.known("model", (role, "data"), lambda: _model_sources(file, role))
+
+
+def _model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Source]:
+    name, _ = _named_model(file, role)
     folder = model_folder(file, role)
     if folder is None:
-        commit, facts = pinned_model(name, revision)
+        commit, facts = _of_hub(file, role, pinned_model)
         identity = {"hub": name, "revision": commit}
-        return facts, Source("model", identity, {"hub": name}), Source("tokenizer", identity, {"hub": name})
-    facts = read_facts(folder)
+        location = {"hub": name, "asked": _section(file, role).revision}
+        return facts, Source("model", identity, location), Source("tokenizer", identity, location)
+    facts = _facts(file, folder)
     tokenizer = tokenizer_files(folder)
     if not tokenizer and role == "teacher" and file.spec.data is not None:
         hint = "save one there: tokenizer.save_pretrained(folder)"
         raise file.error(file.problem((role, "model"), f"{folder} holds no tokenizer", hint))
     files = [folder / "config.json", *checkpoint_files(folder), *travelling_files(folder)]
+    location = {"folder": str(folder), "name": shown_path(name)}
     return (
         facts,
-        Source("model", {"sha256": {p.name: file_digest(p) for p in files}}, {"folder": str(folder)}),
-        Source("tokenizer", {"sha256": {p.name: file_digest(p) for p in tokenizer}}, {"folder": str(folder)}),
+        Source("model", {"sha256": {p.name: _digest(file, p) for p in files}}, location),
+        Source("tokenizer", {"sha256": {p.name: _digest(file, p) for p in tokenizer}}, location),
     )
 
 
 def student_mapping(file: SpecFile, layers: int) -> tuple[int, ...]:
     """The kept layers, of a teacher of `layers`, that a student which exists says it was made from."""
-    name, revision = _named_model(file, "student")
-    folder = model_folder(file, "student") or hub_folder(name, revision, STUDENT_CONFIG)
+    folder = model_folder(file, "student") or _of_hub(file, "student", partial(hub_folder, file=STUDENT_CONFIG))
     return read_student_mapping(folder, layers=layers)
 
 
 def _named_model(file: SpecFile, role: Role) -> tuple[str, str | None]:
-    section = file.spec.teacher if role == "teacher" else file.spec.student
+    """The name of a model that exists, and the revision that is meant: what a lock says, else what was asked for."""
+    section = _section(file, role)
     assert section.model is not None
-    return section.model, section.revision
+    settled = None if file.pins.only_offline else file.pins.model(section.model, section.revision)
+    return section.model, settled or section.revision
+
+
+def _of_hub(file: SpecFile, role: Role, ask: Callable[[str, str | None], T]) -> T:
+    """What `ask` says of a hub model's name and revision; where the hub gives no answer, of the commit in the lock."""
+    name, revision = _named_model(file, role)
+    try:
+        return file.once(("hub", ask, name, revision), lambda: ask(name, revision))
+    except UnreachableError:
+        settled = file.pins.model(name, _section(file, role).revision)
+        if settled is None or settled == revision:
+            raise
+        return file.once(("hub", ask, name, settled), lambda: ask(name, settled))
+
+
+def _pinned_dataset(file: SpecFile, name: str, revision: str | None) -> str:
+    settled = file.pins.dataset(name, revision)
+    if settled is not None and not file.pins.only_offline:
+        return settled
+    try:
+        return file.once(("data set", name, revision), lambda: pinned_dataset(name, revision))
+    except UnreachableError:
+        if settled is None:
+            raise
+        return settled
+
+
+def _section(file: SpecFile, role: Role) -> TeacherSpec | StudentSpec:
+    return file.spec.teacher if role == "teacher" else file.spec.student
 
 
 def data_files(file: SpecFile) -> list[Path]:
     """The local files that hold the text, in their order, each once."""
     data = file.spec.data
     if data is not None and data.corpus == "python_stdlib":
-        return python_stdlib()
+        return file.once("python_stdlib", python_stdlib)
     patterns = (data.files or ()) if data is not None else ()
-    matches = [path for pattern in patterns for path in _matches(file, pattern)]
+    matches = [path for i, pattern in enumerate(patterns) for path in _matches(file, i, pattern)]
     return list(dict.fromkeys(matches))
 
 
 def text_source(file: SpecFile) -> Source:
     """The text: digests of its files, or a pinned data set."""
+    return file.known("text", ("data",), lambda: _text_source(file))
+
+
+def _text_source(file: SpecFile) -> Source:
     data = file.spec.data
     assert data is not None
     if data.dataset is not None:
-        commit = pinned_dataset(data.dataset, data.revision)
+        commit = _pinned_dataset(file, data.dataset, data.revision)
         identity = {"hub": data.dataset, "revision": commit, "config": data.config, "split": data.split or "train"}
-        return Source("hub_dataset", identity, {})
+        return Source("hub_dataset", identity, {"asked": data.revision})
     files = data_files(file)
     return Source(
         "text",
         {
             "format": data.format or _format(files[0]),
-            "files": [{"sha256": file_digest(path), "bytes": path.stat().st_size} for path in files],
+            "files": [{"sha256": _digest(file, path), "bytes": path.stat().st_size} for path in files],
         },
-        {"files": [str(path) for path in files]},
+        {"files": [str(path) for path in files], "name": _text_name(data), "names": _file_names(file, files)},
     )
 
 
-def resolve_path(file: SpecFile, path: str) -> Path:
+def shown_path(path: str) -> str:
+    """A path as a spec says it, without the places of one machine: of an absolute path its last part."""
+    return Path(path).name if Path(path).is_absolute() else path
+
+
+def _text_name(data: DataSpec) -> str:
+    if data.corpus is not None:
+        return data.corpus
+    patterns = [Path(pattern) for pattern in data.files or ()]
+    return ", ".join(str(p.relative_to(_plain_part(p).parent)) if p.is_absolute() else str(p) for p in patterns)
+
+
+def _file_names(file: SpecFile, files: list[Path]) -> list[str]:
+    """What the text's files are called on every machine: their paths from where the spec's patterns start."""
+    data = file.spec.data
+    assert data is not None
+    if data.corpus is not None:
+        bases = [Path(os.path.commonpath([path.parent for path in files]))]
+    else:
+        bases = [file.folder(("data", "files", i)) for i in range(len(data.files or ()))]
+        bases += [_plain_part(Path(pattern).expanduser()) for pattern in data.files or ()]
+    return [next((str(f.relative_to(base)) for base in bases if f.is_relative_to(base)), f.name) for f in files]
+
+
+def _plain_part(pattern: Path) -> Path:
+    """The folders of a pattern in front of its first wildcard, and not its last part."""
+    parts = pattern.parts[:-1]
+    return Path(*itertools.takewhile(lambda part: not set(part) & set("*?["), parts))
+
+
+def resolve_path(file: SpecFile, place: tuple[str | int, ...], path: str) -> Path:
+    """The absolute path that a spec means by the `path` that stands at `place`."""
+    folder = file.folder(place)
     try:
-        return (file.folder / Path(path).expanduser()).resolve()
+        return (folder / Path(path).expanduser()).resolve()
     except RuntimeError:  # "~nobody": no such user
-        return file.folder / path
+        return folder / path
 
 
 def _is_folder(path: Path) -> bool:
@@ -203,10 +301,10 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def _matches(file: SpecFile, pattern: str) -> list[Path]:
+def _matches(file: SpecFile, index: int, pattern: str) -> list[Path]:
     """Files by a pattern, sorted. Links are not followed: the ending of their own name says what they are."""
     try:
-        absolute = file.folder / Path(pattern).expanduser()
+        absolute = file.folder(("data", "files", index)) / Path(pattern).expanduser()
         found = Path(absolute.anchor).glob(str(absolute.relative_to(absolute.anchor)))
         return sorted(path for path in found if path.is_file())
     except (OSError, ValueError, NotImplementedError, RuntimeError):

@@ -4,54 +4,119 @@ The sections are in `boomspec.language`. What a spec MEANS is `boomspec.resolve`
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from boomspec.baselines import BaselineItem, baseline_item
+from boomspec.data import DataSpec
+from boomspec.determinism import DeterminismSpec
 from boomspec.errors import Problem, SpecError
 from boomspec.execution import ExecutionSpec
 from boomspec.fields import AlsoText, Strict
 from boomspec.language import (
-    DataSpec,
     EvaluateSpec,
     InterpolateSpec,
     StudentSpec,
     TeacherSpec,
 )
+from boomspec.once import Once
+from boomspec.pins import NO_PINS, Pins
 from boomspec.searches import OrderSearch
-from boomspec.source import Document, read_source
+from boomspec.source import Document
 from boomspec.training import DistillSpec
 from boomspec.validation import FieldError, validate
-from boomspec.yaml_tree import dotted
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+T = TypeVar("T")
+NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
 
 class Spec(Strict):
-    """A boomerang distillation experiment."""
+    """A boomerang distillation experiment.
+
+    `extends`, `variants` and `sweep` are taken away before a spec is validated: they say how experiments are put
+    together (`boomspec.experiments`), and no experiment has them.
+    """
 
     boomspec: Annotated[Literal[1], Field(description="Version of the spec language.")]
-    name: Annotated[str, Field(description="Name of the experiment: letters, digits, dots, dashes.")]
+    name: Annotated[
+        str, Field(description="Name of the experiment: letters, digits, dots, dashes.", examples=["qwen3-4b"])
+    ]
+    extends: Annotated[
+        str | None,
+        Field(
+            description="Another spec file, relative to this one, that this one changes: mappings merge, everything "
+            "else is replaced, null removes. Its variants and its sweep are not taken over.",
+            examples=["base.yaml"],
+        ),
+    ] = None
     seed: Annotated[int, Field(ge=0, le=2**32 - 1, description="Of weights, data order and evaluation.")] = 0
-    teacher: TeacherSpec
-    student: StudentSpec
-    data: DataSpec | None = None
-    distill: DistillSpec | None = None
-    interpolate: InterpolateSpec = InterpolateSpec()
-    evaluate: EvaluateSpec | None = None
+    teacher: Annotated[TeacherSpec, Field(description="The large model.", examples=[{"model": "Qwen/Qwen3-4B-Base"}])]
+    student: Annotated[
+        StudentSpec,
+        Field(
+            description="The small model: layers of the teacher, or a model that exists.",
+            examples=[{"keep": {"every": 2, "first": 1, "last": 2}}, {"model": "Harvard-DCML/boomerang-qwen3-2.3B"}],
+        ),
+    ]
+    data: Annotated[
+        DataSpec | None,
+        Field(
+            description="The text for training and measuring; needed by whatever trains, searches or measures it.",
+            examples=[{"files": ["texts/*.jsonl"], "sequence_length": 2048, "held_out": {"every": 100}}],
+        ),
+    ] = None
+    distill: Annotated[
+        DistillSpec | None,
+        Field(
+            description="How the student is trained; left out for a student that exists.",
+            examples=[{"tokens": "2.1B", "batch_tokens": "4.2M"}],
+        ),
+    ] = None
+    interpolate: Annotated[InterpolateSpec, Field(description="Which sizes are built, in which order of blocks.")] = (
+        InterpolateSpec()
+    )
+    evaluate: Annotated[
+        EvaluateSpec | None,
+        Field(
+            description="What is measured of every model; left out: nothing.",
+            examples=[{"tasks": ["arc_easy"], "held_out": {"max_tokens": "1M"}}],
+        ),
+    ] = None
     baselines: Annotated[
         tuple[Annotated[BaselineItem, BeforeValidator(baseline_item), AlsoText(*BaselineItem.model_fields)], ...],
         Field(description="Controls, as names or {kind: settings}.", examples=[["naive_pruning", "random_init"]]),
     ] = ()
-    execution: ExecutionSpec = ExecutionSpec()
+    determinism: Annotated[DeterminismSpec, Field(description="How far results have to be repeatable.")] = (
+        DeterminismSpec()
+    )
+    execution: Annotated[ExecutionSpec, Field(description="Where and how fast; never part of a result's identity.")] = (
+        ExecutionSpec()
+    )
+    variants: Annotated[
+        dict[str, Any] | None,
+        Field(
+            description="Experiments that differ from this one in what is written here (null removes), by their names. "
+            "Tasks that they share run once.",
+            examples=[{"no-kl": {"distill": {"losses": {"kl": None}}}}],
+        ),
+    ] = None
+    sweep: Annotated[
+        dict[str, tuple[Any, ...]] | None,
+        Field(
+            description="A grid: fields by their dotted paths, each with the values that take its place. "
+            "Every variant is run at every point.",
+            examples=[{"seed": [0, 1, 2], "distill.optimizer.lr": [1e-4, 3e-4]}],
+        ),
+    ] = None
 
     @field_validator("name")
     @classmethod
     def _plain_name(cls, name: str) -> str:
-        if not _NAME.fullmatch(name):
+        if not re.fullmatch(NAME, name):
             raise FieldError(f"'{name}' is not a plain name", hint="use letters, digits, dots, dashes, underscores")
         return name
 
@@ -101,18 +166,32 @@ class SpecFile:
 
     spec: Spec
     document: Document
+    label: str = ""  # which of the file's experiments; "" where there is one
+    axes: dict[str, str] = field(default_factory=dict)  # its coordinates: {"variant": "no-kl", "seed": "1"}
+    pins: Pins = NO_PINS  # what a lock has settled
+    once: Once = field(default_factory=Once, compare=False)  # shared by those that are compiled together
 
-    @property
-    def folder(self) -> Path:
-        """Relative paths in a spec start here."""
-        return Path(self.document.file).absolute().parent
+    def folder(self, path: tuple[str | int, ...] = ()) -> Path:
+        """Where the relative path that stands at `path` starts: the folder of the file that says it."""
+        named = self.document.nearest(path).file
+        return self.once(("folder", named), lambda: named.absolute().parent)
+
+    def on(self, document: Document) -> "SpecFile":
+        """The same experiment made of another document. Raises SpecError where that is not valid."""
+        return replace(self, spec=validate(Spec, document), document=document)
+
+    def known(self, what: Hashable, sections: Sequence[str], make: Callable[[], T]) -> T:
+        """What `make` gives, worked out once for all experiments that have these sections from the same lines."""
+        data, places = self.document.data, self.document.tree.root.children
+        parts = [(data.get(name), places.get(name)) for name in sections]
+        key = (what, *(id(part) for pair in parts for part in pair))
+        return self.once(key, lambda: (make(), parts))[0]  # the parts are kept: an id is not used twice
 
     def problem(self, path: tuple[str | int, ...], message: str, hint: str | None = None) -> Problem:
-        line, column = self.document.place(path)
-        return Problem(line, column, dotted(path), _printable(message), _printable(hint) if hint else None)
+        return self.document.problem(path, _printable(message), _printable(hint) if hint else None)
 
     def error(self, *problems: Problem) -> SpecError:
-        return SpecError(self.document.file, list(problems), self.document.text)
+        return self.document.error(problems)
 
 
 def _printable(text: str) -> str:
@@ -122,11 +201,6 @@ def _printable(text: str) -> str:
 
 def load_spec(path: Path) -> SpecFile:
     """Read and validate a spec file. Raises SpecError with every problem, or BoomspecError if unreadable."""
-    document = read_source(path)
-    return SpecFile(validate(Spec, document), document)
+    from boomspec.experiments import load_spec as load
 
-
-def json_schema() -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of a spec file, with descriptions and examples for editors."""
-    schema = Spec.model_json_schema()
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    return load(path)

@@ -63,6 +63,14 @@ class Store:
     def path(self, kind: str, task_id: str) -> Path:
         return self.root / kind / task_id
 
+    def ids(self, kind: str) -> set[str]:
+        """Everything of a kind that has a folder: what is not in it is not in the store."""
+        try:
+            with os.scandir(self.root / kind) as entries:
+                return {entry.name for entry in entries}
+        except FileNotFoundError:
+            return set()
+
     def resume(self, kind: str, task_id: str) -> Path:
         """Where checkpoints of an unfinished task lie; absent where there are none."""
         return self.root / kind / f".{task_id}{_RESUME}"

@@ -15,6 +15,7 @@ from boomspec.fields import Strict
 from boomspec.losses import Losses
 
 Precision = Literal["fp32", "bf16"]
+Algorithms = Literal["deterministic", "strict", "any"]
 
 
 class Record(Strict):
@@ -22,6 +23,13 @@ class Record(Strict):
 
     kind: ClassVar[str]
     version: ClassVar[int]
+
+
+class Determinism(Strict):
+    """With which kernels a task computes (see `runners.device.kernels`). Records leave it out for the defaults."""
+
+    algorithms: Algorithms
+    tf32: bool
 
 
 class Optimizer(Strict):
@@ -101,6 +109,7 @@ class Pretrain(Record):
 
     architecture: Architecture
     recipe: Recipe
+    determinism: Determinism | None = None
 
 
 class Faithful(Strict):
@@ -123,6 +132,7 @@ class Distill(Record):
     losses: Losses
     recipe: Recipe
     faithful: Faithful | None = None
+    determinism: Determinism | None = None
 
 
 class Calibration(Strict):
@@ -171,6 +181,7 @@ class Search(Record):
     choice: Annotated[PatchOrder | LayerChoice, Discriminator("type")]
     calibration: Calibration
     precision: Precision
+    determinism: Determinism | None = None
 
 
 class Interpolate(Record):
@@ -207,6 +218,7 @@ class LaCo(Strict):
     threshold: float
     calibration: Calibration
     precision: Precision
+    determinism: Determinism | None = None
 
 
 class Baseline(Record):
@@ -244,6 +256,7 @@ class Evaluate(Record):
 
     measure: Annotated[HeldOut | LmEval, Discriminator("type")]
     precision: Precision
+    determinism: Determinism | None = None
 
 
 Series = Literal[

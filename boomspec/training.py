@@ -15,6 +15,8 @@ NotNegative = Annotated[Count, Field(ge=0)]
 
 Beta = Annotated[Number, Field(ge=0, lt=1)]
 
+_WARMUP = "1%"
+
 
 class OptimizerSpec(Strict):
     """AdamW. Weight decay acts on matrices only."""
@@ -30,7 +32,10 @@ class ScheduleSpec(Strict):
     """Linear warm-up, then `kind` down to `final` times the peak learning rate."""
 
     kind: Annotated[Literal["cosine", "linear", "constant"], Field(description="Shape of the decay.")] = "cosine"
-    warmup: Annotated[ShareField, Field(description="Share of the steps, or a number of steps.")] = parse_share("1%")
+    warmup: Annotated[
+        ShareField,
+        Field(description="Share of the steps, or a number of steps.", json_schema_extra={"default": _WARMUP}),
+    ] = parse_share(_WARMUP)
     final: Annotated[Number, Field(ge=0, le=1, description="Last learning rate as a share of the peak.")] = 0.0
 
     @model_validator(mode="after")
@@ -48,8 +53,8 @@ class Training(Strict):
         Positive,
         Field(description="Tokens of one optimiser step, rounded to whole sequences; never depends on the machine."),
     ]
-    optimizer: OptimizerSpec = OptimizerSpec()
-    schedule: ScheduleSpec = ScheduleSpec()
+    optimizer: Annotated[OptimizerSpec, Field(description="AdamW and its settings.")] = OptimizerSpec()
+    schedule: Annotated[ScheduleSpec, Field(description="The learning rate over the steps.")] = ScheduleSpec()
     precision: Annotated[
         Precision, Field(description="bf16: autocast with fp32 master weights, a frozen teacher in bf16.")
     ] = "bf16"
@@ -58,23 +63,30 @@ class Training(Strict):
 class TokenizerSpec(Strict):
     """A byte-level BPE tokenizer trained on the data."""
 
-    vocabulary: Annotated[int, Field(ge=257, le=1_000_000, description="Entries, the end-of-text token included.")]
+    vocabulary: Annotated[
+        int, Field(ge=257, le=1_000_000, description="Entries, the end-of-text token included.", examples=[1024])
+    ]
     train_on: Annotated[Bytes, Field(gt=0, description="So many bytes at the start of the text.")] = 10_000_000
 
 
 class PretrainSpec(Training):
     """A small Llama that the experiment trains itself, so that it needs no download."""
 
-    layers: Annotated[int, Field(ge=2, description="Decoder layers.")]
-    hidden_size: Annotated[int, Field(ge=2, description="Width of the residual stream.")]
-    intermediate_size: Annotated[int, Field(ge=1, description="Width inside the MLP.")]
-    attention_heads: Annotated[int, Field(ge=1, description="Query heads.")]
-    key_value_heads: Annotated[int | None, Field(ge=1, description="Default: as many as attention heads.")] = None
+    layers: Annotated[int, Field(ge=2, description="Decoder layers.", examples=[8])]
+    hidden_size: Annotated[int, Field(ge=2, description="Width of the residual stream.", examples=[64])]
+    intermediate_size: Annotated[int, Field(ge=1, description="Width inside the MLP.", examples=[160])]
+    attention_heads: Annotated[int, Field(ge=1, description="Query heads.", examples=[4])]
+    key_value_heads: Annotated[
+        int | None, Field(ge=1, description="Default: as many as attention heads.", examples=[2])
+    ] = None
     tied_embeddings: Annotated[bool, Field(description="Embedding and head are one matrix.")] = True
     initializer_range: Annotated[
         Number, Field(gt=0, description="Standard deviation of the initial weights; narrow deep models want more.")
     ] = 0.02
-    tokenizer: TokenizerSpec
+    tokenizer: Annotated[
+        TokenizerSpec,
+        Field(description="Learned from the data.", examples=[{"vocabulary": 1024, "train_on": "2MB"}]),
+    ]
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -110,8 +122,13 @@ class FaithfulSpec(Strict):
 class DistillSpec(Training):
     """Distillation of the student from the teacher."""
 
-    faithful: FaithfulSpec | None = None
-
+    faithful: Annotated[
+        FaithfulSpec | None,
+        Field(
+            description="Quirks of the published code, to reproduce its numbers. Default: none of them.",
+            examples=[{"padding": True, "kl_on_padding": True}],
+        ),
+    ] = None
     losses: Annotated[Losses, Field(description="Terms of the loss; the key is the kind.")] = Losses(
         cross_entropy=CrossEntropy(), kl=KL(), hidden_cosine=HiddenCosine()
     )

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from boomspec.errors import Problem, SpecError, did_you_mean
+from boomspec.errors import Problem, did_you_mean
 from boomspec.kinds import inside, is_labelled, key_kind, keys_of, kind_of, length_of, literals, members, model_of
 from boomspec.scalars import shown
 from boomspec.source import Document
@@ -37,6 +37,14 @@ class FieldError(ValueError):
         self.at = at
 
 
+def only_one(model: BaseModel, *names: str) -> None:
+    """Raise FieldError unless exactly one of these fields is given."""
+    given = [name for name in names if getattr(model, name) is not None]
+    if len(given) != 1:
+        what = "none is given" if not given else f"{' and '.join(given)} are given"
+        raise FieldError(f"exactly one of {', '.join(names)} is needed: {what}")
+
+
 def validate(model: type[M], document: Document) -> M:
     """Return the model that the document describes. Raises SpecError with all problems of the document."""
     problems = list(document.problems)
@@ -48,7 +56,7 @@ def validate(model: type[M], document: Document) -> M:
     else:
         if not problems:
             return value
-    raise SpecError(document.file, problems, document.text)
+    raise document.error(problems)
 
 
 _UNKNOWN = object()
@@ -76,9 +84,9 @@ class _Finding:
     where: Location | None = None  # when it is not the location
 
     def problem(self, document: Document) -> Problem:
-        line, column = document.place(self.location, key=self.at_key)
         where = dotted(self.location if self.where is None else self.where)
-        return Problem(line, column, where, _printable(self.message), self.hint and _printable(self.hint))
+        message, hint = _printable(self.message), self.hint and _printable(self.hint)
+        return document.problem(self.location, message, hint, key=self.at_key, where=where)
 
 
 def _printable(text: str) -> str:

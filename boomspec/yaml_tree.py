@@ -31,12 +31,14 @@ Location = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a value stands, where its key stands, and the places of what it holds."""
+    """Where a value stands, where its key stands, and the places of what it holds. `text`: an unquoted scalar's own."""
 
     line: int
     column: int
     key: tuple[int, int] | None = None
     children: dict[str | int, Place] = field(default_factory=dict)
+    file: Path = Path()
+    text: str | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,8 @@ class _Builder:
         if event.anchor is not None:
             self._anchors[event.anchor] = None
         if isinstance(event, yaml.ScalarEvent):
-            built = _Built(self._scalar(event, location), Place(*self._spot(event.start_mark)))
+            place = self._place(event, text=None if event.style else event.value)
+            built = _Built(self._scalar(event, location), place)
         elif isinstance(event, yaml.SequenceStartEvent):
             built = self._sequence(event, location)
         else:
@@ -177,7 +180,7 @@ class _Builder:
         children = {key: built.place for key, built in entries.items()}
         return _Built(
             value,
-            Place(*self._spot(start.start_mark), children=children),
+            self._place(start, children=children),
             1 + sum(built.nodes for built in entries.values()),
             1 + max((built.height for built in entries.values()), default=0),
         )
@@ -197,7 +200,7 @@ class _Builder:
         return None
 
     def _alias(self, event: Any, location: Location) -> _Built:
-        place = Place(*self._spot(event.start_mark))
+        place = self._place(event)
         built = self._anchors.get(event.anchor)
         if built is None:
             message, hint = f"alias '*{event.anchor}' is inside of its own anchor", "a value cannot hold itself"
@@ -208,7 +211,8 @@ class _Builder:
             return _Built(None, place)
         self._count(built.nodes, len(location) + built.height, event)
         # A copy, so that changing one value of the data never changes another.
-        return replace(built, value=copy.deepcopy(built.value), place=replace(place, children=built.place.children))
+        place = replace(place, children=built.place.children, text=built.place.text)
+        return replace(built, value=copy.deepcopy(built.value), place=place)
 
     def _count(self, nodes: int, depth: int, event: Any) -> None:
         self._nodes += nodes
@@ -217,6 +221,9 @@ class _Builder:
             self._stop(self._spot(event.start_mark), f"more than {MAX_NODES:,} values in one file", hint)
         if depth > MAX_DEPTH:
             self._stop(self._spot(event.start_mark), f"nested more than {MAX_DEPTH} levels deep", None)
+
+    def _place(self, event: Any, **more: Any) -> Place:
+        return Place(*self._spot(event.start_mark), file=self._file, **more)
 
     def _spot(self, mark: Any) -> tuple[int, int]:
         """Line and column of a mark, from 1. The end of the file counts as the end of its last line."""

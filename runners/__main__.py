@@ -18,12 +18,15 @@ import boomspec
 from boomspec.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_FAILED, BoomspecError, redact
 from boomspec.graph import TaskGraph, read_graph
 from boomspec.identity import digest
+from boomspec.in_use import using
+from boomspec.locking import LOCK, record_lock
 from boomspec.plan import Plan, needed
+from boomspec.saved import check, read_plan
 from boomspec.store import Store
-from boomspec.tasks import Report
+from boomspec.tasks import Comparison, Report
 from runners import environment
 from runners.interrupt import Interrupt
-from runners.journal import Journal, last_failures, last_status
+from runners.journal import Journal, known_failures, last_failures, last_status
 from runners.view import View, view_for
 from runners.worker import Outcome, describe
 
@@ -53,22 +56,36 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cpus", type=int, metavar="N", help="CPUs of the cluster that is started here")
     parser.add_argument("--gpus", type=int, metavar="N", help="GPUs of the cluster that is started here")
     parser.add_argument("--plain", action="store_true", help="plain lines instead of the live view")
+    parser.add_argument("--plan", type=Path, metavar="PLAN.json", help="a saved plan: run exactly that, or nothing")
     parser.add_argument("--report", action="store_true", help="run nothing, write the report of what the store holds")
+    parser.add_argument("--lock", type=Path, metavar="LOCK.json", help="the lock that the graph was compiled with")
     parser.add_argument("--verify", action="store_true", help="compare checksums of the artifacts that are reused")
     return parser
 
 
 def _run(options: argparse.Namespace, interrupt: Interrupt) -> int:
-    started = time.time()
     graph, store = read_graph(options.graph), Store(options.store)
     store.check_writable()
     environment.apply(environment.settings(graph.sources.values(), store.root))
-    if options.report:
-        return _report_only(graph, store)
-    plan = needed(graph, store, checksums=options.verify)
+    folder = store.run_folder(graph.name, graph.id)
+    folder.mkdir(parents=True, exist_ok=True)
+    with using(store.root, run=None if options.report else folder, waiting=_say_waiting):
+        return _report_only(graph, store) if options.report else _run_graph(options, graph, store, interrupt)
+
+
+def _say_waiting() -> None:
+    print("the store is being cleaned up (boomspec gc); waiting for the end of that", flush=True)
+
+
+def _run_graph(options: argparse.Namespace, graph: TaskGraph, store: Store, interrupt: Interrupt) -> int:
+    started = time.time()
+    plan = _plan(options, graph, store)
     view = view_for(len(plan.ids("run")), plain=options.plain)
     journal = Journal(store.run_folder(graph.name, graph.id), graph, view.event)
     journal.event("run_started", tasks=len(plan.ids("run")), version=boomspec.__version__)
+    lock = None if options.lock is None else options.lock.absolute()
+    if plan.ids("run") or not (journal.folder / LOCK).is_file():  # a run that has nothing to do uses nothing
+        record_lock(graph, store, journal.folder, used=lock)
     # Ray's workers import from the driver's working folder first: a person's rich.py must not be found there.
     os.chdir(journal.folder)
     outcomes = _blocked_from_the_start(graph, plan)
@@ -78,18 +95,30 @@ def _run(options: argparse.Namespace, interrupt: Interrupt) -> int:
         )
         with view:
             outcomes |= _execute(options, graph, store, plan=plan, journal=journal, view=view, interrupt=interrupt)
+        record_lock(graph, store, journal.folder, used=lock)  # now the rows are known
     elif not outcomes:
         print(_nothing_to_do(graph, store))
     failures = {i: outcome.error for i, outcome in outcomes.items() if outcome.state in ("failed", "blocked")}
     interrupted = any(outcome.state == "interrupted" for outcome in outcomes.values())
     complete = all(store.has(graph.nodes[i].task.kind, i) for i in graph.targets)
     report = None
-    if not interrupted and any(isinstance(node.task.record, Report) for node in graph.nodes.values()):
+    if not interrupted and any(isinstance(n.task.record, Report | Comparison) for n in graph.nodes.values()):
         report = _report_as_it_is(graph, journal, outcomes) or _report(graph, store, journal, failures)
         complete = complete and report is not None
     code = EXIT_INTERRUPTED if interrupted else EXIT_OK if complete else EXIT_RUN_FAILED
     _finish(graph, plan, outcomes, journal=journal, started=started, code=code, report=report)
     return code
+
+
+def _plan(options: argparse.Namespace, graph: TaskGraph, store: Store) -> Plan:
+    """What to do: what is needed now, or a saved plan as long as it holds. Raises BoomspecError where it does not."""
+    if options.plan is None:
+        return needed(graph, store, checksums=options.verify)
+    saved = read_plan(options.plan)
+    if saved.graph.id != graph.id or saved.store != store.root:
+        raise BoomspecError(f"{options.plan}: is a plan of another graph or for another store")
+    check(saved, options.plan)
+    return saved.plan
 
 
 def _execute(
@@ -143,7 +172,8 @@ def _report_only(graph: TaskGraph, store: Store) -> int:
     from runners.report.publish import publish_run  # as in _report
 
     folder = store.run_folder(graph.name, graph.id)
-    print(f"report: {publish_run(graph, store, folder, last_failures(folder))}")
+    failures = known_failures(folder.parent) | last_failures(folder)  # its tasks may have run in a set
+    print(f"report: {publish_run(graph, store, folder, failures)}")
     return EXIT_OK
 
 

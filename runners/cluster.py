@@ -11,9 +11,11 @@ import os
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import boomspec
@@ -35,15 +37,26 @@ _EMBEDDED = {
 
 @contextmanager
 def cluster(address: str | None = None, *, cpus: int | None = None, gpus: int | None = None) -> Iterator[None]:
-    """Connect to the cluster at `address`, or start one here with `cpus` and `gpus` (default: all there are)."""
+    """Connect to the cluster at `address`, or start one here with `cpus` and `gpus` (default: all there are).
+
+    A process that is connected already stays so, unless an address is named: the cluster is its owner's.
+    """
+    if address is None and _is_connected():
+        yield
+        return
     connection = _embedded(cpus, gpus) if address is None else _existing(address)
     with connection:
         yield
 
 
+def _is_connected() -> bool:
+    ray = sys.modules.get("ray")  # Ray reads its settings when it is imported
+    return ray is not None and bool(ray.is_initialized())
+
+
 @contextmanager
 def _embedded(cpus: int | None, gpus: int | None) -> Iterator[None]:
-    os.environ.update({**_EMBEDDED, "RAY_AUTH_TOKEN": secrets.token_hex(32)})  # Ray reads them when imported
+    os.environ.update({**_EMBEDDED, "RAY_AUTH_TOKEN": _token()})  # Ray reads them when imported
     import ray
     import ray._private.worker as ray_worker
 
@@ -67,6 +80,12 @@ def _embedded(cpus: int | None, gpus: int | None) -> Iterator[None]:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
         os.close(handle)
+
+
+@cache
+def _token() -> str:
+    """One for the process: Ray's core reads it once."""
+    return secrets.token_hex(32)
 
 
 @contextmanager
@@ -121,10 +140,10 @@ def machines() -> list[dict[str, float]]:
 
 def check_feasible(nodes: Iterable[Node], machines: list[dict[str, float]]) -> None:
     """Raise BoomspecError for tasks that no machine can run: Ray would let them wait without a word."""
-    impossible = [node for node in nodes if not any(_fits(node, machine) for machine in machines)]
+    impossible = [node for node in nodes if sum(_room(node, machine) for machine in machines) < node.execution.workers]
     if not impossible:
         return
-    wanted = [f"  {node.name} asks for {_amounts(node.execution.cpus, node.execution.gpus)}" for node in impossible]
+    wanted = [f"  {node.name} asks for {_times(node)}" for node in impossible]
     there = [f"  {_amounts(machine.get('CPU', 0), machine.get('GPU', 0))}" for machine in machines]
     raise BoomspecError(
         "\n".join(["no machine of the cluster can run:", *wanted, "the machines have:", *there]),
@@ -132,8 +151,17 @@ def check_feasible(nodes: Iterable[Node], machines: list[dict[str, float]]) -> N
     )
 
 
-def _fits(node: Node, machine: dict[str, float]) -> bool:
-    return node.execution.cpus <= machine.get("CPU", 0) and node.execution.gpus <= machine.get("GPU", 0)
+def _room(node: Node, machine: dict[str, float]) -> int:
+    """How many workers of a task the machine can hold; no more than the task wants."""
+    wanted, rooms = {"CPU": node.execution.cpus, "GPU": node.execution.gpus}, [node.execution.workers]
+    # Rounded: three workers of 0.1 CPUs fit into 0.3.
+    rooms += [int(round(machine.get(name, 0) / amount, 6)) for name, amount in wanted.items() if amount]
+    return min(rooms)
+
+
+def _times(node: Node) -> str:
+    amounts = _amounts(node.execution.cpus, node.execution.gpus)
+    return amounts if node.execution.workers == 1 else f"{node.execution.workers} workers with {amounts} each"
 
 
 def _amounts(cpus: float, gpus: float) -> str:

@@ -34,6 +34,17 @@ class Input:
         return self.path
 
 
+@dataclass(frozen=True)
+class Place:
+    """What a body must know to start workers of its own: what each gets, and what to put into its environment."""
+
+    cpus: float = 1
+    gpus: float = 0
+    retries: int = 0  # for lost workers
+    variables: dict[str, str] = field(default_factory=dict)
+    log: Path | None = None
+
+
 @dataclass
 class Context(Generic[R]):
     record: R
@@ -42,6 +53,7 @@ class Context(Generic[R]):
     resume: Path  # checkpoints survive here when the task is killed
     options: dict[str, Any] = field(default_factory=dict)
     progress: Progress = field(default_factory=lambda: Progress(None))
+    place: Place = Place()
 
 
 class Progress:

@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError, TaskCancelledError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import boomspec
 from boomspec.errors import redact
@@ -33,12 +34,21 @@ _GRACE_SECONDS = 10.0  # for bodies to write a checkpoint after an interrupt
 
 
 def run_tasks(
-    graph: TaskGraph, store: Store, *, plan: Plan, checksums: bool, journal: Journal, view: View, interrupt: Interrupt
+    graph: TaskGraph,
+    store: Store,
+    *,
+    plan: Plan,
+    checksums: bool,
+    journal: Journal,
+    view: View,
+    interrupt: Interrupt,
+    reads: Store | None = None,
 ) -> dict[str, Outcome]:
     """Run what `plan` says must run, on the cluster that Ray is connected to. Returns the outcomes by task id.
 
-    Raises BoomspecError for tasks that no machine of the cluster can run. After an interrupt the tasks
-    that have not ended are stopped, and their outcome is "interrupted".
+    `reads`: a store that holds every task's inputs already, so that no task waits for another. Raises
+    BoomspecError for tasks that no machine of the cluster can run. After an interrupt the tasks that have
+    not ended are stopped, and their outcome is "interrupted".
     """
     nodes = [graph.nodes[task_id] for task_id in plan.ids("run")]
     available = machines()
@@ -49,8 +59,8 @@ def run_tasks(
         # Looked at again: another run may have made it anew since the plan was drawn up.
         if store.damage(node.task.kind, node.id, checksums=checksums) is not None:
             store.discard(node.task.kind, node.id)
-    running = _Running(graph, journal, view)
-    running.submit(_jobs(graph, store, plan.ids("run"), journal))
+    running = _Running(graph, journal, view, ordered=reads is None)
+    running.submit(_jobs(graph, store, plan.ids("run"), journal, reads or store))
     while running.pending and not interrupt.requested:
         running.poll(_POLL_SECONDS)
     if running.pending:
@@ -59,14 +69,14 @@ def run_tasks(
     return running.outcomes
 
 
-def _jobs(graph: TaskGraph, store: Store, task_ids: list[str], journal: Journal) -> Iterator[Job]:
+def _jobs(graph: TaskGraph, store: Store, task_ids: list[str], journal: Journal, reads: Store) -> Iterator[Job]:
     commit = git_commit(Path(boomspec.__file__).parent)
     variables = environment.settings(graph.sources.values(), store.root)
     for task_id in task_ids:
         node = graph.nodes[task_id]
         kinds = {input_id: graph.nodes[input_id].task.kind for input_id in graph.task_inputs(task_id)}
         inputs = {
-            role: Input(input_id, path=store.path(kinds[input_id], input_id))
+            role: Input(input_id, path=reads.path(kinds[input_id], input_id))
             if input_id in kinds
             else Input(input_id, source=graph.sources[input_id])
             for role, input_id in node.task.inputs.items()
@@ -76,6 +86,7 @@ def _jobs(graph: TaskGraph, store: Store, task_ids: list[str], journal: Journal)
             inputs=inputs,
             input_kinds=kinds,
             store=store.root,
+            reads=reads.root,
             run_folder=journal.folder,
             run=journal.run,
             commit=commit,
@@ -86,24 +97,32 @@ def _jobs(graph: TaskGraph, store: Store, task_ids: list[str], journal: Journal)
 class _Running:
     """The tasks that Ray has, and how those that ended did."""
 
-    def __init__(self, graph: TaskGraph, journal: Journal, view: View) -> None:
+    def __init__(self, graph: TaskGraph, journal: Journal, view: View, *, ordered: bool) -> None:
         self.outcomes: dict[str, Outcome] = {}
         self.pending: dict[str, Any] = {}  # references by task id, in the order of the graph
-        self._graph, self._journal, self._view = graph, journal, view
+        self._graph, self._journal, self._view, self._ordered = graph, journal, view, ordered
         self._followers: dict[str, Follower] = {}
         self._attempts: dict[str, int] = {}
 
     def submit(self, jobs: Iterable[Job]) -> None:
         on_cpu = ray.remote(execute)
         on_gpu = ray.remote(max_calls=1)(execute)  # a process keeps its GPU memory: a fresh one for every task
+        # Whoever coordinates others should be lost with the driver or not at all.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         for job in jobs:
             node, execution = job.node, job.node.execution
-            remote = (on_gpu if execution.gpus else on_cpu).options(
-                name=node.name, num_cpus=execution.cpus, num_gpus=execution.gpus, max_retries=execution.retries
-            )
-            needed = [self.pending[i] for i in self._graph.task_inputs(node.id) if i in self.pending]
+            options = {"name": node.name, "max_retries": execution.retries}
+            if execution.workers > 1:  # it must not hold what its workers need, nor live on when it was interrupted
+                remote = on_gpu.options(**options, num_cpus=0, num_gpus=0, scheduling_strategy=here)
+            else:
+                own = on_gpu if execution.gpus else on_cpu
+                remote = own.options(**options, num_cpus=execution.cpus, num_gpus=execution.gpus)
+            needed = [self.pending[i] for i in self._waits_for(node.id) if i in self.pending]
             self._followers[node.id] = Follower(job.progress)
             self.pending[node.id] = remote.remote(job, *needed)
+
+    def _waits_for(self, task_id: str) -> list[str]:
+        return self._graph.task_inputs(task_id) if self._ordered else []
 
     def poll(self, seconds: float) -> None:
         """Wait up to `seconds` for tasks to end; tell what has happened."""
@@ -141,14 +160,14 @@ class _Running:
             outcome = self._interrupted(task_id)
         except RayError as error:
             # The error of a lost worker is handed on to the tasks behind it; those before it have ended.
-            for needed in self._graph.task_inputs(task_id):
+            for needed in self._waits_for(task_id):
                 self._settle(needed)
             outcome = self._lost(task_id, error)
         self._end(task_id, outcome)
 
     def _lost(self, task_id: str, error: RayError) -> Outcome:
         name = self._graph.nodes[task_id].name
-        for needed in self._graph.task_inputs(task_id):
+        for needed in self._waits_for(task_id):
             before = self.outcomes.get(needed)
             if before is not None and not before.succeeded:
                 return Outcome(name, "blocked", f"needs {before.cause}, which failed", before.cause)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from boomspec.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_FAILED, BoomspecError, redact
 from boomspec.graph import TaskGraph, read_graph
+from boomspec.in_use import using
 from boomspec.sizes import Member, folder_name
 from boomspec.store import Store, locked_folder
 from runners import environment
@@ -33,10 +34,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         graph, store = read_graph(options.graph), Store(options.store)
         environment.apply(environment.settings(graph.sources.values(), store.root))
-        if options.plan is None:
-            export_all(graph, store, options.folder)
-        else:
-            export(graph, store, options.plan.split(), options.folder, force=options.force)
+        with using(store.root):
+            if options.plan is None:
+                export_all(graph, store, options.folder)
+            else:
+                export(graph, store, options.plan.split(), options.folder, force=options.force)
     except BoomspecError as error:
         print(f"error: {redact(str(error))}", file=sys.stderr)
         return error.exit_code

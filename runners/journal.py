@@ -1,6 +1,7 @@
 """What is written about a run, in its folder `<store>/runs/<name>-<graph id>/`.
 
     graph.json                 what runs
+    lock.json                  what its names stood for, and the packages that ran it
     events.jsonl               one line per transition, flushed to disk at once; every run appends
     status.json                how the last run ended
     logs/<task id>.log         what the task printed, and its traceback
@@ -72,6 +73,12 @@ def last_failures(folder: Path) -> dict[str, str]:
     """Why tasks failed or were blocked in the last run of this folder, by task id."""
     tasks = last_status(folder).get("tasks", {})
     return {i: task["error"] for i, task in tasks.items() if task["state"] in ("failed", "blocked")}
+
+
+def known_failures(runs: Path) -> dict[str, str]:
+    """Why tasks failed or were blocked in the last run of any folder in `runs`; of several reasons the newest."""
+    ended = sorted(runs.glob("*/status.json"), key=lambda path: path.stat().st_mtime)
+    return {task: error for path in ended for task, error in last_failures(path.parent).items()}
 
 
 class Follower:

@@ -33,7 +33,7 @@ from runners.assembly import assemble
 from runners.calibration import calibration_batches
 from runners.capture import decoder_layers
 from runners.context import Progress
-from runners.device import MASTER_DTYPE, frozen_dtype, make_deterministic
+from runners.device import MASTER_DTYPE, frozen_dtype, kernels
 from runners.losses import cosine
 from runners.models import load, load_frozen, save_weights, stored_dtype
 from runners.parts import take_apart
@@ -67,9 +67,9 @@ def build_laco(
 
     Raises BoomspecError where `layers` cannot be reached above the threshold.
     """
-    make_deterministic()
-    stack, attempts = _search(record, teacher, tokens, options, progress)
-    write(stack, teacher, target)
+    with kernels(record.determinism, progress.note):
+        stack, attempts = _search(record, teacher, tokens, options, progress)
+        write(stack, teacher, target)
     return attempts
 
 

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from boomspec.errors import BoomspecError
 from boomspec.facts import read_facts
 from boomspec.identity import file_digest
+from boomspec.model_files import HUB_FILES
 from runners.context import Input
 from runners.device import device
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 MODEL = "model"  # the folder of the model inside an artifact
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-# All that a model folder may need, without the weights in other formats that many repositories also hold.
-_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
 
 
 def model_folder(source: Input) -> Path:
@@ -33,7 +32,7 @@ def model_folder(source: Input) -> Path:
         return _unchanged(Path(location["folder"]), source.source.identity["sha256"])
     hub, revision = location["hub"], source.source.identity["revision"]
     try:
-        return Path(snapshot_download(hub, revision=revision, allow_patterns=_FILES))
+        return Path(snapshot_download(hub, revision=revision, allow_patterns=list(HUB_FILES)))
     except Exception as error:  # a failed connection raises what the HTTP library of the day has for it
         raise BoomspecError(
             f"model '{hub}' at {revision[:12]}: cannot be fetched from the hub: {error}",
@@ -59,17 +58,17 @@ def stored_dtype(folder: Path) -> torch.dtype:
     return _DTYPES[name]
 
 
-def load(folder: Path, *, dtype: torch.dtype) -> PreTrainedModel:
-    """The model of a folder, in evaluation mode, on this process's device."""
+def load(folder: Path, *, dtype: torch.dtype, place: torch.device | None = None) -> PreTrainedModel:
+    """The model of a folder, in evaluation mode, on `place` (default: this process's device)."""
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, use_safetensors=True, local_files_only=True
     )
-    return model.to(device()).eval()
+    return model.to(place or device()).eval()
 
 
-def load_frozen(folder: Path, *, dtype: torch.dtype) -> PreTrainedModel:
+def load_frozen(folder: Path, *, dtype: torch.dtype, place: torch.device | None = None) -> PreTrainedModel:
     """Like `load`, with no parameter that requires a gradient."""
-    return load(folder, dtype=dtype).requires_grad_(False)
+    return load(folder, dtype=dtype, place=place).requires_grad_(False)
 
 
 def save_weights(model: PreTrainedModel, folder: Path, *, dtype: torch.dtype) -> None:

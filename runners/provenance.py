@@ -9,26 +9,11 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import boomspec
 from boomspec.graph import Execution
-
-_PACKAGES = (
-    "torch",
-    "transformers",
-    "tokenizers",
-    "safetensors",
-    "datasets",
-    "pyarrow",
-    "lm_eval",
-    "ray",
-    "numpy",
-    "pydantic",
-    "huggingface_hub",
-)
+from boomspec.packages import installed, python
 
 
 def provenance(*, started: float, finished: float, execution: Execution, commit: str | None) -> dict[str, Any]:
@@ -39,8 +24,8 @@ def provenance(*, started: float, finished: float, execution: Execution, commit:
         "seconds": round(finished - started, 3),
         "execution": {"cpus": execution.cpus, "gpus": execution.gpus, "options": execution.options},
         "commit": commit,
-        "python": platform.python_version(),
-        "packages": _versions(),
+        "python": python(),
+        "packages": installed(),
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "hardware": {
@@ -66,17 +51,6 @@ def git_commit(folder: Path) -> str | None:
 
 def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-
-
-@cache
-def _versions() -> dict[str, str]:
-    versions = {"boomspec": boomspec.__version__}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 @cache

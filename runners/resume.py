@@ -2,7 +2,11 @@
 
     <resume>/step-00000120/   weights.safetensors   the trained parameters
                               moments.safetensors   AdamW's two moments of each
-                              state.json            steps done, metrics so far, digests of the two files
+                              state.json            steps done, metrics so far, digests of the files
+
+Where parameters are cut by rows over several workers, each writes its rows into files of its own
+(weights-00001-of-00004.safetensors), whose headers say which rows they are; so any number of workers
+can read what any other number has written.
 
 A checkpoint is written into a temporary sibling and published by one rename; the last two are kept.
 Nothing is pickled, and there is no random state to keep: batches are a function of the step, and
@@ -14,69 +18,180 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from boomspec.identity import file_digest
 from boomspec.store import flush
+from runners.team import ALONE, Team
 
 KEPT_CHECKPOINTS = 2
 _STATE = "state.json"
 _PART = ".part-"
+_ROWS = "rows"  # in a file's header: {name: [first row, row behind the last, rows in all]}
+_KINDS = ("weights", "moments")
+
+Rows = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A training behind its `len(metrics)`-th step. Tensors are on the CPU when read, anywhere when saved."""
+    """A training behind its `len(metrics)`-th step. `rows`: which rows the tensors are of what is sharded."""
 
     metrics: list[dict[str, Any]]  # one row a step
     weights: dict[str, Tensor]  # by parameter name
     moments: dict[str, Tensor]  # "exp_avg.<parameter>", "exp_avg_sq.<parameter>"
+    rows: dict[str, tuple[int, int, int]] = field(default_factory=dict)  # by the names of both, with all rows there are
 
     @property
     def steps(self) -> int:
         return len(self.metrics)
 
 
-def save(folder: Path, checkpoint: Checkpoint) -> None:
-    """Publish a checkpoint in `folder` and delete all but the newest two."""
-    folder.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=_PART, dir=folder))
+@dataclass(frozen=True)
+class _Piece:
+    file: Path
+    shape: tuple[int, ...]  # of the piece
+    start: int = 0
+    total: int | None = None  # rows of the whole; None where the piece is the whole
+
+
+class Stored:
+    """A checkpoint on the disk, whose tensors are read when they are asked for."""
+
+    def __init__(self, place: Path) -> None:
+        self._state = _state(place)
+        self._pieces: dict[str, list[_Piece]] = {}
+        for name in self._state["sha256"]:
+            with safe_open(place / name, framework="pt") as file:
+                rows = json.loads((file.metadata() or {}).get(_ROWS, "{}"))
+                for key in file.keys():  # noqa: SIM118 - not a mapping
+                    start, _, total = rows.get(key, (0, None, None))
+                    piece = _Piece(place / name, tuple(file.get_slice(key).get_shape()), start, total)
+                    self._pieces.setdefault(key, []).append(piece)
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        metrics: list[dict[str, Any]] = self._state["metrics"]
+        return metrics
+
+    @property
+    def steps(self) -> int:
+        return len(self.metrics)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The whole shape of each parameter."""
+        weights = {key: pieces for key, pieces in self._pieces.items() if pieces[0].file.name.startswith("weights")}
+        return {
+            key: piece.shape if piece.total is None else (piece.total, *piece.shape[1:])
+            for key, (piece, *_) in weights.items()
+        }
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._pieces
+
+    def tensor(self, name: str, rows: Rows | None) -> Tensor:
+        """A tensor on the CPU, or those rows of it."""
+        pieces = sorted(self._pieces[name], key=lambda piece: piece.start)
+        if rows is None and pieces[0].total is None:
+            with safe_open(pieces[0].file, framework="pt") as file:
+                whole: Tensor = file.get_tensor(name)
+                return whole
+        start, end = rows or (0, pieces[0].total or 0)
+        parts = []
+        for piece in pieces:
+            low, high = max(start, piece.start), min(end, piece.start + piece.shape[0])
+            with safe_open(piece.file, framework="pt") as file:
+                if low < high:
+                    parts.append(file.get_slice(name)[low - piece.start : high - piece.start])
+                elif not parts and piece is pieces[-1]:  # no rows at all: a small tensor over many workers
+                    parts.append(file.get_slice(name)[0:0])
+        return torch.cat(parts)
+
+
+def save(folder: Path, checkpoint: Checkpoint, team: Team = ALONE) -> None:
+    """Publish a checkpoint in `folder` and delete all but the newest two.
+
+    Every worker of the team writes its rows; where nothing is sharded, the leader writes all.
+    """
+    sharded = bool(checkpoint.rows)
+    if not (sharded or team.leads):
+        return
+    if not sharded:
+        team = ALONE
+    part = folder / _PART
     try:
+        if team.leads:
+            folder.mkdir(parents=True, exist_ok=True)
+            part = Path(tempfile.mkdtemp(prefix=_PART, dir=folder))
+        part = folder / team.words(part.name.encode())[0].decode()
         digests = {}
-        for name in ("weights", "moments"):
-            file = part / f"{name}.safetensors"
-            save_file({key: tensor.contiguous() for key, tensor in getattr(checkpoint, name).items()}, file)
-            digests[file.name] = file_digest(file)
-        state = {"steps": checkpoint.steps, "sha256": digests, "metrics": checkpoint.metrics}
-        (part / _STATE).write_text(json.dumps(state), encoding="utf-8")
-        for file in part.iterdir():
-            flush(file)
-        final = folder / f"step-{checkpoint.steps:08d}"
-        if final.exists():  # a broken one that was passed over, or another worker's equal one
-            shutil.rmtree(final)
-        part.rename(final)
-        flush(folder)
+        for kind in _KINDS:
+            name, digest = _write(part, kind, checkpoint, team)
+            for rank, other in enumerate(team.words(bytes.fromhex(digest))):
+                digests[_name(kind, rank, team.size)] = other.ljust(len(digest) // 2, b"\0").hex()
+            assert digests[name] == digest
+        if team.leads:
+            _publish(folder, part, {"steps": checkpoint.steps, "sha256": digests, "metrics": checkpoint.metrics})
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        if team.leads:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _name(kind: str, rank: int, size: int) -> str:
+    return f"{kind}.safetensors" if size == 1 else f"{kind}-{rank + 1:05}-of-{size:05}.safetensors"
+
+
+def _write(part: Path, kind: str, checkpoint: Checkpoint, team: Team) -> tuple[str, str]:
+    """Write this worker's file of one kind; returns its name and digest."""
+    tensors: Mapping[str, Tensor] = getattr(checkpoint, kind)
+    file = part / _name(kind, team.rank, team.size)
+    rows = {name: checkpoint.rows[name] for name in tensors if name in checkpoint.rows}
+    save_file(
+        {key: tensor.contiguous() for key, tensor in tensors.items()},
+        file,
+        metadata={_ROWS: json.dumps(rows)} if rows else None,
+    )
+    flush(file)
+    return file.name, file_digest(file)
+
+
+def _publish(folder: Path, part: Path, state: dict[str, Any]) -> None:
+    (part / _STATE).write_text(json.dumps(state), encoding="utf-8")
+    flush(part / _STATE)
+    final = folder / f"step-{state['steps']:08d}"
+    if final.exists():  # a broken one that was passed over, or another worker's equal one
+        shutil.rmtree(final)
+    part.rename(final)
+    flush(folder)
     for old in _newest_first(folder)[KEPT_CHECKPOINTS:]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+def newest(folder: Path) -> tuple[Stored | None, list[str]]:
     """The newest checkpoint that is whole, or None; and a line about each newer one that is not."""
     broken: list[str] = []
     for place in _newest_first(folder):
         try:
-            return _read(place), broken
+            for name, digest in _state(place)["sha256"].items():
+                if file_digest(place / name) != digest:
+                    raise ValueError(f"{name} does not match its checksum")
+            return Stored(place), broken
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             broken.append(f"checkpoint {place.name} is broken and passed over: {error}")
     return None, broken
+
+
+def behind(folder: Path, steps: int) -> Stored:
+    """The checkpoint behind that step, which another worker has found to be whole."""
+    return Stored(folder / f"step-{steps:08d}")
 
 
 def sweep(folder: Path) -> None:
@@ -89,13 +204,6 @@ def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"), reverse=True)
 
 
-def _read(place: Path) -> Checkpoint:
-    state = json.loads((place / _STATE).read_text(encoding="utf-8"))
-    for name, digest in state["sha256"].items():
-        if file_digest(place / name) != digest:
-            raise ValueError(f"{name} does not match its checksum")
-    return Checkpoint(
-        metrics=state["metrics"],
-        weights=load_file(place / "weights.safetensors"),
-        moments=load_file(place / "moments.safetensors"),
-    )
+def _state(place: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((place / _STATE).read_text(encoding="utf-8"))
+    return state

@@ -5,7 +5,8 @@ of the step, the model is in evaluation mode throughout (no dropout), and no ran
 a checkpoint needs no random state, and a training that was killed continues to the same bits.
 
 The effective batch is an invariant: `micro_batch` rows go through the model at a time, and each micro
-batch's loss is already divided by the label count of the whole batch, so gradients just add up.
+batch's loss is already divided by the label count of the whole batch, so gradients just add up. That holds
+for the workers of a team, too: each takes its share of the rows of every batch, and all take the same step.
 
 Shapes: B sequences, T tokens a sequence.
 """
@@ -29,11 +30,13 @@ from runners import resume
 from runners.context import Context
 from runners.device import autocast
 from runners.losses import NO_LABEL
+from runners.spread import Spread
 
 METRICS = "metrics.jsonl"
 MICRO_BATCH = 8  # sequences
 CHECKPOINT_SECONDS = 60.0
 _CHECKPOINT_SHARE = 0.05  # of the time at most, however large the model: it is hashed and flushed to the disk
+_MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
 _UNBALANCED = 10.0  # the largest weighted term at step 0 over the smallest
 
 Batches = Callable[[int], npt.NDArray[np.int64]]  # step -> tokens [B, T + 1]
@@ -50,8 +53,11 @@ def train(
     weights: Mapping[str, float],
     context: Context[Any],
     gradient_scale: float = 1.0,
+    spread: Spread | None = None,
 ) -> None:
     """Train `model` in place (its parameters that require gradients) and write metrics.jsonl.
+
+    `spread`: how `model` lies on the workers that train it together, each of which calls this.
 
     Continues from the newest whole checkpoint in `context.resume`. Leaves one there every
     `checkpoint_seconds`, and when it is interrupted. `weights` of the terms serve the warning about
@@ -59,7 +65,7 @@ def train(
     `gradient_scale` before they are clipped; the losses that are logged are not. Raises BoomspecError at
     the first step whose loss or gradient is not finite.
     """
-    training = _Training(model, recipe, context, gradient_scale)
+    training = _Training(spread or Spread(model), recipe, context, gradient_scale)
     training.restore()
     try:
         training.run(batch, loss, weights)
@@ -67,8 +73,9 @@ def train(
         if training.between_steps:
             training.save()
         raise
-    lines = [json.dumps(row) + "\n" for row in training.metrics]
-    (context.path / METRICS).write_text("".join(lines), encoding="utf-8")
+    if training.team.leads:
+        lines = [json.dumps(row) + "\n" for row in training.metrics]
+        (context.path / METRICS).write_text("".join(lines), encoding="utf-8")
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
@@ -107,12 +114,13 @@ def adamw(parameters: Mapping[str, nn.Parameter], optimizer: Optimizer) -> torch
 class _Training:
     """A training on its way: the model, AdamW's moments and the metrics of the steps that are done."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe, context: Context[Any], gradient_scale: float) -> None:
-        self.model = model.eval()  # no dropout; gradients flow all the same
+    def __init__(self, spread: Spread, recipe: Recipe, context: Context[Any], gradient_scale: float) -> None:
+        self.spread, self.team = spread, spread.team
+        self.model = spread.model.eval()  # no dropout; gradients flow all the same
         self.recipe = recipe
         self.context = context
         self.gradient_scale = gradient_scale
-        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.device = next(iter(self.parameters.values())).device
         self.optimizer = adamw(self.parameters, recipe.optimizer)
         self.micro_batch = int(context.options.get("micro_batch", MICRO_BATCH))
@@ -124,16 +132,19 @@ class _Training:
         recipe = self.recipe
         saved, wait = time.monotonic(), self.checkpoint_seconds
         for step in range(len(self.metrics), recipe.steps):
-            row = self.step(step, torch.from_numpy(batch(step)).to(self.device), loss)
+            row = self.step(step, torch.from_numpy(batch(step)), loss)
             if step == 0:
                 self.warn_when_unbalanced(row, weights)
             shown = {name: row[name] for name in ("loss", *weights)}
             self.context.progress.update(row["tokens"], recipe.tokens, unit="tokens", **shown)
-            if time.monotonic() - saved >= wait and step + 1 < recipe.steps:
+            due = time.monotonic() - saved >= wait and step + 1 < recipe.steps
+            if self.team.number(due):
                 before = time.monotonic()
                 self.save()
                 saved = time.monotonic()
                 wait = max(self.checkpoint_seconds, (saved - before) / _CHECKPOINT_SHARE)
+            if self.team.stopped():
+                raise KeyboardInterrupt
 
     def step(self, step: int, tokens: Tensor, loss: MicroLoss) -> dict[str, Any]:
         """One optimiser step on tokens [B, T + 1]. Returns its row of the metrics."""
@@ -143,7 +154,7 @@ class _Training:
             raise self.not_finite(step, "loss", total, terms)
         # Without clipping this only measures: the gradients are multiplied by 1.
         limit = self.recipe.optimizer.clip or math.inf
-        norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), limit))
+        norm = float(self.spread.whole(nn.utils.clip_grad_norm_(self.parameters.values(), limit)))
         if not math.isfinite(norm):
             raise self.not_finite(step, "gradient norm", norm, terms)
         rate = learning_rate(step, self.recipe)
@@ -162,14 +173,19 @@ class _Training:
         """Add up the gradients and losses of the micro batches of one batch."""
         count = int((tokens[:, 1:] >= 0).sum())
         sums: dict[str, Tensor] = {}
-        for rows in tokens.split(self.micro_batch):  # type: ignore[no-untyped-call]
-            with autocast(self.recipe.precision):
-                labels_BT = rows[:, 1:].masked_fill(rows[:, 1:] < 0, NO_LABEL)
-                total, terms = loss(rows[:, :-1].clamp(min=0), labels_BT, count)
-            (total * self.gradient_scale).backward()  # type: ignore[no-untyped-call]
+        rounds = self.team.rounds(tokens, self.micro_batch)
+        for index, (block, counts) in enumerate(rounds):
+            with self.spread.accumulating(last=index + 1 == len(rounds)):
+                rows = block.to(self.device)
+                # Sharded parameters are whole only while they are used, and so must be what was cast of them.
+                with autocast(self.recipe.precision, cache=not self.spread.sharded):
+                    labels_BT = rows[:, 1:].masked_fill(rows[:, 1:] < 0, NO_LABEL)
+                    total, terms = self.spread.forward(loss, rows[:, :-1].clamp(min=0), labels_BT, count)
+                (total * (self.gradient_scale if counts else 0.0)).backward()
             for name, value in {"loss": total.detach(), **terms}.items():
-                sums[name] = sums[name] + value if name in sums else value
-        values = {name: float(value) for name, value in sums.items()}
+                part = value if counts else torch.zeros_like(value)
+                sums[name] = sums[name] + part if name in sums else part
+        values = self.team.summed(sums)
         return values.pop("loss"), values
 
     def warn_when_unbalanced(self, row: Mapping[str, Any], weights: Mapping[str, float]) -> None:
@@ -189,35 +205,50 @@ class _Training:
         )
 
     def save(self) -> None:
+        weights = {name: parameter.detach() for name, parameter in self.parameters.items()}
         moments = {
             f"{moment}.{name}": self.optimizer.state[parameter][moment]
             for name, parameter in self.parameters.items()
-            for moment in ("exp_avg", "exp_avg_sq")
+            for moment in _MOMENTS
             if parameter in self.optimizer.state
         }
-        weights = {name: parameter.detach() for name, parameter in self.parameters.items()}
-        resume.save(self.context.resume, resume.Checkpoint(self.metrics, weights, moments))
+        every = {**weights, **moments}
+        parts = {name: self.spread.rows(tensor) for name, tensor in every.items()}
+        checkpoint = resume.Checkpoint(
+            self.metrics,
+            {name: self.spread.part(tensor) for name, tensor in weights.items()},
+            {name: self.spread.part(tensor) for name, tensor in moments.items()},
+            rows={name: (*rows, len(every[name])) for name, rows in parts.items() if rows is not None},
+        )
+        resume.save(self.context.resume, checkpoint, self.team)
 
     @torch.no_grad()
     def restore(self) -> None:
         """Continue from the newest whole checkpoint of these parameters, if there is one."""
-        resume.sweep(self.context.resume)
-        checkpoint, broken = resume.newest(self.context.resume)
-        for line in broken:
-            self.context.progress.note(line)
-        if checkpoint is None:
+        stored = self.found()
+        if stored is None:
             return
-        shapes = {name: parameter.shape for name, parameter in self.parameters.items()}
-        if {name: weight.shape for name, weight in checkpoint.weights.items()} != shapes:
+        if stored.shapes() != {name: tuple(parameter.shape) for name, parameter in self.parameters.items()}:
             self.context.progress.note("the checkpoint found is of other parameters: starting again")
             return
         for name, parameter in self.parameters.items():
-            parameter.copy_(checkpoint.weights[name])
-            if f"exp_avg.{name}" in checkpoint.moments:
-                self.optimizer.state[parameter] = {
-                    "step": torch.tensor(float(checkpoint.steps)),
-                    "exp_avg": checkpoint.moments[f"exp_avg.{name}"].to(parameter.device),
-                    "exp_avg_sq": checkpoint.moments[f"exp_avg_sq.{name}"].to(parameter.device),
-                }
-        self.metrics = checkpoint.metrics
-        self.context.progress.note(f"continues behind step {checkpoint.steps} of {self.recipe.steps}")
+            rows = self.spread.rows(parameter)
+            self.spread.part(parameter).copy_(stored.tensor(name, rows))
+            if f"exp_avg.{name}" in stored:
+                moments = {moment: torch.zeros_like(parameter) for moment in _MOMENTS}
+                for moment, tensor in moments.items():
+                    self.spread.part(tensor).copy_(stored.tensor(f"{moment}.{name}", rows))
+                self.optimizer.state[parameter] = {"step": torch.tensor(float(stored.steps)), **moments}
+        self.metrics = stored.metrics
+        self.context.progress.note(f"continues behind step {stored.steps} of {self.recipe.steps}")
+
+    def found(self) -> resume.Stored | None:
+        """The checkpoint to continue from. The leader looks for it, and reads the files through."""
+        stored = None
+        if self.team.leads:
+            resume.sweep(self.context.resume)
+            stored, broken = resume.newest(self.context.resume)
+            for line in broken:
+                self.context.progress.note(line)
+        steps = self.team.number(-1 if stored is None else stored.steps)
+        return resume.behind(self.context.resume, steps) if steps >= 0 and stored is None else stored

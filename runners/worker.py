@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from boomspec.errors import BoomspecError, redact
 from boomspec.graph import Node
 from boomspec.store import Store
 from runners import environment
-from runners.context import Context, Input, Progress
+from runners.context import Context, Input, Place, Progress
 from runners.output import captured
 from runners.provenance import provenance
 
@@ -57,6 +57,7 @@ class Job:
     inputs: dict[str, Input]
     input_kinds: dict[str, str]  # kinds of the inputs that are artifacts, by id
     store: Path
+    reads: Path  # the store of the inputs; another one where artifacts are made again for comparison
     run_folder: Path
     run: str
     commit: str | None
@@ -106,7 +107,7 @@ def _make(job: Job, progress: Progress, started: float) -> bool:
     execution, task = job.node.execution, job.node.task
     threads = environment.apply_resources(cpus=execution.cpus, gpus=execution.gpus)
     store = Store(job.store)
-    _check_inputs(job, store)
+    _check_inputs(job, Store(job.reads))
     with _one_at_a_time(store.resume(task.kind, task.id), progress):
         if store.has(task.kind, task.id) and store.damage(task.kind, task.id) is None:
             return False
@@ -120,9 +121,12 @@ def _make(job: Job, progress: Progress, started: float) -> bool:
                     resume=workspace.resume,
                     options=execution.options,
                     progress=progress,
+                    place=Place(execution.cpus, execution.gpus, execution.retries, job.variables, job.log),
                 )
             )
             made_by = provenance(started=started, finished=time.time(), execution=execution, commit=job.commit)
+            if job.node.cost is not None:
+                made_by["cost"] = asdict(job.node.cost)  # with the seconds: how fast such tasks are here
             store.publish(workspace, task.kind, task.id, task.identity(), made_by)
     return True
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import click
 
-from boomspec.commands.shared import json_option, store_option, wait
+from boomspec.commands.shared import json_option, offered, store_option, wait
 from boomspec.export import export_command
 from boomspec.runs import open_run
 from boomspec.sizes import compact_plan, folder_name
 
 
 @click.command("export")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=click.Path(path_type=Path), shell_complete=offered("runs_and_specs"))
 @click.argument("size")
 @click.argument("folder", type=click.Path(path_type=Path))
 @store_option
@@ -26,6 +26,11 @@ def command(run: Path, size: str, folder: Path, store: Path | None, force: bool,
 
     SIZE: student, teacher, or 24 layers, 3B, 80%, 6GiB (the largest not above is taken; the spec need not list it).
     all: every size, each into a folder of its own below FOLDER.
+
+    \b
+    Examples:
+      boomspec export specs/quickstart.yaml '6 layers' model
+      boomspec export specs/quickstart.yaml all models
     """
     made = open_run(run, store)
     chosen = made.every() if size == "all" else (made.member(size),)

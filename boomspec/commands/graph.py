@@ -18,7 +18,13 @@ from boomspec.store import write_atomically
 @click.option("--format", "form", type=click.Choice(["json", "mermaid"]), default="json", show_default=True)
 @click.option("--output", "-o", type=click.Path(path_type=Path, dir_okay=False), help="Write a file instead.")
 def command(spec: Path, store: Path | None, form: str, output: Path | None) -> None:
-    """Print the compiled task graph; behind a search, what the store's answer leads to."""
+    """Print the compiled task graph; behind a search, what the store's answer leads to.
+
+    \b
+    Examples:
+      boomspec graph specs/quickstart.yaml --format mermaid
+      boomspec graph specs/quickstart.yaml -o graph.json
+    """
     compiled, _ = compiled_with(spec, store)
     text = json.dumps(compiled.graph.to_json(), indent=1) if form == "json" else mermaid(compiled.graph)
     if output is None:

@@ -1,32 +1,104 @@
-"""`boomspec plan`: what a run would do."""
+"""`boomspec plan`: what a run would do, and what it takes."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import click
 
-from boomspec.commands.shared import compiled_with, json_option, spec_argument, store_option
+from boomspec.commands.shared import (
+    check_runners,
+    compiled_with,
+    json_option,
+    runner_output,
+    spec_argument,
+    store_option,
+)
+from boomspec.costs import machine
+from boomspec.costs.devices import DEVICES, others
+from boomspec.costs.forecast import Machine, forecast
+from boomspec.costs.rates import save_calibration
+from boomspec.errors import BoomspecError
+from boomspec.execution import ExecutionSpec
 from boomspec.plan import needed
-from boomspec.show import plan_json, print_family, print_pending, print_plan
+from boomspec.plan_json import plan_json
+from boomspec.plan_view import print_plan
+from boomspec.reasons import explained
+from boomspec.runs import store_folder
+from boomspec.saved import SavedPlan
+from boomspec.spec import load_spec
 from boomspec.store import Store
+
+EXIT_SOMETHING_TO_DO = 3
 
 
 @click.command("plan")
 @spec_argument
 @store_option
+@click.option("--all", "every_task", is_flag=True, help="A row for each task also where there are many experiments.")
+@click.option(
+    "--output",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Save the plan: `boomspec run FILE` executes exactly that, or refuses.",
+)
+@click.option("--device", metavar="NAME", help="Kind of GPU to reckon with. Default: execution.device of the spec.")
+@click.option("--gpus", type=click.FloatRange(min=0), metavar="N", help="GPUs there are. Default: 1 if a task asks.")
+@click.option("--calibrate", is_flag=True, help="First measure how fast this machine is, which takes some ten seconds.")
 @click.option("--verify", is_flag=True, help="Check the stored artifacts' checksums, not only their sizes.")
+@click.option("--detailed-exitcode", is_flag=True, help="Exit with 0 where nothing is to be done, with 3 otherwise.")
 @json_option
-def command(spec: Path, store: Path | None, verify: bool, as_json: bool) -> None:
-    """Show what a run would reuse and do, why, and the exact size of every model."""
+def command(
+    spec: Path,
+    store: Path | None,
+    every_task: bool,
+    output: Path | None,
+    device: str | None,
+    gpus: float | None,
+    calibrate: bool,
+    verify: bool,
+    detailed_exitcode: bool,
+    as_json: bool,
+) -> None:
+    """Show what a run would reuse and do, why, and what it takes: sizes, operations, memory, disk, time.
+
+    \b
+    Examples:
+      boomspec plan specs/quickstart.yaml
+      boomspec plan specs/quickstart.yaml --json
+    """
+    if device is not None and device not in DEVICES:
+        raise BoomspecError(f"no device '{device}' is known", hint=others(device))
+    if calibrate:
+        _calibrate(Store(store_folder(load_spec(spec), store)))
     compiled, folder = compiled_with(spec, store)
-    result = needed(compiled.graph, Store(folder), checksums=verify)
+    graph, place = compiled.graph, Store(folder)
+    plan = explained(needed(graph, place, checksums=verify), graph, place)
+    execution = load_spec(spec).spec.execution
+    found = forecast(graph, plan, place, _machine(execution, device, gpus))
+    if output is not None:
+        saved = SavedPlan(graph, plan, folder, cpus=execution.cpus, checksums=verify, pending=compiled.pending)
+        saved.save(output)
     if as_json:
-        click.echo(json.dumps(plan_json(compiled, result), indent=2))
-        return
-    if compiled.family is not None:
-        print_family(compiled.family)
-    print_plan(compiled.graph, result, folder)
-    if compiled.pending:
-        print_pending(compiled)
+        click.echo(json.dumps(plan_json(compiled, plan, found, folder), indent=2))
+    else:
+        print_plan(compiled, plan, found, folder, every_task=every_task)
+        if output is not None:
+            click.echo(f"\nSaved; to execute exactly this: boomspec run {output}")
+    if detailed_exitcode and (plan.ids("run") or plan.ids("blocked")):
+        sys.exit(EXIT_SOMETHING_TO_DO)
+
+
+def _machine(execution: ExecutionSpec, device: str | None, gpus: float | None) -> Machine:
+    name = device or execution.device
+    return Machine(execution.cpus or machine.cpus(), 1 if gpus is None else gpus, DEVICES[name] if name else None)
+
+
+def _calibrate(store: Store) -> None:
+    """Measure this machine with the libraries that tasks use, in a process of their own."""
+    check_runners()
+    folder = store.root / "cache"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_calibration(store, json.loads(runner_output("runners.calibrate", "--folder", str(folder))))

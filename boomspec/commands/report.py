@@ -11,6 +11,7 @@ import click
 
 from boomspec.commands.shared import json_option, runnable, runner, spec_argument, store_option
 from boomspec.errors import EXIT_RUN_FAILED, BoomspecError
+from boomspec.graph import TaskGraph
 from boomspec.store import Store
 
 
@@ -20,10 +21,22 @@ from boomspec.store import Store
 @click.option("--open", "open_it", is_flag=True, help="Open the page in a browser.")
 @json_option
 def command(spec: Path, store: Path | None, open_it: bool, as_json: bool) -> None:
-    """Write the report of a spec from what its store holds now, and say where it is."""
-    graph, folder, _, _ = runnable(spec, store)
-    run_folder = Store(folder).run_folder(graph.name, graph.id)
-    if not run_folder.is_dir():
+    """Write the report of a spec from what its store holds now, and say where it is.
+
+    The report of a spec with variants or a sweep compares its experiments; SPEC#LABEL is that of one of them.
+
+    \b
+    Examples:
+      boomspec report specs/quickstart.yaml --open
+      boomspec report specs/ablations.yaml#no-kl
+    """
+    graph, folder, _, pending = runnable(spec, store)
+    if pending:
+        raise BoomspecError(f"{spec}: no report before {', '.join(pending)} has run", hint=f"boomspec run {spec}")
+    found = Store(folder)
+    run_folder = found.run_folder(graph.name, graph.id)
+    # One experiment of a set may never have been run by itself.
+    if not run_folder.is_dir() and not _has_results(graph, found):
         raise BoomspecError(f"{spec}: not run yet with store {folder}", hint=f"boomspec run {spec}")
     command = [*runner(graph, folder), "--report"]
     done = subprocess.run(command, stdout=subprocess.DEVNULL if as_json else None)
@@ -34,3 +47,7 @@ def command(spec: Path, store: Path | None, open_it: bool, as_json: bool) -> Non
         click.echo(json.dumps({"report": str(page), "results": str(page.with_name("results.json"))}))
     if open_it:
         click.launch(str(page))
+
+
+def _has_results(graph: TaskGraph, store: Store) -> bool:
+    return any(node.task.kind == "evaluate" and store.has("evaluate", node.id) for node in graph.nodes.values())

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
 from boomspec.commands.shared import runnable, runner, spec_argument, store_option, wait
 from boomspec.errors import BoomspecError
+from boomspec.locked import RunLock, required_lock
+from boomspec.pins import NO_PINS
+from boomspec.saved import check, is_plan, read_plan
+from boomspec.store import Store
 
 
 @click.command("run")
@@ -20,15 +25,42 @@ from boomspec.errors import BoomspecError
 )
 @click.option("--verify", is_flag=True, help="Check the checksums of artifacts that are reused.")
 @click.option("--plain", is_flag=True, help="Plain lines instead of the live view.")
-def command(spec: Path, store: Path | None, address: str | None, verify: bool, plain: bool) -> None:
-    """Run an experiment; what is in the store already is reused, what was interrupted goes on."""
+@click.option("--locked", is_flag=True, help="Use the commits of the spec's lock; refuse where something else drifted.")
+@click.option("--ignore-packages", is_flag=True, help="With --locked: whatever versions of packages are installed.")
+def command(
+    spec: Path,
+    store: Path | None,
+    address: str | None,
+    verify: bool,
+    plain: bool,
+    locked: bool,
+    ignore_packages: bool,
+) -> None:
+    """Run an experiment; what is in the store already is reused, what was interrupted goes on.
+
+    \b
+    Examples:
+      boomspec run specs/quickstart.yaml
+      boomspec run plan.json             # exactly what boomspec plan --output saved
+      boomspec run specs/qwen3-4b.yaml --store /shared/store --address auto
+    """
     options = (["--address", address] if address else []) + ["--verify"] * verify + ["--plain"] * plain
+    if ignore_packages and not locked:
+        raise BoomspecError("--ignore-packages goes with --locked", hint="without a lock no versions are compared")
+    if is_plan(spec):
+        if locked:
+            raise BoomspecError("--locked goes with a spec: a saved plan has its commits already")
+        _execute(spec, store, options)
+    lock = RunLock(*required_lock(spec), packages=not ignore_packages) if locked else None
     done: set[str] = set()
     while True:
-        graph, folder, cpus, pending = runnable(spec, store)
+        graph, folder, cpus, pending = runnable(spec, store, lock.pins if lock else NO_PINS)
+        if lock is not None:
+            graph = lock.hold(graph, Store(folder))
         if pending and done.intersection(graph.targets):
             raise BoomspecError(f"{', '.join(pending)}: has run and found nothing", hint="see its log in the store")
         command = runner(graph, folder) + (["--cpus", str(cpus)] if cpus else []) + options
+        command += ["--lock", str(lock.place.absolute())] if lock else []
         sys.stdout.flush()
         if not pending:
             # The runners replace this process: the compiler's room never imports theirs, and signals reach them.
@@ -36,3 +68,18 @@ def command(spec: Path, store: Path | None, address: str | None, verify: bool, p
         if code := wait(command):
             sys.exit(code)
         done.update(graph.targets)
+
+
+def _execute(file: Path, store: Path | None, options: list[str]) -> NoReturn:
+    """Run exactly a saved plan. Raises BoomspecError where it no longer holds."""
+    saved = read_plan(file)
+    if store is not None and store.absolute() != saved.store:
+        raise BoomspecError(f"{file}: the plan is for the store {saved.store}", hint="leave out --store")
+    check(saved, file)
+    if saved.pending:
+        click.echo(f"this plan ends behind {', '.join(saved.pending)}; plan again for the rest")
+    command = [*runner(saved.graph, saved.store), "--plan", str(file.absolute()), *options]
+    command += ["--cpus", str(saved.cpus)] if saved.cpus else []
+    command += ["--verify"] if saved.checksums and "--verify" not in options else []
+    sys.stdout.flush()
+    os.execv(sys.executable, command)

@@ -6,10 +6,15 @@ import json
 
 import click
 
-from boomspec.spec import json_schema
+from boomspec.schema import json_schema
 
 
 @click.command("schema")
 def command() -> None:
-    """Print the JSON Schema of the spec language, for editors."""
+    """Print the JSON Schema of the spec language, for editors.
+
+    \b
+    Example:
+      boomspec schema > boomspec.schema.json
+    """
     click.echo(json.dumps(json_schema(), indent=2))

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from boomspec.compile import Compiled, answers_of, compile_spec
+from boomspec.compile import Compiled, answers_of
 from boomspec.errors import BoomspecError
+from boomspec.experiments import load_experiments
 from boomspec.graph import TaskGraph, read_graph
+from boomspec.pins import NO_PINS, Pins
 from boomspec.runs import DEFAULT_STORE, store_folder
+from boomspec.sets import compile_experiments
 from boomspec.spec import load_spec
 from boomspec.store import Store
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 def _folder(_context: click.Context, _option: click.Parameter, value: str | None) -> Path | None:
@@ -23,28 +33,41 @@ def _folder(_context: click.Context, _option: click.Parameter, value: str | None
     return None if value is None else Path(value)
 
 
-spec_argument = click.argument("spec", type=click.Path(path_type=Path))
+def offered(what: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """Completions by a function of `boomspec.completing`, which is imported only while a person types."""
+
+    def complete(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        found: list[CompletionItem] = getattr(importlib.import_module("boomspec.completing"), what)(incomplete)
+        return found
+
+    return complete
+
+
+spec_argument = click.argument("spec", type=click.Path(path_type=Path), shell_complete=offered("specs"))
 store_option = click.option(
     "--store",
     metavar="FOLDER",
+    shell_complete=offered("folders"),
     callback=_folder,
     help=f"Folder of the artifacts. Default: execution.store of the spec, else ./{DEFAULT_STORE}.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 
-def compiled_with(spec: Path, store: Path | None) -> tuple[Compiled, Path]:
+def compiled_with(spec: Path, store: Path | None, pins: Pins = NO_PINS) -> tuple[Compiled, Path]:
     """A spec compiled with what the searches in its store have found, and the folder of that store."""
-    file = load_spec(spec)
-    folder = store_folder(file, store)
-    return compile_spec(file, answers_of(Store(folder))), folder
+    files = tuple(replace(file, pins=pins) for file in load_experiments(spec))
+    folder = store_folder(files[0], store)
+    return compile_experiments(files, answers_of(Store(folder))), folder
 
 
-def runnable(spec: Path, store: Path | None) -> tuple[TaskGraph, Path, int | None, tuple[str, ...]]:
+def runnable(
+    spec: Path, store: Path | None, pins: Pins = NO_PINS
+) -> tuple[TaskGraph, Path, int | None, tuple[str, ...]]:
     """A graph from a spec or a compiled graph file, its store, the CPUs to use, the searches that come first."""
     if spec.suffix == ".json":
         return read_graph(spec), (store or Path(DEFAULT_STORE)).absolute(), None, ()
-    compiled, folder = compiled_with(spec, store)
+    compiled, folder = compiled_with(spec, store, pins)
     return compiled.graph, folder, load_spec(spec).spec.execution.cpus, compiled.pending
 
 
@@ -58,6 +81,15 @@ def runner(graph: TaskGraph, folder: Path) -> list[str]:
     path = run_folder / "graph.json"
     graph.write(path)
     return [sys.executable, "-P", "-m", "runners", str(path), "--store", str(folder)]
+
+
+def runner_output(module: str, *arguments: str) -> str:
+    """What a module of the runners prints. Raises BoomspecError, with the end of its complaint, where it fails."""
+    command = [sys.executable, "-P", "-m", module, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise BoomspecError(f"{module} failed: {done.stderr.strip().splitlines()[-1:] or 'it said nothing'}")
+    return done.stdout
 
 
 def check_runners() -> None:

@@ -8,20 +8,28 @@ from pathlib import Path
 import click
 
 from boomspec.commands.shared import json_option, spec_argument
-from boomspec.compile import check_spec
-from boomspec.spec import load_spec
+from boomspec.compile import check_experiments
+from boomspec.experiments import load_experiments
 
 
 @click.command("validate")
 @spec_argument
 @json_option
 def command(spec: Path, as_json: bool) -> None:
-    """Check a spec: every problem at once, each with its place. Reads no data and asks no network."""
-    file = load_spec(spec)
-    family = check_spec(file)
+    """Check a spec and all its experiments: every problem at once, at its line. Reads no data and asks no network.
+
+    \b
+    Examples:
+      boomspec validate specs/quickstart.yaml
+      boomspec validate specs/quickstart.yaml --json
+    """
+    files = load_experiments(spec)
+    families = check_experiments(files)
+    checked = all(family is not None for family in families)
     if as_json:
-        click.echo(json.dumps({"valid": True, "teacher_checked": family is not None}))
+        labels = [file.label for file in files]
+        click.echo(json.dumps({"valid": True, "teacher_checked": checked, "experiments": labels}))
         return
-    click.echo(f"{spec}: valid")
-    if family is None:
+    click.echo(f"{spec}: valid" + (f", {len(files):,} experiments" if len(files) > 1 else ""))
+    if not checked:
         click.echo("layers and sizes are not checked: they need a model of the hub or a search (see boomspec plan)")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -125,34 +125,54 @@ class Results:
         return tuple(sorted(rows, key=lambda row: (row.cell.parameters, row.cell.layers)))
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What one `evaluate` artifact holds: the lines of its table, and the items of its metrics that have some."""
+
+    table: list[dict[str, str]]
+    items: dict[tuple[str, str], Items]
+
+
 Find = Callable[[str], Path | str]
 """From the role of an input to the folder of its artifact, or to the reason why there is none."""
 
 
 def collect(record: Report, find: Find) -> Results:
     """Read the artifacts of all cells and trainings. Raises nothing for what is missing: it is listed."""
-    rows: list[Row] = []
-    missing: list[Missing] = []
-    items: dict[tuple[Cell, str, str], Items] = {}
-    for cell in sorted(record.cells, key=_place):
-        folder = find(cell.input)
-        if isinstance(folder, str):
-            missing.append(Missing(cell, folder))
-            continue
-        rows += _rows(cell, folder / "table.csv")
-        items |= {(cell, *key): found for key, found in _items(folder / "items.csv").items()}
+    results = collect_cells(record.cells, find)
     folders = {label: find(role) for label, role in record.trainings.items()}
     trainings = [_training(label, folder) for label, folder in folders.items() if isinstance(folder, Path)]
     found = {label: find(role) for label, role in record.searches.items()}
     searches = [_search(label, folder) for label, folder in found.items() if isinstance(folder, Path)]
-    return Results(tuple(rows), tuple(missing), tuple(trainings), tuple(s for s in searches if s), items)
+    return replace(results, trainings=tuple(trainings), searches=tuple(s for s in searches if s))
+
+
+def collect_cells(cells: Iterable[Cell], find: Find, read: Callable[[Path], Measured] | None = None) -> Results:
+    """The numbers of `cells`. `read` stands in for `measured`, to read what experiments share once."""
+    rows: list[Row] = []
+    missing: list[Missing] = []
+    items: dict[tuple[Cell, str, str], Items] = {}
+    for cell in sorted(cells, key=_place):
+        folder = find(cell.input)
+        if isinstance(folder, str):
+            missing.append(Missing(cell, folder))
+            continue
+        found = (read or measured)(folder)
+        rows += _rows(cell, found.table)
+        items |= {(cell, *key): values for key, values in found.items.items()}
+    return Results(tuple(rows), tuple(missing), items=items)
+
+
+def measured(folder: Path) -> Measured:
+    """Read the folder of an `evaluate` artifact."""
+    return Measured(_read_csv(folder / "table.csv"), _items(folder / "items.csv"))
 
 
 def _place(cell: Cell) -> tuple[int, int]:
     return list(SERIES).index(cell.series), cell.parameters
 
 
-def _rows(cell: Cell, table: Path) -> list[Row]:
+def _rows(cell: Cell, table: list[dict[str, str]]) -> list[Row]:
     return [
         Row(
             cell,
@@ -162,7 +182,7 @@ def _rows(cell: Cell, table: Path) -> list[Row]:
             float(line["stderr"]) if line["stderr"] else None,
             {"True": True, "False": False}.get(line["higher_is_better"]),
         )
-        for line in _read_csv(table)
+        for line in table
     ]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from runners.report.words import count, number
 # Okabe and Ito's palette: told apart with every common form of colour blindness, and in print by the markers.
 INK, BLUE, ORANGE, PINK = "#1a1a19", "#0072b2", "#d55e00", "#b5649b"
 GREEN, YELLOW, SKY = "#009e73", "#b88700", "#3d9bd1"
+PAPER = "#fffffe"
 _VARIABLES = {  # of the page's style, lighter in the dark
     BLUE: "--blue",
     ORANGE: "--orange",
@@ -33,8 +34,9 @@ _VARIABLES = {  # of the page's style, lighter in the dark
     GREEN: "--green",
     YELLOW: "--yellow",
     SKY: "--sky",
+    PAPER: "--paper",
 }
-_LOOK: dict[str, dict[str, Any]] = {
+LOOK: dict[str, dict[str, Any]] = {
     "interpolated": {"color": BLUE, "marker": "o", "linewidth": 2.2, "markersize": 7, "zorder": 5},
     "naive_pruning": {"color": ORANGE, "marker": "s", "linewidth": 1.4, "markersize": 6, "linestyle": (0, (5, 2))},
     "shortgpt": {"color": YELLOW, "marker": "P", "linewidth": 1.4, "markersize": 7, "linestyle": (0, (5, 2))},
@@ -43,7 +45,7 @@ _LOOK: dict[str, dict[str, Any]] = {
     "random_init": {"color": PINK, "marker": "^", "linewidth": 1.4, "markersize": 7, "linestyle": (0, (1, 1.5))},
 }
 _NOT_THE_TEACHER = {"standard_distillation", "random_init"}  # series that do not end in the teacher
-_CONTROLS = ("random_init", "laco", "shortgpt")  # may be so far off that they would flatten all else
+CONTROLS = ("random_init", "laco", "shortgpt")  # may be so far off that they would flatten all else
 _ENDS = {"student": ("D", 8), "teacher": ("*", 15)}
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same everywhere
@@ -76,16 +78,19 @@ def size_figure(results: Results, measure: str, *, width: float = 7.6, height: f
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.add_subplot()
         ends = {name: rows[0] for name in _ENDS if (rows := results.series(name, measure, metric))}
-        lines = {name: results.series(name, measure, metric) for name in _LOOK}
+        lines = {name: results.series(name, measure, metric) for name in LOOK}
         for name, rows in lines.items():
             if rows:
                 _line(axes, rows, ends, name)
         for name, row in ends.items():
-            _end(axes, row, name)
-        near = [row for name, rows in lines.items() if name not in _CONTROLS for row in rows]
-        _limit(axes, [*near, *ends.values()], [row for name in _CONTROLS for row in lines[name]])
-        _size_axes(axes, [*ends.values(), *(row for rows in lines.values() for row in rows)])
-        axes.set_ylabel(_quality_label(results, measure, metric))
+            draw_end(axes, row.cell.parameters, row.value, name)
+        near = [*ends.values(), *(row for name, rows in lines.items() if name not in CONTROLS for row in rows)]
+        far = [(row.cell.parameters, row.value, str(LOOK[name]["color"])) for name in CONTROLS for row in lines[name]]
+        keep_in_view(axes, [row.value + sign * (row.stderr or 0.0) for row in near for sign in (-1, 1)], far)
+        size_axes(
+            axes, {row.cell.layers: row.cell.parameters for row in [*near, *(r for n in CONTROLS for r in lines[n])]}
+        )
+        axes.set_ylabel(quality_label(measure, metric, higher_is_better=results.higher_is_better(measure, metric)))
         if axes.get_legend_handles_labels()[1]:
             figure.legend(loc="outside lower center", ncols=3, fontsize=9, handlelength=3.2)
     return figure
@@ -93,7 +98,7 @@ def size_figure(results: Results, measure: str, *, width: float = 7.6, height: f
 
 def _line(axes: Any, rows: Sequence[Row], ends: dict[str, Row], name: str) -> None:
     """One series. The family runs from student to teacher; pruning nothing is the teacher, too."""
-    look, path = _LOOK[name], list(rows)
+    look, path = LOOK[name], list(rows)
     if name == "interpolated" and "student" in ends:
         path.insert(0, ends["student"])
     if name not in _NOT_THE_TEACHER and "teacher" in ends:
@@ -112,14 +117,14 @@ def _line(axes: Any, rows: Sequence[Row], ends: dict[str, Row], name: str) -> No
     )
 
 
-def _end(axes: Any, row: Row, name: str) -> None:
+def draw_end(axes: Any, parameters: float, value: float, name: str) -> None:
     """Student or teacher: its mark, and a dashed line named at the end where the curves are not."""
     marker, size = _ENDS[name]
-    axes.plot(row.cell.parameters, row.value, marker, color=INK, markersize=size, zorder=6)
-    axes.axhline(row.value, color=INK, alpha=0.45, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+    axes.plot(parameters, value, marker, color=INK, markersize=size, zorder=6)
+    axes.axhline(value, color=INK, alpha=0.45, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
     axes.annotate(
-        f"{name} {number(row.value)}",
-        (1.0 if name == "student" else 0.0, row.value),
+        f"{name} {number(value)}",
+        (1.0 if name == "student" else 0.0, value),
         xycoords=("axes fraction", "data"),
         xytext=(-4 if name == "student" else 4, 3),
         textcoords="offset points",
@@ -129,44 +134,48 @@ def _end(axes: Any, row: Row, name: str) -> None:
     )
 
 
-def _limit(axes: Any, rows: Sequence[Row], control: Sequence[Row]) -> None:
-    """Keep a control that is far off from flattening all else: its points out of view become arrows with values."""
-    finite = [row for row in rows if math.isfinite(row.value)]
-    if not finite:
+def keep_in_view(
+    axes: Any, values: Sequence[float], control: Sequence[tuple[float, float, str]], *, alpha: float = 1.0
+) -> None:
+    """Keep a control that is far off from flattening all else: its points out of view become arrows with values.
+
+    `values` must be seen; `control` are points with their colours.
+    """
+    values = [value for value in values if math.isfinite(value)]
+    if not values:
         return
-    values = [row.value + sign * (row.stderr or 0.0) for row in finite for sign in (-1, 1)]
     low, high = min(values), max(values)
     margin = 0.5 * (high - low) or 0.1 * abs(high) or 1.0
-    near = [row.value for row in control if low - margin <= row.value <= high + margin]
+    near = [value for _, value, _ in control if low - margin <= value <= high + margin]
     bottom, top = min([low, *near]), max([high, *near])
     pad = 0.1 * (top - bottom or margin)
     # An arrow needs more room than a margin.
-    bottom -= pad * (3 if any(row.value < bottom - pad for row in control) else 1)
-    top += pad * (3 if any(row.value > top + pad for row in control) else 1)
-    out = [row for row in control if not bottom <= row.value <= top]
+    bottom -= pad * (3 if any(value < bottom - pad for _, value, _ in control) else 1)
+    top += pad * (3 if any(value > top + pad for _, value, _ in control) else 1)
+    out = [point for point in control if not bottom <= point[1] <= top]
     if out:
         axes.set_ylim(bottom, top)
-    for row in out:
-        up, color = row.value > top, _LOOK[row.cell.series]["color"]
+    for place, value, color in out:
+        up = value > top
         axes.annotate(
-            number(row.value),
-            (row.cell.parameters, top if up else bottom),
+            number(value),
+            (place, top if up else bottom),
             xytext=(0, -24 if up else 24),
             textcoords="offset points",
             ha="center",
             va="center",
             fontsize=8,
             color=color,
-            arrowprops={"arrowstyle": "-|>", "color": color, "linewidth": 1.2},
+            alpha=alpha,
+            arrowprops={"arrowstyle": "-|>", "color": color, "linewidth": 1.2, "alpha": alpha},
         )
 
 
-def _size_axes(axes: Any, rows: Sequence[Row]) -> None:
-    """Parameters along the bottom; the layers of each size along the top."""
+def size_axes(axes: Any, places: Mapping[int, float]) -> None:
+    """Parameters along the bottom; the layers of each size along the top. `places`: parameters by layers."""
     axes.set_xlabel("parameters")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(value)))
     axes.xaxis.set_major_locator(MaxNLocator(7))
-    places = {row.cell.layers: row.cell.parameters for row in rows}
     if not places:
         return
     every = max(1, math.ceil(len(places) / 16))
@@ -178,8 +187,9 @@ def _size_axes(axes: Any, rows: Sequence[Row]) -> None:
     top.spines["top"].set_visible(False)
 
 
-def _quality_label(results: Results, measure: str, metric: str) -> str:
-    arrow = "↑ better" if results.higher_is_better(measure, metric) else "↓ better"
+def quality_label(measure: str, metric: str, *, higher_is_better: bool) -> str:
+    """What a measure's axis is called, with its unit and which way is better."""
+    arrow = "↑ better" if higher_is_better else "↓ better"
     name = "held-out" if measure == "held_out" else measure
     unit = f", {UNITS[metric]}" if metric in UNITS else ""
     return f"{name} {metric}{unit}   ({arrow})"

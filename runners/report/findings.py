@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 
 from runners.report.collect import SERIES, Results, Row
 from runners.report.words import number
@@ -19,7 +20,7 @@ from runners.weighted import weighted_mean, weighted_stderr
 
 UNITS = {"loss": "nats per token", "bits_per_byte": "bits per byte"}
 _ADJECTIVES = {"interpolated": "interpolated", "random_init": "randomly initialised"}
-_CLEAR = 2.0  # standard errors
+CLEAR = 2.0  # standard errors
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Comparison:
     @property
     def clear(self) -> bool:
         """Whether the difference is more than two of its standard errors. False where that is not known."""
-        return self.stderr is not None and abs(self.gain) > _CLEAR * self.stderr
+        return self.stderr is not None and abs(self.gain) > CLEAR * self.stderr
 
 
 def compare(results: Results, measure: str, *, series: str, against: str) -> tuple[Comparison, ...]:
@@ -54,8 +55,16 @@ def compare(results: Results, measure: str, *, series: str, against: str) -> tup
 
 
 def _paired_stderr(results: Results, row: Row, other: Row) -> float | None:
+    found = item_differences(results, row, results, other)
+    return None if found is None else weighted_stderr(*found)
+
+
+def item_differences(
+    results: Results, row: Row, others: Results, other: Row
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
+    """What a row is more than another, item by item, and the items' weights; None where they cannot be paired."""
     first = results.items.get((row.cell, row.measure, row.metric))
-    second = results.items.get((other.cell, other.measure, other.metric))
+    second = others.items.get((other.cell, other.measure, other.metric))
     if first is None or second is None or not np.array_equal(first.item, second.item):
         return None
     if not np.array_equal(first.weight, second.weight):
@@ -63,7 +72,7 @@ def _paired_stderr(results: Results, row: Row, other: Row) -> float | None:
     difference = first.value - second.value
     if not np.isclose(weighted_mean(difference, first.weight), row.value - other.value):
         return None  # the metric is not the mean of these items
-    return weighted_stderr(difference, first.weight)
+    return difference, first.weight
 
 
 def outcome(results: Results) -> str:
@@ -100,7 +109,11 @@ def findings(results: Results) -> list[str]:
 
 def label(results: Results, measure: str) -> str:
     """A measure's name for people: "held-out loss", "arc_easy acc"."""
-    metric = results.primary(measure)
+    return name_of(measure, results.primary(measure))
+
+
+def name_of(measure: str, metric: str) -> str:
+    """A metric's name for people."""
     return f"{'held-out' if measure == 'held_out' else measure} {metric}"
 
 
@@ -123,10 +136,10 @@ def _against(results: Results, measure: str, *, series: str, against: str) -> st
     else:
         sentence = (
             f"{len(won)} of {total} {sizes} {'beats' if len(won) == 1 else 'beat'} {what}, by {_range(won, unit)}; "
-            f"behind at {_listed([c.layers for c in lost])} layers, by {_range(lost, unit)}"
+            f"behind at {listed([c.layers for c in lost])} layers, by {_range(lost, unit)}"
         )
     unknown = _not_compared(results, measure, {series, against}, {c.layers for c in compared})
-    return f"{sentence}; at {_listed(unknown)} layers a result is missing." if unknown else f"{sentence}."
+    return f"{sentence}; at {listed(unknown)} layers a result is missing." if unknown else f"{sentence}."
 
 
 def _not_compared(results: Results, measure: str, series: set[str], compared: set[int]) -> list[int]:
@@ -151,7 +164,7 @@ def _range(compared: Sequence[Comparison], unit: str) -> str:
     return f"{amount} ({many} by more than two standard errors)"
 
 
-def _listed(numbers: Sequence[int]) -> str:
+def listed(numbers: Sequence[int]) -> str:
     first = ", ".join(map(str, numbers[:-1]))
     return f"{first} and {numbers[-1]}" if first else str(numbers[-1])
 

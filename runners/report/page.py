@@ -1,61 +1,21 @@
-"""Make the page: tables and drawings from `Results`, set into `page.html.jinja` as one self-contained file."""
+"""Make the page of one experiment: tables and drawings from `Results`, set into `page.html.jinja`."""
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from boomspec.tasks import Cell
 from runners.report.collect import SERIES, Results, Row
-from runners.report.figures import size_figure, svg
+from runners.report.figures import size_figure
 from runners.report.findings import UNITS, compare, findings, label, outcome
+from runners.report.frame import NO_PROVENANCE, Drawing, Provenance, file_name, rendered
 from runners.report.process_figures import search_figure, similarity_figure, training_figure
-from runners.report.words import count, number, size
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-_TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-)
-
+from runners.report.words import count, number, signed, size
 
 GROUPS = ("hero", "sizes", "searches", "trainings", "similarities")
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """One figure with its place on the page; `name` is also the name of its file."""
-
-    group: str  # one of GROUPS
-    name: str
-    title: str
-    caption: str
-    figure: Figure = field(repr=False)
-
-    @cached_property
-    def svg(self) -> str:
-        return svg(self.figure, name=self.name)
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """`facts`: name and value, for people. `tasks`: {name, kind, id, seconds, state}."""
-
-    facts: Sequence[tuple[str, str]] = ()
-    tasks: Sequence[dict[str, Any]] = ()
 
 
 def draw(results: Results) -> list[Drawing]:
@@ -67,20 +27,22 @@ def draw(results: Results) -> list[Drawing]:
     for search in results.searches:
         caption = "KL of each candidate to the teacher on the calibration text, by how many blocks are patched."
         drawings.append(
-            Drawing("searches", _file("search", search.label), search.label, caption, search_figure(search))
+            Drawing("searches", file_name("search", search.label), search.label, caption, search_figure(search))
         )
     for training in results.trainings:
         if training.steps:
             caption = "Every optimiser step (faint) and its running mean. Terms are drawn without their weights."
             figure = training_figure(training)
-            drawings.append(Drawing("trainings", _file("training", training.label), training.label, caption, figure))
+            drawings.append(
+                Drawing("trainings", file_name("training", training.label), training.label, caption, figure)
+            )
     for training in results.trainings:
         if training.pairs:
             caption = (
                 "Mean cosine similarity of aligned hidden states, before and after distillation, on the same text."
             )
             figure = similarity_figure(training)
-            name = _file("similarity", training.label)
+            name = file_name("similarity", training.label)
             drawings.append(Drawing("similarities", name, training.label, caption, figure))
     return drawings
 
@@ -98,11 +60,7 @@ def _size_drawing(results: Results, measure: str, **shape: float) -> Drawing:
     if any(row.stderr for row in results.rows if row.measure == measure):
         caption += " Bars are one standard error."
     group = "hero" if results.measures[0] == measure else "sizes"
-    return Drawing(group, _file("size", measure), name, caption, size_figure(results, measure, **shape))
-
-
-def _file(kind: str, name: str) -> str:
-    return f"{kind}-" + "".join(c if c.isalnum() or c in "-_" else "-" for c in name.lower())
+    return Drawing(group, file_name("size", measure), name, caption, size_figure(results, measure, **shape))
 
 
 def render(
@@ -110,17 +68,18 @@ def render(
     *,
     title: str,
     drawings: Sequence[Drawing],
-    csv: str,
-    json: str,
+    files: Mapping[str, str],
     question: Sequence[str] = (),
     spec: str = "",
     resolved: dict[str, Any] | None = None,
-    provenance: Provenance = Provenance(),
+    provenance: Provenance = NO_PROVENANCE,
 ) -> str:
-    """The page's HTML. `csv` and `json` are the texts of the files that it offers for download."""
+    """The page's HTML. `files`: texts of the files that it offers for download, by name."""
     measures = list(dict.fromkeys([*results.measures, *(missing.cell.measure for missing in results.missing)]))
     others = [name for name in dict.fromkeys(row.measure for row in results.rows) if name not in measures]
-    return _TEMPLATES.get_template("page.html.jinja").render(
+    return rendered(
+        "page.html.jinja",
+        kind="report",
         title=title,
         question=question,
         outcome=outcome(results),
@@ -131,8 +90,7 @@ def render(
         numbers_table=numbers_table(results, measures),
         subtasks_table=numbers_table(results, others),
         gains=gains_table(results),
-        csv=base64.b64encode(csv.encode()).decode(),
-        json=base64.b64encode(json.encode()).decode(),
+        downloads=files,
         spec=spec,
         resolved=yaml.safe_dump(resolved, sort_keys=False, default_flow_style=None, width=110) if resolved else "",
         provenance=provenance,
@@ -202,13 +160,8 @@ def gains_table(results: Results) -> dict[str, Any]:
         for found in compared.values():
             c = found.get(layers)
             error = "" if c is None or c.stderr is None else number(c.stderr)
-            values.append({"text": "" if c is None else _signed(c.gain), "error": error})
+            values.append({"text": "" if c is None else signed(c.gain), "error": error})
         lines.append({"layers": layers, "cells": values})
     units = {measure: UNITS.get(results.primary(measure), "") for measure in compared}
     heads = [label(results, measure) + (f", {units[measure]}" if units[measure] else "") for measure in compared]
     return {"measures": heads, "lines": lines}
-
-
-def _signed(value: float) -> str:
-    sign = "+" if value > 0 else "\N{MINUS SIGN}" if value < 0 else ""
-    return f"{sign}{number(abs(value))}"

@@ -11,6 +11,12 @@ def number(value: float) -> str:
     return f"{value:.1f}" if 100 <= size < 1e5 else f"{value:.1g}"
 
 
+def signed(value: float) -> str:
+    """A difference, always with its sign."""
+    sign = "+" if value > 0 else "\N{MINUS SIGN}" if value < 0 else ""
+    return f"{sign}{number(abs(value))}"
+
+
 def count(value: float) -> str:
     """Three digits with K, M, B or T: 421888 is "422K"."""
     return _scaled(value, 1000, ("", "K", "M", "B", "T"))

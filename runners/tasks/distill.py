@@ -28,10 +28,12 @@ from boomspec.tasks import Distill, Faithful, Precision
 from runners.assembly import assemble
 from runners.capture import Pair, capture, embedding_parameters, hidden_pairs, label, trunk
 from runners.context import Context
-from runners.device import MASTER_DTYPE, autocast, device, frozen_dtype, make_deterministic
+from runners.device import MASTER_DTYPE, autocast, device, frozen_dtype, kernels
 from runners.head import Head, check_head
 from runners.losses import cosine, head_loss, needs_teacher, state_loss, weights
 from runners.models import MODEL, load, load_frozen, model_folder, save_weights, stored_dtype
+from runners.spread import Spread, is_sharded, lightened, shard_frozen
+from runners.team import ALONE, Team, team
 from runners.tokens import TokenStream
 from runners.training import MicroLoss, train
 
@@ -40,62 +42,101 @@ if TYPE_CHECKING:
 
 SIMILARITY = "similarity.json"
 _SIMILARITY_WINDOWS = 8
+_HOST = torch.device("cpu")  # where a model is loaded before it is cut over the workers
 _NOT_FAITHFUL = Faithful(padding=False, kl_on_padding=False, summed_micro_batches=1)
 
 
 def run(context: Context[Distill]) -> None:
-    make_deterministic()
+    if context.options.get("workers", 1) == 1:
+        work(context)
+        return
+    from runners.many_workers import train_together  # Ray Train takes seconds to import
+
+    train_together(context)
+
+
+def work(context: Context[Distill]) -> None:
+    """What each worker does. One that is alone does all of it."""
+    with kernels(context.record.determinism, context.progress.note):
+        _distill(context)
+
+
+def _distill(context: Context[Distill]) -> None:
+    options, workers = context.options, team(context.resume)
+    parallel = options.get("parallel", "ddp")
+    shards_teacher = is_sharded(workers, options.get("teacher", "replicated"))
     record, recipe, precision = context.record, context.record.recipe, context.record.recipe.precision
     tokens, folder = context.inputs["tokens"].folder, model_folder(context.inputs["teacher"])
     stream, layers, dtype = TokenStream(tokens), read_facts(folder).count, stored_dtype(folder)
-    student = initial_student(record, folder, context.path / MODEL)
-    teacher = load_frozen(folder, dtype=frozen_dtype(precision))
+    student = initial_student(record, folder, context.path / MODEL, workers, cut=is_sharded(workers, parallel))
+    teacher = load_frozen(folder, dtype=frozen_dtype(precision), place=_HOST if shards_teacher else None)
     if stream.vocabulary > (rows := teacher.get_input_embeddings().weight.shape[0]):
         raise BoomspecError(f"the tokens have a vocabulary of {stream.vocabulary}, but the teacher embeds {rows}")
+    spread = Spread(student, workers, parallel=parallel)
+    if shards_teacher:
+        shard_frozen(teacher)
     for model in (student, teacher):
-        check_head(model)
+        spread.call(check_head, model)
 
     compared = similarity_batch(tokens, recipe.sequence_length).to(device())
     pairs = hidden_pairs(record.kept, layers)
-    before = similarities(student, teacher, pairs, compared, precision)
+    before = spread.call(similarities, student, teacher, pairs, compared, precision)
     faithful = record.faithful or _NOT_FAITHFUL
     draw = stream.padded_batch if faithful.padding else stream.batch
     batch = partial(draw, sequences=recipe.sequences, sequence_length=recipe.sequence_length, seed=recipe.seed)
     everywhere = recipe.sequences * recipe.sequence_length if faithful.kl_on_padding else None
     loss = distillation_loss(student, teacher, record.losses, record.kept, kl_positions=everywhere)
-    train(
-        student,
-        recipe=recipe,
-        batch=batch,
-        loss=loss,
-        weights=weights(record.losses),
-        context=context,
-        gradient_scale=float(faithful.summed_micro_batches),
-    )
-    after = similarities(student, teacher, pairs, compared, precision)
+    compiled = bool(options.get("compile", False))
+    checkpointing = bool(options.get("activation_checkpointing", False))
+    with (
+        lightened(student, checkpointing=checkpointing, compiled=compiled),
+        lightened(teacher, compiled=compiled),
+    ):
+        train(
+            student,
+            recipe=recipe,
+            batch=batch,
+            loss=loss,
+            weights=weights(record.losses),
+            context=context,
+            gradient_scale=float(faithful.summed_micro_batches),
+            spread=spread,
+        )
+    after = spread.call(similarities, student, teacher, pairs, compared, precision)
+    trained = spread.collected(lambda: load(context.path / MODEL, dtype=MASTER_DTYPE, place=_HOST))
+    if trained is None:
+        return
 
     rows_ = [
         {"student": label(s), "teacher": label(t), "before": b, "after": a}
         for (s, t), b, a in zip(pairs, before, after, strict=True)
     ]
     _write(context.path / SIMILARITY, {"pairs": rows_})
-    save_weights(student, context.path / MODEL, dtype=dtype)
+    save_weights(trained, context.path / MODEL, dtype=dtype)
     pruned = sorted(set(range(layers)) - set(record.kept))
     _write(
         context.path / MODEL / STUDENT_CONFIG, {"copied_teacher_layers": record.kept, "pruned_teacher_layers": pruned}
     )
 
 
-def initial_student(record: Distill, teacher: Path, folder: Path) -> PreTrainedModel:
-    """The student before training, in fp32. Its files (config, tokenizer, weights) are written into `folder`."""
-    assemble({"t": teacher}, [f"t{i}" for i in record.kept], folder, tied=read_facts(teacher).tied)
-    student = load(folder, dtype=MASTER_DTYPE)
+def initial_student(
+    record: Distill, teacher: Path, folder: Path, workers: Team = ALONE, *, cut: bool = False
+) -> PreTrainedModel:
+    """The student before training, in fp32. Its files (config, tokenizer, weights) are written into `folder`.
+
+    `cut`: it is to be cut over the workers, so it is in the memory of the host.
+    """
+    if workers.leads:
+        assemble({"t": teacher}, [f"t{i}" for i in record.kept], folder, tied=read_facts(teacher).tied)
+    workers.wait()
+    place = _HOST if cut else device()
+    student = load(folder, dtype=MASTER_DTYPE, place=place)
     if record.initial == "random":
         copied = student
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(record.recipe.seed)
             config = AutoConfig.from_pretrained(folder)
-            student = AutoModelForCausalLM.from_config(config, dtype=MASTER_DTYPE).to(device()).eval()
+            student = AutoModelForCausalLM.from_config(config, dtype=MASTER_DTYPE).to(place).eval()
         if not record.train_embedding:
             # A frozen random embedding would teach nothing about the layers.
             with torch.no_grad():

@@ -24,7 +24,7 @@ from boomspec.errors import BoomspecError
 from boomspec.tasks import Evaluate, HeldOut, LmEval
 from runners import held_out
 from runners.context import Context
-from runners.device import frozen_dtype
+from runners.device import frozen_dtype, kernels
 from runners.models import load_frozen, model_folder
 from runners.tokens import TOKENIZER, TokenStream
 
@@ -44,10 +44,11 @@ def run(context: Context[Evaluate]) -> None:
     folder = model_folder(context.inputs["model"])
     model = load_frozen(folder, dtype=frozen_dtype(context.record.precision))
     measure = context.record.measure
-    if isinstance(measure, HeldOut):
-        results, items = _held_out(context, measure, model)
-    else:
-        results, items = _lm_eval(context, measure, model, folder)
+    with kernels(context.record.determinism, context.progress.note):
+        if isinstance(measure, HeldOut):
+            results, items = _held_out(context, measure, model)
+        else:
+            results, items = _lm_eval(context, measure, model, folder)
     _write_json(context.path / "results.json", results)
     _write_csv(context.path / "table.csv", TABLE, table(results))
     _write_csv(context.path / "items.csv", Item._fields, items)

@@ -17,16 +17,34 @@ from boomspec.losses import CrossEntropy, Losses
 from boomspec.tasks import Architecture, Pretrain
 from runners.capture import trunk
 from runners.context import Context
-from runners.device import MASTER_DTYPE, device, make_deterministic
+from runners.device import MASTER_DTYPE, device, kernels
 from runners.head import Head, check_head
 from runners.losses import head_loss, weights
 from runners.models import MODEL, save_weights
+from runners.spread import Spread, is_sharded, lightened
+from runners.team import team
 from runners.tokens import TOKENIZER, TokenStream
 from runners.training import train
 
 
 def run(context: Context[Pretrain]) -> None:
-    make_deterministic()
+    if context.options.get("workers", 1) == 1:
+        work(context)
+        return
+    from runners.many_workers import train_together  # Ray Train takes seconds to import
+
+    train_together(context)
+
+
+def work(context: Context[Pretrain]) -> None:
+    """What each worker does. One that is alone does all of it."""
+    with kernels(context.record.determinism, context.progress.note):
+        _pretrain(context)
+
+
+def _pretrain(context: Context[Pretrain]) -> None:
+    options, workers = context.options, team(context.resume)
+    parallel = options.get("parallel", "ddp")
     architecture, recipe = context.record.architecture, context.record.recipe
     tokens = context.inputs["tokens"].folder
     stream = TokenStream(tokens)
@@ -35,8 +53,11 @@ def run(context: Context[Pretrain]) -> None:
             f"the model has a vocabulary of {architecture.vocabulary}, but its tokens have {stream.vocabulary}",
             hint="a tokenizer learned from little text can be smaller than asked for: lower the vocabulary",
         )
-    model = llama(architecture, eos=stream.eos, seed=recipe.seed).to(device())
-    check_head(model)
+    model = llama(architecture, eos=stream.eos, seed=recipe.seed)
+    if not is_sharded(workers, parallel):
+        model = model.to(device())
+    spread = Spread(model, workers, parallel=parallel)
+    spread.call(check_head, model)
     head = Head(model)
     losses = Losses(cross_entropy=CrossEntropy())
 
@@ -44,9 +65,13 @@ def run(context: Context[Pretrain]) -> None:
         return head_loss(trunk(model, inputs_BT), labels_BT, head=head, losses=losses, count=count)
 
     batch = partial(stream.batch, sequences=recipe.sequences, sequence_length=recipe.sequence_length, seed=recipe.seed)
-    train(model, recipe=recipe, batch=batch, loss=loss, weights=weights(losses), context=context)
-    shutil.copytree(tokens / TOKENIZER, context.path / MODEL)
-    save_weights(model, context.path / MODEL, dtype=MASTER_DTYPE)
+    checkpointing = bool(options.get("activation_checkpointing", False))
+    with lightened(model, checkpointing=checkpointing, compiled=bool(options.get("compile", False))):
+        train(model, recipe=recipe, batch=batch, loss=loss, weights=weights(losses), context=context, spread=spread)
+    trained = spread.collected(lambda: llama(architecture, eos=stream.eos, seed=recipe.seed))
+    if trained is not None:
+        shutil.copytree(tokens / TOKENIZER, context.path / MODEL)
+        save_weights(trained, context.path / MODEL, dtype=MASTER_DTYPE)
 
 
 def llama(architecture: Architecture, *, eos: int, seed: int) -> LlamaForCausalLM:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from boomspec.tasks import LayerChoice, PatchOrder, Search
 from runners.calibration import calibration_batches
 from runners.context import Context
-from runners.device import frozen_dtype, make_deterministic
+from runners.device import frozen_dtype, kernels
 from runners.models import load_frozen, model_folder
 from runners.search.layer_choice import search_layer_choice
 from runners.search.patch_order import search_patch_order
@@ -20,7 +20,11 @@ RESULT = "search.json"
 
 
 def run(context: Context[Search]) -> None:
-    make_deterministic()
+    with kernels(context.record.determinism, context.progress.note):
+        _search(context)
+
+
+def _search(context: Context[Search]) -> None:
     record = context.record
 
     def load(role: str) -> PreTrainedModel:

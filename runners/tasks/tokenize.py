@@ -4,16 +4,18 @@ Each stream is `EOS d1 EOS d2 EOS ... dn EOS` (see `runners/tokens.py`). Text in
 like a special token is ordinary text: only the end of a document makes an EOS.
 
 Documents are numbered behind the first `skip`, empty ones included (they are counted, not written);
-document i is held out when i % held_out_every == held_out_offset. Memory holds one batch of documents,
+document i is held out when i % held_out_every == held_out_offset. `meta.json` has a digest of the documents of each
+stream; the execution's option `rows` says what it must be where a lock knows it. Memory holds one batch of documents,
 whatever the size of the corpus; the result does not depend on how documents are batched.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +36,31 @@ EOS = "<|endoftext|>"
 _BATCH_DOCUMENTS, _BATCH_CHARACTERS = 256, 1 << 20
 
 
+_ROWS = "rows"
+
+
 @dataclass
 class _Count:
+    """What one stream holds. `rows`: sha256 over each document's length (8 bytes, little-endian) and UTF-8 text."""
+
     tokens: int = 0
     documents: int = 0
     bytes: int = 0
+    rows: Any = field(default_factory=hashlib.sha256)
+
+    def add(self, text: str, tokens: int) -> None:
+        data = text.encode("utf-8")
+        self.tokens += tokens
+        self.documents += 1
+        self.bytes += len(data)
+        self.rows.update(len(data).to_bytes(8, "little"))
+        self.rows.update(data)
+
+    def size(self) -> dict[str, int]:
+        return {"tokens": self.tokens, "documents": self.documents, "bytes": self.bytes}
+
+    def read(self) -> dict[str, Any]:
+        return {"documents": self.documents, "sha256": self.rows.hexdigest()}
 
 
 def run(context: Context[Tokenize]) -> None:
@@ -53,7 +75,10 @@ def run(context: Context[Tokenize]) -> None:
     vocabulary = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
     dtype = "uint16" if vocabulary <= 1 << 16 else "uint32"
     train, held_out = _write_streams(context, tokenizer, eos=eos, dtype=DTYPES[dtype], text=text)
-    meta = {"dtype": dtype, "eos": eos, "vocabulary": vocabulary, "train": asdict(train), "held_out": asdict(held_out)}
+    rows = {"train": train.read(), "held_out": held_out.read()}
+    _check_rows(rows, context.options.get(_ROWS))
+    meta = {"dtype": dtype, "eos": eos, "vocabulary": vocabulary, "train": train.size(), "held_out": held_out.size()}
+    meta[_ROWS] = rows
     (context.path / META).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
 
 
@@ -83,9 +108,7 @@ def _write_streams(
             count, file = (counts[True], held_out_file) if is_held_out else (counts[False], train_file)
             row = [*ids, eos] if count.documents else [eos, *ids, eos]
             file.write(np.asarray(row, dtype).tobytes())
-            count.tokens += len(row)
-            count.documents += 1
-            count.bytes += len(document.text.encode("utf-8"))
+            count.add(document.text, len(row))
             tokens = counts[False].tokens
             if record.max_tokens is None:
                 context.progress.update(document.bytes_read, all_bytes, unit="bytes", tokens=tokens)
@@ -128,6 +151,17 @@ def _check_counts(record: Tokenize, train: _Count, held_out: _Count) -> None:
             f"no document was held out ({asked}) among the {train.documents} that were read",
             hint="give more documents, or a smaller data.held_out.every",
         )
+
+
+def _check_rows(found: dict[str, dict[str, Any]], expected: dict[str, dict[str, Any]] | None) -> None:
+    """Raise BoomspecError where a lock expects other rows."""
+    for stream, rows in (expected or {}).items():
+        if found[stream] != rows:
+            was, now = (f"{r['documents']} documents, sha256 {r['sha256'][:12]}" for r in (rows, found[stream]))
+            raise BoomspecError(
+                f"the rows of the {stream.replace('_', '-')} text are not those of the lock: {was} -> {now}",
+                hint="the same commit gave other rows: look for another version of `datasets` or of what it reads",
+            )
 
 
 # --- the tokenizer ---------------------------------------------------------------------------------

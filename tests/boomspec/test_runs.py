@@ -64,3 +64,15 @@ def publish(store: Store, task) -> None:
     with store.workspace(task.kind, task.id) as workspace:
         (workspace.path / "payload").write_text("the payload")
         store.publish(workspace, task.kind, task.id, task.identity(), {})
+
+
+def test_a_run_may_be_named_by_its_folders_name_alone(specs, monkeypatch):
+    monkeypatch.chdir(specs.folder)
+    by_spec = open_run(specs.text(specs.SPEC))
+    folder = by_spec.store.run_folder("tiny", by_spec.graph.id)
+    folder.mkdir(parents=True)
+    by_spec.graph.write(folder / "graph.json")
+    found = open_run(folder.name, "store")
+    assert (found.graph.id, found.store.root) == (by_spec.graph.id, by_spec.store.root)
+    with pytest.raises(BoomspecError, match="no such file"):
+        open_run(folder.name)  # in the default store there is no such run

@@ -14,8 +14,8 @@ from boomspec.errors import BoomspecError, SpecError
 from boomspec.facts import ModelFacts, model_facts
 from boomspec.fields import parse_size, parse_sizes
 from boomspec.kv_cache import layer_cache_bytes, windows
+from boomspec.schema import json_schema
 from boomspec.sizes import Member, answer
-from boomspec.spec import json_schema
 from tests.boomspec.public_hub import public_facts
 
 # What one more layer of the small spec's teacher has (width 16, MLP 32, no biases), and all the rest.

@@ -9,10 +9,22 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from boomspec.graph import Node, Source, Task, TaskGraph
+from boomspec.graph import Experiment, Node, Source, Task, TaskGraph
 from boomspec.losses import HiddenCosine, Losses
 from boomspec.store import Store
-from boomspec.tasks import Baseline, Cell, Distill, Evaluate, HeldOut, Interpolate, LmEval, Record, Report, Subset
+from boomspec.tasks import (
+    Baseline,
+    Cell,
+    Distill,
+    Evaluate,
+    HeldOut,
+    Interpolate,
+    LmEval,
+    Recipe,
+    Record,
+    Report,
+    Subset,
+)
 from tests.runners.tiny import recipe
 
 LOSS = {
@@ -43,6 +55,7 @@ class Family:
         loss: Mapping[str, Mapping[int, float]] = LOSS,
         noise: Mapping[str, list[float]] | None = None,
         leave_out: Collection[str] = (),
+        trained: Recipe | None = None,
     ) -> None:
         self.store, self.leave_out, self.noise = store, leave_out, noise or {}
         self.nodes: dict[str, Node] = {}
@@ -52,7 +65,7 @@ class Family:
             initial="teacher",
             train_embedding=False,
             losses=Losses(hidden_cosine=HiddenCosine()),
-            recipe=recipe(),
+            recipe=trained or recipe(),
         )
         student = self.add("distill student", distill, {"teacher": self.source.id}, training())
         cells: list[Cell] = []
@@ -64,21 +77,22 @@ class Family:
                 if series in ("interpolated", "random_init"):
                     record = Interpolate(plan=plan, tied=series == "random_init")
                 made = {"teacher": self.source.id, "student": student}.get(series)
-                made = made or self.add(f"{series} {layers}", record, {"student": student}, {"made": ""})
+                start = {"teacher": self.source.id} if series == "naive_pruning" else {"student": student}
+                made = made or self.add(f"{series} {layers}", record, start, {"made": ""})
                 for measure, files in self.measured(series, value).items():
-                    role = f"{series} {layers} {measure}"
+                    role, name = f"{series} {layers}/{measure}", f"{series} {layers} {measure}"
                     held_out = HeldOut(sequence_length=128)
                     evaluate = Evaluate(
                         measure=held_out if measure == "held_out" else LmEval(task=measure, seed=0), precision="fp32"
                     )
-                    inputs[role] = self.add(role, evaluate, {"model": made}, files)
+                    reads = {"tokens" if measure == "held_out" else "tasks": self.source.id}
+                    inputs[role] = self.add(name, evaluate, {"model": made, **reads}, files)
                     size = {"parameters": 1000 * layers, "bytes": 4000 * layers}
                     cells.append(Cell(series=series, layers=layers, measure=measure, input=role, **size))
         self.record = Report(cells=tuple(cells), trainings={"student": "training/student"})
         report = self.add("report", self.record, inputs, None)
-        self.graph = TaskGraph(
-            "family", self.nodes, {self.source.id: self.source}, (report,), SPEC, {"order": [3, 2, 1, 0]}
-        )
+        experiment = Experiment("", {}, {node.name: node.id for node in self.nodes.values()}, {"order": [3, 2, 1, 0]})
+        self.graph = TaskGraph("family", self.nodes, {self.source.id: self.source}, (report,), SPEC, (experiment,))
 
     def add(self, name: str, record: Record, inputs: dict[str, str], files: dict[str, str] | None) -> str:
         node = Node(Task(record, inputs), name)
@@ -102,7 +116,8 @@ class Family:
         text_table = [("held_out", "loss", loss, 0.02, False), ("held_out", "perplexity", math.exp(loss), None, False)]
         quiz_table = [("quiz", "f1", quiz / 2, None, None), ("quiz", "acc", quiz, error, True)]
         return {
-            "held_out": artifact(text_table, [("held_out", "loss", i, 128, x) for i, x in enumerate(windows)]),
+            "held_out": artifact(text_table, [("held_out", "loss", i, 128, x) for i, x in enumerate(windows)])
+            | {"results.json": json.dumps({"configs": {"held_out": {"tokens": 128 * len(windows), "bytes": 3000}}})},
             "quiz": artifact(quiz_table, [("quiz", "acc", i, 1, x) for i, x in enumerate(right)]),
         }
 

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+_HASHED = 2**24  # bytes; larger files are sparse ones of tests, whose content does not matter
 
 
 def hub(model: str, folder: Path) -> AbstractContextManager[tuple[str, list[str]]]:
@@ -19,9 +20,24 @@ def hub(model: str, folder: Path) -> AbstractContextManager[tuple[str, list[str]
 
 
 @contextmanager
-def hub_of(models: Mapping[str, Path], datasets: Collection[str] = ()) -> Iterator[tuple[str, list[str]]]:
-    """Serve folders as models, and data sets of which there is nothing but the commit."""
+def hub_of(
+    models: Mapping[str, Path],
+    datasets: Collection[str] = (),
+    *,
+    heads: Mapping[str, str] | None = None,
+    versions: Mapping[str, Path] | None = None,
+) -> Iterator[tuple[str, list[str]]]:
+    """Serve folders as models, and data sets of which there is nothing but the commit.
+
+    `heads`: the commit of main by name, where it is not COMMIT; a test moves a branch by changing it. `versions`: the
+    folder of a model at a commit, where it is another one.
+    """
     log: list[str] = []
+
+    def commit_of(name: str, path: str, before: str) -> str:
+        """The commit that a request means: the one that it names, or the head of main."""
+        named = path.split(before)[1].split("/")[0] if before in path else "main"
+        return named if len(named) == 40 else (heads or {}).get(name, COMMIT)
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
@@ -33,27 +49,31 @@ def hub_of(models: Mapping[str, Path], datasets: Collection[str] = ()) -> Iterat
             for model, folder in models.items():
                 if path == f"/api/models/{model}" or path.startswith(f"/api/models/{model}/"):
                     return self.model(model, folder, path)
-                if path.startswith(f"/{model}/resolve/") and (folder / path.rsplit("/", 1)[1]).is_file():
-                    return self.file(folder / path.rsplit("/", 1)[1])
+                commit = commit_of(model, path, f"/{model}/resolve/")
+                file = (versions or {}).get(commit, folder) / path.rsplit("/", 1)[1]
+                if path.startswith(f"/{model}/resolve/") and file.is_file():
+                    return self.file(file, commit)
             for dataset in datasets:
                 if path == f"/api/datasets/{dataset}" or path.startswith(f"/api/datasets/{dataset}/revision/"):
-                    return self.json({"id": dataset, "sha": COMMIT, "siblings": []})
+                    commit = commit_of(dataset, path, "/revision/")
+                    return self.json({"id": dataset, "sha": commit, "siblings": []})
             return self.answer(404, b'{"error": "not found"}', "application/json", {"X-Error-Code": "EntryNotFound"})
 
         def model(self, model: str, folder: Path, path: str) -> None:
+            commit = commit_of(model, path, "/revision/")
+            folder = (versions or {}).get(commit, folder)
             if path.startswith(f"/api/models/{model}/tree/"):
                 files = [
                     {"type": "file", "path": f.name, "size": f.stat().st_size, "oid": f.name} for f in folder.iterdir()
                 ]
                 return self.json(files)
-            siblings = [{"rfilename": file.name} for file in sorted(folder.iterdir())]
-            return self.json({"id": model, "sha": COMMIT, "siblings": siblings})
+            siblings = [_sibling(file) for file in sorted(folder.iterdir())]
+            return self.json({"id": model, "sha": commit, "siblings": siblings})
 
-        def file(self, path: Path) -> None:
+        def file(self, path: Path, commit: str) -> None:
             """A file or a range of it, read piece by piece: a sparse file of gigabytes is a header's work."""
             size = path.stat().st_size
-            name = hashlib.sha256(f"{path}:{size}:{path.stat().st_mtime_ns}".encode()).hexdigest()
-            headers = {"ETag": f'"{name}"', "X-Repo-Commit": COMMIT}
+            headers = {"ETag": f'"{_blob(path)}"', "X-Repo-Commit": commit}
             start, end, code = 0, size, 200
             if wanted := self.headers.get("Range"):
                 first, last = wanted.removeprefix("bytes=").split("-")
@@ -93,3 +113,29 @@ def hub_of(models: Mapping[str, Path], datasets: Collection[str] = ()) -> Iterat
     finally:
         server.shutdown()
         server.server_close()
+
+
+def _sibling(file: Path) -> dict[str, object]:
+    """A file as the hub lists it when it is asked for blobs: large ones with their sha256."""
+    entry: dict[str, object] = {"rfilename": file.name, "size": file.stat().st_size, "blobId": _git_blob(file)}
+    if _is_large(file):
+        entry["lfs"] = {"size": file.stat().st_size, "sha256": _blob(file), "pointerSize": 130}
+    return entry
+
+
+def _blob(file: Path) -> str:
+    """What the hub calls a file's content: the sha256 of a large file, else the id of its git blob."""
+    if not _is_large(file):
+        return _git_blob(file)
+    if file.stat().st_size > _HASHED:
+        return hashlib.sha256(f"{file}:{file.stat().st_size}:{file.stat().st_mtime_ns}".encode()).hexdigest()
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _git_blob(file: Path) -> str:
+    data = b"" if _is_large(file) else file.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def _is_large(file: Path) -> bool:
+    return file.suffix == ".safetensors"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from boomspec.graph import Execution, Node, Task, TaskGraph
+from boomspec.history import past_runs
 from boomspec.store import Store
 from boomspec.tasks import Architecture, Cell, Evaluate, HeldOut, Pretrain, Record, Report
 from runners.tasks import tokenize
@@ -41,6 +42,7 @@ class Story:
 
     def __init__(self, folder: Path, temporary: Path) -> None:
         self.folder, self.temporary, self.runs = folder, temporary, 0
+        self.seen: list[str] = []
         self.home = folder / "home"
         self.home.mkdir()
         self.store = Store(folder / "store")
@@ -93,6 +95,10 @@ class Story:
     @property
     def mark(self) -> str:
         return f"{self.folder}-{self.runs}"
+
+    def look(self) -> None:
+        """Note what `boomspec runs` says of the run now."""
+        self.seen += [run.state for run in past_runs(self.store.root) if run.folder == self.run_folder]
 
     def feed(self, start: int, end: int) -> None:
         for pipe, content in self.pipes[start:end]:

@@ -1,11 +1,35 @@
-"""Precisions: what is held in which dtype, and what a forward computes in."""
+"""Precisions and determinism: what is held in which dtype, and with which kernels tasks compute."""
 
 from __future__ import annotations
+
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from runners.device import MASTER_DTYPE, autocast, device, frozen_dtype, make_deterministic
+from boomspec.errors import BoomspecError
+from boomspec.losses import CrossEntropy, Losses
+from boomspec.tasks import (
+    Architecture,
+    Baseline,
+    Calibration,
+    Determinism,
+    Distill,
+    Evaluate,
+    HeldOut,
+    LaCo,
+    LayerChoice,
+    Pretrain,
+    Record,
+    Search,
+)
+from runners.context import Progress
+from runners.device import MASTER_DTYPE, autocast, device, frozen_dtype, kernels
+from runners.tasks import baseline, distill, evaluate, pretrain, search
+from tests.runners import tiny
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
@@ -21,7 +45,109 @@ def test_the_forward_of_fp32_weights_runs_in_the_precision_that_frozen_models_ar
     assert layer.weight.grad.dtype == torch.float32
 
 
-def test_kernels_that_give_other_bits_on_every_run_are_warned_about_not_refused() -> None:
-    make_deterministic()
-    assert torch.are_deterministic_algorithms_enabled()
-    assert torch.is_deterministic_algorithms_warn_only_enabled()
+def settings() -> dict[str, object]:
+    return {
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "warns": torch.is_deterministic_algorithms_warn_only_enabled(),
+        "cudnn": (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark),
+        "tf32": (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32),
+        "fill": torch.utils.deterministic.fill_uninitialized_memory,
+    }
+
+
+@pytest.mark.parametrize(
+    ("determinism", "expected"),
+    [
+        (None, {"deterministic": True, "warns": True, "cudnn": (True, False), "tf32": (False, False)}),
+        (Determinism(algorithms="strict", tf32=False), {"deterministic": True, "warns": False, "cudnn": (True, False)}),
+        (Determinism(algorithms="any", tf32=False), {"deterministic": False, "cudnn": (False, True)}),
+        (Determinism(algorithms="deterministic", tf32=True), {"deterministic": True, "tf32": (True, True)}),
+    ],
+)
+def test_torch_computes_as_the_record_says_and_as_before_behind_it(
+    determinism: Determinism | None, expected: dict[str, object]
+) -> None:
+    before = settings()
+    with kernels(determinism, print):
+        inside = settings()
+        with kernels(Determinism(algorithms="any", tf32=True), print):
+            assert settings()["tf32"] == (True, True)
+        assert settings() == inside
+    assert {name: inside[name] for name in expected} == expected
+    assert inside["fill"] is False
+    assert settings() == before
+
+
+def test_an_operation_without_a_deterministic_kernel_is_told_or_for_strict_an_error() -> None:
+    values, places = torch.zeros(3), torch.tensor([1])
+    notes: list[str] = []
+    with warnings.catch_warnings(record=True) as others:
+        warnings.simplefilter("default")
+        with kernels(None, notes.append):
+            values.put_(places, torch.ones(1))
+            warnings.warn("another one", stacklevel=1)
+    (told,) = notes
+    assert [str(other.message) for other in others] == ["another one"]
+    assert told.startswith("warning: put_ does not have a deterministic implementation: made again,")
+    before = settings()
+    with (
+        pytest.raises(BoomspecError, match="strict, but put_ does not have a deterministic implementation") as caught,
+        kernels(Determinism(algorithms="strict", tf32=False), notes.append),
+    ):
+        values.put_(places, torch.ones(1))
+    assert "{algorithms: deterministic}` warns" in str(caught.value.hint)
+    assert settings() == before
+    with kernels(Determinism(algorithms="any", tf32=False), notes.append):
+        values.put_(places, torch.ones(1))
+    assert notes == [told]
+
+
+class Probe(Progress):
+    """Notes how torch is set whenever a body says how far it is."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.seen: set[tuple[bool, bool]] = set()
+
+    def update(self, done: float, total: float, *, unit: str = "", **values: float | str) -> None:
+        self.seen.add((torch.are_deterministic_algorithms_enabled(), torch.backends.cuda.matmul.allow_tf32))
+
+
+STRANGE = Determinism(algorithms="any", tf32=True)
+
+
+def computing(determinism: Determinism | None) -> dict[str, tuple[Any, Record]]:
+    """By kind, the body and a record of every task that computes."""
+    plain = {"determinism": determinism}
+    calibration = Calibration(sequences=2, sequence_length=8, seed=0)
+    measured = {"calibration": calibration, "precision": "fp32", **plain}
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "attention_heads": 2, "key_value_heads": 2}
+    sizes |= {"layers": 2, "vocabulary": tiny.VOCABULARY, "context": 16, "tied": True, "initializer_range": 0.1}
+    laco_ = LaCo(layers=3, merge=2, lowest=0, highest=4, interval=1, threshold=-1.0, **measured)
+    training = {"recipe": tiny.recipe(steps=1, sequences=2, schedule={"warmup_steps": 0}), **plain}
+    losses = Losses(cross_entropy=CrossEntropy())
+    student = {"kept": (0, 2), "initial": "teacher", "train_embedding": True, "losses": losses}
+    return {
+        "pretrain": (pretrain, Pretrain(architecture=Architecture(**sizes), **training)),
+        "distill": (distill, Distill(**student, **training)),
+        "search": (search, Search(choice=LayerChoice(method="block_influence", count=2), **measured)),
+        "laco": (baseline, Baseline(build=laco_)),
+        "evaluate": (evaluate, Evaluate(measure=HeldOut(sequence_length=16), precision="fp32", **plain)),
+    }
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "distill", "search", "laco", "evaluate"])
+@pytest.mark.parametrize(("determinism", "expected"), [(None, (True, False)), (STRANGE, (False, True))])
+def test_every_task_that_computes_does_it_as_its_record_says(
+    tmp_path: Path, kind: str, determinism: Determinism | None, expected: tuple[bool, bool]
+) -> None:
+    tokens, teacher = tiny.token_artifact(tmp_path / "tokens"), tmp_path / "teacher"
+    tiny.model().save_pretrained(teacher / "model")
+    shutil.copytree(tokens / "tokenizer", teacher / "model", dirs_exist_ok=True)
+    body, record = computing(determinism)[kind]
+    context = tiny.context(tmp_path, record, tokens=tokens, teacher=teacher, model=teacher)
+    context.progress = probe = Probe()
+    before = settings()
+    body.run(context)
+    assert probe.seen == {expected}
+    assert settings() == before

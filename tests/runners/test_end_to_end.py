@@ -14,6 +14,8 @@ import pytest
 from boomspec.checkpoint import read_checkpoint
 from boomspec.facts import total_bytes, total_parameters
 from boomspec.graph import read_graph
+from boomspec.lock import read_lock
+from boomspec.packages import installed
 
 SPEC = """\
 boomspec: 1
@@ -110,6 +112,17 @@ def test_every_size_in_the_results_is_that_of_the_files(undisturbed):
         tensors = read_checkpoint(store / model.task.kind / model.id / "model").values()
         assert (cell.parameters, cell.bytes) == (total_parameters(tensors), total_bytes(tensors)), cell
     assert len({cell.series for cell in record.cells}) == 4
+
+
+def test_a_run_records_the_lock_that_it_used_with_the_rows_that_it_read(undisturbed):
+    spec, store, _ = undisturbed
+    (file,) = store.glob("runs/*/lock.json")
+    lock = read_lock(file)
+    assert lock.packages.items() >= installed().items()
+    ((task, rows),) = lock.rows.items()
+    meta = json.loads((store / "tokenize" / task / "meta.json").read_text())
+    assert rows.train.documents == meta["train"]["documents"]
+    assert str(spec.parent) not in file.read_text()
 
 
 def test_the_second_run_does_nothing_and_says_so(undisturbed):

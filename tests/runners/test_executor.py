@@ -49,8 +49,10 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
 def after_kill(story: Story) -> Ran:
     process = story.start()
     story.feed(0, HALF)
+    story.look()
     process.kill()
     ran = story.ended(process)
+    story.look()
     wait_until(lambda: not alive(story.workers(story.good)[-1]))  # Ray ends the workers of a driver that is gone
     return ran
 
@@ -65,7 +67,9 @@ def after_interrupt(story: Story, after_kill: Ran) -> Ran:
         with suppress(OSError):  # nobody reads any more
             feed(pipe, content, seconds=0.5)
         time.sleep(0.3)  # the body is interrupted when it comes back from reading
-    return story.ended(process)
+    ran = story.ended(process)
+    story.look()
+    return ran
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +97,10 @@ def test_a_driver_that_is_killed_leaves_nothing_that_counts_as_made(after_kill: 
     assert after_kill.code == -signal.SIGKILL
     assert after_kill.artifacts == set()
     assert "task_started" in after_kill.of("good tokens")
+
+
+def test_others_see_that_it_runs_and_that_it_was_killed_or_interrupted(story: Story, after_interrupt: Ran) -> None:
+    assert story.seen == ["running", "killed", "interrupted"]
 
 
 def test_the_temporary_folder_of_a_killed_driver_is_removed_by_the_next_run(

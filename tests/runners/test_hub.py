@@ -64,7 +64,7 @@ def test_a_hub_teacher_is_planned_from_headers_and_fetched_at_the_pinned_commit(
 
     # Validating needs no network, and now knows the layers.
     valid = call(tmp_path, "", "-m", "boomspec.cli", "validate", "spec.yaml", "--json")
-    assert json.loads(valid.stdout) == {"valid": True, "teacher_checked": True}
+    assert json.loads(valid.stdout) == {"valid": True, "teacher_checked": True, "experiments": [""]}
 
     # And now the hub is gone, but what was fetched is here.
     again = call(tmp_path, "", "-m", "boomspec.cli", "plan", "spec.yaml", "--json")

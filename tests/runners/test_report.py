@@ -16,6 +16,7 @@ from runners.report.collect import collect
 from runners.report.figures import size_figure
 from runners.report.findings import compare, findings, outcome
 from runners.report.publish import publish_run
+from runners.report.told import opening
 from runners.tasks import report
 from tests.runners.family import LOSS, Family
 
@@ -238,3 +239,8 @@ def test_the_report_task_gives_the_same_bytes_again_and_knows_no_run(store, tmp_
     for file in files:
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
     assert "<h1>A model family of 4 to 8 layers</h1>" in (tmp_path / "one/report.html").read_text()
+
+
+def test_what_a_spec_tells_an_editor_is_no_part_of_its_question():
+    spec = "# yaml-language-server: $schema=boomspec.schema.json\n# Does it\n# grow?\n#\n# Yes.\nboomspec: 1\n# no\n"
+    assert opening(spec) == ["Does it grow?", "Yes."]

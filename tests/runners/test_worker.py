@@ -31,6 +31,7 @@ def job(
         inputs={role: Input(source.id, source=source) for role, source in sources.items()},
         input_kinds={},
         store=folder / "store",
+        reads=folder / "store",
         run_folder=folder / "run",
         run=run,
         commit="c0ffee",

@@ -1,0 +1,92 @@
+"""`boomspec diff`: how two experiments differ, in what they mean."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from boomspec.commands.shared import json_option, offered, store_option
+from boomspec.errors import EXIT_OK, BoomspecError
+
+EXIT_DIFFERS = 1
+
+
+@click.command("diff")
+@click.argument("sides", nargs=-1, metavar="A B", shell_complete=offered("runs_and_specs"))
+@store_option
+@click.option("--markdown", is_flag=True, help="Print Markdown, for a pull request.")
+@json_option
+@click.option("--git-setup", is_flag=True, help="Make `git diff` show specs like this. A B: patterns of their paths.")
+@click.option("--unset", is_flag=True, help="With --git-setup: take it back.")
+@click.option("--git-driver", is_flag=True, hidden=True, help="What git calls; A B are its own arguments.")
+def command(
+    sides: tuple[str, ...],
+    store: Path | None,
+    markdown: bool,
+    as_json: bool,
+    git_setup: bool,
+    unset: bool,
+    git_driver: bool,
+) -> None:
+    """Show how B differs from A: fields with their class, the tasks that this invalidates, results of runs.
+
+    \b
+    Each side is
+      a spec                    specs/x.yaml, one experiment of it: specs/x.yaml#label
+      a spec at a revision      HEAD~2:specs/x.yaml
+      a compiled graph          graph.json, as boomspec graph writes it, or a saved plan
+      a run                     its folder, or its name in the store
+
+    Exits with 0 where both mean the same results (fields that only say where, how fast or under which name something
+    runs are shown, and do not count), with 1 where results differ, with 2 where a side cannot be read.
+
+    \b
+    Examples:
+      boomspec diff specs/qwen3-4b.yaml specs/qwen3-4b-no-kl.yaml
+      boomspec diff HEAD~1:specs/quickstart.yaml specs/quickstart.yaml --markdown
+    """
+    if git_driver:
+        from boomspec.diff.driver import driven
+
+        driven(sides)
+        return
+    if git_setup or unset:
+        from boomspec.diff.driver import PATTERNS, set_up, take_back
+
+        if unset and not git_setup:
+            raise BoomspecError("--unset goes with --git-setup")
+        for line in (take_back if unset else set_up)(sides or PATTERNS):
+            click.echo(line)
+        return
+    if len(sides) != 2:
+        raise BoomspecError(f"two sides are compared, {len(sides)} given", hint="boomspec diff A B")
+    if markdown and as_json:
+        raise BoomspecError("--json and --markdown: one of them")
+    form = "json" if as_json else "markdown" if markdown else "text"
+    sys.exit(EXIT_DIFFERS if _compare(sides[0], sides[1], store, form) else EXIT_OK)
+
+
+def _compare(old: str, new: str, store: Path | None, form: str) -> bool:
+    # Imported here: completion and help need none of it.
+    from boomspec.diff.compared import compared
+    from boomspec.diff.sides import given
+
+    diff = compared(given(old, store), given(new, store))
+    if form == "json":
+        from boomspec.diff.plain import diff_json
+
+        click.echo(json.dumps(diff_json(diff), indent=2))
+    elif form == "markdown":
+        from boomspec.diff.markdown import markdown
+
+        click.echo(markdown(diff), nl=False)
+    else:
+        from rich.console import Console
+
+        from boomspec.diff.text import print_diff
+
+        print_diff(diff, Console(highlight=False))
+    return diff.differs

@@ -1,0 +1,97 @@
+"""`boomspec gc`: what no run needs, and deleting it."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import click
+
+from boomspec.commands.shared import json_option, offered, store_option
+from boomspec.errors import BoomspecError
+from boomspec.runs import DEFAULT_STORE
+from boomspec.store import Store
+
+_SECONDS = {"h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def _age(_context: click.Context, _option: click.Parameter, value: str | None) -> float | None:
+    if value is None:
+        return None
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([hdw])", value)
+    if match is None:
+        raise BoomspecError(f"--older-than {value}: not an age", hint="such as 12h, 30d or 4w")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+@click.command("gc")
+@store_option
+@click.option("--delete", "really", is_flag=True, help="Really delete it. Without this only what could go is shown.")
+@click.option(
+    "--forget",
+    "names",
+    multiple=True,
+    metavar="RUN",
+    shell_complete=offered("runs"),
+    help="Forget this run; can be given several times.",
+)
+@click.option("--keep-last", type=click.IntRange(min=0), metavar="N", help="Forget all but the newest N of each name.")
+@click.option("--older-than", callback=_age, metavar="AGE", help="Forget runs that ended so long ago: 12h, 30d, 4w.")
+@click.option("--cache", is_flag=True, help="Also what libraries keep in the store's cache folder.")
+@json_option
+def command(
+    store: Path | None,
+    really: bool,
+    names: tuple[str, ...],
+    keep_last: int | None,
+    older_than: float | None,
+    cache: bool,
+    as_json: bool,
+) -> None:
+    """Show what no run needs, and how large it is; delete it with --delete.
+
+    That is: artifacts of no run, broken artifacts, checkpoints that nothing will continue from, and what killed
+    processes left. Runs themselves stay unless they are forgotten; with both --keep-last and --older-than only those
+    go that both say. A store that a run works with is not touched.
+
+    \b
+    Examples:
+      boomspec gc
+      boomspec gc --older-than 30d --keep-last 3 --delete
+    """
+    from boomspec.garbage import GC_SCHEMA_VERSION, delete, forgotten, garbage
+    from boomspec.history import check_store, chosen_run, past_runs
+    from boomspec.in_use import alone
+
+    folder = (store or Path(DEFAULT_STORE)).absolute()
+    check_store(folder)
+    with alone(folder) if really else nullcontext():
+        runs = past_runs(folder)
+        named = [chosen_run(runs, name, folder) for name in dict.fromkeys(names)]
+        if busy := [run.folder.name for run in named if run.state == "running"]:
+            raise BoomspecError(f"run {busy[0]} is running: it is not forgotten", hint="wait for its end, or stop it")
+        old = forgotten(runs, keep_last=keep_last, older_than=older_than, now=time.time())
+        forget = list({run.folder: run for run in [*named, *old]}.values())
+        items, needed = garbage(Store(folder), runs, forget=forget, cache=cache)
+        if really:
+            for item in items:
+                delete(item)
+    if as_json:
+        content = {
+            "schema": GC_SCHEMA_VERSION,
+            "store": str(folder),
+            "deleted": really,
+            "items": [item.to_json() for item in items],
+            "bytes": sum(item.bytes for item in items),
+            "unjudged": needed.unjudged,
+        }
+        click.echo(json.dumps(content, indent=2))
+        return
+    from boomspec.listing import print_garbage
+
+    print_garbage(items, needed, folder, deleted=really)
+    if items and not really:
+        click.echo("nothing was deleted: --delete does it")

@@ -1,0 +1,50 @@
+"""`boomspec runs`: the runs of a store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from boomspec.commands.shared import json_option, offered, store_option
+from boomspec.runs import DEFAULT_STORE
+
+
+@click.command("runs")
+@click.argument("name", required=False, metavar="[RUN]", shell_complete=offered("runs"))
+@store_option
+@json_option
+def command(name: str | None, store: Path | None, as_json: bool) -> None:
+    """List the runs of a store, the newest first; with RUN (its folder, or the start of its name) all about one.
+
+    \b
+    Examples:
+      boomspec runs
+      boomspec runs --store /shared/store
+      boomspec runs quickstart-1a2b3c4d
+    """
+    from boomspec.history import RUNS_SCHEMA_VERSION, check_store, chosen_run, past_runs
+
+    named = Path(name).resolve() if name is not None else None
+    if store is None and named is not None and named.parent.name == "runs" and named.is_dir():
+        store = named.parents[1]
+    folder = (store or Path(DEFAULT_STORE)).absolute()
+    check_store(folder, may_be_absent=store is None)
+    runs = past_runs(folder)
+    chosen = None if name is None else chosen_run(runs, name, folder)
+    if as_json:
+        listed = [run.to_json() for run in runs]
+        content = {"runs": listed} if chosen is None else {"run": chosen.to_json()}
+        click.echo(json.dumps({"schema": RUNS_SCHEMA_VERSION, "store": str(folder), **content}, indent=2))
+        return
+    if chosen is None and not runs:
+        click.echo(f"there are no runs in {folder / 'runs'}")
+        click.echo("  hint: boomspec run SPEC makes one; --store FOLDER looks in another store")
+        return
+    from boomspec.listing import print_run, print_runs
+
+    if chosen is None:
+        print_runs(runs, folder)
+    else:
+        print_run(chosen)

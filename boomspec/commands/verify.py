@@ -1,0 +1,78 @@
+"""`boomspec verify`: the tasks of a finished run made again, and compared bit for bit."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+from boomspec.commands.shared import check_runners, json_option, offered, store_option, wait
+from boomspec.graph import TaskGraph
+from boomspec.runs import GRAPH, open_run
+
+
+@click.command("verify")
+@click.argument("run", type=click.Path(path_type=Path), shell_complete=offered("runs_and_specs"))
+@store_option
+@click.option(
+    "--task", "tasks", multiple=True, metavar="NAME", help='Only this task, or those of a pattern: "evaluate *".'
+)
+@click.option("--kind", "kinds", multiple=True, metavar="KIND", help="Only tasks of this kind: distill, evaluate, ...")
+@click.option("--end-to-end", is_flag=True, help="Build on the repeated inputs instead of the original's.")
+@click.option(
+    "--tolerance", type=click.FloatRange(min=0), metavar="T", help="Instead of determinism.tolerance of the spec."
+)
+@click.option(
+    "--scratch", type=click.Path(path_type=Path), metavar="FOLDER", help="Where to work. Default: beside the store."
+)
+@click.option("--keep", is_flag=True, help="Keep the repeated artifacts, and say where they are.")
+@click.option("--address", help="A running Ray cluster, as for run. Default: a private local one.")
+@click.option("--plain", is_flag=True, help="Plain lines instead of the live view.")
+@json_option
+def command(
+    run: Path,
+    store: Path | None,
+    tasks: tuple[str, ...],
+    kinds: tuple[str, ...],
+    end_to_end: bool,
+    tolerance: float | None,
+    scratch: Path | None,
+    keep: bool,
+    address: str | None,
+    plain: bool,
+    as_json: bool,
+) -> None:
+    """Make the tasks of RUN (a spec, a run's folder, a graph file) again, and compare every file bit for bit.
+
+    Each task is repeated on the original's inputs, with the threads and settings that it was made with: the one that
+    differs is the one that is not repeatable. The original store is only read.
+
+    Exit codes: 0 the same, 1 a task differs, 2 something could not be compared.
+
+    \b
+    Example:
+      boomspec verify specs/quickstart.yaml
+    """
+    made = open_run(run, store)
+    check_runners()
+    with tempfile.TemporaryDirectory(prefix="boomspec-") as temporary:
+        graph = Path(temporary, GRAPH)
+        made.graph.write(graph)
+        command = [sys.executable, "-P", "-m", "runners.verify", str(graph), "--store", str(made.store.root)]
+        for option, values in (("--task", tasks), ("--kind", kinds)):
+            command += [f"{option}={value}" for value in values]
+        command += ["--scratch", str(scratch.absolute())] if scratch is not None else []
+        command += ["--tolerance", str(tolerance)] if tolerance is not None else []
+        command += ["--address", address] if address else []
+        command += ["--cpus", str(cpus)] if (cpus := _cpus(made.graph)) else []
+        flags = {"--end-to-end": end_to_end, "--keep": keep, "--plain": plain, "--json": as_json}
+        code = wait([*command, *(flag for flag, given in flags.items() if given)])
+    sys.exit(code)
+
+
+def _cpus(graph: TaskGraph) -> int | None:
+    """`execution.cpus` of the spec."""
+    found = [e.meaning.get("execution", {}).get("cpus") for e in graph.experiments]
+    return max((count for count in found if count), default=None)

@@ -1,0 +1,76 @@
+"""Costs that wait for another task, filled in with what a store has of it by now.
+
+held-out text         its tokens are in the token artifact's meta.json
+padded sequences      their real tokens follow from the lengths of the documents in train.bin
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from boomspec.graph import Cost, TaskGraph
+from boomspec.store import Store
+from boomspec.tasks import Distill, Evaluate, HeldOut, Record
+
+_SCANNED = 1 << 25  # bytes of a stream at most; longer ones are judged by their beginning
+
+
+def known_costs(graph: TaskGraph, store: Store) -> dict[str, Cost | None]:
+    """The cost of every task, as far as it can be told from the graph and the store."""
+    return {i: refined(node.cost, node.task.record, node.task.inputs, store) for i, node in graph.nodes.items()}
+
+
+def refined(cost: Cost | None, record: Record, inputs: Mapping[str, str], store: Store) -> Cost | None:
+    if cost is None or cost.real_tokens is not None or "tokens" not in inputs:
+        return cost
+    folder = store.path("tokenize", inputs["tokens"])
+    if not (folder / "artifact.json").is_file():
+        return cost
+    if isinstance(record, Evaluate) and isinstance(record.measure, HeldOut):
+        limit = record.measure.max_tokens
+        held_out = _meta(folder)["held_out"]["tokens"]
+        real = max(0, (held_out if limit is None else min(limit, held_out)) - 1)
+        return replace(_with(cost, real), tokens=real, unknown="")
+    if isinstance(record, Distill):
+        length = record.recipe.sequence_length
+        real = round(record.recipe.steps * record.recipe.sequences * _mean_labels(folder, length))
+        return _with(cost, real)
+    return cost
+
+
+def _with(cost: Cost, real: int) -> Cost:
+    """Counted for the real tokens, no longer for all."""
+    more = cost.flops_per_real_token * (real - cost.tokens)
+    return replace(cost, flops=cost.flops + more, real_tokens=real, flops_per_real_token=0)
+
+
+@lru_cache(1 << 10)
+def _meta(folder: Path) -> dict[str, Any]:
+    meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    return meta
+
+
+@lru_cache(1 << 6)
+def _mean_labels(folder: Path, length: int) -> float:
+    """Labels of the mean padded row: its document's tokens but the first, `length` at most."""
+    meta = _meta(folder)
+    with (folder / "train.bin").open("rb") as file:
+        stream = array("H" if meta["dtype"] == "uint16" else "I")
+        stream.frombytes(file.read(_SCANNED))
+    labels = documents = 0
+    at = -1
+    try:
+        at = stream.index(meta["eos"])  # the stream begins with one
+        while True:
+            end = stream.index(meta["eos"], at + 1)
+            labels += min(end - at - 1, length)  # of `end - at` tokens, its end-of-text among them
+            documents += 1
+            at = end
+    except ValueError:
+        return labels / documents if documents else 0.0

@@ -1,0 +1,199 @@
+"""How long a task takes: from what was measured here, else from the calibration, else from the table of devices.
+
+    measured      tasks of the same kind that this store has: the seconds in their records, over their work. On CPUs
+                  of the same model, each core alike; on GPUs of the same kind
+    calibration   a matrix product and a training step that `boomspec plan --calibrate` timed on one core here
+    table         `boomspec.costs.devices`, for tasks that ask for a GPU, where a device is named
+
+The work of a task is its operations; where it has none, the bytes that it reads and writes. lm-eval tasks are
+compared with the same lm-eval task on another model, by the operations of one token.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from boomspec.costs.devices import MEASURING_SHARE, TRAINING_SHARE, Device, device_seen_as
+from boomspec.costs.known import refined
+from boomspec.costs.machine import cpu_model, host
+from boomspec.graph import Cost, Node
+from boomspec.store import RECORD, Store, write_atomically
+from boomspec.tasks import KINDS, Evaluate, LmEval, Pretrain, Record
+
+CALIBRATION = "cache/calibration.json"
+CALIBRATION_SCHEMA = 1
+_LOOKED_AT, _USED = 400, 30  # artifacts of one kind
+_TRAINING = ("pretrain", "distill")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Operations a second of one core here, seconds until a task's libraries are loaded, bytes a second of copying."""
+
+    training: float
+    measuring: float
+    startup: float
+    copying: float
+
+
+@dataclass(frozen=True)
+class Duration:
+    """Seconds of one task, and where they come from: "measured", "calibration", "table"."""
+
+    seconds: float
+    source: str
+
+
+@dataclass(frozen=True)
+class _Sample:
+    work: float
+    seconds: float  # times cores, on a CPU
+    device: str  # of the table, or the CPU's model
+
+
+class Rates:
+    """What is known of speeds here. Reads the store's records once for each kind."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.calibration = read_calibration(store)
+        self._samples: dict[tuple[str, ...], list[_Sample]] = {}
+        self._kinds: set[str] = set()
+
+    def duration(self, node: Node, cost: Cost | None, device: Device | None) -> Duration | None:
+        """How long a task takes on `device` where it asks for a GPU, else on this machine; None where unknown."""
+        if cost is None:
+            return None
+        on_gpu = node.execution.gpus > 0
+        if on_gpu and device is None:
+            return None
+        work, kind = _work(node.task.record, cost), _kind(node.task.record)
+        if work is None:
+            return None
+        place = device.name if on_gpu and device is not None else cpu_model()
+        share = node.execution.workers * (1.0 if on_gpu else max(1.0, node.execution.cpus))
+        startup = self._startup(cost)
+        if samples := [sample for sample in self._of(kind) if sample.device == place]:
+            spent = sum(max(sample.seconds - startup * share, 0.1 * sample.seconds) for sample in samples)
+            total = sum(sample.work for sample in samples)
+            return Duration(startup + work * spent / total / share, "measured")
+        if cost.unknown and not cost.flops:
+            return None
+        if on_gpu and device is not None:
+            return _by_table(node.task.record, cost, device, node.execution.workers)
+        return self._by_calibration(node, cost, share)
+
+    def _by_calibration(self, node: Node, cost: Cost, share: float) -> Duration | None:
+        known = self.calibration
+        if known is None or node.task.kind == "tokenize":
+            return None
+        if cost.flops:
+            rate = known.training if node.task.kind in _TRAINING else known.measuring
+            return Duration(self._startup(cost) + cost.flops / (rate * share), "calibration")
+        if moved := cost.read + cost.disk:
+            return Duration(moved / known.copying, "calibration")
+        return None
+
+    def _startup(self, cost: Cost) -> float:
+        """Seconds until the libraries are loaded that a task needs which computes; copying needs none of them."""
+        computes = cost.flops or cost.flops_per_real_token
+        return self.calibration.startup if self.calibration and computes else 0.0
+
+    def _of(self, kind: tuple[str, ...]) -> list[_Sample]:
+        if kind[0] not in self._kinds:
+            self._kinds.add(kind[0])
+            for of, sample in _samples(self._store, kind[0]):
+                self._samples.setdefault(of, []).append(sample)
+        return self._samples.get(kind, [])
+
+
+def read_calibration(store: Store) -> Calibration | None:
+    """What was calibrated here; None where nothing was, or on another machine."""
+    try:
+        data = json.loads((store.root / CALIBRATION).read_text(encoding="utf-8"))
+        if data["schema"] != CALIBRATION_SCHEMA or (data["host"], data["cpu"]) != (host(), cpu_model()):
+            return None
+        return Calibration(**{name: float(data["measured"][name]) for name in Calibration.__dataclass_fields__})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def save_calibration(store: Store, measured: Mapping[str, float]) -> None:
+    """Remember what `python -m runners.calibrate` measured, and where."""
+    data = {"schema": CALIBRATION_SCHEMA, "host": host(), "cpu": cpu_model(), "measured": measured}
+    write_atomically(store.root / CALIBRATION, json.dumps(data, indent=1) + "\n")
+
+
+def _by_table(record: Record, cost: Cost, device: Device, workers: int) -> Duration:
+    recipe = getattr(record, "recipe", None)
+    bf16 = getattr(recipe or record, "precision", "bf16") == "bf16"
+    kernels = getattr(record, "determinism", None)
+    share = TRAINING_SHARE if record.kind in _TRAINING else MEASURING_SHARE
+    peak = device.peak(bf16=bf16, tf32=kernels is not None and kernels.tf32)
+    return Duration(cost.flops / (share * peak * workers), "table")
+
+
+def _kind(record: Record) -> tuple[str, ...]:
+    """Tasks of one kind are compared with each other."""
+    if isinstance(record, Evaluate) and isinstance(record.measure, LmEval):
+        measure = record.measure
+        return "evaluate", measure.task, str(measure.num_fewshot), str(measure.limit), record.precision
+    if isinstance(record, Evaluate):
+        return "evaluate", "", record.precision
+    recipe = getattr(record, "recipe", None)
+    return record.kind, "" if isinstance(record, Pretrain) or recipe is None else recipe.precision
+
+
+def _work(record: Record, cost: Cost) -> float | None:
+    if isinstance(record, Evaluate) and isinstance(record.measure, LmEval):
+        return float(cost.flops_per_real_token) or None
+    if cost.flops:
+        return float(cost.flops)
+    if cost.unknown and record.kind != "tokenize":
+        return None
+    return float(cost.read + cost.disk) or (1.0 if record.kind in ("report", "comparison") else None)
+
+
+def _samples(store: Store, kind: str) -> list[tuple[tuple[str, ...], _Sample]]:
+    try:
+        with os.scandir(store.root / kind) as entries:
+            folders = [entry for entry in islice(entries, _LOOKED_AT) if not entry.name.startswith(".")]
+            newest = sorted(folders, key=lambda entry: entry.stat().st_mtime, reverse=True)[:_USED]
+    except OSError:
+        return []
+    found = (_sample(store, Path(entry.path) / RECORD) for entry in newest)
+    return [pair for pair in found if pair is not None]
+
+
+def _sample(store: Store, file: Path) -> tuple[tuple[str, ...], _Sample] | None:
+    """One finished task; None for a record that does not say enough, such as one of an older version."""
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        task, made = data["task"], data["provenance"]
+        record = KINDS[task["kind"]].model_validate(task["params"])
+        cost = refined(Cost(**made["cost"]), record, task["inputs"], store)
+        device, share = _place(made)
+        work = None if cost is None else _work(record, cost)
+        if work is None or device is None:
+            return None
+        return _kind(record), _Sample(work, float(made["seconds"]) * share, device)
+    except (OSError, ValueError, KeyError, TypeError, ValidationError):
+        return None
+
+
+def _place(made: Mapping[str, Any]) -> tuple[str | None, float]:
+    """The device that a task ran on, and by how much its seconds count."""
+    gpus, execution = made["hardware"]["gpus"], made["execution"]
+    workers = int(execution["options"].get("workers", 1))
+    if execution["gpus"] and gpus:
+        device = device_seen_as(gpus[0])
+        return (device.name if device else None), workers
+    return made["hardware"]["cpu"], workers * max(1.0, float(execution["cpus"]))

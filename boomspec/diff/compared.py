@@ -1,0 +1,161 @@
+"""Two sides put side by side: fields, sizes, tasks, what it costs to redo them; of runs, environment and results too.
+
+Experiments are paired by their labels. A plain spec has one without a label: its partner is the first one of the other
+side, which is the file's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from boomspec.changes import Changes, compare, compare_meanings, side
+from boomspec.costs.devices import DEVICES
+from boomspec.costs.forecast import Machine, forecast
+from boomspec.costs.machine import cpus
+from boomspec.diff.environment import Condition, conditions
+from boomspec.diff.results import Compared, compare_results, measured
+from boomspec.diff.sides import Given
+from boomspec.graph import Experiment, Node
+from boomspec.plan import Plan, Step
+
+
+@dataclass(frozen=True)
+class Size:
+    """One size of a family on both sides: layer plan and parameters; None where a side does not build it."""
+
+    label: str
+    old: dict[str, Any] | None
+    new: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two experiments. `exact`: both are compiled, so that tasks are compared, and classes are theirs."""
+
+    old: Experiment
+    new: Experiment
+    changes: Changes
+    sizes: tuple[Size, ...]
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What it takes to do tasks. `unknown`: tasks whose share is left out, which makes the rest a lower bound.
+
+    seconds: on this machine, as measured or calibrated here; None where that cannot be told, or GPUs are asked for.
+    devices: GPU seconds by kind of GPU.
+    """
+
+    flops: int = 0
+    unknown: int = 0
+    seconds: float | None = None
+    devices: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Diff:
+    """How two sides differ. `anew`: the newer side's tasks that the older side's store would not have.
+
+    environment, results: of two runs; None for anything else.
+    """
+
+    old: Given
+    new: Given
+    pairs: tuple[Pair, ...]
+    added: tuple[str, ...]  # labels of experiments
+    removed: tuple[str, ...]
+    anew: tuple[Node, ...]
+    environment: tuple[Condition, ...] | None
+    results: Compared | None
+    effort: Effort
+
+    @property
+    def differs(self) -> bool:
+        """Whether results differ, or could: what is only executed otherwise, or called otherwise, does not count."""
+        by_spec = any(pair.changes.changes_results for pair in self.pairs)
+        return bool(by_spec or self.added or self.removed or (self.results and self.results.moved))
+
+
+def compared(old: Given, new: Given) -> Diff:
+    """Compare two sides."""
+    partners, added, removed = _partners(old, new)
+    pairs = tuple(_pair(old, new, a, b) for a, b in partners)
+    anew = tuple(_anew(old, new, pairs, set(added)))
+    environment, results = _of_runs(old, new, partners)
+    return Diff(old, new, pairs, tuple(added), tuple(removed), anew, environment, results, _effort(new, anew))
+
+
+def _partners(old: Given, new: Given) -> tuple[list[tuple[Experiment, Experiment]], list[str], list[str]]:
+    """Experiments that belong together, the labels that only the newer side has, and those that only the older has."""
+    before, after = ({e.label: e for e in side.experiments} for side in (old, new))
+    partners = [(before[label], experiment) for label, experiment in after.items() if label in before]
+    alone = len(before) == 1 or len(after) == 1
+    if not partners and alone and before and after:
+        partners = [(next(iter(before.values())), next(iter(after.values())))]
+    paired = {id(experiment) for pair in partners for experiment in pair}
+    added = [label for label, experiment in after.items() if id(experiment) not in paired]
+    removed = [label for label, experiment in before.items() if id(experiment) not in paired]
+    return partners, added, removed
+
+
+def _pair(old: Given, new: Given, before: Experiment, after: Experiment) -> Pair:
+    if old.graph is None or new.graph is None:
+        return Pair(before, after, compare_meanings(before.meaning, after.meaning), (), exact=False)
+    changes = compare(side(old.graph, before), side(new.graph, after))
+    return Pair(before, after, changes, tuple(_sizes(before, after)), exact=True)
+
+
+def _sizes(before: Experiment, after: Experiment) -> Iterator[Size]:
+    sizes = [experiment.meaning["interpolate"]["sizes"] for experiment in (before, after)]
+    if not all(isinstance(known, dict) for known in sizes):
+        return  # a search comes first
+    for label in sorted({*sizes[0], *sizes[1]}, key=lambda label: (int(label.split()[0]), label)):
+        old, new = sizes[0].get(label), sizes[1].get(label)
+        if old != new:
+            yield Size(label, old, new)
+
+
+def _anew(old: Given, new: Given, pairs: tuple[Pair, ...], added: set[str]) -> Iterator[Node]:
+    if old.graph is None or new.graph is None:
+        return
+    wanted = {task.id for pair in pairs for task in pair.changes.of("changed", "added")}
+    wanted.update(i for e in new.experiments if e.label in added for i in e.tasks.values())
+    named = {task_id for experiment in new.experiments for task_id in experiment.tasks.values()}
+    for node in new.graph.nodes.values():
+        # The comparison of several experiments is a task of none of them.
+        if node.id not in old.graph.nodes and (node.id in wanted or node.id not in named):
+            yield node
+
+
+def _effort(new: Given, anew: tuple[Node, ...]) -> Effort:
+    if new.graph is None or not anew:
+        return Effort()
+    wanted = {node.id for node in anew}
+    plan = Plan({task_id: Step("run" if task_id in wanted else "unneeded", "") for task_id in new.graph.nodes})
+    execution = new.experiments[0].meaning["execution"]
+    device = DEVICES.get(execution.get("device", ""))
+    found = forecast(new.graph, plan, new.store, Machine(execution.get("cpus") or cpus(), 1, device))
+    gpus = {name: clock.gpu_seconds for name, clock in found.devices.items() if clock.gpu_seconds}
+    known = not gpus and not found.clock.unknown
+    return Effort(found.totals.flops, found.totals.unknown, found.clock.elapsed if known else None, gpus)
+
+
+def _of_runs(
+    old: Given, new: Given, partners: list[tuple[Experiment, Experiment]]
+) -> tuple[tuple[Condition, ...] | None, Compared | None]:
+    if not (old.is_run and new.is_run) or old.graph is None or new.graph is None:
+        return None, None
+    environment = conditions((old.store, old.graph.nodes.values()), (new.store, new.graph.nodes.values()))
+    results = compare_results(
+        [
+            (
+                measured(old.graph, old.store, before.label, before.tasks),
+                measured(new.graph, new.store, after.label, after.tasks),
+            )
+            for before, after in partners
+        ]
+    )
+    return environment, results

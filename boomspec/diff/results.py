@@ -1,0 +1,191 @@
+"""Which results moved between two runs, and whether by more than noise.
+
+Every number of an evaluation is compared with the number of the same name in the other run. Where both measured the
+same items (documents, windows of the same text), they are compared item by item: the standard error is that of the
+mean difference. Elsewhere it is that of two independent numbers. A difference of more than `THRESHOLD` standard errors
+counts as moved; of many comparisons nearly one in twenty does so by chance.
+
+A metric that no items make up (perplexity, bits per byte) is a function of one that has them: where that one is
+compared item by item, it says it all, and the other is listed without a verdict.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from boomspec.graph import Node, TaskGraph
+from boomspec.store import Store
+from boomspec.tasks import Evaluate
+
+THRESHOLD = 2.0  # standard errors
+Key = tuple[str, str]  # measure, metric
+Items = Mapping[int, tuple[float, float]]  # item -> weight, value
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number of an evaluation."""
+
+    value: float
+    stderr: float | None
+    higher_is_better: bool | None
+
+
+@dataclass(frozen=True)
+class Moved:
+    """One number in both runs. stderr: of the difference. `moved` is None where there is no verdict."""
+
+    label: str  # of the experiment
+    model: str  # "interpolated 5 layers"
+    measure: str
+    metric: str
+    old: Number
+    new: Number
+    stderr: float | None
+    paired: bool
+    moved: bool | None
+
+    @property
+    def difference(self) -> float:
+        return self.new.value - self.old.value
+
+    @property
+    def better(self) -> bool | None:
+        """Whether the newer number is the better one; None where neither is, or the measure does not say."""
+        higher = self.new.higher_is_better
+        return None if higher is None or not self.difference else (self.difference > 0) == higher
+
+
+@dataclass(frozen=True)
+class Compared:
+    """All numbers that two runs have; what only one of them has; how many are one and the same measurement."""
+
+    numbers: tuple[Moved, ...]
+    only_old: tuple[str, ...]
+    only_new: tuple[str, ...]
+    shared: int
+
+    @property
+    def judged(self) -> tuple[Moved, ...]:
+        return tuple(number for number in self.numbers if number.moved is not None)
+
+    @property
+    def moved(self) -> tuple[Moved, ...]:
+        return tuple(number for number in self.numbers if number.moved)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The evaluations of one experiment of a run, by their names, as far as their artifacts are there."""
+
+    label: str
+    store: Store
+    nodes: dict[str, Node]
+    wanted: tuple[str, ...]  # also those that are not there
+
+
+def measured(graph: TaskGraph, store: Store, label: str, tasks: Mapping[str, str]) -> Measured:
+    """The evaluations of an experiment whose artifacts the store has."""
+    nodes = {name: graph.nodes[i] for name, i in tasks.items() if graph.nodes[i].task.kind == "evaluate"}
+    return Measured(label, store, {n: v for n, v in nodes.items() if store.has("evaluate", v.id)}, tuple(nodes))
+
+
+def compare_results(pairs: Sequence[tuple[Measured, Measured]]) -> Compared:
+    """Compare the results of experiments pairwise."""
+    numbers: list[Moved] = []
+    only_old: list[str] = []
+    only_new: list[str] = []
+    shared = 0
+    for old, new in pairs:
+        only_old += [name for name in old.nodes if name not in new.nodes]
+        only_new += [name for name in new.nodes if name not in old.nodes]
+        for name in (name for name in new.nodes if name in old.nodes):
+            first, second = (side.store.path("evaluate", side.nodes[name].id) for side in (old, new))
+            if first == second:
+                shared += 1
+            else:
+                numbers += _compare(new.label, name, (old.nodes[name], first), (new.nodes[name], second))
+    return Compared(tuple(numbers), tuple(only_old), tuple(only_new), shared)
+
+
+def _compare(label: str, name: str, old: tuple[Node, Path], new: tuple[Node, Path]) -> Iterator[Moved]:
+    model = name.removeprefix("evaluate ").rpartition(": ")[0]
+    before, after = _numbers(old[1]), _numbers(new[1])
+    same = _same_items(old[0], new[0])
+    items = (_items(old[1]), _items(new[1])) if same else ({}, {})
+    paired: dict[Key, float | None] = {}
+    for key in after.keys() & before.keys() & items[0].keys() & items[1].keys():
+        if (stderr := _paired(items[0][key], items[1][key], after[key].value - before[key].value)) is not None:
+            paired[key] = stderr
+    for key, number in after.items():
+        if key not in before:
+            continue
+        stderr = paired[key] if key in paired else _independent(before[key], number)
+        told = key in paired or not any(measure == key[0] for measure, _ in paired)
+        moved = None
+        if told and stderr is not None:
+            moved = abs(number.value - before[key].value) > THRESHOLD * stderr
+        yield Moved(label, model, *key, before[key], number, stderr if told else None, key in paired, moved)
+
+
+def _same_items(old: Node, new: Node) -> bool:
+    """Whether two evaluations measured the same items: the same measure on the same text or task."""
+    first, second = old.task.record, new.task.record
+    assert isinstance(first, Evaluate)
+    assert isinstance(second, Evaluate)
+    reads = [{role: i for role, i in node.task.inputs.items() if role != "model"} for node in (old, new)]
+    return first.measure == second.measure and reads[0] == reads[1]
+
+
+def _paired(old: Items, new: Items, difference: float) -> float | None:
+    """The standard error of the mean difference; None where the metric is not the mean of these items.
+
+    The linearised variance of a ratio estimate (Cochran, Sampling Techniques, section 6.4), as for each mean alone.
+    """
+    count, weights = sum(weight > 0 for weight, _ in new.values()), [weight for weight, _ in new.values()]
+    if old.keys() != new.keys() or [old[item][0] for item in new] != weights or count < 2:
+        return None
+    apart = [new[item][1] - old[item][1] for item in new]
+    total = sum(weights)
+    mean = sum(w * d for w, d in zip(weights, apart, strict=True)) / total
+    if not math.isclose(mean, difference, rel_tol=1e-5, abs_tol=1e-8):
+        return None
+    squares = sum((w * (d - mean)) ** 2 for w, d in zip(weights, apart, strict=True))
+    return math.sqrt(squares * count / (count - 1)) / total
+
+
+def _independent(old: Number, new: Number) -> float | None:
+    return None if old.stderr is None or new.stderr is None else math.hypot(old.stderr, new.stderr)
+
+
+def _numbers(folder: Path) -> dict[Key, Number]:
+    better = {"True": True, "False": False}
+    return {
+        _key(line): Number(
+            float(line["value"]),
+            float(line["stderr"]) if line["stderr"] else None,
+            better.get(line["higher_is_better"]),
+        )
+        for line in _lines(folder / "table.csv")
+    }
+
+
+def _items(folder: Path) -> dict[Key, dict[int, tuple[float, float]]]:
+    found: dict[Key, dict[int, tuple[float, float]]] = {}
+    for line in _lines(folder / "items.csv"):
+        found.setdefault(_key(line), {})[int(line["item"])] = float(line["weight"]), float(line["value"])
+    return found
+
+
+def _key(line: dict[str, str]) -> Key:
+    metric = line["metric"] if line["filter"] == "none" else f"{line['metric']},{line['filter']}"
+    return line["measure"], metric
+
+
+def _lines(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

@@ -1,0 +1,141 @@
+"""What may stand on a side of a comparison, and how it is read.
+
+    specs/x.yaml             a spec; specs/x.yaml#label one experiment of it
+    HEAD~2:specs/x.yaml      a spec at a git revision, with what it extends; what it reads is what lies here now
+    graph.json               a compiled graph, or a plan that was saved
+    <store>/runs/x-1234abcd  a run, by its folder or, in the store of --store, by its name; it has results
+
+A spec that is right but cannot be compiled here (its files are gone, the hub gives no answer) is still a side: what it
+says can be compared.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from boomspec.compile import answers_of
+from boomspec.diff.git import Revision, revision
+from boomspec.errors import BoomspecError
+from boomspec.experiments import load_experiments
+from boomspec.graph import Experiment, TaskGraph, read_graph
+from boomspec.history import run_folders
+from boomspec.meaning import meaning
+from boomspec.runs import DEFAULT_STORE, GRAPH, store_folder
+from boomspec.saved import is_plan, read_plan
+from boomspec.sets import compile_experiments
+from boomspec.spec import SpecFile
+from boomspec.store import Store
+
+
+@dataclass(frozen=True)
+class Given:
+    """One side: its experiments, and what is known of them.
+
+    graph: None where it cannot be compiled here, `problem` says why. store: where its artifacts are, or would be.
+    """
+
+    named: str
+    experiments: tuple[Experiment, ...]
+    store: Store
+    graph: TaskGraph | None = None
+    is_run: bool = False  # so that it has results
+    problem: str | None = None
+    note: str | None = None
+
+    @property
+    def labels(self) -> list[str]:
+        return [experiment.label for experiment in self.experiments]
+
+
+def given(text: str, store: Path | None = None) -> Given:
+    """Read one side. Raises BoomspecError where there is nothing of that name, or it cannot be read."""
+    named, label = _split(text)
+    path = Path(named)
+    if path.is_dir():
+        return _labelled(_run(path, store), label)
+    if path.suffix == ".json" and path.exists():
+        return _labelled(_file(path, store), label)
+    if not path.exists():
+        if (folder := _run_called(named, store)) is not None:
+            return _labelled(_run(folder, store), label)
+        if ":" in named:
+            name, _, inside = named.partition(":")
+            return _at_revision(text, revision(name), inside, label, store)
+    return spec_given(text, load_experiments(text), store)
+
+
+def spec_given(
+    named: str,
+    files: Sequence[SpecFile],
+    store: Path | None = None,
+    *,
+    note: str | None = None,
+    refused: str | None = None,
+) -> Given:
+    """A spec as a side: compiled where that can be done here. `refused`: why it is not even tried."""
+    folder = Store(store_folder(files[0], store))
+    try:
+        if refused is not None:
+            raise BoomspecError(refused)
+        compiled = compile_experiments(files, answers_of(folder))
+    except BoomspecError as error:
+        plain = tuple(Experiment(f.label, f.axes, {}, meaning(f.spec, None)) for f in files)
+        return Given(named, plain, folder, problem=error.message, note=note)
+    return Given(named, compiled.graph.experiments, folder, compiled.graph, note=note)
+
+
+def _at_revision(text: str, found: Revision, inside: str, label: str | None, store: Path | None) -> Given:
+    here = os.path.relpath(found.find(inside))
+    try:
+        files = load_experiments(here if label is None else f"{here}#{label}", read=found.document)
+    except BoomspecError as error:
+        raise BoomspecError(f"at revision {found.name}: {error.message}", hint=error.hint) from error
+    reads_files = any(
+        (spec.data is not None and spec.data.files) or (spec.evaluate is not None and spec.evaluate.tasks_folder)
+        for spec in (file.spec for file in files)
+    )
+    note = "the files that it reads are those that lie here now" if reads_files else None
+    return spec_given(text, files, store, note=note)
+
+
+def _run(folder: Path, store: Path | None) -> Given:
+    if not (folder / GRAPH).is_file():
+        runs = [path.name for path in run_folders(folder)]
+        hint = f"name a run of it: {', '.join(str(folder / 'runs' / name) for name in runs[:3])}" if runs else None
+        raise BoomspecError(f"{folder}: holds no {GRAPH}, so it is not the folder of a run", hint=hint)
+    graph = read_graph(folder / GRAPH)
+    return Given(str(folder), graph.experiments, Store(store or folder.resolve().parents[1]), graph, is_run=True)
+
+
+def _file(path: Path, store: Path | None) -> Given:
+    if is_plan(path):
+        plan = read_plan(path)
+        return Given(str(path), plan.graph.experiments, Store(plan.store), plan.graph)
+    graph = read_graph(path)
+    return Given(str(path), graph.experiments, Store(store or DEFAULT_STORE), graph)
+
+
+def _run_called(name: str, store: Path | None) -> Path | None:
+    """The folder of the run of this name in the store, None where there is none."""
+    if Path(name).name != name:
+        return None
+    folder = (store or Path(DEFAULT_STORE)) / "runs" / name
+    return folder if folder.is_dir() else None
+
+
+def _labelled(side: Given, label: str | None) -> Given:
+    if label is None:
+        return side
+    assert side.graph is not None
+    graph = side.graph.only(label, named=side.named)
+    return replace(side, named=f"{side.named}#{label}", experiments=graph.experiments, graph=graph)
+
+
+def _split(text: str) -> tuple[str, str | None]:
+    if "#" not in text or Path(text).exists():
+        return text, None
+    named, _, label = text.rpartition("#")
+    return named, label

@@ -1,0 +1,86 @@
+"""Does one thing with every experiment of a spec, and reports the problems of all of them at once.
+
+experiments x attempt --for_each--> results, or one SpecError: each problem once, at the line that caused it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol, TypeVar
+
+from boomspec.blame import Attempt, Tracer
+from boomspec.errors import Problem, SpecError
+from boomspec.source import Document
+
+MOST_FAILURES = 20  # of the points that differ from the first one in several axes
+T = TypeVar("T")
+
+
+class Labelled(Protocol):
+    """An experiment, validated or not."""
+
+    @property
+    def axes(self) -> dict[str, str]: ...
+    @property
+    def document(self) -> Document: ...
+
+
+L = TypeVar("L", bound=Labelled)
+
+
+def for_each(items: Sequence[L], attempt: Callable[[L], T], on_document: Attempt) -> list[T]:
+    """What `attempt` gives for each item. Raises SpecError with the problems of all of them.
+
+    `on_document` attempts the same with a document alone. Points of a sweep that differ from the first one in several
+    axes come last, and only when all others are right: what is wrong with one value is not reported by its thousands.
+    """
+    results: dict[int, T] = {}
+    near, far = _by_distance(items)
+    for indices, most in ((near, len(near)), (far, MOST_FAILURES)):
+        failed: list[L] = []
+        for i in indices:
+            try:
+                results[i] = attempt(items[i])
+            except SpecError:
+                if len(items) == 1 and items[0].document.below is None:
+                    raise
+                failed.append(items[i])
+                if len(failed) >= most:
+                    break
+        if failed:
+            tracer = Tracer(on_document)
+            raise failed[0].document.error(_problems([items[i] for i in near], failed, tracer))
+    return [results[i] for i in range(len(items))]
+
+
+def _by_distance(items: Sequence[L]) -> tuple[list[int], list[int]]:
+    """Indices of those that differ from the first of their variant in at most one axis, and of the others."""
+    first: dict[str | None, dict[str, str]] = {}
+    near: list[int] = []
+    far: list[int] = []
+    for i, item in enumerate(items):
+        start = first.setdefault(item.axes.get("variant"), item.axes)
+        differing = sum(start[axis] != text for axis, text in item.axes.items())
+        (near if differing <= 1 else far).append(i)
+    return near, far
+
+
+def _problems(items: Sequence[L], failed: Sequence[L], tracer: Tracer) -> list[Problem]:
+    """Every problem once. One that a value of the sweep has in some variants only says in which."""
+    found: dict[tuple[object, ...], tuple[Problem, list[L], bool]] = {}
+    for item in failed:
+        for traced in tracer.trace(item.document).values():
+            problem = traced.problem
+            key = (problem.file, problem.line, problem.column, problem.where, problem.message)
+            of_point = traced.document is item.document and bool(item.axes.keys() - {"variant"})
+            found.setdefault(key, (problem, [], of_point))[1].append(item)
+    variants = {item.axes.get("variant") for item in items}
+    problems = []
+    for problem, having, of_point in found.values():
+        some = having[0].axes.get("variant")
+        if of_point and {item.axes.get("variant") for item in having} != variants:
+            named = some if some == "base" else f"variant '{some}'"
+            problem = replace(problem, message=f"{named}, {problem.message}")
+        problems.append(problem)
+    return problems

@@ -1,0 +1,138 @@
+"""What `runs` and `gc` print for people: tables of runs, and of what can go."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from boomspec.garbage import Garbage, Needed
+from boomspec.history import PastRun, Trouble
+from boomspec.sizes import shown_bytes
+
+_STYLES = {"running": "cyan", "finished": "green", "failed": "bold red", "interrupted": "yellow", "killed": "red"}
+_ERROR_LINES = 4  # of an error; all of it is in the log
+
+
+def print_runs(runs: list[PastRun], store: Path) -> None:
+    """One row per run."""
+    console = Console(highlight=False)
+    several = any(len(run.experiments) > 1 for run in runs)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("run", "state", "started"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("took", "in store", *(["experiments"] if several else [])):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("student to teacher", overflow="fold")
+    for run in runs:
+        table.add_row(
+            run.folder.name,
+            f"[{_STYLES.get(run.state, 'dim')}]{run.state}[/]",
+            _time(run),
+            _duration(run),
+            "?" if run.problem else f"{run.made}/{len(run.tasks)}",
+            *([str(len(run.experiments))] if several else []),
+            escape(_headline(run)),
+        )
+    console.print(f"[bold]Runs[/] in {escape(str(store / 'runs'))}")
+    console.print(table)
+
+
+def print_run(run: PastRun) -> None:
+    """Everything that is known about one run."""
+    console = Console(highlight=False, soft_wrap=True)
+    style = _STYLES.get(run.state, "dim")
+    when = f", started {_time(run)}, took {_duration(run)}" if run.started is not None else ""
+    console.print(f"[bold]{escape(run.folder.name)}[/]: [{style}]{run.state}[/]{when}")
+    if run.problem is not None:
+        console.print(escape(run.problem))
+    else:
+        console.print(f"{run.made} of its {len(run.tasks)} tasks have their artifact in the store")
+    if len(run.experiments) > 1:
+        console.print(f"{len(run.experiments)} experiments: {escape('  '.join(run.experiments))}")
+    for name, ends in run.numbers.items():
+        console.print(escape(f"{name}: " + ", ".join(f"{series} {value:.4g}" for series, value in ends.items())))
+    if run.outcome:
+        console.print(escape(run.outcome))
+    for trouble, others in _same_error(run.troubles):
+        first, *more = trouble.error.splitlines()[:_ERROR_LINES] or ["no message"]
+        tasks = trouble.task if not others else f"{trouble.task} and {others} more"
+        console.print(f"[bold]{trouble.state}[/]: {escape(tasks)}: {escape(first)}")
+        for line in more:
+            console.print(f"  {escape(line)}")
+        if trouble.log is not None:
+            console.print(f"  log: {escape(str(trouble.log))}")
+    page = run.folder / "report" / "report.html"
+    if page.is_file():
+        console.print(f"report: {escape(str(page))}")
+    console.print(f"folder: {escape(str(run.folder))}")
+
+
+def print_garbage(items: list[Garbage], needed: Needed, store: Path, *, deleted: bool) -> None:
+    """Counts and bytes of what can go, or is gone, by kind."""
+    console = Console(highlight=False, soft_wrap=True)
+    if not items:
+        console.print(f"nothing can go from {escape(str(store))}")
+        _print_unjudged(needed, console)
+        return
+    console.print(f"[bold]{'Deleted from' if deleted else 'Not needed in'}[/] {escape(str(store))}")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("what")
+    table.add_column("count", justify="right")
+    table.add_column("size", justify="right")
+    for name, own in _grouped(items).items():
+        table.add_row(name, str(len(own)), shown_bytes(sum(item.bytes for item in own)))
+    table.add_row("[bold]in all[/]", str(len(items)), shown_bytes(sum(item.bytes for item in items)))
+    console.print(table)
+    _print_unjudged(needed, console)
+
+
+def _print_unjudged(needed: Needed, console: Console) -> None:
+    for run, reason in needed.unjudged.items():
+        console.print(f"[yellow]run {escape(run)}[/]: {escape(reason)}")
+    if needed.unjudged:
+        console.print("what it needs is not known, so every artifact is kept; boomspec gc --forget RUN gives it up")
+
+
+def _same_error(troubles: tuple[Trouble, ...]) -> list[tuple[Trouble, int]]:
+    """The failed tasks one by one; of blocked ones with the same reason the first, and how many more there are."""
+    reasons = [trouble.error for trouble in troubles if trouble.state == "blocked"]
+    blocked = {t.error: (t, reasons.count(t.error) - 1) for t in reversed(troubles) if t.state == "blocked"}
+    return [(trouble, 0) for trouble in troubles if trouble.state == "failed"] + list(reversed(blocked.values()))
+
+
+def _grouped(items: list[Garbage]) -> dict[str, list[Garbage]]:
+    groups: dict[str, list[Garbage]] = {}
+    for item in items:
+        detail = {"artifact": ", of no run", "checkpoints": f", {item.reason}"}.get(item.what, "")
+        groups.setdefault(f"{item.what} {item.kind}".strip() + detail, []).append(item)
+    return groups
+
+
+def _headline(run: PastRun) -> str:
+    if run.problem is not None:
+        return run.problem
+    ends = [
+        f"{name} {found['student']:.4g} -> {found['teacher']:.4g}"
+        for name, found in run.numbers.items()
+        if found.keys() == {"student", "teacher"}
+    ]
+    return ", ".join(ends[:2]) or run.outcome
+
+
+def _time(run: PastRun) -> str:
+    return "" if run.started is None else datetime.fromtimestamp(run.started).strftime("%Y-%m-%d %H:%M")
+
+
+def _duration(run: PastRun) -> str:
+    if run.seconds is None:
+        return ""
+    over = ">" if run.state == "killed" else ""  # until the last thing that was written
+    if run.seconds < 60:
+        return f"{over}{run.seconds:.0f} s"
+    if run.seconds < 3600:
+        return f"{over}{run.seconds / 60:.0f} min"
+    return f"{over}{run.seconds / 3600:.1f} h"

@@ -1,0 +1,167 @@
+"""The figures of what was varied: quality against the values of one axis, over two, against each of many.
+
+Each function returns a matplotlib Figure; see `runners.report.figures` for how they look and are written.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from runners.report.comparison import Group, Size, Study
+from runners.report.comparison_figures import draw_line, legend, measure_label
+from runners.report.figures import BLUE, GREEN, ORANGE, STYLE
+from runners.report.words import number
+
+MOST_PANELS = 6
+_SIZES = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"))
+_MOST_TICKS = 24
+_WIDTH_OF_TICKS = 70  # letters that fit side by side
+_LOGARITHMIC = 4.0  # ratio of largest to smallest from which values stand by their logarithm
+_MEDIAN: dict[str, Any] = {"markersize": 18, "markeredgewidth": 2.2, "zorder": 4}
+_SUFFIXES = {"": 1.0, "%": 0.01, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
+_NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)([%kKMBT]?)")
+
+
+def axis_figure(study: Study, measure: str, axis: str, *, width: float = 7.6) -> Figure:
+    """Quality against the values of one axis at a few sizes; a panel for each combination of the other axes."""
+    panels = panels_of(study, axis)
+    columns = min(len(panels), 3)
+    lines = math.ceil(len(panels) / columns)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, 0.6 + (3.6 if lines == 1 else 2.6 * lines)), layout="constrained")
+        grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+        places = axis_places(study.axes[axis])
+        for axes, (title, groups) in zip(grid.flatten(), panels.items(), strict=False):
+            for size, (color, marker) in zip(few_sizes(study, measure), _SIZES, strict=False):
+                found = {g.axes[axis]: p for g in groups if (p := study.points(g, measure).get(size)) is not None}
+                if found:
+                    draw_line(axes, found, color, marker, str(size), [places[value] for value in found])
+            axes.set_title(title)
+            _axis_ticks(axes, study.axes[axis], places)
+        for axes in grid.flatten()[len(panels) :]:
+            axes.set_visible(False)
+        for axes in grid[-1]:
+            axes.set_xlabel(axis)
+        figure.supylabel(measure_label(study, measure), fontsize=10)
+        legend(figure, grid[0, 0])
+    return figure
+
+
+def panels_of(study: Study, axis: str) -> dict[str, list[Group]]:
+    """The groups by the values of all axes but `axis`."""
+    panels: dict[str, list[Group]] = {}
+    for group in study.groups:
+        title = ", ".join(f"{name}={value}" for name, value in group.axes.items() if name != axis)
+        panels.setdefault(title, []).append(group)
+    return panels
+
+
+def few_sizes(study: Study, measure: str) -> tuple[Size, ...]:
+    """The student, a size in the middle, and the largest below the teacher, of those that most groups have."""
+    held = Counter(size for group in study.groups for size in study.points(group, measure))
+    common = sorted(size for size, times in held.items() if times == max(held.values()))
+    below = common[:-1] or common  # the largest is the teacher
+    return tuple(dict.fromkeys((below[0], below[len(below) // 2], below[-1]))) if below else ()
+
+
+def numeric(text: str) -> float | None:
+    """The number that an axis value is, with the suffixes that quantities have; None where it is none."""
+    found = _NUMBER.fullmatch(text)
+    return None if found is None else float(found[1]) * _SUFFIXES[found[2]]
+
+
+def axis_places(values: Sequence[str]) -> dict[str, float]:
+    """Where the values of an axis stand: numbers by size (wide ranges by their logarithm), others side by side."""
+    numbers = [numeric(value) for value in values]
+    known = [value for value in numbers if value is not None]
+    if len(known) < len(values):
+        return {value: float(place) for place, value in enumerate(values)}
+    if min(known) > 0 and max(known) / min(known) >= _LOGARITHMIC:
+        known = [math.log10(value) for value in known]
+    return dict(zip(values, known, strict=True))
+
+
+def _axis_ticks(axes: Any, values: Sequence[str], places: Mapping[str, float]) -> None:
+    every = math.ceil(len(values) / _MOST_TICKS)
+    shown = sorted(values, key=places.__getitem__)[::every]
+    turned = sum(map(len, shown)) > _WIDTH_OF_TICKS
+    axes.set_xticks([places[value] for value in shown], shown, rotation=90 if turned else 0, fontsize=9)
+
+
+def grid_figure(study: Study, measure: str, *, width: float = 7.6) -> Figure:
+    """Quality over two axes, one panel for each of a few sizes: means over seeds; darker is better."""
+    across, down = sorted(study.swept, key=lambda name: len(study.axes[name]), reverse=True)
+    columns, lines = (
+        sorted(study.axes[name], key=axis_places(study.axes[name]).__getitem__) for name in (across, down)
+    )
+    sizes = few_sizes(study, measure)
+    with mpl.rc_context({**STYLE, "axes.grid": False}):
+        height = min(1.2 + 0.32 * len(lines), 7.0)
+        figure = Figure(figsize=(width, height * len(sizes)), layout="constrained")
+        for axes, size in zip(figure.subplots(len(sizes), 1, squeeze=False).flatten(), sizes, strict=True):
+            means = np.full((len(lines), len(columns)), np.nan)
+            for group in study.groups:
+                point = study.points(group, measure).get(size)
+                if point is not None:
+                    means[lines.index(group.axes[down]), columns.index(group.axes[across])] = point.mean
+            colors = "cividis_r" if study.higher_is_better(measure) else "cividis"
+            mesh = axes.pcolormesh(np.ma.masked_invalid(means), cmap=colors, edgecolors="face", linewidth=0.3)
+            figure.colorbar(mesh, ax=axes, pad=0.01).outline.set_visible(False)
+            axes.set_xticks(
+                *_thinned(columns), rotation=90 if sum(map(len, columns)) > _WIDTH_OF_TICKS else 0, fontsize=9
+            )
+            axes.set_yticks(*_thinned(lines), fontsize=9)
+            axes.set_ylabel(down)
+            axes.set_title(str(size))
+            _best_cell(axes, means, higher=study.higher_is_better(measure))
+        axes.set_xlabel(across)
+        figure.suptitle(measure_label(study, measure), fontsize=10, ha="left", x=0.02)
+    return figure
+
+
+def _thinned(values: Sequence[str]) -> tuple[list[float], list[str]]:
+    every = math.ceil(len(values) / _MOST_TICKS)
+    return [place + 0.5 for place in range(0, len(values), every)], list(values[::every])
+
+
+def _best_cell(axes: Any, means: np.ndarray, *, higher: bool) -> None:
+    """Frame the best cell and write its value beside the title."""
+    if np.isfinite(means).any():
+        place = int(np.nanargmax(means) if higher else np.nanargmin(means))
+        line, column = divmod(place, means.shape[1])
+        axes.plot(column + 0.5, line + 0.5, "*", color="white", markeredgecolor="black", markersize=11)
+        axes.set_title(f"★ {number(float(means[line, column]))}", loc="right")
+
+
+def marginal_figure(study: Study, measure: str, *, width: float = 7.6) -> Figure:
+    """Quality against each axis at a size in the middle: every group a dot, the median of each value a dash."""
+    size = few_sizes(study, measure)[len(few_sizes(study, measure)) // 2]
+    means = {g.label: p.mean for g in study.groups if (p := study.points(g, measure).get(size)) is not None}
+    names = [name for name in study.swept if len(study.axes[name]) > 1]
+    columns = min(len(names), 3)
+    lines = math.ceil(len(names) / columns)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, 0.6 + 2.9 * lines), layout="constrained")
+        grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
+        for axes, name in zip(grid.flatten(), names, strict=False):
+            places = axis_places(study.axes[name])
+            dots = [(places[g.axes[name]], means[g.label]) for g in study.groups if g.label in means and name in g.axes]
+            axes.plot(*zip(*dots, strict=True), "o", color=BLUE, alpha=0.35, markersize=4, markeredgewidth=0)
+            for x in sorted({x for x, _ in dots}):
+                axes.plot(x, float(np.median([y for other, y in dots if other == x])), "_", color=ORANGE, **_MEDIAN)
+            axes.margins(x=0.15)
+            _axis_ticks(axes, study.axes[name], places)
+            axes.set_xlabel(name)
+        for axes in grid.flatten()[len(names) :]:
+            axes.set_visible(False)
+        figure.suptitle(f"at {size}", fontsize=10)
+        figure.supylabel(measure_label(study, measure), fontsize=10)
+    return figure

@@ -1,0 +1,18 @@
+"""The experiments of one spec, compared, as an artifact: four tables, figures/*.png, report.html.
+
+The same inputs give the same bytes: no run's name, dates or machines.
+"""
+
+from __future__ import annotations
+
+from boomspec.tasks import Comparison
+from runners.context import Context
+from runners.report.comparison import study
+from runners.report.publish import write_comparison
+
+
+def run(context: Context[Comparison]) -> None:
+    figures = context.path / "figures"
+    figures.mkdir()
+    found = study(context.record, lambda role: context.inputs[role].folder)
+    write_comparison(context.path, found, title=f"{len(found.trials)} experiments compared", figures=figures)

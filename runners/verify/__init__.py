@@ -1,0 +1,1 @@
+"""Finished runs made again and compared, file by file and number by number."""

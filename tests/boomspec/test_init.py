@@ -1,0 +1,127 @@
+"""`boomspec init`: specs that are valid as they are written, and nothing that is lost."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from boomspec.cli import main
+from boomspec.commands.init import TEMPLATES
+from boomspec.compile import check_spec, compile_spec
+from boomspec.meaning import meaning
+from boomspec.schema import json_schema
+from boomspec.spec import load_spec
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "boomspec" / "templates"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def call(*arguments: object):
+    return CliRunner().invoke(main, ["init", *(str(a) for a in arguments)], catch_exceptions=False)
+
+
+def test_every_template_is_offered():
+    assert sorted(TEMPLATES) == sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_template_is_a_valid_spec_with_a_question_and_a_comment_on_most_lines(name):
+    result = call("--template", name)
+    assert result.exit_code == 0
+    path = Path(f"{name}.yaml")
+    assert path.read_text() == (FOLDER / f"{name}.yaml").read_text()
+    assert f"boomspec run {path}" in result.output
+    check_spec(load_spec(path))
+    text = path.read_text()
+    assert "?" in text.splitlines()[0]
+    assert load_spec(path).spec.name == name
+    assert sum("  # " in line for line in text.splitlines()) >= 9
+
+
+def test_the_quickstart_is_that_of_the_specs_folder_without_its_lm_eval_task():
+    call()
+    ours = load_spec(Path("quickstart.yaml"))
+    family = compile_spec(ours).family
+    theirs = load_spec(ROOT / "specs" / "quickstart.yaml")
+    expected = meaning(theirs.spec, family)
+    del expected["evaluate"]["tasks_folder"]
+    expected["evaluate"]["tasks"] = {}
+    assert meaning(ours.spec, family) == expected
+
+
+def test_names_and_models_are_filled_in_and_choose_the_template():
+    call("mine.yaml", "--teacher", "meta-llama/Llama-3.2-3B")
+    spec = load_spec(Path("mine.yaml")).spec
+    assert (spec.name, spec.teacher.model, spec.student.model) == ("mine", "meta-llama/Llama-3.2-3B", None)
+    call("new/folder", "--teacher", "a/big", "--student", "a/Small-1B")
+    spec = load_spec(Path("new/folder/small-1b.yaml")).spec
+    assert (spec.name, spec.teacher.model, spec.student.model) == ("small-1b", "a/big", "a/Small-1B")
+    call("--name", "other")
+    assert load_spec(Path("other.yaml")).spec.name == "other"
+
+
+def test_a_model_folder_is_found_from_the_spec():
+    Path("models/big").mkdir(parents=True)
+    (Path("models/big") / "config.json").write_text("{}")
+    result = call("specs/x.yaml", "--student", "models/big")
+    assert result.exit_code == 0, result.output
+    assert "model: ../models/big" in Path("specs/x.yaml").read_text()
+
+
+def test_a_strange_model_name_is_written_so_that_yaml_reads_it():
+    Path("on: off #1").mkdir()
+    result = call("x.yaml", "--student", "on: off #1")
+    assert result.exit_code == 0, result.output
+    assert load_spec(Path("x.yaml")).spec.student.model == "./on: off #1"
+
+
+def test_with_schema_an_editor_finds_it_beside_the_spec():
+    answer = json.loads(call("e/x.yaml", "--schema", "--json").output)
+    assert answer == {"spec": "e/x.yaml", "template": "quickstart", "schema": "e/boomspec.schema.json"}
+    assert Path("e/x.yaml").read_text().splitlines()[0] == "# yaml-language-server: $schema=boomspec.schema.json"
+    assert json.loads(Path("e/boomspec.schema.json").read_text()) == json_schema()
+    assert call("e/y.yaml", "--schema").exit_code == 0  # the same schema again is no loss
+    Path("e/boomspec.schema.json").write_text("{}")
+    assert call("e/z.yaml", "--schema").exit_code == 2
+    assert not Path("e/z.yaml").exists()
+
+
+def test_nothing_is_replaced_unless_that_is_asked_for():
+    Path("quickstart.yaml").write_text("mine")
+    result = call()
+    assert result.exit_code == 2
+    assert "quickstart.yaml is there already" in result.output
+    assert Path("quickstart.yaml").read_text() == "mine"
+    Path("dangling.yaml").symlink_to("nowhere")
+    assert call("dangling.yaml").exit_code == 2
+    assert call("--force").exit_code == 0
+    assert load_spec(Path("quickstart.yaml")).spec.name == "quickstart"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--template", "hubb"], "there is no template 'hubb'\n  hint: did you mean 'hub'?"),
+        (["--template", "zzz"], "hint: there are quickstart, hub, student"),
+        (["--template", "../../setup"], "there is no template"),
+        (["--template", "quickstart", "--teacher", "a/b"], "no teacher to be named\n  hint: take --template hub"),
+        (["--template", "hub", "--student", "a/b"], "no student to be named\n  hint: take --template student"),
+        (["--name", "a b"], "'a b' is not a plain name"),
+        (["--name", ""], "is not a plain name"),
+        (["--teacher", "a/b/c"], "neither a folder nor a hub id"),
+        (["--student", "./none"], "does not exist"),
+        (["taken/x.yaml"], "taken"),
+    ],
+)
+def test_what_cannot_be_written_is_an_error_and_writes_nothing(arguments, message):
+    Path("taken").write_text("a file")
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert sorted(path.name for path in Path().iterdir()) == ["taken"]

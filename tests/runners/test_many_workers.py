@@ -1,0 +1,356 @@
+"""One training on several workers: the same result as on one, also when workers come and go."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from boomspec.errors import BoomspecError
+from boomspec.execution import ExecutionSpec
+from boomspec.graph import Execution, Node, Task
+from boomspec.losses import HiddenCosine, Losses
+from boomspec.tasks import Architecture, Distill, Faithful, Pretrain
+from runners.cluster import check_feasible
+from runners.context import Context
+from runners.device import collectives
+from runners.spread import lightened
+from runners.tasks import distill, pretrain
+from runners.team import STOP, WORKERS, Team
+from tests.runners import tiny
+from tests.runners.crew import Crew
+from tests.runners.group_story import STEPS, GroupStory, differing, two_machines
+from tests.runners.test_distill import record as recorded
+from tests.runners.test_distill import teacher_artifact
+
+MODEL = "model/model.safetensors"
+TORCH_FOLDER = "torchinductor_root"
+# A large eps keeps AdamW from blowing up the rounding of gradients that are nearly 0; 7 rows divide by no team.
+UNEVEN = {"sequences": 7, "optimizer": {"eps": 1e-3}}
+
+
+@pytest.fixture(scope="module")
+def crew() -> Iterator[Crew]:
+    crew = Crew(4)
+    yield crew
+    crew.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tokens and two teachers."""
+    folder = tmp_path_factory.mktemp("many")
+    tiny.token_artifact(folder / "tokens")
+    for name, tied in (("tied", True), ("untied", False)):
+        teacher_artifact(folder / name, tie_word_embeddings=tied)
+    return folder
+
+
+def work(place: Path, record: Any, inputs: dict[str, Path], options: dict[str, Any]) -> list[str]:
+    """What one worker of the crew does, in the folder that all of them share. Returns its notes."""
+    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    context: Context[Any] = tiny.context(place / f"worker-{rank}", record, resume=place / "resume", **inputs)
+    notes = tiny.notes
+    shared = place / "payload"
+    shared.mkdir(exist_ok=True)
+    own, context.path, context.options = context, shared, options
+    try:
+        (distill if isinstance(record, Distill) else pretrain).work(context)
+    except KeyboardInterrupt:
+        if not (place / "resume" / WORKERS / STOP).exists():
+            raise
+    own.path = place / f"worker-{rank}" / "payload"
+    return notes(own)
+
+
+def same(one: Path, other: Path) -> None:
+    """Two payloads have the same files, and the same content within the rounding of fp32."""
+    names = [sorted(str(file.relative_to(folder)) for file in folder.rglob("*")) for folder in (one, other)]
+    assert names[0] == names[1]
+    for name in names[0]:
+        left, right = one / name, other / name
+        if name.endswith(".safetensors"):
+            assert differing(left, right) == []
+        elif name == "metrics.jsonl":
+            rows = [[json.loads(line) for line in file.read_text().splitlines()] for file in (left, right)]
+            for a, b in zip(*rows, strict=True):
+                assert a == pytest.approx(b, rel=1e-4, abs=1e-6)
+        elif name == "similarity.json":
+            pairs = [json.loads(file.read_text())["pairs"] for file in (left, right)]
+            for a, b in zip(*pairs, strict=True):
+                assert a == pytest.approx(b, abs=1e-5)
+        elif left.is_file():
+            assert left.read_bytes() == right.read_bytes(), name
+
+
+CASES: dict[str, tuple[int, dict[str, Any], dict[str, Any], str]] = {
+    "ddp on 2, tied": (2, {"parallel": "ddp"}, {}, "tied"),
+    "ddp on 4 with a sharded teacher, frozen embedding": (
+        4,
+        {"parallel": "ddp", "teacher": "sharded"},
+        {"train_embedding": False},
+        "untied",
+    ),
+    "ddp on 4 with fewer rows than workers, an unused head": (
+        4,
+        {"parallel": "ddp"},
+        {"losses": Losses(hidden_cosine=HiddenCosine()), "recipe": {**UNEVEN, "sequences": 3}},
+        "untied",
+    ),
+    "fsdp on 2, untied": (2, {"parallel": "fsdp"}, {}, "untied"),
+    "fsdp on 4 with a sharded teacher, tied": (4, {"parallel": "fsdp", "teacher": "sharded"}, {}, "tied"),
+    "fsdp on 4, a random start and a frozen tied embedding, activations computed again": (
+        4,
+        {"parallel": "fsdp", "activation_checkpointing": True},
+        {"train_embedding": False, "initial": "random"},
+        "tied",
+    ),
+    "fsdp on 2 with KL on padding and summed gradients": (
+        2,
+        {"parallel": "fsdp"},
+        {"faithful": Faithful(padding=True, kl_on_padding=True, summed_micro_batches=2)},
+        "tied",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_several_workers_give_the_result_of_one(tmp_path: Path, crew: Crew, folder: Path, case: str) -> None:
+    size, options, fields, teacher = CASES[case]
+    record = recorded(**{"recipe": UNEVEN, **fields})
+    inputs = {"teacher": folder / teacher, "tokens": folder / "tokens"}
+    work(tmp_path / "one", record, inputs, {"micro_batch": 8})
+    crew.run(size, work, tmp_path / "many", record, inputs, {"micro_batch": 1, **options})
+    same(tmp_path / "many" / "payload", tmp_path / "one" / "payload")
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_a_teacher_is_pretrained_by_several_workers(tmp_path: Path, crew: Crew, folder: Path, parallel: str) -> None:
+    architecture = Architecture(
+        layers=2,
+        hidden_size=16,
+        intermediate_size=24,
+        attention_heads=4,
+        key_value_heads=2,
+        vocabulary=tiny.VOCABULARY,
+        context=32,
+        tied=True,
+        initializer_range=0.08,
+    )
+    record, inputs = Pretrain(architecture=architecture, recipe=tiny.recipe(**UNEVEN)), {"tokens": folder / "tokens"}
+    work(tmp_path / "one", record, inputs, {})
+    crew.run(2, work, tmp_path / "many", record, inputs, {"parallel": parallel, "micro_batch": 2})
+    same(tmp_path / "many" / "payload", tmp_path / "one" / "payload")
+
+
+def test_a_checkpoint_of_any_number_of_workers_is_continued_by_any_other(
+    tmp_path: Path, crew: Crew, folder: Path
+) -> None:
+    record = recorded(recipe=UNEVEN)
+    inputs = {"teacher": folder / "untied", "tokens": folder / "tokens"}
+    work(tmp_path / "one", record, inputs, {})
+    many, resume = tmp_path / "many", tmp_path / "many" / "resume"
+    (resume / WORKERS).mkdir(parents=True)
+    (resume / WORKERS / STOP).touch()  # each group makes one step, saves itself and stops
+
+    def group(size: int, parallel: str) -> list[str]:
+        for path in [many / "payload", *many.glob("worker-*")]:
+            shutil.rmtree(path, ignore_errors=True)
+        return crew.run(size, work, many, record, inputs, {"parallel": parallel, "micro_batch": 2})[0]
+
+    assert group(4, "fsdp") == []
+    files = {file.name for file in (resume / "step-00000001").iterdir()}
+    kinds = [f"{kind}-{rank:05}-of-00004.safetensors" for kind in ("weights", "moments") for rank in range(1, 5)]
+    assert files == {*kinds, "state.json"}
+    assert group(2, "fsdp") == ["continues behind step 1 of 6"]
+    damaged = resume / "step-00000002" / "moments-00002-of-00002.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-10])
+    broken, continues = group(2, "ddp")
+    assert "step-00000002 is broken" in broken
+    assert continues == "continues behind step 1 of 6"
+    assert {file.name for file in (resume / "step-00000002").iterdir()} == {
+        "weights.safetensors",
+        "moments.safetensors",
+        "state.json",
+    }
+    assert group(4, "fsdp") == ["continues behind step 2 of 6"]
+    shutil.rmtree(resume / WORKERS)
+    for path in [many / "payload", many / "worker-0"]:
+        shutil.rmtree(path)
+    assert work(many, record, inputs, {}) == ["continues behind step 3 of 6"]
+    same(many / "payload", tmp_path / "one" / "payload")
+
+
+def test_compiled_layers_give_the_same_within_rounding(tmp_path: Path, folder: Path) -> None:
+    record = recorded(recipe={**UNEVEN, "steps": 2})
+    inputs = {"teacher": folder / "tied", "tokens": folder / "tokens"}
+    work(tmp_path / "plain", record, inputs, {})
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    work(tmp_path / "compiled", record, inputs, {"compile": True})
+    assert torch._dynamo.utils.counters["frames"]["ok"] > 0
+    same(tmp_path / "compiled" / "payload", tmp_path / "plain" / "payload")
+
+
+def test_activations_are_computed_again_in_the_backward_only_when_asked_for() -> None:
+    model, tokens = tiny.model(layers=3), torch.arange(8).view(1, 8)
+    calls: list[int] = []
+    model.model.layers[1].mlp.register_forward_hook(lambda *_: calls.append(1))
+    grads = []
+    for checkpointing in (False, True):
+        model.zero_grad()
+        with lightened(model, checkpointing=checkpointing):
+            model(tokens).logits.sum().backward()
+        grads.append(model.model.layers[0].mlp.up_proj.weight.grad.clone())
+        assert len(calls) == (3 if checkpointing else 1)
+    assert torch.equal(*grads)
+    assert "forward" not in vars(model.model.layers[0])
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7, 8, 16])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("micro_batch", [1, 2, 8])
+def test_each_row_of_a_batch_counts_once_and_every_worker_has_as_many_rounds(
+    rows: int, size: int, micro_batch: int
+) -> None:
+    tokens = torch.arange(rows).view(rows, 1)
+    dealt = [Team(rank, size).rounds(tokens, micro_batch) for rank in range(size)]
+    assert len({len(rounds) for rounds in dealt}) == 1
+    counted = [block for rounds in dealt for block, counts in rounds if counts]
+    assert torch.equal(torch.cat(counted), tokens)
+    assert all(1 <= len(block) <= micro_batch for rounds in dealt for block, _ in rounds)
+    shares = [sum(len(block) for block, counts in rounds if counts) for rounds in dealt]
+    assert max(shares) - min(shares) <= 1
+
+
+def test_workers_talk_through_nccl_where_they_have_gpus() -> None:
+    assert (collectives(0), collectives(1)) == ("gloo", "nccl")
+
+
+def test_all_workers_of_a_training_must_find_room_in_the_cluster() -> None:
+    task = Task(recorded(), {})
+    four = Node(task, "distill", Execution(cpus=2, gpus=1, options={"workers": 4}))
+    check_feasible([four], [{"CPU": 4.0, "GPU": 2.0}, {"CPU": 8.0, "GPU": 2.0}])
+    with pytest.raises(BoomspecError, match="distill asks for 4 workers with 2 CPUs and 1 GPUs each"):
+        check_feasible([four], [{"CPU": 3.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 2.0}])
+    tenths = Node(task, "distill", Execution(cpus=0.1, options={"workers": 3}))
+    check_feasible([tenths], [{"CPU": 0.3}])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"parallel": "fsdp"}, "one worker has no parallel"),
+        ({"teacher": "sharded"}, "one worker has no teacher"),
+        ({"min_workers": 1}, "one worker has no min_workers"),
+        ({"workers": 2, "min_workers": 3}, "must not be more than workers"),
+        ({"workers": 2, "gpus": 0.5}, "a whole GPU each"),
+    ],
+)
+def test_execution_fields_that_cannot_mean_anything_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ExecutionSpec.model_validate({"distill": fields})
+
+
+def test_how_many_workers_train_is_no_part_of_an_identity() -> None:
+    task = Task(recorded(), {})
+    execution = ExecutionSpec.model_validate({"distill": {"workers": 4, "parallel": "fsdp", "teacher": "sharded"}})
+    options = execution.distill.model_dump(exclude={"cpus", "gpus"})
+    node = Node(task, "distill", Execution(options=options))
+    assert node.execution.workers == 4
+    assert node.id == Node(task, "distill").id
+
+
+def test_one_worker_needs_no_ray_train() -> None:
+    code = (
+        "import sys, runners.worker, runners.tasks.distill, runners.tasks.pretrain; print('ray.train' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GroupStory]:
+    temporary = Path(tempfile.mkdtemp(prefix="bx-", dir="/tmp"))  # Ray's sockets want a short path
+    yield GroupStory(tmp_path_factory.mktemp("story"), temporary)
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def disturbed(story: GroupStory) -> str:
+    """A run on one machine: a worker is killed, the group that comes after it is interrupted. Returns its output."""
+    process = story.start("--cpus", "2", "--plain")
+    story.wait_for_a_checkpoint(process, groups=1)
+    os.kill(story.groups()[0][1], signal.SIGKILL)
+    story.wait_for_a_checkpoint(process, groups=2)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    return output
+
+
+def test_a_worker_that_is_killed_makes_the_group_start_again_from_its_last_checkpoint(
+    story: GroupStory, disturbed: str
+) -> None:
+    first, second = story.groups()
+    assert len(first) == len(second) == 2
+    assert not set(first) & set(second)
+    assert re.search(r"lost worker 1 \(.*\): the group starts again from the last checkpoint", disturbed)
+    assert re.search(rf"continues behind step \d+ of {STEPS}", disturbed)
+    assert [event["event"] for event in story.events()].count("task_started") == 1  # the task itself was not retried
+
+
+def test_an_interrupt_leaves_a_checkpoint_and_no_process_and_no_file_of_rays(story: GroupStory, disturbed: str) -> None:
+    assert "the same command continues from here" in disturbed
+    assert story.checkpoint() > 0
+    assert {path.name[:5] for path in story.resume.iterdir()} == {"step-"}
+    assert story.alive() == []
+    assert list(story.home.iterdir()) == []
+    assert {path.name for path in story.temporary.iterdir()} <= {TORCH_FOLDER}
+    assert not story.artifact.exists()
+
+
+@pytest.fixture(scope="module")
+def finished(story: GroupStory, disturbed: str) -> tuple[int, str]:
+    """A run on two machines, one of which is lost. Returns the step that it began behind, and its output."""
+    del disturbed
+    began = story.checkpoint()
+    with two_machines(story) as (address, variables, lose_one):
+        process = story.start("--address", address, "--plain", **variables)
+        story.wait_for_a_checkpoint(process, groups=1)
+        lose_one()
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+    return began, output
+
+
+def test_a_training_whose_machine_is_lost_ends_on_those_that_are_left(
+    story: GroupStory, finished: tuple[int, str]
+) -> None:
+    began, output = finished
+    assert f"continues behind step {began} of {STEPS}" in output
+    assert [len(group) for group in story.groups()] == [2, 1]
+    assert "trains on 1 workers (of 2 wanted)" in output
+
+
+def test_the_artifact_of_a_disturbed_training_is_that_of_an_undisturbed_one_on_one_worker(
+    tmp_path: Path, story: GroupStory, finished: tuple[int, str]
+) -> None:
+    assert finished
+    assert story.store.damage("distill", story.task.id, checksums=True) is None
+    expected = story.reference(tmp_path / "one").path
+    actual = tmp_path / "actual"
+    shutil.copytree(story.artifact, actual, ignore=shutil.ignore_patterns("artifact.json"))
+    same(actual, expected)
+    assert not story.resume.exists()
