@@ -28,10 +28,10 @@ Key = tuple[object, ...]
 
 @dataclass(frozen=True)
 class Traced:
-    """A problem at the line that caused it, and the document whose edits (or whose own text) that is."""
+    """A problem at the line that caused it, and what that line belongs to: "variant 'no-kl'", "seed=1", or the file."""
 
     problem: Problem
-    document: Document
+    title: str = ""
 
 
 class Tracer:
@@ -50,20 +50,20 @@ class Tracer:
     def _trace(self, document: Document) -> dict[Key, Traced]:
         raw = self._problems(document)
         if document.below is None or not raw:
-            return {key: Traced(problem, document) for key, problem in raw.items()}
+            return {key: Traced(problem) for key, problem in raw.items()}
         below = self.trace(document.below)
         found: dict[Key, Traced] = {}
         for key, problem in raw.items():
             if writer := _writer(document.edits, problem):
-                found[key] = Traced(_titled(problem, writer.title), document)
+                found[key] = Traced(problem, writer.title)
             elif key in below:
                 # What a base lacks is looked for in the file that extends it: a base may be incomplete.
                 lacking = not document.title and any(problem.location == edit.location for edit in document.edits)
-                found[key] = Traced(problem, document) if lacking else below[key]
+                found[key] = Traced(problem) if lacking else below[key]
         rest = {key: problem for key, problem in raw.items() if key not in found}
         causes = self._causes(document, rest, raw) if rest else {}
         for key, problem in rest.items():
-            found[key] = Traced(_moved(document, problem, causes.get(key, [])), document)
+            found[key] = _moved(document, problem, causes.get(key, []))
         return found
 
     def _problems(self, document: Document) -> dict[Key, Problem]:
@@ -102,14 +102,10 @@ def _writer(edits: tuple[Edit, ...], problem: Problem) -> Edit | None:
     return next((e for e in edits if e.how == "set" and location[: len(e.location)] == e.location), None)
 
 
-def _titled(problem: Problem, title: str) -> Problem:
-    return replace(problem, message=f"{title}: {problem.message}") if title else problem
-
-
-def _moved(document: Document, problem: Problem, causes: list[Edit]) -> Problem:
+def _moved(document: Document, problem: Problem, causes: list[Edit]) -> Traced:
     """The problem at the edit that caused it; where no single one did, at the one that comes nearest to it."""
     if problem.location is None:
-        return problem  # of the reading itself
+        return Traced(problem)  # of the reading itself
     location = problem.location
     nearest = [
         edit for edit in document.edits if edit.how == "open" and location[: len(edit.location)] == edit.location
@@ -124,7 +120,7 @@ def _moved(document: Document, problem: Problem, causes: list[Edit]) -> Problem:
     if elsewhere and dotted(location) != problem.where:  # a key that does not belong there any more
         seen = f"mappings merge, '{location[-1]}: null' removes it; {seen}"
     moved = replace(problem, line=line, column=column, file=file, hint=joined([problem.hint, seen]))
-    return _titled(moved, title)
+    return Traced(moved, title)
 
 
 def _common(one: tuple[str | int, ...], other: tuple[str | int, ...]) -> int:

@@ -88,10 +88,15 @@ class Builder:
 
 def _execution(file: SpecFile, kind: str) -> Execution:
     execution = file.spec.execution
-    section = "interpolate" if kind == "baseline" else kind
-    resources: Resources = getattr(execution, section, Resources())
-    options = resources.model_dump(exclude={"cpus", "gpus"})
-    return Execution(resources.cpus, resources.gpus, execution.retries, options)
+    resources = execution.of(kind)
+    return Execution(
+        resources.cpus,
+        resources.gpus,
+        execution.retries,
+        resources.model_dump(exclude=set(Resources.model_fields)),
+        memory=resources.memory or 0,
+        resources=dict(resources.resources),
+    )
 
 
 def tokenize(file: SpecFile, data: DataSpec) -> Tokenize:

@@ -29,6 +29,12 @@ _GROUPS = {  # as `boomspec --help` shows them, which loads none
         "report": "Write the report of what the store holds now.",
         "export": "Write one size as a Hugging Face folder.",
     },
+    "On a cluster": {
+        "submit": "Run it on a Ray cluster, by Ray's jobs, KubeRay or Slurm.",
+        "status": "List the jobs on a cluster.",
+        "logs": "Print what a job prints; --follow it.",
+        "stop": "Stop a job.",
+    },
     "Compare": {
         "diff": "Show how two experiments differ, and which tasks that changes.",
         "verify": "Run the tasks of a run again and compare the results.",

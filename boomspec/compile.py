@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from boomspec import build as make
 from boomspec.build import Answers, Builder
+from boomspec.check import check, check_against, together
 from boomspec.controls import Model, controls, members
 from boomspec.costs.pricing import priced
 from boomspec.each import for_each
@@ -27,13 +28,11 @@ from boomspec.errors import BoomspecError, redact
 from boomspec.facts import ModelFacts
 from boomspec.fit import plan_entries
 from boomspec.graph import Experiment, TaskGraph
-from boomspec.layers import patchable, prefixes
 from boomspec.meaning import meaning
-from boomspec.once import Once
-from boomspec.resolve import Family, check_causal, check_context, kept_layers, patched_sets, resolve_family
+from boomspec.resolve import Family, kept_layers, patched_sets, resolve_family
 from boomspec.searches import KeepChoice, OrderSearch
 from boomspec.sizes import Lineage
-from boomspec.sources import check_paths, local_facts, model_sources, student_mapping, text_source
+from boomspec.sources import local_facts, model_sources, student_mapping, text_source
 from boomspec.spec import SpecFile
 from boomspec.store import Store
 from boomspec.tasks import Cell, Report
@@ -96,51 +95,6 @@ def answers_of(store: Store) -> Answers:
     return answer
 
 
-def check_spec(file: SpecFile) -> Family | None:
-    """Check all that can be known without reading data or asking the hub.
-
-    Returns the family, or None where the teacher's layers, a search's finding or a published student's
-    mapping are not known yet. Raises SpecError.
-    """
-    return check_experiments([file])[0]
-
-
-def check_experiments(files: Sequence[SpecFile]) -> list[Family | None]:
-    """Check every experiment of a spec: the families, in their order. Raises SpecError with all problems."""
-    files = together(files)
-    return for_each(files, _check, lambda document: _check(files[0].on(document)))
-
-
-def together(files: Sequence[SpecFile]) -> list[SpecFile]:
-    """The files as they are compiled together: what one has read the others do not read again."""
-    once = Once()
-    return [replace(file, once=once) for file in files]
-
-
-def _check(file: SpecFile) -> Family | None:
-    if problems := check_paths(file):
-        raise file.error(*problems)
-    facts = local_facts(file)
-    return None if facts is None else _check_against(file, facts)
-
-
-def _check_against(file: SpecFile, facts: ModelFacts) -> Family | None:
-    """Check a spec against its teacher. What a search will find is stood in for by the plainest choice."""
-    check_causal(file, facts)
-    return file.known(("check", id(facts)), ("student", "data", "interpolate"), lambda: _check_layers(file, facts))
-
-
-def _check_layers(file: SpecFile, facts: ModelFacts) -> Family | None:
-    check_context(file, facts)
-    if file.spec.student.keep is None:
-        return None
-    kept = kept_layers(file, facts)
-    sets = patched_sets(file, kept, facts.count)
-    family = resolve_family(file, facts, kept, sets or prefixes(tuple(reversed(patchable(kept, facts.count)))))
-    settled = sets is not None and not isinstance(file.spec.student.keep, KeepChoice)
-    return family if settled and file.spec.student.model is None else None
-
-
 def compile_spec(file: SpecFile, answers: Answers = lambda search: None) -> Compiled:
     """Compile a spec. Reads what it names (digests of files, headers) or asks the hub for pinned commits.
 
@@ -157,6 +111,7 @@ def compile_spec(file: SpecFile, answers: Answers = lambda search: None) -> Comp
         targets=tuple(dict.fromkeys(targets)),
         spec=spec_text(file),
         experiments=(parts.experiment(),),
+        tracking=file.spec.execution.tracking.model_dump(exclude_none=True),
     )
     return Compiled(graph, {file.label: parts.family} if parts.family else {}, pending)
 
@@ -168,7 +123,7 @@ def spec_text(file: SpecFile) -> str:
 
 
 def compile_parts(files: Sequence[SpecFile], answers: Answers) -> list[Parts]:
-    """Compile experiments, up to their numbers or to the searches that come first. Raises SpecError with all problems."""
+    """Experiments up to their numbers, or to the searches that come first. Raises SpecError with all problems."""
     files = together(files)
     return for_each(
         files, lambda file: _compile(file, answers), lambda document: _compile(files[0].on(document), answers)
@@ -176,10 +131,10 @@ def compile_parts(files: Sequence[SpecFile], answers: Answers) -> list[Parts]:
 
 
 def _compile(file: SpecFile, answers: Answers) -> Parts:
-    _check(file)
+    check(file)
     build = Builder(file, answers)
     start = _start(build)
-    _check_against(file, start.facts)
+    check_against(file, start.facts)
     make.evaluations(file)  # an unknown task is an error now, not behind a search
     kept = _kept(build, start)
     if kept is None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
-from boomspec.blame import Attempt, Tracer
+from boomspec.blame import Attempt, Traced, Tracer
 from boomspec.errors import Problem, SpecError
 from boomspec.source import Document
 
@@ -20,6 +20,8 @@ T = TypeVar("T")
 class Labelled(Protocol):
     """An experiment, validated or not."""
 
+    @property
+    def label(self) -> str: ...
     @property
     def axes(self) -> dict[str, str]: ...
     @property
@@ -50,7 +52,8 @@ def for_each(items: Sequence[L], attempt: Callable[[L], T], on_document: Attempt
                     break
         if failed:
             tracer = Tracer(on_document)
-            raise failed[0].document.error(_problems([items[i] for i in near], failed, tracer))
+            right = [items[i] for i in indices if i in results]
+            raise failed[0].document.error(_problems(failed, right, tracer))
     return [results[i] for i in range(len(items))]
 
 
@@ -66,21 +69,23 @@ def _by_distance(items: Sequence[L]) -> tuple[list[int], list[int]]:
     return near, far
 
 
-def _problems(items: Sequence[L], failed: Sequence[L], tracer: Tracer) -> list[Problem]:
-    """Every problem once. One that a value of the sweep has in some variants only says in which."""
-    found: dict[tuple[object, ...], tuple[Problem, list[L], bool]] = {}
+def _problems(failed: Sequence[L], right: Sequence[L], tracer: Tracer) -> list[Problem]:
+    """Every problem once. One that not all experiments with a value of the sweep have names the first that has it."""
+    found: dict[tuple[object, ...], tuple[Traced, list[L]]] = {}
     for item in failed:
         for traced in tracer.trace(item.document).values():
             problem = traced.problem
-            key = (problem.file, problem.line, problem.column, problem.where, problem.message)
-            of_point = traced.document is item.document and bool(item.axes.keys() - {"variant"})
-            found.setdefault(key, (problem, [], of_point))[1].append(item)
-    variants = {item.axes.get("variant") for item in items}
+            key = (problem.file, problem.line, problem.column, problem.where, problem.message, traced.title)
+            found.setdefault(key, (traced, []))[1].append(item)
     problems = []
-    for problem, having, of_point in found.values():
-        some = having[0].axes.get("variant")
-        if of_point and {item.axes.get("variant") for item in having} != variants:
-            named = some if some == "base" else f"variant '{some}'"
-            problem = replace(problem, message=f"{named}, {problem.message}")
-        problems.append(problem)
+    for traced, having in found.values():
+        title = traced.title
+        if any(title in _coordinates(item) for item in right):
+            title = having[0].label
+        message = f"{title}: {traced.problem.message}" if title else traced.problem.message
+        problems.append(replace(traced.problem, message=message))
     return problems
+
+
+def _coordinates(item: Labelled) -> list[str]:
+    return [f"{axis}={text}" for axis, text in item.axes.items() if axis != "variant"]

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-from boomspec.errors import Problem
+from boomspec.errors import Problem, printable
 from boomspec.yaml_tree import Location, Place, dotted
 
 How = Literal["open", "set", "remove"]
@@ -46,7 +46,8 @@ class Edit:
     def problem(self, message: str, hint: str | None = None) -> Problem:
         """A problem of the edit itself."""
         message = f"{self.title}: {message}" if self.title else message
-        return Problem(*self.spot, dotted(self.location), message, hint, str(self.place.file))
+        hint = hint and printable(hint)
+        return Problem(*self.spot, dotted(self.location), printable(message), hint, str(self.place.file))
 
 
 def edits_of(

@@ -109,6 +109,11 @@ class SpecError(BoomspecError):
         }
 
 
+def printable(text: str) -> str:
+    """The text of a spec may hold anything; a terminal is shown escapes for what would move its cursor."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def did_you_mean(value: object, allowed: list[str]) -> str | None:
     """Return "did you mean 'x'?" for the closest allowed value, or None when nothing is close."""
     close = get_close_matches(str(value), allowed, n=1, cutoff=0.6)

@@ -5,8 +5,12 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from boomspec.costs.devices import DEVICES, others
-from boomspec.fields import Number, Strict
+from boomspec.fields import Bytes, Number, Strict
+from boomspec.tracking import TrackingSpec
 from boomspec.validation import FieldError
+
+_SMALLEST_AMOUNT = 0.0001  # what Ray counts in
+_FIELDS_OF = {"CPU": "cpus", "GPU": "gpus", "memory": "memory"}  # what Ray calls what has a field here
 
 
 class Resources(Strict):
@@ -14,6 +18,36 @@ class Resources(Strict):
 
     cpus: Annotated[Number, Field(gt=0, description="CPU cores, and threads of the numerical libraries.")] = 1
     gpus: Annotated[Number, Field(ge=0, le=1, description="GPUs; a share below 1 lets tasks share one.")] = 0
+    memory: Annotated[
+        Bytes | None,
+        Field(
+            gt=0,
+            description="Main memory that a task claims: tasks whose claims do not fit run one after the other, and one "
+            "that no machine has room for is an error. Ray counts it and does not enforce it. Default: nothing.",
+            examples=["8GiB"],
+        ),
+    ] = None
+    resources: Annotated[
+        dict[str, Number],
+        Field(
+            description="Custom resources of the Ray cluster, by name, that a task claims.",
+            examples=[{"fast_disk": 1}, {"license": 0.5}],
+        ),
+    ] = {}  # noqa: RUF012 - pydantic copies defaults
+
+    @field_validator("resources")
+    @classmethod
+    def _custom_ones(cls, resources: dict[str, float]) -> dict[str, float]:
+        for name, amount in resources.items():
+            if name in _FIELDS_OF:
+                raise FieldError(f"'{name}' has a field of its own", at=(name,), hint=f"write {_FIELDS_OF[name]}: ...")
+            if not name.strip() or name == "object_store_memory" or name.startswith("bundle_group"):
+                raise FieldError(f"'{name}' is not a custom resource's name", at=(name,))
+            if amount < _SMALLEST_AMOUNT:
+                raise FieldError(f"must be at least {_SMALLEST_AMOUNT}", at=(name,), hint="leave it out for none")
+            if amount > 1 and amount != int(amount):
+                raise FieldError("above 1 only whole numbers are possible", at=(name,))
+        return resources
 
 
 class TrainingResources(Resources):
@@ -32,8 +66,8 @@ class TrainingResources(Resources):
     parallel: Annotated[
         Literal["ddp", "fsdp"],
         Field(
-            description="ddp: each worker holds all of the student; fsdp: its parameters, gradients and moments are cut "
-            "over the workers.",
+            description="ddp: each worker holds all of the student. fsdp: its parameters, gradients and moments are "
+            "cut over the workers.",
             examples=["fsdp"],
         ),
     ] = "ddp"
@@ -69,8 +103,8 @@ class DistillResources(TrainingResources):
     ] = "replicated"
 
 
-class EvaluateResources(Resources):
-    """What an evaluation gets."""
+class MeasuringResources(Resources):
+    """What a task gets that runs models without training them."""
 
     batch_size: Annotated[int, Field(ge=1, description="Sequences of one forward pass.")] = 8
 
@@ -100,10 +134,28 @@ class ExecutionSpec(Strict):
     tokenize: Annotated[Resources, Field(description="For making tokens of the text.")] = Resources()
     pretrain: Annotated[TrainingResources, Field(description="For training a teacher.")] = TrainingResources()
     distill: Annotated[DistillResources, Field(description="For each distillation.")] = DistillResources()
-    interpolate: Annotated[Resources, Field(description="For building one size, or a baseline.")] = Resources()
-    evaluate: Annotated[EvaluateResources, Field(description="For measuring one model in one way.")] = (
-        EvaluateResources()
+    search: Annotated[MeasuringResources, Field(description="For a choice that needs data.")] = MeasuringResources()
+    interpolate: Annotated[Resources, Field(description="For building one size.")] = Resources()
+    baseline: Annotated[
+        MeasuringResources | None,
+        Field(
+            description="For a baseline that needs no training. Default: what `interpolate` has.",
+            examples=[{"gpus": 1, "batch_size": 16}],
+        ),
+    ] = None
+    evaluate: Annotated[MeasuringResources, Field(description="For measuring one model in one way.")] = (
+        MeasuringResources()
     )
+    tracking: Annotated[TrackingSpec, Field(description="Where the numbers of a run can be watched while it runs.")] = (
+        TrackingSpec()
+    )
+
+    def of(self, kind: str) -> Resources:
+        """What each task of a kind gets."""
+        if kind == "baseline" and self.baseline is None:
+            return MeasuringResources(**self.interpolate.model_dump())
+        resources: Resources = getattr(self, kind, Resources())
+        return resources
 
     @field_validator("device")
     @classmethod

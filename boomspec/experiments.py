@@ -58,6 +58,20 @@ def load_experiments(address: str | os.PathLike[str], *, read: Read = read_sourc
     `read` gives the document of a path: of a file, or of a file at a revision. Raises SpecError with the problems of
     all of them; BoomspecError where the file cannot be read or has no experiment of that label.
     """
+    return _loaded(*_named(address, read))
+
+
+def load_spec(address: str | os.PathLike[str], *, read: Read = read_source) -> SpecFile:
+    """The one experiment of a plain spec or of an address; of a file with several the first, the file's own.
+
+    The others are not validated.
+    """
+    entries, problems = _named(address, read)
+    return _loaded(entries[:1], problems)[0]
+
+
+def _named(address: str | os.PathLike[str], read: Read) -> tuple[list[Entry], list[Problem]]:
+    """The experiments that an address names, and what is wrong with how they are put together."""
     path, label = split_address(address)
     entries, problems = _entries(composed(path, read))
     if label is not None and not problems:
@@ -65,6 +79,10 @@ def load_experiments(address: str | os.PathLike[str], *, read: Read = read_sourc
         entries = [entry for entry in entries if entry.label == label]
         if not entries:
             raise no_such_experiment(path, label, labels)
+    return entries, problems
+
+
+def _loaded(entries: list[Entry], problems: list[Problem]) -> tuple[SpecFile, ...]:
     files: list[SpecFile] = []
     try:
         files = for_each(entries, _load, lambda document: validate(Spec, document))
@@ -73,11 +91,6 @@ def load_experiments(address: str | os.PathLike[str], *, read: Read = read_sourc
     if problems:
         raise entries[0].document.error(problems)
     return tuple(files)
-
-
-def load_spec(address: str | os.PathLike[str], *, read: Read = read_source) -> SpecFile:
-    """The one experiment of a plain spec or of an address; of a file with several the first, the file's own."""
-    return load_experiments(address, read=read)[0]
 
 
 def _load(entry: Entry) -> SpecFile:

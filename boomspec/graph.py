@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from boomspec.errors import BoomspecError, did_you_mean
-from boomspec.identity import canonical_json, canonical_texts, digest, text_digest
+from boomspec.identity import canonical_plain, canonical_texts, digest, text_digest
 from boomspec.sizes import Lineage, read_lineage
 from boomspec.store import write_atomically
 from boomspec.tasks import KINDS, Record
@@ -78,7 +78,7 @@ def _params(record: Record) -> dict[str, Any]:
 
 def params_json(record: Record) -> str:
     """The canonical JSON of a record."""
-    return canonical_json(_params(record))
+    return canonical_plain(_params(record))
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,19 @@ class Execution:
     gpus: float = 0
     retries: int = 2  # for lost workers; an error of the task itself is not retried
     options: dict[str, Any] = field(default_factory=dict)
+    memory: int = 0  # bytes of main memory that it claims
+    resources: dict[str, float] = field(default_factory=dict)  # custom ones of the cluster
 
     @property
     def workers(self) -> int:
-        """How many workers train together, each of which gets these cpus and gpus."""
+        """How many workers train together, each of which gets all that this says."""
         return int(self.options.get("workers", 1))
+
+    @property
+    def claims(self) -> dict[str, float]:
+        """What one worker takes of its machine, by Ray's names; what it takes nothing of is left out."""
+        every = {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory, **self.resources}
+        return {name: amount for name, amount in every.items() if amount}
 
 
 @dataclass(frozen=True)
@@ -131,7 +139,7 @@ class Node:
     execution: Execution = Execution()
     cost: Cost | None = field(default=None, compare=False)  # None: it cannot be told
 
-    @property
+    @cached_property
     def id(self) -> str:
         return self.task.id
 
@@ -170,6 +178,7 @@ class TaskGraph:
     targets: tuple[str, ...]
     spec: str = ""  # the text that was compiled
     experiments: tuple[Experiment, ...] = ()
+    tracking: dict[str, Any] = field(default_factory=dict)  # where a run's numbers go, as the spec says; no identity
 
     @cached_property
     def id(self) -> str:
@@ -217,6 +226,8 @@ class TaskGraph:
                         "gpus": node.execution.gpus,
                         "retries": node.execution.retries,
                         "options": node.execution.options,
+                        "memory": node.execution.memory,
+                        "resources": node.execution.resources,
                     },
                     "cost": None if node.cost is None else asdict(node.cost),
                 }
@@ -224,6 +235,7 @@ class TaskGraph:
             },
             "spec": self.spec,
             "experiments": [experiment.to_json() for experiment in self.experiments],
+            "tracking": self.tracking,
         }
 
     def write(self, path: Path) -> None:
@@ -288,7 +300,8 @@ def _from_json(data: dict[str, Any], path: Path) -> TaskGraph:
         if named != actual:
             raise BoomspecError(f"{path}: {named[:12]} does not match its content: the file was altered")
     experiments = tuple(_experiment(entry) for entry in data["experiments"])
-    return TaskGraph(data["name"], nodes, sources, tuple(data["targets"]), data["spec"], experiments)
+    targets, tracking = tuple(data["targets"]), dict(data.get("tracking") or {})
+    return TaskGraph(data["name"], nodes, sources, targets, data["spec"], experiments, tracking)
 
 
 def _experiment(data: dict[str, Any]) -> Experiment:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from boomspec.errors import BoomspecError, did_you_mean
 from boomspec.graph import SCHEMA_VERSION
-from boomspec.in_use import is_running
+from boomspec.in_use import IN_USE, is_running
 from boomspec.tasks import KINDS
 
 RUNS_SCHEMA_VERSION = 1
@@ -78,8 +78,8 @@ class PastRun:
 
 
 def is_store(root: Path) -> bool:
-    """Whether a folder holds artifacts or runs of boomspec."""
-    if any(root.glob("runs/*/graph.json")):
+    """Whether boomspec has made artifacts or runs in a folder. A folder called "runs" alone may be anybody's."""
+    if (root / IN_USE).is_file() or any((root / "runs").glob("*/graph.json")):
         return True
     return any(is_task_id(entry.lstrip(".")[:64]) for kind in KINDS for entry in _names(root / kind))
 
@@ -93,7 +93,7 @@ def check_store(root: Path, *, may_be_absent: bool = False) -> None:
         raise BoomspecError(f"there is no store {root}", hint=hint)
     if not root.is_dir():
         raise BoomspecError(f"{root} is a file, not a store", hint=hint)
-    if any(root.iterdir()) and not is_store(root) and not (root / "runs").is_dir():
+    if any(root.iterdir()) and not is_store(root):
         raise BoomspecError(f"{root} is not a store: it holds neither artifacts nor runs", hint=hint)
 
 

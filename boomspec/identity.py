@@ -26,6 +26,12 @@ def canonical_json(value: object) -> str:
     return _encode(_checked(value, "$"))
 
 
+def canonical_plain(value: object) -> str:
+    """What `canonical_json` returns for what pydantic has turned into JSON values, several times as fast."""
+    text = _encode(value)
+    return canonical_json(value) if "-0.0" in text else text
+
+
 def canonical_texts(texts: Mapping[str, str]) -> str:
     """What `canonical_json` returns for a mapping of texts to texts, several times as fast."""
     return "{" + ",".join([f"{_quoted(key)}:{_quoted(texts[key])}" for key in sorted(texts)]) + "}"

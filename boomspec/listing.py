@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from boomspec.costs.words import shown_seconds
 from boomspec.garbage import Garbage, Needed
 from boomspec.history import PastRun, Trouble
 from boomspec.sizes import shown_bytes
@@ -45,7 +46,8 @@ def print_run(run: PastRun) -> None:
     """Everything that is known about one run."""
     console = Console(highlight=False, soft_wrap=True)
     style = _STYLES.get(run.state, "dim")
-    when = f", started {_time(run)}, took {_duration(run)}" if run.started is not None else ""
+    took = "for" if run.state == "running" else "took"
+    when = f", started {_time(run)}, {took} {_duration(run)}" if run.started is not None else ""
     console.print(f"[bold]{escape(run.folder.name)}[/]: [{style}]{run.state}[/]{when}")
     if run.problem is not None:
         console.print(escape(run.problem))
@@ -131,8 +133,4 @@ def _duration(run: PastRun) -> str:
     if run.seconds is None:
         return ""
     over = ">" if run.state == "killed" else ""  # until the last thing that was written
-    if run.seconds < 60:
-        return f"{over}{run.seconds:.0f} s"
-    if run.seconds < 3600:
-        return f"{over}{run.seconds / 60:.0f} min"
-    return f"{over}{run.seconds / 3600:.1f} h"
+    return f"{over}{shown_seconds(run.seconds)}"

@@ -8,7 +8,8 @@ from boomspec.errors import did_you_mean
 from boomspec.graph import Source
 from boomspec.identity import folder_digest
 from boomspec.lm_eval_files import stock_folder, task_names
-from boomspec.sources import resolve_path, shown_path
+from boomspec.place_names import shown_path
+from boomspec.sources import resolve_path
 from boomspec.spec import SpecFile
 
 _FOLDER = ("evaluate", "tasks_folder")

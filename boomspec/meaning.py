@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import Any
 
 from boomspec.build import BEAM_WIDTH, TEXT_FIELD
+from boomspec.execution import Resources
 from boomspec.graph import Source
 from boomspec.layers import ORDERS, blocks, family_of_sets, patchable, prefixes
 from boomspec.resolve import Family
@@ -36,6 +37,7 @@ BORROWED = {
     ("teacher", "pretrain", "key_value_heads"): ("teacher", "pretrain", "attention_heads"),
     ("baselines", "random_init", "tokens"): ("distill", "tokens"),
     ("distill", "losses", "hidden_cosine", "embedding"): ("student", "train_embedding"),
+    **{("execution", "baseline", name): ("execution", "interpolate", name) for name in Resources.model_fields},
 }
 
 
@@ -68,6 +70,8 @@ def unresolved(said: dict[str, Any]) -> dict[str, Any]:
 
 def _give_defaults(spec: Spec, said: dict[str, Any], sources: list[Source]) -> None:
     """Write out the defaults that depend on other fields."""
+    if spec.execution.baseline is None:
+        said["execution"]["baseline"] = _plain(spec.execution.of("baseline").model_dump(mode="json"))
     if spec.teacher.pretrain is not None:
         pretrain = said["teacher"]["pretrain"]
         pretrain.setdefault("key_value_heads", pretrain["attention_heads"])
@@ -100,18 +104,22 @@ def _resolve(spec: Spec, said: dict[str, Any], family: Family) -> None:
         "parameters": family.student.parameters,
         "blocks": [[block.start, block.stop - 1] for block in blocks(family.kept, family.facts.count)],
     }
-    found = _order(family)
+    found = family.once("order", lambda: _order(family))
     said["interpolate"] = {
         "order": {**said["interpolate"]["order"], "found": found} if isinstance(order, OrderSearch) else found,
-        "singletons": _singletons(spec, family),
-        "sizes": {
-            family.label(member): {"plan": compact_plan(member.plan), "parameters": member.parameters}
-            | ({"tied": member.tied} if family.facts.tied else {})
-            for member in family.members
-        },
+        "singletons": family.once("singletons", lambda: _singletons(spec, family)),
+        "sizes": family.once("sizes", lambda: _sizes(family)),
     }
     said["teacher"] |= {"layers": family.facts.count, "parameters": family.members[-1].parameters}
     said["written"] = written
+
+
+def _sizes(family: Family) -> dict[str, Any]:
+    return {
+        family.label(member): {"plan": compact_plan(member.plan), "parameters": member.parameters}
+        | ({"tied": member.tied} if family.facts.tied else {})
+        for member in family.members
+    }
 
 
 def _order(family: Family) -> list[Any]:

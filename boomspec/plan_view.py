@@ -22,6 +22,7 @@ from boomspec.costs.words import (
     shown_count,
     shown_flops,
     shown_seconds,
+    with_unit,
 )
 from boomspec.graph import Node, TaskGraph
 from boomspec.plan import Plan
@@ -183,7 +184,7 @@ def _lines(forecast: Forecast) -> Iterator[str]:
     least = "at least " if total.unknown else ""
     meanwhile = f" and {shown_bytes(total.scratch)} of checkpoints meanwhile" if total.scratch else ""
     yield (
-        f"Together {least}{shown_flops(total.flops)}FLOP, largest worker {shown_bytes(total.largest)} of memory, "
+        f"Together {least}{with_unit(total.flops)}, largest worker {shown_bytes(total.largest)} of memory, "
         f"{shown_bytes(total.disk)} of disk{meanwhile}."
     )
     if total.tokens:

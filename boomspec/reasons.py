@@ -23,7 +23,7 @@ from boomspec.plan import ABSENT, Plan, Step
 from boomspec.store import Store
 
 _MOST_RUNS = 10
-_MOST_BYTES = 32 * 2**20
+_MOST_BYTES = 16 * 2**20
 _MOST_EXPERIMENTS = 64
 _BASES = ("base", "")  # what an experiment that is new is compared with
 _ENDED = {"failed": "failed", "interrupted": "was interrupted", "blocked": "was blocked"}

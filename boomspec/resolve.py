@@ -7,7 +7,7 @@ points into the spec. Behind this module there are no strategies any more.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -27,6 +27,7 @@ from boomspec.layers import (
     prefixes,
     refuse_exact,
 )
+from boomspec.once import Once
 from boomspec.searches import KeepChoice, OrderSearch
 from boomspec.sizes import Member, labels
 from boomspec.spec import SpecFile
@@ -46,6 +47,7 @@ class Family:
     student: Member  # the student itself: by the reference rule the member with no patched block is another
     members: tuple[Member, ...]
     every: tuple[Member, ...]  # also the members that are not built
+    once: Once = field(default_factory=Once, compare=False, repr=False)  # what is worked out of a family is shared
 
     @cached_property
     def _labels(self) -> dict[int, str]:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from boomspec.changes import Difference, differences
-from boomspec.compile import answers_of, check_spec
+from boomspec.check import check_spec
+from boomspec.compile import answers_of
 from boomspec.errors import BoomspecError, SpecError
 from boomspec.experiments import load_experiments, split_address
 from boomspec.graph import Experiment

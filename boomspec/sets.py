@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from boomspec.build import Answers
-from boomspec.compile import Compiled, compile_parts, compile_spec, spec_text
+from boomspec.compile import Compiled, Parts, compile_parts, compile_spec, spec_text
 from boomspec.costs.pricing import priced
 from boomspec.facts import ModelFacts
 from boomspec.graph import Experiment, Node, Source, Task, TaskGraph
+from boomspec.identity import canonical_plain, canonical_texts
 from boomspec.spec import SpecFile
 from boomspec.tasks import Compared, Comparison
 
@@ -42,11 +43,10 @@ def compile_experiments(files: Sequence[SpecFile], answers: Answers = lambda sea
     if pending:
         targets = [*pending, *known]
     else:
-        record = Comparison(
-            experiments=tuple(Compared(label=p.build.file.label, axes=p.build.file.axes, cells=p.cells) for p in parts)
-        )
+        compared = [Compared(label=p.build.file.label, axes=p.build.file.axes, cells=p.cells) for p in parts]
         inputs = {f"{p.build.file.label}/{role}": task for p in parts for role, task in p.roles.items()}
-        comparison = Node(Task(record, inputs), "comparison")
+        task = Task(Comparison(experiments=tuple(compared)), inputs, _params(parts))
+        comparison = Node(task, "comparison")
         nodes[comparison.id] = comparison
         targets = [*(task for part in parts for task in part.products), comparison.id]
     graph = TaskGraph(
@@ -56,6 +56,19 @@ def compile_experiments(files: Sequence[SpecFile], answers: Answers = lambda sea
         targets=tuple(dict.fromkeys(targets)),
         spec=spec_text(files[0]),
         experiments=tuple(experiments),
+        tracking=files[0].spec.execution.tracking.model_dump(exclude_none=True),
     )
     families = {part.build.file.label: part.family for part in parts if part.family is not None}
     return Compiled(graph, families, tuple(nodes[search].name for search in dict.fromkeys(pending)))
+
+
+def _params(parts: Sequence[Parts]) -> str:
+    """The canonical JSON of the comparison; experiments of one family have the same cells, which are encoded once."""
+    cells = {id(part.cells): part.cells for part in parts}
+    texts = {i: canonical_plain([cell.model_dump(mode="json") for cell in found]) for i, found in cells.items()}
+    rows = [
+        f'{{"axes":{canonical_texts(file.axes)},"cells":{texts[id(part.cells)]},"label":{canonical_plain(file.label)}}}'
+        for part in parts
+        for file in (part.build.file,)
+    ]
+    return f'{{"experiments":[{",".join(rows)}]}}'

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from boomspec.edits import Edit, Node, edited
-from boomspec.errors import BoomspecError, Problem, SpecError, did_you_mean
+from boomspec.errors import BoomspecError, Problem, SpecError, did_you_mean, printable
 from boomspec.yaml_tree import Location, Place, Tree, build_tree, dotted
 
 MAX_BYTES = 1_000_000
@@ -67,7 +67,8 @@ class Document:
     ) -> Problem:
         line, column = self.place(location, key=key)
         shown = dotted(location) if where is None else where
-        return Problem(line, column, shown, message, hint, str(self.nearest(location).file), location)
+        file = str(self.nearest(location).file)
+        return Problem(line, column, shown, printable(message), hint and printable(hint), file, location)
 
     def error(self, problems: Iterable[Problem]) -> SpecError:
         others = {str(file): text for file, text in self.others.items()}

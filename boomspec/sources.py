@@ -6,8 +6,6 @@ lies is only its location.
 
 from __future__ import annotations
 
-import itertools
-import os
 import re
 from collections.abc import Callable
 from functools import partial
@@ -25,6 +23,7 @@ from boomspec.hub import UnreachableError, cached_model, hub_folder, pinned_data
 from boomspec.identity import file_digest
 from boomspec.language import StudentSpec, TeacherSpec
 from boomspec.model_files import tokenizer_files, travelling_files
+from boomspec.place_names import file_names, shown_path, text_name
 from boomspec.published import STUDENT_CONFIG, read_student_mapping
 from boomspec.spec import SpecFile
 from boomspec.tasks import Architecture
@@ -251,38 +250,8 @@ def _text_source(file: SpecFile) -> Source:
             "format": data.format or _format(files[0]),
             "files": [{"sha256": _digest(file, path), "bytes": path.stat().st_size} for path in files],
         },
-        {"files": [str(path) for path in files], "name": _text_name(data), "names": _file_names(file, files)},
+        {"files": [str(path) for path in files], "name": text_name(data), "names": file_names(file, files)},
     )
-
-
-def shown_path(path: str) -> str:
-    """A path as a spec says it, without the places of one machine: of an absolute path its last part."""
-    return Path(path).name if Path(path).is_absolute() else path
-
-
-def _text_name(data: DataSpec) -> str:
-    if data.corpus is not None:
-        return data.corpus
-    patterns = [Path(pattern) for pattern in data.files or ()]
-    return ", ".join(str(p.relative_to(_plain_part(p).parent)) if p.is_absolute() else str(p) for p in patterns)
-
-
-def _file_names(file: SpecFile, files: list[Path]) -> list[str]:
-    """What the text's files are called on every machine: their paths from where the spec's patterns start."""
-    data = file.spec.data
-    assert data is not None
-    if data.corpus is not None:
-        bases = [Path(os.path.commonpath([path.parent for path in files]))]
-    else:
-        bases = [file.folder(("data", "files", i)) for i in range(len(data.files or ()))]
-        bases += [_plain_part(Path(pattern).expanduser()) for pattern in data.files or ()]
-    return [next((str(f.relative_to(base)) for base in bases if f.is_relative_to(base)), f.name) for f in files]
-
-
-def _plain_part(pattern: Path) -> Path:
-    """The folders of a pattern in front of its first wildcard, and not its last part."""
-    parts = pattern.parts[:-1]
-    return Path(*itertools.takewhile(lambda part: not set(part) & set("*?["), parts))
 
 
 def resolve_path(file: SpecFile, place: tuple[str | int, ...], path: str) -> Path:

@@ -188,19 +188,7 @@ class SpecFile:
         return self.once(key, lambda: (make(), parts))[0]  # the parts are kept: an id is not used twice
 
     def problem(self, path: tuple[str | int, ...], message: str, hint: str | None = None) -> Problem:
-        return self.document.problem(path, _printable(message), _printable(hint) if hint else None)
+        return self.document.problem(path, message, hint)
 
     def error(self, *problems: Problem) -> SpecError:
         return self.document.error(problems)
-
-
-def _printable(text: str) -> str:
-    """The text of a spec may hold anything; a terminal is shown escapes for what would move its cursor."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-def load_spec(path: Path) -> SpecFile:
-    """Read and validate a spec file. Raises SpecError with every problem, or BoomspecError if unreadable."""
-    from boomspec.experiments import load_spec as load
-
-    return load(path)

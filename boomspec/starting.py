@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from boomspec.compile import check_spec
+from boomspec.check import check_spec
 from boomspec.errors import BoomspecError, did_you_mean
 from boomspec.schema import json_schema
 from boomspec.source import parse_source

@@ -127,7 +127,7 @@ def _wrong_values(written: Document, path: str) -> Iterator[Problem]:
     if not isinstance(values, tuple) or not values:
         if not written.is_damaged(("sweep", path)):
             what = "an empty one" if values == () else shown(values)
-            hint = f"write [{shown(values)}]" if isinstance(values, str | int | float) else None
+            hint = f"write [{values}]" if len(str(values)) <= 40 and isinstance(values, str | int | float) else None
             yield written.problem(
                 ("sweep", path), f"expected a list of values, not {what}", hint, key=True, where=where
             )

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from boomspec.errors import Problem, did_you_mean
+from boomspec.errors import Problem, did_you_mean, printable
 from boomspec.kinds import inside, is_labelled, key_kind, keys_of, kind_of, length_of, literals, members, model_of
 from boomspec.scalars import shown
 from boomspec.source import Document
@@ -91,7 +91,7 @@ class _Finding:
 
 def _printable(text: str) -> str:
     """A text of a validator may quote a value: it must not move the terminal's cursor, nor flood it."""
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    text = printable(text)
     return text if len(text) <= 500 else f"{text[:497]}..."
 
 

@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("graph", type=Path, metavar="GRAPH.json")
     parser.add_argument("--store", type=Path, required=True, metavar="DIR", help="the folder of the artifacts")
     parser.add_argument("--address", help="of a running Ray cluster; by default one is started on this machine")
+    parser.add_argument("--insecure", action="store_true", help="also a cluster that asks for no token")
     parser.add_argument("--cpus", type=int, metavar="N", help="CPUs of the cluster that is started here")
     parser.add_argument("--gpus", type=int, metavar="N", help="GPUs of the cluster that is started here")
     parser.add_argument("--plain", action="store_true", help="plain lines instead of the live view")
@@ -135,7 +136,7 @@ def _execute(
     from runners.cluster import cluster
 
     try:
-        with cluster(options.address, cpus=options.cpus, gpus=options.gpus):
+        with cluster(options.address, cpus=options.cpus, gpus=options.gpus, insecure=options.insecure):
             from runners.executor import run_tasks
 
             interrupt.arm()

@@ -23,10 +23,12 @@ import runners
 from boomspec.errors import BoomspecError
 from boomspec.graph import Node
 from boomspec.store import locked_folder
+from runners import access
 
 _OBJECT_STORE_BYTES = 100 << 20  # arguments and results are ids and paths
 _LONGEST_TEMPORARY_FOLDER = 40  # Ray's sockets lie deep inside it, and their paths may have 107 bytes
 _CONNECT_SECONDS = 10
+_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in the environment of a driver that Ray's job server started
 _EMBEDDED = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -36,15 +38,18 @@ _EMBEDDED = {
 
 
 @contextmanager
-def cluster(address: str | None = None, *, cpus: int | None = None, gpus: int | None = None) -> Iterator[None]:
+def cluster(
+    address: str | None = None, *, cpus: int | None = None, gpus: int | None = None, insecure: bool = False
+) -> Iterator[None]:
     """Connect to the cluster at `address`, or start one here with `cpus` and `gpus` (default: all there are).
 
-    A process that is connected already stays so, unless an address is named: the cluster is its owner's.
+    A process that is connected already stays so, unless an address is named: the cluster is its owner's. Raises
+    BoomspecError where nothing listens there and, unless `insecure`, where it asks for no token beyond loopback.
     """
     if address is None and _is_connected():
         yield
         return
-    connection = _embedded(cpus, gpus) if address is None else _existing(address)
+    connection = _embedded(cpus, gpus) if address is None else _existing(address, insecure=insecure)
     with connection:
         yield
 
@@ -89,18 +94,17 @@ def _token() -> str:
 
 
 @contextmanager
-def _existing(address: str) -> Iterator[None]:
+def _existing(address: str, *, insecure: bool) -> Iterator[None]:
+    _check_reachable(address)
+    access.check_cluster(address, insecure=insecure)
+    access.use_token()
     import ray
 
-    _check_reachable(address)
     packages = [str(Path(module.__file__ or "").parent) for module in (boomspec, runners)]
+    # A job that was submitted brought them along, and Ray lets nobody name them twice.
+    travelling = {} if _JOB in os.environ else {"py_modules": packages, "excludes": ["**/__pycache__"]}
     try:
-        ray.init(
-            address=address,
-            runtime_env={"py_modules": packages, "excludes": ["**/__pycache__"]},
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
+        ray.init(address=address, runtime_env=travelling, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, ValueError) as error:
         raise BoomspecError(
             f"no Ray cluster at {address}: {error}",
@@ -146,7 +150,7 @@ def check_feasible(nodes: Iterable[Node], machines: list[dict[str, float]]) -> N
     wanted = [f"  {node.name} asks for {_times(node)}" for node in impossible]
     there = [f"  {_amounts(machine.get('CPU', 0), machine.get('GPU', 0))}" for machine in machines]
     raise BoomspecError(
-        "\n".join(["no machine of the cluster can run:", *wanted, "the machines have:", *there]),
+        "\n".join(["the cluster has no room for:", *wanted, "the machines have:", *there]),
         hint="change `execution` in the spec, or name a larger cluster with --address",
     )
 

@@ -43,6 +43,8 @@ _FAILED = "failed.json"
 _GRACE_SECONDS = 8.0  # for the workers to write a checkpoint after an interrupt; the run itself waits for ten
 _POLL_SECONDS = 0.2
 _SETTINGS = {
+    # For room in the cluster alone. Behind a lost machine Ray may count on it once more.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
@@ -66,7 +68,7 @@ def train_together(context: Context[Any]) -> None:
             group.wait(_GRACE_SECONDS)
         raise
     except Exception as error:
-        raise _reason(folder, error) from error
+        raise reason(folder, error) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -112,22 +114,25 @@ def _trainer(context: Context[Any], folder: Path) -> TorchTrainer:
             name="ray",
             storage_path=str(folder),
             failure_config=ray.train.FailureConfig(max_failures=place.retries),
-            callbacks=[_Watcher(folder, context.progress)],
+            callbacks=[Watcher(folder, context.progress)],
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
 
 
-def _reason(folder: Path, error: Exception) -> Exception:
+def reason(folder: Path, error: Exception) -> Exception:
     """What to tell about a group that has failed."""
     if (folder / _FAILED).exists():
         return BoomspecError(json.loads((folder / _FAILED).read_text(encoding="utf-8"))["error"])
-    lost = getattr(error, "worker_failures", {})
-    who = ", ".join(f"worker {rank}: {_first_line(why)}" for rank, why in sorted(lost.items())) or _first_line(error)
-    return BoomspecError(f"the workers were lost too often: {who}", hint="raise execution.retries, or see the log")
+    lost: dict[int, Exception] = getattr(error, "worker_failures", {})
+    if not lost:
+        inner = getattr(error, "controller_failure", error)
+        return BoomspecError(f"the group of workers has failed: {type(inner).__name__}: {redact(str(inner).strip())}")
+    who = ", ".join(f"worker {rank} ({_first_line(why)})" for rank, why in sorted(lost.items()))
+    return BoomspecError(f"workers were lost too often, at last {who}", hint="raise execution.retries")
 
 
-class _Watcher(ray.train.UserCallback):  # type: ignore[misc]
+class Watcher(ray.train.UserCallback):  # type: ignore[misc]
     """In Ray Train's controller: tells of lost workers, and ends the training where trying again is of no use."""
 
     def __init__(self, folder: Path, progress: Progress) -> None:

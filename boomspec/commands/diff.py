@@ -72,9 +72,9 @@ def command(
 def _compare(old: str, new: str, store: Path | None, form: str) -> bool:
     # Imported here: completion and help need none of it.
     from boomspec.diff.compared import compared
-    from boomspec.diff.sides import given
+    from boomspec.diff.sides import both
 
-    diff = compared(given(old, store), given(new, store))
+    diff = compared(*both(old, new, store))
     if form == "json":
         from boomspec.diff.plain import diff_json
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from boomspec.commands.shared import json_option, offered, store_option
+from boomspec.commands.shared import json_option, offered, specless_store_option
 from boomspec.errors import BoomspecError
 from boomspec.runs import DEFAULT_STORE
 from boomspec.store import Store
@@ -28,7 +28,7 @@ def _age(_context: click.Context, _option: click.Parameter, value: str | None) -
 
 
 @click.command("gc")
-@store_option
+@specless_store_option
 @click.option("--delete", "really", is_flag=True, help="Really delete it. Without this only what could go is shown.")
 @click.option(
     "--forget",

@@ -23,6 +23,7 @@ from boomspec.store import Store
 @click.option(
     "--address", help="A running Ray cluster: auto, host:port or ray://host:port. Default: a private local one."
 )
+@click.option("--insecure", is_flag=True, help="With --address: also a cluster that asks for no token.")
 @click.option("--verify", is_flag=True, help="Check the checksums of artifacts that are reused.")
 @click.option("--plain", is_flag=True, help="Plain lines instead of the live view.")
 @click.option("--locked", is_flag=True, help="Use the commits of the spec's lock; refuse where something else drifted.")
@@ -31,6 +32,7 @@ def command(
     spec: Path,
     store: Path | None,
     address: str | None,
+    insecure: bool,
     verify: bool,
     plain: bool,
     locked: bool,
@@ -45,6 +47,7 @@ def command(
       boomspec run specs/qwen3-4b.yaml --store /shared/store --address auto
     """
     options = (["--address", address] if address else []) + ["--verify"] * verify + ["--plain"] * plain
+    options += ["--insecure"] * insecure
     if ignore_packages and not locked:
         raise BoomspecError("--ignore-packages goes with --locked", hint="without a lock no versions are compared")
     if is_plan(spec):
@@ -57,7 +60,8 @@ def command(
         graph, folder, cpus, pending = runnable(spec, store, lock.pins if lock else NO_PINS)
         if lock is not None:
             graph = lock.hold(graph, Store(folder))
-        if pending and done.intersection(graph.targets):
+        waiting = {node.id for node in graph.nodes.values() if node.name in pending}
+        if done & waiting:
             raise BoomspecError(f"{', '.join(pending)}: has run and found nothing", hint="see its log in the store")
         command = runner(graph, folder) + (["--cpus", str(cpus)] if cpus else []) + options
         command += ["--lock", str(lock.place.absolute())] if lock else []
@@ -67,7 +71,7 @@ def command(
             os.execv(sys.executable, command)
         if code := wait(command):
             sys.exit(code)
-        done.update(graph.targets)
+        done |= waiting
 
 
 def _execute(file: Path, store: Path | None, options: list[str]) -> NoReturn:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
-from boomspec.commands.shared import json_option, offered, store_option
+from boomspec.commands.shared import json_option, offered, specless_store_option
 from boomspec.runs import DEFAULT_STORE
 
 
 @click.command("runs")
 @click.argument("name", required=False, metavar="[RUN]", shell_complete=offered("runs"))
-@store_option
+@specless_store_option
 @json_option
 def command(name: str | None, store: Path | None, as_json: bool) -> None:
     """List the runs of a store, the newest first; with RUN (its folder, or the start of its name) all about one.

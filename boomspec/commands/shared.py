@@ -9,22 +9,24 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from boomspec.compile import Compiled, answers_of
 from boomspec.errors import BoomspecError
-from boomspec.experiments import load_experiments
+from boomspec.experiments import load_experiments, load_spec
 from boomspec.graph import TaskGraph, read_graph
 from boomspec.pins import NO_PINS, Pins
 from boomspec.runs import DEFAULT_STORE, store_folder
 from boomspec.sets import compile_experiments
-from boomspec.spec import load_spec
 from boomspec.store import Store
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
+
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def _folder(_context: click.Context, _option: click.Parameter, value: str | None) -> Path | None:
@@ -44,13 +46,20 @@ def offered(what: str) -> Callable[[click.Context, click.Parameter, str], list[C
 
 
 spec_argument = click.argument("spec", type=click.Path(path_type=Path), shell_complete=offered("specs"))
-store_option = click.option(
-    "--store",
-    metavar="FOLDER",
-    shell_complete=offered("folders"),
-    callback=_folder,
-    help=f"Folder of the artifacts. Default: execution.store of the spec, else ./{DEFAULT_STORE}.",
-)
+
+
+def _store(default: str) -> Callable[[_Function], _Function]:
+    return click.option(
+        "--store",
+        metavar="FOLDER",
+        shell_complete=offered("folders"),
+        callback=_folder,
+        help=f"Folder of the artifacts. Default: {default}.",
+    )
+
+
+store_option = _store(f"execution.store of the spec, else ./{DEFAULT_STORE}")
+specless_store_option = _store(f"./{DEFAULT_STORE}")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 

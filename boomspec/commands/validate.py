@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
+from boomspec.check import check_experiments
 from boomspec.commands.shared import json_option, spec_argument
-from boomspec.compile import check_experiments
 from boomspec.experiments import load_experiments
 
 

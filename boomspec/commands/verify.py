@@ -29,6 +29,7 @@ from boomspec.runs import GRAPH, open_run
 )
 @click.option("--keep", is_flag=True, help="Keep the repeated artifacts, and say where they are.")
 @click.option("--address", help="A running Ray cluster, as for run. Default: a private local one.")
+@click.option("--insecure", is_flag=True, help="With --address: also a cluster that asks for no token.")
 @click.option("--plain", is_flag=True, help="Plain lines instead of the live view.")
 @json_option
 def command(
@@ -41,6 +42,7 @@ def command(
     scratch: Path | None,
     keep: bool,
     address: str | None,
+    insecure: bool,
     plain: bool,
     as_json: bool,
 ) -> None:
@@ -67,7 +69,13 @@ def command(
         command += ["--tolerance", str(tolerance)] if tolerance is not None else []
         command += ["--address", address] if address else []
         command += ["--cpus", str(cpus)] if (cpus := _cpus(made.graph)) else []
-        flags = {"--end-to-end": end_to_end, "--keep": keep, "--plain": plain, "--json": as_json}
+        flags = {
+            "--end-to-end": end_to_end,
+            "--keep": keep,
+            "--plain": plain,
+            "--json": as_json,
+            "--insecure": insecure,
+        }
         code = wait([*command, *(flag for flag, given in flags.items() if given)])
     sys.exit(code)
 

@@ -27,11 +27,16 @@ def known_costs(graph: TaskGraph, store: Store) -> dict[str, Cost | None]:
 
 
 def refined(cost: Cost | None, record: Record, inputs: Mapping[str, str], store: Store) -> Cost | None:
-    if cost is None or cost.real_tokens is not None or "tokens" not in inputs:
+    """A task's cost with what its token artifact says; as it is where there is none, or a damaged one."""
+    if cost is None or not cost.flops_per_real_token or "tokens" not in inputs:
         return cost
-    folder = store.path("tokenize", inputs["tokens"])
-    if not (folder / "artifact.json").is_file():
+    try:
+        return _counted(cost, record, store.path("tokenize", inputs["tokens"]))
+    except (OSError, ValueError, KeyError, TypeError):
         return cost
+
+
+def _counted(cost: Cost, record: Record, folder: Path) -> Cost:
     if isinstance(record, Evaluate) and isinstance(record.measure, HeldOut):
         limit = record.measure.max_tokens
         held_out = _meta(folder)["held_out"]["tokens"]
@@ -39,8 +44,7 @@ def refined(cost: Cost | None, record: Record, inputs: Mapping[str, str], store:
         return replace(_with(cost, real), tokens=real, unknown="")
     if isinstance(record, Distill):
         length = record.recipe.sequence_length
-        real = round(record.recipe.steps * record.recipe.sequences * _mean_labels(folder, length))
-        return _with(cost, real)
+        return _with(cost, round(record.recipe.steps * record.recipe.sequences * _mean_labels(folder, length)))
     return cost
 
 

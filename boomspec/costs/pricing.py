@@ -46,6 +46,8 @@ _CHECKPOINTS = 3  # the two that are kept, and the one that is being written
 _BUFFER = 2**18  # as in runners/copying.py
 _HELD_LOGITS, _HELD_STATES = 2**30, 4 * 2**30  # as in runners/search
 
+_REMEMBERED = 1 << 12  # a sweep's models are few
+
 _MODELS = Models()  # of all graphs of this process: a sweep's experiments have the same few
 
 
@@ -233,20 +235,34 @@ def _search(
 
 def _evaluate(record: Evaluate, model: Model, batch_size: int) -> Cost:
     bf16, measure = record.precision == "bf16", record.measure
-    if not isinstance(measure, HeldOut):
-        weights = {"weights": model.parameters * (2 if bf16 else 4)}
-        rate = flops.forward(model, 0) + flops.head(model)
-        return Cost(memory=weights, read=model.bytes, real_tokens=None, flops_per_real_token=rate, unknown=REQUESTS)
-    rate = flops.forward(model, measure.sequence_length) + flops.head(model)
-    tokens = 0 if measure.max_tokens is None else measure.max_tokens - 1  # the first is no label
+    if isinstance(measure, HeldOut):
+        return _held_out(model, measure.sequence_length, measure.max_tokens, bf16, batch_size)
+    return _lm_eval(model, bf16)
+
+
+@lru_cache(_REMEMBERED)
+def _held_out(model: Model, length: int, max_tokens: int | None, bf16: bool, batch_size: int) -> Cost:
+    rate = flops.forward(model, length) + flops.head(model)
+    tokens = 0 if max_tokens is None else max_tokens - 1  # the first is no label
     return Cost(
         flops=rate * tokens,
-        memory=memory.measuring(model, bf16=bf16, tokens=batch_size * measure.sequence_length),
+        memory=memory.measuring(model, bf16=bf16, tokens=batch_size * length),
         read=model.bytes,
         tokens=tokens,
-        real_tokens=None,
+        real_tokens=tokens or None,
         flops_per_real_token=rate,
         unknown="" if tokens else AFTER_TOKENIZE,
+    )
+
+
+@lru_cache(_REMEMBERED)
+def _lm_eval(model: Model, bf16: bool) -> Cost:
+    return Cost(
+        memory={"weights": model.parameters * (2 if bf16 else 4)},
+        read=model.bytes,
+        real_tokens=None,
+        flops_per_real_token=flops.forward(model, 0) + flops.head(model),
+        unknown=REQUESTS,
     )
 
 

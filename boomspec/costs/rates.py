@@ -129,7 +129,9 @@ def read_calibration(store: Store) -> Calibration | None:
 def save_calibration(store: Store, measured: Mapping[str, float]) -> None:
     """Remember what `python -m runners.calibrate` measured, and where."""
     data = {"schema": CALIBRATION_SCHEMA, "host": host(), "cpu": cpu_model(), "measured": measured}
-    write_atomically(store.root / CALIBRATION, json.dumps(data, indent=1) + "\n")
+    file = store.root / CALIBRATION
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, json.dumps(data, indent=1) + "\n")
 
 
 def _by_table(record: Record, cost: Cost, device: Device, workers: int) -> Duration:

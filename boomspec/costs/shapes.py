@@ -94,6 +94,7 @@ class Models:
 
     def __init__(self) -> None:
         self._of_facts: dict[int, tuple[ModelFacts, Model | UnknownCostError]] = {}
+        self._asked: dict[tuple[Any, ...], Model] = {}
         self._made: dict[tuple[Any, ...], Model] = {}
         self._models: dict[tuple[Any, ...], Model] = {}
         self._layers: dict[Layer, Layer] = {}
@@ -114,6 +115,9 @@ class Models:
     def made(self, plan: Sequence[str], owners: Mapping[str, Model], *, tied: bool) -> Model:
         """The model of a layer plan. Everything is stored as the teacher's ("t") is."""
         base = owners.get("t") or owners["s"]
+        asked = (tuple(plan), tied, *owners.values())
+        if asked in self._asked:
+            return self._asked[asked]
         layers = tuple(owners[layer[0]].layers[int(layer[1:])] for layer in plan)
         key = (base, tied, *map(id, layers))
         if key not in self._made:
@@ -121,6 +125,7 @@ class Models:
             rest = base.embedding + base.norm + head
             made = Model(**{**vars(base), "layers": layers, "head": head, "rest_bytes": rest * base.width})
             self._made[key] = self._same(made)
+        self._asked[asked] = self._made[key]
         return self._made[key]
 
     def _same(self, model: Model) -> Model:

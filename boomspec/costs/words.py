@@ -17,6 +17,12 @@ def shown_flops(count: float) -> str:
     return f"{count:.0f}"
 
 
+def with_unit(flops: float) -> str:
+    """5.36 TFLOP."""
+    short = shown_flops(flops)
+    return f"{short[:-1]} {short[-1]}FLOP" if short[-1].isalpha() else f"{short} FLOP"
+
+
 def shown_count(count: float) -> str:
     """2.1B: tokens in three digits."""
     for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e4, "k")):

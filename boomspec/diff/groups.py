@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from boomspec.changes import Changes, Field, State, TaskChange
+from boomspec.costs.words import shown_seconds, with_unit
 from boomspec.diff.compared import Diff, Pair, Size
 from boomspec.diff.results import THRESHOLD, Compared, Moved
 from boomspec.diff.words import count, listed
@@ -15,7 +16,6 @@ from boomspec.diff.words import count, listed
 CLASSES = {"results": "Changes results", "execution": "Execution only", "cosmetic": "Cosmetic"}
 MARKS = {"changed": "~", "added": "+", "removed": "-"}
 _DONE: dict[State, str] = {"changed": "done anew", "added": "new", "removed": "no longer made", "same": "the same"}
-_PREFIXES = ((10**18, "EFLOP"), (10**15, "PFLOP"), (10**12, "TFLOP"), (10**9, "GFLOP"), (10**6, "MFLOP"))
 
 
 @dataclass(frozen=True)
@@ -96,29 +96,20 @@ def effort(diff: Diff) -> str:
     parts, cost = [count(len(diff.anew), "task")], diff.effort
     least = "at least " if cost.unknown else ""
     if cost.flops:
-        scale, unit = next(((s, u) for s, u in _PREFIXES if cost.flops >= s), (1, "FLOP"))
-        parts.append(f"{least}{cost.flops / scale:.3g} {unit}")
+        parts.append(f"{least}{with_unit(cost.flops)}")
     if cost.seconds is not None:
-        parts.append(f"about {duration(cost.seconds)} on this machine")
+        parts.append(f"about {shown_seconds(cost.seconds)} on this machine")
     if cost.devices:
-        times = (f"{duration(seconds)} on {name}" for name, seconds in cost.devices.items())
+        times = (f"{shown_seconds(seconds)} on {name}" for name, seconds in cost.devices.items())
         parts.append(f"GPU time: {least}{' or '.join(times)}")
     return ", ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """40 s, 3 min, 2.5 h, 4.2 days."""
-    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 1.5 * length:
-            return f"{seconds / length:.2g} {unit}"
-    return f"{seconds:.2g} s"
 
 
 def remarks(diff: Diff) -> Iterator[str]:
     """What has to be known to read the rest."""
     for side in (diff.old, diff.new):
         if side.problem is not None:
-            first = side.problem.splitlines()[0]
+            first = side.problem.splitlines()[0].partition(". ")[0]
             yield f"{side.named} cannot be compiled here, so tasks are not compared: {first}"
         if side.note is not None:
             yield f"{side.named}: {side.note}"

@@ -50,8 +50,17 @@ class Given:
         return [experiment.label for experiment in self.experiments]
 
 
-def given(text: str, store: Path | None = None) -> Given:
-    """Read one side. Raises BoomspecError where there is nothing of that name, or it cannot be read."""
+def both(old: str, new: str, store: Path | None = None) -> tuple[Given, Given]:
+    """Read two sides. Where the first cannot be compiled the other is not: a silent hub takes its time."""
+    first = given(old, store)
+    return first, given(new, store, refused=None if first.graph is not None else "the other side cannot")
+
+
+def given(text: str, store: Path | None = None, *, refused: str | None = None) -> Given:
+    """Read one side. Raises BoomspecError where there is nothing of that name, or it cannot be read.
+
+    `refused`: why a spec is not compiled.
+    """
     named, label = _split(text)
     path = Path(named)
     if path.is_dir():
@@ -63,8 +72,9 @@ def given(text: str, store: Path | None = None) -> Given:
             return _labelled(_run(folder, store), label)
         if ":" in named:
             name, _, inside = named.partition(":")
-            return _at_revision(text, revision(name), inside, label, store)
-    return spec_given(text, load_experiments(text), store)
+            files, note = _at_revision(revision(name), inside, label)
+            return spec_given(text, files, store, note=note, refused=refused)
+    return spec_given(text, load_experiments(text), store, refused=refused)
 
 
 def spec_given(
@@ -87,7 +97,8 @@ def spec_given(
     return Given(named, compiled.graph.experiments, folder, compiled.graph, note=note)
 
 
-def _at_revision(text: str, found: Revision, inside: str, label: str | None, store: Path | None) -> Given:
+def _at_revision(found: Revision, inside: str, label: str | None) -> tuple[tuple[SpecFile, ...], str | None]:
+    """The experiments of a spec at a revision, and what has to be known of them."""
     here = os.path.relpath(found.find(inside))
     try:
         files = load_experiments(here if label is None else f"{here}#{label}", read=found.document)
@@ -97,8 +108,7 @@ def _at_revision(text: str, found: Revision, inside: str, label: str | None, sto
         (spec.data is not None and spec.data.files) or (spec.evaluate is not None and spec.evaluate.tasks_folder)
         for spec in (file.spec for file in files)
     )
-    note = "the files that it reads are those that lie here now" if reads_files else None
-    return spec_given(text, files, store, note=note)
+    return files, "the files that it reads are those that lie here now" if reads_files else None
 
 
 def _run(folder: Path, store: Path | None) -> Given:

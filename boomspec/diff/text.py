@@ -57,6 +57,8 @@ def _title(diff: Diff) -> str:
 
 
 def _print_fields(group: Group, console: Console) -> None:
+    longest = max((len(field.title) for field in group.changes.fields), default=0)
+    width = max(24, (console.width - longest - 28) // 2)  # beside the name, the arrow and what a field does
     for kind, heading in CLASSES.items():
         fields = [field for field in group.changes.fields if field.kind == kind]
         if not fields:
@@ -64,7 +66,8 @@ def _print_fields(group: Group, console: Console) -> None:
         console.print(f"\n[{_STYLES[kind]}]{heading}[/]")
         table = _table(5)
         for field in fields:
-            row = field.title, shown(field.old), "->", shown(field.new), consequence(field, group.changes)
+            old, new = (shown(value, width=width) for value in (field.old, field.new))
+            row = field.title, old, "->", new, consequence(field, group.changes)
             table.add_row("", *map(_escaped, row))
         console.print(table)
 

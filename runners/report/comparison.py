@@ -13,10 +13,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -101,9 +101,16 @@ class Group:
     label: str
     axes: dict[str, str]
     trials: tuple[Trial, ...]
+    _known: dict[tuple[str, str, str], dict[Size, Point]] = field(default_factory=dict, init=False, repr=False)
 
     def points(self, measure: str, metric: str, curve: str = FAMILY) -> dict[Size, Point]:
         """What the seeds give, by size. Seeds that share an artifact are one value: it is not repeated."""
+        key = measure, metric, curve
+        if key not in self._known:  # a page asks for them many times
+            self._known[key] = self._points(*key)
+        return self._known[key]
+
+    def _points(self, measure: str, metric: str, curve: str) -> dict[Size, Point]:
         found: dict[Size, dict[Path, Row]] = {}
         for trial in self.trials:
             for size, row in trial.curve(curve, measure, metric).items():
@@ -128,6 +135,7 @@ class Study:
     trials: tuple[Trial, ...]
     groups: tuple[Group, ...]
     axes: dict[str, tuple[str, ...]]
+    compared: dict[tuple[str, str, str], Any] = field(default_factory=dict, init=False, repr=False)  # by `differences`
 
     @cached_property
     def measures(self) -> tuple[str, ...]:

@@ -40,6 +40,8 @@ def _drawings(study: Study, measure: str) -> list[Drawing]:
     found: list[tuple[str, str, Figure | None]] = []
     axis = swept_axis(study)
     few = len(study.groups) <= MOST_LINES
+    if not study.sizes(measure):
+        return []  # only baselines have results
     if few:
         figure = size_lines(study, measure, width=width)
         found.append(("size", f"Model size against {name}. {_lines(study) if main else ''}", figure))

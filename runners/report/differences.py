@@ -74,6 +74,14 @@ def differences(study: Study, group: Group, other: Group, measure: str) -> tuple
 
     What was measured otherwise (another held-out text) is left out.
     """
+    key = group.label, other.label, measure
+    if key not in study.compared:  # sentences, figures and tables ask for the same ones
+        study.compared[key] = _differences(study, group, other, measure)
+    found: tuple[Difference, ...] = study.compared[key]
+    return found
+
+
+def _differences(study: Study, group: Group, other: Group, measure: str) -> tuple[Difference, ...]:
     others = {trial.seed: trial for trial in other.trials}
     pairs = [(trial, others[trial.seed]) for trial in group.trials if trial.seed in others]
     metric = study.primary(measure)

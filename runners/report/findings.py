@@ -7,6 +7,7 @@ standard errors of the two numbers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -70,7 +71,7 @@ def item_differences(
     if not np.array_equal(first.weight, second.weight):
         return None
     difference = first.value - second.value
-    if not np.isclose(weighted_mean(difference, first.weight), row.value - other.value):
+    if not math.isclose(weighted_mean(difference, first.weight), row.value - other.value, rel_tol=1e-5, abs_tol=1e-8):
         return None  # the metric is not the mean of these items
     return difference, first.weight
 

@@ -67,7 +67,7 @@ def panels_of(study: Study, axis: str) -> dict[str, list[Group]]:
 def few_sizes(study: Study, measure: str) -> tuple[Size, ...]:
     """The student, a size in the middle, and the largest below the teacher, of those that most groups have."""
     held = Counter(size for group in study.groups for size in study.points(group, measure))
-    common = sorted(size for size, times in held.items() if times == max(held.values()))
+    common = sorted(size for size, times in held.items() if times == max(held.values(), default=0))
     below = common[:-1] or common  # the largest is the teacher
     return tuple(dict.fromkeys((below[0], below[len(below) // 2], below[-1]))) if below else ()
 
@@ -143,7 +143,8 @@ def _best_cell(axes: Any, means: np.ndarray, *, higher: bool) -> None:
 
 def marginal_figure(study: Study, measure: str, *, width: float = 7.6) -> Figure:
     """Quality against each axis at a size in the middle: every group a dot, the median of each value a dash."""
-    size = few_sizes(study, measure)[len(few_sizes(study, measure)) // 2]
+    sizes = few_sizes(study, measure)
+    size = sizes[len(sizes) // 2]
     means = {g.label: p.mean for g in study.groups if (p := study.points(g, measure).get(size)) is not None}
     names = [name for name in study.swept if len(study.axes[name]) > 1]
     columns = min(len(names), 3)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager, redirect_stdout
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--kind", action="append", default=[], metavar="KIND", help="only tasks of this kind")
     parser.add_argument("--tolerance", type=float, metavar="T", help="instead of that of the spec")
     parser.add_argument("--address", help="of a running Ray cluster; by default one is started on this machine")
+    parser.add_argument("--insecure", action="store_true", help="also a cluster that asks for no token")
     parser.add_argument("--cpus", type=int, metavar="N", help="CPUs of the cluster that is started here")
     parser.add_argument("--plain", action="store_true", help="plain lines instead of the live view")
     parser.add_argument("--json", action="store_true", help="print what was found as JSON; progress goes to stderr")
@@ -66,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _verify(options: argparse.Namespace, interrupt: Interrupt) -> int:
+    if options.tolerance is not None and not 0 <= options.tolerance < math.inf:
+        raise BoomspecError(f"a tolerance is a number from 0 on, not {options.tolerance}")
     graph, original = read_graph(options.graph), Store(options.store)
     nodes = choose(graph, options.task, options.kind, end_to_end=options.end_to_end)
     nodes = [as_it_was_made(node, original) for node in nodes]
@@ -118,7 +122,7 @@ def _repeat(
     # Not at the top, nor another folder than one without modules: as in `runners.__main__`.
     from runners.cluster import cluster
 
-    with view, chdir(journal.folder), cluster(options.address, cpus=options.cpus):
+    with view, chdir(journal.folder), cluster(options.address, cpus=options.cpus, insecure=options.insecure):
         from runners.executor import run_tasks
 
         interrupt.arm()

@@ -256,6 +256,21 @@ EXECUTION = {
         "execution.evaluate", {"batch_size": 64}, "execution.evaluate.batch_size"
     ),
     "cores for building": execution("execution.interpolate", {"cpus": 2}, "execution.interpolate.cpus"),
+    "a baseline's own cores": execution("execution.baseline", {"cpus": 2}, "execution.baseline.cpus"),
+    "a search's own cores": execution("execution.search", {"cpus": 2}, "execution.search.cpus"),
+    "smaller batches of a search": execution("execution.search", {"batch_size": 2}, "execution.search.batch_size"),
+    "memory for the evaluations": execution("execution.evaluate", {"memory": "8GiB"}, "execution.evaluate.memory"),
+    "memory for the distillation": execution("execution.distill", {"memory": "8GiB"}, "execution.distill.memory"),
+    "a resource of the cluster": execution(
+        "execution.evaluate", {"resources": {"fast_disk": 1}}, "execution.evaluate.resources.fast_disk"
+    ),
+    "no files for TensorBoard": execution(
+        "execution.tracking", {"tensorboard": False}, "execution.tracking.tensorboard"
+    ),
+    "Weights & Biases": execution(
+        "execution.tracking", {"wandb": {"project": "x"}}, "execution.tracking.wandb"
+    ),
+    "MLflow": execution("execution.tracking", {"mlflow": {"uri": "runs"}}, "execution.tracking.mlflow"),
     "cores for the tokens": execution("execution.tokenize", {"cpus": 2}, "execution.tokenize.cpus"),
 }
 RESULTS = {

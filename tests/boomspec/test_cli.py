@@ -71,8 +71,8 @@ def test_plan_shows_exact_sizes_and_why_each_task_runs(specs):
 
 def test_plan_for_programs_has_a_schema_version(specs):
     plan = json.loads(call("plan", specs.text(specs.SPEC), "--json").output)
-    assert plan["schema"] == 1
-    assert [size["layers"] for size in plan["sizes"]] == [3, 4, 5, 6]
+    assert plan["schema"] == 2
+    assert [size["layers"] for size in plan["experiments"][0]["sizes"]] == [3, 4, 5, 6]
     assert {task["action"] for task in plan["tasks"]} == {"run"}
 
 

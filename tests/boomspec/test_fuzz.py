@@ -13,9 +13,9 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from boomspec.compile import check_spec
+from boomspec.check import check_experiments
 from boomspec.errors import SpecError
-from boomspec.spec import load_spec
+from boomspec.experiments import load_experiments
 
 SPECS = Path(__file__).parents[2] / "specs"
 
@@ -66,7 +66,28 @@ execution:
   store: |-
     folder
 """
-TEXTS = [RICH, *(path.read_text(encoding="utf-8") for path in sorted(SPECS.glob("*.yaml")))]
+COMPOSED = """\
+# A base, variants and a sweep.
+extends: base.yaml
+name: composed
+student: {train_embedding: null}
+distill:
+  losses: {kl: null, hidden_cosine: &cosine {weight: 2.0}}
+variants:
+  no-cosine: {distill: {losses: {hidden_cosine: null}}}
+  other.layers:
+    student:
+      keep: {every: 3, last: null}
+    interpolate: {order: [1, 0], choose: null}
+  again: {distill: {losses: {hidden_cosine: *cosine}, tokens: 1M}}
+sweep:
+  seed: [0, 1]
+  distill.optimizer.lr: [1e-4, null]
+  data.held_out: [null, {every: 3}]
+  interpolate.sizes: [["24 layers", 80%]]
+"""
+BASES = {"base.yaml": RICH, "qwen3-4b.yaml": (SPECS / "qwen3-4b.yaml").read_text(encoding="utf-8")}
+TEXTS = [RICH, COMPOSED, COMPOSED, *(path.read_text(encoding="utf-8") for path in sorted(SPECS.glob("*.yaml")))]
 
 SNIPPETS = [
     *[
@@ -159,14 +180,14 @@ def check(data: bytes, file: Path) -> None:
     """Load the bytes as a spec; an error has to be one for people, with places inside of the file."""
     file.write_bytes(data)
     try:
-        check_spec(load_spec(file))
+        check_experiments(load_experiments(file))
     except SpecError as error:
         refused = error
     else:
         return
-    lines = refused.lines or [""]
     assert refused.problems
     for problem in refused.problems:
+        lines = refused.lines_of(problem) or [""]
         assert 1 <= problem.line <= len(lines)
         assert 1 <= problem.column <= len(lines[problem.line - 1]) + 1
         assert problem.message
@@ -177,13 +198,16 @@ def check(data: bytes, file: Path) -> None:
 
 @pytest.fixture(scope="session")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("fuzz") / "spec.yaml"
+    folder = tmp_path_factory.mktemp("fuzz")
+    for name, text in BASES.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder / "spec.yaml"
 
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_the_specs_that_are_mutated_are_valid(text: str, file: Path) -> None:
     file.write_text(text, encoding="utf-8")
-    load_spec(file)
+    load_experiments(file)
 
 
 @QUIET

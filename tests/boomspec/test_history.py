@@ -156,19 +156,27 @@ def test_where_there_are_no_runs_it_is_said_where_they_were_looked_for(tmp_path,
     assert json.loads(call("runs", "--json").output)["runs"] == []
 
 
+def tensorboard(path):
+    """Somebody else's runs, and somebody else's cache."""
+    for name in ("runs/Nov22", "cache"):
+        (path / name).mkdir(parents=True)
+        (path / name / "events.out.tfevents").write_text("mine")
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda path: None, "there is no store"),
         (lambda path: path.write_text("text"), "is a file, not a store"),
         (lambda path: (path / "music").mkdir(parents=True), "is not a store: it holds neither artifacts nor runs"),
+        (tensorboard, "is not a store: it holds neither artifacts nor runs"),
     ],
 )
 @pytest.mark.parametrize("command", ["runs", "gc"])
 def test_a_store_that_is_none_is_an_error(tmp_path, make, message, command):
     make(tmp_path / "place")
-    before = sorted(tmp_path.iterdir())
+    before = sorted(tmp_path.rglob("*"))
     result = call(command, "--store", tmp_path / "place", *(["--delete", "--cache"] if command == "gc" else []))
     assert result.exit_code == 2
     assert message in result.output
-    assert sorted(tmp_path.iterdir()) == before
+    assert sorted(tmp_path.rglob("*")) == before

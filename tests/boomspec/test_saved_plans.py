@@ -6,11 +6,16 @@ from pathlib import Path
 import pytest
 
 from boomspec.errors import BoomspecError
+from boomspec.graph import Node, Source, Task, TaskGraph
+from boomspec.identity import file_digest, folder_digest
 from boomspec.plan import needed
 from boomspec.saved import SavedPlan, check, is_plan, read_plan
 from boomspec.store import Store
+from boomspec.tasks import Evaluate, HeldOut
 from tests.boomspec.test_cli import call
 from tests.boomspec.test_plan import Chain
+
+EVALUATE = Evaluate(measure=HeldOut(sequence_length=8), precision="fp32")
 
 
 @pytest.fixture
@@ -115,17 +120,13 @@ def test_a_text_that_is_gone_makes_a_plan_stale(chain: Chain) -> None:
 
 @pytest.mark.parametrize("kind", ["model", "lm_eval_tasks"])
 def test_a_folder_that_was_edited_makes_a_plan_stale(tmp_path: Path, kind: str) -> None:
-    from boomspec.graph import Node, Source, Task, TaskGraph
-    from boomspec.identity import file_digest, folder_digest
-    from tests.boomspec.test_plan import _evaluate
-
     folder = tmp_path / "folder"
     folder.mkdir()
     file = folder / "config.json"
     file.write_text("{}")
     identity = {"sha256": {"config.json": file_digest(file)}} if kind == "model" else {"folder": folder_digest(folder)}
     source = Source(kind, identity, {"folder": str(folder)})
-    task = Task(_evaluate(8), {"model": source.id})
+    task = Task(EVALUATE, {"model": source.id})
     graph = TaskGraph("one", {task.id: Node(task, "score")}, {source.id: source}, (task.id,))
     store = Store(tmp_path / "store")
     plan = SavedPlan(graph, needed(graph, store), store.root)

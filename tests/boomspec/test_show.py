@@ -10,10 +10,10 @@ import yaml
 from click.testing import CliRunner
 
 from boomspec.cli import main
+from boomspec.experiments import load_spec
 from boomspec.graph import read_graph
 from boomspec.meaning import FOLLOWING
 from boomspec.review import review
-from boomspec.spec import load_spec
 from tests.boomspec.past import past_run
 
 SET = """\

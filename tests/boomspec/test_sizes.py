@@ -205,7 +205,7 @@ def test_the_plan_shows_what_was_asked_for_and_what_is_given(specs):
     shown = CliRunner().invoke(main, ["plan", path], catch_exceptions=False, env={"COLUMNS": "200"}).output
     assert "asked for" in shown
     plan = json.loads(CliRunner().invoke(main, ["plan", path, "--json"], catch_exceptions=False).output)
-    given = {size["layers"]: size["asked"] for size in plan["sizes"]}
+    given = {size["layers"]: size["asked"] for size in plan["experiments"][0]["sizes"]}
     needed = 4 * (OUTSIDE + 6 * LAYER) + 6 * 2 * 16 * 4 * 64  # weights, keys and values
     assert given == {3: ["75%"], 6: ["100%", f"fits 1.0 MiB at context 64, batch 1: needs {needed / 1024:.1f} KiB"]}
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from boomspec.spec import load_spec
+from boomspec.experiments import load_spec
 from tests.boomspec.public_hub import FIXTURES, headers, public_models
 from tests.boomspec.test_reference_plans import table
 from tests.runners.hub_server import hub_of
@@ -75,7 +75,7 @@ COUNTS = {
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_students_and_teachers_have_the_published_number_of_parameters(planned: dict[str, Any], name: str) -> None:
-    first, *_, last = planned[name]["plan"]["sizes"]
+    first, *_, last = planned[name]["plan"]["experiments"][0]["sizes"]
     assert (first["layers"], first["parameters"], last["layers"], last["parameters"]) == COUNTS[name]
 
 
@@ -83,11 +83,11 @@ def test_students_and_teachers_have_the_published_number_of_parameters(planned: 
     ("name", "sizes"), [("qwen3-8b", 18), ("pythia-2.8b", 16), ("pythia-6.9b", 16), ("llama-3.2-3b", 14)]
 )
 def test_a_pair_has_a_size_for_each_number_of_patched_blocks(planned: dict[str, Any], name: str, sizes: int) -> None:
-    assert [size["patched"] for size in planned[name]["plan"]["sizes"]] == list(range(sizes))
+    assert [size["patched"] for size in planned[name]["plan"]["experiments"][0]["sizes"]] == list(range(sizes))
 
 
 def test_a_published_student_gives_the_layer_plans_of_the_published_code(planned: dict[str, Any]) -> None:
-    plans = [tuple(size["plan"]) for size in planned["qwen3-4b-published"]["plan"]["sizes"]]
+    plans = [tuple(size["plan"]) for size in planned["qwen3-4b-published"]["plan"]["experiments"][0]["sizes"]]
     assert plans == table("qwen3-4b")[2]["last_to_first"]
 
 

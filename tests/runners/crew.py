@@ -12,19 +12,27 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-_SECONDS = 60
+_SECONDS = 300
+_PRELOADED = [
+    "torch._dynamo",
+    "torch.distributed.fsdp",
+    "transformers.models.llama.modeling_llama",
+    "runners.tasks.distill",
+    "runners.tasks.pretrain",
+]
 
 
 class Crew:
     """`size` processes. Leave it with `close`."""
 
     def __init__(self, size: int) -> None:
-        spawning = multiprocessing.get_context("spawn")
+        forking = multiprocessing.get_context("forkserver")  # what takes seconds to import is imported once
+        forking.set_forkserver_preload(_PRELOADED)
         self._pipes: list[Connection] = []
         self._processes = []
         for _ in range(size):
-            ours, theirs = spawning.Pipe()
-            process = spawning.Process(target=_serve, args=(theirs,), daemon=True)
+            ours, theirs = forking.Pipe()
+            process = forking.Process(target=_serve, args=(theirs,), daemon=True)
             process.start()
             self._pipes.append(ours)
             self._processes.append(process)

@@ -41,9 +41,12 @@ class Made:
 
 
 class Experiments:
-    """The graph of all of them, and a store with their artifacts."""
+    """The graph of all of them, and a store with their results.
 
-    def __init__(self, store: Store, *made: Made) -> None:
+    `whole`: with a second measure and with the control of a random start; it takes three times as long.
+    """
+
+    def __init__(self, store: Store, *made: Made, whole: bool = False) -> None:
         self.store = store
         self.nodes: dict[str, Node] = {}
         compared: list[Compared] = []
@@ -51,7 +54,15 @@ class Experiments:
         inputs: dict[str, str] = {}
         for number, one in enumerate(made):
             trained = recipe(seed=number if one.student is None else one.student)
-            family = Family(store, loss=one.loss(), noise=one.noise, leave_out=one.leave_out, trained=trained)
+            family = Family(
+                store,
+                loss={series: sizes for series, sizes in one.loss().items() if whole or series != "random_init"},
+                noise=one.noise,
+                leave_out=one.leave_out,
+                trained=trained,
+                measures=("held_out", "quiz") if whole else ("held_out",),
+                kinds=("evaluate",),
+            )
             report = family.nodes.pop(family.id("report"))
             for task, node in family.nodes.items():
                 name = f"{one.label}: {node.name}" if number else node.name

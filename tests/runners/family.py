@@ -46,7 +46,7 @@ NOISE = [0.5, -0.5, 0.3, -0.3, 0.1, -0.1]  # of the windows, the same for every 
 
 
 class Family:
-    """Builds the graph; publishes every artifact but those whose node's name is in `leave_out`."""
+    """Builds the graph; publishes every artifact (of `kinds`) but those whose node's name is in `leave_out`."""
 
     def __init__(
         self,
@@ -56,8 +56,10 @@ class Family:
         noise: Mapping[str, list[float]] | None = None,
         leave_out: Collection[str] = (),
         trained: Recipe | None = None,
+        measures: Collection[str] = ("held_out", "quiz"),
+        kinds: Collection[str] | None = None,
     ) -> None:
-        self.store, self.leave_out, self.noise = store, leave_out, noise or {}
+        self.store, self.leave_out, self.noise, self.kinds = store, leave_out, noise or {}, kinds
         self.nodes: dict[str, Node] = {}
         self.source = Source("model", {"sha256": {"a": "b"}}, {"folder": "/nowhere"})
         distill = Distill(
@@ -80,6 +82,8 @@ class Family:
                 start = {"teacher": self.source.id} if series == "naive_pruning" else {"student": student}
                 made = made or self.add(f"{series} {layers}", record, start, {"made": ""})
                 for measure, files in self.measured(series, value).items():
+                    if measure not in measures:
+                        continue
                     role, name = f"{series} {layers}/{measure}", f"{series} {layers} {measure}"
                     held_out = HeldOut(sequence_length=128)
                     evaluate = Evaluate(
@@ -97,7 +101,8 @@ class Family:
     def add(self, name: str, record: Record, inputs: dict[str, str], files: dict[str, str] | None) -> str:
         node = Node(Task(record, inputs), name)
         self.nodes[node.id] = node
-        if files is not None and name not in self.leave_out:
+        wanted = name not in self.leave_out and (self.kinds is None or record.kind in self.kinds)
+        if files is not None and wanted and not self.store.has(record.kind, node.id):
             with self.store.workspace(record.kind, node.id) as workspace:
                 for file, text in files.items():
                     (workspace.path / file).write_text(text)

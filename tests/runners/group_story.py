@@ -158,7 +158,8 @@ def two_machines(story: GroupStory) -> Iterator[tuple[str, dict[str, str], Calla
             )
             nodes.append(node)
             assert node.stdout is not None
-            assert any("will now block" in line for line in node.stdout)
+            said: list[str] = []
+            assert any("will now block" in line for line in node.stdout if said.append(line) is None), "".join(said)
         yield f"127.0.0.1:{port}", variables, lambda: os.killpg(nodes[1].pid, signal.SIGKILL)
     finally:
         for node in reversed(nodes):

@@ -124,7 +124,6 @@ def test_padding_is_counted_once_the_tokens_are_known(tmp_path: Path, kl_on_padd
     artifact = store.path("tokenize", task)
     artifact.parent.mkdir(parents=True)
     shutil.copytree(folder / "tokens", artifact)
-    (artifact / "artifact.json").write_text("{}")
     faithful = Faithful(padding=True, kl_on_padding=kl_on_padding, summed_micro_batches=1)
     record = student(recipe={"steps": 6}, faithful=faithful)
     before = cost(folder, record)

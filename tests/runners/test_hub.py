@@ -41,7 +41,7 @@ def test_a_hub_teacher_is_planned_from_headers_and_fetched_at_the_pinned_commit(
     with hub("maker/teacher", tmp_path / "hub") as (endpoint, log):
         planned = call(tmp_path, endpoint, "-m", "boomspec.cli", "plan", "spec.yaml", "--json")
         assert planned.returncode == 0, planned.stderr
-        sizes = json.loads(planned.stdout)["sizes"]
+        sizes = json.loads(planned.stdout)["experiments"][0]["sizes"]
         whole = [line for line in log if line.startswith("GET") and "safetensors" in line and "bytes" not in line]
         assert whole == []  # headers only
         assert sizes[-1]["parameters"] == total_parameters(facts.tensors(range(4), tied=facts.tied))
@@ -69,4 +69,4 @@ def test_a_hub_teacher_is_planned_from_headers_and_fetched_at_the_pinned_commit(
     # And now the hub is gone, but what was fetched is here.
     again = call(tmp_path, "", "-m", "boomspec.cli", "plan", "spec.yaml", "--json")
     assert again.returncode == 0, again.stderr
-    assert json.loads(again.stdout)["sizes"] == sizes
+    assert json.loads(again.stdout)["experiments"][0]["sizes"] == sizes

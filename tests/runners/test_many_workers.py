@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -20,10 +21,10 @@ import torch
 from boomspec.errors import BoomspecError
 from boomspec.execution import ExecutionSpec
 from boomspec.graph import Execution, Node, Task
-from boomspec.losses import HiddenCosine, Losses
+from boomspec.losses import CrossEntropy, HiddenCosine, Losses
 from boomspec.tasks import Architecture, Distill, Faithful, Pretrain
 from runners.cluster import check_feasible
-from runners.context import Context
+from runners.context import Context, Place
 from runners.device import collectives
 from runners.spread import lightened
 from runners.tasks import distill, pretrain
@@ -37,7 +38,7 @@ from tests.runners.test_distill import teacher_artifact
 MODEL = "model/model.safetensors"
 TORCH_FOLDER = "torchinductor_root"
 # A large eps keeps AdamW from blowing up the rounding of gradients that are nearly 0; 7 rows divide by no team.
-UNEVEN = {"sequences": 7, "optimizer": {"eps": 1e-3}}
+UNEVEN = {"steps": 4, "sequences": 7, "optimizer": {"eps": 1e-3}}
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +132,7 @@ def test_several_workers_give_the_result_of_one(tmp_path: Path, crew: Crew, fold
     record = recorded(**{"recipe": UNEVEN, **fields})
     inputs = {"teacher": folder / teacher, "tokens": folder / "tokens"}
     work(tmp_path / "one", record, inputs, {"micro_batch": 8})
-    crew.run(size, work, tmp_path / "many", record, inputs, {"micro_batch": 1, **options})
+    crew.run(size, work, tmp_path / "many", record, inputs, {"micro_batch": 2, **options})
     same(tmp_path / "many" / "payload", tmp_path / "one" / "payload")
 
 
@@ -167,46 +168,50 @@ def test_a_checkpoint_of_any_number_of_workers_is_continued_by_any_other(
     def group(size: int, parallel: str) -> list[str]:
         for path in [many / "payload", *many.glob("worker-*")]:
             shutil.rmtree(path, ignore_errors=True)
-        return crew.run(size, work, many, record, inputs, {"parallel": parallel, "micro_batch": 2})[0]
+        notes = crew.run(size, work, many, record, inputs, {"parallel": parallel, "micro_batch": 2})[0]
+        return [note for note in notes if not note.startswith("warning: ")]
 
     assert group(4, "fsdp") == []
     files = {file.name for file in (resume / "step-00000001").iterdir()}
     kinds = [f"{kind}-{rank:05}-of-00004.safetensors" for kind in ("weights", "moments") for rank in range(1, 5)]
     assert files == {*kinds, "state.json"}
-    assert group(2, "fsdp") == ["continues behind step 1 of 6"]
+    assert group(2, "fsdp") == ["continues behind step 1 of 4"]
     damaged = resume / "step-00000002" / "moments-00002-of-00002.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-10])
     broken, continues = group(2, "ddp")
     assert "step-00000002 is broken" in broken
-    assert continues == "continues behind step 1 of 6"
+    assert continues == "continues behind step 1 of 4"
     assert {file.name for file in (resume / "step-00000002").iterdir()} == {
         "weights.safetensors",
         "moments.safetensors",
         "state.json",
     }
-    assert group(4, "fsdp") == ["continues behind step 2 of 6"]
+    assert group(4, "fsdp") == ["continues behind step 2 of 4"]
     shutil.rmtree(resume / WORKERS)
     for path in [many / "payload", many / "worker-0"]:
         shutil.rmtree(path)
-    assert work(many, record, inputs, {}) == ["continues behind step 3 of 6"]
+    assert work(many, record, inputs, {}) == ["continues behind step 3 of 4"]
     same(many / "payload", tmp_path / "one" / "payload")
 
 
-def test_compiled_layers_give_the_same_within_rounding(tmp_path: Path, folder: Path) -> None:
-    record = recorded(recipe={**UNEVEN, "steps": 2})
+def compiled(place: Path, record: Any, inputs: dict[str, Path]) -> int:
+    """Like `work`, with compiled layers. Returns how many functions were compiled."""
+    work(place, record, inputs, {"compile": True, "activation_checkpointing": True})
+    return int(torch._dynamo.utils.counters["frames"]["ok"])
+
+
+def test_compiled_layers_give_the_same_within_rounding(tmp_path: Path, crew: Crew, folder: Path) -> None:
+    record = recorded(losses=Losses(cross_entropy=CrossEntropy()), recipe={**UNEVEN, "steps": 2})
     inputs = {"teacher": folder / "tied", "tokens": folder / "tokens"}
     work(tmp_path / "plain", record, inputs, {})
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    work(tmp_path / "compiled", record, inputs, {"compile": True})
-    assert torch._dynamo.utils.counters["frames"]["ok"] > 0
+    assert crew.run(1, compiled, tmp_path / "compiled", record, inputs)[0] > 0
     same(tmp_path / "compiled" / "payload", tmp_path / "plain" / "payload")
 
 
 def test_activations_are_computed_again_in_the_backward_only_when_asked_for() -> None:
     model, tokens = tiny.model(layers=3), torch.arange(8).view(1, 8)
     calls: list[int] = []
-    model.model.layers[1].mlp.register_forward_hook(lambda *_: calls.append(1))
+    model.model.layers[1].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     grads = []
     for checkpointing in (False, True):
         model.zero_grad()
@@ -354,3 +359,37 @@ def test_the_artifact_of_a_disturbed_training_is_that_of_an_undisturbed_one_on_o
     shutil.copytree(story.artifact, actual, ignore=shutil.ignore_patterns("artifact.json"))
     same(actual, expected)
     assert not story.resume.exists()
+
+
+def after_an_error(place: Path, inputs: dict[str, Path]) -> list[str]:
+    """A worker fails; what Ray Train's controller does then, and what the task fails of."""
+    many_workers = importlib.import_module("runners.many_workers")  # with Ray, which the test's own process must not
+    context: Context[Any] = tiny.context(place, recorded(), resume=place / "resume", **inputs)
+    context.options, context.place = {"workers": 2}, Place(log=place / "task.log")
+    shared = context.resume / WORKERS
+    shared.mkdir(parents=True)
+    watcher = many_workers.Watcher(shared, context.progress)
+    peer = RuntimeError("[gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer")
+    watcher.after_exception(None, {0: peer, 3: OSError("The actor died.\nmore")})
+    said = [str(many_workers.reason(shared, RuntimeError("all is lost")))]
+    for call in (lambda: many_workers.member({"context": context}), lambda: watcher.after_exception(None, {0: peer})):
+        try:
+            call()
+        except (BoomspecError, RuntimeError) as error:
+            said.append(str(error))
+    return [*said, str(many_workers.reason(shared, RuntimeError("all is lost"))), *tiny.notes(context)]
+
+
+def test_lost_workers_are_told_of_but_an_error_of_a_worker_itself_is_not_tried_again(
+    tmp_path: Path, crew: Crew, folder: Path
+) -> None:
+    larger = tiny.token_artifact(tmp_path / "tokens", vocabulary=tiny.VOCABULARY + 1)
+    inputs = {"teacher": folder / "tied", "tokens": larger}
+    lost, raised, watched, reason, *notes = crew.run(1, after_an_error, tmp_path / "run", inputs)[0]
+    assert lost == "the group of workers has failed: RuntimeError: all is lost"
+    assert "vocabulary of 65, but the teacher embeds 64" in raised
+    assert watched == "a worker has failed"  # which Ray Train takes for the end
+    assert reason == raised
+    assert notes[0] == "lost worker 3 (The actor died.): the group starts again from the last checkpoint"
+    assert not any("lost" in note for note in notes[1:])
+    assert "Traceback" in (tmp_path / "run" / "task.log").read_text()

@@ -247,6 +247,8 @@ def test_a_name_or_kind_that_no_task_has_is_answered_with_those_that_there_are(
 ) -> None:
     assert finished.verify("--task=distil student") == 2
     assert "did you mean 'distill student'?" in capsys.readouterr().err
+    assert finished.verify("--tolerance=nan") == 2
+    assert "a tolerance is a number from 0 on, not nan" in capsys.readouterr().err
     assert finished.verify("--kind=search") == 2
     assert "its kinds: distill, evaluate, interpolate, pretrain, report, tokenize" in capsys.readouterr().err
 

@@ -1,0 +1,225 @@
+"""`boomspec submit`: compile, and give the graph to a cluster; or print what a cluster's own scheduler takes."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from boomspec import __version__
+from boomspec.commands.remote import address_option, cluster_program, insecure_option
+from boomspec.commands.shared import check_runners, json_option, runnable, spec_argument, store_option, wait
+from boomspec.demand import machine
+from boomspec.errors import EXIT_OK, BoomspecError
+from boomspec.experiments import load_spec
+from boomspec.graph import TaskGraph
+from boomspec.kuberay import DEFAULT_SECRET, Pods, as_yaml, manifest
+from boomspec.lock import Lock
+from boomspec.locked import RunLock, required_lock
+from boomspec.locking import LOCK, Asked, lock_of
+from boomspec.packages import installed
+from boomspec.pins import NO_PINS
+from boomspec.runs import GRAPH
+from boomspec.saved import is_plan
+from boomspec.sizes import shown_bytes
+from boomspec.slurm import Allocation, script
+from boomspec.store import Store
+
+_TAKERS = {  # which ways of submitting take an option; "": a cluster that runs, as do those that are not named here
+    "--nodes": ("--kuberay", "--slurm"),
+    "--image": ("--kuberay",),
+    "--store-claim": ("--kuberay",),
+    "--secret": ("--kuberay",),
+    "--python": ("", "--slurm"),
+    "--env": ("", "--kuberay"),
+}
+
+
+@click.command("submit")
+@spec_argument
+@store_option
+@address_option
+@click.option("--wait", "waits", is_flag=True, help="Follow it to its end, through every stage; exit as run does.")
+@click.option("--verify", is_flag=True, help="Check the checksums of artifacts that are reused.")
+@click.option("--locked", is_flag=True, help="Use the commits of the spec's lock; refuse where something else drifted.")
+@click.option("--ignore-packages", is_flag=True, help="With --locked: whatever versions of packages are installed.")
+@click.option("--python", metavar="PATH", help="A python on the cluster with boomspec's requirements. Default: python.")
+@click.option("--pip", is_flag=True, help="Let Ray install the versions of packages that are installed here.")
+@click.option(
+    "--env", "variables", multiple=True, metavar="NAME", help="Hand on a variable; the cluster's users see it."
+)
+@insecure_option
+@click.option("--kuberay", is_flag=True, help="Print a RayJob for KubeRay instead.")
+@click.option("--slurm", is_flag=True, help="Print a script for sbatch instead.")
+@click.option("--nodes", type=click.IntRange(min=1), help="For --kuberay and --slurm: machines. Default: 1.")
+@click.option("--image", help="For --kuberay: a container image with boomspec[run].")
+@click.option("--store-claim", metavar="NAME", help="For --kuberay: the PersistentVolumeClaim of the store.")
+@click.option("--secret", metavar="NAME", help="For --kuberay: the Secret that --env reads. Default: boomspec-secrets.")
+@json_option
+def command(
+    spec: Path,
+    store: Path | None,
+    address: str,
+    waits: bool,
+    verify: bool,
+    locked: bool,
+    ignore_packages: bool,
+    python: str | None,
+    pip: bool,
+    variables: tuple[str, ...],
+    insecure: bool,
+    kuberay: bool,
+    slurm: bool,
+    nodes: int | None,
+    image: str | None,
+    store_claim: str | None,
+    secret: str | None,
+    as_json: bool,
+) -> None:
+    """Run an experiment on a Ray cluster. The graph, its lock and boomspec's own code travel; nothing else does.
+
+    The token is where Ray looks for it: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token. The store, and the
+    files that a spec reads, must be at the same place on every machine of the cluster.
+
+    \b
+    Examples:
+      boomspec submit specs/quickstart.yaml --address http://head:8265 --store /shared/store --wait
+      boomspec submit SPEC --kuberay --image IMAGE --store /store --store-claim NAME | kubectl apply -f -
+      boomspec submit SPEC --slurm --store /shared/store --nodes 2 | sbatch
+    """
+    asked = {"--nodes": nodes, "--image": image, "--store-claim": store_claim, "--secret": secret}
+    jobs = {"--wait": waits, "--pip": pip, "--insecure": insecure, "--json": as_json}
+    _check_options({**asked, **jobs, "--python": python, "--env": variables}, kuberay=kuberay, slurm=slurm)
+    stages = _stages(spec, store, locked=locked, packages=not ignore_packages)
+    options = ("--verify",) * verify
+    if kuberay:
+        assert image is not None and store_claim is not None  # _check_options
+        pods = Pods(image, _ray_version(), "", store_claim, nodes or 1, secret or DEFAULT_SECRET, variables, options)
+        print(_manifest(next(stages), pods), end="")
+    elif slurm:
+        print(_script(next(stages), python or sys.executable, nodes or 1, options), end="")
+    else:
+        program = cluster_program("submit", address, insecure=insecure, as_json=as_json)
+        program += [*options, *["--pip"] * pip, *(f"--env={name}" for name in variables), *["--wait"] * waits]
+        program += [f"--python={python}"] if python else []
+        program += ["--store-is-local"] * _is_local(spec, store)
+        sys.exit(_submitted(stages, program, waits=waits))
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """One graph to run. `pending`: the searches in it that the rest of the experiment waits for."""
+
+    graph: TaskGraph
+    folder: Path
+    lock: Lock
+    pending: tuple[str, ...]
+
+
+def _stages(spec: Path, store: Path | None, *, locked: bool, packages: bool) -> Iterator[_Stage]:
+    """The graphs of an experiment, each compiled with what the one before it has found.
+
+    Raises BoomspecError where that is not to be seen in the store, from here.
+    """
+    if is_plan(spec):
+        raise BoomspecError(f"{spec}: is a saved plan, which holds for this machine", hint="submit the spec")
+    if not packages and not locked:
+        raise BoomspecError("--ignore-packages goes with --locked", hint="without a lock no versions are compared")
+    run_lock = RunLock(*required_lock(spec), packages=packages) if locked else None
+    done: set[str] = set()
+    while True:
+        graph, folder, _, pending = runnable(spec, store, run_lock.pins if run_lock else NO_PINS)
+        graph = run_lock.hold(graph, Store(folder)) if run_lock else graph
+        waiting = {node.id for node in graph.nodes.values() if node.name in pending}
+        if done & waiting:
+            raise BoomspecError(
+                f"{', '.join(pending)}: has run, and what it found is not in {folder}",
+                hint="the store must be readable here, too; else submit again from where it is",
+            )
+        lock = run_lock.lock if run_lock else lock_of(graph, Store(folder), asked=Asked(asks=False))
+        yield _Stage(graph, folder, lock, pending)
+        if not pending:
+            return
+        done |= waiting
+
+
+def _submitted(stages: Iterator[_Stage], program: list[str], *, waits: bool) -> int:
+    """Submit stage after stage, as long as each is waited for and ends well. Returns the exit code."""
+    for stage in stages:
+        with tempfile.TemporaryDirectory(prefix="boomspec-") as temporary:
+            graph, lock = Path(temporary, GRAPH), Path(temporary, LOCK)
+            stage.graph.write(graph)
+            stage.lock.write(lock)
+            code = wait([*program, str(graph), "--store", str(stage.folder), "--lock", str(lock)])
+        if code:
+            return code
+        if stage.pending and not waits:
+            click.echo(f"{_first(stage)}; --wait does that by itself", err=True)
+            return EXIT_OK
+    return EXIT_OK
+
+
+def _manifest(stage: _Stage, pods: Pods) -> str:
+    pods = replace(pods, store=str(stage.folder))
+    on_gpus = machine(stage.graph, nodes=pods.nodes, gpus=True)
+    comments = [f"boomspec {__version__}: {stage.graph.name}, {len(stage.graph.nodes)} tasks. The image must hold it."]
+    comments += [f"{name} of the Secret {pods.secret} become variables of every container." for name in pods.variables]
+    if on_gpus is not None and on_gpus.gpu_memory:
+        comments.append(f"The largest task is estimated to take {shown_bytes(on_gpus.gpu_memory)} of a GPU.")
+    comments += [f"{_first(stage)}."] if stage.pending else []
+    return as_yaml(manifest(stage.graph, stage.lock, pods), comments)
+
+
+def _script(stage: _Stage, python: str, nodes: int, options: tuple[str, ...]) -> str:
+    """The script; the graph lies in the store, which the machines of the allocation share with this one."""
+    store = Store(stage.folder)
+    store.check_writable()
+    folder = store.run_folder(stage.graph.name, stage.graph.id)
+    folder.mkdir(parents=True, exist_ok=True)
+    stage.graph.write(folder / GRAPH)
+    used = folder / "submitted-lock.json"
+    stage.lock.write(used)
+    if stage.pending:
+        click.echo(_first(stage), err=True)
+    log = folder / "slurm-%j.log"
+    return script(
+        stage.graph, Allocation(python, folder / GRAPH, used, str(stage.folder), log, nodes=nodes, options=options)
+    )
+
+
+def _first(stage: _Stage) -> str:
+    return f"first {', '.join(stage.pending)}; when that has ended, the same command submits the rest"
+
+
+def _check_options(given: dict[str, Any], *, kuberay: bool, slurm: bool) -> None:
+    """Raise BoomspecError for options that do not go together, before anything is compiled."""
+    if kuberay and slurm:
+        raise BoomspecError("--kuberay and --slurm print two different things", hint="give one of them")
+    name = "--kuberay" if kuberay else "--slurm" if slurm else ""
+    for option in (option for option, value in given.items() if value):
+        takers = _TAKERS.get(option, ("",))
+        if name not in takers:
+            where = " and ".join(taker or "a cluster that runs" for taker in takers)
+            raise BoomspecError(f"{option} is for {where}" + (f", not for {name}" if name else ""))
+    for option in ("--image", "--store-claim"):
+        if kuberay and not given[option]:
+            raise BoomspecError(f"--kuberay needs {option}", hint="boomspec submit --help")
+
+
+def _is_local(spec: Path, store: Path | None) -> bool:
+    """Whether the store was named relative to a folder of this machine, or not at all."""
+    if store is not None:
+        return not store.is_absolute()
+    named = None if spec.suffix == ".json" else load_spec(spec).spec.execution.store
+    return named is None or not Path(named).is_absolute()
+
+
+def _ray_version() -> str:
+    """Of Ray in the image: the one that is installed here."""
+    check_runners()
+    return installed()["ray"]

@@ -1,0 +1,130 @@
+"""Who may use a Ray cluster: refusing one that is open to everybody, and finding the token for one that is not.
+
+Whoever reaches an open cluster can run any program on its machines, and Ray listens on every interface of them. So
+boomspec gives work to an open cluster only over loopback, or when it is told to (`--insecure`). A cluster is asked
+without any token first: one that answers is open, and never gets to see one.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from boomspec.errors import BoomspecError
+
+_SECONDS = 10
+_OPEN = (
+    "start it with a token (RAY_AUTH_MODE=token and RAY_AUTH_TOKEN on every machine), or, where nobody else can reach "
+    "it, say --insecure"
+)
+NEEDS_TOKEN = "set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file with it; it is what the cluster was started with"
+
+
+def token_is_there(environment: Mapping[str, str]) -> bool:
+    """Whether there is a token in the places where Ray looks for one, in its order."""
+    if environment.get("RAY_AUTH_TOKEN"):
+        return True
+    named = environment.get("RAY_AUTH_TOKEN_PATH")
+    try:
+        return (Path(named) if named else Path.home() / ".ray" / "auth_token").is_file()
+    except RuntimeError:  # there is no home
+        return False
+
+
+def use_token() -> None:
+    """Let Ray send the token where there is one. Before Ray is imported; what the person has set wins."""
+    if not os.environ.get("RAY_AUTH_MODE") and token_is_there(os.environ):
+        os.environ["RAY_AUTH_MODE"] = "token"
+
+
+def check_http(address: str, *, insecure: bool) -> bool:
+    """Ask the job server at `address` (http://head:8265) without a token; returns whether it answers, so is open.
+
+    Raises BoomspecError for what is no such address, where nothing listens, and, unless `insecure`, where an open
+    cluster is beyond loopback.
+    """
+    import requests  # a tenth of a second, which a run on this machine does not need
+
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+        raise BoomspecError(
+            f"'{parts.scheme}://...' is not the address of a job server"
+            if parts.username
+            else f"no address: {address}",
+            hint="give that of the cluster's dashboard, as in http://head:8265",
+        )
+    try:
+        # No credentials of ~/.netrc either, and no redirection: what stands there may ask for a login.
+        answer = requests.get(
+            f"{address}/api/version", timeout=_SECONDS, allow_redirects=False, auth=lambda request: request
+        )
+    except requests.exceptions.RequestException as error:
+        raise BoomspecError(
+            f"no Ray cluster answers at {address}: {_reason(error)}",
+            hint="--address takes that of the cluster's dashboard; it listens on port 8265 of the head",
+        ) from error
+    if answer.status_code != 200:
+        return False
+    _refuse(address, parts.hostname, insecure=insecure)
+    return True
+
+
+def check_cluster(address: str, *, insecure: bool) -> None:
+    """The same for what a driver connects to: host:port, ray://host:port, or auto."""
+    import grpc  # as above
+
+    place = address.removeprefix("ray://")
+    method = "/ray.rpc.RayletDriver/ClusterInfo" if place != address else "/ray.rpc.NodeInfoGcsService/CheckAlive"
+    if place == "auto":
+        place = _found()
+    try:
+        with grpc.insecure_channel(place) as channel:
+            channel.unary_unary(method)(b"", timeout=_SECONDS)
+    except grpc.RpcError as error:
+        if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+            return
+        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            raise BoomspecError(
+                f"no Ray cluster at {address}: {error.details()}",
+                hint="without --address a cluster is started on this machine",
+            ) from error
+        # Any other answer came without a token.
+    _refuse(address, place.rpartition(":")[0].strip("[]"), insecure=insecure)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine and nothing but this machine."""
+    try:
+        found = {entry[4][0] for entry in socket.getaddrinfo(host, None)}
+    except OSError:
+        return False
+    return bool(found) and all(ipaddress.ip_address(str(place).partition("%")[0]).is_loopback for place in found)
+
+
+def _refuse(address: str, host: str, *, insecure: bool) -> None:
+    if not insecure and not is_loopback(host):
+        raise BoomspecError(f"the cluster at {address} asks for no token: whoever reaches it owns it", hint=_OPEN)
+
+
+def _found() -> str:
+    """The address of the cluster that Ray would find."""
+    from ray._private.services import canonicalize_bootstrap_address_or_die  # what ray.init("auto") calls
+
+    try:
+        return str(canonicalize_bootstrap_address_or_die("auto"))
+    except ConnectionError as error:
+        raise BoomspecError(
+            "no Ray cluster runs on this machine", hint="without --address one is started on it"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The innermost reason of a failed request."""
+    inner: BaseException = error
+    while inner.__cause__ or inner.__context__:
+        inner = inner.__cause__ or inner.__context__ or inner
+    return str(getattr(inner, "strerror", None) or inner)

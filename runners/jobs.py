@@ -1,0 +1,169 @@
+"""Jobs of boomspec on a cluster, through Ray's job server: which there are, how they stand, what they print.
+
+A job is a run of one compiled graph: the driver works on the head of the cluster and goes on when whoever submitted it
+goes home. Its metadata say which graph and which store; Ray keeps them, and shows them to all who have the token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from boomspec.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_FAILED, BoomspecError, did_you_mean
+from runners import access
+
+ENDED = ("succeeded", "failed", "stopped")
+_AT_WORK = ("pending", "running")
+_POLL_SECONDS = 0.5
+_PATIENCE_SECONDS = 60.0  # for a head that does not answer while it is busy, or restarts
+_STOP_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One job. Times are seconds since 1970; `exit_code` is the driver's, where it has ended by itself."""
+
+    id: str
+    state: str  # "pending", "running", or one of ENDED
+    name: str
+    graph: str
+    store: str
+    started: float | None
+    ended: float | None
+    exit_code: int | None
+    message: str
+
+    @property
+    def at_work(self) -> bool:
+        return self.state in _AT_WORK
+
+    @property
+    def code(self) -> int:
+        """The exit code of whoever waited for it: the run's own where there is one."""
+        if self.state == "succeeded":
+            return EXIT_OK
+        return EXIT_INTERRUPTED if self.state == "stopped" else self.exit_code or EXIT_RUN_FAILED
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+def connect(address: str, *, insecure: bool = False) -> tuple[Any, bool]:
+    """Ray's client of the job server at `address`, and whether the cluster is open to everybody.
+
+    Raises BoomspecError where there is none, the token is missing or wrong, or, unless `insecure`, where an open
+    cluster is beyond loopback.
+    """
+    is_open = access.check_http(address, insecure=insecure)
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        os.environ.pop(name, None)  # Ray would take the job there instead, to a cluster that was not asked
+    access.use_token()
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        return JobSubmissionClient(address), is_open
+    except AuthenticationError as error:
+        there = access.token_is_there(os.environ)
+        raise BoomspecError(
+            f"the cluster at {address} {'does not take this token' if there else 'asks for a token'}",
+            hint=access.NEEDS_TOKEN,
+        ) from error
+    except (RuntimeError, ConnectionError, ValueError, KeyError, OSError) as error:
+        first = str(error).partition("\n")[0]
+        raise BoomspecError(f"what answers at {address} is no job server of Ray: {first}") from error
+
+
+def submissions(client: Any) -> list[Submission]:
+    """The jobs that boomspec has submitted, the newest first."""
+    found = [_submission(job) for job in client.list_jobs() if "boomspec" in (job.metadata or {})]
+    return sorted(found, key=lambda job: job.started or 0, reverse=True)
+
+
+def chosen(client: Any, named: str) -> Submission:
+    """A job by its id, or by the start of it where only one begins so. Raises BoomspecError where there is none."""
+    jobs = submissions(client)
+    found = [job for job in jobs if job.id == named] or [job for job in jobs if job.id.startswith(named)]
+    if len(found) == 1:
+        return found[0]
+    ids = [job.id for job in found or jobs]
+    known = f"there are: {', '.join(ids[:8])}{', ...' if len(ids) > 8 else ''}" if ids else "there are none"
+    what = f"several jobs begin with '{named}'" if found else f"the cluster has no job '{named}' of boomspec"
+    raise BoomspecError(what, hint=(None if found else did_you_mean(named, ids)) or known)
+
+
+def follow(client: Any, job: str, tell: Callable[[str], None]) -> Submission:
+    """Tell what a job prints, from its beginning, until it has ended. A lost connection is taken up again."""
+    told, silent_since = 0, time.monotonic()
+    while True:
+        seen = 0
+
+        async def read() -> None:
+            nonlocal told, seen, silent_since
+            async for text in client.tail_job_logs(job):
+                new = text[max(0, told - seen) :]
+                seen += len(text)
+                told = max(told, seen)
+                silent_since = time.monotonic()
+                tell(new)
+
+        try:
+            asyncio.run(read())
+            now = _submission(client.get_job_info(job))
+            if not now.at_work:
+                rest = client.get_job_logs(job)[told:]  # what came between the last look and the end
+                tell(rest)
+                return now
+        except (RuntimeError, OSError) as error:  # those of aiohttp and requests among them
+            if time.monotonic() - silent_since > _PATIENCE_SECONDS:
+                hint = f"the job may go on: boomspec logs {job} --follow"
+                raise BoomspecError(f"the cluster no longer answers: {error}", hint=hint) from error
+        time.sleep(_POLL_SECONDS)
+
+
+def stop(client: Any, job: Submission) -> Submission:
+    """Stop a job and wait until it has ended; its tasks write their checkpoints first. One that has ended stays so."""
+    if not job.at_work or not client.stop_job(job.id):
+        return _submission(client.get_job_info(job.id))
+    until = time.monotonic() + _STOP_SECONDS
+    while time.monotonic() < until:
+        now = _submission(client.get_job_info(job.id))
+        if not now.at_work:
+            return now
+        time.sleep(_POLL_SECONDS)
+    raise BoomspecError(f"{job.id} was told to stop and has not yet", hint=f"look again: boomspec status {job.id}")
+
+
+def failure_hint(job: Submission) -> str | None:
+    """What to do about a job whose program could not even be started."""
+    unstarted = job.state == "failed" and (job.exit_code == 127 or "No module named" in job.message)
+    return "name a python of the head that has ray and torch: --python /path/to/python" if unstarted else None
+
+
+def head_is_here(client: Any) -> bool:
+    """Whether the head of the cluster is this machine: behind a forwarded port "localhost" is another one."""
+    answer = client._do_request("GET", "/nodes?view=summary")
+    if answer.status_code != 200:
+        return False
+    nodes = [node.get("raylet", {}) for node in answer.json().get("data", {}).get("summary", [])]
+    return any(Path(node.get("rayletSocketName", "")).is_socket() for node in nodes if node.get("isHeadNode"))
+
+
+def _submission(job: Any) -> Submission:
+    metadata = job.metadata or {}
+    return Submission(
+        id=job.submission_id,
+        state=str(getattr(job.status, "value", job.status)).lower(),
+        name=metadata.get("name", ""),
+        graph=metadata.get("graph", ""),
+        store=metadata.get("store", ""),
+        started=job.start_time / 1000 if job.start_time else None,
+        ended=job.end_time / 1000 if job.end_time else None,
+        exit_code=job.driver_exit_code,
+        message=job.message or "",
+    )

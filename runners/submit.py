@@ -1,0 +1,295 @@
+"""`python -m runners.submit ACTION`: give a compiled graph to a cluster, and look after it there.
+
+    submit GRAPH.json --store STORE --lock LOCK.json    status [ID]    logs ID [--follow]    stop ID
+
+A graph that is at work on the cluster, for the same store, is not submitted twice. Exit codes are those of a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boomspec
+from boomspec.errors import EXIT_INTERRUPTED, EXIT_OK, BoomspecError, redact
+from boomspec.graph import TaskGraph, read_graph
+from boomspec.packages import installed
+from boomspec.sizes import shown_bytes
+from runners import jobs
+from runners.bundle import write_bundle
+from runners.jobs import Submission
+
+_NAMED = 8  # paths that a warning lists
+_STOP_SECONDS = 60  # Ray's own three are too few for tasks to write their checkpoints
+_FROM_THE_CLUSTER = ("boomspec", "ray")  # never installed for a job: the one travels with it, the other runs it
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do what the command line says; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        client, is_open = jobs.connect(options.address.rstrip("/"), insecure=options.insecure)
+        match options.action:
+            case "submit":
+                return _submit(client, options, is_open=is_open)
+            case "status":
+                return _status(client, options)
+            case "logs":
+                return _logs(client, options)
+            case _:
+                return _stop(client, options)
+    except BoomspecError as error:
+        if options.json:
+            print(json.dumps({"error": {"message": redact(error.message), "hint": error.hint}}, indent=2))
+        else:
+            print(redact(str(error)), file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m runners.submit", description="Jobs of boomspec on a Ray cluster.")
+    actions = parser.add_subparsers(dest="action", required=True)
+    made = {name: actions.add_parser(name) for name in ("submit", "status", "logs", "stop")}
+    for action in made.values():
+        action.add_argument("--address", required=True, metavar="URL", help="of the job server: http://head:8265")
+        action.add_argument("--insecure", action="store_true", help="also a cluster that asks for no token")
+        action.add_argument("--json", action="store_true", help="print JSON")
+    made["status"].add_argument("id", nargs="?", metavar="ID")
+    made["logs"].add_argument("id", metavar="ID")
+    made["logs"].add_argument("--follow", action="store_true", help="until the job has ended; then its exit code")
+    made["stop"].add_argument("id", metavar="ID")
+    submit = made["submit"]
+    submit.add_argument("graph", type=Path, metavar="GRAPH.json")
+    submit.add_argument("--store", required=True, help="of the artifacts, as the cluster sees it")
+    submit.add_argument("--store-is-local", action="store_true", help="it was named relative to a folder here")
+    submit.add_argument("--lock", type=Path, required=True, metavar="LOCK.json")
+    submit.add_argument("--python", help="the interpreter on the head; by default python")
+    submit.add_argument("--pip", action="store_true", help="install the packages' versions of here for the job")
+    submit.add_argument("--env", action="append", default=[], metavar="NAME", help="a variable that the job gets")
+    submit.add_argument("--verify", action="store_true", help="compare checksums of the artifacts that are reused")
+    submit.add_argument("--wait", action="store_true", help="follow the job to its end")
+    return parser
+
+
+def _submit(client: Any, options: argparse.Namespace, *, is_open: bool) -> int:
+    graph = read_graph(options.graph)
+    out = sys.stderr if options.json else sys.stdout
+    here = jobs.head_is_here(client)
+    for line in _warnings(graph, options, is_open=is_open, here=here):
+        print(f"warning: {line}", file=sys.stderr)
+    known = jobs.submissions(client)
+    same = [job for job in known if job.graph == graph.id and job.store == options.store]
+    if running := next((job for job in same if job.at_work), None):
+        print(f"this is at work already, as {running.id}; nothing was submitted", file=out)
+        return _after(client, options, graph, running, size=None)
+    # With --pip it is that of the environment which Ray makes, first on the path.
+    python = options.python or (sys.executable if here and not options.pip else "python")
+    number = 1 + max((int(job.id.rpartition("-")[2]) for job in known if _is_of(job, graph)), default=0)
+    with tempfile.TemporaryDirectory(prefix="boomspec-") as folder:
+        bundle = Path(folder, "bundle.zip")
+        size = write_bundle(bundle, graph=_without_secrets(options.graph), lock=options.lock)
+        print(f"{shown_bytes(size)} to send: both packages, {len(graph.nodes)} tasks, the lock", file=out)
+        try:
+            job = client.submit_job(
+                submission_id=f"{_prefix(graph)}{number}",
+                entrypoint=_entrypoint(python, options, is_open=is_open),
+                runtime_env=_environment(bundle, options),
+                metadata=_metadata(graph, options.store),
+            )
+        except RuntimeError as error:
+            raise BoomspecError(f"the cluster did not take it: {_first_line(error)}") from error
+    return _after(client, options, graph, jobs.chosen(client, job), size=size)
+
+
+def _after(client: Any, options: argparse.Namespace, graph: TaskGraph, job: Submission, *, size: int | None) -> int:
+    """Say what was submitted and how to go on, or follow it to its end."""
+    if options.wait:
+        print(f"{job.id}: following it; Ctrl-C leaves it at work", file=sys.stderr)
+        return _follow(client, options, job, graph.id)
+    if options.json:
+        _print_json(job, graph=graph.id, bundle_bytes=size)
+    else:
+        print(f"submitted {job.id}" if size is not None else f"at work: {job.id}")
+        for command in (f"status {job.id}", f"logs {job.id} --follow", f"stop {job.id}"):
+            print(f"  boomspec {command} --address {options.address}")
+    return EXIT_OK
+
+
+def _follow(client: Any, options: argparse.Namespace, job: Submission, graph: str) -> int:
+    stream = sys.stderr if options.json else sys.stdout
+
+    def tell(text: str) -> None:
+        stream.write(text)
+        stream.flush()
+
+    try:
+        ended = jobs.follow(client, job.id, tell)
+    except KeyboardInterrupt:
+        print(f"\n{job.id} goes on; boomspec logs {job.id} --follow comes back to it", file=sys.stderr)
+        raise
+    if options.json:
+        _print_json(ended, graph=graph)
+    else:
+        print(f"{ended.id}: {ended.state}")
+    if ended.state == "failed" and (hint := jobs.failure_hint(ended)) is not None:
+        print(f"{redact(ended.message)}\n  hint: {hint}", file=sys.stderr)
+    return ended.code
+
+
+def _status(client: Any, options: argparse.Namespace) -> int:
+    if options.id is not None:
+        job = jobs.chosen(client, options.id)
+        _print_json(job) if options.json else print("\n".join(_about(job)))
+        return EXIT_OK
+    found = jobs.submissions(client)
+    if options.json:
+        print(json.dumps({"jobs": [job.to_json() for job in found]}, indent=2))
+    elif not found:
+        print(f"boomspec has submitted nothing to {options.address}")
+    else:
+        width = max(len(job.id) for job in found)
+        print("\n".join(f"{job.id:{width}}  {job.state:9}  {_when(job)}" for job in found))
+    return EXIT_OK
+
+
+def _logs(client: Any, options: argparse.Namespace) -> int:
+    job = jobs.chosen(client, options.id)
+    if options.follow:
+        return _follow(client, options, job, job.graph)
+    text = client.get_job_logs(job.id)
+    print(json.dumps({"id": job.id, "log": text}, indent=2) if options.json else text, end="")
+    return EXIT_OK
+
+
+def _stop(client: Any, options: argparse.Namespace) -> int:
+    job = jobs.chosen(client, options.id)
+    ended = jobs.stop(client, job)
+    if options.json:
+        _print_json(ended)
+    elif job.at_work:
+        print(f"{ended.id}: {ended.state}; submitting it again goes on from the last checkpoints")
+    else:
+        print(f"{ended.id} had ended already: {ended.state}")
+    return EXIT_OK
+
+
+def _entrypoint(python: str, options: argparse.Namespace, *, is_open: bool) -> str:
+    """The command of the driver. It works in the bundle; -P keeps that out of the way of packages' own imports."""
+    command = [python, "-P", "-m", "runners", "graph.json", "--store", options.store, "--lock", "lock.json"]
+    command += ["--address", "auto", "--plain"] + ["--insecure"] * is_open + ["--verify"] * options.verify
+    return shlex.join(command)
+
+
+def _environment(bundle: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Ray's runtime environment. Whoever has the cluster's token can read it, so it holds only what was asked for."""
+    variables = {"PYTHONUNBUFFERED": "1", "RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_SECONDS)}
+    for name in options.env:
+        if name.startswith("RAY_AUTH_"):
+            raise BoomspecError(f"--env {name}: the cluster has it already", hint="leave it out")
+        if name not in os.environ:
+            raise BoomspecError(f"--env {name}: there is no such variable here", hint=f"export {name}=...")
+        variables[name] = os.environ[name]
+    environment: dict[str, Any] = {"working_dir": str(bundle), "env_vars": variables}
+    if options.pip:
+        environment["pip"] = list(_requirements())
+    return environment
+
+
+def _requirements() -> Iterator[str]:
+    """The packages that change results, in the versions that are installed here."""
+    for name, version in installed().items():
+        if name not in _FROM_THE_CLUSTER:
+            yield f"{name}=={version.partition('+')[0]}"  # "2.13.0+cpu" says which build, which is the cluster's choice
+
+
+def _metadata(graph: TaskGraph, store: str) -> dict[str, str]:
+    return {"boomspec": boomspec.__version__, "name": graph.name, "graph": graph.id, "store": store}
+
+
+def _without_secrets(graph: Path) -> Path:
+    """The graph file. Raises BoomspecError where it quotes a secret of this environment."""
+    text = graph.read_text(encoding="utf-8")
+    if redact(text) != text:
+        raise BoomspecError(
+            "the spec quotes a secret: credentials in a URL, or the value of a variable like HF_TOKEN",
+            hint="give it to the cluster's machines as an environment variable instead",
+        )
+    return graph
+
+
+def _warnings(graph: TaskGraph, options: argparse.Namespace, *, is_open: bool, here: bool) -> Iterator[str]:
+    if is_open:
+        yield f"the cluster at {options.address} asks for no token: whoever reaches it owns it"
+    if options.env:
+        names = ", ".join(options.env)
+        yield f"{names}: whoever may ask this cluster for its jobs can read the values"
+    if here:
+        return
+    if options.store_is_local:
+        raise BoomspecError(
+            f"the store {options.store} was named as a folder of this machine, and the cluster is elsewhere",
+            hint="give an absolute path that every machine of the cluster has: --store /shared/boomspec-store",
+        )
+    if paths := list(local_paths(graph)):
+        more = f", and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
+        yield f"every machine of the cluster must have, at the same place: {', '.join(paths[:_NAMED])}{more}"
+
+
+def local_paths(graph: TaskGraph) -> Iterator[str]:
+    """What the graph reads from folders of this machine; of several files their common folder."""
+    for source in graph.sources.values():
+        files = source.location.get("files")
+        if files:
+            place = os.path.commonpath(files)
+            yield place if len(files) == 1 else f"{place} ({len(files)} files)"
+        elif "folder" in source.location:
+            yield source.location["folder"]
+
+
+def _prefix(graph: TaskGraph) -> str:
+    return f"{graph.name}-{graph.id[:8]}-"
+
+
+def _is_of(job: Submission, graph: TaskGraph) -> bool:
+    return re.fullmatch(re.escape(_prefix(graph)) + r"\d+", job.id) is not None
+
+
+def _about(job: Submission) -> Iterator[str]:
+    yield f"{job.id}: {job.state}{_when(job) and ', ' + _when(job)}"
+    yield f"store: {job.store}"
+    yield f"run:   {job.store}/runs/{job.name}-{job.graph[:8]}"
+    if job.state == "failed" and job.message:
+        yield redact(job.message)
+        if (hint := jobs.failure_hint(job)) is not None:
+            yield f"  hint: {hint}"
+
+
+def _when(job: Submission) -> str:
+    from datetime import datetime  # for people only
+
+    if job.started is None:
+        return ""
+    took = f", took {job.ended - job.started:.0f} s" if job.ended else ""
+    return f"started {datetime.fromtimestamp(job.started):%Y-%m-%d %H:%M}{took}"
+
+
+def _print_json(job: Submission, **more: Any) -> None:
+    print(json.dumps({**job.to_json(), **more}, indent=2))
+
+
+def _first_line(error: Exception) -> str:
+    return redact(str(error).strip().partition("\n")[0])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""A saved plan, run: exactly what was planned; afterwards there is nothing left to do, and the plan is stale."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from boomspec.graph import Cost, Node, Task, TaskGraph
+from boomspec.plan import needed
+from boomspec.saved import SavedPlan
+from boomspec.store import Store
+from tests.runners.corpora import record, write_texts
+
+TEXTS = [f"document number {index}, which is one of many\n" * 5 for index in range(12)]
+
+
+def run(file: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "boomspec", "run", str(file), "--plain"]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_a_saved_plan_is_run_once_and_then_there_is_nothing_to_do(tmp_path: Path) -> None:
+    text, store = write_texts(tmp_path / "texts", TEXTS), Store(tmp_path / "store")
+    task = Task(record(), {"text": text.id})
+    graph = TaskGraph("one", {task.id: Node(task, "tokenize", cost=Cost(read=5))}, {text.id: text}, (task.id,))
+
+    def saved(name: str) -> Path:
+        SavedPlan(graph, needed(graph, store), store.root, cpus=1).save(tmp_path / name)
+        return tmp_path / name
+
+    first = saved("first.json")
+    done = run(first)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert store.has("tokenize", task.id)
+    made = store.record("tokenize", task.id)
+    assert made is not None
+    assert made["provenance"]["cost"]["read"] == 5  # with the seconds: how fast such tasks are here
+    assert needed(graph, store).ids("run") == []
+    again = run(saved("second.json"))
+    assert again.returncode == 0
+    assert "nothing to do" in again.stdout
+    stale = run(first)
+    assert stale.returncode == 2
+    assert "tokenize: planned was run (not in the store), now it is reuse (in the store)" in stale.stderr
+    (store.path("tokenize", task.id) / "artifact.json").unlink()
+    gone = run(tmp_path / "second.json")
+    assert gone.returncode == 2  # it was to be reused: nothing is made that the plan did not say
+    assert not store.has("tokenize", task.id)
