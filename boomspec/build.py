@@ -12,6 +12,7 @@ from boomspec.determinism import determinism
 from boomspec.execution import Resources
 from boomspec.facts import ModelFacts
 from boomspec.graph import Execution, Node, Source, Task, params_json
+from boomspec.layers import Plan
 from boomspec.lm_eval_tasks import task_source
 from boomspec.losses import Losses
 from boomspec.resolve import recipe
@@ -19,11 +20,13 @@ from boomspec.searches import CalibrationSpec, KeepChoice, OrderSearch
 from boomspec.sources import architecture
 from boomspec.spec import SpecFile
 from boomspec.tasks import (
+    Baseline,
     Calibration,
     Distill,
     Evaluate,
     Faithful,
     HeldOut,
+    Interpolate,
     LayerChoice,
     LmEval,
     PatchOrder,
@@ -31,6 +34,7 @@ from boomspec.tasks import (
     Pretrain,
     Record,
     Search,
+    Subset,
     Tokenize,
     TrainTokenizer,
 )
@@ -62,11 +66,22 @@ class Builder:
         return self.source(source)
 
     def add(self, name: str, record: Record, inputs: dict[str, str]) -> str:
+        """The id of a task, which is made once for all experiments that have it."""
+        execution = self._execution(record.kind)
+        task_id, node, _ = self.file.once(
+            ("node", name, id(record), id(execution), *inputs.items()),
+            lambda: self._made(name, record, inputs, execution),
+        )
+        self.nodes.setdefault(task_id, node)
+        return task_id
+
+    def _made(
+        self, name: str, record: Record, inputs: dict[str, str], execution: Execution
+    ) -> tuple[str, Node, tuple[Record, Execution]]:
+        """What is kept besides keeps its id from being used twice."""
         _, params = self.file.once(("params", id(record)), lambda: (record, params_json(record)))
-        task = Task(record, inputs, params)
-        if task.id not in self.nodes:
-            self.nodes[task.id] = Node(task, name, self._execution(record.kind))
-        return task.id
+        node = Node(Task(record, inputs, params), name, execution)
+        return node.id, node, (record, execution)
 
     def _execution(self, kind: str) -> Execution:
         if kind not in self._executions:
@@ -131,6 +146,14 @@ def pretrain(file: SpecFile, section: PretrainSpec, data: DataSpec) -> Pretrain:
         recipe=recipe(section, seed=file.spec.seed, sequence_length=data.sequence_length),
         determinism=determinism(file.spec.determinism),
     )
+
+
+def interpolation(build: Builder, plan: Plan, tied: bool) -> Interpolate:
+    return build.file.once(("interpolation", plan, tied), lambda: Interpolate(plan=plan, tied=tied))
+
+
+def subset(build: Builder, plan: Plan) -> Baseline:
+    return build.file.once(("subset", plan), lambda: Baseline(build=Subset(plan=plan)))
 
 
 def distill(

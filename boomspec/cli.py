@@ -1,6 +1,7 @@
 """The command line: a table of commands, and how their errors are shown.
 
-Exit codes: 0 fine, 1 the run failed, 2 the spec or the call is wrong, 130 interrupted.
+Exit codes: 0 fine, 1 the run failed, 2 the spec or the call is wrong, 130 interrupted. Commands that compare (`diff`,
+`verify`, `lock --check`) exit as diff(1) does: 1 where there is a difference. `plan --detailed-exitcode` has its own.
 """
 
 from __future__ import annotations
@@ -76,6 +77,12 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             ctx.exit(EXIT_INTERRUPTED)
+        except click.UsageError as error:
+            if not ctx.meta["json"]:
+                raise
+            hint = None if error.ctx is None else f"{error.ctx.command_path} --help"
+            self._show(ctx, "", {"message": error.format_message(), "hint": hint})
+            ctx.exit(EXIT_SPEC_WRONG)
         except OSError as error:
             text = f"{error.filename or 'error'}: {error.strerror or error}"
             self._show(ctx, text, {"message": text, "hint": None})

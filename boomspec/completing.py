@@ -38,7 +38,10 @@ def runs(incomplete: str) -> list[CompletionItem]:
     from boomspec.history import run_folders
     from boomspec.runs import DEFAULT_STORE
 
-    names = [folder.name for folder in run_folders(Path(DEFAULT_STORE))]
+    try:
+        names = [folder.name for folder in run_folders(Path(DEFAULT_STORE))]
+    except OSError:
+        return []  # a person who types is shown no errors
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 

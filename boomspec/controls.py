@@ -12,7 +12,7 @@ from boomspec.layers import Plan, teacher_indices, untrained
 from boomspec.resolve import Family, pruned
 from boomspec.searches import KeepChoice
 from boomspec.sizes import Member
-from boomspec.tasks import Baseline, Interpolate, LaCo, Series, Subset
+from boomspec.tasks import Baseline, LaCo, Series
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def members(build: Builder, family: Family, teacher: str, student: str, series: 
         if member.is_student or member.is_teacher:
             continue
         size = family.label(member)
-        record = Interpolate(plan=member.plan, tied=member.tied)
+        record = make.interpolation(build, member.plan, member.tied)
         name = f"interpolate {size}" + ("" if series == "interpolated" else f" {series}")
         task = build.add(name, record, {"teacher": teacher, "student": student})
         models.append(Model(series, f"{series} {size}", member, task))
@@ -70,7 +70,7 @@ def _naive_pruning(build: Builder, family: Family, teacher: str) -> list[Model]:
     models = []
     for member in _below_the_teacher(family):
         plan = untrained(member.plan, family.kept)
-        task = build.add(f"prune to {family.label(member)}", Baseline(build=Subset(plan=plan)), {"teacher": teacher})
+        task = build.add(f"prune to {family.label(member)}", make.subset(build, plan), {"teacher": teacher})
         models.append(
             Model("naive_pruning", f"naive_pruning {family.label(member)}", _pruned(build, family, plan), task)
         )
@@ -104,7 +104,7 @@ def _shortgpt(build: Builder, family: Family, teacher: str, tokens: str, section
     models = []
     for member in _below_the_teacher(family):
         plan = tuple(f"t{i}" for i in sorted(ranked[: member.layers]))
-        task = build.add(f"shortgpt to {family.label(member)}", Baseline(build=Subset(plan=plan)), {"teacher": teacher})
+        task = build.add(f"shortgpt to {family.label(member)}", make.subset(build, plan), {"teacher": teacher})
         models.append(Model("shortgpt", f"shortgpt {family.label(member)}", _pruned(build, family, plan), task))
     return models
 

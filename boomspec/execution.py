@@ -22,8 +22,8 @@ class Resources(Strict):
         Bytes | None,
         Field(
             gt=0,
-            description="Main memory that a task claims: tasks whose claims do not fit run one after the other, and one "
-            "that no machine has room for is an error. Ray counts it and does not enforce it. Default: nothing.",
+            description="Main memory that a task claims. Tasks run side by side as far as their claims fit; nothing "
+            "holds a task to its claim. Default: none.",
             examples=["8GiB"],
         ),
     ] = None

@@ -8,7 +8,6 @@ What boomspec did not make (other folders, files with other names, records of a 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -19,7 +18,7 @@ from typing import Any, Literal
 
 from boomspec.errors import BoomspecError
 from boomspec.history import PastRun, is_task_id, read_graph_data
-from boomspec.store import RECORD, RECORD_VERSION, Store, flush
+from boomspec.store import RECORD, RECORD_VERSION, Store, flush, read_json
 from boomspec.tasks import KINDS
 
 GC_SCHEMA_VERSION = 1
@@ -157,7 +156,7 @@ def _hidden(store: Store, kind: str, path: Path, task: str, rest: str, needed: N
 def _is_foreign(record: Path) -> bool:
     """Whether a record is of a version that this boomspec cannot judge."""
     try:
-        data = json.loads(record.read_text(encoding="utf-8"))
+        data = read_json(record)
     except (OSError, ValueError):
         return False
     return isinstance(data, dict) and "record" in data and data["record"] != RECORD_VERSION

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from boomspec.errors import BoomspecError, did_you_mean
 from boomspec.identity import canonical_plain, canonical_texts, digest, text_digest
 from boomspec.sizes import Lineage, read_lineage
-from boomspec.store import write_atomically
+from boomspec.store import read_json, write_atomically
 from boomspec.tasks import KINDS, Record
 
 SCHEMA_VERSION = 2
@@ -259,8 +259,10 @@ def listed(labels: list[str]) -> str:
 def read_graph(path: Path) -> TaskGraph:
     """Read a graph file. Raises BoomspecError where it cannot be read, is of another version, or was altered."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        data = read_json(path)
+    except OSError as error:
+        raise BoomspecError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
         raise BoomspecError(f"{path}: cannot be read as a compiled graph: {error}") from error
     return graph_of_json(data, path)
 
@@ -268,6 +270,8 @@ def read_graph(path: Path) -> TaskGraph:
 def graph_of_json(data: Any, path: Path) -> TaskGraph:
     """The inverse of `TaskGraph.to_json`, of data from the file `path`. Raises BoomspecError as `read_graph` does."""
     found = data.get("boomspec_graph") if isinstance(data, dict) else None
+    if isinstance(data, dict) and found is None and "boomspec_plan" in data:
+        raise BoomspecError(f"{path}: is a saved plan, not a compiled graph", hint=f"boomspec run {path} executes it")
     if found != SCHEMA_VERSION:
         raise BoomspecError(
             f"{path}: graph version {found!r}, but this boomspec reads version {SCHEMA_VERSION}",

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from boomspec.errors import BoomspecError, did_you_mean
 from boomspec.graph import SCHEMA_VERSION
 from boomspec.in_use import IN_USE, is_running
+from boomspec.store import read_json
 from boomspec.tasks import KINDS
 
 RUNS_SCHEMA_VERSION = 1
@@ -35,7 +36,10 @@ class Trouble:
 
 @dataclass(frozen=True)
 class PastRun:
-    """One run's folder. Times are seconds since 1970; what is not known is None or empty."""
+    """One run's folder. Times are seconds since 1970; what is not known is None or empty.
+
+    started, seconds: of the last time that there was something to do, and not of looking at what is finished.
+    """
 
     folder: Path
     name: str
@@ -43,18 +47,25 @@ class PastRun:
     problem: str | None = None  # why its graph cannot be read
     started: float | None = None
     seconds: float | None = None
+    last_event: float | None = None
     experiments: tuple[str, ...] = ()  # labels
     tasks: dict[str, str] = field(default_factory=dict)  # id -> kind, as the graph says
+    names: dict[str, str] = field(default_factory=dict)  # of its tasks, by id
     made: int = 0  # of its tasks, those whose artifact is in the store now
     outcome: str = ""
     numbers: dict[str, dict[str, float]] = field(default_factory=dict)  # "held_out loss" -> series -> value
     troubles: tuple[Trouble, ...] = ()
 
     @property
+    def logs(self) -> dict[str, Path]:
+        """The log of each of its tasks that has one, by the task's name."""
+        found = ((name, self.folder / "logs" / f"{task_id}.log") for task_id, name in self.names.items())
+        return {name: log for name, log in found if log.is_file()}
+
+    @property
     def last_seen(self) -> float:
         """When something was last written about it."""
-        ended = None if self.started is None or self.seconds is None else self.started + self.seconds
-        return ended or self.started or self.folder.stat().st_mtime
+        return self.last_event or self.folder.lstat().st_mtime
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -109,16 +120,26 @@ def past_runs(root: Path) -> list[PastRun]:
 
 
 def run_folders(root: Path) -> list[Path]:
-    """The folders of all runs, whatever they hold."""
+    """The folders of all runs, whatever they hold, and links that lead nowhere now.
+
+    Raises OSError where they cannot be listed: who took that for "no runs" would delete what they need.
+    """
     runs = root / "runs"
-    return [runs / name for name in sorted(_names(runs)) if not name.startswith(".") and (runs / name).is_dir()]
+    found = sorted(runs.iterdir()) if runs.exists() else []
+    return [path for path in found if not path.name.startswith(".") and (path.is_dir() or path.is_symlink())]
 
 
 def chosen_run(runs: list[PastRun], name: str, store: Path) -> PastRun:
-    """The run of this folder (name or path), or the only one whose folder's name starts so. Else BoomspecError."""
+    """The run of this folder (name or path), or the only one whose folder's name starts so. Else BoomspecError.
+
+    A path is that folder and no other: not a run of the same name in another store.
+    """
     wanted = Path(name).name
-    exact = [run for run in runs if run.folder.name == wanted]
-    found = exact or [run for run in runs if run.folder.name.startswith(wanted)]
+    if wanted != name.rstrip("/"):
+        found = [run for run in runs if run.folder.resolve() == Path(name).resolve()]
+    else:
+        exact = [run for run in runs if run.folder.name == wanted]
+        found = exact or [run for run in runs if wanted and run.folder.name.startswith(wanted)]
     if len(found) == 1:
         return found[0]
     if found:
@@ -132,7 +153,7 @@ def read_graph_data(folder: Path) -> dict[str, Any]:
     """The graph of a run as plain data. Raises BoomspecError where it cannot be read or is of another version."""
     path = folder / "graph.json"
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except FileNotFoundError:
         raise BoomspecError("it holds no graph.json") from None
     except (OSError, ValueError) as error:
@@ -153,21 +174,24 @@ def is_task_id(text: str) -> bool:
 
 
 def _past_run(folder: Path, present: Any) -> PastRun:
-    events = list(_last_run(folder / "events.jsonl"))
+    events, working = _last_run(folder / "events.jsonl")
     name, problem = folder.name.rpartition("-")[0] or folder.name, None
     tasks: dict[str, str] = {}
+    names: dict[str, str] = {}
     labels: tuple[str, ...] = ()
     try:
         data = read_graph_data(folder)
         name = str(data.get("name", name))
         tasks = {task_id: _kind(task) for task_id, task in data["tasks"].items()}
+        names = {task_id: str(task.get("name", task_id)) for task_id, task in data["tasks"].items()}
         labels = tuple(str(e.get("label", "")) for e in _objects(data.get("experiments")))
     except BoomspecError as error:
         problem = error.message
     state = _state(folder, events)
-    times = [event["time"] for event in events if isinstance(event.get("time"), int | float)]
+    times, last = _times(working), _times(events)
     if times and state == "running":
         times.append(time.time())
+        last = times
     results = _object(folder / "report" / "results.json") if state not in ("running", "not started") else {}
     return PastRun(
         folder=folder,
@@ -176,8 +200,10 @@ def _past_run(folder: Path, present: Any) -> PastRun:
         problem=problem,
         started=times[0] if times else None,
         seconds=times[-1] - times[0] if times else None,
+        last_event=last[-1] if last else None,
         experiments=labels,
         tasks=tasks,
+        names=names,
         made=sum(task_id in present(kind) for task_id, kind in tasks.items()),
         outcome=str(results.get("outcome", "")),
         numbers=_numbers(results),
@@ -194,22 +220,33 @@ def _state(folder: Path, events: list[dict[str, Any]]) -> State:
     return last if last in ("finished", "failed", "interrupted") else "killed"
 
 
-def _last_run(path: Path) -> Iterator[dict[str, Any]]:
-    """The events of the run that started last. What is not an event is passed over: a killed run leaves half lines."""
+def _last_run(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The events of the run that started last, and of the last one that had something to do.
+
+    What is not an event is passed over: a killed run leaves half lines.
+    """
     try:
         lines = path.read_bytes().splitlines()
     except OSError:
-        return
+        return [], []
     events = []
     for line in lines:
         try:
             event = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(event, dict):
             events.append(event)
-    started = [event.get("run") for event in events if event.get("event") == "run_started"]
-    yield from (event for event in events if started and event.get("run") == started[-1])
+    started = [event for event in events if event.get("event") == "run_started"]
+    if not started:
+        return [], []
+    working = [event for event in started if event.get("tasks") != 0] or started
+    last, worked = ([e for e in events if e.get("run") == found[-1].get("run")] for found in (started, working))
+    return last, worked
+
+
+def _times(events: list[dict[str, Any]]) -> list[float]:
+    return [event["time"] for event in events if isinstance(event.get("time"), int | float)]
 
 
 def _troubles(folder: Path, events: list[dict[str, Any]]) -> Iterator[Trouble]:
@@ -244,7 +281,7 @@ def _numbers(results: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except (OSError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}

@@ -1,6 +1,6 @@
 """A compiled graph as a RayJob of KubeRay: the manifest that `boomspec submit --kuberay` prints.
 
-    graph + Pods --manifest--> [ConfigMap with the graph and its lock, RayJob]
+    graph + Pods --manifest--> [RayJob, ConfigMap with the graph and its lock]
 
 KubeRay starts a cluster for the job, with a token of its own, and takes it away afterwards. It cannot upload code, so
 the image holds boomspec, in the version that made the manifest. Secrets are references; no value is ever read here.
@@ -49,7 +49,7 @@ class Pods:
 def manifest(graph: TaskGraph, lock: Lock, pods: Pods) -> list[dict[str, Any]]:
     """The documents to apply. Raises BoomspecError where the graph is too large to travel with them."""
     name = job_name(graph)
-    files = {"graph.json": json.dumps(graph.to_json()), "lock.json": lock.text()}
+    files = {"graph.json": json.dumps(graph.to_json(), indent=1) + "\n", "lock.json": lock.text()}
     if (size := sum(len(text.encode()) for text in files.values())) > _LARGEST_MAP:
         raise BoomspecError(
             f"the graph has {shown_bytes(size)}, and a ConfigMap takes {shown_bytes(_LARGEST_MAP)}",
@@ -77,13 +77,23 @@ def manifest(graph: TaskGraph, lock: Lock, pods: Pods) -> list[dict[str, Any]]:
             },
         },
     }
-    return [config, job]
+    return [job, config]
 
 
 def as_yaml(documents: list[dict[str, Any]], comments: list[str]) -> str:
     """The documents as one YAML text, below comments."""
     head = "".join(f"# {line}\n" for line in comments)
-    return head + yaml.safe_dump_all(documents, sort_keys=False, width=120, allow_unicode=True)
+    return head + yaml.dump_all(documents, Dumper=_Readable, sort_keys=False, width=120, allow_unicode=True)
+
+
+class _Readable(yaml.SafeDumper):
+    """Writes texts of several lines as such."""
+
+    def represent_str(self, text: str) -> yaml.ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Readable.add_representer(str, _Readable.represent_str)
 
 
 def job_name(graph: TaskGraph) -> str:
@@ -113,13 +123,14 @@ def _group(name: str, size: Machine, replicas: int, pods: Pods) -> dict[str, Any
     resources = {"cpu": str(size.cpus), "memory": f"{size.gibibytes}Gi"}
     if size.gpus:
         resources["nvidia.com/gpu"] = str(size.gpus)
+    custom = {"resources": json.dumps(json.dumps(size.resources))} if size.resources else {}  # a shell reads it
     spec = {"containers": [_container("ray-worker", pods, resources)], "volumes": [_store_volume(pods)]}
     return {
         "groupName": name,
         "replicas": replicas,
         "minReplicas": replicas,
         "maxReplicas": replicas,
-        "rayStartParams": {},
+        "rayStartParams": custom,
         "template": {"spec": spec},
     }
 

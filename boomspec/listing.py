@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import datetime
 from pathlib import Path
 
@@ -16,30 +17,27 @@ from boomspec.sizes import shown_bytes
 
 _STYLES = {"running": "cyan", "finished": "green", "failed": "bold red", "interrupted": "yellow", "killed": "red"}
 _ERROR_LINES = 4  # of an error; all of it is in the log
+_LISTED_LOGS = 60  # of more than these, --json has the names
 
 
 def print_runs(runs: list[PastRun], store: Path) -> None:
-    """One row per run."""
-    console = Console(highlight=False)
+    """Two lines a run: how it went, and its headline numbers, which no column is wide enough for."""
+    console = Console(highlight=False, soft_wrap=True)
     several = any(len(run.experiments) > 1 for run in runs)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("run", "state", "started"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("took", "in store", *(["experiments"] if several else [])):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("student to teacher", overflow="fold")
+    rows = [["run", "state", "started", "took", "in store", *(["experiments"] if several else [])]]
     for run in runs:
-        table.add_row(
-            run.folder.name,
-            f"[{_STYLES.get(run.state, 'dim')}]{run.state}[/]",
-            _time(run),
-            _duration(run),
-            "?" if run.problem else f"{run.made}/{len(run.tasks)}",
-            *([str(len(run.experiments))] if several else []),
-            escape(_headline(run)),
-        )
+        made = "?" if run.problem else f"{run.made}/{len(run.tasks)}"
+        number = [str(len(run.experiments))] if several else []
+        rows.append([run.folder.name, run.state, _time(run), _duration(run), made, *number])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     console.print(f"[bold]Runs[/] in {escape(str(store / 'runs'))}")
-    console.print(table)
+    padded = [[text.ljust(width) for text, width in zip(row, widths, strict=True)] for row in rows]
+    console.print(f"[bold]{'  '.join(padded[0]).rstrip()}[/]")
+    for run, (name, state, *rest) in zip(runs, padded[1:], strict=True):
+        style = _STYLES.get(run.state, "dim")
+        console.print("  ".join([escape(name), f"[{style}]{state}[/]", *rest]).rstrip())
+        if headline := _headline(run):
+            console.print(f"  {escape(headline)}")
 
 
 def print_run(run: PastRun) -> None:
@@ -67,6 +65,13 @@ def print_run(run: PastRun) -> None:
             console.print(f"  {escape(line)}")
         if trouble.log is not None:
             console.print(f"  log: {escape(str(trouble.log))}")
+    logs = run.logs
+    if logs:
+        console.print(f"logs of {len(logs)} tasks: {escape(str(run.folder / 'logs'))}")
+        for name, log in logs.items() if len(logs) <= _LISTED_LOGS else ():
+            console.print(escape(f"  {log.name}  {name}"))
+    if (run.folder / "tensorboard").is_dir():
+        console.print(f"curves: tensorboard --logdir {escape(shlex.quote(str(run.folder / 'tensorboard')))}")
     page = run.folder / "report" / "report.html"
     if page.is_file():
         console.print(f"report: {escape(str(page))}")
@@ -122,7 +127,7 @@ def _headline(run: PastRun) -> str:
         for name, found in run.numbers.items()
         if found.keys() == {"student", "teacher"}
     ]
-    return ", ".join(ends[:2]) or run.outcome
+    return f"student to teacher: {', '.join(ends[:2])}" if ends else run.outcome
 
 
 def _time(run: PastRun) -> str:

@@ -8,28 +8,16 @@ as it does for lm-eval.
 from __future__ import annotations
 
 import ast
-import importlib.util
-import re
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from boomspec.errors import BoomspecError
 from boomspec.identity import digest, file_digest
+from boomspec.lm_eval_index import Index, task_index
 
-_KEY = r"^[\"']?(?:%s)[\"']?[ \t]*:"
-_NAME = re.compile(_KEY % "task|group" + r"[ \t]*[\"']?(\w[^\s\"'#,]*)", re.MULTILINE)
-_TAG = re.compile(_KEY % "tag" + r"[ \t]*[\"']?(\w[^\s\"'#,]*)", re.MULTILINE)
-_TAGS = re.compile(_KEY % "tag" + r"[ \t]*\n((?:[ \t]*-[ \t]*[^\n]+\n)+)", re.MULTILINE)
-_TAG_LIST = re.compile(_KEY % "tag" + r"[ \t]*\[([^\]]*)\]", re.MULTILINE)
-_ITEM = re.compile(r"-[ \t]*[\"']?(\w[^\s\"'#,]*)")
-_INCLUDE = re.compile(_KEY % "include" + r"[ \t]*[\"']?([^\s\"'#]+)", re.MULTILINE)
-_LEFT_OUT = {"__pycache__", ".ipynb_checkpoints"}
 _PACKAGE = ("lm_eval", "tasks")
 # Loaders of the datasets library for files that lie elsewhere: not the name of a data set.
 _LOADERS = {"json", "csv", "parquet", "text", "arrow", "pandas", "xml", "webdataset", "imagefolder", "audiofolder"}
@@ -59,61 +47,6 @@ class TaskFiles:
         return digest({path.relative_to(root).as_posix(): file_digest(path) for path in self.files})
 
 
-def stock_folder() -> Path:
-    """The tasks of the installed lm-eval. Raises BoomspecError where it is not installed."""
-    location = importlib.util.find_spec("lm_eval")
-    if location is None or not location.submodule_search_locations:
-        raise BoomspecError("lm-eval is not installed, so its tasks are not known", hint="pip install 'boomspec[run]'")
-    return Path(location.submodule_search_locations[0]) / "tasks"
-
-
-@dataclass
-class _Index:
-    defined: dict[str, Path] = field(default_factory=dict)  # tasks and groups
-    tagged: dict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))
-
-
-@cache
-def task_index(root: Path) -> _Index:
-    """Where names of tasks, groups and tags come from; thousands of files, read once in a process."""
-    index = _Index()
-    templates: dict[Path, tuple[str, ...]] = {}
-    for path in sorted((p for p in root.rglob("*.yaml") if not _LEFT_OUT & {*p.parts}), key=lambda p: p.as_posix()):
-        text = _read(path)
-        for name in _NAME.findall(text):
-            index.defined.setdefault(name, path)
-        for tag in _tags(path, text, templates):
-            index.tagged[tag].append(path)
-    return index
-
-
-def task_names(root: Path) -> set[str]:
-    """Names of the tasks, groups and tags that YAML files under a folder define."""
-    index = task_index(root)
-    return {*index.defined, *index.tagged}
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""  # a dangling link
-
-
-def _tags(path: Path, text: str, templates: dict[Path, tuple[str, ...]]) -> tuple[str, ...]:
-    """The tags of a file; where it names none, those of what it includes."""
-    listed = [name.strip(" \t\n\"'") for names in _TAG_LIST.findall(text) for name in names.split(",")]
-    own = (*_TAG.findall(text), *(name for block in _TAGS.findall(text) for name in _ITEM.findall(block)), *listed)
-    include = _INCLUDE.search(text)
-    if own or include is None:
-        return own
-    template = path.parent / include[1]
-    if template not in templates:
-        templates[template] = ()  # should it include itself
-        templates[template] = _tags(template, _read(template), templates)
-    return templates[template]
-
-
 def task_files(name: str, root: Path) -> TaskFiles:
     """Everything that the task, group or tag `name` of the folder `root` consists of."""
     walk = _Walk(root, task_index(root))
@@ -126,7 +59,7 @@ def task_files(name: str, root: Path) -> TaskFiles:
 @dataclass
 class _Walk:
     root: Path
-    index: _Index
+    index: Index
     files: set[Path] = field(default_factory=set)
     names: set[str] = field(default_factory=set)
     versions: dict[str, str] = field(default_factory=dict)
@@ -137,10 +70,10 @@ class _Walk:
             return
         self.names.add(name)
         if name in self.index.defined:
-            self._definition(self.index.defined[name])
+            self._definition(self.root / self.index.defined[name])
         else:
             for path in self.index.tagged.get(name, ()):
-                self._definition(path)
+                self._definition(self.root / path)
 
     def _definition(self, path: Path) -> None:
         config = self._config(path)

@@ -7,7 +7,7 @@ import importlib.metadata
 from boomspec.errors import did_you_mean
 from boomspec.graph import Source
 from boomspec.identity import folder_digest
-from boomspec.lm_eval_files import stock_folder, task_names
+from boomspec.lm_eval_index import stock_folder, task_names
 from boomspec.place_names import shown_path
 from boomspec.sources import resolve_path
 from boomspec.spec import SpecFile

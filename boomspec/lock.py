@@ -20,7 +20,7 @@ from boomspec.errors import BoomspecError, redact
 from boomspec.fields import Strict
 from boomspec.packages import CHANGING_RESULTS
 from boomspec.pins import Pins
-from boomspec.store import write_atomically
+from boomspec.store import read_json, write_atomically
 
 SCHEMA_VERSION = 1
 _VERSION_KEY = "boomspec_lock"
@@ -106,7 +106,7 @@ def read_lock(path: Path, *, spec: str | None = None) -> Lock:
     """Read a lock file. Raises BoomspecError where it is none, of another version, or of another spec than `spec`."""
     again = "if it cannot be mended (by git, say), remove it and write it anew: boomspec lock SPEC"
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except OSError as error:
         raise BoomspecError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:

@@ -17,7 +17,8 @@ from typing import Any
 from boomspec.errors import BoomspecError
 from boomspec.graph import Source, TaskGraph
 from boomspec.hub import UnreachableError, cached_checksums, cached_dataset, pinned_dataset, stated_checksums
-from boomspec.lm_eval_files import TaskFiles, stock_folder, task_files
+from boomspec.lm_eval_files import TaskFiles, task_files
+from boomspec.lm_eval_index import stock_folder
 from boomspec.lock import Lock, LockedModel, LockedStreams, LockedTask, LockedText, completed, read_lock
 from boomspec.packages import installed, python
 from boomspec.pins import request

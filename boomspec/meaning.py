@@ -33,7 +33,7 @@ FOLLOWING = {
     ("written",),
 }
 # A default that is the value of another field: the field, and where its default comes from.
-BORROWED = {
+BORROWED: dict[tuple[str, ...], tuple[str, ...]] = {
     ("teacher", "pretrain", "key_value_heads"): ("teacher", "pretrain", "attention_heads"),
     ("baselines", "random_init", "tokens"): ("distill", "tokens"),
     ("distill", "losses", "hidden_cosine", "embedding"): ("student", "train_embedding"),

@@ -9,7 +9,6 @@ thousands of runs, and a plan of a thousand experiments is read as a summary.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from boomspec.changes import Changes, Difference, Side, TaskChange, compare, sid
 from boomspec.diff.words import shown
 from boomspec.graph import SCHEMA_VERSION, TaskGraph
 from boomspec.plan import ABSENT, Plan, Step
-from boomspec.store import Store
+from boomspec.store import Store, read_json
 
 _MOST_RUNS = 10
 _MOST_BYTES = 16 * 2**20
@@ -132,7 +131,7 @@ def _side(experiment: dict[str, Any], tasks: dict[str, Any]) -> Side:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except (OSError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}

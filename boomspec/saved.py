@@ -20,8 +20,9 @@ from typing import Any
 from boomspec.errors import BoomspecError
 from boomspec.graph import Source, TaskGraph, graph_of_json
 from boomspec.identity import file_digest, folder_digest
+from boomspec.packages import installed
 from boomspec.plan import Plan, Step, missing_files, needed
-from boomspec.store import Store, write_atomically
+from boomspec.store import Store, read_json, write_atomically
 
 SAVED_PLAN_VERSION = 1
 KEY = "boomspec_plan"
@@ -51,6 +52,9 @@ class SavedPlan:
         }
 
     def save(self, path: Path) -> None:
+        """Raises BoomspecError where that would replace something else than a saved plan."""
+        if path.exists() and not (path.is_file() and is_plan(path)):
+            raise BoomspecError(f"{path}: is there already, and is no saved plan", hint="give another name to --output")
         data = json.loads(json.dumps(self.to_json()))  # as it will be read: tuples are lists
         write_atomically(path, json.dumps({**data, "sha256": _digest(data)}, indent=1) + "\n")
 
@@ -58,7 +62,7 @@ class SavedPlan:
 def is_plan(path: Path) -> bool:
     """Whether a JSON file is a saved plan, of any version. False for what cannot be read."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except (OSError, ValueError):
         return False
     return isinstance(data, dict) and KEY in data
@@ -68,7 +72,7 @@ def read_plan(path: Path) -> SavedPlan:
     """Raises BoomspecError where the file cannot be read, is of another version, or was altered."""
     again = "make it again: boomspec plan SPEC --output FILE"
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except (OSError, ValueError) as error:
         raise BoomspecError(f"{path}: cannot be read as a saved plan: {error}", hint=again) from error
     found = data.get(KEY) if isinstance(data, dict) else None
@@ -122,6 +126,9 @@ def _changed(source: Source) -> Iterator[str]:
             path = Path(place)
             if path.stat().st_size != file["bytes"] or file_digest(path) != file["sha256"]:
                 yield f"{path}: has changed since the plan was made"
+    elif "lm_eval" in identity:
+        if (found := installed().get("lm_eval")) not in (None, identity["lm_eval"]):
+            yield f"lm_eval: {found} is installed, the plan was made with {identity['lm_eval']}"
     elif "folder" in location and "sha256" in identity:
         for name, digest in identity["sha256"].items():
             path = Path(location["folder"]) / name

@@ -9,6 +9,7 @@ when it is queued again.
 
 from __future__ import annotations
 
+import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ def script(graph: TaskGraph, allocation: Allocation) -> str:
     there = [size for size in sizes if size is not None]
     cpus, gpus = max(size.cpus for size in there), max(size.gpus for size in there)
     memory = max(size.gibibytes for size in there)
+    custom = {name: amount for size in there for name, amount in size.resources.items()}
     directives = {
         "job-name": graph.name,
         "nodes": allocation.nodes,
@@ -45,7 +47,7 @@ def script(graph: TaskGraph, allocation: Allocation) -> str:
         "cpus-per-task": cpus,
         **({"gpus-per-node": gpus} if gpus else {}),
         "mem": f"{memory}G",
-        "output": allocation.log,
+        "output": shlex.quote(str(allocation.log)),
         "open-mode": "append",
         "signal": f"B:TERM@{_WARN_SECONDS}",
         "requeue": None,
@@ -58,6 +60,7 @@ def script(graph: TaskGraph, allocation: Allocation) -> str:
         "PYTHON": shlex.quote(allocation.python),
         "CPUS": str(cpus),
         "GPUS": str(gpus),
+        "RESOURCES": f"--resources={shlex.quote(json.dumps(custom))} " if custom else "",
         "RUNNER": shlex.join(runner),
     }
     text = _SCRIPT
@@ -103,7 +106,7 @@ start() {  # HOW_MANY WHERE... -- OPTIONS OF RAY...
   while [[ $1 != -- ]]; do where+=("$1"); shift; done
   shift
   srun "${where[@]}" --export=ALL --overlap --kill-on-bad-exit=0 \
-    "$ray" start --block --num-cpus=@CPUS@ --num-gpus=@GPUS@ --disable-usage-stats "$@" &
+    "$ray" start --block --num-cpus=@CPUS@ --num-gpus=@GPUS@ @RESOURCES@--disable-usage-stats "$@" &
   steps+=($!)
 }
 

@@ -20,7 +20,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from boomspec.identity import file_digest
 
 RECORD = "artifact.json"
 RECORD_VERSION = 1
+_FILE = {"path", "bytes", "sha256"}  # what a record says of each file
 _RESUME = ".resume"
 
 
@@ -81,10 +82,10 @@ class Store:
     def record(self, kind: str, task_id: str) -> dict[str, Any] | None:
         """The artifact's record, or None where the task has not succeeded."""
         try:
-            data = json.loads((self.path(kind, task_id) / RECORD).read_text(encoding="utf-8"))
+            data = read_json(self.path(kind, task_id) / RECORD)
         except (OSError, ValueError):
             return None
-        return data if isinstance(data, dict) and data.get("record") == RECORD_VERSION else None
+        return data if _is_record(data) else None
 
     def has(self, kind: str, task_id: str) -> bool:
         return self.record(kind, task_id) is not None
@@ -154,12 +155,34 @@ class Store:
         return final
 
 
+def _is_record(data: Any) -> bool:
+    """Whether this is a record of this version, whatever an editor has made of it."""
+    if not isinstance(data, dict) or data.get("record") != RECORD_VERSION:
+        return False
+    files, provenance = data.get("files"), data.get("provenance")
+    listed = isinstance(files, list) and all(isinstance(f, dict) and f.keys() >= _FILE for f in files)
+    return listed and isinstance(provenance, dict) and "id" in data
+
+
+def read_json(path: Path) -> Any:
+    """The data of a JSON file. Raises OSError, or ValueError for what is no JSON or too deeply nested to be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Replace a file's text so that a reader sees the old or the new one, never a part."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    flush(part)
-    part.replace(path)
+    try:
+        part.write_text(text, encoding="utf-8")
+        flush(part)
+        part.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from error  # of the file that was asked for
 
 
 def flush(path: Path) -> None:

@@ -36,7 +36,9 @@ class MlflowSpec(Strict):
 
     @field_validator("uri")
     @classmethod
-    def _without_a_password(cls, uri: str) -> str:
+    def _whole_and_without_a_password(cls, uri: str) -> str:
+        if "://" not in uri:
+            raise FieldError(f"'{uri}' has no scheme", hint="such as http://..., sqlite:////... or file:///...")
         if "@" in urlsplit(uri).netloc:
             raise FieldError(
                 "must hold no user name or password: a spec is copied into the store",

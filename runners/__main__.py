@@ -27,6 +27,8 @@ from boomspec.tasks import Comparison, Report
 from runners import environment
 from runners.interrupt import Interrupt
 from runners.journal import Journal, known_failures, last_failures, last_status
+from runners.trackers import check as check_trackers
+from runners.tracking import tracked
 from runners.view import View, view_for
 from runners.worker import Outcome, describe
 
@@ -66,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace, interrupt: Interrupt) -> int:
     graph, store = read_graph(options.graph), Store(options.store)
+    if not options.report:
+        check_trackers(graph.tracking)
     store.check_writable()
     environment.apply(environment.settings(graph.sources.values(), store.root))
     folder = store.run_folder(graph.name, graph.id)
@@ -140,12 +144,27 @@ def _execute(
             from runners.executor import run_tasks
 
             interrupt.arm()
-            return run_tasks(
-                graph, store, plan=plan, checksums=options.verify, journal=journal, view=view, interrupt=interrupt
-            )
+            with tracked(graph, store, journal) as tracking:
+                outcomes = run_tasks(
+                    graph,
+                    store,
+                    plan=plan,
+                    checksums=options.verify,
+                    journal=journal,
+                    view=view,
+                    interrupt=interrupt,
+                    tracking=tracking,
+                )
+                tracking.state = _state(outcomes)
+            return outcomes
     except BoomspecError as error:
         journal.event("run_finished", state="failed", error=str(error))
         raise
+
+
+def _state(outcomes: dict[str, Outcome]) -> str:
+    states = {outcome.state for outcome in outcomes.values()}
+    return "interrupted" if "interrupted" in states else "failed" if states & {"failed", "blocked"} else "finished"
 
 
 def _blocked_from_the_start(graph: TaskGraph, plan: Plan) -> dict[str, Outcome]:

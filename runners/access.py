@@ -12,33 +12,41 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-from boomspec.errors import BoomspecError
+from boomspec.errors import BoomspecError, redact
 
 _SECONDS = 10
 _OPEN = (
     "start it with a token (RAY_AUTH_MODE=token and RAY_AUTH_TOKEN on every machine), or, where nobody else can reach "
     "it, say --insecure"
 )
-NEEDS_TOKEN = "set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file with it; it is what the cluster was started with"
+_NEEDS_TOKEN = "set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file with it; it is what the cluster was started with"
 
 
-def token_is_there(environment: Mapping[str, str]) -> bool:
-    """Whether there is a token in the places where Ray looks for one, in its order."""
+def token(environment: Mapping[str, str]) -> str | None:
+    """The token, from the places where Ray looks for one, in its order; None where there is none."""
     if environment.get("RAY_AUTH_TOKEN"):
-        return True
+        return environment["RAY_AUTH_TOKEN"]
     named = environment.get("RAY_AUTH_TOKEN_PATH")
     try:
-        return (Path(named) if named else Path.home() / ".ray" / "auth_token").is_file()
-    except RuntimeError:  # there is no home
-        return False
+        found = Path(named) if named else Path.home() / ".ray" / "auth_token"
+        return found.read_text(encoding="utf-8").strip() or None
+    except (OSError, UnicodeDecodeError, RuntimeError):  # the last: there is no home
+        return None
 
 
 def use_token() -> None:
     """Let Ray send the token where there is one. Before Ray is imported; what the person has set wins."""
-    if not os.environ.get("RAY_AUTH_MODE") and token_is_there(os.environ):
+    if not os.environ.get("RAY_AUTH_MODE") and token(os.environ) is not None:
         os.environ["RAY_AUTH_MODE"] = "token"
+
+
+def unwelcome(address: str) -> BoomspecError:
+    """The error for a cluster that asks for a token and has not got the right one."""
+    what = "asks for a token" if token(os.environ) is None else "does not take this token"
+    return BoomspecError(f"the cluster at {address} {what}", hint=_NEEDS_TOKEN)
 
 
 def check_http(address: str, *, insecure: bool) -> bool:
@@ -52,9 +60,7 @@ def check_http(address: str, *, insecure: bool) -> bool:
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
         raise BoomspecError(
-            f"'{parts.scheme}://...' is not the address of a job server"
-            if parts.username
-            else f"no address: {address}",
+            f"{redact(address)}: not the address of a job server",
             hint="give that of the cluster's dashboard, as in http://head:8265",
         )
     try:
@@ -74,26 +80,34 @@ def check_http(address: str, *, insecure: bool) -> bool:
 
 
 def check_cluster(address: str, *, insecure: bool) -> None:
-    """The same for what a driver connects to: host:port, ray://host:port, or auto."""
+    """The same for what a driver connects to: host:port, ray://host:port, or auto. The token must be right, too."""
     import grpc  # as above
 
     place = address.removeprefix("ray://")
     method = "/ray.rpc.RayletDriver/ClusterInfo" if place != address else "/ray.rpc.NodeInfoGcsService/CheckAlive"
     if place == "auto":
         place = _found()
-    try:
-        with grpc.insecure_channel(place) as channel:
-            channel.unary_unary(method)(b"", timeout=_SECONDS)
-    except grpc.RpcError as error:
-        if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-            return
-        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-            raise BoomspecError(
-                f"no Ray cluster at {address}: {error.details()}",
-                hint="without --address a cluster is started on this machine",
-            ) from error
-        # Any other answer came without a token.
-    _refuse(address, place.rpartition(":")[0].strip("[]"), insecure=insecure)
+
+    def answer(*metadata: tuple[str, str]) -> Any:
+        """The code with which the cluster answers a harmless question, and its words."""
+        try:
+            with grpc.insecure_channel(place) as channel:
+                channel.unary_unary(method)(b"", timeout=_SECONDS, metadata=metadata)
+        except grpc.RpcError as error:
+            return error.code(), error.details()
+        return grpc.StatusCode.OK, ""
+
+    refusals = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+    code, words = answer()
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        hint = "without --address a cluster is started on this machine"
+        raise BoomspecError(f"no Ray cluster at {address}: {words}", hint=hint)
+    if code not in refusals:  # whatever it says, it says it without a token
+        _refuse(address, place.rpartition(":")[0].strip("[]"), insecure=insecure)
+    elif os.environ.get("RAY_AUTH_MODE", "token") == "token":  # with a wrong one Ray itself tries for half a minute
+        found = token(os.environ)
+        if found is None or answer(("authorization", f"Bearer {found}"))[0] in refusals:
+            raise unwelcome(address)
 
 
 def is_loopback(host: str) -> bool:

@@ -22,6 +22,7 @@ import boomspec
 import runners
 from boomspec.errors import BoomspecError
 from boomspec.graph import Node
+from boomspec.sizes import shown_bytes
 from boomspec.store import locked_folder
 from runners import access
 
@@ -104,12 +105,14 @@ def _existing(address: str, *, insecure: bool) -> Iterator[None]:
     # A job that was submitted brought them along, and Ray lets nobody name them twice.
     travelling = {} if _JOB in os.environ else {"py_modules": packages, "excludes": ["**/__pycache__"]}
     try:
-        ray.init(address=address, runtime_env=travelling, log_to_driver=False, logging_level="ERROR")
+        connected = ray.init(address=address, runtime_env=travelling, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, ValueError) as error:
         raise BoomspecError(
             f"no Ray cluster at {address}: {error}",
             hint="RAY_AUTH_TOKEN must be that of the cluster; without --address one is started on this machine",
         ) from error
+    if connected.dashboard_url:
+        print(f"Ray's dashboard: http://{connected.dashboard_url}", flush=True)
     try:
         yield
     finally:
@@ -148,7 +151,8 @@ def check_feasible(nodes: Iterable[Node], machines: list[dict[str, float]]) -> N
     if not impossible:
         return
     wanted = [f"  {node.name} asks for {_times(node)}" for node in impossible]
-    there = [f"  {_amounts(machine.get('CPU', 0), machine.get('GPU', 0))}" for machine in machines]
+    named = {"CPU", "GPU", *(name for node in impossible for name in node.execution.claims)}
+    there = [f"  {_amounts({name: machine.get(name, 0) for name in named})}" for machine in machines]
     raise BoomspecError(
         "\n".join(["the cluster has no room for:", *wanted, "the machines have:", *there]),
         hint="change `execution` in the spec, or name a larger cluster with --address",
@@ -156,17 +160,21 @@ def check_feasible(nodes: Iterable[Node], machines: list[dict[str, float]]) -> N
 
 
 def _room(node: Node, machine: dict[str, float]) -> int:
-    """How many workers of a task the machine can hold; no more than the task wants."""
-    wanted, rooms = {"CPU": node.execution.cpus, "GPU": node.execution.gpus}, [node.execution.workers]
+    """How many workers of a task the machine can hold."""
     # Rounded: three workers of 0.1 CPUs fit into 0.3.
-    rooms += [int(round(machine.get(name, 0) / amount, 6)) for name, amount in wanted.items() if amount]
-    return min(rooms)
+    rooms = [int(round(machine.get(name, 0) / amount, 6)) for name, amount in node.execution.claims.items()]
+    return min(rooms, default=node.execution.workers)
 
 
 def _times(node: Node) -> str:
-    amounts = _amounts(node.execution.cpus, node.execution.gpus)
+    amounts = _amounts(node.execution.claims)
     return amounts if node.execution.workers == 1 else f"{node.execution.workers} workers with {amounts} each"
 
 
-def _amounts(cpus: float, gpus: float) -> str:
-    return f"{cpus:g} CPUs and {gpus:g} GPUs"
+def _amounts(claims: dict[str, float]) -> str:
+    """What is claimed, or there, in words: "4 CPUs and 0 GPUs, 8 GiB of memory, 1 fast_disk"."""
+    words = [f"{claims.get('CPU', 0):g} CPUs and {claims.get('GPU', 0):g} GPUs"]
+    if "memory" in claims:
+        words.append(f"{shown_bytes(int(claims['memory']))} of memory")
+    custom = sorted(claims.keys() - {"CPU", "GPU", "memory"})
+    return ", ".join([*words, *(f"{claims[name]:g} {name}" for name in custom)])

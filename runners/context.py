@@ -43,6 +43,7 @@ class Place:
     retries: int = 0  # for lost workers
     variables: dict[str, str] = field(default_factory=dict)
     log: Path | None = None
+    claims: dict[str, float] = field(default_factory=dict)  # all that each takes of its machine, by Ray's names
 
 
 @dataclass
@@ -59,13 +60,20 @@ class Context(Generic[R]):
 class Progress:
     """Progress of one task, appended as JSON lines to a file that the driver follows.
 
-    One line: {"time", "done", "total", "unit", ...values}. At most a few lines a second are written.
+    One line: {"time", "done", "total", "unit", ...values}. At most a few lines a second are written. A line has
+    "rows", too, where metrics were recorded since the one before.
     """
 
     def __init__(self, file: Path | None, *, every_seconds: float = 0.3) -> None:
         self._file = file
         self._every = every_seconds
         self._last = 0.0
+        self._rows: list[dict[str, Any]] = []
+
+    def record(self, *rows: dict[str, Any]) -> None:
+        """Metrics of optimiser steps, for whoever watches: they go out with the next update, every one of them."""
+        if self._file is not None:
+            self._rows += rows
 
     def update(self, done: float, total: float, *, unit: str = "", **values: float | str) -> None:
         """Say that `done` of `total` units are done; `values` are shown beside the bar (loss terms, tokens/s).
@@ -76,7 +84,10 @@ class Progress:
         if self._file is None or (now - self._last < self._every and (done < total or total <= 0)):
             return
         self._last = now
-        self._write({"time": now, "done": done, "total": total, "unit": unit, **values})
+        rows, self._rows = self._rows, []
+        self._write(
+            {"time": now, "done": done, "total": total, "unit": unit, **values} | ({"rows": rows} if rows else {})
+        )
 
     def note(self, message: str) -> None:
         """A line for people: a warning, a resume. Shown at once and kept in the run's events."""

@@ -1,13 +1,13 @@
-"""Run a planned graph on Ray: submit every task, follow it, write down how it ended.
+"""Run a planned graph on Ray: submit every task that is ready, follow it, write down how it ended.
 
-Every task is a remote function whose arguments are the references of the tasks that it needs: Ray orders
-and places them and replaces lost workers. A task that fails blocks only what needs it. This module decides
-nothing about what must run (`boomspec/plan.py`) and makes nothing itself (`runners/worker.py`).
+Every task is a remote function of its job: Ray places it and replaces lost workers. It is submitted when what it
+needs has ended, those with the longest way to go first. A task that fails blocks only what needs it. This module
+decides nothing about what must run (`boomspec/plan.py`) and makes nothing itself (`runners/worker.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from runners.context import Input
 from runners.interrupt import Interrupt
 from runners.journal import Follower, Journal
 from runners.provenance import git_commit
+from runners.ready import Ready
+from runners.tracking import Tracking
 from runners.view import View
 from runners.worker import Job, Outcome, execute
 
@@ -43,12 +45,13 @@ def run_tasks(
     view: View,
     interrupt: Interrupt,
     reads: Store | None = None,
+    tracking: Tracking | None = None,
 ) -> dict[str, Outcome]:
     """Run what `plan` says must run, on the cluster that Ray is connected to. Returns the outcomes by task id.
 
-    `reads`: a store that holds every task's inputs already, so that no task waits for another. Raises
-    BoomspecError for tasks that no machine of the cluster can run. After an interrupt the tasks that have
-    not ended are stopped, and their outcome is "interrupted".
+    `reads`: a store that holds every task's inputs already, so that no task waits for another. `tracking`: who else is
+    told of metrics and results. Raises BoomspecError for tasks that no machine of the cluster can run. After an
+    interrupt the tasks that have not ended are stopped, and their outcome is "interrupted".
     """
     nodes = [graph.nodes[task_id] for task_id in plan.ids("run")]
     available = machines()
@@ -59,11 +62,15 @@ def run_tasks(
         # Looked at again: another run may have made it anew since the plan was drawn up.
         if store.damage(node.task.kind, node.id, checksums=checksums) is not None:
             store.discard(node.task.kind, node.id)
-    running = _Running(graph, journal, view, ordered=reads is None)
-    running.submit(_jobs(graph, store, plan.ids("run"), journal, reads or store))
+    jobs = {job.node.id: job for job in _jobs(graph, store, plan.ids("run"), journal, reads or store)}
+    ready = Ready(graph, jobs, machines=machines, ordered=reads is None)
+    running = _Running(jobs, ready, journal, view, tracking)
+    running.fill()
     while running.pending and not interrupt.requested:
         running.poll(_POLL_SECONDS)
-    if running.pending:
+        if not interrupt.requested:
+            running.fill()
+    if len(running.outcomes) < len(jobs):
         journal.event("note", message="interrupted: stopping what runs")
         running.stop()
     return running.outcomes
@@ -97,32 +104,41 @@ def _jobs(graph: TaskGraph, store: Store, task_ids: list[str], journal: Journal,
 class _Running:
     """The tasks that Ray has, and how those that ended did."""
 
-    def __init__(self, graph: TaskGraph, journal: Journal, view: View, *, ordered: bool) -> None:
+    def __init__(
+        self, jobs: Mapping[str, Job], ready: Ready, journal: Journal, view: View, tracking: Tracking | None
+    ) -> None:
         self.outcomes: dict[str, Outcome] = {}
-        self.pending: dict[str, Any] = {}  # references by task id, in the order of the graph
-        self._graph, self._journal, self._view, self._ordered = graph, journal, view, ordered
+        self.pending: dict[str, Any] = {}  # references by task id
+        self._jobs, self._ready = jobs, ready
+        self._journal, self._view, self._tracking = journal, view, tracking
         self._followers: dict[str, Follower] = {}
         self._attempts: dict[str, int] = {}
+        self._on_cpu = ray.remote(execute)
+        self._on_gpu = ray.remote(max_calls=1)(execute)  # a process keeps its GPU memory: a fresh one for every task
 
-    def submit(self, jobs: Iterable[Job]) -> None:
-        on_cpu = ray.remote(execute)
-        on_gpu = ray.remote(max_calls=1)(execute)  # a process keeps its GPU memory: a fresh one for every task
-        # Whoever coordinates others should be lost with the driver or not at all.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        for job in jobs:
-            node, execution = job.node, job.node.execution
-            options = {"name": node.name, "max_retries": execution.retries}
-            if execution.workers > 1:  # it must not hold what its workers need, nor live on when it was interrupted
-                remote = on_gpu.options(**options, num_cpus=0, num_gpus=0, scheduling_strategy=here)
-            else:
-                own = on_gpu if execution.gpus else on_cpu
-                remote = own.options(**options, num_cpus=execution.cpus, num_gpus=execution.gpus)
-            needed = [self.pending[i] for i in self._waits_for(node.id) if i in self.pending]
-            self._followers[node.id] = Follower(job.progress)
-            self.pending[node.id] = remote.remote(job, *needed)
+    def fill(self) -> None:
+        """Give Ray what it can start, and a little more."""
+        while (task_id := self._ready.take()) is not None:
+            self._submit(self._jobs[task_id])
 
-    def _waits_for(self, task_id: str) -> list[str]:
-        return self._graph.task_inputs(task_id) if self._ordered else []
+    def _submit(self, job: Job) -> None:
+        node, execution = job.node, job.node.execution
+        options: dict[str, Any] = {"name": node.name, "max_retries": execution.retries}
+        if execution.workers > 1:  # it must not hold what its workers need, nor live on when it was interrupted
+            # Whoever coordinates others should be lost with the driver or not at all.
+            here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+            remote = self._on_gpu.options(**options, num_cpus=0, num_gpus=0, scheduling_strategy=here)
+        else:
+            own = self._on_gpu if execution.gpus else self._on_cpu
+            remote = own.options(
+                **options,
+                num_cpus=execution.cpus,
+                num_gpus=execution.gpus,
+                memory=execution.memory or None,
+                resources=execution.resources or None,
+            )
+        self._followers[node.id] = Follower(job.progress)
+        self.pending[node.id] = remote.remote(job)
 
     def poll(self, seconds: float) -> None:
         """Wait up to `seconds` for tasks to end; tell what has happened."""
@@ -133,10 +149,16 @@ class _Running:
             self._follow(task_id)
         for task_id in [task_id for task_id, reference in self.pending.items() if reference in ended]:
             self._settle(task_id)
+        for failure in self._tracking.failures() if self._tracking is not None else ():
+            self._journal.event("note", message=failure)
         self._view.tick()
 
     def stop(self) -> None:
         """Interrupt every task, wait a little for checkpoints to be written, then kill."""
+        for task_id in [i for i in self._jobs if i not in self.pending and i not in self.outcomes]:
+            self._end(task_id, self._interrupted(task_id))
+        if not self.pending:
+            return
         for reference in self.pending.values():
             ray.cancel(reference)
         ray.wait(list(self.pending.values()), num_returns=len(self.pending), timeout=_GRACE_SECONDS)
@@ -159,35 +181,39 @@ class _Running:
         except TaskCancelledError:
             outcome = self._interrupted(task_id)
         except RayError as error:
-            # The error of a lost worker is handed on to the tasks behind it; those before it have ended.
-            for needed in self._waits_for(task_id):
-                self._settle(needed)
             outcome = self._lost(task_id, error)
         self._end(task_id, outcome)
 
     def _lost(self, task_id: str, error: RayError) -> Outcome:
-        name = self._graph.nodes[task_id].name
-        for needed in self._waits_for(task_id):
-            before = self.outcomes.get(needed)
-            if before is not None and not before.succeeded:
-                return Outcome(name, "blocked", f"needs {before.cause}, which failed", before.cause)
+        name = self._name(task_id)
         reason = redact(str(error).strip().partition("\n")[0])
         times = self._attempts.get(task_id, 0)
         return Outcome(name, "failed", f"its worker was lost (attempts: {times}): {reason}", name)
 
     def _interrupted(self, task_id: str) -> Outcome:
-        name = self._graph.nodes[task_id].name
+        name = self._name(task_id)
         return Outcome(name, "interrupted", "interrupted", name)
 
     def _end(self, task_id: str, outcome: Outcome) -> None:
-        self._follow(task_id)
-        del self.pending[task_id]
+        """Note how a task has ended; what needs it can start now, or never."""
+        if task_id in self.pending:
+            self._follow(task_id)
+            del self.pending[task_id]
         self.outcomes[task_id] = outcome
         details: dict[str, Any] = {"seconds": round(outcome.seconds, 1)} if outcome.seconds else {}
         if outcome.error:
             details["error"] = outcome.error
         state = "finished" if outcome.state == "made" else outcome.state
         self._journal.event(f"task_{state}", task_id, **details)
+        if outcome.succeeded and self._tracking is not None:
+            self._tracking.ended([task_id])
+        for following in self._ready.ended(task_id, made=outcome.succeeded):
+            if following not in self.outcomes and outcome.state != "interrupted":
+                why = f"needs {outcome.cause}, which failed"
+                self._end(following, Outcome(self._name(following), "blocked", why, outcome.cause))
+
+    def _name(self, task_id: str) -> str:
+        return self._jobs[task_id].node.name
 
     def _follow(self, task_id: str) -> None:
         """Tell what a task has said about itself."""
@@ -197,6 +223,9 @@ class _Running:
             elif "note" in line:
                 self._journal.event("note", task_id, message=str(line["note"]))
             else:
+                rows = line.pop("rows", [])
+                if self._tracking is not None:
+                    self._tracking.rows(task_id, rows)
                 self._view.progress(task_id, line)
 
     def _started(self, task_id: str, worker: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ lm-eval task is to run.
 from __future__ import annotations
 
 import random
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +108,12 @@ def run_task(lm: Harness, *, measure: LmEval, source: Source) -> dict[str, Any]:
 
 def _load(task: str, source: Source) -> dict[str, Any]:
     folder = source.location.get("folder")
+    compiled, installed = source.identity.get("lm_eval"), metadata.version("lm-eval")
+    if compiled not in (None, installed):
+        raise BoomspecError(
+            f"lm-eval {installed} is installed here, the graph was compiled for {compiled}",
+            hint="compile the spec again",
+        )
     manager = TaskManager(include_path=folder, include_defaults=folder is None)
     if task not in manager.all_tasks:
         place = f"in {folder}" if folder else "of lm-eval"

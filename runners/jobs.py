@@ -7,6 +7,7 @@ goes home. Its metadata say which graph and which store; Ray keeps them, and sho
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -66,14 +67,12 @@ def connect(address: str, *, insecure: bool = False) -> tuple[Any, bool]:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
+    for module in ("dashboard_sdk", "job.sdk"):  # they tell of every upload and connection
+        logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
     try:
         return JobSubmissionClient(address), is_open
     except AuthenticationError as error:
-        there = access.token_is_there(os.environ)
-        raise BoomspecError(
-            f"the cluster at {address} {'does not take this token' if there else 'asks for a token'}",
-            hint=access.NEEDS_TOKEN,
-        ) from error
+        raise access.unwelcome(address) from error
     except (RuntimeError, ConnectionError, ValueError, KeyError, OSError) as error:
         first = str(error).partition("\n")[0]
         raise BoomspecError(f"what answers at {address} is no job server of Ray: {first}") from error

@@ -2,10 +2,11 @@
 
     graph.json                 what runs
     lock.json                  what its names stood for, and the packages that ran it
-    events.jsonl               one line per transition, flushed to disk at once; every run appends
+    events.jsonl               one line per transition, on the disk at once but for starts; every run appends
     status.json                how the last run ended
     logs/<task id>.log         what the task printed, and its traceback
     progress/<task id>.jsonl   what the task says about itself while it runs (written by its worker)
+    tensorboard/               the numbers of trainings and results, for TensorBoard (`runners/trackers.py`)
 
 An event is {"time", "run", "event", ...}. Events: run_started, task_started, task_retried, task_finished,
 task_reused, task_failed, task_blocked, task_interrupted, note, run_finished. Those of a task have "task"
@@ -52,7 +53,8 @@ class Journal:
         with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
             file.flush()
-            os.fsync(file.fileno())
+            if event != "task_started":  # half of all events; it reaches the disk with the next one
+                os.fsync(file.fileno())
         self._listen(line)
 
     def status(self, status: dict[str, Any]) -> None:

@@ -108,7 +108,7 @@ def _trainer(context: Context[Any], folder: Path) -> TorchTrainer:
         scaling_config=ray.train.ScalingConfig(
             num_workers=most if least == most else (least, most),
             use_gpu=place.gpus > 0,
-            resources_per_worker={"CPU": place.cpus} | ({"GPU": place.gpus} if place.gpus else {}),
+            resources_per_worker=place.claims,
         ),
         run_config=ray.train.RunConfig(
             name="ray",

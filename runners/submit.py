@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import boomspec
+from boomspec.demand import local_paths
 from boomspec.errors import EXIT_INTERRUPTED, EXIT_OK, BoomspecError, redact
 from boomspec.graph import TaskGraph, read_graph
 from boomspec.packages import installed
@@ -107,7 +108,7 @@ def _submit(client: Any, options: argparse.Namespace, *, is_open: bool) -> int:
                 metadata=_metadata(graph, options.store),
             )
         except RuntimeError as error:
-            raise BoomspecError(f"the cluster did not take it: {_first_line(error)}") from error
+            raise BoomspecError(f"the cluster did not take it: {_first_line(error)}", hint=_hint(error)) from error
     return _after(client, options, graph, jobs.chosen(client, job), size=size)
 
 
@@ -245,17 +246,6 @@ def _warnings(graph: TaskGraph, options: argparse.Namespace, *, is_open: bool, h
         yield f"every machine of the cluster must have, at the same place: {', '.join(paths[:_NAMED])}{more}"
 
 
-def local_paths(graph: TaskGraph) -> Iterator[str]:
-    """What the graph reads from folders of this machine; of several files their common folder."""
-    for source in graph.sources.values():
-        files = source.location.get("files")
-        if files:
-            place = os.path.commonpath(files)
-            yield place if len(files) == 1 else f"{place} ({len(files)} files)"
-        elif "folder" in source.location:
-            yield source.location["folder"]
-
-
 def _prefix(graph: TaskGraph) -> str:
     return f"{graph.name}-{graph.id[:8]}-"
 
@@ -285,6 +275,12 @@ def _when(job: Submission) -> str:
 
 def _print_json(job: Submission, **more: Any) -> None:
     print(json.dumps({**job.to_json(), **more}, indent=2))
+
+
+def _hint(error: Exception) -> str | None:
+    """Ray's job agent has one fixed port: a second Ray on the head's machine leaves the first one's jobs without it."""
+    agentless = "No available agent" in str(error)
+    return "wait a moment; else start the head with --dashboard-agent-listen-port=PORT" if agentless else None
 
 
 def _first_line(error: Exception) -> str:

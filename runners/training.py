@@ -136,6 +136,7 @@ class _Training:
             if step == 0:
                 self.warn_when_unbalanced(row, weights)
             shown = {name: row[name] for name in ("loss", *weights)}
+            self.context.progress.record(row)
             self.context.progress.update(row["tokens"], recipe.tokens, unit="tokens", **shown)
             due = time.monotonic() - saved >= wait and step + 1 < recipe.steps
             if self.team.number(due):
@@ -240,6 +241,7 @@ class _Training:
                     self.spread.part(tensor).copy_(stored.tensor(f"{moment}.{name}", rows))
                 self.optimizer.state[parameter] = {"step": torch.tensor(float(stored.steps)), **moments}
         self.metrics = stored.metrics
+        self.context.progress.record(*stored.metrics)  # so that who watches now sees all of the curve
         self.context.progress.note(f"continues behind step {stored.steps} of {self.recipe.steps}")
 
     def found(self) -> resume.Stored | None:

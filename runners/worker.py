@@ -1,8 +1,8 @@
 """One task, from start to published artifact, in the Ray worker that runs it.
 
-In: a `Job` (plain data) and the outcomes of the tasks that it needs. Out: an `Outcome`; an exception of
-the body is an outcome, too, so Ray does not retry it. What Ray does retry is a lost worker: then `execute`
-starts anew and the body continues from what it left in `Context.resume`.
+In: a `Job` (plain data). Out: an `Outcome`; an exception of the body is an outcome, too, so Ray does not
+retry it. What Ray does retry is a lost worker: then `execute` starts anew and the body continues from what
+it left in `Context.resume`.
 """
 
 from __future__ import annotations
@@ -72,12 +72,9 @@ class Job:
         return self.run_folder / "progress" / f"{self.node.id}.jsonl"
 
 
-def execute(job: Job, *needed: Outcome) -> Outcome:
-    """Make the artifact of `job` unless something that it needs has failed. Raises only KeyboardInterrupt."""
+def execute(job: Job) -> Outcome:
+    """Make the artifact of `job`. Raises only KeyboardInterrupt."""
     name = job.node.name
-    for outcome in needed:
-        if not outcome.succeeded:
-            return Outcome(name, "blocked", f"needs {outcome.cause}, which failed", outcome.cause)
     started = time.time()
     with job.progress.open("a", encoding="utf-8") as file:
         line = {"time": started, "started": {"run": job.run, "host": socket.gethostname(), "pid": os.getpid()}}
@@ -121,7 +118,14 @@ def _make(job: Job, progress: Progress, started: float) -> bool:
                     resume=workspace.resume,
                     options=execution.options,
                     progress=progress,
-                    place=Place(execution.cpus, execution.gpus, execution.retries, job.variables, job.log),
+                    place=Place(
+                        execution.cpus,
+                        execution.gpus,
+                        execution.retries,
+                        job.variables,
+                        job.log,
+                        claims=execution.claims,
+                    ),
                 )
             )
             made_by = provenance(started=started, finished=time.time(), execution=execution, commit=job.commit)

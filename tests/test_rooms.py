@@ -8,8 +8,8 @@ ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "ray", "transformers", "datasets", "numpy", "matplotlib", "lm_eval", "safetensors", "tokenizers"}
 # Plain values and what describes models; nothing that knows the spec language.
 DOOR = {
-    "checkpoint", "errors", "facts", "families", "fit", "graph", "identity", "in_use", "layers", "locking", "losses",
-    "model_files", "packages", "plan", "published", "saved", "sizes", "store", "tasks",
+    "checkpoint", "demand", "errors", "facts", "families", "fit", "graph", "identity", "in_use", "layers", "locking", "losses",
+    "model_files", "order", "packages", "plan", "published", "saved", "sizes", "store", "tasks",
 }  # fmt: skip
 LAZILY = {"__init__.py"}  # boomspec.load and boomspec.family import the runners when they are called
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shlex
 import sys
 from pathlib import Path
 
@@ -34,6 +36,12 @@ from boomspec.store import Store
 EXIT_SOMETHING_TO_DO = 3
 
 
+def _finite(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is no number of GPUs")
+    return value
+
+
 @click.command("plan")
 @spec_argument
 @store_option
@@ -45,7 +53,13 @@ EXIT_SOMETHING_TO_DO = 3
     help="Save the plan: `boomspec run FILE` executes exactly that, or refuses.",
 )
 @click.option("--device", metavar="NAME", help="Kind of GPU to reckon with. Default: execution.device of the spec.")
-@click.option("--gpus", type=click.FloatRange(min=0), metavar="N", help="GPUs there are. Default: 1 if a task asks.")
+@click.option(
+    "--gpus",
+    callback=_finite,
+    type=click.FloatRange(min=0),
+    metavar="N",
+    help="GPUs there are. Default: 1 if a task asks.",
+)
 @click.option("--calibrate", is_flag=True, help="First measure how fast this machine is, which takes some ten seconds.")
 @click.option("--verify", is_flag=True, help="Check the stored artifacts' checksums, not only their sizes.")
 @click.option("--detailed-exitcode", is_flag=True, help="Exit with 0 where nothing is to be done, with 3 otherwise.")
@@ -86,7 +100,7 @@ def command(
     else:
         print_plan(compiled, plan, found, folder, every_task=every_task)
         if output is not None:
-            click.echo(f"\nSaved; to execute exactly this: boomspec run {output}")
+            click.echo(f"\nSaved; to execute exactly this: boomspec run {shlex.quote(str(output))}")
     if detailed_exitcode and (plan.ids("run") or plan.ids("blocked")):
         sys.exit(EXIT_SOMETHING_TO_DO)
 

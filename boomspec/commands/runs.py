@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -35,7 +36,9 @@ def command(name: str | None, store: Path | None, as_json: bool) -> None:
     chosen = None if name is None else chosen_run(runs, name, folder)
     if as_json:
         listed = [run.to_json() for run in runs]
-        content = {"runs": listed} if chosen is None else {"run": chosen.to_json()}
+        content: dict[str, Any] = {"runs": listed}
+        if chosen is not None:
+            content = {"run": {**chosen.to_json(), "logs": {name: str(log) for name, log in chosen.logs.items()}}}
         click.echo(json.dumps({"schema": RUNS_SCHEMA_VERSION, "store": str(folder), **content}, indent=2))
         return
     if chosen is None and not runs:

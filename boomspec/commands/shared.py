@@ -97,7 +97,7 @@ def runner_output(module: str, *arguments: str) -> str:
     command = [sys.executable, "-P", "-m", module, *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
-        raise BoomspecError(f"{module} failed: {done.stderr.strip().splitlines()[-1:] or 'it said nothing'}")
+        raise BoomspecError(f"{module} failed: {(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}")
     return done.stdout
 
 

@@ -14,7 +14,7 @@ import click
 from boomspec import __version__
 from boomspec.commands.remote import address_option, cluster_program, insecure_option
 from boomspec.commands.shared import check_runners, json_option, runnable, spec_argument, store_option, wait
-from boomspec.demand import machine
+from boomspec.demand import local_paths, machine
 from boomspec.errors import EXIT_OK, BoomspecError
 from boomspec.experiments import load_spec
 from boomspec.graph import TaskGraph
@@ -89,7 +89,7 @@ def command(
     \b
     Examples:
       boomspec submit specs/quickstart.yaml --address http://head:8265 --store /shared/store --wait
-      boomspec submit SPEC --kuberay --image IMAGE --store /store --store-claim NAME | kubectl apply -f -
+      boomspec submit SPEC --kuberay --image IMAGE --store /store --store-claim NAME | kubectl apply --server-side -f -
       boomspec submit SPEC --slurm --store /shared/store --nodes 2 | sbatch
     """
     asked = {"--nodes": nodes, "--image": image, "--store-claim": store_claim, "--secret": secret}
@@ -98,8 +98,8 @@ def command(
     stages = _stages(spec, store, locked=locked, packages=not ignore_packages)
     options = ("--verify",) * verify
     if kuberay:
-        assert image is not None and store_claim is not None  # _check_options
-        pods = Pods(image, _ray_version(), "", store_claim, nodes or 1, secret or DEFAULT_SECRET, variables, options)
+        claimed = (image or "", _ray_version(), "", store_claim or "")  # _check_options has seen to it
+        pods = Pods(*claimed, nodes or 1, secret or DEFAULT_SECRET, variables, options)
         print(_manifest(next(stages), pods), end="")
     elif slurm:
         print(_script(next(stages), python or sys.executable, nodes or 1, options), end="")
@@ -171,6 +171,7 @@ def _manifest(stage: _Stage, pods: Pods) -> str:
     comments += [f"{name} of the Secret {pods.secret} become variables of every container." for name in pods.variables]
     if on_gpus is not None and on_gpus.gpu_memory:
         comments.append(f"The largest task is estimated to take {shown_bytes(on_gpus.gpu_memory)} of a GPU.")
+    comments += [f"Every pod must see {path}." for path in local_paths(stage.graph)]
     comments += [f"{_first(stage)}."] if stage.pending else []
     return as_yaml(manifest(stage.graph, stage.lock, pods), comments)
 

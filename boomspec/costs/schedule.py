@@ -1,4 +1,4 @@
-"""How long a plan takes on so many CPUs and GPUs: tasks start in the order of the graph, as soon as there is room."""
+"""How long a plan takes on so many CPUs and GPUs: what is ready starts longest first, as soon as there is room."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from boomspec.graph import TaskGraph
+from boomspec.order import longest_first
 
 
 def critical_path(graph: TaskGraph, seconds: Mapping[str, float]) -> float:
@@ -29,7 +30,7 @@ def elapsed(graph: TaskGraph, seconds: Mapping[str, float], *, cpus: float, gpus
         waiting[task_id] = len(inputs)
         for needed in inputs:
             behind[needed].append(task_id)
-    order = {task_id: i for i, task_id in enumerate(graph.nodes)}
+    order = {task_id: i for i, task_id in enumerate(longest_first(graph))}
     wants = {}
     for task_id in seconds:
         asked = graph.nodes[task_id].execution

@@ -145,7 +145,7 @@ def _labelled(side: Given, label: str | None) -> Given:
 
 
 def _split(text: str) -> tuple[str, str | None]:
-    if "#" not in text or Path(text).exists():
+    if "#" not in text or Path(text).exists() or Path(text.partition(":")[2]).is_file():
         return text, None
     named, _, label = text.rpartition("#")
     return named, label

@@ -267,10 +267,8 @@ EXECUTION = {
     "no files for TensorBoard": execution(
         "execution.tracking", {"tensorboard": False}, "execution.tracking.tensorboard"
     ),
-    "Weights & Biases": execution(
-        "execution.tracking", {"wandb": {"project": "x"}}, "execution.tracking.wandb"
-    ),
-    "MLflow": execution("execution.tracking", {"mlflow": {"uri": "runs"}}, "execution.tracking.mlflow"),
+    "Weights & Biases": execution("execution.tracking", {"wandb": {"project": "x"}}, "execution.tracking.wandb"),
+    "MLflow": execution("execution.tracking", {"mlflow": {"uri": "http://mlflow:5000"}}, "execution.tracking.mlflow"),
     "cores for the tokens": execution("execution.tokenize", {"cpus": 2}, "execution.tokenize.cpus"),
 }
 RESULTS = {

@@ -10,6 +10,8 @@ import yaml
 from click.testing import CliRunner
 
 from boomspec.cli import main
+from boomspec.commands.shared import runner_output
+from boomspec.errors import BoomspecError
 from boomspec.schema import json_schema
 
 HEAVY = ["torch", "ray", "transformers", "datasets", "numpy", "matplotlib", "lm_eval", "runners"]
@@ -45,7 +47,11 @@ def test_validate_says_valid(specs):
     path = specs.text(specs.SPEC)
     result = call("validate", path)
     assert (result.exit_code, result.output) == (0, f"{path}: valid\n")
-    assert json.loads(call("validate", path, "--json").output) == {"valid": True, "teacher_checked": True, "experiments": [""]}
+    assert json.loads(call("validate", path, "--json").output) == {
+        "valid": True,
+        "teacher_checked": True,
+        "experiments": [""],
+    }
 
 
 def test_a_teacher_that_is_not_here_is_left_to_the_plan(specs):
@@ -90,6 +96,31 @@ def test_a_missing_file_is_an_error_not_a_traceback(command, tmp_path):
     result = call(command, tmp_path / "none.yaml")
     assert result.exit_code == 2
     assert "none.yaml" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (("plan",), "Missing argument 'SPEC'.", "plan --help"),
+        (("nonsense",), "No such command 'nonsense'.", "--help"),
+        (("gc", "--keep-last", "x"), "'x' is not a valid integer range", "gc --help"),
+        (("plan", "x.yaml", "--gpus", "nan"), "nan is no number of GPUs", "plan --help"),
+    ],
+)
+def test_a_call_that_is_wrong_prints_json_where_asked(arguments, message, hint):
+    result = call(*arguments, "--json")
+    assert result.exit_code == 2
+    error = json.loads(result.stdout)["error"]
+    assert message in error["message"]
+    assert error["hint"].endswith(hint)
+    assert call(*arguments).stdout == ""
+
+
+def test_what_the_runners_complain_of_last_is_the_reason():
+    with pytest.raises(BoomspecError) as error:
+        runner_output("runners.nothing")
+    assert error.value.message.startswith("runners.nothing failed: ")
+    assert error.value.message.endswith("No module named runners.nothing")
 
 
 def test_graph_prints_json_and_mermaid(specs):

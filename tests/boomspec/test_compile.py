@@ -78,6 +78,11 @@ def test_a_graph_file_comes_back_as_it_was_and_an_altered_one_is_refused(specs, 
     path.write_text(json.dumps({"boomspec_graph": 99}))
     with pytest.raises(BoomspecError, match="graph version 99"):
         read_graph(path)
+    path.write_text("[" * 100_000)
+    with pytest.raises(BoomspecError, match="cannot be read as a compiled graph: it is nested too deeply"):
+        read_graph(path)
+    with pytest.raises(BoomspecError, match=r"absent\.json: cannot be read: No such file"):
+        read_graph(tmp_path / "absent.json")
 
 
 def test_nothing_of_the_machine_is_in_an_identity(specs, tmp_path):

@@ -153,6 +153,12 @@ def test_a_spec_at_a_revision_is_a_side(repository: Writer) -> None:
     assert "the files that it reads are those that lie here now" in call("diff", "HEAD:a.yaml", "a.yaml").output
 
 
+def test_a_path_with_a_hash_sign_is_found_at_a_revision(repository: Writer) -> None:
+    (repository.folder / "a b#c.yaml").write_text(repository.SPEC)
+    commit(repository.folder, "second")
+    assert call("diff", "HEAD:a b#c.yaml", "a.yaml").exit_code == 0
+
+
 def test_what_a_spec_extends_is_that_of_its_revision(repository: Writer) -> None:
     base = repository.folder / "a.yaml"
     (repository.folder / "b.yaml").write_text("extends: a.yaml\nname: b\n")

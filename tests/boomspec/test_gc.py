@@ -266,6 +266,26 @@ def test_a_folder_that_cannot_be_written_is_an_error_and_not_a_traceback(store, 
     assert store.path("distill", node.id).is_dir()
 
 
+def test_where_runs_cannot_be_listed_nothing_is_called_unneeded(store, graph):
+    runs = store.root / "runs"
+    runs.rename(store.root / "elsewhere")
+    runs.write_text("")
+    before = everything(store)
+    result = call("gc", "--store", store.root, "--delete")
+    assert result.exit_code == 2
+    assert f"{runs}: Not a directory" in result.output
+    assert everything(store) == before
+
+
+def test_a_run_whose_folder_is_on_a_disk_that_is_not_here_keeps_every_artifact(store, graph):
+    (folder,) = (store.root / "runs").iterdir()
+    folder.rename(store.root / "elsewhere")
+    folder.symlink_to("/nowhere/at/all")
+    answer = gc(store, "--delete")
+    assert answer["items"] == []
+    assert list(answer["unjudged"]) == [folder.name]
+
+
 @pytest.mark.parametrize("value", ["30", "d", "3x", "-1d", ""])
 def test_an_age_that_is_none_is_an_error(store, graph, value):
     result = call("gc", "--store", store.root, "--older-than", value)

@@ -134,6 +134,19 @@ def test_a_run_that_cannot_be_read_is_listed_with_the_reason(specs, store, kind)
         assert folder.name in result.output
 
 
+def test_a_run_took_the_time_of_its_work_and_was_last_seen_when_it_was_looked_at(specs, store):
+    graph = specs.compiled().graph
+    folder = past_run(store, graph)
+    age(folder, 1000)
+    (before,) = past_runs(store.root)
+    journal = journal_of(store, graph)
+    journal.event("run_started", tasks=0)
+    journal.event("run_finished", state="finished", counts={})
+    (run,) = past_runs(store.root)
+    assert (run.state, run.started, run.seconds) == ("finished", before.started, before.seconds)
+    assert run.last_seen > before.last_seen + 900
+
+
 def test_a_name_stands_for_one_run_or_is_an_error_that_lists_them(specs, store):
     one = past_run(store, specs.edited(("name", "one")).graph)
     other = past_run(store, specs.edited(("name", "other"), ("seed", 1)).graph)
@@ -143,6 +156,9 @@ def test_a_name_stands_for_one_run_or_is_an_error_that_lists_them(specs, store):
     with pytest.raises(BoomspecError, match="2 runs are called o") as error:
         chosen_run(runs, "o", store.root)
     assert one.name in str(error.value)
+    for nothing in ("", ".", f"/elsewhere/runs/{one.name}"):
+        with pytest.raises(BoomspecError, match="no run"):
+            chosen_run(runs[:1], nothing, store.root)
     result = call("runs", "--store", store.root, "onne-12345678")
     assert result.exit_code == 2
     assert f"no run 'onne-12345678' in {store.root / 'runs'}" in result.output

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from boomspec import lm_eval_index
 from boomspec.checkpoint import encode_header
 from boomspec.cli import main
-from boomspec.lm_eval_files import stock_folder, task_files, task_names
+from boomspec.lm_eval_files import task_files
+from boomspec.lm_eval_index import stock_folder, task_names
 from boomspec.lock import read_lock
 from boomspec.packages import installed
 from tests.boomspec.conftest import SPEC
@@ -291,3 +293,18 @@ def test_stock_tasks_are_known_with_their_versions_data_sets_and_modules() -> No
     assert len(mmlu.versions) >= 57
     assert list(mmlu.datasets) == ["cais/mmlu"]
     assert task_files("ai2_arc", root).versions.keys() == {"arc_easy", "arc_challenge"}
+
+
+def test_the_index_of_stock_tasks_is_remembered_and_a_damaged_memory_is_read_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    lm_eval_index.task_index.cache_clear()
+    read = lm_eval_index.task_index(stock_folder())
+    (memory,) = tmp_path.rglob("lm-eval-tasks-*.json")
+    data = json.loads(memory.read_text())
+    data["defined"]["remembered"] = "somewhere.yaml"
+    memory.write_text(json.dumps(data))
+    lm_eval_index.task_index.cache_clear()
+    assert lm_eval_index.task_index(stock_folder()).defined == {**read.defined, "remembered": "somewhere.yaml"}
+    memory.write_text(memory.read_text()[:100])
+    lm_eval_index.task_index.cache_clear()
+    assert lm_eval_index.task_index(stock_folder()) == read

@@ -1,6 +1,7 @@
 """Saved plans: what is executed is what was planned, or nothing."""
 
 import json
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,37 @@ def test_a_folder_that_was_edited_makes_a_plan_stale(tmp_path: Path, kind: str) 
     assert "has changed since the plan was made" in difference(plan)
     file.unlink()
     assert str(folder) in difference(plan)
+
+
+def test_another_lm_eval_makes_a_plan_stale_that_was_made_with_its_stock_tasks(tmp_path: Path) -> None:
+    def plan_with(version: str) -> SavedPlan:
+        source = Source("lm_eval_tasks", {"lm_eval": version}, {})
+        task = Task(EVALUATE, {"tasks": source.id})
+        graph = TaskGraph("one", {task.id: Node(task, "score")}, {source.id: source}, (task.id,))
+        store = Store(tmp_path / "store")
+        return SavedPlan(graph, needed(graph, store), store.root)
+
+    check(plan_with(metadata.version("lm-eval")), Path("plan.json"))
+    assert "is installed, the plan was made with 0.0.1" in difference(plan_with("0.0.1"))
+
+
+def test_a_plan_replaces_an_older_plan_and_nothing_else(specs, tmp_path: Path) -> None:
+    path, file = specs.text(specs.SPEC), tmp_path / "plan.json"
+    for _ in range(2):
+        assert call("plan", path, "--output", file).exit_code == 0
+    before = path.read_text()
+    result = call("plan", path, "--output", path)
+    assert result.exit_code == 2
+    assert "is no saved plan" in result.output
+    assert path.read_text() == before
+
+
+def test_a_saved_plan_given_for_a_graph_is_called_by_its_name(specs, tmp_path: Path) -> None:
+    path, file = specs.text(specs.SPEC), tmp_path / "plan.json"
+    call("plan", path, "--output", file)
+    result = call("show", file)
+    assert result.exit_code == 2
+    assert f"{file}: is a saved plan, not a compiled graph" in result.output
 
 
 def test_run_refuses_a_stale_plan_and_runs_nothing(specs, tmp_path: Path) -> None:

@@ -140,9 +140,10 @@ def test_damage_is_named(store: Store) -> None:
     assert store.damage(KIND, TASK) == "train.bin has 5 bytes, its record says 6"
     file.unlink()
     assert store.damage(KIND, TASK) == "train.bin is missing"
-    (store.path(KIND, TASK) / RECORD).write_text("{")
-    assert store.damage(KIND, TASK) == f"{RECORD} is missing or unreadable"
-    assert not store.has(KIND, TASK)
+    for record in ("{", "[" * 100_000, '{"record": 1}', '{"record": 1, "files": [{}], "id": "", "provenance": {}}'):
+        (store.path(KIND, TASK) / RECORD).write_text(record)
+        assert store.damage(KIND, TASK) == f"{RECORD} is missing or unreadable"
+        assert not store.has(KIND, TASK)
 
 
 def test_a_discarded_artifact_is_gone_and_discarding_twice_is_harmless(store: Store) -> None:
@@ -179,3 +180,12 @@ def test_a_file_that_is_written_atomically_leaves_no_parts(tmp_path: Path) -> No
     write_atomically(target, "new")
     assert target.read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
+
+
+def test_a_file_that_cannot_be_written_is_named_as_it_was_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for target in (tmp_path / "absent" / "status.json", tmp_path / "folder"):
+        with pytest.raises((FileNotFoundError, IsADirectoryError)) as error:
+            write_atomically(target, "text")
+        assert error.value.filename == str(target)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]

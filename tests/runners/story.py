@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from boomspec.graph import Execution, Node, Task, TaskGraph
+from boomspec.graph import Cost, Execution, Node, Task, TaskGraph
 from boomspec.history import past_runs
 from boomspec.store import Store
 from boomspec.tasks import Architecture, Cell, Evaluate, HeldOut, Pretrain, Record, Report
@@ -66,9 +66,12 @@ class Story:
         self.fragile = Task(record(held_out_every=0), {"text": endless.id})
         broken = Task(pretraining(), {"tokens": self.fragile.id})
         named = {"good tokens": self.good, "bad tokens": bad, "teacher": teacher, "score": score, "report": report}
-        nodes = {task.id: Node(task, name) for name, task in named.items()}
-        nodes[self.fragile.id] = Node(self.fragile, "fragile tokens", Execution(retries=0))
-        nodes[broken.id] = Node(broken, "fragile teacher")
+        # There is one CPU, and the largest task starts first.
+        nodes = {
+            task.id: Node(task, name, cost=Cost(flops=10**9 * (task == self.good))) for name, task in named.items()
+        }
+        nodes[self.fragile.id] = Node(self.fragile, "fragile tokens", Execution(retries=0), Cost())
+        nodes[broken.id] = Node(broken, "fragile teacher", cost=Cost())
         sources = {source.id: source for source in (text, tokenizer, rows, endless)}
         self.graph = TaskGraph("story", nodes, sources, (self.good.id, report.id, broken.id))
         self.graph.write(folder / "graph.json")

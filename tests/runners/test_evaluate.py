@@ -261,6 +261,13 @@ def test_an_unknown_task_is_answered_with_the_closest_name(artifact, tmp_path):
         run(tmp_path / "out", LmEval(task="stdlib_continuatoin", seed=0), lm_eval_inputs(artifact))
 
 
+def test_a_graph_that_was_compiled_with_another_lm_eval_is_refused(artifact, tmp_path):
+    inputs = lm_eval_inputs(artifact)
+    inputs["tasks"] = Input("x", source=Source("lm_eval_tasks", {"lm_eval": "0.0.1"}, {}))
+    with pytest.raises(BoomspecError, match=r"the graph was compiled for 0\.0\.1"):
+        run(tmp_path / "out", LmEval(task="arc_easy", seed=0), inputs)
+
+
 def test_few_shots_that_a_task_would_ignore_are_refused(artifact, tmp_path):
     measure = LmEval(task="stdlib_continuation", num_fewshot=5, seed=0)
     with pytest.raises(BoomspecError, match="fixes num_fewshot at 0"):

@@ -13,7 +13,7 @@ from boomspec.store import Store
 from boomspec.tasks import Evaluate, HeldOut, Tokenize
 from runners.context import Input
 from runners.output import captured
-from runners.worker import Job, Outcome, execute
+from runners.worker import Job, execute
 from tests.runners.corpora import as_pipe, feed, record, tokenizer_source, wait_until, write_jsonl, write_texts
 
 TRAINING = record()
@@ -59,13 +59,6 @@ def test_an_error_of_the_body_is_an_outcome_and_its_trace_is_in_the_log(tmp_path
     assert "rows.jsonl:1: has no field 'text'" in outcome.error
     assert "Traceback (most recent call last)" in failing.log.read_text()
     assert not list((failing.store / "tokenize").iterdir())
-
-
-def test_a_task_whose_need_has_failed_is_blocked_and_names_the_first_cause(tmp_path: Path) -> None:
-    waiting = job(tmp_path, write_texts(tmp_path / "texts"))
-    outcome = execute(waiting, Outcome("a", "made"), Outcome("b", "blocked", "needs x, which failed", cause="x"))
-    assert (outcome.state, outcome.error, outcome.cause) == ("blocked", "needs x, which failed", "x")
-    assert not waiting.progress.exists()
 
 
 def test_an_input_that_is_damaged_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,162 @@
+"""Shows the numbers of a run elsewhere while it runs: feeds trackers with what the driver hears anyway.
+
+In: the rows of metrics in the progress lines of trainings, and which tasks have ended. Out: calls of trackers
+(`runners/trackers.py`), from a thread of its own, so that none of them holds the run up. One that fails is left out
+from then on, and that is noted once: nothing here ends a run.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import queue
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from boomspec.errors import redact
+from boomspec.graph import TaskGraph
+from boomspec.store import Store
+from boomspec.tasks import Cell, Comparison, Report
+from runners.journal import Journal
+from runners.trackers import Point, Run, Tracker, trackers
+
+_TRAININGS = ("pretrain", "distill")
+_NO_VALUES = ("step", "tokens")  # in a row of metrics
+_END_SECONDS = 30.0  # for what is still to be sent
+
+Row = Mapping[str, Any]
+
+
+class Tracking:
+    """The trackers of one run. Its methods return at once, `end` aside; call them from one thread."""
+
+    def __init__(self, graph: TaskGraph, store: Store, used: Iterable[Tracker]) -> None:
+        self.state = "failed"  # how the run ends, unless somebody says better
+        self._graph, self._store = graph, store
+        self._trackers = list(used)
+        self._cells = cells(graph)
+        self._followed: set[str] = set()  # trainings whose rows have come
+        self._sizes: dict[str, list[Point]] = defaultdict(list)
+        self._failed: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def rows(self, task_id: str, rows: Sequence[Row]) -> None:
+        """Rows of metrics of a training; one that goes on from a checkpoint starts with the rows up to there."""
+        if rows and self._trackers:
+            self._followed.add(task_id)
+            self._jobs.put(lambda: self._curve(task_id, rows, time.time()))
+
+    def ended(self, task_ids: Iterable[str]) -> None:
+        """These tasks have their artifacts: show the results of measurements, and trainings that nobody followed."""
+        ids = [i for i in task_ids if i in self._cells or self._graph.nodes[i].task.kind in _TRAININGS]
+        if ids and self._trackers:
+            followed = frozenset(self._followed)
+            self._jobs.put(lambda: self._read([i for i in ids if i not in followed]))
+
+    def failures(self) -> Iterator[str]:
+        """What to tell about trackers that have failed since the last call."""
+        while not self._failed.empty():
+            yield self._failed.get()
+
+    def end(self) -> None:
+        """The run is over. Waits a little for what is still to be sent."""
+        self._jobs.put(lambda: self._each(lambda tracker: tracker.end(self.state)))
+        self._jobs.put(None)
+        self._thread.join(_END_SECONDS)
+        if self._thread.is_alive():
+            self._failed.put("trackers have not taken everything in time; the store has it all")
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+
+    def _each(self, call: Callable[[Tracker], None]) -> None:
+        for tracker in list(self._trackers):
+            try:
+                call(tracker)
+            except BaseException as error:
+                self._trackers.remove(tracker)
+                reason = redact(f"{type(error).__name__}: {error}".strip().partition("\n")[0])
+                self._failed.put(f"{tracker.name} gets nothing more of this run: {reason}")
+
+    def _curve(self, task_id: str, rows: Sequence[Row], now: float) -> None:
+        name = self._graph.nodes[task_id].name
+        points = [Point(int(row["step"]), now, _values(row)) for row in rows]
+        self._show(name, points, anew=points[0].step == 0)
+
+    def _read(self, task_ids: Sequence[str]) -> None:
+        touched: set[str] = set()
+        for task_id in task_ids:
+            kind, now = self._graph.nodes[task_id].task.kind, time.time()
+            folder = self._store.path(kind, task_id)
+            try:
+                if kind in _TRAININGS:
+                    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+                    self._curve(task_id, [json.loads(line) for line in lines], now)
+                    continue
+                values = _table(folder / "table.csv")
+            except (OSError, ValueError, LookupError):
+                continue  # an artifact that cannot be read is not this module's to tell
+            for series, cell in self._cells[task_id]:
+                self._sizes[series].append(Point(cell.parameters, now, values))
+                touched.add(series)
+        for series in touched:
+            points = sorted(self._sizes[series], key=lambda point: point.step)
+            self._show(f"sizes/{series}", points, anew=True)
+
+    def _show(self, curve: str, points: Sequence[Point], *, anew: bool) -> None:
+        if anew:
+            self._each(lambda tracker: tracker.begin(curve))
+        self._each(lambda tracker: tracker.points(curve, points))
+
+
+@contextmanager
+def tracked(graph: TaskGraph, store: Store, journal: Journal) -> Iterator[Tracking]:
+    """What the graph's spec asks for, for one run. What its store holds already is shown first."""
+    about = {"name": graph.name, "graph": graph.id, "folder": str(journal.folder)}
+    tracking = Tracking(graph, store, trackers(graph.tracking, Run(journal.folder.name, journal.folder, about)))
+    tracking.ended([i for i, node in graph.nodes.items() if store.has(node.task.kind, i)])
+    try:
+        yield tracking
+    finally:
+        tracking.end()
+        for failure in tracking.failures():
+            journal.event("note", message=failure)
+
+
+def cells(graph: TaskGraph) -> dict[str, list[tuple[str, Cell]]]:
+    """For each task that measures: the series and sizes that its numbers are of."""
+    found: dict[str, list[tuple[str, Cell]]] = defaultdict(list)
+    for node in graph.nodes.values():
+        match node.task.record:
+            case Report(cells=own):
+                for cell in own:
+                    found[node.task.inputs[cell.input]].append((cell.series, cell))
+            case Comparison(experiments=experiments):
+                for experiment in experiments:
+                    for cell in experiment.cells:
+                        task = node.task.inputs[f"{experiment.label}/{cell.input}"]
+                        found[task].append((f"{experiment.label}: {cell.series}", cell))
+    return dict(found)
+
+
+def _values(row: Row) -> dict[str, float]:
+    return {name: float(value) for name, value in row.items() if name not in _NO_VALUES}
+
+
+def _table(path: Path) -> dict[str, float]:
+    """The numbers of an evaluation: "held_out/loss", with lm-eval's filter behind a comma where it has one."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return {
+            f"{row['measure']}/{row['metric']}" + ("" if row["filter"] == "none" else f",{row['filter']}"): float(
+                row["value"]
+            )
+            for row in csv.DictReader(file)
+        }

@@ -1,0 +1,89 @@
+"""What the executor adds to a task: 1,000 empty tasks through it, beside 1,000 bare Ray tasks, in one cluster.
+
+An empty task is a real one whose artifact came into the store after the plan was drawn up: its worker starts, writes
+that, takes the task's lock, looks at the artifact and has nothing to do; the driver submits it, hears of it and writes
+its events. Nothing but the body and the publishing is left out. Each figure is the median of three, taken in turns.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from boomspec.graph import Node, Source, Task, TaskGraph
+from boomspec.plan import needed
+from boomspec.store import Store
+from boomspec.tasks import Tokenize
+from runners.cluster import cluster
+from runners.interrupt import Interrupt
+from runners.journal import Journal
+from runners.view import PlainView
+
+
+class _Quiet(PlainView):
+    def _print(self, text: str) -> None:
+        pass
+
+
+def graph_of(count: int) -> TaskGraph:
+    text = Source("text", {"files": []}, {"files": []})
+    tasks = [
+        Task(Tokenize(text_field="text", skip=i, held_out_every=0, held_out_offset=0), {"text": text.id})
+        for i in range(count)
+    ]
+    nodes = {task.id: Node(task, f"tokens {i}") for i, task in enumerate(tasks)}
+    return TaskGraph("empty", nodes, {text.id: text}, tuple(nodes))
+
+
+def through_the_executor(graph: TaskGraph, store: Store, folder: Path) -> float:
+    from runners.executor import run_tasks
+
+    plan = needed(graph, Store(folder / "nothing is here"), checksums=False)
+    view = _Quiet(len(graph.nodes))
+    journal = Journal(folder / "run", graph, view.event)
+    start = time.perf_counter()
+    with Interrupt() as interrupt:
+        outcomes = run_tasks(graph, store, plan=plan, checksums=False, journal=journal, view=view, interrupt=interrupt)
+    seconds = time.perf_counter() - start
+    assert {outcome.state for outcome in outcomes.values()} == {"reused"}
+    return seconds
+
+
+def bare(count: int) -> float:
+    import ray
+
+    @ray.remote
+    def nothing(index: int) -> int:
+        return index
+
+    start = time.perf_counter()
+    assert ray.get([nothing.remote(i) for i in range(count)]) == list(range(count))
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tasks", type=int, default=1000)
+    count = parser.parse_args().tasks
+    graph = graph_of(count)
+    with tempfile.TemporaryDirectory() as temporary, cluster(cpus=2):
+        store = Store(Path(temporary) / "store")
+        for node in graph.nodes.values():
+            with store.workspace(node.task.kind, node.id) as workspace:
+                (workspace.path / "payload").write_bytes(b"x")
+                store.publish(workspace, node.task.kind, node.id, node.task.identity(), {})
+        bare(count)  # workers start
+        ours, theirs = [], []
+        for turn in range(3):
+            ours.append(through_the_executor(graph, store, Path(temporary) / str(turn)))
+            theirs.append(bare(count))
+    one, other = statistics.median(ours), statistics.median(theirs)
+    print(f"{count} empty tasks on 2 CPUs, median of 3 in turns")
+    print(f"  through the executor  {one:6.2f} s  {1000 * one / count:6.2f} ms a task")
+    print(f"  bare Ray tasks        {other:6.2f} s  {1000 * other / count:6.2f} ms a task")
+    print(f"  the executor adds     {1000 * (one - other) / count:6.2f} ms a task ({one / other:.1f} times)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""`boomspec submit --kuberay` and `--slurm`: what they print, against a strict schema and the shell's own parser."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator, ValidationError
+
+from boomspec.demand import machine
+from boomspec.errors import BoomspecError
+from boomspec.graph import Cost, Execution, Node, Task, TaskGraph, graph_of_json
+from boomspec.kuberay import Pods, as_yaml, job_name, manifest
+from boomspec.lock import Lock
+from boomspec.slurm import Allocation, script
+from boomspec.tasks import Evaluate, HeldOut
+
+SCHEMA = json.loads((Path(__file__).parents[1] / "golden" / "rayjob.schema.json").read_text())
+LOCK = Lock(spec="x", models={}, datasets={}, texts={}, tasks={}, rows={}, packages={})
+PODS = Pods(image="registry/boomspec:1", ray_version="2.60.0", store="/store", claim="shared", variables=("HF_TOKEN",))
+GIB = 1 << 30
+
+
+def graph(*nodes: tuple[Execution, Cost | None], name: str = "Some.Thing_1") -> TaskGraph:
+    """A graph of tasks that cost and take so much."""
+    made = {}
+    for number, (execution, cost) in enumerate(nodes):
+        record = Evaluate(measure=HeldOut(sequence_length=16 + number), precision="fp32")
+        node = Node(Task(record, {}), f"task {number}", execution, cost)
+        made[node.id] = node
+    return TaskGraph(name, made, {}, tuple(made))
+
+
+def trained() -> TaskGraph:
+    """Four workers with a GPU each, an evaluation with half a one, and something on CPUs with a custom resource."""
+    return graph(
+        (Execution(cpus=4, gpus=1, options={"workers": 4}), Cost(memory={"weights": 30 * GIB, "teacher": 10 * GIB})),
+        (Execution(cpus=2, gpus=0.5), Cost(memory={"weights": 8 * GIB})),
+        (Execution(cpus=3, memory=20 * GIB, resources={"fast_disk": 1}), Cost(memory={"buffers": 2 * GIB})),
+    )
+
+
+def job(documents: list[dict[str, Any]]) -> dict[str, Any]:
+    (found,) = (document for document in documents if document["kind"] == "RayJob")
+    return found
+
+
+def test_the_manifest_is_a_rayjob_by_a_strict_schema_and_reads_back_from_its_yaml():
+    Draft202012Validator.check_schema(SCHEMA)
+    documents = manifest(trained(), LOCK, PODS)
+    Draft202012Validator(SCHEMA).validate(job(documents))
+    text = as_yaml(documents, ["a comment"])
+    assert text.startswith("# a comment\n")
+    assert list(yaml.safe_load_all(text)) == documents
+    plain = manifest(graph((Execution(), None)), LOCK, Pods("i", "2.60.0", "/s", "c"))
+    Draft202012Validator(SCHEMA).validate(job(plain))
+
+
+def test_the_schema_is_strict_everywhere():
+    found = job(manifest(trained(), LOCK, PODS))
+
+    def places(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        if isinstance(value, dict):
+            inner = [found for key, item in value.items() for found in places(item, (*place, key))]
+            return [place, *inner] if place[-1:] != ("labels",) else inner
+        return (
+            [found for i, item in enumerate(value) for found in places(item, (*place, i))]
+            if isinstance(value, list)
+            else []
+        )
+
+    everywhere = places(found)
+    assert len(everywhere) > 40
+    for place in everywhere:
+        typo = copy.deepcopy(found)
+        inside: Any = typo
+        for key in place:
+            inside = inside[key]
+        inside["typo"] = "x"
+        with pytest.raises(ValidationError):
+            Draft202012Validator(SCHEMA).validate(typo)
+
+
+def test_groups_are_sized_by_execution_and_the_estimates():
+    groups = {
+        g["groupName"]: g for g in job(manifest(trained(), LOCK, PODS))["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    }
+    container = groups["gpu"]["template"]["spec"]["containers"][0]
+    assert container["resources"]["limits"] == {"cpu": "16", "memory": "164Gi", "nvidia.com/gpu": "4"}
+    assert groups["cpu"]["template"]["spec"]["containers"][0]["resources"]["requests"] == {"cpu": "3", "memory": "24Gi"}
+    assert json.loads(json.loads(groups["cpu"]["rayStartParams"]["resources"])) == {"fast_disk": 1}
+    two = manifest(trained(), LOCK, Pods("i", "2.60.0", "/s", "c", nodes=2))
+    spread = job(two)["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
+    assert (spread["replicas"], spread["minReplicas"]) == (2, 2)
+    limits = spread["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert limits == {"cpu": "8", "memory": "84Gi", "nvidia.com/gpu": "2"}
+    on_gpus = machine(trained(), nodes=1, gpus=True)
+    assert on_gpus is not None
+    assert on_gpus.gpu_memory == 40 * GIB
+    assert machine(graph((Execution(), None)), nodes=1, gpus=True) is None
+
+
+def test_secrets_are_references_and_the_graph_travels_as_it_is():
+    made = trained()
+    documents = manifest(made, LOCK, PODS)
+    (config,) = (document for document in documents if document["kind"] == "ConfigMap")
+    assert graph_of_json(json.loads(config["data"]["graph.json"]), Path("x")) == made
+    head = job(documents)["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    reference = {"secretKeyRef": {"name": "boomspec-secrets", "key": "HF_TOKEN"}}
+    assert head["containers"][0]["env"] == [{"name": "HF_TOKEN", "valueFrom": reference}]
+    assert {"name": "job", "configMap": {"name": config["metadata"]["name"]}} in head["volumes"]
+    assert job(documents)["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+
+
+def test_names_are_such_as_kubernetes_takes():
+    for name in ("Some.Thing_1", "7b", "x" * 80, "a-" * 40):
+        made = job_name(graph((Execution(), None), name=name))
+        assert len(made) <= 47
+        assert made[0].isalpha()
+        assert made.replace("-", "").isalnum()
+        assert made == made.lower()
+        assert "--" not in made
+
+
+def test_a_graph_that_no_config_map_holds_is_refused():
+    many = graph(*[(Execution(), None)] * 3000)
+    with pytest.raises(BoomspecError, match="and a ConfigMap takes"):
+        manifest(many, LOCK, PODS)
+
+
+def test_the_script_for_slurm_is_one_that_bash_reads_and_asks_for_what_the_tasks_need(tmp_path: Path):
+    allocation = Allocation(
+        python="/opt/my env/bin/python",
+        graph=tmp_path / "it's" / "graph.json",
+        lock=tmp_path / "lock.json",
+        store=str(tmp_path),
+        log=tmp_path / "slurm-%j.log",
+        nodes=2,
+    )
+    text = script(trained(), allocation)
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+    rows = [line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH")]
+    assert {"nodes=2", "ntasks-per-node=1", "cpus-per-task=8", "gpus-per-node=2", "mem=84G", "requeue"} <= set(rows)
+    assert "ray stop" not in text
+    assert not re.search("@[A-Z]+@", text)
+
+
+def submit(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "boomspec", "submit", *arguments]
+    environment = {**os.environ, "HF_TOKEN": "hf_0123456789abcdef"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--kuberay --slurm", "--kuberay and --slurm print two different things"),
+        ("--kuberay --store-claim c", "--kuberay needs --image"),
+        ("--kuberay --image i", "--kuberay needs --store-claim"),
+        ("--slurm --image i", "--image is for --kuberay, not for --slurm"),
+        ("--slurm --wait", "--wait is for a cluster that runs, not for --slurm"),
+        ("--nodes 2", "--nodes is for --kuberay and --slurm"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused_before_anything_is_read(
+    options: str, message: str, tmp_path: Path
+) -> None:
+    done = submit("no-such-spec.yaml", *options.split(), folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(message)
+
+
+def test_a_task_of_unknown_memory_gets_room():
+    found = machine(graph((Execution(), None)), nodes=1, gpus=False)
+    assert found is not None
+    assert (found.cpus, found.gpus, found.gibibytes) == (1, 0, 12)

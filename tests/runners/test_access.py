@@ -1,0 +1,125 @@
+"""Clusters that ask for no token: refused beyond loopback, and never shown one."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from boomspec.errors import BoomspecError
+from runners.access import check_cluster, check_http, is_loopback, token
+from runners.jobs import connect
+from tests.runners.grid import own_address
+from tests.runners.ports import free_ports
+
+TOKEN = "0123456789abcdef" * 4
+
+
+@pytest.fixture(autouse=True)
+def with_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+
+
+@pytest.fixture
+def open_dashboard() -> Iterator[tuple[int, list[dict[str, str]]]]:
+    """What answers like the dashboard of an open cluster, on every interface: its port, and the headers it saw."""
+    seen: list[dict[str, str]] = []
+
+    class Dashboard(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(dict(self.headers))
+            content = json.dumps({"version": "4", "ray_version": "2.60.0"}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("0.0.0.0", 0), Dashboard) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_address[1], seen
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def open_head() -> Iterator[int]:
+    """The port of what answers like the head of a cluster without a token, on every interface."""
+
+    class Everything(grpc.GenericRpcHandler):
+        def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+            return grpc.unary_unary_rpc_method_handler(lambda request, context: b"")
+
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[Everything()])
+    port = server.add_insecure_port("0.0.0.0:0")
+    server.start()
+    yield port
+    server.stop(None).wait()
+
+
+def test_an_open_job_server_beyond_loopback_is_refused_and_sees_no_token(
+    open_dashboard: tuple[int, list[dict[str, str]]],
+) -> None:
+    port, seen = open_dashboard
+    outside = f"http://{own_address()}:{port}"
+    with pytest.raises(BoomspecError, match="asks for no token: whoever reaches it owns it") as caught:
+        connect(outside)
+    assert "--insecure" in str(caught.value)
+    assert len(seen) == 1
+    assert "Authorization" not in seen[0]
+    assert TOKEN not in str(seen)
+    assert check_http(outside, insecure=True)
+    assert check_http(f"http://127.0.0.1:{port}", insecure=False)
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_a_run_joins_no_open_cluster_beyond_loopback(open_head: int, scheme: str) -> None:
+    with pytest.raises(BoomspecError, match="asks for no token"):
+        check_cluster(f"{scheme}{own_address()}:{open_head}", insecure=False)
+    check_cluster(f"{scheme}{own_address()}:{open_head}", insecure=True)
+    check_cluster(f"{scheme}127.0.0.1:{open_head}", insecure=False)
+
+
+def test_where_nothing_listens_is_said_at_once() -> None:
+    [port] = free_ports(1)
+    with pytest.raises(BoomspecError, match=f"no Ray cluster answers at http://127.0.0.1:{port}: Connection refused"):
+        connect(f"http://127.0.0.1:{port}")
+    with pytest.raises(BoomspecError, match=f"no Ray cluster at 127.0.0.1:{port}: "):
+        check_cluster(f"127.0.0.1:{port}", insecure=False)
+
+
+@pytest.mark.parametrize("address", ["ray://head:10001", "head:8265", "os://head", "http://", "http://me:hunter2@head"])
+def test_an_address_that_is_none_of_a_job_server_is_refused_without_its_password(address: str) -> None:
+    with pytest.raises(BoomspecError, match="not the address of a job server") as caught:
+        connect(address)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_the_token_is_looked_for_where_ray_looks(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("of-the-file\n")
+    path = str(tmp_path / "token")
+    assert token({"RAY_AUTH_TOKEN": "own", "RAY_AUTH_TOKEN_PATH": path}) == "own"
+    assert token({"RAY_AUTH_TOKEN_PATH": path}) == "of-the-file"
+    assert token({"RAY_AUTH_TOKEN_PATH": f"{path}-gone"}) is None
+    assert token({}) is None
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("of-the-home")
+    assert token({}) == "of-the-home"
+
+
+def test_loopback_is_this_machine_only() -> None:
+    assert all(is_loopback(host) for host in ("localhost", "127.0.0.1", "127.8.8.8", "::1"))
+    assert not any(is_loopback(host) for host in (own_address(), "192.0.2.7", "nowhere.invalid"))

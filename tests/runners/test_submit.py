@@ -1,0 +1,155 @@
+"""Runs on a cluster through Ray's job server: the same artifacts as here, only for who has the token."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+import time
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from boomspec.errors import BoomspecError
+from boomspec.store import RECORD, Store
+from runners.bundle import package_files, write_bundle
+from tests.runners import small
+from tests.runners.grid import Grid, grid
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def there() -> Iterator[Grid]:
+    folder = Path(tempfile.mkdtemp(prefix="bs", dir="/tmp"))
+    try:
+        with grid(folder) as made:
+            yield made
+    finally:
+        shutil.rmtree(folder)
+
+
+def checksums(store: Path) -> dict[str, object]:
+    """What every artifact says of its files, by kind and id."""
+    records = sorted(store.glob(f"*/*/{RECORD}"))
+    return {str(record.parent.relative_to(store)): json.loads(record.read_text())["files"] for record in records}
+
+
+@pytest.mark.usefixtures("connected")
+def test_a_submitted_run_makes_the_artifacts_of_a_local_one_and_leaves_no_token(there: Grid, tmp_path: Path) -> None:
+    spec = small.write_spec(tmp_path)
+    (tmp_path / "secret.py").write_text("of the working folder")
+    store = tmp_path / "store"
+    secret = {"HF_TOKEN": "hf_0123456789abcdef"}
+    done = there.boomspec("submit", spec, "--address", there.address, "--store", store, "--wait", **secret)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "8 tasks to run, 0 artifacts reused" in done.stdout
+    assert "reused 0  made 8  failed 0  blocked 0" in done.stdout
+    here = Store(tmp_path / "here")
+    assert small.run(small.compiled(spec, here).graph, here) == 0
+    assert checksums(store) == checksums(here.root)
+    assert len(checksums(store)) == 8
+
+    listed = json.loads(there.boomspec("status", "--json", "--address", there.address).stdout)["jobs"]
+    job = next(job for job in listed if job["store"] == str(store))
+    assert (job["state"], job["exit_code"]) == ("succeeded", 0)
+    assert job["id"] == f"small-{job['graph'][:8]}-1"
+    logs = there.boomspec("logs", job["id"], "--address", there.address)
+    assert logs.stdout.rstrip().endswith("report.html")
+    stopped = there.boomspec("stop", job["id"], "--address", there.address)
+    assert "had ended already: succeeded" in stopped.stdout
+
+    seen = [path for root in (store, there.folder / "ray") for path in root.rglob("*") if path.is_file()]
+    assert len(seen) > 50
+    for path in seen:
+        content = path.read_bytes()
+        assert there.token.encode() not in content, path
+        assert secret["HF_TOKEN"].encode() not in content, path
+        assert b"of the working folder" not in content, path
+
+
+def test_a_job_that_is_at_work_is_not_submitted_twice_and_stops_in_good_order(there: Grid, tmp_path: Path) -> None:
+    spec = small.write_spec(tmp_path, name="long", teacher={"pretrain": {"tokens": "1G"}})
+    store = tmp_path / "store"
+    submit = ("submit", spec, "--address", there.address, "--store", store)
+    done = there.boomspec(*submit, "--json")
+    assert done.returncode == 0, done.stderr
+    job = json.loads(done.stdout)["id"]
+    until = time.monotonic() + 120
+    while "start    pretrain" not in (log := there.boomspec("logs", job, "--address", there.address).stdout):
+        assert time.monotonic() < until, log
+    again = there.boomspec(*submit)
+    assert f"this is at work already, as {job}; nothing was submitted" in again.stdout
+    assert f"boomspec logs {job} --follow" in again.stdout
+    stopped = there.boomspec("stop", job, "--address", there.address)
+    assert stopped.stdout.startswith(f"{job}: stopped")
+    followed = there.boomspec("logs", job, "--follow", "--address", there.address)
+    assert followed.returncode == 130
+    assert "interrupted: the same command continues from here" in followed.stdout
+    assert list((store / "pretrain").glob(".*.resume/*")), "its checkpoint"
+
+
+def test_who_has_no_token_or_a_wrong_one_is_told_so(there: Grid, tmp_path: Path) -> None:
+    wrong = "0" * 64
+    where = ("--address", there.address)
+    asked = there.boomspec("status", *where, RAY_AUTH_TOKEN="")
+    assert (asked.returncode, asked.stdout) == (2, "")
+    assert f"the cluster at {there.address} asks for a token\n  hint: set RAY_AUTH_TOKEN" in asked.stderr
+    refused = there.boomspec("status", *where, "--json", RAY_AUTH_TOKEN=wrong)
+    assert refused.returncode == 2
+    assert json.loads(refused.stdout)["error"]["message"] == f"the cluster at {there.address} does not take this token"
+    run = there.boomspec(
+        "run", small.write_spec(tmp_path), "--store", tmp_path / "store", "--address", there.gcs, RAY_AUTH_TOKEN=wrong
+    )
+    assert run.returncode == 2
+    assert f"the cluster at {there.gcs} does not take this token" in run.stderr
+    for done in (asked, refused, run):
+        assert wrong not in done.stdout + done.stderr
+    unknown = there.boomspec("stop", "nothing", *where)
+    assert "the cluster has no job 'nothing' of boomspec" in unknown.stderr
+
+
+def test_a_variable_travels_only_by_its_name_and_never_the_clusters_token(there: Grid, tmp_path: Path) -> None:
+    submit = ("submit", small.write_spec(tmp_path), "--address", there.address, "--store", tmp_path / "store")
+    missing = there.boomspec(*submit, "--env", "NOT_SET_ANYWHERE")
+    assert "there is no such variable here" in missing.stderr
+    own = there.boomspec(*submit, "--env", "RAY_AUTH_TOKEN")
+    assert (own.returncode, "the cluster has it already" in own.stderr) == (2, True)
+    assert not (tmp_path / "store").exists()
+    quoting = tmp_path / "store-of-hunter2hunter2"
+    quoted = there.boomspec(*submit[:-1], quoting, "--env", "MY_TOKEN", MY_TOKEN="pretrain teacher")
+    assert "the spec quotes a secret" in quoted.stderr
+
+
+def test_only_code_and_data_of_the_packages_are_in_a_bundle_and_twice_the_same(tmp_path: Path) -> None:
+    graph, lock = tmp_path / "graph.json", tmp_path / "lock.json"
+    graph.write_text("{}")
+    lock.write_text("{}")
+    bundles = [tmp_path / "one.zip", tmp_path / "two.zip"]
+    sizes = [write_bundle(bundle, graph=graph, lock=lock) for bundle in bundles]
+    assert bundles[0].read_bytes() == bundles[1].read_bytes()
+    assert sizes[0] == bundles[0].stat().st_size < 2_000_000
+    names = zipfile.ZipFile(bundles[0]).namelist()
+    assert {Path(name).suffix for name in names} == {".py", ".jinja", ".yaml", ".json"}
+    assert {name.split("/")[0] for name in names} == {"boomspec", "runners", "graph.json", "lock.json"}
+    with pytest.raises(BoomspecError, match=r"what would be sent to the cluster has .* more than 1\.0 KiB: "):
+        write_bundle(tmp_path / "large.zip", graph=graph, lock=lock, most=1024)
+
+
+def test_all_files_that_an_installation_has_are_in_a_bundle() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    shipped = {name for name, _ in package_files()}
+    for package, patterns in declared.items():
+        folder = ROOT / package.replace(".", "/")
+        found = {str(path.relative_to(ROOT)) for pattern in patterns for path in folder.glob(pattern)}
+        assert found
+        assert found <= shipped
+    tracked = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    code = {
+        name for name in tracked.splitlines() if name.startswith(("boomspec/", "runners/")) and (ROOT / name).exists()
+    }
+    assert code <= shipped
