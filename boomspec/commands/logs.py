@@ -17,6 +17,11 @@ from boomspec.commands.shared import json_option, wait
 @insecure_option
 @json_option
 def command(job: str, follow: bool, address: str, insecure: bool, as_json: bool) -> None:
-    """Print what a job on a cluster has printed. The logs of its tasks are in its run's folder."""
+    """Print what a job on a cluster has printed. The logs of its tasks are in its run's folder.
+
+    \b
+    Example:
+      boomspec logs quickstart-1a2b3c4d-1 --follow
+    """
     program = cluster_program("logs", address, insecure=insecure, as_json=as_json)
     sys.exit(wait([*program, job, *(["--follow"] if follow else [])]))

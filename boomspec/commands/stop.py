@@ -16,5 +16,10 @@ from boomspec.commands.shared import json_option, wait
 @insecure_option
 @json_option
 def command(job: str, address: str, insecure: bool, as_json: bool) -> None:
-    """Stop a job on a cluster. Its tasks write checkpoints first, and submitting it again goes on from there."""
+    """Stop a job on a cluster. Its tasks write checkpoints first, and submitting it again goes on from there.
+
+    \b
+    Example:
+      boomspec stop quickstart-1a2b3c4d-1
+    """
     sys.exit(wait([*cluster_program("stop", address, insecure=insecure, as_json=as_json), job]))
