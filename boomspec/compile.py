@@ -18,22 +18,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from boomspec import build as make
-from boomspec.build import Answers, Builder
-from boomspec.check import check, check_against, together
-from boomspec.controls import Model, controls, members
+from boomspec.compiling import build as make
+from boomspec.compiling.build import Answers, Builder
+from boomspec.compiling.check import check, check_against, together
+from boomspec.compiling.controls import Model, controls, members
+from boomspec.compiling.sources import local_facts, model_sources, student_mapping, text_source
 from boomspec.costs.pricing import priced
-from boomspec.each import for_each
 from boomspec.errors import BoomspecError, redact
-from boomspec.facts import ModelFacts
-from boomspec.fit import plan_entries
 from boomspec.graph import Experiment, TaskGraph
+from boomspec.language.searches import KeepChoice, OrderSearch
+from boomspec.language.spec import SpecFile
 from boomspec.meaning import meaning
+from boomspec.models.facts import ModelFacts
+from boomspec.models.fit import plan_entries
+from boomspec.reading.each import for_each
 from boomspec.resolve import Family, kept_layers, patched_sets, resolve_family
-from boomspec.searches import KeepChoice, OrderSearch
 from boomspec.sizes import Lineage
-from boomspec.sources import local_facts, model_sources, student_mapping, text_source
-from boomspec.spec import SpecFile
 from boomspec.store import Store
 from boomspec.tasks import Cell, Report
 

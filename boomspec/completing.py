@@ -35,7 +35,7 @@ def folders(incomplete: str) -> list[CompletionItem]:
 
 def runs(incomplete: str) -> list[CompletionItem]:
     """Completions of a run of the default store."""
-    from boomspec.history import run_folders
+    from boomspec.house.history import run_folders
     from boomspec.runs import DEFAULT_STORE
 
     try:
@@ -51,7 +51,7 @@ def runs_and_specs(incomplete: str) -> list[CompletionItem]:
 
 
 def _labels(path: Path) -> list[str]:
-    from boomspec.experiments import load_experiments
+    from boomspec.reading.experiments import load_experiments
 
     try:
         return [file.label for file in load_experiments(path) if file.label]

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from boomspec.fields import Strict
+from boomspec.language.fields import Strict
 
 Singletons = Literal["student", "reference"]
 Plan = tuple[str, ...]

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from boomspec.fields import Number, Strict
+from boomspec.language.fields import Number, Strict
 
 Weight = Annotated[Number, Field(gt=0, description="Factor of this term in the total loss.")]
 

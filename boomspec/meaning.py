@@ -14,15 +14,15 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
-from boomspec.build import BEAM_WIDTH, TEXT_FIELD
-from boomspec.execution import Resources
+from boomspec.compiling.build import BEAM_WIDTH, TEXT_FIELD
 from boomspec.graph import Source
+from boomspec.language.execution import Resources
+from boomspec.language.searches import KeepChoice, OrderSearch
+from boomspec.language.spec import Spec
+from boomspec.language.training import FaithfulSpec
 from boomspec.layers import ORDERS, blocks, family_of_sets, patchable, prefixes
 from boomspec.resolve import Family
-from boomspec.searches import KeepChoice, OrderSearch
 from boomspec.sizes import compact_plan
-from boomspec.spec import Spec
-from boomspec.training import FaithfulSpec
 
 # What is worked out, and never written in a spec.
 FOLLOWING = {
@@ -86,7 +86,7 @@ def _give_defaults(spec: Spec, said: dict[str, Any], sources: list[Source]) -> N
     if spec.distill is not None:
         said["distill"].setdefault("faithful", FaithfulSpec().model_dump())
         if spec.distill.losses.hidden_cosine is not None and not spec.student.train_embedding:
-            said["distill"]["losses"]["hidden_cosine"]["embedding"] = False  # see `boomspec.build`
+            said["distill"]["losses"]["hidden_cosine"]["embedding"] = False  # see `boomspec.compiling.build`
         if "random_init" in said["baselines"]:
             said["baselines"]["random_init"].setdefault("tokens", spec.distill.tokens)
     order = spec.interpolate.order

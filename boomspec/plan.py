@@ -24,7 +24,7 @@ class Step:
 
     action: Action
     reason: str
-    fields: tuple[str, ...] = ()  # of the spec: those that force it, where an earlier run tells (`boomspec.reasons`)
+    fields: tuple[str, ...] = ()  # of the spec: those that force it, where an earlier run tells
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
-from boomspec.choosing import chosen
-from boomspec.facts import ModelFacts, size_of
-from boomspec.fit import plan_entries
+from boomspec.compiling.choosing import chosen
+from boomspec.compiling.once import Once
+from boomspec.language.searches import KeepChoice, OrderSearch
+from boomspec.language.spec import SpecFile
+from boomspec.language.training import Training
 from boomspec.layers import (
     EXACT_HINT,
     ORDERS,
@@ -27,12 +29,10 @@ from boomspec.layers import (
     prefixes,
     refuse_exact,
 )
-from boomspec.once import Once
-from boomspec.searches import KeepChoice, OrderSearch
+from boomspec.models.facts import ModelFacts, size_of
+from boomspec.models.fit import plan_entries
 from boomspec.sizes import Member, labels
-from boomspec.spec import SpecFile
 from boomspec.tasks import Optimizer, Recipe, Schedule
-from boomspec.training import Training
 
 _MASKED = {"bert", "distilbert", "roberta", "electra", "albert", "deberta", "deberta-v2"}
 _CONTEXT = ("max_position_embeddings", "n_positions")

@@ -12,21 +12,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from boomspec.changes import Difference, differences
-from boomspec.check import check_spec
 from boomspec.compile import answers_of
+from boomspec.compiling.check import check_spec
+from boomspec.compiling.sets import compile_experiments
+from boomspec.diff.changes import Difference, differences
 from boomspec.errors import BoomspecError, SpecError
-from boomspec.experiments import load_experiments, split_address
 from boomspec.graph import Experiment
+from boomspec.language.spec import Spec, SpecFile
 from boomspec.meaning import FOLLOWING, meaning
+from boomspec.reading.experiments import load_experiments, split_address
+from boomspec.reading.source import Document
+from boomspec.reading.yaml_text import Path as Place
+from boomspec.reading.yaml_text import inline, lines
 from boomspec.resolve import Family
 from boomspec.runs import open_run, run_folder, store_folder
-from boomspec.sets import compile_experiments
-from boomspec.source import Document
-from boomspec.spec import Spec, SpecFile
 from boomspec.store import Store
-from boomspec.yaml_text import Path as Place
-from boomspec.yaml_text import inline, lines
 
 SHOW_SCHEMA_VERSION = 1
 _WORKED_OUT = (*FOLLOWING, ("sources",), ("interpolate", "sizes"))

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boomspec.compile import answers_of
+from boomspec.compiling.sets import compile_experiments
+from boomspec.compiling.sources import resolve_path
 from boomspec.errors import BoomspecError
-from boomspec.experiments import load_experiments, split_address
 from boomspec.graph import TaskGraph, listed, read_graph
-from boomspec.sets import compile_experiments
+from boomspec.language.spec import SpecFile
+from boomspec.reading.experiments import load_experiments, split_address
 from boomspec.sizes import Lineage, Member
-from boomspec.sources import resolve_path
-from boomspec.spec import SpecFile
 from boomspec.store import Store
 
 DEFAULT_STORE = "boomspec-store"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from boomspec.errors import BoomspecError
-from boomspec.fields import Size, parse_size
+from boomspec.language.fields import Size, parse_size
 from boomspec.layers import Plan, owner
 
 Choose = Literal["not_above", "nearest"]

@@ -7,14 +7,14 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from boomspec.check import check_spec
+from boomspec.compiling.check import check_spec
 from boomspec.errors import BoomspecError, did_you_mean
-from boomspec.schema import json_schema
-from boomspec.source import parse_source
-from boomspec.spec import Spec, SpecFile
+from boomspec.language.schema import json_schema
+from boomspec.language.spec import Spec, SpecFile
+from boomspec.reading.source import parse_source
+from boomspec.reading.validation import validate
+from boomspec.reading.yaml_text import scalar
 from boomspec.store import write_atomically
-from boomspec.validation import validate
-from boomspec.yaml_text import scalar
 
 SCHEMA_FILE = "boomspec.schema.json"
 _TEMPLATES = Path(__file__).parent / "templates"

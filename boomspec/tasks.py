@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Discriminator
 
-from boomspec.fields import Strict
+from boomspec.language.fields import Strict
 from boomspec.losses import Losses
 
 Precision = Literal["fp32", "bf16"]
@@ -88,7 +88,7 @@ class Tokenize(Record):
 
 
 class Architecture(Strict):
-    """A Llama decoder (see `boomspec/architecture.py` for its tensors)."""
+    """A Llama decoder (see `boomspec/models/architecture.py` for its tensors)."""
 
     layers: int
     hidden_size: int
@@ -113,7 +113,7 @@ class Pretrain(Record):
 
 
 class Faithful(Strict):
-    """What the published code (arXiv 2510.05064) does otherwise; see `boomspec.training.FaithfulSpec`."""
+    """What the published code (arXiv 2510.05064) does otherwise; see `boomspec.language.training.FaithfulSpec`."""
 
     padding: bool
     kl_on_padding: bool

@@ -19,9 +19,9 @@ from boomspec.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_FAILED, Boomspec
 from boomspec.graph import TaskGraph, read_graph
 from boomspec.identity import digest
 from boomspec.in_use import using
-from boomspec.locking import LOCK, record_lock
+from boomspec.locks.locking import LOCK, record_lock
 from boomspec.plan import Plan, needed
-from boomspec.saved import check, read_plan
+from boomspec.planning.saved import check, read_plan
 from boomspec.store import Store
 from boomspec.tasks import Comparison, Report
 from runners import environment

@@ -23,11 +23,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from boomspec.checkpoint import TensorEntry
 from boomspec.errors import BoomspecError
-from boomspec.facts import ModelFacts, read_as, read_facts
-from boomspec.fit import check_fit, dtypes_of, place_of, zeros_of
-from boomspec.model_files import travelling_files
+from boomspec.models.checkpoint import TensorEntry
+from boomspec.models.facts import ModelFacts, read_as, read_facts
+from boomspec.models.files import travelling_files
+from boomspec.models.fit import check_fit, dtypes_of, place_of, zeros_of
 from runners.copying import Piece, write_checkpoints
 from runners.model_config import plan_config
 

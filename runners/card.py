@@ -11,8 +11,8 @@ import yaml
 from huggingface_hub import hf_hub_download
 
 import boomspec
-from boomspec.facts import read_config, read_facts, total_bytes, total_parameters
 from boomspec.graph import Source, TaskGraph
+from boomspec.models.facts import read_config, read_facts, total_bytes, total_parameters
 from boomspec.sizes import Lineage, Member, compact_plan
 from boomspec.store import Store
 from boomspec.tasks import Report

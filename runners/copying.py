@@ -23,8 +23,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from boomspec.checkpoint import FLOAT_BYTES, INDEX, SINGLE, TensorEntry, encode_header
 from boomspec.errors import BoomspecError
+from boomspec.models.checkpoint import FLOAT_BYTES, INDEX, SINGLE, TensorEntry, encode_header
 from runners.conversion import convert
 
 _BLOCK = 4096  # of the file systems in use

@@ -20,8 +20,8 @@ import torch
 from accelerate import init_empty_weights
 
 from boomspec.errors import BoomspecError
-from boomspec.facts import ModelFacts, read_facts
 from boomspec.graph import TaskGraph
+from boomspec.models.facts import ModelFacts, read_facts
 from boomspec.sizes import Lineage, Member
 from boomspec.store import Store
 from runners.capture import decoder_layers
@@ -152,7 +152,7 @@ def _origin(name: str, tensor: torch.Tensor, stack: str, base: str, plan: Sequen
         index, _, rest = name.removeprefix(f"{stack}.").partition(".")
         layer = plan[int(index)]
         return layer[0], f"{stack}.{layer[1:]}.{rest}"
-    # The rule of `boomspec.facts`: of what stands beside the layers, all but bare vectors is embedding.
+    # The rule of `boomspec.models.facts`: of what stands beside the layers, all but bare vectors is embedding.
     in_front = name.startswith(f"{base}.") and (tensor.ndim > 1 or "embed" in name.lower())
     return plan[0 if in_front else -1][0], name
 

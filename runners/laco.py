@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from boomspec.errors import BoomspecError
-from boomspec.facts import read_facts
+from boomspec.models.facts import read_facts
 from boomspec.tasks import LaCo
 from runners.assembly import assemble
 from runners.calibration import calibration_batches

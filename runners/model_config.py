@@ -17,7 +17,7 @@ from copy import deepcopy
 from typing import Any
 
 from boomspec.errors import BoomspecError
-from boomspec.facts import LAYER_COUNTS, ModelFacts
+from boomspec.models.facts import LAYER_COUNTS, ModelFacts
 
 Config = dict[str, Any]
 Origin = tuple[str, int]  # owner and index of the layer that a layer of the plan was

@@ -10,9 +10,9 @@ from huggingface_hub import snapshot_download
 from transformers import AutoModelForCausalLM
 
 from boomspec.errors import BoomspecError
-from boomspec.facts import read_facts
 from boomspec.identity import file_digest
-from boomspec.model_files import HUB_FILES
+from boomspec.models.facts import read_facts
+from boomspec.models.files import HUB_FILES
 from runners.context import Input
 from runners.device import device
 

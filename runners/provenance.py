@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from boomspec.graph import Execution
-from boomspec.packages import installed, python
+from boomspec.locks.packages import installed, python
 
 
 def provenance(*, started: float, finished: float, execution: Execution, commit: str | None) -> dict[str, Any]:

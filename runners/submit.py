@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import boomspec
-from boomspec.demand import local_paths
+from boomspec.clusters.demand import local_paths
 from boomspec.errors import EXIT_INTERRUPTED, EXIT_OK, BoomspecError, redact
 from boomspec.graph import TaskGraph, read_graph
-from boomspec.packages import installed
+from boomspec.locks.packages import installed
 from boomspec.sizes import shown_bytes
 from runners import jobs
 from runners.bundle import write_bundle

@@ -62,8 +62,8 @@ def command(
       boomspec gc
       boomspec gc --older-than 30d --keep-last 3 --delete
     """
-    from boomspec.garbage import GC_SCHEMA_VERSION, delete, forgotten, garbage
-    from boomspec.history import check_store, chosen_run, past_runs
+    from boomspec.house.garbage import GC_SCHEMA_VERSION, delete, forgotten, garbage
+    from boomspec.house.history import check_store, chosen_run, past_runs
     from boomspec.in_use import alone
 
     folder = (store or Path(DEFAULT_STORE)).absolute()
@@ -90,7 +90,7 @@ def command(
         }
         click.echo(json.dumps(content, indent=2))
         return
-    from boomspec.listing import print_garbage
+    from boomspec.house.listing import print_garbage
 
     print_garbage(items, needed, folder, deleted=really)
     if items and not really:

@@ -12,8 +12,8 @@ import click
 
 from boomspec.commands.shared import json_option, spec_argument, store_option
 from boomspec.errors import EXIT_RUN_FAILED, BoomspecError
-from boomspec.lock import Difference, completed, differences, drifts, lock_path
-from boomspec.locked import Standing, drift_lines, lock_now, required_lock
+from boomspec.locks.lock import Difference, completed, differences, drifts, lock_path
+from boomspec.locks.locked import Standing, drift_lines, lock_now, required_lock
 
 OUTPUT_SCHEMA_VERSION = 1
 _NO_ANSWER = "The hub gave no answer, so this is what the local cache and the lock know: "

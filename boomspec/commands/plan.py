@@ -23,14 +23,14 @@ from boomspec.costs.devices import DEVICES, others
 from boomspec.costs.forecast import Machine, forecast
 from boomspec.costs.rates import save_calibration
 from boomspec.errors import BoomspecError
-from boomspec.execution import ExecutionSpec
-from boomspec.experiments import load_spec
+from boomspec.language.execution import ExecutionSpec
 from boomspec.plan import needed
-from boomspec.plan_json import plan_json
-from boomspec.plan_view import print_plan
-from boomspec.reasons import explained
+from boomspec.planning.plan_json import plan_json
+from boomspec.planning.plan_view import print_plan
+from boomspec.planning.reasons import explained
+from boomspec.planning.saved import SavedPlan
+from boomspec.reading.experiments import load_spec
 from boomspec.runs import store_folder
-from boomspec.saved import SavedPlan
 from boomspec.store import Store
 
 EXIT_SOMETHING_TO_DO = 3

@@ -10,10 +10,10 @@ from typing import NoReturn
 import click
 
 from boomspec.commands.shared import runnable, runner, spec_argument, store_option, wait
+from boomspec.compiling.pins import NO_PINS
 from boomspec.errors import BoomspecError
-from boomspec.locked import RunLock, required_lock
-from boomspec.pins import NO_PINS
-from boomspec.saved import check, is_plan, read_plan
+from boomspec.locks.locked import RunLock, required_lock
+from boomspec.planning.saved import check, is_plan, read_plan
 from boomspec.store import Store
 
 

@@ -25,7 +25,7 @@ def command(name: str | None, store: Path | None, as_json: bool) -> None:
       boomspec runs --store /shared/store
       boomspec runs quickstart-1a2b3c4d
     """
-    from boomspec.history import RUNS_SCHEMA_VERSION, check_store, chosen_run, past_runs
+    from boomspec.house.history import RUNS_SCHEMA_VERSION, check_store, chosen_run, past_runs
 
     named = Path(name).resolve() if name is not None else None
     if store is None and named is not None and named.parent.name == "runs" and named.is_dir():
@@ -45,7 +45,7 @@ def command(name: str | None, store: Path | None, as_json: bool) -> None:
         click.echo(f"there are no runs in {folder / 'runs'}")
         click.echo("  hint: boomspec run SPEC makes one; --store FOLDER looks in another store")
         return
-    from boomspec.listing import print_run, print_runs
+    from boomspec.house.listing import print_run, print_runs
 
     if chosen is None:
         print_runs(runs, folder)

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from boomspec.schema import json_schema
+from boomspec.language.schema import json_schema
 
 
 @click.command("schema")

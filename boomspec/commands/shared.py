@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from boomspec.compile import Compiled, answers_of
+from boomspec.compiling.pins import NO_PINS, Pins
+from boomspec.compiling.sets import compile_experiments
 from boomspec.errors import BoomspecError
-from boomspec.experiments import load_experiments, load_spec
 from boomspec.graph import TaskGraph, read_graph
-from boomspec.pins import NO_PINS, Pins
+from boomspec.reading.experiments import load_experiments, load_spec
 from boomspec.runs import DEFAULT_STORE, store_folder
-from boomspec.sets import compile_experiments
 from boomspec.store import Store
 
 if TYPE_CHECKING:

@@ -28,8 +28,8 @@ def command(spec: Path, store: Path | None, every: bool, as_json: bool) -> None:
       boomspec show specs/quickstart.yaml
       boomspec show boomspec-store/runs/quickstart-1a2b3c4d --json
     """
+    from boomspec.reading.yaml_text import inline
     from boomspec.review import review
-    from boomspec.yaml_text import inline
 
     found = review(spec, store)
     if as_json:

@@ -12,22 +12,22 @@ from typing import Any
 import click
 
 from boomspec import __version__
+from boomspec.clusters.demand import local_paths, machine
+from boomspec.clusters.kuberay import DEFAULT_SECRET, Pods, as_yaml, manifest
+from boomspec.clusters.slurm import Allocation, script
 from boomspec.commands.remote import address_option, cluster_program, insecure_option
 from boomspec.commands.shared import check_runners, json_option, runnable, spec_argument, store_option, wait
-from boomspec.demand import local_paths, machine
+from boomspec.compiling.pins import NO_PINS
 from boomspec.errors import EXIT_OK, BoomspecError
-from boomspec.experiments import load_spec
 from boomspec.graph import TaskGraph
-from boomspec.kuberay import DEFAULT_SECRET, Pods, as_yaml, manifest
-from boomspec.lock import Lock
-from boomspec.locked import RunLock, required_lock
-from boomspec.locking import LOCK, Asked, lock_of
-from boomspec.packages import installed
-from boomspec.pins import NO_PINS
+from boomspec.locks.lock import Lock
+from boomspec.locks.locked import RunLock, required_lock
+from boomspec.locks.locking import LOCK, Asked, lock_of
+from boomspec.locks.packages import installed
+from boomspec.planning.saved import is_plan
+from boomspec.reading.experiments import load_spec
 from boomspec.runs import GRAPH
-from boomspec.saved import is_plan
 from boomspec.sizes import shown_bytes
-from boomspec.slurm import Allocation, script
 from boomspec.store import Store
 
 _TAKERS = {  # which ways of submitting take an option; "": a cluster that runs, as do those that are not named here

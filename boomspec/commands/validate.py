@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from boomspec.check import check_experiments
 from boomspec.commands.shared import json_option, spec_argument
-from boomspec.experiments import load_experiments
+from boomspec.compiling.check import check_experiments
+from boomspec.reading.experiments import load_experiments
 
 
 @click.command("validate")

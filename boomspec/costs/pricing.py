@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from boomspec.architecture import llama_facts
 from boomspec.costs import flops, memory, searches
 from boomspec.costs.shapes import Model, Models, UnknownCostError
-from boomspec.facts import ModelFacts
 from boomspec.graph import Cost, Node, Source
 from boomspec.layers import patchable
 from boomspec.losses import Losses
+from boomspec.models.architecture import llama_facts
+from boomspec.models.facts import ModelFacts
 from boomspec.tasks import (
     Architecture,
     Baseline,

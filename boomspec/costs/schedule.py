@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from boomspec.graph import TaskGraph
-from boomspec.order import longest_first
+from boomspec.planning.order import longest_first
 
 
 def critical_path(graph: TaskGraph, seconds: Mapping[str, float]) -> float:

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from boomspec.checkpoint import TensorEntry
-from boomspec.facts import ModelFacts
+from boomspec.models.checkpoint import TensorEntry
+from boomspec.models.facts import ModelFacts
 
 # Activations that transformers computes in steps, each of which keeps a tensor: how many more than a native one
 # keeps. gelu_new: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) keeps tanh, 0.5 x and 1 + tanh beside x.

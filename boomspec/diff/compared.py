@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from boomspec.changes import Changes, compare, compare_meanings, side
 from boomspec.costs.devices import DEVICES
 from boomspec.costs.forecast import Machine, forecast
 from boomspec.costs.machine import cpus
+from boomspec.diff.changes import Changes, compare, compare_meanings, side
 from boomspec.diff.environment import Condition, conditions
 from boomspec.diff.results import Compared, compare_results, measured
 from boomspec.diff.sides import Given

@@ -17,14 +17,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from boomspec.compiling.sources import data_files, model_folder
 from boomspec.diff.compared import compared
 from boomspec.diff.git import configure, configured, repository
 from boomspec.diff.sides import Given, spec_given
 from boomspec.errors import BoomspecError
-from boomspec.experiments import load_experiments
-from boomspec.source import Document, parse_source, read_source
-from boomspec.sources import data_files, model_folder
-from boomspec.spec import SpecFile
+from boomspec.language.spec import SpecFile
+from boomspec.reading.experiments import load_experiments
+from boomspec.reading.source import Document, parse_source, read_source
 
 PATTERNS = ("specs/*.yaml",)
 _KEY = "diff.boomspec.command"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boomspec.errors import BoomspecError, did_you_mean
-from boomspec.source import Document, parse_source, read_source
+from boomspec.reading.source import Document, parse_source, read_source
 
 _SPECS = (".yaml", ".yml")
 

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from boomspec.changes import Changes, Field, State, TaskChange
 from boomspec.costs.words import shown_seconds, with_unit
+from boomspec.diff.changes import Changes, Field, State, TaskChange
 from boomspec.diff.compared import Diff, Pair, Size
 from boomspec.diff.results import THRESHOLD, Compared, Moved
 from boomspec.diff.words import count, listed

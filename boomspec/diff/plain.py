@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from boomspec.changes import Difference, TaskChange
+from boomspec.diff.changes import Difference, TaskChange
 from boomspec.diff.compared import Diff, Pair
 from boomspec.diff.results import THRESHOLD, Compared, Moved
 from boomspec.diff.sides import Given

@@ -17,16 +17,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from boomspec.compile import answers_of
+from boomspec.compiling.sets import compile_experiments
 from boomspec.diff.git import Revision, revision
 from boomspec.errors import BoomspecError
-from boomspec.experiments import load_experiments
 from boomspec.graph import Experiment, TaskGraph, read_graph
-from boomspec.history import run_folders
+from boomspec.house.history import run_folders
+from boomspec.language.spec import SpecFile
 from boomspec.meaning import meaning
+from boomspec.planning.saved import is_plan, read_plan
+from boomspec.reading.experiments import load_experiments
 from boomspec.runs import DEFAULT_STORE, GRAPH, store_folder
-from boomspec.saved import is_plan, read_plan
-from boomspec.sets import compile_experiments
-from boomspec.spec import SpecFile
 from boomspec.store import Store
 
 

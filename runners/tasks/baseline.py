@@ -5,7 +5,7 @@ Writes `model/`; LaCo also `laco.json`, every merge that was tried.
 
 from __future__ import annotations
 
-from boomspec.facts import read_facts
+from boomspec.models.facts import read_facts
 from boomspec.tasks import Baseline, LaCo, Subset
 from runners import laco
 from runners.assembly import assemble

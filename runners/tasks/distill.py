@@ -21,9 +21,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from boomspec.errors import BoomspecError
-from boomspec.facts import read_facts
 from boomspec.losses import Losses
-from boomspec.published import STUDENT_CONFIG
+from boomspec.models.facts import read_facts
+from boomspec.models.published import STUDENT_CONFIG
 from boomspec.tasks import Distill, Faithful, Precision
 from runners.assembly import assemble
 from runners.capture import Pair, capture, embedding_parameters, hidden_pairs, label, trunk

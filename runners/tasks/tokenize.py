@@ -26,7 +26,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from boomspec.errors import BoomspecError
 from boomspec.graph import Source
 from boomspec.identity import file_digest
-from boomspec.model_files import is_tokenizer_file
+from boomspec.models.files import is_tokenizer_file
 from boomspec.tasks import Tokenize, TrainTokenizer
 from runners.context import Context, Progress
 from runners.corpus import Document, documents, source_bytes

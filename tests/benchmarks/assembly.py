@@ -32,7 +32,7 @@ RUNS = {"one size": 7, "all sizes": 3}
 
 def write_model(folder: Path, *, layers: int) -> None:
     """A Llama checkpoint of random bytes, in transformers' order."""
-    from boomspec.checkpoint import encode_header
+    from boomspec.models.checkpoint import encode_header
 
     layer = {
         "input_layernorm": (HIDDEN,),

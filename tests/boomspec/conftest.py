@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from boomspec.compile import Compiled, compile_spec
-from boomspec.experiments import load_spec
+from boomspec.reading.experiments import load_spec
 
 SPEC = """\
 boomspec: 1

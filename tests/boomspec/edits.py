@@ -7,9 +7,9 @@ from pathlib import Path
 
 import yaml
 
-from boomspec.changes import Side, side
 from boomspec.compile import Compiled, compile_spec
-from boomspec.experiments import load_spec
+from boomspec.diff.changes import Side, side
+from boomspec.reading.experiments import load_spec
 
 SPEC = """\
 boomspec: 1

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from boomspec.cli import main
 from boomspec.commands.shared import runner_output
 from boomspec.errors import BoomspecError
-from boomspec.schema import json_schema
+from boomspec.language.schema import json_schema
 
 HEAVY = ["torch", "ray", "transformers", "datasets", "numpy", "matplotlib", "lm_eval", "runners"]
 

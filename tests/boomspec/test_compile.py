@@ -8,8 +8,8 @@ import pytest
 
 from boomspec.compile import compile_spec
 from boomspec.errors import BoomspecError
-from boomspec.experiments import load_spec
 from boomspec.graph import read_graph
+from boomspec.reading.experiments import load_spec
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "tiny.json"
 

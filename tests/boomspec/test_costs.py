@@ -15,8 +15,8 @@ from boomspec.costs.rates import Rates, save_calibration
 from boomspec.costs.schedule import critical_path, elapsed
 from boomspec.costs.shapes import Models, UnknownCostError
 from boomspec.costs.words import shown_count, shown_flops, shown_seconds
-from boomspec.facts import total_parameters
 from boomspec.graph import Cost, Execution, Node, Task, TaskGraph
+from boomspec.models.facts import total_parameters
 from boomspec.plan import needed
 from boomspec.store import Store
 from boomspec.tasks import Evaluate, HeldOut

@@ -3,7 +3,7 @@
 import pytest
 
 from boomspec.errors import SpecError
-from boomspec.experiments import load_spec
+from boomspec.reading.experiments import load_spec
 from boomspec.tasks import Baseline, LaCo
 
 SEARCHED = [

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from boomspec.compiling.sets import compile_experiments
 from boomspec.diff.git import revision
 from boomspec.errors import BoomspecError
-from boomspec.experiments import load_experiments
 from boomspec.graph import read_graph
 from boomspec.plan import needed
-from boomspec.saved import SavedPlan
-from boomspec.sets import compile_experiments
+from boomspec.planning.saved import SavedPlan
+from boomspec.reading.experiments import load_experiments
 from boomspec.store import Store
 from tests.boomspec.conftest import Writer
 from tests.boomspec.test_cli import call

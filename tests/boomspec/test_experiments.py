@@ -8,15 +8,15 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from boomspec import sources
 from boomspec.cli import main
 from boomspec.compile import Compiled, compile_spec
+from boomspec.compiling import sources
+from boomspec.compiling.sets import compile_experiments
 from boomspec.errors import BoomspecError, SpecError
-from boomspec.experiments import load_experiments, load_spec
 from boomspec.graph import Task, read_graph
+from boomspec.language.schema import json_schema
+from boomspec.reading.experiments import load_experiments, load_spec
 from boomspec.runs import open_run
-from boomspec.schema import json_schema
-from boomspec.sets import compile_experiments
 
 EXTENDING = "extends: spec.yaml\nname: extending\n"
 NO_KL = "variants:\n  no-kl: {distill: {losses: {kl: null}}}\n"

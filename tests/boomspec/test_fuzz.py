@@ -13,9 +13,9 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from boomspec.check import check_experiments
+from boomspec.compiling.check import check_experiments
 from boomspec.errors import SpecError
-from boomspec.experiments import load_experiments
+from boomspec.reading.experiments import load_experiments
 
 SPECS = Path(__file__).parents[2] / "specs"
 
@@ -86,7 +86,8 @@ sweep:
   data.held_out: [null, {every: 3}]
   interpolate.sizes: [["24 layers", 80%]]
 """
-BASES = {"base.yaml": RICH, "qwen3-4b.yaml": (SPECS / "qwen3-4b.yaml").read_text(encoding="utf-8")}
+EXTENDED = ("qwen3-4b.yaml", "quickstart.yaml")
+BASES = {"base.yaml": RICH} | {name: (SPECS / name).read_text(encoding="utf-8") for name in EXTENDED}
 TEXTS = [RICH, COMPOSED, COMPOSED, *(path.read_text(encoding="utf-8") for path in sorted(SPECS.glob("*.yaml")))]
 
 SNIPPETS = [

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from boomspec.cli import main
-from boomspec.garbage import delete, garbage
-from boomspec.history import past_runs
+from boomspec.house.garbage import delete, garbage
+from boomspec.house.history import past_runs
 from boomspec.in_use import using
 from boomspec.plan import needed
 from boomspec.store import RECORD, Store

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from boomspec.cli import main
 from boomspec.errors import BoomspecError
-from boomspec.history import chosen_run, past_runs
+from boomspec.house.history import chosen_run, past_runs
 from boomspec.in_use import using
 from boomspec.store import Store
 from tests.boomspec.past import age, journal_of, past_run, write_results

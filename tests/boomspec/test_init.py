@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from boomspec.check import check_spec
 from boomspec.cli import main
 from boomspec.commands.init import TEMPLATES
 from boomspec.compile import compile_spec
-from boomspec.experiments import load_spec
+from boomspec.compiling.check import check_spec
+from boomspec.language.schema import json_schema
 from boomspec.meaning import meaning
-from boomspec.schema import json_schema
+from boomspec.reading.experiments import load_spec
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "boomspec" / "templates"

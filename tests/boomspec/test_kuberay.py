@@ -15,12 +15,12 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator, ValidationError
 
-from boomspec.demand import machine
+from boomspec.clusters.demand import machine
+from boomspec.clusters.kuberay import Pods, as_yaml, job_name, manifest
+from boomspec.clusters.slurm import Allocation, script
 from boomspec.errors import BoomspecError
 from boomspec.graph import Cost, Execution, Node, Task, TaskGraph, graph_of_json
-from boomspec.kuberay import Pods, as_yaml, job_name, manifest
-from boomspec.lock import Lock
-from boomspec.slurm import Allocation, script
+from boomspec.locks.lock import Lock
 from boomspec.tasks import Evaluate, HeldOut
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "golden" / "rayjob.schema.json").read_text())

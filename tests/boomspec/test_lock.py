@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from boomspec import lm_eval_index
-from boomspec.checkpoint import encode_header
 from boomspec.cli import main
-from boomspec.lm_eval_files import task_files
-from boomspec.lm_eval_index import stock_folder, task_names
-from boomspec.lock import read_lock
-from boomspec.packages import installed
+from boomspec.compiling import lm_eval_index
+from boomspec.compiling.lm_eval_files import task_files
+from boomspec.compiling.lm_eval_index import stock_folder, task_names
+from boomspec.locks.lock import read_lock
+from boomspec.locks.packages import installed
+from boomspec.models.checkpoint import encode_header
 from tests.boomspec.conftest import SPEC
 
 TASK = """\

@@ -6,10 +6,10 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from boomspec.baselines import BaselineItem
-from boomspec.language import TaskSpec
-from boomspec.origins import known_fields, origins, presence, touches
-from boomspec.spec import Spec
+from boomspec.diff.origins import known_fields, origins, presence, touches
+from boomspec.language.baselines import BaselineItem
+from boomspec.language.sections import TaskSpec
+from boomspec.language.spec import Spec
 from boomspec.tasks import KINDS
 
 NAMES = {  # of tasks of each kind, as the compiler gives them

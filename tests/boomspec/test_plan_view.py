@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 
 from boomspec.costs.rates import save_calibration
-from boomspec.plan_json import plan_schema
+from boomspec.planning.plan_json import plan_schema
 from boomspec.store import Store
 from tests.boomspec.test_cli import call
 from tests.boomspec.test_costs import CALIBRATED

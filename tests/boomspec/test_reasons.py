@@ -7,10 +7,10 @@ import time
 import pytest
 
 from boomspec.compile import Compiled
-from boomspec.experiments import load_experiments
+from boomspec.compiling.sets import compile_experiments
 from boomspec.plan import ABSENT, Step, needed
-from boomspec.reasons import explained
-from boomspec.sets import compile_experiments
+from boomspec.planning.reasons import explained
+from boomspec.reading.experiments import load_experiments
 from boomspec.store import Store
 
 

@@ -10,7 +10,7 @@ from boomspec.errors import BoomspecError
 from boomspec.graph import Node, Source, Task, TaskGraph
 from boomspec.identity import file_digest, folder_digest
 from boomspec.plan import needed
-from boomspec.saved import SavedPlan, check, is_plan, read_plan
+from boomspec.planning.saved import SavedPlan, check, is_plan, read_plan
 from boomspec.store import Store
 from boomspec.tasks import Evaluate, HeldOut
 from tests.boomspec.test_cli import call

@@ -8,8 +8,8 @@ import jsonschema
 import pytest
 
 from boomspec.errors import SpecError
-from boomspec.schema import json_schema
-from boomspec.source import read_source
+from boomspec.language.schema import json_schema
+from boomspec.reading.source import read_source
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json_schema()

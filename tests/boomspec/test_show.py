@@ -10,9 +10,9 @@ import yaml
 from click.testing import CliRunner
 
 from boomspec.cli import main
-from boomspec.experiments import load_spec
 from boomspec.graph import read_graph
 from boomspec.meaning import FOLLOWING
+from boomspec.reading.experiments import load_spec
 from boomspec.review import review
 from tests.boomspec.past import past_run
 

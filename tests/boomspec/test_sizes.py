@@ -11,10 +11,10 @@ from click.testing import CliRunner
 
 from boomspec.cli import main
 from boomspec.errors import BoomspecError, SpecError
-from boomspec.facts import ModelFacts, model_facts
-from boomspec.fields import parse_size, parse_sizes
-from boomspec.kv_cache import layer_cache_bytes, windows
-from boomspec.schema import json_schema
+from boomspec.language.fields import parse_size, parse_sizes
+from boomspec.language.schema import json_schema
+from boomspec.models.facts import ModelFacts, model_facts
+from boomspec.models.kv_cache import layer_cache_bytes, windows
 from boomspec.sizes import Member, answer
 from tests.boomspec.public_hub import public_facts
 
@@ -240,7 +240,7 @@ def test_a_layer_caches_keys_and_values_of_its_heads(model, layers, bytes_of_a_t
 
 def facts_of(config: dict[str, object], *, layers: int = 6, keys: int = 8) -> ModelFacts:
     """A decoder of 2 key heads of 4, with a config of one's own."""
-    from boomspec.checkpoint import TensorEntry
+    from boomspec.models.checkpoint import TensorEntry
 
     shapes: dict[str, tuple[int, ...]] = {"model.embed.weight": (10, 16), "model.norm.weight": (16,)}
     for i in range(layers):

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from boomspec.errors import BoomspecError, Problem, SpecError
-from boomspec.source import MAX_BYTES, Document, parse_source, read_source
-from boomspec.yaml_tree import MAX_DEPTH, MAX_NODES, dotted
+from boomspec.reading.source import MAX_BYTES, Document, parse_source, read_source
+from boomspec.reading.yaml_tree import MAX_DEPTH, MAX_NODES, dotted
 
 
 def value_of(scalar: str) -> object:

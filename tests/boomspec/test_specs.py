@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from boomspec.experiments import load_spec
+from boomspec.reading.experiments import load_spec
 from tests.boomspec.public_hub import FIXTURES, headers, public_models
 from tests.boomspec.test_reference_plans import table
 from tests.runners.hub_server import hub_of

@@ -17,9 +17,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from boomspec.errors import Problem, SpecError
-from boomspec.fields import Bytes, Count, Number, ShareField, SizesField, Strict
-from boomspec.source import parse_source
-from boomspec.validation import FieldError, validate
+from boomspec.language.fields import Bytes, Count, Number, ShareField, SizesField, Strict
+from boomspec.reading.source import parse_source
+from boomspec.reading.validation import FieldError, validate
 
 
 class Rule(Strict):

@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 
 from boomspec.compile import Compiled, answers_of
-from boomspec.experiments import load_experiments
+from boomspec.compiling.sets import compile_experiments
 from boomspec.graph import TaskGraph
-from boomspec.sets import compile_experiments
+from boomspec.reading.experiments import load_experiments
 from boomspec.store import RECORD, Store
 from runners import __main__ as runners
 

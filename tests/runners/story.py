@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from boomspec.graph import Cost, Execution, Node, Task, TaskGraph
-from boomspec.history import past_runs
+from boomspec.house.history import past_runs
 from boomspec.store import Store
 from boomspec.tasks import Architecture, Cell, Evaluate, HeldOut, Pretrain, Record, Report
 from runners.tasks import tokenize

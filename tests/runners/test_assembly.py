@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from boomspec.checkpoint import read_checkpoint
 from boomspec.errors import BoomspecError
 from boomspec.layers import family
+from boomspec.models.checkpoint import read_checkpoint
 from runners.assembly import assemble, assemble_family
 from runners.copying import shares_blocks
 

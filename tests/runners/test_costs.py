@@ -14,9 +14,9 @@ import torch
 from boomspec.costs import memory, pricing
 from boomspec.costs.known import refined
 from boomspec.costs.pricing import priced
-from boomspec.facts import read_facts
 from boomspec.graph import Cost, Execution, Node, Source, Task
 from boomspec.losses import KL, CrossEntropy, HiddenCosine, Losses
+from boomspec.models.facts import read_facts
 from boomspec.store import Store
 from boomspec.tasks import (
     Architecture,

@@ -11,11 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from boomspec.checkpoint import read_checkpoint
-from boomspec.facts import total_bytes, total_parameters
 from boomspec.graph import read_graph
-from boomspec.lock import read_lock
-from boomspec.packages import installed
+from boomspec.locks.lock import read_lock
+from boomspec.locks.packages import installed
+from boomspec.models.checkpoint import read_checkpoint
+from boomspec.models.facts import total_bytes, total_parameters
 
 SPEC = """\
 boomspec: 1

@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM
 
 from boomspec.compile import compile_spec
 from boomspec.errors import SpecError
-from boomspec.experiments import load_spec
-from boomspec.facts import read_facts, size_of
+from boomspec.models.facts import read_facts, size_of
+from boomspec.reading.experiments import load_spec
 from runners.assembly import assemble
 from runners.family import Family
 from tests.runners import tiny

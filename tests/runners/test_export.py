@@ -20,8 +20,8 @@ import boomspec
 from boomspec.cli import main as command_line
 from boomspec.compile import compile_spec
 from boomspec.errors import BoomspecError
-from boomspec.experiments import load_spec
 from boomspec.graph import Node, TaskGraph
+from boomspec.reading.experiments import load_spec
 from boomspec.store import Store
 from boomspec.tasks import Evaluate
 from runners.assembly import assemble

@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from boomspec.architecture import llama_facts
-from boomspec.checkpoint import read_checkpoint
 from boomspec.errors import BoomspecError
-from boomspec.facts import read_facts, total_bytes, total_parameters
+from boomspec.models.architecture import llama_facts
+from boomspec.models.checkpoint import read_checkpoint
+from boomspec.models.facts import read_facts, total_bytes, total_parameters
 from boomspec.tasks import Architecture
 
 COMMON = {

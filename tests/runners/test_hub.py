@@ -7,7 +7,7 @@ import sys
 
 import yaml
 
-from boomspec.facts import read_facts, total_parameters
+from boomspec.models.facts import read_facts, total_parameters
 from tests.runners import tiny
 from tests.runners.hub_server import COMMIT, hub
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from boomspec.errors import BoomspecError
-from boomspec.lock import read_lock
+from boomspec.locks.lock import read_lock
 from runners.tasks import tokenize
 from tests.runners import tiny
 from tests.runners.corpora import context, record, write_jsonl, write_texts

@@ -19,8 +19,8 @@ import pytest
 import torch
 
 from boomspec.errors import BoomspecError
-from boomspec.execution import ExecutionSpec
 from boomspec.graph import Execution, Node, Task
+from boomspec.language.execution import ExecutionSpec
 from boomspec.losses import CrossEntropy, HiddenCosine, Losses
 from boomspec.tasks import Architecture, Distill, Faithful, Pretrain
 from runners.cluster import check_feasible

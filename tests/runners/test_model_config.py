@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from boomspec.checkpoint import TensorEntry
 from boomspec.errors import BoomspecError
-from boomspec.facts import ModelFacts, model_facts
+from boomspec.models.checkpoint import TensorEntry
+from boomspec.models.facts import ModelFacts, model_facts
 from runners.model_config import plan_config
 
 PLAN = ("s0", "s1", "t4", "t5")

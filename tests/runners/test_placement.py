@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from boomspec.errors import BoomspecError
-from boomspec.execution import ExecutionSpec
 from boomspec.graph import Cost, Execution, Node, Task, TaskGraph, read_graph
-from boomspec.order import longest_first
+from boomspec.language.execution import ExecutionSpec
+from boomspec.planning.order import longest_first
 from boomspec.store import Store
 from boomspec.tasks import Evaluate, HeldOut
 from runners.cluster import check_feasible

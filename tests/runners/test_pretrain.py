@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from boomspec.architecture import llama_facts
 from boomspec.errors import BoomspecError
-from boomspec.facts import read_facts
+from boomspec.models.architecture import llama_facts
+from boomspec.models.facts import read_facts
 from boomspec.tasks import Architecture, Pretrain
 from runners.context import Context
 from runners.tasks import pretrain

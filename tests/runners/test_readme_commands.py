@@ -1,7 +1,7 @@
 """Every command that the README shows with its output is typed here, in the README's order, and prints that output.
 
 The folder is that of a clone, the quickstart in it a short one: its models have the quickstart's shapes, but are hardly
-trained, and measured on little text. So numbers, dates and ids are masked; the words and the order of the lines are not.
+trained, and measured on little text. So numbers, dates and ids are masked; words and the order of lines are not.
 """
 
 import os

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from boomspec.graph import Cost, Node, Task, TaskGraph
 from boomspec.plan import needed
-from boomspec.saved import SavedPlan
+from boomspec.planning.saved import SavedPlan
 from boomspec.store import Store
 from tests.runners.corpora import record, write_texts
 

@@ -9,8 +9,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from boomspec.errors import BoomspecError
 from boomspec.graph import TaskGraph
+from boomspec.language.tracking import TrackingSpec
 from boomspec.store import Store
-from boomspec.tracking import TrackingSpec
 from runners import trackers
 from runners.journal import Journal
 from runners.trackers import Point, Run, TensorBoard, check

@@ -1,0 +1,1 @@
+"""Compiled graphs as jobs of KubeRay and Slurm."""

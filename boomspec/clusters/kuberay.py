@@ -1,0 +1,152 @@
+"""A compiled graph as a RayJob of KubeRay: the manifest that `boomspec submit --kuberay` prints.
+
+    graph + Pods --manifest--> [RayJob, ConfigMap with the graph and its lock]
+
+KubeRay starts a cluster for the job, with a token of its own, and takes it away afterwards. It cannot upload code, so
+the image holds boomspec, in the version that made the manifest. Secrets are references; no value is ever read here.
+Fields: KubeRay 1.5.1 and later (`authOptions`), ray.io/v1.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from boomspec.clusters.demand import Machine, machine
+from boomspec.errors import BoomspecError
+from boomspec.graph import TaskGraph
+from boomspec.locks.lock import Lock
+from boomspec.sizes import shown_bytes
+
+DEFAULT_SECRET = "boomspec-secrets"
+_LARGEST_MAP = 900 << 10  # a ConfigMap takes 1 MiB
+_LONGEST_NAME = 47  # of a RayJob: services and pods are named after it
+_GRAPH_FOLDER = "/boomspec-job"
+_HEAD_CPUS, _HEAD_MEMORY = 2, "8Gi"
+_KEEP_SECONDS = 600  # the finished job, for reading its logs
+_ATTEMPTS = 2  # further ones when the head is lost; each goes on from what is in the store
+
+
+@dataclass(frozen=True)
+class Pods:
+    """How the job runs: `store` is a path in the pods, where the volume of the claim `claim` is mounted."""
+
+    image: str
+    ray_version: str
+    store: str
+    claim: str
+    nodes: int = 1
+    secret: str = DEFAULT_SECRET
+    variables: tuple[str, ...] = ()  # each a key of that secret
+    options: tuple[str, ...] = ()  # of the runners
+
+
+def manifest(graph: TaskGraph, lock: Lock, pods: Pods) -> list[dict[str, Any]]:
+    """The documents to apply. Raises BoomspecError where the graph is too large to travel with them."""
+    name = job_name(graph)
+    files = {"graph.json": json.dumps(graph.to_json(), indent=1) + "\n", "lock.json": lock.text()}
+    if (size := sum(len(text.encode()) for text in files.values())) > _LARGEST_MAP:
+        raise BoomspecError(
+            f"the graph has {shown_bytes(size)}, and a ConfigMap takes {shown_bytes(_LARGEST_MAP)}",
+            hint="name one experiment, SPEC#LABEL, or submit to a cluster that runs: --address",
+        )
+    about = {"name": name, "labels": {"app.kubernetes.io/name": "boomspec", "boomspec/graph": graph.id[:8]}}
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": about, "data": files}
+    runner = ["python", "-P", "-m", "runners", f"{_GRAPH_FOLDER}/graph.json", "--store", pods.store]
+    runner += ["--lock", f"{_GRAPH_FOLDER}/lock.json", "--address", "auto", "--plain", *pods.options]
+    job = {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayJob",
+        "metadata": about,
+        "spec": {
+            "entrypoint": shlex.join(runner),
+            "submissionMode": "K8sJobMode",
+            "shutdownAfterJobFinishes": True,
+            "ttlSecondsAfterFinished": _KEEP_SECONDS,
+            "backoffLimit": _ATTEMPTS,
+            "rayClusterSpec": {
+                "rayVersion": pods.ray_version,
+                "authOptions": {"mode": "token"},
+                "headGroupSpec": _head(name, pods),
+                "workerGroupSpecs": _groups(graph, pods),
+            },
+        },
+    }
+    return [job, config]
+
+
+def as_yaml(documents: list[dict[str, Any]], comments: list[str]) -> str:
+    """The documents as one YAML text, below comments."""
+    head = "".join(f"# {line}\n" for line in comments)
+    return head + yaml.dump_all(documents, Dumper=_Readable, sort_keys=False, width=120, allow_unicode=True)
+
+
+class _Readable(yaml.SafeDumper):
+    """Writes texts of several lines as such."""
+
+    def represent_str(self, text: str) -> yaml.ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Readable.add_representer(str, _Readable.represent_str)
+
+
+def job_name(graph: TaskGraph) -> str:
+    """A name that Kubernetes takes, of the graph's name and id."""
+    plain = re.sub(r"[^a-z0-9]+", "-", graph.name.lower()).strip("-")
+    plain = plain if plain[:1].isalpha() else f"run-{plain}"
+    return f"{plain[: _LONGEST_NAME - 9].rstrip('-')}-{graph.id[:8]}"
+
+
+def _head(name: str, pods: Pods) -> dict[str, Any]:
+    """The head runs the driver, and no task: a task that takes all memory must not take the cluster with it."""
+    container = _container("ray-head", pods, {"cpu": str(_HEAD_CPUS), "memory": _HEAD_MEMORY})
+    container["volumeMounts"].append({"name": "job", "mountPath": _GRAPH_FOLDER, "readOnly": True})
+    volumes = [_store_volume(pods), {"name": "job", "configMap": {"name": name}}]
+    return {"rayStartParams": {"num-cpus": "0"}, "template": {"spec": {"containers": [container], "volumes": volumes}}}
+
+
+def _groups(graph: TaskGraph, pods: Pods) -> list[dict[str, Any]]:
+    on_gpus, on_cpus = (machine(graph, nodes=pods.nodes, gpus=gpus) for gpus in (True, False))
+    groups = [] if on_gpus is None else [_group("gpu", on_gpus, pods.nodes, pods)]
+    if on_cpus is not None:
+        groups.append(_group("cpu", on_cpus, 1 if groups else pods.nodes, pods))
+    return groups
+
+
+def _group(name: str, size: Machine, replicas: int, pods: Pods) -> dict[str, Any]:
+    resources = {"cpu": str(size.cpus), "memory": f"{size.gibibytes}Gi"}
+    if size.gpus:
+        resources["nvidia.com/gpu"] = str(size.gpus)
+    custom = {"resources": json.dumps(json.dumps(size.resources))} if size.resources else {}  # a shell reads it
+    spec = {"containers": [_container("ray-worker", pods, resources)], "volumes": [_store_volume(pods)]}
+    return {
+        "groupName": name,
+        "replicas": replicas,
+        "minReplicas": replicas,
+        "maxReplicas": replicas,
+        "rayStartParams": custom,
+        "template": {"spec": spec},
+    }
+
+
+def _container(name: str, pods: Pods, resources: dict[str, str]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "image": pods.image,
+        "env": [
+            {"name": variable, "valueFrom": {"secretKeyRef": {"name": pods.secret, "key": variable}}}
+            for variable in pods.variables
+        ],
+        "resources": {"requests": dict(resources), "limits": dict(resources)},
+        "volumeMounts": [{"name": "store", "mountPath": pods.store}],
+    }
+
+
+def _store_volume(pods: Pods) -> dict[str, Any]:
+    return {"name": "store", "persistentVolumeClaim": {"claimName": pods.claim}}

@@ -1,0 +1,1 @@
+"""The pieces that `boomspec.compile` puts together."""

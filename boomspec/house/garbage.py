@@ -1,0 +1,181 @@
+"""What a store holds that no run needs, and getting rid of it.
+
+A run needs the artifact of every task in its graph, and the checkpoints of those that are not made yet. Where the
+graph of one run cannot be read, any artifact and any checkpoint could be its: then none is called unneeded.
+What boomspec did not make (other folders, files with other names, records of a newer version) is left alone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from boomspec.errors import BoomspecError
+from boomspec.house.history import PastRun, is_task_id, read_graph_data
+from boomspec.store import RECORD, RECORD_VERSION, Store, flush, read_json
+from boomspec.tasks import KINDS
+
+GC_SCHEMA_VERSION = 1
+What = Literal["run", "artifact", "broken artifact", "checkpoints", "leftover", "cache"]
+_HIDDEN = re.compile(r"\.(?P<task>[0-9a-f]{64})\.(?P<rest>.+)")
+_GRAVE = re.compile(r"\..+\.discarded-[0-9]+")
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """One file or folder that can go, and why."""
+
+    what: What
+    kind: str  # of task; "" where there is none
+    path: Path
+    bytes: int
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "what": self.what,
+            "kind": self.kind,
+            "path": str(self.path),
+            "bytes": self.bytes,
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True)
+class Needed:
+    """The tasks of all runs; `unjudged`: runs whose tasks are not known, each with the reason."""
+
+    tasks: frozenset[str]
+    unjudged: dict[str, str]
+
+
+def forgotten(runs: list[PastRun], *, keep_last: int | None, older_than: float | None, now: float) -> list[PastRun]:
+    """The runs to forget: not among the last `keep_last` of their name, and last seen `older_than` seconds ago.
+
+    Where both are given, both must hold. A run that is running, or whose graph cannot be read, is never one of them.
+    """
+    if keep_last is None and older_than is None:
+        return []
+    newer: dict[str, int] = {}
+    found = []
+    for run in sorted(runs, key=lambda run: -run.last_seen):
+        newer[run.name] = newer.get(run.name, 0) + 1
+        old = older_than is None or now - run.last_seen > older_than
+        surplus = keep_last is None or newer[run.name] > keep_last
+        if old and surplus and run.problem is None and run.state != "running":
+            found.append(run)
+    return found
+
+
+def needed_tasks(runs: list[PastRun]) -> Needed:
+    """What these runs need. Graphs are read again: a run may have been compiled anew meanwhile."""
+    tasks: set[str] = set()
+    unjudged: dict[str, str] = {}
+    for run in runs:
+        try:
+            tasks.update(read_graph_data(run.folder)["tasks"])
+        except BoomspecError as error:
+            unjudged[run.folder.name] = error.message
+    return Needed(frozenset(tasks), unjudged)
+
+
+def garbage(store: Store, runs: list[PastRun], *, forget: list[PastRun], cache: bool) -> tuple[list[Garbage], Needed]:
+    """What can go from a store once the runs `forget` are forgotten, in the order in which it should go."""
+    gone = {run.folder for run in forget}
+    needed = needed_tasks([run for run in runs if run.folder not in gone])
+    found = [Garbage("run", "", run.folder, size_on_disk(run.folder), _age(run)) for run in forget]
+    for kind in KINDS:
+        found += _of_kind(store, kind, needed)
+    for folder in (store.root, store.root / "runs"):
+        graves = [path for path in _entries(folder) if _GRAVE.fullmatch(path.name)]
+        found += [Garbage("leftover", "", path, size_on_disk(path), "of an earlier gc") for path in graves]
+    if cache and (store.root / "cache").is_dir():
+        path = store.root / "cache"
+        found.append(Garbage("cache", "", path, size_on_disk(path), "libraries fill it again"))
+    return found, needed
+
+
+def delete(item: Garbage) -> None:
+    """Delete one item: out of sight by one rename, so that nothing half-deleted is ever read."""
+    path = item.path
+    grave = path if _GRAVE.fullmatch(path.name) else path.with_name(f".{path.name.lstrip('.')}.discarded-{os.getpid()}")
+    if grave != path:
+        path.rename(grave)
+        flush(path.parent)
+    if grave.is_symlink() or not grave.is_dir():
+        grave.unlink()
+    else:
+        shutil.rmtree(grave)
+
+
+def size_on_disk(path: Path) -> int:
+    """Bytes of all files below a path; links are not followed."""
+    if path.is_symlink() or not path.is_dir():
+        return path.lstat().st_size
+    return sum(size_on_disk(Path(entry.path)) for entry in os.scandir(path))
+
+
+def _of_kind(store: Store, kind: str, needed: Needed) -> Iterator[Garbage]:
+    for path in _entries(store.root / kind):
+        task, hidden = path.name, _HIDDEN.fullmatch(path.name)
+        if hidden is not None:
+            found = _hidden(store, kind, path, hidden["task"], hidden["rest"], needed)
+        elif not is_task_id(task) or _is_foreign(path / RECORD):
+            continue
+        else:
+            found = None if needed.unjudged else _artifact(store, kind, task, needed)
+        if found is not None:
+            yield Garbage(found[0], kind, path, size_on_disk(path), found[1])
+
+
+def _artifact(store: Store, kind: str, task: str, needed: Needed) -> tuple[What, str] | None:
+    if (damage := store.damage(kind, task)) is not None:
+        return "broken artifact", damage
+    return None if task in needed.tasks else ("artifact", "of no run")
+
+
+def _hidden(store: Store, kind: str, path: Path, task: str, rest: str, needed: Needed) -> tuple[What, str] | None:
+    """What a folder beside the artifacts is, if it can go."""
+    if not path.is_dir() or _is_held(path):
+        return None  # a living process works in it
+    if rest != "resume":
+        return "leftover", "its process is dead"
+    if store.has(kind, task) and store.damage(kind, task) is None:
+        return "checkpoints", "its task is finished"
+    if not needed.unjudged and task not in needed.tasks:
+        return "checkpoints", "of no run"
+    return None
+
+
+def _is_foreign(record: Path) -> bool:
+    """Whether a record is of a version that this boomspec cannot judge."""
+    try:
+        data = read_json(record)
+    except (OSError, ValueError):
+        return False
+    return isinstance(data, dict) and "record" in data and data["record"] != RECORD_VERSION
+
+
+def _is_held(folder: Path) -> bool:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _age(run: PastRun) -> str:
+    return f"{run.state}, forgotten"

@@ -1,0 +1,1 @@
+"""The spec language: its sections, their fields, and the JSON Schema of it all."""

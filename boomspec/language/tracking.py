@@ -1,0 +1,63 @@
+"""The section of the spec language about watching a run: TensorBoard's files, Weights & Biases, MLflow."""
+
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
+
+from boomspec.language.fields import Strict
+from boomspec.reading.validation import FieldError
+
+
+class WandbSpec(Strict):
+    """Weights & Biases. The key is read from WANDB_API_KEY alone."""
+
+    project: Annotated[str, Field(min_length=1, description="The project.", examples=["boomerang"])]
+    entity: Annotated[
+        str | None, Field(min_length=1, description="The team or person. Default: the key's.", examples=["my-team"])
+    ] = None
+
+
+class MlflowSpec(Strict):
+    """MLflow. User names, passwords and tokens are read from MLflow's own variables alone."""
+
+    uri: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="The tracking server, or a database.",
+            examples=["http://mlflow.example:5000", "sqlite:////shared/mlflow.db"],
+        ),
+    ]
+    experiment: Annotated[
+        str | None,
+        Field(min_length=1, description="The experiment. Default: the spec's name.", examples=["boomerang"]),
+    ] = None
+
+    @field_validator("uri")
+    @classmethod
+    def _whole_and_without_a_password(cls, uri: str) -> str:
+        if "://" not in uri:
+            raise FieldError(f"'{uri}' has no scheme", hint="such as http://..., sqlite:////... or file:///...")
+        if "@" in urlsplit(uri).netloc:
+            raise FieldError(
+                "must hold no user name or password: a spec is copied into the store",
+                hint="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD where the run starts",
+            )
+        return uri
+
+
+class TrackingSpec(Strict):
+    """Where the numbers of a run can be watched while it runs."""
+
+    tensorboard: Annotated[
+        bool, Field(description="Write TensorBoard's files into the run's folder.", examples=[False])
+    ] = True
+    wandb: Annotated[
+        WandbSpec | None,
+        Field(description="Log to Weights & Biases, too.", examples=[{"project": "boomerang"}]),
+    ] = None
+    mlflow: Annotated[
+        MlflowSpec | None,
+        Field(description="Log to MLflow, too.", examples=[{"uri": "http://mlflow.example:5000"}]),
+    ] = None

@@ -1,0 +1,1 @@
+"""Locks: what the names in a spec stood for."""

@@ -1,0 +1,228 @@
+"""Model facts: what config.json and the safetensors headers say of a decoder, with no torch and no family names.
+
+The repeated group `<prefix>.<i>.<rest>`, i = 0..N-1, IS the layer stack. Of the other tensors, what stands
+in front of the stack (token and position embeddings) and what behind it (final norm, head) follows from
+where they live and their shapes:
+
+    <base>.<stack>.<i>.*        the layers; <base> is what is in front of the stack's own name
+    outside <base>              the head ("lm_head.weight", "embed_out.weight")
+    in <base>, one-dimensional  the final norm, unless its name says embedding
+    in <base>, the rest         embeddings
+
+<base> is the longest prefix that has a matrix beside the stack. What a family does otherwise is a row of `families`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from boomspec.errors import BoomspecError
+from boomspec.models.checkpoint import TensorEntry, read_checkpoint
+from boomspec.models.families import (
+    NO_FINAL_NORM,
+    TIED_BY_DEFAULT,
+    canonical_name,
+    is_head_transform,
+    translated_config,
+    translated_name,
+    translation,
+    untied_head,
+)
+
+_LAYER = re.compile(r"^(?P<prefix>.*?)\.?(?<![^.])(?P<index>\d+)\.(?P<rest>.+)$")
+LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Tensors of a decoder by place, under canonical names. `layers[i]` are those of layer i."""
+
+    model_type: str
+    prefix: str  # of the layer stack: "model.layers"
+    layers: tuple[tuple[TensorEntry, ...], ...]
+    embedding: tuple[TensorEntry, ...]
+    norm: tuple[TensorEntry, ...]
+    head: tuple[TensorEntry, ...]  # without what is tied to the embedding, so mostly empty in a tied model
+    tied: bool
+    config: Mapping[str, Any]
+
+    @property
+    def count(self) -> int:
+        return len(self.layers)
+
+    @cached_property
+    def token_embedding(self) -> TensorEntry:
+        """The matrix in front of the stack that has a row for each token."""
+        return _token_embedding(self.embedding, self.config)
+
+    @cached_property
+    def untied_head(self) -> tuple[TensorEntry, ...]:
+        """The whole head; of a tied model, the one that it has when untied: with a copy of the embedding."""
+        if not self.tied:
+            return self.head
+        present = {tensor.name: tensor for tensor in self.head}
+        copies = []
+        for name, source in untied_head(self.model_type):
+            if (tensor := self.token_embedding if source is None else present.get(source)) is not None:
+                copies.append(replace(tensor, name=name))
+        return (*self.head, *copies)
+
+    def tensors(self, layers: Sequence[int], *, tied: bool) -> list[TensorEntry]:
+        """The tensors of a model made of these layers (indices of this model, repeats allowed).
+
+        An untied model made from a tied one writes its head as a copy of an embedding.
+        """
+        rest = [*self.embedding, *self.norm, *(self.head if tied else self.untied_head)]
+        return [*rest, *(tensor for i in layers for tensor in self.layers[i])]
+
+    @cached_property
+    def dtype(self) -> str:
+        """The safetensors dtype that most bytes are stored in."""
+        totals: dict[str, int] = defaultdict(int)
+        for tensor in self.tensors(range(self.count), tied=True):
+            totals[tensor.dtype] += tensor.bytes
+        return max(totals, key=lambda dtype: totals[dtype])
+
+
+def total_parameters(tensors: Iterable[TensorEntry]) -> int:
+    return sum(tensor.elements for tensor in tensors)
+
+
+def size_of(tensors: Sequence[TensorEntry]) -> tuple[int, int]:
+    """Parameters and bytes."""
+    return total_parameters(tensors), total_bytes(tensors)
+
+
+def total_bytes(tensors: Iterable[TensorEntry]) -> int:
+    return sum(tensor.bytes for tensor in tensors)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BoomspecError(f"{folder}: no readable config.json: {error.strerror}") from error
+    except ValueError as error:
+        raise BoomspecError(f"{folder / 'config.json'}: not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise BoomspecError(f"{folder / 'config.json'}: not an object")
+    return config
+
+
+def read_facts(folder: Path) -> ModelFacts:
+    """Facts of a model folder."""
+    return model_facts(read_config(folder), read_checkpoint(folder), str(folder))
+
+
+def model_facts(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry], where: str) -> ModelFacts:
+    """Find the layer stack and sort the other tensors around it.
+
+    Raises BoomspecError, saying what was looked for, where the parts cannot be told.
+    """
+    model_type = str(config.get("model_type", "unknown"))
+    tensors = _canonical(tensors, model_type, where)
+    prefix, layers = _layer_stack(tensors, where)
+    declared = next((config[key] for key in LAYER_COUNTS if key in config), None)
+    if declared is not None and declared != len(layers):
+        raise BoomspecError(f"{where}: config.json says {declared} layers, the checkpoint holds {len(layers)}")
+    others = [tensor for tensor in tensors.values() if not _in_stack(tensor.name, prefix)]
+    base = _base(others, prefix, where)
+    embedding, norm, head = [], [], []
+    for tensor in others:
+        if _is_outside(tensor, base):
+            head.append(tensor)
+        elif len(tensor.shape) <= 1 and "embed" not in tensor.name.lower():
+            norm.append(tensor)
+        else:
+            embedding.append(tensor)
+    if model_type in NO_FINAL_NORM:
+        if not head:
+            raise BoomspecError(f"{where}: no head found: looked for tensors that are not under '{base}*'")
+    elif not norm:
+        raise BoomspecError(f"{where}: no final norm found: looked for a vector under '{base}*' beside '{prefix}.*'")
+    projections = [t for t in head if len(t.shape) == 2 and not is_head_transform(model_type, t.name)]
+    tied = not projections or bool(config.get("tie_word_embeddings", model_type in TIED_BY_DEFAULT))
+    if tied:
+        of_untied = {name for name, _ in untied_head(model_type)} | {tensor.name for tensor in projections}
+        head = [tensor for tensor in head if tensor.name not in of_untied]
+    return ModelFacts(model_type, prefix, layers, tuple(embedding), tuple(norm), tuple(head), tied, config)
+
+
+def read_as(facts: ModelFacts, model_type: str, where: str) -> ModelFacts:
+    """The same model as one of the family `model_type`, under that family's names.
+
+    Raises BoomspecError where models of the two families cannot be parts of one.
+    """
+    if facts.model_type == model_type:
+        return facts
+    rows = translation(facts.model_type, model_type)
+    if rows is None:
+        raise BoomspecError(f"a {model_type} and a {facts.model_type} model cannot be interpolated")
+    tensors = facts.tensors(range(facts.count), tied=facts.tied)
+    renamed = [replace(tensor, name=translated_name(rows, tensor.name)) for tensor in tensors]
+    config = translated_config(rows, facts.config, model_type)
+    return model_facts(config, {tensor.name: tensor for tensor in renamed}, where)
+
+
+def _canonical(tensors: Mapping[str, TensorEntry], model_type: str, where: str) -> dict[str, TensorEntry]:
+    result: dict[str, TensorEntry] = {}
+    stored: dict[str, str] = {}
+    for tensor in tensors.values():
+        name = canonical_name(model_type, tensor.name)
+        if name is None:
+            continue
+        if name in stored:
+            raise BoomspecError(f"{where}: tensors '{stored[name]}' and '{tensor.name}' are both '{name}'")
+        stored[name] = tensor.name
+        result[name] = tensor if name == tensor.name else replace(tensor, name=name)
+    return result
+
+
+def _is_outside(tensor: TensorEntry, base: str) -> bool:
+    return not tensor.name.startswith(base) or tensor.name.startswith("lm_head.")
+
+
+def _base(others: Sequence[TensorEntry], prefix: str, where: str) -> str:
+    parts = prefix.split(".")[:-1] if prefix else []
+    bases = [".".join(parts[:end]) + "." for end in range(len(parts), 0, -1)] or [""]
+    for base in bases:
+        if any(len(tensor.shape) == 2 and not _is_outside(tensor, base) for tensor in others):
+            return base
+    raise BoomspecError(
+        f"{where}: no token embedding found: looked for a matrix under '{bases[-1]}*' beside '{prefix}.*'"
+    )
+
+
+def _token_embedding(embedding: Sequence[TensorEntry], config: Mapping[str, Any]) -> TensorEntry:
+    matrices = [tensor for tensor in embedding if len(tensor.shape) == 2]
+    of_vocabulary = [tensor for tensor in matrices if tensor.shape[0] == config.get("vocab_size")]
+    # A position table can be as long as the vocabulary.
+    by_name = [tensor for tensor in of_vocabulary if not re.search(r"pos|wpe|type", tensor.name)]
+    return max(by_name or of_vocabulary or matrices, key=lambda tensor: tensor.shape[0])
+
+
+def _in_stack(name: str, prefix: str) -> bool:
+    match = _LAYER.match(name)
+    return match is not None and match["prefix"] == prefix
+
+
+def _layer_stack(tensors: Mapping[str, TensorEntry], where: str) -> tuple[str, tuple[tuple[TensorEntry, ...], ...]]:
+    groups: dict[str, dict[int, list[TensorEntry]]] = defaultdict(lambda: defaultdict(list))
+    for tensor in tensors.values():
+        if match := _LAYER.match(tensor.name):
+            groups[match["prefix"]][int(match["index"])].append(tensor)
+    if not groups:
+        raise BoomspecError(f"{where}: no layer stack found: looked for tensors named '<prefix>.<i>.<rest>'")
+    prefix = max(groups, key=lambda name: sum(t.bytes for layer in groups[name].values() for t in layer))
+    stack = groups[prefix]
+    missing = sorted(set(range(max(stack) + 1)) - set(stack))
+    if missing:
+        raise BoomspecError(f"{where}: layer {missing[0]} of '{prefix}' is missing from the checkpoint")
+    return prefix, tuple(tuple(stack[i]) for i in range(len(stack)))

@@ -1,0 +1,104 @@
+"""Whether two models can be interpolated, and what a model made of both consists of, from headers alone.
+
+The first one, the base, is the teacher where there is one: a result has its config and, place by place, its dtypes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from boomspec.errors import BoomspecError
+from boomspec.models.checkpoint import FLOAT_BYTES, TensorEntry
+from boomspec.models.facts import ModelFacts, read_as
+from boomspec.models.families import translation
+
+
+def plan_entries(base: ModelFacts, other: ModelFacts, plan: Sequence[str], *, tied: bool) -> list[TensorEntry]:
+    """The tensors of a plan of teacher layers (of `base`) and student layers (of `other`), as they are stored.
+
+    `other` may be of another family that is read as the base's. Raises BoomspecError where they do not fit together.
+    """
+    zeros = zeros_of(other, base)
+    owners = {"t": base, "s": read_as(other, base.model_type, "the student")}
+    check_fit(base, owners["s"], zeros)
+    dtypes = dtypes_of(base)
+    first, last = owners[plan[0][0]], owners[plan[-1][0]]
+
+    def stored(place: str, entry: TensorEntry, owner: str) -> TensorEntry:
+        return entry if owner == "t" else replace(entry, dtype=dtypes.get(place, base.dtype))
+
+    entries = [stored(entry.name, entry, plan[0][0]) for entry in first.embedding]
+    entries += zeros if plan[0][0] == "s" else []
+    for layer in plan:
+        model = owners[layer[0]]
+        for entry in model.layers[int(layer[1:])]:
+            entries.append(stored(f"*.{place_of(entry.name, model.prefix)}", entry, layer[0]))
+    behind = (*last.norm, *(last.head if tied else last.untied_head))
+    return entries + [stored(entry.name, entry, plan[-1][0]) for entry in behind]
+
+
+def zeros_of(model: ModelFacts, base: ModelFacts) -> list[TensorEntry]:
+    """The embeddings of `base` that a model of another family lacks, without a file."""
+    rows = translation(model.model_type, base.model_type)
+    missing = rows.zeros if rows else frozenset[str]()
+    return [TensorEntry(entry.name, entry.dtype, entry.shape) for entry in base.embedding if entry.name in missing]
+
+
+def check_fit(base: ModelFacts, other: ModelFacts, zeros: Sequence[TensorEntry]) -> None:
+    """Raise BoomspecError unless each part of `other` can stand in for the same part of `base`."""
+    if other.prefix != base.prefix:
+        raise BoomspecError(f"the models' layers have different names: {base.prefix}.* and {other.prefix}.*")
+    if other.token_embedding.shape != base.token_embedding.shape:
+        shapes = f"{base.token_embedding.shape} and {other.token_embedding.shape}"
+        raise BoomspecError(f"the models' embeddings differ in shape (vocabulary x width): {shapes}")
+    for part in ("embedding", "norm", "untied_head"):
+        mine, theirs = _shapes(getattr(base, part)), _shapes(getattr(other, part))
+        if part == "embedding":
+            theirs |= _shapes(zeros)
+        if mine != theirs:
+            raise BoomspecError(f"the models' {part.removeprefix('untied_')}s differ: {_difference(mine, theirs)}")
+    kinds = [_shapes(layer, base.prefix) for layer in base.layers]
+    for i, layer in enumerate(other.layers):
+        theirs = _shapes(layer, other.prefix)
+        if theirs not in kinds:
+            nearest = min(kinds, key=lambda mine: len(mine.items() ^ theirs.items()))
+            raise BoomspecError(f"layer {i} is like no layer of the other model: {_difference(nearest, theirs)}")
+    dtypes = dtypes_of(base)
+    for place, entry in places_of(other):
+        wanted = dtypes.get(place, base.dtype)
+        if entry.dtype != wanted and not {entry.dtype, wanted} <= set(FLOAT_BYTES):
+            raise BoomspecError(
+                f"tensor '{entry.name}' is stored as {entry.dtype}, in the other model as {wanted}",
+                hint=f"only {', '.join(FLOAT_BYTES)} are converted into each other",
+            )
+
+
+def _difference(mine: Mapping[str, object], theirs: Mapping[str, object]) -> str:
+    name = min(name for name in {*mine, *theirs} if mine.get(name) != theirs.get(name))
+    return f"'{name}' is {mine.get(name, 'missing')} and {theirs.get(name, 'missing')}"
+
+
+def _shapes(entries: Sequence[TensorEntry], prefix: str | None = None) -> dict[str, tuple[int, ...]]:
+    """Name -> shape, of a layer's tensors behind the layer's index."""
+    return {place_of(entry.name, prefix): entry.shape for entry in entries}
+
+
+def place_of(name: str, prefix: str | None) -> str:
+    """A tensor's name, or behind the layer's index where the layers are under `prefix`."""
+    if prefix is None:
+        return name
+    return name[len(prefix) + bool(prefix) :].split(".", 1)[1]
+
+
+def places_of(model: ModelFacts) -> list[tuple[str, TensorEntry]]:
+    """Every tensor with what it is called in any layer ("*.mlp.up_proj.weight") or outside the layers."""
+    rest = [(entry.name, entry) for entry in (*model.embedding, *model.norm, *model.untied_head)]
+    return rest + [(f"*.{place_of(e.name, model.prefix)}", e) for layer in model.layers for e in layer]
+
+
+def dtypes_of(base: ModelFacts) -> dict[str, str]:
+    dtypes: dict[str, str] = {}
+    for place, entry in places_of(base):
+        dtypes.setdefault(place, entry.dtype)
+    return dtypes
