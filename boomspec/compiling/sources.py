@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from boomspec.compiling.corpus import python_stdlib
 from boomspec.compiling.place_names import file_names, shown_path, text_name
+from boomspec.corpus import python_stdlib
 from boomspec.errors import Problem
 from boomspec.graph import Source
 from boomspec.identity import file_digest

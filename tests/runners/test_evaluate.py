@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from boomspec.compiling.corpus import python_stdlib
+from boomspec.corpus import python_stdlib
 from boomspec.errors import BoomspecError
 from boomspec.graph import Source
 from boomspec.tasks import Evaluate, HeldOut, LmEval
