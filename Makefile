@@ -22,6 +22,9 @@ benchmarks: setup
 	$(BIN)/python tests/benchmarks/head_memory.py
 	$(BIN)/python tests/benchmarks/assembly.py
 	$(BIN)/python tests/benchmarks/search.py
+	$(BIN)/python tests/benchmarks/sweep.py
+	$(BIN)/python tests/benchmarks/overhead.py
+	$(BIN)/python -m tests.benchmarks.fan_out
 
 setup: $(INSTALLED)
 

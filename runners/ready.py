@@ -41,6 +41,7 @@ class Ready:
         self._there: Counter[str] = Counter()
         self._taken: Counter[str] = Counter()
         self._given: set[str] = set()
+        self._last: _Claims = ()
         for task_id, needs in self._needs.items():
             for needed in needs:
                 self._behind[needed].append(task_id)
@@ -55,7 +56,8 @@ class Ready:
             return None
         _, task_id = heappop(min(found))
         self._given.add(task_id)
-        self._taken.update(dict(self._claims[task_id]))
+        self._last = self._claims[task_id]
+        self._taken.update(dict(self._last))
         return task_id
 
     def ended(self, task_id: str, *, made: bool) -> list[str]:
@@ -82,7 +84,8 @@ class Ready:
             for machine in self._machines():
                 self._there.update(machine)
             self._looked = time.monotonic()
-        return any(self._taken[name] >= _AHEAD * self._there[name] for name, _ in claims)
+        limit = _AHEAD if claims == self._last else 1.0  # of other claims, it might overtake what waits there
+        return any(self._taken[name] >= limit * self._there[name] for name, _ in claims)
 
 
 def _claims(node: Node) -> _Claims:
