@@ -17,7 +17,7 @@ from boomspec.errors import BoomspecError
 from boomspec.sizes import shown_bytes
 
 # Code and the packages' data (`package-data` in pyproject.toml), nothing else that may lie in their folders.
-SHIPPED = ("**/*.py", "**/*.jinja", "templates/*.yaml", "*.schema.json")
+SHIPPED = ("**/*.py", "**/*.jinja", "templates/*.yaml", "**/*.schema.json")
 LARGEST = 64 << 20  # bytes of the zip file; Ray keeps it in the memory of the head
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
