@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import boomspec
-import boomspec.planning.order  # before Ray connects: it changes where a job's modules come from
 from boomspec.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_FAILED, BoomspecError, redact
 from boomspec.graph import TaskGraph, read_graph
 from boomspec.identity import digest

@@ -1,14 +1,17 @@
 """What travels to a cluster: the two packages, a compiled graph, its lock. Never anybody's working folder.
 
-    boomspec/...  runners/...  graph.json  lock.json
+    boomspec/...  runners/...  job/graph.json  job/lock.json
 
-One zip file. The same content makes the same bytes, so that Ray uploads it once.
+The packages go as modules and not in the working folder: Ray unpacks a working folder anew whenever a node of the same
+machine sets it up, under the feet of those who import from it, and modules only once. It names each by its content, so
+that it uploads the packages once.
 """
 
 from __future__ import annotations
 
-import zipfile
+import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import boomspec
@@ -18,8 +21,8 @@ from boomspec.sizes import shown_bytes
 
 # Code and the packages' data (`package-data` in pyproject.toml), nothing else that may lie in their folders.
 SHIPPED = ("**/*.py", "**/*.jinja", "templates/*.yaml", "**/*.schema.json")
-LARGEST = 64 << 20  # bytes of the zip file; Ray keeps it in the memory of the head
-_EPOCH = (1980, 1, 1, 0, 0, 0)
+LARGEST = 64 << 20  # bytes; Ray keeps it, packed, in the memory of the head
+_JOB = "job"
 
 
 def package_files() -> Iterator[tuple[str, Path]]:
@@ -32,20 +35,28 @@ def package_files() -> Iterator[tuple[str, Path]]:
                 yield f"{package.__name__}/{path.relative_to(folder).as_posix()}", path
 
 
-def write_bundle(target: Path, *, graph: Path, lock: Path, most: int = LARGEST) -> int:
-    """Write the zip file; returns its bytes. Raises BoomspecError where it gets larger than `most` bytes."""
-    members = [*package_files(), ("graph.json", graph), ("lock.json", lock)]
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, path in members:
-            entry = zipfile.ZipInfo(name, date_time=_EPOCH)
-            entry.external_attr, entry.compress_type = 0o644 << 16, zipfile.ZIP_DEFLATED
-            archive.writestr(entry, path.read_bytes())
-        largest = sorted(archive.infolist(), key=lambda entry: -entry.compress_size)[:3]
-    size = target.stat().st_size
-    if size > most:
-        parts = ", ".join(f"{entry.filename} {shown_bytes(entry.compress_size)}" for entry in largest)
+@dataclass(frozen=True)
+class Bundle:
+    """Folders to send: two packages that are modules of the job, and the working folder with its graph and lock."""
+
+    packages: tuple[Path, Path]
+    job: Path
+    size: int  # bytes
+
+
+def write_bundle(folder: Path, *, graph: Path, lock: Path, most: int = LARGEST) -> Bundle:
+    """Lay out what travels in an empty folder. Raises BoomspecError where it gets larger than `most` bytes."""
+    members = [*package_files(), (f"{_JOB}/graph.json", graph), (f"{_JOB}/lock.json", lock)]
+    sizes = {name: path.stat().st_size for name, path in members}
+    if (size := sum(sizes.values())) > most:
+        largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
+        parts = ", ".join(f"{Path(name).name} {shown_bytes(sizes[name])}" for name in largest)
         raise BoomspecError(
             f"what would be sent to the cluster has {shown_bytes(size)}, more than {shown_bytes(most)}: {parts}",
             hint="submit fewer experiments at once: SPEC#LABEL names one",
         )
-    return size
+    for name, path in members:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    return Bundle((folder / boomspec.__name__, folder / runners.__name__), folder / _JOB, size)

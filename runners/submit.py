@@ -25,7 +25,7 @@ from boomspec.graph import TaskGraph, read_graph
 from boomspec.locks.packages import installed
 from boomspec.sizes import shown_bytes
 from runners import jobs
-from runners.bundle import write_bundle
+from runners.bundle import Bundle, write_bundle
 from runners.jobs import Submission
 
 _NAMED = 8  # paths that a warning lists
@@ -97,9 +97,8 @@ def _submit(client: Any, options: argparse.Namespace, *, is_open: bool) -> int:
     python = options.python or (sys.executable if here and not options.pip else "python")
     number = 1 + max((int(job.id.rpartition("-")[2]) for job in known if _is_of(job, graph)), default=0)
     with tempfile.TemporaryDirectory(prefix="boomspec-") as folder:
-        bundle = Path(folder, "bundle.zip")
-        size = write_bundle(bundle, graph=_without_secrets(options.graph), lock=options.lock)
-        print(f"{shown_bytes(size)} to send: both packages, {len(graph.nodes)} tasks, the lock", file=out)
+        bundle = write_bundle(Path(folder), graph=_without_secrets(options.graph), lock=options.lock)
+        print(f"{shown_bytes(bundle.size)} to send: both packages, {len(graph.nodes)} tasks, the lock", file=out)
         try:
             job = client.submit_job(
                 submission_id=f"{_prefix(graph)}{number}",
@@ -109,7 +108,7 @@ def _submit(client: Any, options: argparse.Namespace, *, is_open: bool) -> int:
             )
         except RuntimeError as error:
             raise BoomspecError(f"the cluster did not take it: {_first_line(error)}", hint=_hint(error)) from error
-    return _after(client, options, graph, jobs.chosen(client, job), size=size)
+    return _after(client, options, graph, jobs.chosen(client, job), size=bundle.size)
 
 
 def _after(client: Any, options: argparse.Namespace, graph: TaskGraph, job: Submission, *, size: int | None) -> int:
@@ -185,13 +184,13 @@ def _stop(client: Any, options: argparse.Namespace) -> int:
 
 
 def _entrypoint(python: str, options: argparse.Namespace, *, is_open: bool) -> str:
-    """The command of the driver. It works in the bundle; -P keeps that out of the way of packages' own imports."""
+    """The command of the driver. -P keeps its working folder out of the way of imports."""
     command = [python, "-P", "-m", "runners", "graph.json", "--store", options.store, "--lock", "lock.json"]
     command += ["--address", "auto", "--plain"] + ["--insecure"] * is_open + ["--verify"] * options.verify
     return shlex.join(command)
 
 
-def _environment(bundle: Path, options: argparse.Namespace) -> dict[str, Any]:
+def _environment(bundle: Bundle, options: argparse.Namespace) -> dict[str, Any]:
     """Ray's runtime environment. Whoever has the cluster's token can read it, so it holds only what was asked for."""
     variables = {"PYTHONUNBUFFERED": "1", "RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_SECONDS)}
     for name in options.env:
@@ -200,7 +199,11 @@ def _environment(bundle: Path, options: argparse.Namespace) -> dict[str, Any]:
         if name not in os.environ:
             raise BoomspecError(f"--env {name}: there is no such variable here", hint=f"export {name}=...")
         variables[name] = os.environ[name]
-    environment: dict[str, Any] = {"working_dir": str(bundle), "env_vars": variables}
+    environment: dict[str, Any] = {
+        "working_dir": str(bundle.job),
+        "py_modules": [str(package) for package in bundle.packages],
+        "env_vars": variables,
+    }
     if options.pip:
         environment["pip"] = list(_requirements())
     return environment
