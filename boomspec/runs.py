@@ -13,7 +13,8 @@ from boomspec.compile import answers_of
 from boomspec.compiling.sets import compile_experiments
 from boomspec.compiling.sources import resolve_path
 from boomspec.errors import BoomspecError
-from boomspec.graph import TaskGraph, listed, read_graph
+from boomspec.graph import TaskGraph, listed
+from boomspec.graph_file import read_graph
 from boomspec.language.spec import SpecFile
 from boomspec.reading.experiments import load_experiments, split_address
 from boomspec.sizes import Lineage, Member

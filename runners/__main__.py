@@ -16,7 +16,8 @@ from pathlib import Path
 
 import boomspec
 from boomspec.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_FAILED, BoomspecError, redact
-from boomspec.graph import TaskGraph, read_graph
+from boomspec.graph import TaskGraph
+from boomspec.graph_file import read_graph
 from boomspec.identity import digest
 from boomspec.in_use import using
 from boomspec.locks.locking import LOCK, record_lock

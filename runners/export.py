@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from boomspec.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_FAILED, BoomspecError, redact
-from boomspec.graph import TaskGraph, read_graph
+from boomspec.graph import TaskGraph
+from boomspec.graph_file import read_graph
 from boomspec.in_use import using
 from boomspec.sizes import Member, folder_name
 from boomspec.store import Store, locked_folder

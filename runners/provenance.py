@@ -8,10 +8,10 @@ import socket
 import subprocess
 import sys
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
+from boomspec.costs.machine import cpu_model, memory_bytes
 from boomspec.graph import Execution
 from boomspec.locks.packages import installed, python
 
@@ -29,9 +29,9 @@ def provenance(*, started: float, finished: float, execution: Execution, commit:
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "hardware": {
-            "cpu": _cpu_model(),
+            "cpu": cpu_model(),
             "cpus": os.cpu_count(),
-            "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            "memory_bytes": memory_bytes(),
             "gpus": _gpu_names(),
         },
     }
@@ -51,16 +51,6 @@ def git_commit(folder: Path) -> str | None:
 
 def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-
-
-@cache
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(models, platform.processor())
 
 
 def _gpu_names() -> list[str]:

@@ -21,7 +21,8 @@ from typing import Any
 import boomspec
 from boomspec.clusters.demand import local_paths
 from boomspec.errors import EXIT_INTERRUPTED, EXIT_OK, BoomspecError, redact
-from boomspec.graph import TaskGraph, read_graph
+from boomspec.graph import TaskGraph
+from boomspec.graph_file import read_graph
 from boomspec.locks.packages import installed
 from boomspec.sizes import shown_bytes
 from runners import jobs

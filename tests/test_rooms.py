@@ -8,9 +8,9 @@ ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "ray", "transformers", "datasets", "numpy", "matplotlib", "lm_eval", "safetensors", "tokenizers"}
 # Plain values and what describes models; nothing that knows the spec language.
 DOOR = {
-    "clusters.demand", "errors", "graph", "identity", "in_use", "layers", "locks.locking", "locks.packages", "losses",
-    "models.checkpoint", "models.facts", "models.families", "models.files", "models.fit", "models.published", "plan",
-    "planning.order", "planning.saved", "sizes", "store", "tasks",
+    "clusters.demand", "costs.machine", "errors", "graph", "graph_file", "identity", "in_use", "layers",
+    "locks.locking", "locks.packages", "losses", "models.checkpoint", "models.facts", "models.families", "models.files",
+    "models.fit", "models.published", "plan", "planning.order", "planning.saved", "sizes", "store", "tasks",
 }  # fmt: skip
 LAZILY = {"__init__.py"}  # boomspec.load and boomspec.family import the runners when they are called
 

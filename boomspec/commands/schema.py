@@ -1,4 +1,4 @@
-"""`boomspec schema`: the JSON Schema of the spec language."""
+"""`boomspec schema`: JSON Schemas of what boomspec reads and prints."""
 
 from __future__ import annotations
 
@@ -6,15 +6,22 @@ import json
 
 import click
 
-from boomspec.language.schema import json_schema
-
 
 @click.command("schema")
-def command() -> None:
-    """Print the JSON Schema of the spec language, for editors.
+@click.argument("of", type=click.Choice(["spec", "plan"]), default="spec", metavar="[spec|plan]")
+def command(of: str) -> None:
+    """Print the JSON Schema of the spec language, for editors; or of `plan --json`, for programs.
 
     \b
     Example:
       boomspec schema > boomspec.schema.json
+      boomspec schema plan
     """
+    if of == "plan":
+        from boomspec.planning.plan_json import plan_schema
+
+        click.echo(json.dumps(plan_schema(), indent=2))
+        return
+    from boomspec.language.schema import json_schema
+
     click.echo(json.dumps(json_schema(), indent=2))

@@ -17,7 +17,8 @@ from boomspec.compile import Compiled, answers_of
 from boomspec.compiling.pins import NO_PINS, Pins
 from boomspec.compiling.sets import compile_experiments
 from boomspec.errors import BoomspecError
-from boomspec.graph import TaskGraph, read_graph
+from boomspec.graph import TaskGraph
+from boomspec.graph_file import read_graph
 from boomspec.reading.experiments import load_experiments, load_spec
 from boomspec.runs import DEFAULT_STORE, store_folder
 from boomspec.store import Store

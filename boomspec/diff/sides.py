@@ -20,7 +20,8 @@ from boomspec.compile import answers_of
 from boomspec.compiling.sets import compile_experiments
 from boomspec.diff.git import Revision, revision
 from boomspec.errors import BoomspecError
-from boomspec.graph import Experiment, TaskGraph, read_graph
+from boomspec.graph import Experiment, TaskGraph
+from boomspec.graph_file import read_graph
 from boomspec.house.history import run_folders
 from boomspec.language.spec import SpecFile
 from boomspec.meaning import meaning

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from boomspec.errors import BoomspecError
-from boomspec.graph import Source, TaskGraph, graph_of_json
+from boomspec.graph import Source, TaskGraph
+from boomspec.graph_file import graph_of_json
 from boomspec.identity import file_digest, folder_digest
 from boomspec.locks.packages import installed
 from boomspec.plan import Plan, Step, missing_files, needed

@@ -20,7 +20,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from boomspec.errors import EXIT_INTERRUPTED, BoomspecError, redact
-from boomspec.graph import Node, TaskGraph, read_graph
+from boomspec.graph import Node, TaskGraph
+from boomspec.graph_file import read_graph
 from boomspec.in_use import using
 from boomspec.plan import Plan, Step
 from boomspec.store import Store

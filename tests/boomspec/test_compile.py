@@ -8,7 +8,7 @@ import pytest
 
 from boomspec.compile import compile_spec
 from boomspec.errors import BoomspecError
-from boomspec.graph import read_graph
+from boomspec.graph_file import read_graph
 from boomspec.reading.experiments import load_spec
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "tiny.json"

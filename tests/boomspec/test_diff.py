@@ -10,7 +10,7 @@ import yaml
 from boomspec.compiling.sets import compile_experiments
 from boomspec.diff.git import revision
 from boomspec.errors import BoomspecError
-from boomspec.graph import read_graph
+from boomspec.graph_file import read_graph
 from boomspec.plan import needed
 from boomspec.planning.saved import SavedPlan
 from boomspec.reading.experiments import load_experiments

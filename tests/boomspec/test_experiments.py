@@ -13,7 +13,8 @@ from boomspec.compile import Compiled, compile_spec
 from boomspec.compiling import sources
 from boomspec.compiling.sets import compile_experiments
 from boomspec.errors import BoomspecError, SpecError
-from boomspec.graph import Task, read_graph
+from boomspec.graph import Task
+from boomspec.graph_file import read_graph
 from boomspec.language.schema import json_schema
 from boomspec.reading.experiments import load_experiments, load_spec
 from boomspec.runs import open_run

@@ -19,7 +19,8 @@ from boomspec.clusters.demand import machine
 from boomspec.clusters.kuberay import Pods, as_yaml, job_name, manifest
 from boomspec.clusters.slurm import Allocation, script
 from boomspec.errors import BoomspecError
-from boomspec.graph import Cost, Execution, Node, Task, TaskGraph, graph_of_json
+from boomspec.graph import Cost, Execution, Node, Task, TaskGraph
+from boomspec.graph_file import graph_of_json
 from boomspec.locks.lock import Lock
 from boomspec.tasks import Evaluate, HeldOut
 

@@ -7,7 +7,6 @@ import jsonschema
 import pytest
 
 from boomspec.costs.rates import save_calibration
-from boomspec.planning.plan_json import plan_schema
 from boomspec.store import Store
 from tests.boomspec.test_cli import call
 from tests.boomspec.test_costs import CALIBRATED
@@ -74,7 +73,7 @@ def test_an_axis_of_many_values_is_one_line(specs) -> None:
 
 @pytest.mark.parametrize("edit", ["", SWEEP], ids=["one", "sweep"])
 def test_the_json_is_what_its_schema_says(specs, edit: str) -> None:
-    schema = plan_schema()
+    schema = json.loads(call("schema", "plan").output)
     jsonschema.Draft202012Validator.check_schema(schema)
     plan = json.loads(call("plan", specs.text(specs.SPEC + edit), "--json").output)
     jsonschema.validate(plan, schema)

@@ -3,7 +3,7 @@
 import pytest
 
 from boomspec.errors import BoomspecError
-from boomspec.graph import read_graph
+from boomspec.graph_file import read_graph
 from boomspec.runs import open_run
 from boomspec.store import Store
 

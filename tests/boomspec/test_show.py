@@ -10,7 +10,7 @@ import yaml
 from click.testing import CliRunner
 
 from boomspec.cli import main
-from boomspec.graph import read_graph
+from boomspec.graph_file import read_graph
 from boomspec.meaning import FOLLOWING
 from boomspec.reading.experiments import load_spec
 from boomspec.review import review

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from boomspec.graph import read_graph
+from boomspec.graph_file import read_graph
 from boomspec.locks.lock import read_lock
 from boomspec.locks.packages import installed
 from boomspec.models.checkpoint import read_checkpoint

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from boomspec.graph import read_graph
+from boomspec.graph_file import read_graph
 from tests.runners.test_end_to_end import SPEC, finish, start, write
 
 SET = """\

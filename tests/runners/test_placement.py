@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from boomspec.errors import BoomspecError
-from boomspec.graph import Cost, Execution, Node, Task, TaskGraph, read_graph
+from boomspec.graph import Cost, Execution, Node, Task, TaskGraph
+from boomspec.graph_file import read_graph
 from boomspec.language.execution import ExecutionSpec
 from boomspec.planning.order import longest_first
 from boomspec.store import Store
