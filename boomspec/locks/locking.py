@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,7 @@ def _add_datasets(entries: _Entries, found: TaskFiles, asked: Asked) -> None:
     for dataset, revision in found.datasets.items():
         name = request(dataset, revision)
         if name not in entries.datasets:
-            commit = asked.ask(lambda d=dataset, r=revision: pinned_dataset(d, r))  # type: ignore[misc]
+            commit = asked.ask(partial(pinned_dataset, dataset, revision))
             entries.datasets[name] = commit or cached_dataset(dataset, revision)
 
 
