@@ -84,7 +84,7 @@ def as_pipe(file: Path) -> bytes:
     return content
 
 
-def feed(pipe: Path, content: bytes, *, seconds: float = 120) -> None:
+def feed(pipe: Path, content: bytes, *, seconds: float = 300) -> None:
     """Give a pipe's next reader its content; wait for one to come."""
     end = time.monotonic() + seconds
     while True:
@@ -100,7 +100,7 @@ def feed(pipe: Path, content: bytes, *, seconds: float = 120) -> None:
         file.write(content)
 
 
-def wait_until(condition: Callable[[], bool], *, seconds: float = 120) -> None:
+def wait_until(condition: Callable[[], bool], *, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"

@@ -4,6 +4,7 @@ It has two CPUs, one GPU and one "fast_disk". Prints what Ray's object store has
 """
 
 import json
+import os
 import secrets
 import sys
 import tempfile
@@ -17,6 +18,7 @@ def main() -> None:
     import ray
     from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # of a worker that a test was; Ray would count the GPU out
     with tempfile.TemporaryDirectory(prefix="bx-", dir="/tmp") as folder:
         ray.init(
             address="local",

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ class Story:
         return [line["started"]["pid"] for line in lines if "started" in line]
 
     def ended(self, process: subprocess.Popen[str]) -> Ran:
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=300)
         tokens = self.store.root / "tokenize"
         names = sorted(path.name for path in tokens.iterdir()) if tokens.exists() else []
         events = self.run_folder / "events.jsonl"
@@ -150,8 +151,15 @@ def reporting() -> Record:
     return Report(cells=(cell,), trainings={})
 
 
-def processes_of(mark: str) -> list[str]:
-    """Command lines of the living processes that carry the mark in their environment."""
+def processes_of(mark: str, *, grace_seconds: float = 10) -> list[str]:
+    """Command lines of the processes that carry the mark in their environment and do not end by themselves soon."""
+    end = time.monotonic() + grace_seconds
+    while (found := _carrying(mark)) and time.monotonic() < end:
+        time.sleep(0.1)
+    return found
+
+
+def _carrying(mark: str) -> list[str]:
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:

@@ -89,7 +89,7 @@ def finished(story: Story, after_interrupt: Ran) -> Ran:
 @pytest.fixture(scope="module")
 def again(story: Story, finished: Ran) -> subprocess.CompletedProcess[str]:
     process = story.start("good.json")
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=300)
     return subprocess.CompletedProcess(process.args, process.returncode, output)
 
 
@@ -247,7 +247,7 @@ def test_a_cluster_that_exists_is_used_and_left_alone(story: Story, again: subpr
             text=True,
         )
         story.feed(0, len(TEXTS))
-        output, _ = driver.communicate(timeout=120)
+        output, _ = driver.communicate(timeout=300)
         assert driver.returncode == 0, output
         assert Store(other).damage("tokenize", story.good.id, checksums=True) is None
         assert Store(other).has("tokenize", story.good.id)

@@ -300,7 +300,7 @@ def disturbed(story: GroupStory) -> str:
     os.kill(story.groups()[0][1], signal.SIGKILL)
     story.wait_for_a_checkpoint(process, groups=2)
     os.killpg(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 130, output
     return output
 
@@ -372,10 +372,12 @@ def after_an_error(place: Path, inputs: dict[str, Path]) -> list[str]:
     peer = RuntimeError("[gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer")
     watcher.after_exception(None, {0: peer, 3: OSError("The actor died.\nmore")})
     said = [str(many_workers.reason(shared, RuntimeError("all is lost")))]
-    for call in (lambda: many_workers.member({"context": context}), lambda: watcher.after_exception(None, {0: peer})):
+    failures: dict[int, Exception] = {0: peer}
+    for call in (lambda: many_workers.join(context), lambda: watcher.after_exception(None, failures)):
         try:
             call()
-        except (BoomspecError, RuntimeError) as error:
+        except (many_workers.Final, RuntimeError) as error:
+            failures[1] = error
             said.append(str(error))
     return [*said, str(many_workers.reason(shared, RuntimeError("all is lost"))), *tiny.notes(context)]
 
