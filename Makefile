@@ -1,12 +1,13 @@
 # make quickstart   set up .venv, run specs/quickstart.yaml, say where the report is
 # make test         set up .venv, check format, lint and types, run the tests
 # make benchmarks   measure what the README claims
+# make chaos        kill random processes of a cluster, 50 times; takes most of an hour
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: quickstart test benchmarks setup clean
+.PHONY: quickstart test benchmarks chaos setup clean
 
 quickstart: setup
 	$(BIN)/boomspec run specs/quickstart.yaml
@@ -25,6 +26,9 @@ benchmarks: setup
 	$(BIN)/python tests/benchmarks/sweep.py
 	$(BIN)/python tests/benchmarks/overhead.py
 	$(BIN)/python -m tests.benchmarks.fan_out
+
+chaos: setup
+	$(BIN)/python -m tests.benchmarks.chaos
 
 setup: $(INSTALLED)
 

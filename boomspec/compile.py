@@ -89,7 +89,7 @@ def answers_of(store: Store) -> Answers:
     def answer(search: str) -> dict[str, Any] | None:
         if not store.has("search", search) or store.damage("search", search) is not None:
             return None  # a damaged one is made again
-        found: dict[str, Any] = json.loads((store.path("search", search) / "search.json").read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(store.read("search", search, "search.json"))
         return found
 
     return answer

@@ -35,11 +35,11 @@ def folders(incomplete: str) -> list[CompletionItem]:
 
 def runs(incomplete: str) -> list[CompletionItem]:
     """Completions of a run of the default store."""
-    from boomspec.house.history import run_folders
     from boomspec.runs import DEFAULT_STORE
+    from boomspec.store import Store
 
     try:
-        names = [folder.name for folder in run_folders(Path(DEFAULT_STORE))]
+        names = [folder.name for folder in Store(DEFAULT_STORE).run_folders()]
     except OSError:
         return []  # a person who types is shown no errors
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]

@@ -13,7 +13,9 @@ from boomspec.sizes import Member
 
 
 @contextmanager
-def export_command(run: Run, member: Member | None, folder: Path, *, force: bool) -> Iterator[list[str]]:
+def export_command(
+    run: Run, member: Member | None, folder: Path, *, force: bool, as_json: bool = False
+) -> Iterator[list[str]]:
     """The command that writes `member` (None: every size) into `folder`; its graph file lasts as long as the context.
 
     Not the graph in the run's folder: a store may be read-only, and a spec's models made by another one's run.
@@ -21,6 +23,6 @@ def export_command(run: Run, member: Member | None, folder: Path, *, force: bool
     with tempfile.TemporaryDirectory(prefix="boomspec-") as temporary:
         graph = Path(temporary, GRAPH)
         run.graph.write(graph)
-        command = [sys.executable, "-P", "-m", "runners.export", str(graph), "--store", str(run.store.root)]
+        command = [sys.executable, "-P", "-m", "runners.export", str(graph), "--store", run.store.address]
         plan = ["--plan", " ".join(member.plan)] if member is not None else []
-        yield [*command, *plan, "--folder", str(folder.absolute()), *["--force"] * force]
+        yield [*command, *plan, "--folder", str(folder.absolute()), *["--force"] * force, *["--json"] * as_json]

@@ -22,6 +22,7 @@ from boomspec.store import write_atomically
 from boomspec.tasks import Record
 
 SCHEMA_VERSION = 2
+NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # of a graph: folders are called so
 
 
 @dataclass(frozen=True)

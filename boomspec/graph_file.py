@@ -5,13 +5,14 @@ The file is written by `TaskGraph.write`. What is of another version, was altere
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from boomspec.errors import BoomspecError
-from boomspec.graph import SCHEMA_VERSION, Cost, Execution, Experiment, Node, Source, Task, TaskGraph
+from boomspec.errors import BoomspecError, printable
+from boomspec.graph import NAME, SCHEMA_VERSION, Cost, Execution, Experiment, Node, Source, Task, TaskGraph
 from boomspec.sizes import read_lineage
 from boomspec.store import read_json
 from boomspec.tasks import KINDS
@@ -45,6 +46,8 @@ def graph_of_json(data: Any, path: Path) -> TaskGraph:
 
 
 def _from_json(data: dict[str, Any], path: Path) -> TaskGraph:
+    if re.fullmatch(NAME, data["name"]) is None:
+        raise BoomspecError(f"{path}: '{printable(data['name'])}' is no name for a graph: the file was altered")
     sources = {i: Source(s["kind"], s["identity"], s["location"]) for i, s in data["sources"].items()}
     nodes: dict[str, Node] = {}
     for task_id, entry in data["tasks"].items():

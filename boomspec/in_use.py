@@ -3,7 +3,9 @@
     <store>/.in-use             shared by everything that works with the store; `gc` alone holds it exclusively
     <store>/runs/<run>/.running  shared by the processes that run this graph
 
-Neither says anything by being there: only a lock that is held counts.
+Neither says anything by being there: only a lock that is held counts. A store at a URL has no locks: there everybody
+writes an object of his own below <url>/.in-use/ again and again (`boomspec/store/leases.py`), and who finds another
+one's young does not clean up. Of two who come at once each has written before he looks.
 """
 
 from __future__ import annotations
@@ -11,40 +13,68 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
 
 from boomspec.errors import BoomspecError
+from boomspec.store import Store
+
+if TYPE_CHECKING:
+    from boomspec.store.bucket import Bucket
 
 IN_USE, RUNNING = ".in-use", ".running"
+_CLEANS = "cleans"  # what `gc` says of itself in its object
+_POLL_SECONDS = 2.0
 
 
 @contextmanager
-def using(store: Path, *, run: Path | None = None, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+def using(
+    store: Store | Path, *, run: Path | None = None, waiting: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     """Work with a store: nothing of it is cleaned away meanwhile. `run`: the folder of the run that this is.
 
     Where it is being cleaned up just now, calls `waiting` and waits for the end of that. A store that cannot be
     written is only read, without a lock where there never was one.
     """
-    with _held(store / IN_USE, waiting), _held(run / RUNNING if run is not None else None, lambda: None):
+    root, bucket = _parts(store)
+    with ExitStack() as held:
+        held.enter_context(_held(root / IN_USE, waiting))
+        held.enter_context(_held(run / RUNNING if run is not None else None, lambda: None))
+        if bucket is not None:
+            held.enter_context(_shown(bucket, run.name if run is not None else "", waiting))
         yield
 
 
 @contextmanager
-def alone(store: Path) -> Iterator[None]:
+def alone(store: Store | Path) -> Iterator[None]:
     """Have a store to oneself. Raises BoomspecError, naming the runs, where others work with it."""
-    handle = os.open(store / IN_USE, os.O_RDWR | os.O_CREAT, 0o666)
+    root, bucket = _parts(store)
+    if bucket is not None:
+        root.mkdir(parents=True, exist_ok=True)
+    handle = os.open(root / IN_USE, os.O_RDWR | os.O_CREAT, 0o666)
+    address = root if bucket is None else bucket.url
     try:
         if not _lock(handle, fcntl.LOCK_EX):
-            runs = [folder.name for folder in sorted((store / "runs").glob("*")) if is_running(folder)]
-            who = f"run {', '.join(runs)}" if runs else "another boomspec process"
-            raise BoomspecError(
-                f"store {store} is in use by {who}: nothing was changed", hint="wait for its end, or stop it"
-            )
-        yield
+            raise _busy(address, [folder.name for folder in sorted((root / "runs").glob("*")) if is_running(folder)])
+        with ExitStack() as held:
+            if bucket is not None:
+                held.enter_context(_alone_at_url(bucket))
+            yield
     finally:
         os.close(handle)
+
+
+def running_elsewhere(store: Store) -> frozenset[str]:
+    """The folders' names of the runs that somebody works on, where the store is at a URL, as far as clocks agree."""
+    if store.bucket is None:
+        return frozenset()
+    from boomspec.store.leases import living
+
+    return frozenset(str(said["run"]) for said in living(store.bucket, IN_USE).values() if said.get("run"))
 
 
 def is_running(run: Path) -> bool:
@@ -57,6 +87,57 @@ def is_running(run: Path) -> bool:
         return not _lock(handle, fcntl.LOCK_EX)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def _shown(bucket: Bucket, run: str, waiting: Callable[[], None]) -> Iterator[None]:
+    """Show that one works with a store at a URL; who may only read there cannot, and hinders nobody."""
+    from boomspec.store.leases import living, shown
+    from boomspec.store.patience import DeniedError
+
+    name = f"{IN_USE}/{token_hex(8)}"
+    with ExitStack() as held:
+        try:
+            held.enter_context(shown(bucket, name, run=run))
+        except DeniedError:
+            yield
+            return
+        told = False
+        while any(_cleans(said) for said in living(bucket, IN_USE, now=bucket.entry(name).modified).values()):
+            if not told:
+                told = True
+                waiting()
+            time.sleep(_POLL_SECONDS)
+        yield
+
+
+@contextmanager
+def _alone_at_url(bucket: Bucket) -> Iterator[None]:
+    from boomspec.store.leases import living, shown
+
+    name = f"{IN_USE}/{token_hex(8)}"
+    with shown(bucket, name, run="", doing=_CLEANS):
+        # By the clock of the store: both were written there.
+        others = living(bucket, IN_USE, now=bucket.entry(name).modified)
+        others.pop(name, None)
+        if others:
+            raise _busy(bucket.url, sorted({str(said["run"]) for said in others.values() if said.get("run")}))
+        yield
+
+
+def _cleans(said: dict[str, Any]) -> bool:
+    return said.get("doing") == _CLEANS
+
+
+def _busy(address: Path | str, runs: list[str]) -> BoomspecError:
+    who = f"run {', '.join(runs)}" if runs else "another boomspec process"
+    return BoomspecError(
+        f"store {address} is in use by {who}: nothing was changed", hint="wait for its end, or stop it"
+    )
+
+
+def _parts(store: Store | Path) -> tuple[Path, Bucket | None]:
+    return (store.root, store.bucket) if isinstance(store, Store) else (store, None)
 
 
 @contextmanager

@@ -69,7 +69,10 @@ def unresolved(said: dict[str, Any]) -> dict[str, Any]:
 
 
 def _give_defaults(spec: Spec, said: dict[str, Any], sources: list[Source]) -> None:
-    """Write out the defaults that depend on other fields."""
+    """Write out the defaults that depend on other fields; what no field is of use to is left out."""
+    for role in ("teacher", "student"):
+        if said[role].get("model") is None:
+            said[role].pop("trust_remote_code")
     if spec.execution.baseline is None:
         said["execution"]["baseline"] = _plain(spec.execution.of("baseline").model_dump(mode="json"))
     if spec.teacher.pretrain is not None:

@@ -44,10 +44,11 @@ def needed(graph: TaskGraph, store: Store, *, checksums: bool = False) -> Plan:
     """
     steps: dict[str, Step] = {}
     wanted = set(graph.targets)
-    # Looking for thousands of artifacts one by one takes seconds.
-    there = {kind: store.ids(kind) for kind in {node.task.kind for node in graph.nodes.values()}}
+    # All at once: looking for thousands of artifacts one by one takes seconds.
+    there = store.survey(((node.task.kind, node.id) for node in graph.nodes.values()), checksums=checksums)
     for task_id, node in reversed(graph.nodes.items()):
-        absence = _absence(node, store, checksums) if task_id in there[node.task.kind] else ABSENT
+        damage = there.get((node.task.kind, task_id), ABSENT)
+        absence = f"damaged: {damage}" if damage not in (None, ABSENT) else damage
         if absence is None:
             steps[task_id] = Step("reuse", "in the store")
         elif task_id not in wanted:
@@ -66,13 +67,6 @@ def missing_files(source: Source) -> Iterable[Path]:
     """The places on this machine where `source` should be and is not. The hub is not asked."""
     places = [*source.location.get("files", ()), source.location.get("folder")]
     return (path for path in map(Path, filter(None, places)) if not path.exists())
-
-
-def _absence(node: Node, store: Store, checksums: bool) -> str | None:
-    damage = store.damage(node.task.kind, node.id, checksums=checksums)
-    if damage is not None:
-        return f"damaged: {damage}"
-    return None if store.has(node.task.kind, node.id) else ABSENT
 
 
 def _obstacle(graph: TaskGraph, node: Node, steps: Mapping[str, Step], gone: Mapping[str, Path | None]) -> str | None:

@@ -25,8 +25,8 @@ from boomspec.reading.source import Document
 from boomspec.reading.yaml_text import Path as Place
 from boomspec.reading.yaml_text import inline, lines
 from boomspec.resolve import Family
-from boomspec.runs import open_run, run_folder, store_folder
-from boomspec.store import Store
+from boomspec.runs import open_run, run_folder, store_of
+from boomspec.store import Where, open_store
 
 SHOW_SCHEMA_VERSION = 1
 _WORKED_OUT = (*FOLLOWING, ("sources",), ("interpolate", "sizes"))
@@ -99,16 +99,16 @@ class Review:
         }
 
 
-def review(address: Path, store: Path | None) -> Review:
+def review(address: Path, store: Where | None) -> Review:
     """What a spec, SPEC#LABEL, a graph file or a run's folder means. Raises SpecError or BoomspecError."""
     path, _ = split_address(address)
-    if run_folder(path, store) is not None or path.suffix == ".json":
+    if run_folder(path, None if store is None else open_store(store)) is not None or path.suffix == ".json":
         graph = open_run(address, store).graph
         return Review(graph.name, tuple(map(_of_graph, graph.experiments)), _waiting(graph.experiments))
     files = load_experiments(address)
     by_label = {file.label: file for file in files}
     try:
-        compiled = compile_experiments(files, answers_of(Store(store_folder(files[0], store))))
+        compiled = compile_experiments(files, answers_of(store_of(files[0], store)))
     except SpecError:
         raise
     except BoomspecError as error:

@@ -18,7 +18,7 @@ from boomspec.graph_file import read_graph
 from boomspec.language.spec import SpecFile
 from boomspec.reading.experiments import load_experiments, split_address
 from boomspec.sizes import Lineage, Member
-from boomspec.store import Store
+from boomspec.store import Store, is_url, open_store, store_of_run
 
 DEFAULT_STORE = "boomspec-store"
 GRAPH = "graph.json"
@@ -64,7 +64,7 @@ class Run:
             if (damage := self.store.damage(node.task.kind, task)) is not None:
                 raise BoomspecError(f"{self.named}: '{node.name}' is damaged: {damage}", hint="run it again")
             if not self.store.has(node.task.kind, task):
-                raise self._unfinished(f"'{node.name}' is not in the store {self.store.root}")
+                raise self._unfinished(f"'{node.name}' is not in the store {self.store.address}")
 
     def _unfinished(self, reason: str) -> BoomspecError:
         spec = "SPEC" if self.named.is_dir() else self.named
@@ -77,34 +77,37 @@ def open_run(run: str | os.PathLike[str], store: str | os.PathLike[str] | None =
     A label behind '#' names one of its experiments. A run's folder may be named alone: "quickstart-1a2b3c4d".
     """
     path, label = split_address(run)
-    root = None if store is None else Path(store)
-    path = run_folder(path, root) or path
+    where = None if store is None else open_store(store)
+    path = run_folder(path, where) or path
     if path.is_dir():
         if not (path / GRAPH).is_file():
             raise BoomspecError(f"{path}: holds no {GRAPH}, so it is not the folder of a run")
-        return Run(_part(read_graph(path / GRAPH), label, path), Store(root or path.resolve().parents[1]), path)
+        return Run(_part(read_graph(path / GRAPH), label, path), where or store_of_run(path), path)
     if path.suffix == ".json":
-        return Run(_part(read_graph(path), label, path), Store(root or DEFAULT_STORE), path)
+        return Run(_part(read_graph(path), label, path), where or Store(DEFAULT_STORE), path)
     files = load_experiments(run)
-    found = Store(store_folder(files[0], root))
+    found = store_of(files[0], store)
     return Run(compile_experiments(files, answers_of(found)).graph, found, Path(run))
 
 
-def run_folder(path: Path, store: Path | None) -> Path | None:
+def run_folder(path: Path, store: Store | None) -> Path | None:
     """The folder of a run that is named by it, with or without where it is; None for anything else."""
     if path.is_dir():
         return path
-    named = Path(store or DEFAULT_STORE, "runs", path)
-    return named if len(path.parts) == 1 and not path.exists() and named.is_dir() else None
+    if len(path.parts) != 1 or path.exists():
+        return None
+    return (store or Store(DEFAULT_STORE)).run_called(path.name)
 
 
 def _part(graph: TaskGraph, label: str | None, named: Path) -> TaskGraph:
     return graph if label is None else graph.only(label, named=named)
 
 
-def store_folder(file: SpecFile, store: Path | None) -> Path:
+def store_of(file: SpecFile, store: str | os.PathLike[str] | None) -> Store:
     """The store that was asked for, else the spec's own, else the default one here."""
     if store is not None:
-        return store.absolute()
+        return open_store(store)
     named = file.spec.execution.store
-    return resolve_path(file, ("execution", "store"), named) if named else Path(DEFAULT_STORE).absolute()
+    if named is None:
+        return Store(DEFAULT_STORE)
+    return open_store(named if is_url(named) else resolve_path(file, ("execution", "store"), named))

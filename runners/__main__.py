@@ -23,15 +23,18 @@ from boomspec.in_use import using
 from boomspec.locks.locking import LOCK, record_lock
 from boomspec.plan import Plan, needed
 from boomspec.planning.saved import check, read_plan
-from boomspec.store import Store
+from boomspec.store import Store, open_store
 from boomspec.tasks import Comparison, Report
+from boomspec.trust import warnings
 from runners import environment
+from runners.full_disk import explained, survived
 from runners.interrupt import Interrupt
+from runners.job import Outcome, describe
 from runners.journal import Journal, known_failures, last_failures, last_status
+from runners.run_mirror import RunMirror, mirrored
 from runners.trackers import check as check_trackers
 from runners.tracking import tracked
 from runners.view import View, view_for
-from runners.worker import Outcome, describe
 
 _ERROR_LINES = 4  # of an error, in the summary; all of it is in the log
 
@@ -54,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m runners", description="Run a compiled graph on Ray.")
     parser.add_argument("graph", type=Path, metavar="GRAPH.json")
-    parser.add_argument("--store", type=Path, required=True, metavar="DIR", help="the folder of the artifacts")
+    parser.add_argument("--store", required=True, help="folder or URL of the artifacts")
     parser.add_argument("--address", help="of a running Ray cluster; by default one is started on this machine")
     parser.add_argument("--insecure", action="store_true", help="also a cluster that asks for no token")
     parser.add_argument("--cpus", type=int, metavar="N", help="CPUs of the cluster that is started here")
@@ -68,26 +71,40 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace, interrupt: Interrupt) -> int:
-    graph, store = read_graph(options.graph), Store(options.store)
+    graph, store = read_graph(options.graph), open_store(options.store)
     if not options.report:
         check_trackers(graph.tracking)
+        for line in warnings(graph):
+            print(f"warning: {line}", file=sys.stderr, flush=True)
     store.check_writable()
     environment.apply(environment.settings(graph.sources.values(), store.root))
     folder = store.run_folder(graph.name, graph.id)
     folder.mkdir(parents=True, exist_ok=True)
-    with using(store.root, run=None if options.report else folder, waiting=_say_waiting):
-        return _report_only(graph, store) if options.report else _run_graph(options, graph, store, interrupt)
+    with (
+        using(store, run=None if options.report else folder, waiting=_say_waiting),
+        explained(store.root),
+        mirrored(store, folder) as mirror,
+    ):
+        return _report_only(graph, store) if options.report else _run_graph(options, graph, store, interrupt, mirror)
+
+
+def _warn(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
 
 
 def _say_waiting() -> None:
     print("the store is being cleaned up (boomspec gc); waiting for the end of that", flush=True)
 
 
-def _run_graph(options: argparse.Namespace, graph: TaskGraph, store: Store, interrupt: Interrupt) -> int:
+def _run_graph(
+    options: argparse.Namespace, graph: TaskGraph, store: Store, interrupt: Interrupt, mirror: RunMirror | None
+) -> int:
     started = time.time()
     plan = _plan(options, graph, store)
     view = view_for(len(plan.ids("run")), plain=options.plain)
     journal = Journal(store.run_folder(graph.name, graph.id), graph, view.event)
+    if mirror is not None:
+        journal.hears(mirror.failures)
     journal.event("run_started", tasks=len(plan.ids("run")), version=boomspec.__version__)
     lock = None if options.lock is None else options.lock.absolute()
     if plan.ids("run") or not (journal.folder / LOCK).is_file():  # a run that has nothing to do uses nothing
@@ -101,18 +118,22 @@ def _run_graph(options: argparse.Namespace, graph: TaskGraph, store: Store, inte
         )
         with view:
             outcomes |= _execute(options, graph, store, plan=plan, journal=journal, view=view, interrupt=interrupt)
-        record_lock(graph, store, journal.folder, used=lock)  # now the rows are known
+        with survived("lock.json", _warn, journal.folder):
+            record_lock(graph, store, journal.folder, used=lock)  # now the rows are known
     elif not outcomes:
         print(_nothing_to_do(graph, store))
     failures = {i: outcome.error for i, outcome in outcomes.items() if outcome.state in ("failed", "blocked")}
     interrupted = any(outcome.state == "interrupted" for outcome in outcomes.values())
-    complete = all(store.has(graph.nodes[i].task.kind, i) for i in graph.targets)
+    targets = {(graph.nodes[i].task.kind, i) for i in graph.targets}
+    complete = targets <= store.records(targets).keys()
     report = None
     if not interrupted and any(isinstance(n.task.record, Report | Comparison) for n in graph.nodes.values()):
         report = _report_as_it_is(graph, journal, outcomes) or _report(graph, store, journal, failures)
         complete = complete and report is not None
     code = EXIT_INTERRUPTED if interrupted else EXIT_OK if complete else EXIT_RUN_FAILED
     _finish(graph, plan, outcomes, journal=journal, started=started, code=code, report=report)
+    if mirror is not None:
+        print(f"the same at: {mirror.url}", flush=True)
     return code
 
 
@@ -121,7 +142,7 @@ def _plan(options: argparse.Namespace, graph: TaskGraph, store: Store) -> Plan:
     if options.plan is None:
         return needed(graph, store, checksums=options.verify)
     saved = read_plan(options.plan)
-    if saved.graph.id != graph.id or saved.store != store.root:
+    if saved.graph.id != graph.id or saved.store != store.address:
         raise BoomspecError(f"{options.plan}: is a plan of another graph or for another store")
     check(saved, options.plan)
     return saved.plan
@@ -183,7 +204,7 @@ def _blocked_from_the_start(graph: TaskGraph, plan: Plan) -> dict[str, Outcome]:
 
 
 def _nothing_to_do(graph: TaskGraph, store: Store) -> str:
-    present = sum(store.has(node.task.kind, node.id) for node in graph.nodes.values())
+    present = len(store.records((node.task.kind, node.id) for node in graph.nodes.values()))
     if present == len(graph.nodes):
         return f"nothing to do: all {present} artifacts are in the store"
     return f"nothing to do: all {len(graph.targets)} results are in the store"
@@ -214,7 +235,8 @@ def _report(graph: TaskGraph, store: Store, journal: Journal, failures: dict[str
         return publish_run(graph, store, journal.folder, failures)
     except Exception as error:
         log = journal.log("report")
-        log.write_text(redact(traceback.format_exc()), encoding="utf-8")
+        with survived(log.name, _warn, journal.folder):
+            log.write_text(redact(traceback.format_exc()), encoding="utf-8")
         print(f"the report could not be made: {describe(error)}\n  log: {log}", file=sys.stderr)
         return None
 

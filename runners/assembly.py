@@ -18,37 +18,44 @@ too large for the teacher's dtype shows while it is converted: then no config is
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from boomspec.errors import BoomspecError
 from boomspec.models.checkpoint import TensorEntry
 from boomspec.models.facts import ModelFacts, read_as, read_facts
-from boomspec.models.files import travelling_files
 from boomspec.models.fit import check_fit, dtypes_of, place_of, zeros_of
 from runners.copying import Piece, write_checkpoints
+from runners.foreign_code import copy_travelling, runs_code, without_code
 from runners.model_config import plan_config
 
 _SHARD_BYTES = 5 * 10**9
 
 
 def assemble(
-    sources: Mapping[str, Path], plan: Sequence[str], target: Path, *, tied: bool, shard_bytes: int = _SHARD_BYTES
+    sources: Mapping[str, Path],
+    plan: Sequence[str],
+    target: Path,
+    *,
+    tied: bool,
+    code: Collection[str] = (),
+    shard_bytes: int = _SHARD_BYTES,
 ) -> None:
     """Write the model of `plan` ("t4": layer 4 of sources["t"]) into the folder `target`.
 
-    Tokenizer, chat template and generation config come from the teacher "t" where there is one. Raises
-    BoomspecError, before anything is written, where the sources do not fit together.
+    Tokenizer, chat template and generation config come from the teacher "t" where there is one, and so does its own
+    code, where all of that is in `code` (sha256 of each file); else the result names none. Raises BoomspecError,
+    before anything is written, where the sources do not fit together.
     """
-    assemble_family(sources, {target: (plan, tied)}, shard_bytes=shard_bytes)
+    assemble_family(sources, {target: (plan, tied)}, code=code, shard_bytes=shard_bytes)
 
 
 def assemble_family(
     sources: Mapping[str, Path],
     plans: Mapping[Path, tuple[Sequence[str], bool]],
     *,
+    code: Collection[str] = (),
     shard_bytes: int = _SHARD_BYTES,
 ) -> None:
     """Write many models of the same sources, {target: (plan, tied)}, reading each tensor of the sources once.
@@ -63,19 +70,20 @@ def assemble_family(
     for owner, model in facts.items():
         check_fit(facts[base], model, zeros[owner])
     pieces, configs = {}, {}
+    trusted = runs_code(sources[base], "model", code)
     for target, (plan, tied) in plans.items():
         _check_plan(facts, plan, tied)
         if any(target.resolve() == folder.resolve() for folder in sources.values()):
             raise BoomspecError(f"{target}: a model cannot be written over one that it is made of")
-        configs[target] = plan_config(facts, plan, tied=tied, base=base)
+        config = plan_config(facts, plan, tied=tied, base=base)
+        configs[target] = config if trusted else without_code(config)
         pieces[target] = _pieces(facts, plan, tied=tied, base=facts[base], zeros=zeros[plan[0][0]])
 
     for target in plans:
         target.mkdir(parents=True, exist_ok=True)
     write_checkpoints(pieces, shard_bytes=shard_bytes)
     for target, config in configs.items():  # last: what was left unfinished has no config, and no one can load it
-        for file in travelling_files(sources[base]):
-            shutil.copyfile(file, target / file.name)
+        copy_travelling(sources[base], target, code)
         (target / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

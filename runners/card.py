@@ -16,7 +16,9 @@ from boomspec.models.facts import read_config, read_facts, total_bytes, total_pa
 from boomspec.sizes import Lineage, Member, compact_plan
 from boomspec.store import Store
 from boomspec.tasks import Report
+from boomspec.trust import foreign_code
 from runners.members import lineage_of, task_of
+from runners.numbers import fetch_numbers
 from runners.report.collect import Row, collect
 from runners.report.words import count, number, size
 
@@ -44,6 +46,7 @@ def model_card(graph: TaskGraph, store: Store, member: Member, *, folder: Path, 
         summary=_summary(member, lineage, kind, teacher),
         auto_class="AutoModelForMaskedLM" if masked else "AutoModelForCausalLM",
         name=name,
+        code=foreign_code(graph),
         facts=_facts(member, lineage, folder, base),
         untied="" if member.tied or not _is_tied(lineage) else ", so they are two matrices where the teacher has one",
         teacher=f"Teacher: {teacher}.",
@@ -182,10 +185,13 @@ def _rows(graph: TaskGraph, store: Store) -> list[tuple[str, Row]]:
         if not isinstance(node.task.record, Report):
             continue
         needed = {role: graph.nodes[task] for role, task in node.task.inputs.items() if task in graph.nodes}
+        cells = {cell.input for cell in node.task.record.cells}
+        measured = {(needed[role].task.kind, needed[role].id) for role in cells if role in needed}
+        folders = fetch_numbers(store, store.records(measured))
 
-        def find(role: str, needed: Any = needed) -> Path | str:
-            kind, task = needed[role].task.kind, needed[role].id
-            return store.path(kind, task) if store.has(kind, task) else "not in the store"
+        def find(role: str, needed: Any = needed, folders: Any = folders) -> Path | str:
+            found: Path | str = folders.get((needed[role].task.kind, needed[role].id), "not in the store")
+            return found
 
         for cell in node.task.record.cells:
             model = needed[cell.input].task.inputs["model"]

@@ -13,6 +13,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -29,13 +30,16 @@ from runners import access
 _OBJECT_STORE_BYTES = 100 << 20  # arguments and results are ids and paths
 _LONGEST_TEMPORARY_FOLDER = 40  # Ray's sockets lie deep inside it, and their paths may have 107 bytes
 _CONNECT_SECONDS = 10
+_LOOK_SECONDS = 5.0
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in the environment of a driver that Ray's job server started
+_OOM_RETRIES = ("RAY_task_oom_retries", "3")  # without end by default
 _EMBEDDED = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SCHEDULER_EVENTS": "0",
-    "RAY_task_oom_retries": "3",  # without end by default
+    **dict([_OOM_RETRIES]),
 }
+_STARTED: set[Path] = set()  # temporary folders of clusters that this process has started; one at most
 
 
 @contextmanager
@@ -55,6 +59,11 @@ def cluster(
         yield
 
 
+def is_embedded() -> bool:
+    """Whether this process has started the cluster that it is connected to: there is no other machine."""
+    return bool(_STARTED)
+
+
 def _is_connected() -> bool:
     ray = sys.modules.get("ray")  # Ray reads its settings when it is imported
     return ray is not None and bool(ray.is_initialized())
@@ -64,11 +73,8 @@ def _is_connected() -> bool:
 def _embedded(cpus: int | None, gpus: int | None) -> Iterator[None]:
     os.environ.update({**_EMBEDDED, "RAY_AUTH_TOKEN": _token()})  # Ray reads them when imported
     import ray
-    import ray._private.worker as ray_worker
 
-    # Ray prints "a worker died, the task will be retried" on the standard output; the events say it better.
-    # There is no option for it.
-    ray_worker.print_to_stdstream = lambda data, ignore_prefix: None
+    _hush()
     folder, handle = locked_folder(_temporary_folder(), "boomspec-ray-")
     try:
         ray.init(
@@ -81,11 +87,20 @@ def _embedded(cpus: int | None, gpus: int | None) -> Iterator[None]:
             object_store_memory=_OBJECT_STORE_BYTES,
             _temp_dir=str(folder),
         )
+        _STARTED.add(folder)
         yield
     finally:
+        _STARTED.discard(folder)
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
         os.close(handle)
+
+
+def _hush() -> None:
+    """Ray prints of lost workers and machines, with pages of their logs, on the standard output: the events say it."""
+    import ray._private.worker as ray_worker
+
+    ray_worker.print_to_stdstream = lambda data, ignore_prefix: None  # there is no option for it
 
 
 @cache
@@ -97,10 +112,12 @@ def _token() -> str:
 @contextmanager
 def _existing(address: str, *, insecure: bool) -> Iterator[None]:
     _check_reachable(address)
+    os.environ.setdefault(*_OOM_RETRIES)  # Ray reads it when imported
     access.check_cluster(address, insecure=insecure)
     access.use_token()
     import ray
 
+    _hush()
     packages = [str(Path(module.__file__ or "").parent) for module in (boomspec, runners)]
     # A job that was submitted brought them along, and Ray lets nobody name them twice.
     travelling = {} if _JOB in os.environ else {"py_modules": packages, "excludes": ["**/__pycache__"]}
@@ -143,6 +160,30 @@ def machines() -> list[dict[str, float]]:
     import ray
 
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+class Lost:
+    """Machines that the connected cluster had and has no longer: those that left, failed, or do not answer."""
+
+    def __init__(self) -> None:
+        self._alive: dict[str, str] = {}  # names by id
+        self._looked = -_LOOK_SECONDS
+
+    def names(self) -> list[str]:
+        """Those that were lost since the last look. Ray is asked every few seconds, and knows it after some."""
+        import ray
+
+        if time.monotonic() - self._looked < _LOOK_SECONDS:
+            return []
+        self._looked = time.monotonic()
+        alive = {
+            node["NodeID"]: f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+            for node in ray.nodes()
+            if node["Alive"]
+        }
+        lost = [name for node_id, name in self._alive.items() if node_id not in alive]
+        self._alive = alive
+        return lost
 
 
 def check_feasible(nodes: Iterable[Node], machines: list[dict[str, float]]) -> None:

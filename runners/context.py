@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from boomspec.errors import redact
 from boomspec.graph import Source
+from boomspec.models.code import CODE
 from boomspec.tasks import Record
+
+if TYPE_CHECKING:
+    from runners.job import Job
+    from runners.mirror import ResumeMirror
 
 R = TypeVar("R", bound=Record)
 
@@ -36,14 +42,14 @@ class Input:
 
 @dataclass(frozen=True)
 class Place:
-    """What a body must know to start workers of its own: what each gets, and what to put into its environment."""
+    """What a body must know to start workers of its own: what each gets, and what all of them work on."""
 
     cpus: float = 1
     gpus: float = 0
     retries: int = 0  # for lost workers
-    variables: dict[str, str] = field(default_factory=dict)
     log: Path | None = None
     claims: dict[str, float] = field(default_factory=dict)  # all that each takes of its machine, by Ray's names
+    job: Job | None = None
 
 
 @dataclass
@@ -52,9 +58,17 @@ class Context(Generic[R]):
     inputs: dict[str, Input]
     path: Path  # payload folder, empty at the start
     resume: Path  # checkpoints survive here when the task is killed
+    mirror: ResumeMirror | None = None  # and there when the machine is lost, where the store is at a URL
     options: dict[str, Any] = field(default_factory=dict)
     progress: Progress = field(default_factory=lambda: Progress(None))
     place: Place = Place()
+    # Of a worker whose team is on machines that share no folder: whether it writes what those of its machine read.
+    first_here: bool | None = None
+
+    @property
+    def code(self) -> tuple[str, ...]:
+        """sha256 of the files of foreign code that the spec trusts (`runners.foreign_code`)."""
+        return tuple(self.options.get(CODE, ()))
 
 
 class Progress:
@@ -88,6 +102,11 @@ class Progress:
         self._write(
             {"time": now, "done": done, "total": total, "unit": unit, **values} | ({"rows": rows} if rows else {})
         )
+
+    def alive(self) -> None:
+        """A sign of life, and nothing more. It does not raise where a full disk does not take it."""
+        with suppress(OSError):
+            self._write({"time": time.time(), "alive": True})
 
     def note(self, message: str) -> None:
         """A line for people: a warning, a resume. Shown at once and kept in the run's events."""

@@ -14,29 +14,36 @@ from pathlib import Path
 from boomspec.graph import Source
 
 
-def settings(sources: Iterable[Source], store: Path) -> dict[str, str]:
-    """The variables for one graph."""
-    cache = store / "cache"
+def settings(sources: Iterable[Source], root: Path) -> dict[str, str]:
+    """The variables for one graph, on the machine where the store's folder is `root`."""
+    return variables(root, hub=needs_hub(sources))
+
+
+def variables(root: Path, *, hub: bool) -> dict[str, str]:
+    """The same where it is known already whether the graph reads something from the hub."""
+    cache = root / "cache"
     always = {
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_EVALUATE_OFFLINE": "1",  # metrics of that library are code of the hub
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "MPLBACKEND": "agg",
         "MPLCONFIGDIR": str(cache / "matplotlib"),
     }
-    if any(_needs_hub(source) for source in sources):
+    if hub:
         return always
     offline = dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE"), "1")
     return {**always, **offline, "HF_HOME": str(cache / "huggingface")}
 
 
-def _needs_hub(source: Source) -> bool:
-    # Stock lm-eval tasks load their documents from the hub.
-    return "hub" in source.identity or "lm_eval" in source.identity
+def needs_hub(sources: Iterable[Source]) -> bool:
+    """Whether one of them is read from the hub."""
+    # Stock lm-eval tasks load their documents from there.
+    return any("hub" in source.identity or "lm_eval" in source.identity for source in sources)
 
 
-def apply(variables: Mapping[str, str]) -> None:
+def apply(settings: Mapping[str, str]) -> None:
     """Set what is not set yet. Before any library is imported: most read their variables only once."""
-    for name, value in variables.items():
+    for name, value in settings.items():
         os.environ.setdefault(name, value)
 
 

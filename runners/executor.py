@@ -21,18 +21,22 @@ from boomspec.graph import TaskGraph
 from boomspec.plan import Plan
 from boomspec.store import Store
 from runners import environment
-from runners.cluster import check_feasible, machines
+from runners.cluster import Lost, check_feasible, machines
 from runners.context import Input
 from runners.interrupt import Interrupt
+from runners.job import Job, Outcome, below
 from runners.journal import Follower, Journal
 from runners.provenance import git_commit
+from runners.reach import Reach, reached
 from runners.ready import Ready
+from runners.silence import ALIVE, Silence
 from runners.tracking import Tracking
 from runners.view import View
-from runners.worker import Job, Outcome, execute
+from runners.worker import execute
 
 _POLL_SECONDS = 0.3
 _GRACE_SECONDS = 10.0  # for bodies to write a checkpoint after an interrupt
+_GRACE_AFAR_SECONDS = 40.0  # and to send it to the store
 
 
 def run_tasks(
@@ -58,46 +62,49 @@ def run_tasks(
     check_feasible(nodes, available)
     if any(machine.get("GPU", 0) for machine in available) and not any(node.execution.gpus for node in nodes):
         journal.event("note", message="there are GPUs, but no task asks for one (see `execution` in the spec)")
-    for node in nodes:
-        # Looked at again: another run may have made it anew since the plan was drawn up.
-        if store.damage(node.task.kind, node.id, checksums=checksums) is not None:
-            store.discard(node.task.kind, node.id)
-    jobs = {job.node.id: job for job in _jobs(graph, store, plan.ids("run"), journal, reads or store)}
-    ready = Ready(graph, jobs, machines=machines, ordered=reads is None)
-    running = _Running(jobs, ready, journal, view, tracking)
-    running.fill()
-    while running.pending and not interrupt.requested:
-        running.poll(_POLL_SECONDS)
-        if not interrupt.requested:
+    # Looked at again: another run may have made it anew since the plan was drawn up.
+    found = store.survey([(node.task.kind, node.id) for node in nodes], checksums=checksums)
+    for kind, task_id in (task for task, damage in found.items() if damage is not None):
+        store.discard(kind, task_id)
+    with reached(store, journal, interrupted=lambda: interrupt.requested) as reach:
+        jobs = {job.node.id: job for job in _jobs(graph, store, plan.ids("run"), journal, reads or store, reach)}
+        ready = Ready(graph, jobs, machines=machines, ordered=reads is None)
+        running = _Running(jobs, ready, journal, view, tracking)
+        running.grace = _GRACE_SECONDS if store.bucket is None else _GRACE_AFAR_SECONDS
+        while not interrupt.requested:
             running.fill()
-    if len(running.outcomes) < len(jobs):
-        journal.event("note", message="interrupted: stopping what runs")
-        running.stop()
+            if not running.pending:
+                break
+            running.poll(_POLL_SECONDS)
+        if len(running.outcomes) < len(jobs):
+            journal.event("note", message="interrupted: stopping what runs")
+            running.stop()
     return running.outcomes
 
 
-def _jobs(graph: TaskGraph, store: Store, task_ids: list[str], journal: Journal, reads: Store) -> Iterator[Job]:
+def _jobs(
+    graph: TaskGraph, store: Store, task_ids: list[str], journal: Journal, reads: Store, reach: Reach | None
+) -> Iterator[Job]:
     commit = git_commit(Path(boomspec.__file__).parent)
-    variables = environment.settings(graph.sources.values(), store.root)
+    hub = environment.needs_hub(graph.sources.values())
     for task_id in task_ids:
         node = graph.nodes[task_id]
         kinds = {input_id: graph.nodes[input_id].task.kind for input_id in graph.task_inputs(task_id)}
         inputs = {
-            role: Input(input_id, path=reads.path(kinds[input_id], input_id))
-            if input_id in kinds
-            else Input(input_id, source=graph.sources[input_id])
+            role: Input(input_id) if input_id in kinds else Input(input_id, source=graph.sources[input_id])
             for role, input_id in node.task.inputs.items()
         }
         yield Job(
             node=node,
             inputs=inputs,
             input_kinds=kinds,
-            store=store.root,
-            reads=reads.root,
-            run_folder=journal.folder,
+            store=store.address,
+            reads=reads.address,
+            run_folder=below(store.root, journal.folder),
             run=journal.run,
             commit=commit,
-            variables=variables,
+            hub=hub,
+            reach=reach,
         )
 
 
@@ -109,10 +116,12 @@ class _Running:
     ) -> None:
         self.outcomes: dict[str, Outcome] = {}
         self.pending: dict[str, Any] = {}  # references by task id
+        self.grace = _GRACE_SECONDS
         self._jobs, self._ready = jobs, ready
         self._journal, self._view, self._tracking = journal, view, tracking
         self._followers: dict[str, Follower] = {}
         self._attempts: dict[str, int] = {}
+        self._silence, self._gone = Silence(), Lost()
         self._on_cpu = ray.remote(execute)
         self._on_gpu = ray.remote(max_calls=1)(execute)  # a process keeps its GPU memory: a fresh one for every task
 
@@ -137,7 +146,7 @@ class _Running:
                 memory=execution.memory or None,
                 resources=execution.resources or None,
             )
-        self._followers[node.id] = Follower(job.progress)
+        self._followers[node.id] = Follower(self._journal.progress(node.id))
         self.pending[node.id] = remote.remote(job)
 
     def poll(self, seconds: float) -> None:
@@ -149,8 +158,11 @@ class _Running:
             self._follow(task_id)
         for task_id in [task_id for task_id, reference in self.pending.items() if reference in ended]:
             self._settle(task_id)
-        for failure in self._tracking.failures() if self._tracking is not None else ():
-            self._journal.event("note", message=failure)
+        for machine in self._gone.names():
+            self._journal.event("note", message=f"the cluster has lost {machine}, with all that ran there")
+        for task_id, note in self._silence.notes():
+            self._journal.event("note", task_id, message=note)
+        self._journal.note_failures()
         self._view.tick()
 
     def stop(self) -> None:
@@ -161,7 +173,7 @@ class _Running:
             return
         for reference in self.pending.values():
             ray.cancel(reference)
-        ray.wait(list(self.pending.values()), num_returns=len(self.pending), timeout=_GRACE_SECONDS)
+        ray.wait(list(self.pending.values()), num_returns=len(self.pending), timeout=self.grace)
         ended, alive = ray.wait(list(self.pending.values()), num_returns=len(self.pending), timeout=0)
         for reference in alive:
             ray.cancel(reference, force=True)
@@ -198,6 +210,7 @@ class _Running:
         """Note how a task has ended; what needs it can start now, or never."""
         if task_id in self.pending:
             self._follow(task_id)
+            self._silence.ended(task_id)
             del self.pending[task_id]
         self.outcomes[task_id] = outcome
         details: dict[str, Any] = {"seconds": round(outcome.seconds, 1)} if outcome.seconds else {}
@@ -218,11 +231,12 @@ class _Running:
     def _follow(self, task_id: str) -> None:
         """Tell what a task has said about itself."""
         for line in self._followers[task_id].lines():
+            self._silence.heard(task_id, line)
             if "started" in line:
                 self._started(task_id, line["started"])
             elif "note" in line:
                 self._journal.event("note", task_id, message=str(line["note"]))
-            else:
+            elif ALIVE not in line:
                 rows = line.pop("rows", [])
                 if self._tracking is not None:
                     self._tracking.rows(task_id, rows)

@@ -7,6 +7,7 @@ Exit codes: 0 written, 1 it could not be written, 2 the input is wrong, 130 inte
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import sys
@@ -19,7 +20,8 @@ from boomspec.graph import TaskGraph
 from boomspec.graph_file import read_graph
 from boomspec.in_use import using
 from boomspec.sizes import Member, folder_name
-from boomspec.store import Store, locked_folder
+from boomspec.store import Store, locked_folder, open_store
+from boomspec.trust import trusted_code, warnings
 from runners import environment
 
 
@@ -27,28 +29,42 @@ def main(arguments: list[str] | None = None) -> int:
     """Write the model that the command line names; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m runners.export", description="Write one size of a family.")
     parser.add_argument("graph", type=Path, metavar="GRAPH.json")
-    parser.add_argument("--store", type=Path, required=True, metavar="DIR", help="the folder of the artifacts")
+    parser.add_argument("--store", required=True, help="folder or URL of the artifacts")
     parser.add_argument("--plan", help='a layer plan of the family: "s0 s1 t4 t5"; without one every size is written')
     parser.add_argument("--folder", type=Path, required=True, metavar="DIR", help="where the model is written")
     parser.add_argument("--force", action="store_true", help="replace a model that is there")
+    parser.add_argument("--json", action="store_true", help="print what is wrong as JSON")
     options = parser.parse_args(arguments)
     try:
-        graph, store = read_graph(options.graph), Store(options.store)
+        graph, store = read_graph(options.graph), open_store(options.store)
+        for line in warnings(graph):
+            print(f"warning: {line}", file=sys.stderr)
         environment.apply(environment.settings(graph.sources.values(), store.root))
-        with using(store.root):
+        with using(store):
             if options.plan is None:
                 export_all(graph, store, options.folder)
             else:
                 export(graph, store, options.plan.split(), options.folder, force=options.force)
     except BoomspecError as error:
-        print(f"error: {redact(str(error))}", file=sys.stderr)
+        _show(error, as_json=options.json)
         return error.exit_code
     except OSError as error:
-        print(f"error: {options.folder}: cannot be written: {redact(str(error))}", file=sys.stderr)
+        _show(_unwritten(Path(error.filename or options.folder), error), as_json=options.json)
         return EXIT_RUN_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     return EXIT_OK
+
+
+def _show(error: BoomspecError, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"error": {"message": redact(error.message), "hint": error.hint}}, indent=2))
+    else:
+        print(f"error: {redact(str(error))}", file=sys.stderr)
+
+
+def _unwritten(place: Path, error: OSError) -> BoomspecError:
+    return BoomspecError(f"{place}: cannot be written: {error.strerror or error}", hint="give another folder")
 
 
 def export(graph: TaskGraph, store: Store, plan: list[str], target: Path, *, force: bool = False) -> None:
@@ -72,7 +88,7 @@ def export(graph: TaskGraph, store: Store, plan: list[str], target: Path, *, for
         if built is not None:
             shutil.copytree(built, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
         else:
-            assemble(sources, plan, folder, tied=member.tied)
+            assemble(sources, plan, folder, tied=member.tied, code=trusted_code(graph.sources.values()))
         card = model_card(graph, store, member, folder=folder, name=target.name)
         (folder / "README.md").write_text(redact(card), encoding="utf-8")
 
@@ -92,16 +108,19 @@ def export_all(graph: TaskGraph, store: Store, target: Path) -> None:
     members = {folder_name(lineage_of(graph), member): member for member in lineage_of(graph).members}
     with _appearing(target, force=False) as folder:
         plans = {folder / name: (member.plan, member.tied) for name, member in members.items()}
-        assemble_family(owner_folders(graph, store, {"t", "s"}), plans)
+        assemble_family(owner_folders(graph, store, {"t", "s"}), plans, code=trusted_code(graph.sources.values()))
         for name, member in members.items():
             card = model_card(graph, store, member, folder=folder / name, name=f"{target.name}-{name}")
             (folder / name / "README.md").write_text(redact(card), encoding="utf-8")
 
 
 def check_target(target: Path, *, force: bool) -> None:
-    """Raise BoomspecError where something is at `target` that must not be replaced."""
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return
+    """Raise BoomspecError where something is at `target` that must not be replaced, or that cannot be looked at."""
+    try:
+        if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+            return
+    except OSError as error:
+        raise _unwritten(target, error) from error
     if not target.is_dir():
         raise BoomspecError(f"{target} is a file", hint="give a folder")
     if not force:
@@ -120,9 +139,12 @@ def _member(members: tuple[Member, ...], plan: list[str]) -> Member:
 @contextmanager
 def _appearing(target: Path, *, force: bool) -> Iterator[Path]:
     """A folder beside `target` that takes its place at the end. Nothing is changed where the body raises."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{target.name}.boomspec-export-"
-    folder, handle = locked_folder(target.parent, prefix)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder, handle = locked_folder(target.parent, prefix)
+    except OSError as error:
+        raise _unwritten(target, error) from error
     old = folder.with_name(f"{folder.name}-old")
     try:
         yield folder

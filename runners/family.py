@@ -11,7 +11,8 @@ head from the owner of the last one, and every layer keeps the config attributes
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import init_empty_weights
 
+from boomspec import trust
 from boomspec.errors import BoomspecError
 from boomspec.graph import TaskGraph
 from boomspec.models.facts import ModelFacts, read_facts
@@ -92,7 +94,7 @@ class Family:
 def load_family(graph: TaskGraph, store: Store, *, dtype: torch.dtype | str | None = None) -> Family:
     """The family that a graph has made. See `open_family`."""
     folders = owner_folders(graph, store, "ts")
-    return open_family(folders["t"], folders["s"], lineage_of(graph), dtype=dtype)
+    return open_family(folders["t"], folders["s"], lineage_of(graph), dtype=dtype, code=_trusted(graph))
 
 
 def load_member(
@@ -104,11 +106,25 @@ def load_member(
         folder = owner_folders(graph, store, "t")["t"]
     if folder is None:
         return load_family(graph, store, dtype=dtype).model(member.plan)
-    return load(folder, dtype=torch_dtype(dtype, folder))
+    return load(folder, dtype=torch_dtype(dtype, folder), code=_trusted(graph))
 
 
-def open_family(teacher: Path, student: Path, lineage: Lineage, *, dtype: torch.dtype | str | None = None) -> Family:
-    """Load the models of two folders, on this process's device.
+def _trusted(graph: TaskGraph) -> frozenset[str]:
+    """The code that the graph's spec trusts; whoever loads a model into a process of their own is told."""
+    for line in trust.warnings(graph):
+        warnings.warn(line, stacklevel=4)
+    return trust.trusted_code(graph.sources.values())
+
+
+def open_family(
+    teacher: Path,
+    student: Path,
+    lineage: Lineage,
+    *,
+    dtype: torch.dtype | str | None = None,
+    code: Collection[str] = (),
+) -> Family:
+    """Load the models of two folders, on this process's device; of their own code no more runs than `code` (sha256).
 
     `dtype`: None means the teacher's. Raises BoomspecError where the two models are of different families.
     """
@@ -119,7 +135,7 @@ def open_family(teacher: Path, student: Path, lineage: Lineage, *, dtype: torch.
         raise BoomspecError(
             f"a {types} model cannot share their layers in memory", hint="boomspec export writes any size to a folder"
         )
-    models = {owner: load(folder, dtype=torch_dtype(dtype, teacher)) for owner, folder in folders.items()}
+    models = {owner: load(folder, dtype=torch_dtype(dtype, teacher), code=code) for owner, folder in folders.items()}
     return Family(models["t"], models["s"], lineage, facts)
 
 

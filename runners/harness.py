@@ -19,6 +19,7 @@ from lm_eval.tasks import TaskManager
 
 from boomspec.errors import BoomspecError, did_you_mean
 from boomspec.graph import Source
+from boomspec.identity import folder_digest
 from boomspec.tasks import LmEval
 from runners.context import Progress
 
@@ -29,11 +30,20 @@ if TYPE_CHECKING:
 class Harness(HFLM):  # type: ignore[misc]  # lm-eval has no types
     """HFLM that leaves an untied head untied and reports how many requests are done."""
 
-    def __init__(self, model: PreTrainedModel, *, tokenizer: Path, batch_size: int, progress: Progress) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        tokenizer: Path,
+        batch_size: int,
+        progress: Progress,
+        trusted: bool = False,
+    ) -> None:
+        """`trusted`: whether the tokenizer's own code may run."""
         self._progress, self._done, self._requests = progress, 0, 0
         keep_head(model)
         before = model.get_output_embeddings().weight.data_ptr()
-        super().__init__(pretrained=model, tokenizer=str(tokenizer), batch_size=batch_size)
+        super().__init__(pretrained=model, tokenizer=str(tokenizer), batch_size=batch_size, trust_remote_code=trusted)
         if model.get_output_embeddings().weight.data_ptr() != before:
             raise RuntimeError("lm-eval replaced the model's head")
 
@@ -114,6 +124,9 @@ def _load(task: str, source: Source) -> dict[str, Any]:
             f"lm-eval {installed} is installed here, the graph was compiled for {compiled}",
             hint="compile the spec again",
         )
+    if folder is not None and folder_digest(Path(folder)) != source.identity["folder"]:
+        # What is in it is run: templates and Python.
+        raise BoomspecError(f"{folder}: has changed since the spec was compiled", hint="compile the spec again")
     manager = TaskManager(include_path=folder, include_defaults=folder is None)
     if task not in manager.all_tasks:
         place = f"in {folder}" if folder else "of lm-eval"

@@ -10,12 +10,12 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from boomspec.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_FAILED, BoomspecError, did_you_mean
+from boomspec.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_FAILED, BoomspecError, did_you_mean, redact
 from runners import access
 
 ENDED = ("succeeded", "failed", "stopped")
@@ -50,6 +50,10 @@ class Submission:
             return EXIT_OK
         return EXIT_INTERRUPTED if self.state == "stopped" else self.exit_code or EXIT_RUN_FAILED
 
+    @property
+    def run_folder(self) -> str:
+        return f"{self.store}/runs/{self.name}-{self.graph[:8]}"
+
     def to_json(self) -> dict[str, Any]:
         return dict(vars(self))
 
@@ -67,8 +71,8 @@ def connect(address: str, *, insecure: bool = False) -> tuple[Any, bool]:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    for module in ("dashboard_sdk", "job.sdk"):  # they tell of every upload and connection
-        logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
+    for module in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
+        logging.getLogger(f"ray.{module}").setLevel(logging.WARNING)  # they tell of every upload and connection
     try:
         return JobSubmissionClient(address), is_open
     except AuthenticationError as error:
@@ -142,6 +146,27 @@ def failure_hint(job: Submission) -> str | None:
     """What to do about a job whose program could not even be started."""
     unstarted = job.state == "failed" and (job.exit_code == 127 or "No module named" in job.message)
     return "name a python of the head that has ray and torch: --python /path/to/python" if unstarted else None
+
+
+def about(job: Submission) -> Iterator[str]:
+    """A job in a few lines, for people."""
+    yield f"{job.id}: {job.state}{when(job) and ', ' + when(job)}"
+    yield f"store: {job.store}"
+    yield f"run:   {job.run_folder}"
+    if job.state == "failed" and job.message:
+        yield redact(job.message)
+        if (hint := failure_hint(job)) is not None:
+            yield f"  hint: {hint}"
+
+
+def when(job: Submission) -> str:
+    """Since when, and for how long."""
+    from datetime import datetime  # for people only
+
+    if job.started is None:
+        return ""
+    took = f", took {job.ended - job.started:.0f} s" if job.ended else ""
+    return f"started {datetime.fromtimestamp(job.started):%Y-%m-%d %H:%M}{took}"
 
 
 def head_is_here(client: Any) -> bool:

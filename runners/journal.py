@@ -19,15 +19,30 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from boomspec.errors import redact
 from boomspec.graph import TaskGraph
 from boomspec.store import write_atomically
+from runners.full_disk import survived
 
 Event = dict[str, Any]
+
+
+def log_file(run_folder: Path, task_id: str) -> Path:
+    return run_folder / "logs" / f"{task_id}.log"
+
+
+def progress_file(run_folder: Path, task_id: str) -> Path:
+    return run_folder / "progress" / f"{task_id}.jsonl"
+
+
+def make_subfolders(run_folder: Path) -> None:
+    """The folders that workers write into."""
+    for subfolder in ("logs", "progress"):
+        (run_folder / subfolder).mkdir(parents=True, exist_ok=True)
 
 
 class Journal:
@@ -38,28 +53,55 @@ class Journal:
         self.run = secrets.token_hex(4)  # two runs of one graph write into the same folder
         self._names = {node.id: node.name for node in graph.nodes.values()}
         self._listen = listen
-        for subfolder in ("logs", "progress"):
-            (folder / subfolder).mkdir(parents=True, exist_ok=True)
+        self._beside: list[Callable[[], Iterable[str]]] = []
+        self._unwritten = b""
+        self._troubled = False
+        make_subfolders(folder)
         write_atomically(folder / "graph.json", redact(json.dumps(graph.to_json(), indent=1)) + "\n")
 
+    def hears(self, failures: Callable[[], Iterable[str]]) -> None:
+        """Somebody beside the run who may fail without ending it: what `failures` gives is noted."""
+        self._beside.append(failures)
+
+    def note_failures(self) -> None:
+        for failures in self._beside:
+            for failure in failures():
+                self.event("note", message=failure)
+
     def log(self, task_id: str) -> Path:
-        return self.folder / "logs" / f"{task_id}.log"
+        return log_file(self.folder, task_id)
+
+    def progress(self, task_id: str) -> Path:
+        return progress_file(self.folder, task_id)
 
     def event(self, event: str, task_id: str | None = None, **fields: Any) -> None:
         """Write one event. Its texts are redacted."""
         task = {} if task_id is None else {"task": task_id, "name": self._names[task_id]}
         texts = {name: redact(value) if isinstance(value, str) else value for name, value in fields.items()}
         line: Event = {"time": round(time.time(), 3), "run": self.run, "event": event, **task, **texts}
-        with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            if event != "task_started":  # half of all events; it reaches the disk with the next one
-                os.fsync(file.fileno())
+        self._unwritten += (json.dumps(line) + "\n").encode()
+        with survived("events.jsonl", self._trouble, self.folder):
+            self._write(durable=event != "task_started")  # half of all events; it reaches the disk with the next one
         self._listen(line)
 
+    def _write(self, *, durable: bool) -> None:
+        """Append what is not in the file yet. What a full disk does not take waits for the next event."""
+        with (self.folder / "events.jsonl").open("ab", buffering=0) as file:
+            while self._unwritten:
+                self._unwritten = self._unwritten[file.write(self._unwritten) :]
+            if durable:
+                os.fsync(file.fileno())
+
+    def _trouble(self, message: str) -> None:
+        if not self._troubled:
+            self._listen({"event": "note", "message": f"{message}; it gets its lines when there is room"})
+        self._troubled = True
+
     def status(self, status: dict[str, Any]) -> None:
-        """Replace status.json. `status` must be free of secrets."""
-        write_atomically(self.folder / "status.json", json.dumps({"run": self.run, **status}, indent=1) + "\n")
+        """Replace status.json, where the disk has room. `status` must be free of secrets."""
+        text = json.dumps({"run": self.run, **status}, indent=1) + "\n"
+        with survived("status.json", lambda said: self._listen({"event": "note", "message": said}), self.folder):
+            write_atomically(self.folder / "status.json", text)
 
 
 def last_status(folder: Path) -> dict[str, Any]:

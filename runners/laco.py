@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,22 +61,29 @@ class Attempt:
 
 
 def build_laco(
-    record: LaCo, *, teacher: Path, tokens: Path, target: Path, options: dict[str, Any], progress: Progress
+    record: LaCo,
+    *,
+    teacher: Path,
+    tokens: Path,
+    target: Path,
+    options: dict[str, Any],
+    progress: Progress,
+    code: Collection[str] = (),
 ) -> list[Attempt]:
     """Write the collapsed model into the folder `target`; return what was tried.
 
     Raises BoomspecError where `layers` cannot be reached above the threshold.
     """
     with kernels(record.determinism, progress.note):
-        stack, attempts = _search(record, teacher, tokens, options, progress)
-        write(stack, teacher, target)
+        stack, attempts = _search(record, teacher, tokens, options, progress, code)
+        write(stack, teacher, target, code)
     return attempts
 
 
 def _search(
-    record: LaCo, teacher: Path, tokens: Path, options: dict[str, Any], progress: Progress
+    record: LaCo, teacher: Path, tokens: Path, options: dict[str, Any], progress: Progress, code: Collection[str]
 ) -> tuple[list[Collapsed], list[Attempt]]:
-    model = load_frozen(teacher, dtype=frozen_dtype(record.precision))
+    model = load_frozen(teacher, dtype=frozen_dtype(record.precision), code=code)
     batches = calibration_batches(record.calibration, tokens, options=options, model=model)
     measure, layers = similarity_to(model, batches), len(decoder_layers(model))
 
@@ -183,11 +190,12 @@ def _add_up(target: nn.Module, layers: nn.ModuleList, collapsed: Collapsed) -> N
         parameter.copy_(total)
 
 
-def write(stack: Sequence[Collapsed], teacher: Path, target: Path) -> None:
+def write(stack: Sequence[Collapsed], teacher: Path, target: Path, code: Collection[str] = ()) -> None:
     """Write the model of a stack, in the dtype of the teacher's files, with the teacher's tokenizer."""
-    assemble({"t": teacher}, [f"t{layer.base}" for layer in stack], target, tied=read_facts(teacher).tied)
+    assemble({"t": teacher}, [f"t{layer.base}" for layer in stack], target, tied=read_facts(teacher).tied, code=code)
     # Merges are summed from the weights as they are stored, not from what the search may have rounded.
-    sources, model = decoder_layers(load_frozen(teacher, dtype=MASTER_DTYPE)), load(target, dtype=MASTER_DTYPE)
+    sources = decoder_layers(load_frozen(teacher, dtype=MASTER_DTYPE, code=code))
+    model = load(target, dtype=MASTER_DTYPE, code=code)
     for layer, collapsed in zip(decoder_layers(model), stack, strict=True):
         if collapsed.weights != {collapsed.base: 1}:
             _add_up(layer, sources, collapsed)

@@ -138,12 +138,9 @@ class _HeadLoss(torch.autograd.Function):
                 chunk_total = (factors * chunk_values).sum()
             values += chunk_values.detach()
             if any(wanted):
-                leaves = [chunk_ND, *parameters] if wanted[0] else parameters
-                found = list(torch.autograd.grad(chunk_total, leaves))
-                if grad_hidden_ND is not None:
-                    grad_hidden_ND[rows] = found.pop(0)
-                for grad, part in zip(grads, found, strict=True):
-                    grad += part
+                _add_gradients(grads, chunk_total, parameters, chunk_ND)
+                if grad_hidden_ND is not None and chunk_ND.grad is not None:
+                    grad_hidden_ND[rows] = chunk_ND.grad
         ctx.grads = [grad_hidden_ND, *grads]
         ctx.mark_non_differentiable(values)
         return (factors * values).sum(), values
@@ -154,6 +151,19 @@ class _HeadLoss(torch.autograd.Function):
         # Scaled in place, for the head's gradient is as large as the head; so they serve one backward only.
         grads, ctx.grads = ctx.grads, None
         return None, None, None, *(grad if grad is None else grad.mul_(grad_total) for grad in grads)
+
+
+def _add_gradients(sums: Sequence[Tensor], total: Tensor, parameters: Sequence[Tensor], hidden_ND: Tensor) -> None:
+    """Add the parameters' gradients to their sums; that of `hidden_ND`, where it is wanted, becomes its own.
+
+    A function of its own, so that no name holds on to a chunk's gradient, as large as the head, in the next chunk.
+    """
+    wanted = [hidden_ND] if hidden_ND.requires_grad else []
+    found = list(torch.autograd.grad(total, [*wanted, *parameters]))
+    if wanted:
+        hidden_ND.grad = found.pop(0)
+    for grad, part in zip(sums, found, strict=True):
+        grad += part
 
 
 def state_loss(

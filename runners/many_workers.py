@@ -10,8 +10,12 @@ checkpoints are not used: ours can be read by any number of workers (`resume`).
 
     <resume>/.workers/   what coordinator and workers share while they are at work
         stop             the coordinator was interrupted: save and stop
-        failed.json      a worker has failed for a reason that will not go away: {"error"}
+        failed.json      a worker has failed for a reason that will not go away: {"error"}; written by Ray's controller
         ray/             Ray Train's own files
+        <machine>/       resume folder and payload of workers on a machine that does not share the coordinator's folder
+
+Where the store is at a URL, the machines may share nothing. Then each has folders of its own, fetches its inputs,
+sends its progress, and the leader sends the payload to the coordinator by way of the store.
 """
 
 from __future__ import annotations
@@ -28,19 +32,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from boomspec.errors import BoomspecError, redact
-from boomspec.store import write_atomically
+from boomspec.store import open_store, write_atomically
 from runners import environment
+from runners.apart import Final, on_this_machine
 from runners.context import Context, Progress
 from runners.device import collectives
+from runners.job import describe
 from runners.output import captured
 from runners.team import STOP, WORKERS, team
 
 _FAILED = "failed.json"
 _GRACE_SECONDS = 8.0  # for the workers to write a checkpoint after an interrupt; the run itself waits for ten
+_GRACE_AFAR_SECONDS = 36.0  # and to send it to the store; the run waits for forty
 _POLL_SECONDS = 0.2
 _SETTINGS = {
     # For room in the cluster alone. Behind a lost machine Ray may count on it once more.
@@ -62,15 +70,25 @@ def train_together(context: Context[Any]) -> None:
     group = _Group(_trainer(context, folder))
     try:
         group.wait()
+        if context.mirror is not None and not any(context.path.iterdir()):
+            context.mirror.receive(context.path)
     except KeyboardInterrupt:
         (folder / STOP).touch()
+        _stop_afar(context)
         with suppress(Exception):  # it is stopped, however it ends
-            group.wait(_GRACE_SECONDS)
+            group.wait(_GRACE_SECONDS if context.mirror is None else _GRACE_AFAR_SECONDS)
         raise
     except Exception as error:
         raise reason(folder, error) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _stop_afar(context: Context[Any]) -> None:
+    """Tell workers that do not see this machine's folders to stop."""
+    job = context.place.job
+    if job is not None and job.reach is not None and job.reach.relay is not None:
+        job.reach.relay.stop.remote(job.node.id)
 
 
 class _Group:
@@ -103,7 +121,7 @@ def _trainer(context: Context[Any], folder: Path) -> TorchTrainer:
     most, least = options["workers"], options.get("min_workers") or 1
     return TorchTrainer(
         member,
-        train_loop_config={"context": context},
+        train_loop_config={"context": replace(context, mirror=None)},
         torch_config=TorchConfig(backend=collectives(place.gpus)),
         scaling_config=ray.train.ScalingConfig(
             num_workers=most if least == most else (least, most),
@@ -139,7 +157,9 @@ class Watcher(ray.train.UserCallback):  # type: ignore[misc]
         self._folder, self._progress = folder, progress
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        if (self._folder / _FAILED).exists():
+        final = next((error for error in worker_exceptions.values() if isinstance(error, Final)), None)
+        if final is not None:
+            write_atomically(self._folder / _FAILED, json.dumps({"error": str(final)}))
             raise RuntimeError("a worker has failed")  # Ray Train does not try again after an error of its own
         gone = {rank: error for rank, error in worker_exceptions.items() if not _of_lost_peer(error)}
         listed = ", ".join(f"worker {rank} ({_first_line(why)})" for rank, why in sorted(gone.items()))
@@ -153,13 +173,22 @@ def _first_line(error: BaseException) -> str:
 def member(config: dict[str, Any]) -> None:
     """One worker, in its own process."""
     context: Context[Any] = config["context"]
+    job = context.place.job
+    assert job is not None
+    store = open_store(job.store)
+    environment.apply(environment.variables(store.root, hub=job.hub))
+    with on_this_machine(context, job, store) as own:
+        join(own)
+
+
+def join(context: Context[Any]) -> None:
+    """Work in the team of this process on what is on this machine."""
     place = context.place
-    environment.apply(place.variables)
     threads = environment.apply_resources(cpus=place.cpus, gpus=place.gpus)
     import torch
 
     torch.set_num_threads(threads)
-    folder, workers = context.resume / WORKERS, team(context.resume)
+    workers = team(context.resume, first_here=context.first_here)
     if not workers.leads:
         context = replace(context, progress=Progress(None))
     assert place.log is not None
@@ -169,7 +198,7 @@ def member(config: dict[str, Any]) -> None:
                 context,
                 [word.decode() for word in workers.words(f"{socket.gethostname()[:40]} {os.getpid()}".encode())],
             )
-            if workers.leads:
+            if workers.lays_out:
                 _clear(context.path)
             workers.wait()
             importlib.import_module(f"runners.tasks.{context.record.kind}").work(context)
@@ -177,11 +206,9 @@ def member(config: dict[str, Any]) -> None:
             return  # it was stopped, and has saved itself
         except Exception as error:
             traceback.print_exc()
-            if not _lost_peer(error):
-                from runners.worker import describe  # which imports this module's callers
-
-                write_atomically(folder / _FAILED, json.dumps({"error": describe(error)}))
-            raise
+            if _lost_peer(error):
+                raise
+            raise Final(describe(error)) from error
 
 
 def _tell(context: Context[Any], members: list[str]) -> None:

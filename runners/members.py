@@ -44,7 +44,7 @@ def built_folder(graph: TaskGraph, store: Store, member: Member) -> Path | None:
         return None
     kind = graph.nodes[task].task.kind
     ready = store.has(kind, task) and store.damage(kind, task) is None
-    return store.path(kind, task) / MODEL if ready else None
+    return store.fetch(kind, task) / MODEL if ready else None
 
 
 def _builds(node: Node, member: Member, lineage: Lineage) -> bool:
@@ -59,5 +59,5 @@ def _folder(graph: TaskGraph, store: Store, task: str) -> Path:
         return model_folder(Input(task, source=graph.sources[task]))
     node = graph.nodes[task]
     if not store.has(node.task.kind, task):
-        raise BoomspecError(f"{graph.name}: '{node.name}' is not in the store {store.root}")
-    return store.path(node.task.kind, task) / MODEL
+        raise BoomspecError(f"{graph.name}: '{node.name}' is not in the store {store.address}")
+    return store.fetch(node.task.kind, task) / MODEL

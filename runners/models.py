@@ -1,7 +1,11 @@
-"""Model folders: where an input's model is, loading and saving it. Only safetensors are read, no remote code is run."""
+"""Model folders: where an input's model is, loading and saving it. Only safetensors are read.
+
+Of the code that a model brings along only what the spec trusts is run: `code`, the sha256 of each file.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +15,13 @@ from transformers import AutoModelForCausalLM
 
 from boomspec.errors import BoomspecError
 from boomspec.identity import file_digest
+from boomspec.models.checkpoint import checkpoint_files, read_header
+from boomspec.models.code import CODE, CODE_FILES
 from boomspec.models.facts import read_facts
 from boomspec.models.files import HUB_FILES
 from runners.context import Input
 from runners.device import device
+from runners.foreign_code import ready
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,12 +34,15 @@ def model_folder(source: Input) -> Path:
     """The Hugging Face folder of an input: inside its artifact, on this machine, or fetched from the hub."""
     if source.source is None:
         return source.folder / MODEL
-    location = source.source.location
+    location, code = source.source.location, source.source.identity.get(CODE, {})
     if "folder" in location:
-        return _unchanged(Path(location["folder"]), source.source.identity["sha256"])
+        return _unchanged(Path(location["folder"]), {**source.source.identity["sha256"], **code})
     hub, revision = location["hub"], source.source.identity["revision"]
     try:
-        return Path(snapshot_download(hub, revision=revision, allow_patterns=list(HUB_FILES)))
+        patterns = [*HUB_FILES, *(CODE_FILES if code else ())]
+        return _unchanged(Path(snapshot_download(hub, revision=revision, allow_patterns=patterns)), code)
+    except BoomspecError:
+        raise
     except Exception as error:  # a failed connection raises what the HTTP library of the day has for it
         raise BoomspecError(
             f"model '{hub}' at {revision[:12]}: cannot be fetched from the hub: {error}",
@@ -58,17 +68,37 @@ def stored_dtype(folder: Path) -> torch.dtype:
     return _DTYPES[name]
 
 
-def load(folder: Path, *, dtype: torch.dtype, place: torch.device | None = None) -> PreTrainedModel:
-    """The model of a folder, in evaluation mode, on `place` (default: this process's device)."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, local_files_only=True
+def load(
+    folder: Path, *, dtype: torch.dtype, place: torch.device | None = None, code: Collection[str] = ()
+) -> PreTrainedModel:
+    """The model of a folder, in evaluation mode, on `place` (default: this process's device).
+
+    Raises BoomspecError where it has another architecture than its class, or needs code that is not in `code`.
+    """
+    for file in checkpoint_files(folder):  # transformers would look for weights in other formats
+        read_header(file)
+    model, found = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=dtype,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=ready(folder, "model", code),
+        output_loading_info=True,
     )
-    return model.to(place or device()).eval()
+    if found["missing_keys"]:  # transformers would draw them at random
+        name = min(found["missing_keys"])
+        raise BoomspecError(
+            f"{folder}: {len(found['missing_keys'])} weights of a {type(model).__name__} are not in it, such as {name}"
+        )
+    loaded: PreTrainedModel = model.to(place or device()).eval()
+    return loaded
 
 
-def load_frozen(folder: Path, *, dtype: torch.dtype, place: torch.device | None = None) -> PreTrainedModel:
+def load_frozen(
+    folder: Path, *, dtype: torch.dtype, place: torch.device | None = None, code: Collection[str] = ()
+) -> PreTrainedModel:
     """Like `load`, with no parameter that requires a gradient."""
-    return load(folder, dtype=dtype, place=place).requires_grad_(False)
+    return load(folder, dtype=dtype, place=place, code=code).requires_grad_(False)
 
 
 def save_weights(model: PreTrainedModel, folder: Path, *, dtype: torch.dtype) -> None:

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 from boomspec.errors import redact
@@ -75,4 +75,5 @@ def _copy(source: int, target: int, done: threading.Event) -> None:
 
 def _write(target: int, data: bytes) -> None:
     if data:
-        os.write(target, redact(data.decode("utf-8", errors="replace")).encode("utf-8"))
+        with suppress(OSError):  # a disk that is full takes no more, and the task may not need it to
+            os.write(target, redact(data.decode("utf-8", errors="replace")).encode("utf-8"))

@@ -8,7 +8,8 @@ Where parameters are cut by rows over several workers, each writes its rows into
 (weights-00001-of-00004.safetensors), whose headers say which rows they are; so any number of workers
 can read what any other number has written.
 
-A checkpoint is written into a temporary sibling and published by one rename; the last two are kept.
+A checkpoint is written into a temporary sibling and published by one rename; the last two are kept. Where the store is
+at a URL they are sent there, too (`runners/mirror.py`): a task that starts on another machine fetches the newest.
 Nothing is pickled, and there is no random state to keep: batches are a function of the step, and
 nothing is dropped out. What is broken is passed over, never an error: the task can always start again.
 """
@@ -18,7 +19,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,13 @@ from torch import Tensor
 
 from boomspec.identity import file_digest
 from boomspec.store import flush
+from runners.full_disk import explained
+from runners.mirror import KEPT_CHECKPOINTS, PART, STATE, ResumeMirror, step_of
 from runners.team import ALONE, Team
 
-KEPT_CHECKPOINTS = 2
-_STATE = "state.json"
-_PART = ".part-"
 _ROWS = "rows"  # in a file's header: {name: [first row, row behind the last, rows in all]}
 _KINDS = ("weights", "moments")
+_BROKEN = (OSError, ValueError, KeyError, TypeError, SafetensorError)
 
 Rows = tuple[int, int]
 
@@ -116,8 +117,8 @@ class Stored:
         return torch.cat(parts)
 
 
-def save(folder: Path, checkpoint: Checkpoint, team: Team = ALONE) -> None:
-    """Publish a checkpoint in `folder` and delete all but the newest two.
+def save(folder: Path, checkpoint: Checkpoint, team: Team = ALONE, mirror: ResumeMirror | None = None) -> None:
+    """Publish a checkpoint in `folder` and delete all but the newest two; begin to send it to `mirror`.
 
     Every worker of the team writes its rows; where nothing is sharded, the leader writes all.
     """
@@ -126,20 +127,32 @@ def save(folder: Path, checkpoint: Checkpoint, team: Team = ALONE) -> None:
         return
     if not sharded:
         team = ALONE
-    part = folder / _PART
+    if mirror is not None:
+        mirror.wait()
+    part = folder / PART
     try:
-        if team.leads:
-            folder.mkdir(parents=True, exist_ok=True)
-            part = Path(tempfile.mkdtemp(prefix=_PART, dir=folder))
-        part = folder / team.words(part.name.encode())[0].decode()
-        digests = {}
-        for kind in _KINDS:
-            name, digest = _write(part, kind, checkpoint, team)
-            for rank, other in enumerate(team.words(bytes.fromhex(digest))):
-                digests[_name(kind, rank, team.size)] = other.ljust(len(digest) // 2, b"\0").hex()
-            assert digests[name] == digest
-        if team.leads:
-            _publish(folder, part, {"steps": checkpoint.steps, "sha256": digests, "metrics": checkpoint.metrics})
+        with explained(folder):  # before the part is deleted
+            if team.leads:
+                folder.mkdir(parents=True, exist_ok=True)
+                part = Path(tempfile.mkdtemp(prefix=PART, dir=folder))
+            part = folder / team.words(part.name.encode())[0].decode()
+            part.mkdir(parents=True, exist_ok=True)  # on another machine than the leader's
+            digests, own = {}, []
+            for kind in _KINDS:
+                name, digest = _write(part, kind, checkpoint, team)
+                own.append(name)
+                for rank, other in enumerate(team.words(bytes.fromhex(digest))):
+                    digests[_name(kind, rank, team.size)] = other.ljust(len(digest) // 2, b"\0").hex()
+                assert digests[name] == digest
+            called = f"step-{checkpoint.steps:08d}.{part.name.removeprefix(PART)}"
+            if team.leads:
+                state = {"steps": checkpoint.steps, "sha256": digests, "metrics": checkpoint.metrics}
+                final = _publish(folder, part, state)
+                if mirror is not None:
+                    files = [final / name for name in (own if team.apart else digests)]
+                    mirror.publish(called, files, state=(final / STATE).read_bytes(), together=digests)
+            elif mirror is not None and team.apart:
+                mirror.publish(called, [part / name for name in own], delete=True)
     finally:
         if team.leads:
             shutil.rmtree(part, ignore_errors=True)
@@ -163,9 +176,9 @@ def _write(part: Path, kind: str, checkpoint: Checkpoint, team: Team) -> tuple[s
     return file.name, file_digest(file)
 
 
-def _publish(folder: Path, part: Path, state: dict[str, Any]) -> None:
-    (part / _STATE).write_text(json.dumps(state), encoding="utf-8")
-    flush(part / _STATE)
+def _publish(folder: Path, part: Path, state: dict[str, Any]) -> Path:
+    (part / STATE).write_text(json.dumps(state), encoding="utf-8")
+    flush(part / STATE)
     final = folder / f"step-{state['steps']:08d}"
     if final.exists():  # a broken one that was passed over, or another worker's equal one
         shutil.rmtree(final)
@@ -173,6 +186,44 @@ def _publish(folder: Path, part: Path, state: dict[str, Any]) -> None:
     flush(folder)
     for old in _newest_first(folder)[KEPT_CHECKPOINTS:]:
         shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def found(folder: Path, team: Team, mirror: ResumeMirror | None, tell: Callable[[str], None]) -> Stored | None:
+    """The checkpoint to continue from: the newest that is whole, here or in `mirror`. A collective.
+
+    The leader looks for it and reads its files through; `tell` is told of those that are broken.
+    """
+    stored, brought = None, ""
+    if team.leads:
+        sweep(folder)
+        if mirror is not None:
+            brought = _brought(folder, mirror, tell)
+        stored, broken = newest(folder)
+        for line in broken:
+            tell(line)
+    steps = team.number(-1 if stored is None else stored.steps)
+    if team.apart and mirror is not None and steps >= 0:  # what the leader has found, it has fetched
+        brought = team.words(brought.encode())[0].decode()
+        if team.first_here and not team.leads:
+            mirror.fetch(brought, folder)
+        team.wait()
+    return behind(folder, steps) if steps >= 0 and stored is None else stored
+
+
+def _brought(folder: Path, mirror: ResumeMirror, tell: Callable[[str], None]) -> str:
+    """Fetch the mirror's newest whole checkpoint, unless that here is as new. Returns the name of what was fetched."""
+    here, _ = newest(folder)
+    for name in mirror.names():
+        if here is not None and f"step-{here.steps:08d}" >= step_of(name):
+            break
+        try:
+            check(mirror.fetch(name, folder))
+            return name
+        except _BROKEN as error:
+            tell(f"checkpoint {name} of the store is broken and passed over: {error}")
+            shutil.rmtree(folder / step_of(name), ignore_errors=True)
+    return ""
 
 
 def newest(folder: Path) -> tuple[Stored | None, list[str]]:
@@ -180,13 +231,18 @@ def newest(folder: Path) -> tuple[Stored | None, list[str]]:
     broken: list[str] = []
     for place in _newest_first(folder):
         try:
-            for name, digest in _state(place)["sha256"].items():
-                if file_digest(place / name) != digest:
-                    raise ValueError(f"{name} does not match its checksum")
+            check(place)
             return Stored(place), broken
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except _BROKEN as error:
             broken.append(f"checkpoint {place.name} is broken and passed over: {error}")
     return None, broken
+
+
+def check(place: Path) -> None:
+    """Raise one of `_BROKEN` unless every file of a checkpoint is what its state says."""
+    for name, digest in _state(place)["sha256"].items():
+        if file_digest(place / name) != digest:
+            raise ValueError(f"{name} does not match its checksum")
 
 
 def behind(folder: Path, steps: int) -> Stored:
@@ -196,7 +252,7 @@ def behind(folder: Path, steps: int) -> Stored:
 
 def sweep(folder: Path) -> None:
     """Delete what writers that were killed left half-written."""
-    for part in folder.glob(f"{_PART}*"):
+    for part in folder.glob(f"{PART}*"):
         shutil.rmtree(part, ignore_errors=True)
 
 
@@ -205,5 +261,7 @@ def _newest_first(folder: Path) -> list[Path]:
 
 
 def _state(place: Path) -> dict[str, Any]:
-    state: dict[str, Any] = json.loads((place / _STATE).read_text(encoding="utf-8"))
+    state: dict[str, Any] = json.loads((place / STATE).read_text(encoding="utf-8"))
+    if outside := [name for name in state["sha256"] if Path(name).name != name]:
+        raise ValueError(f"'{outside[0]}' is no file of it")
     return state

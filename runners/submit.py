@@ -23,15 +23,16 @@ from boomspec.clusters.demand import local_paths
 from boomspec.errors import EXIT_INTERRUPTED, EXIT_OK, BoomspecError, redact
 from boomspec.graph import TaskGraph
 from boomspec.graph_file import read_graph
-from boomspec.locks.packages import installed
 from boomspec.sizes import shown_bytes
+from boomspec.store import is_url
+from boomspec.tasks import Comparison, Report
 from runners import jobs
 from runners.bundle import Bundle, write_bundle
 from runners.jobs import Submission
+from runners.requirements import requirements
 
 _NAMED = 8  # paths that a warning lists
-_STOP_SECONDS = 60  # Ray's own three are too few for tasks to write their checkpoints
-_FROM_THE_CLUSTER = ("boomspec", "ray")  # never installed for a job: the one travels with it, the other runs it
+_STOP_SECONDS = 90  # Ray's own three are too few for tasks to write their checkpoints
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -104,7 +105,7 @@ def _submit(client: Any, options: argparse.Namespace, *, is_open: bool) -> int:
             job = client.submit_job(
                 submission_id=f"{_prefix(graph)}{number}",
                 entrypoint=_entrypoint(python, options, is_open=is_open),
-                runtime_env=_environment(bundle, options),
+                runtime_env=_environment(graph, bundle, options),
                 metadata=_metadata(graph, options.store),
             )
         except RuntimeError as error:
@@ -116,7 +117,11 @@ def _after(client: Any, options: argparse.Namespace, graph: TaskGraph, job: Subm
     """Say what was submitted and how to go on, or follow it to its end."""
     if options.wait:
         print(f"{job.id}: following it; Ctrl-C leaves it at work", file=sys.stderr)
-        return _follow(client, options, job, graph.id)
+        code = _follow(client, options, job, graph.id)
+        if code == EXIT_OK and not options.json and is_url(job.store) and _reports(graph):
+            print(f"report: {job.run_folder}/report/report.html")
+            print(f"  boomspec report SPEC --store {job.store} writes it here")
+        return code
     if options.json:
         _print_json(job, graph=graph.id, bundle_bytes=size)
     else:
@@ -150,7 +155,7 @@ def _follow(client: Any, options: argparse.Namespace, job: Submission, graph: st
 def _status(client: Any, options: argparse.Namespace) -> int:
     if options.id is not None:
         job = jobs.chosen(client, options.id)
-        _print_json(job) if options.json else print("\n".join(_about(job)))
+        _print_json(job) if options.json else print("\n".join(jobs.about(job)))
         return EXIT_OK
     found = jobs.submissions(client)
     if options.json:
@@ -159,7 +164,7 @@ def _status(client: Any, options: argparse.Namespace) -> int:
         print(f"boomspec has submitted nothing to {options.address}")
     else:
         width = max(len(job.id) for job in found)
-        print("\n".join(f"{job.id:{width}}  {job.state:9}  {_when(job)}" for job in found))
+        print("\n".join(f"{job.id:{width}}  {job.state:9}  {jobs.when(job)}" for job in found))
     return EXIT_OK
 
 
@@ -191,7 +196,7 @@ def _entrypoint(python: str, options: argparse.Namespace, *, is_open: bool) -> s
     return shlex.join(command)
 
 
-def _environment(bundle: Bundle, options: argparse.Namespace) -> dict[str, Any]:
+def _environment(graph: TaskGraph, bundle: Bundle, options: argparse.Namespace) -> dict[str, Any]:
     """Ray's runtime environment. Whoever has the cluster's token can read it, so it holds only what was asked for."""
     variables = {"PYTHONUNBUFFERED": "1", "RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_SECONDS)}
     for name in options.env:
@@ -206,15 +211,8 @@ def _environment(bundle: Bundle, options: argparse.Namespace) -> dict[str, Any]:
         "env_vars": variables,
     }
     if options.pip:
-        environment["pip"] = list(_requirements())
+        environment["pip"] = requirements(options.store, trackers=graph.tracking)
     return environment
-
-
-def _requirements() -> Iterator[str]:
-    """The packages that change results, in the versions that are installed here."""
-    for name, version in installed().items():
-        if name not in _FROM_THE_CLUSTER:
-            yield f"{name}=={version.partition('+')[0]}"  # "2.13.0+cpu" says which build, which is the cluster's choice
 
 
 def _metadata(graph: TaskGraph, store: str) -> dict[str, str]:
@@ -258,23 +256,8 @@ def _is_of(job: Submission, graph: TaskGraph) -> bool:
     return re.fullmatch(re.escape(_prefix(graph)) + r"\d+", job.id) is not None
 
 
-def _about(job: Submission) -> Iterator[str]:
-    yield f"{job.id}: {job.state}{_when(job) and ', ' + _when(job)}"
-    yield f"store: {job.store}"
-    yield f"run:   {job.store}/runs/{job.name}-{job.graph[:8]}"
-    if job.state == "failed" and job.message:
-        yield redact(job.message)
-        if (hint := jobs.failure_hint(job)) is not None:
-            yield f"  hint: {hint}"
-
-
-def _when(job: Submission) -> str:
-    from datetime import datetime  # for people only
-
-    if job.started is None:
-        return ""
-    took = f", took {job.ended - job.started:.0f} s" if job.ended else ""
-    return f"started {datetime.fromtimestamp(job.started):%Y-%m-%d %H:%M}{took}"
+def _reports(graph: TaskGraph) -> bool:
+    return any(isinstance(node.task.record, Report | Comparison) for node in graph.nodes.values())
 
 
 def _print_json(job: Submission, **more: Any) -> None:

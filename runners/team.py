@@ -29,11 +29,23 @@ class Team:
     rank: int = 0
     size: int = 1
     stop: Path | None = None  # when this file appears, the training saves itself and stops
+    # On machines that share no folder: whether this worker writes what those of its machine read. None: they share one.
+    first_here: bool | None = None
 
     @property
     def leads(self) -> bool:
         """Whether this worker writes what is written once."""
         return self.rank == 0
+
+    @property
+    def apart(self) -> bool:
+        """Whether its workers are on machines that share no folder."""
+        return self.first_here is not None
+
+    @property
+    def lays_out(self) -> bool:
+        """Whether this worker writes what others of its machine read, too."""
+        return self.leads if self.first_here is None else self.first_here
 
     def rounds(self, tokens: Tensor, micro_batch: int) -> list[tuple[Tensor, bool]]:
         """This worker's micro batches of one batch [B, T + 1], and whether each counts.
@@ -88,9 +100,9 @@ class Team:
 ALONE = Team()
 
 
-def team(resume: Path) -> Team:
+def team(resume: Path, *, first_here: bool | None = None) -> Team:
     """The team that this process belongs to: that of torch's process group, else it is alone."""
     group: Any = torch.distributed
     if not (group.is_available() and group.is_initialized()):
         return ALONE
-    return Team(group.get_rank(), group.get_world_size(), resume / WORKERS / STOP)
+    return Team(group.get_rank(), group.get_world_size(), resume / WORKERS / STOP, first_here)

@@ -8,6 +8,7 @@ from then on, and that is noted once: nothing here ends a run.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import queue
 import threading
@@ -15,7 +16,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from boomspec.errors import redact
@@ -23,9 +23,9 @@ from boomspec.graph import TaskGraph
 from boomspec.store import Store
 from boomspec.tasks import Cell, Comparison, Report
 from runners.journal import Journal
+from runners.numbers import TRAININGS
 from runners.trackers import Point, Run, Tracker, trackers
 
-_TRAININGS = ("pretrain", "distill")
 _NO_VALUES = ("step", "tokens")  # in a row of metrics
 _END_SECONDS = 30.0  # for what is still to be sent
 
@@ -55,7 +55,7 @@ class Tracking:
 
     def ended(self, task_ids: Iterable[str]) -> None:
         """These tasks have their artifacts: show the results of measurements, and trainings that nobody followed."""
-        ids = [i for i in task_ids if i in self._cells or self._graph.nodes[i].task.kind in _TRAININGS]
+        ids = [i for i in task_ids if i in self._cells or self._graph.nodes[i].task.kind in TRAININGS]
         if ids and self._trackers:
             followed = frozenset(self._followed)
             self._jobs.put(lambda: self._read([i for i in ids if i not in followed]))
@@ -95,13 +95,12 @@ class Tracking:
         touched: set[str] = set()
         for task_id in task_ids:
             kind, now = self._graph.nodes[task_id].task.kind, time.time()
-            folder = self._store.path(kind, task_id)
             try:
-                if kind in _TRAININGS:
-                    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+                if kind in TRAININGS:
+                    lines = self._store.read(kind, task_id, "metrics.jsonl").splitlines()
                     self._curve(task_id, [json.loads(line) for line in lines], now)
                     continue
-                values = _table(folder / "table.csv")
+                values = _table(self._store.read(kind, task_id, "table.csv").decode("utf-8"))
             except (OSError, ValueError, LookupError):
                 continue  # an artifact that cannot be read is not this module's to tell
             for series, cell in self._cells[task_id]:
@@ -122,13 +121,14 @@ def tracked(graph: TaskGraph, store: Store, journal: Journal) -> Iterator[Tracki
     """What the graph's spec asks for, for one run. What its store holds already is shown first."""
     about = {"name": graph.name, "graph": graph.id, "folder": str(journal.folder)}
     tracking = Tracking(graph, store, trackers(graph.tracking, Run(journal.folder.name, journal.folder, about)))
-    tracking.ended([i for i, node in graph.nodes.items() if store.has(node.task.kind, i)])
+    journal.hears(tracking.failures)
+    there = store.records((node.task.kind, i) for i, node in graph.nodes.items())
+    tracking.ended([i for i, node in graph.nodes.items() if (node.task.kind, i) in there])
     try:
         yield tracking
     finally:
         tracking.end()
-        for failure in tracking.failures():
-            journal.event("note", message=failure)
+        journal.note_failures()
 
 
 def cells(graph: TaskGraph) -> dict[str, list[tuple[str, Cell]]]:
@@ -151,12 +151,11 @@ def _values(row: Row) -> dict[str, float]:
     return {name: float(value) for name, value in row.items() if name not in _NO_VALUES}
 
 
-def _table(path: Path) -> dict[str, float]:
+def _table(text: str) -> dict[str, float]:
     """The numbers of an evaluation: "held_out/loss", with lm-eval's filter behind a comma where it has one."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return {
-            f"{row['measure']}/{row['metric']}" + ("" if row["filter"] == "none" else f",{row['filter']}"): float(
-                row["value"]
-            )
-            for row in csv.DictReader(file)
-        }
+    return {
+        f"{row['measure']}/{row['metric']}" + ("" if row["filter"] == "none" else f",{row['filter']}"): float(
+            row["value"]
+        )
+        for row in csv.DictReader(io.StringIO(text, newline=""))
+    }

@@ -72,6 +72,8 @@ def train(
     except KeyboardInterrupt:
         if training.between_steps:
             training.save()
+        if context.mirror is not None:
+            context.mirror.wait()
         raise
     if training.team.leads:
         lines = [json.dumps(row) + "\n" for row in training.metrics]
@@ -221,12 +223,13 @@ class _Training:
             {name: self.spread.part(tensor) for name, tensor in moments.items()},
             rows={name: (*rows, len(every[name])) for name, rows in parts.items() if rows is not None},
         )
-        resume.save(self.context.resume, checkpoint, self.team)
+        resume.save(self.context.resume, checkpoint, self.team, self.context.mirror)
 
     @torch.no_grad()
     def restore(self) -> None:
         """Continue from the newest whole checkpoint of these parameters, if there is one."""
-        stored = self.found()
+        context = self.context
+        stored = resume.found(context.resume, self.team, context.mirror, context.progress.note)
         if stored is None:
             return
         if stored.shapes() != {name: tuple(parameter.shape) for name, parameter in self.parameters.items()}:
@@ -243,14 +246,3 @@ class _Training:
         self.metrics = stored.metrics
         self.context.progress.record(*stored.metrics)  # so that who watches now sees all of the curve
         self.context.progress.note(f"continues behind step {stored.steps} of {self.recipe.steps}")
-
-    def found(self) -> resume.Stored | None:
-        """The checkpoint to continue from. The leader looks for it, and reads the files through."""
-        stored = None
-        if self.team.leads:
-            resume.sweep(self.context.resume)
-            stored, broken = resume.newest(self.context.resume)
-            for line in broken:
-                self.context.progress.note(line)
-        steps = self.team.number(-1 if stored is None else stored.steps)
-        return resume.behind(self.context.resume, steps) if steps >= 0 and stored is None else stored

@@ -114,7 +114,7 @@ def sentence(event: Event) -> str | None:
         case "task_reused":
             return f"reused   {name} (made by another run meanwhile)"
         case "task_retried":
-            return f"retry    {name} (its worker was lost; attempt {event['attempt']})"
+            return f"retry    {name} (its worker was lost; attempt {event['attempt']}, on {event['host']})"
         case "task_failed":
             return f"FAILED   {name}: {error}"
         case "task_blocked":

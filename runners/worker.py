@@ -7,130 +7,125 @@ it left in `Context.resume`.
 
 from __future__ import annotations
 
-import fcntl
 import importlib
 import json
 import os
 import socket
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from boomspec.errors import BoomspecError, redact
-from boomspec.graph import Node
-from boomspec.store import Store
+from boomspec.errors import BoomspecError
+from boomspec.store import Store, open_store
 from runners import environment
-from runners.context import Context, Input, Place, Progress
+from runners.context import Context, Place, Progress
+from runners.full_disk import FullDiskError, explained
+from runners.job import Job, Outcome, State, describe
+from runners.journal import log_file, make_subfolders, progress_file
+from runners.mirror import resume_mirror
 from runners.output import captured
 from runners.provenance import provenance
-
-_LOCK_POLL_SECONDS = 0.5
-
-State = Literal["made", "reused", "failed", "blocked", "interrupted"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a task ended. `error` says why, where it did not succeed; it holds no secrets."""
-
-    name: str
-    state: State
-    error: str = ""
-    cause: str = ""  # name of the task whose failure this one follows from
-    seconds: float = 0.0
-
-    @property
-    def succeeded(self) -> bool:
-        return self.state in ("made", "reused")
-
-
-@dataclass(frozen=True)
-class Job:
-    """Everything that a worker must know about one task of one run."""
-
-    node: Node
-    inputs: dict[str, Input]
-    input_kinds: dict[str, str]  # kinds of the inputs that are artifacts, by id
-    store: Path
-    reads: Path  # the store of the inputs; another one where artifacts are made again for comparison
-    run_folder: Path
-    run: str
-    commit: str | None
-    variables: dict[str, str]
-
-    @property
-    def log(self) -> Path:
-        return self.run_folder / "logs" / f"{self.node.id}.log"
-
-    @property
-    def progress(self) -> Path:
-        return self.run_folder / "progress" / f"{self.node.id}.jsonl"
+from runners.reach import sees_run_folder
+from runners.relay import relayed
+from runners.silence import beating
 
 
 def execute(job: Job) -> Outcome:
     """Make the artifact of `job`. Raises only KeyboardInterrupt."""
     name = job.node.name
     started = time.time()
-    with job.progress.open("a", encoding="utf-8") as file:
-        line = {"time": started, "started": {"run": job.run, "host": socket.gethostname(), "pid": os.getpid()}}
-        file.write(json.dumps(line) + "\n")
-    progress = Progress(job.progress)
-    with captured(job.log):
+    try:
+        store = open_store(job.store)
+        here = sees_run_folder(job, store)
+    except BoomspecError as error:  # there is no log yet, nor anybody who would read it
+        return Outcome(name, "failed", describe(error), name, time.time() - started)
+    folder = job.folder(store)
+    try:
+        with explained(folder), _heard(job, folder, here=here):
+            return _logged(job, folder, started)
+    except FullDiskError as error:  # which has no room for the log either
+        return Outcome(name, "failed", describe(error), name, time.time() - started)
+
+
+def _logged(job: Job, folder: Path, started: float) -> Outcome:
+    name = job.node.name
+    progress = _started(job, progress_file(folder, job.node.id), started)
+    store = open_store(job.store, tell=progress.note)
+    with captured(log_file(folder, job.node.id)), beating(progress):
         # SystemExit is not caught: it is how Ray ends a worker on a node that goes away, and such a task is retried.
         try:
-            state: State = "made" if _make(job, progress, started) else "reused"
+            state: State = "made" if _make(job, store, progress, started) else "reused"
         except Exception as error:
             traceback.print_exc()
             return Outcome(name, "failed", describe(error), name, time.time() - started)
     return Outcome(name, state, seconds=time.time() - started)
 
 
-def describe(error: BaseException) -> str:
-    """An error as one text without secrets: those that a user can act on need no class name."""
-    text = str(error) if isinstance(error, BoomspecError) else f"{type(error).__name__}: {error}"
-    if not str(error) and (frames := traceback.extract_tb(error.__traceback__)):
-        text += f"{frames[-1].line} ({Path(frames[-1].filename).name}:{frames[-1].lineno})"
-    return redact(text.strip())
+@contextmanager
+def _heard(job: Job, folder: Path, *, here: bool) -> Iterator[None]:
+    """What the task writes into its files is seen by the driver. `here`: they are in the driver's own run folder."""
+    if here:
+        yield
+        return
+    make_subfolders(folder)
+    if job.reach is None or job.reach.relay is None:
+        yield
+        return
+    with relayed(job.reach.relay, folder, job.node.id):
+        yield
 
 
-def _make(job: Job, progress: Progress, started: float) -> bool:
+def _started(job: Job, file: Path, started: float) -> Progress:
+    with file.open("a", encoding="utf-8") as lines:
+        line = {"time": started, "started": {"run": job.run, "host": socket.gethostname(), "pid": os.getpid()}}
+        lines.write(json.dumps(line) + "\n")
+    return Progress(file)
+
+
+def _make(job: Job, store: Store, progress: Progress, started: float) -> bool:
     """Make and publish the artifact. False where another run has made it meanwhile."""
-    environment.apply(job.variables)
+    environment.apply(environment.variables(store.root, hub=job.hub))
     execution, task = job.node.execution, job.node.task
     threads = environment.apply_resources(cpus=execution.cpus, gpus=execution.gpus)
-    store = Store(job.store)
-    _check_inputs(job, Store(job.reads))
-    with _one_at_a_time(store.resume(task.kind, task.id), progress):
+    waiting = "another run is at work on this; waiting for it"
+    with store.claimed(task.kind, task.id, owner=job.run, waiting=lambda: progress.note(waiting)):
         if store.has(task.kind, task.id) and store.damage(task.kind, task.id) is None:
             return False
+        # Where several workers share the task, each machine of theirs fetches for itself.
+        inputs = job.inputs if execution.workers > 1 else job.fetched(open_store(job.reads, tell=progress.note))
         body = _body(task.kind, threads)
-        with store.workspace(task.kind, task.id) as workspace:
+        mirror = resume_mirror(store, job.node, progress)
+        with store.workspace(task.kind, task.id) as workspace, explained(workspace.path, Path(tempfile.gettempdir())):
             body(
                 Context(
                     record=task.record,
-                    inputs=job.inputs,
+                    inputs=inputs,
                     path=workspace.path,
                     resume=workspace.resume,
+                    mirror=mirror,
                     options=execution.options,
                     progress=progress,
                     place=Place(
                         execution.cpus,
                         execution.gpus,
                         execution.retries,
-                        job.variables,
-                        job.log,
+                        log_file(job.folder(store), job.node.id),
                         claims=execution.claims,
+                        job=job,
                     ),
                 )
             )
             made_by = provenance(started=started, finished=time.time(), execution=execution, commit=job.commit)
             if job.node.cost is not None:
                 made_by["cost"] = asdict(job.node.cost)  # with the seconds: how fast such tasks are here
+            if mirror is not None:
+                mirror.wait()  # what is sent now would outlive the checkpoints, which end with the task
             store.publish(workspace, task.kind, task.id, task.identity(), made_by)
     return True
 
@@ -141,48 +136,3 @@ def _body(kind: str, threads: int) -> Callable[[Context[Any]], None]:
     if (torch := sys.modules.get("torch")) is not None:
         torch.set_num_threads(threads)
     return body
-
-
-def _check_inputs(job: Job, store: Store) -> None:
-    for role, given in job.inputs.items():
-        kind = job.input_kinds.get(given.id)
-        if kind is None:
-            continue
-        problem = store.damage(kind, given.id) if store.has(kind, given.id) else "it is not in the store"
-        if problem is not None:
-            raise BoomspecError(f"input {role} ({kind} {given.id[:12]}) cannot be used: {problem}", hint="run again")
-
-
-@contextmanager
-def _one_at_a_time(resume: Path, progress: Progress) -> Iterator[None]:
-    """Hold the task's resume folder, so that two runs do not write the same checkpoints.
-
-    The second one waits for the first, and then finds its artifact. A dead process holds nothing.
-    """
-    handle = _lock(resume)
-    if handle is None:
-        progress.note("another run is at work on this; waiting for it")
-        while (handle := _lock(resume)) is None:
-            time.sleep(_LOCK_POLL_SECONDS)
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            resume.rmdir()  # when it holds nothing to resume from
-        os.close(handle)
-
-
-def _lock(folder: Path) -> int | None:
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(handle).st_ino == folder.stat().st_ino:
-            return handle
-    except (BlockingIOError, FileNotFoundError):
-        pass  # held by another, or removed by the one who held it
-    os.close(handle)
-    return None

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from boomspec.clusters.demand import Machine, machine
+from boomspec.clusters.demand import KEEPALIVE, OBJECT_STORE, Machine, machine
 from boomspec.errors import BoomspecError
 from boomspec.graph import TaskGraph
 from boomspec.locks.lock import Lock
@@ -34,12 +34,12 @@ _ATTEMPTS = 2  # further ones when the head is lost; each goes on from what is i
 
 @dataclass(frozen=True)
 class Pods:
-    """How the job runs: `store` is a path in the pods, where the volume of the claim `claim` is mounted."""
+    """How the job runs: `store` is a URL, or a path in the pods where the volume of the claim `claim` is mounted."""
 
     image: str
     ray_version: str
     store: str
-    claim: str
+    claim: str = ""  # none where the store is at a URL
     nodes: int = 1
     secret: str = DEFAULT_SECRET
     variables: tuple[str, ...] = ()  # each a key of that secret
@@ -106,8 +106,9 @@ def job_name(graph: TaskGraph) -> str:
 def _head(name: str, pods: Pods) -> dict[str, Any]:
     """The head runs the driver, and no task: a task that takes all memory must not take the cluster with it."""
     container = _container("ray-head", pods, {"cpu": str(_HEAD_CPUS), "memory": _HEAD_MEMORY})
-    container["volumeMounts"].append({"name": "job", "mountPath": _GRAPH_FOLDER, "readOnly": True})
-    volumes = [_store_volume(pods), {"name": "job", "configMap": {"name": name}}]
+    mount = {"name": "job", "mountPath": _GRAPH_FOLDER, "readOnly": True}
+    container["volumeMounts"] = [*container.get("volumeMounts", ()), mount]
+    volumes = [*_volumes(pods).get("volumes", ()), {"name": "job", "configMap": {"name": name}}]
     return {"rayStartParams": {"num-cpus": "0"}, "template": {"spec": {"containers": [container], "volumes": volumes}}}
 
 
@@ -123,14 +124,16 @@ def _group(name: str, size: Machine, replicas: int, pods: Pods) -> dict[str, Any
     resources = {"cpu": str(size.cpus), "memory": f"{size.gibibytes}Gi"}
     if size.gpus:
         resources["nvidia.com/gpu"] = str(size.gpus)
-    custom = {"resources": json.dumps(json.dumps(size.resources))} if size.resources else {}  # a shell reads it
-    spec = {"containers": [_container("ray-worker", pods, resources)], "volumes": [_store_volume(pods)]}
+    start = {"memory": str(size.claimable), "object-store-memory": str(OBJECT_STORE)}
+    if size.resources:
+        start["resources"] = json.dumps(json.dumps(size.resources))  # a shell reads it
+    spec = {"containers": [_container("ray-worker", pods, resources)], **_volumes(pods)}
     return {
         "groupName": name,
         "replicas": replicas,
         "minReplicas": replicas,
         "maxReplicas": replicas,
-        "rayStartParams": custom,
+        "rayStartParams": start,
         "template": {"spec": spec},
     }
 
@@ -142,11 +145,15 @@ def _container(name: str, pods: Pods, resources: dict[str, str]) -> dict[str, An
         "env": [
             {"name": variable, "valueFrom": {"secretKeyRef": {"name": pods.secret, "key": variable}}}
             for variable in pods.variables
-        ],
+        ]
+        + [{"name": name, "value": value} for name, value in KEEPALIVE.items()],
         "resources": {"requests": dict(resources), "limits": dict(resources)},
-        "volumeMounts": [{"name": "store", "mountPath": pods.store}],
+        **({"volumeMounts": [{"name": "store", "mountPath": pods.store}]} if pods.claim else {}),
     }
 
 
-def _store_volume(pods: Pods) -> dict[str, Any]:
-    return {"name": "store", "persistentVolumeClaim": {"claimName": pods.claim}}
+def _volumes(pods: Pods) -> dict[str, list[Any]]:
+    """The store's volume; nothing where it is at a URL."""
+    if not pods.claim:
+        return {}
+    return {"volumes": [{"name": "store", "persistentVolumeClaim": {"claimName": pods.claim}}]}

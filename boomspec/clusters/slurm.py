@@ -14,7 +14,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from boomspec.clusters.demand import machine
+from boomspec.clusters.demand import KEEPALIVE, OBJECT_STORE, machine
 from boomspec.graph import TaskGraph
 
 _WARN_SECONDS = 120
@@ -35,18 +35,15 @@ class Allocation:
 
 def script(graph: TaskGraph, allocation: Allocation) -> str:
     """The script."""
-    sizes = [machine(graph, nodes=allocation.nodes, gpus=gpus) for gpus in (True, False)]
-    there = [size for size in sizes if size is not None]
-    cpus, gpus = max(size.cpus for size in there), max(size.gpus for size in there)
-    memory = max(size.gibibytes for size in there)
-    custom = {name: amount for size in there for name, amount in size.resources.items()}
+    size = machine(graph, nodes=allocation.nodes)
+    assert size is not None  # a graph has tasks
     directives = {
         "job-name": graph.name,
         "nodes": allocation.nodes,
         "ntasks-per-node": 1,
-        "cpus-per-task": cpus,
-        **({"gpus-per-node": gpus} if gpus else {}),
-        "mem": f"{memory}G",
+        "cpus-per-task": size.cpus,
+        **({"gpus-per-node": size.gpus} if size.gpus else {}),
+        "mem": f"{size.gibibytes}G",
         "output": shlex.quote(str(allocation.log)),
         "open-mode": "append",
         "signal": f"B:TERM@{_WARN_SECONDS}",
@@ -58,9 +55,11 @@ def script(graph: TaskGraph, allocation: Allocation) -> str:
     values = {
         "DIRECTIVES": "\n".join(rows),
         "PYTHON": shlex.quote(allocation.python),
-        "CPUS": str(cpus),
-        "GPUS": str(gpus),
-        "RESOURCES": f"--resources={shlex.quote(json.dumps(custom))} " if custom else "",
+        "CPUS": str(size.cpus),
+        "GPUS": str(size.gpus),
+        "MEMORY": f"--memory={size.claimable} --object-store-memory={OBJECT_STORE}",
+        "RESOURCES": f"--resources={shlex.quote(json.dumps(size.resources))} " if size.resources else "",
+        "KEEPALIVE": " ".join(f"{name}={value}" for name, value in KEEPALIVE.items()),
         "RUNNER": shlex.join(runner),
     }
     text = _SCRIPT
@@ -83,7 +82,7 @@ port=$((20000 + SLURM_JOB_ID % 10000 * 2))
 temporary=/tmp/boomspec-$SLURM_JOB_ID
 
 # Ray's ports take connections from everywhere, so nobody without this token is let in.
-export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
+export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 @KEEPALIVE@
 RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
 export RAY_AUTH_TOKEN
 
@@ -106,7 +105,7 @@ start() {  # HOW_MANY WHERE... -- OPTIONS OF RAY...
   while [[ $1 != -- ]]; do where+=("$1"); shift; done
   shift
   srun "${where[@]}" --export=ALL --overlap --kill-on-bad-exit=0 \
-    "$ray" start --block --num-cpus=@CPUS@ --num-gpus=@GPUS@ @RESOURCES@--disable-usage-stats "$@" &
+    "$ray" start --block --num-cpus=@CPUS@ --num-gpus=@GPUS@ @MEMORY@ @RESOURCES@--disable-usage-stats "$@" &
   steps+=($!)
 }
 

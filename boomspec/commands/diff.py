@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 import click
 
 from boomspec.commands.shared import json_option, offered, store_option
 from boomspec.errors import EXIT_OK, BoomspecError
+from boomspec.store import Where
 
 EXIT_DIFFERS = 1
 
@@ -24,7 +24,7 @@ EXIT_DIFFERS = 1
 @click.option("--git-driver", is_flag=True, hidden=True, help="What git calls; A B are its own arguments.")
 def command(
     sides: tuple[str, ...],
-    store: Path | None,
+    store: Where | None,
     markdown: bool,
     as_json: bool,
     git_setup: bool,
@@ -69,7 +69,7 @@ def command(
     sys.exit(EXIT_DIFFERS if _compare(sides[0], sides[1], store, form) else EXIT_OK)
 
 
-def _compare(old: str, new: str, store: Path | None, form: str) -> bool:
+def _compare(old: str, new: str, store: Where | None, form: str) -> bool:
     # Imported here: completion and help need none of it.
     from boomspec.diff.compared import compared
     from boomspec.diff.sides import both

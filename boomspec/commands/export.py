@@ -12,6 +12,7 @@ from boomspec.commands.shared import json_option, offered, store_option, wait
 from boomspec.export import export_command
 from boomspec.runs import open_run
 from boomspec.sizes import compact_plan, folder_name
+from boomspec.store import Where
 
 
 @click.command("export")
@@ -21,7 +22,7 @@ from boomspec.sizes import compact_plan, folder_name
 @store_option
 @click.option("--force", is_flag=True, help="Replace the model that is in the folder.")
 @json_option
-def command(run: Path, size: str, folder: Path, store: Path | None, force: bool, as_json: bool) -> None:
+def command(run: Path, size: str, folder: Path, store: Where | None, force: bool, as_json: bool) -> None:
     """Write one SIZE of RUN (a spec or a run's folder) into FOLDER, as a Hugging Face model with a model card.
 
     SIZE: student, teacher, or 24 layers, 3B, 80%, 6GiB (the largest not above is taken; the spec need not list it).
@@ -34,7 +35,7 @@ def command(run: Path, size: str, folder: Path, store: Path | None, force: bool,
     """
     made = open_run(run, store)
     chosen = made.every() if size == "all" else (made.member(size),)
-    with export_command(made, None if size == "all" else chosen[0], folder, force=force) as command:
+    with export_command(made, None if size == "all" else chosen[0], folder, force=force, as_json=as_json) as command:
         code = wait(command)
     if code:
         sys.exit(code)

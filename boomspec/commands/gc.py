@@ -6,14 +6,13 @@ import json
 import re
 import time
 from contextlib import nullcontext
-from pathlib import Path
 
 import click
 
 from boomspec.commands.shared import json_option, offered, specless_store_option
 from boomspec.errors import BoomspecError
 from boomspec.runs import DEFAULT_STORE
-from boomspec.store import Store
+from boomspec.store import Where, open_store
 
 _SECONDS = {"h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -43,7 +42,7 @@ def _age(_context: click.Context, _option: click.Parameter, value: str | None) -
 @click.option("--cache", is_flag=True, help="Also what libraries keep in the store's cache folder.")
 @json_option
 def command(
-    store: Path | None,
+    store: Where | None,
     really: bool,
     names: tuple[str, ...],
     keep_last: int | None,
@@ -66,23 +65,23 @@ def command(
     from boomspec.house.history import check_store, chosen_run, past_runs
     from boomspec.in_use import alone
 
-    folder = (store or Path(DEFAULT_STORE)).absolute()
-    check_store(folder)
-    with alone(folder) if really else nullcontext():
-        runs = past_runs(folder)
-        named = [chosen_run(runs, name, folder) for name in dict.fromkeys(names)]
+    place = open_store(store or DEFAULT_STORE)
+    check_store(place)
+    with alone(place) if really else nullcontext():
+        runs = past_runs(place)
+        named = [chosen_run(runs, name, place) for name in dict.fromkeys(names)]
         if busy := [run.folder.name for run in named if run.state == "running"]:
             raise BoomspecError(f"run {busy[0]} is running: it is not forgotten", hint="wait for its end, or stop it")
         old = forgotten(runs, keep_last=keep_last, older_than=older_than, now=time.time())
         forget = list({run.folder: run for run in [*named, *old]}.values())
-        items, needed = garbage(Store(folder), runs, forget=forget, cache=cache)
+        items, needed = garbage(place, runs, forget=forget, cache=cache)
         if really:
             for item in items:
-                delete(item)
+                delete(place, item)
     if as_json:
         content = {
             "schema": GC_SCHEMA_VERSION,
-            "store": str(folder),
+            "store": place.address,
             "deleted": really,
             "items": [item.to_json() for item in items],
             "bytes": sum(item.bytes for item in items),
@@ -92,6 +91,6 @@ def command(
         return
     from boomspec.house.listing import print_garbage
 
-    print_garbage(items, needed, folder, deleted=really)
+    print_garbage(items, needed, place, deleted=really)
     if items and not really:
         click.echo("nothing was deleted: --delete does it")

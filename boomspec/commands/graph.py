@@ -9,7 +9,7 @@ import click
 
 from boomspec.commands.shared import compiled_with, spec_argument, store_option
 from boomspec.show import mermaid
-from boomspec.store import write_atomically
+from boomspec.store import Where, write_atomically
 
 
 @click.command("graph")
@@ -17,7 +17,7 @@ from boomspec.store import write_atomically
 @store_option
 @click.option("--format", "form", type=click.Choice(["json", "mermaid"]), default="json", show_default=True)
 @click.option("--output", "-o", type=click.Path(path_type=Path, dir_okay=False), help="Write a file instead.")
-def command(spec: Path, store: Path | None, form: str, output: Path | None) -> None:
+def command(spec: Path, store: Where | None, form: str, output: Path | None) -> None:
     """Print the compiled task graph; behind a search, what the store's answer leads to.
 
     \b

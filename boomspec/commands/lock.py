@@ -14,6 +14,7 @@ from boomspec.commands.shared import json_option, spec_argument, store_option
 from boomspec.errors import EXIT_RUN_FAILED, BoomspecError
 from boomspec.locks.lock import Difference, completed, differences, drifts, lock_path
 from boomspec.locks.locked import Standing, drift_lines, lock_now, required_lock
+from boomspec.store import Where
 
 OUTPUT_SCHEMA_VERSION = 1
 _NO_ANSWER = "The hub gave no answer, so this is what the local cache and the lock know: "
@@ -25,7 +26,7 @@ _NO_ANSWER = "The hub gave no answer, so this is what the local cache and the lo
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 where what was locked has drifted, and say what.")
 @click.option("--ignore-packages", is_flag=True, help="With --check: whatever versions of packages are installed here.")
 @json_option
-def command(spec: Path, store: Path | None, check: bool, ignore_packages: bool, as_json: bool) -> None:
+def command(spec: Path, store: Where | None, check: bool, ignore_packages: bool, as_json: bool) -> None:
     """Pin everything that the names in a spec hide: commits, checksums, rows, lm-eval tasks, package versions.
 
     \b

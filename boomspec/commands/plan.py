@@ -6,10 +6,12 @@ import json
 import math
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from boomspec import trust
 from boomspec.commands.shared import (
     check_runners,
     compiled_with,
@@ -17,6 +19,7 @@ from boomspec.commands.shared import (
     runner_output,
     spec_argument,
     store_option,
+    warn,
 )
 from boomspec.costs import machine
 from boomspec.costs.devices import DEVICES, others
@@ -30,8 +33,8 @@ from boomspec.planning.plan_view import print_plan
 from boomspec.planning.reasons import explained
 from boomspec.planning.saved import SavedPlan
 from boomspec.reading.experiments import load_spec
-from boomspec.runs import store_folder
-from boomspec.store import Store
+from boomspec.runs import store_of
+from boomspec.store import Store, Where
 
 EXIT_SOMETHING_TO_DO = 3
 
@@ -66,7 +69,7 @@ def _finite(_context: click.Context, _option: click.Parameter, value: float | No
 @json_option
 def command(
     spec: Path,
-    store: Path | None,
+    store: Where | None,
     every_task: bool,
     output: Path | None,
     device: str | None,
@@ -86,19 +89,21 @@ def command(
     if device is not None and device not in DEVICES:
         raise BoomspecError(f"no device '{device}' is known", hint=others(device))
     if calibrate:
-        _calibrate(Store(store_folder(load_spec(spec), store)))
-    compiled, folder = compiled_with(spec, store)
-    graph, place = compiled.graph, Store(folder)
+        _calibrate(store_of(load_spec(spec), store))
+    compiled, place = compiled_with(spec, store)
+    graph = compiled.graph
     plan = explained(needed(graph, place, checksums=verify), graph, place)
     execution = load_spec(spec).spec.execution
     found = forecast(graph, plan, place, _machine(execution, device, gpus))
+    warn(trust.warnings(graph))
     if output is not None:
-        saved = SavedPlan(graph, plan, folder, cpus=execution.cpus, checksums=verify, pending=compiled.pending)
+        saved = SavedPlan(graph, plan, place.address, cpus=execution.cpus, checksums=verify, pending=compiled.pending)
         saved.save(output)
     if as_json:
-        click.echo(json.dumps(plan_json(compiled, plan, found, folder), indent=2))
+        found = replace(found, warnings=(*trust.warnings(graph), *found.warnings))
+        click.echo(json.dumps(plan_json(compiled, plan, found, place), indent=2))
     else:
-        print_plan(compiled, plan, found, folder, every_task=every_task)
+        print_plan(compiled, plan, found, place, every_task=every_task)
         if output is not None:
             click.echo(f"\nSaved; to execute exactly this: boomspec run {shlex.quote(str(output))}")
     if detailed_exitcode and (plan.ids("run") or plan.ids("blocked")):

@@ -12,7 +12,7 @@ import click
 from boomspec.commands.shared import json_option, runnable, runner, spec_argument, store_option
 from boomspec.errors import EXIT_RUN_FAILED, BoomspecError
 from boomspec.graph import TaskGraph
-from boomspec.store import Store
+from boomspec.store import Store, Where
 
 
 @click.command("report")
@@ -20,28 +20,35 @@ from boomspec.store import Store
 @store_option
 @click.option("--open", "open_it", is_flag=True, help="Open the page in a browser.")
 @json_option
-def command(spec: Path, store: Path | None, open_it: bool, as_json: bool) -> None:
+def command(spec: Path, store: Where | None, open_it: bool, as_json: bool) -> None:
     """Write the report of a spec from what its store holds now, and say where it is.
 
-    The report of a spec with variants or a sweep compares its experiments; SPEC#LABEL is that of one of them.
+    SPEC: a spec, one of its experiments (SPEC#LABEL), a compiled graph, or the folder of a run. The report of a spec
+    with variants or a sweep compares its experiments; SPEC#LABEL is that of one of them.
 
     \b
     Examples:
       boomspec report specs/quickstart.yaml --open
       boomspec report specs/ablations.yaml#no-kl
+      boomspec report boomspec-store/runs/quickstart-1a2b3c4d
     """
-    graph, folder, _, pending = runnable(spec, store)
+    graph, found, _, pending = runnable(spec, store)
     if pending:
         raise BoomspecError(f"{spec}: no report before {', '.join(pending)} has run", hint=f"boomspec run {spec}")
-    found = Store(folder)
+    if not any(node.task.kind in ("report", "comparison") for node in graph.nodes.values()):
+        raise BoomspecError(f"{spec}: it ends at a search, so there is no report yet", hint="boomspec run its spec")
     run_folder = found.run_folder(graph.name, graph.id)
     # One experiment of a set may never have been run by itself.
     if not run_folder.is_dir() and not _has_results(graph, found):
-        raise BoomspecError(f"{spec}: not run yet with store {folder}", hint=f"boomspec run {spec}")
-    command = [*runner(graph, folder), "--report"]
-    done = subprocess.run(command, stdout=subprocess.DEVNULL if as_json else None)
+        raise BoomspecError(f"{spec}: not run yet with store {found.address}", hint=f"boomspec run {spec}")
+    command = [*runner(graph, found), "--report"]
+    shown = subprocess.PIPE if as_json else None
+    done = subprocess.run(command, stdout=shown, stderr=shown, text=True)
+    if done.returncode != 0 and as_json:
+        said = done.stderr.strip().removeprefix("error: ") or "the report could not be made"
+        click.echo(json.dumps({"error": {"message": said, "hint": None}}, indent=2))
     if done.returncode != 0:
-        sys.exit(EXIT_RUN_FAILED)
+        sys.exit(done.returncode if done.returncode > 0 else EXIT_RUN_FAILED)
     page = run_folder / "report" / "report.html"
     if as_json:
         click.echo(json.dumps({"report": str(page), "results": str(page.with_name("results.json"))}))
@@ -50,4 +57,5 @@ def command(spec: Path, store: Path | None, open_it: bool, as_json: bool) -> Non
 
 
 def _has_results(graph: TaskGraph, store: Store) -> bool:
-    return any(node.task.kind == "evaluate" and store.has("evaluate", node.id) for node in graph.nodes.values())
+    there = store.ids("evaluate")
+    return any(node.task.kind == "evaluate" and node.id in there for node in graph.nodes.values())

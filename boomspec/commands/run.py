@@ -14,7 +14,7 @@ from boomspec.compiling.pins import NO_PINS
 from boomspec.errors import BoomspecError
 from boomspec.locks.locked import RunLock, required_lock
 from boomspec.planning.saved import check, is_plan, read_plan
-from boomspec.store import Store
+from boomspec.store import Where, open_store
 
 
 @click.command("run")
@@ -30,7 +30,7 @@ from boomspec.store import Store
 @click.option("--ignore-packages", is_flag=True, help="With --locked: whatever versions of packages are installed.")
 def command(
     spec: Path,
-    store: Path | None,
+    store: Where | None,
     address: str | None,
     insecure: bool,
     verify: bool,
@@ -39,6 +39,8 @@ def command(
     ignore_packages: bool,
 ) -> None:
     """Run an experiment; what is in the store already is reused, what was interrupted goes on.
+
+    SPEC: a spec, one of its experiments (SPEC#LABEL), a saved plan, a compiled graph, or the folder of a run.
 
     \b
     Examples:
@@ -57,13 +59,13 @@ def command(
     lock = RunLock(*required_lock(spec), packages=not ignore_packages) if locked else None
     done: set[str] = set()
     while True:
-        graph, folder, cpus, pending = runnable(spec, store, lock.pins if lock else NO_PINS)
+        graph, place, cpus, pending = runnable(spec, store, lock.pins if lock else NO_PINS)
         if lock is not None:
-            graph = lock.hold(graph, Store(folder))
+            graph = lock.hold(graph, place)
         waiting = {node.id for node in graph.nodes.values() if node.name in pending}
         if done & waiting:
             raise BoomspecError(f"{', '.join(pending)}: has run and found nothing", hint="see its log in the store")
-        command = runner(graph, folder) + (["--cpus", str(cpus)] if cpus else []) + options
+        command = runner(graph, place) + (["--cpus", str(cpus)] if cpus else []) + options
         command += ["--lock", str(lock.place.absolute())] if lock else []
         sys.stdout.flush()
         if not pending:
@@ -74,15 +76,16 @@ def command(
         done |= waiting
 
 
-def _execute(file: Path, store: Path | None, options: list[str]) -> NoReturn:
+def _execute(file: Path, store: Where | None, options: list[str]) -> NoReturn:
     """Run exactly a saved plan. Raises BoomspecError where it no longer holds."""
     saved = read_plan(file)
-    if store is not None and store.absolute() != saved.store:
-        raise BoomspecError(f"{file}: the plan is for the store {saved.store}", hint="leave out --store")
+    place = open_store(saved.store)
+    if store is not None and open_store(store).address != place.address:
+        raise BoomspecError(f"{file}: the plan is for the store {place.address}", hint="leave out --store")
     check(saved, file)
     if saved.pending:
         click.echo(f"this plan ends behind {', '.join(saved.pending)}; plan again for the rest")
-    command = [*runner(saved.graph, saved.store), "--plan", str(file.absolute()), *options]
+    command = [*runner(saved.graph, place), "--plan", str(file.absolute()), *options]
     command += ["--cpus", str(saved.cpus)] if saved.cpus else []
     command += ["--verify"] if saved.checksums and "--verify" not in options else []
     sys.stdout.flush()

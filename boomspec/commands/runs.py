@@ -10,13 +10,14 @@ import click
 
 from boomspec.commands.shared import json_option, offered, specless_store_option
 from boomspec.runs import DEFAULT_STORE
+from boomspec.store import Where, open_store, store_of_run
 
 
 @click.command("runs")
 @click.argument("name", required=False, metavar="[RUN]", shell_complete=offered("runs"))
 @specless_store_option
 @json_option
-def command(name: str | None, store: Path | None, as_json: bool) -> None:
+def command(name: str | None, store: Where | None, as_json: bool) -> None:
     """List the runs of a store, the newest first; with RUN (its folder, or the start of its name) all about one.
 
     \b
@@ -29,25 +30,29 @@ def command(name: str | None, store: Path | None, as_json: bool) -> None:
 
     named = Path(name).resolve() if name is not None else None
     if store is None and named is not None and named.parent.name == "runs" and named.is_dir():
-        store = named.parents[1]
-    folder = (store or Path(DEFAULT_STORE)).absolute()
-    check_store(folder, may_be_absent=store is None)
-    runs = past_runs(folder)
-    chosen = None if name is None else chosen_run(runs, name, folder)
+        place = store_of_run(named)
+    else:
+        place = open_store(store or DEFAULT_STORE)
+    check_store(place, may_be_absent=store is None)
+    runs = past_runs(place)
+    chosen = None if name is None else chosen_run(runs, name, place)
+    if chosen is not None and place.bucket is not None:
+        place.run_called(chosen.folder.name)  # its logs and its report, too
+        chosen = chosen_run(past_runs(place), chosen.folder.name, place)
     if as_json:
         listed = [run.to_json() for run in runs]
         content: dict[str, Any] = {"runs": listed}
         if chosen is not None:
             content = {"run": {**chosen.to_json(), "logs": {name: str(log) for name, log in chosen.logs.items()}}}
-        click.echo(json.dumps({"schema": RUNS_SCHEMA_VERSION, "store": str(folder), **content}, indent=2))
+        click.echo(json.dumps({"schema": RUNS_SCHEMA_VERSION, "store": place.address, **content}, indent=2))
         return
     if chosen is None and not runs:
-        click.echo(f"there are no runs in {folder / 'runs'}")
+        click.echo(f"there are no runs in {place.address}/runs")
         click.echo("  hint: boomspec run SPEC makes one; --store FOLDER looks in another store")
         return
     from boomspec.house.listing import print_run, print_runs
 
     if chosen is None:
-        print_runs(runs, folder)
+        print_runs(runs, place)
     else:
         print_run(chosen)

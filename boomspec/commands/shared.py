@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,9 +19,9 @@ from boomspec.compiling.sets import compile_experiments
 from boomspec.errors import BoomspecError
 from boomspec.graph import TaskGraph
 from boomspec.graph_file import read_graph
-from boomspec.reading.experiments import load_experiments, load_spec
-from boomspec.runs import DEFAULT_STORE, store_folder
-from boomspec.store import Store
+from boomspec.reading.experiments import load_experiments, load_spec, split_address
+from boomspec.runs import DEFAULT_STORE, GRAPH, open_run, run_folder, store_of
+from boomspec.store import Store, Where, is_url, open_store
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -30,10 +30,9 @@ if TYPE_CHECKING:
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def _folder(_context: click.Context, _option: click.Parameter, value: str | None) -> Path | None:
-    if value is not None and "://" in value:
-        raise BoomspecError(f"only folders are supported as a store, not '{value}'", hint="give a path")
-    return None if value is None else Path(value)
+def _where(_context: click.Context, _option: click.Parameter, value: str | None) -> Where | None:
+    """A URL stays text: as a Path it would lose a slash."""
+    return value if value is None or is_url(value) else Path(value)
 
 
 def offered(what: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
@@ -52,10 +51,10 @@ spec_argument = click.argument("spec", type=click.Path(path_type=Path), shell_co
 def _store(default: str) -> Callable[[_Function], _Function]:
     return click.option(
         "--store",
-        metavar="FOLDER",
+        metavar="STORE",
         shell_complete=offered("folders"),
-        callback=_folder,
-        help=f"Folder of the artifacts. Default: {default}.",
+        callback=_where,
+        help=f"Folder or URL (s3://bucket/path, gs://, az://) of the artifacts. Default: {default}.",
     )
 
 
@@ -64,33 +63,37 @@ specless_store_option = _store(f"./{DEFAULT_STORE}")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 
-def compiled_with(spec: Path, store: Path | None, pins: Pins = NO_PINS) -> tuple[Compiled, Path]:
-    """A spec compiled with what the searches in its store have found, and the folder of that store."""
+def compiled_with(spec: Path, store: Where | None, pins: Pins = NO_PINS) -> tuple[Compiled, Store]:
+    """A spec compiled with what the searches in its store have found, and that store."""
     files = tuple(replace(file, pins=pins) for file in load_experiments(spec))
-    folder = store_folder(files[0], store)
-    return compile_experiments(files, answers_of(Store(folder))), folder
+    found = store_of(files[0], store)
+    return compile_experiments(files, answers_of(found)), found
 
 
 def runnable(
-    spec: Path, store: Path | None, pins: Pins = NO_PINS
-) -> tuple[TaskGraph, Path, int | None, tuple[str, ...]]:
-    """A graph from a spec or a compiled graph file, its store, the CPUs to use, the searches that come first."""
-    if spec.suffix == ".json":
-        return read_graph(spec), (store or Path(DEFAULT_STORE)).absolute(), None, ()
-    compiled, folder = compiled_with(spec, store, pins)
-    return compiled.graph, folder, load_spec(spec).spec.execution.cpus, compiled.pending
+    spec: Path, store: Where | None, pins: Pins = NO_PINS
+) -> tuple[TaskGraph, Store, int | None, tuple[str, ...]]:
+    """The graph of a spec, a file or a run's folder, its store, the CPUs to use, the searches that come first."""
+    path, label = split_address(spec)
+    if run_folder(path, None if store is None else open_store(store)) is not None:
+        made = open_run(spec, store)
+        return made.graph, made.store, None, ()
+    if path.suffix == ".json":
+        graph = read_graph(path) if label is None else open_run(spec, store).graph
+        return graph, open_store(store or DEFAULT_STORE), None, ()
+    compiled, found = compiled_with(spec, store, pins)
+    return compiled.graph, found, load_spec(spec).spec.execution.cpus, compiled.pending
 
 
-def runner(graph: TaskGraph, folder: Path) -> list[str]:
+def runner(graph: TaskGraph, store: Store) -> list[str]:
     """Write the graph into its run's folder; the command that runs it."""
     check_runners()
-    store = Store(folder)
     store.check_writable()
     run_folder = store.run_folder(graph.name, graph.id)
     run_folder.mkdir(parents=True, exist_ok=True)
-    path = run_folder / "graph.json"
+    path = run_folder / GRAPH
     graph.write(path)
-    return [sys.executable, "-P", "-m", "runners", str(path), "--store", str(folder)]
+    return [sys.executable, "-P", "-m", "runners", str(path), "--store", store.address]
 
 
 def runner_output(module: str, *arguments: str) -> str:
@@ -106,6 +109,12 @@ def check_runners() -> None:
     """Raise BoomspecError where only the compiler is installed."""
     if importlib.util.find_spec("ray") is None:
         raise BoomspecError("what runs a graph is not installed here", hint="pip install 'boomspec[run]'")
+
+
+def warn(lines: Iterable[str]) -> None:
+    """Say what nobody should overlook, on stderr: what is printed for programs stays as it is."""
+    for line in lines:
+        click.secho(f"warning: {line}", err=True, fg="red", bold=True)
 
 
 def wait(command: list[str]) -> int:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from boomspec.commands.shared import json_option, spec_argument, store_option
+from boomspec.commands.shared import json_option, spec_argument, store_option, warn
+from boomspec.store import Where
 
 _MOST_ROWS = 50  # of experiments
 
@@ -17,7 +18,7 @@ _MOST_ROWS = 50  # of experiments
 @store_option
 @click.option("--all", "every", is_flag=True, help="Every experiment in full, not only how each differs.")
 @json_option
-def command(spec: Path, store: Path | None, every: bool, as_json: bool) -> None:
+def command(spec: Path, store: Where | None, every: bool, as_json: bool) -> None:
     """Show what SPEC means: defaults written out, layers and sizes as integers, layer plans, what is read.
 
     SPEC: a spec, one of its experiments (SPEC#LABEL), a compiled graph, or the folder of a run. A comment says what was
@@ -30,8 +31,10 @@ def command(spec: Path, store: Path | None, every: bool, as_json: bool) -> None:
     """
     from boomspec.reading.yaml_text import inline
     from boomspec.review import review
+    from boomspec.trust import asked_for
 
     found = review(spec, store)
+    warn(dict.fromkeys(line for experiment in found.experiments for line in asked_for(experiment.meaning)))
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=2))
         return

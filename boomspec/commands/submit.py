@@ -11,14 +11,14 @@ from typing import Any
 
 import click
 
-from boomspec import __version__
+from boomspec import __version__, trust
 from boomspec.clusters.demand import local_paths, machine
 from boomspec.clusters.kuberay import DEFAULT_SECRET, Pods, as_yaml, manifest
 from boomspec.clusters.slurm import Allocation, script
 from boomspec.commands.remote import address_option, cluster_program, insecure_option
-from boomspec.commands.shared import check_runners, json_option, runnable, spec_argument, store_option, wait
+from boomspec.commands.shared import check_runners, json_option, runnable, spec_argument, store_option, wait, warn
 from boomspec.compiling.pins import NO_PINS
-from boomspec.errors import EXIT_OK, BoomspecError
+from boomspec.errors import EXIT_OK, BoomspecError, redact
 from boomspec.graph import TaskGraph
 from boomspec.locks.lock import Lock
 from boomspec.locks.locked import RunLock, required_lock
@@ -28,7 +28,7 @@ from boomspec.planning.saved import is_plan
 from boomspec.reading.experiments import load_spec
 from boomspec.runs import GRAPH
 from boomspec.sizes import shown_bytes
-from boomspec.store import Store
+from boomspec.store import Store, Where, is_url
 
 _TAKERS = {  # which ways of submitting take an option; "": a cluster that runs, as do those that are not named here
     "--nodes": ("--kuberay", "--slurm"),
@@ -58,12 +58,12 @@ _TAKERS = {  # which ways of submitting take an option; "": a cluster that runs,
 @click.option("--slurm", is_flag=True, help="Print a script for sbatch instead.")
 @click.option("--nodes", type=click.IntRange(min=1), help="For --kuberay and --slurm: machines. Default: 1.")
 @click.option("--image", help="For --kuberay: a container image with boomspec[run].")
-@click.option("--store-claim", metavar="NAME", help="For --kuberay: the PersistentVolumeClaim of the store.")
+@click.option("--store-claim", metavar="NAME", help="For --kuberay: the PersistentVolumeClaim of a store in a folder.")
 @click.option("--secret", metavar="NAME", help="For --kuberay: the Secret that --env reads. Default: boomspec-secrets.")
 @json_option
 def command(
     spec: Path,
-    store: Path | None,
+    store: Where | None,
     address: str,
     waits: bool,
     verify: bool,
@@ -83,18 +83,20 @@ def command(
 ) -> None:
     """Run an experiment on a Ray cluster. The graph, its lock and boomspec's own code travel; nothing else does.
 
-    The token is where Ray looks for it: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token. The store, and the
-    files that a spec reads, must be at the same place on every machine of the cluster.
+    The token is where Ray looks for it: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token. The store is a URL,
+    or a folder at the same place on every machine of the cluster, as are the files that a spec reads.
 
     \b
     Examples:
       boomspec submit specs/quickstart.yaml --address http://head:8265 --store /shared/store --wait
+      boomspec submit SPEC --address http://head:8265 --store s3://bucket/boomspec --env AWS_PROFILE
       boomspec submit SPEC --kuberay --image IMAGE --store /store --store-claim NAME | kubectl apply --server-side -f -
       boomspec submit SPEC --slurm --store /shared/store --nodes 2 | sbatch
     """
     asked = {"--nodes": nodes, "--image": image, "--store-claim": store_claim, "--secret": secret}
     jobs = {"--wait": waits, "--pip": pip, "--insecure": insecure, "--json": as_json}
-    _check_options({**asked, **jobs, "--python": python, "--env": variables}, kuberay=kuberay, slurm=slurm)
+    given = {**asked, **jobs, "--python": python, "--env": variables}
+    _check_options(given, store, kuberay=kuberay, slurm=slurm)
     stages = _stages(spec, store, locked=locked, packages=not ignore_packages)
     options = ("--verify",) * verify
     if kuberay:
@@ -116,12 +118,12 @@ class _Stage:
     """One graph to run. `pending`: the searches in it that the rest of the experiment waits for."""
 
     graph: TaskGraph
-    folder: Path
+    store: Store
     lock: Lock
     pending: tuple[str, ...]
 
 
-def _stages(spec: Path, store: Path | None, *, locked: bool, packages: bool) -> Iterator[_Stage]:
+def _stages(spec: Path, store: Where | None, *, locked: bool, packages: bool) -> Iterator[_Stage]:
     """The graphs of an experiment, each compiled with what the one before it has found.
 
     Raises BoomspecError where that is not to be seen in the store, from here.
@@ -133,16 +135,17 @@ def _stages(spec: Path, store: Path | None, *, locked: bool, packages: bool) -> 
     run_lock = RunLock(*required_lock(spec), packages=packages) if locked else None
     done: set[str] = set()
     while True:
-        graph, folder, _, pending = runnable(spec, store, run_lock.pins if run_lock else NO_PINS)
-        graph = run_lock.hold(graph, Store(folder)) if run_lock else graph
+        graph, place, _, pending = runnable(spec, store, run_lock.pins if run_lock else NO_PINS)
+        graph = run_lock.hold(graph, place) if run_lock else graph
         waiting = {node.id for node in graph.nodes.values() if node.name in pending}
         if done & waiting:
             raise BoomspecError(
-                f"{', '.join(pending)}: has run, and what it found is not in {folder}",
+                f"{', '.join(pending)}: has run, and what it found is not in {place.address}",
                 hint="the store must be readable here, too; else submit again from where it is",
             )
-        lock = run_lock.lock if run_lock else lock_of(graph, Store(folder), asked=Asked(asks=False))
-        yield _Stage(graph, folder, lock, pending)
+        lock = run_lock.lock if run_lock else lock_of(graph, place, asked=Asked(asks=False))
+        warn(trust.warnings(graph))
+        yield _Stage(graph, place, lock, pending)
         if not pending:
             return
         done |= waiting
@@ -155,7 +158,7 @@ def _submitted(stages: Iterator[_Stage], program: list[str], *, waits: bool) -> 
             graph, lock = Path(temporary, GRAPH), Path(temporary, LOCK)
             stage.graph.write(graph)
             stage.lock.write(lock)
-            code = wait([*program, str(graph), "--store", str(stage.folder), "--lock", str(lock)])
+            code = wait([*program, str(graph), "--store", stage.store.address, "--lock", str(lock)])
         if code:
             return code
         if stage.pending and not waits:
@@ -165,20 +168,24 @@ def _submitted(stages: Iterator[_Stage], program: list[str], *, waits: bool) -> 
 
 
 def _manifest(stage: _Stage, pods: Pods) -> str:
-    pods = replace(pods, store=str(stage.folder))
+    pods = replace(pods, store=stage.store.address)
+    _check_claim(pods.store, pods.claim)
     on_gpus = machine(stage.graph, nodes=pods.nodes, gpus=True)
     comments = [f"boomspec {__version__}: {stage.graph.name}, {len(stage.graph.nodes)} tasks. The image must hold it."]
     comments += [f"{name} of the Secret {pods.secret} become variables of every container." for name in pods.variables]
     if on_gpus is not None and on_gpus.gpu_memory:
-        comments.append(f"The largest task is estimated to take {shown_bytes(on_gpus.gpu_memory)} of a GPU.")
+        comments.append(f"The tasks on one GPU are estimated to take {shown_bytes(on_gpus.gpu_memory)} of it.")
     comments += [f"Every pod must see {path}." for path in local_paths(stage.graph)]
     comments += [f"{_first(stage)}."] if stage.pending else []
     return as_yaml(manifest(stage.graph, stage.lock, pods), comments)
 
 
 def _script(stage: _Stage, python: str, nodes: int, options: tuple[str, ...]) -> str:
-    """The script; the graph lies in the store, which the machines of the allocation share with this one."""
-    store = Store(stage.folder)
+    """The script. The graph lies in the run's folder, which the machines of the allocation share with this one.
+
+    Of a store at a URL that is below the home folder, or BOOMSPEC_CACHE.
+    """
+    store = stage.store
     store.check_writable()
     folder = store.run_folder(stage.graph.name, stage.graph.id)
     folder.mkdir(parents=True, exist_ok=True)
@@ -189,7 +196,7 @@ def _script(stage: _Stage, python: str, nodes: int, options: tuple[str, ...]) ->
         click.echo(_first(stage), err=True)
     log = folder / "slurm-%j.log"
     return script(
-        stage.graph, Allocation(python, folder / GRAPH, used, str(stage.folder), log, nodes=nodes, options=options)
+        stage.graph, Allocation(python, folder / GRAPH, used, store.address, log, nodes=nodes, options=options)
     )
 
 
@@ -197,7 +204,7 @@ def _first(stage: _Stage) -> str:
     return f"first {', '.join(stage.pending)}; when that has ended, the same command submits the rest"
 
 
-def _check_options(given: dict[str, Any], *, kuberay: bool, slurm: bool) -> None:
+def _check_options(given: dict[str, Any], store: Where | None, *, kuberay: bool, slurm: bool) -> None:
     """Raise BoomspecError for options that do not go together, before anything is compiled."""
     if kuberay and slurm:
         raise BoomspecError("--kuberay and --slurm print two different things", hint="give one of them")
@@ -207,17 +214,26 @@ def _check_options(given: dict[str, Any], *, kuberay: bool, slurm: bool) -> None
         if name not in takers:
             where = " and ".join(taker or "a cluster that runs" for taker in takers)
             raise BoomspecError(f"{option} is for {where}" + (f", not for {name}" if name else ""))
-    for option in ("--image", "--store-claim"):
-        if kuberay and not given[option]:
-            raise BoomspecError(f"--kuberay needs {option}", hint="boomspec submit --help")
+    if kuberay and not given["--image"]:
+        raise BoomspecError("--kuberay needs --image", hint="boomspec submit --help")
+    if kuberay and store is not None:  # else the spec says it
+        _check_claim(str(store), given["--store-claim"] or "")
 
 
-def _is_local(spec: Path, store: Path | None) -> bool:
+def _check_claim(store: str, claim: str) -> None:
+    """Raise BoomspecError unless pods reach the store: a folder by a volume, and a URL by itself."""
+    if is_url(store) and claim:
+        raise BoomspecError(f"--store-claim is for a store in a folder, not for {redact(store)}", hint="leave it out")
+    if not (is_url(store) or claim):
+        raise BoomspecError("--kuberay needs --store-claim", hint="or a store at a URL: --store s3://bucket/boomspec")
+
+
+def _is_local(spec: Path, store: Where | None) -> bool:
     """Whether the store was named relative to a folder of this machine, or not at all."""
     if store is not None:
-        return not store.is_absolute()
+        return not (is_url(store) or Path(store).is_absolute())
     named = None if spec.suffix == ".json" else load_spec(spec).spec.execution.store
-    return named is None or not Path(named).is_absolute()
+    return named is None or not (is_url(named) or Path(named).is_absolute())
 
 
 def _ray_version() -> str:

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import click
 
-from boomspec.commands.shared import json_option, spec_argument
+from boomspec.commands.shared import json_option, spec_argument, warn
 from boomspec.compiling.check import check_experiments
 from boomspec.reading.experiments import load_experiments
+from boomspec.trust import asked_for
+
+_ROLES = ("teacher", "student")
 
 
 @click.command("validate")
@@ -25,6 +28,7 @@ def command(spec: Path, as_json: bool) -> None:
     """
     files = load_experiments(spec)
     families = check_experiments(files)
+    warn(dict.fromkeys(line for file in files for line in asked_for(file.spec.model_dump(include={*_ROLES}))))
     checked = all(family is not None for family in families)
     if as_json:
         labels = [file.label for file in files]

@@ -11,6 +11,7 @@ import click
 from boomspec.commands.shared import check_runners, json_option, offered, store_option, wait
 from boomspec.graph import TaskGraph
 from boomspec.runs import GRAPH, open_run
+from boomspec.store import Where
 
 
 @click.command("verify")
@@ -34,7 +35,7 @@ from boomspec.runs import GRAPH, open_run
 @json_option
 def command(
     run: Path,
-    store: Path | None,
+    store: Where | None,
     tasks: tuple[str, ...],
     kinds: tuple[str, ...],
     end_to_end: bool,
@@ -62,7 +63,7 @@ def command(
     with tempfile.TemporaryDirectory(prefix="boomspec-") as temporary:
         graph = Path(temporary, GRAPH)
         made.graph.write(graph)
-        command = [sys.executable, "-P", "-m", "runners.verify", str(graph), "--store", str(made.store.root)]
+        command = [sys.executable, "-P", "-m", "runners.verify", str(graph), "--store", made.store.address]
         for option, values in (("--task", tasks), ("--kind", kinds)):
             command += [f"{option}={value}" for value in values]
         command += ["--scratch", str(scratch.absolute())] if scratch is not None else []

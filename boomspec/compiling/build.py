@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from boomspec.compiling.lm_eval_tasks import task_source
@@ -18,6 +18,7 @@ from boomspec.language.spec import SpecFile
 from boomspec.language.training import DistillSpec, FaithfulSpec, PretrainSpec
 from boomspec.layers import Plan
 from boomspec.losses import Losses
+from boomspec.models.code import CODE
 from boomspec.models.facts import ModelFacts
 from boomspec.resolve import recipe
 from boomspec.tasks import (
@@ -67,7 +68,7 @@ class Builder:
 
     def add(self, name: str, record: Record, inputs: dict[str, str]) -> str:
         """The id of a task, which is made once for all experiments that have it."""
-        execution = self._execution(record.kind)
+        execution = self._trusting(self._execution(record.kind), inputs.values())
         task_id, node, _ = self.file.once(
             ("node", name, id(record), id(execution), *inputs.items()),
             lambda: self._made(name, record, inputs, execution),
@@ -88,6 +89,23 @@ class Builder:
             made = self.file.known(("execution", kind), ("execution",), lambda: _execution(self.file, kind))
             self._executions[kind] = made
         return self._executions[kind]
+
+    def _trusting(self, execution: Execution, inputs: Iterable[str]) -> Execution:
+        """The execution of a task that may run the code that the models behind it bring along."""
+        code: set[str] = set()
+        for i in inputs:
+            if i in self.sources:
+                code.update(self.sources[i].identity.get(CODE, {}).values())
+            elif i in self.nodes:
+                code.update(self.nodes[i].execution.options.get(CODE, ()))
+        if not code:
+            return execution
+        listed = tuple(sorted(code))
+        _, trusting = self.file.once(
+            ("trusting", id(execution), listed),
+            lambda: (execution, replace(execution, options={**execution.options, CODE: list(listed)})),
+        )
+        return trusting
 
     def answer(self, search: str) -> dict[str, Any] | None:
         found = self.answers(search)

@@ -41,6 +41,8 @@ class TaskFiles:
     files: tuple[Path, ...]  # sorted
     versions: dict[str, str]  # of its tasks, by name, where they say one
     datasets: dict[str, str | None]  # the data sets that they name, each with the revision named there
+    outside: tuple[Path, ...] = ()  # what they include or take functions from, and does not lie in the folder
+    metrics: tuple[str, ...] = ()  # that lm-eval looks up by name
 
     def digest(self, root: Path) -> str:
         """sha256 over the files and their places below `root`."""
@@ -51,8 +53,13 @@ def task_files(name: str, root: Path) -> TaskFiles:
     """Everything that the task, group or tag `name` of the folder `root` consists of."""
     walk = _Walk(root, task_index(root))
     walk.name(name)
+    inside = {path for path in walk.files if path.resolve().is_relative_to(root.resolve())}
     return TaskFiles(
-        tuple(sorted(walk.files)), dict(sorted(walk.versions.items())), dict(sorted(walk.datasets.items()))
+        tuple(sorted(inside)),
+        dict(sorted(walk.versions.items())),
+        dict(sorted(walk.datasets.items())),
+        tuple(sorted(walk.files - inside)),
+        tuple(sorted(walk.metrics)),
     )
 
 
@@ -64,6 +71,7 @@ class _Walk:
     names: set[str] = field(default_factory=set)
     versions: dict[str, str] = field(default_factory=dict)
     datasets: dict[str, str | None] = field(default_factory=dict)
+    metrics: set[str] = field(default_factory=set)
 
     def name(self, name: str) -> None:
         if name in self.names:
@@ -96,6 +104,11 @@ class _Walk:
         if isinstance(metadata, dict) and "version" in metadata:
             name = next((name for name in names if isinstance(name, str)), None)
             self.versions |= {name: str(metadata["version"])} if name is not None else {}
+        if not config.get("process_results"):  # else they are names for what that returns
+            metrics = config.get("metric_list")
+            named = [m.get("metric") for m in metrics if isinstance(m, dict)] if isinstance(metrics, list) else []
+            fetched = {str(m["metric"]) for m in metrics or () if isinstance(m, dict) and m.get("hf_evaluate") is True}
+            self.metrics |= {name for name in named if type(name) is str} | {f"evaluate/{name}" for name in fetched}
         dataset, options = config.get("dataset_path"), config.get("dataset_kwargs")
         if isinstance(dataset, str) and dataset not in _LOADERS:
             revision = options.get("revision") if isinstance(options, dict) else None
@@ -124,7 +137,7 @@ class _Walk:
 
     def _module(self, path: Path) -> None:
         path = path.resolve()
-        if path in self.files or not path.is_file() or not path.is_relative_to(self.root):
+        if path in self.files or not path.is_file():
             return  # a module of an installed package
         self.files.add(path)
         for module in _imported(path):

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
+import re
+from functools import cache
+from pathlib import Path
 
+from boomspec.compiling.lm_eval_files import task_files
 from boomspec.compiling.lm_eval_index import stock_folder, task_names
 from boomspec.compiling.place_names import shown_path
 from boomspec.compiling.sources import resolve_path
@@ -30,10 +35,44 @@ def _task_source(file: SpecFile, task: str, index: int) -> Source:
         folder = resolve_path(file, _FOLDER, file.spec.evaluate.tasks_folder)
         own = file.once(("task names", folder), lambda: task_names(folder))
         if task in own:
+            _check_inside(file, task, index, folder)
+            _check_metrics(file, task, index, folder)
             location = {"folder": str(folder), "name": shown_path(file.spec.evaluate.tasks_folder)}
             return Source("lm_eval_tasks", {"folder": folder_digest(folder)}, location)
     stock = task_names(stock_folder())
     if task not in stock:
         hint = did_you_mean(task, [*own, *stock]) or "list them with: lm-eval ls tasks"
         raise file.error(file.problem(("evaluate", "tasks", index), f"lm-eval knows no task '{task}'", hint))
+    _check_metrics(file, task, index, stock_folder())
     return Source("lm_eval_tasks", {"lm_eval": importlib.metadata.version("lm-eval")}, {})
+
+
+def _check_inside(file: SpecFile, task: str, index: int, folder: Path) -> None:
+    """Raise SpecError where a task takes templates or functions from elsewhere: only its folder has a digest."""
+    stock = importlib.util.find_spec("lm_eval")
+    known = Path(stock.origin).parent / "tasks" if stock is not None and stock.origin is not None else None
+    for path in task_files(task, folder).outside:
+        if known is None or not path.resolve().is_relative_to(known.resolve()):
+            message = f"'{task}' of {folder} takes something from outside of that folder: {path}"
+            hint = "put it into the folder: what is in it is part of what identifies a result"
+            raise file.error(file.problem(("evaluate", "tasks", index), message, hint))
+
+
+def _check_metrics(file: SpecFile, task: str, index: int, folder: Path) -> None:
+    """Raise SpecError where lm-eval would fetch the code of a metric from the hub and run it."""
+    known = _metrics()
+    unknown = [name for name in task_files(task, folder).metrics if name not in known]
+    if known and unknown:
+        message = f"lm-eval task '{task}': its metric '{unknown[0].removeprefix('evaluate/')}' is code of the hub"
+        hint = "code that nobody has pinned is not run; lm-eval's own metrics are: " + ", ".join(sorted(known))
+        raise file.error(file.problem(("evaluate", "tasks", index), message, hint))
+
+
+@cache
+def _metrics() -> frozenset[str]:
+    """The metrics that lm-eval has itself, read from its source; empty where they cannot be read."""
+    found = importlib.util.find_spec("lm_eval")
+    source = Path(found.origin).parent / "api" / "metrics.py" if found is not None and found.origin else None
+    if source is None or not source.is_file():
+        return frozenset()
+    return frozenset(re.findall(r"metric=\"([\w.-]+)\"", source.read_text(encoding="utf-8")))

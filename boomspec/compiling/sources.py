@@ -10,8 +10,9 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
+from boomspec.compiling.foreign_code import check_alike, code_problems, trusted_code
 from boomspec.compiling.place_names import file_names, shown_path, text_name
 from boomspec.corpus import python_stdlib
 from boomspec.errors import Problem
@@ -23,9 +24,10 @@ from boomspec.language.spec import SpecFile
 from boomspec.language.training import PretrainSpec
 from boomspec.models.architecture import llama_facts
 from boomspec.models.checkpoint import checkpoint_files
+from boomspec.models.code import CODE
 from boomspec.models.facts import ModelFacts, read_facts
 from boomspec.models.files import tokenizer_files, travelling_files
-from boomspec.models.hub import UnreachableError, cached_model, hub_folder, pinned_dataset, pinned_model
+from boomspec.models.hub import UnreachableError, cached_model, hub_code, hub_folder, pinned_dataset, pinned_model
 from boomspec.models.published import STUDENT_CONFIG, read_student_mapping
 from boomspec.tasks import Architecture
 
@@ -60,6 +62,8 @@ def _check_paths(file: SpecFile) -> list[Problem]:
             problems.append(file.problem((role, "model"), f"'{name}' is neither a folder nor a hub id (owner/name)"))
         if name is not None and section.revision is not None and model_folder(file, role) is not None:
             problems.append(file.problem((role, "revision"), "a folder has no revisions", "remove it"))
+        if (folder := model_folder(file, role)) is not None:
+            problems += code_problems(file, role, folder)
     if spec.data is not None and spec.data.files is not None:
         for i, pattern in enumerate(spec.data.files):
             if not _matches(file, i, pattern):
@@ -68,9 +72,9 @@ def _check_paths(file: SpecFile) -> list[Problem]:
                 problems.append(file.problem(place, message, hint))
         problems += _data_problems(file, spec.data)
     if spec.evaluate is not None and spec.evaluate.tasks_folder is not None:
-        folder = resolve_path(file, ("evaluate", "tasks_folder"), spec.evaluate.tasks_folder)
-        if not _is_folder(folder):
-            problems.append(file.problem(("evaluate", "tasks_folder"), f"'{folder}' is not a folder"))
+        tasks = resolve_path(file, ("evaluate", "tasks_folder"), spec.evaluate.tasks_folder)
+        if not _is_folder(tasks):
+            problems.append(file.problem(("evaluate", "tasks_folder"), f"'{tasks}' is not a folder"))
     return problems
 
 
@@ -154,7 +158,7 @@ def architecture(pretrain: PretrainSpec, context: int) -> Architecture:
 
 def model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Source]:
     """Facts, model and tokenizer of a model that exists. Reads a local model's bytes once, for their digests."""
-    return file.known("model", (role, "data"), lambda: _model_sources(file, role))
+    return file.known("model", (role, "data", "teacher"), lambda: _model_sources(file, role))
 
 
 def _model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Source]:
@@ -164,7 +168,8 @@ def _model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Sour
         commit, facts = _of_hub(file, role, pinned_model)
         identity = {"hub": name, "revision": commit}
         location = {"hub": name, "asked": _section(file, role).revision}
-        return facts, Source("model", identity, location), Source("tokenizer", identity, location)
+        model, words = ({**identity, **code} for code in _code(file, role))
+        return facts, Source("model", model, location), Source("tokenizer", words, location)
     facts = _facts(file, folder)
     tokenizer = tokenizer_files(folder)
     if not tokenizer and role == "teacher" and file.spec.data is not None:
@@ -172,11 +177,33 @@ def _model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Sour
         raise file.error(file.problem((role, "model"), f"{folder} holds no tokenizer", hint))
     files = [folder / "config.json", *checkpoint_files(folder), *travelling_files(folder)]
     location = {"folder": str(folder), "name": shown_path(name)}
+    of_model, of_tokenizer = _code(file, role)
     return (
         facts,
-        Source("model", {"sha256": {p.name: _digest(file, p) for p in files}}, location),
-        Source("tokenizer", {"sha256": {p.name: _digest(file, p) for p in tokenizer}}, location),
+        Source("model", {"sha256": {p.name: _digest(file, p) for p in files}, **of_model}, location),
+        Source("tokenizer", {"sha256": {p.name: _digest(file, p) for p in tokenizer}, **of_tokenizer}, location),
     )
+
+
+def _code(file: SpecFile, role: Role) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the code that a model brings along adds to the identities of model and tokenizer; mostly nothing."""
+    folder = _config_folder(file, role)
+    found = trusted_code(file, role, folder)
+    if role == "student" and file.spec.teacher.model is not None:
+        above = _config_folder(file, "teacher")
+        check_alike(file, (above, folder), (trusted_code(file, "teacher", above)[0], found[0]))
+    model, tokenizer = ({CODE: digests} if digests else {} for digests in found)
+    return model, tokenizer
+
+
+def _config_folder(file: SpecFile, role: Role) -> Path:
+    """Where a model's config.json is; of a model on the hub, in its pinned commit, with its code if that is trusted."""
+    if (folder := model_folder(file, role)) is not None:
+        return folder
+    commit, _ = _of_hub(file, role, pinned_model)
+    name, trusts = str(_section(file, role).model), _section(file, role).trust_remote_code
+    fetch = hub_code if trusts else partial(hub_folder, file="config.json")
+    return file.once(("configs", name, commit, trusts), lambda: fetch(name, commit))
 
 
 def student_mapping(file: SpecFile, layers: int) -> tuple[int, ...]:

@@ -11,7 +11,6 @@ from array import array
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from boomspec.graph import Cost, TaskGraph
@@ -31,20 +30,20 @@ def refined(cost: Cost | None, record: Record, inputs: Mapping[str, str], store:
     if cost is None or not cost.flops_per_real_token or "tokens" not in inputs:
         return cost
     try:
-        return _counted(cost, record, store.path("tokenize", inputs["tokens"]))
+        return _counted(cost, record, store, inputs["tokens"])
     except (OSError, ValueError, KeyError, TypeError):
         return cost
 
 
-def _counted(cost: Cost, record: Record, folder: Path) -> Cost:
+def _counted(cost: Cost, record: Record, store: Store, tokens: str) -> Cost:
     if isinstance(record, Evaluate) and isinstance(record.measure, HeldOut):
         limit = record.measure.max_tokens
-        held_out = _meta(folder)["held_out"]["tokens"]
+        held_out = _meta(store, tokens)["held_out"]["tokens"]
         real = max(0, (held_out if limit is None else min(limit, held_out)) - 1)
         return replace(_with(cost, real), tokens=real, unknown="")
     if isinstance(record, Distill):
         length = record.recipe.sequence_length
-        return _with(cost, round(record.recipe.steps * record.recipe.sequences * _mean_labels(folder, length)))
+        return _with(cost, round(record.recipe.steps * record.recipe.sequences * _mean_labels(store, tokens, length)))
     return cost
 
 
@@ -55,18 +54,17 @@ def _with(cost: Cost, real: int) -> Cost:
 
 
 @lru_cache(1 << 10)
-def _meta(folder: Path) -> dict[str, Any]:
-    meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+def _meta(store: Store, tokens: str) -> dict[str, Any]:
+    meta: dict[str, Any] = json.loads(store.read("tokenize", tokens, "meta.json"))
     return meta
 
 
 @lru_cache(1 << 6)
-def _mean_labels(folder: Path, length: int) -> float:
+def _mean_labels(store: Store, tokens: str, length: int) -> float:
     """Labels of the mean padded row: its document's tokens but the first, `length` at most."""
-    meta = _meta(folder)
-    with (folder / "train.bin").open("rb") as file:
-        stream = array("H" if meta["dtype"] == "uint16" else "I")
-        stream.frombytes(file.read(_SCANNED))
+    meta = _meta(store, tokens)
+    stream = array("H" if meta["dtype"] == "uint16" else "I")
+    stream.frombytes(store.read("tokenize", tokens, "train.bin", most=_SCANNED))
     labels = documents = 0
     at = -1
     try:

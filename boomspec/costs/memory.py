@@ -159,10 +159,8 @@ def _chunk(model: Model, step: Training, head_trained: bool) -> int:
     back = 4 * step.cross_entropy + 8 * step.kl + 12
     states = step.tokens * model.hidden * (8 + narrow * step.kl)
     matrix = 4 * model.projection if head_trained else 0
-    # A chunk behind the first still finds the gradient of the one before it.
-    summed = (2 if rows < step.tokens else 1) * matrix
     earlier = (step.passes - 1) * (states + matrix)
-    return earlier + states + summed + max(rows * model.vocabulary * ahead, rows * model.vocabulary * back + matrix)
+    return earlier + states + matrix + max(rows * model.vocabulary * ahead, rows * model.vocabulary * back + matrix)
 
 
 def _backward(layer: Layer, step: Training) -> int:

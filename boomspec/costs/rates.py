@@ -12,11 +12,8 @@ compared with the same lm-eval task on another model, by the operations of one t
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -25,12 +22,12 @@ from boomspec.costs.devices import MEASURING_SHARE, TRAINING_SHARE, Device, devi
 from boomspec.costs.known import refined
 from boomspec.costs.machine import cpu_model, host
 from boomspec.graph import Cost, Node
-from boomspec.store import RECORD, Store, write_atomically
+from boomspec.store import Store, write_atomically
 from boomspec.tasks import KINDS, Evaluate, LmEval, Pretrain, Record
 
 CALIBRATION = "cache/calibration.json"
 CALIBRATION_SCHEMA = 1
-_LOOKED_AT, _USED = 400, 30  # artifacts of one kind
+_USED = 30  # artifacts of one kind
 _TRAINING = ("pretrain", "distill")
 
 
@@ -165,20 +162,13 @@ def _work(record: Record, cost: Cost) -> float | None:
 
 
 def _samples(store: Store, kind: str) -> list[tuple[tuple[str, ...], _Sample]]:
-    try:
-        with os.scandir(store.root / kind) as entries:
-            folders = [entry for entry in islice(entries, _LOOKED_AT) if not entry.name.startswith(".")]
-            newest = sorted(folders, key=lambda entry: entry.stat().st_mtime, reverse=True)[:_USED]
-    except OSError:
-        return []
-    found = (_sample(store, Path(entry.path) / RECORD) for entry in newest)
+    found = (_sample(store, record) for record in store.newest(kind, _USED))
     return [pair for pair in found if pair is not None]
 
 
-def _sample(store: Store, file: Path) -> tuple[tuple[str, ...], _Sample] | None:
+def _sample(store: Store, data: Mapping[str, Any]) -> tuple[tuple[str, ...], _Sample] | None:
     """One finished task; None for a record that does not say enough, such as one of an older version."""
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
         task, made = data["task"], data["provenance"]
         record = KINDS[task["kind"]].model_validate(task["params"])
         cost = refined(Cost(**made["cost"]), record, task["inputs"], store)

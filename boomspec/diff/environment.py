@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from boomspec.graph import Node
@@ -35,17 +36,17 @@ def conditions(old: tuple[Store, Iterable[Node]], new: tuple[Store, Iterable[Nod
 
 def _known(store: Store, nodes: Iterable[Node]) -> dict[str, set[str]]:
     known: dict[str, set[str]] = {}
-    found = 0
-    for node in nodes:
-        if found == MOST_RECORDS:
-            break
-        record = store.record(node.task.kind, node.id)
-        provenance = record.get("provenance") if record is not None else None
-        if isinstance(provenance, dict):
-            found += 1
-            for name, value in _said(provenance):
-                known.setdefault(name, set()).add(value)
+    for provenance in islice(_provenances(store, [(node.task.kind, node.id) for node in nodes]), MOST_RECORDS):
+        for name, value in _said(provenance):
+            known.setdefault(name, set()).add(value)
     return known
+
+
+def _provenances(store: Store, tasks: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+    """Many records are read at once, and no more than are wanted where every task has one."""
+    for start in range(0, len(tasks), MOST_RECORDS):
+        records = store.records(tasks[start : start + MOST_RECORDS]).values()
+        yield from (record["provenance"] for record in records)
 
 
 def _said(provenance: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -15,9 +15,11 @@ Path = tuple[str, ...]
 _Rows = dict[str, tuple[str, ...]]
 
 _TEXT = ("data.dataset", "data.config", "data.split", "data.revision", "data.files", "data.format", "data.corpus")
-_TEACHER = ("teacher.model", "teacher.revision", "teacher.pretrain", "sources.teacher")
-_STUDENT = ("student.model", "student.revision", "student.keep", "distill", "sources.student")
-_DEPTH = ("teacher.model", "teacher.revision", "teacher.pretrain.layers", "sources.teacher")
+_TEACHER_MODEL = ("teacher.model", "teacher.revision", "teacher.trust_remote_code", "sources.teacher")
+_STUDENT_MODEL = ("student.model", "student.revision", "student.trust_remote_code", "sources.student")
+_TEACHER = (*_TEACHER_MODEL, "teacher.pretrain")
+_STUDENT = (*_STUDENT_MODEL, "student.keep", "distill")
+_DEPTH = (*_TEACHER_MODEL, "teacher.pretrain.layers")
 _LAYERS = ("student.keep", "student.model", "sources.student", "interpolate", *_DEPTH)
 _CONTROLS = ("baselines",)
 

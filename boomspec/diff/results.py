@@ -91,7 +91,9 @@ class Measured:
 def measured(graph: TaskGraph, store: Store, label: str, tasks: Mapping[str, str]) -> Measured:
     """The evaluations of an experiment whose artifacts the store has."""
     nodes = {name: graph.nodes[i] for name, i in tasks.items() if graph.nodes[i].task.kind == "evaluate"}
-    return Measured(label, store, {n: v for n, v in nodes.items() if store.has("evaluate", v.id)}, tuple(nodes))
+    made = store.records(("evaluate", node.id) for node in nodes.values())
+    there = {name: node for name, node in nodes.items() if ("evaluate", node.id) in made}
+    return Measured(label, store, there, tuple(nodes))
 
 
 def compare_results(pairs: Sequence[tuple[Measured, Measured]]) -> Compared:
@@ -103,12 +105,17 @@ def compare_results(pairs: Sequence[tuple[Measured, Measured]]) -> Compared:
     for old, new in pairs:
         only_old += [name for name in old.nodes if name not in new.nodes]
         only_new += [name for name in new.nodes if name not in old.nodes]
-        for name in (name for name in new.nodes if name in old.nodes):
-            first, second = (side.store.path("evaluate", side.nodes[name].id) for side in (old, new))
-            if first == second:
+        both = [name for name in new.nodes if name in old.nodes]
+        changed = [name for name in both if old.nodes[name].id != new.nodes[name].id]
+        for side in (old, new):
+            side.store.fetch_all(("evaluate", side.nodes[name].id) for name in changed)
+        for name in both:
+            one, other = old.nodes[name], new.nodes[name]
+            if one.id == other.id and old.store.address == new.store.address:
                 shared += 1
-            else:
-                numbers += _compare(new.label, name, (old.nodes[name], first), (new.nodes[name], second))
+                continue
+            first, second = old.store.fetch("evaluate", one.id), new.store.fetch("evaluate", other.id)
+            numbers += _compare(new.label, name, (one, first), (other, second))
     return Compared(tuple(numbers), tuple(only_old), tuple(only_new), shared)
 
 

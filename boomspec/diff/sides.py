@@ -22,13 +22,12 @@ from boomspec.diff.git import Revision, revision
 from boomspec.errors import BoomspecError
 from boomspec.graph import Experiment, TaskGraph
 from boomspec.graph_file import read_graph
-from boomspec.house.history import run_folders
 from boomspec.language.spec import SpecFile
 from boomspec.meaning import meaning
 from boomspec.planning.saved import is_plan, read_plan
 from boomspec.reading.experiments import load_experiments
-from boomspec.runs import DEFAULT_STORE, GRAPH, store_folder
-from boomspec.store import Store
+from boomspec.runs import DEFAULT_STORE, GRAPH, store_of
+from boomspec.store import Store, Where, open_store, store_of_run
 
 
 @dataclass(frozen=True)
@@ -51,13 +50,13 @@ class Given:
         return [experiment.label for experiment in self.experiments]
 
 
-def both(old: str, new: str, store: Path | None = None) -> tuple[Given, Given]:
+def both(old: str, new: str, store: Where | None = None) -> tuple[Given, Given]:
     """Read two sides. Where the first cannot be compiled the other is not: a silent hub takes its time."""
     first = given(old, store)
     return first, given(new, store, refused=None if first.graph is not None else "the other side cannot")
 
 
-def given(text: str, store: Path | None = None, *, refused: str | None = None) -> Given:
+def given(text: str, store: Where | None = None, *, refused: str | None = None) -> Given:
     """Read one side. Raises BoomspecError where there is nothing of that name, or it cannot be read.
 
     `refused`: why a spec is not compiled.
@@ -81,13 +80,13 @@ def given(text: str, store: Path | None = None, *, refused: str | None = None) -
 def spec_given(
     named: str,
     files: Sequence[SpecFile],
-    store: Path | None = None,
+    store: Where | None = None,
     *,
     note: str | None = None,
     refused: str | None = None,
 ) -> Given:
     """A spec as a side: compiled where that can be done here. `refused`: why it is not even tried."""
-    folder = Store(store_folder(files[0], store))
+    folder = store_of(files[0], store)
     try:
         if refused is not None:
             raise BoomspecError(refused)
@@ -112,29 +111,30 @@ def _at_revision(found: Revision, inside: str, label: str | None) -> tuple[tuple
     return files, "the files that it reads are those that lie here now" if reads_files else None
 
 
-def _run(folder: Path, store: Path | None) -> Given:
+def _run(folder: Path, store: Where | None) -> Given:
     if not (folder / GRAPH).is_file():
-        runs = [path.name for path in run_folders(folder)]
+        runs = [path.name for path in Store(folder).run_folders()]
         hint = f"name a run of it: {', '.join(str(folder / 'runs' / name) for name in runs[:3])}" if runs else None
         raise BoomspecError(f"{folder}: holds no {GRAPH}, so it is not the folder of a run", hint=hint)
     graph = read_graph(folder / GRAPH)
-    return Given(str(folder), graph.experiments, Store(store or folder.resolve().parents[1]), graph, is_run=True)
+    found = store_of_run(folder) if store is None else open_store(store)
+    named = str(folder) if found.bucket is None else f"{found.address}/runs/{folder.name}"
+    return Given(named, graph.experiments, found, graph, is_run=True)
 
 
-def _file(path: Path, store: Path | None) -> Given:
+def _file(path: Path, store: Where | None) -> Given:
     if is_plan(path):
         plan = read_plan(path)
-        return Given(str(path), plan.graph.experiments, Store(plan.store), plan.graph)
+        return Given(str(path), plan.graph.experiments, open_store(plan.store), plan.graph)
     graph = read_graph(path)
-    return Given(str(path), graph.experiments, Store(store or DEFAULT_STORE), graph)
+    return Given(str(path), graph.experiments, open_store(store or DEFAULT_STORE), graph)
 
 
-def _run_called(name: str, store: Path | None) -> Path | None:
+def _run_called(name: str, store: Where | None) -> Path | None:
     """The folder of the run of this name in the store, None where there is none."""
     if Path(name).name != name:
         return None
-    folder = (store or Path(DEFAULT_STORE)) / "runs" / name
-    return folder if folder.is_dir() else None
+    return open_store(store or DEFAULT_STORE).run_called(name)
 
 
 def _labelled(side: Given, label: str | None) -> Given:

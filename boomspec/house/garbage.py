@@ -8,6 +8,7 @@ What boomspec did not make (other folders, files with other names, records of a 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ from typing import Any, Literal
 
 from boomspec.errors import BoomspecError
 from boomspec.house.history import PastRun, is_task_id, read_graph_data
-from boomspec.store import RECORD, RECORD_VERSION, Store, flush, read_json
+from boomspec.store import RECORD, RECORD_VERSION, Store, flush
 from boomspec.tasks import KINDS
 
 GC_SCHEMA_VERSION = 1
@@ -29,13 +30,15 @@ _GRAVE = re.compile(r"\..+\.discarded-[0-9]+")
 
 @dataclass(frozen=True)
 class Garbage:
-    """One file or folder that can go, and why."""
+    """One file, folder or group of objects that can go, and why."""
 
     what: What
     kind: str  # of task; "" where there is none
-    path: Path
+    path: Path | str  # a URL, where it is objects
     bytes: int
     reason: str
+    objects: tuple[str, ...] = ()  # in the order in which they should go
+    upload: str = ""  # of an object that never came to be
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -89,7 +92,13 @@ def garbage(store: Store, runs: list[PastRun], *, forget: list[PastRun], cache: 
     """What can go from a store once the runs `forget` are forgotten, in the order in which it should go."""
     gone = {run.folder for run in forget}
     needed = needed_tasks([run for run in runs if run.folder not in gone])
-    found = [Garbage("run", "", run.folder, size_on_disk(run.folder), _age(run)) for run in forget]
+    if store.bucket is not None:
+        from boomspec.house.objects import garbage_at_url  # here: a folder needs no library for URLs
+        from boomspec.store.remote import RemoteStore
+
+        assert isinstance(store, RemoteStore)
+        return list(garbage_at_url(store, needed, forget=forget, cache=cache)), needed
+    found = [Garbage("run", "", run.folder, size_on_disk(run.folder), age(run)) for run in forget]
     for kind in KINDS:
         found += _of_kind(store, kind, needed)
     for folder in (store.root, store.root / "runs"):
@@ -101,9 +110,19 @@ def garbage(store: Store, runs: list[PastRun], *, forget: list[PastRun], cache: 
     return found, needed
 
 
-def delete(item: Garbage) -> None:
-    """Delete one item: out of sight by one rename, so that nothing half-deleted is ever read."""
-    path = item.path
+def delete(store: Store, item: Garbage) -> None:
+    """Delete one item: out of sight by one rename, so that nothing half-deleted is ever read.
+
+    Of objects the one goes first without which nobody looks for the others.
+    """
+    if store.bucket is not None and item.upload:
+        store.bucket.abort(item.objects[0], item.upload)
+        return
+    if store.bucket is not None and item.objects:
+        store.bucket.delete(item.objects[:1])
+        store.bucket.delete(item.objects[1:])
+        return
+    path = Path(item.path)
     grave = path if _GRAVE.fullmatch(path.name) else path.with_name(f".{path.name.lstrip('.')}.discarded-{os.getpid()}")
     if grave != path:
         path.rename(grave)
@@ -126,7 +145,7 @@ def _of_kind(store: Store, kind: str, needed: Needed) -> Iterator[Garbage]:
         task, hidden = path.name, _HIDDEN.fullmatch(path.name)
         if hidden is not None:
             found = _hidden(store, kind, path, hidden["task"], hidden["rest"], needed)
-        elif not is_task_id(task) or _is_foreign(path / RECORD):
+        elif not is_task_id(task) or _is_foreign_file(path / RECORD):
             continue
         else:
             found = None if needed.unjudged else _artifact(store, kind, task, needed)
@@ -153,13 +172,20 @@ def _hidden(store: Store, kind: str, path: Path, task: str, rest: str, needed: N
     return None
 
 
-def _is_foreign(record: Path) -> bool:
+def is_foreign(text: bytes) -> bool:
     """Whether a record is of a version that this boomspec cannot judge."""
     try:
-        data = read_json(record)
-    except (OSError, ValueError):
+        data = json.loads(text)
+    except (ValueError, RecursionError):
         return False
     return isinstance(data, dict) and "record" in data and data["record"] != RECORD_VERSION
+
+
+def _is_foreign_file(record: Path) -> bool:
+    try:
+        return is_foreign(record.read_bytes())
+    except OSError:
+        return False
 
 
 def _is_held(folder: Path) -> bool:
@@ -177,5 +203,5 @@ def _entries(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
-def _age(run: PastRun) -> str:
+def age(run: PastRun) -> str:
     return f"{run.state}, forgotten"

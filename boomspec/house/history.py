@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from boomspec.errors import BoomspecError, did_you_mean
 from boomspec.graph import SCHEMA_VERSION
-from boomspec.in_use import IN_USE, is_running
-from boomspec.store import read_json
+from boomspec.in_use import IN_USE, is_running, running_elsewhere
+from boomspec.store import Store, read_json
 from boomspec.tasks import KINDS
 
 RUNS_SCHEMA_VERSION = 1
@@ -95,9 +95,15 @@ def is_store(root: Path) -> bool:
     return any(is_task_id(entry.lstrip(".")[:64]) for kind in KINDS for entry in _names(root / kind))
 
 
-def check_store(root: Path, *, may_be_absent: bool = False) -> None:
-    """Raise BoomspecError where `root` is neither a store nor an empty folder that may become one."""
+def check_store(store: Store, *, may_be_absent: bool = False) -> None:
+    """Raise BoomspecError where it is neither a store nor an empty place that may become one."""
     hint = "say where it is: --store FOLDER (by default ./boomspec-store)"
+    if store.bucket is not None:
+        names = store.bucket.names()
+        if names and not names & {*KINDS, IN_USE, "runs"}:
+            raise BoomspecError(f"{store.address} is not a store: it holds neither artifacts nor runs", hint=hint)
+        return
+    root = store.root
     if not root.exists():
         if may_be_absent:
             return
@@ -108,28 +114,19 @@ def check_store(root: Path, *, may_be_absent: bool = False) -> None:
         raise BoomspecError(f"{root} is not a store: it holds neither artifacts nor runs", hint=hint)
 
 
-def past_runs(root: Path) -> list[PastRun]:
+def past_runs(store: Store) -> list[PastRun]:
     """All runs of a store, the newest first."""
+    elsewhere = running_elsewhere(store)
 
     @cache
     def present(kind: str) -> frozenset[str]:
-        return frozenset(_names(root / kind)) if kind in KINDS else frozenset()
+        return frozenset(store.ids(kind)) if kind in KINDS else frozenset()
 
-    found = [_past_run(folder, present) for folder in run_folders(root)]
+    found = [_past_run(folder, present, elsewhere) for folder in store.run_folders()]
     return sorted(found, key=lambda run: (-run.last_seen, run.folder.name))
 
 
-def run_folders(root: Path) -> list[Path]:
-    """The folders of all runs, whatever they hold, and links that lead nowhere now.
-
-    Raises OSError where they cannot be listed: who took that for "no runs" would delete what they need.
-    """
-    runs = root / "runs"
-    found = sorted(runs.iterdir()) if runs.exists() else []
-    return [path for path in found if not path.name.startswith(".") and (path.is_dir() or path.is_symlink())]
-
-
-def chosen_run(runs: list[PastRun], name: str, store: Path) -> PastRun:
+def chosen_run(runs: list[PastRun], name: str, store: Store) -> PastRun:
     """The run of this folder (name or path), or the only one whose folder's name starts so. Else BoomspecError.
 
     A path is that folder and no other: not a run of the same name in another store.
@@ -146,7 +143,7 @@ def chosen_run(runs: list[PastRun], name: str, store: Path) -> PastRun:
         raise BoomspecError(f"{len(found)} runs are called {wanted}...", hint=f"one of {_listed(found)}")
     names = [run.folder.name for run in runs]
     hint = did_you_mean(wanted, names) or (f"there are {_listed(runs)}" if runs else "there are no runs in this store")
-    raise BoomspecError(f"no run '{name}' in {store / 'runs'}", hint=hint)
+    raise BoomspecError(f"no run '{name}' in {store.address}/runs", hint=hint)
 
 
 def read_graph_data(folder: Path) -> dict[str, Any]:
@@ -173,7 +170,7 @@ def is_task_id(text: str) -> bool:
     return len(text) == 64 and not set(text) - set("0123456789abcdef")
 
 
-def _past_run(folder: Path, present: Any) -> PastRun:
+def _past_run(folder: Path, present: Any, elsewhere: frozenset[str]) -> PastRun:
     events, working = _last_run(folder / "events.jsonl")
     name, problem = folder.name.rpartition("-")[0] or folder.name, None
     tasks: dict[str, str] = {}
@@ -187,7 +184,7 @@ def _past_run(folder: Path, present: Any) -> PastRun:
         labels = tuple(str(e.get("label", "")) for e in _objects(data.get("experiments")))
     except BoomspecError as error:
         problem = error.message
-    state = _state(folder, events)
+    state: State = "running" if folder.name in elsewhere else _state(folder, events)
     times, last = _times(working), _times(events)
     if times and state == "running":
         times.append(time.time())

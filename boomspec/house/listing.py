@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from datetime import datetime
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,13 +13,14 @@ from boomspec.costs.words import shown_seconds
 from boomspec.house.garbage import Garbage, Needed
 from boomspec.house.history import PastRun, Trouble
 from boomspec.sizes import shown_bytes
+from boomspec.store import Store
 
 _STYLES = {"running": "cyan", "finished": "green", "failed": "bold red", "interrupted": "yellow", "killed": "red"}
 _ERROR_LINES = 4  # of an error; all of it is in the log
 _LISTED_LOGS = 60  # of more than these, --json has the names
 
 
-def print_runs(runs: list[PastRun], store: Path) -> None:
+def print_runs(runs: list[PastRun], store: Store) -> None:
     """Two lines a run: how it went, and its headline numbers, which no column is wide enough for."""
     console = Console(highlight=False, soft_wrap=True)
     several = any(len(run.experiments) > 1 for run in runs)
@@ -30,7 +30,7 @@ def print_runs(runs: list[PastRun], store: Path) -> None:
         number = [str(len(run.experiments))] if several else []
         rows.append([run.folder.name, run.state, _time(run), _duration(run), made, *number])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    console.print(f"[bold]Runs[/] in {escape(str(store / 'runs'))}")
+    console.print(f"[bold]Runs[/] in {escape(f'{store.address}/runs')}")
     padded = [[text.ljust(width) for text, width in zip(row, widths, strict=True)] for row in rows]
     console.print(f"[bold]{'  '.join(padded[0]).rstrip()}[/]")
     for run, (name, state, *rest) in zip(runs, padded[1:], strict=True):
@@ -78,14 +78,14 @@ def print_run(run: PastRun) -> None:
     console.print(f"folder: {escape(str(run.folder))}")
 
 
-def print_garbage(items: list[Garbage], needed: Needed, store: Path, *, deleted: bool) -> None:
+def print_garbage(items: list[Garbage], needed: Needed, store: Store, *, deleted: bool) -> None:
     """Counts and bytes of what can go, or is gone, by kind."""
     console = Console(highlight=False, soft_wrap=True)
     if not items:
-        console.print(f"nothing can go from {escape(str(store))}")
+        console.print(f"nothing can go from {escape(store.address)}")
         _print_unjudged(needed, console)
         return
-    console.print(f"[bold]{'Deleted from' if deleted else 'Not needed in'}[/] {escape(str(store))}")
+    console.print(f"[bold]{'Deleted from' if deleted else 'Not needed in'}[/] {escape(store.address)}")
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("what")
     table.add_column("count", justify="right")

@@ -5,9 +5,11 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from boomspec.costs.devices import DEVICES, others
+from boomspec.errors import BoomspecError
 from boomspec.language.fields import Bytes, Number, Strict
 from boomspec.language.tracking import TrackingSpec
 from boomspec.reading.validation import FieldError
+from boomspec.store import check_url, is_url
 
 _SMALLEST_AMOUNT = 0.0001  # what Ray counts in
 _FIELDS_OF = {"CPU": "cpus", "GPU": "gpus", "memory": "memory"}  # what Ray calls what has a field here
@@ -116,8 +118,9 @@ class ExecutionSpec(Strict):
         str | None,
         Field(
             min_length=1,
-            description="Folder of artifacts, relative to the spec. Default: ./boomspec-store where a run is started.",
-            examples=["../boomspec-store", "/shared/boomspec-store"],
+            description="Where the artifacts are: a folder, relative to the spec, or a URL (s3://, gs://, az://). "
+            "Default: ./boomspec-store where a run is started.",
+            examples=["../boomspec-store", "/shared/boomspec-store", "s3://bucket/boomspec"],
         ),
     ] = None
     cpus: Annotated[int | None, Field(ge=1, description="Cores that a local run uses; default: all.", examples=[8])] = (
@@ -166,7 +169,10 @@ class ExecutionSpec(Strict):
 
     @field_validator("store")
     @classmethod
-    def _a_folder(cls, store: str | None) -> str | None:
-        if store is not None and "://" in store:
-            raise FieldError(f"only folders are supported, not '{store}'", hint="give a path")
+    def _a_store(cls, store: str | None) -> str | None:
+        if store is not None and is_url(store):
+            try:
+                check_url(store)
+            except BoomspecError as error:
+                raise FieldError(error.message, hint=error.hint) from error
         return store

@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from boomspec.language.spec import NAME, Spec
+from boomspec.graph import NAME
+from boomspec.language.spec import Spec
 from boomspec.reading.kinds import inside, keys_of, members, model_of
 from boomspec.reading.sweep import REFUSED
 

@@ -26,6 +26,13 @@ class TeacherSpec(Strict):
     revision: Annotated[
         str | None, Field(description="Branch, tag or commit on the hub. Default: main.", examples=["main", "906bfd4"])
     ] = None
+    trust_remote_code: Annotated[
+        bool,
+        Field(
+            description="Run the Python code that the model brings along: what auto_map in its config.json and "
+            "tokenizer_config.json names. Default: transformers' own classes alone."
+        ),
+    ] = False
     pretrain: Annotated[
         PretrainSpec | None,
         Field(
@@ -49,6 +56,8 @@ class TeacherSpec(Strict):
         only_one(self, "model", "pretrain")
         if self.revision is not None and self.model is None:
             raise FieldError("revision goes with model, not with pretrain", at=("revision",))
+        if self.trust_remote_code and self.model is None:
+            raise FieldError("trust_remote_code goes with model, not with pretrain", at=("trust_remote_code",))
         return self
 
 
@@ -92,6 +101,13 @@ class StudentSpec(Strict):
     revision: Annotated[
         str | None, Field(description="Branch, tag or commit on the hub. Default: main.", examples=["main", "906bfd4"])
     ] = None
+    trust_remote_code: Annotated[
+        bool,
+        Field(
+            description="Run the Python code that the model brings along: what auto_map in its config.json and "
+            "tokenizer_config.json names. Default: transformers' own classes alone."
+        ),
+    ] = False
     train_embedding: Annotated[
         bool, Field(description="false freezes the embedding (and a head tied to it), so that every size stays tied.")
     ] = True
@@ -102,6 +118,8 @@ class StudentSpec(Strict):
             raise FieldError("keep is missing: which layers does the student start from?", hint="or name a `model`")
         if self.model is None and self.revision is not None:
             raise FieldError("revision goes with model", at=("revision",))
+        if self.model is None and self.trust_remote_code:
+            raise FieldError("trust_remote_code goes with model", at=("trust_remote_code",))
         if self.model is not None and isinstance(self.keep, KeepChoice):
             raise FieldError("the mapping of a model that exists cannot be searched", at=("keep",))
         if self.model is not None and "train_embedding" in self.model_fields_set:

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from boomspec.compiling.once import Once
 from boomspec.compiling.pins import NO_PINS, Pins
 from boomspec.errors import Problem, SpecError
+from boomspec.graph import NAME
 from boomspec.language.baselines import BaselineItem, baseline_item
 from boomspec.language.data import DataSpec
 from boomspec.language.determinism import DeterminismSpec
@@ -31,7 +32,6 @@ from boomspec.reading.source import Document
 from boomspec.reading.validation import FieldError, validate
 
 T = TypeVar("T")
-NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
 
 class Spec(Strict):

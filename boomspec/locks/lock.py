@@ -98,8 +98,8 @@ class Lock(Strict):
 
 
 def lock_path(spec: Path) -> Path:
-    """Where the lock of a spec lies: `specs/x.yaml` has `specs/x.lock.json`."""
-    return spec.with_name(f"{spec.stem}.lock.json")
+    """Where the lock of a spec lies: `specs/x.yaml` has `specs/x.lock.json`, `specs/x.yml` `specs/x.yml.lock.json`."""
+    return spec.with_name(f"{spec.stem if spec.suffix == '.yaml' else spec.name}.lock.json")
 
 
 def read_lock(path: Path, *, spec: str | None = None) -> Lock:

@@ -22,8 +22,8 @@ from boomspec.graph import TaskGraph
 from boomspec.locks.lock import Difference, Lock, drifts, lock_path, read_lock
 from boomspec.locks.locking import Asked, expecting, lock_of
 from boomspec.reading.experiments import load_experiments, split_address
-from boomspec.runs import store_folder
-from boomspec.store import Store
+from boomspec.runs import store_of
+from boomspec.store import Store, Where
 from boomspec.tasks import LmEval
 
 
@@ -36,7 +36,7 @@ class Standing:
     silence: str | None
 
 
-def lock_now(spec: Path, store: Path | None = None) -> Standing:
+def lock_now(spec: Path, store: Where | None = None) -> Standing:
     """The lock of a spec file, all of its experiments, as things stand, and the lock that lies beside it.
 
     Raises BoomspecError for a lock that cannot be read or is of another spec.
@@ -49,20 +49,20 @@ def lock_now(spec: Path, store: Path | None = None) -> Standing:
     locked = read_lock(place, spec=name) if place.exists() else None
     if locked is not None:
         files = tuple(replace(file, pins=locked.pins(only_offline=True)) for file in files)
-    folder = Store(store_folder(files[0], store))
-    compiled = compile_experiments(files, answers_of(folder))
+    found = store_of(files[0], store)
+    compiled = compile_experiments(files, answers_of(found))
     # A graph that waits for a search has no evaluations yet.
     waiting = [evaluation for file in files for evaluation in evaluations(file)] if compiled.pending else []
     measures = [(record.measure, source) for _, record, source in waiting]
     more = [(measure, source) for measure, source in measures if isinstance(measure, LmEval) and source is not None]
     asked = Asked()
-    now = lock_of(compiled.graph, folder, asked=asked, more=more)
+    now = lock_of(compiled.graph, found, asked=asked, more=more)
     return Standing(now, locked, asked.silence)
 
 
 def required_lock(spec: Path) -> tuple[Path, Lock]:
     """The lock of a spec, or of one of its experiments, and where it lies. Raises BoomspecError where there is none."""
-    if spec.suffix == ".json":
+    if spec.suffix == ".json" or spec.is_dir():
         message = f"{spec}: is compiled: what its names stand for is settled in it already"
         raise BoomspecError(message, hint="--locked takes a spec")
     path, label = split_address(spec)

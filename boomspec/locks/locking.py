@@ -22,6 +22,7 @@ from boomspec.errors import BoomspecError
 from boomspec.graph import Source, TaskGraph
 from boomspec.locks.lock import Lock, LockedModel, LockedStreams, LockedTask, LockedText, completed, read_lock
 from boomspec.locks.packages import installed, python
+from boomspec.models.code import CODE
 from boomspec.models.hub import UnreachableError, cached_checksums, cached_dataset, pinned_dataset, stated_checksums
 from boomspec.store import Store
 from boomspec.tasks import Evaluate, LmEval, Tokenize
@@ -122,7 +123,7 @@ def read_rows(store: Store, task: str) -> LockedStreams | None:
     kind = Tokenize.kind
     if not store.has(kind, task) or store.damage(kind, task) is not None:
         return None
-    meta = json.loads((store.path(kind, task) / _META).read_text(encoding="utf-8"))
+    meta = json.loads(store.read(kind, task, _META))
     return None if ROWS not in meta else LockedStreams.model_validate(meta[ROWS])
 
 
@@ -146,11 +147,13 @@ def _add_model(entries: _Entries, source: Source, asked: Asked) -> None:
             stated = asked.ask(lambda: stated_checksums(identity["hub"], commit)) or {}
             files = {**stated, **cached_checksums(identity["hub"], commit)}
             entries.models[name] = LockedModel(revision=commit, files=files)
+        entries.models[name].files.update(_checksums(identity.get(CODE, {})))
         return
     folder = Path(location["folder"])
     name = entries.name("models", location.get("name", folder.name), folder)
     known = entries.models[name].files if name in entries.models else {}
-    entries.models[name] = LockedModel(files={**known, **_checksums(identity["sha256"])})
+    files = {**identity["sha256"], **identity.get(CODE, {})}
+    entries.models[name] = LockedModel(files={**known, **_checksums(files)})
 
 
 def _add_text(entries: _Entries, source: Source) -> None:

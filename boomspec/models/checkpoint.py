@@ -117,7 +117,9 @@ def checkpoint_files(folder: Path) -> list[Path]:
     """The safetensors files of a model folder. Raises BoomspecError where there are none or a shard is missing."""
     if (folder / INDEX).is_file():
         names = sorted(set(_weight_map(folder).values()))
-        missing = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
+        if outside := [name for name in names if Path(name).name != name]:
+            raise BoomspecError(f"{folder}: '{outside[0]}' of the index is no file of this folder")
+        missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise BoomspecError(f"{folder}: shard '{missing[0]}' of the index is missing")
         return [folder / name for name in names]

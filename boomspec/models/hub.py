@@ -12,6 +12,7 @@ from typing import Any
 
 from boomspec.errors import BoomspecError
 from boomspec.models.checkpoint import TensorEntry
+from boomspec.models.code import CODE_FILES, CONFIGS
 from boomspec.models.facts import ModelFacts, model_facts, read_config, read_facts
 from boomspec.models.files import is_hub_file
 
@@ -105,6 +106,16 @@ def hub_folder(model: str, revision: str | None, *, file: str) -> Path:
         return Path(hf_hub_download(model, file, revision=revision)).parent
     except Exception as error:  # as above
         raise _failure(f"model '{model}': no {file} to be had", error) from error
+
+
+def hub_code(model: str, commit: str) -> Path:
+    """The cached folder of a hub model's commit, with its code and its configs fetched; no weights."""
+    from huggingface_hub import snapshot_download  # as above
+
+    try:
+        return Path(snapshot_download(model, revision=commit, allow_patterns=[*CODE_FILES, *CONFIGS.values()]))
+    except Exception as error:  # as above
+        raise _failure(f"model '{model}': its code cannot be had", error) from error
 
 
 def _reason(error: Exception) -> str:

@@ -15,6 +15,7 @@ from boomspec.costs.forecast import Clock, Forecast
 from boomspec.graph import Cost, Node
 from boomspec.plan import Plan, Step
 from boomspec.resolve import Family
+from boomspec.store import Store
 
 PLAN_SCHEMA_VERSION = 2
 PLAN_SCHEMA = Path(__file__).with_name("plan.schema.json")
@@ -26,13 +27,13 @@ def plan_schema() -> dict[str, Any]:
     return schema
 
 
-def plan_json(compiled: Compiled, plan: Plan, forecast: Forecast, store: Path) -> dict[str, Any]:
+def plan_json(compiled: Compiled, plan: Plan, forecast: Forecast, store: Store) -> dict[str, Any]:
     graph, totals = compiled.graph, forecast.totals
     return {
         "schema": PLAN_SCHEMA_VERSION,
         "name": graph.name,
         "graph": graph.id,
-        "store": str(store),
+        "store": store.address,
         "pending": list(compiled.pending),
         "experiments": [
             {

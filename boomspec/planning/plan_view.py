@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from boomspec.compile import Compiled
@@ -29,6 +28,7 @@ from boomspec.plan import Plan
 from boomspec.resolve import Family
 from boomspec.show import print_family
 from boomspec.sizes import shown_bytes
+from boomspec.store import Store
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,7 +45,7 @@ _SOURCES = {
 }
 
 
-def print_plan(compiled: Compiled, plan: Plan, forecast: Forecast, store: Path, *, every_task: bool = False) -> None:
+def print_plan(compiled: Compiled, plan: Plan, forecast: Forecast, store: Store, *, every_task: bool = False) -> None:
     """All of it. `every_task`: a row for each task also where there are several experiments."""
     from rich.console import Console  # rich is slow to import, and most commands print no table
 
@@ -53,7 +53,7 @@ def print_plan(compiled: Compiled, plan: Plan, forecast: Forecast, store: Path, 
     graph = compiled.graph
     for title, family in _families(compiled):
         print_family(family, title)
-    console.print(f"\n[bold]Tasks[/] (store: {store})", soft_wrap=True)
+    console.print(f"\n[bold]Tasks[/] (store: {store.address})", soft_wrap=True)
     if every_task or len(graph.experiments) == 1:
         _print_tasks(console, graph, plan, forecast)
     else:

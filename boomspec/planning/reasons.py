@@ -9,6 +9,7 @@ thousands of runs, and a plan of a thousand experiments is read as a summary.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -102,7 +103,9 @@ def said(difference: Difference, run: str) -> str:
 
 def _earlier_runs(store: Store, name: str) -> Iterator[_Earlier]:
     """The newest first."""
-    found = [(path.stat().st_mtime, path) for path in store.root.glob(f"runs/{name}-????????/graph.json")]
+    folders = store.run_folders(beginning=f"{name}-")
+    graphs = [folder / "graph.json" for folder in folders if re.fullmatch(r"-.{8}", folder.name.removeprefix(name))]
+    found = [(path.stat().st_mtime, path) for path in graphs if path.exists()]
     size = 0
     for when, path in sorted(found, reverse=True)[:_MOST_RUNS]:
         size += path.stat().st_size

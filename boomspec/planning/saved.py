@@ -22,8 +22,9 @@ from boomspec.graph import Source, TaskGraph
 from boomspec.graph_file import graph_of_json
 from boomspec.identity import file_digest, folder_digest
 from boomspec.locks.packages import installed
+from boomspec.models.code import CODE
 from boomspec.plan import Plan, Step, missing_files, needed
-from boomspec.store import Store, read_json, write_atomically
+from boomspec.store import Store, open_store, read_json, write_atomically
 
 SAVED_PLAN_VERSION = 1
 KEY = "boomspec_plan"
@@ -36,7 +37,7 @@ class SavedPlan:
 
     graph: TaskGraph
     plan: Plan
-    store: Path
+    store: str  # its address
     cpus: int | None = None  # of a local run
     checksums: bool = False  # whether contents of artifacts were compared with their records
     pending: tuple[str, ...] = ()
@@ -44,7 +45,7 @@ class SavedPlan:
     def to_json(self) -> dict[str, Any]:
         return {
             KEY: SAVED_PLAN_VERSION,
-            "store": str(self.store),
+            "store": self.store,
             "cpus": self.cpus,
             "checksums": self.checksums,
             "pending": list(self.pending),
@@ -85,12 +86,12 @@ def read_plan(path: Path) -> SavedPlan:
         raise BoomspecError(f"{path}: the plan was altered after it was made", hint=again)
     graph = graph_of_json(data["graph"], path)
     steps = {i: Step(step["action"], step["reason"], tuple(step["fields"])) for i, step in data["steps"].items()}
-    return SavedPlan(graph, Plan(steps), Path(data["store"]), data["cpus"], data["checksums"], tuple(data["pending"]))
+    return SavedPlan(graph, Plan(steps), data["store"], data["cpus"], data["checksums"], tuple(data["pending"]))
 
 
 def check(saved: SavedPlan, path: Path) -> None:
     """Raise BoomspecError, saying what differs, unless the plan still is what a run would do."""
-    store = Store(saved.store)
+    store = open_store(saved.store)
     differences = [*_changed_sources(saved), *_changed_steps(saved, store)]
     if not differences:
         return
@@ -131,7 +132,7 @@ def _changed(source: Source) -> Iterator[str]:
         if (found := installed().get("lm_eval")) not in (None, identity["lm_eval"]):
             yield f"lm_eval: {found} is installed, the plan was made with {identity['lm_eval']}"
     elif "folder" in location and "sha256" in identity:
-        for name, digest in identity["sha256"].items():
+        for name, digest in {**identity["sha256"], **identity.get(CODE, {})}.items():
             path = Path(location["folder"]) / name
             if not path.is_file() or file_digest(path) != digest:
                 yield f"{path}: {'has changed' if path.is_file() else 'is gone'} since the plan was made"

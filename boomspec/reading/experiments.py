@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from boomspec.errors import Problem, SpecError
-from boomspec.graph import no_such_experiment
-from boomspec.language.spec import NAME, Spec, SpecFile
+from boomspec.graph import NAME, no_such_experiment
+from boomspec.language.spec import Spec, SpecFile
 from boomspec.reading.compose import Composed, Read, composed, removals
 from boomspec.reading.each import for_each
 from boomspec.reading.edits import Node, edits_of

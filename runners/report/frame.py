@@ -44,11 +44,15 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Provenance:
-    """`facts`: name and value, for people. `tasks`: {name, kind, id, seconds, state}; `left_out`: how many more."""
+    """`facts`: name and value, for people. `tasks`: {name, kind, id, seconds, state}; `left_out`: how many more.
+
+    `warnings`: what stands at the top of the page, such as foreign code that was run.
+    """
 
     facts: Sequence[tuple[str, str]] = ()
     tasks: Sequence[dict[str, Any]] = ()
     left_out: int = 0
+    warnings: Sequence[str] = ()
 
 
 NO_PROVENANCE = Provenance()

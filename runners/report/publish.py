@@ -16,6 +16,7 @@ from typing import Any
 from boomspec.graph import TaskGraph
 from boomspec.store import Store
 from boomspec.tasks import Comparison, Report
+from runners.numbers import fetch_numbers
 from runners.report import comparison_page, page
 from runners.report.collect import Results, collect
 from runners.report.comparison import Study, study
@@ -33,11 +34,13 @@ def publish_run(graph: TaskGraph, store: Store, run_folder: Path, failures: dict
     `failures`: why tasks have no artifact, by task id: their own error, or that something they need failed.
     """
     node = next(node for node in graph.nodes.values() if isinstance(node.task.record, Report | Comparison))
+    needed = {role: graph.nodes[task] for role, task in node.task.inputs.items()}
+    there = store.records({(need.task.kind, need.id) for need in needed.values()})
+    folders = fetch_numbers(store, there)
 
     def find(role: str) -> Path | str:
-        needed = graph.nodes[node.task.inputs[role]]
-        kind, task_id = needed.task.kind, needed.id
-        return store.path(kind, task_id) if store.has(kind, task_id) else why(graph, needed.id, failures)
+        need = needed[role]
+        return folders.get((need.task.kind, need.id)) or why(graph, need.id, failures)
 
     folder = run_folder / "report"
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from boomspec.graph import TaskGraph
 from boomspec.store import Store
+from boomspec.trust import warnings
 from runners.report.comparison import BASE, VARIANT
 from runners.report.frame import Provenance
 from runners.report.words import size
@@ -67,7 +68,8 @@ def opening(spec: str) -> Sequence[str]:
 
 def provenance(graph: TaskGraph, store: Store, failures: dict[str, str]) -> Provenance:
     """Where the numbers of a run come from: versions, hardware, and every task with how it ended."""
-    records = {node.id: store.record(node.task.kind, node.id) for node in graph.nodes.values()}
+    found = store.records((node.task.kind, node.id) for node in graph.nodes.values())
+    records = {node.id: found.get((node.task.kind, node.id)) for node in graph.nodes.values()}
     made = [record["provenance"] for record in records.values() if record is not None]
     tasks: list[dict[str, Any]] = []
     for node in graph.nodes.values():
@@ -87,7 +89,8 @@ def provenance(graph: TaskGraph, store: Store, failures: dict[str, str]) -> Prov
         ("finished", max((p.get("finished", "") for p in made), default="")),
         ("time of all tasks", f"{total:.0f} s"),
     ]
-    return Provenance([(name, value) for name, value in facts if value], shown, len(tasks) - len(shown))
+    code = warnings(graph)
+    return Provenance([(name, value) for name, value in facts if value], shown, len(tasks) - len(shown), code)
 
 
 def _distinct(values: Any) -> str:
@@ -113,7 +116,8 @@ def experiments(graph: TaskGraph, store: Store) -> Experiments:
         users.update(experiment.tasks.values())
         names |= {task: name for name, task in experiment.tasks.items() if task not in names}
     common = [names[task] for task, count in users.items() if count == len(graph.experiments)]
-    made = {task for task in users if task in graph.nodes and store.has(graph.nodes[task].task.kind, task)}
+    found = store.records((graph.nodes[task].task.kind, task) for task in users if task in graph.nodes)
+    made = {task for _, task in found}
     lines = [
         {
             "label": experiment.label,

@@ -17,7 +17,7 @@ def run(context: Context[Baseline]) -> None:
     teacher, target = model_folder(context.inputs["teacher"]), context.path / MODEL
     match context.record.build:
         case Subset(plan=plan):
-            assemble({"t": teacher}, plan, target, tied=read_facts(teacher).tied)
+            assemble({"t": teacher}, plan, target, tied=read_facts(teacher).tied, code=context.code)
         case LaCo() as record:
             attempts = laco.build_laco(
                 record,
@@ -25,6 +25,7 @@ def run(context: Context[Baseline]) -> None:
                 tokens=context.inputs["tokens"].folder,
                 target=target,
                 options=context.options,
+                code=context.code,
                 progress=context.progress,
             )
             laco.write_attempts(attempts, context.path / "laco.json")

@@ -11,7 +11,7 @@ Writes `model/` (in the dtype of the teacher's files, with the tokenizer and `st
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from runners.assembly import assemble
 from runners.capture import Pair, capture, embedding_parameters, hidden_pairs, label, trunk
 from runners.context import Context
 from runners.device import MASTER_DTYPE, autocast, device, frozen_dtype, kernels
+from runners.foreign_code import ready
 from runners.head import Head, check_head
 from runners.losses import cosine, head_loss, needs_teacher, state_loss, weights
 from runners.models import MODEL, load, load_frozen, model_folder, save_weights, stored_dtype
@@ -62,14 +63,18 @@ def work(context: Context[Distill]) -> None:
 
 
 def _distill(context: Context[Distill]) -> None:
-    options, workers = context.options, team(context.resume)
+    options, workers = context.options, team(context.resume, first_here=context.first_here)
     parallel = options.get("parallel", "ddp")
     shards_teacher = is_sharded(workers, options.get("teacher", "replicated"))
     record, recipe, precision = context.record, context.record.recipe, context.record.recipe.precision
     tokens, folder = context.inputs["tokens"].folder, model_folder(context.inputs["teacher"])
     stream, layers, dtype = TokenStream(tokens), read_facts(folder).count, stored_dtype(folder)
-    student = initial_student(record, folder, context.path / MODEL, workers, cut=is_sharded(workers, parallel))
-    teacher = load_frozen(folder, dtype=frozen_dtype(precision), place=_HOST if shards_teacher else None)
+    student = initial_student(
+        record, folder, context.path / MODEL, workers, cut=is_sharded(workers, parallel), code=context.code
+    )
+    teacher = load_frozen(
+        folder, dtype=frozen_dtype(precision), place=_HOST if shards_teacher else None, code=context.code
+    )
     if stream.vocabulary > (rows := teacher.get_input_embeddings().weight.shape[0]):
         raise BoomspecError(f"the tokens have a vocabulary of {stream.vocabulary}, but the teacher embeds {rows}")
     spread = Spread(student, workers, parallel=parallel)
@@ -103,7 +108,7 @@ def _distill(context: Context[Distill]) -> None:
             spread=spread,
         )
     after = spread.call(similarities, student, teacher, pairs, compared, precision)
-    trained = spread.collected(lambda: load(context.path / MODEL, dtype=MASTER_DTYPE, place=_HOST))
+    trained = spread.collected(lambda: load(context.path / MODEL, dtype=MASTER_DTYPE, place=_HOST, code=context.code))
     if trained is None:
         return
 
@@ -120,23 +125,31 @@ def _distill(context: Context[Distill]) -> None:
 
 
 def initial_student(
-    record: Distill, teacher: Path, folder: Path, workers: Team = ALONE, *, cut: bool = False
+    record: Distill,
+    teacher: Path,
+    folder: Path,
+    workers: Team = ALONE,
+    *,
+    cut: bool = False,
+    code: Collection[str] = (),
 ) -> PreTrainedModel:
     """The student before training, in fp32. Its files (config, tokenizer, weights) are written into `folder`.
 
     `cut`: it is to be cut over the workers, so it is in the memory of the host.
     """
-    if workers.leads:
-        assemble({"t": teacher}, [f"t{i}" for i in record.kept], folder, tied=read_facts(teacher).tied)
+    if workers.lays_out:
+        assemble({"t": teacher}, [f"t{i}" for i in record.kept], folder, tied=read_facts(teacher).tied, code=code)
     workers.wait()
     place = _HOST if cut else device()
-    student = load(folder, dtype=MASTER_DTYPE, place=place)
+    student = load(folder, dtype=MASTER_DTYPE, place=place, code=code)
     if record.initial == "random":
         copied = student
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(record.recipe.seed)
-            config = AutoConfig.from_pretrained(folder)
-            student = AutoModelForCausalLM.from_config(config, dtype=MASTER_DTYPE).to(place).eval()
+            trusts = ready(folder, "model", code)
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=trusts)
+            student = AutoModelForCausalLM.from_config(config, dtype=MASTER_DTYPE, trust_remote_code=trusts)
+            student = student.to(place).eval()
         if not record.train_embedding:
             # A frozen random embedding would teach nothing about the layers.
             with torch.no_grad():

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from boomspec.errors import BoomspecError
 from boomspec.tasks import Evaluate, HeldOut, LmEval
 from runners import held_out
 from runners.context import Context
 from runners.device import frozen_dtype, kernels
+from runners.foreign_code import ready, tokenizer_of
 from runners.models import load_frozen, model_folder
 from runners.tokens import TOKENIZER, TokenStream
 
@@ -42,7 +43,7 @@ class Item(NamedTuple):
 
 def run(context: Context[Evaluate]) -> None:
     folder = model_folder(context.inputs["model"])
-    model = load_frozen(folder, dtype=frozen_dtype(context.record.precision))
+    model = load_frozen(folder, dtype=frozen_dtype(context.record.precision), code=context.code)
     measure = context.record.measure
     with kernels(context.record.determinism, context.progress.note):
         if isinstance(measure, HeldOut):
@@ -62,7 +63,7 @@ def _held_out(
     tokens, text_bytes = split.tokens, split.bytes
     if measure.max_tokens is not None and measure.max_tokens < len(tokens):
         tokens = tokens[: measure.max_tokens]
-        tokenizer = AutoTokenizer.from_pretrained(folder / TOKENIZER)
+        tokenizer = tokenizer_of(folder / TOKENIZER, context.code)
         text_bytes = held_out.text_bytes(tokens, eos=split.eos, tokenizer=tokenizer)
     if text_bytes == 0:
         raise BoomspecError(f"{split.file}: there is no text to measure", hint="hold out more of the data")
@@ -100,6 +101,7 @@ def _lm_eval(
     lm = harness.Harness(
         model,
         tokenizer=folder,
+        trusted=ready(folder, "tokenizer", context.code),
         batch_size=context.options.get("batch_size", _BATCH_SIZE),
         progress=context.progress,
     )

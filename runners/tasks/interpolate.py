@@ -10,4 +10,4 @@ from runners.models import model_folder
 
 def run(context: Context[Interpolate]) -> None:
     sources = {"t": model_folder(context.inputs["teacher"]), "s": model_folder(context.inputs["student"])}
-    assemble(sources, context.record.plan, context.path / "model", tied=context.record.tied)
+    assemble(sources, context.record.plan, context.path / "model", tied=context.record.tied, code=context.code)

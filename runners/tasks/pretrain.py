@@ -43,7 +43,7 @@ def work(context: Context[Pretrain]) -> None:
 
 
 def _pretrain(context: Context[Pretrain]) -> None:
-    options, workers = context.options, team(context.resume)
+    options, workers = context.options, team(context.resume, first_here=context.first_here)
     parallel = options.get("parallel", "ddp")
     architecture, recipe = context.record.architecture, context.record.recipe
     tokens = context.inputs["tokens"].folder

@@ -28,7 +28,7 @@ def _search(context: Context[Search]) -> None:
     record = context.record
 
     def load(role: str) -> PreTrainedModel:
-        return load_frozen(model_folder(context.inputs[role]), dtype=frozen_dtype(record.precision))
+        return load_frozen(model_folder(context.inputs[role]), dtype=frozen_dtype(record.precision), code=context.code)
 
     def report(done: float, total: float) -> None:
         context.progress.update(done, total, unit="candidates")

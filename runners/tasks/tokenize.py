@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,18 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import cached_file
 
 from boomspec.errors import BoomspecError
 from boomspec.graph import Source
 from boomspec.identity import file_digest
+from boomspec.models.code import CODE, CONFIGS, check_native
 from boomspec.models.files import is_tokenizer_file
 from boomspec.tasks import Tokenize, TrainTokenizer
-from runners.context import Context, Progress
+from runners.context import Context, Input, Progress
 from runners.corpus import Document, documents, source_bytes
+from runners.foreign_code import forget_code, tokenizer_of
+from runners.models import model_folder
 from runners.tokens import DTYPES, META, TOKENIZER
 
 EOS = "<|endoftext|>"
@@ -37,6 +41,12 @@ _BATCH_DOCUMENTS, _BATCH_CHARACTERS = 256, 1 << 20
 
 
 _ROWS = "rows"
+# A repository need not have the file, and the answer to that comes with the tokenizer itself.
+_OPTIONAL: dict[str, Any] = {
+    "_raise_exceptions_for_missing_entries": False,
+    "_raise_exceptions_for_connection_errors": False,
+    "_raise_exceptions_for_gated_repo": False,
+}
 
 
 @dataclass
@@ -71,7 +81,7 @@ def run(context: Context[Tokenize]) -> None:
         _train_tokenizer(record.train_tokenizer, _training_texts(record, text), folder, context.progress)
     else:
         _copy_tokenizer(_source(context, "tokenizer"), folder)
-    tokenizer, eos = _load_tokenizer(folder)
+    tokenizer, eos = _load_tokenizer(folder, context.code)
     vocabulary = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
     dtype = "uint16" if vocabulary <= 1 << 16 else "uint32"
     train, held_out = _write_streams(context, tokenizer, eos=eos, dtype=DTYPES[dtype], text=text)
@@ -202,15 +212,18 @@ def _train_tokenizer(wanted: TrainTokenizer, texts: Iterator[str], folder: Path,
 
 def _copy_tokenizer(source: Source, folder: Path) -> None:
     """Copy a tokenizer's files; those of a folder are compared with the digests in the source's identity."""
+    code = source.identity.get(CODE, {})
     if "hub" in source.identity:
-        hub, revision = source.identity["hub"], source.identity["revision"]
-        AutoTokenizer.from_pretrained(hub, revision=revision).save_pretrained(folder)
+        _fetch_tokenizer(source, code, folder)
         return
     origin = Path(source.location["folder"])
+    if not code:
+        check_native(origin, "tokenizer", str(origin))
     folder.mkdir()
-    for name, sha256 in sorted(source.identity["sha256"].items()):
-        if not is_tokenizer_file(name):
+    for name, sha256 in sorted({**source.identity["sha256"], **code}.items()):
+        if not is_tokenizer_file(name) and name not in code:
             continue
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         try:
             shutil.copyfile(origin / name, folder / name)
         except OSError as error:
@@ -222,15 +235,29 @@ def _copy_tokenizer(source: Source, folder: Path) -> None:
             )
     if not any(folder.iterdir()):
         raise BoomspecError(f"{origin}: has no tokenizer files", hint="tokenizer.save_pretrained(folder)")
+    if not code:
+        forget_code(folder)
     config = folder / "tokenizer_config.json"
     if not config.is_file() or "tokenizer_class" not in json.loads(config.read_text(encoding="utf-8")):
         # Which class it is, transformers then takes from the model's config.json, which is not copied.
-        AutoTokenizer.from_pretrained(origin).save_pretrained(folder)
+        tokenizer_of(origin, code.values()).save_pretrained(folder)
 
 
-def _load_tokenizer(folder: Path) -> tuple[Tokenizer, int]:
+def _fetch_tokenizer(source: Source, code: dict[str, str], folder: Path) -> None:
+    """Save a tokenizer of the hub. Its own code runs if it is trusted, and is that of the commit."""
+    hub, revision = source.identity["hub"], source.identity["revision"]
+    if code:
+        tokenizer_of(model_folder(Input(source.id, source=source)), code.values()).save_pretrained(folder)
+        return
+    if (config := cached_file(hub, CONFIGS["tokenizer"], revision=revision, **_OPTIONAL)) is not None:
+        check_native(Path(config).parent, "tokenizer", hub)
+    AutoTokenizer.from_pretrained(hub, revision=revision, trust_remote_code=False).save_pretrained(folder)
+    forget_code(folder)
+
+
+def _load_tokenizer(folder: Path, code: Collection[str]) -> tuple[Tokenizer, int]:
     """The fast tokenizer and its end-of-text id, as everyone who reads the artifact will load it."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = tokenizer_of(folder, code)
     if tokenizer.eos_token_id is None:
         raise BoomspecError(
             "the tokenizer has no end-of-text token (eos_token), which separates documents",

@@ -24,7 +24,7 @@ from boomspec.graph import Node, TaskGraph
 from boomspec.graph_file import read_graph
 from boomspec.in_use import using
 from boomspec.plan import Plan, Step
-from boomspec.store import Store
+from boomspec.store import Store, open_store
 from runners import environment
 from runners.interrupt import Interrupt
 from runners.journal import Event, Journal
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m runners.verify", description="Make a run's tasks again, compare.")
     parser.add_argument("graph", type=Path, metavar="GRAPH.json")
-    parser.add_argument("--store", type=Path, required=True, metavar="DIR", help="the folder of the original artifacts")
+    parser.add_argument("--store", required=True, help="folder or URL of the original artifacts")
     parser.add_argument("--scratch", type=Path, metavar="DIR", help="where to work; default: beside the store")
     parser.add_argument("--keep", action="store_true", help="keep the repeated artifacts")
     parser.add_argument("--end-to-end", action="store_true", help="build on repeated inputs, not on the original's")
@@ -71,11 +71,11 @@ def _parser() -> argparse.ArgumentParser:
 def _verify(options: argparse.Namespace, interrupt: Interrupt) -> int:
     if options.tolerance is not None and not 0 <= options.tolerance < math.inf:
         raise BoomspecError(f"a tolerance is a number from 0 on, not {options.tolerance}")
-    graph, original = read_graph(options.graph), Store(options.store)
+    graph, original = read_graph(options.graph), open_store(options.store)
     nodes = choose(graph, options.task, options.kind, end_to_end=options.end_to_end)
     nodes = [as_it_was_made(node, original) for node in nodes]
     graph = replace(graph, nodes={**graph.nodes, **{node.id: node for node in nodes}})
-    with using(original.root), _progress_on_stderr(options.json):
+    with using(original), _progress_on_stderr(options.json):
         print("comparing the original artifacts with their checksums", flush=True)
         check_originals(graph, original, nodes, interrupt)
         parent = (options.scratch or original.root.parent).absolute()

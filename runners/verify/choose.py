@@ -73,7 +73,7 @@ def check_originals(graph: TaskGraph, store: Store, nodes: Sequence[Node], inter
     if damaged:
         raise BoomspecError(f"artifacts of the run are damaged: {_few(damaged, '; ')}", hint=hint)
     if missing:
-        count = f"{len(missing)} of {len(read)} artifacts are not in the store {store.root}"
+        count = f"{len(missing)} of {len(read)} artifacts are not in the store {store.address}"
         raise BoomspecError(f"this run has not finished: {count}: {_few(missing)}", hint=hint)
     gone = [
         f"{node.name} reads {path}"

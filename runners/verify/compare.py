@@ -52,13 +52,13 @@ def compare(node: Node, original: Store, again: Store, tolerance: float) -> Chec
     one, other = original.record(kind, task_id), again.record(kind, task_id)
     assert one is not None
     assert other is not None
-    folders = original.path(kind, task_id), again.path(kind, task_id)
     digests, repeated = ({file["path"]: file["sha256"] for file in record["files"]} for record in (one, other))
     files: list[FileCheck] = []
     for path in {**digests, **repeated}:
         if digests.get(path) == repeated.get(path):
             continue
         if path in digests and path in repeated:
+            folders = original.fetch(kind, task_id), again.fetch(kind, task_id)
             apart = compare_files(folders[0] / path, folders[1] / path, tolerance)
         else:
             apart = Apart(f"only the {'original' if path in digests else 'repetition'} has this file", False)

@@ -47,9 +47,13 @@ execution:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with eight text files."""
-    for i in range(8):
-        (tmp_path / f"{i}.txt").write_text(f"document {i}\n" * 40)
+    write_texts(tmp_path)
     return tmp_path
+
+
+def write_texts(folder: Path) -> None:
+    for i in range(8):
+        (folder / f"{i}.txt").write_text(f"document {i}\n" * 40)
 
 
 class Writer:

@@ -132,7 +132,7 @@ def test_a_compiled_graph_a_saved_plan_and_a_runs_folder_are_sides(here: Writer)
     graph = compile_experiments(load_experiments("a.yaml")).graph
     graph.write(here.folder / "graph.json")
     store = Store(here.folder / "store")
-    SavedPlan(graph, needed(graph, store), store.root).save(here.folder / "plan.json")
+    SavedPlan(graph, needed(graph, store), store.address).save(here.folder / "plan.json")
     folder = store.run_folder(graph.name, graph.id)
     folder.mkdir(parents=True)
     graph.write(folder / "graph.json")

@@ -112,7 +112,7 @@ def test_old_runs_are_forgotten_and_the_newest_of_each_name_are_kept(specs, stor
     def forgotten(*arguments: object) -> list[int]:
         seeds = {
             run.folder: json.loads((run.folder / "graph.json").read_text())["experiments"][0]["meaning"]["seed"]
-            for run in past_runs(store.root)
+            for run in past_runs(store)
         }
         return sorted(seeds[Path(path)] for what, path in found(store, *arguments) if what == "run")
 
@@ -226,14 +226,14 @@ def test_a_link_is_removed_and_not_what_it_leads_to(store, graph, tmp_path):
 
 def test_a_deletion_that_is_killed_leaves_nothing_that_can_be_read_and_the_next_one_ends_it(store, graph, monkeypatch):
     node = next(node for node in graph.nodes.values() if node.task.kind == "distill")
-    forget = past_runs(store.root)
+    forget = past_runs(store)
     items, _ = garbage(store, forget, forget=forget, cache=False)
     monkeypatch.setattr(shutil, "rmtree", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
     for item in items:
         with pytest.raises(KeyboardInterrupt):
-            delete(item)
+            delete(store, item)
     monkeypatch.undo()
-    assert past_runs(store.root) == []
+    assert past_runs(store) == []
     assert not store.path("distill", node.id).exists()
     assert {what for what, _ in found(store, "--delete")} == {"leftover"}
     assert [path for path in everything(store) if path.is_file()] == []

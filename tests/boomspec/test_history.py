@@ -24,7 +24,7 @@ def call(*arguments: object):
 
 
 def states(store: Store) -> dict[str, str]:
-    return {run.name: run.state for run in past_runs(store.root)}
+    return {run.name: run.state for run in past_runs(store)}
 
 
 def test_every_way_to_end_has_its_state(specs, store):
@@ -60,11 +60,11 @@ def test_the_last_run_of_a_folder_counts(specs, store):
 def test_tasks_are_counted_by_what_the_store_holds_now(specs, store):
     graph = specs.compiled().graph
     past_run(store, graph)
-    (run,) = past_runs(store.root)
+    (run,) = past_runs(store)
     assert (run.made, len(run.tasks)) == (len(graph.nodes), len(graph.nodes))
     node = next(iter(graph.nodes.values()))
     shutil.rmtree(store.path(node.task.kind, node.id))
-    (run,) = past_runs(store.root)
+    (run,) = past_runs(store)
     assert run.made == len(graph.nodes) - 1
 
 
@@ -124,7 +124,7 @@ def test_a_run_that_cannot_be_read_is_listed_with_the_reason(specs, store, kind)
         (folder / "graph.json").write_text(text.replace("%d", str(SCHEMA_VERSION)))
     (folder / "report").mkdir()
     (folder / "report" / "results.json").write_text('{"results": 7, "outcome": null}')
-    (run,) = past_runs(store.root)
+    (run,) = past_runs(store)
     assert (run.problem or "").startswith(problem or "")
     assert (run.problem is None) == (problem is None)
     assert run.state == "finished"
@@ -138,11 +138,11 @@ def test_a_run_took_the_time_of_its_work_and_was_last_seen_when_it_was_looked_at
     graph = specs.compiled().graph
     folder = past_run(store, graph)
     age(folder, 1000)
-    (before,) = past_runs(store.root)
+    (before,) = past_runs(store)
     journal = journal_of(store, graph)
     journal.event("run_started", tasks=0)
     journal.event("run_finished", state="finished", counts={})
-    (run,) = past_runs(store.root)
+    (run,) = past_runs(store)
     assert (run.state, run.started, run.seconds) == ("finished", before.started, before.seconds)
     assert run.last_seen > before.last_seen + 900
 
@@ -150,15 +150,15 @@ def test_a_run_took_the_time_of_its_work_and_was_last_seen_when_it_was_looked_at
 def test_a_name_stands_for_one_run_or_is_an_error_that_lists_them(specs, store):
     one = past_run(store, specs.edited(("name", "one")).graph)
     other = past_run(store, specs.edited(("name", "other"), ("seed", 1)).graph)
-    runs = past_runs(store.root)
-    assert chosen_run(runs, "on", store.root).folder == one
-    assert chosen_run(runs, str(other), store.root).folder == other
+    runs = past_runs(store)
+    assert chosen_run(runs, "on", store).folder == one
+    assert chosen_run(runs, str(other), store).folder == other
     with pytest.raises(BoomspecError, match="2 runs are called o") as error:
-        chosen_run(runs, "o", store.root)
+        chosen_run(runs, "o", store)
     assert one.name in str(error.value)
     for nothing in ("", ".", f"/elsewhere/runs/{one.name}"):
         with pytest.raises(BoomspecError, match="no run"):
-            chosen_run(runs[:1], nothing, store.root)
+            chosen_run(runs[:1], nothing, store)
     result = call("runs", "--store", store.root, "onne-12345678")
     assert result.exit_code == 2
     assert f"no run 'onne-12345678' in {store.root / 'runs'}" in result.output

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator, ValidationError
 
-from boomspec.clusters.demand import machine
+from boomspec.clusters.demand import KEEPALIVE, machine
 from boomspec.clusters.kuberay import Pods, as_yaml, job_name, manifest
 from boomspec.clusters.slurm import Allocation, script
 from boomspec.errors import BoomspecError
@@ -65,8 +65,27 @@ def test_the_manifest_is_a_rayjob_by_a_strict_schema_and_reads_back_from_its_yam
     Draft202012Validator(SCHEMA).validate(job(plain))
 
 
-def test_the_schema_is_strict_everywhere():
-    found = job(manifest(trained(), LOCK, PODS))
+def test_a_store_at_a_url_needs_no_volume_and_its_keys_are_references():
+    keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    documents = manifest(trained(), LOCK, Pods("i", "2.60.0", "s3://bucket/boomspec", variables=keys))
+    found = job(documents)
+    Draft202012Validator(SCHEMA).validate(found)
+    assert "--store s3://bucket/boomspec --lock" in found["spec"]["entrypoint"]
+    cluster = found["spec"]["rayClusterSpec"]
+    for group in cluster["workerGroupSpecs"]:
+        spec = group["template"]["spec"]
+        assert "volumes" not in spec
+        assert "volumeMounts" not in spec["containers"][0]
+        assert [variable["name"] for variable in spec["containers"][0]["env"]] == [*keys, *KEEPALIVE]
+    head = cluster["headGroupSpec"]["template"]["spec"]
+    assert [volume["name"] for volume in head["volumes"]] == ["job"]
+    assert [mount["name"] for mount in head["containers"][0]["volumeMounts"]] == ["job"]
+    assert "persistentVolumeClaim" not in json.dumps(documents)
+
+
+@pytest.mark.parametrize("pods", [PODS, Pods("i", "2.60.0", "s3://b/x", variables=("AWS_PROFILE",))])
+def test_the_schema_is_strict_everywhere(pods: Pods):
+    found = job(manifest(trained(), LOCK, pods))
 
     def places(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         if isinstance(value, dict):
@@ -95,14 +114,17 @@ def test_groups_are_sized_by_execution_and_the_estimates():
         g["groupName"]: g for g in job(manifest(trained(), LOCK, PODS))["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     }
     container = groups["gpu"]["template"]["spec"]["containers"][0]
-    assert container["resources"]["limits"] == {"cpu": "16", "memory": "164Gi", "nvidia.com/gpu": "4"}
+    assert container["resources"]["limits"] == {"cpu": "16", "memory": "167Gi", "nvidia.com/gpu": "4"}
     assert groups["cpu"]["template"]["spec"]["containers"][0]["resources"]["requests"] == {"cpu": "3", "memory": "24Gi"}
-    assert json.loads(json.loads(groups["cpu"]["rayStartParams"]["resources"])) == {"fast_disk": 1}
+    start = groups["cpu"]["rayStartParams"]
+    assert json.loads(json.loads(start["resources"])) == {"fast_disk": 1}
+    assert int(start["memory"]) >= 20 * GIB  # by default Ray keeps 30 % for objects, and the claim would never fit
+    assert start["object-store-memory"] == str(GIB)
     two = manifest(trained(), LOCK, Pods("i", "2.60.0", "/s", "c", nodes=2))
     spread = job(two)["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
     assert (spread["replicas"], spread["minReplicas"]) == (2, 2)
     limits = spread["template"]["spec"]["containers"][0]["resources"]["limits"]
-    assert limits == {"cpu": "8", "memory": "84Gi", "nvidia.com/gpu": "2"}
+    assert limits == {"cpu": "8", "memory": "85Gi", "nvidia.com/gpu": "2"}
     on_gpus = machine(trained(), nodes=1, gpus=True)
     assert on_gpus is not None
     assert on_gpus.gpu_memory == 40 * GIB
@@ -116,7 +138,8 @@ def test_secrets_are_references_and_the_graph_travels_as_it_is():
     assert graph_of_json(json.loads(config["data"]["graph.json"]), Path("x")) == made
     head = job(documents)["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
     reference = {"secretKeyRef": {"name": "boomspec-secrets", "key": "HF_TOKEN"}}
-    assert head["containers"][0]["env"] == [{"name": "HF_TOKEN", "valueFrom": reference}]
+    settings = [{"name": name, "value": value} for name, value in KEEPALIVE.items()]  # the same on all machines
+    assert head["containers"][0]["env"] == [{"name": "HF_TOKEN", "valueFrom": reference}, *settings]
     assert {"name": "job", "configMap": {"name": config["metadata"]["name"]}} in head["volumes"]
     assert job(documents)["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
 
@@ -149,7 +172,7 @@ def test_the_script_for_slurm_is_one_that_bash_reads_and_asks_for_what_the_tasks
     text = script(trained(), allocation)
     subprocess.run(["bash", "-n"], input=text, text=True, check=True)
     rows = [line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH")]
-    assert {"nodes=2", "ntasks-per-node=1", "cpus-per-task=8", "gpus-per-node=2", "mem=84G", "requeue"} <= set(rows)
+    assert {"nodes=2", "ntasks-per-node=1", "cpus-per-task=8", "gpus-per-node=2", "mem=85G", "requeue"} <= set(rows)
     assert "ray stop" not in text
     assert not re.search("@[A-Z]+@", text)
 
@@ -165,7 +188,8 @@ def submit(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     [
         ("--kuberay --slurm", "--kuberay and --slurm print two different things"),
         ("--kuberay --store-claim c", "--kuberay needs --image"),
-        ("--kuberay --image i", "--kuberay needs --store-claim"),
+        ("--kuberay --image i --store /store", "--kuberay needs --store-claim"),
+        ("--kuberay --image i --store s3://b/x --store-claim c", "--store-claim is for a store in a folder"),
         ("--slurm --image i", "--image is for --kuberay, not for --slurm"),
         ("--slurm --wait", "--wait is for a cluster that runs, not for --slurm"),
         ("--nodes 2", "--nodes is for --kuberay and --slurm"),

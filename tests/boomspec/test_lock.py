@@ -87,6 +87,18 @@ def test_a_lock_pins_texts_tasks_and_packages_and_says_what_is_not_known_yet(spe
     assert drifted(spec) == {}
 
 
+def test_specs_that_differ_in_their_ending_have_locks_of_their_own(spec: Path) -> None:
+    other = spec.with_suffix(".yml")
+    other.write_text(spec.read_text())
+    boomspec("lock", spec)
+    boomspec("lock", other)
+    assert {path.name for path in spec.parent.glob("*.lock.json")} == {"spec.lock.json", "spec.yml.lock.json"}
+    (spec.parent / "0.txt").write_text("another text")
+    boomspec("lock", other)
+    assert drifted(other) == {}
+    assert drifted(spec)
+
+
 def test_the_same_inputs_give_the_same_bytes_on_another_machine(spec: Path, tmp_path_factory, monkeypatch) -> None:
     boomspec("lock", spec)
     first = lock_of(spec).read_text()

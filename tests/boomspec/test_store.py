@@ -167,7 +167,7 @@ def test_an_artifact_can_be_read_by_others_than_its_maker(store: Store) -> None:
 
 
 def test_a_store_must_be_a_folder_that_can_be_written(tmp_path: Path) -> None:
-    with pytest.raises(BoomspecError, match="only folders"):
+    with pytest.raises(BoomspecError, match="is a URL, not a folder"):
         Store("s3://bucket/boomspec")
     (tmp_path / "file").write_text("")
     with pytest.raises(BoomspecError, match="cannot be written"):

@@ -1,18 +1,67 @@
-"""A Ray cluster with a token and a job server on this machine, for as long as a test needs it."""
+"""A Ray cluster with a token and a job server on this machine, for as long as a test needs it.
+
+Its machines are raylets, each with its own processes: one of them, or all, can be lost in an instant.
+"""
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.runners.corpora import wait_until
 from tests.runners.ports import free_ports
+
+MACHINE = "BOOMSPEC_TEST_MACHINE"  # in the environment of every process that a machine of a grid starts
+_ATTEMPTS = 6  # at starting a machine: on a busy one a raylet gives up where its agents need more than 15 seconds
+RAY = Path(sys.executable).with_name("ray")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One raylet and all that it has started; the head has the cluster's own services and the jobs' drivers, too."""
+
+    mark: str
+    process: subprocess.Popen[bytes]
+    output: Path
+
+    def joined(self) -> bool:
+        """Wait until it is part of its cluster, or has given up."""
+        wait_until(lambda: "will now block" in self.output.read_text() or self.process.poll() is not None, seconds=240)
+        return self.process.poll() is None
+
+    @property
+    def works(self) -> bool:
+        """Whether its raylet is there, or on its way. `ray start` outlives one that ended in good order."""
+        if self.process.poll() is not None:
+            return False
+        there = "will now block" in self.output.read_text()
+        return not there or any("/raylet/raylet " in command for command in self.processes().values())
+
+    def processes(self) -> dict[int, str]:
+        """The command lines of its living processes, by process id."""
+        return marked(MACHINE, self.mark)
+
+    def lose(self) -> None:
+        """Every process of it is gone at once, without a word: no power."""
+        while there := self.processes():
+            for process in there:
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+        self.process.wait(timeout=60)
+
+    def leave(self) -> None:
+        """It ends in good order, unless it is gone already."""
+        self.process.terminate()
+        self.process.wait(timeout=60)
 
 
 @dataclass(frozen=True)
@@ -24,6 +73,8 @@ class Grid:
     token: str
     folder: Path
     environment: dict[str, str]
+    machines: list[Machine] = field(default_factory=list)  # the head first
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def boomspec(self, *arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a command of boomspec; a variable that is "" is taken away."""
@@ -37,41 +88,73 @@ class Grid:
             timeout=240,
         )
 
+    def add(self, *options: str, cpus: int = 1, within: Sequence[str] = (), wait: bool = True) -> Machine:
+        """One more machine. `within`: a command that runs another one, in a network namespace for example."""
+        return self._joined([*within, RAY, "start", f"--address={self.gcs}", *options], cpus, wait=wait)
+
+    def start_head(self, *options: str, cpus: int = 1) -> None:
+        self._joined([RAY, "start", "--head", *options], cpus)
+
+    def _joined(self, command: Sequence[str | Path], cpus: int, *, wait: bool = True) -> Machine:
+        for _ in range(_ATTEMPTS):
+            machine = self._started(command, cpus)
+            self.machines.append(machine)
+            if not wait or machine.joined():
+                return machine
+            machine.lose()
+            self.machines.remove(machine)
+        raise AssertionError(machine.output.read_text())
+
+    def _started(self, command: Sequence[str | Path], cpus: int) -> Machine:
+        number = next(self._numbers)
+        mark, output = f"{self.folder}/{number}", self.folder / f"machine-{number}.txt"
+        with output.open("w") as file:
+            process = subprocess.Popen(
+                [*command, "--block", f"--num-cpus={cpus}", "--object-store-memory=100000000"],
+                env=self.environment | {"RAY_AUTH_MODE": "token", MACHINE: mark},
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return Machine(mark, process, output)
+
 
 @contextmanager
-def grid(folder: Path) -> Iterator[Grid]:
-    """A head and one more node, with a CPU each. `folder` must have a short path: Ray's sockets lie in it."""
+def grid(
+    folder: Path, *, cpus: Sequence[int] = (1, 1), host: str = "127.0.0.1", variables: dict[str, str] | None = None
+) -> Iterator[Grid]:
+    """A head and more machines, each with so many CPUs. `folder` must have a short path: Ray's sockets lie in it.
+
+    `host`: the head's address; it is reached from beyond loopback where that is another one than loopback's.
+    """
     gcs, dashboard, agent = free_ports(3)
     token = secrets.token_hex(32)
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment = clean | {"HOME": str(folder), "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0"}
-    head = ["--head", f"--port={gcs}", f"--temp-dir={folder / 'ray'}"]
+    made = Grid(f"http://127.0.0.1:{dashboard}", f"{host}:{gcs}", token, folder, environment | (variables or {}))
+    head = [f"--port={gcs}", f"--temp-dir={folder / 'ray'}"] + [f"--node-ip-address={host}"] * (host != "127.0.0.1")
     # The agent takes jobs; another Ray on this machine may have its default port.
     head += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
-    with ExitStack() as nodes:
-        for options in (head, [f"--address=127.0.0.1:{gcs}"]):
-            nodes.enter_context(_node(options, environment | {"RAY_AUTH_MODE": "token"}))
-        yield Grid(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", token, folder, environment)
-
-
-@contextmanager
-def _node(options: list[str], environment: dict[str, str]) -> Iterator[None]:
-    common = ["--block", "--num-cpus=1", "--object-store-memory=100000000"]
-    process = subprocess.Popen(
-        [Path(sys.executable).with_name("ray"), "start", *options, *common],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
     try:
-        assert any("will now block" in line for line in process.stdout)
-        yield
+        made.start_head(*head, cpus=cpus[0])
+        for count in cpus[1:]:
+            made.add(cpus=count)
+        yield made
     finally:
-        process.terminate()
-        process.communicate(timeout=60)
+        for machine in reversed(made.machines):
+            machine.leave()
+
+
+def marked(name: str, value: str) -> dict[int, str]:
+    """The command lines of the living processes that have this in their environment, by process id."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{name}={value}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue  # it has ended, or is not ours
+    return found
 
 
 def own_address() -> str:

@@ -24,8 +24,9 @@ from boomspec.losses import KL, CrossEntropy, HiddenCosine, Losses
 from boomspec.store import Store
 from boomspec.tasks import Distill
 from runners.context import Context, Input
+from runners.job import Job
 from runners.tasks import distill
-from runners.worker import Job, execute
+from runners.worker import execute
 from tests.runners import tiny
 from tests.runners.corpora import record, wait_until, write_texts
 from tests.runners.story import MARK, processes_of
@@ -61,9 +62,9 @@ class GroupStory:
         for name in ("logs", "progress"):
             (self.run_folder / name).mkdir(parents=True, exist_ok=True)
         inputs = {"text": Input(text.id, source=text)}
-        root = self.store.root
+        where = self.store.address
         job = Job(
-            node, inputs, {}, store=root, reads=root, run_folder=self.run_folder, run="", commit=None, variables={}
+            node, inputs, {}, store=where, reads=where, run_folder=self.run_folder, run="", commit=None, hub=False
         )
         assert execute(job).state == "made"
 

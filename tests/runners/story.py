@@ -102,7 +102,7 @@ class Story:
 
     def look(self) -> None:
         """Note what `boomspec runs` says of the run now."""
-        self.seen += [run.state for run in past_runs(self.store.root) if run.folder == self.run_folder]
+        self.seen += [run.state for run in past_runs(self.store) if run.folder == self.run_folder]
 
     def feed(self, start: int, end: int) -> None:
         for pipe, content in self.pipes[start:end]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 
 from boomspec.errors import BoomspecError
@@ -123,3 +127,52 @@ def test_the_token_is_looked_for_where_ray_looks(tmp_path: Path) -> None:
 def test_loopback_is_this_machine_only() -> None:
     assert all(is_loopback(host) for host in ("localhost", "127.0.0.1", "127.8.8.8", "::1"))
     assert not any(is_loopback(host) for host in (own_address(), "192.0.2.7", "nowhere.invalid"))
+
+
+_SERVICES = (
+    "/ray.rpc.NodeInfoGcsService/CheckAlive",
+    "/ray.rpc.JobInfoGcsService/GetAllJobInfo",
+    "/ray.rpc.NodeManagerService/RequestWorkerLease",
+    "/ray.rpc.ObjectManagerService/Pull",
+    "/ray.rpc.CoreWorkerService/PushTask",
+)
+
+
+def answers(host: str, ports: set[int], token: str | None) -> dict[str, set[str]]:
+    """With which codes the services of a cluster answer, each at the ports that have it."""
+    found: dict[str, set[str]] = {}
+    credentials = () if token is None else (("authorization", f"Bearer {token}"),)
+    for port in ports:
+        with grpc.insecure_channel(f"{host}:{port}") as channel:
+            for service in _SERVICES:
+                try:
+                    channel.unary_unary(service)(b"", timeout=5, metadata=credentials)
+                    code = "OK"
+                except grpc.RpcError as error:
+                    code = error.code().name
+                    if code == "UNAVAILABLE":
+                        break  # it speaks HTTP
+                if code != "UNIMPLEMENTED":
+                    found.setdefault(service, set()).add(code)
+    return found
+
+
+def test_nobody_enters_an_embedded_cluster_without_its_token(connected: None) -> None:
+    import ray
+
+    ray.get(ray.remote(lambda: None).remote())  # a worker is there, too
+    here = psutil.Process()
+    sockets = [c for p in [here, *here.children(recursive=True)] for c in p.net_connections("tcp")]
+    ports = {c.laddr.port for c in sockets if c.status == psutil.CONN_LISTEN}
+    address = ray.get_runtime_context().gcs_address
+    host = address.rpartition(":")[0]
+    for wrong in (None, TOKEN):
+        found = answers(host, ports, wrong)
+        assert found.keys() == set(_SERVICES)
+        assert all(codes <= {"UNAUTHENTICATED", "PERMISSION_DENIED"} for codes in found.values()), found
+
+    code = f"from runners.access import check_cluster; check_cluster({address!r}, insecure=False)"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    for variables, says in ({}, "asks for a token"), ({"RAY_AUTH_TOKEN": TOKEN}, "does not take this token"):
+        stranger = subprocess.run([sys.executable, "-c", code], env=clean | variables, capture_output=True, text=True)
+        assert f"BoomspecError: the cluster at {address} {says}" in stranger.stderr

@@ -290,6 +290,19 @@ def test_the_page_lists_what_each_variant_changes_and_what_all_share(published):
     assert "<script" not in page
 
 
+def test_names_are_text_on_the_page_whatever_they_look_like(store, tmp_path):
+    hostile = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+    made = Experiments(
+        store, Made({"variant": "base"}), Made({"variant": hostile}, worse=0.1, meaning={"name": hostile, hostile: 1})
+    )
+    page = publish_run(made.graph, made.store, tmp_path / "run", {"x" * 64: hostile}).read_text()
+    assert "&lt;script&gt;alert(1)" in page
+    assert "<script" not in page
+    assert "<img src=x" not in page
+    written = {path.name for path in (tmp_path / "run").rglob("*")}
+    assert not any(set(name) & set("<>/&") for name in written)
+
+
 @pytest.mark.parametrize("values", [2, MOST_LINES + 2])
 def test_what_only_baselines_have_results_of_still_gets_a_page(store, tmp_path, values):
     family = [

@@ -129,6 +129,13 @@ def test_the_second_run_does_nothing_and_says_so(undisturbed):
     spec, store, _ = undisturbed
     before = {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file() and "runs" not in path.parts}
     assert "nothing to do: all" in finish(start(spec, store))
+    (folder,) = (store / "runs").iterdir()
+    assert "nothing to do: all" in finish(start(folder, store))  # a run's folder stands for its graph
+    for address in (str(folder), folder.name):
+        command = [sys.executable, "-m", "boomspec", "report", address, "--store", str(store), "--json"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["report"] == str(folder / "report" / "report.html")
     assert before == {p: p.stat().st_mtime_ns for p in store.rglob("*") if p.is_file() and "runs" not in p.parts}
 
 

@@ -218,6 +218,19 @@ def test_a_folder_that_holds_something_is_kept_unless_it_is_a_model_and_force_is
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "model"]
 
 
+@pytest.mark.parametrize("place", ["file/model", "/proc/nowhere/model"])
+def test_a_folder_that_cannot_be_written_is_an_error_of_the_call(made, tmp_path, capfd, place):
+    (tmp_path / "file").write_text("not a folder")
+    target = tmp_path / place
+    assert call("export", made.spec, "4 layers", target).exit_code == 2
+    said = capfd.readouterr().err
+    assert f"error: {target}: cannot be written: " in said
+    assert "hint: give another folder" in said
+    assert "Traceback" not in said
+    assert call("export", made.spec, "4 layers", target, "--json").exit_code == 2
+    assert f"{target}: cannot be written: " in json.loads(capfd.readouterr().out)["error"]["message"]
+
+
 def test_a_failed_export_leaves_what_was_there(made, tmp_path, capsys):
     export(made.graph, made.store, plan(made, "student"), tmp_path / "model")
     before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}

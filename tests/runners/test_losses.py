@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -23,6 +25,7 @@ from runners.losses import (
     state_loss,
 )
 from tests.runners import tiny
+from tests.runners.instruments import LiveBytes
 
 BOTH = Losses(cross_entropy=CrossEntropy(weight=0.7), kl=KL(weight=0.3, temperature=2.0))
 FAMILIES = ["llama", "qwen3", "gpt2", "gpt_neox", "opt", "gemma2", "granite", "cohere", "falcon_h1"]
@@ -210,3 +213,22 @@ def test_a_logit_transform_that_is_not_known_is_an_error_that_names_the_model_ty
     with pytest.raises(BoomspecError, match="'granite'") as error:
         check_head(tiny.model("granite", logits_scaling=4.0))
     assert "LOGIT_TRANSFORMS" in str(error.value)
+
+
+def test_a_chunk_never_finds_the_head_gradient_of_the_one_before_it():
+    """At most two tensors as large as the head: the sum of the gradients, and that of the chunk at hand."""
+    vocabulary, hidden, rows = 2048, 128, 8
+    torch.manual_seed(0)
+    output = torch.nn.Linear(hidden, vocabulary, bias=False)
+    model = SimpleNamespace(
+        config=SimpleNamespace(model_type="linear", get_text_config=lambda: None), get_output_embeddings=lambda: output
+    )
+    states_BTD = torch.randn(2, 2 * rows, hidden, requires_grad=True)
+    labels_BT = torch.randint(vocabulary, (2, 2 * rows))
+    losses = Losses(cross_entropy=CrossEntropy())
+    with LiveBytes(output.weight, states_BTD, labels_BT) as live:
+        before = live.now
+        head_loss(states_BTD, labels_BT, head=Head(model), losses=losses, count=4 * rows, chunk=rows)
+        peak = live.peak - before
+    matrix, logits = 4 * vocabulary * hidden, 4 * vocabulary * rows
+    assert peak < 2 * matrix + 4 * logits + 4 * states_BTD.nbytes

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from boomspec.errors import BoomspecError
 from boomspec.graph import Execution, Node, Task
@@ -134,6 +135,31 @@ def test_several_workers_give_the_result_of_one(tmp_path: Path, crew: Crew, fold
     work(tmp_path / "one", record, inputs, {"micro_batch": 8})
     crew.run(size, work, tmp_path / "many", record, inputs, {"micro_batch": 2, **options})
     same(tmp_path / "many" / "payload", tmp_path / "one" / "payload")
+
+
+def test_in_bf16_two_workers_give_the_result_of_one(tmp_path: Path, crew: Crew, folder: Path) -> None:
+    """Row by row all compute the same in bf16, and what they add up is fp32: the rounding is that of fp32."""
+    inputs = {"teacher": folder / "untied", "tokens": folder / "tokens"}
+    record = recorded(recipe={**UNEVEN, "precision": "bf16"})
+    work(tmp_path / "one", record, inputs, {"micro_batch": 1})
+    for parallel in ("ddp", "fsdp"):
+        crew.run(2, work, tmp_path / parallel, record, inputs, {"micro_batch": 1, "parallel": parallel})
+        same(tmp_path / parallel / "payload", tmp_path / "one" / "payload")
+
+    # Rows that go through a matrix product together are rounded to bf16 together.
+    sharded = {"micro_batch": 2, "parallel": "fsdp", "teacher": "sharded", "activation_checkpointing": True}
+    crew.run(2, work, tmp_path / "together", record, inputs, sharded)
+    work(tmp_path / "fp32", recorded(recipe=UNEVEN), inputs, {"micro_batch": 1})
+    names = ("one", "together", "fp32")
+    one, together, fp32 = (load_file(tmp_path / name / "payload" / MODEL) for name in names)
+    assert 0 < _distance(one, together) < 2e-3
+    assert _distance(one, fp32) > 0
+
+
+def _distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """The norm of the difference of all weights, as a share of their norm."""
+    gap, size = (sum(float((one[k] - other[k] * share).square().sum()) for k in one) for share in (1, 0))
+    return float((gap / size) ** 0.5)
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])

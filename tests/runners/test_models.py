@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from boomspec.errors import BoomspecError
 from boomspec.graph import Source
+from boomspec.models.facts import read_facts
 from runners.context import Input
 from runners.models import load_frozen, model_folder, save_weights, stored_dtype
 from tests.runners import tiny
@@ -27,14 +30,6 @@ def test_a_hub_model_that_cannot_be_fetched_says_which_and_what_to_check() -> No
     assert "HF_TOKEN" in str(error.value)
 
 
-def test_pickled_weights_are_not_loaded(tmp_path: Path) -> None:
-    model = tiny.model()
-    model.config.save_pretrained(tmp_path)
-    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(OSError, match="safetensors"):
-        load_frozen(tmp_path, dtype=torch.float32)
-
-
 def test_weights_are_saved_in_place_of_all_older_ones(tmp_path: Path) -> None:
     tiny.model(seed=1).save_pretrained(tmp_path, max_shard_size="4KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
@@ -51,3 +46,33 @@ def test_weights_of_a_type_that_is_not_trained_in_are_refused(tmp_path: Path) ->
     tiny.model().to(torch.float64).save_pretrained(tmp_path)
     with pytest.raises(BoomspecError, match="stored as F64"):
         stored_dtype(tmp_path)
+
+
+class _Runs:
+    """An object that makes a file when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self._marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self._marker,)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("pytorch_model.bin", r"no model\.safetensors and no model\.safetensors\.index\.json"),
+        ("model.safetensors", "not a safetensors file"),
+    ],
+)
+def test_pickled_weights_are_refused_and_never_read(tmp_path: Path, name: str, says: str) -> None:
+    folder, marker = tmp_path / "teacher", tmp_path / "has-run"
+    tiny.model().save_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    torch.save({"weight": _Runs(marker)}, folder / name)
+    for read in (read_facts, partial(load_frozen, dtype=torch.float32)):
+        with pytest.raises(BoomspecError, match=says) as caught:
+            read(folder)
+        if name.endswith(".bin"):
+            assert "convert other formats with model.save_pretrained(folder)" in str(caught.value.hint)
+    assert not marker.exists()

@@ -24,7 +24,7 @@ def test_a_saved_plan_is_run_once_and_then_there_is_nothing_to_do(tmp_path: Path
     graph = TaskGraph("one", {task.id: Node(task, "tokenize", cost=Cost(read=5))}, {text.id: text}, (task.id,))
 
     def saved(name: str) -> Path:
-        SavedPlan(graph, needed(graph, store), store.root, cpus=1).save(tmp_path / name)
+        SavedPlan(graph, needed(graph, store), store.address, cpus=1).save(tmp_path / name)
         return tmp_path / name
 
     first = saved("first.json")

@@ -32,7 +32,7 @@ def tell(view: View) -> None:
     view.tick()
     event("note", "distill", message="continues behind step 50")
     event("task_failed", "tokenize [data]", error="rows.jsonl:1: has no field 'text'\n  hint: set it")
-    event("task_retried", "distill", attempt=2)
+    event("task_retried", "distill", attempt=2, host="node7")
     event("task_finished", "distill", seconds=83.2)
 
 
@@ -45,7 +45,7 @@ def test_plain_lines_tell_every_transition_and_how_many_tasks_have_ended(capsys:
         "[0/2] start    distill",
         "[0/2] note     distill: continues behind step 50",
         "[1/2] FAILED   tokenize [data]: rows.jsonl:1: has no field 'text'",
-        "[1/2] retry    distill (its worker was lost; attempt 2)",
+        "[1/2] retry    distill (its worker was lost; attempt 2, on node7)",
         "[2/2] done     distill (1:23)",
     ]
 

@@ -12,8 +12,10 @@ from boomspec.graph import Execution, Node, Source, Task
 from boomspec.store import Store
 from boomspec.tasks import Evaluate, HeldOut, Tokenize
 from runners.context import Input
+from runners.job import Job
+from runners.journal import log_file, progress_file
 from runners.output import captured
-from runners.worker import Job, execute
+from runners.worker import execute
 from tests.runners.corpora import as_pipe, feed, record, tokenizer_source, wait_until, write_jsonl, write_texts
 
 TRAINING = record()
@@ -30,12 +32,12 @@ def job(
         node=node,
         inputs={role: Input(source.id, source=source) for role, source in sources.items()},
         input_kinds={},
-        store=folder / "store",
-        reads=folder / "store",
+        store=str(folder / "store"),
+        reads=str(folder / "store"),
         run_folder=folder / "run",
         run=run,
         commit="c0ffee",
-        variables={},
+        hub=False,
     )
 
 
@@ -49,7 +51,7 @@ def test_a_task_is_made_once_and_then_reused(tmp_path: Path) -> None:
     assert provenance["commit"] == "c0ffee"
     assert provenance["packages"]["tokenizers"]
     assert provenance["hardware"]["cpus"] == os.cpu_count()
-    assert sorted(path.name for path in (made.store / "tokenize").iterdir()) == [made.node.id]
+    assert sorted(path.name for path in (Path(made.store) / "tokenize").iterdir()) == [made.node.id]
 
 
 def test_an_error_of_the_body_is_an_outcome_and_its_trace_is_in_the_log(tmp_path: Path) -> None:
@@ -57,8 +59,8 @@ def test_an_error_of_the_body_is_an_outcome_and_its_trace_is_in_the_log(tmp_path
     outcome = execute(failing)
     assert (outcome.state, outcome.cause) == ("failed", "tokenize data")
     assert "rows.jsonl:1: has no field 'text'" in outcome.error
-    assert "Traceback (most recent call last)" in failing.log.read_text()
-    assert not list((failing.store / "tokenize").iterdir())
+    assert "Traceback (most recent call last)" in log_file(failing.run_folder, failing.node.id).read_text()
+    assert not list((Path(failing.store) / "tokenize").iterdir())
 
 
 def test_an_input_that_is_damaged_is_named(tmp_path: Path) -> None:
@@ -69,7 +71,7 @@ def test_an_input_that_is_damaged_is_named(tmp_path: Path) -> None:
     reading = replace(
         tokens,
         node=Node(reader, "evaluate"),
-        inputs={"tokens": Input(tokens.node.id, path=folder)},
+        inputs={"tokens": Input(tokens.node.id)},
         input_kinds={tokens.node.id: "tokenize"},
     )
     (folder / "train.bin").unlink()
@@ -92,7 +94,7 @@ def test_two_runs_of_one_task_at_the_same_time_make_it_once(tmp_path: Path) -> N
     text = as_pipe(pipe)
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         outcomes = [pool.apply_async(execute, (job,)) for job in jobs]
-        wait_until(lambda: "another run is at work" in _read(jobs[0].progress))
+        wait_until(lambda: "another run is at work" in _read(progress_file(jobs[0].run_folder, jobs[0].node.id)))
         feed(pipe, text)
         states = sorted(outcome.get(120).state for outcome in outcomes)
     assert states == ["made", "reused"]

@@ -1,0 +1,139 @@
+"""Code that a model brings along: Python files that the `auto_map` of its configs names instead of classes of
+transformers.
+
+    "auto_map": {"AutoModelForCausalLM": "modeling_x.XForCausalLM"}      in config.json; modeling_x.py lies beside it
+    "auto_map": {"AutoTokenizer": ["tokenization_x.X", null]}            in tokenizer_config.json: slow, fast
+
+Nothing here imports such code or transformers.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from boomspec.errors import BoomspecError
+from boomspec.identity import file_digest
+
+Part = Literal["model", "tokenizer"]
+CONFIGS: Mapping[Part, str] = {"model": "config.json", "tokenizer": "tokenizer_config.json"}
+AUTO_MAP = "auto_map"
+USED = ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer")  # what tasks load by
+CODE = "code"  # of a source's identity: digests of the code that the spec trusts, by file name; of a task's options
+CODE_FILES = ("*.py",)
+_ELSEWHERE = "--"  # "owner/name--module.Class": of another repository
+_LEFT_OUT = "__pycache__"
+# Where transformers lists the classes that it has itself, by model type or by name.
+_LISTS: Mapping[str, str] = {
+    "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES": "modeling_auto",
+    "MODEL_FOR_MASKED_LM_MAPPING_NAMES": "modeling_auto",
+    "TOKENIZER_MAPPING_NAMES": "tokenization_auto",
+}
+
+
+def named_classes(folder: Path, part: Part) -> dict[str, tuple[str, ...]]:
+    """Auto class -> the classes ("module.Class") that a model folder names for it; empty where it names none."""
+    return classes_of(read_config_of(folder, part), folder / CONFIGS[part])
+
+
+def classes_of(config: Mapping[str, Any], where: object) -> dict[str, tuple[str, ...]]:
+    """The same, of a config that has been read. Raises BoomspecError for what is no `auto_map`."""
+    found = config.get(AUTO_MAP) or {}
+    found = {"AutoTokenizer": found} if isinstance(found, list) else found  # as older tokenizers have it
+    if not isinstance(found, dict):
+        raise BoomspecError(f"{where}: '{AUTO_MAP}' is not an object")
+    classes = {}
+    for auto, names in found.items():
+        listed = [name for name in (names if isinstance(names, list) else [names]) if name is not None]
+        if not all(isinstance(name, str) and "." in name for name in listed):
+            raise BoomspecError(f"{where}: '{AUTO_MAP}.{auto}' names no class: {names!r}")
+        classes[str(auto)] = tuple(listed)
+    return {auto: names for auto, names in classes.items() if names}
+
+
+def code_files(folder: Path) -> dict[str, Path]:
+    """The Python files below a model folder, by their names in it."""
+    files = {path.relative_to(folder): path for pattern in CODE_FILES for path in folder.rglob(pattern)}
+    kept = {name: path for name, path in files.items() if path.is_file() and not _is_left_out(name)}
+    return {name.as_posix(): path for name, path in sorted(kept.items())}
+
+
+def code_digests(folder: Path) -> dict[str, str]:
+    """sha256 of a model folder's code, by file name."""
+    return {name: file_digest(path) for name, path in code_files(folder).items()}
+
+
+def check_named(classes: Iterable[str], files: Iterable[str], where: object) -> None:
+    """Raise BoomspecError unless every class is in one of the `files`."""
+    known = set(files)
+    for name in classes:
+        module = name.rpartition(".")[0]
+        if _ELSEWHERE in name:
+            raise BoomspecError(
+                f"{where}: '{AUTO_MAP}' names code of another repository: {name}",
+                hint="no commit of that is pinned: put the file into the model's own folder and name it there",
+            )
+        if f"{module.replace('.', '/')}.py" not in known:
+            raise BoomspecError(f"{where}: '{AUTO_MAP}' names {name}, and there is no {module}.py beside it")
+
+
+def check_native(folder: Path, part: Part, name: str) -> None:
+    """Raise BoomspecError where a model, or its tokenizer, cannot be loaded without code of its own."""
+    named = [cls for auto, names in named_classes(folder, part).items() if auto in USED for cls in names]
+    config = read_config_of(folder, part)
+    if named and is_native(config, part) is False:
+        what = config.get("model_type") if part == "model" else config.get("tokenizer_class")
+        raise BoomspecError(
+            f"'{name}' needs code of its own: '{AUTO_MAP}' of its {CONFIGS[part]} names {', '.join(named)}, and "
+            f"transformers has no {part} '{what}'",
+            hint="nothing of that is run; read it, and if you trust it: `trust_remote_code: true` beside the model",
+        )
+
+
+def is_native(config: Mapping[str, Any], part: Part) -> bool | None:
+    """Whether transformers has a class of its own for it; None where transformers is not installed here."""
+    names = [_listed(name) for name, module in _LISTS.items() if (part == "tokenizer") == module.startswith("token")]
+    if None in names:
+        return None
+    known = frozenset().union(*(found for found in names if found is not None))
+    if part == "model":
+        return config.get("model_type") in known
+    asked = str(config.get("tokenizer_class") or "")
+    return not asked or asked in _GENERAL or asked.removesuffix("Fast") in {name.removesuffix("Fast") for name in known}
+
+
+_GENERAL = {"PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend", "PythonBackend"}
+
+
+@cache
+def _listed(name: str) -> frozenset[str] | None:
+    """The texts in one of transformers' own lists, read from its source: importing it takes seconds."""
+    found = importlib.util.find_spec("transformers")
+    if found is None or not found.submodule_search_locations:
+        return None
+    source = Path(found.submodule_search_locations[0], "models", "auto", f"{_LISTS[name]}.py")
+    if not source.is_file():
+        return None
+    match = re.search(rf"^{name}\b.*?^\)", source.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return None if match is None else frozenset(re.findall(r"\"([\w.-]+)\"", match[0]))
+
+
+def read_config_of(folder: Path, part: Part) -> dict[str, Any]:
+    """A model folder's config of one part; empty where there is none."""
+    path = folder / CONFIGS[part]
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BoomspecError(f"{path}: cannot be read as JSON: {error}") from error
+    return config if isinstance(config, dict) else {}
+
+
+def _is_left_out(name: Path) -> bool:
+    return any(part == _LEFT_OUT or part.startswith(".") for part in name.parts)

@@ -1,0 +1,267 @@
+"""A store in a folder: one folder per artifact, named by what it is.
+
+    <store>/<kind>/<task id>/            the payload and artifact.json
+    <store>/<kind>/.<task id>.<random>/  a task at work; renamed to the above when it is done
+    <store>/<kind>/.<task id>.resume/    checkpoints of a long task, removed when it is done
+    <store>/runs/<name>-<graph id>/      graph.json, events, logs and the report of a run
+    <store>/cache/                       what libraries keep while tasks run; may be deleted at any time
+
+artifact.json is written last, inside the working folder; one rename publishes both. So its existence
+means success, a killed process never leaves a broken artifact, and two writers of the same task are
+harmless: the second finds the first one's result and drops its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from boomspec.errors import BoomspecError, redact
+from boomspec.identity import file_digest
+from boomspec.store.files import RESUME, flush, locked_folder, read_json
+from boomspec.store.record import RECORD, Task, is_record, listed_files, record_text
+
+if TYPE_CHECKING:
+    from boomspec.store.bucket import Bucket
+
+_POLL_SECONDS = 0.5
+_LOOKED_AT = 400  # artifacts of one kind
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where one task works. Payload goes into `path`; what a killed task continues from, into `resume`."""
+
+    path: Path
+    resume: Path
+
+
+class Store:
+    """A folder of artifacts. Safe to use from many processes at once."""
+
+    bucket: Bucket | None = None  # what a store at a URL keeps its objects in
+
+    def __init__(self, root: Path | str) -> None:
+        if "://" in str(root):
+            raise BoomspecError(f"store '{redact(str(root))}': is a URL, not a folder", hint="give a folder")
+        self.root = Path(root).absolute()
+
+    @property
+    def address(self) -> str:
+        """What names the store to people, to other processes and on other machines: `open_store` takes it."""
+        return str(self.root)
+
+    def check_writable(self) -> None:
+        """Raise BoomspecError unless artifacts can be written here."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+        except OSError as error:
+            raise BoomspecError(
+                f"store {self.root}: cannot be written: {error.strerror}", hint="choose another folder with --store"
+            ) from error
+
+    def path(self, kind: str, task_id: str) -> Path:
+        """Where an artifact's folder is on this machine, or would be. To read from one: `fetch`."""
+        return self.root / kind / task_id
+
+    def fetch(self, kind: str, task_id: str) -> Path:
+        """A folder on this machine to read an artifact from, which the store has."""
+        return self.path(kind, task_id)
+
+    def fetch_all(self, tasks: Iterable[Task]) -> None:
+        """Have many artifacts at hand, so that `fetch` is quick for each."""
+
+    def read(self, kind: str, task_id: str, name: str, *, most: int | None = None) -> bytes:
+        """The contents of one file of an artifact, of its first `most` bytes. Raises OSError where it cannot be read.
+
+        Nothing else of the artifact has to be fetched for it.
+        """
+        with (self.path(kind, task_id) / name).open("rb") as file:
+            return file.read(-1 if most is None else most)
+
+    def ids(self, kind: str) -> set[str]:
+        """Everything of a kind that has a folder: what is not in it is not in the store."""
+        try:
+            with os.scandir(self.root / kind) as entries:
+                return {entry.name for entry in entries}
+        except FileNotFoundError:
+            return set()
+
+    def resume(self, kind: str, task_id: str) -> Path:
+        """Where checkpoints of an unfinished task lie; absent where there are none."""
+        return self.root / kind / f".{task_id}{RESUME}"
+
+    def run_folder(self, name: str, graph_id: str) -> Path:
+        return self.root / "runs" / f"{name}-{graph_id[:8]}"
+
+    def run_folders(self, *, beginning: str = "") -> list[Path]:
+        """The folders of all runs whose names begin so, whatever they hold, and links that lead nowhere now.
+
+        Raises OSError where they cannot be listed: who took that for "no runs" would delete what they need.
+        """
+        runs = self.root / "runs"
+        found = sorted(runs.iterdir()) if runs.exists() else []
+        found = [path for path in found if path.name.startswith(beginning) and not path.name.startswith(".")]
+        return [path for path in found if path.is_dir() or path.is_symlink()]
+
+    def run_called(self, name: str) -> Path | None:
+        """The folder of the run whose folder is called so, with all that it holds; None where there is none."""
+        folder = self.root / "runs" / name
+        return folder if folder.is_dir() else None
+
+    def record(self, kind: str, task_id: str) -> dict[str, Any] | None:
+        """The artifact's record, or None where the task has not succeeded."""
+        try:
+            data = read_json(self.path(kind, task_id) / RECORD)
+        except (OSError, ValueError):
+            return None
+        return data if is_record(data) else None
+
+    def records(self, tasks: Iterable[Task]) -> dict[Task, dict[str, Any]]:
+        """The records of those that have one."""
+        return {task: record for task in tasks if (record := self.record(*task)) is not None}
+
+    def newest(self, kind: str, count: int) -> list[dict[str, Any]]:
+        """The records of the `count` newest artifacts of a kind; where there are very many, of those looked at."""
+        try:
+            with os.scandir(self.root / kind) as entries:
+                folders = [entry for entry in islice(entries, _LOOKED_AT) if not entry.name.startswith(".")]
+                newest = sorted(folders, key=lambda entry: entry.stat().st_mtime, reverse=True)[:count]
+        except OSError:
+            return []
+        return [record for entry in newest if (record := self.record(kind, entry.name)) is not None]
+
+    def has(self, kind: str, task_id: str) -> bool:
+        return self.record(kind, task_id) is not None
+
+    def damage(self, kind: str, task_id: str, *, checksums: bool = False) -> str | None:
+        """Say what is wrong with a published artifact, or None. Sizes always, contents with `checksums`."""
+        record, folder = self.record(kind, task_id), self.path(kind, task_id)
+        if record is None:
+            return f"{RECORD} is missing or unreadable" if folder.exists() else None
+        return damage_of_files(record, folder, checksums=checksums)
+
+    def survey(self, tasks: Iterable[Task], *, checksums: bool = False) -> dict[Task, str | None]:
+        """The `damage` of each of these tasks that the store has something of. Those with None can be used."""
+        tasks = list(tasks)
+        there = {kind: self.ids(kind) for kind in {kind for kind, _ in tasks}}
+        found = {}
+        for kind, task_id in (task for task in tasks if task[1] in there[task[0]]):
+            damage = self.damage(kind, task_id, checksums=checksums)
+            if damage is not None or self.has(kind, task_id):
+                found[kind, task_id] = damage
+        return found
+
+    def discard(self, kind: str, task_id: str) -> None:
+        """Remove a damaged artifact: out of sight by one rename, then deleted."""
+        folder = self.path(kind, task_id)
+        grave = folder.with_name(f".{task_id}.discarded-{os.getpid()}")
+        try:
+            folder.rename(grave)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(grave, ignore_errors=True)
+
+    @contextmanager
+    def claimed(
+        self, kind: str, task_id: str, *, owner: str = "", waiting: Callable[[], None] = lambda: None
+    ) -> Iterator[None]:
+        """Hold the task's resume folder, so that two runs do not write the same checkpoints.
+
+        The second one waits for the first, having called `waiting` once, and then finds its artifact. A dead process
+        holds nothing. `owner`: the run that this is; of one run there is only one at work on a task.
+        """
+        resume = self.resume(kind, task_id)
+        handle = _lock(resume)
+        if handle is None:
+            waiting()
+            while (handle := _lock(resume)) is None:
+                time.sleep(_POLL_SECONDS)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                resume.rmdir()  # when it holds nothing to resume from
+            os.close(handle)
+
+    @contextmanager
+    def workspace(self, kind: str, task_id: str) -> Iterator[Workspace]:
+        """A folder to work in, removed at the end unless `publish` renamed it."""
+        parent = self.root / kind
+        parent.mkdir(parents=True, exist_ok=True)
+        folder, handle = locked_folder(parent, f".{task_id}.")
+        try:
+            yield Workspace(folder, self.resume(kind, task_id))
+        finally:
+            os.close(handle)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def publish(
+        self, workspace: Workspace, kind: str, task_id: str, identity: dict[str, Any], provenance: dict[str, Any]
+    ) -> Path:
+        """Checksum the payload, write the record, rename into place. Returns the artifact's folder."""
+        target = workspace.path / RECORD
+        target.write_text(record_text(task_id, identity, listed_files(workspace.path), provenance), encoding="utf-8")
+        flush(target)
+        final = self._rename(workspace.path, kind, task_id)
+        shutil.rmtree(workspace.resume, ignore_errors=True)
+        return final
+
+    def _rename(self, folder: Path, kind: str, task_id: str) -> Path:
+        """Make a finished folder the artifact, unless there is a whole one."""
+        folder.chmod(0o755)  # mkdtemp makes it private; a store is shared
+        final = Store.path(self, kind, task_id)
+        try:
+            folder.rename(final)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            if Store.damage(self, kind, task_id) is not None:
+                Store.discard(self, kind, task_id)
+                folder.rename(final)
+        flush(final.parent)
+        return final
+
+
+def damage_of_files(record: dict[str, Any], folder: Path, *, checksums: bool) -> str | None:
+    """How the files in a folder differ from what their record says, or None."""
+    inside = f"{folder.resolve()}{os.sep}"
+    for entry in record["files"]:
+        file = folder / entry["path"]
+        if not file.is_file():
+            return f"{entry['path']} is missing"
+        if not os.path.realpath(file).startswith(inside):
+            return f"{entry['path']} is a link that leads out of its folder"
+        if file.stat().st_size != entry["bytes"]:
+            return f"{entry['path']} has {file.stat().st_size} bytes, its record says {entry['bytes']}"
+        if checksums and file_digest(file) != entry["sha256"]:
+            return f"{entry['path']} does not match its checksum"
+    return None
+
+
+def _lock(folder: Path) -> int | None:
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(handle).st_ino == folder.stat().st_ino:
+            return handle
+    except (BlockingIOError, FileNotFoundError):
+        pass  # held by another, or removed by the one who held it
+    os.close(handle)
+    return None

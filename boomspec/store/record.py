@@ -1,0 +1,53 @@
+"""The record of an artifact: its task, its files with sizes and sha256, and how it came to be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from boomspec.errors import redact
+from boomspec.identity import file_digest
+from boomspec.store.files import flush
+
+RECORD = "artifact.json"
+RECORD_VERSION = 1
+Task = tuple[str, str]  # kind and id
+_FILE = {"path", "bytes", "sha256"}  # what a record says of each file
+
+
+def listed_files(folder: Path) -> list[dict[str, Any]]:
+    """What a record says of the files below a folder, which are on the disk then."""
+    files = []
+    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+        flush(file)
+        name = file.relative_to(folder).as_posix()
+        files.append({"path": name, "bytes": file.stat().st_size, "sha256": file_digest(file)})
+    return files
+
+
+def record_text(
+    task_id: str, identity: dict[str, Any], files: list[dict[str, Any]], provenance: dict[str, Any], **more: str
+) -> str:
+    """A record as it is written, without secrets."""
+    record = {"record": RECORD_VERSION, "id": task_id, **more, "task": identity, "files": files}
+    return redact(json.dumps({**record, "provenance": provenance}, indent=1)) + "\n"
+
+
+def is_record(data: Any) -> bool:
+    """Whether this is a record of this version, of files in its own folder, whatever an editor has made of it."""
+    if not isinstance(data, dict) or data.get("record") != RECORD_VERSION:
+        return False
+    files, provenance = data.get("files"), data.get("provenance")
+    listed = isinstance(files, list) and all(
+        isinstance(file, dict) and file.keys() >= _FILE and is_inside(file["path"]) for file in files
+    )
+    return listed and isinstance(provenance, dict) and "id" in data
+
+
+def is_inside(name: Any) -> bool:
+    """Whether this is the name of a file below a folder, as "model/config.json": it cannot lead out of it."""
+    if not isinstance(name, str) or not name or "\\" in name or "\0" in name:
+        return False
+    parts = PurePosixPath(name).parts
+    return bool(parts) and not name.startswith("/") and ".." not in parts and "/".join(parts) == name

@@ -1,0 +1,107 @@
+"""A worker of a training that several machines share: its inputs, its folders and its files are those of its machine.
+
+Machines that share a folder work in it together. Where the store is at a URL they may share nothing: then each has
+folders of its own, below `.workers/<machine>/` in its resume folder, and its progress is sent; checkpoints go by way of
+the store, and so does the payload, from the leader to the coordinator.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from boomspec.errors import BoomspecError
+from boomspec.store import Store, open_store
+from runners.context import Context, Progress
+from runners.job import Job, describe
+from runners.journal import log_file, make_subfolders, progress_file
+from runners.mirror import resume_mirror
+from runners.relay import relayed
+from runners.team import STOP, WORKERS, team
+
+_LISTEN_SECONDS = 1.0
+_ANSWER_SECONDS = 10.0
+
+
+class Final(Exception):  # noqa: N818 - it carries another one
+    """What a worker has failed of, for a reason that will not go away, in words for people."""
+
+
+@contextmanager
+def on_this_machine(context: Context[Any], job: Job, store: Store) -> Iterator[Context[Any]]:
+    """The context with the inputs, folders and files of this machine. Those that share nothing deliver the payload."""
+    kind, task_id, workers = job.node.task.kind, job.node.id, team(context.resume)
+    # The coordinator's folder for the payload has a random name: who sees it here, shares its folders.
+    payload, resume = store.root / kind / context.path.name, store.resume(kind, task_id)
+    sees = payload.is_dir()
+    machine: str = ray.get_runtime_context().get_node_id()
+    first_here, folder = None, resume / WORKERS / machine
+    if not all(word == b"1" for word in workers.words(b"1" if sees else b"0")):
+        # Not Ray Train's local rank: that counts by addresses, and two machines may be behind one.
+        first_here = workers.words(machine.encode()).index(machine.encode()) == workers.rank
+        payload, resume = folder / "payload", folder / "resume"
+        if first_here:
+            shutil.rmtree(folder, ignore_errors=True)
+            payload.mkdir(parents=True)
+    run_folder, relay = job.folder(store), None if job.reach is None else job.reach.relay
+    make_subfolders(run_folder)
+    progress = Progress(progress_file(run_folder, task_id))
+    mirror = resume_mirror(store, job.node, progress)
+    with ExitStack() as around:
+        if first_here and not sees and relay is not None:
+            around.enter_context(relayed(relay, run_folder, task_id))
+        if first_here is not None and workers.leads and relay is not None:
+            around.enter_context(_listening(relay, task_id, resume / WORKERS / STOP))
+        try:
+            inputs = job.fetched(open_store(job.reads))
+        except BoomspecError as error:
+            raise Final(describe(error)) from error
+        place = replace(context.place, log=log_file(run_folder, task_id))
+        yield replace(
+            context,
+            inputs=inputs,
+            path=payload,
+            resume=resume,
+            mirror=mirror,
+            progress=progress,
+            place=place,
+            first_here=first_here,
+        )
+        if mirror is not None:
+            mirror.wait()
+        if first_here is None:
+            return
+        stopped = (resume / WORKERS / STOP).exists()
+        if workers.leads and mirror is not None and not stopped:
+            mirror.deliver(payload)
+        workers.wait()  # nobody reads any more what this one has laid out
+        if first_here:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _listening(relay: Any, task_id: str, stop: Path) -> Iterator[None]:
+    """While the context lasts, make the coordinator's wish to stop the file `stop` of this machine."""
+    done = threading.Event()
+
+    def listen() -> None:
+        while not done.wait(_LISTEN_SECONDS):
+            with suppress(RayError):  # a relay that is gone asks for nothing
+                if ray.get(relay.stopped.remote(task_id), timeout=_ANSWER_SECONDS):
+                    stop.parent.mkdir(parents=True, exist_ok=True)
+                    stop.touch()
+                    return
+
+    threading.Thread(target=listen, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()

@@ -1,0 +1,168 @@
+"""Whether each machine of a cluster reaches the store, asked before anything runs.
+
+The driver puts a marker into its run folder. A machine that works with a folder must see it: else its folder of that
+name is another one. At a URL nothing need be shared; whether a machine sees the marker says there only whether its
+progress and logs must be sent after it (`runners/relay.py`). A machine that joins later is looked at by its first task.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError, RuntimeEnvSetupError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from boomspec.errors import BoomspecError, redact
+from boomspec.store import Store, is_url, open_store
+from runners.cluster import is_embedded
+from runners.job import Job, below
+from runners.journal import Journal
+from runners.relay import Relay
+
+_ANSWER_SECONDS = 180.0  # for a machine to prepare the job's environment, start a process, and answer
+_POLL_SECONDS = 0.5
+_PATIENCE_SECONDS = 20.0  # for a store at a URL; a run that is at work has more
+_MARKER_SECONDS = 5.0  # a network's folder may show a new file late
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What the driver has found out about its machines, and its tasks take along."""
+
+    marker: str  # a file in the run's folder
+    checked: frozenset[str]  # Ray's ids of the machines that reach the store
+    relay: Any = None  # takes what is said on machines that do not see the run's folder
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one machine has seen. `problem`: why it cannot work with the store."""
+
+    marker: bool
+    problem: str = ""
+    hint: str | None = None
+
+
+def look(address: str, run_folder: Path, marker: str) -> Seen:
+    """Look at the store at `address` from this machine."""
+    try:
+        store = open_store(address)
+        sees = _appears(store.root / run_folder / marker, 0.0 if is_url(address) else _MARKER_SECONDS)
+        if not (sees or is_url(address)):
+            there = f"its {store.root} is another folder" if store.root.is_dir() else f"it has no folder {store.root}"
+            return Seen(False, there, "the store must be one folder at the same place on every machine, or a URL")
+        if store.bucket is not None:
+            store.bucket = store.bucket.hurried(_PATIENCE_SECONDS)
+        store.check_writable()
+    except BoomspecError as error:
+        return Seen(False, redact(error.message), error.hint)
+    return Seen(sees)
+
+
+def sees_run_folder(job: Job, store: Store) -> bool:
+    """Whether this machine sees the driver's run folder. Raises BoomspecError where it does not reach the store."""
+    if job.reach is None:
+        return True
+    if ray.get_runtime_context().get_node_id() not in job.reach.checked:
+        seen = _looked(job.store, job.run_folder, job.reach.marker)
+        if seen.problem:
+            raise BoomspecError(f"{socket.gethostname()} does not reach the store: {seen.problem}", hint=seen.hint)
+    return (job.folder(store) / job.reach.marker).exists()
+
+
+@contextmanager
+def reached(store: Store, journal: Journal, *, interrupted: Callable[[], bool]) -> Iterator[Reach | None]:
+    """Ask every machine of the connected cluster; None where there is only the driver's own.
+
+    Raises BoomspecError that names all machines that do not reach the store.
+    """
+    if is_embedded():
+        yield None
+        return
+    marker = f".driver-{journal.run}"
+    (journal.folder / marker).touch()
+    try:
+        yield _asked(store, journal, marker, interrupted)
+    finally:
+        with suppress(OSError):
+            (journal.folder / marker).unlink()
+
+
+def _asked(store: Store, journal: Journal, marker: str, interrupted: Callable[[], bool]) -> Reach:
+    here = ray.get_runtime_context().get_node_id()
+    machines = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
+    question = ray.remote(num_cpus=0, max_retries=0)(look)
+    asked = {
+        machine: question.options(
+            name="reaches the store?", scheduling_strategy=NodeAffinitySchedulingStrategy(machine, soft=False)
+        ).remote(store.address, below(store.root, journal.folder), marker)
+        for machine in machines
+    }
+    until = time.monotonic() + _ANSWER_SECONDS
+    waiting = list(asked.values())
+    while waiting and time.monotonic() < until and not interrupted():
+        _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=_POLL_SECONDS)
+    answers = {machine: _answer(reference, answered=reference not in waiting) for machine, reference in asked.items()}
+    seen = {machine: said for machine, said in answers.items() if said is not None}
+    if not interrupted() and (failed := {machine: said for machine, said in seen.items() if said.problem}):
+        raise _unreached(store, {_called(machines[machine]): said for machine, said in failed.items()}, len(machines))
+    others = [said.marker for machine, said in seen.items() if machine != here]
+    relay = None
+    if is_url(store.address) and not (others and all(others)):  # machines that join later are like those that are there
+        on_this_machine = NodeAffinitySchedulingStrategy(here, soft=False)
+        actor = ray.remote(num_cpus=0, max_restarts=5)(Relay)
+        relay = actor.options(scheduling_strategy=on_this_machine).remote(journal.folder)
+    return Reach(marker, frozenset(seen), relay)
+
+
+def _answer(reference: Any, *, answered: bool) -> Seen | None:
+    """What a machine has said; None where it, or the process that was asked, was lost on the way."""
+    if not answered:
+        return Seen(False, f"did not answer for {_ANSWER_SECONDS:.0f} seconds")
+    try:
+        seen: Seen = ray.get(reference)
+    except (RayTaskError, RuntimeEnvSetupError) as error:
+        return Seen(False, redact(str(error).strip().partition("\n")[0]))
+    except RayError:
+        return None  # who works there later looks for itself
+    return seen
+
+
+def _unreached(store: Store, failed: dict[str, Seen], machines: int) -> BoomspecError:
+    reasons = defaultdict(list)
+    for name, seen in failed.items():
+        reasons[seen.problem].append(name)
+    lines = [f"  {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    hints = dict.fromkeys(seen.hint for seen in failed.values() if seen.hint)
+    if is_url(store.address):
+        hints |= {"credentials come from each machine's environment; a submitted job gets more with --env NAME": None}
+    what = f"{len(failed)} of {machines} machines of the cluster cannot work with the store {store.address}:"
+    return BoomspecError("\n".join([what, *lines]), hint="; ".join(hints) or None)
+
+
+def _called(node: dict[str, Any]) -> str:
+    return f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']}, {node['NodeID'][:8]})"
+
+
+def _appears(file: Path, seconds: float) -> bool:
+    until = time.monotonic() + seconds
+    while not file.exists():
+        if time.monotonic() >= until:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True
+
+
+@cache
+def _looked(address: str, run_folder: Path, marker: str) -> Seen:
+    """Once in a process: each task would ask the store again."""
+    return look(address, run_folder, marker)

@@ -1,0 +1,225 @@
+"""What a run leaves at the store's URL for other machines, checkpoints and its folder, on a real S3 server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from boomspec.store import Store, open_store
+from boomspec.store.bucket import Bucket
+from runners.context import Context
+from runners.mirror import KEPT_CHECKPOINTS, STATE, ResumeMirror
+from runners.relay import Relay
+from runners.run_mirror import RunMirror, mirrored
+from runners.tasks import distill
+from runners.team import STOP, WORKERS
+from tests.runners import tiny
+from tests.runners.crew import Crew
+from tests.runners.s3 import S3, s3_server
+from tests.runners.test_distill import record as recorded
+from tests.runners.test_distill import teacher_artifact
+from tests.runners.test_many_workers import UNEVEN, same
+from tests.runners.test_training import RECIPE, assert_same, interrupted_at, run
+
+PREFIX = "pretrain/.0123.resume"
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3]:
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3: S3, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    made = s3.make_bucket(f"b{abs(hash(request.node.name))}")
+    yield Bucket(made, seconds=30)
+    s3.mend()
+
+
+def machine(folder: Path, bucket: Bucket) -> Context[Any]:
+    """A training's context on a machine with folders of its own."""
+    context = tiny.context(folder)
+    context.options = {"checkpoint_seconds": 0.0}
+    context.mirror = ResumeMirror(bucket, PREFIX, context.progress.note)
+    return context
+
+
+def checkpoints(bucket: Bucket) -> set[str]:
+    return {name.split("/")[2] for name in bucket.entries(PREFIX)}
+
+
+def test_a_training_goes_on_on_another_machine_from_the_newest_checkpoint_in_the_store(
+    tmp_path: Path, bucket: Bucket
+) -> None:
+    expected = run(tiny.context(tmp_path / "undisturbed"))
+    with pytest.raises(KeyboardInterrupt):
+        run(machine(tmp_path / "first", bucket), batches=interrupted_at(4))
+    assert len(checkpoints(bucket)) == KEPT_CHECKPOINTS
+    second = machine(tmp_path / "second", bucket)
+    assert_same(run(second), expected)
+    assert tiny.notes(second) == [
+        "fetched the checkpoint behind step 4 from the store",
+        f"continues behind step 4 of {RECIPE.steps}",
+    ]
+
+
+def test_what_is_newer_here_is_not_fetched(tmp_path: Path, bucket: Bucket, s3: S3) -> None:
+    first = machine(tmp_path / "first", bucket)
+    with pytest.raises(KeyboardInterrupt):
+        run(first, batches=interrupted_at(4))
+    again = replace(machine(tmp_path / "again", bucket), resume=first.resume)
+    with pytest.raises(KeyboardInterrupt):
+        run(again, batches=interrupted_at(5))
+    assert tiny.notes(again) == [f"continues behind step 4 of {RECIPE.steps}"]
+
+
+def test_a_checkpoint_in_the_store_that_is_broken_or_not_whole_is_passed_over(tmp_path: Path, bucket: Bucket) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(machine(tmp_path / "first", bucket), batches=interrupted_at(4))
+    good = checkpoints(bucket)
+    newest = max(good)
+    name = f"{PREFIX}/{newest}/weights.safetensors"
+    bucket.write(name, bucket.read(name)[:-4] + b"\0\1\2\3")
+    bucket.write(f"{PREFIX}/step-00000009.unended/weights.safetensors", b"its machine was lost before the end")
+    second = machine(tmp_path / "second", bucket)
+    with pytest.raises(KeyboardInterrupt):
+        run(second, batches=interrupted_at(4))
+    fetched, told, again, continues = tiny.notes(second)
+    older = int(min(good)[5:13])
+    assert fetched == "fetched the checkpoint behind step 4 from the store"
+    assert f"checkpoint {newest} of the store is broken and passed over" in told
+    assert again == f"fetched the checkpoint behind step {older} from the store"
+    assert continues == f"continues behind step {older} of {RECIPE.steps}"
+    assert all(f"{PREFIX}/{name}/{STATE}" in bucket.entries(PREFIX) for name in checkpoints(bucket))
+
+
+def test_a_store_that_takes_no_checkpoint_is_told_of_once_and_the_training_ends(
+    tmp_path: Path, bucket: Bucket, s3: S3
+) -> None:
+    expected = run(tiny.context(tmp_path / "undisturbed"))
+    first = machine(tmp_path / "first", bucket.hurried())
+    assert first.mirror is not None
+    batches = interrupted_at(RECIPE.steps)  # never
+
+    def cut(step: int) -> Any:
+        if step == 0:  # the first checkpoint comes behind it
+            s3.cut()
+        return batches(step)
+
+    assert_same(run(first, batches=cut), expected)
+    first.mirror.wait()
+    (told,) = tiny.notes(first)
+    assert told.startswith("a checkpoint could not be sent to the store, and is on this machine alone: ")
+
+
+def apart(folder: Path, url: str, record: Any, inputs: dict[str, Path], settings: dict[str, str]) -> list[str]:
+    """One worker of a team on machines that share nothing. Returns its notes."""
+    os.environ.update(settings)
+    rank = torch.distributed.get_rank()
+    own = tiny.context(folder / f"machine-{rank}", record, **inputs)
+    own.options, own.first_here = {"parallel": "fsdp", "micro_batch": 2}, True
+    own.mirror = ResumeMirror(Bucket(url, seconds=30), PREFIX, own.progress.note)
+    stops = (folder / STOP).exists()
+    if stops and rank == 0:
+        (own.resume / WORKERS).mkdir(parents=True)
+        (own.resume / WORKERS / STOP).touch()
+    try:
+        distill.work(own)
+    except KeyboardInterrupt:
+        assert stops
+    own.mirror.wait()
+    torch.distributed.barrier()
+    if rank == 0 and not stops:
+        own.mirror.deliver(own.path)
+    return tiny.notes(own)
+
+
+def test_sharded_checkpoints_of_machines_that_share_nothing_are_whole_in_the_store(
+    tmp_path: Path, bucket: Bucket, s3: S3
+) -> None:
+    tokens, teacher = tiny.token_artifact(tmp_path / "tokens"), tmp_path / "teacher"
+    teacher_artifact(teacher, tie_word_embeddings=False)
+    inputs, record = {"teacher": teacher, "tokens": tokens}, recorded(recipe=UNEVEN)
+    one = tiny.context(tmp_path / "one", record, **inputs)
+    distill.work(one)
+    many = tmp_path / "many"
+    many.mkdir()
+    (many / STOP).touch()  # each group makes one step, saves itself and stops
+    crew = Crew(2)
+    try:
+        crew.run(2, apart, many, bucket.url, record, inputs, s3.environment)
+        (first,) = checkpoints(bucket)
+        files = {name.rpartition("/")[2] for name in bucket.entries(f"{PREFIX}/{first}")}
+        kinds = ("weights", "moments")
+        assert files == {STATE, *(f"{kind}-{rank:05}-of-00002.safetensors" for kind in kinds for rank in (1, 2))}
+        assert not list(many.glob("machine-1/resume/.part-*"))  # what was sent is not kept
+        for path in many.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        leader, other = crew.run(2, apart, many, bucket.url, record, inputs, s3.environment)
+    finally:
+        crew.close()
+    fetched = "fetched the checkpoint behind step 1 from the store"
+    assert [note for note in leader if not note.startswith("warning")] == [fetched, "continues behind step 1 of 4"]
+    assert fetched in other
+    received = tmp_path / "received"
+    received.mkdir()
+    ResumeMirror(bucket, PREFIX, print).receive(received)
+    same(received, one.path)
+
+
+def test_a_runs_folder_is_sent_and_brought_to_the_machine_that_goes_on(
+    tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = []
+    for name in ("first", "second"):
+        monkeypatch.setenv("BOOMSPEC_CACHE", str(tmp_path / name))
+        store = open_store(bucket.url)
+        folder = store.run_folder("small", "0123456789")
+        folders.append(folder)
+        folder.mkdir(parents=True)
+        with mirrored(store, folder) as mirror:
+            assert mirror is not None
+            if name == "second":
+                assert (folder / "logs" / "a.log").read_text() == "said on first"
+            with (folder / "events.jsonl").open("a") as events:
+                events.write(f"{name}\n")
+            (folder / "logs").mkdir(exist_ok=True)
+            (folder / "logs" / f"{'ab'[name == 'second']}.log").write_text(f"said on {name}")
+            (folder / ".running").touch()
+            assert list(mirror.failures()) == []
+    assert {name.partition("0123")[2] for name in bucket.entries("runs")} == {
+        "4567/events.jsonl",
+        "4567/logs/a.log",
+        "4567/logs/b.log",
+    }
+    assert bucket.read("runs/small-01234567/events.jsonl") == b"first\nsecond\n"
+    with mirrored(Store(tmp_path / "folder"), tmp_path) as mirror:
+        assert mirror is None
+
+
+def test_a_runs_folder_that_cannot_be_sent_is_told_of_and_ends_nothing(tmp_path: Path, bucket: Bucket, s3: S3) -> None:
+    mirror = RunMirror(tmp_path, bucket.hurried())
+    mirror.begin()
+    (tmp_path / "events.jsonl").write_text("one\n")
+    s3.cut()
+    assert mirror.end()
+    (told,) = mirror.failures()
+    assert told.startswith(f"what is known of this run is not sent to {bucket.url}/runs/{tmp_path.name} for now: ")
+
+
+def test_a_piece_that_is_told_twice_is_written_once(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    relay = Relay(tmp_path)
+    for source, offset, data in (("a", 0, b"one\n"), ("a", 0, b"one\n"), ("b", 0, b"other\n"), ("a", 2, b"e\ntwo\n")):
+        relay.append("log", "task", source, offset, data)
+    assert (tmp_path / "logs" / "task.log").read_bytes() == b"one\nother\ntwo\n"
