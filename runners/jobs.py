@@ -23,6 +23,7 @@ _AT_WORK = ("pending", "running")
 _POLL_SECONDS = 0.5
 _PATIENCE_SECONDS = 60.0  # for a head that does not answer while it is busy, or restarts
 _STOP_SECONDS = 120.0
+_AGENT_SECONDS = 45.0
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,23 @@ def connect(address: str, *, insecure: bool = False) -> tuple[Any, bool]:
     except (RuntimeError, ConnectionError, ValueError, KeyError, OSError) as error:
         first = str(error).partition("\n")[0]
         raise BoomspecError(f"what answers at {address} is no job server of Ray: {first}") from error
+
+
+def submit(client: Any, **job: Any) -> str:
+    """Give a job to the cluster; returns its id. Raises BoomspecError where the cluster does not take it."""
+    until = time.monotonic() + _AGENT_SECONDS
+    while True:
+        try:
+            return str(client.submit_job(**job))
+        except RuntimeError as error:
+            # A head that has just started has no agent yet, or never: that has one fixed port, and a second Ray on the
+            # head's machine leaves the first one's jobs without it. Ray's own answer takes ten seconds.
+            agentless = "No available agent" in str(error)
+            if agentless and time.monotonic() < until:
+                continue
+            first = redact(str(error).strip().partition("\n")[0])
+            hint = "start the head with --dashboard-agent-listen-port=PORT" if agentless else None
+            raise BoomspecError(f"the cluster did not take it: {first}", hint=hint) from error
 
 
 def submissions(client: Any) -> list[Submission]:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from boomspec.store import Store
+from boomspec.store import Store, write_atomically
 
 TRAININGS = ("pretrain", "distill")
 _BESIDE_THE_MODEL = ("metrics.jsonl", "similarity.json")
@@ -30,5 +30,5 @@ def _without_model(store: Store, kind: str, task_id: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name in _BESIDE_THE_MODEL:
         with suppress(FileNotFoundError):  # a teacher's training has no similarity
-            (folder / name).write_bytes(store.read(kind, task_id, name))
+            write_atomically(folder / name, store.read(kind, task_id, name).decode("utf-8"))
     return folder

@@ -101,15 +101,13 @@ def _submit(client: Any, options: argparse.Namespace, *, is_open: bool) -> int:
     with tempfile.TemporaryDirectory(prefix="boomspec-") as folder:
         bundle = write_bundle(Path(folder), graph=_without_secrets(options.graph), lock=options.lock)
         print(f"{shown_bytes(bundle.size)} to send: both packages, {len(graph.nodes)} tasks, the lock", file=out)
-        try:
-            job = client.submit_job(
-                submission_id=f"{_prefix(graph)}{number}",
-                entrypoint=_entrypoint(python, options, is_open=is_open),
-                runtime_env=_environment(graph, bundle, options),
-                metadata=_metadata(graph, options.store),
-            )
-        except RuntimeError as error:
-            raise BoomspecError(f"the cluster did not take it: {_first_line(error)}", hint=_hint(error)) from error
+        job = jobs.submit(
+            client,
+            submission_id=f"{_prefix(graph)}{number}",
+            entrypoint=_entrypoint(python, options, is_open=is_open),
+            runtime_env=_environment(graph, bundle, options),
+            metadata=_metadata(graph, options.store),
+        )
     return _after(client, options, graph, jobs.chosen(client, job), size=bundle.size)
 
 
@@ -262,16 +260,6 @@ def _reports(graph: TaskGraph) -> bool:
 
 def _print_json(job: Submission, **more: Any) -> None:
     print(json.dumps({**job.to_json(), **more}, indent=2))
-
-
-def _hint(error: Exception) -> str | None:
-    """Ray's job agent has one fixed port: a second Ray on the head's machine leaves the first one's jobs without it."""
-    agentless = "No available agent" in str(error)
-    return "wait a moment; else start the head with --dashboard-agent-listen-port=PORT" if agentless else None
-
-
-def _first_line(error: Exception) -> str:
-    return redact(str(error).strip().partition("\n")[0])
 
 
 if __name__ == "__main__":

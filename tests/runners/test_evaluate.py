@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 from boomspec.corpus import python_stdlib
 from boomspec.errors import BoomspecError
 from boomspec.graph import Source
+from boomspec.identity import folder_digest
 from boomspec.tasks import Evaluate, HeldOut, LmEval
 from runners import held_out
 from runners.context import Context, Input, Progress
@@ -176,7 +177,7 @@ def test_progress_of_held_out_text_ends_at_the_number_of_predicted_tokens(measur
 
 
 def tasks_of(folder: Path) -> Input:
-    return Input("x", source=Source("lm_eval_tasks", {"folder": "digest"}, {"folder": str(folder)}))
+    return Input("x", source=Source("lm_eval_tasks", {"folder": folder_digest(folder)}, {"folder": str(folder)}))
 
 
 def lm_eval_inputs(artifact: Path, folder: Path = STDLIB) -> dict[str, Input]:

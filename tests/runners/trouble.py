@@ -24,17 +24,19 @@ from tests.runners.grid import MACHINE, Grid, Machine
 
 STEPS = 400
 _BATCH = 256  # tokens
-DISTILLING = {"tokens": STEPS * _BATCH, "batch_tokens": _BATCH}
 _KINDS = ("tokenize", "pretrain", "distill", "interpolate")
 
 
 class Trouble:
     """The graph, in `folder`; its runs are in stores of their own."""
 
-    def __init__(self, folder: Path, *, kinds: Sequence[str] = _KINDS, retries: int = 2, **distill: Any) -> None:
+    def __init__(
+        self, folder: Path, *, kinds: Sequence[str] = _KINDS, steps: int = STEPS, retries: int = 2, **distill: Any
+    ) -> None:
+        distilling = {"tokens": steps * _BATCH, "batch_tokens": _BATCH}
         execution = {"retries": retries, "distill": {"checkpoint_seconds": 0.2, **distill}}
         folder.mkdir(exist_ok=True)
-        spec = small.write_spec(folder, name="trouble", distill=DISTILLING, execution=execution)
+        spec = small.write_spec(folder, name="trouble", distill=distilling, execution=execution)
         self.folder, self._kinds = folder, kinds
         whole = small.compiled(spec, Store(folder / "nothing")).graph
         nodes = {i: node for i, node in whole.nodes.items() if node.task.kind in kinds}
@@ -89,10 +91,14 @@ class Trouble:
 
     def attempts(self, store: Store) -> list[int]:
         """The processes that have begun with the distillation, in all runs."""
+        lines = [parsed(line) for line in self.progress(store).splitlines()]
+        return [line["started"]["pid"] for line in lines if "started" in line]
+
+    def progress(self, store: Store) -> str:
+        """What the distillation has said about itself, in all runs."""
         folder = store.run_folder(self.graph.name, self.graph.id)
         file = folder / "progress" / f"{self.distilling.id}.jsonl"
-        lines = [parsed(line) for line in file.read_text().splitlines()] if file.exists() else []
-        return [line["started"]["pid"] for line in lines if "started" in line]
+        return file.read_text() if file.exists() else ""
 
     def events(self, store: Store, name: str = "") -> list[dict[str, Any]]:
         """Those of the last run; of one task where it is named."""
