@@ -15,6 +15,17 @@ from boomspec.layers import ORDERS, KeepRule, Singletons
 from boomspec.reading.validation import FieldError, only_one
 from boomspec.tasks import Precision
 
+Revision = Annotated[
+    str | None, Field(description="Branch, tag or commit on the hub. Default: main.", examples=["main", "906bfd4"])
+]
+TrustRemoteCode = Annotated[
+    bool,
+    Field(
+        description="Run the Python code that the model brings along: what auto_map in its config.json and "
+        "tokenizer_config.json names. Default: transformers' own classes alone."
+    ),
+]
+
 
 class TeacherSpec(Strict):
     """The large model: one that exists (`model`), or a small one to be trained first (`pretrain`)."""
@@ -23,16 +34,8 @@ class TeacherSpec(Strict):
         str | None,
         Field(min_length=1, description="Hub id or folder.", examples=["Qwen/Qwen3-4B-Base", "./my-teacher"]),
     ] = None
-    revision: Annotated[
-        str | None, Field(description="Branch, tag or commit on the hub. Default: main.", examples=["main", "906bfd4"])
-    ] = None
-    trust_remote_code: Annotated[
-        bool,
-        Field(
-            description="Run the Python code that the model brings along: what auto_map in its config.json and "
-            "tokenizer_config.json names. Default: transformers' own classes alone."
-        ),
-    ] = False
+    revision: Revision = None
+    trust_remote_code: TrustRemoteCode = False
     pretrain: Annotated[
         PretrainSpec | None,
         Field(
@@ -98,16 +101,8 @@ class StudentSpec(Strict):
             examples=["Harvard-DCML/boomerang-qwen3-2.3B"],
         ),
     ] = None
-    revision: Annotated[
-        str | None, Field(description="Branch, tag or commit on the hub. Default: main.", examples=["main", "906bfd4"])
-    ] = None
-    trust_remote_code: Annotated[
-        bool,
-        Field(
-            description="Run the Python code that the model brings along: what auto_map in its config.json and "
-            "tokenizer_config.json names. Default: transformers' own classes alone."
-        ),
-    ] = False
+    revision: Revision = None
+    trust_remote_code: TrustRemoteCode = False
     train_embedding: Annotated[
         bool, Field(description="false freezes the embedding (and a head tied to it), so that every size stays tied.")
     ] = True
