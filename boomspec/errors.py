@@ -137,3 +137,8 @@ def redact(text: str, *, environment: Mapping[str, str] | None = None) -> str:
         if len(value) >= 8 and _SECRET_NAME.search(name):
             text = text.replace(value, f"<{name}>")
     return _URL_PASSWORD.sub("<credentials>", text)
+
+
+def first_line(said: object) -> str:
+    """The first line of an error or a text, without secrets: for where there is room for one."""
+    return redact(str(said).strip().partition("\n")[0])

@@ -16,7 +16,7 @@ from ray.exceptions import RayError, TaskCancelledError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import boomspec
-from boomspec.errors import redact
+from boomspec.errors import first_line
 from boomspec.graph import TaskGraph
 from boomspec.plan import Plan
 from boomspec.store import Store
@@ -198,7 +198,7 @@ class _Running:
 
     def _lost(self, task_id: str, error: RayError) -> Outcome:
         name = self._name(task_id)
-        reason = redact(str(error).strip().partition("\n")[0])
+        reason = first_line(error)
         times = self._attempts.get(task_id, 0)
         return Outcome(name, "failed", f"its worker was lost (attempts: {times}): {reason}", name)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from boomspec.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_FAILED, BoomspecError, did_you_mean, redact
+from boomspec.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_FAILED, BoomspecError, did_you_mean, first_line, redact
 from runners import access
 
 ENDED = ("succeeded", "failed", "stopped")
@@ -79,7 +79,7 @@ def connect(address: str, *, insecure: bool = False) -> tuple[Any, bool]:
     except AuthenticationError as error:
         raise access.unwelcome(address) from error
     except (RuntimeError, ConnectionError, ValueError, KeyError, OSError) as error:
-        first = str(error).partition("\n")[0]
+        first = first_line(error)
         raise BoomspecError(f"what answers at {address} is no job server of Ray: {first}") from error
 
 
@@ -95,7 +95,7 @@ def submit(client: Any, **job: Any) -> str:
             agentless = "No available agent" in str(error)
             if agentless and time.monotonic() < until:
                 continue
-            first = redact(str(error).strip().partition("\n")[0])
+            first = first_line(error)
             hint = "start the head with --dashboard-agent-listen-port=PORT" if agentless else None
             raise BoomspecError(f"the cluster did not take it: {first}", hint=hint) from error
 

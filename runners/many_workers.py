@@ -36,7 +36,7 @@ import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from boomspec.errors import BoomspecError, redact
+from boomspec.errors import BoomspecError, first_line, redact
 from boomspec.store import open_store, write_atomically
 from runners import environment
 from runners.apart import Final, on_this_machine
@@ -167,7 +167,7 @@ class Watcher(ray.train.UserCallback):  # type: ignore[misc]
 
 
 def _first_line(error: BaseException) -> str:
-    return redact(str(error).strip().partition("\n")[0]) or type(error).__name__
+    return first_line(error) or type(error).__name__
 
 
 def member(config: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from boomspec.errors import redact
+from boomspec.errors import first_line
 from boomspec.graph import Node
 from boomspec.store import Store
 from runners.numbers import TRAININGS
@@ -132,7 +132,7 @@ class ResumeMirror:
             self._send(name, files, state, together)
         except Exception as error:
             if not self._failed:
-                first = redact(f"{type(error).__name__}: {error}".strip().partition("\n")[0])
+                first = first_line(f"{type(error).__name__}: {error}")
                 self._tell(f"a checkpoint could not be sent to the store, and is on this machine alone: {first}")
             self._failed = True
         finally:

@@ -21,7 +21,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError, RuntimeEnvSetupError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from boomspec.errors import BoomspecError, redact
+from boomspec.errors import BoomspecError, first_line, redact
 from boomspec.store import Store, is_url, open_store
 from runners.cluster import is_embedded
 from runners.job import Job, below
@@ -131,7 +131,7 @@ def _answer(reference: Any, *, answered: bool) -> Seen | None:
     try:
         seen: Seen = ray.get(reference)
     except (RayTaskError, RuntimeEnvSetupError) as error:
-        return Seen(False, redact(str(error).strip().partition("\n")[0]))
+        return Seen(False, first_line(error))
     except RayError:
         return None  # who works there later looks for itself
     return seen

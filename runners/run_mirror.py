@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from boomspec.errors import redact
+from boomspec.errors import first_line
 from boomspec.store import Store
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class RunMirror:
             changed = [name for name, version in now.items() if self._sent.get(name) != version]
             bucket.upload_all((self._folder / name, f"{self._prefix}/{name}") for name in changed)
         except Exception as error:
-            return redact(f"{type(error).__name__}: {error}".strip().partition("\n")[0])
+            return first_line(f"{type(error).__name__}: {error}")
         self._sent |= {name: now[name] for name in changed}
         return ""
 

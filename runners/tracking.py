@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from boomspec.errors import redact
+from boomspec.errors import first_line
 from boomspec.graph import TaskGraph
 from boomspec.store import Store
 from boomspec.tasks import Cell, Comparison, Report
@@ -83,7 +83,7 @@ class Tracking:
                 call(tracker)
             except BaseException as error:
                 self._trackers.remove(tracker)
-                reason = redact(f"{type(error).__name__}: {error}".strip().partition("\n")[0])
+                reason = first_line(f"{type(error).__name__}: {error}")
                 self._failed.put(f"{tracker.name} gets nothing more of this run: {reason}")
 
     def _curve(self, task_id: str, rows: Sequence[Row], now: float) -> None:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import tenacity
 
-from boomspec.errors import BoomspecError, redact
+from boomspec.errors import BoomspecError, first_line
 
 SECONDS = "BOOMSPEC_STORE_PATIENCE"
 _DEFAULT_SECONDS = 600.0
@@ -166,8 +166,7 @@ def cannot_be_conditional(error: BaseException) -> bool:
 
 
 def _text(error: BaseException | None) -> str:
-    text = str(error) or type(error).__name__
-    return redact(text.strip().partition("\n")[0])
+    return first_line(error) or type(error).__name__
 
 
 def _hint_for_access(address: str) -> str:
