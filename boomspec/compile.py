@@ -22,7 +22,8 @@ from boomspec.compiling import build as make
 from boomspec.compiling.build import Answers, Builder
 from boomspec.compiling.check import check, check_against, together
 from boomspec.compiling.controls import Model, controls, members
-from boomspec.compiling.sources import local_facts, model_sources, student_mapping, text_source
+from boomspec.compiling.model_sources import local_facts, model_sources, student_mapping
+from boomspec.compiling.text_sources import text_source
 from boomspec.costs.pricing import priced
 from boomspec.errors import BoomspecError, redact
 from boomspec.graph import Experiment, TaskGraph

@@ -6,12 +6,13 @@ was made from is not needed, should it be gone. Nothing is changed here: damaged
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from boomspec.graph import Node, Source, TaskGraph
+from boomspec.inputs import is_local, kept, missing_files
 from boomspec.store import Store
 
 Action = Literal["reuse", "run", "unneeded", "blocked"]
@@ -57,16 +58,18 @@ def needed(graph: TaskGraph, store: Store, *, checksums: bool = False) -> Plan:
             steps[task_id] = Step("run", absence)
             wanted.update(i for i in node.task.inputs.values() if i in graph.nodes)
     gone = {source.id: next(iter(missing_files(source)), None) for source in graph.sources.values()}
+    elsewhere = kept(store, [source for source in graph.sources.values() if gone[source.id] is not None])
+    gone |= dict.fromkeys(elsewhere)
     for task_id, node in graph.nodes.items():
         if steps[task_id].action == "run" and (obstacle := _obstacle(graph, node, steps, gone)) is not None:
             steps[task_id] = Step("blocked", obstacle)
     return Plan({task_id: steps[task_id] for task_id in graph.nodes})
 
 
-def missing_files(source: Source) -> Iterable[Path]:
-    """The places on this machine where `source` should be and is not. The hub is not asked."""
-    places = [*source.location.get("files", ()), source.location.get("folder")]
-    return (path for path in map(Path, filter(None, places)) if not path.exists())
+def read_by(graph: TaskGraph, plan: Plan) -> list[Source]:
+    """The sources in files that the tasks which run read."""
+    read = {i: None for task_id in plan.ids("run") for i in graph.nodes[task_id].task.inputs.values()}
+    return [graph.sources[i] for i in read if i in graph.sources and is_local(graph.sources[i])]
 
 
 def _obstacle(graph: TaskGraph, node: Node, steps: Mapping[str, Step], gone: Mapping[str, Path | None]) -> str | None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boomspec.compile import answers_of
+from boomspec.compiling.places import resolve_path
 from boomspec.compiling.sets import compile_experiments
-from boomspec.compiling.sources import resolve_path
 from boomspec.errors import BoomspecError
 from boomspec.graph import TaskGraph, listed
 from boomspec.graph_file import read_graph

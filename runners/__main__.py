@@ -162,7 +162,7 @@ def _execute(
     from runners.cluster import cluster
 
     try:
-        with cluster(options.address, cpus=options.cpus, gpus=options.gpus, insecure=options.insecure):
+        with cluster(options.address, cpus=options.cpus, gpus=options.gpus, insecure=options.insecure) as head:
             from runners.executor import run_tasks
 
             interrupt.arm()
@@ -176,6 +176,7 @@ def _execute(
                     view=view,
                     interrupt=interrupt,
                     tracking=tracking,
+                    head=head,
                 )
                 tracking.state = _state(outcomes)
             return outcomes

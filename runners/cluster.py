@@ -26,6 +26,7 @@ from boomspec.graph import Node
 from boomspec.sizes import shown_bytes
 from boomspec.store import locked_folder
 from runners import access
+from runners.lost_head import Head
 
 _OBJECT_STORE_BYTES = 100 << 20  # arguments and results are ids and paths
 _LONGEST_TEMPORARY_FOLDER = 40  # Ray's sockets lie deep inside it, and their paths may have 107 bytes
@@ -45,18 +46,19 @@ _STARTED: set[Path] = set()  # temporary folders of clusters that this process h
 @contextmanager
 def cluster(
     address: str | None = None, *, cpus: int | None = None, gpus: int | None = None, insecure: bool = False
-) -> Iterator[None]:
+) -> Iterator[Head | None]:
     """Connect to the cluster at `address`, or start one here with `cpus` and `gpus` (default: all there are).
 
-    A process that is connected already stays so, unless an address is named: the cluster is its owner's. Raises
-    BoomspecError where nothing listens there and, unless `insecure`, where it asks for no token beyond loopback.
+    Yields the head, which is watched. A process that is connected already stays so, unless an address is named: the
+    cluster is its owner's, and None is yielded. Raises BoomspecError where nothing listens there and, unless
+    `insecure`, where it asks for no token beyond loopback.
     """
     if address is None and _is_connected():
-        yield
+        yield None
         return
     connection = _embedded(cpus, gpus) if address is None else _existing(address, insecure=insecure)
-    with connection:
-        yield
+    with connection as head:
+        yield head
 
 
 def is_embedded() -> bool:
@@ -70,7 +72,7 @@ def _is_connected() -> bool:
 
 
 @contextmanager
-def _embedded(cpus: int | None, gpus: int | None) -> Iterator[None]:
+def _embedded(cpus: int | None, gpus: int | None) -> Iterator[Head]:
     os.environ.update({**_EMBEDDED, "RAY_AUTH_TOKEN": _token()})  # Ray reads them when imported
     import ray
 
@@ -88,12 +90,25 @@ def _embedded(cpus: int | None, gpus: int | None) -> Iterator[None]:
             _temp_dir=str(folder),
         )
         _STARTED.add(folder)
-        yield
+        with _watched_head() as head:
+            yield head
     finally:
         _STARTED.discard(folder)
-        ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
         os.close(handle)
+
+
+@contextmanager
+def _watched_head() -> Iterator[Head]:
+    """The head of the cluster that this process has joined, which it leaves at the end."""
+    import ray
+
+    head = Head(ray.get_runtime_context().gcs_address)
+    with head.watched():
+        try:
+            yield head
+        finally:
+            ray.shutdown()
 
 
 def _hush() -> None:
@@ -110,7 +125,7 @@ def _token() -> str:
 
 
 @contextmanager
-def _existing(address: str, *, insecure: bool) -> Iterator[None]:
+def _existing(address: str, *, insecure: bool) -> Iterator[Head | None]:
     _check_reachable(address)
     os.environ.setdefault(*_OOM_RETRIES)  # Ray reads it when imported
     access.check_cluster(address, insecure=insecure)
@@ -130,10 +145,14 @@ def _existing(address: str, *, insecure: bool) -> Iterator[None]:
         ) from error
     if connected.dashboard_url:
         print(f"Ray's dashboard: http://{connected.dashboard_url}", flush=True)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    if address.startswith("ray://"):  # through a proxy: the head itself need not be reached from here
+        try:
+            yield None
+        finally:
+            ray.shutdown()
+        return
+    with _watched_head() as head:
+        yield head
 
 
 def _check_reachable(address: str) -> None:

@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import boomspec
 from boomspec.errors import first_line
 from boomspec.graph import TaskGraph
-from boomspec.plan import Plan
+from boomspec.plan import Plan, read_by
 from boomspec.store import Store
 from runners import environment
 from runners.cluster import Lost, check_feasible, machines
@@ -26,6 +26,7 @@ from runners.context import Input
 from runners.interrupt import Interrupt
 from runners.job import Job, Outcome, below
 from runners.journal import Follower, Journal
+from runners.lost_head import Head
 from runners.provenance import git_commit
 from runners.reach import Reach, reached
 from runners.ready import Ready
@@ -50,12 +51,14 @@ def run_tasks(
     interrupt: Interrupt,
     reads: Store | None = None,
     tracking: Tracking | None = None,
+    head: Head | None = None,
 ) -> dict[str, Outcome]:
     """Run what `plan` says must run, on the cluster that Ray is connected to. Returns the outcomes by task id.
 
     `reads`: a store that holds every task's inputs already, so that no task waits for another. `tracking`: who else is
-    told of metrics and results. Raises BoomspecError for tasks that no machine of the cluster can run. After an
-    interrupt the tasks that have not ended are stopped, and their outcome is "interrupted".
+    told of metrics and results. `head`: of the cluster, when it is watched. After an interrupt the tasks that have not
+    ended are stopped, and their outcome is "interrupted". Raises BoomspecError for tasks that no machine of the cluster
+    can run, and HeadLostError where the head is gone.
     """
     nodes = [graph.nodes[task_id] for task_id in plan.ids("run")]
     available = machines()
@@ -66,7 +69,7 @@ def run_tasks(
     found = store.survey([(node.task.kind, node.id) for node in nodes], checksums=checksums)
     for kind, task_id in (task for task, damage in found.items() if damage is not None):
         store.discard(kind, task_id)
-    with reached(store, journal, interrupted=lambda: interrupt.requested) as reach:
+    with reached(store, journal, read_by(graph, plan), interrupted=lambda: interrupt.requested) as reach:
         jobs = {job.node.id: job for job in _jobs(graph, store, plan.ids("run"), journal, reads or store, reach)}
         ready = Ready(graph, jobs, machines=machines, ordered=reads is None)
         running = _Running(jobs, ready, journal, view, tracking)
@@ -75,6 +78,8 @@ def run_tasks(
             running.fill()
             if not running.pending:
                 break
+            for note in head.notes() if head is not None else ():
+                journal.event("note", message=note)
             running.poll(_POLL_SECONDS)
         if len(running.outcomes) < len(jobs):
             journal.event("note", message="interrupted: stopping what runs")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from boomspec.errors import BoomspecError, redact
 from boomspec.graph import Node
+from boomspec.inputs import located
 from boomspec.store import Store
 from runners.context import Input
 from runners.numbers import fetch_numbers
@@ -59,7 +60,7 @@ class Job:
         return store.root / self.run_folder
 
     def fetched(self, store: Store) -> dict[str, Input]:
-        """The inputs, each artifact in a folder of this machine. Raises BoomspecError for one that cannot be used."""
+        """The inputs, each in files of this machine. Raises BoomspecError for an artifact that cannot be used."""
         roles = {role: given for role, given in self.inputs.items() if given.id in self.input_kinds}
         tasks = {(self.input_kinds[given.id], given.id) for given in roles.values()}
         # At a URL whoever fetches an artifact looks at it, and to list all of a kind takes long.
@@ -76,7 +77,10 @@ class Job:
             store.fetch_all(tasks)
             paths = {task: store.fetch(*task) for task in tasks}
         own = {role: paths[self.input_kinds[given.id], given.id] for role, given in roles.items()}
-        return {role: replace(given, path=own.get(role)) for role, given in self.inputs.items()}
+        return {
+            role: replace(given, path=own.get(role), source=given.source and located(store, given.source))
+            for role, given in self.inputs.items()
+        }
 
 
 def below(root: Path, folder: Path) -> Path:

@@ -1,8 +1,10 @@
-"""Whether each machine of a cluster reaches the store, asked before anything runs.
+"""Whether each machine of a cluster reaches the store, and has the files that a graph reads: asked before a run.
 
 The driver puts a marker into its run folder. A machine that works with a folder must see it: else its folder of that
 name is another one. At a URL nothing need be shared; whether a machine sees the marker says there only whether its
 progress and logs must be sent after it (`runners/relay.py`). A machine that joins later is looked at by its first task.
+
+Files that a machine does not have are put into the store by the driver, where it has them (`boomspec/inputs.py`).
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import socket
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +24,9 @@ from ray.exceptions import RayError, RayTaskError, RuntimeEnvSetupError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from boomspec.errors import BoomspecError, first_line, redact
+from boomspec.graph import Source
+from boomspec.inputs import called, is_here, kept, lend
+from boomspec.sizes import shown_bytes
 from boomspec.store import Store, is_url, open_store
 from runners.cluster import is_embedded
 from runners.job import Job, below
@@ -45,15 +50,16 @@ class Reach:
 
 @dataclass(frozen=True)
 class Seen:
-    """What one machine has seen. `problem`: why it cannot work with the store."""
+    """What one machine has seen. `problem`: why it cannot work with the store; `lacks`: ids of sources."""
 
     marker: bool
     problem: str = ""
     hint: str | None = None
+    lacks: tuple[str, ...] = ()
 
 
-def look(address: str, run_folder: Path, marker: str) -> Seen:
-    """Look at the store at `address` from this machine."""
+def look(address: str, run_folder: Path, marker: str, sources: Sequence[Source] = ()) -> Seen:
+    """Look from this machine at the store at `address`, and for the files of `sources`."""
     try:
         store = open_store(address)
         sees = _appears(store.root / run_folder / marker, 0.0 if is_url(address) else _MARKER_SECONDS)
@@ -65,7 +71,7 @@ def look(address: str, run_folder: Path, marker: str) -> Seen:
         store.check_writable()
     except BoomspecError as error:
         return Seen(False, redact(error.message), error.hint)
-    return Seen(sees)
+    return Seen(sees, lacks=tuple(source.id for source in sources if not is_here(source)))
 
 
 def sees_run_folder(job: Job, store: Store) -> bool:
@@ -80,10 +86,13 @@ def sees_run_folder(job: Job, store: Store) -> bool:
 
 
 @contextmanager
-def reached(store: Store, journal: Journal, *, interrupted: Callable[[], bool]) -> Iterator[Reach | None]:
+def reached(
+    store: Store, journal: Journal, sources: Sequence[Source], *, interrupted: Callable[[], bool]
+) -> Iterator[Reach | None]:
     """Ask every machine of the connected cluster; None where there is only the driver's own.
 
-    Raises BoomspecError that names all machines that do not reach the store.
+    Raises BoomspecError that names all machines that do not reach the store, or do not have one of the `sources`,
+    which the driver does not have either.
     """
     if is_embedded():
         yield None
@@ -91,20 +100,22 @@ def reached(store: Store, journal: Journal, *, interrupted: Callable[[], bool]) 
     marker = f".driver-{journal.run}"
     (journal.folder / marker).touch()
     try:
-        yield _asked(store, journal, marker, interrupted)
+        yield _asked(store, journal, marker, sources, interrupted)
     finally:
         with suppress(OSError):
             (journal.folder / marker).unlink()
 
 
-def _asked(store: Store, journal: Journal, marker: str, interrupted: Callable[[], bool]) -> Reach:
+def _asked(
+    store: Store, journal: Journal, marker: str, sources: Sequence[Source], interrupted: Callable[[], bool]
+) -> Reach:
     here = ray.get_runtime_context().get_node_id()
     machines = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
     question = ray.remote(num_cpus=0, max_retries=0)(look)
     asked = {
         machine: question.options(
             name="reaches the store?", scheduling_strategy=NodeAffinitySchedulingStrategy(machine, soft=False)
-        ).remote(store.address, below(store.root, journal.folder), marker)
+        ).remote(store.address, below(store.root, journal.folder), marker, sources)
         for machine in machines
     }
     until = time.monotonic() + _ANSWER_SECONDS
@@ -121,7 +132,32 @@ def _asked(store: Store, journal: Journal, marker: str, interrupted: Callable[[]
         on_this_machine = NodeAffinitySchedulingStrategy(here, soft=False)
         actor = ray.remote(num_cpus=0, max_restarts=5)(Relay)
         relay = actor.options(scheduling_strategy=on_this_machine).remote(journal.folder)
+    if not interrupted():
+        lacking = {i: [_called(machines[m]) for m, said in seen.items() if i in said.lacks] for i in _ids(sources)}
+        # Whoever joins later, of machines that share nothing, will have no more than these.
+        _lend(store, journal, [s for s in sources if lacking[s.id] or relay is not None], lacking)
     return Reach(marker, frozenset(seen), relay)
+
+
+def _ids(sources: Sequence[Source]) -> list[str]:
+    return [source.id for source in sources]
+
+
+def _lend(store: Store, journal: Journal, sources: Sequence[Source], lacking: dict[str, list[str]]) -> None:
+    """Put into the store what machines lack. Raises BoomspecError for what is not on this machine either."""
+    for source, size in lend(store, sources):
+        journal.event("note", message=f"put into the store, for other machines: {called(source)}, {shown_bytes(size)}")
+    there = kept(store, sources)
+    nowhere = [
+        f"  {called(source)}: not on {', '.join(lacking[source.id])}"
+        for source in sources
+        if lacking[source.id] and source.id not in there
+    ]
+    if nowhere:
+        raise BoomspecError(
+            "\n".join(["machines of the cluster do not have what the graph reads:", *nowhere]),
+            hint="run or submit from a machine that has it and reaches the store: it is then put there",
+        )
 
 
 def _answer(reference: Any, *, answered: bool) -> Seen | None:

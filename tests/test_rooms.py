@@ -8,7 +8,7 @@ ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "ray", "transformers", "datasets", "numpy", "matplotlib", "lm_eval", "safetensors", "tokenizers"}
 # Plain values and what describes models; nothing that knows the spec language.
 DOOR = {
-    "clusters.demand", "costs.machine", "errors", "graph", "graph_file", "identity", "in_use", "layers",
+    "clusters.demand", "costs.machine", "errors", "graph", "graph_file", "identity", "in_use", "inputs", "layers",
     "locks.locking", "locks.packages", "losses", "models.checkpoint", "models.code", "models.facts", "models.families",
     "models.files", "models.fit", "models.published", "plan", "planning.order", "planning.saved", "sizes", "store",
     "tasks", "trust",

@@ -20,10 +20,12 @@ from boomspec.commands.shared import check_runners, json_option, runnable, spec_
 from boomspec.compiling.pins import NO_PINS
 from boomspec.errors import EXIT_OK, BoomspecError, redact
 from boomspec.graph import TaskGraph
+from boomspec.inputs import called, lend
 from boomspec.locks.lock import Lock
 from boomspec.locks.locked import RunLock, required_lock
 from boomspec.locks.locking import LOCK, Asked, lock_of
 from boomspec.locks.packages import installed
+from boomspec.plan import needed, read_by
 from boomspec.planning.saved import is_plan
 from boomspec.reading.experiments import load_spec
 from boomspec.runs import GRAPH
@@ -84,7 +86,8 @@ def command(
     """Run an experiment on a Ray cluster. The graph, its lock and boomspec's own code travel; nothing else does.
 
     The token is where Ray looks for it: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token. The store is a URL,
-    or a folder at the same place on every machine of the cluster, as are the files that a spec reads.
+    and takes the files that a spec reads, too; or a folder at the same place on every machine of the cluster, and then
+    so are these files.
 
     \b
     Examples:
@@ -145,6 +148,9 @@ def _stages(spec: Path, store: Where | None, *, locked: bool, packages: bool) ->
             )
         lock = run_lock.lock if run_lock else lock_of(graph, place, asked=Asked(asks=False))
         warn(trust.warnings(graph))
+        if place.bucket is not None:  # machines that share no folder have nothing else
+            for source, size in lend(place, read_by(graph, needed(graph, place))):
+                click.echo(f"put into the store: {called(source)}, {shown_bytes(size)}", err=True)
         yield _Stage(graph, place, lock, pending)
         if not pending:
             return
@@ -175,7 +181,8 @@ def _manifest(stage: _Stage, pods: Pods) -> str:
     comments += [f"{name} of the Secret {pods.secret} become variables of every container." for name in pods.variables]
     if on_gpus is not None and on_gpus.gpu_memory:
         comments.append(f"The tasks on one GPU are estimated to take {shown_bytes(on_gpus.gpu_memory)} of it.")
-    comments += [f"Every pod must see {path}." for path in local_paths(stage.graph)]
+    if stage.store.bucket is None:
+        comments += [f"Every pod must see {path}." for path in local_paths(stage.graph)]
     comments += [f"{_first(stage)}."] if stage.pending else []
     return as_yaml(manifest(stage.graph, stage.lock, pods), comments)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from boomspec.compiling.lm_eval_tasks import task_source
-from boomspec.compiling.sources import architecture
+from boomspec.compiling.model_sources import architecture
 from boomspec.graph import Execution, Node, Source, Task, params_json
 from boomspec.language.baselines import RandomInit
 from boomspec.language.data import DataSpec

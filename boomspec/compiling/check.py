@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from boomspec.compiling.model_sources import local_facts
 from boomspec.compiling.once import Once
-from boomspec.compiling.sources import check_paths, local_facts
+from boomspec.compiling.sources import check_paths
 from boomspec.language.searches import KeepChoice
 from boomspec.language.spec import SpecFile
 from boomspec.layers import patchable, prefixes

@@ -11,7 +11,7 @@ from pathlib import Path
 from boomspec.compiling.lm_eval_files import task_files
 from boomspec.compiling.lm_eval_index import stock_folder, task_names
 from boomspec.compiling.place_names import shown_path
-from boomspec.compiling.sources import resolve_path
+from boomspec.compiling.places import resolve_path
 from boomspec.errors import did_you_mean
 from boomspec.graph import Source
 from boomspec.identity import folder_digest

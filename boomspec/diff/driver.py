@@ -17,7 +17,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from boomspec.compiling.sources import data_files, model_folder
+from boomspec.compiling.model_sources import model_folder
+from boomspec.compiling.text_sources import data_files
 from boomspec.diff.compared import compared
 from boomspec.diff.git import configure, configured, repository
 from boomspec.diff.sides import Given, spec_given

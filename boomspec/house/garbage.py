@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from boomspec.errors import BoomspecError
 from boomspec.house.history import PastRun, is_task_id, read_graph_data
+from boomspec.inputs import SOURCE
 from boomspec.store import RECORD, RECORD_VERSION, Store, flush
 from boomspec.tasks import KINDS
 
@@ -52,7 +53,7 @@ class Garbage:
 
 @dataclass(frozen=True)
 class Needed:
-    """The tasks of all runs; `unjudged`: runs whose tasks are not known, each with the reason."""
+    """The tasks and sources of all runs; `unjudged`: runs whose tasks are not known, each with the reason."""
 
     tasks: frozenset[str]
     unjudged: dict[str, str]
@@ -82,7 +83,8 @@ def needed_tasks(runs: list[PastRun]) -> Needed:
     unjudged: dict[str, str] = {}
     for run in runs:
         try:
-            tasks.update(read_graph_data(run.folder)["tasks"])
+            graph = read_graph_data(run.folder)
+            tasks.update(graph["tasks"], graph.get("sources", ()))
         except BoomspecError as error:
             unjudged[run.folder.name] = error.message
     return Needed(frozenset(tasks), unjudged)
@@ -99,7 +101,7 @@ def garbage(store: Store, runs: list[PastRun], *, forget: list[PastRun], cache: 
         assert isinstance(store, RemoteStore)
         return list(garbage_at_url(store, needed, forget=forget, cache=cache)), needed
     found = [Garbage("run", "", run.folder, size_on_disk(run.folder), age(run)) for run in forget]
-    for kind in KINDS:
+    for kind in (*KINDS, SOURCE):
         found += _of_kind(store, kind, needed)
     for folder in (store.root, store.root / "runs"):
         graves = [path for path in _entries(folder) if _GRAVE.fullmatch(path.name)]

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from boomspec.errors import BoomspecError, did_you_mean
 from boomspec.graph import SCHEMA_VERSION
 from boomspec.in_use import IN_USE, is_running, running_elsewhere
+from boomspec.inputs import SOURCE
 from boomspec.store import Store, read_json
 from boomspec.tasks import KINDS
 
@@ -92,7 +93,7 @@ def is_store(root: Path) -> bool:
     """Whether boomspec has made artifacts or runs in a folder. A folder called "runs" alone may be anybody's."""
     if (root / IN_USE).is_file() or any((root / "runs").glob("*/graph.json")):
         return True
-    return any(is_task_id(entry.lstrip(".")[:64]) for kind in KINDS for entry in _names(root / kind))
+    return any(is_task_id(entry.lstrip(".")[:64]) for kind in (*KINDS, SOURCE) for entry in _names(root / kind))
 
 
 def check_store(store: Store, *, may_be_absent: bool = False) -> None:
@@ -100,7 +101,7 @@ def check_store(store: Store, *, may_be_absent: bool = False) -> None:
     hint = "say where it is: --store FOLDER (by default ./boomspec-store)"
     if store.bucket is not None:
         names = store.bucket.names()
-        if names and not names & {*KINDS, IN_USE, "runs"}:
+        if names and not names & {*KINDS, SOURCE, IN_USE, "runs"}:
             raise BoomspecError(f"{store.address} is not a store: it holds neither artifacts nor runs", hint=hint)
         return
     root = store.root

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from boomspec.house.garbage import Garbage, Needed, What, age, is_foreign, size_on_disk
 from boomspec.house.history import PastRun, is_task_id
 from boomspec.in_use import IN_USE
+from boomspec.inputs import SOURCE
 from boomspec.store import RECORD, Store
 from boomspec.store.bucket import Bucket, Entry
 from boomspec.store.files import RESUME
@@ -21,6 +22,7 @@ from boomspec.tasks import KINDS
 
 _HIDDEN = re.compile(r"\.(?P<task>[0-9a-f]{64})\.(?P<rest>resume|lease)")
 _PROBE = ".probe"
+_KINDS = (*KINDS, SOURCE)
 
 
 def garbage_at_url(store: RemoteStore, needed: Needed, *, forget: Iterable[PastRun], cache: bool) -> Iterator[Garbage]:
@@ -35,7 +37,7 @@ def garbage_at_url(store: RemoteStore, needed: Needed, *, forget: Iterable[PastR
     at_work = living(bucket, IN_USE)
     busy = any(said.get("doing") is None for said in at_work.values())
     names = bucket.names()
-    for kind in (kind for kind in KINDS if kind in names):
+    for kind in (kind for kind in _KINDS if kind in names):
         yield from _of_kind(store, kind, bucket.entries(kind), needed, busy=busy)
     for folder, alive in ((IN_USE, at_work), (_PROBE, {})):
         for name, entry in bucket.entries(folder).items() if folder in names else ():
@@ -85,10 +87,10 @@ def _of_kind(
 
 def _of_this_machine(store: Store) -> Iterator[Garbage]:
     """What was fetched; not the checkpoints, which may not be sent yet, nor what tells of runs."""
-    for kind in (*KINDS, "records", "locks", "cache"):
+    for kind in (*_KINDS, "records", "locks", "cache"):
         folder = store.root / kind
         found = sorted(folder.iterdir()) if folder.is_dir() else []
-        for path in found if kind in KINDS else [folder] * bool(found):
+        for path in found if kind in _KINDS else [folder] * bool(found):
             if not path.name.endswith(RESUME):
                 yield Garbage("cache", "", path, size_on_disk(path), "it is fetched again")
 

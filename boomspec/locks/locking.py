@@ -20,6 +20,7 @@ from boomspec.compiling.lm_eval_index import stock_folder
 from boomspec.compiling.pins import request
 from boomspec.errors import BoomspecError
 from boomspec.graph import Source, TaskGraph
+from boomspec.inputs import located
 from boomspec.locks.lock import Lock, LockedModel, LockedStreams, LockedTask, LockedText, completed, read_lock
 from boomspec.locks.packages import installed, python
 from boomspec.models.code import CODE
@@ -86,7 +87,7 @@ def lock_of(graph: TaskGraph, store: Store, *, asked: Asked, more: Iterable[tupl
             case "text":
                 _add_text(entries, source)
     for measure, source in {measure.task: (measure, source) for measure, source in (*_measures(graph), *more)}.values():
-        _add_task(entries, measure.task, source, asked)
+        _add_task(entries, measure.task, located(store, source), asked)
     return Lock(
         spec=graph.name,
         models=entries.models,

@@ -20,10 +20,9 @@ from typing import Any
 from boomspec.errors import BoomspecError
 from boomspec.graph import Source, TaskGraph
 from boomspec.graph_file import graph_of_json
-from boomspec.identity import file_digest, folder_digest
+from boomspec.inputs import differences, missing_files
 from boomspec.locks.packages import installed
-from boomspec.models.code import CODE
-from boomspec.plan import Plan, Step, missing_files, needed
+from boomspec.plan import Plan, Step, needed
 from boomspec.store import Store, open_store, read_json, write_atomically
 
 SAVED_PLAN_VERSION = 1
@@ -117,29 +116,17 @@ def _changed_sources(saved: SavedPlan) -> Iterator[str]:
     running = saved.plan.ids("run")
     read = {i for task_id in running for i in saved.graph.nodes[task_id].task.inputs.values()}
     for source in saved.graph.sources.values():
-        if source.id in read and not list(missing_files(source)):  # what is gone shows in the steps
+        if source.id in read and not missing_files(source):  # what is gone shows in the steps
             yield from _changed(source)
 
 
 def _changed(source: Source) -> Iterator[str]:
-    identity, location = source.identity, source.location
-    if source.kind == "text":
-        for place, file in zip(location["files"], identity["files"], strict=True):
-            path = Path(place)
-            if path.stat().st_size != file["bytes"] or file_digest(path) != file["sha256"]:
-                yield f"{path}: has changed since the plan was made"
-    elif "lm_eval" in identity:
-        if (found := installed().get("lm_eval")) not in (None, identity["lm_eval"]):
-            yield f"lm_eval: {found} is installed, the plan was made with {identity['lm_eval']}"
-    elif "folder" in location and "sha256" in identity:
-        for name, digest in {**identity["sha256"], **identity.get(CODE, {})}.items():
-            path = Path(location["folder"]) / name
-            if not path.is_file() or file_digest(path) != digest:
-                yield f"{path}: {'has changed' if path.is_file() else 'is gone'} since the plan was made"
-    elif (
-        "folder" in location and "folder" in identity and folder_digest(Path(location["folder"])) != identity["folder"]
-    ):
-        yield f"{location['folder']}: has changed since the plan was made"
+    if (compiled := source.identity.get("lm_eval")) is not None:
+        if (found := installed().get("lm_eval")) not in (None, compiled):
+            yield f"lm_eval: {found} is installed, the plan was made with {compiled}"
+        return
+    for path in differences(source):
+        yield f"{path}: {'has changed' if path.exists() else 'is gone'} since the plan was made"
 
 
 def _digest(data: dict[str, Any]) -> str:

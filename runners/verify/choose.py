@@ -13,7 +13,7 @@ from pathlib import Path
 
 from boomspec.errors import BoomspecError, did_you_mean
 from boomspec.graph import Node, TaskGraph
-from boomspec.plan import missing_files
+from boomspec.inputs import called, kept, missing_files
 from boomspec.store import Store, locked_folder
 from runners.interrupt import Interrupt
 
@@ -75,13 +75,10 @@ def check_originals(graph: TaskGraph, store: Store, nodes: Sequence[Node], inter
     if missing:
         count = f"{len(missing)} of {len(read)} artifacts are not in the store {store.address}"
         raise BoomspecError(f"this run has not finished: {count}: {_few(missing)}", hint=hint)
-    gone = [
-        f"{node.name} reads {path}"
-        for node in nodes
-        for i in node.task.inputs.values()
-        if i in graph.sources
-        for path in missing_files(graph.sources[i])
-    ]
+    sources = {i: graph.sources[i] for node in nodes for i in node.task.inputs.values() if i in graph.sources}
+    absent = {i: paths for i, source in sources.items() if (paths := missing_files(source))}
+    in_store = kept(store, [sources[i] for i in absent])
+    gone = [f"{path} of {called(sources[i])}" for i, paths in absent.items() if i not in in_store for path in paths]
     if gone:
         raise BoomspecError(f"what the run has read is gone: {_few(gone, '; ')}", hint="put it back where it was")
 

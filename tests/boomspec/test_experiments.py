@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from boomspec.cli import main
 from boomspec.compile import Compiled, compile_spec
-from boomspec.compiling import sources
+from boomspec.compiling import places, text_sources
 from boomspec.compiling.sets import compile_experiments
 from boomspec.errors import BoomspecError, SpecError
 from boomspec.graph import Task
@@ -100,11 +100,11 @@ def test_a_path_is_relative_to_the_file_that_says_it(extending, folder):
     (below / "same.yaml").write_text(text)
     (below / "own.yaml").write_text(text + 'data: {files: "*.txt", held_out: null}\nevaluate: null\n')
     same, own = (load_spec(below / name) for name in ("same.yaml", "own.yaml"))
-    assert [path.name for path in sources.data_files(same)] == [f"{i}.txt" for i in range(8)]
-    assert sources.data_files(own) == [below / "other.txt"]
+    assert [path.name for path in text_sources.data_files(same)] == [f"{i}.txt" for i in range(8)]
+    assert text_sources.data_files(own) == [below / "other.txt"]
     extending("", "plain.yaml")
-    assert sources.text_source(same) == sources.text_source(load_spec(folder / "plain.yaml"))
-    assert sources.resolve_path(same, ("execution", "store"), "store") == folder / "store"
+    assert text_sources.text_source(same) == text_sources.text_source(load_spec(folder / "plain.yaml"))
+    assert places.resolve_path(same, ("execution", "store"), "store") == folder / "store"
 
 
 def test_variants_and_sweep_of_a_base_are_not_taken_over(extending, specs):
@@ -316,8 +316,8 @@ def test_a_search_of_one_experiment_makes_the_graph_wait_for_it(extending, specs
 
 def test_every_file_is_read_once_for_all_experiments(extending, monkeypatch):
     read: list[Path] = []
-    digest = sources.file_digest
-    monkeypatch.setattr(sources, "file_digest", lambda path: read.append(path) or digest(path))
+    digest = places.file_digest
+    monkeypatch.setattr(places, "file_digest", lambda path: read.append(path) or digest(path))
     compile_experiments(load_experiments(extending(NO_KL + "sweep: {seed: [0, 1, 2], data.skip: [0, 1]}\n")))
     assert len(read) == len(set(read)) == 8
 

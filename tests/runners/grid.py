@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from tests.runners.corpora import wait_until
 from tests.runners.ports import free_ports
 
@@ -92,8 +94,8 @@ class Grid:
         """One more machine. `within`: a command that runs another one, in a network namespace for example."""
         return self._joined([*within, RAY, "start", f"--address={self.gcs}", *options], cpus, wait=wait)
 
-    def start_head(self, *options: str, cpus: int = 1) -> None:
-        self._joined([RAY, "start", "--head", *options], cpus)
+    def start_head(self, *options: str, cpus: int = 1, within: Sequence[str] = ()) -> None:
+        self._joined([*within, RAY, "start", "--head", *options], cpus)
 
     def _joined(self, command: Sequence[str | Path], cpus: int, *, wait: bool = True) -> Machine:
         for _ in range(_ATTEMPTS):
@@ -121,11 +123,17 @@ class Grid:
 
 @contextmanager
 def grid(
-    folder: Path, *, cpus: Sequence[int] = (1, 1), host: str = "127.0.0.1", variables: dict[str, str] | None = None
+    folder: Path,
+    *,
+    cpus: Sequence[int] = (1, 1),
+    host: str = "127.0.0.1",
+    variables: dict[str, str] | None = None,
+    within: Sequence[str] = (),
 ) -> Iterator[Grid]:
     """A head and more machines, each with so many CPUs. `folder` must have a short path: Ray's sockets lie in it.
 
     `host`: the head's address; it is reached from beyond loopback where that is another one than loopback's.
+    `within`: a command that runs the head's.
     """
     gcs, dashboard, agent = free_ports(3)
     token = secrets.token_hex(32)
@@ -136,13 +144,25 @@ def grid(
     # The agent takes jobs; another Ray on this machine may have its default port.
     head += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
     try:
-        made.start_head(*head, cpus=cpus[0])
+        made.start_head(*head, cpus=cpus[0], within=within)
         for count in cpus[1:]:
             made.add(cpus=count)
         yield made
     finally:
         for machine in reversed(made.machines):
             machine.leave()
+
+
+def without(folder: Path) -> list[str]:
+    """The command that runs another one where a folder is empty: a machine that does not have what lies in it.
+
+    Skips the test where this machine does not allow that.
+    """
+    hidden = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(folder)]
+    tried = subprocess.run([*hidden, "true"], capture_output=True, text=True)
+    if tried.returncode != 0:
+        pytest.skip(f"no machine can be without a folder here: {tried.stderr.strip()}")
+    return hidden
 
 
 def marked(name: str, value: str) -> dict[int, str]:

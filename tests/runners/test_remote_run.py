@@ -1,12 +1,14 @@
 """A run on machines that share nothing but a store at a URL: the artifacts of a run in a folder, also when one is lost.
 
-One cluster of a head and three machines, each with a home and a cache of its own, tells one story: a machine that does
-not reach the store is named, then a run is made in whose middle the machine that trains is lost.
+One cluster of a head and three machines, each with a home and a cache of its own, and none with the files that the spec
+reads, tells one story: a machine that does not reach the store is named, then a run is made in whose middle the machine
+that trains is lost.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -22,13 +24,35 @@ import pytest
 from boomspec.graph import TaskGraph
 from boomspec.store import RECORD, Store
 from tests.runners import small
-from tests.runners.grid import Grid, Machine, grid
+from tests.runners.grid import Grid, Machine, grid, without
 from tests.runners.s3 import S3, s3_server
 
 BUCKET = "shared"
 STEPS = 300
 TRAINING = {"tokens": 64 * STEPS, "batch_tokens": 64}
-SPEC = {"teacher": {"pretrain": TRAINING}, "execution": {"pretrain": {"checkpoint_seconds": 0.3}}}
+SPEC = {
+    "teacher": {"pretrain": TRAINING},
+    "evaluate": {"tasks": ["even"], "tasks_folder": "tasks"},
+    "execution": {"pretrain": {"checkpoint_seconds": 0.3}},
+}
+TASK = """
+task: even
+custom_dataset: !function data.load
+output_type: multiple_choice
+test_split: test
+doc_to_text: "{{context}}"
+doc_to_choice: choices
+doc_to_target: label
+metric_list:
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+"""
+DATA = """
+import datasets
+
+def load(**_):
+    rows = [{"context": f"line {i}", "choices": [" of", " in"], "label": i % 2} for i in range(6)]
+    return {"test": datasets.Dataset.from_list(rows)}
+"""
 
 
 @dataclass(frozen=True)
@@ -63,12 +87,12 @@ class Story:
         return next(node.id for node in self.graph.nodes.values() if node.name == name)
 
 
-def machine(made: Grid, name: str, **variables: str) -> Machine:
-    """One more machine, which has nothing in common with the others."""
+def machine(made: Grid, name: str, hidden: Path, **variables: str) -> Machine:
+    """One more machine, which has nothing in common with the others, nor what lies in the folder `hidden`."""
     home = made.folder / name
     home.mkdir()
     settings = {"HOME": str(home), "BOOMSPEC_CACHE": str(home / "cache"), **variables}
-    return made.add(within=["env", *(f"{key}={value}" for key, value in settings.items())])
+    return made.add(within=["env", *(f"{key}={value}" for key, value in settings.items()), *without(hidden)])
 
 
 @pytest.fixture(scope="module")
@@ -76,25 +100,29 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     folder = Path(tempfile.mkdtemp(prefix="bs", dir="/tmp"))
     with s3_server() as s3:
         url = s3.make_bucket(BUCKET)
-        spec = small.write_spec(tmp_path_factory.mktemp("spec"), **SPEC)
+        own = tmp_path_factory.mktemp("spec")
+        spec = small.write_spec(own, **SPEC)
+        (own / "tasks").mkdir()
+        (own / "tasks" / "even.yaml").write_text(TASK)
+        (own / "tasks" / "data.py").write_text(DATA)
         graph = small.compiled(spec, Store(folder / "nothing")).graph
         variables = s3.environment | {"BOOMSPEC_CACHE": str(folder / "head"), "BOOMSPEC_STORE_PATIENCE": "60"}
         try:
-            with grid(folder, cpus=(0,), variables=variables) as made:
+            with grid(folder, cpus=(0,), variables=variables, within=without(own)) as made:
                 yield _told(made, s3, url, graph, spec)
         finally:
             shutil.rmtree(folder)
 
 
 def _told(made: Grid, s3: S3, url: str, graph: TaskGraph, spec: Path) -> Story:
-    first = machine(made, "first")
-    astray = machine(made, "astray", AWS_ENDPOINT_URL="http://127.0.0.1:9")
+    first = machine(made, "first", spec.parent)
+    astray = machine(made, "astray", spec.parent, AWS_ENDPOINT_URL="http://127.0.0.1:9")
     submit = ["submit", spec, "--address", made.address, "--store", url, "--wait"]
     refused = made.boomspec(*submit)
     assert refused.returncode == 2, refused.stdout + refused.stderr
     untouched = list(s3.objects(BUCKET))
     astray.leave()
-    machines = [first, machine(made, "second"), machine(made, "third")]
+    machines = [first, machine(made, "second", spec.parent), machine(made, "third", spec.parent)]
     with (made.folder / "driver.txt").open("w") as output:
         driver = subprocess.Popen(
             [sys.executable, "-m", "boomspec", *map(str, submit)],
@@ -121,7 +149,17 @@ def test_a_machine_that_does_not_reach_the_store_is_named_before_anything_runs(s
     assert f"1 of 3 machines of the cluster cannot work with the store {story.url}:" in story.unreached
     assert "127.0.0.1:9" in story.unreached
     assert "start    " not in story.unreached
-    assert not [name for name in story.untouched if "/runs/" not in name and "/.in-use/" not in name]
+    own = ("/runs/", "/.in-use/", "/source/")
+    assert not [name for name in story.untouched if not any(part in name for part in own)]
+
+
+def test_what_the_spec_reads_goes_by_way_of_the_store_to_machines_that_do_not_have_it(story: Story) -> None:
+    read = {source.id: source.kind for source in story.graph.sources.values()}
+    assert sorted(read.values()) == ["lm_eval_tasks", "text"]
+    there = {name.split("/")[2] for name in story.s3.objects(BUCKET, "boomspec/source/") if name.endswith(RECORD)}
+    assert there == read.keys()
+    assert re.search(r"put into the store: text texts/\*\.txt, \d+\.\d KiB", story.unreached)
+    assert "put into the store" not in story.output, "it is there already"
 
 
 def test_the_artifacts_are_those_of_a_run_in_a_folder(
@@ -131,7 +169,7 @@ def test_the_artifacts_are_those_of_a_run_in_a_folder(
     here = Store(tmp_path / "here")
     assert small.run(story.graph, here) == 0
     records = {record.parent.name: json.loads(record.read_text()) for record in here.root.glob(f"*/*/{RECORD}")}
-    made = [name for name in story.s3.objects(BUCKET) if name.endswith(RECORD)]
+    made = [name for name in story.s3.objects(BUCKET) if name.endswith(RECORD) and "/source/" not in name]
     there = {name.split("/")[-2]: json.loads(story.read(name.removeprefix("boomspec/"))) for name in made}
     assert {i: record["files"] for i, record in there.items()} == {i: record["files"] for i, record in records.items()}
 

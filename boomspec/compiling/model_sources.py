@@ -1,0 +1,160 @@
+"""The models that a spec names: their folders or commits, their facts, their tokenizers, their code.
+
+The identity of a file is its content, that of a model on the hub its commit. Where a thing lies is only its location.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from boomspec.compiling.foreign_code import check_alike, trusted_code
+from boomspec.compiling.place_names import shown_path
+from boomspec.compiling.places import digest_of, is_folder, resolve_path
+from boomspec.graph import Source
+from boomspec.language.sections import StudentSpec, TeacherSpec
+from boomspec.language.spec import SpecFile
+from boomspec.language.training import PretrainSpec
+from boomspec.models.architecture import llama_facts
+from boomspec.models.checkpoint import checkpoint_files
+from boomspec.models.code import CODE
+from boomspec.models.facts import ModelFacts, read_facts
+from boomspec.models.files import tokenizer_files, travelling_files
+from boomspec.models.hub import UnreachableError, cached_model, hub_code, hub_folder, pinned_model
+from boomspec.models.published import STUDENT_CONFIG, read_student_mapping
+from boomspec.tasks import Architecture
+
+Role = Literal["teacher", "student"]
+T = TypeVar("T")
+
+
+def model_folder(file: SpecFile, role: Role) -> Path | None:
+    """The folder of a model that exists; None where it is on the hub, or made by the spec."""
+    return file.known("folder", (role,), lambda: _model_folder(file, role))
+
+
+def _model_folder(file: SpecFile, role: Role) -> Path | None:
+    section = _section(file, role)
+    if section.model is None:
+        return None
+    folder = resolve_path(file, (role, "model"), section.model)
+    local = is_folder(folder) or section.model.startswith((".", "/", "~"))
+    if local and not is_folder(folder):
+        raise file.error(file.problem((role, "model"), f"folder '{folder}' does not exist"))
+    return folder if local else None
+
+
+def local_facts(file: SpecFile) -> ModelFacts | None:
+    """The teacher's facts where no network is needed to know them, else None."""
+    return file.known("facts", ("teacher", "data"), lambda: _local_facts(file))
+
+
+def _local_facts(file: SpecFile) -> ModelFacts | None:
+    teacher = file.spec.teacher
+    if teacher.pretrain is not None and file.spec.data is not None:
+        return llama_facts(architecture(teacher.pretrain, file.spec.data.sequence_length))
+    folder = model_folder(file, "teacher")
+    if folder is None and teacher.model is not None:
+        cached = cached_model(*_named_model(file, "teacher"))
+        folder = cached if cached and any(cached.glob("*.safetensors")) else None
+    return None if folder is None else _facts(file, folder)
+
+
+def _facts(file: SpecFile, folder: Path) -> ModelFacts:
+    return file.once(("facts", folder), lambda: read_facts(folder))
+
+
+def architecture(pretrain: PretrainSpec, context: int) -> Architecture:
+    return Architecture(
+        layers=pretrain.layers,
+        hidden_size=pretrain.hidden_size,
+        intermediate_size=pretrain.intermediate_size,
+        attention_heads=pretrain.attention_heads,
+        key_value_heads=pretrain.key_value_heads or pretrain.attention_heads,
+        vocabulary=pretrain.tokenizer.vocabulary,
+        context=context,
+        tied=pretrain.tied_embeddings,
+        initializer_range=pretrain.initializer_range,
+    )
+
+
+def model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Source]:
+    """Facts, model and tokenizer of a model that exists. Reads a local model's bytes once, for their digests."""
+    return file.known("model", (role, "data", "teacher"), lambda: _model_sources(file, role))
+
+
+def _model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Source]:
+    name, _ = _named_model(file, role)
+    folder = model_folder(file, role)
+    if folder is None:
+        commit, facts = _of_hub(file, role, pinned_model)
+        identity = {"hub": name, "revision": commit}
+        location = {"hub": name, "asked": _section(file, role).revision}
+        model, words = ({**identity, **code} for code in _code(file, role))
+        return facts, Source("model", model, location), Source("tokenizer", words, location)
+    facts = _facts(file, folder)
+    tokenizer = tokenizer_files(folder)
+    if not tokenizer and role == "teacher" and file.spec.data is not None:
+        hint = "save one there: tokenizer.save_pretrained(folder)"
+        raise file.error(file.problem((role, "model"), f"{folder} holds no tokenizer", hint))
+    files = [folder / "config.json", *checkpoint_files(folder), *travelling_files(folder)]
+    location = {"folder": str(folder), "name": shown_path(name)}
+    of_model, of_tokenizer = _code(file, role)
+    return (
+        facts,
+        Source("model", {"sha256": {p.name: digest_of(file, p) for p in files}, **of_model}, location),
+        Source("tokenizer", {"sha256": {p.name: digest_of(file, p) for p in tokenizer}, **of_tokenizer}, location),
+    )
+
+
+def _code(file: SpecFile, role: Role) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the code that a model brings along adds to the identities of model and tokenizer; mostly nothing."""
+    folder = _config_folder(file, role)
+    found = trusted_code(file, role, folder)
+    if role == "student" and file.spec.teacher.model is not None:
+        above = _config_folder(file, "teacher")
+        check_alike(file, (above, folder), (trusted_code(file, "teacher", above)[0], found[0]))
+    model, tokenizer = ({CODE: digests} if digests else {} for digests in found)
+    return model, tokenizer
+
+
+def _config_folder(file: SpecFile, role: Role) -> Path:
+    """Where a model's config.json is; of a model on the hub, in its pinned commit, with its code if that is trusted."""
+    if (folder := model_folder(file, role)) is not None:
+        return folder
+    commit, _ = _of_hub(file, role, pinned_model)
+    name, trusts = str(_section(file, role).model), _section(file, role).trust_remote_code
+    fetch = hub_code if trusts else partial(hub_folder, file="config.json")
+    return file.once(("configs", name, commit, trusts), lambda: fetch(name, commit))
+
+
+def student_mapping(file: SpecFile, layers: int) -> tuple[int, ...]:
+    """The kept layers, of a teacher of `layers`, that a student which exists says it was made from."""
+    folder = model_folder(file, "student") or _of_hub(file, "student", partial(hub_folder, file=STUDENT_CONFIG))
+    return read_student_mapping(folder, layers=layers)
+
+
+def _named_model(file: SpecFile, role: Role) -> tuple[str, str | None]:
+    """The name of a model that exists, and the revision that is meant: what a lock says, else what was asked for."""
+    section = _section(file, role)
+    assert section.model is not None
+    settled = None if file.pins.only_offline else file.pins.model(section.model, section.revision)
+    return section.model, settled or section.revision
+
+
+def _of_hub(file: SpecFile, role: Role, ask: Callable[[str, str | None], T]) -> T:
+    """What `ask` says of a hub model's name and revision; where the hub gives no answer, of the commit in the lock."""
+    name, revision = _named_model(file, role)
+    try:
+        return file.once(("hub", ask, name, revision), lambda: ask(name, revision))
+    except UnreachableError:
+        settled = file.pins.model(name, _section(file, role).revision)
+        if settled is None or settled == revision:
+            raise
+        return file.once(("hub", ask, name, settled), lambda: ask(name, settled))
+
+
+def _section(file: SpecFile, role: Role) -> TeacherSpec | StudentSpec:
+    return file.spec.teacher if role == "teacher" else file.spec.student

@@ -1,0 +1,123 @@
+"""What a graph reads from folders, kept in a store in a folder and at a URL for machines that do not have it."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from boomspec.errors import BoomspecError
+from boomspec.graph import Source
+from boomspec.identity import file_digest, folder_digest
+from boomspec.inputs import SOURCE, is_here, keep, kept, lend, located, missing_files
+from boomspec.store import Store, open_store
+from tests.runners.corpora import text_source
+from tests.runners.s3 import S3, s3_server
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3]:
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["folder", "url"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, s3: S3, monkeypatch: pytest.MonkeyPatch) -> Store:
+    if request.param == "folder":
+        return Store(tmp_path / "store")
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("BOOMSPEC_CACHE", str(tmp_path / "cache"))
+    return open_store(s3.make_bucket("b-" + format(abs(hash(request.node.name)), "x")[:12]))
+
+
+def text(folder: Path) -> Source:
+    folder.mkdir()
+    files = [folder / "one.txt", folder / "two.txt"]
+    for file in files:
+        file.write_text(f"the text of {file.name}\n")
+    return text_source(files)
+
+
+def model(folder: Path) -> Source:
+    (folder / "code").mkdir(parents=True)
+    for name in ("config.json", "model.safetensors", "code/modeling.py"):
+        (folder / name).write_text(name)
+    files = {name: file_digest(folder / name) for name in ("config.json", "model.safetensors")}
+    trusted = {"code/modeling.py": file_digest(folder / "code" / "modeling.py")}
+    return Source("model", {"sha256": files, "code": trusted}, {"folder": str(folder), "name": "models/tiny"})
+
+
+def tasks(folder: Path) -> Source:
+    (folder / "own").mkdir(parents=True)
+    (folder / "own" / "task.yaml").write_text("task: own\n")
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__" / "utils.pyc").write_text("compiled")
+    return Source("lm_eval_tasks", {"folder": folder_digest(folder)}, {"folder": str(folder)})
+
+
+SOURCES = pytest.mark.parametrize("make", [text, model, tasks])
+
+
+@SOURCES
+def test_what_was_kept_is_read_from_the_store_where_it_is_not_on_the_machine(make, store: Store, tmp_path: Path):
+    source = make(tmp_path / "there")
+    assert list(lend(store, [source])) == [(source, keep_size(tmp_path / "there"))]
+    assert list(lend(store, [source])) == []
+    shutil.rmtree(tmp_path / "there")
+    assert missing_files(source)
+    elsewhere = located(store, source)
+    assert elsewhere == source
+    assert is_here(elsewhere)
+    assert str(tmp_path / "there") not in str(elsewhere.location)
+
+
+def keep_size(folder: Path) -> int:
+    files = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    return sum(path.stat().st_size for path in files)
+
+
+@SOURCES
+def test_a_machine_reads_its_own_files_where_they_are_what_the_graph_says(make, store: Store, tmp_path: Path):
+    source = make(tmp_path / "here")
+    keep(store, source)
+    assert located(store, source) is source
+
+
+@SOURCES
+def test_other_files_in_the_same_place_are_not_taken_for_them(make, store: Store, tmp_path: Path):
+    source = make(tmp_path / "here")
+    keep(store, source)
+    changed = next(path for path in (tmp_path / "here").rglob("*.*") if path.suffix in (".txt", ".json", ".yaml"))
+    changed.write_bytes(changed.read_bytes().swapcase())
+    assert not is_here(source)
+    assert is_here(located(store, source))
+
+
+@SOURCES
+def test_what_is_nowhere_stays_as_it_is(make, store: Store, tmp_path: Path):
+    source = make(tmp_path / "gone")
+    shutil.rmtree(tmp_path / "gone")
+    assert located(store, source) is source
+    assert kept(store, [source]) == set()
+    assert list(lend(store, [source])) == []
+
+
+def test_weights_that_have_changed_are_not_kept(store: Store, tmp_path: Path):
+    """A large file is not read to see whether it is here, but it is read when it is copied."""
+    source = model(tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(b"0" * (1 << 20 | 1))
+    source.identity["sha256"][weights.name] = file_digest(weights)
+    weights.write_bytes(b"1" * (1 << 20 | 1))
+    assert is_here(source)
+    with pytest.raises(BoomspecError, match=f"{weights}: has changed since the spec was compiled"):
+        keep(store, source)
+    assert kept(store, [source]) == set()
+
+
+def test_the_hub_is_not_copied(store: Store):
+    source = Source("model", {"hub": "owner/name", "revision": "0" * 40}, {"hub": "owner/name", "asked": None})
+    assert list(lend(store, [source])) == []
+    assert located(store, source) is source
+    assert SOURCE not in {path.name for path in store.root.glob("*")}
