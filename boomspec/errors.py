@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 EXIT_OK = 0
 EXIT_RUN_FAILED = 1
@@ -120,22 +121,47 @@ def did_you_mean(value: object, allowed: list[str]) -> str | None:
     return f"did you mean '{close[0]}'?" if close else None
 
 
-_SECRET_NAME = re.compile(
-    r"(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|API_?KEY|ACCESS_KEY)(?!.*_(PATH|FILE|URI)$)", re.I
+_SECRET_NAME = re.compile(  # HF_TOKEN and RAY_AUTH_TOKEN, but neither MAX_TOKENS nor TOKENIZERS_PARALLELISM
+    r"(TOKEN(?![A-Z])|SECRET|PASSWORD|PASSWD|CREDENTIALS?|API_?KEY|ACCESS_KEY)(?!.*_(PATH|FILE|URI)$)", re.I
 )
+_NUMBER = re.compile(r"[+-]?[\d.,_]+(e[+-]?\d+)?", re.I)
+_SHORTEST_SECRET = 8  # characters
 _URL_PASSWORD = re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
 
 
 def redact(text: str, *, environment: Mapping[str, str] | None = None) -> str:
     """Return `text` without the values of secret-looking environment variables or URL passwords.
 
-    Everything that is written into a store passes through here: an error message of a library may quote
-    the credentials it was given.
+    Everything that is written into a store passes through here or through `redacted`: an error message of a library may
+    quote the credentials it was given. Not for JSON, which it could break, and in which a secret may look otherwise.
     """
-    environment = os.environ if environment is None else environment
-    for name, value in environment.items():
-        if len(value) >= 8 and _SECRET_NAME.search(name):
-            text = text.replace(value, f"<{name}>")
+    return _without(_secrets(os.environ if environment is None else environment), text)
+
+
+def redacted(data: Any, *, environment: Mapping[str, str] | None = None) -> Any:
+    """Return plain data, which is about to be written as JSON, with every text in it as `redact` returns it."""
+    secrets = _secrets(os.environ if environment is None else environment)
+
+    def cleaned(value: Any) -> Any:
+        if isinstance(value, str):
+            return _without(secrets, value)
+        if isinstance(value, Mapping):
+            return {cleaned(key): cleaned(inner) for key, inner in value.items()}
+        return [cleaned(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+    return cleaned(data)
+
+
+def _secrets(environment: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The values that are secret, each with its name; one that is a part of another one behind it."""
+    found = [(value, name) for name, value in environment.items() if _SECRET_NAME.search(name)]
+    found = [(value, name) for value, name in found if len(value) >= _SHORTEST_SECRET and not _NUMBER.fullmatch(value)]
+    return sorted(found, key=lambda secret: -len(secret[0]))
+
+
+def _without(secrets: list[tuple[str, str]], text: str) -> str:
+    for value, name in secrets:
+        text = text.replace(value, f"<{name}>")
     return _URL_PASSWORD.sub("<credentials>", text)
 
 

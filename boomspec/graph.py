@@ -10,19 +10,24 @@ comes from what it IS (digests, a pinned commit), its `location` is only where t
 from __future__ import annotations
 
 import json
+import os
+import re
+from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from boomspec.errors import BoomspecError, did_you_mean
+from boomspec.errors import BoomspecError, did_you_mean, redact
 from boomspec.identity import canonical_plain, canonical_texts, digest, text_digest
 from boomspec.sizes import Lineage
 from boomspec.store import write_atomically
 from boomspec.tasks import Record
 
 SCHEMA_VERSION = 2
+OUTSIDE = "outside"  # in the location of lm-eval tasks: whether they lie outside of the folder of the spec
 NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # of a graph: folders are called so
+_REDACTED = re.compile(r"<(\w+)>")  # what `redact` leaves in place of a secret
 
 
 @dataclass(frozen=True)
@@ -238,8 +243,28 @@ class TaskGraph:
         }
 
     def write(self, path: Path) -> None:
-        """Write the graph file; whoever reads it meanwhile sees a whole one."""
-        write_atomically(path, json.dumps(self.to_json(), indent=1) + "\n")
+        """Write the graph file, and its folder; who reads it meanwhile sees a whole one. Raises as `text` does."""
+        text = self.text()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text)
+
+    def text(self) -> str:
+        """The graph file. Raises BoomspecError where it quotes a secret: it goes to stores and to clusters."""
+        text = json.dumps(self.to_json(), indent=1) + "\n"
+        check_secrets(text)
+        return text
+
+
+def check_secrets(text: str) -> None:
+    """Raise BoomspecError where the JSON of a graph quotes a secret of this environment, or credentials in a URL."""
+    written = {name: json.dumps(value)[1:-1] for name, value in os.environ.items()}  # as they would stand in JSON
+    if (redacted := redact(text, environment=written)) != text:
+        found = sorted(Counter(_REDACTED.findall(redacted)) - Counter(_REDACTED.findall(text)))
+        which = f": {', '.join(found)}" if found else ""
+        raise BoomspecError(
+            f"the spec quotes a secret, the value of a variable like HF_TOKEN or credentials in a URL{which}",
+            hint="leave it out of the spec: tasks read such variables from the environment where they run",
+        )
 
 
 def no_such_experiment(named: object, label: str, labels: list[str]) -> BoomspecError:

@@ -5,7 +5,8 @@
 
 Neither says anything by being there: only a lock that is held counts. A store at a URL has no locks: there everybody
 writes an object of his own below <url>/.in-use/ again and again (`boomspec/store/leases.py`), and who finds another
-one's young does not clean up. Of two who come at once each has written before he looks.
+one's young does not clean up. Of two who come at once each has written before he looks. A run there is one driver's:
+machines that share no folder would write over what the other one tells of it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -29,23 +31,29 @@ if TYPE_CHECKING:
 IN_USE, RUNNING = ".in-use", ".running"
 _CLEANS = "cleans"  # what `gc` says of itself in its object
 _POLL_SECONDS = 2.0
+_SETTLED = 8  # renewals of a lease whose holder no longer looks for others
 
 
 @contextmanager
 def using(
-    store: Store | Path, *, run: Path | None = None, waiting: Callable[[], None] = lambda: None
+    store: Store | Path,
+    *,
+    run: Path | None = None,
+    waiting: Callable[[], None] = lambda: None,
+    elsewhere: Callable[[str], None] = lambda said: None,
 ) -> Iterator[None]:
     """Work with a store: nothing of it is cleaned away meanwhile. `run`: the folder of the run that this is.
 
     Where it is being cleaned up just now, calls `waiting` and waits for the end of that. A store that cannot be
-    written is only read, without a lock where there never was one.
+    written is only read, without a lock where there never was one. Raises BoomspecError where the run is at work on
+    another machine, for a store at a URL; calls `elsewhere` when it has to be found out whether it still is.
     """
     root, bucket = _parts(store)
     with ExitStack() as held:
         held.enter_context(_held(root / IN_USE, waiting))
         held.enter_context(_held(run / RUNNING if run is not None else None, lambda: None))
         if bucket is not None:
-            held.enter_context(_shown(bucket, run.name if run is not None else "", waiting))
+            held.enter_context(_shown(bucket, run, waiting, elsewhere))
         yield
 
 
@@ -90,25 +98,74 @@ def is_running(run: Path) -> bool:
 
 
 @contextmanager
-def _shown(bucket: Bucket, run: str, waiting: Callable[[], None]) -> Iterator[None]:
+def _shown(
+    bucket: Bucket, run: Path | None, waiting: Callable[[], None], elsewhere: Callable[[str], None]
+) -> Iterator[None]:
     """Show that one works with a store at a URL; who may only read there cannot, and hinders nobody."""
-    from boomspec.store.leases import living, shown
+    from boomspec.store import leases
     from boomspec.store.patience import DeniedError
 
     name = f"{IN_USE}/{token_hex(8)}"
+    about = {"run": run.name, "folder": str(run)} if run is not None else {"run": ""}
     with ExitStack() as held:
         try:
-            held.enter_context(shown(bucket, name, run=run))
+            held.enter_context(leases.shown(bucket, name, expires=leases.EXPIRES, **about))
         except DeniedError:
             yield
             return
+        if run is not None:
+            _await_turn(bucket, name, run, elsewhere)
         told = False
-        while any(_cleans(said) for said in living(bucket, IN_USE, now=bucket.entry(name).modified).values()):
+        while any(_cleans(said) for said in leases.living(bucket, IN_USE, now=bucket.entry(name).modified).values()):
             if not told:
                 told = True
                 waiting()
             time.sleep(_POLL_SECONDS)
         yield
+
+
+def _await_turn(bucket: Bucket, own: str, run: Path, tell: Callable[[str], None]) -> None:
+    """Return when no other machine works on the run, as far as its leases say; raise BoomspecError where one does.
+
+    A lease that is not renewed is that of a driver which was killed, and is waited out. Of two that start at once
+    both see each other: the one of the greater name gives way, and the other one sees it go.
+    """
+    from boomspec.store import leases
+
+    seen: dict[str, tuple[dict[str, Any], float]] = {}  # as it was when it was first seen, and when that was
+    began, at_store = time.monotonic(), bucket.entry(own).modified
+    while True:
+        moment = time.monotonic()
+        found = leases.living(bucket, IN_USE, now=at_store + moment - began, expires=leases.EXPIRES)
+        others = {name: said for name, said in found.items() if name != own and _is_elsewhere(said, run)}
+        if not others:
+            return
+        if not seen:
+            who = _who(next(iter(others.values())))
+            tell(
+                f"{run.name} was at work on {who} a moment ago; "
+                f"looking whether it still is, for up to {leases.EXPIRES:.0f} seconds"
+            )
+        for name, said in others.items():
+            before, since = seen.setdefault(name, (said, moment))
+            stays = name < own or said.get("renewals", 0) > _SETTLED or moment - since > 0.75 * leases.EXPIRES
+            if said != before and stays:
+                raise BoomspecError(
+                    f"{run.name} is at work on {_who(said)}, for the store {bucket.url}: nothing was changed",
+                    hint=f"boomspec runs {run.name} --store {bucket.url} shows how far it is, and boomspec logs JOB "
+                    "--follow what a submitted job prints; to run it here, stop it there first",
+                )
+        time.sleep(_POLL_SECONDS)
+
+
+def _is_elsewhere(said: dict[str, Any], run: Path) -> bool:
+    """Whether this is somebody who works on the run in another folder; in one folder several may."""
+    here = said.get("host") == socket.gethostname() and said.get("folder") == str(run)
+    return said.get("run") == run.name and not here
+
+
+def _who(said: dict[str, Any]) -> str:
+    return f"{said.get('host', '?')} (process {said.get('pid', '?')})"
 
 
 @contextmanager

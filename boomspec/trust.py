@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from boomspec.graph import Source, TaskGraph
+from boomspec.graph import OUTSIDE, Source, TaskGraph
 from boomspec.models.code import CODE
 
 _SHOWN = 4  # files that a warning names
@@ -29,11 +29,11 @@ def foreign_code(graph: TaskGraph) -> list[str]:
 def warnings(graph: TaskGraph) -> list[str]:
     """What whoever runs this graph has to be told."""
     told = [f"trust_remote_code: tasks run the code of {line}" for line in foreign_code(graph)]
-    folders = {source.location.get("name", "") for source in graph.sources.values() if "folder" in source.identity}
+    locations = [source.location for source in graph.sources.values() if "folder" in source.identity]
+    outside = {where.get("name", where["folder"]) for where in locations if where.get(OUTSIDE, True)}
     return told + [
         f"lm-eval tasks of {folder}, outside of the spec's own folder, are code, and it is run"
-        for folder in sorted(folders)
-        if Path(folder).parts[:1] in (("..",), ("~",))
+        for folder in sorted(outside)
     ]
 
 

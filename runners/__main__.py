@@ -81,7 +81,7 @@ def _run(options: argparse.Namespace, interrupt: Interrupt) -> int:
     folder = store.run_folder(graph.name, graph.id)
     folder.mkdir(parents=True, exist_ok=True)
     with (
-        using(store, run=None if options.report else folder, waiting=_say_waiting),
+        using(store, run=None if options.report else folder, waiting=_say_waiting, elsewhere=_warn),
         explained(store.root),
         mirrored(store, folder) as mirror,
     ):

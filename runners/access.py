@@ -2,7 +2,8 @@
 
 Whoever reaches an open cluster can run any program on its machines, and Ray listens on every interface of them. So
 boomspec gives work to an open cluster only over loopback, or when it is told to (`--insecure`). A cluster is asked
-without any token first: one that answers is open, and never gets to see one.
+without any token first. One that answers is open, and never gets to see one (`settle_token`): the token that a person
+has may be another cluster's. One that refuses asks for a token. Whatever else comes is an error.
 """
 
 from __future__ import annotations
@@ -10,19 +11,33 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from boomspec.errors import BoomspecError, redact
+from boomspec.errors import BoomspecError, printable, redact
 
 _SECONDS = 10
 _OPEN = (
     "start it with a token (RAY_AUTH_MODE=token and RAY_AUTH_TOKEN on every machine), or, where nobody else can reach "
     "it, say --insecure"
 )
+_DASHBOARD = "--address takes that of the cluster's dashboard; it listens on port 8265 of the head"
+_EMBED = "without --address a cluster is started on this machine"
+_PING = b"\x08\x06"  # ClusterInfoRequest(type=PING): the one that the proxy in front of ray:// answers by itself
 _NEEDS_TOKEN = "set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file with it; it is what the cluster was started with"
+
+# What ray.init("auto") calls.
+_FIND = """
+from ray._private.services import canonicalize_bootstrap_address_or_die as find
+try:
+    print(find("auto"))
+except (ConnectionError, ValueError):
+    raise SystemExit(1)
+"""
 
 
 def token(environment: Mapping[str, str]) -> str | None:
@@ -37,9 +52,16 @@ def token(environment: Mapping[str, str]) -> str | None:
         return None
 
 
-def use_token() -> None:
-    """Let Ray send the token where there is one. Before Ray is imported; what the person has set wins."""
-    if not os.environ.get("RAY_AUTH_MODE") and token(os.environ) is not None:
+def settle_token(*, is_open: bool) -> None:
+    """Have Ray send the token where there is one, but none to an open cluster. Ray must not have been imported yet.
+
+    Where the cluster asks for a token, what the person has set wins.
+    """
+    if is_open:
+        os.environ["RAY_AUTH_MODE"] = "disabled"
+        for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+            os.environ.pop(name, None)
+    elif not os.environ.get("RAY_AUTH_MODE") and token(os.environ) is not None:
         os.environ["RAY_AUTH_MODE"] = "token"
 
 
@@ -52,8 +74,8 @@ def unwelcome(address: str) -> BoomspecError:
 def check_http(address: str, *, insecure: bool) -> bool:
     """Ask the job server at `address` (http://head:8265) without a token; returns whether it answers, so is open.
 
-    Raises BoomspecError for what is no such address, where nothing listens, and, unless `insecure`, where an open
-    cluster is beyond loopback.
+    Raises BoomspecError for what is no such address, where nothing listens or something else answers, and, unless
+    `insecure`, where an open cluster is beyond loopback.
     """
     import requests  # a tenth of a second, which a run on this machine does not need
 
@@ -69,45 +91,62 @@ def check_http(address: str, *, insecure: bool) -> bool:
             f"{address}/api/version", timeout=_SECONDS, allow_redirects=False, auth=lambda request: request
         )
     except requests.exceptions.RequestException as error:
-        raise BoomspecError(
-            f"no Ray cluster answers at {address}: {_reason(error)}",
-            hint="--address takes that of the cluster's dashboard; it listens on port 8265 of the head",
-        ) from error
-    if answer.status_code != 200:
+        raise BoomspecError(f"no Ray cluster answers at {address}: {reason(error)}", hint=_DASHBOARD) from error
+    if answer.status_code in (401, 403):
         return False
+    if answer.status_code != 200:
+        there = answer.headers.get("Location")
+        status = f"{answer.status_code} {answer.reason}" + ("" if there is None else f", Location: {there}")
+        raise BoomspecError(f"no Ray cluster answers at {address}: HTTP status {printable(status)}", hint=_DASHBOARD)
     _refuse(address, parts.hostname, insecure=insecure)
     return True
 
 
-def check_cluster(address: str, *, insecure: bool) -> None:
-    """The same for what a driver connects to: host:port, ray://host:port, or auto. The token must be right, too."""
+def check_cluster(address: str, *, insecure: bool) -> bool:
+    """The same for what a driver connects to: host:port or ray://host:port. The token must be right, too."""
     import grpc  # as above
 
     place = address.removeprefix("ray://")
-    method = "/ray.rpc.RayletDriver/ClusterInfo" if place != address else "/ray.rpc.NodeInfoGcsService/CheckAlive"
-    if place == "auto":
-        place = _found()
+    method, question = "/ray.rpc.NodeInfoGcsService/CheckAlive", b""
+    if place != address:
+        method, question = "/ray.rpc.RayletDriver/ClusterInfo", _PING
 
     def answer(*metadata: tuple[str, str]) -> Any:
         """The code with which the cluster answers a harmless question, and its words."""
         try:
             with grpc.insecure_channel(place) as channel:
-                channel.unary_unary(method)(b"", timeout=_SECONDS, metadata=metadata)
+                channel.unary_unary(method)(question, timeout=_SECONDS, metadata=metadata)
         except grpc.RpcError as error:
-            return error.code(), error.details()
+            return error.code(), printable(error.details() or "")
         return grpc.StatusCode.OK, ""
 
     refusals = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
     code, words = answer()
-    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-        hint = "without --address a cluster is started on this machine"
-        raise BoomspecError(f"no Ray cluster at {address}: {words}", hint=hint)
-    if code not in refusals:  # whatever it says, it says it without a token
+    if code == grpc.StatusCode.OK:
         _refuse(address, place.rpartition(":")[0].strip("[]"), insecure=insecure)
-    elif os.environ.get("RAY_AUTH_MODE", "token") == "token":  # with a wrong one Ray itself tries for half a minute
+        return True
+    if code not in refusals:
+        raise BoomspecError(f"no Ray cluster at {address}: {code.name}: {words}", hint=_EMBED)
+    if os.environ.get("RAY_AUTH_MODE", "token") == "token":  # with a wrong one Ray itself tries for half a minute
         found = token(os.environ)
         if found is None or answer(("authorization", f"Bearer {found}"))[0] in refusals:
             raise unwelcome(address)
+    return False
+
+
+def address_here() -> str:
+    """The address of the cluster that Ray finds on this machine. Another process looks: see `settle_token`."""
+    looked = subprocess.run([sys.executable, "-P", "-c", _FIND], stdout=subprocess.PIPE, text=True)
+    if looked.returncode != 0:
+        raise BoomspecError("no Ray cluster runs on this machine", hint="without --address one is started on it")
+    return looked.stdout.splitlines()[-1]
+
+
+def reason(error: BaseException) -> str:
+    """The innermost reason of a failed request."""
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    return str(getattr(error, "strerror", None) or error)
 
 
 def is_loopback(host: str) -> bool:
@@ -122,23 +161,3 @@ def is_loopback(host: str) -> bool:
 def _refuse(address: str, host: str, *, insecure: bool) -> None:
     if not insecure and not is_loopback(host):
         raise BoomspecError(f"the cluster at {address} asks for no token: whoever reaches it owns it", hint=_OPEN)
-
-
-def _found() -> str:
-    """The address of the cluster that Ray would find."""
-    from ray._private.services import canonicalize_bootstrap_address_or_die  # what ray.init("auto") calls
-
-    try:
-        return str(canonicalize_bootstrap_address_or_die("auto"))
-    except ConnectionError as error:
-        raise BoomspecError(
-            "no Ray cluster runs on this machine", hint="without --address one is started on it"
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    """The innermost reason of a failed request."""
-    inner: BaseException = error
-    while inner.__cause__ or inner.__context__:
-        inner = inner.__cause__ or inner.__context__ or inner
-    return str(getattr(inner, "strerror", None) or inner)

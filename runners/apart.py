@@ -7,32 +7,82 @@ the store, and so does the payload, from the leader to the coordinator.
 
 from __future__ import annotations
 
+import importlib
+import os
 import shutil
+import socket
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from ray.exceptions import RayError
+from ray.train.torch import TorchConfig
 
 from boomspec.errors import BoomspecError
 from boomspec.store import Store, open_store
+from runners import environment
 from runners.context import Context, Progress
+from runners.device import device
+from runners.full_disk import explained
 from runners.job import Job, describe
 from runners.journal import log_file, make_subfolders, progress_file
 from runners.mirror import resume_mirror
+from runners.output import captured
+from runners.reach import opened
 from runners.relay import relayed
 from runners.team import STOP, WORKERS, team
 
 _LISTEN_SECONDS = 1.0
 _ANSWER_SECONDS = 10.0
+# What the libraries for collectives say when the worker at the other end is gone.
+_LOST_PEER = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
 
 
 class Final(Exception):  # noqa: N818 - it carries another one
     """What a worker has failed of, for a reason that will not go away, in words for people."""
+
+
+class _Backend(TorchConfig().backend_cls):  # type: ignore[misc]
+    """Ray's, with each worker's share of its machine settled before anything asks torch for GPUs, or NCCL fails."""
+
+    def on_start(self, worker_group: Any, backend_config: Meeting) -> None:
+        worker_group.execute(settle, cpus=backend_config.cpus, gpus=backend_config.gpus)
+        super().on_start(worker_group, backend_config)
+
+
+@dataclass
+class Meeting(TorchConfig):  # type: ignore[misc]
+    """How the workers of a group find each other, and what each has of its machine."""
+
+    cpus: float = 1
+    gpus: float = 0
+
+    @property
+    def backend_cls(self) -> type[_Backend]:
+        return _Backend
+
+
+def settle(*, cpus: float, gpus: float) -> None:
+    """Settle this worker's share of its machine. Raises BoomspecError for a GPU that torch does not see."""
+    environment.apply_resources(cpus=cpus, gpus=gpus)
+    device()
+
+
+def member(config: dict[str, Any]) -> None:
+    """One worker, in its own process."""
+    context: Context[Any] = config["context"]
+    job = context.place.job
+    assert job is not None
+    store, _ = opened(job)
+    environment.apply(environment.variables(store.root, hub=job.hub))
+    with on_this_machine(context, job, store) as own:
+        join(own)
 
 
 @contextmanager
@@ -105,3 +155,50 @@ def _listening(relay: Any, task_id: str, stop: Path) -> Iterator[None]:
         yield
     finally:
         done.set()
+
+
+def join(context: Context[Any]) -> None:
+    """Work in the team of this process on what is on this machine."""
+    place = context.place
+    threads = environment.apply_resources(cpus=place.cpus, gpus=place.gpus)
+    torch.set_num_threads(threads)
+    workers = team(context.resume, first_here=context.first_here)
+    if not workers.leads:
+        context = replace(context, progress=Progress(None))
+    assert place.log is not None
+    with captured(place.log):
+        try:
+            own = f"{socket.gethostname()[:40]} {os.getpid()}"
+            _tell(context, [word.decode() for word in workers.words(own.encode())])
+            if workers.lays_out:
+                _clear(context.path)
+            workers.wait()
+            with explained(context.path, context.resume):
+                importlib.import_module(f"runners.tasks.{context.record.kind}").work(context)
+        except KeyboardInterrupt:
+            return  # it was stopped, and has saved itself
+        except Exception as error:
+            traceback.print_exc()
+            fewer = workers.size < context.options["workers"]  # each may have more in its memory than was reckoned with
+            if lost_peer(error) or (fewer and isinstance(error, torch.OutOfMemoryError)):
+                raise
+            raise Final(describe(error)) from error
+
+
+def _tell(context: Context[Any], members: list[str]) -> None:
+    wanted, options = context.options["workers"], context.options
+    fewer = f" (of {wanted} wanted)" if len(members) < wanted else ""
+    listed = ", ".join(f"{host} (process {pid})" for host, pid in (word.split() for word in members))
+    context.progress.note(f"trains on {len(members)} workers{fewer}, {options.get('parallel', 'ddp')}: {listed}")
+
+
+def _clear(folder: Path) -> None:
+    """Delete what a group before this one has begun to write."""
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def lost_peer(error: Exception) -> bool:
+    """Whether a worker failed because another one is gone."""
+    said = isinstance(error, RuntimeError) and any(word in str(error) for word in _LOST_PEER)
+    return said or isinstance(error, torch.distributed.DistError)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import socket
 import sys
 import tempfile
@@ -31,6 +30,7 @@ from runners.lost_head import Head
 _OBJECT_STORE_BYTES = 100 << 20  # arguments and results are ids and paths
 _LONGEST_TEMPORARY_FOLDER = 40  # Ray's sockets lie deep inside it, and their paths may have 107 bytes
 _CONNECT_SECONDS = 10
+_STARTS = 3
 _LOOK_SECONDS = 5.0
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in the environment of a driver that Ray's job server started
 _OOM_RETRIES = ("RAY_task_oom_retries", "3")  # without end by default
@@ -74,28 +74,38 @@ def _is_connected() -> bool:
 @contextmanager
 def _embedded(cpus: int | None, gpus: int | None) -> Iterator[Head]:
     os.environ.update({**_EMBEDDED, "RAY_AUTH_TOKEN": _token()})  # Ray reads them when imported
+    _hush()
+    with locked_folder(_temporary_folder(), "boomspec-ray-") as folder:
+        _start(folder, cpus, gpus)
+        _STARTED.add(folder)
+        try:
+            with _watched_head() as head:
+                yield head
+        finally:
+            _STARTED.discard(folder)
+
+
+def _start(folder: Path, cpus: int | None, gpus: int | None) -> None:
+    """Start a cluster in `folder`. On a busy machine Ray gives up after half a minute: once more, then."""
     import ray
 
-    _hush()
-    folder, handle = locked_folder(_temporary_folder(), "boomspec-ray-")
-    try:
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            num_gpus=gpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            object_store_memory=_OBJECT_STORE_BYTES,
-            _temp_dir=str(folder),
-        )
-        _STARTED.add(folder)
-        with _watched_head() as head:
-            yield head
-    finally:
-        _STARTED.discard(folder)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(handle)
+    for left in reversed(range(_STARTS)):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                num_gpus=gpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+                object_store_memory=_OBJECT_STORE_BYTES,
+                _temp_dir=str(folder),
+            )
+            return
+        except Exception as error:  # Ray has no class of its own for it
+            ray.shutdown()
+            if not left or "timed out during startup" not in str(error):
+                raise
 
 
 @contextmanager
@@ -126,10 +136,11 @@ def _token() -> str:
 
 @contextmanager
 def _existing(address: str, *, insecure: bool) -> Iterator[Head | None]:
+    if address == "auto":
+        address = access.address_here()
     _check_reachable(address)
-    os.environ.setdefault(*_OOM_RETRIES)  # Ray reads it when imported
-    access.check_cluster(address, insecure=insecure)
-    access.use_token()
+    os.environ.setdefault(*_OOM_RETRIES)  # Ray reads both when imported
+    access.settle_token(is_open=access.check_cluster(address, insecure=insecure))
     import ray
 
     _hush()
@@ -159,7 +170,7 @@ def _check_reachable(address: str) -> None:
     """Raise BoomspecError where nothing listens: Ray would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdigit():
-        return  # "auto": Ray finds the place
+        return  # what asks it for its token says so
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
     except OSError as error:
@@ -207,7 +218,7 @@ class Lost:
 
 def check_feasible(nodes: Iterable[Node], machines: list[dict[str, float]]) -> None:
     """Raise BoomspecError for tasks that no machine can run: Ray would let them wait without a word."""
-    impossible = [node for node in nodes if sum(_room(node, machine) for machine in machines) < node.execution.workers]
+    impossible = without_room(nodes, machines)
     if not impossible:
         return
     wanted = [f"  {node.name} asks for {_times(node)}" for node in impossible]
@@ -217,6 +228,11 @@ def check_feasible(nodes: Iterable[Node], machines: list[dict[str, float]]) -> N
         "\n".join(["the cluster has no room for:", *wanted, "the machines have:", *there]),
         hint="change `execution` in the spec, or name a larger cluster with --address",
     )
+
+
+def without_room(nodes: Iterable[Node], machines: list[dict[str, float]]) -> list[Node]:
+    """The tasks that these machines can never run, however idle."""
+    return [node for node in nodes if sum(_room(node, machine) for machine in machines) < node.execution.workers]
 
 
 def _room(node: Node, machine: dict[str, float]) -> int:

@@ -70,6 +70,11 @@ class Context(Generic[R]):
         """sha256 of the files of foreign code that the spec trusts (`runners.foreign_code`)."""
         return tuple(self.options.get(CODE, ()))
 
+    def code_of(self, role: str) -> tuple[str, ...]:
+        """The same of one input: of a source its own, of an artifact all that is behind the task."""
+        source = self.inputs[role].source
+        return self.code if source is None else tuple(source.identity.get(CODE, {}).values())
+
 
 class Progress:
     """Progress of one task, appended as JSON lines to a file that the driver follows.

@@ -8,6 +8,7 @@ bf16        fp32              bf16 autocast                  bf16
 from __future__ import annotations
 
 import os
+import socket
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,16 +16,45 @@ from typing import Any, NamedTuple
 
 import torch
 
-from boomspec.errors import BoomspecError
+from boomspec.errors import BoomspecError, first_line
 from boomspec.tasks import Determinism, Precision
+from runners import environment
 
 _DETERMINISTIC = "deterministic"  # in the messages of torch about it
 MASTER_DTYPE = torch.float32  # of weights that an optimiser updates, in every precision
 
 
 def device() -> torch.device:
-    """The device of this process: CUDA where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device of this process: CUDA where there is one, else the CPU.
+
+    Raises BoomspecError where its task has claimed a GPU and torch sees none: it would take months without a word.
+    """
+    # torch looks at the variable once, and who has asked it before may not have waited until it was set.
+    if os.environ.get("CUDA_VISIBLE_DEVICES") != "" and torch.cuda.is_available():
+        return torch.device("cuda")
+    if environment.needs_gpu():
+        raise _unseen()
+    return torch.device("cpu")
+
+
+def _unseen() -> BoomspecError:
+    """A GPU that has been claimed and that torch does not see: where, why, what to do."""
+    built = torch.version.cuda or torch.version.hip
+    if built is None:
+        why, hint = "is built for CPUs alone", "install a torch for its GPUs: https://pytorch.org/get-started/locally"
+    else:
+        hint = "see what nvidia-smi says there; a driver that is too old needs an update, or a torch for an older CUDA"
+        try:
+            torch.cuda.init()  # type: ignore[no-untyped-call]
+            why = f"(for CUDA {built}) sees none"
+        except (RuntimeError, AssertionError) as error:
+            why = f"(for CUDA {built}) sees none: {first_line(error)}"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    given = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible})"
+    return BoomspecError(
+        f"the task has claimed a GPU of {socket.gethostname()}{given}, but torch {torch.__version__} there {why}",
+        hint=hint,
+    )
 
 
 def frozen_dtype(precision: Precision) -> torch.dtype:

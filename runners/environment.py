@@ -13,6 +13,9 @@ from pathlib import Path
 
 from boomspec.graph import Source
 
+ALLOW_CPU = "BOOMSPEC_ALLOW_CPU"  # "1": a task whose GPU is declared, but not there, computes on the CPU. For tests
+_GPUS = "BOOMSPEC_TASK_GPUS"  # what the task of this process has been given
+
 
 def settings(sources: Iterable[Source], root: Path) -> dict[str, str]:
     """The variables for one graph, on the machine where the store's folder is `root`."""
@@ -53,6 +56,12 @@ def apply_resources(*, cpus: float, gpus: float) -> int:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ[name] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
+    os.environ[_GPUS] = f"{gpus:g}"
     if gpus == 0:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves it unset, and the task would see every GPU
     return threads
+
+
+def needs_gpu() -> bool:
+    """Whether what this process computes must be computed on a GPU: its task has claimed one."""
+    return float(os.environ.get(_GPUS, "0")) > 0 and os.environ.get(ALLOW_CPU) != "1"

@@ -7,12 +7,13 @@ decides nothing about what must run (`boomspec/plan.py`) and makes nothing itsel
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, TaskCancelledError
+from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import boomspec
@@ -21,14 +22,14 @@ from boomspec.graph import TaskGraph
 from boomspec.plan import Plan, read_by
 from boomspec.store import Store
 from runners import environment
-from runners.cluster import Lost, check_feasible, machines
+from runners.cluster import Lost, check_feasible, machines, without_room
 from runners.context import Input
 from runners.interrupt import Interrupt
-from runners.job import Job, Outcome, below
+from runners.job import Job, Outcome, below, describe
 from runners.journal import Follower, Journal
 from runners.lost_head import Head
 from runners.provenance import git_commit
-from runners.reach import Reach, reached
+from runners.reach import Astray, Reach, UnreachedError, reached
 from runners.ready import Ready
 from runners.silence import ALIVE, Silence
 from runners.tracking import Tracking
@@ -126,7 +127,9 @@ class _Running:
         self._journal, self._view, self._tracking = journal, view, tracking
         self._followers: dict[str, Follower] = {}
         self._attempts: dict[str, int] = {}
-        self._silence, self._gone = Silence(), Lost()
+        self._silence, self._gone, self._astray = Silence(), Lost(), Astray()
+        self._back: Counter[str] = Counter()  # how often a task has come back from a machine without the store
+        self._stopping = False
         self._on_cpu = ray.remote(execute)
         self._on_gpu = ray.remote(max_calls=1)(execute)  # a process keeps its GPU memory: a fresh one for every task
 
@@ -150,6 +153,7 @@ class _Running:
                 num_gpus=execution.gpus,
                 memory=execution.memory or None,
                 resources=execution.resources or None,
+                **self._astray.options(node),
             )
         self._followers[node.id] = Follower(self._journal.progress(node.id))
         self.pending[node.id] = remote.remote(job)
@@ -163,8 +167,11 @@ class _Running:
             self._follow(task_id)
         for task_id in [task_id for task_id, reference in self.pending.items() if reference in ended]:
             self._settle(task_id)
-        for machine in self._gone.names():
+        lost = self._gone.names()
+        for machine in lost:
             self._journal.event("note", message=f"the cluster has lost {machine}, with all that ran there")
+        for node in without_room((self._jobs[i].node for i in self.pending), machines()) if lost else ():
+            self._journal.event("note", node.id, message="no machine that is left has room for it: it waits for one")
         for task_id, note in self._silence.notes():
             self._journal.event("note", task_id, message=note)
         self._journal.note_failures()
@@ -172,6 +179,7 @@ class _Running:
 
     def stop(self) -> None:
         """Interrupt every task, wait a little for checkpoints to be written, then kill."""
+        self._stopping = True
         for task_id in [i for i in self._jobs if i not in self.pending and i not in self.outcomes]:
             self._end(task_id, self._interrupted(task_id))
         if not self.pending:
@@ -197,9 +205,27 @@ class _Running:
             outcome: Outcome = ray.get(self.pending[task_id])
         except TaskCancelledError:
             outcome = self._interrupted(task_id)
+        except RayTaskError as error:
+            if isinstance(error.cause, UnreachedError):
+                self._elsewhere(task_id, error.cause)
+                return
+            outcome = self._lost(task_id, error)
         except RayError as error:
             outcome = self._lost(task_id, error)
         self._end(task_id, outcome)
+
+    def _elsewhere(self, task_id: str, error: UnreachedError) -> None:
+        """A task has come back from a machine that does not reach the store: others may, so often as it is retried."""
+        if told := self._astray.found(error):
+            self._journal.event("note", message=told)
+        self._back[task_id] += 1
+        if self._stopping:
+            self._end(task_id, self._interrupted(task_id))
+        elif self._back[task_id] <= self._jobs[task_id].node.execution.retries:
+            self._submit(self._jobs[task_id])
+        else:
+            name = self._name(task_id)
+            self._end(task_id, Outcome(name, "failed", describe(error), name))
 
     def _lost(self, task_id: str, error: RayError) -> Outcome:
         name = self._name(task_id)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from boomspec.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_FAILED, BoomspecError, redact
@@ -140,23 +139,22 @@ def _member(members: tuple[Member, ...], plan: list[str]) -> Member:
 def _appearing(target: Path, *, force: bool) -> Iterator[Path]:
     """A folder beside `target` that takes its place at the end. Nothing is changed where the body raises."""
     prefix = f".{target.name}.boomspec-export-"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder, handle = locked_folder(target.parent, prefix)
-    except OSError as error:
-        raise _unwritten(target, error) from error
-    old = folder.with_name(f"{folder.name}-old")
-    try:
-        yield folder
-        folder.chmod(0o755)  # mkdtemp makes it private
-        check_target(target, force=force)  # something may have come there meanwhile
-        if target.exists() and any(target.iterdir()):
-            target.rename(old)
-        folder.rename(target)
-    finally:
-        os.close(handle)
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+    with ExitStack() as held:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            folder = held.enter_context(locked_folder(target.parent, prefix))
+        except OSError as error:
+            raise _unwritten(target, error) from error
+        old = folder.with_name(f"{folder.name}-old")
+        try:
+            yield folder
+            folder.chmod(0o755)  # it was private
+            check_target(target, force=force)  # something may have come there meanwhile
+            if target.exists() and any(target.iterdir()):
+                target.rename(old)
+            folder.rename(target)
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 if __name__ == "__main__":

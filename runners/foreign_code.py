@@ -1,7 +1,8 @@
 """The code that a model brings along, where tasks load it: it runs if the spec trusts each of its files, else not.
 
 A task's options name the sha256 of every file that the spec trusts (`boomspec.models.code`). The code travels with what
-is made of a model, so a folder in the store is looked at as the teacher's own one is: an unknown file means no code.
+is made of a model, so a folder in the store is looked at as the teacher's own one is: an unknown file means no code, as
+does a class that is in none of the files.
 transformers copies code into a folder of its own before it imports it; only one process at a time does that.
 """
 
@@ -21,24 +22,38 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils import HF_MODULES_CACHE
 
 from boomspec.errors import BoomspecError
-from boomspec.identity import file_digest
-from boomspec.models.code import AUTO_MAP, CONFIGS, USED, Part, check_native, code_files, named_classes
+from boomspec.models.code import (
+    AUTO_MAP,
+    CONFIGS,
+    USED,
+    Part,
+    check_named,
+    check_native,
+    code_digests,
+    code_files,
+    named_classes,
+)
 from boomspec.models.files import travelling_files
 
 
 def runs_code(folder: Path, part: Part, code: Collection[str]) -> bool:
     """Whether transformers may run the code in a model folder: the model's, or the tokenizer's.
 
+    It may where each file of code in the folder is trusted, and each class that would be imported is in one of them: of
+    another repository nothing is pinned.
     Raises BoomspecError where some of the files are trusted and others are not: the folder was changed.
     """
     if not code or not named_classes(folder, part):
         return False
-    unknown = [name for name, file in code_files(folder).items() if file_digest(file) not in code]
-    if not unknown:
-        return True
-    if len(unknown) < len(code_files(folder)):
+    digests = code_digests(folder)
+    unknown = [name for name, digest in digests.items() if digest not in code]
+    if 0 < len(unknown) < len(digests):
         raise BoomspecError(f"{folder / unknown[0]}: is not the code that the spec trusts", hint="run again")
-    return False
+    try:
+        check_named(_imported(folder, part), digests, folder)
+    except BoomspecError:
+        return False
+    return bool(digests) and not unknown
 
 
 def ready(folder: Path, part: Part, code: Collection[str]) -> bool:
@@ -50,10 +65,17 @@ def ready(folder: Path, part: Part, code: Collection[str]) -> bool:
         check_native(folder, part, str(folder))
         return False
     with _one_at_a_time():
-        for auto, names in named_classes(folder, part).items():
-            for name in names if auto in USED else ():
-                get_class_from_dynamic_module(name, str(folder))
+        for name in _imported(folder, part):
+            get_class_from_dynamic_module(name, str(folder))
     return True
+
+
+def _imported(folder: Path, part: Part) -> list[str]:
+    """The classes that transformers imports for a part: for a tokenizer that of the model's config, too."""
+    classes = named_classes(folder, part)
+    if part == "tokenizer":
+        classes["AutoConfig"] = named_classes(folder, "model").get("AutoConfig", ())
+    return [name for auto in USED for name in classes.get(auto, ())]
 
 
 def copy_travelling(source: Path, target: Path, code: Collection[str]) -> None:

@@ -11,9 +11,12 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import aiohttp
 
 from boomspec.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_FAILED, BoomspecError, did_you_mean, first_line, redact
 from runners import access
@@ -21,9 +24,23 @@ from runners import access
 ENDED = ("succeeded", "failed", "stopped")
 _AT_WORK = ("pending", "running")
 _POLL_SECONDS = 0.5
+_LOST_SECONDS = 2.0  # until a lost connection is taken up again
 _PATIENCE_SECONDS = 60.0  # for a head that does not answer while it is busy, or restarts
 _STOP_SECONDS = 120.0
 _AGENT_SECONDS = 45.0
+# Those of requests are OSErrors, some of aiohttp are neither, and answers of another shape are ValueErrors.
+_FAILURES = (RuntimeError, OSError, ValueError, aiohttp.ClientError)
+_TRACEBACK = "Traceback (most recent call last):"
+_Answer = TypeVar("_Answer")
+
+
+class NoAnswerError(BoomspecError):
+    """The job server did not answer, or with an error: `said`, in one line."""
+
+    def __init__(self, said: str) -> None:
+        hint = "ask again in a while: its head may be busy, or restarting"
+        super().__init__(f"no answer from the cluster's job server: {said}", hint=hint)
+        self.said = said
 
 
 @dataclass(frozen=True)
@@ -68,7 +85,7 @@ def connect(address: str, *, insecure: bool = False) -> tuple[Any, bool]:
     is_open = access.check_http(address, insecure=insecure)
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         os.environ.pop(name, None)  # Ray would take the job there instead, to a cluster that was not asked
-    access.use_token()
+    access.settle_token(is_open=is_open)
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
@@ -78,31 +95,34 @@ def connect(address: str, *, insecure: bool = False) -> tuple[Any, bool]:
         return JobSubmissionClient(address), is_open
     except AuthenticationError as error:
         raise access.unwelcome(address) from error
-    except (RuntimeError, ConnectionError, ValueError, KeyError, OSError) as error:
-        first = first_line(error)
-        raise BoomspecError(f"what answers at {address} is no job server of Ray: {first}") from error
+    except (*_FAILURES, KeyError, TypeError) as error:
+        raise BoomspecError(f"what answers at {address} is no job server of Ray: {_said(error)}") from error
 
 
-def submit(client: Any, **job: Any) -> str:
-    """Give a job to the cluster; returns its id. Raises BoomspecError where the cluster does not take it."""
+def submit(client: Any, **job: Any) -> Submission:
+    """Give a job to the cluster; returns how it stands. Raises BoomspecError where the cluster does not take it."""
     until = time.monotonic() + _AGENT_SECONDS
     while True:
         try:
-            return str(client.submit_job(**job))
-        except RuntimeError as error:
+            with _asking(client):
+                taken = str(client.submit_job(**job))
+            break
+        except NoAnswerError as error:
             # A head that has just started has no agent yet, or never: that has one fixed port, and a second Ray on the
             # head's machine leaves the first one's jobs without it. Ray's own answer takes ten seconds.
-            agentless = "No available agent" in str(error)
+            agentless = "No available agent" in str(error.__cause__)
             if agentless and time.monotonic() < until:
                 continue
-            first = first_line(error)
             hint = "start the head with --dashboard-agent-listen-port=PORT" if agentless else None
-            raise BoomspecError(f"the cluster did not take it: {first}", hint=hint) from error
+            raise BoomspecError(f"the cluster did not take it: {error.said}", hint=hint) from error
+    return _patiently(lambda: _look(client, taken), hint=f"it has taken the job: boomspec status {taken}")
 
 
 def submissions(client: Any) -> list[Submission]:
     """The jobs that boomspec has submitted, the newest first."""
-    found = [_submission(job) for job in client.list_jobs() if "boomspec" in (job.metadata or {})]
+    with _asking(client):
+        known = client.list_jobs()
+    found = [_submission(job) for job in known if "boomspec" in (job.metadata or {})]
     return sorted(found, key=lambda job: job.started or 0, reverse=True)
 
 
@@ -118,42 +138,57 @@ def chosen(client: Any, named: str) -> Submission:
     raise BoomspecError(what, hint=(None if found else did_you_mean(named, ids)) or known)
 
 
+def log(client: Any, job: str) -> str:
+    """What a job has printed so far."""
+    with _asking(client):
+        return str(client.get_job_logs(job))
+
+
 def follow(client: Any, job: str, tell: Callable[[str], None]) -> Submission:
     """Tell what a job prints, from its beginning, until it has ended. A lost connection is taken up again."""
-    told, silent_since = 0, time.monotonic()
+    told, hint = 0, f"the job may go on: boomspec logs {job} --follow"
+
+    def tell_rest(text: str, start: int = 0) -> None:
+        nonlocal told
+        rest = text[max(0, told - start) :]
+        told = max(told, start + len(text))
+        tell(rest)
+
+    async def read() -> None:
+        seen, texts = 0, client.tail_job_logs(job)
+        while True:
+            with _asking(client):
+                text = await anext(texts, None)
+            if text is None:
+                return
+            tell_rest(text, seen)
+            seen += len(text)
+
     while True:
-        seen = 0
-
-        async def read() -> None:
-            nonlocal told, seen, silent_since
-            async for text in client.tail_job_logs(job):
-                new = text[max(0, told - seen) :]
-                seen += len(text)
-                told = max(told, seen)
-                silent_since = time.monotonic()
-                tell(new)
-
-        try:
+        lost = True
+        with suppress(NoAnswerError):  # what lies between may close quiet connections, or let none of this kind through
             asyncio.run(read())
-            now = _submission(client.get_job_info(job))
-            if not now.at_work:
-                rest = client.get_job_logs(job)[told:]  # what came between the last look and the end
-                tell(rest)
-                return now
-        except (RuntimeError, OSError) as error:  # those of aiohttp and requests among them
-            if time.monotonic() - silent_since > _PATIENCE_SECONDS:
-                hint = f"the job may go on: boomspec logs {job} --follow"
-                raise BoomspecError(f"the cluster no longer answers: {error}", hint=hint) from error
-        time.sleep(_POLL_SECONDS)
+            lost = False
+        now = _patiently(lambda: _look(client, job), hint=hint)
+        if lost or not now.at_work:
+            tell_rest(_patiently(lambda: log(client, job), hint=hint))
+        if not now.at_work:
+            return now
+        time.sleep(_LOST_SECONDS if lost else _POLL_SECONDS)
 
 
 def stop(client: Any, job: Submission) -> Submission:
     """Stop a job and wait until it has ended; its tasks write their checkpoints first. One that has ended stays so."""
-    if not job.at_work or not client.stop_job(job.id):
-        return _submission(client.get_job_info(job.id))
+    if not job.at_work:
+        return _look(client, job.id)
+    with _asking(client):
+        stopping = client.stop_job(job.id)
+    if not stopping:
+        return _look(client, job.id)
+    hint = f"it was told to stop; look again: boomspec status {job.id}"
     until = time.monotonic() + _STOP_SECONDS
     while time.monotonic() < until:
-        now = _submission(client.get_job_info(job.id))
+        now = _patiently(lambda: _look(client, job.id), hint=hint)
         if not now.at_work:
             return now
         time.sleep(_POLL_SECONDS)
@@ -189,11 +224,52 @@ def when(job: Submission) -> str:
 
 def head_is_here(client: Any) -> bool:
     """Whether the head of the cluster is this machine: behind a forwarded port "localhost" is another one."""
-    answer = client._do_request("GET", "/nodes?view=summary")
-    if answer.status_code != 200:
-        return False
-    nodes = [node.get("raylet", {}) for node in answer.json().get("data", {}).get("summary", [])]
+    with _asking(client):
+        answer = client._do_request("GET", "/nodes?view=summary")
+        if answer.status_code != 200:
+            return False
+        summary = answer.json().get("data", {}).get("summary", [])
+    nodes = [node.get("raylet", {}) for node in summary]
     return any(Path(node.get("rayletSocketName", "")).is_socket() for node in nodes if node.get("isHeadNode"))
+
+
+@contextmanager
+def _asking(client: Any) -> Iterator[None]:
+    """Around every call of Ray's client: its errors, and those of what it calls, become BoomspecErrors."""
+    from ray.exceptions import AuthenticationError
+
+    try:
+        yield
+    except AuthenticationError as error:
+        raise access.unwelcome(client.get_address()) from error
+    except _FAILURES as error:
+        raise NoAnswerError(_said(error)) from error
+
+
+def _patiently(ask: Callable[[], _Answer], *, hint: str) -> _Answer:
+    """What `ask` returns, asked again while there is no answer, for as long as the patience lasts."""
+    silent_since: float | None = None
+    while True:
+        try:
+            return ask()
+        except NoAnswerError as error:
+            silent_since = silent_since or time.monotonic()
+            if time.monotonic() - silent_since > _PATIENCE_SECONDS:
+                raise BoomspecError(f"the cluster no longer answers: {error.said}", hint=hint) from error
+        time.sleep(_POLL_SECONDS)
+
+
+def _said(error: Exception) -> str:
+    """Why something failed, in one line: of a traceback that the cluster sends, its last."""
+    status, cut, trace = access.reason(error).partition(_TRACEBACK)
+    last = [line for line in trace.splitlines() if line.strip(" .")][-1:]
+    return first_line(status + "".join(last) if cut else status)
+
+
+def _look(client: Any, job: str) -> Submission:
+    """How a job stands now."""
+    with _asking(client):
+        return _submission(client.get_job_info(job))
 
 
 def _submission(job: Any) -> Submission:

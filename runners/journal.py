@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from boomspec.errors import redact
+from boomspec.errors import redacted
 from boomspec.graph import TaskGraph
 from boomspec.store import write_atomically
 from runners.full_disk import survived
@@ -57,7 +57,7 @@ class Journal:
         self._unwritten = b""
         self._troubled = False
         make_subfolders(folder)
-        write_atomically(folder / "graph.json", redact(json.dumps(graph.to_json(), indent=1)) + "\n")
+        write_atomically(folder / "graph.json", json.dumps(redacted(graph.to_json()), indent=1) + "\n")
 
     def hears(self, failures: Callable[[], Iterable[str]]) -> None:
         """Somebody beside the run who may fail without ending it: what `failures` gives is noted."""
@@ -77,8 +77,7 @@ class Journal:
     def event(self, event: str, task_id: str | None = None, **fields: Any) -> None:
         """Write one event. Its texts are redacted."""
         task = {} if task_id is None else {"task": task_id, "name": self._names[task_id]}
-        texts = {name: redact(value) if isinstance(value, str) else value for name, value in fields.items()}
-        line: Event = {"time": round(time.time(), 3), "run": self.run, "event": event, **task, **texts}
+        line: Event = {"time": round(time.time(), 3), "run": self.run, "event": event, **task, **redacted(fields)}
         self._unwritten += (json.dumps(line) + "\n").encode()
         with survived("events.jsonl", self._trouble, self.folder):
             self._write(durable=event != "task_started")  # half of all events; it reaches the disk with the next one
@@ -98,8 +97,8 @@ class Journal:
         self._troubled = True
 
     def status(self, status: dict[str, Any]) -> None:
-        """Replace status.json, where the disk has room. `status` must be free of secrets."""
-        text = json.dumps({"run": self.run, **status}, indent=1) + "\n"
+        """Replace status.json, where the disk has room. Its texts are redacted."""
+        text = json.dumps({"run": self.run, **redacted(status)}, indent=1) + "\n"
         with survived("status.json", lambda said: self._listen({"event": "note", "message": said}), self.folder):
             write_atomically(self.folder / "status.json", text)
 

@@ -4,13 +4,13 @@ The task itself is the coordinator: it holds no CPU or GPU, starts the workers a
 Every worker runs the body's `work` on the paths that the task was given; no tensor goes through Ray's
 object store. Only the leader (rank 0) writes the payload and speaks in the task's progress.
 
-Ray Train starts the group anew when a worker is lost, on as many workers as the cluster has room for
-(`min_workers` at least, `workers` at most), and the group continues from its last checkpoint. Ray's own
-checkpoints are not used: ours can be read by any number of workers (`resume`).
+A group is one run of Ray Train, which neither repairs nor resizes it. Where it loses a worker, a machine or its
+controller, the coordinator starts another one, on as many workers as the machines have room for (`min_workers` at
+least, `workers` at most), and that continues from the last checkpoint. Ray's own checkpoints are not used: ours can be
+read by any number of workers (`resume`).
 
     <resume>/.workers/   what coordinator and workers share while they are at work
         stop             the coordinator was interrupted: save and stop
-        failed.json      a worker has failed for a reason that will not go away: {"error"}; written by Ray's controller
         ray/             Ray Train's own files
         <machine>/       resume folder and payload of workers on a machine that does not share the coordinator's folder
 
@@ -20,45 +20,42 @@ sends its progress, and the leader sends the payload to the coordinator by way o
 
 from __future__ import annotations
 
-import importlib
-import json
 import os
 import shutil
-import socket
 import threading
-import traceback
+import time
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
-from ray.train.torch import TorchConfig, TorchTrainer
+import torch
+from ray.exceptions import RayActorError
+from ray.train.torch import TorchTrainer
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from boomspec.errors import BoomspecError, first_line, redact
-from boomspec.store import open_store, write_atomically
-from runners import environment
-from runners.apart import Final, on_this_machine
-from runners.context import Context, Progress
+from runners.apart import Final, Meeting, lost_peer, member
+from runners.context import Context
 from runners.device import collectives
-from runners.job import describe
-from runners.output import captured
-from runners.team import STOP, WORKERS, team
+from runners.reach import UnreachedError
+from runners.team import STOP, WORKERS
 
-_FAILED = "failed.json"
 _GRACE_SECONDS = 8.0  # for the workers to write a checkpoint after an interrupt; the run itself waits for ten
 _GRACE_AFAR_SECONDS = 36.0  # and to send it to the store; the run waits for forty
 _POLL_SECONDS = 0.2
+_ROOM_SECONDS = (10.0, 300.0)  # until the machines are counted again. Behind a lost one Ray may count on it once more
+_END_SECONDS = 60.0  # for a controller that cannot be reached to end
+_ROOM_SETTING = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 _SETTINGS = {
-    # For room in the cluster alone. Behind a lost machine Ray may count on it once more.
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
 }
-# What the libraries for collectives say when the worker at the other end is gone.
-_LOST_PEER = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
+_MACHINE = "ray.io/node-id"  # a label that Ray gives to every machine
 
 
 def train_together(context: Context[Any]) -> None:
@@ -67,44 +64,49 @@ def train_together(context: Context[Any]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     os.environ.update({name: os.environ.get(name, value) for name, value in _SETTINGS.items()})
-    group = _Group(_trainer(context, folder))
+    groups = Groups(context, folder)
     try:
-        group.wait()
+        groups.wait()
         if context.mirror is not None and not any(context.path.iterdir()):
             context.mirror.receive(context.path)
     except KeyboardInterrupt:
-        (folder / STOP).touch()
-        _stop_afar(context)
+        groups.stop()
         with suppress(Exception):  # it is stopped, however it ends
-            group.wait(_GRACE_SECONDS if context.mirror is None else _GRACE_AFAR_SECONDS)
+            groups.wait(_GRACE_SECONDS if context.mirror is None else _GRACE_AFAR_SECONDS)
         raise
-    except Exception as error:
-        raise reason(folder, error) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _stop_afar(context: Context[Any]) -> None:
-    """Tell workers that do not see this machine's folders to stop."""
-    job = context.place.job
-    if job is not None and job.reach is not None and job.reach.relay is not None:
-        job.reach.relay.stop.remote(job.node.id)
+def fewest(options: Mapping[str, Any]) -> int:
+    """How many workers a group must have at least."""
+    # Of a model that is cut over the workers, each would hold more when some are missing.
+    cut = options.get("parallel") == "fsdp" or options.get("teacher") == "sharded"
+    return int(options.get("min_workers") or (options["workers"] if cut else 1))
 
 
-class _Group:
-    """Ray Train's `fit`, in a thread of its own: in the main one it takes Ctrl-C for itself and kills the workers."""
+def fitting(claims: Mapping[str, float], machines: Iterable[Mapping[str, float]]) -> float:
+    """How many workers with these claims the machines have room for, where nothing else is on them."""
+    # Rounded: three workers of 0.1 CPUs fit into 0.3.
+    return sum(
+        min((round(machine.get(name, 0) / amount, 6) // 1 for name, amount in claims.items()), default=float("inf"))
+        for machine in machines
+    )
 
-    def __init__(self, trainer: TorchTrainer) -> None:
+
+class Groups:
+    """One group of workers after the other, until one comes to the end.
+
+    In a thread of its own: in the main one Ray Train takes Ctrl-C for itself and kills the workers.
+    """
+
+    def __init__(self, context: Context[Any], folder: Path) -> None:
+        self._context, self._folder = context, folder
+        self._astray: set[str] = set()  # machines that do not reach the store
+        self._stopped = threading.Event()
         self._error: BaseException | None = None
-        self._trainer = trainer
-        self._thread = threading.Thread(target=self._fit, daemon=True)
+        self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
-
-    def _fit(self) -> None:
-        try:
-            self._trainer.fit()
-        except BaseException as error:
-            self._error = error
 
     def wait(self, seconds: float | None = None) -> None:
         """Wait for the end; raises what it ended with."""
@@ -115,121 +117,163 @@ class _Group:
         if self._error is not None:
             raise self._error
 
+    def stop(self) -> None:
+        """Let the workers save themselves and stop, and no others start."""
+        self._stopped.set()
+        with suppress(OSError):  # a full disk
+            (self._folder / STOP).touch()
+        job = self._context.place.job
+        if job is not None and job.reach is not None and job.reach.relay is not None:
+            job.reach.relay.stop.remote(job.node.id)  # for workers that do not see this machine's folders
 
-def _trainer(context: Context[Any], folder: Path) -> TorchTrainer:
-    options, place = context.options, context.place
-    most, least = options["workers"], options.get("min_workers") or 1
+    def _work(self) -> None:
+        try:
+            self._train()
+        except BaseException as error:
+            self._error = error
+
+    def _train(self) -> None:
+        place, least = self._context.place, fewest(self._context.options)
+        lost, waits = 0, 0
+        while not self._stopped.is_set():
+            give_back_room()
+            size, where = self._next(least)
+            os.environ[_ROOM_SETTING] = f"{min(_ROOM_SECONDS[0] * 2**waits, _ROOM_SECONDS[1]):g}"
+            loss = run_group(self._context, self._folder, size, where)
+            if loss is None or self._stopped.is_set():
+                return
+            if not loss.what:
+                if waits == 0:
+                    self._note(f"waits for room for {size} workers")
+                waits += 1
+                continue
+            lost, waits = lost + loss.counts, 0
+            if lost > place.retries:
+                raise BoomspecError(f"workers were lost too often, at last {loss.what}", hint=loss.hint)
+            self._note(f"lost {loss.what}: the group starts again from the last checkpoint")
+            self._astray |= loss.astray
+            if loss.cramped:  # the next one must be larger
+                least = min(max(least, size + 1), self._context.options["workers"])
+
+    def _next(self, least: int) -> tuple[int, dict[str, str] | None]:
+        """How many workers the next group has, and the label of the machines that it may be on."""
+        machines = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+        claims, most = self._context.place.claims, self._context.options["workers"]
+        others = fitting(claims, [there for machine, there in machines.items() if machine not in self._astray])
+        if self._astray and others >= least:
+            return int(min(most, others)), {_MACHINE: f"!in({','.join(sorted(self._astray))})"}
+        return int(max(least, min(most, fitting(claims, machines.values())))), None
+
+    def _note(self, message: str) -> None:
+        with suppress(OSError):  # no training ends because a full disk takes no note
+            self._context.progress.note(message)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Why a group has ended, where another one may do better."""
+
+    what: str = ""  # what it has lost, in words; nothing where there was no room for it
+    counts: bool = True  # among those that `retries` limits
+    cramped: bool = False  # a worker ran out of memory
+    astray: frozenset[str] = frozenset()  # machines that do not reach the store
+    hint: str = "raise execution.retries"
+
+
+def run_group(context: Context[Any], folder: Path, size: int, where: dict[str, str] | None) -> Loss | None:
+    """Run one group to its end. Returns None where it has trained, else why not.
+
+    Raises BoomspecError for what another group would fail of, too.
+    """
+    shutil.rmtree(folder / "ray", ignore_errors=True)
+    try:
+        _trainer(context, folder, size, where).fit()
+        return None
+    except RayActorError as error:
+        controller = error.actor_id
+    except Exception as error:
+        return loss_of(error)
+    # Only now that nothing here refers to it any more does Ray end a controller that it merely could not reach.
+    until = time.monotonic() + _END_SECONDS
+    while controller and ray._private.state.actors(controller).get("State", "DEAD") != "DEAD":
+        if time.monotonic() > until:
+            raise BoomspecError("the controller of the group of workers does not answer, and does not end")
+        time.sleep(_POLL_SECONDS)
+    return Loss("the controller of the group")
+
+
+def _trainer(context: Context[Any], folder: Path, size: int, where: dict[str, str] | None) -> TorchTrainer:
+    place = context.place
     return TorchTrainer(
         member,
         train_loop_config={"context": replace(context, mirror=None)},
-        torch_config=TorchConfig(backend=collectives(place.gpus)),
+        torch_config=Meeting(backend=collectives(place.gpus), cpus=place.cpus, gpus=place.gpus),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=most if least == most else (least, most),
-            use_gpu=place.gpus > 0,
-            resources_per_worker=place.claims,
+            num_workers=size, use_gpu=place.gpus > 0, resources_per_worker=place.claims, label_selector=where
         ),
         run_config=ray.train.RunConfig(
             name="ray",
             storage_path=str(folder),
-            failure_config=ray.train.FailureConfig(max_failures=place.retries),
-            callbacks=[Watcher(folder, context.progress)],
+            failure_config=ray.train.FailureConfig(
+                max_failures=0, controller_failure_limit=0, max_preemption_failures=0
+            ),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
 
 
-def reason(folder: Path, error: Exception) -> Exception:
-    """What to tell about a group that has failed."""
-    if (folder / _FAILED).exists():
-        return BoomspecError(json.loads((folder / _FAILED).read_text(encoding="utf-8"))["error"])
+def loss_of(error: Exception) -> Loss:
+    """Why a group has ended. Raises BoomspecError for what another one would fail of, too."""
     lost: dict[int, Exception] = getattr(error, "worker_failures", {})
-    if not lost:
-        inner = getattr(error, "controller_failure", error)
-        return BoomspecError(f"the group of workers has failed: {type(inner).__name__}: {redact(str(inner).strip())}")
-    who = ", ".join(f"worker {rank} ({_first_line(why)})" for rank, why in sorted(lost.items()))
-    return BoomspecError(f"workers were lost too often, at last {who}", hint="raise execution.retries")
-
-
-class Watcher(ray.train.UserCallback):  # type: ignore[misc]
-    """In Ray Train's controller: tells of lost workers, and ends the training where trying again is of no use."""
-
-    def __init__(self, folder: Path, progress: Progress) -> None:
-        self._folder, self._progress = folder, progress
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        final = next((error for error in worker_exceptions.values() if isinstance(error, Final)), None)
-        if final is not None:
-            write_atomically(self._folder / _FAILED, json.dumps({"error": str(final)}))
-            raise RuntimeError("a worker has failed")  # Ray Train does not try again after an error of its own
-        gone = {rank: error for rank, error in worker_exceptions.items() if not _of_lost_peer(error)}
+    for why in lost.values():
+        if isinstance(why, Final):
+            raise BoomspecError(str(why)) from error
+    if lost:
+        gone = {rank: why for rank, why in lost.items() if not lost_peer(why)}
         listed = ", ".join(f"worker {rank} ({_first_line(why)})" for rank, why in sorted(gone.items()))
-        self._progress.note(f"lost {listed or 'a worker'}: the group starts again from the last checkpoint")
+        unreached = [why for why in lost.values() if isinstance(why, UnreachedError)]
+        return Loss(
+            listed or "a worker",
+            counts=not any(_preempted(why) for why in lost.values()),
+            cramped=any(isinstance(why, torch.OutOfMemoryError) for why in lost.values()),
+            astray=frozenset(why.machine for why in unreached),
+            hint=next((why.hint for why in unreached if why.hint), Loss.hint),
+        )
+    if hasattr(error, "preemption_info"):
+        return Loss("a machine that was taken away", counts=False)
+    inner = getattr(error, "controller_failure", error)
+    if type(inner).__name__ == "WorkerGroupStartupTimeoutError":
+        return Loss()
+    cause = getattr(inner, "cause", inner)
+    if isinstance(cause, BoomspecError):
+        raise cause from error
+    if type(inner).__name__ == "WorkerGroupStartupFailedError" or isinstance(inner, RayActorError) or lost_peer(cause):
+        return Loss(f"a worker that was to start ({first_line(str(inner).strip().splitlines()[-1])})")
+    raise BoomspecError(
+        f"the group of workers has failed: {type(inner).__name__}: {redact(str(inner).strip())}"
+    ) from error
+
+
+def _preempted(error: Exception) -> bool:
+    """Whether a worker was lost with a machine that was taken away in good order."""
+    return bool(getattr(getattr(error, "health_check_failure", error), "preempted", False))
 
 
 def _first_line(error: BaseException) -> str:
     return first_line(error) or type(error).__name__
 
 
-def member(config: dict[str, Any]) -> None:
-    """One worker, in its own process."""
-    context: Context[Any] = config["context"]
-    job = context.place.job
-    assert job is not None
-    store = open_store(job.store)
-    environment.apply(environment.variables(store.root, hub=job.hub))
-    with on_this_machine(context, job, store) as own:
-        join(own)
+def give_back_room() -> None:
+    """Give back the room of groups whose controller was killed, which Ray does only where it has a dashboard.
 
+    Their workers have ended with the controller (measured: within 0.1 s), long before those of another group are up.
+    """
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData as Group
 
-def join(context: Context[Any]) -> None:
-    """Work in the team of this process on what is on this machine."""
-    place = context.place
-    threads = environment.apply_resources(cpus=place.cpus, gpus=place.gpus)
-    import torch
-
-    torch.set_num_threads(threads)
-    workers = team(context.resume, first_here=context.first_here)
-    if not workers.leads:
-        context = replace(context, progress=Progress(None))
-    assert place.log is not None
-    with captured(place.log):
-        try:
-            _tell(
-                context,
-                [word.decode() for word in workers.words(f"{socket.gethostname()[:40]} {os.getpid()}".encode())],
-            )
-            if workers.lays_out:
-                _clear(context.path)
-            workers.wait()
-            importlib.import_module(f"runners.tasks.{context.record.kind}").work(context)
-        except KeyboardInterrupt:
-            return  # it was stopped, and has saved itself
-        except Exception as error:
-            traceback.print_exc()
-            if _lost_peer(error):
-                raise
-            raise Final(describe(error)) from error
-
-
-def _tell(context: Context[Any], members: list[str]) -> None:
-    wanted, options = context.options["workers"], context.options
-    fewer = f" (of {wanted} wanted)" if len(members) < wanted else ""
-    listed = ", ".join(f"{host} (process {pid})" for host, pid in (word.split() for word in members))
-    context.progress.note(f"trains on {len(members)} workers{fewer}, {options.get('parallel', 'ddp')}: {listed}")
-
-
-def _clear(folder: Path) -> None:
-    """Delete what a group before this one has begun to write."""
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _lost_peer(error: Exception) -> bool:
-    """Whether this worker failed because another one is gone."""
-    import torch
-
-    return isinstance(error, torch.distributed.DistError) or (isinstance(error, RuntimeError) and _of_lost_peer(error))
-
-
-def _of_lost_peer(error: Exception) -> bool:
-    return any(word in str(error) for word in _LOST_PEER)
+    state, job = ray._private.state, ray.get_runtime_context().get_job_id()
+    table = state.state._connect_and_get_accessor().get_placement_group_table()  # Ray's own function hides the creator
+    for group in map(Group.FromString, table):
+        if group.creator_job_id.hex() == job and group.creator_actor_dead and group.state != Group.REMOVED:
+            creator = state.actors(group.creator_actor_id.hex())
+            if creator.get("ActorClassName") == "TrainController":
+                remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))

@@ -2,20 +2,19 @@
 
 The driver puts a marker into its run folder. A machine that works with a folder must see it: else its folder of that
 name is another one. At a URL nothing need be shared; whether a machine sees the marker says there only whether its
-progress and logs must be sent after it (`runners/relay.py`). A machine that joins later is looked at by its first task.
+progress and logs must be sent after it (`runners/relay.py`). A machine that joins later is looked at by its first task:
+where it does not reach the store, the task comes back (`UnreachedError`), goes elsewhere, and the machine is left out.
 
 Files that a machine does not have are put into the store by the driver, where it has them (`boomspec/inputs.py`).
 """
 
 from __future__ import annotations
 
-import socket
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +23,25 @@ from ray.exceptions import RayError, RayTaskError, RuntimeEnvSetupError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from boomspec.errors import BoomspecError, first_line, redact
-from boomspec.graph import Source
+from boomspec.graph import Node, Source
 from boomspec.inputs import called, is_here, kept, lend
 from boomspec.sizes import shown_bytes
 from boomspec.store import Store, is_url, open_store
-from runners.cluster import is_embedded
+from runners.cluster import check_feasible, is_embedded
 from runners.job import Job, below
 from runners.journal import Journal
 from runners.relay import Relay
 
 _ANSWER_SECONDS = 180.0  # for a machine to prepare the job's environment, start a process, and answer
+_INSTALL_SECONDS = 1200.0  # where it has to install packages first; Ray itself gives up after ten minutes
+_SAY_SECONDS = 15.0  # of waiting, before it is said
 _POLL_SECONDS = 0.5
 _PATIENCE_SECONDS = 20.0  # for a store at a URL; a run that is at work has more
 _MARKER_SECONDS = 5.0  # a network's folder may show a new file late
+_LEFT_OUT_SECONDS = 600.0  # before another task looks whether a machine reaches the store by now
+_INSTALLERS = ("pip", "uv", "conda")  # fields of Ray's runtime environments
+_NODE_ID = "ray.io/node-id"  # a label that Ray gives to every machine
+_REACHED = set[tuple[str, Path, str]]()  # by this process: each task would ask the store again
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,14 @@ class Seen:
     lacks: tuple[str, ...] = ()
 
 
+class UnreachedError(BoomspecError):
+    """A machine does not reach the store; `machine` is Ray's id of it. The task that looked can run elsewhere."""
+
+    def __init__(self, message: str, *, machine: str = "", hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.machine = machine
+
+
 def look(address: str, run_folder: Path, marker: str, sources: Sequence[Source] = ()) -> Seen:
     """Look from this machine at the store at `address`, and for the files of `sources`."""
     try:
@@ -71,18 +84,59 @@ def look(address: str, run_folder: Path, marker: str, sources: Sequence[Source] 
         store.check_writable()
     except BoomspecError as error:
         return Seen(False, redact(error.message), error.hint)
+    except OSError as error:  # a folder that hangs in the air, or that nobody may enter
+        return Seen(False, redact(str(error)))
     return Seen(sees, lacks=tuple(source.id for source in sources if not is_here(source)))
 
 
-def sees_run_folder(job: Job, store: Store) -> bool:
-    """Whether this machine sees the driver's run folder. Raises BoomspecError where it does not reach the store."""
+def opened(job: Job) -> tuple[Store, bool]:
+    """The store, and whether this machine sees the driver's run folder in it.
+
+    Raises UnreachedError where a machine that joined later does not reach the store; the next task looks again.
+    """
     if job.reach is None:
-        return True
-    if ray.get_runtime_context().get_node_id() not in job.reach.checked:
-        seen = _looked(job.store, job.run_folder, job.reach.marker)
+        return open_store(job.store), True
+    machine, place = ray.get_runtime_context().get_node_id(), (job.store, job.run_folder, job.reach.marker)
+    if machine not in job.reach.checked and place not in _REACHED:
+        seen = look(*place)
         if seen.problem:
-            raise BoomspecError(f"{socket.gethostname()} does not reach the store: {seen.problem}", hint=seen.hint)
-    return (job.folder(store) / job.reach.marker).exists()
+            name = next((_called(node) for node in ray.nodes() if node["NodeID"] == machine), machine)
+            raise UnreachedError(f"{name} does not reach the store: {seen.problem}", machine=machine, hint=seen.hint)
+        _REACHED.add(place)
+    store = open_store(job.store)
+    return store, (job.folder(store) / job.reach.marker).exists()
+
+
+class Astray:
+    """Machines that do not reach the store, as tasks have found out that came back from there."""
+
+    def __init__(
+        self,
+        *,
+        nodes: Callable[[], list[dict[str, Any]]] = ray.nodes,
+        seconds: float = _LEFT_OUT_SECONDS,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._nodes, self._seconds, self._now = nodes, seconds, now
+        self._found: dict[str, float] = {}  # when, by Ray's ids of them
+
+    def found(self, error: UnreachedError) -> str:
+        """Leave a machine out for a while. Returns what to tell about it, the first time."""
+        new = error.machine not in self._found
+        self._found[error.machine] = self._now()
+        return f"{error.message}; tasks go to other machines" if new else ""
+
+    def options(self, node: Node) -> dict[str, Any]:
+        """Ray's, such that a task runs on none of them; none where no other machine has room for it."""
+        astray = {machine for machine, when in self._found.items() if self._now() - when < self._seconds}
+        if not astray:
+            return {}
+        others = [one["Resources"] for one in self._nodes() if one["Alive"] and one["NodeID"] not in astray]
+        try:
+            check_feasible([node], others)
+        except BoomspecError:  # Ray would let it wait for ever
+            return {}
+        return {"label_selector": {_NODE_ID: f"!in({','.join(sorted(astray))})"}}
 
 
 @contextmanager
@@ -118,11 +172,14 @@ def _asked(
         ).remote(store.address, below(store.root, journal.folder), marker, sources)
         for machine in machines
     }
-    until = time.monotonic() + _ANSWER_SECONDS
-    waiting = list(asked.values())
-    while waiting and time.monotonic() < until and not interrupted():
-        _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=_POLL_SECONDS)
-    answers = {machine: _answer(reference, answered=reference not in waiting) for machine, reference in asked.items()}
+    seconds, what_for = _patience(ray.get_runtime_context().runtime_env)
+    names = {reference: _called(machines[machine]) for machine, reference in asked.items()}
+
+    def tell(who: str) -> None:
+        journal.event("note", message=f"waiting up to {seconds / 60:.0f} minutes for {who} {what_for}")
+
+    waiting = _waited(names, seconds, tell, interrupted)
+    answers = {m: _answer(reference, None if reference not in waiting else seconds) for m, reference in asked.items()}
     seen = {machine: said for machine, said in answers.items() if said is not None}
     if not interrupted() and (failed := {machine: said for machine, said in seen.items() if said.problem}):
         raise _unreached(store, {_called(machines[machine]): said for machine, said in failed.items()}, len(machines))
@@ -137,6 +194,26 @@ def _asked(
         # Whoever joins later, of machines that share nothing, will have no more than these.
         _lend(store, journal, [s for s in sources if lacking[s.id] or relay is not None], lacking)
     return Reach(marker, frozenset(seen), relay)
+
+
+def _patience(environment: Mapping[str, Any]) -> tuple[float, str]:
+    """How long a machine may take to answer where Ray makes this environment first, and what for."""
+    if any(environment.get(field) for field in _INSTALLERS):
+        return _INSTALL_SECONDS, "to install the job's packages (minutes, the first time)"
+    return _ANSWER_SECONDS, "to answer"
+
+
+def _waited(
+    names: Mapping[Any, str], seconds: float, tell: Callable[[str], None], interrupted: Callable[[], bool]
+) -> list[Any]:
+    """Wait for these references, and tell once of whom, by their names. Returns those that were not answered."""
+    waiting, since, told = list(names), time.monotonic(), False
+    while waiting and time.monotonic() < since + seconds and not interrupted():
+        _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=_POLL_SECONDS)
+        if waiting and not told and time.monotonic() >= since + _SAY_SECONDS:
+            told = True
+            tell(", ".join(sorted(names[reference] for reference in waiting)))
+    return waiting
 
 
 def _ids(sources: Sequence[Source]) -> list[str]:
@@ -160,10 +237,13 @@ def _lend(store: Store, journal: Journal, sources: Sequence[Source], lacking: di
         )
 
 
-def _answer(reference: Any, *, answered: bool) -> Seen | None:
-    """What a machine has said; None where it, or the process that was asked, was lost on the way."""
-    if not answered:
-        return Seen(False, f"did not answer for {_ANSWER_SECONDS:.0f} seconds")
+def _answer(reference: Any, silent: float | None) -> Seen | None:
+    """What a machine has said, if it has not been silent for so many seconds.
+
+    None where it, or the process that was asked, was lost on the way.
+    """
+    if silent is not None:
+        return Seen(False, f"did not answer for {silent:.0f} seconds")
     try:
         seen: Seen = ray.get(reference)
     except (RayTaskError, RuntimeEnvSetupError) as error:
@@ -196,9 +276,3 @@ def _appears(file: Path, seconds: float) -> bool:
             return False
         time.sleep(_POLL_SECONDS)
     return True
-
-
-@cache
-def _looked(address: str, run_folder: Path, marker: str) -> Seen:
-    """Once in a process: each task would ask the store again."""
-    return look(address, run_folder, marker)

@@ -37,6 +37,7 @@ class Spread:
         self.model, self.team = model, team
         self.sharded = is_sharded(team, parallel)
         self._root: Any = None
+        self._in_buckets = False  # whether gradients are views of DDP's buckets already
         if self.sharded:
             self._root = _sharded(model)
         elif team.size > 1:
@@ -55,14 +56,27 @@ class Spread:
             self._root.reshard()  # else what is changed now would not be seen by the next forward
             return result
 
+    @property
+    def replicated(self) -> bool:
+        """Whether each of several workers has a copy. Its gradients are views of DDP's buckets, and stay between steps.
+
+        They are set to zero, not dropped: dropped, they would be made anew beside the buckets.
+        """
+        return self._root is not None and not self.sharded
+
     @contextmanager
     def accumulating(self, *, last: bool) -> Iterator[None]:
         """Around forward and backward of one micro batch, of which the last makes copies exchange their gradients.
 
         Sharded gradients are exchanged after each: kept whole, they would need the memory that sharding saves.
         """
-        if self._root is None or self.sharded or last:
+        if not self.replicated:
             yield
+        elif last or not self._in_buckets:
+            # Only an exchange makes views of gradients. Where the first micro batch is not the last, it adds up nothing.
+            self._root.module.adds_up = last
+            yield
+            self._in_buckets = True
         else:
             with self._root.no_sync():
                 yield
@@ -140,6 +154,8 @@ def lightened(model: Any, *, checkpointing: bool = False, compiled: bool = False
 class _Root(nn.Module):
     """A module around the model, for training does not call the model but parts of it."""
 
+    adds_up = True  # whether DDP's next exchange adds up the gradients of the team
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
@@ -153,26 +169,34 @@ def _replicated(model: nn.Module) -> nn.Module:
 
     # A loss need not reach every parameter: the head, where only states are compared.
     root = DistributedDataParallel(_Root(model), find_unused_parameters=True, gradient_as_bucket_view=True)
-    root.register_comm_hook(None, lambda _state, bucket: _add_up(bucket))
+    root.register_comm_hook(root.module, lambda module, bucket: _add_up(module, bucket))
     return root
 
 
-def _add_up(bucket: Any) -> Any:
-    work = torch.distributed.all_reduce(bucket.buffer(), async_op=True)
-    return work.get_future().then(lambda done: done.value()[0])
+def _add_up(root: _Root, bucket: Any) -> Any:
+    gradients: Tensor = bucket.buffer()
+
+    def added_up(done: Any) -> Tensor:
+        done.value()  # raises what the exchange has failed of
+        return gradients
+
+    # One number instead of nothing: a future of the backend's own is good on every device.
+    work: Any = torch.distributed.all_reduce(gradients if root.adds_up else gradients.new_zeros(1), async_op=True)
+    return work.get_future().then(added_up)
 
 
 def _sharded(model: nn.Module) -> nn.Module:
+    from torch.distributed.fsdp import FSDPModule
+
     shard = _shard_function()
     for layer in decoder_layers(model):
         shard(layer)
     root = _Root(model)
     shard(root)
     for module in root.modules():
-        if hasattr(module, "set_gradient_divide_factor"):
-            sharded: Any = module
-            sharded.set_gradient_divide_factor(1.0)
-            sharded.set_force_sum_reduction_for_comms(True)  # gloo knows no other
+        if isinstance(module, FSDPModule):  # a torch without these methods must not take means in silence
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)  # gloo knows no other
     return root
 
 

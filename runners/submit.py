@@ -21,7 +21,7 @@ from typing import Any
 import boomspec
 from boomspec.clusters.demand import local_paths
 from boomspec.errors import EXIT_INTERRUPTED, EXIT_OK, BoomspecError, redact
-from boomspec.graph import TaskGraph
+from boomspec.graph import TaskGraph, check_secrets
 from boomspec.graph_file import read_graph
 from boomspec.sizes import shown_bytes
 from boomspec.store import is_url
@@ -39,10 +39,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Do what the command line says; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
-        client, is_open = jobs.connect(options.address.rstrip("/"), insecure=options.insecure)
+        if options.action == "submit":
+            return _submit(options)
+        client, _ = _connect(options)
         match options.action:
-            case "submit":
-                return _submit(client, options, is_open=is_open)
             case "status":
                 return _status(client, options)
             case "logs":
@@ -56,6 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
             print(redact(str(error)), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # whoever read what it prints is gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python fails again, at its end
         return EXIT_INTERRUPTED
 
 
@@ -84,8 +87,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _submit(client: Any, options: argparse.Namespace, *, is_open: bool) -> int:
+def _connect(options: argparse.Namespace) -> tuple[Any, bool]:
+    return jobs.connect(options.address.rstrip("/"), insecure=options.insecure)
+
+
+def _submit(options: argparse.Namespace) -> int:
     graph = read_graph(options.graph)
+    _check_secrets(options.graph)  # before connecting: an open cluster takes the token out of the environment
+    client, is_open = _connect(options)
     out = sys.stderr if options.json else sys.stdout
     here = jobs.head_is_here(client)
     for line in _warnings(graph, options, is_open=is_open, here=here):
@@ -99,7 +108,7 @@ def _submit(client: Any, options: argparse.Namespace, *, is_open: bool) -> int:
     python = options.python or (sys.executable if here and not options.pip else "python")
     number = 1 + max((int(job.id.rpartition("-")[2]) for job in known if _is_of(job, graph)), default=0)
     with tempfile.TemporaryDirectory(prefix="boomspec-") as folder:
-        bundle = write_bundle(Path(folder), graph=_without_secrets(options.graph), lock=options.lock)
+        bundle = write_bundle(Path(folder), graph=options.graph, lock=options.lock)
         print(f"{shown_bytes(bundle.size)} to send: both packages, {len(graph.nodes)} tasks, the lock", file=out)
         job = jobs.submit(
             client,
@@ -108,7 +117,7 @@ def _submit(client: Any, options: argparse.Namespace, *, is_open: bool) -> int:
             runtime_env=_environment(graph, bundle, options),
             metadata=_metadata(graph, options.store),
         )
-    return _after(client, options, graph, jobs.chosen(client, job), size=bundle.size)
+    return _after(client, options, graph, job, size=bundle.size)
 
 
 def _after(client: Any, options: argparse.Namespace, graph: TaskGraph, job: Submission, *, size: int | None) -> int:
@@ -170,7 +179,7 @@ def _logs(client: Any, options: argparse.Namespace) -> int:
     job = jobs.chosen(client, options.id)
     if options.follow:
         return _follow(client, options, job, job.graph)
-    text = client.get_job_logs(job.id)
+    text = jobs.log(client, job.id)
     print(json.dumps({"id": job.id, "log": text}, indent=2) if options.json else text, end="")
     return EXIT_OK
 
@@ -217,15 +226,9 @@ def _metadata(graph: TaskGraph, store: str) -> dict[str, str]:
     return {"boomspec": boomspec.__version__, "name": graph.name, "graph": graph.id, "store": store}
 
 
-def _without_secrets(graph: Path) -> Path:
-    """The graph file. Raises BoomspecError where it quotes a secret of this environment."""
-    text = graph.read_text(encoding="utf-8")
-    if redact(text) != text:
-        raise BoomspecError(
-            "the spec quotes a secret: credentials in a URL, or the value of a variable like HF_TOKEN",
-            hint="give it to the cluster's machines as an environment variable instead",
-        )
-    return graph
+def _check_secrets(graph: Path) -> None:
+    """Raise BoomspecError where the graph file quotes a secret of this environment."""
+    check_secrets(graph.read_text(encoding="utf-8"))
 
 
 def _warnings(graph: TaskGraph, options: argparse.Namespace, *, is_open: bool, here: bool) -> Iterator[str]:

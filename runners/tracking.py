@@ -2,7 +2,7 @@
 
 In: the rows of metrics in the progress lines of trainings, and which tasks have ended. Out: calls of trackers
 (`runners/trackers.py`), from a thread of its own, so that none of them holds the run up. One that fails is left out
-from then on, and that is noted once: nothing here ends a run.
+from then on, and that is noted once; so is what the store does not give. Nothing here ends a run.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from boomspec.errors import first_line
 from boomspec.graph import TaskGraph
 from boomspec.store import Store
 from boomspec.tasks import Cell, Comparison, Report
+from runners.job import describe
 from runners.journal import Journal
 from runners.numbers import TRAININGS
 from runners.trackers import Point, Run, Tracker, trackers
@@ -75,7 +76,10 @@ class Tracking:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            job()
+            try:
+                job()
+            except BaseException as error:  # of this one; the next ones, and the end, are still to be told
+                self._failed.put(f"trackers have missed something of this run: {first_line(describe(error))}")
 
     def _each(self, call: Callable[[Tracker], None]) -> None:
         for tracker in list(self._trackers):
@@ -87,12 +91,15 @@ class Tracking:
                 self._failed.put(f"{tracker.name} gets nothing more of this run: {reason}")
 
     def _curve(self, task_id: str, rows: Sequence[Row], now: float) -> None:
+        if not rows:
+            return
         name = self._graph.nodes[task_id].name
         points = [Point(int(row["step"]), now, _values(row)) for row in rows]
         self._show(name, points, anew=points[0].step == 0)
 
     def _read(self, task_ids: Sequence[str]) -> None:
         touched: set[str] = set()
+        unread: dict[str, str] = {}  # why, by name
         for task_id in task_ids:
             kind, now = self._graph.nodes[task_id].task.kind, time.time()
             try:
@@ -101,14 +108,19 @@ class Tracking:
                     self._curve(task_id, [json.loads(line) for line in lines], now)
                     continue
                 values = _table(self._store.read(kind, task_id, "table.csv").decode("utf-8"))
-            except (OSError, ValueError, LookupError):
-                continue  # an artifact that cannot be read is not this module's to tell
+            except Exception as error:  # denied, damaged, no answer, or not what it should be
+                unread[self._graph.nodes[task_id].name] = first_line(describe(error))
+                continue
             for series, cell in self._cells[task_id]:
                 self._sizes[series].append(Point(cell.parameters, now, values))
                 touched.add(series)
         for series in touched:
             points = sorted(self._sizes[series], key=lambda point: point.step)
             self._show(f"sizes/{series}", points, anew=True)
+        if unread:
+            name, reason = next(iter(unread.items()))
+            more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
+            self._failed.put(f"trackers do not get the numbers of {name}{more}: {reason}")
 
     def _show(self, curve: str, points: Sequence[Point], *, anew: bool) -> None:
         if anew:

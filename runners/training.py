@@ -36,7 +36,9 @@ METRICS = "metrics.jsonl"
 MICRO_BATCH = 8  # sequences
 CHECKPOINT_SECONDS = 60.0
 _CHECKPOINT_SHARE = 0.05  # of the time at most, however large the model: it is hashed and flushed to the disk
+_TOLD_SECONDS = 10.0  # between checkpoints: fewer than these need no word
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
+_LOOK_SECONDS = 2.0  # between looks at whether the team is to stop: a step may take minutes
 _UNBALANCED = 10.0  # the largest weighted term at step 0 over the smallest
 
 Batches = Callable[[int], npt.NDArray[np.int64]]  # step -> tokens [B, T + 1]
@@ -59,8 +61,9 @@ def train(
 
     `spread`: how `model` lies on the workers that train it together, each of which calls this.
 
-    Continues from the newest whole checkpoint in `context.resume`. Leaves one there every
-    `checkpoint_seconds`, and when it is interrupted. `weights` of the terms serve the warning about
+    Continues from the newest whole checkpoint in `context.resume`. Leaves one there about every
+    `checkpoint_seconds` (behind a whole step, and more seldom where it takes long to write), and when it is
+    interrupted; a step that is not done by then is dropped. `weights` of the terms serve the warning about
     unbalanced terms only. Negative tokens of a batch are padding. Gradients are multiplied by
     `gradient_scale` before they are clipped; the losses that are logged are not. Raises BoomspecError at
     the first step whose loss or gradient is not finite.
@@ -129,10 +132,11 @@ class _Training:
         self.checkpoint_seconds = float(context.options.get("checkpoint_seconds", CHECKPOINT_SECONDS))
         self.metrics: list[dict[str, Any]] = []
         self.between_steps = True  # False while weights and moments are being changed
+        self.look_every = 0  # micro batches between looks at whether to stop; 0: not known yet
 
     def run(self, batch: Batches, loss: MicroLoss, weights: Mapping[str, float]) -> None:
         recipe = self.recipe
-        saved, wait = time.monotonic(), self.checkpoint_seconds
+        saved, wait, told = time.monotonic(), self.checkpoint_seconds, False
         for step in range(len(self.metrics), recipe.steps):
             row = self.step(step, torch.from_numpy(batch(step)), loss)
             if step == 0:
@@ -146,12 +150,15 @@ class _Training:
                 self.save()
                 saved = time.monotonic()
                 wait = max(self.checkpoint_seconds, (saved - before) / _CHECKPOINT_SHARE)
+                if not told and wait > max(self.checkpoint_seconds, _TOLD_SECONDS):
+                    told = True
+                    self.tell_of_stretching(saved - before, wait)
             if self.team.stopped():
                 raise KeyboardInterrupt
 
     def step(self, step: int, tokens: Tensor, loss: MicroLoss) -> dict[str, Any]:
         """One optimiser step on tokens [B, T + 1]. Returns its row of the metrics."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=not self.spread.replicated)
         total, terms = self.accumulate(tokens, loss)
         if not math.isfinite(total):
             raise self.not_finite(step, "loss", total, terms)
@@ -176,8 +183,10 @@ class _Training:
         """Add up the gradients and losses of the micro batches of one batch."""
         count = int((tokens[:, 1:] >= 0).sum())
         sums: dict[str, Tensor] = {}
-        rounds = self.team.rounds(tokens, self.micro_batch)
+        rounds, began = self.team.rounds(tokens, self.micro_batch), time.monotonic()
         for index, (block, counts) in enumerate(rounds):
+            if index and self.look_every and index % self.look_every == 0 and self.team.stopped():
+                raise KeyboardInterrupt  # in all of the team at once
             with self.spread.accumulating(last=index + 1 == len(rounds)):
                 rows = block.to(self.device)
                 # Sharded parameters are whole only while they are used, and so must be what was cast of them.
@@ -189,7 +198,15 @@ class _Training:
                 part = value if counts else torch.zeros_like(value)
                 sums[name] = sums[name] + part if name in sums else part
         values = self.team.summed(sums)
+        seconds = (time.monotonic() - began) / len(rounds)
+        self.look_every = self.team.number(max(1, math.ceil(_LOOK_SECONDS / max(seconds, 1e-6))))
         return values.pop("loss"), values
+
+    def tell_of_stretching(self, seconds: float, wait: float) -> None:
+        self.context.progress.note(
+            f"a checkpoint takes {seconds:.1f} seconds to write: the next one comes after {wait:.0f} seconds, not "
+            f"after {self.checkpoint_seconds:g}, so that they take no more than {_CHECKPOINT_SHARE:.0%} of the time"
+        )
 
     def warn_when_unbalanced(self, row: Mapping[str, Any], weights: Mapping[str, float]) -> None:
         sizes = {name: weight * row[name] for name, weight in weights.items()}

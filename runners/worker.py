@@ -2,7 +2,8 @@
 
 In: a `Job` (plain data). Out: an `Outcome`; an exception of the body is an outcome, too, so Ray does not
 retry it. What Ray does retry is a lost worker: then `execute` starts anew and the body continues from what
-it left in `Context.resume`.
+it left in `Context.resume`. A machine that does not reach the store makes no outcome: the executor sends the
+task elsewhere.
 """
 
 from __future__ import annotations
@@ -31,18 +32,19 @@ from runners.journal import log_file, make_subfolders, progress_file
 from runners.mirror import resume_mirror
 from runners.output import captured
 from runners.provenance import provenance
-from runners.reach import sees_run_folder
+from runners.reach import UnreachedError, opened
 from runners.relay import relayed
 from runners.silence import beating
 
 
 def execute(job: Job) -> Outcome:
-    """Make the artifact of `job`. Raises only KeyboardInterrupt."""
+    """Make the artifact of `job`. Raises only KeyboardInterrupt, and UnreachedError."""
     name = job.node.name
     started = time.time()
     try:
-        store = open_store(job.store)
-        here = sees_run_folder(job, store)
+        store, here = opened(job)
+    except UnreachedError:
+        raise
     except BoomspecError as error:  # there is no log yet, nor anybody who would read it
         return Outcome(name, "failed", describe(error), name, time.time() - started)
     folder = job.folder(store)

@@ -4,6 +4,7 @@
 
 KubeRay starts a cluster for the job, with a token of its own, and takes it away afterwards. It cannot upload code, so
 the image holds boomspec, in the version that made the manifest. Secrets are references; no value is ever read here.
+A RayJob runs once: each manifest has the time in its name, and so runs whatever became of the ones before it.
 Fields: KubeRay 1.5.1 and later (`authOptions`), ray.io/v1.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,10 +28,22 @@ from boomspec.sizes import shown_bytes
 DEFAULT_SECRET = "boomspec-secrets"
 _LARGEST_MAP = 900 << 10  # a ConfigMap takes 1 MiB
 _LONGEST_NAME = 47  # of a RayJob: services and pods are named after it
+_MOMENT = "%y%m%d-%H%M%S"
 _GRAPH_FOLDER = "/boomspec-job"
 _HEAD_CPUS, _HEAD_MEMORY = 2, "8Gi"
 _KEEP_SECONDS = 600  # the finished job, for reading its logs
-_ATTEMPTS = 2  # further ones when the head is lost; each goes on from what is in the store
+# KubeRay cannot tell failures apart: a whole cluster more for each would be wasted on those that come again.
+_FURTHER_CLUSTERS = 0
+# When the head's pod is lost the cluster gets another one, and the submitter's pod, which fails with it, is what gives
+# it the job again, under the same id; a job that is there, also one that has failed, is not submitted twice. Kubernetes
+# waits 10, 20, 40, ... seconds between attempts: ten minutes for a new head. (Read in KubeRay 1.5.1 and 1.7.)
+_SUBMITTER_ATTEMPTS = 6
+_COMMENTS = (
+    "A run that fails is not repeated: it would fail again, on a new cluster. When the head's pod is lost KubeRay",
+    "makes another one and submits the job again, and the run goes on from what is in the store.",
+    "A RayJob that has ended does not run again, even if this text is applied again. To go on after a failure print",
+    "the manifest again: that is a job with a name of its own. All of them: kubectl get rayjobs,configmaps -l {label}",
+)
 
 
 @dataclass(frozen=True)
@@ -46,10 +60,10 @@ class Pods:
     options: tuple[str, ...] = ()  # of the runners
 
 
-def manifest(graph: TaskGraph, lock: Lock, pods: Pods) -> list[dict[str, Any]]:
-    """The documents to apply. Raises BoomspecError where the graph is too large to travel with them."""
-    name = job_name(graph)
-    files = {"graph.json": json.dumps(graph.to_json(), indent=1) + "\n", "lock.json": lock.text()}
+def manifest(graph: TaskGraph, lock: Lock, pods: Pods, *, now: float | None = None) -> list[dict[str, Any]]:
+    """The documents to apply. Raises BoomspecError where the graph is too large for that, or quotes a secret."""
+    name = job_name(graph, time.time() if now is None else now)
+    files = {"graph.json": graph.text(), "lock.json": lock.text()}
     if (size := sum(len(text.encode()) for text in files.values())) > _LARGEST_MAP:
         raise BoomspecError(
             f"the graph has {shown_bytes(size)}, and a ConfigMap takes {shown_bytes(_LARGEST_MAP)}",
@@ -68,7 +82,8 @@ def manifest(graph: TaskGraph, lock: Lock, pods: Pods) -> list[dict[str, Any]]:
             "submissionMode": "K8sJobMode",
             "shutdownAfterJobFinishes": True,
             "ttlSecondsAfterFinished": _KEEP_SECONDS,
-            "backoffLimit": _ATTEMPTS,
+            "backoffLimit": _FURTHER_CLUSTERS,
+            "submitterConfig": {"backoffLimit": _SUBMITTER_ATTEMPTS},
             "rayClusterSpec": {
                 "rayVersion": pods.ray_version,
                 "authOptions": {"mode": "token"},
@@ -81,8 +96,9 @@ def manifest(graph: TaskGraph, lock: Lock, pods: Pods) -> list[dict[str, Any]]:
 
 
 def as_yaml(documents: list[dict[str, Any]], comments: list[str]) -> str:
-    """The documents as one YAML text, below comments."""
-    head = "".join(f"# {line}\n" for line in comments)
+    """The documents as one YAML text, below comments: those that are given, and how often the job runs."""
+    label = f"boomspec/graph={documents[0]['metadata']['labels']['boomspec/graph']}"
+    head = "".join(f"# {line}\n" for line in (*comments, *(line.format(label=label) for line in _COMMENTS)))
     return head + yaml.dump_all(documents, Dumper=_Readable, sort_keys=False, width=120, allow_unicode=True)
 
 
@@ -96,11 +112,12 @@ class _Readable(yaml.SafeDumper):
 _Readable.add_representer(str, _Readable.represent_str)
 
 
-def job_name(graph: TaskGraph) -> str:
-    """A name that Kubernetes takes, of the graph's name and id."""
+def job_name(graph: TaskGraph, now: float) -> str:
+    """A name that Kubernetes takes, of the graph's name and id and of the time, in UTC."""
     plain = re.sub(r"[^a-z0-9]+", "-", graph.name.lower()).strip("-")
     plain = plain if plain[:1].isalpha() else f"run-{plain}"
-    return f"{plain[: _LONGEST_NAME - 9].rstrip('-')}-{graph.id[:8]}"
+    own = f"-{graph.id[:8]}-{time.strftime(_MOMENT, time.gmtime(now))}"
+    return plain[: _LONGEST_NAME - len(own)].rstrip("-") + own
 
 
 def _head(name: str, pods: Pods) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """A compiled graph as a job of Slurm: the sbatch script that `boomspec submit --slurm` prints.
 
 The script starts Ray on the machines of its allocation, runs the graph on the first of them, and ends the steps that
-hold Ray. Its cluster has a token, made in the job, which goes from machine to machine in the environment of the steps:
-no file holds it, and no list of processes shows it. The dashboard listens on loopback of the first machine.
+hold Ray. On each machine Ray writes into a folder below /tmp that nobody else can enter, and that is removed at the
+end; what is published is as readable as the user's umask makes it.
+Its cluster has a token, made in the job, which goes from machine to machine in the environment of the steps: no file
+holds it, and no list of processes shows it. The dashboard listens on loopback of the first machine.
 A job that is preempted or runs out of time is told two minutes before, writes its checkpoints, and goes on from them
 when it is queued again.
 """
@@ -71,7 +73,6 @@ def script(graph: TaskGraph, allocation: Allocation) -> str:
 _SCRIPT = r"""#!/bin/bash
 @DIRECTIVES@
 set -euo pipefail
-umask 077
 
 python=@PYTHON@
 ray=$(dirname "$python")/ray
@@ -94,22 +95,33 @@ finish() {
   if ((${#steps[@]})); then
     kill -TERM "${steps[@]}" 2>/dev/null || true
     wait "${steps[@]}" 2>/dev/null || true
+    # A step whose srun is ended may be killed before it has tidied up.
+    timeout 60 srun --nodes="${#machines[@]}" --ntasks="${#machines[@]}" --overlap rm -rf "$temporary" || true
   fi
-  rm -rf "$temporary"
 }
 trap finish EXIT
 trap '[[ -z $driver ]] || kill -TERM "$driver"' TERM INT
+
+on_machine() {  # FOLDER COMMAND...: with a folder that nobody else can enter (Ray opens those that it makes to all)
+  local folder=$1 ; shift
+  mkdir -p -m 700 "$folder" && [[ -O $folder && ! -L $folder ]] && chmod 700 "$folder" || exit 1
+  "$@" &
+  trap "kill -TERM $! 2>/dev/null" TERM
+  while kill -0 "$!" 2>/dev/null; do wait "$!"; done
+  rm -rf "$folder"
+}
 
 start() {  # HOW_MANY WHERE... -- OPTIONS OF RAY...
   local where=("--nodes=$1" "--ntasks=$1") ; shift
   while [[ $1 != -- ]]; do where+=("$1"); shift; done
   shift
   srun "${where[@]}" --export=ALL --overlap --kill-on-bad-exit=0 \
+    bash -c "$(declare -f on_machine); on_machine \"\$@\"" - "$temporary" \
     "$ray" start --block --num-cpus=@CPUS@ --num-gpus=@GPUS@ @MEMORY@ @RESOURCES@--disable-usage-stats "$@" &
   steps+=($!)
 }
 
-start 1 --nodelist="$head" -- --head --node-ip-address="$address" --port="$port" --temp-dir="$temporary" \
+start 1 --nodelist="$head" -- --head --node-ip-address="$address" --port="$port" --temp-dir="$temporary/ray" \
   --dashboard-host=127.0.0.1 --dashboard-port=$((port + 1))
 for _ in $(seq 120); do
   if (exec 3<>"/dev/tcp/$address/$port") 2>/dev/null; then break; fi

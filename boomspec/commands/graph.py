@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -26,7 +25,7 @@ def command(spec: Path, store: Where | None, form: str, output: Path | None) -> 
       boomspec graph specs/quickstart.yaml -o graph.json
     """
     compiled, _ = compiled_with(spec, store)
-    text = json.dumps(compiled.graph.to_json(), indent=1) if form == "json" else mermaid(compiled.graph)
+    text = compiled.graph.text().rstrip("\n") if form == "json" else mermaid(compiled.graph)
     if output is None:
         click.echo(text)
     else:

@@ -89,9 +89,7 @@ def runner(graph: TaskGraph, store: Store) -> list[str]:
     """Write the graph into its run's folder; the command that runs it."""
     check_runners()
     store.check_writable()
-    run_folder = store.run_folder(graph.name, graph.id)
-    run_folder.mkdir(parents=True, exist_ok=True)
-    path = run_folder / GRAPH
+    path = store.run_folder(graph.name, graph.id) / GRAPH
     graph.write(path)
     return [sys.executable, "-P", "-m", "runners", str(path), "--store", store.address]
 

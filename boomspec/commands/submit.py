@@ -30,7 +30,7 @@ from boomspec.planning.saved import is_plan
 from boomspec.reading.experiments import load_spec
 from boomspec.runs import GRAPH
 from boomspec.sizes import shown_bytes
-from boomspec.store import Store, Where, is_url
+from boomspec.store import Store, Where, is_url, open_store
 
 _TAKERS = {  # which ways of submitting take an option; "": a cluster that runs, as do those that are not named here
     "--nodes": ("--kuberay", "--slurm"),
@@ -195,7 +195,6 @@ def _script(stage: _Stage, python: str, nodes: int, options: tuple[str, ...]) ->
     store = stage.store
     store.check_writable()
     folder = store.run_folder(stage.graph.name, stage.graph.id)
-    folder.mkdir(parents=True, exist_ok=True)
     stage.graph.write(folder / GRAPH)
     used = folder / "submitted-lock.json"
     stage.lock.write(used)
@@ -224,7 +223,7 @@ def _check_options(given: dict[str, Any], store: Where | None, *, kuberay: bool,
     if kuberay and not given["--image"]:
         raise BoomspecError("--kuberay needs --image", hint="boomspec submit --help")
     if kuberay and store is not None:  # else the spec says it
-        _check_claim(str(store), given["--store-claim"] or "")
+        _check_claim(open_store(store).address, given["--store-claim"] or "")
 
 
 def _check_claim(store: str, claim: str) -> None:

@@ -17,7 +17,6 @@ from boomspec.models.code import (
     AUTO_MAP,
     CONFIGS,
     USED,
-    Part,
     check_named,
     check_native,
     code_digests,
@@ -36,15 +35,12 @@ def code_problems(file: SpecFile, role: Role, folder: Path) -> list[Problem]:
     """What is wrong with trusting, or not trusting, the code in a model's folder. Reads no more than its configs."""
     spec = file.spec
     section = spec.teacher if role == "teacher" else spec.student
-    parts: tuple[Part, ...] = ("model",)
-    if role == "teacher" and spec.data is not None:
-        parts = ("model", "tokenizer")
     place = (role, "trust_remote_code" if section.trust_remote_code else "model")
     try:
         if section.trust_remote_code:
-            _check_trusted(folder, parts, str(section.model))
+            _check_trusted(folder, str(section.model))
         else:
-            for part in parts:
+            for part in CONFIGS:
                 check_native(folder, part, str(section.model))
     except BoomspecError as error:
         return [file.problem(place, error.message, error.hint)]
@@ -52,15 +48,14 @@ def code_problems(file: SpecFile, role: Role, folder: Path) -> list[Problem]:
 
 
 def trusted_code(file: SpecFile, role: Role, folder: Path) -> tuple[Digests, Digests]:
-    """The code that may run of a model, and of its tokenizer. Raises SpecError."""
+    """The code that may run of a model with its tokenizer, and of that tokenizer alone. Raises SpecError."""
     if problems := code_problems(file, role, folder):
         raise file.error(*problems)
     section = file.spec.teacher if role == "teacher" else file.spec.student
     if not section.trust_remote_code:
         return {}, {}
     digests = file.once(("code", folder), lambda: code_digests(folder))
-    model, tokenizer = (digests if named_classes(folder, part) else {} for part in CONFIGS)
-    return model, tokenizer
+    return digests, digests if named_classes(folder, "tokenizer") else {}
 
 
 def check_alike(file: SpecFile, folders: tuple[Path, Path], code: tuple[Digests, Digests]) -> None:
@@ -70,20 +65,22 @@ def check_alike(file: SpecFile, folders: tuple[Path, Path], code: tuple[Digests,
         return
     place = ("student", "trust_remote_code" if file.spec.student.trust_remote_code else "model")
     hint = "every size is made of layers of both"
-    if bool(code[0]) != bool(code[1]):
+    # Of a model that names none only the tokenizer's code is trusted.
+    runs = [bool(trusted) and bool(named_classes(at, "model")) for at, trusted in zip(folders, code, strict=True)]
+    if runs[0] != runs[1]:
         message = "the code of one of teacher and student is trusted, and not that of the other"
         raise file.error(file.problem(place, message, f"trust both or neither: {hint}"))
     other = [name for name in code[0].keys() & code[1].keys() if code[0][name] != code[1][name]]
-    if code[0] and (named[0] != named[1] or other):
+    if runs[0] and (named[0] != named[1] or other):
         what = f"{min(other)} is not the same" if other else f"{named[0]} and {named[1]}"
         message = f"teacher and student bring different code: {what}"
         raise file.error(file.problem(place, message, f"it must be the same: {hint}"))
 
 
-def _check_trusted(folder: Path, parts: tuple[Part, ...], name: str) -> None:
-    named = {part: named_classes(folder, part) for part in parts}
+def _check_trusted(folder: Path, name: str) -> None:
+    named = {part: named_classes(folder, part) for part in CONFIGS}
     if not any(named.values()):
-        looked = " and ".join(CONFIGS[part] for part in parts)
+        looked = " and ".join(CONFIGS.values())
         message = f"'{name}' brings no code along: there is no '{AUTO_MAP}' in its {looked}"
         raise BoomspecError(message, hint="remove it: transformers' own classes are used")
     files = code_files(folder)

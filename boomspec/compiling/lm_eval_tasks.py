@@ -13,7 +13,7 @@ from boomspec.compiling.lm_eval_index import stock_folder, task_names
 from boomspec.compiling.place_names import shown_path
 from boomspec.compiling.places import resolve_path
 from boomspec.errors import did_you_mean
-from boomspec.graph import Source
+from boomspec.graph import OUTSIDE, Source
 from boomspec.identity import folder_digest
 from boomspec.language.spec import SpecFile
 
@@ -37,7 +37,8 @@ def _task_source(file: SpecFile, task: str, index: int) -> Source:
         if task in own:
             _check_inside(file, task, index, folder)
             _check_metrics(file, task, index, folder)
-            location = {"folder": str(folder), "name": shown_path(file.spec.evaluate.tasks_folder)}
+            name, own_folder = shown_path(file.spec.evaluate.tasks_folder), file.folder(_FOLDER).resolve()
+            location = {"folder": str(folder), "name": name, OUTSIDE: not folder.is_relative_to(own_folder)}
             return Source("lm_eval_tasks", {"folder": folder_digest(folder)}, location)
     stock = task_names(stock_folder())
     if task not in stock:

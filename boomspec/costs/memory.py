@@ -15,7 +15,8 @@ as in Korthikanti et al. 2022 (arXiv 2205.05198, section 4.1), here without drop
 
 Elements have 4 bytes. Under bf16 autocast the residual stream and the norms stay fp32, what lies between two matrix
 products has 2 bytes, each linear keeps a bf16 copy of its own of an fp32 input, and the bf16 copies of the weights
-live until the step's last backward ("cache").
+live until the step's last backward ("cache"); where the model is cut, each linear keeps its own, so with activation
+checkpointing there are those of one layer alone, or of the head while that computes.
 
 Behind the layers: the final norm; for hidden_cosine, of each pair, the teacher's state, its normalised fp32 copy and
 the places of the labels (two 8-byte indices a token). The head's term works on chunks of tokens (runners/losses.py),
@@ -23,9 +24,10 @@ whose copies of the logits are counted in `_chunk`.
 
 Moments that are compared: a chunk of the head; the backward pass of the last layer; the last gradient of a step;
 AdamW's update. With activation checkpointing a layer keeps its input only, and one layer's activations exist at a
-time. Where a model is cut over workers (FSDP), each holds its share, and layers are whole while they compute; that
-follows from how `runners/spread.py` cuts, and has not been measured on GPUs. The interpreter and its libraries (some
-hundred MB of host memory) are not counted.
+time. Where each of several workers has a copy (DDP), all gradients are there all the time. Where a model is cut over
+workers (FSDP), each holds its share, and layers are whole while they compute; that follows from how
+`runners/spread.py` cuts, and has not been measured on GPUs. The interpreter and its libraries (some hundred MB of
+host memory) are not counted.
 """
 
 from __future__ import annotations
@@ -57,6 +59,7 @@ class Training:
     pairs: int = 0  # of hidden states that are compared
     passes: int = 1  # through the head
     checkpointing: bool = False  # of activations: each layer's are computed again in its backward pass
+    ddp: bool = False  # on several workers; gradients then lie in buckets that stay
     shards: int = 1  # workers over which the student is cut
     teacher_shards: int = 1
 
@@ -73,8 +76,8 @@ def training(model: Model, step: Training, teacher: Model | None = None) -> Memo
     if cut > 1:  # parameters and gradients of what is not a layer, and of the layer that computes and the next one
         rest = model.embedding + model.norm + model.head
         always["gathered"] = 8 * (rest + 2 * max(layer.parameters for layer in model.layers))
-    cache = 2 * (model.matrices + (model.projection if head_trained else 0)) if step.bf16 else 0
-    gradients = 4 * trained // cut if step.micro_batches > 1 else 0
+    head_cache, cache = _caches(model, step, head_trained)
+    gradients = 4 * trained // cut if step.micro_batches > 1 or step.ddp else 0
     of_layers = [_kept(model, layer, step) for layer in model.layers]
     again = max(of_layers) if step.checkpointing else 0
     kept = step.tokens * (4 * model.hidden * len(of_layers) if step.checkpointing else sum(of_layers))
@@ -87,7 +90,7 @@ def training(model: Model, step: Training, teacher: Model | None = None) -> Memo
             "gradients": gradients,
             "activations": kept + compared + teacher_states,
             "head": _chunk(model, step, head_trained),
-            "cache": cache,
+            "cache": head_cache,
         },
         {
             "gradients": max(gradients, 4 * model.projection if head_trained else 0),
@@ -124,6 +127,16 @@ def measuring(model: Model, *, bf16: bool, tokens: int, chunked_head: bool = Tru
     moments = [{"activations": tokens * widest * width}, {"activations": hidden, "head": logits}]
     largest = max(moments, key=lambda moment: sum(moment.values()))
     return {"weights": model.parameters * width, **largest}
+
+
+def _caches(model: Model, step: Training, head_trained: bool) -> tuple[int, int]:
+    """Bytes of the bf16 copies of weights: while a chunk of the head computes, and in a layer's backward pass."""
+    if not step.bf16:
+        return 0, 0
+    head = 2 * model.projection if head_trained else 0
+    if step.shards > 1 and step.checkpointing:
+        return head, 2 * max(layer.matrices for layer in model.layers)
+    return 2 * model.matrices + head, 2 * model.matrices + head
 
 
 def _kept(model: Model, layer: Layer, step: Training) -> int:

@@ -160,6 +160,7 @@ def _training(
     apart = kl_apart and kl
     length, trained = recipe.sequence_length, not (model.tied and frozen)
     workers, again = int(options.get("workers", 1)), bool(options.get("activation_checkpointing", False))
+    cut = options.get("parallel") == "fsdp"
     rows = -(-recipe.sequences // workers)  # of a step on one worker
     micro_batch = min(int(options.get("micro_batch", _MICRO_BATCH)), rows)
     once = flops.head_and_gradients(model, trained=trained)
@@ -186,7 +187,8 @@ def _training(
         pairs=len(model.layers) + cosine.embedding if cosine is not None else 0,
         passes=2 if apart and entropy else 1,
         checkpointing=again,
-        shards=workers if options.get("parallel") == "fsdp" else 1,
+        ddp=workers > 1 and not cut,
+        shards=workers if cut else 1,
         teacher_shards=workers if options.get("teacher") == "sharded" else 1,
     )
     parameters = model.parameters - (model.embedding if frozen else 0)

@@ -2,12 +2,12 @@
 
 A run needs the artifact of every task in its graph, and the checkpoints of those that are not made yet. Where the
 graph of one run cannot be read, any artifact and any checkpoint could be its: then none is called unneeded.
-What boomspec did not make (other folders, files with other names, records of a newer version) is left alone.
+What boomspec did not make (other folders, files with other names, records of a newer version) is left alone, and so is
+what cannot be read: it may be whole.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -21,12 +21,13 @@ from boomspec.errors import BoomspecError
 from boomspec.house.history import PastRun, is_task_id, read_graph_data
 from boomspec.inputs import SOURCE
 from boomspec.store import RECORD, RECORD_VERSION, Store, flush
+from boomspec.store.files import ABSENT, GRAVE, LOCK, RESUME, lock_file
 from boomspec.tasks import KINDS
 
 GC_SCHEMA_VERSION = 1
 What = Literal["run", "artifact", "broken artifact", "checkpoints", "leftover", "cache"]
 _HIDDEN = re.compile(r"\.(?P<task>[0-9a-f]{64})\.(?P<rest>.+)")
-_GRAVE = re.compile(r"\..+\.discarded-[0-9]+")
+_GRAVE = re.compile(rf"\..+{re.escape(GRAVE)}[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def delete(store: Store, item: Garbage) -> None:
         store.bucket.delete(item.objects[1:])
         return
     path = Path(item.path)
-    grave = path if _GRAVE.fullmatch(path.name) else path.with_name(f".{path.name.lstrip('.')}.discarded-{os.getpid()}")
+    grave = path if _GRAVE.fullmatch(path.name) else path.with_name(f".{path.name.lstrip('.')}{GRAVE}{os.getpid()}")
     if grave != path:
         path.rename(grave)
         flush(path.parent)
@@ -156,22 +157,33 @@ def _of_kind(store: Store, kind: str, needed: Needed) -> Iterator[Garbage]:
 
 
 def _artifact(store: Store, kind: str, task: str, needed: Needed) -> tuple[What, str] | None:
-    if (damage := store.damage(kind, task)) is not None:
+    try:
+        damage = store.damage(kind, task)
+    except BoomspecError:
+        return None
+    if damage is not None:
         return "broken artifact", damage
     return None if task in needed.tasks else ("artifact", "of no run")
 
 
 def _hidden(store: Store, kind: str, path: Path, task: str, rest: str, needed: Needed) -> tuple[What, str] | None:
-    """What a folder beside the artifacts is, if it can go."""
-    if not path.is_dir() or _is_held(path):
+    """What a folder beside the artifacts is, or a lock, if it can go."""
+    if not (path.is_dir() or path.name.endswith(LOCK)) or _is_held(path):
         return None  # a living process works in it
-    if rest != "resume":
+    if f".{rest}" != RESUME:
         return "leftover", "its process is dead"
-    if store.has(kind, task) and store.damage(kind, task) is None:
+    if _is_finished(store, kind, task):
         return "checkpoints", "its task is finished"
     if not needed.unjudged and task not in needed.tasks:
         return "checkpoints", "of no run"
     return None
+
+
+def _is_finished(store: Store, kind: str, task: str) -> bool:
+    try:
+        return store.has(kind, task) and store.damage(kind, task) is None
+    except BoomspecError:
+        return False
 
 
 def is_foreign(text: bytes) -> bool:
@@ -186,19 +198,28 @@ def is_foreign(text: bytes) -> bool:
 def _is_foreign_file(record: Path) -> bool:
     try:
         return is_foreign(record.read_bytes())
-    except OSError:
+    except ABSENT:
         return False
-
-
-def _is_held(folder: Path) -> bool:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError:
         return True
-    finally:
-        os.close(handle)
+
+
+def _is_held(path: Path) -> bool:
+    """Whether a living process holds a folder, or a lock; where that cannot be told, it does."""
+    lock = path if path.name.endswith(LOCK) else path / LOCK if path.name.endswith(RESUME) else _beside(path)
+    try:
+        if not lock.exists():
+            return lock == path  # it has ended meanwhile
+        if (handle := lock_file(lock)) is None:
+            return True
+    except OSError:
+        return True
+    os.close(handle)
     return False
+
+
+def _beside(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}{LOCK}")
 
 
 def _entries(folder: Path) -> list[Path]:

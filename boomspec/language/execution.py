@@ -56,14 +56,26 @@ class TrainingResources(Resources):
     """What a training gets."""
 
     micro_batch: Annotated[int, Field(ge=1, description="Sequences of one forward pass.")] = 8
-    checkpoint_seconds: Annotated[Number, Field(gt=0, description="Longest time between checkpoints.")] = 60
+    checkpoint_seconds: Annotated[
+        Number,
+        Field(
+            gt=0,
+            description="Seconds between checkpoints. The step that runs then is ended first; and it is 20 times what "
+            "the last one took to write, where that is more.",
+        ),
+    ] = 60
     workers: Annotated[
         int,
         Field(ge=1, le=4096, description="Processes that train together; each gets `cpus` and `gpus`.", examples=[4]),
     ] = 1
     min_workers: Annotated[
         int | None,
-        Field(ge=1, description="So few may go on when workers or machines are lost; default: 1.", examples=[2]),
+        Field(
+            ge=1,
+            description="So few may go on when workers or machines are lost; with fewer it waits for room. Default: 1; "
+            "with `parallel: fsdp` or `teacher: sharded`, where each would hold more in its memory, all `workers`.",
+            examples=[2],
+        ),
     ] = None
     parallel: Annotated[
         Literal["ddp", "fsdp"],

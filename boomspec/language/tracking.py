@@ -1,12 +1,16 @@
 """The section of the spec language about watching a run: TensorBoard's files, Weights & Biases, MLflow."""
 
+import re
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, field_validator
 
 from boomspec.language.fields import Strict
 from boomspec.reading.validation import FieldError
+
+_QUERIED = re.compile(r"([\w.-]+)=")  # an ODBC string in a query has names of its own
+_SECRET = re.compile(r"token|secret|passw|pwd|credential|(api|access)[_-]?key|^(key|user(name)?|uid|auth|sig)$", re.I)
 
 
 class WandbSpec(Strict):
@@ -44,6 +48,12 @@ class MlflowSpec(Strict):
                 "must hold no user name or password: a spec is copied into the store",
                 hint="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD where the run starts",
             )
+        for name in _QUERIED.findall(unquote(urlsplit(uri).query)):
+            if _SECRET.search(name):
+                raise FieldError(
+                    f"must hold no '{name}': a spec is copied into the store",
+                    hint="set MLFLOW_TRACKING_TOKEN, or the variables of the database's driver, where the run starts",
+                )
         return uri
 
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from boomspec.compiling.pins import Pins
-from boomspec.errors import BoomspecError, redact
+from boomspec.errors import BoomspecError, redacted
 from boomspec.language.fields import Strict
 from boomspec.locks.packages import CHANGING_RESULTS
 from boomspec.store import read_json, write_atomically
@@ -84,7 +84,7 @@ class Lock(Strict):
     def text(self) -> str:
         """The lock file: the sections in their order, everything in them sorted."""
         data = {key: _sorted(value) for key, value in self.to_json().items()}
-        return redact(json.dumps(data, indent=1, ensure_ascii=False)) + "\n"
+        return json.dumps(redacted(data), indent=1, ensure_ascii=False) + "\n"
 
     def write(self, path: Path) -> None:
         """Replace the lock file; whoever reads it meanwhile sees a whole one."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from boomspec.errors import BoomspecError
-from boomspec.graph import Source, TaskGraph
+from boomspec.graph import Source, TaskGraph, check_secrets
 from boomspec.graph_file import graph_of_json
 from boomspec.inputs import differences, missing_files
 from boomspec.locks.packages import installed
@@ -53,11 +53,13 @@ class SavedPlan:
         }
 
     def save(self, path: Path) -> None:
-        """Raises BoomspecError where that would replace something else than a saved plan."""
+        """Raises BoomspecError where that would replace something else than a saved plan, or quotes a secret."""
         if path.exists() and not (path.is_file() and is_plan(path)):
             raise BoomspecError(f"{path}: is there already, and is no saved plan", hint="give another name to --output")
         data = json.loads(json.dumps(self.to_json()))  # as it will be read: tuples are lists
-        write_atomically(path, json.dumps({**data, "sha256": _digest(data)}, indent=1) + "\n")
+        text = json.dumps({**data, "sha256": _digest(data)}, indent=1) + "\n"
+        check_secrets(text)
+        write_atomically(path, text)
 
 
 def is_plan(path: Path) -> bool:

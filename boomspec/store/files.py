@@ -1,17 +1,29 @@
-"""Files that others read while they are written, and folders that belong to a living process."""
+"""Files that others read while they are written, and folders that belong to a living process.
+
+Who lives is told by locks of regular files that are open for writing: the NFS client of Linux locks folders on its own
+machine only, and gives an exclusive lock to writers only.
+"""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import secrets
 import shutil
-import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from boomspec.errors import BoomspecError
+
 RESUME = ".resume"  # how the folder of a task's checkpoints ends; it outlives the process that writes it
+LOCK = ".lock"  # how the lock of a working folder ends, which lies beside it; that of a resume folder lies in it
+GRAVE = ".discarded-"  # in the name of what is being deleted: it is nobody's
+ABSENT = (FileNotFoundError, NotADirectoryError)  # any other OSError says nothing about what is there
+_NOT_OURS = (errno.EAGAIN, errno.ENOENT, errno.ESTALE)  # a lock that another holds, or has removed
 
 
 def read_json(path: Path) -> Any:
@@ -20,6 +32,22 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def looked_at(path: Path) -> os.stat_result | None:
+    """What is there; None for nothing. Raises BoomspecError where that cannot be told."""
+    try:
+        return path.stat()
+    except ABSENT:
+        return None
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> BoomspecError:
+    """The error for what may be whole and cannot be read now: nobody may take it for absent or damaged."""
+    said = error.strerror or str(error)
+    return BoomspecError(f"{path}: cannot be read: {said}", hint="it was left as it is: make it readable, or try again")
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -44,35 +72,90 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
-def locked_folder(parent: Path, prefix: str) -> tuple[Path, int]:
-    """Make a folder `<prefix><random>` that belongs to this process while it lives or until the descriptor is closed.
+@contextmanager
+def locked_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """Make a folder `<prefix><random>` that belongs to this process while it lives, and is deleted at the end.
 
-    Deletes what dead processes left behind under the same prefix, except for checkpoints.
+    It may be renamed meanwhile, and what is called `<prefix><random>...` belongs to it. Deletes what dead processes
+    left behind under the same prefix; a folder that has no lock is left alone, as are checkpoints.
     """
-    for folder in parent.glob(f"{prefix}*"):
-        if not folder.name.endswith(RESUME):
-            _delete_if_dead(folder)
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    left = [path for path in parent.iterdir() if path.name.startswith(prefix)]
+    for path in left:
+        if path.name.endswith(LOCK):
+            _delete_if_dead(path, left)
+        elif GRAVE in path.name:
+            shutil.rmtree(path, ignore_errors=True)
+    while (handle := lock_file(lock := parent / f"{prefix}{secrets.token_hex(4)}{LOCK}", make=True)) is None:
+        parent.stat()  # it is gone; or another process took this one for a dead one's before it was locked
+    folder = _folder_of(lock)
+    try:
+        folder.mkdir(mode=0o700)
+        yield folder
+    finally:
+        _delete(folder, lock, handle)
+
+
+def lock_file(path: Path, *, make: bool = False) -> int | None:
+    """Lock a file. Returns its descriptor, to be closed; None where another process holds it, or has removed it.
+
+    make: the file, where there is none. Raises OSError where it cannot be opened or locked.
+    """
+    ours = False
+    try:
+        handle = _opened(path, os.O_CREAT if make else 0)
         try:
-            handle = os.open(folder, os.O_RDONLY)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = is_still(path, handle)
+        finally:
+            if not ours:
+                os.close(handle)
+    except OSError as error:
+        if error.errno not in _NOT_OURS:
+            raise OSError(error.errno, error.strerror, str(path)) from error  # that of a lock names no file
+        return None
+    return handle if ours else None
+
+
+def is_still(path: Path, handle: int) -> bool:
+    """Whether an open file still is the one at its path. Raises OSError where there is none."""
+    there, opened = path.stat(), os.fstat(handle)
+    return (there.st_dev, there.st_ino) == (opened.st_dev, opened.st_ino)
+
+
+def _opened(path: Path, flags: int) -> int:
+    try:
+        return os.open(path, os.O_RDWR | flags, 0o666)
+    except PermissionError as error:
+        try:
+            return os.open(path, os.O_RDONLY)  # another user's: it does where the disk is no NFS
         except FileNotFoundError:
-            continue  # another process took it for a dead one's before it was locked
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        if folder.exists():
-            return folder, handle
-        os.close(handle)
+            raise error from None
 
 
-def _delete_if_dead(folder: Path) -> None:
+def _delete_if_dead(lock: Path, left: list[Path]) -> None:
+    """Delete what of `left` belongs to a lock that nobody holds."""
     try:
-        handle = os.open(folder, os.O_RDONLY)
+        handle = lock_file(lock)
     except OSError:
-        return
+        return  # another user's
+    if handle is not None:
+        folder = _folder_of(lock)
+        for path in left:
+            if path.name.startswith(folder.name) and path != lock:
+                shutil.rmtree(path, ignore_errors=True)
+        _delete(folder, lock, handle)
+
+
+def _delete(folder: Path, lock: Path, handle: int) -> None:
+    """Delete a folder, then its lock, which is held; where something of the folder stays, for the next one to try."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(folder, ignore_errors=True)
-    except OSError:
-        pass  # locked: its process is alive
+        with suppress(OSError):
+            if not folder.exists():
+                lock.unlink()
     finally:
         os.close(handle)
+
+
+def _folder_of(lock: Path) -> Path:
+    return lock.with_name(lock.name.removesuffix(LOCK))

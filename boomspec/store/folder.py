@@ -1,22 +1,25 @@
 """A store in a folder: one folder per artifact, named by what it is.
 
-    <store>/<kind>/<task id>/            the payload and artifact.json
-    <store>/<kind>/.<task id>.<random>/  a task at work; renamed to the above when it is done
-    <store>/<kind>/.<task id>.resume/    checkpoints of a long task, removed when it is done
-    <store>/runs/<name>-<graph id>/      graph.json, events, logs and the report of a run
-    <store>/cache/                       what libraries keep while tasks run; may be deleted at any time
+    <store>/<kind>/<task id>/                the payload and artifact.json
+    <store>/<kind>/.<task id>.<random>/      a task at work; renamed to the above when it is done
+    <store>/<kind>/.<task id>.<random>.lock  locked by the process that works there; removed with the folder
+    <store>/<kind>/.<task id>.resume/        checkpoints of a long task, removed when it is done
+    <store>/<kind>/.<task id>.resume/.lock   locked by the process that writes them
+    <store>/runs/<name>-<graph id>/          graph.json, events, logs and the report of a run
+    <store>/cache/                           what libraries keep while tasks run; may be deleted at any time
 
 artifact.json is written last, inside the working folder; one rename publishes both. So its existence
 means success, a killed process never leaves a broken artifact, and two writers of the same task are
-harmless: the second finds the first one's result and drops its own.
+harmless: the second finds the first one's result and drops its own. What cannot be read now may be whole: that is an
+error, and only what is known to be damaged is ever discarded.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -28,7 +31,19 @@ from typing import TYPE_CHECKING, Any
 
 from boomspec.errors import BoomspecError, redact
 from boomspec.identity import file_digest
-from boomspec.store.files import RESUME, flush, locked_folder, read_json
+from boomspec.store.files import (
+    ABSENT,
+    GRAVE,
+    LOCK,
+    RESUME,
+    flush,
+    is_still,
+    lock_file,
+    locked_folder,
+    looked_at,
+    read_json,
+    unreadable,
+)
 from boomspec.store.record import RECORD, Task, is_record, listed_files, record_text
 
 if TYPE_CHECKING:
@@ -122,11 +137,14 @@ class Store:
         return folder if folder.is_dir() else None
 
     def record(self, kind: str, task_id: str) -> dict[str, Any] | None:
-        """The artifact's record, or None where the task has not succeeded."""
+        """The artifact's record, or None where the task has not succeeded. Raises BoomspecError where it is unknown."""
+        path = self.path(kind, task_id) / RECORD
         try:
-            data = read_json(self.path(kind, task_id) / RECORD)
-        except (OSError, ValueError):
+            data = read_json(path)
+        except (*ABSENT, ValueError):
             return None
+        except OSError as error:
+            raise unreadable(path, error) from error
         return data if is_record(data) else None
 
     def records(self, tasks: Iterable[Task]) -> dict[Task, dict[str, Any]]:
@@ -141,17 +159,27 @@ class Store:
                 newest = sorted(folders, key=lambda entry: entry.stat().st_mtime, reverse=True)[:count]
         except OSError:
             return []
-        return [record for entry in newest if (record := self.record(kind, entry.name)) is not None]
+        found = []
+        for entry in newest:
+            with suppress(BoomspecError):  # another one does as well
+                found.append(self.record(kind, entry.name))
+        return [record for record in found if record is not None]
 
     def has(self, kind: str, task_id: str) -> bool:
         return self.record(kind, task_id) is not None
 
     def damage(self, kind: str, task_id: str, *, checksums: bool = False) -> str | None:
-        """Say what is wrong with a published artifact, or None. Sizes always, contents with `checksums`."""
-        record, folder = self.record(kind, task_id), self.path(kind, task_id)
-        if record is None:
-            return f"{RECORD} is missing or unreadable" if folder.exists() else None
-        return damage_of_files(record, folder, checksums=checksums)
+        """Say what is wrong with a published artifact, or None. Sizes always, contents with `checksums`.
+
+        Raises BoomspecError, as `survey` does, where something of it cannot be read: it may be whole.
+        """
+        folder = self.path(kind, task_id)
+        record = self.record(kind, task_id)
+        if record is None and looked_at(folder) is not None:
+            record = self.record(kind, task_id)  # it may have come since it was looked for
+            if record is None:
+                return f"{RECORD} is missing or unreadable"
+        return None if record is None else damage_of_files(record, folder, checksums=checksums)
 
     def survey(self, tasks: Iterable[Task], *, checksums: bool = False) -> dict[Task, str | None]:
         """The `damage` of each of these tasks that the store has something of. Those with None can be used."""
@@ -167,7 +195,7 @@ class Store:
     def discard(self, kind: str, task_id: str) -> None:
         """Remove a damaged artifact: out of sight by one rename, then deleted."""
         folder = self.path(kind, task_id)
-        grave = folder.with_name(f".{task_id}.discarded-{os.getpid()}")
+        grave = folder.with_name(f".{task_id}{GRAVE}{os.getpid()}")
         try:
             folder.rename(grave)
         except FileNotFoundError:
@@ -192,21 +220,15 @@ class Store:
         try:
             yield
         finally:
-            with suppress(OSError):
-                resume.rmdir()  # when it holds nothing to resume from
-            os.close(handle)
+            _unlock(resume, handle)
 
     @contextmanager
     def workspace(self, kind: str, task_id: str) -> Iterator[Workspace]:
         """A folder to work in, removed at the end unless `publish` renamed it."""
         parent = self.root / kind
         parent.mkdir(parents=True, exist_ok=True)
-        folder, handle = locked_folder(parent, f".{task_id}.")
-        try:
+        with locked_folder(parent, f".{task_id}.") as folder:
             yield Workspace(folder, self.resume(kind, task_id))
-        finally:
-            os.close(handle)
-            shutil.rmtree(folder, ignore_errors=True)
 
     def publish(
         self, workspace: Workspace, kind: str, task_id: str, identity: dict[str, Any], provenance: dict[str, Any]
@@ -221,7 +243,7 @@ class Store:
 
     def _rename(self, folder: Path, kind: str, task_id: str) -> Path:
         """Make a finished folder the artifact, unless there is a whole one."""
-        folder.chmod(0o755)  # mkdtemp makes it private; a store is shared
+        folder.chmod(0o755)  # it was private; a store is shared
         final = Store.path(self, kind, task_id)
         try:
             folder.rename(final)
@@ -236,32 +258,41 @@ class Store:
 
 
 def damage_of_files(record: dict[str, Any], folder: Path, *, checksums: bool) -> str | None:
-    """How the files in a folder differ from what their record says, or None."""
+    """How the files in a folder differ from what their record says, or None. Raises BoomspecError as `Store.damage`."""
     inside = f"{folder.resolve()}{os.sep}"
     for entry in record["files"]:
         file = folder / entry["path"]
-        if not file.is_file():
+        there = looked_at(file)
+        if there is None or not stat.S_ISREG(there.st_mode):
             return f"{entry['path']} is missing"
         if not os.path.realpath(file).startswith(inside):
             return f"{entry['path']} is a link that leads out of its folder"
-        if file.stat().st_size != entry["bytes"]:
-            return f"{entry['path']} has {file.stat().st_size} bytes, its record says {entry['bytes']}"
-        if checksums and file_digest(file) != entry["sha256"]:
+        if there.st_size != entry["bytes"]:
+            return f"{entry['path']} has {there.st_size} bytes, its record says {entry['bytes']}"
+        if checksums and _digest(file) != entry["sha256"]:
             return f"{entry['path']} does not match its checksum"
     return None
 
 
-def _lock(folder: Path) -> int | None:
-    folder.mkdir(parents=True, exist_ok=True)
+def _digest(file: Path) -> str:
     try:
-        handle = os.open(folder, os.O_RDONLY)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(handle).st_ino == folder.stat().st_ino:
-            return handle
-    except (BlockingIOError, FileNotFoundError):
-        pass  # held by another, or removed by the one who held it
-    os.close(handle)
-    return None
+        return file_digest(file)
+    except OSError as error:
+        raise unreadable(file, error) from error
+
+
+def _lock(resume: Path) -> int | None:
+    with suppress(FileExistsError):  # which `exist_ok` does not cover where it goes at the same time
+        resume.mkdir(parents=True)
+    return lock_file(resume / LOCK, make=True)
+
+
+def _unlock(resume: Path, handle: int) -> None:
+    """Let a resume folder go, which disappears when it holds nothing to resume from."""
+    lock = resume / LOCK
+    with suppress(OSError):  # it went with the folder, and may be another one's already
+        if is_still(lock, handle):
+            lock.unlink()
+    os.close(handle)  # before the folder goes: over NFS a deleted file stays in it while it is open
+    with suppress(OSError):
+        resume.rmdir()

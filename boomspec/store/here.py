@@ -1,4 +1,10 @@
-"""This machine's folder of a store at a URL: where it is, whose it is, and what in it counts."""
+"""This machine's folder of a store at a URL: where it is, whose it is, and what in it counts.
+
+    <folder>/<kind>/<task id>/               what was fetched or published here
+    <folder>/records/<kind>/<task id>.files  what its files looked like when their checksums were last known to be right
+
+A copy counts while its record is the one at the URL, and its files look as they did.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +12,15 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from boomspec.identity import text_digest
-from boomspec.store.files import write_atomically
+from boomspec.store.files import ABSENT, looked_at, read_json, unreadable, write_atomically
 from boomspec.store.folder import damage_of_files
 from boomspec.store.opening import URL_FILE
-from boomspec.store.record import RECORD
+from boomspec.store.record import RECORD, Task
 
 CACHE = "BOOMSPEC_CACHE"  # where such folders are; default: ~/.cache/boomspec
 _READABLE = 60  # characters of a URL in the name of its folder
@@ -36,13 +42,70 @@ def mark(root: Path, url: str) -> None:
         write_atomically(file, f"{url}\n")
 
 
-def holds(folder: Path, text: str, record: dict[str, Any]) -> bool:
-    """Whether an artifact is here, whole, with the record that the store has: its text and what it says."""
-    try:
-        same = (folder / RECORD).read_text(encoding="utf-8") == text
-    except OSError:
+def holds(root: Path, task: Task, record: dict[str, Any]) -> bool:
+    """Whether an artifact is here, with the record that the store has, and looks as when its checksums were right.
+
+    Raises BoomspecError, as `sound`, where that cannot be told.
+    """
+    folder = root.joinpath(*task)
+    return (
+        _is_of(folder, record)
+        and damage_of_files(record, folder, checksums=False) is None
+        and _read(_looks_file(root, task)) == _looks(folder, record["files"])
+    )
+
+
+def sound(root: Path, task: Task, record: dict[str, Any], *, through: bool = False) -> bool:
+    """As `holds`, but what looks otherwise is read: its checksums say. `through`: what looks as it did is read, too."""
+    if not through and holds(root, task, record):
+        return True
+    folder = root.joinpath(*task)
+    if not _is_of(folder, record):
         return False
-    return same and damage_of_files(record, folder, checksums=False) is None
+    looks = _looks(folder, record["files"])  # before they are read
+    if damage_of_files(record, folder, checksums=True) is not None:
+        return False
+    _write_looks(root, task, looks)
+    return True
+
+
+def remember(root: Path, task: Task, folder: Path, files: list[dict[str, Any]]) -> None:
+    """Note how files look that are what the record says, in the folder that is about to become the artifact."""
+    _write_looks(root, task, _looks(folder, files))
+
+
+def _is_of(folder: Path, record: dict[str, Any]) -> bool:
+    return json.dumps(_read(folder / RECORD)) == json.dumps(record)  # as texts: a number that is none equals nothing
+
+
+def _looks(folder: Path, files: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """What changes when a file does: its size, time and inode, which renaming its folder does not change."""
+    found = {}
+    for file in files:
+        there = looked_at(folder / file["path"])
+        seen = () if there is None else (there.st_size, there.st_mtime_ns, there.st_ino)
+        found[file["path"]] = [file["sha256"], *seen]
+    return found
+
+
+def _write_looks(root: Path, task: Task, looks: dict[str, list[Any]]) -> None:
+    place = _looks_file(root, task)
+    with suppress(OSError):  # a full disk, say: then the files are read again the next time
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(place, json.dumps(looks))
+
+
+def _looks_file(root: Path, task: Task) -> Path:
+    return root / "records" / task[0] / f"{task[1]}.files"
+
+
+def _read(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except (*ABSENT, ValueError):
+        return None
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 @contextmanager

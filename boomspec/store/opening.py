@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from boomspec.errors import BoomspecError, did_you_mean, redact
+from boomspec.store.files import ABSENT, unreadable
 from boomspec.store.folder import Store
 
 Where = str | Path  # a folder, or a URL
@@ -61,8 +62,10 @@ def store_of_run(folder: Path) -> Store:
     root = folder.resolve().parents[1]
     try:
         return open_store((root / URL_FILE).read_text(encoding="utf-8").strip())
-    except OSError:
+    except ABSENT:
         return Store(root)
+    except OSError as error:
+        raise unreadable(root / URL_FILE, error) from error
 
 
 def _check_installed(url: str) -> None:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 from boomspec.store.bucket import Bucket, Entry
+from boomspec.store.files import looked_at
 
 RUNS = "runs"
 _TOLD = ("graph.json", "status.json", "lock.json", "events.jsonl")  # what lists of runs are made of
@@ -65,9 +66,8 @@ def _place(root: Path, name: str) -> Path:
 
 
 def _differs(place: Path, entry: Entry) -> bool:
-    try:
-        here = place.stat()
-    except OSError:
+    here = looked_at(place)
+    if here is None:
         return True
     same = here.st_size == entry.size and abs(here.st_mtime - entry.modified) < 1e-3
     return not same and here.st_mtime <= entry.modified + 1e-3

@@ -6,7 +6,7 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from boomspec.errors import redact
+from boomspec.errors import BoomspecError, redacted
 from boomspec.identity import file_digest
 from boomspec.store.files import flush
 
@@ -29,9 +29,15 @@ def listed_files(folder: Path) -> list[dict[str, Any]]:
 def record_text(
     task_id: str, identity: dict[str, Any], files: list[dict[str, Any]], provenance: dict[str, Any], **more: str
 ) -> str:
-    """A record as it is written, without secrets."""
-    record = {"record": RECORD_VERSION, "id": task_id, **more, "task": identity, "files": files}
-    return redact(json.dumps({**record, "provenance": provenance}, indent=1)) + "\n"
+    """A record as it is written, without secrets. Raises BoomspecError where it could not be read again."""
+    said = redacted({"task": identity, "provenance": provenance})
+    # The files are called as they are: under another name they would be missing.
+    record = {"record": RECORD_VERSION, "id": task_id, **more, "task": said["task"], "files": files}
+    text = json.dumps({**record, "provenance": said["provenance"]}, indent=1) + "\n"
+    read = json.loads(text)
+    if not is_record(read) or read["files"] != files:
+        raise BoomspecError(f"{RECORD} of {task_id[:12]} could not be read again: one of its files has an odd name")
+    return text
 
 
 def is_record(data: Any) -> bool:

@@ -18,7 +18,6 @@ in it counts only while its record is the one at the URL.
 from __future__ import annotations
 
 import errno
-import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -34,7 +33,7 @@ from boomspec.store import leases
 from boomspec.store.bucket import Bucket, Entry
 from boomspec.store.files import RESUME, flush, locked_folder
 from boomspec.store.folder import Store, Workspace
-from boomspec.store.here import CACHE, alone_here, holds, local_folder, mark
+from boomspec.store.here import CACHE, alone_here, holds, local_folder, mark, remember, sound
 from boomspec.store.pulled import pull_run, pull_runs
 from boomspec.store.record import RECORD, Task, listed_files, record_text
 from boomspec.store.records import payload_name, read_record, read_records, record_name
@@ -81,10 +80,10 @@ class RemoteStore(Store):
         text, record = published
         if record is None:
             raise self._damaged(kind, task_id, f"{RECORD} is unreadable")
-        if holds(self.path(kind, task_id), text, record):
+        if holds(self.root, (kind, task_id), record):
             return self.path(kind, task_id)
         with alone_here(self.root, kind, task_id):
-            if not holds(self.path(kind, task_id), text, record):  # another process may have fetched it meanwhile
+            if not sound(self.root, (kind, task_id), record):  # another process may have fetched it meanwhile
                 self._download(kind, task_id, text, record)
         return self.path(kind, task_id)
 
@@ -205,7 +204,7 @@ class RemoteStore(Store):
             flush(workspace.path / RECORD)
             with alone_here(self.root, kind, task_id):
                 super().discard(kind, task_id)  # of an artifact that was discarded at the URL
-                final = self._rename(workspace.path, kind, task_id)
+                final = self._keep(workspace.path, kind, task_id, files)
         else:
             self.bucket.delete(there)
             final = self.fetch(kind, task_id)
@@ -250,8 +249,7 @@ class RemoteStore(Store):
         """Bring an artifact here. What is in the working folder becomes the artifact once all of it is right."""
         parent = self.root / kind
         parent.mkdir(parents=True, exist_ok=True)
-        folder, handle = locked_folder(parent, f".{task_id}.")
-        try:
+        with locked_folder(parent, f".{task_id}.") as folder:
             files = record["files"]
             items = [(payload_name((kind, task_id), record, f["path"]), folder / f["path"], f["bytes"]) for f in files]
             try:
@@ -264,15 +262,17 @@ class RemoteStore(Store):
             (folder / RECORD).write_text(text, encoding="utf-8")
             flush(folder / RECORD)
             super().discard(kind, task_id)
-            self._rename(folder, kind, task_id)
-        finally:
-            os.close(handle)
-            shutil.rmtree(folder, ignore_errors=True)
+            self._keep(folder, kind, task_id, files)
+
+    def _keep(self, folder: Path, kind: str, task_id: str, files: list[dict[str, Any]]) -> Path:
+        """Make a folder whose files have just been checked this machine's copy."""
+        remember(self.root, (kind, task_id), folder, files)
+        return self._rename(folder, kind, task_id)
 
     def _damage(
         self, kind: str, task_id: str, record: dict[str, Any] | None, there: Mapping[str, Entry], *, checksums: bool
     ) -> str | None:
-        """How the objects `there` differ from what their record says."""
+        """How the objects `there` differ from what their record says. With `checksums` a copy here that does goes."""
         if record is None:
             return f"{RECORD} is missing or unreadable"
         for file in record["files"]:
@@ -283,6 +283,10 @@ class RemoteStore(Store):
                 return f"{file['path']} has {entry.size} bytes, its record says {file['bytes']}"
             if checksums and self.bucket.digest(place, entry.size) != file["sha256"]:
                 return f"{file['path']} does not match its checksum"
+        if checksums and self.path(kind, task_id).exists():
+            with alone_here(self.root, kind, task_id):
+                if not sound(self.root, (kind, task_id), record, through=True):
+                    super().discard(kind, task_id)  # it is fetched again
         return None
 
     def _damaged(self, kind: str, task_id: str, damage: str) -> BoomspecError:

@@ -43,7 +43,7 @@ class Item(NamedTuple):
 
 def run(context: Context[Evaluate]) -> None:
     folder = model_folder(context.inputs["model"])
-    model = load_frozen(folder, dtype=frozen_dtype(context.record.precision), code=context.code)
+    model = load_frozen(folder, dtype=frozen_dtype(context.record.precision), code=context.code_of("model"))
     measure = context.record.measure
     with kernels(context.record.determinism, context.progress.note):
         if isinstance(measure, HeldOut):
@@ -63,7 +63,7 @@ def _held_out(
     tokens, text_bytes = split.tokens, split.bytes
     if measure.max_tokens is not None and measure.max_tokens < len(tokens):
         tokens = tokens[: measure.max_tokens]
-        tokenizer = tokenizer_of(folder / TOKENIZER, context.code)
+        tokenizer = tokenizer_of(folder / TOKENIZER, context.code_of("tokens"))
         text_bytes = held_out.text_bytes(tokens, eos=split.eos, tokenizer=tokenizer)
     if text_bytes == 0:
         raise BoomspecError(f"{split.file}: there is no text to measure", hint="hold out more of the data")
@@ -101,7 +101,7 @@ def _lm_eval(
     lm = harness.Harness(
         model,
         tokenizer=folder,
-        trusted=ready(folder, "tokenizer", context.code),
+        trusted=ready(folder, "tokenizer", context.code_of("model")),
         batch_size=context.options.get("batch_size", _BATCH_SIZE),
         progress=context.progress,
     )

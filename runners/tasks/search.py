@@ -28,7 +28,8 @@ def _search(context: Context[Search]) -> None:
     record = context.record
 
     def load(role: str) -> PreTrainedModel:
-        return load_frozen(model_folder(context.inputs[role]), dtype=frozen_dtype(record.precision), code=context.code)
+        folder = model_folder(context.inputs[role])
+        return load_frozen(folder, dtype=frozen_dtype(record.precision), code=context.code_of(role))
 
     def report(done: float, total: float) -> None:
         context.progress.update(done, total, unit="candidates")

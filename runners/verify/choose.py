@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -104,17 +102,14 @@ def scratch_store(parent: Path, original: Store, *, keep: bool) -> Iterator[Stor
 
     That of a process that was killed is removed by the next call.
     """
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        if keep:
-            folder, handle = Path(tempfile.mkdtemp(prefix=f"{original.root.name}-verify-", dir=parent)), None
-        else:
-            folder, handle = locked_folder(parent, f".{original.root.name}-verify.")
-    except OSError as error:
-        raise BoomspecError(f"{parent}: cannot be written: {error.strerror}", hint="name a --scratch folder") from error
-    try:
+    with ExitStack() as held:
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            if keep:
+                folder = Path(tempfile.mkdtemp(prefix=f"{original.root.name}-verify-", dir=parent))
+            else:
+                folder = held.enter_context(locked_folder(parent, f".{original.root.name}-verify."))
+        except OSError as error:
+            message = f"{parent}: cannot be written: {error.strerror}"
+            raise BoomspecError(message, hint="name a --scratch folder") from error
         yield Store(folder)
-    finally:
-        if handle is not None:
-            os.close(handle)
-            shutil.rmtree(folder, ignore_errors=True)

@@ -2,11 +2,12 @@
 work is done twice?
 
 A small experiment (a teacher, a distillation, a size between them) runs on a cluster of a head and two machines, which
-are raylets of this one; in turns its command runs here, runs as a job on the head, and runs here with a distillation by
+are raylets of this one; in turns its command runs here and as a job on the head, and every other two runs distil with
 two workers. SIGKILL ends a worker, a raylet, a machine with all of its processes, the cluster's own services, the head
 machine, a job's supervisor, or the driver. What a person or a cluster manager would start again is started again: the
 machine, the head with a new cluster, the command. At every kill each artifact that can be read is held against its
-checksums; at the end of each run every artifact against that of an undisturbed run.
+checksums; at the end of each run every artifact against that of an undisturbed run. A command that ends before all is
+made is wrong, too, unless its driver or what that stands on was killed: whatever else is, it must go on.
 
     python -m tests.benchmarks.chaos [--kills 50] [--seed 0]
 
@@ -17,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import shutil
 import signal
@@ -26,81 +26,20 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from boomspec.store import Store
-from tests.runners.grid import Grid, Machine, grid
+from tests.benchmarks.victims import DRIVERS_OWN, KINDS, PERHAPS_DRIVERS, WEIGHTS, Cluster, candidates
 from tests.runners.trouble import Trouble, broken, checksums, parsed, unfinished
 
-KINDS = ("tokenize", "pretrain", "distill", "interpolate")
 STEPS = 2000  # of the distillation: most of a run's time
-MACHINES = 2  # beside the head
 KILLS = (4, 9)  # in one run
 PAUSE_SECONDS = 6.0  # between two kills, on average
 PATIENCE_SECONDS = 900.0  # for one run, however disturbed
-
-# Words in the command line of the process that is killed, and how often such a one is chosen.
-VICTIMS: dict[str, tuple[float, tuple[str, ...]]] = {
-    "worker of a task": (6, tuple(f"ray::{kind}" for kind in KINDS)),
-    "worker of a group": (3, ("ray::RayTrainWorker", "ray::_RayTrainWorker")),
-    "controller of a group": (1, ("ray::TrainController",)),
-    "idle worker": (1, ("ray::IDLE",)),
-    "raylet": (3, ("/raylet/raylet",)),
-    "agent of a machine": (1, ("ray::DashboardAgent", "ray::RuntimeEnvAgent")),
-    "cluster's services (GCS)": (0.7, ("gcs_server",)),
-    "job server": (0.7, ("ray::Dashboard ", "/dashboard/dashboard.py")),
-    "supervisor of a job": (1, ("ray::JobSupervisor",)),
-    "driver": (3, ("-m runners graph.json",)),
-}
-WHOLE_MACHINE, HEAD, OF_THE_HEAD = "machine with everything", "head with everything", "raylet of the head"
-WEIGHTS = {name: weight for name, (weight, _) in VICTIMS.items()} | {WHOLE_MACHINE: 3, HEAD: 0.7, OF_THE_HEAD: 0.7}
-
-
-@dataclass
-class Cluster:
-    """One that is started again when its head is gone."""
-
-    folder: Path
-    started: int = 0
-    there: Grid | None = None
-    _open: ExitStack = field(default_factory=ExitStack)
-
-    @property
-    def grid(self) -> Grid:
-        assert self.there is not None
-        return self.there
-
-    def alive(self) -> list[Machine]:
-        return [machine for machine in self.grid.machines if machine.works]
-
-    def mend(self) -> None:
-        """Start what is missing: a machine whose raylet has ended, a cluster whose head's has."""
-        if self.there is None or not self.grid.machines[0].works:
-            self.close()
-            place = self.folder / str(self.started)
-            place.mkdir()
-            self.started += 1
-            self.there = self._open.enter_context(grid(place))
-            for _ in range(MACHINES - 1):
-                self.grid.add(wait=False)
-            return
-        for machine in self.grid.machines[1:]:
-            if not machine.works:
-                machine.lose()  # what it left
-                self.grid.machines.remove(machine)
-                self.grid.add(wait=False)
-
-    def close(self) -> None:
-        if self.there is not None:
-            for machine in reversed(self.grid.machines):
-                machine.lose()
-        with suppress(AssertionError):
-            self._open.close()
-        self._open, self.there = ExitStack(), None
+RETRIES = 20  # of a task: more than there are kills in a run, so that none may give up
 
 
 @dataclass
@@ -112,6 +51,7 @@ class Run:
     as_job: bool
     commands: int = 0
     kills: int = 0
+    struck: set[str] = field(default_factory=set)  # what was killed under the last command
     wrong: list[str] = field(default_factory=list)
     seconds: float = 0.0
     process: subprocess.Popen[bytes] | None = None
@@ -122,13 +62,13 @@ class Run:
         """Start the command (again) where its driver is gone. Returns whether everything is made, and it is gone."""
         if self._driving(cluster):
             return False
-        if {i for i in self.trouble.graph.targets if self.store.has(self.trouble.graph.nodes[i].task.kind, i)} == set(
-            self.trouble.graph.targets
-        ):
+        if all(self.store.has(self.trouble.graph.nodes[i].task.kind, i) for i in self.trouble.graph.targets):
             return True
+        if self.commands and self._gave_up():
+            self.wrong.append(f"command {self.commands} gave up, and nothing was killed that it needs: {self.struck}")
         self.commands += 1
-        self.since, self.seen = time.monotonic(), False
-        log = (self.store.root.parent / f"{self.store.root.name}.txt").open("ab")
+        self.since, self.seen, self.struck = time.monotonic(), False, set()
+        log = self.log.open("ab")
         there = cluster.grid
         own = ["--store", self.store.root, "--address"]
         if self.as_job:
@@ -140,6 +80,23 @@ class Run:
                 [sys.executable, *map(str, command)], env=there.environment, stdout=log, stderr=subprocess.STDOUT
             )
         return False
+
+    def _gave_up(self) -> bool:
+        """Whether the last command has ended, before all was made, without having lost what it stands on."""
+        events = self.trouble.events(self.store)
+        said_so = bool(events) and events[-1]["event"] == "run_finished"
+        return not self.struck & DRIVERS_OWN and (said_so or not self.struck & PERHAPS_DRIVERS)
+
+    @property
+    def driver(self) -> int | None:
+        """The process of the driver, where it is not a job's."""
+        working = self.process is not None and self.process.poll() is None and not self.as_job
+        return self.process.pid if self.process is not None and working else None
+
+    @property
+    def log(self) -> Path:
+        """What its commands print; of jobs, that they were submitted."""
+        return self.store.root.with_name(f"{self.store.root.name}.txt")
 
     def _driving(self, cluster: Cluster) -> bool:
         if self.process is not None and self.process.poll() is None:
@@ -158,35 +115,15 @@ class Run:
             self.process.wait()
 
 
-def candidates(cluster: Cluster, run: Run) -> Iterator[tuple[str, Callable[[], None]]]:
-    """What could be killed now: its kind, and how it is killed."""
-
-    def killing(process: int) -> Callable[[], None]:
-        def kill() -> None:
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
-
-        return kill
-
-    if run.process is not None and run.process.poll() is None and not run.as_job:
-        yield "driver", killing(run.process.pid)
-    for machine in cluster.alive():
-        heads = machine is cluster.grid.machines[0]
-        for process, command in machine.processes().items():
-            for name, (_, words) in VICTIMS.items():
-                if any(word in command for word in words):
-                    yield OF_THE_HEAD if heads and name == "raylet" else name, killing(process)
-                    break
-        yield HEAD if heads else WHOLE_MACHINE, machine.lose
-
-
-def strike(cluster: Cluster, run: Run, numbers: random.Random) -> str:
-    """Kill something; what it was."""
-    found: dict[str, list[Callable[[], None]]] = {}
-    for name, kill in candidates(cluster, run):
+def strike(cluster: Cluster, run: Run, numbers: random.Random) -> str | None:
+    """Kill something; what it was. None where it had ended before."""
+    found: dict[str, list[Callable[[], bool]]] = {}
+    for name, kill in candidates(cluster, run.driver):
         found.setdefault(name, []).append(kill)
     name = numbers.choices(list(found), [WEIGHTS[name] for name in found])[0]
-    numbers.choice(found[name])()
+    run.struck.add(name)
+    if not numbers.choice(found[name])():
+        return None
     run.kills += 1
     run.wrong += [f"after the kill of a {name}: {what}" for what in broken(run.store)]
     return name
@@ -237,16 +174,16 @@ def main() -> int:
         expected: dict[int, dict[str, Any]] = {}
         while sum(killed.values()) < options.kills:
             number = len(runs)
-            workers = 2 if number % 3 == 2 else 1
+            workers = 1 + number // 2 % 2
             more = {"workers": 2} if workers == 2 else {}
-            trouble = Trouble(folder / f"experiment{number}", kinds=KINDS, steps=STEPS, **more)
+            trouble = Trouble(folder / f"experiment{number}", kinds=KINDS, steps=STEPS, retries=RETRIES, **more)
             if workers not in expected:
                 cluster.mend()
                 store, before = Store(folder / f"undisturbed{workers}"), time.monotonic()
                 trouble.run(cluster.grid, store)
                 expected[workers] = checksums(store)
                 print(f"undisturbed, distilled by {workers}: {time.monotonic() - before:.0f} s", flush=True)
-            run = Run(trouble, Store(folder / f"store{number}"), as_job=number % 3 == 1)
+            run = Run(trouble, Store(folder / f"store{number}"), as_job=number % 2 == 1)
             runs.append(run)
             under_fire(cluster, run, numbers, killed, options.kills)
             if checksums(run.store) != expected[workers]:
@@ -260,7 +197,8 @@ def main() -> int:
             )
             for what in run.wrong:
                 print(f"  WRONG {what}", flush=True)
-                print((folder / f"store{number}.txt").read_text()[-3000:])
+            if run.wrong:
+                print(run.log.read_text()[-3000:])
         return report(runs, killed)
     finally:
         for run in runs:
@@ -279,10 +217,10 @@ def under_fire(cluster: Cluster, run: Run, numbers: random.Random, killed: Count
         if run.follow(cluster):
             break
         if left and time.monotonic() >= due:
-            name = strike(cluster, run, numbers)
-            killed[name] += 1
-            left -= 1
-            print(f"  {time.monotonic() - begin:5.0f} s  killed: {name}", flush=True)
+            if (name := strike(cluster, run, numbers)) is not None:
+                killed[name] += 1
+                left -= 1
+                print(f"  {time.monotonic() - begin:5.0f} s  killed: {name}", flush=True)
             due = time.monotonic() + numbers.expovariate(1 / PAUSE_SECONDS)
         time.sleep(0.3)
     else:

@@ -10,9 +10,12 @@ import yaml
 from click.testing import CliRunner
 
 from boomspec.cli import main
-from boomspec.commands.shared import runner_output
+from boomspec.commands.shared import runner, runner_output
+from boomspec.compile import compile_spec
 from boomspec.errors import BoomspecError
 from boomspec.language.schema import json_schema
+from boomspec.reading.experiments import load_spec
+from boomspec.store import Store
 
 HEAVY = ["torch", "ray", "transformers", "datasets", "numpy", "matplotlib", "lm_eval", "runners"]
 
@@ -146,3 +149,16 @@ def test_the_json_schema_accepts_what_the_language_accepts(specs):
     validator.validate(yaml.safe_load(specs.SPEC))
     wrong = {**yaml.safe_load(specs.SPEC), "studnt": 1}
     assert not validator.is_valid(wrong)
+
+
+@pytest.mark.parametrize("secret", ["0123456789abcdef", 'a "quoted\\ one', "ein Schlüssel"])
+def test_a_spec_that_quotes_a_secret_is_not_run(specs, folder, monkeypatch, secret):
+    uri = json.dumps(f"http://mlflow.example/{secret}")
+    graph = compile_spec(load_spec(specs.text(f"{specs.SPEC}  tracking: {{mlflow: {{uri: {uri}}}}}\n"))).graph
+    store = Store(folder / "store")
+    assert runner(graph, store)
+    monkeypatch.setenv("MLFLOW_API_KEY", secret)
+    with pytest.raises(BoomspecError, match=r"the spec quotes a secret.*: MLFLOW_API_KEY"):
+        runner(graph, Store(folder / "another"))
+    assert not list((folder / "another").rglob("graph.json"))
+    assert not list((folder / "another").glob("runs/*"))

@@ -1,5 +1,6 @@
 """`boomspec gc`: what no run needs can go, what any run could need stays, and nothing goes without being told to."""
 
+import errno
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from boomspec.in_use import using
 from boomspec.plan import needed
 from boomspec.store import RECORD, Store
 from tests.boomspec.past import age, past_run, publish
+from tests.boomspec.troubled_disk import failing
 
 DEAD_WRITER = """
 import os, sys
@@ -145,13 +147,14 @@ def test_checkpoints_stay_where_a_run_may_continue_from_them(specs, store):
 def test_what_killed_processes_left_can_go_and_what_living_ones_work_in_stays(store, graph):
     task = "cd" * 32
     subprocess.run([sys.executable, "-c", DEAD_WRITER, store.root, "distill", task], check=False)
-    (dead,) = (store.root / "distill").glob(f".{task}.*")
+    dead = list((store.root / "distill").glob(f".{task}.*"))
+    assert len(dead) == 2  # a folder and its lock
     grave = store.root / "distill" / f".{'ef' * 32}.discarded-1"
     grave.mkdir()
     half_deleted_run = store.root / "runs" / ".tiny-00000000.discarded-7"
     half_deleted_run.mkdir()
     with store.workspace("distill", "12" * 32) as alive:
-        expected = {("leftover", str(path)) for path in (dead, grave, half_deleted_run)}
+        expected = {("leftover", str(path)) for path in (*dead, grave, half_deleted_run)}
         assert set(found(store)) == expected
         gc(store, "--delete")
         assert alive.path.is_dir()
@@ -211,6 +214,24 @@ def test_what_boomspec_did_not_make_is_left_alone(store, graph):
         path.write_text("mine")
     gc(store, "--delete", "--cache", "--keep-last", "0")
     assert all(path.exists() for path in [newer, *strange])
+
+
+@pytest.mark.parametrize("reason", [errno.ESTALE, errno.EACCES, errno.EIO])
+def test_what_cannot_be_read_may_be_whole_and_stays_and_the_rest_goes(specs, store, graph, monkeypatch, reason):
+    teacher, student = (node for node in graph.nodes.values() if node.name in ("pretrain teacher", "distill student"))
+    of_no_run = [node for node in specs.edited(("seed", 5)).graph.nodes.values() if node.id not in graph.nodes]
+    unreadable, *others = [publish(store, node.task) for node in of_no_run]
+    kept = checkpoints(store, "pretrain", teacher.id)
+    failing(monkeypatch, store.path("pretrain", teacher.id) / RECORD, reason)
+    failing(monkeypatch, store.path("distill", student.id) / "payload", reason)
+    failing(monkeypatch, unreadable / RECORD, reason)
+    assert {path for _, path in found(store)} == {str(path) for path in others}
+    gc(store, "--delete")
+    assert not any(path.exists() for path in others)
+    assert unreadable.is_dir()
+    assert kept.is_dir()
+    monkeypatch.undo()
+    assert is_whole(store, graph)
 
 
 def test_a_link_is_removed_and_not_what_it_leads_to(store, graph, tmp_path):

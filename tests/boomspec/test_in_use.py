@@ -1,7 +1,10 @@
 """Who works with a store: seen by others while the process lives, and no longer when it is dead."""
 
+import json
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +12,11 @@ from pathlib import Path
 import pytest
 
 from boomspec.errors import BoomspecError
-from boomspec.in_use import alone, is_running, using
+from boomspec.in_use import IN_USE, alone, is_running, running_elsewhere, using
+from boomspec.store import Store, leases, open_store
+from tests.runners.s3 import s3_server
+
+EXPIRES = 8.0  # seconds
 
 WORKER = """
 import sys, time
@@ -30,7 +37,7 @@ with alone(Path(sys.argv[1])):
 
 
 @contextmanager
-def process(code: str, *arguments: Path) -> Iterator[subprocess.Popen[str]]:
+def process(code: str, *arguments: Path | str) -> Iterator[subprocess.Popen[str]]:
     """A process that has said that it is where it should be."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     started = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -106,3 +113,112 @@ def test_a_run_that_starts_during_a_clean_up_says_so_and_waits(tmp_path: Path, r
 def test_a_store_that_is_not_there_can_be_asked_for(tmp_path: Path) -> None:
     with using(tmp_path / "none"):
         assert not (tmp_path / "none").exists()
+
+
+DRIVER = """
+import os, sys, time
+os.environ["BOOMSPEC_CACHE"] = sys.argv[2]
+from boomspec.errors import BoomspecError
+from boomspec.in_use import using
+from boomspec.store import leases, open_store
+leases.EXPIRES = float(sys.argv[3])
+store = open_store(sys.argv[1])
+run = store.run_folder("tiny", "1234567890")
+run.mkdir(parents=True)
+print("here", flush=True)
+sys.stdin.readline()
+try:
+    with using(store, run=run):
+        print("at work", flush=True)
+        sys.stdin.readline()
+except BoomspecError as error:
+    print("refused:", error.message, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[dict[str, str]]:
+    """A server of S3: what reaches it."""
+    with s3_server() as server:
+        server.make_bucket("shared")
+        yield server.environment
+
+
+@pytest.fixture
+def remote(
+    shared: dict[str, str], request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Store:
+    for name, value in (shared | {"BOOMSPEC_CACHE": str(tmp_path / "here")}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(leases, "EXPIRES", EXPIRES)
+    return open_store(f"s3://shared/{request.node.name}")
+
+
+@contextmanager
+def driver(store: Store, cache: Path) -> Iterator[subprocess.Popen[str]]:
+    """A driver of the run on another machine, as far as folders go. It begins when it gets a line."""
+    with process(DRIVER, store.address, cache, str(EXPIRES)) as started:
+        yield started
+
+
+def goes_on(started: subprocess.Popen[str]) -> None:
+    assert started.stdin is not None
+    started.stdin.write("\n")
+    started.stdin.flush()
+
+
+def says(started: subprocess.Popen[str]) -> str:
+    assert started.stdout is not None
+    return started.stdout.readline().strip()
+
+
+def made(store: Store) -> Path:
+    """The folder of the run on this machine."""
+    folder = store.run_folder("tiny", "1234567890")
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_a_run_that_is_at_work_on_another_machine_is_refused_here_and_goes_on_there(
+    remote: Store, tmp_path: Path
+) -> None:
+    folder, said = made(remote), list[str]()
+    with driver(remote, tmp_path / "there") as first:
+        goes_on(first)
+        assert says(first) == "at work"
+        with pytest.raises(BoomspecError) as refused, using(remote, run=folder, elsewhere=said.append):
+            pytest.fail("it was at work twice")
+        assert f"tiny-12345678 is at work on {socket.gethostname()} (process {first.pid})" in str(refused.value)
+        assert f"boomspec runs tiny-12345678 --store {remote.address} shows how far it is" in str(refused.value)
+        assert len(said) == 1
+        assert running_elsewhere(remote) == {"tiny-12345678"}
+        goes_on(first)
+        first.wait(timeout=60)
+    with using(remote, run=folder, elsewhere=said.append):
+        assert len(said) == 1  # there was nothing to find out
+
+
+def test_a_driver_that_was_killed_on_another_machine_is_waited_out_and_told_of_once(remote: Store) -> None:
+    folder, said = made(remote), list[str]()
+    dead = {"token": "t", "machine": "another", "host": "far", "pid": "7", "since": "1", "run": folder.name}
+    remote.bucket.write(f"{IN_USE}/dead", json.dumps({**dead, "renewals": 3}).encode())
+    began = time.monotonic()
+    with using(remote, run=folder, elsewhere=said.append):
+        waited = time.monotonic() - began
+    assert EXPIRES - 3 < waited < EXPIRES + 4  # S3 tells times in whole seconds
+    assert said == [
+        "tiny-12345678 was at work on far (process 7) a moment ago; looking whether it still is, for up to 8 seconds"
+    ]
+
+
+def test_of_two_that_start_at_once_on_two_machines_one_works(remote: Store, tmp_path: Path) -> None:
+    with driver(remote, tmp_path / "one") as one, driver(remote, tmp_path / "two") as two:
+        for each in (one, two):
+            goes_on(each)
+        assert sorted(says(each).partition(":")[0] for each in (one, two)) == ["at work", "refused"]
+
+
+def test_drivers_that_share_a_folder_work_on_one_run_together(remote: Store) -> None:
+    folder, said = made(remote), list[str]()
+    with using(remote, run=folder, elsewhere=said.append), using(remote, run=folder, elsewhere=said.append):
+        assert said == []

@@ -18,16 +18,20 @@ from jsonschema import Draft202012Validator, ValidationError
 from boomspec.clusters.demand import KEEPALIVE, machine
 from boomspec.clusters.kuberay import Pods, as_yaml, job_name, manifest
 from boomspec.clusters.slurm import Allocation, script
+from boomspec.compile import compile_spec
 from boomspec.errors import BoomspecError
 from boomspec.graph import Cost, Execution, Node, Task, TaskGraph
 from boomspec.graph_file import graph_of_json
 from boomspec.locks.lock import Lock
+from boomspec.reading.experiments import load_spec
 from boomspec.tasks import Evaluate, HeldOut
+from tests.boomspec.conftest import Writer
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "golden" / "rayjob.schema.json").read_text())
 LOCK = Lock(spec="x", models={}, datasets={}, texts={}, tasks={}, rows={}, packages={})
 PODS = Pods(image="registry/boomspec:1", ray_version="2.60.0", store="/store", claim="shared", variables=("HF_TOKEN",))
 GIB = 1 << 30
+NOON = 1786881600.0  # of 2026-08-16, in UTC
 
 
 def graph(*nodes: tuple[Execution, Cost | None], name: str = "Some.Thing_1") -> TaskGraph:
@@ -146,12 +150,29 @@ def test_secrets_are_references_and_the_graph_travels_as_it_is():
 
 def test_names_are_such_as_kubernetes_takes():
     for name in ("Some.Thing_1", "7b", "x" * 80, "a-" * 40):
-        made = job_name(graph((Execution(), None), name=name))
+        made = job_name(graph((Execution(), None), name=name), NOON)
         assert len(made) <= 47
         assert made[0].isalpha()
         assert made.replace("-", "").isalnum()
         assert made == made.lower()
         assert "--" not in made
+
+
+def test_a_failed_run_costs_no_second_cluster_and_a_lost_head_gets_the_job_again():
+    spec = job(manifest(trained(), LOCK, PODS))["spec"]
+    assert spec["backoffLimit"] == 0
+    assert (spec["submissionMode"], spec["submitterConfig"]) == ("K8sJobMode", {"backoffLimit": 6})
+
+
+def test_a_manifest_that_is_made_again_is_another_job_and_otherwise_the_same():
+    first, again, later = (manifest(trained(), LOCK, PODS, now=now) for now in (NOON, NOON, NOON + 1))
+    assert first == again
+    names = [document["metadata"]["name"] for document in (*first, *later)]
+    assert names[0].endswith(f"-{trained().id[:8]}-260816-120000")
+    assert names == [names[0]] * 2 + [names[0].removesuffix("0") + "1"] * 2
+    text = as_yaml(later, [])
+    assert text.replace(names[2], names[0]) == as_yaml(first, [])
+    assert f"kubectl get rayjobs,configmaps -l boomspec/graph={trained().id[:8]}\n" in text
 
 
 def test_a_graph_that_no_config_map_holds_is_refused():
@@ -178,7 +199,11 @@ def test_the_script_for_slurm_is_one_that_bash_reads_and_asks_for_what_the_tasks
 
 
 def submit(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "boomspec", "submit", *arguments]
+    return boomspec("submit", *arguments, folder=folder)
+
+
+def boomspec(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "boomspec", *arguments]
     environment = {**os.environ, "HF_TOKEN": "hf_0123456789abcdef"}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
@@ -189,7 +214,9 @@ def submit(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
         ("--kuberay --slurm", "--kuberay and --slurm print two different things"),
         ("--kuberay --store-claim c", "--kuberay needs --image"),
         ("--kuberay --image i --store /store", "--kuberay needs --store-claim"),
+        ("--kuberay --image i --store file:///store", "--kuberay needs --store-claim"),
         ("--kuberay --image i --store s3://b/x --store-claim c", "--store-claim is for a store in a folder"),
+        ("--kuberay --image i --store file:///store --store-claim c", "no-such-spec.yaml"),
         ("--slurm --image i", "--image is for --kuberay, not for --slurm"),
         ("--slurm --wait", "--wait is for a cluster that runs, not for --slurm"),
         ("--nodes 2", "--nodes is for --kuberay and --slurm"),
@@ -201,6 +228,35 @@ def test_options_that_do_not_go_together_are_refused_before_anything_is_read(
     done = submit("no-such-spec.yaml", *options.split(), folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(message)
+
+
+def quoting(specs: Writer) -> Path:
+    """A spec that quotes the value which `submit` has in HF_TOKEN."""
+    tracking = "  tracking: {mlflow: {uri: 'http://mlflow.example/hf_0123456789abcdef'}}\n"
+    return specs.text(specs.SPEC + tracking)
+
+
+@pytest.mark.parametrize(
+    "way",
+    ["submit --kuberay --image i --store /store --store-claim c", "submit --slurm", "graph", "plan --output plan.json"],
+)
+def test_a_spec_that_quotes_a_secret_goes_nowhere(specs: Writer, folder: Path, way: str) -> None:
+    command, *options = way.split()
+    done = boomspec(command, str(quoting(specs)), *options, folder=folder)
+    assert done.returncode == 2, done.stderr
+    assert "the spec quotes a secret" in done.stderr
+    assert ": HF_TOKEN\n" in done.stderr
+    written = [path for path in folder.rglob("*") if path.is_file() and path.name != "spec.yaml"]
+    assert not [path for path in written if b"hf_0123456789abcdef" in path.read_bytes()]
+    assert "hf_0123456789abcdef" not in done.stdout + done.stderr
+
+
+def test_a_manifest_quotes_no_secret(specs: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = compile_spec(load_spec(quoting(specs))).graph
+    assert manifest(made, LOCK, PODS)
+    monkeypatch.setenv("HF_TOKEN", "hf_0123456789abcdef")
+    with pytest.raises(BoomspecError, match="the spec quotes a secret"):
+        manifest(made, LOCK, PODS)
 
 
 def test_a_task_of_unknown_memory_gets_room():

@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -165,6 +166,29 @@ def test_a_task_folder_elsewhere_is_said_aloud(folder: Path) -> None:
         file.rename(folder / "inner" / file.name)
     graph = Writer(folder / "inner").compiled(spec.replace("tasks_folder: tasks", "tasks_folder: ../tasks")).graph
     assert warnings(graph) == ["lm-eval tasks of ../tasks, outside of the spec's own folder, are code, and it is run"]
+
+
+@pytest.mark.parametrize(
+    ("named", "is_said"),
+    [
+        ("{folder}/tasks", True),  # an absolute path
+        ("sub/../../tasks", True),
+        ("link", True),
+        ("{folder}/inner/tasks", False),
+        ("../inner/tasks", False),
+    ],
+)
+def test_where_a_task_folder_lies_counts_and_not_how_it_is_named(folder: Path, named: str, is_said: bool) -> None:
+    spec = tasks(folder, "")
+    inner = folder / "inner"
+    (inner / "sub").mkdir(parents=True)
+    shutil.copytree(folder / "tasks", inner / "tasks")
+    (inner / "link").symlink_to("../tasks")
+    for file in folder.glob("*.txt"):
+        file.rename(inner / file.name)
+    text = spec.replace("tasks_folder: tasks", f"tasks_folder: {named.format(folder=folder)}")
+    said = warnings(Writer(inner).compiled(text).graph)
+    assert ["outside of the spec's own folder" in line for line in said] == [True] * is_said
 
 
 # --- nothing is unpickled --------------------------------------------------------------------------

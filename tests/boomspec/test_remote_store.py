@@ -1,5 +1,6 @@
 """A store at a URL, on a real S3 server: what is published is whole, whoever is killed and whatever wire is cut."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -14,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from boomspec.errors import BoomspecError
-from boomspec.store import RECORD, Store, open_store
+from boomspec.store import RECORD, Store, open_store, store_of_run
 from boomspec.store.leases import held
 from boomspec.store.remote import RemoteStore
+from tests.boomspec.troubled_disk import failing
 from tests.runners.s3 import S3, s3_server
 
 KIND, TASK = "tokenize", "ab" * 32
@@ -236,6 +238,91 @@ def test_damage_is_named_and_publishing_again_replaces_it_everywhere(store, s3, 
     assert not other.has(KIND, TASK)
     with pytest.raises(BoomspecError, match="is not in the store"):
         other.fetch(KIND, TASK)
+
+
+def downloads(s3: S3) -> int:
+    return s3.wire.counted("GET", "train.bin")
+
+
+@pytest.mark.parametrize("by", ["publishing", "fetching"])
+def test_a_copy_that_was_changed_here_is_read_again_and_fetched_where_it_is_damaged(
+    store, s3, monkeypatch, tmp_path, by
+) -> None:
+    folder = publish(store)
+    if by == "fetching":
+        store = elsewhere(store, monkeypatch, tmp_path)
+        folder = store.fetch(KIND, TASK)
+    file = folder / "train.bin"
+    s3.wire.forget()
+    os.utime(file, ns=(1, 1))  # touched, and yet right
+    assert store.fetch(KIND, TASK) == folder
+    file.write_bytes(b"tokens")
+    store.fetch(KIND, TASK)
+    assert downloads(s3) == 0
+    file.write_bytes(b"tokenS")
+    assert (store.fetch(KIND, TASK) / "train.bin").read_bytes() == b"tokens"
+    assert downloads(s3) == 1
+    other = file.with_name("other")
+    other.write_bytes(b"TOKENS")
+    os.utime(other, ns=(file.stat().st_mtime_ns,) * 2)
+    other.replace(file)  # of the same size and time
+    assert (store.fetch(KIND, TASK) / "train.bin").read_bytes() == b"tokens"
+    assert downloads(s3) == 2
+    store.fetch(KIND, TASK)
+    assert downloads(s3) == 2
+
+
+def test_a_copy_of_an_older_boomspec_is_read_once_and_not_fetched(store, s3) -> None:
+    publish(store)
+    (noted,) = (store.root / "records").rglob("*.files")
+    noted.unlink()
+    s3.wire.forget()
+    store.fetch(KIND, TASK)
+    assert downloads(s3) == 0
+    assert noted.exists()
+
+
+def test_checksums_are_those_of_the_copy_here_too_and_only_it_is_given_up(store, s3, monkeypatch) -> None:
+    file = publish(store) / "train.bin"
+    looked = file.stat()
+    file.write_bytes(b"tokenS")
+    os.utime(file, ns=(looked.st_atime_ns, looked.st_mtime_ns))  # as a disk that fails
+    assert store.survey([(KIND, TASK)]) == {(KIND, TASK): None}
+    assert file.exists()
+    assert store.survey([(KIND, TASK)], checksums=True) == {(KIND, TASK): None}  # at the URL it is right
+    assert (store.fetch(KIND, TASK) / "train.bin").read_bytes() == b"tokens"
+
+
+@pytest.mark.parametrize("name", [RECORD, "train.bin"])
+def test_a_copy_that_cannot_be_read_now_is_an_error_and_stays(store, monkeypatch, name) -> None:
+    file = publish(store) / name
+    with monkeypatch.context() as patched:
+        failing(patched, file, errno.ESTALE)
+        with pytest.raises(BoomspecError, match=f"{file}: cannot be read: Stale file handle"):
+            store.fetch(KIND, TASK)
+    assert file.exists()
+
+
+def test_what_a_run_has_told_here_stays_where_it_cannot_be_looked_at_now(store, monkeypatch) -> None:
+    run = store.run_folder("tiny", "1234567890")
+    run.mkdir(parents=True)
+    (run / "status.json").write_text("the newest")
+    store.bucket.write(f"runs/{run.name}/status.json", b"what was sent")
+    with monkeypatch.context() as patched:
+        failing(patched, run / "status.json", errno.EIO)
+        with pytest.raises(BoomspecError, match=r"status\.json: cannot be read: Input/output error"):
+            store.run_called(run.name)
+    assert (run / "status.json").read_text() == "the newest"
+
+
+def test_a_run_is_of_its_url_even_if_that_cannot_be_read_now(store, monkeypatch) -> None:
+    run = store.run_folder("tiny", "1234567890")
+    run.mkdir(parents=True)
+    store.check_writable()
+    assert store_of_run(run).address == store.address
+    failing(monkeypatch, store.root / ".url", errno.EIO)
+    with pytest.raises(BoomspecError, match=r"\.url: cannot be read: Input/output error"):
+        store_of_run(run)
 
 
 @pytest.mark.parametrize("path", ["../../../../evil", "/evil", "a/../../evil", "a\\..\\evil", ""])

@@ -1,6 +1,8 @@
 """The store: what is published is whole, whatever is killed; writers do not disturb each other."""
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import pytest
 
 from boomspec.errors import BoomspecError
 from boomspec.store import RECORD, Store, Workspace, write_atomically
+from tests.boomspec.troubled_disk import failing
 
 KIND, TASK = "tokenize", "ab" * 32
 IDENTITY = {"kind": KIND, "version": 1, "params": {}, "inputs": {}}
@@ -146,6 +149,60 @@ def test_damage_is_named(store: Store) -> None:
         assert not store.has(KIND, TASK)
 
 
+@pytest.mark.parametrize("reason", [errno.ESTALE, errno.EACCES, errno.EIO])
+@pytest.mark.parametrize("name", [RECORD, "train.bin"])
+def test_what_cannot_be_read_now_is_an_error_that_names_it_and_no_damage(
+    store: Store, monkeypatch: pytest.MonkeyPatch, name: str, reason: int
+) -> None:
+    file = publish(store) / name
+    with monkeypatch.context() as patched:
+        failing(patched, file, reason)
+        with pytest.raises(BoomspecError) as caught:
+            store.survey([(KIND, TASK)])
+        assert caught.value.message == f"{file}: cannot be read: {os.strerror(reason)}"
+        with pytest.raises(BoomspecError, match=f"{file}: cannot be read"):
+            publish(store, b"second")  # it does not take its place either
+    assert store.damage(KIND, TASK, checksums=True) is None
+    assert folders(store) == [TASK]
+
+
+def test_contents_that_cannot_be_read_now_are_no_damage(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = publish(store) / "train.bin"
+    failing(monkeypatch, file, errno.EIO, statted=False)
+    assert store.damage(KIND, TASK) is None
+    with pytest.raises(BoomspecError, match=f"{file}: cannot be read: Input/output error"):
+        store.damage(KIND, TASK, checksums=True)
+
+
+def test_where_the_newest_artifacts_serve_one_that_cannot_be_read_is_passed_over(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = "cd" * 32
+    folder = publish(store)
+    with store.workspace(KIND, other) as workspace:
+        store.publish(workspace, KIND, other, IDENTITY, {})
+    failing(monkeypatch, folder / RECORD, errno.EACCES)
+    assert [record["id"] for record in store.newest(KIND, 5)] == [other]
+
+
+def test_an_artifact_that_appears_while_it_is_looked_for_is_no_damage(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Store.record
+    found: list[object] = []
+
+    def late(self: Store, kind: str, task_id: str) -> object:
+        record = read(self, kind, task_id)
+        if not found:
+            publish(store)
+        found.append(record)
+        return record
+
+    monkeypatch.setattr(Store, "record", late)
+    assert store.damage(KIND, TASK) is None
+    assert found[0] is None
+
+
 def test_a_discarded_artifact_is_gone_and_discarding_twice_is_harmless(store: Store) -> None:
     publish(store)
     store.discard(KIND, TASK)
@@ -160,6 +217,29 @@ def test_a_record_holds_no_secrets(store: Store, monkeypatch: pytest.MonkeyPatch
     assert "hf_abcdefgh12345678" not in text
     assert "me:secret" not in text
     assert json.loads(text)["provenance"]["note"] == "logged in with <HF_TOKEN>"
+
+
+def test_a_record_can_be_read_whatever_the_environment_holds(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAX_TOKENS", "2100000000")
+    monkeypatch.setenv("SECRET_NUMBER", "2100000000")
+    monkeypatch.setenv("DB_PASSWORD", "train.bin")
+    identity = {**IDENTITY, "params": {"tokens": 2100000000, "said": "2100000000"}}
+    with store.workspace(KIND, TASK) as workspace:
+        (workspace.path / "train.bin").write_bytes(b"tokens")
+        store.publish(workspace, KIND, TASK, identity, {"train.bin": "train.bin"})
+    record = store.record(KIND, TASK)
+    assert record is not None
+    assert record["task"] == identity
+    assert record["provenance"] == {"<DB_PASSWORD>": "<DB_PASSWORD>"}
+    assert store.damage(KIND, TASK, checksums=True) is None
+
+
+def test_a_record_that_could_not_be_read_again_is_not_published(store: Store) -> None:
+    with store.workspace(KIND, TASK) as workspace:
+        (workspace.path / "a\\b").write_bytes(b"tokens")
+        with pytest.raises(BoomspecError, match="could not be read again: one of its files has an odd name"):
+            store.publish(workspace, KIND, TASK, IDENTITY, {})
+    assert folders(store) == []
 
 
 def test_an_artifact_can_be_read_by_others_than_its_maker(store: Store) -> None:

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from runners import __main__ as runners
+from runners.environment import ALLOW_CPU
 
 
 def main() -> None:
@@ -36,7 +37,12 @@ def main() -> None:
     print(json.dumps({"code": code, "bytes": stats.cumulative_created_bytes}))
 
 
-ENVIRONMENT = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    "RAY_USAGE_STATS_ENABLED": "0",
+    ALLOW_CPU: "1",
+}
 
 if __name__ == "__main__":
     main()

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from safetensors.torch import load_file
 
@@ -49,7 +50,8 @@ class GroupStory:
         recipe = tiny.recipe(steps=STEPS, sequences=5, optimizer={"eps": 1e-3, "lr": 1e-3})
         student = Distill(kept=(0, 2, 3), initial="teacher", train_embedding=True, losses=losses, recipe=recipe)
         self.task = Task(student, {"teacher": self.teacher.id, "tokens": tokens.id})
-        options = {"workers": 2, "parallel": "fsdp", "teacher": "sharded", "micro_batch": 2, "checkpoint_seconds": 0.2}
+        options = {"workers": 2, "min_workers": 1, "parallel": "fsdp", "teacher": "sharded", "micro_batch": 2}
+        options["checkpoint_seconds"] = 0.2
         nodes = [Node(tokens, "tokens"), Node(self.task, "distill", Execution(options=options))]
         sources = {text.id: text, self.teacher.id: self.teacher}
         self.graph = TaskGraph("many", {node.id: node for node in nodes}, sources, (self.task.id,))
@@ -119,6 +121,11 @@ class GroupStory:
         wait_until(lambda: self.checkpoint() > before or process.poll() is not None)
         assert process.poll() is None, process.communicate()[0]
         return self.checkpoint()
+
+    def controller(self) -> int:
+        """The process of Ray Train's controller."""
+        found = [p for p in psutil.process_iter(["cmdline"]) if "TrainController" in " ".join(p.info["cmdline"] or [])]
+        return next(p.pid for p in found if p.environ().get(MARK) == str(self.folder))
 
     def alive(self) -> list[str]:
         return processes_of(str(self.folder))

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, UntypedStorage
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
@@ -86,3 +86,28 @@ class LiveBytes(TorchDispatchMode):
     def _remove(self, key: int, size: int) -> None:
         self._seen.discard(key)
         self.now -= size
+
+
+class LiveBytesOfShards(LiveBytes):
+    """The same where models are cut over workers, of whose tensors only the part that is here counts.
+
+    Slower: FSDP empties and fills storages without an operation, so all are looked at after each.
+    """
+
+    def __init__(self, *existing: Tensor) -> None:
+        self._alive: dict[int, weakref.ref[UntypedStorage]] = {}
+        super().__init__(*existing)
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = super().__torch_dispatch__(function, types, args, kwargs)
+        # A list: a storage may die while they are counted.
+        storages = [reference() for reference in list(self._alive.values())]
+        self.now = sum(storage.nbytes() for storage in storages if storage is not None)
+        self.peak = max(self.peak, self.now)
+        return result
+
+    def _add(self, tensor: Tensor) -> None:
+        storage = getattr(tensor, "_local_tensor", tensor).untyped_storage()
+        if storage._cdata not in self._alive:
+            self._alive[storage._cdata] = weakref.ref(storage)
+            weakref.finalize(storage, self._alive.pop, storage._cdata)

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -34,17 +35,21 @@ def with_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
 
 
-@pytest.fixture
-def open_dashboard() -> Iterator[tuple[int, list[dict[str, str]]]]:
-    """What answers like the dashboard of an open cluster, on every interface: its port, and the headers it saw."""
-    seen: list[dict[str, str]] = []
+Call = dict[str, str]  # the headers, or metadata, that came with it
+
+
+@contextmanager
+def dashboard(status: int = 200, **headers: str) -> Iterator[tuple[int, list[Call]]]:
+    """What answers like the dashboard of an open cluster, on every interface: its port, and the calls it saw."""
+    seen: list[Call] = []
 
     class Dashboard(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             seen.append(dict(self.headers))
             content = json.dumps({"version": "4", "ray_version": "2.60.0"}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(content)), **headers}.items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)
 
@@ -59,42 +64,137 @@ def open_dashboard() -> Iterator[tuple[int, list[dict[str, str]]]]:
         thread.join()
 
 
-@pytest.fixture
-def open_head() -> Iterator[int]:
-    """The port of what answers like the head of a cluster without a token, on every interface."""
+@contextmanager
+def head(*, token: str | None = None, refusal: str = "UNAUTHENTICATED") -> Iterator[tuple[int, list[Call]]]:
+    """What answers like a cluster's head, with or without a token, on every interface: its port, the calls it saw."""
+    seen: list[Call] = []
 
     class Everything(grpc.GenericRpcHandler):
         def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
-            return grpc.unary_unary_rpc_method_handler(lambda request, context: b"")
+            call = dict(details.invocation_metadata)
+            seen.append(call)
+            if token is None or call.get("authorization") == f"Bearer {token}":
+                return grpc.unary_unary_rpc_method_handler(lambda request, context: b"")
+            code = grpc.StatusCode[refusal]
+            return grpc.unary_unary_rpc_method_handler(lambda request, context: context.abort(code, "not like this"))
 
     server = grpc.server(ThreadPoolExecutor(1), handlers=[Everything()])
     port = server.add_insecure_port("0.0.0.0:0")
     server.start()
-    yield port
+    yield port, seen
     server.stop(None).wait()
 
 
-def test_an_open_job_server_beyond_loopback_is_refused_and_sees_no_token(
-    open_dashboard: tuple[int, list[dict[str, str]]],
-) -> None:
-    port, seen = open_dashboard
-    outside = f"http://{own_address()}:{port}"
-    with pytest.raises(BoomspecError, match="asks for no token: whoever reaches it owns it") as caught:
-        connect(outside)
-    assert "--insecure" in str(caught.value)
-    assert len(seen) == 1
-    assert "Authorization" not in seen[0]
+def as_somebody(code: str, *arguments: str, **variables: str) -> str:
+    """What a process prints that has the token of some cluster in its environment, and nothing else of Ray's."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment = clean | {"RAY_AUTH_TOKEN": TOKEN, **variables}
+    process = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(process, env=environment, capture_output=True, text=True, timeout=240)
+    return done.stdout + done.stderr
+
+
+def test_an_open_job_server_beyond_loopback_is_refused_and_sees_no_token() -> None:
+    with dashboard() as (port, seen):
+        outside = f"http://{own_address()}:{port}"
+        with pytest.raises(BoomspecError, match="asks for no token: whoever reaches it owns it") as caught:
+            connect(outside)
+        assert "--insecure" in str(caught.value)
+        assert len(seen) == 1
+        assert "Authorization" not in seen[0]
+        assert TOKEN not in str(seen)
+        assert check_http(outside, insecure=True)
+        assert check_http(f"http://127.0.0.1:{port}", insecure=False)
+
+
+_CONNECT = """
+import sys
+from runners.jobs import connect
+print("open" if connect(sys.argv[1], insecure=True)[1] else "asks for a token")
+"""
+
+
+@pytest.mark.parametrize("variables", [{}, {"RAY_AUTH_MODE": "token"}])
+def test_rays_client_shows_an_open_job_server_no_token_of_another_cluster(variables: Call) -> None:
+    with dashboard() as (port, seen):
+        for host in ("127.0.0.1", own_address()):
+            assert as_somebody(_CONNECT, f"http://{host}:{port}", **variables).strip() == "open"
+    assert len(seen) > 2
     assert TOKEN not in str(seen)
-    assert check_http(outside, insecure=True)
-    assert check_http(f"http://127.0.0.1:{port}", insecure=False)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_job_server_that_refuses_asks_for_a_token(status: int) -> None:
+    with dashboard(status) as (port, _):
+        assert not check_http(f"http://{own_address()}:{port}", insecure=False)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", own_address()])
+@pytest.mark.parametrize(
+    ("status", "headers", "said"),
+    [
+        (307, {"Location": "https://login.example/ray"}, "307 Temporary Redirect, Location: https://login.example/ray"),
+        (404, {}, "404 Not Found"),
+        (503, {}, "503 Service Unavailable"),
+    ],
+)
+def test_what_neither_answers_nor_refuses_is_no_cluster_and_sees_no_token(
+    host: str, status: int, headers: dict[str, str], said: str
+) -> None:
+    with dashboard(status, **headers) as (port, seen):
+        for insecure in (False, True):
+            with pytest.raises(BoomspecError) as caught:
+                connect(f"http://{host}:{port}", insecure=insecure)
+            assert caught.value.message == f"no Ray cluster answers at http://{host}:{port}: HTTP status {said}"
+    assert len(seen) == 2
+    assert TOKEN not in str(seen)
 
 
 @pytest.mark.parametrize("scheme", ["", "ray://"])
-def test_a_run_joins_no_open_cluster_beyond_loopback(open_head: int, scheme: str) -> None:
-    with pytest.raises(BoomspecError, match="asks for no token"):
-        check_cluster(f"{scheme}{own_address()}:{open_head}", insecure=False)
-    check_cluster(f"{scheme}{own_address()}:{open_head}", insecure=True)
-    check_cluster(f"{scheme}127.0.0.1:{open_head}", insecure=False)
+def test_a_run_joins_no_open_cluster_beyond_loopback(scheme: str) -> None:
+    with head() as (port, _):
+        with pytest.raises(BoomspecError, match="asks for no token"):
+            check_cluster(f"{scheme}{own_address()}:{port}", insecure=False)
+        assert check_cluster(f"{scheme}{own_address()}:{port}", insecure=True)
+        assert check_cluster(f"{scheme}127.0.0.1:{port}", insecure=False)
+
+
+def test_a_head_that_neither_answers_nor_refuses_is_none_and_sees_no_token() -> None:
+    said = r"no Ray cluster at 127\.0\.0\.1:\d+: UNIMPLEMENTED: not like this"
+    with head(token=TOKEN, refusal="UNIMPLEMENTED") as (port, seen), pytest.raises(BoomspecError, match=said):
+        check_cluster(f"127.0.0.1:{port}", insecure=True)
+    assert TOKEN not in str(seen)
+
+
+_JOIN = """
+import sys
+from runners.cluster import cluster
+with cluster(sys.argv[1], insecure=True):
+    pass
+"""
+_NAMED = ["{place}", "ray://{place}", "auto"]  # the last: the one that RAY_ADDRESS names
+
+
+@pytest.mark.parametrize("named", _NAMED)
+@pytest.mark.parametrize("variables", [{}, {"RAY_AUTH_MODE": "token"}])
+def test_ray_shows_an_open_head_no_token_of_another_cluster(named: str, variables: Call) -> None:
+    with head() as (port, seen):
+        place = f"127.0.0.1:{port}"
+        # Behind the first calls it is no head after all.
+        assert "no Ray cluster at" in as_somebody(_JOIN, named.format(place=place), RAY_ADDRESS=place, **variables)
+    assert len(seen) > 1
+    assert TOKEN not in str(seen)
+
+
+@pytest.mark.parametrize("named", _NAMED)
+def test_ray_shows_a_head_that_asks_for_it_the_token(named: str) -> None:
+    with head(token=TOKEN) as (port, seen):
+        place = f"127.0.0.1:{port}"
+        assert "no Ray cluster at" in as_somebody(_JOIN, named.format(place=place), RAY_ADDRESS=place)
+    first, *others = [call.get("authorization") for call in seen]
+    assert first is None
+    assert len(others) > 1
+    assert set(others) == {f"Bearer {TOKEN}"}
 
 
 def test_where_nothing_listens_is_said_at_once() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import warnings
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from boomspec.tasks import (
     Record,
     Search,
 )
+from runners import environment
 from runners.context import Progress
 from runners.device import MASTER_DTYPE, autocast, device, frozen_dtype, kernels
 from runners.tasks import baseline, distill, evaluate, pretrain, search
@@ -43,6 +45,45 @@ def test_the_forward_of_fp32_weights_runs_in_the_precision_that_frozen_models_ar
     assert output.dtype == dtype
     output.sum().backward()
     assert layer.weight.grad.dtype == torch.float32
+
+
+def test_a_task_without_gpus_computes_on_the_cpu_whatever_torch_has_seen_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # asked too early, torch stays with that
+    assert device().type == "cuda"
+    environment.apply_resources(cpus=1, gpus=0)
+    assert device().type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("built", "why", "what_to_do"),
+    [
+        (None, "is built for CPUs alone", "install a torch"),
+        ("12.8", "(for CUDA 12.8) sees none: the driver is too old", "a driver that is too old needs an update"),
+    ],
+)
+def test_a_task_with_a_gpu_that_torch_does_not_see_is_an_error_that_says_where_and_why(
+    monkeypatch: pytest.MonkeyPatch, built: str | None, why: str, what_to_do: str
+) -> None:
+    def init() -> None:
+        raise RuntimeError("the driver is too old\nmore")
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # as Ray sets it
+    monkeypatch.delenv(environment.ALLOW_CPU, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", init)
+    monkeypatch.setattr(torch.version, "cuda", built)
+    monkeypatch.setattr(torch.version, "hip", None)
+    environment.apply_resources(cpus=1, gpus=0.5)
+    with pytest.raises(BoomspecError) as caught:
+        device()
+    where = f"a GPU of {socket.gethostname()} (CUDA_VISIBLE_DEVICES=0), but torch {torch.__version__} there"
+    assert f"{where} {why}" in caught.value.message
+    assert what_to_do in str(caught.value.hint)
+    monkeypatch.setenv(environment.ALLOW_CPU, "1")
+    assert device().type == "cpu"
 
 
 def settings() -> dict[str, object]:

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 import boomspec
 from boomspec.errors import BoomspecError, SpecError
 from boomspec.locks.locking import Asked, lock_of
+from boomspec.models.code import code_digests
 from boomspec.store import Store
 from runners import export
 from runners.assembly import assemble
@@ -280,6 +281,99 @@ def test_code_is_looked_at_file_by_file(tmp_path):
     assert not runs_code(tmp_path / "teacher", "model", {"0" * 64})
     foreign.write_tokenizer(tmp_path / "teacher", brings_code=False)
     assert not runs_code(tmp_path / "teacher", "tokenizer", {"0" * 64})
+
+
+def _named(folder: Path, config: str, auto_map: dict) -> None:
+    """Let a config of a model folder name other classes."""
+    path = folder / config
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": auto_map}))
+
+
+def _of_another_repository(folder: Path, marker: Path) -> Path:
+    """A hub repository as transformers finds one in the working folder; its code writes into `marker`."""
+    (folder / "evil" / "repo").mkdir(parents=True)
+    told = f"open({str(marker)!r}, 'a').write('evil\\n')\n"
+    (folder / "evil" / "repo" / "modeling_x.py").write_text(
+        f"{told}from transformers import LlamaForCausalLM\nclass X(LlamaForCausalLM): pass\n"
+    )
+    return folder
+
+
+def test_a_class_that_is_in_no_trusted_file_is_never_run(tmp_path, monkeypatch):
+    marker = tmp_path / "code-has-run"
+    monkeypatch.chdir(_of_another_repository(tmp_path, marker))
+    foreign.write(tmp_path / "teacher", marker=marker)
+    trusts = set(code_digests(tmp_path / "teacher").values())
+    tiny.model(vocab_size=300).save_pretrained(tmp_path / "student")
+    for name in ("evil/repo--modeling_x.X", "modeling_x.X", f"{tmp_path}/evil/repo/modeling_x.X"):
+        _named(tmp_path / "student", "config.json", {"AutoModelForCausalLM": name})
+        assert not runs_code(tmp_path / "student", "model", trusts)
+        assert type(load(tmp_path / "student", dtype=torch.float32, code=trusts)).__name__ == "LlamaForCausalLM"
+    assert runs_code(tmp_path / "teacher", "model", trusts)
+    _named(tmp_path / "teacher", "config.json", {**foreign.MAP, "AutoModelForCausalLM": "evil/repo--modeling_x.X"})
+    with pytest.raises(BoomspecError, match="needs code of its own"):
+        load(tmp_path / "teacher", dtype=torch.float32, code=trusts)
+    assert not marker.exists()
+
+
+def test_the_config_that_a_tokenizer_is_loaded_with_has_to_be_trusted_too(tmp_path):
+    foreign.write(tmp_path / "teacher")
+    trusts = set(code_digests(tmp_path / "teacher").values())
+    assert runs_code(tmp_path / "teacher", "tokenizer", trusts)
+    _named(tmp_path / "teacher", "config.json", {**foreign.MAP, "AutoConfig": "evil/repo--modeling_x.X"})
+    assert not runs_code(tmp_path / "teacher", "tokenizer", trusts)
+
+
+def _students(folder: Path, **sections) -> Path:
+    """A spec of a student that exists, with one lm-eval task and no text; its models lie in ./teacher and ./student."""
+    (folder / "tasks").mkdir()
+    (folder / "tasks" / "one.yaml").write_text("task: one\n")
+    evaluate = {"held_out": None, "max_tokens": None, "tasks": ["one"], "tasks_folder": "tasks"}
+    student = {"model": "./student", "keep": [0, 2]}
+    without = {"data": None, "distill": None, "interpolate": None, "evaluate": evaluate, "student": student}
+    return small.write_spec(folder, **{**TRUSTING, **without, **sections})
+
+
+def test_the_tokenizers_code_is_looked_at_where_no_text_is_read_too(tmp_path):
+    foreign.write(tmp_path / "teacher", native=True, tokenizer=False)
+    foreign.write(tmp_path / "student", native=True, tokenizer=False, layers=2)
+    named = {"AutoTokenizer": [None, "evil/repo--modeling_x.X"]}
+    for folder in ("teacher", "student"):
+        _named(tmp_path / folder, "tokenizer_config.json", named)
+    student = {"model": "./student", "keep": [0, 2], "trust_remote_code": True}
+    with pytest.raises(SpecError) as caught:
+        small.compiled(_students(tmp_path, student=student), Store(tmp_path / "store"))
+    for role in ("teacher", "student"):
+        said = f"{role}.trust_remote_code: tokenizer_config.json of './{role}': 'auto_map' names code of another"
+        assert said in str(caught.value)
+
+
+def test_a_student_that_nobody_trusts_does_not_run_what_the_teachers_trust_is_about(tmp_path, monkeypatch):
+    marker = tmp_path / "code-has-run"
+    monkeypatch.chdir(_of_another_repository(tmp_path, marker))
+    for name, layers in (("teacher", 4), ("student", 2)):
+        tiny.model(layers=layers, vocab_size=300).save_pretrained(tmp_path / name)
+    foreign.write(tmp_path / "other", marker=tmp_path / "tokenizer-code")
+    for file in ("tokenization_quiet.py", "parts.py"):
+        (tmp_path / "teacher" / file).write_text((tmp_path / "other" / file).read_text())
+    foreign.write_tokenizer(tmp_path / "teacher", brings_code=True)
+    _named(tmp_path / "student", "config.json", {"AutoModelForCausalLM": "evil/repo--modeling_x.X"})
+    graph = small.compiled(_students(tmp_path), Store(tmp_path / "store")).graph
+
+    ran = {}
+    for node in graph.nodes.values():
+        if node.task.kind == "evaluate":
+            context = tiny.context(tmp_path / node.id[:8], node.task.record)
+            context.options = node.execution.options
+            found = {role: Input(i, source=graph.sources.get(i)) for role, i in node.task.inputs.items()}
+            context.inputs.update(found)
+            ran[node.name] = context.code_of("model")
+    assert ran["evaluate student: one"] == ()
+    # The teacher's folder has its tokenizer, too, which lm-eval reads there: its code is part of what the model is.
+    assert set(ran["evaluate teacher: one"]) == digests(graph) == set(code_digests(tmp_path / "teacher").values())
+    assert runs_code(tmp_path / "teacher", "tokenizer", ran["evaluate teacher: one"])
+    load(tmp_path / "student", dtype=torch.float32, code=digests(graph))
+    assert not marker.exists()
 
 
 def test_weights_that_are_missing_are_never_drawn_at_random(tmp_path):

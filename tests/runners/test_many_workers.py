@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
@@ -25,7 +24,7 @@ from boomspec.language.execution import ExecutionSpec
 from boomspec.losses import CrossEntropy, HiddenCosine, Losses
 from boomspec.tasks import Architecture, Distill, Faithful, Pretrain
 from runners.cluster import check_feasible
-from runners.context import Context, Place
+from runners.context import Context
 from runners.device import collectives
 from runners.spread import lightened
 from runners.tasks import distill, pretrain
@@ -320,11 +319,16 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GroupStory]:
 
 @pytest.fixture(scope="module")
 def disturbed(story: GroupStory) -> str:
-    """A run on one machine: a worker is killed, the group that comes after it is interrupted. Returns its output."""
+    """A run on one machine: a worker is killed, the controller of the next group, and the third group is interrupted.
+
+    Returns its output.
+    """
     process = story.start("--cpus", "2", "--plain")
     story.wait_for_a_checkpoint(process, groups=1)
     os.kill(story.groups()[0][1], signal.SIGKILL)
     story.wait_for_a_checkpoint(process, groups=2)
+    os.kill(story.controller(), signal.SIGKILL)
+    story.wait_for_a_checkpoint(process, groups=3)
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 130, output
@@ -334,12 +338,21 @@ def disturbed(story: GroupStory) -> str:
 def test_a_worker_that_is_killed_makes_the_group_start_again_from_its_last_checkpoint(
     story: GroupStory, disturbed: str
 ) -> None:
-    first, second = story.groups()
+    first, second, _ = story.groups()
     assert len(first) == len(second) == 2
     assert not set(first) & set(second)
     assert re.search(r"lost worker 1 \(.*\): the group starts again from the last checkpoint", disturbed)
     assert re.search(rf"continues behind step \d+ of {STEPS}", disturbed)
     assert [event["event"] for event in story.events()].count("task_started") == 1  # the task itself was not retried
+
+
+def test_a_controller_that_is_killed_costs_a_group_as_a_worker_does_and_its_room_is_given_back(
+    story: GroupStory, disturbed: str
+) -> None:
+    _, second, third = story.groups()
+    assert len(third) == 2  # of as many CPUs as there are: those of the second group were free
+    assert not set(second) & set(third)
+    assert "lost the controller of the group: the group starts again from the last checkpoint" in disturbed
 
 
 def test_an_interrupt_leaves_a_checkpoint_and_no_process_and_no_file_of_rays(story: GroupStory, disturbed: str) -> None:
@@ -385,39 +398,3 @@ def test_the_artifact_of_a_disturbed_training_is_that_of_an_undisturbed_one_on_o
     shutil.copytree(story.artifact, actual, ignore=shutil.ignore_patterns("artifact.json"))
     same(actual, expected)
     assert not story.resume.exists()
-
-
-def after_an_error(place: Path, inputs: dict[str, Path]) -> list[str]:
-    """A worker fails; what Ray Train's controller does then, and what the task fails of."""
-    many_workers = importlib.import_module("runners.many_workers")  # with Ray, which the test's own process must not
-    context: Context[Any] = tiny.context(place, recorded(), resume=place / "resume", **inputs)
-    context.options, context.place = {"workers": 2}, Place(log=place / "task.log")
-    shared = context.resume / WORKERS
-    shared.mkdir(parents=True)
-    watcher = many_workers.Watcher(shared, context.progress)
-    peer = RuntimeError("[gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer")
-    watcher.after_exception(None, {0: peer, 3: OSError("The actor died.\nmore")})
-    said = [str(many_workers.reason(shared, RuntimeError("all is lost")))]
-    failures: dict[int, Exception] = {0: peer}
-    for call in (lambda: many_workers.join(context), lambda: watcher.after_exception(None, failures)):
-        try:
-            call()
-        except (many_workers.Final, RuntimeError) as error:
-            failures[1] = error
-            said.append(str(error))
-    return [*said, str(many_workers.reason(shared, RuntimeError("all is lost"))), *tiny.notes(context)]
-
-
-def test_lost_workers_are_told_of_but_an_error_of_a_worker_itself_is_not_tried_again(
-    tmp_path: Path, crew: Crew, folder: Path
-) -> None:
-    larger = tiny.token_artifact(tmp_path / "tokens", vocabulary=tiny.VOCABULARY + 1)
-    inputs = {"teacher": folder / "tied", "tokens": larger}
-    lost, raised, watched, reason, *notes = crew.run(1, after_an_error, tmp_path / "run", inputs)[0]
-    assert lost == "the group of workers has failed: RuntimeError: all is lost"
-    assert "vocabulary of 65, but the teacher embeds 64" in raised
-    assert watched == "a worker has failed"  # which Ray Train takes for the end
-    assert reason == raised
-    assert notes[0] == "lost worker 3 (The actor died.): the group starts again from the last checkpoint"
-    assert not any("lost" in note for note in notes[1:])
-    assert "Traceback" in (tmp_path / "run" / "task.log").read_text()

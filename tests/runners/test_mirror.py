@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,15 +14,21 @@ from typing import Any
 import pytest
 import torch
 
+from boomspec.graph import Node, Task, TaskGraph
+from boomspec.in_use import IN_USE
 from boomspec.store import Store, open_store
 from boomspec.store.bucket import Bucket
+from boomspec.store.leases import shown
+from runners.__main__ import main
 from runners.context import Context
 from runners.mirror import KEPT_CHECKPOINTS, STATE, ResumeMirror
 from runners.relay import Relay
-from runners.run_mirror import RunMirror, mirrored
+from runners.run_mirror import RunMirror, affordable, mirrored
 from runners.tasks import distill
 from runners.team import STOP, WORKERS
 from tests.runners import tiny
+from tests.runners.corpora import record as record_of_tokens
+from tests.runners.corpora import write_texts
 from tests.runners.crew import Crew
 from tests.runners.s3 import S3, s3_server
 from tests.runners.test_distill import record as recorded
@@ -215,6 +223,80 @@ def test_a_runs_folder_that_cannot_be_sent_is_told_of_and_ends_nothing(tmp_path:
     assert mirror.end()
     (told,) = mirror.failures()
     assert told.startswith(f"what is known of this run is not sent to {bucket.url}/runs/{tmp_path.name} for now: ")
+
+
+def test_a_large_file_that_grows_is_sent_seldom_the_events_often_and_all_of_both_at_the_end(
+    tmp_path: Path, bucket: Bucket, s3: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runners.run_mirror._EVERY_SECONDS", 0.2)
+    mirror = RunMirror(tmp_path, bucket)
+    mirror.begin()
+    s3.wire.forget()
+    until = time.monotonic() + 120
+    with (
+        (tmp_path / "progress.jsonl").open("wb", buffering=0) as progress,
+        (tmp_path / "events.jsonl").open("a") as events,
+    ):
+        progress.write(b"x" * (1 << 20))  # twenty shares
+        while s3.wire.counted("PUT", "progress.jsonl") < 2 and time.monotonic() < until:
+            progress.write(b"x")
+            events.write("one\n")
+            events.flush()
+            time.sleep(0.05)
+    assert s3.wire.counted("PUT", "progress.jsonl") == 2
+    assert s3.wire.counted("PUT", "events.jsonl") > 20
+    assert mirror.end() == ""
+    for name in ("progress.jsonl", "events.jsonl"):
+        assert bucket.read(f"runs/{tmp_path.name}/{name}") == (tmp_path / name).read_bytes()
+
+
+def test_files_share_the_rate_and_what_small_ones_do_not_need_large_ones_have() -> None:
+    sizes = {"status.json": 1_000, "events.jsonl": 90_000, "one": 400_000, "other": 4_000_000}
+    shares: dict[str, int] = {}
+    sent = Counter[str]()
+    for _ in range(100):
+        sent.update(affordable({name: (0, size) for name, size in sizes.items()}, shares, 200_000).keys())
+        for name in [name for name, share in shares.items() if share >= sizes[name]]:
+            del shares[name]
+    assert sum(sent[name] * size for name, size in sizes.items()) <= 100 * 200_000
+    assert sent["status.json"] == sent["events.jsonl"] == 100
+    assert sent["one"] == 100 // 8  # half of what the first two leave
+    assert sent["other"] == 1
+
+
+def test_what_is_at_the_url_already_is_not_sent_again(tmp_path: Path, bucket: Bucket, s3: S3) -> None:
+    for content in ("first", "other"):
+        mirror = RunMirror(tmp_path, bucket)
+        mirror.begin()
+        (tmp_path / "task.log").write_text("said once")
+        (tmp_path / "status.json").write_text(content)
+        assert mirror.end() == ""
+    for file in tmp_path.iterdir():
+        os.utime(file, (0, 0))  # S3 tells times in whole seconds
+    assert bucket.read(f"runs/{tmp_path.name}/status.json") == b"other"
+    s3.wire.forget()
+    mirror = RunMirror(tmp_path, bucket)
+    mirror.begin()
+    assert mirror.end() == ""
+    assert s3.wire.counted("PUT") == 0
+
+
+def test_a_second_driver_on_another_machine_overwrites_nothing_of_the_run(
+    tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("boomspec.store.leases.EXPIRES", 4.0)
+    monkeypatch.setenv("BOOMSPEC_CACHE", str(tmp_path / "second"))
+    text = write_texts(tmp_path / "texts", ["a document"])
+    task = Task(record_of_tokens(), {"text": text.id})
+    graph = TaskGraph("small", {task.id: Node(task, "tokens")}, {text.id: text}, (task.id,))
+    graph.write(tmp_path / "graph.json")
+    name = open_store(bucket.url).run_folder(graph.name, graph.id).name
+    bucket.write(f"runs/{name}/events.jsonl", b"of the first one\n")
+    with shown(bucket, f"{IN_USE}/0", expires=4.0, run=name, folder="there", host="far"):
+        assert main([str(tmp_path / "graph.json"), "--store", bucket.url, "--plain"]) == 2
+    assert f"error: {name} is at work on far" in capsys.readouterr().err
+    assert bucket.read(f"runs/{name}/events.jsonl") == b"of the first one\n"
+    assert list(bucket.entries("runs")) == [f"runs/{name}/events.jsonl"]
 
 
 def test_a_piece_that_is_told_twice_is_written_once(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_a_process_that_was_stopped_is_silent_until_it_goes_on(tmp_path: Path) -
 
 def test_who_is_silent_is_told_with_its_machine_and_process_and_less_and_less_often() -> None:
     now = [0.0]
-    silence = Silence(seconds=600, now=lambda: now[0])
+    silence = Silence(seconds=600, quiet_seconds=36_000, now=lambda: now[0])
     silence.heard("a", {"started": {"host": "node7", "pid": 123}})
     silence.heard("b", {ALIVE: True})
     said = []
@@ -78,6 +78,22 @@ def test_who_is_silent_is_told_with_its_machine_and_process_and_less_and_less_of
     silence.ended("a")
     now[0] = 10_000.0
     assert [task for task, _ in silence.notes()] == ["b"]
+
+
+def test_a_body_that_says_nothing_while_its_process_lives_is_told_of_later_and_otherwise() -> None:
+    """As one does that hangs in a download, or waits for another worker that never comes."""
+    now = [0.0]
+    silence = Silence(seconds=600, quiet_seconds=1800, now=lambda: now[0])
+    silence.heard("a", {"started": {"host": "node7", "pid": 123}})
+    said = []
+    for minute in range(70):
+        now[0] = minute * 60.0
+        silence.heard("a", {ALIVE: True})
+        if minute == 5:
+            silence.heard("a", {"done": 1, "total": 2})
+        said += [(minute, note) for _, note in silence.notes()]
+    assert [minute for minute, _ in said] == [35, 65]
+    assert said[0][1].startswith("no progress for 30 minutes (on node7, process 123): that process lives")
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from boomspec.errors import BoomspecError
 from boomspec.graph import TaskGraph
 from boomspec.language.tracking import TrackingSpec
-from boomspec.store import Store
+from boomspec.store import Store, open_store
 from runners import trackers
 from runners.journal import Journal
 from runners.trackers import Point, Run, TensorBoard, check
 from runners.tracking import Tracking, tracked
 from tests.runners import small, tiny
+from tests.runners.s3 import s3_server
 from tests.runners.test_training import batch, interrupted_at, run
 
 SPEC = {"mlflow": {"experiment": "boom"}, "wandb": {"project": "boom"}}
@@ -184,6 +185,49 @@ def test_one_tracker_that_fails_does_not_stop_the_others(tmp_path: Path) -> None
     assert scalars(tmp_path / "good" / "tensorboard" / "distill student") == {"loss": {0: 0.5}}
 
 
+def test_what_the_store_does_not_give_is_noted_and_the_trackers_are_told_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, _, _, _ = graph_with(tmp_path)
+    distill, other = (
+        next(i for i, n in graph.nodes.items() if n.task.kind == kind) for kind in ("distill", "pretrain")
+    )
+    with s3_server() as server:
+        for name, value in (server.environment | {"BOOMSPEC_CACHE": str(tmp_path / "cache")}).items():
+            monkeypatch.setenv(name, value)
+        store = open_store(server.make_bucket("tracking"))
+        with store.workspace("distill", distill) as workspace:
+            (workspace.path / "metrics.jsonl").write_text('{"step": 0, "tokens": 1, "loss": 0.5}\n')
+            store.publish(workspace, "distill", distill, graph.nodes[distill].task.identity(), {})
+        (payload,) = (name for name in store.bucket.entries("distill") if name.endswith("metrics.jsonl"))
+        store.bucket.write(payload, b"damaged")
+        board = Ends(tmp_path)
+        tracking = Tracking(graph, store, [board])
+        tracking.ended([distill])
+        tracking.rows(other, [{"step": 0, "tokens": 1, "loss": "no number"}])
+        tracking.rows(other, [{"step": 0, "tokens": 1, "loss": 0.25}])
+        tracking.state = "finished"
+        tracking.end()
+    unread, missed = tracking.failures()
+    assert unread.startswith("trackers do not get the numbers of distill student: distill ")
+    assert "is damaged" in unread
+    assert missed.startswith("trackers have missed something of this run: ValueError: could not convert")
+    assert board.ended == ["finished"]
+    assert scalars(tmp_path / "tensorboard" / "pretrain teacher") == {"loss": {0: 0.25}}
+
+
+class Ends(TensorBoard):
+    """TensorBoard's files, and how often it was told of the end."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(Run("run", folder))
+        self.ended: list[str] = []
+
+    def end(self, state: str) -> None:
+        super().end(state)
+        self.ended.append(state)
+
+
 def test_what_is_asked_for_and_not_installed_or_has_no_key_is_said_before_anything_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -201,7 +245,22 @@ def test_what_is_asked_for_and_not_installed_or_has_no_key_is_said_before_anythi
         assert "pip install 'boomspec[" in str(caught.value)
 
 
-def test_a_uri_with_a_password_or_without_a_scheme_is_refused() -> None:
-    for uri, message in (("http://me:secret@host", "no user name or password"), ("runs", "has no scheme")):
-        with pytest.raises(ValueError, match=message):
-            TrackingSpec.model_validate({"mlflow": {"uri": uri}})
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("runs", "has no scheme"),
+        ("http://me:secret@host", "no user name or password"),
+        ("http://host/?api_key=0123", "must hold no 'api_key'"),
+        ("https://host/?a=b&Access-Token=0123", "must hold no 'Access-Token'"),
+        ("postgresql:///runs?host=db&user=me&password=0123", "must hold no 'user'"),
+        ("mssql+pyodbc:///?odbc_connect=Server%3Ddb%3BPWD%3D0123", "must hold no 'PWD'"),
+    ],
+)
+def test_a_uri_with_credentials_or_without_a_scheme_is_refused(uri: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrackingSpec.model_validate({"mlflow": {"uri": uri}})
+
+
+def test_a_uri_may_have_options_of_a_database() -> None:
+    uri = "postgresql://db/runs?sslmode=verify-full&sslrootcert=/etc/ca.pem"
+    assert TrackingSpec.model_validate({"mlflow": {"uri": uri}})

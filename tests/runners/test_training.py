@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from transformers import PreTrainedModel
 from boomspec.errors import BoomspecError
 from boomspec.losses import CrossEntropy, Losses
 from boomspec.tasks import Recipe
+from runners import training
 from runners.capture import trunk
 from runners.context import Context
 from runners.head import Head
@@ -155,6 +158,22 @@ def test_a_checkpoint_is_there_without_an_interrupt_and_only_safetensors_and_jso
     files = {file.name for file in (context.resume / "step-00000001").iterdir()}
     assert files == {"weights.safetensors", "moments.safetensors", "state.json"}
     assert_same(run(tiny.context(tmp_path / "again", resume=context.resume)), expected)
+
+
+def test_checkpoints_that_take_long_to_write_come_more_seldom_than_asked_for_and_that_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(0, 100)  # whatever is measured takes 100 seconds, a step with all around it 400
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    written: list[int] = []
+    monkeypatch.setattr(training.resume, "save", lambda _folder, checkpoint, *_: written.append(checkpoint.steps))
+    context = tiny.context(tmp_path)
+    context.options["checkpoint_seconds"] = 60
+    monkeypatch.setattr(training, "_CHECKPOINT_SHARE", 0.25)
+    run(context)
+    assert written == [1, 3, 5]
+    told = "the next one comes after 400 seconds, not after 60, so that they take no more than 25% of the time"
+    assert tiny.notes(context) == [f"a checkpoint takes 100.0 seconds to write: {told}"]
 
 
 def test_an_interrupt_in_the_middle_of_an_update_leaves_no_checkpoint_of_half_of_it(

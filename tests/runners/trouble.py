@@ -103,7 +103,7 @@ class Trouble:
     def events(self, store: Store, name: str = "") -> list[dict[str, Any]]:
         """Those of the last run; of one task where it is named."""
         file = store.run_folder(self.graph.name, self.graph.id) / "events.jsonl"
-        lines = [parsed(line) for line in file.read_text().splitlines()]
+        lines = [parsed(line) for line in file.read_text().splitlines()] if file.exists() else []
         return [line for line in lines if line["run"] == lines[-1]["run"] and name in line.get("name", "")]
 
 

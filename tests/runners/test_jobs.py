@@ -1,0 +1,178 @@
+"""Looking after a job whose job server does not answer, or answers with errors: patience first, then words."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import repeat
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from boomspec.store import Store
+from tests.runners import small
+from tests.runners.job_server import JOB, JobServer, Trouble, breaks_after, hangs_up, job_server, says, talks_on
+
+_COMMAND = """
+import sys
+from runners import jobs, submit
+jobs._PATIENCE_SECONDS = float(sys.argv[1])
+sys.exit(submit.main(sys.argv[2:]))
+"""
+_TRACEBACK = "Traceback (most recent call last):\n  File 'agent.py', line 7, in logs\nOSError: no such log\n"
+
+
+@pytest.fixture
+def server() -> Iterator[JobServer]:
+    with job_server() as made:
+        yield made
+
+
+def started(server: JobServer, action: str, *arguments: str, patience: float = 60.0) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", _COMMAND, str(patience), action, *arguments, "--address", server.address]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return subprocess.Popen(command, env=clean, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ended(server: JobServer, action: str, *arguments: str, patience: float = 60.0) -> tuple[int, str, str]:
+    process = started(server, action, *arguments, patience=patience)
+    output, errors = process.communicate(timeout=240)
+    return process.returncode, output, errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "question", "trouble", "said"),
+    [
+        (("status",), "jobs", says(500, "GCS is down"), "Request failed with status code 500: GCS is down."),
+        (("status", JOB), "jobs", hangs_up, "Remote end closed connection without response"),
+        (("logs", JOB), "logs", says(500, _TRACEBACK), "Request failed with status code 500: OSError: no such log"),
+        (("stop", JOB), "stop", says(500, _TRACEBACK), "Request failed with status code 500: OSError: no such log"),
+    ],
+)
+def test_an_error_of_the_job_server_is_said_in_a_line(
+    server: JobServer, arguments: tuple[str, ...], question: str, trouble: Trouble, said: str
+) -> None:
+    server.troubles[question] = repeat(trouble)
+    code, output, errors = ended(server, *arguments)
+    assert (code, output) == (2, "")
+    assert errors == (
+        f"no answer from the cluster's job server: {said}\n"
+        "  hint: ask again in a while: its head may be busy, or restarting\n"
+    )
+
+
+def test_a_job_server_that_suddenly_asks_for_a_token_says_so_as_one_that_did_from_the_start(server: JobServer) -> None:
+    server.troubles["jobs"] = repeat(says(401, "Unauthorized"))
+    code, output, _ = ended(server, "status", "--json")
+    assert code == 2
+    assert json.loads(output)["error"]["message"] == f"the cluster at {server.address} asks for a token"
+
+
+def test_a_connection_that_breaks_after_a_long_silence_is_taken_up_again(server: JobServer) -> None:
+    server.log = "started\nmade\n"
+    server.troubles["tail"] = iter([breaks_after(1.5), breaks_after(1.5), breaks_after(1.5, "started\n")])
+    code, output, errors = ended(server, "logs", JOB, "--follow", patience=1.0)
+    assert (code, output, errors) == (0, f"started\nmade\n{JOB}: succeeded\n", "")
+    assert server.asked.count("tail") == 4
+
+
+def test_following_survives_whatever_a_head_that_restarts_answers(server: JobServer) -> None:
+    server.log = "started\nmade\n"
+    server.troubles |= {
+        "tail": iter([hangs_up, says(502, "Bad Gateway"), breaks_after(0, "started\n")]),
+        "info": iter([hangs_up, says(503, "starting"), says(500, _TRACEBACK)]),
+        "logs": iter([says(500, _TRACEBACK), hangs_up]),
+    }
+    code, output, errors = ended(server, "logs", JOB, "--follow")
+    assert (code, output, errors) == (0, f"started\nmade\n{JOB}: succeeded\n", "")
+
+
+def test_a_job_is_followed_where_no_connection_for_its_log_gets_through(server: JobServer) -> None:
+    async def ends(request: web.Request) -> web.StreamResponse:
+        server.state = "SUCCEEDED"
+        return web.json_response({"logs": "started\n"})
+
+    server.log = "started\nmade\n"
+    server.troubles |= {"tail": repeat(says(404, "Not Found")), "logs": iter([ends])}
+    code, output, errors = ended(server, "logs", JOB, "--follow")
+    assert (code, output, errors) == (0, f"started\nmade\n{JOB}: succeeded\n", "")
+
+
+def test_a_cluster_that_is_gone_while_it_is_followed_is_said_after_the_patience(server: JobServer) -> None:
+    server.troubles |= {"tail": repeat(hangs_up), "info": repeat(hangs_up)}
+    code, _, errors = ended(server, "logs", JOB, "--follow", patience=1.0)
+    assert code == 2
+    assert errors == (
+        "the cluster no longer answers: Remote end closed connection without response\n"
+        f"  hint: the job may go on: boomspec logs {JOB} --follow\n"
+    )
+    assert server.asked.count("info") > 2
+
+
+def test_who_only_wants_the_first_lines_of_a_log_ends_the_command(server: JobServer) -> None:
+    server.troubles["tail"] = repeat(talks_on)
+    process = started(server, "logs", JOB, "--follow")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process.stderr as errors:
+        try:
+            assert process.stdout.readline() == "line\n"
+            process.stdout.close()
+            assert process.wait(timeout=60) == 130
+        finally:
+            process.kill()
+            process.wait()
+        assert errors.read() == ""
+
+
+def test_a_job_that_stops_while_its_head_is_busy_is_waited_for(server: JobServer) -> None:
+    server.troubles["info"] = iter([says(500, "GCS is down"), hangs_up, says(503, "busy")])
+    code, output, errors = ended(server, "stop", JOB)
+    assert (code, errors) == (0, "")
+    assert output.startswith(f"{JOB}: stopped")
+    assert server.asked.count("stop") == 1
+
+
+def test_a_job_that_was_told_to_stop_by_a_cluster_that_is_gone_since_is_said_to_be_so(server: JobServer) -> None:
+    server.troubles["info"] = repeat(says(500, "GCS is down"))
+    code, _, errors = ended(server, "stop", JOB, patience=1.0)
+    assert code == 2
+    assert "the cluster no longer answers: Request failed with status code 500: GCS is down." in errors
+    assert f"hint: it was told to stop; look again: boomspec status {JOB}" in errors
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> tuple[str, ...]:
+    """The arguments of `submit`."""
+    made = small.compiled(small.write_spec(tmp_path), Store(tmp_path / "store")).graph
+    made.write(tmp_path / "graph.json")
+    (tmp_path / "lock.json").write_text("{}")
+    return (str(tmp_path / "graph.json"), "--store", str(tmp_path / "store"), "--lock", str(tmp_path / "lock.json"))
+
+
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [("submit", "the cluster did not take it"), ("nodes", "no answer from the cluster's job server")],
+)
+def test_a_submission_that_fails_is_said_in_a_line(
+    server: JobServer, graph: tuple[str, ...], question: str, said: str
+) -> None:
+    server.troubles[question] = repeat(hangs_up)
+    code, _, errors = ended(server, "submit", *graph)
+    assert code == 2
+    assert f"{said}: Remote end closed connection without response\n" in errors
+    assert "Traceback" not in errors
+
+
+def test_a_submission_that_the_cluster_has_taken_is_said_to_be_so_though_its_head_is_busy(
+    server: JobServer, graph: tuple[str, ...]
+) -> None:
+    busy = [says(500, "GCS is down"), hangs_up]
+    server.troubles |= {"jobs": iter([None, *busy]), "info": iter(busy)}
+    code, output, _ = ended(server, "submit", *graph)
+    assert code == 0
+    assert f"submitted {JOB}\n" in output
