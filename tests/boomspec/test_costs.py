@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from boomspec.costs import machine
+from boomspec.costs import machine, memory
 from boomspec.costs.devices import DEVICES, device_seen_as
 from boomspec.costs.forecast import Machine, forecast
 from boomspec.costs.known import refined
@@ -84,6 +84,23 @@ def test_gpus_settings_and_micro_batch_change_costs_but_no_id(specs) -> None:
     large = specs.edited(("execution.distill", {"micro_batch": 8}))
     assert small.graph.id == large.graph.id
     assert by_name(small)["distill student"].peak < by_name(large)["distill student"].peak
+
+
+def test_copies_on_several_workers_have_room_for_all_gradients_all_the_time() -> None:
+    model = Models().of(public_facts("Qwen/Qwen3-4B-Base"))
+    one = memory.Training(tokens=8 * 2048, micro_batches=1, bf16=True, on_gpu=True, kl=True)
+    held = memory.training(model, replace(one, ddp=True))
+    assert held["gradients"] == 4 * model.parameters > memory.training(model, one)["gradients"]
+    assert memory.training(model, replace(one, ddp=True, micro_batches=8)) == held
+
+
+def test_a_share_that_computes_again_casts_the_weights_of_one_layer_or_of_the_head_at_a_time() -> None:
+    model = Models().of(public_facts("Qwen/Qwen3-4B-Base"))
+    cut = memory.Training(tokens=2 * 2048, micro_batches=8, bf16=True, on_gpu=True, kl=True, shards=4)
+    kept, again = (memory.training(model, replace(cut, checkpointing=c))["cache"] for c in (False, True))
+    assert kept == 2 * (model.matrices + model.projection)
+    assert again in (2 * model.layers[0].matrices, 2 * model.projection)
+    assert again < kept / 8
 
 
 # --- devices ----------------------------------------------------------------------------------------

@@ -309,12 +309,12 @@ def test_what_a_worker_has_of_its_machine_is_settled_before_the_group_meets(crew
     assert f"the task has claimed a GPU of {socket.gethostname()}" in said
 
 
-def stopping(place: Path, inputs: dict[str, Path], after: int) -> int:
+def stopping(place: Path, inputs: dict[str, Path], parallel: str, after: int) -> int:
     """A team is told to stop during a micro batch. Returns how many it made."""
     training = importlib.import_module("runners.training")
     recipe, rank = {"steps": 4, "sequences": 7}, torch.distributed.get_rank()
     context: Context[Any] = tiny.context(place / f"{rank}", recorded(recipe=recipe), **inputs)
-    context.options = {"micro_batch": 1, "parallel": "fsdp"}
+    context.options = {"micro_batch": 1, "parallel": parallel}
     context.resume, context.path = place / "resume", place / "payload"
     context.path.mkdir(exist_ok=True)
     rounds = 0
@@ -336,9 +336,10 @@ def stopping(place: Path, inputs: dict[str, Path], after: int) -> int:
     return rounds
 
 
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_an_interrupt_is_seen_between_micro_batches_and_the_step_is_dropped(
-    tmp_path: Path, crew: Crew, folder: Path
+    tmp_path: Path, crew: Crew, folder: Path, parallel: str
 ) -> None:
     inputs = {"teacher": folder / "tied", "tokens": folder / "tokens"}
-    assert crew.run(2, stopping, tmp_path, inputs, 6) == [6, 6]  # of 4 a step: 7 rows for 2 workers
+    assert crew.run(2, stopping, tmp_path, inputs, parallel, 6) == [6, 6]  # of 4 a step: 7 rows for 2 workers
     assert [path.name for path in (tmp_path / "resume").glob("step-*")] == ["step-00000001"]

@@ -53,35 +53,52 @@ def test_a_torch_that_cannot_add_up_gradients_is_no_torch_that_takes_their_mean(
     assert all(f"has no attribute '{method}'" in text for text in said)
 
 
-def rounds(parallel: Parallel) -> tuple[list[set[int]], list[Tensor]]:
-    """Two steps of three micro batches: the storages of all gradients behind each, and the gradients of the second."""
+def buckets(folder: Path) -> list[set[int]]:
+    """The storages of all gradients behind each micro batch of a training, the last one's aside."""
+    model, spread = (small := tiny.model()), Spread(small, team(folder), parallel="ddp")
+    context = tiny.context(folder / str(spread.team.rank), resume=folder / "resume")
+    context.options["micro_batch"] = 1
+    found = []
+
+    def loss(inputs_BT: Tensor, _labels_BT: Tensor, _count: int) -> tuple[Tensor, dict[str, Tensor]]:
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        found.append({gradient.untyped_storage().data_ptr() for gradient in gradients})
+        return model(inputs_BT).logits.square().mean(), {}
+
+    recipe, tokens = tiny.recipe(steps=2, sequences=6), torch.arange(6 * 9).view(6, 9).numpy()
+    train(model, recipe=recipe, batch=lambda _step: tokens, loss=loss, weights={}, context=context, spread=spread)
+    return found[1:]
+
+
+def test_gradients_of_copies_lie_in_the_buckets_of_their_exchange_from_the_first_micro_batch_on(
+    tmp_path: Path, crew: Crew
+) -> None:
+    for found in crew.run(2, buckets, tmp_path):
+        assert len(found) == 5
+        assert len(found[0]) == 1  # so few parameters share a bucket
+        assert all(places == found[0] for places in found)
+
+
+def gradients(parallel: Parallel) -> list[Tensor]:
+    """Of the second of two steps of three micro batches, of which none is another's."""
     model = tiny.model()
     spread = Spread(model, team(Path()), parallel=parallel)
-    rank, places = spread.team.rank, []
     for step in range(2):
         model.zero_grad(set_to_none=not spread.replicated)
         for index in range(3):
-            tokens = torch.arange(8).view(1, 8) + 10 * index + 30 * rank + step
+            tokens = torch.arange(8).view(1, 8) + 10 * index + 30 * spread.team.rank + step
             with spread.accumulating(last=index == 2):
                 spread.forward(lambda tokens: model(tokens).logits.square().mean(), tokens).backward()
-            found = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-            places.append({spread.part(gradient).untyped_storage().data_ptr() for gradient in found})
-    return places, [spread.whole(gradient) for gradient in found]
-
-
-def test_gradients_of_copies_lie_in_the_buckets_of_their_exchange_from_the_first_micro_batch_on(crew: Crew) -> None:
-    for places, _ in crew.run(2, rounds, "ddp"):
-        assert len(places[0]) == 1  # so few parameters share one bucket
-        assert all(place == places[0] for place in places)
+    return [spread.whole(parameter.grad) for parameter in model.parameters()]
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_gradients_are_the_sum_over_micro_batches_and_workers(crew: Crew, parallel: Parallel) -> None:
+def test_gradients_are_sums_over_micro_batches_and_workers(crew: Crew, parallel: Parallel) -> None:
     model = tiny.model()
-    for start in (0, 10, 20, 30, 40, 50):
-        model(torch.arange(8).view(1, 8) + start + 1).logits.square().mean().backward()
+    for start in (1, 11, 21, 31, 41, 51):
+        model(torch.arange(8).view(1, 8) + start).logits.square().mean().backward()
     expected = [parameter.grad for parameter in model.parameters()]
-    for _, found in crew.run(2, rounds, parallel):
+    for found in crew.run(2, gradients, parallel):
         torch.testing.assert_close(found, expected)
 
 
@@ -110,17 +127,20 @@ def peak(folder: Path, record: Distill, options: dict[str, Any]) -> int:
     return alive.peak
 
 
-CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "ddp": ("fp32", {"parallel": "ddp", "micro_batch": 1}),
-    "ddp, one micro batch": ("fp32", {"parallel": "ddp", "micro_batch": 2}),
-    "fsdp": ("fp32", {"parallel": "fsdp", "micro_batch": 1}),
-    "fsdp in bf16": ("bf16", {"parallel": "fsdp", "micro_batch": 1}),
+# The precision, how near an estimate must come, and how the workers train.
+CASES: dict[str, tuple[str, float, dict[str, Any]]] = {
+    "ddp": ("fp32", 0.05, {"parallel": "ddp", "micro_batch": 1}),
+    "ddp, one micro batch": ("fp32", 0.05, {"parallel": "ddp", "micro_batch": 2}),
+    "fsdp": ("fp32", 0.15, {"parallel": "fsdp", "micro_batch": 1}),
+    "fsdp in bf16": ("bf16", 0.15, {"parallel": "fsdp", "micro_batch": 1}),
     "fsdp in bf16, activations computed again": (
         "bf16",
+        0.15,
         {"parallel": "fsdp", "micro_batch": 1, "activation_checkpointing": True},
     ),
     "fsdp in bf16 with a sharded teacher, activations computed again": (
         "bf16",
+        0.15,
         {"parallel": "fsdp", "micro_batch": 1, "activation_checkpointing": True, "teacher": "sharded"},
     ),
 }
@@ -128,10 +148,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_memory_of_a_training_step_of_several_workers_is_what_is_alive(tmp_path: Path, crew: Crew, case: str) -> None:
-    precision, fields = CASES[case]
+    precision, near, fields = CASES[case]
     folder = made(tmp_path, "llama", layers=LAYERS, **{**WIDE, "hidden_size": 128, "intermediate_size": 320})
     record = student(kept=tuple(range(LAYERS)), recipe={"precision": precision, "sequences": 4})
     options = {"workers": 2, "teacher": "replicated", "activation_checkpointing": False, **fields}
     told = cost(folder, record, **options).peak
     for measured in crew.run(2, peak, folder, record, options):
-        assert told == pytest.approx(measured, rel=0.15)
+        assert told == pytest.approx(measured, rel=near)
