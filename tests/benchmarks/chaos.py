@@ -35,7 +35,7 @@ from boomspec.store import Store
 from tests.benchmarks.victims import DRIVERS_OWN, KINDS, PERHAPS_DRIVERS, WEIGHTS, Cluster, candidates
 from tests.runners.trouble import Trouble, broken, checksums, parsed, unfinished
 
-STEPS = 2000  # of the distillation: most of a run's time
+STEPS = {1: 2000, 2: 600}  # of the distillation, which is most of a run's time, by its workers
 KILLS = (4, 9)  # in one run
 PAUSE_SECONDS = 6.0  # between two kills, on average
 PATIENCE_SECONDS = 900.0  # for one run, however disturbed
@@ -176,7 +176,9 @@ def main() -> int:
             number = len(runs)
             workers = 1 + number // 2 % 2
             more = {"workers": 2} if workers == 2 else {}
-            trouble = Trouble(folder / f"experiment{number}", kinds=KINDS, steps=STEPS, retries=RETRIES, **more)
+            trouble = Trouble(
+                folder / f"experiment{number}", kinds=KINDS, steps=STEPS[workers], retries=RETRIES, **more
+            )
             if workers not in expected:
                 cluster.mend()
                 store, before = Store(folder / f"undisturbed{workers}"), time.monotonic()

@@ -90,7 +90,8 @@ def test_copies_on_several_workers_have_room_for_all_gradients_all_the_time() ->
     model = Models().of(public_facts("Qwen/Qwen3-4B-Base"))
     one = memory.Training(tokens=8 * 2048, micro_batches=1, bf16=True, on_gpu=True, kl=True)
     held = memory.training(model, replace(one, ddp=True))
-    assert held["gradients"] == 4 * model.parameters > memory.training(model, one)["gradients"]
+    assert "gradients" not in memory.training(model, one)  # at its largest moment, in the head
+    assert held["gradients"] == 4 * model.parameters
     assert memory.training(model, replace(one, ddp=True, micro_batches=8)) == held
 
 

@@ -62,7 +62,7 @@ class Trouble:
     def run(self, grid: Grid, store: Store) -> str:
         """A run that nobody disturbs; its output."""
         process = self.start(grid, store)
-        output, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=600)
         assert process.returncode == 0, output
         return output
 
