@@ -13,6 +13,7 @@ import json
 import os
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -105,10 +106,22 @@ class Execution:
         return int(self.options.get("workers", 1))
 
     @property
+    def least_workers(self) -> int:
+        """How many of them must be there at least."""
+        return fewest_workers(self.options)
+
+    @property
     def claims(self) -> dict[str, float]:
         """What one worker takes of its machine, by Ray's names; what it takes nothing of is left out."""
         every = {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory, **self.resources}
         return {name: amount for name, amount in every.items() if amount}
+
+
+def fewest_workers(options: Mapping[str, Any]) -> int:
+    """How many workers a group with these options of an `Execution` must have at least."""
+    # Of a model that is cut over the workers, each would hold more when some are missing.
+    cut = options.get("parallel") == "fsdp" or options.get("teacher") == "sharded"
+    return int(options.get("min_workers") or (options.get("workers", 1) if cut else 1))
 
 
 @dataclass(frozen=True)

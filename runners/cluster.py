@@ -218,7 +218,7 @@ class Lost:
 
 def check_feasible(nodes: Iterable[Node], machines: list[dict[str, float]]) -> None:
     """Raise BoomspecError for tasks that no machine can run: Ray would let them wait without a word."""
-    impossible = without_room(nodes, machines)
+    impossible = [node for node in nodes if sum(_room(node, machine) for machine in machines) < node.execution.workers]
     if not impossible:
         return
     wanted = [f"  {node.name} asks for {_times(node)}" for node in impossible]
@@ -231,8 +231,8 @@ def check_feasible(nodes: Iterable[Node], machines: list[dict[str, float]]) -> N
 
 
 def without_room(nodes: Iterable[Node], machines: list[dict[str, float]]) -> list[Node]:
-    """The tasks that these machines can never run, however idle."""
-    return [node for node in nodes if sum(_room(node, machine) for machine in machines) < node.execution.workers]
+    """The tasks that these machines can never run, however idle: not even with the fewest workers that they need."""
+    return [node for node in nodes if sum(_room(node, machine) for machine in machines) < node.execution.least_workers]
 
 
 def _room(node: Node, machine: dict[str, float]) -> int:

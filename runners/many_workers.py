@@ -38,6 +38,7 @@ from ray.train.torch import TorchTrainer
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from boomspec.errors import BoomspecError, first_line, redact
+from boomspec.graph import fewest_workers
 from runners.apart import Final, Meeting, lost_peer, member
 from runners.context import Context
 from runners.device import collectives
@@ -76,13 +77,6 @@ def train_together(context: Context[Any]) -> None:
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def fewest(options: Mapping[str, Any]) -> int:
-    """How many workers a group must have at least."""
-    # Of a model that is cut over the workers, each would hold more when some are missing.
-    cut = options.get("parallel") == "fsdp" or options.get("teacher") == "sharded"
-    return int(options.get("min_workers") or (options["workers"] if cut else 1))
 
 
 def fitting(claims: Mapping[str, float], machines: Iterable[Mapping[str, float]]) -> float:
@@ -133,7 +127,7 @@ class Groups:
             self._error = error
 
     def _train(self) -> None:
-        place, least = self._context.place, fewest(self._context.options)
+        place, least = self._context.place, fewest_workers(self._context.options)
         lost, waits = 0, 0
         while not self._stopped.is_set():
             give_back_room()

@@ -73,8 +73,8 @@ class Spread:
         if not self.replicated:
             yield
         elif last or not self._in_buckets:
-            # Only an exchange makes gradients views. Behind the first micro batch, unless it is the last, one is made that
-            # adds up nothing; else a second set of gradients would lie beside the buckets until the first real one.
+            # Only an exchange makes views of gradients: the first micro batch has one that adds up nothing. Else another
+            # set of them would lie beside the buckets in the first step, where a resumed training has moments already.
             self._root.module.adds_up = last
             yield
             self._in_buckets = True
