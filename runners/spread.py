@@ -73,8 +73,8 @@ class Spread:
         if not self.replicated:
             yield
         elif last or not self._in_buckets:
-            # Only an exchange makes views of gradients: the first micro batch has one that adds up nothing. Else another
-            # set of them would lie beside the buckets in the first step, where a resumed training has moments already.
+            # Only an exchange makes views of gradients, so the first micro batch has one that adds up nothing. Else a
+            # second set would lie beside the buckets in the first step, and a resumed training has its moments then.
             self._root.module.adds_up = last
             yield
             self._in_buckets = True
