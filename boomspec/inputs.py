@@ -46,14 +46,16 @@ def differences(source: Source, *, through: bool = True) -> Iterator[Path]:
     through: what is large is read, too, and not only looked at.
     """
 
-    def differs(path: Path, sha256: str) -> bool:
+    def differs(path: Path, sha256: str, size: int | None = None) -> bool:
         if not path.is_file():
+            return through or not path.is_fifo()  # a pipe can be read but once
+        if size is not None and path.stat().st_size != size:
             return True
         return (through or path.stat().st_size <= _READ_THROUGH) and file_digest(path) != sha256
 
     if "files" in source.location:
         for path, file in zip(map(Path, source.location["files"]), source.identity["files"], strict=True):
-            if differs(path, file["sha256"]) or path.stat().st_size != file["bytes"]:
+            if differs(path, file["sha256"], file["bytes"]):
                 yield path
     elif "sha256" in source.identity:
         folder = Path(source.location["folder"])
