@@ -11,7 +11,7 @@ from pathlib import Path
 
 from boomspec.errors import BoomspecError, did_you_mean
 from boomspec.graph import Node, TaskGraph
-from boomspec.inputs import called, kept, missing_files
+from boomspec.inputs import kept, missing_files
 from boomspec.store import Store, locked_folder
 from runners.interrupt import Interrupt
 
@@ -76,7 +76,13 @@ def check_originals(graph: TaskGraph, store: Store, nodes: Sequence[Node], inter
     sources = {i: graph.sources[i] for node in nodes for i in node.task.inputs.values() if i in graph.sources}
     absent = {i: paths for i, source in sources.items() if (paths := missing_files(source))}
     in_store = kept(store, [sources[i] for i in absent])
-    gone = [f"{path} of {called(sources[i])}" for i, paths in absent.items() if i not in in_store for path in paths]
+    gone = [
+        f"{node.name} reads {path}"
+        for node in nodes
+        for i in node.task.inputs.values()
+        if i not in in_store
+        for path in absent.get(i, ())
+    ]
     if gone:
         raise BoomspecError(f"what the run has read is gone: {_few(gone, '; ')}", hint="put it back where it was")
 
