@@ -34,6 +34,7 @@ from runners.relay import Relay
 
 _ANSWER_SECONDS = 180.0  # for a machine to prepare the job's environment, start a process, and answer
 _INSTALL_SECONDS = 1200.0  # where it has to install packages first; Ray itself gives up after ten minutes
+_LOST_SECONDS = 15.0  # for Ray to notice that a machine is lost
 _SAY_SECONDS = 15.0  # of waiting, before it is said
 _POLL_SECONDS = 0.5
 _PATIENCE_SECONDS = 20.0  # for a store at a URL; a run that is at work has more
@@ -61,6 +62,7 @@ class Seen:
     problem: str = ""
     hint: str | None = None
     lacks: tuple[str, ...] = ()
+    unprepared: bool = False  # Ray could not make the job's environment there
 
 
 class UnreachedError(BoomspecError):
@@ -181,7 +183,8 @@ def _asked(
     waiting = _waited(names, seconds, tell, interrupted)
     answers = {m: _answer(reference, None if reference not in waiting else seconds) for m, reference in asked.items()}
     seen = {machine: said for machine, said in answers.items() if said is not None}
-    if not interrupted() and (failed := {machine: said for machine, said in seen.items() if said.problem}):
+    failed = {machine: said for machine, said in seen.items() if said.problem}
+    if not interrupted() and (failed := _without_lost(failed)):
         raise _unreached(store, {_called(machines[machine]): said for machine, said in failed.items()}, len(machines))
     others = [said.marker for machine, said in seen.items() if machine != here]
     relay = None
@@ -194,6 +197,16 @@ def _asked(
         # Whoever joins later, of machines that share nothing, will have no more than these.
         _lend(store, journal, [s for s in sources if lacking[s.id] or relay is not None], lacking)
     return Reach(marker, frozenset(seen), relay)
+
+
+def _without_lost(failed: dict[str, Seen]) -> dict[str, Seen]:
+    """Those that are still there. A machine whose agent has ended prepares nothing, and is lost some seconds later."""
+    until = time.monotonic() + _LOST_SECONDS
+    while any(said.unprepared for said in failed.values()) and time.monotonic() < until:
+        time.sleep(_POLL_SECONDS)
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        failed = {machine: said for machine, said in failed.items() if machine in alive}
+    return failed
 
 
 def _patience(environment: Mapping[str, Any]) -> tuple[float, str]:
@@ -247,7 +260,7 @@ def _answer(reference: Any, silent: float | None) -> Seen | None:
     try:
         seen: Seen = ray.get(reference)
     except (RayTaskError, RuntimeEnvSetupError) as error:
-        return Seen(False, first_line(error))
+        return Seen(False, first_line(error), unprepared=isinstance(error, RuntimeEnvSetupError))
     except RayError:
         return None  # who works there later looks for itself
     return seen

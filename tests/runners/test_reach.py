@@ -24,7 +24,7 @@ import ray
 from boomspec.graph import Cost, Execution, Node, Task, TaskGraph
 from boomspec.store import Store
 from boomspec.tasks import Evaluate, HeldOut
-from runners.reach import Astray, UnreachedError, _patience, _waited
+from runners.reach import Astray, Seen, UnreachedError, _patience, _waited, _without_lost
 from tests.runners.corpora import record, wait_until, write_texts
 from tests.runners.grid import grid, without
 
@@ -142,3 +142,14 @@ def test_machines_that_have_packages_to_install_get_much_longer() -> None:
     seconds, what_for = _patience({"pip": {"packages": ["torch"]}})
     assert seconds > 600  # after which Ray gives up installing
     assert what_for == "to install the job's packages (minutes, the first time)"
+
+
+def test_a_machine_that_is_lost_while_it_is_asked_is_no_reason_to_refuse_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where its agent was killed Ray says that the job's environment cannot be made, and loses it seconds later."""
+    looks = [[{"NodeID": "a", "Alive": True}, {"NodeID": "b", "Alive": alive}] for alive in (True, False)]
+    monkeypatch.setattr("ray.nodes", lambda: looks.pop(0) if len(looks) > 1 else looks[0])
+    monkeypatch.setattr("runners.reach._POLL_SECONDS", 0.01)
+    denied = Seen(False, "access denied")
+    assert _without_lost({"a": denied, "b": Seen(False, "no environment", unprepared=True)}) == {"a": denied}
