@@ -13,7 +13,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -218,7 +218,7 @@ class Lost:
 
 def check_feasible(nodes: Iterable[Node], machines: list[dict[str, float]]) -> None:
     """Raise BoomspecError for tasks that no machine can run: Ray would let them wait without a word."""
-    impossible = [node for node in nodes if sum(_room(node, machine) for machine in machines) < node.execution.workers]
+    impossible = [node for node in nodes if fitting(node.execution.claims, machines) < node.execution.workers]
     if not impossible:
         return
     wanted = [f"  {node.name} asks for {_times(node)}" for node in impossible]
@@ -232,14 +232,16 @@ def check_feasible(nodes: Iterable[Node], machines: list[dict[str, float]]) -> N
 
 def without_room(nodes: Iterable[Node], machines: list[dict[str, float]]) -> list[Node]:
     """The tasks that these machines can never run, however idle: not even with the fewest workers that they need."""
-    return [node for node in nodes if sum(_room(node, machine) for machine in machines) < node.execution.least_workers]
+    return [node for node in nodes if fitting(node.execution.claims, machines) < node.execution.least_workers]
 
 
-def _room(node: Node, machine: dict[str, float]) -> int:
-    """How many workers of a task the machine can hold."""
+def fitting(claims: Mapping[str, float], machines: Iterable[Mapping[str, float]]) -> float:
+    """How many workers with these claims the machines have room for, where nothing else is on them."""
     # Rounded: three workers of 0.1 CPUs fit into 0.3.
-    rooms = [int(round(machine.get(name, 0) / amount, 6)) for name, amount in node.execution.claims.items()]
-    return min(rooms, default=node.execution.workers)
+    return sum(
+        min((round(machine.get(name, 0) / amount, 6) // 1 for name, amount in claims.items()), default=float("inf"))
+        for machine in machines
+    )
 
 
 def _times(node: Node) -> str:

@@ -24,7 +24,6 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,6 +39,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from boomspec.errors import BoomspecError, first_line, redact
 from boomspec.graph import fewest_workers
 from runners.apart import Final, Meeting, lost_peer, member
+from runners.cluster import fitting
 from runners.context import Context
 from runners.device import collectives
 from runners.reach import UnreachedError
@@ -77,15 +77,6 @@ def train_together(context: Context[Any]) -> None:
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def fitting(claims: Mapping[str, float], machines: Iterable[Mapping[str, float]]) -> float:
-    """How many workers with these claims the machines have room for, where nothing else is on them."""
-    # Rounded: three workers of 0.1 CPUs fit into 0.3.
-    return sum(
-        min((round(machine.get(name, 0) / amount, 6) // 1 for name, amount in claims.items()), default=float("inf"))
-        for machine in machines
-    )
 
 
 class Groups:

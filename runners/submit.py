@@ -93,7 +93,9 @@ def _connect(options: argparse.Namespace) -> tuple[Any, bool]:
 
 def _submit(options: argparse.Namespace) -> int:
     graph = read_graph(options.graph)
-    _check_secrets(options.graph)  # before connecting: an open cluster takes the token out of the environment
+    check_secrets(
+        options.graph.read_text(encoding="utf-8")
+    )  # before connecting: an open cluster takes the token out of the environment
     client, is_open = _connect(options)
     out = sys.stderr if options.json else sys.stdout
     here = jobs.head_is_here(client)
@@ -224,11 +226,6 @@ def _environment(graph: TaskGraph, bundle: Bundle, options: argparse.Namespace) 
 
 def _metadata(graph: TaskGraph, store: str) -> dict[str, str]:
     return {"boomspec": boomspec.__version__, "name": graph.name, "graph": graph.id, "store": store}
-
-
-def _check_secrets(graph: Path) -> None:
-    """Raise BoomspecError where the graph file quotes a secret of this environment."""
-    check_secrets(graph.read_text(encoding="utf-8"))
 
 
 def _warnings(graph: TaskGraph, options: argparse.Namespace, *, is_open: bool, here: bool) -> Iterator[str]:
