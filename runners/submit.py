@@ -93,9 +93,8 @@ def _connect(options: argparse.Namespace) -> tuple[Any, bool]:
 
 def _submit(options: argparse.Namespace) -> int:
     graph = read_graph(options.graph)
-    check_secrets(
-        options.graph.read_text(encoding="utf-8")
-    )  # before connecting: an open cluster takes the token out of the environment
+    # Before connecting: an open cluster takes the token out of the environment.
+    check_secrets(options.graph.read_text(encoding="utf-8"))
     client, is_open = _connect(options)
     out = sys.stderr if options.json else sys.stdout
     here = jobs.head_is_here(client)
