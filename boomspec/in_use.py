@@ -12,7 +12,6 @@ machines that share no folder would write over what the other one tells of it.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import socket
 import time
@@ -23,7 +22,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from boomspec.errors import BoomspecError
-from boomspec.store import Store
+from boomspec.store import Store, lock
 
 if TYPE_CHECKING:
     from boomspec.store.bucket import Bucket
@@ -66,7 +65,7 @@ def alone(store: Store | Path) -> Iterator[None]:
     handle = os.open(root / IN_USE, os.O_RDWR | os.O_CREAT, 0o666)
     address = root if bucket is None else bucket.url
     try:
-        if not _lock(handle, fcntl.LOCK_EX):
+        if not lock(handle, root / IN_USE):
             raise _busy(address, [folder.name for folder in sorted((root / "runs").glob("*")) if is_running(folder)])
         with ExitStack() as held:
             if bucket is not None:
@@ -92,7 +91,7 @@ def is_running(run: Path) -> bool:
     except OSError:
         return False
     try:
-        return not _lock(handle, fcntl.LOCK_EX)
+        return not lock(handle, run / RUNNING)
     finally:
         os.close(handle)
 
@@ -201,9 +200,9 @@ def _parts(store: Store | Path) -> tuple[Path, Bucket | None]:
 def _held(path: Path | None, waiting: Callable[[], None]) -> Iterator[None]:
     handle = None if path is None else _made(path)
     try:
-        if handle is not None and not _lock(handle, fcntl.LOCK_SH):
+        if path is not None and handle is not None and not lock(handle, path, shared=True):
             waiting()
-            fcntl.flock(handle, fcntl.LOCK_SH)
+            lock(handle, path, shared=True, wait=True)
         yield
     finally:
         if handle is not None:
@@ -229,11 +228,3 @@ def _open(path: Path) -> int:
         return os.open(path, os.O_RDWR)
     except OSError:
         return os.open(path, os.O_RDONLY)
-
-
-def _lock(handle: int, kind: int) -> bool:
-    try:
-        fcntl.flock(handle, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

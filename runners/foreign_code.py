@@ -8,7 +8,6 @@ transformers copies code into a folder of its own before it imports it; only one
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -34,6 +33,7 @@ from boomspec.models.code import (
     named_classes,
 )
 from boomspec.models.files import travelling_files
+from boomspec.store import lock
 
 
 def runs_code(folder: Path, part: Part, code: Collection[str]) -> bool:
@@ -112,9 +112,10 @@ def tokenizer_of(folder: Path, code: Collection[str] = ()) -> Any:
 def _one_at_a_time() -> Iterator[None]:
     place = Path(HF_MODULES_CACHE)
     place.mkdir(parents=True, exist_ok=True)
-    handle = os.open(place / ".boomspec.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    file = place / ".boomspec.lock"
+    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        lock(handle, file, wait=True)
         yield
     finally:
         os.close(handle)

@@ -14,6 +14,7 @@ import importlib.util
 import itertools
 import os
 import re
+import secrets
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -104,8 +105,9 @@ class TensorBoard:
         if curve in self._writers:
             self._writers.pop(curve).close()
         before = list(folder.glob("events.out.tfevents.*"))
-        # TensorBoard reads files in the order of their names, which begin with the second.
-        writer = EventsWriter(str(folder / "events"), f".{os.getpid()}.{next(_NUMBERS):06}")
+        # TensorBoard reads files in the order of their names, which begin with the second. Two containers on one volume
+        # may have the same host name and process number.
+        writer = EventsWriter(str(folder / "events"), f".{next(_NUMBERS):06}.{secrets.token_hex(8)}")
         restart = Event(wall_time=time.time(), step=0, session_log=SessionLog(status=SessionLog.START))
         writer.write_event(restart)
         writer.flush()

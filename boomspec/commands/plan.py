@@ -34,7 +34,7 @@ from boomspec.planning.reasons import explained
 from boomspec.planning.saved import SavedPlan
 from boomspec.reading.experiments import load_spec
 from boomspec.runs import store_of
-from boomspec.store import Store, Where
+from boomspec.store import Store, Where, check_locks
 
 EXIT_SOMETHING_TO_DO = 3
 
@@ -91,6 +91,7 @@ def command(
     if calibrate:
         _calibrate(store_of(load_spec(spec), store))
     compiled, place = compiled_with(spec, store)
+    check_locks(place.root)
     graph = compiled.graph
     plan = explained(needed(graph, place, checksums=verify), graph, place)
     execution = load_spec(spec).spec.execution

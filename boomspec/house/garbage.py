@@ -21,13 +21,13 @@ from boomspec.errors import BoomspecError
 from boomspec.house.history import PastRun, is_task_id, read_graph_data
 from boomspec.inputs import SOURCE
 from boomspec.store import RECORD, RECORD_VERSION, Store, flush
-from boomspec.store.files import ABSENT, GRAVE, LOCK, RESUME, lock_file
+from boomspec.store.files import ABSENT, GRAVE, LOCK, RESUME, grave_of, lock_file
 from boomspec.tasks import KINDS
 
 GC_SCHEMA_VERSION = 1
 What = Literal["run", "artifact", "broken artifact", "checkpoints", "leftover", "cache"]
 _HIDDEN = re.compile(r"\.(?P<task>[0-9a-f]{64})\.(?P<rest>.+)")
-_GRAVE = re.compile(rf"\..+{re.escape(GRAVE)}[0-9]+")
+_GRAVE = re.compile(rf"\..+{re.escape(GRAVE)}[0-9a-f]+")
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def delete(store: Store, item: Garbage) -> None:
         store.bucket.delete(item.objects[1:])
         return
     path = Path(item.path)
-    grave = path if _GRAVE.fullmatch(path.name) else path.with_name(f".{path.name.lstrip('.')}{GRAVE}{os.getpid()}")
+    grave = path if _GRAVE.fullmatch(path.name) else grave_of(path)
     if grave != path:
         path.rename(grave)
         flush(path.parent)

@@ -7,7 +7,6 @@ machine only, and gives an exclusive lock to writers only.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import secrets
@@ -18,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from boomspec.errors import BoomspecError
+from boomspec.store.file_locks import lock
 
 RESUME = ".resume"  # how the folder of a task's checkpoints ends; it outlives the process that writes it
 LOCK = ".lock"  # how the lock of a working folder ends, which lies beside it; that of a resume folder lies in it
 GRAVE = ".discarded-"  # in the name of what is being deleted: it is nobody's
 ABSENT = (FileNotFoundError, NotADirectoryError)  # any other OSError says nothing about what is there
-_NOT_OURS = (errno.EAGAIN, errno.ENOENT, errno.ESTALE)  # a lock that another holds, or has removed
+_NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+_GONE = (errno.ENOENT, errno.ESTALE)  # a lock that its holder has removed
 
 
 def read_json(path: Path) -> Any:
@@ -50,9 +51,22 @@ def unreadable(path: Path, error: OSError) -> BoomspecError:
     return BoomspecError(f"{path}: cannot be read: {said}", hint="it was left as it is: make it readable, or try again")
 
 
+def part_of(path: Path) -> Path:
+    """A name beside `path` for what is written first and then takes its place.
+
+    Nobody else has it: processes of two containers on one volume may have the same number, and the same host name.
+    """
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+
+
+def grave_of(path: Path) -> Path:
+    """A name beside `path` for what is renamed first and then deleted; it is nobody else's either."""
+    return path.with_name(f".{path.name.lstrip('.')}{GRAVE}{secrets.token_hex(8)}")
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Replace a file's text so that a reader sees the old or the new one, never a part."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part = part_of(path)
     try:
         part.write_text(text, encoding="utf-8")
         flush(part)
@@ -64,10 +78,13 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def flush(path: Path) -> None:
-    """Return when a file's bytes, or a folder's entries, are on the disk."""
+    """Return when a file's bytes, or a folder's entries, are on the disk; some file systems flush no folders."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_FLUSH or not path.is_dir():
+            raise
     finally:
         os.close(handle)
 
@@ -98,19 +115,19 @@ def locked_folder(parent: Path, prefix: str) -> Iterator[Path]:
 def lock_file(path: Path, *, make: bool = False) -> int | None:
     """Lock a file. Returns its descriptor, to be closed; None where another process holds it, or has removed it.
 
-    make: the file, where there is none. Raises OSError where it cannot be opened or locked.
+    make: the file, where there is none. Raises OSError where it cannot be opened or locked, NoLocksError where no
+    file there can be.
     """
     ours = False
     try:
         handle = _opened(path, os.O_CREAT if make else 0)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ours = is_still(path, handle)
+            ours = lock(handle, path) and is_still(path, handle)
         finally:
             if not ours:
                 os.close(handle)
     except OSError as error:
-        if error.errno not in _NOT_OURS:
+        if error.errno not in _GONE:
             raise OSError(error.errno, error.strerror, str(path)) from error  # that of a lock names no file
         return None
     return handle if ours else None

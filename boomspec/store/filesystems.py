@@ -10,6 +10,7 @@ PARALLEL = 32  # requests at a time
 _SETTINGS = ("AWS_", "GOOGLE_", "AZURE_", "FSSPEC_")  # environment variables
 _opened: dict[tuple[Any, ...], tuple[Any, str]] = {}
 _opening = threading.Lock()
+_forks = 0  # between the first process and this one; process numbers are used again
 
 
 def filesystem(url: str) -> tuple[Any, str]:
@@ -19,7 +20,7 @@ def filesystem(url: str) -> tuple[Any, str]:
     one. So does a forked process, which does not have the threads of the first one.
     """
     settings = sorted(item for item in os.environ.items() if item[0].startswith(_SETTINGS))
-    key = (os.getpid(), url, *settings)
+    key = (_forks, url, *settings)
     with _opening:
         if key not in _opened:
             _opened[key] = _new_filesystem(url)
@@ -42,9 +43,10 @@ def _new_filesystem(url: str) -> tuple[Any, str]:
     return made, place.rstrip("/")
 
 
-def _new_lock() -> None:
-    global _opening
+def _start_anew() -> None:
+    global _opening, _forks
     _opening = threading.Lock()
+    _forks += 1
 
 
-os.register_at_fork(after_in_child=_new_lock)  # a thread of the parent may hold it
+os.register_at_fork(after_in_child=_start_anew)  # a thread of the parent may hold it

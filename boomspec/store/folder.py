@@ -31,12 +31,13 @@ from typing import TYPE_CHECKING, Any
 
 from boomspec.errors import BoomspecError, redact
 from boomspec.identity import file_digest
+from boomspec.store.file_locks import lock
 from boomspec.store.files import (
     ABSENT,
-    GRAVE,
     LOCK,
     RESUME,
     flush,
+    grave_of,
     is_still,
     lock_file,
     locked_folder,
@@ -77,11 +78,11 @@ class Store:
         return str(self.root)
 
     def check_writable(self) -> None:
-        """Raise BoomspecError unless artifacts can be written here."""
+        """Raise BoomspecError unless artifacts can be written here, and their writers be told apart."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.root):
-                pass
+            with tempfile.TemporaryFile(dir=self.root) as file:
+                lock(file.fileno(), self.root)
         except OSError as error:
             raise BoomspecError(
                 f"store {self.root}: cannot be written: {error.strerror}", hint="choose another folder with --store"
@@ -195,7 +196,7 @@ class Store:
     def discard(self, kind: str, task_id: str) -> None:
         """Remove a damaged artifact: out of sight by one rename, then deleted."""
         folder = self.path(kind, task_id)
-        grave = folder.with_name(f".{task_id}{GRAVE}{os.getpid()}")
+        grave = grave_of(folder)
         try:
             folder.rename(grave)
         except FileNotFoundError:
@@ -245,14 +246,18 @@ class Store:
         """Make a finished folder the artifact, unless there is a whole one."""
         folder.chmod(0o755)  # it was private; a store is shared
         final = Store.path(self, kind, task_id)
-        try:
-            folder.rename(final)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
+        while True:
+            try:
+                folder.rename(final)
+                break
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
             if Store.damage(self, kind, task_id) is not None:
                 Store.discard(self, kind, task_id)
-                folder.rename(final)
+            elif Store.has(self, kind, task_id):
+                break
+            # Else it was discarded between the two; and behind a discarded one another writer's may have come.
         flush(final.parent)
         return final
 

@@ -8,7 +8,6 @@ A copy counts while its record is the one at the URL, and its files look as they
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from boomspec.identity import text_digest
+from boomspec.store.file_locks import lock
 from boomspec.store.files import ABSENT, looked_at, read_json, unreadable, write_atomically
 from boomspec.store.folder import damage_of_files
 from boomspec.store.opening import URL_FILE
@@ -113,9 +113,10 @@ def alone_here(root: Path, kind: str, task_id: str) -> Iterator[None]:
     """Be the only process of this machine that puts an artifact into its folder."""
     folder = root / "locks"
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / f"{kind}-{task_id}", os.O_RDWR | os.O_CREAT, 0o666)
+    file = folder / f"{kind}-{task_id}"
+    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        lock(handle, file, wait=True)
         yield
     finally:
         os.close(handle)

@@ -153,8 +153,13 @@ def _this_process() -> dict[str, str]:
 
 
 def _machine() -> str:
-    """What tells process numbers apart: the boot of a machine, and the namespace that they are counted in."""
+    """What tells process numbers apart: the boot of a machine, and the namespace that they are counted in.
+
+    "" where that is not known, or where /proc counts in another namespace: then only a lease's age says who is dead.
+    """
     try:
+        if Path("/proc/self").readlink().name != str(os.getpid()):
+            return ""
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return ""
@@ -171,7 +176,9 @@ def _since(pid: int) -> str:
 def _is_dead(said: dict[str, Any]) -> bool:
     """Whether a holder is known to be dead: a process of this machine that is no longer there."""
     machine, pid = said.get("machine"), str(said.get("pid", ""))
-    return bool(machine) and machine == _machine() and pid.isdigit() and _since(int(pid)) != said.get("since")
+    # Machines that were started from one snapshot have the same boot.
+    same = bool(machine) and machine == _machine() and said.get("host") == socket.gethostname()
+    return same and pid.isdigit() and _since(int(pid)) != said.get("since")
 
 
 def _parsed(data: bytes) -> dict[str, Any]:

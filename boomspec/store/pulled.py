@@ -7,13 +7,12 @@ sent yet, stays. What was brought has the time that it has there.
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 from boomspec.store.bucket import Bucket, Entry
-from boomspec.store.files import looked_at
+from boomspec.store.files import looked_at, part_of
 
 RUNS = "runs"
 _TOLD = ("graph.json", "status.json", "lock.json", "events.jsonl")  # what lists of runs are made of
@@ -48,7 +47,7 @@ def _told(bucket: Bucket, run: str) -> dict[str, Entry]:
 def _bring(bucket: Bucket, root: Path, entries: dict[str, Entry]) -> None:
     wanted = {name: entry for name, entry in entries.items() if _differs(_place(root, name), entry)}
     parts = {name: _place(root, name) for name in wanted}
-    parts = {name: place.with_name(f".{place.name}.{secrets.token_hex(4)}") for name, place in parts.items()}
+    parts = {name: part_of(place) for name, place in parts.items()}
     try:
         bucket.download_all((name, parts[name], entry.size) for name, entry in wanted.items())
         for name, entry in wanted.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from boomspec.store.bucket import Bucket, Entry
+from boomspec.store.files import part_of
 from boomspec.store.record import RECORD, Task, is_record
 
 _ATTEMPT = re.compile(r"[0-9a-f]{16}")
@@ -65,7 +65,7 @@ def _keep(folder: Path, task: Task, entry: Entry, data: bytes) -> None:
     if len(data) != entry.size:
         return  # it was written anew since the listing
     place = folder / task[0] / task[1]
-    part = place.with_name(f".{place.name}.{os.getpid()}")
+    part = part_of(place)
     with suppress(OSError):  # a full disk, say: then it is read again the next time
         place.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(entry.version.encode("utf-8") + b"\n" + data)
