@@ -17,6 +17,7 @@ from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import boomspec
+import runners
 from boomspec.errors import first_line
 from boomspec.graph import TaskGraph
 from boomspec.plan import Plan, read_by
@@ -91,7 +92,7 @@ def run_tasks(
 def _jobs(
     graph: TaskGraph, store: Store, task_ids: list[str], journal: Journal, reads: Store, reach: Reach | None
 ) -> Iterator[Job]:
-    commit = git_commit(Path(boomspec.__file__).parent)
+    commit = git_commit(Path(boomspec.__file__).parent, Path(runners.__file__).parent)
     hub = environment.needs_hub(graph.sources.values())
     for task_id in task_ids:
         node = graph.nodes[task_id]

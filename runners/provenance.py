@@ -15,6 +15,8 @@ from boomspec.costs.machine import cpu_model, memory_bytes
 from boomspec.graph import Execution
 from boomspec.locks.packages import installed, python
 
+_GIT_PLACES = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX"}
+
 
 def provenance(*, started: float, finished: float, execution: Execution, commit: str | None) -> dict[str, Any]:
     """What goes into an artifact's record beside its identity. Times are seconds since 1970."""
@@ -37,16 +39,38 @@ def provenance(*, started: float, finished: float, execution: Execution, commit:
     }
 
 
-def git_commit(folder: Path) -> str | None:
-    """The commit that is checked out in `folder`, with "-dirty" behind it where files differ; None outside git."""
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+def git_commit(*folders: Path) -> str | None:
+    """The commit whose code lies in `folders`, with "-dirty" behind it where a file differs; None where there is none.
+
+    That a repository is around a folder says nothing: a package may be installed inside of somebody else's. It must
+    have the packages' own files.
+    """
+    found = {_commit(folder) for folder in folders}
+    return found.pop() if len(found) == 1 else None
+
+
+def _commit(folder: Path) -> str | None:
+    has = _git(folder, "ls-files", "-z", "--", ".")
+    if has is None or "__init__.py" not in (tracked := set(has.split("\0"))):
+        return None
+    commit = (_git(folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or "").strip()
+    modules = {path.relative_to(folder).as_posix() for path in folder.rglob("*.py")}
+    if commit and not commit.endswith("-dirty") and not modules <= tracked:
+        commit += "-dirty"  # new modules, of which git's word knows nothing
+    return commit or None
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git prints about a folder; None where it fails, or is not there."""
+    # Within a hook the environment names another repository. Without the optional locks git would write its index.
+    environment = {name: value for name, value in os.environ.items() if name not in _GIT_PLACES}
+    environment["GIT_OPTIONAL_LOCKS"] = "0"
+    command = ["git", "-C", str(folder), *arguments]
     try:
-        # Without the optional locks git would write its index.
-        environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, env=environment)
+        done = subprocess.run(command, capture_output=True, timeout=10, check=True, env=environment)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None
+    return os.fsdecode(done.stdout)
 
 
 def _time(seconds: float) -> str:
