@@ -1,13 +1,14 @@
 # make quickstart   set up .venv, run specs/quickstart.yaml, say where the report is
 # make test         set up .venv, check format, lint and types, run the tests
 # make benchmarks   measure what the README claims
+# make sweep      every causal language model of transformers: right, or refused and why; takes minutes
 # make chaos        kill random processes of a cluster, 50 times; takes most of an hour
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: quickstart test benchmarks chaos setup clean
+.PHONY: quickstart test benchmarks sweep chaos setup clean
 
 quickstart: setup
 	$(BIN)/boomspec run specs/quickstart.yaml
@@ -26,6 +27,9 @@ benchmarks: setup
 	$(BIN)/python tests/benchmarks/sweep.py
 	$(BIN)/python tests/benchmarks/overhead.py
 	$(BIN)/python -m tests.benchmarks.fan_out
+
+sweep: setup
+	$(BIN)/python -m tests.sweeps.families --json tests/golden/families.json
 
 chaos: setup
 	$(BIN)/python -m tests.benchmarks.chaos

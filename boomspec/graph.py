@@ -2,9 +2,10 @@
 
     task id = sha256(canonical JSON {kind, version, params, inputs})
 
-A `Task` is what is computed (its id); a `Node` adds what it is called and where it runs, which never
-changes an id. A `Source` is something that the graph reads but does not make (a model, a text): its id
-comes from what it IS (digests, a pinned commit), its `location` is only where to find it.
+A `Task` is what is computed (its id); a `Node` adds what it is called, where it runs and which tasks come
+first without being read, which never changes an id. A `Source` is something that the graph reads but does not
+make (a model, a text): its id comes from what it IS (digests, a pinned commit), its `location` is only where to
+find it.
 """
 
 from __future__ import annotations
@@ -155,6 +156,7 @@ class Node:
     name: str
     execution: Execution = Execution()
     cost: Cost | None = field(default=None, compare=False)  # None: it cannot be told
+    after: tuple[str, ...] = ()  # ids of tasks that must have succeeded first, although it reads nothing of theirs
 
     @cached_property
     def id(self) -> str:
@@ -215,7 +217,11 @@ class TaskGraph:
         if found is None:
             raise no_such_experiment(named or self.name, label, [experiment.label for experiment in self.experiments])
         names = {task: name for name, task in found.tasks.items()}
-        nodes = {i: replace(node, name=names[i]) for i, node in self.nodes.items() if i in names}
+        nodes = {
+            i: replace(node, name=names[i], after=tuple(first for first in node.after if first in names))
+            for i, node in self.nodes.items()
+            if i in names
+        }
         read = {source for node in nodes.values() for source in node.task.inputs.values()}
         sources = {i: source for i, source in self.sources.items() if i in read}
         targets = tuple(target for target in self.targets if target in nodes)
@@ -225,6 +231,10 @@ class TaskGraph:
         """Ids of the tasks (not sources) that `task_id` needs, each once."""
         inputs = self.nodes[task_id].task.inputs.values()
         return list(dict.fromkeys(i for i in inputs if i in self.nodes))
+
+    def waits_for(self, task_id: str) -> list[str]:
+        """Ids of the tasks that must have succeeded before `task_id` starts: its inputs, and those it comes after."""
+        return list(dict.fromkeys([*self.task_inputs(task_id), *self.nodes[task_id].after]))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -247,6 +257,7 @@ class TaskGraph:
                         "resources": node.execution.resources,
                     },
                     "cost": None if node.cost is None else asdict(node.cost),
+                    **({"after": list(node.after)} if node.after else {}),
                 }
                 for node in self.nodes.values()
             },

@@ -62,7 +62,10 @@ def _from_json(data: dict[str, Any], path: Path) -> TaskGraph:
         if missing:
             raise BoomspecError(f"{path}: task {entry['name']} needs {missing[0][:12]}, which does not come before it")
         cost = None if entry["cost"] is None else Cost(**entry["cost"])
-        nodes[task_id] = Node(task, entry["name"], Execution(**entry["execution"]), cost)
+        after = tuple(entry.get("after") or ())
+        if late := [i for i in after if i not in nodes]:
+            raise BoomspecError(f"{path}: task {entry['name']} waits for {late[0][:12]}, which does not come before it")
+        nodes[task_id] = Node(task, entry["name"], Execution(**entry["execution"]), cost, after)
     ids = {named: source.id for named, source in sources.items()} | {named: node.id for named, node in nodes.items()}
     for named, actual in ids.items():
         if named != actual:

@@ -56,7 +56,7 @@ def needed(graph: TaskGraph, store: Store, *, checksums: bool = False) -> Plan:
             steps[task_id] = Step("unneeded", f"{absence}, but nothing that runs needs it")
         else:
             steps[task_id] = Step("run", absence)
-            wanted.update(i for i in node.task.inputs.values() if i in graph.nodes)
+            wanted.update(graph.waits_for(task_id))
     gone = {source.id: next(iter(missing_files(source)), None) for source in graph.sources.values()}
     elsewhere = kept(store, [source for source in graph.sources.values() if gone[source.id] is not None])
     gone |= dict.fromkeys(elsewhere)
@@ -79,4 +79,5 @@ def _obstacle(graph: TaskGraph, node: Node, steps: Mapping[str, Step], gone: Map
                 return f"its {role} is gone: {path} does not exist"
         elif steps[input_id].action == "blocked":
             return f"its input {graph.nodes[input_id].name} is blocked"
-    return None
+    first = next((i for i in node.after if steps[i].action == "blocked"), None)
+    return None if first is None else f"it comes after {graph.nodes[first].name}, which is blocked"

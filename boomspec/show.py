@@ -39,6 +39,7 @@ def mermaid(graph: TaskGraph) -> str:
     rows += [f'  {node.id[:8]}["{node.name}"]' for node in graph.nodes.values()]
     for node in graph.nodes.values():
         rows += [f"  {needs[:8]} --> {node.id[:8]}" for needs in dict.fromkeys(node.task.inputs.values())]
+        rows += [f"  {first[:8]} -.-> {node.id[:8]}" for first in node.after]
     return "\n".join(rows)
 
 

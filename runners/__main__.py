@@ -198,7 +198,7 @@ def _blocked_from_the_start(graph: TaskGraph, plan: Plan) -> dict[str, Outcome]:
             graph.nodes[i].name,
             "blocked",
             redact(plan.steps[i].reason),
-            cause="" if any(needed in blocked for needed in graph.task_inputs(i)) else graph.nodes[i].name,
+            cause="" if any(needed in blocked for needed in graph.waits_for(i)) else graph.nodes[i].name,
         )
         for i in blocked
     }

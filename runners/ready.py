@@ -34,7 +34,7 @@ class Ready:
     ) -> None:
         self._claims = {task_id: _claims(graph.nodes[task_id]) for task_id in task_ids}
         self._places = {task_id: place for place, task_id in enumerate(longest_first(graph))}
-        self._needs = {i: {n for n in graph.task_inputs(i) if ordered and n in self._claims} for i in self._claims}
+        self._needs = {i: {n for n in graph.waits_for(i) if ordered and n in self._claims} for i in self._claims}
         self._behind: dict[str, list[str]] = defaultdict(list)
         self._ready: dict[_Claims, list[tuple[int, str]]] = defaultdict(list)  # heaps of (place, task id)
         self._machines, self._looked = machines, -_LOOK_SECONDS

@@ -9,6 +9,7 @@ any of them waits for a search the graph is pending: its targets are the searche
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from boomspec.compile import Compiled, Parts, compile_parts, compile_spec, spec_text
 from boomspec.compiling.build import Answers
@@ -37,7 +38,10 @@ def compile_experiments(files: Sequence[SpecFile], answers: Answers = lambda sea
         for node in part.build.nodes.values():
             if node.id not in nodes:
                 name = node.name if i == 0 else f"{part.build.file.label}: {node.name}"
-                nodes[node.id] = Node(node.task, name, node.execution)
+                nodes[node.id] = Node(node.task, name, node.execution, after=node.after)
+            elif nodes[node.id].after != node.after:  # one experiment's check must not hold up what another needs, too
+                both = tuple(first for first in nodes[node.id].after if first in node.after)
+                nodes[node.id] = replace(nodes[node.id], after=both)
         pending += part.build.pending
     known = [task for part in parts for task in (*part.products, *part.roles.values())]
     if pending:

@@ -9,6 +9,7 @@ in what the store has by then. What cannot be read off shapes is never guessed.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -79,7 +80,7 @@ def priced(
             cost = Cost(unknown=str(error))
         if isinstance(record, Tokenize):
             cost = _tokenize(record, sources.get(inputs["text"]), width)
-        found[task_id] = Node(node.task, node.name, node.execution, cost)
+        found[task_id] = replace(node, cost=cost)
     return found
 
 

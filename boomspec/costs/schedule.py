@@ -13,8 +13,8 @@ from boomspec.planning.order import longest_first
 def critical_path(graph: TaskGraph, seconds: Mapping[str, float]) -> float:
     """The longest chain of tasks that wait for each other; tasks that are not in `seconds` take none."""
     ends: dict[str, float] = {}
-    for task_id, node in graph.nodes.items():
-        start = max((ends[i] for i in node.task.inputs.values() if i in ends), default=0.0)
+    for task_id in graph.nodes:
+        start = max((ends[i] for i in graph.waits_for(task_id)), default=0.0)
         ends[task_id] = start + seconds.get(task_id, 0.0)
     return max(ends.values(), default=0.0)
 
@@ -26,9 +26,9 @@ def elapsed(graph: TaskGraph, seconds: Mapping[str, float], *, cpus: float, gpus
     waiting: dict[str, int] = {}
     behind: dict[str, list[str]] = defaultdict(list)
     for task_id in seconds:
-        inputs = [i for i in graph.task_inputs(task_id) if i in seconds]
-        waiting[task_id] = len(inputs)
-        for needed in inputs:
+        first = [i for i in graph.waits_for(task_id) if i in seconds]
+        waiting[task_id] = len(first)
+        for needed in first:
             behind[needed].append(task_id)
     order = {task_id: i for i, task_id in enumerate(longest_first(graph))}
     wants = {}

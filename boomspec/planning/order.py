@@ -26,7 +26,7 @@ def longest_first(graph: TaskGraph) -> list[str]:
         kind = node.task.kind
         own = largest[kind] if node.cost is None or node.cost.unknown else node.cost.flops
         remaining[task_id] = operations + own, usual + _USUAL.get(kind, 1)
-        for needed in graph.task_inputs(task_id):
+        for needed in graph.waits_for(task_id):
             behind[needed] = max(behind[needed], remaining[task_id])
     return sorted(graph.nodes, key=lambda task_id: remaining[task_id], reverse=True)
 

@@ -46,7 +46,7 @@ def why(graph: TaskGraph, task_id: str, failures: dict[str, str]) -> str:
 
 def _cause(graph: TaskGraph, task_id: str, failures: dict[str, str]) -> str | None:
     """The failed task, among those that `task_id` needs and itself, that needs no other failed one."""
-    above = (_cause(graph, needed, failures) for needed in graph.task_inputs(task_id))
+    above = (_cause(graph, needed, failures) for needed in graph.waits_for(task_id))
     return next((cause for cause in above if cause is not None), task_id if task_id in failures else None)
 
 

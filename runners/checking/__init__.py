@@ -1,0 +1,1 @@
+"""Whether a teacher's family can be built right, asked of transformers with tiny random models (`trial`)."""

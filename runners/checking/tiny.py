@@ -1,0 +1,111 @@
+"""A tiny config of the same architecture: widths, vocabularies and experts shrink, the layers stay as they are.
+
+What a number is, is told by its name: config.json has no other types. Numbers that belong together (hidden size =
+heads x head size) are given the sizes that fit together in every family that follows the names' convention; who does
+not follow it has a row in `_OF_FAMILY`. A number of a name that is not known stays as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+Config = dict[str, Any]
+
+VOCABULARY = 128
+_HIDDEN, _HEADS, _HEAD, _RANK, _STATE, _POSITIONS, _WINDOW = 64, 4, 16, 16, 8, 128, 8
+
+# The first pattern that fits the whole name says the largest value.
+_LARGEST: tuple[tuple[str, int], ...] = (
+    (r".*vocab_size.*_base", 256),
+    (r"(unpadded_|text_|decoder_)?vocab_size|.*_vocab_size|vocab_size_.*|codebook_size|num_centroids", VOCABULARY),
+    (r".*qk_head_dim", _HEAD * 2),
+    (r"input_embedding_size|output_embedding_size|embedding_size", _HIDDEN // 2),
+    (r"hidden_size_per_layer_input|ple_embed_dim", 16),
+    (r"(moe|expert|shared_experts?|moe_shared_expert)_(ffn_)?(intermediate|hidden)_size", 32),
+    (r"expert_ffn_hidden_size|shared_intermediate_size", 32),
+    (r".*intermediate_size.*|.*ffn_dim|.*ffn_hidden_size|feed_forward_size|mlp_dim", 96),
+    (r"n_inner|d_ff|dff|dim_ff|d_inner", 96),
+    (r"mamba_d_ssm|attention_hidden_size", _HIDDEN * 2),
+    (r"hidden_size.*|d_model|n_embd|emb_dim|embedding_dim|lru_width|word_embed_proj_dim|.*_hidden_size", _HIDDEN),
+    (r"(projector_|adapter_)?(in|input|out|output)_(dim|size)|out_hidden_size|vision_output_dim", _HIDDEN),
+    (r"(mamba_n_heads|mamba_num_heads|n_mamba_heads)", 8),
+    (r"(.*_)?(num_|n_)?(attention_)?(head|heads|query_groups)(_per_layer)?", _HEADS),
+    (r"num_kv_heads|kv_n_heads|.*key_value_heads", _HEADS),
+    (r".*lora_rank|.*_rank|.*lowrank|time_step_rank|mamba_dt_rank", _RANK),
+    (r"(.*_)?(head_dim|head_size|headdim|d_head|dim_head|kv_channels|d_kv|head_width)|rotary_dim", _HEAD),
+    (r"(mamba_)?d_state|ssm_state_size|state_size", _STATE),
+    (r"(.*_)?n_?groups|mamba_ngroups|o_groups", 2),
+    (r"(.*_)?chunk_(size|length)|block_size|index_block_size", _WINDOW),
+    (r"sliding_window(_size)?|local_attention(_window_len)?|(attention_|keep_)?window_size", _WINDOW),
+    (r"(num_|n_|moe_num_)?(local_|routed_)?experts", 4),
+    (r"zero_expert_num", 2),
+    (r"num_experts_per_tok(en)?|moe_(top)?_?k|experts_per_token", 2),
+    (r"n_group|num_expert_group|topk_group|n_groups", 2),
+    (r"index_topk(_blocks)?", 4),
+    (r"max_(position_embeddings|seq_len|target_positions)|n_positions|n_ctx", _POSITIONS),
+    (r"context_length|model_max_length", _POSITIONS),
+    (r"log_scaling_n_floor|floor_scale|rel_extent", 16),
+    (r"patch_size", 4),
+    (r"image_size", 16),
+    (r"depth|conf_num_hidden_layers|num_blocks|num_global_layers", 2),
+)  # fmt: skip
+_COMPILED = tuple((re.compile(pattern), largest) for pattern, largest in _LARGEST)
+_TOKEN = re.compile(r".*token_(id|index)|.*_idx$")
+_SECTIONS = ("mrope_section", "short_factor", "long_factor")
+
+# What a family's names mean otherwise.
+_OF_FAMILY: Mapping[str, Config] = {}
+
+
+def tiny(config: Config, full: Config | None = None) -> Config:
+    """The tiny config of `config`. `full`: the same with all that its class adds, where it is known.
+
+    What only the class says is written into the result where it shrinks.
+    """
+    model_type = str(config.get("model_type", ""))
+    result = _shrunk({**(full or {}), **config})
+    kept = {key: value for key, value in result.items() if key in config or value != (full or {}).get(key)}
+    return {**kept, **deepcopy(dict(_OF_FAMILY.get(model_type, {})))}
+
+
+def _shrunk(config: Config) -> Config:
+    result: Config = {}
+    for key, value in config.items():
+        result[key] = _smaller(key, value, config)
+    return result
+
+
+def _smaller(key: str, value: Any, config: Config) -> Any:
+    if isinstance(value, dict):
+        return value if key in ("id2label", "label2id") else _shrunk(value)
+    if key in _SECTIONS and isinstance(value, list):
+        return _section(key, value)
+    if isinstance(value, list) and value and all(type(entry) is int for entry in value):
+        return [_number(key, entry, config) for entry in value]
+    return _number(key, value, config) if type(value) is int else value
+
+
+def _number(key: str, value: int, config: Config) -> int:
+    if _TOKEN.fullmatch(key):
+        return value if value < VOCABULARY else value % 89 + 16
+    for pattern, largest in _COMPILED:
+        if pattern.fullmatch(key):
+            if "key_value" in key or "kv_" in key:
+                return _groups(value, config)
+            return min(value, largest) if value > 0 else value
+    return value
+
+
+def _groups(value: int, config: Config) -> int:
+    heads = next((config[k] for k in ("num_attention_heads", "n_heads", "n_head", "num_heads") if k in config), value)
+    return 1 if value == 1 else _HEADS if value == heads else 2
+
+
+def _section(key: str, value: list[Any]) -> list[Any]:
+    half = _HEAD // 2
+    if key == "mrope_section":  # as many parts, which together are half of a head
+        return [half - (half // len(value)) * (len(value) - 1)] + [half // len(value)] * (len(value) - 1)
+    return value[:half]

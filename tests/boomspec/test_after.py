@@ -1,0 +1,91 @@
+"""A task that comes after another one without reading it: the order is kept everywhere, and no id knows of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from boomspec.costs.schedule import critical_path, elapsed
+from boomspec.errors import BoomspecError
+from boomspec.graph import Execution, Experiment, Node, Task, TaskGraph
+from boomspec.graph_file import graph_of_json, read_graph
+from boomspec.plan import needed
+from boomspec.planning.order import longest_first
+from boomspec.show import mermaid
+from boomspec.store import Store
+from boomspec.tasks import Evaluate as Measure
+from boomspec.tasks import HeldOut, Interpolate, Tokenize
+from runners.ready import Ready
+
+FIRST = Node(Task(Tokenize(text_field="text", skip=0, held_out_every=0, held_out_offset=0), {}), "first", Execution())
+BUILT = Node(Task(Interpolate(plan=("t0",), tied=False), {}), "built", after=(FIRST.id,))
+MEASURED = Node(
+    Task(Measure(measure=HeldOut(sequence_length=8), precision="fp32"), {"model": BUILT.id}), "measured", Execution()
+)
+
+
+def graph(*, ordered: bool = True) -> TaskGraph:
+    built = BUILT if ordered else replace(BUILT, after=())
+    nodes = {node.id: node for node in (FIRST, built, MEASURED)}
+    experiment = Experiment("", {}, {node.name: node.id for node in nodes.values()}, {})
+    return TaskGraph("after", nodes, {}, (MEASURED.id,), experiments=(experiment,))
+
+
+def test_the_order_changes_no_id():
+    assert graph().id == graph(ordered=False).id
+    assert graph().nodes.keys() == graph(ordered=False).nodes.keys()
+
+
+def test_the_graph_file_keeps_the_order(tmp_path):
+    graph().write(tmp_path / "graph.json")
+    assert read_graph(tmp_path / "graph.json").nodes[BUILT.id].after == (FIRST.id,)
+    assert graph_of_json(graph(ordered=False).to_json(), tmp_path).nodes[BUILT.id].after == ()
+
+
+def test_a_task_that_comes_after_what_is_not_there_is_refused(tmp_path):
+    data = json.loads(graph().text())
+    data["tasks"][BUILT.id]["after"] = [MEASURED.id]
+    with pytest.raises(BoomspecError, match=r"built waits for .* which does not come before it"):
+        graph_of_json(data, tmp_path / "graph.json")
+
+
+def test_what_comes_first_is_run_only_for_what_runs(tmp_path):
+    store = Store(tmp_path)
+    steps = needed(graph(), store).steps
+    assert [steps[node.id].action for node in (FIRST, BUILT, MEASURED)] == ["run", "run", "run"]
+    assert needed(graph(ordered=False), store).steps[FIRST.id].action == "unneeded"
+    with store.workspace("interpolate", BUILT.id) as workspace:
+        store.publish(workspace, "interpolate", BUILT.id, BUILT.task.identity(), {})
+    assert needed(graph(), store).steps[FIRST.id].action == "unneeded"
+
+
+def test_ray_gets_a_task_when_what_comes_first_has_succeeded():
+    ready = Ready(graph(), graph().nodes, machines=lambda: [{"CPU": 8.0}])
+    assert [ready.take(), ready.take()] == [FIRST.id, None]
+    assert ready.ended(FIRST.id, made=True) == []
+    assert ready.take() == BUILT.id
+    failed = Ready(graph(), graph().nodes, machines=lambda: [{"CPU": 8.0}])
+    failed.take()
+    assert failed.ended(FIRST.id, made=False) == [BUILT.id]
+    assert failed.take() is None
+
+
+def test_times_and_orders_count_it():
+    seconds = {FIRST.id: 5.0, BUILT.id: 2.0, MEASURED.id: 1.0}
+    assert critical_path(graph(), seconds) == 8.0
+    assert elapsed(graph(), seconds, cpus=8, gpus=0) == 8.0
+    assert critical_path(graph(ordered=False), seconds) == 5.0
+    assert longest_first(graph())[0] == FIRST.id
+
+
+def test_a_drawn_graph_has_a_dotted_line():
+    assert f"  {FIRST.id[:8]} -.-> {BUILT.id[:8]}" in mermaid(graph()).splitlines()
+    assert f"  {BUILT.id[:8]} --> {MEASURED.id[:8]}" in mermaid(graph()).splitlines()
+    assert "-.->" not in mermaid(graph(ordered=False))
+
+
+def test_a_part_of_a_graph_waits_only_for_what_it_has():
+    part = replace(graph(), experiments=(Experiment("a", {}, {"built": BUILT.id}, {}),)).only("a")
+    assert part.nodes[BUILT.id].after == ()

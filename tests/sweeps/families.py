@@ -1,0 +1,157 @@
+"""Every causal language model of the installed transformers that can be built tiny: right, or refused and why.
+
+python -m tests.sweeps.families                        all, as a table
+python -m tests.sweeps.families --only llama,qwen3     some
+python -m tests.sweeps.families --json FILE            ... and written down
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from boomspec.errors import BoomspecError
+from boomspec.models.facts import LAYER_COUNTS, read_facts
+from boomspec.models.fit import plan_entries
+from runners.checking.tiny import tiny
+from runners.checking.trial import Size, build_teacher, check_sizes
+
+LAYERS = 8
+KEPT = (0, 2, 4, 5, 7)  # blocks 0 1 | 2 3 | 4 | 5 6 | 7
+PLANS = (
+    "s0 s1 s2 s3 s4",
+    "s0 s1 s2 t5 t6 s4",
+    "s0 t2 t3 s2 t5 t6 t7",
+    "t0 t1 s1 s2 s3 t7",
+    "t0 t1 t2 t3 s2 s3 s4",
+    "t0 t1 t2 t3 t4 t5 t6 t7",
+    "t0 t1 t2 t3 t4",
+)
+SECONDS = 60  # for one family
+
+# What makes the eight layers of a family's tiny teacher those that its published models have.
+FIELDS: dict[str, dict[str, object]] = {}
+
+
+def teacher_config(model_type: str):
+    """The tiny config of a family, made from its class's defaults."""
+    kind = CONFIG_MAPPING[model_type]
+    full = kind().to_dict()
+    inner = full.get("text_config") if isinstance(full.get("text_config"), dict) else full
+    count = next((key for key in (*LAYER_COUNTS, "decoder_layers", "num_decoder_layers") if key in inner), None)
+    old = inner.get(count, 0) if count else 0
+
+    def of_class(fields: dict) -> dict:
+        """Without what the class makes of the number of layers."""
+        kept = {k: v for k, v in fields.items() if not (isinstance(v, list) and old > 2 and len(v) == old)}
+        kept.pop("id2label", None), kept.pop("label2id", None)
+        if count in kept:
+            kept[count] = LAYERS
+        return kept
+
+    fields = of_class(full)
+    if inner is not full:
+        fields["text_config"] = of_class(inner)
+    small = tiny(fields)
+    small.pop("transformers_version", None), small.pop("model_type", None)
+    return kind(**{**small, **FIELDS.get(model_type, {})})
+
+
+@contextmanager
+def limited(seconds: int):
+    def stop(*_):
+        raise TimeoutError(f"takes more than {seconds} s")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+
+
+def verdict(model_type: str, folder: Path) -> dict[str, object]:
+    """{"verdict": right | refused at plan | refused by the check | not built, "why": message}."""
+    started = time.time()
+
+    def result(verdict: str, why: object = "") -> dict[str, object]:
+        return {"verdict": verdict, "why": str(why), "seconds": round(time.time() - started, 1)}
+
+    try:
+        with limited(SECONDS):
+            build_teacher(teacher_config(model_type), folder / "teacher")
+    except Exception as error:
+        return result("not built", f"{type(error).__name__}: {one_line(error)}")
+    try:
+        with limited(SECONDS):
+            facts = read_facts(folder / "teacher")
+            sizes = [Size(tuple(p.split()), is_tied(facts.tied, p.split())) for p in PLANS]
+            plan_entries(facts, facts, [f"s{i}" for i in range(facts.count)], tied=facts.tied)
+    except BoomspecError as error:
+        return result("refused at plan", one_line(error).replace(str(folder / "teacher"), "the teacher"))
+    try:
+        with limited(SECONDS):
+            check_sizes(folder / "teacher", KEPT, sizes, folder)
+    except BoomspecError as error:
+        return result("refused by the check", one_line(error).replace(str(folder), "..."))
+    except Exception as error:
+        if "--trace" in sys.argv:
+            traceback.print_exc()
+        return result("broken", f"{type(error).__name__}: {one_line(error)}")
+    return result("right")
+
+
+def is_tied(tied: bool, plan: list[str]) -> bool:
+    return tied and plan[0][0] == plan[-1][0]
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", help="model types, separated by commas")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--trace", action="store_true")
+    options = parser.parse_args()
+    quiet()
+    found: dict[str, dict[str, object]] = {}
+    for model_type in options.only.split(",") if options.only else MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        with tempfile.TemporaryDirectory() as folder:
+            found[model_type] = verdict(model_type, Path(folder))
+        one = found[model_type]
+        print(f"{model_type:28} {one['verdict']:22} {one['seconds']:5} {one['why']}", flush=True)
+        if options.json:
+            options.json.write_text(json.dumps(found, indent=1) + "\n")
+    counts: dict[str, int] = {}
+    for one in found.values():
+        counts[str(one["verdict"])] = counts.get(str(one["verdict"]), 0) + 1
+    print(counts)
+    return 0
+
+
+def quiet() -> None:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    torch.set_num_threads(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
