@@ -24,7 +24,8 @@ from functools import cache
 from pathlib import Path
 
 from boomspec.errors import BoomspecError
-from boomspec.models.checkpoint import FLOAT_BYTES, INDEX, SINGLE, TensorEntry, encode_header
+from boomspec.models.checkpoint import FLOAT_BYTES, TensorEntry, encode_header
+from boomspec.models.files import INDEX, SINGLE
 from runners.conversion import convert
 
 _BLOCK = 4096  # of the file systems in use

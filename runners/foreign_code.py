@@ -81,7 +81,9 @@ def _imported(folder: Path, part: Part) -> list[str]:
 def copy_travelling(source: Path, target: Path, code: Collection[str]) -> None:
     """Copy what goes along when a model is built from the one in `source`; its code only if that is trusted."""
     for file in travelling_files(source):
-        shutil.copyfile(file, target / file.name)
+        copied = target / file.relative_to(source)
+        copied.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, copied)
     if not runs_code(source, "tokenizer", code):
         forget_code(target)
     if runs_code(source, "model", code) or runs_code(source, "tokenizer", code):

@@ -17,8 +17,9 @@ from boomspec.errors import BoomspecError
 from boomspec.identity import file_digest
 from boomspec.models.checkpoint import checkpoint_files, read_header
 from boomspec.models.code import CODE, CODE_FILES
+from boomspec.models.contents import check_folder
 from boomspec.models.facts import read_facts
-from boomspec.models.files import HUB_FILES
+from boomspec.models.files import HUB_FILES, NOT_HUB_FILES
 from runners.context import Input
 from runners.device import device
 from runners.foreign_code import ready
@@ -40,7 +41,10 @@ def model_folder(source: Input) -> Path:
     hub, revision = location["hub"], source.source.identity["revision"]
     try:
         patterns = [*HUB_FILES, *(CODE_FILES if code else ())]
-        return _unchanged(Path(snapshot_download(hub, revision=revision, allow_patterns=patterns)), code)
+        ignored = list(NOT_HUB_FILES)
+        return _unchanged(
+            Path(snapshot_download(hub, revision=revision, allow_patterns=patterns, ignore_patterns=ignored)), code
+        )
     except BoomspecError:
         raise
     except Exception as error:  # a failed connection raises what the HTTP library of the day has for it
@@ -75,7 +79,8 @@ def load(
 
     Raises BoomspecError where it has another architecture than its class, or needs code that is not in `code`.
     """
-    for file in checkpoint_files(folder):  # transformers would look for weights in other formats
+    check_folder(folder)  # transformers would load an adapter, too
+    for file in checkpoint_files(folder):  # and would look for weights in other formats
         read_header(file)
     model, found = AutoModelForCausalLM.from_pretrained(
         folder,

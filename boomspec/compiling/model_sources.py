@@ -12,7 +12,8 @@ from typing import Any, Literal, TypeVar
 
 from boomspec.compiling.foreign_code import check_alike, trusted_code
 from boomspec.compiling.place_names import shown_path
-from boomspec.compiling.places import digest_of, is_folder, resolve_path
+from boomspec.compiling.places import digest_of, is_file, is_folder, resolve_path, similar_folder
+from boomspec.errors import BoomspecError, Problem
 from boomspec.graph import Source
 from boomspec.language.sections import StudentSpec, TeacherSpec
 from boomspec.language.spec import SpecFile
@@ -20,8 +21,9 @@ from boomspec.language.training import PretrainSpec
 from boomspec.models.architecture import llama_facts
 from boomspec.models.checkpoint import checkpoint_files
 from boomspec.models.code import CODE
-from boomspec.models.facts import ModelFacts, read_facts
-from boomspec.models.files import tokenizer_files, travelling_files
+from boomspec.models.contents import check_config, check_folder
+from boomspec.models.facts import ModelFacts, read_config, read_facts
+from boomspec.models.files import CONFIG, tokenizer_files, travelling_files
 from boomspec.models.hub import UnreachableError, cached_model, hub_code, hub_folder, pinned_model
 from boomspec.models.published import STUDENT_CONFIG, read_student_mapping
 from boomspec.tasks import Architecture
@@ -40,10 +42,30 @@ def _model_folder(file: SpecFile, role: Role) -> Path | None:
     if section.model is None:
         return None
     folder = resolve_path(file, (role, "model"), section.model)
-    local = is_folder(folder) or section.model.startswith((".", "/", "~"))
-    if local and not is_folder(folder):
-        raise file.error(file.problem((role, "model"), f"folder '{folder}' does not exist"))
-    return folder if local else None
+    if is_folder(folder):
+        return folder
+    if is_file(folder):
+        message = f"'{folder}' is a file, not the folder of a model"
+        raise file.error(file.problem((role, "model"), message, f"give the folder that it is in: {folder.parent}"))
+    if section.model.startswith((".", "/", "~")):
+        message = f"folder '{folder}' does not exist"
+        raise file.error(file.problem((role, "model"), message, similar_folder(folder)))
+    return None
+
+
+def folder_problems(file: SpecFile, role: Role, folder: Path) -> list[Problem]:
+    """What keeps a folder from being read as a model. Looks at names, its config, and beginnings of its files."""
+
+    def looked_at() -> BoomspecError | None:
+        try:
+            check_folder(folder)
+            check_config(read_config(folder), str(folder))
+        except BoomspecError as error:
+            return error
+        return None
+
+    error = file.once(("contents", folder), looked_at)
+    return [] if error is None else [file.problem((role, "model"), error.message, error.hint)]
 
 
 def local_facts(file: SpecFile) -> ModelFacts | None:
@@ -88,6 +110,8 @@ def model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Sourc
 def _model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Source]:
     name, _ = _named_model(file, role)
     folder = model_folder(file, role)
+    if folder is not None and (problems := folder_problems(file, role, folder)):
+        raise file.error(*problems)
     if folder is None:
         commit, facts = _of_hub(file, role, pinned_model)
         identity = {"hub": name, "revision": commit}
@@ -99,13 +123,17 @@ def _model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Sour
     if not tokenizer and role == "teacher" and file.spec.data is not None:
         hint = "save one there: tokenizer.save_pretrained(folder)"
         raise file.error(file.problem((role, "model"), f"{folder} holds no tokenizer", hint))
-    files = [folder / "config.json", *checkpoint_files(folder), *travelling_files(folder)]
+    files = [folder / CONFIG, *checkpoint_files(folder), *travelling_files(folder)]
     location = {"folder": str(folder), "name": shown_path(name)}
     of_model, of_tokenizer = _code(file, role)
+
+    def digests(paths: list[Path]) -> dict[str, str]:
+        return {path.relative_to(folder).as_posix(): digest_of(file, path) for path in paths}
+
     return (
         facts,
-        Source("model", {"sha256": {p.name: digest_of(file, p) for p in files}, **of_model}, location),
-        Source("tokenizer", {"sha256": {p.name: digest_of(file, p) for p in tokenizer}, **of_tokenizer}, location),
+        Source("model", {"sha256": digests(files), **of_model}, location),
+        Source("tokenizer", {"sha256": digests(tokenizer), **of_tokenizer}, location),
     )
 
 
@@ -146,6 +174,17 @@ def _named_model(file: SpecFile, role: Role) -> tuple[str, str | None]:
 
 def _of_hub(file: SpecFile, role: Role, ask: Callable[[str, str | None], T]) -> T:
     """What `ask` says of a hub model's name and revision; where the hub gives no answer, of the commit in the lock."""
+    try:
+        return _asked(file, role, ask)
+    except BoomspecError as error:
+        # What was meant as a folder looks like a name of the hub where there is no such folder.
+        meant = similar_folder(resolve_path(file, (role, "model"), str(_section(file, role).model)))
+        if meant is not None and meant not in (error.hint or ""):
+            error.hint = f"{meant} Else {error.hint}" if error.hint else meant
+        raise
+
+
+def _asked(file: SpecFile, role: Role, ask: Callable[[str, str | None], T]) -> T:
     name, revision = _named_model(file, role)
     try:
         return file.once(("hub", ask, name, revision), lambda: ask(name, revision))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from boomspec.compiling.foreign_code import code_problems
-from boomspec.compiling.model_sources import Role, model_folder
+from boomspec.compiling.model_sources import Role, folder_problems, model_folder
 from boomspec.compiling.places import is_folder, resolve_path
 from boomspec.compiling.text_sources import text_problems
 from boomspec.errors import Problem
@@ -34,7 +34,7 @@ def _check_paths(file: SpecFile) -> list[Problem]:
         if name is not None and section.revision is not None and model_folder(file, role) is not None:
             problems.append(file.problem((role, "revision"), "a folder has no revisions", "remove it"))
         if (folder := model_folder(file, role)) is not None:
-            problems += code_problems(file, role, folder)
+            problems += folder_problems(file, role, folder) or code_problems(file, role, folder)
     if spec.data is not None:
         problems += text_problems(file, spec.data)
     if spec.evaluate is not None and spec.evaluate.tasks_folder is not None:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from boomspec.errors import BoomspecError
+from boomspec.models.contents import names_in, refusal
+from boomspec.models.files import INDEX, SINGLE, check_fetched
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 _LARGEST_HEADER = 100 * 2**20  # the format's own limit
 
 # Bits per element.
@@ -52,6 +52,7 @@ class TensorEntry:
 def read_header(file: Path) -> list[TensorEntry]:
     """Read one safetensors file's header. Raises BoomspecError where it is truncated or inconsistent."""
     try:
+        check_fetched(file)
         size = file.stat().st_size
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
@@ -114,20 +115,31 @@ def read_checkpoint(folder: Path) -> dict[str, TensorEntry]:
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder. Raises BoomspecError where there are none or a shard is missing."""
+    """The safetensors files that transformers reads of a model folder.
+
+    Raises BoomspecError where there are none, where a shard is missing, or where it is not clear which are meant.
+    """
+    index = _weight_map(folder)
+    if (folder / SINGLE).is_file():
+        if others := sorted(set(index.values()) - {SINGLE}):
+            raise ambiguous(others[0], str(folder))
+        return [folder / SINGLE]
     if (folder / INDEX).is_file():
-        names = sorted(set(_weight_map(folder).values()))
+        names = sorted(set(index.values()))
         if outside := [name for name in names if Path(name).name != name]:
             raise BoomspecError(f"{folder}: '{outside[0]}' of the index is no file of this folder")
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise BoomspecError(f"{folder}: shard '{missing[0]}' of the index is missing")
         return [folder / name for name in names]
-    if (folder / SINGLE).is_file():
-        return [folder / SINGLE]
-    raise BoomspecError(
-        f"{folder}: no {SINGLE} and no {INDEX}",
-        hint="boomspec reads safetensors only; convert other formats with model.save_pretrained(folder)",
+    raise refusal(list(names_in(folder)), str(folder)) or BoomspecError(f"{folder}: no {SINGLE} and no {INDEX}")
+
+
+def ambiguous(other: str, where: str) -> BoomspecError:
+    """The error for a single file of weights beside an index that names `other` ones."""
+    return BoomspecError(
+        f"{where}: holds {SINGLE} and an index that names {other}",
+        hint=f"transformers reads {SINGLE} alone; remove what was left there from another save",
     )
 
 

@@ -25,6 +25,7 @@ from typing import Any
 
 from boomspec.errors import BoomspecError
 from boomspec.models.checkpoint import TensorEntry, read_checkpoint
+from boomspec.models.contents import names_in, refusal
 from boomspec.models.families import (
     NO_FINAL_NORM,
     TIED_BY_DEFAULT,
@@ -35,6 +36,7 @@ from boomspec.models.families import (
     translation,
     untied_head,
 )
+from boomspec.models.files import CONFIG, check_fetched
 
 _LAYER = re.compile(r"^(?P<prefix>.*?)\.?(?<![^.])(?P<index>\d+)\.(?P<rest>.+)$")
 LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
@@ -106,7 +108,10 @@ def total_bytes(tensors: Iterable[TensorEntry]) -> int:
 
 def read_config(folder: Path) -> dict[str, Any]:
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        check_fetched(folder / CONFIG)
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise _no_config(folder) from error
     except OSError as error:
         raise BoomspecError(f"{folder}: no readable config.json: {error.strerror}") from error
     except ValueError as error:
@@ -114,6 +119,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise BoomspecError(f"{folder / 'config.json'}: not an object")
     return config
+
+
+def _no_config(folder: Path) -> BoomspecError:
+    if not folder.is_dir():
+        return BoomspecError(f"{folder}: no such folder")
+    return refusal(list(names_in(folder)), str(folder)) or BoomspecError(f"{folder}: no readable {CONFIG}")
 
 
 def read_facts(folder: Path) -> ModelFacts:

@@ -13,6 +13,7 @@ from typing import Any
 from boomspec.errors import BoomspecError
 from boomspec.models.checkpoint import TensorEntry
 from boomspec.models.code import CODE_FILES, CONFIGS
+from boomspec.models.contents import check_config, names_in, refusal
 from boomspec.models.facts import ModelFacts, model_facts, read_config, read_facts
 from boomspec.models.files import is_hub_file
 
@@ -73,13 +74,23 @@ def pinned_model(model: str, revision: str | None) -> tuple[str, ModelFacts]:
     """The commit that a revision names now, and the facts of that commit. Raises BoomspecError if unreachable."""
     # huggingface_hub is slow to import, and a spec with a local teacher never needs it.
     from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import NotASafetensorsRepoError
+    from huggingface_hub.errors import EntryNotFoundError, NotASafetensorsRepoError
 
     try:
         folder = Path(hf_hub_download(model, "config.json", revision=revision)).parent
+    except EntryNotFoundError as error:
+        names = _listed(model, revision)
+        other = refusal(names, f"model '{model}'", local=False) if names else None
+        raise other or _failure(f"model '{model}': cannot be read from the hub", error) from error
     except Exception as error:  # a failed connection raises what the HTTP library of the day has for it
         raise _failure(f"model '{model}': cannot be read from the hub", error) from error
     commit = folder.name  # the cache has one folder a commit
+    names = _listed(model, commit)
+    if not names and any(folder.glob("*.safetensors")):  # it has been fetched
+        names = list(names_in(folder))
+    if names and (other := refusal(names, f"model '{model}'", local=False)) is not None:
+        raise other
+    check_config(read_config(folder), f"model '{model}'")
     try:
         metadata = HfApi().get_safetensors_metadata(model, revision=commit)
     except NotASafetensorsRepoError as error:
@@ -96,6 +107,17 @@ def pinned_model(model: str, revision: str | None) -> tuple[str, ModelFacts]:
         for name, info in file.tensors.items()
     }
     return commit, model_facts(read_config(folder), tensors, model)
+
+
+def _listed(model: str, revision: str | None) -> list[str]:
+    """The names of a repository's files; none where the hub does not say."""
+    from huggingface_hub import HfApi
+
+    try:
+        found = HfApi().model_info(model, revision=revision)
+    except Exception:  # as above; what is missing then shows when it is read
+        return []
+    return [file.rfilename for file in found.siblings or []]
 
 
 def hub_folder(model: str, revision: str | None, *, file: str) -> Path:

@@ -7,8 +7,9 @@ import json
 import os
 from pathlib import Path
 
-from boomspec.models.checkpoint import INDEX, SINGLE, TensorEntry, encode_header
+from boomspec.models.checkpoint import TensorEntry, encode_header
 from boomspec.models.facts import ModelFacts, model_facts, read_config
+from boomspec.models.files import INDEX, SINGLE
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "hub"
 Headers = dict[str, dict[str, tuple[str, tuple[int, ...]]]]  # file -> tensor -> (dtype, shape)

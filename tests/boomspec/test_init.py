@@ -13,6 +13,7 @@ from boomspec.compiling.check import check_spec
 from boomspec.language.schema import json_schema
 from boomspec.meaning import meaning
 from boomspec.reading.experiments import load_spec
+from tests.boomspec.model_folders import model
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "boomspec" / "templates"
@@ -68,15 +69,14 @@ def test_names_and_models_are_filled_in_and_choose_the_template():
 
 
 def test_a_model_folder_is_found_from_the_spec():
-    Path("models/big").mkdir(parents=True)
-    (Path("models/big") / "config.json").write_text("{}")
+    model(Path("models/big"))
     result = call("specs/x.yaml", "--student", "models/big")
     assert result.exit_code == 0, result.output
     assert "model: ../models/big" in Path("specs/x.yaml").read_text()
 
 
 def test_a_strange_model_name_is_written_so_that_yaml_reads_it():
-    Path("on: off #1").mkdir()
+    model(Path("on: off #1"))
     result = call("x.yaml", "--student", "on: off #1")
     assert result.exit_code == 0, result.output
     assert load_spec(Path("x.yaml")).spec.student.model == "./on: off #1"

@@ -10,7 +10,8 @@ import pytest
 
 from boomspec.errors import BoomspecError, SpecError
 from boomspec.graph_file import read_graph
-from boomspec.models.checkpoint import INDEX, read_checkpoint
+from boomspec.models.checkpoint import read_checkpoint
+from boomspec.models.files import INDEX
 from boomspec.store import RECORD, Store
 from boomspec.store.record import is_inside
 from boomspec.trust import warnings

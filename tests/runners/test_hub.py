@@ -9,7 +9,7 @@ import yaml
 
 from boomspec.models.facts import read_facts, total_parameters
 from tests.runners import tiny
-from tests.runners.hub_server import COMMIT, hub
+from tests.runners.hub_server import COMMIT, hub, hub_of
 
 SPEC = {
     "boomspec": 1,
@@ -70,3 +70,41 @@ def test_a_hub_teacher_is_planned_from_headers_and_fetched_at_the_pinned_commit(
     again = call(tmp_path, "", "-m", "boomspec.cli", "plan", "spec.yaml", "--json")
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["experiments"][0]["sizes"] == sizes
+
+
+def test_what_a_repository_holds_instead_of_a_model_is_said_when_it_is_planned(tmp_path):
+    """With the names of its files alone, before anything of them is fetched."""
+    says = {
+        "adapter": "holds a PEFT adapter beside the model",
+        "adapter-alone": "holds a PEFT adapter",
+        "gptq": "quant_method gptq",
+        "gguf": "holds a model in GGUF (m.gguf), and no config.json",
+        "bin": "holds weights that are pickled (pytorch_model.bin)",
+    }
+    for name in says:
+        tiny.model(layers=2).save_pretrained(tmp_path / name)
+        if name in ("bin", "gguf", "adapter-alone"):
+            (tmp_path / name / "model.safetensors").unlink()
+    for name, file in (("adapter", "adapter_config.json"), ("bin", "pytorch_model.bin"), ("gguf", "m.gguf")):
+        (tmp_path / name / file).write_text("{}")
+    (tmp_path / "adapter-alone" / "config.json").rename(tmp_path / "adapter-alone" / "adapter_config.json")
+    (tmp_path / "gguf" / "config.json").unlink()
+    config = tmp_path / "gptq" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "quantization_config": {"quant_method": "gptq"}}))
+    code = (
+        "import json; from boomspec.models.hub import pinned_model; from boomspec.errors import BoomspecError\n"
+        "found = {}\n"
+        f"for name in {list(says)!r}:\n"
+        "    try: pinned_model(f'maker/{name}', None)\n"
+        "    except BoomspecError as error: found[name] = error.message\n"
+        "print(json.dumps(found))"
+    )
+    with hub_of({f"maker/{name}": tmp_path / name for name in says}) as (endpoint, log):
+        done = call(tmp_path, endpoint, "-c", code)
+        assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert {name: found.get(name, "").startswith(f"model 'maker/{name}': ") for name in says} == dict.fromkeys(
+        says, True
+    )
+    assert {name: text in found[name] for name, text in says.items()} == dict.fromkeys(says, True), found
+    assert not [line for line in log if line.startswith("GET") and "safetensors" in line]

@@ -74,5 +74,5 @@ def test_pickled_weights_are_refused_and_never_read(tmp_path: Path, name: str, s
         with pytest.raises(BoomspecError, match=says) as caught:
             read(folder)
         if name.endswith(".bin"):
-            assert "convert other formats with model.save_pretrained(folder)" in str(caught.value.hint)
+            assert "save it: model.save_pretrained(folder)" in str(caught.value.hint)
     assert not marker.exists()
