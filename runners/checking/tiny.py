@@ -32,7 +32,7 @@ _LARGEST: tuple[tuple[str, int], ...] = (
     (r"hidden_size.*|d_model|n_embd|emb_dim|embedding_dim|lru_width|word_embed_proj_dim|.*_hidden_size", _HIDDEN),
     (r"(projector_|adapter_)?(in|input|out|output)_(dim|size)|out_hidden_size|vision_output_dim", _HIDDEN),
     (r"(mamba_n_heads|mamba_num_heads|n_mamba_heads)", 8),
-    (r"(.*_)?(num_|n_)?(attention_)?(head|heads|query_groups)(_per_layer)?", _HEADS),
+    (r"(.*_)?(num|n)_(attention_)?heads?(_per_layer)?|(.*_)?attention_heads|(.*_)?query_groups", _HEADS),
     (r"num_kv_heads|kv_n_heads|.*key_value_heads", _HEADS),
     (r".*lora_rank|.*_rank|.*lowrank|time_step_rank|mamba_dt_rank", _RANK),
     (r"(.*_)?(head_dim|head_size|headdim|d_head|dim_head|kv_channels|d_kv|head_width)|rotary_dim", _HEAD),
@@ -57,7 +57,10 @@ _TOKEN = re.compile(r".*token_(id|index)|.*_idx$")
 _SECTIONS = ("mrope_section", "short_factor", "long_factor")
 
 # What a family's names mean otherwise.
-_OF_FAMILY: Mapping[str, Config] = {}
+_OF_FAMILY: Mapping[str, Config] = {
+    "mamba2": {"num_heads": 8},  # of the state space, twice as wide as the hidden states
+    "falcon_h1": {"mamba_d_head": 16},
+}
 
 
 def tiny(config: Config, full: Config | None = None) -> Config:

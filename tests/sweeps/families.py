@@ -44,7 +44,34 @@ PLANS = (
 SECONDS = 60  # for one family
 
 # What makes the eight layers of a family's tiny teacher those that its published models have.
-FIELDS: dict[str, dict[str, object]] = {}
+FIELDS: dict[str, dict[str, object]] = {
+    "afmoe": {"num_dense_layers": 2},
+    "cohere_compass_text": {
+        "layer_types": ["sliding_attention", "full_attention"] * 4,
+        "rope_parameters": {
+            kind: {"rope_type": "default", "rope_theta": 1e4} for kind in ("sliding_attention", "full_attention")
+        },
+    },
+    "dbrx": {"attn_config": {"rope_theta": 1e4, "kv_n_heads": 2, "clip_qkv": 8.0}},
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    "gemma3n_text": {"num_kv_shared_layers": 2},
+    "gpt_neo": {"attention_types": [[["global", "local"], 4]]},
+    "hunyuan_v1_dense": {"head_dim": 16},
+    "hunyuan_v1_moe": {"head_dim": 16},
+    "lfm2_moe": {"layer_types": ["conv", "conv", "full_attention", "conv"] * 2},
+    "ministral": {"head_dim": 16},
+    "qwen4_exp_text": {
+        "indexer_n_heads": 2,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 16,
+        "indexer_budget": 8,
+        "indexer_compress_ratio": 2,
+    },
+    "deepseek_v2": {"num_experts_per_tok": 2, "first_k_dense_replace": 1},
+    "nemotron": {"num_key_value_heads": 2},
+    "zamba2": {"layer_types": ["linear_attention", "hybrid"] * 4, "hybrid_layer_ids": [1, 3, 5, 7]},
+}
+LEFT_OUT = ("id2label", "label2id", "per_layer_config", "hybrid_layer_ids", "transformers_version", "model_type")
 
 
 def teacher_config(model_type: str):
@@ -58,7 +85,7 @@ def teacher_config(model_type: str):
     def of_class(fields: dict) -> dict:
         """Without what the class makes of the number of layers."""
         kept = {k: v for k, v in fields.items() if not (isinstance(v, list) and old > 2 and len(v) == old)}
-        kept.pop("id2label", None), kept.pop("label2id", None)
+        kept = {key: value for key, value in kept.items() if key not in LEFT_OUT}
         if count in kept:
             kept[count] = LAYERS
         return kept
@@ -66,8 +93,7 @@ def teacher_config(model_type: str):
     fields = of_class(full)
     if inner is not full:
         fields["text_config"] = of_class(inner)
-    small = tiny(fields)
-    small.pop("transformers_version", None), small.pop("model_type", None)
+    small = {k: v for k, v in tiny({**fields, "model_type": model_type}).items() if k not in LEFT_OUT}
     return kind(**{**small, **FIELDS.get(model_type, {})})
 
 
