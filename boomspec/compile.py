@@ -36,7 +36,7 @@ from boomspec.reading.each import for_each
 from boomspec.resolve import Family, kept_layers, patched_sets, resolve_family
 from boomspec.sizes import Lineage
 from boomspec.store import Store
-from boomspec.tasks import Cell, Report
+from boomspec.tasks import Cell, Evaluate, LmEval, Report
 
 
 @dataclass(frozen=True)
@@ -242,12 +242,13 @@ def _cells(build: Builder, models: list[Model], tokens: str | None) -> tuple[tup
     same = tuple((model.series, model.label, id(model.member)) for model in models)
     _, cells = file.once(
         ("cells", id(evaluations), same),
-        lambda: (models, tuple(_cell(model, name) for model in models for name, _, _ in evaluations)),
+        lambda: (models, tuple(_cell(model, name, record) for model in models for name, record, _ in evaluations)),
     )
     return cells, inputs
 
 
-def _cell(model: Model, measure: str) -> Cell:
+def _cell(model: Model, measure: str, record: Evaluate) -> Cell:
+    task = record.measure.task if isinstance(record.measure, LmEval) else measure
     return Cell(
         series=model.series,
         layers=model.member.layers,
@@ -255,6 +256,7 @@ def _cell(model: Model, measure: str) -> Cell:
         bytes=model.member.bytes,
         measure=measure,
         input=f"{model.label}/{measure}",
+        task=task if task != measure else None,
     )
 
 

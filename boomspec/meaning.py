@@ -51,12 +51,23 @@ def meaning(spec: Spec, family: Family | None, sources: Iterable[Source] = ()) -
     said: dict[str, Any] = _plain(spec.model_dump(mode="json"))
     said["baselines"] = {kind: settings for item in said.get("baselines", ()) for kind, settings in item.items()}
     if "evaluate" in said:
-        said["evaluate"]["tasks"] = {item.pop("task"): item for item in said["evaluate"]["tasks"]}
+        said["evaluate"]["tasks"] = tasks_by_name(said["evaluate"]["tasks"], spec)
     _give_defaults(spec, said, sources)
     if family is not None:
         _resolve(spec, said, family)
     said["sources"] = _read(spec, sources)
     return said
+
+
+def tasks_by_name(items: list[dict[str, Any]], spec: Spec) -> dict[str, Any]:
+    """The tasks that are asked, by what each is called. The task itself stands where it is called otherwise."""
+    assert spec.evaluate is not None
+    plain = [{key: value for key, value in item.items() if key != "name"} for item in items]
+    names = spec.evaluate.names
+    return {
+        name: {key: value for key, value in item.items() if key != "task" or value != name}
+        for name, item in zip(names, plain, strict=True)
+    }
 
 
 def unresolved(said: dict[str, Any]) -> dict[str, Any]:
@@ -70,6 +81,8 @@ def unresolved(said: dict[str, Any]) -> dict[str, Any]:
 
 def _give_defaults(spec: Spec, said: dict[str, Any], sources: list[Source]) -> None:
     """Write out the defaults that depend on other fields; what no field is of use to is left out."""
+    if spec.evaluate is not None and not spec.evaluate.tasks:
+        said["evaluate"].pop("bootstrap_iters")
     for role in ("teacher", "student"):
         if said[role].get("model") is None:
             said[role].pop("trust_remote_code")

@@ -19,7 +19,7 @@ from boomspec.diff.changes import Difference, differences
 from boomspec.errors import BoomspecError, SpecError
 from boomspec.graph import Experiment
 from boomspec.language.spec import Spec, SpecFile
-from boomspec.meaning import FOLLOWING, meaning
+from boomspec.meaning import FOLLOWING, meaning, tasks_by_name
 from boomspec.reading.experiments import load_experiments, split_address
 from boomspec.reading.source import Document
 from boomspec.reading.yaml_text import Path as Place
@@ -127,7 +127,7 @@ def said(spec: Spec) -> dict[str, Any]:
     plain = spec.model_dump(mode="json", exclude_unset=True)
     plain["baselines"] = {kind: settings for item in plain.get("baselines", ()) for kind, settings in item.items()}
     if "tasks" in (plain.get("evaluate") or {}):
-        plain["evaluate"]["tasks"] = {item["task"]: item for item in plain["evaluate"]["tasks"]}
+        plain["evaluate"]["tasks"] = tasks_by_name(plain["evaluate"]["tasks"], spec)
     return plain
 
 

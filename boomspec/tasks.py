@@ -239,20 +239,21 @@ class HeldOut(Strict):
 
 
 class LmEval(Strict):
-    """One lm-eval task."""
+    """One lm-eval task. What cannot change its numbers is left out (see `boomspec.compiling.lm_eval_chance`)."""
 
     type: Literal["lm_eval"] = "lm_eval"
     task: str
     num_fewshot: int | None = None  # None: what the task says
     limit: int | None = None  # first n documents; None takes all
-    seed: int
+    seed: int | None = None  # None: nothing is drawn at random
+    bootstrap_iters: int | None = None  # None: no standard error is bootstrapped; 0: there are none at all
 
 
 class Evaluate(Record):
     """Inputs: `model`; `tokens` for held-out text, `tasks` (source) for lm-eval."""
 
     kind: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     measure: Annotated[HeldOut | LmEval, Discriminator("type")]
     precision: Precision
@@ -278,8 +279,9 @@ class Cell(Strict):
     layers: int
     parameters: int
     bytes: int
-    measure: str  # "held_out" or the lm-eval task's name
+    measure: str  # "held_out", or what the lm-eval task is called
     input: str
+    task: str | None = None  # the lm-eval task's own name, where it is called otherwise
 
 
 class Report(Record):

@@ -9,7 +9,7 @@ HEAVY = {"torch", "ray", "transformers", "datasets", "numpy", "matplotlib", "lm_
 # Plain values and what describes models; nothing that knows the spec language.
 DOOR = {
     "clusters.demand", "costs.machine", "errors", "graph", "graph_file", "identity", "in_use", "inputs", "layers",
-    "locks.locking", "locks.packages", "losses", "models.checkpoint", "models.code", "models.contents",
+    "locks.locking", "locks.packages", "losses", "measures", "models.checkpoint", "models.code", "models.contents",
     "models.facts", "models.families", "models.files", "models.fit", "models.published", "plan", "planning.order",
     "planning.saved", "sizes", "store", "tasks", "trust",
 }  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from boomspec.compiling.lm_eval_tasks import task_source
+from boomspec.compiling.lm_eval_tasks import task_chance, task_source
 from boomspec.compiling.model_sources import architecture
 from boomspec.graph import Execution, Node, Source, Task, params_json
 from boomspec.language.baselines import RandomInit
@@ -260,9 +260,17 @@ def _evaluations(file: SpecFile) -> list[tuple[str, Evaluate, Source | None]]:
         length = file.spec.data.sequence_length
         text = HeldOut(sequence_length=length, max_tokens=evaluate.held_out.max_tokens)
         measures.append(("held_out", text, None))
-    for i, task in enumerate(evaluate.tasks):
-        record = LmEval(task=task.task, num_fewshot=task.num_fewshot, limit=task.limit, seed=file.spec.seed)
-        measures.append((task.task, record, task_source(file, task.task, i)))
+    for i, (name, task) in enumerate(zip(evaluate.names, evaluate.tasks, strict=True)):
+        source, chance = task_source(file, task.task, i), task_chance(file, task)
+        record = LmEval(
+            task=task.task,
+            num_fewshot=task.num_fewshot,
+            limit=task.limit,
+            seed=file.spec.seed if chance.draws else None,
+            # 0 leaves out every standard error, those with a formula, too.
+            bootstrap_iters=evaluate.bootstrap_iters if chance.bootstraps or not evaluate.bootstrap_iters else None,
+        )
+        measures.append((name, record, source))
     kernels = determinism(file.spec.determinism)
     return [
         (name, Evaluate(measure=measure, precision=evaluate.precision, determinism=kernels), source)

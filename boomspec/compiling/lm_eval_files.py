@@ -27,11 +27,46 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     """YAML with lm-eval's `!function module.name`, which stays the text that it is."""
 
 
-class _Function(str):
+class Function(str):
     """`module.name`, to be looked for beside the YAML file."""
 
+    folder: Path | None = None  # of that file
 
-_Loader.add_constructor("!function", lambda loader, node: _Function(loader.construct_scalar(node)))
+    @property
+    def module(self) -> Path | None:
+        """The file that it comes from; None where it comes from an installed package."""
+        if self.folder is None:
+            return None
+        path = (self.folder / (self.rpartition(".")[0].replace(".", "/") + ".py")).resolve()
+        return path if path.is_file() else None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A task's YAML file by itself, without what it includes; empty where it is none: lm-eval passes over it, too."""
+    try:
+        own = yaml.load(path.read_bytes(), Loader=_Loader)
+    except (OSError, yaml.YAMLError):
+        return {}
+    if not isinstance(own, dict):
+        return {}
+    for function in functions(own):
+        function.folder = path.parent
+    return own
+
+
+def functions(value: Any) -> Iterator[Function]:
+    """The functions that a part of a task's YAML names."""
+    if isinstance(value, Function):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from functions(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from functions(inner)
+
+
+_Loader.add_constructor("!function", lambda loader, node: Function(loader.construct_scalar(node)))
 
 
 @dataclass(frozen=True)
@@ -117,14 +152,10 @@ class _Walk:
     def _config(self, path: Path) -> dict[str, Any]:
         """A YAML file merged with what it includes; both are added to the files."""
         self.files.add(path)
-        try:
-            own = yaml.load(path.read_bytes(), Loader=_Loader)
-        except (OSError, yaml.YAMLError):
-            return {}  # lm-eval passes over it, too
-        if not isinstance(own, dict):
-            return {}
-        for function in _functions(own):
-            self._module(path.parent / (function.rpartition(".")[0].replace(".", "/") + ".py"))
+        own = read_yaml(path)
+        for function in functions(own):
+            if (module := function.module) is not None:
+                self._module(module)
         includes = own.pop("include", [])
         merged: dict[str, Any] = {}
         for include in includes if isinstance(includes, list) else [includes]:
@@ -140,22 +171,11 @@ class _Walk:
         if path in self.files or not path.is_file():
             return  # a module of an installed package
         self.files.add(path)
-        for module in _imported(path):
+        for module in imported(path):
             self._module(module if module.is_absolute() else self.root / module)
 
 
-def _functions(value: Any) -> Iterator[_Function]:
-    if isinstance(value, _Function):
-        yield value
-    elif isinstance(value, dict):
-        for inner in value.values():
-            yield from _functions(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _functions(inner)
-
-
-def _imported(path: Path) -> Iterator[Path]:
+def imported(path: Path) -> Iterator[Path]:
     """Files that a module imports of lm-eval's tasks (relative to their root), or by a relative import (absolute)."""
     try:
         tree = ast.parse(path.read_bytes())

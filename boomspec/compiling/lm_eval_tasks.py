@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import re
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from boomspec.compiling.lm_eval_chance import bootstraps, draws
+from boomspec.compiling.lm_eval_configs import single_tasks
 from boomspec.compiling.lm_eval_files import task_files
 from boomspec.compiling.lm_eval_index import stock_folder, task_names
 from boomspec.compiling.place_names import shown_path
@@ -15,6 +18,7 @@ from boomspec.compiling.places import resolve_path
 from boomspec.errors import did_you_mean
 from boomspec.graph import OUTSIDE, Source
 from boomspec.identity import folder_digest
+from boomspec.language.measuring import TaskSpec
 from boomspec.language.spec import SpecFile
 
 _FOLDER = ("evaluate", "tasks_folder")
@@ -26,6 +30,39 @@ def task_source(file: SpecFile, task: str, index: int) -> Source:
     Raises SpecError now, before anything is trained, when no such task exists.
     """
     return file.known(("task", index), ("evaluate",), lambda: _task_source(file, task, index))
+
+
+@dataclass(frozen=True)
+class Chance:
+    """What of a task's numbers depends on chance: the numbers themselves, and how exact their standard errors are."""
+
+    draws: bool
+    bootstraps: bool
+
+
+def task_chance(file: SpecFile, task: TaskSpec) -> Chance:
+    """Whether a seed, and the number of resamples, can change what a task that `task_source` knows measures."""
+    folder = _folder_of(file, task.task)
+    found = file.once(("single tasks", folder, task.task), lambda: single_tasks(task.task, folder))
+    key = ("chance", folder, task.task, task.num_fewshot)
+    return file.once(
+        key,
+        lambda: Chance(
+            # Nothing found: what lm-eval will run is not known.
+            draws=not found or any(draws(one, folder, num_fewshot=task.num_fewshot) for one in found),
+            bootstraps=not found or any(bootstraps(one) for one in found),
+        ),
+    )
+
+
+def _folder_of(file: SpecFile, task: str) -> Path:
+    """The folder that a task is in: the spec's own, or lm-eval's."""
+    assert file.spec.evaluate is not None
+    if file.spec.evaluate.tasks_folder is not None:
+        folder = resolve_path(file, _FOLDER, file.spec.evaluate.tasks_folder)
+        if task in file.once(("task names", folder), lambda: task_names(folder)):
+            return folder
+    return stock_folder()
 
 
 def _task_source(file: SpecFile, task: str, index: int) -> Source:

@@ -69,7 +69,8 @@ def compile_experiments(files: Sequence[SpecFile], answers: Answers = lambda sea
 def _params(parts: Sequence[Parts]) -> str:
     """The canonical JSON of the comparison; experiments of one family have the same cells, which are encoded once."""
     cells = {id(part.cells): part.cells for part in parts}
-    texts = {i: canonical_plain([cell.model_dump(mode="json") for cell in found]) for i, found in cells.items()}
+    plain = {i: [cell.model_dump(mode="json", exclude_none=True) for cell in found] for i, found in cells.items()}
+    texts = {i: canonical_plain(found) for i, found in plain.items()}
     rows = [
         f'{{"axes":{canonical_texts(file.axes)},"cells":{texts[id(part.cells)]},"label":{canonical_plain(file.label)}}}'
         for part in parts

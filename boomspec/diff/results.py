@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boomspec.graph import Node, TaskGraph
+from boomspec.measures import shown_measure
 from boomspec.store import Store
-from boomspec.tasks import Evaluate
+from boomspec.tasks import Evaluate, LmEval
 
 THRESHOLD = 2.0  # standard errors
 Key = tuple[str, str]  # measure, metric
@@ -136,7 +137,14 @@ def _compare(label: str, name: str, old: tuple[Node, Path], new: tuple[Node, Pat
         moved = None
         if told and stderr is not None:
             moved = abs(number.value - before[key].value) > THRESHOLD * stderr
-        yield Moved(label, model, *key, before[key], number, stderr if told else None, key in paired, moved)
+        measure = shown_measure(key[0], task=_task(new[0]), called=name.rpartition(": ")[2])
+        yield Moved(label, model, measure, key[1], before[key], number, stderr if told else None, key in paired, moved)
+
+
+def _task(node: Node) -> str | None:
+    """The lm-eval task that an evaluation asks."""
+    record = node.task.record
+    return record.measure.task if isinstance(record, Evaluate) and isinstance(record.measure, LmEval) else None
 
 
 def _same_items(old: Node, new: Node) -> bool:

@@ -6,14 +6,13 @@ Schema that editors show. What a spec MEANS (layers as integers, steps, sources)
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from boomspec.language.fields import AlsoText, Bytes, SizesField, Strict
+from boomspec.language.fields import Bytes, SizesField, Strict
 from boomspec.language.searches import KeepChoice, OrderSearch
 from boomspec.language.training import Positive, PretrainSpec
 from boomspec.layers import ORDERS, KeepRule, Singletons
 from boomspec.reading.validation import FieldError, only_one
-from boomspec.tasks import Precision
 
 Revision = Annotated[
     str | None, Field(description="Branch, tag or commit on the hub. Default: main.", examples=["main", "906bfd4"])
@@ -202,60 +201,4 @@ class InterpolateSpec(Strict):
             raise FieldError(message, at=("singletons",))
         if "choose" in self.model_fields_set and self.sizes == "all":
             raise FieldError("all sizes are built: there is nothing to choose", at=("choose",))
-        return self
-
-
-class TaskSpec(Strict):
-    """One lm-eval task."""
-
-    task: Annotated[str, Field(min_length=1, description="Name of the task.", examples=["arc_easy"])]
-    num_fewshot: Annotated[
-        int | None, Field(ge=0, description="Examples in the prompt. Default: what the task says.", examples=[0, 5])
-    ] = None
-    limit: Annotated[
-        int | None, Field(ge=1, description="Only the first so many documents. Default: all.", examples=[100])
-    ] = None
-
-
-class HeldOutSpec(Strict):
-    """Perplexity and bits per byte of the held-out text."""
-
-    max_tokens: Annotated[
-        Positive | None, Field(description="Measure only so many tokens. Default: all.", examples=["1M"])
-    ] = None
-
-
-def _task(value: Any) -> Any:
-    return {"task": value} if isinstance(value, str) else value
-
-
-class EvaluateSpec(Strict):
-    """How every model of the family is measured."""
-
-    tasks: Annotated[
-        tuple[Annotated[TaskSpec, BeforeValidator(_task), AlsoText()], ...],
-        Field(
-            description="lm-eval tasks, by name or as {task: name, num_fewshot: 5, limit: 100}.",
-            examples=[["arc_easy", {"task": "hellaswag", "limit": 1000}]],
-        ),
-    ] = ()
-    tasks_folder: Annotated[
-        str | None,
-        Field(min_length=1, description="Folder of lm-eval task YAMLs, relative to the spec.", examples=["tasks"]),
-    ] = None
-    held_out: Annotated[
-        HeldOutSpec | None,
-        Field(description="Measure the held-out text; {} takes all of it.", examples=[{}, {"max_tokens": "1M"}]),
-    ] = None
-    precision: Annotated[Precision, Field(description="In which the models compute.")] = "bf16"
-
-    @model_validator(mode="after")
-    def _something(self) -> Self:
-        if not self.tasks and self.held_out is None:
-            raise FieldError("nothing is measured: give tasks, held_out or both")
-        if self.tasks_folder is not None and not self.tasks:
-            raise FieldError("tasks_folder goes with tasks", at=("tasks_folder",))
-        names = [task.task for task in self.tasks]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise FieldError(f"task '{twice[0]}' is listed twice", at=("tasks",))
         return self

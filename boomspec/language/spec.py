@@ -20,9 +20,9 @@ from boomspec.language.data import DataSpec
 from boomspec.language.determinism import DeterminismSpec
 from boomspec.language.execution import ExecutionSpec
 from boomspec.language.fields import AlsoText, Strict
+from boomspec.language.measuring import EvaluateSpec
 from boomspec.language.searches import OrderSearch
 from boomspec.language.sections import (
-    EvaluateSpec,
     InterpolateSpec,
     StudentSpec,
     TeacherSpec,

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from boomspec.measures import shown_measure
 from boomspec.tasks import Cell, Report
 
 SERIES = {  # in the order in which they are shown
@@ -159,8 +160,31 @@ def collect_cells(cells: Iterable[Cell], find: Find, read: Callable[[Path], Meas
             continue
         found = (read or measured)(folder)
         rows += _rows(cell, found.table)
-        items |= {(cell, *key): values for key, values in found.items.items()}
-    return Results(tuple(rows), tuple(missing), items=items)
+        items |= {(cell, _shown(cell, name), metric): values for (name, metric), values in found.items.items()}
+    return _told_apart(Results(tuple(rows), tuple(missing), items=items))
+
+
+def _shown(cell: Cell, measured: str) -> str:
+    return shown_measure(measured, task=cell.task, called=cell.measure)
+
+
+def _told_apart(results: Results) -> Results:
+    """The same numbers, where measures of one name that were asked in several ways have names of their own.
+
+    A task may be measured by itself and as a member of a group: then that of the group has the group's name behind it.
+    """
+    asked = {row.cell.measure for row in results.rows} | {missing.cell.measure for missing in results.missing}
+    users: dict[str, set[str]] = {}
+    for row in results.rows:
+        users.setdefault(row.measure, set()).add(row.cell.measure)
+
+    def name(cell: Cell, measure: str) -> str:
+        others = users.get(measure, set()) | ({measure} & asked)
+        return measure if measure == cell.measure or others <= {cell.measure} else f"{measure} ({cell.measure})"
+
+    rows = tuple(replace(row, measure=name(row.cell, row.measure)) for row in results.rows)
+    items = {(cell, name(cell, measure), metric): values for (cell, measure, metric), values in results.items.items()}
+    return replace(results, rows=rows, items=items)
 
 
 def measured(folder: Path) -> Measured:
@@ -176,7 +200,7 @@ def _rows(cell: Cell, table: list[dict[str, str]]) -> list[Row]:
     return [
         Row(
             cell,
-            line["measure"],
+            _shown(cell, line["measure"]),
             _metric(line),
             float(line["value"]),
             float(line["stderr"]) if line["stderr"] else None,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -44,7 +46,18 @@ def draw(results: Results) -> list[Drawing]:
             figure = similarity_figure(training)
             name = file_name("similarity", training.label)
             drawings.append(Drawing("similarities", name, training.label, caption, figure))
-    return drawings
+    return told_apart(drawings)
+
+
+def told_apart(drawings: Sequence[Drawing]) -> list[Drawing]:
+    """The same drawings; of those that would lie in one file the later ones have a number behind their name."""
+    used: Counter[str] = Counter()
+    found = []
+    for drawing in drawings:
+        used[drawing.name] += 1
+        times = used[drawing.name]
+        found.append(replace(drawing, name=f"{drawing.name}-{times}") if times > 1 else drawing)
+    return found
 
 
 def _size_drawing(results: Results, measure: str, **shape: float) -> Drawing:

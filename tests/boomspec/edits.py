@@ -46,6 +46,7 @@ baselines: [naive_pruning, random_init, standard_distillation, laco]
 execution:
   store: store
 """
+TASK = "task: NAME\noutput_type: multiple_choice\ntraining_split: train\nmetric_list: [{metric: acc}]\n"
 MEASURES = ("held_out", "first", "second")
 SERIES = {
     "teacher": ["teacher"],
@@ -86,7 +87,7 @@ class Folder:
         for i in range(8):
             (path / "texts" / f"{i}.txt").write_text(f"document {i}\n" * 40)
         for name in ("first", "second", "third"):
-            (path / "tasks" / f"{name}.yaml").write_text(f"task: {name}\n")
+            (path / "tasks" / f"{name}.yaml").write_text(TASK.replace("NAME", name))
 
     def compiled(self, text: str = SPEC) -> Compiled:
         path = self.path / "spec.yaml"
@@ -197,7 +198,7 @@ def one_more_text(path: Path) -> None:
 
 
 def another_task(path: Path) -> None:
-    (path / "tasks" / "first.yaml").write_text("task: first\nnum_fewshot: 1\n")
+    (path / "tasks" / "first.yaml").write_text(TASK.replace("NAME", "first") + "num_fewshot: 1\n")
 
 
 _ALL_LOSSES = {"cross_entropy": {"weight": 1.0}, "kl": {"weight": 0.1}, "hidden_cosine": {"weight": 2.0}}
@@ -234,6 +235,7 @@ COSMETIC = {
     "moved tasks": Edit(
         {"evaluate.tasks_folder": "elsewhere"}, {"evaluate.tasks_folder": "cosmetic"}, files=moved_tasks
     ),
+    "resamples where no standard error is bootstrapped": cosmetic("evaluate.bootstrap_iters", 200),
     "tokens that make as many steps": Edit({"distill.tokens": 2050}, {"distill.tokens": "cosmetic"}),
     "a batch of as many sequences": cosmetic("distill.batch_tokens", 260),
     "a warm-up of as many steps": cosmetic("distill.schedule", {"warmup": 0}, says="distill.schedule.warmup"),
@@ -272,7 +274,8 @@ EXECUTION = {
     "cores for the tokens": execution("execution.tokenize", {"cpus": 2}, "execution.tokenize.cpus"),
 }
 RESULTS = {
-    "the seed": results("seed", 1, "pretrain teacher", *DISTILLED, *LACO, *evaluations(measures=("first", "second"))),
+    # The lm-eval tasks draw nothing at random.
+    "the seed": results("seed", 1, "pretrain teacher", *DISTILLED, *LACO),
     "a deeper teacher": Edit(
         {"teacher.pretrain.layers": 8},
         {"teacher.pretrain.layers": "results"},
@@ -357,6 +360,12 @@ RESULTS = {
         [{"task": "first", "num_fewshot": 2}, {"task": "second", "limit": 5}],
         *evaluations(measures=("first",)),
         says="evaluate.tasks.first.num_fewshot",
+    ),
+    "one task asked in a second way": Edit(
+        {"evaluate.tasks": ["first", {"task": "second", "limit": 5}, {"task": "first", "num_fewshot": 5}]},
+        {"evaluate.tasks.first (5-shot)": "results"},
+        ("report",),
+        added=tuple(evaluations(measures=("first (5-shot)",))),
     ),
     "one task less": Edit(
         {"evaluate.tasks": ["first"]},

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from boomspec.diff.origins import known_fields, origins, presence, touches
 from boomspec.language.baselines import BaselineItem
-from boomspec.language.sections import TaskSpec
+from boomspec.language.measuring import TaskSpec
 from boomspec.language.spec import Spec
 from boomspec.tasks import KINDS
 
