@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+_ANY_NUMBER = 1000  # of resamples, of a task of which none is bootstrapped: standard errors with a formula need not 0
+
+
 class Harness(HFLM):  # type: ignore[misc]  # lm-eval has no types
     """HFLM that leaves an untied head untied and reports how many requests are done."""
 
@@ -94,9 +97,10 @@ def run_task(lm: Harness, *, measure: LmEval, source: Source) -> dict[str, Any]:
 
     Does what lm-eval's `simple_evaluate` does before it calls `evaluate`, without its look at git and machine.
     """
-    random.seed(measure.seed)
-    np.random.seed(measure.seed)
-    torch.manual_seed(measure.seed)
+    seed = measure.seed or 0  # a record without one is of a task that draws nothing
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
     loaded = _load(measure.task, source)
     for name, task in loaded["tasks"].items():
         if getattr(task, "UNSAFE_CODE", False):
@@ -111,8 +115,9 @@ def run_task(lm: Harness, *, measure: LmEval, source: Source) -> dict[str, Any]:
             task.set_config(key="num_fewshot", value=measure.num_fewshot)
         elif fixed is None:
             task.set_config(key="num_fewshot", value=0)
-        task.set_fewshot_seed(seed=measure.seed)
-    results: dict[str, Any] = evaluate(lm=lm, task_dict=loaded, limit=measure.limit)
+        task.set_fewshot_seed(seed=seed)
+    resamples = _ANY_NUMBER if measure.bootstrap_iters is None else measure.bootstrap_iters
+    results: dict[str, Any] = evaluate(lm=lm, task_dict=loaded, limit=measure.limit, bootstrap_iters=resamples)
     return results
 
 
