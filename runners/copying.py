@@ -1,7 +1,7 @@
 """Write checkpoints from byte ranges of others: every source range is read once for all the files that need it.
 
-Between two places that are equally far from a block's begin the kernel copies (copy_file_range), so where the
-tensors of a file begin is chosen (those of whole blocks come first):
+Between two places that are equally far from a block's begin the kernel copies (copy_file_range, where there is one),
+so where the tensors of a file begin is chosen (those of whole blocks come first):
 
     file systems with reflinks (btrfs, XFS)   at blocks: all files of one call share the blocks of the tensors that
                                               they have in common, and share them with a source whose tensors begin
@@ -30,6 +30,12 @@ from runners.conversion import convert
 
 _BLOCK = 4096  # of the file systems in use
 _BUFFER = 2**18  # measured on ext4: 1 MB and more is slower
+# What copy_file_range says between file systems, where one of them or the kernel does not know it, or a sandbox forbids
+# it. Whether that was the reason shows the ordinary way of copying.
+_NOT_IN_KERNEL = {
+    *(errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EPERM, errno.EACCES),
+    *(errno.EBADF, errno.ETXTBSY, errno.EOVERFLOW),
+}
 _FICLONE = 0x40049409  # linux/fs.h: share all blocks of another file
 _THREADS = 2  # for several files; writes into one exclude each other, so that more than one thread only costs there
 _RANGE = 64 * 2**20  # copied to one file after the other: what was read is still in the page cache
@@ -174,23 +180,32 @@ def _convert(read: int, write: int, source: TensorEntry, dtype: str, start: int)
 def _copy(source: int, target: int, start: int, place: int, count: int) -> None:
     """Copy `count` bytes from `start` of one file to `place` of another."""
     # Measured on ext4: across page boundaries the kernel's own copy is slower than a buffer.
-    in_kernel = (start - place) % _BLOCK == 0
-    buffer = memoryview(bytearray(min(_BUFFER, count)))
-    while count:
-        if in_kernel:
-            try:
-                copied = os.copy_file_range(source, target, count, start, place)
-            except OSError as error:
-                if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-                    raise
-                in_kernel = False
-                continue
-        else:
-            copied = os.preadv(source, [buffer[:count]], start)
-            _put(target, buffer[:copied], place)
-        if copied == 0:
-            raise BoomspecError("a checkpoint became shorter while it was read")
+    if (start - place) % _BLOCK == 0:
+        copied = _copy_in_kernel(source, target, start, place, count)
         start, place, count = start + copied, place + copied, count - copied
+    while count:
+        data = os.pread(source, min(_BUFFER, count), start)
+        if not data:
+            raise BoomspecError("a checkpoint became shorter while it was read")
+        _put(target, data, place)
+        start, place, count = start + len(data), place + len(data), count - len(data)
+
+
+def _copy_in_kernel(source: int, target: int, start: int, place: int, count: int) -> int:
+    """Let the kernel copy as much of `count` bytes as it can. Returns how many: fewer where it does not do the rest."""
+    copy_file_range = getattr(os, "copy_file_range", None)  # macOS has none
+    copied = 0
+    while copy_file_range is not None and copied < count:
+        try:
+            step = copy_file_range(source, target, count - copied, start + copied, place + copied)
+        except OSError as error:
+            if error.errno not in _NOT_IN_KERNEL:
+                raise
+            break
+        if step == 0:  # the end of the source; and some file systems copy nothing without an error
+            break
+        copied += step
+    return copied
 
 
 def _put(target: int, data: bytes | memoryview, place: int) -> None:
