@@ -10,10 +10,12 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from boomspec.graph import Source
 
 ALLOW_CPU = "BOOMSPEC_ALLOW_CPU"  # "1": a task whose GPU is declared, but not there, computes on the CPU. For tests
+GPU_PROCESS = "BOOMSPEC_GPU_PROCESS"  # "1" in a worker's process that was started for tasks with GPUs
 _GPUS = "BOOMSPEC_TASK_GPUS"  # what the task of this process has been given
 
 
@@ -60,6 +62,15 @@ def apply_resources(*, cpus: float, gpus: float) -> int:
     if gpus == 0:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves it unset, and the task would see every GPU
     return threads
+
+
+def process_for(gpus: float) -> dict[str, Any]:
+    """Ray's options for a task with so many GPUs: such as never get a process that worked without any.
+
+    torch asks for GPUs once, and a task without them hides them from its process. Ray uses a process again only for
+    tasks of the same runtime environment.
+    """
+    return {"runtime_env": {"env_vars": {GPU_PROCESS: "1"}}} if gpus else {}
 
 
 def needs_gpu() -> bool:

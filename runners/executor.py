@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import boomspec
 import runners
-from boomspec.errors import first_line
 from boomspec.graph import TaskGraph
 from boomspec.plan import Plan, read_by
 from boomspec.store import Store
-from runners import environment
+from runners import environment, ray_errors
 from runners.cluster import Lost, check_feasible, machines, without_room
 from runners.context import Input
 from runners.interrupt import Interrupt
@@ -154,6 +154,7 @@ class _Running:
                 num_gpus=execution.gpus,
                 memory=execution.memory or None,
                 resources=execution.resources or None,
+                **environment.process_for(execution.gpus),
                 **self._astray.options(node),
             )
         self._followers[node.id] = Follower(self._journal.progress(node.id))
@@ -210,9 +211,9 @@ class _Running:
             if isinstance(error.cause, UnreachedError):
                 self._elsewhere(task_id, error.cause)
                 return
-            outcome = self._lost(task_id, error)
+            outcome = self._without_outcome(task_id, error)
         except RayError as error:
-            outcome = self._lost(task_id, error)
+            outcome = self._without_outcome(task_id, error)
         self._end(task_id, outcome)
 
     def _elsewhere(self, task_id: str, error: UnreachedError) -> None:
@@ -228,11 +229,13 @@ class _Running:
             name = self._name(task_id)
             self._end(task_id, Outcome(name, "failed", describe(error), name))
 
-    def _lost(self, task_id: str, error: RayError) -> Outcome:
+    def _without_outcome(self, task_id: str, error: RayError) -> Outcome:
+        """A task of which Ray gives an error: its worker was lost, or something failed around its body."""
         name = self._name(task_id)
-        reason = first_line(error)
-        times = self._attempts.get(task_id, 0)
-        return Outcome(name, "failed", f"its worker was lost (attempts: {times}): {reason}", name)
+        self._follow(task_id)  # it may have begun once more
+        with suppress(OSError), self._journal.log(task_id).open("a", encoding="utf-8") as log:
+            log.write(ray_errors.trace(error))
+        return Outcome(name, "failed", ray_errors.explained(error, attempts=self._attempts.get(task_id, 0)), name)
 
     def _interrupted(self, task_id: str) -> Outcome:
         name = self._name(task_id)

@@ -38,6 +38,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from boomspec.errors import BoomspecError, first_line, redact
 from boomspec.graph import fewest_workers
+from runners import environment
 from runners.apart import Final, Meeting, lost_peer, member
 from runners.cluster import fitting
 from runners.context import Context
@@ -199,6 +200,7 @@ def _trainer(context: Context[Any], folder: Path, size: int, where: dict[str, st
         run_config=ray.train.RunConfig(
             name="ray",
             storage_path=str(folder),
+            worker_runtime_env=environment.process_for(place.gpus).get("runtime_env"),
             failure_config=ray.train.FailureConfig(
                 max_failures=0, controller_failure_limit=0, max_preemption_failures=0
             ),

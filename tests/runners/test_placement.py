@@ -17,6 +17,7 @@ from boomspec.language.execution import ExecutionSpec
 from boomspec.planning.order import longest_first
 from boomspec.store import Store
 from boomspec.tasks import Evaluate, HeldOut
+from runners import environment
 from runners.cluster import check_feasible
 from runners.ready import Ready
 from tests.runners import small
@@ -69,6 +70,17 @@ def test_every_task_with_a_gpu_has_a_process_of_its_own_so_that_its_memory_is_fr
     started = [e for e in declared[0] if e["event"] == "task_started"]
     on_gpu = [e["pid"] for e in started if e["name"].startswith(("evaluate", "distill"))]
     assert len(set(on_gpu)) == len(on_gpu) == 4
+
+
+def test_no_task_with_a_gpu_has_a_process_that_worked_without(declared) -> None:
+    """Which has hidden the GPUs from itself; nor the other way round, where it would hold their memory."""
+    started = [(e["name"], e["pid"]) for e in declared[0] if e["event"] == "task_started"]
+    on_gpu = {pid for name, pid in started if name.startswith(("evaluate", "distill"))}
+    without = {pid for name, pid in started if not name.startswith(("evaluate", "distill"))}
+    assert len(without) < len(started) - len(on_gpu)  # these are used again
+    assert not on_gpu & without
+    assert environment.process_for(0.5) == {"runtime_env": {"env_vars": {environment.GPU_PROCESS: "1"}}}
+    assert environment.process_for(0) == {}
 
 
 def test_no_model_goes_through_the_object_store(declared) -> None:
