@@ -124,7 +124,7 @@ class Distill(Record):
     """Inputs: `teacher` (source or task), `tokens`."""
 
     kind: ClassVar[str] = "distill"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     kept: tuple[int, ...]
     initial: Literal["teacher", "random"]
@@ -188,7 +188,7 @@ class Interpolate(Record):
     """Inputs: `teacher`, `student`. `tied`: the result shares embedding and head, as the teacher does."""
 
     kind: ClassVar[str] = "interpolate"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     plan: tuple[str, ...]
     tied: bool
@@ -225,7 +225,7 @@ class Baseline(Record):
     """A model made without training."""
 
     kind: ClassVar[str] = "baseline"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     build: Annotated[Subset | LaCo, Discriminator("type")]
 

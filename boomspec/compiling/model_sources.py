@@ -20,10 +20,10 @@ from boomspec.language.spec import SpecFile
 from boomspec.language.training import PretrainSpec
 from boomspec.models.architecture import llama_facts
 from boomspec.models.checkpoint import checkpoint_files
-from boomspec.models.code import CODE
+from boomspec.models.code import CODE, read_config_of
 from boomspec.models.contents import check_config, check_folder
 from boomspec.models.facts import ModelFacts, read_config, read_facts
-from boomspec.models.files import CONFIG, tokenizer_files, travelling_files
+from boomspec.models.files import CONFIG, CONTEXT, tokenizer_context, tokenizer_files, travelling_files
 from boomspec.models.hub import UnreachableError, cached_model, hub_code, hub_folder, pinned_model
 from boomspec.models.published import STUDENT_CONFIG, read_student_mapping
 from boomspec.tasks import Architecture
@@ -130,10 +130,12 @@ def _model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Sour
     def digests(paths: list[Path]) -> dict[str, str]:
         return {path.relative_to(folder).as_posix(): digest_of(file, path) for path in paths}
 
+    # A folder's tokenizer is not of its files alone; on the hub the commit says all.
+    context = tokenizer_context(read_config(folder), read_config_of(folder, "tokenizer"))
     return (
         facts,
         Source("model", {"sha256": digests(files), **of_model}, location),
-        Source("tokenizer", {"sha256": digests(tokenizer), **of_tokenizer}, location),
+        Source("tokenizer", {"sha256": digests(tokenizer), CONTEXT: context, **of_tokenizer}, location),
     )
 
 

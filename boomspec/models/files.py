@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from boomspec.errors import BoomspecError
 
 CONFIG, INDEX, SINGLE = "config.json", "model.safetensors.index.json", "model.safetensors"
+CONTEXT = "config"  # of a tokenizer's identity: see `tokenizer_context`
 CHAT_TEMPLATES = "additional_chat_templates"  # a folder
 # What tokenizers of transformers read, by whatever class: its `VOCAB_FILES_NAMES`, and what all of them read.
 _TOKENIZER = re.compile(
@@ -19,6 +22,9 @@ _TOKENIZER = re.compile(
 )
 # Of a model that sees or hears, what its processor reads; a model of its layers needs it just as much.
 _PROCESSOR = re.compile(r"((video_|image_|audio_)?(pre)?processor_config|audio_tokenizer_config)\.json")
+# Of a model's config, what decides which class its tokenizer is: transformers mends classes that are known to be wrong.
+_DECIDES = ("model_type", "model_name", "tokenizer_class")
+_REGEX = ("fix_mistral_regex", "transformers_version")  # a tokenizer that asks for the one is mended by the other
 # All that a model folder may need, without the weights in other formats that many repositories also hold.
 HUB_FILES = (
     *("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken"),
@@ -46,6 +52,15 @@ def is_hub_file(name: str) -> bool:
 def tokenizer_files(folder: Path) -> list[Path]:
     """The files that make up a folder's tokenizer, sorted."""
     return [path for path in _files(folder) if is_tokenizer_file(path.relative_to(folder).as_posix())]
+
+
+def tokenizer_context(config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> dict[str, Any]:
+    """What a tokenizer takes from the model's config when it is loaded from the model's folder.
+
+    Written as config.json beside the tokenizer alone, it is loaded the same way.
+    """
+    keys = (*_DECIDES, _REGEX[1]) if _REGEX[0] in tokenizer else _DECIDES
+    return {key: config[key] for key in keys if config.get(key) is not None}
 
 
 def travelling_files(folder: Path) -> list[Path]:

@@ -28,7 +28,7 @@ from boomspec.errors import BoomspecError
 from boomspec.graph import Source
 from boomspec.identity import file_digest
 from boomspec.models.code import CODE, CONFIGS, check_native
-from boomspec.models.files import is_tokenizer_file
+from boomspec.models.files import CONFIG, CONTEXT, is_tokenizer_file
 from boomspec.tasks import Tokenize, TrainTokenizer
 from runners.context import Context, Input, Progress
 from runners.corpus import Document, documents, source_bytes
@@ -237,10 +237,8 @@ def _copy_tokenizer(source: Source, folder: Path) -> None:
         raise BoomspecError(f"{origin}: has no tokenizer files", hint="tokenizer.save_pretrained(folder)")
     if not code:
         forget_code(folder)
-    config = folder / "tokenizer_config.json"
-    if not config.is_file() or "tokenizer_class" not in json.loads(config.read_text(encoding="utf-8")):
-        # Which class it is, transformers then takes from the model's config.json, which is not copied.
-        tokenizer_of(origin, code.values()).save_pretrained(folder)
+    if context := source.identity.get(CONTEXT):  # what decides, beside its files, which class it is
+        (folder / CONFIG).write_text(json.dumps(context, indent=2) + "\n", encoding="utf-8")
 
 
 def _fetch_tokenizer(source: Source, code: dict[str, str], folder: Path) -> None:

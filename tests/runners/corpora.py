@@ -72,7 +72,8 @@ def progress_lines(context: Context[Tokenize]) -> list[dict[str, Any]]:
 
 
 def tokenizer_source(folder: Path) -> Source:
-    files = {file.name: file_digest(file) for file in sorted(folder.iterdir())}
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = {file.relative_to(folder).as_posix(): file_digest(file) for file in found}
     return Source("tokenizer", {"sha256": files}, {"folder": str(folder)})
 
 
