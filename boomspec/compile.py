@@ -23,7 +23,8 @@ from boomspec.compiling.build import Answers, Builder
 from boomspec.compiling.check import check, check_against, together
 from boomspec.compiling.controls import Model, controls, members
 from boomspec.compiling.model_sources import local_facts, model_sources, student_mapping
-from boomspec.compiling.text_sources import text_source
+from boomspec.compiling.places import tracking_of
+from boomspec.compiling.text_sources import held_out_source, text_source
 from boomspec.costs.pricing import priced
 from boomspec.errors import BoomspecError, redact
 from boomspec.graph import Experiment, TaskGraph
@@ -112,7 +113,7 @@ def compile_spec(file: SpecFile, answers: Answers = lambda search: None) -> Comp
         targets=tuple(dict.fromkeys(targets)),
         spec=spec_text(file),
         experiments=(parts.experiment(),),
-        tracking=file.spec.execution.tracking.model_dump(exclude_none=True),
+        tracking=tracking_of(file),
     )
     return Compiled(graph, {file.label: parts.family} if parts.family else {}, pending)
 
@@ -165,15 +166,22 @@ def _start(build: Builder) -> _Start:
     if spec.teacher.pretrain is not None:
         facts = local_facts(file)
         assert facts is not None
-        tokens = build.add("tokenize", make.tokenize(file, build.data), {"text": build.source(text_source(file))})
+        tokens = build.add("tokenize", make.tokenize(file, build.data), _texts(build))
         record = make.pretrain(file, spec.teacher.pretrain, build.data)
         teacher = build.add("pretrain teacher", record, {"tokens": tokens})
         return _Start(facts, teacher, tokens, {"teacher": teacher})
     facts, model, tokenizer = model_sources(file, "teacher")
     if spec.data is None:
         return _Start(facts, build.model(facts, model), None, {})
-    inputs = {"text": build.source(text_source(file)), "tokenizer": build.source(tokenizer)}
+    inputs = {**_texts(build), "tokenizer": build.source(tokenizer)}
     return _Start(facts, build.model(facts, model), build.add("tokenize", make.tokenize(file, spec.data), inputs), {})
+
+
+def _texts(build: Builder) -> dict[str, str]:
+    """The sources of the text, by their roles: what is trained on, and what is held out where it is apart."""
+    held_out = held_out_source(build.file)
+    apart = {} if held_out is None else {"held_out": build.source(held_out)}
+    return {"text": build.source(text_source(build.file)), **apart}
 
 
 def _kept(build: Builder, start: _Start) -> tuple[int, ...] | None:

@@ -129,6 +129,11 @@ _SHORTEST_SECRET = 8  # characters
 _URL_PASSWORD = re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
 
 
+def is_secret_name(name: str) -> bool:
+    """Whether an environment variable of this name holds a secret."""
+    return _SECRET_NAME.search(name) is not None
+
+
 def redact(text: str, *, environment: Mapping[str, str] | None = None) -> str:
     """Return `text` without the values of secret-looking environment variables or URL passwords.
 

@@ -27,6 +27,7 @@ from boomspec.store import write_atomically
 from boomspec.tasks import Record
 
 SCHEMA_VERSION = 2
+HELD_OUT_TEXT = "held_out_text"  # the kind of a source: files whose documents are all held out
 OUTSIDE = "outside"  # in the location of lm-eval tasks: whether they lie outside of the folder of the spec
 NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # of a graph: folders are called so
 _REDACTED = re.compile(r"<(\w+)>")  # what `redact` leaves in place of a secret
@@ -36,7 +37,7 @@ _REDACTED = re.compile(r"<(\w+)>")  # what `redact` leaves in place of a secret
 class Source:
     """Something outside the store. `identity` is hashed, `location` is not."""
 
-    kind: str  # "model", "tokenizer", "text", "hub_dataset", "lm_eval_tasks"
+    kind: str  # "model", "tokenizer", "text", "held_out_text", "hub_dataset", "lm_eval_tasks"
     identity: dict[str, Any]
     location: dict[str, Any] = field(compare=False)
 

@@ -35,6 +35,7 @@ FOLLOWING = {
 # A default that is the value of another field: the field, and where its default comes from.
 BORROWED: dict[tuple[str, ...], tuple[str, ...]] = {
     ("teacher", "pretrain", "key_value_heads"): ("teacher", "pretrain", "attention_heads"),
+    ("teacher", "pretrain", "positions"): ("data", "sequence_length"),
     ("baselines", "random_init", "tokens"): ("distill", "tokens"),
     ("distill", "losses", "hidden_cosine", "embedding"): ("student", "train_embedding"),
     **{("execution", "baseline", name): ("execution", "interpolate", name) for name in Resources.model_fields},
@@ -91,6 +92,8 @@ def _give_defaults(spec: Spec, said: dict[str, Any], sources: list[Source]) -> N
     if spec.teacher.pretrain is not None:
         pretrain = said["teacher"]["pretrain"]
         pretrain.setdefault("key_value_heads", pretrain["attention_heads"])
+        if spec.data is not None:
+            pretrain.setdefault("positions", spec.data.sequence_length)
     if spec.data is not None:
         text = next((source.identity for source in sources if source.kind == "text"), {})
         if spec.data.files is not None and "format" in text:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boomspec.compile import answers_of
-from boomspec.compiling.places import resolve_path
+from boomspec.compiling.places import path_text, resolve_path
 from boomspec.compiling.sets import compile_experiments
 from boomspec.errors import BoomspecError
 from boomspec.graph import TaskGraph, listed
@@ -18,7 +18,7 @@ from boomspec.graph_file import read_graph
 from boomspec.language.spec import SpecFile
 from boomspec.reading.experiments import load_experiments, split_address
 from boomspec.sizes import Lineage, Member
-from boomspec.store import Store, is_url, open_store, store_of_run
+from boomspec.store import Store, check_url, is_url, open_store, store_of_run
 
 DEFAULT_STORE = "boomspec-store"
 GRAPH = "graph.json"
@@ -110,4 +110,12 @@ def store_of(file: SpecFile, store: str | os.PathLike[str] | None) -> Store:
     named = file.spec.execution.store
     if named is None:
         return Store(DEFAULT_STORE)
-    return open_store(named if is_url(named) else resolve_path(file, ("execution", "store"), named))
+    place = ("execution", "store")
+    named = path_text(file, place, named)
+    if not is_url(named):
+        return open_store(resolve_path(file, place, named))
+    try:
+        check_url(named)  # where a variable has given it, the language could not
+    except BoomspecError as error:
+        raise file.error(file.problem(place, error.message, error.hint)) from error
+    return open_store(named)

@@ -74,10 +74,13 @@ class TrainTokenizer(Strict):
 
 
 class Tokenize(Record):
-    """Inputs: `text` (source), `tokenizer` (source; absent when `train_tokenizer` is given)."""
+    """Inputs: `text` (source), `tokenizer` (source; absent when `train_tokenizer` is given).
+
+    `held_out` (source): files whose documents are all held out; then none of `text` is.
+    """
 
     kind: ClassVar[str] = "tokenize"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     text_field: str
     train_tokenizer: TrainTokenizer | None = None
@@ -85,6 +88,8 @@ class Tokenize(Record):
     max_tokens: int | None = None  # training tokens; None takes every document
     held_out_every: int  # every n-th document is held out; 0 holds out none
     held_out_offset: int
+    bos: bool | None = None  # whether a document begins with the token for that; None: as the tokenizer itself does it
+    on_bad_row: Literal["skip"] | None = None  # None: a row without text is an error
 
 
 class Architecture(Strict):

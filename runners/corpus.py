@@ -7,39 +7,89 @@ that changed under a graph is an error, not another result under the same id.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from boomspec.errors import BoomspecError, did_you_mean
-from boomspec.graph import Source
+from boomspec.errors import BoomspecError
+from boomspec.graph import HELD_OUT_TEXT, Source
 from boomspec.identity import file_digest
+from runners.rows import BadRow, Row, Skipped, json_rows, jsonl_rows, parquet_rows, text_of, text_row
 
-_PARQUET_ROWS = 256  # read at a time
+_READERS = {"jsonl": jsonl_rows, "json": json_rows, "parquet": parquet_rows}
 
 
 @dataclass(frozen=True)
 class Document:
-    """One text. `bytes_read`: how far into the source's files it ends (0 where that is not known)."""
+    """One text. `bytes_read`: how far into the source's files it ends (0 where that is not known).
+
+    `bad`: it is a row without text, and this is why.
+    """
 
     text: str
     bytes_read: int = 0
+    bad: BadRow | None = None
 
 
-def documents(source: Source, *, text_field: str, skip: int = 0) -> Iterator[Document]:
-    """Yield the documents of a `text` or `hub_dataset` source, without the first `skip`.
+class Documents:
+    """The documents of a `text`, `held_out_text` or `hub_dataset` source, without the first `skip`.
 
-    Empty documents are yielded too, so that a document's index is its place in the source. Raises
-    BoomspecError for a file that is gone, changed or not of its format, and for a missing `text_field`.
+    Empty documents are there, too, so that a document's index is its place in the source; so are bad ones where
+    `lenient`, else they raise. Raises BoomspecError for a file that is gone, changed or not of its format.
+
+    `done`: so many behind the skipped ones were read before, and are passed over; `state` is what `state` gave then.
     """
-    if source.kind == "hub_dataset":
-        return _hub_documents(source, text_field, skip)
-    if source.kind == "text":
-        return islice(_file_documents(source, text_field), skip, None)
-    raise TypeError(f"a source of kind {source.kind} has no documents")
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        text_field: str,
+        skip: int = 0,
+        lenient: bool = False,
+        done: int = 0,
+        state: dict[str, Any] | None = None,
+    ) -> None:
+        self._lenient = lenient
+        self._stream: Any = None
+        if source.kind == "hub_dataset":
+            self._rows = self._hub_rows(source, text_field, skip, done, state)
+        elif source.kind in ("text", HELD_OUT_TEXT):
+            self._rows = _file_rows(source, text_field, skip + done)
+        else:
+            raise TypeError(f"a source of kind {source.kind} has no documents")
+
+    def __iter__(self) -> Iterator[Document]:
+        for row, before, size in self._rows:
+            text, read = row.text, before + int(size * row.share)
+            if isinstance(text, str):
+                yield Document(text, read)
+            elif self._lenient:
+                yield Document("", read, text)
+            else:
+                skip = "data.on_bad_row: skip leaves out what has no text, and counts it"
+                raise BoomspecError(text.message, hint=f"{text.hint}; {skip}" if text.hint else skip)
+
+    def state(self) -> dict[str, Any] | None:
+        """Where a data set of the hub is read on from; of files it is enough to know how many documents were read."""
+        found: dict[str, Any] | None = None if self._stream is None else self._stream.state_dict()
+        return found
+
+    def _hub_rows(
+        self, source: Source, text_field: str, skip: int, done: int, state: dict[str, Any] | None
+    ) -> Iterator[tuple[Row, int, int]]:
+        import datasets  # 1 s, and only corpora from the hub need it
+
+        hub, split = source.identity["hub"], source.identity["split"]
+        stream = datasets.load_dataset(
+            hub, source.identity["config"], split=split, revision=source.identity["revision"], streaming=True
+        )
+        self._stream = stream = stream.skip(skip) if state is not None else stream.skip(skip + done)
+        if state is not None:
+            stream.load_state_dict(state)
+        for number, row in enumerate(stream, start=skip + done + 1):
+            yield Row(text_of(row, text_field, f"{hub} ({split}), row {number}")), 0, 0
 
 
 def source_bytes(source: Source) -> int:
@@ -47,24 +97,24 @@ def source_bytes(source: Source) -> int:
     return sum(file["bytes"] for file in source.identity.get("files", ()))
 
 
-def _file_documents(source: Source, text_field: str) -> Iterator[Document]:
-    files, paths = source.identity["files"], source.location["files"]
+def _file_rows(source: Source, text_field: str, skip: int) -> Iterator[tuple[Row, int, int]]:
+    """Every row, with the bytes of the files before its own and of its own."""
+    files, paths, format = source.identity["files"], source.location["files"], source.identity["format"]
     if len(files) != len(paths):
         raise BoomspecError(f"the graph names {len(files)} text files but has places for {len(paths)}")
-    before = 0
+    if format != "text" and format not in _READERS:
+        raise BoomspecError(f"{paths[0]}: format {format!r} is not known (allowed: text, {', '.join(_READERS)})")
+    before, skipped = 0, Skipped(skip)
     for file, path in zip(files, map(Path, paths), strict=True):
         try:
-            match source.identity["format"]:
-                case "text":
-                    yield _text_document(path, file["sha256"], before)
-                case "jsonl":
-                    _check(path, file_digest(path), file["sha256"])
-                    yield from _jsonl_documents(path, text_field, before)
-                case "parquet":
-                    _check(path, file_digest(path), file["sha256"])
-                    yield from _parquet_documents(path, text_field, before)
-                case other:
-                    raise BoomspecError(f"{path}: format {other!r} is not known (allowed: text, jsonl, parquet)")
+            if format != "text":
+                _check(path, file_digest(path), file["sha256"])
+                rows = _READERS[format](path, text_field, skipped)
+                yield from ((row, before, file["bytes"]) for row in rows)
+            elif not skipped.take():
+                data = path.read_bytes()
+                _check(path, hashlib.sha256(data).hexdigest(), file["sha256"])
+                yield text_row(data, path), before, file["bytes"]
         except OSError as error:
             raise BoomspecError(f"{path}: cannot be read: {error.strerror or error}") from error
         before += file["bytes"]
@@ -77,79 +127,3 @@ def _check(path: Path, found: str, expected: str) -> None:
             f"(sha256 {found[:12]}..., the graph was compiled for {expected[:12]}...)",
             hint="compile the spec again: the new text makes new artifacts",
         )
-
-
-def _text_document(path: Path, sha256: str, before: int) -> Document:
-    data = path.read_bytes()
-    _check(path, hashlib.sha256(data).hexdigest(), sha256)
-    try:
-        return Document(data.decode("utf-8"), before + len(data))
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise BoomspecError(f"{path}:{line}: not UTF-8 text: {error.reason} at byte {error.start}") from error
-
-
-def _jsonl_documents(path: Path, text_field: str, before: int) -> Iterator[Document]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            before += len(line)
-            if not line.strip():
-                continue  # as at the end of many files; not a document
-            try:
-                row = json.loads(line)
-            except ValueError as error:  # UnicodeDecodeError is one, too
-                raise BoomspecError(f"{path}:{number}: not a JSON line: {error}") from error
-            yield Document(_text(row, text_field, f"{path}:{number}"), before)
-
-
-def _parquet_documents(path: Path, text_field: str, before: int) -> Iterator[Document]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    size = path.stat().st_size
-    try:
-        table = pq.ParquetFile(path, memory_map=True)
-    except pa.ArrowInvalid as error:
-        raise BoomspecError(f"{path}: not a parquet file: {error}") from error
-    with table:
-        if text_field not in table.schema_arrow.names:
-            raise _no_field(str(path), text_field, table.schema_arrow.names)
-        rows = table.metadata.num_rows
-        number = 0
-        for batch in table.iter_batches(batch_size=_PARQUET_ROWS, columns=[text_field]):
-            for row in batch.to_pylist():
-                number += 1
-                text = _text(row, text_field, f"{path}, row {number}")
-                yield Document(text, before + size * number // rows)
-
-
-def _hub_documents(source: Source, text_field: str, skip: int) -> Iterator[Document]:
-    import datasets  # 1 s, and only corpora from the hub need it
-
-    hub, split = source.identity["hub"], source.identity["split"]
-    stream = datasets.load_dataset(
-        hub, source.identity["config"], split=split, revision=source.identity["revision"], streaming=True
-    )
-    for number, row in enumerate(stream.skip(skip), start=skip + 1):
-        yield Document(_text(row, text_field, f"{hub} ({split}), row {number}"))
-
-
-def _text(row: Any, text_field: str, place: str) -> str:
-    if not isinstance(row, dict):
-        raise BoomspecError(f"{place}: expected an object with a field '{text_field}', not {type(row).__name__}")
-    if text_field not in row:
-        raise _no_field(place, text_field, [str(name) for name in row])
-    text = row[text_field]
-    if not isinstance(text, str):
-        raise BoomspecError(
-            f"{place}: field '{text_field}' is {'null' if text is None else type(text).__name__}, not text"
-        )
-    # JSON can hold half a character ("\ud83d"), which real web text does now and then; no encoding has it.
-    return text.encode("utf-8", errors="replace").decode("utf-8")
-
-
-def _no_field(place: str, text_field: str, found: list[str]) -> BoomspecError:
-    return BoomspecError(
-        f"{place}: has no field '{text_field}' (it has: {', '.join(found[:20]) or 'none'})",
-        hint=did_you_mean(text_field, found) or "set data.text_field",
-    )

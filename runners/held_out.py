@@ -4,6 +4,10 @@ The stream EOS d1 EOS d2 ... dn EOS is cut into windows of `sequence_length` + 1
 one, so that every token but the first of the stream is predicted exactly once; the context restarts with
 every window. Positions whose label is the separator EOS do not count: the loss is that of the text alone.
 
+Where texts begin with tokens B of their own (`runners/tokens.py`), every window does: B, and then
+`sequence_length` + 1 - len(B) tokens of the stream, without overlap, so that every token of the text is
+predicted exactly once. B is no label.
+
     loss          = sum of -log p(token) / number of tokens                        nats per token
     perplexity    = exp(loss)
     bits per byte = sum of -log2 p(token) / UTF-8 bytes of those tokens' text
@@ -14,7 +18,7 @@ Shapes: B windows, T positions, N = B * T, D hidden, V vocabulary, W windows of 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +31,7 @@ from torch.nn.functional import cross_entropy
 from runners.capture import trunk
 from runners.context import Progress
 from runners.head import Head, check_head
+from runners.tokens import repeated, stride
 from runners.weighted import weighted_mean, weighted_stderr
 
 if TYPE_CHECKING:
@@ -58,6 +63,7 @@ def window_losses(
     *,
     tokens: NDArray[Any],
     eos: int,
+    prefix: Sequence[int] = (),
     sequence_length: int,
     batch_size: int,
     progress: Progress,
@@ -68,15 +74,20 @@ def window_losses(
     done, total = 0, len(tokens) - 1
     check_head(model)
     head = Head(model)
-    for tokens_BS in _batches(tokens, sequence_length, batch_size):
+    no_labels = torch.tensor(sorted({eos, *prefix}), device=model.device)
+    if prefix:
+        batches = _prefixed_batches(tokens, prefix, sequence_length, batch_size, padding=eos)
+    else:
+        batches = _batches(tokens, sequence_length, batch_size)
+    for tokens_BS in batches:
         tokens_BS = tokens_BS.to(model.device)
         inputs_BT, labels_BT = tokens_BS[:, :-1], tokens_BS[:, 1:]
-        labels_BT = labels_BT.masked_fill(labels_BT == eos, _IGNORED)
+        labels_BT = labels_BT.masked_fill(torch.isin(labels_BT, no_labels), _IGNORED)
         losses_BT = _token_losses(model, head, inputs_BT, labels_BT)
         sums.append(losses_BT.double().sum(1).cpu())
         counts.append((labels_BT != _IGNORED).sum(1).cpu())
         done += labels_BT.numel()
-        progress.update(done, total, unit="tokens")
+        progress.update(min(done, total), total, unit="tokens")
     sums_W, counts_W = torch.cat(sums), torch.cat(counts)
     return WindowLosses((sums_W / counts_W.clamp(min=1)).numpy(), counts_W.numpy())
 
@@ -93,6 +104,31 @@ def _batches(tokens: NDArray[Any], sequence_length: int, batch_size: int) -> Ite
         yield torch.from_numpy(rest[None].astype(np.int64))
 
 
+def _prefixed_batches(
+    tokens: NDArray[Any], prefix: Sequence[int], sequence_length: int, batch_size: int, *, padding: int
+) -> Iterator[Tensor]:
+    """Batches of windows that begin with `prefix`, int64 [B, sequence_length + 1]; what is short ends in `padding`."""
+    length = stride(sequence_length, prefix)
+    starts = range(0, len(tokens), length)
+    for first in range(0, len(starts), batch_size):
+        rows = []
+        for start in starts[first : first + batch_size]:
+            window = tokens[start : start + length].astype(np.int64)
+            row = np.full(sequence_length + 1, padding, np.int64)
+            row[: len(prefix)] = prefix
+            window = window[repeated(window, prefix) :]
+            row[len(prefix) : len(prefix) + len(window)] = window
+            rows.append(row)
+        yield torch.from_numpy(np.stack(rows))
+
+
+def windows(tokens: int, sequence_length: int, prefix: Sequence[int] = ()) -> int:
+    """How many windows a stream of so many tokens is cut into."""
+    if prefix:
+        return math.ceil(tokens / stride(sequence_length, prefix))
+    return math.ceil((tokens - 1) / sequence_length)
+
+
 def _token_losses(model: PreTrainedModel, head: Head, inputs_BT: Tensor, labels_BT: Tensor) -> Tensor:
     """-log p(label) in nats, [B, T] in fp32, 0 where ignored. Only a part of the logits exists at a time."""
     rows = max(1, _LOGITS // head.vocabulary)
@@ -106,14 +142,16 @@ def _token_losses(model: PreTrainedModel, head: Head, inputs_BT: Tensor, labels_
     return torch.cat(losses).view_as(labels_BT)
 
 
-def text_bytes(tokens: NDArray[Any], *, eos: int, tokenizer: PreTrainedTokenizerBase) -> int:
+def text_bytes(
+    tokens: NDArray[Any], *, eos: int, tokenizer: PreTrainedTokenizerBase, prefix: Sequence[int] = ()
+) -> int:
     """UTF-8 bytes of the text of the tokens behind the first, without separators; documents are decoded apart."""
     labels = tokens[1:].astype(np.int64)
     documents = np.split(labels, np.flatnonzero(labels == eos))
     return sum(
         len(str(tokenizer.decode(kept.tolist(), clean_up_tokenization_spaces=False)).encode("utf-8"))
         for document in documents
-        if len(kept := document[document != eos])
+        if len(kept := document[~np.isin(document, [eos, *prefix])])
     )
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,7 @@ def train(
     context: Context[Any],
     gradient_scale: float = 1.0,
     spread: Spread | None = None,
+    unlabelled: Collection[int] = (),
 ) -> None:
     """Train `model` in place (its parameters that require gradients) and write metrics.jsonl.
 
@@ -64,11 +65,11 @@ def train(
     Continues from the newest whole checkpoint in `context.resume`. Leaves one there about every
     `checkpoint_seconds` (behind a whole step, and more seldom where it takes long to write), and when it is
     interrupted; a step that is not done by then is dropped. `weights` of the terms serve the warning about
-    unbalanced terms only. Negative tokens of a batch are padding. Gradients are multiplied by
-    `gradient_scale` before they are clipped; the losses that are logged are not. Raises BoomspecError at
-    the first step whose loss or gradient is not finite.
+    unbalanced terms only. Negative tokens of a batch are padding; those of `unlabelled` are inputs only.
+    Gradients are multiplied by `gradient_scale` before they are clipped; the losses that are logged are not.
+    Raises BoomspecError at the first step whose loss or gradient is not finite.
     """
-    training = _Training(spread or Spread(model), recipe, context, gradient_scale)
+    training = _Training(spread or Spread(model), recipe, context, gradient_scale, unlabelled)
     training.restore()
     try:
         training.run(batch, loss, weights)
@@ -119,12 +120,20 @@ def adamw(parameters: Mapping[str, nn.Parameter], optimizer: Optimizer) -> torch
 class _Training:
     """A training on its way: the model, AdamW's moments and the metrics of the steps that are done."""
 
-    def __init__(self, spread: Spread, recipe: Recipe, context: Context[Any], gradient_scale: float) -> None:
+    def __init__(
+        self,
+        spread: Spread,
+        recipe: Recipe,
+        context: Context[Any],
+        gradient_scale: float,
+        unlabelled: Collection[int],
+    ) -> None:
         self.spread, self.team = spread, spread.team
         self.model = spread.model.eval()  # no dropout; gradients flow all the same
         self.recipe = recipe
         self.context = context
         self.gradient_scale = gradient_scale
+        self.unlabelled = torch.tensor(sorted(unlabelled), dtype=torch.long)
         self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.device = next(iter(self.parameters.values())).device
         self.optimizer = adamw(self.parameters, recipe.optimizer)
@@ -181,7 +190,7 @@ class _Training:
 
     def accumulate(self, tokens: Tensor, loss: MicroLoss) -> tuple[float, dict[str, float]]:
         """Add up the gradients and losses of the micro batches of one batch."""
-        count = int((tokens[:, 1:] >= 0).sum())
+        count = int(self.is_label(tokens[:, 1:]).sum())
         sums: dict[str, Tensor] = {}
         rounds, began = self.team.rounds(tokens, self.micro_batch), time.monotonic()
         for index, (block, counts) in enumerate(rounds):
@@ -191,7 +200,7 @@ class _Training:
                 rows = block.to(self.device)
                 # Sharded parameters are whole only while they are used, and so must be what was cast of them.
                 with autocast(self.recipe.precision, cache=not self.spread.sharded):
-                    labels_BT = rows[:, 1:].masked_fill(rows[:, 1:] < 0, NO_LABEL)
+                    labels_BT = rows[:, 1:].masked_fill(~self.is_label(rows[:, 1:]), NO_LABEL)
                     total, terms = self.spread.forward(loss, rows[:, :-1].clamp(min=0), labels_BT, count)
                 (total * (self.gradient_scale if counts else 0.0)).backward()
             for name, value in {"loss": total.detach(), **terms}.items():
@@ -201,6 +210,11 @@ class _Training:
         seconds = (time.monotonic() - began) / len(rounds)
         self.look_every = self.team.number(max(1, math.ceil(_LOOK_SECONDS / max(seconds, 1e-6))))
         return values.pop("loss"), values
+
+    def is_label(self, tokens: Tensor) -> Tensor:
+        """Where there is a token to be predicted."""
+        labels = tokens >= 0
+        return labels & ~torch.isin(tokens, self.unlabelled.to(tokens.device)) if len(self.unlabelled) else labels
 
     def tell_of_stretching(self, seconds: float, wait: float) -> None:
         self.context.progress.note(

@@ -18,6 +18,7 @@ from boomspec.clusters.slurm import Allocation, script
 from boomspec.commands.remote import address_option, cluster_program, insecure_option
 from boomspec.commands.shared import check_runners, json_option, runnable, spec_argument, store_option, wait, warn
 from boomspec.compiling.pins import NO_PINS
+from boomspec.compiling.places import path_text
 from boomspec.errors import EXIT_OK, BoomspecError, redact
 from boomspec.graph import TaskGraph
 from boomspec.inputs import called, lend
@@ -238,7 +239,10 @@ def _is_local(spec: Path, store: Where | None) -> bool:
     """Whether the store was named relative to a folder of this machine, or not at all."""
     if store is not None:
         return not (is_url(store) or Path(store).is_absolute())
-    named = None if spec.suffix == ".json" else load_spec(spec).spec.execution.store
+    file = None if spec.suffix == ".json" else load_spec(spec)
+    named = None if file is None else file.spec.execution.store
+    if file is not None and named is not None:
+        named = path_text(file, ("execution", "store"), named)
     return named is None or not (is_url(named) or Path(named).is_absolute())
 
 

@@ -9,7 +9,6 @@ from typing import Any, Literal
 from boomspec.compiling.lm_eval_tasks import task_chance, task_source
 from boomspec.compiling.model_sources import architecture
 from boomspec.graph import Execution, Node, Source, Task, params_json
-from boomspec.language.baselines import RandomInit
 from boomspec.language.data import DataSpec
 from boomspec.language.determinism import determinism
 from boomspec.language.execution import Resources
@@ -134,17 +133,6 @@ def _execution(file: SpecFile, kind: str) -> Execution:
 
 def tokenize(file: SpecFile, data: DataSpec) -> Tokenize:
     pretrain = file.spec.teacher.pretrain
-    max_tokens = data.max_tokens
-    if max_tokens is None and data.dataset is not None:
-        control: RandomInit | None = file.spec.baseline("random_init")
-        longest = control.tokens if control is not None else None
-        trainings = [(pretrain, None), (file.spec.distill, None), (file.spec.distill, longest)]
-        recipes = [
-            recipe(training, seed=0, sequence_length=data.sequence_length, tokens=tokens)
-            for training, tokens in trainings
-            if training is not None
-        ]
-        max_tokens = max((r.tokens for r in recipes), default=0) + 1  # the last label
     trained = None
     if pretrain is not None:
         trained = TrainTokenizer(vocabulary=pretrain.tokenizer.vocabulary, bytes=pretrain.tokenizer.train_on)
@@ -152,9 +140,11 @@ def tokenize(file: SpecFile, data: DataSpec) -> Tokenize:
         text_field=data.text_field or TEXT_FIELD,
         train_tokenizer=trained,
         skip=data.skip,
-        max_tokens=max_tokens,
-        held_out_every=data.held_out.every if data.held_out else 0,
+        max_tokens=data.max_tokens,
+        held_out_every=(data.held_out.every or 0) if data.held_out else 0,
         held_out_offset=data.held_out.offset if data.held_out else 0,
+        bos=None if data.bos == "auto" else data.bos,
+        on_bad_row="skip" if data.on_bad_row == "skip" else None,
     )
 
 

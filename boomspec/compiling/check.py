@@ -11,6 +11,7 @@ from dataclasses import replace
 from boomspec.compiling.model_sources import local_facts
 from boomspec.compiling.once import Once
 from boomspec.compiling.sources import check_paths
+from boomspec.compiling.trainings import training_problems
 from boomspec.language.searches import KeepChoice
 from boomspec.language.spec import SpecFile
 from boomspec.layers import patchable, prefixes
@@ -42,7 +43,7 @@ def together(files: Sequence[SpecFile]) -> list[SpecFile]:
 
 def check(file: SpecFile) -> Family | None:
     """Check one experiment of those that are compiled together."""
-    if problems := check_paths(file):
+    if problems := [*check_paths(file), *training_problems(file)]:
         raise file.error(*problems)
     facts = local_facts(file)
     return None if facts is None else check_against(file, facts)

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from boomspec.compiling.foreign_code import check_alike, trusted_code
 from boomspec.compiling.place_names import shown_path
-from boomspec.compiling.places import digest_of, is_file, is_folder, resolve_path, similar_folder
+from boomspec.compiling.places import digest_of, is_file, is_folder, path_text, resolve_path, similar_folder
 from boomspec.errors import BoomspecError, Problem
 from boomspec.graph import Source
 from boomspec.language.sections import StudentSpec, TeacherSpec
@@ -41,13 +41,14 @@ def _model_folder(file: SpecFile, role: Role) -> Path | None:
     section = _section(file, role)
     if section.model is None:
         return None
-    folder = resolve_path(file, (role, "model"), section.model)
+    name = path_text(file, (role, "model"), section.model)
+    folder = resolve_path(file, (role, "model"), name)
     if is_folder(folder):
         return folder
     if is_file(folder):
         message = f"'{folder}' is a file, not the folder of a model"
         raise file.error(file.problem((role, "model"), message, f"give the folder that it is in: {folder.parent}"))
-    if section.model.startswith((".", "/", "~")):
+    if name.startswith((".", "/", "~")):
         message = f"folder '{folder}' does not exist"
         raise file.error(file.problem((role, "model"), message, similar_folder(folder)))
     return None
@@ -88,7 +89,7 @@ def _facts(file: SpecFile, folder: Path) -> ModelFacts:
     return file.once(("facts", folder), lambda: read_facts(folder))
 
 
-def architecture(pretrain: PretrainSpec, context: int) -> Architecture:
+def architecture(pretrain: PretrainSpec, sequence_length: int) -> Architecture:
     return Architecture(
         layers=pretrain.layers,
         hidden_size=pretrain.hidden_size,
@@ -96,7 +97,7 @@ def architecture(pretrain: PretrainSpec, context: int) -> Architecture:
         attention_heads=pretrain.attention_heads,
         key_value_heads=pretrain.key_value_heads or pretrain.attention_heads,
         vocabulary=pretrain.tokenizer.vocabulary,
-        context=context,
+        context=pretrain.positions or sequence_length,
         tied=pretrain.tied_embeddings,
         initializer_range=pretrain.initializer_range,
     )
@@ -109,7 +110,7 @@ def model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Sourc
 
 def _model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Source]:
     name, _ = _named_model(file, role)
-    folder = model_folder(file, role)
+    folder, written = model_folder(file, role), str(_section(file, role).model)
     if folder is not None and (problems := folder_problems(file, role, folder)):
         raise file.error(*problems)
     if folder is None:
@@ -124,7 +125,7 @@ def _model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Sour
         hint = "save one there: tokenizer.save_pretrained(folder)"
         raise file.error(file.problem((role, "model"), f"{folder} holds no tokenizer", hint))
     files = [folder / CONFIG, *checkpoint_files(folder), *travelling_files(folder)]
-    location = {"folder": str(folder), "name": shown_path(name)}
+    location = {"folder": str(folder), "name": shown_path(written)}
     of_model, of_tokenizer = _code(file, role)
 
     def digests(paths: list[Path]) -> dict[str, str]:
@@ -170,8 +171,9 @@ def _named_model(file: SpecFile, role: Role) -> tuple[str, str | None]:
     """The name of a model that exists, and the revision that is meant: what a lock says, else what was asked for."""
     section = _section(file, role)
     assert section.model is not None
-    settled = None if file.pins.only_offline else file.pins.model(section.model, section.revision)
-    return section.model, settled or section.revision
+    name = path_text(file, (role, "model"), section.model)
+    settled = None if file.pins.only_offline else file.pins.model(name, section.revision)
+    return name, settled or section.revision
 
 
 def _of_hub(file: SpecFile, role: Role, ask: Callable[[str, str | None], T]) -> T:

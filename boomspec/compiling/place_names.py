@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from pathlib import Path
 
+from boomspec.compiling.places import path_text
+from boomspec.compiling.text_files import plain_part
 from boomspec.language.data import DataSpec
 from boomspec.language.spec import SpecFile
+from boomspec.reading.variables import has_variables
 
 
 def shown_path(path: str) -> str:
@@ -15,29 +17,32 @@ def shown_path(path: str) -> str:
     return Path(path).name if Path(path).is_absolute() else path
 
 
-def text_name(data: DataSpec) -> str:
-    """What the text is called: its corpus, or its patterns."""
-    if data.corpus is not None:
+def text_name(data: DataSpec, place: tuple[str | int, ...] = ("data", "files")) -> str:
+    """What the text is called: its corpus, or its entries."""
+    if data.corpus is not None and "held_out" not in place:
         return data.corpus
-    patterns = [Path(pattern) for pattern in data.files or ()]
-    return ", ".join(str(p.relative_to(_plain_part(p).parent)) if p.is_absolute() else str(p) for p in patterns)
+    written = [Path(text) for text in _written(data, place)]
+    return ", ".join(str(p.relative_to(plain_part(p).parent)) if p.is_absolute() else str(p) for p in written)
 
 
-def file_names(file: SpecFile, files: list[Path]) -> list[str]:
-    """What the text's files are called on every machine: their paths from where the spec's patterns start."""
+def file_names(file: SpecFile, files: list[Path], place: tuple[str | int, ...] = ("data", "files")) -> list[str]:
+    """What the text's files are called on every machine: their paths from where the spec's entries start."""
     data = file.spec.data
     assert data is not None
-    if data.corpus is not None:
+    if data.corpus is not None and "held_out" not in place:
         bases = [Path(os.path.commonpath([path.parent for path in files]))]
     else:
-        bases = [file.folder(("data", "files", i)) for i in range(len(data.files or ()))]
-        bases += [_plain_part(Path(pattern).expanduser()) for pattern in data.files or ()]
+        written = _written(data, place)
+        parts = [plain_part(Path(path_text(file, (*place, i), text)).expanduser()) for i, text in enumerate(written)]
+        # What a variable says differs from machine to machine, also where it leads into the spec's own folder.
+        bases = [part for part, text in zip(parts, written, strict=True) if has_variables(text)]
+        bases += [*(file.folder((*place, i)) for i in range(len(written))), *parts]
     # As texts: a corpus of many files in a sweep of many experiments would be slow with paths.
     starts = [str(base / "_")[:-1] for base in bases]
     return [next((str(f)[len(start) :] for start in starts if str(f).startswith(start)), f.name) for f in files]
 
 
-def _plain_part(pattern: Path) -> Path:
-    """The folders of a pattern in front of its first wildcard, and not its last part."""
-    parts = pattern.parts[:-1]
-    return Path(*itertools.takewhile(lambda part: not set(part) & set("*?["), parts))
+def _written(data: DataSpec, place: tuple[str | int, ...]) -> tuple[str, ...]:
+    if "held_out" not in place:
+        return data.files or ()
+    return (data.held_out.files if data.held_out is not None else None) or ()

@@ -3,15 +3,78 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from pydantic import ValidationError
+
+from boomspec.errors import Problem
 from boomspec.identity import file_digest
 from boomspec.language.spec import SpecFile
+from boomspec.language.tracking import TrackingSpec
+from boomspec.reading.variables import VariableError, expanded, has_variables
+
+Location = tuple[str | int, ...]
+
+
+def path_text(file: SpecFile, place: Location, text: str) -> str:
+    """The text of a path that stands at `place`, with its environment variables. Raises SpecError."""
+    if not has_variables(text):
+        return text
+    try:
+        return expanded(text)
+    except VariableError as error:
+        raise file.error(file.problem(place, error.message, error.hint)) from error
+
+
+def variable_problems(file: SpecFile) -> Iterator[Problem]:
+    """Problems of the environment variables in a spec's paths."""
+    for place, text in _paths(file):
+        try:
+            expanded(text)
+        except VariableError as error:
+            yield file.problem(place, error.message, error.hint)
+
+
+def tracking_of(file: SpecFile) -> dict[str, Any]:
+    """Where a run can be watched, with the environment variables in it. Raises SpecError for what may not be there."""
+    said = file.spec.execution.tracking.model_dump(exclude_none=True)
+    for tracker in ("wandb", "mlflow"):
+        for name, text in said.get(tracker, {}).items():
+            said[tracker][name] = path_text(file, ("execution", "tracking", tracker, name), text)
+    try:
+        TrackingSpec.model_validate(said)  # what a variable has brought is held to the same rules
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        message = str(first.get("ctx", {}).get("error", first["msg"]))
+        raise file.error(file.problem(("execution", "tracking", *first["loc"]), message)) from error
+    return said
+
+
+def _paths(file: SpecFile) -> Iterator[tuple[Location, str]]:
+    """Everything in a spec that says where something lies."""
+    spec, tracking = file.spec, file.spec.execution.tracking
+    found: list[tuple[Location, str | None]] = [
+        (("teacher", "model"), spec.teacher.model),
+        (("student", "model"), spec.student.model),
+        (("execution", "store"), spec.execution.store),
+    ]
+    if spec.data is not None:
+        found += [(("data", "files", i), name) for i, name in enumerate(spec.data.files or ())]
+        held_out = spec.data.held_out.files if spec.data.held_out is not None else None
+        found += [(("data", "held_out", "files", i), name) for i, name in enumerate(held_out or ())]
+    if spec.evaluate is not None:
+        found.append((("evaluate", "tasks_folder"), spec.evaluate.tasks_folder))
+    for name, tracker in (("wandb", tracking.wandb), ("mlflow", tracking.mlflow)):
+        fields = tracker.model_dump(exclude_none=True) if tracker is not None else {}
+        found += [(("execution", "tracking", name, field), str(text)) for field, text in fields.items()]
+    yield from ((place, text) for place, text in found if text is not None)
 
 
 def resolve_path(file: SpecFile, place: tuple[str | int, ...], path: str) -> Path:
     """The absolute path that a spec means by the `path` that stands at `place`."""
-    folder = file.folder(place)
+    folder, path = file.folder(place), path_text(file, place, path)
     try:
         return (folder / Path(path).expanduser()).resolve()
     except RuntimeError:  # "~nobody": no such user

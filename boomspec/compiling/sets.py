@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from boomspec.compile import Compiled, Parts, compile_parts, compile_spec, spec_text
 from boomspec.compiling.build import Answers
+from boomspec.compiling.places import tracking_of
 from boomspec.costs.pricing import priced
 from boomspec.graph import Experiment, Node, Source, Task, TaskGraph
 from boomspec.identity import canonical_plain, canonical_texts
@@ -60,7 +61,7 @@ def compile_experiments(files: Sequence[SpecFile], answers: Answers = lambda sea
         targets=tuple(dict.fromkeys(targets)),
         spec=spec_text(files[0]),
         experiments=tuple(experiments),
-        tracking=files[0].spec.execution.tracking.model_dump(exclude_none=True),
+        tracking=tracking_of(files[0]),
     )
     families = {part.build.file.label: part.family for part in parts if part.family is not None}
     return Compiled(graph, families, tuple(nodes[search].name for search in dict.fromkeys(pending)))

@@ -6,7 +6,7 @@ import re
 
 from boomspec.compiling.foreign_code import code_problems
 from boomspec.compiling.model_sources import Role, folder_problems, model_folder
-from boomspec.compiling.places import is_folder, resolve_path
+from boomspec.compiling.places import is_folder, path_text, resolve_path, variable_problems
 from boomspec.compiling.text_sources import text_problems
 from boomspec.errors import Problem
 from boomspec.language.spec import SpecFile
@@ -16,11 +16,13 @@ _HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 
 def check_paths(file: SpecFile) -> list[Problem]:
     """Problems of what a spec names, without reading what it holds."""
-    return file.known("paths", ("teacher", "student", "data", "evaluate"), lambda: _check_paths(file))
+    return file.known("paths", ("teacher", "student", "data", "evaluate", "execution"), lambda: _check_paths(file))
 
 
 def _check_paths(file: SpecFile) -> list[Problem]:
-    problems = []
+    problems = list(variable_problems(file))
+    if problems:
+        return problems
     spec = file.spec
     if spec.evaluate is not None and spec.evaluate.held_out is not None and spec.data and not spec.data.held_out:
         hint = "set documents apart: data: {held_out: {every: 20}}"
@@ -28,7 +30,7 @@ def _check_paths(file: SpecFile) -> list[Problem]:
     roles: tuple[Role, ...] = ("teacher", "student")
     for role in roles:
         section = spec.teacher if role == "teacher" else spec.student
-        name = section.model
+        name = path_text(file, (role, "model"), section.model) if section.model is not None else None
         if name is not None and model_folder(file, role) is None and not _HUB_ID.fullmatch(name):
             problems.append(file.problem((role, "model"), f"'{name}' is neither a folder nor a hub id (owner/name)"))
         if name is not None and section.revision is not None and model_folder(file, role) is not None:

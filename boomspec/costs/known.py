@@ -66,12 +66,16 @@ def _mean_labels(store: Store, tokens: str, length: int) -> float:
     stream = array("H" if meta["dtype"] == "uint16" else "I")
     stream.frombytes(store.read("tokenize", tokens, "train.bin", most=_SCANNED))
     labels = documents = 0
-    at = -1
+    prefix, at = meta.get("prefix") or [], -1
+    before = 1 if prefix == [meta["eos"]] else 0  # of a document's row in front of it: see `runners/tokens.py`
+    unlabelled = max(0, len(prefix) - 1)
     try:
-        at = stream.index(meta["eos"])  # the stream begins with one
+        if prefix in ([], [meta["eos"]]):
+            at = stream.index(meta["eos"])  # the stream begins with one
         while True:
             end = stream.index(meta["eos"], at + 1)
-            labels += min(end - at - 1, length)  # of `end - at` tokens, its end-of-text among them
+            # of `end - at` tokens, its end-of-text among them
+            labels += min(end - at - 1 + before, length) - unlabelled
             documents += 1
             at = end
     except ValueError:

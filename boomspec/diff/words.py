@@ -8,6 +8,7 @@ from typing import Any
 
 _READ = {
     "data": "contents of data",
+    "held_out_text": "contents of data.held_out.files",
     "teacher": "contents of teacher.model",
     "student": "contents of student.model",
     "tokenizer": "tokenizer of teacher.model",

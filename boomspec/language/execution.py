@@ -9,6 +9,7 @@ from boomspec.errors import BoomspecError
 from boomspec.language.fields import Bytes, Number, Strict
 from boomspec.language.tracking import TrackingSpec
 from boomspec.reading.validation import FieldError
+from boomspec.reading.variables import has_variables
 from boomspec.store import check_url, is_url
 
 _SMALLEST_AMOUNT = 0.0001  # what Ray counts in
@@ -130,7 +131,8 @@ class ExecutionSpec(Strict):
         str | None,
         Field(
             min_length=1,
-            description="Where the artifacts are: a folder, relative to the spec, or a URL (s3://, gs://, az://). "
+            description="Where the artifacts are: a folder, relative to the spec, or a URL (s3://, gs://, az://); "
+            "${NAME} is an environment variable. "
             "Default: ./boomspec-store where a run is started.",
             examples=["../boomspec-store", "/shared/boomspec-store", "s3://bucket/boomspec"],
         ),
@@ -182,7 +184,7 @@ class ExecutionSpec(Strict):
     @field_validator("store")
     @classmethod
     def _a_store(cls, store: str | None) -> str | None:
-        if store is not None and is_url(store):
+        if store is not None and is_url(store) and not has_variables(store):
             try:
                 check_url(store)
             except BoomspecError as error:

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from boomspec.graph import NAME
 from boomspec.language.spec import Spec
+from boomspec.reading.compose import ANCHORS
 from boomspec.reading.kinds import inside, keys_of, members, model_of
 from boomspec.reading.sweep import REFUSED
 
@@ -51,6 +52,7 @@ def json_schema() -> dict[str, Any]:
     extending = _partial(whole)
     for schema in (whole, extending):
         schema["properties"] |= own
+        schema["patternProperties"] = {f"^{ANCHORS}": {"description": "Anything: for anchors (&name) alone."}}
     composing = {"Spec": whole, "Extending": extending, "Variant": experiment, "Variants": experiments, "Sweep": grid}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

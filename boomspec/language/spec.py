@@ -139,6 +139,9 @@ class Spec(Strict):
                 raise FieldError("needs a `distill` section: it is trained", at=("baselines", i))
         if self.teacher.pretrain is None and "pretrain" in self.execution.model_fields_set:
             raise FieldError("nothing is pretrained here", at=("execution", "pretrain"))
+        if self.data is not None and self.data.bos is True and self.teacher.pretrain is not None:
+            message = "a tokenizer that is trained here has no token for the beginning of a sequence"
+            raise FieldError(message, hint="its documents begin behind its end-of-text", at=("data", "bos"))
         if self.data is None and (reason := self._reads_text()):
             raise FieldError("missing 'data'", hint=f"{reason} needs text")
         return self
@@ -187,8 +190,11 @@ class SpecFile:
         key = (what, *(id(part) for pair in parts for part in pair))
         return self.once(key, lambda: (make(), parts))[0]  # the parts are kept: an id is not used twice
 
-    def problem(self, path: tuple[str | int, ...], message: str, hint: str | None = None) -> Problem:
-        return self.document.problem(path, message, hint)
+    def problem(
+        self, path: tuple[str | int, ...], message: str, hint: str | None = None, *, key: bool = False
+    ) -> Problem:
+        """A problem at a value, or at its key."""
+        return self.document.problem(path, message, hint, key=key)
 
     def error(self, *problems: Problem) -> SpecError:
         return self.document.error(problems)

@@ -79,6 +79,10 @@ class PretrainSpec(Training):
     key_value_heads: Annotated[
         int | None, Field(ge=1, description="Default: as many as attention heads.", examples=[2])
     ] = None
+    positions: Annotated[
+        int | None,
+        Field(ge=8, description="Positions that the model has. Default: data.sequence_length.", examples=[4096]),
+    ] = None
     tied_embeddings: Annotated[bool, Field(description="Embedding and head are one matrix.")] = True
     initializer_range: Annotated[
         Number, Field(gt=0, description="Standard deviation of the initial weights; narrow deep models want more.")

@@ -84,7 +84,7 @@ def lock_of(graph: TaskGraph, store: Store, *, asked: Asked, more: Iterable[tupl
             case "hub_dataset":
                 name = request(source.identity["hub"], source.location.get("asked"))
                 entries.datasets[name] = source.identity["revision"]
-            case "text":
+            case "text" | "held_out_text":
                 _add_text(entries, source)
     for measure, source in {measure.task: (measure, source) for measure, source in (*_measures(graph), *more)}.values():
         _add_task(entries, measure.task, located(store, source), asked)

@@ -18,9 +18,11 @@ from boomspec.errors import BoomspecError, Problem, SpecError, did_you_mean
 from boomspec.reading.edits import Edit, Node, edits_of
 from boomspec.reading.scalars import shown
 from boomspec.reading.source import Document, read_source
+from boomspec.reading.variables import VariableError, expanded
 from boomspec.reading.yaml_tree import Location
 
 MAX_CHAIN = 20
+ANCHORS = "x-"  # sections that are there for their anchors alone: "x-training: &training {...}"
 OWN = ("extends", "variants", "sweep")  # what a file says about composing; no part of the composed spec
 
 Read = Callable[[Path], Document]
@@ -84,9 +86,14 @@ def _lost(value: Any, location: Location) -> tuple[object, list[str]] | None:
 
 
 def _without(document: Document, keys: tuple[str, ...]) -> Document:
+    """The document without some of its sections, and without those whose names say that they only hold anchors."""
+
+    def stays(key: str | int) -> bool:
+        return key not in keys and not str(key).startswith(ANCHORS)
+
     root = document.tree.root
-    data = {key: value for key, value in document.data.items() if key not in keys}
-    children = {key: place for key, place in root.children.items() if key not in keys}
+    data = {key: value for key, value in document.data.items() if stays(key)}
+    children = {key: place for key, place in root.children.items() if stays(key)}
     return replace(document, tree=replace(document.tree, data=data, root=replace(root, children=children)))
 
 
@@ -96,6 +103,10 @@ def _base(written: Document, read: Read, chain: tuple[Path, ...]) -> Document:
     if not isinstance(name, str) or not name.strip():
         hint = "write the path of a spec, relative to this file: extends: base.yaml"
         raise _refused(written, f"expected the path of a file, not {shown(name)}", hint)
+    try:
+        name = expanded(name)
+    except VariableError as error:
+        raise _refused(written, error.message, error.hint) from error
     path = Path(os.path.normpath(written.file.parent / Path(name).expanduser()))
     if path.resolve() in [known.resolve() for known in chain]:
         names = [str(known) for known in chain]

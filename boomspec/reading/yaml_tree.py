@@ -4,7 +4,8 @@
 
 The language is the JSON subset of YAML with its comforts (comments, block style, plain text, anchors),
 read by the rules of YAML 1.2: `no` and `12:30` are text, 3e-4 is a number. PyYAML only scans and parses
-here; what it would construct (dates, sexagesimals, objects, merged or overwritten keys) never exists.
+here; what it would construct (dates, sexagesimals, objects, overwritten keys) never exists. A merge key (<<) brings
+the keys of a mapping that are not written out beside it, with the places that they have there.
 Whatever two readers could understand differently is a problem, not a guess: duplicate keys, 010, tags.
 """
 
@@ -24,6 +25,7 @@ from boomspec.reading.scalars import plain_scalar, shown
 
 MAX_NODES = 10_000  # with aliases expanded: a few lines of aliases can stand for billions of values
 MAX_DEPTH = 50
+MERGE = "<<"
 
 Location = tuple[str | int, ...]
 """The way from the top of the data to a value: ("interpolate", "sizes", 2)."""
@@ -87,6 +89,7 @@ class _Builder:
         self._events: Iterator[Any] = yaml.parse(text, Loader=yaml.SafeLoader)
         self._mark: Any = None  # end of the last event
         self._anchors: dict[str, _Built | None] = {}  # None: still being built
+        self._anchored: dict[str, Location] = {}
         self._nodes = 0
         self._problems: list[Problem] = []
         self._damaged: set[Location] = set()
@@ -132,7 +135,7 @@ class _Builder:
         if event.tag is not None:
             self._problem(event, location, "tags (!) are not allowed", "remove it; put text in quotes", damaged=True)
         if event.anchor is not None:
-            self._anchors[event.anchor] = None
+            self._anchors[event.anchor], self._anchored[event.anchor] = None, location
         if isinstance(event, yaml.ScalarEvent):
             place = self._place(event, text=None if event.style else event.value)
             built = _Built(self._scalar(event, location), place)
@@ -165,7 +168,13 @@ class _Builder:
     def _mapping(self, start: Any, location: Location) -> _Built:
         entries: dict[str, _Built] = {}
         spots: dict[str, tuple[int, int]] = {}
+        merged: dict[str, tuple[_Built, Location]] | None = None
         while not isinstance(event := self._next(), yaml.MappingEndEvent):
+            if isinstance(event, yaml.ScalarEvent) and not event.style and event.value == MERGE:
+                if merged is not None:
+                    self._problem(event, location, "a second merge key (<<)", "merge several in one: <<: [*a, *b]")
+                merged = {**self._merged(event, location), **(merged or {})}
+                continue
             key, spot = self._key(event, location), self._spot(event.start_mark)
             built = self._build(self._next(), (*location, "?" if key is None else key))
             if key in entries:
@@ -174,7 +183,39 @@ class _Builder:
             elif key is not None:
                 entries[key] = replace(built, place=replace(built.place, key=spot))
                 spots[key] = spot
+        for key, (built, origin) in (merged or {}).items():
+            if key not in entries:  # what is written out counts, wherever it stands
+                entries[key] = built
+                self._damage_as(origin, (*location, key))
         return self._container(start, {key: built.value for key, built in entries.items()}, entries)
+
+    def _merged(self, key: Any, location: Location) -> dict[str, tuple[_Built, Location]]:
+        """The entries that a merge key brings, each with where it was built: of one mapping, or of several.
+
+        Of several the first that has a key counts.
+        """
+        location = (*location, MERGE)
+        built = self._build(self._next(), location)
+        several = isinstance(built.value, tuple)
+        sources = (
+            [(value, built.place.children[i], (*location, i)) for i, value in enumerate(built.value)] if several else []
+        )
+        found: dict[str, tuple[_Built, Location]] = {}
+        for value, place, at in sources or [(built.value, built.place, location)]:
+            if isinstance(value, dict):
+                for name, inner in value.items():
+                    found.setdefault(name, (_Built(inner, place.children[name]), (*at, name)))
+                continue
+            if at not in self._damaged:
+                hint = "name a mapping above by its alias (<<: *name), or several: <<: [*a, *b]"
+                self._problem(key, location[:-1], f"a merge key (<<) takes a mapping, not {shown(value)}", hint)
+            self._damaged.add(location[:-1])  # what it lacks is no problem of its own
+        return found
+
+    def _damage_as(self, origin: Location, location: Location) -> None:
+        """What could not be read at one place cannot be read where it is repeated."""
+        for damaged in [d for d in self._damaged if d[: len(origin)] == origin]:
+            self._damaged.add((*location, *damaged[len(origin) :]))
 
     def _container(self, start: Any, value: Any, entries: dict[Any, _Built]) -> _Built:
         children = {key: built.place for key, built in entries.items()}
@@ -188,10 +229,6 @@ class _Builder:
     def _key(self, event: Any, location: Location) -> str | None:
         """Return the text of a mapping's key, or None after a problem where it cannot be one."""
         known = len(self._problems)
-        plain = isinstance(event, yaml.ScalarEvent) and not event.style
-        if plain and event.value == "<<":
-            hint = "write the keys out, or use an alias for a whole value: 'key: *name'"
-            self._problem(event, location, "merge keys (<<) are not allowed", hint)
         key = self._build(event, (*location, "?")).value
         if isinstance(key, str) and len(self._problems) == known:
             return key
@@ -210,6 +247,7 @@ class _Builder:
             self._problem(event, location, message, hint, damaged=True)
             return _Built(None, place)
         self._count(built.nodes, len(location) + built.height, event)
+        self._damage_as(self._anchored[event.anchor], location)
         # A copy, so that changing one value of the data never changes another.
         place = replace(place, children=built.place.children, text=built.place.text)
         return replace(built, value=copy.deepcopy(built.value), place=place)

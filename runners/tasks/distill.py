@@ -106,6 +106,7 @@ def _distill(context: Context[Distill]) -> None:
             context=context,
             gradient_scale=float(faithful.summed_micro_batches),
             spread=spread,
+            unlabelled=stream.unlabelled,
         )
     after = spread.call(similarities, student, teacher, pairs, compared, precision)
     trained = spread.collected(lambda: load(context.path / MODEL, dtype=MASTER_DTYPE, place=_HOST, code=context.code))

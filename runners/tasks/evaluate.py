@@ -64,18 +64,20 @@ def _held_out(
     if measure.max_tokens is not None and measure.max_tokens < len(tokens):
         tokens = tokens[: measure.max_tokens]
         tokenizer = tokenizer_of(folder / TOKENIZER, context.code_of("tokens"))
-        text_bytes = held_out.text_bytes(tokens, eos=split.eos, tokenizer=tokenizer)
+        text_bytes = held_out.text_bytes(tokens, eos=split.eos, prefix=split.prefix, tokenizer=tokenizer)
     if text_bytes == 0:
         raise BoomspecError(f"{split.file}: there is no text to measure", hint="hold out more of the data")
     losses = held_out.window_losses(
         model,
         tokens=tokens,
         eos=split.eos,
+        prefix=split.prefix,
         sequence_length=measure.sequence_length,
         batch_size=context.options.get("batch_size", _BATCH_SIZE),
         progress=context.progress,
     )
     name, windows = measure.type, len(losses.tokens)
+    original = held_out.windows(len(split), measure.sequence_length, split.prefix)
     metrics = held_out.metrics(losses, text_bytes=text_bytes)
     counted = {"tokens": int(losses.tokens.sum()), "bytes": text_bytes}
     results = {
@@ -85,7 +87,7 @@ def _held_out(
         "versions": {name: Evaluate.version},
         "n-shot": {name: 0},
         "higher_is_better": {name: {"loss": False, "perplexity": False, "bits_per_byte": False}},
-        "n-samples": {name: {"original": math.ceil((len(split) - 1) / measure.sequence_length), "effective": windows}},
+        "n-samples": {name: {"original": original, "effective": windows}},
     }
     pairs = zip(losses.tokens, losses.means, strict=True)
     return results, [Item(name, "loss", "none", i, int(n), float(mean)) for i, (n, mean) in enumerate(pairs)]

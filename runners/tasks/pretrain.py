@@ -67,7 +67,16 @@ def _pretrain(context: Context[Pretrain]) -> None:
     batch = partial(stream.batch, sequences=recipe.sequences, sequence_length=recipe.sequence_length, seed=recipe.seed)
     checkpointing = bool(options.get("activation_checkpointing", False))
     with lightened(model, checkpointing=checkpointing, compiled=bool(options.get("compile", False))):
-        train(model, recipe=recipe, batch=batch, loss=loss, weights=weights(losses), context=context, spread=spread)
+        train(
+            model,
+            recipe=recipe,
+            batch=batch,
+            loss=loss,
+            weights=weights(losses),
+            context=context,
+            spread=spread,
+            unlabelled=stream.unlabelled,
+        )
     trained = spread.collected(lambda: llama(architecture, eos=stream.eos, seed=recipe.seed))
     if trained is not None:
         shutil.copytree(tokens / TOKENIZER, context.path / MODEL)

@@ -48,7 +48,7 @@ def shell(tmp_path_factory):
 REST = """\
 teacher: {model: a/b}
 student: {keep: 2}
-data: {dataset: a/c, sequence_length: 32}
+data: {dataset: a/c, sequence_length: 32, max_tokens: 1M}
 distill: {tokens: 1M, batch_tokens: 1k}
 """
 

@@ -24,7 +24,7 @@ NAMES = {  # of tasks of each kind, as the compiler gives them
     "comparison": ["comparison"],
 }
 INPUTS = {
-    "tokenize": ["text", "tokenizer"],
+    "tokenize": ["text", "held_out", "tokenizer"],
     "distill": ["teacher"],
     "search": ["teacher", "student"],
     "interpolate": ["teacher", "student"],

@@ -150,7 +150,7 @@ def test_without_a_network_it_shows_what_it_can_and_says_what_is_not_known(tmp_p
     spec = tmp_path / "spec.yaml"
     spec.write_text(
         "boomspec: 1\nname: x\nteacher: {model: nobody/nothing}\nstudent: {keep: {every: 2}}\n"
-        "data: {dataset: nobody/text, sequence_length: 32}\ndistill: {tokens: 1M, batch_tokens: 1k}\n"
+        "data: {dataset: nobody/text, sequence_length: 32, max_tokens: 1M}\ndistill: {tokens: 1M, batch_tokens: 1k}\n"
     )
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     command = [sys.executable, "-m", "boomspec", "show", str(spec)]

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from boomspec.errors import BoomspecError, Problem, SpecError
 from boomspec.reading.source import MAX_BYTES, Document, parse_source, read_source
@@ -183,11 +184,40 @@ def test_tags_are_refused_and_construct_nothing(value: str) -> None:
     assert only_problem(f"a: 1\nb: {value}\n") == (2, 4, "tags (!) are not allowed")
 
 
-def test_merge_keys_are_refused_with_a_hint() -> None:
-    (problem,) = problems_of("a: &x {b: 1}\nc:\n  <<: *x\n")
-    assert (problem.line, problem.column, problem.message) == (3, 3, "merge keys (<<) are not allowed")
-    assert problem.hint is not None
-    assert "*name" in problem.hint
+def test_a_merge_key_brings_what_is_not_written_out_beside_it() -> None:
+    text = "x-a: &a {b: 1, c: {d: 2}}\nx-b: &b\n  c: 3\n  e: 4\nq:\n  e: 5\n  <<: [*a, *b]\nr: {<<: *b, c: null}\n"
+    document = parse_source(text)
+    assert document.data["q"] == {"e": 5, "b": 1, "c": {"d": 2}}
+    assert document.data["r"] == {"c": None, "e": 4}
+    assert yaml.safe_load(text) == document.data
+    assert document.place(("q", "c", "d")) == (1, 23)  # of the value that is meant, not of the merge
+    assert document.place(("q", "e")) == (6, 6)
+    document.data["q"]["c"]["d"] = 7
+    assert document.data["x-a"]["c"]["d"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a: 1\nb: {<<: 3}\n", (2, 5, "a merge key (<<) takes a mapping, not 3")),
+        ("a: &a [1]\nb: {<<: *a}\n", (2, 5, "a merge key (<<) takes a mapping, not 1")),
+        ("b: {<<: *a}\n", (1, 9, "alias '*a' has no anchor above it")),
+        ("a: &a {x: 1}\nb: {<<: *a, <<: *a}\n", (2, 13, "a second merge key (<<)")),
+        ("a: &a\n  b: {<<: *a}\n", (2, 11, "alias '*a' is inside of its own anchor")),
+        (
+            "a: &a {x: 010}\nb: {<<: *a}\nc: *a\n",
+            (1, 11, "'010': a number cannot start with 0 (some read it as octal)"),
+        ),
+        ("a: &a {x: 1}\nb: {<<: *a, y: 1, y: 2}\n", (2, 19, "duplicate key 'y', first given on line 2")),
+    ],
+)
+def test_a_merge_that_cannot_be_is_one_problem(text: str, expected: tuple[int, int, str]) -> None:
+    assert only_problem(text) == expected
+
+
+def test_what_could_not_be_read_is_damaged_wherever_it_is_repeated() -> None:
+    document = parse_source("a: &a {x: 010}\nb: {<<: *a}\nc: *a\nd: {<<: [*a]}\n")
+    assert all(document.is_damaged((name, "x")) for name in "abcd")
 
 
 def test_an_unknown_alias_is_a_problem_with_a_suggestion() -> None:

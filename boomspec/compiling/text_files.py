@@ -1,0 +1,99 @@
+"""The files that an entry of `files` means: one that is named, those of a folder, or those that match a pattern.
+
+    folder of the spec x entry --matching--> files, sorted
+
+The folder of the spec is taken as it is, and a name that exists as it is written wins over what it would match. Hidden
+files and folders are left out unless the entry writes their dot, and links to folders are not followed.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+FORMATS = {
+    **dict.fromkeys((".txt", ".text", ".md", ".rst", ".py", ".c", ".h", ".cpp", ".rs", ".go", ".java", ".tex"), "text"),
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".parquet": "parquet",
+}
+COMPRESSED = (".gz", ".zst")
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
+
+
+def format_of(path: Path) -> str | None:
+    """The format of a file by its ending; None for an ending that says nothing about it."""
+    if path.suffix.lower() in COMPRESSED:
+        inner = FORMATS.get(Path(path.stem).suffix.lower())
+        return None if inner == "parquet" else inner  # which compresses its columns itself
+    return FORMATS.get(path.suffix.lower())
+
+
+def matching(folder: Path, entry: str, *, format: str | None = None) -> list[Path]:
+    """The files that an entry means. Of a folder those whose ending says a format, or `format` where it is given."""
+    try:
+        path = Path(entry).expanduser()
+        start, parts = (Path(path.anchor), path.parts[1:]) if path.is_absolute() else (folder, path.parts)
+        if (start / path).is_dir():
+            below = _files_below(start / path)
+            return sorted(f for f in below if format_of(f) is not None and format in (None, format_of(f)))
+        return sorted(found for found in _found(start, parts) if found.is_file())
+    except (OSError, ValueError, RuntimeError):
+        return []  # too long a name, a NUL in it, "~nobody"
+
+
+def plain_part(entry: Path) -> Path:
+    """The folders of an entry in front of its first pattern, and not its last part."""
+    parts: list[str] = []
+    for part in entry.parts[:-1]:
+        if is_pattern(part) and not Path(*parts, part).exists():
+            break
+        parts.append(part)
+    return Path(*parts)
+
+
+def is_pattern(part: str) -> bool:
+    return any(sign in part for sign in "*?[")
+
+
+def _found(start: Path, parts: Sequence[str]) -> Iterator[Path]:
+    """What matches the parts of an entry below `start`."""
+    if not parts:
+        yield start
+        return
+    part, rest = parts[0], parts[1:]
+    if not is_pattern(part) or os.path.lexists(start / part):
+        yield from _found(start / part, rest)
+    elif part == "**":
+        if not rest:
+            yield from _files_below(start)
+            return
+        yield from _found(start, rest)
+        for name in _names(start, hidden=False):
+            if (start / name).is_dir() and not (start / name).is_symlink():
+                yield from _found(start / name, parts)
+    else:
+        for name in _names(start, hidden=part.startswith(".")):
+            if fnmatch.fnmatchcase(name, part):
+                yield from _found(start / name, rest)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    for name in _names(folder, hidden=False):
+        path = folder / name
+        if path.is_dir():
+            if not path.is_symlink():
+                yield from _files_below(path)
+        elif path.is_file():
+            yield path
+
+
+def _names(folder: Path, *, hidden: bool) -> list[str]:
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except NotADirectoryError:
+        return []
+    return sorted(name for name in names if hidden or not name.startswith("."))
