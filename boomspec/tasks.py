@@ -74,10 +74,7 @@ class TrainTokenizer(Strict):
 
 
 class Tokenize(Record):
-    """Inputs: `text` (source), `tokenizer` (source; absent when `train_tokenizer` is given).
-
-    `held_out` (source): files whose documents are all held out; then none of `text` is.
-    """
+    """Sources: `text`, `tokenizer` (not with `train_tokenizer`), `held_out` (only where it has files of its own)."""
 
     kind: ClassVar[str] = "tokenize"
     version: ClassVar[int] = 2
