@@ -32,6 +32,7 @@ from runners.device import device
 from runners.full_disk import explained
 from runners.job import Job, describe
 from runners.journal import log_file, make_subfolders, progress_file
+from runners.lost_peer import lost_peer
 from runners.mirror import resume_mirror
 from runners.output import captured
 from runners.reach import opened
@@ -40,8 +41,6 @@ from runners.team import STOP, WORKERS, team
 
 _LISTEN_SECONDS = 1.0
 _ANSWER_SECONDS = 10.0
-# What the libraries for collectives say when the worker at the other end is gone.
-_LOST_PEER = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
 
 
 class Final(Exception):  # noqa: N818 - it carries another one
@@ -196,9 +195,3 @@ def _clear(folder: Path) -> None:
     """Delete what a group before this one has begun to write."""
     for path in folder.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def lost_peer(error: Exception) -> bool:
-    """Whether a worker failed because another one is gone."""
-    said = isinstance(error, RuntimeError) and any(word in str(error) for word in _LOST_PEER)
-    return said or isinstance(error, torch.distributed.DistError)

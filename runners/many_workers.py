@@ -39,10 +39,11 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from boomspec.errors import BoomspecError, first_line, redact
 from boomspec.graph import fewest_workers
 from runners import environment
-from runners.apart import Final, Meeting, lost_peer, member
+from runners.apart import Final, Meeting, member
 from runners.cluster import fitting
 from runners.context import Context
 from runners.device import collectives
+from runners.lost_peer import lost_peer
 from runners.reach import UnreachedError
 from runners.team import STOP, WORKERS
 

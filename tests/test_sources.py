@@ -26,7 +26,8 @@ APART = {
     "boomspec.errors", "boomspec.graph", "boomspec.identity", "boomspec.inputs", "boomspec.language", "boomspec.sizes",
     "boomspec.store", "boomspec.tasks", "boomspec.trust", "runners.access", "runners.apart", "runners.cluster",
     "runners.context", "runners.environment", "runners.full_disk", "runners.job", "runners.journal",
-    "runners.lost_head", "runners.mirror", "runners.numbers", "runners.output", "runners.reach", "runners.relay",
+    "runners.lost_head", "runners.lost_peer", "runners.mirror", "runners.numbers", "runners.output",
+    "runners.reach", "runners.relay",
 }  # fmt: skip
 _NO_RESULT = {"ctx", "type_comment", "kind", "type_params"}  # fields of a syntax tree that versions of Python differ in
 
