@@ -1,7 +1,8 @@
 """What a run would do: which tasks are reused, run, not needed or blocked, and why.
 
 The walk goes backwards from the targets. An artifact that is present and whole is reused, and what only it
-was made from is not needed, should it be gone. Nothing is changed here: damaged artifacts are only named.
+was made from is not needed, should it be gone. So is one under another id that was made of the same inputs byte for
+byte (`boomspec.made_of`). Nothing is changed here: damaged artifacts are only named.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Literal
 
 from boomspec.graph import Node, Source, TaskGraph
 from boomspec.inputs import is_local, kept, missing_files
+from boomspec.made_of import twins
 from boomspec.store import Store
 
 Action = Literal["reuse", "run", "unneeded", "blocked"]
@@ -21,11 +23,18 @@ ABSENT = "not in the store"
 
 @dataclass(frozen=True)
 class Step:
-    """What happens to one task, and why."""
+    """What happens to one task, and why.
+
+    fields: of the spec, those that force it, where an earlier run tells. same_as: the id of the artifact that is
+    published under this task's id, too, where the two are made of the same. if_inputs_differ: it runs only if its
+    inputs, which are made anew, come out otherwise than they were.
+    """
 
     action: Action
     reason: str
-    fields: tuple[str, ...] = ()  # of the spec: those that force it, where an earlier run tells
+    fields: tuple[str, ...] = ()
+    same_as: str = ""
+    if_inputs_differ: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,11 @@ class Plan:
 
     def ids(self, action: Action) -> list[str]:
         return [task_id for task_id, step in self.steps.items() if step.action == action]
+
+    @property
+    def work(self) -> list[str]:
+        """The tasks that a run has something to do for: those that run, and those that are published under their id."""
+        return [task_id for task_id, step in self.steps.items() if step.action == "run" or step.same_as]
 
 
 def needed(graph: TaskGraph, store: Store, *, checksums: bool = False) -> Plan:
@@ -57,6 +71,9 @@ def needed(graph: TaskGraph, store: Store, *, checksums: bool = False) -> Plan:
         else:
             steps[task_id] = Step("run", absence)
             wanted.update(graph.waits_for(task_id))
+    running = [task_id for task_id in graph.nodes if steps[task_id].action == "run"]
+    for task_id, other in twins(graph, store, running, checksums=checksums).items():
+        steps[task_id] = Step("reuse", f"made of the same inputs, byte for byte: {other[:12]}", same_as=other)
     gone = {source.id: next(iter(missing_files(source)), None) for source in graph.sources.values()}
     elsewhere = kept(store, [source for source in graph.sources.values() if gone[source.id] is not None])
     gone |= dict.fromkeys(elsewhere)

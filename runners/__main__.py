@@ -101,18 +101,18 @@ def _run_graph(
 ) -> int:
     started = time.time()
     plan = _plan(options, graph, store)
-    view = view_for(len(plan.ids("run")), plain=options.plain)
+    view = view_for(len(plan.work), plain=options.plain)
     journal = Journal(store.run_folder(graph.name, graph.id), graph, view.event)
     if mirror is not None:
         journal.hears(mirror.failures)
-    journal.event("run_started", tasks=len(plan.ids("run")), version=boomspec.__version__)
+    journal.event("run_started", tasks=len(plan.work), version=boomspec.__version__)
     lock = None if options.lock is None else options.lock.absolute()
-    if plan.ids("run") or not (journal.folder / LOCK).is_file():  # a run that has nothing to do uses nothing
+    if plan.work or not (journal.folder / LOCK).is_file():  # a run that has nothing to do uses nothing
         record_lock(graph, store, journal.folder, used=lock)
     # Ray's workers import from the driver's working folder first: a person's rich.py must not be found there.
     os.chdir(journal.folder)
     outcomes = _blocked_from_the_start(graph, plan)
-    if plan.ids("run"):
+    if plan.work:
         print(
             f"{len(plan.ids('run'))} tasks to run, {len(plan.ids('reuse'))} artifacts reused; starting Ray", flush=True
         )
@@ -260,6 +260,7 @@ def _finish(
     tasks = {
         i: {"name": graph.nodes[i].name, "kind": graph.nodes[i].task.kind, "state": states[i]}
         | ({"seconds": round(outcomes[i].seconds, 1), "error": outcomes[i].error} if i in outcomes else {})
+        | ({"same_as": outcomes[i].same_as} if i in outcomes and outcomes[i].same_as else {})
         for i in graph.nodes
     }
     journal.status(
@@ -283,6 +284,8 @@ def _summary(
 ) -> Iterator[str]:
     shown = ["reused", "made", "failed", "blocked"] + (["interrupted"] if counts["interrupted"] else [])
     yield "  ".join(f"{name} {counts[name]}" for name in shown)
+    if same := sum(bool(outcome.same_as) for outcome in outcomes.values()):
+        yield f"not computed again, for their inputs are the same byte for byte: {same} of those reused"
     for task_id, outcome in outcomes.items():
         if outcome.state in ("failed", "blocked") and outcome.cause == outcome.name:
             first, *more = outcome.error.splitlines()[:_ERROR_LINES] or ["no message"]

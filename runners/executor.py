@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import boomspec
 import runners
-from boomspec.graph import TaskGraph
+from boomspec.graph import Execution, TaskGraph
 from boomspec.plan import Plan, read_by
 from boomspec.store import Store
 from runners import environment, ray_errors
@@ -54,15 +55,18 @@ def run_tasks(
     reads: Store | None = None,
     tracking: Tracking | None = None,
     head: Head | None = None,
+    anew: bool = False,
 ) -> dict[str, Outcome]:
     """Run what `plan` says must run, on the cluster that Ray is connected to. Returns the outcomes by task id.
 
     `reads`: a store that holds every task's inputs already, so that no task waits for another. `tracking`: who else is
-    told of metrics and results. `head`: of the cluster, when it is watched. After an interrupt the tasks that have not
-    ended are stopped, and their outcome is "interrupted". Raises BoomspecError for tasks that no machine of the cluster
-    can run, and HeadLostError where the head is gone.
+    told of metrics and results. `head`: of the cluster, when it is watched. `anew`: everything is computed, whatever
+    the store has that was made of the same inputs. After an interrupt the tasks that have not ended are stopped, and
+    their outcome is "interrupted". Raises BoomspecError for tasks that no machine of the cluster can run, and
+    HeadLostError where the head is gone.
     """
-    nodes = [graph.nodes[task_id] for task_id in plan.ids("run")]
+    graph = _without_claims(graph, plan)
+    nodes = [graph.nodes[task_id] for task_id in plan.work]
     available = machines()
     check_feasible(nodes, available)
     if any(machine.get("GPU", 0) for machine in available) and not any(node.execution.gpus for node in nodes):
@@ -72,7 +76,11 @@ def run_tasks(
     for kind, task_id in (task for task, damage in found.items() if damage is not None):
         store.discard(kind, task_id)
     with reached(store, journal, read_by(graph, plan), interrupted=lambda: interrupt.requested) as reach:
-        jobs = {job.node.id: job for job in _jobs(graph, store, plan.ids("run"), journal, reads or store, reach)}
+        twins = {task_id: plan.steps[task_id].same_as for task_id in plan.work}
+        jobs = {
+            job.node.id: replace(job, same_as=twins[job.node.id], anew=anew, checksums=checksums)
+            for job in _jobs(graph, store, plan.work, journal, reads or store, reach)
+        }
         ready = Ready(graph, jobs, machines=machines, ordered=reads is None)
         running = _Running(jobs, ready, journal, view, tracking)
         running.grace = _GRACE_SECONDS if store.bucket is None else _GRACE_AFAR_SECONDS
@@ -87,6 +95,13 @@ def run_tasks(
             journal.event("note", message="interrupted: stopping what runs")
             running.stop()
     return running.outcomes
+
+
+def _without_claims(graph: TaskGraph, plan: Plan) -> TaskGraph:
+    """The graph in which tasks that compute nothing, but are published under another id, claim no more than that."""
+    least = Execution(cpus=1)
+    published = {i: replace(graph.nodes[i], execution=least) for i in plan.work if plan.steps[i].same_as}
+    return replace(graph, nodes={**graph.nodes, **published})
 
 
 def _jobs(
@@ -251,6 +266,8 @@ class _Running:
         details: dict[str, Any] = {"seconds": round(outcome.seconds, 1)} if outcome.seconds else {}
         if outcome.error:
             details["error"] = outcome.error
+        if outcome.same_as:
+            details["same_as"] = outcome.same_as
         state = "finished" if outcome.state == "made" else outcome.state
         self._journal.event(f"task_{state}", task_id, **details)
         if outcome.succeeded and self._tracking is not None:

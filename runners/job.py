@@ -34,6 +34,7 @@ class Outcome:
     error: str = ""
     cause: str = ""  # name of the task whose failure this one follows from
     seconds: float = 0.0
+    same_as: str = ""  # id of the artifact that was made of the same inputs, and stands for this one's
 
     @property
     def succeeded(self) -> bool:
@@ -54,6 +55,9 @@ class Job:
     commit: str | None
     hub: bool  # whether something of the graph is read from the hub
     reach: Reach | None = None  # of machines beyond the driver's own
+    same_as: str = ""  # id of the artifact to publish under this one's; nothing is to be computed
+    anew: bool = False  # compute it, whatever was made of the same inputs
+    checksums: bool = False  # compare the contents of what is published under another id with its record
 
     def folder(self, store: Store) -> Path:
         """The run's folder on this machine, where the store has been opened."""

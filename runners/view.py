@@ -112,7 +112,9 @@ def sentence(event: Event) -> str | None:
         case "task_finished":
             return f"done     {name} ({clock(event.get('seconds', 0))})"
         case "task_reused":
-            return f"reused   {name} (made by another run meanwhile)"
+            same_as = event.get("same_as")
+            why = f"same inputs, byte for byte, as {same_as[:12]}" if same_as else "made by another run meanwhile"
+            return f"reused   {name} ({why})"
         case "task_retried":
             return f"retry    {name} (its worker was lost; attempt {event['attempt']}, on {event['host']})"
         case "task_failed":

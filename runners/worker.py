@@ -19,11 +19,14 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from boomspec.errors import BoomspecError
+from boomspec.made_of import key_in
 from boomspec.store import Store, open_store
+from boomspec.store.twins import ids_by_key, note_key, publish_twin
 from runners import environment
 from runners.context import Context, Place, Progress
 from runners.full_disk import FullDiskError, explained
@@ -62,11 +65,11 @@ def _logged(job: Job, folder: Path, started: float) -> Outcome:
     with captured(log_file(folder, job.node.id)), beating(progress):
         # SystemExit is not caught: it is how Ray ends a worker on a node that goes away, and such a task is retried.
         try:
-            state: State = "made" if _make(job, store, progress, started) else "reused"
+            state, same_as = _make(job, store, progress, started)
         except Exception as error:
             traceback.print_exc()
             return Outcome(name, "failed", describe(error), name, time.time() - started)
-    return Outcome(name, state, seconds=time.time() - started)
+    return Outcome(name, state, seconds=time.time() - started, same_as=same_as)
 
 
 @contextmanager
@@ -90,15 +93,25 @@ def _started(job: Job, file: Path, started: float) -> Progress:
     return Progress(file)
 
 
-def _make(job: Job, store: Store, progress: Progress, started: float) -> bool:
-    """Make and publish the artifact. False where another run has made it meanwhile."""
+def _make(job: Job, store: Store, progress: Progress, started: float) -> tuple[State, str]:
+    """Make and publish the artifact.
+
+    Nothing is made where another run has made it meanwhile, nor where there is one that was made of the same inputs
+    byte for byte: that is published under this id, too, and its own is returned.
+    """
     environment.apply(environment.variables(store.root, hub=job.hub))
     execution, task = job.node.execution, job.node.task
     threads = environment.apply_resources(cpus=execution.cpus, gpus=execution.gpus)
     waiting = "another run is at work on this; waiting for it"
     with store.claimed(task.kind, task.id, owner=job.run, waiting=lambda: progress.note(waiting)):
         if store.has(task.kind, task.id) and store.damage(task.kind, task.id) is None:
-            return False
+            return "reused", ""
+        key = None if job.anew else key_in(store, task, job.input_kinds)
+        if key is not None and (twin := _twin(job, store, key)):
+            return "reused", twin
+        if job.same_as:
+            what = f"{task.kind} {job.same_as[:12]}, which was made of the same inputs, is gone or damaged"
+            raise BoomspecError(f"{what} since the plan was drawn up", hint="run again")
         # Where several workers share the task, each machine of theirs fetches for itself.
         inputs = job.inputs if execution.workers > 1 else job.fetched(open_store(job.reads, tell=progress.note))
         body = _body(task.kind, threads)
@@ -128,8 +141,24 @@ def _make(job: Job, store: Store, progress: Progress, started: float) -> bool:
                 made_by["cost"] = asdict(job.node.cost)  # with the seconds: how fast such tasks are here
             if mirror is not None:
                 mirror.wait()  # what is sent now would outlive the checkpoints, which end with the task
+            if key is not None:
+                note_key(store, task.kind, key, task.id)
             store.publish(workspace, task.kind, task.id, task.identity(), made_by)
-    return True
+    return "made", ""
+
+
+def _twin(job: Job, store: Store, key: str) -> str:
+    """Publish what was made of the same inputs under the task's id, if there is anything. Returns the id of that."""
+    task = job.node.task
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    for other in ids_by_key(store, task.kind, [key]).get(key, ()):
+        same_as = {"same_as": {"id": other, "published": now, "commit": job.commit}}
+        if other != task.id:
+            note_key(store, task.kind, key, task.id)
+            if publish_twin(store, task.kind, task.id, other, task.identity(), same_as, checksums=job.checksums):
+                print(f"made of the same inputs, byte for byte, as {other}: nothing is computed")
+                return other
+    return ""
 
 
 def _body(kind: str, threads: int) -> Callable[[Context[Any]], None]:

@@ -9,9 +9,9 @@ HEAVY = {"torch", "ray", "transformers", "datasets", "numpy", "matplotlib", "lm_
 # Plain values and what describes models; nothing that knows the spec language.
 DOOR = {
     "clusters.demand", "costs.machine", "errors", "graph", "graph_file", "identity", "in_use", "inputs", "layers",
-    "locks.locking", "locks.packages", "losses", "measures", "models.checkpoint", "models.code", "models.contents",
-    "models.facts", "models.families", "models.files", "models.fit", "models.published", "plan", "planning.order",
-    "planning.saved", "sizes", "store", "tasks", "trust",
+    "locks.locking", "locks.packages", "losses", "made_of", "measures", "models.checkpoint", "models.code",
+    "models.contents", "models.facts", "models.families", "models.files", "models.fit", "models.published", "plan",
+    "planning.order", "planning.saved", "sizes", "store", "store.twins", "tasks", "trust",
 }  # fmt: skip
 LAZILY = {"__init__.py"}  # boomspec.load and boomspec.family import the runners when they are called
 

@@ -107,7 +107,7 @@ def command(
         print_plan(compiled, plan, found, place, every_task=every_task)
         if output is not None:
             click.echo(f"\nSaved; to execute exactly this: boomspec run {shlex.quote(str(output))}")
-    if detailed_exitcode and (plan.ids("run") or plan.ids("blocked")):
+    if detailed_exitcode and (plan.work or plan.ids("blocked")):
         sys.exit(EXIT_SOMETHING_TO_DO)
 
 

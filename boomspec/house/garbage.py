@@ -22,6 +22,7 @@ from boomspec.house.history import PastRun, is_task_id, read_graph_data
 from boomspec.inputs import SOURCE
 from boomspec.store import RECORD, RECORD_VERSION, Store, flush
 from boomspec.store.files import ABSENT, GRAVE, LOCK, RESUME, grave_of, lock_file
+from boomspec.store.twins import MADE_OF
 from boomspec.tasks import KINDS
 
 GC_SCHEMA_VERSION = 1
@@ -104,6 +105,8 @@ def garbage(store: Store, runs: list[PastRun], *, forget: list[PastRun], cache: 
     found = [Garbage("run", "", run.folder, size_on_disk(run.folder), age(run)) for run in forget]
     for kind in (*KINDS, SOURCE):
         found += _of_kind(store, kind, needed)
+    for kind in KINDS:
+        found += _of_index(store, kind, needed)
     for folder in (store.root, store.root / "runs"):
         graves = [path for path in _entries(folder) if _GRAVE.fullmatch(path.name)]
         found += [Garbage("leftover", "", path, size_on_disk(path), "of an earlier gc") for path in graves]
@@ -154,6 +157,21 @@ def _of_kind(store: Store, kind: str, needed: Needed) -> Iterator[Garbage]:
             found = None if needed.unjudged else _artifact(store, kind, task, needed)
         if found is not None:
             yield Garbage(found[0], kind, path, size_on_disk(path), found[1])
+
+
+def _of_index(store: Store, kind: str, needed: Needed) -> Iterator[Garbage]:
+    """What the index of equal inputs says of artifacts that are gone, or go now."""
+    there = store.ids(kind)
+    for key in _entries(store.root / MADE_OF / kind):
+        ids = [path.name for path in _entries(key)]
+        dead = [i for i in ids if is_unlisted(i, there, needed) and not _is_held(store.resume(kind, i))]
+        for path in [key] if dead == ids else [key / i for i in dead]:
+            yield Garbage("leftover", kind, path, size_on_disk(path), "its artifact is gone")
+
+
+def is_unlisted(task: str, there: set[str], needed: Needed) -> bool:
+    """Whether a task has no artifact, or will have none when this is over. `there`: the folders of its kind."""
+    return task not in there or not (needed.unjudged or task in needed.tasks)
 
 
 def _artifact(store: Store, kind: str, task: str, needed: Needed) -> tuple[What, str] | None:

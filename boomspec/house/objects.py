@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from boomspec.house.garbage import Garbage, Needed, What, age, is_foreign, size_on_disk
+from boomspec.house.garbage import Garbage, Needed, What, age, is_foreign, is_unlisted, size_on_disk
 from boomspec.house.history import PastRun, is_task_id
 from boomspec.in_use import IN_USE
 from boomspec.inputs import SOURCE
@@ -18,6 +18,7 @@ from boomspec.store.bucket import Bucket, Entry
 from boomspec.store.files import RESUME
 from boomspec.store.leases import living
 from boomspec.store.remote import RemoteStore
+from boomspec.store.twins import MADE_OF
 from boomspec.tasks import KINDS
 
 _HIDDEN = re.compile(r"\.(?P<task>[0-9a-f]{64})\.(?P<rest>resume|lease)")
@@ -39,6 +40,12 @@ def garbage_at_url(store: RemoteStore, needed: Needed, *, forget: Iterable[PastR
     names = bucket.names()
     for kind in (kind for kind in _KINDS if kind in names):
         yield from _of_kind(store, kind, bucket.entries(kind), needed, busy=busy)
+    for kind in (kind for kind in KINDS if MADE_OF in names and not busy):
+        made = store.ids(kind)
+        listed = bucket.entries(f"{MADE_OF}/{kind}")
+        dead = {name: e for name, e in listed.items() if is_unlisted(name.rpartition("/")[2], made, needed)}
+        if dead:
+            yield _item(bucket, "leftover", kind, f"{MADE_OF}/{kind}", dead, "its artifact is gone")
     for folder, alive in ((IN_USE, at_work), (_PROBE, {})):
         for name, entry in bucket.entries(folder).items() if folder in names else ():
             if name not in alive and not busy:

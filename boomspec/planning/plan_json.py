@@ -99,6 +99,8 @@ def _task(node: Node, step: Step, forecast: Forecast) -> dict[str, Any]:
         "action": step.action,
         "reason": step.reason,
         "fields": list(step.fields),
+        "same_as": step.same_as or None,
+        "if_inputs_differ": step.if_inputs_differ,
         "cost": _cost(forecast.costs[node.id]),
         "seconds": None if duration is None else round(duration.seconds, 1),
         "seconds_from": None if duration is None else duration.source,

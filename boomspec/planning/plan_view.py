@@ -61,6 +61,8 @@ def print_plan(compiled: Compiled, plan: Plan, forecast: Forecast, store: Store,
         _print_axes(console, graph, plan, forecast)
     counts = Counter(step.action for step in plan.steps.values())
     console.print(f"\n{counts['run']} to run, {counts['reuse']} to reuse, {counts['blocked']} blocked.")
+    if conditional := sum(step.if_inputs_differ for step in plan.steps.values()):
+        console.print(f"{conditional} of those run only if their inputs, made again, come out otherwise than before.")
     if counts["run"]:
         for line in _lines(forecast):
             console.print(line)

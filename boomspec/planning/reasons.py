@@ -19,8 +19,10 @@ from typing import Any
 from boomspec.diff.changes import Changes, Difference, Side, TaskChange, compare, side
 from boomspec.diff.words import shown
 from boomspec.graph import SCHEMA_VERSION, TaskGraph
+from boomspec.made_of import SHOWING, contents_of, key_of
 from boomspec.plan import ABSENT, Plan, Step
 from boomspec.store import Store, read_json
+from boomspec.store.twins import ids_by_key
 
 _MOST_RUNS = 10
 _MOST_BYTES = 16 * 2**20
@@ -28,6 +30,7 @@ _MOST_EXPERIMENTS = 64
 _BASES = ("base", "")  # what an experiment that is new is compared with
 _ENDED = {"failed": "failed", "interrupted": "was interrupted", "blocked": "was blocked"}
 _MADE = ("finished", "reused", "unneeded")
+_IDENTITY = ("kind", "version", "params", "inputs")
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class _Earlier:
 def explained(plan: Plan, graph: TaskGraph, store: Store) -> Plan:
     """The plan with a reason for every task that runs although an earlier run of this name had a task of its name."""
     steps = dict(plan.steps)
+    alike: dict[str, tuple[str, Side]] = {}  # tasks that differ in their inputs alone: what they were, by their ids
     known = {i for experiment in graph.experiments[:_MOST_EXPERIMENTS] for i in experiment.tasks.values()}
     open_tasks = {i for i in known if steps[i].action == "run" and steps[i].reason == ABSENT}
     for earlier in _earlier_runs(store, graph.name) if open_tasks else ():
@@ -58,9 +62,34 @@ def explained(plan: Plan, graph: TaskGraph, store: Store) -> Plan:
                 if task.id in wanted and task.state != "removed":
                     steps[task.id] = _step(task, changes, earlier, steps, experiment.tasks)
                     open_tasks.discard(task.id)
+                    if task.state == "changed" and task.inputs and not task.own:
+                        alike[task.id] = old.names[task.name], old
         if not open_tasks:
             break
+    for task_id in _still_there(store, alike):
+        reason = f"{steps[task_id].reason}; it runs only if that comes out otherwise than before"
+        steps[task_id] = replace(steps[task_id], reason=reason, if_inputs_differ=True)
     return Plan(steps)
+
+
+def _still_there(store: Store, alike: Mapping[str, tuple[str, Side]]) -> Iterator[str]:
+    """Of tasks that were others, which only their inputs made so, those whose results would be found again."""
+    entries = {i: (old, side.entry(old), side) for i, (old, side) in alike.items()}
+    read = {
+        i: (entry["kind"], old, {n: side.entry(n)["kind"] for n in entry["inputs"].values() if n in side.by_id})
+        for i, (old, entry, side) in entries.items()
+        if entry["kind"] not in SHOWING
+    }
+    wanted = {(kind, n) for _, _, kinds in read.values() for n, kind in kinds.items()}
+    records = store.records(wanted | {(kind, old) for kind, old, _ in read.values()})
+    contents = {n: contents_of(record) for (_, n), record in records.items()}
+    keys: dict[str, dict[str, str]] = {}  # by kind, then by id
+    for i, (kind, old, kinds) in read.items():
+        if (kind, old) in records and kinds.keys() <= contents.keys():
+            keys.setdefault(kind, {})[i] = key_of({name: entries[i][1][name] for name in _IDENTITY}, contents)
+    for kind, own in keys.items():
+        listed = ids_by_key(store, kind, own.values())
+        yield from (i for i, key in own.items() if read[i][1] in listed.get(key, ()))
 
 
 def _step(

@@ -86,7 +86,7 @@ def read_plan(path: Path) -> SavedPlan:
     if data.pop("sha256", None) != _digest(data):
         raise BoomspecError(f"{path}: the plan was altered after it was made", hint=again)
     graph = graph_of_json(data["graph"], path)
-    steps = {i: Step(step["action"], step["reason"], tuple(step["fields"])) for i, step in data["steps"].items()}
+    steps = {i: Step(**{**step, "fields": tuple(step["fields"])}) for i, step in data["steps"].items()}
     return SavedPlan(graph, Plan(steps), data["store"], data["cpus"], data["checksums"], tuple(data["pending"]))
 
 
@@ -108,7 +108,7 @@ def _changed_steps(saved: SavedPlan, store: Store) -> Iterator[str]:
     now = needed(saved.graph, store, checksums=saved.checksums)
     for task_id, step in now.steps.items():
         planned = saved.plan.steps[task_id]
-        if step.action != planned.action:
+        if (step.action, step.same_as) != (planned.action, planned.same_as):
             name = saved.graph.nodes[task_id].name
             yield f"{name}: planned was {planned.action} ({planned.reason}), now it is {step.action} ({step.reason})"
 

@@ -126,6 +126,14 @@ class Bucket:
         for some, threads in _groups(sized, lambda item: item[2]):
             self._parallel(self._upload, some, threads)
 
+    def copy_all(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Copy objects to other names, within the store and in parallel. Raises FileNotFoundError."""
+
+        def copy(pair: tuple[str, str], until: threading.Event) -> None:
+            self._ask(lambda: self._fs.cp_file(self._place(pair[0]), self._place(pair[1])), until=until)
+
+        self._parallel(copy, pairs, PARALLEL)
+
     def download(self, name: str, file: Path, size: int) -> str:
         """Copy an object of `size` bytes to a file. Returns the sha256 of what was read. Raises FileNotFoundError."""
         digest = hashlib.sha256()

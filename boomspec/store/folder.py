@@ -6,6 +6,7 @@
     <store>/<kind>/.<task id>.resume/        checkpoints of a long task, removed when it is done
     <store>/<kind>/.<task id>.resume/.lock   locked by the process that writes them
     <store>/runs/<name>-<graph id>/          graph.json, events, logs and the report of a run
+    <store>/made_of/                         what artifacts were made of (`twins.py`)
     <store>/cache/                           what libraries keep while tasks run; may be deleted at any time
 
 artifact.json is written last, inside the working folder; one rename publishes both. So its existence
@@ -232,11 +233,22 @@ class Store:
             yield Workspace(folder, self.resume(kind, task_id))
 
     def publish(
-        self, workspace: Workspace, kind: str, task_id: str, identity: dict[str, Any], provenance: dict[str, Any]
+        self,
+        workspace: Workspace,
+        kind: str,
+        task_id: str,
+        identity: dict[str, Any],
+        provenance: dict[str, Any],
+        *,
+        files: list[dict[str, Any]] | None = None,
     ) -> Path:
-        """Checksum the payload, write the record, rename into place. Returns the artifact's folder."""
+        """Checksum the payload, write the record, rename into place. Returns the artifact's folder.
+
+        files: what a record says of the payload, where that is known and on the disk already.
+        """
         target = workspace.path / RECORD
-        target.write_text(record_text(task_id, identity, listed_files(workspace.path), provenance), encoding="utf-8")
+        files = listed_files(workspace.path) if files is None else files
+        target.write_text(record_text(task_id, identity, files, provenance), encoding="utf-8")
         flush(target)
         final = self._rename(workspace.path, kind, task_id)
         shutil.rmtree(workspace.resume, ignore_errors=True)

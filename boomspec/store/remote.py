@@ -187,11 +187,18 @@ class RemoteStore(Store):
                 yield
 
     def publish(
-        self, workspace: Workspace, kind: str, task_id: str, identity: dict[str, Any], provenance: dict[str, Any]
+        self,
+        workspace: Workspace,
+        kind: str,
+        task_id: str,
+        identity: dict[str, Any],
+        provenance: dict[str, Any],
+        *,
+        files: list[dict[str, Any]] | None = None,
     ) -> Path:
         """Upload the payload, then the record; then keep it here. Returns this machine's folder of the artifact."""
         attempt = secrets.token_hex(8)
-        files = listed_files(workspace.path)
+        files = listed_files(workspace.path) if files is None else files
         place = f"{kind}/{task_id}/{attempt}"
         self.bucket.upload_all((workspace.path / file["path"], f"{place}/{file['path']}") for file in files)
         there = self.bucket.entries(place)
@@ -199,7 +206,7 @@ class RemoteStore(Store):
             if (entry := there.get(f"{place}/{file['path']}")) is None or entry.size != file["bytes"]:
                 raise BoomspecError(f"store {self.address}: lost {file['path']} of {kind} {task_id[:12]}")
         text = record_text(task_id, identity, files, provenance, attempt=attempt)
-        if self._record_is_ours(kind, task_id, text):
+        if self.record_is_ours(kind, task_id, text):
             (workspace.path / RECORD).write_text(text, encoding="utf-8")
             flush(workspace.path / RECORD)
             with alone_here(self.root, kind, task_id):
@@ -227,7 +234,7 @@ class RemoteStore(Store):
     def _records(self, entries: dict[Task, Entry]) -> dict[Task, dict[str, Any] | None]:
         return read_records(self.bucket, entries, self.root / "records")
 
-    def _record_is_ours(self, kind: str, task_id: str, text: str) -> bool:
+    def record_is_ours(self, kind: str, task_id: str, text: str) -> bool:
         """Write the record, unless another writer has published the artifact and it is whole."""
         name = record_name((kind, task_id))
         if self.bucket.write(name, text.encode("utf-8"), create=True):

@@ -136,6 +136,7 @@ def _repeat(
             view=view,
             interrupt=interrupt,
             reads=None if options.end_to_end else original,
+            anew=True,
         )
     failed = [
         Checked(graph.nodes[i], "failed", checking.tolerance_of(i), error=outcome.error)

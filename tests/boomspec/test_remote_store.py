@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 
 from boomspec.errors import BoomspecError
+from boomspec.house.garbage import delete, garbage
 from boomspec.store import RECORD, Store, open_store, store_of_run
 from boomspec.store.leases import held
 from boomspec.store.remote import RemoteStore
+from boomspec.store.twins import ids_by_key, note_key, publish_twin
 from tests.boomspec.troubled_disk import failing
 from tests.runners.s3 import S3, s3_server
 
@@ -533,3 +535,55 @@ def test_a_folder_needs_no_library_for_urls(tmp_path) -> None:
     code += "open_store(sys.argv[1]).survey([('tokenize', 'ab' * 32)])\n"
     code += "assert not {'fsspec', 's3fs', 'tenacity', 'asyncio'} & set(sys.modules), sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+
+
+def test_what_was_made_of_the_same_is_copied_at_the_url_and_nothing_is_transferred(store, s3, monkeypatch, tmp_path):
+    content, other = os.urandom(2 * PART + 5), "cd" * 32
+    note_key(store, KIND, "k" * 64, TASK)
+    publish(store, content)
+    elsewhere(store, monkeypatch, tmp_path)
+    there = open_store(store.address)
+    s3.wire.forget()
+    assert ids_by_key(there, KIND, ["k" * 64, "l" * 64]) == {"k" * 64: [TASK]}
+    assert publish_twin(there, KIND, other, TASK, IDENTITY, {"same_as": {"id": TASK}}, checksums=False)
+    assert s3.wire.counted("GET", "train.bin") == 0  # only records and listings are read
+    assert not there.path(KIND, other).exists()
+    record = there.record(KIND, other)
+    assert record["provenance"] == {"by": "a test", "same_as": {"id": TASK}}
+    assert record["attempt"] != there.record(KIND, TASK)["attempt"]
+    assert there.damage(KIND, other, checksums=True) is None
+    there.discard(KIND, TASK)
+    assert (there.fetch(KIND, other) / "train.bin").read_bytes() == content
+    assert (there.fetch(KIND, other) / "tokenizer" / "odd name [1].json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("harm", ["gone", "lost a file"])
+def test_what_is_gone_or_damaged_at_the_url_stands_for_nothing(store, harm) -> None:
+    publish(store)
+    if harm == "gone":
+        store.discard(KIND, TASK)
+    else:
+        store.bucket.delete(name for name in store.bucket.entries(f"{KIND}/{TASK}") if name.endswith("train.bin"))
+    assert not publish_twin(store, KIND, "cd" * 32, TASK, IDENTITY, {}, checksums=False)
+    assert store.bucket.entries(f"{KIND}/{'cd' * 32}") == {}
+
+
+def test_many_keys_are_looked_up_in_one_listing(store, s3) -> None:
+    for number in range(12):
+        note_key(store, KIND, f"{number:064}", TASK)
+    s3.wire.forget()
+    wanted = [f"{number:064}" for number in range(6, 40)]
+    assert ids_by_key(store, KIND, wanted) == {f"{number:064}": [TASK] for number in range(6, 12)}
+    assert s3.wire.counted("GET") <= 2
+
+
+def test_gc_at_a_url_deletes_entries_of_what_is_gone(store) -> None:
+    note_key(store, KIND, "a" * 64, TASK)
+    note_key(store, KIND, "b" * 64, "cd" * 32)
+    publish(store)
+    items, _ = garbage(store, [], forget=[], cache=False)
+    assert {item.reason for item in items} == {"of no run", "its artifact is gone"}
+    for item in items:
+        delete(store, item)
+    assert store.bucket.entries("made_of") == {}
+    assert store.ids(KIND) == set()
