@@ -13,6 +13,7 @@ from typing import Literal
 
 from boomspec.compiling.choosing import chosen
 from boomspec.compiling.once import Once
+from boomspec.errors import BoomspecError
 from boomspec.language.searches import KeepChoice, OrderSearch
 from boomspec.language.spec import SpecFile
 from boomspec.language.training import Training
@@ -29,8 +30,9 @@ from boomspec.layers import (
     prefixes,
     refuse_exact,
 )
-from boomspec.models.facts import ModelFacts, size_of
+from boomspec.models.facts import ModelFacts, read_as, size_of
 from boomspec.models.fit import plan_entries
+from boomspec.models.plan_config import plan_config
 from boomspec.sizes import Member, labels
 from boomspec.tasks import Optimizer, Recipe, Schedule
 
@@ -80,7 +82,7 @@ def resolve_family(
 def _family(
     file: SpecFile, facts: ModelFacts, kept: tuple[int, ...], sets: list[tuple[int, ...]], found: ModelFacts | None
 ) -> Family:
-    made = replace(facts, layers=tuple(facts.layers[i] for i in kept)) if found is None else found
+    made = _distilled(file, facts, kept) if found is None else found
     order = file.spec.interpolate.order
     reference: Literal["first", "last"] | None = None
     if file.spec.interpolate.singletons == "reference":
@@ -90,7 +92,29 @@ def _family(
     own = made.tensors(range(made.count), tied=made.tied)  # the student itself is not assembled
     student = Member(0, tuple(f"s{i}" for i in range(len(kept))), *size_of(own), made.tied)
     members = [student if member.plan == student.plan else member for member in members]
-    return Family(facts, kept, student, chosen(file, facts, kept, members), tuple(members))
+    built = chosen(file, facts, kept, members)
+    _check_configs(file, facts, made, [member for member in built if member.plan != student.plan])
+    return Family(facts, kept, student, built, tuple(members))
+
+
+def _distilled(file: SpecFile, facts: ModelFacts, kept: tuple[int, ...]) -> ModelFacts:
+    """What a student made of the kept layers will be."""
+    try:
+        config = plan_config({"t": facts}, [f"t{i}" for i in kept], tied=facts.tied, base="t")
+    except BoomspecError as error:
+        raise file.error(file.problem(("student", "keep"), f"the student: {error.message}", error.hint)) from error
+    return replace(facts, layers=tuple(facts.layers[i] for i in kept), config=config)
+
+
+def _check_configs(file: SpecFile, facts: ModelFacts, made: ModelFacts, members: list[Member]) -> None:
+    """Raise SpecError where a size would have layers that are not what they are in the models they come from."""
+    owners = {"t": facts, "s": read_as(made, facts.model_type, "the student")}
+    for member in members:
+        try:
+            plan_config(owners, member.plan, tied=member.tied, base="t")
+        except BoomspecError as error:
+            message = f"the size of {len(member.plan)} layers: {error.message}"
+            raise file.error(file.problem(("interpolate",), message, error.hint)) from error
 
 
 def check_context(file: SpecFile, facts: ModelFacts) -> None:
@@ -167,7 +191,8 @@ def _member(file: SpecFile, facts: ModelFacts, made: ModelFacts, patched: int, p
 
 
 def pruned(facts: ModelFacts, plan: Plan) -> Member:
-    """A model made of the teacher's layers alone: tied as the teacher is."""
+    """A model made of the teacher's layers alone: tied as the teacher is. Raises BoomspecError for what cannot be."""
+    plan_config({"t": facts}, plan, tied=facts.tied, base="t")
     return Member(len(plan), plan, *size_of(plan_entries(facts, facts, plan, tied=facts.tied)), facts.tied)
 
 

@@ -19,6 +19,7 @@ from boomspec.models.checkpoint import checkpoint_files, read_header
 from boomspec.models.code import CODE, CODE_FILES
 from boomspec.models.contents import check_folder
 from boomspec.models.facts import read_facts
+from boomspec.models.families import WRAPPERS, unwrapped
 from boomspec.models.files import HUB_FILES, NOT_HUB_FILES
 from runners.context import Input
 from runners.device import device
@@ -80,8 +81,9 @@ def load(
     Raises BoomspecError where it has another architecture than its class, or needs code that is not in `code`.
     """
     check_folder(folder)  # transformers would load an adapter, too
-    for file in checkpoint_files(folder):  # and would look for weights in other formats
-        read_header(file)
+    # And it would look for weights in other formats.
+    names = [tensor.name for file in checkpoint_files(folder) for tensor in read_header(file)]
+    wrapped = any(unwrapped(name) != name for name in names)
     model, found = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=dtype,
@@ -89,6 +91,7 @@ def load(
         local_files_only=True,
         trust_remote_code=ready(folder, "model", code),
         output_loading_info=True,
+        key_mapping=dict(WRAPPERS) if wrapped else None,
     )
     if found["missing_keys"]:  # transformers would draw them at random
         name = min(found["missing_keys"])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from boomspec.compiling import build as make
 from boomspec.compiling.build import Builder
+from boomspec.errors import BoomspecError
 from boomspec.language.baselines import LaCoSpec, RandomInit, ShortGPT
 from boomspec.language.determinism import determinism
 from boomspec.language.searches import KeepChoice
@@ -136,7 +137,11 @@ def _laco(build: Builder, family: Family, teacher: str, tokens: str, section: La
 
 
 def _pruned(build: Builder, family: Family, plan: Plan) -> Member:
-    return build.file.once(("pruned", id(family.facts), plan), lambda: pruned(family.facts, plan))
+    try:
+        return build.file.once(("pruned", id(family.facts), plan), lambda: pruned(family.facts, plan))
+    except BoomspecError as error:
+        message = f"the teacher pruned to {len(plan)} layers: {error.message}"
+        raise build.file.error(build.file.problem(("baselines",), message, error.hint)) from error
 
 
 def _below_the_teacher(family: Family) -> list[Member]:

@@ -24,17 +24,25 @@ from pathlib import Path
 from typing import Any
 
 from boomspec.errors import BoomspecError
-from boomspec.models.checkpoint import TensorEntry, read_checkpoint
+from boomspec.models.checkpoint import TensorEntry, read_checkpoint, same_bytes
 from boomspec.models.contents import names_in, refusal
 from boomspec.models.families import (
+    FINAL_NORMS,
+    NEXT_TOKENS_KEYS,
+    NEXT_TOKENS_TENSOR,
     NO_FINAL_NORM,
+    NORMS_WITHOUT_WEIGHTS,
     TIED_BY_DEFAULT,
     canonical_name,
+    is_head,
     is_head_transform,
+    tied_names,
     translated_config,
     translated_name,
     translation,
+    trunk_prefix,
     untied_head,
+    unwrapped,
 )
 from boomspec.models.files import CONFIG, check_fetched
 
@@ -54,6 +62,7 @@ class ModelFacts:
     head: tuple[TensorEntry, ...]  # without what is tied to the embedding, so mostly empty in a tied model
     tied: bool
     config: Mapping[str, Any]
+    partial: bool = False  # the config holds only some keys of its family: the model is read as one of another
 
     @property
     def count(self) -> int:
@@ -107,9 +116,11 @@ def total_bytes(tensors: Iterable[TensorEntry]) -> int:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
+    """The config of a model folder; numbers that JSON has not ("Infinity") are as transformers writes them."""
     try:
         check_fetched(folder / CONFIG)
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        text = (folder / CONFIG).read_text(encoding="utf-8")
+        config = json.loads(text, parse_constant=lambda name: {"__float__": name})
     except FileNotFoundError as error:
         raise _no_config(folder) from error
     except OSError as error:
@@ -140,30 +151,75 @@ def model_facts(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry], w
     model_type = str(config.get("model_type", "unknown"))
     tensors = _canonical(tensors, model_type, where)
     prefix, layers = _layer_stack(tensors, where)
-    declared = next((config[key] for key in LAYER_COUNTS if key in config), None)
-    if declared is not None and declared != len(layers):
-        raise BoomspecError(f"{where}: config.json says {declared} layers, the checkpoint holds {len(layers)}")
+    layers, config = _without_next_tokens(layers, config, where)
     others = [tensor for tensor in tensors.values() if not _in_stack(tensor.name, prefix)]
+    others = _with_embedding(others, config, model_type)
     base = _base(others, prefix, where)
     embedding, norm, head = [], [], []
     for tensor in others:
         if _is_outside(tensor, base):
             head.append(tensor)
-        elif len(tensor.shape) <= 1 and "embed" not in tensor.name.lower():
+        elif tensor.name.startswith(FINAL_NORMS.get(model_type, "\0")) or (
+            len(tensor.shape) <= 1 and "embed" not in tensor.name.lower()
+        ):
             norm.append(tensor)
         else:
             embedding.append(tensor)
     if model_type in NO_FINAL_NORM:
         if not head:
             raise BoomspecError(f"{where}: no head found: looked for tensors that are not under '{base}*'")
-    elif not norm:
+    elif not norm and model_type not in NORMS_WITHOUT_WEIGHTS:
         raise BoomspecError(f"{where}: no final norm found: looked for a vector under '{base}*' beside '{prefix}.*'")
+    if any(is_head(model_type, tensor.name) for tensor in head):  # then the others are heads of something else
+        head = [tensor for tensor in head if is_head(model_type, tensor.name)]
     projections = [t for t in head if len(t.shape) == 2 and not is_head_transform(model_type, t.name)]
-    tied = not projections or bool(config.get("tie_word_embeddings", model_type in TIED_BY_DEFAULT))
+    asked = config.get("tie_word_embeddings")
+    if asked is False and not projections:
+        raise BoomspecError(
+            f"{where}: config.json says `tie_word_embeddings: false`, and the checkpoint holds no head",
+            hint=f"looked for '{tied_names(model_type)[0]}'; a trunk saved without its head is no language model",
+        )
+    tied = not projections or bool(model_type in TIED_BY_DEFAULT if asked is None else asked)
+    if tied and projections and not _is_copy(projections, _token_embedding(embedding, config)):
+        tied = False  # as transformers loads it: a file that holds another head is believed
     if tied:
         of_untied = {name for name, _ in untied_head(model_type)} | {tensor.name for tensor in projections}
         head = [tensor for tensor in head if tensor.name not in of_untied]
     return ModelFacts(model_type, prefix, layers, tuple(embedding), tuple(norm), tuple(head), tied, config)
+
+
+def _is_copy(projections: Sequence[TensorEntry], embedding: TensorEntry) -> bool:
+    return all(same_bytes(projection, embedding) is not False for projection in projections)
+
+
+def _without_next_tokens(
+    layers: tuple[tuple[TensorEntry, ...], ...], config: Mapping[str, Any], where: str
+) -> tuple[tuple[tuple[TensorEntry, ...], ...], Mapping[str, Any]]:
+    """The layers that config.json counts: those behind them that predict further tokens are no part of the model."""
+    declared = next((config[key] for key in LAYER_COUNTS if config.get(key) is not None), None)
+    if declared is None or declared == len(layers):
+        more = 0
+    else:
+        known = next((config[key] for key in NEXT_TOKENS_KEYS if config.get(key)), 0)
+        behind = layers[declared:]
+        named = bool(behind) and all(any(re.search(NEXT_TOKENS_TENSOR, t.name) for t in layer) for layer in behind)
+        more = len(behind) if named or 0 < len(behind) <= known else -1
+    if more < 0:
+        raise BoomspecError(f"{where}: config.json says {declared} layers, the checkpoint holds {len(layers)}")
+    without = {key: 0 for key in NEXT_TOKENS_KEYS if config.get(key)}
+    return layers[: len(layers) - more], {**config, **without}
+
+
+def _with_embedding(others: list[TensorEntry], config: Mapping[str, Any], model_type: str) -> list[TensorEntry]:
+    """The tensors beside the layers; where a tied model holds its one matrix as the head, as the embedding."""
+    head, embedding = tied_names(model_type)
+    found = {tensor.name: tensor for tensor in others}
+    tied = config.get("tie_word_embeddings", model_type in TIED_BY_DEFAULT)
+    if head in found and embedding not in found and tied:
+        place = embedding.rpartition(".")[0].rpartition(".")[0] + "."
+        if not any(len(t.shape) == 2 and t.name.startswith(place) for t in others if t.name != head):
+            return [replace(t, name=embedding) if t.name == head else t for t in others]
+    return others
 
 
 def read_as(facts: ModelFacts, model_type: str, where: str) -> ModelFacts:
@@ -179,14 +235,16 @@ def read_as(facts: ModelFacts, model_type: str, where: str) -> ModelFacts:
     tensors = facts.tensors(range(facts.count), tied=facts.tied)
     renamed = [replace(tensor, name=translated_name(rows, tensor.name)) for tensor in tensors]
     config = translated_config(rows, facts.config, model_type)
-    return model_facts(config, {tensor.name: tensor for tensor in renamed}, where)
+    return replace(model_facts(config, {tensor.name: tensor for tensor in renamed}, where), partial=True)
 
 
 def _canonical(tensors: Mapping[str, TensorEntry], model_type: str, where: str) -> dict[str, TensorEntry]:
     result: dict[str, TensorEntry] = {}
     stored: dict[str, str] = {}
+    bare = _trunk_alone([unwrapped(name) for name in tensors], model_type)
     for tensor in tensors.values():
-        name = canonical_name(model_type, tensor.name)
+        own = unwrapped(tensor.name)
+        name = canonical_name(model_type, own if is_head(model_type, own) else bare + own)
         if name is None:
             continue
         if name in stored:
@@ -194,6 +252,14 @@ def _canonical(tensors: Mapping[str, TensorEntry], model_type: str, where: str) 
         stored[name] = tensor.name
         result[name] = tensor if name == tensor.name else replace(tensor, name=name)
     return result
+
+
+def _trunk_alone(names: Sequence[str], model_type: str) -> str:
+    """What is missing in front of the names of a trunk that was saved without its head; mostly nothing."""
+    prefix = trunk_prefix(model_type)
+    embedding = tied_names(model_type)[1]
+    alone = embedding.startswith(prefix) and embedding.removeprefix(prefix) in names
+    return prefix if alone and not any(name.startswith(prefix) for name in names) else ""
 
 
 def _is_outside(tensor: TensorEntry, base: str) -> bool:

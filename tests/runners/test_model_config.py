@@ -70,13 +70,46 @@ def test_every_so_manieth_layer_with_experts_becomes_a_list_of_the_others():
     assert (config["mlp_only_layers"], config["decoder_sparse_step"]) == ([1, 2], 1)  # s1 and t4
 
 
+def test_a_number_of_first_layers_is_counted_anew():
+    fields = {"first_k_dense_replace": 2}
+    assert config_of(fields)["first_k_dense_replace"] == 2  # s0 s1 t4 t5
+    assert config_of(fields, plan=("t0", "t1", "s0", "t5"))["first_k_dense_replace"] == 3
+    assert config_of(fields, {"first_k_dense_replace": 1})["first_k_dense_replace"] == 1
+    assert config_of({"num_dense_layers": 2}, plan=("t0", "t4", "t5"))["num_dense_layers"] == 1
+    with pytest.raises(BoomspecError, match="under 'first_k_dense_replace: 2' layer 1 cannot become layer 3"):
+        config_of(fields, plan=("t0", "s0", "t5", "t1"))
+
+
+def test_a_factor_that_is_divided_by_the_depth_keeps_each_layer_as_it_was():
+    config = config_of({"scale_depth": 3.0}, {"scale_depth": 3.0 * (3 / 6) ** 0.5})
+    assert config["scale_depth"] / 4**0.5 == pytest.approx(3.0 / 6**0.5)
+    with pytest.raises(BoomspecError, match="differ in what each layer makes of scale_depth"):
+        config_of({"scale_depth": 3.0}, {"scale_depth": 3.0})
+
+
 def test_a_pattern_without_a_list_is_kept_or_refused():
-    fields = {"first_k_dense_replace": 1}
-    assert config_of(fields)["first_k_dense_replace"] == 1
-    with pytest.raises(BoomspecError, match="under 'first_k_dense_replace: 1' layer 0 cannot become layer 1"):
-        config_of(fields, plan=("t0", "s0", "t5"))
     with pytest.raises(BoomspecError, match="under 'attn_layer_period: 4' layer 1 cannot become layer 2"):
         config_of({"attn_layer_period": 4}, plan=("t0", "t1", "s1", "t3"))
+
+
+def test_letters_and_objects_of_layers_are_re_indexed():
+    config = config_of(
+        {"hybrid_override_pattern": "M*-ME-", "per_layer_config": {"1": {"a": 1}, "5": {"a": 5}}},
+        {"hybrid_override_pattern": "M*E", "per_layer_config": {"1": {"a": 7}}},
+    )
+    assert config["hybrid_override_pattern"] == "M*E-"
+    assert config["per_layer_config"] == {"1": {"a": 7}, "3": {"a": 5}}
+    with pytest.raises(BoomspecError, match="'hybrid_override_pattern' has 5 letters, the model has 6 layers"):
+        config_of({"hybrid_override_pattern": "M*-ME"}, {"hybrid_override_pattern": "M*E"})
+
+
+def test_layer_types_that_repeat_are_written_out():
+    assert config_of({"block_types": ["r", "r", "a"]}, {"block_types": ["a", "r", "r"]})["block_types"] == [
+        "a",
+        "r",
+        "r",
+        "a",
+    ]
 
 
 def test_a_pattern_of_an_unknown_family_cannot_be_written_out():
@@ -84,11 +117,55 @@ def test_a_pattern_of_an_unknown_family_cannot_be_written_out():
         config_of({"sliding_window_pattern": 6})
 
 
-def test_configs_that_make_equal_weights_compute_different_things_are_refused():
-    with pytest.raises(BoomspecError, match="differ in rms_norm_eps: 1e-06 and 1e-05"):
-        config_of({"rms_norm_eps": 1e-6}, {"rms_norm_eps": 1e-5})
-    with pytest.raises(BoomspecError, match=r"differ in rope_theta: 10000\.0 and 500000\.0"):
-        config_of({"rope_theta": 1e4}, {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}})
+ROPE = {"rope_theta": 5e5, "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+OLD_ROPE = {"rope_theta": 5e5, "rope_scaling": {**{k: v for k, v in ROPE.items() if k != "rope_theta"}}}
+BY_TYPE = {"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+           "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "match"),
+    [
+        ({"rms_norm_eps": 1e-6}, {"rms_norm_eps": 1e-5}, "rms_norm_eps: 1e-06 and 1e-05"),
+        ({"no_one_knows": 1}, {"no_one_knows": 2}, "no_one_knows: 1 and 2"),
+        ({"use_qk_norm": True}, {"use_qk_norm": 1}, "use_qk_norm: True and 1"),
+        ({"rope_theta": 1e4}, {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}, "rope_theta: 10000"),
+        ({"rope_parameters": ROPE}, {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}, "factor: 8"),
+        ({"rope_parameters": ROPE}, {"rope_parameters": {**ROPE, "factor": 4.0}}, r"factor: 8\.0 and 4\.0"),
+        ({"rope_parameters": ROPE}, {"rope_parameters": {**ROPE, "rope_type": "yarn"}}, "rope_type: llama3 and yarn"),
+        (OLD_ROPE, {"rope_theta": 5e5, "rope_scaling": None}, "factor: 8"),
+        (OLD_ROPE, {"rope_theta": 5e5, "rope_scaling": {"type": "dynamic", "factor": 8.0}}, "high_freq_factor"),
+        ({"rope_theta": 1e4}, {"rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 2.0}}, "factor: None"),
+        ({"rope_parameters": BY_TYPE},
+         {"rope_parameters": {**BY_TYPE, "sliding_attention": {"rope_type": "default", "rope_theta": 2e4}}},
+         r"sliding_attention\.rope_theta"),
+        ({"rope_theta": 1e6, "rope_local_base_freq": 1e4, "rope_scaling": None}, {"rope_parameters": BY_TYPE},
+         r"full_attention\.factor"),
+        ({"partial_rotary_factor": 0.5}, {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 1.0}},
+         "partial_rotary_factor"),
+    ],
+)  # fmt: skip
+def test_configs_that_make_equal_weights_compute_different_things_are_refused(teacher, student, match):
+    with pytest.raises(BoomspecError, match=f"differ in .*{match}"):
+        config_of(teacher, student)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student"),
+    [
+        (OLD_ROPE, {"rope_parameters": ROPE}),
+        ({"rope_theta": 1e4, "rope_scaling": None}, {"rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}}),
+        ({"rotary_emb_base": 1e4, "rotary_pct": 0.25},
+         {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.25, "rope_type": "default"}}),
+        ({"rope_theta": 1e6, "rope_local_base_freq": 1e4, "rope_scaling": {"rope_type": "linear", "factor": 8.0}},
+         {"rope_parameters": BY_TYPE}),
+        ({"attention_dropout": 0.1, "torch_dtype": "float32", "_name_or_path": "a", "max_position_embeddings": 64},
+         {"attention_dropout": 0.0, "dtype": "float32", "_name_or_path": "b", "max_position_embeddings": 128}),
+        ({"eos_token_id": [1, 2]}, {"eos_token_id": 2}),
+    ],
+)  # fmt: skip
+def test_configs_that_say_the_same_in_other_words_agree(teacher, student):
+    config_of(teacher, student)
 
 
 def test_what_one_of_the_configs_leaves_open_is_no_contradiction():

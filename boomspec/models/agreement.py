@@ -1,0 +1,112 @@
+"""Whether two configs make the same function of the same weights: all that both of them say must be equal.
+
+Except what is known to change nothing (`_HARMLESS`), what is said layer by layer (`plan_config` takes it from the layer
+it belongs to), and what `layer_rules` works out anew for each number of layers. A key that only one of them has leaves
+it open, as transformers' own defaults do; whoever has transformers compares configs with every default written out.
+
+Rotary embeddings have three spellings (`rope_theta` and `rope_scaling`; `rope_parameters`; that for each type of
+layer): they are compared in one form.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from boomspec.errors import BoomspecError
+from boomspec.models.layer_rules import DEPTH_SCALED, LEADING, by_depth
+
+# What says where a model comes from, how it is run, trained, sampled from or named, and not what it computes.
+_HARMLESS = re.compile(
+    r"_.*|architectures|auto_map|transformers_version|(torch_)?dtype|.*version|unsloth.*|use_cache|cache_implementation"
+    r"|use_mamba_kernels|use_kernels|use_mambapy|use_associative_scan|attn_implementation|gradient_checkpointing"
+    r"|pretraining_tp|ep_size|output_.*|return_dict.*|torchscript|use_bfloat16|tie_word_embeddings|tie_encoder_decoder"
+    r"|.*dropout.*|.*drop_(path|out).*|.*pdrop|.*_drop|initializer_(range|factor|cutoff_factor)|init_.*|rescale_prenorm.*"
+    r"|.*aux_loss.*|router_z_loss.*|router_jitter_noise|input_jitter_noise|seq_aux|.*_token_ids?|.*_token_index|id2label"
+    r"|label2id|num_labels|problem_type|finetuning_task|task_specific_params|tokenizer_class|prefix|is_decoder"
+    r"|is_encoder_decoder|add_cross_attention|cross_attention_hidden_size|pruned_heads|chunk_size_feed_forward"
+    r"|quantization_config|keys_to_ignore_at_inference|summary_.*|num_nextn_predict_layers|num_mtp_layers|mtp_.*"
+    r"|model_max_length|num_logits_to_keep|max_window_layers|time_step_(min|max|floor)|mamba_dt_(min|max|init_floor)"
+    # What older versions of transformers kept of generation.
+    r"|max_length|min_length|do_sample|early_stopping|num_beams|num_beam_groups|diversity_penalty|temperature|top_[kp]"
+    r"|typical_p|repetition_penalty|length_penalty|no_repeat_ngram_size|encoder_no_repeat_ngram_size|bad_words_ids"
+    r"|num_return_sequences|exponential_decay_length_penalty|suppress_tokens|begin_suppress_tokens"
+    r"|remove_invalid_values|forced_.*"
+)
+_ROPE = ("rope_theta", "rope_scaling", "rope_parameters", "rotary_emb_base", "rotary_pct", "partial_rotary_factor",
+    "rope_local_base_freq", "original_max_position_embeddings", "max_position_embeddings")  # fmt: skip
+_SAME_ROPE = {"rotary_emb_base": "rope_theta", "rotary_pct": "partial_rotary_factor", "type": "rope_type"}
+_BY_POSITIONS = ("dynamic", "yarn", "longrope")  # rotary embeddings that look at how many positions a model has
+
+
+def check_agreement(
+    mine: Mapping[str, Any], theirs: Mapping[str, Any], counts: tuple[int, int], listed: frozenset[str]
+) -> None:
+    """Raise BoomspecError where two configs say different things. `listed`: keys that are said layer by layer.
+
+    `counts`: the layers of the two models.
+    """
+    for key in sorted({*mine} & {*theirs}):
+        one, other = mine[key], theirs[key]
+        if one is None or other is None or _left_open(key, one, other, listed):
+            continue
+        if key in DEPTH_SCALED:
+            each = by_depth(key, one, counts[0]), by_depth(key, other, counts[1])
+            if not math.isclose(*each, rel_tol=1e-6):
+                _differ(f"what each layer makes of {key}", *each)
+        elif not _same(one, other):
+            _differ(key, one, other)
+    ropes = [_rope(config) for config in (mine, theirs)]
+    for key in sorted({*ropes[0], *ropes[1]}):
+        one, other = (rope.get(key) for rope in ropes)
+        open_ = key.rpartition(".")[2] in ("rope_theta", "partial_rotary_factor") or not all(ropes)
+        if not _same(one, other) and not (open_ and None in (one, other)):
+            _differ(key, one, other)
+
+
+def _left_open(key: str, one: object, other: object, listed: frozenset[str]) -> bool:
+    by_layer = key in listed or (isinstance(one, list | str) and isinstance(other, list | str) and "layer" in key)
+    return by_layer or key in _ROPE or key in LEADING or _HARMLESS.fullmatch(key) is not None
+
+
+def _same(one: object, other: object) -> bool:
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other or (one == other and isinstance(one, bool) and isinstance(other, bool))
+    return one == other
+
+
+def _differ(key: str, one: object, other: object) -> None:
+    raise BoomspecError(
+        f"the models' configs differ in {key}: {one} and {other}",
+        hint="weights of both cannot be parts of one model; a key that changes nothing can be made the same in both",
+    )
+
+
+def _rope(config: Mapping[str, Any]) -> dict[str, object]:
+    """What a config says of rotary embeddings: flat, every value under the name that newer versions give it."""
+    new, old = config.get("rope_parameters"), config.get("rope_scaling")
+    top = {_SAME_ROPE.get(key, key): config[key] for key in _ROPE if config.get(key) is not None}
+    positions = top.pop("max_position_embeddings", None)
+    local = top.pop("rope_local_base_freq", None)
+    for key in ("rope_parameters", "rope_scaling"):
+        top.pop(key, None)
+    if isinstance(new, dict) and new and all(isinstance(value, dict) for value in new.values()):
+        kinds: dict[str, Mapping[str, Any]] = {f"{kind}.": value for kind, value in new.items()}
+    elif local is not None:
+        kinds = {"full_attention.": {**top, **(old or {})}, "sliding_attention.": {"rope_theta": local}}
+    elif isinstance(new, dict) or isinstance(old, dict) or top.keys() - {"original_max_position_embeddings"}:
+        kinds = {"": {**top, **(old if isinstance(old, dict) else {}), **(new if isinstance(new, dict) else {})}}
+    else:
+        return {}
+    result: dict[str, object] = {}
+    for kind, values in kinds.items():
+        named = {_SAME_ROPE.get(key, key): value for key, value in values.items() if value is not None}
+        named.setdefault("rope_type", "default")
+        if named["rope_type"] == "default":
+            named = {key: named[key] for key in named if key in ("rope_type", "rope_theta", "partial_rotary_factor")}
+        elif named["rope_type"] in _BY_POSITIONS and positions is not None:
+            named.setdefault("max_position_embeddings", positions)
+        result |= {f"rope_parameters.{kind}{key}": value for key, value in named.items()}
+    return result

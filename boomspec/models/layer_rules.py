@@ -1,0 +1,152 @@
+"""Layers whose function depends on where they stand, or on how many there are: what a config, or a family, says of it.
+
+    leading     a number of first layers that are of another kind: counted anew for every plan
+    by depth    a factor that is divided by a function of the number of layers: scaled so that each layer keeps its own
+    places      all else: what layer `i` of `n` is; a layer of a plan must be the same at its new place, or the plan
+                is refused
+
+What a per-layer list says instead needs no rule (`plan_config`). Nothing here looks at weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from boomspec.errors import BoomspecError
+
+Config = dict[str, Any]
+Origin = tuple[str, int]  # owner and index of the layer that a layer of the plan was
+Place = Callable[[int, int, Mapping[str, Any]], object]  # of index, number of layers, config
+
+# The first so many layers are dense, the others are mixtures of experts. With the list that says it instead, if any.
+LEADING: Mapping[str, str] = {
+    "first_k_dense_replace": "mlp_layer_types",
+    "num_dense_layers": "mlp_layer_types",
+    "n_dense_layers": "mlp_layer_types",
+}
+# Families whose config class makes that list of the number, so that the number alone decides nothing.
+_LISTED = frozenset({
+    "axk1", "axk2", "bailing_hybrid", "beam", "cohere2_moe", "deepseek_v32", "dots3_note", "exaone_moe",
+    "glm4_moe_lite", "glm_moe_dsa", "hy_v3", "hy_v4", "inkling_text", "kimi_linear", "laguna", "mellum",
+    "mimo_v2_flash", "minimax_m3_vl_text",
+})  # fmt: skip
+
+# Factors that a layer divides by a function of the number of layers.
+DEPTH_SCALED: Mapping[str, Callable[[int], float]] = {"scale_depth": lambda n: math.sqrt(n)}
+
+
+def _every(key: str) -> Place:
+    return lambda i, n, config: i % config[key]
+
+
+# Scalars that, unless 0 or false, make a layer depend on its index and that no per-layer list of transformers replaces.
+_PLACES: Mapping[str, Place] = {
+    "attn_layer_period": _every("attn_layer_period"),
+    "expert_layer_period": _every("expert_layer_period"),
+    "interleave_moe_layer_step": _every("interleave_moe_layer_step"),
+    "moe_layer_end_index": lambda i, n, config: i <= config["moe_layer_end_index"] % n,
+    "moe_layer_freq": lambda i, n, config: i % config["moe_layer_freq"],
+    "moe_layer_interval": lambda i, n, config: (i + 1) % config["moe_layer_interval"] == 0,
+    "moe_layer_start_index": lambda i, n, config: i >= config["moe_layer_start_index"],
+    "n_layers_per_attn_res_block": lambda i, n, config: i,
+    "num_kv_shared_layers": lambda i, n, config: (i, n),
+    "scale_attn_by_inverse_layer_idx": lambda i, n, config: i,
+    "scale_attn_weights_by_inverse_layer_idx": lambda i, n, config: i,
+}
+_REPLACED_BY = {"interleave_moe_layer_step": "moe_layers", "moe_layer_freq": "mlp_layer_types"}  # by a list
+
+# Families whose layers depend on their place although no key says so.
+_FAMILIES: Mapping[str, tuple[str, Place]] = {
+    "beam": ("a layer's residual stream depends on its index", lambda i, n, _: i),
+    "diffllama": ("lambda of the differential attention is worked out of the layer's index", lambda i, n, _: i),
+    "gpt_neox_japanese": ("only the last layer has a bias", lambda i, n, _: i == n - 1),
+    "minimax": ("the decay of linear attention depends on index and number of layers", lambda i, n, _: (i, n)),
+    "modernbert-decoder": ("only the first layer has no norm in front", lambda i, n, _: i == 0),
+    "rwkv": ("only the first layer has a norm in front", lambda i, n, _: i == 0),
+    "zaya": ("only the first layer has no average of routers", lambda i, n, _: i == 0),
+}
+
+# What cannot be interpolated at all, by a key of the config (unless 0, null or false) or by family.
+_REFUSED_KEYS: Mapping[str, str] = {
+    "hidden_size_per_layer_input": "one table embeds the tokens for all layers together, so its width is their number",
+}
+_REFUSED_FAMILIES: Mapping[str, str] = {
+    "gemma3n_text": "one table embeds the tokens for all layers together, and layers share keys and values",
+    "zamba": "its attention layers share one set of weights",
+    "zamba2": "its attention layers share one set of weights",
+}
+
+# Families whose config class makes the last layer one of this type, whatever its list says.
+_LAST_LAYER: Mapping[str, str] = {
+    "gemma4_text": "full_attention",
+    "gemma4_unified_text": "full_attention",
+}
+
+
+def by_depth(key: str, value: float, count: int) -> float:
+    """What each layer of a model of `count` layers makes of a factor."""
+    return value / DEPTH_SCALED[key](count)
+
+
+def scaled_to_depth(key: str, value: float, count: int, new: int) -> float:
+    """The factor with which a model of `new` layers does to each what one of `count` layers does with `value`."""
+    return value if new == count else by_depth(key, value, count) * DEPTH_SCALED[key](new)
+
+
+def apply_rules(
+    config: Config, configs: Mapping[str, Config], counts: Mapping[str, int], origins: Sequence[Origin], base: str
+) -> None:
+    """Change in `config`, that of a plan, what depends on the number of layers.
+
+    Raises BoomspecError where a layer would be another one at its new place.
+    """
+    model_type = str(config.get("model_type"))
+    _refuse(config, model_type)
+    for key, instead in LEADING.items():
+        if not any(key in other for other in configs.values()) or instead in config or model_type in _LISTED:
+            continue
+        dense = [i < (configs[owner].get(key) or 0) for owner, i in origins]
+        first = dense.index(False) if False in dense else len(dense)
+        if True in dense[first:]:
+            new = dense.index(True, first)
+            raise _moved(f"'{key}: {configs[origins[new][0]].get(key)}'", origins[new][1], new)
+        config[key] = first
+    for key in DEPTH_SCALED:
+        if isinstance(config.get(key), int | float):
+            config[key] = scaled_to_depth(key, config[key], counts[base], len(origins))
+    for key, place in _PLACES.items():
+        for new, (owner, i) in enumerate(origins):
+            asked = configs[owner].get(key)
+            if not asked or isinstance(asked, list) or isinstance(configs[owner].get(_REPLACED_BY.get(key, "")), list):
+                continue
+            if place(i, counts[owner], configs[owner]) != place(new, len(origins), configs[owner]):
+                raise _moved(f"'{key}: {asked}'", i, new)
+    if model_type in _FAMILIES:
+        why, place = _FAMILIES[model_type]
+        for new, (owner, i) in enumerate(origins):
+            if place(i, counts[owner], configs[owner]) != place(new, len(origins), configs[owner]):
+                raise _moved(f"'{model_type}' ({why})", i, new)
+    last, types = _LAST_LAYER.get(model_type), config.get("layer_types")
+    if last is not None and isinstance(types, list) and types and types[-1] != last:
+        raise BoomspecError(
+            f"the last layer of a {model_type} model is always of type {last}, that of this plan is {types[-1]}",
+            hint="keep the teacher's last layer: student: {keep: [..., last]}",
+        )
+
+
+def _refuse(config: Mapping[str, Any], model_type: str) -> None:
+    reason = _REFUSED_FAMILIES.get(model_type)
+    for key, why in _REFUSED_KEYS.items():
+        reason = reason or (f"config.json says {key}: {config[key]}: {why}" if config.get(key) else None)
+    if reason:
+        raise BoomspecError(f"a {model_type} model cannot be interpolated: {reason}")
+
+
+def _moved(what: str, index: int, new: int) -> BoomspecError:
+    return BoomspecError(
+        f"config.json: under {what} layer {index} cannot become layer {new}:"
+        " what a layer is depends on its index, and transformers has no list to say it layer by layer",
+        hint="other kept layers, or another order of patching, may keep every layer where it is of its kind",
+    )

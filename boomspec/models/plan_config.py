@@ -1,0 +1,195 @@
+"""The config of a layer plan: every layer keeps the attributes that it has in the model it came from.
+
+    per-layer list   one value for each layer: re-indexed. A list is one if it has as many entries as its model has
+                     layers; a list whose name says "layer" must be one. The names of both tables below are neither.
+    list of indices  the layers something is true of (`mlp_only_layers`): translated to the new indices
+    pattern          a rule for each index (`sliding_window_pattern`, or a family's built-in one): written out as the
+                     per-layer list that transformers makes of it, where transformers may be asked; `layer_rules` has
+                     those without such a list
+
+Nothing here looks at weights, or imports transformers: who may brings `complete`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from boomspec.errors import BoomspecError
+from boomspec.models.agreement import check_agreement
+from boomspec.models.facts import LAYER_COUNTS, ModelFacts
+from boomspec.models.layer_rules import Config, Origin, apply_rules
+
+# All that transformers makes of a config, or None for a family that it does not know.
+Complete = Callable[[Config], Config | None]
+
+INDEX_LISTS = (
+    "attn_layer_indices", "cross_attention_layers", "full_attn_idxs", "hybrid_layer_ids", "local_layer_ids",
+    "mlp_only_layers", "moe_layers",
+)  # fmt: skip
+_INDEX_OBJECTS = ("per_layer_config",)  # {"5": what layer 5 has of its own}
+_STRINGS = ("hybrid_override_pattern",)  # a letter for each layer
+_CYCLES = ("block_types",)  # the layers' types, over and over: written out
+
+_OTHER_LISTS = (
+    "architectures", "attention_types", "begin_suppress_tokens", "bos_token_id", "eos_token_id",
+    "keys_to_ignore_at_inference", "mlp_multipliers", "mtp_layers_block_type", "pad_token_id", "ssm_multipliers",
+    "suppress_tokens", "time_step_limit",
+)  # fmt: skip
+
+# Families whose layers are alike, each with the switch that makes them differ (None: there is none). Of all others
+# transformers is asked, which costs its import.
+_ALIKE: Mapping[str, str | None] = {
+    "bert": None, "distilbert": None, "gemma": None, "gpt2": None, "gpt_neox": None, "gptj": None, "granite": None,
+    "llama": None, "mistral": None, "mixtral": None, "olmo": None, "olmo2": None, "opt": None, "phi": None,
+    "phi3": None, "qwen2": "use_sliding_window", "qwen2_moe": "use_sliding_window", "qwen3": "use_sliding_window",
+    "qwen3_moe": None,
+}  # fmt: skip
+
+# Read by the config classes of several families; a config of a family unknown to transformers cannot be written out.
+_WRITTEN_OUT = ("global_attn_every_n_layers", "layer_group_size", "no_rope_layer_interval", "sliding_window_pattern")
+
+# What says nothing any more where lists do.
+_BY_INDEX = ("attention_layers", "attention_types", "decoder_sparse_step", "interleave_moe_layer_step")
+
+
+def plan_config(
+    facts: Mapping[str, ModelFacts],
+    plan: Sequence[str],
+    *,
+    tied: bool,
+    base: str,
+    complete: Complete | None = None,
+) -> Config:
+    """The config of `plan` ("t4": layer 4 of facts["t"]), made from that of the model `base`.
+
+    Raises BoomspecError where the configs contradict each other or cannot say what the plan needs. Without `complete`
+    patterns stay patterns: the config is good enough to find what is wrong with a plan, not to be written.
+    """
+    origins: list[Origin] = [(layer[0], int(layer[1:])) for layer in plan]
+    counts = {owner: model.count for owner, model in facts.items()}
+    configs = {owner: _unrolled(dict(model.config), model.count) for owner, model in facts.items()}
+    configs, lists = _with_lists(configs, counts, complete)
+    all_said = not any(model.partial for model in facts.values())
+    _agree(configs, counts, base, frozenset(lists), complete if all_said else None)
+    _name_dense_layers(configs, counts)
+
+    config = dict(configs[base])
+    for key in lists:
+        values = [configs[owner][key][i] for owner, i in origins]
+        config[key] = "".join(values) if key in _STRINGS else values
+    for key in INDEX_LISTS:
+        if any(isinstance(other.get(key), list) for other in configs.values()):
+            config[key] = [new for new, (owner, i) in enumerate(origins) if i in (configs[owner].get(key) or ())]
+    for key in _INDEX_OBJECTS:
+        if any(isinstance(other.get(key), dict) for other in configs.values()):
+            own = [(configs[owner].get(key) or {}).get(str(i)) for owner, i in origins]
+            config[key] = {str(new): value for new, value in enumerate(own) if value is not None}
+    if "attention_layers" in lists and "attention_types" in config:
+        config["attention_types"] = [[config["attention_layers"], 1]]  # transformers reads only this one
+    present = [key for key in LAYER_COUNTS if config.get(key) is not None]
+    if not present and not lists:
+        raise BoomspecError(f"config.json says no number of layers: looked for {', '.join(LAYER_COUNTS)}")
+    config |= dict.fromkeys(present, len(plan))
+    config["tie_word_embeddings"] = tied
+    apply_rules(config, configs, counts, origins, base)
+    return config
+
+
+def _agree(
+    configs: Mapping[str, Config],
+    counts: Mapping[str, int],
+    base: str,
+    listed: frozenset[str],
+    complete: Complete | None,
+) -> None:
+    listed |= {*INDEX_LISTS, *_INDEX_OBJECTS, *_STRINGS, *LAYER_COUNTS, *_WRITTEN_OUT, *_BY_INDEX}
+    for owner, other in configs.items():
+        if owner == base or other == configs[base]:
+            continue
+        check_agreement(configs[base], other, (counts[base], counts[owner]), listed)
+        if complete is not None and other.get("model_type") == configs[base].get("model_type"):
+            full = [complete(config) or config for config in (configs[base], other)]
+            check_agreement(full[0], full[1], (counts[base], counts[owner]), listed)
+
+
+def _unrolled(config: Config, count: int) -> Config:
+    for key in _CYCLES:
+        if isinstance(cycle := config.get(key), list) and cycle:
+            config[key] = [cycle[i % len(cycle)] for i in range(count)]
+    return config
+
+
+def _with_lists(
+    configs: Mapping[str, Config], counts: Mapping[str, int], complete: Complete | None
+) -> tuple[dict[str, Config], list[str]]:
+    """The configs with every per-layer list written out, and the names of these lists."""
+    lists = {owner: _per_layer(config, counts[owner]) for owner, config in configs.items()}
+    differ = len({frozenset(keys) for keys in lists.values()}) > 1
+    written = dict(configs)
+    if complete is not None and (differ or not all(_alike(config) for config in configs.values())):
+        written = {owner: _written_out(config, counts[owner], complete) for owner, config in configs.items()}
+        lists = {owner: _per_layer(config, counts[owner]) for owner, config in written.items()}
+    names = sorted({key for keys in lists.values() for key in keys})
+    result = []
+    for key in names:
+        without = [owner for owner in configs if key not in lists[owner]]
+        if not without:
+            result.append(key)
+        elif complete is None and all(written[owner].get(key) is None for owner in without):
+            continue  # transformers, asked later, may make the list
+        elif "layer" in key.lower() or len({str(config.get(key)) for config in written.values()}) > 1:
+            raise BoomspecError(
+                f"config.json: '{key}' has a value for each layer in one of the models, not in the other"
+            )
+    return written, result
+
+
+def _per_layer(config: Config, count: int) -> list[str]:
+    keys = []
+    for key, value in config.items():
+        if key in _STRINGS and isinstance(value, str):
+            if len(value) != count:
+                raise BoomspecError(f"config.json: '{key}' has {len(value)} letters, the model has {count} layers")
+            keys.append(key)
+        if not isinstance(value, list) or key in _OTHER_LISTS or key in INDEX_LISTS:
+            continue
+        if len(value) == count:
+            keys.append(key)
+        elif value and "layer" in key.lower():
+            raise BoomspecError(
+                f"config.json: '{key}' has {len(value)} entries, the model has {count} layers",
+                hint="a list whose name says 'layer' must have one entry for each layer, be empty,"
+                f" or be one of the known lists of layer indices ({', '.join(INDEX_LISTS)})",
+            )
+    return keys
+
+
+def _alike(config: Config) -> bool:
+    model_type = str(config.get("model_type"))
+    if model_type not in _ALIKE:
+        return False
+    switch = _ALIKE[model_type]
+    return switch is None or not config.get(switch, False)
+
+
+def _written_out(config: Config, count: int, complete: Complete) -> Config:
+    """The config with the per-layer lists that transformers' own config class makes of it."""
+    full = complete(config)
+    if full is None:
+        if pattern := next((key for key in _WRITTEN_OUT if config.get(key) is not None), None):
+            model_type = config.get("model_type", "unknown")
+            raise BoomspecError(f"config.json: '{pattern}' of the unknown family '{model_type}' cannot be written out")
+        return config
+    made = {key: value for key, value in full.items() if "layer" in key and isinstance(value, list)}
+    made = {k: v for k, v in made.items() if config.get(k) is None and (k in INDEX_LISTS or len(v) == count)}
+    made |= {key: full[key] for key in _INDEX_OBJECTS if isinstance(full.get(key), dict)}
+    return {**config, **made}
+
+
+def _name_dense_layers(configs: Mapping[str, Config], counts: Mapping[str, int]) -> None:
+    """Where every so many layers have experts, list the other layers one by one instead."""
+    for owner, config in configs.items():
+        if (step := config.get("decoder_sparse_step", 1)) != 1:
+            listed = config.get("mlp_only_layers") or []
+            dense = [i for i in range(counts[owner]) if i in listed or (i + 1) % step != 0]
+            config |= {"mlp_only_layers": dense, "decoder_sparse_step": 1}
