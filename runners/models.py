@@ -7,20 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import snapshot_download
-from transformers import AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from boomspec.errors import BoomspecError
 from boomspec.identity import file_digest
 from boomspec.models.checkpoint import checkpoint_files, read_header
 from boomspec.models.code import CODE, CODE_FILES
 from boomspec.models.contents import check_folder
-from boomspec.models.facts import read_facts
+from boomspec.models.facts import read_config, read_facts
 from boomspec.models.families import WRAPPERS, unwrapped
 from boomspec.models.files import HUB_FILES, NOT_HUB_FILES
+from boomspec.models.nested import DECODERS, decoder_config
 from runners.context import Input
 from runners.device import device
 from runners.foreign_code import ready
@@ -84,6 +85,8 @@ def load(
     # And it would look for weights in other formats.
     names = [tensor.name for file in checkpoint_files(folder) for tensor in read_header(file)]
     wrapped = any(unwrapped(name) != name for name in names)
+    decoder = decoder_config(read_config(folder))
+    renamed = {**(dict(WRAPPERS) if wrapped else {}), **(dict(DECODERS) if decoder else {})}
     model, found = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=dtype,
@@ -91,7 +94,8 @@ def load(
         local_files_only=True,
         trust_remote_code=ready(folder, "model", code),
         output_loading_info=True,
-        key_mapping=dict(WRAPPERS) if wrapped else None,
+        key_mapping=renamed or None,
+        **({"config": _config_of(decoder)} if decoder else {}),
     )
     if found["missing_keys"]:  # transformers would draw them at random
         name = min(found["missing_keys"])
@@ -100,6 +104,11 @@ def load(
         )
     loaded: PreTrainedModel = model.to(place or device()).eval()
     return loaded
+
+
+def _config_of(decoder: dict[str, Any]) -> Any:
+    """transformers' config of a text decoder that is part of a model."""
+    return CONFIG_MAPPING[decoder["model_type"]].from_dict(decoder)
 
 
 def load_frozen(

@@ -45,6 +45,7 @@ from boomspec.models.families import (
     unwrapped,
 )
 from boomspec.models.files import CONFIG, check_fetched
+from boomspec.models.nested import decoder_config, decoder_tensors
 
 _LAYER = re.compile(r"^(?P<prefix>.*?)\.?(?<![^.])(?P<index>\d+)\.(?P<rest>.+)$")
 LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
@@ -62,6 +63,7 @@ class ModelFacts:
     head: tuple[TensorEntry, ...]  # without what is tied to the embedding, so mostly empty in a tied model
     tied: bool
     config: Mapping[str, Any]
+    left_out: tuple[TensorEntry, ...] = ()  # what the checkpoint holds beside the decoder: an image encoder
     partial: bool = False  # the config holds only some keys of its family: the model is read as one of another
 
     @property
@@ -148,6 +150,10 @@ def model_facts(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry], w
 
     Raises BoomspecError, saying what was looked for, where the parts cannot be told.
     """
+    left_out: list[TensorEntry] = []
+    tensors = {unwrapped(tensor.name): tensor for tensor in tensors.values()}
+    if decoder_config(config) is not None:
+        config, tensors, left_out = decoder_tensors(config, tensors, where)
     model_type = str(config.get("model_type", "unknown"))
     tensors = _canonical(tensors, model_type, where)
     prefix, layers = _layer_stack(tensors, where)
@@ -185,7 +191,9 @@ def model_facts(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry], w
     if tied:
         of_untied = {name for name, _ in untied_head(model_type)} | {tensor.name for tensor in projections}
         head = [tensor for tensor in head if tensor.name not in of_untied]
-    return ModelFacts(model_type, prefix, layers, tuple(embedding), tuple(norm), tuple(head), tied, config)
+    return ModelFacts(
+        model_type, prefix, layers, tuple(embedding), tuple(norm), tuple(head), tied, config, left_out=tuple(left_out)
+    )
 
 
 def _is_copy(projections: Sequence[TensorEntry], embedding: TensorEntry) -> bool:

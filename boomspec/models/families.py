@@ -20,7 +20,7 @@ _RENAMED: Mapping[str, tuple[tuple[str, str], ...]] = {
 }
 
 # What wrappers put around the names of the weights that they wrap: torch.compile, and data parallel training.
-WRAPPERS: tuple[tuple[str, str], ...] = ((r"^module\.", ""), (r"(^|\.)_orig_mod\.", r"\1"))
+WRAPPERS: tuple[tuple[str, str], ...] = ((r"^module\.", ""), (r"\b_orig_mod\.", ""))
 
 # What a trunk saved on its own (`AutoModel`) leaves out in front of its names; of all others "model.".
 _TRUNKS: Mapping[str, frozenset[str]] = {
@@ -55,7 +55,10 @@ _DROPPED: Mapping[str, str] = {
 
 # Families without a norm between the last layer and the head (layers end in one of their own), and families whose
 # norms have no weights.
-NO_FINAL_NORM = frozenset({"bert", "distilbert", "openai-gpt"})
+NO_FINAL_NORM = frozenset({
+    "bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "distilbert", "electra", "ernie", "openai-gpt",
+    "rembert", "roberta", "roc_bert", "roformer", "xlm-roberta",
+})  # fmt: skip
 NORMS_WITHOUT_WEIGHTS = frozenset({"nanochat", "olmo"})
 
 # Families whose final norm has a name that says something else.

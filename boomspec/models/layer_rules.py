@@ -46,7 +46,7 @@ _PLACES: Mapping[str, Place] = {
     "attn_layer_period": _every("attn_layer_period"),
     "expert_layer_period": _every("expert_layer_period"),
     "interleave_moe_layer_step": _every("interleave_moe_layer_step"),
-    "moe_layer_end_index": lambda i, n, config: i <= config["moe_layer_end_index"] % n,
+    "moe_layer_end_index": lambda i, n, config: config["moe_layer_end_index"] < 0 or i <= config["moe_layer_end_index"],
     "moe_layer_freq": lambda i, n, config: i % config["moe_layer_freq"],
     "moe_layer_interval": lambda i, n, config: (i + 1) % config["moe_layer_interval"] == 0,
     "moe_layer_start_index": lambda i, n, config: i >= config["moe_layer_start_index"],
@@ -111,7 +111,8 @@ def apply_rules(
         first = dense.index(False) if False in dense else len(dense)
         if True in dense[first:]:
             new = dense.index(True, first)
-            raise _moved(f"'{key}: {configs[origins[new][0]].get(key)}'", origins[new][1], new)
+            owner, i = origins[new]
+            raise _moved(f"'{key}: {configs[owner].get(key)}'", i, new, (counts[owner], len(origins)))
         config[key] = first
     for key in DEPTH_SCALED:
         if isinstance(config.get(key), int | float):
@@ -122,12 +123,12 @@ def apply_rules(
             if not asked or isinstance(asked, list) or isinstance(configs[owner].get(_REPLACED_BY.get(key, "")), list):
                 continue
             if place(i, counts[owner], configs[owner]) != place(new, len(origins), configs[owner]):
-                raise _moved(f"'{key}: {asked}'", i, new)
+                raise _moved(f"'{key}: {asked}'", i, new, (counts[owner], len(origins)))
     if model_type in _FAMILIES:
         why, place = _FAMILIES[model_type]
         for new, (owner, i) in enumerate(origins):
             if place(i, counts[owner], configs[owner]) != place(new, len(origins), configs[owner]):
-                raise _moved(f"'{model_type}' ({why})", i, new)
+                raise _moved(f"'{model_type}' ({why})", i, new, (counts[owner], len(origins)))
     last, types = _LAST_LAYER.get(model_type), config.get("layer_types")
     if last is not None and isinstance(types, list) and types and types[-1] != last:
         raise BoomspecError(
@@ -144,9 +145,10 @@ def _refuse(config: Mapping[str, Any], model_type: str) -> None:
         raise BoomspecError(f"a {model_type} model cannot be interpolated: {reason}")
 
 
-def _moved(what: str, index: int, new: int) -> BoomspecError:
+def _moved(what: str, index: int, new: int, counts: tuple[int, int]) -> BoomspecError:
+    of, of_new = ("", "") if index != new else (f" of {counts[0]}", f" of {counts[1]}")
     return BoomspecError(
-        f"config.json: under {what} layer {index} cannot become layer {new}:"
+        f"config.json: under {what} layer {index}{of} cannot become layer {new}{of_new}:"
         " what a layer is depends on its index, and transformers has no list to say it layer by layer",
         hint="other kept layers, or another order of patching, may keep every layer where it is of its kind",
     )

@@ -17,6 +17,7 @@ import time
 import traceback
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from boomspec.errors import BoomspecError
 from boomspec.models.facts import LAYER_COUNTS, read_facts
 from boomspec.models.fit import plan_entries
+from boomspec.models.plan_config import plan_config
 from runners.checking.tiny import tiny
 from runners.checking.trial import Size, build_teacher, check_sizes
 
@@ -127,6 +129,10 @@ def verdict(model_type: str, folder: Path) -> dict[str, object]:
             facts = read_facts(folder / "teacher")
             sizes = [Size(tuple(p.split()), is_tied(facts.tied, p.split())) for p in PLANS]
             plan_entries(facts, facts, [f"s{i}" for i in range(facts.count)], tied=facts.tied)
+            config = plan_config({"t": facts}, [f"t{i}" for i in KEPT], tied=facts.tied, base="t")
+            student = replace(facts, layers=tuple(facts.layers[i] for i in KEPT), config=config)
+            for size in sizes:
+                plan_config({"t": facts, "s": student}, size.plan, tied=size.tied, base="t")
     except BoomspecError as error:
         return result("refused at plan", one_line(error).replace(str(folder / "teacher"), "the teacher"))
     try:
