@@ -102,8 +102,13 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="boomspec")
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """Boomerang distillation as a declarative experiment: distil one student, get every size."""
+    if ctx.invoked_subcommand != "run":  # which waits for its store
+        from boomspec.store.first_answer import answering_at_once  # here: what asks no store needs none of it
+
+        ctx.with_resource(answering_at_once())
 
 
 if __name__ == "__main__":

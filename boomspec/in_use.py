@@ -102,7 +102,7 @@ def _shown(
 ) -> Iterator[None]:
     """Show that one works with a store at a URL; who may only read there cannot, and hinders nobody."""
     from boomspec.store import leases
-    from boomspec.store.patience import DeniedError
+    from boomspec.store.permissions import DeniedError
 
     name = f"{IN_USE}/{token_hex(8)}"
     about = {"run": run.name, "folder": str(run)} if run is not None else {"run": ""}

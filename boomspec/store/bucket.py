@@ -21,6 +21,7 @@ from boomspec.errors import BoomspecError
 from boomspec.store.files import flush
 from boomspec.store.filesystems import PARALLEL, filesystem
 from boomspec.store.patience import Patience, cannot_be_conditional, exists_already, has_no_range
+from boomspec.store.permissions import Operation
 
 _PART = 16 * 2**20  # bytes of one request; the parts of a large file are copied in parallel
 _SMALL = 2**20  # bytes of a file of which many are copied at a time
@@ -60,7 +61,7 @@ class Bucket:
     def entries(self, prefix: str = "") -> dict[str, Entry]:
         """All objects below a folder, at any depth, by their names."""
         try:
-            found = self._ask(lambda: self._fs.find(self._place(prefix), detail=True, withdirs=False))
+            found = self._ask("list", lambda: self._fs.find(self._place(prefix), detail=True, withdirs=False))
         except FileNotFoundError:
             return {}
         files = (info for info in found.values() if info.get("type") == "file")
@@ -70,7 +71,7 @@ class Bucket:
         """What is directly in a folder: names of objects, and of the folders there."""
         place = self._place(prefix)
         try:
-            found = self._ask(lambda: self._fs.ls(place, detail=True))
+            found = self._ask("list", lambda: self._fs.ls(place, detail=True))
         except FileNotFoundError:
             return set()
         return {info["name"].rstrip("/").rpartition("/")[2] for info in found if info["name"].rstrip("/") != place}
@@ -78,7 +79,7 @@ class Bucket:
     def files(self, prefix: str) -> dict[str, Entry]:
         """The objects directly in a folder, by their names."""
         try:
-            found = self._ask(lambda: self._fs.ls(self._place(prefix), detail=True))
+            found = self._ask("list", lambda: self._fs.ls(self._place(prefix), detail=True))
         except FileNotFoundError:
             return {}
         place = self._place(prefix)
@@ -87,7 +88,7 @@ class Bucket:
 
     def entry(self, name: str) -> Entry:
         """What is known of one object. Raises FileNotFoundError."""
-        return _entry(self._ask(lambda: self._fs.info(self._place(name))))
+        return _entry(self._ask("read", lambda: self._fs.info(self._place(name))))
 
     def read(self, name: str, *, most: int | None = None) -> bytes:
         """An object, or its first `most` bytes. Raises FileNotFoundError."""
@@ -111,11 +112,11 @@ class Bucket:
         place = self._place(name)
         if create:
             try:
-                self._ask(lambda: self._create(place, data))
+                self._ask("write", lambda: self._create(place, data))
                 return True
             except FileExistsError:
                 return False
-        self._ask(lambda: self._fs.pipe_file(place, data))
+        self._ask("write", lambda: self._fs.pipe_file(place, data))
         return True
 
     def upload_all(self, pairs: Iterable[tuple[Path, str]]) -> None:
@@ -176,14 +177,14 @@ class Bucket:
 
         def delete(place: str, until: threading.Event) -> None:
             try:
-                self._ask(lambda: self._fs.rm_file(place), until=until)
+                self._ask("delete", lambda: self._fs.rm_file(place), until=until)
             except FileNotFoundError:
                 return
 
         self._parallel(delete, alone, PARALLEL)
         if together := [place for place in places if place not in set(alone)]:
             try:
-                self._ask(lambda: self._fs.rm(together))
+                self._ask("delete", lambda: self._fs.rm(together))
             except FileNotFoundError:
                 self._parallel(delete, together, PARALLEL)
 
@@ -194,7 +195,7 @@ class Bucket:
         bucket, _, prefix = self._place("").partition("/")
         asked = {"Bucket": bucket, "Prefix": f"{prefix}/" if prefix else ""}
         try:
-            found = self._ask(lambda: self._fs.call_s3("list_multipart_uploads", **asked)).get("Uploads", ())
+            found = self._ask("list", lambda: self._fs.call_s3("list_multipart_uploads", **asked)).get("Uploads", ())
         except BoomspecError:
             return {}  # not every server knows how, and not everybody may
         return {self._name(f"{bucket}/{upload['Key']}"): upload["UploadId"] for upload in found}
@@ -204,14 +205,14 @@ class Bucket:
         bucket, _, key = self._place(name).partition("/")
         asked = {"Bucket": bucket, "Key": key, "UploadId": upload}
         with suppress(FileNotFoundError):
-            self._ask(lambda: self._fs.call_s3("abort_multipart_upload", **asked))
+            self._ask("delete", lambda: self._fs.call_s3("abort_multipart_upload", **asked))
 
     @property
     def _fs(self) -> Any:
         return filesystem(self.url)[0]
 
-    def _ask(self, action: Callable[[], _T], *, until: threading.Event | None = None) -> _T:
-        return self._patience(action, until=until)
+    def _ask(self, doing: Operation, action: Callable[[], _T], *, until: threading.Event | None = None) -> _T:
+        return self._patience(action, doing=doing, until=until)
 
     def _place(self, name: str) -> str:
         return f"{filesystem(self.url)[1]}/{name}".rstrip("/")
@@ -236,7 +237,7 @@ class Bucket:
         # Always a range, whatever the size: without one s3fs first asks for it. An empty object has no range.
         if end == start:
             return b""
-        data: bytes = self._ask(lambda: self._span(self._place(name), start, end), until=until)
+        data: bytes = self._ask("read", lambda: self._span(self._place(name), start, end), until=until)
         return data
 
     def _span(self, place: str, start: int, end: int | None) -> bytes:
@@ -273,7 +274,7 @@ class Bucket:
         scheme = self.url.partition("://")[0]
         options: dict[str, Any] = {"max_concurrency": _LARGE_PARALLEL} if not scheme.startswith("g") else {}
         options |= {"chunksize": part} if not scheme.startswith("a") else {"overwrite": True}
-        self._ask(lambda: self._fs.put_file(str(file), self._place(name), **options), until=until)
+        self._ask("write", lambda: self._fs.put_file(str(file), self._place(name), **options), until=until)
 
     def _parallel(self, action: Callable[[_T, threading.Event], _R], items: Iterable[_T], threads: int) -> list[_R]:
         """`action` of each, in their order. Where one fails the others are not begun, and nothing is repeated."""

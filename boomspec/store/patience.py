@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from typing import Any, TypeVar
 import tenacity
 
 from boomspec.errors import BoomspecError, first_line
+from boomspec.store.first_answer import first_answer
+from boomspec.store.permissions import Operation, denied, is_denied
 
 SECONDS = "BOOMSPEC_STORE_PATIENCE"
 _DEFAULT_SECONDS = 600.0
@@ -30,15 +33,12 @@ _LOST_CONNECTION = {
     "google.auth.exceptions": {"TransportError"},
     "fsspec.exceptions": {"FSTimeoutError"},
 }
+_UNREACHED = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT, errno.ECONNRESET}
 _T = TypeVar("_T")
 
 
 def _to_stderr(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
-
-
-class DeniedError(BoomspecError):
-    """The store does not let us: no credentials, or none that permit it."""
 
 
 class Patience:
@@ -51,12 +51,17 @@ class Patience:
         self, address: str, *, tell: Callable[[str], None] | None = None, seconds: float | None = None
     ) -> None:
         self._address, self._tell = address, tell or _to_stderr
-        self._seconds = _asked_for() if seconds is None else seconds
+        asked = _asked_for()
+        self._first = first_answer() if seconds is None and asked is None else None
+        self._seconds = seconds if seconds is not None else _DEFAULT_SECONDS if asked is None else asked
         self._lock, self._out = threading.Lock(), False
 
-    def __call__(self, action: Callable[[], _T], *, until: threading.Event | None = None) -> _T:
-        """What `action` returns. Where `until` is set nothing is repeated any more."""
-        stop: Any = tenacity.stop_after_delay(self._seconds)
+    def __call__(
+        self, action: Callable[[], _T], *, doing: Operation | None = None, until: threading.Event | None = None
+    ) -> _T:
+        """What `action` returns, which is `doing` that. Where `until` is set nothing is repeated any more."""
+        seconds = self._seconds if self._first is None else self._first
+        stop: Any = tenacity.stop_after_delay(seconds)
         sleep: Any = tenacity.nap.sleep
         if until is not None:
             stop, sleep = stop | tenacity.stop_when_event_set(until), tenacity.sleep_using_event(until)
@@ -71,16 +76,20 @@ class Patience:
         try:
             result = patient(action)
         except (FileNotFoundError, FileExistsError) as error:
+            self._first = None
             if _code(error) == "NoSuchBucket":
                 message = f"store {self._address}: there is no such bucket"
                 raise BoomspecError(message, hint="make it, or name another one with --store") from error
             raise
         except Exception as error:
-            raise self._refused(error) from error
+            raise self._refused(error, seconds, doing) from error
+        self._first = None
         self._succeeded()
         return result
 
     def _failed(self, state: tenacity.RetryCallState) -> None:
+        if self._first is not None:
+            return  # in a moment it will be an error
         error = state.outcome.exception() if state.outcome is not None else None
         with self._lock:
             first, self._out = not self._out, True
@@ -95,19 +104,17 @@ class Patience:
             if ended:
                 self._tell(f"the store {self._address} answers again")
 
-    def _refused(self, error: Exception) -> Exception:
+    def _refused(self, error: Exception, seconds: float, doing: Operation | None) -> Exception:
         """What to raise for an error that is not repeated, or was repeated long enough."""
         if isinstance(error, BoomspecError | FileNotFoundError):
             return error
         if is_transient(error):
             return BoomspecError(
-                f"store {self._address} has not answered for {_shown(self._seconds)}: {_text(error)}",
-                hint=f"run again when it does; {SECONDS} says for how many seconds to try",
+                f"store {self._address} has not answered for {_shown(seconds)}: {_text(error)}",
+                hint=f"{_hint_for_address(error, self._address)}; {SECONDS} says for how many seconds to try",
             )
-        name = type(error).__name__
-        if isinstance(error, PermissionError) or "Credential" in name or "Token" in name or "Profile" in name:
-            message = f"store {self._address}: access denied: {_text(error)}"
-            return DeniedError(message, hint=_hint_for_access(self._address))
+        if is_denied(error, _status(error)):
+            return denied(self._address, doing, error, _code(error))
         if isinstance(error, OSError) and error.filename is not None:
             return error  # of a file of this machine: a full disk, say
         return BoomspecError(f"store {self._address}: {_text(error)}")
@@ -116,6 +123,8 @@ class Patience:
 def is_transient(error: BaseException) -> bool:
     """Whether an error of a filesystem's library may be gone the next time."""
     status = _status(error)
+    if is_denied(error, status):
+        return False
     if status is not None:
         return status in _TRANSIENT_CODES or (500 <= status < 600 and status != 501)
     if isinstance(error, ConnectionError | TimeoutError):
@@ -166,25 +175,42 @@ def cannot_be_conditional(error: BaseException) -> bool:
 
 
 def _text(error: BaseException | None) -> str:
-    return first_line(error) or type(error).__name__
+    said = first_line(error) or type(error).__name__
+    why = _system_error(error)
+    return said if why is None or why in said else f"{said}: {why}"
 
 
-def _hint_for_access(address: str) -> str:
+def _system_error(error: BaseException | None) -> str | None:
+    """What the system said of a connection: libraries name the address alone."""
+    found: set[int] = set()
+    while error is not None and id(error) not in found:
+        found.add(id(error))
+        if isinstance(error, socket.gaierror):
+            return f"this name is not known ({error.strerror})"
+        if isinstance(error, OSError) and error.errno in _UNREACHED:
+            return os.strerror(error.errno)
+        inner = getattr(error, "kwargs", None)  # of botocore: the error that its own one was made of
+        inner = inner.get("error") if isinstance(inner, dict) else None
+        error = inner if isinstance(inner, BaseException) else error.__cause__ or error.__context__
+    return None
+
+
+def _hint_for_address(error: BaseException, address: str) -> str:
+    if _system_error(error) is None:
+        return "run again when it does"
     if address.startswith("s3"):
-        return "credentials come from the environment: AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-    if address.startswith("g"):
-        return "credentials come from the environment: GOOGLE_APPLICATION_CREDENTIALS, or gcloud auth"
-    return "credentials come from the environment: AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"
+        return "see whether its address is right, which is AWS_ENDPOINT_URL or Amazon's, and whether it can be reached"
+    return "see whether its address is right and can be reached from here"
 
 
 def _shown(seconds: float) -> str:
     return f"{seconds / 60:g} minutes" if seconds >= 120 else f"{seconds:g} seconds"
 
 
-def _asked_for() -> float:
+def _asked_for() -> float | None:
     text = os.environ.get(SECONDS)
     if text is None:
-        return _DEFAULT_SECONDS
+        return None
     try:
         seconds = float(text)
     except ValueError:

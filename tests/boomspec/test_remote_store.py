@@ -12,15 +12,20 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import pytest
+from click.testing import CliRunner
 
+from boomspec.cli import main
 from boomspec.errors import BoomspecError
 from boomspec.house.garbage import delete, garbage
 from boomspec.store import RECORD, Store, open_store, store_of_run
+from boomspec.store.first_answer import answering_at_once
 from boomspec.store.leases import held
 from boomspec.store.remote import RemoteStore
 from boomspec.store.twins import ids_by_key, note_key, publish_twin
 from tests.boomspec.troubled_disk import failing
+from tests.runners.ports import free_ports
 from tests.runners.s3 import S3, s3_server
 
 KIND, TASK = "tokenize", "ab" * 32
@@ -409,7 +414,7 @@ def test_what_is_not_permitted_is_said_at_once(url, s3, monkeypatch) -> None:
         Bucket=bucket_of(store), Policy=json.dumps({"Version": "2012-10-17", "Statement": [denied]})
     )
     since = time.monotonic()
-    with pytest.raises(BoomspecError, match=rf"store {url}: access denied: .*\n  hint: credentials come from"):
+    with pytest.raises(BoomspecError, match=rf"store {url}: access denied: .*\n  hint: that needs s3:PutObject on"):
         store.check_writable()
     with pytest.raises(BoomspecError, match="access denied"):
         publish(store)
@@ -421,6 +426,94 @@ def test_what_is_not_permitted_is_said_at_once(url, s3, monkeypatch) -> None:
     with pytest.raises(BoomspecError, match="access denied: Unable to locate credentials"):
         open_store(url).check_writable()
     assert time.monotonic() - since < 10
+
+
+OPERATIONS = {
+    "s3:GetObject": ("read", "GetObject", lambda store: store.record(KIND, TASK)),
+    "s3:PutObject": ("write", "PutObject", lambda store: store.bucket.write("x", b"x")),
+    "s3:DeleteObject": ("delete", "DeleteObject", lambda store: store.bucket.delete([f"{KIND}/{TASK}/{RECORD}"])),
+}
+
+
+@pytest.mark.parametrize("permission", OPERATIONS)
+def test_what_is_denied_is_named_with_the_permission_that_it_needs(store, s3, permission) -> None:
+    publish(store)
+    bucket = bucket_of(store)
+    resources = [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"]
+    denied = {"Effect": "Deny", "Principal": "*", "Action": permission, "Resource": resources}
+    policy = {"Version": "2012-10-17", "Statement": [denied]}
+    s3.client().put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
+    what, called, act = OPERATIONS[permission]
+    since = time.monotonic()
+    with pytest.raises(BoomspecError) as caught:
+        act(store)
+    assert time.monotonic() - since < 5
+    assert f"store {store.address}: access denied: these credentials may not {what} objects" in caught.value.message
+    assert called in caught.value.message
+    hint = caught.value.hint or ""
+    assert hint.startswith(f"that needs {permission} on arn:aws:s3:::{bucket}/boomspec/*")
+    assert all(needed in hint for needed in ("s3:ListBucket", *OPERATIONS))
+
+
+def test_a_listing_that_is_denied_is_named_with_the_permission_that_it_needs(monkeypatch, tmp_path, specs) -> None:
+    """As people meet it: `plan` may read every object, and may not list the bucket."""
+    policy = {"Effect": "Allow", "Action": ["s3:GetObject", "s3:PutObject"], "Resource": "*"}
+    with s3_server(more={"INITIAL_NO_AUTH_ACTION_COUNT": "4"}) as s3:  # behind these it asks who may do what
+        url = s3.make_bucket("no-listing")
+        keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing-secret"}
+        people = boto3.client("iam", endpoint_url=s3.direct, region_name="us-east-1", **keys)
+        people.create_user(UserName="me")
+        people.put_user_policy(
+            UserName="me", PolicyName="x", PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [policy]})
+        )
+        key = people.create_access_key(UserName="me")["AccessKey"]
+        environment = {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
+        for name, value in (s3.environment | environment).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("BOOMSPEC_CACHE", str(tmp_path / "here"))
+        planned = CliRunner().invoke(main, ["plan", str(specs.text(specs.SPEC)), "--store", url])
+    assert planned.exit_code == 2
+    assert f"store {url}: access denied: these credentials may not list objects" in planned.output
+    assert "ListObjectsV2" in planned.output
+    assert "that needs s3:ListBucket on arn:aws:s3:::no-listing; a run needs s3:ListBucket, s3:Get" in planned.output
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "reason"),
+    [
+        ("http://127.0.0.1:{port}", "Connection refused"),
+        ("http://no-such-host.invalid:9000", "this name is not known"),
+    ],
+)
+def test_plan_does_not_wait_for_a_store_that_nobody_listens_for(
+    s3, monkeypatch, tmp_path, specs, endpoint, reason
+) -> None:
+    """Ten minutes are for runs, whose store has worked; a person at a prompt has most likely mistyped the address."""
+    (port,) = free_ports(1)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint.format(port=port))
+    since = time.monotonic()
+    planned = CliRunner().invoke(main, ["plan", str(specs.text(specs.SPEC)), "--store", "s3://bucket/boomspec"])
+    assert time.monotonic() - since < 30
+    assert planned.exit_code == 2
+    assert planned.output.startswith("store s3://bucket/boomspec has not answered for 5 seconds: ")
+    assert reason in planned.output
+    assert "AWS_ENDPOINT_URL" in planned.output
+    assert "10 minutes" not in planned.output
+
+
+def test_a_store_that_has_answered_once_is_waited_for(url, s3) -> None:
+    told: list[str] = []
+    with answering_at_once(1.0):
+        store = open_store(url, tell=told.append)
+    assert store.record(KIND, TASK) is None
+    s3.cut()
+    mended = threading.Timer(4, s3.mend)
+    mended.start()
+    try:
+        assert store.record(KIND, TASK) is None
+    finally:
+        mended.join()
+    assert told[0].endswith("; trying for 10 minutes")
 
 
 def test_many_artifacts_take_few_requests_and_none_is_missed(store, s3) -> None:
