@@ -131,7 +131,7 @@ class Bucket:
         """Copy objects to other names, within the store and in parallel. Raises FileNotFoundError."""
 
         def copy(pair: tuple[str, str], until: threading.Event) -> None:
-            self._ask(lambda: self._fs.cp_file(self._place(pair[0]), self._place(pair[1])), until=until)
+            self._ask("write", lambda: self._fs.cp_file(self._place(pair[0]), self._place(pair[1])), until=until)
 
         self._parallel(copy, pairs, PARALLEL)
 
