@@ -7,6 +7,7 @@ known it is null, never a guess; `totals` are then lower bounds.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from boomspec.compile import Compiled
 from boomspec.costs.forecast import Clock, Forecast
 from boomspec.graph import Cost, Node
 from boomspec.plan import Plan, Step
+from boomspec.planning.text_plan import text_plans
 from boomspec.resolve import Family
 from boomspec.store import Store
 
@@ -44,6 +46,7 @@ def plan_json(compiled: Compiled, plan: Plan, forecast: Forecast, store: Store) 
             }
             for experiment in graph.experiments
         ],
+        "texts": [asdict(text) for text in text_plans(graph, store)],
         "tasks": [_task(node, plan.steps[node.id], forecast) for node in graph.nodes.values()],
         "totals": {
             "run": totals.tasks,

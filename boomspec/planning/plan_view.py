@@ -25,6 +25,8 @@ from boomspec.costs.words import (
 )
 from boomspec.graph import Node, TaskGraph
 from boomspec.plan import Plan
+from boomspec.planning.text_plan import TextPlan, text_plans
+from boomspec.planning.text_plan import lines as text_lines
 from boomspec.resolve import Family
 from boomspec.show import print_family
 from boomspec.sizes import shown_bytes
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 _MARKS = {"reuse": "=", "run": "+", "unneeded": " ", "blocked": "!"}
 _STYLES = {"reuse": "green", "run": "yellow", "unneeded": "dim", "blocked": "bold red"}
 _WIDE = 110  # columns
+_MOST_TEXTS = 3
 _MOST_VALUES = 12  # of an axis, one row each
 _SOURCES = {
     "measured": "tasks of the same kind in this store",
@@ -53,6 +56,11 @@ def print_plan(compiled: Compiled, plan: Plan, forecast: Forecast, store: Store,
     graph = compiled.graph
     for title, family in _families(compiled):
         print_family(family, title)
+    texts = text_plans(graph, store)
+    for text in texts[:_MOST_TEXTS]:
+        _print_text(console, text)
+    if len(texts) > _MOST_TEXTS:
+        console.print(f"... and {len(texts) - _MOST_TEXTS:,} more texts")
     console.print(f"\n[bold]Tasks[/] (store: {store.address})", soft_wrap=True)
     if every_task or len(graph.experiments) == 1:
         _print_tasks(console, graph, plan, forecast)
@@ -71,6 +79,25 @@ def print_plan(compiled: Compiled, plan: Plan, forecast: Forecast, store: Store,
         console.print(f"[bold]The rest is known after:[/] {', '.join(compiled.pending)} (a run goes on by itself)")
     for warning in forecast.warnings:
         console.print(f"[bold red]warning:[/] {warning}")
+
+
+def _print_text(console: Console, text: TextPlan) -> None:
+    from rich.markup import escape
+
+    console.print("\n[bold]Text[/]")
+    if any(given.files is not None for given in text.given):
+        table = _table(("text", False), ("", False), ("files", True), ("documents", True), ("bytes", True))
+        for given in text.given:
+            table.add_row(
+                escape(given.entry),
+                "held out" if given.held_out else "",
+                UNKNOWN if given.files is None else f"{given.files:,}",
+                UNKNOWN if given.documents is None else f"{given.documents:,}",
+                UNKNOWN if given.bytes is None else shown_bytes(given.bytes),
+            )
+        console.print(table)
+    for line in text_lines(text):
+        console.print(escape(line))
 
 
 def _families(compiled: Compiled) -> Iterator[tuple[str, Family]]:

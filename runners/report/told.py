@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from boomspec.graph import TaskGraph
+from boomspec.graph import Node, TaskGraph
 from boomspec.store import Store
+from boomspec.tasks import Tokenize
 from boomspec.trust import warnings
 from runners.report.comparison import BASE, VARIANT
 from runners.report.frame import Provenance
@@ -88,9 +89,22 @@ def provenance(graph: TaskGraph, store: Store, failures: dict[str, str]) -> Prov
         ("platform", _distinct(p.get("platform") for p in made)),
         ("finished", max((p.get("finished", "") for p in made), default="")),
         ("time of all tasks", f"{total:.0f} s"),
+        ("rows without text, left out", _distinct(_skipped(store, node.id) for node in _texts(graph, found))),
     ]
     code = warnings(graph)
     return Provenance([(name, value) for name, value in facts if value], shown, len(tasks) - len(shown), code)
+
+
+def _texts(graph: TaskGraph, found: Mapping[tuple[str, str], Any]) -> list[Node]:
+    """The tasks that have read text in which a bad row is left out."""
+    nodes = [node for node in graph.nodes.values() if (node.task.kind, node.id) in found]
+    return [node for node in nodes if isinstance(node.task.record, Tokenize) and node.task.record.on_bad_row == "skip"]
+
+
+def _skipped(store: Store, task: str) -> str:
+    """How many rows had no text, by what was wrong with them."""
+    meta = json.loads(store.read(Tokenize.kind, task, "meta.json"))
+    return ", ".join(f"{count:,} {kind}" for kind, count in meta.get("skipped", {}).items()) or "none"
 
 
 def _distinct(values: Any) -> str:

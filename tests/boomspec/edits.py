@@ -226,6 +226,8 @@ NONE = {
     ),
     "every quirk switched off": none(distill__faithful={"padding": False, "summed_micro_batches": 1}),
     "heads by default": none(teacher__pretrain__key_value_heads=2),
+    "positions by default": none(teacher__pretrain__positions=32),
+    "rows without text, and how documents begin, by default": none(data__on_bad_row="error", data__bos="auto"),
     "kernels by default": none(determinism={"algorithms": "deterministic"}),
 }
 COSMETIC = {
@@ -298,6 +300,9 @@ RESULTS = {
     ),
     "other documents held out": results("data.held_out.every", 3, "tokenize"),
     "documents passed over": results("data.skip", 1, "tokenize"),
+    "documents without a token of their own": results("data.bos", False, "tokenize"),
+    "rows without text left out": results("data.on_bad_row", "skip", "tokenize"),
+    "more positions": results("teacher.pretrain.positions", 64, "pretrain teacher"),
     "fewer tokens of the text": results("data.max_tokens", 900, "tokenize"),
     "shorter sequences": results(
         "data.sequence_length", 16, "pretrain teacher", *DISTILLED, *LACO, *evaluations(measures=("held_out",))

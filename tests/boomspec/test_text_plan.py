@@ -1,0 +1,136 @@
+"""What a plan says of the text: what each entry gives, how documents begin, how often a training goes through it."""
+
+import gzip
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from boomspec.compile import compile_spec
+from boomspec.planning.plan_json import plan_schema
+from boomspec.planning.text_plan import TextPlan, text_plans
+from boomspec.reading.experiments import load_spec
+from boomspec.store import Store
+from boomspec.tasks import Tokenize
+from runners.report.told import provenance
+from tests.boomspec.conftest import SPEC, Writer
+from tests.boomspec.test_cli import call
+
+
+def planned(folder: Path, text: str) -> TextPlan:
+    (folder / "spec.yaml").write_text(text)
+    [found] = text_plans(compile_spec(load_spec(folder / "spec.yaml")).graph, Store(folder / "store"))
+    return found
+
+
+def test_every_entry_says_what_it_gives(folder: Path) -> None:
+    rows = "".join(json.dumps({"text": f"row {i}"}) + "\n\n" for i in range(5))
+    (folder / "texts" / "more").mkdir(parents=True)
+    (folder / "texts" / "a.jsonl").write_text(rows)
+    (folder / "texts" / "more" / "b.jsonl").write_text(rows)
+    (folder / "texts" / "._a.jsonl").write_text("no rows")
+    (folder / "c.jsonl.gz").write_bytes(gzip.compress(rows.encode()))
+    (folder / "own.txt").write_text("held out")
+    entries = '[texts/a.jsonl, texts, "*.jsonl.gz"]'
+    text = SPEC.replace('"*.txt"', f"{entries}\n  format: jsonl").replace("{every: 4}", "{files: own.jsonl}")
+    (folder / "own.jsonl").write_text(json.dumps({"text": "held out"}))
+    given = planned(folder, text).given
+    assert [(g.entry, g.held_out, g.files, g.documents) for g in given] == [
+        ("texts/a.jsonl", False, 1, 5),
+        ("texts", False, 1, 5),  # the other one was given before
+        ("*.jsonl.gz", False, 1, None),  # counting them is not cheap
+        ("own.jsonl", True, 1, 1),
+    ]
+    assert given[0].bytes == len(rows)
+    output = call("plan", folder / "spec.yaml").output
+    shown = [line.split() for line in output[output.index("Text\n") :].splitlines()[2:6]]
+    assert shown[0] == ["texts/a.jsonl", "1", "5", "95.0", "B"]
+    assert shown[3][:5] == ["own.jsonl", "held", "out", "1", "1"]
+    found = json.loads(call("plan", folder / "spec.yaml", "--json").output)
+    jsonschema.validate(found, plan_schema())
+    assert [g["entry"] for g in found["texts"][0]["given"]] == ["texts/a.jsonl", "texts", "*.jsonl.gz", "own.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "times"),
+    [("", {}), ("  max_tokens: 1024\n", {"pretrain teacher": 4.0, "distill student": 2.0, "distill random_init": 2.0})],
+)
+def test_a_training_that_is_longer_than_the_text_says_how_often_it_goes_through_it(
+    folder: Path, fields: str, times: dict[str, float]
+) -> None:
+    text = SPEC.replace("  held_out: {every: 4}\n", f"  held_out: {{every: 4}}\n{fields}", 1)
+    found = planned(
+        folder, text.replace("random_init]", "random_init: {tokens: 2k}}]").replace(", random", ", {random")
+    )
+    assert found.passes == pytest.approx(
+        {k: v * (2000 / 2048 if "init" in k else 1) for k, v in times.items()}, abs=0.2
+    )
+    if times:
+        assert "tokens, read 4 times by: pretrain teacher." in " ".join(
+            call("plan", folder / "spec.yaml").output.split()
+        )
+
+
+def made(folder: Path, text: str, meta: dict[str, object]) -> tuple[object, Store]:
+    """The graph of a spec, and a store that has its tokens."""
+    (folder / "spec.yaml").write_text(text)
+    graph, store = compile_spec(load_spec(folder / "spec.yaml")).graph, Store(folder / "store")
+    node = next(node for node in graph.nodes.values() if node.task.kind == "tokenize")
+    with store.workspace("tokenize", node.id) as workspace:
+        (workspace.path / "meta.json").write_text(json.dumps(meta))
+        (workspace.path / "train.bin").write_bytes(b"")
+        store.publish(workspace, "tokenize", node.id, node.task.identity(), {})
+    return graph, store
+
+
+def test_rows_that_were_left_out_are_said_by_plan_and_report(folder: Path) -> None:
+    text = SPEC.replace("data:\n", "data:\n  on_bad_row: skip\n")
+    assert planned(folder, text).skipped is None
+    assert "Rows without text will be skipped and counted." in call("plan", folder / "spec.yaml").output
+    sizes = {"tokens": 512, "documents": 3, "bytes": 900}
+    meta = {"eos": 0, "dtype": "uint16", "train": sizes, "held_out": sizes, "skipped": {"null": 1200, "not JSON": 2}}
+    graph, store = made(folder, text, meta)
+    output = " ".join(call("plan", folder / "spec.yaml").output.split())
+    assert "1,202 rows without text were skipped (1,200 null, 2 not JSON)." in output
+    assert "Of 512 tokens, read 8 times by: pretrain teacher." in output
+    facts = dict(provenance(graph, store, {}).facts)  # type: ignore[arg-type]
+    assert facts["rows without text, left out"] == "1,200 null, 2 not JSON"
+    graph, store = made(folder, SPEC, {key: value for key, value in meta.items() if key != "skipped"})
+    assert "rows without text, left out" not in dict(provenance(graph, store, {}).facts)  # type: ignore[arg-type]
+
+
+def test_a_bad_row_is_an_error_by_default_and_what_is_default_is_in_no_record(specs: Writer) -> None:
+    compiled = specs.edited(("data.bos", "auto"), ("data.on_bad_row", "error"))
+    assert compiled.graph.id == specs.compiled().graph.id
+    record = next(node.task.record for node in compiled.graph.nodes.values() if isinstance(node.task.record, Tokenize))
+    assert (record.bos, record.on_bad_row) == (None, None)
+    for field, value in (("data.bos", False), ("data.on_bad_row", "skip")):
+        assert specs.edited((field, value)).graph.id != compiled.graph.id
+
+
+@pytest.mark.parametrize(
+    ("template", "said", "tokens"),
+    [
+        ("<s> $A", "with <s>, as the teacher's tokenizer begins a text", ("<s>",)),
+        (None, "behind an end-of-text: the teacher's tokenizer puts nothing in front of a text", ()),
+    ],
+)
+def test_a_plan_says_how_documents_begin(
+    folder: Path, template: str | None, said: str, tokens: tuple[str, ...]
+) -> None:
+    from tests.runners.test_bos import write_tokenizer
+    from tests.runners.tiny import model
+
+    model(vocab_size=320).save_pretrained(folder / "teacher")
+    tokenizer = write_tokenizer(folder / "tokenizer", template)
+    for file in tokenizer.iterdir():
+        file.rename(folder / "teacher" / file.name)
+    head, _, rest = SPEC.partition("teacher:\n")
+    text = head + "teacher: {model: ./teacher}\nstudent:" + rest.partition("student:")[2].replace("[0, 2, 4]", "[0, 2]")
+    found = planned(folder, text)
+    assert (found.begins, found.bos) == (said, tokens)
+    assert f"Documents begin {said}." in " ".join(call("plan", folder / "spec.yaml").output.split())
+    assert planned(folder, text.replace("data:\n", "data:\n  bos: false\n")).bos == ()
+    asked = planned(folder, text.replace("data:\n", "data:\n  bos: true\n"))
+    assert "data.bos: true" in asked.begins
