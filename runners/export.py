@@ -22,6 +22,7 @@ from boomspec.sizes import Member, folder_name
 from boomspec.store import Store, locked_folder, open_store
 from boomspec.trust import trusted_code, warnings
 from runners import environment
+from runners.place_names import named
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -81,7 +82,7 @@ def export(graph: TaskGraph, store: Store, plan: list[str], target: Path, *, for
     check_target(target, force=force)
     lineage = lineage_of(graph)
     member = _member((lineage.trained, *lineage.members), plan)
-    with _appearing(target, force=force) as folder:
+    with _appearing(target, force=force) as folder, named({folder: str(target)}):
         built = built_folder(graph, store, member)
         sources = owner_folders(graph, store, {"t", *(layer[0] for layer in plan)} if built is None else ())
         if built is not None:
@@ -105,7 +106,7 @@ def export_all(graph: TaskGraph, store: Store, target: Path) -> None:
     target = target.absolute()
     check_target(target, force=False)
     members = {folder_name(lineage_of(graph), member): member for member in lineage_of(graph).members}
-    with _appearing(target, force=False) as folder:
+    with _appearing(target, force=False) as folder, named({folder: str(target)}):
         plans = {folder / name: (member.plan, member.tied) for name, member in members.items()}
         assemble_family(owner_folders(graph, store, {"t", "s"}), plans, code=trusted_code(graph.sources.values()))
         for name, member in members.items():

@@ -134,8 +134,17 @@ def load_tokenizer(folder: Path, code: Collection[str], *, bos: bool | None) -> 
     fast.no_truncation()
     fast.no_padding()
     fast.encode_special_tokens = True  # "<|endoftext|>" inside a text is text
-    vocabulary = max(fast.get_vocab(with_added_tokens=True).values()) + 1
-    return TextTokenizer(fast, int(tokenizer.eos_token_id), prefix, vocabulary)
+    eos = int(tokenizer.eos_token_id)
+    return TextTokenizer(fast, eos, prefix, _needed_rows(fast, {eos, *prefix}))
+
+
+def _needed_rows(tokenizer: Tokenizer, around: set[int]) -> int:
+    """The largest id that may be written, plus one: special tokens inside of a text are text, and never written.
+
+    The compiler knows it from the tokenizer's files (`boomspec.models.vocabulary`).
+    """
+    special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    return max({*tokenizer.get_vocab(with_added_tokens=True).values()} - special | around) + 1
 
 
 def _prefix(tokenizer: Any, bos: bool | None) -> tuple[int, ...]:

@@ -34,6 +34,7 @@ from runners.job import Job, Outcome, State, describe
 from runners.journal import log_file, make_subfolders, progress_file
 from runners.mirror import resume_mirror
 from runners.output import captured
+from runners.place_names import named, names_of
 from runners.provenance import provenance
 from runners.reach import UnreachedError, opened
 from runners.relay import relayed
@@ -116,7 +117,11 @@ def _make(job: Job, store: Store, progress: Progress, started: float) -> tuple[S
         inputs = job.inputs if execution.workers > 1 else job.fetched(open_store(job.reads, tell=progress.note))
         body = _body(task.kind, threads)
         mirror = resume_mirror(store, job.node, progress)
-        with store.workspace(task.kind, task.id) as workspace, explained(workspace.path, Path(tempfile.gettempdir())):
+        with (
+            store.workspace(task.kind, task.id) as workspace,
+            explained(workspace.path, Path(tempfile.gettempdir())),
+            named(names_of(job.node.name, inputs, workspace.path)),
+        ):
             body(
                 Context(
                     record=task.record,

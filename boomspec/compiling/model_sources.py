@@ -26,6 +26,7 @@ from boomspec.models.facts import ModelFacts, read_config, read_facts
 from boomspec.models.files import CONFIG, CONTEXT, tokenizer_context, tokenizer_files, travelling_files
 from boomspec.models.hub import UnreachableError, cached_model, hub_code, hub_folder, pinned_model
 from boomspec.models.published import STUDENT_CONFIG, read_student_mapping
+from boomspec.models.vocabulary import needed_rows
 from boomspec.tasks import Architecture
 
 Role = Literal["teacher", "student"]
@@ -124,6 +125,8 @@ def _model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Sour
     if not tokenizer and role == "teacher" and file.spec.data is not None:
         hint = "save one there: tokenizer.save_pretrained(folder)"
         raise file.error(file.problem((role, "model"), f"{folder} holds no tokenizer", hint))
+    if role == "teacher":
+        _check_vocabulary(file, facts, folder)
     files = [folder / CONFIG, *checkpoint_files(folder), *travelling_files(folder)]
     location = {"folder": str(folder), "name": shown_path(written)}
     of_model, of_tokenizer = _code(file, role)
@@ -138,6 +141,18 @@ def _model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Sour
         Source("model", {"sha256": digests(files), **of_model}, location),
         Source("tokenizer", {"sha256": digests(tokenizer), CONTEXT: context, **of_tokenizer}, location),
     )
+
+
+def _check_vocabulary(file: SpecFile, facts: ModelFacts, folder: Path) -> None:
+    try:
+        needed = needed_rows(folder)
+    except BoomspecError as error:
+        raise file.error(file.problem(("teacher", "model"), error.message, error.hint)) from error
+    rows = facts.token_embedding.shape[0]
+    if needed is not None and needed > rows:
+        message = f"{folder}: its tokenizer has ids up to {needed - 1}, its embedding {rows} rows"
+        hint = "give the tokenizer of the model, or resize the model: resize_token_embeddings(len(tokenizer))"
+        raise file.error(file.problem(("teacher", "model"), message, hint))
 
 
 def _code(file: SpecFile, role: Role) -> tuple[dict[str, Any], dict[str, Any]]:

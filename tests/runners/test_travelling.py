@@ -37,7 +37,7 @@ _TEMPLATES = {"default": "{{ messages[0].content }}!", "rag": "{{ messages[0].co
 _ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 _BYTES = {"<|endoftext|>": 0, **{byte: i + 1 for i, byte in enumerate(_ALPHABET)}}
 _PIECES = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁a", -1.0), ("b", -1.5), ("▁", -2.0)]
-_TOKENIZERS: dict[str, Callable[[], Any]] = {
+TOKENIZERS: dict[str, Callable[[], Any]] = {
     "gpt2": lambda: GPT2Tokenizer(vocab=_BYTES, merges=[]),
     "qwen2": lambda: Qwen2Tokenizer(vocab=_BYTES, merges=[]),
     "llama": lambda: LlamaTokenizer(vocab={"<unk>": 0, "<s>": 1, "</s>": 2, "▁": 3, "a": 4, "b": 5}, merges=[]),
@@ -59,11 +59,11 @@ def _assembled(teacher: Path) -> Path:
     return target
 
 
-@pytest.mark.parametrize("name", _TOKENIZERS)
+@pytest.mark.parametrize("name", TOKENIZERS)
 def test_a_tokenizer_goes_along_with_all_its_templates(tmp_path: Path, name: str) -> None:
     teacher = tmp_path / "teacher"
     tiny.model(layers=4, vocab_size=300).save_pretrained(teacher)
-    tokenizer = _TOKENIZERS[name]()
+    tokenizer = TOKENIZERS[name]()
     tokenizer.chat_template = _TEMPLATES
     tokenizer.save_pretrained(teacher)
     assert (teacher / CHAT_TEMPLATE_DIR / "rag.jinja").is_file()
