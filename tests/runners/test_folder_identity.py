@@ -25,7 +25,7 @@ from boomspec.models.files import tokenizer_context
 from boomspec.reading.experiments import load_spec
 from runners.foreign_code import tokenizer_of
 from runners.models import load
-from runners.tasks.tokenize import _copy_tokenizer
+from runners.text_tokenizer import copy_tokenizer
 from tests.runners import corpora, foreign, tiny
 
 _SPEC = """\
@@ -209,7 +209,7 @@ def test_text_is_cut_by_the_tokenizer_that_the_teacher_is_measured_with(
     tokenizer = json.loads((teacher / "tokenizer_config.json").read_text())
     context = tokenizer_context({"model_type": model_type, "hidden_size": 7}, tokenizer)
     identity = {"sha256": {n: d for n, d in source.identity["sha256"].items() if n != "config.json"}, "config": context}
-    _copy_tokenizer(Source("tokenizer", identity, source.location), tmp_path / "copy")
+    copy_tokenizer(Source("tokenizer", identity, source.location), tmp_path / "copy")
     theirs, ours = AutoTokenizer.from_pretrained(teacher), tokenizer_of(tmp_path / "copy")
     assert type(ours) is type(theirs)
     for text in ("a b 12 <mark>", "hello  world\n123", "<eos>x"):
