@@ -27,6 +27,7 @@ SEED = "seed"  # the axis whose values repeat an experiment
 VARIANT, BASE = "variant", "base"
 FAMILY = "family"
 _FAMILY = ("student", "interpolated", "teacher")
+_OWN = ("student", "interpolated")
 MOST_IN_RANGE = 4  # of fewer than five values the standard deviation says little
 
 
@@ -117,6 +118,18 @@ class Group:
                 found.setdefault(size, {})[trial.artifacts[row.cell]] = row
         return {size: _point(rows) for size, rows in sorted(found.items())}
 
+    @cached_property
+    def has_family(self) -> bool:
+        """Whether there is a result of a model of its own: the teacher and baselines may be those of others."""
+        return any(row.cell.series in _OWN for trial in self.trials for row in trial.results.rows)
+
+    @cached_property
+    def asked(self) -> frozenset[Size]:
+        """The sizes of the family that the spec asks for, whether there are results or not."""
+        return frozenset(
+            size for trial in self.trials for cell, size in trial.sizes.items() if curve_of(cell) == FAMILY
+        )
+
     def yardsticks(self, measure: str) -> frozenset[str]:
         """With what the group was measured: one, unless its seeds were measured differently."""
         rows = ((trial, row) for trial in self.trials for row in trial.results.rows if row.measure == measure)
@@ -169,10 +182,26 @@ class Study:
         return tuple(sorted({size for group in self.groups for size in self.points(group, measure)}))
 
     def reference(self, group: Group) -> Group | None:
-        """What a group is compared with: the file's own experiment at the same point, else the first group."""
+        """What a group is compared with: the file's own experiment at the same point, else the first group.
+
+        Where that has no results, the first one that has some: what has failed does not keep others from each other.
+        """
+        found = self._asked_for(group)
+        if found is not None and not found.has_family:
+            found = next((other for other in self.groups if other.has_family and _alike(other, found)), found)
+        # What a failed one shares with another, such as its teacher, says nothing about the two.
+        failed = found is not None and found.has_family and not group.has_family
+        return None if found is group or failed else found
+
+    @property
+    def stand_ins(self) -> dict[str, str]:
+        """Of groups without results with which others were to be compared: what they are compared with, by label."""
+        pairs = [(self._asked_for(group), self.reference(group)) for group in self.groups]
+        return {asked.label: other.label for asked, other in pairs if asked and other and asked is not other}
+
+    def _asked_for(self, group: Group) -> Group | None:
         axes = {**group.axes, VARIANT: BASE} if VARIANT in group.axes else self.groups[0].axes
-        found = next((other for other in self.groups if other.axes == axes), None)
-        return None if found is group else found
+        return next((other for other in self.groups if other.axes == axes), None)
 
     @property
     def missing(self) -> tuple[tuple[Trial, Missing], ...]:
@@ -207,6 +236,13 @@ def study(record: Comparison, find: Find) -> Study:
         for name, value in trial.axes.items():
             axes.setdefault(name, {})[value] = None
     return Study(tuple(trials), _groups(trials), {name: tuple(values) for name, values in axes.items()})
+
+
+def _alike(one: Group, other: Group) -> bool:
+    """Whether two groups are at the same point, but for their variant; without variants all are."""
+    if VARIANT not in one.axes:
+        return True
+    return {**one.axes, VARIANT: ""} == {**other.axes, VARIANT: ""}
 
 
 def _yardstick(folder: Path) -> str:

@@ -37,6 +37,10 @@ def findings(study: Study) -> list[str]:
     for measure in others:
         found += [_best(study, measure), *_against_references(study, measure)]
     found += [_otherwise(study, measure) for measure in study.measures]
+    found += [
+        f"{group} has no results of its own, so the others are compared with {other}."
+        for group, other in study.stand_ins.items()
+    ]
     found += [_one_seed(study)]
     headline = _headline(study)
     return [sentence for sentence in dict.fromkeys(found) if sentence and sentence != headline]
@@ -52,31 +56,34 @@ def _headline(study: Study) -> str:
 
 
 def ranked(study: Study, measure: str) -> dict[Size, list[Group]]:
-    """The groups from best to worst mean, at every size of the family that all of them have.
+    """The groups from best to worst mean, at every size of the family that is asked of all of them.
 
     Only groups that were measured with the same as the first one; sizes at which all share one artifact are left out.
+    Where the result of one is missing, the others are ranked.
     """
     metric = study.primary(measure)
     sign = -1.0 if study.higher_is_better(measure) else 1.0
     with_results = [group for group in study.groups if group.points(measure, metric)]
     groups = [group for group in with_results if group.yardsticks(measure) == with_results[0].yardsticks(measure)]
     points = {group.label: group.points(measure, metric) for group in groups}
-    common = set.intersection(*(set(found) for found in points.values())) if len(groups) > 1 else set()
-    order = {size: sorted(groups, key=lambda group: sign * points[group.label][size].mean) for size in sorted(common)}
+    common = frozenset.intersection(*(group.asked for group in groups)) if len(groups) > 1 else frozenset()
+    there = {size: [group for group in groups if size in points[group.label]] for size in sorted(common)}
+    order = {size: sorted(own, key=lambda group: sign * points[group.label][size].mean) for size, own in there.items()}
     return {size: found for size, found in order.items() if len({points[g.label][size].artifacts for g in found}) > 1}
 
 
 def _best(study: Study, measure: str) -> str | None:
     """Which of at least three groups is best at how many sizes, and how surely it leads."""
     order = ranked(study, measure)
-    if not order or len(next(iter(order.values()))) < 3:
+    counts = {len(groups) for groups in order.values()}
+    if max(counts, default=0) < 3:
         return None
-    metric, total, many = study.primary(measure), len(order), len(next(iter(order.values())))
+    metric, total, many = study.primary(measure), len(order), _counted(counts)
     winners = [_winner(groups, size, measure, metric) for size, groups in order.items()]
     wins = Counter(winner for winner in winners if winner is not None).most_common()
     ties = winners.count(None)
     parts = [
-        f"{label} {'is best of ' + str(many) + ' ' if not i else ''}at {_of_sizes(count, total) if not i else count}"
+        f"{label} {'is best of ' + many + ' ' if not i else ''}at {_of_sizes(count, total) if not i else count}"
         for i, (label, count) in enumerate(wins[:_MOST_WINNERS])
     ]
     if more := sum(count for _, count in wins[_MOST_WINNERS:]):

@@ -13,7 +13,7 @@ from boomspec.store import Store
 from runners.context import Context, Input
 from runners.report.comparison import Size, Study, study
 from runners.report.comparison_figures import MOST_LINES, difference_lines, size_lines
-from runners.report.comparison_findings import findings, outcome
+from runners.report.comparison_findings import findings, outcome, ranked
 from runners.report.comparison_page import draw, table
 from runners.report.differences import differences, student_t
 from runners.report.files import comparison_files
@@ -180,6 +180,41 @@ def test_the_best_of_several_is_named_with_its_lead(made):
         "On held-out loss, long is best of 3 at all 4 sizes; the lead over the second best is beyond the spread over "
         "seeds at every one of them. 1 of 234 results is missing."
     )
+
+
+# What is left of an experiment whose student failed is the teacher's and that of naive pruning.
+OWN = ["student 4 held_out", *(f"interpolated {layers} held_out" for layers in (5, 6, 7))]
+
+
+@pytest.mark.parametrize("failed", ["base", "no-kl", "long"])
+def test_one_that_has_failed_does_not_keep_the_others_from_being_compared(store, failed):
+    worse = {"base": 0.0, "no-kl": 0.05, "long": -0.02, "short": 0.1}
+    made = [Made({"variant": v}, shift, leave_out=OWN if v == failed else ()) for v, shift in worse.items()]
+    found = read(Experiments(store, *made))
+    assert len(found.missing) == len(OWN)
+    said = [outcome(found), *findings(found)]
+    others = [name for name in worse if name != failed]
+    best = min(others, key=worse.__getitem__)
+    assert said[0].startswith(f"On held-out loss, {best} is best of 3 at all 4 sizes")
+    first = "base" if failed != "base" else "no-kl"
+    for name in others:
+        word = "better" if worse[name] < worse[first] else "worse"
+        assert name == first or any(s.startswith(f"{name} is {word} than {first} at all 4 sizes") for s in said)
+    assert not any(s.startswith(f"{failed} ") and " than " in s for s in said)
+    assert not any("same artifacts" in s for s in said)
+    stands_in = "base has no results of its own, so the others are compared with no-kl."
+    assert (stands_in in said) is (failed == "base")
+
+
+def test_a_size_that_one_lacks_is_still_ranked_among_the_others(store):
+    worse = {"base": 0.0, "no-kl": 0.05, "long": -0.02}
+    lacks = "interpolated 6 held_out"
+    made = [Made({"variant": v}, shift, leave_out=[lacks] if v == "long" else ()) for v, shift in worse.items()]
+    found = read(Experiments(store, *made))
+    order = {size.layers: [group.label for group in groups] for size, groups in ranked(found, "held_out").items()}
+    assert order.pop(6) == ["base", "no-kl"]
+    assert set(map(tuple, order.values())) == {("long", "base", "no-kl")}
+    assert "best of 2 to 3" in outcome(found)
 
 
 def test_a_tie_has_no_winner(store):
