@@ -83,6 +83,20 @@ def needed(graph: TaskGraph, store: Store, *, checksums: bool = False) -> Plan:
     return Plan({task_id: steps[task_id] for task_id in graph.nodes})
 
 
+def without(graph: TaskGraph, plan: Plan, failed: Mapping[str, str]) -> Plan:
+    """The plan in which tasks that have failed, for the reasons in `failed`, are not tried, nor what needs them."""
+    steps = dict(plan.steps)
+    for task_id in graph.nodes:
+        if steps[task_id].action != "run":
+            continue
+        behind = next((i for i in graph.waits_for(task_id) if steps[i].action == "blocked"), None)
+        if behind is not None:
+            steps[task_id] = Step("blocked", f"its input {graph.nodes[behind].name} is blocked")
+        elif task_id in failed:
+            steps[task_id] = Step("blocked", failed[task_id])
+    return Plan(steps)
+
+
 def read_by(graph: TaskGraph, plan: Plan) -> list[Source]:
     """The sources in files that the tasks which run read."""
     read = {i: None for task_id in plan.ids("run") for i in graph.nodes[task_id].task.inputs.values()}

@@ -12,6 +12,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import boomspec
@@ -21,7 +22,7 @@ from boomspec.graph_file import read_graph
 from boomspec.identity import digest
 from boomspec.in_use import using
 from boomspec.locks.locking import LOCK, record_lock
-from boomspec.plan import Plan, needed
+from boomspec.plan import Plan, needed, without
 from boomspec.planning.saved import check, read_plan
 from boomspec.store import Store, open_store
 from boomspec.tasks import Comparison, Report
@@ -66,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--plan", type=Path, metavar="PLAN.json", help="a saved plan: run exactly that, or nothing")
     parser.add_argument("--report", action="store_true", help="run nothing, write the report of what the store holds")
     parser.add_argument("--lock", type=Path, metavar="LOCK.json", help="the lock that the graph was compiled with")
+    parser.add_argument(
+        "--failed", type=Path, action="append", default=[], metavar="RUN", help="what failed in that run is not tried"
+    )
     parser.add_argument("--verify", action="store_true", help="compare checksums of the artifacts that are reused")
     return parser
 
@@ -101,6 +105,8 @@ def _run_graph(
 ) -> int:
     started = time.time()
     plan = _plan(options, graph, store)
+    failed = {i: error for folder in options.failed for i, error in last_failures(folder).items()}
+    plan = without(graph, plan, failed)
     view = view_for(len(plan.work), plain=options.plain)
     journal = Journal(store.run_folder(graph.name, graph.id), graph, view.event)
     if mirror is not None:
@@ -112,6 +118,7 @@ def _run_graph(
     # Ray's workers import from the driver's working folder first: a person's rich.py must not be found there.
     os.chdir(journal.folder)
     outcomes = _blocked_from_the_start(graph, plan)
+    outcomes |= {i: replace(o, state="failed") for i, o in outcomes.items() if i in failed and o.cause == o.name}
     if plan.work:
         print(
             f"{len(plan.ids('run'))} tasks to run, {len(plan.ids('reuse'))} artifacts reused; starting Ray", flush=True
@@ -130,6 +137,7 @@ def _run_graph(
     if not interrupted and any(isinstance(n.task.record, Report | Comparison) for n in graph.nodes.values()):
         report = _report_as_it_is(graph, journal, outcomes) or _report(graph, store, journal, failures)
         complete = complete and report is not None
+    complete = complete and not options.failed
     code = EXIT_INTERRUPTED if interrupted else EXIT_OK if complete else EXIT_RUN_FAILED
     _finish(graph, plan, outcomes, journal=journal, started=started, code=code, report=report)
     if mirror is not None:

@@ -9,9 +9,9 @@ from typing import NoReturn
 
 import click
 
-from boomspec.commands.shared import runnable, runner, spec_argument, store_option, wait
+from boomspec.commands.shared import runnable, runner, say_left_out, searches, spec_argument, store_option, wait
 from boomspec.compiling.pins import NO_PINS
-from boomspec.errors import BoomspecError
+from boomspec.errors import EXIT_RUN_FAILED, BoomspecError
 from boomspec.locks.locked import RunLock, required_lock
 from boomspec.planning.saved import check, is_plan, read_plan
 from boomspec.store import Where, open_store
@@ -58,20 +58,34 @@ def command(
         _execute(spec, store, options)
     lock = RunLock(*required_lock(spec), packages=not ignore_packages) if locked else None
     done: set[str] = set()
+    given_up: set[str] = set()
+    failed: list[Path] = []  # folders of runs on the way that have failed
     while True:
-        graph, place, cpus, pending = runnable(spec, store, lock.pins if lock else NO_PINS)
+        pins = lock.pins if lock else NO_PINS
+        graph, place, cpus, pending = runnable(spec, store, pins, given_up)
+        waiting = searches(graph, pending)
+        if done & waiting and not failed:
+            raise BoomspecError(f"{', '.join(pending)}: has run and found nothing", hint="see its log in the store")
+        if done & waiting & given_up:
+            sys.exit(EXIT_RUN_FAILED)  # every experiment waits for a search that has failed
+        if done & waiting:
+            given_up |= done & waiting  # what has failed in one experiment does not keep the others from going on
+            continue
+        if given_up:
+            say_left_out(spec, graph)
         if lock is not None:
             graph = lock.hold(graph, place)
-        waiting = {node.id for node in graph.nodes.values() if node.name in pending}
-        if done & waiting:
-            raise BoomspecError(f"{', '.join(pending)}: has run and found nothing", hint="see its log in the store")
         command = runner(graph, place) + (["--cpus", str(cpus)] if cpus else []) + options
         command += ["--lock", str(lock.place.absolute())] if lock else []
+        command += [part for folder in failed for part in ("--failed", str(folder))]
         sys.stdout.flush()
         if not pending:
             # The runners replace this process: the compiler's room never imports theirs, and signals reach them.
             os.execv(sys.executable, command)
-        if code := wait(command):
+        code = wait(command)
+        if code == EXIT_RUN_FAILED and len(graph.experiments) > 1:
+            failed.append(place.run_folder(graph.name, graph.id))
+        elif code:
             sys.exit(code)
         done |= waiting
 

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -63,17 +63,22 @@ specless_store_option = _store(f"./{DEFAULT_STORE}")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 
-def compiled_with(spec: Path, store: Where | None, pins: Pins = NO_PINS) -> tuple[Compiled, Store]:
+def compiled_with(
+    spec: Path, store: Where | None, pins: Pins = NO_PINS, given_up: Collection[str] = ()
+) -> tuple[Compiled, Store]:
     """A spec compiled with what the searches in its store have found, and that store."""
     files = tuple(replace(file, pins=pins) for file in load_experiments(spec))
     found = store_of(files[0], store)
-    return compile_experiments(files, answers_of(found)), found
+    return compile_experiments(files, answers_of(found), given_up=given_up), found
 
 
 def runnable(
-    spec: Path, store: Where | None, pins: Pins = NO_PINS
+    spec: Path, store: Where | None, pins: Pins = NO_PINS, given_up: Collection[str] = ()
 ) -> tuple[TaskGraph, Store, int | None, tuple[str, ...]]:
-    """The graph of a spec, a file or a run's folder, its store, the CPUs to use, the searches that come first."""
+    """The graph of a spec, a file or a run's folder, its store, the CPUs to use, the searches that come first.
+
+    given_up: searches; experiments that wait for one of them are left out, where others remain.
+    """
     path, label = split_address(spec)
     if run_folder(path, None if store is None else open_store(store)) is not None:
         made = open_run(spec, store)
@@ -81,7 +86,7 @@ def runnable(
     if path.suffix == ".json":
         graph = read_graph(path) if label is None else open_run(spec, store).graph
         return graph, open_store(store or DEFAULT_STORE), None, ()
-    compiled, found = compiled_with(spec, store, pins)
+    compiled, found = compiled_with(spec, store, pins, given_up)
     return compiled.graph, found, load_spec(spec).spec.execution.cpus, compiled.pending
 
 
@@ -113,6 +118,20 @@ def warn(lines: Iterable[str]) -> None:
     """Say what nobody should overlook, on stderr: what is printed for programs stays as it is."""
     for line in lines:
         click.secho(f"warning: {line}", err=True, fg="red", bold=True)
+
+
+def searches(graph: TaskGraph, pending: Iterable[str]) -> set[str]:
+    """The ids of searches that are named so."""
+    names = set(pending)
+    return {node.id for node in graph.nodes.values() if node.name in names}
+
+
+def say_left_out(spec: Path, graph: TaskGraph) -> None:
+    """Say on stderr which experiments of a spec a graph does not have."""
+    labels = dict.fromkeys(file.label for file in load_experiments(spec)) if spec.suffix != ".json" else {}
+    left_out = [label for label in labels if label not in {experiment.label for experiment in graph.experiments}]
+    if left_out and graph.experiments:
+        click.echo(f"left out, for what its search needs, or the search, has failed: {', '.join(left_out)}", err=True)
 
 
 def wait(command: list[str]) -> int:

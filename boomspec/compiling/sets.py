@@ -8,7 +8,7 @@ any of them waits for a search the graph is pending: its targets are the searche
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from boomspec.compile import Compiled, Parts, compile_parts, compile_spec, spec_text
@@ -22,8 +22,13 @@ from boomspec.models.facts import ModelFacts
 from boomspec.tasks import Compared, Comparison
 
 
-def compile_experiments(files: Sequence[SpecFile], answers: Answers = lambda search: None) -> Compiled:
-    """Compile the experiments of one spec file; one of them alone is what `compile_spec` makes of it."""
+def compile_experiments(
+    files: Sequence[SpecFile], answers: Answers = lambda search: None, *, given_up: Collection[str] = ()
+) -> Compiled:
+    """Compile the experiments of one spec file; one of them alone is what `compile_spec` makes of it.
+
+    given_up: searches that have failed. Experiments that wait for one of them are left out, where others remain.
+    """
     if len(files) == 1:
         return compile_spec(files[0], answers)
     nodes: dict[str, Node] = {}
@@ -31,6 +36,7 @@ def compile_experiments(files: Sequence[SpecFile], answers: Answers = lambda sea
     facts: dict[str, ModelFacts] = {}
     experiments: list[Experiment] = []
     parts = compile_parts(files, answers)
+    parts = [part for part in parts if not set(given_up) & set(part.build.pending)] or parts
     pending: list[str] = []
     for i, part in enumerate(parts):
         sources |= part.build.sources
