@@ -67,8 +67,8 @@ def differences(source: Source, *, through: bool = True) -> Iterator[Path]:
 
 
 def kept(store: Store, sources: Iterable[Source]) -> set[str]:
-    """The ids of those that the store has."""
-    found = store.survey((SOURCE, source.id) for source in sources if is_local(source))
+    """The ids of those that the store has; what cannot be read there is none of them."""
+    found = store.survey(((SOURCE, source.id) for source in sources if is_local(source)), unread={})
     return {source_id for (_, source_id), damage in found.items() if damage is None}
 
 

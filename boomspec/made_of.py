@@ -76,7 +76,9 @@ def _sound(
     candidates = [(kind, i) for kind, by_key in named.items() for ids in by_key.values() for i in ids]
     if not candidates:
         return []
-    whole = {task for task, damage in store.survey(candidates, checksums=checksums).items() if damage is None}
+    whole = {
+        task for task, damage in store.survey(candidates, checksums=checksums, unread={}).items() if damage is None
+    }
     records = store.records(whole)
     return [
         (i, other, records[kind, other])

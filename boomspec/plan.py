@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from boomspec.errors import BoomspecError
 from boomspec.graph import Node, Source, TaskGraph
 from boomspec.inputs import is_local, kept, missing_files
 from boomspec.made_of import twins
@@ -27,7 +28,7 @@ class Step:
 
     fields: of the spec, those that force it, where an earlier run tells. same_as: the id of the artifact that is
     published under this task's id, too, where the two are made of the same. if_inputs_differ: it runs only if its
-    inputs, which are made anew, come out otherwise than they were.
+    inputs, which are made anew, come out otherwise than they were. unread: what is in the store cannot be read now.
     """
 
     action: Action
@@ -35,6 +36,7 @@ class Step:
     fields: tuple[str, ...] = ()
     same_as: str = ""
     if_inputs_differ: bool = False
+    unread: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,18 +62,27 @@ def needed(graph: TaskGraph, store: Store, *, checksums: bool = False) -> Plan:
     steps: dict[str, Step] = {}
     wanted = set(graph.targets)
     # All at once: looking for thousands of artifacts one by one takes seconds.
-    there = store.survey(((node.task.kind, node.id) for node in graph.nodes.values()), checksums=checksums)
+    unread: dict[tuple[str, str], BoomspecError] = {}
+    everything = ((node.task.kind, node.id) for node in graph.nodes.values())
+    there = store.survey(everything, checksums=checksums, unread=unread)
+    lost: set[str] = set()  # what cannot be read now though something needs it, and all behind that
     for task_id, node in reversed(graph.nodes.items()):
         damage = there.get((node.task.kind, task_id), ABSENT)
         absence = f"damaged: {damage}" if damage not in (None, ABSENT) else damage
+        if (error := unread.get((node.task.kind, task_id))) is not None:
+            absence = error.message  # it may be whole: it is not made anew, nor discarded
+            lost.update({task_id} & wanted)
         if absence is None:
             steps[task_id] = Step("reuse", "in the store")
         elif task_id not in wanted:
-            steps[task_id] = Step("unneeded", f"{absence}, but nothing that runs needs it")
+            steps[task_id] = Step("unneeded", f"{absence}, but nothing that runs needs it", unread=error is not None)
+        elif error is not None:
+            steps[task_id] = Step("blocked", absence, unread=True)
         else:
             steps[task_id] = Step("run", absence)
             wanted.update(graph.waits_for(task_id))
-    running = [task_id for task_id in graph.nodes if steps[task_id].action == "run"]
+    lost.update(i for i in graph.nodes if steps[i].action == "run" and lost.intersection(graph.waits_for(i)))
+    running = [i for i in graph.nodes if steps[i].action == "run" and i not in lost]
     for task_id, other in twins(graph, store, running, checksums=checksums).items():
         steps[task_id] = Step("reuse", f"made of the same inputs, byte for byte: {other[:12]}", same_as=other)
     gone = {source.id: next(iter(missing_files(source)), None) for source in graph.sources.values()}

@@ -132,7 +132,7 @@ def _run_graph(
     failures = {i: outcome.error for i, outcome in outcomes.items() if outcome.state in ("failed", "blocked")}
     interrupted = any(outcome.state == "interrupted" for outcome in outcomes.values())
     targets = {(graph.nodes[i].task.kind, i) for i in graph.targets}
-    complete = targets <= store.records(targets).keys()
+    complete = targets <= store.records(targets, unread={}).keys()
     report = None
     if not interrupted and any(isinstance(n.task.record, Report | Comparison) for n in graph.nodes.values()):
         report = _report_as_it_is(graph, journal, outcomes) or _report(graph, store, journal, failures)
@@ -213,7 +213,7 @@ def _blocked_from_the_start(graph: TaskGraph, plan: Plan) -> dict[str, Outcome]:
 
 
 def _nothing_to_do(graph: TaskGraph, store: Store) -> str:
-    present = len(store.records((node.task.kind, node.id) for node in graph.nodes.values()))
+    present = len(store.records(((node.task.kind, node.id) for node in graph.nodes.values()), unread={}))
     if present == len(graph.nodes):
         return f"nothing to do: all {present} artifacts are in the store"
     return f"nothing to do: all {len(graph.targets)} results are in the store"

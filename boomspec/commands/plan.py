@@ -96,6 +96,8 @@ def command(
     plan = explained(needed(graph, place, checksums=verify), graph, place)
     execution = load_spec(spec).spec.execution
     found = forecast(graph, plan, place, _machine(execution, device, gpus))
+    unread = [f"{graph.nodes[i].name}: {step.reason}" for i, step in plan.steps.items() if step.unread]
+    found = replace(found, warnings=(*unread, *found.warnings))
     warn(trust.warnings(graph))
     if output is not None:
         saved = SavedPlan(graph, plan, place.address, cpus=execution.cpus, checksums=verify, pending=compiled.pending)

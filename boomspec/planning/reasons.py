@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def _still_there(store: Store, alike: Mapping[str, tuple[str, Side]]) -> Iterato
         if entry["kind"] not in SHOWING
     }
     wanted = {(kind, n) for _, _, kinds in read.values() for n, kind in kinds.items()}
-    records = store.records(wanted | {(kind, old) for kind, old, _ in read.values()})
+    records = store.records(wanted | {(kind, old) for kind, old, _ in read.values()}, unread={})
     contents = {n: contents_of(record) for (_, n), record in records.items()}
     keys: dict[str, dict[str, str]] = {}  # by kind, then by id
     for i, (kind, old, kinds) in read.items():
@@ -134,7 +135,10 @@ def _earlier_runs(store: Store, name: str) -> Iterator[_Earlier]:
     """The newest first."""
     folders = store.run_folders(beginning=f"{name}-")
     graphs = [folder / "graph.json" for folder in folders if re.fullmatch(r"-.{8}", folder.name.removeprefix(name))]
-    found = [(path.stat().st_mtime, path) for path in graphs if path.exists()]
+    found = []
+    for path in graphs:
+        with suppress(OSError):  # what cannot be read explains nothing, and hinders nobody
+            found.append((path.stat().st_mtime, path))
     size = 0
     for when, path in sorted(found, reverse=True)[:_MOST_RUNS]:
         size += path.stat().st_size

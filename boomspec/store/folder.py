@@ -149,9 +149,19 @@ class Store:
             raise unreadable(path, error) from error
         return data if is_record(data) else None
 
-    def records(self, tasks: Iterable[Task]) -> dict[Task, dict[str, Any]]:
-        """The records of those that have one."""
-        return {task: record for task in tasks if (record := self.record(*task)) is not None}
+    def records(
+        self, tasks: Iterable[Task], *, unread: dict[Task, BoomspecError] | None = None
+    ) -> dict[Task, dict[str, Any]]:
+        """The records of those that have one. `unread` as in `survey`."""
+        found = {}
+        for task in tasks:
+            try:
+                found[task] = self.record(*task)
+            except BoomspecError as error:
+                if unread is None:
+                    raise
+                unread[task] = error
+        return {task: record for task, record in found.items() if record is not None}
 
     def newest(self, kind: str, count: int) -> list[dict[str, Any]]:
         """The records of the `count` newest artifacts of a kind; where there are very many, of those looked at."""
@@ -183,16 +193,37 @@ class Store:
                 return f"{RECORD} is missing or unreadable"
         return None if record is None else damage_of_files(record, folder, checksums=checksums)
 
-    def survey(self, tasks: Iterable[Task], *, checksums: bool = False) -> dict[Task, str | None]:
-        """The `damage` of each of these tasks that the store has something of. Those with None can be used."""
+    def survey(
+        self, tasks: Iterable[Task], *, checksums: bool = False, unread: dict[Task, BoomspecError] | None = None
+    ) -> dict[Task, str | None]:
+        """The `damage` of each of these tasks that the store has something of. Those with None can be used.
+
+        unread: gets those that cannot be read now, instead of an error; they are neither whole nor damaged.
+        """
         tasks = list(tasks)
-        there = {kind: self.ids(kind) for kind in {kind for kind, _ in tasks}}
-        found = {}
-        for kind, task_id in (task for task in tasks if task[1] in there[task[0]]):
-            damage = self.damage(kind, task_id, checksums=checksums)
-            if damage is not None or self.has(kind, task_id):
-                found[kind, task_id] = damage
+        found: dict[Task, str | None] = {}
+        there: dict[str, set[str] | BoomspecError] = {}
+        for kind, task_id in tasks:
+            try:
+                if kind not in there:
+                    there[kind] = self._listed(kind)
+                if isinstance(listed := there[kind], BoomspecError):
+                    raise listed
+                if task_id in listed:
+                    damage = self.damage(kind, task_id, checksums=checksums)
+                    if damage is not None or self.has(kind, task_id):
+                        found[kind, task_id] = damage
+            except BoomspecError as error:
+                if unread is None:
+                    raise
+                unread[kind, task_id] = error
         return found
+
+    def _listed(self, kind: str) -> set[str] | BoomspecError:
+        try:
+            return self.ids(kind)
+        except OSError as error:
+            return unreadable(self.root / kind, error)
 
     def discard(self, kind: str, task_id: str) -> None:
         """Remove a damaged artifact: out of sight by one rename, then deleted."""

@@ -123,7 +123,9 @@ class RemoteStore(Store):
                 return damage
         return None  # or it was made anew, and looked at again
 
-    def records(self, tasks: Iterable[Task]) -> dict[Task, dict[str, Any]]:
+    def records(
+        self, tasks: Iterable[Task], *, unread: dict[Task, BoomspecError] | None = None
+    ) -> dict[Task, dict[str, Any]]:
         tasks = dict.fromkeys(tasks)
         read = self._records(self._recorded(tasks, self._there({kind for kind, _ in tasks})))
         return {task: record for task, record in read.items() if record is not None}
@@ -137,7 +139,10 @@ class RemoteStore(Store):
         newest = sorted(found, key=lambda task: found[task].modified, reverse=True)[:count]
         return [record for record in self._records({task: found[task] for task in newest}).values() if record]
 
-    def survey(self, tasks: Iterable[Task], *, checksums: bool = False) -> dict[Task, str | None]:
+    def survey(
+        self, tasks: Iterable[Task], *, checksums: bool = False, unread: dict[Task, BoomspecError] | None = None
+    ) -> dict[Task, str | None]:
+        """As `Store.survey`. A bucket is listed as a whole: where that fails it is an error, and nothing is `unread`."""
         tasks = dict.fromkeys(tasks)
         judged = self.judged(tasks, self._there({kind for kind, _ in tasks}), checksums=checksums)
         return {task: damage for task, (damage, _) in judged.items()}

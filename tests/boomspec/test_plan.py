@@ -1,14 +1,21 @@
 """What a run would do with each task, and the reason that it gives."""
 
+import errno
+import json
+import os
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from boomspec.cli import main
 from boomspec.graph import Node, Source, Task, TaskGraph
 from boomspec.identity import file_digest
 from boomspec.plan import Plan, needed
 from boomspec.store import RECORD, Store
 from boomspec.tasks import Evaluate, HeldOut, Record, Tokenize
+from tests.boomspec.conftest import Writer
+from tests.boomspec.troubled_disk import failing
 
 CHAIN = ("tokens", "model", "score")
 
@@ -125,3 +132,59 @@ def test_a_plan_lists_its_tasks_in_the_order_of_the_graph(chain: Chain) -> None:
     plan = chain.plan()
     assert list(plan.steps) == list(chain.graph.nodes)
     assert plan.ids("run") == [chain.tasks[name].id for name in ("other", "model", "score")]
+
+
+@pytest.mark.parametrize("reason", [errno.EACCES, errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize("name", [RECORD, "payload"])
+def test_what_cannot_be_read_and_is_not_needed_is_named_and_stops_nothing(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch, name: str, reason: int
+) -> None:
+    chain.make("tokens", "model", "score")
+    file = chain.payload("model").with_name(name)
+    failing(monkeypatch, file, reason)
+    assert chain.actions() == {"tokens": "reuse", "other": "run", "model": "unneeded", "score": "reuse"}
+    assert chain.reason("model") == f"{file}: cannot be read: {os.strerror(reason)}, but nothing that runs needs it"
+    assert [i for i, step in chain.plan().steps.items() if step.unread] == [chain.tasks["model"].id]
+
+
+@pytest.mark.parametrize("name", [RECORD, "payload"])
+def test_what_cannot_be_read_and_is_needed_blocks_what_needs_it_and_nothing_else(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    chain.make("tokens", "model")
+    file = chain.payload("model").with_name(name)
+    failing(monkeypatch, file, errno.EIO)
+    assert chain.actions() == {"tokens": "reuse", "other": "run", "model": "blocked", "score": "blocked"}
+    assert chain.reason("model") == f"{file}: cannot be read: Input/output error"
+    assert chain.reason("score") == "its input model is blocked"
+    monkeypatch.undo()
+    assert chain.actions()["model"] == "reuse"  # nothing has touched it
+
+
+def test_a_kind_whose_folder_cannot_be_listed_is_named(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain.make("other", "tokens", "model", "score")
+    place, scandir = chain.store.root / "evaluate", os.scandir
+
+    def refusing(path: Path) -> object:
+        if Path(path) == place:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert chain.actions() == {"tokens": "reuse", "other": "reuse", "model": "unneeded", "score": "blocked"}
+    assert chain.reason("score") == f"{place}: cannot be read: Permission denied"
+
+
+def test_the_command_warns_of_what_cannot_be_read(specs: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = specs.compiled()
+    store = Store(specs.folder / "store")
+    for node in compiled.graph.nodes.values():
+        with store.workspace(node.task.kind, node.id) as workspace:
+            store.publish(workspace, node.task.kind, node.id, node.task.identity(), {})
+    teacher = next(node for node in compiled.graph.nodes.values() if node.task.kind == "pretrain")
+    file = store.path("pretrain", teacher.id) / RECORD
+    failing(monkeypatch, file, errno.EIO)
+    planned = CliRunner().invoke(main, ["plan", str(specs.folder / "spec.yaml"), "--json"], catch_exceptions=False)
+    assert planned.exit_code == 0
+    warned = json.loads(planned.stdout)["warnings"]
+    assert f"{teacher.name}: {file}: cannot be read: Input/output error, but nothing that runs needs it" in warned
