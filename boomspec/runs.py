@@ -18,7 +18,7 @@ from boomspec.graph_file import read_graph
 from boomspec.language.spec import SpecFile
 from boomspec.reading.experiments import load_experiments, split_address
 from boomspec.sizes import Lineage, Member
-from boomspec.store import Store, check_url, is_url, open_store, store_of_run
+from boomspec.store import Store, check_spelling, check_url, is_url, open_store, store_of_run
 
 DEFAULT_STORE = "boomspec-store"
 GRAPH = "graph.json"
@@ -112,10 +112,10 @@ def store_of(file: SpecFile, store: str | os.PathLike[str] | None) -> Store:
         return Store(DEFAULT_STORE)
     place = ("execution", "store")
     named = path_text(file, place, named)
-    if not is_url(named):
-        return open_store(resolve_path(file, place, named))
     try:
-        check_url(named)  # where a variable has given it, the language could not
+        check_spelling(named)  # where a variable has given it, the language could not
+        if is_url(named):
+            check_url(named)
     except BoomspecError as error:
         raise file.error(file.problem(place, error.message, error.hint)) from error
-    return open_store(named)
+    return open_store(named if is_url(named) else resolve_path(file, place, named))

@@ -21,7 +21,7 @@ from boomspec.graph import TaskGraph
 from boomspec.graph_file import read_graph
 from boomspec.reading.experiments import load_experiments, load_spec, split_address
 from boomspec.runs import DEFAULT_STORE, GRAPH, open_run, run_folder, store_of
-from boomspec.store import Store, Where, is_url, open_store
+from boomspec.store import Store, Where, check_spelling, is_url, open_store
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -32,6 +32,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 def _where(_context: click.Context, _option: click.Parameter, value: str | None) -> Where | None:
     """A URL stays text: as a Path it would lose a slash."""
+    check_spelling(value or "")
     return value if value is None or is_url(value) else Path(value)
 
 

@@ -10,7 +10,7 @@ from boomspec.language.fields import Bytes, Number, Strict
 from boomspec.language.tracking import TrackingSpec
 from boomspec.reading.validation import FieldError
 from boomspec.reading.variables import has_variables
-from boomspec.store import check_url, is_url
+from boomspec.store import check_spelling, check_url, is_url
 
 _SMALLEST_AMOUNT = 0.0001  # what Ray counts in
 _FIELDS_OF = {"CPU": "cpus", "GPU": "gpus", "memory": "memory"}  # what Ray calls what has a field here
@@ -184,9 +184,11 @@ class ExecutionSpec(Strict):
     @field_validator("store")
     @classmethod
     def _a_store(cls, store: str | None) -> str | None:
-        if store is not None and is_url(store) and not has_variables(store):
+        if store is not None:
             try:
-                check_url(store)
+                check_spelling(store)
+                if is_url(store) and not has_variables(store):
+                    check_url(store)
             except BoomspecError as error:
                 raise FieldError(error.message, hint=error.hint) from error
         return store

@@ -3,7 +3,7 @@
 from boomspec.store.file_locks import NoLocksError, check_locks, lock
 from boomspec.store.files import flush, locked_folder, read_json, write_atomically
 from boomspec.store.folder import Store, Workspace
-from boomspec.store.opening import Where, check_url, is_url, open_store, packages_of, store_of_run
+from boomspec.store.opening import Where, check_spelling, check_url, is_url, open_store, packages_of, store_of_run
 from boomspec.store.record import RECORD, RECORD_VERSION
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Where",
     "Workspace",
     "check_locks",
+    "check_spelling",
     "check_url",
     "flush",
     "is_url",

@@ -21,6 +21,12 @@ URL_FILE = ".url"  # in this machine's folder of a store at a URL
 _SCHEMES = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs"), "az": ("adlfs", "azure")}
 _SCHEMES |= {"abfs": ("adlfs", "azure"), "abfss": ("adlfs", "azure")}
 
+# A scheme and something like "://"; a folder "s3/x" may be meant.
+_MISSPELT = re.compile(
+    rf"\s*(?P<scheme>{'|'.join([*_SCHEMES, 'file'])})\s*(?:[:;]+\s*[/\\]*|[/\\]{{2,}}:?[/\\]*|/:/+)(?P<rest>[^/\\].*)",
+    re.I,
+)
+
 
 def is_url(where: str | os.PathLike[str]) -> bool:
     """Whether this is a URL, and so no path of this machine."""
@@ -37,6 +43,8 @@ def open_store(
     Raises BoomspecError for a URL that names no store, or that has credentials in it, and where what reads it is not
     installed.
     """
+    if isinstance(where, str):
+        check_spelling(where)
     if not is_url(where):
         if (scheme := str(where).partition(":/")[0]) in _SCHEMES and isinstance(where, Path):
             message = f"store '{redact(str(where))}': is a URL that was made a path, and has lost a slash"
@@ -50,6 +58,17 @@ def open_store(
     from boomspec.store.remote import RemoteStore  # here: who has a folder needs none of it
 
     return RemoteStore(url, tell=tell, patience=patience)
+
+
+def check_spelling(where: str) -> None:
+    """Raise BoomspecError for a text that was to be a URL, and would be taken for a folder: "s3//x", "s3:/x"."""
+    found = None if is_url(where) else _MISSPELT.match(where)
+    if found is None:
+        return
+    scheme = found["scheme"].lower()
+    meant = f"{scheme}:///{found['rest']}" if scheme == "file" else f"{scheme}://{found['rest']}"
+    message = f"store '{redact(where)}': is neither a URL nor, most likely, the folder that was meant"
+    raise BoomspecError(message, hint=f"did you mean '{redact(meant)}'? a folder of that name is './{redact(where)}'")
 
 
 def packages_of(url: str) -> tuple[str, ...]:

@@ -142,7 +142,7 @@ class RemoteStore(Store):
     def survey(
         self, tasks: Iterable[Task], *, checksums: bool = False, unread: dict[Task, BoomspecError] | None = None
     ) -> dict[Task, str | None]:
-        """As `Store.survey`. A bucket is listed as a whole: where that fails it is an error, and nothing is `unread`."""
+        """As `Store.survey`. A bucket is listed as a whole, so that nothing is `unread`: it fails or not."""
         tasks = dict.fromkeys(tasks)
         judged = self.judged(tasks, self._there({kind for kind, _ in tasks}), checksums=checksums)
         return {task: damage for task, (damage, _) in judged.items()}

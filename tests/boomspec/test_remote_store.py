@@ -616,6 +616,48 @@ def test_a_url_that_names_no_store_is_an_error_that_shows_no_secret(where, compl
     assert "secret" not in str(caught.value)
 
 
+MISSPELT = {
+    "s3//bucket/x": "s3://bucket/x",
+    "s3:/bucket/x": "s3://bucket/x",
+    "s3:bucket/x": "s3://bucket/x",
+    "S3//bucket": "s3://bucket",
+    "s3;//bucket/x": "s3://bucket/x",
+    "s3:\\\\bucket": "s3://bucket",
+    "s3 ://bucket": "s3://bucket",
+    "s3/:/bucket": "s3://bucket",
+    "gs:/bucket/x": "gs://bucket/x",
+    "gs//bucket": "gs://bucket",
+    "az:container/x": "az://container/x",
+    "abfss:/c@account/x": "abfss://c@account/x",
+    "file:/tmp/x": "file:///tmp/x",
+    "file//tmp/x": "file:///tmp/x",
+}
+
+
+@pytest.mark.parametrize("where", MISSPELT)
+@pytest.mark.parametrize("given", ["--store", "execution.store"])
+def test_a_url_that_is_misspelt_is_no_folder(specs, monkeypatch, where, given) -> None:
+    monkeypatch.chdir(specs.folder)
+    if given == "--store":
+        path, options = specs.text(specs.SPEC), ["--store", where]
+    else:
+        path, options = specs.text(specs.SPEC.replace("store: store", f"store: {json.dumps(where)}")), []
+    for command in ("plan",) if options else ("plan", "validate"):
+        said = CliRunner().invoke(main, [command, str(path), *options])
+        assert said.exit_code == 2
+        assert f"did you mean '{MISSPELT[where]}'? a folder of that name is './{where}'" in said.output
+        assert options or "spec.yaml:31" in said.output
+    assert sorted(path.name for path in specs.folder.iterdir()) == [*(f"{i}.txt" for i in range(8)), "spec.yaml"]
+
+
+@pytest.mark.parametrize(
+    "where", ["store", "s3", "s3/bucket", "./s3:/bucket", "gs-backup//x", "/s3://x", "files:x", "a/s3:x"]
+)
+def test_a_folder_whose_name_is_like_a_urls_is_one(where, monkeypatch, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert open_store(where).root == tmp_path / where
+
+
 def test_a_path_and_a_file_url_are_a_folder(tmp_path) -> None:
     for where in (tmp_path / "a b", str(tmp_path / "a b"), f"file://{tmp_path}/a%20b"):
         found = open_store(where)
