@@ -139,6 +139,24 @@ def is_still(path: Path, handle: int) -> bool:
     return (there.st_dev, there.st_ino) == (opened.st_dev, opened.st_ino)
 
 
+def lock_folder(resume: Path) -> int | None:
+    """Lock a resume folder, made where there is none, by a file in it. Returns as `lock_file`."""
+    with suppress(FileExistsError):  # which `exist_ok` does not cover where it goes at the same time
+        resume.mkdir(parents=True)
+    return lock_file(resume / LOCK, make=True)
+
+
+def unlock_folder(resume: Path, handle: int) -> None:
+    """Let a resume folder go, which disappears when it holds nothing to resume from."""
+    file = resume / LOCK
+    with suppress(OSError):  # it went with the folder, and may be another one's already
+        if is_still(file, handle):
+            file.unlink()
+    os.close(handle)  # before the folder goes: over NFS a deleted file stays in it while it is open
+    with suppress(OSError):
+        resume.rmdir()
+
+
 def _opened(path: Path, flags: int) -> int:
     try:
         return os.open(path, os.O_RDWR | flags, 0o666)

@@ -20,7 +20,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -31,19 +30,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from boomspec.errors import BoomspecError, redact
-from boomspec.identity import file_digest
+from boomspec.store.damage import damage_of_files
 from boomspec.store.file_locks import lock
 from boomspec.store.files import (
     ABSENT,
-    LOCK,
     RESUME,
     flush,
     grave_of,
-    is_still,
-    lock_file,
+    lock_folder,
     locked_folder,
     looked_at,
     read_json,
+    unlock_folder,
     unreadable,
 )
 from boomspec.store.record import RECORD, Task, is_record, listed_files, record_text
@@ -245,15 +243,15 @@ class Store:
         holds nothing. `owner`: the run that this is; of one run there is only one at work on a task.
         """
         resume = self.resume(kind, task_id)
-        handle = _lock(resume)
+        handle = lock_folder(resume)
         if handle is None:
             waiting()
-            while (handle := _lock(resume)) is None:
+            while (handle := lock_folder(resume)) is None:
                 time.sleep(_POLL_SECONDS)
         try:
             yield
         finally:
-            _unlock(resume, handle)
+            unlock_folder(resume, handle)
 
     @contextmanager
     def workspace(self, kind: str, task_id: str) -> Iterator[Workspace]:
@@ -303,44 +301,3 @@ class Store:
             # Else it was discarded between the two; and behind a discarded one another writer's may have come.
         flush(final.parent)
         return final
-
-
-def damage_of_files(record: dict[str, Any], folder: Path, *, checksums: bool) -> str | None:
-    """How the files in a folder differ from what their record says, or None. Raises BoomspecError as `Store.damage`."""
-    inside = f"{folder.resolve()}{os.sep}"
-    for entry in record["files"]:
-        file = folder / entry["path"]
-        there = looked_at(file)
-        if there is None or not stat.S_ISREG(there.st_mode):
-            return f"{entry['path']} is missing"
-        if not os.path.realpath(file).startswith(inside):
-            return f"{entry['path']} is a link that leads out of its folder"
-        if there.st_size != entry["bytes"]:
-            return f"{entry['path']} has {there.st_size} bytes, its record says {entry['bytes']}"
-        if checksums and _digest(file) != entry["sha256"]:
-            return f"{entry['path']} does not match its checksum"
-    return None
-
-
-def _digest(file: Path) -> str:
-    try:
-        return file_digest(file)
-    except OSError as error:
-        raise unreadable(file, error) from error
-
-
-def _lock(resume: Path) -> int | None:
-    with suppress(FileExistsError):  # which `exist_ok` does not cover where it goes at the same time
-        resume.mkdir(parents=True)
-    return lock_file(resume / LOCK, make=True)
-
-
-def _unlock(resume: Path, handle: int) -> None:
-    """Let a resume folder go, which disappears when it holds nothing to resume from."""
-    lock = resume / LOCK
-    with suppress(OSError):  # it went with the folder, and may be another one's already
-        if is_still(lock, handle):
-            lock.unlink()
-    os.close(handle)  # before the folder goes: over NFS a deleted file stays in it while it is open
-    with suppress(OSError):
-        resume.rmdir()

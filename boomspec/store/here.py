@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from boomspec.identity import text_digest
+from boomspec.store.damage import damage_of_files
 from boomspec.store.file_locks import lock
 from boomspec.store.files import ABSENT, looked_at, read_json, unreadable, write_atomically
-from boomspec.store.folder import damage_of_files
 from boomspec.store.opening import URL_FILE
 from boomspec.store.record import RECORD, Task
 

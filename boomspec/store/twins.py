@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from boomspec.errors import BoomspecError
+from boomspec.store.damage import damage_of_files
 from boomspec.store.files import RESUME, flush
-from boomspec.store.folder import Store, damage_of_files
+from boomspec.store.folder import Store
 from boomspec.store.record import record_text
 
 MADE_OF = "made_of"
