@@ -1,6 +1,7 @@
 """What a graph reads from folders and does not make, kept in the store for machines that do not have it.
 
     <store>/source/<source id>/files/   those of a text, a model, a tokenizer or a folder of lm-eval tasks
+                               data/    files and folders outside of that folder that the tasks name
 
 It is written, read, checked and cleaned up as an artifact is, and like one it is named by what it is: a source's id
 covers the digests of its files. A machine reads its own files where they are what the graph says, else the store's.
@@ -18,6 +19,7 @@ from boomspec.graph import Source
 from boomspec.identity import file_digest, folder_digest
 from boomspec.models.code import CODE
 from boomspec.store import Store
+from boomspec.task_data import DATA, changed_data, data_files, data_paths, data_places, moved
 
 SOURCE = "source"  # its place in the store, beside the kinds of tasks
 _FILES = "files"  # a folder with nothing else in it: folders of lm-eval tasks are compared as a whole
@@ -26,12 +28,12 @@ _READ_THROUGH = 1 << 20  # bytes of a file that is compared by its contents, not
 
 def is_local(source: Source) -> bool:
     """Whether it lies in files of some machine; else it is on the hub, or comes with lm-eval."""
-    return "files" in source.location or "folder" in source.location
+    return any(key in source.location for key in ("files", "folder", DATA))
 
 
 def missing_files(source: Source) -> list[Path]:
     """The places on this machine where `source` should be and is not. The hub is not asked."""
-    places = [*source.location.get("files", ()), source.location.get("folder")]
+    places = [*source.location.get("files", ()), source.location.get("folder"), *data_paths(source)]
     return [path for path in map(Path, filter(None, places)) if not path.exists()]
 
 
@@ -64,6 +66,7 @@ def differences(source: Source, *, through: bool = True) -> Iterator[Path]:
         folder = Path(source.location["folder"])
         if not folder.is_dir() or folder_digest(folder) != source.identity["folder"]:
             yield folder
+    yield from changed_data(source, at_most=None if through else _READ_THROUGH)
 
 
 def kept(store: Store, sources: Iterable[Source]) -> set[str]:
@@ -82,19 +85,19 @@ def keep(store: Store, source: Source) -> int:
             return 0
         if store.has(SOURCE, source.id):  # it is damaged
             store.discard(SOURCE, source.id)
-        folder, places = workspace.path / _FILES, _files(source)
+        places = _files(source)
         for name, path in places.items():
-            target = folder / name
+            target = workspace.path / name
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 shutil.copyfile(path, target)
             except OSError as error:
                 raise BoomspecError(f"{path}: cannot be read: {error.strerror or error}") from error
-        for changed in differences(_at(source, folder, places), through=True):
-            name = changed.relative_to(folder).as_posix()
+        for changed in differences(_at(source, workspace.path), through=True):
+            name = changed.relative_to(workspace.path).as_posix()
             original = places.get(name, source.location.get("folder"))
             raise BoomspecError(f"{original}: has changed since the spec was compiled", hint="compile the spec again")
-        size = sum((folder / name).stat().st_size for name in places)
+        size = sum((workspace.path / name).stat().st_size for name in places)
         store.publish(workspace, SOURCE, source.id, {"source": source.kind, "identity": source.identity}, {})
         return size
 
@@ -115,19 +118,26 @@ def located(store: Store, source: Source) -> Source:
     """
     if not is_local(source) or is_here(source) or not kept(store, [source]):
         return source
-    return _at(source, store.fetch(SOURCE, source.id) / _FILES, _files(source))
+    return _at(source, store.fetch(SOURCE, source.id))
 
 
 def called(source: Source) -> str:
     """What people call it."""
-    where = source.location.get("folder") or next(iter(source.location.get("files", ())), source.id[:12])
-    return f"{source.kind.replace('_', ' ')} {source.location.get('name', where)}"
+    places = [source.location.get("folder"), *source.location.get("files", ()), *data_paths(source), source.id[:12]]
+    return f"{source.kind.replace('_', ' ')} {source.location.get('name', next(filter(None, places)))}"
 
 
 def _files(source: Source) -> dict[str, Path]:
     """Its files by their names in the store."""
+    data = {f"{DATA}/{name}": path for name, path in data_files(source)}
+    return {f"{_FILES}/{name}": path for name, path in _own_files(source).items()} | data
+
+
+def _own_files(source: Source) -> dict[str, Path]:
     if "files" in source.location:
         return {f"{i:06}{Path(path).suffix}": Path(path) for i, path in enumerate(source.location["files"])}
+    if "folder" not in source.location:
+        return {}
     folder = Path(source.location["folder"])
     if "sha256" in source.identity:
         return {name: folder / name for name in _digests(source)}
@@ -135,11 +145,15 @@ def _files(source: Source) -> dict[str, Path]:
     return {path.relative_to(folder).as_posix(): path for path in inside}
 
 
-def _at(source: Source, folder: Path, names: Iterable[str]) -> Source:
-    """The source with its files in `folder`."""
+def _at(source: Source, artifact: Path) -> Source:
+    """The source with its files in the folder of an artifact."""
     if "files" in source.location:
-        return replace(source, location={**source.location, "files": [str(folder / name) for name in names]})
-    return replace(source, location={**source.location, "folder": str(folder)})
+        files = [str(artifact / _FILES / name) for name in _own_files(source)]
+        return replace(source, location={**source.location, "files": files})
+    places = data_places(source, artifact / DATA)
+    if "folder" in source.location:
+        places[source.location["folder"]] = str(artifact / _FILES)
+    return replace(source, location=moved(source.location, places))
 
 
 def _digests(source: Source) -> dict[str, str]:

@@ -161,7 +161,7 @@ def metrics(losses: WindowLosses, *, text_bytes: int) -> dict[str, float | str]:
     # exp and scaling carry the standard error over to first order.
     values = {
         "loss": (loss, 1.0),
-        "perplexity": (math.exp(loss), math.exp(loss)),
+        "perplexity": (_exp(loss), _exp(loss)),
         "bits_per_byte": (loss * _bits(losses, text_bytes), _bits(losses, text_bytes)),
     }
     found: dict[str, float | str] = {}
@@ -169,6 +169,14 @@ def metrics(losses: WindowLosses, *, text_bytes: int) -> dict[str, float | str]:
         found[f"{name},none"] = value
         found[f"{name}_stderr,none"] = "N/A" if stderr is None else stderr * slope
     return found
+
+
+def _exp(loss: float) -> float:
+    """Infinite where a float holds it no more."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
 
 
 def _bits(losses: WindowLosses, text_bytes: int) -> float:

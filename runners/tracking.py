@@ -20,6 +20,7 @@ from typing import Any
 
 from boomspec.errors import first_line
 from boomspec.graph import TaskGraph
+from boomspec.measures import shown_measure
 from boomspec.store import Store
 from boomspec.tasks import Cell, Comparison, Report
 from runners.job import describe
@@ -107,11 +108,12 @@ class Tracking:
                     lines = self._store.read(kind, task_id, "metrics.jsonl").splitlines()
                     self._curve(task_id, [json.loads(line) for line in lines], now)
                     continue
-                values = _table(self._store.read(kind, task_id, "table.csv").decode("utf-8"))
+                text = self._store.read(kind, task_id, "table.csv").decode("utf-8")
+                found = [(series, cell, _table(text, cell)) for series, cell in self._cells[task_id]]
             except Exception as error:  # denied, damaged, no answer, or not what it should be
                 unread[self._graph.nodes[task_id].name] = first_line(describe(error))
                 continue
-            for series, cell in self._cells[task_id]:
+            for series, cell, values in found:
                 self._sizes[series].append(Point(cell.parameters, now, values))
                 touched.add(series)
         for series in touched:
@@ -163,11 +165,12 @@ def _values(row: Row) -> dict[str, float]:
     return {name: float(value) for name, value in row.items() if name not in _NO_VALUES}
 
 
-def _table(text: str) -> dict[str, float]:
+def _table(text: str, cell: Cell) -> dict[str, float]:
     """The numbers of an evaluation: "held_out/loss", with lm-eval's filter behind a comma where it has one."""
-    return {
-        f"{row['measure']}/{row['metric']}" + ("" if row["filter"] == "none" else f",{row['filter']}"): float(
-            row["value"]
-        )
-        for row in csv.DictReader(io.StringIO(text, newline=""))
-    }
+    values: dict[str, float] = {}
+    for row in csv.DictReader(io.StringIO(text, newline="")):
+        name = shown_measure(row["measure"], task=cell.task, called=cell.measure)
+        metric = row["metric"] if row["filter"] == "none" else f"{row['metric']},{row['filter']}"
+        if row["value"]:  # else it is not finite
+            values[f"{name}/{metric}"] = float(row["value"])
+    return values

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from math import ceil
 
 from boomspec.graph import Node, TaskGraph
+from boomspec.task_data import data_paths
 
 OBJECT_STORE = 1 << 30  # bytes; only jobs and how they ended go through it. Ray's default is 30 % of a machine's memory
 # For every process of a cluster. Where a machine is cut off without a word, its tasks are tried again after about half
@@ -83,6 +84,7 @@ def local_paths(graph: TaskGraph) -> Iterator[str]:
             yield place if len(files) == 1 else f"{place} ({len(files)} files)"
         elif "folder" in source.location:
             yield source.location["folder"]
+        yield from map(str, data_paths(source))
 
 
 def _each(node: Node, nodes: int) -> int:

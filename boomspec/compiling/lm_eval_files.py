@@ -20,7 +20,7 @@ from boomspec.identity import digest, file_digest
 
 _PACKAGE = ("lm_eval", "tasks")
 # Loaders of the datasets library for files that lie elsewhere: not the name of a data set.
-_LOADERS = {"json", "csv", "parquet", "text", "arrow", "pandas", "xml", "webdataset", "imagefolder", "audiofolder"}
+LOADERS = {"json", "csv", "parquet", "text", "arrow", "pandas", "xml", "webdataset", "imagefolder", "audiofolder"}
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -145,7 +145,7 @@ class _Walk:
             fetched = {str(m["metric"]) for m in metrics or () if isinstance(m, dict) and m.get("hf_evaluate") is True}
             self.metrics |= {name for name in named if type(name) is str} | {f"evaluate/{name}" for name in fetched}
         dataset, options = config.get("dataset_path"), config.get("dataset_kwargs")
-        if isinstance(dataset, str) and dataset not in _LOADERS:
+        if isinstance(dataset, str) and dataset not in LOADERS:
             revision = options.get("revision") if isinstance(options, dict) else None
             self.datasets[dataset] = str(revision) if revision else self.datasets.get(dataset)
 

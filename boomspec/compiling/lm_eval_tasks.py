@@ -6,11 +6,13 @@ import importlib.metadata
 import importlib.util
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from boomspec.compiling.lm_eval_chance import bootstraps, draws
-from boomspec.compiling.lm_eval_configs import single_tasks
+from boomspec.compiling.lm_eval_configs import SingleTask, single_tasks
+from boomspec.compiling.lm_eval_data import DataError, local_data
 from boomspec.compiling.lm_eval_files import task_files
 from boomspec.compiling.lm_eval_index import stock_folder, task_names
 from boomspec.compiling.place_names import shown_path
@@ -20,6 +22,7 @@ from boomspec.graph import OUTSIDE, Source
 from boomspec.identity import folder_digest
 from boomspec.language.measuring import TaskSpec
 from boomspec.language.spec import SpecFile
+from boomspec.task_data import ASKS, DATA, digests
 
 _FOLDER = ("evaluate", "tasks_folder")
 
@@ -43,7 +46,7 @@ class Chance:
 def task_chance(file: SpecFile, task: TaskSpec) -> Chance:
     """Whether a seed, and the number of resamples, can change what a task that `task_source` knows measures."""
     folder = _folder_of(file, task.task)
-    found = file.once(("single tasks", folder, task.task), lambda: single_tasks(task.task, folder))
+    found = _singles(file, task.task, folder)
     key = ("chance", folder, task.task, task.num_fewshot)
     return file.once(
         key,
@@ -76,13 +79,33 @@ def _task_source(file: SpecFile, task: str, index: int) -> Source:
             _check_metrics(file, task, index, folder)
             name, own_folder = shown_path(file.spec.evaluate.tasks_folder), file.folder(_FOLDER).resolve()
             location = {"folder": str(folder), "name": name, OUTSIDE: not folder.is_relative_to(own_folder)}
-            return Source("lm_eval_tasks", {"folder": folder_digest(folder)}, location)
+            identity, places = _data(file, task, index, folder)
+            return Source("lm_eval_tasks", {"folder": folder_digest(folder), **identity}, {**location, **places})
     stock = task_names(stock_folder())
     if task not in stock:
         hint = did_you_mean(task, [*own, *stock]) or "list them with: lm-eval ls tasks"
         raise file.error(file.problem(("evaluate", "tasks", index), f"lm-eval knows no task '{task}'", hint))
     _check_metrics(file, task, index, stock_folder())
-    return Source("lm_eval_tasks", {"lm_eval": importlib.metadata.version("lm-eval")}, {})
+    identity, places = _data(file, task, index, stock_folder())
+    return Source("lm_eval_tasks", {"lm_eval": importlib.metadata.version("lm-eval"), **identity}, places)
+
+
+def _data(file: SpecFile, task: str, index: int, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the data that a task names in files adds to the identity and to the location of its source."""
+    try:
+        found = local_data(_singles(file, task, folder), folder, own=folder != stock_folder())
+    except DataError as error:
+        raise file.error(file.problem(("evaluate", "tasks", index), error.message, error.hint)) from error
+    identity = [file.once(("data", path), partial(digests, path)) for path in found.outside]
+    places = [{"path": str(path), "is_file": path.is_file()} for path in found.outside]
+    return {DATA: identity} if identity else {}, {
+        **({DATA: places} if places else {}),
+        **({ASKS: found.asks} if found.asks else {}),
+    }
+
+
+def _singles(file: SpecFile, task: str, folder: Path) -> tuple[SingleTask, ...]:
+    return file.once(("single tasks", folder, task), lambda: single_tasks(task, folder))
 
 
 def _check_inside(file: SpecFile, task: str, index: int, folder: Path) -> None:

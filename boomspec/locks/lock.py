@@ -53,6 +53,7 @@ class LockedTask(Strict):
     sha256: Sha256
     versions: dict[str, str]  # of its tasks
     datasets: dict[str, str | None]  # that it reads, with the revisions named in its files
+    data: dict[str, Checksum] | None = None  # files outside of its folder that it names; None: not known
 
 
 class LockedRows(Strict):

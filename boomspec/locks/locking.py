@@ -26,6 +26,7 @@ from boomspec.locks.packages import installed, python
 from boomspec.models.code import CODE
 from boomspec.models.hub import UnreachableError, cached_checksums, cached_dataset, pinned_dataset, stated_checksums
 from boomspec.store import Store
+from boomspec.task_data import DATA
 from boomspec.tasks import Evaluate, LmEval, Tokenize
 
 LOCK = "lock.json"  # in the folder of a run
@@ -175,8 +176,20 @@ def _add_task(entries: _Entries, task: str, source: Source, asked: Asked) -> Non
         sha256=found.digest(folder) if stock else source.identity["folder"],
         versions=found.versions,
         datasets=found.datasets,
+        data=_task_data(source),
     )
     _add_datasets(entries, found, asked)
+
+
+def _task_data(source: Source) -> dict[str, str]:
+    """The checksums of the files outside of its folder that a task names, by their names, without their places."""
+    named: list[tuple[str, str]] = []
+    for place, digests in zip(source.location.get(DATA, ()), source.identity.get(DATA, ()), strict=True):
+        path = Path(place["path"])
+        named += [
+            (path.name if place["is_file"] else f"{path.name}/{name}", sha256) for name, sha256 in digests.items()
+        ]
+    return _checksums(dict(zip(_unique(name for name, _ in named), (sha256 for _, sha256 in named), strict=True)))
 
 
 def _add_datasets(entries: _Entries, found: TaskFiles, asked: Asked) -> None:

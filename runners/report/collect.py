@@ -33,12 +33,17 @@ SERIES = {  # in the order in which they are shown
     "standard_distillation": "standard distillation",
     "random_init": "random initialisation",
 }
-HEADER = ("series", "layers", "parameters", "bytes", "measure", "metric", "value", "stderr", "higher_is_better")
+HEADER = (
+    "series", "layers", "parameters", "bytes", "measure", "metric", "value", "stderr", "higher_is_better", "note",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Row:
-    """One number. `metric` is lm-eval's name, with its filter behind a comma unless that is "none"."""
+    """One number. `metric` is lm-eval's name, with its filter behind a comma unless that is "none".
+
+    `note`: what has to be known of it, such as contexts that were cut; mostly nothing.
+    """
 
     cell: Cell
     measure: str
@@ -46,6 +51,7 @@ class Row:
     value: float
     stderr: float | None
     higher_is_better: bool | None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,12 +65,24 @@ class Items:
 
 @dataclass(frozen=True)
 class Missing:
+    """A result that there is not: of a whole cell, or some metrics of one measure in it (which are not finite)."""
+
     cell: Cell
     reason: str
+    part: str = ""  # the measure whose metrics are missing
+    metrics: tuple[str, ...] = ()
+
+    @property
+    def measure(self) -> str:
+        return self.part or self.cell.measure
 
     @property
     def name(self) -> str:
-        return f"{SERIES[self.cell.series]}, {self.cell.layers} layers, {self.cell.measure}"
+        metrics = f" {', '.join(self.metrics)}" if self.metrics else ""
+        return f"{SERIES[self.cell.series]}, {self.cell.layers} layers, {self.measure}{metrics}"
+
+    def concerns(self, measure: str, metric: str) -> bool:
+        return self.measure == measure and (not self.metrics or metric in self.metrics)
 
 
 @dataclass(frozen=True)
@@ -160,6 +178,7 @@ def collect_cells(cells: Iterable[Cell], find: Find, read: Callable[[Path], Meas
             continue
         found = (read or measured)(folder)
         rows += _rows(cell, found.table)
+        missing += _not_finite(cell, found.table)
         items |= {(cell, _shown(cell, name), metric): values for (name, metric), values in found.items.items()}
     return _told_apart(Results(tuple(rows), tuple(missing), items=items))
 
@@ -183,8 +202,9 @@ def _told_apart(results: Results) -> Results:
         return measure if measure == cell.measure or others <= {cell.measure} else f"{measure} ({cell.measure})"
 
     rows = tuple(replace(row, measure=name(row.cell, row.measure)) for row in results.rows)
+    missing = tuple(replace(m, part=name(m.cell, m.part)) if m.part else m for m in results.missing)
     items = {(cell, name(cell, measure), metric): values for (cell, measure, metric), values in results.items.items()}
-    return replace(results, rows=rows, items=items)
+    return replace(results, rows=rows, missing=missing, items=items)
 
 
 def measured(folder: Path) -> Measured:
@@ -205,9 +225,20 @@ def _rows(cell: Cell, table: list[dict[str, str]]) -> list[Row]:
             float(line["value"]),
             float(line["stderr"]) if line["stderr"] else None,
             {"True": True, "False": False}.get(line["higher_is_better"]),
+            line.get("note", ""),
         )
         for line in table
+        if line["value"]
     ]
+
+
+def _not_finite(cell: Cell, table: list[dict[str, str]]) -> list[Missing]:
+    """The numbers of a cell that are none: those of one measure that are missing for one reason together."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for line in table:
+        if not line["value"]:
+            found.setdefault((_shown(cell, line["measure"]), line.get("note", "")), []).append(_metric(line))
+    return [Missing(cell, reason, measure, tuple(metrics)) for (measure, reason), metrics in found.items()]
 
 
 def _items(table: Path) -> dict[tuple[str, str], Items]:
@@ -259,6 +290,7 @@ def tidy(rows: Iterable[Row]) -> list[dict[str, Any]]:
             "value": row.value,
             "stderr": row.stderr,
             "higher_is_better": row.higher_is_better,
+            "note": row.note,
         }
         for row in rows
     ]

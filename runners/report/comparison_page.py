@@ -12,6 +12,7 @@ from runners.report.comparison_findings import findings, outcome, ranked
 from runners.report.differences import Difference
 from runners.report.findings import UNITS, name_of
 from runners.report.frame import NO_PROVENANCE, Drawing, Provenance, file_name, rendered
+from runners.report.marks import Marks
 from runners.report.sweep_figures import MOST_PANELS, axis_figure, grid_figure, marginal_figure, numeric, panels_of
 from runners.report.told import Experiments
 from runners.report.words import count, number, signed
@@ -149,10 +150,11 @@ def table(study: Study, measure: str) -> dict[str, Any]:
     """
     sizes = study.sizes(measure)
     best = {size: study.points(groups[0], measure)[size].mean for size, groups in ranked(study, measure).items()}
-    lines = [_line(study, measure, group, sizes, best=best) for group in study.groups]
+    marks = Marks()
+    lines = [_line(study, measure, group, sizes, marks, best=best) for group in study.groups]
     first = study.groups[0]
     lines_of_baselines = [
-        _line(study, measure, first, sizes, curve=series, name=f"{SERIES[series]} ({first.label})")
+        _line(study, measure, first, sizes, marks, curve=series, name=f"{SERIES[series]} ({first.label})")
         for series in first.baselines(measure)
     ]
     many = len(lines) > _MOST_LINES_OF_A_TABLE
@@ -169,6 +171,7 @@ def table(study: Study, measure: str) -> dict[str, Any]:
         "all": lines if many else [],
         "compared": [str(size) for size in differing],
         "differences": [_difference_line(study, group, found, differing) for group, found in own],
+        "footnotes": marks.footnotes,
         "fold": len(own) > _MOST_LINES_OF_A_TABLE,
     }
 
@@ -198,6 +201,7 @@ def _line(
     measure: str,
     group: Group,
     sizes: Sequence[Size],
+    marks: Marks,
     *,
     curve: str = FAMILY,
     name: str = "",
@@ -207,13 +211,15 @@ def _line(
     reasons: dict[Size, str] = {}
     for trial in group.trials:
         for missing in trial.results.missing:
-            if missing.cell.measure == measure and curve_of(missing.cell) == curve:
+            if missing.concerns(measure, study.primary(measure)) and curve_of(missing.cell) == curve:
                 reasons[trial.sizes[missing.cell]] = missing.reason
     cells = []
     for size in sizes:
         point = points.get(size)
         is_best = point is not None and best is not None and point.mean == best.get(size)
-        cells.append(_cell(point, reasons.get(size), group) | {"best": is_best})
+        curves = [trial.curve(curve, measure, study.primary(measure)) for trial in group.trials]
+        notes = [rows[size].note for rows in curves if size in rows]
+        cells.append(_cell(point, reasons.get(size), group) | {"best": is_best, "marks": marks.of(notes)})
     return {"name": name or group.label, "seeds": len(group.trials), "faint": curve != FAMILY, "cells": cells}
 
 

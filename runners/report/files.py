@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from boomspec.json_text import json_text
 from runners.report import comparison_findings
 from runners.report.collect import HEADER, Missing, Results, tidy
 from runners.report.comparison import FAMILY, Study
@@ -116,7 +116,8 @@ def _differences(study: Study) -> Iterator[dict[str, Any]]:
 
 def _missing(missing: Missing) -> dict[str, Any]:
     cell = missing.cell.model_dump(include={"series", "layers", "parameters", "measure"})
-    return {**cell, "name": missing.name, "reason": missing.reason}
+    metrics = list(missing.metrics)
+    return {**cell, "measure": missing.measure, "metrics": metrics, "name": missing.name, "reason": missing.reason}
 
 
 def _with_axes(
@@ -142,4 +143,4 @@ def _csv(header: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
 
 
 def _json(content: dict[str, Any]) -> str:
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    return json_text(content, indent=1, ensure_ascii=False) + "\n"

@@ -81,8 +81,8 @@ def outcome(results: Results) -> str:
     sentence = _headline(results)
     if not results.missing:
         return sentence
-    cells = len({row.cell for row in results.rows}) + len(results.missing)
-    count = len(results.missing)
+    without = {missing.cell for missing in results.missing}
+    cells, count = len({row.cell for row in results.rows} | without), len(without)
     return f"{sentence} {count} of {cells} results {'is' if count == 1 else 'are'} missing."
 
 
@@ -145,7 +145,8 @@ def _against(results: Results, measure: str, *, series: str, against: str) -> st
 
 def _not_compared(results: Results, measure: str, series: set[str], compared: set[int]) -> list[int]:
     """The sizes between student and teacher at which a missing result keeps two series from being compared."""
-    missing = {m.cell.layers for m in results.missing if m.cell.measure == measure and m.cell.series in series}
+    metric = results.primary(measure)
+    missing = {m.cell.layers for m in results.missing if m.concerns(measure, metric) and m.cell.series in series}
     cells = [row.cell for row in results.rows] + [m.cell for m in results.missing]
     ends = {cell.layers for cell in cells if cell.series in ("student", "teacher")}
     return sorted(missing - compared - ends)

@@ -14,6 +14,7 @@ from runners.report.collect import SERIES, Results, Row
 from runners.report.figures import size_figure
 from runners.report.findings import UNITS, compare, findings, label, outcome
 from runners.report.frame import NO_PROVENANCE, Drawing, Provenance, file_name, rendered
+from runners.report.marks import Marks
 from runners.report.process_figures import search_figure, similarity_figure, training_figure
 from runners.report.words import count, number, signed, size
 
@@ -88,7 +89,7 @@ def render(
     provenance: Provenance = NO_PROVENANCE,
 ) -> str:
     """The page's HTML. `files`: texts of the files that it offers for download, by name."""
-    measures = list(dict.fromkeys([*results.measures, *(missing.cell.measure for missing in results.missing)]))
+    measures = list(dict.fromkeys([*results.measures, *(missing.measure for missing in results.missing)]))
     others = [name for name in dict.fromkeys(row.measure for row in results.rows) if name not in measures]
     return rendered(
         "page.html.jinja",
@@ -113,7 +114,7 @@ def render(
 def numbers_table(results: Results, measures: Sequence[str]) -> dict[str, Any]:
     """One line per model, by size; one column per measure and metric."""
     rows = {(_model(row.cell), row.measure, row.metric): row for row in results.rows}
-    reasons = {(_model(m.cell), m.cell.measure): m.reason for m in results.missing}
+    marks = Marks()
     columns = [(name, results.metrics(name) or ("",)) for name in measures]
     cells = [row.cell for row in results.rows] + [missing.cell for missing in results.missing]
     models = {(c.layers, list(SERIES).index(c.series), _model(c)): c for c in cells}
@@ -121,8 +122,11 @@ def numbers_table(results: Results, measures: Sequence[str]) -> dict[str, Any]:
     for (layers, _, model), cell in sorted(models.items(), key=lambda item: item[0]):
         values = []
         for measure, metrics in columns:
-            reason = reasons.get((model, measure))
-            values += [_value(rows.get((model, measure, metric)), reason) for metric in metrics]
+            missing = [m for m in results.missing if _model(m.cell) == model]
+            for metric in metrics:
+                row, reasons = rows.get((model, measure, metric)), [m for m in missing if m.concerns(measure, metric)]
+                reason = reasons[0].reason if reasons else None
+                values.append(_value(row, reason) | {"marks": marks.of([row.note] if row is not None else [])})
         lines.append(
             {
                 "series": cell.series,
@@ -135,7 +139,7 @@ def numbers_table(results: Results, measures: Sequence[str]) -> dict[str, Any]:
             }
         )
     headed = [(_heading(name), [_metric_heading(results, name, m) for m in metrics]) for name, metrics in columns]
-    return {"measures": headed, "lines": lines}
+    return {"measures": headed, "lines": lines, "footnotes": marks.footnotes}
 
 
 def _model(cell: Cell) -> str:

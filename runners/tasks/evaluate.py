@@ -1,8 +1,9 @@
 """Measure one model: held-out text or one lm-eval task.
 
 Writes, in the same formats for both:
-    results.json   lm-eval's own results format, without what depends on the machine
-    table.csv      measure, metric, filter, value, stderr, higher_is_better
+    results.json   lm-eval's own results format, without what depends on the machine; `counts` of what was cut
+    table.csv      measure, metric, filter, value, stderr, higher_is_better, note; a number that is not finite has no
+                   value, and its note says why
     items.csv      measure, metric, filter, item, weight, value: per document or window, for every metric that is
                    a weighted mean of its items; two models are compared item by item with it
     samples.jsonl  lm-eval's record of every document (lm-eval tasks only)
@@ -11,7 +12,6 @@ Writes, in the same formats for both:
 from __future__ import annotations
 
 import csv
-import json
 import math
 import re
 from pathlib import Path
@@ -21,11 +21,13 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from boomspec.errors import BoomspecError
+from boomspec.json_text import json_text
 from boomspec.tasks import Evaluate, HeldOut, LmEval
 from runners import held_out
 from runners.context import Context
 from runners.device import frozen_dtype, kernels
 from runners.foreign_code import ready, tokenizer_of
+from runners.harness_counts import Counted, members
 from runners.models import load_frozen, model_folder
 from runners.tokens import TOKENIZER, TokenStream
 
@@ -47,12 +49,17 @@ def run(context: Context[Evaluate]) -> None:
     measure = context.record.measure
     with kernels(context.record.determinism, context.progress.note):
         if isinstance(measure, HeldOut):
-            results, items = _held_out(context, measure, model)
+            results, items, counts = *_held_out(context, measure, model), Counted()
         else:
-            results, items = _lm_eval(context, measure, model, folder)
-    _write_json(context.path / "results.json", results)
-    _write_csv(context.path / "table.csv", TABLE, table(results))
-    _write_csv(context.path / "items.csv", Item._fields, items)
+            results, items, counts = _lm_eval(context, measure, model, folder)
+    rows = table(results, counts)
+    for note in dict.fromkeys(f"{row.measure}: {row.note}" for row in rows if row.note):
+        context.progress.note(f"warning: {note}")
+    measured = {(row.measure, row.metric, row.filter) for row in rows if row.value is not None}
+    text = json_text({**_without_missing(results, rows), "counts": counts.to_json()}, indent=1)
+    (context.path / "results.json").write_text(text + "\n", encoding="utf-8")
+    _write_csv(context.path / "table.csv", Line._fields, rows)
+    _write_csv(context.path / "items.csv", Item._fields, [item for item in items if item[:3] in measured])
 
 
 def _held_out(
@@ -95,7 +102,7 @@ def _held_out(
 
 def _lm_eval(
     context: Context[Evaluate], measure: LmEval, model: PreTrainedModel, folder: Path
-) -> tuple[dict[str, Any], list[Item]]:
+) -> tuple[dict[str, Any], list[Item], Counted]:
     from runners import harness  # seconds of import that held-out text need not pay
 
     source = context.inputs["tasks"].source
@@ -107,14 +114,17 @@ def _lm_eval(
         batch_size=context.options.get("batch_size", _BATCH_SIZE),
         progress=context.progress,
     )
-    results = _portable(harness.run_task(lm, measure=measure, source=source), source.location.get("folder"))
+    found = harness.run_task(lm, measure=measure, source=source)
+    results = _portable(found, source.location.get("folder"))
     samples = results.pop("samples")
     with (context.path / "samples.jsonl").open("w", encoding="utf-8") as file:
         for task, documents in samples.items():
-            file.writelines(json.dumps({"task": task, **sample}) + "\n" for sample in documents)
+            file.writelines(json_text({"task": task, **sample}) + "\n" for sample in documents)
     seeds = {f"{kind}_seed": measure.seed for kind in ("random", "numpy", "torch", "fewshot")}
-    results["config"] = {"model": "hf", "model_dtype": context.record.precision, "limit": measure.limit, **seeds}
-    return results, items_of(results, samples)
+    bootstrap = {"bootstrap_iters": measure.bootstrap_iters}
+    limit = {"limit": measure.limit}
+    results["config"] = {"model": "hf", "model_dtype": context.record.precision, **limit, **bootstrap, **seeds}
+    return results, items_of(results, samples), lm.counts
 
 
 def _portable(value: Any, folder: str | None) -> Any:
@@ -131,27 +141,58 @@ def _portable(value: Any, folder: str | None) -> Any:
     return text if folder is None else text.replace(folder, ".")
 
 
-TABLE = ("measure", "metric", "filter", "value", "stderr", "higher_is_better")
+class Line(NamedTuple):
+    """One line of table.csv."""
+
+    measure: str
+    metric: str
+    filter: str
+    value: float | None
+    stderr: float | None
+    higher_is_better: bool | None
+    note: str
 
 
-def table(results: dict[str, Any]) -> list[tuple[str, str, str, float, float | None, bool | None]]:
-    """The numbers of lm-eval style results, one row per task (or group) and metric, in their order."""
-    rows = []
+def table(results: dict[str, Any], counts: Counted | None = None) -> list[Line]:
+    """The numbers of lm-eval style results, one line per task (or group) and metric, in their order."""
+    counts = Counted() if counts is None else counts
+    lines, consists_of = [], members(results)
     for name, metrics in results["results"].items():
         better = results["higher_is_better"].get(name, {})
+        unreal = counts.no_number(consists_of[name])
         for key, value in metrics.items():
             metric, comma, filter_name = key.partition(",")
-            if comma and not metric.endswith("_stderr") and _is_number(value):
-                stderr = metrics.get(f"{metric}_stderr,{filter_name}")
-                stderr = float(stderr) if _is_number(stderr) else None
-                rows.append((name, metric, filter_name, float(value), stderr, better.get(metric)))
-    return rows
+            if not comma or metric.endswith("_stderr") or not _is_number(value):
+                continue
+            stderr = metrics.get(f"{metric}_stderr,{filter_name}")
+            stderr = float(stderr) if _is_number(stderr) and math.isfinite(stderr) else None
+            missing = unreal or (None if math.isfinite(value) else f"it is not finite: {value}")
+            notes = [f"no value: {missing}"] if missing else counts.notes(consists_of[name], key)
+            line = Line(name, metric, filter_name, float(value), stderr, better.get(metric), "; ".join(notes))
+            lines.append(line._replace(value=None, stderr=None) if missing else line)
+    return lines
+
+
+def _without_missing(results: dict[str, Any], lines: list[Line]) -> dict[str, Any]:
+    """The results without the numbers that the lines say are missing; `missing` holds why."""
+    missing = {(line.measure, f"{line.metric},{line.filter}"): line.note for line in lines if line.value is None}
+    shown = dict(results)
+    for section in ("results", "groups"):
+        for name, values in results.get(section, {}).items():
+            kept = {key: None if (name, key) in missing else value for key, value in values.items()}
+            shown[section] = {**shown[section], name: kept}
+    by_name: dict[str, dict[str, str]] = {}
+    for (name, key), why in missing.items():
+        by_name.setdefault(name, {})[key] = why
+    return {**shown, "missing": by_name}
 
 
 def items_of(results: dict[str, Any], samples: dict[str, list[dict[str, Any]]]) -> list[Item]:
     """The items of every metric whose value is the mean over the documents; others have no items."""
     items: list[Item] = []
-    for name, metric, filter_name, value, _, _ in table(results):
+    for name, metric, filter_name, value, *_ in table(results):
+        if value is None:
+            continue
         documents = [s for s in samples.get(name, []) if s["filter"] == filter_name]
         values = [float(s[metric]) for s in documents if _is_number(s.get(metric))]
         if len(values) == len(documents) > 0 and math.isclose(sum(values) / len(values), value, abs_tol=1e-12):
@@ -163,10 +204,6 @@ def items_of(results: dict[str, Any], samples: dict[str, list[dict[str, Any]]]) 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 def _write_csv(path: Path, header: tuple[str, ...], rows: list[Any]) -> None:

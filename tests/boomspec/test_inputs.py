@@ -11,6 +11,7 @@ from boomspec.graph import Source
 from boomspec.identity import file_digest, folder_digest
 from boomspec.inputs import SOURCE, is_here, keep, kept, lend, located, missing_files
 from boomspec.store import Store, open_store
+from boomspec.task_data import digests
 from tests.runners.corpora import text_source
 from tests.runners.s3 import S3, s3_server
 
@@ -56,7 +57,31 @@ def tasks(folder: Path) -> Source:
     return Source("lm_eval_tasks", {"folder": folder_digest(folder)}, {"folder": str(folder)})
 
 
-SOURCES = pytest.mark.parametrize("make", [text, model, tasks])
+def tasks_with_data(folder: Path) -> Source:
+    """A folder of tasks; beside it a file and a folder with data, which a task names."""
+    source = tasks(folder / "tasks")
+    (folder / "data" / "part").mkdir(parents=True)
+    (folder / "data" / "part" / "rows.json").write_text('["a"]')
+    (folder / "more.json").write_text('["b"]')
+    paths = [folder / "data", folder / "more.json"]
+    asks = {"dataset_kwargs": {"data_files": {"test": [str(paths[1]), str(folder / "tasks" / "own" / "x.json")]}}}
+    places = [{"path": str(path), "is_file": path.is_file()} for path in paths]
+    return Source(
+        source.kind,
+        {**source.identity, "data": [digests(path) for path in paths]},
+        {**source.location, "data": places, "asks": {"own": asks}},
+    )
+
+
+def only_data(folder: Path) -> Source:
+    """The data of a task that comes with lm-eval."""
+    folder.mkdir()
+    (folder / "rows.json").write_text("[a]")
+    data = {"data": [digests(folder)]}
+    return Source("lm_eval_tasks", {"lm_eval": "1", **data}, {"data": [{"path": str(folder), "is_file": False}]})
+
+
+SOURCES = pytest.mark.parametrize("make", [text, model, tasks, tasks_with_data, only_data])
 
 
 @SOURCES
@@ -101,6 +126,24 @@ def test_what_is_nowhere_stays_as_it_is(make, store: Store, tmp_path: Path):
     assert located(store, source) is source
     assert kept(store, [source]) == set()
     assert list(lend(store, [source])) == []
+
+
+def test_tasks_from_the_store_name_the_data_that_lies_there(store: Store, tmp_path: Path):
+    source = tasks_with_data(tmp_path / "there")
+    keep(store, source)
+    shutil.rmtree(tmp_path / "there")
+    found = located(store, source).location
+    outside, inside = found["asks"]["own"]["dataset_kwargs"]["data_files"]["test"]
+    assert Path(outside).read_text() == '["b"]'
+    assert Path(inside).parent == Path(found["folder"]) / "own"
+    assert (Path(found["data"][0]["path"]) / "part" / "rows.json").is_file()
+
+
+def test_a_file_that_was_added_to_a_folder_of_data_is_noticed(tmp_path: Path):
+    source = only_data(tmp_path / "data")
+    assert is_here(source)
+    (tmp_path / "data" / "more.json").write_text("[]")
+    assert not is_here(source)
 
 
 def test_weights_that_have_changed_are_not_kept(store: Store, tmp_path: Path):

@@ -25,6 +25,7 @@ from runners.weighted import weighted_stderr
 
 EOS = 0
 LENGTH = 16
+SCORED = "documents scored"
 DOCUMENTS = ["def f(x):\n    return x + 1\n", "# naïve café: ünïcödé\nimport os\n" * 3, "class A:\n    pass\n"]
 STDLIB = Path(__file__).parents[2] / "specs/tasks"
 
@@ -196,7 +197,9 @@ def test_lm_eval_runs_a_task_from_a_folder_and_again_with_the_same_bytes(artifac
     assert [float(item["value"]) for item in read_csv(tmp_path / "one/items.csv")] == [
         s["acc_mutual_info"] for s in samples
     ]
-    assert json.loads(progress.read_text().splitlines()[-1])["done"] == 8 * 4 * 2  # with and without the context
+    lines = [json.loads(line) for line in progress.read_text().splitlines()]
+    most = {unit: max(line["done"] for line in lines if line.get("unit") == unit) for unit in ("requests", SCORED)}
+    assert most == {"requests": 8 * 4 * 2, SCORED: 8}  # with and without the context
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert names == ["items.csv", "results.json", "samples.jsonl", "table.csv"]
     for name in names:

@@ -1,0 +1,159 @@
+"""From real evaluations to the page: cuts are marked, what is not finite is missing, two ways are told apart."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from boomspec.language.measuring import EvaluateSpec
+from boomspec.reading.validation import FieldError
+from boomspec.tasks import Cell, Report
+from runners.report.collect import collect, collect_cells
+from runners.report.files import report_files
+from runners.report.findings import findings, outcome
+from runners.report.marks import Marks
+from runners.report.page import draw, numbers_table, render
+from tests.runners.lm_eval_tasks import CHOICE, measured, model, row, source, strict, task
+
+SIZES = {"student": 2, "interpolated": 3, "teacher": 4}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    """Evaluations of a good and a broken model: asked plainly, with two examples, and as a part of a group."""
+    place = tmp_path_factory.mktemp("evaluations")
+    rows = [row(4, label=i % 2) for i in range(6)] + [row(30)]
+    tasks = task(place / "tasks", rows, {**CHOICE, "fewshot_split": "test"})
+    (place / "tasks/both.yaml").write_text("group: both\ntask: [own]\naggregate_metric_list: [{metric: acc}]\n")
+    tasks, both = source(place / "tasks"), source(place / "tasks", "both")
+    good, bad = model(place / "good"), model(place / "bad", broken=True)
+    found = {}
+    for name, artifact in {"good": good, "bad": bad}.items():
+        measured(place / f"{name}-plain", artifact, tasks)
+        measured(place / f"{name}-few", artifact, tasks, num_fewshot=2, seed=0)
+        measured(place / f"{name}-group", artifact, both, task="both")
+        found |= {f"{name}-{way}": place / f"{name}-{way}" for way in ("plain", "few", "group")}
+    return found
+
+
+def results_of(folders: dict[str, Path], *, broken: str = "", few: str = "own (2-shot)") -> tuple[Any, Report]:
+    ways = {"own": ("plain", None), few: ("few", "own"), "both": ("group", None)}
+    cells, places = [], {}
+    for series, layers in SIZES.items():
+        for called, (way, own) in ways.items():
+            role = f"{series} {layers}/{called}"
+            size = {"parameters": layers * 1000, "bytes": layers * 4000}
+            cells.append(Cell(series=series, layers=layers, measure=called, input=role, task=own, **size))
+            places[role] = folders[f"{'bad' if series == broken else 'good'}-{way}"]
+    record = Report(cells=tuple(cells), trainings={})
+    return collect(record, places.__getitem__), record
+
+
+def test_two_ways_of_asking_and_a_group_s_own_are_told_apart_everywhere(folders):
+    results, _ = results_of(folders)
+    names = ["own", "own (2-shot)", "both", "own (both)"]
+    assert sorted({row.measure for row in results.rows}) == sorted(names)
+    assert len({(row.cell.series, row.measure, row.metric) for row in results.rows}) == len(results.rows)
+    written = list(csv.DictReader(report_files(results, "t")["results.csv"].splitlines()))
+    assert {line["measure"] for line in written} == set(names)
+    drawings = draw(results)
+    assert len({drawing.name for drawing in drawings}) == len(drawings) == 3
+    heads = [name for name, _ in numbers_table(results, results.measures)["measures"]]
+    assert heads == ["own", "own (2-shot)", "both"]
+    assert {measure for _, measure, _ in results.items} == {"own", "own (2-shot)", "own (both)"}
+
+
+def test_what_was_cut_is_marked_in_the_table_with_a_footnote_and_in_the_files(folders):
+    results, _ = results_of(folders)
+    shown = numbers_table(results, results.measures)
+    assert shown["footnotes"][0] == {"mark": "a", "text": "1 to 4 of 7 contexts were cut to the model's positions"}
+    assert all(cell["marks"] == "a" for line in shown["lines"] for cell in line["cells"])
+    page = render(results, title="t", drawings=[], files={})
+    assert '<sup class="mark">a</sup>' in page
+    assert "of 7 contexts were cut to the model&#39;s positions" in page
+    files = report_files(results, "t")
+    assert "1 of 7 contexts were cut to the model's positions" in files["results.csv"]
+    assert strict(files["results.json"])["results"][0]["note"].endswith("contexts were cut to the model's positions")
+
+
+@pytest.mark.parametrize("broken", SIZES)
+def test_numbers_that_are_not_finite_are_missing_with_their_reason_and_in_no_sentence(folders, broken):
+    results, _ = results_of(folders, broken=broken)
+    assert all(row.cell.series != broken for row in results.rows)
+    reasons = {missing.reason for missing in results.missing}
+    assert reasons == {"no value: the model's own numbers for 7 of 7 documents are not finite"}
+    assert {missing.measure for missing in results.missing} >= {"own", "own (2-shot)", "both"}
+    assert "3 of 9 results are missing." in outcome(results)
+    assert not any("nan" in text.lower() for text in [outcome(results), *findings(results)])
+    content = strict(report_files(results, "t")["results.json"])
+    assert {tuple(line["metrics"]) for line in content["missing"]} == {("acc",)}
+    page = render(results, title="t", drawings=draw(results), files=report_files(results, "t"))
+    assert "documents are not finite" in page
+    assert "nan" not in page.lower().replace("finance", "").split("<tbody>")[1].split("</tbody>")[0]
+
+
+def test_a_name_of_one_s_own_stands_for_the_task_and_behind_its_members(folders):
+    cell = {"series": "teacher", "layers": 4, "parameters": 1, "bytes": 4}
+    cells = [Cell(measure="easy ones", input="x", task="both", **cell)]
+    results = collect_cells(cells, lambda role: folders["good-group"])
+    assert sorted(row.measure for row in results.rows) == ["easy ones", "own (easy ones)"]
+
+
+def test_footnotes_of_one_kind_are_one_from_the_least_to_the_most():
+    marks = Marks()
+    assert marks.of(["2 of 40 contexts were cut", "5 of 40 contexts were cut; 1 of 9 generations were cut"]) == "ab"
+    assert marks.of([""]) == ""
+    assert marks.of(["7 of 40 contexts were cut"]) == "a"
+    assert [line["text"] for line in marks.footnotes] == [
+        "2 to 7 of 40 contexts were cut",
+        "1 of 9 generations were cut",
+    ]
+
+
+# --- names in a spec -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tasks", "names"),
+    [
+        (["a", "b"], ["a", "b"]),
+        ([{"task": "a", "num_fewshot": 5}], ["a"]),
+        (["a", {"task": "a", "num_fewshot": 5}], ["a", "a (5-shot)"]),
+        ([{"task": "a", "num_fewshot": 0}, {"task": "a", "num_fewshot": 5}], ["a (0-shot)", "a (5-shot)"]),
+        ([{"task": "a", "limit": 10}, {"task": "a", "limit": 20}, "a"], ["a (first 10)", "a (first 20)", "a"]),
+        (
+            [{"task": "a", "limit": 10, "num_fewshot": 2}, {"task": "a", "limit": 10}],
+            ["a (2-shot)", "a"],
+        ),
+        (["a", {"task": "a", "num_fewshot": 5, "name": "a with help"}], ["a", "a with help"]),
+        ([{"task": "a", "name": "easy"}], ["easy"]),
+    ],
+)
+def test_tasks_are_called_by_what_tells_them_apart(tasks, names):
+    assert list(EvaluateSpec.model_validate({"tasks": tuple(tasks)}).names) == names
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        (["a", "a"], "task 'a' is listed twice"),
+        (["a", {"task": "a", "name": "again"}], "task 'a' is listed twice"),
+        (["a", {"task": "b", "name": "a"}], "two tasks are called 'a'"),
+        ([{"task": "a", "name": "held_out"}], "is no name for a measure"),
+        ([{"task": "a", "name": "x/y"}], "is no name for a measure"),
+        ([{"task": "a", "name": "x: y"}], "is no name for a measure"),
+        ([{"task": "a", "name": " "}], "is no name for a measure"),
+    ],
+)
+def test_names_that_would_be_one_are_refused(tasks, message):
+    with pytest.raises((FieldError, ValueError), match=message):
+        EvaluateSpec.model_validate({"tasks": tuple(tasks)})
+
+
+def test_the_files_of_a_page_hold_no_constant_that_is_no_json(folders):
+    results, _ = results_of(folders, broken="teacher")
+    for name, text in report_files(results, "t").items():
+        if name.endswith(".json"):
+            assert json.loads(text) == strict(text)
