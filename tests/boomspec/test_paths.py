@@ -145,7 +145,7 @@ def test_what_a_task_takes_from_elsewhere_is_an_error(specs: Writer, folder: Pat
 
 def test_lm_evals_own_templates_may_be_included(specs: Writer, folder: Path) -> None:
     stock = Path(importlib.util.find_spec("lm_eval").origin).parent / "tasks" / "arc" / "arc_easy.yaml"
-    assert specs.compiled(tasks(folder, f"include: {stock}\ndataset_path: json\n")).graph
+    assert specs.compiled(tasks(folder, f"include: {stock}\ndataset_path: owner/name\n")).graph
 
 
 @pytest.mark.parametrize("metric", ["metric: someone/theirs", "metric: f1\n    hf_evaluate: true"])
