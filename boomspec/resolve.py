@@ -93,7 +93,8 @@ def _family(
     student = Member(0, tuple(f"s{i}" for i in range(len(kept))), *size_of(own), made.tied)
     members = [student if member.plan == student.plan else member for member in members]
     built = chosen(file, facts, kept, members)
-    _check_configs(file, facts, made, [member for member in built if member.plan != student.plan])
+    place = ("interpolate",) if found is None else ("student", "model")
+    _check_configs(file, place, facts, made, [member for member in built if member.plan != student.plan])
     return Family(facts, kept, student, built, tuple(members))
 
 
@@ -106,7 +107,9 @@ def _distilled(file: SpecFile, facts: ModelFacts, kept: tuple[int, ...]) -> Mode
     return replace(facts, layers=tuple(facts.layers[i] for i in kept), config=config)
 
 
-def _check_configs(file: SpecFile, facts: ModelFacts, made: ModelFacts, members: list[Member]) -> None:
+def _check_configs(
+    file: SpecFile, place: tuple[str, ...], facts: ModelFacts, made: ModelFacts, members: list[Member]
+) -> None:
     """Raise SpecError where a size would have layers that are not what they are in the models they come from."""
     owners = {"t": facts, "s": read_as(made, facts.model_type, "the student")}
     for member in members:
@@ -114,7 +117,7 @@ def _check_configs(file: SpecFile, facts: ModelFacts, made: ModelFacts, members:
             plan_config(owners, member.plan, tied=member.tied, base="t")
         except BoomspecError as error:
             message = f"the size of {len(member.plan)} layers: {error.message}"
-            raise file.error(file.problem(("interpolate",), message, error.hint)) from error
+            raise file.error(file.problem(place, message, error.hint)) from error
 
 
 def check_context(file: SpecFile, facts: ModelFacts) -> None:

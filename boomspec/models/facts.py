@@ -223,11 +223,9 @@ def _with_embedding(others: list[TensorEntry], config: Mapping[str, Any], model_
     head, embedding = tied_names(model_type)
     found = {tensor.name: tensor for tensor in others}
     tied = config.get("tie_word_embeddings", model_type in TIED_BY_DEFAULT)
-    if head in found and embedding not in found and tied:
-        place = embedding.rpartition(".")[0].rpartition(".")[0] + "."
-        if not any(len(t.shape) == 2 and t.name.startswith(place) for t in others if t.name != head):
-            return [replace(t, name=embedding) if t.name == head else t for t in others]
-    return others
+    if not tied or head not in found or any(t.shape == found[head].shape for t in others if t.name != head):
+        return others
+    return [replace(t, name=embedding) if t.name == head else t for t in others]
 
 
 def read_as(facts: ModelFacts, model_type: str, where: str) -> ModelFacts:

@@ -27,7 +27,14 @@ INDEX_LISTS = (
     "mlp_only_layers", "moe_layers",
 )  # fmt: skip
 _INDEX_OBJECTS = ("per_layer_config",)  # {"5": what layer 5 has of its own}
-_STRINGS = ("hybrid_override_pattern",)  # a letter for each layer
+# A letter for each layer, and the list that says the same.
+_LETTERS: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    "hybrid_override_pattern": (
+        "layers_block_type",
+        {"M": "linear_attention", "E": "moe", "*": "full_attention", "-": "mlp"},
+    )
+}
+_TYPED = {"nemotron_h"}  # families that know both
 _CYCLES = ("block_types",)  # the layers' types, over and over: written out
 
 _OTHER_LISTS = (
@@ -76,7 +83,7 @@ def plan_config(
     config = dict(configs[base])
     for key in lists:
         values = [configs[owner][key][i] for owner, i in origins]
-        config[key] = "".join(values) if key in _STRINGS else values
+        config[key] = "".join(values) if key in _LETTERS else values
     for key in INDEX_LISTS:
         if any(isinstance(other.get(key), list) for other in configs.values()):
             config[key] = [new for new, (owner, i) in enumerate(origins) if i in (configs[owner].get(key) or ())]
@@ -90,6 +97,10 @@ def plan_config(
     if not present and not lists:
         raise BoomspecError(f"config.json says no number of layers: looked for {', '.join(LAYER_COUNTS)}")
     config |= dict.fromkeys(present, len(plan))
+    for key, (instead, _) in _LETTERS.items():
+        for name in (key, instead):
+            if name not in facts[base].config:
+                config.pop(name, None)
     config["tie_word_embeddings"] = tied
     apply_rules(config, configs, counts, origins, base)
     return config
@@ -102,7 +113,7 @@ def _agree(
     listed: frozenset[str],
     complete: Complete | None,
 ) -> None:
-    listed |= {*INDEX_LISTS, *_INDEX_OBJECTS, *_STRINGS, *LAYER_COUNTS, *_WRITTEN_OUT, *_BY_INDEX}
+    listed |= {*INDEX_LISTS, *_INDEX_OBJECTS, *_LETTERS, *LAYER_COUNTS, *_WRITTEN_OUT, *_BY_INDEX}
     for owner, other in configs.items():
         if owner == base or other == configs[base]:
             continue
@@ -116,6 +127,14 @@ def _unrolled(config: Config, count: int) -> Config:
     for key in _CYCLES:
         if isinstance(cycle := config.get(key), list) and cycle:
             config[key] = [cycle[i % len(cycle)] for i in range(count)]
+    for key, (instead, meaning) in _LETTERS.items():
+        if isinstance(letters := config.get(key), str) and config.get(instead) is None:
+            config[instead] = [meaning.get(letter, letter) for letter in letters]
+        elif (
+            isinstance(types := config.get(instead), list) and key not in config and config.get("model_type") in _TYPED
+        ):
+            letter_of = {"mamba": "M", "attention": "*", **{name: letter for letter, name in meaning.items()}}
+            config[key] = "".join(letter_of.get(name, "?") for name in types)
     return config
 
 
@@ -147,7 +166,7 @@ def _with_lists(
 def _per_layer(config: Config, count: int) -> list[str]:
     keys = []
     for key, value in config.items():
-        if key in _STRINGS and isinstance(value, str):
+        if key in _LETTERS and isinstance(value, str):
             if len(value) != count:
                 raise BoomspecError(f"config.json: '{key}' has {len(value)} letters, the model has {count} layers")
             keys.append(key)

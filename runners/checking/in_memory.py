@@ -99,7 +99,7 @@ def _reindex_object(
     mine: Any, others: Mapping[str, Any], origins: Sequence[tuple[str, int]], counts: Mapping[str, int]
 ) -> None:
     for key, value in list(vars(mine).items()):
-        values = {owner: getattr(other, key, None) for owner, other in others.items()}
+        values = {owner: vars(other).get(key) if other is not None else None for owner, other in others.items()}
         lists = {o: v for o, v in values.items() if isinstance(v, list | tuple) and len(v) == counts[o]}
         if isinstance(value, list | tuple) and lists.keys() == values.keys():
             vars(mine)[key] = [lists[owner][i] for owner, i in origins]
