@@ -1,9 +1,11 @@
 """How long a task takes: from what was measured here, else from the calibration, else from the table of devices.
 
-    measured      tasks of the same kind that this store has: the seconds in their records, over their work. On CPUs
-                  of the same model, each core alike; on GPUs of the same kind
+    measured      tasks of the same kind that this store has: a fixed part and a rate through the seconds in their
+                  records and their work (`boomspec.costs.fit`). On CPUs of the same model, each core alike; on GPUs of
+                  the same kind
     calibration   a matrix product and a training step that `boomspec plan --calibrate` timed on one core here
     table         `boomspec.costs.devices`, for tasks that ask for a GPU, where a device is named
+    usual         a rate that is common, for tasks of which only small ones were measured
 
 The work of a task is its operations; where it has none, the bytes that it reads and writes. lm-eval tasks are
 compared with the same lm-eval task on another model, by the operations of one token.
@@ -19,6 +21,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from boomspec.costs.devices import MEASURING_SHARE, TRAINING_SHARE, Device, device_seen_as
+from boomspec.costs.fit import Seen, line_of
 from boomspec.costs.known import refined
 from boomspec.costs.machine import cpu_model, host
 from boomspec.graph import Cost, Node
@@ -29,6 +32,11 @@ CALIBRATION = "cache/calibration.json"
 CALIBRATION_SCHEMA = 1
 _USED = 30  # artifacts of one kind
 _TRAINING = ("pretrain", "distill")
+# Of one core of a machine that nothing is known of, operations or bytes a second: right within a factor of a few.
+_USUAL_TRAINING, _USUAL_MEASURING, _USUAL_COPYING, _USUAL_TOKENIZING = 1e10, 2e10, 4e8, 3e6
+_MOST_FIXED = 20.0  # seconds that a task of no work takes, where that was not calibrated
+_MOST_OF_STARTUP = 2.0  # times what was calibrated: more processes start at the same time
+_USUAL_STARTUP = 5.0
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Duration:
-    """Seconds of one task, and where they come from: "measured", "calibration", "table"."""
+    """Seconds of one task, and where they come from: "measured", "calibration", "table", "usual"."""
 
     seconds: float
     source: str
@@ -51,8 +59,7 @@ class Duration:
 
 @dataclass(frozen=True)
 class _Sample:
-    work: float
-    seconds: float  # times cores, on a CPU
+    seen: Seen
     device: str  # of the table, or the CPU's model
 
 
@@ -77,11 +84,10 @@ class Rates:
             return None
         place = device.name if on_gpu and device is not None else cpu_model()
         share = node.execution.workers * (1.0 if on_gpu else max(1.0, node.execution.cpus))
-        startup = self._startup(cost)
-        if samples := [sample for sample in self._of(kind) if sample.device == place]:
-            spent = sum(max(sample.seconds - startup * share, 0.1 * sample.seconds) for sample in samples)
-            total = sum(sample.work for sample in samples)
-            return Duration(startup + work * spent / total / share, "measured")
+        if seen := [sample.seen for sample in self._of(kind) if sample.device == place]:
+            usual, source = self._usual(node, cost, device if on_gpu else None)
+            line = line_of(seen, usual=usual, most_fixed=self._most_fixed(cost, known_rate=usual is not None))
+            return Duration(line.seconds(work / share), "measured" if line.is_measured(work / share) else source)
         if cost.unknown and not cost.flops:
             return None
         if on_gpu and device is not None:
@@ -98,6 +104,31 @@ class Rates:
         if moved := cost.read + cost.disk:
             return Duration(moved / known.copying, "calibration")
         return None
+
+    def _usual(self, node: Node, cost: Cost, device: Device | None) -> tuple[float | None, str]:
+        """Seconds for a unit of a task's work as known without such tasks, and where from; None where unknown."""
+        record, known = node.task.record, self.calibration
+        if isinstance(record, Evaluate) and isinstance(record.measure, LmEval):
+            return None, ""  # how many tokens there are is not known
+        if cost.flops and device is not None:
+            return _by_table(record, cost, device, 1).seconds / cost.flops, "table"
+        if cost.flops and record.kind in _TRAINING:
+            return (1 / known.training, "calibration") if known else (1 / _USUAL_TRAINING, "usual")
+        if cost.flops:
+            return (1 / known.measuring, "calibration") if known else (1 / _USUAL_MEASURING, "usual")
+        if not cost.read + cost.disk:
+            return None, ""
+        if record.kind == "tokenize":
+            return 1 / _USUAL_TOKENIZING, "usual"
+        return (1 / known.copying, "calibration") if known else (1 / _USUAL_COPYING, "usual")
+
+    def _most_fixed(self, cost: Cost, *, known_rate: bool) -> float:
+        """Seconds that a task without any work takes, at most; where no rate is known, those that it usually takes."""
+        computes = bool(cost.flops or cost.flops_per_real_token)
+        startup = self.calibration.startup if self.calibration and computes else _USUAL_STARTUP * computes
+        if not known_rate:
+            return startup
+        return _MOST_OF_STARTUP * startup if self.calibration and computes else _MOST_FIXED
 
     def _startup(self, cost: Cost) -> float:
         """Seconds until the libraries are loaded that a task needs which computes; copying needs none of them."""
@@ -176,13 +207,13 @@ def _sample(store: Store, data: Mapping[str, Any]) -> tuple[tuple[str, ...], _Sa
         work = None if cost is None else _work(record, cost)
         if work is None or device is None:
             return None
-        return _kind(record), _Sample(work, float(made["seconds"]) * share, device)
+        return _kind(record), _Sample(Seen(work / share, float(made["seconds"])), device)
     except (OSError, ValueError, KeyError, TypeError, ValidationError):
         return None
 
 
 def _place(made: Mapping[str, Any]) -> tuple[str | None, float]:
-    """The device that a task ran on, and by how much its seconds count."""
+    """The device that a task ran on, and among how many cores or workers its work was shared."""
     gpus, execution = made["hardware"]["gpus"], made["execution"]
     workers = int(execution["options"].get("workers", 1))
     if execution["gpus"] and gpus:

@@ -44,6 +44,7 @@ _MOST_VALUES = 12  # of an axis, one row each
 _SOURCES = {
     "measured": "tasks of the same kind in this store",
     "calibration": "the calibration of this machine",
+    "usual": "small tasks of the same kind in this store and common rates (--calibrate measures this machine's)",
     "table": "published peak rates, 40 % of them in training and 25 % in measuring",
 }
 

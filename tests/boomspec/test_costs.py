@@ -189,7 +189,23 @@ def test_what_was_measured_here_comes_before_the_calibration(tmp_path: Path) -> 
     finished(store, node("elsewhere", Cost(flops=10**9)), 500.0, cpu="another processor")
     found = Rates(store).duration(task, task.cost, None)
     assert found is not None
-    assert (found.seconds, found.source) == (3.0 + 4 * 2.0, "measured")
+    # Of its 5 seconds the calibrated rate explains half a one, and the rest is a start: 2e9 operations a second.
+    assert (found.seconds, found.source) == (4.5 + 4 * 0.5, "measured")
+
+
+def test_small_tasks_say_how_long_a_start_is_and_large_ones_how_fast_it_goes(tmp_path: Path) -> None:
+    """Without a calibration: a thousand times the work of a toy is not a thousand times its 5 seconds."""
+    store, task = Store(tmp_path), node("new", Cost(flops=10**12))
+    finished(store, node("toy", Cost(flops=10**9)), 5.0, cpu=machine.cpu_model())
+    found = Rates(store).duration(task, task.cost, None)
+    assert found is not None
+    assert (found.seconds, found.source) == (pytest.approx(5.0 + 10**12 / 2e10, rel=0.01), "usual")
+    finished(store, node("real", Cost(flops=10**13), cpus=2), 1000.0, cpu=machine.cpu_model())
+    found = Rates(store).duration(task, task.cost, None)
+    assert found is not None
+    assert (found.seconds, found.source) == (pytest.approx(5 + 200, rel=0.02), "measured")
+    shared = node("on two cores", Cost(flops=10**12), cpus=2)
+    assert Rates(store).duration(shared, shared.cost, None).seconds == pytest.approx(5 + 100, rel=0.02)
 
 
 def test_what_was_measured_on_a_gpu_counts_for_that_kind_of_gpu(tmp_path: Path) -> None:

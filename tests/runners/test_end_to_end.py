@@ -11,11 +11,15 @@ from pathlib import Path
 import psutil
 import pytest
 
+from boomspec.costs.rates import Rates
+from boomspec.graph import Cost, Node, Task
 from boomspec.graph_file import read_graph
 from boomspec.locks.lock import read_lock
 from boomspec.locks.packages import installed
 from boomspec.models.checkpoint import read_checkpoint
 from boomspec.models.facts import total_bytes, total_parameters
+from boomspec.store import Store
+from boomspec.tasks import Interpolate
 
 SPEC = """\
 boomspec: 1
@@ -90,6 +94,19 @@ def undisturbed(tmp_path_factory):
     (folder / "rich.py").write_text("raise RuntimeError('a module of the person was imported')\n")
     output = finish(start(spec, folder / "store", cwd=folder))
     return spec, folder / "store", output
+
+
+def test_a_toy_does_not_make_a_plan_forecast_minutes_for_a_copy_of_seconds(undisturbed):
+    """The real seconds of sizes of some hundred kilobytes, asked about one of 17 layers and 170 MB."""
+    _, where, _ = undisturbed
+    store, size = Store(where), 170_000_000
+    record = Interpolate(plan=tuple(f"t{i}" for i in range(17)), tied=True)
+    large = Node(Task(record, {"teacher": "t", "student": "s"}), "17 layers", cost=Cost(read=size, disk=size))
+    made = [json.loads(path.read_text())["provenance"]["seconds"] for path in where.glob("interpolate/*/artifact.json")]
+    found = Rates(store).duration(large, large.cost, None)
+    assert max(made) / 200_000 * size > 60  # in proportion to their bytes
+    assert 0.5 < found.seconds < max(made) + 2
+    assert found.source == "usual"
 
 
 def test_a_run_makes_every_artifact_and_says_where_the_report_is(undisturbed):
