@@ -22,6 +22,7 @@ from boomspec.compiling import build as make
 from boomspec.compiling.build import Answers, Builder
 from boomspec.compiling.check import check, check_against, together
 from boomspec.compiling.controls import Model, controls, members
+from boomspec.compiling.lm_eval_checks import check_tasks
 from boomspec.compiling.model_sources import local_facts, model_sources, student_mapping
 from boomspec.compiling.places import tracking_of
 from boomspec.compiling.text_sources import held_out_source, text_source
@@ -138,6 +139,7 @@ def _compile(file: SpecFile, answers: Answers) -> Parts:
     start = _start(build)
     check_against(file, start.facts)
     make.evaluations(file)  # an unknown task is an error now, not behind a search
+    check_tasks(file, start.facts)
     kept = _kept(build, start)
     if kept is None:
         return _pending(build)

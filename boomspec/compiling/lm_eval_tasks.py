@@ -104,6 +104,11 @@ def _data(file: SpecFile, task: str, index: int, folder: Path) -> tuple[dict[str
     }
 
 
+def singles_of(file: SpecFile, task: str) -> tuple[SingleTask, ...]:
+    """The single tasks behind a task, group or tag of the spec."""
+    return _singles(file, task, _folder_of(file, task))
+
+
 def _singles(file: SpecFile, task: str, folder: Path) -> tuple[SingleTask, ...]:
     return file.once(("single tasks", folder, task), lambda: single_tasks(task, folder))
 

@@ -37,6 +37,7 @@ def llama_facts(architecture: Architecture) -> ModelFacts:
         "hidden_size": a.hidden_size,
         "num_attention_heads": a.attention_heads,
         "num_key_value_heads": a.key_value_heads,
+        "max_position_embeddings": a.context,
         "tie_word_embeddings": a.tied,
     }
     return model_facts(config, {n: TensorEntry(n, "F32", s) for n, s in shapes.items()}, "teacher.pretrain")

@@ -46,7 +46,9 @@ baselines: [naive_pruning, random_init, standard_distillation, laco]
 execution:
   store: store
 """
-TASK = "task: NAME\noutput_type: multiple_choice\ntraining_split: train\nmetric_list: [{metric: acc}]\n"
+TASK = (
+    "task: NAME\noutput_type: multiple_choice\ntest_split: test\ntraining_split: train\nmetric_list: [{metric: acc}]\n"
+)
 MEASURES = ("held_out", "first", "second")
 SERIES = {
     "teacher": ["teacher"],

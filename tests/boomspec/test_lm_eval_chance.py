@@ -15,7 +15,9 @@ from boomspec.reading.experiments import load_experiments
 from tests.boomspec.conftest import Writer
 from tests.runners import tiny
 
-PLAIN = "task: own\noutput_type: multiple_choice\ntraining_split: train\nmetric_list: [{metric: acc}]\n"
+PLAIN = (
+    "task: own\noutput_type: multiple_choice\ntest_split: test\ntraining_split: train\nmetric_list: [{metric: acc}]\n"
+)
 SAMPLED = (
     "output_type: generate_until\ngeneration_kwargs: {max_gen_toks: 8, until: ['.'], do_sample: true, temperature: 1}\n"
 )

@@ -125,7 +125,8 @@ def test_paths_start_at_the_folder_of_the_file_that_says_them(tasks: Tasks) -> N
     tasks.write(
         "tasks/groups/all.yaml",
         "group: all\ntask: [{task: own, dataset_kwargs: {data_files: ../../outside/more.jsonl}}, {task: new, "
-        "dataset_path: json, dataset_kwargs: {data_files: ../../outside/rows.jsonl}}]\n",
+        "output_type: multiple_choice, test_split: test, dataset_path: json, "
+        "dataset_kwargs: {data_files: ../../outside/rows.jsonl}}]\n",
     )
     found = tasks.source(yaml="task: own\ninclude: deep/base.yaml\n").location[ASKS]["own"]
     assert found["dataset_kwargs"]["data_files"] == [str((tasks.folder / "tasks/deep/rows.jsonl").resolve())]

@@ -22,6 +22,9 @@ include: _template
 task: {name}
 dataset_path: maker/questions
 process_docs: !function helpers.process
+output_type: multiple_choice
+training_split: train
+test_split: test
 metadata: {{version: 2.0}}
 """
 GROUP = """\

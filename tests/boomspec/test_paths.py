@@ -100,10 +100,13 @@ def test_shards_lie_beside_their_index(tmp_path: Path, shard: str) -> None:
 # --- lm-eval tasks are code: templates, and Python by !function ------------------------------------
 
 
+CHOICE = "task: one\noutput_type: multiple_choice\ntest_split: test\n"
+
+
 def tasks(folder: Path, text: str) -> str:
     """A spec whose task folder holds one task of this text."""
     (folder / "tasks").mkdir()
-    (folder / "tasks" / "one.yaml").write_text(f"task: one\n{text}")
+    (folder / "tasks" / "one.yaml").write_text(CHOICE + text)
     return SPEC.replace("held_out: {}\n", "held_out: {}\n  tasks: [one]\n  tasks_folder: tasks\n")
 
 
@@ -138,7 +141,7 @@ def absolute_include(folder: Path) -> str:
 def test_what_a_task_takes_from_elsewhere_is_an_error(specs: Writer, folder: Path, make) -> None:
     spec = tasks(folder, "")
     text = make(folder)
-    (folder / "tasks" / "one.yaml").write_text(f"task: one\n{text}")
+    (folder / "tasks" / "one.yaml").write_text(CHOICE + text)
     with pytest.raises(SpecError, match="takes something from outside of that folder"):
         specs.compiled(spec)
 
@@ -152,10 +155,10 @@ def test_lm_evals_own_templates_may_be_included(specs: Writer, folder: Path) -> 
 def test_a_metric_that_is_code_of_the_hub_is_an_error(specs: Writer, folder: Path, metric: str) -> None:
     with pytest.raises(SpecError, match="is code of the hub"):
         specs.compiled(tasks(folder, f"metric_list:\n  - {metric}\n"))
-    (folder / "tasks" / "one.yaml").write_text("task: one\nmetric_list:\n  - metric: acc\n")
+    (folder / "tasks" / "one.yaml").write_text(CHOICE + "metric_list:\n  - metric: acc\n")
     assert specs.compiled(tasks_again := specs.SPEC.replace("held_out: {}\n", "tasks: [one]\n  tasks_folder: tasks\n"))
     (folder / "tasks" / "one.yaml").write_text(
-        "task: one\nprocess_results: !function helpers.score\nmetric_list:\n  - metric: score\n"
+        CHOICE + "process_results: !function helpers.score\nmetric_list:\n  - metric: score\n"
     )
     assert specs.compiled(tasks_again)  # there it is a name for what the function returns
 

@@ -327,7 +327,7 @@ def test_the_config_that_a_tokenizer_is_loaded_with_has_to_be_trusted_too(tmp_pa
 def _students(folder: Path, **sections) -> Path:
     """A spec of a student that exists, with one lm-eval task and no text; its models lie in ./teacher and ./student."""
     (folder / "tasks").mkdir()
-    (folder / "tasks" / "one.yaml").write_text("task: one\n")
+    (folder / "tasks" / "one.yaml").write_text("task: one\noutput_type: multiple_choice\ntest_split: test\n")
     evaluate = {"held_out": None, "max_tokens": None, "tasks": ["one"], "tasks_folder": "tasks"}
     student = {"model": "./student", "keep": [0, 2]}
     without = {"data": None, "distill": None, "interpolate": None, "evaluate": evaluate, "student": student}

@@ -1,0 +1,100 @@
+"""What would stop lm-eval behind a training, and can be known before it: said at the task's line of the spec.
+
+    tasks + the teacher's facts --task_problems--> Problems
+
+Everything else that lm-eval may stop at depends on documents, and is an error of the evaluation that names them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from boomspec.compiling.lm_eval_configs import SingleTask
+from boomspec.compiling.lm_eval_tasks import singles_of
+from boomspec.errors import Problem
+from boomspec.language.measuring import TaskSpec
+from boomspec.language.spec import SpecFile
+from boomspec.models.facts import ModelFacts
+
+_OUTPUTS = ("multiple_choice", "loglikelihood", "loglikelihood_rolling", "generate_until")
+_SAMPLERS = ("default", "first_n")
+_POSITIONS = ("n_positions", "max_position_embeddings", "n_ctx")  # in lm-eval's order
+_BUDGETS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # in lm-eval's order
+_BUDGET = 256  # lm-eval's default
+Found = tuple[str, str]  # message, hint
+
+
+def check_tasks(file: SpecFile, facts: ModelFacts) -> None:
+    """Raise SpecError with every lm-eval task that cannot be run on this teacher and the models made of it."""
+    sections = ("evaluate", "teacher", "data")
+    problems = file.known(("tasks", id(facts)), sections, lambda: (facts, list(task_problems(file, facts))))[1]
+    if problems:
+        raise file.error(*problems)
+
+
+def task_problems(file: SpecFile, facts: ModelFacts) -> Iterator[Problem]:
+    positions = _positions(facts.config)
+    for index, asked in enumerate(file.spec.evaluate.tasks if file.spec.evaluate is not None else ()):
+        found = [(task, found) for task in singles_of(file, asked.task) for found in _of_task(task, asked, positions)]
+        if found:
+            task, (message, hint) = found[0]
+            others = len({other.name for other, _ in found}) - 1
+            more = f" (and {others} more of '{asked.task}' cannot be run either)" if others else ""
+            yield file.problem(("evaluate", "tasks", index), f"lm-eval task '{task.name}' {message}{more}", hint)
+
+
+def _of_task(task: SingleTask, asked: TaskSpec, positions: int | None) -> Iterator[Found]:
+    if task.get("unsafe_code"):
+        yield "runs code that the model writes: boomspec does not", "leave it out"
+    if task.get("doc_to_image") or task.get("doc_to_audio"):
+        yield "shows images or plays sound: only text is measured", "leave it out"
+    if task.in_python:
+        return
+    if task.output_type not in _OUTPUTS:
+        yield f"has an output_type '{task.output_type}', which lm-eval does not know", f"one of {', '.join(_OUTPUTS)}"
+        return
+    if not (task.get("test_split") or task.get("validation_split")):
+        yield "names no documents to be measured on", "give it a test_split or a validation_split"
+    yield from _examples(task, asked)
+    if task.output_type == "generate_until" and positions is not None:
+        budget = _budget(task.generation)
+        if budget is not None and budget >= positions:
+            hint = "fewer max_gen_toks in its generation_kwargs leave room for a prompt; or leave it out"
+            yield f"generates up to {budget} tokens, and the teacher has {positions} positions", hint
+
+
+def _examples(task: SingleTask, asked: TaskSpec) -> Iterator[Found]:
+    wanted, own = asked.num_fewshot, task.get("num_fewshot")
+    if wanted and task.output_type == "loglikelihood_rolling":
+        yield "measures texts without a prompt: there is no place for examples", "leave num_fewshot out for it"
+        return
+    if wanted and type(own) is int and own == 0:
+        yield f"fixes num_fewshot at 0, but the spec asks for {wanted}", "leave num_fewshot out for this task"
+        return
+    if not task.shots(wanted):
+        return
+    sampler = task.few_shot.get("sampler", "default")
+    if type(sampler) is str and sampler not in _SAMPLERS:
+        yield f"has a sampler '{sampler}', which lm-eval does not know", f"one of {', '.join(_SAMPLERS)}"
+    given = [task.get(name) for name in ("fewshot_split", "training_split", "validation_split")]
+    given += [task.few_shot.get(name) for name in ("split", "samples")]
+    if not any(given):
+        hint = "give it a fewshot_split or a training_split, or ask without examples"
+        yield "would take its examples from the documents that it measures, each of them from itself, too", hint
+
+
+def _budget(generation: Mapping[str, Any]) -> int | None:
+    found = next((generation[name] for name in _BUDGETS if generation.get(name) is not None), _BUDGET)
+    try:
+        return int(found)
+    except (TypeError, ValueError):
+        return None
+
+
+def _positions(config: Mapping[str, Any]) -> int | None:
+    """How many positions lm-eval takes a model to have; None where its config does not say."""
+    inner = config.get("text_config")
+    shown = inner if isinstance(inner, Mapping) else config
+    found = next((shown[name] for name in _POSITIONS if shown.get(name) is not None), None)
+    return found if isinstance(found, int) else None

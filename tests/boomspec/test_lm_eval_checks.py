@@ -1,0 +1,94 @@
+"""lm-eval tasks that cannot be run are errors at `plan`, at their line, and not behind a training."""
+
+import pytest
+
+from boomspec.compiling.lm_eval_checks import _of_task, _positions
+from boomspec.compiling.lm_eval_configs import single_tasks
+from boomspec.compiling.lm_eval_index import stock_folder
+from boomspec.errors import SpecError
+from boomspec.language.measuring import TaskSpec
+from tests.boomspec.conftest import Writer
+
+CHOICE = "task: own\noutput_type: multiple_choice\ntest_split: test\nmetric_list: [{metric: acc}]\n"
+WRITTEN = (
+    "task: own\ntest_split: test\ngeneration_kwargs: {until: ['.'], BUDGET}\nmetric_list: [{metric: exact_match}]\n"
+)
+
+
+def compiled(specs: Writer, text: str, task: object = "own", *, positions: int = 32) -> None:
+    (specs.folder / "tasks").mkdir(exist_ok=True)
+    (specs.folder / "tasks" / "own.yaml").write_text(text)
+    specs.edited(("data.sequence_length", positions), ("evaluate", {"tasks_folder": "tasks", "tasks": [task]}))
+
+
+FEW = {"task": "own", "num_fewshot": 2}
+REFUSED = {
+    "a budget of all positions": (WRITTEN.replace("BUDGET", "max_gen_toks: 32"), "own", "generates up to 32 tokens"),
+    "the same by another name": (WRITTEN.replace("BUDGET", "max_new_tokens: 40"), "own", "generates up to 40 tokens"),
+    "lm-eval's default": (WRITTEN.replace(", BUDGET", ""), "own", "generates up to 256 tokens, and the teacher has 32"),
+    "no generation_kwargs": ("task: own\ntest_split: test\n", "own", "generates up to 256 tokens"),
+    "an unknown output": (CHOICE.replace("multiple_choice", "guess"), "own", "has an output_type 'guess'"),
+    "no documents": (CHOICE.replace("test_split: test\n", ""), "own", "names no documents"),
+    "no examples": (CHOICE, FEW, "would take its examples from the documents that it measures"),
+    "no examples of its own": (CHOICE + "num_fewshot: 2\n", "own", "would take its examples from the documents"),
+    "a fixed number": (CHOICE + "num_fewshot: 0\n", FEW, "fixes num_fewshot at 0, but the spec asks for 2"),
+    "examples without a prompt": (CHOICE.replace("multiple_choice", "loglikelihood_rolling"), FEW, "without a prompt"),
+    "an unknown sampler": (
+        CHOICE + "training_split: t\nfewshot_config: {sampler: best}\n",
+        FEW,
+        "has a sampler 'best'",
+    ),
+    "code that a model writes": (CHOICE + "unsafe_code: true\n", "own", "runs code that the model writes"),
+    "images": (CHOICE + "doc_to_image: [image]\n", "own", "only text is measured"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_task_that_cannot_be_run_is_an_error_at_its_line(specs: Writer, name: str) -> None:
+    text, task, message = REFUSED[name]
+    with pytest.raises(SpecError) as caught:
+        compiled(specs, text, task)
+    assert message in str(caught.value)
+    assert "evaluate.tasks[0]" in str(caught.value)
+    assert "hint:" in str(caught.value)
+
+
+ALLOWED = {
+    "a budget below the positions": (WRITTEN.replace("BUDGET", "max_gen_toks: 31"), "own"),
+    "examples of a training split": (CHOICE + "training_split: train\n", FEW),
+    "examples of a split of their own": (CHOICE + "fewshot_split: dev\n", FEW),
+    "examples that are listed": (CHOICE + "fewshot_config: {samples: [{a: 1}], sampler: first_n}\n", FEW),
+    "no examples asked": (CHOICE + "num_fewshot: 2\n", {"task": "own", "num_fewshot": 0}),
+    "a class": ("task: own\nclass: !function code.Task\n", "own"),
+}
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_a_task_that_can_be_run_is_none(specs: Writer, name: str) -> None:
+    compiled(specs, *ALLOWED[name])
+
+
+def test_a_group_is_said_once_with_how_many_of_its_tasks_it_concerns(specs: Writer) -> None:
+    (specs.folder / "tasks").mkdir()
+    for name in ("one", "two", "three"):
+        text = WRITTEN.replace(", BUDGET", "").replace("own", name)
+        (specs.folder / "tasks" / f"{name}.yaml").write_text(text)
+    (specs.folder / "tasks" / "all.yaml").write_text("group: all\ntask: [one, two, three, own]\n")
+    with pytest.raises(SpecError, match=r"'one' generates up to 256 .* \(and 2 more of 'all' cannot be run either\)"):
+        compiled(specs, CHOICE, "all")
+
+
+def test_the_positions_of_a_nested_config_are_those_of_its_text() -> None:
+    assert _positions({"max_position_embeddings": 5, "text_config": {"max_position_embeddings": 9}}) == 9
+    assert _positions({"n_positions": 7}) == 7
+    assert _positions({"hidden_size": 7}) is None
+
+
+def test_common_installed_tasks_can_be_run() -> None:
+    for name in ("arc_easy", "hellaswag", "wikitext", "gsm8k", "mmlu", "lambada_openai", "truthfulqa_mc2", "bbh"):
+        for task in single_tasks(name, stock_folder()):
+            shots = 0 if task.output_type == "loglikelihood_rolling" or task.get("num_fewshot") == 0 else 5
+            asked = TaskSpec(task=name, num_fewshot=shots) if name != "truthfulqa_mc2" else TaskSpec(task=name)
+            found = list(_of_task(task, asked, 4096))
+            # LAMBADA has nothing but its test documents.
+            assert bool(found) == (name == "lambada_openai"), (task.name, found)
