@@ -23,12 +23,12 @@ from boomspec.compiling.build import Answers, Builder
 from boomspec.compiling.check import check, check_against, together
 from boomspec.compiling.controls import Model, controls, members
 from boomspec.compiling.lm_eval_checks import check_tasks
-from boomspec.compiling.model_sources import local_facts, model_sources, student_mapping
+from boomspec.compiling.model_sources import Role, dequantization, local_facts, model_sources, student_mapping
 from boomspec.compiling.places import tracking_of
 from boomspec.compiling.text_sources import held_out_source, text_source
 from boomspec.costs.pricing import priced
 from boomspec.errors import BoomspecError, redact
-from boomspec.graph import Experiment, TaskGraph
+from boomspec.graph import Experiment, Source, TaskGraph
 from boomspec.language.searches import KeepChoice, OrderSearch
 from boomspec.language.spec import SpecFile
 from boomspec.meaning import meaning
@@ -174,9 +174,16 @@ def _start(build: Builder) -> _Start:
         return _Start(facts, teacher, tokens, {"teacher": teacher})
     facts, model, tokenizer = model_sources(file, "teacher")
     if spec.data is None:
-        return _Start(facts, build.model(facts, model), None, {})
+        return _Start(facts, _model(build, "teacher", facts, model), None, {})
     inputs = {**_texts(build), "tokenizer": build.source(tokenizer)}
-    return _Start(facts, build.model(facts, model), build.add("tokenize", make.tokenize(file, spec.data), inputs), {})
+    teacher = _model(build, "teacher", facts, model)
+    return _Start(facts, teacher, build.add("tokenize", make.tokenize(file, spec.data), inputs), {})
+
+
+def _model(build: Builder, role: Role, facts: ModelFacts, source: Source) -> str:
+    """The id of a model that exists, as everything else reads it: of the task that dequantises it, where it must be."""
+    model, record = build.model(facts, source), dequantization(build.file, role)
+    return model if record is None else build.add(f"dequantize {role}", record, {"model": model})
 
 
 def _texts(build: Builder) -> dict[str, str]:
@@ -210,7 +217,7 @@ def _student(build: Builder, start: _Start, kept: tuple[int, ...]) -> tuple[str,
             plan_entries(start.facts, facts, [f"s{i}" for i in range(facts.count)], tied=facts.tied)
         except BoomspecError as error:
             raise build.file.error(build.file.problem(("student", "model"), error.message, error.hint)) from error
-        return build.model(facts, model), start.trainings, facts
+        return _model(build, "student", facts, model), start.trainings, facts
     assert start.tokens is not None
     inputs = {"teacher": start.teacher, "tokens": start.tokens}
     student = build.add("distill student", make.distill(build, section, kept), inputs)

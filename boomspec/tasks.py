@@ -89,6 +89,15 @@ class Tokenize(Record):
     on_bad_row: Literal["skip"] | None = None  # None: a row without text is an error
 
 
+class Dequantize(Record):
+    """A model that is quantised, written out in `dtype`, its config without quantisation. Inputs: `model` (source)."""
+
+    kind: ClassVar[str] = "dequantize"
+    version: ClassVar[int] = 1
+
+    dtype: Literal["bfloat16", "float16", "float32"]
+
+
 class Architecture(Strict):
     """A Llama decoder (see `boomspec/models/architecture.py` for its tensors)."""
 
@@ -263,14 +272,7 @@ class Evaluate(Record):
 
 
 Series = Literal[
-    "teacher",
-    "student",
-    "interpolated",
-    "naive_pruning",
-    "random_init",
-    "standard_distillation",
-    "shortgpt",
-    "laco",
+    "teacher", "student", "interpolated", "naive_pruning", "random_init", "standard_distillation", "shortgpt", "laco"
 ]
 
 
@@ -314,5 +316,5 @@ class Comparison(Record):
     experiments: tuple[Compared, ...]
 
 
-_RECORDS = (Tokenize, Pretrain, Distill, Search, Interpolate, Baseline, Evaluate, Report, Comparison)
+_RECORDS = (Dequantize, Tokenize, Pretrain, Distill, Search, Interpolate, Baseline, Evaluate, Report, Comparison)
 KINDS: dict[str, type[Record]] = {record.kind: record for record in _RECORDS}

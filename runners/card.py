@@ -15,7 +15,7 @@ from boomspec.graph import Source, TaskGraph
 from boomspec.models.facts import read_config, read_facts, total_bytes, total_parameters
 from boomspec.sizes import Lineage, Member, compact_plan
 from boomspec.store import Store
-from boomspec.tasks import Report
+from boomspec.tasks import Dequantize, Report
 from boomspec.trust import foreign_code
 from runners.members import lineage_of, task_of
 from runners.numbers import fetch_numbers
@@ -54,7 +54,7 @@ def model_card(graph: TaskGraph, store: Store, member: Member, *, folder: Path, 
         records=[
             (title, fence(_yaml(node.task.record.model_dump(mode="json", exclude_none=True)), "yaml"))
             for title, node in (("Distillation", student), ("The teacher's training", graph.nodes.get(lineage.teacher)))
-            if node is not None
+            if node is not None and not isinstance(node.task.record, Dequantize)
         ],
         results=_results(graph, store, member, kind),
         spec=fence(graph.spec, "yaml"),
@@ -86,7 +86,7 @@ def front_matter_of(card: str) -> dict[str, Any]:
 
 def _base(graph: TaskGraph, lineage: Lineage) -> tuple[dict[str, Any], str]:
     """The metadata of the base model's card with its name, and the teacher in words."""
-    source = graph.sources.get(lineage.teacher)
+    source = _source(graph, lineage.teacher)
     if source is None:
         return {}, "trained from random weights by the same experiment"
     card = front_matter_of(_card_text(source))
@@ -120,6 +120,14 @@ def _front_matter(graph: TaskGraph, base: dict[str, Any], *, masked: bool) -> di
     }
 
 
+def _source(graph: TaskGraph, model: str) -> Source | None:
+    """Where a model comes from that exists, dequantised or as it is; None for one that the graph trains."""
+    node = graph.nodes.get(model)
+    if node is not None and isinstance(node.task.record, Dequantize):
+        return graph.sources[node.task.inputs["model"]]
+    return graph.sources.get(model)
+
+
 def _summary(member: Member, lineage: Lineage, kind: str, teacher: str) -> str:
     ends = f"the {lineage.trained.layers} layers of its student and the {lineage.members[-1].layers} of its teacher"
     match kind:
@@ -151,9 +159,10 @@ def _is_tied(lineage: Lineage) -> bool:
 
 
 def _student(graph: TaskGraph, lineage: Lineage) -> str:
-    if lineage.student in graph.nodes:
+    source = _source(graph, lineage.student)
+    if source is None:
         return f"Student: {lineage.trained.layers} layers, distilled by the experiment below."
-    identity = graph.sources[lineage.student].identity
+    identity = source.identity
     where = f"`{identity['hub']}` at commit `{identity['revision']}`" if "hub" in identity else "a local folder"
     return f"Student: {lineage.trained.layers} layers, taken as it is from {where}."
 

@@ -22,6 +22,7 @@ from boomspec.models.facts import read_config, read_facts
 from boomspec.models.families import WRAPPERS, unwrapped
 from boomspec.models.files import HUB_FILES, NOT_HUB_FILES
 from boomspec.models.nested import DECODERS, decoder_config
+from boomspec.models.quantized import check_plain
 from runners.context import Input
 from runners.device import device
 from runners.foreign_code import ready
@@ -82,6 +83,7 @@ def load(
     Raises BoomspecError where it has another architecture than its class, or needs code that is not in `code`.
     """
     check_folder(folder)  # transformers would load an adapter, too
+    check_plain(read_config(folder), str(folder))
     # And it would look for weights in other formats.
     names = [tensor.name for file in checkpoint_files(folder) for tensor in read_header(file)]
     wrapped = any(unwrapped(name) != name for name in names)

@@ -19,15 +19,16 @@ from boomspec.language.sections import StudentSpec, TeacherSpec
 from boomspec.language.spec import SpecFile
 from boomspec.language.training import PretrainSpec
 from boomspec.models.architecture import llama_facts
-from boomspec.models.checkpoint import checkpoint_files
+from boomspec.models.checkpoint import checkpoint_files, read_checkpoint
 from boomspec.models.code import CODE, read_config_of
 from boomspec.models.contents import check_config, check_folder
-from boomspec.models.facts import ModelFacts, read_config, read_facts
+from boomspec.models.facts import ModelFacts, model_facts, read_config
 from boomspec.models.files import CONFIG, CONTEXT, tokenizer_context, tokenizer_files, travelling_files
 from boomspec.models.hub import UnreachableError, cached_model, hub_code, hub_folder, pinned_model
 from boomspec.models.published import STUDENT_CONFIG, read_student_mapping
+from boomspec.models.quantized import check_quantization, foreseen, quantization_of, target_dtype
 from boomspec.models.vocabulary import needed_rows
-from boomspec.tasks import Architecture
+from boomspec.tasks import Architecture, Dequantize
 
 Role = Literal["teacher", "student"]
 T = TypeVar("T")
@@ -61,7 +62,9 @@ def folder_problems(file: SpecFile, role: Role, folder: Path) -> list[Problem]:
     def looked_at() -> BoomspecError | None:
         try:
             check_folder(folder)
-            check_config(read_config(folder), str(folder))
+            config = read_config(folder)
+            check_config(config, str(folder))
+            check_quantization(config, str(folder))
         except BoomspecError as error:
             return error
         return None
@@ -87,7 +90,19 @@ def _local_facts(file: SpecFile) -> ModelFacts | None:
 
 
 def _facts(file: SpecFile, folder: Path) -> ModelFacts:
-    return file.once(("facts", folder), lambda: read_facts(folder))
+    """The facts of a folder, as it is when it is dequantised."""
+
+    def read() -> ModelFacts:
+        config, tensors = foreseen(read_config(folder), read_checkpoint(folder), str(folder))
+        return model_facts(config, tensors, str(folder))
+
+    return file.once(("facts", folder), read)
+
+
+def dequantization(file: SpecFile, role: Role) -> Dequantize | None:
+    """The task that a model which exists has to go through before it is read; None where it is not quantised."""
+    config = read_config(_config_folder(file, role))
+    return None if quantization_of(config) is None else Dequantize(dtype=target_dtype(config))
 
 
 def architecture(pretrain: PretrainSpec, sequence_length: int) -> Architecture:

@@ -24,6 +24,7 @@ from boomspec.tasks import (
     Architecture,
     Baseline,
     Calibration,
+    Dequantize,
     Distill,
     Evaluate,
     HeldOut,
@@ -45,6 +46,7 @@ _MICRO_BATCH, _BATCH_SIZE = 8, 8  # as in runners/training.py and runners/tasks/
 _SIMILARITY_WINDOWS = 8  # as in runners/tasks/distill.py
 _CHECKPOINTS = 3  # the two that are kept, and the one that is being written
 _BUFFER = 2**18  # as in runners/copying.py
+_SHARD = 2**31  # as in runners/tasks/dequantize.py
 _HELD_LOGITS, _HELD_STATES = 2**30, 4 * 2**30  # as in runners/search
 
 _REMEMBERED = 1 << 12  # a sweep's models are few
@@ -87,6 +89,8 @@ def priced(
 def _made(node: Node, models: Mapping[str, Model]) -> Model | None:
     """The model that a task makes; None where it makes none."""
     match node.task.record:
+        case Dequantize():
+            return models["model"]
         case Pretrain(architecture=architecture):
             return _MODELS.of(_llama(architecture))
         case Distill(kept=kept):
@@ -104,6 +108,9 @@ def _made(node: Node, models: Mapping[str, Model]) -> Model | None:
 def _cost(node: Node, made: Model | None, models: Mapping[str, Model]) -> Cost:
     record, options, on_gpu = node.task.record, node.execution.options, node.execution.gpus > 0
     match record:
+        case Dequantize():
+            assert made is not None  # its parts are at most as large as what they become
+            return Cost(memory={"buffers": _SHARD}, disk=made.bytes, read=made.bytes)
         case Pretrain(recipe=recipe):
             assert made is not None
             return _training(made, None, recipe, options=options, on_gpu=on_gpu, pretrain=True)

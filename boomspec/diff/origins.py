@@ -79,6 +79,8 @@ _SEARCH: _Rows = {
 
 # By the start of a task's name (in its experiment), the longest one that fits, behind it by its kind.
 _NAMED: dict[str, _Rows] = {
+    "dequantize teacher": {"dtype": _TEACHER, "inputs.model": _TEACHER},
+    "dequantize student": {"dtype": _STUDENT, "inputs.model": _STUDENT},
     "distill random_init": {**_DISTILL, **_recipe("distill", "baselines.random_init.tokens")},
     "distill standard_distillation": {**_DISTILL, "kept": _LAYERS},
     "search layers": {
@@ -102,6 +104,7 @@ _NAMED: dict[str, _Rows] = {
     },
 }
 _KINDS: dict[str, _Rows] = {
+    "dequantize": {"dtype": (*_TEACHER, *_STUDENT), "inputs.model": (*_TEACHER, *_STUDENT)},
     "tokenize": {
         "text_field": ("data.text_field",),
         "train_tokenizer.vocabulary": ("teacher.pretrain.tokenizer.vocabulary",),
@@ -186,6 +189,7 @@ _KINDS: dict[str, _Rows] = {
 }
 # Why a task is there at all: by its kind, and by the baseline that its name names.
 _PRESENCE: dict[str, tuple[str, ...]] = {
+    "dequantize": ("teacher.model", "student.model"),
     "tokenize": ("data", "teacher.model", "teacher.pretrain"),
     "pretrain": ("teacher.pretrain",),
     "distill": ("distill", "student.model"),

@@ -16,7 +16,6 @@ from typing import Any
 
 from boomspec.errors import BoomspecError
 from boomspec.models.files import CONFIG, INDEX, SINGLE, check_fetched, is_travelling_file
-from boomspec.models.quantized import check_quantization
 
 ADAPTER = "adapter_config.json"
 _CONVERT = "load it where it was made, with transformers, and save it: model.save_pretrained(folder)"
@@ -114,14 +113,13 @@ def refusal(names: Collection[str], where: str, *, local: bool = True) -> Boomsp
 
 
 def check_config(config: Mapping[str, Any], where: str) -> None:
-    """Raise BoomspecError for a config with which transformers reads other files than we do, or other weights."""
+    """Raise BoomspecError for a config with which transformers reads other files than we do."""
     for key in _FILES_KEYS:
         if config.get(key):
             message = f"{where}: '{key}' of its {CONFIG} has transformers read other files: {config[key]!r}"
             raise BoomspecError(message, hint="load it with transformers and save it: model.save_pretrained(folder)")
     if not config.get("model_type"):  # transformers would guess it from the folder's name
         raise BoomspecError(f"{where}: its {CONFIG} names no model_type", hint="is it the config of a language model?")
-    check_quantization(config, where)
 
 
 def _no_config(names: Collection[str], top: set[str], where: str, local: bool) -> BoomspecError:

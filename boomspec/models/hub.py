@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from boomspec.errors import BoomspecError
-from boomspec.models.checkpoint import TensorEntry
+from boomspec.models.checkpoint import TensorEntry, read_checkpoint
 from boomspec.models.code import CODE_FILES, CONFIGS
 from boomspec.models.contents import check_config, names_in, refusal
-from boomspec.models.facts import ModelFacts, model_facts, read_config, read_facts
+from boomspec.models.facts import ModelFacts, model_facts, read_config
 from boomspec.models.files import is_hub_file
+from boomspec.models.quantized import check_quantization, foreseen
 
 # A few kilobytes need no progress bar; what the person has set wins. Read when huggingface_hub is imported.
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -90,7 +92,9 @@ def pinned_model(model: str, revision: str | None) -> tuple[str, ModelFacts]:
         names = list(names_in(folder))
     if names and (other := refusal(names, f"model '{model}'", local=False)) is not None:
         raise other
-    check_config(read_config(folder), f"model '{model}'")
+    config = read_config(folder)
+    check_config(config, f"model '{model}'")
+    check_quantization(config, f"model '{model}'")
     try:
         metadata = HfApi().get_safetensors_metadata(model, revision=commit)
     except NotASafetensorsRepoError as error:
@@ -100,13 +104,18 @@ def pinned_model(model: str, revision: str | None) -> tuple[str, ModelFacts]:
         if not any(folder.glob("*.safetensors")):
             message = f"model '{model}': its headers cannot be read from the hub: {_reason(error)}"
             raise BoomspecError(message, hint=_OFFLINE_HINT) from error
-        return commit, read_facts(folder)
+        return commit, _facts(folder, read_checkpoint(folder), model)
     tensors = {
         name: TensorEntry(name, str(info.dtype), tuple(info.shape))
         for file in metadata.files_metadata.values()
         for name, info in file.tensors.items()
     }
-    return commit, model_facts(read_config(folder), tensors, model)
+    return commit, _facts(folder, tensors, model)
+
+
+def _facts(folder: Path, tensors: Mapping[str, TensorEntry], model: str) -> ModelFacts:
+    """The facts of a model as it is when it is dequantised."""
+    return model_facts(*foreseen(read_config(folder), tensors, model), model)
 
 
 def _listed(model: str, revision: str | None) -> list[str]:

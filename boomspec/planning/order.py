@@ -11,7 +11,15 @@ from collections import defaultdict
 from boomspec.graph import Node, TaskGraph
 
 # Only to tell kinds apart where operations do not. A training is longer than anything that is done with its result.
-_USUAL = {"pretrain": 1000, "distill": 1000, "search": 100, "baseline": 10, "evaluate": 10, "tokenize": 10}
+_USUAL = {
+    "pretrain": 1000,
+    "distill": 1000,
+    "search": 100,
+    "baseline": 10,
+    "evaluate": 10,
+    "tokenize": 10,
+    "dequantize": 10,
+}
 
 
 def longest_first(graph: TaskGraph) -> list[str]:

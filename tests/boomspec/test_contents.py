@@ -12,6 +12,7 @@ from boomspec.models.checkpoint import checkpoint_files
 from boomspec.models.contents import check_config, check_folder
 from boomspec.models.facts import read_facts
 from boomspec.models.files import INDEX, SINGLE
+from boomspec.models.quantized import check_quantization
 from boomspec.reading.experiments import load_spec
 from tests.boomspec.model_folders import CONFIG, TENSORS, model, weights
 
@@ -233,8 +234,9 @@ def test_the_single_file_is_read_as_transformers_does_and_a_mixture_is_refused(t
     ],
 )
 def test_a_config_that_has_other_files_read_or_quantises_is_refused(fields, says):
+    check = check_quantization if "quant" in says else check_config
     with pytest.raises(BoomspecError, match=says) as caught:
-        check_config({**CONFIG, **fields}, "here")
+        check({**CONFIG, **fields}, "here")
     assert caught.value.hint
 
 

@@ -13,6 +13,7 @@ from boomspec.language.spec import Spec
 from boomspec.tasks import KINDS
 
 NAMES = {  # of tasks of each kind, as the compiler gives them
+    "dequantize": ["dequantize teacher", "dequantize student"],
     "tokenize": ["tokenize"],
     "pretrain": ["pretrain teacher"],
     "distill": ["distill student", "distill random_init", "distill standard_distillation 5 layers"],
@@ -24,6 +25,7 @@ NAMES = {  # of tasks of each kind, as the compiler gives them
     "comparison": ["comparison"],
 }
 INPUTS = {
+    "dequantize": ["model"],
     "tokenize": ["text", "held_out", "tokenizer"],
     "distill": ["teacher"],
     "search": ["teacher", "student"],

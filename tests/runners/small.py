@@ -12,7 +12,8 @@ import yaml
 
 from boomspec.compile import Compiled, answers_of
 from boomspec.compiling.sets import compile_experiments
-from boomspec.graph import TaskGraph
+from boomspec.graph import Source, TaskGraph
+from boomspec.identity import file_digest
 from boomspec.reading.experiments import load_experiments
 from boomspec.store import RECORD, Store
 from runners import __main__ as runners
@@ -62,6 +63,12 @@ def _merged(base: dict[str, Any], edits: dict[str, Any]) -> dict[str, Any]:
         else:
             base[key] = value
     return base
+
+
+def source_of(folder: Path) -> Source:
+    """A model in a folder, as a compiled graph has it."""
+    files = {path.name: file_digest(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    return Source("model", {"sha256": files}, {"folder": str(folder)})
 
 
 def compiled(spec: Path, store: Store) -> Compiled:

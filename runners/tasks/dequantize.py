@@ -1,0 +1,117 @@
+"""Write a quantised model out once, for everything else to read: plain safetensors, a config that quantises nothing.
+
+Writes `model/`. Tensor by tensor, with transformers' own arithmetic: a model is never in memory as a whole. Where a
+weight ends in the middle of a block it is filled up for that, since transformers takes all blocks to be of one size.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers.integrations.finegrained_fp8 import Fp8Dequantize
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+from boomspec.errors import BoomspecError
+from boomspec.models.checkpoint import TensorEntry, read_checkpoint
+from boomspec.models.facts import read_config
+from boomspec.models.files import CONFIG, INDEX, SINGLE
+from boomspec.models.quantized import Dequantized, dequantized, without_quantization
+from boomspec.tasks import Dequantize
+from runners.context import Context, Progress
+from runners.foreign_code import copy_travelling
+from runners.models import MODEL, model_folder
+
+_SHARD_BYTES = 2 * 10**9
+
+
+def run(context: Context[Dequantize]) -> None:
+    source, target = model_folder(context.inputs["model"]), context.path / MODEL
+    write_whole(source, target, dtype=context.record.dtype, progress=context.progress)
+    copy_travelling(source, target, context.code)
+    config = without_quantization(read_config(source))
+    (target / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def write_whole(source: Path, target: Path, *, dtype: str, progress: Progress, shard_bytes: int = _SHARD_BYTES) -> None:
+    """Write the weights of `source` into the folder `target`, dequantised to `dtype` where they are quantised."""
+    found = dequantized(read_config(source), read_checkpoint(source), str(source), dtype=dtype)
+    target.mkdir()
+    shards = _shards(found, shard_bytes)
+    for number, shard in enumerate(shards):
+        tensors = {made.entry.name: whole(made, getattr(torch, dtype)) for made in shard}
+        save_file(tensors, target / _name(number, len(shards)), metadata={"format": "pt"})
+        progress.update(number + 1, len(shards), unit="shards")
+    if len(shards) > 1:
+        names = {made.entry.name: _name(i, len(shards)) for i, shard in enumerate(shards) for made in shard}
+        size = sum(made.entry.bytes for made in found)
+        (target / INDEX).write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": names}, indent=1))
+    check_written(target, [made.entry for made in found])
+
+
+def whole(made: Dequantized, dtype: torch.dtype) -> Tensor:
+    """A tensor, dequantised where it is not whole. Raises BoomspecError where that gives no finite numbers."""
+    stored = _read(made.stored)
+    if made.method is None or made.scales is None:
+        return stored
+    scales = _read(made.scales)
+    if made.method == "mxfp4":
+        found: Tensor = convert_moe_packed_tensors(stored, scales, dtype=dtype)
+    else:
+        found = _from_fp8(stored, scales, made.block).to(dtype)
+    if not torch.isfinite(found).all():
+        raise BoomspecError(f"{made.stored.file}: '{made.entry.name}' is not finite in {dtype} when it is dequantised")
+    return found.contiguous()
+
+
+def _from_fp8(stored: Tensor, scales: Tensor, block: tuple[int, int]) -> Tensor:
+    """Weights in fp32 from FP8 and the scale of each block."""
+    shape = stored.shape
+    rows, columns = (1, *shape)[-2:]
+    stored = stored.reshape(*(shape[:-2] or ()), rows, columns)
+    scales = scales if scales.dtype == torch.uint8 else scales.float()  # exponents are bytes
+    scales = scales.reshape(1, 1) if scales.numel() == 1 else scales
+    more = (-rows % block[0], -columns % block[1])
+    # Zeros are zeros in FP8, too; it has no kernel for padding.
+    filled = torch.nn.functional.pad(stored.float(), (0, more[1], 0, more[0])).to(stored.dtype) if any(more) else stored
+    found: Tensor = Fp8Dequantize(None).convert({"weight": filled, "weight_scale_inv": scales})["weight"]
+    return found.float()[..., :rows, :columns].reshape(shape)
+
+
+def check_written(folder: Path, expected: Sequence[TensorEntry]) -> None:
+    """Raise BoomspecError unless a folder has exactly these tensors: those that everything else was planned with."""
+    found = {name: (entry.dtype, entry.shape) for name, entry in read_checkpoint(folder).items()}
+    planned = {entry.name: (entry.dtype, entry.shape) for entry in expected}
+    for name in sorted(found.keys() | planned.keys()):
+        if found.get(name) != planned.get(name):
+            message = f"dequantised, '{name}' is {found.get(name)}, and {planned.get(name)} was foreseen"
+            raise BoomspecError(f"{folder}: {message}")
+
+
+def _read(entry: TensorEntry) -> Tensor:
+    assert entry.file is not None
+    with safe_open(entry.file, framework="pt") as file:
+        tensor: Tensor = file.get_tensor(entry.name)
+        return tensor
+
+
+def _shards(tensors: Iterable[Dequantized], shard_bytes: int) -> list[list[Dequantized]]:
+    """Tensors in their order, as many to a file as it takes; one that is larger has a file of its own."""
+    shards: list[list[Dequantized]] = []
+    room = 0
+    for made in tensors:
+        if not shards or made.entry.bytes > room:
+            shards.append([])
+            room = shard_bytes
+        shards[-1].append(made)
+        room -= made.entry.bytes
+    return shards
+
+
+def _name(number: int, of: int) -> str:
+    return SINGLE if of == 1 else f"model-{number + 1:05}-of-{of:05}.safetensors"
