@@ -94,6 +94,8 @@ def _give_defaults(spec: Spec, said: dict[str, Any], sources: list[Source]) -> N
         pretrain.setdefault("key_value_heads", pretrain["attention_heads"])
         if spec.data is not None:
             pretrain.setdefault("positions", spec.data.sequence_length)
+    if spec.data is not None and spec.data.held_out is not None and spec.data.held_out.files is not None:
+        said["data"]["held_out"].pop("offset")
     if spec.data is not None:
         text = next((source.identity for source in sources if source.kind == "text"), {})
         if spec.data.files is not None and "format" in text:

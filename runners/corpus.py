@@ -7,6 +7,7 @@ that changed under a graph is an error, not another result under the same id.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,13 @@ class Documents:
 
     def state(self) -> dict[str, Any] | None:
         """Where a data set of the hub is read on from; of files it is enough to know how many documents were read."""
-        found: dict[str, Any] | None = None if self._stream is None else self._stream.state_dict()
+        if self._stream is None:
+            return None
+        found: dict[str, Any] = self._stream.state_dict()
+        try:
+            json.dumps(found)
+        except TypeError:
+            return None  # it is then read through again as far as it was
         return found
 
     def _hub_rows(

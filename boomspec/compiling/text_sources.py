@@ -127,6 +127,11 @@ def data_files(file: SpecFile) -> list[Path]:
     return _files(file, FILES)
 
 
+def held_out_files(file: SpecFile) -> list[Path]:
+    """The local files that hold nothing but held-out text."""
+    return _files(file, HELD_OUT_FILES)
+
+
 def _files(file: SpecFile, place: Location) -> list[Path]:
     return [path for entry in entries(file, place) for path in entry.files]
 
@@ -152,7 +157,7 @@ def _text_source(file: SpecFile) -> Source:
 
 
 def _held_out_source(file: SpecFile) -> Source | None:
-    files = _files(file, HELD_OUT_FILES)
+    files = held_out_files(file)
     if not files:
         return None
     source = _of_files(file, HELD_OUT_TEXT, HELD_OUT_FILES, files)

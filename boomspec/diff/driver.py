@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from boomspec.compiling.model_sources import model_folder
-from boomspec.compiling.text_sources import data_files
+from boomspec.compiling.text_sources import data_files, held_out_files
 from boomspec.diff.compared import compared
 from boomspec.diff.git import configure, configured, repository
 from boomspec.diff.sides import Given, spec_given
@@ -117,7 +117,9 @@ def _reads(file: SpecFile) -> int:
     try:
         folders = [folder for role in ("teacher", "student") if (folder := model_folder(file, role))]
         models = [path for folder in folders for path in folder.iterdir()]
-        return sum(path.stat().st_size for path in [*data_files(file), *models] if path.is_file())
+        return sum(
+            path.stat().st_size for path in [*data_files(file), *held_out_files(file), *models] if path.is_file()
+        )
     except (BoomspecError, OSError):
         return 0  # what is wrong is said by the compiler
 

@@ -128,6 +128,7 @@ class DataSpec(Strict):
                 raise FieldError(f"{name} goes with dataset", at=(name,))
         if self.text_field is not None and self.corpus is not None:
             raise FieldError("text_field goes with files of rows and with data sets", at=("text_field",))
-        if self.format is not None and self.files is None:
+        own = self.held_out is not None and self.held_out.files is not None
+        if self.format is not None and self.files is None and not own:
             raise FieldError("format goes with files", at=("format",))
         return self

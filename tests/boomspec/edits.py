@@ -199,6 +199,10 @@ def one_more_text(path: Path) -> None:
     (path / "texts" / "8.txt").write_text("document 8\n" * 40)
 
 
+def own_held_out(path: Path) -> None:
+    (path / "own.txt").write_text("held out\n" * 40)
+
+
 def another_task(path: Path) -> None:
     (path / "tasks" / "first.yaml").write_text(TASK.replace("NAME", "first") + "num_fewshot: 1\n")
 
@@ -302,6 +306,15 @@ RESULTS = {
     ),
     "other documents held out": results("data.held_out.every", 3, "tokenize"),
     "documents passed over": results("data.skip", 1, "tokenize"),
+    "held-out text in files of its own": Edit(
+        {"data.held_out": {"files": "own.txt"}},
+        {
+            **dict.fromkeys(["data.held_out.every", "data.held_out.offset", "data.held_out.files"], "results"),
+            "sources.held_out_text": "results",
+        },
+        ("tokenize",),
+        files=own_held_out,
+    ),
     "documents without a token of their own": results("data.bos", False, "tokenize"),
     "rows without text left out": results("data.on_bad_row", "skip", "tokenize"),
     "more positions": results("teacher.pretrain.positions", 64, "pretrain teacher"),

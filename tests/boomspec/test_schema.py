@@ -20,6 +20,7 @@ BROKEN = ROOT / "tests" / "golden" / "broken"
 BEYOND = {
     "layer-out-of-range", "nothing-held-out", "order-misses-a-block", "size-below-the-student",
     "two-teachers", "unknown-task", "no-such-file",
+    "data-set-without-end", "warmup-longer-than-training", "variable-not-set",
     "extends-in-a-circle", "extends-missing-file", "extends-removes",
     "sweep-of-layers", "sweep-too-large", "variant-of-layers", "variant-sets-what-is-swept",
 }  # fmt: skip
