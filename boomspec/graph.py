@@ -275,7 +275,7 @@ class TaskGraph:
 
     def text(self) -> str:
         """The graph file. Raises BoomspecError where it quotes a secret: it goes to stores and to clusters."""
-        text = json.dumps(self.to_json(), indent=1) + "\n"
+        text = json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n"
         check_secrets(text)
         return text
 

@@ -23,6 +23,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from boomspec.errors import BoomspecError
+from boomspec.json_text import transformers_floats
 from boomspec.models.checkpoint import TensorEntry
 from boomspec.models.facts import ModelFacts, read_as, read_facts
 from boomspec.models.fit import check_fit, dtypes_of, place_of, zeros_of
@@ -84,7 +85,9 @@ def assemble_family(
     write_checkpoints(pieces, shard_bytes=shard_bytes)
     for target, config in configs.items():  # last: what was left unfinished has no config, and no one can load it
         copy_travelling(sources[base], target, code)
-        (target / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (target / "config.json").write_text(
+            json.dumps(transformers_floats(config), indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8"
+        )
 
 
 def _check_plan(facts: Mapping[str, ModelFacts], plan: Sequence[str], tied: bool) -> None:

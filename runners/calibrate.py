@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=_SECONDS, help="of each measurement")
     options = parser.parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
-    print(json.dumps(measured(options.folder, seconds=options.seconds), indent=1))
+    print(json.dumps(measured(options.folder, seconds=options.seconds), indent=1, allow_nan=False))
     return 0
 
 

@@ -6,7 +6,6 @@ payload into `context.path`, and returns; publishing, provenance and retries are
 
 from __future__ import annotations
 
-import json
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from boomspec.errors import redact
 from boomspec.graph import Source
+from boomspec.json_text import json_text
 from boomspec.models.code import CODE
 from boomspec.tasks import Record
 
@@ -120,4 +120,4 @@ class Progress:
     def _write(self, line: dict[str, Any]) -> None:
         if self._file is not None:
             with self._file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(json_text(line) + "\n")

@@ -21,6 +21,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils import HF_MODULES_CACHE
 
 from boomspec.errors import BoomspecError
+from boomspec.json_text import transformers_floats
 from boomspec.models.code import (
     AUTO_MAP,
     CONFIGS,
@@ -97,7 +98,10 @@ def forget_code(folder: Path) -> None:
     path = folder / CONFIGS["tokenizer"]
     if named_classes(folder, "tokenizer"):
         config = without_code(json.loads(path.read_text(encoding="utf-8")))
-        path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(
+            json.dumps(transformers_floats(config), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+            encoding="utf-8",
+        )
 
 
 def without_code(config: dict[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from typing import Any
 
 from boomspec.errors import redacted
 from boomspec.graph import TaskGraph
+from boomspec.json_text import json_text
 from boomspec.store import write_atomically
 from runners.full_disk import survived
 
@@ -57,7 +58,7 @@ class Journal:
         self._unwritten = b""
         self._troubled = False
         make_subfolders(folder)
-        write_atomically(folder / "graph.json", json.dumps(redacted(graph.to_json()), indent=1) + "\n")
+        write_atomically(folder / "graph.json", json_text(redacted(graph.to_json()), indent=1) + "\n")
 
     def hears(self, failures: Callable[[], Iterable[str]]) -> None:
         """Somebody beside the run who may fail without ending it: what `failures` gives is noted."""
@@ -78,7 +79,7 @@ class Journal:
         """Write one event. Its texts are redacted."""
         task = {} if task_id is None else {"task": task_id, "name": self._names[task_id]}
         line: Event = {"time": round(time.time(), 3), "run": self.run, "event": event, **task, **redacted(fields)}
-        self._unwritten += (json.dumps(line) + "\n").encode()
+        self._unwritten += (json_text(line) + "\n").encode()
         with survived("events.jsonl", self._trouble, self.folder):
             self._write(durable=event != "task_started")  # half of all events; it reaches the disk with the next one
         self._listen(line)
@@ -98,7 +99,7 @@ class Journal:
 
     def status(self, status: dict[str, Any]) -> None:
         """Replace status.json, where the disk has room. Its texts are redacted."""
-        text = json.dumps({"run": self.run, **redacted(status)}, indent=1) + "\n"
+        text = json_text({"run": self.run, **redacted(status)}, indent=1) + "\n"
         with survived("status.json", lambda said: self._listen({"event": "note", "message": said}), self.folder):
             write_atomically(self.folder / "status.json", text)
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +116,11 @@ def collapse(
             raise _too_few_merges(record, layers, len(stack), attempts)
         tried = [*stack[:at], _sum(stack[at : at + size]), *stack[at + size :]]
         value = similarity(tried)
+        if not math.isfinite(value):
+            message = f"LaCo: the similarity without layers {at + 1} to {at + size - 1} is {value}"
+            raise BoomspecError(
+                message, hint="the teacher gives numbers that are none: try precision fp32, or look at it"
+            )
         kept = value > record.threshold
         attempts.append(Attempt(at, size, value, kept))
         if kept:
@@ -204,4 +210,6 @@ def write(stack: Sequence[Collapsed], teacher: Path, target: Path, code: Collect
 
 def write_attempts(attempts: Sequence[Attempt], file: Path) -> None:
     """`laco.json`: every merge that was tried."""
-    file.write_text(json.dumps([vars(attempt) for attempt in attempts], indent=1) + "\n", encoding="utf-8")
+    file.write_text(
+        json.dumps([vars(attempt) for attempt in attempts], indent=1, allow_nan=False) + "\n", encoding="utf-8"
+    )

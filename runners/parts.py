@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from boomspec.errors import BoomspecError
 from runners.capture import decoder_layers, trunk
-from runners.head import Head, check_head
+from runners.head import Head, check_head, largest
 
 _CHECKED_TOKENS = 32
 
@@ -117,8 +117,8 @@ def take_apart(model: Any, tokens_BT: Tensor) -> Parts:
         # What a layer leaves behind for a later one is then another state's.
         other_BTD = batch.layer(index, other_BTD)
     actual_BTD = batch.finish(hidden_BTD)
-    tolerance = 16 * torch.finfo(model.dtype).eps * float(expected_BTD.abs().max())
-    if not torch.allclose(actual_BTD, expected_BTD, rtol=0.0, atol=tolerance):
+    tolerance = 16 * torch.finfo(model.dtype).eps * largest(expected_BTD)
+    if not torch.allclose(actual_BTD, expected_BTD, rtol=0.0, atol=tolerance, equal_nan=True):
         raise BoomspecError(
             f"model type '{model.config.model_type}': its decoder layers, run one by one, do not give its own result",
             hint="its layers share more than the hidden state; searches and LaCo cannot be done for this family",

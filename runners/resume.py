@@ -170,14 +170,14 @@ def _write(part: Path, kind: str, checkpoint: Checkpoint, team: Team) -> tuple[s
     save_file(
         {key: tensor.contiguous() for key, tensor in tensors.items()},
         file,
-        metadata={_ROWS: json.dumps(rows)} if rows else None,
+        metadata={_ROWS: json.dumps(rows, allow_nan=False)} if rows else None,
     )
     flush(file)
     return file.name, file_digest(file)
 
 
 def _publish(folder: Path, part: Path, state: dict[str, Any]) -> Path:
-    (part / STATE).write_text(json.dumps(state), encoding="utf-8")
+    (part / STATE).write_text(json.dumps(state, allow_nan=False), encoding="utf-8")
     flush(part / STATE)
     final = folder / f"step-{state['steps']:08d}"
     if final.exists():  # a broken one that was passed over, or another worker's equal one

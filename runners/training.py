@@ -80,7 +80,7 @@ def train(
             context.mirror.wait()
         raise
     if training.team.leads:
-        lines = [json.dumps(row) + "\n" for row in training.metrics]
+        lines = [json.dumps(row, allow_nan=False) + "\n" for row in training.metrics]
         (context.path / METRICS).write_text("".join(lines), encoding="utf-8")
 
 

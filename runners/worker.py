@@ -9,7 +9,6 @@ task elsewhere.
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import socket
 import sys
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from boomspec.errors import BoomspecError
+from boomspec.json_text import json_text
 from boomspec.made_of import key_in
 from boomspec.store import Store, open_store
 from boomspec.store.twins import ids_by_key, note_key, publish_twin
@@ -90,7 +90,7 @@ def _heard(job: Job, folder: Path, *, here: bool) -> Iterator[None]:
 def _started(job: Job, file: Path, started: float) -> Progress:
     with file.open("a", encoding="utf-8") as lines:
         line = {"time": started, "started": {"run": job.run, "host": socket.gethostname(), "pid": os.getpid()}}
-        lines.write(json.dumps(line) + "\n")
+        lines.write(json_text(line) + "\n")
     return Progress(file)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 import click
 
 from boomspec.commands.shared import json_option, offered, store_option
 from boomspec.errors import EXIT_OK, BoomspecError
+from boomspec.json_text import json_text
 from boomspec.store import Where
 
 EXIT_DIFFERS = 1
@@ -78,7 +78,7 @@ def _compare(old: str, new: str, store: Where | None, form: str) -> bool:
     if form == "json":
         from boomspec.diff.plain import diff_json
 
-        click.echo(json.dumps(diff_json(diff), indent=2))
+        click.echo(json_text(diff_json(diff), indent=2))
     elif form == "markdown":
         from boomspec.diff.markdown import markdown
 

@@ -26,6 +26,7 @@ from boomspec.costs.devices import DEVICES, others
 from boomspec.costs.forecast import Machine, forecast
 from boomspec.costs.rates import save_calibration
 from boomspec.errors import BoomspecError
+from boomspec.json_text import json_text
 from boomspec.language.execution import ExecutionSpec
 from boomspec.plan import needed
 from boomspec.planning.plan_json import plan_json
@@ -104,7 +105,7 @@ def command(
         saved.save(output)
     if as_json:
         found = replace(found, warnings=(*trust.warnings(graph), *found.warnings))
-        click.echo(json.dumps(plan_json(compiled, plan, found, place), indent=2))
+        click.echo(json_text(plan_json(compiled, plan, found, place), indent=2))
     else:
         print_plan(compiled, plan, found, place, every_task=every_task)
         if output is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ from boomspec.commands.shared import (
 )
 from boomspec.errors import EXIT_RUN_FAILED, BoomspecError
 from boomspec.graph import TaskGraph
+from boomspec.json_text import json_text
 from boomspec.store import Store, Where
 
 
@@ -58,12 +58,12 @@ def command(spec: Path, store: Where | None, open_it: bool, as_json: bool) -> No
     done = subprocess.run(command, stdout=shown, stderr=shown, text=True)
     if done.returncode != 0 and as_json:
         said = done.stderr.strip().removeprefix("error: ") or "the report could not be made"
-        click.echo(json.dumps({"error": {"message": said, "hint": None}}, indent=2))
+        click.echo(json_text({"error": {"message": said, "hint": None}}, indent=2))
     if done.returncode != 0:
         sys.exit(done.returncode if done.returncode > 0 else EXIT_RUN_FAILED)
     page = run_folder / "report" / "report.html"
     if as_json:
-        click.echo(json.dumps({"report": str(page), "results": str(page.with_name("results.json"))}))
+        click.echo(json_text({"report": str(page), "results": str(page.with_name("results.json"))}))
     if open_it:
         click.launch(str(page))
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from boomspec.commands.shared import json_option, offered, specless_store_option
+from boomspec.json_text import json_text
 from boomspec.runs import DEFAULT_STORE
 from boomspec.store import Where, open_store, store_of_run
 
@@ -44,7 +44,7 @@ def command(name: str | None, store: Where | None, as_json: bool) -> None:
         content: dict[str, Any] = {"runs": listed}
         if chosen is not None:
             content = {"run": {**chosen.to_json(), "logs": {name: str(log) for name, log in chosen.logs.items()}}}
-        click.echo(json.dumps({"schema": RUNS_SCHEMA_VERSION, "store": place.address, **content}, indent=2))
+        click.echo(json_text({"schema": RUNS_SCHEMA_VERSION, "store": place.address, **content}, indent=2))
         return
     if chosen is None and not runs:
         click.echo(f"there are no runs in {place.address}/runs")

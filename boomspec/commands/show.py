@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from boomspec.commands.shared import json_option, spec_argument, store_option, warn
+from boomspec.json_text import json_text
 from boomspec.store import Where
 
 _MOST_ROWS = 50  # of experiments
@@ -36,7 +36,7 @@ def command(spec: Path, store: Where | None, every: bool, as_json: bool) -> None
     found = review(spec, store)
     warn(dict.fromkeys(line for experiment in found.experiments for line in asked_for(experiment.meaning)))
     if as_json:
-        click.echo(json.dumps(found.to_json(), indent=2))
+        click.echo(json_text(found.to_json(), indent=2))
         return
     several = len(found.experiments) > 1
     shown = found.experiments if every else found.experiments[:1]

@@ -25,6 +25,7 @@ from boomspec.costs.fit import Seen, line_of
 from boomspec.costs.known import refined
 from boomspec.costs.machine import cpu_model, host
 from boomspec.graph import Cost, Node
+from boomspec.json_text import json_text
 from boomspec.store import Store, write_atomically
 from boomspec.tasks import KINDS, Evaluate, LmEval, Pretrain, Record
 
@@ -159,7 +160,7 @@ def save_calibration(store: Store, measured: Mapping[str, float]) -> None:
     data = {"schema": CALIBRATION_SCHEMA, "host": host(), "cpu": cpu_model(), "measured": measured}
     file = store.root / CALIBRATION
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, json.dumps(data, indent=1) + "\n")
+    write_atomically(file, json_text(data, indent=1) + "\n")
 
 
 def _by_table(record: Record, cost: Cost, device: Device, workers: int) -> Duration:

@@ -186,7 +186,7 @@ def _numbers(folder: Path) -> dict[Key, Number]:
             better.get(line["higher_is_better"]),
         )
         for line in _lines(folder / "table.csv")
-        if line["value"]  # else it is not finite, and the report says why
+        if line["value"] and math.isfinite(float(line["value"]))  # else it is missing, and the report says why
     }
 
 

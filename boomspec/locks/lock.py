@@ -85,7 +85,7 @@ class Lock(Strict):
     def text(self) -> str:
         """The lock file: the sections in their order, everything in them sorted."""
         data = {key: _sorted(value) for key, value in self.to_json().items()}
-        return json.dumps(redacted(data), indent=1, ensure_ascii=False) + "\n"
+        return json.dumps(redacted(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     def write(self, path: Path) -> None:
         """Replace the lock file; whoever reads it meanwhile sees a whole one."""

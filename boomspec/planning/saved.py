@@ -56,8 +56,8 @@ class SavedPlan:
         """Raises BoomspecError where that would replace something else than a saved plan, or quotes a secret."""
         if path.exists() and not (path.is_file() and is_plan(path)):
             raise BoomspecError(f"{path}: is there already, and is no saved plan", hint="give another name to --output")
-        data = json.loads(json.dumps(self.to_json()))  # as it will be read: tuples are lists
-        text = json.dumps({**data, "sha256": _digest(data)}, indent=1) + "\n"
+        data = json.loads(json.dumps(self.to_json(), allow_nan=False))  # as it will be read: tuples are lists
+        text = json.dumps({**data, "sha256": _digest(data)}, indent=1, allow_nan=False) + "\n"
         check_secrets(text)
         write_atomically(path, text)
 
@@ -132,4 +132,4 @@ def _changed(source: Source) -> Iterator[str]:
 
 
 def _digest(data: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode("utf-8")).hexdigest()
+    return hashlib.sha256(json.dumps(data, sort_keys=True, allow_nan=False).encode("utf-8")).hexdigest()

@@ -33,7 +33,7 @@ def record_text(
     said = redacted({"task": identity, "provenance": provenance})
     # The files are called as they are: under another name they would be missing.
     record = {"record": RECORD_VERSION, "id": task_id, **more, "task": said["task"], "files": files}
-    text = json.dumps({**record, "provenance": said["provenance"]}, indent=1) + "\n"
+    text = json.dumps({**record, "provenance": said["provenance"]}, indent=1, allow_nan=False) + "\n"
     read = json.loads(text)
     if not is_record(read) or read["files"] != files:
         raise BoomspecError(f"{RECORD} of {task_id[:12]} could not be read again: one of its files has an odd name")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -223,21 +224,26 @@ def _rows(cell: Cell, table: list[dict[str, str]]) -> list[Row]:
             _shown(cell, line["measure"]),
             _metric(line),
             float(line["value"]),
-            float(line["stderr"]) if line["stderr"] else None,
+            error if line["stderr"] and math.isfinite(error := float(line["stderr"])) else None,
             {"True": True, "False": False}.get(line["higher_is_better"]),
             line.get("note", ""),
         )
         for line in table
-        if line["value"]
+        if _finite(line)
     ]
+
+
+def _finite(line: dict[str, str]) -> bool:
+    return bool(line["value"]) and math.isfinite(float(line["value"]))
 
 
 def _not_finite(cell: Cell, table: list[dict[str, str]]) -> list[Missing]:
     """The numbers of a cell that are none: those of one measure that are missing for one reason together."""
     found: dict[tuple[str, str], list[str]] = {}
     for line in table:
-        if not line["value"]:
-            found.setdefault((_shown(cell, line["measure"]), line.get("note", "")), []).append(_metric(line))
+        if not _finite(line):
+            reason = line.get("note") or f"it is not finite: {line['value']}"
+            found.setdefault((_shown(cell, line["measure"]), reason), []).append(_metric(line))
     return [Missing(cell, reason, measure, tuple(metrics)) for (measure, reason), metrics in found.items()]
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from boomspec.errors import BoomspecError
+from boomspec.json_text import computed_json
 from boomspec.losses import Losses
 from boomspec.models.facts import read_facts
 from boomspec.models.published import STUDENT_CONFIG
@@ -117,7 +118,7 @@ def _distill(context: Context[Distill]) -> None:
         {"student": label(s), "teacher": label(t), "before": b, "after": a}
         for (s, t), b, a in zip(pairs, before, after, strict=True)
     ]
-    _write(context.path / SIMILARITY, {"pairs": rows_})
+    (context.path / SIMILARITY).write_text(computed_json({"pairs": rows_}, "hidden states"), encoding="utf-8")
     save_weights(trained, context.path / MODEL, dtype=dtype)
     pruned = sorted(set(range(layers)) - set(record.kept))
     _write(
@@ -239,4 +240,4 @@ def similarities(
 
 
 def _write(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
+from boomspec.json_text import computed_json
 from boomspec.tasks import LayerChoice, PatchOrder, Search
 from runners.calibration import calibration_batches
 from runners.context import Context
@@ -45,4 +45,4 @@ def _search(context: Context[Search]) -> None:
             )
         case LayerChoice() as choice:
             found = search_layer_choice(choice, teacher=teacher, batches=batches, report=report)
-    (context.path / RESULT).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (context.path / RESULT).write_text(computed_json(found, "the search"), encoding="utf-8")

@@ -72,7 +72,7 @@ def run(context: Context[Tokenize]) -> None:
     if record.on_bad_row == "skip":
         meta["skipped"] = dict(sorted(writer.bad.items()))
     writer.finish(context.path)
-    (context.path / META).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+    (context.path / META).write_text(json.dumps(meta, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _source(context: Context[Tokenize], role: str) -> Source:

@@ -11,7 +11,6 @@ Exit codes: 0 the same, 1 a task differs, 2 something could not be compared, 130
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from boomspec.errors import EXIT_INTERRUPTED, BoomspecError, redact
 from boomspec.graph import Node, TaskGraph
 from boomspec.graph_file import read_graph
 from boomspec.in_use import using
+from boomspec.json_text import json_text
 from boomspec.plan import Plan, Step
 from boomspec.store import Store, open_store
 from runners import environment
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
             return _verify(options, interrupt)
     except BoomspecError as error:
         if options.json:
-            print(json.dumps({"error": {"message": redact(error.message), "hint": error.hint}}, indent=2))
+            print(json_text({"error": {"message": redact(error.message), "hint": error.hint}}, indent=2))
         else:
             print(f"error: {redact(str(error))}", file=sys.stderr)
         return error.exit_code
@@ -86,7 +86,7 @@ def _verify(options: argparse.Namespace, interrupt: Interrupt) -> int:
         return EXIT_INTERRUPTED
     kept = scratch.root if options.keep else None
     if options.json:
-        print(json.dumps(to_json(checks, end_to_end=options.end_to_end, scratch=kept), indent=2))
+        print(json_text(to_json(checks, end_to_end=options.end_to_end, scratch=kept), indent=2))
     else:
         show(checks, end_to_end=options.end_to_end, scratch=kept)
     return exit_code(checks)
