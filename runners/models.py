@@ -84,11 +84,6 @@ def load(
     """
     check_folder(folder)  # transformers would load an adapter, too
     check_plain(read_config(folder), str(folder))
-    # And it would look for weights in other formats.
-    names = [tensor.name for file in checkpoint_files(folder) for tensor in read_header(file)]
-    wrapped = any(unwrapped(name) != name for name in names)
-    decoder = decoder_config(read_config(folder))
-    renamed = {**(dict(WRAPPERS) if wrapped else {}), **(dict(DECODERS) if decoder else {})}
     model, found = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=dtype,
@@ -96,8 +91,7 @@ def load(
         local_files_only=True,
         trust_remote_code=ready(folder, "model", code),
         output_loading_info=True,
-        key_mapping=renamed or None,
-        **({"config": _config_of(decoder)} if decoder else {}),
+        **named_otherwise(folder),
     )
     if found["missing_keys"]:  # transformers would draw them at random
         name = min(found["missing_keys"])
@@ -108,9 +102,18 @@ def load(
     return loaded
 
 
-def _config_of(decoder: dict[str, Any]) -> Any:
-    """transformers' config of a text decoder that is part of a model."""
-    return CONFIG_MAPPING[decoder["model_type"]].from_dict(decoder)
+def named_otherwise(folder: Path) -> dict[str, Any]:
+    """What transformers must be told of a folder whose weights have other names than its class: a wrapper's, or those
+    of a text decoder among other parts. Mostly nothing.
+
+    Raises BoomspecError where there are no safetensors: transformers would look for weights in other formats.
+    """
+    names = [tensor.name for file in checkpoint_files(folder) for tensor in read_header(file)]
+    wrapped = any(unwrapped(name) != name for name in names)
+    decoder = decoder_config(read_config(folder))
+    renamed = {**(dict(WRAPPERS) if wrapped else {}), **(dict(DECODERS) if decoder else {})}
+    config = {"config": CONFIG_MAPPING[decoder["model_type"]].from_dict(decoder)} if decoder else {}
+    return {"key_mapping": renamed or None, **config}
 
 
 def load_frozen(

@@ -178,7 +178,9 @@ def model_facts(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry], w
         raise BoomspecError(f"{where}: no final norm found: looked for a vector under '{base}*' beside '{prefix}.*'")
     if any(is_head(model_type, tensor.name) for tensor in head):  # then the others are heads of something else
         head = [tensor for tensor in head if is_head(model_type, tensor.name)]
-    projections = [t for t in head if len(t.shape) == 2 and not is_head_transform(model_type, t.name)]
+    rows = _token_embedding(embedding, config).shape[0]
+    projections = [t for t in head if t.name == tied_names(model_type)[0] or (len(t.shape) == 2 and rows in t.shape)]
+    projections = [t for t in projections if not is_head_transform(model_type, t.name)]
     asked = config.get("tie_word_embeddings")
     if asked is False and not projections:
         raise BoomspecError(

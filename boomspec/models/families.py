@@ -56,10 +56,10 @@ _DROPPED: Mapping[str, str] = {
 # Families without a norm between the last layer and the head (layers end in one of their own), and families whose
 # norms have no weights.
 NO_FINAL_NORM = frozenset({
-    "bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "distilbert", "electra", "ernie", "openai-gpt",
+    "bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "distilbert", "electra", "ernie",
     "rembert", "roberta", "roc_bert", "roformer", "xlm-roberta",
 })  # fmt: skip
-NORMS_WITHOUT_WEIGHTS = frozenset({"nanochat", "olmo"})
+NORMS_WITHOUT_WEIGHTS = frozenset({"nanochat", "olmo", "openai-gpt"})  # openai-gpt has none, and a head that is tied
 
 # Families whose final norm has a name that says something else.
 FINAL_NORMS: Mapping[str, str] = {
@@ -126,8 +126,15 @@ _UNTIED_BIASES: Mapping[str, tuple[str, str]] = {
 
 # Matrices of the head that are not its projection onto the vocabulary.
 _HEAD_TRANSFORMS: Mapping[str, str] = {
-    "bert": r"^cls\.predictions\.transform\.",
+    **dict.fromkeys(
+        ("bert", "big_bird", "ernie", "megatron-bert", "roc_bert", "roformer"), r"^cls\.predictions\.transform\."
+    ),
+    **dict.fromkeys(
+        ("camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
+        r"^lm_head\.(dense|layer_norm)\.",
+    ),
     "distilbert": r"^vocab_transform\.",
+    "electra": r"^generator_predictions\.",
     "modernbert-decoder": r"^lm_head\.",
 }
 

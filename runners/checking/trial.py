@@ -23,7 +23,7 @@ from boomspec.models.fit import check_fit, plan_entries
 from runners.assembly import assemble
 from runners.checking.in_memory import layer_stack, logits, patched
 from runners.checking.tiny import VOCABULARY
-from runners.models import save_weights
+from runners.models import named_otherwise, save_weights
 
 _TOKENS_BT = (torch.arange(2 * 21).reshape(2, 21) * 7 + 3) % (VOCABULARY - 4)
 _CLOSE = 1e-4  # of the largest logit; measured: what is right is equal or differs by up to 1e-6 of it
@@ -110,7 +110,12 @@ def _loaded(folder: Path, what: str, layers: int, code: Collection[str]) -> Any:
     """A model as every task loads it; its class must find what it needs, and nothing more."""
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **named_otherwise(folder),
         )
     except Exception as error:
         raise WrongError(f"{what} cannot be loaded: {type(error).__name__}: {error}") from error
@@ -119,6 +124,8 @@ def _loaded(folder: Path, what: str, layers: int, code: Collection[str]) -> Any:
         ("unexpected_keys", "has, and transformers does not know,"),
         ("mismatched_keys", "has in another shape"),
     ):
+        if key == "unexpected_keys" and what == "the teacher":
+            continue  # an image encoder, a head of another task: left out of what is made of it
         if names := sorted(str(name) for name in found[key]):
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise WrongError(f"{what} {wrong} '{names[0]}'{more} (of a {type(model).__name__})")

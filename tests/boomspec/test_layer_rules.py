@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from boomspec.errors import SpecError
+from boomspec.errors import BoomspecError, SpecError
 from boomspec.models.checkpoint import encode_header
 from boomspec.models.facts import read_facts
 from boomspec.models.plan_config import plan_config
@@ -57,7 +57,7 @@ def test_a_layer_that_would_be_another_at_its_new_place_is_found_at_plan(specs, 
         specs.edited(*edits)
         return
     place, _, message = match.partition(".*")
-    with pytest.raises(SpecError, match=rf"(?s){place.split('.')[-1]}.*{message}"):
+    with pytest.raises(BoomspecError, match=rf"(?s){place.split('.')[-1]}.*{message}"):
         specs.edited(*edits)
 
 

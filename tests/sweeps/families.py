@@ -71,6 +71,7 @@ FIELDS: dict[str, dict[str, object]] = {
     },
     "deepseek_v2": {"num_experts_per_tok": 2, "first_k_dense_replace": 1},
     "nemotron": {"num_key_value_heads": 2},
+    "nemotron_h": {"layers_block_type": ["linear_attention", "mlp", "full_attention", "moe"] * 2},
     "zamba2": {"layer_types": ["linear_attention", "hybrid"] * 4, "hybrid_layer_ids": [1, 3, 5, 7]},
 }
 LEFT_OUT = ("id2label", "label2id", "per_layer_config", "hybrid_layer_ids", "transformers_version", "model_type")
