@@ -26,6 +26,7 @@ AUTO_MAP = "auto_map"
 USED = ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer")  # what tasks load by
 CODE = "code"  # of a source's identity: digests of the code that the spec trusts, by file name; of a task's options
 CODE_FILES = ("*.py",)
+DECODER_CONFIGS = ("text_config", "llm_config", "language_config")  # of a text decoder among other parts
 _ELSEWHERE = "--"  # "owner/name--module.Class": of another repository
 _LEFT_OUT = "__pycache__"
 # Where transformers lists the classes that it has itself, by model type or by name.
@@ -92,6 +93,13 @@ def check_native(folder: Path, part: Part, name: str) -> None:
             f"'{name}' needs code of its own: '{AUTO_MAP}' of its {CONFIGS[part]} names {', '.join(named)}, and "
             f"transformers has no {part} '{what}'",
             hint="nothing of that is run; read it, and if you trust it: `trust_remote_code: true` beside the model",
+        )
+    whole = part == "model" and not any(isinstance(config.get(key), dict) for key in DECODER_CONFIGS)
+    if whole and config and not named and is_native(config, part) is False:
+        raise BoomspecError(
+            f"'{name}': transformers has no causal language model of the type that {CONFIGS[part]} says:"
+            f" '{config.get('model_type')}'",
+            hint="a newer version of transformers may have one",
         )
 
 

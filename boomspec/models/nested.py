@@ -16,9 +16,8 @@ from typing import Any
 
 from boomspec.errors import BoomspecError
 from boomspec.models.checkpoint import TensorEntry
-from boomspec.models.code import is_native
+from boomspec.models.code import DECODER_CONFIGS, is_native
 
-_CONFIGS = ("text_config", "llm_config", "language_config")
 # Where decoders are, each pattern with what stands there in a model of the decoder alone; the first that fits is taken.
 _PART = r"^(model\.)?(language_model|text_model|llm)\."
 DECODERS: tuple[tuple[str, str], ...] = (
@@ -31,7 +30,7 @@ _TOGETHER = ("torch_dtype", "dtype")  # what the whole config may say for the de
 
 def decoder_config(config: Mapping[str, Any]) -> dict[str, Any] | None:
     """The config of the text decoder that a model holds among other parts; None for a model that is one itself."""
-    inner = next((config[key] for key in _CONFIGS if isinstance(config.get(key), dict)), None)
+    inner = next((config[key] for key in DECODER_CONFIGS if isinstance(config.get(key), dict)), None)
     if inner is None:
         return None
     shared = {key: config[key] for key in _TOGETHER if config.get(key) is not None and inner.get(key) is None}

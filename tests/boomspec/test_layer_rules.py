@@ -46,6 +46,9 @@ REFUSED = [
     ({"model_type": "zamba2"}, [0, 2, 4], "student.keep.*share one set of weights"),
     ({"layer_types": ["full_attention"] * 5}, [0, 2, 4], "student.keep.*'layer_types' has 5 entries, .* 6 layers"),
     ({"tie_word_embeddings": False}, [0, 2, 4], None),
+    ({"model_type": "mllama_text_model"}, [0, 2, 4], "teacher.*no causal language model of the type .* 'mllama_text"),
+    ({"model_type": "whole", "text_config": {"model_type": "qwen3_vl_text"}}, [0, 2, 4],
+     "teacher.*a whole model holds a text decoder among other parts, .* no causal language model .*qwen3_vl_text"),
 ]  # fmt: skip
 
 
