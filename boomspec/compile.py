@@ -23,6 +23,7 @@ from boomspec.compiling.build import Answers, Builder
 from boomspec.compiling.check import check, check_against, together
 from boomspec.compiling.controls import Model, controls, members
 from boomspec.compiling.lm_eval_checks import check_tasks
+from boomspec.compiling.model_check import add_check
 from boomspec.compiling.model_sources import Role, dequantization, local_facts, model_sources, student_mapping
 from boomspec.compiling.places import tracking_of
 from boomspec.compiling.text_sources import held_out_source, text_source
@@ -142,11 +143,11 @@ def _compile(file: SpecFile, answers: Answers) -> Parts:
     check_tasks(file, start.facts)
     kept = _kept(build, start)
     if kept is None:
-        return _pending(build)
+        return _pending(build, start)
     student, trainings, found = _student(build, start, kept)
     sets = patched_sets(file, kept, start.facts.count) or _searched_sets(build, start, student, kept)
     if sets is None:
-        return _pending(build)
+        return _pending(build, start, kept, student)
     family = resolve_family(file, start.facts, kept, sets, found=found)
     inner = members(build, family, start.teacher, student, "interpolated")
     models = [
@@ -156,8 +157,9 @@ def _compile(file: SpecFile, answers: Answers) -> Parts:
     ]
     more, more_trainings = controls(build, family, start.teacher, start.tokens)
     if build.pending:
-        return _pending(build, family)
+        return _pending(build, start, kept, student, family)
     cells, roles = _cells(build, [*models, *more], start.tokens)
+    add_check(build, start.teacher, kept, student)
     products = tuple(model.task for model in inner if model.task in build.nodes)
     lineage = Lineage(start.teacher, student, kept, family.student, family.every)
     return Parts(build, family, lineage, products, cells, roles, {**trainings, **more_trainings})
@@ -234,7 +236,13 @@ def _searched_sets(build: Builder, start: _Start, student: str, kept: tuple[int,
     return None if found is None else [tuple(patched) for patched in found["sets"]]
 
 
-def _pending(build: Builder, family: Family | None = None) -> Parts:
+def _pending(
+    build: Builder,
+    start: _Start,
+    kept: tuple[int, ...] | None = None,
+    student: str | None = None,
+    family: Family | None = None,
+) -> Parts:
     """The experiment up to the searches that have not run."""
     needed = set(build.pending)
     for node in reversed(list(build.nodes.values())):
@@ -242,6 +250,7 @@ def _pending(build: Builder, family: Family | None = None) -> Parts:
             needed.update(node.task.inputs.values())
     build.nodes = {task: node for task, node in build.nodes.items() if task in needed}
     build.sources = {i: source for i, source in build.sources.items() if i in needed}
+    add_check(build, start.teacher, kept, student if student in build.sources else None)
     return Parts(build, family)
 
 

@@ -11,18 +11,13 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Discriminator
 
+from boomspec.checks import Check
 from boomspec.language.fields import Strict
 from boomspec.losses import Losses
+from boomspec.task_record import Record as Record
 
 Precision = Literal["fp32", "bf16"]
 Algorithms = Literal["deterministic", "strict", "any"]
-
-
-class Record(Strict):
-    """Parameters of one task. Subclasses set `kind` and `version`."""
-
-    kind: ClassVar[str]
-    version: ClassVar[int]
 
 
 class Determinism(Strict):
@@ -316,5 +311,5 @@ class Comparison(Record):
     experiments: tuple[Compared, ...]
 
 
-_RECORDS = (Dequantize, Tokenize, Pretrain, Distill, Search, Interpolate, Baseline, Evaluate, Report, Comparison)
+_RECORDS = (Dequantize, Tokenize, Pretrain, Check, Distill, Search, Interpolate, Baseline, Evaluate, Report, Comparison)
 KINDS: dict[str, type[Record]] = {record.kind: record for record in _RECORDS}

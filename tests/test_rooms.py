@@ -8,11 +8,12 @@ ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "ray", "transformers", "datasets", "numpy", "matplotlib", "lm_eval", "safetensors", "tokenizers"}
 # Plain values and what describes models; nothing that knows the spec language.
 DOOR = {
-    "clusters.demand", "costs.machine", "errors", "graph", "graph_file", "identity", "in_use", "inputs",
+    "checks", "clusters.demand", "costs.machine", "errors", "graph", "graph_file", "identity", "in_use", "inputs",
     "json_text", "layers", "locks.locking", "locks.packages", "losses", "made_of", "measures", "models.checkpoint",
     "models.code", "models.contents", "models.facts", "models.families", "models.files", "models.fit",
-    "models.layer_rules", "models.nested", "models.plan_config", "models.published", "models.quantized", "plan",
-    "planning.order", "planning.saved", "sizes", "store", "store.twins", "task_data", "tasks", "trust",
+    "models.layer_rules", "models.nested", "models.outline", "models.plan_config", "models.published",
+    "models.quantized", "plan", "planning.order", "planning.saved", "sizes", "store", "store.twins", "task_data",
+    "tasks", "trust",
 }  # fmt: skip
 LAZILY = {"__init__.py"}  # boomspec.load and boomspec.family import the runners when they are called
 

@@ -23,11 +23,11 @@ ACCEPT = "BOOMSPEC_ACCEPT=1 .venv/bin/pytest tests/test_sources.py"
 # Modules that place, move, tell and guard. What they do changes whether a task ends, not what it makes; the records of
 # tasks and the language are in the ids themselves.
 APART = {
-    "boomspec.errors", "boomspec.graph", "boomspec.identity", "boomspec.inputs", "boomspec.language", "boomspec.sizes",
-    "boomspec.store", "boomspec.tasks", "boomspec.trust", "runners.access", "runners.apart", "runners.cluster",
-    "runners.context", "runners.environment", "runners.full_disk", "runners.job", "runners.journal",
-    "runners.lost_head", "runners.lost_peer", "runners.mirror", "runners.numbers", "runners.output",
-    "runners.reach", "runners.relay",
+    "boomspec.checks", "boomspec.errors", "boomspec.graph", "boomspec.identity", "boomspec.inputs",
+    "boomspec.language", "boomspec.sizes", "boomspec.store", "boomspec.task_record", "boomspec.tasks",
+    "boomspec.trust", "runners.access", "runners.apart", "runners.cluster", "runners.context", "runners.environment",
+    "runners.full_disk", "runners.job", "runners.journal", "runners.lost_head", "runners.lost_peer", "runners.mirror",
+    "runners.numbers", "runners.output", "runners.reach", "runners.relay",
 }  # fmt: skip
 _NO_RESULT = {"ctx", "type_comment", "kind", "type_params"}  # fields of a syntax tree that versions of Python differ in
 

@@ -14,6 +14,7 @@ import click
 from boomspec import trust
 from boomspec.commands.shared import (
     check_runners,
+    checked_models,
     compiled_with,
     json_option,
     runner_output,
@@ -93,18 +94,19 @@ def command(
         _calibrate(store_of(load_spec(spec), store))
     compiled, place = compiled_with(spec, store)
     check_locks(place.root)
+    unchecked = checked_models(spec, compiled, place)
     graph = compiled.graph
     plan = explained(needed(graph, place, checksums=verify), graph, place)
     execution = load_spec(spec).spec.execution
     found = forecast(graph, plan, place, _machine(execution, device, gpus))
     unread = [f"{graph.nodes[i].name}: {step.reason}" for i, step in plan.steps.items() if step.unread]
     found = replace(found, warnings=(*unread, *found.warnings))
-    warn(trust.warnings(graph))
+    warn((*trust.warnings(graph), *unchecked))
     if output is not None:
         saved = SavedPlan(graph, plan, place.address, cpus=execution.cpus, checksums=verify, pending=compiled.pending)
         saved.save(output)
     if as_json:
-        found = replace(found, warnings=(*trust.warnings(graph), *found.warnings))
+        found = replace(found, warnings=(*trust.warnings(graph), *unchecked, *found.warnings))
         click.echo(json_text(plan_json(compiled, plan, found, place), indent=2))
     else:
         print_plan(compiled, plan, found, place, every_task=every_task)

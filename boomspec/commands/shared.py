@@ -19,6 +19,7 @@ from boomspec.compiling.sets import compile_experiments
 from boomspec.errors import BoomspecError
 from boomspec.graph import TaskGraph
 from boomspec.graph_file import read_graph
+from boomspec.planning.model_checks import check_models
 from boomspec.reading.experiments import load_experiments, load_spec, split_address
 from boomspec.runs import DEFAULT_STORE, GRAPH, open_run, run_folder, store_of
 from boomspec.store import Store, Where, check_spelling, is_url, open_store
@@ -73,6 +74,11 @@ def compiled_with(
     return compile_experiments(files, answers_of(found), given_up=given_up), found
 
 
+def checked_models(spec: Path, compiled: Compiled, store: Store) -> list[str]:
+    """What could not be checked of the spec's models. Raises SpecError for one whose sizes would not come out right."""
+    return check_models(compiled.graph, store, load_experiments(spec))
+
+
 def runnable(
     spec: Path, store: Where | None, pins: Pins = NO_PINS, given_up: Collection[str] = ()
 ) -> tuple[TaskGraph, Store, int | None, tuple[str, ...]]:
@@ -88,6 +94,7 @@ def runnable(
         graph = read_graph(path) if label is None else open_run(spec, store).graph
         return graph, open_store(store or DEFAULT_STORE), None, ()
     compiled, found = compiled_with(spec, store, pins, given_up)
+    warn(checked_models(spec, compiled, found))
     return compiled.graph, found, load_spec(spec).spec.execution.cpus, compiled.pending
 
 

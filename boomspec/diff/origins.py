@@ -127,6 +127,14 @@ _KINDS: dict[str, _Rows] = {
         **_recipe("teacher.pretrain", "teacher.pretrain.tokens"),
         **_KERNELS,
     },
+    "check": {
+        "teacher": _TEACHER_MODEL,
+        "student": _STUDENT_MODEL,
+        "kept": _LAYERS,
+        "sizes": (*_LAYERS, *_CONTROLS),
+        "transformers": ("sources.teacher",),  # which version reads it
+        "inputs": (*_TEACHER_MODEL, *_STUDENT_MODEL),
+    },
     "distill": _DISTILL,
     "search": {
         **_SEARCH,
@@ -192,6 +200,7 @@ _PRESENCE: dict[str, tuple[str, ...]] = {
     "dequantize": ("teacher.model", "student.model"),
     "tokenize": ("data", "teacher.model", "teacher.pretrain"),
     "pretrain": ("teacher.pretrain",),
+    "check": ("teacher.model",),
     "distill": ("distill", "student.model"),
     "search": (),
     "interpolate": _LAYERS,

@@ -18,7 +18,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,8 @@ class ModelFacts:
     config: Mapping[str, Any]
     left_out: tuple[TensorEntry, ...] = ()  # what the checkpoint holds beside the decoder: an image encoder
     partial: bool = False  # the config holds only some keys of its family: the model is read as one of another
+    written: Mapping[str, Any] = field(default_factory=dict)  # the config as the file has it
+    stored: tuple[TensorEntry, ...] = ()  # all that is in the file, under its own names
 
     @property
     def count(self) -> int:
@@ -150,6 +152,7 @@ def model_facts(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry], w
 
     Raises BoomspecError, saying what was looked for, where the parts cannot be told.
     """
+    written, stored = config, tuple(tensors.values())
     left_out: list[TensorEntry] = []
     tensors = {unwrapped(tensor.name): tensor for tensor in tensors.values()}
     if decoder_config(config) is not None:
@@ -193,9 +196,8 @@ def model_facts(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry], w
     if tied:
         of_untied = {name for name, _ in untied_head(model_type)} | {tensor.name for tensor in projections}
         head = [tensor for tensor in head if tensor.name not in of_untied]
-    return ModelFacts(
-        model_type, prefix, layers, tuple(embedding), tuple(norm), tuple(head), tied, config, left_out=tuple(left_out)
-    )
+    parts = (tuple(embedding), tuple(norm), tuple(head))
+    return ModelFacts(model_type, prefix, layers, *parts, tied, config, tuple(left_out), False, written, stored)
 
 
 def _is_copy(projections: Sequence[TensorEntry], embedding: TensorEntry) -> bool:

@@ -68,22 +68,25 @@ def tiny(config: Config, full: Config | None = None) -> Config:
 
     What only the class says is written into the result where it shrinks.
     """
-    model_type = str(config.get("model_type", ""))
-    result = _shrunk({**(full or {}), **config})
-    kept = {key: value for key, value in result.items() if key in config or value != (full or {}).get(key)}
-    return {**kept, **deepcopy(dict(_OF_FAMILY.get(model_type, {})))}
+    result = _shrunk(config, full or {})
+    return {**result, **deepcopy(dict(_OF_FAMILY.get(str(config.get("model_type", "")), {})))}
 
 
-def _shrunk(config: Config) -> Config:
+def _shrunk(config: Config, full: Config) -> Config:
+    everything: Config = {**full, **config}
     result: Config = {}
-    for key, value in config.items():
-        result[key] = _smaller(key, value, config)
+    for key, value in everything.items():
+        if isinstance(value, dict) and key not in ("id2label", "label2id"):
+            own, of_class = config.get(key), full.get(key)
+            smaller: Any = _shrunk(own if isinstance(own, dict) else {}, of_class if isinstance(of_class, dict) else {})
+        else:
+            smaller = _smaller(key, value, everything)
+        if key in config or smaller != value:
+            result[key] = smaller
     return result
 
 
 def _smaller(key: str, value: Any, config: Config) -> Any:
-    if isinstance(value, dict):
-        return value if key in ("id2label", "label2id") else _shrunk(value)
     if key in _SECTIONS and isinstance(value, list):
         return _section(key, value)
     if isinstance(value, list) and value and all(type(entry) is int for entry in value):

@@ -1,6 +1,6 @@
-"""Whether every size of a teacher's family comes out right, tried on tiny random weights of the same architecture.
+"""Whether every size of a family comes out right, tried on tiny random weights of the same architecture.
 
-The teacher is built tiny (`tiny`), under the tensor names of its own files. Its student is laid out and saved as
+The teacher is tiny, under the names of its own files (`layout`). Its student is laid out and saved as
 `runners.tasks.distill` does it, its sizes are assembled as `runners.tasks.interpolate` does it, and each is compared
 with the same layers put together in memory (`in_memory`).
 """
@@ -15,139 +15,174 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig
 
 from boomspec.errors import BoomspecError
-from boomspec.models.facts import read_facts
-from boomspec.models.fit import check_fit, plan_entries
+from boomspec.models.facts import ModelFacts, read_facts
+from boomspec.models.fit import plan_entries
 from runners.assembly import assemble
+from runners.capture import capture, embedding_parameters, hidden_pairs, trunk
 from runners.checking.in_memory import layer_stack, logits, patched
+from runners.checking.layout import NotTinyError, auto_class, randomise
 from runners.checking.tiny import VOCABULARY
+from runners.foreign_code import ready
+from runners.head import check_head
 from runners.models import named_otherwise, save_weights
 
 _TOKENS_BT = (torch.arange(2 * 21).reshape(2, 21) * 7 + 3) % (VOCABULARY - 4)
-_CLOSE = 1e-4  # of the largest logit; measured: what is right is equal or differs by up to 1e-6 of it
+TEACHER = "the teacher"
+_CLOSE = 1e-4  # of the largest logit; measured: what is right is equal, or differs by up to 1e-6 of it
 
 
 @dataclass(frozen=True)
 class Size:
-    """One member: its layer plan ("t4": teacher layer 4), and whether head and embedding are one."""
+    """One model to be built: its layer plan ("t4": teacher layer 4), and whether head and embedding are one."""
 
     plan: tuple[str, ...]
     tied: bool
 
 
 class WrongError(BoomspecError):
-    """A size would not be what its layers are."""
+    """A model would not be what its layers are."""
 
 
-def build_teacher(config: Any, folder: Path, *, code: bool = False) -> None:
-    """Write a random model of a config object into `folder`."""
-    random_model(config, seed=1, code=code).save_pretrained(folder)
-
-
-def random_model(config: Any, *, seed: int, code: bool = False) -> Any:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=code).eval()
-        randomise(model, seed=seed)
-    return model
-
-
-@torch.no_grad()
-def randomise(model: Any, *, seed: int) -> None:
-    """Other weights, large enough that every layer shows in the logits, and none of which is that of another seed."""
-    random = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
-        if not parameter.is_floating_point():
-            continue
-        drawn = torch.randn(parameter.shape, generator=random)
-        if parameter.ndim < 2:  # norms, biases, gates: around what they begin as
-            parameter.copy_(torch.nan_to_num(parameter).clamp(-4, 4) + drawn * 0.2)
-        else:
-            parameter.copy_(drawn * (0.3 if parameter.shape[-1] < 100 else 0.15))
-
-
-def check_sizes(
-    folder: Path, kept: Sequence[int], sizes: Sequence[Size], work: Path, *, code: Collection[str] = ()
+def try_sizes(
+    teacher: Path,
+    kept: Sequence[int],
+    sizes: Sequence[Size],
+    work: Path,
+    *,
+    student: Path | None = None,
+    trained: bool = True,
+    code: Collection[str] = (),
 ) -> None:
-    """Build the sizes of the tiny teacher in `folder`. Raises WrongError where one is not what its layers are.
+    """Build the sizes of the tiny teacher in a folder. Raises WrongError where one is not what its layers are.
 
-    `kept`: the teacher's layers that the student begins as.
+    `kept`: the teacher's layers that the student begins as. `student`: a tiny one that is there instead. `trained`:
+    whether it is distilled. Raises NotTinyError where the tiny models say nothing.
     """
-    facts = read_facts(folder)
-    teacher = _loaded(folder, "the teacher", facts.count, code)
+    facts = read_facts(teacher)
+    in_memory = {"t": _loaded(teacher, TEACHER, facts.count, code)}
+    try:
+        its_logits = logits(in_memory["t"], _TOKENS_BT)
+    except Exception as error:  # whatever a class raises for sizes that do not go together
+        raise NotTinyError(f"a tiny {facts.model_type} cannot be run: {type(error).__name__}: {error}") from error
     counts = {"t": facts.count, "s": len(kept)}
-    student_folder = work / "student"
-    initial = Size(tuple(f"t{i}" for i in kept), facts.tied)
-    _built({"t": folder}, initial, student_folder, code)
-    student = _loaded(student_folder, "the student", len(kept), code)
-    expected = patched({"t": teacher}, initial.plan, counts, _TOKENS_BT)
-    _compare(student, expected, "the student", initial.plan)
-    randomise(student, seed=2)
-    save_weights(student, student_folder, dtype=torch.float32)
-    student = _loaded(student_folder, "the student that is saved again", len(kept), code)
-    saved = read_facts(student_folder)
-    check_fit(facts, saved, [])
-    if _differ(logits(teacher, _TOKENS_BT), logits(student, _TOKENS_BT)) < 1e-2:
-        raise WrongError("the weights of a tiny model do not show in its logits")
+    whole = _whole(teacher, facts, its_logits, work / "whole", code)
+    if type(whole) is not type(in_memory["t"]):  # a text decoder among other parts: the sizes are of its class
+        in_memory["t"] = whole
+    if student is None:
+        student = work / "student"
+        _laid_out_student(teacher, in_memory, kept, counts, student, code)
+    in_memory["s"] = _loaded(student, "the student", len(kept), code)
+    if trained:
+        for what, model in ((TEACHER, in_memory["t"]), ("the student", in_memory["s"])):
+            _trainable(model, kept if model is in_memory["s"] else range(facts.count), what)
+    if _differ(its_logits, logits(in_memory["s"], _TOKENS_BT)) < 1e-2:
+        raise NotTinyError(f"the weights of a tiny {facts.model_type} do not show in its logits")
+    saved = read_facts(student)
     for i, size in enumerate(sizes):
         plan_entries(facts, saved, size.plan, tied=size.tied)
         target = work / f"size-{i}"
-        _built({"t": folder, "s": student_folder}, size, target, code)
+        assemble({"t": teacher, "s": student}, size.plan, target, tied=size.tied, code=code)
         what = f"the model of {len(size.plan)} layers"
         model = _loaded(target, what, len(size.plan), code)
-        expected = patched({"t": teacher, "s": student}, size.plan, counts, _TOKENS_BT)
-        _compare(model, expected, what, size.plan)
+        _compare(model, patched(in_memory, size.plan, counts, _TOKENS_BT), what, size.plan)
         shutil.rmtree(target)
 
 
-def _built(sources: Mapping[str, Path], size: Size, target: Path, code: Collection[str]) -> None:
-    assemble(sources, size.plan, target, tied=size.tied, code=code)
+def _whole(teacher: Path, facts: ModelFacts, wanted: Tensor, target: Path, code: Collection[str]) -> Any:
+    """The teacher itself, assembled of all its layers."""
+    plan = [f"t{i}" for i in range(facts.count)]
+    assemble({"t": teacher}, plan, target, tied=facts.tied, code=code)
+    what = "the model of all the teacher's layers"
+    model = _loaded(target, what, facts.count, code)
+    if not (difference := _differ(logits(model, _TOKENS_BT), wanted)) <= _CLOSE:
+        raise WrongError(f"{what} is not the teacher: its logits are {difference:.2g} off")
+    return model
+
+
+def _laid_out_student(
+    teacher: Path,
+    in_memory: Mapping[str, Any],
+    kept: Sequence[int],
+    counts: Mapping[str, int],
+    target: Path,
+    code: Collection[str],
+) -> None:
+    """The student as a distillation begins with it, with other weights, as it is saved."""
+    plan = [f"t{i}" for i in kept]
+    assemble({"t": teacher}, plan, target, tied=read_facts(teacher).tied, code=code)
+    student = _loaded(target, "the student", len(kept), code)
+    _compare(student, patched(in_memory, plan, counts, _TOKENS_BT), "the student", plan)
+    randomise(student, seed=2)
+    save_weights(student, target, dtype=torch.float32)
+
+
+def _trainable(model: Any, layers: Sequence[int], what: str) -> None:
+    """What a distillation does with a model besides running it."""
+    try:
+        check_head(model)
+        embedding_parameters(model)
+        points = [point for point, _ in hidden_pairs(range(len(layers)), len(layers))]
+        with capture(model, points) as states:
+            trunk(model, _TOKENS_BT)
+        if missing := [point for point in points if point not in states]:
+            raise BoomspecError(f"its hidden state at {missing[0]} cannot be caught")
+    except BoomspecError as error:
+        raise WrongError(f"{what} cannot be trained with: {error.message}", hint=error.hint) from error
 
 
 def _loaded(folder: Path, what: str, layers: int, code: Collection[str]) -> Any:
-    """A model as every task loads it; its class must find what it needs, and nothing more."""
+    """A model as every task loads it; its class must find what it needs, and in what is built nothing more."""
+    trusts = ready(folder, "model", code)
+    config = _config(folder, trusts, what)
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        model, found = auto_class(config).from_pretrained(
             folder,
             dtype=torch.float32,
             use_safetensors=True,
             local_files_only=True,
+            trust_remote_code=trusts,
             output_loading_info=True,
             **named_otherwise(folder),
         )
-    except Exception as error:
+    except Exception as error:  # each class has its own exceptions
         raise WrongError(f"{what} cannot be loaded: {type(error).__name__}: {error}") from error
     for key, wrong in (
         ("missing_keys", "lacks"),
         ("unexpected_keys", "has, and transformers does not know,"),
         ("mismatched_keys", "has in another shape"),
     ):
-        if key == "unexpected_keys" and what == "the teacher":
-            continue  # an image encoder, a head of another task: left out of what is made of it
+        if what == TEACHER and key == "unexpected_keys":
+            continue  # it is not read, and whether sizes can be built without it is seen when they are
         if names := sorted(str(name) for name in found[key]):
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise WrongError(f"{what} {wrong} '{names[0]}'{more} (of a {type(model).__name__})")
     try:
         layer_stack(model, layers)
     except BoomspecError as error:
-        raise WrongError(f"{what}: {error}") from error
+        raise WrongError(f"{what}: {error.message}") from error
     return model.eval()
 
 
+def _config(folder: Path, trusts: bool, what: str) -> Any:
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trusts)
+    except Exception as error:  # as above
+        raise WrongError(f"{what} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
 def _compare(model: Any, expected: Any, what: str, plan: Sequence[str]) -> None:
-    found, wanted = logits(model, _TOKENS_BT), logits(expected, _TOKENS_BT)
-    difference = _differ(found, wanted)
+    difference = _differ(logits(model, _TOKENS_BT), logits(expected, _TOKENS_BT))
     if not difference <= _CLOSE:
-        raise WrongError(f"{what} ({_shortened(plan)}) is not what its layers are: logits {difference:.2g} off")
+        raise WrongError(f"{what} ({_shortened(plan)}) is not what its layers are: its logits are {difference:.2g} off")
 
 
 def _differ(found: Tensor, wanted: Tensor) -> float:
     if found.shape != wanted.shape:
         return float("inf")
-    scale = wanted.abs().max().clamp_min(1e-6)
-    return float((found - wanted).abs().max() / scale)
+    return float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-6))
 
 
 def _shortened(plan: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ NAMES = {  # of tasks of each kind, as the compiler gives them
     "dequantize": ["dequantize teacher", "dequantize student"],
     "tokenize": ["tokenize"],
     "pretrain": ["pretrain teacher"],
+    "check": ["check the family"],
     "distill": ["distill student", "distill random_init", "distill standard_distillation 5 layers"],
     "search": ["search layers by block_influence", "search patch order by beam", "score layers for shortgpt"],
     "interpolate": ["interpolate 5 layers", "interpolate 5 layers random_init"],

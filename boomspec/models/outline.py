@@ -1,0 +1,102 @@
+"""A model as its config and its headers have it, written short: what a check of its family depends on, and no weights.
+
+F32 64x16 model.layers.#.mlp.down_proj.weight 0-29        a row of tensors that differ in their indices only
+BF16 32x16 model.layers.#.mlp.experts.#.up_proj.weight 1-29/0-63
+BF16 128x16 model.embed_tokens.weight                     one tensor
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from boomspec.models.checkpoint import TensorEntry
+
+# Where a model came from and who wrote it: nothing that its class reads.
+_LEFT_OUT = ("_name_or_path", "transformers_version")
+_INDEX = re.compile(r"(?<![^.])\d+(?![^.])")
+_MARK = "#"
+_Indices = tuple[int, ...]
+
+
+def config_text(config: Mapping[str, Any]) -> str:
+    """A config as one text; numbers that JSON does not have stay what Python writes for them."""
+    return json.dumps({key: config[key] for key in config if key not in _LEFT_OUT}, sort_keys=True)
+
+
+def config_of(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def outline(tensors: Iterable[TensorEntry]) -> tuple[str, ...]:
+    """The rows of a checkpoint's tensors."""
+    groups: dict[str, list[_Indices]] = defaultdict(list)
+    for tensor in tensors:
+        pattern = _INDEX.sub(_MARK, tensor.name)
+        shape = "x".join(map(str, tensor.shape)) or "-"
+        groups[f"{tensor.dtype} {shape} {pattern}"].append(tuple(map(int, _INDEX.findall(tensor.name))))
+    return tuple(f"{head} {_short(indices)}".rstrip() for head, indices in sorted(groups.items()))
+
+
+def tensors_of(rows: Iterable[str]) -> dict[str, TensorEntry]:
+    """The inverse of `outline`, by name."""
+    found: dict[str, TensorEntry] = {}
+    for row in rows:
+        dtype, shape, pattern, *indices = row.split(" ")
+        sizes = () if shape == "-" else tuple(map(int, shape.split("x")))
+        for numbers in _long(indices[0]) if indices else [()]:
+            parts = pattern.split(_MARK)
+            name = parts[0] + "".join(f"{number}{part}" for number, part in zip(numbers, parts[1:], strict=True))
+            found[name] = TensorEntry(name, dtype, sizes)
+    return found
+
+
+def _short(indices: Sequence[_Indices]) -> str:
+    """Several indices as products: "0-2/0-63,3/0-31" are (0..2, 0..63) and (3, 0..31)."""
+    if not indices[0]:
+        return ""
+    if len(indices[0]) == 1:
+        return "+".join(_ranges(sorted(i for (i,) in indices)))
+    rest: dict[int, list[_Indices]] = defaultdict(list)
+    for first, *others in indices:
+        rest[first].append(tuple(others))
+    alike: dict[str, list[int]] = defaultdict(list)
+    for first in sorted(rest):
+        alike[_short(rest[first])].append(first)
+    return ",".join(f"{'+'.join(_ranges(firsts))}/{part}" for text, firsts in alike.items() for part in text.split(","))
+
+
+def _ranges(numbers: Sequence[int]) -> list[str]:
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return [str(a) if a == b else f"{a}-{b}" for a, b in runs]
+
+
+def _long(text: str) -> Iterable[_Indices]:
+    for product in text.split(","):
+        yield from _all([_numbers(part) for part in product.split("/")])
+
+
+def _all(parts: Sequence[Sequence[int]]) -> Iterable[_Indices]:
+    if not parts:
+        yield ()
+        return
+    for first in parts[0]:
+        for others in _all(parts[1:]):
+            yield (first, *others)
+
+
+def _numbers(text: str) -> list[int]:
+    numbers: list[int] = []
+    for run in text.split("+"):
+        first, _, last = run.partition("-")
+        numbers.extend(range(int(first), int(last or first) + 1))
+    return numbers

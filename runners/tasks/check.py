@@ -1,0 +1,22 @@
+"""Try on tiny random weights whether every size of a family comes out right, before anything is trained.
+
+Writes `check.json`: the layer plans that are right, and what could not be checked.
+"""
+
+from __future__ import annotations
+
+import json
+
+from boomspec.checks import Check
+from runners.checking.family import check_family
+from runners.context import Context
+from runners.models import model_folder
+
+
+def run(context: Context[Check]) -> None:
+    own = {role: model_folder(source) for role, source in context.inputs.items()}
+    notes = check_family(context.record, own=own, code=context.code)
+    for note in notes:
+        context.progress.note(note)
+    found = {"right": [size.plan for size in context.record.sizes], "not_checked": notes}
+    (context.path / "check.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,157 @@
+"""The check of a family on tiny random weights: what is right passes, what is not is refused with its reason.
+
+Each teacher here is real, tiny, and saved by transformers; what is wrong with one was wrong with a published one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from boomspec.checks import BuiltSize, Check, Outline
+from boomspec.errors import BoomspecError
+from boomspec.models.facts import read_facts
+from boomspec.models.outline import config_text, outline
+from runners.checking.family import check_family
+from runners.context import Context
+from runners.tasks import check as body
+from tests.boomspec.public_hub import public_facts
+
+KEPT = (0, 2, 4, 5)
+PLANS = ("s0 t2 t3 s2 t5 t6", "t0 t1 s1 s2 s3")
+SIZES = {
+    "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "vocab_size": 300, "max_position_embeddings": 64, "num_hidden_layers": 7,
+}  # fmt: skip
+
+
+def teacher(folder: Path, model_type: str = "llama", **fields: object) -> Path:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(model_type, **{**SIZES, **fields})
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    return folder
+
+
+def record(facts, *, kept=KEPT, plans=PLANS) -> Check:
+    sizes = tuple(BuiltSize(plan=p, tied=facts.tied and p.split()[0][0] == p.split()[-1][0]) for p in plans)
+    teacher = Outline(config=config_text(facts.written), tensors=outline(facts.stored), tied=facts.tied)
+    return Check(teacher=teacher, kept=kept, sizes=sizes, transformers="as installed")
+
+
+def checked(folder: Path) -> list[str]:
+    return check_family(record(read_facts(folder)))
+
+
+def edit(folder: Path, new=lambda tensors: tensors, **config: object) -> Path:
+    path = folder / "model.safetensors"
+    save_file(new(load_file(path)), path, metadata={"format": "pt"})
+    written = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**written, **config}))
+    return folder
+
+
+def test_what_is_right_passes(tmp_path):
+    assert checked(teacher(tmp_path / "llama")) == []
+    assert checked(teacher(tmp_path / "tied", tie_word_embeddings=True)) == []
+
+
+def test_published_models_pass():
+    """From their real configs and headers, at their real depth."""
+    plan = " ".join([*(f"s{i}" for i in range(4)), *(f"t{i}" for i in range(8, 12))])
+    facts = public_facts("openai-community/gpt2")
+    assert check_family(record(facts, kept=(0, 2, 4, 6, 8, 10), plans=(plan,))) == []
+
+
+def test_the_body_writes_what_was_found(tmp_path):
+    folder = tmp_path / "artifact"
+    folder.mkdir()
+    given = record(read_facts(teacher(tmp_path / "t")))
+    body.run(Context(record=given, inputs={}, path=folder, resume=tmp_path))
+    assert json.loads((folder / "check.json").read_text()) == {"right": list(PLANS), "not_checked": []}
+
+
+def test_layers_that_are_scaled_by_depth(tmp_path):
+    sizes = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "v_head_dim": 16}
+    folder = teacher(tmp_path / "t", "minicpm3", **sizes, hidden_size=64, num_key_value_heads=4)
+    with pytest.raises(BoomspecError, match=r"a minicpm3 like this teacher: .*is not what its layers are"):
+        checked(folder)
+
+
+def test_layers_that_are_scaled_by_their_index(tmp_path):
+    sizes = {"n_embd": 32, "n_head": 4, "vocab_size": 300, "n_positions": 64, "n_layer": 7}
+    config = AutoConfig.for_model("gpt2", **sizes, scale_attn_by_inverse_layer_idx=True)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(BoomspecError, match="a gpt2 like this teacher"):
+        checked(tmp_path)
+
+
+def test_a_value_head_beside_the_head(tmp_path):
+    head = {"v_head.summary.weight": torch.ones(1, 32), "v_head.summary.bias": torch.ones(1)}
+    folder = edit(teacher(tmp_path / "t"), lambda tensors: tensors | head)
+    with pytest.raises(BoomspecError, match=r"a llama like this teacher: .*v_head\.summary"):
+        checked(folder)
+
+
+def test_a_tensor_that_the_class_needs_and_the_file_lacks(tmp_path):
+    def without(tensors):
+        return {name: tensor for name, tensor in tensors.items() if not name.endswith("3.mlp.up_proj.weight")}
+
+    folder = edit(teacher(tmp_path / "t"), without)
+    with pytest.raises(BoomspecError, match=r"a llama like this teacher"):
+        checked(folder)
+
+
+def test_a_tensor_of_another_shape_than_the_class_wants(tmp_path):
+    folder = edit(teacher(tmp_path / "t"), vocab_size=299)
+    with pytest.raises(
+        BoomspecError, match=r"'lm_head.weight' has shape \(300, 32\), a LlamaForCausalLM wants \(299, 32\)"
+    ):
+        checked(folder)
+
+
+def test_a_model_that_cannot_be_built_tiny_is_checked_by_names_and_shapes(tmp_path, monkeypatch):
+    monkeypatch.setattr("runners.checking.layout.tiny", lambda config, full: {**config, "num_attention_heads": 5})
+    [note] = checked(teacher(tmp_path / "t"))
+    assert note.startswith("only names and shapes were checked: a tiny llama cannot be ")
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_plan_and_run_ask_before_anything(tmp_path, wrong):
+    """As a person meets it: exit code 2, the place in the spec, and the second time at once."""
+    sizes = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "v_head_dim": 16}
+    if wrong:
+        teacher(tmp_path / "t", "minicpm3", **sizes, hidden_size=64, num_key_value_heads=4)
+    else:
+        teacher(tmp_path / "t", "olmo2", pad_token_id=0, attention_bias=True)
+    vocabulary = {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "added_tokens": []}
+    (tmp_path / "t" / "tokenizer.json").write_text(json.dumps(vocabulary))
+    (tmp_path / "a.txt").write_text("a\n")
+    (tmp_path / "spec.yaml").write_text(
+        "boomspec: 1\nname: asked\nteacher: {model: ./t}\nstudent: {keep: [0, 2, 4, 5]}\n"
+        "data: {files: a.txt, sequence_length: 8}\n"
+        "distill: {tokens: 64, batch_tokens: 64, losses: {cross_entropy: {weight: 1}}}\n"
+    )
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+
+    def boomspec(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "boomspec", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+
+    done = boomspec("plan", "spec.yaml")
+    assert len(list((tmp_path / "cache" / "boomspec" / "checks").iterdir())) == 1
+    if not wrong:
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "check the family" in done.stdout
+        return
+    assert done.returncode == 2
+    assert "spec.yaml:3:18: teacher.model: a minicpm3 like this teacher" in done.stderr
+    assert boomspec("run", "spec.yaml").returncode == 2
+    assert not (tmp_path / "boomspec-store").exists()
