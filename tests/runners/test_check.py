@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from boomspec.checks import BuiltSize, Check, Outline
 from boomspec.errors import BoomspecError
@@ -78,10 +79,28 @@ def test_the_body_writes_what_was_found(tmp_path):
     assert json.loads((folder / "check.json").read_text()) == {"right": list(PLANS), "not_checked": []}
 
 
-def test_layers_that_are_scaled_by_depth(tmp_path):
-    sizes = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "v_head_dim": 16}
-    folder = teacher(tmp_path / "t", "minicpm3", **sizes, hidden_size=64, num_key_value_heads=4)
-    with pytest.raises(BoomspecError, match=r"a minicpm3 like this teacher: .*is not what its layers are"):
+def test_layers_that_depend_on_their_index_or_on_their_number(tmp_path, monkeypatch):
+    """A family that nothing is known of: the classes of Llama, with one more thing in each layer."""
+    folder, forward = teacher(tmp_path / "t"), LlamaDecoderLayer.forward
+
+    def by_index(layer, hidden_BTD, *arguments, **more):
+        return forward(layer, hidden_BTD, *arguments, **more) * (1 + 0.1 * layer.self_attn.layer_idx)
+
+    def by_number(layer, hidden_BTD, *arguments, **more):
+        return forward(layer, hidden_BTD, *arguments, **more) * layer.depth**-0.5
+
+    monkeypatch.setattr(LlamaDecoderLayer, "forward", by_index)
+    with pytest.raises(BoomspecError, match=r"a llama like this teacher: the student .* is not what its layers are"):
+        checked(folder)
+    begun = LlamaDecoderLayer.__init__
+
+    def with_depth(layer, config, layer_idx):
+        begun(layer, config, layer_idx)
+        layer.depth = config.num_hidden_layers
+
+    monkeypatch.setattr(LlamaDecoderLayer, "__init__", with_depth)
+    monkeypatch.setattr(LlamaDecoderLayer, "forward", by_number)
+    with pytest.raises(BoomspecError, match=r"a llama like this teacher: the student .* is not what its layers are"):
         checked(folder)
 
 
@@ -93,11 +112,24 @@ def test_layers_that_are_scaled_by_their_index(tmp_path):
         checked(tmp_path)
 
 
-def test_a_value_head_beside_the_head(tmp_path):
+def test_what_else_the_files_of_a_teacher_hold(tmp_path):
+    """A value head, masks of old versions: the student is saved without them, and sizes are made of both."""
     head = {"v_head.summary.weight": torch.ones(1, 32), "v_head.summary.bias": torch.ones(1)}
-    folder = edit(teacher(tmp_path / "t"), lambda tensors: tensors | head)
-    with pytest.raises(BoomspecError, match=r"a llama like this teacher: .*v_head\.summary"):
-        checked(folder)
+    assert checked(edit(teacher(tmp_path / "t"), lambda tensors: tensors | head)) == []
+    masks = {f"model.layers.{i}.self_attn.bias": torch.ones(1, 1, 64, 64) for i in range(7)}
+    with pytest.raises(BoomspecError, match=r"a llama like this teacher: .*self_attn\.bias"):
+        checked(edit(teacher(tmp_path / "masks"), lambda tensors: tensors | masks))
+
+
+def test_a_tied_model_that_stores_its_head(tmp_path):
+    def with_head(factor):
+        return lambda tensors: tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"] * factor}
+
+    same = edit(teacher(tmp_path / "same", tie_word_embeddings=True), with_head(1.0))
+    other = edit(teacher(tmp_path / "other", tie_word_embeddings=True), with_head(2.0))
+    assert [read_facts(folder).tied for folder in (same, other)] == [True, False]
+    assert checked(same) == []
+    assert checked(other) == []
 
 
 def test_a_tensor_that_the_class_needs_and_the_file_lacks(tmp_path):
@@ -126,9 +158,8 @@ def test_a_model_that_cannot_be_built_tiny_is_checked_by_names_and_shapes(tmp_pa
 @pytest.mark.parametrize("wrong", [False, True])
 def test_plan_and_run_ask_before_anything(tmp_path, wrong):
     """As a person meets it: exit code 2, the place in the spec, and the second time at once."""
-    sizes = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "v_head_dim": 16}
     if wrong:
-        teacher(tmp_path / "t", "minicpm3", **sizes, hidden_size=64, num_key_value_heads=4)
+        teacher(tmp_path / "t", "rwkv", attention_hidden_size=32, rescale_every=3)
     else:
         teacher(tmp_path / "t", "olmo2", pad_token_id=0, attention_bias=True)
     vocabulary = {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "added_tokens": []}
@@ -152,6 +183,6 @@ def test_plan_and_run_ask_before_anything(tmp_path, wrong):
         assert "check the family" in done.stdout
         return
     assert done.returncode == 2
-    assert "spec.yaml:3:18: teacher.model: a minicpm3 like this teacher" in done.stderr
+    assert "spec.yaml:3:18: teacher.model: a rwkv like this teacher" in done.stderr
     assert boomspec("run", "spec.yaml").returncode == 2
     assert not (tmp_path / "boomspec-store").exists()
