@@ -78,8 +78,8 @@ class Documents:
             return None
         found: dict[str, Any] = self._stream.state_dict()
         try:
-            json.dumps(found)
-        except TypeError:
+            json.dumps(found, allow_nan=False)
+        except (TypeError, ValueError):
             return None  # it is then read through again as far as it was
         return found
 

@@ -35,7 +35,7 @@ def run(context: Context[Dequantize]) -> None:
     write_whole(source, target, dtype=context.record.dtype, progress=context.progress)
     copy_travelling(source, target, context.code)
     config = without_quantization(read_config(source))
-    (target / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (target / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def write_whole(source: Path, target: Path, *, dtype: str, progress: Progress, shard_bytes: int = _SHARD_BYTES) -> None:
@@ -50,7 +50,8 @@ def write_whole(source: Path, target: Path, *, dtype: str, progress: Progress, s
     if len(shards) > 1:
         names = {made.entry.name: _name(i, len(shards)) for i, shard in enumerate(shards) for made in shard}
         size = sum(made.entry.bytes for made in found)
-        (target / INDEX).write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": names}, indent=1))
+        index = {"metadata": {"total_size": size}, "weight_map": names}
+        (target / INDEX).write_text(json.dumps(index, indent=1, allow_nan=False))
     check_written(target, [made.entry for made in found])
 
 
