@@ -28,7 +28,7 @@ from boomspec.sizes import Lineage, Member
 from boomspec.store import Store
 from runners.capture import decoder_layers
 from runners.members import built_folder, lineage_of, owner_folders
-from runners.model_config import plan_config
+from runners.model_config import config_object, plan_config
 from runners.models import load, stored_dtype
 
 if TYPE_CHECKING:
@@ -74,12 +74,14 @@ class Family:
                 raise BoomspecError(f"{layer} does not exist: that model has {self.facts[owner].count} layers")
 
     def _rewired(self, plan: Sequence[str], *, tied: bool) -> PreTrainedModel:
-        config = type(self.teacher.config).from_dict(plan_config(self.facts, plan, tied=tied, base="t"))
+        config = config_object(type(self.teacher.config), plan_config(self.facts, plan, tied=tied, base="t"))
         member = _without_weights(self.teacher, config)
         owned = {"t": self.teacher.state_dict(keep_vars=True), "s": self.student.state_dict(keep_vars=True)}
         stack = _stack_name(member)
+        teacher = self.facts["t"]
+        sides = {entry.name: 0 for entry in teacher.embedding} | {entry.name: -1 for entry in teacher.norm}
         for name, place in member.state_dict().items():
-            owner, source = _origin(name, place, stack, member.base_model_prefix, plan)
+            owner, source = _origin(name, place, stack, member.base_model_prefix, sides, plan)
             if source not in owned[owner]:
                 raise BoomspecError(f"the model of this plan needs '{name}', but its owner has no '{source}'")
             _put(member, name, owned[owner][source])
@@ -162,15 +164,20 @@ def _stack_name(model: Any) -> str:
     return names[0]
 
 
-def _origin(name: str, tensor: torch.Tensor, stack: str, base: str, plan: Sequence[str]) -> tuple[str, str]:
-    """Whose tensor `name` of a member is, and what its owner calls it."""
+def _origin(
+    name: str, tensor: torch.Tensor, stack: str, base: str, sides: Mapping[str, int], plan: Sequence[str]
+) -> tuple[str, str]:
+    """Whose tensor `name` of a member is, and what its owner calls it.
+
+    `sides`: of the tensors beside the layers that the teacher's file calls by the same names, 0 for those in front.
+    """
     if name.startswith(f"{stack}."):
         index, _, rest = name.removeprefix(f"{stack}.").partition(".")
         layer = plan[int(index)]
         return layer[0], f"{stack}.{layer[1:]}.{rest}"
     # The rule of `boomspec.models.facts`: of what stands beside the layers, all but bare vectors is embedding.
     in_front = name.startswith(f"{base}.") and (tensor.ndim > 1 or "embed" in name.lower())
-    return plan[0 if in_front else -1][0], name
+    return plan[sides.get(name, 0 if in_front else -1)][0], name
 
 
 def _put(model: Any, name: str, tensor: torch.Tensor) -> None:

@@ -21,6 +21,7 @@ from runners.capture import trunk
 # What a family does to the logits behind its output matrix, by the config field that holds the number.
 LOGIT_TRANSFORMS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "final_logit_softcapping": lambda logits, cap: cap * torch.tanh(logits / cap),
+    "logits_soft_cap": lambda logits, cap: cap * torch.tanh(logits / cap),
     "logits_scaling": lambda logits, divisor: logits / divisor,
     "logit_scale": lambda logits, factor: logits * factor,
     "lm_head_multiplier": lambda logits, factor: logits * factor,

@@ -9,6 +9,7 @@ import importlib
 import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from typing import Any
 
 from boomspec.errors import BoomspecError
 from boomspec.models.facts import ModelFacts
@@ -21,7 +22,11 @@ def plan_config(facts: Mapping[str, ModelFacts], plan: Sequence[str], *, tied: b
 
     Raises BoomspecError where the configs contradict each other or cannot say what the plan needs.
     """
-    return plan_config_with(facts, plan, tied=tied, base=base, complete=complete)
+    config = plan_config_with(facts, plan, tied=tied, base=base, complete=complete)
+    if facts[base].left_out and "architectures" not in config:  # a decoder's own config need not say what it is
+        names = importlib.import_module("transformers.models.auto.modeling_auto").MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        config["architectures"] = [names[config["model_type"]]]
+    return config
 
 
 def complete(config: Config) -> Config | None:
@@ -33,8 +38,12 @@ def complete(config: Config) -> Config | None:
         return None
     cls = mapping[model_type]
     try:
-        made = cls.from_dict(cls._decode_special_floats(deepcopy(config)))
-        full: Config = json.loads(made.to_json_string(use_diff=False))
+        full: Config = json.loads(config_object(cls, config).to_json_string(use_diff=False))
     except Exception as error:  # each config class has its own ideas of a wrong value, and of the exception for it
         raise BoomspecError(f"config.json: transformers refuses it: {error}") from error
     return full
+
+
+def config_object(cls: Any, config: Mapping[str, Any]) -> Any:
+    """transformers' object of a config; infinities are numbers in it."""
+    return cls.from_dict(cls._decode_special_floats(deepcopy(dict(config))))

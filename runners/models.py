@@ -26,6 +26,7 @@ from boomspec.models.quantized import check_plain
 from runners.context import Input
 from runners.device import device
 from runners.foreign_code import ready
+from runners.model_config import config_object
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -112,7 +113,7 @@ def named_otherwise(folder: Path) -> dict[str, Any]:
     wrapped = any(unwrapped(name) != name for name in names)
     decoder = decoder_config(read_config(folder))
     renamed = {**(dict(WRAPPERS) if wrapped else {}), **(dict(DECODERS) if decoder else {})}
-    config = {"config": CONFIG_MAPPING[decoder["model_type"]].from_dict(decoder)} if decoder else {}
+    config = {"config": config_object(CONFIG_MAPPING[decoder["model_type"]], decoder)} if decoder else {}
     return {"key_mapping": renamed or None, **config}
 
 

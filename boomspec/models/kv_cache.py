@@ -18,6 +18,16 @@ from boomspec.models.facts import ModelFacts
 _ELEMENT = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 # Config keys of models that cache something else than keys and values of their own for each layer.
 _OTHER_CACHES = {
+    "attn_layer_indices": "layers that keep a state instead of keys and values",
+    "attn_layer_period": "layers that keep a state instead of keys and values",
+    "block_types": "layers that keep a state instead of keys and values",
+    "conv_L_cache": "layers that keep a state instead of keys and values",
+    "hybrid_override_pattern": "layers that keep a state instead of keys and values",
+    "linear_conv_kernel_dim": "layers that keep a state instead of keys and values",
+    "mamba_d_state": "layers that keep a state instead of keys and values",
+    "per_layer_config": "layers whose heads are not alike",
+    "ssm_state_size": "layers that keep a state instead of keys and values",
+    "state_size": "layers that keep a state instead of keys and values",
     "kv_lora_rank": "multi-head latent attention",
     "num_kv_shared_layers": "layers that share a cache",
     "cla_share_factor": "layers that share a cache",

@@ -275,6 +275,9 @@ def test_layers_with_a_window_cache_no_more_than_it(config, expected):
     [
         ({"kv_lora_rank": 512}, 8, "multi-head latent attention"),
         ({"num_kv_shared_layers": 2}, 8, "layers that share a cache"),
+        ({"mamba_d_state": 8}, 8, "layers that keep a state"),
+        ({"hybrid_override_pattern": "M*M*M*"}, 8, "layers that keep a state"),
+        ({"per_layer_config": {"5": {"head_dim": 8}}}, 8, "layers whose heads are not alike"),
         ({"layer_types": ["full_attention", "linear_attention"] * 3}, 8, "layers of type linear_attention"),
         ({"head_dim": 32}, 8, "gives 8 values for a token, config.json says 64"),
         ({"num_attention_heads": None}, 8, "no number num_attention_heads or n_head"),

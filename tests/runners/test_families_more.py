@@ -5,12 +5,19 @@ The reference is `runners.checking.in_memory`: the teacher's own modules, put to
 """
 
 import pytest
+import torch
 from transformers import AutoConfig
 
 from boomspec.errors import BoomspecError
 from boomspec.models.facts import read_facts
 from boomspec.models.plan_config import plan_config
-from runners.checking.trial import Size, build_teacher, check_sizes
+from boomspec.sizes import Lineage, Member
+from runners.assembly import assemble
+from runners.checking.in_memory import logits
+from runners.checking.trial import Size, build_teacher, check_sizes, randomise
+from runners.family import Family
+from runners.head import check_head
+from runners.models import load, save_weights
 
 KEPT = (0, 2, 4, 5)
 LAYERS = 7
@@ -70,6 +77,9 @@ FAMILIES = {
 }  # fmt: skip
 
 
+TOKENS_BT = (torch.arange(22).reshape(2, 11) * 7) % 100 + 3
+
+
 def sizes(*plans: str) -> list[Size]:
     """Of models that are not tied where embedding and head have two owners."""
     return [Size(tuple(plan.split()), False) for plan in plans]
@@ -78,6 +88,7 @@ def sizes(*plans: str) -> list[Size]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sizes_are_the_layers_patched_in_memory(tmp_path, family):
     build_teacher(AutoConfig.for_model(family, **FAMILIES[family]), tmp_path / "teacher")
+    check_head(load(tmp_path / "teacher", dtype=torch.float32))  # as a training does first
     kept = (0, 3, 5, 6) if family == "gemma4_text" else KEPT
     plans = ("s0 s1 s2 s3", "s0 s1 t5 s3", "t0 t1 t2 s1 s2 t6") if family == "gemma4_text" else PLANS
     check_sizes(tmp_path / "teacher", kept, sizes(*plans), tmp_path)
@@ -103,3 +114,20 @@ def test_what_cannot_be_said_of_layers_at_another_place_is_refused_from_the_conf
     build_teacher(AutoConfig.for_model(family, **fields), tmp_path / "teacher")
     with pytest.raises(BoomspecError, match=message):
         plan_config({"t": read_facts(tmp_path / "teacher")}, [f"t{i}" for i in KEPT], tied=False, base="t")
+
+
+@pytest.mark.parametrize("family", ["lfm2", "llama4_text", "nemotron_h", "mamba2", "gpt_oss"])
+def test_a_family_in_memory_is_what_its_folders_are(tmp_path, family):
+    build_teacher(AutoConfig.for_model(family, **{**FAMILIES[family], "tie_word_embeddings": False}), tmp_path / "t")
+    assemble({"t": tmp_path / "t"}, [f"t{i}" for i in KEPT], tmp_path / "s", tied=False)
+    student = load(tmp_path / "s", dtype=torch.float32)
+    randomise(student, seed=2)
+    save_weights(student, tmp_path / "s", dtype=torch.float32)
+    facts = {owner: read_facts(tmp_path / owner) for owner in "ts"}
+    models = {owner: load(tmp_path / owner, dtype=torch.float32) for owner in "ts"}
+    member = Member(0, tuple(f"s{i}" for i in range(4)), 1, 1, tied=False)
+    held = Family(models["t"], models["s"], Lineage("t", "s", KEPT, member, (member,)), facts)
+    for i, plan in enumerate(PLANS):
+        assemble({o: tmp_path / o for o in "ts"}, plan.split(), tmp_path / f"{i}", tied=False)
+        found, wanted = held.model(plan.split()), load(tmp_path / f"{i}", dtype=torch.float32)
+        torch.testing.assert_close(logits(found, TOKENS_BT), logits(wanted, TOKENS_BT), rtol=1e-5, atol=1e-5)
