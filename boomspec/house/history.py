@@ -53,6 +53,7 @@ class PastRun:
     tasks: dict[str, str] = field(default_factory=dict)  # id -> kind, as the graph says
     names: dict[str, str] = field(default_factory=dict)  # of its tasks, by id
     made: int = 0  # of its tasks, those whose artifact is in the store now
+    same: int = 0  # of its tasks, those that the last run did not compute again, for their inputs were the same
     outcome: str = ""
     numbers: dict[str, dict[str, float]] = field(default_factory=dict)  # "held_out loss" -> series -> value
     troubles: tuple[Trouble, ...] = ()
@@ -79,6 +80,7 @@ class PastRun:
             "experiments": list(self.experiments),
             "tasks": len(self.tasks),
             "made": self.made,
+            "same": self.same,
             "outcome": self.outcome,
             "numbers": self.numbers,
             "troubles": [
@@ -203,6 +205,7 @@ def _past_run(folder: Path, present: Any, elsewhere: frozenset[str]) -> PastRun:
         tasks=tasks,
         names=names,
         made=sum(task_id in present(kind) for task_id, kind in tasks.items()),
+        same=sum(event.get("event") == "task_reused" and "same_as" in event for event in working),
         outcome=str(results.get("outcome", "")),
         numbers=_numbers(results),
         troubles=tuple(_troubles(folder, events)),

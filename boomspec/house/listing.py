@@ -51,6 +51,8 @@ def print_run(run: PastRun) -> None:
         console.print(escape(run.problem))
     else:
         console.print(f"{run.made} of its {len(run.tasks)} tasks have their artifact in the store")
+    if run.same:
+        console.print(f"{run.same} of them were not computed again: their inputs were the same, byte for byte")
     if len(run.experiments) > 1:
         console.print(f"{len(run.experiments)} experiments: {escape('  '.join(run.experiments))}")
     for name, ends in run.numbers.items():

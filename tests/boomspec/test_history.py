@@ -68,6 +68,21 @@ def test_tasks_are_counted_by_what_the_store_holds_now(specs, store):
     assert run.made == len(graph.nodes) - 1
 
 
+def test_what_was_not_computed_again_is_counted(specs, store):
+    graph = specs.compiled().graph
+    journal = journal_of(store, graph)
+    journal.event("run_started", tasks=3)
+    first, second, third, *_ = graph.nodes
+    journal.event("task_reused", first, same_as="a" * 64)
+    journal.event("task_reused", second)  # another run made it meanwhile
+    journal.event("task_finished", third)
+    journal.event("run_finished", state="finished")
+    (run,) = past_runs(store)
+    assert run.same == run.to_json()["same"] == 1
+    said = call("runs", "tiny", "--store", store.root).output
+    assert "1 of them were not computed again: their inputs were the same, byte for byte" in said
+
+
 def test_the_newest_run_comes_first_with_its_headline_numbers(specs, store):
     old = past_run(store, specs.edited(("name", "old")).graph)
     age(old, 3600)
