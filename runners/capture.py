@@ -51,15 +51,9 @@ def base_model(model: Any) -> Any:
     Raises BoomspecError where the model keeps them in one module.
     """
     base = model.base_model
-<<<<<<< HEAD
     if base is model:  # a class that calls its trunk otherwise than its family says (Llama 4)
         base = model.get_decoder()
     if base is None or base is model:
-=======
-    if base is model:  # some families give their text models the name that they have among other parts
-        base = getattr(model, "model", model)
-    if base is model:
->>>>>>> 78b9c74 (Families in memory and heads of text decoders, hybrids and LFM2; caches that no formula describes are unknown; tests of decoders among other parts)
         raise BoomspecError(f"model type '{model.config.model_type}': it has no base model apart from its head")
     return base
 
