@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from boomspec.compiling.parquet_footer import parquet_rows
 from boomspec.compiling.place_names import file_names, text_name
 from boomspec.compiling.places import Location, digest_of, path_text
 from boomspec.compiling.text_files import COMPRESSED, UTF_16, format_of, matching
@@ -206,6 +207,9 @@ def _counted(entry: Entry, format: str | None) -> dict[str, object]:
     documents: int | None = None
     if format == "text":
         documents = len(entry.files)
+    elif format == "parquet":
+        rows = [parquet_rows(path) for path in entry.files]
+        documents = None if None in rows else sum(count for count in rows if count is not None)
     elif format == "jsonl" and size <= _COUNTED and not any(p.suffix in COMPRESSED for p in entry.files):
         documents = 0
         for path in entry.files:

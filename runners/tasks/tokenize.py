@@ -135,14 +135,15 @@ def _write_part(context: Context[Tokenize], tokenizer: TextTokenizer, writer: To
     train = writer.counts["train"]
     source = _documents(context, place)
     for batch, index in _batches(source, place.documents):
-        for _, document in batch:
+        encoded = iter(tokenizer.encoded([document.text for _, document in batch if _has_text(document)]))
+        for i, document in batch:
             if document.bad is not None:
                 if not writer.bad:
                     context.progress.note(f"skipped: {document.bad.message}")
                 writer.bad[document.bad.kind] += 1
-        texts = [(i, document) for i, document in batch if _has_text(document)]
-        encoded = tokenizer.encoded([document.text for _, document in texts])
-        for (i, document), ids in zip(texts, encoded, strict=True):
+            if not _has_text(document):
+                continue
+            ids = next(encoded)
             writer.add("held_out" if apart or _is_held_out(record, i) else "train", document.text, ids)
             if record.max_tokens is None or apart:
                 context.progress.update(document.bytes_read, all_bytes, unit="bytes", tokens=train.tokens)

@@ -5,9 +5,14 @@ import json
 from pathlib import Path
 
 import jsonschema
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from boomspec.compile import compile_spec
+from boomspec.compiling.parquet_footer import parquet_rows
 from boomspec.planning.plan_json import plan_schema
 from boomspec.planning.text_plan import TextPlan, text_plans
 from boomspec.reading.experiments import load_spec
@@ -70,6 +75,35 @@ def test_a_training_that_is_longer_than_the_text_says_how_often_it_goes_through_
         assert "tokens, read 4 times by: pretrain teacher." in " ".join(
             call("plan", folder / "spec.yaml").output.split()
         )
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.integers(0, 300),
+    columns=st.sets(st.sampled_from(["text", "list", "struct", "map", "number", "flag"]), min_size=1),
+    group=st.integers(1, 400),
+    data=st.sampled_from(["1.0", "2.6"]),
+)
+def test_the_rows_of_a_parquet_file_are_known_from_its_footer(
+    folder: Path, rows: int, columns: set[str], group: int, data: str
+) -> None:
+    values = {
+        "text": ["x" * (i % 7) for i in range(rows)],
+        "list": [[1.5] * (i % 3) for i in range(rows)],
+        "struct": [{"a": {"b": i}, "c": None} for i in range(rows)],
+        "map": [[("k", i)] for i in range(rows)],
+        "number": [i if i % 2 else None for i in range(rows)],
+        "flag": [i % 2 == 0 for i in range(rows)],
+    }
+    kinds = {"map": pa.map_(pa.string(), pa.int64()), "list": pa.list_(pa.float64())}
+    kinds["struct"] = pa.struct([("a", pa.struct([("b", pa.int8())])), ("c", pa.timestamp("ms"))])
+    arrays = {name: pa.array(values[name], kinds.get(name)) for name in sorted(columns)}
+    pq.write_table(pa.table(arrays), folder / "a.parquet", row_group_size=group, version=data)
+    assert parquet_rows(folder / "a.parquet") == rows
+    whole = (folder / "a.parquet").read_bytes()
+    for cut in (whole[:-1], whole[-6:], b"", whole[:4]):
+        (folder / "b.parquet").write_bytes(cut)
+        assert parquet_rows(folder / "b.parquet") is None
 
 
 def made(folder: Path, text: str, meta: dict[str, object]) -> tuple[object, Store]:

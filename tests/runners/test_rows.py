@@ -176,6 +176,19 @@ def test_a_row_without_text_is_an_error_with_its_line_or_skipped_and_counted(tmp
         assert (made.path / name).read_bytes() == (as_empty.path / name).read_bytes()
 
 
+def test_only_bad_rows_that_were_reached_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [b'{"text": null}', *(json.dumps({"text": f"text {i} " * 9}).encode() for i in range(9)), b"{"] * 2
+    (tmp_path / "rows.jsonl").write_bytes(b"\n".join(lines))
+    source = text_source([tmp_path / "rows.jsonl"], "jsonl")
+    found = set()
+    for size in (1, 3, 256):
+        monkeypatch.setattr(tokenize, "_BATCH_DOCUMENTS", size)
+        made = context(tmp_path / str(size), record(on_bad_row="skip", held_out_every=0, max_tokens=60), text=source)
+        tokenize.run(made)
+        found.add((made.path / "meta.json").read_text())
+    assert [json.loads(text)["skipped"] for text in found] == [{"null": 1}]  # however documents are batched
+
+
 def test_a_null_of_a_parquet_file_and_a_text_file_that_is_none_are_skipped(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["one", None, "two"]}), tmp_path / "rows.parquet")
     made = context(
