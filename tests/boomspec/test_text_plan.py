@@ -96,7 +96,7 @@ def test_the_rows_of_a_parquet_file_are_known_from_its_footer(
         "flag": [i % 2 == 0 for i in range(rows)],
     }
     kinds = {"map": pa.map_(pa.string(), pa.int64()), "list": pa.list_(pa.float64())}
-    kinds["struct"] = pa.struct([("a", pa.struct([("b", pa.int8())])), ("c", pa.timestamp("ms"))])
+    kinds["struct"] = pa.struct([("a", pa.struct([("b", pa.int16())])), ("c", pa.timestamp("ms"))])
     arrays = {name: pa.array(values[name], kinds.get(name)) for name in sorted(columns)}
     pq.write_table(pa.table(arrays), folder / "a.parquet", row_group_size=group, version=data)
     assert parquet_rows(folder / "a.parquet") == rows
