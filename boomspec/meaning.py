@@ -16,6 +16,7 @@ from typing import Any
 
 from boomspec.compiling.build import BEAM_WIDTH, TEXT_FIELD
 from boomspec.graph import Source
+from boomspec.identity import digest
 from boomspec.language.execution import Resources
 from boomspec.language.searches import KeepChoice, OrderSearch
 from boomspec.language.spec import Spec
@@ -23,6 +24,7 @@ from boomspec.language.training import FaithfulSpec
 from boomspec.layers import ORDERS, blocks, family_of_sets, patchable, prefixes
 from boomspec.resolve import Family
 from boomspec.sizes import compact_plan
+from boomspec.task_data import DATA, TASKS
 
 # What is worked out, and never written in a spec.
 FOLLOWING = {
@@ -174,8 +176,17 @@ def _read(spec: Spec, sources: list[Source]) -> dict[str, Any]:
         elif source.kind in ("text", "hub_dataset"):
             read["data"] = _short(source)
         else:  # a spec may read lm-eval tasks of its own and stock ones
-            read[source.kind] = read.get(source.kind, {}) | _short(source)
+            read[source.kind] = read.get(source.kind, {}) | _tasks(source, read.get(source.kind, {}))
     return read
+
+
+def _tasks(source: Source, known: dict[str, Any]) -> dict[str, Any]:
+    """A source of lm-eval tasks; of data outside of their folder a digest, by the tasks that name it."""
+    short = {key: value for key, value in _short(source).items() if key not in (TASKS, DATA)}
+    if DATA not in source.identity:
+        return short
+    data = {", ".join(source.identity[TASKS]): digest(source.identity[DATA])[:12]}
+    return {**short, DATA: {**known.get(DATA, {}), **data}}
 
 
 def _plain(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """Data of lm-eval tasks that lies in files: what a source of tasks says of it, and where it is on a machine.
 
+    identity["tasks"]   the tasks whose files name data
     identity["data"]    for each file or folder outside of the tasks' folder: sha256 by name
     location["data"]    where each of them is: {"path", "is_file"}
     location["asks"]    by task: the fields of its YAML that name data, with paths as they are on this machine
@@ -19,6 +20,7 @@ from boomspec.identity import file_digest
 
 DATA = "data"  # in identity and location of a source, and the folder that holds it in the store
 ASKS = "asks"
+TASKS = "tasks"
 
 
 def data_folder_files(folder: Path) -> list[Path]:

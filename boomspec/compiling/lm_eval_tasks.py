@@ -22,7 +22,7 @@ from boomspec.graph import OUTSIDE, Source
 from boomspec.identity import folder_digest
 from boomspec.language.measuring import TaskSpec
 from boomspec.language.spec import SpecFile
-from boomspec.task_data import ASKS, DATA, digests
+from boomspec.task_data import ASKS, DATA, TASKS, digests
 
 _FOLDER = ("evaluate", "tasks_folder")
 
@@ -98,10 +98,11 @@ def _data(file: SpecFile, task: str, index: int, folder: Path) -> tuple[dict[str
         raise file.error(file.problem(("evaluate", "tasks", index), error.message, error.hint)) from error
     identity = [file.once(("data", path), partial(digests, path)) for path in found.outside]
     places = [{"path": str(path), "is_file": path.is_file()} for path in found.outside]
-    return {DATA: identity} if identity else {}, {
-        **({DATA: places} if places else {}),
-        **({ASKS: found.asks} if found.asks else {}),
-    }
+    if not found.asks:
+        return {}, {}
+    # Two tasks that read the same are told apart: each needs paths of its own.
+    named = {TASKS: sorted(found.asks)}
+    return {**named, **({DATA: identity} if identity else {})}, {ASKS: found.asks, **({DATA: places} if places else {})}
 
 
 def singles_of(file: SpecFile, task: str) -> tuple[SingleTask, ...]:

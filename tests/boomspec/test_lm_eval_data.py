@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from boomspec.cli import main
 from boomspec.compile import Compiled
+from boomspec.diff.changes import compare, side
 from boomspec.errors import SpecError
 from boomspec.graph import Source
 from boomspec.task_data import ASKS, DATA
@@ -208,3 +209,34 @@ def test_a_plan_and_a_lock_notice_answers_that_were_edited(tasks: Tasks) -> None
     code, said = run("lock", "--check", "--ignore-packages", spec)
     assert code == 1
     assert "rows.jsonl" in said
+
+
+def test_tasks_that_read_the_same_file_are_each_told_where_it_is(tasks: Tasks) -> None:
+    options = "dataset_kwargs: {data_files: ../outside/rows.jsonl}"
+    text = TASK.format(path="json", options=options)
+    tasks.write("tasks/own.yaml", text)
+    tasks.write("tasks/other.yaml", text.replace("task: own", "task: other"))
+    found = tasks.specs.edited(("evaluate", {"tasks_folder": "tasks", "tasks": ["own", "other"]})).graph
+    for node in found.nodes.values():
+        if node.task.kind == "evaluate":
+            source = found.sources[node.task.inputs["tasks"]]
+            assert node.task.record.measure.task in source.location[ASKS]
+
+
+def test_an_edit_concerns_the_tasks_that_read_it_alone_and_diff_says_so(tasks: Tasks) -> None:
+    for name, file in (("own", "rows"), ("other", "more")):
+        text = TASK.format(path="json", options=f"dataset_kwargs: {{data_files: ../outside/{file}.jsonl}}")
+        tasks.write(f"tasks/{name}.yaml", text.replace("task: own", f"task: {name}"))
+    evaluate = ("evaluate", {"tasks_folder": "tasks", "tasks": ["own", "other"]})
+    for file, name in (("rows", "own"), ("more", "other")):
+        before = tasks.specs.edited(evaluate).graph
+        tasks.write(f"outside/{file}.jsonl", ROWS * 2)
+        after = tasks.specs.edited(evaluate).graph
+        changes = compare(side(before, before.experiments[0]), side(after, after.experiments[0]))
+        changed = {task.name for task in changes.of("changed")} - {"report"}
+        assert changed
+        assert all(task.endswith(f": {name}") for task in changed)
+        assert {field.name: field.kind for field in changes.fields} == {"sources.lm_eval_tasks": "results"} or {
+            field.name.split(".")[1] for field in changes.fields
+        } == {"lm_eval_tasks"}
+        assert all(task.fields for task in changes.of("changed"))

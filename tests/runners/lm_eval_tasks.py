@@ -85,7 +85,11 @@ def source(folder: Path, name: str = "own") -> Source:
     task_index.cache_clear()  # a compiler reads a folder once
     found = local_data(single_tasks(name, folder), folder, own=True)
     places = [{"path": str(path), "is_file": path.is_file()} for path in found.outside]
-    identity = {"folder": folder_digest(folder), "data": [digests(path) for path in found.outside]}
+    identity = {
+        "folder": folder_digest(folder),
+        "tasks": sorted(found.asks),
+        "data": [digests(path) for path in found.outside],
+    }
     return Source("lm_eval_tasks", identity, {"folder": str(folder), "data": places, "asks": found.asks})
 
 
