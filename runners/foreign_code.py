@@ -31,6 +31,7 @@ from boomspec.models.code import (
     check_native,
     code_digests,
     code_files,
+    files_of_code,
     named_classes,
 )
 from boomspec.models.files import travelling_files
@@ -91,6 +92,8 @@ def copy_travelling(source: Path, target: Path, code: Collection[str]) -> None:
         for name, file in code_files(source).items():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target / name)
+        for file in files_of_code(source):
+            shutil.copyfile(file, target / file.name)
 
 
 def forget_code(folder: Path) -> None:

@@ -20,7 +20,7 @@ from boomspec.language.spec import SpecFile
 from boomspec.language.training import PretrainSpec
 from boomspec.models.architecture import llama_facts
 from boomspec.models.checkpoint import checkpoint_files, read_checkpoint
-from boomspec.models.code import CODE, read_config_of
+from boomspec.models.code import CODE, files_of_code, read_config_of
 from boomspec.models.contents import check_config, check_folder
 from boomspec.models.facts import ModelFacts, model_facts, read_config
 from boomspec.models.files import CONFIG, CONTEXT, tokenizer_context, tokenizer_files, travelling_files
@@ -145,6 +145,10 @@ def _model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Sour
     files = [folder / CONFIG, *checkpoint_files(folder), *travelling_files(folder)]
     location = {"folder": str(folder), "name": shown_path(written)}
     of_model, of_tokenizer = _code(file, role)
+    if of_model:  # code reads what it likes; what it names is part of what it is
+        named = files_of_code(folder)
+        files += [path for path in named if path not in files]
+        tokenizer += [path for path in named if of_tokenizer and path not in tokenizer]
 
     def digests(paths: list[Path]) -> dict[str, str]:
         return {path.relative_to(folder).as_posix(): digest_of(file, path) for path in paths}

@@ -110,7 +110,7 @@ def _cost(node: Node, made: Model | None, models: Mapping[str, Model]) -> Cost:
     match record:
         case Dequantize():
             assert made is not None  # its parts are at most as large as what they become
-            return Cost(memory={"buffers": _SHARD}, disk=made.bytes, read=made.bytes)
+            return Cost(memory={"buffers": min(_SHARD, made.bytes)}, disk=made.bytes, read=made.bytes)
         case Pretrain(recipe=recipe):
             assert made is not None
             return _training(made, None, recipe, options=options, on_gpu=on_gpu, pretrain=True)

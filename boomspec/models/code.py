@@ -29,6 +29,7 @@ CODE_FILES = ("*.py",)
 DECODER_CONFIGS = ("text_config", "llm_config", "language_config")  # of a text decoder among other parts
 _ELSEWHERE = "--"  # "owner/name--module.Class": of another repository
 _LEFT_OUT = "__pycache__"
+_NOT_NAMED = frozenset({".py", ".safetensors", ".bin", ".pt", ".pth", ".gguf", ".md"})
 # Where transformers lists the classes that it has itself, by model type or by name.
 _LISTS: Mapping[str, str] = {
     "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES": "modeling_auto",
@@ -67,6 +68,19 @@ def code_files(folder: Path) -> dict[str, Path]:
 def code_digests(folder: Path) -> dict[str, str]:
     """sha256 of a model folder's code, by file name."""
     return {name: file_digest(path) for name, path in code_files(folder).items()}
+
+
+def files_of_code(folder: Path) -> list[Path]:
+    """The files beside a model's code that it names, such as a vocabulary in a format of its own; weights left out."""
+    texts = [path.read_text(encoding="utf-8", errors="replace") for path in code_files(folder).values()]
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+        and path.name not in CONFIGS.values()
+        and path.suffix not in _NOT_NAMED
+        and any(f"{quote}{path.name}{quote}" in text for text in texts for quote in "\"'")
+    ]
 
 
 def check_named(classes: Iterable[str], files: Iterable[str], where: object) -> None:

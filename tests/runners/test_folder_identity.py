@@ -23,6 +23,7 @@ from boomspec.compile import compile_spec
 from boomspec.graph import Source
 from boomspec.models.files import tokenizer_context
 from boomspec.reading.experiments import load_spec
+from runners.assembly import assemble
 from runners.foreign_code import tokenizer_of
 from runners.models import load
 from runners.text_tokenizer import copy_tokenizer
@@ -224,3 +225,36 @@ def _cut(tokenizer: Any, text: str) -> list[int] | str:
     except Exception as error:  # a class that asks for a token which the vocabulary has not
         return str(error)
     return found
+
+
+_READS = """
+class QuietTokenizer(PreTrainedTokenizerFast):
+    vocab_files_names = {"tokenizer_file": "tokenizer.json", "pieces_file": "pieces.dat"}
+
+    def __init__(self, *arguments, pieces_file=None, **options):
+        with open(pieces_file) as file:
+            self.pieces = file.read()
+        super().__init__(*arguments, **options)
+"""
+
+
+def test_what_trusted_code_names_counts_and_goes_along(tmp_path: Path) -> None:
+    """Code may have a vocabulary in a file of any name; without trust nobody reads it."""
+    teacher = tmp_path / "teacher"
+    foreign.write(teacher)
+    path = teacher / "tokenization_quiet.py"
+    path.write_text(path.read_text().split("class QuietTokenizer")[0] + _READS)
+    (teacher / "pieces.dat").write_text("one two")
+    (teacher / "notes.dat").write_text("nobody names it")
+    found = sources(tmp_path, trust=True)
+    assert "pieces.dat" in found["model"].identity["sha256"].keys() & found["tokenizer"].identity["sha256"].keys()
+    assert "notes.dat" not in found["model"].identity["sha256"]
+    code = list(found["model"].identity["code"].values())
+    copy_tokenizer(found["tokenizer"], tmp_path / "copy")
+    assemble({"t": teacher}, ["t0", "t3"], tmp_path / "size", tied=False, code=code)
+    for folder in (teacher, tmp_path / "copy", tmp_path / "size"):
+        assert tokenizer_of(folder, code).pieces == "one two"
+    assert not (tmp_path / "size" / "notes.dat").exists()
+    (teacher / "pieces.dat").write_text("one two three")
+    now = sources(tmp_path, trust=True)
+    assert all(now[kind].id != found[kind].id for kind in ("model", "tokenizer"))
