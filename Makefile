@@ -20,7 +20,7 @@ test: setup
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 benchmarks: setup
-	$(BIN)/python tests/benchmarks/startup.py
+	$(BIN)/python -m tests.benchmarks.startup
 	$(BIN)/python tests/benchmarks/head_memory.py
 	$(BIN)/python tests/benchmarks/assembly.py
 	$(BIN)/python tests/benchmarks/search.py
@@ -29,7 +29,7 @@ benchmarks: setup
 	$(BIN)/python -m tests.benchmarks.fan_out
 
 sweep: setup
-	$(BIN)/python -m tests.sweeps.families --json tests/golden/families.json
+	$(BIN)/python -m tests.sweeps.families --golden
 
 chaos: setup
 	$(BIN)/python -m tests.benchmarks.chaos

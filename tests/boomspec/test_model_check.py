@@ -16,7 +16,7 @@ from boomspec.planning.model_checks import Answer, check_models
 from boomspec.reading.experiments import load_experiments
 from boomspec.store import Store
 from tests.boomspec.conftest import Writer
-from tests.boomspec.model_folders import TENSORS, model
+from tests.boomspec.model_folders import TENSORS, llama, model
 
 SPEC = {
     "boomspec": 1,
@@ -148,6 +148,18 @@ def test_what_was_refused_before_is_refused_at_once_and_with_its_place(compiled,
         check_models(found.graph, Store(tmp_path / "store"), files)
     assert "hint: take another one" in str(error.value)
     assert error.value.exit_code == 2
+
+
+def test_a_plain_family_is_not_asked_about(specs, tmp_path, monkeypatch):
+    """`plan` stays as fast as it is: no process with transformers is started, nothing is remembered."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(model_checks.subprocess, "run", lambda *_, **__: pytest.fail("a process was started"))
+    llama(specs.folder / "teacher", layers=30)
+    files = load_experiments(specs.text(yaml.safe_dump({**SPEC, "student": {"keep": {"every": 2}}})))
+    found = compile_experiments(files)
+    assert len(checks(found)) == 1
+    assert check_models(found.graph, Store(tmp_path / "store"), files) == []
+    assert not (tmp_path / "cache").exists()
 
 
 def test_where_transformers_is_missing_it_is_said(compiled, tmp_path, monkeypatch):
