@@ -276,3 +276,12 @@ def test_nobody_enters_an_embedded_cluster_without_its_token(connected: None) ->
     for variables, says in ({}, "asks for a token"), ({"RAY_AUTH_TOKEN": TOKEN}, "does not take this token"):
         stranger = subprocess.run([sys.executable, "-c", code], env=clean | variables, capture_output=True, text=True)
         assert f"BoomspecError: the cluster at {address} {says}" in stranger.stderr
+
+
+def test_an_embedded_cluster_has_no_process_that_nobody_asks(connected: None) -> None:
+    """Dashboard, autoscaler and reader of logs would take as long to start as all else together."""
+    import psutil
+
+    running = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    assert any("raylet" in line for line in running)
+    assert not [line for line in running if "dashboard.py" in line or "monitor.py" in line]
