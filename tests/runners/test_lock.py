@@ -111,7 +111,7 @@ def test_a_data_set_is_locked_by_its_commit_and_says_what_is_missing_without_hub
     pretrain |= {"batch_tokens": 128, "tokenizer": {"vocabulary": 300, "train_on": "1KB"}}
     training = {"tokens": 1024, "batch_tokens": 128}
     spec = {"boomspec": 1, "name": "hub", "teacher": {"pretrain": pretrain}, "student": {"keep": 2}}
-    spec |= {"data": {"dataset": "maker/text", "sequence_length": 16}, "distill": training}
+    spec |= {"data": {"dataset": "maker/text", "sequence_length": 16, "max_tokens": 1025}, "distill": training}
     spec |= {"evaluate": {"tasks": ["arc_easy"]}}
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec))
     missing = call(tmp_path, "", "lock", "spec.yaml")
