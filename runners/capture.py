@@ -52,7 +52,7 @@ def base_model(model: Any) -> Any:
     """
     base = model.base_model
     if base is model:  # a class that calls its trunk otherwise than its family says (Llama 4)
-        base = model.get_decoder()
+        base = getattr(model, "model", None) or model.get_decoder()
     if base is None or base is model:
         raise BoomspecError(f"model type '{model.config.model_type}': it has no base model apart from its head")
     return base

@@ -14,7 +14,8 @@ from boomspec.models.plan_config import plan_config
 from boomspec.sizes import Lineage, Member
 from runners.assembly import assemble
 from runners.checking.in_memory import logits
-from runners.checking.trial import Size, build_teacher, check_sizes, randomise
+from runners.checking.layout import random_model, randomise
+from runners.checking.trial import Size, try_sizes
 from runners.family import Family
 from runners.head import check_head
 from runners.models import load, save_weights
@@ -87,11 +88,11 @@ def sizes(*plans: str) -> list[Size]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sizes_are_the_layers_patched_in_memory(tmp_path, family):
-    build_teacher(AutoConfig.for_model(family, **FAMILIES[family]), tmp_path / "teacher")
+    random_model(AutoConfig.for_model(family, **FAMILIES[family]), seed=1).save_pretrained(tmp_path / "teacher")
     check_head(load(tmp_path / "teacher", dtype=torch.float32))  # as a training does first
     kept = (0, 3, 5, 6) if family == "gemma4_text" else KEPT
     plans = ("s0 s1 s2 s3", "s0 s1 t5 s3", "t0 t1 t2 s1 s2 t6") if family == "gemma4_text" else PLANS
-    check_sizes(tmp_path / "teacher", kept, sizes(*plans), tmp_path)
+    try_sizes(tmp_path / "teacher", kept, sizes(*plans), tmp_path)
 
 
 REFUSED = {
@@ -111,14 +112,16 @@ REFUSED = {
 @pytest.mark.parametrize("family", REFUSED)
 def test_what_cannot_be_said_of_layers_at_another_place_is_refused_from_the_config(tmp_path, family):
     fields, message = REFUSED[family]
-    build_teacher(AutoConfig.for_model(family, **fields), tmp_path / "teacher")
+    random_model(AutoConfig.for_model(family, **fields), seed=1).save_pretrained(tmp_path / "teacher")
     with pytest.raises(BoomspecError, match=message):
         plan_config({"t": read_facts(tmp_path / "teacher")}, [f"t{i}" for i in KEPT], tied=False, base="t")
 
 
 @pytest.mark.parametrize("family", ["lfm2", "llama4_text", "nemotron_h", "mamba2", "gpt_oss"])
 def test_a_family_in_memory_is_what_its_folders_are(tmp_path, family):
-    build_teacher(AutoConfig.for_model(family, **{**FAMILIES[family], "tie_word_embeddings": False}), tmp_path / "t")
+    random_model(
+        AutoConfig.for_model(family, **{**FAMILIES[family], "tie_word_embeddings": False}), seed=1
+    ).save_pretrained(tmp_path / "t")
     assemble({"t": tmp_path / "t"}, [f"t{i}" for i in KEPT], tmp_path / "s", tied=False)
     student = load(tmp_path / "s", dtype=torch.float32)
     randomise(student, seed=2)

@@ -14,7 +14,7 @@ from boomspec.errors import BoomspecError
 from boomspec.models.facts import read_facts, total_parameters
 from runners.assembly import assemble
 from runners.checking.in_memory import logits, patched
-from runners.checking.trial import random_model, randomise
+from runners.checking.layout import random_model, randomise
 from runners.models import load, save_weights
 from tests.runners.test_families_more import COMMON, EXPERTS, FAMILIES, KEPT, LAYERS, SIZED
 
