@@ -125,7 +125,7 @@ def _trainable(model: Any, layers: Sequence[int], what: str) -> None:
         check_head(model)
         embedding_parameters(model)
         points = [point for point, _ in hidden_pairs(range(len(layers)), len(layers))]
-        with capture(model, points) as states:
+        with torch.no_grad(), capture(model, points) as states:
             trunk(model, _TOKENS_BT)
         if missing := [point for point in points if point not in states]:
             raise BoomspecError(f"its hidden state at {missing[0]} cannot be caught")
