@@ -67,7 +67,8 @@ class Harness(HFLM):  # type: ignore[misc]  # lm-eval has no types
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> Any:
         for request in requests:
             context, answer = request.args[:2]
-            if not isinstance(context, str) or not isinstance(answer, str) or not answer:
+            # Spaces at the end of a context are scored with the answer.
+            if not isinstance(context, str) or not isinstance(answer, str) or not (answer or context[-1:].isspace()):
                 raise _refused(request, f"an answer to be scored is {answer!r}", "give it a text that is not empty")
         answers = self._counted(super().loglikelihood, requests)
         for request, (value, _) in zip(requests, answers, strict=True):
@@ -88,7 +89,7 @@ class Harness(HFLM):  # type: ignore[misc]  # lm-eval has no types
             if budget >= self.max_length:
                 message = f"{budget} tokens are to be generated, and the model has {self.max_length} positions"
                 raise _refused(request, message, "set max_gen_toks in the task's generation_kwargs")
-            if not prompt:
+            if not prompt and not self.tok_encode(prompt):  # some tokenizers begin even that with a token
                 raise _refused(request, "its prompt is empty", "mend its doc_to_text")
             self._waiting[prompt].append(request)
             self.counts[request.task_name].generations += 1

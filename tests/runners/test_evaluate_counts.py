@@ -233,6 +233,14 @@ def test_what_lm_eval_stops_at_names_the_task_and_the_document(student, tmp_path
     assert "lm-eval task 'own'" in caught.value.message
 
 
+def test_spaces_at_the_end_of_a_context_are_an_answer(student, tmp_path):
+    """lm-eval scores them together with it."""
+    rows = [row() | {"context": "1 2 "}]
+    config = {**CHOICE, "target_delimiter": "", "doc_to_choice": ["7", "8"]}
+    found = measured(tmp_path / "out", student, task(tmp_path / "tasks", rows, config))
+    assert found["counts"]["own"]["documents"] == 1
+
+
 # --- data ------------------------------------------------------------------------------------------
 
 

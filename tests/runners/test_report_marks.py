@@ -9,9 +9,11 @@ import pytest
 
 from boomspec.language.measuring import EvaluateSpec
 from boomspec.reading.validation import FieldError
-from boomspec.tasks import Cell, Report
+from boomspec.tasks import Cell, Compared, Comparison, Report
+from runners.report import comparison_page
 from runners.report.collect import collect, collect_cells
-from runners.report.files import report_files
+from runners.report.comparison import study
+from runners.report.files import comparison_files, report_files
 from runners.report.findings import findings, outcome
 from runners.report.marks import Marks
 from runners.report.page import draw, numbers_table, render
@@ -110,6 +112,34 @@ def test_footnotes_of_one_kind_are_one_from_the_least_to_the_most():
         "2 to 7 of 40 contexts were cut",
         "1 of 9 generations were cut",
     ]
+
+
+def test_a_comparison_marks_what_was_cut_and_misses_what_is_not_finite(folders):
+    found = {}
+    for name, folder in folders.items():
+        measure = {"type": "lm_eval", "task": "own", "num_fewshot": 2 if "few" in name else None}
+        task = {"params": {"measure": measure}, "inputs": {"tasks": "t"}}
+        (folder / "artifact.json").write_text(json.dumps({"task": task}))
+    experiments = []
+    for label in ("base", "other"):
+        cells = []
+        for series, layers in SIZES.items():
+            role = f"{series} {layers}/own"
+            cells.append(Cell(series=series, layers=layers, measure="own", input=role, parameters=layers, bytes=4))
+            bad = label == "other" and series == "teacher"
+            found[f"{label}/{role}"] = folders["bad-plain" if bad else "good-plain"]
+        experiments.append(Compared(label=label, axes={"variant": label}, cells=tuple(cells)))
+    compared = study(Comparison(experiments=tuple(experiments)), found.__getitem__)
+    shown = comparison_page.table(compared, "own")
+    assert shown["footnotes"] == [{"mark": "a", "text": "1 of 7 contexts were cut to the model's positions"}]
+    marks = {line["name"]: [cell["marks"] for cell in line["cells"]] for line in shown["lines"]}
+    assert marks == {"base": ["a", "a", "a"], "other": ["a", "a", ""]}
+    reasons = [cell["reason"] for line in shown["lines"] for cell in line["cells"] if not cell["text"]]
+    assert reasons == ["no value: the model's own numbers for 7 of 7 documents are not finite"]
+    files = comparison_files(compared, "t")
+    assert strict(files["results.json"])["missing"][0]["metrics"] == ["acc"]
+    page = comparison_page.render(compared, title="t", drawings=[], files=files)
+    assert page.count("contexts were cut") >= 1
 
 
 # --- names in a spec -------------------------------------------------------------------------------
