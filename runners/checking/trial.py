@@ -131,6 +131,8 @@ def _trainable(model: Any, layers: Sequence[int], what: str) -> None:
             raise BoomspecError(f"its hidden state at {missing[0]} cannot be caught")
     except BoomspecError as error:
         raise WrongError(f"{what} cannot be trained with: {error.message}", hint=error.hint) from error
+    except Exception as error:  # a class whose head does not take what its trunk gives
+        raise WrongError(f"{what} cannot be trained with: {type(error).__name__}: {error}") from error
 
 
 def _loaded(folder: Path, what: str, layers: int, code: Collection[str]) -> Any:
