@@ -1,6 +1,6 @@
 """The record of a check: all that it depends on whether a family's sizes come out right. See `boomspec.tasks`."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from boomspec.language.fields import Strict
 from boomspec.task_record import Record
@@ -38,4 +38,5 @@ class Check(Record):
     student: Outline | None = None  # one that exists; else it begins as the teacher's `kept` layers
     kept: tuple[int, ...]
     sizes: tuple[BuiltSize, ...]
+    merged: Literal[True] | None = None  # layers of the teacher are added up, too: all must be of one kind
     transformers: str  # its version: what is asked is what its classes do

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from boomspec.errors import BoomspecError
 from boomspec.models.facts import read_facts
+from boomspec.models.plan_config import check_one_kind
 from boomspec.tasks import LaCo
 from runners.assembly import assemble
 from runners.calibration import calibration_batches
@@ -36,6 +37,7 @@ from runners.capture import decoder_layers
 from runners.context import Progress
 from runners.device import MASTER_DTYPE, frozen_dtype, kernels
 from runners.losses import cosine
+from runners.model_config import complete
 from runners.models import load, load_frozen, save_weights, stored_dtype
 from runners.parts import take_apart
 
@@ -75,6 +77,7 @@ def build_laco(
 
     Raises BoomspecError where `layers` cannot be reached above the threshold.
     """
+    check_one_kind(read_facts(teacher), complete)
     with kernels(record.determinism, progress.note):
         stack, attempts = _search(record, teacher, tokens, options, progress, code)
         write(stack, teacher, target, code)

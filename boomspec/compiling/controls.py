@@ -11,6 +11,7 @@ from boomspec.language.baselines import LaCoSpec, RandomInit, ShortGPT
 from boomspec.language.determinism import determinism
 from boomspec.language.searches import KeepChoice
 from boomspec.layers import Plan, teacher_indices, untrained
+from boomspec.models.plan_config import check_one_kind
 from boomspec.resolve import Family, pruned
 from boomspec.sizes import Member
 from boomspec.tasks import Baseline, LaCo, Series
@@ -111,10 +112,11 @@ def _shortgpt(build: Builder, family: Family, teacher: str, tokens: str, section
 
 
 def _laco(build: Builder, family: Family, teacher: str, tokens: str, section: LaCoSpec) -> list[Model]:
-    shapes = {tuple(sorted(tensor.shape for tensor in layer)) for layer in family.facts.layers}
-    if len(shapes) > 1:
+    try:
+        check_one_kind(family.facts)
+    except BoomspecError as error:
         place = ("baselines", next(i for i, item in enumerate(build.file.spec.baselines) if item.laco is not None))
-        raise build.file.error(build.file.problem(place, "LaCo adds layers up, and the teacher's are not all alike"))
+        raise build.file.error(build.file.problem(place, error.message, error.hint)) from error
     models = []
     for member in _below_the_teacher(family):
         record = LaCo(

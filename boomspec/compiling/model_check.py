@@ -15,7 +15,7 @@ from boomspec.layers import Plan, evenly_spaced, plan_of
 from boomspec.models.code import CODE
 from boomspec.models.facts import ModelFacts
 from boomspec.models.outline import config_text, outline
-from boomspec.tasks import Baseline, Dequantize, Distill, Interpolate, Record, Subset
+from boomspec.tasks import Baseline, Dequantize, Distill, Interpolate, LaCo, Record, Subset
 
 NAME = "check the family"
 _WAITING = ("dequantize", "distill", "search", "interpolate", "baseline", "evaluate")
@@ -33,7 +33,11 @@ def add_check(build: Builder, teacher: str, kept: tuple[int, ...] | None, studen
     facts, given = build.facts[teacher], build.facts.get(student or "")
     kept = kept or evenly_spaced(max(1, facts.count // 2), facts.count)
     sizes = tuple(dict.fromkeys(_sizes(build, facts))) or ((_half(kept, facts.count), False),)
-    record = build.file.once(("check", id(facts), id(given), kept, sizes), lambda: _record(facts, given, kept, sizes))
+    builds = [node.task.record.build for node in waiting if isinstance(node.task.record, Baseline)]
+    merged = any(isinstance(built, LaCo) for built in builds)
+    record = build.file.once(
+        ("check", id(facts), id(given), kept, sizes, merged), lambda: _record(facts, given, kept, sizes, merged)
+    )
     sources = {"teacher": teacher, "student": student}
     inputs = {role: i for role, i in sources.items() if i in build.facts and CODE in build.sources[i].identity}
     check = build.add(NAME, record, inputs)
@@ -49,13 +53,18 @@ def _source(build: Builder, model: str) -> str:
 
 
 def _record(
-    facts: ModelFacts, student: ModelFacts | None, kept: tuple[int, ...], sizes: Sequence[tuple[Plan, bool]]
+    facts: ModelFacts,
+    student: ModelFacts | None,
+    kept: tuple[int, ...],
+    sizes: Sequence[tuple[Plan, bool]],
+    merged: bool,
 ) -> Record:
     return Check(
         teacher=_outline(facts),
         student=None if student is None else _outline(student),
         kept=kept,
         sizes=tuple(BuiltSize(plan=" ".join(plan), tied=tied) for plan, tied in sizes),
+        merged=True if merged else None,
         transformers=_version(),
     )
 

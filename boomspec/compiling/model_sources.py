@@ -5,7 +5,8 @@ The identity of a file is its content, that of a model on the hub its commit. Wh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -13,7 +14,7 @@ from typing import Any, Literal, TypeVar
 from boomspec.compiling.foreign_code import check_alike, trusted_code
 from boomspec.compiling.place_names import shown_path
 from boomspec.compiling.places import digest_of, is_file, is_folder, path_text, resolve_path, similar_folder
-from boomspec.errors import BoomspecError, Problem
+from boomspec.errors import BoomspecError, Problem, SpecError
 from boomspec.graph import Source
 from boomspec.language.sections import StudentSpec, TeacherSpec
 from boomspec.language.spec import SpecFile
@@ -73,6 +74,17 @@ def folder_problems(file: SpecFile, role: Role, folder: Path) -> list[Problem]:
     return [] if error is None else [file.problem((role, "model"), error.message, error.hint)]
 
 
+@contextmanager
+def at_model(file: SpecFile, role: Role) -> Iterator[None]:
+    """What is wrong with a model is an error at the line that names it; that the hub gives no answer is not."""
+    try:
+        yield
+    except (SpecError, UnreachableError):
+        raise
+    except BoomspecError as error:
+        raise file.error(file.problem((role, "model"), error.message, error.hint)) from error
+
+
 def local_facts(file: SpecFile) -> ModelFacts | None:
     """The teacher's facts where no network is needed to know them, else None."""
     return file.known("facts", ("teacher", "data"), lambda: _local_facts(file))
@@ -86,7 +98,10 @@ def _local_facts(file: SpecFile) -> ModelFacts | None:
     if folder is None and teacher.model is not None:
         cached = cached_model(*_named_model(file, "teacher"))
         folder = cached if cached and any(cached.glob("*.safetensors")) else None
-    return None if folder is None else _facts(file, folder)
+    if folder is None:
+        return None
+    with at_model(file, "teacher"):
+        return _facts(file, folder)
 
 
 def _facts(file: SpecFile, folder: Path) -> ModelFacts:
@@ -101,7 +116,8 @@ def _facts(file: SpecFile, folder: Path) -> ModelFacts:
 
 def dequantization(file: SpecFile, role: Role) -> Dequantize | None:
     """The task that a model which exists has to go through before it is read; None where it is not quantised."""
-    config = read_config(_config_folder(file, role))
+    with at_model(file, role):
+        config = read_config(_config_folder(file, role))
     return None if quantization_of(config) is None else Dequantize(dtype=target_dtype(config))
 
 
@@ -121,7 +137,8 @@ def architecture(pretrain: PretrainSpec, sequence_length: int) -> Architecture:
 
 def model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Source]:
     """Facts, model and tokenizer of a model that exists. Reads a local model's bytes once, for their digests."""
-    return file.known("model", (role, "data", "teacher"), lambda: _model_sources(file, role))
+    with at_model(file, role):
+        return file.known("model", (role, "data", "teacher"), lambda: _model_sources(file, role))
 
 
 def _model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Source]:
@@ -163,10 +180,7 @@ def _model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Sour
 
 
 def _check_vocabulary(file: SpecFile, facts: ModelFacts, folder: Path) -> None:
-    try:
-        needed = needed_rows(folder)
-    except BoomspecError as error:
-        raise file.error(file.problem(("teacher", "model"), error.message, error.hint)) from error
+    needed = needed_rows(folder)
     rows = facts.token_embedding.shape[0]
     if needed is not None and needed > rows:
         message = f"{folder}: its tokenizer has ids up to {needed - 1}, its embedding {rows} rows"
@@ -197,8 +211,9 @@ def _config_folder(file: SpecFile, role: Role) -> Path:
 
 def student_mapping(file: SpecFile, layers: int) -> tuple[int, ...]:
     """The kept layers, of a teacher of `layers`, that a student which exists says it was made from."""
-    folder = model_folder(file, "student") or _of_hub(file, "student", partial(hub_folder, file=STUDENT_CONFIG))
-    return read_student_mapping(folder, layers=layers)
+    with at_model(file, "student"):
+        folder = model_folder(file, "student") or _of_hub(file, "student", partial(hub_folder, file=STUDENT_CONFIG))
+        return read_student_mapping(folder, layers=layers)
 
 
 def _named_model(file: SpecFile, role: Role) -> tuple[str, str | None]:

@@ -106,6 +106,41 @@ def plan_config(
     return config
 
 
+def layer_kinds(facts: ModelFacts, complete: Complete | None = None) -> list[tuple[object, ...]]:
+    """What each layer is, but its weights: names and shapes, and all that the config says of it alone.
+
+    Layers of two kinds are never added up. Without `complete` patterns are left out (see `plan_config`).
+    """
+    config = _unrolled(dict(facts.config), facts.count)
+    if complete is not None and not _alike(config):
+        config = _written_out(config, facts.count, complete)
+    lists = [config[key] for key in _per_layer(config, facts.count)]
+    indices = [config[key] for key in INDEX_LISTS if isinstance(config.get(key), list)]
+    objects = [config[key] for key in _INDEX_OBJECTS if isinstance(config.get(key), dict)]
+    return [
+        (
+            tuple(sorted((tensor.name.removeprefix(f"{facts.prefix}.{i}."), tensor.shape) for tensor in layer)),
+            *(str(values[i]) for values in lists),
+            *(i in listed for listed in indices),
+            *(str(named.get(str(i))) for named in objects),
+        )
+        for i, layer in enumerate(facts.layers)
+    ]
+
+
+def check_one_kind(facts: ModelFacts, complete: Complete | None = None) -> None:
+    """Raise BoomspecError where layers cannot be added up, because they are of different kinds."""
+    kinds = layer_kinds(facts, complete)
+    other = next((i for i, kind in enumerate(kinds) if kind != kinds[0]), None)
+    if other is not None:
+        differ = [(a, b) for a, b in zip(kinds[0], kinds[other], strict=True) if a != b]
+        what = next((f" ({a} and {b})" for a, b in differ if isinstance(a, str)), "")
+        raise BoomspecError(
+            f"LaCo adds layers up, and the teacher's are not all alike: layers 0 and {other} are of two kinds{what}",
+            hint="leave the baseline laco out for this teacher",
+        )
+
+
 def _agree(
     configs: Mapping[str, Config],
     counts: Mapping[str, int],

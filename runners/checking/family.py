@@ -22,10 +22,11 @@ from boomspec.errors import BoomspecError
 from boomspec.models.facts import ModelFacts, model_facts, read_as
 from boomspec.models.fit import plan_entries
 from boomspec.models.outline import config_of, tensors_of
+from boomspec.models.plan_config import check_one_kind
 from runners.checking.layout import NotTinyError, auto_class, lay_out, read_config
 from runners.checking.trial import Size, try_sizes
 from runners.foreign_code import ready
-from runners.model_config import plan_config
+from runners.model_config import complete, plan_config
 
 _MOST_TRIED = 6  # of the sizes: each takes as long as a tiny model takes to be written, loaded and run
 _ADVICE = "no size of this family would be right: take another teacher, or other layers and sizes"
@@ -49,6 +50,8 @@ def check_family(record: Check, *, own: Mapping[str, Path] | None = None, code: 
 def _check(record: Check, facts: ModelFacts, own: Mapping[str, Path], code: Collection[str]) -> list[str]:
     sizes = [Size(tuple(size.plan.split()), size.tied) for size in record.sizes]
     student = _student(record, facts)
+    if record.merged:
+        check_one_kind(facts, complete)
     for size in sizes:
         plan_config({"t": facts, "s": student}, size.plan, tied=size.tied, base="t")
         plan_entries(facts, student, size.plan, tied=size.tied)

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from boomspec.compile import compile_spec
-from boomspec.errors import BoomspecError
+from boomspec.errors import BoomspecError, SpecError
 from boomspec.models.checkpoint import checkpoint_files
 from boomspec.models.contents import check_config, check_folder
 from boomspec.models.facts import read_facts
@@ -263,6 +263,32 @@ def test_a_plan_says_it_with_the_line_of_the_spec(tmp_path, role):
     path = spec(tmp_path, "./teacher", "./student" if role == "student" else None)
     with pytest.raises(BoomspecError, match=rf"spec.yaml:\d+:\d+: {role}.model: .*/{role}: holds a PEFT adapter"):
         compile_spec(load_spec(path))
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"num_hidden_layers": 5}, "config.json says 5 layers, the checkpoint holds 2"),
+        ({"text_config": {"model_type": "no_such_family"}}, "transformers has no causal language model of that"),
+        ({"text_config": {"model_type": "llama"}}, "no text decoder found"),
+        ({"model_type": "t5"}, "a t5 model is an encoder and a decoder"),
+        ({"model_type": "marian", "is_encoder_decoder": True}, "a marian model is an encoder and a decoder"),
+        ({"model_type": "mine", "is_encoder_decoder": True}, "a mine model is an encoder and a decoder"),
+    ],
+)
+def test_what_is_wrong_with_a_models_config_has_the_line_that_names_it(tmp_path, role, fields, says):
+    for name in ("teacher", "student"):
+        model(tmp_path / name, **(fields if name == role else {}))
+    path = spec(tmp_path, "./teacher", "./student" if role == "student" else None)
+    with pytest.raises(SpecError, match=rf"spec.yaml:\d+:\d+: {role}.model: .*{says}"):
+        compile_spec(load_spec(path))
+
+
+def test_a_decoder_of_a_family_of_encoders_and_decoders_is_no_such_pair(tmp_path):
+    check_config({"model_type": "bart", "is_encoder_decoder": False}, "here")
+    with pytest.raises(BoomspecError, match="a bart model is an encoder and a decoder"):
+        check_config({"model_type": "bart"}, "here")
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from boomspec.checks import Check, Outline
 from boomspec.errors import BoomspecError
+from boomspec.models.facts import read_facts
+from boomspec.models.outline import config_text, outline
+from boomspec.models.plan_config import check_one_kind
 from boomspec.tasks import Baseline, Calibration, LaCo
 from runners.capture import decoder_layers
+from runners.checking.family import check_family
 from runners.context import Context
 from runners.laco import Attempt, Collapsed, collapse
 from runners.tasks import baseline
@@ -62,6 +67,39 @@ def merged(stack: list[dict[str, torch.Tensor]], at: int, size: int) -> list[dic
     return [*stack[:at], one, *stack[at + size :]]
 
 
+KINDS = {
+    "a list of types": ("qwen3", {"layer_types": ["sliding_attention", "full_attention"] * 4, "sliding_window": 4}),
+    "a pattern of the family": ("gemma2", {"layer_types": None, "sliding_window": 4}),
+    "a number for each layer": ("smollm3", {"no_rope_layers": [1, 1, 1, 0] * 2}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_of_two_kinds_are_never_added_up(tmp_path: Path, tokens: Path, kind: str) -> None:
+    model_type, fields = KINDS[kind]
+    config = AutoConfig.for_model(
+        model_type, num_hidden_layers=LAYERS, hidden_size=32, intermediate_size=48, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, vocab_size=128, pad_token_id=0, eos_token_id=1, bos_token_id=2, **fields,
+    )  # fmt: skip
+    teacher = tmp_path / "teacher" / "model"
+    AutoModelForCausalLM.from_config(config).save_pretrained(teacher)
+    if kind == "a pattern of the family":  # as configs of older versions have it
+        written = json.loads((teacher / "config.json").read_text())
+        del written["layer_types"]
+        (teacher / "config.json").write_text(json.dumps(written))
+    else:  # then config.json alone says it
+        with pytest.raises(BoomspecError, match=r"layers 0 and \d are of two kinds \("):
+            check_one_kind(read_facts(teacher))
+    shutil.copytree(tokens / "tokenizer", teacher, dirs_exist_ok=True)
+    with pytest.raises(BoomspecError, match=r"layers 0 and \d are of two kinds"):
+        run(tmp_path, record(), teacher=tmp_path / "teacher", tokens=tokens)
+    facts = read_facts(teacher)
+    outlined = Outline(config=config_text(facts.written), tensors=outline(facts.stored), tied=facts.tied)
+    check = Check(teacher=outlined, kept=(0, 7), sizes=(), merged=True, transformers="as installed")
+    with pytest.raises(BoomspecError, match="LaCo adds layers up"):
+        check_family(check)
+
+
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 def test_every_parameter_of_a_merged_layer_is_the_formulas(tmp_path: Path, tokens: Path, tied: bool) -> None:
     teacher = teacher_artifact(tmp_path / "teacher", tokens, tie_word_embeddings=tied)
@@ -97,12 +135,12 @@ def test_a_merge_of_a_merged_layer_is_the_formula_of_the_formula(tmp_path: Path,
 
 
 def test_the_similarity_is_that_of_the_model_that_is_written(tmp_path: Path, tokens: Path) -> None:
-    types = ["full_attention" if i % 3 == 1 else "sliding_attention" for i in range(LAYERS)]
+    types = ["sliding_attention"] * LAYERS
     fields = {"family": "gemma3_text", "sliding_window": 4, "layer_types": types}
     teacher = teacher_artifact(tmp_path / "teacher", tokens, **fields)
     context = run(tmp_path, record(), teacher=teacher, tokens=tokens)
     whole, model = load(teacher / "model"), load(context.path / "model")
-    assert model.config.layer_types == [types[i] for i in (0, 1, 2, 3, 5)]
+    assert model.config.layer_types == types[:5]
     windows = TokenStream(tokens).batch(0, sequences=5, sequence_length=12, seed=3)[:, :-1]
     states = [one.model(torch.from_numpy(windows)).last_hidden_state for one in (whole, model)]
     attempts = json.loads((context.path / "laco.json").read_text())
