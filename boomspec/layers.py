@@ -51,6 +51,13 @@ def check_kept(kept: Sequence[int], layers: int) -> str | None:
     return None
 
 
+def first_wrong(kept: Sequence[int], layers: int) -> int | None:
+    """Which item of a list of kept layers `check_kept` complains of; None where it is the list as a whole."""
+    outside = [at for at, layer in enumerate(kept) if not 0 <= layer < layers]
+    falling = [at + 1 for at, (a, b) in enumerate(pairwise(kept)) if a >= b]
+    return next(iter(outside or falling), None)
+
+
 def blocks(kept: Sequence[int], layers: int) -> list[range]:
     """Block i as the range of its teacher layers."""
     return [range(start, end) for start, end in zip(kept, [*kept[1:], layers], strict=True)]

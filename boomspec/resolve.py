@@ -25,6 +25,7 @@ from boomspec.layers import (
     check_kept,
     evenly_spaced,
     family_of_sets,
+    first_wrong,
     owner,
     patchable,
     prefixes,
@@ -160,7 +161,10 @@ def kept_layers(file: SpecFile, facts: ModelFacts, found: tuple[int, ...] | None
     if complaint := check_kept(kept, facts.count):
         shown = ", ".join(str(i) for i in kept)
         hint = f"this rule keeps {shown} of {facts.count} layers" if isinstance(keep, KeepRule) else None
-        raise file.error(file.problem(("student", "keep" if found is None else "model"), complaint, hint))
+        place: tuple[str | int, ...] = ("student", "keep" if found is None else "model")
+        if found is None and isinstance(keep, tuple) and (wrong := first_wrong(keep, facts.count)) is not None:
+            place = (*place, wrong)  # the item itself
+        raise file.error(file.problem(place, complaint, hint))
     return kept
 
 

@@ -231,10 +231,10 @@ def _of_hub(file: SpecFile, role: Role, ask: Callable[[str, str | None], T]) -> 
         return _asked(file, role, ask)
     except BoomspecError as error:
         # What was meant as a folder looks like a name of the hub where there is no such folder.
-        meant = similar_folder(resolve_path(file, (role, "model"), str(_section(file, role).model)))
-        if meant is not None and meant not in (error.hint or ""):
-            error.hint = f"{meant} Else {error.hint}" if error.hint else meant
-        raise
+        meant, hint = similar_folder(resolve_path(file, (role, "model"), str(_section(file, role).model))), error.hint
+        if meant is not None and meant not in (hint or ""):
+            hint = f"{meant} Else {hint}" if hint else meant
+        raise file.error(file.problem((role, "model"), error.message, hint)) from error
 
 
 def _asked(file: SpecFile, role: Role, ask: Callable[[str, str | None], T]) -> T:

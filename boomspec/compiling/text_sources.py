@@ -14,7 +14,7 @@ from boomspec.compiling.place_names import file_names, text_name
 from boomspec.compiling.places import Location, digest_of, path_text
 from boomspec.compiling.text_files import COMPRESSED, UTF_16, format_of, matching
 from boomspec.corpus import python_stdlib
-from boomspec.errors import Problem
+from boomspec.errors import BoomspecError, Problem
 from boomspec.graph import HELD_OUT_TEXT, Source
 from boomspec.language.data import DataSpec
 from boomspec.language.spec import SpecFile
@@ -224,7 +224,7 @@ def _pinned_dataset(file: SpecFile, name: str, revision: str | None) -> str:
         return settled
     try:
         return file.once(("data set", name, revision), lambda: pinned_dataset(name, revision))
-    except UnreachableError:
-        if settled is None:
-            raise
-        return settled
+    except BoomspecError as error:
+        if settled is not None and isinstance(error, UnreachableError):
+            return settled
+        raise file.error(file.problem(("data", "dataset"), error.message, error.hint)) from error

@@ -65,7 +65,7 @@ def test_a_teacher_that_is_not_here_is_left_to_the_plan(specs):
     assert "layers and sizes are not checked" in result.output
     planned = call("plan", path)
     assert planned.exit_code == 2
-    assert "model 'nobody/nothing': cannot be read from the hub" in planned.output
+    assert "teacher.model: model 'nobody/nothing': cannot be read from the hub" in planned.output
 
 
 def test_plan_shows_exact_sizes_and_why_each_task_runs(specs):

@@ -305,6 +305,7 @@ def test_a_misspelled_folder_is_asked_for(tmp_path, written, says, hint):
     with pytest.raises(BoomspecError, match=says) as caught:
         compile_spec(load_spec(spec(tmp_path, written)))
     assert hint.format(tmp_path) in str(caught.value)
+    assert ": teacher.model: " in str(caught.value)
 
 
 def test_nobody_is_asked_where_nothing_is_like_it(tmp_path):

@@ -9,6 +9,7 @@ from boomspec.layers import (
     check_kept,
     evenly_spaced,
     family,
+    first_wrong,
     patchable,
     untrained,
 )
@@ -60,6 +61,14 @@ def test_a_count_spaces_layers_evenly():
 )
 def test_impossible_mappings_are_named(kept, complaint):
     assert complaint in (check_kept(kept, 8) or "")
+
+
+@pytest.mark.parametrize(
+    ("kept", "item"),
+    [((0, 2, 9), 2), ((0, -1, 9), 1), ((0, 2, 2), 2), ((2, 0), 1), ((1, 2), None), ((0, 2, 4), None), ((), None)],
+)
+def test_the_item_that_is_wrong_is_known(kept, item):
+    assert first_wrong(kept, 8) == item
 
 
 def test_last_to_first_patches_the_last_block_first():

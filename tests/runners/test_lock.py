@@ -116,7 +116,7 @@ def test_a_data_set_is_locked_by_its_commit_and_says_what_is_missing_without_hub
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec))
     missing = call(tmp_path, "", "lock", "spec.yaml")
     assert missing.returncode == 2
-    assert "data set 'maker/text': its commit cannot be found" in missing.stderr
+    assert "data.dataset: data set 'maker/text': its commit cannot be found" in missing.stderr
     heads: dict[str, str] = {}
     with hub_of({}, ["maker/text", "allenai/ai2_arc"], heads=heads) as (endpoint, _):
         assert call(tmp_path, endpoint, "lock", "spec.yaml").returncode == 0
