@@ -99,7 +99,7 @@ def _given(source: Source) -> list[Given]:
 def _beginning(record: Tokenize, tokenizer: Source | None) -> tuple[str, tuple[str, ...] | None]:
     """How documents begin, in words and as tokens."""
     if record.bos is False or tokenizer is None:
-        return "behind an end-of-text, without a token of their own", ()
+        return "after an end-of-text token, without a token of their own", ()
     if record.bos:
         return "with the beginning-of-sequence token of the teacher's tokenizer (data.bos: true)", None
     folder = tokenizer.location.get("folder")
@@ -108,7 +108,7 @@ def _beginning(record: Tokenize, tokenizer: Source | None) -> tuple[str, tuple[s
         return "as the teacher's tokenizer begins a text", None
     if start:
         return f"with {' '.join(start)}, as the teacher's tokenizer begins a text", start
-    return "behind an end-of-text: the teacher's tokenizer puts nothing in front of a text", ()
+    return "after an end-of-text token: the teacher's tokenizer puts nothing in front of a text", ()
 
 
 def _passes(graph: TaskGraph, tokens_id: str, tokens: int | None) -> dict[str, float]:

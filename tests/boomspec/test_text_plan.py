@@ -147,7 +147,7 @@ def test_a_bad_row_is_an_error_by_default_and_what_is_default_is_in_no_record(sp
     ("template", "said", "tokens"),
     [
         ("<s> $A", "with <s>, as the teacher's tokenizer begins a text", ("<s>",)),
-        (None, "behind an end-of-text: the teacher's tokenizer puts nothing in front of a text", ()),
+        (None, "after an end-of-text token: the teacher's tokenizer puts nothing in front of a text", ()),
     ],
 )
 def test_a_plan_says_how_documents_begin(
