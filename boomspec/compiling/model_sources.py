@@ -32,6 +32,7 @@ from boomspec.models.vocabulary import needed_rows
 from boomspec.tasks import Architecture, Dequantize
 
 Role = Literal["teacher", "student"]
+BELIEVED = "tied"  # of the location of a model whose head was taken for its embedding without being read whole
 T = TypeVar("T")
 
 
@@ -151,7 +152,8 @@ def _model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Sour
         identity = {"hub": name, "revision": commit}
         location = {"hub": name, "asked": _section(file, role).revision}
         model, words = ({**identity, **code} for code in _code(file, role))
-        return facts, Source("model", model, location), Source("tokenizer", words, location)
+        of_model = {**location, BELIEVED: True} if facts.believed else location
+        return facts, Source("model", model, of_model), Source("tokenizer", words, location)
     facts = _facts(file, folder)
     tokenizer = tokenizer_files(folder)
     if not tokenizer and role == "teacher" and file.spec.data is not None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -48,6 +48,7 @@ from boomspec.models.files import CONFIG, check_fetched
 from boomspec.models.nested import decoder_config, decoder_tensors
 
 _LAYER = re.compile(r"^(?P<prefix>.*?)\.?(?<![^.])(?P<index>\d+)\.(?P<rest>.+)$")
+Same = Callable[[TensorEntry, TensorEntry], bool | None]  # None where that cannot be told
 LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 
@@ -64,6 +65,7 @@ class ModelFacts:
     tied: bool
     config: Mapping[str, Any]
     left_out: tuple[TensorEntry, ...] = ()  # what the checkpoint holds beside the decoder: an image encoder
+    believed: bool = False  # tied as far as some places show: head and embedding on the hub were not read whole
     partial: bool = False  # the config holds only some keys of its family: the model is read as one of another
     written: Mapping[str, Any] = field(default_factory=dict)  # the config as the file has it
     stored: tuple[TensorEntry, ...] = ()  # all that is in the file, under its own names
@@ -147,8 +149,10 @@ def read_facts(folder: Path) -> ModelFacts:
     return model_facts(read_config(folder), read_checkpoint(folder), str(folder))
 
 
-def model_facts(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry], where: str) -> ModelFacts:
-    """Find the layer stack and sort the other tensors around it.
+def model_facts(
+    config: Mapping[str, Any], tensors: Mapping[str, TensorEntry], where: str, *, same: Same = same_bytes
+) -> ModelFacts:
+    """Find the layer stack and sort the other tensors around it. `same`: how a head is compared with the embedding.
 
     Raises BoomspecError, saying what was looked for, where the parts cannot be told.
     """
@@ -191,17 +195,13 @@ def model_facts(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry], w
             hint=f"looked for '{tied_names(model_type)[0]}'; a trunk saved without its head is no language model",
         )
     tied = not projections or bool(model_type in TIED_BY_DEFAULT if asked is None else asked)
-    if tied and projections and not _is_copy(projections, _token_embedding(embedding, config)):
+    if tied and any(same(projection, _token_embedding(embedding, config)) is False for projection in projections):
         tied = False  # as transformers loads it: a file that holds another head is believed
     if tied:
         of_untied = {name for name, _ in untied_head(model_type)} | {tensor.name for tensor in projections}
         head = [tensor for tensor in head if tensor.name not in of_untied]
     parts = (tuple(embedding), tuple(norm), tuple(head))
-    return ModelFacts(model_type, prefix, layers, *parts, tied, config, tuple(left_out), False, written, stored)
-
-
-def _is_copy(projections: Sequence[TensorEntry], embedding: TensorEntry) -> bool:
-    return all(same_bytes(projection, embedding) is not False for projection in projections)
+    return ModelFacts(model_type, prefix, layers, *parts, tied, config, tuple(left_out), False, False, written, stored)
 
 
 def _without_next_tokens(

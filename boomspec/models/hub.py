@@ -8,15 +8,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from boomspec.errors import BoomspecError
-from boomspec.models.checkpoint import TensorEntry, read_checkpoint
+from boomspec.models.checkpoint import TensorEntry, read_checkpoint, same_bytes
 from boomspec.models.code import CODE_FILES, CONFIGS
 from boomspec.models.contents import check_config, names_in, refusal
-from boomspec.models.facts import ModelFacts, model_facts, read_config
+from boomspec.models.facts import ModelFacts, Same, model_facts, read_config
 from boomspec.models.files import is_hub_file
+from boomspec.models.hub_bytes import HubEntry, same_on_hub
 from boomspec.models.quantized import check_quantization, foreseen
 
 # A few kilobytes need no progress bar; what the person has set wins. Read when huggingface_hub is imported.
@@ -106,16 +108,29 @@ def pinned_model(model: str, revision: str | None) -> tuple[str, ModelFacts]:
             raise BoomspecError(message, hint=_OFFLINE_HINT) from error
         return commit, _facts(folder, read_checkpoint(folder), model)
     tensors = {
-        name: TensorEntry(name, str(info.dtype), tuple(info.shape))
-        for file in metadata.files_metadata.values()
+        name: HubEntry(name, str(info.dtype), tuple(info.shape), None, *info.data_offsets, hub_file=file_name)
+        for file_name, file in metadata.files_metadata.items()
         for name, info in file.tensors.items()
     }
-    return commit, _facts(folder, tensors, model)
+    equal = same_on_hub(model, commit)
+    asked: list[bool | None] = []
+
+    def same(one: TensorEntry, other: TensorEntry) -> bool | None:
+        asked.append(equal(one, other))
+        return asked[-1]
+
+    facts = _facts(folder, tensors, model, same)
+    if not (facts.tied and asked):
+        return commit, facts
+    try:  # where the weights are here, too, they are read whole
+        return commit, _facts(folder, read_checkpoint(folder), model)
+    except BoomspecError:
+        return commit, replace(facts, believed=True)
 
 
-def _facts(folder: Path, tensors: Mapping[str, TensorEntry], model: str) -> ModelFacts:
+def _facts(folder: Path, tensors: Mapping[str, TensorEntry], model: str, same: Same = same_bytes) -> ModelFacts:
     """The facts of a model as it is when it is dequantised."""
-    return model_facts(*foreseen(read_config(folder), tensors, model), model)
+    return model_facts(*foreseen(read_config(folder), tensors, model), model, same=same)
 
 
 def _listed(model: str, revision: str | None) -> list[str]:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import yaml
+from safetensors.torch import load_file, save_file
 
 from boomspec.models.facts import read_facts, total_parameters
 from tests.runners import tiny
@@ -108,3 +109,50 @@ def test_what_a_repository_holds_instead_of_a_model_is_said_when_it_is_planned(t
     )
     assert {name: text in found[name] for name, text in says.items()} == dict.fromkeys(says, True), found
     assert not [line for line in log if line.startswith("GET") and "safetensors" in line]
+
+
+def test_a_tied_model_whose_file_holds_another_head_is_planned_as_it_is_run(tmp_path):
+    """Head and embedding of one shape, in a model that says that they are one: places of both are compared."""
+    heads = {"same": lambda head: head, "other": lambda head: head + 1, "last": _last_row, "hidden": _a_middle_row}
+    for name, change in heads.items():
+        folder = tmp_path / name
+        tiny.model(layers=2, tie_word_embeddings=True, vocab_size=70_000).save_pretrained(folder)
+        tensors = load_file(folder / "model.safetensors")
+        tensors["lm_head.weight"] = change(tensors["model.embed_tokens.weight"].clone())
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    code = (
+        "import json; from boomspec.models.hub import pinned_model; from boomspec.errors import BoomspecError\n"
+        "from boomspec.graph import Source; from runners.context import Input\n"
+        "from runners.models import model_folder\n"
+        "from boomspec.models.facts import read_facts\n"
+        "found = {}\n"
+        f"for name in {list(heads)!r}:\n"
+        "    commit, facts = pinned_model(f'maker/{name}', None)\n"
+        "    where = {'hub': f'maker/{name}', **({'tied': True} if facts.believed else {})}\n"
+        "    source = Source('model', {'hub': f'maker/{name}', 'revision': commit}, where)\n"
+        "    try: run = read_facts(model_folder(Input(source.id, source=source))).tied\n"
+        "    except BoomspecError as error: run = error.message\n"
+        "    found[name] = [facts.tied, facts.believed, run, pinned_model(f'maker/{name}', None)[1].tied]\n"
+        "print(json.dumps(found))"
+    )
+    with hub_of({f"maker/{name}": tmp_path / name for name in heads}) as (endpoint, _):
+        done = call(tmp_path, endpoint, "-c", code)
+        assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["same"] == [True, True, True, True]
+    assert found["other"] == [False, False, False, False]
+    assert found["last"] == [False, False, False, False]
+    # Where the places do not show it, the first task that has the files says so, and the next plan knows.
+    planned, believed, said, again = found["hidden"]
+    assert (planned, believed, again) == (True, True, False)
+    assert "its head differs from its embedding in a few rows" in said
+
+
+def _last_row(head):
+    head[-1] += 1
+    return head
+
+
+def _a_middle_row(head):
+    head[len(head) // 3] += 1
+    return head
