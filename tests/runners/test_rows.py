@@ -40,8 +40,8 @@ FILES: dict[str, tuple[str, bytes]] = {
     "rows.jsonl": ("jsonl", jsonl(ROWS)),
     "marked.jsonl": ("jsonl", MARK + jsonl(ROWS)),
     "windows.jsonl": ("jsonl", jsonl(ROWS).replace(b"\n", b"\r\n") + b"\r\n"),
-    "rows.jsonl.gz": ("jsonl", gzip.compress(jsonl(ROWS))),
-    "two.jsonl.gz": ("jsonl", gzip.compress(jsonl(ROWS[:4])) + gzip.compress(jsonl(ROWS[4:]))),
+    "rows.jsonl.gz": ("jsonl", gzip.compress(jsonl(ROWS), mtime=0)),
+    "two.jsonl.gz": ("jsonl", gzip.compress(jsonl(ROWS[:4]), mtime=0) + gzip.compress(jsonl(ROWS[4:]), mtime=0)),
     "rows.jsonl.zst": ("jsonl", frames(jsonl(ROWS))),
     "array.json": ("json", json.dumps(ROWS).encode()),
     "pretty.json": ("json", MARK + json.dumps(ROWS, indent=2).encode()),
@@ -93,7 +93,7 @@ def test_a_field_whose_name_has_a_dot_is_that_field(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"one", MARK + b"one", gzip.compress(MARK + b"one"), frames(b"one" + MARK)[:0] + b"one"]
+    "data", [b"one", MARK + b"one", gzip.compress(MARK + b"one", mtime=0), frames(b"one" + MARK)[:0] + b"one"]
 )
 def test_a_byte_order_mark_is_not_text(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a.txt").write_bytes(data)
@@ -132,7 +132,9 @@ def test_an_array_that_is_broken_is_refused_with_its_line(tmp_path: Path, data: 
         assert place in str(caught.value)
 
 
-@pytest.mark.parametrize("data", [gzip.compress(jsonl(ROWS))[:-20], frames(jsonl(ROWS))[:-9], b"\x1f\x8bxxxxxxxxxxxx"])
+@pytest.mark.parametrize(
+    "data", [gzip.compress(jsonl(ROWS), mtime=0)[:-20], frames(jsonl(ROWS))[:-9], b"\x1f\x8bxxxxxxxxxxxx"]
+)
 def test_a_compressed_file_that_is_cut_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a.jsonl.gz").write_bytes(data)
     with pytest.raises(BoomspecError, match=r"a\.jsonl\.gz"):
@@ -245,7 +247,7 @@ def sources(tmp_path: Path) -> dict[str, dict[str, Source]]:
     texts = [f"{text} {i}" for i in range(6) for text in TEXTS]
     rows = [{"text": text} for text in texts]
     (tmp_path / "a.jsonl").write_bytes(jsonl(rows[:20]))
-    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(jsonl(rows[20:])))
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(jsonl(rows[20:]), mtime=0))
     (tmp_path / "all.json").write_text(json.dumps(rows))
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "all.parquet", row_group_size=7)
     (tmp_path / "set").mkdir()
