@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from boomspec import __version__
-from boomspec.errors import EXIT_INTERRUPTED, EXIT_SPEC_WRONG, BoomspecError, SpecError
+from boomspec.errors import EXIT_INTERRUPTED, EXIT_SPEC_WRONG, BoomspecError, SpecError, did_you_mean
 
 _GROUPS = {  # as `boomspec --help` shows them, which loads none
     "Write a spec": {
@@ -61,6 +61,14 @@ class _Commands(click.Group):
         command = importlib.import_module(f"boomspec.commands.{name}").command
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        hint = did_you_mean(args[0], list(_COMMANDS)) if args and args[0] not in _COMMANDS else None
+        if hint is not None and not ctx.resilient_parsing:  # which is how a shell completes
+            ctx.fail(f"No such command '{args[0]}'. {hint.capitalize()}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, _COMMANDS))

@@ -151,7 +151,8 @@ def _unreadable(path: Path, error: Exception) -> BoomspecError:
             hint = f"give a file in it: {', '.join(names[:5])}" if names else "give a spec file"
             return BoomspecError(f"{path} is a folder, not a spec file", hint=hint)
         case FileNotFoundError() | NotADirectoryError():
-            here = f"specs in {folder}: {', '.join(names[:5])}" if names else f"there is no .yaml file in {folder}"
+            first = ", ".join([*names[:5], "..."] if len(names) > 5 else names)
+            here = f".yaml files in {folder}: {first}" if names else f"there is no .yaml file in {folder}"
             return BoomspecError(f"{path}: no such file", hint=did_you_mean(path.name, names) or here)
         case PermissionError():
             return BoomspecError(f"{path}: reading it is not permitted", hint="check the file's permissions")

@@ -101,11 +101,24 @@ def test_a_missing_file_is_an_error_not_a_traceback(command, tmp_path):
     assert "none.yaml" in result.output
 
 
+def test_of_many_specs_beside_a_missing_one_some_are_named(tmp_path):
+    for name in "abcdefg":
+        (tmp_path / f"{name}.yaml").touch()
+    assert (
+        f".yaml files in {tmp_path}: a.yaml, b.yaml, c.yaml, d.yaml, e.yaml, ..."
+        in call("plan", tmp_path / "no").output
+    )
+    (tmp_path / "f.yaml").unlink()
+    (tmp_path / "g.yaml").unlink()
+    assert "e.yaml\n" in call("plan", tmp_path / "no").output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message", "hint"),
     [
         (("plan",), "Missing argument 'SPEC'.", "plan --help"),
         (("nonsense",), "No such command 'nonsense'.", "--help"),
+        (("plann", "x.yaml"), "No such command 'plann'. Did you mean 'plan'?", "--help"),
         (("gc", "--keep-last", "x"), "'x' is not a valid integer range", "gc --help"),
         (("plan", "x.yaml", "--gpus", "nan"), "nan is no number of GPUs", "plan --help"),
     ],
