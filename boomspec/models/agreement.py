@@ -1,8 +1,9 @@
 """Whether two configs make the same function of the same weights: all that both of them say must be equal.
 
 Except what is known to change nothing (`_HARMLESS`), what is said layer by layer (`plan_config` takes it from the layer
-it belongs to), and what `layer_rules` works out anew for each number of layers. A key that only one of them has leaves
-it open, as transformers' own defaults do; whoever has transformers compares configs with every default written out.
+it belongs to), and what `layer_rules` works out anew for each number of layers. A key that only one of them has, or has
+a value for, leaves it open, as transformers' own defaults do; whoever has transformers compares configs with every
+default written out, in which null is a value, too: no window, no cap on the logits.
 
 Rotary embeddings have three spellings (`rope_theta` and `rope_scaling`; `rope_parameters`; that for each type of
 layer): they are compared in one form.
@@ -23,7 +24,7 @@ _HARMLESS = re.compile(
     r"_.*|architectures|auto_map|transformers_version|(torch_)?dtype|.*version|unsloth.*|use_cache|cache_implementation"
     r"|use_mamba_kernels|use_kernels|use_mambapy|use_associative_scan|attn_implementation|gradient_checkpointing"
     r"|pretraining_tp|ep_size|output_.*|return_dict.*|torchscript|use_bfloat16|tie_word_embeddings|tie_encoder_decoder"
-    r"|.*dropout.*|.*drop_(path|out).*|.*pdrop|.*_drop|initializer_(range|factor|cutoff_factor)|init_.*|rescale_prenorm.*"
+    r"|.*dropout.*|.*drop_(path|out).*|.*pdrop|.*_drop|initializer_(range|factor|cutoff_factor)|init_.*|.*_init_variance_scale|rescale_prenorm.*"
     r"|.*aux_loss.*|router_z_loss.*|router_jitter_noise|input_jitter_noise|seq_aux|.*_token_ids?|.*_token_index|id2label"
     r"|label2id|num_labels|problem_type|finetuning_task|task_specific_params|tokenizer_class|prefix|is_decoder"
     r"|is_encoder_decoder|add_cross_attention|cross_attention_hidden_size|pruned_heads|chunk_size_feed_forward"
@@ -38,19 +39,31 @@ _HARMLESS = re.compile(
 _ROPE = ("rope_theta", "rope_scaling", "rope_parameters", "rotary_emb_base", "rotary_pct", "partial_rotary_factor",
     "rope_local_base_freq", "original_max_position_embeddings", "max_position_embeddings")  # fmt: skip
 _SAME_ROPE = {"rotary_emb_base": "rope_theta", "rotary_pct": "partial_rotary_factor", "type": "rope_type"}
+# Where these are null a class works them out of others; shapes of tensors say what came out.
+_WORKED_OUT = re.compile(
+    r"head_dim|.*_head_dim|n_inner|.*(intermediate|hidden|embedding|ffn)_size|.*_dim|.*key_value_heads"
+)
 _BY_POSITIONS = ("dynamic", "yarn", "longrope")  # rotary embeddings that look at how many positions a model has
 
 
 def check_agreement(
-    mine: Mapping[str, Any], theirs: Mapping[str, Any], counts: tuple[int, int], listed: frozenset[str]
+    mine: Mapping[str, Any],
+    theirs: Mapping[str, Any],
+    counts: tuple[int, int],
+    listed: frozenset[str],
+    known: frozenset[str] = frozenset(),
 ) -> None:
     """Raise BoomspecError where two configs say different things. `listed`: keys that are said layer by layer.
 
-    `counts`: the layers of the two models.
+    `counts`: the layers of the two models. `known`: keys whose null is a value, since nothing is left to a default.
     """
     for key in sorted({*mine} & {*theirs}):
         one, other = mine[key], theirs[key]
-        if one is None or other is None or _left_open(key, one, other, listed):
+        if (one is None and other is None) or _left_open(key, one, other, listed):
+            continue
+        if one is None or other is None:
+            if key in known and not _WORKED_OUT.fullmatch(key):
+                _differ(key, one, other)
             continue
         if key in DEPTH_SCALED:
             each = by_depth(key, one, counts[0]), by_depth(key, other, counts[1])
@@ -64,6 +77,14 @@ def check_agreement(
         open_ = key.rpartition(".")[2] in ("rope_theta", "partial_rotary_factor") or not all(ropes)
         if not _same(one, other) and not (open_ and None in (one, other)):
             _differ(key, one, other)
+
+
+def says_as_much(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    """Whether two configs leave the same things to the defaults of their class, so that they say all by themselves."""
+    keys = [{k for k in config if config[k] is not None and k not in _ROPE} for config in (mine, theirs)]
+    if any(not _left_open(key, None, None, frozenset()) for key in keys[0] ^ keys[1]):
+        return False
+    return _rope(mine).keys() == _rope(theirs).keys()
 
 
 def _left_open(key: str, one: object, other: object, listed: frozenset[str]) -> bool:

@@ -61,11 +61,12 @@ NO_FINAL_NORM = frozenset({
 })  # fmt: skip
 NORMS_WITHOUT_WEIGHTS = frozenset({"nanochat", "olmo", "openai-gpt"})  # openai-gpt has none, and a head that is tied
 
-# Families whose final norm has a name that says something else.
+# Families whose final norm has a name that says something else, or what is there beside it, or instead.
 FINAL_NORMS: Mapping[str, str] = {
     "lfm2": "model.embedding_norm.",
     "lfm2_moe": "model.embedding_norm.",
     "lfm3": "model.embedding_norm.",
+    "opt": "model.decoder.project_out.",  # of OPT-350m: behind the layers, whose counterpart is in front
 }
 
 # Layers behind those that config.json counts, which predict tokens further ahead: where the config says how many, and

@@ -155,7 +155,16 @@ def _agree(
         check_agreement(configs[base], other, (counts[base], counts[owner]), listed)
         if complete is not None and other.get("model_type") == configs[base].get("model_type"):
             full = [complete(config) or config for config in (configs[base], other)]
-            check_agreement(full[0], full[1], (counts[base], counts[owner]), listed)
+            known = frozenset(_defaults(other, complete))
+            check_agreement(full[0], full[1], (counts[base], counts[owner]), listed, known)
+
+
+def _defaults(config: Config, complete: Complete) -> Config:
+    """What the class of a config says by itself; nothing where it says nothing without a config."""
+    try:
+        return complete({"model_type": config.get("model_type")}) or {}
+    except BoomspecError:
+        return {}
 
 
 def _unrolled(config: Config, count: int) -> Config:

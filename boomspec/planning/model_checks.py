@@ -24,6 +24,7 @@ from boomspec.errors import SpecError
 from boomspec.graph import Node, TaskGraph
 from boomspec.identity import digest, folder_digest
 from boomspec.language.spec import SpecFile
+from boomspec.models.agreement import says_as_much
 from boomspec.models.outline import config_of, tensors_of
 from boomspec.models.plain import is_plain
 from boomspec.store import Store, write_atomically
@@ -65,7 +66,9 @@ def check_models(graph: TaskGraph, store: Store, files: Sequence[SpecFile]) -> l
 
 def _is_plain(record: Any) -> bool:
     models = [record.teacher] + ([record.student] if record.student is not None else [])
-    return all(is_plain(config_of(model.config), tensors_of(model.tensors).values()) for model in models)
+    configs = [config_of(model.config) for model in models]
+    plain = all(is_plain(c, tensors_of(m.tensors).values()) for c, m in zip(configs, models, strict=True))
+    return plain and says_as_much(configs[0], configs[-1])  # else the defaults of transformers decide
 
 
 def _refused(graph: TaskGraph, node: Node, answer: Answer, files: Sequence[SpecFile]) -> SpecError:

@@ -29,7 +29,7 @@ from runners.foreign_code import ready
 from runners.head import check_head
 from runners.models import named_otherwise, save_weights
 
-_TOKENS_BT = (torch.arange(2 * 21).reshape(2, 21) * 7 + 3) % (VOCABULARY - 4)
+_ANY_TOKENS_BT = (torch.arange(2 * 21).reshape(2, 21) * 7 + 3) % (VOCABULARY - 4)
 TEACHER = "the teacher"
 _CLOSE = 1e-4  # of the largest logit; measured: what is right is equal, or differs by up to 1e-6 of it
 
@@ -62,23 +62,27 @@ def try_sizes(
     whether it is distilled. Raises NotTinyError where the tiny models say nothing.
     """
     facts = read_facts(teacher)
+    tokens_BT = _ANY_TOKENS_BT % facts.token_embedding.shape[0]
     in_memory = {"t": _loaded(teacher, TEACHER, facts.count, code)}
     try:
-        its_logits = logits(in_memory["t"], _TOKENS_BT)
+        its_logits = logits(in_memory["t"], tokens_BT)
     except Exception as error:  # whatever a class raises for sizes that do not go together
         raise NotTinyError(f"a tiny {facts.model_type} cannot be run: {type(error).__name__}: {error}") from error
     counts = {"t": facts.count, "s": len(kept)}
-    whole = _whole(teacher, facts, its_logits, work / "whole", code)
+    whole = _whole(teacher, facts, (tokens_BT, its_logits), work / "whole", code)
     if type(whole) is not type(in_memory["t"]):  # a text decoder among other parts: the sizes are of its class
         in_memory["t"] = whole
+    given = student is not None
     if student is None:
         student = work / "student"
-        _laid_out_student(teacher, in_memory, kept, counts, student, code)
+        _laid_out_student(teacher, in_memory, kept, tokens_BT, student, code)
     in_memory["s"] = _loaded(student, "the student", len(kept), code)
+    if given:
+        _the_same(student, teacher, in_memory["s"], tokens_BT, work / "same", code)
     if trained:
         for what, model in ((TEACHER, in_memory["t"]), ("the student", in_memory["s"])):
-            _trainable(model, kept if model is in_memory["s"] else range(facts.count), what)
-    if _differ(its_logits, logits(in_memory["s"], _TOKENS_BT)) < 1e-2:
+            _trainable(model, kept if model is in_memory["s"] else range(facts.count), tokens_BT, what)
+    if _differ(its_logits, logits(in_memory["s"], tokens_BT)) < 1e-2:
         raise NotTinyError(f"the weights of a tiny {facts.model_type} do not show in its logits")
     saved = read_facts(student)
     for i, size in enumerate(sizes):
@@ -87,26 +91,40 @@ def try_sizes(
         assemble({"t": teacher, "s": student}, size.plan, target, tied=size.tied, code=code)
         what = f"the model of {len(size.plan)} layers"
         model = _loaded(target, what, len(size.plan), code)
-        _compare(model, patched(in_memory, size.plan, counts, _TOKENS_BT), what, size.plan)
+        _compare(model, patched(in_memory, size.plan, counts, tokens_BT), tokens_BT, what, size.plan)
         shutil.rmtree(target)
 
 
-def _whole(teacher: Path, facts: ModelFacts, wanted: Tensor, target: Path, code: Collection[str]) -> Any:
-    """The teacher itself, assembled of all its layers."""
+def _whole(teacher: Path, facts: ModelFacts, wanted: tuple[Tensor, Tensor], target: Path, code: Collection[str]) -> Any:
+    """The teacher itself, assembled of all its layers. `wanted`: tokens_BT and its logits_BTV."""
     plan = [f"t{i}" for i in range(facts.count)]
     assemble({"t": teacher}, plan, target, tied=facts.tied, code=code)
     what = "the model of all the teacher's layers"
     model = _loaded(target, what, facts.count, code)
-    if not (difference := _differ(logits(model, _TOKENS_BT), wanted)) <= _CLOSE:
+    if not (difference := _differ(logits(model, wanted[0]), wanted[1])) <= _CLOSE:
         raise WrongError(f"{what} is not the teacher: its logits are {difference:.2g} off")
     return model
+
+
+def _the_same(
+    student: Path, teacher: Path, in_memory: Any, tokens_BT: Tensor, target: Path, code: Collection[str]
+) -> None:
+    """Raise WrongError where a student that is there is another model under the config of its teacher."""
+    facts = read_facts(student)
+    plan = [f"s{i}" for i in range(facts.count)]
+    assemble({"t": teacher, "s": student}, plan, target, tied=facts.tied, code=code)
+    model = _loaded(target, "the student", facts.count, code)
+    shutil.rmtree(target)
+    if not (difference := _differ(logits(model, tokens_BT), logits(in_memory, tokens_BT))) <= _CLOSE:
+        message = "the student is another model with the teacher's config: its logits are"
+        raise WrongError(f"{message} {difference:.2g} off", hint="compare the two config.json")
 
 
 def _laid_out_student(
     teacher: Path,
     in_memory: Mapping[str, Any],
     kept: Sequence[int],
-    counts: Mapping[str, int],
+    tokens_BT: Tensor,
     target: Path,
     code: Collection[str],
 ) -> None:
@@ -114,19 +132,20 @@ def _laid_out_student(
     plan = [f"t{i}" for i in kept]
     assemble({"t": teacher}, plan, target, tied=read_facts(teacher).tied, code=code)
     student = _loaded(target, "the student", len(kept), code)
-    _compare(student, patched(in_memory, plan, counts, _TOKENS_BT), "the student", plan)
+    counts = {"t": read_facts(teacher).count}
+    _compare(student, patched(in_memory, plan, counts, tokens_BT), tokens_BT, "the student", plan)
     randomise(student, seed=2)
     save_weights(student, target, dtype=torch.float32)
 
 
-def _trainable(model: Any, layers: Sequence[int], what: str) -> None:
+def _trainable(model: Any, layers: Sequence[int], tokens_BT: Tensor, what: str) -> None:
     """What a distillation does with a model besides running it."""
     try:
         check_head(model)
         embedding_parameters(model)
         points = [point for point, _ in hidden_pairs(range(len(layers)), len(layers))]
         with torch.no_grad(), capture(model, points) as states:
-            trunk(model, _TOKENS_BT)
+            trunk(model, tokens_BT)
         if missing := [point for point in points if point not in states]:
             raise BoomspecError(f"its hidden state at {missing[0]} cannot be caught")
     except BoomspecError as error:
@@ -175,8 +194,8 @@ def _config(folder: Path, trusts: bool, what: str) -> Any:
         raise WrongError(f"{what} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
-def _compare(model: Any, expected: Any, what: str, plan: Sequence[str]) -> None:
-    difference = _differ(logits(model, _TOKENS_BT), logits(expected, _TOKENS_BT))
+def _compare(model: Any, expected: Any, tokens_BT: Tensor, what: str, plan: Sequence[str]) -> None:
+    difference = _differ(logits(model, tokens_BT), logits(expected, tokens_BT))
     if not difference <= _CLOSE:
         raise WrongError(f"{what} ({_shortened(plan)}) is not what its layers are: its logits are {difference:.2g} off")
 

@@ -180,3 +180,29 @@ def test_a_check_in_the_store_is_not_made_again(compiled, tmp_path, monkeypatch)
         store.publish(workspace, "check", check.id, check.task.identity(), {})
     model_checks._remember(check.id, Answer("refused"))
     assert check_models(found.graph, store, files) == []
+
+
+def test_a_student_that_leaves_more_to_defaults_is_asked_about(specs, tmp_path, monkeypatch):
+    """What the default is, only transformers knows."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    asked: list[object] = []
+    monkeypatch.setattr(model_checks, "_asked", lambda nodes: asked.append(nodes) or ({}, ""))
+    llama(specs.folder / "teacher", layers=4)
+    student = llama(specs.folder / "student", layers=2)
+    config = json.loads((specs.folder / "teacher" / "config.json").read_text())
+    spec = {
+        "student": {"model": "./student", "keep": [0, 2]},
+        "interpolate": {"order": "first_to_last", "sizes": "all"},
+    }
+    spec = {**{key: SPEC[key] for key in ("boomspec", "name", "teacher")}, **spec}
+
+    def check(**fields: object) -> int:
+        own = {k: v for k, v in {**config, "num_hidden_layers": 2, **fields}.items() if v is not None}
+        (student / "config.json").write_text(json.dumps(own))
+        files = load_experiments(specs.text(yaml.safe_dump(spec)))
+        asked.clear()
+        check_models(compile_experiments(files).graph, Store(tmp_path / "store"), files)
+        return len(asked)
+
+    assert [check(), check(transformers_version="4.0", use_cache=False)] == [0, 0]
+    assert [check(rms_norm_eps=1e-2), check(rope_theta=5e5), check(hidden_act="gelu")] == [1, 1, 1]

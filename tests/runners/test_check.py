@@ -186,3 +186,54 @@ def test_plan_and_run_ask_before_anything(tmp_path, wrong):
     assert "spec.yaml:3:18: teacher.model: a rwkv like this teacher" in done.stderr
     assert boomspec("run", "spec.yaml").returncode == 2
     assert not (tmp_path / "boomspec-store").exists()
+
+
+def record_of_two(given: Path, student: Path, *, kept=(0, 3, 6), plans=("t0 t1 t2 s1 s2",)) -> Check:
+    facts, of_student = read_facts(given), read_facts(student)
+    theirs = Outline(config=config_text(of_student.written), tensors=outline(of_student.stored), tied=of_student.tied)
+    return record(facts, kept=kept, plans=plans).model_copy(update={"student": theirs})
+
+
+@pytest.mark.parametrize(
+    ("model_type", "key", "value"),
+    [("mistral", "sliding_window", 8), ("gemma2", "final_logit_softcapping", 9.0), ("olmo", "clip_qkv", 0.5)],
+)
+def test_null_is_a_value_too(tmp_path, model_type, key, value):
+    """No window, no cap: a student that says so is another model than its teacher, which has one."""
+    sizes = {"head_dim": 8} if model_type == "gemma2" else {}
+    given = teacher(tmp_path / "t", model_type, **sizes, **{key: value})
+    same = teacher(tmp_path / "same", model_type, num_hidden_layers=3, **sizes, **{key: value})
+    other = teacher(tmp_path / "other", model_type, num_hidden_layers=3, **sizes, **{key: None})
+    assert json.loads((other / "config.json").read_text())[key] is None
+    assert check_family(record_of_two(given, same)) == []
+    with pytest.raises(BoomspecError, match=f"configs differ in {key}: {value} and None"):
+        check_family(record_of_two(given, other))
+
+
+def test_null_that_a_class_works_out_is_none(tmp_path):
+    given = teacher(tmp_path / "t")
+    student = edit(teacher(tmp_path / "s", num_hidden_layers=3), head_dim=None)
+    assert check_family(record_of_two(given, student)) == []
+
+
+def test_a_student_that_is_another_model_under_its_teachers_config(tmp_path, monkeypatch):
+    """Found on tiny weights, too, should nobody have compared the field that makes the difference."""
+    given = teacher(tmp_path / "t", "granite", logits_scaling=2.0)
+    student = teacher(tmp_path / "s", "granite", num_hidden_layers=3, logits_scaling=4.0)
+    monkeypatch.setattr("boomspec.models.plan_config.check_agreement", lambda *_: None)
+    with pytest.raises(BoomspecError, match=r"the student is another model with the teacher's config: .* off"):
+        check_family(record_of_two(given, student))
+
+
+def test_a_vocabulary_of_a_few_letters_is_tried(tmp_path):
+    assert checked(teacher(tmp_path / "t", "gemma2", head_dim=8, vocab_size=90, pad_token_id=0)) == []
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_projection_behind_the_layers_is_of_the_last_ones_owner(tmp_path, before):
+    """OPT-350m, which has no final norm either."""
+    given = teacher(tmp_path / "t", "opt", word_embed_proj_dim=16, ffn_dim=48, do_layer_norm_before=before)
+    assert checked(given) == []
+    names = {entry.name for entry in read_facts(given).norm}
+    assert "model.decoder.project_out.weight" in names
+    assert ("model.decoder.final_layer_norm.weight" in names) == before
