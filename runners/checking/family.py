@@ -52,8 +52,9 @@ def _check(record: Check, facts: ModelFacts, own: Mapping[str, Path], code: Coll
     student = _student(record, facts)
     if record.merged:
         check_one_kind(facts, complete)
+    own_kind = read_as(student, facts.model_type, "the student")
     for size in sizes:
-        plan_config({"t": facts, "s": student}, size.plan, tied=size.tied, base="t")
+        plan_config({"t": facts, "s": own_kind}, size.plan, tied=size.tied, base="t")
         plan_entries(facts, student, size.plan, tied=size.tied)
     notes: list[str] = []
     with tempfile.TemporaryDirectory() as place:
@@ -90,7 +91,7 @@ def _facts(outline: Outline, where: str) -> ModelFacts:
 def _student(record: Check, facts: ModelFacts) -> ModelFacts:
     """The student that exists, or the one that a distillation makes."""
     if record.student is not None:
-        return read_as(_facts(record.student, "the student"), facts.model_type, "the student")
+        return _facts(record.student, "the student")
     config = plan_config({"t": facts}, [f"t{i}" for i in record.kept], tied=facts.tied, base="t")
     return replace(facts, layers=tuple(facts.layers[i] for i in record.kept), config=config)
 

@@ -71,6 +71,15 @@ def test_published_models_pass():
     assert check_family(record(facts, kept=(0, 2, 4, 6, 8, 10), plans=(plan,))) == []
 
 
+def test_a_student_of_another_family_that_is_read_as_the_teachers():
+    """BERT and DistilBERT as published: what cannot be tried in tiny is said."""
+    facts, given = public_facts("google-bert/bert-base-uncased"), public_facts("distilbert/distilbert-base-uncased")
+    student = Outline(config=config_text(given.written), tensors=outline(given.stored), tied=given.tied)
+    plans = ("s0 s1 s2 s3 t9 t10 s5",)
+    asked = record(facts, kept=(0, 2, 4, 7, 9, 11), plans=plans).model_copy(update={"student": student})
+    assert check_family(asked) == ["a distilbert as student of a bert was not tried on tiny weights"]
+
+
 def test_the_body_writes_what_was_found(tmp_path):
     folder = tmp_path / "artifact"
     folder.mkdir()
