@@ -161,7 +161,7 @@ def _compile(file: SpecFile, answers: Answers) -> Parts:
     cells, roles = _cells(build, [*models, *more], start.tokens)
     add_check(build, start.teacher, kept, student)
     products = tuple(model.task for model in inner if model.task in build.nodes)
-    lineage = Lineage(start.teacher, student, kept, family.student, family.every)
+    lineage = Lineage(start.teacher, student, kept, family.student, family.every, family.rest)
     return Parts(build, family, lineage, products, cells, roles, {**trainings, **more_trainings})
 
 

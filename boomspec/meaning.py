@@ -89,6 +89,7 @@ def _give_defaults(spec: Spec, said: dict[str, Any], sources: list[Source]) -> N
     for role in ("teacher", "student"):
         if said[role].get("model") is None:
             said[role].pop("trust_remote_code")
+            said[role].pop("rest", None)
     if spec.execution.baseline is None:
         said["execution"]["baseline"] = _plain(spec.execution.of("baseline").model_dump(mode="json"))
     if spec.teacher.pretrain is not None:

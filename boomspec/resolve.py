@@ -34,6 +34,7 @@ from boomspec.layers import (
 from boomspec.models.facts import ModelFacts, read_as, size_of
 from boomspec.models.fit import plan_entries
 from boomspec.models.plan_config import plan_config
+from boomspec.models.whole import prefixes_in, with_rest
 from boomspec.sizes import Member, labels
 from boomspec.tasks import Optimizer, Recipe, Schedule
 
@@ -50,6 +51,7 @@ class Family:
     student: Member  # the student itself: by the reference rule the member with no patched block is another
     members: tuple[Member, ...]
     every: tuple[Member, ...]  # also the members that are not built
+    rest: bool = False  # sizes with layers of the teacher keep its other parts
     once: Once = field(default_factory=Once, compare=False, repr=False)  # what is worked out of a family is shared
 
     @cached_property
@@ -73,7 +75,7 @@ def resolve_family(
     `sets[k]` are the blocks that the member with k patched blocks has from the teacher. `found`: the facts of a
     student that exists; one that is distilled here is stored as its teacher is.
     """
-    what = ("family", id(facts), kept, tuple(sets), id(found))
+    what = ("family", id(facts), kept, tuple(sets), id(found), file.spec.teacher.rest)
     _, _, family = file.known(
         what, ("student", "interpolate"), lambda: (facts, found, _family(file, facts, kept, sets, found))
     )
@@ -96,7 +98,7 @@ def _family(
     built = chosen(file, facts, kept, members)
     place = ("interpolate",) if found is None else ("student", "model")
     _check_configs(file, place, facts, made, [member for member in built if member.plan != student.plan])
-    return Family(facts, kept, student, built, tuple(members))
+    return Family(facts, kept, student, built, tuple(members), file.spec.teacher.keeps_rest)
 
 
 def _distilled(file: SpecFile, facts: ModelFacts, kept: tuple[int, ...]) -> ModelFacts:
@@ -119,6 +121,15 @@ def _check_configs(
         except BoomspecError as error:
             message = f"the size of {len(member.plan)} layers: {error.message}"
             raise file.error(file.problem(place, message, error.hint)) from error
+
+
+def check_rest(file: SpecFile, facts: ModelFacts) -> None:
+    """Raise SpecError where the teacher's other parts are to be kept, and cannot be."""
+    if file.spec.teacher.keeps_rest:
+        try:
+            prefixes_in(facts)
+        except BoomspecError as error:
+            raise file.error(file.problem(("teacher", "rest"), error.message, error.hint)) from error
 
 
 def check_context(file: SpecFile, facts: ModelFacts) -> None:
@@ -194,13 +205,17 @@ def _member(file: SpecFile, facts: ModelFacts, made: ModelFacts, patched: int, p
     owners = {"t": facts, "s": made}
     first, last = owners[owner(plan[0])], owners[owner(plan[-1])]
     tied = first.tied and last.tied and (first is last or not file.spec.student.train_embedding)
-    return Member(patched, plan, *size_of(plan_entries(facts, made, plan, tied=tied)), tied)
+    tensors = plan_entries(facts, made, plan, tied=tied)
+    if file.spec.teacher.keeps_rest:
+        tensors = with_rest(facts, plan, tensors)
+    return Member(patched, plan, *size_of(tensors), tied)
 
 
-def pruned(facts: ModelFacts, plan: Plan) -> Member:
+def pruned(facts: ModelFacts, plan: Plan, *, rest: bool = False) -> Member:
     """A model made of the teacher's layers alone: tied as the teacher is. Raises BoomspecError for what cannot be."""
     plan_config({"t": facts}, plan, tied=facts.tied, base="t")
-    return Member(len(plan), plan, *size_of(plan_entries(facts, facts, plan, tied=facts.tied)), facts.tied)
+    tensors = plan_entries(facts, facts, plan, tied=facts.tied)
+    return Member(len(plan), plan, *size_of(with_rest(facts, plan, tensors) if rest else tensors), facts.tied)
 
 
 def recipe(training: Training, *, seed: int, sequence_length: int, tokens: int | None = None) -> Recipe:

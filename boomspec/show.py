@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from boomspec.graph import TaskGraph
+from boomspec.models.whole import described
 from boomspec.resolve import Family
 from boomspec.sizes import Member, compact_plan, shown_bytes
 
@@ -29,7 +30,10 @@ def print_family(family: Family, title: str = "Sizes") -> None:
             compact_plan(member.plan),
             *([", ".join(member.asked)] if asked else []),
         )
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.print(table)
+    if (rest := described(family.facts, keep=family.rest)) is not None:
+        console.print(rest, markup=False)
 
 
 def mermaid(graph: TaskGraph) -> str:

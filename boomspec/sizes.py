@@ -59,6 +59,7 @@ class Lineage:
     kept: tuple[int, ...]
     trained: Member  # the student itself; by the published code's rule the smallest member may be another
     members: tuple[Member, ...]  # by patched blocks, built by the graph or not; the last one is the teacher
+    rest: bool = False  # members with layers of the teacher have its other parts, too
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -67,6 +68,7 @@ class Lineage:
             "kept": list(self.kept),
             "trained": self.trained.to_json(),
             "members": [member.to_json() for member in self.members],
+            **({"rest": True} if self.rest else {}),
         }
 
     def pick(self, text: str) -> Member:
@@ -89,7 +91,8 @@ class Lineage:
 def read_lineage(data: dict[str, Any]) -> Lineage:
     """The inverse of `Lineage.to_json`."""
     members = tuple(_read_member(entry) for entry in data["members"])
-    return Lineage(data["teacher"], data["student"], tuple(data["kept"]), _read_member(data["trained"]), members)
+    trained, rest = _read_member(data["trained"]), data.get("rest", False)
+    return Lineage(data["teacher"], data["student"], tuple(data["kept"]), trained, members, rest)
 
 
 def _read_member(data: dict[str, Any]) -> Member:

@@ -198,6 +198,7 @@ class Interpolate(Record):
 
     plan: tuple[str, ...]
     tied: bool
+    rest: Literal[True] | None = None  # with the teacher's other parts, as the model that the teacher is
 
 
 class Subset(Strict):
@@ -205,6 +206,7 @@ class Subset(Strict):
 
     type: Literal["subset"] = "subset"
     plan: tuple[str, ...]
+    rest: Literal[True] | None = None  # as of an interpolation
 
 
 class LaCo(Strict):

@@ -20,13 +20,16 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from boomspec.errors import BoomspecError
 from boomspec.json_text import transformers_floats
 from boomspec.models.checkpoint import TensorEntry
 from boomspec.models.facts import ModelFacts, read_as, read_facts
+from boomspec.models.families import unwrapped
 from boomspec.models.fit import check_fit, dtypes_of, place_of, zeros_of
+from boomspec.models.whole import has_rest, prefixes_in, rest_of, whole_config, whole_name
 from runners.copying import Piece, write_checkpoints
 from runners.foreign_code import copy_travelling, runs_code, without_code
 from runners.model_config import plan_config
@@ -41,15 +44,17 @@ def assemble(
     *,
     tied: bool,
     code: Collection[str] = (),
+    rest: bool = False,
     shard_bytes: int = _SHARD_BYTES,
 ) -> None:
     """Write the model of `plan` ("t4": layer 4 of sources["t"]) into the folder `target`.
 
     Tokenizer, chat template and generation config come from the teacher "t" where there is one, and so does its own
-    code, where all of that is in `code` (sha256 of each file); else the result names none. Raises BoomspecError,
+    code, where all of that is in `code` (sha256 of each file); else the result names none. With `rest` the result has
+    the teacher's other parts, too (`boomspec.models.whole`), if layers of the teacher are in it. Raises BoomspecError,
     before anything is written, where the sources do not fit together.
     """
-    assemble_family(sources, {target: (plan, tied)}, code=code, shard_bytes=shard_bytes)
+    assemble_family(sources, {target: (plan, tied)}, code=code, rest=rest, shard_bytes=shard_bytes)
 
 
 def assemble_family(
@@ -57,6 +62,7 @@ def assemble_family(
     plans: Mapping[Path, tuple[Sequence[str], bool]],
     *,
     code: Collection[str] = (),
+    rest: bool = False,
     shard_bytes: int = _SHARD_BYTES,
 ) -> None:
     """Write many models of the same sources, {target: (plan, tied)}, reading each tensor of the sources once.
@@ -77,8 +83,11 @@ def assemble_family(
         if any(target.resolve() == folder.resolve() for folder in sources.values()):
             raise BoomspecError(f"{target}: a model cannot be written over one that it is made of")
         config = plan_config(facts, plan, tied=tied, base=base)
-        configs[target] = config if trusted else without_code(config)
         pieces[target] = _pieces(facts, plan, tied=tied, base=facts[base], zeros=zeros[plan[0][0]])
+        if rest and has_rest(plan):
+            pieces[target] = _whole(pieces[target], facts[base])
+            config = whole_config(facts[base], config)
+        configs[target] = config if trusted else without_code(config)
 
     for target in plans:
         target.mkdir(parents=True, exist_ok=True)
@@ -88,6 +97,13 @@ def assemble_family(
         (target / "config.json").write_text(
             json.dumps(transformers_floats(config), indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8"
         )
+
+
+def _whole(pieces: Sequence[Piece], teacher: ModelFacts) -> list[Piece]:
+    """The tensors of a decoder among the teacher's other parts."""
+    prefixes = prefixes_in(teacher)
+    named = [replace(piece, name=whole_name(prefixes, piece.name)) for piece in pieces]
+    return named + [Piece(unwrapped(e.name), e.dtype, e.shape, e) for e in rest_of(teacher)]
 
 
 def _check_plan(facts: Mapping[str, ModelFacts], plan: Sequence[str], tied: bool) -> None:

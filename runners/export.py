@@ -88,7 +88,8 @@ def export(graph: TaskGraph, store: Store, plan: list[str], target: Path, *, for
         if built is not None:
             shutil.copytree(built, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
         else:
-            assemble(sources, plan, folder, tied=member.tied, code=trusted_code(graph.sources.values()))
+            code = trusted_code(graph.sources.values())
+            assemble(sources, plan, folder, tied=member.tied, code=code, rest=lineage.rest)
         card = model_card(graph, store, member, folder=folder, name=target.name)
         (folder / "README.md").write_text(redact(card), encoding="utf-8")
 
@@ -108,7 +109,8 @@ def export_all(graph: TaskGraph, store: Store, target: Path) -> None:
     members = {folder_name(lineage_of(graph), member): member for member in lineage_of(graph).members}
     with _appearing(target, force=False) as folder, named({folder: str(target)}):
         plans = {folder / name: (member.plan, member.tied) for name, member in members.items()}
-        assemble_family(owner_folders(graph, store, {"t", "s"}), plans, code=trusted_code(graph.sources.values()))
+        code, sources = trusted_code(graph.sources.values()), owner_folders(graph, store, {"t", "s"})
+        assemble_family(sources, plans, code=code, rest=lineage_of(graph).rest)
         for name, member in members.items():
             card = model_card(graph, store, member, folder=folder / name, name=f"{target.name}-{name}")
             (folder / name / "README.md").write_text(redact(card), encoding="utf-8")

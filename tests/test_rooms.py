@@ -13,7 +13,7 @@ DOOR = {
     "models.code", "models.contents", "models.facts", "models.families", "models.files", "models.fit",
     "models.layer_rules", "models.nested", "models.outline", "models.plan_config", "models.published",
     "models.quantized", "plan", "planning.order", "planning.saved", "sizes", "store", "store.twins", "task_data",
-    "tasks", "trust",
+    "models.whole", "tasks", "trust",
 }  # fmt: skip
 LAZILY = {"__init__.py"}  # boomspec.load and boomspec.family import the runners when they are called
 

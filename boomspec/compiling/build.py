@@ -157,11 +157,13 @@ def pretrain(file: SpecFile, section: PretrainSpec, data: DataSpec) -> Pretrain:
 
 
 def interpolation(build: Builder, plan: Plan, tied: bool) -> Interpolate:
-    return build.file.once(("interpolation", plan, tied), lambda: Interpolate(plan=plan, tied=tied))
+    rest = True if build.file.spec.teacher.keeps_rest else None
+    return build.file.once(("interpolation", plan, tied, rest), lambda: Interpolate(plan=plan, tied=tied, rest=rest))
 
 
 def subset(build: Builder, plan: Plan) -> Baseline:
-    return build.file.once(("subset", plan), lambda: Baseline(build=Subset(plan=plan)))
+    rest = True if build.file.spec.teacher.keeps_rest else None
+    return build.file.once(("subset", plan, rest), lambda: Baseline(build=Subset(plan=plan, rest=rest)))
 
 
 def distill(

@@ -17,7 +17,7 @@ from boomspec.language.spec import SpecFile
 from boomspec.layers import patchable, prefixes
 from boomspec.models.facts import ModelFacts
 from boomspec.reading.each import for_each
-from boomspec.resolve import Family, check_causal, check_context, kept_layers, patched_sets, resolve_family
+from boomspec.resolve import Family, check_causal, check_context, check_rest, kept_layers, patched_sets, resolve_family
 
 
 def check_spec(file: SpecFile) -> Family | None:
@@ -52,6 +52,7 @@ def check(file: SpecFile) -> Family | None:
 def check_against(file: SpecFile, facts: ModelFacts) -> Family | None:
     """Check a spec against its teacher. What a search will find is stood in for by the plainest choice."""
     check_causal(file, facts)
+    check_rest(file, facts)
     sections = ("student", "data", "interpolate")
     return file.known(("check", id(facts)), sections, lambda: (facts, _check_layers(file, facts)))[1]
 

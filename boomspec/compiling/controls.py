@@ -73,9 +73,8 @@ def _naive_pruning(build: Builder, family: Family, teacher: str) -> list[Model]:
     for member in _below_the_teacher(family):
         plan = untrained(member.plan, family.kept)
         task = build.add(f"prune to {family.label(member)}", make.subset(build, plan), {"teacher": teacher})
-        models.append(
-            Model("naive_pruning", f"naive_pruning {family.label(member)}", _pruned(build, family, plan), task)
-        )
+        smaller = _pruned(build, family, plan, whole=True)
+        models.append(Model("naive_pruning", f"naive_pruning {family.label(member)}", smaller, task))
     return models
 
 
@@ -107,7 +106,8 @@ def _shortgpt(build: Builder, family: Family, teacher: str, tokens: str, section
     for member in _below_the_teacher(family):
         plan = tuple(f"t{i}" for i in sorted(ranked[: member.layers]))
         task = build.add(f"shortgpt to {family.label(member)}", make.subset(build, plan), {"teacher": teacher})
-        models.append(Model("shortgpt", f"shortgpt {family.label(member)}", _pruned(build, family, plan), task))
+        smaller = _pruned(build, family, plan, whole=True)
+        models.append(Model("shortgpt", f"shortgpt {family.label(member)}", smaller, task))
     return models
 
 
@@ -138,9 +138,11 @@ def _laco(build: Builder, family: Family, teacher: str, tokens: str, section: La
     return models
 
 
-def _pruned(build: Builder, family: Family, plan: Plan) -> Member:
+def _pruned(build: Builder, family: Family, plan: Plan, *, whole: bool = False) -> Member:
+    """A smaller teacher; `whole`: with the teacher's other parts, where the spec keeps them."""
+    rest = whole and build.file.spec.teacher.keeps_rest
     try:
-        return build.file.once(("pruned", id(family.facts), plan), lambda: pruned(family.facts, plan))
+        return build.file.once(("pruned", id(family.facts), plan, rest), lambda: pruned(family.facts, plan, rest=rest))
     except BoomspecError as error:
         message = f"the teacher pruned to {len(plan)} layers: {error.message}"
         raise build.file.error(build.file.problem(("baselines",), message, error.hint)) from error

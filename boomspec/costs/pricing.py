@@ -19,7 +19,8 @@ from boomspec.graph import Cost, Node, Source
 from boomspec.layers import patchable
 from boomspec.losses import Losses
 from boomspec.models.architecture import llama_facts
-from boomspec.models.facts import ModelFacts
+from boomspec.models.facts import ModelFacts, total_bytes
+from boomspec.models.whole import rest_of
 from boomspec.tasks import (
     Architecture,
     Baseline,
@@ -34,6 +35,7 @@ from boomspec.tasks import (
     Precision,
     Pretrain,
     Recipe,
+    Record,
     Search,
     Subset,
     Tokenize,
@@ -82,8 +84,18 @@ def priced(
             cost = Cost(unknown=str(error))
         if isinstance(record, Tokenize):
             cost = _tokenize(record, sources.get(inputs["text"]), width)
+        if _keeps_rest(record):
+            more = max((total_bytes(rest_of(of_source)) for of_source in facts.values()), default=0)
+            cost = replace(cost, disk=cost.disk + more, read=cost.read + more)
         found[task_id] = replace(node, cost=cost)
     return found
+
+
+def _keeps_rest(record: Record) -> bool:
+    match record:
+        case Interpolate(rest=rest) | Baseline(build=Subset(rest=rest)):
+            return bool(rest)
+    return False
 
 
 def _made(node: Node, models: Mapping[str, Model]) -> Model | None:

@@ -132,6 +132,7 @@ _KINDS: dict[str, _Rows] = {
         "student": _STUDENT_MODEL,
         "kept": _LAYERS,
         "sizes": (*_LAYERS, *_CONTROLS),
+        "merged": _CONTROLS,
         "transformers": ("sources.teacher",),  # which version reads it
         "inputs": (*_TEACHER_MODEL, *_STUDENT_MODEL),
     },
@@ -144,12 +145,14 @@ _KINDS: dict[str, _Rows] = {
     "interpolate": {
         "plan": _LAYERS,
         "tied": ("student.train_embedding", *_LAYERS),
+        "rest": ("teacher.rest",),
         "inputs.teacher": _TEACHER,
         "inputs.student": _STUDENT,
     },
     "baseline": {
         "build.type": _CONTROLS,
         "build.plan": (*_LAYERS, "baselines.shortgpt"),  # a ranking of layers by a search
+        "build.rest": ("teacher.rest",),
         "build.layers": _LAYERS,
         "build.lowest": _DEPTH,
         "build.highest": _DEPTH,

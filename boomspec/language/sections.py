@@ -35,6 +35,14 @@ class TeacherSpec(Strict):
     ] = None
     revision: Revision = None
     trust_remote_code: TrustRemoteCode = False
+    rest: Annotated[
+        Literal["keep", "drop"],
+        Field(
+            description="What becomes of the parts beside the text decoder (an image encoder, a projector): every size "
+            "with layers of the teacher keeps them, or is a language model alone.",
+            examples=["keep", "drop"],
+        ),
+    ] = "drop"
     pretrain: Annotated[
         PretrainSpec | None,
         Field(
@@ -60,7 +68,13 @@ class TeacherSpec(Strict):
             raise FieldError("revision goes with model, not with pretrain", at=("revision",))
         if self.trust_remote_code and self.model is None:
             raise FieldError("trust_remote_code goes with model, not with pretrain", at=("trust_remote_code",))
+        if "rest" in self.model_fields_set and self.model is None:
+            raise FieldError("rest goes with model, not with pretrain", at=("rest",))
         return self
+
+    @property
+    def keeps_rest(self) -> bool:
+        return self.rest == "keep"
 
 
 def _keep_form(value: Any) -> str:

@@ -16,8 +16,8 @@ from runners.models import MODEL, model_folder
 def run(context: Context[Baseline]) -> None:
     teacher, target = model_folder(context.inputs["teacher"]), context.path / MODEL
     match context.record.build:
-        case Subset(plan=plan):
-            assemble({"t": teacher}, plan, target, tied=read_facts(teacher).tied, code=context.code)
+        case Subset(plan=plan, rest=rest):
+            assemble({"t": teacher}, plan, target, tied=read_facts(teacher).tied, code=context.code, rest=bool(rest))
         case LaCo() as record:
             attempts = laco.build_laco(
                 record,

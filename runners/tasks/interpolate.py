@@ -10,4 +10,5 @@ from runners.models import model_folder
 
 def run(context: Context[Interpolate]) -> None:
     sources = {"t": model_folder(context.inputs["teacher"]), "s": model_folder(context.inputs["student"])}
-    assemble(sources, context.record.plan, context.path / "model", tied=context.record.tied, code=context.code)
+    record, target = context.record, context.path / "model"
+    assemble(sources, record.plan, target, tied=record.tied, code=context.code, rest=bool(record.rest))

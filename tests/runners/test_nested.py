@@ -1,12 +1,20 @@
 """Text decoders among other parts: what is measured, distilled and built is the decoder, a plain language model."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
+from boomspec.compile import compile_spec
+from boomspec.errors import BoomspecError, SpecError
 from boomspec.models.facts import read_facts, total_parameters
+from boomspec.models.nested import decoder_name
+from boomspec.models.whole import with_rest
+from boomspec.reading.experiments import load_spec
+from boomspec.show import print_family
+from runners.assembly import assemble
 from runners.checking.in_memory import logits
 from runners.checking.layout import randomise
 from runners.checking.trial import try_sizes
@@ -67,3 +75,91 @@ def test_its_sizes_are_plain_language_models(whole, tmp_path):
     student = AutoModelForCausalLM.from_pretrained(tmp_path / "student")
     save_weights(student, tmp_path / "student", dtype=torch.bfloat16)
     assert read_facts(tmp_path / "student").dtype == "BF16"
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "as the teacher"])
+def test_the_rest_is_kept_where_it_is_asked_for(whole, tmp_path, tied):
+    """A whole model again: of its teacher's class and names, with the decoder's logits, and its other parts as is."""
+    teacher, student = tmp_path / "teacher", tmp_path / "student"
+    facts = read_facts(teacher)
+    assemble({"t": teacher}, [f"t{i}" for i in KEPT], student, tied=facts.tied)
+    (teacher / "preprocessor_config.json").write_text("{}")
+    plan, tied = ["s0", "t2", "t3", "s2", *(f"t{i}" for i in range(5, LAYERS))], tied and facts.tied
+    sources = {"t": teacher, "s": student}
+    if tied:
+        plan = ["t0", *plan[1:]]
+    assemble(sources, plan, tmp_path / "decoder", tied=tied)
+    assemble(sources, plan, tmp_path / "kept", tied=tied, rest=True)
+    loaded, report = type(whole).from_pretrained(tmp_path / "kept", output_loading_info=True)
+    assert not any(report.values()), report
+    assert (tmp_path / "kept" / "preprocessor_config.json").is_file()
+    kinds = {"token_type_ids": torch.zeros_like(TOKENS_BT)} if whole.config.model_type == "gemma3" else {}
+    with torch.no_grad():
+        found = loaded.eval()(input_ids=TOKENS_BT, use_cache=False, **kinds).logits
+    for folder in ("decoder", "kept"):  # a task that measures reads the decoder of either
+        measured = load(tmp_path / folder, dtype=torch.float32)
+        torch.testing.assert_close(logits(measured, TOKENS_BT), found, rtol=1e-5, atol=1e-5)
+    before, after = whole.state_dict(), loaded.state_dict()
+    others = [name for name in before if decoder_name(name) is None]
+    assert others
+    assert [name for name in after if decoder_name(name) is None] == others
+    assert all(torch.equal(before[name], after[name]) for name in others)
+    assert loaded.config.get_text_config().num_hidden_layers == len(plan)
+    kept, alone = read_facts(tmp_path / "kept"), read_facts(tmp_path / "decoder")
+    stored = with_rest(facts, plan, alone.tensors(range(alone.count), tied=alone.tied))
+    assert total_parameters(kept.stored) == total_parameters(stored)
+    assert {tensor.name for tensor in kept.left_out} == {tensor.name for tensor in facts.left_out}
+
+
+@pytest.mark.parametrize("whole", ["llava"], indirect=True)
+def test_a_student_has_no_rest_to_keep(whole, tmp_path):
+    student = tmp_path / "student"
+    assemble({"t": tmp_path / "teacher"}, [f"t{i}" for i in KEPT], student, tied=read_facts(tmp_path / "teacher").tied)
+    sources = {"t": tmp_path / "teacher", "s": student}
+    assemble(sources, [f"s{i}" for i in range(len(KEPT))], tmp_path / "same", tied=read_facts(student).tied, rest=True)
+    assert not read_facts(tmp_path / "same").left_out
+    with pytest.raises(BoomspecError, match="a text decoder alone"):
+        assemble({"t": student}, ["t0"], tmp_path / "none", tied=read_facts(student).tied, rest=True)
+
+
+SPEC = """\
+boomspec: 1
+name: nested
+teacher: {{model: ./{model}, rest: {rest}}}
+student: {{keep: {{every: 2}}}}
+data: {{files: text.txt, sequence_length: 8}}
+distill: {{tokens: 64, batch_tokens: 8}}
+baselines: [naive_pruning, standard_distillation]
+"""
+
+
+@pytest.mark.parametrize("whole", ["gemma3"], indirect=True)
+def test_a_spec_says_whether_the_rest_travels(whole, tmp_path, capsys):
+    shutil.copytree(tmp_path / "teacher", tmp_path / "alone")
+    assemble({"t": tmp_path / "teacher"}, ["t0", "t1"], tmp_path / "decoder", tied=read_facts(tmp_path / "alone").tied)
+    (tmp_path / "text.txt").write_text("text")
+
+    def compiled(rest, model="teacher"):
+        for folder in ("teacher", "decoder"):
+            (tmp_path / folder / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0}}, "added_tokens": []}')
+        (tmp_path / "spec.yaml").write_text(SPEC.format(rest=rest, model=model))
+        return compile_spec(load_spec(tmp_path / "spec.yaml"))
+
+    keep, drop = compiled("keep"), compiled("drop")
+    (tmp_path / "spec.yaml").write_text(SPEC.format(rest="drop", model="teacher").replace(", rest: drop", ""))
+    assert compile_spec(load_spec(tmp_path / "spec.yaml")).graph.nodes.keys() == drop.graph.nodes.keys()
+    assert all("rest" not in node.task.record.model_dump_json(exclude_none=True) for node in drop.graph.nodes.values())
+    rest = total_parameters(read_facts(tmp_path / "teacher").left_out)
+    for one, other in zip(keep.family.members, drop.family.members, strict=True):
+        assert one.parameters - other.parameters == (0 if one.is_student else rest)
+    changed = {n.task.kind for i, n in keep.graph.nodes.items() if i not in drop.graph.nodes}
+    assert changed == {"interpolate", "baseline"}  # a training's ids are the same
+    for family in (keep.family, drop.family):
+        print_family(family)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Kept: " in shown
+    assert "(teacher.rest: keep); part of every size but the student's" in shown
+    assert "Left out: " in shown
+    assert "(teacher.rest: drop)." in shown
+    with pytest.raises(SpecError, match=r"spec.yaml:3:\d+: teacher.rest: the teacher is a text decoder alone"):
+        compiled("keep", model="decoder")
