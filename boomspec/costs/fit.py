@@ -66,7 +66,16 @@ def line_of(seen: Sequence[Seen], *, usual: float | None, most_fixed: float) -> 
 
 
 def _rate(seen: Sequence[Seen], fixed: float) -> float:
-    return sum(max(one.seconds - fixed, 0.0) for one in seen) / sum(one.work for one in seen)
+    """The median of the rates, each counted by its work: one task that was held up says nothing of the others."""
+    rates = sorted((max(one.seconds - fixed, 0.0) / one.work, one.work) for one in seen)
+    half, passed = sum(one.work for one in seen) / 2, 0.0
+    for i, (rate, work) in enumerate(rates):
+        passed += work
+        if passed == half:  # as many lie on both sides
+            return (rate + rates[i + 1][0]) / 2
+        if passed > half:
+            return rate
+    return rates[-1][0]
 
 
 def _least_squares(seen: Sequence[Seen]) -> tuple[float, float]:

@@ -14,6 +14,7 @@ compared with the same lm-eval task on another model, by the operations of one t
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -206,9 +207,10 @@ def _sample(store: Store, data: Mapping[str, Any]) -> tuple[tuple[str, ...], _Sa
         cost = refined(Cost(**made["cost"]), record, task["inputs"], store)
         device, share = _place(made)
         work = None if cost is None else _work(record, cost)
-        if work is None or device is None:
+        seconds = float(made["seconds"])
+        if work is None or device is None or not 0 < seconds < math.inf:  # a clock may have been set back meanwhile
             return None
-        return _kind(record), _Sample(Seen(work / share, float(made["seconds"])), device)
+        return _kind(record), _Sample(Seen(work / share, seconds), device)
     except (OSError, ValueError, KeyError, TypeError, ValidationError):
         return None
 

@@ -79,7 +79,7 @@ def _text_plan(node: Node, graph: TaskGraph, store: Store) -> TextPlan:
         bos=bos,
         tokens=tokens,
         on_bad_row=record.on_bad_row or "error",
-        skipped=meta.get("skipped") if meta else None,
+        skipped=meta.get("skipped", {} if record.on_bad_row == "skip" else None) if meta else None,
         passes=_passes(graph, node.id, tokens),
     )
 

@@ -289,6 +289,12 @@ _SYNTAX = [
     (r"mapping values", "a ':' is not allowed here", "check the indentation; quote text that contains ': '", False),
     (r"could not find expected ':'", "expected 'key: value'", "check the indentation and the ':'", True),
     (r"<block end>", "this does not fit the lines above it", "what belongs together starts in one column", False),
+    (
+        r"expected ',' or '.', but got '{'",
+        "a '{' is not allowed here",
+        'quote text with variables: "${NAME}/texts"',
+        False,
+    ),
     (r"expected ',' or '(.)'", r"expected ',' or '\1'", "check that the bracket of line {line} is closed", False),
     (r"expected the node content", "a value is missing here", "check the brackets and commas", False),
     (r"unexpected (?:end of stream|document)", "these quotes are not closed", "quote marks come in pairs", True),

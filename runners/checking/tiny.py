@@ -107,7 +107,7 @@ def _number(key: str, value: int, config: Config) -> int:
 
 def _groups(value: int, config: Config) -> int:
     heads = next((config[k] for k in ("num_attention_heads", "n_heads", "n_head", "num_heads") if k in config), value)
-    return 1 if value == 1 else _HEADS if value == heads else 2
+    return 1 if value == 1 else min(value, _HEADS) if value == heads else 2
 
 
 def _section(key: str, value: list[Any]) -> list[Any]:

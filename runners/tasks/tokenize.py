@@ -69,7 +69,7 @@ def run(context: Context[Tokenize]) -> None:
         "held_out": held_out.size(),
         _ROWS: rows,
     }
-    if record.on_bad_row == "skip":
+    if writer.bad:  # else the artifact is that of a text in which none may be skipped
         meta["skipped"] = dict(sorted(writer.bad.items()))
     writer.finish(context.path)
     (context.path / META).write_text(json.dumps(meta, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -9,6 +9,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from boomspec.checks import Check
 from boomspec.errors import BoomspecError, did_you_mean
 from boomspec.graph import Node, TaskGraph
 from boomspec.inputs import kept, missing_files
@@ -19,8 +20,9 @@ _NAMED = 5  # artifacts that an error names before it only counts
 
 
 def choose(graph: TaskGraph, names: Sequence[str], kinds: Sequence[str], *, end_to_end: bool) -> list[Node]:
-    """The tasks of these names (or patterns such as "evaluate *") and kinds, in the order of the graph; all by default.
+    """The tasks of these names (or patterns such as "evaluate *") and kinds, in the order of the graph.
 
+    By default all that a result comes from: a check is none, and another version of transformers asks for another one.
     `end_to_end` adds every task that they are made from. Raises BoomspecError for what no task is called.
     """
     nodes = list(graph.nodes.values())
@@ -35,7 +37,9 @@ def choose(graph: TaskGraph, names: Sequence[str], kinds: Sequence[str], *, end_
     chosen = {
         node.id
         for node in nodes
-        if not (names or kinds) or node.task.kind in kinds or any(_called(node, name) for name in names)
+        if node.task.kind in kinds
+        or any(_called(node, name) for name in names)
+        or not (names or kinds or isinstance(node.task.record, Check))
     }
     if end_to_end:
         for node in reversed(nodes):

@@ -193,6 +193,14 @@ def test_what_was_measured_here_comes_before_the_calibration(tmp_path: Path) -> 
     assert (found.seconds, found.source) == (4.5 + 4 * 0.5, "measured")
 
 
+@pytest.mark.parametrize("seconds", [0.0, -3600.0])
+def test_a_time_that_cannot_be_says_nothing(tmp_path: Path, seconds: float) -> None:
+    """As where the clock was set back while the task ran."""
+    store, task = Store(tmp_path), node("new", Cost(flops=10**12))
+    finished(store, node("odd", Cost(flops=10**9)), seconds, cpu=machine.cpu_model())
+    assert Rates(store).duration(task, task.cost, None) is None
+
+
 def test_small_tasks_say_how_long_a_start_is_and_large_ones_how_fast_it_goes(tmp_path: Path) -> None:
     """Without a calibration: a thousand times the work of a toy is not a thousand times its 5 seconds."""
     store, task = Store(tmp_path), node("new", Cost(flops=10**12))

@@ -60,6 +60,18 @@ def test_what_has_no_usual_rate_goes_by_what_was_measured_beyond_a_start() -> No
     assert constant.seconds(1) == 4.0
 
 
+@pytest.mark.parametrize("usual", [RATE, None])
+def test_one_task_that_was_held_up_does_not_make_the_others_take_hours(usual: float | None) -> None:
+    held_up = [*(Seen(SMALL[0], 6.0) for _ in range(4)), Seen(SMALL[1], 36_000.0)]
+    line = line_of(held_up, usual=usual, most_fixed=5)
+    assert 5 <= line.seconds(SMALL[0]) <= 7
+
+
+def test_between_two_alike_the_rate_is_in_the_middle() -> None:
+    line = line_of([Seen(100, 10.0), Seen(100, 20.0)], usual=None, most_fixed=0)
+    assert line.seconds(100) == pytest.approx(15)
+
+
 @given(
     st.lists(st.tuples(st.floats(1, 1e15), st.floats(0.001, 1e6)), min_size=1, max_size=12),
     st.one_of(st.none(), st.floats(1e-13, 1e-3)),

@@ -130,7 +130,13 @@ def test_rows_that_were_left_out_are_said_by_plan_and_report(folder: Path) -> No
     assert "Of 512 tokens, read 8 times by: pretrain teacher." in output
     facts = dict(provenance(graph, store, {}).facts)  # type: ignore[arg-type]
     assert facts["rows without text, left out"] == "1,200 null, 2 not JSON"
-    graph, store = made(folder, SPEC, {key: value for key, value in meta.items() if key != "skipped"})
+    none_bad = {key: value for key, value in meta.items() if key != "skipped"}
+    clean = text.replace("seed: 0", "seed: 1").replace("held_out: {every: 4}", "held_out: {every: 3}")
+    graph, store = made(folder, clean, none_bad)
+    assert planned(folder, clean).skipped == {}
+    assert "without text" not in call("plan", folder / "spec.yaml").output
+    assert dict(provenance(graph, store, {}).facts)["rows without text, left out"] == "none"  # type: ignore[arg-type]
+    graph, store = made(folder, SPEC, none_bad)
     assert "rows without text, left out" not in dict(provenance(graph, store, {}).facts)  # type: ignore[arg-type]
 
 

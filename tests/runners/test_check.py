@@ -64,6 +64,17 @@ def test_what_is_right_passes(tmp_path):
     assert checked(teacher(tmp_path / "tied", tie_word_embeddings=True)) == []
 
 
+@pytest.mark.parametrize(("heads", "groups"), [(2, 2), (2, 1), (3, 3), (9, 3), (32, 8)])
+def test_few_heads_of_attention_are_still_tried(tmp_path, heads, groups):
+    folder = tmp_path / "t"
+    sizes = {"hidden_size": 8 * heads, "intermediate_size": 32, "vocab_size": 300, "max_position_embeddings": 64}
+    config = AutoConfig.for_model(
+        "llama", num_hidden_layers=7, num_attention_heads=heads, num_key_value_heads=groups, head_dim=8, **sizes
+    )
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    assert checked(folder) == []
+
+
 def test_published_models_pass():
     """From their real configs and headers, at their real depth."""
     plan = " ".join([*(f"s{i}" for i in range(4)), *(f"t{i}" for i in range(8, 12))])

@@ -178,6 +178,16 @@ def test_a_row_without_text_is_an_error_with_its_line_or_skipped_and_counted(tmp
         assert (made.path / name).read_bytes() == (as_empty.path / name).read_bytes()
 
 
+def test_where_no_row_is_bad_allowing_for_one_changes_no_byte(tmp_path: Path) -> None:
+    """So what was trained on the text stays as it is."""
+    source = write_texts(tmp_path / "texts", TEXTS)
+    made = [context(tmp_path / str(bad), record(on_bad_row=bad), text=source) for bad in (None, "skip")]
+    for one in made:
+        tokenize.run(one)
+    [plain, lenient] = [{p.name: p.read_bytes() for p in one.path.rglob("*") if p.is_file()} for one in made]
+    assert plain == lenient
+
+
 def test_only_bad_rows_that_were_reached_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [b'{"text": null}', *(json.dumps({"text": f"text {i} " * 9}).encode() for i in range(9)), b"{"] * 2
     (tmp_path / "rows.jsonl").write_bytes(b"\n".join(lines))

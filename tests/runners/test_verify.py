@@ -17,11 +17,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from boomspec.graph import Execution, TaskGraph
+from boomspec.checks import Check, Outline
+from boomspec.graph import Execution, Node, Task, TaskGraph
 from boomspec.identity import file_digest
 from boomspec.store import Store
 from runners.verify import __main__ as verify
-from runners.verify.choose import as_it_was_made
+from runners.verify.choose import as_it_was_made, choose
 from runners.verify.compare import changes, tolerance_of
 from tests.runners import small
 from tests.runners.corpora import wait_until
@@ -298,3 +299,13 @@ def test_ctrl_c_leaves_no_scratch_behind_and_the_store_as_it_was(finished: Finis
     assert "Traceback" not in output
     assert scratches(tmp_path) == []
     assert everything(run.store.root) == before
+
+
+def test_checks_are_repeated_only_where_they_are_asked_for() -> None:
+    """Of another version of transformers the check is another one, which a run that is finished never makes."""
+    record = Check(teacher=Outline(config="{}", tensors=(), tied=False), kept=(0,), sizes=(), transformers="6")
+    node = Node(Task(record, {}), "check the family")
+    graph = TaskGraph("g", {node.id: node}, {}, ())
+    assert choose(graph, [], [], end_to_end=False) == []
+    assert choose(graph, [], ["check"], end_to_end=False) == [node]
+    assert choose(graph, ["check the *"], [], end_to_end=False) == [node]
