@@ -11,26 +11,21 @@ a `BadRow` in the place of its text, and whoever reads decides. A file that cann
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
-
-import zstandard
+from typing import IO, Any
 
 from boomspec.errors import BoomspecError, did_you_mean
+from runners.compressed import opened, plain_bytes
 
 _PARQUET_ROWS = 256  # read at a time
 _PIECE = 1 << 20  # characters of a JSON array that are read at a time
 _LONGEST = 1 << 28  # characters of one element of it
 _MARK = "\ufeff"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
-_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
-_WINDOW = 1 << 31  # of zstd --long=31, the largest that there is
 
 
 @dataclass(frozen=True)
@@ -66,7 +61,7 @@ class Skipped:
 
 def text_row(data: bytes, path: Path) -> Row:
     """The one row of a text file with these bytes."""
-    data = _whole(data, path)
+    data = plain_bytes(data, path)
     _check_encoding(data, path)
     try:
         text = data.decode("utf-8-sig")
@@ -81,7 +76,7 @@ def text_row(data: bytes, path: Path) -> Row:
 
 def jsonl_rows(path: Path, field: str, skipped: Skipped) -> Iterator[Row]:
     size = max(1, path.stat().st_size)
-    with _opened(path) as (file, raw):
+    with opened(path) as (file, raw):
         yield from _lines(file, raw, size, path, field, skipped)
 
 
@@ -112,7 +107,7 @@ def _of_json(line: bytes, field: str, place: str) -> str | BadRow:
 def json_rows(path: Path, field: str, skipped: Skipped) -> Iterator[Row]:
     """The elements of an array; memory holds one of them and a piece of the file."""
     size = max(1, path.stat().st_size)
-    with _opened(path) as (file, raw):
+    with opened(path) as (file, raw):
         head = file.read(_PIECE)
         _check_encoding(head, path)
         first = head.removeprefix(_MARK.encode()).lstrip()[:1]
@@ -144,7 +139,7 @@ class _Joined(io.RawIOBase):
 
 def _elements(file: IO[str], path: Path) -> Iterator[Any]:
     """The elements of the JSON array that a file holds."""
-    decoder, buffer, at, opened = json.JSONDecoder(), "", 0, False
+    decoder, buffer, at, begun = json.JSONDecoder(), "", 0, False
     piece = _PIECE
     line = 1
     while True:
@@ -158,10 +153,10 @@ def _elements(file: IO[str], path: Path) -> Iterator[Any]:
             at = _behind(buffer, at, " \t\r\n")
             if at == len(buffer):
                 break
-            if not opened:
+            if not begun:
                 if buffer[at] != "[":
                     raise _no_array(path, line, "it does not begin with '['")
-                at, opened = at + 1, True
+                at, begun = at + 1, True
                 continue
             if buffer[at] == "]":
                 if buffer[at + 1 :].strip() or file.read(_PIECE).strip():
@@ -247,52 +242,6 @@ def no_field(place: str, field: str, found: list[str]) -> BadRow:
     hint = did_you_mean(field.rpartition(".")[2], found) or "set data.text_field"
     message = f"{place}: has no field '{field}' (it has: {', '.join(found[:20]) or 'none'})"
     return BadRow("no such field", message, hint)
-
-
-# --- files -----------------------------------------------------------------------------------------
-
-
-class _opened:  # noqa: N801 - used as a function
-    """A file's bytes as they are without compression, and the file itself, to tell how far it is read."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> tuple[IO[bytes], IO[bytes]]:
-        self._raw = raw = self._path.open("rb")
-        start = raw.read(4)
-        raw.seek(0)
-        if start.startswith(_GZIP):
-            return cast(IO[bytes], gzip.open(raw, "rb")), raw
-        if start == _ZSTD:
-            plain = zstandard.ZstdDecompressor(max_window_size=_WINDOW).stream_reader(raw, read_across_frames=True)
-            return cast(IO[bytes], io.BufferedReader(plain, 1 << 20)), raw
-        return raw, raw
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
-        self._raw.close()
-        if isinstance(error, _NOT_WHOLE):
-            raise _damaged(self._path, error) from error
-
-
-_NOT_WHOLE = (gzip.BadGzipFile, EOFError, zlib.error, zstandard.ZstdError)
-
-
-def _whole(data: bytes, path: Path) -> bytes:
-    """The bytes of a file without its compression."""
-    try:
-        if data.startswith(_GZIP):
-            return gzip.decompress(data)
-        if data.startswith(_ZSTD):
-            reader = zstandard.ZstdDecompressor(max_window_size=_WINDOW).stream_reader(data, read_across_frames=True)
-            return reader.read()
-    except _NOT_WHOLE as error:
-        raise _damaged(path, error) from error
-    return data
-
-
-def _damaged(path: Path, error: BaseException) -> BoomspecError:
-    return BoomspecError(f"{path}: cannot be decompressed: {error}", hint="is the file whole? copy it again")
 
 
 def _check_encoding(start: bytes, path: Path) -> None:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from boomspec.compiling.places import path_text
-from boomspec.compiling.text_files import plain_part
+from boomspec.compiling.text_files import home_path, plain_part
 from boomspec.language.data import DataSpec
 from boomspec.language.spec import SpecFile
 from boomspec.reading.variables import has_variables
@@ -33,7 +33,7 @@ def file_names(file: SpecFile, files: list[Path], place: tuple[str | int, ...] =
         bases = [Path(os.path.commonpath([path.parent for path in files]))]
     else:
         written = _written(data, place)
-        parts = [plain_part(Path(path_text(file, (*place, i), text)).expanduser()) for i, text in enumerate(written)]
+        parts = [plain_part(home_path(path_text(file, (*place, i), text))) for i, text in enumerate(written)]
         # What a variable says differs from machine to machine, also where it leads into the spec's own folder.
         bases = [part for part, text in zip(parts, written, strict=True) if has_variables(text)]
         bases += [*(file.folder((*place, i)) for i in range(len(written))), *parts]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from boomspec.compiling.text_files import home_path
 from boomspec.errors import Problem
 from boomspec.identity import file_digest
 from boomspec.language.spec import SpecFile
 from boomspec.language.tracking import TrackingSpec
-from boomspec.reading.variables import VariableError, expanded, has_variables
+from boomspec.reading.variables import VariableError, bare_variable, expanded, has_variables
 
 Location = tuple[str | int, ...]
 
@@ -35,6 +37,10 @@ def variable_problems(file: SpecFile) -> Iterator[Problem]:
             expanded(text)
         except VariableError as error:
             yield file.problem(place, error.message, error.hint)
+            continue
+        if (name := bare_variable(text)) is not None and not os.path.lexists(file.folder(place) / text):
+            message = f"'${name}' is text as it stands, and not the environment variable of that name"
+            yield file.problem(place, message, f"write ${{{name}}}")
 
 
 def tracking_of(file: SpecFile) -> dict[str, Any]:
@@ -76,7 +82,7 @@ def resolve_path(file: SpecFile, place: tuple[str | int, ...], path: str) -> Pat
     """The absolute path that a spec means by the `path` that stands at `place`."""
     folder, path = file.folder(place), path_text(file, place, path)
     try:
-        return (folder / Path(path).expanduser()).resolve()
+        return (folder / home_path(path)).resolve()
     except RuntimeError:  # "~nobody": no such user
         return folder / path
 

@@ -8,6 +8,7 @@ files and folders are left out unless the entry writes their dot, and links to f
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import os
 from collections.abc import Iterator, Sequence
@@ -35,7 +36,7 @@ def format_of(path: Path) -> str | None:
 def matching(folder: Path, entry: str, *, format: str | None = None) -> list[Path]:
     """The files that an entry means. Of a folder those whose ending says a format, or `format` where it is given."""
     try:
-        path = Path(entry).expanduser()
+        path = home_path(entry)
         start, parts = (Path(path.anchor), path.parts[1:]) if path.is_absolute() else (folder, path.parts)
         if (start / path).is_dir():
             below = _files_below(start / path)
@@ -43,6 +44,11 @@ def matching(folder: Path, entry: str, *, format: str | None = None) -> list[Pat
         return sorted(found for found in _found(start, parts) if found.is_file())
     except (OSError, ValueError, RuntimeError):
         return []  # too long a name, a NUL in it, "~nobody"
+
+
+def home_path(text: str) -> Path:
+    """The path with the home that it begins with. "./~x" is a folder of that name, which pathlib forgets."""
+    return Path(text).expanduser() if text.startswith("~") else Path(text)
 
 
 def plain_part(entry: Path) -> Path:
@@ -94,6 +100,8 @@ def _files_below(folder: Path) -> Iterator[Path]:
 def _names(folder: Path, *, hidden: bool) -> list[str]:
     try:
         names = [path.name for path in folder.iterdir()]
-    except NotADirectoryError:
-        return []
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return []  # not everything that a pattern matches holds what the rest of it says
+        raise
     return sorted(name for name in names if hidden or not name.startswith("."))

@@ -44,9 +44,9 @@ def text_problems(file: SpecFile, data: DataSpec) -> Iterator[Problem]:
         yield from _count_problems(file, data)
     if data.held_out is not None and data.held_out.files is not None:
         yield from _format_problems(file, data, HELD_OUT_FILES)
-        trained = set(data_files(file))
+        trained = {path.resolve() for path in data_files(file)}
         for entry in entries(file, HELD_OUT_FILES):
-            if both := [path for path in entry.files if path in trained]:
+            if both := [path for path in entry.files if path.resolve() in trained]:
                 message = f"'{both[0].name}' is trained on, too: it is one of data.files"
                 yield file.problem(entry.place, message, "held-out text must not be seen in training")
 
@@ -100,8 +100,10 @@ def _entries(file: SpecFile, place: Location) -> list[Entry]:
     found: list[Entry] = []
     seen: set[Path] = set()
     for i, text in enumerate(_texts(file, place)):
-        files = [path for path in _matching(file, (*place, i), text) if path not in seen]
-        seen.update(files)
+        # "a/../b/x.txt" is b/x.txt once more; a link under another name is a document of its own.
+        given = {path.parent.resolve() / path.name: path for path in _matching(file, (*place, i), text)}
+        files = [path for known, path in given.items() if known not in seen]
+        seen.update(given)
         found.append(Entry((*place, i), text, tuple(files)))
     return found
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from boomspec.errors import did_you_mean, is_secret_name
 
 _VARIABLE = re.compile(r"\$\{([^{}]*)\}?")
+_BARE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
 _INSIDE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?")
 
 
@@ -51,3 +52,8 @@ def expanded(text: str, environment: Mapping[str, str] | None = None) -> str:
 def has_variables(text: str) -> bool:
     """Whether what a text means depends on the environment."""
     return _VARIABLE.search(text) is not None
+
+
+def bare_variable(text: str) -> str | None:
+    """The name of an environment variable that is set and stands in a text without its braces, as a shell allows."""
+    return next((name for name in _BARE.findall(text) if name in os.environ), None)

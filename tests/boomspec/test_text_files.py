@@ -62,6 +62,34 @@ def test_a_name_that_exists_wins_over_what_it_would_match(tmp_path: Path) -> Non
 HIDDEN = (".git/a.txt", ".ipynb_checkpoints/b.txt", "sub/._c.txt", "sub/.hidden/d.txt", ".e.txt")
 
 
+def test_what_one_match_of_a_pattern_does_not_hold_another_may(tmp_path: Path) -> None:
+    tree(tmp_path, "a/texts/1.txt", "b/other.txt", "c/texts/2.txt", "file.txt")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "around").symlink_to(tmp_path)
+    assert found(tmp_path, "*/texts/*.txt") == ["a/texts/1.txt", "c/texts/2.txt"]
+    assert found(tmp_path, "**/texts/*") == ["a/texts/1.txt", "c/texts/2.txt"]
+    assert found(tmp_path, "[!a]/texts/*.txt") == ["c/texts/2.txt"]
+
+
+def test_a_file_counts_once_however_it_is_named(folder: Path) -> None:
+    (folder / "linked").symlink_to(folder)
+    entries = ["*.txt", "./1.txt", f"../{folder.name}/2.txt", "linked/3.txt", str(folder / "4.txt")]
+    files = data_files(load_spec(Writer(folder).text(SPEC.replace('"*.txt"', json.dumps(entries)))))
+    assert [file.name for file in files] == [f"{i}.txt" for i in range(8)]
+
+
+def test_a_tilde_is_a_home_at_the_start_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = folder / "home"
+    for name in ("home", "~", "~nobody-of-that-name"):
+        (folder / name).mkdir()
+        write_texts(folder / name)
+    monkeypatch.setenv("HOME", str(home))
+    for entry, place in (("~/*.txt", "home"), ("./~/*.txt", "~"), ("./~nobody-of-that-name/*.txt", None)):
+        graph = compile_spec(load_spec(Writer(folder).text(SPEC.replace("*.txt", entry)))).graph
+        (source,) = graph.sources.values()
+        assert {Path(file).parent.name for file in source.location["files"]} == {place or "~nobody-of-that-name"}
+
+
 def test_hidden_files_and_folders_are_not_matched_unless_their_dot_is_written(tmp_path: Path) -> None:
     tree(tmp_path, "1.txt", "sub/2.txt", "sub/deep/3.txt", *HIDDEN)
     assert found(tmp_path, "*.txt") == ["1.txt"]
@@ -240,6 +268,19 @@ def test_an_unset_variable_is_an_error_at_its_place(folder: Path, place: str) ->
     assert "spec.yaml:" in said
     assert CliRunner().invoke(main, ["validate", str(folder / "spec.yaml")]).exit_code == 2
     assert CliRunner().invoke(main, ["plan", str(folder / "spec.yaml")]).exit_code == 2
+
+
+@pytest.mark.parametrize("place", ["files", "store"])
+def test_a_variable_without_braces_is_no_name_of_a_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setenv("PLACE", str(folder))
+    old, new = {"files": ('"*.txt"', '"$PLACE/*.txt"'), "store": ("store: store", "store: $PLACE/store")}[place]
+    assert "write ${PLACE}" in refusal(folder, SPEC.replace(old, new))
+    monkeypatch.delenv("PLACE")
+    (folder / "$PLACE").mkdir()
+    write_texts(folder / "$PLACE")
+    compile_spec(load_spec(Writer(folder).text(SPEC.replace(old, new))))
 
 
 def test_ids_do_not_depend_on_variables_and_locations_do(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,13 +132,43 @@ def test_an_array_that_is_broken_is_refused_with_its_line(tmp_path: Path, data: 
         assert place in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "data", [gzip.compress(jsonl(ROWS), mtime=0)[:-20], frames(jsonl(ROWS))[:-9], b"\x1f\x8bxxxxxxxxxxxx"]
-)
-def test_a_compressed_file_that_is_cut_is_refused(tmp_path: Path, data: bytes) -> None:
-    (tmp_path / "a.jsonl.gz").write_bytes(data)
-    with pytest.raises(BoomspecError, match=r"a\.jsonl\.gz"):
-        read(text_source([tmp_path / "a.jsonl.gz"], "jsonl"))
+WHOLE = zstandard.ZstdCompressor().compress(jsonl(ROWS))
+SKIPPABLE = b"\x53\x2a\x4d\x18\x04\x00\x00\x00abcd"  # a frame without data
+CUT = {
+    "gzip": gzip.compress(jsonl(ROWS), mtime=0)[:-20],
+    "no gzip": b"\x1f\x8bxxxxxxxxxxxx",
+    "second frame": frames(jsonl(ROWS))[:-9],
+    "only frame": WHOLE[:-9],
+    "only frame, nearly nothing": WHOLE[:7],
+    "behind a frame": WHOLE + WHOLE[:9],
+    "no frame": WHOLE + b"something else",
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_compressed_file_that_is_cut_is_refused(tmp_path: Path, name: str) -> None:
+    """Also where bad rows may be skipped: what is missing is no row."""
+    (tmp_path / "a.jsonl").write_bytes(CUT[name])
+    for format in ("jsonl", "text"):
+        for lenient in (False, True):
+            with pytest.raises(BoomspecError, match=r"a\.jsonl: cannot be decompressed"):
+                read(text_source([tmp_path / "a.jsonl"], format), lenient=lenient)
+    assert not [p for p in tmp_path.iterdir() if p.name != "a.jsonl"]
+
+
+def test_a_zstd_file_cut_between_blocks_is_refused(tmp_path: Path) -> None:
+    """Everything up to there can be read, and its last line is whole."""
+    packer = zstandard.ZstdCompressor().compressobj()
+    first = packer.compress(jsonl(ROWS[:5])) + packer.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+    (tmp_path / "a.jsonl.zst").write_bytes(first)
+    with pytest.raises(BoomspecError, match="it ends before its end-of-frame marker"):
+        read(text_source([tmp_path / "a.jsonl.zst"], "jsonl"))
+
+
+def test_frames_without_data_are_passed_over(tmp_path: Path) -> None:
+    """As pzstd and seekable files have them, at the start and at the end."""
+    (tmp_path / "a.jsonl.zst").write_bytes(SKIPPABLE + frames(jsonl(ROWS)) + SKIPPABLE)
+    assert [d.text for d in read(text_source([tmp_path / "a.jsonl.zst"], "jsonl"))] == TEXTS
 
 
 BAD = {
