@@ -20,6 +20,7 @@ from lm_eval import evaluate
 from lm_eval.api import metrics
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
+from tokenizers.processors import TemplateProcessing
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from boomspec.errors import BoomspecError
@@ -28,6 +29,7 @@ from boomspec.tasks import LmEval
 from runners.context import Progress
 from runners.harness_counts import Counted
 from runners.harness_tasks import guard, loaded_tasks, prepare, replaced, said
+from runners.text_tokenizer import around
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -63,6 +65,8 @@ class Harness(HFLM):  # type: ignore[misc]  # lm-eval has no types
         super().__init__(pretrained=model, tokenizer=str(tokenizer), batch_size=batch_size, trust_remote_code=trusted)
         if model.get_output_embeddings().weight.data_ptr() != before:
             raise RuntimeError("lm-eval replaced the model's head")
+        if ending := end_no_text(self.tokenizer):
+            progress.note(f"the tokenizer puts {ending} behind every text: left out, as more text follows")
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> Any:
         for request in requests:
@@ -204,6 +208,28 @@ def keep_head(model: PreTrainedModel) -> None:
     if embedding.weight.data_ptr() != head.weight.data_ptr():
         model.config.tie_word_embeddings = False
         model.config.get_text_config().tie_word_embeddings = False
+
+
+def end_no_text(tokenizer: Any) -> str:
+    """Let a tokenizer put nothing behind a text any more; returns what it put there.
+
+    lm-eval takes the tokens of a prompt for the first ones of prompt and answer together: behind an end-of-text it
+    would score that in the place of the answer, and every choice of one token alike.
+    """
+    try:
+        front, behind = around(tokenizer)
+    except BoomspecError:
+        return ""  # it is not of the kind that puts tokens around a text
+    if not behind:
+        return ""
+    first, last = (tokenizer.convert_ids_to_tokens(list(ids)) for ids in (front, behind))
+    if not tokenizer.is_fast:
+        message = f"the tokenizer puts {' '.join(last)} behind every text, where lm-eval goes on with the answer"
+        raise BoomspecError(message, hint="set add_eos_token: false in its tokenizer_config.json")
+    special = [(token, tokenizer.convert_tokens_to_ids(token)) for token in dict.fromkeys(first)]
+    single, pair = [*first, "$A"], [*first, "$A", "$B"]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=single, pair=pair, special_tokens=special)
+    return " ".join(last)
 
 
 def run_task(lm: Harness, *, measure: LmEval, source: Source) -> dict[str, Any]:

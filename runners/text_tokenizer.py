@@ -158,11 +158,17 @@ def _prefix(tokenizer: Any, bos: bool | None) -> tuple[int, ...]:
                 hint="leave data.bos out: documents then begin as the tokenizer itself begins them",
             )
         return (int(tokenizer.bos_token_id),)
+    return around(tokenizer)[0]
+
+
+def around(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The tokens that a tokenizer puts in front of every text, and behind it. Raises BoomspecError where it is unclear."""
     plain = tokenizer.encode(_PROBE, add_special_tokens=False)
     whole = tokenizer.encode(_PROBE, add_special_tokens=True)
     for start in range(len(whole) - len(plain) + 1):
-        if whole[start : start + len(plain)] == plain:
-            return tuple(map(int, whole[:start]))
+        end = start + len(plain)
+        if whole[start:end] == plain and (plain or not whole):
+            return tuple(map(int, whole[:start])), tuple(map(int, whole[end:]))
     raise BoomspecError(
         f"how the tokenizer begins a text cannot be told: it makes {whole} of {_PROBE!r}, and {plain} without special "
         "tokens",

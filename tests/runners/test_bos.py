@@ -294,8 +294,11 @@ def test_lm_eval_begins_a_text_in_the_same_way(tmp_path: Path) -> None:
         model = tiny.model(vocab_size=400)
         lm = harness.Harness(model, tokenizer=folder, trusted=False, batch_size=1, progress=Progress(None))
         plain = AutoTokenizer.from_pretrained(folder).encode("text", add_special_tokens=False)
-        encoded = lm.tok_encode("text")
-        assert encoded[: len(prefix) + len(plain)] == [*prefix, *plain], name
+        assert lm.tok_encode("text") == [*prefix, *plain], name
+        assert lm.tok_batch_encode(["text", "text"])[0].tolist() == [[*prefix, *plain]] * 2, name
+        # What is scored is the answer, and never the end of a text that some tokenizers put behind it.
+        both = AutoTokenizer.from_pretrained(folder).encode("text answer", add_special_tokens=False)
+        assert lm._encode_pair("text", " answer") == ([*prefix, *plain], both[len(plain) :]), name
 
 
 # --- what a plan says ------------------------------------------------------------------------------
