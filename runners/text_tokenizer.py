@@ -162,7 +162,7 @@ def _prefix(tokenizer: Any, bos: bool | None) -> tuple[int, ...]:
 
 
 def around(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The tokens that a tokenizer puts in front of every text, and behind it. Raises BoomspecError where it is unclear."""
+    """The tokens that a tokenizer puts in front of every text, and behind it. BoomspecError where that is unclear."""
     plain = tokenizer.encode(_PROBE, add_special_tokens=False)
     whole = tokenizer.encode(_PROBE, add_special_tokens=True)
     for start in range(len(whole) - len(plain) + 1):
