@@ -175,7 +175,10 @@ def cannot_be_conditional(error: BaseException) -> bool:
 
 
 def _text(error: BaseException | None) -> str:
-    said = first_line(error) or type(error).__name__
+    # botocore says of a name that no bucket has on the first line only that there is something wrong.
+    said = (
+        first_line(" ".join(str(error).split()) if first_line(error).endswith(":") else error) or type(error).__name__
+    )
     why = _system_error(error)
     return said if why is None or why in said else f"{said}: {why}"
 

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from boomspec.store.patience import Patience, is_transient
+from boomspec.store.patience import Patience, _text, is_transient
 from boomspec.store.permissions import DeniedError
 
 
@@ -99,3 +99,8 @@ def test_the_reason_of_the_system_is_in_the_message_whatever_the_library_makes_o
 
     with pytest.raises(Exception, match=f"the endpoint URL: {os.strerror(errno.ECONNREFUSED)}"):
         Patience("s3://b/x", seconds=0)(refused)
+
+
+def test_what_a_library_says_on_its_second_line_is_in_the_message() -> None:
+    error = ValueError('Parameter validation failed:\nInvalid bucket name "here:1"')
+    assert _text(error) == 'Parameter validation failed: Invalid bucket name "here:1"'
