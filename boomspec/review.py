@@ -20,6 +20,7 @@ from boomspec.errors import BoomspecError, SpecError
 from boomspec.graph import Experiment
 from boomspec.language.spec import Spec, SpecFile
 from boomspec.meaning import FOLLOWING, meaning, tasks_by_name
+from boomspec.models.hub import UnreachableError
 from boomspec.reading.experiments import load_experiments, split_address
 from boomspec.reading.source import Document
 from boomspec.reading.yaml_text import Path as Place
@@ -99,6 +100,11 @@ class Review:
         }
 
 
+def _is_unreachable(error: BaseException | None) -> bool:
+    """Whether an error comes of the hub having given no answer."""
+    return error is not None and (isinstance(error, UnreachableError) or _is_unreachable(error.__cause__))
+
+
 def review(address: Path, store: Where | None) -> Review:
     """What a spec, SPEC#LABEL, a graph file or a run's folder means. Raises SpecError or BoomspecError."""
     path, _ = split_address(address)
@@ -109,14 +115,15 @@ def review(address: Path, store: Where | None) -> Review:
     by_label = {file.label: file for file in files}
     try:
         compiled = compile_experiments(files, answers_of(store_of(files[0], store)))
-    except SpecError:
-        raise
     except BoomspecError as error:
+        if isinstance(error, SpecError) and not _is_unreachable(error):
+            raise
         # Without a network, or without lm-eval, most of it can be shown all the same.
         families = {file.label: check_spec(file) for file in files}
         shown = tuple(Shown(f.label, f.axes, _without_sources(f, families[f.label]), f) for f in files)
         what = "what is read" if all(families.values()) else "layers, sizes and what is read"
-        return Review(files[0].spec.name, shown, f"{what}: {error.message}")
+        why = error.problems[0].message if isinstance(error, SpecError) else error.message
+        return Review(files[0].spec.name, shown, f"{what}: {why}")
     found = compiled.graph.experiments
     shown = tuple(Shown(e.label, e.axes, e.meaning, by_label[e.label]) for e in found)
     return Review(compiled.graph.name, shown, _waiting(found))

@@ -41,19 +41,21 @@ def for_each(items: Sequence[L], attempt: Callable[[L], T], on_document: Attempt
     near, far = _by_distance(items)
     for indices, most in ((near, len(near)), (far, MOST_FAILURES)):
         failed: list[L] = []
+        causes: list[SpecError] = []
         for i in indices:
             try:
                 results[i] = attempt(items[i])
-            except SpecError:
+            except SpecError as error:
                 if len(items) == 1 and items[0].document.below is None:
                     raise
                 failed.append(items[i])
+                causes.append(error)
                 if len(failed) >= most:
                     break
         if failed:
             tracer = Tracer(on_document)
             right = [items[i] for i in indices if i in results]
-            raise failed[0].document.error(_problems(failed, right, tracer))
+            raise failed[0].document.error(_problems(failed, right, tracer)) from causes[0]
     return [results[i] for i in range(len(items))]
 
 

@@ -146,11 +146,13 @@ def test_a_graph_and_a_run_show_what_their_spec_does(specs, several):
     assert "seed: 1" in call(f"{specs.folder / 'set.json'}#slow,seed=1").output
 
 
-def test_without_a_network_it_shows_what_it_can_and_says_what_is_not_known(tmp_path):
+@pytest.mark.parametrize("more", ["", "sweep: {seed: [0, 1]}\n"], ids=["one", "several"])
+def test_without_a_network_it_shows_what_it_can_and_says_what_is_not_known(tmp_path, more):
     spec = tmp_path / "spec.yaml"
     spec.write_text(
         "boomspec: 1\nname: x\nteacher: {model: nobody/nothing}\nstudent: {keep: {every: 2}}\n"
         "data: {dataset: nobody/text, sequence_length: 32, max_tokens: 1M}\ndistill: {tokens: 1M, batch_tokens: 1k}\n"
+        + more
     )
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     command = [sys.executable, "-m", "boomspec", "show", str(spec)]
