@@ -239,7 +239,8 @@ def _time(forecast: Forecast) -> str:
             return "Time: see below for kinds of GPU; name one as execution.device for more."
         return "Time: not known yet on this machine; --calibrate measures it in about ten seconds."
     least = "at least " if clock.unknown else "about "
-    missing = f", {len(clock.unknown)} tasks without a time" if clock.unknown else ""
+    many = "" if len(clock.unknown) == 1 else "s"
+    missing = f", {len(clock.unknown)} task{many} without a time" if clock.unknown else ""
     by = "; ".join(_SOURCES[source] for source in clock.sources)
     return (
         f"Time on {on.cpus:g} CPUs{device}: {least}{shown_seconds(clock.elapsed)} "

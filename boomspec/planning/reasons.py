@@ -31,6 +31,7 @@ _MOST_EXPERIMENTS = 64
 _BASES = ("base", "")  # what an experiment that is new is compared with
 _ENDED = {"failed": "failed", "interrupted": "was interrupted", "blocked": "was blocked"}
 _MADE = ("finished", "reused", "unneeded")
+_TRAININGS = ("pretrain", "distill")
 _IDENTITY = ("kind", "version", "params", "inputs")
 
 
@@ -59,11 +60,12 @@ def explained(plan: Plan, graph: TaskGraph, store: Store) -> Plan:
             if old is None or not any(name in old.names for name, i in experiment.tasks.items() if i in wanted):
                 continue
             changes = compare(old, side(graph, experiment))
+            trained_otherwise = _trained_otherwise(changes)
             for task in changes.tasks:
                 if task.id in wanted and task.state != "removed":
                     steps[task.id] = _step(task, changes, earlier, steps, experiment.tasks)
                     open_tasks.discard(task.id)
-                    if task.state == "changed" and task.inputs and not task.own:
+                    if task.state == "changed" and task.inputs and not task.own and task.name not in trained_otherwise:
                         alike[task.id] = old.names[task.name], old
         if not open_tasks:
             break
@@ -71,6 +73,16 @@ def explained(plan: Plan, graph: TaskGraph, store: Store) -> Plan:
         reason = f"{steps[task_id].reason}; it runs only if that comes out otherwise than before"
         steps[task_id] = replace(steps[task_id], reason=reason, if_inputs_differ=True)
     return Plan(steps)
+
+
+def _trained_otherwise(changes: Changes) -> set[str]:
+    """The trainings that other settings make others, and all that needs them: they will not come out as before."""
+    found: set[str] = set()
+    for task in changes.tasks:  # a task stands after those that it needs
+        settings = any(own.path[:1] not in ((), ("inputs",)) for own in task.own)  # neither version nor source
+        if (task.kind in _TRAININGS and settings) or found.intersection(task.inputs):
+            found.add(task.name)
+    return found
 
 
 def _still_there(store: Store, alike: Mapping[str, tuple[str, Side]]) -> Iterator[str]:

@@ -108,6 +108,15 @@ def test_the_plan_says_what_runs_only_if_its_inputs_come_out_otherwise(told) -> 
     assert student.reason == f"not in the store: {said}"
 
 
+def test_a_training_with_other_settings_is_expected_to_come_out_otherwise(told) -> None:
+    store = told["store"]
+    spec = small.write_spec(told["folder"], distill={"optimizer": {"lr": 0.0123}})
+    graph = small.compiled(spec, store).graph
+    found = kinds(graph, store, explained(needed(graph, store), graph, store))
+    assert found["distill"] == {"run"}
+    assert all("if" not in actions for actions in found.values())
+
+
 def test_once_the_tokens_are_there_the_plan_says_reuse_and_reckons_no_time(told) -> None:
     """As it is after a run that was killed behind `tokenize`."""
     store, second = told["store"], told["second"]
