@@ -68,6 +68,13 @@ _FAMILIES: Mapping[str, _Family] = {
 }
 _NEVER = ("quantization_config", "auto_map", "per_layer_config")
 _TIED_BY_DEFAULT = ("gemma", "gpt2")
+# What a config says of sizes, where tensors say it, too: name, side of its shape, keys.
+_SIZES = (
+    (re.compile(r"\.(embed_tokens|wte|embed_in)\.weight$"), 0, ("vocab_size",)),
+    (re.compile(r"\.(embed_tokens|wte|embed_in)\.weight$"), 1, ("hidden_size", "n_embd")),
+    (re.compile(r"\.mlp\.(up_proj|dense_h_to_4h)\.weight$"), 0, ("intermediate_size",)),
+)
+_ACTIVATIONS = (None, "silu", "gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast", "relu")
 
 
 def is_plain(config: Mapping[str, Any], tensors: Iterable[TensorEntry]) -> bool:
@@ -75,6 +82,15 @@ def is_plain(config: Mapping[str, Any], tensors: Iterable[TensorEntry]) -> bool:
     model_type = str(config.get("model_type"))
     family = _FAMILIES.get(model_type)
     if family is None or any(config.get(key) for key in (*family.switches, *_NEVER)):
+        return False
+    tensors = list(tensors)
+    if not all(config.get(key) in _ACTIVATIONS for key in ("hidden_act", "activation_function")) or not all(
+        config.get(key) in (None, tensor.shape[side])
+        for name, side, keys in _SIZES
+        for tensor in tensors
+        if name.search(tensor.name) and len(tensor.shape) == 2
+        for key in keys
+    ):
         return False
     layers: dict[str, dict[str, tuple[int, ...]]] = {}
     shared = set()

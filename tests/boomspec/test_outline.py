@@ -70,6 +70,8 @@ def llama(layers: int = 3, **more: object) -> tuple[dict[str, object], list[Tens
 def test_a_family_is_plain_where_all_is_as_always():
     config, tensors = llama()
     assert is_plain(config, tensors)
+    for said in ({"vocab_size": 77}, {"hidden_size": 77}, {"intermediate_size": 77}, {"hidden_act": "none such"}):
+        assert not is_plain({**config, **said}, tensors)
     assert not is_plain({**config, "model_type": "minicpm3"}, tensors)
     assert not is_plain({**config, "quantization_config": {"quant_method": "fp8"}}, tensors)
     assert not is_plain(config, [*tensors, *entries("v_head.summary.weight")])
