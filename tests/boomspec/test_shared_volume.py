@@ -25,6 +25,7 @@ ROOMS = [Path(__file__).parents[2] / room for room in ("boomspec", "runners")]
 # Processes of their own: store and rounds on the command line. They begin together, and say which number they have.
 WRITER = """
 import os, sys
+from contextlib import suppress
 from boomspec.store import Store, write_atomically
 store = Store(sys.argv[1])
 if sys.argv[2:]:
@@ -40,7 +41,8 @@ for i in range(60):
         (workspace.path / "broken").write_bytes(b"b")
         store.publish(workspace, kind, task, {}, {})
     store.discard(kind, task)
-    store.root.joinpath(kind, task).mkdir(exist_ok=True)  # a broken one: no record
+    with suppress(FileExistsError):  # `exist_ok` raises where the other one has taken it away in between
+        store.root.joinpath(kind, task).mkdir()  # a broken one: no record
     store.discard(kind, task)
 with store.workspace(kind, task) as workspace:
     (workspace.path / "train.bin").write_bytes(b"t" * 100)
