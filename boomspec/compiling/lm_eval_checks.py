@@ -7,12 +7,17 @@ Everything else that lm-eval may stop at depends on documents, and is an error o
 
 from __future__ import annotations
 
+import ast
+import importlib.util
+import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from boomspec.compiling.lm_eval_configs import SingleTask
+from boomspec.compiling.lm_eval_configs import MISSING, SingleTask
+from boomspec.compiling.lm_eval_files import LOADERS, functions
 from boomspec.compiling.lm_eval_tasks import singles_of
-from boomspec.errors import Problem
+from boomspec.errors import Problem, did_you_mean
 from boomspec.language.measuring import TaskSpec
 from boomspec.language.spec import SpecFile
 from boomspec.models.facts import ModelFacts
@@ -49,6 +54,7 @@ def _of_task(task: SingleTask, asked: TaskSpec, positions: int | None) -> Iterat
         yield "runs code that the model writes: boomspec does not", "leave it out"
     if task.get("doc_to_image") or task.get("doc_to_audio"):
         yield "shows images or plays sound: only text is measured", "leave it out"
+    yield from _files(task)
     if task.in_python:
         return
     if task.output_type not in _OUTPUTS:
@@ -56,12 +62,73 @@ def _of_task(task: SingleTask, asked: TaskSpec, positions: int | None) -> Iterat
         return
     if not (task.get("test_split") or task.get("validation_split")):
         yield "names no documents to be measured on", "give it a test_split or a validation_split"
+    yield from _splits(task, asked)
     yield from _examples(task, asked)
     if task.output_type == "generate_until" and positions is not None:
         budget = _budget(task.generation)
         if budget is not None and budget >= positions:
             hint = "fewer max_gen_toks in its generation_kwargs leave room for a prompt; or leave it out"
             yield f"generates up to {budget} tokens, and the teacher has {positions} positions", hint
+
+
+def _files(task: SingleTask) -> Iterator[Found]:
+    """Files and functions that its YAML names and that are not there."""
+    if (include := task.get(MISSING)) is not None:
+        yield f"includes {include}, which is not there", f"paths start at the folder of {task.file(MISSING)}"
+    for field, (value, path) in task.fields.items():
+        for function in functions(value):
+            module, _, name = function.rpartition(".")
+            if function.module is None:
+                package = module.partition(".")[0]
+                if not package or (package not in sys.modules and importlib.util.find_spec(package) is None):
+                    hint = f"it is neither {module or function}.py beside {path} nor an installed package"
+                    yield f"takes {field} from '{function}', which cannot be imported", hint
+            elif (known := _names(function.module)) is not None and name not in known:
+                yield (
+                    f"takes {field} from '{function}', and {function.module} has no '{name}'",
+                    did_you_mean(name, sorted(known)) or f"it has: {', '.join(sorted(known)[:8])}",
+                )
+
+
+def _names(module: Path) -> set[str] | None:
+    """The names at the top of a Python file; None where they cannot be told from its text."""
+    try:
+        tree = ast.parse(module.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return None
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            if any(alias.name == "*" for alias in node.names):
+                return None
+            names |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
+    return names if not {"globals", "setattr", "exec"} & _called(tree) else None
+
+
+def _called(tree: ast.Module) -> set[str]:
+    return {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+
+
+def _splits(task: SingleTask, asked: TaskSpec) -> Iterator[Found]:
+    """Splits that it reads and that the files which it names do not make."""
+    options = task.get("dataset_kwargs")
+    files = options.get("data_files") if isinstance(options, dict) else None
+    if task.get("dataset_path") not in LOADERS or not files or task.get("custom_dataset"):
+        return
+    made = [str(split) for split in files] if isinstance(files, dict) else ["train"]
+    read = ["test_split" if task.get("test_split") else "validation_split"]
+    if task.shots(asked.num_fewshot) and not (task.few_shot.get("samples") or task.few_shot.get("split")):
+        pools = ("fewshot_split", "training_split", "validation_split")
+        read += [next((name for name in pools if task.get(name)), read[0])]
+    for name in dict.fromkeys(read):
+        split = task.get(name)
+        if isinstance(split, str) and split.partition("[")[0] not in made:
+            where = f"its data_files make {', '.join(made)}"
+            yield f"reads the {name} '{split}', and {where}", f"name the split's file: data_files: {{{split}: ...}}"
 
 
 def _examples(task: SingleTask, asked: TaskSpec) -> Iterator[Found]:

@@ -18,6 +18,7 @@ from boomspec.compiling.lm_eval_index import Index, task_index
 
 # What a group says of itself; the rest of it is handed to its members.
 _OF_GROUPS = {"group", "group_alias", "task", "aggregate_metric_list", "metadata", "include"}
+MISSING = "missing include"  # a field of a task that includes a file which is not there
 Config = dict[str, tuple[Any, Path]]  # by field: its value, and the file that says it
 
 
@@ -130,7 +131,10 @@ class _Walk:
             includes = own.pop("include", [])
             merged: Config = {}
             for include in includes if isinstance(includes, list) else [includes]:
-                merged |= self.config(path.parent / str(include), (*above, path))
+                if (path.parent / str(include)).is_file():
+                    merged |= self.config(path.parent / str(include), (*above, path))
+                else:
+                    merged[MISSING] = (str(include), path)
             self.read[path] = merged | {key: (value, path) for key, value in own.items()}
         return self.read[path]
 

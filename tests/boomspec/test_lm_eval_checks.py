@@ -18,6 +18,8 @@ WRITTEN = (
 def compiled(specs: Writer, text: str, task: object = "own", *, positions: int = 32) -> None:
     (specs.folder / "tasks").mkdir(exist_ok=True)
     (specs.folder / "tasks" / "own.yaml").write_text(text)
+    (specs.folder / "tasks" / "own.jsonl").write_text('{"question": "1"}\n')
+    (specs.folder / "tasks" / "utils.py").write_text("def process(docs):\n    return docs\n")
     specs.edited(("data.sequence_length", positions), ("evaluate", {"tasks_folder": "tasks", "tasks": [task]}))
 
 
@@ -40,6 +42,31 @@ REFUSED = {
     ),
     "code that a model writes": (CHOICE + "unsafe_code: true\n", "own", "runs code that the model writes"),
     "images": (CHOICE + "doc_to_image: [image]\n", "own", "only text is measured"),
+    "an include that is not there": (
+        CHOICE + "include: _base.yaml\n",
+        "own",
+        "includes _base.yaml, which is not there",
+    ),
+    "a module that is not there": (
+        CHOICE + "process_docs: !function helpers.process\n",
+        "own",
+        "takes process_docs from 'helpers.process', which cannot be imported",
+    ),
+    "a function that is not there": (
+        CHOICE + "process_docs: !function utils.proces\n",
+        "own",
+        "takes process_docs from 'utils.proces', and",
+    ),
+    "a split without a file": (
+        CHOICE + "dataset_path: json\ndataset_kwargs: {data_files: {validation: own.jsonl}}\n",
+        "own",
+        "reads the test_split 'test', and its data_files make validation",
+    ),
+    "examples without a file": (
+        CHOICE + "fewshot_split: dev\ndataset_path: json\ndataset_kwargs: {data_files: {test: own.jsonl}}\n",
+        FEW,
+        "reads the fewshot_split 'dev', and its data_files make test",
+    ),
 }
 
 
@@ -54,6 +81,13 @@ def test_a_task_that_cannot_be_run_is_an_error_at_its_line(specs: Writer, name: 
 
 
 ALLOWED = {
+    "a function beside it": (CHOICE + "process_docs: !function utils.process\n", "own"),
+    "a function of a package": (CHOICE + "doc_to_text: !function textwrap.dedent\n", "own"),
+    "files without a name are the split train": (
+        CHOICE.replace("test_split: test", "test_split: train[:5]")
+        + "dataset_path: json\ndataset_kwargs: {data_files: own.jsonl}\n",
+        "own",
+    ),
     "a budget below the positions": (WRITTEN.replace("BUDGET", "max_gen_toks: 31"), "own"),
     "examples of a training split": (CHOICE + "training_split: train\n", FEW),
     "examples of a split of their own": (CHOICE + "fewshot_split: dev\n", FEW),
