@@ -119,6 +119,8 @@ def _splits(task: SingleTask, asked: TaskSpec) -> Iterator[Found]:
     files = options.get("data_files") if isinstance(options, dict) else None
     if task.get("dataset_path") not in LOADERS or not files or task.get("custom_dataset"):
         return
+    if isinstance(files, list) and not all(isinstance(file, str) for file in files):
+        return  # a list may name splits, too
     made = [str(split) for split in files] if isinstance(files, dict) else ["train"]
     read = ["test_split" if task.get("test_split") else "validation_split"]
     if task.shots(asked.num_fewshot) and not (task.few_shot.get("samples") or task.few_shot.get("split")):

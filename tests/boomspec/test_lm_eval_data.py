@@ -1,6 +1,7 @@
 """Data that lm-eval tasks name in files: part of their identity wherever it lies, or an error at `plan`."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -23,6 +24,14 @@ output_type: multiple_choice
 test_split: test
 metric_list: [{{metric: acc}}]
 """
+
+
+def text_of(*, path: str, options: str) -> str:
+    """A task's YAML; files without the name of a split are the split `train`."""
+    text = TASK.format(path=path, options=options)
+    return text.replace("split: test", "split: train") if re.search(r'data_files"?: (?!\{)', text) else text
+
+
 ROWS = '{"context": "x", "choices": ["a", "b"], "label": 0}\n'
 
 
@@ -43,7 +52,7 @@ class Tasks:
 
     def compiled(self, path: str = "json", options: object = None, *, task: str = "own", yaml: str = "") -> Compiled:
         named = "" if options is None else f"dataset_kwargs: {json.dumps(options)}"
-        self.write("tasks/own.yaml", yaml or TASK.format(path=path, options=named))
+        self.write("tasks/own.yaml", yaml or text_of(path=path, options=named))
         evaluate = {"tasks_folder": "tasks", "tasks": [task]}
         return self.specs.edited(("evaluate", evaluate))
 
@@ -121,12 +130,12 @@ def test_data_inside_of_the_folder_is_named_absolutely_and_covered_by_its_digest
 
 def test_paths_start_at_the_folder_of_the_file_that_says_them(tasks: Tasks) -> None:
     """Of an included file, of a group's own words for a member, and of the task itself."""
-    tasks.write("tasks/deep/base.yaml", TASK.format(path="json", options="dataset_kwargs: {data_files: rows.jsonl}"))
+    tasks.write("tasks/deep/base.yaml", text_of(path="json", options="dataset_kwargs: {data_files: rows.jsonl}"))
     tasks.write("tasks/deep/rows.jsonl", ROWS)
     tasks.write(
         "tasks/groups/all.yaml",
         "group: all\ntask: [{task: own, dataset_kwargs: {data_files: ../../outside/more.jsonl}}, {task: new, "
-        "output_type: multiple_choice, test_split: test, dataset_path: json, "
+        "output_type: multiple_choice, test_split: train, dataset_path: json, "
         "dataset_kwargs: {data_files: ../../outside/rows.jsonl}}]\n",
     )
     found = tasks.source(yaml="task: own\ninclude: deep/base.yaml\n").location[ASKS]["own"]
@@ -213,7 +222,7 @@ def test_a_plan_and_a_lock_notice_answers_that_were_edited(tasks: Tasks) -> None
 
 def test_tasks_that_read_the_same_file_are_each_told_where_it_is(tasks: Tasks) -> None:
     options = "dataset_kwargs: {data_files: ../outside/rows.jsonl}"
-    text = TASK.format(path="json", options=options)
+    text = text_of(path="json", options=options)
     tasks.write("tasks/own.yaml", text)
     tasks.write("tasks/other.yaml", text.replace("task: own", "task: other"))
     found = tasks.specs.edited(("evaluate", {"tasks_folder": "tasks", "tasks": ["own", "other"]})).graph
@@ -225,7 +234,7 @@ def test_tasks_that_read_the_same_file_are_each_told_where_it_is(tasks: Tasks) -
 
 def test_an_edit_concerns_the_tasks_that_read_it_alone_and_diff_says_so(tasks: Tasks) -> None:
     for name, file in (("own", "rows"), ("other", "more")):
-        text = TASK.format(path="json", options=f"dataset_kwargs: {{data_files: ../outside/{file}.jsonl}}")
+        text = text_of(path="json", options=f"dataset_kwargs: {{data_files: ../outside/{file}.jsonl}}")
         tasks.write(f"tasks/{name}.yaml", text.replace("task: own", f"task: {name}"))
     evaluate = ("evaluate", {"tasks_folder": "tasks", "tasks": ["own", "other"]})
     for file, name in (("rows", "own"), ("more", "other")):
