@@ -1,7 +1,7 @@
 # make quickstart   set up .venv, run specs/quickstart.yaml, say where the report is
 # make test         set up .venv, check format, lint and types, run the tests
 # make benchmarks   measure what the README claims
-# make sweep      every causal language model of transformers: right, or refused and why; takes minutes
+# make sweep        every causal language model of transformers: right, or refused and why; takes minutes
 # make chaos        kill random processes of a cluster, 50 times; takes most of an hour
 PYTHON ?= python3.11
 VENV := .venv
