@@ -56,6 +56,10 @@ def check_models(graph: TaskGraph, store: Store, files: Sequence[SpecFile]) -> l
         answers |= found
         if obstacle:
             notes.append(f"the teacher's family could not be tried: {obstacle}; {_LATER}")
+    if later := len(unknown[_MOST:]):
+        notes.append(f"of {_MOST + later} families only {_MOST} were tried; the others are checked when the run begins")
+    if any(node.task.inputs for node in open_checks if answers[node.id] is None):
+        notes.append(f"a model that brings its own code is not tried by a plan; {_LATER}")
     for node in open_checks:
         answer = answers[node.id]
         if answer is not None and answer.refused:

@@ -171,6 +171,15 @@ def test_where_transformers_is_missing_it_is_said(compiled, tmp_path, monkeypatc
     assert notes == [f"the teacher's family could not be tried: {missing}; it is checked when the run begins"]
 
 
+def test_families_beyond_the_first_few_are_said_to_be_checked_later(compiled, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(model_checks, "_NEEDED", ("a_package_that_nobody_has",))
+    monkeypatch.setattr(model_checks, "_MOST", 1)
+    found, files = compiled(variants={"whole": {"student": {"keep": [0, 1]}}})
+    notes = check_models(found.graph, Store(tmp_path / "store"), files)
+    assert notes[1:] == ["of 2 families only 1 were tried; the others are checked when the run begins"]
+
+
 def test_a_check_in_the_store_is_not_made_again(compiled, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     found, files = compiled()
