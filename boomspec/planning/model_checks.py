@@ -88,7 +88,7 @@ def _asked(checks: Sequence[Node]) -> tuple[dict[str, Answer | None], str]:
     asked = {node.id: node.task.record.model_dump(mode="json") for node in checks}
     # Not in the spec's folder: Python would import what lies there.
     command = [sys.executable, "-P", "-m", "runners.checking"]
-    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True)
+    done = subprocess.run(command, input=json.dumps(asked, allow_nan=False), capture_output=True, text=True)
     if done.returncode != 0:
         return {}, (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
     answers = {task_id: _read(answer) for task_id, answer in json.loads(done.stdout).items()}
@@ -123,6 +123,6 @@ def _remembered(task_id: str) -> Answer | None:
 def _remember(task_id: str, answer: Answer) -> None:
     try:
         _place(task_id).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(_place(task_id), json.dumps(asdict(answer)))
+        write_atomically(_place(task_id), json.dumps(asdict(answer), allow_nan=False))
     except OSError:
         return  # a cache folder that cannot be written: it is asked again

@@ -26,7 +26,7 @@ def main() -> int:
                 answers[task_id] = {"refused": "", "hint": None, "notes": notes}
             except BoomspecError as error:
                 answers[task_id] = {"refused": error.message, "hint": error.hint, "notes": []}
-    print(json.dumps(answers))
+    print(json.dumps(answers, allow_nan=False))
     return 0
 
 

@@ -19,4 +19,4 @@ def run(context: Context[Check]) -> None:
     for note in notes:
         context.progress.note(note)
     found = {"right": [size.plan for size in context.record.sizes], "not_checked": notes}
-    (context.path / "check.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (context.path / "check.json").write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -32,14 +32,16 @@ from tests.runners import tiny
 from tests.runners.lm_eval_tasks import strict, table
 
 ROOT = Path(__file__).parents[2]
-# What these write are texts, paths and counts, and no number that was computed.
+# What these write are texts, paths and counts, or a config as it was read: no number that was computed.
 PLAIN = {
     "boomspec/cli.py", "boomspec/clusters", "boomspec/commands/export.py", "boomspec/commands/gc.py",
     "boomspec/commands/init.py", "boomspec/commands/lock.py", "boomspec/commands/schema.py",
     "boomspec/commands/validate.py", "boomspec/compiling/lm_eval_index.py", "boomspec/diff/words.py",
-    "boomspec/models/checkpoint.py", "boomspec/reading", "boomspec/starting.py", "boomspec/store/here.py",
+    "boomspec/models/checkpoint.py", "boomspec/models/outline.py", "boomspec/reading", "boomspec/starting.py",
+    "boomspec/store/here.py",
     "boomspec/store/leases.py", "runners/copying.py", "runners/export.py", "runners/submit.py",
     "runners/text_tokenizer.py", "runners/token_writer.py", "runners/report/comparison.py", "runners/report/told.py",
+    "runners/checking/layout.py",
 }  # fmt: skip
 CALIBRATION = Calibration(sequences=4, sequence_length=12, seed=0)
 
