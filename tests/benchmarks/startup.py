@@ -37,7 +37,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         llama(folder / "teacher", layers=30)
-        (folder / "a.txt").write_text("a document\n")
+        for i in range(8):
+            (folder / f"{i}.txt").write_text("a document\n")
         (folder / "spec.yaml").write_text(LOCAL)
         commands = {**COMMANDS, "boomspec plan, 30 layers": ["-m", "boomspec", "plan", str(folder / "spec.yaml")]}
         measure(commands)
