@@ -157,6 +157,7 @@ def test_a_metric_that_is_code_of_the_hub_is_an_error(specs: Writer, folder: Pat
         specs.compiled(tasks(folder, f"metric_list:\n  - {metric}\n"))
     (folder / "tasks" / "one.yaml").write_text(CHOICE + "metric_list:\n  - metric: acc\n")
     assert specs.compiled(tasks_again := specs.SPEC.replace("held_out: {}\n", "tasks: [one]\n  tasks_folder: tasks\n"))
+    (folder / "tasks" / "helpers.py").write_text("def score(doc, results):\n    return {'score': 1.0}\n")
     (folder / "tasks" / "one.yaml").write_text(
         CHOICE + "process_results: !function helpers.score\nmetric_list:\n  - metric: score\n"
     )
