@@ -80,7 +80,7 @@ def _files(task: SingleTask) -> Iterator[Found]:
             module, _, name = function.rpartition(".")
             if function.module is None:
                 package = module.partition(".")[0]
-                if not package or (package not in sys.modules and importlib.util.find_spec(package) is None):
+                if not package or not _may_be_installed(package):
                     hint = f"it is neither {module or function}.py beside {path} nor an installed package"
                     yield f"takes {field} from '{function}', which cannot be imported", hint
             elif (known := _names(function.module)) is not None and name not in known:
@@ -88,6 +88,12 @@ def _files(task: SingleTask) -> Iterator[Found]:
                     f"takes {field} from '{function}', and {function.module} has no '{name}'",
                     did_you_mean(name, sorted(known)) or f"it has: {', '.join(sorted(known)[:8])}",
                 )
+
+
+def _may_be_installed(package: str) -> bool:
+    """Whether tasks can import a package; a machine that has no lm-eval only plans, and cannot tell."""
+    known = (package, "lm_eval")
+    return package in sys.modules or [importlib.util.find_spec(name) is None for name in known] != [True, False]
 
 
 def _names(module: Path) -> set[str] | None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from boomspec.compiling import lm_eval_checks
 from boomspec.compiling.lm_eval_checks import _of_task, _positions
 from boomspec.compiling.lm_eval_configs import single_tasks
 from boomspec.compiling.lm_eval_index import stock_folder
@@ -100,6 +101,13 @@ ALLOWED = {
 @pytest.mark.parametrize("name", ALLOWED)
 def test_a_task_that_can_be_run_is_none(specs: Writer, name: str) -> None:
     compiled(specs, *ALLOWED[name])
+
+
+def test_a_machine_that_only_plans_does_not_know_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lm_eval_checks.importlib.util, "find_spec", lambda name: None)
+    assert lm_eval_checks._may_be_installed("a_package_of_the_cluster")
+    monkeypatch.undo()
+    assert not lm_eval_checks._may_be_installed("a_package_of_the_cluster")
 
 
 def test_a_group_is_said_once_with_how_many_of_its_tasks_it_concerns(specs: Writer) -> None:
