@@ -14,15 +14,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from boomspec.core.version import __version__ as __version__
+
 if TYPE_CHECKING:
     import os
 
     import torch
     from transformers import PreTrainedModel
 
-    from runners.family import Family
-
-__version__ = "0.1.0"
+    from runners.modeling.family import Family
 
 
 def load(
@@ -37,8 +37,8 @@ def load(
     `size`: "student", "teacher", or "24 layers", "3B", "80%", "6GiB" (the largest not above is taken); the spec need
     not list it. `dtype`: None means as stored. Raises BoomspecError for what the run does not have (yet).
     """
-    from boomspec.runs import open_run
-    from runners.family import load_member
+    from boomspec.plan.run import open_run
+    from runners.modeling.family import load_member
 
     opened = open_run(run, store)
     return load_member(opened.graph, opened.store, opened.member(size), dtype=dtype)
@@ -54,8 +54,8 @@ def family(
 
     Raises BoomspecError for a run that has not finished.
     """
-    from boomspec.runs import open_run
-    from runners.family import load_family
+    from boomspec.plan.run import open_run
+    from runners.modeling.family import load_family
 
     opened = open_run(run, store)
     opened.check_made({"t", "s"})

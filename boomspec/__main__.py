@@ -10,7 +10,7 @@ def main() -> None:
     # entry points of every installed package for plugins of pydantic, took a sixth of that time (measured).
     gc.disable()
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    from boomspec.cli import main as commands
+    from boomspec.commands.cli import main as commands
 
     commands()
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from boomspec.tasks import KINDS
+from boomspec.core.tasks import KINDS
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden" / "sources.json"
@@ -23,11 +23,14 @@ ACCEPT = "BOOMSPEC_ACCEPT=1 .venv/bin/pytest tests/test_sources.py"
 # Modules that place, move, tell and guard. What they do changes whether a task ends, not what it makes; the records of
 # tasks and the language are in the ids themselves.
 APART = {
-    "boomspec.checks", "boomspec.errors", "boomspec.graph", "boomspec.identity", "boomspec.inputs",
-    "boomspec.language", "boomspec.sizes", "boomspec.store", "boomspec.task_record", "boomspec.tasks",
-    "boomspec.trust", "runners.access", "runners.apart", "runners.cluster", "runners.context", "runners.environment",
-    "runners.full_disk", "runners.job", "runners.journal", "runners.lost_head", "runners.lost_peer", "runners.mirror",
-    "runners.numbers", "runners.output", "runners.reach", "runners.relay",
+    "boomspec.core.checks", "boomspec.core.errors", "boomspec.core.file_locks", "boomspec.core.files",
+    "boomspec.core.graph", "boomspec.core.identity", "boomspec.core.sizes", "boomspec.core.task_record",
+    "boomspec.core.tasks", "boomspec.core.types", "boomspec.models.trust", "boomspec.spec", "boomspec.store",
+    "boomspec.store.sources", "runners.cluster.access", "runners.cluster.head_watch", "runners.cluster.ray_cluster",
+    "runners.cluster.store_check", "runners.runtime.context", "runners.runtime.disk_full",
+    "runners.runtime.environment", "runners.runtime.job", "runners.runtime.journal", "runners.runtime.numbers",
+    "runners.runtime.output", "runners.runtime.relay", "runners.training.lost_peer",
+    "runners.training.ray_train_worker", "runners.training.remote_checkpoint",
 }  # fmt: skip
 _NO_RESULT = {"ctx", "type_comment", "kind", "type_params"}  # fields of a syntax tree that versions of Python differ in
 
@@ -115,8 +118,8 @@ def test_a_body_that_changes_is_looked_at():
         GOLDEN.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
     lines = unseen(json.loads(GOLDEN.read_text(encoding="utf-8")), now)
     advice = (
-        "Where a result differs in a single byte, raise the `version` of its kind in boomspec/tasks.py, or old results "
-        f"go on being served. Then, or where every result is the same, record it: {ACCEPT}"
+        "Where a result differs in a single byte, raise the `version` of its kind in boomspec/core/tasks.py, or old "
+        f"results go on being served. Then, or where every result is the same, record it: {ACCEPT}"
     )
     if lines:
         pytest.fail("\n".join(["what results come from has changed:", *lines, advice]), pytrace=False)
@@ -127,8 +130,14 @@ def test_what_is_apart_exists():
 
 
 def test_every_module_that_a_body_uses_is_found_where_it_is_imported_late():
-    assert {"runners.tasks.evaluate", "runners.harness", "runners.held_out"} <= modules_of("evaluate").keys()
-    assert {"runners.assembly", "runners.copying", "boomspec.models.fit"} <= modules_of("interpolate").keys()
+    evaluation = "runners.evaluation"
+    assert {"runners.tasks.evaluate", f"{evaluation}.lm_eval_runner", f"{evaluation}.held_out"} <= set(
+        modules_of("evaluate")
+    )
+    assembly = "runners.assembly"
+    assert {f"{assembly}.assemble", f"{assembly}.checkpoint_writer", "boomspec.models.fit"} <= set(
+        modules_of("interpolate")
+    )
     assert "runners.search.patch_order" in modules_of("search")
 
 

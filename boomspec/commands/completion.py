@@ -40,7 +40,7 @@ def command(shell: str) -> None:
     """
     from click.shell_completion import get_completion_class
 
-    from boomspec.cli import main
+    from boomspec.commands.cli import main
 
     completion = get_completion_class(shell)
     assert completion is not None

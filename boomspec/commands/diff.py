@@ -7,8 +7,8 @@ import sys
 import click
 
 from boomspec.commands.shared import json_option, offered, store_option
-from boomspec.errors import EXIT_OK, BoomspecError
-from boomspec.json_text import json_text
+from boomspec.core.errors import EXIT_OK, BoomspecError
+from boomspec.core.json_text import json_text
 from boomspec.store import Where
 
 EXIT_DIFFERS = 1
@@ -49,12 +49,12 @@ def command(
       boomspec diff HEAD~1:specs/quickstart.yaml specs/quickstart.yaml --markdown
     """
     if git_driver:
-        from boomspec.diff.driver import driven
+        from boomspec.diff.git_driver import driven
 
         driven(sides)
         return
     if git_setup or unset:
-        from boomspec.diff.driver import PATTERNS, set_up, take_back
+        from boomspec.diff.git_driver import PATTERNS, set_up, take_back
 
         if unset and not git_setup:
             raise BoomspecError("--unset goes with --git-setup")
@@ -76,7 +76,7 @@ def _compare(old: str, new: str, store: Where | None, form: str) -> bool:
 
     diff = compared(*both(old, new, store))
     if form == "json":
-        from boomspec.diff.plain import diff_json
+        from boomspec.diff.diff_json import diff_json
 
         click.echo(json_text(diff_json(diff), indent=2))
     elif form == "markdown":

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import click
 
+from boomspec.commands.export_size import export_command
 from boomspec.commands.shared import json_option, offered, store_option, wait
-from boomspec.export import export_command
-from boomspec.runs import open_run
-from boomspec.sizes import compact_plan, folder_name
+from boomspec.core.sizes import compact_plan, folder_name
+from boomspec.plan.run import open_run
 from boomspec.store import Where
 
 

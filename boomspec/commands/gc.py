@@ -10,8 +10,8 @@ from contextlib import nullcontext
 import click
 
 from boomspec.commands.shared import json_option, offered, specless_store_option
-from boomspec.errors import BoomspecError
-from boomspec.runs import DEFAULT_STORE
+from boomspec.core.errors import BoomspecError
+from boomspec.plan.run import DEFAULT_STORE
 from boomspec.store import Where, open_store
 
 _SECONDS = {"h": 3600, "d": 86400, "w": 7 * 86400}
@@ -61,9 +61,9 @@ def command(
       boomspec gc
       boomspec gc --older-than 30d --keep-last 3 --delete
     """
-    from boomspec.house.garbage import GC_SCHEMA_VERSION, delete, forgotten, garbage
-    from boomspec.house.history import check_store, chosen_run, past_runs
-    from boomspec.in_use import alone
+    from boomspec.store.gc import GC_SCHEMA_VERSION, delete, forgotten, garbage
+    from boomspec.store.lock import alone
+    from boomspec.store.runs import check_store, chosen_run, past_runs
 
     place = open_store(store or DEFAULT_STORE)
     check_store(place)
@@ -89,7 +89,7 @@ def command(
         }
         click.echo(json.dumps(content, indent=2))
         return
-    from boomspec.house.listing import print_garbage
+    from boomspec.commands.run_tables import print_garbage
 
     print_garbage(items, needed, place, deleted=really)
     if items and not really:

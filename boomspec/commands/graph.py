@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from boomspec.commands.shared import compiled_with, spec_argument, store_option
-from boomspec.show import mermaid
-from boomspec.store import Where, write_atomically
+from boomspec.core.files import write_atomically
+from boomspec.plan.tables import mermaid
+from boomspec.store import Where
 
 
 @click.command("graph")

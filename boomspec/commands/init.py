@@ -45,7 +45,7 @@ def command(
       boomspec init
       boomspec init experiments/mine.yaml --teacher Qwen/Qwen3-4B-Base --schema
     """
-    from boomspec.starting import SCHEMA_FILE, first_spec, write_spec
+    from boomspec.commands.templates import SCHEMA_FILE, first_spec, write_spec
 
     spec = first_spec(place, template=template, name=name, teacher=teacher, student=student, schema=schema)
     write_spec(spec, schema=schema, force=force)

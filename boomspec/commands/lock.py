@@ -11,9 +11,9 @@ from typing import Any
 import click
 
 from boomspec.commands.shared import json_option, spec_argument, store_option
-from boomspec.errors import EXIT_RUN_FAILED, BoomspecError
-from boomspec.locks.lock import Difference, completed, differences, drifts, lock_path
-from boomspec.locks.locked import Standing, drift_lines, lock_now, required_lock
+from boomspec.core.errors import EXIT_RUN_FAILED, BoomspecError
+from boomspec.plan.lock import Difference, completed, differences, drifts, lock_path
+from boomspec.plan.spec_lock import Standing, drift_lines, lock_now, required_lock
 from boomspec.store import Where
 
 OUTPUT_SCHEMA_VERSION = 1

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import click
 
-from boomspec import trust
 from boomspec.commands.shared import (
     check_runners,
     checked_models,
@@ -22,21 +21,23 @@ from boomspec.commands.shared import (
     store_option,
     warn,
 )
-from boomspec.costs import machine
-from boomspec.costs.devices import DEVICES, others
-from boomspec.costs.forecast import Machine, forecast
-from boomspec.costs.rates import save_calibration
-from boomspec.errors import BoomspecError
-from boomspec.json_text import json_text
-from boomspec.language.execution import ExecutionSpec
-from boomspec.plan import needed
-from boomspec.planning.plan_json import plan_json
-from boomspec.planning.plan_view import print_plan
-from boomspec.planning.reasons import explained
-from boomspec.planning.saved import SavedPlan
-from boomspec.reading.experiments import load_spec
-from boomspec.runs import store_of
-from boomspec.store import Store, Where, check_locks
+from boomspec.core import machine
+from boomspec.core.devices import DEVICES, others
+from boomspec.core.errors import BoomspecError
+from boomspec.core.file_locks import check_locks
+from boomspec.core.json_text import json_text
+from boomspec.models import trust
+from boomspec.plan.forecast import Machine, forecast
+from boomspec.plan.plan import needed
+from boomspec.plan.plan_json import plan_json
+from boomspec.plan.plan_text import print_plan
+from boomspec.plan.rates import save_calibration
+from boomspec.plan.reasons import explained
+from boomspec.plan.run import store_of
+from boomspec.plan.saved import SavedPlan
+from boomspec.spec.experiments import load_spec
+from boomspec.spec.sections.execution import ExecutionSpec
+from boomspec.store import Store, Where
 
 EXIT_SOMETHING_TO_DO = 3
 
@@ -126,4 +127,4 @@ def _calibrate(store: Store) -> None:
     check_runners()
     folder = store.root / "cache"
     folder.mkdir(parents=True, exist_ok=True)
-    save_calibration(store, json.loads(runner_output("runners.calibrate", "--folder", str(folder))))
+    save_calibration(store, json.loads(runner_output("runners.cli.calibrate", "--folder", str(folder))))

@@ -26,4 +26,4 @@ def cluster_program(action: str, address: str, *, insecure: bool, as_json: bool)
     """The command that does `action` on a cluster; its own arguments come behind."""
     check_runners()
     flags = ["--insecure"] * insecure + ["--json"] * as_json
-    return [sys.executable, "-P", "-m", "runners.submit", action, "--address", address, *flags]
+    return [sys.executable, "-P", "-m", "runners.cli.submit", action, "--address", address, *flags]

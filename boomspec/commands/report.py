@@ -8,18 +8,10 @@ from pathlib import Path
 
 import click
 
-from boomspec.commands.shared import (
-    json_option,
-    runnable,
-    runner,
-    say_left_out,
-    searches,
-    spec_argument,
-    store_option,
-)
-from boomspec.errors import EXIT_RUN_FAILED, BoomspecError
-from boomspec.graph import TaskGraph
-from boomspec.json_text import json_text
+from boomspec.commands.shared import json_option, runnable, runner, say_left_out, searches, spec_argument, store_option
+from boomspec.core.errors import EXIT_RUN_FAILED, BoomspecError
+from boomspec.core.graph import TaskGraph
+from boomspec.core.json_text import json_text
 from boomspec.store import Store, Where
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from boomspec.commands.shared import json_option, offered, specless_store_option
-from boomspec.json_text import json_text
-from boomspec.runs import DEFAULT_STORE
+from boomspec.core.json_text import json_text
+from boomspec.plan.run import DEFAULT_STORE
 from boomspec.store import Where, open_store, store_of_run
 
 
@@ -26,7 +26,7 @@ def command(name: str | None, store: Where | None, as_json: bool) -> None:
       boomspec runs --store /shared/store
       boomspec runs quickstart-1a2b3c4d
     """
-    from boomspec.house.history import RUNS_SCHEMA_VERSION, check_store, chosen_run, past_runs
+    from boomspec.store.runs import RUNS_SCHEMA_VERSION, check_store, chosen_run, past_runs
 
     named = Path(name).resolve() if name is not None else None
     if store is None and named is not None and named.parent.name == "runs" and named.is_dir():
@@ -50,7 +50,7 @@ def command(name: str | None, store: Where | None, as_json: bool) -> None:
         click.echo(f"there are no runs in {place.address}/runs")
         click.echo("  hint: boomspec run SPEC makes one; --store FOLDER looks in another store")
         return
-    from boomspec.house.listing import print_run, print_runs
+    from boomspec.commands.run_tables import print_run, print_runs
 
     if chosen is None:
         print_runs(runs, place)

@@ -18,10 +18,10 @@ def command(of: str) -> None:
       boomspec schema plan
     """
     if of == "plan":
-        from boomspec.planning.plan_json import plan_schema
+        from boomspec.plan.plan_json import plan_schema
 
         click.echo(json.dumps(plan_schema(), indent=2))
         return
-    from boomspec.language.schema import json_schema
+    from boomspec.spec.json_schema import json_schema
 
     click.echo(json.dumps(json_schema(), indent=2))

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from boomspec.compile import Compiled, answers_of
-from boomspec.compiling.pins import NO_PINS, Pins
-from boomspec.compiling.sets import compile_experiments
-from boomspec.errors import BoomspecError
-from boomspec.graph import TaskGraph
-from boomspec.graph_file import read_graph
-from boomspec.planning.model_checks import check_models
-from boomspec.reading.experiments import load_experiments, load_spec, split_address
-from boomspec.runs import DEFAULT_STORE, GRAPH, open_run, run_folder, store_of
+from boomspec.compile.compiler import Compiled, answers_of
+from boomspec.compile.experiments import compile_experiments
+from boomspec.core.errors import BoomspecError
+from boomspec.core.graph import TaskGraph
+from boomspec.core.graph_file import read_graph
+from boomspec.core.pinned_revisions import NO_PINS, Pins
+from boomspec.plan.model_checks import check_models
+from boomspec.plan.run import DEFAULT_STORE, GRAPH, open_run, run_folder, store_of
+from boomspec.spec.experiments import load_experiments, load_spec, split_address
 from boomspec.store import Store, Where, check_spelling, is_url, open_store
 
 if TYPE_CHECKING:
@@ -38,10 +38,11 @@ def _where(_context: click.Context, _option: click.Parameter, value: str | None)
 
 
 def offered(what: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
-    """Completions by a function of `boomspec.completing`, which is imported only while a person types."""
+    """Completions by a function of `boomspec.commands.completions`, which is imported only while a person types."""
 
     def complete(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        found: list[CompletionItem] = getattr(importlib.import_module("boomspec.completing"), what)(incomplete)
+        completions = importlib.import_module("boomspec.commands.completions")
+        found: list[CompletionItem] = getattr(completions, what)(incomplete)
         return found
 
     return complete

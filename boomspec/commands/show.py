@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from boomspec.commands.shared import json_option, spec_argument, store_option, warn
-from boomspec.json_text import json_text
+from boomspec.core.json_text import json_text
 from boomspec.store import Where
 
 _MOST_ROWS = 50  # of experiments
@@ -29,9 +29,9 @@ def command(spec: Path, store: Where | None, every: bool, as_json: bool) -> None
       boomspec show specs/quickstart.yaml
       boomspec show boomspec-store/runs/quickstart-1a2b3c4d --json
     """
-    from boomspec.reading.yaml_text import inline
-    from boomspec.review import review
-    from boomspec.trust import asked_for
+    from boomspec.commands.review import review
+    from boomspec.models.trust import asked_for
+    from boomspec.spec.yaml_text import inline
 
     found = review(spec, store)
     warn(dict.fromkeys(line for experiment in found.experiments for line in asked_for(experiment.meaning)))

@@ -11,27 +11,28 @@ from typing import Any
 
 import click
 
-from boomspec import __version__, trust
-from boomspec.clusters.demand import local_paths, machine
-from boomspec.clusters.kuberay import DEFAULT_SECRET, Pods, as_yaml, manifest
-from boomspec.clusters.slurm import Allocation, script
+from boomspec.commands.kuberay import DEFAULT_SECRET, Pods, as_yaml, manifest
 from boomspec.commands.remote import address_option, cluster_program, insecure_option
 from boomspec.commands.shared import check_runners, json_option, runnable, spec_argument, store_option, wait, warn
-from boomspec.compiling.pins import NO_PINS
-from boomspec.compiling.places import path_text
-from boomspec.errors import EXIT_OK, BoomspecError, redact
-from boomspec.graph import TaskGraph
-from boomspec.inputs import called, lend
-from boomspec.locks.lock import Lock
-from boomspec.locks.locked import RunLock, required_lock
-from boomspec.locks.locking import LOCK, Asked, lock_of
-from boomspec.locks.packages import installed
-from boomspec.plan import needed, read_by
-from boomspec.planning.saved import is_plan
-from boomspec.reading.experiments import load_spec
-from boomspec.runs import GRAPH
-from boomspec.sizes import shown_bytes
+from boomspec.commands.slurm import Allocation, script
+from boomspec.compile.places import path_text
+from boomspec.core.errors import EXIT_OK, BoomspecError, redact
+from boomspec.core.graph import TaskGraph
+from boomspec.core.packages import installed
+from boomspec.core.pinned_revisions import NO_PINS
+from boomspec.core.sizes import shown_bytes
+from boomspec.core.version import __version__
+from boomspec.models import trust
+from boomspec.plan.demand import local_paths, machine
+from boomspec.plan.graph_lock import LOCK, Asked, lock_of
+from boomspec.plan.lock import Lock
+from boomspec.plan.plan import needed, read_by
+from boomspec.plan.run import GRAPH
+from boomspec.plan.saved import is_plan
+from boomspec.plan.spec_lock import RunLock, required_lock
+from boomspec.spec.experiments import load_spec
 from boomspec.store import Store, Where, is_url, open_store
+from boomspec.store.sources import called, lend
 
 _TAKERS = {  # which ways of submitting take an option; "": a cluster that runs, as do those that are not named here
     "--nodes": ("--kuberay", "--slurm"),

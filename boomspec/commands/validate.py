@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from boomspec.commands.shared import json_option, spec_argument, warn
-from boomspec.compiling.check import check_experiments
-from boomspec.reading.experiments import load_experiments
-from boomspec.trust import asked_for
+from boomspec.compile.check import check_experiments
+from boomspec.models.trust import asked_for
+from boomspec.spec.experiments import load_experiments
 
 _ROLES = ("teacher", "student")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from boomspec.commands.shared import check_runners, json_option, offered, store_option, wait
-from boomspec.graph import TaskGraph
-from boomspec.runs import GRAPH, open_run
+from boomspec.core.graph import TaskGraph
+from boomspec.plan.run import GRAPH, open_run
 from boomspec.store import Where
 
 
@@ -63,7 +63,7 @@ def command(
     with tempfile.TemporaryDirectory(prefix="boomspec-") as temporary:
         graph = Path(temporary, GRAPH)
         made.graph.write(graph)
-        command = [sys.executable, "-P", "-m", "runners.verify", str(graph), "--store", made.store.address]
+        command = [sys.executable, "-P", "-m", "runners.cli.verify", str(graph), "--store", made.store.address]
         for option, values in (("--task", tasks), ("--kind", kinds)):
             command += [f"{option}={value}" for value in values]
         command += ["--scratch", str(scratch.absolute())] if scratch is not None else []

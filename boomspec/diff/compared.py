@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from boomspec.costs.devices import DEVICES
-from boomspec.costs.forecast import Machine, forecast
-from boomspec.costs.machine import cpus
-from boomspec.diff.changes import Changes, compare, compare_meanings, side
+from boomspec.core.devices import DEVICES
+from boomspec.core.graph import Experiment, Node
+from boomspec.core.machine import cpus
 from boomspec.diff.environment import Condition, conditions
 from boomspec.diff.results import Compared, compare_results, measured
 from boomspec.diff.sides import Given
-from boomspec.graph import Experiment, Node
-from boomspec.plan import Plan, Step
+from boomspec.plan.changes import Changes, compare, compare_meanings, side
+from boomspec.plan.forecast import Machine, forecast
+from boomspec.plan.plan import Plan, Step
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from boomspec.graph import Node
-from boomspec.sizes import shown_bytes
+from boomspec.core.graph import Node
+from boomspec.core.sizes import shown_bytes
 from boomspec.store import Store
 
 MOST_RECORDS = 500  # of one run: more of them say the same

@@ -10,8 +10,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from boomspec.errors import BoomspecError, did_you_mean
-from boomspec.reading.source import Document, parse_source, read_source
+from boomspec.core.errors import BoomspecError, did_you_mean
+from boomspec.spec.source import Document, parse_source, read_source
 
 _SPECS = (".yaml", ".yml")
 

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from boomspec.costs.words import shown_seconds, with_unit
-from boomspec.diff.changes import Changes, Field, State, TaskChange
+from boomspec.core.format import shown_seconds, with_unit
 from boomspec.diff.compared import Diff, Pair, Size
 from boomspec.diff.results import THRESHOLD, Compared, Moved
-from boomspec.diff.words import count, listed
+from boomspec.plan.changes import Changes, Field, State, TaskChange
+from boomspec.plan.field_text import count, listed
 
 CLASSES = {"results": "Changes results", "execution": "Execution only", "cosmetic": "Cosmetic"}
 MARKS = {"changed": "~", "added": "+", "removed": "-"}

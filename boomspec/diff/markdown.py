@@ -19,7 +19,7 @@ from boomspec.diff.groups import (
     verdict,
     why,
 )
-from boomspec.diff.words import shown
+from boomspec.plan.field_text import shown
 
 
 def markdown(diff: Diff) -> str:

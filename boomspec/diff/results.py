@@ -17,10 +17,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from boomspec.graph import Node, TaskGraph
-from boomspec.measures import shown_measure
+from boomspec.core.graph import Node, TaskGraph
+from boomspec.core.measures import shown_measure
+from boomspec.core.tasks import Evaluate, LmEval
 from boomspec.store import Store
-from boomspec.tasks import Evaluate, LmEval
 
 THRESHOLD = 2.0  # standard errors
 Key = tuple[str, str]  # measure, metric

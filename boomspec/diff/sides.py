@@ -16,17 +16,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from boomspec.compile import answers_of
-from boomspec.compiling.sets import compile_experiments
+from boomspec.compile.compiler import answers_of
+from boomspec.compile.experiments import compile_experiments
+from boomspec.compile.resolved import meaning
+from boomspec.core.errors import BoomspecError
+from boomspec.core.graph import Experiment, TaskGraph
+from boomspec.core.graph_file import read_graph
 from boomspec.diff.git import Revision, revision
-from boomspec.errors import BoomspecError
-from boomspec.graph import Experiment, TaskGraph
-from boomspec.graph_file import read_graph
-from boomspec.language.spec import SpecFile
-from boomspec.meaning import meaning
-from boomspec.planning.saved import is_plan, read_plan
-from boomspec.reading.experiments import load_experiments
-from boomspec.runs import DEFAULT_STORE, GRAPH, store_of
+from boomspec.plan.run import DEFAULT_STORE, GRAPH, store_of
+from boomspec.plan.saved import is_plan, read_plan
+from boomspec.spec.document import SpecFile
+from boomspec.spec.experiments import load_experiments
 from boomspec.store import Store, Where, open_store, store_of_run
 
 

@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from boomspec.errors import BoomspecError
+from boomspec.core.errors import BoomspecError
 from boomspec.models.layer_rules import DEPTH_SCALED, LEADING, by_depth
 
 # What says where a model comes from, how it is run, trained, sampled from or named, and not what it computes.

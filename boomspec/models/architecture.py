@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from boomspec.core.tasks import Architecture
 from boomspec.models.checkpoint import TensorEntry
 from boomspec.models.facts import ModelFacts, model_facts
-from boomspec.tasks import Architecture
 
 
 def llama_facts(architecture: Architecture) -> ModelFacts:

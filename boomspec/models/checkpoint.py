@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from boomspec.errors import BoomspecError
+from boomspec.core.errors import BoomspecError
 from boomspec.models.contents import names_in, refusal
 from boomspec.models.files import INDEX, SINGLE, check_fetched
 

@@ -17,14 +17,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from boomspec.errors import BoomspecError
-from boomspec.identity import file_digest
+from boomspec.core.errors import BoomspecError
+from boomspec.core.identity import file_digest
 
 Part = Literal["model", "tokenizer"]
 CONFIGS: Mapping[Part, str] = {"model": "config.json", "tokenizer": "tokenizer_config.json"}
 AUTO_MAP = "auto_map"
 USED = ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer")  # what tasks load by
-CODE = "code"  # of a source's identity: digests of the code that the spec trusts, by file name; of a task's options
 CODE_FILES = ("*.py",)
 DECODER_CONFIGS = ("text_config", "llm_config", "language_config")  # of a text decoder among other parts
 _ELSEWHERE = "--"  # "owner/name--module.Class": of another repository

@@ -14,7 +14,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from boomspec.errors import BoomspecError
+from boomspec.core.errors import BoomspecError
 from boomspec.models.files import CONFIG, INDEX, SINGLE, check_fetched, is_travelling_file
 
 ADAPTER = "adapter_config.json"

@@ -23,7 +23,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from boomspec.errors import BoomspecError
+from boomspec.core.errors import BoomspecError
 from boomspec.models.checkpoint import TensorEntry, read_checkpoint, same_bytes
 from boomspec.models.contents import names_in, refusal
 from boomspec.models.families import (

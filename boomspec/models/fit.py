@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from boomspec.errors import BoomspecError
+from boomspec.core.errors import BoomspecError
 from boomspec.models.checkpoint import FLOAT_BYTES, TensorEntry
 from boomspec.models.facts import ModelFacts, read_as
 from boomspec.models.families import translation

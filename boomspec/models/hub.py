@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from boomspec.errors import BoomspecError
+from boomspec.core.errors import BoomspecError
 from boomspec.models.checkpoint import TensorEntry, read_checkpoint, same_bytes
 from boomspec.models.code import CODE_FILES, CONFIGS
 from boomspec.models.contents import check_config, names_in, refusal

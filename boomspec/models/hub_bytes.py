@@ -1,7 +1,7 @@
 """Whether two tensors of a model on the hub are one: a few places of their bytes are compared, by requests for ranges.
 
 Matrices that were trained apart differ nearly everywhere, so one place mostly tells. Those that are equal wherever they
-are looked at count as one; whoever has fetched the files looks again (`runners.models.model_folder`).
+are looked at count as one; whoever has fetched the files looks again (`runners.modeling.models.model_folder`).
 """
 
 from __future__ import annotations

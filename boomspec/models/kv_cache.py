@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from boomspec.errors import BoomspecError
+from boomspec.core.errors import BoomspecError
 from boomspec.models.facts import ModelFacts
 
 _ELEMENT = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from boomspec.errors import BoomspecError
+from boomspec.core.errors import BoomspecError
 
 Config = dict[str, Any]
 Origin = tuple[str, int]  # owner and index of the layer that a layer of the plan was

@@ -1,6 +1,6 @@
 """Families of which it is known that every size is right: models of alike layers under the names that they always have.
 
-Of any other model transformers is asked before a run (`boomspec.planning.model_checks`), which takes seconds. What is
+Of any other model transformers is asked before a run (`boomspec.plan.model_checks`), which takes seconds. What is
 listed is data: a sweep over all families (tests/sweeps) has found each of these right.
 """
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from boomspec.errors import BoomspecError
+from boomspec.core.errors import BoomspecError
 from boomspec.models.agreement import check_agreement
 from boomspec.models.facts import LAYER_COUNTS, ModelFacts
 from boomspec.models.layer_rules import Config, Origin, apply_rules

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from boomspec.errors import BoomspecError
+from boomspec.core.errors import BoomspecError
 
 STUDENT_CONFIG = "student_config.json"
 _HINT = "or give the mapping in the spec: student: {model: ..., keep: [0, 2, ...]}"

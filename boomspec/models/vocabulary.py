@@ -1,7 +1,7 @@
 """How many rows of an embedding text can ask for, from a tokenizer's files alone.
 
-Special tokens that are written out inside of a text are text (`runners.text_tokenizer`), so of the added tokens only
-those that are not special count, and those that stand around documents. Gemma 3 1B, say, has one row less than its
+Special tokens that are written out inside of a text are text (`runners.data.text_tokenizer`), so of the added tokens
+only those that are not special count, and those that stand around documents. Gemma 3 1B, say, has one row less than its
 tokenizer has tokens: the last one stands for an image.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from boomspec.errors import BoomspecError
+from boomspec.core.errors import BoomspecError
 
 # A vocabulary of a quarter of a million entries, with its merges, takes a second to parse: only what is asked is read.
 _VOCABULARY = re.compile(rb'"vocab"\s*:\s*\{')

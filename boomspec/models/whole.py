@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from boomspec.errors import BoomspecError
+from boomspec.core.errors import BoomspecError
 from boomspec.models.checkpoint import TensorEntry
 from boomspec.models.code import DECODER_CONFIGS
 from boomspec.models.facts import ModelFacts, total_parameters

@@ -17,11 +17,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from boomspec.errors import BoomspecError
-from boomspec.store.files import flush
+from boomspec.core.errors import BoomspecError
+from boomspec.core.files import flush
 from boomspec.store.filesystems import PARALLEL, filesystem
-from boomspec.store.patience import Patience, cannot_be_conditional, exists_already, has_no_range
 from boomspec.store.permissions import Operation
+from boomspec.store.retry import Patience, cannot_be_conditional, exists_already, has_no_range
 
 _PART = 16 * 2**20  # bytes of one request; the parts of a large file are copied in parallel
 _SMALL = 2**20  # bytes of a file of which many are copied at a time

@@ -7,8 +7,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from boomspec.identity import file_digest
-from boomspec.store.files import looked_at, unreadable
+from boomspec.core.files import looked_at, unreadable
+from boomspec.core.identity import file_digest
 
 
 def damage_of_files(record: dict[str, Any], folder: Path, *, checksums: bool) -> str | None:

@@ -29,10 +29,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from boomspec.errors import BoomspecError, redact
-from boomspec.store.damage import damage_of_files
-from boomspec.store.file_locks import lock
-from boomspec.store.files import (
+from boomspec.core.errors import BoomspecError, redact
+from boomspec.core.file_locks import lock
+from boomspec.core.files import (
     ABSENT,
     RESUME,
     flush,
@@ -44,6 +43,7 @@ from boomspec.store.files import (
     unlock_folder,
     unreadable,
 )
+from boomspec.store.damage import damage_of_files
 from boomspec.store.record import RECORD, Task, is_record, listed_files, record_text
 
 if TYPE_CHECKING:

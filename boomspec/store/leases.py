@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from boomspec.errors import BoomspecError
+from boomspec.core.errors import BoomspecError
 from boomspec.store.bucket import Bucket
 
 EXPIRES = 90.0  # seconds without a change, after which a lease is its holder's no longer

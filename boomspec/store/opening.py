@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from boomspec.errors import BoomspecError, did_you_mean, redact
-from boomspec.store.files import ABSENT, unreadable
+from boomspec.core.errors import BoomspecError, did_you_mean, redact
+from boomspec.core.files import ABSENT, unreadable
 from boomspec.store.folder import Store
 
 Where = str | Path  # a folder, or a URL

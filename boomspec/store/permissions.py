@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from boomspec.errors import BoomspecError, first_line
+from boomspec.core.errors import BoomspecError, first_line
 
 Operation = Literal["list", "read", "write", "delete"]
 _WHAT = {"list": "list objects", "read": "read objects", "write": "write objects", "delete": "delete objects"}

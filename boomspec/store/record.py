@@ -6,9 +6,9 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from boomspec.errors import BoomspecError, redacted
-from boomspec.identity import file_digest
-from boomspec.store.files import flush
+from boomspec.core.errors import BoomspecError, redacted
+from boomspec.core.files import flush
+from boomspec.core.identity import file_digest
 
 RECORD = "artifact.json"
 RECORD_VERSION = 1

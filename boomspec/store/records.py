@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from boomspec.core.files import part_of
 from boomspec.store.bucket import Bucket, Entry
-from boomspec.store.files import part_of
 from boomspec.store.record import RECORD, Task, is_record
 
 _ATTEMPT = re.compile(r"[0-9a-f]{16}")

@@ -27,14 +27,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from boomspec.errors import BoomspecError
-from boomspec.in_use import is_running
+from boomspec.core.errors import BoomspecError
+from boomspec.core.files import RESUME, flush, locked_folder
 from boomspec.store import leases
 from boomspec.store.bucket import Bucket, Entry
-from boomspec.store.files import RESUME, flush, locked_folder
+from boomspec.store.download_runs import pull_run, pull_runs
 from boomspec.store.folder import Store, Workspace
-from boomspec.store.here import CACHE, alone_here, holds, local_folder, mark, remember, sound
-from boomspec.store.pulled import pull_run, pull_runs
+from boomspec.store.local_cache import CACHE, alone_here, holds, local_folder, mark, remember, sound
+from boomspec.store.lock import is_running
 from boomspec.store.record import RECORD, Task, listed_files, record_text
 from boomspec.store.records import payload_name, read_record, read_records, record_name
 

@@ -1,6 +1,7 @@
 """Artifacts that were made of the same things, byte for byte: an index of them, and publishing one under another id.
 
-    <store>/made_of/<kind>/<key>/<task id>   an empty file: what its task was made of has this key (`boomspec.made_of`)
+    <store>/made_of/<kind>/<key>/<task id>   an empty file: what its task was made of has this key
+    (`boomspec.store.made_of`)
 
 An entry is written before its artifact is published, so that every artifact has one, whoever is killed in between. It
 proves nothing: who finds one looks whether the artifact is there and whole. `gc` deletes those whose artifact is gone.
@@ -15,9 +16,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from boomspec.errors import BoomspecError
+from boomspec.core.errors import BoomspecError
+from boomspec.core.files import RESUME, flush
 from boomspec.store.damage import damage_of_files
-from boomspec.store.files import RESUME, flush
 from boomspec.store.folder import Store
 from boomspec.store.record import record_text
 

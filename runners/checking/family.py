@@ -17,16 +17,16 @@ import torch
 from accelerate import init_empty_weights
 from transformers.core_model_loading import revert_weight_conversion
 
-from boomspec.checks import Check, Outline
-from boomspec.errors import BoomspecError
+from boomspec.core.checks import Check, Outline
+from boomspec.core.errors import BoomspecError
 from boomspec.models.facts import ModelFacts, model_facts, read_as
 from boomspec.models.fit import plan_entries
 from boomspec.models.outline import config_of, tensors_of
 from boomspec.models.plan_config import check_one_kind
 from runners.checking.layout import NotTinyError, auto_class, lay_out, read_config
 from runners.checking.trial import Size, try_sizes
-from runners.foreign_code import ready
-from runners.model_config import complete, plan_config
+from runners.modeling.foreign_code import ready
+from runners.modeling.model_config import complete, plan_config
 
 _MOST_TRIED = 6  # of the sizes: each takes as long as a tiny model takes to be written, loaded and run
 _ADVICE = "no size of this family would be right: take another teacher, or other layers and sizes"

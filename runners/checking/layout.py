@@ -19,14 +19,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
-from boomspec.checks import Outline
-from boomspec.errors import BoomspecError
+from boomspec.core.checks import Outline
+from boomspec.core.errors import BoomspecError
 from boomspec.models.checkpoint import TensorEntry, checkpoint_files
 from boomspec.models.code import CONFIGS, code_files
 from boomspec.models.families import canonical_name
 from boomspec.models.outline import config_of, tensors_of
 from runners.checking.tiny import Config, tiny
-from runners.foreign_code import ready
+from runners.modeling.foreign_code import ready
 
 _LEFT_OUT = ("quantization_config", "torch_dtype", "dtype")  # of a tiny model in fp32
 _SMALL = 8

@@ -17,17 +17,17 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig
 
-from boomspec.errors import BoomspecError
+from boomspec.core.errors import BoomspecError
 from boomspec.models.facts import ModelFacts, read_facts
 from boomspec.models.fit import plan_entries
-from runners.assembly import assemble
-from runners.capture import capture, embedding_parameters, hidden_pairs, trunk
+from runners.assembly.assemble import assemble
 from runners.checking.in_memory import layer_stack, logits, patched
 from runners.checking.layout import NotTinyError, auto_class, randomise
 from runners.checking.tiny import VOCABULARY
-from runners.foreign_code import ready
-from runners.head import check_head
-from runners.models import named_otherwise, save_weights
+from runners.modeling.foreign_code import ready
+from runners.modeling.head import check_head
+from runners.modeling.hidden_states import capture, embedding_parameters, hidden_pairs, trunk
+from runners.modeling.models import named_otherwise, save_weights
 
 _ANY_TOKENS_BT = (torch.arange(2 * 21).reshape(2, 21) * 7 + 3) % (VOCABULARY - 4)
 TEACHER = "the teacher"

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from boomspec.measures import shown_measure
-from boomspec.tasks import Cell, Report
+from boomspec.core.measures import shown_measure
+from boomspec.core.tasks import Cell, Report
 
 SERIES = {  # in the order in which they are shown
     "student": "student",

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from boomspec.tasks import Cell, Comparison
+from boomspec.core.tasks import Cell, Comparison
 from runners.report.collect import Find, Missing, Results, Row, collect_cells, measured
 
 SEED = "seed"  # the axis whose values repeat an experiment

@@ -11,7 +11,7 @@ from runners.report.collect import SERIES
 from runners.report.comparison import Group, Size, Study
 from runners.report.differences import Difference, differences
 from runners.report.findings import UNITS, listed, name_of
-from runners.report.words import number
+from runners.report.format import number
 
 _MOST_SENTENCES = 7  # about single groups; of more there are counts
 _MOST_WINNERS = 3

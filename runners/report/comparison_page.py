@@ -11,11 +11,11 @@ from runners.report.comparison_figures import MOST_LINES, compared, difference_l
 from runners.report.comparison_findings import findings, outcome, ranked
 from runners.report.differences import Difference
 from runners.report.findings import UNITS, name_of
+from runners.report.format import count, number, signed
 from runners.report.frame import NO_PROVENANCE, Drawing, Provenance, file_name, rendered
 from runners.report.marks import Marks
+from runners.report.run_notes import Experiments
 from runners.report.sweep_figures import MOST_PANELS, axis_figure, grid_figure, marginal_figure, numeric, panels_of
-from runners.report.told import Experiments
-from runners.report.words import count, number, signed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

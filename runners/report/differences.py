@@ -20,7 +20,7 @@ import numpy as np
 from runners.report.collect import Row
 from runners.report.comparison import FAMILY, Group, Size, Study, Trial
 from runners.report.findings import CLEAR, item_differences
-from runners.weighted import weighted_stderr
+from runners.runtime.statistics import weighted_stderr
 
 # Student's t, 97.5 %, for 1, 2, ... degrees of freedom.
 _T = (

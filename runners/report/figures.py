@@ -21,7 +21,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from runners.report.collect import SERIES, Results, Row
 from runners.report.findings import UNITS
-from runners.report.words import count, number
+from runners.report.format import count, number
 
 # Okabe and Ito's palette: told apart with every common form of colour blindness, and in print by the markers.
 INK, BLUE, ORANGE, PINK = "#1a1a19", "#0072b2", "#d55e00", "#b5649b"

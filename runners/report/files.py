@@ -11,7 +11,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from boomspec.json_text import json_text
+from boomspec.core.json_text import json_text
 from runners.report import comparison_findings
 from runners.report.collect import HEADER, Missing, Results, tidy
 from runners.report.comparison import FAMILY, Study

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from runners.report.collect import SERIES, Results, Row
-from runners.report.words import number
-from runners.weighted import weighted_mean, weighted_stderr
+from runners.report.format import number
+from runners.runtime.statistics import weighted_mean, weighted_stderr
 
 UNITS = {"loss": "nats per token", "bits_per_byte": "bits per byte"}
 _ADJECTIVES = {"interpolated": "interpolated", "random_init": "randomly initialised"}

@@ -9,14 +9,14 @@ from typing import Any
 
 import yaml
 
-from boomspec.tasks import Cell
+from boomspec.core.tasks import Cell
 from runners.report.collect import SERIES, Results, Row
 from runners.report.figures import size_figure
 from runners.report.findings import UNITS, compare, findings, label, outcome
+from runners.report.format import count, number, signed, size
 from runners.report.frame import NO_PROVENANCE, Drawing, Provenance, file_name, rendered
 from runners.report.marks import Marks
 from runners.report.process_figures import search_figure, similarity_figure, training_figure
-from runners.report.words import count, number, signed, size
 
 GROUPS = ("hero", "sizes", "searches", "trainings", "similarities")
 

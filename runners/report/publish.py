@@ -13,17 +13,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from boomspec.graph import TaskGraph
+from boomspec.core.graph import TaskGraph
+from boomspec.core.tasks import Comparison, Report
 from boomspec.store import Store
-from boomspec.tasks import Comparison, Report
-from runners.numbers import fetch_numbers
 from runners.report import comparison_page, page
 from runners.report.collect import Results, collect
 from runners.report.comparison import Study, study
 from runners.report.figures import write_png
 from runners.report.files import comparison_files, report_files
 from runners.report.frame import Drawing
-from runners.report.told import experiments, opening, provenance, why
+from runners.report.run_notes import experiments, opening, provenance, why
+from runners.runtime.numbers import fetch_numbers
 
 PAGE = "report.html"
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from runners.report.comparison import Group, Size, Study
 from runners.report.comparison_figures import draw_line, legend, measure_label
 from runners.report.figures import BLUE, GREEN, ORANGE, STYLE
-from runners.report.words import number
+from runners.report.format import number
 
 MOST_PANELS = 6
 _SIZES = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"))

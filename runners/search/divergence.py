@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
-from runners.head import Head
+from runners.modeling.head import Head
 
 HELD_BYTES = 2**30
 CHUNK_LOGITS = 2**22  # logits of one chunk: 16 MiB a copy in fp32

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from boomspec.errors import BoomspecError
-from boomspec.layers import Plan
-from boomspec.tasks import LayerChoice
-from runners.capture import EMBEDDING, Point, capture, decoder_layers, trunk
-from runners.losses import cosine
+from boomspec.core.errors import BoomspecError
+from boomspec.core.layers import Plan
+from boomspec.core.tasks import LayerChoice
+from runners.modeling.hidden_states import EMBEDDING, Point, capture, decoder_layers, trunk
 from runners.search.shared import SharedForward
+from runners.training.losses import cosine
 
 Report = Callable[[float, float], None]
 

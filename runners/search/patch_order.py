@@ -19,11 +19,11 @@ from typing import Any
 
 from torch import Tensor
 
-from boomspec.errors import BoomspecError
-from boomspec.layers import EXACT_HINT, ORDERS, Plan, patchable, plan_of, prefixes, refuse_exact
-from boomspec.layers import blocks as blocks_of
-from boomspec.tasks import PatchOrder
-from runners.capture import decoder_layers
+from boomspec.core.errors import BoomspecError
+from boomspec.core.layers import EXACT_HINT, ORDERS, Plan, patchable, plan_of, prefixes, refuse_exact
+from boomspec.core.layers import blocks as blocks_of
+from boomspec.core.tasks import PatchOrder
+from runners.modeling.hidden_states import decoder_layers
 from runners.search.divergence import Divergence
 from runners.search.shared import SharedForward
 

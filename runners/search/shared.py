@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from boomspec.layers import Plan
-from runners.parts import Batch, take_apart
+from boomspec.core.layers import Plan
+from runners.modeling.layerwise import Batch, take_apart
 
 CACHE_BYTES = 4 * 2**30
 

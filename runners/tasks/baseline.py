@@ -5,12 +5,12 @@ Writes `model/`; LaCo also `laco.json`, every merge that was tried.
 
 from __future__ import annotations
 
+from boomspec.core.tasks import Baseline, LaCo, Subset
 from boomspec.models.facts import read_facts
-from boomspec.tasks import Baseline, LaCo, Subset
-from runners import laco
-from runners.assembly import assemble
-from runners.context import Context
-from runners.models import MODEL, model_folder
+from runners.assembly.assemble import assemble
+from runners.modeling.models import MODEL, model_folder
+from runners.runtime.context import Context
+from runners.search import laco
 
 
 def run(context: Context[Baseline]) -> None:

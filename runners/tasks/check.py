@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 
-from boomspec.checks import Check
+from boomspec.core.checks import Check
 from runners.checking.family import check_family
-from runners.context import Context
-from runners.models import model_folder
+from runners.modeling.models import model_folder
+from runners.runtime.context import Context
 
 
 def run(context: Context[Check]) -> None:

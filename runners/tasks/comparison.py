@@ -5,10 +5,10 @@ The same inputs give the same bytes: no run's name, dates or machines.
 
 from __future__ import annotations
 
-from boomspec.tasks import Comparison
-from runners.context import Context
+from boomspec.core.tasks import Comparison
 from runners.report.comparison import study
 from runners.report.publish import write_comparison
+from runners.runtime.context import Context
 
 
 def run(context: Context[Comparison]) -> None:

@@ -17,15 +17,15 @@ from torch import Tensor
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
-from boomspec.errors import BoomspecError
+from boomspec.core.errors import BoomspecError
+from boomspec.core.tasks import Dequantize
 from boomspec.models.checkpoint import TensorEntry, read_checkpoint
 from boomspec.models.facts import read_config
 from boomspec.models.files import CONFIG, INDEX, SINGLE
 from boomspec.models.quantized import Dequantized, dequantized, without_quantization
-from boomspec.tasks import Dequantize
-from runners.context import Context, Progress
-from runners.foreign_code import copy_travelling
-from runners.models import MODEL, model_folder
+from runners.modeling.foreign_code import copy_travelling
+from runners.modeling.models import MODEL, model_folder
+from runners.runtime.context import Context, Progress
 
 _SHARD_BYTES = 2 * 10**9
 

@@ -20,24 +20,24 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from boomspec.errors import BoomspecError
-from boomspec.json_text import computed_json
-from boomspec.losses import Losses
+from boomspec.core.errors import BoomspecError
+from boomspec.core.json_text import computed_json
+from boomspec.core.losses import Losses
+from boomspec.core.tasks import Distill, Faithful, Precision
 from boomspec.models.facts import read_facts
 from boomspec.models.published import STUDENT_CONFIG
-from boomspec.tasks import Distill, Faithful, Precision
-from runners.assembly import assemble
-from runners.capture import Pair, capture, embedding_parameters, hidden_pairs, label, trunk
-from runners.context import Context
-from runners.device import MASTER_DTYPE, autocast, device, frozen_dtype, kernels
-from runners.foreign_code import ready
-from runners.head import Head, check_head
-from runners.losses import cosine, head_loss, needs_teacher, state_loss, weights
-from runners.models import MODEL, load, load_frozen, model_folder, save_weights, stored_dtype
-from runners.spread import Spread, is_sharded, lightened, shard_frozen
-from runners.team import ALONE, Team, team
-from runners.tokens import TokenStream
-from runners.training import MicroLoss, train
+from runners.assembly.assemble import assemble
+from runners.data.tokens import TokenStream
+from runners.modeling.foreign_code import ready
+from runners.modeling.head import Head, check_head
+from runners.modeling.hidden_states import Pair, capture, embedding_parameters, hidden_pairs, label, trunk
+from runners.modeling.models import MODEL, load, load_frozen, model_folder, save_weights, stored_dtype
+from runners.runtime.context import Context
+from runners.runtime.device import MASTER_DTYPE, autocast, device, frozen_dtype, kernels
+from runners.training.loop import MicroLoss, train
+from runners.training.losses import cosine, head_loss, needs_teacher, state_loss, weights
+from runners.training.parallel import Spread, is_sharded, lightened, shard_frozen
+from runners.training.process_group import ALONE, Team, team
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,7 +52,7 @@ def run(context: Context[Distill]) -> None:
     if context.options.get("workers", 1) == 1:
         work(context)
         return
-    from runners.many_workers import train_together  # Ray Train takes seconds to import
+    from runners.training.ray_train import train_together  # Ray Train takes seconds to import
 
     train_together(context)
 

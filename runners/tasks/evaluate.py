@@ -20,16 +20,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers import PreTrainedModel
 
-from boomspec.errors import BoomspecError
-from boomspec.json_text import json_text
-from boomspec.tasks import Evaluate, HeldOut, LmEval
-from runners import held_out
-from runners.context import Context
-from runners.device import frozen_dtype, kernels
-from runners.foreign_code import ready, tokenizer_of
-from runners.harness_counts import Counted, members
-from runners.models import load_frozen, model_folder
-from runners.tokens import TOKENIZER, TokenStream
+from boomspec.core.errors import BoomspecError
+from boomspec.core.json_text import json_text
+from boomspec.core.tasks import Evaluate, HeldOut, LmEval
+from runners.data.tokens import TOKENIZER, TokenStream
+from runners.evaluation import held_out
+from runners.evaluation.lm_eval_counts import Counted, members
+from runners.modeling.foreign_code import ready, tokenizer_of
+from runners.modeling.models import load_frozen, model_folder
+from runners.runtime.context import Context
+from runners.runtime.device import frozen_dtype, kernels
 
 _BATCH_SIZE = 8
 
@@ -103,7 +103,7 @@ def _held_out(
 def _lm_eval(
     context: Context[Evaluate], measure: LmEval, model: PreTrainedModel, folder: Path
 ) -> tuple[dict[str, Any], list[Item], Counted]:
-    from runners import harness  # seconds of import that held-out text need not pay
+    from runners.evaluation import lm_eval_runner as harness  # seconds of import that held-out text need not pay
 
     source = context.inputs["tasks"].source
     assert source is not None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from boomspec.tasks import Interpolate
-from runners.assembly import assemble
-from runners.context import Context
-from runners.models import model_folder
+from boomspec.core.tasks import Interpolate
+from runners.assembly.assemble import assemble
+from runners.modeling.models import model_folder
+from runners.runtime.context import Context
 
 
 def run(context: Context[Interpolate]) -> None:

@@ -12,26 +12,26 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from boomspec.errors import BoomspecError
-from boomspec.losses import CrossEntropy, Losses
-from boomspec.tasks import Architecture, Pretrain
-from runners.capture import trunk
-from runners.context import Context
-from runners.device import MASTER_DTYPE, device, kernels
-from runners.head import Head, check_head
-from runners.losses import head_loss, weights
-from runners.models import MODEL, save_weights
-from runners.spread import Spread, is_sharded, lightened
-from runners.team import team
-from runners.tokens import TOKENIZER, TokenStream
-from runners.training import train
+from boomspec.core.errors import BoomspecError
+from boomspec.core.losses import CrossEntropy, Losses
+from boomspec.core.tasks import Architecture, Pretrain
+from runners.data.tokens import TOKENIZER, TokenStream
+from runners.modeling.head import Head, check_head
+from runners.modeling.hidden_states import trunk
+from runners.modeling.models import MODEL, save_weights
+from runners.runtime.context import Context
+from runners.runtime.device import MASTER_DTYPE, device, kernels
+from runners.training.loop import train
+from runners.training.losses import head_loss, weights
+from runners.training.parallel import Spread, is_sharded, lightened
+from runners.training.process_group import team
 
 
 def run(context: Context[Pretrain]) -> None:
     if context.options.get("workers", 1) == 1:
         work(context)
         return
-    from runners.many_workers import train_together  # Ray Train takes seconds to import
+    from runners.training.ray_train import train_together  # Ray Train takes seconds to import
 
     train_together(context)
 

@@ -5,10 +5,10 @@ The same inputs give the same bytes: no run's name, dates or machines.
 
 from __future__ import annotations
 
-from boomspec.tasks import Report
-from runners.context import Context
+from boomspec.core.tasks import Report
 from runners.report.collect import collect
 from runners.report.publish import write_report
+from runners.runtime.context import Context
 
 
 def run(context: Context[Report]) -> None:

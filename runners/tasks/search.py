@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from boomspec.json_text import computed_json
-from boomspec.tasks import LayerChoice, PatchOrder, Search
-from runners.calibration import calibration_batches
-from runners.context import Context
-from runners.device import frozen_dtype, kernels
-from runners.models import load_frozen, model_folder
+from boomspec.core.json_text import computed_json
+from boomspec.core.tasks import LayerChoice, PatchOrder, Search
+from runners.modeling.models import load_frozen, model_folder
+from runners.runtime.context import Context
+from runners.runtime.device import frozen_dtype, kernels
+from runners.search.calibration import calibration_batches
 from runners.search.layer_choice import search_layer_choice
 from runners.search.patch_order import search_patch_order
 

@@ -1,14 +1,14 @@
 """Documents to a token artifact: two flat streams, a tokenizer folder and `meta.json`.
 
 Each stream is `EOS d1 EOS d2 EOS ... dn EOS`, or `B d1 EOS B d2 EOS ... B dn EOS` where texts begin with tokens of
-their own (see `runners/tokens.py`). Text inside a document that looks like a special token is ordinary text: only the
-end of a document makes an EOS, and only its beginning a B.
+their own (see `runners/data/tokens.py`). Text inside a document that looks like a special token is ordinary text:
+only the end of a document makes an EOS, and only its beginning a B.
 
 Documents are numbered behind the first `skip`, empty and bad ones included (they are counted, not written);
 document i is held out when i % held_out_every == held_out_offset, or it is of a source of its own. `meta.json` has a
 digest of the documents of each stream; the execution's option `rows` says what it must be where a lock knows it. Memory
 holds one batch of documents, whatever the size of the corpus; the result does not depend on how documents are batched,
-nor on how often the task was killed (`runners/token_writer.py`).
+nor on how often the task was killed (`runners/data/token_writer.py`).
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from boomspec.errors import BoomspecError
-from boomspec.graph import Source
-from boomspec.tasks import Tokenize
-from runners.context import Context
-from runners.corpus import Document, Documents, source_bytes
-from runners.text_tokenizer import TextTokenizer, copy_tokenizer, load_tokenizer, train_tokenizer
-from runners.token_writer import CHECKPOINT_SECONDS, Count, Place, TokenWriter
-from runners.tokens import DTYPES, META, TOKENIZER
+from boomspec.core.errors import BoomspecError
+from boomspec.core.graph import Source
+from boomspec.core.tasks import Tokenize
+from runners.data.documents import Document, Documents, source_bytes
+from runners.data.text_tokenizer import TextTokenizer, copy_tokenizer, load_tokenizer, train_tokenizer
+from runners.data.token_writer import CHECKPOINT_SECONDS, Count, Place, TokenWriter
+from runners.data.tokens import DTYPES, META, TOKENIZER
+from runners.runtime.context import Context
 
 _BATCH_DOCUMENTS, _BATCH_CHARACTERS = 256, 1 << 20
 _ROWS = "rows"

@@ -9,12 +9,13 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from boomspec.checks import Check
-from boomspec.errors import BoomspecError, did_you_mean
-from boomspec.graph import Node, TaskGraph
-from boomspec.inputs import kept, missing_files
-from boomspec.store import Store, locked_folder
-from runners.interrupt import Interrupt
+from boomspec.core.checks import Check
+from boomspec.core.errors import BoomspecError, did_you_mean
+from boomspec.core.files import locked_folder
+from boomspec.core.graph import Node, TaskGraph
+from boomspec.store import Store
+from boomspec.store.sources import kept, missing_files
+from runners.runtime.interrupt import Interrupt
 
 _NAMED = 5  # artifacts that an error names before it only counts
 

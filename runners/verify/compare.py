@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from boomspec.graph import Node, TaskGraph
+from boomspec.core.graph import Node, TaskGraph
 from boomspec.store import Store
 from runners.verify.files import Apart, compare_files
 

@@ -64,8 +64,8 @@ def write_model(folder: Path, *, layers: int) -> None:
 
 def assembly(folder: Path, what: str) -> dict[str, float]:
     """Assemble in this process. Returns {"seconds", "cpu", "megabytes"}."""
-    from boomspec.layers import family, patchable
-    from runners.assembly import assemble_family
+    from boomspec.core.layers import family, patchable
+    from runners.assembly.assemble import assemble_family
 
     plans = family(KEPT, LAYERS, tuple(reversed(patchable(KEPT, LAYERS))))
     chosen = plans if what == "all sizes" else [plans[len(plans) // 2]]

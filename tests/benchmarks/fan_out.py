@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from boomspec.graph_file import read_graph
+from boomspec.core.graph_file import read_graph
 from boomspec.store import Store
 from tests.runners import small
 

@@ -38,9 +38,9 @@ def measure(way: str) -> dict[str, float]:
     """Run one way in this process. Returns {"megabytes", "seconds", "loss"}."""
     import torch
 
-    from boomspec.losses import KL, CrossEntropy, Losses
-    from runners.head import Head
-    from runners.losses import HEAD_TERMS, head_loss, weights
+    from boomspec.core.losses import KL, CrossEntropy, Losses
+    from runners.modeling.head import Head
+    from runners.training.losses import HEAD_TERMS, head_loss, weights
 
     torch.manual_seed(0)
     student, teacher = (Head(HeadOnly(torch.nn.Linear(HIDDEN, VOCABULARY, bias=False))) for _ in range(2))

@@ -11,14 +11,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from boomspec.graph import Node, Source, Task, TaskGraph
-from boomspec.plan import needed
+from boomspec.core.graph import Node, Source, Task, TaskGraph
+from boomspec.core.tasks import Tokenize
+from boomspec.plan.plan import needed
 from boomspec.store import Store
-from boomspec.tasks import Tokenize
-from runners.cluster import cluster
-from runners.interrupt import Interrupt
-from runners.journal import Journal
-from runners.view import PlainView
+from runners.cluster.ray_cluster import cluster
+from runners.executor.view import PlainView
+from runners.runtime.interrupt import Interrupt
+from runners.runtime.journal import Journal
 
 
 class _Quiet(PlainView):
@@ -37,7 +37,7 @@ def graph_of(count: int) -> TaskGraph:
 
 
 def through_the_executor(graph: TaskGraph, store: Store, folder: Path) -> float:
-    from runners.executor import run_tasks
+    from runners.executor.executor import run_tasks
 
     plan = needed(graph, Store(folder / "nothing is here"), checksums=False)
     view = _Quiet(len(graph.nodes))

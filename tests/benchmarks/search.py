@@ -26,10 +26,10 @@ import transformers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from boomspec.layers import plan_of
-from boomspec.tasks import PatchOrder
-from runners.assembly import assemble
-from runners.models import load_frozen
+from boomspec.core.layers import plan_of
+from boomspec.core.tasks import PatchOrder
+from runners.assembly.assemble import assemble
+from runners.modeling.models import load_frozen
 from runners.search.patch_order import search_patch_order
 
 LAYERS, BLOCKS, HIDDEN, VOCABULARY = 16, 8, 128, 1024

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from boomspec.compile import Compiled, compile_spec
-from boomspec.reading.experiments import load_spec
+from boomspec.compile.compiler import Compiled, compile_spec
+from boomspec.spec.experiments import load_spec
 
 SPEC = """\
 boomspec: 1

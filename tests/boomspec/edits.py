@@ -7,9 +7,9 @@ from pathlib import Path
 
 import yaml
 
-from boomspec.compile import Compiled, compile_spec
-from boomspec.diff.changes import Side, side
-from boomspec.reading.experiments import load_spec
+from boomspec.compile.compiler import Compiled, compile_spec
+from boomspec.plan.changes import Side, side
+from boomspec.spec.experiments import load_spec
 
 SPEC = """\
 boomspec: 1

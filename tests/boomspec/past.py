@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from boomspec.graph import TaskGraph
+from boomspec.core.graph import TaskGraph
 from boomspec.store import Store
-from runners.journal import Journal
+from runners.runtime.journal import Journal
 
 
 def publish(store: Store, task, text: str = "the payload") -> Path:

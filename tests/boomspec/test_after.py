@@ -7,17 +7,17 @@ from dataclasses import replace
 
 import pytest
 
-from boomspec.costs.schedule import critical_path, elapsed
-from boomspec.errors import BoomspecError
-from boomspec.graph import Execution, Experiment, Node, Task, TaskGraph
-from boomspec.graph_file import graph_of_json, read_graph
-from boomspec.plan import needed
-from boomspec.planning.order import longest_first
-from boomspec.show import mermaid
+from boomspec.core.errors import BoomspecError
+from boomspec.core.graph import Execution, Experiment, Node, Task, TaskGraph
+from boomspec.core.graph_file import graph_of_json, read_graph
+from boomspec.core.tasks import Evaluate as Measure
+from boomspec.core.tasks import HeldOut, Interpolate, Tokenize
+from boomspec.plan.order import longest_first
+from boomspec.plan.plan import needed
+from boomspec.plan.schedule import critical_path, elapsed
+from boomspec.plan.tables import mermaid
 from boomspec.store import Store
-from boomspec.tasks import Evaluate as Measure
-from boomspec.tasks import HeldOut, Interpolate, Tokenize
-from runners.ready import Ready
+from runners.executor.ready import Ready
 
 FIRST = Node(Task(Tokenize(text_field="text", skip=0, held_out_every=0, held_out_offset=0), {}), "first", Execution())
 BUILT = Node(Task(Interpolate(plan=("t0",), tied=False), {}), "built", after=(FIRST.id,))

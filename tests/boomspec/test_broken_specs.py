@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from boomspec.cli import main
+from boomspec.commands.cli import main
 
 BROKEN = Path(__file__).parent.parent / "golden" / "broken"
 NEEDS_COMPILING = {"unknown-task"}  # lm-eval's names are looked up when a plan is made

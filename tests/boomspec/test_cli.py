@@ -9,12 +9,12 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from boomspec.cli import main
+from boomspec.commands.cli import main
 from boomspec.commands.shared import runner, runner_output
-from boomspec.compile import compile_spec
-from boomspec.errors import BoomspecError
-from boomspec.language.schema import json_schema
-from boomspec.reading.experiments import load_spec
+from boomspec.compile.compiler import compile_spec
+from boomspec.core.errors import BoomspecError
+from boomspec.spec.experiments import load_spec
+from boomspec.spec.json_schema import json_schema
 from boomspec.store import Store
 
 HEAVY = ["torch", "ray", "transformers", "datasets", "numpy", "matplotlib", "lm_eval", "runners"]
@@ -26,7 +26,7 @@ def call(*arguments: object):
 
 def test_importing_the_command_line_loads_no_heavy_package():
     code = (
-        "import sys, click; from boomspec.cli import main; context = click.Context(main)\n"
+        "import sys, click; from boomspec.commands.cli import main; context = click.Context(main)\n"
         "for name in main.list_commands(context): main.get_command(context, name)\n"
         f"print([m for m in {[*HEAVY, 'rich', 'huggingface_hub']} if m in sys.modules])"
     )
@@ -38,7 +38,7 @@ def test_importing_the_command_line_loads_no_heavy_package():
 def test_validating_and_planning_load_no_heavy_package(specs):
     path = specs.text(specs.SPEC)
     code = (
-        "import sys; from boomspec.cli import main\n"
+        "import sys; from boomspec.commands.cli import main\n"
         f"for command in ('validate', 'plan'): main([command, {str(path)!r}], standalone_mode=False)\n"
         f"print([m for m in {HEAVY} if m in sys.modules])"
     )

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from boomspec.compile import compile_spec
-from boomspec.errors import BoomspecError
-from boomspec.graph_file import read_graph
-from boomspec.reading.experiments import load_spec
+from boomspec.compile.compiler import compile_spec
+from boomspec.core.errors import BoomspecError
+from boomspec.core.graph_file import read_graph
+from boomspec.spec.experiments import load_spec
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "tiny.json"
 

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from boomspec.compile import compile_spec
-from boomspec.errors import BoomspecError, SpecError
+from boomspec.compile.compiler import compile_spec
+from boomspec.core.errors import BoomspecError, SpecError
 from boomspec.models.checkpoint import checkpoint_files
 from boomspec.models.contents import check_config, check_folder
 from boomspec.models.facts import read_facts
 from boomspec.models.files import INDEX, SINGLE
 from boomspec.models.quantized import check_quantization
-from boomspec.reading.experiments import load_spec
+from boomspec.spec.experiments import load_spec
 from tests.boomspec.model_folders import CONFIG, TENSORS, model, weights
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "4d" * 32 + "\nsize 988097824\n"

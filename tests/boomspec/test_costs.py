@@ -6,20 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from boomspec.costs import machine, memory
-from boomspec.costs.devices import DEVICES, device_seen_as
-from boomspec.costs.forecast import Machine, forecast
-from boomspec.costs.known import refined
-from boomspec.costs.pricing import AFTER_TOKENIZE, REQUESTS
-from boomspec.costs.rates import Rates, save_calibration
-from boomspec.costs.schedule import critical_path, elapsed
-from boomspec.costs.shapes import Models, UnknownCostError
-from boomspec.costs.words import shown_count, shown_flops, shown_seconds
-from boomspec.graph import Cost, Execution, Node, Task, TaskGraph
+from boomspec.compile.cost import memory
+from boomspec.compile.cost.pricing import AFTER_TOKENIZE, REQUESTS
+from boomspec.compile.cost.shapes import Models, UnknownCostError
+from boomspec.core import machine
+from boomspec.core.devices import DEVICES, device_seen_as
+from boomspec.core.format import shown_count, shown_flops, shown_seconds
+from boomspec.core.graph import Cost, Execution, Node, Task, TaskGraph
+from boomspec.core.tasks import Evaluate, HeldOut
 from boomspec.models.facts import total_parameters
-from boomspec.plan import needed
+from boomspec.plan.forecast import Machine, forecast
+from boomspec.plan.known_costs import refined
+from boomspec.plan.plan import needed
+from boomspec.plan.rates import Rates, save_calibration
+from boomspec.plan.schedule import critical_path, elapsed
 from boomspec.store import Store
-from boomspec.tasks import Evaluate, HeldOut
 from tests.boomspec.public_hub import FIXTURES, public_facts
 from tests.boomspec.test_cli import call
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from boomspec.clusters.demand import OBJECT_STORE, Machine, machine
-from boomspec.graph import Cost, Execution
+from boomspec.core.graph import Cost, Execution
+from boomspec.plan.demand import OBJECT_STORE, Machine, machine
 from tests.boomspec.test_kuberay import graph
 
 GIB = 1 << 30

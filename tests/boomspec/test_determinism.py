@@ -2,9 +2,9 @@
 
 import pytest
 
-from boomspec.errors import SpecError
-from boomspec.reading.experiments import load_spec
-from boomspec.tasks import Baseline, LaCo
+from boomspec.core.errors import SpecError
+from boomspec.core.tasks import Baseline, LaCo
+from boomspec.spec.experiments import load_spec
 
 SEARCHED = [
     ("baselines", ["laco", "naive_pruning", "random_init", "standard_distillation"]),

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from boomspec.compiling.sets import compile_experiments
+from boomspec.compile.experiments import compile_experiments
+from boomspec.core.errors import BoomspecError
+from boomspec.core.graph_file import read_graph
 from boomspec.diff.git import revision
-from boomspec.errors import BoomspecError
-from boomspec.graph_file import read_graph
-from boomspec.plan import needed
-from boomspec.planning.saved import SavedPlan
-from boomspec.reading.experiments import load_experiments
+from boomspec.plan.plan import needed
+from boomspec.plan.saved import SavedPlan
+from boomspec.spec.experiments import load_experiments
 from boomspec.store import Store
 from tests.boomspec.conftest import Writer
 from tests.boomspec.test_cli import call

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from boomspec.compile import Compiled
-from boomspec.graph import Node
+from boomspec.compile.compiler import Compiled
+from boomspec.core.graph import Node
 from boomspec.store import Store
-from runners.weighted import weighted_mean, weighted_stderr
+from runners.runtime.statistics import weighted_mean, weighted_stderr
 from tests.boomspec.conftest import Writer
 from tests.boomspec.test_cli import call
 

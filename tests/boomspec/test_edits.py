@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from boomspec.compile import Compiled
-from boomspec.diff.changes import compare, differences
+from boomspec.compile.compiler import Compiled
+from boomspec.plan.changes import compare, differences
 from tests.boomspec.edits import COSMETIC, EXECUTION, NONE, RESULTS, TABLE, Edit, Folder
 
 _SHOWS = {"report", "comparison"}

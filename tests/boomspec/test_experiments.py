@@ -8,16 +8,16 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from boomspec.cli import main
-from boomspec.compile import Compiled, compile_spec
-from boomspec.compiling import places, text_sources
-from boomspec.compiling.sets import compile_experiments
-from boomspec.errors import BoomspecError, SpecError
-from boomspec.graph import Task
-from boomspec.graph_file import read_graph
-from boomspec.language.schema import json_schema
-from boomspec.reading.experiments import load_experiments, load_spec
-from boomspec.runs import open_run
+from boomspec.commands.cli import main
+from boomspec.compile import places, text_sources
+from boomspec.compile.compiler import Compiled, compile_spec
+from boomspec.compile.experiments import compile_experiments
+from boomspec.core.errors import BoomspecError, SpecError
+from boomspec.core.graph import Task
+from boomspec.core.graph_file import read_graph
+from boomspec.plan.run import open_run
+from boomspec.spec.experiments import load_experiments, load_spec
+from boomspec.spec.json_schema import json_schema
 
 EXTENDING = "extends: spec.yaml\nname: extending\n"
 NO_KL = "variants:\n  no-kl: {distill: {losses: {kl: null}}}\n"

@@ -13,9 +13,9 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from boomspec.compiling.check import check_experiments
-from boomspec.errors import SpecError
-from boomspec.reading.experiments import load_experiments
+from boomspec.compile.check import check_experiments
+from boomspec.core.errors import SpecError
+from boomspec.spec.experiments import load_experiments
 
 SPECS = Path(__file__).parents[2] / "specs"
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from boomspec.cli import main
-from boomspec.house.garbage import delete, garbage
-from boomspec.house.history import past_runs
-from boomspec.in_use import using
-from boomspec.plan import needed
+from boomspec.commands.cli import main
+from boomspec.plan.plan import needed
 from boomspec.store import RECORD, Store
+from boomspec.store.gc import delete, garbage
+from boomspec.store.lock import using
+from boomspec.store.runs import past_runs
 from tests.boomspec.past import age, past_run, publish
 from tests.boomspec.troubled_disk import failing
 

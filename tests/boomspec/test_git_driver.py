@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from boomspec.diff.driver import command
+from boomspec.diff.git_driver import command
 from tests.boomspec.conftest import Writer
 from tests.boomspec.test_cli import call
 from tests.boomspec.test_diff import commit, git

@@ -6,11 +6,11 @@ import shutil
 import pytest
 from click.testing import CliRunner
 
-from boomspec.cli import main
-from boomspec.errors import BoomspecError
-from boomspec.house.history import chosen_run, past_runs
-from boomspec.in_use import using
+from boomspec.commands.cli import main
+from boomspec.core.errors import BoomspecError
 from boomspec.store import Store
+from boomspec.store.lock import using
+from boomspec.store.runs import chosen_run, past_runs
 from tests.boomspec.past import age, journal_of, past_run, write_results
 
 
@@ -130,7 +130,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_a_run_that_cannot_be_read_is_listed_with_the_reason(specs, store, kind):
-    from boomspec.graph import SCHEMA_VERSION
+    from boomspec.core.graph import SCHEMA_VERSION
 
     text, problem = DAMAGE[kind]
     folder = past_run(store, specs.compiled().graph)

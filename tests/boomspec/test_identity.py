@@ -2,7 +2,7 @@
 
 import pytest
 
-from boomspec.identity import canonical_json, digest
+from boomspec.core.identity import canonical_json, digest
 
 
 def test_key_order_and_containers_do_not_matter():

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from boomspec.errors import BoomspecError
-from boomspec.in_use import IN_USE, alone, is_running, running_elsewhere, using
+from boomspec.core.errors import BoomspecError
 from boomspec.store import Store, leases, open_store
+from boomspec.store.lock import IN_USE, alone, is_running, running_elsewhere, using
 from tests.runners.s3 import s3_server
 
 EXPIRES = 8.0  # seconds
@@ -21,7 +21,7 @@ EXPIRES = 8.0  # seconds
 WORKER = """
 import sys, time
 from pathlib import Path
-from boomspec.in_use import using
+from boomspec.store.lock import using
 with using(Path(sys.argv[1]), run=Path(sys.argv[2]) if len(sys.argv) > 2 else None):
     print("at work", flush=True)
     time.sleep(600)
@@ -29,7 +29,7 @@ with using(Path(sys.argv[1]), run=Path(sys.argv[2]) if len(sys.argv) > 2 else No
 CLEANER = """
 import sys
 from pathlib import Path
-from boomspec.in_use import alone
+from boomspec.store.lock import alone
 with alone(Path(sys.argv[1])):
     print("alone", flush=True)
     sys.stdin.readline()
@@ -118,8 +118,8 @@ def test_a_store_that_is_not_there_can_be_asked_for(tmp_path: Path) -> None:
 DRIVER = """
 import os, sys, time
 os.environ["BOOMSPEC_CACHE"] = sys.argv[2]
-from boomspec.errors import BoomspecError
-from boomspec.in_use import using
+from boomspec.core.errors import BoomspecError
+from boomspec.store.lock import using
 from boomspec.store import leases, open_store
 leases.EXPIRES = float(sys.argv[3])
 store = open_store(sys.argv[1])

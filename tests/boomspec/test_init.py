@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from boomspec.cli import main
+from boomspec.commands.cli import main
 from boomspec.commands.init import TEMPLATES
-from boomspec.compile import compile_spec
-from boomspec.compiling.check import check_spec
-from boomspec.language.schema import json_schema
-from boomspec.meaning import meaning
-from boomspec.reading.experiments import load_spec
+from boomspec.compile.check import check_spec
+from boomspec.compile.compiler import compile_spec
+from boomspec.compile.resolved import meaning
+from boomspec.spec.experiments import load_spec
+from boomspec.spec.json_schema import json_schema
 from tests.boomspec.model_folders import model
 
 ROOT = Path(__file__).parents[2]

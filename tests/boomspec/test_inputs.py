@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from boomspec.errors import BoomspecError
-from boomspec.graph import Source
-from boomspec.identity import file_digest, folder_digest
-from boomspec.inputs import SOURCE, is_here, keep, kept, lend, located, missing_files
+from boomspec.core.errors import BoomspecError
+from boomspec.core.graph import Source
+from boomspec.core.identity import file_digest, folder_digest
+from boomspec.core.task_data import digests
 from boomspec.store import Store, open_store
-from boomspec.task_data import digests
+from boomspec.store.sources import SOURCE, is_here, keep, kept, lend, located, missing_files
 from tests.runners.corpora import text_source
 from tests.runners.s3 import S3, s3_server
 

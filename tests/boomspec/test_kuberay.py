@@ -15,16 +15,16 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator, ValidationError
 
-from boomspec.clusters.demand import KEEPALIVE, machine
-from boomspec.clusters.kuberay import Pods, as_yaml, job_name, manifest
-from boomspec.clusters.slurm import Allocation, script
-from boomspec.compile import compile_spec
-from boomspec.errors import BoomspecError
-from boomspec.graph import Cost, Execution, Node, Task, TaskGraph
-from boomspec.graph_file import graph_of_json
-from boomspec.locks.lock import Lock
-from boomspec.reading.experiments import load_spec
-from boomspec.tasks import Evaluate, HeldOut
+from boomspec.commands.kuberay import Pods, as_yaml, job_name, manifest
+from boomspec.commands.slurm import Allocation, script
+from boomspec.compile.compiler import compile_spec
+from boomspec.core.errors import BoomspecError
+from boomspec.core.graph import Cost, Execution, Node, Task, TaskGraph
+from boomspec.core.graph_file import graph_of_json
+from boomspec.core.tasks import Evaluate, HeldOut
+from boomspec.plan.demand import KEEPALIVE, machine
+from boomspec.plan.lock import Lock
+from boomspec.spec.experiments import load_spec
 from tests.boomspec.conftest import Writer
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "golden" / "rayjob.schema.json").read_text())

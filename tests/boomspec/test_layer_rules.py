@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from boomspec.errors import BoomspecError, SpecError
+from boomspec.core.errors import BoomspecError, SpecError
 from boomspec.models.checkpoint import encode_header
 from boomspec.models.facts import read_facts
 from boomspec.models.plan_config import plan_config

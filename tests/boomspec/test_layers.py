@@ -2,7 +2,7 @@
 
 import pytest
 
-from boomspec.layers import (
+from boomspec.core.layers import (
     ORDERS,
     KeepRule,
     blocks,

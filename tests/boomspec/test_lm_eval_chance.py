@@ -6,12 +6,12 @@ from collections import Counter
 import pytest
 import yaml
 
-from boomspec.compiling.lm_eval_chance import _FORMULA, _FORMULA_METRICS, bootstraps, draws
-from boomspec.compiling.lm_eval_configs import single_tasks
-from boomspec.compiling.lm_eval_files import functions
-from boomspec.compiling.lm_eval_index import stock_folder, task_index
-from boomspec.compiling.sets import compile_experiments
-from boomspec.reading.experiments import load_experiments
+from boomspec.compile.experiments import compile_experiments
+from boomspec.compile.lm_eval_chance import _FORMULA, _FORMULA_METRICS, bootstraps, draws
+from boomspec.compile.lm_eval_configs import single_tasks
+from boomspec.compile.lm_eval_files import functions
+from boomspec.compile.lm_eval_index import stock_folder, task_index
+from boomspec.spec.experiments import load_experiments
 from tests.boomspec.conftest import Writer
 from tests.runners import tiny
 

@@ -2,12 +2,12 @@
 
 import pytest
 
-from boomspec.compiling import lm_eval_checks
-from boomspec.compiling.lm_eval_checks import _of_task, _positions
-from boomspec.compiling.lm_eval_configs import single_tasks
-from boomspec.compiling.lm_eval_index import stock_folder
-from boomspec.errors import SpecError
-from boomspec.language.measuring import TaskSpec
+from boomspec.compile import lm_eval_checks
+from boomspec.compile.lm_eval_checks import _of_task, _positions
+from boomspec.compile.lm_eval_configs import single_tasks
+from boomspec.compile.lm_eval_index import stock_folder
+from boomspec.core.errors import SpecError
+from boomspec.spec.sections.evaluation import TaskSpec
 from tests.boomspec.conftest import Writer
 
 CHOICE = "task: own\noutput_type: multiple_choice\ntest_split: test\nmetric_list: [{metric: acc}]\n"

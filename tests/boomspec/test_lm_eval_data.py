@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from boomspec.cli import main
-from boomspec.compile import Compiled
-from boomspec.diff.changes import compare, side
-from boomspec.errors import SpecError
-from boomspec.graph import Source
-from boomspec.task_data import ASKS, DATA
+from boomspec.commands.cli import main
+from boomspec.compile.compiler import Compiled
+from boomspec.core.errors import SpecError
+from boomspec.core.graph import Source
+from boomspec.core.task_data import ASKS, DATA
+from boomspec.plan.changes import compare, side
 from tests.boomspec.conftest import Writer
 
 TASK = """\

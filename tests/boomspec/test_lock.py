@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from boomspec.cli import main
-from boomspec.compiling import lm_eval_index
-from boomspec.compiling.lm_eval_files import task_files
-from boomspec.compiling.lm_eval_index import stock_folder, task_names
-from boomspec.locks.lock import read_lock
-from boomspec.locks.packages import installed
+from boomspec.commands.cli import main
+from boomspec.compile import lm_eval_index
+from boomspec.compile.lm_eval_files import task_files
+from boomspec.compile.lm_eval_index import stock_folder, task_names
+from boomspec.core.packages import installed
 from boomspec.models.checkpoint import encode_header
+from boomspec.plan.lock import read_lock
 from tests.boomspec.conftest import SPEC
 
 TASK = """\

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from boomspec.graph import Node, Source, Task, TaskGraph
-from boomspec.house.garbage import delete, garbage
-from boomspec.identity import text_digest
-from boomspec.made_of import contents_of, key_in, key_of
-from boomspec.plan import Plan, Step, needed
-from boomspec.planning.saved import SavedPlan, check, read_plan
+from boomspec.core.graph import Node, Source, Task, TaskGraph
+from boomspec.core.identity import text_digest
+from boomspec.core.tasks import Evaluate, HeldOut, Interpolate, Tokenize
+from boomspec.plan.plan import Plan, Step, needed
+from boomspec.plan.saved import SavedPlan, check, read_plan
 from boomspec.store import RECORD, Store
+from boomspec.store.gc import delete, garbage
+from boomspec.store.made_of import contents_of, key_in, key_of
 from boomspec.store.twins import MADE_OF, ids_by_key, note_key, publish_twin
-from boomspec.tasks import Evaluate, HeldOut, Interpolate, Tokenize
 
 CHAIN = ("tokens", "model", "score")
 
@@ -231,7 +231,7 @@ def test_gc_deletes_the_entries_of_what_it_deletes_and_no_others(store, before, 
     after.make("tokens", payload="tokens")
     assert after.twin("model", before)
     note_key(store, "interpolate", key_in(store, after.tasks["model"], after.kinds), after.id("model"))
-    from boomspec.house.history import past_runs
+    from boomspec.store.runs import past_runs
     from tests.boomspec.past import past_run
 
     past_run(store, after.graph, made=False)

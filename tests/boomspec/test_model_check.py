@@ -5,15 +5,15 @@ import json
 import pytest
 import yaml
 
-from boomspec.checks import Check
-from boomspec.compile import Compiled
-from boomspec.compiling.sets import compile_experiments
-from boomspec.graph_file import read_graph
-from boomspec.language.spec import SpecFile
+from boomspec.compile.compiler import Compiled
+from boomspec.compile.experiments import compile_experiments
+from boomspec.core.checks import Check
+from boomspec.core.graph_file import read_graph
 from boomspec.models.outline import config_of, tensors_of
-from boomspec.planning import model_checks
-from boomspec.planning.model_checks import Answer, check_models
-from boomspec.reading.experiments import load_experiments
+from boomspec.plan import model_checks
+from boomspec.plan.model_checks import Answer, check_models
+from boomspec.spec.document import SpecFile
+from boomspec.spec.experiments import load_experiments
 from boomspec.store import Store
 from tests.boomspec.conftest import Writer
 from tests.boomspec.model_folders import TENSORS, llama, model
@@ -57,7 +57,7 @@ def test_everything_that_takes_long_comes_after_the_check(compiled):
 
 def test_a_check_is_no_input_and_in_no_id(compiled, monkeypatch):
     first = compiled()[0].graph
-    monkeypatch.setattr("boomspec.compiling.model_check._version", lambda: "another")
+    monkeypatch.setattr("boomspec.compile.model_check._version", lambda: "another")
     second = compiled()[0].graph
     assert [node.id for node in first.nodes.values() if node.task.kind == "check"] != [
         node.id for node in second.nodes.values() if node.task.kind == "check"

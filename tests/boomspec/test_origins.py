@@ -6,11 +6,11 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from boomspec.diff.origins import known_fields, origins, presence, touches
-from boomspec.language.baselines import BaselineItem
-from boomspec.language.measuring import TaskSpec
-from boomspec.language.spec import Spec
-from boomspec.tasks import KINDS
+from boomspec.core.tasks import KINDS
+from boomspec.plan.origins import known_fields, origins, presence, touches
+from boomspec.spec.document import Spec
+from boomspec.spec.sections.baselines import BaselineItem
+from boomspec.spec.sections.evaluation import TaskSpec
 
 NAMES = {  # of tasks of each kind, as the compiler gives them
     "dequantize": ["dequantize teacher", "dequantize student"],

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from boomspec.errors import BoomspecError, SpecError
-from boomspec.graph_file import read_graph
+from boomspec.core.errors import BoomspecError, SpecError
+from boomspec.core.graph_file import read_graph
 from boomspec.models.checkpoint import read_checkpoint
 from boomspec.models.files import INDEX
+from boomspec.models.trust import warnings
 from boomspec.store import RECORD, Store
 from boomspec.store.record import is_inside
-from boomspec.trust import warnings
 from tests.boomspec.conftest import SPEC, Writer
 
 ROOT = Path(__file__).parents[2]

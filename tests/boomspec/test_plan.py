@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from boomspec.cli import main
-from boomspec.graph import Node, Source, Task, TaskGraph
-from boomspec.identity import file_digest
-from boomspec.plan import Plan, needed
+from boomspec.commands.cli import main
+from boomspec.core.graph import Node, Source, Task, TaskGraph
+from boomspec.core.identity import file_digest
+from boomspec.core.tasks import Evaluate, HeldOut, Record, Tokenize
+from boomspec.plan.plan import Plan, needed
 from boomspec.store import RECORD, Store
-from boomspec.tasks import Evaluate, HeldOut, Record, Tokenize
 from tests.boomspec.conftest import Writer
 from tests.boomspec.troubled_disk import failing
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from boomspec.costs.rates import save_calibration
+from boomspec.plan.rates import save_calibration
 from boomspec.store import Store
 from tests.boomspec.test_cli import call
 from tests.boomspec.test_costs import CALIBRATED

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from boomspec.errors import BoomspecError
+from boomspec.core.errors import BoomspecError
 from boomspec.models.published import read_student_mapping
 
 

@@ -7,9 +7,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from boomspec.cli import main
-from boomspec.compiling.check import check_spec
-from boomspec.reading.experiments import load_spec
+from boomspec.commands.cli import main
+from boomspec.compile.check import check_spec
+from boomspec.spec.experiments import load_spec
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -37,11 +37,11 @@ def test_the_spec_is_valid(tmp_path):
     check_spec(load_spec(path))
 
 
-def test_the_tree_names_every_module():
+def test_the_tree_names_every_room():
     tree = next(block for block in blocks("") if block.startswith("specs/"))
-    named = {line.split()[0] for line in tree.splitlines()}
-    modules = {path.name for room in ("boomspec", "runners") for path in (ROOT / room).rglob("*.py")}
-    assert modules - {"__init__.py"} == {name for name in named if name.endswith(".py")}
+    named = {line.split()[0].rstrip("/") for line in tree.splitlines() if line.startswith("  ")}
+    rooms = {path.name for package in ("boomspec", "runners") for path in (ROOT / package).iterdir() if path.is_dir()}
+    assert rooms - {"__pycache__", "templates"} == named
 
 
 def test_the_table_has_every_command():

@@ -6,11 +6,11 @@ import time
 
 import pytest
 
-from boomspec.compile import Compiled
-from boomspec.compiling.sets import compile_experiments
-from boomspec.plan import ABSENT, Step, needed
-from boomspec.planning.reasons import explained
-from boomspec.reading.experiments import load_experiments
+from boomspec.compile.compiler import Compiled
+from boomspec.compile.experiments import compile_experiments
+from boomspec.plan.plan import ABSENT, Step, needed
+from boomspec.plan.reasons import explained
+from boomspec.spec.experiments import load_experiments
 from boomspec.store import Store
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from boomspec.layers import ORDERS, KeepRule, family, patchable
+from boomspec.core.layers import ORDERS, KeepRule, family, patchable
 
 TABLES = Path(__file__).parent.parent / "golden" / "reference_plans"
 RULES = {

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from boomspec.cli import main
-from boomspec.graph import TaskGraph
-from boomspec.house.history import past_runs
-from boomspec.in_use import using
+from boomspec.commands.cli import main
+from boomspec.core.graph import TaskGraph
 from boomspec.store import RECORD, Store, open_store
+from boomspec.store.lock import using
+from boomspec.store.runs import past_runs
 from tests.boomspec.conftest import Writer, write_texts
 from tests.boomspec.past import past_run, publish, write_results
 from tests.runners.s3 import S3, s3_server
@@ -24,7 +24,7 @@ from tests.runners.s3 import S3, s3_server
 WORKER = """
 import sys, time
 from pathlib import Path
-from boomspec.in_use import using
+from boomspec.store.lock import using
 from boomspec.store import open_store
 with using(open_store(sys.argv[1]), run=Path(sys.argv[2])):
     print("at work", flush=True)

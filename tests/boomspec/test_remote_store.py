@@ -16,11 +16,11 @@ import boto3
 import pytest
 from click.testing import CliRunner
 
-from boomspec.cli import main
-from boomspec.errors import BoomspecError
-from boomspec.house.garbage import delete, garbage
+from boomspec.commands.cli import main
+from boomspec.core.errors import BoomspecError
 from boomspec.store import RECORD, Store, open_store, store_of_run
 from boomspec.store.first_answer import answering_at_once
+from boomspec.store.gc import delete, garbage
 from boomspec.store.leases import held
 from boomspec.store.remote import RemoteStore
 from boomspec.store.twins import ids_by_key, note_key, publish_twin
@@ -666,7 +666,7 @@ def test_a_path_and_a_file_url_are_a_folder(tmp_path) -> None:
 
 
 def test_a_folder_needs_no_library_for_urls(tmp_path) -> None:
-    code = "import sys; from boomspec.store import open_store; import boomspec.cli\n"
+    code = "import sys; from boomspec.store import open_store; import boomspec.commands.cli\n"
     code += "open_store(sys.argv[1]).survey([('tokenize', 'ab' * 32)])\n"
     code += "assert not {'fsspec', 's3fs', 'tenacity', 'asyncio'} & set(sys.modules), sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from boomspec.errors import BoomspecError
-from boomspec.graph_file import read_graph
-from boomspec.runs import open_run
+from boomspec.core.errors import BoomspecError
+from boomspec.core.graph_file import read_graph
+from boomspec.plan.run import open_run
 from boomspec.store import Store
 
 

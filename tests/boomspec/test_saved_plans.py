@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from boomspec.errors import BoomspecError
-from boomspec.graph import Node, Source, Task, TaskGraph
-from boomspec.identity import file_digest, folder_digest
-from boomspec.plan import needed
-from boomspec.planning.saved import SavedPlan, check, is_plan, read_plan
+from boomspec.core.errors import BoomspecError
+from boomspec.core.graph import Node, Source, Task, TaskGraph
+from boomspec.core.identity import file_digest, folder_digest
+from boomspec.core.tasks import Evaluate, HeldOut
+from boomspec.plan.plan import needed
+from boomspec.plan.saved import SavedPlan, check, is_plan, read_plan
 from boomspec.store import Store
-from boomspec.tasks import Evaluate, HeldOut
 from tests.boomspec.test_cli import call
 from tests.boomspec.test_plan import Chain
 

@@ -7,9 +7,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from boomspec.errors import SpecError
-from boomspec.language.schema import json_schema
-from boomspec.reading.source import read_source
+from boomspec.core.errors import SpecError
+from boomspec.spec.json_schema import json_schema
+from boomspec.spec.source import read_source
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json_schema()

@@ -2,8 +2,8 @@
 
 import pytest
 
-from boomspec.errors import SpecError
-from boomspec.tasks import Baseline, Distill, LayerChoice, PatchOrder, Search, Subset
+from boomspec.core.errors import SpecError
+from boomspec.core.tasks import Baseline, Distill, LayerChoice, PatchOrder, Search, Subset
 
 
 def names(compiled) -> list[str]:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from boomspec.errors import redact, redacted
-from boomspec.locks.lock import Lock, read_lock
-from runners.journal import Journal
+from boomspec.core.errors import redact, redacted
+from boomspec.plan.lock import Lock, read_lock
+from runners.runtime.journal import Journal
 from tests.boomspec.conftest import Writer
 
 ODD = 'pass"word\\of\ttwo lines\nand é'

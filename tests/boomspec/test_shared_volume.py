@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from boomspec.cli import main
-from boomspec.errors import BoomspecError
-from boomspec.house.garbage import delete, garbage
-from boomspec.in_use import alone, is_running, using
-from boomspec.store import Store, check_locks
-from boomspec.store.here import alone_here
+from boomspec.commands.cli import main
+from boomspec.core.errors import BoomspecError
+from boomspec.core.file_locks import check_locks
+from boomspec.store import Store
+from boomspec.store.gc import delete, garbage
+from boomspec.store.local_cache import alone_here
+from boomspec.store.lock import alone, is_running, using
 from tests.boomspec.conftest import Writer
 
 KIND, TASK = "tokenize", "ab" * 32
@@ -106,7 +107,7 @@ def test_no_name_of_a_file_is_made_of_a_process_number() -> None:
         for path in room.rglob("*.py")
         if re.search(r"\bgetpid\b|\bgethostname\(\)\}?[-_.]", path.read_text(encoding="utf-8"))
     }
-    assert found == {"store/leases.py", "runners/worker.py", "runners/apart.py"}
+    assert found == {"store/leases.py", "runners/executor/worker.py", "runners/training/ray_train_worker.py"}
 
 
 def test_what_gc_renames_twice_at_once_is_deleted_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

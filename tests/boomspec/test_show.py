@@ -9,11 +9,11 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from boomspec.cli import main
-from boomspec.graph_file import read_graph
-from boomspec.meaning import FOLLOWING
-from boomspec.reading.experiments import load_spec
-from boomspec.review import review
+from boomspec.commands.cli import main
+from boomspec.commands.review import review
+from boomspec.compile.resolved import FOLLOWING
+from boomspec.core.graph_file import read_graph
+from boomspec.spec.experiments import load_spec
 from tests.boomspec.past import past_run
 
 SET = """\
@@ -133,7 +133,7 @@ def test_for_programs_there_are_meanings_and_the_names_of_defaults(several):
 
 
 def test_a_graph_and_a_run_show_what_their_spec_does(specs, several):
-    from boomspec.compile import compile_spec
+    from boomspec.compile.compiler import compile_spec
     from boomspec.store import Store
 
     graph = compile_spec(load_spec(specs.text(specs.SPEC))).graph

@@ -9,13 +9,13 @@ import jsonschema
 import pytest
 from click.testing import CliRunner
 
-from boomspec.cli import main
-from boomspec.errors import BoomspecError, SpecError
-from boomspec.language.fields import parse_size, parse_sizes
-from boomspec.language.schema import json_schema
+from boomspec.commands.cli import main
+from boomspec.core.errors import BoomspecError, SpecError
+from boomspec.core.sizes import Member, answer
+from boomspec.core.types import parse_size, parse_sizes
 from boomspec.models.facts import ModelFacts, model_facts
 from boomspec.models.kv_cache import layer_cache_bytes, windows
-from boomspec.sizes import Member, answer
+from boomspec.spec.json_schema import json_schema
 from tests.boomspec.public_hub import public_facts
 
 # What one more layer of the small spec's teacher has (width 16, MLP 32, no biases), and all the rest.

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from boomspec.errors import BoomspecError, Problem, SpecError
-from boomspec.reading.source import MAX_BYTES, Document, parse_source, read_source
-from boomspec.reading.yaml_tree import MAX_DEPTH, MAX_NODES, dotted
+from boomspec.core.errors import BoomspecError, Problem, SpecError
+from boomspec.spec.source import MAX_BYTES, Document, parse_source, read_source
+from boomspec.spec.yaml_tree import MAX_DEPTH, MAX_NODES, dotted
 
 
 def value_of(scalar: str) -> object:

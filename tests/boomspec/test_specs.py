@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from boomspec.reading.experiments import load_spec
+from boomspec.spec.experiments import load_spec
 from tests.boomspec.public_hub import FIXTURES, headers, public_models
 from tests.boomspec.test_reference_plans import table
 from tests.runners.hub_server import hub_of
@@ -24,7 +24,7 @@ DATASETS = ["EleutherAI/the_pile_deduplicated"]
 PLAN_ALL = """
 import json, sys
 from click.testing import CliRunner
-from boomspec.cli import main
+from boomspec.commands.cli import main
 def plan(path):
     result = CliRunner().invoke(main, ["plan", path, "--json", "--store", "store"], catch_exceptions=False)
     return {"code": result.exit_code, "plan": json.loads(result.stdout)}

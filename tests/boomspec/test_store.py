@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from boomspec.errors import BoomspecError
-from boomspec.store import RECORD, Store, Workspace, write_atomically
+from boomspec.core.errors import BoomspecError
+from boomspec.core.files import write_atomically
+from boomspec.store import RECORD, Store, Workspace
 from tests.boomspec.troubled_disk import failing
 
 KIND, TASK = "tokenize", "ab" * 32

@@ -6,8 +6,8 @@ import socket
 
 import pytest
 
-from boomspec.store.patience import Patience, _text, is_transient
 from boomspec.store.permissions import DeniedError
+from boomspec.store.retry import Patience, _text, is_transient
 
 
 class HttpError(Exception):

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from boomspec.house.garbage import garbage
-from boomspec.store import Store, locked_folder
+from boomspec.core.files import locked_folder
+from boomspec.store import Store
+from boomspec.store.gc import garbage
 from tests.boomspec.troubled_disk import another_machine
 
 KIND, TASK = "distill", "ab" * 32

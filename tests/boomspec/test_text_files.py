@@ -12,14 +12,14 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boomspec.cli import main
-from boomspec.compile import compile_spec
-from boomspec.compiling.check import check_experiments
-from boomspec.compiling.text_files import format_of, matching
-from boomspec.compiling.text_sources import data_files
-from boomspec.errors import SpecError
-from boomspec.reading.experiments import load_experiments, load_spec
-from boomspec.reading.variables import VariableError, expanded
+from boomspec.commands.cli import main
+from boomspec.compile.check import check_experiments
+from boomspec.compile.compiler import compile_spec
+from boomspec.compile.text_files import format_of, matching
+from boomspec.compile.text_sources import data_files
+from boomspec.core.errors import SpecError
+from boomspec.spec.experiments import load_experiments, load_spec
+from boomspec.spec.variables import VariableError, expanded
 from tests.boomspec.conftest import SPEC, Writer, write_texts
 
 

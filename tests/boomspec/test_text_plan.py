@@ -11,14 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from boomspec.compile import compile_spec
-from boomspec.compiling.parquet_footer import parquet_rows
-from boomspec.planning.plan_json import plan_schema
-from boomspec.planning.text_plan import TextPlan, text_plans
-from boomspec.reading.experiments import load_spec
+from boomspec.compile.compiler import compile_spec
+from boomspec.compile.parquet_footer import parquet_rows
+from boomspec.core.tasks import Tokenize
+from boomspec.plan.plan_json import plan_schema
+from boomspec.plan.text_plan import TextPlan, text_plans
+from boomspec.spec.experiments import load_spec
 from boomspec.store import Store
-from boomspec.tasks import Tokenize
-from runners.report.told import provenance
+from runners.report.run_notes import provenance
 from tests.boomspec.conftest import SPEC, Writer
 from tests.boomspec.test_cli import call
 

@@ -10,12 +10,12 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from boomspec.compile import Compiled
-from boomspec.compiling.check import check_experiments
-from boomspec.compiling.pins import Pins
-from boomspec.compiling.sets import compile_experiments
-from boomspec.errors import SpecError
-from boomspec.reading.experiments import load_experiments, load_spec
+from boomspec.compile.check import check_experiments
+from boomspec.compile.compiler import Compiled
+from boomspec.compile.experiments import compile_experiments
+from boomspec.core.errors import SpecError
+from boomspec.core.pinned_revisions import Pins
+from boomspec.spec.experiments import load_experiments, load_spec
 from tests.boomspec.conftest import SPEC, Writer
 
 ROOT = Path(__file__).parents[2]

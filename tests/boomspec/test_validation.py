@@ -16,10 +16,10 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from boomspec.errors import Problem, SpecError
-from boomspec.language.fields import Bytes, Count, Number, ShareField, SizesField, Strict
-from boomspec.reading.source import parse_source
-from boomspec.reading.validation import FieldError, validate
+from boomspec.core.errors import Problem, SpecError
+from boomspec.core.types import Bytes, Count, Number, ShareField, SizesField, Strict
+from boomspec.spec.source import parse_source
+from boomspec.spec.validate import FieldError, validate
 
 
 class Rule(Strict):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from runners.cluster import cluster
+from runners.cluster.ray_cluster import cluster
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from boomspec.graph import Source
-from boomspec.identity import file_digest
-from boomspec.tasks import Tokenize, TrainTokenizer
-from runners.context import Context, Input, Progress
+from boomspec.core.graph import Source
+from boomspec.core.identity import file_digest
+from boomspec.core.tasks import Tokenize, TrainTokenizer
+from runners.runtime.context import Context, Input, Progress
 
 TEXTS = [
     *(f"def function_{i}(x):\n    return x + {i}  # añadir {i} €\n" * 8 for i in range(9)),

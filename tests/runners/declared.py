@@ -10,8 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from runners import __main__ as runners
-from runners.environment import ALLOW_CPU
+from runners.cli import run as runners
+from runners.runtime.environment import ALLOW_CPU
 
 
 def main() -> None:

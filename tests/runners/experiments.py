@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from boomspec.graph import Experiment, Node, Task, TaskGraph
+from boomspec.core.graph import Experiment, Node, Task, TaskGraph
+from boomspec.core.tasks import Compared, Comparison
 from boomspec.store import Store
-from boomspec.tasks import Compared, Comparison
 from tests.runners.family import LOSS, SPEC, Family
 from tests.runners.tiny import recipe
 

@@ -9,10 +9,9 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from boomspec.graph import Experiment, Node, Source, Task, TaskGraph
-from boomspec.losses import HiddenCosine, Losses
-from boomspec.store import Store
-from boomspec.tasks import (
+from boomspec.core.graph import Experiment, Node, Source, Task, TaskGraph
+from boomspec.core.losses import HiddenCosine, Losses
+from boomspec.core.tasks import (
     Baseline,
     Cell,
     Distill,
@@ -25,6 +24,7 @@ from boomspec.tasks import (
     Report,
     Subset,
 )
+from boomspec.store import Store
 from tests.runners.tiny import recipe
 
 LOSS = {

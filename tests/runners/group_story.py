@@ -19,15 +19,15 @@ import psutil
 import torch
 from safetensors.torch import load_file
 
-from boomspec.graph import Execution, Node, Source, Task, TaskGraph
-from boomspec.identity import file_digest
-from boomspec.losses import KL, CrossEntropy, HiddenCosine, Losses
+from boomspec.core.graph import Execution, Node, Source, Task, TaskGraph
+from boomspec.core.identity import file_digest
+from boomspec.core.losses import KL, CrossEntropy, HiddenCosine, Losses
+from boomspec.core.tasks import Distill
 from boomspec.store import Store
-from boomspec.tasks import Distill
-from runners.context import Context, Input
-from runners.job import Job
+from runners.executor.worker import execute
+from runners.runtime.context import Context, Input
+from runners.runtime.job import Job
 from runners.tasks import distill
-from runners.worker import execute
 from tests.runners import tiny
 from tests.runners.corpora import record, wait_until, write_texts
 from tests.runners.story import MARK, processes_of

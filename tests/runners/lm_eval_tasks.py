@@ -14,14 +14,14 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
-from boomspec.compiling.lm_eval_configs import single_tasks
-from boomspec.compiling.lm_eval_data import local_data
-from boomspec.compiling.lm_eval_index import task_index
-from boomspec.graph import Source
-from boomspec.identity import folder_digest
-from boomspec.task_data import digests
-from boomspec.tasks import Evaluate, LmEval
-from runners.context import Context, Input, Progress
+from boomspec.compile.lm_eval_configs import single_tasks
+from boomspec.compile.lm_eval_data import local_data
+from boomspec.compile.lm_eval_index import task_index
+from boomspec.core.graph import Source
+from boomspec.core.identity import folder_digest
+from boomspec.core.task_data import digests
+from boomspec.core.tasks import Evaluate, LmEval
+from runners.runtime.context import Context, Input, Progress
 from runners.tasks import evaluate
 from tests.runners import tiny
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import yaml
 
-from boomspec.compile import Compiled, answers_of
-from boomspec.compiling.sets import compile_experiments
-from boomspec.graph import Source, TaskGraph
-from boomspec.identity import file_digest
-from boomspec.reading.experiments import load_experiments
+from boomspec.compile.compiler import Compiled, answers_of
+from boomspec.compile.experiments import compile_experiments
+from boomspec.core.graph import Source, TaskGraph
+from boomspec.core.identity import file_digest
+from boomspec.spec.experiments import load_experiments
 from boomspec.store import RECORD, Store
-from runners import __main__ as runners
+from runners.cli import run as runners
 
 _TRAINING = {"tokens": 512, "batch_tokens": 256, "precision": "fp32"}
 SPEC: dict[str, Any] = {

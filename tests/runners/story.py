@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from boomspec.graph import Cost, Execution, Node, Task, TaskGraph
-from boomspec.house.history import past_runs
+from boomspec.core.graph import Cost, Execution, Node, Task, TaskGraph
+from boomspec.core.tasks import Architecture, Cell, Evaluate, HeldOut, Pretrain, Record, Report
 from boomspec.store import Store
-from boomspec.tasks import Architecture, Cell, Evaluate, HeldOut, Pretrain, Record, Report
+from boomspec.store.runs import past_runs
 from runners.tasks import tokenize
 from tests.runners import tiny
 from tests.runners.corpora import as_pipe, context, feed, record, tokenizer_source, write_jsonl, write_texts

@@ -18,9 +18,9 @@ import grpc
 import psutil
 import pytest
 
-from boomspec.errors import BoomspecError
-from runners.access import check_cluster, check_http, is_loopback, token
-from runners.jobs import connect
+from boomspec.core.errors import BoomspecError
+from runners.cluster.access import check_cluster, check_http, is_loopback, token
+from runners.cluster.job_server import connect
 from tests.runners.grid import own_address
 from tests.runners.ports import free_ports
 
@@ -109,7 +109,7 @@ def test_an_open_job_server_beyond_loopback_is_refused_and_sees_no_token() -> No
 
 _CONNECT = """
 import sys
-from runners.jobs import connect
+from runners.cluster.job_server import connect
 print("open" if connect(sys.argv[1], insecure=True)[1] else "asks for a token")
 """
 
@@ -168,7 +168,7 @@ def test_a_head_that_neither_answers_nor_refuses_is_none_and_sees_no_token() -> 
 
 _JOIN = """
 import sys
-from runners.cluster import cluster
+from runners.cluster.ray_cluster import cluster
 with cluster(sys.argv[1], insecure=True):
     pass
 """
@@ -271,7 +271,7 @@ def test_nobody_enters_an_embedded_cluster_without_its_token(connected: None) ->
         assert found.keys() == set(_SERVICES)
         assert all(codes <= {"UNAUTHENTICATED", "PERMISSION_DENIED"} for codes in found.values()), found
 
-    code = f"from runners.access import check_cluster; check_cluster({address!r}, insecure=False)"
+    code = f"from runners.cluster.access import check_cluster; check_cluster({address!r}, insecure=False)"
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     for variables, says in ({}, "asks for a token"), ({"RAY_AUTH_TOKEN": TOKEN}, "does not take this token"):
         stranger = subprocess.run([sys.executable, "-c", code], env=clean | variables, capture_output=True, text=True)

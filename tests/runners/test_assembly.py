@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from boomspec.errors import BoomspecError
-from boomspec.layers import family
+from boomspec.core.errors import BoomspecError
+from boomspec.core.layers import family
 from boomspec.models.checkpoint import read_checkpoint
-from runners.assembly import assemble, assemble_family
-from runners.copying import shares_blocks
+from runners.assembly.assemble import assemble, assemble_family
+from runners.assembly.checkpoint_writer import shares_blocks
 
 KEPT = (0, 2, 4, 5)
 LAYERS = 7  # blocks 0 1 | 2 3 | 4 | 5 6

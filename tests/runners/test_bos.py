@@ -11,15 +11,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch.nn.functional import cross_entropy
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from boomspec.errors import BoomspecError
+from boomspec.core.errors import BoomspecError
+from boomspec.core.tasks import Calibration
 from boomspec.models.text_start import _FROM_FILE, text_start
-from boomspec.tasks import Calibration
-from runners.calibration import calibration_batches
-from runners.context import Progress
-from runners.held_out import text_bytes, window_losses, windows
+from runners.data.tokens import TokenStream
+from runners.evaluation.held_out import text_bytes, window_losses, windows
+from runners.runtime.context import Progress
+from runners.search.calibration import calibration_batches
 from runners.tasks import tokenize
-from runners.tokens import TokenStream
-from runners.training import train
+from runners.training.loop import train
 from tests.runners import tiny
 from tests.runners.corpora import TEXTS, context, record, tokenizer_source, write_texts
 
@@ -288,7 +288,7 @@ def test_a_model_that_leans_on_it_is_measured_with_it(tmp_path: Path) -> None:
 
 
 def test_lm_eval_begins_a_text_in_the_same_way(tmp_path: Path) -> None:
-    harness = pytest.importorskip("runners.harness")
+    harness = pytest.importorskip("runners.evaluation.lm_eval_runner")
     for name, (template, prefix) in TEMPLATES.items():
         folder = write_tokenizer(tmp_path / name, template)
         model = tiny.model(vocab_size=400)

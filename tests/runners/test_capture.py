@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from boomspec.errors import BoomspecError
-from runners.capture import (
+from boomspec.core.errors import BoomspecError
+from runners.modeling.hidden_states import (
     EMBEDDING,
     FINAL_NORM,
     capture,

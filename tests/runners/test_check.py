@@ -17,12 +17,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from boomspec.checks import BuiltSize, Check, Outline
-from boomspec.errors import BoomspecError
+from boomspec.core.checks import BuiltSize, Check, Outline
+from boomspec.core.errors import BoomspecError
 from boomspec.models.facts import read_facts
 from boomspec.models.outline import config_text, outline
 from runners.checking.family import check_family
-from runners.context import Context
+from runners.runtime.context import Context
 from runners.tasks import check as body
 from tests.boomspec.public_hub import public_facts
 

@@ -10,7 +10,6 @@ import pytest
 from scipy import stats
 
 from boomspec.store import Store
-from runners.context import Context, Input
 from runners.report.comparison import Size, Study, study
 from runners.report.comparison_figures import MOST_LINES, difference_lines, size_lines
 from runners.report.comparison_findings import findings, outcome, ranked
@@ -19,6 +18,7 @@ from runners.report.differences import differences, student_t
 from runners.report.files import comparison_files
 from runners.report.publish import publish_run
 from runners.report.sweep_figures import axis_places, numeric
+from runners.runtime.context import Context, Input
 from runners.tasks import comparison
 from tests.runners.experiments import Experiments, Made
 from tests.runners.family import LOSS, NOISE

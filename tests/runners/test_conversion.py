@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from boomspec.errors import BoomspecError
-from runners.conversion import convert
+from boomspec.core.errors import BoomspecError
+from runners.assembly.dtypes import convert
 
 TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 

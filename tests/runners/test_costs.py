@@ -11,14 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from boomspec.costs import memory, pricing
-from boomspec.costs.known import refined
-from boomspec.costs.pricing import priced
-from boomspec.graph import Cost, Execution, Node, Source, Task
-from boomspec.losses import KL, CrossEntropy, HiddenCosine, Losses
-from boomspec.models.facts import read_facts
-from boomspec.store import Store
-from boomspec.tasks import (
+from boomspec.compile.cost import memory, pricing
+from boomspec.compile.cost.pricing import priced
+from boomspec.core.graph import Cost, Execution, Node, Source, Task
+from boomspec.core.losses import KL, CrossEntropy, HiddenCosine, Losses
+from boomspec.core.tasks import (
     Architecture,
     Calibration,
     Distill,
@@ -31,15 +28,22 @@ from boomspec.tasks import (
     Record,
     Search,
 )
-from runners import calibrate, copying, held_out, losses, training
-from runners.device import frozen_dtype
-from runners.losses import weights
-from runners.models import load_frozen
+from boomspec.models.facts import read_facts
+from boomspec.plan.known_costs import refined
+from boomspec.store import Store
+from runners.assembly import checkpoint_writer as copying
+from runners.cli import calibrate
+from runners.data.tokens import TokenStream
+from runners.evaluation import held_out
+from runners.modeling.models import load_frozen
+from runners.runtime.device import frozen_dtype
 from runners.search import divergence, shared
-from runners.spread import lightened
 from runners.tasks import distill, evaluate, pretrain, search
-from runners.tokens import TokenStream
-from runners.training import train
+from runners.training import loop as training
+from runners.training import losses
+from runners.training.loop import train
+from runners.training.losses import weights
+from runners.training.parallel import lightened
 from tests.runners import tiny
 from tests.runners.instruments import LiveBytes, counted_flops
 

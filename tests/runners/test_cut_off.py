@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from boomspec.costs.forecast import Machine, forecast
-from boomspec.graph import TaskGraph
-from boomspec.plan import Plan, needed
-from boomspec.planning.reasons import explained
+from boomspec.core.graph import TaskGraph
+from boomspec.core.tasks import Tokenize
+from boomspec.plan.forecast import Machine, forecast
+from boomspec.plan.plan import Plan, needed
+from boomspec.plan.reasons import explained
 from boomspec.store import Store
-from boomspec.tasks import Tokenize
-from runners.executor import _jobs
-from runners.job import Job, Outcome
-from runners.journal import Journal
-from runners.worker import execute
+from runners.executor.executor import _jobs
+from runners.executor.worker import execute
+from runners.runtime.job import Job, Outcome
+from runners.runtime.journal import Journal
 from tests.runners import small
 
 

@@ -11,18 +11,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, FineGrainedFP8Config, Mxfp4Config
 
-from boomspec.errors import BoomspecError, SpecError
-from boomspec.graph import TaskGraph
+from boomspec.core.errors import BoomspecError, SpecError
+from boomspec.core.graph import TaskGraph
+from boomspec.core.tasks import Dequantize
 from boomspec.models.checkpoint import read_checkpoint
 from boomspec.models.facts import read_config, read_facts
 from boomspec.models.quantized import foreseen
 from boomspec.store import Store
-from boomspec.tasks import Dequantize
-from runners import worker
-from runners.context import Input, Progress
-from runners.job import Job
-from runners.journal import make_subfolders
-from runners.models import load
+from runners.executor import worker
+from runners.modeling.models import load
+from runners.runtime.context import Input, Progress
+from runners.runtime.job import Job
+from runners.runtime.journal import make_subfolders
 from runners.tasks.dequantize import check_written, run, write_whole
 from tests.runners import quantized, small, tiny
 

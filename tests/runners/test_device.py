@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from boomspec.errors import BoomspecError
-from boomspec.losses import CrossEntropy, Losses
-from boomspec.tasks import (
+from boomspec.core.errors import BoomspecError
+from boomspec.core.losses import CrossEntropy, Losses
+from boomspec.core.tasks import (
     Architecture,
     Baseline,
     Calibration,
@@ -27,9 +27,9 @@ from boomspec.tasks import (
     Record,
     Search,
 )
-from runners import environment
-from runners.context import Progress
-from runners.device import MASTER_DTYPE, autocast, device, frozen_dtype, kernels
+from runners.runtime import environment
+from runners.runtime.context import Progress
+from runners.runtime.device import MASTER_DTYPE, autocast, device, frozen_dtype, kernels
 from runners.tasks import baseline, distill, evaluate, pretrain, search
 from tests.runners import tiny
 

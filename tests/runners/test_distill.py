@@ -14,13 +14,13 @@ import torch.nn.functional as F  # noqa: N812
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from boomspec.errors import BoomspecError
-from boomspec.losses import KL, CrossEntropy, HiddenCosine, Losses
-from boomspec.tasks import Distill
-from runners.capture import decoder_layers
-from runners.context import Context
+from boomspec.core.errors import BoomspecError
+from boomspec.core.losses import KL, CrossEntropy, HiddenCosine, Losses
+from boomspec.core.tasks import Distill
+from runners.data.tokens import TokenStream
+from runners.modeling.hidden_states import decoder_layers
+from runners.runtime.context import Context
 from runners.tasks import distill
-from runners.tokens import TokenStream
 from tests.runners import tiny
 
 KEPT = (0, 2, 4, 5)  # blocks 0 1 | 2 3 | 4 | 5

@@ -11,15 +11,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from boomspec.costs.rates import Rates
-from boomspec.graph import Cost, Node, Task
-from boomspec.graph_file import read_graph
-from boomspec.locks.lock import read_lock
-from boomspec.locks.packages import installed
+from boomspec.core.graph import Cost, Node, Task
+from boomspec.core.graph_file import read_graph
+from boomspec.core.packages import installed
+from boomspec.core.tasks import Interpolate
 from boomspec.models.checkpoint import read_checkpoint
 from boomspec.models.facts import total_bytes, total_parameters
+from boomspec.plan.lock import read_lock
+from boomspec.plan.rates import Rates
 from boomspec.store import Store
-from boomspec.tasks import Interpolate
 
 SPEC = """\
 boomspec: 1
@@ -51,7 +51,7 @@ def write(folder: Path) -> Path:
 
 
 def start(spec: Path, store: Path, **options) -> subprocess.Popen:
-    command = [sys.executable, "-P", "-m", "boomspec.cli", "run", str(spec), "--store", str(store), "--plain"]
+    command = [sys.executable, "-P", "-m", "boomspec.commands.cli", "run", str(spec), "--store", str(store), "--plain"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
 
 

@@ -11,17 +11,17 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from boomspec.corpus import python_stdlib
-from boomspec.errors import BoomspecError
-from boomspec.graph import Source
-from boomspec.identity import folder_digest
-from boomspec.tasks import Evaluate, HeldOut, LmEval
-from runners import held_out
-from runners.context import Context, Input, Progress
-from runners.harness import Harness
-from runners.models import load_frozen
+from boomspec.compile.corpus import python_stdlib
+from boomspec.core.errors import BoomspecError
+from boomspec.core.graph import Source
+from boomspec.core.identity import folder_digest
+from boomspec.core.tasks import Evaluate, HeldOut, LmEval
+from runners.evaluation import held_out
+from runners.evaluation.lm_eval_runner import Harness
+from runners.modeling.models import load_frozen
+from runners.runtime.context import Context, Input, Progress
+from runners.runtime.statistics import weighted_stderr
 from runners.tasks import evaluate
-from runners.weighted import weighted_stderr
 
 EOS = 0
 LENGTH = 16

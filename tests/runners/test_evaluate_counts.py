@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from lm_eval.api.metrics import bootstrap_stderr
 
-from boomspec.errors import BoomspecError
-from runners.context import Progress
-from runners.harness import bootstrapping
+from boomspec.core.errors import BoomspecError
+from runners.evaluation.lm_eval_runner import bootstrapping
+from runners.runtime.context import Progress
 from tests.runners.lm_eval_tasks import (
     CHOICE,
     POSITIONS,

@@ -28,10 +28,10 @@ from pathlib import Path
 
 import pytest
 
-from boomspec.errors import BoomspecError
-from boomspec.graph import Execution, Node, Task
+from boomspec.core.errors import BoomspecError
+from boomspec.core.graph import Execution, Node, Task
 from boomspec.store import Store
-from runners.cluster import check_feasible, cluster
+from runners.cluster.ray_cluster import check_feasible, cluster
 from tests.runners.corpora import feed, record, wait_until
 from tests.runners.story import SECRETS, TEXTS, Ran, Story, alive, pretraining
 

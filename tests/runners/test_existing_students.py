@@ -7,12 +7,12 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
-from boomspec.compile import compile_spec
-from boomspec.errors import SpecError
+from boomspec.compile.compiler import compile_spec
+from boomspec.core.errors import SpecError
 from boomspec.models.facts import read_facts, size_of
-from boomspec.reading.experiments import load_spec
-from runners.assembly import assemble
-from runners.family import Family
+from boomspec.spec.experiments import load_spec
+from runners.assembly.assemble import assemble
+from runners.modeling.family import Family
 from tests.runners import tiny
 
 KEPT = [0, 2, 4]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from boomspec.graph_file import read_graph
+from boomspec.core.graph_file import read_graph
 from tests.runners.test_end_to_end import SPEC, finish, start, write
 
 SET = """\
@@ -29,7 +29,7 @@ def ran(tmp_path_factory):
 
 
 def report(spec: str, store: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-P", "-m", "boomspec.cli", "report", spec, "--store", str(store), "--json"]
+    command = [sys.executable, "-P", "-m", "boomspec.commands.cli", "report", spec, "--store", str(store), "--json"]
     return subprocess.run(command, capture_output=True, text=True)
 
 

@@ -17,16 +17,16 @@ from click.testing import CliRunner
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import boomspec
-from boomspec.cli import main as command_line
-from boomspec.compile import compile_spec
-from boomspec.errors import BoomspecError
-from boomspec.graph import Node, TaskGraph
-from boomspec.reading.experiments import load_spec
+from boomspec.commands.cli import main as command_line
+from boomspec.compile.compiler import compile_spec
+from boomspec.core.errors import BoomspecError
+from boomspec.core.graph import Node, TaskGraph
+from boomspec.core.tasks import Evaluate
+from boomspec.spec.experiments import load_spec
 from boomspec.store import Store
-from boomspec.tasks import Evaluate
-from runners.assembly import assemble
-from runners.card import fence, front_matter_of
-from runners.export import export, export_all, main
+from runners.assembly.assemble import assemble
+from runners.cli.export import export, export_all, main
+from runners.report.model_card import fence, front_matter_of
 from tests.runners import tiny
 from tests.runners.family import PROVENANCE, artifact
 
@@ -118,7 +118,7 @@ def call(*arguments: object):
 
 def test_the_command_writes_a_folder_that_transformers_loads(made, tmp_path):
     target = tmp_path / "new" / "model"
-    command = [sys.executable, "-m", "boomspec.cli", "export", made.spec, "4 layers", target, "--json"]
+    command = [sys.executable, "-m", "boomspec.commands.cli", "export", made.spec, "4 layers", target, "--json"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     written = json.loads(done.stdout)

@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from boomspec.errors import BoomspecError
+from boomspec.core.errors import BoomspecError
+from boomspec.core.tasks import Architecture
 from boomspec.models.architecture import llama_facts
 from boomspec.models.checkpoint import read_checkpoint
 from boomspec.models.facts import read_facts, total_bytes, total_parameters
-from boomspec.tasks import Architecture
 
 COMMON = {
     "vocab_size": 96,

@@ -15,7 +15,7 @@ SEARCHED = {"interpolate": {"order": {"search": "klpatch", "calibration": {"sequ
 
 
 def boomspec(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-P", "-m", "boomspec.cli", *map(str, arguments)]
+    command = [sys.executable, "-P", "-m", "boomspec.commands.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

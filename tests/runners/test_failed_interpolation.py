@@ -6,11 +6,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from boomspec.plan import needed
+from boomspec.plan.plan import needed
 from boomspec.store import Store
-from runners.executor import _jobs
-from runners.journal import Journal
-from runners.worker import execute
+from runners.executor.executor import _jobs
+from runners.executor.worker import execute
+from runners.runtime.journal import Journal
 from tests.runners import small
 
 OTHER = {"other": {"distill": {"optimizer": {"lr": 1e-3}}}}

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from boomspec.losses import KL, CrossEntropy, HiddenCosine, Losses
-from boomspec.tasks import Distill, Faithful
+from boomspec.core.losses import KL, CrossEntropy, HiddenCosine, Losses
+from boomspec.core.tasks import Distill, Faithful
+from runners.data.tokens import PADDING, TokenStream
 from runners.tasks import distill
-from runners.tokens import PADDING, TokenStream
 from tests.runners import tiny
 
 KEPT = (0, 2)

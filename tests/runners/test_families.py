@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
-from boomspec.errors import BoomspecError
-from runners.assembly import assemble, assemble_family
+from boomspec.core.errors import BoomspecError
+from runners.assembly.assemble import assemble, assemble_family
 
 KEPT = (0, 2, 4, 5)
 LAYERS = 7

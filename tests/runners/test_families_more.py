@@ -8,17 +8,17 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from boomspec.errors import BoomspecError
+from boomspec.core.errors import BoomspecError
+from boomspec.core.sizes import Lineage, Member
 from boomspec.models.facts import read_facts
 from boomspec.models.plan_config import plan_config
-from boomspec.sizes import Lineage, Member
-from runners.assembly import assemble
+from runners.assembly.assemble import assemble
 from runners.checking.in_memory import logits
 from runners.checking.layout import random_model, randomise
 from runners.checking.trial import Size, try_sizes
-from runners.family import Family
-from runners.head import check_head
-from runners.models import load, save_weights
+from runners.modeling.family import Family
+from runners.modeling.head import check_head
+from runners.modeling.models import load, save_weights
 
 KEPT = (0, 2, 4, 5)
 LAYERS = 7

@@ -6,11 +6,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from boomspec.errors import BoomspecError
-from boomspec.layers import family as plans_of
-from boomspec.sizes import Lineage, Member
-from runners.assembly import assemble
-from runners.family import Family, open_family
+from boomspec.core.errors import BoomspecError
+from boomspec.core.layers import family as plans_of
+from boomspec.core.sizes import Lineage, Member
+from runners.assembly.assemble import assemble
+from runners.modeling.family import Family, open_family
 from tests.runners import tiny
 
 LAYERS = 7

@@ -19,14 +19,14 @@ import torch
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, CLIPImageProcessor, PreTrainedTokenizerFast
 
-from boomspec.compile import compile_spec
-from boomspec.graph import Source
+from boomspec.compile.compiler import compile_spec
+from boomspec.core.graph import Source
 from boomspec.models.files import tokenizer_context
-from boomspec.reading.experiments import load_spec
-from runners.assembly import assemble
-from runners.foreign_code import tokenizer_of
-from runners.models import load
-from runners.text_tokenizer import copy_tokenizer
+from boomspec.spec.experiments import load_spec
+from runners.assembly.assemble import assemble
+from runners.data.text_tokenizer import copy_tokenizer
+from runners.modeling.foreign_code import tokenizer_of
+from runners.modeling.models import load
 from tests.runners import corpora, foreign, tiny
 
 _SPEC = """\

@@ -12,15 +12,15 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import boomspec
-from boomspec.errors import BoomspecError, SpecError
-from boomspec.locks.locking import Asked, lock_of
+from boomspec.core.errors import BoomspecError, SpecError
 from boomspec.models.code import code_digests
+from boomspec.plan.graph_lock import Asked, lock_of
 from boomspec.store import Store
-from runners import export
-from runners.assembly import assemble
-from runners.context import Input
-from runners.foreign_code import runs_code
-from runners.models import load
+from runners.assembly.assemble import assemble
+from runners.cli import export
+from runners.modeling.foreign_code import runs_code
+from runners.modeling.models import load
+from runners.runtime.context import Input
 from runners.tasks import tokenize
 from tests.runners import foreign, small, tiny
 from tests.runners.hub_server import COMMIT, hub

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from boomspec.errors import BoomspecError
-from boomspec.graph import Node, Task
-from runners.context import Context, Place, Progress
-from runners.job import Job
+from boomspec.core.errors import BoomspecError
+from boomspec.core.graph import Node, Task
+from runners.runtime.context import Context, Place, Progress
+from runners.runtime.job import Job
 from runners.tasks import distill
-from runners.team import STOP, WORKERS
+from runners.training.process_group import STOP, WORKERS
 from tests.runners import tiny
 from tests.runners.crew import Crew
 from tests.runners.test_distill import record as recorded
@@ -59,8 +59,8 @@ def endings() -> dict[str, Any]:
     from ray.train.v2._internal import exceptions as internal
     from ray.train.v2.api import exceptions
 
-    from runners.apart import Final
-    from runners.reach import UnreachedError
+    from runners.cluster.store_check import UnreachedError
+    from runners.training.ray_train_worker import Final
 
     peer = RuntimeError("[gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer")
     taken = internal.WorkerHealthCheckFailedError("gone", RayActorError(preempted=True))
@@ -100,7 +100,7 @@ def groups(
 
     Returns their sizes, what was told, what the task fails of, and where each group could be.
     """
-    many_workers = importlib.import_module("runners.many_workers")  # with Ray, which the test's own process must not
+    many_workers = importlib.import_module("runners.training.ray_train")  # loads Ray
     context: Context[Any] = tiny.context(place)
     context.options = {"workers": 4, "parallel": "ddp", **options}
     context.place = Place(retries=2, claims={"CPU": 1.0})
@@ -210,7 +210,7 @@ def test_the_next_group_keeps_out_of_a_machine_that_does_not_reach_the_store(tmp
 
 def growing(place: Path) -> str:
     """What Ray Train decides about a healthy group when there is room for a larger one."""
-    many_workers = importlib.import_module("runners.many_workers")
+    many_workers = importlib.import_module("runners.training.ray_train")
     policies = importlib.import_module("ray.train.v2._internal.execution.scaling_policy.factory")
     context: Context[Any] = tiny.context(place)
     context.options, context.place = {"workers": 4, "min_workers": 1}, Place(claims={"CPU": 1.0})
@@ -227,7 +227,7 @@ def test_a_group_that_is_at_work_is_never_ended_to_make_it_larger(tmp_path: Path
 
 def joined(place: Path, inputs: dict[str, Path], wanted: int, error: Exception | None) -> tuple[str, str]:
     """What a worker that is alone in its group raises whose body fails."""
-    apart = importlib.import_module("runners.apart")
+    apart = importlib.import_module("runners.training.ray_train_worker")
     context: Context[Any] = tiny.context(place, recorded(), resume=place / "resume", **inputs)
     context.options, context.place = {"workers": wanted}, Place(log=place / "task.log")
 
@@ -263,7 +263,8 @@ def test_an_error_of_a_worker_itself_is_final_but_not_one_of_too_small_a_group(
 
 def astray(place: Path) -> tuple[str, str]:
     """What a worker raises on a machine that does not reach the store."""
-    apart, reach = importlib.import_module("runners.apart"), importlib.import_module("runners.reach")
+    apart = importlib.import_module("runners.training.ray_train_worker")
+    reach = importlib.import_module("runners.cluster.store_check")
     context: Context[Any] = tiny.context(place)
     node = Node(Task(recorded(), {}), "distill")
     asked = reach.Reach("marker", frozenset())
@@ -288,7 +289,8 @@ def test_a_worker_asks_first_whether_its_machine_reaches_the_store(tmp_path: Pat
 
 def settled(gpus: float) -> str:
     """What a worker fails of before its group has met; where it does not, its device."""
-    apart, device = importlib.import_module("runners.apart"), importlib.import_module("runners.device")
+    apart = importlib.import_module("runners.training.ray_train_worker")
+    device = importlib.import_module("runners.runtime.device")
     meeting = apart.Meeting(backend="gloo", cpus=1, gpus=gpus)
     group = SimpleNamespace(execute=lambda function, **settings: function(**settings))
     with pytest.MonkeyPatch.context() as patch:
@@ -311,7 +313,7 @@ def test_what_a_worker_has_of_its_machine_is_settled_before_the_group_meets(crew
 
 def stopping(place: Path, inputs: dict[str, Path], parallel: str, after: int) -> int:
     """A team is told to stop during a micro batch. Returns how many it made."""
-    training = importlib.import_module("runners.training")
+    training = importlib.import_module("runners.training.loop")
     recipe, rank = {"steps": 4, "sequences": 7}, torch.distributed.get_rank()
     context: Context[Any] = tiny.context(place / f"{rank}", recorded(recipe=recipe), **inputs)
     context.options = {"micro_batch": 1, "parallel": parallel}

@@ -40,20 +40,20 @@ def test_a_hub_teacher_is_planned_from_headers_and_fetched_at_the_pinned_commit(
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(SPEC))
     facts = read_facts(tmp_path / "hub")
     with hub("maker/teacher", tmp_path / "hub") as (endpoint, log):
-        planned = call(tmp_path, endpoint, "-m", "boomspec.cli", "plan", "spec.yaml", "--json")
+        planned = call(tmp_path, endpoint, "-m", "boomspec.commands.cli", "plan", "spec.yaml", "--json")
         assert planned.returncode == 0, planned.stderr
         sizes = json.loads(planned.stdout)["experiments"][0]["sizes"]
         whole = [line for line in log if line.startswith("GET") and "safetensors" in line and "bytes" not in line]
         assert whole == []  # headers only
         assert sizes[-1]["parameters"] == total_parameters(facts.tensors(range(4), tied=facts.tied))
 
-        graph = json.loads(call(tmp_path, endpoint, "-m", "boomspec.cli", "graph", "spec.yaml").stdout)
+        graph = json.loads(call(tmp_path, endpoint, "-m", "boomspec.commands.cli", "graph", "spec.yaml").stdout)
         identities = [source["identity"] for source in graph["sources"].values() if source["kind"] == "model"]
         assert identities == [{"hub": "maker/teacher", "revision": COMMIT}]
 
         code = (
-            "from boomspec.graph import Source; from runners.context import Input\n"
-            "from runners.models import model_folder\n"
+            "from boomspec.core.graph import Source; from runners.runtime.context import Input\n"
+            "from runners.modeling.models import model_folder\n"
             f"source = Source('model', {identities[0]!r}, {{'hub': 'maker/teacher'}})\n"
             "print(model_folder(Input(source.id, source=source)))"
         )
@@ -64,11 +64,11 @@ def test_a_hub_teacher_is_planned_from_headers_and_fetched_at_the_pinned_commit(
     assert read_facts(type(tmp_path)(folder)).count == 4
 
     # Validating needs no network, and now knows the layers.
-    valid = call(tmp_path, "", "-m", "boomspec.cli", "validate", "spec.yaml", "--json")
+    valid = call(tmp_path, "", "-m", "boomspec.commands.cli", "validate", "spec.yaml", "--json")
     assert json.loads(valid.stdout) == {"valid": True, "teacher_checked": True, "experiments": [""]}
 
     # And now the hub is gone, but what was fetched is here.
-    again = call(tmp_path, "", "-m", "boomspec.cli", "plan", "spec.yaml", "--json")
+    again = call(tmp_path, "", "-m", "boomspec.commands.cli", "plan", "spec.yaml", "--json")
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["experiments"][0]["sizes"] == sizes
 
@@ -93,7 +93,7 @@ def test_what_a_repository_holds_instead_of_a_model_is_said_when_it_is_planned(t
     config = tmp_path / "gptq" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "quantization_config": {"quant_method": "gptq"}}))
     code = (
-        "import json; from boomspec.models.hub import pinned_model; from boomspec.errors import BoomspecError\n"
+        "import json; from boomspec.models.hub import pinned_model; from boomspec.core.errors import BoomspecError\n"
         "found = {}\n"
         f"for name in {list(says)!r}:\n"
         "    try: pinned_model(f'maker/{name}', None)\n"
@@ -121,9 +121,9 @@ def test_a_tied_model_whose_file_holds_another_head_is_planned_as_it_is_run(tmp_
         tensors["lm_head.weight"] = change(tensors["model.embed_tokens.weight"].clone())
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     code = (
-        "import json; from boomspec.models.hub import pinned_model; from boomspec.errors import BoomspecError\n"
-        "from boomspec.graph import Source; from runners.context import Input\n"
-        "from runners.models import model_folder\n"
+        "import json; from boomspec.models.hub import pinned_model; from boomspec.core.errors import BoomspecError\n"
+        "from boomspec.core.graph import Source; from runners.runtime.context import Input\n"
+        "from runners.modeling.models import model_folder\n"
         "from boomspec.models.facts import read_facts\n"
         "found = {}\n"
         f"for name in {list(heads)!r}:\n"

@@ -11,18 +11,18 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from boomspec.checks import Check, Outline
-from boomspec.errors import BoomspecError
+from boomspec.core.checks import Check, Outline
+from boomspec.core.errors import BoomspecError
+from boomspec.core.tasks import Baseline, Calibration, LaCo
 from boomspec.models.facts import read_facts
 from boomspec.models.outline import config_text, outline
 from boomspec.models.plan_config import check_one_kind
-from boomspec.tasks import Baseline, Calibration, LaCo
-from runners.capture import decoder_layers
 from runners.checking.family import check_family
-from runners.context import Context
-from runners.laco import Attempt, Collapsed, collapse
+from runners.data.tokens import TokenStream
+from runners.modeling.hidden_states import decoder_layers
+from runners.runtime.context import Context
+from runners.search.laco import Attempt, Collapsed, collapse
 from runners.tasks import baseline
-from runners.tokens import TokenStream
 from tests.runners import tiny
 
 CALIBRATION = Calibration(sequences=5, sequence_length=12, seed=3)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from boomspec.errors import BoomspecError
-from boomspec.locks.lock import read_lock
+from boomspec.core.errors import BoomspecError
+from boomspec.plan.lock import read_lock
 from runners.tasks import tokenize
 from tests.runners import tiny
 from tests.runners.corpora import context, record, write_jsonl, write_texts

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from boomspec.errors import BoomspecError
-from boomspec.losses import KL, CrossEntropy, HiddenCosine, Losses
-from runners import head as heads
-from runners.capture import trunk
-from runners.head import Head, check_head
-from runners.losses import (
+from boomspec.core.errors import BoomspecError
+from boomspec.core.losses import KL, CrossEntropy, HiddenCosine, Losses
+from runners.modeling import head as heads
+from runners.modeling.head import Head, check_head
+from runners.modeling.hidden_states import trunk
+from runners.training.losses import (
     HEAD_TERMS,
     NO_LABEL,
     STATE_TERMS,
@@ -46,7 +46,7 @@ def tokens(rows: int = 3, columns: int = 11) -> tuple[Tensor, Tensor]:
 
 
 def plain_loss(student, teacher, inputs: Tensor, labels: Tensor, losses: Losses, count: int) -> Tensor:
-    """The formula of boomspec/losses.py written down once more, on the models' own full logits."""
+    """The formula of boomspec/core/losses.py written down once more, on the models' own full logits."""
     logits = student(input_ids=inputs).logits.float()
     with torch.no_grad():
         wanted = teacher(input_ids=inputs).logits.float()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from runners.lost_head import Head, HeadLostError
+from runners.cluster.head_watch import Head, HeadLostError
 from tests.runners.corpora import wait_until
 
 EVERY = 0.05  # seconds
@@ -52,7 +52,7 @@ def test_one_that_is_gone_for_too_long_ends_the_run():
 
 
 def test_who_hangs_in_a_call_to_it_is_ended_with_the_same_words(monkeypatch, capsys):
-    monkeypatch.setattr("runners.lost_head._LAST_SECONDS", EVERY)
+    monkeypatch.setattr("runners.cluster.head_watch._LAST_SECONDS", EVERY)
     ended: list[int] = []
     head = Head("127.0.0.1:1", seconds=EVERY, every=EVERY)
     with head.watched(ended.append):

@@ -18,17 +18,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from boomspec.errors import BoomspecError
-from boomspec.graph import Execution, Node, Task
-from boomspec.language.execution import ExecutionSpec
-from boomspec.losses import CrossEntropy, HiddenCosine, Losses
-from boomspec.tasks import Architecture, Distill, Faithful, Pretrain
-from runners.cluster import check_feasible
-from runners.context import Context
-from runners.device import collectives
-from runners.spread import lightened
+from boomspec.core.errors import BoomspecError
+from boomspec.core.graph import Execution, Node, Task
+from boomspec.core.losses import CrossEntropy, HiddenCosine, Losses
+from boomspec.core.tasks import Architecture, Distill, Faithful, Pretrain
+from boomspec.spec.sections.execution import ExecutionSpec
+from runners.cluster.ray_cluster import check_feasible
+from runners.runtime.context import Context
+from runners.runtime.device import collectives
 from runners.tasks import distill, pretrain
-from runners.team import STOP, WORKERS, Team
+from runners.training.parallel import lightened
+from runners.training.process_group import STOP, WORKERS, Team
 from tests.runners import tiny
 from tests.runners.crew import Crew
 from tests.runners.group_story import STEPS, GroupStory, differing, two_machines
@@ -307,7 +307,8 @@ def test_how_many_workers_train_is_no_part_of_an_identity() -> None:
 
 def test_one_worker_needs_no_ray_train() -> None:
     code = (
-        "import sys, runners.worker, runners.tasks.distill, runners.tasks.pretrain; print('ray.train' in sys.modules)"
+        "import sys, runners.executor.worker, runners.tasks.distill, runners.tasks.pretrain; "
+        "print('ray.train' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -14,18 +14,18 @@ from typing import Any
 import pytest
 import torch
 
-from boomspec.graph import Node, Task, TaskGraph
-from boomspec.in_use import IN_USE
+from boomspec.core.graph import Node, Task, TaskGraph
 from boomspec.store import Store, open_store
 from boomspec.store.bucket import Bucket
 from boomspec.store.leases import shown
-from runners.__main__ import main
-from runners.context import Context
-from runners.mirror import KEPT_CHECKPOINTS, STATE, ResumeMirror
-from runners.relay import Relay
-from runners.run_mirror import RunMirror, affordable, mirrored
+from boomspec.store.lock import IN_USE
+from runners.cli.run import main
+from runners.executor.remote_run import RunMirror, affordable, mirrored
+from runners.runtime.context import Context
+from runners.runtime.relay import Relay
 from runners.tasks import distill
-from runners.team import STOP, WORKERS
+from runners.training.process_group import STOP, WORKERS
+from runners.training.remote_checkpoint import KEPT_CHECKPOINTS, STATE, ResumeMirror
 from tests.runners import tiny
 from tests.runners.corpora import record as record_of_tokens
 from tests.runners.corpora import write_texts
@@ -228,7 +228,7 @@ def test_a_runs_folder_that_cannot_be_sent_is_told_of_and_ends_nothing(tmp_path:
 def test_a_large_file_that_grows_is_sent_seldom_the_events_often_and_all_of_both_at_the_end(
     tmp_path: Path, bucket: Bucket, s3: S3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runners.run_mirror._EVERY_SECONDS", 0.2)
+    monkeypatch.setattr("runners.executor.remote_run._EVERY_SECONDS", 0.2)
     mirror = RunMirror(tmp_path, bucket)
     mirror.begin()
     s3.wire.forget()

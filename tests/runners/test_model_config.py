@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from boomspec.errors import BoomspecError
+from boomspec.core.errors import BoomspecError
 from boomspec.models.checkpoint import TensorEntry
 from boomspec.models.facts import ModelFacts, model_facts
-from runners.model_config import plan_config
+from runners.modeling.model_config import plan_config
 
 PLAN = ("s0", "s1", "t4", "t5")
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from boomspec.errors import BoomspecError
-from boomspec.graph import Source
+from boomspec.core.errors import BoomspecError
+from boomspec.core.graph import Source
 from boomspec.models.facts import read_facts
-from runners.context import Input
-from runners.models import load_frozen, model_folder, save_weights, stored_dtype
+from runners.modeling.models import load_frozen, model_folder, save_weights, stored_dtype
+from runners.runtime.context import Input
 from tests.runners import tiny
 
 

@@ -7,20 +7,20 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
-from boomspec.compile import compile_spec
-from boomspec.errors import BoomspecError, SpecError
+from boomspec.compile.compiler import compile_spec
+from boomspec.core.errors import BoomspecError, SpecError
 from boomspec.models.facts import read_facts, total_parameters
 from boomspec.models.nested import decoder_name
 from boomspec.models.whole import with_rest
-from boomspec.reading.experiments import load_spec
-from boomspec.show import print_family
-from runners.assembly import assemble
+from boomspec.plan.tables import print_family
+from boomspec.spec.experiments import load_spec
+from runners.assembly.assemble import assemble
 from runners.checking.in_memory import logits
 from runners.checking.layout import randomise
 from runners.checking.trial import try_sizes
-from runners.family import torch_dtype
-from runners.head import check_head
-from runners.models import load, save_weights
+from runners.modeling.family import torch_dtype
+from runners.modeling.head import check_head
+from runners.modeling.models import load, save_weights
 from tests.runners.test_families_more import KEPT, LAYERS, LINEAR, PLANS, SIZED, sizes
 
 TOKENS_BT = (torch.arange(22).reshape(2, 11) * 7) % 80 + 3

@@ -11,22 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from boomspec.errors import BoomspecError
-from boomspec.json_text import computed_json, json_text, transformers_floats
-from boomspec.losses import CrossEntropy, Losses
-from boomspec.tasks import (
-    Baseline,
-    Calibration,
-    Distill,
-    Evaluate,
-    HeldOut,
-    LaCo,
-    LayerChoice,
-    PatchOrder,
-    Search,
-)
-from runners.context import Progress
-from runners.held_out import WindowLosses, metrics
+from boomspec.core.errors import BoomspecError
+from boomspec.core.json_text import computed_json, json_text, transformers_floats
+from boomspec.core.losses import CrossEntropy, Losses
+from boomspec.core.tasks import Baseline, Calibration, Distill, Evaluate, HeldOut, LaCo, LayerChoice, PatchOrder, Search
+from runners.evaluation.held_out import WindowLosses, metrics
+from runners.runtime.context import Progress
 from runners.tasks import baseline, distill, evaluate, search
 from tests.runners import tiny
 from tests.runners.lm_eval_tasks import strict, table
@@ -34,13 +24,16 @@ from tests.runners.lm_eval_tasks import strict, table
 ROOT = Path(__file__).parents[2]
 # What these write are texts, paths and counts, or a config as it was read: no number that was computed.
 PLAIN = {
-    "boomspec/cli.py", "boomspec/clusters", "boomspec/commands/export.py", "boomspec/commands/gc.py",
+    "boomspec/commands/cli.py", "boomspec/commands/kuberay.py", "boomspec/commands/slurm.py",
+    "boomspec/commands/export.py", "boomspec/commands/gc.py",
     "boomspec/commands/init.py", "boomspec/commands/lock.py", "boomspec/commands/schema.py",
-    "boomspec/commands/validate.py", "boomspec/compiling/lm_eval_index.py", "boomspec/diff/words.py",
-    "boomspec/models/checkpoint.py", "boomspec/models/outline.py", "boomspec/reading", "boomspec/starting.py",
-    "boomspec/store/here.py",
-    "boomspec/store/leases.py", "runners/copying.py", "runners/export.py", "runners/submit.py",
-    "runners/text_tokenizer.py", "runners/token_writer.py", "runners/report/comparison.py", "runners/report/told.py",
+    "boomspec/commands/validate.py", "boomspec/compile/lm_eval_index.py", "boomspec/plan/field_text.py",
+    "boomspec/models/checkpoint.py", "boomspec/models/outline.py", "boomspec/commands/templates.py",
+    "boomspec/spec", "boomspec/store/local_cache.py",
+    "boomspec/store/leases.py", "runners/assembly/checkpoint_writer.py", "runners/cli/export.py",
+    "runners/cli/submit.py",
+    "runners/data/text_tokenizer.py", "runners/data/token_writer.py", "runners/report/comparison.py",
+    "runners/report/run_notes.py",
     "runners/checking/layout.py",
 }  # fmt: skip
 CALIBRATION = Calibration(sequences=4, sequence_length=12, seed=0)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from boomspec.errors import BoomspecError
+from boomspec.core.errors import BoomspecError
 from boomspec.models.checkpoint import TensorEntry, read_checkpoint
-from runners.assembly import assemble
-from runners.copying import Piece, write_checkpoints
+from runners.assembly.assemble import assemble
+from runners.assembly.checkpoint_writer import Piece, write_checkpoints
 from tests.runners.test_assembly import make_pair
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +60,7 @@ def test_a_model_assembled_without_the_calls_of_linux_has_the_same_bytes(tmp_pat
     assemble({"t": teacher, "s": student}, PLAN, tmp_path / "here", tied=False)
     script = """
 from pathlib import Path
-from runners.assembly import assemble
+from runners.assembly.assemble import assemble
 assert not hasattr(os, "copy_file_range")
 assemble({"t": Path(sys.argv[1]), "s": Path(sys.argv[2])}, sys.argv[4:], Path(sys.argv[3]), tied=False)
 """
@@ -71,8 +71,8 @@ assemble({"t": Path(sys.argv[1]), "s": Path(sys.argv[2])}, sys.argv[4:], Path(sy
 def test_a_store_a_plan_and_every_module_do_without_them(tmp_path: Path) -> None:
     """Every module of both rooms is imported; an artifact is published, leases are judged, memory is reckoned with."""
     script = """
-from boomspec.cli import main
-from boomspec.costs import machine
+from boomspec.commands.cli import main
+from boomspec.core import machine
 from boomspec.store import Store, leases
 for room in ("boomspec", "runners"):
     for path in sorted(pathlib.Path(room).rglob("*.py")):

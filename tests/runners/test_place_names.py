@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from boomspec.errors import BoomspecError
-from boomspec.graph import Source, TaskGraph
-from boomspec.inputs import keep, located
+from boomspec.core.errors import BoomspecError
+from boomspec.core.graph import Source, TaskGraph
 from boomspec.store import Store
-from runners import worker
-from runners.context import Input
-from runners.job import Job
-from runners.journal import make_subfolders
-from runners.place_names import named, names_of, renamed
+from boomspec.store.sources import keep, located
+from runners.executor import worker
+from runners.runtime.context import Input
+from runners.runtime.job import Job
+from runners.runtime.journal import make_subfolders
+from runners.runtime.place_names import named, names_of, renamed
 from tests.runners import foreign, small, tiny
 
 _SECTIONS = {"teacher": {"pretrain": None, "model": "teacher"}, "student": {"keep": [0, 3]}}

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from boomspec.errors import BoomspecError
-from boomspec.graph import Cost, Execution, Node, Task, TaskGraph
-from boomspec.graph_file import read_graph
-from boomspec.language.execution import ExecutionSpec
-from boomspec.planning.order import longest_first
+from boomspec.core.errors import BoomspecError
+from boomspec.core.graph import Cost, Execution, Node, Task, TaskGraph
+from boomspec.core.graph_file import read_graph
+from boomspec.core.tasks import Evaluate, HeldOut
+from boomspec.plan.order import longest_first
+from boomspec.spec.sections.execution import ExecutionSpec
 from boomspec.store import Store
-from boomspec.tasks import Evaluate, HeldOut
-from runners import environment
-from runners.cluster import check_feasible
-from runners.ready import Ready
+from runners.cluster.ray_cluster import check_feasible
+from runners.executor.ready import Ready
+from runners.runtime import environment
 from tests.runners import small
 from tests.runners.corpora import record, write_texts
 from tests.runners.declared import ENVIRONMENT

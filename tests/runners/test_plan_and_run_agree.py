@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-from boomspec.graph import TaskGraph
-from boomspec.plan import needed
+from boomspec.core.graph import TaskGraph
+from boomspec.plan.plan import needed
 from boomspec.store import RECORD, Store
 from tests.runners import small
 

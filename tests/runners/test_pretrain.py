@@ -10,11 +10,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from boomspec.errors import BoomspecError
+from boomspec.core.errors import BoomspecError
+from boomspec.core.tasks import Architecture, Pretrain
 from boomspec.models.architecture import llama_facts
 from boomspec.models.facts import read_facts
-from boomspec.tasks import Architecture, Pretrain
-from runners.context import Context
+from runners.runtime.context import Context
 from runners.tasks import pretrain
 from tests.runners import tiny
 

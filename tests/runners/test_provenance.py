@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from runners.provenance import git_commit
+from runners.runtime.provenance import git_commit
 
 
 def git(folder: Path, *arguments: str) -> str:

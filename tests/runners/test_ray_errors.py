@@ -6,14 +6,14 @@ import pytest
 from ray import exceptions
 from ray.exceptions import RayError, RayTaskError
 
-from boomspec.errors import BoomspecError
-from boomspec.graph import Execution, Node, Task, TaskGraph
-from boomspec.plan import needed
+from boomspec.core.errors import BoomspecError
+from boomspec.core.graph import Execution, Node, Task, TaskGraph
+from boomspec.plan.plan import needed
 from boomspec.store import Store
-from runners.interrupt import Interrupt
-from runners.journal import Journal
-from runners.ray_errors import explained, trace
-from runners.view import PlainView
+from runners.cluster.ray_errors import explained, trace
+from runners.executor.view import PlainView
+from runners.runtime.interrupt import Interrupt
+from runners.runtime.journal import Journal
 from tests.runners.corpora import record, write_texts
 
 
@@ -79,7 +79,7 @@ def test_a_job_that_no_worker_can_read_fails_once_with_its_reason_and_its_trace(
     )
     graph = TaskGraph("unreadable", {node.id: node for node in (bad, good)}, {text.id: text}, (good.id, bad.id))
     store = Store(tmp_path / "store")
-    from runners.executor import run_tasks
+    from runners.executor.executor import run_tasks
 
     journal = Journal(store.run_folder(graph.name, graph.id), graph, lambda event: None)
     outcomes = run_tasks(

@@ -21,10 +21,10 @@ from typing import Any
 import pytest
 import ray
 
-from boomspec.graph import Cost, Execution, Node, Task, TaskGraph
+from boomspec.core.graph import Cost, Execution, Node, Task, TaskGraph
+from boomspec.core.tasks import Evaluate, HeldOut
 from boomspec.store import Store
-from boomspec.tasks import Evaluate, HeldOut
-from runners.reach import Astray, Seen, UnreachedError, _patience, _waited, _without_lost
+from runners.cluster.store_check import Astray, Seen, UnreachedError, _patience, _waited, _without_lost
 from tests.runners.corpora import record, wait_until, write_texts
 from tests.runners.grid import grid, without
 
@@ -126,7 +126,7 @@ def asleep(seconds: float) -> None:
 def test_who_is_waited_for_is_told_once_and_what_is_not_answered_is_given_back(
     connected: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runners.reach._SAY_SECONDS", 1.0)
+    monkeypatch.setattr("runners.cluster.store_check._SAY_SECONDS", 1.0)
     sleep = ray.remote(num_cpus=0)(asleep)
     names = {sleep.remote(0): "quick", sleep.remote(600): "slow"}
     ray.wait(list(names))
@@ -150,6 +150,6 @@ def test_a_machine_that_is_lost_while_it_is_asked_is_no_reason_to_refuse_the_run
     """Where its agent was killed Ray says that the job's environment cannot be made, and loses it seconds later."""
     looks = [[{"NodeID": "a", "Alive": True}, {"NodeID": "b", "Alive": alive}] for alive in (True, False)]
     monkeypatch.setattr("ray.nodes", lambda: looks.pop(0) if len(looks) > 1 else looks[0])
-    monkeypatch.setattr("runners.reach._POLL_SECONDS", 0.01)
+    monkeypatch.setattr("runners.cluster.store_check._POLL_SECONDS", 0.01)
     denied = Seen(False, "access denied")
     assert _without_lost({"a": denied, "b": Seen(False, "no environment", unprepared=True)}) == {"a": denied}

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from boomspec.graph import TaskGraph
+from boomspec.core.graph import TaskGraph
 from boomspec.store import RECORD, Store
 from tests.runners import small
 from tests.runners.grid import Grid, Machine, grid, without

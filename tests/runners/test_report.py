@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from boomspec.store import Store
-from runners.context import Context, Input
 from runners.report.collect import collect
 from runners.report.figures import size_figure
 from runners.report.findings import compare, findings, outcome
 from runners.report.publish import publish_run
-from runners.report.told import opening
+from runners.report.run_notes import opening
+from runners.runtime.context import Context, Input
 from runners.tasks import report
 from tests.runners.family import LOSS, Family
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from boomspec.language.measuring import EvaluateSpec
-from boomspec.reading.validation import FieldError
-from boomspec.tasks import Cell, Compared, Comparison, Report
+from boomspec.core.tasks import Cell, Compared, Comparison, Report
+from boomspec.spec.sections.evaluation import EvaluateSpec
+from boomspec.spec.validate import FieldError
 from runners.report import comparison_page
 from runners.report.collect import collect, collect_cells
 from runners.report.comparison import study

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from boomspec.errors import BoomspecError
-from boomspec.graph import HELD_OUT_TEXT, Source
-from runners.corpus import Document, Documents
+from boomspec.core.errors import BoomspecError
+from boomspec.core.graph import HELD_OUT_TEXT, Source
+from runners.data.documents import Document, Documents
+from runners.data.tokens import TokenStream
 from runners.tasks import tokenize
-from runners.tokens import TokenStream
 from tests.runners.corpora import TEXTS, context, progress_lines, record, text_source, write_texts
 
 ROWS = [{"meta": {"text": text, "id": i}, "n": i} for i, text in enumerate(TEXTS)]
@@ -60,7 +60,7 @@ def read(source: Source, **more: Any) -> list[Document]:
 def test_every_format_gives_the_same_documents(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, piece: int
 ) -> None:
-    monkeypatch.setattr("runners.rows._PIECE", piece)
+    monkeypatch.setattr("runners.data.rows._PIECE", piece)
     format, data = FILES[name]
     (tmp_path / name).write_bytes(data)
     source = text_source([tmp_path / name], format)

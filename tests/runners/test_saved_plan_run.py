@@ -4,9 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from boomspec.graph import Cost, Node, Task, TaskGraph
-from boomspec.plan import needed
-from boomspec.planning.saved import SavedPlan
+from boomspec.core.graph import Cost, Node, Task, TaskGraph
+from boomspec.plan.plan import needed
+from boomspec.plan.saved import SavedPlan
 from boomspec.store import Store
 from tests.runners.corpora import record, write_texts
 

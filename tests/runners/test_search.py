@@ -12,20 +12,20 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from boomspec.errors import BoomspecError
-from boomspec.layers import ORDERS, plan_of, prefixes
-from boomspec.tasks import Calibration, LayerChoice, PatchOrder, Search
-from runners.assembly import assemble
-from runners.capture import decoder_layers
-from runners.head import Head
-from runners.models import load_frozen
-from runners.parts import take_apart
+from boomspec.core.errors import BoomspecError
+from boomspec.core.layers import ORDERS, plan_of, prefixes
+from boomspec.core.tasks import Calibration, LayerChoice, PatchOrder, Search
+from runners.assembly.assemble import assemble
+from runners.data.tokens import TokenStream
+from runners.modeling.head import Head
+from runners.modeling.hidden_states import decoder_layers
+from runners.modeling.layerwise import take_apart
+from runners.modeling.models import load_frozen
 from runners.search.divergence import Divergence
 from runners.search.layer_choice import search_layer_choice
 from runners.search.patch_order import search_patch_order
 from runners.search.shared import SharedForward
 from runners.tasks import search
-from runners.tokens import TokenStream
 from tests.runners import tiny
 
 LAYERS, KEPT = 9, (0, 2, 4, 5, 7)  # blocks 0 1 | 2 3 | 4 | 5 6 | 7 8

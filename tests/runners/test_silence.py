@@ -14,19 +14,19 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from boomspec.errors import EXIT_RUN_FAILED
-from boomspec.graph import TaskGraph
-from runners.cluster import Lost
-from runners.full_disk import FullDiskError, explained, is_full, survived
-from runners.journal import Event, Follower, Journal
-from runners.silence import ALIVE, Silence
+from boomspec.core.errors import EXIT_RUN_FAILED
+from boomspec.core.graph import TaskGraph
+from runners.cluster.ray_cluster import Lost
+from runners.executor.heartbeat import ALIVE, Silence
+from runners.runtime.disk_full import FullDiskError, explained, is_full, survived
+from runners.runtime.journal import Event, Follower, Journal
 from tests.runners.corpora import wait_until
 
 _BEATING = """
 import sys, time
 from pathlib import Path
-from runners.context import Progress
-from runners.silence import beating
+from runners.runtime.context import Progress
+from runners.executor.heartbeat import beating
 with beating(Progress(Path(sys.argv[1])), every=0.05):
     time.sleep(600)
 """
@@ -167,6 +167,6 @@ def test_a_machine_that_a_cluster_has_no_longer_is_told_of_once(monkeypatch: pyt
 
     looks = iter([there("a", "b"), there("a", "b", dead="b"), there("a"), there("a", "c"), there("c")])
     monkeypatch.setattr("ray.nodes", lambda: next(looks))
-    monkeypatch.setattr("runners.cluster._LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("runners.cluster.ray_cluster._LOOK_SECONDS", 0.0)
     lost = Lost()
     assert [lost.names() for _ in range(5)] == [[], ["b (10.0.0.1)"], [], [], ["a (10.0.0.1)"]]

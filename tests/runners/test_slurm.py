@@ -10,8 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from boomspec.clusters.slurm import Allocation, script
-from boomspec.graph import TaskGraph
+from boomspec.commands.slurm import Allocation, script
+from boomspec.core.graph import TaskGraph
 from boomspec.store import Store
 from tests.runners import small
 

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from boomspec.tasks import Distill
-from runners.device import frozen_dtype
-from runners.losses import weights
-from runners.models import load_frozen
-from runners.spread import Parallel, Spread, is_sharded, lightened, shard_frozen
+from boomspec.core.tasks import Distill
+from runners.modeling.models import load_frozen
+from runners.runtime.device import frozen_dtype
 from runners.tasks import distill
-from runners.team import team
-from runners.training import train
+from runners.training.loop import train
+from runners.training.losses import weights
+from runners.training.parallel import Parallel, Spread, is_sharded, lightened, shard_frozen
+from runners.training.process_group import team
 from tests.runners import tiny
 from tests.runners.crew import Crew
 from tests.runners.instruments import LiveBytesOfShards

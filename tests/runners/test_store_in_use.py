@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from boomspec.graph import Node, Task, TaskGraph
-from boomspec.in_use import alone
+from boomspec.core.graph import Node, Task, TaskGraph
 from boomspec.store import Store
+from boomspec.store.lock import alone
 from tests.boomspec.past import publish
 from tests.runners.corpora import wait_until, write_texts
 from tests.runners.story import pretraining
@@ -43,7 +43,7 @@ def test_a_run_waits_for_the_end_of_a_clean_up_and_says_so(store: Store, graph: 
 
 
 def test_an_export_waits_too_so_that_what_it_reads_stays(store: Store, graph: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "runners.export", str(graph), "--store", str(store.root), "--folder"]
+    command = [sys.executable, "-m", "runners.cli.export", str(graph), "--store", str(store.root), "--folder"]
     with alone(store.root):
         process = subprocess.Popen([*command, str(tmp_path / "out")], stderr=subprocess.PIPE, text=True)
         wait_until(lambda: waits_for_a_lock(process.pid))

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from boomspec.errors import BoomspecError
+from boomspec.core.errors import BoomspecError
 from boomspec.store import RECORD, Store
-from runners.bundle import package_files, write_bundle
+from runners.cluster.bundle import package_files, write_bundle
 from tests.runners import small
 from tests.runners.grid import Grid, grid
 

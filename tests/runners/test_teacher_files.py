@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-from boomspec.errors import BoomspecError
+from boomspec.core.errors import BoomspecError
 from boomspec.models.facts import read_facts, total_parameters
-from runners.assembly import assemble
+from runners.assembly.assemble import assemble
 from runners.checking.in_memory import logits, patched
 from runners.checking.layout import random_model, randomise
-from runners.models import load, save_weights
+from runners.modeling.models import load, save_weights
 from tests.runners.test_families_more import COMMON, EXPERTS, FAMILIES, KEPT, LAYERS, SIZED
 
 TOKENS_BT = (torch.arange(22).reshape(2, 11) * 7) % 100 + 3

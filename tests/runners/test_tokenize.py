@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
-from boomspec.errors import BoomspecError
-from boomspec.graph import Source
-from boomspec.tasks import Tokenize, TrainTokenizer
+from boomspec.core.errors import BoomspecError
+from boomspec.core.graph import Source
+from boomspec.core.tasks import Tokenize, TrainTokenizer
+from runners.data.tokens import TokenStream
 from runners.tasks import tokenize
-from runners.tokens import TokenStream
 from tests.runners.corpora import (
     TEXTS,
     context,

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from boomspec.errors import BoomspecError
-from runners.tokens import TokenStream
+from boomspec.core.errors import BoomspecError
+from runners.data.tokens import TokenStream
 
 
 @pytest.fixture(scope="module")

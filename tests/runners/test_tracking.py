@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from boomspec.errors import BoomspecError
-from boomspec.graph import TaskGraph
-from boomspec.language.tracking import TrackingSpec
+from boomspec.core.errors import BoomspecError
+from boomspec.core.graph import TaskGraph
+from boomspec.spec.sections.tracking import TrackingSpec
 from boomspec.store import Store, open_store
-from runners import trackers
-from runners.journal import Journal
-from runners.trackers import Point, Run, TensorBoard, check
-from runners.tracking import Tracking, tracked
+from runners.executor import trackers
+from runners.executor.trackers import Point, Run, TensorBoard, check
+from runners.executor.tracking import Tracking, tracked
+from runners.runtime.journal import Journal
 from tests.runners import small, tiny
 from tests.runners.s3 import s3_server
 from tests.runners.test_training import batch, interrupted_at, run
@@ -83,7 +83,7 @@ def test_mlflow_has_the_same_numbers_and_the_run_has_ended_well(told: Told) -> N
     experiment = client.get_experiment_by_name("boom")
     (run,) = client.search_runs([experiment.experiment_id])
     assert (run.info.run_name, run.info.status) == (told.folder.name, "FINISHED")
-    assert run.data.tags["boomspec.graph"] == told.graph.id
+    assert run.data.tags["boomspec.core.graph"] == told.graph.id
     history = client.get_metric_history(run.info.run_id, "distill student/loss")
     assert [(point.step, point.value) for point in history] == [(row["step"], row["loss"]) for row in told.rows]
     assert "sizes/interpolated/held_out/loss" in run.data.metrics

@@ -15,15 +15,15 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from boomspec.errors import BoomspecError
-from boomspec.losses import CrossEntropy, Losses
-from boomspec.tasks import Recipe
-from runners import training
-from runners.capture import trunk
-from runners.context import Context
-from runners.head import Head
-from runners.losses import head_loss
-from runners.training import Batches, learning_rate, train
+from boomspec.core.errors import BoomspecError
+from boomspec.core.losses import CrossEntropy, Losses
+from boomspec.core.tasks import Recipe
+from runners.modeling.head import Head
+from runners.modeling.hidden_states import trunk
+from runners.runtime.context import Context
+from runners.training import loop as training
+from runners.training.loop import Batches, learning_rate, train
+from runners.training.losses import head_loss
 from tests.runners import tiny
 
 RECIPE = tiny.recipe()

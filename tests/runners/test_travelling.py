@@ -30,7 +30,7 @@ from transformers import (
 from transformers.utils import CHAT_TEMPLATE_DIR, PROCESSOR_NAME, VIDEO_PROCESSOR_NAME
 
 from boomspec.models.files import is_hub_file, is_tokenizer_file, is_travelling_file
-from runners.assembly import assemble
+from runners.assembly.assemble import assemble
 from tests.runners import tiny
 
 _TEMPLATES = {"default": "{{ messages[0].content }}!", "rag": "{{ messages[0].content }} by rag"}

@@ -17,11 +17,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from boomspec.checks import Check, Outline
-from boomspec.graph import Execution, Node, Task, TaskGraph
-from boomspec.identity import file_digest
+from boomspec.core.checks import Check, Outline
+from boomspec.core.graph import Execution, Node, Task, TaskGraph
+from boomspec.core.identity import file_digest
 from boomspec.store import Store
-from runners.verify import __main__ as verify
+from runners.cli import verify
 from runners.verify.choose import as_it_was_made, choose
 from runners.verify.compare import changes, tolerance_of
 from tests.runners import small
@@ -287,7 +287,7 @@ def test_other_packages_and_hardware_are_told_as_what_has_changed(finished: Fini
 def test_ctrl_c_leaves_no_scratch_behind_and_the_store_as_it_was(finished: Finished, tmp_path: Path) -> None:
     run = finished.copy(tmp_path)
     before = everything(run.store.root)
-    command = [sys.executable, "-P", "-m", "boomspec.cli", "verify", str(finished.spec), "--store", str(run.store.root)]
+    command = [sys.executable, "-P", "-m", "boomspec", "verify", str(finished.spec), "--store", str(run.store.root)]
     process = subprocess.Popen(
         [*command, "--plain"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )

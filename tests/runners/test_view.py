@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from boomspec.graph import Source
-from runners import environment
-from runners.interrupt import Interrupt
-from runners.view import LiveView, Pace, PlainView, View, clock, quantity, view_for
+from boomspec.core.graph import Source
+from runners.executor.view import LiveView, Pace, PlainView, View, clock, quantity, view_for
+from runners.runtime import environment
+from runners.runtime.interrupt import Interrupt
 
 
 def line(time: float, done: float, total: float = 500, **values: Any) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def test_plain_lines_tell_every_transition_and_how_many_tasks_have_ended(capsys:
 def test_a_long_task_is_heard_of_in_plain_lines(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runners.view._LINE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("runners.executor.view._LINE_EVERY_SECONDS", 0.0)
     with PlainView(2) as view:
         tell(view)
     assert "distill: 100/500 steps  20%  5 steps/s  loss 3.4  1:20 left" in capsys.readouterr().out

@@ -10,10 +10,10 @@ import pytest
 from tokenizers import AddedToken
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from boomspec.errors import SpecError
+from boomspec.core.errors import SpecError
 from boomspec.models.vocabulary import needed_rows
 from boomspec.store import Store
-from runners.text_tokenizer import load_tokenizer
+from runners.data.text_tokenizer import load_tokenizer
 from tests.runners import foreign, small, tiny
 from tests.runners.test_travelling import TOKENIZERS
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from boomspec.graph import Execution, Node, Source, Task
+from boomspec.core.graph import Execution, Node, Source, Task
+from boomspec.core.tasks import Evaluate, HeldOut, Tokenize
 from boomspec.store import Store
-from boomspec.tasks import Evaluate, HeldOut, Tokenize
-from runners.context import Input
-from runners.job import Job
-from runners.journal import log_file, progress_file
-from runners.output import captured
-from runners.worker import execute
+from runners.executor.worker import execute
+from runners.runtime.context import Input
+from runners.runtime.job import Job
+from runners.runtime.journal import log_file, progress_file
+from runners.runtime.output import captured
 from tests.runners.corpora import as_pipe, feed, record, tokenizer_source, wait_until, write_jsonl, write_texts
 
 TRAINING = record()

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from boomspec.tasks import Optimizer, Recipe, Record, Schedule
-from runners.context import Context, Input, Progress
+from boomspec.core.tasks import Optimizer, Recipe, Record, Schedule
+from runners.runtime.context import Context, Input, Progress
 
 VOCABULARY = 64
 _SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8}

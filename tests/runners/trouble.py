@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from boomspec.graph import TaskGraph
+from boomspec.core.graph import TaskGraph
 from boomspec.store import RECORD, Store
 from tests.runners import small
 from tests.runners.corpora import wait_until

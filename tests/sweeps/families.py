@@ -27,7 +27,7 @@ import transformers
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from boomspec.errors import BoomspecError
+from boomspec.core.errors import BoomspecError
 from boomspec.models.facts import LAYER_COUNTS, read_facts
 from boomspec.models.fit import plan_entries
 from boomspec.models.plan_config import plan_config

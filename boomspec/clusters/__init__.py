@@ -1,1 +1,0 @@
-"""Compiled graphs as jobs of KubeRay and Slurm."""

@@ -1,0 +1,123 @@
+"""The command line: a table of commands, and how their errors are shown.
+
+Exit codes: 0 fine, 1 the run failed, 2 the spec or the call is wrong, 130 interrupted. Commands that compare (`diff`,
+`verify`, `lock --check`) exit as diff(1) does: 1 where there is a difference. `plan --detailed-exitcode` has its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from typing import Any
+
+import click
+
+from boomspec.core.errors import EXIT_INTERRUPTED, EXIT_SPEC_WRONG, BoomspecError, SpecError, did_you_mean
+from boomspec.core.version import __version__
+
+_GROUPS = {  # as `boomspec --help` shows them, which loads none
+    "Write a spec": {
+        "init": "Write a first spec from a template.",
+        "validate": "Check a spec: every problem at once, at its line.",
+        "show": "Show what a spec means, with every default written out.",
+        "graph": "Print the compiled task graph.",
+        "schema": "Print the JSON Schema of the spec language.",
+    },
+    "Run it": {
+        "plan": "Show what a run would reuse and do, why, and what it takes.",
+        "lock": "Pin everything that the names in a spec hide.",
+        "run": "Run it; what is in the store already is reused.",
+        "report": "Write the report of what the store holds now.",
+        "export": "Write one size as a Hugging Face folder.",
+    },
+    "On a cluster": {
+        "submit": "Run it on a Ray cluster, by Ray's jobs, KubeRay or Slurm.",
+        "status": "List the jobs on a cluster.",
+        "logs": "Print what a job prints; --follow it.",
+        "stop": "Stop a job.",
+    },
+    "Compare": {
+        "diff": "Show how two experiments differ, and which tasks that changes.",
+        "verify": "Run the tasks of a run again and compare the results.",
+    },
+    "Keep house": {
+        "runs": "List the runs of a store.",
+        "gc": "Show or delete what no run needs.",
+        "completion": "Print the completion script of a shell.",
+    },
+}
+_COMMANDS = tuple(name for names in _GROUPS.values() for name in names)
+
+
+class _Commands(click.Group):
+    """Loads a command when it is called; prints what a user can act on without a traceback, as JSON for --json."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return None
+        command = importlib.import_module(f"boomspec.commands.{name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        hint = did_you_mean(args[0], list(_COMMANDS)) if args and args[0] not in _COMMANDS else None
+        if hint is not None and not ctx.resilient_parsing:  # which is how a shell completes
+            ctx.fail(f"No such command '{args[0]}'. {hint.capitalize()}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, _COMMANDS))
+        for title, commands in _GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:{width}}", line) for name, line in commands.items()])
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["json"] = "--json" in args
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            ctx.exit(EXIT_INTERRUPTED)
+        except click.UsageError as error:
+            if not ctx.meta["json"]:
+                raise
+            hint = None if error.ctx is None else f"{error.ctx.command_path} --help"
+            self._show(ctx, "", {"message": error.format_message(), "hint": hint})
+            ctx.exit(EXIT_SPEC_WRONG)
+        except OSError as error:
+            text = f"{error.filename or 'error'}: {error.strerror or error}"
+            self._show(ctx, text, {"message": text, "hint": None})
+            ctx.exit(EXIT_SPEC_WRONG)
+        except BoomspecError as error:
+            plain = {"message": error.message, "hint": error.hint}
+            self._show(ctx, str(error), error.to_json() if isinstance(error, SpecError) else plain)
+            ctx.exit(error.exit_code)
+
+    @staticmethod
+    def _show(ctx: click.Context, text: str, detail: dict[str, Any]) -> None:
+        if ctx.meta["json"]:
+            click.echo(json.dumps({"error": detail}, indent=2))
+        else:
+            click.echo(text, err=True)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="boomspec")
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Boomerang distillation as a declarative experiment: distil one student, get every size."""
+    if ctx.invoked_subcommand != "run":  # which waits for its store
+        from boomspec.store.first_answer import answering_at_once  # here: what asks no store needs none of it
+
+        ctx.with_resource(answering_at_once())
+
+
+if __name__ == "__main__":
+    main()

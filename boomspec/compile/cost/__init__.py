@@ -1,0 +1,1 @@
+"""What tasks take before they run: operations, memory, bytes. Computed from shapes alone, without torch."""

@@ -1,0 +1,175 @@
+"""What would stop lm-eval behind a training, and can be known before it: said at the task's line of the spec.
+
+    tasks + the teacher's facts --task_problems--> Problems
+
+Everything else that lm-eval may stop at depends on documents, and is an error of the evaluation that names them.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from boomspec.compile.lm_eval_configs import MISSING, SingleTask
+from boomspec.compile.lm_eval_files import LOADERS, functions
+from boomspec.compile.lm_eval_tasks import singles_of
+from boomspec.core.errors import Problem, did_you_mean
+from boomspec.models.facts import ModelFacts
+from boomspec.spec.document import SpecFile
+from boomspec.spec.sections.evaluation import TaskSpec
+
+_OUTPUTS = ("multiple_choice", "loglikelihood", "loglikelihood_rolling", "generate_until")
+_SAMPLERS = ("default", "first_n")
+_POSITIONS = ("n_positions", "max_position_embeddings", "n_ctx")  # in lm-eval's order
+_BUDGETS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # in lm-eval's order
+_BUDGET = 256  # lm-eval's default
+Found = tuple[str, str]  # message, hint
+
+
+def check_tasks(file: SpecFile, facts: ModelFacts) -> None:
+    """Raise SpecError with every lm-eval task that cannot be run on this teacher and the models made of it."""
+    sections = ("evaluate", "teacher", "data")
+    problems = file.known(("tasks", id(facts)), sections, lambda: (facts, list(task_problems(file, facts))))[1]
+    if problems:
+        raise file.error(*problems)
+
+
+def task_problems(file: SpecFile, facts: ModelFacts) -> Iterator[Problem]:
+    positions = _positions(facts.config)
+    for index, asked in enumerate(file.spec.evaluate.tasks if file.spec.evaluate is not None else ()):
+        found = [(task, found) for task in singles_of(file, asked.task) for found in _of_task(task, asked, positions)]
+        if found:
+            task, (message, hint) = found[0]
+            others = len({other.name for other, _ in found}) - 1
+            more = f" (and {others} more of '{asked.task}' cannot be run either)" if others else ""
+            yield file.problem(("evaluate", "tasks", index), f"lm-eval task '{task.name}' {message}{more}", hint)
+
+
+def _of_task(task: SingleTask, asked: TaskSpec, positions: int | None) -> Iterator[Found]:
+    if task.get("unsafe_code"):
+        yield "runs code that the model writes: boomspec does not", "leave it out"
+    if task.get("doc_to_image") or task.get("doc_to_audio"):
+        yield "shows images or plays sound: only text is measured", "leave it out"
+    yield from _files(task)
+    if task.in_python:
+        return
+    if task.output_type not in _OUTPUTS:
+        yield f"has an output_type '{task.output_type}', which lm-eval does not know", f"one of {', '.join(_OUTPUTS)}"
+        return
+    if not (task.get("test_split") or task.get("validation_split")):
+        yield "names no documents to be measured on", "give it a test_split or a validation_split"
+    yield from _splits(task, asked)
+    yield from _examples(task, asked)
+    if task.output_type == "generate_until" and positions is not None:
+        budget = _budget(task.generation)
+        if budget is not None and budget >= positions:
+            hint = "fewer max_gen_toks in its generation_kwargs leave room for a prompt; or leave it out"
+            yield f"generates up to {budget} tokens, and the teacher has {positions} positions", hint
+
+
+def _files(task: SingleTask) -> Iterator[Found]:
+    """Files and functions that its YAML names and that are not there."""
+    if (include := task.get(MISSING)) is not None:
+        yield f"includes {include}, which is not there", f"paths start at the folder of {task.file(MISSING)}"
+    for field, (value, path) in task.fields.items():
+        for function in functions(value):
+            module, _, name = function.rpartition(".")
+            if function.module is None:
+                package = module.partition(".")[0]
+                if not package or not _may_be_installed(package):
+                    hint = f"it is neither {module or function}.py beside {path} nor an installed package"
+                    yield f"takes {field} from '{function}', which cannot be imported", hint
+            elif (known := _names(function.module)) is not None and name not in known:
+                yield (
+                    f"takes {field} from '{function}', and {function.module} has no '{name}'",
+                    did_you_mean(name, sorted(known)) or f"it has: {', '.join(sorted(known)[:8])}",
+                )
+
+
+def _may_be_installed(package: str) -> bool:
+    """Whether tasks can import a package; a machine that has no lm-eval only plans, and cannot tell."""
+    known = (package, "lm_eval")
+    return package in sys.modules or [importlib.util.find_spec(name) is None for name in known] != [True, False]
+
+
+def _names(module: Path) -> set[str] | None:
+    """The names at the top of a Python file; None where they cannot be told from its text."""
+    try:
+        tree = ast.parse(module.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return None
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            if any(alias.name == "*" for alias in node.names):
+                return None
+            names |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
+    return names if not {"globals", "setattr", "exec"} & _called(tree) else None
+
+
+def _called(tree: ast.Module) -> set[str]:
+    return {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+
+
+def _splits(task: SingleTask, asked: TaskSpec) -> Iterator[Found]:
+    """Splits that it reads and that the files which it names do not make."""
+    options = task.get("dataset_kwargs")
+    files = options.get("data_files") if isinstance(options, dict) else None
+    if task.get("dataset_path") not in LOADERS or not files or task.get("custom_dataset"):
+        return
+    if isinstance(files, list) and not all(isinstance(file, str) for file in files):
+        return  # a list may name splits, too
+    made = [str(split) for split in files] if isinstance(files, dict) else ["train"]
+    read = ["test_split" if task.get("test_split") else "validation_split"]
+    if task.shots(asked.num_fewshot) and not (task.few_shot.get("samples") or task.few_shot.get("split")):
+        pools = ("fewshot_split", "training_split", "validation_split")
+        read += [next((name for name in pools if task.get(name)), read[0])]
+    for name in dict.fromkeys(read):
+        split = task.get(name)
+        if isinstance(split, str) and split.partition("[")[0] not in made:
+            where = f"its data_files make {', '.join(made)}"
+            yield f"reads the {name} '{split}', and {where}", f"name the split's file: data_files: {{{split}: ...}}"
+
+
+def _examples(task: SingleTask, asked: TaskSpec) -> Iterator[Found]:
+    wanted, own = asked.num_fewshot, task.get("num_fewshot")
+    if wanted and task.output_type == "loglikelihood_rolling":
+        yield "measures texts without a prompt: there is no place for examples", "leave num_fewshot out for it"
+        return
+    if wanted and type(own) is int and own == 0:
+        yield f"fixes num_fewshot at 0, but the spec asks for {wanted}", "leave num_fewshot out for this task"
+        return
+    if not task.shots(wanted):
+        return
+    sampler = task.few_shot.get("sampler", "default")
+    if type(sampler) is str and sampler not in _SAMPLERS:
+        yield f"has a sampler '{sampler}', which lm-eval does not know", f"one of {', '.join(_SAMPLERS)}"
+    given = [task.get(name) for name in ("fewshot_split", "training_split", "validation_split")]
+    given += [task.few_shot.get(name) for name in ("split", "samples")]
+    if not any(given):
+        hint = "give it a fewshot_split or a training_split, or ask without examples"
+        yield "would take its examples from the documents that it measures, each of them from itself, too", hint
+
+
+def _budget(generation: Mapping[str, Any]) -> int | None:
+    found = next((generation[name] for name in _BUDGETS if generation.get(name) is not None), _BUDGET)
+    try:
+        return int(found)
+    except (TypeError, ValueError):
+        return None
+
+
+def _positions(config: Mapping[str, Any]) -> int | None:
+    """How many positions lm-eval takes a model to have; None where its config does not say."""
+    inner = config.get("text_config")
+    shown = inner if isinstance(inner, Mapping) else config
+    found = next((shown[name] for name in _POSITIONS if shown.get(name) is not None), None)
+    return found if isinstance(found, int) else None

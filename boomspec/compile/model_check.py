@@ -1,0 +1,97 @@
+"""The check of a family that a spec builds: a task of seconds, which everything that takes long comes after.
+
+A teacher that the spec trains itself needs none: it is a Llama, of which every size is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from importlib import metadata
+
+from boomspec.compile.records import Builder
+from boomspec.core.checks import BuiltSize, Check, Outline
+from boomspec.core.graph import CODE
+from boomspec.core.layers import Plan, evenly_spaced, plan_of
+from boomspec.core.tasks import Baseline, Dequantize, Distill, Interpolate, LaCo, Record, Subset
+from boomspec.models.facts import ModelFacts
+from boomspec.models.outline import config_text, outline
+
+NAME = "check the family"
+_WAITING = ("dequantize", "distill", "search", "interpolate", "baseline", "evaluate")
+
+
+def add_check(build: Builder, teacher: str, kept: tuple[int, ...] | None, student: str | None = None) -> None:
+    """Add the check of what an experiment builds, and let its other tasks come after it.
+
+    `kept`: None where the layers are still searched for. `student`: the source of one that exists.
+    """
+    teacher, student = _source(build, teacher), None if student is None else _source(build, student)
+    waiting = [node for node in build.nodes.values() if node.task.kind in _WAITING]
+    if teacher not in build.facts or not waiting:
+        return
+    facts, given = build.facts[teacher], build.facts.get(student or "")
+    kept = kept or evenly_spaced(max(1, facts.count // 2), facts.count)
+    sizes = tuple(dict.fromkeys(_sizes(build, facts))) or ((_half(kept, facts.count), False),)
+    builds = [node.task.record.build for node in waiting if isinstance(node.task.record, Baseline)]
+    merged = any(isinstance(built, LaCo) for built in builds)
+    record = build.file.once(
+        ("check", id(facts), id(given), kept, sizes, merged), lambda: _record(facts, given, kept, sizes, merged)
+    )
+    sources = {"teacher": teacher, "student": student}
+    inputs = {role: i for role, i in sources.items() if i in build.facts and CODE in build.sources[i].identity}
+    check = build.add(NAME, record, inputs)
+    nodes = {check: build.nodes.pop(check), **build.nodes}  # what comes first stands first
+    nodes.update({node.id: replace(node, after=(check,)) for node in waiting})
+    build.nodes = nodes
+
+
+def _source(build: Builder, model: str) -> str:
+    """The source behind a model that is dequantised first."""
+    node = build.nodes.get(model)
+    return node.task.inputs["model"] if node is not None and isinstance(node.task.record, Dequantize) else model
+
+
+def _record(
+    facts: ModelFacts,
+    student: ModelFacts | None,
+    kept: tuple[int, ...],
+    sizes: Sequence[tuple[Plan, bool]],
+    merged: bool,
+) -> Record:
+    return Check(
+        teacher=_outline(facts),
+        student=None if student is None else _outline(student),
+        kept=kept,
+        sizes=tuple(BuiltSize(plan=" ".join(plan), tied=tied) for plan, tied in sizes),
+        merged=True if merged else None,
+        transformers=_version(),
+    )
+
+
+def _outline(facts: ModelFacts) -> Outline:
+    return Outline(config=config_text(facts.written), tensors=outline(facts.stored), tied=facts.tied)
+
+
+def _sizes(build: Builder, facts: ModelFacts) -> Iterator[tuple[Plan, bool]]:
+    """What the tasks of an experiment build; a student that is trained begins as layers of its teacher."""
+    for node in build.nodes.values():
+        match node.task.record:
+            case Interpolate(plan=plan, tied=tied):
+                yield plan, tied
+            case Baseline(build=Subset(plan=plan)):
+                yield plan, facts.tied
+            case Distill(kept=kept):
+                yield tuple(f"t{i}" for i in kept), facts.tied
+
+
+def _half(kept: tuple[int, ...], layers: int) -> Plan:
+    """A plan of both models, where those that will be built are not known."""
+    return plan_of(kept, layers, [i >= len(kept) // 2 for i in range(len(kept))])
+
+
+def _version() -> str:
+    try:
+        return metadata.version("transformers")
+    except metadata.PackageNotFoundError:
+        return "not installed"

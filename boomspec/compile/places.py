@@ -1,0 +1,120 @@
+"""Where what a spec names lies: paths as the spec means them, and the digests of files."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from boomspec.compile.text_files import home_path
+from boomspec.core.errors import Problem
+from boomspec.core.identity import file_digest
+from boomspec.spec.document import SpecFile
+from boomspec.spec.sections.tracking import TrackingSpec
+from boomspec.spec.variables import VariableError, bare_variable, expanded, has_variables
+
+Location = tuple[str | int, ...]
+
+
+def path_text(file: SpecFile, place: Location, text: str) -> str:
+    """The text of a path that stands at `place`, with its environment variables. Raises SpecError."""
+    if not has_variables(text):
+        return text
+    try:
+        return expanded(text)
+    except VariableError as error:
+        raise file.error(file.problem(place, error.message, error.hint)) from error
+
+
+def variable_problems(file: SpecFile) -> Iterator[Problem]:
+    """Problems of the environment variables in a spec's paths."""
+    for place, text in _paths(file):
+        try:
+            expanded(text)
+        except VariableError as error:
+            yield file.problem(place, error.message, error.hint)
+            continue
+        if (name := bare_variable(text)) is not None and not os.path.lexists(file.folder(place) / text):
+            message = f"'${name}' is text as it stands, and not the environment variable of that name"
+            yield file.problem(place, message, f"write ${{{name}}}")
+
+
+def tracking_of(file: SpecFile) -> dict[str, Any]:
+    """Where a run can be watched, with the environment variables in it. Raises SpecError for what may not be there."""
+    said = file.spec.execution.tracking.model_dump(exclude_none=True)
+    for tracker in ("wandb", "mlflow"):
+        for name, text in said.get(tracker, {}).items():
+            said[tracker][name] = path_text(file, ("execution", "tracking", tracker, name), text)
+    try:
+        TrackingSpec.model_validate(said)  # what a variable has brought is held to the same rules
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        message = str(first.get("ctx", {}).get("error", first["msg"]))
+        raise file.error(file.problem(("execution", "tracking", *first["loc"]), message)) from error
+    return said
+
+
+def _paths(file: SpecFile) -> Iterator[tuple[Location, str]]:
+    """Everything in a spec that says where something lies."""
+    spec, tracking = file.spec, file.spec.execution.tracking
+    found: list[tuple[Location, str | None]] = [
+        (("teacher", "model"), spec.teacher.model),
+        (("student", "model"), spec.student.model),
+        (("execution", "store"), spec.execution.store),
+    ]
+    if spec.data is not None:
+        found += [(("data", "files", i), name) for i, name in enumerate(spec.data.files or ())]
+        held_out = spec.data.held_out.files if spec.data.held_out is not None else None
+        found += [(("data", "held_out", "files", i), name) for i, name in enumerate(held_out or ())]
+    if spec.evaluate is not None:
+        found.append((("evaluate", "tasks_folder"), spec.evaluate.tasks_folder))
+    for name, tracker in (("wandb", tracking.wandb), ("mlflow", tracking.mlflow)):
+        fields = tracker.model_dump(exclude_none=True) if tracker is not None else {}
+        found += [(("execution", "tracking", name, field), str(text)) for field, text in fields.items()]
+    yield from ((place, text) for place, text in found if text is not None)
+
+
+def resolve_path(file: SpecFile, place: tuple[str | int, ...], path: str) -> Path:
+    """The absolute path that a spec means by the `path` that stands at `place`."""
+    folder, path = file.folder(place), path_text(file, place, path)
+    try:
+        return (folder / home_path(path)).resolve()
+    except RuntimeError:  # "~nobody": no such user
+        return folder / path
+
+
+def is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long
+        return False
+
+
+def is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # as above
+        return False
+
+
+def similar_folder(path: Path) -> str | None:
+    """A question whether a folder beside `path`, which is none, is meant: one whose name is nearly the same."""
+    for folder in path.parents:
+        if is_folder(folder):
+            break
+    missing = path.relative_to(folder).parts
+    try:
+        names = [entry.name for entry in folder.iterdir() if entry.is_dir()]
+    except OSError:
+        return None
+    close = difflib.get_close_matches(missing[0], names, n=1, cutoff=0.7)
+    return f"did you mean {Path(folder, close[0], *missing[1:])}?" if close else None
+
+
+def digest_of(file: SpecFile, path: Path) -> str:
+    """The sha256 of a file, which is read once."""
+    return file.once(("digest", path), lambda: file_digest(path))

@@ -1,0 +1,240 @@
+"""What a spec means: layers as integers, sizes as layer plans, tokens as steps.
+
+Nothing here touches a file: it needs the spec, the teacher's facts, and what searches have found. Every problem
+points into the spec. Behind this module there are no strategies any more.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal
+
+from boomspec.compile.size_selection import chosen
+from boomspec.core.errors import BoomspecError
+from boomspec.core.layers import (
+    EXACT_HINT,
+    ORDERS,
+    KeepRule,
+    Plan,
+    check_kept,
+    evenly_spaced,
+    family_of_sets,
+    first_wrong,
+    owner,
+    patchable,
+    prefixes,
+    refuse_exact,
+)
+from boomspec.core.memo import Once
+from boomspec.core.sizes import Member, labels
+from boomspec.core.tasks import Optimizer, Recipe, Schedule
+from boomspec.models.facts import ModelFacts, read_as, size_of
+from boomspec.models.fit import plan_entries
+from boomspec.models.plan_config import plan_config
+from boomspec.models.whole import prefixes_in, with_rest
+from boomspec.spec.document import SpecFile
+from boomspec.spec.sections.searches import KeepChoice, OrderSearch
+from boomspec.spec.sections.training import Training
+
+_MASKED = {"bert", "distilbert", "roberta", "electra", "albert", "deberta", "deberta-v2"}
+_CONTEXT = ("max_position_embeddings", "n_positions")
+
+
+@dataclass(frozen=True)
+class Family:
+    """Kept layers and the members that are built, by patched blocks; the last one is the teacher. All integers."""
+
+    facts: ModelFacts
+    kept: tuple[int, ...]
+    student: Member  # the student itself: by the reference rule the member with no patched block is another
+    members: tuple[Member, ...]
+    every: tuple[Member, ...]  # also the members that are not built
+    rest: bool = False  # sizes with layers of the teacher keep its other parts
+    once: Once = field(default_factory=Once, compare=False, repr=False)  # what is worked out of a family is shared
+
+    @cached_property
+    def _labels(self) -> dict[int, str]:
+        return labels(self.every)
+
+    def label(self, member: Member) -> str:
+        return self._labels[member.patched]
+
+
+def resolve_family(
+    file: SpecFile,
+    facts: ModelFacts,
+    kept: tuple[int, ...],
+    sets: list[tuple[int, ...]],
+    *,
+    found: ModelFacts | None = None,
+) -> Family:
+    """Turn mapping, patched sets and sizes into layer plans. Raises SpecError with all problems.
+
+    `sets[k]` are the blocks that the member with k patched blocks has from the teacher. `found`: the facts of a
+    student that exists; one that is distilled here is stored as its teacher is.
+    """
+    what = ("family", id(facts), kept, tuple(sets), id(found), file.spec.teacher.rest)
+    _, _, family = file.known(
+        what, ("student", "interpolate"), lambda: (facts, found, _family(file, facts, kept, sets, found))
+    )
+    return family
+
+
+def _family(
+    file: SpecFile, facts: ModelFacts, kept: tuple[int, ...], sets: list[tuple[int, ...]], found: ModelFacts | None
+) -> Family:
+    made = _distilled(file, facts, kept) if found is None else found
+    order = file.spec.interpolate.order
+    reference: Literal["first", "last"] | None = None
+    if file.spec.interpolate.singletons == "reference":
+        reference = "first" if order == "first_to_last" else "last"
+    plans = family_of_sets(kept, facts.count, sets, reference=reference)
+    members = [_member(file, facts, made, k, plan) for k, plan in enumerate(plans)]
+    own = made.tensors(range(made.count), tied=made.tied)  # the student itself is not assembled
+    student = Member(0, tuple(f"s{i}" for i in range(len(kept))), *size_of(own), made.tied)
+    members = [student if member.plan == student.plan else member for member in members]
+    built = chosen(file, facts, kept, members)
+    place = ("interpolate",) if found is None else ("student", "model")
+    _check_configs(file, place, facts, made, [member for member in built if member.plan != student.plan])
+    return Family(facts, kept, student, built, tuple(members), file.spec.teacher.keeps_rest)
+
+
+def _distilled(file: SpecFile, facts: ModelFacts, kept: tuple[int, ...]) -> ModelFacts:
+    """What a student made of the kept layers will be."""
+    try:
+        config = plan_config({"t": facts}, [f"t{i}" for i in kept], tied=facts.tied, base="t")
+    except BoomspecError as error:
+        raise file.error(file.problem(("student", "keep"), f"the student: {error.message}", error.hint)) from error
+    return replace(facts, layers=tuple(facts.layers[i] for i in kept), config=config)
+
+
+def _check_configs(
+    file: SpecFile, place: tuple[str, ...], facts: ModelFacts, made: ModelFacts, members: list[Member]
+) -> None:
+    """Raise SpecError where a size would have layers that are not what they are in the models they come from."""
+    owners = {"t": facts, "s": read_as(made, facts.model_type, "the student")}
+    for member in members:
+        try:
+            plan_config(owners, member.plan, tied=member.tied, base="t")
+        except BoomspecError as error:
+            message = f"the size of {len(member.plan)} layers: {error.message}"
+            raise file.error(file.problem(place, message, error.hint)) from error
+
+
+def check_rest(file: SpecFile, facts: ModelFacts) -> None:
+    """Raise SpecError where the teacher's other parts are to be kept, and cannot be."""
+    if file.spec.teacher.keeps_rest:
+        try:
+            prefixes_in(facts)
+        except BoomspecError as error:
+            raise file.error(file.problem(("teacher", "rest"), error.message, error.hint)) from error
+
+
+def check_context(file: SpecFile, facts: ModelFacts) -> None:
+    """Raise SpecError where sequences are longer than the teacher has positions for."""
+    longest = next((facts.config[key] for key in _CONTEXT if isinstance(facts.config.get(key), int)), None)
+    if file.spec.data is not None and longest is not None and file.spec.data.sequence_length > longest:
+        message = f"{file.spec.data.sequence_length} is more than the teacher's {longest} positions"
+        raise file.error(file.problem(("data", "sequence_length"), message))
+
+
+def check_causal(file: SpecFile, facts: ModelFacts) -> None:
+    """Raise SpecError where a masked language model is to be trained, searched or measured as a causal one."""
+    named = " ".join(map(str, facts.config.get("architectures") or ()))
+    if "MaskedLM" not in named and facts.model_type not in _MASKED:
+        return
+    spec = file.spec
+    places = {"distill": spec.distill, "evaluate": spec.evaluate}
+    problems = [
+        file.problem((place,), f"a {facts.model_type} model is a masked language model: it can only be built")
+        for place, section in places.items()
+        if section is not None
+    ]
+    if isinstance(spec.interpolate.order, OrderSearch):
+        problems.append(file.problem(("interpolate", "order"), "a masked language model cannot be searched"))
+    if problems:
+        raise file.error(*problems)
+
+
+def kept_layers(file: SpecFile, facts: ModelFacts, found: tuple[int, ...] | None = None) -> tuple[int, ...]:
+    """The kept layers; `found` are those of a search or of a student that exists."""
+    keep = file.spec.student.keep
+    if isinstance(keep, int | KeepChoice) and found is None:
+        count = keep if isinstance(keep, int) else keep.count
+        if not 1 <= count < facts.count:
+            message = f"{count} layers: the teacher has {facts.count}, so 1 to {facts.count - 1} are allowed"
+            raise file.error(file.problem(("student", "keep"), message))
+        return evenly_spaced(count, facts.count)  # of a search only the count is known by now
+    kept = keep.kept(facts.count) if isinstance(keep, KeepRule) else keep if found is None else found
+    assert isinstance(kept, tuple)
+    if complaint := check_kept(kept, facts.count):
+        shown = ", ".join(str(i) for i in kept)
+        hint = f"this rule keeps {shown} of {facts.count} layers" if isinstance(keep, KeepRule) else None
+        place: tuple[str | int, ...] = ("student", "keep" if found is None else "model")
+        if found is None and isinstance(keep, tuple) and (wrong := first_wrong(keep, facts.count)) is not None:
+            place = (*place, wrong)  # the item itself
+        raise file.error(file.problem(place, complaint, hint))
+    return kept
+
+
+def patched_sets(file: SpecFile, kept: tuple[int, ...], layers: int) -> list[tuple[int, ...]] | None:
+    """The patched blocks after 0, 1, ..., m steps; None where a search has to find them."""
+    order, available = file.spec.interpolate.order, patchable(kept, layers)
+    if isinstance(order, OrderSearch):
+        if order.search == "exact" and (refusal := refuse_exact(len(available))):
+            raise file.error(file.problem(("interpolate", "order"), refusal, EXACT_HINT))
+        return None
+    if isinstance(order, str):
+        order = ORDERS[order](available)
+    elif sorted(order) != available:
+        message = "the order must name every block of two or more layers once"
+        if extra := [i for i in order if i not in available]:
+            message += f"; {extra[0]} is not one of them"
+        elif twice := [i for i, count in Counter(order).items() if count > 1]:
+            message += f"; {twice[0]} is named twice"
+        elif missing := sorted(set(available) - set(order)):
+            message += f"; {missing[0]} is missing"
+        raise file.error(file.problem(("interpolate", "order"), message, f"the blocks are {available}"))
+    return prefixes(order)
+
+
+def _member(file: SpecFile, facts: ModelFacts, made: ModelFacts, patched: int, plan: Plan) -> Member:
+    # A tied model whose embedding and head have two owners with different weights cannot stay tied.
+    owners = {"t": facts, "s": made}
+    first, last = owners[owner(plan[0])], owners[owner(plan[-1])]
+    tied = first.tied and last.tied and (first is last or not file.spec.student.train_embedding)
+    tensors = plan_entries(facts, made, plan, tied=tied)
+    if file.spec.teacher.keeps_rest:
+        tensors = with_rest(facts, plan, tensors)
+    return Member(patched, plan, *size_of(tensors), tied)
+
+
+def pruned(facts: ModelFacts, plan: Plan, *, rest: bool = False) -> Member:
+    """A model made of the teacher's layers alone: tied as the teacher is. Raises BoomspecError for what cannot be."""
+    plan_config({"t": facts}, plan, tied=facts.tied, base="t")
+    tensors = plan_entries(facts, facts, plan, tied=facts.tied)
+    return Member(len(plan), plan, *size_of(with_rest(facts, plan, tensors) if rest else tensors), facts.tied)
+
+
+def recipe(training: Training, *, seed: int, sequence_length: int, tokens: int | None = None) -> Recipe:
+    """Tokens become whole sequences and whole steps, rounded to the nearest and at least one."""
+    sequences = max(1, round(training.batch_tokens / sequence_length))
+    steps = max(1, round((tokens or training.tokens) / (sequences * sequence_length)))
+    optimizer, schedule = training.optimizer, training.schedule
+    return Recipe(
+        seed=seed,
+        steps=steps,
+        sequences=sequences,
+        sequence_length=sequence_length,
+        optimizer=Optimizer(
+            lr=optimizer.lr,
+            betas=optimizer.betas,
+            eps=optimizer.eps,
+            weight_decay=optimizer.weight_decay,
+            clip=optimizer.clip,
+        ),
+        schedule=Schedule(kind=schedule.kind, warmup_steps=min(steps, schedule.warmup.of(steps)), final=schedule.final),
+        precision=training.precision,
+    )

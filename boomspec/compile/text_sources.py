@@ -1,0 +1,232 @@
+"""The text that a spec reads: its files found, checked and digested, or its data set pinned.
+
+The identity of a file is its content, that of a data set its commit. Where a thing lies is only its location.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from boomspec.compile.corpus import python_stdlib
+from boomspec.compile.parquet_footer import parquet_rows
+from boomspec.compile.place_names import file_names, text_name
+from boomspec.compile.places import Location, digest_of, path_text
+from boomspec.compile.text_files import COMPRESSED, UTF_16, format_of, matching
+from boomspec.core.errors import BoomspecError, Problem
+from boomspec.core.graph import HELD_OUT_TEXT, Source
+from boomspec.models.hub import UnreachableError, pinned_dataset
+from boomspec.spec.document import SpecFile
+from boomspec.spec.sections.data import DataSpec
+
+FILES: Location = ("data", "files")
+HELD_OUT_FILES: Location = ("data", "held_out", "files")
+_COUNTED = 64 << 20  # bytes of files of rows that are read at once to count them: more is not cheap
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of `files`, as it is written, and what it gave: only files that no entry before it has given."""
+
+    place: Location
+    text: str
+    files: tuple[Path, ...]
+
+
+def text_problems(file: SpecFile, data: DataSpec) -> Iterator[Problem]:
+    """Problems of the files that hold the text, without reading them."""
+    for entry in [*entries(file, FILES), *entries(file, HELD_OUT_FILES)]:
+        if not _matching(file, entry.place, entry.text):
+            yield file.problem(entry.place, f"no file matches '{entry.text}'", _where(file, entry))
+    if data.files is not None:
+        yield from _format_problems(file, data, FILES)
+        yield from _count_problems(file, data)
+    if data.held_out is not None and data.held_out.files is not None:
+        yield from _format_problems(file, data, HELD_OUT_FILES)
+        trained = {path.resolve() for path in data_files(file)}
+        for entry in entries(file, HELD_OUT_FILES):
+            if both := [path for path in entry.files if path.resolve() in trained]:
+                message = f"'{both[0].name}' is trained on, too: it is one of data.files"
+                yield file.problem(entry.place, message, "held-out text must not be seen in training")
+
+
+def _where(file: SpecFile, entry: Entry) -> str:
+    """Where an entry was looked for."""
+    folder = file.folder(entry.place)
+    name = path_text(file, entry.place, entry.text)
+    if (folder / Path(name)).is_dir():
+        return "a folder gives its files with known endings (.txt, .jsonl, .json, .parquet, .gz, .zst); hidden ones not"
+    return f"paths are relative to {folder}"
+
+
+def _format_problems(file: SpecFile, data: DataSpec, place: Location) -> Iterator[Problem]:
+    files = _files(file, place)
+    formats = {data.format} if data.format else {format_of(path) for path in files}
+    if None in formats:
+        unknown = next(path for path in files if format_of(path) is None)
+        hint = "say it: format: text, jsonl, json or parquet"
+        yield file.problem(place, f"the format of '{unknown.name}' is not known by its ending", hint)
+    elif len(formats) > 1:
+        listed = ", ".join(sorted(str(name) for name in formats))
+        yield file.problem(
+            place, f"files of several formats ({listed})", "give files of one, or say which: format: ..."
+        )
+
+
+def _count_problems(file: SpecFile, data: DataSpec) -> Iterator[Problem]:
+    """Of text files, which are one document each, the number of documents is known."""
+    files = data_files(file)
+    if not files or {data.format or format_of(path) for path in files} != {"text"}:
+        return
+    rest = files[data.skip :]
+    every = data.held_out.every if data.held_out is not None else None
+    offset = data.held_out.offset if data.held_out is not None else 0
+    held_out = len(rest[offset::every]) if every is not None else 0
+    if len(rest) == held_out:
+        hint = "see data.skip and data.held_out"
+        yield file.problem(("data",), f"no document is left to train on: {len(files)} in all", hint)
+    elif every is not None and held_out == 0:
+        message = f"no document would be held out: there are {len(files)}, and a text file is one document"
+        yield file.problem(("data", "held_out"), message)
+
+
+def entries(file: SpecFile, place: Location = FILES) -> list[Entry]:
+    """The entries of a list of files, each with what it gave."""
+    return file.known(("entries", place), ("data",), lambda: _entries(file, place))
+
+
+def _entries(file: SpecFile, place: Location) -> list[Entry]:
+    found: list[Entry] = []
+    seen: set[Path] = set()
+    for i, text in enumerate(_texts(file, place)):
+        # "a/../b/x.txt" is b/x.txt once more; a link under another name is a document of its own.
+        given = {path.parent.resolve() / path.name: path for path in _matching(file, (*place, i), text)}
+        files = [path for known, path in given.items() if known not in seen]
+        seen.update(given)
+        found.append(Entry((*place, i), text, tuple(files)))
+    return found
+
+
+def _texts(file: SpecFile, place: Location) -> tuple[str, ...]:
+    data = file.spec.data
+    if data is None or (place == HELD_OUT_FILES and data.held_out is None):
+        return ()
+    if place == FILES:
+        return data.files or ()
+    assert data.held_out is not None
+    return data.held_out.files or ()
+
+
+def _matching(file: SpecFile, place: Location, text: str) -> list[Path]:
+    assert file.spec.data is not None
+    return matching(file.folder(place), path_text(file, place, text), format=file.spec.data.format)
+
+
+def data_files(file: SpecFile) -> list[Path]:
+    """The local files that hold the text, in their order, each once."""
+    if file.spec.data is not None and file.spec.data.corpus == "python_stdlib":
+        return file.once("python_stdlib", python_stdlib)
+    return _files(file, FILES)
+
+
+def held_out_files(file: SpecFile) -> list[Path]:
+    """The local files that hold nothing but held-out text."""
+    return _files(file, HELD_OUT_FILES)
+
+
+def _files(file: SpecFile, place: Location) -> list[Path]:
+    return [path for entry in entries(file, place) for path in entry.files]
+
+
+def text_source(file: SpecFile) -> Source:
+    """The text: digests of its files, or a pinned data set."""
+    return file.known("text", ("data",), lambda: _text_source(file))
+
+
+def held_out_source(file: SpecFile) -> Source | None:
+    """The held-out text, where it has files of its own."""
+    return file.known("held-out text", ("data",), lambda: _held_out_source(file))
+
+
+def _text_source(file: SpecFile) -> Source:
+    data = file.spec.data
+    assert data is not None
+    if data.dataset is not None:
+        commit = _pinned_dataset(file, data.dataset, data.revision)
+        identity = {"hub": data.dataset, "revision": commit, "config": data.config, "split": data.split or "train"}
+        return Source("hub_dataset", identity, {"asked": data.revision})
+    return _of_files(file, "text", FILES, data_files(file))
+
+
+def _held_out_source(file: SpecFile) -> Source | None:
+    files = held_out_files(file)
+    if not files:
+        return None
+    source = _of_files(file, HELD_OUT_TEXT, HELD_OUT_FILES, files)
+    trained = {found["sha256"] for found in text_source(file).identity.get("files", ())}
+    for path, found in zip(files, source.identity["files"], strict=True):
+        if found["sha256"] in trained and found["bytes"]:
+            message = f"'{path.name}' is trained on, too: a file of data.files has the same content"
+            raise file.error(file.problem(HELD_OUT_FILES, message, "held-out text must not be seen in training"))
+    return source
+
+
+def _of_files(file: SpecFile, kind: str, place: Location, files: list[Path]) -> Source:
+    data = file.spec.data
+    assert data is not None
+    format = data.format or format_of(files[0])
+    if format != "parquet":
+        _check_encodings(file, place, files)
+    return Source(
+        kind,
+        {
+            "format": format,
+            "files": [{"sha256": digest_of(file, path), "bytes": path.stat().st_size} for path in files],
+        },
+        {
+            "files": [str(path) for path in files],
+            "name": text_name(data, place),
+            "names": file_names(file, files, place),
+            "entries": [_counted(entry, format) for entry in entries(file, place)],
+        },
+    )
+
+
+def _check_encodings(file: SpecFile, place: Location, files: list[Path]) -> None:
+    """Raise SpecError for text in UTF-16, which would be read as something else or not at all."""
+    for path in files:
+        with path.open("rb") as opened:
+            start = opened.read(2)
+        if start in UTF_16:
+            hint = f"save it as UTF-8: iconv -f UTF-16 -t UTF-8 {path.name}"
+            raise file.error(file.problem(place, f"'{path}' is UTF-16, not UTF-8", hint))
+
+
+def _counted(entry: Entry, format: str | None) -> dict[str, object]:
+    """What an entry gave, for people: files, bytes, and documents where counting them is cheap."""
+    size = sum(path.stat().st_size for path in entry.files)
+    documents: int | None = None
+    if format == "text":
+        documents = len(entry.files)
+    elif format == "parquet":
+        rows = [parquet_rows(path) for path in entry.files]
+        documents = None if None in rows else sum(count for count in rows if count is not None)
+    elif format == "jsonl" and size <= _COUNTED and not any(p.suffix in COMPRESSED for p in entry.files):
+        documents = 0
+        for path in entry.files:
+            with path.open("rb") as opened:
+                documents += sum(1 for line in opened if line.strip())
+    return {"entry": entry.text, "files": len(entry.files), "documents": documents, "bytes": size}
+
+
+def _pinned_dataset(file: SpecFile, name: str, revision: str | None) -> str:
+    settled = file.pins.dataset(name, revision)
+    if settled is not None and not file.pins.only_offline:
+        return settled
+    try:
+        return file.once(("data set", name, revision), lambda: pinned_dataset(name, revision))
+    except BoomspecError as error:
+        if settled is not None and isinstance(error, UnreachableError):
+            return settled
+        raise file.error(file.problem(("data", "dataset"), error.message, error.hint)) from error

@@ -1,1 +1,0 @@
-"""The pieces that `boomspec.compile` puts together."""

@@ -1,0 +1,42 @@
+"""The record of a check: all that it depends on whether a family's sizes come out right. See `boomspec.core.tasks`."""
+
+from typing import ClassVar, Literal
+
+from boomspec.core.task_record import Record
+from boomspec.core.types import Strict
+
+
+class Outline(Strict):
+    """A model without its weights: `config` as JSON, `tensors` as rows of `boomspec.models.outline`.
+
+    `tied`: whether its head is its embedding; a file that holds another head is believed, whatever its config says.
+    """
+
+    config: str
+    tensors: tuple[str, ...]
+    tied: bool
+
+
+class BuiltSize(Strict):
+    """A model that is to be built: its layer plan, with spaces between, and whether head and embedding are one."""
+
+    plan: str
+    tied: bool
+
+
+class Check(Record):
+    """Whether every size of a family comes out right, tried on tiny random weights before anything is trained.
+
+    Inputs: `teacher` and `student` (sources) where these bring code of their own, which then runs; else none: the
+    record says all that the answer depends on. No other task depends on the result, so its id is in no other task's.
+    """
+
+    kind: ClassVar[str] = "check"
+    version: ClassVar[int] = 1
+
+    teacher: Outline
+    student: Outline | None = None  # one that exists; else it begins as the teacher's `kept` layers
+    kept: tuple[int, ...]
+    sizes: tuple[BuiltSize, ...]
+    merged: Literal[True] | None = None  # layers of the teacher are added up, too: all must be of one kind
+    transformers: str  # its version: what is asked is what its classes do

@@ -1,0 +1,307 @@
+"""The compiled task graph: the one door between the compiler and the runners.
+
+    task id = sha256(canonical JSON {kind, version, params, inputs})
+
+A `Task` is what is computed (its id); a `Node` adds what it is called, where it runs and which tasks come
+first without being read, which never changes an id. A `Source` is something that the graph reads but does not
+make (a model, a text): its id comes from what it IS (digests, a pinned commit), its `location` is only where to
+find it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from boomspec.core.errors import BoomspecError, did_you_mean, redact
+from boomspec.core.files import write_atomically
+from boomspec.core.identity import canonical_plain, canonical_texts, digest, text_digest
+from boomspec.core.sizes import Lineage
+from boomspec.core.tasks import Record
+
+CODE = "code"  # of a source's identity: digests of the code that the spec trusts, by file name; of a task's options
+SCHEMA_VERSION = 2
+HELD_OUT_TEXT = "held_out_text"  # the kind of a source: files whose documents are all held out
+OUTSIDE = "outside"  # in the location of lm-eval tasks: whether they lie outside of the folder of the spec
+NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # of a graph: folders are called so
+_REDACTED = re.compile(r"<(\w+)>")  # what `redact` leaves in place of a secret
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something outside the store. `identity` is hashed, `location` is not."""
+
+    kind: str  # "model", "tokenizer", "text", "held_out_text", "hub_dataset", "lm_eval_tasks"
+    identity: dict[str, Any]
+    location: dict[str, Any] = field(compare=False)
+
+    @cached_property
+    def id(self) -> str:
+        return digest({"source": self.kind, "identity": self.identity})
+
+
+@dataclass(frozen=True)
+class Task:
+    """A record and the ids of its inputs, by role. Equal means same.
+
+    `params`: the record's canonical JSON, where it is known already; many tasks may have one record.
+    """
+
+    record: Record
+    inputs: dict[str, str]
+    params: str | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def kind(self) -> str:
+        return self.record.kind
+
+    @cached_property
+    def id(self) -> str:
+        # The canonical JSON of `identity`, put together from its parts: a sweep has tens of thousands of tasks.
+        params = params_json(self.record) if self.params is None else self.params
+        inputs = canonical_texts(self.inputs)
+        return text_digest(
+            f'{{"inputs":{inputs},"kind":"{self.record.kind}","params":{params},"version":{self.record.version}}}'
+        )
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "kind": self.record.kind,
+            "version": self.record.version,
+            "params": _params(self.record),
+            "inputs": self.inputs,
+        }
+
+
+def _params(record: Record) -> dict[str, Any]:
+    return record.model_dump(mode="json", exclude_none=True)
+
+
+def params_json(record: Record) -> str:
+    """The canonical JSON of a record."""
+    return canonical_plain(_params(record))
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Where and how fast one task runs. Never part of an identity.
+
+    `options` are settings of the kind's body: micro_batch, batch_size, checkpoint_seconds.
+    """
+
+    cpus: float = 1
+    gpus: float = 0
+    retries: int = 2  # for lost workers; an error of the task itself is not retried
+    options: dict[str, Any] = field(default_factory=dict)
+    memory: int = 0  # bytes of main memory that it claims
+    resources: dict[str, float] = field(default_factory=dict)  # custom ones of the cluster
+
+    @property
+    def workers(self) -> int:
+        """How many workers train together, each of which gets all that this says."""
+        return int(self.options.get("workers", 1))
+
+    @property
+    def least_workers(self) -> int:
+        """How many of them must be there at least."""
+        return fewest_workers(self.options)
+
+    @property
+    def claims(self) -> dict[str, float]:
+        """What one worker takes of its machine, by Ray's names; what it takes nothing of is left out."""
+        every = {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory, **self.resources}
+        return {name: amount for name, amount in every.items() if amount}
+
+
+def fewest_workers(options: Mapping[str, Any]) -> int:
+    """How many workers a group with these options of an `Execution` must have at least."""
+    # Of a model that is cut over the workers, each would hold more when some are missing.
+    cut = options.get("parallel") == "fsdp" or options.get("teacher") == "sharded"
+    return int(options.get("min_workers") or (options.get("workers", 1) if cut else 1))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one task takes, as far as it can be told beforehand. Never part of an identity.
+
+    flops: floating-point operations, a multiply-add counted as two. memory: bytes of the largest moment, by what
+    holds them ("weights", "gradients", "optimizer", "activations", "head", "teacher", "cache"). disk: bytes of the
+    artifact. tokens: that go through the model, and how many of them are real (None: not known before a run).
+    """
+
+    flops: int = 0
+    memory: dict[str, int] = field(default_factory=dict)
+    disk: int = 0
+    read: int = 0  # bytes
+    tokens: int = 0
+    real_tokens: int | None = 0
+    flops_per_real_token: int = 0  # that `flops` counts for each of `tokens`, and that padding does not take
+    scratch: int = 0  # bytes of disk while it runs, beside the artifact: checkpoints
+    unknown: str = ""  # what cannot be told, and why; then `flops` and `tokens` are what is known of them
+
+    @property
+    def peak(self) -> int:
+        """Bytes of memory in the largest moment."""
+        return sum(self.memory.values())
+
+
+@dataclass(frozen=True)
+class Node:
+    task: Task
+    name: str
+    execution: Execution = Execution()
+    cost: Cost | None = field(default=None, compare=False)  # None: it cannot be told
+    after: tuple[str, ...] = ()  # ids of tasks that must have succeeded first, although it reads nothing of theirs
+
+    @cached_property
+    def id(self) -> str:
+        return self.task.id
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment of a graph. A plain spec is one, with no label; variants and sweeps make more.
+
+    `axes` are its coordinates ({"variant": "no-cosine", "seed": "1"}), `tasks` its tasks' ids by their names in this
+    experiment, `meaning` what its spec means (`boomspec.compile.resolved`), for people and for comparisons.
+    """
+
+    label: str
+    axes: dict[str, str]
+    tasks: dict[str, str]
+    meaning: dict[str, Any]
+    family: Lineage | None = None  # what any size is made of; None where layers are still to be searched for
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "label": self.label,
+            "axes": self.axes,
+            "tasks": self.tasks,
+            "meaning": self.meaning,
+            "family": None if self.family is None else self.family.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class TaskGraph:
+    """Nodes in an order in which every task comes behind its inputs. A task that experiments share is one node."""
+
+    name: str
+    nodes: dict[str, Node]
+    sources: dict[str, Source]
+    targets: tuple[str, ...]
+    spec: str = ""  # the text that was compiled
+    experiments: tuple[Experiment, ...] = ()
+    tracking: dict[str, Any] = field(default_factory=dict)  # where a run's numbers go, as the spec says; no identity
+
+    @cached_property
+    def id(self) -> str:
+        # What is checked beforehand changes no result, and depends on the version of a library.
+        return digest(sorted(i for i, node in self.nodes.items() if node.task.kind != "check"))
+
+    @property
+    def family(self) -> Lineage | None:
+        """The family of the only experiment; None where there are several, or its layers are still searched for."""
+        return self.experiments[0].family if len(self.experiments) == 1 else None
+
+    def only(self, label: str, *, named: object = None) -> TaskGraph:
+        """The part of the graph that one experiment is; its tasks have the names that they have in it.
+
+        Raises BoomspecError, which calls the graph what the person called it, where it has no such experiment.
+        """
+        found = next((experiment for experiment in self.experiments if experiment.label == label), None)
+        if found is None:
+            raise no_such_experiment(named or self.name, label, [experiment.label for experiment in self.experiments])
+        names = {task: name for name, task in found.tasks.items()}
+        nodes = {
+            i: replace(node, name=names[i], after=tuple(first for first in node.after if first in names))
+            for i, node in self.nodes.items()
+            if i in names
+        }
+        read = {source for node in nodes.values() for source in node.task.inputs.values()}
+        sources = {i: source for i, source in self.sources.items() if i in read}
+        targets = tuple(target for target in self.targets if target in nodes)
+        return replace(self, nodes=nodes, sources=sources, targets=targets, experiments=(found,))
+
+    def task_inputs(self, task_id: str) -> list[str]:
+        """Ids of the tasks (not sources) that `task_id` needs, each once."""
+        inputs = self.nodes[task_id].task.inputs.values()
+        return list(dict.fromkeys(i for i in inputs if i in self.nodes))
+
+    def waits_for(self, task_id: str) -> list[str]:
+        """Ids of the tasks that must have succeeded before `task_id` starts: its inputs, and those it comes after."""
+        return list(dict.fromkeys([*self.task_inputs(task_id), *self.nodes[task_id].after]))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "boomspec_graph": SCHEMA_VERSION,
+            "name": self.name,
+            "targets": list(self.targets),
+            "sources": {
+                s.id: {"kind": s.kind, "identity": s.identity, "location": s.location} for s in self.sources.values()
+            },
+            "tasks": {
+                node.id: {
+                    **node.task.identity(),
+                    "name": node.name,
+                    "execution": {
+                        "cpus": node.execution.cpus,
+                        "gpus": node.execution.gpus,
+                        "retries": node.execution.retries,
+                        "options": node.execution.options,
+                        "memory": node.execution.memory,
+                        "resources": node.execution.resources,
+                    },
+                    "cost": None if node.cost is None else asdict(node.cost),
+                    **({"after": list(node.after)} if node.after else {}),
+                }
+                for node in self.nodes.values()
+            },
+            "spec": self.spec,
+            "experiments": [experiment.to_json() for experiment in self.experiments],
+            "tracking": self.tracking,
+        }
+
+    def write(self, path: Path) -> None:
+        """Write the graph file, and its folder; who reads it meanwhile sees a whole one. Raises as `text` does."""
+        text = self.text()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text)
+
+    def text(self) -> str:
+        """The graph file. Raises BoomspecError where it quotes a secret: it goes to stores and to clusters."""
+        text = json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n"
+        check_secrets(text)
+        return text
+
+
+def check_secrets(text: str) -> None:
+    """Raise BoomspecError where the JSON of a graph quotes a secret of this environment, or credentials in a URL."""
+    written = {name: json.dumps(value)[1:-1] for name, value in os.environ.items()}  # as they would stand in JSON
+    if (redacted := redact(text, environment=written)) != text:
+        found = sorted(Counter(_REDACTED.findall(redacted)) - Counter(_REDACTED.findall(text)))
+        which = f": {', '.join(found)}" if found else ""
+        raise BoomspecError(
+            f"the spec quotes a secret, the value of a variable like HF_TOKEN or credentials in a URL{which}",
+            hint="leave it out of the spec: tasks read such variables from the environment where they run",
+        )
+
+
+def no_such_experiment(named: object, label: str, labels: list[str]) -> BoomspecError:
+    """The error for a label that a spec, a graph or a run does not have."""
+    if labels == [""]:
+        return BoomspecError(f"{named} is one experiment, and has no '{label}'", hint=f"leave out '#{label}'")
+    return BoomspecError(f"{named} has no experiment '{label}'", hint=did_you_mean(label, labels) or listed(labels))
+
+
+def listed(labels: list[str]) -> str:
+    """Which experiments there are; the first few of many."""
+    more = f", ... ({len(labels)} in all)" if len(labels) > 8 else ""
+    return f"its experiments: {', '.join(labels[:8])}{more}"

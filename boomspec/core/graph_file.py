@@ -1,0 +1,80 @@
+"""Reads the file of a compiled graph, and believes nothing in it: every id is worked out again.
+
+The file is written by `TaskGraph.write`. What is of another version, was altered, or is no graph is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from boomspec.core.errors import BoomspecError, printable
+from boomspec.core.files import read_json
+from boomspec.core.graph import NAME, SCHEMA_VERSION, Cost, Execution, Experiment, Node, Source, Task, TaskGraph
+from boomspec.core.sizes import read_lineage
+from boomspec.core.tasks import KINDS
+
+
+def read_graph(path: Path) -> TaskGraph:
+    """Read a graph file. Raises BoomspecError where it cannot be read, is of another version, or was altered."""
+    try:
+        data = read_json(path)
+    except OSError as error:
+        raise BoomspecError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise BoomspecError(f"{path}: cannot be read as a compiled graph: {error}") from error
+    return graph_of_json(data, path)
+
+
+def graph_of_json(data: Any, path: Path) -> TaskGraph:
+    """The inverse of `TaskGraph.to_json`, of data from the file `path`. Raises BoomspecError as `read_graph` does."""
+    found = data.get("boomspec_graph") if isinstance(data, dict) else None
+    if isinstance(data, dict) and found is None and "boomspec_plan" in data:
+        raise BoomspecError(f"{path}: is a saved plan, not a compiled graph", hint=f"boomspec run {path} executes it")
+    if found != SCHEMA_VERSION:
+        raise BoomspecError(
+            f"{path}: graph version {found!r}, but this boomspec reads version {SCHEMA_VERSION}",
+            hint="compile the spec again: boomspec graph SPEC --format json",
+        )
+    try:
+        return _from_json(data, path)
+    except (KeyError, TypeError, AttributeError, ValidationError) as error:
+        raise BoomspecError(f"{path}: not a compiled graph: {type(error).__name__}: {error}") from error
+
+
+def _from_json(data: dict[str, Any], path: Path) -> TaskGraph:
+    if re.fullmatch(NAME, data["name"]) is None:
+        raise BoomspecError(f"{path}: '{printable(data['name'])}' is no name for a graph: the file was altered")
+    sources = {i: Source(s["kind"], s["identity"], s["location"]) for i, s in data["sources"].items()}
+    nodes: dict[str, Node] = {}
+    for task_id, entry in data["tasks"].items():
+        record_type = KINDS.get(entry["kind"])
+        if record_type is None or record_type.version != entry["version"]:
+            raise BoomspecError(
+                f"{path}: task kind {entry['kind']} version {entry['version']} is not known to this boomspec",
+                hint="compile the spec again with this version",
+            )
+        task = Task(record_type.model_validate(entry["params"]), dict(entry["inputs"]))
+        missing = [i for i in task.inputs.values() if i not in nodes and i not in sources]
+        if missing:
+            raise BoomspecError(f"{path}: task {entry['name']} needs {missing[0][:12]}, which does not come before it")
+        cost = None if entry["cost"] is None else Cost(**entry["cost"])
+        after = tuple(entry.get("after") or ())
+        if late := [i for i in after if i not in nodes]:
+            raise BoomspecError(f"{path}: task {entry['name']} waits for {late[0][:12]}, which does not come before it")
+        nodes[task_id] = Node(task, entry["name"], Execution(**entry["execution"]), cost, after)
+    ids = {named: source.id for named, source in sources.items()} | {named: node.id for named, node in nodes.items()}
+    for named, actual in ids.items():
+        if named != actual:
+            raise BoomspecError(f"{path}: {named[:12]} does not match its content: the file was altered")
+    experiments = tuple(_experiment(entry) for entry in data["experiments"])
+    targets, tracking = tuple(data["targets"]), dict(data.get("tracking") or {})
+    return TaskGraph(data["name"], nodes, sources, targets, data["spec"], experiments, tracking)
+
+
+def _experiment(data: dict[str, Any]) -> Experiment:
+    family = read_lineage(data["family"]) if data.get("family") else None
+    return Experiment(data["label"], data["axes"], data["tasks"], data["meaning"], family)

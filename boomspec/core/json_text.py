@@ -1,0 +1,56 @@
+"""JSON as this project writes it: no text ever holds NaN or Infinity, which are no JSON and which few programs read."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from boomspec.core.errors import BoomspecError
+
+
+def json_text(value: Any, *, indent: int | None = None, ensure_ascii: bool = True) -> str:
+    """A value as JSON. A float that is not finite becomes null: who writes one says beside it why it is missing."""
+    try:
+        return json.dumps(value, indent=indent, ensure_ascii=ensure_ascii, allow_nan=False)
+    except ValueError:
+        return json.dumps(finite(value), indent=indent, ensure_ascii=ensure_ascii, allow_nan=False)
+
+
+def computed_json(value: Any, what: str) -> str:
+    """The numbers that a task has computed as JSON. Raises BoomspecError where one of them is not finite."""
+    if (place := _not_finite(value)) is not None:
+        message = f"{what}: {place} is not finite, so nothing can be made of it"
+        raise BoomspecError(message, hint="the models give numbers that are none: try precision fp32, or look at them")
+    return json.dumps(value, indent=1, allow_nan=False) + "\n"
+
+
+def _not_finite(value: Any, place: str = "") -> str | None:
+    """Where the first float that is not finite stands: "scores[3]"."""
+    if isinstance(value, dict):
+        inner = ((item, f"{place}.{key}" if place else str(key)) for key, item in value.items())
+    elif isinstance(value, list | tuple):
+        inner = ((item, f"{place}[{i}]") for i, item in enumerate(value))
+    else:
+        return place if isinstance(value, float) and not math.isfinite(value) else None
+    return next((found for item, at in inner if (found := _not_finite(item, at)) is not None), None)
+
+
+def finite(value: Any) -> Any:
+    """A value made of lists and mappings, with None in the place of every float that is not finite."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def transformers_floats(value: Any) -> Any:
+    """A model's config as transformers writes it: a float that is not finite is {"__float__": "Infinity"}."""
+    if isinstance(value, dict):
+        return {key: transformers_floats(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [transformers_floats(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"__float__": "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"}
+    return value

@@ -1,0 +1,178 @@
+"""The sizes of a family, and which of them answers a size that was asked for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from boomspec.core.errors import BoomspecError
+from boomspec.core.layers import Plan, owner
+from boomspec.core.types import Size, parse_size
+
+Choose = Literal["not_above", "nearest"]
+_ROUNDING = 1e-9  # "33.3%" of a third
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model of the family: `patched` blocks are the teacher's."""
+
+    patched: int
+    plan: Plan
+    parameters: int
+    bytes: int
+    tied: bool
+    asked: tuple[str, ...] = ()  # the sizes in the spec that it answers
+
+    @property
+    def layers(self) -> int:
+        return len(self.plan)
+
+    @property
+    def is_student(self) -> bool:
+        return all(owner(layer) == "s" for layer in self.plan)
+
+    @property
+    def is_teacher(self) -> bool:
+        return all(owner(layer) == "t" for layer in self.plan)
+
+    def to_json(self) -> dict[str, Any]:
+        """Without `asked`, which is the spec's."""
+        return {
+            "layers": self.layers,
+            "patched": self.patched,
+            "parameters": self.parameters,
+            "bytes": self.bytes,
+            "tied": self.tied,
+            "plan": " ".join(self.plan),
+        }
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What a compiled graph says of its family: where teacher and student come from, and every size there is."""
+
+    teacher: str  # id of a task or a source
+    student: str
+    kept: tuple[int, ...]
+    trained: Member  # the student itself; by the published code's rule the smallest member may be another
+    members: tuple[Member, ...]  # by patched blocks, built by the graph or not; the last one is the teacher
+    rest: bool = False  # members with layers of the teacher have its other parts, too
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "teacher": self.teacher,
+            "student": self.student,
+            "kept": list(self.kept),
+            "trained": self.trained.to_json(),
+            "members": [member.to_json() for member in self.members],
+            **({"rest": True} if self.rest else {}),
+        }
+
+    def pick(self, text: str) -> Member:
+        """The member for "student", "teacher" or the largest one not above "24 layers", "3B", "80%", "6GiB".
+
+        Raises BoomspecError where the text is no size, or the family has no such model.
+        """
+        if text in ("student", "teacher"):
+            return self.trained if text == "student" else self.members[-1]
+        try:
+            size = parse_size(text)
+        except ValueError as error:
+            raise BoomspecError(f"size '{text}': {error}", hint="or: student, teacher") from error
+        member = answer(self.members, size)
+        if member is None:
+            raise BoomspecError(no_such_size(self.members, size))
+        return member
+
+
+def read_lineage(data: dict[str, Any]) -> Lineage:
+    """The inverse of `Lineage.to_json`."""
+    members = tuple(_read_member(entry) for entry in data["members"])
+    trained, rest = _read_member(data["trained"]), data.get("rest", False)
+    return Lineage(data["teacher"], data["student"], tuple(data["kept"]), trained, members, rest)
+
+
+def _read_member(data: dict[str, Any]) -> Member:
+    return Member(data["patched"], tuple(data["plan"].split()), data["parameters"], data["bytes"], data["tied"])
+
+
+def folder_name(lineage: Lineage, member: Member) -> str:
+    """What a member's folder is called among those of its family: "6-layers"."""
+    return labels(lineage.members)[member.patched].replace(",", "").replace(" ", "-")
+
+
+def labels(members: Sequence[Member]) -> dict[int, str]:
+    """A name for each member, by its number of patched blocks. Blocks of different length can give one size twice."""
+    twice = {layers for layers, count in Counter(member.layers for member in members).items() if count > 1}
+    return {
+        m.patched: f"{m.layers} layers, {m.patched} patched" if m.layers in twice else f"{m.layers} layers"
+        for m in members
+    }
+
+
+def answer(members: Sequence[Member], size: Size, *, choose: Choose = "not_above") -> Member | None:
+    """The member that answers `size`: the largest one not above it, or the nearest (of two, the smaller).
+
+    None where the size lies outside of the family; the nearest may lie beyond an end by half of the way to the
+    next member. Sizes need not rise with the patched blocks: where a tied model's embedding and head have two
+    owners, the head is written out, and the model may have more parameters than the teacher.
+    """
+    sized = sorted(((measure(member, size, members[-1]), member) for member in members), key=lambda pair: pair[0])
+    values = [value for value, _ in sized]
+    low, high = values[0], values[-1]
+    if choose == "nearest":
+        low, high = low - (values[1] - low) / 2, high + (high - values[-2]) / 2
+    if not low * (1 - _ROUNDING) <= size.value <= high * (1 + _ROUNDING):
+        return None
+    if choose == "nearest":
+        return min(sized, key=lambda pair: abs(pair[0] - size.value))[1]
+    fitting = [pair for pair in sized if pair[0] <= size.value * (1 + _ROUNDING)]
+    return max(fitting, key=lambda pair: pair[0])[1]
+
+
+def no_such_size(members: Sequence[Member], size: Size) -> str:
+    """Say that no member answers a size, and which sizes there are."""
+    values = [measure(member, size, members[-1]) for member in members]
+    low, high = _number(min(values), size), _number(max(values), size)
+    unit = "" if size.unit == "fraction" else f" {size.unit}"
+    return f"no model of size {size.text}: this family has {low} to {high}{unit}"
+
+
+def measure(member: Member, size: Size, teacher: Member) -> float:
+    """The member's size in the unit of `size`."""
+    match size.unit:
+        case "parameters":
+            return member.parameters
+        case "fraction":
+            return member.parameters / teacher.parameters
+        case "layers":
+            return member.layers
+        case "bytes":
+            return member.bytes
+
+
+def shown_bytes(count: int) -> str:
+    """1.5 GiB."""
+    size, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while size >= 1024 and len(units) > 1:
+        size, units = size / 1024, units[1:]
+    return f"{size:.1f} {units[0]}"
+
+
+def compact_plan(plan: Plan) -> str:
+    """A layer plan with runs written short: "s0-3 t8-15"."""
+    runs: list[list[int | str]] = []
+    for layer in plan:
+        owner, index = layer[0], int(layer[1:])
+        if runs and runs[-1][0] == owner and runs[-1][2] == index - 1:
+            runs[-1][2] = index
+        else:
+            runs.append([owner, index, index])
+    return " ".join(f"{owner}{a}" if a == b else f"{owner}{a}-{b}" for owner, a, b in runs)
+
+
+def _number(value: float, size: Size) -> str:
+    return f"{value:.1%}" if size.unit == "fraction" else f"{value:,.0f}"

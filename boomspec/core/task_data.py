@@ -1,0 +1,105 @@
+"""Data of lm-eval tasks that lies in files: what a source of tasks says of it, and where it is on a machine.
+
+    identity["tasks"]   the tasks whose files name data
+    identity["data"]    for each file or folder outside of the tasks' folder: sha256 by name
+    location["data"]    where each of them is: {"path", "is_file"}
+    location["asks"]    by task: the fields of its YAML that name data, with paths as they are on this machine
+
+What lies inside the tasks' folder is part of its digest, and only named by `asks`. A file by itself is called "file",
+with its ending, so that its identity is its content wherever it lies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from boomspec.core.graph import Source
+from boomspec.core.identity import file_digest
+
+DATA = "data"  # in identity and location of a source, and the folder that holds it in the store
+ASKS = "asks"
+TASKS = "tasks"
+
+
+def data_folder_files(folder: Path) -> list[Path]:
+    """The files of a folder with data, sorted: all that a library of data sets may read, so none that is hidden."""
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in found if not _left_out(path.relative_to(folder)))
+
+
+def _left_out(path: Path) -> bool:
+    return any(part.startswith((".", "__")) for part in path.parts)
+
+
+def file_name(path: Path) -> str:
+    """What a file by itself is called in an identity."""
+    return "file" + "".join(path.suffixes[-2:] if path.suffix in (".gz", ".zst", ".bz2", ".xz") else path.suffixes[-1:])
+
+
+def digests(path: Path) -> dict[str, str]:
+    """sha256 by name of a file, or of the files of a folder."""
+    if path.is_file():
+        return {file_name(path): file_digest(path)}
+    return {file.relative_to(path).as_posix(): file_digest(file) for file in data_folder_files(path)}
+
+
+def data_paths(source: Source) -> list[Path]:
+    """The files and folders of data outside of the tasks' folder."""
+    return [Path(place["path"]) for place in source.location.get(DATA, ())]
+
+
+def data_files(source: Source) -> Iterator[tuple[str, Path]]:
+    """Each file of that data: its name in the store, and where it is."""
+    for i, (place, names) in enumerate(zip(source.location.get(DATA, ()), source.identity.get(DATA, ()), strict=True)):
+        path = Path(place["path"])
+        yield from ((f"{i}/{name}", path if place["is_file"] else path / name) for name in names)
+
+
+def data_places(source: Source, folder: Path) -> dict[str, str]:
+    """Where that data is when its files lie in `folder` by their names in the store: new places by those of now."""
+    pairs = zip(source.location.get(DATA, ()), source.identity.get(DATA, ()), strict=True)
+    return {
+        place["path"]: str(folder / str(i) / next(iter(names))) if place["is_file"] else str(folder / str(i))
+        for i, (place, names) in enumerate(pairs)
+    }
+
+
+def changed_data(source: Source, *, at_most: int | None) -> Iterator[Path]:
+    """What of that data is not on this machine as the source says: files, or a folder with others in it.
+
+    Files of more than `at_most` bytes are taken for what they were; None: every file is read.
+    """
+    for place, names in zip(source.location.get(DATA, ()), source.identity.get(DATA, ()), strict=True):
+        path = Path(place["path"])
+        if place["is_file"]:
+            [sha256] = names.values()
+            yield from [path] * _differs(path, sha256, at_most)
+        elif {file.relative_to(path).as_posix() for file in data_folder_files(path)} != names.keys():
+            yield path
+        else:
+            yield from (path / name for name, sha256 in names.items() if _differs(path / name, sha256, at_most))
+
+
+def _differs(path: Path, sha256: str, at_most: int | None) -> bool:
+    if not path.is_file():
+        return True
+    return (at_most is None or path.stat().st_size <= at_most) and file_digest(path) != sha256
+
+
+def moved(location: dict[str, Any], places: dict[str, str]) -> dict[str, Any]:
+    """A location with all that lies in some places where these are now; `places`: new paths by old ones."""
+
+    def at(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: at(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [at(item) for item in value]
+        if isinstance(value, str):
+            for old in sorted(places, key=len, reverse=True):  # a place may lie in another
+                if value == old or value.startswith(f"{old}/"):
+                    return places[old] + value[len(old) :]
+        return value
+
+    return {key: at(value) if key in (DATA, ASKS, "folder") else value for key, value in location.items()}

@@ -1,0 +1,150 @@
+"""boomspec as git's diff driver for specs: setting it up, and what git calls.
+
+    .gitattributes   specs/*.yaml diff=boomspec          belongs to the repository, is committed
+    .git/config      diff.boomspec.command = ...          belongs to this clone
+
+git calls the command with: path, old file, old hash, old mode, new file, new hash, new mode (and, of a renamed file,
+its new path and what git says of that). Whatever happens here, `git diff` goes on: what is no valid spec is shown as
+text, and where this command itself fails the shell shows the text.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from boomspec.compile.model_sources import model_folder
+from boomspec.compile.text_sources import data_files, held_out_files
+from boomspec.core.errors import BoomspecError
+from boomspec.diff.compared import compared
+from boomspec.diff.git import configure, configured, repository
+from boomspec.diff.sides import Given, spec_given
+from boomspec.spec.document import SpecFile
+from boomspec.spec.experiments import load_experiments
+from boomspec.spec.source import Document, parse_source, read_source
+
+PATTERNS = ("specs/*.yaml",)
+_KEY = "diff.boomspec.command"
+_NOTHING = "/dev/null"
+_MOST_BYTES = 2**28  # `git log -p` asks for many revisions: what reads more is compared without its tasks
+
+
+def command() -> str:
+    """What git runs: this Python; where it is gone or fails, plain diff."""
+    # `git log` must not ask the network at every commit.
+    ours = f"HF_HUB_OFFLINE=1 {shlex.quote(sys.executable)} -P -m boomspec diff --git-driver --"
+    plain = 'diff -u -L "a/$1" -L "b/$1" "$2" "$5"'
+    return f'f() {{ {ours} "$@" || {plain} || :; }}; f'
+
+
+def set_up(patterns: Sequence[str] = PATTERNS) -> list[str]:
+    """Install the driver in the repository that we are in; a sentence for each thing done. Twice is harmless."""
+    root = repository()
+    done: list[str] = []
+    attributes = root / ".gitattributes"
+    text = attributes.read_text(encoding="utf-8") if attributes.exists() else ""
+    missing = [line for line in map(_line, patterns) if line not in text.splitlines()]
+    if missing:
+        start = text if not text or text.endswith("\n") else f"{text}\n"
+        attributes.write_text(start + "".join(f"{line}\n" for line in missing), encoding="utf-8")
+        done += [f"{attributes}: added '{line}'" for line in missing]
+    if configured(root, _KEY) != command():
+        if not configure(root, _KEY, command()):
+            raise BoomspecError(f"git refused to set {_KEY} in {root}", hint="see: git config --local --list")
+        done.append(f"{root}: set {_KEY}")
+    return done or [f"{root}: everything is set up already"]
+
+
+def take_back(patterns: Sequence[str] = PATTERNS) -> list[str]:
+    """Undo `set_up`; a sentence for each thing done."""
+    root = repository()
+    done: list[str] = []
+    attributes = root / ".gitattributes"
+    lines = attributes.read_text(encoding="utf-8").splitlines() if attributes.exists() else []
+    kept = [line for line in lines if line not in map(_line, patterns)]
+    if kept != lines:
+        if kept:
+            attributes.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        else:
+            attributes.unlink()
+        done.append(f"{attributes}: removed {', '.join(repr(line) for line in lines if line not in kept)}")
+    if configured(root, _KEY) is not None and configure(root, "--remove-section", "diff.boomspec"):
+        done.append(f"{root}: removed {_KEY}")
+    return done or [f"{root}: nothing was set up"]
+
+
+def driven(arguments: Sequence[str]) -> None:
+    """Print what git asks for. Raises nothing but for arguments that are not git's."""
+    if len(arguments) == 1:
+        print(f"* Unmerged path {arguments[0]}")
+        return
+    if len(arguments) not in (7, 9):
+        raise BoomspecError("--git-driver is what git calls, with seven arguments", hint="boomspec diff --git-setup")
+    path, old, _, _, new = arguments[:5]
+    named = arguments[7] if len(arguments) == 9 else path
+    print(f"boomspec diff a/{path} b/{named}")
+    for line in arguments[8].splitlines() if len(arguments) == 9 else ():
+        print(line)
+    if _NOTHING in (old, new):
+        print("new spec" if old == _NOTHING else "deleted spec")
+        _print_text(path, old, named, new)
+        return
+    if Path(old).read_bytes() == Path(new).read_bytes():
+        return
+    try:
+        _print_meaning(_side(f"a/{path}", old, Path(path)), _side(f"b/{named}", new, Path(named)))
+    except Exception as error:  # git stops where its driver fails, whatever the reason
+        _print_text(path, old, named, new)
+        print(f"(as text: {str(error).splitlines()[0] if str(error) else type(error).__name__})")
+
+
+def _side(named: str, file: str, path: Path) -> Given:
+    """A spec whose text is in `file`; what it extends and what it reads is that which lies beside `path` now."""
+
+    def read(wanted: Path) -> Document:
+        return parse_source(Path(file).read_text(encoding="utf-8"), path) if wanted == path else read_source(wanted)
+
+    files = load_experiments(path, read=read)
+    return spec_given(named, files, refused=None if _reads(files[0]) <= _MOST_BYTES else "it reads too much for that")
+
+
+def _reads(file: SpecFile) -> int:
+    """Bytes on this machine whose digests a compilation needs."""
+    try:
+        folders = [folder for role in ("teacher", "student") if (folder := model_folder(file, role))]
+        models = [path for folder in folders for path in folder.iterdir()]
+        return sum(
+            path.stat().st_size for path in [*data_files(file), *held_out_files(file), *models] if path.is_file()
+        )
+    except (BoomspecError, OSError):
+        return 0  # what is wrong is said by the compiler
+
+
+def _print_meaning(old: Given, new: Given) -> None:
+    from rich.console import Console
+
+    from boomspec.diff.text import print_diff
+
+    paged = bool(os.environ.get("GIT_PAGER_IN_USE")) and "NO_COLOR" not in os.environ
+    diff = compared(old, new)
+    print_diff(diff, Console(highlight=False, force_terminal=True if paged else None), title=False)
+    if not any(pair.changes.fields for pair in diff.pairs) and not diff.differs:
+        print("Only the text differs: git diff --no-ext-diff")
+
+
+def _print_text(old_path: str, old: str, new_path: str, new: str) -> None:
+    texts = [
+        [] if file == _NOTHING else Path(file).read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        for file in (old, new)
+    ]
+    names = [_NOTHING if old == _NOTHING else f"a/{old_path}", _NOTHING if new == _NOTHING else f"b/{new_path}"]
+    for line in difflib.unified_diff(texts[0], texts[1], names[0], names[1]):
+        print(line, end="" if line.endswith("\n") else "\n\\ No newline at end of file\n")
+
+
+def _line(pattern: str) -> str:
+    return f"{pattern} diff=boomspec"

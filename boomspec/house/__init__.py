@@ -1,1 +1,0 @@
-"""The runs of a store: listing them, and getting rid of what none needs."""

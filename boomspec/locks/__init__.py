@@ -1,1 +1,0 @@
-"""Locks: what the names in a spec stood for."""

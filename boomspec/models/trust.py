@@ -1,0 +1,59 @@
+"""What a graph says of foreign code: which files that models bring along it lets run, in words to be noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from boomspec.core.graph import CODE, OUTSIDE, Source, TaskGraph
+
+_SHOWN = 4  # files that a warning names
+
+
+def trusted_code(sources: Iterable[Source]) -> frozenset[str]:
+    """sha256 of every file of code that may run."""
+    return frozenset(digest for source in sources for digest in source.identity.get(CODE, {}).values())
+
+
+def foreign_code(graph: TaskGraph) -> list[str]:
+    """A line for each model whose code this graph runs: where it is from, its files with their digests."""
+    found: dict[str, dict[str, str]] = {}
+    for source in graph.sources.values():
+        if code := source.identity.get(CODE):
+            found.setdefault(_origin(source), {}).update(code)
+    return [f"{origin}: {_files(code)}" for origin, code in found.items()]
+
+
+def warnings(graph: TaskGraph) -> list[str]:
+    """What whoever runs this graph has to be told."""
+    told = [f"trust_remote_code: tasks run the code of {line}" for line in foreign_code(graph)]
+    locations = [source.location for source in graph.sources.values() if "folder" in source.identity]
+    outside = {where.get("name", where["folder"]) for where in locations if where.get(OUTSIDE, True)}
+    return told + [
+        f"lm-eval tasks of {folder}, outside of the spec's own folder, are code, and it is run"
+        for folder in sorted(outside)
+    ]
+
+
+def asked_for(meaning: Mapping[str, Any]) -> list[str]:
+    """The same of one experiment's meaning, which may not know which files that are."""
+    roles = [role for role in ("teacher", "student") if meaning.get(role, {}).get("trust_remote_code")]
+    read = meaning.get("sources", {})
+    files = {role: _files(read.get(role, {}).get(CODE, {})) for role in roles}
+    return [
+        f"trust_remote_code: tasks run the code of {meaning[role]['model']}{files[role] and ': ' + files[role]}"
+        for role in roles
+    ]
+
+
+def _origin(source: Source) -> str:
+    if "hub" in source.identity:
+        return f"{source.identity['hub']} at commit {source.identity['revision'][:12]}"
+    return str(source.location.get("name", Path(source.location["folder"]).name))
+
+
+def _files(code: dict[str, str]) -> str:
+    listed = [f"{name} (sha256 {digest[:12]})" for name, digest in sorted(code.items())]
+    more = f", and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return ", ".join(listed[:_SHOWN]) + more

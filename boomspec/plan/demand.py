@@ -1,0 +1,118 @@
+"""What a graph asks of the machines that run it: the smallest that will do, and what they must be able to read.
+
+Ray fills a machine: it starts as many tasks at once as its CPUs, its GPUs (a task may take a share of one) and what
+tasks claim of its memory allow, and it holds nobody to the memory that was not claimed. So a machine that has the
+cores for four evaluations needs the memory for four. What a machine has at least is what one task claims.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import ceil
+
+from boomspec.core.graph import Node, TaskGraph
+from boomspec.core.task_data import data_paths
+
+OBJECT_STORE = 1 << 30  # bytes; only jobs and how they ended go through it. Ray's default is 30 % of a machine's memory
+# For every process of a cluster. Where a machine is cut off without a word, its tasks are tried again after about half
+# a minute; with Ray's own settings it took seven (measured with 2.60). They must not be those of some processes only:
+# the others break connections on which they are asked so often, and tasks that run are taken for lost.
+KEEPALIVE = {"RAY_grpc_client_keepalive_time_ms": "20000", "RAY_grpc_client_keepalive_timeout_ms": "20000"}
+# On two cores Ray took 0.8 GB, and each worker with torch and transformers 0.6 GB (measured).
+_RAY = 2 << 30
+_WORKER = 1 << 30
+_UNKNOWN = 8 << 30  # for a task whose memory cannot be told
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One of equal machines. Memory in bytes: `claimable` is what tasks may claim of it, by Ray's bookkeeping.
+
+    `gpu_memory` is what tasks need of one GPU: the largest, or as many as share one.
+    """
+
+    cpus: int
+    gpus: int
+    memory: int
+    claimable: int
+    gpu_memory: int = 0
+    resources: dict[str, float] = field(default_factory=dict)  # custom ones of Ray
+
+    @property
+    def gibibytes(self) -> int:
+        return ceil(self.memory / (1 << 30))
+
+
+def machine(graph: TaskGraph, *, nodes: int, gpus: bool | None = None) -> Machine | None:
+    """The smallest machine of which `nodes` can run every task with (or without) GPUs; None where there is none.
+
+    None for `gpus` means every task: there is one kind of machine. A training of several workers is spread over the
+    machines evenly.
+    """
+    tasks = [node for node in graph.nodes.values() if gpus is None or (node.execution.gpus > 0) is gpus]
+    if not tasks:
+        return None
+    most: dict[str, float] = defaultdict(float)  # that one task takes of a machine, by Ray's names
+    for node in tasks:
+        for name, amount in node.execution.claims.items():
+            most[name] = max(most[name], amount * _each(node, nodes))
+    has = {name: float(ceil(amount)) if name in ("CPU", "GPU") else amount for name, amount in most.items()}
+    alike: dict[tuple[tuple[str, float], ...], list[Node]] = defaultdict(list)
+    for node in tasks:
+        alike[tuple(sorted(node.execution.claims.items()))].append(node)
+    # Of tasks that are limited by one thing (mostly the CPUs), the worst mix is the densest kind alone.
+    needed = max(_at_once(group, has, nodes) * (max(map(_memory, group)) + _WORKER) for group in alike.values())
+    return Machine(
+        cpus=ceil(has.get("CPU", 0)),
+        gpus=ceil(has.get("GPU", 0)),
+        memory=needed + _RAY + OBJECT_STORE,
+        claimable=needed,
+        gpu_memory=max((_gpu_memory(group) for group in alike.values()), default=0),
+        resources={name: amount for name, amount in sorted(has.items()) if name not in ("CPU", "GPU", "memory")},
+    )
+
+
+def local_paths(graph: TaskGraph) -> Iterator[str]:
+    """What the graph reads from folders; of several files their common folder."""
+    for source in graph.sources.values():
+        files = source.location.get("files")
+        if files:
+            place = os.path.commonpath(files)
+            yield place if len(files) == 1 else f"{place} ({len(files)} files)"
+        elif "folder" in source.location:
+            yield source.location["folder"]
+        yield from map(str, data_paths(source))
+
+
+def _each(node: Node, nodes: int) -> int:
+    """How many of a task's workers one machine holds."""
+    return ceil(node.execution.workers / nodes)
+
+
+def _at_once(group: list[Node], has: dict[str, float], nodes: int) -> int:
+    """How many processes of tasks that claim the same run on one machine at once."""
+    node = group[0]
+    if node.execution.memory >= max(map(_memory, group)):
+        return _each(node, nodes)  # more of them start only where more memory can be claimed
+    claims = {name: amount for name, amount in node.execution.claims.items() if name != "memory"}
+    # Rounded: three workers of 0.1 CPUs fit into 0.3.
+    room = min(int(round(has[name] / amount, 6)) for name, amount in claims.items())
+    return max(_each(node, nodes), min(room, sum(_each(other, nodes) for other in group)))
+
+
+def _gpu_memory(group: list[Node]) -> int:
+    """Bytes that tasks which claim the same take of one GPU."""
+    share = group[0].execution.gpus
+    if not share:
+        return 0
+    sharing = min(int(round(1 / share, 6)), len(group)) if share < 1 else 1
+    return sharing * max(0 if node.cost is None else node.cost.peak for node in group)
+
+
+def _memory(node: Node) -> int:
+    """Main memory of one process. What goes to a GPU passes through it."""
+    known = node.cost is not None and not (node.cost.unknown and not node.cost.memory)
+    return max(node.execution.memory, node.cost.peak if node.cost is not None and known else _UNKNOWN)

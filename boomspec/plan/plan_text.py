@@ -1,0 +1,271 @@
+"""A plan for people: every task with what happens to it, why, and what it takes; totals; what does not fit.
+
+Of several experiments a summary, by task kind and by axis, unless all tasks are asked for. Everything fits 80 columns;
+wider terminals show ids and disk, too. A reason stands below the first task that it holds for.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from boomspec.compile.compiler import Compiled
+from boomspec.compile.resolve import Family
+from boomspec.core.format import (
+    NOTHING,
+    UNKNOWN,
+    disk_of,
+    flops_of,
+    memory_of,
+    shown_count,
+    shown_flops,
+    shown_seconds,
+    with_unit,
+)
+from boomspec.core.graph import Node, TaskGraph
+from boomspec.core.sizes import shown_bytes
+from boomspec.plan.forecast import Clock, Forecast, Totals, totals
+from boomspec.plan.plan import Plan
+from boomspec.plan.tables import print_family
+from boomspec.plan.text_plan import TextPlan, text_plans
+from boomspec.plan.text_plan import lines as text_lines
+from boomspec.store import Store
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+_MARKS = {"reuse": "=", "run": "+", "unneeded": " ", "blocked": "!"}
+_STYLES = {"reuse": "green", "run": "yellow", "unneeded": "dim", "blocked": "bold red"}
+_WIDE = 110  # columns
+_MOST_TEXTS = 3
+_MOST_VALUES = 12  # of an axis, one row each
+_SOURCES = {
+    "measured": "tasks of the same kind in this store",
+    "calibration": "the calibration of this machine",
+    "usual": "small tasks of the same kind in this store and common rates (--calibrate measures this machine's)",
+    "table": "published peak rates, 40 % of them in training and 25 % in measuring",
+}
+
+
+def print_plan(compiled: Compiled, plan: Plan, forecast: Forecast, store: Store, *, every_task: bool = False) -> None:
+    """All of it. `every_task`: a row for each task also where there are several experiments."""
+    from rich.console import Console  # rich is slow to import, and most commands print no table
+
+    console = Console(highlight=False)
+    graph = compiled.graph
+    for title, family in _families(compiled):
+        print_family(family, title)
+    texts = text_plans(graph, store)
+    for text in texts[:_MOST_TEXTS]:
+        _print_text(console, text)
+    if len(texts) > _MOST_TEXTS:
+        console.print(f"... and {len(texts) - _MOST_TEXTS:,} more texts")
+    console.print(f"\n[bold]Tasks[/] (store: {store.address})", soft_wrap=True)
+    if every_task or len(graph.experiments) == 1:
+        _print_tasks(console, graph, plan, forecast)
+    else:
+        _print_kinds(console, graph, plan, forecast)
+        _print_axes(console, graph, plan, forecast)
+    counts = Counter(step.action for step in plan.steps.values())
+    console.print(f"\n{counts['run']} to run, {counts['reuse']} to reuse, {counts['blocked']} blocked.")
+    if conditional := sum(step.if_inputs_differ for step in plan.steps.values()):
+        console.print(f"{conditional} of those run only if their inputs, made again, come out otherwise than before.")
+    if counts["run"]:
+        for line in _lines(forecast):
+            console.print(line)
+        _print_devices(console, forecast)
+    if compiled.pending:
+        console.print(f"[bold]The rest is known after:[/] {', '.join(compiled.pending)} (a run goes on by itself)")
+    for warning in forecast.warnings:
+        console.print(f"[bold red]warning:[/] {warning}")
+
+
+def _print_text(console: Console, text: TextPlan) -> None:
+    from rich.markup import escape
+
+    console.print("\n[bold]Text[/]")
+    if any(given.files is not None for given in text.given):
+        table = _table(("text", False), ("", False), ("files", True), ("documents", True), ("bytes", True))
+        for given in text.given:
+            table.add_row(
+                escape(given.entry),
+                "held out" if given.held_out else "",
+                UNKNOWN if given.files is None else f"{given.files:,}",
+                UNKNOWN if given.documents is None else f"{given.documents:,}",
+                UNKNOWN if given.bytes is None else shown_bytes(given.bytes),
+            )
+        console.print(table)
+    for line in text_lines(text):
+        console.print(escape(line))
+
+
+def _families(compiled: Compiled) -> Iterator[tuple[str, Family]]:
+    """The different size tables, each with a title that says whose it is."""
+    groups: dict[tuple[object, ...], list[str]] = defaultdict(list)
+    for label, family in compiled.families.items():
+        groups[tuple((m.plan, m.parameters, m.bytes, m.tied, m.asked) for m in family.members)].append(label)
+    for labels in groups.values():
+        more = f" and {len(labels) - 1:,} more" if len(labels) > 1 else ""
+        single = len(compiled.graph.experiments) == 1 or len(groups) == 1
+        yield "Sizes" if single else f"Sizes of {labels[0]}{more}", compiled.families[labels[0]]
+
+
+def _table(*columns: tuple[str, bool]) -> Table:
+    """A plain table; a column is a heading and whether its entries are numbers."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading, number in columns:
+        table.add_column(
+            heading, justify="right" if number else "left", no_wrap=number, overflow="ellipsis" if number else "fold"
+        )
+    return table
+
+
+def _print_tasks(console: Console, graph: TaskGraph, plan: Plan, forecast: Forecast) -> None:
+    wide = console.width >= _WIDE
+    ids, disk = [("id", False)] * wide, [("disk", True)] * wide
+    table = _table(("", False), ("task", False), *ids, ("FLOP", True), ("memory", True), *disk, ("time", True))
+    last = ""
+    for node in graph.nodes.values():
+        step, cost = plan.steps[node.id], forecast.costs[node.id]
+        style = _STYLES[step.action]
+        runs = step.action == "run"
+        time = forecast.clock.durations.get(node.id)
+        table.add_row(
+            f"[{style}]{_MARKS[step.action]} {step.action}[/]",
+            node.name,
+            *([f"[dim]{node.id[:12]}[/]"] if wide else []),
+            flops_of(cost) if runs else "",
+            memory_of(cost) if runs else "",
+            *([disk_of(cost) if runs else ""] if wide else []),
+            "" if not runs else UNKNOWN if time is None else shown_seconds(time.seconds),
+        )
+        if step.reason != last:
+            table.add_row("", f"[dim]{step.reason}[/]")
+            last = step.reason
+    console.print(table)
+
+
+def _print_kinds(console: Console, graph: TaskGraph, plan: Plan, forecast: Forecast) -> None:
+    uses = Counter(task for experiment in graph.experiments for task in set(experiment.tasks.values()))
+    kinds: dict[str, list[Node]] = defaultdict(list)
+    for node in graph.nodes.values():
+        kinds[node.task.kind].append(node)
+    headings = ("tasks", "run", "reuse", "shared", "FLOP", "memory", "disk", "time")
+    table = _table(("kind", False), *[(heading, True) for heading in headings])
+    for kind, nodes in kinds.items():
+        running = [node for node in nodes if plan.steps[node.id].action == "run"]
+        table.add_row(
+            kind,
+            f"{len(nodes):,}",
+            f"{len(running):,}",
+            f"{sum(plan.steps[node.id].action == 'reuse' for node in nodes):,}",
+            f"{sum(uses[node.id] > 1 for node in nodes):,}",
+            *_sums(running, forecast),
+        )
+    console.print(f"{len(graph.experiments):,} experiments; a task that several share is counted once:")
+    console.print(table)
+
+
+def _print_axes(console: Console, graph: TaskGraph, plan: Plan, forecast: Forecast) -> None:
+    values: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for i, experiment in enumerate(graph.experiments):
+        for axis, value in experiment.axes.items():
+            values[axis][value].append(i)
+    running = set(plan.ids("run"))
+    table = _table(("by axis", False), *[(h, True) for h in ("experiments", "run", "FLOP", "memory", "disk", "time")])
+    for axis, by_value in values.items():
+        if len(by_value) > _MOST_VALUES:
+            shortened = [*by_value][:2]
+            table.add_row(f"{axis}: {len(by_value):,} values ({', '.join(shortened)}, ...)")
+            continue
+        for value, members in by_value.items():
+            tasks = {task for i in members for task in graph.experiments[i].tasks.values()} & running
+            nodes = [graph.nodes[task] for task in tasks]
+            table.add_row(f"{axis}={value}", f"{len(members):,}", f"{len(tasks):,}", *_sums(nodes, forecast))
+    if table.row_count:
+        console.print()
+        console.print(table)
+
+
+def _sums(nodes: list[Node], forecast: Forecast) -> Iterator[str]:
+    """FLOP, memory of the largest worker, disk and time of tasks that run."""
+    found = totals(nodes, forecast.costs)
+    seconds = [forecast.clock.durations.get(node.id) for node in nodes]
+    known = [duration.seconds for duration in seconds if duration is not None]
+    yield (
+        _at_least(shown_flops(found.flops), found.unknown > 0) if found.flops else UNKNOWN if found.unknown else NOTHING
+    )
+    yield shown_bytes(found.largest) if found.largest else NOTHING
+    yield shown_bytes(found.disk) if found.disk else NOTHING
+    yield _at_least(shown_seconds(sum(known)), len(known) < len(nodes)) if known else UNKNOWN if nodes else NOTHING
+
+
+def _at_least(text: str, incomplete: bool) -> str:
+    return f">{text}" if incomplete else text
+
+
+def _lines(forecast: Forecast) -> Iterator[str]:
+    """The totals in words."""
+    total = forecast.totals
+    least = "at least " if total.unknown else ""
+    meanwhile = f" and {shown_bytes(total.scratch)} of checkpoints meanwhile" if total.scratch else ""
+    yield (
+        f"Together {least}{with_unit(total.flops)}, largest worker {shown_bytes(total.largest)} of memory, "
+        f"{shown_bytes(total.disk)} of disk{meanwhile}."
+    )
+    if total.tokens:
+        yield f"Tokens through models: {least}{shown_count(total.tokens)}, {_real(total)}."
+    yield _time(forecast)
+    for reason, name in forecast.reasons.items():
+        yield f"[dim]Not known beforehand: {reason} ({name}).[/]"
+
+
+def _real(total: Totals) -> str:
+    if total.real_tokens is None:
+        return "the real ones among them known after tokenize"
+    padding = 1 - total.real_tokens / total.tokens
+    return "all of them real" if not padding else f"{shown_count(total.real_tokens)} real ({padding:.0%} padding)"
+
+
+def _time(forecast: Forecast) -> str:
+    clock, on = forecast.clock, forecast.machine
+    device = f" and {on.gpus:g} {on.device.name}" if on.device and forecast.devices else ""
+    if not clock.durations:
+        if forecast.devices:
+            return "Time: see below for kinds of GPU; name one as execution.device for more."
+        return "Time: not known yet on this machine; --calibrate measures it in about ten seconds."
+    least = "at least " if clock.unknown else "about "
+    many = "" if len(clock.unknown) == 1 else "s"
+    missing = f", {len(clock.unknown)} task{many} without a time" if clock.unknown else ""
+    by = "; ".join(_SOURCES[source] for source in clock.sources)
+    return (
+        f"Time on {on.cpus:g} CPUs{device}: {least}{shown_seconds(clock.elapsed)} "
+        f"(longest chain {shown_seconds(clock.longest_chain)}, {_hours(clock)}{missing}). By: {by}."
+    )
+
+
+def _hours(clock: Clock) -> str:
+    cpu = f"{clock.cpu_seconds / 3600:.1f} CPU hours" if clock.cpu_seconds >= 1 else ""
+    gpu = f"{clock.gpu_seconds / 3600:.1f} GPU hours" if clock.gpu_seconds >= 1 else ""
+    return ", ".join(filter(None, [gpu, cpu])) or "less than a second of work"
+
+
+def _print_devices(console: Console, forecast: Forecast) -> None:
+    if not forecast.devices:
+        return
+    table = _table(("on", False), ("GPU hours", True), ("until the end", True), ("", False))
+    for name, clock in forecast.devices.items():
+        full = any(f"{name} has" in warning for warning in forecast.warnings)
+        least = bool(clock.unknown)
+        table.add_row(
+            f"{forecast.machine.gpus:g} {name}",
+            _at_least(f"{clock.gpu_seconds / 3600:.1f}", least),
+            _at_least(shown_seconds(clock.elapsed), least),
+            "[red]does not fit[/]" if full else "",
+        )
+    console.print()
+    console.print(table)

@@ -1,0 +1,186 @@
+"""Why a task runs: the field of the spec that differs from an earlier run, and when that was.
+
+    plan x graph x <store>/runs/<name>-*/graph.json --explained--> the plan, its reasons told in fields of the spec
+
+An earlier run is one of the same name in the same store; of several the newest that has a task of this name counts.
+Their graphs are read as plain data and few, and of a large sweep the first experiments are explained: a store may hold
+thousands of runs, and a plan of a thousand experiments is read as a summary.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from boomspec.core.files import read_json
+from boomspec.core.graph import SCHEMA_VERSION, TaskGraph
+from boomspec.plan.changes import Changes, Difference, Side, TaskChange, compare, side
+from boomspec.plan.field_text import shown
+from boomspec.plan.plan import ABSENT, Plan, Step
+from boomspec.store import Store
+from boomspec.store.made_of import SHOWING, contents_of, key_of
+from boomspec.store.twins import ids_by_key
+
+_MOST_RUNS = 10
+_MOST_BYTES = 16 * 2**20
+_MOST_EXPERIMENTS = 64
+_BASES = ("base", "")  # what an experiment that is new is compared with
+_ENDED = {"failed": "failed", "interrupted": "was interrupted", "blocked": "was blocked"}
+_MADE = ("finished", "reused", "unneeded")
+_TRAININGS = ("pretrain", "distill")
+_IDENTITY = ("kind", "version", "params", "inputs")
+
+
+@dataclass(frozen=True)
+class _Earlier:
+    """An earlier run: its experiments by label, when it was, and how its tasks ended."""
+
+    sides: dict[str, Side]
+    when: str
+    states: Mapping[str, str]
+
+    def like(self, label: str) -> Side | None:
+        return next((self.sides[name] for name in (label, *_BASES) if name in self.sides), None)
+
+
+def explained(plan: Plan, graph: TaskGraph, store: Store) -> Plan:
+    """The plan with a reason for every task that runs although an earlier run of this name had a task of its name."""
+    steps = dict(plan.steps)
+    alike: dict[str, tuple[str, Side]] = {}  # tasks that differ in their inputs alone: what they were, by their ids
+    known = {i for experiment in graph.experiments[:_MOST_EXPERIMENTS] for i in experiment.tasks.values()}
+    open_tasks = {i for i in known if steps[i].action == "run" and steps[i].reason == ABSENT}
+    for earlier in _earlier_runs(store, graph.name) if open_tasks else ():
+        for experiment in graph.experiments[:_MOST_EXPERIMENTS]:
+            wanted = open_tasks.intersection(experiment.tasks.values())
+            old = earlier.like(experiment.label) if wanted else None
+            if old is None or not any(name in old.names for name, i in experiment.tasks.items() if i in wanted):
+                continue
+            changes = compare(old, side(graph, experiment))
+            trained_otherwise = _trained_otherwise(changes)
+            for task in changes.tasks:
+                if task.id in wanted and task.state != "removed":
+                    steps[task.id] = _step(task, changes, earlier, steps, experiment.tasks)
+                    open_tasks.discard(task.id)
+                    if task.state == "changed" and task.inputs and not task.own and task.name not in trained_otherwise:
+                        alike[task.id] = old.names[task.name], old
+        if not open_tasks:
+            break
+    for task_id in _still_there(store, alike):
+        reason = f"{steps[task_id].reason}; it runs only if that comes out otherwise than before"
+        steps[task_id] = replace(steps[task_id], reason=reason, if_inputs_differ=True)
+    return Plan(steps)
+
+
+def _trained_otherwise(changes: Changes) -> set[str]:
+    """The trainings that other settings make others, and all that needs them: they will not come out as before."""
+    found: set[str] = set()
+    for task in changes.tasks:  # a task stands after those that it needs
+        settings = any(own.path[:1] not in ((), ("inputs",)) for own in task.own)  # neither version nor source
+        if (task.kind in _TRAININGS and settings) or found.intersection(task.inputs):
+            found.add(task.name)
+    return found
+
+
+def _still_there(store: Store, alike: Mapping[str, tuple[str, Side]]) -> Iterator[str]:
+    """Of tasks that were others, which only their inputs made so, those whose results would be found again."""
+    entries = {i: (old, side.entry(old), side) for i, (old, side) in alike.items()}
+    read = {
+        i: (entry["kind"], old, {n: side.entry(n)["kind"] for n in entry["inputs"].values() if n in side.by_id})
+        for i, (old, entry, side) in entries.items()
+        if entry["kind"] not in SHOWING
+    }
+    wanted = {(kind, n) for _, _, kinds in read.values() for n, kind in kinds.items()}
+    records = store.records(wanted | {(kind, old) for kind, old, _ in read.values()}, unread={})
+    contents = {n: contents_of(record) for (_, n), record in records.items()}
+    keys: dict[str, dict[str, str]] = {}  # by kind, then by id
+    for i, (kind, old, kinds) in read.items():
+        if (kind, old) in records and kinds.keys() <= contents.keys():
+            keys.setdefault(kind, {})[i] = key_of({name: entries[i][1][name] for name in _IDENTITY}, contents)
+    for kind, own in keys.items():
+        listed = ids_by_key(store, kind, own.values())
+        yield from (i for i, key in own.items() if read[i][1] in listed.get(key, ()))
+
+
+def _step(
+    task: TaskChange, changes: Changes, earlier: _Earlier, steps: Mapping[str, Step], ids: Mapping[str, str]
+) -> Step:
+    reason = f"{ABSENT}: {_why(task, changes, earlier, steps, ids)}"
+    return replace(steps[task.id], reason=reason, fields=task.fields)
+
+
+def _why(
+    task: TaskChange, changes: Changes, earlier: _Earlier, steps: Mapping[str, Step], ids: Mapping[str, str]
+) -> str:
+    run = f"the run of {earlier.when}"
+    if task.state == "same":
+        state = earlier.states.get(task.id)
+        if state in _ENDED:
+            return f"it {_ENDED[state]} in {run}"
+        return f"it was there in {run} and is gone" if state in _MADE else f"{run} did not come to it"
+    own = [field for field in changes.fields if task.name in field.tasks]
+    more = f" (and {len(own) - 1} more)" if len(own) > 1 else ""
+    if own:
+        return said(own[0], run) + more
+    if task.own:
+        return said(task.own[0], run)
+    running = next((name for name in task.inputs if name in ids and steps[ids[name]].action == "run"), None)
+    if running is not None:
+        return f"its input {running} runs"
+    if task.inputs:
+        return f"its input {task.inputs[0]} is another one than in {run}"
+    return f"new since {run}"
+
+
+def said(difference: Difference, run: str) -> str:
+    """A difference to an earlier run as a sentence."""
+    named, old, new = difference.title, shown(difference.old), shown(difference.new)
+    if difference.new is None:
+        return f"{named} is left out, was {old} in {run}"
+    return f"{named} is {new}, was {'not there' if difference.old is None else old} in {run}"
+
+
+def _earlier_runs(store: Store, name: str) -> Iterator[_Earlier]:
+    """The newest first."""
+    folders = store.run_folders(beginning=f"{name}-")
+    graphs = [folder / "graph.json" for folder in folders if re.fullmatch(r"-.{8}", folder.name.removeprefix(name))]
+    found = []
+    for path in graphs:
+        with suppress(OSError):  # what cannot be read explains nothing, and hinders nobody
+            found.append((path.stat().st_mtime, path))
+    size = 0
+    for when, path in sorted(found, reverse=True)[:_MOST_RUNS]:
+        size += path.stat().st_size
+        if size > _MOST_BYTES:
+            return
+        if (earlier := _read(path, when, name)) is not None:
+            yield earlier
+
+
+def _read(path: Path, when: float, name: str) -> _Earlier | None:
+    """None for what is no graph of this version, or of another name that begins alike."""
+    data, status = _json(path), _json(path.with_name("status.json"))
+    if data.get("boomspec_graph") != SCHEMA_VERSION or data.get("name") != name:
+        return None
+    try:
+        sides = {e["label"]: _side(e, data["tasks"]) for e in data["experiments"]}
+        states = {i: str(task["state"]) for i, task in status.get("tasks", {}).items()}
+    except (AttributeError, KeyError, TypeError):
+        return None
+    return _Earlier(sides, time.strftime("%Y-%m-%d %H:%M", time.localtime(when)), states)
+
+
+def _side(experiment: dict[str, Any], tasks: dict[str, Any]) -> Side:
+    return Side(experiment["tasks"], tasks.__getitem__, experiment["meaning"], waits=experiment["family"] is None)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        data = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}

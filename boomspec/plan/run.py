@@ -1,0 +1,121 @@
+"""Runs that have been made: their graph, their store, and whether the models of any size are there.
+
+A run is named by its spec, its compiled graph, or its folder. No weights are read here.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from boomspec.compile.compiler import answers_of
+from boomspec.compile.experiments import compile_experiments
+from boomspec.compile.places import path_text, resolve_path
+from boomspec.core.errors import BoomspecError
+from boomspec.core.graph import TaskGraph, listed
+from boomspec.core.graph_file import read_graph
+from boomspec.core.sizes import Lineage, Member
+from boomspec.spec.document import SpecFile
+from boomspec.spec.experiments import load_experiments, split_address
+from boomspec.store import Store, check_spelling, check_url, is_url, open_store, store_of_run
+
+DEFAULT_STORE = "boomspec-store"
+GRAPH = "graph.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A compiled graph, the store that holds what it made, and how the person named it."""
+
+    graph: TaskGraph
+    store: Store
+    named: Path
+
+    def lineage(self) -> Lineage:
+        """The family. Raises BoomspecError where there are several, or its layers are still to be searched for."""
+        if len(labels := [experiment.label for experiment in self.graph.experiments]) > 1:
+            raise BoomspecError(
+                f"{self.named}: which of its experiments? name one: {self.named}#{labels[0]}", hint=listed(labels)
+            )
+        if self.graph.family is None:
+            raise self._unfinished("its layers or their order are still to be searched for")
+        return self.graph.family
+
+    def member(self, size: str) -> Member:
+        """The member that answers a size. Raises BoomspecError unless what it is made of is there and whole."""
+        member = self.lineage().pick(size)
+        self.check_made({"t", *(layer[0] for layer in member.plan)})  # config and tokenizer are the teacher's
+        return member
+
+    def every(self) -> tuple[Member, ...]:
+        """All members, once teacher and student are there and whole; else raises BoomspecError."""
+        self.check_made({"t", "s"})
+        return self.lineage().members
+
+    def check_made(self, owners: set[str]) -> None:
+        """Raise BoomspecError unless teacher ("t") and student ("s") are there and whole."""
+        lineage = self.lineage()
+        for owner in sorted(owners, reverse=True):
+            task = lineage.teacher if owner == "t" else lineage.student
+            if task not in self.graph.nodes:
+                continue  # it is not made by the run; the one who reads it looks for it
+            node = self.graph.nodes[task]
+            if (damage := self.store.damage(node.task.kind, task)) is not None:
+                raise BoomspecError(f"{self.named}: '{node.name}' is damaged: {damage}", hint="run it again")
+            if not self.store.has(node.task.kind, task):
+                raise self._unfinished(f"'{node.name}' is not in the store {self.store.address}")
+
+    def _unfinished(self, reason: str) -> BoomspecError:
+        spec = "SPEC" if self.named.is_dir() else self.named
+        return BoomspecError(f"{self.named}: this run has not finished: {reason}", hint=f"boomspec run {spec}")
+
+
+def open_run(run: str | os.PathLike[str], store: str | os.PathLike[str] | None = None) -> Run:
+    """The run of a spec, of a graph file, or of a folder in `<store>/runs/`. Raises BoomspecError if it is none.
+
+    A label behind '#' names one of its experiments. A run's folder may be named alone: "quickstart-1a2b3c4d".
+    """
+    path, label = split_address(run)
+    where = None if store is None else open_store(store)
+    path = run_folder(path, where) or path
+    if path.is_dir():
+        if not (path / GRAPH).is_file():
+            raise BoomspecError(f"{path}: holds no {GRAPH}, so it is not the folder of a run")
+        return Run(_part(read_graph(path / GRAPH), label, path), where or store_of_run(path), path)
+    if path.suffix == ".json":
+        return Run(_part(read_graph(path), label, path), where or Store(DEFAULT_STORE), path)
+    files = load_experiments(run)
+    found = store_of(files[0], store)
+    return Run(compile_experiments(files, answers_of(found)).graph, found, Path(run))
+
+
+def run_folder(path: Path, store: Store | None) -> Path | None:
+    """The folder of a run that is named by it, with or without where it is; None for anything else."""
+    if path.is_dir():
+        return path
+    if len(path.parts) != 1 or path.exists():
+        return None
+    return (store or Store(DEFAULT_STORE)).run_called(path.name)
+
+
+def _part(graph: TaskGraph, label: str | None, named: Path) -> TaskGraph:
+    return graph if label is None else graph.only(label, named=named)
+
+
+def store_of(file: SpecFile, store: str | os.PathLike[str] | None) -> Store:
+    """The store that was asked for, else the spec's own, else the default one here."""
+    if store is not None:
+        return open_store(store)
+    named = file.spec.execution.store
+    if named is None:
+        return Store(DEFAULT_STORE)
+    place = ("execution", "store")
+    named = path_text(file, place, named)
+    try:
+        check_spelling(named)  # where a variable has given it, the language could not
+        if is_url(named):
+            check_url(named)
+    except BoomspecError as error:
+        raise file.error(file.problem(place, error.message, error.hint)) from error
+    return open_store(named if is_url(named) else resolve_path(file, place, named))

@@ -1,0 +1,136 @@
+"""Saved plans: what `boomspec plan --output` writes and `boomspec run` executes, exactly or not at all.
+
+    plan --save--> file --read_plan--> SavedPlan --check--> the same steps hold, or BoomspecError says what differs
+
+A saved plan holds the compiled graph, what happens to each task, and the store that both are about. Whatever changes
+the steps (an artifact that came or went, a text that was edited) makes it stale. What does not (another spec, another
+boomspec with the same task kinds) is not looked at. The file knows its own digest, so a slip of an editor is found;
+it is no protection against someone who means harm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from boomspec.core.errors import BoomspecError
+from boomspec.core.files import read_json, write_atomically
+from boomspec.core.graph import Source, TaskGraph, check_secrets
+from boomspec.core.graph_file import graph_of_json
+from boomspec.core.packages import installed
+from boomspec.plan.plan import Plan, Step, needed
+from boomspec.store import Store, open_store
+from boomspec.store.sources import differences, missing_files
+
+SAVED_PLAN_VERSION = 1
+KEY = "boomspec_plan"
+_NAMED = 5  # differences that are named
+
+
+@dataclass(frozen=True)
+class SavedPlan:
+    """A graph, its steps against one store, and the searches that the rest of the experiment waits for."""
+
+    graph: TaskGraph
+    plan: Plan
+    store: str  # its address
+    cpus: int | None = None  # of a local run
+    checksums: bool = False  # whether contents of artifacts were compared with their records
+    pending: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            KEY: SAVED_PLAN_VERSION,
+            "store": self.store,
+            "cpus": self.cpus,
+            "checksums": self.checksums,
+            "pending": list(self.pending),
+            "steps": {task_id: asdict(step) for task_id, step in self.plan.steps.items()},
+            "graph": self.graph.to_json(),
+        }
+
+    def save(self, path: Path) -> None:
+        """Raises BoomspecError where that would replace something else than a saved plan, or quotes a secret."""
+        if path.exists() and not (path.is_file() and is_plan(path)):
+            raise BoomspecError(f"{path}: is there already, and is no saved plan", hint="give another name to --output")
+        data = json.loads(json.dumps(self.to_json(), allow_nan=False))  # as it will be read: tuples are lists
+        text = json.dumps({**data, "sha256": _digest(data)}, indent=1, allow_nan=False) + "\n"
+        check_secrets(text)
+        write_atomically(path, text)
+
+
+def is_plan(path: Path) -> bool:
+    """Whether a JSON file is a saved plan, of any version. False for what cannot be read."""
+    try:
+        data = read_json(path)
+    except (OSError, ValueError):
+        return False
+    return isinstance(data, dict) and KEY in data
+
+
+def read_plan(path: Path) -> SavedPlan:
+    """Raises BoomspecError where the file cannot be read, is of another version, or was altered."""
+    again = "make it again: boomspec plan SPEC --output FILE"
+    try:
+        data = read_json(path)
+    except (OSError, ValueError) as error:
+        raise BoomspecError(f"{path}: cannot be read as a saved plan: {error}", hint=again) from error
+    found = data.get(KEY) if isinstance(data, dict) else None
+    if found != SAVED_PLAN_VERSION:
+        raise BoomspecError(
+            f"{path}: plan version {found!r}, but this boomspec reads version {SAVED_PLAN_VERSION}", hint=again
+        )
+    if data.pop("sha256", None) != _digest(data):
+        raise BoomspecError(f"{path}: the plan was altered after it was made", hint=again)
+    graph = graph_of_json(data["graph"], path)
+    steps = {i: Step(**{**step, "fields": tuple(step["fields"])}) for i, step in data["steps"].items()}
+    return SavedPlan(graph, Plan(steps), data["store"], data["cpus"], data["checksums"], tuple(data["pending"]))
+
+
+def check(saved: SavedPlan, path: Path) -> None:
+    """Raise BoomspecError, saying what differs, unless the plan still is what a run would do."""
+    store = open_store(saved.store)
+    differences = [*_changed_sources(saved), *_changed_steps(saved, store)]
+    if not differences:
+        return
+    more = f"\n  and {len(differences) - _NAMED} more" if len(differences) > _NAMED else ""
+    listed = "".join(f"\n  {difference}" for difference in differences[:_NAMED])
+    raise BoomspecError(
+        f"{path}: the plan no longer holds; nothing was run:{listed}{more}",
+        hint="make it again: boomspec plan SPEC --output FILE",
+    )
+
+
+def _changed_steps(saved: SavedPlan, store: Store) -> Iterator[str]:
+    now = needed(saved.graph, store, checksums=saved.checksums)
+    for task_id, step in now.steps.items():
+        planned = saved.plan.steps[task_id]
+        if (step.action, step.same_as) != (planned.action, planned.same_as):
+            name = saved.graph.nodes[task_id].name
+            yield f"{name}: planned was {planned.action} ({planned.reason}), now it is {step.action} ({step.reason})"
+
+
+def _changed_sources(saved: SavedPlan) -> Iterator[str]:
+    """Sources of tasks that run whose contents are not those of the plan. The hub's are pinned commits."""
+    running = saved.plan.ids("run")
+    read = {i for task_id in running for i in saved.graph.nodes[task_id].task.inputs.values()}
+    for source in saved.graph.sources.values():
+        if source.id in read and not missing_files(source):  # what is gone shows in the steps
+            yield from _changed(source)
+
+
+def _changed(source: Source) -> Iterator[str]:
+    if (compiled := source.identity.get("lm_eval")) is not None:
+        if (found := installed().get("lm_eval")) not in (None, compiled):
+            yield f"lm_eval: {found} is installed, the plan was made with {compiled}"
+        return
+    for path in differences(source):
+        yield f"{path}: {'has changed' if path.exists() else 'is gone'} since the plan was made"
+
+
+def _digest(data: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True, allow_nan=False).encode("utf-8")).hexdigest()

@@ -1,0 +1,134 @@
+"""What a plan says of the text: what each entry of `files` gives, how documents begin, how often it is gone through."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from boomspec.core.errors import BoomspecError
+from boomspec.core.format import shown_count
+from boomspec.core.graph import Node, Source, TaskGraph
+from boomspec.core.tasks import Distill, Pretrain, Tokenize
+from boomspec.models.text_start import text_start
+from boomspec.store import Store
+
+_MOST_NAMES = 3
+
+
+@dataclass(frozen=True)
+class Given:
+    """What one entry gives; None where it is not known before it is read."""
+
+    entry: str
+    held_out: bool = False
+    files: int | None = None
+    documents: int | None = None
+    bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class TextPlan:
+    """The text of one tokenize task. `tokens`: those to train on, where they are known."""
+
+    task: str
+    given: tuple[Given, ...]
+    begins: str  # in words
+    bos: tuple[str, ...] | None  # the tokens; None where they are known only when the tokenizer is loaded
+    tokens: int | None
+    on_bad_row: str
+    skipped: dict[str, int] | None = None  # rows without text that were left out, by what was wrong
+    passes: dict[str, float] = field(default_factory=dict)  # trainings that go through it more than once
+
+
+def text_plans(graph: TaskGraph, store: Store) -> list[TextPlan]:
+    """The text of every tokenize task."""
+    return [_text_plan(node, graph, store) for node in graph.nodes.values() if isinstance(node.task.record, Tokenize)]
+
+
+def lines(plan: TextPlan) -> list[str]:
+    """What people have to know of it, in sentences."""
+    found = [f"Documents begin {plan.begins}."]
+    by_times: dict[str, list[str]] = {}
+    for name, times in plan.passes.items():
+        by_times.setdefault(f"{times:.3g}", []).append(name)
+    for shown, names in by_times.items():
+        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+        listed = ", ".join(names[:_MOST_NAMES]) + more
+        found.append(f"Of {shown_count(plan.tokens or 0)} tokens, read {shown} times by: {listed}.")
+    if plan.skipped:
+        listed = ", ".join(f"{count:,} {kind}" for kind, count in plan.skipped.items())
+        found.append(f"{sum(plan.skipped.values()):,} rows without text were skipped ({listed}).")
+    elif plan.on_bad_row == "skip" and plan.skipped is None:
+        found.append("Rows without text will be skipped and counted.")
+    return found
+
+
+def _text_plan(node: Node, graph: TaskGraph, store: Store) -> TextPlan:
+    record, inputs = node.task.record, node.task.inputs
+    assert isinstance(record, Tokenize)
+    meta = _meta(store, node.id)
+    given = [found for role in ("text", "held_out") if role in inputs for found in _given(graph.sources[inputs[role]])]
+    tokens = meta["train"]["tokens"] if meta else record.max_tokens
+    begins, bos = _beginning(record, graph.sources.get(inputs.get("tokenizer", "")))
+    return TextPlan(
+        task=node.id,
+        given=tuple(given),
+        begins=begins,
+        bos=bos,
+        tokens=tokens,
+        on_bad_row=record.on_bad_row or "error",
+        skipped=meta.get("skipped", {} if record.on_bad_row == "skip" else None) if meta else None,
+        passes=_passes(graph, node.id, tokens),
+    )
+
+
+def _given(source: Source) -> list[Given]:
+    held_out = source.kind == "held_out_text"
+    if (entries := source.location.get("entries")) is not None and entries:
+        return [Given(**entry, held_out=held_out) for entry in entries]
+    if "hub" in source.identity:
+        return [Given(source.identity["hub"])]
+    files = source.identity.get("files", ())
+    size = sum(file["bytes"] for file in files)
+    documents = len(files) if source.identity.get("format") == "text" else None
+    return [Given(str(source.location.get("name", "files")), held_out, len(files), documents, size)]
+
+
+def _beginning(record: Tokenize, tokenizer: Source | None) -> tuple[str, tuple[str, ...] | None]:
+    """How documents begin, in words and as tokens."""
+    if record.bos is False or tokenizer is None:
+        return "after an end-of-text token, without a token of their own", ()
+    if record.bos:
+        return "with the beginning-of-sequence token of the teacher's tokenizer (data.bos: true)", None
+    folder = tokenizer.location.get("folder")
+    start = text_start(Path(folder)) if folder is not None else None
+    if start is None:
+        return "as the teacher's tokenizer begins a text", None
+    if start:
+        return f"with {' '.join(start)}, as the teacher's tokenizer begins a text", start
+    return "after an end-of-text token: the teacher's tokenizer puts nothing in front of a text", ()
+
+
+def _passes(graph: TaskGraph, tokens_id: str, tokens: int | None) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for node in graph.nodes.values():
+        record = node.task.record
+        if isinstance(record, Pretrain | Distill) and node.task.inputs["tokens"] == tokens_id and tokens:
+            padded = isinstance(record, Distill) and record.faithful is not None and record.faithful.padding
+            times = record.recipe.tokens / tokens
+            if times > 1.005 and not padded:  # the last document is read whole: less is a matter of rounding
+                found.setdefault(node.name, times)
+    return found
+
+
+def _meta(store: Store, task: str) -> dict[str, Any] | None:
+    """What was found when the text was read, if it was."""
+    try:
+        if not store.has("tokenize", task):
+            return None
+        meta: dict[str, Any] = json.loads(store.read("tokenize", task, "meta.json"))
+        return meta
+    except (OSError, ValueError, BoomspecError):
+        return None

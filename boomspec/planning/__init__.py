@@ -1,1 +1,0 @@
-"""Plans for people and programs: reasons, order, saved plans."""

@@ -1,0 +1,128 @@
+"""The JSON Schema of a spec file, from which editors complete and explain every field.
+
+A file that extends another one, and a variant, may leave out anything and remove anything (null): for them every
+section has a *partial* form, in which no field is required and each may be null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+
+from boomspec.core.graph import NAME
+from boomspec.spec.document import Spec
+from boomspec.spec.extends import ANCHORS
+from boomspec.spec.kinds import inside, keys_of, members, model_of
+from boomspec.spec.sweep import REFUSED
+
+_DEFS = "#/$defs/"
+_OWN = ("extends", "variants", "sweep")  # not of an experiment
+_FIXED = ("boomspec", "name")  # the same for all experiments of a file
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of a spec file, with descriptions and examples for editors."""
+    whole = Spec.model_json_schema()
+    definitions: dict[str, Any] = whole.pop("$defs")
+    partial = {f"Partial{name}": _partial(schema) for name, schema in definitions.items() if "properties" in schema}
+    experiment = {**_partial(whole), "description": "What differs from the file's own experiment; null removes."}
+    experiment["properties"] = {
+        name: schema for name, schema in experiment["properties"].items() if name not in (*_OWN, *_FIXED)
+    }
+    experiments = {
+        "type": "object",
+        "minProperties": 1,
+        "propertyNames": {"pattern": f"^{NAME}$", "not": {"const": "base"}},
+        "additionalProperties": {"$ref": f"{_DEFS}Variant"},
+    }
+    grid = {
+        "description": "Fields and the values that each of them takes; every combination is an experiment.",
+        "type": "object",
+        "minProperties": 1,
+        "properties": {".".join(path): _axis(path, whole, definitions) for path in _paths(Spec)},
+        "additionalProperties": False,
+    }
+    own = {
+        "extends": {**_described(whole["properties"]["extends"]), "type": "string"},
+        "variants": {**_described(whole["properties"]["variants"]), "$ref": f"{_DEFS}Variants"},
+        "sweep": {**_described(whole["properties"]["sweep"]), "$ref": f"{_DEFS}Sweep"},
+    }
+    extending = _partial(whole)
+    for schema in (whole, extending):
+        schema["properties"] |= own
+        schema["patternProperties"] = {f"^{ANCHORS}": {"description": "Anything: for anchors (&name) alone."}}
+    composing = {"Spec": whole, "Extending": extending, "Variant": experiment, "Variants": experiments, "Sweep": grid}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "boomspec",
+        "description": whole["description"],
+        "type": "object",
+        "if": {"required": ["extends"]},
+        "then": {"$ref": f"{_DEFS}Extending"},
+        "else": {"$ref": f"{_DEFS}Spec"},
+        "$defs": {**definitions, **partial, **composing},
+    }
+
+
+def _described(schema: dict[str, Any]) -> dict[str, Any]:
+    return {key: schema[key] for key in ("title", "description", "examples") if key in schema}
+
+
+def _partial(schema: dict[str, Any]) -> dict[str, Any]:
+    """A mapping's schema with no field required, and each one removable."""
+    properties = {name: _removable(field) for name, field in schema["properties"].items()}
+    kept = {key: value for key, value in schema.items() if key not in ("required", "properties")}
+    return {**kept, "properties": properties}
+
+
+def _removable(schema: dict[str, Any]) -> dict[str, Any]:
+    inner = _merging({key: value for key, value in schema.items() if key != "default"})
+    return {**_described(schema), "anyOf": [inner, {"type": "null"}]}
+
+
+def _merging(schema: dict[str, Any]) -> dict[str, Any]:
+    """What stands in an override for a value of this schema: a mapping in part, everything else as a whole."""
+    if "$ref" in schema:
+        return {**schema, "$ref": schema["$ref"].replace(_DEFS, f"{_DEFS}Partial")}
+    choices = [_merging(choice) for key in ("anyOf", "oneOf") for choice in schema.get(key, ())]
+    kept = {key: value for key, value in schema.items() if key not in ("anyOf", "oneOf")}
+    return {**kept, "anyOf": choices} if choices else kept
+
+
+def _paths(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The dotted paths of all fields that can be swept."""
+    for name in keys_of(model):
+        if above or name not in REFUSED:
+            yield (*above, name)
+            for below in filter(None, map(model_of, members(inside(model, name)))):
+                yield from _paths(below, (*above, name))
+
+
+def _axis(path: tuple[str, ...], whole: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """The values of one field: what it takes, or null where it is left out."""
+    holders = {f"{_DEFS}Spec": whole}
+    for name in path:
+        fields = {
+            f"{place}/properties/{name}": holder["properties"][name]
+            for place, holder in holders.items()
+            if name in holder["properties"]
+        }
+        holders = dict(found for schema in fields.values() for found in _mappings(schema, definitions))
+    items = {"anyOf": [*({"$ref": place} for place in fields), {"type": "null"}]}
+    about = _described(next(iter(fields.values())))
+    if "examples" in about:
+        about["examples"] = [about["examples"]]  # each example is one value, and an axis is a list of them
+    return {**about, "type": "array", "minItems": 1, "uniqueItems": True, "items": items}
+
+
+def _mappings(schema: dict[str, Any], definitions: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The schemas of mappings that a schema allows, by their places."""
+    if "$ref" in schema:
+        definition = definitions[schema["$ref"].removeprefix(_DEFS)]
+        if "properties" in definition:
+            yield schema["$ref"], definition
+    for key in ("anyOf", "oneOf"):
+        for choice in schema.get(key, ()):
+            yield from _mappings(choice, definitions)

@@ -1,0 +1,40 @@
+"""The section of the spec language that says how far a result has to be repeatable."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from boomspec.core.tasks import Algorithms, Determinism
+from boomspec.core.types import Number, Strict
+
+
+class DeterminismSpec(Strict):
+    """Which kernels the models compute with, and how exactly a repetition has to agree.
+
+    `algorithms` and `tf32` change the bits of results and are part of their identity; `tolerance` is not.
+    """
+
+    algorithms: Annotated[
+        Algorithms,
+        Field(
+            description="deterministic: the same bits on every run wherever torch can, a warning elsewhere; "
+            "strict: a task fails where torch cannot; any: the fastest.",
+        ),
+    ] = "deterministic"
+    tf32: Annotated[
+        bool, Field(description="GPUs may round the factors of fp32 products to 10 bits, which is faster.")
+    ] = False
+    tolerance: Annotated[
+        Number,
+        Field(
+            ge=0,
+            description="How far apart `boomspec verify` lets numbers be, absolutely or relatively; 0: not one bit.",
+        ),
+    ] = 0.0
+
+
+def determinism(section: DeterminismSpec) -> Determinism | None:
+    """What goes into the records of tasks that compute; None for the defaults, which are then not written."""
+    if not section.tf32 and section.algorithms == "deterministic":
+        return None
+    return Determinism(algorithms=section.algorithms, tf32=section.tf32)

@@ -1,0 +1,112 @@
+"""The section of the spec language that says how models are measured."""
+
+import re
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from boomspec.core.tasks import Precision
+from boomspec.core.types import AlsoText, Strict
+from boomspec.spec.sections.training import Positive
+from boomspec.spec.validate import FieldError
+
+_TASK_NAME = r"(?!held_out$)[^\s/:]([^/:\n\r\t]{0,78}[^\s/:])?"  # of a column, a file and a part of a task's name
+
+
+class TaskSpec(Strict):
+    """One way of asking one lm-eval task."""
+
+    task: Annotated[str, Field(min_length=1, description="Name of the task.", examples=["arc_easy"])]
+    num_fewshot: Annotated[
+        int | None, Field(ge=0, description="Examples in the prompt. Default: what the task says.", examples=[0, 5])
+    ] = None
+    limit: Annotated[
+        int | None, Field(ge=1, description="Only the first so many documents. Default: all.", examples=[100])
+    ] = None
+    name: Annotated[
+        str | None,
+        Field(
+            description="What it is called in tables and figures. Default: the task's name; where a task is asked in "
+            "several ways, with what tells them apart behind it: arc_easy (5-shot).",
+            examples=["arc_easy without examples"],
+        ),
+    ] = None
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(_TASK_NAME, name):
+            hint = "up to 80 characters on one line, without / and :, and not held_out"
+            raise FieldError(f"'{name}' is no name for a measure", hint=hint)
+        return name
+
+
+class HeldOutSpec(Strict):
+    """Perplexity and bits per byte of the held-out text."""
+
+    max_tokens: Annotated[
+        Positive | None, Field(description="Measure only so many tokens. Default: all.", examples=["1M"])
+    ] = None
+
+
+def _task(value: Any) -> Any:
+    return {"task": value} if isinstance(value, str) else value
+
+
+class EvaluateSpec(Strict):
+    """How every model of the family is measured."""
+
+    tasks: Annotated[
+        tuple[Annotated[TaskSpec, BeforeValidator(_task), AlsoText()], ...],
+        Field(
+            description="lm-eval tasks, by name or as {task: name, num_fewshot: 5, limit: 100}.",
+            examples=[["arc_easy", {"task": "hellaswag", "limit": 1000}]],
+        ),
+    ] = ()
+    tasks_folder: Annotated[
+        str | None,
+        Field(min_length=1, description="Folder of lm-eval task YAMLs, relative to the spec.", examples=["tasks"]),
+    ] = None
+    held_out: Annotated[
+        HeldOutSpec | None,
+        Field(description="Measure the held-out text; {} takes all of it.", examples=[{}, {"max_tokens": "1M"}]),
+    ] = None
+    precision: Annotated[Precision, Field(description="In which the models compute.")] = "bf16"
+    bootstrap_iters: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Resamples behind a standard error of lm-eval that has no formula (F1, perplexity, BLEU). "
+            "1000 know it to about 2 %. 0: no standard errors.",
+        ),
+    ] = 1000
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.tasks and self.held_out is None:
+            raise FieldError("nothing is measured: give tasks, held_out or both")
+        if self.tasks_folder is not None and not self.tasks:
+            raise FieldError("tasks_folder goes with tasks", at=("tasks_folder",))
+        if "bootstrap_iters" in self.model_fields_set and not self.tasks:
+            raise FieldError("bootstrap_iters goes with tasks", at=("bootstrap_iters",))
+        asked = [(task.task, task.num_fewshot, task.limit) for task in self.tasks]
+        if twice := sorted({ask[0] for ask in asked if asked.count(ask) > 1}):
+            raise FieldError(f"task '{twice[0]}' is listed twice", at=("tasks",))
+        names = self.names
+        if same := next((name for name in names if names.count(name) > 1), None):
+            raise FieldError(f"two tasks are called '{same}'", at=("tasks",), hint="give one another `name`")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What each task is called: what it says, else its task with what tells it from others that ask the same."""
+        return tuple(task.name or self._derived(task) for task in self.tasks)
+
+    def _derived(self, task: TaskSpec) -> str:
+        twins = [other for other in self.tasks if other.task == task.task]
+        told = []
+        if task.num_fewshot is not None and any(other.num_fewshot != task.num_fewshot for other in twins):
+            told.append(f"{task.num_fewshot}-shot")
+        if task.limit is not None and any(other.limit != task.limit for other in twins):
+            told.append(f"first {task.limit}")
+        return f"{task.task} ({', '.join(told)})" if told else task.task

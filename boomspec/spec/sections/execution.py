@@ -1,0 +1,194 @@
+"""The section of the spec language that says where and how fast. Nothing in it is part of a result's identity."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from boomspec.core.devices import DEVICES, others
+from boomspec.core.errors import BoomspecError
+from boomspec.core.types import Bytes, Number, Strict
+from boomspec.spec.sections.tracking import TrackingSpec
+from boomspec.spec.validate import FieldError
+from boomspec.spec.variables import has_variables
+from boomspec.store import check_spelling, check_url, is_url
+
+_SMALLEST_AMOUNT = 0.0001  # what Ray counts in
+_FIELDS_OF = {"CPU": "cpus", "GPU": "gpus", "memory": "memory"}  # what Ray calls what has a field here
+
+
+class Resources(Strict):
+    """What one task gets."""
+
+    cpus: Annotated[Number, Field(gt=0, description="CPU cores, and threads of the numerical libraries.")] = 1
+    gpus: Annotated[Number, Field(ge=0, le=1, description="GPUs; a share below 1 lets tasks share one.")] = 0
+    memory: Annotated[
+        Bytes | None,
+        Field(
+            gt=0,
+            description="Main memory that a task claims. Tasks run side by side as far as their claims fit; nothing "
+            "holds a task to its claim. Default: none.",
+            examples=["8GiB"],
+        ),
+    ] = None
+    resources: Annotated[
+        dict[str, Number],
+        Field(
+            description="Custom resources of the Ray cluster, by name, that a task claims.",
+            examples=[{"fast_disk": 1}, {"license": 0.5}],
+        ),
+    ] = {}  # noqa: RUF012 - pydantic copies defaults
+
+    @field_validator("resources")
+    @classmethod
+    def _custom_ones(cls, resources: dict[str, float]) -> dict[str, float]:
+        for name, amount in resources.items():
+            if name in _FIELDS_OF:
+                raise FieldError(f"'{name}' has a field of its own", at=(name,), hint=f"write {_FIELDS_OF[name]}: ...")
+            if not name.strip() or name == "object_store_memory" or name.startswith("bundle_group"):
+                raise FieldError(f"'{name}' is not a custom resource's name", at=(name,))
+            if amount < _SMALLEST_AMOUNT:
+                raise FieldError(f"must be at least {_SMALLEST_AMOUNT}", at=(name,), hint="leave it out for none")
+            if amount > 1 and amount != int(amount):
+                raise FieldError("above 1 only whole numbers are possible", at=(name,))
+        return resources
+
+
+class TrainingResources(Resources):
+    """What a training gets."""
+
+    micro_batch: Annotated[int, Field(ge=1, description="Sequences of one forward pass.")] = 8
+    checkpoint_seconds: Annotated[
+        Number,
+        Field(
+            gt=0,
+            description="Seconds between checkpoints. The step that runs then is ended first; and it is 20 times what "
+            "the last one took to write, where that is more.",
+        ),
+    ] = 60
+    workers: Annotated[
+        int,
+        Field(ge=1, le=4096, description="Processes that train together; each gets `cpus` and `gpus`.", examples=[4]),
+    ] = 1
+    min_workers: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="So few may go on when workers or machines are lost; with fewer it waits for room. Default: 1; "
+            "with `parallel: fsdp` or `teacher: sharded`, where each would hold more in its memory, all `workers`.",
+            examples=[2],
+        ),
+    ] = None
+    parallel: Annotated[
+        Literal["ddp", "fsdp"],
+        Field(
+            description="ddp: each worker holds all of the student. fsdp: its parameters, gradients and moments are "
+            "cut over the workers.",
+            examples=["fsdp"],
+        ),
+    ] = "ddp"
+    activation_checkpointing: Annotated[
+        bool,
+        Field(description="Compute activations again in the backward pass: less memory, a third more time."),
+    ] = False
+    compile: Annotated[
+        bool, Field(description="Compile the layers with torch.compile: slow to start, then faster on GPUs.")
+    ] = False
+
+    @model_validator(mode="after")
+    def _workers_agree(self) -> Self:
+        for name in ("parallel", "min_workers", "teacher"):
+            if self.workers == 1 and name in self.model_fields_set:
+                raise FieldError(f"one worker has no {name}", at=(name,), hint="set `workers`, which is 1 by default")
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise FieldError(f"must not be more than workers ({self.workers})", at=("min_workers",))
+        if self.workers > 1 and 0 < self.gpus < 1:
+            raise FieldError("workers that train together need a whole GPU each", at=("gpus",), hint="0 or 1")
+        return self
+
+
+class DistillResources(TrainingResources):
+    """What each distillation gets."""
+
+    teacher: Annotated[
+        Literal["replicated", "sharded"],
+        Field(
+            description="sharded: the teacher's layers are cut over the workers; replicated: each worker has them all.",
+            examples=["sharded"],
+        ),
+    ] = "replicated"
+
+
+class MeasuringResources(Resources):
+    """What a task gets that runs models without training them."""
+
+    batch_size: Annotated[int, Field(ge=1, description="Sequences of one forward pass.")] = 8
+
+
+class ExecutionSpec(Strict):
+    """Where and how fast. Nothing here is part of a result's identity."""
+
+    store: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="Where the artifacts are: a folder, relative to the spec, or a URL (s3://, gs://, az://); "
+            "${NAME} is an environment variable. "
+            "Default: ./boomspec-store where a run is started.",
+            examples=["../boomspec-store", "/shared/boomspec-store", "s3://bucket/boomspec"],
+        ),
+    ] = None
+    cpus: Annotated[int | None, Field(ge=1, description="Cores that a local run uses; default: all.", examples=[8])] = (
+        None
+    )
+    retries: Annotated[int, Field(ge=0, le=100, description="New attempts when a worker is lost.")] = 2
+    device: Annotated[
+        str | None,
+        Field(
+            description="Kind of GPU that `plan` reckons with, for times and for what fits: a name of its table.",
+            examples=["h100", "a100-80"],
+        ),
+    ] = None
+    tokenize: Annotated[Resources, Field(description="For making tokens of the text.")] = Resources()
+    pretrain: Annotated[TrainingResources, Field(description="For training a teacher.")] = TrainingResources()
+    distill: Annotated[DistillResources, Field(description="For each distillation.")] = DistillResources()
+    search: Annotated[MeasuringResources, Field(description="For a choice that needs data.")] = MeasuringResources()
+    interpolate: Annotated[Resources, Field(description="For building one size.")] = Resources()
+    baseline: Annotated[
+        MeasuringResources | None,
+        Field(
+            description="For a baseline that needs no training. Default: what `interpolate` has.",
+            examples=[{"gpus": 1, "batch_size": 16}],
+        ),
+    ] = None
+    evaluate: Annotated[MeasuringResources, Field(description="For measuring one model in one way.")] = (
+        MeasuringResources()
+    )
+    tracking: Annotated[
+        TrackingSpec, Field(description="How a run is watched: TensorBoard, Weights & Biases, MLflow.")
+    ] = TrackingSpec()
+
+    def of(self, kind: str) -> Resources:
+        """What each task of a kind gets."""
+        if kind == "baseline" and self.baseline is None:
+            return MeasuringResources(**self.interpolate.model_dump())
+        resources: Resources = getattr(self, kind, Resources())
+        return resources
+
+    @field_validator("device")
+    @classmethod
+    def _of_the_table(cls, device: str | None) -> str | None:
+        if device is not None and device not in DEVICES:
+            raise FieldError(f"no device '{device}' is known", hint=others(device))
+        return device
+
+    @field_validator("store")
+    @classmethod
+    def _a_store(cls, store: str | None) -> str | None:
+        if store is not None:
+            try:
+                check_spelling(store)
+                if is_url(store) and not has_variables(store):
+                    check_url(store)
+            except BoomspecError as error:
+                raise FieldError(error.message, hint=error.hint) from error
+        return store

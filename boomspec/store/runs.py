@@ -1,0 +1,309 @@
+"""The runs of a store, read from their folders: when, how long, how far, how it ended, the headline numbers.
+
+Nothing here is written, and nothing that a folder holds is an error: what cannot be read is said of that run.
+Graphs are not validated: a store may have a thousand runs of a thousand tasks.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from boomspec.core.errors import BoomspecError, did_you_mean
+from boomspec.core.files import read_json
+from boomspec.core.graph import SCHEMA_VERSION
+from boomspec.core.tasks import KINDS
+from boomspec.store import Store
+from boomspec.store.lock import IN_USE, is_running, running_elsewhere
+from boomspec.store.sources import SOURCE
+
+RUNS_SCHEMA_VERSION = 1
+State = Literal["running", "finished", "failed", "interrupted", "killed", "not started"]
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A task that failed or was blocked in the last run, why, and where its log is."""
+
+    task: str
+    state: str
+    error: str
+    log: Path | None
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """One run's folder. Times are seconds since 1970; what is not known is None or empty.
+
+    started, seconds: of the last time that there was something to do, and not of looking at what is finished.
+    """
+
+    folder: Path
+    name: str
+    state: State
+    problem: str | None = None  # why its graph cannot be read
+    started: float | None = None
+    seconds: float | None = None
+    last_event: float | None = None
+    experiments: tuple[str, ...] = ()  # labels
+    tasks: dict[str, str] = field(default_factory=dict)  # id -> kind, as the graph says
+    names: dict[str, str] = field(default_factory=dict)  # of its tasks, by id
+    made: int = 0  # of its tasks, those whose artifact is in the store now
+    same: int = 0  # of its tasks, those that the last run did not compute again, for their inputs were the same
+    outcome: str = ""
+    numbers: dict[str, dict[str, float]] = field(default_factory=dict)  # "held_out loss" -> series -> value
+    troubles: tuple[Trouble, ...] = ()
+
+    @property
+    def logs(self) -> dict[str, Path]:
+        """The log of each of its tasks that has one, by the task's name."""
+        found = ((name, self.folder / "logs" / f"{task_id}.log") for task_id, name in self.names.items())
+        return {name: log for name, log in found if log.is_file()}
+
+    @property
+    def last_seen(self) -> float:
+        """When something was last written about it."""
+        return self.last_event or self.folder.lstat().st_mtime
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "run": self.folder.name,
+            "name": self.name,
+            "state": self.state,
+            "problem": self.problem,
+            "started": self.started,
+            "seconds": self.seconds,
+            "experiments": list(self.experiments),
+            "tasks": len(self.tasks),
+            "made": self.made,
+            "same": self.same,
+            "outcome": self.outcome,
+            "numbers": self.numbers,
+            "troubles": [
+                {"task": t.task, "state": t.state, "error": t.error, "log": None if t.log is None else str(t.log)}
+                for t in self.troubles
+            ],
+            "folder": str(self.folder),
+        }
+
+
+def is_store(root: Path) -> bool:
+    """Whether boomspec has made artifacts or runs in a folder. A folder called "runs" alone may be anybody's."""
+    if (root / IN_USE).is_file() or any((root / "runs").glob("*/graph.json")):
+        return True
+    return any(is_task_id(entry.lstrip(".")[:64]) for kind in (*KINDS, SOURCE) for entry in _names(root / kind))
+
+
+def check_store(store: Store, *, may_be_absent: bool = False) -> None:
+    """Raise BoomspecError where it is neither a store nor an empty place that may become one."""
+    hint = "say where it is: --store FOLDER (by default ./boomspec-store)"
+    if store.bucket is not None:
+        names = store.bucket.names()
+        if names and not names & {*KINDS, SOURCE, IN_USE, "runs"}:
+            raise BoomspecError(f"{store.address} is not a store: it holds neither artifacts nor runs", hint=hint)
+        return
+    root = store.root
+    if not root.exists():
+        if may_be_absent:
+            return
+        raise BoomspecError(f"there is no store {root}", hint=hint)
+    if not root.is_dir():
+        raise BoomspecError(f"{root} is a file, not a store", hint=hint)
+    if any(root.iterdir()) and not is_store(root):
+        raise BoomspecError(f"{root} is not a store: it holds neither artifacts nor runs", hint=hint)
+
+
+def past_runs(store: Store) -> list[PastRun]:
+    """All runs of a store, the newest first."""
+    elsewhere = running_elsewhere(store)
+
+    @cache
+    def present(kind: str) -> frozenset[str]:
+        return frozenset(store.ids(kind)) if kind in KINDS else frozenset()
+
+    found = [_past_run(folder, present, elsewhere) for folder in store.run_folders()]
+    return sorted(found, key=lambda run: (-run.last_seen, run.folder.name))
+
+
+def chosen_run(runs: list[PastRun], name: str, store: Store) -> PastRun:
+    """The run of this folder (name or path), or the only one whose folder's name starts so. Else BoomspecError.
+
+    A path is that folder and no other: not a run of the same name in another store.
+    """
+    wanted = Path(name).name
+    if wanted != name.rstrip("/"):
+        found = [run for run in runs if run.folder.resolve() == Path(name).resolve()]
+    else:
+        exact = [run for run in runs if run.folder.name == wanted]
+        found = exact or [run for run in runs if wanted and run.folder.name.startswith(wanted)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise BoomspecError(f"{len(found)} runs are called {wanted}...", hint=f"one of {_listed(found)}")
+    names = [run.folder.name for run in runs]
+    hint = did_you_mean(wanted, names) or (f"there are {_listed(runs)}" if runs else "there are no runs in this store")
+    raise BoomspecError(f"no run '{name}' in {store.address}/runs", hint=hint)
+
+
+def read_graph_data(folder: Path) -> dict[str, Any]:
+    """The graph of a run as plain data. Raises BoomspecError where it cannot be read or is of another version."""
+    path = folder / "graph.json"
+    try:
+        data = read_json(path)
+    except FileNotFoundError:
+        raise BoomspecError("it holds no graph.json") from None
+    except (OSError, ValueError) as error:
+        raise BoomspecError(f"its graph.json cannot be read: {error}") from error
+    version = data.get("boomspec_graph") if isinstance(data, dict) else None
+    if version != SCHEMA_VERSION:
+        raise BoomspecError(f"its graph has version {version!r}, this boomspec reads {SCHEMA_VERSION}")
+    tasks = data.get("tasks")
+    if not isinstance(tasks, dict) or not all(is_task_id(i) and _kind(task) for i, task in tasks.items()):
+        raise BoomspecError("its graph.json names no tasks")
+    assert isinstance(data, dict)
+    return data
+
+
+def is_task_id(text: str) -> bool:
+    """Whether a text is a digest, as tasks and artifacts are named."""
+    return len(text) == 64 and not set(text) - set("0123456789abcdef")
+
+
+def _past_run(folder: Path, present: Any, elsewhere: frozenset[str]) -> PastRun:
+    events, working = _last_run(folder / "events.jsonl")
+    name, problem = folder.name.rpartition("-")[0] or folder.name, None
+    tasks: dict[str, str] = {}
+    names: dict[str, str] = {}
+    labels: tuple[str, ...] = ()
+    try:
+        data = read_graph_data(folder)
+        name = str(data.get("name", name))
+        tasks = {task_id: _kind(task) for task_id, task in data["tasks"].items()}
+        names = {task_id: str(task.get("name", task_id)) for task_id, task in data["tasks"].items()}
+        labels = tuple(str(e.get("label", "")) for e in _objects(data.get("experiments")))
+    except BoomspecError as error:
+        problem = error.message
+    state: State = "running" if folder.name in elsewhere else _state(folder, events)
+    times, last = _times(working), _times(events)
+    if times and state == "running":
+        times.append(time.time())
+        last = times
+    results = _object(folder / "report" / "results.json") if state not in ("running", "not started") else {}
+    return PastRun(
+        folder=folder,
+        name=name,
+        state=state,
+        problem=problem,
+        started=times[0] if times else None,
+        seconds=times[-1] - times[0] if times else None,
+        last_event=last[-1] if last else None,
+        experiments=labels,
+        tasks=tasks,
+        names=names,
+        made=sum(task_id in present(kind) for task_id, kind in tasks.items()),
+        same=sum(event.get("event") == "task_reused" and "same_as" in event for event in working),
+        outcome=str(results.get("outcome", "")),
+        numbers=_numbers(results),
+        troubles=tuple(_troubles(folder, events)),
+    )
+
+
+def _state(folder: Path, events: list[dict[str, Any]]) -> State:
+    if is_running(folder):
+        return "running"
+    if not events:
+        return "not started"
+    last = events[-1].get("state") if events[-1].get("event") == "run_finished" else None
+    return last if last in ("finished", "failed", "interrupted") else "killed"
+
+
+def _last_run(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The events of the run that started last, and of the last one that had something to do.
+
+    What is not an event is passed over: a killed run leaves half lines.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        return [], []
+    events = []
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(event, dict):
+            events.append(event)
+    started = [event for event in events if event.get("event") == "run_started"]
+    if not started:
+        return [], []
+    working = [event for event in started if event.get("tasks") != 0] or started
+    last, worked = ([e for e in events if e.get("run") == found[-1].get("run")] for found in (started, working))
+    return last, worked
+
+
+def _times(events: list[dict[str, Any]]) -> list[float]:
+    return [event["time"] for event in events if isinstance(event.get("time"), int | float)]
+
+
+def _troubles(folder: Path, events: list[dict[str, Any]]) -> Iterator[Trouble]:
+    for event in events:
+        if event.get("event") in ("task_failed", "task_blocked"):
+            log = folder / "logs" / f"{event.get('task')}.log"
+            state, error = str(event["event"]).removeprefix("task_"), str(event.get("error", ""))
+            yield Trouble(str(event.get("name", "")), state, error, log if log.is_file() else None)
+
+
+def _numbers(results: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Of student and teacher, the first metric of each measure that has a standard error, else the first.
+
+    Several experiments have no such numbers: their outcome is a sentence.
+    """
+    rows = [row for row in _objects(results.get("results")) if "experiment" not in row]
+    found: dict[str, dict[str, float]] = {}
+    for measure in dict.fromkeys(str(row.get("measure")) for row in rows):
+        own = [row for row in rows if str(row.get("measure")) == measure]
+        metric = next((row.get("metric") for row in own if row.get("stderr") is not None), own[0].get("metric"))
+        ends = {
+            str(row["series"]): float(row["value"])
+            for row in own
+            if row.get("metric") == metric
+            and row.get("series") in ("student", "teacher")
+            and isinstance(row.get("value"), int | float)
+        }
+        if ends:
+            found[f"{measure} {metric}"] = ends
+    return found
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        data = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return [path.name for path in folder.iterdir()]
+    except OSError:
+        return []
+
+
+def _kind(task: Any) -> str:
+    kind = task.get("kind") if isinstance(task, dict) else None
+    return kind if isinstance(kind, str) else ""
+
+
+def _listed(runs: list[PastRun]) -> str:
+    return ", ".join(run.folder.name for run in runs[:5]) + (", ..." if len(runs) > 5 else "")

@@ -1,0 +1,160 @@
+"""What a graph reads from folders and does not make, kept in the store for machines that do not have it.
+
+    <store>/source/<source id>/files/   those of a text, a model, a tokenizer or a folder of lm-eval tasks
+                               data/    files and folders outside of that folder that the tasks name
+
+It is written, read, checked and cleaned up as an artifact is, and like one it is named by what it is: a source's id
+covers the digests of its files. A machine reads its own files where they are what the graph says, else the store's.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from boomspec.core.errors import BoomspecError
+from boomspec.core.graph import CODE, Source
+from boomspec.core.identity import file_digest, folder_digest
+from boomspec.core.task_data import DATA, changed_data, data_files, data_paths, data_places, moved
+from boomspec.store import Store
+
+SOURCE = "source"  # its place in the store, beside the kinds of tasks
+_FILES = "files"  # a folder with nothing else in it: folders of lm-eval tasks are compared as a whole
+_READ_THROUGH = 1 << 20  # bytes of a file that is compared by its contents, not by its size alone
+
+
+def is_local(source: Source) -> bool:
+    """Whether it lies in files of some machine; else it is on the hub, or comes with lm-eval."""
+    return any(key in source.location for key in ("files", "folder", DATA))
+
+
+def missing_files(source: Source) -> list[Path]:
+    """The places on this machine where `source` should be and is not. The hub is not asked."""
+    places = [*source.location.get("files", ()), source.location.get("folder"), *data_paths(source)]
+    return [path for path in map(Path, filter(None, places)) if not path.exists()]
+
+
+def is_here(source: Source) -> bool:
+    """Whether this machine has the files, as the graph knows them. What is large is not read for that."""
+    return next(differences(source, through=False), None) is None
+
+
+def differences(source: Source, *, through: bool = True) -> Iterator[Path]:
+    """The files on this machine that are not what a source in files says, or its folder where that is all it says.
+
+    through: what is large is read, too, and not only looked at.
+    """
+
+    def differs(path: Path, sha256: str, size: int | None = None) -> bool:
+        if not path.is_file():
+            return through or not path.is_fifo()  # a pipe can be read but once
+        if size is not None and path.stat().st_size != size:
+            return True
+        return (through or path.stat().st_size <= _READ_THROUGH) and file_digest(path) != sha256
+
+    if "files" in source.location:
+        for path, file in zip(map(Path, source.location["files"]), source.identity["files"], strict=True):
+            if differs(path, file["sha256"], file["bytes"]):
+                yield path
+    elif "sha256" in source.identity:
+        folder = Path(source.location["folder"])
+        yield from (folder / name for name, sha256 in _digests(source).items() if differs(folder / name, sha256))
+    elif "folder" in source.location:
+        folder = Path(source.location["folder"])
+        if not folder.is_dir() or folder_digest(folder) != source.identity["folder"]:
+            yield folder
+    yield from changed_data(source, at_most=None if through else _READ_THROUGH)
+
+
+def kept(store: Store, sources: Iterable[Source]) -> set[str]:
+    """The ids of those that the store has; what cannot be read there is none of them."""
+    found = store.survey(((SOURCE, source.id) for source in sources if is_local(source)), unread={})
+    return {source_id for (_, source_id), damage in found.items() if damage is None}
+
+
+def keep(store: Store, source: Source) -> int:
+    """Put the files of a source of this machine into the store, unless it has them. Returns how many bytes that were.
+
+    Raises BoomspecError where they are not what the graph was compiled for.
+    """
+    with store.claimed(SOURCE, source.id), store.workspace(SOURCE, source.id) as workspace:
+        if kept(store, [source]):
+            return 0
+        if store.has(SOURCE, source.id):  # it is damaged
+            store.discard(SOURCE, source.id)
+        places = _files(source)
+        for name, path in places.items():
+            target = workspace.path / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                shutil.copyfile(path, target)
+            except OSError as error:
+                raise BoomspecError(f"{path}: cannot be read: {error.strerror or error}") from error
+        for changed in differences(_at(source, workspace.path), through=True):
+            name = changed.relative_to(workspace.path).as_posix()
+            original = places.get(name, source.location.get("folder"))
+            raise BoomspecError(f"{original}: has changed since the spec was compiled", hint="compile the spec again")
+        size = sum((workspace.path / name).stat().st_size for name in places)
+        store.publish(workspace, SOURCE, source.id, {"source": source.kind, "identity": source.identity}, {})
+        return size
+
+
+def lend(store: Store, sources: Iterable[Source]) -> Iterator[tuple[Source, int]]:
+    """Put into the store those that this machine has and the store has not. Yields each with its bytes."""
+    sources = [source for source in sources if is_local(source)]
+    there = kept(store, sources)
+    for source in sources:
+        if source.id not in there and is_here(source):
+            yield source, keep(store, source)
+
+
+def located(store: Store, source: Source) -> Source:
+    """The source as this machine reads it: its own files, else those of the store, brought here.
+
+    Where there are neither it stays as it is: who reads it says what is missing, or has changed.
+    """
+    if not is_local(source) or is_here(source) or not kept(store, [source]):
+        return source
+    return _at(source, store.fetch(SOURCE, source.id))
+
+
+def called(source: Source) -> str:
+    """What people call it."""
+    places = [source.location.get("folder"), *source.location.get("files", ()), *data_paths(source), source.id[:12]]
+    return f"{source.kind.replace('_', ' ')} {source.location.get('name', next(filter(None, places)))}"
+
+
+def _files(source: Source) -> dict[str, Path]:
+    """Its files by their names in the store."""
+    data = {f"{DATA}/{name}": path for name, path in data_files(source)}
+    return {f"{_FILES}/{name}": path for name, path in _own_files(source).items()} | data
+
+
+def _own_files(source: Source) -> dict[str, Path]:
+    if "files" in source.location:
+        return {f"{i:06}{Path(path).suffix}": Path(path) for i, path in enumerate(source.location["files"])}
+    if "folder" not in source.location:
+        return {}
+    folder = Path(source.location["folder"])
+    if "sha256" in source.identity:
+        return {name: folder / name for name in _digests(source)}
+    inside = (path for path in sorted(folder.rglob("*")) if path.is_file() and "__pycache__" not in path.parts)
+    return {path.relative_to(folder).as_posix(): path for path in inside}
+
+
+def _at(source: Source, artifact: Path) -> Source:
+    """The source with its files in the folder of an artifact."""
+    if "files" in source.location:
+        files = [str(artifact / _FILES / name) for name in _own_files(source)]
+        return replace(source, location={**source.location, "files": files})
+    places = data_places(source, artifact / DATA)
+    if "folder" in source.location:
+        places[source.location["folder"]] = str(artifact / _FILES)
+    return replace(source, location=moved(source.location, places))
+
+
+def _digests(source: Source) -> dict[str, str]:
+    """Of a model or a tokenizer: sha256 of its files, by their names in its folder."""
+    return {**source.identity["sha256"], **source.identity.get(CODE, {})}

@@ -1,0 +1,1 @@
+"""Checkpoints of layer plans, written straight from safetensors files without loading a model."""

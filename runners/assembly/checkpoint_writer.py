@@ -1,0 +1,219 @@
+"""Write checkpoints from byte ranges of others: every source range is read once for all the files that need it.
+
+Between two places that are equally far from a block's begin the kernel copies (copy_file_range, where there is one),
+so where the tensors of a file begin is chosen (those of whole blocks come first):
+
+    file systems with reflinks (btrfs, XFS)   at blocks: all files of one call share the blocks of the tensors that
+                                              they have in common, and share them with a source whose tensors begin
+                                              at blocks (those of `save_pretrained` hardly ever do)
+    elsewhere (ext4)                          as far from a block's begin as in the source that most bytes are from
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from boomspec.core.errors import BoomspecError
+from boomspec.models.checkpoint import FLOAT_BYTES, TensorEntry, encode_header
+from boomspec.models.files import INDEX, SINGLE
+from runners.assembly.dtypes import convert
+
+_BLOCK = 4096  # of the file systems in use
+_BUFFER = 2**18  # measured on ext4: 1 MB and more is slower
+# What copy_file_range says between file systems, where one of them or the kernel does not know it, or a sandbox forbids
+# it. Whether that was the reason shows the ordinary way of copying.
+_NOT_IN_KERNEL = {
+    *(errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EPERM, errno.EACCES),
+    *(errno.EBADF, errno.ETXTBSY, errno.EOVERFLOW),
+}
+_FICLONE = 0x40049409  # linux/fs.h: share all blocks of another file
+_THREADS = 2  # for several files; writes into one exclude each other, so that more than one thread only costs there
+_RANGE = 64 * 2**20  # copied to one file after the other: what was read is still in the page cache
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One tensor of a result: what it is, and where its bytes are. Without a source it is zeros."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    source: TensorEntry | None
+
+    @property
+    def bytes(self) -> int:
+        return TensorEntry(self.name, self.dtype, self.shape).bytes
+
+
+@dataclass(frozen=True)
+class _Place:
+    file: Path
+    start: int
+
+
+_Jobs = dict[tuple[TensorEntry, str], list[_Place]]  # source, its name left out, and dtype -> where it goes
+
+
+def write_checkpoints(targets: Mapping[Path, Sequence[Piece]], *, shard_bytes: int) -> None:
+    """Write the tensors of each target folder as one safetensors file, or as shards with their index."""
+    jobs: _Jobs = defaultdict(list)
+    for folder, pieces in targets.items():
+        shards = _shards(pieces, shard_bytes)
+        if len(shards) == 1:
+            _lay_out(shards[0], folder / SINGLE, jobs)
+            continue
+        names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+        for name, shard in zip(names, shards, strict=True):
+            _lay_out(shard, folder / name, jobs)
+        weight_map = {piece.name: name for name, shard in zip(names, shards, strict=True) for piece in shard}
+        total = sum(piece.bytes for piece in pieces)
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    in_order = sorted(jobs.items(), key=lambda job: (str(job[0][0].file), job[0][0].start))
+    files = {place.file for places in jobs.values() for place in places}
+    with ThreadPoolExecutor(min(_THREADS, len(files))) as pool:
+        running = [pool.submit(_write, source, dtype, places) for (source, dtype), places in in_order]
+        try:
+            for job in running:
+                job.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _shards(pieces: Sequence[Piece], shard_bytes: int) -> list[list[Piece]]:
+    shards: list[list[Piece]] = [[]]
+    room = shard_bytes
+    for piece in pieces:
+        if shards[-1] and piece.bytes > room:
+            shards.append([])
+            room = shard_bytes
+        shards[-1].append(piece)
+        room -= piece.bytes
+    return shards
+
+
+def _lay_out(pieces: Sequence[Piece], path: Path, jobs: _Jobs) -> None:
+    """Write a file's header, give it its length, and add to `jobs` what is to be written into it."""
+    header, end = {}, 0
+    places: list[tuple[Piece, int]] = []
+    for piece in sorted(pieces, key=lambda piece: piece.bytes % _BLOCK != 0):
+        header[piece.name] = (piece.dtype, piece.shape, end, end + piece.bytes)
+        places.append((piece, end))
+        end += piece.bytes
+    remainder = 0 if shares_blocks(path.parent) else _usual_remainder(pieces)
+    encoded = encode_header(header, alignment=_BLOCK, remainder=remainder)
+    with path.open("wb") as output:
+        output.write(encoded)
+        output.truncate(len(encoded) + end)
+    for piece, start in places:
+        if piece.source is not None:
+            jobs[replace(piece.source, name=""), piece.dtype].append(_Place(path, len(encoded) + start))
+
+
+def _usual_remainder(pieces: Sequence[Piece]) -> int:
+    """How far from a block's begin most of the bytes lie in their source."""
+    bytes_at: dict[int, int] = defaultdict(int)
+    for piece in pieces:
+        if piece.source is not None and piece.source.dtype == piece.dtype and piece.bytes % _BLOCK == 0:
+            bytes_at[piece.source.start % _BLOCK] += piece.bytes
+    usual = max(bytes_at, key=lambda remainder: bytes_at[remainder], default=0)
+    return usual if usual % 8 == 0 else 0  # tensors begin aligned
+
+
+@cache
+def shares_blocks(folder: Path) -> bool:
+    """Whether the file system of a folder can share blocks between files: asked by trying it."""
+    with tempfile.TemporaryFile(dir=folder) as one, tempfile.TemporaryFile(dir=folder) as other:
+        one.write(bytes(_BLOCK))
+        one.flush()
+        try:
+            fcntl.ioctl(other.fileno(), _FICLONE, one.fileno())
+        except OSError:
+            return False
+        return True
+
+
+def _write(source: TensorEntry, dtype: str, places: Sequence[_Place]) -> None:
+    if source.file is None:
+        raise TypeError("a tensor to copy has no file")
+    handles = [os.open(source.file, os.O_RDONLY), *(os.open(place.file, os.O_RDWR) for place in places)]
+    try:
+        read, first, *others = handles
+        start, *starts = (place.start for place in places)
+        if source.dtype != dtype:
+            _convert(read, first, source, dtype, start)
+        count = TensorEntry(source.name, dtype, source.shape).bytes
+        for done in range(0, count, _RANGE):
+            step = min(_RANGE, count - done)
+            if source.dtype == dtype:
+                _copy(read, first, source.start + done, start + done, step)
+            for other, place in zip(others, starts, strict=True):
+                _copy(first, other, start + done, place + done, step)
+    finally:
+        for handle in handles:
+            os.close(handle)
+
+
+def _convert(read: int, write: int, source: TensorEntry, dtype: str, start: int) -> None:
+    for at in range(source.start, source.end, _BUFFER):
+        data = os.pread(read, min(_BUFFER, source.end - at), at)
+        if len(data) < min(_BUFFER, source.end - at):
+            raise _became_shorter(source)
+        try:
+            converted = convert(data, source.dtype, dtype)
+        except BoomspecError as error:
+            raise BoomspecError(f"{source.file}: bytes {source.start} to {source.end}: {error.message}") from error
+        _put(write, converted, start + (at - source.start) // FLOAT_BYTES[source.dtype] * FLOAT_BYTES[dtype])
+
+
+def _copy(source: int, target: int, start: int, place: int, count: int) -> None:
+    """Copy `count` bytes from `start` of one file to `place` of another."""
+    # Measured on ext4: across page boundaries the kernel's own copy is slower than a buffer.
+    if (start - place) % _BLOCK == 0:
+        copied = _copy_in_kernel(source, target, start, place, count)
+        start, place, count = start + copied, place + copied, count - copied
+    while count:
+        data = os.pread(source, min(_BUFFER, count), start)
+        if not data:
+            raise BoomspecError("a checkpoint became shorter while it was read")
+        _put(target, data, place)
+        start, place, count = start + len(data), place + len(data), count - len(data)
+
+
+def _copy_in_kernel(source: int, target: int, start: int, place: int, count: int) -> int:
+    """Let the kernel copy as much of `count` bytes as it can. Returns how many: fewer where it does not do the rest."""
+    copy_file_range = getattr(os, "copy_file_range", None)  # macOS has none
+    copied = 0
+    while copy_file_range is not None and copied < count:
+        try:
+            step = copy_file_range(source, target, count - copied, start + copied, place + copied)
+        except OSError as error:
+            if error.errno not in _NOT_IN_KERNEL:
+                raise
+            break
+        if step == 0:  # the end of the source; and some file systems copy nothing without an error
+            break
+        copied += step
+    return copied
+
+
+def _put(target: int, data: bytes | memoryview, place: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(target, view, place)
+        view, place = view[written:], place + written
+
+
+def _became_shorter(source: TensorEntry) -> BoomspecError:
+    return BoomspecError(f"{source.file}: became shorter while it was read")

@@ -1,0 +1,165 @@
+"""`python -m runners.cli.export GRAPH.json --store DIR --plan "s0 s1 t4" --folder DIR`: write one size out.
+
+The folder is an ordinary Hugging Face model with a model card. It appears by one rename, whole or not at all.
+Exit codes: 0 written, 1 it could not be written, 2 the input is wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from boomspec.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_FAILED, BoomspecError, redact
+from boomspec.core.files import locked_folder
+from boomspec.core.graph import TaskGraph
+from boomspec.core.graph_file import read_graph
+from boomspec.core.sizes import Member, folder_name
+from boomspec.models.trust import trusted_code, warnings
+from boomspec.store import Store, open_store
+from boomspec.store.lock import using
+from runners.runtime import environment
+from runners.runtime.place_names import named
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the model that the command line names; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m runners.cli.export", description="Write one size of a family.")
+    parser.add_argument("graph", type=Path, metavar="GRAPH.json")
+    parser.add_argument("--store", required=True, help="folder or URL of the artifacts")
+    parser.add_argument("--plan", help='a layer plan of the family: "s0 s1 t4 t5"; without one every size is written')
+    parser.add_argument("--folder", type=Path, required=True, metavar="DIR", help="where the model is written")
+    parser.add_argument("--force", action="store_true", help="replace a model that is there")
+    parser.add_argument("--json", action="store_true", help="print what is wrong as JSON")
+    options = parser.parse_args(arguments)
+    try:
+        graph, store = read_graph(options.graph), open_store(options.store)
+        for line in warnings(graph):
+            print(f"warning: {line}", file=sys.stderr)
+        environment.apply(environment.settings(graph.sources.values(), store.root))
+        with using(store):
+            if options.plan is None:
+                export_all(graph, store, options.folder)
+            else:
+                export(graph, store, options.plan.split(), options.folder, force=options.force)
+    except BoomspecError as error:
+        _show(error, as_json=options.json)
+        return error.exit_code
+    except OSError as error:
+        _show(_unwritten(Path(error.filename or options.folder), error), as_json=options.json)
+        return EXIT_RUN_FAILED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    return EXIT_OK
+
+
+def _show(error: BoomspecError, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"error": {"message": redact(error.message), "hint": error.hint}}, indent=2))
+    else:
+        print(f"error: {redact(str(error))}", file=sys.stderr)
+
+
+def _unwritten(place: Path, error: OSError) -> BoomspecError:
+    return BoomspecError(f"{place}: cannot be written: {error.strerror or error}", hint="give another folder")
+
+
+def export(graph: TaskGraph, store: Store, plan: list[str], target: Path, *, force: bool = False) -> None:
+    """Write the member of this layer plan into the folder `target`.
+
+    A model that is there already is replaced with `force`, and else, like any folder that is not empty, refused.
+    Raises BoomspecError for that, and for what the store does not hold (yet).
+    """
+    # Not at the top: these read the environment that `main` sets.
+    from runners.assembly.assemble import assemble
+    from runners.modeling.members import built_folder, lineage_of, owner_folders
+    from runners.report.model_card import model_card
+
+    target = target.absolute()
+    check_target(target, force=force)
+    lineage = lineage_of(graph)
+    member = _member((lineage.trained, *lineage.members), plan)
+    with _appearing(target, force=force) as folder, named({folder: str(target)}):
+        built = built_folder(graph, store, member)
+        sources = owner_folders(graph, store, {"t", *(layer[0] for layer in plan)} if built is None else ())
+        if built is not None:
+            shutil.copytree(built, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
+        else:
+            code = trusted_code(graph.sources.values())
+            assemble(sources, plan, folder, tied=member.tied, code=code, rest=lineage.rest)
+        card = model_card(graph, store, member, folder=folder, name=target.name)
+        (folder / "README.md").write_text(redact(card), encoding="utf-8")
+
+
+def export_all(graph: TaskGraph, store: Store, target: Path) -> None:
+    """Write every size of the family into a folder of its own below `target`, in one pass over the weights.
+
+    Raises BoomspecError where `target` is not empty, and for what the store does not hold (yet).
+    """
+    # As in `export`.
+    from runners.assembly.assemble import assemble_family
+    from runners.modeling.members import lineage_of, owner_folders
+    from runners.report.model_card import model_card
+
+    target = target.absolute()
+    check_target(target, force=False)
+    members = {folder_name(lineage_of(graph), member): member for member in lineage_of(graph).members}
+    with _appearing(target, force=False) as folder, named({folder: str(target)}):
+        plans = {folder / name: (member.plan, member.tied) for name, member in members.items()}
+        code, sources = trusted_code(graph.sources.values()), owner_folders(graph, store, {"t", "s"})
+        assemble_family(sources, plans, code=code, rest=lineage_of(graph).rest)
+        for name, member in members.items():
+            card = model_card(graph, store, member, folder=folder / name, name=f"{target.name}-{name}")
+            (folder / name / "README.md").write_text(redact(card), encoding="utf-8")
+
+
+def check_target(target: Path, *, force: bool) -> None:
+    """Raise BoomspecError where something is at `target` that must not be replaced, or that cannot be looked at."""
+    try:
+        if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+            return
+    except OSError as error:
+        raise _unwritten(target, error) from error
+    if not target.is_dir():
+        raise BoomspecError(f"{target} is a file", hint="give a folder")
+    if not force:
+        raise BoomspecError(f"{target} is not empty", hint="give another folder, or replace the model there: --force")
+    if not (target / "config.json").is_file():  # --force must not delete somebody's home folder
+        raise BoomspecError(f"{target} holds no model, so it is not replaced", hint="give another folder")
+
+
+def _member(members: tuple[Member, ...], plan: list[str]) -> Member:
+    found = next((member for member in members if list(member.plan) == plan), None)
+    if found is None:
+        raise BoomspecError(f"no model of this family has the layer plan {' '.join(plan)}")
+    return found
+
+
+@contextmanager
+def _appearing(target: Path, *, force: bool) -> Iterator[Path]:
+    """A folder beside `target` that takes its place at the end. Nothing is changed where the body raises."""
+    prefix = f".{target.name}.boomspec-export-"
+    with ExitStack() as held:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            folder = held.enter_context(locked_folder(target.parent, prefix))
+        except OSError as error:
+            raise _unwritten(target, error) from error
+        old = folder.with_name(f"{folder.name}-old")
+        try:
+            yield folder
+            folder.chmod(0o755)  # it was private
+            check_target(target, force=force)  # something may have come there meanwhile
+            if target.exists() and any(target.iterdir()):
+                target.rename(old)
+            folder.rename(target)
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,265 @@
+"""`python -m runners.cli.submit ACTION`: give a compiled graph to a cluster, and look after it there.
+
+    submit GRAPH.json --store STORE --lock LOCK.json    status [ID]    logs ID [--follow]    stop ID
+
+A graph that is at work on the cluster, for the same store, is not submitted twice. Exit codes are those of a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boomspec
+from boomspec.core.errors import EXIT_INTERRUPTED, EXIT_OK, BoomspecError, redact
+from boomspec.core.graph import TaskGraph, check_secrets
+from boomspec.core.graph_file import read_graph
+from boomspec.core.sizes import shown_bytes
+from boomspec.core.tasks import Comparison, Report
+from boomspec.plan.demand import local_paths
+from boomspec.store import is_url
+from runners.cluster import job_server as jobs
+from runners.cluster.bundle import Bundle, write_bundle
+from runners.cluster.job_server import Submission
+from runners.cluster.requirements import requirements
+
+_NAMED = 8  # paths that a warning lists
+_STOP_SECONDS = 90  # Ray's own three are too few for tasks to write their checkpoints
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do what the command line says; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.action == "submit":
+            return _submit(options)
+        client, _ = _connect(options)
+        match options.action:
+            case "status":
+                return _status(client, options)
+            case "logs":
+                return _logs(client, options)
+            case _:
+                return _stop(client, options)
+    except BoomspecError as error:
+        if options.json:
+            print(json.dumps({"error": {"message": redact(error.message), "hint": error.hint}}, indent=2))
+        else:
+            print(redact(str(error)), file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # whoever read what it prints is gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python fails again, at its end
+        return EXIT_INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m runners.cli.submit", description="Jobs on a Ray cluster.")
+    actions = parser.add_subparsers(dest="action", required=True)
+    made = {name: actions.add_parser(name) for name in ("submit", "status", "logs", "stop")}
+    for action in made.values():
+        action.add_argument("--address", required=True, metavar="URL", help="of the job server: http://head:8265")
+        action.add_argument("--insecure", action="store_true", help="also a cluster that asks for no token")
+        action.add_argument("--json", action="store_true", help="print JSON")
+    made["status"].add_argument("id", nargs="?", metavar="ID")
+    made["logs"].add_argument("id", metavar="ID")
+    made["logs"].add_argument("--follow", action="store_true", help="until the job has ended; then its exit code")
+    made["stop"].add_argument("id", metavar="ID")
+    submit = made["submit"]
+    submit.add_argument("graph", type=Path, metavar="GRAPH.json")
+    submit.add_argument("--store", required=True, help="of the artifacts, as the cluster sees it")
+    submit.add_argument("--store-is-local", action="store_true", help="it was named relative to a folder here")
+    submit.add_argument("--lock", type=Path, required=True, metavar="LOCK.json")
+    submit.add_argument("--python", help="the interpreter on the head; by default python")
+    submit.add_argument("--pip", action="store_true", help="install the packages' versions of here for the job")
+    submit.add_argument("--env", action="append", default=[], metavar="NAME", help="a variable that the job gets")
+    submit.add_argument("--verify", action="store_true", help="compare checksums of the artifacts that are reused")
+    submit.add_argument("--wait", action="store_true", help="follow the job to its end")
+    return parser
+
+
+def _connect(options: argparse.Namespace) -> tuple[Any, bool]:
+    return jobs.connect(options.address.rstrip("/"), insecure=options.insecure)
+
+
+def _submit(options: argparse.Namespace) -> int:
+    graph = read_graph(options.graph)
+    # Before connecting: an open cluster takes the token out of the environment.
+    check_secrets(options.graph.read_text(encoding="utf-8"))
+    client, is_open = _connect(options)
+    out = sys.stderr if options.json else sys.stdout
+    here = jobs.head_is_here(client)
+    for line in _warnings(graph, options, is_open=is_open, here=here):
+        print(f"warning: {line}", file=sys.stderr)
+    known = jobs.submissions(client)
+    same = [job for job in known if job.graph == graph.id and job.store == options.store]
+    if running := next((job for job in same if job.at_work), None):
+        print(f"this is at work already, as {running.id}; nothing was submitted", file=out)
+        return _after(client, options, graph, running, size=None)
+    # With --pip it is that of the environment which Ray makes, first on the path.
+    python = options.python or (sys.executable if here and not options.pip else "python")
+    number = 1 + max((int(job.id.rpartition("-")[2]) for job in known if _is_of(job, graph)), default=0)
+    with tempfile.TemporaryDirectory(prefix="boomspec-") as folder:
+        bundle = write_bundle(Path(folder), graph=options.graph, lock=options.lock)
+        print(f"{shown_bytes(bundle.size)} to send: both packages, {len(graph.nodes)} tasks, the lock", file=out)
+        job = jobs.submit(
+            client,
+            submission_id=f"{_prefix(graph)}{number}",
+            entrypoint=_entrypoint(python, options, is_open=is_open),
+            runtime_env=_environment(graph, bundle, options),
+            metadata=_metadata(graph, options.store),
+        )
+    return _after(client, options, graph, job, size=bundle.size)
+
+
+def _after(client: Any, options: argparse.Namespace, graph: TaskGraph, job: Submission, *, size: int | None) -> int:
+    """Say what was submitted and how to go on, or follow it to its end."""
+    if options.wait:
+        print(f"{job.id}: following it; Ctrl-C leaves it at work", file=sys.stderr)
+        code = _follow(client, options, job, graph.id)
+        if code == EXIT_OK and not options.json and is_url(job.store) and _reports(graph):
+            print(f"report: {job.run_folder}/report/report.html")
+            print(f"  boomspec report SPEC --store {job.store} writes it here")
+        return code
+    if options.json:
+        _print_json(job, graph=graph.id, bundle_bytes=size)
+    else:
+        print(f"submitted {job.id}" if size is not None else f"at work: {job.id}")
+        for command in (f"status {job.id}", f"logs {job.id} --follow", f"stop {job.id}"):
+            print(f"  boomspec {command} --address {options.address}")
+    return EXIT_OK
+
+
+def _follow(client: Any, options: argparse.Namespace, job: Submission, graph: str) -> int:
+    stream = sys.stderr if options.json else sys.stdout
+
+    def tell(text: str) -> None:
+        stream.write(text)
+        stream.flush()
+
+    try:
+        ended = jobs.follow(client, job.id, tell)
+    except KeyboardInterrupt:
+        print(f"\n{job.id} goes on; boomspec logs {job.id} --follow comes back to it", file=sys.stderr)
+        raise
+    if options.json:
+        _print_json(ended, graph=graph)
+    else:
+        print(f"{ended.id}: {ended.state}")
+    if ended.state == "failed" and (hint := jobs.failure_hint(ended)) is not None:
+        print(f"{redact(ended.message)}\n  hint: {hint}", file=sys.stderr)
+    return ended.code
+
+
+def _status(client: Any, options: argparse.Namespace) -> int:
+    if options.id is not None:
+        job = jobs.chosen(client, options.id)
+        _print_json(job) if options.json else print("\n".join(jobs.about(job)))
+        return EXIT_OK
+    found = jobs.submissions(client)
+    if options.json:
+        print(json.dumps({"jobs": [job.to_json() for job in found]}, indent=2))
+    elif not found:
+        print(f"boomspec has submitted nothing to {options.address}")
+    else:
+        width = max(len(job.id) for job in found)
+        print("\n".join(f"{job.id:{width}}  {job.state:9}  {jobs.when(job)}" for job in found))
+    return EXIT_OK
+
+
+def _logs(client: Any, options: argparse.Namespace) -> int:
+    job = jobs.chosen(client, options.id)
+    if options.follow:
+        return _follow(client, options, job, job.graph)
+    text = jobs.log(client, job.id)
+    print(json.dumps({"id": job.id, "log": text}, indent=2) if options.json else text, end="")
+    return EXIT_OK
+
+
+def _stop(client: Any, options: argparse.Namespace) -> int:
+    job = jobs.chosen(client, options.id)
+    ended = jobs.stop(client, job)
+    if options.json:
+        _print_json(ended)
+    elif job.at_work:
+        print(f"{ended.id}: {ended.state}; submitting it again goes on from the last checkpoints")
+    else:
+        print(f"{ended.id} had ended already: {ended.state}")
+    return EXIT_OK
+
+
+def _entrypoint(python: str, options: argparse.Namespace, *, is_open: bool) -> str:
+    """The command of the driver. -P keeps its working folder out of the way of imports."""
+    command = [python, "-P", "-m", "runners", "graph.json", "--store", options.store, "--lock", "lock.json"]
+    command += ["--address", "auto", "--plain"] + ["--insecure"] * is_open + ["--verify"] * options.verify
+    return shlex.join(command)
+
+
+def _environment(graph: TaskGraph, bundle: Bundle, options: argparse.Namespace) -> dict[str, Any]:
+    """Ray's runtime environment. Whoever has the cluster's token can read it, so it holds only what was asked for."""
+    variables = {"PYTHONUNBUFFERED": "1", "RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_SECONDS)}
+    for name in options.env:
+        if name.startswith("RAY_AUTH_"):
+            raise BoomspecError(f"--env {name}: the cluster has it already", hint="leave it out")
+        if name not in os.environ:
+            raise BoomspecError(f"--env {name}: there is no such variable here", hint=f"export {name}=...")
+        variables[name] = os.environ[name]
+    environment: dict[str, Any] = {
+        "working_dir": str(bundle.job),
+        "py_modules": [str(package) for package in bundle.packages],
+        "env_vars": variables,
+    }
+    if options.pip:
+        environment["pip"] = requirements(options.store, trackers=graph.tracking)
+    return environment
+
+
+def _metadata(graph: TaskGraph, store: str) -> dict[str, str]:
+    return {"boomspec": boomspec.__version__, "name": graph.name, "graph": graph.id, "store": store}
+
+
+def _warnings(graph: TaskGraph, options: argparse.Namespace, *, is_open: bool, here: bool) -> Iterator[str]:
+    if is_open:
+        yield f"the cluster at {options.address} asks for no token: whoever reaches it owns it"
+    if options.env:
+        names = ", ".join(options.env)
+        yield f"{names}: whoever may ask this cluster for its jobs can read the values"
+    if here:
+        return
+    if options.store_is_local:
+        raise BoomspecError(
+            f"the store {options.store} was named as a folder of this machine, and the cluster is elsewhere",
+            hint="give an absolute path that every machine of the cluster has: --store /shared/boomspec-store",
+        )
+    if not is_url(options.store) and (paths := list(local_paths(graph))):
+        more = f", and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
+        yield f"every machine of the cluster must have, at the same place: {', '.join(paths[:_NAMED])}{more}"
+
+
+def _prefix(graph: TaskGraph) -> str:
+    return f"{graph.name}-{graph.id[:8]}-"
+
+
+def _is_of(job: Submission, graph: TaskGraph) -> bool:
+    return re.fullmatch(re.escape(_prefix(graph)) + r"\d+", job.id) is not None
+
+
+def _reports(graph: TaskGraph) -> bool:
+    return any(isinstance(node.task.record, Report | Comparison) for node in graph.nodes.values())
+
+
+def _print_json(job: Submission, **more: Any) -> None:
+    print(json.dumps({**job.to_json(), **more}, indent=2))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

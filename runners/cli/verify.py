@@ -1,0 +1,174 @@
+"""`python -m runners.cli.verify GRAPH.json --store DIR`: make the tasks of a finished run again, and compare.
+
+Every task is repeated on the ORIGINAL's inputs, in a scratch store. So one that differs is itself not repeatable,
+whatever came before it; where every task agrees, the whole run does. All of them may run at the same time, and
+what has been compared is deleted. `--end-to-end` builds on the repeated inputs instead. A task gets the threads, the
+micro batch and the other settings that its artifact was made with. The original store is only read.
+
+Exit codes: 0 the same, 1 a task differs, 2 something could not be compared, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+
+from boomspec.core.errors import EXIT_INTERRUPTED, BoomspecError, redact
+from boomspec.core.graph import Node, TaskGraph
+from boomspec.core.graph_file import read_graph
+from boomspec.core.json_text import json_text
+from boomspec.plan.plan import Plan, Step
+from boomspec.store import Store, open_store
+from boomspec.store.lock import using
+from runners.executor.view import View, view_for
+from runners.runtime import environment
+from runners.runtime.interrupt import Interrupt
+from runners.runtime.journal import Event, Journal
+from runners.verify.choose import as_it_was_made, check_originals, choose, scratch_store
+from runners.verify.compare import Checked, compare, tolerance_of
+from runners.verify.text import exit_code, in_order, show, to_json
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Verify what the command line names; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        with Interrupt() as interrupt:
+            return _verify(options, interrupt)
+    except BoomspecError as error:
+        if options.json:
+            print(json_text({"error": {"message": redact(error.message), "hint": error.hint}}, indent=2))
+        else:
+            print(f"error: {redact(str(error))}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:  # the second one
+        return EXIT_INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m runners.cli.verify", description="Repeat a run's tasks, compare.")
+    parser.add_argument("graph", type=Path, metavar="GRAPH.json")
+    parser.add_argument("--store", required=True, help="folder or URL of the original artifacts")
+    parser.add_argument("--scratch", type=Path, metavar="DIR", help="where to work; default: beside the store")
+    parser.add_argument("--keep", action="store_true", help="keep the repeated artifacts")
+    parser.add_argument("--end-to-end", action="store_true", help="build on repeated inputs, not on the original's")
+    parser.add_argument("--task", action="append", default=[], metavar="NAME", help="only this one, or a pattern")
+    parser.add_argument("--kind", action="append", default=[], metavar="KIND", help="only tasks of this kind")
+    parser.add_argument("--tolerance", type=float, metavar="T", help="instead of that of the spec")
+    parser.add_argument("--address", help="of a running Ray cluster; by default one is started on this machine")
+    parser.add_argument("--insecure", action="store_true", help="also a cluster that asks for no token")
+    parser.add_argument("--cpus", type=int, metavar="N", help="CPUs of the cluster that is started here")
+    parser.add_argument("--plain", action="store_true", help="plain lines instead of the live view")
+    parser.add_argument("--json", action="store_true", help="print what was found as JSON; progress goes to stderr")
+    return parser
+
+
+def _verify(options: argparse.Namespace, interrupt: Interrupt) -> int:
+    if options.tolerance is not None and not 0 <= options.tolerance < math.inf:
+        raise BoomspecError(f"a tolerance is a number from 0 on, not {options.tolerance}")
+    graph, original = read_graph(options.graph), open_store(options.store)
+    nodes = choose(graph, options.task, options.kind, end_to_end=options.end_to_end)
+    nodes = [as_it_was_made(node, original) for node in nodes]
+    graph = replace(graph, nodes={**graph.nodes, **{node.id: node for node in nodes}})
+    with using(original), _progress_on_stderr(options.json):
+        print("comparing the original artifacts with their checksums", flush=True)
+        check_originals(graph, original, nodes, interrupt)
+        parent = (options.scratch or original.root.parent).absolute()
+        with scratch_store(parent, original, keep=options.keep) as scratch:
+            checks = _repeat(options, graph, nodes, original, scratch, interrupt)
+    if interrupt.requested:
+        print("interrupted: nothing was changed", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    kept = scratch.root if options.keep else None
+    if options.json:
+        print(json_text(to_json(checks, end_to_end=options.end_to_end, scratch=kept), indent=2))
+    else:
+        show(checks, end_to_end=options.end_to_end, scratch=kept)
+    return exit_code(checks)
+
+
+@contextmanager
+def _progress_on_stderr(wanted: bool) -> Iterator[None]:
+    if not wanted:
+        yield
+        return
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+def _repeat(
+    options: argparse.Namespace,
+    graph: TaskGraph,
+    nodes: list[Node],
+    original: Store,
+    scratch: Store,
+    interrupt: Interrupt,
+) -> list[Checked]:
+    """Run `nodes` in the scratch store; compare each with its original as soon as it is done."""
+    environment.apply(environment.settings(graph.sources.values(), scratch.root))
+    view = view_for(len(nodes), plain=options.plain or options.json)
+    checking = _Checking(graph, original, scratch, view, tolerance=options.tolerance)
+    checking.discard = not (options.keep or options.end_to_end)
+    journal = Journal(scratch.run_folder(graph.name, graph.id), graph, checking.event)
+    plan = Plan({node.id: Step("run", "to be verified") for node in nodes})
+    inputs = "repeated" if options.end_to_end else "the original's"
+    print(f"{len(nodes)} tasks to repeat on {inputs} inputs; starting Ray", flush=True)
+    if interrupt.requested:
+        return []
+    # Not at the top, nor another folder than one without modules: as in `runners.cli.run`.
+    from runners.cluster.ray_cluster import cluster
+
+    with view, chdir(journal.folder), cluster(options.address, cpus=options.cpus, insecure=options.insecure):
+        from runners.executor.executor import run_tasks
+
+        interrupt.arm()
+        outcomes = run_tasks(
+            graph,
+            scratch,
+            plan=plan,
+            checksums=False,
+            journal=journal,
+            view=view,
+            interrupt=interrupt,
+            reads=None if options.end_to_end else original,
+            anew=True,
+        )
+    failed = [
+        Checked(graph.nodes[i], "failed", checking.tolerance_of(i), error=outcome.error)
+        for i, outcome in outcomes.items()
+        if not outcome.succeeded
+    ]
+    return in_order([*checking.checks, *failed], list(graph.nodes))
+
+
+class _Checking:
+    """Listens to the run: a task that has finished is compared at once, so that its repetition need not be kept."""
+
+    def __init__(
+        self, graph: TaskGraph, original: Store, scratch: Store, view: View, *, tolerance: float | None
+    ) -> None:
+        self.checks: list[Checked] = []
+        self.discard = True
+        self._graph, self._original, self._scratch = graph, original, scratch
+        self._view, self._tolerance = view, tolerance
+
+    def tolerance_of(self, task_id: str) -> float:
+        return tolerance_of(self._graph, task_id) if self._tolerance is None else self._tolerance
+
+    def event(self, event: Event) -> None:
+        self._view.event(event)
+        if event["event"] != "task_finished":
+            return
+        node = self._graph.nodes[event["task"]]
+        self.checks.append(compare(node, self._original, self._scratch, self.tolerance_of(node.id)))
+        if self.discard:
+            self._scratch.discard(node.task.kind, node.id)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,295 @@
+"""Jobs of boomspec on a cluster, through Ray's job server: which there are, how they stand, what they print.
+
+A job is a run of one compiled graph: the driver works on the head of the cluster and goes on when whoever submitted it
+goes home. Its metadata say which graph and which store; Ray keeps them, and shows them to all who have the token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiohttp
+
+from boomspec.core.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_RUN_FAILED,
+    BoomspecError,
+    did_you_mean,
+    first_line,
+    redact,
+)
+from runners.cluster import access
+
+ENDED = ("succeeded", "failed", "stopped")
+_AT_WORK = ("pending", "running")
+_POLL_SECONDS = 0.5
+_LOST_SECONDS = 2.0  # until a lost connection is taken up again
+_PATIENCE_SECONDS = 60.0  # for a head that does not answer while it is busy, or restarts
+_STOP_SECONDS = 120.0
+_AGENT_SECONDS = 45.0
+# Those of requests are OSErrors, some of aiohttp are neither, and answers of another shape are ValueErrors.
+_FAILURES = (RuntimeError, OSError, ValueError, aiohttp.ClientError)
+_TRACEBACK = "Traceback (most recent call last):"
+_Answer = TypeVar("_Answer")
+
+
+class NoAnswerError(BoomspecError):
+    """The job server did not answer, or with an error: `said`, in one line."""
+
+    def __init__(self, said: str) -> None:
+        hint = "ask again in a while: its head may be busy, or restarting"
+        super().__init__(f"no answer from the cluster's job server: {said}", hint=hint)
+        self.said = said
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One job. Times are seconds since 1970; `exit_code` is the driver's, where it has ended by itself."""
+
+    id: str
+    state: str  # "pending", "running", or one of ENDED
+    name: str
+    graph: str
+    store: str
+    started: float | None
+    ended: float | None
+    exit_code: int | None
+    message: str
+
+    @property
+    def at_work(self) -> bool:
+        return self.state in _AT_WORK
+
+    @property
+    def code(self) -> int:
+        """The exit code of whoever waited for it: the run's own where there is one."""
+        if self.state == "succeeded":
+            return EXIT_OK
+        return EXIT_INTERRUPTED if self.state == "stopped" else self.exit_code or EXIT_RUN_FAILED
+
+    @property
+    def run_folder(self) -> str:
+        return f"{self.store}/runs/{self.name}-{self.graph[:8]}"
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+def connect(address: str, *, insecure: bool = False) -> tuple[Any, bool]:
+    """Ray's client of the job server at `address`, and whether the cluster is open to everybody.
+
+    Raises BoomspecError where there is none, the token is missing or wrong, or, unless `insecure`, where an open
+    cluster is beyond loopback.
+    """
+    is_open = access.check_http(address, insecure=insecure)
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        os.environ.pop(name, None)  # Ray would take the job there instead, to a cluster that was not asked
+    access.settle_token(is_open=is_open)
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    for module in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
+        logging.getLogger(f"ray.{module}").setLevel(logging.WARNING)  # they tell of every upload and connection
+    try:
+        return JobSubmissionClient(address), is_open
+    except AuthenticationError as error:
+        raise access.unwelcome(address) from error
+    except (*_FAILURES, KeyError, TypeError) as error:
+        raise BoomspecError(f"what answers at {address} is no job server of Ray: {_said(error)}") from error
+
+
+def submit(client: Any, **job: Any) -> Submission:
+    """Give a job to the cluster; returns how it stands. Raises BoomspecError where the cluster does not take it."""
+    until = time.monotonic() + _AGENT_SECONDS
+    while True:
+        try:
+            with _asking(client):
+                taken = str(client.submit_job(**job))
+            break
+        except NoAnswerError as error:
+            # A head that has just started has no agent yet, or never: that has one fixed port, and a second Ray on the
+            # head's machine leaves the first one's jobs without it. Ray's own answer takes ten seconds.
+            agentless = "No available agent" in str(error.__cause__)
+            if agentless and time.monotonic() < until:
+                continue
+            hint = "start the head with --dashboard-agent-listen-port=PORT" if agentless else None
+            raise BoomspecError(f"the cluster did not take it: {error.said}", hint=hint) from error
+    return _patiently(lambda: _look(client, taken), hint=f"it has taken the job: boomspec status {taken}")
+
+
+def submissions(client: Any) -> list[Submission]:
+    """The jobs that boomspec has submitted, the newest first."""
+    with _asking(client):
+        known = client.list_jobs()
+    found = [_submission(job) for job in known if "boomspec" in (job.metadata or {})]
+    return sorted(found, key=lambda job: job.started or 0, reverse=True)
+
+
+def chosen(client: Any, named: str) -> Submission:
+    """A job by its id, or by the start of it where only one begins so. Raises BoomspecError where there is none."""
+    jobs = submissions(client)
+    found = [job for job in jobs if job.id == named] or [job for job in jobs if job.id.startswith(named)]
+    if len(found) == 1:
+        return found[0]
+    ids = [job.id for job in found or jobs]
+    known = f"there are: {', '.join(ids[:8])}{', ...' if len(ids) > 8 else ''}" if ids else "there are none"
+    what = f"several jobs begin with '{named}'" if found else f"the cluster has no job '{named}' of boomspec"
+    raise BoomspecError(what, hint=(None if found else did_you_mean(named, ids)) or known)
+
+
+def log(client: Any, job: str) -> str:
+    """What a job has printed so far."""
+    with _asking(client):
+        return str(client.get_job_logs(job))
+
+
+def follow(client: Any, job: str, tell: Callable[[str], None]) -> Submission:
+    """Tell what a job prints, from its beginning, until it has ended. A lost connection is taken up again."""
+    told, hint = 0, f"the job may go on: boomspec logs {job} --follow"
+
+    def tell_rest(text: str, start: int = 0) -> None:
+        nonlocal told
+        rest = text[max(0, told - start) :]
+        told = max(told, start + len(text))
+        tell(rest)
+
+    async def read() -> None:
+        seen, texts = 0, client.tail_job_logs(job)
+        while True:
+            with _asking(client):
+                text = await anext(texts, None)
+            if text is None:
+                return
+            tell_rest(text, seen)
+            seen += len(text)
+
+    while True:
+        lost = True
+        with suppress(NoAnswerError):  # what lies between may close quiet connections, or let none of this kind through
+            asyncio.run(read())
+            lost = False
+        now = _patiently(lambda: _look(client, job), hint=hint)
+        if lost or not now.at_work:
+            tell_rest(_patiently(lambda: log(client, job), hint=hint))
+        if not now.at_work:
+            return now
+        time.sleep(_LOST_SECONDS if lost else _POLL_SECONDS)
+
+
+def stop(client: Any, job: Submission) -> Submission:
+    """Stop a job and wait until it has ended; its tasks write their checkpoints first. One that has ended stays so."""
+    if not job.at_work:
+        return _look(client, job.id)
+    with _asking(client):
+        stopping = client.stop_job(job.id)
+    if not stopping:
+        return _look(client, job.id)
+    hint = f"it was told to stop; look again: boomspec status {job.id}"
+    until = time.monotonic() + _STOP_SECONDS
+    while time.monotonic() < until:
+        now = _patiently(lambda: _look(client, job.id), hint=hint)
+        if not now.at_work:
+            return now
+        time.sleep(_POLL_SECONDS)
+    raise BoomspecError(f"{job.id} was told to stop and has not yet", hint=f"look again: boomspec status {job.id}")
+
+
+def failure_hint(job: Submission) -> str | None:
+    """What to do about a job whose program could not even be started."""
+    unstarted = job.state == "failed" and (job.exit_code == 127 or "No module named" in job.message)
+    return "name a python of the head that has ray and torch: --python /path/to/python" if unstarted else None
+
+
+def about(job: Submission) -> Iterator[str]:
+    """A job in a few lines, for people."""
+    yield f"{job.id}: {job.state}{when(job) and ', ' + when(job)}"
+    yield f"store: {job.store}"
+    yield f"run:   {job.run_folder}"
+    if job.state == "failed" and job.message:
+        yield redact(job.message)
+        if (hint := failure_hint(job)) is not None:
+            yield f"  hint: {hint}"
+
+
+def when(job: Submission) -> str:
+    """Since when, and for how long."""
+    from datetime import datetime  # for people only
+
+    if job.started is None:
+        return ""
+    took = f", took {job.ended - job.started:.0f} s" if job.ended else ""
+    return f"started {datetime.fromtimestamp(job.started):%Y-%m-%d %H:%M}{took}"
+
+
+def head_is_here(client: Any) -> bool:
+    """Whether the head of the cluster is this machine: behind a forwarded port "localhost" is another one."""
+    with _asking(client):
+        answer = client._do_request("GET", "/nodes?view=summary")
+        if answer.status_code != 200:
+            return False
+        summary = answer.json().get("data", {}).get("summary", [])
+    nodes = [node.get("raylet", {}) for node in summary]
+    return any(Path(node.get("rayletSocketName", "")).is_socket() for node in nodes if node.get("isHeadNode"))
+
+
+@contextmanager
+def _asking(client: Any) -> Iterator[None]:
+    """Around every call of Ray's client: its errors, and those of what it calls, become BoomspecErrors."""
+    from ray.exceptions import AuthenticationError
+
+    try:
+        yield
+    except AuthenticationError as error:
+        raise access.unwelcome(client.get_address()) from error
+    except _FAILURES as error:
+        raise NoAnswerError(_said(error)) from error
+
+
+def _patiently(ask: Callable[[], _Answer], *, hint: str) -> _Answer:
+    """What `ask` returns, asked again while there is no answer, for as long as the patience lasts."""
+    silent_since: float | None = None
+    while True:
+        try:
+            return ask()
+        except NoAnswerError as error:
+            silent_since = silent_since or time.monotonic()
+            if time.monotonic() - silent_since > _PATIENCE_SECONDS:
+                raise BoomspecError(f"the cluster no longer answers: {error.said}", hint=hint) from error
+        time.sleep(_POLL_SECONDS)
+
+
+def _said(error: Exception) -> str:
+    """Why something failed, in one line: of a traceback that the cluster sends, its last."""
+    status, cut, trace = access.reason(error).partition(_TRACEBACK)
+    last = [line for line in trace.splitlines() if line.strip(" .")][-1:]
+    return first_line(status + "".join(last) if cut else status)
+
+
+def _look(client: Any, job: str) -> Submission:
+    """How a job stands now."""
+    with _asking(client):
+        return _submission(client.get_job_info(job))
+
+
+def _submission(job: Any) -> Submission:
+    metadata = job.metadata or {}
+    return Submission(
+        id=job.submission_id,
+        state=str(getattr(job.status, "value", job.status)).lower(),
+        name=metadata.get("name", ""),
+        graph=metadata.get("graph", ""),
+        store=metadata.get("store", ""),
+        started=job.start_time / 1000 if job.start_time else None,
+        ended=job.end_time / 1000 if job.end_time else None,
+        exit_code=job.driver_exit_code,
+        message=job.message or "",
+    )

@@ -1,0 +1,284 @@
+"""The Ray cluster of one run: an embedded one that leaves nothing behind, or one that exists already.
+
+The embedded cluster takes connections from the network (Ray offers no other way), so it has a token of
+its own. It never joins a cluster that it finds, shows no dashboard, reports no usage, and writes only
+into a temporary folder that is removed at the end (or by the next run, when this one is killed).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import boomspec
+import runners
+from boomspec.core.errors import BoomspecError
+from boomspec.core.files import locked_folder
+from boomspec.core.graph import Node
+from boomspec.core.sizes import shown_bytes
+from runners.cluster import access
+from runners.cluster.head_watch import Head
+
+_OBJECT_STORE_BYTES = 100 << 20  # arguments and results are ids and paths
+_LONGEST_TEMPORARY_FOLDER = 40  # Ray's sockets lie deep inside it, and their paths may have 107 bytes
+_CONNECT_SECONDS = 10
+_STARTS = 3
+_LOOK_SECONDS = 5.0
+_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in the environment of a driver that Ray's job server started
+_OOM_RETRIES = ("RAY_task_oom_retries", "3")  # without end by default
+_EMBEDDED = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SCHEDULER_EVENTS": "0",
+    **dict([_OOM_RETRIES]),
+}
+_SERVICES = ("start_api_server", "start_monitor", "start_log_monitor")  # methods of Ray's node
+_STARTED: set[Path] = set()  # temporary folders of clusters that this process has started; one at most
+
+
+@contextmanager
+def cluster(
+    address: str | None = None, *, cpus: int | None = None, gpus: int | None = None, insecure: bool = False
+) -> Iterator[Head | None]:
+    """Connect to the cluster at `address`, or start one here with `cpus` and `gpus` (default: all there are).
+
+    Yields the head, which is watched. A process that is connected already stays so, unless an address is named: the
+    cluster is its owner's, and None is yielded. Raises BoomspecError where nothing listens there and, unless
+    `insecure`, where it asks for no token beyond loopback.
+    """
+    if address is None and _is_connected():
+        yield None
+        return
+    connection = _embedded(cpus, gpus) if address is None else _existing(address, insecure=insecure)
+    with connection as head:
+        yield head
+
+
+def is_embedded() -> bool:
+    """Whether this process has started the cluster that it is connected to: there is no other machine."""
+    return bool(_STARTED)
+
+
+def _is_connected() -> bool:
+    ray = sys.modules.get("ray")  # Ray reads its settings when it is imported
+    return ray is not None and bool(ray.is_initialized())
+
+
+@contextmanager
+def _embedded(cpus: int | None, gpus: int | None) -> Iterator[Head]:
+    os.environ.update({**_EMBEDDED, "RAY_AUTH_TOKEN": _token()})  # Ray reads them when imported
+    _hush()
+    with locked_folder(_temporary_folder(), "boomspec-ray-") as folder:
+        _start(folder, cpus, gpus)
+        _STARTED.add(folder)
+        try:
+            with _watched_head() as head:
+                yield head
+        finally:
+            _STARTED.discard(folder)
+
+
+def _start(folder: Path, cpus: int | None, gpus: int | None) -> None:
+    """Start a cluster in `folder`. On a busy machine Ray gives up after half a minute: once more, then."""
+    import ray
+
+    for left in reversed(range(_STARTS)):
+        try:
+            with _without_services():
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    num_gpus=gpus,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    _temp_dir=str(folder),
+                )
+            return
+        except Exception as error:  # Ray has no class of its own for it
+            ray.shutdown()
+            if not left or "timed out during startup" not in str(error):
+                raise
+
+
+@contextmanager
+def _without_services() -> Iterator[None]:
+    """A head that is started within has none of the processes that serve a dashboard, an autoscaler and log readers.
+
+    Nothing here asks them, and there is no option against them: they take three of its eleven processes, 300 MB and
+    nearly half of the time until it is up (measured with 2.60). Where a Ray starts them otherwise, they are there.
+    """
+    from ray._private.node import Node
+
+    before = {name: vars(Node)[name] for name in _SERVICES if name in vars(Node)}
+    for name in before:
+        setattr(Node, name, _no_service)
+    try:
+        yield
+    finally:
+        for name, method in before.items():
+            setattr(Node, name, method)
+
+
+def _no_service(node: Any, **_: Any) -> None:
+    node._webui_url = getattr(node, "_webui_url", None) or ""
+
+
+@contextmanager
+def _watched_head() -> Iterator[Head]:
+    """The head of the cluster that this process has joined, which it leaves at the end."""
+    import ray
+
+    head = Head(ray.get_runtime_context().gcs_address)
+    with head.watched():
+        try:
+            yield head
+        finally:
+            ray.shutdown()
+
+
+def _hush() -> None:
+    """Ray prints of lost workers and machines, with pages of their logs, on the standard output: the events say it."""
+    import ray._private.worker as ray_worker
+
+    ray_worker.print_to_stdstream = lambda data, ignore_prefix: None  # there is no option for it
+
+
+@cache
+def _token() -> str:
+    """One for the process: Ray's core reads it once."""
+    return secrets.token_hex(32)
+
+
+@contextmanager
+def _existing(address: str, *, insecure: bool) -> Iterator[Head | None]:
+    if address == "auto":
+        address = access.address_here()
+    _check_reachable(address)
+    os.environ.setdefault(*_OOM_RETRIES)  # Ray reads both when imported
+    access.settle_token(is_open=access.check_cluster(address, insecure=insecure))
+    import ray
+
+    _hush()
+    packages = [str(Path(module.__file__ or "").parent) for module in (boomspec, runners)]
+    # A job that was submitted brought them along, and Ray lets nobody name them twice.
+    travelling = {} if _JOB in os.environ else {"py_modules": packages, "excludes": ["**/__pycache__"]}
+    try:
+        connected = ray.init(address=address, runtime_env=travelling, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, ValueError) as error:
+        raise BoomspecError(
+            f"no Ray cluster at {address}: {error}",
+            hint="RAY_AUTH_TOKEN must be that of the cluster; without --address one is started on this machine",
+        ) from error
+    if connected.dashboard_url:
+        print(f"Ray's dashboard: http://{connected.dashboard_url}", flush=True)
+    if address.startswith("ray://"):  # through a proxy: the head itself need not be reached from here
+        try:
+            yield None
+        finally:
+            ray.shutdown()
+        return
+    with _watched_head() as head:
+        yield head
+
+
+def _check_reachable(address: str) -> None:
+    """Raise BoomspecError where nothing listens: Ray would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return  # what asks it for its token says so
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise BoomspecError(
+            f"no Ray cluster at {address}: {error.strerror or error}",
+            hint="without --address a cluster is started on this machine",
+        ) from error
+
+
+def _temporary_folder() -> Path:
+    folder = tempfile.gettempdir()
+    return Path(folder if len(folder) <= _LONGEST_TEMPORARY_FOLDER else "/tmp")
+
+
+def machines() -> list[dict[str, float]]:
+    """What each machine of the connected cluster has: {"CPU": 8.0, "GPU": 2.0, ...}."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+class Lost:
+    """Machines that the connected cluster had and has no longer: those that left, failed, or do not answer."""
+
+    def __init__(self) -> None:
+        self._alive: dict[str, str] = {}  # names by id
+        self._looked = -_LOOK_SECONDS
+
+    def names(self) -> list[str]:
+        """Those that were lost since the last look. Ray is asked every few seconds, and knows it after some."""
+        import ray
+
+        if time.monotonic() - self._looked < _LOOK_SECONDS:
+            return []
+        self._looked = time.monotonic()
+        alive = {
+            node["NodeID"]: f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+            for node in ray.nodes()
+            if node["Alive"]
+        }
+        lost = [name for node_id, name in self._alive.items() if node_id not in alive]
+        self._alive = alive
+        return lost
+
+
+def check_feasible(nodes: Iterable[Node], machines: list[dict[str, float]]) -> None:
+    """Raise BoomspecError for tasks that no machine can run: Ray would let them wait without a word."""
+    impossible = [node for node in nodes if fitting(node.execution.claims, machines) < node.execution.workers]
+    if not impossible:
+        return
+    wanted = [f"  {node.name} asks for {_times(node)}" for node in impossible]
+    named = {"CPU", "GPU", *(name for node in impossible for name in node.execution.claims)}
+    there = [f"  {_amounts({name: machine.get(name, 0) for name in named})}" for machine in machines]
+    raise BoomspecError(
+        "\n".join(["the cluster has no room for:", *wanted, "the machines have:", *there]),
+        hint="change `execution` in the spec, or name a larger cluster with --address",
+    )
+
+
+def without_room(nodes: Iterable[Node], machines: list[dict[str, float]]) -> list[Node]:
+    """The tasks that these machines can never run, however idle: not even with the fewest workers that they need."""
+    return [node for node in nodes if fitting(node.execution.claims, machines) < node.execution.least_workers]
+
+
+def fitting(claims: Mapping[str, float], machines: Iterable[Mapping[str, float]]) -> float:
+    """How many workers with these claims the machines have room for, where nothing else is on them."""
+    # Rounded: three workers of 0.1 CPUs fit into 0.3.
+    return sum(
+        min((round(machine.get(name, 0) / amount, 6) // 1 for name, amount in claims.items()), default=float("inf"))
+        for machine in machines
+    )
+
+
+def _times(node: Node) -> str:
+    amounts = _amounts(node.execution.claims)
+    return amounts if node.execution.workers == 1 else f"{node.execution.workers} workers with {amounts} each"
+
+
+def _amounts(claims: dict[str, float]) -> str:
+    """What is claimed, or there, in words: "4 CPUs and 0 GPUs, 8 GiB of memory, 1 fast_disk"."""
+    words = [f"{claims.get('CPU', 0):g} CPUs and {claims.get('GPU', 0):g} GPUs"]
+    if "memory" in claims:
+        words.append(f"{shown_bytes(int(claims['memory']))} of memory")
+    custom = sorted(claims.keys() - {"CPU", "GPU", "memory"})
+    return ", ".join([*words, *(f"{claims[name]:g} {name}" for name in custom)])

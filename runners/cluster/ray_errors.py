@@ -1,0 +1,50 @@
+"""What Ray says of a task that gave no outcome, in words: whether its worker was lost, or what else went wrong.
+
+Only the death of a process or of a machine is a lost worker. What is raised around a task's body (a job that cannot
+be read there, packages that are missing, a file that cannot be written) would be raised by every other worker, too.
+"""
+
+from __future__ import annotations
+
+from ray.exceptions import (
+    LocalRayletDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayError,
+    RayTaskError,
+    RuntimeEnvSetupError,
+    TaskUnschedulableError,
+    WorkerCrashedError,
+)
+
+from boomspec.core.errors import BoomspecError, first_line, redact
+
+_DEATHS = (WorkerCrashedError, NodeDiedError, LocalRayletDiedError, ObjectLostError, OutOfMemoryError)
+
+
+def explained(error: RayError, *, attempts: int) -> str:
+    """Why a task failed that gave no outcome. `attempts`: how often it has begun."""
+    if isinstance(error, RayTaskError):
+        return f"an error outside of the task's body: {_cause(error)}"
+    said = first_line(error) or type(error).__name__
+    if isinstance(error, _DEATHS):
+        return f"its worker was lost ({f'attempts: {attempts}' if attempts else 'before it began'}): {said}"
+    if isinstance(error, RuntimeEnvSetupError):
+        return f"its environment could not be prepared: {redact(str(error).strip().splitlines()[-1].strip())}"
+    if isinstance(error, TaskUnschedulableError):
+        return f"Ray could not place it: {said}"
+    return f"Ray could not run it: {type(error).__name__}: {said}"
+
+
+def trace(error: RayError) -> str:
+    """All that is known, with the trace from the worker: for the task's log. Without secrets."""
+    return redact(str(error).strip()) + "\n"
+
+
+def _cause(error: RayTaskError) -> str:
+    """The error that was raised there: its class and its first words."""
+    cause = getattr(error.cause, "client_exc", error.cause)  # Ray wraps what was raised while it read the job
+    if isinstance(cause, BoomspecError):
+        return redact(str(cause))
+    return f"{type(cause).__name__}: {first_line(cause)}".removesuffix(": ")

@@ -1,0 +1,1 @@
+"""From text files to token artifacts, and reading them."""

@@ -1,0 +1,251 @@
+"""The rows of one file: where the text of each is, and what is wrong with those that have none.
+
+    text      the whole file is one row
+    jsonl     a JSON object a line; blank lines are no rows
+    json      an array of JSON objects, read piece by piece; a file of lines is read as jsonl
+    parquet   a row each
+
+text, jsonl and json may be compressed (gzip, zstd). A byte order mark is not text. A row that has no text is bad: it is
+a `BadRow` in the place of its text, and whoever reads decides. A file that cannot be read as a whole raises.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from boomspec.core.errors import BoomspecError, did_you_mean
+from runners.data.compressed import opened, plain_bytes
+
+_PARQUET_ROWS = 256  # read at a time
+_PIECE = 1 << 20  # characters of a JSON array that are read at a time
+_LONGEST = 1 << 28  # characters of one element of it
+_MARK = "\ufeff"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """What is wrong with a row: in a word, to count by, and in full, with its place."""
+
+    kind: str
+    message: str
+    hint: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """The text of a row, or why it has none. `share`: how much of the file's bytes is behind it."""
+
+    text: str | BadRow
+    share: float = 1.0
+
+
+class Skipped:
+    """How many rows are still to be passed over; they are not parsed."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def take(self, rows: int = 1) -> bool:
+        """Whether the next `rows` rows are all passed over."""
+        if self.count < rows:
+            return False
+        self.count -= rows
+        return True
+
+
+def text_row(data: bytes, path: Path) -> Row:
+    """The one row of a text file with these bytes."""
+    data = plain_bytes(data, path)
+    _check_encoding(data, path)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        return Row(BadRow("not UTF-8", f"{path}:{line}: not UTF-8 text: {error.reason} at byte {error.start}"))
+    if "\0" in text:
+        hint = "is it UTF-16 (iconv -f UTF-16 -t UTF-8), or no text at all?"
+        return Row(BadRow("not text", f"{path}: holds NUL characters, which no text has", hint))
+    return Row(text)
+
+
+def jsonl_rows(path: Path, field: str, skipped: Skipped) -> Iterator[Row]:
+    size = max(1, path.stat().st_size)
+    with opened(path) as (file, raw):
+        yield from _lines(file, raw, size, path, field, skipped)
+
+
+def _lines(file: IO[bytes], raw: IO[bytes], size: int, path: Path, field: str, skipped: Skipped) -> Iterator[Row]:
+    done = 0
+    for number, line in enumerate(file, start=1):
+        if number == 1:
+            _check_encoding(line, path)
+            line = line.removeprefix(_MARK.encode())
+        done += len(line)
+        if not line.strip():
+            continue  # as at the end of many files; not a row
+        share = (done if file is raw else raw.tell()) / size
+        if not skipped.take():
+            yield Row(_of_json(line, field, f"{path}:{number}"), min(1.0, share))
+
+
+def _of_json(line: bytes, field: str, place: str) -> str | BadRow:
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return BadRow("not UTF-8", f"{place}: not UTF-8 text: {error.reason} at byte {error.start} of the line")
+    except (ValueError, RecursionError) as error:
+        return BadRow("not JSON", f"{place}: not a JSON line: {error}")
+    return text_of(row, field, place)
+
+
+def json_rows(path: Path, field: str, skipped: Skipped) -> Iterator[Row]:
+    """The elements of an array; memory holds one of them and a piece of the file."""
+    size = max(1, path.stat().st_size)
+    with opened(path) as (file, raw):
+        head = file.read(_PIECE)
+        _check_encoding(head, path)
+        first = head.removeprefix(_MARK.encode()).lstrip()[:1]
+        if first == b"{":  # lines, whatever its ending says
+            together = io.BufferedReader(_Joined(head, file))
+            yield from _lines(together, raw, size, path, field, skipped)
+            return
+        decoded = io.TextIOWrapper(io.BufferedReader(_Joined(head, file)), encoding="utf-8-sig")
+        for number, row in enumerate(_elements(decoded, path), start=1):
+            if not skipped.take():
+                yield Row(text_of(row, field, f"{path}, element {number}"), min(1.0, raw.tell() / size))
+
+
+class _Joined(io.RawIOBase):
+    """What was read of a stream already, and the rest of it."""
+
+    def __init__(self, head: bytes, rest: IO[bytes]) -> None:
+        self._head, self._rest = head, rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._head[: len(buffer)] or self._rest.read(len(buffer))
+        self._head = self._head[len(buffer) :]
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _elements(file: IO[str], path: Path) -> Iterator[Any]:
+    """The elements of the JSON array that a file holds."""
+    decoder, buffer, at, begun = json.JSONDecoder(), "", 0, False
+    piece = _PIECE
+    line = 1
+    while True:
+        try:
+            more = file.read(piece)
+        except UnicodeDecodeError as error:
+            raise BoomspecError(f"{path}: not UTF-8 text: {error.reason}") from error
+        line += buffer.count("\n", 0, at)
+        buffer, at = buffer[at:] + more, 0
+        while True:
+            at = _behind(buffer, at, " \t\r\n")
+            if at == len(buffer):
+                break
+            if not begun:
+                if buffer[at] != "[":
+                    raise _no_array(path, line, "it does not begin with '['")
+                at, begun = at + 1, True
+                continue
+            if buffer[at] == "]":
+                if buffer[at + 1 :].strip() or file.read(_PIECE).strip():
+                    raise _no_array(path, line, "something stands behind its end")
+                return
+            try:
+                value, end = decoder.raw_decode(buffer, at)
+            except (ValueError, RecursionError) as error:
+                if more and len(buffer) - at < _LONGEST and not isinstance(error, RecursionError):
+                    break  # it goes on in what is not read yet
+                raise _no_array(path, line + buffer.count("\n", 0, at), str(error)) from error
+            end = _behind(buffer, end, " \t\r\n")
+            if end == len(buffer):
+                break  # what follows is not read yet
+            if buffer[end] not in ",]":
+                raise _no_array(
+                    path, line + buffer.count("\n", 0, end), f"',' or ']' is missing before {buffer[end]!r}"
+                )
+            at = end + (buffer[end] == ",")
+            yield value
+        if not more:
+            raise _no_array(path, line + buffer.count("\n"), "its end is missing")
+        piece = max(_PIECE, len(buffer) - at)  # so that a long element is not begun too often
+
+
+def _behind(text: str, at: int, skipped: str) -> int:
+    while at < len(text) and text[at] in skipped:
+        at += 1
+    return at
+
+
+def _no_array(path: Path, line: int, what: str) -> BoomspecError:
+    return BoomspecError(
+        f"{path}:{line}: not a JSON array: {what}", hint="an array of objects, or a line each (.jsonl)"
+    )
+
+
+def parquet_rows(path: Path, field: str, skipped: Skipped) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(path, memory_map=True)
+    except pa.ArrowInvalid as error:
+        raise BoomspecError(f"{path}: not a parquet file: {error}") from error
+    with table:
+        names = table.schema_arrow.names
+        column = field if field in names else field.partition(".")[0]
+        if column not in names:
+            bad = no_field(str(path), field, names)
+            raise BoomspecError(bad.message, hint=bad.hint)
+        rows, number = table.metadata.num_rows, 0
+        # Of a column that holds others all are read where their names alone do not say which one is meant.
+        for batch in table.iter_batches(batch_size=_PARQUET_ROWS, columns=[column]):
+            if skipped.take(batch.num_rows):
+                number += batch.num_rows
+                continue
+            for row in batch.to_pylist():
+                number += 1
+                if not skipped.take():
+                    yield Row(text_of(row, field, f"{path}, row {number}"), number / rows)
+
+
+def text_of(row: Any, field: str, place: str) -> str | BadRow:
+    """The text of a row: a field, or one inside of others by its dotted path."""
+    if not isinstance(row, dict):
+        kind = "null" if row is None else type(row).__name__
+        return BadRow("not an object", f"{place}: expected an object with a field '{field}', not {kind}")
+    value: Any = row
+    for name in [field] if field in row else field.split("."):
+        if not isinstance(value, dict) or name not in value:
+            found = [str(key) for key in value] if isinstance(value, dict) else []
+            return no_field(place, field, found)
+        value = value[name]
+    if not isinstance(value, str):
+        kind = "null" if value is None else type(value).__name__
+        return BadRow("null" if value is None else "not text", f"{place}: field '{field}' is {kind}, not text")
+    # JSON can hold half a character ("\ud83d"), which real web text does now and then; no encoding has it.
+    return value.removeprefix(_MARK).encode("utf-8", errors="replace").decode("utf-8")
+
+
+def no_field(place: str, field: str, found: list[str]) -> BadRow:
+    hint = did_you_mean(field.rpartition(".")[2], found) or "set data.text_field"
+    message = f"{place}: has no field '{field}' (it has: {', '.join(found[:20]) or 'none'})"
+    return BadRow("no such field", message, hint)
+
+
+def _check_encoding(start: bytes, path: Path) -> None:
+    """Raise BoomspecError for UTF-16, which is never a matter of one row."""
+    if start[:2] in _UTF_16:
+        hint = f"save it as UTF-8: iconv -f UTF-16 -t UTF-8 {path.name}"
+        raise BoomspecError(f"{path}: is UTF-16, not UTF-8", hint=hint)

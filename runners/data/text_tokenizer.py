@@ -1,0 +1,176 @@
+"""The tokenizer of a token artifact: learned from the text or copied, and how it begins a text."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import cached_file
+
+from boomspec.core.errors import BoomspecError
+from boomspec.core.graph import CODE, Source
+from boomspec.core.identity import file_digest
+from boomspec.core.tasks import TrainTokenizer
+from boomspec.models.code import CONFIGS, check_native
+from boomspec.models.files import CONFIG, CONTEXT, is_tokenizer_file
+from runners.modeling.foreign_code import forget_code, tokenizer_of
+from runners.modeling.models import model_folder
+from runners.runtime.context import Input, Progress
+
+EOS = "<|endoftext|>"
+_PROBE = "a"  # a text that every tokenizer knows
+# A repository need not have the file, and the answer to that comes with the tokenizer itself.
+_OPTIONAL: dict[str, Any] = {
+    "_raise_exceptions_for_missing_entries": False,
+    "_raise_exceptions_for_connection_errors": False,
+    "_raise_exceptions_for_gated_repo": False,
+}
+
+
+@dataclass(frozen=True)
+class TextTokenizer:
+    """What makes tokens of text. `prefix`: the tokens that it begins every text with."""
+
+    fast: Tokenizer
+    eos: int
+    prefix: tuple[int, ...]
+    vocabulary: int
+
+    def encoded(self, texts: list[str]) -> list[list[int]]:
+        """The tokens of each text alone."""
+        return [encoding.ids for encoding in self.fast.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def _first_bytes(texts: Iterator[str], limit: int, progress: Progress) -> Iterator[str]:
+    """Yield texts until `limit` UTF-8 bytes; the last one is cut."""
+    done = 0
+    for text in texts:
+        data = text.encode("utf-8")[: limit - done]
+        done += len(data)
+        progress.update(done, limit, unit="bytes", phase="learning the tokenizer")
+        yield data.decode("utf-8", errors="ignore")  # a character cut in two is dropped
+        if done == limit:
+            return
+
+
+def train_tokenizer(wanted: TrainTokenizer, texts: Iterator[str], folder: Path, progress: Progress) -> None:
+    """Learn a byte-level BPE vocabulary; the same text gives the same tokenizer."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    if wanted.vocabulary < len(alphabet) + 1:
+        raise BoomspecError(f"a byte-level vocabulary needs {len(alphabet) + 1} entries, not {wanted.vocabulary}")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=wanted.vocabulary, special_tokens=[EOS], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(_first_bytes(texts, wanted.bytes, progress), trainer)
+    if tokenizer.get_vocab_size() < wanted.vocabulary:
+        progress.note(f"the text gives {tokenizer.get_vocab_size()} of the {wanted.vocabulary} entries asked for")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=EOS).save_pretrained(folder)
+
+
+def copy_tokenizer(source: Source, folder: Path) -> None:
+    """Copy a tokenizer's files; those of a folder are compared with the digests in the source's identity."""
+    code = source.identity.get(CODE, {})
+    if "hub" in source.identity:
+        _fetch_tokenizer(source, code, folder)
+        return
+    origin = Path(source.location["folder"])
+    if not code:
+        check_native(origin, "tokenizer", str(origin))
+    folder.mkdir()
+    for name, sha256 in sorted({**source.identity["sha256"], **code}.items()):
+        if not is_tokenizer_file(name) and not code:  # code reads other files, too
+            continue
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.copyfile(origin / name, folder / name)
+        except OSError as error:
+            raise BoomspecError(f"{origin / name}: cannot be read: {error.strerror}") from error
+        if file_digest(folder / name) != sha256:
+            raise BoomspecError(
+                f"{origin / name}: the file has changed since the spec was compiled",
+                hint="compile the spec again: another tokenizer makes new artifacts",
+            )
+    if not any(folder.iterdir()):
+        raise BoomspecError(f"{origin}: has no tokenizer files", hint="tokenizer.save_pretrained(folder)")
+    if not code:
+        forget_code(folder)
+    if context := source.identity.get(CONTEXT):  # what decides, beside its files, which class it is
+        (folder / CONFIG).write_text(json.dumps(context, indent=2) + "\n", encoding="utf-8")
+
+
+def _fetch_tokenizer(source: Source, code: dict[str, str], folder: Path) -> None:
+    """Save a tokenizer of the hub. Its own code runs if it is trusted, and is that of the commit."""
+    hub, revision = source.identity["hub"], source.identity["revision"]
+    if code:
+        tokenizer_of(model_folder(Input(source.id, source=source)), code.values()).save_pretrained(folder)
+        return
+    if (config := cached_file(hub, CONFIGS["tokenizer"], revision=revision, **_OPTIONAL)) is not None:
+        check_native(Path(config).parent, "tokenizer", hub)
+    AutoTokenizer.from_pretrained(hub, revision=revision, trust_remote_code=False).save_pretrained(folder)
+    forget_code(folder)
+
+
+def load_tokenizer(folder: Path, code: Collection[str], *, bos: bool | None) -> TextTokenizer:
+    """The fast tokenizer, as who reads the artifact will load it. `bos` None: texts begin as it begins them."""
+    tokenizer = tokenizer_of(folder, code)
+    if tokenizer.eos_token_id is None:
+        raise BoomspecError(
+            "the tokenizer has no end-of-text token (eos_token), which separates documents",
+            hint="set eos_token in its tokenizer_config.json",
+        )
+    if not tokenizer.is_fast:
+        raise BoomspecError(f"the tokenizer ({type(tokenizer).__name__}) is not a fast one of the tokenizers library")
+    prefix = _prefix(tokenizer, bos)  # before special tokens become text
+    fast: Tokenizer = tokenizer.backend_tokenizer
+    fast.no_truncation()
+    fast.no_padding()
+    fast.encode_special_tokens = True  # "<|endoftext|>" inside a text is text
+    eos = int(tokenizer.eos_token_id)
+    return TextTokenizer(fast, eos, prefix, _needed_rows(fast, {eos, *prefix}))
+
+
+def _needed_rows(tokenizer: Tokenizer, around: set[int]) -> int:
+    """The largest id that may be written, plus one: special tokens inside of a text are text, and never written.
+
+    The compiler knows it from the tokenizer's files (`boomspec.models.vocabulary`).
+    """
+    special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    return max({*tokenizer.get_vocab(with_added_tokens=True).values()} - special | around) + 1
+
+
+def _prefix(tokenizer: Any, bos: bool | None) -> tuple[int, ...]:
+    """The tokens in front of every text: those that the tokenizer itself puts there, its BOS, or none."""
+    if bos is False:
+        return ()
+    if bos:
+        if tokenizer.bos_token_id is None:
+            raise BoomspecError(
+                "data.bos is true, but the tokenizer has no beginning-of-sequence token (bos_token)",
+                hint="leave data.bos out: documents then begin as the tokenizer itself begins them",
+            )
+        return (int(tokenizer.bos_token_id),)
+    return around(tokenizer)[0]
+
+
+def around(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The tokens that a tokenizer puts in front of every text, and behind it. BoomspecError where that is unclear."""
+    plain = tokenizer.encode(_PROBE, add_special_tokens=False)
+    whole = tokenizer.encode(_PROBE, add_special_tokens=True)
+    for start in range(len(whole) - len(plain) + 1):
+        end = start + len(plain)
+        if whole[start:end] == plain and (plain or not whole):
+            return tuple(map(int, whole[:start])), tuple(map(int, whole[end:]))
+    raise BoomspecError(
+        f"how the tokenizer begins a text cannot be told: it makes {whole} of {_PROBE!r}, and {plain} without special "
+        "tokens",
+        hint="say it: data.bos: true or false",
+    )

@@ -1,0 +1,1 @@
+"""Measuring models: loss on held-out text, and lm-eval tasks."""

@@ -1,0 +1,184 @@
+"""The loss of a model on held-out text.
+
+The stream EOS d1 EOS d2 ... dn EOS is cut into windows of `sequence_length` + 1 tokens that overlap by
+one, so that every token but the first of the stream is predicted exactly once; the context restarts with
+every window. Positions whose label is the separator EOS do not count: the loss is that of the text alone.
+
+Where texts begin with tokens B of their own (`runners/data/tokens.py`), every window does: B, and then
+`sequence_length` + 1 - len(B) tokens of the stream, without overlap, so that every token of the text is
+predicted exactly once. B is no label.
+
+    loss          = sum of -log p(token) / number of tokens                        nats per token
+    perplexity    = exp(loss)
+    bits per byte = sum of -log2 p(token) / UTF-8 bytes of those tokens' text
+
+Shapes: B windows, T positions, N = B * T, D hidden, V vocabulary, W windows of the whole stream.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from runners.data.tokens import repeated, stride
+from runners.modeling.head import Head, check_head
+from runners.modeling.hidden_states import trunk
+from runners.runtime.context import Progress
+from runners.runtime.statistics import weighted_mean, weighted_stderr
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_LOGITS = 2**24  # fp32 logits in memory at once: 64 MiB
+_IGNORED = -100
+
+
+@dataclass(frozen=True)
+class WindowLosses:
+    """Per window (arrays of shape [W]): the mean loss in nats, and how many tokens it is the mean of."""
+
+    means: NDArray[np.float64]
+    tokens: NDArray[np.int64]
+
+    @property
+    def loss(self) -> float:
+        return weighted_mean(self.means, self.tokens)
+
+    @property
+    def stderr(self) -> float | None:
+        return weighted_stderr(self.means, self.tokens)
+
+
+@torch.inference_mode()
+def window_losses(
+    model: PreTrainedModel,
+    *,
+    tokens: NDArray[Any],
+    eos: int,
+    prefix: Sequence[int] = (),
+    sequence_length: int,
+    batch_size: int,
+    progress: Progress,
+) -> WindowLosses:
+    """Measure `model` (on its own device, in evaluation mode) on a token stream of at least two tokens."""
+    sums: list[Tensor] = []
+    counts: list[Tensor] = []
+    done, total = 0, len(tokens) - 1
+    check_head(model)
+    head = Head(model)
+    no_labels = torch.tensor(sorted({eos, *prefix}), device=model.device)
+    if prefix:
+        batches = _prefixed_batches(tokens, prefix, sequence_length, batch_size, padding=eos)
+    else:
+        batches = _batches(tokens, sequence_length, batch_size)
+    for tokens_BS in batches:
+        tokens_BS = tokens_BS.to(model.device)
+        inputs_BT, labels_BT = tokens_BS[:, :-1], tokens_BS[:, 1:]
+        labels_BT = labels_BT.masked_fill(torch.isin(labels_BT, no_labels), _IGNORED)
+        losses_BT = _token_losses(model, head, inputs_BT, labels_BT)
+        sums.append(losses_BT.double().sum(1).cpu())
+        counts.append((labels_BT != _IGNORED).sum(1).cpu())
+        done += labels_BT.numel()
+        progress.update(min(done, total), total, unit="tokens")
+    sums_W, counts_W = torch.cat(sums), torch.cat(counts)
+    return WindowLosses((sums_W / counts_W.clamp(min=1)).numpy(), counts_W.numpy())
+
+
+def _batches(tokens: NDArray[Any], sequence_length: int, batch_size: int) -> Iterator[Tensor]:
+    """Batches of whole windows, int64 [B, sequence_length + 1]; then the shorter last window alone."""
+    whole = (len(tokens) - 1) // sequence_length
+    for first in range(0, whole, batch_size):
+        starts = range(first, min(first + batch_size, whole))
+        windows = [tokens[i * sequence_length : (i + 1) * sequence_length + 1] for i in starts]
+        yield torch.from_numpy(np.stack(windows).astype(np.int64))
+    rest = tokens[whole * sequence_length :]
+    if len(rest) > 1:
+        yield torch.from_numpy(rest[None].astype(np.int64))
+
+
+def _prefixed_batches(
+    tokens: NDArray[Any], prefix: Sequence[int], sequence_length: int, batch_size: int, *, padding: int
+) -> Iterator[Tensor]:
+    """Batches of windows that begin with `prefix`, int64 [B, sequence_length + 1]; what is short ends in `padding`."""
+    length = stride(sequence_length, prefix)
+    starts = range(0, len(tokens), length)
+    for first in range(0, len(starts), batch_size):
+        rows = []
+        for start in starts[first : first + batch_size]:
+            window = tokens[start : start + length].astype(np.int64)
+            row = np.full(sequence_length + 1, padding, np.int64)
+            row[: len(prefix)] = prefix
+            window = window[repeated(window, prefix) :]
+            row[len(prefix) : len(prefix) + len(window)] = window
+            rows.append(row)
+        yield torch.from_numpy(np.stack(rows))
+
+
+def windows(tokens: int, sequence_length: int, prefix: Sequence[int] = ()) -> int:
+    """How many windows a stream of so many tokens is cut into."""
+    if prefix:
+        return math.ceil(tokens / stride(sequence_length, prefix))
+    return math.ceil((tokens - 1) / sequence_length)
+
+
+def _token_losses(model: PreTrainedModel, head: Head, inputs_BT: Tensor, labels_BT: Tensor) -> Tensor:
+    """-log p(label) in nats, [B, T] in fp32, 0 where ignored. Only a part of the logits exists at a time."""
+    rows = max(1, _LOGITS // head.vocabulary)
+    hidden_ND, labels_N = trunk(model, inputs_BT).flatten(0, 1), labels_BT.flatten()
+    losses = [
+        cross_entropy(
+            head(hidden_ND[i : i + rows]).float(), labels_N[i : i + rows], ignore_index=_IGNORED, reduction="none"
+        )
+        for i in range(0, len(labels_N), rows)
+    ]
+    return torch.cat(losses).view_as(labels_BT)
+
+
+def text_bytes(
+    tokens: NDArray[Any], *, eos: int, tokenizer: PreTrainedTokenizerBase, prefix: Sequence[int] = ()
+) -> int:
+    """UTF-8 bytes of the text of the tokens behind the first, without separators; documents are decoded apart."""
+    labels = tokens[1:].astype(np.int64)
+    documents = np.split(labels, np.flatnonzero(labels == eos))
+    return sum(
+        len(str(tokenizer.decode(kept.tolist(), clean_up_tokenization_spaces=False)).encode("utf-8"))
+        for document in documents
+        if len(kept := document[~np.isin(document, [eos, *prefix])])
+    )
+
+
+def metrics(losses: WindowLosses, *, text_bytes: int) -> dict[str, float | str]:
+    """lm-eval style metrics, "metric,filter" to value. A standard error that one window cannot give is "N/A"."""
+    loss, stderr = losses.loss, losses.stderr
+    # exp and scaling carry the standard error over to first order.
+    values = {
+        "loss": (loss, 1.0),
+        "perplexity": (_exp(loss), _exp(loss)),
+        "bits_per_byte": (loss * _bits(losses, text_bytes), _bits(losses, text_bytes)),
+    }
+    found: dict[str, float | str] = {}
+    for name, (value, slope) in values.items():
+        found[f"{name},none"] = value
+        found[f"{name}_stderr,none"] = "N/A" if stderr is None else stderr * slope
+    return found
+
+
+def _exp(loss: float) -> float:
+    """Infinite where a float holds it no more."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
+
+
+def _bits(losses: WindowLosses, text_bytes: int) -> float:
+    """Bits per byte of one nat per token."""
+    return float(losses.tokens.sum()) / (math.log(2) * text_bytes)

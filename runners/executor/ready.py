@@ -1,0 +1,94 @@
+"""Which task Ray gets next: what is ready, longest first, no more than fills the machines and a few to choose from.
+
+Ray starts tasks of equal claims in the order in which it gets them, those of different claims in any (measured with
+2.60: it went through one kind of claims after the other), and one that becomes ready late comes last. So a task that
+has many others behind it would wait for everything that was there before. Placing is Ray's alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from heapq import heappop, heappush
+
+from boomspec.core.graph import Node, TaskGraph
+from boomspec.plan.order import longest_first
+
+_AHEAD = 1.5  # times what there is: a free place is filled without asking here, and a cluster that can grow, does
+_LOOK_SECONDS = 5.0  # machines come and go
+
+_Claims = tuple[tuple[str, float], ...]
+
+
+class Ready:
+    """The tasks of a run that Ray does not have yet. `machines` says what each machine has."""
+
+    def __init__(
+        self,
+        graph: TaskGraph,
+        task_ids: Iterable[str],
+        *,
+        machines: Callable[[], list[dict[str, float]]],
+        ordered: bool = True,
+    ) -> None:
+        self._claims = {task_id: _claims(graph.nodes[task_id]) for task_id in task_ids}
+        self._places = {task_id: place for place, task_id in enumerate(longest_first(graph))}
+        self._needs = {i: {n for n in graph.waits_for(i) if ordered and n in self._claims} for i in self._claims}
+        self._behind: dict[str, list[str]] = defaultdict(list)
+        self._ready: dict[_Claims, list[tuple[int, str]]] = defaultdict(list)  # heaps of (place, task id)
+        self._machines, self._looked = machines, -_LOOK_SECONDS
+        self._there: Counter[str] = Counter()
+        self._taken: Counter[str] = Counter()
+        self._given: set[str] = set()
+        self._last: _Claims = ()
+        for task_id, needs in self._needs.items():
+            for needed in needs:
+                self._behind[needed].append(task_id)
+            if not needs:
+                self._offer(task_id)
+
+    def take(self) -> str | None:
+        """The task to give to Ray now; None where none is ready, or Ray has enough."""
+        # Where nothing runs there is always room: what Ray cannot place now, it keeps.
+        found = [queue for claims, queue in self._ready.items() if queue and not (self._given and self._full(claims))]
+        if not found:
+            return None
+        _, task_id = heappop(min(found))
+        self._given.add(task_id)
+        self._last = self._claims[task_id]
+        self._taken.update(dict(self._last))
+        return task_id
+
+    def ended(self, task_id: str, *, made: bool) -> list[str]:
+        """A task has ended. Returns those that can never start, because they need it and it was not made."""
+        if task_id in self._given:
+            self._given.remove(task_id)
+            self._taken.subtract(dict(self._claims[task_id]))
+        behind = self._behind.pop(task_id, [])
+        if not made:
+            return behind
+        for following in behind:
+            self._needs[following].discard(task_id)
+            if not self._needs[following]:
+                self._offer(following)
+        return []
+
+    def _offer(self, task_id: str) -> None:
+        heappush(self._ready[self._claims[task_id]], (self._places[task_id], task_id))
+
+    def _full(self, claims: _Claims) -> bool:
+        """Whether Ray has enough tasks already that claim something of this."""
+        if time.monotonic() - self._looked >= _LOOK_SECONDS:
+            self._there = Counter()
+            for machine in self._machines():
+                self._there.update(machine)
+            self._looked = time.monotonic()
+        limit = _AHEAD if claims == self._last else 1.0  # of other claims, it might overtake what waits there
+        return any(self._taken[name] >= limit * self._there[name] for name, _ in claims)
+
+
+def _claims(node: Node) -> _Claims:
+    """What all workers of a task take of the cluster."""
+    execution = node.execution
+    return tuple((name, amount * execution.workers) for name, amount in sorted(execution.claims.items()))

@@ -1,0 +1,162 @@
+"""What is known of a run, kept at the store's URL while it runs: for others to watch, and for when its machine is gone.
+
+A thread of the driver sends what has changed in the run's folder, every few seconds and at the end. It never holds the
+run up, and the first time that it fails is noted. A run that goes on from another machine first brings here what was
+written there.
+
+Objects cannot be appended to: a file that has grown is sent as a whole. So all of them share a rate of bytes. Small
+ones need less than their share and go every time; a large one waits until its shares add up to its size. At the end
+everything is sent.
+"""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from boomspec.core.errors import first_line
+from boomspec.store import Store
+
+if TYPE_CHECKING:
+    from boomspec.store.bucket import Bucket, Entry
+
+_EVERY_SECONDS = 8.0
+_RATE = 256 << 10  # bytes a second, while the run is at work: less than one GB an hour
+_END_SECONDS = 60.0  # for what is still to be sent
+_SLOWEST = 1 << 20  # bytes a second that a store takes at the end; for more than it takes in that time, more is waited
+_SMALL = 1 << 20  # bytes of a file that is sent before larger ones
+_GROWS = "events.jsonl"
+_BROUGHT = ("status.json", "lock.json", "logs/")
+
+Version = tuple[int, int]  # of a file: the time of its last change, and its size
+
+
+class RunMirror:
+    """The copy of one run's folder. Its methods return at once, `end` aside."""
+
+    def __init__(self, folder: Path, bucket: Bucket) -> None:
+        self._folder, self._bucket, self._prefix = folder, bucket, f"runs/{folder.name}"
+        self._sent: dict[str, Version] = {}
+        self._shares: dict[str, int] = {}  # bytes, by name: what a file has been given since it was sent
+        self._failed: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._problem = ""
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"{self._bucket.url}/{self._prefix}"
+
+    def begin(self) -> None:
+        """Bring what an earlier run of this graph has written from another machine; then send what is written here."""
+        there = {name.removeprefix(f"{self._prefix}/"): e for name, e in self._bucket.entries(self._prefix).items()}
+        wanted = []
+        for name, entry in there.items():
+            file = self._folder / name
+            size = file.stat().st_size if file.is_file() else -1
+            if (name == _GROWS and size < entry.size) or (name.startswith(_BROUGHT) and size < 0):
+                wanted.append((f"{self._prefix}/{name}", file, entry.size))
+        wanted = [item for item in wanted if ".." not in item[1].parts]
+        self._bucket.download_all(wanted)
+        self._sent = dict(self._same(there, {file for _, file, _ in wanted}))
+        self._thread.start()
+
+    def failures(self) -> Iterator[str]:
+        """What to tell about it since the last call."""
+        while not self._failed.empty():
+            yield self._failed.get()
+
+    def end(self) -> str:
+        """Send the rest and wait for it, but not for long. Returns what has gone wrong with that, or ""."""
+        self._done.set()
+        rest = 0
+        with suppress(OSError):  # a file that is gone again
+            rest = sum(size for _, size in self._changed().values())
+        self._thread.join(max(_END_SECONDS, rest / _SLOWEST))
+        return "it takes too long" if self._thread.is_alive() else self._problem
+
+    def _work(self) -> None:
+        told = False
+        while True:
+            last = self._done.wait(_EVERY_SECONDS)
+            self._problem = self._send(last=last)
+            if self._problem and not told:
+                self._failed.put(f"what is known of this run is not sent to {self.url} for now: {self._problem}")
+                told = True
+            if last:
+                return
+
+    def _send(self, *, last: bool) -> str:
+        """Send what has changed, except at the end no more than its share. Returns what has gone wrong, or ""."""
+        bucket = self._bucket.hurried() if last else self._bucket
+        try:
+            changed = self._changed()
+            due = changed if last else affordable(changed, self._shares, int(_RATE * _EVERY_SECONDS))
+            for large in (False, True):
+                some = {name: version for name, version in due.items() if (version[1] > _SMALL) == large}
+                for name in some:
+                    self._shares.pop(name, None)
+                bucket.upload_all((self._folder / name, f"{self._prefix}/{name}") for name in some)
+                self._sent |= some
+        except Exception as error:
+            return first_line(f"{type(error).__name__}: {error}")
+        return ""
+
+    def _changed(self) -> dict[str, Version]:
+        return {name: version for name, version in self._files() if self._sent.get(name) != version}
+
+    def _same(self, there: Mapping[str, Entry], brought: Set[Path]) -> Iterator[tuple[str, Version]]:
+        """The files here that need not be sent: they are what is there."""
+        for name, (changed, size) in self._files():
+            entry = there.get(name)
+            if entry is None or entry.size != size:
+                continue
+            if self._folder / name in brought or changed / 1e9 <= entry.modified + 1e-3:
+                yield name, (changed, size)
+
+    def _files(self) -> Iterator[tuple[str, Version]]:
+        for file in self._folder.rglob("*"):
+            name = file.relative_to(self._folder).as_posix()
+            if any(part.startswith(".") for part in Path(name).parts) or not file.is_file():
+                continue
+            status = file.stat()
+            yield name, (status.st_mtime_ns, status.st_size)
+
+
+def affordable(changed: Mapping[str, Version], shares: dict[str, int], budget: int) -> dict[str, Version]:
+    """Divide `budget` bytes among files, on top of their `shares`. Returns those that can be sent now.
+
+    The events, by which others see how far the run is, come first and get half where they need it. Then from the
+    smallest on: what one does not need, larger ones have.
+    """
+    rest, due = budget, {}
+    ordered = sorted(changed, key=lambda name: (name != _GROWS, changed[name][1] - shares.get(name, 0)))
+    for left, name in zip(range(len(ordered), 0, -1), ordered, strict=True):
+        size, before = changed[name][1], shares.get(name, 0)
+        parts = min(2, left) if name == _GROWS else left
+        given = min(max(0, size - before), rest // parts)
+        rest -= given
+        shares[name] = before + given
+        if shares[name] >= size:
+            due[name] = changed[name]
+    return due
+
+
+@contextmanager
+def mirrored(store: Store, folder: Path) -> Iterator[RunMirror | None]:
+    """While the context lasts, keep a run's folder at the store's URL; None for a store in a folder."""
+    if store.bucket is None:
+        yield None
+        return
+    mirror = RunMirror(folder, store.bucket)
+    mirror.begin()
+    try:
+        yield mirror
+    finally:
+        if problem := mirror.end():
+            print(f"{folder} could not be sent to {mirror.url}: {problem}", file=sys.stderr, flush=True)

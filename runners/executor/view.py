@@ -1,0 +1,227 @@
+"""What a person sees while a graph runs: live bars on a terminal, plain lines elsewhere.
+
+Both views are told the run's events (`runners/runtime/journal.py`) and the progress lines of running tasks
+(`runners/runtime/context.py`): done, total, unit, and named values such as loss terms. A value `rate` is the task's
+own measure of its units a second.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import deque
+from types import TracebackType
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
+from rich.text import Text
+
+from runners.runtime.journal import Event
+
+_LINE_EVERY_SECONDS = 10.0
+_PACE_OVER_SECONDS = 30.0
+_FIELDS = frozenset({"time", "done", "total", "unit", "rate"})
+
+
+class View(Protocol):
+    def __enter__(self) -> View: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None: ...
+    def event(self, event: Event) -> None: ...
+    def progress(self, task_id: str, line: dict[str, Any]) -> None: ...
+    def tick(self) -> None: ...
+
+
+def view_for(tasks: int, *, plain: bool) -> View:
+    """The view for a run of so many tasks on this process's standard output."""
+    if plain or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+        return PlainView(tasks)
+    return LiveView(tasks)
+
+
+class Pace:
+    """How fast one task is and how long it still takes, from its progress lines."""
+
+    def __init__(self) -> None:
+        self.line: dict[str, Any] = {}
+        self._samples: deque[tuple[float, float]] = deque()
+
+    def update(self, line: dict[str, Any]) -> None:
+        if self._samples and line["done"] < self._samples[-1][1]:
+            self._samples.clear()  # a new attempt, or the next phase of the task
+        self.line = line
+        self._samples.append((line["time"], line["done"]))
+        while line["time"] - self._samples[0][0] > _PACE_OVER_SECONDS and len(self._samples) > 2:
+            self._samples.popleft()
+
+    @property
+    def rate(self) -> float | None:
+        """Units a second: what the task itself measures, else over the last half minute; None while unknown."""
+        if "rate" in self.line:
+            return float(self.line["rate"])
+        if len(self._samples) < 2:
+            return None
+        (first, before), (last, done) = self._samples[0], self._samples[-1]
+        return (done - before) / (last - first) if last > first else None
+
+    def describe(self) -> str:
+        """ "120/500 steps  24%  2.1 steps/s  loss 3.41  3:01 left"."""
+        line, rate = self.line, self.rate
+        total, unit = line["total"], line["unit"]
+        parts = [
+            f"{quantity(line['done'])}/{quantity(total)} {unit}" if total > 0 else f"{quantity(line['done'])} {unit}"
+        ]
+        if total > 0:
+            parts.append(f"{line['done'] / total:.0%}")
+        if rate:
+            parts.append(f"{quantity(rate)} {unit}/s")
+        parts += [f"{name} {_value(value)}" for name, value in line.items() if name not in _FIELDS]
+        if rate and total > 0:
+            parts.append(f"{clock((total - line['done']) / rate)} left")
+        return "  ".join(parts)
+
+
+def quantity(number: float) -> str:
+    """A number in at most four significant digits: 950, 9.53k, 2.1M."""
+    for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e4, "k")):
+        if abs(number) >= limit:
+            return f"{number / (1e3 if suffix == 'k' else limit):.3g}{suffix}"
+    return f"{number:.4g}"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 4 s, 3:01 or 2:03:01."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def sentence(event: Event) -> str | None:
+    """A task's event in words, or None for what needs no line."""
+    name, error = event.get("name", ""), str(event.get("error", "")).partition("\n")[0]
+    match event["event"]:
+        case "task_started":
+            return f"start    {name}"
+        case "task_finished":
+            return f"done     {name} ({clock(event.get('seconds', 0))})"
+        case "task_reused":
+            same_as = event.get("same_as")
+            why = f"same inputs, byte for byte, as {same_as[:12]}" if same_as else "made by another run meanwhile"
+            return f"reused   {name} ({why})"
+        case "task_retried":
+            return f"retry    {name} (its worker was lost; attempt {event['attempt']}, on {event['host']})"
+        case "task_failed":
+            return f"FAILED   {name}: {error}"
+        case "task_blocked":
+            return f"blocked  {name}: {error}"
+        case "note":
+            return f"note     {name + ': ' if name else ''}{event['message']}"
+    return None
+
+
+def _value(value: float | str) -> str:
+    return value if isinstance(value, str) else quantity(value)
+
+
+class _Counting:
+    """What both views keep: how many tasks have ended, and the pace of those that run."""
+
+    def __init__(self, tasks: int) -> None:
+        self.tasks = tasks
+        self.ended = 0
+        self.names: dict[str, str] = {}
+        self.paces: dict[str, Pace] = {}
+
+    def count(self, event: Event) -> None:
+        kind, task_id = event["event"], event.get("task", "")
+        if kind in ("task_started", "task_retried"):
+            self.names[task_id], self.paces[task_id] = event["name"], Pace()
+        elif kind.startswith("task_"):
+            self.ended += 1
+            self.paces.pop(task_id, None)
+
+
+class PlainView:
+    """One line per transition, and one every ten seconds for each task that runs."""
+
+    def __init__(self, tasks: int) -> None:
+        self._state = _Counting(tasks)
+        self._next: dict[str, float] = {}
+
+    def __enter__(self) -> PlainView:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        pass
+
+    def event(self, event: Event) -> None:
+        self._state.count(event)
+        if (text := sentence(event)) is not None:
+            self._print(text)
+
+    def progress(self, task_id: str, line: dict[str, Any]) -> None:
+        self._state.paces.setdefault(task_id, Pace()).update(line)
+
+    def tick(self) -> None:
+        now = time.monotonic()
+        for task_id, pace in self._state.paces.items():
+            due = self._next.setdefault(task_id, now + _LINE_EVERY_SECONDS)
+            if now >= due and pace.line:
+                self._next[task_id] = now + _LINE_EVERY_SECONDS
+                self._print(f"         {self._state.names.get(task_id, '')}: {pace.describe()}")
+
+    def _print(self, text: str) -> None:
+        place = f"[{self._state.ended}/{self._state.tasks}]"
+        print(f"{time.strftime('%H:%M:%S')} {place:>9} {text}", flush=True)
+
+
+class LiveView:
+    """An overall bar and one bar for each task that runs; what has ended scrolls away above them."""
+
+    def __init__(self, tasks: int, *, console: Console | None = None) -> None:
+        self._state = _Counting(tasks)
+        self._bars = Progress(
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, max_width=40)),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[details]}", markup=False, table_column=Column(no_wrap=True)),
+            console=console or Console(highlight=False),
+        )
+        self._all = self._bars.add_task("all tasks", total=tasks, details=f"0/{tasks}")
+        self._rows: dict[str, TaskID] = {}
+
+    def __enter__(self) -> LiveView:
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._bars.stop()
+
+    def event(self, event: Event) -> None:
+        self._state.count(event)
+        task_id = event.get("task", "")
+        if event["event"] == "task_started":
+            self._rows[task_id] = self._bars.add_task(event["name"], total=None, details="")
+        elif event["event"].startswith("task_") and event["event"] != "task_retried" and task_id in self._rows:
+            self._bars.remove_task(self._rows.pop(task_id))
+        self._bars.update(self._all, completed=self._state.ended, details=f"{self._state.ended}/{self._state.tasks}")
+        text = sentence(event)
+        if text is not None and event["event"] != "task_started":  # its bar says that
+            self._bars.console.print(Text(text, style="bold red" if event["event"] == "task_failed" else ""))
+
+    def progress(self, task_id: str, line: dict[str, Any]) -> None:
+        pace = self._state.paces.get(task_id)
+        if pace is None or task_id not in self._rows:
+            return
+        pace.update(line)
+        total = line["total"] if line["total"] > 0 else None
+        self._bars.update(self._rows[task_id], completed=line["done"], total=total, details=pace.describe())
+
+    def tick(self) -> None:
+        pass  # rich redraws by itself

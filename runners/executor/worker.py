@@ -1,0 +1,174 @@
+"""One task, from start to published artifact, in the Ray worker that runs it.
+
+In: a `Job` (plain data). Out: an `Outcome`; an exception of the body is an outcome, too, so Ray does not
+retry it. What Ray does retry is a lost worker: then `execute` starts anew and the body continues from what
+it left in `Context.resume`. A machine that does not reach the store makes no outcome: the executor sends the
+task elsewhere.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from boomspec.core.errors import BoomspecError
+from boomspec.core.json_text import json_text
+from boomspec.store import Store, open_store
+from boomspec.store.made_of import key_in
+from boomspec.store.twins import ids_by_key, note_key, publish_twin
+from runners.cluster.store_check import UnreachedError, opened
+from runners.executor.heartbeat import beating
+from runners.runtime import environment
+from runners.runtime.context import Context, Place, Progress
+from runners.runtime.disk_full import FullDiskError, explained
+from runners.runtime.job import Job, Outcome, State, describe
+from runners.runtime.journal import log_file, make_subfolders, progress_file
+from runners.runtime.output import captured
+from runners.runtime.place_names import named, names_of
+from runners.runtime.provenance import provenance
+from runners.runtime.relay import relayed
+from runners.training.remote_checkpoint import resume_mirror
+
+
+def execute(job: Job) -> Outcome:
+    """Make the artifact of `job`. Raises only KeyboardInterrupt, and UnreachedError."""
+    name = job.node.name
+    started = time.time()
+    try:
+        store, here = opened(job)
+    except UnreachedError:
+        raise
+    except BoomspecError as error:  # there is no log yet, nor anybody who would read it
+        return Outcome(name, "failed", describe(error), name, time.time() - started)
+    folder = job.folder(store)
+    try:
+        with explained(folder), _heard(job, folder, here=here):
+            return _logged(job, folder, started)
+    except FullDiskError as error:  # which has no room for the log either
+        return Outcome(name, "failed", describe(error), name, time.time() - started)
+
+
+def _logged(job: Job, folder: Path, started: float) -> Outcome:
+    name = job.node.name
+    progress = _started(job, progress_file(folder, job.node.id), started)
+    store = open_store(job.store, tell=progress.note)
+    with captured(log_file(folder, job.node.id)), beating(progress):
+        # SystemExit is not caught: it is how Ray ends a worker on a node that goes away, and such a task is retried.
+        try:
+            state, same_as = _make(job, store, progress, started)
+        except Exception as error:
+            traceback.print_exc()
+            return Outcome(name, "failed", describe(error), name, time.time() - started)
+    return Outcome(name, state, seconds=time.time() - started, same_as=same_as)
+
+
+@contextmanager
+def _heard(job: Job, folder: Path, *, here: bool) -> Iterator[None]:
+    """What the task writes into its files is seen by the driver. `here`: they are in the driver's own run folder."""
+    if here:
+        yield
+        return
+    make_subfolders(folder)
+    if job.reach is None or job.reach.relay is None:
+        yield
+        return
+    with relayed(job.reach.relay, folder, job.node.id):
+        yield
+
+
+def _started(job: Job, file: Path, started: float) -> Progress:
+    with file.open("a", encoding="utf-8") as lines:
+        line = {"time": started, "started": {"run": job.run, "host": socket.gethostname(), "pid": os.getpid()}}
+        lines.write(json_text(line) + "\n")
+    return Progress(file)
+
+
+def _make(job: Job, store: Store, progress: Progress, started: float) -> tuple[State, str]:
+    """Make and publish the artifact.
+
+    Nothing is made where another run has made it meanwhile, nor where there is one that was made of the same inputs
+    byte for byte: that is published under this id, too, and its own is returned.
+    """
+    environment.apply(environment.variables(store.root, hub=job.hub))
+    execution, task = job.node.execution, job.node.task
+    threads = environment.apply_resources(cpus=execution.cpus, gpus=execution.gpus)
+    waiting = "another run is at work on this; waiting for it"
+    with store.claimed(task.kind, task.id, owner=job.run, waiting=lambda: progress.note(waiting)):
+        if store.has(task.kind, task.id) and store.damage(task.kind, task.id) is None:
+            return "reused", ""
+        key = None if job.anew else key_in(store, task, job.input_kinds)
+        if key is not None and (twin := _twin(job, store, key)):
+            return "reused", twin
+        if job.same_as:
+            what = f"{task.kind} {job.same_as[:12]}, which was made of the same inputs, is gone or damaged"
+            raise BoomspecError(f"{what} since the plan was drawn up", hint="run again")
+        # Where several workers share the task, each machine of theirs fetches for itself.
+        inputs = job.inputs if execution.workers > 1 else job.fetched(open_store(job.reads, tell=progress.note))
+        body = _body(task.kind, threads)
+        mirror = resume_mirror(store, job.node, progress)
+        with (
+            store.workspace(task.kind, task.id) as workspace,
+            explained(workspace.path, Path(tempfile.gettempdir())),
+            named(names_of(job.node.name, inputs, workspace.path)),
+        ):
+            body(
+                Context(
+                    record=task.record,
+                    inputs=inputs,
+                    path=workspace.path,
+                    resume=workspace.resume,
+                    mirror=mirror,
+                    options=execution.options,
+                    progress=progress,
+                    place=Place(
+                        execution.cpus,
+                        execution.gpus,
+                        execution.retries,
+                        log_file(job.folder(store), job.node.id),
+                        claims=execution.claims,
+                        job=job,
+                    ),
+                )
+            )
+            made_by = provenance(started=started, finished=time.time(), execution=execution, commit=job.commit)
+            if job.node.cost is not None:
+                made_by["cost"] = asdict(job.node.cost)  # with the seconds: how fast such tasks are here
+            if mirror is not None:
+                mirror.wait()  # what is sent now would outlive the checkpoints, which end with the task
+            if key is not None:
+                note_key(store, task.kind, key, task.id)
+            store.publish(workspace, task.kind, task.id, task.identity(), made_by)
+    return "made", ""
+
+
+def _twin(job: Job, store: Store, key: str) -> str:
+    """Publish what was made of the same inputs under the task's id, if there is anything. Returns the id of that."""
+    task = job.node.task
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    for other in ids_by_key(store, task.kind, [key]).get(key, ()):
+        same_as = {"same_as": {"id": other, "published": now, "commit": job.commit}}
+        if other != task.id:
+            note_key(store, task.kind, key, task.id)
+            if publish_twin(store, task.kind, task.id, other, task.identity(), same_as, checksums=job.checksums):
+                print(f"made of the same inputs, byte for byte, as {other}: nothing is computed")
+                return other
+    return ""
+
+
+def _body(kind: str, threads: int) -> Callable[[Context[Any]], None]:
+    body: Callable[[Context[Any]], None] = importlib.import_module(f"runners.tasks.{kind}").run
+    # A worker is used again, and torch reads OMP_NUM_THREADS only once.
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(threads)
+    return body

@@ -1,0 +1,190 @@
+"""A family in memory: teacher and student are held once, and any size is made of them by re-wiring.
+
+A member is a model of the teacher's own class, built from its own config as transformers would build it from
+an assembled folder, whose parameters ARE those of teacher and student: no weight is copied. Its modules are its
+own, so a layer knows its place (`layer_idx`, and with it the KV cache) in every member that it is part of.
+
+The rules are those of `runners.assembly.assemble`: the embedding comes from the owner of the first layer, final norm
+and head from the owner of the last one, and every layer keeps the config attributes of the layer it came from.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import init_empty_weights
+
+from boomspec.core.errors import BoomspecError
+from boomspec.core.graph import TaskGraph
+from boomspec.core.sizes import Lineage, Member
+from boomspec.models import trust
+from boomspec.models.facts import ModelFacts, read_facts
+from boomspec.store import Store
+from runners.modeling.hidden_states import decoder_layers
+from runners.modeling.members import built_folder, lineage_of, owner_folders
+from runners.modeling.model_config import config_object, plan_config
+from runners.modeling.models import load, stored_dtype
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Family:
+    """Teacher, student, and what makes every size between them. Changing a shared weight changes it in all."""
+
+    teacher: PreTrainedModel
+    student: PreTrainedModel
+    lineage: Lineage
+    facts: Mapping[str, ModelFacts]  # "t": of the teacher, "s": of the student
+
+    @property
+    def sizes(self) -> tuple[Member, ...]:
+        """Layers, parameters, bytes and layer plan of every model, smallest first; the last one is the teacher."""
+        return self.lineage.members
+
+    def model(self, size: str | Sequence[str]) -> PreTrainedModel:
+        """The model of a size ("24 layers", "3B", "80%", "student") or of a layer plan (["s0", "s1", "t4", ...]).
+
+        The largest member not above a size is taken. A layer plan need not be one of `sizes`; where its first and
+        last layer have two owners, embedding and head do, too. Raises BoomspecError for what does not exist.
+        """
+        if isinstance(size, str):
+            member = self.lineage.pick(size)
+            return self._rewired(member.plan, tied=member.tied)
+        plan = tuple(size)
+        self._check(plan)
+        known = {member.plan: member.tied for member in (self.lineage.trained, *self.sizes)}
+        return self._rewired(plan, tied=known.get(plan, self.facts["t"].tied and plan[0][0] == plan[-1][0]))
+
+    def _check(self, plan: Sequence[str]) -> None:
+        if not plan:
+            raise BoomspecError("a layer plan needs at least one layer")
+        for layer in plan:
+            owner, index = layer[:1], layer[1:]
+            if owner not in self.facts or not index.isdecimal():
+                raise BoomspecError(f"'{layer}' is not a layer", hint="teacher layer 4 is t4, student layer 2 is s2")
+            if int(index) >= self.facts[owner].count:
+                raise BoomspecError(f"{layer} does not exist: that model has {self.facts[owner].count} layers")
+
+    def _rewired(self, plan: Sequence[str], *, tied: bool) -> PreTrainedModel:
+        config = config_object(type(self.teacher.config), plan_config(self.facts, plan, tied=tied, base="t"))
+        member = _without_weights(self.teacher, config)
+        owned = {"t": self.teacher.state_dict(keep_vars=True), "s": self.student.state_dict(keep_vars=True)}
+        stack = _stack_name(member)
+        teacher = self.facts["t"]
+        sides = {entry.name: 0 for entry in teacher.embedding} | {entry.name: -1 for entry in teacher.norm}
+        for name, place in member.state_dict().items():
+            owner, source = _origin(name, place, stack, member.base_model_prefix, sides, plan)
+            if source not in owned[owner]:
+                raise BoomspecError(f"the model of this plan needs '{name}', but its owner has no '{source}'")
+            _put(member, name, owned[owner][source])
+        if tied:
+            member.tie_weights()
+        member.generation_config = copy.deepcopy(self.teacher.generation_config)
+        # What is left to move are the buffers that are not stored, such as rotary frequencies.
+        moved: PreTrainedModel = member.to(self.teacher.device).train(self.teacher.training)
+        return moved
+
+
+def load_family(graph: TaskGraph, store: Store, *, dtype: torch.dtype | str | None = None) -> Family:
+    """The family that a graph has made. See `open_family`."""
+    folders = owner_folders(graph, store, "ts")
+    return open_family(folders["t"], folders["s"], lineage_of(graph), dtype=dtype, code=_trusted(graph))
+
+
+def load_member(
+    graph: TaskGraph, store: Store, member: Member, *, dtype: torch.dtype | str | None = None
+) -> PreTrainedModel:
+    """One model of the family that a graph has made: from its folder where it has been built, else re-wired."""
+    folder = built_folder(graph, store, member)
+    if folder is None and member.is_teacher:
+        folder = owner_folders(graph, store, "t")["t"]
+    if folder is None:
+        return load_family(graph, store, dtype=dtype).model(member.plan)
+    return load(folder, dtype=torch_dtype(dtype, folder), code=_trusted(graph))
+
+
+def _trusted(graph: TaskGraph) -> frozenset[str]:
+    """The code that the graph's spec trusts; whoever loads a model into a process of their own is told."""
+    for line in trust.warnings(graph):
+        warnings.warn(line, stacklevel=4)
+    return trust.trusted_code(graph.sources.values())
+
+
+def open_family(
+    teacher: Path,
+    student: Path,
+    lineage: Lineage,
+    *,
+    dtype: torch.dtype | str | None = None,
+    code: Collection[str] = (),
+) -> Family:
+    """Load the models of two folders, on this process's device; of their own code no more runs than `code` (sha256).
+
+    `dtype`: None means the teacher's. Raises BoomspecError where the two models are of different families.
+    """
+    folders = {"t": teacher, "s": student}
+    facts = {owner: read_facts(folder) for owner, folder in folders.items()}
+    if facts["t"].model_type != facts["s"].model_type:
+        types = " and a ".join(facts[owner].model_type for owner in "ts")
+        raise BoomspecError(
+            f"a {types} model cannot share their layers in memory", hint="boomspec export writes any size to a folder"
+        )
+    models = {owner: load(folder, dtype=torch_dtype(dtype, teacher), code=code) for owner, folder in folders.items()}
+    return Family(models["t"], models["s"], lineage, facts)
+
+
+def torch_dtype(dtype: torch.dtype | str | None, folder: Path) -> torch.dtype:
+    """The dtype that was asked for; None is the one that the folder's weights are stored in."""
+    if dtype is None:
+        return stored_dtype(folder)
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise BoomspecError(f"'{dtype}' is not a floating-point dtype of torch", hint="for example: bfloat16, float32")
+    return found
+
+
+def _without_weights(like: PreTrainedModel, config: Any) -> Any:
+    """A model of the same class, whose parameters are still empty; what is computed from its config is there."""
+    with init_empty_weights(include_buffers=False):
+        return type(like)._from_config(config, dtype=like.dtype, attn_implementation=like.config._attn_implementation)
+
+
+def _stack_name(model: Any) -> str:
+    """The name of the list of decoder layers: "model.layers"."""
+    layers = decoder_layers(model)
+    names: list[str] = [name for name, module in model.named_modules() if module is layers]
+    return names[0]
+
+
+def _origin(
+    name: str, tensor: torch.Tensor, stack: str, base: str, sides: Mapping[str, int], plan: Sequence[str]
+) -> tuple[str, str]:
+    """Whose tensor `name` of a member is, and what its owner calls it.
+
+    `sides`: of the tensors beside the layers that the teacher's file calls by the same names, 0 for those in front.
+    """
+    if name.startswith(f"{stack}."):
+        index, _, rest = name.removeprefix(f"{stack}.").partition(".")
+        layer = plan[int(index)]
+        return layer[0], f"{stack}.{layer[1:]}.{rest}"
+    # The rule of `boomspec.models.facts`: of what stands beside the layers, all but bare vectors is embedding.
+    in_front = name.startswith(f"{base}.") and (tensor.ndim > 1 or "embed" in name.lower())
+    return plan[sides.get(name, 0 if in_front else -1)][0], name
+
+
+def _put(model: Any, name: str, tensor: torch.Tensor) -> None:
+    """Make `tensor` itself, not its values, the parameter or buffer `name` of the model."""
+    path, _, leaf = name.rpartition(".")
+    module = model.get_submodule(path)
+    expected = tuple(getattr(module, leaf).shape)
+    if expected != tuple(tensor.shape):
+        raise BoomspecError(f"'{name}' should have shape {expected}, its owner's has {tuple(tensor.shape)}")
+    setattr(module, leaf, tensor)

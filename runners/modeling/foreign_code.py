@@ -1,0 +1,130 @@
+"""The code that a model brings along, where tasks load it: it runs if the spec trusts each of its files, else not.
+
+A task's options name the sha256 of every file that the spec trusts (`boomspec.models.code`). The code travels with what
+is made of a model, so a folder in the store is looked at as the teacher's own one is: an unknown file means no code, as
+does a class that is in none of the files.
+transformers copies code into a folder of its own before it imports it; only one process at a time does that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
+from transformers.utils import HF_MODULES_CACHE
+
+from boomspec.core.errors import BoomspecError
+from boomspec.core.file_locks import lock
+from boomspec.core.json_text import transformers_floats
+from boomspec.models.code import (
+    AUTO_MAP,
+    CONFIGS,
+    USED,
+    Part,
+    check_named,
+    check_native,
+    code_digests,
+    code_files,
+    files_of_code,
+    named_classes,
+)
+from boomspec.models.files import travelling_files
+
+
+def runs_code(folder: Path, part: Part, code: Collection[str]) -> bool:
+    """Whether transformers may run the code in a model folder: the model's, or the tokenizer's.
+
+    It may where each file of code in the folder is trusted, and each class that would be imported is in one of them: of
+    another repository nothing is pinned.
+    Raises BoomspecError where some of the files are trusted and others are not: the folder was changed.
+    """
+    if not code or not named_classes(folder, part):
+        return False
+    digests = code_digests(folder)
+    unknown = [name for name, digest in digests.items() if digest not in code]
+    if 0 < len(unknown) < len(digests):
+        raise BoomspecError(f"{folder / unknown[0]}: is not the code that the spec trusts", hint="run again")
+    try:
+        check_named(_imported(folder, part), digests, folder)
+    except BoomspecError:
+        return False
+    return bool(digests) and not unknown
+
+
+def ready(folder: Path, part: Part, code: Collection[str]) -> bool:
+    """`runs_code`; where it may run, its classes are imported when this returns.
+
+    Raises BoomspecError where it may not, and transformers has no class of its own.
+    """
+    if not runs_code(folder, part, code):
+        check_native(folder, part, str(folder))
+        return False
+    with _one_at_a_time():
+        for name in _imported(folder, part):
+            get_class_from_dynamic_module(name, str(folder))
+    return True
+
+
+def _imported(folder: Path, part: Part) -> list[str]:
+    """The classes that transformers imports for a part: for a tokenizer that of the model's config, too."""
+    classes = named_classes(folder, part)
+    if part == "tokenizer":
+        classes["AutoConfig"] = named_classes(folder, "model").get("AutoConfig", ())
+    return [name for auto in USED for name in classes.get(auto, ())]
+
+
+def copy_travelling(source: Path, target: Path, code: Collection[str]) -> None:
+    """Copy what goes along when a model is built from the one in `source`; its code only if that is trusted."""
+    for file in travelling_files(source):
+        copied = target / file.relative_to(source)
+        copied.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, copied)
+    if not runs_code(source, "tokenizer", code):
+        forget_code(target)
+    if runs_code(source, "model", code) or runs_code(source, "tokenizer", code):
+        for name, file in code_files(source).items():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target / name)
+        for file in files_of_code(source):
+            shutil.copyfile(file, target / file.name)
+
+
+def forget_code(folder: Path) -> None:
+    """Make a tokenizer's config name no code."""
+    path = folder / CONFIGS["tokenizer"]
+    if named_classes(folder, "tokenizer"):
+        config = without_code(json.loads(path.read_text(encoding="utf-8")))
+        path.write_text(
+            json.dumps(transformers_floats(config), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+            encoding="utf-8",
+        )
+
+
+def without_code(config: dict[str, Any]) -> dict[str, Any]:
+    """A config that names no code."""
+    return {key: value for key, value in config.items() if key != AUTO_MAP}
+
+
+def tokenizer_of(folder: Path, code: Collection[str] = ()) -> Any:
+    """transformers' tokenizer of a folder."""
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=ready(folder, "tokenizer", code))
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    place = Path(HF_MODULES_CACHE)
+    place.mkdir(parents=True, exist_ok=True)
+    file = place / ".boomspec.lock"
+    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        lock(handle, file, wait=True)
+        yield
+    finally:
+        os.close(handle)

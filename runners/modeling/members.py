@@ -1,0 +1,63 @@
+"""Where the models of a family are: folders of teacher, student, and of the sizes that have been built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from boomspec.core.errors import BoomspecError
+from boomspec.core.graph import Node, TaskGraph
+from boomspec.core.sizes import Lineage, Member
+from boomspec.core.tasks import Interpolate
+from boomspec.store import Store
+from runners.modeling.models import MODEL, model_folder
+from runners.runtime.context import Input
+
+
+def lineage_of(graph: TaskGraph) -> Lineage:
+    """The family of a graph. Raises BoomspecError where the graph ends at a search."""
+    if graph.family is None:
+        raise BoomspecError(f"{graph.name}: its layers or their order are still to be searched for")
+    return graph.family
+
+
+def owner_folders(graph: TaskGraph, store: Store, owners: Iterable[str]) -> dict[str, Path]:
+    """Model folders of teacher ("t") and student ("s"), fetched from the hub where they are there."""
+    lineage = lineage_of(graph)
+    return {owner: _folder(graph, store, lineage.teacher if owner == "t" else lineage.student) for owner in owners}
+
+
+def task_of(graph: TaskGraph, member: Member) -> str | None:
+    """Id of the task or source that is this model; None for a size that the graph does not build."""
+    lineage = lineage_of(graph)
+    if member.is_teacher:
+        return lineage.teacher
+    if member.plan == lineage.trained.plan:
+        return lineage.student
+    return next((node.id for node in graph.nodes.values() if _builds(node, member, lineage)), None)
+
+
+def built_folder(graph: TaskGraph, store: Store, member: Member) -> Path | None:
+    """The folder of a model that is in the store already, whole."""
+    task = task_of(graph, member)
+    if task is None or task not in graph.nodes:
+        return None
+    kind = graph.nodes[task].task.kind
+    ready = store.has(kind, task) and store.damage(kind, task) is None
+    return store.fetch(kind, task) / MODEL if ready else None
+
+
+def _builds(node: Node, member: Member, lineage: Lineage) -> bool:
+    record, inputs = node.task.record, node.task.inputs
+    if not isinstance(record, Interpolate) or (record.plan, record.tied) != (member.plan, member.tied):
+        return False
+    return (inputs["teacher"], inputs["student"]) == (lineage.teacher, lineage.student)
+
+
+def _folder(graph: TaskGraph, store: Store, task: str) -> Path:
+    if task in graph.sources:
+        return model_folder(Input(task, source=graph.sources[task]))
+    node = graph.nodes[task]
+    if not store.has(node.task.kind, task):
+        raise BoomspecError(f"{graph.name}: '{node.name}' is not in the store {store.address}")
+    return store.fetch(node.task.kind, task) / MODEL

@@ -1,0 +1,144 @@
+"""Model folders: where an input's model is, loading and saving it. Only safetensors are read.
+
+Of the code that a model brings along only what the spec trusts is run: `code`, the sha256 of each file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from huggingface_hub import snapshot_download
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+from boomspec.core.errors import BoomspecError
+from boomspec.core.graph import CODE
+from boomspec.core.identity import file_digest
+from boomspec.models.checkpoint import checkpoint_files, read_checkpoint, read_header
+from boomspec.models.code import CODE_FILES
+from boomspec.models.contents import check_folder
+from boomspec.models.facts import model_facts, read_config, read_facts
+from boomspec.models.families import WRAPPERS, unwrapped
+from boomspec.models.files import HUB_FILES, NOT_HUB_FILES
+from boomspec.models.nested import DECODERS, decoder_config
+from boomspec.models.quantized import check_plain, foreseen
+from runners.modeling.foreign_code import ready
+from runners.modeling.model_config import config_object
+from runners.runtime.context import Input
+from runners.runtime.device import device
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+MODEL = "model"  # the folder of the model inside an artifact
+_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+def model_folder(source: Input) -> Path:
+    """The Hugging Face folder of an input: inside its artifact, on this machine, or fetched from the hub."""
+    if source.source is None:
+        return source.folder / MODEL
+    location, code = source.source.location, source.source.identity.get(CODE, {})
+    if "folder" in location:
+        return _unchanged(Path(location["folder"]), {**source.source.identity["sha256"], **code})
+    hub, revision = location["hub"], source.source.identity["revision"]
+    try:
+        patterns = [*HUB_FILES, *(CODE_FILES if code else ())]
+        ignored = list(NOT_HUB_FILES)
+        fetched = snapshot_download(hub, revision=revision, allow_patterns=patterns, ignore_patterns=ignored)
+        folder = _unchanged(Path(fetched), code)
+        if location.get("tied"):
+            _check_tied(folder, hub)
+        return folder
+    except BoomspecError:
+        raise
+    except Exception as error:  # a failed connection raises what the HTTP library of the day has for it
+        raise BoomspecError(
+            f"model '{hub}' at {revision[:12]}: cannot be fetched from the hub: {error}",
+            hint="check the network, the disk, and (for gated models) that HF_TOKEN is set",
+        ) from error
+
+
+def _check_tied(folder: Path, hub: str) -> None:
+    """Raise BoomspecError where the head, which some places on the hub showed to be the embedding, is another."""
+    if not model_facts(*foreseen(read_config(folder), read_checkpoint(folder), hub), hub).tied:
+        raise BoomspecError(
+            f"model '{hub}': its config says `tie_word_embeddings: true`, and its head differs from its embedding in a"
+            " few rows, which was not seen on the hub",
+            hint=f"it is fetched now, so a new plan reads it whole: run again; or give the folder {folder}",
+        )
+
+
+def _unchanged(folder: Path, digests: dict[str, str]) -> Path:
+    """The folder, unless a file of it is not what was compiled. Weights are not read for that: they may be large."""
+    for name, sha256 in digests.items():
+        if not (folder / name).is_file():
+            raise BoomspecError(f"{folder / name}: the file is gone since the spec was compiled")
+        if not name.endswith(".safetensors") and file_digest(folder / name) != sha256:
+            raise BoomspecError(f"{folder / name}: the file has changed since the spec was compiled", hint="run again")
+    return folder
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """The dtype that a model folder's weights are stored in. Raises BoomspecError for one that is not trained in."""
+    name = read_facts(folder).dtype
+    if name not in _DTYPES:
+        raise BoomspecError(f"{folder}: its weights are stored as {name} (supported: {', '.join(_DTYPES)})")
+    return _DTYPES[name]
+
+
+def load(
+    folder: Path, *, dtype: torch.dtype, place: torch.device | None = None, code: Collection[str] = ()
+) -> PreTrainedModel:
+    """The model of a folder, in evaluation mode, on `place` (default: this process's device).
+
+    Raises BoomspecError where it has another architecture than its class, or needs code that is not in `code`.
+    """
+    check_folder(folder)  # transformers would load an adapter, too
+    check_plain(read_config(folder), str(folder))
+    model, found = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=dtype,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=ready(folder, "model", code),
+        output_loading_info=True,
+        **named_otherwise(folder),
+    )
+    if found["missing_keys"]:  # transformers would draw them at random
+        name = min(found["missing_keys"])
+        raise BoomspecError(
+            f"{folder}: {len(found['missing_keys'])} weights of a {type(model).__name__} are not in it, such as {name}"
+        )
+    loaded: PreTrainedModel = model.to(place or device()).eval()
+    return loaded
+
+
+def named_otherwise(folder: Path) -> dict[str, Any]:
+    """What transformers must be told of a folder whose weights have other names than its class: a wrapper's, or those
+    of a text decoder among other parts. Mostly nothing.
+
+    Raises BoomspecError where there are no safetensors: transformers would look for weights in other formats.
+    """
+    names = [tensor.name for file in checkpoint_files(folder) for tensor in read_header(file)]
+    wrapped = any(unwrapped(name) != name for name in names)
+    decoder = decoder_config(read_config(folder))
+    renamed = {**(dict(WRAPPERS) if wrapped else {}), **(dict(DECODERS) if decoder else {})}
+    config = {"config": config_object(CONFIG_MAPPING[decoder["model_type"]], decoder)} if decoder else {}
+    return {"key_mapping": renamed or None, **config}
+
+
+def load_frozen(
+    folder: Path, *, dtype: torch.dtype, place: torch.device | None = None, code: Collection[str] = ()
+) -> PreTrainedModel:
+    """Like `load`, with no parameter that requires a gradient."""
+    return load(folder, dtype=dtype, place=place, code=code).requires_grad_(False)
+
+
+def save_weights(model: PreTrainedModel, folder: Path, *, dtype: torch.dtype) -> None:
+    """Write weights and config into `folder`, in place of the weights that are there. Casts `model` to `dtype`."""
+    for old in [*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]:
+        old.unlink()
+    model.to(dtype).save_pretrained(folder)

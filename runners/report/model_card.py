@@ -1,0 +1,233 @@
+"""The model card of an exported size: what it is, how it was made, what it measured, from the graph and the store."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from huggingface_hub import hf_hub_download
+
+import boomspec
+from boomspec.core.graph import Source, TaskGraph
+from boomspec.core.sizes import Lineage, Member, compact_plan
+from boomspec.core.tasks import Dequantize, Report
+from boomspec.models.facts import read_config, read_facts, total_bytes, total_parameters
+from boomspec.models.trust import foreign_code
+from boomspec.store import Store
+from runners.modeling.members import lineage_of, task_of
+from runners.report.collect import Row, collect
+from runners.report.format import count, number, size
+from runners.runtime.numbers import fetch_numbers
+
+_CARD = "README.md"
+_FROM_BASE = ("license", "license_name", "license_link", "language")  # what a derived model must or may repeat
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.PackageLoader("runners.report", "."),
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+    undefined=jinja2.StrictUndefined,
+)
+
+
+def model_card(graph: TaskGraph, store: Store, member: Member, *, folder: Path, name: str) -> str:
+    """The text of README.md for the model that lies in `folder`; `name` is what it is loaded by."""
+    lineage = lineage_of(graph)
+    base, teacher = _base(graph, lineage)
+    student = graph.nodes.get(lineage.student)
+    masked = "ForMaskedLM" in str(read_config(folder).get("architectures"))
+    kind = "student" if member.plan == lineage.trained.plan else "teacher" if member.is_teacher else "interpolated"
+    return _TEMPLATES.get_template("model_card.md.jinja").render(
+        front_matter=_yaml(_front_matter(graph, base, masked=masked)),
+        title=f"{graph.name}, {member.layers} layers",
+        summary=_summary(member, lineage, kind, teacher),
+        auto_class="AutoModelForMaskedLM" if masked else "AutoModelForCausalLM",
+        name=name,
+        code=foreign_code(graph),
+        facts=_facts(member, lineage, folder, base),
+        untied="" if member.tied or not _is_tied(lineage) else ", so they are two matrices where the teacher has one",
+        teacher=f"Teacher: {teacher}.",
+        student=_student(graph, lineage),
+        records=[
+            (title, fence(_yaml(node.task.record.model_dump(mode="json", exclude_none=True)), "yaml"))
+            for title, node in (("Distillation", student), ("The teacher's training", graph.nodes.get(lineage.teacher)))
+            if node is not None and not isinstance(node.task.record, Dequantize)
+        ],
+        results=_results(graph, store, member, kind),
+        spec=fence(graph.spec, "yaml"),
+        provenance=_provenance(graph, store, member),
+        version=boomspec.__version__,
+    )
+
+
+def _yaml(data: dict[str, Any]) -> str:
+    return str(yaml.safe_dump(data, sort_keys=False, default_flow_style=None, allow_unicode=True, width=100))
+
+
+def fence(text: str, language: str) -> str:
+    """A block of code, whatever the text holds."""
+    longest = max((len(run) for run in re.findall(r"`{3,}", text)), default=2)
+    marks = "`" * (longest + 1)
+    return f"{marks}{language}\n{text.rstrip()}\n{marks}"
+
+
+def front_matter_of(card: str) -> dict[str, Any]:
+    """The metadata that a model card opens with; empty where it has none that can be read."""
+    match = re.match(r"\A---\s*\n(.*?)\n---\s*(\n|\Z)", card, re.DOTALL)
+    try:
+        data = yaml.safe_load(match[1]) if match else None
+    except yaml.YAMLError:
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _base(graph: TaskGraph, lineage: Lineage) -> tuple[dict[str, Any], str]:
+    """The metadata of the base model's card with its name, and the teacher in words."""
+    source = _source(graph, lineage.teacher)
+    if source is None:
+        return {}, "trained from random weights by the same experiment"
+    card = front_matter_of(_card_text(source))
+    kept = {key: card[key] for key in _FROM_BASE if key in card}
+    if "hub" in source.identity:
+        name, revision = source.identity["hub"], source.identity["revision"]
+        return {"base_model": name, **kept}, f"[{name}](https://huggingface.co/{name}) at commit `{revision}`"
+    name = Path(source.location["folder"]).name
+    return {"base_model": name, **kept}, f"a model in a local folder `{name}` (id `{source.id[:12]}`)"
+
+
+def _card_text(source: Source) -> str:
+    if "folder" in source.location:
+        path = Path(source.location["folder"]) / _CARD
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    try:
+        path = Path(hf_hub_download(source.location["hub"], _CARD, revision=source.identity["revision"]))
+    except Exception:  # offline, or it has none: a failed connection raises what the HTTP library of the day has
+        return ""
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _front_matter(graph: TaskGraph, base: dict[str, Any], *, masked: bool) -> dict[str, Any]:
+    datasets = [s.identity["hub"] for s in graph.sources.values() if s.kind == "hub_dataset"]
+    return {
+        **base,
+        "library_name": "transformers",
+        "pipeline_tag": "fill-mask" if masked else "text-generation",
+        **({"datasets": datasets} if datasets else {}),
+        "tags": ["boomerang-distillation", "model-interpolation", "boomspec"],
+    }
+
+
+def _source(graph: TaskGraph, model: str) -> Source | None:
+    """Where a model comes from that exists, dequantised or as it is; None for one that the graph trains."""
+    node = graph.nodes.get(model)
+    if node is not None and isinstance(node.task.record, Dequantize):
+        return graph.sources[node.task.inputs["model"]]
+    return graph.sources.get(model)
+
+
+def _summary(member: Member, lineage: Lineage, kind: str, teacher: str) -> str:
+    ends = f"the {lineage.trained.layers} layers of its student and the {lineage.members[-1].layers} of its teacher"
+    match kind:
+        case "student":
+            return f"The distilled student of a family of models that grows from it to its teacher, {teacher}."
+        case "teacher":
+            return f"The teacher of a family of models: {teacher}."
+        case _:
+            return f"A model between {ends}, {teacher}. No training was done for this size."
+
+
+def _facts(member: Member, lineage: Lineage, folder: Path, base: dict[str, Any]) -> list[tuple[str, str]]:
+    written = read_facts(folder)  # what is in the folder, not what was planned
+    tensors = written.tensors(range(written.count), tied=written.tied)
+    parameters, share = total_parameters(tensors), member.parameters / lineage.members[-1].parameters
+    return [
+        ("architecture", f"`{written.model_type}`, {written.count} layers"),
+        ("parameters", f"{parameters:,} ({count(parameters)}), {share:.1%} of the teacher's"),
+        ("weights", f"{size(total_bytes(tensors))}, stored as {written.dtype}"),
+        ("embedding and head", "tied" if written.tied else "not tied"),
+        ("layer plan", f"`{compact_plan(member.plan)}`"),
+        ("kept layers of the teacher", f"`{', '.join(map(str, lineage.kept))}`"),
+        *([("licence of the base model", str(base.get("license", "not found in its card")))] if base else []),
+    ]
+
+
+def _is_tied(lineage: Lineage) -> bool:
+    return lineage.members[-1].tied
+
+
+def _student(graph: TaskGraph, lineage: Lineage) -> str:
+    source = _source(graph, lineage.student)
+    if source is None:
+        return f"Student: {lineage.trained.layers} layers, distilled by the experiment below."
+    identity = source.identity
+    where = f"`{identity['hub']}` at commit `{identity['revision']}`" if "hub" in identity else "a local folder"
+    return f"Student: {lineage.trained.layers} layers, taken as it is from {where}."
+
+
+def _results(graph: TaskGraph, store: Store, member: Member, kind: str) -> dict[str, Any]:
+    """A line per metric; columns for the student, this model and the teacher."""
+    lineage = lineage_of(graph)
+    columns = {"student": lineage.student, "this model": task_of(graph, member), "teacher": lineage.teacher}
+    if kind != "interpolated":  # it is one of the other two
+        columns = {f"{name} (this model)" if name == kind else name: columns[name] for name in ("student", "teacher")}
+    found = {(model, row.measure, row.metric): row for model, row in _rows(graph, store) if model in columns.values()}
+    metrics = {(row.measure, row.metric): row.higher_is_better for row in found.values()}
+    lines = [
+        {
+            "measure": measure.replace("_", " "),
+            "metric": metric.replace("_", " ") + {True: " ↑", False: " ↓", None: ""}[better],
+            "cells": [_value(found.get((model or "", measure, metric))) for model in columns.values()],
+        }
+        for (measure, metric), better in metrics.items()
+    ]
+    own = task_of(graph, member)
+    return {"labels": list(columns), "lines": lines, "evaluated": any(model == own for model, _, _ in found)}
+
+
+def _rows(graph: TaskGraph, store: Store) -> list[tuple[str, Row]]:
+    """Every number in the store, with the id of the model that it is of."""
+    rows: list[tuple[str, Row]] = []
+    for node in graph.nodes.values():
+        if not isinstance(node.task.record, Report):
+            continue
+        needed = {role: graph.nodes[task] for role, task in node.task.inputs.items() if task in graph.nodes}
+        cells = {cell.input for cell in node.task.record.cells}
+        measured = {(needed[role].task.kind, needed[role].id) for role in cells if role in needed}
+        folders = fetch_numbers(store, store.records(measured))
+
+        def find(role: str, needed: Any = needed, folders: Any = folders) -> Path | str:
+            found: Path | str = folders.get((needed[role].task.kind, needed[role].id), "not in the store")
+            return found
+
+        for cell in node.task.record.cells:
+            model = needed[cell.input].task.inputs["model"]
+            rows += [(model, row) for row in collect(Report(cells=(cell,), trainings={}), find).rows]
+    return rows
+
+
+def _value(row: Row | None) -> str:
+    if row is None:
+        return ""
+    return number(row.value) + ("" if row.stderr is None else f" ± {number(row.stderr)}")
+
+
+def _provenance(graph: TaskGraph, store: Store, member: Member) -> list[tuple[str, str]]:
+    lineage = lineage_of(graph)
+    ids = {"teacher": lineage.teacher, "student": lineage.student, "this model": task_of(graph, member) or ""}
+    record = None
+    for task in (ids["this model"], lineage.student, lineage.teacher):
+        if record is None and task in graph.nodes:
+            record = store.record(graph.nodes[task].task.kind, task)
+    made = record["provenance"] if record is not None else {}
+    facts = {
+        "graph": f"`{graph.id}`",
+        **{label: f"`{task}`" for label, task in ids.items() if task},
+        "commit": made.get("commit"),
+        "Python": made.get("python"),
+        "packages": ", ".join(f"{name} {version}" for name, version in made.get("packages", {}).items()),
+        "finished": made.get("finished"),
+    }
+    return [(label, str(value)) for label, value in facts.items() if value]

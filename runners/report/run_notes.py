@@ -1,0 +1,180 @@
+"""What a run says about itself on its page: its question, why results are missing, where its numbers come from."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from boomspec.core.graph import Node, TaskGraph
+from boomspec.core.tasks import Tokenize
+from boomspec.models.trust import warnings
+from boomspec.store import Store
+from runners.report.comparison import BASE, VARIANT
+from runners.report.format import size
+from runners.report.frame import Provenance
+
+_MOST_TASKS = 500  # listed one by one
+_WORKED_OUT = {"student.parameters", "student.blocks", "teacher.layers", "teacher.parameters"}  # from other fields
+
+
+@dataclass(frozen=True)
+class Experiments:
+    """`asked`: tasks of all experiments, counted for each; `different`: without counting a shared one again.
+
+    `common`: names of the tasks that all have. `lines`: {label, axes, tasks, own, done} of each experiment.
+    `changes`: by variant, the fields that it has otherwise than the file's own experiment: name, old and new value.
+    """
+
+    asked: int
+    different: int
+    common: Sequence[str]
+    lines: Sequence[dict[str, Any]]
+    changes: dict[str, list[tuple[str, str, str]]]
+
+
+def why(graph: TaskGraph, task_id: str, failures: dict[str, str]) -> str:
+    """Why a task has no artifact: its own failure, or the one that its failure follows from."""
+    cause = _cause(graph, task_id, failures)
+    if cause is None:
+        return "it has not been run"
+    if cause == task_id:
+        return failures[task_id]
+    return f"needs {graph.nodes[cause].name}, which failed: {failures[cause]}"
+
+
+def _cause(graph: TaskGraph, task_id: str, failures: dict[str, str]) -> str | None:
+    """The failed task, among those that `task_id` needs and itself, that needs no other failed one."""
+    above = (_cause(graph, needed, failures) for needed in graph.waits_for(task_id))
+    return next((cause for cause in above if cause is not None), task_id if task_id in failures else None)
+
+
+def opening(spec: str) -> Sequence[str]:
+    """The paragraphs of the comment that a spec opens with: the question that it answers."""
+    paragraphs = [""]
+    for line in spec.splitlines():
+        if not line.startswith("#"):
+            break
+        if "yaml-language-server:" in line:
+            continue  # for editors
+        text = line.lstrip("#").strip()
+        if text:
+            paragraphs[-1] = f"{paragraphs[-1]} {text}".strip()
+        else:
+            paragraphs.append("")
+    return [paragraph for paragraph in paragraphs if paragraph]
+
+
+def provenance(graph: TaskGraph, store: Store, failures: dict[str, str]) -> Provenance:
+    """Where the numbers of a run come from: versions, hardware, and every task with how it ended."""
+    found = store.records((node.task.kind, node.id) for node in graph.nodes.values())
+    records = {node.id: found.get((node.task.kind, node.id)) for node in graph.nodes.values()}
+    made = [record["provenance"] for record in records.values() if record is not None]
+    tasks: list[dict[str, Any]] = []
+    for node in graph.nodes.values():
+        record, cause = records[node.id], _cause(graph, node.id, failures)
+        state = "done" if record else "not done" if cause is None else "failed" if cause == node.id else "blocked"
+        seconds = record["provenance"].get("seconds") if record else None
+        tasks.append({"name": node.name, "kind": node.task.kind, "id": node.id, "seconds": seconds, "state": state})
+    total = sum(task["seconds"] or 0.0 for task in tasks)
+    shown = tasks if len(tasks) <= _MOST_TASKS else [task for task in tasks if task["state"] != "done"]
+    facts = [
+        ("graph", graph.id),
+        ("commit", _distinct(p.get("commit") for p in made)),
+        ("packages", _distinct(_named(p.get("packages", {})) for p in made)),
+        ("Python", _distinct(p.get("python") for p in made)),
+        ("hardware", _distinct(_hardware(p.get("hardware", {})) for p in made)),
+        ("platform", _distinct(p.get("platform") for p in made)),
+        ("finished", max((p.get("finished", "") for p in made), default="")),
+        ("time of all tasks", f"{total:.0f} s"),
+        ("rows without text, left out", _distinct(_skipped(store, node.id) for node in _texts(graph, found))),
+    ]
+    code = warnings(graph)
+    return Provenance([(name, value) for name, value in facts if value], shown, len(tasks) - len(shown), code)
+
+
+def _texts(graph: TaskGraph, found: Mapping[tuple[str, str], Any]) -> list[Node]:
+    """The tasks that have read text in which a bad row is left out."""
+    nodes = [node for node in graph.nodes.values() if (node.task.kind, node.id) in found]
+    return [node for node in nodes if isinstance(node.task.record, Tokenize) and node.task.record.on_bad_row == "skip"]
+
+
+def _skipped(store: Store, task: str) -> str:
+    """How many rows had no text, by what was wrong with them."""
+    meta = json.loads(store.read(Tokenize.kind, task, "meta.json"))
+    return ", ".join(f"{count:,} {kind}" for kind, count in meta.get("skipped", {}).items()) or "none"
+
+
+def _distinct(values: Any) -> str:
+    return "; ".join(dict.fromkeys(str(value) for value in values if value))
+
+
+def _named(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def _hardware(hardware: dict[str, Any]) -> str:
+    if not hardware:
+        return ""
+    gpus = ", ".join(hardware.get("gpus", [])) or "no GPU"
+    return f"{hardware['cpu']}, {hardware['cpus']} CPUs, {size(hardware['memory_bytes'])}, {gpus}"
+
+
+def experiments(graph: TaskGraph, store: Store) -> Experiments:
+    """What the experiments of a graph share, and what each one's spec says otherwise than the first."""
+    names: dict[str, str] = {}
+    users: Counter[str] = Counter()
+    for experiment in graph.experiments:
+        users.update(experiment.tasks.values())
+        names |= {task: name for name, task in experiment.tasks.items() if task not in names}
+    common = [names[task] for task, count in users.items() if count == len(graph.experiments)]
+    found = store.records((graph.nodes[task].task.kind, task) for task in users if task in graph.nodes)
+    made = {task for _, task in found}
+    lines = [
+        {
+            "label": experiment.label,
+            "axes": experiment.axes,
+            "tasks": len(experiment.tasks),
+            "own": sum(users[task] == 1 for task in experiment.tasks.values()),
+            "done": sum(task in made for task in experiment.tasks.values()),
+        }
+        for experiment in graph.experiments
+    ]
+    return Experiments(sum(users.values()), len(users), common, lines, _variants(graph))
+
+
+def _variants(graph: TaskGraph) -> dict[str, list[tuple[str, str, str]]]:
+    """What each variant's spec says otherwise than the file's own experiment at the same point of the sweep."""
+    by_axes = {tuple(experiment.axes.items()): experiment for experiment in graph.experiments}
+    changes: dict[str, list[tuple[str, str, str]]] = {}
+    for experiment in graph.experiments:
+        variant = experiment.axes.get(VARIANT, BASE)
+        base = by_axes.get(tuple({**experiment.axes, VARIANT: BASE}.items()))
+        if variant != BASE and variant not in changes and base is not None:
+            old, new = _said(base.meaning), _said(experiment.meaning)
+            fields = [name for name in dict.fromkeys([*new, *old]) if old.get(name) != new.get(name)]
+            changes[variant] = [(name, _shown(old, name), _shown(new, name)) for name in fields]
+    return changes
+
+
+def _said(meaning: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a meaning with their values; the rules that were written stand for what was worked out by them."""
+    written = meaning.get("written", {})
+    student = {**meaning.get("student", {}), **({"keep": written["keep"]} if "keep" in written else {})}
+    plain = {**meaning, "student": student, **({"interpolate": written["interpolate"]} if written else {})}
+    fields = _fields({name: value for name, value in plain.items() if name not in ("written", "sources")})
+    return {name: value for name, value in fields if name not in _WORKED_OUT}
+
+
+def _fields(said: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in said.items():
+        if isinstance(value, dict) and value:
+            yield from _fields(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
+
+
+def _shown(fields: dict[str, Any], name: str) -> str:
+    return json.dumps(fields[name], ensure_ascii=False) if name in fields else "(not there)"

@@ -1,0 +1,122 @@
+"""What a task's body gets: its record, where its inputs are, where to work, how to report progress.
+
+A body is `run(context) -> None` in `runners/tasks/<kind>.py`. It reads `context.inputs`, writes its
+payload into `context.path`, and returns; publishing, provenance and retries are the executor's.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from boomspec.core.errors import redact
+from boomspec.core.graph import CODE, Source
+from boomspec.core.json_text import json_text
+from boomspec.core.tasks import Record
+
+if TYPE_CHECKING:
+    from runners.runtime.job import Job
+    from runners.training.remote_checkpoint import ResumeMirror
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of a task: the folder of an artifact, or a source that the graph does not make."""
+
+    id: str
+    path: Path | None = None
+    source: Source | None = None
+
+    @property
+    def folder(self) -> Path:
+        if self.path is None:
+            raise TypeError(f"input {self.id[:12]} is a source, not an artifact")
+        return self.path
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a body must know to start workers of its own: what each gets, and what all of them work on."""
+
+    cpus: float = 1
+    gpus: float = 0
+    retries: int = 0  # for lost workers
+    log: Path | None = None
+    claims: dict[str, float] = field(default_factory=dict)  # all that each takes of its machine, by Ray's names
+    job: Job | None = None
+
+
+@dataclass
+class Context(Generic[R]):
+    record: R
+    inputs: dict[str, Input]
+    path: Path  # payload folder, empty at the start
+    resume: Path  # checkpoints survive here when the task is killed
+    mirror: ResumeMirror | None = None  # and there when the machine is lost, where the store is at a URL
+    options: dict[str, Any] = field(default_factory=dict)
+    progress: Progress = field(default_factory=lambda: Progress(None))
+    place: Place = Place()
+    # Of a worker whose team is on machines that share no folder: whether it writes what those of its machine read.
+    first_here: bool | None = None
+
+    @property
+    def code(self) -> tuple[str, ...]:
+        """sha256 of the files of foreign code that the spec trusts (`runners.modeling.foreign_code`)."""
+        return tuple(self.options.get(CODE, ()))
+
+    def code_of(self, role: str) -> tuple[str, ...]:
+        """The same of one input: of a source its own, of an artifact all that is behind the task."""
+        source = self.inputs[role].source
+        return self.code if source is None else tuple(source.identity.get(CODE, {}).values())
+
+
+class Progress:
+    """Progress of one task, appended as JSON lines to a file that the driver follows.
+
+    One line: {"time", "done", "total", "unit", ...values}. At most a few lines a second are written. A line has
+    "rows", too, where metrics were recorded since the one before.
+    """
+
+    def __init__(self, file: Path | None, *, every_seconds: float = 0.3) -> None:
+        self._file = file
+        self._every = every_seconds
+        self._last = 0.0
+        self._rows: list[dict[str, Any]] = []
+
+    def record(self, *rows: dict[str, Any]) -> None:
+        """Metrics of optimiser steps, for whoever watches: they go out with the next update, every one of them."""
+        if self._file is not None:
+            self._rows += rows
+
+    def update(self, done: float, total: float, *, unit: str = "", **values: float | str) -> None:
+        """Say that `done` of `total` units are done; `values` are shown beside the bar (loss terms, tokens/s).
+
+        `total` is 0 where it is not known.
+        """
+        now = time.time()
+        if self._file is None or (now - self._last < self._every and (done < total or total <= 0)):
+            return
+        self._last = now
+        rows, self._rows = self._rows, []
+        self._write(
+            {"time": now, "done": done, "total": total, "unit": unit, **values} | ({"rows": rows} if rows else {})
+        )
+
+    def alive(self) -> None:
+        """A sign of life, and nothing more. It does not raise where a full disk does not take it."""
+        with suppress(OSError):
+            self._write({"time": time.time(), "alive": True})
+
+    def note(self, message: str) -> None:
+        """A line for people: a warning, a resume. Shown at once and kept in the run's events."""
+        self._write({"time": time.time(), "note": redact(message)})
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self._file is not None:
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(json_text(line) + "\n")

@@ -1,0 +1,167 @@
+"""The one place that chooses device, dtypes and determinism. Nothing else asks torch about CUDA.
+
+precision   trained weights   forward of the trained model   frozen weights (a teacher, an evaluated model)
+fp32        fp32              fp32                           fp32
+bf16        fp32              bf16 autocast                  bf16
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+
+from boomspec.core.errors import BoomspecError, first_line
+from boomspec.core.tasks import Determinism, Precision
+from runners.runtime import environment
+
+_DETERMINISTIC = "deterministic"  # in the messages of torch about it
+MASTER_DTYPE = torch.float32  # of weights that an optimiser updates, in every precision
+
+
+def device() -> torch.device:
+    """The device of this process: CUDA where there is one, else the CPU.
+
+    Raises BoomspecError where its task has claimed a GPU and torch sees none: it would take months without a word.
+    """
+    # torch looks at the variable once, and who has asked it before may not have waited until it was set.
+    if os.environ.get("CUDA_VISIBLE_DEVICES") != "" and torch.cuda.is_available():
+        return torch.device("cuda")
+    if environment.needs_gpu():
+        raise _unseen()
+    return torch.device("cpu")
+
+
+def _unseen() -> BoomspecError:
+    """A GPU that has been claimed and that torch does not see: where, why, what to do."""
+    built = torch.version.cuda or torch.version.hip
+    if built is None:
+        why, hint = "is built for CPUs alone", "install a torch for its GPUs: https://pytorch.org/get-started/locally"
+    else:
+        hint = "see what nvidia-smi says there; a driver that is too old needs an update, or a torch for an older CUDA"
+        try:
+            torch.cuda.init()  # type: ignore[no-untyped-call]
+            why = f"(for CUDA {built}) sees none"
+        except (RuntimeError, AssertionError) as error:
+            why = f"(for CUDA {built}) sees none: {first_line(error)}"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    given = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible})"
+    return BoomspecError(
+        f"the task has claimed a GPU of {socket.gethostname()}{given}, but torch {torch.__version__} there {why}",
+        hint=hint,
+    )
+
+
+def frozen_dtype(precision: Precision) -> torch.dtype:
+    """The dtype in which a model that is not trained is held."""
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def collectives(gpus: float) -> str:
+    """The library through which workers with so many GPUs each talk to one another."""
+    return "nccl" if gpus else "gloo"
+
+
+def autocast(precision: Precision, *, cache: bool = True) -> AbstractContextManager[object]:
+    """Run a model's forward in `precision`. For fp32 this changes nothing.
+
+    `cache`: keep the weights that were cast until the end of the context, where they are used more than once.
+    """
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device().type, dtype=torch.bfloat16, cache_enabled=cache)
+
+
+@contextmanager
+def kernels(determinism: Determinism | None, note: Callable[[str], None]) -> Iterator[None]:
+    """Compute as a record says, None meaning its defaults; what was set before is set again at the end.
+
+    deterministic: the same bits on every run; where torch has no such kernel, `note` is told. strict: raises
+    BoomspecError there. any: whatever is fastest.
+    """
+    algorithms = "deterministic" if determinism is None else determinism.algorithms
+    tf32 = determinism is not None and determinism.tf32
+    repeatable = algorithms != "any"
+    before = _settings()
+    try:
+        if repeatable:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS at its first use
+        _set(
+            _Settings(
+                deterministic=repeatable,
+                warn_only=algorithms == "deterministic",
+                fill=False,  # a debugging aid that comes with the first and writes every new tensor twice
+                benchmark=not repeatable,
+                cudnn_deterministic=repeatable,
+                matmul_tf32=tf32,
+                cudnn_tf32=tf32,
+            )
+        )
+        with _warnings_as_notes(note):
+            yield
+    except RuntimeError as error:
+        if algorithms == "strict" and _DETERMINISTIC in str(error):
+            raise BoomspecError(
+                f"determinism.algorithms is strict, but {_first_words(error)}",
+                hint="`determinism: {algorithms: deterministic}` warns here instead",
+            ) from error
+        raise
+    finally:
+        _set(before)
+
+
+@contextmanager
+def _warnings_as_notes(note: Callable[[str], None]) -> Iterator[None]:
+    """torch warns where it cannot be deterministic; in a log nobody would see that. Other warnings stay warnings."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def tell(message: Warning | str, *place: Any, **rest: Any) -> None:
+            if _DETERMINISTIC in str(message):
+                note(f"warning: {_first_words(message)}: made again, this may come out with other bits")
+            else:
+                show(message, *place, **rest)
+
+        warnings.showwarning = tell
+        yield
+
+
+def _first_words(message: object) -> str:
+    """What torch says, without its advice on settings that are not the user's."""
+    return str(message).partition(", but")[0].partition(". ")[0]
+
+
+class _Settings(NamedTuple):
+    deterministic: bool
+    warn_only: bool
+    fill: bool
+    benchmark: bool
+    cudnn_deterministic: bool
+    matmul_tf32: bool
+    cudnn_tf32: bool
+
+
+def _settings() -> _Settings:
+    return _Settings(
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
+        torch.backends.cudnn.benchmark,
+        torch.backends.cudnn.deterministic,
+        torch.backends.cuda.matmul.allow_tf32,
+        torch.backends.cudnn.allow_tf32,
+    )
+
+
+def _set(settings: _Settings) -> None:
+    torch.use_deterministic_algorithms(settings.deterministic, warn_only=settings.warn_only)
+    torch.utils.deterministic.fill_uninitialized_memory = settings.fill  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = settings.benchmark
+    torch.backends.cudnn.deterministic = settings.cudnn_deterministic
+    torch.backends.cuda.matmul.allow_tf32 = settings.matmul_tf32
+    torch.backends.cudnn.allow_tf32 = settings.cudnn_tf32

@@ -1,0 +1,78 @@
+"""Environment variables of everything that runs: quiet, no telemetry, no files in the home folder.
+
+A graph that reads nothing from the hub runs offline and keeps the libraries' caches in the store. One
+that does uses the person's own hub cache, where the models may be already. What the person has set wins.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from boomspec.core.graph import Source
+
+ALLOW_CPU = "BOOMSPEC_ALLOW_CPU"  # "1": a task whose GPU is declared, but not there, computes on the CPU. For tests
+GPU_PROCESS = "BOOMSPEC_GPU_PROCESS"  # "1" in a worker's process that was started for tasks with GPUs
+_GPUS = "BOOMSPEC_TASK_GPUS"  # what the task of this process has been given
+
+
+def settings(sources: Iterable[Source], root: Path) -> dict[str, str]:
+    """The variables for one graph, on the machine where the store's folder is `root`."""
+    return variables(root, hub=needs_hub(sources))
+
+
+def variables(root: Path, *, hub: bool) -> dict[str, str]:
+    """The same where it is known already whether the graph reads something from the hub."""
+    cache = root / "cache"
+    always = {
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_EVALUATE_OFFLINE": "1",  # metrics of that library are code of the hub
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "MPLBACKEND": "agg",
+        "MPLCONFIGDIR": str(cache / "matplotlib"),
+    }
+    if hub:
+        return always
+    offline = dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE"), "1")
+    return {**always, **offline, "HF_HOME": str(cache / "huggingface")}
+
+
+def needs_hub(sources: Iterable[Source]) -> bool:
+    """Whether one of them is read from the hub."""
+    # Stock lm-eval tasks load their documents from there.
+    return any("hub" in source.identity or "lm_eval" in source.identity for source in sources)
+
+
+def apply(settings: Mapping[str, str]) -> None:
+    """Set what is not set yet. Before any library is imported: most read their variables only once."""
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+
+
+def apply_resources(*, cpus: float, gpus: float) -> int:
+    """Limit a worker to its share of the machine. Returns the number of threads."""
+    threads = max(1, math.ceil(cpus))
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
+    os.environ[_GPUS] = f"{gpus:g}"
+    if gpus == 0:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves it unset, and the task would see every GPU
+    return threads
+
+
+def process_for(gpus: float) -> dict[str, Any]:
+    """Ray's options for a task with so many GPUs: such as never get a process that worked without any.
+
+    torch asks for GPUs once, and a task without them hides them from its process. Ray uses a process again only for
+    tasks of the same runtime environment.
+    """
+    return {"runtime_env": {"env_vars": {GPU_PROCESS: "1"}}} if gpus else {}
+
+
+def needs_gpu() -> bool:
+    """Whether what this process computes must be computed on a GPU: its task has claimed one."""
+    return float(os.environ.get(_GPUS, "0")) > 0 and os.environ.get(ALLOW_CPU) != "1"

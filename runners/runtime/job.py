@@ -1,0 +1,100 @@
+"""One task of one run as plain data: what a worker must know of it (`Job`), and how it ended (`Outcome`).
+
+A job holds addresses and no paths: each machine opens the store itself, and has its inputs where the store puts them.
+"""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from boomspec.core.errors import BoomspecError, redact
+from boomspec.core.graph import Node
+from boomspec.store import Store
+from boomspec.store.sources import located
+from runners.runtime.context import Input
+from runners.runtime.numbers import fetch_numbers
+
+if TYPE_CHECKING:
+    from runners.cluster.store_check import Reach
+
+_OF_NUMBERS = ("report", "comparison")  # kinds that read no model
+
+State = Literal["made", "reused", "failed", "blocked", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a task ended. `error` says why, where it did not succeed; it holds no secrets."""
+
+    name: str
+    state: State
+    error: str = ""
+    cause: str = ""  # name of the task whose failure this one follows from
+    seconds: float = 0.0
+    same_as: str = ""  # id of the artifact that was made of the same inputs, and stands for this one's
+
+    @property
+    def succeeded(self) -> bool:
+        return self.state in ("made", "reused")
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a worker must know about one task of one run."""
+
+    node: Node
+    inputs: dict[str, Input]
+    input_kinds: dict[str, str]  # kinds of the inputs that are artifacts, by id
+    store: str  # the address of the store
+    reads: str  # of the store of the inputs; another one where artifacts are made again for comparison
+    run_folder: Path  # below the store's folder on each machine, or absolute
+    run: str
+    commit: str | None
+    hub: bool  # whether something of the graph is read from the hub
+    reach: Reach | None = None  # of machines beyond the driver's own
+    same_as: str = ""  # id of the artifact to publish under this one's; nothing is to be computed
+    anew: bool = False  # compute it, whatever was made of the same inputs
+    checksums: bool = False  # compare the contents of what is published under another id with its record
+
+    def folder(self, store: Store) -> Path:
+        """The run's folder on this machine, where the store has been opened."""
+        return store.root / self.run_folder
+
+    def fetched(self, store: Store) -> dict[str, Input]:
+        """The inputs, each in files of this machine. Raises BoomspecError for an artifact that cannot be used."""
+        roles = {role: given for role, given in self.inputs.items() if given.id in self.input_kinds}
+        tasks = {(self.input_kinds[given.id], given.id) for given in roles.values()}
+        # At a URL whoever fetches an artifact looks at it, and to list all of a kind takes long.
+        found = store.survey(tasks) if store.bucket is None else dict.fromkeys(tasks)
+        for role, given in roles.items():
+            kind = self.input_kinds[given.id]
+            if (problem := found.get((kind, given.id), "it is not in the store")) is not None:
+                raise BoomspecError(
+                    f"input {role} ({kind} {given.id[:12]}) cannot be used: {problem}", hint="run again"
+                )
+        if self.node.task.kind in _OF_NUMBERS:
+            paths = fetch_numbers(store, tasks)
+        else:
+            store.fetch_all(tasks)
+            paths = {task: store.fetch(*task) for task in tasks}
+        own = {role: paths[self.input_kinds[given.id], given.id] for role, given in roles.items()}
+        return {
+            role: replace(given, path=own.get(role), source=given.source and located(store, given.source))
+            for role, given in self.inputs.items()
+        }
+
+
+def below(root: Path, folder: Path) -> Path:
+    """A folder as it is named on every machine: below the store's folder where it lies there, else as it is."""
+    return folder.relative_to(root) if folder.is_relative_to(root) else folder
+
+
+def describe(error: BaseException) -> str:
+    """An error as one text without secrets: those that a user can act on need no class name."""
+    text = str(error) if isinstance(error, BoomspecError) else f"{type(error).__name__}: {error}"
+    if not str(error) and (frames := traceback.extract_tb(error.__traceback__)):
+        text += f"{frames[-1].line} ({Path(frames[-1].filename).name}:{frames[-1].lineno})"
+    return redact(text.strip())

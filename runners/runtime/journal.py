@@ -1,0 +1,153 @@
+"""What is written about a run, in its folder `<store>/runs/<name>-<graph id>/`.
+
+    graph.json                 what runs
+    lock.json                  what its names stood for, and the packages that ran it
+    events.jsonl               one line per transition, on the disk at once but for starts; every run appends
+    status.json                how the last run ended
+    logs/<task id>.log         what the task printed, and its traceback
+    progress/<task id>.jsonl   what the task says about itself while it runs (written by its worker)
+    tensorboard/               the numbers of trainings and results, for TensorBoard (`runners/executor/trackers.py`)
+
+An event is {"time", "run", "event", ...}. Events: run_started, task_started, task_retried, task_finished,
+task_reused, task_failed, task_blocked, task_interrupted, note, run_finished. Those of a task have "task"
+(its id) and "name". Nothing here holds a secret.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from boomspec.core.errors import redacted
+from boomspec.core.files import write_atomically
+from boomspec.core.graph import TaskGraph
+from boomspec.core.json_text import json_text
+from runners.runtime.disk_full import survived
+
+Event = dict[str, Any]
+
+
+def log_file(run_folder: Path, task_id: str) -> Path:
+    return run_folder / "logs" / f"{task_id}.log"
+
+
+def progress_file(run_folder: Path, task_id: str) -> Path:
+    return run_folder / "progress" / f"{task_id}.jsonl"
+
+
+def make_subfolders(run_folder: Path) -> None:
+    """The folders that workers write into."""
+    for subfolder in ("logs", "progress"):
+        (run_folder / subfolder).mkdir(parents=True, exist_ok=True)
+
+
+class Journal:
+    """The events of one run: written, and told to `listen`."""
+
+    def __init__(self, folder: Path, graph: TaskGraph, listen: Callable[[Event], None]) -> None:
+        self.folder = folder
+        self.run = secrets.token_hex(4)  # two runs of one graph write into the same folder
+        self._names = {node.id: node.name for node in graph.nodes.values()}
+        self._listen = listen
+        self._beside: list[Callable[[], Iterable[str]]] = []
+        self._unwritten = b""
+        self._troubled = False
+        make_subfolders(folder)
+        write_atomically(folder / "graph.json", json_text(redacted(graph.to_json()), indent=1) + "\n")
+
+    def hears(self, failures: Callable[[], Iterable[str]]) -> None:
+        """Somebody beside the run who may fail without ending it: what `failures` gives is noted."""
+        self._beside.append(failures)
+
+    def note_failures(self) -> None:
+        for failures in self._beside:
+            for failure in failures():
+                self.event("note", message=failure)
+
+    def log(self, task_id: str) -> Path:
+        return log_file(self.folder, task_id)
+
+    def progress(self, task_id: str) -> Path:
+        return progress_file(self.folder, task_id)
+
+    def event(self, event: str, task_id: str | None = None, **fields: Any) -> None:
+        """Write one event. Its texts are redacted."""
+        task = {} if task_id is None else {"task": task_id, "name": self._names[task_id]}
+        line: Event = {"time": round(time.time(), 3), "run": self.run, "event": event, **task, **redacted(fields)}
+        self._unwritten += (json_text(line) + "\n").encode()
+        with survived("events.jsonl", self._trouble, self.folder):
+            self._write(durable=event != "task_started")  # half of all events; it reaches the disk with the next one
+        self._listen(line)
+
+    def _write(self, *, durable: bool) -> None:
+        """Append what is not in the file yet. What a full disk does not take waits for the next event."""
+        with (self.folder / "events.jsonl").open("ab", buffering=0) as file:
+            while self._unwritten:
+                self._unwritten = self._unwritten[file.write(self._unwritten) :]
+            if durable:
+                os.fsync(file.fileno())
+
+    def _trouble(self, message: str) -> None:
+        if not self._troubled:
+            self._listen({"event": "note", "message": f"{message}; it gets its lines when there is room"})
+        self._troubled = True
+
+    def status(self, status: dict[str, Any]) -> None:
+        """Replace status.json, where the disk has room. Its texts are redacted."""
+        text = json_text({"run": self.run, **redacted(status)}, indent=1) + "\n"
+        with survived("status.json", lambda said: self._listen({"event": "note", "message": said}), self.folder):
+            write_atomically(self.folder / "status.json", text)
+
+
+def last_status(folder: Path) -> dict[str, Any]:
+    """How the last run of this folder ended; empty where there was none, or it was killed in its first run."""
+    try:
+        status: dict[str, Any] = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return status
+
+
+def last_failures(folder: Path) -> dict[str, str]:
+    """Why tasks failed or were blocked in the last run of this folder, by task id."""
+    tasks = last_status(folder).get("tasks", {})
+    return {i: task["error"] for i, task in tasks.items() if task["state"] in ("failed", "blocked")}
+
+
+def known_failures(runs: Path) -> dict[str, str]:
+    """Why tasks failed or were blocked in the last run of any folder in `runs`; of several reasons the newest."""
+    ended = sorted(runs.glob("*/status.json"), key=lambda path: path.stat().st_mtime)
+    return {task: error for path in ended for task, error in last_failures(path.parent).items()}
+
+
+class Follower:
+    """Reads the lines that others append to one JSON-lines file, from the end that it has now."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._offset = file.stat().st_size if file.exists() else 0
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The whole lines that have come since the last call. What is not JSON is passed over."""
+        try:
+            with self._file.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        end = data.rfind(b"\n") + 1
+        self._offset += end
+        return [line for text in data[:end].splitlines() if (line := _parsed(text)) is not None]
+
+
+def _parsed(text: bytes) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+    except ValueError:  # two runs wrote at the same instant, or one was killed while it wrote
+        return None
+    return line if isinstance(line, dict) else None

@@ -1,0 +1,218 @@
+"""LaCo: following layers of a teacher collapsed into one, without training (arXiv 2402.11187).
+
+`merge` layers l, l+1, ... become one in the place, and with the config attributes, of layer l. Each of its
+parameters (norms and biases, too) is
+
+    W_l + sum_k (W_{l+k} - W_l)        k = 1 .. merge - 1
+
+so a collapsed layer, and one that is collapsed again, is a sum of teacher layers with whole-number weights: all
+that the search keeps. (With merge = 2 the sum is W_{l+1} alone.)
+
+A pointer l slides down from the highest place. A merge is kept where the mean cosine, over all positions of the
+calibration text, of the last hidden state (which the head reads) to the teacher's is above `threshold`; then the
+pointer moves down by `interval`, else by one. The merged layers always lie within what is left of the teacher's
+layers [lowest, highest). The last merge collapses fewer layers where `merge` would leave less than `layers`.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from boomspec.core.errors import BoomspecError
+from boomspec.core.tasks import LaCo
+from boomspec.models.facts import read_facts
+from boomspec.models.plan_config import check_one_kind
+from runners.assembly.assemble import assemble
+from runners.modeling.hidden_states import decoder_layers
+from runners.modeling.layerwise import take_apart
+from runners.modeling.model_config import complete
+from runners.modeling.models import load, load_frozen, save_weights, stored_dtype
+from runners.runtime.context import Progress
+from runners.runtime.device import MASTER_DTYPE, frozen_dtype, kernels
+from runners.search.calibration import calibration_batches
+from runners.training.losses import cosine
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Collapsed:
+    """A layer as a sum of teacher layers: index -> whole-number weight. `base`: whose place it has."""
+
+    base: int
+    weights: Mapping[int, int]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One merge that was tried: layers [at, at + size) of the stack of that moment."""
+
+    at: int
+    size: int
+    similarity: float
+    kept: bool
+
+
+def build_laco(
+    record: LaCo,
+    *,
+    teacher: Path,
+    tokens: Path,
+    target: Path,
+    options: dict[str, Any],
+    progress: Progress,
+    code: Collection[str] = (),
+) -> list[Attempt]:
+    """Write the collapsed model into the folder `target`; return what was tried.
+
+    Raises BoomspecError where `layers` cannot be reached above the threshold.
+    """
+    check_one_kind(read_facts(teacher), complete)
+    with kernels(record.determinism, progress.note):
+        stack, attempts = _search(record, teacher, tokens, options, progress, code)
+        write(stack, teacher, target, code)
+    return attempts
+
+
+def _search(
+    record: LaCo, teacher: Path, tokens: Path, options: dict[str, Any], progress: Progress, code: Collection[str]
+) -> tuple[list[Collapsed], list[Attempt]]:
+    model = load_frozen(teacher, dtype=frozen_dtype(record.precision), code=code)
+    batches = calibration_batches(record.calibration, tokens, options=options, model=model)
+    measure, layers = similarity_to(model, batches), len(decoder_layers(model))
+
+    def similarity(stack: Sequence[Collapsed]) -> float:
+        value = measure(stack)
+        progress.update(layers - len(stack), layers - record.layers, unit="layers", similarity=value)
+        return value
+
+    return collapse(record, layers=layers, similarity=similarity)
+
+
+def collapse(
+    record: LaCo, *, layers: int, similarity: Callable[[Sequence[Collapsed]], float]
+) -> tuple[list[Collapsed], list[Attempt]]:
+    """The stack of `record.layers` layers, from `layers` of the teacher, and what was tried on the way."""
+    if not (1 <= record.layers <= layers and 0 <= record.lowest < record.highest <= layers):
+        raise BoomspecError(
+            f"LaCo: {record.layers} layers, merged within [{record.lowest}, {record.highest}), "
+            f"cannot be made of a teacher of {layers}"
+        )
+    stack = [Collapsed(i, {i: 1}) for i in range(layers)]
+    attempts: list[Attempt] = []
+    at = record.highest
+    while len(stack) > record.layers:
+        size = min(record.merge, len(stack) - record.layers + 1)
+        highest = record.highest - (layers - len(stack))
+        at = min(at, highest - size)
+        if at < record.lowest:
+            raise _too_few_merges(record, layers, len(stack), attempts)
+        tried = [*stack[:at], _sum(stack[at : at + size]), *stack[at + size :]]
+        value = similarity(tried)
+        if not math.isfinite(value):
+            message = f"LaCo: the similarity without layers {at + 1} to {at + size - 1} is {value}"
+            raise BoomspecError(
+                message, hint="the teacher gives numbers that are none: try precision fp32, or look at it"
+            )
+        kept = value > record.threshold
+        attempts.append(Attempt(at, size, value, kept))
+        if kept:
+            stack = tried
+        at -= record.interval if kept else 1
+    return stack, attempts
+
+
+def _sum(merged: Sequence[Collapsed]) -> Collapsed:
+    """W_l + sum_k (W_{l+k} - W_l) of layers that may be sums themselves."""
+    weights = {layer: weight * (2 - len(merged)) for layer, weight in merged[0].weights.items()}
+    for following in merged[1:]:
+        for layer, weight in following.weights.items():
+            weights[layer] = weights.get(layer, 0) + weight
+    return Collapsed(merged[0].base, {layer: weight for layer, weight in sorted(weights.items()) if weight})
+
+
+def _too_few_merges(record: LaCo, layers: int, reached: int, attempts: Sequence[Attempt]) -> BoomspecError:
+    refused = [attempt.similarity for attempt in attempts if not attempt.kept]
+    best = f"; the best merge that was refused had {max(refused):.4f}" if refused else ""
+    return BoomspecError(
+        f"LaCo: {record.layers} layers were asked for, but merges that keep the cosine above {record.threshold} lead "
+        f"from {layers} only to {reached}{best}",
+        hint="lower the threshold, merge more layers at once, or move down by a smaller interval",
+    )
+
+
+def similarity_to(teacher: PreTrainedModel, batches: Sequence[Tensor]) -> Callable[[Sequence[Collapsed]], float]:
+    """The mean cosine of a stack's last hidden states to the whole teacher's, on batches of tokens_BT."""
+    parts = take_apart(teacher, batches[0])
+    positions = sum(tokens_BT.numel() for tokens_BT in batches)
+
+    @torch.no_grad()
+    def states(stack: Sequence[Collapsed]) -> list[Tensor]:
+        modules = [collapsed_layer(parts.layers, layer) for layer in stack]
+        finished = []
+        for tokens_BT in batches:
+            batch = parts.open(tokens_BT)
+            hidden_BTD = batch.embedding_BTD
+            for layer, module in zip(stack, modules, strict=True):
+                hidden_BTD = batch.layer(layer.base, hidden_BTD, module=module)
+            finished.append(batch.finish(hidden_BTD))
+        return finished
+
+    whole = states([Collapsed(i, {i: 1}) for i in range(len(parts.layers))])
+
+    def similarity(stack: Sequence[Collapsed]) -> float:
+        pairs = zip(states(stack), whole, strict=True)
+        return sum(float(cosine(one, other).double().sum()) for one, other in pairs) / positions
+
+    return similarity
+
+
+@torch.no_grad()
+def collapsed_layer(layers: nn.ModuleList, collapsed: Collapsed) -> nn.Module:
+    """A decoder layer of its own with the summed parameters; the teacher's own layer where there is nothing to sum."""
+    base = layers[collapsed.base]
+    if collapsed.weights == {collapsed.base: 1}:
+        return base
+    result = copy.deepcopy(base)
+    _add_up(result, layers, collapsed)
+    return result
+
+
+@torch.no_grad()
+def _add_up(target: nn.Module, layers: nn.ModuleList, collapsed: Collapsed) -> None:
+    """Give `target` the sum of the layers' parameters, computed in fp32."""
+    sources = {layer: dict(layers[layer].named_parameters()) for layer in collapsed.weights}
+    for name, parameter in target.named_parameters():
+        total = torch.zeros_like(parameter, dtype=MASTER_DTYPE)
+        for layer, weight in collapsed.weights.items():
+            total.add_(sources[layer][name].to(MASTER_DTYPE), alpha=weight)
+        parameter.copy_(total)
+
+
+def write(stack: Sequence[Collapsed], teacher: Path, target: Path, code: Collection[str] = ()) -> None:
+    """Write the model of a stack, in the dtype of the teacher's files, with the teacher's tokenizer."""
+    assemble({"t": teacher}, [f"t{layer.base}" for layer in stack], target, tied=read_facts(teacher).tied, code=code)
+    # Merges are summed from the weights as they are stored, not from what the search may have rounded.
+    sources = decoder_layers(load_frozen(teacher, dtype=MASTER_DTYPE, code=code))
+    model = load(target, dtype=MASTER_DTYPE, code=code)
+    for layer, collapsed in zip(decoder_layers(model), stack, strict=True):
+        if collapsed.weights != {collapsed.base: 1}:
+            _add_up(layer, sources, collapsed)
+    save_weights(model, target, dtype=stored_dtype(teacher))
+
+
+def write_attempts(attempts: Sequence[Attempt], file: Path) -> None:
+    """`laco.json`: every merge that was tried."""
+    file.write_text(
+        json.dumps([vars(attempt) for attempt in attempts], indent=1, allow_nan=False) + "\n", encoding="utf-8"
+    )

@@ -1,0 +1,1 @@
+"""Pretraining and distillation: the loop, the losses, checkpoints, and training on several workers."""

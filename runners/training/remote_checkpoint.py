@@ -1,0 +1,162 @@
+"""Checkpoints of a training at the store's URL, for the day when its machine is gone.
+
+    <url>/<kind>/.<task id>.resume/step-00000120.<attempt>/   as `runners/training/checkpoint.py` writes them;
+    state.json last
+                                   payload/                   what a team's leader has made for its coordinator
+
+They are sent by a thread behind the training, which waits for it before the next one. Every worker sends the files that
+it wrote; the leader writes state.json when all of them are there, and then deletes what is older than the newest two.
+What cannot be sent is noted once and never ends a training.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from boomspec.core.errors import first_line
+from boomspec.core.graph import Node
+from boomspec.store import Store
+from runners.runtime.numbers import TRAININGS
+
+if TYPE_CHECKING:
+    from boomspec.store.bucket import Bucket, Entry
+    from runners.runtime.context import Progress
+
+KEPT_CHECKPOINTS = 2
+STATE = "state.json"
+PART = ".part-"
+_PAYLOAD = "payload"
+_OTHERS_SECONDS = 600.0  # for the files of the other workers to be there
+_LOOK_SECONDS = 1.0
+
+
+def resume_mirror(store: Store, node: Node, progress: Progress) -> ResumeMirror | None:
+    """The mirror of a task's checkpoints, where its store is at a URL and it writes any."""
+    if store.bucket is None or node.task.kind not in TRAININGS:
+        return None
+    return ResumeMirror(store.bucket, f"{node.task.kind}/.{node.id}.resume", progress.note)
+
+
+class ResumeMirror:
+    """The objects below one prefix. `tell` is told what a person should know."""
+
+    def __init__(self, bucket: Bucket, prefix: str, tell: Callable[[str], None]) -> None:
+        self._bucket, self._prefix, self._tell = bucket, prefix, tell
+        self._thread: threading.Thread | None = None
+        self._failed = False
+
+    def publish(
+        self,
+        name: str,
+        files: Sequence[Path],
+        *,
+        state: bytes | None = None,
+        together: Collection[str] = (),
+        delete: bool = False,
+    ) -> None:
+        """Send these files of the checkpoint `name`, behind the caller's back; `delete` them then.
+
+        The leader gives the content of state.json, and the names of all files that must be `together` there before it.
+        """
+        self.wait()
+        self._thread = threading.Thread(target=self._guarded, args=(name, files, state, together, delete), daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Return when nothing is being sent."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def names(self) -> list[str]:
+        """The whole checkpoints there, the newest first."""
+        whole = {name.removesuffix(f"/{STATE}") for name in self._there() if name.endswith(f"/{STATE}")}
+        return sorted((name for name in whole if re.fullmatch(r"step-\d{8}\.\w+", name)), reverse=True)
+
+    def fetch(self, name: str, folder: Path) -> Path:
+        """Bring the checkpoint `name` into `folder`. Returns its place there."""
+        folder.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=PART, dir=folder))
+        try:
+            self._download(name, part)
+            place = folder / step_of(name)
+            shutil.rmtree(place, ignore_errors=True)
+            part.rename(place)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        self._tell(f"fetched the checkpoint behind step {int(place.name[5:])} from the store")
+        return place
+
+    def deliver(self, folder: Path) -> None:
+        """Send a payload to whoever calls `receive` on another machine."""
+        self._delete(self._there(_PAYLOAD))
+        files = {f"{_PAYLOAD}/{file.relative_to(folder).as_posix()}": file for file in folder.rglob("*")}
+        self._upload({name: file for name, file in files.items() if file.is_file()})
+
+    def receive(self, folder: Path) -> None:
+        """Bring the payload that a leader on another machine has delivered into `folder`."""
+        self._download(_PAYLOAD, folder)
+
+    def _there(self, below: str = "") -> dict[str, Entry]:
+        """What is there, by its names without the prefix."""
+        found = self._bucket.entries(f"{self._prefix}/{below}")
+        return {name.removeprefix(f"{self._prefix}/"): entry for name, entry in found.items()}
+
+    def _upload(self, files: Mapping[str, Path]) -> None:
+        self._bucket.upload_all([(file, f"{self._prefix}/{name}") for name, file in files.items()])
+
+    def _delete(self, names: Iterable[str]) -> None:
+        if found := [f"{self._prefix}/{name}" for name in names]:
+            self._bucket.delete(found)
+
+    def _download(self, below: str, folder: Path) -> None:
+        wanted = []
+        for name, entry in self._there(below).items():
+            file = folder / name.removeprefix(f"{below}/")
+            if not file.resolve().is_relative_to(folder.resolve()):
+                raise ValueError(f"{name} is no name for a file in a checkpoint")
+            wanted.append((f"{self._prefix}/{name}", file, entry.size))
+        self._bucket.download_all(wanted)
+
+    def _guarded(
+        self, name: str, files: Sequence[Path], state: bytes | None, together: Collection[str], delete: bool
+    ) -> None:
+        try:
+            self._send(name, files, state, together)
+        except Exception as error:
+            if not self._failed:
+                first = first_line(f"{type(error).__name__}: {error}")
+                self._tell(f"a checkpoint could not be sent to the store, and is on this machine alone: {first}")
+            self._failed = True
+        finally:
+            if delete:
+                for file in files:
+                    file.unlink(missing_ok=True)
+                with suppress(OSError):
+                    files[0].parent.rmdir()  # when it was the last worker's of this machine
+
+    def _send(self, name: str, files: Sequence[Path], state: bytes | None, together: Collection[str]) -> None:
+        self._upload({f"{name}/{file.name}": file for file in files})
+        if state is None:
+            return
+        wanted, until = {f"{name}/{other}" for other in together}, time.monotonic() + _OTHERS_SECONDS
+        while missing := wanted - self._there(name).keys():
+            if time.monotonic() > until:
+                raise TimeoutError(f"{len(missing)} files of other workers are not there")
+            time.sleep(_LOOK_SECONDS)
+        self._bucket.write(f"{self._prefix}/{name}/{STATE}", state)
+        kept = (*(f"{kept}/" for kept in self.names()[:KEPT_CHECKPOINTS]), f"{_PAYLOAD}/")
+        self._delete(name for name in self._there() if not name.startswith(kept))
+
+
+def step_of(name: str) -> str:
+    """The folder of a checkpoint on a machine: without the attempt that wrote it."""
+    return name.partition(".")[0]
