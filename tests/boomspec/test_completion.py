@@ -112,7 +112,7 @@ def test_the_help_has_every_command_in_a_group_with_a_line_and_examples_that_are
 def test_listing_the_commands_imports_none_of_them():
     code = (
         "import sys, click; from boomspec.commands.cli import main; main.list_commands(click.Context(main))\n"
-        "print([name for name in sys.modules if name.startswith('boomspec.commands')])"
+        "print([name for name in sys.modules if name.startswith('boomspec.commands.')])"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path("/"))
-    assert printed.stdout.strip() == "[]"
+    assert printed.stdout.strip() == "['boomspec.commands.cli']"

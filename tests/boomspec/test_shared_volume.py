@@ -27,7 +27,8 @@ ROOMS = [Path(__file__).parents[2] / room for room in ("boomspec", "runners")]
 WRITER = """
 import os, sys
 from contextlib import suppress
-from boomspec.store import Store, write_atomically
+from boomspec.core.files import write_atomically
+from boomspec.store import Store
 store = Store(sys.argv[1])
 if sys.argv[2:]:
     os.getpid = lambda: 7
@@ -107,7 +108,7 @@ def test_no_name_of_a_file_is_made_of_a_process_number() -> None:
         for path in room.rglob("*.py")
         if re.search(r"\bgetpid\b|\bgethostname\(\)\}?[-_.]", path.read_text(encoding="utf-8"))
     }
-    assert found == {"store/leases.py", "runners/executor/worker.py", "runners/training/ray_train_worker.py"}
+    assert found == {"store/leases.py", "executor/worker.py", "training/ray_train_worker.py"}
 
 
 def test_what_gc_renames_twice_at_once_is_deleted_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from tests.runners.job_server import JOB, JobServer, Trouble, breaks_after, hang
 
 _COMMAND = """
 import sys
-from runners import jobs, submit
+from runners.cli import submit; from runners.cluster import job_server as jobs
 jobs._PATIENCE_SECONDS = float(sys.argv[1])
 sys.exit(submit.main(sys.argv[2:]))
 """
