@@ -1,23 +1,29 @@
 # make quickstart   set up .venv, run specs/quickstart.yaml, say where the report is
-# make test         set up .venv, check format, lint and types, run the tests
-# make benchmarks   measure what the README claims
+# make test         set up .venv with the test tools, check format, lint and types, run the tests
+# make test-chaos   the long stories: clusters, machines and processes killed at many places
+# make benchmarks   measure what docs/benchmarks.md claims
 # make sweep        every causal language model of transformers: right, or refused and why; takes minutes
 # make chaos        kill random processes of a cluster, 50 times; takes most of an hour
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable
+# Two files at a time, the longest first.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: quickstart test benchmarks sweep chaos setup clean
+.PHONY: quickstart test test-chaos benchmarks sweep chaos setup clean
 
-quickstart: setup
+quickstart: $(VENV)/.run
 	$(BIN)/boomspec run specs/quickstart.yaml
 
 test: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+test-chaos: setup
+	$(PYTEST) -m chaos
 
 benchmarks: setup
 	$(BIN)/python -m tests.benchmarks.startup
@@ -34,12 +40,19 @@ sweep: setup
 chaos: setup
 	$(BIN)/python -m tests.benchmarks.chaos
 
-setup: $(INSTALLED)
+setup: $(VENV)/.dev
 
-$(INSTALLED): pyproject.toml constraints.txt
+# What a run needs. Modules are compiled when they are first imported: most of what is installed never is.
+$(VENV)/.run: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[run,dev]'
+	$(PIP) '.[run]'
 	touch $@
+
+# What tests and benchmarks need, too.
+$(VENV)/.dev: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) '.[run,dev]'
+	touch $@ $(VENV)/.run
 
 clean:
 	rm -rf $(VENV)

@@ -1,4 +1,4 @@
-"""What the README says is true: its spec, its file tree, its commands, what it shows of a plan and of an error."""
+"""What the README and the pages in docs/ say is true: specs, the tree, commands, plans, errors, links."""
 
 import re
 from pathlib import Path
@@ -13,12 +13,18 @@ from boomspec.spec.experiments import load_spec
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+# In this order: what a command shows may depend on those before it.
+PAGES = [ROOT / "README.md", ROOT / "docs/commands.md", ROOT / "docs/comparing.md"]
+PAGES += [path for path in sorted((ROOT / "docs").glob("*.md")) if path not in PAGES] + [ROOT / "CONTRIBUTING.md"]
+LINKS = [
+    (path, link) for path in PAGES for link in re.findall(r"\]\((?!https?:)([^)]+)\)", path.read_text(encoding="utf-8"))
+]
 
 
 def blocks(language: str) -> list[str]:
-    """The README's code blocks of one language; "" for those that name none."""
+    """The code blocks of one language on all pages; "" for those that name none."""
     found, current = [], None
-    for line in README.splitlines(keepends=True):
+    for line in "".join(path.read_text(encoding="utf-8") for path in PAGES).splitlines(keepends=True):
         if not line.startswith("```"):
             if current is not None:
                 current[1].append(line)
@@ -69,10 +75,18 @@ def test_the_error_is_what_validate_prints():
         assert line.replace("broken.yaml", "unknown-keys.yaml") in golden
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\((?!https?:)([^)#]+)\)", README))
-def test_links_lead_to_files(link):
-    assert (ROOT / link).exists()
+@pytest.mark.parametrize(("page", "link"), LINKS)
+def test_links_lead_to_files_and_headings(page, link):
+    file, _, heading = link.partition("#")
+    target = page.parent / file if file else page
+    assert target.exists()
+    headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE) if heading else []
+    assert not heading or heading in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in headings}
+
+
+def test_the_readme_is_short_enough_to_be_read():
+    assert len(README.splitlines()) <= 250
 
 
 def test_nothing_is_left_to_be_filled_in():
-    assert "@@" not in README
+    assert not [path.name for path in PAGES if "@@" in path.read_text(encoding="utf-8")]

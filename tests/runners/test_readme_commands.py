@@ -1,4 +1,4 @@
-"""Every command that the README shows with its output is typed here, in the README's order, and prints that output.
+"""Every command that the README and docs/ show with its output is typed here, in their order, and prints that output.
 
 The folder is that of a clone, the quickstart in it a short one: its models have the quickstart's shapes, but are hardly
 trained, and measured on little text. So numbers, dates and ids are masked; words and the order of lines are not.
@@ -40,13 +40,16 @@ def masked(line: str) -> str:
 
 
 def shown() -> list[list[tuple[str, list[str]]]]:
-    """The README's blocks that call boomspec and show what it prints: commands with the lines below them."""
+    """The blocks that call boomspec and show what it prints: commands with the lines below them."""
     found = []
     for block in blocks("console"):
         parts = [part.splitlines() for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
         calls = [(lines[0].split("  #")[0].strip(), [line for line in lines[1:] if line.strip()]) for lines in parts]
-        told = any(lines for _, lines in calls)
-        if told and calls[0][0].startswith(("boomspec", "sed")) and "broken.yaml" not in block:
+        if (
+            any(lines for _, lines in calls)
+            and calls[0][0].startswith(("boomspec", "sed"))
+            and "broken.yaml" not in block
+        ):
             found.append(calls)
     return found
 

@@ -2,7 +2,7 @@
 
 python -m tests.sweeps.families                        all, as a table
 python -m tests.sweeps.families --only llama,qwen3     some
-python -m tests.sweeps.families --golden               ... and written into tests/golden/families.json and README.md
+python -m tests.sweeps.families --golden               ... and written into tests/golden/families.json and docs/models.md
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ PLANS = (
 )
 SECONDS = 300  # for one family
 ROOT = Path(__file__).parents[2]
-GOLDEN, README = ROOT / "tests" / "golden" / "families.json", ROOT / "README.md"
-START = "- Of the "  # of the paragraph in the README that is written here
+GOLDEN, PAGE = ROOT / "tests" / "golden" / "families.json", ROOT / "docs" / "models.md"
+START = "- Of the "  # of the paragraph that is written here
 
 # What makes the eight layers of a family's tiny teacher those that its published models have.
 FIELDS: dict[str, dict[str, object]] = {
@@ -158,7 +158,7 @@ def said(found: dict[str, object]) -> str:
 
 
 def paragraph(golden: dict[str, str]) -> str:
-    """The families by name, as the README's limits have them."""
+    """The families by name, as docs/models.md has them."""
     named: dict[str, list[str]] = {}
     for model_type, verdict in golden.items():
         named.setdefault(verdict.partition(":")[0], []).append(model_type)
@@ -180,10 +180,9 @@ def _listed(names: list[str]) -> str:
 def write_golden(found: dict[str, dict[str, object]]) -> None:
     golden = {model_type: said(one) for model_type, one in found.items()}
     GOLDEN.write_text(json.dumps(golden, indent=1) + "\n", encoding="utf-8")
-    text = README.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     start = text.index(START)
-    end = text.index("\n- ", start)
-    README.write_text(text[:start] + paragraph(golden) + text[end:], encoding="utf-8")
+    PAGE.write_text(f"{text[:start]}{paragraph(golden)}\n", encoding="utf-8")  # it ends the page
 
 
 def is_tied(tied: bool, plan: list[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Families of every kind, tried again: what the golden file and the README say of them is so.
+"""Families of every kind, tried again: what the golden file and docs/models.md say of them is so.
 
 The whole list is `make sweep`, which takes minutes; here are some that differ most from each other.
 """
@@ -8,7 +8,7 @@ import json
 import pytest
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from tests.sweeps.families import GOLDEN, README, paragraph, quiet, said, verdict
+from tests.sweeps.families import GOLDEN, PAGE, paragraph, quiet, said, verdict
 
 FAMILIES = (
     "llama",
@@ -51,4 +51,4 @@ def test_no_family_is_wrong_and_none_breaks():
 
 
 def test_the_readme_names_them():
-    assert paragraph(golden()) in README.read_text(encoding="utf-8")
+    assert paragraph(golden()) in PAGE.read_text(encoding="utf-8")
