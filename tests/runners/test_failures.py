@@ -35,6 +35,8 @@ from tests.runners.link import Link, NoLinkError, linked
 from tests.runners.s3 import S3, s3_server
 from tests.runners.trouble import STEPS, Trouble, broken, checksums, full, machine_of, unfinished
 
+pytestmark = pytest.mark.chaos
+
 _DISK = 6 << 20  # bytes
 _UNREACHABLE_SECONDS = 4.0
 # With Ray's own settings it takes seven minutes until a task is tried again whose machine was cut off without a word.

@@ -339,6 +339,7 @@ def disturbed(story: GroupStory) -> str:
     return output
 
 
+@pytest.mark.chaos
 def test_a_worker_that_is_killed_makes_the_group_start_again_from_its_last_checkpoint(
     story: GroupStory, disturbed: str
 ) -> None:
@@ -350,6 +351,7 @@ def test_a_worker_that_is_killed_makes_the_group_start_again_from_its_last_check
     assert [event["event"] for event in story.events()].count("task_started") == 1  # the task itself was not retried
 
 
+@pytest.mark.chaos
 def test_a_controller_that_is_killed_costs_a_group_as_a_worker_does_and_its_room_is_given_back(
     story: GroupStory, disturbed: str
 ) -> None:
@@ -359,6 +361,7 @@ def test_a_controller_that_is_killed_costs_a_group_as_a_worker_does_and_its_room
     assert "lost the controller of the group: the group starts again from the last checkpoint" in disturbed
 
 
+@pytest.mark.chaos
 def test_an_interrupt_leaves_a_checkpoint_and_no_process_and_no_file_of_rays(story: GroupStory, disturbed: str) -> None:
     assert "the same command continues from here" in disturbed
     assert story.checkpoint() > 0
@@ -383,6 +386,7 @@ def finished(story: GroupStory, disturbed: str) -> tuple[int, str]:
     return began, output
 
 
+@pytest.mark.chaos
 def test_a_training_whose_machine_is_lost_ends_on_those_that_are_left(
     story: GroupStory, finished: tuple[int, str]
 ) -> None:
@@ -392,6 +396,7 @@ def test_a_training_whose_machine_is_lost_ends_on_those_that_are_left(
     assert "trains on 1 workers (of 2 wanted)" in output
 
 
+@pytest.mark.chaos
 def test_the_artifact_of_a_disturbed_training_is_that_of_an_undisturbed_one_on_one_worker(
     tmp_path: Path, story: GroupStory, finished: tuple[int, str]
 ) -> None:

@@ -86,12 +86,14 @@ def _told(folder: Path) -> Story:
     return Story(driver.returncode, output, [json.loads(line) for line in events.read_text().splitlines()])
 
 
+@pytest.mark.chaos
 def test_every_task_is_made_where_the_store_is(story: Story) -> None:
     assert story.code == 0, story.output
     ended = [event["name"] for event in story.events if event["event"] == "task_finished"]
     assert sorted(ended) == [f"task {i}" for i in range(TASKS)]
 
 
+@pytest.mark.chaos
 def test_the_machine_is_named_once(story: Story) -> None:
     notes = [event["message"] for event in story.events if event["event"] == "note"]
     (told,) = (note for note in notes if "does not reach the store" in note)

@@ -2,7 +2,7 @@
 
 python -m tests.sweeps.families                        all, as a table
 python -m tests.sweeps.families --only llama,qwen3     some
-python -m tests.sweeps.families --golden               ... and written into tests/golden/families.json and docs/models.md
+python -m tests.sweeps.families --golden               ... written into tests/golden/families.json, docs/models.md
 """
 
 from __future__ import annotations
