@@ -7,12 +7,11 @@ Exit codes: 0 fine, 1 the run failed, 2 the spec or the call is wrong, 130 inter
 from __future__ import annotations
 
 import importlib
-import json
 from typing import Any
 
 import click
 
-from boomspec.core.errors import EXIT_INTERRUPTED, EXIT_SPEC_WRONG, BoomspecError, SpecError, did_you_mean
+from boomspec.core.errors import EXIT_INTERRUPTED, BoomspecError, did_you_mean, print_error
 from boomspec.core.version import __version__
 
 _GROUPS = {  # as `boomspec --help` shows them, which loads none
@@ -89,23 +88,9 @@ class _Commands(click.Group):
             if not ctx.meta["json"]:
                 raise
             hint = None if error.ctx is None else f"{error.ctx.command_path} --help"
-            self._show(ctx, "", {"message": error.format_message(), "hint": hint})
-            ctx.exit(EXIT_SPEC_WRONG)
-        except OSError as error:
-            text = f"{error.filename or 'error'}: {error.strerror or error}"
-            self._show(ctx, text, {"message": text, "hint": None})
-            ctx.exit(EXIT_SPEC_WRONG)
-        except BoomspecError as error:
-            plain = {"message": error.message, "hint": error.hint}
-            self._show(ctx, str(error), error.to_json() if isinstance(error, SpecError) else plain)
-            ctx.exit(error.exit_code)
-
-    @staticmethod
-    def _show(ctx: click.Context, text: str, detail: dict[str, Any]) -> None:
-        if ctx.meta["json"]:
-            click.echo(json.dumps({"error": detail}, indent=2))
-        else:
-            click.echo(text, err=True)
+            ctx.exit(print_error(BoomspecError(error.format_message(), hint=hint), as_json=True))
+        except (BoomspecError, OSError) as error:
+            ctx.exit(print_error(error, as_json=ctx.meta["json"]))
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -7,8 +7,10 @@ Anything else that escapes is a bug of boomspec.
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -33,6 +35,9 @@ class BoomspecError(Exception):
 
     def __str__(self) -> str:
         return self.message if self.hint is None else f"{self.message}\n  hint: {self.hint}"
+
+    def to_json(self) -> dict[str, object]:
+        return {"message": self.message, "hint": self.hint}
 
 
 @dataclass(frozen=True, order=True)
@@ -108,6 +113,18 @@ class SpecError(BoomspecError):
                 for p in self.problems
             ],
         }
+
+
+def print_error(error: BoomspecError | OSError, *, as_json: bool = False) -> int:
+    """Print what ended a program, without secrets: text on stderr, or JSON on stdout. Returns the exit code."""
+    if isinstance(error, OSError):
+        error = BoomspecError(f"{error.filename or 'the system'}: {error.strerror or error}")
+    if as_json:
+        print(json.dumps({"error": redacted(error.to_json())}, indent=2), flush=True)
+    else:
+        text = str(error) if isinstance(error, SpecError) else f"error: {error}"  # a problem begins with its place
+        print(redact(text), file=sys.stderr, flush=True)
+    return error.exit_code
 
 
 def printable(text: str) -> str:

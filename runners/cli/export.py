@@ -7,14 +7,13 @@ Exit codes: 0 written, 1 it could not be written, 2 the input is wrong, 130 inte
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from boomspec.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_FAILED, BoomspecError, redact
+from boomspec.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_FAILED, BoomspecError, print_error, redact
 from boomspec.core.files import locked_folder
 from boomspec.core.graph import TaskGraph
 from boomspec.core.graph_file import read_graph
@@ -47,21 +46,13 @@ def main(arguments: list[str] | None = None) -> int:
             else:
                 export(graph, store, options.plan.split(), options.folder, force=options.force)
     except BoomspecError as error:
-        _show(error, as_json=options.json)
-        return error.exit_code
+        return print_error(error, as_json=options.json)
     except OSError as error:
-        _show(_unwritten(Path(error.filename or options.folder), error), as_json=options.json)
+        print_error(_unwritten(Path(error.filename or options.folder), error), as_json=options.json)
         return EXIT_RUN_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     return EXIT_OK
-
-
-def _show(error: BoomspecError, *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({"error": {"message": redact(error.message), "hint": error.hint}}, indent=2))
-    else:
-        print(f"error: {redact(str(error))}", file=sys.stderr)
 
 
 def _unwritten(place: Path, error: OSError) -> BoomspecError:

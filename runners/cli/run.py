@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import boomspec
-from boomspec.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_FAILED, BoomspecError, redact
+from boomspec.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_FAILED, BoomspecError, print_error, redact
 from boomspec.core.graph import TaskGraph
 from boomspec.core.graph_file import read_graph
 from boomspec.core.identity import digest
@@ -48,8 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
             code = _run(options, interrupt)
             return EXIT_INTERRUPTED if interrupt.requested else code
     except BoomspecError as error:
-        print(f"error: {redact(str(error))}", file=sys.stderr)
-        return error.exit_code
+        return print_error(error)
     except KeyboardInterrupt:  # the second one
         print("killed; the next run continues from the last checkpoints", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import boomspec
-from boomspec.core.errors import EXIT_INTERRUPTED, EXIT_OK, BoomspecError, redact
+from boomspec.core.errors import EXIT_INTERRUPTED, EXIT_OK, BoomspecError, print_error, redact
 from boomspec.core.graph import TaskGraph, check_secrets
 from boomspec.core.graph_file import read_graph
 from boomspec.core.sizes import shown_bytes
@@ -50,11 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
             case _:
                 return _stop(client, options)
     except BoomspecError as error:
-        if options.json:
-            print(json.dumps({"error": {"message": redact(error.message), "hint": error.hint}}, indent=2))
-        else:
-            print(redact(str(error)), file=sys.stderr)
-        return error.exit_code
+        return print_error(error, as_json=options.json)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # whoever read what it prints is gone, as with `| head`

@@ -18,7 +18,7 @@ from contextlib import chdir, contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
-from boomspec.core.errors import EXIT_INTERRUPTED, BoomspecError, redact
+from boomspec.core.errors import EXIT_INTERRUPTED, BoomspecError, print_error
 from boomspec.core.graph import Node, TaskGraph
 from boomspec.core.graph_file import read_graph
 from boomspec.core.json_text import json_text
@@ -41,11 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         with Interrupt() as interrupt:
             return _verify(options, interrupt)
     except BoomspecError as error:
-        if options.json:
-            print(json_text({"error": {"message": redact(error.message), "hint": error.hint}}, indent=2))
-        else:
-            print(f"error: {redact(str(error))}", file=sys.stderr)
-        return error.exit_code
+        return print_error(error, as_json=options.json)
     except KeyboardInterrupt:  # the second one
         return EXIT_INTERRUPTED
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from boomspec.core.errors import EXIT_RUN_FAILED, BoomspecError
+from boomspec.core.errors import EXIT_RUN_FAILED, BoomspecError, print_error
 
 # How long Ray waits for a head; clusters that can replace one (KubeRay's fault tolerance) set more.
 _RAY_SETTING, _RAY_SECONDS = "RAY_gcs_rpc_server_reconnect_timeout_s", 60.0
@@ -78,7 +77,7 @@ class Head:
                 self._silent_since = time.monotonic()
             silent = time.monotonic() - self._silent_since
             if silent >= self._seconds + _LAST_SECONDS:
-                print(f"error: {self._error(silent)}", file=sys.stderr, flush=True)
+                print_error(self._error(silent))
                 self._end(EXIT_RUN_FAILED)
 
     def _reachable(self) -> bool:

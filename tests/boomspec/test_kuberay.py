@@ -227,7 +227,7 @@ def test_options_that_do_not_go_together_are_refused_before_anything_is_read(
 ) -> None:
     done = submit("no-such-spec.yaml", *options.split(), folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(message)
+    assert done.stderr.startswith(f"error: {message}")
 
 
 def quoting(specs: Writer) -> Path:

@@ -495,7 +495,7 @@ def test_plan_does_not_wait_for_a_store_that_nobody_listens_for(
     planned = CliRunner().invoke(main, ["plan", str(specs.text(specs.SPEC)), "--store", "s3://bucket/boomspec"])
     assert time.monotonic() - since < 30
     assert planned.exit_code == 2
-    assert planned.output.startswith("store s3://bucket/boomspec has not answered for 5 seconds: ")
+    assert planned.output.startswith("error: store s3://bucket/boomspec has not answered for 5 seconds: ")
     assert reason in planned.output
     assert "AWS_ENDPOINT_URL" in planned.output
     assert "10 minutes" not in planned.output
