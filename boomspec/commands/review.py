@@ -22,11 +22,11 @@ from boomspec.core.graph import Experiment
 from boomspec.models.hub import UnreachableError
 from boomspec.plan.changes import Difference, differences
 from boomspec.plan.run import open_run, run_folder, store_of
-from boomspec.spec.document import Spec, SpecFile
+from boomspec.spec.document import Document
 from boomspec.spec.experiments import load_experiments, split_address
-from boomspec.spec.source import Document
-from boomspec.spec.yaml_text import Path as Place
-from boomspec.spec.yaml_text import inline, lines
+from boomspec.spec.spec_file import Spec, SpecFile
+from boomspec.spec.yaml_writer import Path as Place
+from boomspec.spec.yaml_writer import inline, lines
 from boomspec.store import Where, open_store
 
 SHOW_SCHEMA_VERSION = 1

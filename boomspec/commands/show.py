@@ -31,7 +31,7 @@ def command(spec: Path, store: Where | None, every: bool, as_json: bool) -> None
     """
     from boomspec.commands.review import review
     from boomspec.models.trust import asked_for
-    from boomspec.spec.yaml_text import inline
+    from boomspec.spec.yaml_writer import inline
 
     found = review(spec, store)
     warn(dict.fromkeys(line for experiment in found.experiments for line in asked_for(experiment.meaning)))

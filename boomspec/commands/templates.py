@@ -10,11 +10,11 @@ from pathlib import Path
 from boomspec.compile.check import check_spec
 from boomspec.core.errors import BoomspecError, did_you_mean
 from boomspec.core.files import write_atomically
-from boomspec.spec.document import Spec, SpecFile
+from boomspec.spec.document import parse_document
 from boomspec.spec.json_schema import json_schema
-from boomspec.spec.source import parse_source
+from boomspec.spec.spec_file import Spec, SpecFile
 from boomspec.spec.validate import validate
-from boomspec.spec.yaml_text import scalar
+from boomspec.spec.yaml_writer import scalar
 
 SCHEMA_FILE = "boomspec.schema.json"
 _TEMPLATES = Path(__file__).parent.parent / "templates"
@@ -61,7 +61,7 @@ def first_spec(
     for section, model in given.items():
         if model is not None:
             text = _replaced(text, "model: ", _from(path.parent, model), behind=f"{section}:")
-    document = parse_source(text, path)
+    document = parse_document(text, path)
     check_spec(SpecFile(validate(Spec, document), document))
     head = f"# yaml-language-server: $schema={SCHEMA_FILE}\n" if schema else ""
     return FirstSpec(path, chosen, head + text)

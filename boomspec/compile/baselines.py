@@ -14,7 +14,7 @@ from boomspec.core.tasks import Baseline, LaCo, Series
 from boomspec.models.plan_config import check_one_kind
 from boomspec.spec.sections.baselines import LaCoSpec, RandomInit, ShortGPT
 from boomspec.spec.sections.determinism import determinism
-from boomspec.spec.sections.searches import KeepChoice
+from boomspec.spec.sections.student import KeepChoice
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ from boomspec.compile.trainings import training_problems
 from boomspec.core.layers import patchable, prefixes
 from boomspec.core.memo import Once
 from boomspec.models.facts import ModelFacts
-from boomspec.spec.document import SpecFile
-from boomspec.spec.each import for_each
-from boomspec.spec.sections.searches import KeepChoice
+from boomspec.spec.problems import for_each
+from boomspec.spec.sections.student import KeepChoice
+from boomspec.spec.spec_file import SpecFile
 
 
 def check_spec(file: SpecFile) -> Family | None:

@@ -36,9 +36,10 @@ from boomspec.core.sizes import Lineage
 from boomspec.core.tasks import Cell, Evaluate, LmEval, Report
 from boomspec.models.facts import ModelFacts
 from boomspec.models.fit import plan_entries
-from boomspec.spec.document import SpecFile
-from boomspec.spec.each import for_each
-from boomspec.spec.sections.searches import KeepChoice, OrderSearch
+from boomspec.spec.problems import for_each
+from boomspec.spec.sections.interpolate import OrderSearch
+from boomspec.spec.sections.student import KeepChoice
+from boomspec.spec.spec_file import SpecFile
 from boomspec.store import Store
 
 

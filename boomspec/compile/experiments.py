@@ -19,7 +19,7 @@ from boomspec.core.graph import Experiment, Node, Source, Task, TaskGraph
 from boomspec.core.identity import canonical_plain, canonical_texts
 from boomspec.core.tasks import Compared, Comparison
 from boomspec.models.facts import ModelFacts
-from boomspec.spec.document import SpecFile
+from boomspec.spec.spec_file import SpecFile
 
 
 def compile_experiments(

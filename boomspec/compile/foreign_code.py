@@ -24,7 +24,7 @@ from boomspec.models.code import (
     named_classes,
     read_config_of,
 )
-from boomspec.spec.document import SpecFile
+from boomspec.spec.spec_file import SpecFile
 
 Role = Literal["teacher", "student"]
 _CAUSAL = "AutoModelForCausalLM"

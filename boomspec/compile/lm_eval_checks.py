@@ -19,8 +19,8 @@ from boomspec.compile.lm_eval_files import LOADERS, functions
 from boomspec.compile.lm_eval_tasks import singles_of
 from boomspec.core.errors import Problem, did_you_mean
 from boomspec.models.facts import ModelFacts
-from boomspec.spec.document import SpecFile
 from boomspec.spec.sections.evaluation import TaskSpec
+from boomspec.spec.spec_file import SpecFile
 
 _OUTPUTS = ("multiple_choice", "loglikelihood", "loglikelihood_rolling", "generate_until")
 _SAMPLERS = ("default", "first_n")

@@ -21,8 +21,8 @@ from boomspec.core.errors import did_you_mean
 from boomspec.core.graph import OUTSIDE, Source
 from boomspec.core.identity import folder_digest
 from boomspec.core.task_data import ASKS, DATA, TASKS, digests
-from boomspec.spec.document import SpecFile
 from boomspec.spec.sections.evaluation import TaskSpec
+from boomspec.spec.spec_file import SpecFile
 
 _FOLDER = ("evaluate", "tasks_folder")
 

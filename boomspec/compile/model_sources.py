@@ -27,9 +27,9 @@ from boomspec.models.hub import UnreachableError, cached_model, hub_code, hub_fo
 from boomspec.models.published import STUDENT_CONFIG, read_student_mapping
 from boomspec.models.quantized import check_quantization, foreseen, quantization_of, target_dtype
 from boomspec.models.vocabulary import needed_rows
-from boomspec.spec.document import SpecFile
-from boomspec.spec.sections.models import StudentSpec, TeacherSpec
-from boomspec.spec.sections.training import PretrainSpec
+from boomspec.spec.sections.student import StudentSpec
+from boomspec.spec.sections.teacher import PretrainSpec, TeacherSpec
+from boomspec.spec.spec_file import SpecFile
 
 Role = Literal["teacher", "student"]
 BELIEVED = "tied"  # of the location of a model whose head was taken for its embedding without being read whole

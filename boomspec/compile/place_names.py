@@ -7,8 +7,8 @@ from pathlib import Path
 
 from boomspec.compile.places import path_text
 from boomspec.compile.text_files import home_path, plain_part
-from boomspec.spec.document import SpecFile
 from boomspec.spec.sections.data import DataSpec
+from boomspec.spec.spec_file import SpecFile
 from boomspec.spec.variables import has_variables
 
 

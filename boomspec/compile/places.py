@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from boomspec.compile.text_files import home_path
 from boomspec.core.errors import Problem
 from boomspec.core.identity import file_digest
-from boomspec.spec.document import SpecFile
 from boomspec.spec.sections.tracking import TrackingSpec
+from boomspec.spec.spec_file import SpecFile
 from boomspec.spec.variables import VariableError, bare_variable, expanded, has_variables
 
 Location = tuple[str | int, ...]

@@ -32,12 +32,14 @@ from boomspec.core.tasks import (
     TrainTokenizer,
 )
 from boomspec.models.facts import ModelFacts
-from boomspec.spec.document import SpecFile
-from boomspec.spec.sections.data import DataSpec
+from boomspec.spec.sections.data import CalibrationSpec, DataSpec
 from boomspec.spec.sections.determinism import determinism
 from boomspec.spec.sections.execution import Resources
-from boomspec.spec.sections.searches import CalibrationSpec, KeepChoice, OrderSearch
-from boomspec.spec.sections.training import DistillSpec, FaithfulSpec, PretrainSpec
+from boomspec.spec.sections.interpolate import OrderSearch
+from boomspec.spec.sections.student import KeepChoice
+from boomspec.spec.sections.teacher import PretrainSpec
+from boomspec.spec.sections.training import DistillSpec, FaithfulSpec
+from boomspec.spec.spec_file import SpecFile
 
 Answers = Callable[[str], dict[str, Any] | None]  # id of a search -> what it found, None where it has not run
 BEAM_WIDTH = 4

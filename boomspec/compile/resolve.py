@@ -34,9 +34,10 @@ from boomspec.models.facts import ModelFacts, read_as, size_of
 from boomspec.models.fit import plan_entries
 from boomspec.models.plan_config import plan_config
 from boomspec.models.whole import prefixes_in, with_rest
-from boomspec.spec.document import SpecFile
-from boomspec.spec.sections.searches import KeepChoice, OrderSearch
+from boomspec.spec.sections.interpolate import OrderSearch
+from boomspec.spec.sections.student import KeepChoice
 from boomspec.spec.sections.training import Training
+from boomspec.spec.spec_file import SpecFile
 
 _MASKED = {"bert", "distilbert", "roberta", "electra", "albert", "deberta", "deberta-v2"}
 _CONTEXT = ("max_position_embeddings", "n_positions")

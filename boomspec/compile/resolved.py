@@ -21,10 +21,11 @@ from boomspec.core.identity import digest
 from boomspec.core.layers import ORDERS, blocks, family_of_sets, patchable, prefixes
 from boomspec.core.sizes import compact_plan
 from boomspec.core.task_data import DATA, TASKS
-from boomspec.spec.document import Spec
 from boomspec.spec.sections.execution import Resources
-from boomspec.spec.sections.searches import KeepChoice, OrderSearch
+from boomspec.spec.sections.interpolate import OrderSearch
+from boomspec.spec.sections.student import KeepChoice
 from boomspec.spec.sections.training import FaithfulSpec
+from boomspec.spec.spec_file import Spec
 
 # What is worked out, and never written in a spec.
 FOLLOWING = {

@@ -15,9 +15,9 @@ from boomspec.core.sizes import Member, answer, no_such_size, shown_bytes
 from boomspec.core.types import Sizes
 from boomspec.models.facts import ModelFacts
 from boomspec.models.kv_cache import layer_cache_bytes
-from boomspec.spec.document import SpecFile
-from boomspec.spec.sections.models import BudgetSpec
-from boomspec.spec.yaml_tree import Location
+from boomspec.spec.sections.interpolate import BudgetSpec
+from boomspec.spec.spec_file import SpecFile
+from boomspec.spec.yaml_reader import Location
 
 
 def chosen(file: SpecFile, facts: ModelFacts, kept: Sequence[int], members: Sequence[Member]) -> tuple[Member, ...]:

@@ -9,7 +9,7 @@ from boomspec.compile.model_sources import Role, folder_problems, model_folder
 from boomspec.compile.places import is_folder, path_text, resolve_path, variable_problems
 from boomspec.compile.text_sources import text_problems
 from boomspec.core.errors import Problem
-from boomspec.spec.document import SpecFile
+from boomspec.spec.spec_file import SpecFile
 
 _HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 

@@ -17,8 +17,8 @@ from boomspec.compile.text_files import COMPRESSED, UTF_16, format_of, matching
 from boomspec.core.errors import BoomspecError, Problem
 from boomspec.core.graph import HELD_OUT_TEXT, Source
 from boomspec.models.hub import UnreachableError, pinned_dataset
-from boomspec.spec.document import SpecFile
 from boomspec.spec.sections.data import DataSpec
+from boomspec.spec.spec_file import SpecFile
 
 FILES: Location = ("data", "files")
 HELD_OUT_FILES: Location = ("data", "held_out", "files")

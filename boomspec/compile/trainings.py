@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 from boomspec.compile.resolve import recipe
 from boomspec.core.errors import Problem
-from boomspec.spec.document import Spec, SpecFile
 from boomspec.spec.sections.baselines import RandomInit
-from boomspec.spec.sections.searches import CalibrationSpec, KeepChoice, OrderSearch
+from boomspec.spec.sections.data import CalibrationSpec
+from boomspec.spec.sections.interpolate import OrderSearch
+from boomspec.spec.sections.student import KeepChoice
 from boomspec.spec.sections.training import Training
+from boomspec.spec.spec_file import Spec, SpecFile
 
 _PLENTY = 10_000_000  # tokens, where nothing is trained or searched: what is held out is a share of them
 

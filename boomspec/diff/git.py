@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boomspec.core.errors import BoomspecError, did_you_mean
-from boomspec.spec.source import Document, parse_source, read_source
+from boomspec.spec.document import Document, parse_document, read_document
 
 _SPECS = (".yaml", ".yml")
 
@@ -28,13 +28,13 @@ class Revision:
         """A spec file at this revision; a file outside of the repository as it is now."""
         place = Path(os.path.normpath(path.absolute()))
         if not place.is_relative_to(self.root):
-            return read_source(path)
+            return read_document(path)
         inner = place.relative_to(self.root).as_posix()
         found = _git(self.root, "cat-file", "blob", f"{self.commit}:{inner}")
         if found is None:
             raise self.missing(inner)
         try:
-            return parse_source(found.decode("utf-8"), path)
+            return parse_document(found.decode("utf-8"), path)
         except UnicodeDecodeError as error:
             raise BoomspecError(f"{self.name}:{inner} is no UTF-8 text") from error
 

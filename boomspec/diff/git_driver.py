@@ -23,9 +23,9 @@ from boomspec.core.errors import BoomspecError
 from boomspec.diff.compared import compared
 from boomspec.diff.git import configure, configured, repository
 from boomspec.diff.sides import Given, spec_given
-from boomspec.spec.document import SpecFile
+from boomspec.spec.document import Document, parse_document, read_document
 from boomspec.spec.experiments import load_experiments
-from boomspec.spec.source import Document, parse_source, read_source
+from boomspec.spec.spec_file import SpecFile
 
 PATTERNS = ("specs/*.yaml",)
 _KEY = "diff.boomspec.command"
@@ -106,7 +106,7 @@ def _side(named: str, file: str, path: Path) -> Given:
     """A spec whose text is in `file`; what it extends and what it reads is that which lies beside `path` now."""
 
     def read(wanted: Path) -> Document:
-        return parse_source(Path(file).read_text(encoding="utf-8"), path) if wanted == path else read_source(wanted)
+        return parse_document(Path(file).read_text(encoding="utf-8"), path) if wanted == path else read_document(wanted)
 
     files = load_experiments(path, read=read)
     return spec_given(named, files, refused=None if _reads(files[0]) <= _MOST_BYTES else "it reads too much for that")

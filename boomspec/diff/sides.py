@@ -25,8 +25,8 @@ from boomspec.core.graph_file import read_graph
 from boomspec.diff.git import Revision, revision
 from boomspec.plan.run import DEFAULT_STORE, GRAPH, store_of
 from boomspec.plan.saved import is_plan, read_plan
-from boomspec.spec.document import SpecFile
 from boomspec.spec.experiments import load_experiments
+from boomspec.spec.spec_file import SpecFile
 from boomspec.store import Store, Where, open_store, store_of_run
 
 

@@ -27,7 +27,7 @@ from boomspec.core.identity import digest, folder_digest
 from boomspec.models.agreement import says_as_much
 from boomspec.models.outline import config_of, tensors_of
 from boomspec.models.plain import is_plain
-from boomspec.spec.document import SpecFile
+from boomspec.spec.spec_file import SpecFile
 from boomspec.store import Store
 
 _NEEDED = ("torch", "transformers", "safetensors", "accelerate")

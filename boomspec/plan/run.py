@@ -16,8 +16,8 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import TaskGraph, listed
 from boomspec.core.graph_file import read_graph
 from boomspec.core.sizes import Lineage, Member
-from boomspec.spec.document import SpecFile
 from boomspec.spec.experiments import load_experiments, split_address
+from boomspec.spec.spec_file import SpecFile
 from boomspec.store import Store, check_spelling, check_url, is_url, open_store, store_of_run
 
 DEFAULT_STORE = "boomspec-store"

@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from boomspec.core.errors import Problem, SpecError
+from boomspec.spec.document import Document
 from boomspec.spec.edits import Edit
 from boomspec.spec.messages import joined
-from boomspec.spec.source import Document
-from boomspec.spec.yaml_tree import dotted
+from boomspec.spec.yaml_reader import dotted
 
 Attempt = Callable[[Document], object]  # raises SpecError where something is wrong
 Key = tuple[object, ...]

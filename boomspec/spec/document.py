@@ -1,196 +1,160 @@
-"""The spec language, version 1: the top level of a spec file, and how one is read.
+"""Reads a spec file into plain data that knows its places.
 
-The sections are in `boomspec.spec.sections.models`. What a spec MEANS is `boomspec.compile.resolve`.
+    file --read_document--> Document(data, place of every value) --validation.validate--> model
+    document x edits --Document.with_edits--> document
+
+A file that is no YAML text raises SpecError. A file that can be read but holds what is not allowed (a
+duplicate key, a tag) gives a Document with `problems`: `validate` reports them together with its own,
+so that all problems of a file come at once.
 """
 
+from __future__ import annotations
+
 import re
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Any
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from boomspec.core.errors import BoomspecError, Problem, SpecError, did_you_mean, printable
+from boomspec.spec.edits import Edit, Node, edited
+from boomspec.spec.yaml_reader import Location, Place, Tree, build_tree, dotted
 
-from boomspec.core.errors import Problem, SpecError
-from boomspec.core.graph import NAME
-from boomspec.core.memo import Once
-from boomspec.core.pinned_revisions import NO_PINS, Pins
-from boomspec.core.types import AlsoText, Strict
-from boomspec.spec.sections.baselines import BaselineItem, baseline_item
-from boomspec.spec.sections.data import DataSpec
-from boomspec.spec.sections.determinism import DeterminismSpec
-from boomspec.spec.sections.evaluation import EvaluateSpec
-from boomspec.spec.sections.execution import ExecutionSpec
-from boomspec.spec.sections.models import InterpolateSpec, StudentSpec, TeacherSpec
-from boomspec.spec.sections.searches import OrderSearch
-from boomspec.spec.sections.training import DistillSpec
-from boomspec.spec.source import Document
-from boomspec.spec.validate import FieldError, validate
-
-T = TypeVar("T")
-
-
-class Spec(Strict):
-    """A boomerang distillation experiment.
-
-    `extends`, `variants` and `sweep` are taken away before a spec is validated: they say how experiments are put
-    together (`boomspec.spec.experiments`), and no experiment has them.
-    """
-
-    boomspec: Annotated[Literal[1], Field(description="Version of the spec language.")]
-    name: Annotated[
-        str, Field(description="Name of the experiment: letters, digits, dots, dashes.", examples=["qwen3-4b"])
-    ]
-    extends: Annotated[
-        str | None,
-        Field(
-            description="Another spec file, relative to this one, that this one changes: mappings merge, everything "
-            "else is replaced, null removes. Its variants and its sweep are not taken over.",
-            examples=["base.yaml"],
-        ),
-    ] = None
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1, description="Of weights, data order and evaluation.")] = 0
-    teacher: Annotated[TeacherSpec, Field(description="The large model.", examples=[{"model": "Qwen/Qwen3-4B-Base"}])]
-    student: Annotated[
-        StudentSpec,
-        Field(
-            description="The small model: layers of the teacher, or a model that exists.",
-            examples=[{"keep": {"every": 2, "first": 1, "last": 2}}, {"model": "Harvard-DCML/boomerang-qwen3-2.3B"}],
-        ),
-    ]
-    data: Annotated[
-        DataSpec | None,
-        Field(
-            description="The text for training and measuring; needed by whatever trains, searches or measures it.",
-            examples=[{"files": ["texts/*.jsonl"], "sequence_length": 2048, "held_out": {"every": 100}}],
-        ),
-    ] = None
-    distill: Annotated[
-        DistillSpec | None,
-        Field(
-            description="How the student is trained; left out for a student that exists.",
-            examples=[{"tokens": "2.1B", "batch_tokens": "4.2M"}],
-        ),
-    ] = None
-    interpolate: Annotated[InterpolateSpec, Field(description="Which sizes are built, in which order of blocks.")] = (
-        InterpolateSpec()
-    )
-    evaluate: Annotated[
-        EvaluateSpec | None,
-        Field(
-            description="What is measured of every model; left out: nothing.",
-            examples=[{"tasks": ["arc_easy"], "held_out": {"max_tokens": "1M"}}],
-        ),
-    ] = None
-    baselines: Annotated[
-        tuple[Annotated[BaselineItem, BeforeValidator(baseline_item), AlsoText(*BaselineItem.model_fields)], ...],
-        Field(description="Controls, as names or {kind: settings}.", examples=[["naive_pruning", "random_init"]]),
-    ] = ()
-    determinism: Annotated[DeterminismSpec, Field(description="How far results have to be repeatable.")] = (
-        DeterminismSpec()
-    )
-    execution: Annotated[ExecutionSpec, Field(description="Where and how fast; never part of a result's identity.")] = (
-        ExecutionSpec()
-    )
-    variants: Annotated[
-        dict[str, Any] | None,
-        Field(
-            description="Experiments that differ from this one in what is written here (null removes), by their names. "
-            "Tasks that they share run once.",
-            examples=[{"no-kl": {"distill": {"losses": {"kl": None}}}}],
-        ),
-    ] = None
-    sweep: Annotated[
-        dict[str, tuple[Any, ...]] | None,
-        Field(
-            description="A grid: fields by their dotted paths, each with the values that take its place. "
-            "Every variant is run at every point.",
-            examples=[{"seed": [0, 1, 2], "distill.optimizer.lr": [1e-4, 3e-4]}],
-        ),
-    ] = None
-
-    @field_validator("name")
-    @classmethod
-    def _plain_name(cls, name: str) -> str:
-        if not re.fullmatch(NAME, name):
-            raise FieldError(f"'{name}' is not a plain name", hint="use letters, digits, dots, dashes, underscores")
-        return name
-
-    @field_validator("baselines")
-    @classmethod
-    def _each_once(cls, items: tuple[BaselineItem, ...]) -> tuple[BaselineItem, ...]:
-        kinds = [kind for item in items for kind in item.model_fields_set]
-        if twice := sorted({kind for kind in kinds if kinds.count(kind) > 1}):
-            raise FieldError(f"'{twice[0]}' is listed twice")
-        return items
-
-    @model_validator(mode="after")
-    def _sections_fit(self) -> Self:
-        if self.student.model is None and self.distill is None:
-            raise FieldError("missing 'distill'", hint="or name a student that exists: student: {model: ...}")
-        if self.student.model is not None and self.distill is not None:
-            raise FieldError("a student that exists is not distilled: remove this, or student.model", at=("distill",))
-        for i, item in enumerate(self.baselines):
-            if self.distill is None and item.is_trained:
-                raise FieldError("needs a `distill` section: it is trained", at=("baselines", i))
-        if self.teacher.pretrain is None and "pretrain" in self.execution.model_fields_set:
-            raise FieldError("nothing is pretrained here", at=("execution", "pretrain"))
-        if self.data is not None and self.data.bos is True and self.teacher.pretrain is not None:
-            message = "a tokenizer that is trained here has no token for the beginning of a sequence"
-            raise FieldError(message, hint="its documents begin behind its end-of-text", at=("data", "bos"))
-        if self.data is None and (reason := self._reads_text()):
-            raise FieldError("missing 'data'", hint=f"{reason} needs text")
-        return self
-
-    def _reads_text(self) -> str | None:
-        """What in this spec needs text, if anything does."""
-        if self.distill is not None:
-            return "distill"
-        if self.teacher.pretrain is not None:
-            return "teacher.pretrain"
-        if self.evaluate is not None and self.evaluate.held_out is not None:
-            return "evaluate.held_out"
-        if isinstance(self.interpolate.order, OrderSearch):
-            return "interpolate.order"
-        return "baselines" if any(item.reads_text for item in self.baselines) else None
-
-    def baseline(self, kind: str) -> Any:
-        """The settings of one baseline, or None where it is not asked for."""
-        return next((getattr(item, kind) for item in self.baselines if getattr(item, kind) is not None), None)
+MAX_BYTES = 1_000_000
 
 
 @dataclass(frozen=True)
-class SpecFile:
-    """A validated spec and the document that it came from, so that later checks can point into the file."""
+class Document:
+    """One file: its text, and the plain data in it (dict, tuple, str, int, float, bool, None).
 
-    spec: Spec
-    document: Document
-    label: str = ""  # which of the file's experiments; "" where there is one
-    axes: dict[str, str] = field(default_factory=dict)  # its coordinates: {"variant": "no-kl", "seed": "1"}
-    pins: Pins = NO_PINS  # what a lock has settled
-    once: Once = field(default_factory=Once, compare=False)  # shared by those that are compiled together
+    A composed one is another document (`below`) with edits on top: a base and what extends it, a file and a variant.
+    `others` are the texts of the other files that its places are in; `title` names what the edits make.
+    """
 
-    def folder(self, path: tuple[str | int, ...] = ()) -> Path:
-        """Where the relative path that stands at `path` starts: the folder of the file that says it."""
-        named = self.document.nearest(path).file
-        return self.once(("folder", named), lambda: named.absolute().parent)
+    file: Path
+    text: str
+    tree: Tree
+    others: dict[Path, str] = field(default_factory=dict)
+    below: Document | None = None
+    edits: tuple[Edit, ...] = ()
+    title: str = ""
 
-    def on(self, document: Document) -> "SpecFile":
-        """The same experiment made of another document. Raises SpecError where that is not valid."""
-        return replace(self, spec=validate(Spec, document), document=document)
+    @property
+    def data(self) -> dict[str, Any]:
+        return self.tree.data
 
-    def known(self, what: Hashable, sections: Sequence[str], make: Callable[[], T]) -> T:
-        """What `make` gives, worked out once for all experiments that have these sections from the same lines."""
-        data, places = self.document.data, self.document.tree.root.children
-        parts = [(data.get(name), places.get(name)) for name in sections]
-        key = (what, *(id(part) for pair in parts for part in pair))
-        return self.once(key, lambda: (make(), parts))[0]  # the parts are kept: an id is not used twice
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What can be read but is not allowed."""
+        return self.tree.problems
+
+    def place(self, location: Location, *, key: bool = False) -> tuple[int, int]:
+        """Line and column (from 1) of the value, or of its key; of its nearest existing ancestor where it is absent."""
+        place = self.nearest(location)
+        return place.key if key and place.key is not None else (place.line, place.column)
+
+    def nearest(self, location: Location) -> Place:
+        """The place of the value, or of its nearest existing ancestor."""
+        place = self.tree.root
+        for item in location:
+            if item not in place.children:
+                break
+            place = place.children[item]
+        return place
 
     def problem(
-        self, path: tuple[str | int, ...], message: str, hint: str | None = None, *, key: bool = False
+        self, location: Location, message: str, hint: str | None = None, *, key: bool = False, where: str | None = None
     ) -> Problem:
-        """A problem at a value, or at its key."""
-        return self.document.problem(path, message, hint, key=key)
+        line, column = self.place(location, key=key)
+        shown = dotted(location) if where is None else where
+        file = str(self.nearest(location).file)
+        return Problem(line, column, shown, printable(message), hint and printable(hint), file, location)
 
-    def error(self, *problems: Problem) -> SpecError:
-        return self.document.error(problems)
+    def error(self, problems: Iterable[Problem]) -> SpecError:
+        others = {str(file): text for file, text in self.others.items()}
+        return SpecError(self.file, list(problems), self.text, others)
+
+    def with_edits(self, edits: tuple[Edit, ...], title: str = "") -> Document:
+        """The document that results; its `below` is this one."""
+        node = Node(self.data, self.tree.root)
+        for edit in edits:
+            node = edited(node, edit)
+        tree = replace(self.tree, data=node.value, root=node.place)
+        return replace(self, tree=tree, below=self, edits=edits, title=title)
+
+    def is_damaged(self, location: Location) -> bool:
+        """Whether the value is, or lies inside of, one that could not be read and so has a problem already."""
+        return any(location[:length] in self.tree.damaged for length in range(len(location) + 1))
+
+
+def read_document(path: Path) -> Document:
+    """Read a spec file. Raises BoomspecError where it cannot be opened, SpecError where it is no YAML mapping."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise _unreadable(path, error) from error
+    if len(data) > MAX_BYTES:
+        hint = "a spec is a short text: is this the right file?"
+        raise SpecError(path, [Problem(0, 0, "", f"larger than {MAX_BYTES:,} bytes", hint)])
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        place = _end(data[: error.start].decode("utf-8"))
+        looks = ": it looks like UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+        problem = Problem(*place, "", f"not UTF-8 text (byte 0x{data[error.start]:02x}){looks}", "save it as UTF-8")
+        raise SpecError(path, [problem], _printable(data.decode("utf-8", errors="replace"))) from None
+    return parse_document(text, path)
+
+
+def parse_document(text: str, file: Path | str = "<text>") -> Document:
+    """Parse the text of a spec; `file` is only its name. Raises SpecError where it is no YAML mapping."""
+    file = Path(file)
+    if hidden := list(_HIDDEN.finditer(text))[:10]:
+        clean = _printable(text)
+        raise SpecError(file, [_hidden_problem(match, clean) for match in hidden], clean)
+    return Document(file, text, build_tree(text, file=file))
+
+
+# What YAML forbids, and the line breaks and marks that editors do not show.
+_HIDDEN = re.compile("[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+
+
+def _printable(text: str) -> str:
+    """The text with one sign for each hidden character, so that lines and columns are those of an editor."""
+    return _HIDDEN.sub("\ufffd", text)
+
+
+def _hidden_problem(match: re.Match[str], text: str) -> Problem:
+    place = _end(text[: match.start()])
+    if match.start() == 0 and match[0] == "\ufeff":
+        return Problem(*place, "", "the file starts with a byte order mark", "save it as UTF-8 without one")
+    hint = "remove it, or write it as an escape inside of double quotes"
+    return Problem(*place, "", f"the character U+{ord(match[0]):04X} is not allowed", hint)
+
+
+def _end(text: str) -> tuple[int, int]:
+    """Line and column (from 1) just behind a text."""
+    lines = f"{_printable(text)}|".splitlines()
+    return len(lines), len(lines[-1])
+
+
+def _unreadable(path: Path, error: Exception) -> BoomspecError:
+    """The error for a file that cannot be opened, with the specs that stand where it was looked for."""
+    folder = path if isinstance(error, IsADirectoryError) else path.parent
+    try:
+        names = sorted(p.name for p in folder.iterdir() if p.suffix in (".yaml", ".yml"))
+    except (OSError, ValueError):
+        names = []
+    match error:
+        case IsADirectoryError():
+            hint = f"give a file in it: {', '.join(names[:5])}" if names else "give a spec file"
+            return BoomspecError(f"{path} is a folder, not a spec file", hint=hint)
+        case FileNotFoundError() | NotADirectoryError():
+            first = ", ".join([*names[:5], "..."] if len(names) > 5 else names)
+            here = f".yaml files in {folder}: {first}" if names else f"there is no .yaml file in {folder}"
+            return BoomspecError(f"{path}: no such file", hint=did_you_mean(path.name, names) or here)
+        case PermissionError():
+            return BoomspecError(f"{path}: reading it is not permitted", hint="check the file's permissions")
+        case _:
+            return BoomspecError(f"{str(path)!r}: cannot be read: {error}", hint="give the path of a spec file")

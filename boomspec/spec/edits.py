@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from boomspec.core.errors import Problem, printable
-from boomspec.spec.yaml_tree import Location, Place, dotted
+from boomspec.spec.yaml_reader import Location, Place, dotted
 
 How = Literal["open", "set", "remove"]
 

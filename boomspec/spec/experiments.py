@@ -16,15 +16,15 @@ from pathlib import Path
 
 from boomspec.core.errors import Problem, SpecError
 from boomspec.core.graph import NAME, no_such_experiment
-from boomspec.spec.document import Spec, SpecFile
-from boomspec.spec.each import for_each
+from boomspec.spec.document import Document, read_document
 from boomspec.spec.edits import Node, edits_of
 from boomspec.spec.extends import Composed, Read, composed, removals
+from boomspec.spec.problems import for_each
 from boomspec.spec.scalars import shown
-from boomspec.spec.source import Document, read_source
+from boomspec.spec.spec_file import Spec, SpecFile
 from boomspec.spec.sweep import Axis, points, read_axes
 from boomspec.spec.validate import validate
-from boomspec.spec.yaml_tree import Location, dotted
+from boomspec.spec.yaml_reader import Location, dotted
 
 BASE = "base"
 _OF_THE_FILE = {
@@ -52,7 +52,7 @@ def split_address(address: str | os.PathLike[str]) -> tuple[Path, str | None]:
     return Path(path), label
 
 
-def load_experiments(address: str | os.PathLike[str], *, read: Read = read_source) -> tuple[SpecFile, ...]:
+def load_experiments(address: str | os.PathLike[str], *, read: Read = read_document) -> tuple[SpecFile, ...]:
     """The experiments of a spec file, or the one that `file#label` names; a plain file is one, with label "".
 
     `read` gives the document of a path: of a file, or of a file at a revision. Raises SpecError with the problems of
@@ -61,7 +61,7 @@ def load_experiments(address: str | os.PathLike[str], *, read: Read = read_sourc
     return _loaded(*_named(address, read))
 
 
-def load_spec(address: str | os.PathLike[str], *, read: Read = read_source) -> SpecFile:
+def load_spec(address: str | os.PathLike[str], *, read: Read = read_document) -> SpecFile:
     """The one experiment of a plain spec or of an address; of a file with several the first, the file's own.
 
     The others are not validated.

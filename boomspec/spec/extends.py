@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from boomspec.core.errors import BoomspecError, Problem, SpecError, did_you_mean
+from boomspec.spec.document import Document, read_document
 from boomspec.spec.edits import Edit, Node, edits_of
 from boomspec.spec.scalars import shown
-from boomspec.spec.source import Document, read_source
 from boomspec.spec.variables import VariableError, expanded
-from boomspec.spec.yaml_tree import Location
+from boomspec.spec.yaml_reader import Location
 
 MAX_CHAIN = 20
 ANCHORS = "x-"  # sections that are there for their anchors alone: "x-training: &training {...}"
@@ -36,7 +36,7 @@ class Composed:
     written: Document
 
 
-def composed(path: Path, read: Read = read_source) -> Composed:
+def composed(path: Path, read: Read = read_document) -> Composed:
     """Read a spec file and its bases. Raises SpecError where one of them cannot be, BoomspecError for the file itself.
 
     `read` gives the document of a path: of a file, or of a file at a revision.

@@ -12,9 +12,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from boomspec.core.graph import NAME
-from boomspec.spec.document import Spec
 from boomspec.spec.extends import ANCHORS
 from boomspec.spec.kinds import inside, keys_of, members, model_of
+from boomspec.spec.spec_file import Spec
 from boomspec.spec.sweep import REFUSED
 
 _DEFS = "#/$defs/"

@@ -9,7 +9,7 @@ from typing import Any
 from boomspec.core.errors import did_you_mean
 from boomspec.spec.kinds import bare, described, keys_of, literals, members, model_of
 from boomspec.spec.scalars import plain_scalar, shown
-from boomspec.spec.yaml_tree import Location
+from boomspec.spec.yaml_reader import Location
 
 _WHOLE_NUMBER, _LIST, _MAPPING = "a whole number", "a list", "a mapping"
 

@@ -18,12 +18,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from boomspec.core.errors import Problem, did_you_mean
+from boomspec.spec.document import Document
 from boomspec.spec.edits import Edit, Node
 from boomspec.spec.kinds import inside, keys_of, members, model_of
 from boomspec.spec.messages import joined
 from boomspec.spec.scalars import shown
-from boomspec.spec.source import Document
-from boomspec.spec.yaml_tree import Location, Place, dotted
+from boomspec.spec.yaml_reader import Location, Place, dotted
 
 MAX_EXPERIMENTS = 10_000
 _LONGEST = 32  # letters of a value in a label

@@ -19,11 +19,11 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from boomspec.core.errors import Problem, did_you_mean, printable
+from boomspec.spec.document import Document
 from boomspec.spec.kinds import inside, is_labelled, key_kind, keys_of, kind_of, length_of, literals, members, model_of
 from boomspec.spec.messages import Failure, choices, joined, message_and_hint, wrong_kind
 from boomspec.spec.scalars import shown
-from boomspec.spec.source import Document
-from boomspec.spec.yaml_tree import Location, dotted
+from boomspec.spec.yaml_reader import Location, dotted
 
 M = TypeVar("M", bound=BaseModel)
 

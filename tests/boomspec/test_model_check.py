@@ -12,8 +12,8 @@ from boomspec.core.graph_file import read_graph
 from boomspec.models.outline import config_of, tensors_of
 from boomspec.plan import model_checks
 from boomspec.plan.model_checks import Answer, check_models
-from boomspec.spec.document import SpecFile
 from boomspec.spec.experiments import load_experiments
+from boomspec.spec.spec_file import SpecFile
 from boomspec.store import Store
 from tests.boomspec.conftest import Writer
 from tests.boomspec.model_folders import TENSORS, llama, model

@@ -8,9 +8,9 @@ from pydantic import BaseModel
 
 from boomspec.core.tasks import KINDS
 from boomspec.plan.origins import known_fields, origins, presence, touches
-from boomspec.spec.document import Spec
 from boomspec.spec.sections.baselines import BaselineItem
 from boomspec.spec.sections.evaluation import TaskSpec
+from boomspec.spec.spec_file import Spec
 
 NAMES = {  # of tasks of each kind, as the compiler gives them
     "dequantize": ["dequantize teacher", "dequantize student"],

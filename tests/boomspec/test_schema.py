@@ -8,8 +8,8 @@ import jsonschema
 import pytest
 
 from boomspec.core.errors import SpecError
+from boomspec.spec.document import read_document
 from boomspec.spec.json_schema import json_schema
-from boomspec.spec.source import read_source
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json_schema()
@@ -94,13 +94,13 @@ def test_every_example_and_every_default_is_one_that_the_schema_allows():
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_it_accepts_every_spec_and_every_template(path):
-    VALIDATOR.validate(plain(read_source(path).data))
+    VALIDATOR.validate(plain(read_document(path).data))
 
 
 @pytest.mark.parametrize("path", sorted(BROKEN.glob("*.yaml")), ids=lambda path: path.stem)
 def test_it_rejects_the_broken_specs_that_a_schema_can_reject(path):
     try:
-        document = read_source(path)
+        document = read_document(path)
     except SpecError:
         return  # it is no YAML: nothing is left for a schema
     if document.problems:

@@ -6,12 +6,12 @@ import pytest
 import yaml
 
 from boomspec.core.errors import BoomspecError, Problem, SpecError
-from boomspec.spec.source import MAX_BYTES, Document, parse_source, read_source
-from boomspec.spec.yaml_tree import MAX_DEPTH, MAX_NODES, dotted
+from boomspec.spec.document import MAX_BYTES, Document, parse_document, read_document
+from boomspec.spec.yaml_reader import MAX_DEPTH, MAX_NODES, dotted
 
 
 def value_of(scalar: str) -> object:
-    document = parse_source(f"key: {scalar}\n")
+    document = parse_document(f"key: {scalar}\n")
     assert not document.problems
     return document.data["key"]
 
@@ -19,7 +19,7 @@ def value_of(scalar: str) -> object:
 def problems_of(text: str) -> list[Problem]:
     """Every problem of a text, whether it stopped the reader or not."""
     try:
-        return list(parse_source(text).problems)
+        return list(parse_document(text).problems)
     except SpecError as error:
         return error.problems
 
@@ -73,7 +73,7 @@ def test_quoted_and_block_scalars_are_always_text(quoted: str) -> None:
 
 
 def test_lists_are_tuples_and_mappings_are_dicts_in_the_order_of_the_file() -> None:
-    data = parse_source("b: [1, [2, x]]\na: {d: 1, c: {}}\n").data
+    data = parse_document("b: [1, [2, x]]\na: {d: 1, c: {}}\n").data
     assert data == {"b": (1, (2, "x")), "a": {"d": 1, "c": {}}}
     assert list(data) == ["b", "a"]
     assert list(data["a"]) == ["d", "c"]
@@ -93,7 +93,7 @@ def test_a_number_that_is_not_finite_or_not_of_64_bits_is_refused(number: str) -
     assert "not a finite number" in message or "too large a number" in message
 
 
-DOCUMENT = parse_source(
+DOCUMENT = parse_document(
     """\
 # a comment
 name: tiny
@@ -138,20 +138,20 @@ def test_what_is_absent_has_the_place_of_its_nearest_ancestor() -> None:
 
 
 def test_columns_count_characters_also_behind_wide_ones_and_windows_line_ends() -> None:
-    document = parse_source('a: {"\U0001f600é": 1, b: 2}\r\nc: 3\r\n')
+    document = parse_document('a: {"\U0001f600é": 1, b: 2}\r\nc: 3\r\n')
     assert document.place(("a", "b"), key=True) == (1, 14)
     assert document.place(("c",)) == (2, 4)
 
 
 def test_what_stands_behind_an_alias_has_the_place_of_its_anchor() -> None:
-    document = parse_source("a: &x {b: 1}\nc: *x\n")
+    document = parse_document("a: &x {b: 1}\nc: *x\n")
     assert document.data == {"a": {"b": 1}, "c": {"b": 1}}
     assert document.place(("c",)) == (2, 4)
     assert document.place(("c", "b")) == (1, 11)
 
 
 def test_an_alias_gives_a_copy_of_its_value() -> None:
-    data = parse_source("a: &x {b: 1}\nc: *x\n").data
+    data = parse_document("a: &x {b: 1}\nc: *x\n").data
     data["a"]["b"] = 2
     assert data["c"] == {"b": 1}
 
@@ -173,7 +173,7 @@ def test_a_key_that_is_not_text_is_a_problem(key: str, shown: str) -> None:
 
 
 def test_the_words_that_yaml_1_1_took_for_booleans_are_keys() -> None:
-    assert parse_source("on: 1\ny: 2\nno: 3\n").data == {"on": 1, "y": 2, "no": 3}
+    assert parse_document("on: 1\ny: 2\nno: 3\n").data == {"on": 1, "y": 2, "no": 3}
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_tags_are_refused_and_construct_nothing(value: str) -> None:
 
 def test_a_merge_key_brings_what_is_not_written_out_beside_it() -> None:
     text = "x-a: &a {b: 1, c: {d: 2}}\nx-b: &b\n  c: 3\n  e: 4\nq:\n  e: 5\n  <<: [*a, *b]\nr: {<<: *b, c: null}\n"
-    document = parse_source(text)
+    document = parse_document(text)
     assert document.data["q"] == {"e": 5, "b": 1, "c": {"d": 2}}
     assert document.data["r"] == {"c": None, "e": 4}
     assert yaml.safe_load(text) == document.data
@@ -216,7 +216,7 @@ def test_a_merge_that_cannot_be_is_one_problem(text: str, expected: tuple[int, i
 
 
 def test_what_could_not_be_read_is_damaged_wherever_it_is_repeated() -> None:
-    document = parse_source("a: &a {x: 010}\nb: {<<: *a}\nc: *a\nd: {<<: [*a]}\n")
+    document = parse_document("a: &a {x: 010}\nb: {<<: *a}\nc: *a\nd: {<<: [*a]}\n")
     assert all(document.is_damaged((name, "x")) for name in "abcd")
 
 
@@ -296,7 +296,7 @@ def test_what_is_no_yaml_is_said_in_plain_words_with_its_place(text: str, line: 
 
 
 def test_a_start_mark_and_an_end_mark_of_the_document_are_fine() -> None:
-    assert parse_source("---\na: 1\n...\n").data == {"a": 1}
+    assert parse_document("---\na: 1\n...\n").data == {"a": 1}
 
 
 def test_all_problems_come_at_once_and_those_before_a_syntax_error_too() -> None:
@@ -307,7 +307,7 @@ def test_all_problems_come_at_once_and_those_before_a_syntax_error_too() -> None
 def read(tmp_path: Path, data: bytes) -> Document:
     file = tmp_path / "spec.yaml"
     file.write_bytes(data)
-    return read_source(file)
+    return read_document(file)
 
 
 def test_a_file_is_read_with_its_name_and_text(tmp_path: Path) -> None:
@@ -336,27 +336,27 @@ def test_a_file_that_is_too_large_is_not_parsed(tmp_path: Path) -> None:
 def test_a_missing_file_names_the_one_that_was_meant(tmp_path: Path) -> None:
     (tmp_path / "quickstart.yaml").write_text("a: 1\n")
     with pytest.raises(BoomspecError) as caught:
-        read_source(tmp_path / "quikstart.yaml")
+        read_document(tmp_path / "quikstart.yaml")
     assert caught.value.hint == "did you mean 'quickstart.yaml'?"
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(BoomspecError) as caught:
-        read_source(tmp_path / "absent" / "spec.yaml")
+        read_document(tmp_path / "absent" / "spec.yaml")
     assert caught.value.hint == f"there is no .yaml file in {tmp_path / 'absent'}"
 
 
 def test_a_folder_in_place_of_a_file_names_the_specs_in_it(tmp_path: Path) -> None:
     (tmp_path / "one.yaml").write_text("a: 1\n")
     with pytest.raises(BoomspecError, match="is a folder") as caught:
-        read_source(tmp_path)
+        read_document(tmp_path)
     assert caught.value.hint == "give a file in it: one.yaml"
 
 
 @pytest.mark.parametrize("name", ["a\0b.yaml", "x" * 5000])
 def test_a_path_that_cannot_exist_is_an_error_for_people(name: str) -> None:
     with pytest.raises(BoomspecError, match="cannot be read"):
-        read_source(Path(name))
+        read_document(Path(name))
 
 
 def test_locations_are_written_as_people_write_them() -> None:

@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from boomspec.core.errors import Problem, SpecError
 from boomspec.core.types import Bytes, Count, Number, ShareField, SizesField, Strict
-from boomspec.spec.source import parse_source
+from boomspec.spec.document import parse_document
 from boomspec.spec.validate import FieldError, validate
 
 
@@ -133,7 +133,7 @@ class Toy(Strict):
 
 def problems_of(text: str, model: type[BaseModel] = Toy) -> list[Problem]:
     with pytest.raises(SpecError) as caught:
-        validate(model, parse_source(text, "spec.yaml"))
+        validate(model, parse_document(text, "spec.yaml"))
     return caught.value.problems
 
 
@@ -151,7 +151,7 @@ def test_a_valid_document_becomes_the_model() -> None:
     data: {kind: local, files: [a.txt]}
     in: x
     """
-    toy = validate(Toy, parse_source(text))
+    toy = validate(Toy, parse_document(text))
     assert toy.student == Student(keep=(0, 2), drop=Rule(every=2))
     assert toy.distill is not None
     assert (toy.distill.tokens, toy.distill.optimizer.betas) == (2_100_000_000, (0.0, 1.0))

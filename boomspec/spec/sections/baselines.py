@@ -5,7 +5,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from boomspec.core.types import Count, Number, Strict
-from boomspec.spec.sections.searches import CalibrationSpec
+from boomspec.spec.sections.data import CalibrationSpec
 from boomspec.spec.validate import FieldError
 
 

@@ -132,3 +132,9 @@ class DataSpec(Strict):
         if self.format is not None and self.files is None and not own:
             raise FieldError("format goes with files", at=("format",))
         return self
+
+
+class CalibrationSpec(Strict):
+    """Training text that a choice is measured on, in windows of the data's sequence length."""
+
+    sequences: Annotated[int, Field(ge=1, description="So many sequences, drawn with the seed.")] = 64

@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from boomspec.core.losses import KL, CrossEntropy, HiddenCosine, Losses
 from boomspec.core.tasks import Precision
-from boomspec.core.types import Bytes, Count, Number, ShareField, Strict, parse_share
+from boomspec.core.types import Count, Number, ShareField, Strict, parse_share
 from boomspec.spec.validate import FieldError
 
 Positive = Annotated[Count, Field(gt=0)]
@@ -58,50 +58,6 @@ class Training(Strict):
     precision: Annotated[
         Precision, Field(description="bf16: autocast with fp32 master weights, a frozen teacher in bf16.")
     ] = "bf16"
-
-
-class TokenizerSpec(Strict):
-    """A byte-level BPE tokenizer trained on the data."""
-
-    vocabulary: Annotated[
-        int, Field(ge=257, le=1_000_000, description="Entries, the end-of-text token included.", examples=[1024])
-    ]
-    train_on: Annotated[Bytes, Field(gt=0, description="So many bytes at the start of the text.")] = 10_000_000
-
-
-class PretrainSpec(Training):
-    """A small Llama that the experiment trains itself, so that it needs no download."""
-
-    layers: Annotated[int, Field(ge=2, description="Decoder layers.", examples=[8])]
-    hidden_size: Annotated[int, Field(ge=2, description="Width of the residual stream.", examples=[64])]
-    intermediate_size: Annotated[int, Field(ge=1, description="Width inside the MLP.", examples=[160])]
-    attention_heads: Annotated[int, Field(ge=1, description="Query heads.", examples=[4])]
-    key_value_heads: Annotated[
-        int | None, Field(ge=1, description="Default: as many as attention heads.", examples=[2])
-    ] = None
-    positions: Annotated[
-        int | None,
-        Field(ge=8, description="Positions that the model has. Default: data.sequence_length.", examples=[4096]),
-    ] = None
-    tied_embeddings: Annotated[bool, Field(description="Embedding and head are one matrix.")] = True
-    initializer_range: Annotated[
-        Number, Field(gt=0, description="Standard deviation of the initial weights; narrow deep models want more.")
-    ] = 0.02
-    tokenizer: Annotated[
-        TokenizerSpec,
-        Field(description="Learned from the data.", examples=[{"vocabulary": 1024, "train_on": "2MB"}]),
-    ]
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
-        if self.hidden_size % (2 * self.attention_heads):
-            twice = 2 * self.attention_heads
-            message = f"must be a multiple of {twice} (twice the attention_heads), not {self.hidden_size}"
-            raise FieldError(message, at=("hidden_size",))
-        if self.key_value_heads is not None and self.attention_heads % self.key_value_heads:
-            message = f"must divide the attention_heads ({self.attention_heads}), not {self.key_value_heads}"
-            raise FieldError(message, at=("key_value_heads",))
-        return self
 
 
 class FaithfulSpec(Strict):

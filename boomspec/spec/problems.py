@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 from boomspec.core.errors import Problem, SpecError
 from boomspec.spec.blame import Attempt, Traced, Tracer
-from boomspec.spec.source import Document
+from boomspec.spec.document import Document
 
 MOST_FAILURES = 20  # of the points that differ from the first one in several axes
 T = TypeVar("T")

@@ -1,0 +1,105 @@
+"""The section `student`: layers of the teacher, or a model that exists."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from boomspec.core.layers import KeepRule
+from boomspec.core.types import Strict
+from boomspec.spec.sections.data import CalibrationSpec
+from boomspec.spec.sections.teacher import Revision, TrustRemoteCode
+from boomspec.spec.validate import FieldError
+
+
+class KeepChoice(Strict):
+    """Layers chosen by a score on calibration text; the key is the method, its value how many are kept."""
+
+    block_influence: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="Those with the highest 1 - cos(input, output) (ShortGPT, arXiv 2403.03853).",
+            examples=[19],
+        ),
+    ] = None
+    cosine_greedy: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="Drops layers one by one, each time the one that changes the last state least.",
+            examples=[19],
+        ),
+    ] = None
+    calibration: Annotated[CalibrationSpec, Field(description="The text that it is decided on.")] = CalibrationSpec()
+
+    @model_validator(mode="after")
+    def _one_method(self) -> Self:
+        if (self.block_influence is None) == (self.cosine_greedy is None):
+            raise FieldError("exactly one of block_influence, cosine_greedy is needed")
+        return self
+
+    @property
+    def method(self) -> Literal["block_influence", "cosine_greedy"]:
+        return "cosine_greedy" if self.block_influence is None else "block_influence"
+
+    @property
+    def count(self) -> int:
+        return self.block_influence or self.cosine_greedy or 0
+
+
+def _keep_form(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "list"
+    if isinstance(value, KeepChoice) or (isinstance(value, dict) and value.keys() & KeepChoice.model_fields.keys()):
+        return "choice"
+    return "rule" if isinstance(value, (dict, KeepRule)) else "count"
+
+
+Keep = Annotated[
+    Annotated[Annotated[int, Field(ge=1)], Tag("count")]
+    | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Tag("list")]
+    | Annotated[KeepRule, Tag("rule")]
+    | Annotated[KeepChoice, Tag("choice")],
+    Discriminator(_keep_form),
+]
+
+
+class StudentSpec(Strict):
+    """The small model: made from some of the teacher's layers, or one that exists (`model`)."""
+
+    keep: Annotated[
+        Keep | None,
+        Field(
+            description="The teacher's layers that the student starts from: a rule, how many (evenly spaced), a list, "
+            "or how many by a score on calibration text.",
+            examples=[{"every": 2, "first": 1, "last": 2}, 19, [0, 2, 4, 6], {"block_influence": 19}],
+        ),
+    ] = None
+    model: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="Hub id or folder of a distilled student. Its layer mapping is in its student_config.json, "
+            "or given as `keep`. Nothing is distilled.",
+            examples=["Harvard-DCML/boomerang-qwen3-2.3B"],
+        ),
+    ] = None
+    revision: Revision = None
+    trust_remote_code: TrustRemoteCode = False
+    train_embedding: Annotated[
+        bool, Field(description="false freezes the embedding (and a head tied to it), so that every size stays tied.")
+    ] = True
+
+    @model_validator(mode="after")
+    def _made_or_found(self) -> Self:
+        if self.keep is None and self.model is None:
+            raise FieldError("keep is missing: which layers does the student start from?", hint="or name a `model`")
+        if self.model is None and self.revision is not None:
+            raise FieldError("revision goes with model", at=("revision",))
+        if self.model is None and self.trust_remote_code:
+            raise FieldError("trust_remote_code goes with model", at=("trust_remote_code",))
+        if self.model is not None and isinstance(self.keep, KeepChoice):
+            raise FieldError("the mapping of a model that exists cannot be searched", at=("keep",))
+        if self.model is not None and "train_embedding" in self.model_fields_set:
+            raise FieldError("train_embedding goes with a student that is distilled here", at=("train_embedding",))
+        return self

@@ -1,0 +1,197 @@
+"""The spec language, version 1: the top level of a spec file, and how one is read.
+
+The sections are in `boomspec.spec.sections`. What a spec MEANS is `boomspec.compile.resolve`.
+"""
+
+import re
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from boomspec.core.errors import Problem, SpecError
+from boomspec.core.graph import NAME
+from boomspec.core.memo import Once
+from boomspec.core.pinned_revisions import NO_PINS, Pins
+from boomspec.core.types import AlsoText, Strict
+from boomspec.spec.document import Document
+from boomspec.spec.sections.baselines import BaselineItem, baseline_item
+from boomspec.spec.sections.data import DataSpec
+from boomspec.spec.sections.determinism import DeterminismSpec
+from boomspec.spec.sections.evaluation import EvaluateSpec
+from boomspec.spec.sections.execution import ExecutionSpec
+from boomspec.spec.sections.interpolate import InterpolateSpec, OrderSearch
+from boomspec.spec.sections.student import StudentSpec
+from boomspec.spec.sections.teacher import TeacherSpec
+from boomspec.spec.sections.training import DistillSpec
+from boomspec.spec.validate import FieldError, validate
+
+T = TypeVar("T")
+
+
+class Spec(Strict):
+    """A boomerang distillation experiment.
+
+    `extends`, `variants` and `sweep` are taken away before a spec is validated: they say how experiments are put
+    together (`boomspec.spec.experiments`), and no experiment has them.
+    """
+
+    boomspec: Annotated[Literal[1], Field(description="Version of the spec language.")]
+    name: Annotated[
+        str, Field(description="Name of the experiment: letters, digits, dots, dashes.", examples=["qwen3-4b"])
+    ]
+    extends: Annotated[
+        str | None,
+        Field(
+            description="Another spec file, relative to this one, that this one changes: mappings merge, everything "
+            "else is replaced, null removes. Its variants and its sweep are not taken over.",
+            examples=["base.yaml"],
+        ),
+    ] = None
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1, description="Of weights, data order and evaluation.")] = 0
+    teacher: Annotated[TeacherSpec, Field(description="The large model.", examples=[{"model": "Qwen/Qwen3-4B-Base"}])]
+    student: Annotated[
+        StudentSpec,
+        Field(
+            description="The small model: layers of the teacher, or a model that exists.",
+            examples=[{"keep": {"every": 2, "first": 1, "last": 2}}, {"model": "Harvard-DCML/boomerang-qwen3-2.3B"}],
+        ),
+    ]
+    data: Annotated[
+        DataSpec | None,
+        Field(
+            description="The text for training and measuring; needed by whatever trains, searches or measures it.",
+            examples=[{"files": ["texts/*.jsonl"], "sequence_length": 2048, "held_out": {"every": 100}}],
+        ),
+    ] = None
+    distill: Annotated[
+        DistillSpec | None,
+        Field(
+            description="How the student is trained; left out for a student that exists.",
+            examples=[{"tokens": "2.1B", "batch_tokens": "4.2M"}],
+        ),
+    ] = None
+    interpolate: Annotated[InterpolateSpec, Field(description="Which sizes are built, in which order of blocks.")] = (
+        InterpolateSpec()
+    )
+    evaluate: Annotated[
+        EvaluateSpec | None,
+        Field(
+            description="What is measured of every model; left out: nothing.",
+            examples=[{"tasks": ["arc_easy"], "held_out": {"max_tokens": "1M"}}],
+        ),
+    ] = None
+    baselines: Annotated[
+        tuple[Annotated[BaselineItem, BeforeValidator(baseline_item), AlsoText(*BaselineItem.model_fields)], ...],
+        Field(description="Controls, as names or {kind: settings}.", examples=[["naive_pruning", "random_init"]]),
+    ] = ()
+    determinism: Annotated[DeterminismSpec, Field(description="How far results have to be repeatable.")] = (
+        DeterminismSpec()
+    )
+    execution: Annotated[ExecutionSpec, Field(description="Where and how fast; never part of a result's identity.")] = (
+        ExecutionSpec()
+    )
+    variants: Annotated[
+        dict[str, Any] | None,
+        Field(
+            description="Experiments that differ from this one in what is written here (null removes), by their names. "
+            "Tasks that they share run once.",
+            examples=[{"no-kl": {"distill": {"losses": {"kl": None}}}}],
+        ),
+    ] = None
+    sweep: Annotated[
+        dict[str, tuple[Any, ...]] | None,
+        Field(
+            description="A grid: fields by their dotted paths, each with the values that take its place. "
+            "Every variant is run at every point.",
+            examples=[{"seed": [0, 1, 2], "distill.optimizer.lr": [1e-4, 3e-4]}],
+        ),
+    ] = None
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if not re.fullmatch(NAME, name):
+            raise FieldError(f"'{name}' is not a plain name", hint="use letters, digits, dots, dashes, underscores")
+        return name
+
+    @field_validator("baselines")
+    @classmethod
+    def _each_once(cls, items: tuple[BaselineItem, ...]) -> tuple[BaselineItem, ...]:
+        kinds = [kind for item in items for kind in item.model_fields_set]
+        if twice := sorted({kind for kind in kinds if kinds.count(kind) > 1}):
+            raise FieldError(f"'{twice[0]}' is listed twice")
+        return items
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Self:
+        if self.student.model is None and self.distill is None:
+            raise FieldError("missing 'distill'", hint="or name a student that exists: student: {model: ...}")
+        if self.student.model is not None and self.distill is not None:
+            raise FieldError("a student that exists is not distilled: remove this, or student.model", at=("distill",))
+        for i, item in enumerate(self.baselines):
+            if self.distill is None and item.is_trained:
+                raise FieldError("needs a `distill` section: it is trained", at=("baselines", i))
+        if self.teacher.pretrain is None and "pretrain" in self.execution.model_fields_set:
+            raise FieldError("nothing is pretrained here", at=("execution", "pretrain"))
+        if self.data is not None and self.data.bos is True and self.teacher.pretrain is not None:
+            message = "a tokenizer that is trained here has no token for the beginning of a sequence"
+            raise FieldError(message, hint="its documents begin behind its end-of-text", at=("data", "bos"))
+        if self.data is None and (reason := self._reads_text()):
+            raise FieldError("missing 'data'", hint=f"{reason} needs text")
+        return self
+
+    def _reads_text(self) -> str | None:
+        """What in this spec needs text, if anything does."""
+        if self.distill is not None:
+            return "distill"
+        if self.teacher.pretrain is not None:
+            return "teacher.pretrain"
+        if self.evaluate is not None and self.evaluate.held_out is not None:
+            return "evaluate.held_out"
+        if isinstance(self.interpolate.order, OrderSearch):
+            return "interpolate.order"
+        return "baselines" if any(item.reads_text for item in self.baselines) else None
+
+    def baseline(self, kind: str) -> Any:
+        """The settings of one baseline, or None where it is not asked for."""
+        return next((getattr(item, kind) for item in self.baselines if getattr(item, kind) is not None), None)
+
+
+@dataclass(frozen=True)
+class SpecFile:
+    """A validated spec and the document that it came from, so that later checks can point into the file."""
+
+    spec: Spec
+    document: Document
+    label: str = ""  # which of the file's experiments; "" where there is one
+    axes: dict[str, str] = field(default_factory=dict)  # its coordinates: {"variant": "no-kl", "seed": "1"}
+    pins: Pins = NO_PINS  # what a lock has settled
+    once: Once = field(default_factory=Once, compare=False)  # shared by those that are compiled together
+
+    def folder(self, path: tuple[str | int, ...] = ()) -> Path:
+        """Where the relative path that stands at `path` starts: the folder of the file that says it."""
+        named = self.document.nearest(path).file
+        return self.once(("folder", named), lambda: named.absolute().parent)
+
+    def on(self, document: Document) -> "SpecFile":
+        """The same experiment made of another document. Raises SpecError where that is not valid."""
+        return replace(self, spec=validate(Spec, document), document=document)
+
+    def known(self, what: Hashable, sections: Sequence[str], make: Callable[[], T]) -> T:
+        """What `make` gives, worked out once for all experiments that have these sections from the same lines."""
+        data, places = self.document.data, self.document.tree.root.children
+        parts = [(data.get(name), places.get(name)) for name in sections]
+        key = (what, *(id(part) for pair in parts for part in pair))
+        return self.once(key, lambda: (make(), parts))[0]  # the parts are kept: an id is not used twice
+
+    def problem(
+        self, path: tuple[str | int, ...], message: str, hint: str | None = None, *, key: bool = False
+    ) -> Problem:
+        """A problem at a value, or at its key."""
+        return self.document.problem(path, message, hint, key=key)
+
+    def error(self, *problems: Problem) -> SpecError:
+        return self.document.error(problems)
