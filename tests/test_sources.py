@@ -23,14 +23,13 @@ ACCEPT = "BOOMSPEC_ACCEPT=1 .venv/bin/pytest tests/test_sources.py"
 # Modules that place, move, tell and guard. What they do changes whether a task ends, not what it makes; the records of
 # tasks and the language are in the ids themselves.
 APART = {
-    "boomspec.core.checks", "boomspec.core.errors", "boomspec.core.file_locks", "boomspec.core.files",
-    "boomspec.core.graph", "boomspec.core.identity", "boomspec.core.sizes", "boomspec.core.task_record",
-    "boomspec.core.tasks", "boomspec.core.types", "boomspec.models.trust", "boomspec.spec", "boomspec.store",
-    "boomspec.store.sources", "runners.cluster.access", "runners.cluster.head_watch", "runners.cluster.ray_cluster",
-    "runners.cluster.store_check", "runners.runtime.context", "runners.runtime.disk_full",
-    "runners.runtime.environment", "runners.runtime.job", "runners.runtime.journal", "runners.runtime.numbers",
-    "runners.runtime.output", "runners.runtime.relay", "runners.training.lost_peer",
-    "runners.training.ray_train_worker", "runners.training.remote_checkpoint",
+    "boomspec.core.errors", "boomspec.core.file_locks", "boomspec.core.files", "boomspec.core.graph",
+    "boomspec.core.identity", "boomspec.core.sizes", "boomspec.core.tasks", "boomspec.core.types",
+    "boomspec.models.trust", "boomspec.spec", "boomspec.store", "boomspec.store.sources", "runners.cluster.access",
+    "runners.cluster.head_watch", "runners.cluster.ray_cluster", "runners.cluster.store_check",
+    "runners.runtime.context", "runners.runtime.disk_full", "runners.runtime.environment", "runners.runtime.job",
+    "runners.runtime.journal", "runners.runtime.numbers", "runners.runtime.output", "runners.runtime.relay",
+    "runners.training.lost_peer", "runners.training.ray_train_worker", "runners.training.remote_checkpoint",
 }  # fmt: skip
 _NO_RESULT = {"ctx", "type_comment", "kind", "type_params"}  # fields of a syntax tree that versions of Python differ in
 

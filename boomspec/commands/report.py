@@ -39,7 +39,7 @@ def command(spec: Path, store: Where | None, open_it: bool, as_json: bool) -> No
             say_left_out(spec, graph)
     if pending:
         raise BoomspecError(f"{spec}: no report before {', '.join(pending)} has run", hint=f"boomspec run {spec}")
-    if not any(node.task.kind in ("report", "comparison") for node in graph.nodes.values()):
+    if not any(node.task.record.shows_numbers for node in graph.nodes.values()):
         raise BoomspecError(f"{spec}: it ends at a search, so there is no report yet", hint="boomspec run its spec")
     run_folder = found.run_folder(graph.name, graph.id)
     # One experiment of a set may never have been run by itself.

@@ -10,15 +10,24 @@ from dataclasses import replace
 from importlib import metadata
 
 from boomspec.compile.records import Builder
-from boomspec.core.checks import BuiltSize, Check, Outline
 from boomspec.core.graph import CODE
 from boomspec.core.layers import Plan, evenly_spaced, plan_of
-from boomspec.core.tasks import Baseline, Dequantize, Distill, Interpolate, LaCo, Record, Subset
+from boomspec.core.tasks import (
+    Baseline,
+    BuiltSize,
+    Check,
+    Dequantize,
+    Distill,
+    Interpolate,
+    LaCo,
+    Outline,
+    Record,
+    Subset,
+)
 from boomspec.models.facts import ModelFacts
 from boomspec.models.outline import config_text, outline
 
 NAME = "check the family"
-_WAITING = ("dequantize", "distill", "search", "interpolate", "baseline", "evaluate")
 
 
 def add_check(build: Builder, teacher: str, kept: tuple[int, ...] | None, student: str | None = None) -> None:
@@ -27,7 +36,7 @@ def add_check(build: Builder, teacher: str, kept: tuple[int, ...] | None, studen
     `kept`: None where the layers are still searched for. `student`: the source of one that exists.
     """
     teacher, student = _source(build, teacher), None if student is None else _source(build, student)
-    waiting = [node for node in build.nodes.values() if node.task.kind in _WAITING]
+    waiting = [node for node in build.nodes.values() if node.task.record.reads_models]
     if teacher not in build.facts or not waiting:
         return
     facts, given = build.facts[teacher], build.facts.get(student or "")

@@ -204,7 +204,7 @@ class TaskGraph:
     @cached_property
     def id(self) -> str:
         # What is checked beforehand changes no result, and depends on the version of a library.
-        return digest(sorted(i for i, node in self.nodes.items() if node.task.kind != "check"))
+        return digest(sorted(i for i, node in self.nodes.items() if node.task.record.decides_results))
 
     @property
     def family(self) -> Lineage | None:

@@ -18,12 +18,12 @@ from typing import Any, Literal
 
 from boomspec.compile.resolved import BORROWED, FOLLOWING, unresolved
 from boomspec.core.graph import Experiment, TaskGraph
+from boomspec.core.tasks import SHOWING
 from boomspec.plan.field_text import title
 from boomspec.plan.origins import Path, origins, presence, touches
 
 Class = Literal["results", "execution", "cosmetic"]
 State = Literal["same", "changed", "added", "removed"]
-_SHOWS = {"report", "comparison"}  # kinds that show numbers and make none
 # Of what is no field of a task. Everything else that no graph can tell about counts as changing results.
 _SECTIONS: dict[Path, Class] = {
     ("execution",): "execution",
@@ -93,7 +93,7 @@ class Changes:
 
     @property
     def changes_results(self) -> bool:
-        numbers = any(task.state != "same" and task.kind not in _SHOWS for task in self.tasks)
+        numbers = any(task.state != "same" and task.kind not in SHOWING for task in self.tasks)
         return numbers or any(field.kind == "results" for field in self.fields)
 
 
@@ -161,7 +161,7 @@ def _is_known(side: Side, kind: str) -> bool:
 
     Behind a search nothing is known, and of several experiments none has a report of its own.
     """
-    return kind == "search" or not (side.waits or kind in _SHOWS)
+    return kind == "search" or not (side.waits or kind in SHOWING)
 
 
 class _Blame:
@@ -224,7 +224,7 @@ class _Blame:
 def _classified(difference: Difference, tasks: dict[str, str], *, exact: bool) -> Field:
     path = difference.path
     by_section: Class = next((kind for start, kind in _SECTIONS.items() if path[: len(start)] == start), "results")
-    if set(tasks.values()) - _SHOWS:
+    if set(tasks.values()) - SHOWING:
         by_section, exact = "results", True
     elif exact and by_section == "results":
         by_section = "cosmetic"

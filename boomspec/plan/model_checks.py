@@ -19,11 +19,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from boomspec.core.checks import Check
 from boomspec.core.errors import SpecError
 from boomspec.core.files import write_atomically
 from boomspec.core.graph import Node, TaskGraph
 from boomspec.core.identity import digest, folder_digest
+from boomspec.core.tasks import Check
 from boomspec.models.agreement import says_as_much
 from boomspec.models.outline import config_of, tensors_of
 from boomspec.models.plain import is_plain

@@ -10,17 +10,6 @@ from collections import defaultdict
 
 from boomspec.core.graph import Node, TaskGraph
 
-# Only to tell kinds apart where operations do not. A training is longer than anything that is done with its result.
-_USUAL = {
-    "pretrain": 1000,
-    "distill": 1000,
-    "search": 100,
-    "baseline": 10,
-    "evaluate": 10,
-    "tokenize": 10,
-    "dequantize": 10,
-}
-
 
 def longest_first(graph: TaskGraph) -> list[str]:
     """The ids of all tasks, those on the longest remaining path first; equals in the order of the graph."""
@@ -31,9 +20,8 @@ def longest_first(graph: TaskGraph) -> list[str]:
     remaining: dict[str, tuple[int, int]] = {}
     for task_id in reversed(graph.nodes):
         node, (operations, usual) = graph.nodes[task_id], behind[task_id]
-        kind = node.task.kind
-        own = largest[kind] if node.cost is None or node.cost.unknown else node.cost.flops
-        remaining[task_id] = operations + own, usual + _USUAL.get(kind, 1)
+        own = largest[node.task.kind] if node.cost is None or node.cost.unknown else node.cost.flops
+        remaining[task_id] = operations + own, usual + node.task.record.usual_work
         for needed in graph.waits_for(task_id):
             behind[needed] = max(behind[needed], remaining[task_id])
     return sorted(graph.nodes, key=lambda task_id: remaining[task_id], reverse=True)

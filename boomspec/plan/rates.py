@@ -34,7 +34,6 @@ from boomspec.store import Store
 CALIBRATION = "cache/calibration.json"
 CALIBRATION_SCHEMA = 1
 _USED = 30  # artifacts of one kind
-_TRAINING = ("pretrain", "distill")
 # Of one core of a machine that nothing is known of, operations or bytes a second: right within a factor of a few.
 _USUAL_TRAINING, _USUAL_MEASURING, _USUAL_COPYING, _USUAL_TOKENIZING = 1e10, 2e10, 4e8, 3e6
 _MOST_FIXED = 20.0  # seconds that a task of no work takes, where that was not calibrated
@@ -102,7 +101,7 @@ class Rates:
         if known is None or node.task.kind == "tokenize":
             return None
         if cost.flops:
-            rate = known.training if node.task.kind in _TRAINING else known.measuring
+            rate = known.training if node.task.record.trains else known.measuring
             return Duration(self._startup(cost) + cost.flops / (rate * share), "calibration")
         if moved := cost.read + cost.disk:
             return Duration(moved / known.copying, "calibration")
@@ -115,7 +114,7 @@ class Rates:
             return None, ""  # how many tokens there are is not known
         if cost.flops and device is not None:
             return _by_table(record, cost, device, 1).seconds / cost.flops, "table"
-        if cost.flops and record.kind in _TRAINING:
+        if cost.flops and record.trains:
             return (1 / known.training, "calibration") if known else (1 / _USUAL_TRAINING, "usual")
         if cost.flops:
             return (1 / known.measuring, "calibration") if known else (1 / _USUAL_MEASURING, "usual")
@@ -169,7 +168,7 @@ def _by_table(record: Record, cost: Cost, device: Device, workers: int) -> Durat
     recipe = getattr(record, "recipe", None)
     bf16 = getattr(recipe or record, "precision", "bf16") == "bf16"
     kernels = getattr(record, "determinism", None)
-    share = TRAINING_SHARE if record.kind in _TRAINING else MEASURING_SHARE
+    share = TRAINING_SHARE if record.trains else MEASURING_SHARE
     peak = device.peak(bf16=bf16, tf32=kernels is not None and kernels.tf32)
     return Duration(cost.flops / (share * peak * workers), "table")
 
@@ -192,7 +191,7 @@ def _work(record: Record, cost: Cost) -> float | None:
         return float(cost.flops)
     if cost.unknown and record.kind != "tokenize":
         return None
-    return float(cost.read + cost.disk) or (1.0 if record.kind in ("report", "comparison") else None)
+    return float(cost.read + cost.disk) or (1.0 if record.shows_numbers else None)
 
 
 def _samples(store: Store, kind: str) -> list[tuple[tuple[str, ...], _Sample]]:

@@ -19,11 +19,12 @@ from typing import Any
 
 from boomspec.core.files import read_json
 from boomspec.core.graph import SCHEMA_VERSION, TaskGraph
+from boomspec.core.tasks import SHOWING, TRAININGS
 from boomspec.plan.changes import Changes, Difference, Side, TaskChange, compare, side
 from boomspec.plan.field_text import shown
 from boomspec.plan.plan import ABSENT, Plan, Step
 from boomspec.store import Store
-from boomspec.store.made_of import SHOWING, contents_of, key_of
+from boomspec.store.made_of import contents_of, key_of
 from boomspec.store.twins import ids_by_key
 
 _MOST_RUNS = 10
@@ -32,7 +33,6 @@ _MOST_EXPERIMENTS = 64
 _BASES = ("base", "")  # what an experiment that is new is compared with
 _ENDED = {"failed": "failed", "interrupted": "was interrupted", "blocked": "was blocked"}
 _MADE = ("finished", "reused", "unneeded")
-_TRAININGS = ("pretrain", "distill")
 _IDENTITY = ("kind", "version", "params", "inputs")
 
 
@@ -81,7 +81,7 @@ def _trained_otherwise(changes: Changes) -> set[str]:
     found: set[str] = set()
     for task in changes.tasks:  # a task stands after those that it needs
         settings = any(own.path[:1] not in ((), ("inputs",)) for own in task.own)  # neither version nor source
-        if (task.kind in _TRAININGS and settings) or found.intersection(task.inputs):
+        if (task.kind in TRAININGS and settings) or found.intersection(task.inputs):
             found.add(task.name)
     return found
 

@@ -20,8 +20,6 @@ from boomspec.core.identity import digest
 from boomspec.store import Store
 from boomspec.store.twins import ids_by_key
 
-SHOWING = frozenset({"report", "comparison"})  # kinds
-
 
 def contents_of(record: Mapping[str, Any]) -> str:
     """The digest of an artifact's payload, by its record: of what its files are called and hold."""
@@ -36,7 +34,7 @@ def key_of(identity: Mapping[str, Any], contents: Mapping[str, str]) -> str:
 def key_in(store: Store, task: Task, kinds: Mapping[str, str]) -> str | None:
     """The key of a task whose inputs are in the store; None where it takes no part. `kinds`: of artifacts, by id."""
     own = {i: kinds[i] for i in task.inputs.values() if i in kinds}
-    if not own or task.kind in SHOWING:
+    if not own or task.record.shows_numbers:
         return None
     contents = {i: contents_of(record) for i, kind in own.items() if (record := store.record(kind, i)) is not None}
     return key_of(task.identity(), contents) if contents.keys() == own.keys() else None
@@ -49,7 +47,7 @@ def twins(graph: TaskGraph, store: Store, task_ids: Iterable[str], *, checksums:
     those behind them.
     """
     waiting = {i: graph.nodes[i].task for i in task_ids}
-    waiting = {i: task for i, task in waiting.items() if task.kind not in SHOWING and graph.task_inputs(i)}
+    waiting = {i: task for i, task in waiting.items() if not task.record.shows_numbers and graph.task_inputs(i)}
     contents: dict[str, str] = {}
     found: dict[str, str] = {}
     missing = set(task_ids)

@@ -17,8 +17,8 @@ import torch
 from accelerate import init_empty_weights
 from transformers.core_model_loading import revert_weight_conversion
 
-from boomspec.core.checks import Check, Outline
 from boomspec.core.errors import BoomspecError
+from boomspec.core.tasks import Check, Outline
 from boomspec.models.facts import ModelFacts, model_facts, read_as
 from boomspec.models.fit import plan_entries
 from boomspec.models.outline import config_of, tensors_of

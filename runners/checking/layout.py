@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
-from boomspec.core.checks import Outline
 from boomspec.core.errors import BoomspecError
+from boomspec.core.tasks import Outline
 from boomspec.models.checkpoint import TensorEntry, checkpoint_files
 from boomspec.models.code import CONFIGS, code_files
 from boomspec.models.families import canonical_name

@@ -8,8 +8,8 @@ import os
 import sys
 import warnings
 
-from boomspec.core.checks import Check
 from boomspec.core.errors import BoomspecError
+from boomspec.core.tasks import Check
 
 
 def main() -> int:

@@ -21,12 +21,11 @@ from typing import Any
 from boomspec.core.errors import first_line
 from boomspec.core.graph import TaskGraph
 from boomspec.core.measures import shown_measure
-from boomspec.core.tasks import Cell, Comparison, Report
+from boomspec.core.tasks import TRAININGS, Cell, Comparison, Report
 from boomspec.store import Store
 from runners.executor.trackers import Point, Run, Tracker, trackers
 from runners.runtime.job import describe
 from runners.runtime.journal import Journal
-from runners.runtime.numbers import TRAININGS
 
 _NO_VALUES = ("step", "tokens")  # in a row of metrics
 _END_SECONDS = 30.0  # for what is still to be sent
@@ -57,7 +56,7 @@ class Tracking:
 
     def ended(self, task_ids: Iterable[str]) -> None:
         """These tasks have their artifacts: show the results of measurements, and trainings that nobody followed."""
-        ids = [i for i in task_ids if i in self._cells or self._graph.nodes[i].task.kind in TRAININGS]
+        ids = [i for i in task_ids if i in self._cells or self._graph.nodes[i].task.record.trains]
         if ids and self._trackers:
             followed = frozenset(self._followed)
             self._jobs.put(lambda: self._read([i for i in ids if i not in followed]))

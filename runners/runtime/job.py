@@ -20,8 +20,6 @@ from runners.runtime.numbers import fetch_numbers
 if TYPE_CHECKING:
     from runners.cluster.store_check import Reach
 
-_OF_NUMBERS = ("report", "comparison")  # kinds that read no model
-
 State = Literal["made", "reused", "failed", "blocked", "interrupted"]
 
 
@@ -75,11 +73,11 @@ class Job:
                 raise BoomspecError(
                     f"input {role} ({kind} {given.id[:12]}) cannot be used: {problem}", hint="run again"
                 )
-        if self.node.task.kind in _OF_NUMBERS:
-            paths = fetch_numbers(store, tasks)
-        else:
+        if self.node.task.record.reads_models:
             store.fetch_all(tasks)
             paths = {task: store.fetch(*task) for task in tasks}
+        else:
+            paths = fetch_numbers(store, tasks)
         own = {role: paths[self.input_kinds[given.id], given.id] for role, given in roles.items()}
         return {
             role: replace(given, path=own.get(role), source=given.source and located(store, given.source))

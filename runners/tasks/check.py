@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 
-from boomspec.core.checks import Check
+from boomspec.core.tasks import Check
 from runners.checking.family import check_family
 from runners.modeling.models import model_folder
 from runners.runtime.context import Context

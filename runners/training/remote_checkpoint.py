@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING
 from boomspec.core.errors import first_line
 from boomspec.core.graph import Node
 from boomspec.store import Store
-from runners.runtime.numbers import TRAININGS
 
 if TYPE_CHECKING:
     from boomspec.store.bucket import Bucket, Entry
@@ -40,7 +39,7 @@ _LOOK_SECONDS = 1.0
 
 def resume_mirror(store: Store, node: Node, progress: Progress) -> ResumeMirror | None:
     """The mirror of a task's checkpoints, where its store is at a URL and it writes any."""
-    if store.bucket is None or node.task.kind not in TRAININGS:
+    if store.bucket is None or not node.task.record.trains:
         return None
     return ResumeMirror(store.bucket, f"{node.task.kind}/.{node.id}.resume", progress.note)
 

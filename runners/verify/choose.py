@@ -9,7 +9,6 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from boomspec.core.checks import Check
 from boomspec.core.errors import BoomspecError, did_you_mean
 from boomspec.core.files import locked_folder
 from boomspec.core.graph import Node, TaskGraph
@@ -40,7 +39,7 @@ def choose(graph: TaskGraph, names: Sequence[str], kinds: Sequence[str], *, end_
         for node in nodes
         if node.task.kind in kinds
         or any(_called(node, name) for name in names)
-        or not (names or kinds or isinstance(node.task.record, Check))
+        or (node.task.record.decides_results and not (names or kinds))
     }
     if end_to_end:
         for node in reversed(nodes):

@@ -137,7 +137,7 @@ def test_checkpoints_stay_where_a_run_may_continue_from_them(specs, store):
         store.publish(workspace, "pretrain", teacher.id, teacher.task.identity(), {})
     moved.rename(finished)
     of_no_run = checkpoints(store, "distill", "ab" * 32)
-    assert found(store) == [("checkpoints", str(finished)), ("checkpoints", str(of_no_run))]
+    assert found(store) == [("checkpoints", str(of_no_run)), ("checkpoints", str(finished))]
     gc(store, "--delete")
     assert (stays / "weights").exists()
     assert not finished.exists()

@@ -7,8 +7,8 @@ import yaml
 
 from boomspec.compile.compiler import Compiled
 from boomspec.compile.experiments import compile_experiments
-from boomspec.core.checks import Check
 from boomspec.core.graph_file import read_graph
+from boomspec.core.tasks import Check
 from boomspec.models.outline import config_of, tensors_of
 from boomspec.plan import model_checks
 from boomspec.plan.model_checks import Answer, check_models

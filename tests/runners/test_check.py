@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from boomspec.core.checks import BuiltSize, Check, Outline
 from boomspec.core.errors import BoomspecError
+from boomspec.core.tasks import BuiltSize, Check, Outline
 from boomspec.models.facts import read_facts
 from boomspec.models.outline import config_text, outline
 from runners.checking.family import check_family

@@ -11,9 +11,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from boomspec.core.checks import Check, Outline
 from boomspec.core.errors import BoomspecError
-from boomspec.core.tasks import Baseline, Calibration, LaCo
+from boomspec.core.tasks import Baseline, Calibration, Check, LaCo, Outline
 from boomspec.models.facts import read_facts
 from boomspec.models.outline import config_text, outline
 from boomspec.models.plan_config import check_one_kind

@@ -17,9 +17,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from boomspec.core.checks import Check, Outline
 from boomspec.core.graph import Execution, Node, Task, TaskGraph
 from boomspec.core.identity import file_digest
+from boomspec.core.tasks import Check, Outline
 from boomspec.store import Store
 from runners.cli import verify
 from runners.verify.choose import as_it_was_made, choose

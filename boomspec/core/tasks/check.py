@@ -1,8 +1,8 @@
-"""The record of a check: all that it depends on whether a family's sizes come out right. See `boomspec.core.tasks`."""
+"""The kind `check`: every size of a family is tried on tiny random weights before anything is trained."""
 
 from typing import ClassVar, Literal
 
-from boomspec.core.task_record import Record
+from boomspec.core.tasks.record import Record
 from boomspec.core.types import Strict
 
 
@@ -33,6 +33,8 @@ class Check(Record):
 
     kind: ClassVar[str] = "check"
     version: ClassVar[int] = 1
+    reads_models: ClassVar[bool] = False
+    decides_results: ClassVar[bool] = False
 
     teacher: Outline
     student: Outline | None = None  # one that exists; else it begins as the teacher's `kept` layers

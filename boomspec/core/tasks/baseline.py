@@ -1,0 +1,48 @@
+"""The kind `baseline`: a model of fewer layers that needs no training, to compare with."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Discriminator
+
+from boomspec.core.tasks.recipe import Determinism, Precision
+from boomspec.core.tasks.record import Record
+from boomspec.core.tasks.search import Calibration
+from boomspec.core.types import Strict
+
+
+class Subset(Strict):
+    """Some of the teacher's layers, as they are (naive pruning, ShortGPT). Inputs: `teacher`."""
+
+    type: Literal["subset"] = "subset"
+    plan: tuple[str, ...]
+    rest: Literal[True] | None = None  # as of an interpolation
+
+
+class LaCo(Strict):
+    """Layers collapsed into one, W_l + sum_k (W_{l+k} - W_l), until `layers` are left (arXiv 2402.11187).
+
+    Slides from the top: `merge` following layers are collapsed into one, and the merge is kept while the final
+    hidden states' mean cosine to the teacher's on the calibration text is above `threshold`; after a merge that
+    is kept the pointer moves down by `interval` layers, else by one. Inputs: `teacher`, `tokens`.
+    """
+
+    type: Literal["laco"] = "laco"
+    layers: int
+    merge: int
+    lowest: int  # layers [lowest, highest) may be merged
+    highest: int
+    interval: int
+    threshold: float
+    calibration: Calibration
+    precision: Precision
+    determinism: Determinism | None = None
+
+
+class Baseline(Record):
+    """A model made without training."""
+
+    kind: ClassVar[str] = "baseline"
+    version: ClassVar[int] = 2
+    usual_work: ClassVar[int] = 10
+
+    build: Annotated[Subset | LaCo, Discriminator("type")]

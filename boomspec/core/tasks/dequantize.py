@@ -1,0 +1,15 @@
+"""The kind `dequantize`: a quantised model is written out in plain numbers."""
+
+from typing import ClassVar, Literal
+
+from boomspec.core.tasks.record import Record
+
+
+class Dequantize(Record):
+    """A model that is quantised, written out in `dtype`, its config without quantisation. Inputs: `model` (source)."""
+
+    kind: ClassVar[str] = "dequantize"
+    version: ClassVar[int] = 1
+    usual_work: ClassVar[int] = 10
+
+    dtype: Literal["bfloat16", "float16", "float32"]

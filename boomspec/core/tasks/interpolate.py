@@ -1,0 +1,16 @@
+"""The kind `interpolate`: one size of the family, built from layers of teacher and student."""
+
+from typing import ClassVar, Literal
+
+from boomspec.core.tasks.record import Record
+
+
+class Interpolate(Record):
+    """Inputs: `teacher`, `student`. `tied`: the result shares embedding and head, as the teacher does."""
+
+    kind: ClassVar[str] = "interpolate"
+    version: ClassVar[int] = 2
+
+    plan: tuple[str, ...]
+    tied: bool
+    rest: Literal[True] | None = None  # with the teacher's other parts, as the model that the teacher is

@@ -1,0 +1,35 @@
+"""The kind `report`: the numbers of one experiment on a page."""
+
+from typing import ClassVar, Literal
+
+from boomspec.core.tasks.record import Record
+from boomspec.core.types import Strict
+
+Series = Literal[
+    "teacher", "student", "interpolated", "naive_pruning", "random_init", "standard_distillation", "shortgpt", "laco"
+]
+
+
+class Cell(Strict):
+    """One number to be on the report: which model, measured how, and the input that holds it."""
+
+    series: Series
+    layers: int
+    parameters: int
+    bytes: int
+    measure: str  # "held_out", or what the lm-eval task is called
+    input: str
+    task: str | None = None  # the lm-eval task's own name, where it is called otherwise
+
+
+class Report(Record):
+    """Inputs: one per cell, the trainings whose curves are drawn, the searches that are shown."""
+
+    kind: ClassVar[str] = "report"
+    version: ClassVar[int] = 1
+    reads_models: ClassVar[bool] = False
+    shows_numbers: ClassVar[bool] = True
+
+    cells: tuple[Cell, ...]
+    trainings: dict[str, str]  # label -> input
+    searches: dict[str, str] = {}  # noqa: RUF012 - pydantic copies defaults; label -> input
