@@ -23,7 +23,7 @@ ACCEPT = "BOOMSPEC_ACCEPT=1 .venv/bin/pytest tests/test_sources.py"
 # Modules that place, move, tell and guard. What they do changes whether a task ends, not what it makes; the records of
 # tasks and the language are in the ids themselves.
 APART = {
-    "boomspec.core.errors", "boomspec.core.file_locks", "boomspec.core.files", "boomspec.core.graph",
+    "boomspec.core.errors", "boomspec.core.files", "boomspec.core.graph",
     "boomspec.core.identity", "boomspec.core.sizes", "boomspec.core.tasks", "boomspec.core.types",
     "boomspec.models.trust", "boomspec.spec", "boomspec.store", "boomspec.store.sources", "runners.cluster.access",
     "runners.cluster.head_watch", "runners.cluster.ray_cluster", "runners.cluster.store_check",

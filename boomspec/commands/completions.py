@@ -36,10 +36,10 @@ def folders(incomplete: str) -> list[CompletionItem]:
 def runs(incomplete: str) -> list[CompletionItem]:
     """Completions of a run of the default store."""
     from boomspec.plan.run import DEFAULT_STORE
-    from boomspec.store import Store
+    from boomspec.store import FolderStore
 
     try:
-        names = [folder.name for folder in Store(DEFAULT_STORE).run_folders()]
+        names = [folder.name for folder in FolderStore(DEFAULT_STORE).run_folders()]
     except OSError:
         return []  # a person who types is shown no errors
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]

@@ -24,7 +24,7 @@ from boomspec.commands.shared import (
 from boomspec.core import machine
 from boomspec.core.devices import DEVICES, others
 from boomspec.core.errors import BoomspecError
-from boomspec.core.file_locks import check_locks
+from boomspec.core.files import check_locks
 from boomspec.core.json_text import json_text
 from boomspec.models import trust
 from boomspec.plan.forecast import Machine, forecast

@@ -32,7 +32,7 @@ from boomspec.plan.saved import is_plan
 from boomspec.plan.spec_lock import RunLock, required_lock
 from boomspec.spec.experiments import load_spec
 from boomspec.store import Store, Where, is_url, open_store
-from boomspec.store.sources import called, lend
+from boomspec.store.sources import source_name, upload_missing
 
 _TAKERS = {  # which ways of submitting take an option; "": a cluster that runs, as do those that are not named here
     "--nodes": ("--kuberay", "--slurm"),
@@ -151,8 +151,8 @@ def _stages(spec: Path, store: Where | None, *, locked: bool, packages: bool) ->
         lock = run_lock.lock if run_lock else lock_of(graph, place, asked=Asked(asks=False))
         warn(trust.warnings(graph))
         if place.bucket is not None:  # machines that share no folder have nothing else
-            for source, size in lend(place, read_by(graph, needed(graph, place))):
-                click.echo(f"put into the store: {called(source)}, {shown_bytes(size)}", err=True)
+            for source, size in upload_missing(place, read_by(graph, needed(graph, place))):
+                click.echo(f"put into the store: {source_name(source)}, {shown_bytes(size)}", err=True)
         yield _Stage(graph, place, lock, pending)
         if not pending:
             return

@@ -1,12 +1,14 @@
-"""Files that others read while they are written, and folders that belong to a living process.
+"""Atomic writes, file locks, and temporary folders that go with the process that made them.
 
-Who lives is told by locks of regular files that are open for writing: the NFS client of Linux locks folders on its own
-machine only, and gives an exclusive lock to writers only.
+Whoever holds a lock is alive: the kernel releases it however the process ends. Process numbers and host names say
+nothing, since containers on one volume share them. Locks are on regular files open for writing: over NFS, Linux locks
+folders on one machine only and gives exclusive locks to writers only.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import secrets
@@ -17,26 +19,39 @@ from pathlib import Path
 from typing import Any
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.file_locks import lock
 
-RESUME = ".resume"  # how the folder of a task's checkpoints ends; it outlives the process that writes it
-LOCK = ".lock"  # how the lock of a working folder ends, which lies beside it; that of a resume folder lies in it
-GRAVE = ".discarded-"  # in the name of what is being deleted: it is nobody's
-ABSENT = (FileNotFoundError, NotADirectoryError)  # any other OSError says nothing about what is there
+RESUME = ".resume"  # suffix of the folder of a task's checkpoints; it outlives the process that writes it
+LOCK = ".lock"  # suffix of a working folder's lock, which lies beside it; a resume folder's lock lies in it
+DISCARDED = ".discarded-"  # in the name of what is being deleted, which belongs to nobody
+ABSENT = (FileNotFoundError, NotADirectoryError)  # any other OSError says nothing about whether a file exists
 _NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
-_GONE = (errno.ENOENT, errno.ESTALE)  # a lock that its holder has removed
+_GONE = (errno.ENOENT, errno.ESTALE)
+# EINVAL too: flock is only called with valid arguments, so it means that the file system has no locks.
+_NO_LOCKS = (*_NO_FLUSH, errno.ENOLCK)
+
+
+class NoLocksError(BoomspecError):
+    """The file system of a path cannot lock files: two processes there would each believe to be alone."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        hint = (
+            "choose a folder on another file system, or a store at a URL (s3://bucket/path): a local disk can lock "
+            "files, Lustre where it is mounted with -o flock, NFS where its lock manager runs; BOOMSPEC_CACHE and "
+            "HF_HOME move the folders of this machine"
+        )
+        super().__init__(f"{path}: its file system cannot lock files: {error.strerror}", hint=hint)
 
 
 def read_json(path: Path) -> Any:
-    """The data of a JSON file. Raises OSError, or ValueError for what is no JSON or too deeply nested to be read."""
+    """The data of a JSON file. Raises OSError, or ValueError for invalid or too deeply nested JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
 
-def looked_at(path: Path) -> os.stat_result | None:
-    """What is there; None for nothing. Raises BoomspecError where that cannot be told."""
+def stat_of(path: Path) -> os.stat_result | None:
+    """The status of a file or folder; None where there is none. Raises BoomspecError where that is unknown."""
     try:
         return path.stat()
     except ABSENT:
@@ -46,35 +61,10 @@ def looked_at(path: Path) -> os.stat_result | None:
 
 
 def unreadable(path: Path, error: OSError) -> BoomspecError:
-    """The error for what may be whole and cannot be read now: nobody may take it for absent or damaged."""
-    said = error.strerror or str(error)
-    return BoomspecError(f"{path}: cannot be read: {said}", hint="it was left as it is: make it readable, or try again")
-
-
-def part_of(path: Path) -> Path:
-    """A name beside `path` for what is written first and then takes its place.
-
-    Nobody else has it: processes of two containers on one volume may have the same number, and the same host name.
-    """
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-
-
-def grave_of(path: Path) -> Path:
-    """A name beside `path` for what is renamed first and then deleted; it is nobody else's either."""
-    return path.with_name(f".{path.name.lstrip('.')}{GRAVE}{secrets.token_hex(8)}")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file's text so that a reader sees the old or the new one, never a part."""
-    part = part_of(path)
-    try:
-        part.write_text(text, encoding="utf-8")
-        flush(part)
-        part.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink()
-        raise OSError(error.errno, error.strerror, str(path)) from error  # of the file that was asked for
+    """The error for a file that may be whole but cannot be read now: it must not count as absent or damaged."""
+    reason = error.strerror or str(error)
+    hint = "it was left as it is: make it readable, or try again"
+    return BoomspecError(f"{path}: cannot be read: {reason}", hint=hint)
 
 
 def flush(path: Path) -> None:
@@ -89,108 +79,196 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace a file's content so that a reader sees the old or the new one, never a part."""
+    with replacing(path) as part:
+        part.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        flush(part)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary file beside `path` that takes its place at the end; where the body raises it is deleted."""
+    part = temporary_name(path)
+    try:
+        yield part
+        part.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # name the file that the caller knows
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def temporary_name(path: Path) -> Path:
+    """A new hidden name beside `path`. It is random: containers on one volume may share process and host names."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+
+
+def replace_folder(part: Path, target: Path) -> None:
+    """Rename a finished folder to `target`, deleting the folder that is there."""
+    if target.exists():
+        discard(target)
+    part.rename(target)
+    flush(target.parent)
+
+
+def discard(path: Path, *, ignore_errors: bool = True) -> None:
+    """Rename a file, link or folder out of sight, then delete it, so that nobody reads it half deleted."""
+    if DISCARDED not in path.name:
+        hidden = path.with_name(f".{path.name.lstrip('.')}{DISCARDED}{secrets.token_hex(8)}")
+        path.rename(hidden)
+        flush(path.parent)
+        path = hidden
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=ignore_errors)
+
+
+def lock(handle: int, path: Path, *, shared: bool = False, wait: bool = False) -> bool:
+    """Lock an open file; `path` names it in errors. False where another process holds it, unless we `wait`.
+
+    Raises NoLocksError where the file system has no locks, and OSError for any other problem of the file.
+    """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        fcntl.flock(handle, kind if wait else kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            raise NoLocksError(path, error) from error
+        raise
+    return True
+
+
+@contextmanager
+def exclusive_lock(file: Path) -> Iterator[None]:
+    """Hold a lock file, created where there is none; wait for it where another process holds it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        lock(handle, file, wait=True)
+        yield
+    finally:
+        os.close(handle)
+
+
+def check_locks(folder: Path) -> None:
+    """Raise NoLocksError where files in a folder could not be locked. Nothing is written.
+
+    A folder that does not exist yet is judged by its nearest parent; one that cannot be opened is not judged.
+    """
+    nearest = next(place for place in (folder, *folder.parents) if place.exists())
+    with suppress(OSError):  # whoever works there reports it
+        handle = os.open(nearest, os.O_RDONLY)
+        try:
+            lock(handle, folder, shared=True)
+        finally:
+            os.close(handle)
+
+
 @contextmanager
 def locked_folder(parent: Path, prefix: str) -> Iterator[Path]:
     """Make a folder `<prefix><random>` that belongs to this process while it lives, and is deleted at the end.
 
-    It may be renamed meanwhile, and what is called `<prefix><random>...` belongs to it. Deletes what dead processes
-    left behind under the same prefix; a folder that has no lock is left alone, as are checkpoints.
+    It may be renamed meanwhile; everything named `<prefix><random>...` belongs to it. Deletes what dead processes
+    left under the same prefix, except folders without a lock, and checkpoints.
     """
     left = [path for path in parent.iterdir() if path.name.startswith(prefix)]
     for path in left:
         if path.name.endswith(LOCK):
             _delete_if_dead(path, left)
-        elif GRAVE in path.name:
+        elif DISCARDED in path.name:
             shutil.rmtree(path, ignore_errors=True)
-    while (handle := lock_file(lock := parent / f"{prefix}{secrets.token_hex(4)}{LOCK}", make=True)) is None:
-        parent.stat()  # it is gone; or another process took this one for a dead one's before it was locked
-    folder = _folder_of(lock)
+    while (handle := lock_file(file := parent / f"{prefix}{secrets.token_hex(4)}{LOCK}", create=True)) is None:
+        parent.stat()  # raises where it is gone; else another process took our new lock for a dead process's
+    folder = _folder_of(file)
     try:
         folder.mkdir(mode=0o700)
         yield folder
     finally:
-        _delete(folder, lock, handle)
+        _delete_locked(folder, file, handle)
 
 
-def lock_file(path: Path, *, make: bool = False) -> int | None:
-    """Lock a file. Returns its descriptor, to be closed; None where another process holds it, or has removed it.
+def lock_file(path: Path, *, create: bool = False) -> int | None:
+    """Lock a file. Returns its descriptor, to be closed; None where another process holds or has removed it.
 
-    make: the file, where there is none. Raises OSError where it cannot be opened or locked, NoLocksError where no
-    file there can be.
+    Raises OSError where it cannot be opened or locked, and NoLocksError.
     """
     ours = False
     try:
-        handle = _opened(path, os.O_CREAT if make else 0)
+        handle = _open(path, os.O_CREAT if create else 0)
         try:
-            ours = lock(handle, path) and is_still(path, handle)
+            ours = lock(handle, path) and is_same_file(path, handle)
         finally:
             if not ours:
                 os.close(handle)
     except OSError as error:
         if error.errno not in _GONE:
-            raise OSError(error.errno, error.strerror, str(path)) from error  # that of a lock names no file
+            raise OSError(error.errno, error.strerror, str(path)) from error  # flock's error names no file
         return None
     return handle if ours else None
 
 
-def is_still(path: Path, handle: int) -> bool:
+def is_same_file(path: Path, handle: int) -> bool:
     """Whether an open file still is the one at its path. Raises OSError where there is none."""
-    there, opened = path.stat(), os.fstat(handle)
-    return (there.st_dev, there.st_ino) == (opened.st_dev, opened.st_ino)
+    return os.path.samestat(path.stat(), os.fstat(handle))
 
 
 def lock_folder(resume: Path) -> int | None:
-    """Lock a resume folder, made where there is none, by a file in it. Returns as `lock_file`."""
-    with suppress(FileExistsError):  # which `exist_ok` does not cover where it goes at the same time
+    """Lock a resume folder, created where there is none, by a file in it. Returns as `lock_file`."""
+    with suppress(FileExistsError):  # `exist_ok` still raises where the folder disappears at the same time
         resume.mkdir(parents=True)
-    return lock_file(resume / LOCK, make=True)
+    return lock_file(resume / LOCK, create=True)
 
 
 def unlock_folder(resume: Path, handle: int) -> None:
-    """Let a resume folder go, which disappears when it holds nothing to resume from."""
+    """Release a resume folder, and delete it where it holds nothing to resume from."""
     file = resume / LOCK
-    with suppress(OSError):  # it went with the folder, and may be another one's already
-        if is_still(file, handle):
+    with suppress(OSError):  # deleted with the folder, or another process's by now
+        if is_same_file(file, handle):
             file.unlink()
-    os.close(handle)  # before the folder goes: over NFS a deleted file stays in it while it is open
+    os.close(handle)  # before the folder is removed: over NFS a deleted file stays in it while it is open
     with suppress(OSError):
         resume.rmdir()
 
 
-def _opened(path: Path, flags: int) -> int:
+def _open(path: Path, flags: int) -> int:
     try:
         return os.open(path, os.O_RDWR | flags, 0o666)
     except PermissionError as error:
         try:
-            return os.open(path, os.O_RDONLY)  # another user's: it does where the disk is no NFS
+            return os.open(path, os.O_RDONLY)  # another user's lock: enough except over NFS
         except FileNotFoundError:
             raise error from None
 
 
-def _delete_if_dead(lock: Path, left: list[Path]) -> None:
-    """Delete what of `left` belongs to a lock that nobody holds."""
+def _delete_if_dead(file: Path, left: list[Path]) -> None:
+    """Delete what of `left` belongs to the lock `file`, if nobody holds it."""
     try:
-        handle = lock_file(lock)
+        handle = lock_file(file)
     except OSError:
         return  # another user's
     if handle is not None:
-        folder = _folder_of(lock)
+        folder = _folder_of(file)
         for path in left:
-            if path.name.startswith(folder.name) and path != lock:
+            if path.name.startswith(folder.name) and path != file:
                 shutil.rmtree(path, ignore_errors=True)
-        _delete(folder, lock, handle)
+        _delete_locked(folder, file, handle)
 
 
-def _delete(folder: Path, lock: Path, handle: int) -> None:
-    """Delete a folder, then its lock, which is held; where something of the folder stays, for the next one to try."""
+def _delete_locked(folder: Path, file: Path, handle: int) -> None:
+    """Delete a folder, then its lock, which we hold; a lock stays while something of its folder does."""
     try:
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):
             if not folder.exists():
-                lock.unlink()
+                file.unlink()
     finally:
         os.close(handle)
 
 
-def _folder_of(lock: Path) -> Path:
-    return lock.with_name(lock.name.removesuffix(LOCK))
+def _folder_of(file: Path) -> Path:
+    return file.with_name(file.name.removesuffix(LOCK))

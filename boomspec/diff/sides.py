@@ -27,7 +27,7 @@ from boomspec.plan.run import DEFAULT_STORE, GRAPH, store_of
 from boomspec.plan.saved import is_plan, read_plan
 from boomspec.spec.experiments import load_experiments
 from boomspec.spec.spec_file import SpecFile
-from boomspec.store import Store, Where, open_store, store_of_run
+from boomspec.store import FolderStore, Store, Where, open_store, store_of_run
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _at_revision(found: Revision, inside: str, label: str | None) -> tuple[tuple
 
 def _run(folder: Path, store: Where | None) -> Given:
     if not (folder / GRAPH).is_file():
-        runs = [path.name for path in Store(folder).run_folders()]
+        runs = [path.name for path in FolderStore(folder).run_folders()]
         hint = f"name a run of it: {', '.join(str(folder / 'runs' / name) for name in runs[:3])}" if runs else None
         raise BoomspecError(f"{folder}: holds no {GRAPH}, so it is not the folder of a run", hint=hint)
     graph = read_graph(folder / GRAPH)

@@ -26,7 +26,7 @@ from boomspec.core.tasks import Evaluate, LmEval, Tokenize
 from boomspec.models.hub import UnreachableError, cached_checksums, cached_dataset, pinned_dataset, stated_checksums
 from boomspec.plan.lock import Lock, LockedModel, LockedStreams, LockedTask, LockedText, completed, read_lock
 from boomspec.store import Store
-from boomspec.store.sources import located
+from boomspec.store.sources import readable_source
 
 LOCK = "lock.json"  # in the folder of a run
 ROWS = "rows"  # in meta.json of a `tokenize` artifact, and the option of its execution that says what is expected
@@ -87,7 +87,7 @@ def lock_of(graph: TaskGraph, store: Store, *, asked: Asked, more: Iterable[tupl
             case "text" | "held_out_text":
                 _add_text(entries, source)
     for measure, source in {measure.task: (measure, source) for measure, source in (*_measures(graph), *more)}.values():
-        _add_task(entries, measure.task, located(store, source), asked)
+        _add_task(entries, measure.task, readable_source(store, source), asked)
     return Lock(
         spec=graph.name,
         models=entries.models,

@@ -16,7 +16,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import Node, Source, TaskGraph
 from boomspec.store import Store
 from boomspec.store.made_of import twins
-from boomspec.store.sources import is_local, kept, missing_files
+from boomspec.store.sources import is_local, missing_files, uploaded
 
 Action = Literal["reuse", "run", "unneeded", "blocked"]
 ABSENT = "not in the store"
@@ -86,7 +86,7 @@ def needed(graph: TaskGraph, store: Store, *, checksums: bool = False) -> Plan:
     for task_id, other in twins(graph, store, running, checksums=checksums).items():
         steps[task_id] = Step("reuse", f"made of the same inputs, byte for byte: {other[:12]}", same_as=other)
     gone = {source.id: next(iter(missing_files(source)), None) for source in graph.sources.values()}
-    elsewhere = kept(store, [source for source in graph.sources.values() if gone[source.id] is not None])
+    elsewhere = uploaded(store, [source for source in graph.sources.values() if gone[source.id] is not None])
     gone |= dict.fromkeys(elsewhere)
     for task_id, node in graph.nodes.items():
         if steps[task_id].action == "run" and (obstacle := _obstacle(graph, node, steps, gone)) is not None:

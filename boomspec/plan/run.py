@@ -18,7 +18,7 @@ from boomspec.core.graph_file import read_graph
 from boomspec.core.sizes import Lineage, Member
 from boomspec.spec.experiments import load_experiments, split_address
 from boomspec.spec.spec_file import SpecFile
-from boomspec.store import Store, check_spelling, check_url, is_url, open_store, store_of_run
+from boomspec.store import FolderStore, Store, check_spelling, check_url, is_url, open_store, store_of_run
 
 DEFAULT_STORE = "boomspec-store"
 GRAPH = "graph.json"
@@ -84,7 +84,7 @@ def open_run(run: str | os.PathLike[str], store: str | os.PathLike[str] | None =
             raise BoomspecError(f"{path}: holds no {GRAPH}, so it is not the folder of a run")
         return Run(_part(read_graph(path / GRAPH), label, path), where or store_of_run(path), path)
     if path.suffix == ".json":
-        return Run(_part(read_graph(path), label, path), where or Store(DEFAULT_STORE), path)
+        return Run(_part(read_graph(path), label, path), where or FolderStore(DEFAULT_STORE), path)
     files = load_experiments(run)
     found = store_of(files[0], store)
     return Run(compile_experiments(files, answers_of(found)).graph, found, Path(run))
@@ -96,7 +96,7 @@ def run_folder(path: Path, store: Store | None) -> Path | None:
         return path
     if len(path.parts) != 1 or path.exists():
         return None
-    return (store or Store(DEFAULT_STORE)).run_called(path.name)
+    return (store or FolderStore(DEFAULT_STORE)).run_called(path.name)
 
 
 def _part(graph: TaskGraph, label: str | None, named: Path) -> TaskGraph:
@@ -109,7 +109,7 @@ def store_of(file: SpecFile, store: str | os.PathLike[str] | None) -> Store:
         return open_store(store)
     named = file.spec.execution.store
     if named is None:
-        return Store(DEFAULT_STORE)
+        return FolderStore(DEFAULT_STORE)
     place = ("execution", "store")
     named = path_text(file, place, named)
     try:

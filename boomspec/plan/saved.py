@@ -24,7 +24,7 @@ from boomspec.core.graph_file import graph_of_json
 from boomspec.core.packages import installed
 from boomspec.plan.plan import Plan, Step, needed
 from boomspec.store import Store, open_store
-from boomspec.store.sources import differences, missing_files
+from boomspec.store.sources import changed_files, missing_files
 
 SAVED_PLAN_VERSION = 1
 KEY = "boomspec_plan"
@@ -128,7 +128,7 @@ def _changed(source: Source) -> Iterator[str]:
         if (found := installed().get("lm_eval")) not in (None, compiled):
             yield f"lm_eval: {found} is installed, the plan was made with {compiled}"
         return
-    for path in differences(source):
+    for path in changed_files(source):
         yield f"{path}: {'has changed' if path.exists() else 'is gone'} since the plan was made"
 
 

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from boomspec.core.files import looked_at, unreadable
+from boomspec.core.files import stat_of, unreadable
 from boomspec.core.identity import file_digest
 
 
@@ -16,7 +16,7 @@ def damage_of_files(record: dict[str, Any], folder: Path, *, checksums: bool) ->
     inside = f"{folder.resolve()}{os.sep}"
     for entry in record["files"]:
         file = folder / entry["path"]
-        there = looked_at(file)
+        there = stat_of(file)
         if there is None or not stat.S_ISREG(there.st_mode):
             return f"{entry['path']} is missing"
         if not os.path.realpath(file).startswith(inside):

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
-from boomspec.core.files import looked_at, part_of
+from boomspec.core.files import stat_of, temporary_name
 from boomspec.store.bucket import Bucket, Entry
 
 RUNS = "runs"
@@ -47,7 +47,7 @@ def _told(bucket: Bucket, run: str) -> dict[str, Entry]:
 def _bring(bucket: Bucket, root: Path, entries: dict[str, Entry]) -> None:
     wanted = {name: entry for name, entry in entries.items() if _differs(_place(root, name), entry)}
     parts = {name: _place(root, name) for name in wanted}
-    parts = {name: part_of(place) for name, place in parts.items()}
+    parts = {name: temporary_name(place) for name, place in parts.items()}
     try:
         bucket.download_all((name, parts[name], entry.size) for name, entry in wanted.items())
         for name, entry in wanted.items():
@@ -65,7 +65,7 @@ def _place(root: Path, name: str) -> Path:
 
 
 def _differs(place: Path, entry: Entry) -> bool:
-    here = looked_at(place)
+    here = stat_of(place)
     if here is None:
         return True
     same = here.st_size == entry.size and abs(here.st_mtime - entry.modified) < 1e-3

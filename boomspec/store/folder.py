@@ -30,16 +30,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from boomspec.core.errors import BoomspecError, redact
-from boomspec.core.file_locks import lock
 from boomspec.core.files import (
     ABSENT,
     RESUME,
+    discard,
     flush,
-    grave_of,
+    lock,
     lock_folder,
     locked_folder,
-    looked_at,
     read_json,
+    stat_of,
     unlock_folder,
     unreadable,
 )
@@ -61,7 +61,7 @@ class Workspace:
     resume: Path
 
 
-class Store:
+class FolderStore:
     """A folder of artifacts. Safe to use from many processes at once."""
 
     bucket: Bucket | None = None  # what a store at a URL keeps its objects in
@@ -185,7 +185,7 @@ class Store:
         """
         folder = self.path(kind, task_id)
         record = self.record(kind, task_id)
-        if record is None and looked_at(folder) is not None:
+        if record is None and stat_of(folder) is not None:
             record = self.record(kind, task_id)  # it may have come since it was looked for
             if record is None:
                 return f"{RECORD} is missing or unreadable"
@@ -225,13 +225,8 @@ class Store:
 
     def discard(self, kind: str, task_id: str) -> None:
         """Remove a damaged artifact: out of sight by one rename, then deleted."""
-        folder = self.path(kind, task_id)
-        grave = grave_of(folder)
-        try:
-            folder.rename(grave)
-        except FileNotFoundError:
-            return
-        shutil.rmtree(grave, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            discard(self.path(kind, task_id))
 
     @contextmanager
     def claimed(
@@ -286,7 +281,7 @@ class Store:
     def _rename(self, folder: Path, kind: str, task_id: str) -> Path:
         """Make a finished folder the artifact, unless there is a whole one."""
         folder.chmod(0o755)  # it was private; a store is shared
-        final = Store.path(self, kind, task_id)
+        final = FolderStore.path(self, kind, task_id)
         while True:
             try:
                 folder.rename(final)
@@ -294,9 +289,9 @@ class Store:
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
-            if Store.damage(self, kind, task_id) is not None:
-                Store.discard(self, kind, task_id)
-            elif Store.has(self, kind, task_id):
+            if FolderStore.damage(self, kind, task_id) is not None:
+                FolderStore.discard(self, kind, task_id)
+            elif FolderStore.has(self, kind, task_id):
                 break
             # Else it was discarded between the two; and behind a discarded one another writer's may have come.
         flush(final.parent)

@@ -11,14 +11,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.files import ABSENT, GRAVE, LOCK, RESUME, flush, grave_of, lock_file
+from boomspec.core.files import ABSENT, DISCARDED, LOCK, RESUME, discard, lock_file
 from boomspec.core.tasks import KINDS
 from boomspec.store import RECORD, RECORD_VERSION, Store
 from boomspec.store.runs import PastRun, is_task_id, read_graph_data
@@ -28,7 +27,7 @@ from boomspec.store.twins import MADE_OF
 GC_SCHEMA_VERSION = 1
 What = Literal["run", "artifact", "broken artifact", "checkpoints", "leftover", "cache"]
 _HIDDEN = re.compile(r"\.(?P<task>[0-9a-f]{64})\.(?P<rest>.+)")
-_GRAVE = re.compile(rf"\..+{re.escape(GRAVE)}[0-9a-f]+")
+_GRAVE = re.compile(rf"\..+{re.escape(DISCARDED)}[0-9a-f]+")
 
 
 @dataclass(frozen=True)
@@ -128,15 +127,7 @@ def delete(store: Store, item: Garbage) -> None:
         store.bucket.delete(item.objects[:1])
         store.bucket.delete(item.objects[1:])
         return
-    path = Path(item.path)
-    grave = path if _GRAVE.fullmatch(path.name) else grave_of(path)
-    if grave != path:
-        path.rename(grave)
-        flush(path.parent)
-    if grave.is_symlink() or not grave.is_dir():
-        grave.unlink()
-    else:
-        shutil.rmtree(grave)
+    discard(Path(item.path), ignore_errors=False)
 
 
 def size_on_disk(path: Path) -> int:

@@ -15,8 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from boomspec.core.file_locks import lock
-from boomspec.core.files import ABSENT, looked_at, read_json, unreadable, write_atomically
+from boomspec.core.files import ABSENT, lock, read_json, stat_of, unreadable, write_atomically
 from boomspec.core.identity import text_digest
 from boomspec.store.damage import damage_of_files
 from boomspec.store.opening import URL_FILE
@@ -82,7 +81,7 @@ def _looks(folder: Path, files: list[dict[str, Any]]) -> dict[str, list[Any]]:
     """What changes when a file does: its size, time and inode, which renaming its folder does not change."""
     found = {}
     for file in files:
-        there = looked_at(folder / file["path"])
+        there = stat_of(folder / file["path"])
         seen = () if there is None else (there.st_size, there.st_mtime_ns, there.st_ino)
         found[file["path"]] = [file["sha256"], *seen]
     return found

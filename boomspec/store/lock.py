@@ -22,7 +22,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.file_locks import lock
+from boomspec.core.files import lock
 from boomspec.store import Store
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from boomspec.core.errors import BoomspecError, did_you_mean, redact
 from boomspec.core.files import ABSENT, unreadable
-from boomspec.store.folder import Store
+from boomspec.store.folder import FolderStore
 
 Where = str | Path  # a folder, or a URL
 URL_FILE = ".url"  # in this machine's folder of a store at a URL
@@ -35,7 +35,7 @@ def is_url(where: str | os.PathLike[str]) -> bool:
 
 def open_store(
     where: str | os.PathLike[str], *, tell: Callable[[str], None] | None = None, patience: float | None = None
-) -> Store:
+) -> FolderStore:
     """The store at a path or URL; nothing is read or asked for yet.
 
     Of a store at a URL: `tell` is told when it does not answer, and when it does again (default: stderr); it is tried
@@ -49,11 +49,11 @@ def open_store(
         if (scheme := str(where).partition(":/")[0]) in _SCHEMES and isinstance(where, Path):
             message = f"store '{redact(str(where))}': is a URL that was made a path, and has lost a slash"
             raise BoomspecError(message, hint=f"give it as text: '{scheme}://...'")
-        return Store(Path(where))
+        return FolderStore(Path(where))
     url = str(where)
     check_url(url)
     if url.startswith("file://"):
-        return Store(Path(unquote(urlsplit(url).path)))
+        return FolderStore(Path(unquote(urlsplit(url).path)))
     _check_installed(url)
     from boomspec.store.remote import RemoteStore  # here: who has a folder needs none of it
 
@@ -76,13 +76,13 @@ def packages_of(url: str) -> tuple[str, ...]:
     return ("fsspec", "tenacity", _SCHEMES[url.partition("://")[0]][0])
 
 
-def store_of_run(folder: Path) -> Store:
+def store_of_run(folder: Path) -> FolderStore:
     """The store that a run's folder is in; at its URL, where it was brought here from one."""
     root = folder.resolve().parents[1]
     try:
         return open_store((root / URL_FILE).read_text(encoding="utf-8").strip())
     except ABSENT:
-        return Store(root)
+        return FolderStore(root)
     except OSError as error:
         raise unreadable(root / URL_FILE, error) from error
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from boomspec.core.files import part_of
+from boomspec.core.files import write_atomically
 from boomspec.store.bucket import Bucket, Entry
 from boomspec.store.record import RECORD, Task, is_record
 
@@ -65,8 +65,6 @@ def _keep(folder: Path, task: Task, entry: Entry, data: bytes) -> None:
     if len(data) != entry.size:
         return  # it was written anew since the listing
     place = folder / task[0] / task[1]
-    part = part_of(place)
     with suppress(OSError):  # a full disk, say: then it is read again the next time
         place.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(entry.version.encode("utf-8") + b"\n" + data)
-        part.replace(place)
+        write_atomically(place, entry.version.encode("utf-8") + b"\n" + data)

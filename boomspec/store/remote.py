@@ -32,7 +32,7 @@ from boomspec.core.files import RESUME, flush, locked_folder
 from boomspec.store import leases
 from boomspec.store.bucket import Bucket, Entry
 from boomspec.store.download_runs import pull_run, pull_runs
-from boomspec.store.folder import Store, Workspace
+from boomspec.store.folder import FolderStore, Workspace
 from boomspec.store.local_cache import CACHE, alone_here, holds, local_folder, mark, remember, sound
 from boomspec.store.lock import is_running
 from boomspec.store.record import RECORD, Task, listed_files, record_text
@@ -42,7 +42,7 @@ LEASE = ".lease"
 _FETCHED_AT_ONCE = 8
 
 
-class RemoteStore(Store):
+class RemoteStore(FolderStore):
     """Artifacts at a URL. `root` is this machine's folder for it, which may be deleted while nothing runs."""
 
     bucket: Bucket

@@ -36,12 +36,12 @@ def missing_files(source: Source) -> list[Path]:
     return [path for path in map(Path, filter(None, places)) if not path.exists()]
 
 
-def is_here(source: Source) -> bool:
+def is_present(source: Source) -> bool:
     """Whether this machine has the files, as the graph knows them. What is large is not read for that."""
-    return next(differences(source, through=False), None) is None
+    return next(changed_files(source, through=False), None) is None
 
 
-def differences(source: Source, *, through: bool = True) -> Iterator[Path]:
+def changed_files(source: Source, *, through: bool = True) -> Iterator[Path]:
     """The files on this machine that are not what a source in files says, or its folder where that is all it says.
 
     through: what is large is read, too, and not only looked at.
@@ -68,19 +68,19 @@ def differences(source: Source, *, through: bool = True) -> Iterator[Path]:
     yield from changed_data(source, at_most=None if through else _READ_THROUGH)
 
 
-def kept(store: Store, sources: Iterable[Source]) -> set[str]:
+def uploaded(store: Store, sources: Iterable[Source]) -> set[str]:
     """The ids of those that the store has; what cannot be read there is none of them."""
     found = store.survey(((SOURCE, source.id) for source in sources if is_local(source)), unread={})
     return {source_id for (_, source_id), damage in found.items() if damage is None}
 
 
-def keep(store: Store, source: Source) -> int:
+def upload(store: Store, source: Source) -> int:
     """Put the files of a source of this machine into the store, unless it has them. Returns how many bytes that were.
 
     Raises BoomspecError where they are not what the graph was compiled for.
     """
     with store.claimed(SOURCE, source.id), store.workspace(SOURCE, source.id) as workspace:
-        if kept(store, [source]):
+        if uploaded(store, [source]):
             return 0
         if store.has(SOURCE, source.id):  # it is damaged
             store.discard(SOURCE, source.id)
@@ -92,7 +92,7 @@ def keep(store: Store, source: Source) -> int:
                 shutil.copyfile(path, target)
             except OSError as error:
                 raise BoomspecError(f"{path}: cannot be read: {error.strerror or error}") from error
-        for changed in differences(_at(source, workspace.path), through=True):
+        for changed in changed_files(_at(source, workspace.path), through=True):
             name = changed.relative_to(workspace.path).as_posix()
             original = places.get(name, source.location.get("folder"))
             raise BoomspecError(f"{original}: has changed since the spec was compiled", hint="compile the spec again")
@@ -101,26 +101,26 @@ def keep(store: Store, source: Source) -> int:
         return size
 
 
-def lend(store: Store, sources: Iterable[Source]) -> Iterator[tuple[Source, int]]:
+def upload_missing(store: Store, sources: Iterable[Source]) -> Iterator[tuple[Source, int]]:
     """Put into the store those that this machine has and the store has not. Yields each with its bytes."""
     sources = [source for source in sources if is_local(source)]
-    there = kept(store, sources)
+    there = uploaded(store, sources)
     for source in sources:
-        if source.id not in there and is_here(source):
-            yield source, keep(store, source)
+        if source.id not in there and is_present(source):
+            yield source, upload(store, source)
 
 
-def located(store: Store, source: Source) -> Source:
+def readable_source(store: Store, source: Source) -> Source:
     """The source as this machine reads it: its own files, else those of the store, brought here.
 
     Where there are neither it stays as it is: who reads it says what is missing, or has changed.
     """
-    if not is_local(source) or is_here(source) or not kept(store, [source]):
+    if not is_local(source) or is_present(source) or not uploaded(store, [source]):
         return source
     return _at(source, store.fetch(SOURCE, source.id))
 
 
-def called(source: Source) -> str:
+def source_name(source: Source) -> str:
     """What people call it."""
     places = [source.location.get("folder"), *source.location.get("files", ()), *data_paths(source), source.id[:12]]
     return f"{source.kind.replace('_', ' ')} {source.location.get('name', next(filter(None, places)))}"

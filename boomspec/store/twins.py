@@ -19,14 +19,14 @@ from typing import Any
 from boomspec.core.errors import BoomspecError
 from boomspec.core.files import RESUME, flush
 from boomspec.store.damage import damage_of_files
-from boomspec.store.folder import Store
+from boomspec.store.folder import FolderStore
 from boomspec.store.record import record_text
 
 MADE_OF = "made_of"
 _ONE_BY_ONE = 8  # keys at a URL; of more, all of the kind are listed: a thousand with each request
 
 
-def note_key(store: Store, kind: str, key: str, task_id: str) -> None:
+def note_key(store: FolderStore, kind: str, key: str, task_id: str) -> None:
     """Write the entry of an artifact that is about to be published."""
     name = f"{MADE_OF}/{kind}/{key}/{task_id}"
     if store.bucket is not None:
@@ -37,7 +37,7 @@ def note_key(store: Store, kind: str, key: str, task_id: str) -> None:
     file.touch()
 
 
-def ids_by_key(store: Store, kind: str, keys: Iterable[str]) -> dict[str, list[str]]:
+def ids_by_key(store: FolderStore, kind: str, keys: Iterable[str]) -> dict[str, list[str]]:
     """The ids of the artifacts of a kind that have one of these keys, as the index says; the artifacts may be gone."""
     keys = list(dict.fromkeys(keys))
     found: dict[str, list[str]] = {}
@@ -56,7 +56,7 @@ def ids_by_key(store: Store, kind: str, keys: Iterable[str]) -> dict[str, list[s
     return {key: ids for key, ids in found.items() if ids}
 
 
-def entries(store: Store, kinds: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+def entries(store: FolderStore, kinds: Iterable[str]) -> Iterator[tuple[str, str, str]]:
     """All entries of these kinds: kind, key and task id of each."""
     for kind in kinds:
         if store.bucket is not None:
@@ -69,7 +69,14 @@ def entries(store: Store, kinds: Iterable[str]) -> Iterator[tuple[str, str, str]
 
 
 def publish_twin(
-    store: Store, kind: str, task_id: str, of: str, identity: dict[str, Any], more: dict[str, Any], *, checksums: bool
+    store: FolderStore,
+    kind: str,
+    task_id: str,
+    of: str,
+    identity: dict[str, Any],
+    more: dict[str, Any],
+    *,
+    checksums: bool,
 ) -> bool:
     """Publish the payload of the artifact `of` as that of `task_id`. False where there is no such artifact, or no
     whole one; with `checksums` its contents are compared with its record.
@@ -90,7 +97,12 @@ def publish_twin(
 
 
 def _linked(
-    store: Store, task: tuple[str, str], of: str, record: dict[str, Any], identity: dict[str, Any], made: dict[str, Any]
+    store: FolderStore,
+    task: tuple[str, str],
+    of: str,
+    record: dict[str, Any],
+    identity: dict[str, Any],
+    made: dict[str, Any],
 ) -> bool:
     kind, task_id = task
     with store.workspace(kind, task_id) as workspace:
@@ -118,7 +130,12 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _copied(
-    store: Store, task: tuple[str, str], of: str, record: dict[str, Any], identity: dict[str, Any], made: dict[str, Any]
+    store: FolderStore,
+    task: tuple[str, str],
+    of: str,
+    record: dict[str, Any],
+    identity: dict[str, Any],
+    made: dict[str, Any],
 ) -> bool:
     from boomspec.store.records import payload_name  # here: a folder needs no library for URLs
     from boomspec.store.remote import RemoteStore

@@ -28,7 +28,7 @@ from boomspec.core.errors import BoomspecError, first_line, redact
 from boomspec.core.graph import Node, Source
 from boomspec.core.sizes import shown_bytes
 from boomspec.store import Store, is_url, open_store
-from boomspec.store.sources import called, is_here, kept, lend
+from boomspec.store.sources import is_present, source_name, upload_missing, uploaded
 from runners.cluster.ray_cluster import check_feasible, is_embedded
 from runners.runtime.job import Job, below
 from runners.runtime.journal import Journal
@@ -90,7 +90,7 @@ def look(address: str, run_folder: Path, marker: str, sources: Sequence[Source] 
         return Seen(False, redact(error.message), error.hint)
     except OSError as error:  # a folder that hangs in the air, or that nobody may enter
         return Seen(False, redact(str(error)))
-    return Seen(sees, lacks=tuple(source.id for source in sources if not is_here(source)))
+    return Seen(sees, lacks=tuple(source.id for source in sources if not is_present(source)))
 
 
 def opened(job: Job) -> tuple[Store, bool]:
@@ -237,11 +237,13 @@ def _ids(sources: Sequence[Source]) -> list[str]:
 
 def _lend(store: Store, journal: Journal, sources: Sequence[Source], lacking: dict[str, list[str]]) -> None:
     """Put into the store what machines lack. Raises BoomspecError for what is not on this machine either."""
-    for source, size in lend(store, sources):
-        journal.event("note", message=f"put into the store, for other machines: {called(source)}, {shown_bytes(size)}")
-    there = kept(store, sources)
+    for source, size in upload_missing(store, sources):
+        journal.event(
+            "note", message=f"put into the store, for other machines: {source_name(source)}, {shown_bytes(size)}"
+        )
+    there = uploaded(store, sources)
     nowhere = [
-        f"  {called(source)}: not on {', '.join(lacking[source.id])}"
+        f"  {source_name(source)}: not on {', '.join(lacking[source.id])}"
         for source in sources
         if lacking[source.id] and source.id not in there
     ]

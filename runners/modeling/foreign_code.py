@@ -21,7 +21,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils import HF_MODULES_CACHE
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.file_locks import lock
+from boomspec.core.files import lock
 from boomspec.core.json_text import transformers_floats
 from boomspec.models.code import (
     AUTO_MAP,

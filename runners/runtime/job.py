@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from boomspec.core.errors import BoomspecError, redact
 from boomspec.core.graph import Node
 from boomspec.store import Store
-from boomspec.store.sources import located
+from boomspec.store.sources import readable_source
 from runners.runtime.context import Input
 from runners.runtime.numbers import fetch_numbers
 
@@ -80,7 +80,7 @@ class Job:
             paths = fetch_numbers(store, tasks)
         own = {role: paths[self.input_kinds[given.id], given.id] for role, given in roles.items()}
         return {
-            role: replace(given, path=own.get(role), source=given.source and located(store, given.source))
+            role: replace(given, path=own.get(role), source=given.source and readable_source(store, given.source))
             for role, given in self.inputs.items()
         }
 

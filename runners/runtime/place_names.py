@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from boomspec.core.errors import BoomspecError
-from boomspec.store.sources import called
+from boomspec.store.sources import source_name
 from runners.runtime.context import Input
 
 _MODEL, _TOKENIZER = "model", "tokenizer"  # as in `runners.modeling.models` and `runners.data.tokens`, which load more
@@ -21,7 +21,7 @@ _CACHED = re.compile(r"[^\s'\"]*/models--([^/\s]+?)--([^/\s]+)/snapshots/[0-9a-f
 
 def names_of(task: str, inputs: Mapping[str, Input], work: Path) -> dict[Path, str]:
     """What the folders of a task are called. `work`: where it makes what it makes."""
-    sources = {role: called(found.source) for role, found in inputs.items() if found.source is not None}
+    sources = {role: source_name(found.source) for role, found in inputs.items() if found.source is not None}
     of = next((f" of {sources[role]}" for role in ("teacher", "model", "tokenizer") if role in sources), "")
     names = {
         work / _MODEL: f"the model that '{task}' makes{of}",

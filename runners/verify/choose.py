@@ -12,8 +12,8 @@ from pathlib import Path
 from boomspec.core.errors import BoomspecError, did_you_mean
 from boomspec.core.files import locked_folder
 from boomspec.core.graph import Node, TaskGraph
-from boomspec.store import Store
-from boomspec.store.sources import kept, missing_files
+from boomspec.store import FolderStore, Store
+from boomspec.store.sources import missing_files, uploaded
 from runners.runtime.interrupt import Interrupt
 
 _NAMED = 5  # artifacts that an error names before it only counts
@@ -79,7 +79,7 @@ def check_originals(graph: TaskGraph, store: Store, nodes: Sequence[Node], inter
         raise BoomspecError(f"this run has not finished: {count}: {_few(missing)}", hint=hint)
     sources = {i: graph.sources[i] for node in nodes for i in node.task.inputs.values() if i in graph.sources}
     absent = {i: paths for i, source in sources.items() if (paths := missing_files(source))}
-    in_store = kept(store, [sources[i] for i in absent])
+    in_store = uploaded(store, [sources[i] for i in absent])
     gone = [
         f"{node.name} reads {path}"
         for node in nodes
@@ -122,4 +122,4 @@ def scratch_store(parent: Path, original: Store, *, keep: bool) -> Iterator[Stor
         except OSError as error:
             message = f"{parent}: cannot be written: {error.strerror}"
             raise BoomspecError(message, hint="name a --scratch folder") from error
-        yield Store(folder)
+        yield FolderStore(folder)

@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from boomspec.store import Store
+from boomspec.store import FolderStore, Store
 from tests.benchmarks.victims import DRIVERS_OWN, KINDS, PERHAPS_DRIVERS, WEIGHTS, Cluster, candidates
 from tests.runners.trouble import Trouble, broken, checksums, parsed, unfinished
 
@@ -181,11 +181,11 @@ def main() -> int:
             )
             if workers not in expected:
                 cluster.mend()
-                store, before = Store(folder / f"undisturbed{workers}"), time.monotonic()
+                store, before = FolderStore(folder / f"undisturbed{workers}"), time.monotonic()
                 trouble.run(cluster.grid, store)
                 expected[workers] = checksums(store)
                 print(f"undisturbed, distilled by {workers}: {time.monotonic() - before:.0f} s", flush=True)
-            run = Run(trouble, Store(folder / f"store{number}"), as_job=number % 2 == 1)
+            run = Run(trouble, FolderStore(folder / f"store{number}"), as_job=number % 2 == 1)
             runs.append(run)
             under_fire(cluster, run, numbers, killed, options.kills)
             if checksums(run.store) != expected[workers]:

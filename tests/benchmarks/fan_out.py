@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from boomspec.core.graph_file import read_graph
-from boomspec.store import Store
+from boomspec.store import FolderStore, Store
 from tests.runners import small
 
 LAYERS = 8
@@ -34,7 +34,7 @@ def family(folder: Path) -> tuple[Path, Store]:
     texts = sorted((folder / "texts").iterdir())
     for path in texts:
         path.write_text(path.read_text() * 20)
-    store = Store(folder / "store")
+    store = FolderStore(folder / "store")
     graph = small.compiled(spec, store).graph
     graph.write(folder / "graph.json")
     return folder / "graph.json", store

@@ -14,7 +14,7 @@ from pathlib import Path
 from boomspec.core.graph import Node, Source, Task, TaskGraph
 from boomspec.core.tasks import Tokenize
 from boomspec.plan.plan import needed
-from boomspec.store import Store
+from boomspec.store import FolderStore, Store
 from runners.cluster.ray_cluster import cluster
 from runners.executor.view import PlainView
 from runners.runtime.interrupt import Interrupt
@@ -39,7 +39,7 @@ def graph_of(count: int) -> TaskGraph:
 def through_the_executor(graph: TaskGraph, store: Store, folder: Path) -> float:
     from runners.executor.executor import run_tasks
 
-    plan = needed(graph, Store(folder / "nothing is here"), checksums=False)
+    plan = needed(graph, FolderStore(folder / "nothing is here"), checksums=False)
     view = _Quiet(len(graph.nodes))
     journal = Journal(folder / "run", graph, view.event)
     start = time.perf_counter()
@@ -68,7 +68,7 @@ def main() -> None:
     count = parser.parse_args().tasks
     graph = graph_of(count)
     with tempfile.TemporaryDirectory() as temporary, cluster(cpus=2):
-        store = Store(Path(temporary) / "store")
+        store = FolderStore(Path(temporary) / "store")
         for node in graph.nodes.values():
             with store.workspace(node.task.kind, node.id) as workspace:
                 (workspace.path / "payload").write_bytes(b"x")

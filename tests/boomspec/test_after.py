@@ -16,7 +16,7 @@ from boomspec.plan.order import longest_first
 from boomspec.plan.plan import needed
 from boomspec.plan.schedule import critical_path, elapsed
 from boomspec.plan.tables import mermaid
-from boomspec.store import Store
+from boomspec.store import FolderStore
 from runners.executor.ready import Ready
 
 FIRST = Node(Task(Tokenize(text_field="text", skip=0, held_out_every=0, held_out_offset=0), {}), "first", Execution())
@@ -52,7 +52,7 @@ def test_a_task_that_comes_after_what_is_not_there_is_refused(tmp_path):
 
 
 def test_what_comes_first_is_run_only_for_what_runs(tmp_path):
-    store = Store(tmp_path)
+    store = FolderStore(tmp_path)
     steps = needed(graph(), store).steps
     assert [steps[node.id].action for node in (FIRST, BUILT, MEASURED)] == ["run", "run", "run"]
     assert needed(graph(ordered=False), store).steps[FIRST.id].action == "unneeded"

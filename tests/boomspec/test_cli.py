@@ -15,7 +15,7 @@ from boomspec.compile.compiler import compile_spec
 from boomspec.core.errors import BoomspecError
 from boomspec.spec.experiments import load_spec
 from boomspec.spec.json_schema import json_schema
-from boomspec.store import Store
+from boomspec.store import FolderStore
 
 HEAVY = ["torch", "ray", "transformers", "datasets", "numpy", "matplotlib", "lm_eval", "runners"]
 
@@ -168,10 +168,10 @@ def test_the_json_schema_accepts_what_the_language_accepts(specs):
 def test_a_spec_that_quotes_a_secret_is_not_run(specs, folder, monkeypatch, secret):
     uri = json.dumps(f"http://mlflow.example/{secret}")
     graph = compile_spec(load_spec(specs.text(f"{specs.SPEC}  tracking: {{mlflow: {{uri: {uri}}}}}\n"))).graph
-    store = Store(folder / "store")
+    store = FolderStore(folder / "store")
     assert runner(graph, store)
     monkeypatch.setenv("MLFLOW_API_KEY", secret)
     with pytest.raises(BoomspecError, match=r"the spec quotes a secret.*: MLFLOW_API_KEY"):
-        runner(graph, Store(folder / "another"))
+        runner(graph, FolderStore(folder / "another"))
     assert not list((folder / "another").rglob("graph.json"))
     assert not list((folder / "another").glob("runs/*"))

@@ -87,11 +87,11 @@ def test_a_shell_that_is_not_known_is_an_error():
 
 
 def test_runs_of_the_default_store_are_offered(tmp_path, monkeypatch, specs):
-    from boomspec.store import Store
+    from boomspec.store import FolderStore
 
     monkeypatch.chdir(tmp_path)
     assert runs("") == []
-    folder = past_run(Store("boomspec-store"), specs.compiled().graph, made=False)
+    folder = past_run(FolderStore("boomspec-store"), specs.compiled().graph, made=False)
     assert [item.value for item in runs("ti")] == [folder.name]
 
 

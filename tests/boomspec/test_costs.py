@@ -20,7 +20,7 @@ from boomspec.plan.known_costs import refined
 from boomspec.plan.plan import needed
 from boomspec.plan.rates import Rates, save_calibration
 from boomspec.plan.schedule import critical_path, elapsed
-from boomspec.store import Store
+from boomspec.store import FolderStore, Store
 from tests.boomspec.public_hub import FIXTURES, public_facts
 from tests.boomspec.test_cli import call
 
@@ -68,7 +68,7 @@ def test_held_out_text_of_limited_length_is_counted_at_most(specs) -> None:
 
 
 def test_what_a_store_knows_is_filled_in(specs, tmp_path: Path) -> None:
-    compiled, store = specs.compiled(), Store(tmp_path / "store")
+    compiled, store = specs.compiled(), FolderStore(tmp_path / "store")
     node = next(n for n in compiled.graph.nodes.values() if n.name == "evaluate teacher: held_out")
     assert refined(node.cost, node.task.record, node.task.inputs, store) == node.cost
     folder = store.path("tokenize", node.task.inputs["tokens"])
@@ -152,7 +152,7 @@ def graph_of(*nodes: Node) -> TaskGraph:
 
 
 def test_a_time_comes_from_the_calibration_and_follows_the_cores(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = FolderStore(tmp_path)
     one, two = node("a", Cost(flops=10**10)), node("b", Cost(flops=10**10), cpus=2)
     assert Rates(store).duration(one, one.cost, None) is None
     save_calibration(store, CALIBRATED)
@@ -162,7 +162,7 @@ def test_a_time_comes_from_the_calibration_and_follows_the_cores(tmp_path: Path)
 
 
 def test_a_calibration_of_another_machine_does_not_count(tmp_path: Path) -> None:
-    store, task = Store(tmp_path), node("a", Cost(flops=10**10))
+    store, task = FolderStore(tmp_path), node("a", Cost(flops=10**10))
     save_calibration(store, CALIBRATED)
     file = tmp_path / "cache" / "calibration.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "host": "elsewhere"}))
@@ -184,7 +184,7 @@ def finished(store: Store, task: Node, seconds: float, *, cpu: str, gpus: tuple[
 
 
 def test_what_was_measured_here_comes_before_the_calibration(tmp_path: Path) -> None:
-    store, task = Store(tmp_path), node("new", Cost(flops=4 * 10**9))
+    store, task = FolderStore(tmp_path), node("new", Cost(flops=4 * 10**9))
     save_calibration(store, CALIBRATED)
     finished(store, node("old", Cost(flops=10**9)), 5.0, cpu=machine.cpu_model())
     finished(store, node("elsewhere", Cost(flops=10**9)), 500.0, cpu="another processor")
@@ -197,14 +197,14 @@ def test_what_was_measured_here_comes_before_the_calibration(tmp_path: Path) -> 
 @pytest.mark.parametrize("seconds", [0.0, -3600.0])
 def test_a_time_that_cannot_be_says_nothing(tmp_path: Path, seconds: float) -> None:
     """As where the clock was set back while the task ran."""
-    store, task = Store(tmp_path), node("new", Cost(flops=10**12))
+    store, task = FolderStore(tmp_path), node("new", Cost(flops=10**12))
     finished(store, node("odd", Cost(flops=10**9)), seconds, cpu=machine.cpu_model())
     assert Rates(store).duration(task, task.cost, None) is None
 
 
 def test_small_tasks_say_how_long_a_start_is_and_large_ones_how_fast_it_goes(tmp_path: Path) -> None:
     """Without a calibration: a thousand times the work of a toy is not a thousand times its 5 seconds."""
-    store, task = Store(tmp_path), node("new", Cost(flops=10**12))
+    store, task = FolderStore(tmp_path), node("new", Cost(flops=10**12))
     finished(store, node("toy", Cost(flops=10**9)), 5.0, cpu=machine.cpu_model())
     found = Rates(store).duration(task, task.cost, None)
     assert found is not None
@@ -218,7 +218,7 @@ def test_small_tasks_say_how_long_a_start_is_and_large_ones_how_fast_it_goes(tmp
 
 
 def test_what_was_measured_on_a_gpu_counts_for_that_kind_of_gpu(tmp_path: Path) -> None:
-    store, task = Store(tmp_path), node("new", Cost(flops=10**12), gpus=1)
+    store, task = FolderStore(tmp_path), node("new", Cost(flops=10**12), gpus=1)
     finished(store, node("old", Cost(flops=10**12), gpus=1), 7.0, cpu="x", gpus=("NVIDIA H100 80GB HBM3",))
     rates = Rates(store)
     assert rates.duration(task, task.cost, DEVICES["h100"]).source == "measured"
@@ -230,7 +230,7 @@ def test_what_was_measured_on_a_gpu_counts_for_that_kind_of_gpu(tmp_path: Path) 
 
 
 def test_records_that_say_too_little_are_passed_over(tmp_path: Path) -> None:
-    store, task = Store(tmp_path), node("a", Cost(flops=10**9))
+    store, task = FolderStore(tmp_path), node("a", Cost(flops=10**9))
     for name, text in {"one": "{", "two": "{}", "three": '{"task": 1, "provenance": 2}'}.items():
         (tmp_path / "evaluate" / name).mkdir(parents=True)
         (tmp_path / "evaluate" / name / "artifact.json").write_text(text)
@@ -267,7 +267,7 @@ def warnings(store: Store, *nodes: Node, device: str | None = None) -> tuple[str
 
 
 def test_a_worker_that_does_not_fit_is_a_warning(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = FolderStore(tmp_path)
     large = Cost(flops=1, memory={"weights": 50 * 10**9})
     assert warnings(store, node("a", large, gpus=1), device="h100") == ()
     (warning,) = warnings(store, node("a", large, gpus=0.5), device="h100")
@@ -281,7 +281,7 @@ def test_a_worker_that_does_not_fit_is_a_warning(tmp_path: Path) -> None:
 
 
 def test_artifacts_that_do_not_fit_onto_the_disk_are_a_warning(tmp_path: Path) -> None:
-    store = Store(tmp_path / "not" / "made" / "yet")
+    store = FolderStore(tmp_path / "not" / "made" / "yet")
     free = machine.free_bytes(store.root)
     (warning,) = warnings(store, node("a", Cost(disk=free)), node("b", Cost(disk=1, scratch=2**30)))
     assert "the artifacts and checkpoints take" in warning
@@ -289,7 +289,7 @@ def test_artifacts_that_do_not_fit_onto_the_disk_are_a_warning(tmp_path: Path) -
 
 
 def test_totals_are_of_what_runs_and_count_what_is_not_known(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = FolderStore(tmp_path)
     nodes = [
         node("done", Cost(flops=100, disk=100, tokens=10, real_tokens=10)),
         node("padded", Cost(flops=10, disk=1, tokens=8, real_tokens=6)),

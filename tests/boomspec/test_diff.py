@@ -14,7 +14,7 @@ from boomspec.diff.git import revision
 from boomspec.plan.plan import needed
 from boomspec.plan.saved import SavedPlan
 from boomspec.spec.experiments import load_experiments
-from boomspec.store import Store
+from boomspec.store import FolderStore
 from tests.boomspec.conftest import Writer
 from tests.boomspec.test_cli import call
 
@@ -131,7 +131,7 @@ def test_sizes_are_compared_by_their_layers_and_parameters(here: Writer) -> None
 def test_a_compiled_graph_a_saved_plan_and_a_runs_folder_are_sides(here: Writer) -> None:
     graph = compile_experiments(load_experiments("a.yaml")).graph
     graph.write(here.folder / "graph.json")
-    store = Store(here.folder / "store")
+    store = FolderStore(here.folder / "store")
     SavedPlan(graph, needed(graph, store), store.address).save(here.folder / "plan.json")
     folder = store.run_folder(graph.name, graph.id)
     folder.mkdir(parents=True)

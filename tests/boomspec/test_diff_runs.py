@@ -12,7 +12,7 @@ import pytest
 
 from boomspec.compile.compiler import Compiled
 from boomspec.core.graph import Node
-from boomspec.store import Store
+from boomspec.store import FolderStore
 from runners.runtime.statistics import weighted_mean, weighted_stderr
 from tests.boomspec.conftest import Writer
 from tests.boomspec.test_cli import call
@@ -30,7 +30,7 @@ class Measurements:
     """Writes evaluations into a store as the runners do: per-window losses, and what follows from them."""
 
     def __init__(self, compiled: Compiled, root: Path) -> None:
-        self.compiled, self.store = compiled, Store(root)
+        self.compiled, self.store = compiled, FolderStore(root)
         folder = self.store.run_folder(compiled.graph.name, compiled.graph.id)
         folder.mkdir(parents=True)
         compiled.graph.write(folder / "graph.json")

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from boomspec.commands.cli import main
 from boomspec.plan.plan import needed
-from boomspec.store import RECORD, Store
+from boomspec.store import RECORD, FolderStore, Store
 from boomspec.store.gc import delete, garbage
 from boomspec.store.lock import using
 from boomspec.store.runs import past_runs
@@ -22,8 +22,8 @@ from tests.boomspec.troubled_disk import failing
 
 DEAD_WRITER = """
 import os, sys
-from boomspec.store import Store
-with Store(sys.argv[1]).workspace(sys.argv[2], sys.argv[3]) as workspace:
+from boomspec.store import FolderStore
+with FolderStore(sys.argv[1]).workspace(sys.argv[2], sys.argv[3]) as workspace:
     (workspace.path / "half").write_bytes(b"x" * 100)
     os._exit(1)
 """
@@ -31,7 +31,7 @@ with Store(sys.argv[1]).workspace(sys.argv[2], sys.argv[3]) as workspace:
 
 @pytest.fixture
 def store(tmp_path):
-    return Store(tmp_path / "store")
+    return FolderStore(tmp_path / "store")
 
 
 @pytest.fixture
@@ -249,7 +249,7 @@ def test_a_deletion_that_is_killed_leaves_nothing_that_can_be_read_and_the_next_
     node = next(node for node in graph.nodes.values() if node.task.kind == "distill")
     forget = past_runs(store)
     items, _ = garbage(store, forget, forget=forget, cache=False)
-    monkeypatch.setattr(shutil, "rmtree", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **_: (_ for _ in ()).throw(KeyboardInterrupt))
     for item in items:
         with pytest.raises(KeyboardInterrupt):
             delete(store, item)

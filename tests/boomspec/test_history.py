@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from boomspec.commands.cli import main
 from boomspec.core.errors import BoomspecError
-from boomspec.store import Store
+from boomspec.store import FolderStore, Store
 from boomspec.store.lock import using
 from boomspec.store.runs import chosen_run, past_runs
 from tests.boomspec.past import age, journal_of, past_run, write_results
@@ -16,7 +16,7 @@ from tests.boomspec.past import age, journal_of, past_run, write_results
 
 @pytest.fixture
 def store(tmp_path):
-    return Store(tmp_path / "store")
+    return FolderStore(tmp_path / "store")
 
 
 def call(*arguments: object):

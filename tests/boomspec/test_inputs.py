@@ -10,8 +10,8 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import Source
 from boomspec.core.identity import file_digest, folder_digest
 from boomspec.core.task_data import digests
-from boomspec.store import Store, open_store
-from boomspec.store.sources import SOURCE, is_here, keep, kept, lend, located, missing_files
+from boomspec.store import FolderStore, Store, open_store
+from boomspec.store.sources import SOURCE, is_present, missing_files, readable_source, upload, upload_missing, uploaded
 from tests.runners.corpora import text_source
 from tests.runners.s3 import S3, s3_server
 
@@ -25,7 +25,7 @@ def s3() -> Iterator[S3]:
 @pytest.fixture(params=["folder", "url"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, s3: S3, monkeypatch: pytest.MonkeyPatch) -> Store:
     if request.param == "folder":
-        return Store(tmp_path / "store")
+        return FolderStore(tmp_path / "store")
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("BOOMSPEC_CACHE", str(tmp_path / "cache"))
@@ -87,13 +87,13 @@ SOURCES = pytest.mark.parametrize("make", [text, model, tasks, tasks_with_data, 
 @SOURCES
 def test_what_was_kept_is_read_from_the_store_where_it_is_not_on_the_machine(make, store: Store, tmp_path: Path):
     source = make(tmp_path / "there")
-    assert list(lend(store, [source])) == [(source, keep_size(tmp_path / "there"))]
-    assert list(lend(store, [source])) == []
+    assert list(upload_missing(store, [source])) == [(source, keep_size(tmp_path / "there"))]
+    assert list(upload_missing(store, [source])) == []
     shutil.rmtree(tmp_path / "there")
     assert missing_files(source)
-    elsewhere = located(store, source)
+    elsewhere = readable_source(store, source)
     assert elsewhere == source
-    assert is_here(elsewhere)
+    assert is_present(elsewhere)
     assert str(tmp_path / "there") not in str(elsewhere.location)
 
 
@@ -105,34 +105,34 @@ def keep_size(folder: Path) -> int:
 @SOURCES
 def test_a_machine_reads_its_own_files_where_they_are_what_the_graph_says(make, store: Store, tmp_path: Path):
     source = make(tmp_path / "here")
-    keep(store, source)
-    assert located(store, source) is source
+    upload(store, source)
+    assert readable_source(store, source) is source
 
 
 @SOURCES
 def test_other_files_in_the_same_place_are_not_taken_for_them(make, store: Store, tmp_path: Path):
     source = make(tmp_path / "here")
-    keep(store, source)
+    upload(store, source)
     changed = next(path for path in (tmp_path / "here").rglob("*.*") if path.suffix in (".txt", ".json", ".yaml"))
     changed.write_bytes(changed.read_bytes().swapcase())
-    assert not is_here(source)
-    assert is_here(located(store, source))
+    assert not is_present(source)
+    assert is_present(readable_source(store, source))
 
 
 @SOURCES
 def test_what_is_nowhere_stays_as_it_is(make, store: Store, tmp_path: Path):
     source = make(tmp_path / "gone")
     shutil.rmtree(tmp_path / "gone")
-    assert located(store, source) is source
-    assert kept(store, [source]) == set()
-    assert list(lend(store, [source])) == []
+    assert readable_source(store, source) is source
+    assert uploaded(store, [source]) == set()
+    assert list(upload_missing(store, [source])) == []
 
 
 def test_tasks_from_the_store_name_the_data_that_lies_there(store: Store, tmp_path: Path):
     source = tasks_with_data(tmp_path / "there")
-    keep(store, source)
+    upload(store, source)
     shutil.rmtree(tmp_path / "there")
-    found = located(store, source).location
+    found = readable_source(store, source).location
     outside, inside = found["asks"]["own"]["dataset_kwargs"]["data_files"]["test"]
     assert Path(outside).read_text() == '["b"]'
     assert Path(inside).parent == Path(found["folder"]) / "own"
@@ -141,9 +141,9 @@ def test_tasks_from_the_store_name_the_data_that_lies_there(store: Store, tmp_pa
 
 def test_a_file_that_was_added_to_a_folder_of_data_is_noticed(tmp_path: Path):
     source = only_data(tmp_path / "data")
-    assert is_here(source)
+    assert is_present(source)
     (tmp_path / "data" / "more.json").write_text("[]")
-    assert not is_here(source)
+    assert not is_present(source)
 
 
 def test_weights_that_have_changed_are_not_kept(store: Store, tmp_path: Path):
@@ -153,14 +153,14 @@ def test_weights_that_have_changed_are_not_kept(store: Store, tmp_path: Path):
     weights.write_bytes(b"0" * (1 << 20 | 1))
     source.identity["sha256"][weights.name] = file_digest(weights)
     weights.write_bytes(b"1" * (1 << 20 | 1))
-    assert is_here(source)
+    assert is_present(source)
     with pytest.raises(BoomspecError, match=f"{weights}: has changed since the spec was compiled"):
-        keep(store, source)
-    assert kept(store, [source]) == set()
+        upload(store, source)
+    assert uploaded(store, [source]) == set()
 
 
 def test_the_hub_is_not_copied(store: Store):
     source = Source("model", {"hub": "owner/name", "revision": "0" * 40}, {"hub": "owner/name", "asked": None})
-    assert list(lend(store, [source])) == []
-    assert located(store, source) is source
+    assert list(upload_missing(store, [source])) == []
+    assert readable_source(store, source) is source
     assert SOURCE not in {path.name for path in store.root.glob("*")}

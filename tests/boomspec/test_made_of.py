@@ -14,7 +14,7 @@ from boomspec.core.identity import text_digest
 from boomspec.core.tasks import Evaluate, HeldOut, Interpolate, Tokenize
 from boomspec.plan.plan import Plan, Step, needed
 from boomspec.plan.saved import SavedPlan, check, read_plan
-from boomspec.store import RECORD, Store
+from boomspec.store import RECORD, FolderStore, Store
 from boomspec.store.gc import delete, garbage
 from boomspec.store.made_of import contents_of, key_in, key_of
 from boomspec.store.twins import MADE_OF, ids_by_key, note_key, publish_twin
@@ -78,7 +78,7 @@ class Chain:
 
 @pytest.fixture
 def store(tmp_path) -> Store:
-    return Store(tmp_path / "store")
+    return FolderStore(tmp_path / "store")
 
 
 @pytest.fixture
@@ -205,9 +205,9 @@ def test_what_is_gone_or_damaged_is_never_served(before, after, harm):
 
 KILLED = """
 import os, sys
-from boomspec.store import Store
+from boomspec.store import FolderStore
 from boomspec.store import folder, twins
-store, (kind, task, key) = Store(sys.argv[1]), sys.argv[2:5]
+store, (kind, task, key) = FolderStore(sys.argv[1]), sys.argv[2:5]
 with store.workspace(kind, task) as workspace:
     (workspace.path / "payload").write_text("model")
     twins.note_key(store, kind, key, task)

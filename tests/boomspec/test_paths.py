@@ -13,7 +13,7 @@ from boomspec.core.graph_file import read_graph
 from boomspec.models.checkpoint import read_checkpoint
 from boomspec.models.files import INDEX
 from boomspec.models.trust import warnings
-from boomspec.store import RECORD, Store
+from boomspec.store import RECORD, FolderStore, Store
 from boomspec.store.record import is_inside
 from tests.boomspec.conftest import SPEC, Writer
 
@@ -37,7 +37,7 @@ LEADING_OUT: tuple[object, ...] = (
 
 @pytest.fixture
 def artifact(tmp_path: Path) -> tuple[Store, Path]:
-    store = Store(tmp_path / "store")
+    store = FolderStore(tmp_path / "store")
     (store.root / KIND).mkdir(parents=True)
     (store.root / KIND / "secret").write_text("tokens")
     with store.workspace(KIND, TASK) as workspace:
@@ -77,7 +77,7 @@ def test_a_link_that_leads_out_of_an_artifact_is_damage(artifact: tuple[Store, P
 def test_a_store_may_be_named_by_a_link(artifact: tuple[Store, Path], tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("store")
     for root in (tmp_path / "link", tmp_path / "store" / ".." / "link"):
-        assert Store(root).damage(KIND, TASK, checksums=True) is None
+        assert FolderStore(root).damage(KIND, TASK, checksums=True) is None
 
 
 @pytest.mark.parametrize("name", ["../../outside", "/tmp/outside", "a/b", "..", ".hidden", "", "a\nb", "x" * 65])

@@ -13,7 +13,7 @@ from boomspec.core.graph import Node, Source, Task, TaskGraph
 from boomspec.core.identity import file_digest
 from boomspec.core.tasks import Evaluate, HeldOut, Record, Tokenize
 from boomspec.plan.plan import Plan, needed
-from boomspec.store import RECORD, Store
+from boomspec.store import RECORD, FolderStore
 from tests.boomspec.conftest import Writer
 from tests.boomspec.troubled_disk import failing
 
@@ -26,7 +26,7 @@ class Chain:
     def __init__(self, folder: Path) -> None:
         self.text = folder / "text.txt"
         self.text.write_text("words")
-        self.store = Store(folder / "store")
+        self.store = FolderStore(folder / "store")
         source = Source(
             "text",
             {"files": [{"sha256": file_digest(self.text), "bytes": 5}], "format": "text"},
@@ -177,7 +177,7 @@ def test_a_kind_whose_folder_cannot_be_listed_is_named(chain: Chain, monkeypatch
 
 def test_the_command_warns_of_what_cannot_be_read(specs: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = specs.compiled()
-    store = Store(specs.folder / "store")
+    store = FolderStore(specs.folder / "store")
     for node in compiled.graph.nodes.values():
         with store.workspace(node.task.kind, node.id) as workspace:
             store.publish(workspace, node.task.kind, node.id, node.task.identity(), {})

@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 
 from boomspec.plan.rates import save_calibration
-from boomspec.store import Store
+from boomspec.store import FolderStore
 from tests.boomspec.test_cli import call
 from tests.boomspec.test_costs import CALIBRATED
 
@@ -18,7 +18,7 @@ SWEEP = "sweep:\n  seed: [0, 1, 2]\n  distill.losses.kl.weight: [0.1, 0.5]\n"
 def test_a_plan_fits_the_terminal(specs, monkeypatch, columns: int) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     path = specs.text(specs.SPEC)
-    save_calibration(Store(specs.folder / "store"), CALIBRATED)
+    save_calibration(FolderStore(specs.folder / "store"), CALIBRATED)
     output = call("plan", path).output
     assert max(map(len, output.splitlines())) <= max(columns, len(f"Tasks (store: {specs.folder / 'store'})"))
     for text in ("+ run", "distill student", "not in the store", "Together at least", "By: the calibration"):
@@ -96,7 +96,7 @@ def test_the_detailed_exit_code_says_whether_there_is_something_to_do(specs) -> 
     assert call("plan", path).exit_code == 0
     assert call("plan", path, "--detailed-exitcode").exit_code == 3
     plan = json.loads(call("plan", path, "--json").output)
-    store = Store(specs.folder / "store")
+    store = FolderStore(specs.folder / "store")
     for task in plan["tasks"]:
         with store.workspace(task["kind"], task["id"]) as workspace:
             store.publish(workspace, task["kind"], task["id"], {}, {})

@@ -11,7 +11,7 @@ from boomspec.compile.experiments import compile_experiments
 from boomspec.plan.plan import ABSENT, Step, needed
 from boomspec.plan.reasons import explained
 from boomspec.spec.experiments import load_experiments
-from boomspec.store import Store
+from boomspec.store import FolderStore
 
 
 class Past:
@@ -19,7 +19,7 @@ class Past:
 
     def __init__(self, specs) -> None:
         self.specs = specs
-        self.store = Store(specs.folder / "store")
+        self.store = FolderStore(specs.folder / "store")
 
     def run(
         self, compiled: Compiled, *, age: int = 0, made: tuple[str, ...] = (), states: dict[str, str] | None = None

@@ -12,7 +12,7 @@ from boomspec.core.identity import file_digest, folder_digest
 from boomspec.core.tasks import Evaluate, HeldOut
 from boomspec.plan.plan import needed
 from boomspec.plan.saved import SavedPlan, check, is_plan, read_plan
-from boomspec.store import Store
+from boomspec.store import FolderStore
 from tests.boomspec.test_cli import call
 from tests.boomspec.test_plan import Chain
 
@@ -129,7 +129,7 @@ def test_a_folder_that_was_edited_makes_a_plan_stale(tmp_path: Path, kind: str) 
     source = Source(kind, identity, {"folder": str(folder)})
     task = Task(EVALUATE, {"model": source.id})
     graph = TaskGraph("one", {task.id: Node(task, "score")}, {source.id: source}, (task.id,))
-    store = Store(tmp_path / "store")
+    store = FolderStore(tmp_path / "store")
     plan = SavedPlan(graph, needed(graph, store), store.address)
     check(plan, Path("plan.json"))
     file.write_text("{ }")
@@ -143,7 +143,7 @@ def test_another_lm_eval_makes_a_plan_stale_that_was_made_with_its_stock_tasks(t
         source = Source("lm_eval_tasks", {"lm_eval": version}, {})
         task = Task(EVALUATE, {"tasks": source.id})
         graph = TaskGraph("one", {task.id: Node(task, "score")}, {source.id: source}, (task.id,))
-        store = Store(tmp_path / "store")
+        store = FolderStore(tmp_path / "store")
         return SavedPlan(graph, needed(graph, store), store.address)
 
     check(plan_with(metadata.version("lm-eval")), Path("plan.json"))

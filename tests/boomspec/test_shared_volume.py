@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 from boomspec.commands.cli import main
 from boomspec.core.errors import BoomspecError
-from boomspec.core.file_locks import check_locks
-from boomspec.store import Store
+from boomspec.core.files import check_locks
+from boomspec.store import FolderStore
 from boomspec.store.gc import delete, garbage
 from boomspec.store.local_cache import alone_here
 from boomspec.store.lock import alone, is_running, using
@@ -28,8 +28,8 @@ WRITER = """
 import os, sys
 from contextlib import suppress
 from boomspec.core.files import write_atomically
-from boomspec.store import Store
-store = Store(sys.argv[1])
+from boomspec.store import FolderStore
+store = FolderStore(sys.argv[1])
 if sys.argv[2:]:
     os.getpid = lambda: 7
 store.root.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def _unshare() -> list[str]:
 
 
 def test_two_containers_with_one_process_number_write_the_same_things_into_one_store(tmp_path: Path) -> None:
-    store, way = Store(tmp_path / "store"), _unshare()
+    store, way = FolderStore(tmp_path / "store"), _unshare()
     number = "1" if way else "7"
     command = [*way, sys.executable, "-c", WRITER, str(store.root), *([] if way else ["7"])]
     pods = [
@@ -112,7 +112,7 @@ def test_no_name_of_a_file_is_made_of_a_process_number() -> None:
 
 
 def test_what_gc_renames_twice_at_once_is_deleted_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Store(tmp_path)
+    store = FolderStore(tmp_path)
     folder = store.path(KIND, TASK)
     leftover = folder.with_name(f".{TASK}.discarded-7")  # of a container that was killed in the middle
     for path in (folder, leftover):
@@ -144,7 +144,7 @@ def without_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 def test_a_file_system_without_locks_is_an_error_with_advice_wherever_a_lock_is_asked_for(
     tmp_path: Path, without_locks: str
 ) -> None:
-    store = Store(tmp_path / "store")
+    store = FolderStore(tmp_path / "store")
     (store.root / KIND).mkdir(parents=True)
     (run := store.root / "runs" / "tiny-12345678").mkdir(parents=True)
     (run / ".running").touch()
@@ -176,4 +176,4 @@ def test_plan_says_it_before_anything_is_spent(specs: Writer, without_locks: str
 
 def test_flock_is_called_in_one_place() -> None:
     found = [path.name for room in ROOMS for path in room.rglob("*.py") if "fcntl.flock(" in path.read_text()]
-    assert found == ["file_locks.py"]
+    assert found == ["files.py"]

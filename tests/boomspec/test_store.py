@@ -14,7 +14,7 @@ import pytest
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.files import write_atomically
-from boomspec.store import RECORD, Store, Workspace
+from boomspec.store import RECORD, FolderStore, Store, Workspace
 from tests.boomspec.troubled_disk import failing
 
 KIND, TASK = "tokenize", "ab" * 32
@@ -23,8 +23,8 @@ IDENTITY = {"kind": KIND, "version": 1, "params": {}, "inputs": {}}
 # A writer in a process of its own: works as far as it is told, says so, and waits to be killed.
 WRITER = """
 import sys, time
-from boomspec.store import RECORD, Store
-store, stage = Store(sys.argv[1]), sys.argv[2]
+from boomspec.store import RECORD, FolderStore, Store
+store, stage = FolderStore(sys.argv[1]), sys.argv[2]
 with store.workspace("tokenize", "ab" * 32) as workspace:
     (workspace.path / "train.bin").write_bytes(b"half")
     if stage == "recorded":
@@ -36,7 +36,7 @@ with store.workspace("tokenize", "ab" * 32) as workspace:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
+    return FolderStore(tmp_path / "store")
 
 
 def publish(store: Store, content: bytes = b"tokens", **provenance: str) -> Path:
@@ -249,10 +249,10 @@ def test_an_artifact_can_be_read_by_others_than_its_maker(store: Store) -> None:
 
 def test_a_store_must_be_a_folder_that_can_be_written(tmp_path: Path) -> None:
     with pytest.raises(BoomspecError, match="is a URL, not a folder"):
-        Store("s3://bucket/boomspec")
+        FolderStore("s3://bucket/boomspec")
     (tmp_path / "file").write_text("")
     with pytest.raises(BoomspecError, match="cannot be written"):
-        Store(tmp_path / "file" / "store").check_writable()
+        FolderStore(tmp_path / "file" / "store").check_writable()
 
 
 def test_a_file_that_is_written_atomically_leaves_no_parts(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from boomspec.core.files import locked_folder
-from boomspec.store import Store
+from boomspec.store import FolderStore, Store
 from boomspec.store.gc import garbage
 from tests.boomspec.troubled_disk import another_machine
 
@@ -21,16 +21,16 @@ KIND, TASK = "distill", "ab" * 32
 # Processes of their own: store on the command line; they say that they have begun, and wait for a line.
 WRITER = """
 import sys
-from boomspec.store import Store
-with Store(sys.argv[1]).workspace("distill", "ab" * 32) as workspace:
+from boomspec.store import FolderStore
+with FolderStore(sys.argv[1]).workspace("distill", "ab" * 32) as workspace:
     (workspace.path / "half").write_bytes(b"x" * 100)
     print(workspace.path, flush=True)
     sys.stdin.readline()
 """
 TRAINER = """
 import sys
-from boomspec.store import Store
-store = Store(sys.argv[1])
+from boomspec.store import FolderStore
+store = FolderStore(sys.argv[1])
 with store.claimed("distill", "ab" * 32):
     (store.resume("distill", "ab" * 32) / ".part-x").mkdir(exist_ok=True)
     print("mine", flush=True)
@@ -41,7 +41,7 @@ with store.claimed("distill", "ab" * 32):
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    store = Store(tmp_path / "store")
+    store = FolderStore(tmp_path / "store")
     (store.root / KIND).mkdir(parents=True)
     return store
 

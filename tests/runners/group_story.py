@@ -23,7 +23,7 @@ from boomspec.core.graph import Execution, Node, Source, Task, TaskGraph
 from boomspec.core.identity import file_digest
 from boomspec.core.losses import KL, CrossEntropy, HiddenCosine, Losses
 from boomspec.core.tasks import Distill
-from boomspec.store import Store
+from boomspec.store import FolderStore
 from runners.executor.worker import execute
 from runners.runtime.context import Context, Input
 from runners.runtime.job import Job
@@ -38,7 +38,7 @@ VOCABULARY = 300
 
 class GroupStory:
     def __init__(self, folder: Path, temporary: Path) -> None:
-        self.folder, self.temporary, self.store = folder, temporary, Store(folder / "store")
+        self.folder, self.temporary, self.store = folder, temporary, FolderStore(folder / "store")
         self.home = folder / "home"
         self.home.mkdir()
         self.environment = {**os.environ, "HOME": str(self.home), "TMPDIR": str(temporary), MARK: str(folder)}

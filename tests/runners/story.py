@@ -11,7 +11,7 @@ from typing import Any
 
 from boomspec.core.graph import Cost, Execution, Node, Task, TaskGraph
 from boomspec.core.tasks import Architecture, Cell, Evaluate, HeldOut, Pretrain, Record, Report
-from boomspec.store import Store
+from boomspec.store import FolderStore
 from boomspec.store.runs import past_runs
 from runners.tasks import tokenize
 from tests.runners import tiny
@@ -46,7 +46,7 @@ class Story:
         self.seen: list[str] = []
         self.home = folder / "home"
         self.home.mkdir()
-        self.store = Store(folder / "store")
+        self.store = FolderStore(folder / "store")
         text = write_texts(folder / "texts", TEXTS)
         trained = context(folder / "trained", record(held_out_every=0), text=text)
         tokenize.run(trained)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from boomspec.store import Store
+from boomspec.store import FolderStore, Store
 from runners.report.comparison import Size, Study, study
 from runners.report.comparison_figures import MOST_LINES, difference_lines, size_lines
 from runners.report.comparison_findings import findings, outcome, ranked
@@ -41,7 +41,7 @@ def read(experiments: Experiments) -> Study:
 
 @pytest.fixture
 def store(tmp_path) -> Store:
-    return Store(tmp_path / "store")
+    return FolderStore(tmp_path / "store")
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def made(tmp_path_factory) -> Experiments:
     meaning = {"base": {"kl": {"weight": 0.1}}, "no-kl": {}, "long": {"kl": {"weight": 0.1}, "tokens": 5}}
     everything[4] = gone
     variants = [Made(**{**vars(one), "meaning": {"losses": meaning[one.axes["variant"]]}}) for one in everything]
-    return Experiments(Store(tmp_path_factory.mktemp("made") / "store"), *variants, whole=True)
+    return Experiments(FolderStore(tmp_path_factory.mktemp("made") / "store"), *variants, whole=True)
 
 
 # --- groups and spread -----------------------------------------------------------------------------
@@ -351,7 +351,9 @@ def test_what_only_baselines_have_results_of_still_gets_a_page(store, tmp_path, 
 
 
 def test_a_set_that_made_nothing_still_gets_a_page(store, tmp_path):
-    everything = [node.name for node in Experiments(Store(tmp_path / "other"), Made({"seed": "0"})).nodes.values()]
+    everything = [
+        node.name for node in Experiments(FolderStore(tmp_path / "other"), Made({"seed": "0"})).nodes.values()
+    ]
     made = Experiments(store, *(Made({"seed": seed}, leave_out=everything) for seed in "01"))
     page = publish_run(made.graph, made.store, tmp_path / "run", {})
     assert json.loads(page.with_name("results.json").read_text())["outcome"] == (

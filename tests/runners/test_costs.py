@@ -30,7 +30,7 @@ from boomspec.core.tasks import (
 )
 from boomspec.models.facts import read_facts
 from boomspec.plan.known_costs import refined
-from boomspec.store import Store
+from boomspec.store import FolderStore
 from runners.assembly import checkpoint_writer as copying
 from runners.cli import calibrate
 from runners.data.tokens import TokenStream
@@ -124,7 +124,7 @@ def test_what_no_term_reads_is_not_counted(tmp_path: Path, terms: Losses, embedd
 @pytest.mark.parametrize("kl_on_padding", [False, True])
 def test_padding_is_counted_once_the_tokens_are_known(tmp_path: Path, kl_on_padding: bool) -> None:
     folder = made(tmp_path, "llama", **WIDE, vocabulary=24)  # documents shorter than a sequence
-    store, task = Store(tmp_path / "store"), "tokens"
+    store, task = FolderStore(tmp_path / "store"), "tokens"
     artifact = store.path("tokenize", task)
     artifact.parent.mkdir(parents=True)
     shutil.copytree(folder / "tokens", artifact)

@@ -15,7 +15,7 @@ from boomspec.core.tasks import Tokenize
 from boomspec.plan.forecast import Machine, forecast
 from boomspec.plan.plan import Plan, needed
 from boomspec.plan.reasons import explained
-from boomspec.store import Store
+from boomspec.store import FolderStore, Store
 from runners.executor.executor import _jobs
 from runners.executor.worker import execute
 from runners.runtime.job import Job, Outcome
@@ -43,7 +43,7 @@ def kinds(graph: TaskGraph, store: Store, plan: Plan) -> dict[str, set[str]]:
 def told(connected: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A run, its data packed otherwise, and the run after that: what was planned, and what happened."""
     folder = tmp_path_factory.mktemp("cut-off")
-    store = Store(folder / "store")
+    store = FolderStore(folder / "store")
     first = small.compiled(small.write_spec(folder), store).graph
     assert small.run(first, store) == 0
     repackage(folder)
@@ -171,14 +171,14 @@ def made(told, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a spec's texts and a store in which all of it was made."""
     folder = tmp_path_factory.mktemp("made")
     small.write_texts(folder)
-    store = Store(folder / "store")
+    store = FolderStore(folder / "store")
     executed(without_report(small.compiled(small.write_spec(folder), store).graph), store)
     return folder
 
 
 def test_a_raised_version_makes_its_kind_again_and_nothing_behind_it(made, tmp_path, monkeypatch) -> None:
     folder = Path(shutil.copytree(made, tmp_path / "copy"))
-    store = Store(folder / "store")
+    store = FolderStore(folder / "store")
     monkeypatch.setattr(Tokenize, "version", Tokenize.version + 1)
     graph = without_report(small.compiled(small.write_spec(folder), store).graph)
     outcomes = executed(graph, store)
@@ -189,7 +189,7 @@ def test_a_raised_version_makes_its_kind_again_and_nothing_behind_it(made, tmp_p
 def test_what_is_to_be_made_anew_is_computed(made, tmp_path, monkeypatch) -> None:
     """As `verify --end-to-end` does, which may not compare an artifact with itself."""
     folder = Path(shutil.copytree(made, tmp_path / "copy"))
-    store = Store(folder / "store")
+    store = FolderStore(folder / "store")
     monkeypatch.setattr(Tokenize, "version", Tokenize.version + 1)
     graph = without_report(small.compiled(small.write_spec(folder), store).graph)
     assert {outcome.state for outcome in executed(graph, store, anew=True).values()} == {"made"}
@@ -197,7 +197,7 @@ def test_what_is_to_be_made_anew_is_computed(made, tmp_path, monkeypatch) -> Non
 
 def test_what_goes_between_plan_and_run_is_an_error_and_no_training(made, tmp_path, monkeypatch) -> None:
     folder = Path(shutil.copytree(made, tmp_path / "copy"))
-    store = Store(folder / "store")
+    store = FolderStore(folder / "store")
     old = small.compiled(small.write_spec(folder), store).graph
     monkeypatch.setattr(Tokenize, "version", Tokenize.version + 1)
     graph = without_report(small.compiled(small.write_spec(folder), store).graph)
@@ -216,7 +216,7 @@ def test_what_goes_between_plan_and_run_is_an_error_and_no_training(made, tmp_pa
 @pytest.mark.parametrize("checksums", [True, False])
 def test_with_checksums_a_damaged_artifact_stands_for_nothing(made, tmp_path, monkeypatch, checksums) -> None:
     folder = Path(shutil.copytree(made, tmp_path / "copy"))
-    store = Store(folder / "store")
+    store = FolderStore(folder / "store")
     old = next(
         n for n in small.compiled(small.write_spec(folder), store).graph.nodes.values() if n.task.kind == "pretrain"
     )
@@ -235,7 +235,7 @@ def test_with_checksums_a_damaged_artifact_stands_for_nothing(made, tmp_path, mo
 def test_payloads_are_the_same_bytes_when_they_are_made_again(made, tmp_path, kind) -> None:
     """No time, no path and no id in them, in none of their files: else nothing behind them would ever be the same."""
     folder = Path(shutil.copytree(made, tmp_path / "elsewhere" / "copy"))
-    store = Store(folder / "store")
+    store = FolderStore(folder / "store")
     graph = without_report(small.compiled(small.write_spec(folder), store).graph)
     own = {i for i, node in graph.nodes.items() if node.task.kind == kind}
     before = {i: store.record(kind, i)["files"] for i in own}

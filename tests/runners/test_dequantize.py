@@ -17,7 +17,7 @@ from boomspec.core.tasks import Dequantize
 from boomspec.models.checkpoint import read_checkpoint
 from boomspec.models.facts import read_config, read_facts
 from boomspec.models.quantized import foreseen
-from boomspec.store import Store
+from boomspec.store import FolderStore, Store
 from runners.executor import worker
 from runners.modeling.models import load
 from runners.runtime.context import Input, Progress
@@ -107,7 +107,7 @@ def _graph(folder: Path, store: Store) -> TaskGraph:
 
 def test_everything_reads_the_dequantised_teacher_and_it_is_made_once(tmp_path: Path) -> None:
     quantized.fp8(tmp_path / "teacher")
-    store = Store(tmp_path / "store")
+    store = FolderStore(tmp_path / "store")
     graph = _graph(tmp_path, store)
     [node] = [node for node in graph.nodes.values() if node.task.kind == "dequantize"]
     assert node.name == "dequantize teacher"
@@ -154,7 +154,7 @@ def test_a_student_that_exists_is_dequantised_too(tmp_path: Path) -> None:
     quantized.fp8(tmp_path / "teacher")
     quantized.fp8(tmp_path / "student", num_hidden_layers=2)
     sections = {**_LOCAL, "student": {"model": "student", "keep": [0, 2]}, "distill": None}
-    graph = small.compiled(small.write_spec(tmp_path, **sections), Store(tmp_path / "store")).graph
+    graph = small.compiled(small.write_spec(tmp_path, **sections), FolderStore(tmp_path / "store")).graph
     named = {node.name: node for node in graph.nodes.values() if node.task.kind == "dequantize"}
     assert named.keys() == {"dequantize teacher", "dequantize student"}
     assert graph.family is not None
@@ -190,7 +190,7 @@ def test_what_cannot_be_dequantised_is_refused_when_a_plan_is_made(
     change(tensors)
     save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(BoomspecError, match=says) as caught:
-        _graph(tmp_path, Store(tmp_path / "store"))
+        _graph(tmp_path, FolderStore(tmp_path / "store"))
     assert "give the model that it was made from" in str(caught.value)
 
 
@@ -200,7 +200,7 @@ def test_quantised_weights_without_a_word_in_the_config_are_refused(tmp_path: Pa
     del config["quantization_config"]
     (teacher / "config.json").write_text(json.dumps(config))
     with pytest.raises(BoomspecError, match=r"is F8_E4M3, and its config\.json has no quantization_config"):
-        _graph(tmp_path, Store(tmp_path / "store"))
+        _graph(tmp_path, FolderStore(tmp_path / "store"))
 
 
 @pytest.mark.parametrize("method", ["gptq", "awq", "compressed-tensors", "bitsandbytes", "hqq", "torchao", "quark"])
@@ -209,7 +209,7 @@ def test_other_methods_are_refused_by_name(tmp_path: Path, method: str) -> None:
     config = {**read_config(teacher), "quantization_config": {"quant_method": method}}
     (teacher / "config.json").write_text(json.dumps(config))
     with pytest.raises(SpecError, match=rf"teacher.model: .*quantization_config.*quant_method {method}"):
-        _graph(tmp_path, Store(tmp_path / "store"))
+        _graph(tmp_path, FolderStore(tmp_path / "store"))
 
 
 def test_a_quantised_model_is_never_loaded_as_it_is(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from boomspec.models.checkpoint import read_checkpoint
 from boomspec.models.facts import total_bytes, total_parameters
 from boomspec.plan.lock import read_lock
 from boomspec.plan.rates import Rates
-from boomspec.store import Store
+from boomspec.store import FolderStore
 
 SPEC = """\
 boomspec: 1
@@ -99,7 +99,7 @@ def undisturbed(tmp_path_factory):
 def test_a_toy_does_not_make_a_plan_forecast_minutes_for_a_copy_of_seconds(undisturbed):
     """The real seconds of sizes of some hundred kilobytes, asked about one of 17 layers and 170 MB."""
     _, where, _ = undisturbed
-    store, size = Store(where), 170_000_000
+    store, size = FolderStore(where), 170_000_000
     record = Interpolate(plan=tuple(f"t{i}" for i in range(17)), tied=True)
     large = Node(Task(record, {"teacher": "t", "student": "s"}), "17 layers", cost=Cost(read=size, disk=size))
     made = [json.loads(path.read_text())["provenance"]["seconds"] for path in where.glob("interpolate/*/artifact.json")]

@@ -30,7 +30,7 @@ import pytest
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import Execution, Node, Task
-from boomspec.store import Store
+from boomspec.store import FolderStore
 from runners.cluster.ray_cluster import check_feasible, cluster
 from tests.runners.corpora import feed, record, wait_until
 from tests.runners.story import SECRETS, TEXTS, Ran, Story, alive, pretraining
@@ -249,8 +249,8 @@ def test_a_cluster_that_exists_is_used_and_left_alone(story: Story, again: subpr
         story.feed(0, len(TEXTS))
         output, _ = driver.communicate(timeout=300)
         assert driver.returncode == 0, output
-        assert Store(other).damage("tokenize", story.good.id, checksums=True) is None
-        assert Store(other).has("tokenize", story.good.id)
+        assert FolderStore(other).damage("tokenize", story.good.id, checksums=True) is None
+        assert FolderStore(other).has("tokenize", story.good.id)
         assert head.poll() is None
     finally:
         head.terminate()

@@ -23,7 +23,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import Node, TaskGraph
 from boomspec.core.tasks import Evaluate
 from boomspec.spec.experiments import load_spec
-from boomspec.store import Store
+from boomspec.store import FolderStore, Store
 from runners.assembly.assemble import assemble
 from runners.cli.export import export, export_all, main
 from runners.report.model_card import fence, front_matter_of
@@ -92,7 +92,7 @@ def made(tmp_path_factory) -> Made:
     spec = folder / "spec.yaml"
     spec.write_text(SPEC)
     graph = compile_spec(load_spec(spec)).graph
-    made = Made(folder, spec, graph, Store(folder / "store"))
+    made = Made(folder, spec, graph, FolderStore(folder / "store"))
     for node in graph.nodes.values():
         if node.name == "distill student" or isinstance(node.task.record, Evaluate):
             made.publish(node)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from boomspec.plan.plan import needed
-from boomspec.store import Store
+from boomspec.store import FolderStore
 from runners.executor.executor import _jobs
 from runners.executor.worker import execute
 from runners.runtime.journal import Journal
@@ -17,7 +17,7 @@ OTHER = {"other": {"distill": {"optimizer": {"lr": 1e-3}}}}
 
 
 def test_an_interpolation_that_fails_leaves_the_others_their_comparison(connected: None, tmp_path: Path) -> None:
-    store = Store(tmp_path / "store")
+    store = FolderStore(tmp_path / "store")
     graph = small.compiled(small.write_spec(tmp_path, variants=OTHER), store).graph
     trained = {i: node for i, node in graph.nodes.items() if node.task.kind in ("tokenize", "pretrain", "distill")}
     students = tuple(i for i, node in trained.items() if node.task.kind == "distill")

@@ -28,7 +28,7 @@ from typing import Any
 
 import pytest
 
-from boomspec.store import RECORD, Store, open_store
+from boomspec.store import RECORD, FolderStore, Store, open_store
 from tests.runners.corpora import wait_until
 from tests.runners.grid import Grid, grid
 from tests.runners.link import Link, NoLinkError, linked
@@ -77,7 +77,7 @@ def first(places: Path) -> Iterator[Grid]:
 
 @pytest.fixture(scope="module")
 def undisturbed(trouble: Trouble, first: Grid) -> Store:
-    store = Store(trouble.folder / "undisturbed")
+    store = FolderStore(trouble.folder / "undisturbed")
     trouble.run(first, store)
     return store
 

@@ -15,7 +15,7 @@ import boomspec
 from boomspec.core.errors import BoomspecError, SpecError
 from boomspec.models.code import code_digests
 from boomspec.plan.graph_lock import Asked, lock_of
-from boomspec.store import Store
+from boomspec.store import FolderStore
 from runners.assembly.assemble import assemble
 from runners.cli import export
 from runners.modeling.foreign_code import runs_code
@@ -42,7 +42,7 @@ def cli(folder: Path, *arguments: str, **variables: str) -> subprocess.Completed
 def test_code_that_nobody_trusts_is_an_error_where_transformers_has_no_class(tmp_path):
     marker = foreign.write(tmp_path / "teacher")
     with pytest.raises(SpecError) as caught:
-        small.compiled(small.write_spec(tmp_path, **SECTIONS), Store(tmp_path / "store"))
+        small.compiled(small.write_spec(tmp_path, **SECTIONS), FolderStore(tmp_path / "store"))
     assert "teacher.model: './teacher' needs code of its own: 'auto_map' of its config.json names" in str(caught.value)
     assert "configuration_quiet.QuietConfig, modeling_quiet.QuietForCausalLM" in str(caught.value)
     assert "`trust_remote_code: true` beside the model" in str(caught.value)
@@ -55,7 +55,7 @@ def test_a_tokenizer_of_its_own_is_an_error_too(tmp_path):
     marker = foreign.write(tmp_path / "teacher", native=True)
     spec = small.write_spec(tmp_path, **SECTIONS)
     with pytest.raises(SpecError, match=r"its tokenizer_config\.json names tokenization_quiet\.QuietTokenizer"):
-        small.compiled(spec, Store(tmp_path / "store"))
+        small.compiled(spec, FolderStore(tmp_path / "store"))
     assert not marker.exists()
 
 
@@ -64,7 +64,7 @@ def test_without_trust_transformers_own_class_is_used_and_the_code_stays_behind(
     path = tmp_path / "teacher" / "tokenizer_config.json"
     named = {"auto_map": {"AutoTokenizer": [None, "tokenization_quiet.QuietTokenizer"]}}
     path.write_text(json.dumps(json.loads(path.read_text()) | named))
-    graph = small.compiled(small.write_spec(tmp_path, **SECTIONS), Store(tmp_path / "store")).graph
+    graph = small.compiled(small.write_spec(tmp_path, **SECTIONS), FolderStore(tmp_path / "store")).graph
     assert not digests(graph)
     assert not any("code" in node.execution.options for node in graph.nodes.values())
 
@@ -85,7 +85,7 @@ def trusted(tmp_path_factory, connected):
     """A run of a teacher whose model, config and tokenizer are its own code."""
     folder = tmp_path_factory.mktemp("trusted")
     marker = foreign.write(folder / "teacher")
-    store = Store(folder / "store")
+    store = FolderStore(folder / "store")
     spec = small.write_spec(folder, **TRUSTING, baselines=["random_init"])
     graph = small.compiled(spec, store).graph
     assert not marker.exists()  # nothing of it runs before the tasks do
@@ -255,7 +255,7 @@ def _malformed(folder: Path) -> None:
 def test_what_cannot_be_trusted_is_an_error_at_its_line(tmp_path, make, says):
     make(tmp_path / "teacher")
     with pytest.raises(SpecError, match=says) as caught:
-        small.compiled(small.write_spec(tmp_path, **TRUSTING), Store(tmp_path / "store"))
+        small.compiled(small.write_spec(tmp_path, **TRUSTING), FolderStore(tmp_path / "store"))
     assert "teacher.trust_remote_code" in str(caught.value)
 
 
@@ -265,14 +265,14 @@ def test_teacher_and_student_have_to_run_the_same_code(tmp_path):
     student = {"model": "./student", "keep": [0, 2]}
     spec = small.write_spec(tmp_path, **{**TRUSTING, "distill": None, "student": student})
     with pytest.raises(SpecError, match="the code of one of teacher and student is trusted"):
-        small.compiled(spec, Store(tmp_path / "store"))
+        small.compiled(spec, FolderStore(tmp_path / "store"))
     student["trust_remote_code"] = True
     spec = small.write_spec(tmp_path, **{**TRUSTING, "distill": None, "student": student})
-    assert small.compiled(spec, Store(tmp_path / "store")).families
+    assert small.compiled(spec, FolderStore(tmp_path / "store")).families
     with (tmp_path / "student" / "parts.py").open("a") as file:
         file.write("# another\n")
     with pytest.raises(SpecError, match=r"teacher and student bring different code: parts\.py is not the same"):
-        small.compiled(spec, Store(tmp_path / "store"))
+        small.compiled(spec, FolderStore(tmp_path / "store"))
 
 
 def test_code_is_looked_at_file_by_file(tmp_path):
@@ -342,7 +342,7 @@ def test_the_tokenizers_code_is_looked_at_where_no_text_is_read_too(tmp_path):
         _named(tmp_path / folder, "tokenizer_config.json", named)
     student = {"model": "./student", "keep": [0, 2], "trust_remote_code": True}
     with pytest.raises(SpecError) as caught:
-        small.compiled(_students(tmp_path, student=student), Store(tmp_path / "store"))
+        small.compiled(_students(tmp_path, student=student), FolderStore(tmp_path / "store"))
     for role in ("teacher", "student"):
         said = f"{role}.trust_remote_code: tokenizer_config.json of './{role}': 'auto_map' names code of another"
         assert said in str(caught.value)
@@ -358,7 +358,7 @@ def test_a_student_that_nobody_trusts_does_not_run_what_the_teachers_trust_is_ab
         (tmp_path / "teacher" / file).write_text((tmp_path / "other" / file).read_text())
     foreign.write_tokenizer(tmp_path / "teacher", brings_code=True)
     _named(tmp_path / "student", "config.json", {"AutoModelForCausalLM": "evil/repo--modeling_x.X"})
-    graph = small.compiled(_students(tmp_path), Store(tmp_path / "store")).graph
+    graph = small.compiled(_students(tmp_path), FolderStore(tmp_path / "store")).graph
 
     ran = {}
     for node in graph.nodes.values():

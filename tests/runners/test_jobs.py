@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from boomspec.store import Store
+from boomspec.store import FolderStore
 from tests.runners import small
 from tests.runners.job_server import JOB, JobServer, Trouble, breaks_after, hangs_up, job_server, says, talks_on
 
@@ -148,7 +148,7 @@ def test_a_job_that_was_told_to_stop_by_a_cluster_that_is_gone_since_is_said_to_
 @pytest.fixture
 def graph(tmp_path: Path) -> tuple[str, ...]:
     """The arguments of `submit`."""
-    made = small.compiled(small.write_spec(tmp_path), Store(tmp_path / "store")).graph
+    made = small.compiled(small.write_spec(tmp_path), FolderStore(tmp_path / "store")).graph
     made.write(tmp_path / "graph.json")
     (tmp_path / "lock.json").write_text("{}")
     return (str(tmp_path / "graph.json"), "--store", str(tmp_path / "store"), "--lock", str(tmp_path / "lock.json"))

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from boomspec.core.graph import Node, Task, TaskGraph
-from boomspec.store import Store, open_store
+from boomspec.store import FolderStore, open_store
 from boomspec.store.bucket import Bucket
 from boomspec.store.leases import shown
 from boomspec.store.lock import IN_USE
@@ -211,7 +211,7 @@ def test_a_runs_folder_is_sent_and_brought_to_the_machine_that_goes_on(
         "4567/logs/b.log",
     }
     assert bucket.read("runs/small-01234567/events.jsonl") == b"first\nsecond\n"
-    with mirrored(Store(tmp_path / "folder"), tmp_path) as mirror:
+    with mirrored(FolderStore(tmp_path / "folder"), tmp_path) as mirror:
         assert mirror is None
 
 

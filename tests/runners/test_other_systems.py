@@ -73,12 +73,12 @@ def test_a_store_a_plan_and_every_module_do_without_them(tmp_path: Path) -> None
     script = """
 from boomspec.commands.cli import main
 from boomspec.core import machine
-from boomspec.store import Store, leases
+from boomspec.store import FolderStore, Store, leases
 for room in ("boomspec", "runners"):
     for path in sorted(pathlib.Path(room).rglob("*.py")):
         if path.name not in ("__main__.py", "__init__.py"):
             importlib.import_module(".".join(path.with_suffix("").parts))
-store = Store(sys.argv[1])
+store = FolderStore(sys.argv[1])
 store.check_writable()
 with store.claimed("tokenize", "ab" * 32), store.workspace("tokenize", "ab" * 32) as workspace:
     (workspace.path / "train.bin").write_bytes(b"tokens")

@@ -8,8 +8,8 @@ import pytest
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import Source, TaskGraph
-from boomspec.store import Store
-from boomspec.store.sources import keep, located
+from boomspec.store import FolderStore, Store
+from boomspec.store.sources import readable_source, upload
 from runners.executor import worker
 from runners.runtime.context import Input
 from runners.runtime.job import Job
@@ -47,19 +47,19 @@ def _failure(folder: Path, store: Store) -> str:
 
 
 def test_a_model_that_is_made_in_a_hidden_folder_is_named_by_its_teacher(tmp_path: Path) -> None:
-    store = Store(tmp_path / "store")
+    store = FolderStore(tmp_path / "store")
     said = _failure(tmp_path, store)
     assert "the model that 'distill student' makes of model teacher: 1 weights of a LlamaForCausalLM" in said
     assert str(store.root) not in said
 
 
 def test_a_teacher_that_the_store_keeps_is_called_as_the_spec_calls_it(tmp_path: Path) -> None:
-    store = Store(tmp_path / "store")
+    store = FolderStore(tmp_path / "store")
     graph = _graph(tmp_path, store)
     source = next(source for source in graph.sources.values() if source.kind == "model")
-    keep(store, source)
+    upload(store, source)
     (tmp_path / "teacher").rename(tmp_path / "elsewhere")
-    found = located(store, source)
+    found = readable_source(store, source)
     folder = Path(found.location["folder"])
     assert store.root in folder.parents
     names = names_of("distill student", {"teacher": Input(source.id, source=found)}, tmp_path / "store" / ".hidden")

@@ -16,7 +16,7 @@ from boomspec.core.graph_file import read_graph
 from boomspec.core.tasks import Evaluate, HeldOut
 from boomspec.plan.order import longest_first
 from boomspec.spec.sections.execution import ExecutionSpec
-from boomspec.store import Store
+from boomspec.store import FolderStore, Store
 from runners.cluster.ray_cluster import check_feasible
 from runners.executor.ready import Ready
 from runners.runtime import environment
@@ -35,7 +35,7 @@ EXECUTION = {
 def declared(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], dict[str, Any], Store]:
     """Events of a real run whose tasks claim what is declared only, and what its driver said of it."""
     folder = tmp_path_factory.mktemp("declared")
-    store = Store(folder / "store")
+    store = FolderStore(folder / "store")
     graph = small.compiled(small.write_spec(folder, execution=EXECUTION), store).graph
     graph.write(folder / "graph.json")
     done = subprocess.run(
@@ -111,7 +111,7 @@ def test_the_longest_remaining_path_goes_first_and_what_is_not_known_counts_as_t
 
 
 def test_where_no_costs_are_known_a_training_goes_before_a_measurement(tmp_path: Path) -> None:
-    graph = small.compiled(small.write_spec(tmp_path), Store(tmp_path / "store")).graph
+    graph = small.compiled(small.write_spec(tmp_path), FolderStore(tmp_path / "store")).graph
     bare = replace(graph, nodes={i: replace(n, cost=None) for i, n in graph.nodes.items()})
     order = names(bare, longest_first(bare))
     assert order.index("distill student") < order.index("evaluate teacher: held_out")
@@ -175,7 +175,7 @@ def test_a_run_starts_the_largest_tasks_first(tmp_path: Path, connected: None) -
         for i, flops in enumerate(sizes)
     ]
     graph = replace(graph_of(*nodes), sources={text.id: text})
-    store = Store(tmp_path / "store")
+    store = FolderStore(tmp_path / "store")
     assert small.run(graph, store) == 0
     started = [int(e["name"]) for e in small.events(graph, store) if e["event"] == "task_started"]
     assert started == sorted(sizes, reverse=True)
@@ -220,7 +220,7 @@ def test_searches_and_baselines_have_sections_of_their_own_and_a_baseline_withou
 
 
 def test_claims_are_in_the_graph_file_and_in_no_identity(tmp_path: Path) -> None:
-    store = Store(tmp_path / "store")
+    store = FolderStore(tmp_path / "store")
     plain = small.compiled(small.write_spec(tmp_path), store).graph
     graph = small.compiled(small.write_spec(tmp_path, execution=EXECUTION), store).graph
     assert graph.nodes.keys() == plain.nodes.keys()

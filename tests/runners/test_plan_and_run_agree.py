@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from boomspec.core.graph import TaskGraph
 from boomspec.plan.plan import needed
-from boomspec.store import RECORD, Store
+from boomspec.store import RECORD, FolderStore, Store
 from tests.runners import small
 
 STATES = {"reuse": "reused", "run": "made", "unneeded": "unneeded", "blocked": "blocked"}
@@ -91,7 +91,7 @@ STATES_OF_THE_STORE = st.fixed_dictionaries(
 )
 def test_plan_and_run_agree(folder: Path, spec: dict[str, Any], state: dict[str, Any]) -> None:
     """The examples share a store, so that each finds what others have left."""
-    store = Store(folder / "store")
+    store = FolderStore(folder / "store")
     path = small.write_spec(folder, **spec)
     compiled = small.compiled(path, store)
     while compiled.pending:  # what a search finds leads to another graph: that of the search is run for itself

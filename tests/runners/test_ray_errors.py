@@ -9,7 +9,7 @@ from ray.exceptions import RayError, RayTaskError
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import Execution, Node, Task, TaskGraph
 from boomspec.plan.plan import needed
-from boomspec.store import Store
+from boomspec.store import FolderStore
 from runners.cluster.ray_errors import explained, trace
 from runners.executor.view import PlainView
 from runners.runtime.interrupt import Interrupt
@@ -78,7 +78,7 @@ def test_a_job_that_no_worker_can_read_fails_once_with_its_reason_and_its_trace(
         Task(record(skip=1), {"text": text.id}), "bad tokens", Execution(retries=3, options={"x": Unreadable("x")})
     )
     graph = TaskGraph("unreadable", {node.id: node for node in (bad, good)}, {text.id: text}, (good.id, bad.id))
-    store = Store(tmp_path / "store")
+    store = FolderStore(tmp_path / "store")
     from runners.executor.executor import run_tasks
 
     journal = Journal(store.run_folder(graph.name, graph.id), graph, lambda event: None)

@@ -23,7 +23,7 @@ import ray
 
 from boomspec.core.graph import Cost, Execution, Node, Task, TaskGraph
 from boomspec.core.tasks import Evaluate, HeldOut
-from boomspec.store import Store
+from boomspec.store import FolderStore
 from runners.cluster.store_check import Astray, Seen, UnreachedError, _patience, _waited, _without_lost
 from tests.runners.corpora import record, wait_until, write_texts
 from tests.runners.grid import grid, without
@@ -56,7 +56,7 @@ def _told(folder: Path) -> Story:
     nodes = {task.id: Node(task, f"task {i}", cost=Cost(flops=10**9 // (i + 1))) for i, task in enumerate(tasks)}
     graph = TaskGraph("reach", nodes, {text.id: text}, tuple(nodes))
     graph.write(folder / "graph.json")
-    store = Store(folder / "store")
+    store = FolderStore(folder / "store")
     run = store.run_folder(graph.name, graph.id)
     store.root.mkdir()
     astray = without(store.root)

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from boomspec.core.graph import TaskGraph
-from boomspec.store import RECORD, Store
+from boomspec.store import RECORD, FolderStore
 from tests.runners import small
 from tests.runners.grid import Grid, Machine, grid, without
 from tests.runners.s3 import S3, s3_server
@@ -73,7 +73,7 @@ class Story:
     def run_folder(self) -> Path:
         """That of the driver, which is on the head."""
         (store,) = (self.grid.folder / "head" / "stores").iterdir()
-        return Store(store).run_folder(self.graph.name, self.graph.id)
+        return FolderStore(store).run_folder(self.graph.name, self.graph.id)
 
     def events(self) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in (self.run_folder / "events.jsonl").read_text().splitlines()]
@@ -105,7 +105,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         (own / "tasks").mkdir()
         (own / "tasks" / "even.yaml").write_text(TASK)
         (own / "tasks" / "data.py").write_text(DATA)
-        graph = small.compiled(spec, Store(folder / "nothing")).graph
+        graph = small.compiled(spec, FolderStore(folder / "nothing")).graph
         variables = s3.environment | {"BOOMSPEC_CACHE": str(folder / "head"), "BOOMSPEC_STORE_PATIENCE": "60"}
         try:
             with grid(folder, cpus=(0,), variables=variables, within=without(own)) as made:
@@ -166,7 +166,7 @@ def test_the_artifacts_are_those_of_a_run_in_a_folder(
     story: Story, connected: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert story.code == 0, story.output
-    here = Store(tmp_path / "here")
+    here = FolderStore(tmp_path / "here")
     assert small.run(story.graph, here) == 0
     records = {record.parent.name: json.loads(record.read_text()) for record in here.root.glob(f"*/*/{RECORD}")}
     made = [name for name in story.s3.objects(BUCKET) if name.endswith(RECORD) and "/source/" not in name]

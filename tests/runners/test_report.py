@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from boomspec.store import Store
+from boomspec.store import FolderStore, Store
 from runners.report.collect import collect
 from runners.report.figures import size_figure
 from runners.report.findings import compare, findings, outcome
@@ -23,7 +23,7 @@ from tests.runners.family import LOSS, Family
 
 @pytest.fixture
 def store(tmp_path) -> Store:
-    return Store(tmp_path / "store")
+    return FolderStore(tmp_path / "store")
 
 
 def results_of(family: Family):
@@ -137,7 +137,7 @@ def test_the_outcome_names_sizes_that_could_not_be_compared(store):
 
 
 def test_a_run_that_made_nothing_still_gets_a_report(store, tmp_path):
-    everything = [node.name for node in Family(Store(tmp_path / "other")).nodes.values()]
+    everything = [node.name for node in Family(FolderStore(tmp_path / "other")).nodes.values()]
     folder = publish(Family(store, leave_out=everything), tmp_path / "run")
     content = json.loads((folder / "results.json").read_text())
     assert content["outcome"] == "There are no results. 26 of 26 results are missing."
@@ -151,7 +151,7 @@ def test_a_run_that_made_nothing_still_gets_a_report(store, tmp_path):
 def published(tmp_path_factory) -> Path:
     """The report folder of a whole run."""
     folder = tmp_path_factory.mktemp("published")
-    return publish(Family(Store(folder / "store")), folder / "run")
+    return publish(Family(FolderStore(folder / "store")), folder / "run")
 
 
 class Links(HTMLParser):

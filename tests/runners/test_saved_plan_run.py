@@ -7,7 +7,7 @@ from pathlib import Path
 from boomspec.core.graph import Cost, Node, Task, TaskGraph
 from boomspec.plan.plan import needed
 from boomspec.plan.saved import SavedPlan
-from boomspec.store import Store
+from boomspec.store import FolderStore
 from tests.runners.corpora import record, write_texts
 
 TEXTS = [f"document number {index}, which is one of many\n" * 5 for index in range(12)]
@@ -19,7 +19,7 @@ def run(file: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_saved_plan_is_run_once_and_then_there_is_nothing_to_do(tmp_path: Path) -> None:
-    text, store = write_texts(tmp_path / "texts", TEXTS), Store(tmp_path / "store")
+    text, store = write_texts(tmp_path / "texts", TEXTS), FolderStore(tmp_path / "store")
     task = Task(record(), {"text": text.id})
     graph = TaskGraph("one", {task.id: Node(task, "tokenize", cost=Cost(read=5))}, {text.id: text}, (task.id,))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from boomspec.commands.slurm import Allocation, script
 from boomspec.core.graph import TaskGraph
-from boomspec.store import Store
+from boomspec.store import FolderStore
 from tests.runners import small
 
 _STAND_INS = {
@@ -23,7 +23,7 @@ _STAND_INS = {
 
 
 def test_the_script_starts_ray_on_its_machines_runs_the_graph_and_leaves_nothing(tmp_path: Path) -> None:
-    store = Store(tmp_path / "store")
+    store = FolderStore(tmp_path / "store")
     whole = small.compiled(small.write_spec(tmp_path), store).graph
     made = next(node for node in whole.nodes.values() if node.task.kind == "tokenize")
     graph = tmp_path / "tokens.json"
@@ -95,7 +95,7 @@ def test_only_rays_folder_is_closed_to_others_and_each_machine_removes_its_own(t
     for name, text in _WITHOUT_RAY.items():
         (commands / name).write_text(f"#!/bin/bash\n{text}\n")
         (commands / name).chmod(0o755)
-    graph = small.compiled(small.write_spec(tmp_path), Store(tmp_path / "store")).graph
+    graph = small.compiled(small.write_spec(tmp_path), FolderStore(tmp_path / "store")).graph
     python, store, log = str(commands / "python"), str(tmp_path / "store"), tmp_path / "log"
     text = script(graph, Allocation(python, tmp_path / "graph.json", tmp_path / "lock.json", store, log, nodes=2))
     number = os.getpid()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from boomspec.core.graph import Node, Task, TaskGraph
-from boomspec.store import Store
+from boomspec.store import FolderStore, Store
 from boomspec.store.lock import alone
 from tests.boomspec.past import publish
 from tests.runners.corpora import wait_until, write_texts
@@ -16,7 +16,7 @@ from tests.runners.story import pretraining
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
+    return FolderStore(tmp_path / "store")
 
 
 @pytest.fixture

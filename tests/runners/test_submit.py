@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from boomspec.core.errors import BoomspecError
-from boomspec.store import RECORD, Store
+from boomspec.store import RECORD, FolderStore
 from runners.cluster.bundle import package_files, write_bundle
 from tests.runners import small
 from tests.runners.grid import Grid, grid
@@ -48,7 +48,7 @@ def test_a_submitted_run_makes_the_artifacts_of_a_local_one_and_leaves_no_token(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "8 tasks to run, 0 artifacts reused" in done.stdout
     assert "reused 0  made 8  failed 0  blocked 0" in done.stdout
-    here = Store(tmp_path / "here")
+    here = FolderStore(tmp_path / "here")
     assert small.run(small.compiled(spec, here).graph, here) == 0
     assert checksums(store) == checksums(here.root)
     assert len(checksums(store)) == 8

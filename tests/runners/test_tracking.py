@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import TaskGraph
 from boomspec.spec.sections.tracking import TrackingSpec
-from boomspec.store import Store, open_store
+from boomspec.store import FolderStore, Store, open_store
 from runners.executor import trackers
 from runners.executor.trackers import Point, Run, TensorBoard, check
 from runners.executor.tracking import Tracking, tracked
@@ -38,7 +38,7 @@ class Told:
     """One real run that has told all three."""
 
     def __init__(self, folder: Path) -> None:
-        self.store = Store(folder / "store")
+        self.store = FolderStore(folder / "store")
         self.mlflow = f"file://{folder / 'mlflow'}"
         asked = {**SPEC, "mlflow": {**SPEC["mlflow"], "uri": self.mlflow}}
         spec = small.write_spec(folder, execution={"tracking": asked})
@@ -156,7 +156,7 @@ def test_points_that_were_said_are_not_said_again_where_none_can_be_taken_back()
 
 
 def graph_with(folder: Path) -> tuple[TaskGraph, Store, Journal, list[dict[str, Any]]]:
-    store, heard = Store(folder / "store"), list[dict[str, Any]]()
+    store, heard = FolderStore(folder / "store"), list[dict[str, Any]]()
     graph = small.compiled(small.write_spec(folder), store).graph
     return graph, store, Journal(folder / "run", graph, heard.append), heard
 

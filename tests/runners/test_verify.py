@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from boomspec.core.graph import Execution, Node, Task, TaskGraph
 from boomspec.core.identity import file_digest
 from boomspec.core.tasks import Check, Outline
-from boomspec.store import Store
+from boomspec.store import FolderStore, Store
 from runners.cli import verify
 from runners.verify.choose import as_it_was_made, choose
 from runners.verify.compare import changes, tolerance_of
@@ -38,7 +38,7 @@ class Finished:
 
     @property
     def store(self) -> Store:
-        return Store(self.folder / "store")
+        return FolderStore(self.folder / "store")
 
     def task(self, name: str) -> tuple[str, str]:
         """Kind and id."""
@@ -70,7 +70,7 @@ class Finished:
 @pytest.fixture(scope="module")
 def finished(connected: None, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     folder = tmp_path_factory.mktemp("finished")
-    store = Store(folder / "store")
+    store = FolderStore(folder / "store")
     # One layer between student and teacher, and a tolerance that a change of 1e-6 is within.
     spec = small.write_spec(folder, determinism={"tolerance": 1e-5})
     graph = small.compiled(spec, store).graph
@@ -186,7 +186,7 @@ def test_end_to_end_the_difference_of_one_task_is_carried_on_and_the_first_is_na
         "interpolate 3 layers": "differs",
     }
     assert found["first"] == altered.task("interpolate 3 layers")[1]
-    kept = Store(found["scratch"])
+    kept = FolderStore(found["scratch"])
     assert scratches(tmp_path) == [kept.root]
     assert kept.damage(*altered.task("interpolate 3 layers"), checksums=True) is None
     assert kept.has(*altered.task("interpolate 3 layers"))

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from boomspec.core.errors import SpecError
 from boomspec.models.vocabulary import needed_rows
-from boomspec.store import Store
+from boomspec.store import FolderStore
 from runners.data.text_tokenizer import load_tokenizer
 from tests.runners import foreign, small, tiny
 from tests.runners.test_travelling import TOKENIZERS
@@ -73,7 +73,7 @@ def _teacher(folder: Path, *, rows: int, added: dict[str, bool]) -> None:
 def test_a_tokenizer_beyond_the_embedding_is_an_error_at_its_line(tmp_path: Path) -> None:
     _teacher(tmp_path / "teacher", rows=_BYTES, added={"<mine>": False})
     with pytest.raises(SpecError, match=f"its tokenizer has ids up to {_BYTES}, its embedding {_BYTES} rows") as caught:
-        small.compiled(small.write_spec(tmp_path, **_LOCAL), Store(tmp_path / "store"))
+        small.compiled(small.write_spec(tmp_path, **_LOCAL), FolderStore(tmp_path / "store"))
     assert "teacher.model" in str(caught.value)
     assert "resize_token_embeddings" in str(caught.value)
 
@@ -81,11 +81,11 @@ def test_a_tokenizer_beyond_the_embedding_is_an_error_at_its_line(tmp_path: Path
 def test_a_token_that_no_text_gives_needs_no_row(tmp_path: Path) -> None:
     """As Gemma 3 1B has it, whose tokenizer knows an image and whose embedding does not."""
     _teacher(tmp_path / "teacher", rows=_BYTES, added={"<image>": True})
-    assert small.compiled(small.write_spec(tmp_path, **_LOCAL), Store(tmp_path / "store")).family is not None
+    assert small.compiled(small.write_spec(tmp_path, **_LOCAL), FolderStore(tmp_path / "store")).family is not None
 
 
 def test_a_broken_tokenizer_is_an_error_at_its_line(tmp_path: Path) -> None:
     _teacher(tmp_path / "teacher", rows=_BYTES, added={})
     (tmp_path / "teacher" / "tokenizer.json").write_text("{")
     with pytest.raises(SpecError, match=r"tokenizer\.json: not a tokenizer of the tokenizers library"):
-        small.compiled(small.write_spec(tmp_path, **_LOCAL), Store(tmp_path / "store"))
+        small.compiled(small.write_spec(tmp_path, **_LOCAL), FolderStore(tmp_path / "store"))

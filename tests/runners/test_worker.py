@@ -10,7 +10,7 @@ import pytest
 
 from boomspec.core.graph import Execution, Node, Source, Task
 from boomspec.core.tasks import Evaluate, HeldOut, Tokenize
-from boomspec.store import Store
+from boomspec.store import FolderStore
 from runners.executor.worker import execute
 from runners.runtime.context import Input
 from runners.runtime.job import Job
@@ -45,7 +45,7 @@ def test_a_task_is_made_once_and_then_reused(tmp_path: Path) -> None:
     made = job(tmp_path, write_texts(tmp_path / "texts"))
     assert execute(made).state == "made"
     assert execute(made).state == "reused"
-    record = Store(made.store).record("tokenize", made.node.id)
+    record = FolderStore(made.store).record("tokenize", made.node.id)
     assert record is not None
     provenance = record["provenance"]
     assert provenance["commit"] == "c0ffee"
@@ -66,7 +66,7 @@ def test_an_error_of_the_body_is_an_outcome_and_its_trace_is_in_the_log(tmp_path
 def test_an_input_that_is_damaged_is_named(tmp_path: Path) -> None:
     tokens = job(tmp_path, write_texts(tmp_path / "texts"))
     execute(tokens)
-    folder = Store(tokens.store).path("tokenize", tokens.node.id)
+    folder = FolderStore(tokens.store).path("tokenize", tokens.node.id)
     reader = Task(Evaluate(measure=HeldOut(sequence_length=8), precision="fp32"), {"tokens": tokens.node.id})
     reading = replace(
         tokens,
@@ -86,7 +86,7 @@ def test_two_runs_of_one_task_at_the_same_time_make_it_once(tmp_path: Path) -> N
     source = write_texts(tmp_path / "texts")
     trained = job(tmp_path, source)
     execute(trained)
-    tokenizer = tokenizer_source(Store(trained.store).path("tokenize", trained.node.id) / "tokenizer")
+    tokenizer = tokenizer_source(FolderStore(trained.store).path("tokenize", trained.node.id) / "tokenizer")
     jobs = [
         job(tmp_path, source, record(train_tokenizer=None), tokenizer=tokenizer, run=run) for run in ("run1", "run2")
     ]
@@ -98,7 +98,7 @@ def test_two_runs_of_one_task_at_the_same_time_make_it_once(tmp_path: Path) -> N
         feed(pipe, text)
         states = sorted(outcome.get(120).state for outcome in outcomes)
     assert states == ["made", "reused"]
-    assert Store(jobs[0].store).damage("tokenize", jobs[0].node.id, checksums=True) is None
+    assert FolderStore(jobs[0].store).damage("tokenize", jobs[0].node.id, checksums=True) is None
 
 
 def _read(file: Path) -> str:

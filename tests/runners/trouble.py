@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from boomspec.core.graph import TaskGraph
-from boomspec.store import RECORD, Store
+from boomspec.store import RECORD, FolderStore, Store
 from tests.runners import small
 from tests.runners.corpora import wait_until
 from tests.runners.grid import MACHINE, Grid, Machine
@@ -38,7 +38,7 @@ class Trouble:
         folder.mkdir(exist_ok=True)
         spec = small.write_spec(folder, name="trouble", distill=distilling, execution=execution)
         self.folder, self._kinds = folder, kinds
-        whole = small.compiled(spec, Store(folder / "nothing")).graph
+        whole = small.compiled(spec, FolderStore(folder / "nothing")).graph
         nodes = {i: node for i, node in whole.nodes.items() if node.task.kind in kinds}
         targets = tuple(i for i, node in nodes.items() if node.task.kind == kinds[-1])
         self.graph = TaskGraph("trouble", nodes, whole.sources, targets)
@@ -70,7 +70,7 @@ class Trouble:
         """A new store that has all of another one up to the distillation."""
         for kind in ("tokenize", "pretrain"):
             shutil.copytree(store.root / kind, root / kind)
-        return Store(root)
+        return FolderStore(root)
 
     def steps(self, store: Store) -> int:
         """The step behind which the newest checkpoint is; 0 where there is none."""
