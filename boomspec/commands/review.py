@@ -16,7 +16,7 @@ from boomspec.compile.check import check_spec
 from boomspec.compile.compiler import answers_of
 from boomspec.compile.experiments import compile_experiments
 from boomspec.compile.resolve import Family
-from boomspec.compile.resolved import FOLLOWING, meaning, tasks_by_name
+from boomspec.compile.resolved import FOLLOWING, resolve, tasks_by_name
 from boomspec.core.errors import BoomspecError, SpecError
 from boomspec.core.graph import Experiment
 from boomspec.models.hub import UnreachableError
@@ -139,7 +139,7 @@ def said(spec: Spec) -> dict[str, Any]:
 
 
 def _without_sources(file: SpecFile, family: Family | None) -> dict[str, Any]:
-    return {key: value for key, value in meaning(file.spec, family).items() if key != "sources"}
+    return {key: value for key, value in resolve(file.spec, family).to_json().items() if key != "sources"}
 
 
 def _of_graph(experiment: Experiment) -> Shown:

@@ -18,6 +18,7 @@ from boomspec.compile.resolve import (
     patched_sets,
     resolve_family,
 )
+from boomspec.compile.resolved import complete
 from boomspec.compile.sources import check_paths
 from boomspec.compile.trainings import training_problems
 from boomspec.core.layers import patchable, prefixes
@@ -51,6 +52,7 @@ def together(files: Sequence[SpecFile]) -> list[SpecFile]:
 
 def check(file: SpecFile) -> Family | None:
     """Check one experiment of those that are compiled together."""
+    file = replace(file, spec=complete(file.spec))
     if problems := [*check_paths(file), *training_problems(file)]:
         raise file.error(*problems)
     facts = local_facts(file)

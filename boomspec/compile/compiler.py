@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from boomspec.compile import records as make
@@ -28,7 +28,7 @@ from boomspec.compile.model_sources import Role, dequantization, local_facts, mo
 from boomspec.compile.places import tracking_of
 from boomspec.compile.records import Answers, Builder
 from boomspec.compile.resolve import Family, kept_layers, patched_sets, resolve_family
-from boomspec.compile.resolved import meaning
+from boomspec.compile.resolved import complete, resolve
 from boomspec.compile.text_sources import held_out_source, text_source
 from boomspec.core.errors import BoomspecError, redact
 from boomspec.core.graph import Experiment, Source, TaskGraph
@@ -74,8 +74,8 @@ class Parts:
     def experiment(self) -> Experiment:
         file = self.build.file
         tasks = {node.name: node.id for node in self.build.nodes.values()}
-        said = meaning(file.spec, self.family, self.build.sources.values())
-        return Experiment(file.label, file.axes, tasks, said, self.lineage)
+        resolved = resolve(file.spec, self.family, self.build.sources.values())
+        return Experiment(file.label, file.axes, tasks, resolved.to_json(), self.lineage)
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,7 @@ def compile_parts(files: Sequence[SpecFile], answers: Answers) -> list[Parts]:
 
 
 def _compile(file: SpecFile, answers: Answers) -> Parts:
+    file = replace(file, spec=complete(file.spec))
     check(file)
     build = Builder(file, answers)
     start = _start(build)

@@ -93,8 +93,8 @@ def local_facts(file: SpecFile) -> ModelFacts | None:
 
 def _local_facts(file: SpecFile) -> ModelFacts | None:
     teacher = file.spec.teacher
-    if teacher.pretrain is not None and file.spec.data is not None:
-        return llama_facts(architecture(teacher.pretrain, file.spec.data.sequence_length))
+    if teacher.pretrain is not None:
+        return llama_facts(architecture(teacher.pretrain))
     folder = model_folder(file, "teacher")
     if folder is None and teacher.model is not None:
         cached = cached_model(*_named_model(file, "teacher"))
@@ -122,15 +122,18 @@ def dequantization(file: SpecFile, role: Role) -> Dequantize | None:
     return None if quantization_of(config) is None else Dequantize(dtype=target_dtype(config))
 
 
-def architecture(pretrain: PretrainSpec, sequence_length: int) -> Architecture:
+def architecture(pretrain: PretrainSpec) -> Architecture:
+    """The model that a complete `pretrain` section describes."""
+    assert pretrain.key_value_heads is not None
+    assert pretrain.positions is not None
     return Architecture(
         layers=pretrain.layers,
         hidden_size=pretrain.hidden_size,
         intermediate_size=pretrain.intermediate_size,
         attention_heads=pretrain.attention_heads,
-        key_value_heads=pretrain.key_value_heads or pretrain.attention_heads,
+        key_value_heads=pretrain.key_value_heads,
         vocabulary=pretrain.tokenizer.vocabulary,
-        context=pretrain.positions or sequence_length,
+        context=pretrain.positions,
         tied=pretrain.tied_embeddings,
         initializer_range=pretrain.initializer_range,
     )

@@ -8,10 +8,8 @@ from typing import Any, Literal
 
 from boomspec.compile.lm_eval_tasks import task_chance, task_source
 from boomspec.compile.model_sources import architecture
-from boomspec.compile.resolve import recipe
 from boomspec.core.graph import CODE, Execution, Node, Source, Task, params_json
 from boomspec.core.layers import Plan
-from boomspec.core.losses import Losses
 from boomspec.core.tasks import (
     Baseline,
     Calibration,
@@ -22,10 +20,13 @@ from boomspec.core.tasks import (
     Interpolate,
     LayerChoice,
     LmEval,
+    Optimizer,
     PatchOrder,
     Precision,
     Pretrain,
+    Recipe,
     Record,
+    Schedule,
     Search,
     Subset,
     Tokenize,
@@ -38,12 +39,10 @@ from boomspec.spec.sections.execution import Resources
 from boomspec.spec.sections.interpolate import OrderSearch
 from boomspec.spec.sections.student import KeepChoice
 from boomspec.spec.sections.teacher import PretrainSpec
-from boomspec.spec.sections.training import DistillSpec, FaithfulSpec
+from boomspec.spec.sections.training import DistillSpec, FaithfulSpec, Training
 from boomspec.spec.spec_file import SpecFile
 
 Answers = Callable[[str], dict[str, Any] | None]  # id of a search -> what it found, None where it has not run
-BEAM_WIDTH = 4
-TEXT_FIELD = "text"
 
 
 @dataclass
@@ -133,12 +132,13 @@ def _execution(file: SpecFile, kind: str) -> Execution:
 
 
 def tokenize(file: SpecFile, data: DataSpec) -> Tokenize:
+    assert data.text_field is not None
     pretrain = file.spec.teacher.pretrain
     trained = None
     if pretrain is not None:
         trained = TrainTokenizer(vocabulary=pretrain.tokenizer.vocabulary, bytes=pretrain.tokenizer.train_on)
     return Tokenize(
-        text_field=data.text_field or TEXT_FIELD,
+        text_field=data.text_field,
         train_tokenizer=trained,
         skip=data.skip,
         max_tokens=data.max_tokens,
@@ -151,7 +151,7 @@ def tokenize(file: SpecFile, data: DataSpec) -> Tokenize:
 
 def pretrain(file: SpecFile, section: PretrainSpec, data: DataSpec) -> Pretrain:
     return Pretrain(
-        architecture=architecture(section, data.sequence_length),
+        architecture=architecture(section),
         recipe=recipe(section, seed=file.spec.seed, sequence_length=data.sequence_length),
         determinism=determinism(file.spec.determinism),
     )
@@ -181,19 +181,11 @@ def distill(
         kept=kept,
         initial=initial,
         train_embedding=spec.student.train_embedding,
-        losses=_losses(section.losses, spec.student.train_embedding),
+        losses=section.losses,
         recipe=recipe(section, seed=spec.seed, sequence_length=length, tokens=tokens),
         faithful=_faithful(section.faithful),
         determinism=determinism(spec.determinism),
     )
-
-
-def _losses(losses: Losses, train_embedding: bool) -> Losses:
-    """A frozen embedding is the teacher's: its pair is always equal and would only dilute the mean."""
-    terms: dict[str, Any] = dict(losses.terms())
-    if losses.hidden_cosine is not None and not train_embedding:
-        terms["hidden_cosine"] = losses.hidden_cosine.model_copy(update={"embedding": False})
-    return Losses(**terms)
 
 
 def _faithful(section: FaithfulSpec | None) -> Faithful | None:
@@ -219,7 +211,7 @@ def order_search(build: Builder, section: OrderSearch, kept: tuple[int, ...]) ->
     choice = PatchOrder(
         method=section.search,
         kept=kept,
-        width=(section.width or BEAM_WIDTH) if section.search == "beam" else None,
+        width=section.width,
         direction=section.direction,
         positions=section.positions,
         reduction=section.reduction,
@@ -269,3 +261,25 @@ def _evaluations(file: SpecFile) -> list[tuple[str, Evaluate, Source | None]]:
         (name, Evaluate(measure=measure, precision=evaluate.precision, determinism=kernels), source)
         for name, measure, source in measures
     ]
+
+
+def recipe(training: Training, *, seed: int, sequence_length: int, tokens: int | None = None) -> Recipe:
+    """Tokens become whole sequences and whole steps, rounded to the nearest and at least one."""
+    sequences = max(1, round(training.batch_tokens / sequence_length))
+    steps = max(1, round((tokens or training.tokens) / (sequences * sequence_length)))
+    optimizer, schedule = training.optimizer, training.schedule
+    return Recipe(
+        seed=seed,
+        steps=steps,
+        sequences=sequences,
+        sequence_length=sequence_length,
+        optimizer=Optimizer(
+            lr=optimizer.lr,
+            betas=optimizer.betas,
+            eps=optimizer.eps,
+            weight_decay=optimizer.weight_decay,
+            clip=optimizer.clip,
+        ),
+        schedule=Schedule(kind=schedule.kind, warmup_steps=min(steps, schedule.warmup.of(steps)), final=schedule.final),
+        precision=training.precision,
+    )

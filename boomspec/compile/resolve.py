@@ -29,14 +29,12 @@ from boomspec.core.layers import (
 )
 from boomspec.core.memo import Once
 from boomspec.core.sizes import Member, labels
-from boomspec.core.tasks import Optimizer, Recipe, Schedule
 from boomspec.models.facts import ModelFacts, read_as, size_of
 from boomspec.models.fit import plan_entries
 from boomspec.models.plan_config import plan_config
 from boomspec.models.whole import prefixes_in, with_rest
 from boomspec.spec.sections.interpolate import OrderSearch
 from boomspec.spec.sections.student import KeepChoice
-from boomspec.spec.sections.training import Training
 from boomspec.spec.spec_file import SpecFile
 
 _MASKED = {"bert", "distilbert", "roberta", "electra", "albert", "deberta", "deberta-v2"}
@@ -217,25 +215,3 @@ def pruned(facts: ModelFacts, plan: Plan, *, rest: bool = False) -> Member:
     plan_config({"t": facts}, plan, tied=facts.tied, base="t")
     tensors = plan_entries(facts, facts, plan, tied=facts.tied)
     return Member(len(plan), plan, *size_of(with_rest(facts, plan, tensors) if rest else tensors), facts.tied)
-
-
-def recipe(training: Training, *, seed: int, sequence_length: int, tokens: int | None = None) -> Recipe:
-    """Tokens become whole sequences and whole steps, rounded to the nearest and at least one."""
-    sequences = max(1, round(training.batch_tokens / sequence_length))
-    steps = max(1, round((tokens or training.tokens) / (sequences * sequence_length)))
-    optimizer, schedule = training.optimizer, training.schedule
-    return Recipe(
-        seed=seed,
-        steps=steps,
-        sequences=sequences,
-        sequence_length=sequence_length,
-        optimizer=Optimizer(
-            lr=optimizer.lr,
-            betas=optimizer.betas,
-            eps=optimizer.eps,
-            weight_decay=optimizer.weight_decay,
-            clip=optimizer.clip,
-        ),
-        schedule=Schedule(kind=schedule.kind, warmup_steps=min(steps, schedule.warmup.of(steps)), final=schedule.final),
-        precision=training.precision,
-    )

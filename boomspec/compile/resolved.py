@@ -1,20 +1,21 @@
-"""What a spec means, as plain data: no default left out, quantities as numbers, layers and sizes as integers.
+"""The resolved spec: one experiment with no default left out, layers and sizes as integers, revisions pinned.
 
-Two specs that differ in notation only have equal meanings, the rules under `written` aside: these became layers and
-sizes, and stand there as they were written. This is what `show` prints, what `diff` compares, and what every
-compiled graph keeps of the specs that it was made from.
+    Spec --resolve--> ResolvedSpec --to_json--> what `boomspec show` prints, `diff` compares and graph.json keeps
 
-What the compiler works out is there, too: `FOLLOWING` and `BORROWED` name it, so that a comparison tells a cause
-from what follows from it.
+The compiler makes every record from it, so that a default stands here or in the language and nowhere else. Two specs
+that differ in notation only resolve to the same JSON, apart from `written`: the rules that became layers and sizes.
+`FOLLOWING` and `BORROWED` name the values that follow from others, for whoever looks for the cause of a difference.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
-from boomspec.compile.records import BEAM_WIDTH, TEXT_FIELD
+from pydantic import BaseModel
+
 from boomspec.compile.resolve import Family
 from boomspec.core.graph import Source
 from boomspec.core.identity import digest
@@ -24,10 +25,12 @@ from boomspec.core.task_data import DATA, TASKS
 from boomspec.spec.sections.execution import Resources
 from boomspec.spec.sections.interpolate import OrderSearch
 from boomspec.spec.sections.student import KeepChoice
-from boomspec.spec.sections.training import FaithfulSpec
+from boomspec.spec.sections.training import DistillSpec, FaithfulSpec
 from boomspec.spec.spec_file import Spec
 
-# What is worked out, and never written in a spec.
+S = TypeVar("S", bound=BaseModel)
+TEXT_FIELD = "text"
+# Values that are worked out, and never written in a spec.
 FOLLOWING = {
     ("student", "parameters"),
     ("student", "blocks"),
@@ -35,7 +38,7 @@ FOLLOWING = {
     ("teacher", "parameters"),
     ("written",),
 }
-# A default that is the value of another field: the field, and where its default comes from.
+# Defaults that are the value of another field: the field, and the one that its default comes from.
 BORROWED: dict[tuple[str, ...], tuple[str, ...]] = {
     ("teacher", "pretrain", "key_value_heads"): ("teacher", "pretrain", "attention_heads"),
     ("teacher", "pretrain", "positions"): ("data", "sequence_length"),
@@ -45,98 +48,128 @@ BORROWED: dict[tuple[str, ...], tuple[str, ...]] = {
 }
 
 
-def meaning(spec: Spec, family: Family | None, sources: Iterable[Source] = ()) -> dict[str, Any]:
-    """The meaning of a spec, in the order of the language. JSON values only, and no null.
+@dataclass(frozen=True)
+class ResolvedSpec:
+    """One experiment, complete.
 
-    `family` is None while layers or patch order have to be searched for: what was written stands in their place.
-    `sources`: what the spec reads; its identities (digests, pinned commits) replace nothing and come last.
+    spec: its sections with every default (see `complete`); rules about layers and sizes stand there as written.
+    family: what these rules became. None before a search has run, and where the teacher's layers are not known.
+    sources: what it reads, by digests and pinned commits.
     """
-    sources = list(sources)
-    said: dict[str, Any] = _plain(spec.model_dump(mode="json"))
-    said["baselines"] = {kind: settings for item in said.get("baselines", ()) for kind, settings in item.items()}
-    if "evaluate" in said:
-        said["evaluate"]["tasks"] = tasks_by_name(said["evaluate"]["tasks"], spec)
-    _give_defaults(spec, said, sources)
-    if family is not None:
-        _resolve(spec, said, family)
-    said["sources"] = _read(spec, sources)
-    return said
+
+    spec: Spec
+    family: Family | None = None
+    sources: tuple[Source, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data without null, in the order of the language; what is read comes last.
+
+        Fields that nothing reads in this experiment are left out.
+        """
+        spec = self.spec
+        data: dict[str, Any] = _without_null(spec.model_dump(mode="json"))
+        data["baselines"] = {kind: settings for item in data["baselines"] for kind, settings in item.items()}
+        if spec.evaluate is not None:
+            data["evaluate"]["tasks"] = tasks_by_name(data["evaluate"]["tasks"], spec)
+            if not spec.evaluate.tasks:
+                del data["evaluate"]["bootstrap_iters"]
+        for role, section in (("teacher", spec.teacher), ("student", spec.student)):
+            if section.model is None:
+                del data[role]["trust_remote_code"]
+                data[role].pop("rest", None)
+        if spec.data is not None:
+            format = next((s.identity["format"] for s in self.sources if s.kind == "text"), spec.data.format)
+            if spec.data.files is not None and format is not None:
+                data["data"]["format"] = format
+            rows = spec.data.dataset is not None or format not in (None, "text")
+            if not rows and spec.data.text_field == TEXT_FIELD:
+                del data["data"]["text_field"]
+            if spec.data.held_out is not None and spec.data.held_out.files is not None:
+                del data["data"]["held_out"]["offset"]
+        if self.family is not None:
+            _put_layers(spec, data, self.family)
+        data["sources"] = _read(spec, self.sources)
+        return data
+
+
+def resolve(spec: Spec, family: Family | None = None, sources: Iterable[Source] = ()) -> ResolvedSpec:
+    """The resolved spec, as far as its family and its sources are known."""
+    return ResolvedSpec(complete(spec), family, tuple(sources))
+
+
+def complete(spec: Spec) -> Spec:
+    """The spec with those defaults, too, that depend on other fields. A complete one stays as it is."""
+    teacher, data, order = spec.teacher, spec.data, spec.interpolate.order
+    changes: dict[str, Any] = {"execution": _filled(spec.execution, baseline=spec.execution.of("baseline"))}
+    if teacher.pretrain is not None and data is not None:
+        heads = teacher.pretrain.attention_heads
+        pretrain = _filled(teacher.pretrain, key_value_heads=heads, positions=data.sequence_length)
+        changes["teacher"] = teacher.model_copy(update={"pretrain": pretrain})
+    if data is not None:
+        changes["data"] = _filled(data, text_field=TEXT_FIELD, split="train" if data.dataset is not None else None)
+    if isinstance(order, OrderSearch) and order.search == "beam":
+        changes["interpolate"] = spec.interpolate.model_copy(update={"order": _filled(order, width=4)})
+    if (distill := spec.distill) is not None:
+        changes["distill"] = _complete_distillation(distill, train_embedding=spec.student.train_embedding)
+        changes["baselines"] = tuple(
+            item
+            if item.random_init is None
+            else item.model_copy(update={"random_init": _filled(item.random_init, tokens=distill.tokens)})
+            for item in spec.baselines
+        )
+    return spec.model_copy(update=changes)
+
+
+def _complete_distillation(distill: DistillSpec, *, train_embedding: bool) -> DistillSpec:
+    losses = distill.losses
+    if losses.hidden_cosine is not None and not train_embedding:
+        # A frozen embedding is the teacher's: its pair is always equal and would only dilute the mean.
+        cosine = losses.hidden_cosine.model_copy(update={"embedding": False})
+        losses = losses.model_copy(update={"hidden_cosine": cosine})
+    return _filled(distill.model_copy(update={"losses": losses}), faithful=FaithfulSpec())
+
+
+def _filled(section: S, **defaults: Any) -> S:
+    """The section with these values where it has None."""
+    missing = {name: value for name, value in defaults.items() if getattr(section, name) is None}
+    return section.model_copy(update=missing)
 
 
 def tasks_by_name(items: list[dict[str, Any]], spec: Spec) -> dict[str, Any]:
-    """The tasks that are asked, by what each is called. The task itself stands where it is called otherwise."""
+    """The lm-eval tasks by their names in the report; the task itself is given where its name is another one."""
     assert spec.evaluate is not None
-    plain = [{key: value for key, value in item.items() if key != "name"} for item in items]
-    names = spec.evaluate.names
     return {
-        name: {key: value for key, value in item.items() if key != "task" or value != name}
-        for name, item in zip(names, plain, strict=True)
+        name: {key: value for key, value in item.items() if key != "name" and (key != "task" or value != name)}
+        for name, item in zip(spec.evaluate.names, items, strict=True)
     }
 
 
-def unresolved(said: dict[str, Any]) -> dict[str, Any]:
-    """A meaning with the rules that were written in the place of layers and sizes: it needs no teacher's facts."""
-    plain = {key: value for key, value in said.items() if key != "written"}
-    if (written := said.get("written")) is not None:
-        plain["student"] = {**said["student"], "keep": written.get("keep")}
+def unresolved(data: dict[str, Any]) -> dict[str, Any]:
+    """The JSON with the rules that were written in the place of layers and sizes: it needs no teacher's facts."""
+    plain = {key: value for key, value in data.items() if key != "written"}
+    if (written := data.get("written")) is not None:
+        plain["student"] = {**data["student"], "keep": written.get("keep")}
         plain["interpolate"] = written["interpolate"]
     return plain
 
 
-def _give_defaults(spec: Spec, said: dict[str, Any], sources: list[Source]) -> None:
-    """Write out the defaults that depend on other fields; what no field is of use to is left out."""
-    if spec.evaluate is not None and not spec.evaluate.tasks:
-        said["evaluate"].pop("bootstrap_iters")
-    for role in ("teacher", "student"):
-        if said[role].get("model") is None:
-            said[role].pop("trust_remote_code")
-            said[role].pop("rest", None)
-    if spec.execution.baseline is None:
-        said["execution"]["baseline"] = _plain(spec.execution.of("baseline").model_dump(mode="json"))
-    if spec.teacher.pretrain is not None:
-        pretrain = said["teacher"]["pretrain"]
-        pretrain.setdefault("key_value_heads", pretrain["attention_heads"])
-        if spec.data is not None:
-            pretrain.setdefault("positions", spec.data.sequence_length)
-    if spec.data is not None and spec.data.held_out is not None and spec.data.held_out.files is not None:
-        said["data"]["held_out"].pop("offset")
-    if spec.data is not None:
-        text = next((source.identity for source in sources if source.kind == "text"), {})
-        if spec.data.files is not None and "format" in text:
-            said["data"].setdefault("format", text["format"])
-        if spec.data.dataset is not None:
-            said["data"].setdefault("split", "train")
-        if spec.data.dataset is not None or said["data"].get("format", "text") != "text":
-            said["data"].setdefault("text_field", TEXT_FIELD)
-    if spec.distill is not None:
-        said["distill"].setdefault("faithful", FaithfulSpec().model_dump())
-        if spec.distill.losses.hidden_cosine is not None and not spec.student.train_embedding:
-            said["distill"]["losses"]["hidden_cosine"]["embedding"] = False  # see `boomspec.compile.records`
-        if "random_init" in said["baselines"]:
-            said["baselines"]["random_init"].setdefault("tokens", spec.distill.tokens)
-    order = spec.interpolate.order
-    if isinstance(order, OrderSearch) and order.search == "beam":
-        said["interpolate"]["order"].setdefault("width", BEAM_WIDTH)
-
-
-def _resolve(spec: Spec, said: dict[str, Any], family: Family) -> None:
-    """Put integers in the place of rules."""
+def _put_layers(spec: Spec, data: dict[str, Any], family: Family) -> None:
+    """Replace rules by integers."""
     kept, keep, order = list(family.kept), spec.student.keep, spec.interpolate.order
-    written = {"interpolate": said["interpolate"]} | ({"keep": said["student"]["keep"]} if keep is not None else {})
-    searched = isinstance(keep, KeepChoice)
-    said["student"] |= {
-        "keep": {**said["student"]["keep"], "found": kept} if searched else kept,
+    written = {"interpolate": data["interpolate"]} | ({"keep": data["student"]["keep"]} if keep is not None else {})
+    data["student"] |= {
+        "keep": {**data["student"]["keep"], "found": kept} if isinstance(keep, KeepChoice) else kept,
         "parameters": family.student.parameters,
         "blocks": [[block.start, block.stop - 1] for block in blocks(family.kept, family.facts.count)],
     }
     found = family.once("order", lambda: _order(family))
-    said["interpolate"] = {
-        "order": {**said["interpolate"]["order"], "found": found} if isinstance(order, OrderSearch) else found,
+    data["interpolate"] = {
+        "order": {**data["interpolate"]["order"], "found": found} if isinstance(order, OrderSearch) else found,
         "singletons": family.once("singletons", lambda: _singletons(spec, family)),
         "sizes": family.once("sizes", lambda: _sizes(family)),
     }
-    said["teacher"] |= {"layers": family.facts.count, "parameters": family.members[-1].parameters}
-    said["written"] = written
+    data["teacher"] |= {"layers": family.facts.count, "parameters": family.members[-1].parameters}
+    data["written"] = written
 
 
 def _sizes(family: Family) -> dict[str, Any]:
@@ -159,7 +192,7 @@ def _order(family: Family) -> list[Any]:
 
 
 def _singletons(spec: Spec, family: Family) -> str:
-    """Whose the blocks of one layer are: "student" also where the published rule comes to the same."""
+    """Who owns the blocks of one layer: "student" also where the published rule gives the same plans."""
     order = spec.interpolate.order
     if spec.interpolate.singletons == "student" or not isinstance(order, str):
         return "student"
@@ -168,7 +201,7 @@ def _singletons(spec: Spec, family: Family) -> str:
     return "student" if plain == [member.plan for member in family.every] else "reference"
 
 
-def _read(spec: Spec, sources: list[Source]) -> dict[str, Any]:
+def _read(spec: Spec, sources: Iterable[Source]) -> dict[str, Any]:
     """What the spec reads, by what it is for."""
     models = iter(["teacher", "student"] if spec.teacher.model is not None else ["student"])
     read: dict[str, Any] = {}
@@ -183,7 +216,7 @@ def _read(spec: Spec, sources: list[Source]) -> dict[str, Any]:
 
 
 def _tasks(source: Source, known: dict[str, Any]) -> dict[str, Any]:
-    """A source of lm-eval tasks; of data outside of their folder a digest, by the tasks that name it."""
+    """A source of lm-eval tasks; data outside of their folder as one digest, by the tasks that name it."""
     short = {key: value for key, value in _short(source).items() if key not in (TASKS, DATA)}
     if DATA not in source.identity:
         return short
@@ -191,16 +224,14 @@ def _tasks(source: Source, known: dict[str, Any]) -> dict[str, Any]:
     return {**short, DATA: {**known.get(DATA, {}), **data}}
 
 
-def _plain(value: Any) -> Any:
-    """Without what was not given and has no default."""
+def _without_null(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items() if item is not None}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: _without_null(item) for key, item in value.items() if item is not None}
+    return [_without_null(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _short(source: Source) -> dict[str, Any]:
     """An identity that fits a page: long file lists become a count and the id, which covers them."""
     files = source.identity.get("files")
     short = {"files": f"{len(files)} files", "id": source.id[:12]} if isinstance(files, list) else {}
-    known = {key: value for key, value in source.identity.items() if value is not None}
-    return {**known, **short}
+    return {**{key: value for key, value in source.identity.items() if value is not None}, **short}

@@ -154,7 +154,7 @@ def _text_source(file: SpecFile) -> Source:
     assert data is not None
     if data.dataset is not None:
         commit = _pinned_dataset(file, data.dataset, data.revision)
-        identity = {"hub": data.dataset, "revision": commit, "config": data.config, "split": data.split or "train"}
+        identity = {"hub": data.dataset, "revision": commit, "config": data.config, "split": data.split}
         return Source("hub_dataset", identity, {"asked": data.revision})
     return _of_files(file, "text", FILES, data_files(file))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from boomspec.compile.resolve import recipe
+from boomspec.compile.records import recipe
 from boomspec.core.errors import Problem
 from boomspec.spec.sections.baselines import RandomInit
 from boomspec.spec.sections.data import CalibrationSpec
@@ -41,7 +41,7 @@ def trainings(spec: Spec) -> Iterator[Trained]:
     yield Trained(("distill",), spec.distill, ("distill", "tokens"), spec.distill.tokens)
     for i, item in enumerate(spec.baselines):
         control: RandomInit | None = item.random_init
-        if control is not None and control.tokens is not None:
+        if control is not None and control.tokens not in (None, spec.distill.tokens):
             yield Trained(("distill",), spec.distill, ("baselines", i, "random_init", "tokens"), control.tokens)
 
 

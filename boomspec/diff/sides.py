@@ -18,7 +18,7 @@ from pathlib import Path
 
 from boomspec.compile.compiler import answers_of
 from boomspec.compile.experiments import compile_experiments
-from boomspec.compile.resolved import meaning
+from boomspec.compile.resolved import resolve
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import Experiment, TaskGraph
 from boomspec.core.graph_file import read_graph
@@ -92,7 +92,7 @@ def spec_given(
             raise BoomspecError(refused)
         compiled = compile_experiments(files, answers_of(folder))
     except BoomspecError as error:
-        plain = tuple(Experiment(f.label, f.axes, {}, meaning(f.spec, None)) for f in files)
+        plain = tuple(Experiment(f.label, f.axes, {}, resolve(f.spec).to_json()) for f in files)
         return Given(named, plain, folder, problem=error.message, note=note)
     return Given(named, compiled.graph.experiments, folder, compiled.graph, note=note)
 

@@ -10,7 +10,7 @@ from boomspec.commands.cli import main
 from boomspec.commands.init import TEMPLATES
 from boomspec.compile.check import check_spec
 from boomspec.compile.compiler import compile_spec
-from boomspec.compile.resolved import meaning
+from boomspec.compile.resolved import resolve
 from boomspec.spec.experiments import load_spec
 from boomspec.spec.json_schema import json_schema
 from tests.boomspec.model_folders import model
@@ -51,10 +51,10 @@ def test_the_quickstart_is_that_of_the_specs_folder_without_its_lm_eval_task():
     ours = load_spec(Path("quickstart.yaml"))
     family = compile_spec(ours).family
     theirs = load_spec(ROOT / "specs" / "quickstart.yaml")
-    expected = meaning(theirs.spec, family)
+    expected = resolve(theirs.spec, family).to_json()
     del expected["evaluate"]["tasks_folder"], expected["evaluate"]["bootstrap_iters"]
     expected["evaluate"]["tasks"] = {}
-    assert meaning(ours.spec, family) == expected
+    assert resolve(ours.spec, family).to_json() == expected
 
 
 def test_names_and_models_are_filled_in_and_choose_the_template():

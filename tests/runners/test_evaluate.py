@@ -11,11 +11,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from boomspec.compile.corpus import python_stdlib
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import Source
 from boomspec.core.identity import folder_digest
 from boomspec.core.tasks import Evaluate, HeldOut, LmEval
+from boomspec.corpus import python_stdlib
 from runners.evaluation import held_out
 from runners.evaluation.lm_eval_runner import Harness
 from runners.modeling.models import load_frozen

@@ -9,7 +9,7 @@ import random
 
 import datasets
 
-from boomspec.compile.corpus import python_stdlib
+from boomspec.corpus import python_stdlib
 
 HELD_OUT_EVERY = 20
 CONTEXT = 140  # characters
