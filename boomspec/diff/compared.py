@@ -140,7 +140,7 @@ def _effort(new: Given, anew: tuple[Node, ...]) -> Effort:
     found = forecast(new.graph, plan, new.store, Machine(execution.get("cpus") or cpus(), 1, device))
     gpus = {name: clock.gpu_seconds for name, clock in found.devices.items() if clock.gpu_seconds}
     known = not gpus and not found.clock.unknown
-    return Effort(found.totals.flops, found.totals.unknown, found.clock.elapsed if known else None, gpus)
+    return Effort(found.totals.flops, found.totals.incomplete, found.clock.elapsed if known else None, gpus)
 
 
 def _of_runs(

@@ -17,7 +17,7 @@ from boomspec.core.graph import Cost, Node, TaskGraph
 from boomspec.core.sizes import shown_bytes
 from boomspec.plan.known_costs import known_costs
 from boomspec.plan.plan import Plan
-from boomspec.plan.rates import Duration, Rates
+from boomspec.plan.rates import Duration, Origin, Rates
 from boomspec.plan.schedule import critical_path, elapsed
 from boomspec.store import Store
 
@@ -43,23 +43,27 @@ class Clock:
     unknown: tuple[str, ...]  # tasks without a time
 
     @property
-    def sources(self) -> tuple[str, ...]:
+    def sources(self) -> tuple[Origin, ...]:
         return tuple(sorted({duration.source for duration in self.durations.values()}))
+
+    @property
+    def without_a_time(self) -> int:
+        return len(self.unknown)
 
 
 @dataclass(frozen=True)
 class Totals:
     """Of the tasks that run."""
 
-    tasks: int = 0
+    run: int = 0
     flops: int = 0
     disk: int = 0
     read: int = 0
     tokens: int = 0
     real_tokens: int | None = 0  # None: not known for all
-    largest: int = 0  # bytes of memory of one worker
+    largest_memory: int = 0  # bytes of memory of one worker
     scratch: int = 0  # bytes of disk while the task that needs most of them runs
-    unknown: int = 0  # tasks whose cost is not known in full
+    incomplete: int = 0  # tasks whose cost is not known in full
 
 
 @dataclass(frozen=True)
@@ -104,15 +108,15 @@ def totals(nodes: list[Node], costs: Mapping[str, Cost | None]) -> Totals:
     found = [cost for node in nodes if (cost := costs[node.id]) is not None]
     real = [cost.real_tokens for cost in found if cost.tokens]
     return Totals(
-        tasks=len(nodes),
+        run=len(nodes),
         flops=sum(cost.flops for cost in found),
         disk=sum(cost.disk for cost in found),
         read=sum(cost.read for cost in found),
         tokens=sum(cost.tokens for cost in found),
         real_tokens=None if None in real else sum(count for count in real if count is not None),
-        largest=max((cost.peak for cost in found), default=0),
+        largest_memory=max((cost.peak for cost in found), default=0),
         scratch=max((cost.scratch for cost in found), default=0),
-        unknown=len(nodes) - len(found) + sum(bool(cost.unknown) for cost in found),
+        incomplete=len(nodes) - len(found) + sum(bool(cost.unknown) for cost in found),
     )
 
 

@@ -1,138 +1,198 @@
-"""A plan for programs: JSON, described by `plan.schema.json` beside this file.
+"""A plan as JSON for programs: pydantic models, of which `boomspec schema plan` prints the JSON Schema.
 
-`schema` rises when a field changes its meaning or goes away; new fields may come at any time. Where something is not
-known it is null, never a guess; `totals` are then lower bounds.
+`schema` rises when a field changes its meaning or goes away; new fields may come at any time. What is not known is
+null, never a guess; `totals` are then lower bounds. Sizes are bytes, times are seconds.
 """
 
-from __future__ import annotations
+from typing import Annotated, Any, Literal
 
-import json
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from boomspec.compile.compiler import Compiled
 from boomspec.compile.resolve import Family
-from boomspec.core.graph import Cost, Node
-from boomspec.plan.forecast import Clock, Forecast
-from boomspec.plan.plan import Plan, Step
-from boomspec.plan.text_plan import text_plans
+from boomspec.core import graph as task_graph
+from boomspec.plan.forecast import Forecast
+from boomspec.plan.plan import Action, Plan, Step
+from boomspec.plan.rates import Origin
+from boomspec.plan.text_plan import Count, PlanModel, TextPlan, text_plans
 from boomspec.store import Store
 
-PLAN_SCHEMA_VERSION = 2
-PLAN_SCHEMA = Path(__file__).with_name("plan.schema.json")
+_Positive = Annotated[float, Field(ge=0)]
+Seconds = Annotated[_Positive, PlainSerializer(lambda seconds: round(seconds, 1), return_type=_Positive)]
+
+
+class _Model(PlanModel):
+    model_config = ConfigDict(from_attributes=True)
+
+
+class Size(_Model):
+    layers: Count
+    patched: Count
+    parameters: Count
+    bytes: Count
+    tied: bool
+    plan: tuple[Annotated[str, Field(pattern="^[st][0-9]+$")], ...]
+    asked: tuple[str, ...]
+
+
+class Experiment(_Model):
+    label: str
+    axes: dict[str, str]
+    teacher_layers: Count | None
+    kept: tuple[Count, ...] | None
+    sizes: tuple[Size, ...]
+    tasks: dict[str, str]
+    """Ids of its tasks by their names in this experiment."""
+
+
+class Cost(_Model):
+    flops: Count | None
+    """Operations, a multiply-add counted as two."""
+    memory: dict[str, Count]
+    """Bytes of one worker at its largest moment, by what holds them."""
+    peak_memory: Count | None
+    disk: Count | None
+    """Bytes of the artifact."""
+    scratch: Count
+    """Bytes of disk while it runs: checkpoints."""
+    read: Count
+    tokens: Count | None
+    """Through the model, padding among them."""
+    real_tokens: Count | None
+    unknown: str | None
+    """What cannot be known before a run."""
+
+
+class Task(_Model):
+    id: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    kind: str
+    name: str
+    action: Action
+    reason: str
+    fields: tuple[str, ...]
+    """Fields of the spec that force it."""
+    same_as: str | None
+    """Of a task to reuse: the id of the artifact that was made of the same inputs, byte for byte, and is published
+    under this id, too. Null where the task has its own artifact."""
+    if_inputs_differ: bool
+    """Of a task to run: it runs only if its inputs, which are made again, differ from what they were. Totals and times
+    count it."""
+    cost: Cost | None
+    seconds: Seconds | None
+    seconds_from: Origin | None
+
+
+class Totals(_Model):
+    """Of the tasks that run."""
+
+    run: Count
+    reuse: Count
+    unneeded: Count
+    blocked: Count
+    flops: Count
+    largest_memory: Count
+    disk: Count
+    scratch: Count
+    read: Count
+    tokens: Count
+    real_tokens: Count | None
+    incomplete: Count
+    """Tasks whose cost is not known in full: the sums leave that out."""
+
+
+class Machine(_Model):
+    cpus: Annotated[int | float, Field(ge=0)]
+    gpus: Annotated[int | float, Field(ge=0)]
+    device: Annotated[str | None, BeforeValidator(lambda device: device and device.name)]
+
+
+class Clock(_Model):
+    cpu_seconds: Seconds
+    """Of tasks without a GPU, times their cores."""
+    gpu_seconds: Seconds
+    """Times the share of a GPU."""
+    longest_chain: Seconds
+    """Seconds of the longest chain of tasks that wait for each other."""
+    elapsed: Seconds
+    """Seconds until the last task has ended, on `machine`."""
+    sources: Annotated[tuple[Origin, ...], Field(serialization_alias="from")]
+    without_a_time: Count
+    """Tasks whose time is not known: they count as nothing."""
+
+
+class PlanJson(_Model):
+    """What `boomspec plan --json` prints."""
+
+    schema_version: Annotated[Literal[2], Field(serialization_alias="schema")] = 2
+    name: str
+    graph: str
+    store: str
+    pending: tuple[str, ...]
+    """Searches that the rest of the experiment waits for."""
+    experiments: Annotated[tuple[Experiment, ...], Field(min_length=1)]
+    texts: tuple[TextPlan, ...]
+    """What each tokenize task reads."""
+    tasks: tuple[Task, ...]
+    totals: Totals
+    machine: Machine
+    time: Clock
+    devices: dict[str, Clock]
+    """The same plan with its GPU tasks on other kinds of GPU; empty where no task asks for one."""
+    unknown: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 def plan_schema() -> dict[str, Any]:
     """The JSON Schema of what `plan_json` returns."""
-    schema: dict[str, Any] = json.loads(PLAN_SCHEMA.read_text(encoding="utf-8"))
-    return schema
+    schema = PlanJson.model_json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def plan_json(compiled: Compiled, plan: Plan, forecast: Forecast, store: Store) -> dict[str, Any]:
-    graph, totals = compiled.graph, forecast.totals
-    return {
-        "schema": PLAN_SCHEMA_VERSION,
+    graph = compiled.graph
+    counts = {action: len(plan.ids(action)) for action in ("reuse", "unneeded", "blocked")}
+    whole = {
         "name": graph.name,
         "graph": graph.id,
         "store": store.address,
-        "pending": list(compiled.pending),
+        "pending": compiled.pending,
         "experiments": [
-            {
-                "label": experiment.label,
-                "axes": experiment.axes,
-                **_family(compiled.families.get(experiment.label)),
-                "tasks": experiment.tasks,
-            }
-            for experiment in graph.experiments
+            {**vars(experiment), **_family(compiled.families.get(experiment.label))} for experiment in graph.experiments
         ],
-        "texts": [asdict(text) for text in text_plans(graph, store)],
+        "texts": text_plans(graph, store),
         "tasks": [_task(node, plan.steps[node.id], forecast) for node in graph.nodes.values()],
-        "totals": {
-            "run": totals.tasks,
-            "reuse": len(plan.ids("reuse")),
-            "unneeded": len(plan.ids("unneeded")),
-            "blocked": len(plan.ids("blocked")),
-            "flops": totals.flops,
-            "largest_memory": totals.largest,
-            "disk": totals.disk,
-            "scratch": totals.scratch,
-            "read": totals.read,
-            "tokens": totals.tokens,
-            "real_tokens": totals.real_tokens,
-            "incomplete": totals.unknown,
-        },
-        "machine": {
-            "cpus": forecast.machine.cpus,
-            "gpus": forecast.machine.gpus,
-            "device": forecast.machine.device.name if forecast.machine.device else None,
-        },
-        "time": _clock(forecast.clock),
-        "devices": {name: _clock(clock) for name, clock in forecast.devices.items()},
-        "unknown": list(forecast.reasons),
-        "warnings": list(forecast.warnings),
+        "totals": {**vars(forecast.totals), **counts},
+        "machine": forecast.machine,
+        "time": forecast.clock,
+        "devices": forecast.devices,
+        "unknown": tuple(forecast.reasons),
+        "warnings": forecast.warnings,
     }
+    return PlanJson.model_validate(whole).model_dump(mode="json", by_alias=True)
 
 
 def _family(family: Family | None) -> dict[str, Any]:
-    return {
-        "teacher_layers": family.facts.count if family else None,
-        "kept": list(family.kept) if family else None,
-        "sizes": [
-            {
-                "layers": member.layers,
-                "patched": member.patched,
-                "parameters": member.parameters,
-                "bytes": member.bytes,
-                "tied": member.tied,
-                "plan": list(member.plan),
-                "asked": list(member.asked),
-            }
-            for member in (family.members if family else ())
-        ],
-    }
+    if family is None:
+        return {"teacher_layers": None, "kept": None, "sizes": ()}
+    return {"teacher_layers": family.facts.count, "kept": family.kept, "sizes": family.members}
 
 
-def _task(node: Node, step: Step, forecast: Forecast) -> dict[str, Any]:
-    duration = forecast.clock.durations.get(node.id)
+def _task(node: task_graph.Node, step: Step, forecast: Forecast) -> dict[str, Any]:
+    duration, cost = forecast.clock.durations.get(node.id), forecast.costs[node.id]
     return {
+        **vars(step),
+        "same_as": step.same_as or None,
         "id": node.id,
         "kind": node.task.kind,
         "name": node.name,
-        "action": step.action,
-        "reason": step.reason,
-        "fields": list(step.fields),
-        "same_as": step.same_as or None,
-        "if_inputs_differ": step.if_inputs_differ,
-        "cost": _cost(forecast.costs[node.id]),
-        "seconds": None if duration is None else round(duration.seconds, 1),
-        "seconds_from": None if duration is None else duration.source,
+        "cost": None if cost is None else _cost(cost),
+        "seconds": duration and duration.seconds,
+        "seconds_from": duration and duration.source,
     }
 
 
-def _cost(cost: Cost | None) -> dict[str, Any] | None:
-    if cost is None:
-        return None
-    known = not cost.unknown
-    return {
-        "flops": cost.flops if known or cost.flops else None,
-        "memory": cost.memory,
-        "peak_memory": cost.peak if cost.memory else None,
-        "disk": cost.disk if known or cost.disk else None,
-        "scratch": cost.scratch,
-        "read": cost.read,
-        "tokens": cost.tokens if known or cost.tokens else None,
-        "real_tokens": cost.real_tokens,
-        "unknown": cost.unknown or None,
-    }
-
-
-def _clock(clock: Clock) -> dict[str, Any]:
-    return {
-        "cpu_seconds": round(clock.cpu_seconds, 1),
-        "gpu_seconds": round(clock.gpu_seconds, 1),
-        "longest_chain": round(clock.longest_chain, 1),
-        "elapsed": round(clock.elapsed, 1),
-        "from": list(clock.sources),
-        "without_a_time": len(clock.unknown),
-    }
+def _cost(cost: task_graph.Cost) -> dict[str, Any]:
+    known = vars(cost) | {"peak_memory": cost.peak if cost.memory else None, "unknown": cost.unknown or None}
+    if cost.unknown:  # what is 0 is not known, then
+        known |= {name: known[name] or None for name in ("flops", "disk", "tokens")}
+    return known

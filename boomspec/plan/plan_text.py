@@ -197,9 +197,13 @@ def _sums(nodes: list[Node], forecast: Forecast) -> Iterator[str]:
     seconds = [forecast.clock.durations.get(node.id) for node in nodes]
     known = [duration.seconds for duration in seconds if duration is not None]
     yield (
-        _at_least(shown_flops(found.flops), found.unknown > 0) if found.flops else UNKNOWN if found.unknown else NOTHING
+        _at_least(shown_flops(found.flops), found.incomplete > 0)
+        if found.flops
+        else UNKNOWN
+        if found.incomplete
+        else NOTHING
     )
-    yield shown_bytes(found.largest) if found.largest else NOTHING
+    yield shown_bytes(found.largest_memory) if found.largest_memory else NOTHING
     yield shown_bytes(found.disk) if found.disk else NOTHING
     yield _at_least(shown_seconds(sum(known)), len(known) < len(nodes)) if known else UNKNOWN if nodes else NOTHING
 
@@ -211,10 +215,10 @@ def _at_least(text: str, incomplete: bool) -> str:
 def _lines(forecast: Forecast) -> Iterator[str]:
     """The totals in words."""
     total = forecast.totals
-    least = "at least " if total.unknown else ""
+    least = "at least " if total.incomplete else ""
     meanwhile = f" and {shown_bytes(total.scratch)} of checkpoints meanwhile" if total.scratch else ""
     yield (
-        f"Together {least}{with_unit(total.flops)}, largest worker {shown_bytes(total.largest)} of memory, "
+        f"Together {least}{with_unit(total.flops)}, largest worker {shown_bytes(total.largest_memory)} of memory, "
         f"{shown_bytes(total.disk)} of disk{meanwhile}."
     )
     if total.tokens:
@@ -239,8 +243,8 @@ def _time(forecast: Forecast) -> str:
             return "Time: see below for kinds of GPU; name one as execution.device for more."
         return "Time: not known yet on this machine; --calibrate measures it in about ten seconds."
     least = "at least " if clock.unknown else "about "
-    many = "" if len(clock.unknown) == 1 else "s"
-    missing = f", {len(clock.unknown)} task{many} without a time" if clock.unknown else ""
+    many = "" if clock.without_a_time == 1 else "s"
+    missing = f", {clock.without_a_time} task{many} without a time" if clock.unknown else ""
     by = "; ".join(_SOURCES[source] for source in clock.sources)
     return (
         f"Time on {on.cpus:g} CPUs{device}: {least}{shown_seconds(clock.elapsed)} "

@@ -17,7 +17,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -33,6 +33,7 @@ from boomspec.store import Store
 
 CALIBRATION = "cache/calibration.json"
 CALIBRATION_SCHEMA = 1
+Origin = Literal["measured", "calibration", "table", "usual"]
 _USED = 30  # artifacts of one kind
 # Of one core of a machine that nothing is known of, operations or bytes a second: right within a factor of a few.
 _USUAL_TRAINING, _USUAL_MEASURING, _USUAL_COPYING, _USUAL_TOKENIZING = 1e10, 2e10, 4e8, 3e6
@@ -53,10 +54,10 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Duration:
-    """Seconds of one task, and where they come from: "measured", "calibration", "table", "usual"."""
+    """Seconds of one task, and where they come from."""
 
     seconds: float
-    source: str
+    source: Origin
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,11 @@ class Rates:
             return Duration(moved / known.copying, "calibration")
         return None
 
-    def _usual(self, node: Node, cost: Cost, device: Device | None) -> tuple[float | None, str]:
+    def _usual(self, node: Node, cost: Cost, device: Device | None) -> tuple[float | None, Origin]:
         """Seconds for a unit of a task's work as known without such tasks, and where from; None where unknown."""
         record, known = node.task.record, self.calibration
         if isinstance(record, Evaluate) and isinstance(record.measure, LmEval):
-            return None, ""  # how many tokens there are is not known
+            return None, "usual"  # how many tokens there are is not known
         if cost.flops and device is not None:
             return _by_table(record, cost, device, 1).seconds / cost.flops, "table"
         if cost.flops and record.trains:
@@ -119,7 +120,7 @@ class Rates:
         if cost.flops:
             return (1 / known.measuring, "calibration") if known else (1 / _USUAL_MEASURING, "usual")
         if not cost.read + cost.disk:
-            return None, ""
+            return None, "usual"
         if record.kind == "tokenize":
             return 1 / _USUAL_TOKENIZING, "usual"
         return (1 / known.copying, "calibration") if known else (1 / _USUAL_COPYING, "usual")

@@ -1,11 +1,12 @@
-"""What a plan says of the text: what each entry of `files` gives, how documents begin, how often it is gone through."""
+"""The text in a plan: what each entry of `files` gives, how documents begin, how often a training reads it."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.format import shown_count
@@ -14,32 +15,45 @@ from boomspec.core.tasks import Distill, Pretrain, Tokenize
 from boomspec.models.text_start import text_start
 from boomspec.store import Store
 
+Count = Annotated[int, Field(ge=0)]
 _MOST_NAMES = 3
 
 
-@dataclass(frozen=True)
-class Given:
-    """What one entry gives; None where it is not known before it is read."""
+class PlanModel(BaseModel):
+    """A part of what `boomspec plan --json` prints; a text below a field describes it in the JSON Schema."""
+
+    model_config = ConfigDict(
+        frozen=True, use_attribute_docstrings=True, json_schema_serialization_defaults_required=True
+    )
+
+
+class Given(PlanModel):
+    """What one entry of data.files gives, each file once; null where it is not known before it is read."""
 
     entry: str
     held_out: bool = False
-    files: int | None = None
-    documents: int | None = None
-    bytes: int | None = None
+    files: Count | None = None
+    documents: Count | None = None
+    bytes: Count | None = None
 
 
-@dataclass(frozen=True)
-class TextPlan:
-    """The text of one tokenize task. `tokens`: those to train on, where they are known."""
+class TextPlan(PlanModel):
+    """The text that one tokenize task reads."""
 
     task: str
+    """The id of the tokenize task."""
     given: tuple[Given, ...]
-    begins: str  # in words
-    bos: tuple[str, ...] | None  # the tokens; None where they are known only when the tokenizer is loaded
-    tokens: int | None
-    on_bad_row: str
-    skipped: dict[str, int] | None = None  # rows without text that were left out, by what was wrong
-    passes: dict[str, float] = field(default_factory=dict)  # trainings that go through it more than once
+    begins: str
+    """How documents begin, in a sentence."""
+    bos: tuple[str, ...] | None
+    """The tokens that a document begins with; null where only the loaded tokenizer knows."""
+    tokens: Count | None
+    """Training tokens: those that were found, else data.max_tokens."""
+    on_bad_row: Literal["error", "skip"]
+    skipped: dict[str, Annotated[int, Field(ge=1)]] | None = None
+    """Rows without text that were left out, by what was wrong; null before the text is read."""
+    passes: dict[str, float] = {}
+    """How often a training goes through the text, where that is more than once."""
 
 
 def text_plans(graph: TaskGraph, store: Store) -> list[TextPlan]:
@@ -89,11 +103,12 @@ def _given(source: Source) -> list[Given]:
     if (entries := source.location.get("entries")) is not None and entries:
         return [Given(**entry, held_out=held_out) for entry in entries]
     if "hub" in source.identity:
-        return [Given(source.identity["hub"])]
+        return [Given(entry=source.identity["hub"])]
     files = source.identity.get("files", ())
     size = sum(file["bytes"] for file in files)
     documents = len(files) if source.identity.get("format") == "text" else None
-    return [Given(str(source.location.get("name", "files")), held_out, len(files), documents, size)]
+    name = str(source.location.get("name", "files"))
+    return [Given(entry=name, held_out=held_out, files=len(files), documents=documents, bytes=size)]
 
 
 def _beginning(record: Tokenize, tokenizer: Source | None) -> tuple[str, tuple[str, ...] | None]:

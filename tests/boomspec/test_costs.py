@@ -300,10 +300,10 @@ def test_totals_are_of_what_runs_and_count_what_is_not_known(tmp_path: Path) -> 
     graph = graph_of(*nodes)
     found = forecast(graph, needed(graph, store), store, Machine(1, 1))
     total = found.totals
-    assert (total.tasks, total.flops, total.disk, total.unknown) == (3, 11, 1, 2)
+    assert (total.run, total.flops, total.disk, total.incomplete) == (3, 11, 1, 2)
     assert (total.tokens, total.real_tokens) == (8, 6)
     assert found.reasons == {REQUESTS: "open"}
-    assert len(found.clock.unknown) == 3
+    assert found.clock.without_a_time == 3
 
 
 def test_numbers_are_written_short() -> None:
