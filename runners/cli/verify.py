@@ -31,7 +31,7 @@ from runners.runtime.interrupt import Interrupt
 from runners.runtime.journal import Event, Journal
 from runners.verify.choose import as_it_was_made, check_originals, choose, scratch_store
 from runners.verify.compare import Checked, compare, tolerance_of
-from runners.verify.text import exit_code, in_order, show, to_json
+from runners.verify.text import exit_code, show, to_json
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -139,7 +139,8 @@ def _repeat(
         for i, outcome in outcomes.items()
         if not outcome.succeeded
     ]
-    return in_order([*checking.checks, *failed], list(graph.nodes))
+    order = list(graph.nodes)
+    return sorted([*checking.checks, *failed], key=lambda check: order.index(check.node.id))
 
 
 class _Checking:

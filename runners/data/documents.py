@@ -1,7 +1,7 @@
 """Read the documents of a text source, one by one, in an order that never changes.
 
-A file must still be what the graph says it is: its sha256 is compared before it is read, so a corpus
-that changed under a graph is an error, not another result under the same id.
+A file's sha256 is compared with the graph's before it is read: a corpus that changed since is an error, not another
+result under the same id.
 """
 
 from __future__ import annotations
@@ -23,10 +23,7 @@ _READERS = {"jsonl": jsonl_rows, "json": json_rows, "parquet": parquet_rows}
 
 @dataclass(frozen=True)
 class Document:
-    """One text. `bytes_read`: how far into the source's files it ends (0 where that is not known).
-
-    `bad`: it is a row without text, and this is why.
-    """
+    """One text. `bytes_read`: how far into the source's files it ends (0: unknown). `bad`: why the row has no text."""
 
     text: str
     bytes_read: int = 0
@@ -36,10 +33,10 @@ class Document:
 class Documents:
     """The documents of a `text`, `held_out_text` or `hub_dataset` source, without the first `skip`.
 
-    Empty documents are there, too, so that a document's index is its place in the source; so are bad ones where
+    Empty documents count, too, so that a document's index is its place in the source; so do bad ones where
     `lenient`, else they raise. Raises BoomspecError for a file that is gone, changed or not of its format.
 
-    `done`: so many behind the skipped ones were read before, and are passed over; `state` is what `state` gave then.
+    `done`: how many documents after the skipped ones were read before; `state`: what `state()` returned then.
     """
 
     def __init__(
@@ -73,14 +70,14 @@ class Documents:
                 raise BoomspecError(text.message, hint=f"{text.hint}; {skip}" if text.hint else skip)
 
     def state(self) -> dict[str, Any] | None:
-        """Where a data set of the hub is read on from; of files it is enough to know how many documents were read."""
+        """Where to resume a hub data set; files need only the number of documents that were read."""
         if self._stream is None:
             return None
         found: dict[str, Any] = self._stream.state_dict()
         try:
             json.dumps(found, allow_nan=False)
         except (TypeError, ValueError):
-            return None  # it is then read through again as far as it was
+            return None  # a resumed task reads again what was read
         return found
 
     def _hub_rows(
@@ -88,10 +85,8 @@ class Documents:
     ) -> Iterator[tuple[Row, int, int]]:
         import datasets  # 1 s, and only corpora from the hub need it
 
-        hub, split = source.identity["hub"], source.identity["split"]
-        stream = datasets.load_dataset(
-            hub, source.identity["config"], split=split, revision=source.identity["revision"], streaming=True
-        )
+        hub, config, split, revision = (source.identity[name] for name in ("hub", "config", "split", "revision"))
+        stream = datasets.load_dataset(hub, config, split=split, revision=revision, streaming=True)
         self._stream = stream = stream.skip(skip) if state is not None else stream.skip(skip + done)
         if state is not None:
             stream.load_state_dict(state)
@@ -100,7 +95,7 @@ class Documents:
 
 
 def source_bytes(source: Source) -> int:
-    """Bytes of all files of a source; 0 where that is not known."""
+    """Bytes of all files of a source; 0 where they are not known."""
     return sum(file["bytes"] for file in source.identity.get("files", ()))
 
 

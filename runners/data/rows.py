@@ -1,36 +1,48 @@
-"""The rows of one file: where the text of each is, and what is wrong with those that have none.
+"""Read the rows of one text file: the text of each, or what is wrong with a row that has none.
 
     text      the whole file is one row
     jsonl     a JSON object a line; blank lines are no rows
     json      an array of JSON objects, read piece by piece; a file of lines is read as jsonl
     parquet   a row each
 
-text, jsonl and json may be compressed (gzip, zstd). A byte order mark is not text. A row that has no text is bad: it is
-a `BadRow` in the place of its text, and whoever reads decides. A file that cannot be read as a whole raises.
+text, jsonl and json may be compressed (gzip, zstd), whatever their names say; several frames or members in one file
+follow each other, as parallel compressors write them. A byte order mark is not text. A row without text has a `BadRow`
+in place of its text, and the caller decides. A file that cannot be read as a whole, such as a truncated one, raises.
 """
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
+import re
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO, cast
+
+import zstandard
 
 from boomspec.core.errors import BoomspecError, did_you_mean
-from runners.data.compressed import opened, plain_bytes
 
 _PARQUET_ROWS = 256  # read at a time
 _PIECE = 1 << 20  # characters of a JSON array that are read at a time
 _LONGEST = 1 << 28  # characters of one element of it
+_SPACES = re.compile(r"[ \t\r\n]*")
 _MARK = "\ufeff"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_ZSTD_EXTRA = b"\x2a\x4d\x18"  # after 0x50 to 0x5f: a frame without data, with which some files begin
+_ZSTD_WINDOW = 1 << 31  # of zstd --long=31, the largest that there is
+_ZSTD_PIECE = 1 << 14  # compressed bytes at a time: what they expand to is in memory
+_TRUNCATED = (gzip.BadGzipFile, EOFError, zlib.error, zstandard.ZstdError)
 
 
 @dataclass(frozen=True)
 class BadRow:
-    """What is wrong with a row: in a word, to count by, and in full, with its place."""
+    """What is wrong with a row: its `kind`, to count by, and the whole message with the row's place."""
 
     kind: str
     message: str
@@ -39,29 +51,81 @@ class BadRow:
 
 @dataclass(frozen=True)
 class Row:
-    """The text of a row, or why it has none. `share`: how much of the file's bytes is behind it."""
+    """The text of a row, or why it has none. `share`: how much of the file is read after it."""
 
     text: str | BadRow
     share: float = 1.0
 
 
+@dataclass
 class Skipped:
-    """How many rows are still to be passed over; they are not parsed."""
+    """How many rows are still to be skipped; they are not parsed."""
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    count: int
 
     def take(self, rows: int = 1) -> bool:
-        """Whether the next `rows` rows are all passed over."""
+        """Whether the next `rows` rows are all skipped."""
         if self.count < rows:
             return False
         self.count -= rows
         return True
 
 
+@contextmanager
+def decompressed(path: Path, data: bytes | None = None) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """A file's bytes without their compression, and the file itself, whose position says how far it is read.
+
+    `data`: the file's bytes, where they are in memory already.
+    """
+    with path.open("rb") if data is None else io.BytesIO(data) as raw:
+        start = raw.read(4)
+        raw.seek(0)
+        try:
+            if start.startswith(_GZIP):
+                with gzip.GzipFile(fileobj=raw) as file:
+                    yield cast(BinaryIO, file), raw
+            elif start == _ZSTD or (start[1:] == _ZSTD_EXTRA and start[0] >> 4 == 5):
+                yield io.BufferedReader(_Zstd(raw), 1 << 20), raw
+            else:
+                yield raw, raw
+        except _TRUNCATED as error:
+            hint = "is the file whole? copy it again"
+            raise BoomspecError(f"{path}: cannot be decompressed: {error}", hint=hint) from error
+
+
+class _Zstd(io.RawIOBase):
+    """The data of all frames of a stream. The library's own reader takes a truncated frame for a whole one."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self._raw, self._rest, self._data, self._at = raw, b"", b"", 0
+        self._frame: Any = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while self._at == len(self._data):
+            piece = self._rest or self._raw.read(_ZSTD_PIECE)
+            if not piece:
+                if self._frame is not None:
+                    raise EOFError("it ends before its end-of-frame marker")
+                return 0
+            if self._frame is None:
+                self._frame = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).decompressobj()
+            self._data, self._at = self._frame.decompress(piece), 0
+            self._rest = self._frame.unused_data if self._frame.eof else b""
+            if self._frame.eof:
+                self._frame = None
+        count = min(len(buffer), len(self._data) - self._at)
+        buffer[:count] = self._data[self._at : self._at + count]
+        self._at += count
+        return count
+
+
 def text_row(data: bytes, path: Path) -> Row:
     """The one row of a text file with these bytes."""
-    data = plain_bytes(data, path)
+    with decompressed(path, data) as (file, _):
+        data = file.read()
     _check_encoding(data, path)
     try:
         text = data.decode("utf-8-sig")
@@ -76,22 +140,17 @@ def text_row(data: bytes, path: Path) -> Row:
 
 def jsonl_rows(path: Path, field: str, skipped: Skipped) -> Iterator[Row]:
     size = max(1, path.stat().st_size)
-    with opened(path) as (file, raw):
-        yield from _lines(file, raw, size, path, field, skipped)
-
-
-def _lines(file: IO[bytes], raw: IO[bytes], size: int, path: Path, field: str, skipped: Skipped) -> Iterator[Row]:
-    done = 0
-    for number, line in enumerate(file, start=1):
-        if number == 1:
-            _check_encoding(line, path)
-            line = line.removeprefix(_MARK.encode())
-        done += len(line)
-        if not line.strip():
-            continue  # as at the end of many files; not a row
-        share = (done if file is raw else raw.tell()) / size
-        if not skipped.take():
-            yield Row(_of_json(line, field, f"{path}:{number}"), min(1.0, share))
+    with decompressed(path) as (file, raw):
+        done = 0
+        for number, line in enumerate(file, start=1):
+            if number == 1:
+                _check_encoding(line, path)
+                line = line.removeprefix(_MARK.encode())
+            done += len(line)
+            # Blank lines, as at the end of many files, are no rows.
+            if line.strip() and not skipped.take():
+                share = (done if file is raw else raw.tell()) / size
+                yield Row(_of_json(line, field, f"{path}:{number}"), min(1.0, share))
 
 
 def _of_json(line: bytes, field: str, place: str) -> str | BadRow:
@@ -107,37 +166,19 @@ def _of_json(line: bytes, field: str, place: str) -> str | BadRow:
 def json_rows(path: Path, field: str, skipped: Skipped) -> Iterator[Row]:
     """The elements of an array; memory holds one of them and a piece of the file."""
     size = max(1, path.stat().st_size)
-    with opened(path) as (file, raw):
-        head = file.read(_PIECE)
+    with decompressed(path) as (file, raw):
+        head = cast(io.BufferedReader, file).peek(_PIECE)
         _check_encoding(head, path)
-        first = head.removeprefix(_MARK.encode()).lstrip()[:1]
-        if first == b"{":  # lines, whatever its ending says
-            together = io.BufferedReader(_Joined(head, file))
-            yield from _lines(together, raw, size, path, field, skipped)
+        if head.removeprefix(_MARK.encode()).lstrip()[:1] != b"{":
+            with io.TextIOWrapper(file, encoding="utf-8-sig") as text:
+                for number, row in enumerate(_elements(text, path), start=1):
+                    if not skipped.take():
+                        yield Row(text_of(row, field, f"{path}, element {number}"), min(1.0, raw.tell() / size))
             return
-        decoded = io.TextIOWrapper(io.BufferedReader(_Joined(head, file)), encoding="utf-8-sig")
-        for number, row in enumerate(_elements(decoded, path), start=1):
-            if not skipped.take():
-                yield Row(text_of(row, field, f"{path}, element {number}"), min(1.0, raw.tell() / size))
+    yield from jsonl_rows(path, field, skipped)  # lines, whatever its ending says
 
 
-class _Joined(io.RawIOBase):
-    """What was read of a stream already, and the rest of it."""
-
-    def __init__(self, head: bytes, rest: IO[bytes]) -> None:
-        self._head, self._rest = head, rest
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._head[: len(buffer)] or self._rest.read(len(buffer))
-        self._head = self._head[len(buffer) :]
-        buffer[: len(data)] = data
-        return len(data)
-
-
-def _elements(file: IO[str], path: Path) -> Iterator[Any]:
+def _elements(file: io.TextIOWrapper, path: Path) -> Iterator[Any]:
     """The elements of the JSON array that a file holds."""
     decoder, buffer, at, begun = json.JSONDecoder(), "", 0, False
     piece = _PIECE
@@ -150,7 +191,7 @@ def _elements(file: IO[str], path: Path) -> Iterator[Any]:
         line += buffer.count("\n", 0, at)
         buffer, at = buffer[at:] + more, 0
         while True:
-            at = _behind(buffer, at, " \t\r\n")
+            at = _skip_spaces(buffer, at)
             if at == len(buffer):
                 break
             if not begun:
@@ -160,7 +201,7 @@ def _elements(file: IO[str], path: Path) -> Iterator[Any]:
                 continue
             if buffer[at] == "]":
                 if buffer[at + 1 :].strip() or file.read(_PIECE).strip():
-                    raise _no_array(path, line, "something stands behind its end")
+                    raise _no_array(path, line, "something follows its end")
                 return
             try:
                 value, end = decoder.raw_decode(buffer, at)
@@ -168,7 +209,7 @@ def _elements(file: IO[str], path: Path) -> Iterator[Any]:
                 if more and len(buffer) - at < _LONGEST and not isinstance(error, RecursionError):
                     break  # it goes on in what is not read yet
                 raise _no_array(path, line + buffer.count("\n", 0, at), str(error)) from error
-            end = _behind(buffer, end, " \t\r\n")
+            end = _skip_spaces(buffer, end)
             if end == len(buffer):
                 break  # what follows is not read yet
             if buffer[end] not in ",]":
@@ -182,10 +223,9 @@ def _elements(file: IO[str], path: Path) -> Iterator[Any]:
         piece = max(_PIECE, len(buffer) - at)  # so that a long element is not begun too often
 
 
-def _behind(text: str, at: int, skipped: str) -> int:
-    while at < len(text) and text[at] in skipped:
-        at += 1
-    return at
+def _skip_spaces(text: str, at: int) -> int:
+    found = _SPACES.match(text, at)
+    return at if found is None else found.end()
 
 
 def _no_array(path: Path, line: int, what: str) -> BoomspecError:

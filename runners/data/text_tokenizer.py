@@ -1,4 +1,4 @@
-"""The tokenizer of a token artifact: learned from the text or copied, and how it begins a text."""
+"""Make the tokenizer of a token artifact: train it on the text or copy it, and find which tokens begin a text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from runners.runtime.context import Input, Progress
 
 EOS = "<|endoftext|>"
 _PROBE = "a"  # a text that every tokenizer knows
-# A repository need not have the file, and the answer to that comes with the tokenizer itself.
+# A repository need not have the file; loading the tokenizer itself reports what is wrong.
 _OPTIONAL: dict[str, Any] = {
     "_raise_exceptions_for_missing_entries": False,
     "_raise_exceptions_for_connection_errors": False,
@@ -35,7 +35,7 @@ _OPTIONAL: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class TextTokenizer:
-    """What makes tokens of text. `prefix`: the tokens that it begins every text with."""
+    """Turns text into tokens. `prefix`: the tokens that begin every text."""
 
     fast: Tokenizer
     eos: int
@@ -43,7 +43,7 @@ class TextTokenizer:
     vocabulary: int
 
     def encoded(self, texts: list[str]) -> list[list[int]]:
-        """The tokens of each text alone."""
+        """The tokens of each text, without any that are added around it."""
         return [encoding.ids for encoding in self.fast.encode_batch_fast(texts, add_special_tokens=False)]
 
 
@@ -53,14 +53,14 @@ def _first_bytes(texts: Iterator[str], limit: int, progress: Progress) -> Iterat
     for text in texts:
         data = text.encode("utf-8")[: limit - done]
         done += len(data)
-        progress.update(done, limit, unit="bytes", phase="learning the tokenizer")
-        yield data.decode("utf-8", errors="ignore")  # a character cut in two is dropped
+        progress.update(done, limit, unit="bytes", phase="training the tokenizer")
+        yield data.decode("utf-8", errors="ignore")  # drops a character that is cut in two
         if done == limit:
             return
 
 
 def train_tokenizer(wanted: TrainTokenizer, texts: Iterator[str], folder: Path, progress: Progress) -> None:
-    """Learn a byte-level BPE vocabulary; the same text gives the same tokenizer."""
+    """Train a byte-level BPE tokenizer; the same text gives the same tokenizer."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     if wanted.vocabulary < len(alphabet) + 1:
         raise BoomspecError(f"a byte-level vocabulary needs {len(alphabet) + 1} entries, not {wanted.vocabulary}")
@@ -77,7 +77,7 @@ def train_tokenizer(wanted: TrainTokenizer, texts: Iterator[str], folder: Path, 
 
 
 def copy_tokenizer(source: Source, folder: Path) -> None:
-    """Copy a tokenizer's files; those of a folder are compared with the digests in the source's identity."""
+    """Copy a tokenizer's files; checks those of a folder against the digests in the source's identity."""
     code = source.identity.get(CODE, {})
     if "hub" in source.identity:
         _fetch_tokenizer(source, code, folder)
@@ -87,7 +87,7 @@ def copy_tokenizer(source: Source, folder: Path) -> None:
         check_native(origin, "tokenizer", str(origin))
     folder.mkdir()
     for name, sha256 in sorted({**source.identity["sha256"], **code}.items()):
-        if not is_tokenizer_file(name) and not code:  # code reads other files, too
+        if not is_tokenizer_file(name) and not code:  # a tokenizer's own code may read other files
             continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -103,12 +103,12 @@ def copy_tokenizer(source: Source, folder: Path) -> None:
         raise BoomspecError(f"{origin}: has no tokenizer files", hint="tokenizer.save_pretrained(folder)")
     if not code:
         forget_code(folder)
-    if context := source.identity.get(CONTEXT):  # what decides, beside its files, which class it is
+    if context := source.identity.get(CONTEXT):  # fields of the model's config that decide the tokenizer's class
         (folder / CONFIG).write_text(json.dumps(context, indent=2) + "\n", encoding="utf-8")
 
 
 def _fetch_tokenizer(source: Source, code: dict[str, str], folder: Path) -> None:
-    """Save a tokenizer of the hub. Its own code runs if it is trusted, and is that of the commit."""
+    """Save a tokenizer of the hub. Its own code runs if it is trusted, in the version of the commit."""
     hub, revision = source.identity["hub"], source.identity["revision"]
     if code:
         tokenizer_of(model_folder(Input(source.id, source=source)), code.values()).save_pretrained(folder)
@@ -120,7 +120,7 @@ def _fetch_tokenizer(source: Source, code: dict[str, str], folder: Path) -> None
 
 
 def load_tokenizer(folder: Path, code: Collection[str], *, bos: bool | None) -> TextTokenizer:
-    """The fast tokenizer, as who reads the artifact will load it. `bos` None: texts begin as it begins them."""
+    """The fast tokenizer, as a reader of the artifact will load it. `bos` None: texts begin as it begins them."""
     tokenizer = tokenizer_of(folder, code)
     if tokenizer.eos_token_id is None:
         raise BoomspecError(
@@ -135,20 +135,14 @@ def load_tokenizer(folder: Path, code: Collection[str], *, bos: bool | None) -> 
     fast.no_padding()
     fast.encode_special_tokens = True  # "<|endoftext|>" inside a text is text
     eos = int(tokenizer.eos_token_id)
-    return TextTokenizer(fast, eos, prefix, _needed_rows(fast, {eos, *prefix}))
-
-
-def _needed_rows(tokenizer: Tokenizer, around: set[int]) -> int:
-    """The largest id that may be written, plus one: special tokens inside of a text are text, and never written.
-
-    The compiler knows it from the tokenizer's files (`boomspec.models.vocabulary`).
-    """
-    special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-    return max({*tokenizer.get_vocab(with_added_tokens=True).values()} - special | around) + 1
+    # Special tokens inside of a text are text, and never written. As `boomspec.models.vocabulary` counts.
+    special = {i for i, token in fast.get_added_tokens_decoder().items() if token.special}
+    written = set(fast.get_vocab(with_added_tokens=True).values()) - special | {eos, *prefix}
+    return TextTokenizer(fast, eos, prefix, max(written) + 1)
 
 
 def _prefix(tokenizer: Any, bos: bool | None) -> tuple[int, ...]:
-    """The tokens in front of every text: those that the tokenizer itself puts there, its BOS, or none."""
+    """The tokens before every text: those that the tokenizer itself puts there, its BOS, or none."""
     if bos is False:
         return ()
     if bos:
@@ -162,15 +156,12 @@ def _prefix(tokenizer: Any, bos: bool | None) -> tuple[int, ...]:
 
 
 def around(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The tokens that a tokenizer puts in front of every text, and behind it. BoomspecError where that is unclear."""
+    """The tokens that a tokenizer puts before every text, and after it. Raises BoomspecError where that is unclear."""
     plain = tokenizer.encode(_PROBE, add_special_tokens=False)
     whole = tokenizer.encode(_PROBE, add_special_tokens=True)
     for start in range(len(whole) - len(plain) + 1):
         end = start + len(plain)
         if whole[start:end] == plain and (plain or not whole):
             return tuple(map(int, whole[:start])), tuple(map(int, whole[end:]))
-    raise BoomspecError(
-        f"how the tokenizer begins a text cannot be told: it makes {whole} of {_PROBE!r}, and {plain} without special "
-        "tokens",
-        hint="say it: data.bos: true or false",
-    )
+    message = f"how the tokenizer begins a text is unclear: {_PROBE!r} becomes {whole}, without special tokens {plain}"
+    raise BoomspecError(message, hint="set data.bos to true or false")

@@ -1,8 +1,8 @@
-"""Read a token artifact: two flat token streams and what is known about them.
+"""Read and write a token artifact: two flat token streams and what is known about them.
 
 A stream is `EOS d1 EOS d2 EOS ... dn EOS`. Training reads it in windows: window w of T tokens covers
 stream[w*T : w*T + T + 1], that is T inputs and, one further, T labels. So every token but the first is
-a label exactly once an epoch, except for a rest shorter than a window.
+a label exactly once an epoch, except for a remainder shorter than a window.
 
 Where the tokenizer begins every text with tokens B of its own (a beginning-of-sequence token; meta's `prefix`), so do
 the documents and the windows, because a model that knows no text without them makes nothing of one. The stream is
@@ -13,27 +13,46 @@ one in front of every document: the stream is as without, and only the windows b
 The order of the windows is a pure function of (seed, step): a resumed run, or one on another number of
 GPUs, reads the same tokens in the same order.
 
+A task that is killed while it writes goes on from its last checkpoint, to the same bytes:
+
+    <resume>/train.bin, held_out.bin   what is written so far; what follows the checkpoint is cut off
+    <resume>/tokens.json               the checkpoint: how far the text is read, the counts, length and crc of each file
+
+A checkpoint follows whole batches of documents. One that does not match its checksum is ignored with a note: the task
+starts again. The files are moved into the payload at the end.
+
 Shapes: B sequences, T tokens a sequence.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+import os
+import shutil
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from boomspec.core.errors import BoomspecError
+from boomspec.core.files import flush, write_atomically
 
 META = "meta.json"
 TOKENIZER = "tokenizer"
 PADDING = -1  # no token: its position has no label
-_SCAN = 1 << 24  # tokens looked at together
+CHECKPOINT_SECONDS = 60.0
+_STATE = "tokens.json"
+_CHUNK = 1 << 24  # tokens, or bytes of a file, that are read at a time
 Split = Literal["train", "held_out"]
+_SPLITS: tuple[Split, ...] = get_args(Split)
 DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 
 
@@ -111,8 +130,8 @@ class TokenStream:
     @cached_property
     def _bounds(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Start and end of every document, its B and its closing end-of-text included."""
-        chunks = range(0, len(self), _SCAN)
-        marks = [np.flatnonzero(self.tokens[i : i + _SCAN] == self.eos) + i for i in chunks]
+        chunks = range(0, len(self), _CHUNK)
+        marks = [np.flatnonzero(self.tokens[i : i + _CHUNK] == self.eos) + i for i in chunks]
         places = np.concatenate(marks) if marks else np.empty(0, np.int64)
         if self.unlabelled:
             return np.concatenate([np.zeros(min(1, len(places)), np.int64), places[:-1] + 1]), places + 1
@@ -133,3 +152,141 @@ def repeated(tokens: npt.NDArray[Any], prefix: Sequence[int]) -> int:
 @lru_cache(maxsize=2)  # a batch touches at most two neighbouring epochs, unless it is larger than one
 def _order(seed: int, epoch: int, windows: int) -> npt.NDArray[np.int64]:
     return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(windows)
+
+
+@dataclass
+class Count:
+    """What one stream holds. `rows`: sha256 chained over each document's length (8 bytes, little-endian) and text.
+
+    A chain of digests, and not one over everything, so that a resumed task can continue it.
+    """
+
+    tokens: int = 0
+    documents: int = 0
+    bytes: int = 0
+    rows: str = ""
+    crc: int = 0  # of the file's bytes
+
+    def add(self, text: str, tokens: int) -> None:
+        data = text.encode("utf-8")
+        self.tokens += tokens
+        self.documents += 1
+        self.bytes += len(data)
+        self.rows = hashlib.sha256(bytes.fromhex(self.rows) + len(data).to_bytes(8, "little") + data).hexdigest()
+
+    def size(self) -> dict[str, int]:
+        return {"tokens": self.tokens, "documents": self.documents, "bytes": self.bytes}
+
+    def read(self) -> dict[str, Any]:
+        return {"documents": self.documents, "sha256": self.rows or hashlib.sha256().hexdigest()}
+
+
+@dataclass
+class Place:
+    """How far the text is read: the number of the source, its documents so far, and the state of a hub data set."""
+
+    part: int = 0
+    documents: int = 0
+    state: dict[str, Any] | None = None
+
+
+@dataclass
+class TokenWriter:
+    """Writes both streams and their checkpoint. `prefix`: tokens that every document begins with."""
+
+    folder: Path  # that a resumed task finds again
+    dtype: np.dtype[Any]
+    eos: int
+    prefix: Sequence[int]
+    note: Callable[[str], None]
+    seconds: float = CHECKPOINT_SECONDS
+    place: Place = field(default_factory=Place)
+    counts: dict[str, Count] = field(default_factory=lambda: {split: Count() for split in _SPLITS})
+    bad: Counter[str] = field(default_factory=Counter)
+    _files: dict[str, IO[bytes]] = field(default_factory=dict)
+    _saved: float = field(default_factory=time.monotonic)
+
+    def open(self) -> None:
+        """Begin, or resume from the checkpoint."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if (state := self._read_checkpoint()) is not None:
+            self.place = Place(**state["place"])
+            self.counts = {split: Count(**count) for split, count in state["counts"].items()}
+            self.bad = Counter(state["bad"])
+            self.note(f"resumes after document {self.place.documents:,}")
+        for split in _SPLITS:
+            file = (self.folder / f"{split}.bin").open("r+b" if state is not None else "w+b")
+            file.truncate(self.counts[split].tokens * self.dtype.itemsize)
+            file.seek(0, os.SEEK_END)
+            self._files[split] = file
+
+    def add(self, split: str, text: str, ids: Sequence[int]) -> None:
+        """Append a document: EOS d1 EOS d2 EOS, or with a prefix B d1 EOS B d2 EOS."""
+        count = self.counts[split]
+        start = self.prefix
+        if list(self.prefix) in ([], [self.eos]):  # the EOS of the document before is all that a document begins with
+            start = [] if count.documents else [self.eos]
+        data = np.asarray([*start, *ids, self.eos], self.dtype).tobytes()
+        self._files[split].write(data)
+        count.crc = zlib.crc32(data, count.crc)
+        count.add(text, len(start) + len(ids) + 1)
+
+    def reached(self, place: Place) -> None:
+        """Note that everything up to this place is written; save a checkpoint where one is due."""
+        self.place = place
+        if time.monotonic() - self._saved >= self.seconds:
+            self.save()
+
+    def save(self) -> None:
+        for split, file in self._files.items():
+            file.flush()
+            flush(self.folder / f"{split}.bin")
+        state = {
+            "place": vars(self.place),
+            "counts": {split: vars(count) for split, count in self.counts.items()},
+            "bad": dict(self.bad),
+            "dtype": self.dtype.str,
+            "prefix": list(self.prefix),
+        }
+        write_atomically(self.folder / _STATE, json.dumps(state))
+        self._saved = time.monotonic()
+
+    def finish(self, payload: Path) -> None:
+        """Move the streams into the payload."""
+        self.close()
+        for split in _SPLITS:
+            shutil.move(self.folder / f"{split}.bin", payload / f"{split}.bin")
+        (self.folder / _STATE).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def _read_checkpoint(self) -> dict[str, Any] | None:
+        """The checkpoint; None where there is none, or where the files do not match it."""
+        path = self.folder / _STATE
+        if not path.is_file():
+            return None
+        try:
+            state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if (state["dtype"], state["prefix"]) != (self.dtype.str, list(self.prefix)):
+                raise ValueError("it is of another tokenizer")
+            for split in _SPLITS:
+                count = Count(**state["counts"][split])
+                if _crc(self.folder / f"{split}.bin", count.tokens * self.dtype.itemsize) != count.crc:
+                    raise ValueError(f"{split}.bin does not match its checksum")
+            return state
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            self.note(f"the checkpoint is damaged and ignored: {error}")
+            return None
+
+
+def _crc(path: Path, size: int) -> int:
+    """crc32 of the first `size` bytes of a file. Raises ValueError where it has fewer."""
+    crc, left = 0, size
+    with path.open("rb") as file:
+        while left and (data := file.read(min(left, _CHUNK))):
+            crc, left = zlib.crc32(data, crc), left - len(data)
+    if left:
+        raise ValueError(f"{path.name} is shorter than it was")
+    return crc

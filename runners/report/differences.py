@@ -11,7 +11,6 @@ A difference is *clear* when it is beyond both, as far as they are known. One se
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +19,7 @@ import numpy as np
 from runners.report.collect import Row
 from runners.report.comparison import FAMILY, Group, Size, Study, Trial
 from runners.report.findings import CLEAR, item_differences
-from runners.runtime.statistics import weighted_stderr
-
-# Student's t, 97.5 %, for 1, 2, ... degrees of freedom.
-_T = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
+from runners.runtime.statistics import half_interval, weighted_stderr
 
 
 @dataclass(frozen=True)
@@ -53,8 +46,7 @@ class Difference:
     @property
     def interval(self) -> float | None:
         """Half the width of the 95 % interval over seeds; None for one seed."""
-        count = len(self.gains)
-        return None if count < 2 else student_t(count - 1) * float(np.std(self.gains, ddof=1)) / math.sqrt(count)
+        return half_interval(self.gains)
 
     @property
     def clear(self) -> bool:
@@ -62,11 +54,6 @@ class Difference:
         doubts = [CLEAR * self.items] if self.items is not None else []
         doubts += [self.interval] if self.interval is not None else []
         return bool(doubts) and abs(self.gain) > max(doubts)
-
-
-def student_t(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t; beyond the table by its expansion (Abramowitz and Stegun, 26.7.5)."""
-    return _T[freedom - 1] if freedom <= len(_T) else 1.95996 + 2.3723 / freedom + 2.8225 / freedom**2
 
 
 def differences(study: Study, group: Group, other: Group, measure: str) -> tuple[Difference, ...]:

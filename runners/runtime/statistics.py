@@ -1,12 +1,14 @@
-"""Weighted means over items (windows of a text, documents of a task) and their standard errors."""
+"""Means with their uncertainty: over items (windows of a text, documents of a task) and over seeds."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
 
 def weighted_mean(values: npt.NDArray[Any], weights: npt.NDArray[Any]) -> float:
@@ -24,3 +26,20 @@ def weighted_stderr(values: npt.NDArray[Any], weights: npt.NDArray[Any]) -> floa
         return None
     residuals = weights * (values - weighted_mean(values, weights))
     return float(math.sqrt((residuals**2).sum() * count / (count - 1)) / weights.sum())
+
+
+def deviation(values: Sequence[float]) -> float:
+    """Standard deviation of the population that at least two values were drawn from."""
+    return float(np.std(values, ddof=1))
+
+
+def half_interval(values: Sequence[float]) -> float | None:
+    """Half the width of the 95 % confidence interval of a mean (Student's t); None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    return t_quantile(len(values) - 1) * deviation(values) / math.sqrt(len(values))
+
+
+def t_quantile(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t, to the three decimals of printed tables."""
+    return round(float(stats.t.ppf(0.975, freedom)), 3)

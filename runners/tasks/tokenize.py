@@ -8,7 +8,7 @@ Documents are numbered behind the first `skip`, empty and bad ones included (the
 document i is held out when i % held_out_every == held_out_offset, or it is of a source of its own. `meta.json` has a
 digest of the documents of each stream; the execution's option `rows` says what it must be where a lock knows it. Memory
 holds one batch of documents, whatever the size of the corpus; the result does not depend on how documents are batched,
-nor on how often the task was killed (`runners/data/token_writer.py`).
+nor on how often the task was killed (`runners/data/tokens.py`).
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from boomspec.core.graph import Source
 from boomspec.core.tasks import Tokenize
 from runners.data.documents import Document, Documents, source_bytes
 from runners.data.text_tokenizer import TextTokenizer, copy_tokenizer, load_tokenizer, train_tokenizer
-from runners.data.token_writer import CHECKPOINT_SECONDS, Count, Place, TokenWriter
-from runners.data.tokens import DTYPES, META, TOKENIZER
+from runners.data.tokens import CHECKPOINT_SECONDS, DTYPES, META, TOKENIZER, Count, Place, TokenWriter
 from runners.runtime.context import Context
 
 _BATCH_DOCUMENTS, _BATCH_CHARACTERS = 256, 1 << 20

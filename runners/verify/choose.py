@@ -1,4 +1,4 @@
-"""What is verified: the tasks that were asked for, whether the originals can be used, and where the repetitions go."""
+"""Choose the tasks to verify, check that their original artifacts can be used, and make a store for the repetitions."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ _NAMED = 5  # artifacts that an error names before it only counts
 def choose(graph: TaskGraph, names: Sequence[str], kinds: Sequence[str], *, end_to_end: bool) -> list[Node]:
     """The tasks of these names (or patterns such as "evaluate *") and kinds, in the order of the graph.
 
-    By default all that a result comes from: a check is none, and another version of transformers asks for another one.
-    `end_to_end` adds every task that they are made from. Raises BoomspecError for what no task is called.
+    By default every task but checks, which are of one version of transformers. `end_to_end` adds every task that they
+    are made from. Raises BoomspecError for a name or kind that no task has.
     """
-    nodes = list(graph.nodes.values())
+    nodes, chosen = list(graph.nodes.values()), set[str]()
     for name in names:
-        if not any(_called(node, name) for node in nodes):
-            hint = did_you_mean(name, [node.name for node in nodes])
-            raise BoomspecError(f"no task is called '{name}'", hint=hint or f"tasks: {_few([n.name for n in nodes])}")
-    there = sorted({node.task.kind for node in nodes})
+        found = {node.id for node in nodes if node.name == name or fnmatchcase(node.name, name)}
+        if not found:
+            existing = [node.name for node in nodes]
+            hint = did_you_mean(name, existing) or f"tasks: {_few(existing)}"
+            raise BoomspecError(f"no task is called '{name}'", hint=hint)
+        chosen |= found
+    by_kind = {kind: {node.id for node in nodes if node.task.kind == kind} for kind in {n.task.kind for n in nodes}}
     for kind in kinds:
-        if kind not in there:
-            raise BoomspecError(f"this run has no task of kind '{kind}'", hint=f"its kinds: {', '.join(there)}")
-    chosen = {
-        node.id
-        for node in nodes
-        if node.task.kind in kinds
-        or any(_called(node, name) for name in names)
-        or (node.task.record.decides_results and not (names or kinds))
-    }
+        if kind not in by_kind:
+            raise BoomspecError(
+                f"this run has no task of kind '{kind}'", hint=f"its kinds: {', '.join(sorted(by_kind))}"
+            )
+        chosen |= by_kind[kind]
+    if not (names or kinds):
+        chosen = {node.id for node in nodes if node.task.record.decides_results}
     if end_to_end:
         for node in reversed(nodes):
             if node.id in chosen:
@@ -48,15 +49,10 @@ def choose(graph: TaskGraph, names: Sequence[str], kinds: Sequence[str], *, end_
     return [node for node in nodes if node.id in chosen]
 
 
-def _called(node: Node, name: str) -> bool:
-    return node.name == name or fnmatchcase(node.name, name)
-
-
 def check_originals(graph: TaskGraph, store: Store, nodes: Sequence[Node], interrupt: Interrupt) -> None:
     """Compare the artifacts of `nodes` and of their inputs with their records, contents included.
 
-    Raises BoomspecError, naming what is not there or damaged, and what the tasks read that is gone. Returns early
-    when interrupted.
+    Raises BoomspecError for artifacts and sources that are missing or damaged. Returns early when interrupted.
     """
     read = {i for node in nodes for i in [node.id, *graph.task_inputs(node.id)]}
     missing, damaged = [], []
@@ -108,10 +104,7 @@ def as_it_was_made(node: Node, store: Store) -> Node:
 
 @contextmanager
 def scratch_store(parent: Path, original: Store, *, keep: bool) -> Iterator[Store]:
-    """A new store in the folder `parent`, removed at the end unless it is kept.
-
-    That of a process that was killed is removed by the next call.
-    """
+    """A new store in `parent`, removed at the end unless `keep`; the next call removes that of a killed process."""
     with ExitStack() as held:
         try:
             parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""What a verification prints: for people, and as JSON for programs."""
+"""Print what a verification has found: for people, and as JSON for programs."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from boomspec.core.errors import EXIT_OK, EXIT_RUN_FAILED, EXIT_SPEC_WRONG
-from runners.verify.compare import Checked
+from runners.verify.compare import Checked, Verdict
 
 FORMAT = 1  # of the JSON; raise it when a field changes its meaning
 _ERROR_LINES = 4
@@ -21,21 +21,20 @@ _NAMES = 12  # tasks of one verdict that are named; of more, how many of each ki
 
 def exit_code(checks: Sequence[Checked]) -> int:
     """As diff(1): 0 the same, 1 something differs, 2 something could not be compared."""
-    verdicts = {check.verdict for check in checks}
-    return EXIT_SPEC_WRONG if "failed" in verdicts else EXIT_RUN_FAILED if "differs" in verdicts else EXIT_OK
+    if _of(checks, "failed"):
+        return EXIT_SPEC_WRONG
+    return EXIT_RUN_FAILED if _of(checks, "differs") else EXIT_OK
 
 
-def first_that_differs(checks: Sequence[Checked]) -> Checked | None:
-    """In the order of the graph."""
-    return next((check for check in checks if check.verdict == "differs"), None)
+def _of(checks: Sequence[Checked], verdict: Verdict) -> list[Checked]:
+    return [check for check in checks if check.verdict == verdict]
 
 
 def to_json(checks: Sequence[Checked], *, end_to_end: bool, scratch: Path | None) -> dict[str, Any]:
-    first = first_that_differs(checks)
-    state = {EXIT_OK: "same", EXIT_RUN_FAILED: "differs", EXIT_SPEC_WRONG: "incomplete"}[exit_code(checks)]
+    first = next(iter(_of(checks, "differs")), None)
     return {
         "boomspec_verify": FORMAT,
-        "state": state,
+        "state": {EXIT_OK: "same", EXIT_RUN_FAILED: "differs", EXIT_SPEC_WRONG: "incomplete"}[exit_code(checks)],
         "first": None if first is None else first.node.id,
         "inputs": "repeated" if end_to_end else "original",
         "scratch": None if scratch is None else str(scratch),
@@ -65,57 +64,51 @@ def to_json(checks: Sequence[Checked], *, end_to_end: bool, scratch: Path | None
 
 
 def show(checks: Sequence[Checked], *, end_to_end: bool, scratch: Path | None) -> None:
-    """Print what was found on the standard output."""
+    """Print a summary on the standard output; `checks` are in the order of the graph."""
     console = Console(highlight=False, soft_wrap=False)
-    first = first_that_differs(checks)
+    within, different, failed = _of(checks, "within"), _of(checks, "differs"), _of(checks, "failed")
     console.print()
-    _group(console, "identical", "green", [check for check in checks if check.verdict == "identical"])
-    for tolerance in sorted({check.tolerance for check in checks if check.verdict == "within"}):
-        group = [check for check in checks if check.verdict == "within" and check.tolerance == tolerance]
-        _group(console, f"within {tolerance:g}", "yellow", group)
-    _group(console, "differs", "red", [check for check in checks if check.verdict == "differs"])
-    _group(console, "not repeated", "red", [check for check in checks if check.verdict == "failed"])
-    for check in checks:
-        if check.verdict == "within":
-            console.print(f"\n[yellow]within {check.tolerance:g}[/]: {escape(check.node.name)}")
-            _files(console, check)
-    for check in checks:
-        if check.verdict == "differs":
-            begins = "first task that differs" if check is first else "differs, too"
-            console.print(f"\n[red]{begins}[/]: [bold]{escape(check.node.name)}[/] ({check.node.id[:12]})")
-            _files(console, check)
-            console.print(f"  {escape(_cause(check, first, end_to_end))}", soft_wrap=True)
-    for check in checks:
-        if check.verdict == "failed":
-            lines = check.error.splitlines()[:_ERROR_LINES] or ["no message"]
-            console.print(f"\n[red]could not be made again[/]: {escape(check.node.name)}", soft_wrap=True)
-            console.print("\n".join(f"  {escape(line)}" for line in lines), soft_wrap=True)
+    _print_names(console, "identical", "green", _of(checks, "identical"))
+    for tolerance in sorted({check.tolerance for check in within}):
+        _print_names(console, f"within {tolerance:g}", "yellow", [c for c in within if c.tolerance == tolerance])
+    _print_names(console, "differs", "red", different)
+    _print_names(console, "not repeated", "red", failed)
+    for check in within:
+        console.print(f"\n[yellow]within {check.tolerance:g}[/]: {escape(check.node.name)}")
+        _print_files(console, check)
+    for check in different:
+        begins = "first task that differs" if check is different[0] else "differs, too"
+        console.print(f"\n[red]{begins}[/]: [bold]{escape(check.node.name)}[/] ({check.node.id[:12]})")
+        _print_files(console, check)
+        console.print(f"  {escape(_cause(check, different[0], end_to_end))}", soft_wrap=True)
+    for check in failed:
+        lines = check.error.splitlines()[:_ERROR_LINES] or ["no message"]
+        console.print(f"\n[red]could not be made again[/]: {escape(check.node.name)}", soft_wrap=True)
+        console.print("\n".join(f"  {escape(line)}" for line in lines), soft_wrap=True)
     console.print()
-    console.print(escape(_summary(checks)), soft_wrap=True)
+    console.print(escape(_summary(len(checks), len(within), len(different), len(failed))), soft_wrap=True)
     if scratch is not None:
         console.print(f"kept: {escape(str(scratch))}", soft_wrap=True)
 
 
-def _group(console: Console, verdict: str, colour: str, checks: Sequence[Checked]) -> None:
-    if len(checks) > _NAMES:
-        kinds = Counter(check.node.task.kind for check in checks)
-        names = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-    else:
-        names = ", ".join(check.node.name for check in checks)
+def _print_names(console: Console, verdict: str, colour: str, checks: Sequence[Checked]) -> None:
+    kinds = Counter(check.node.task.kind for check in checks)
+    few, counts = [check.node.name for check in checks], [f"{count} {kind}" for kind, count in kinds.items()]
     if checks:
+        names = ", ".join(counts if len(checks) > _NAMES else few)
         console.print(f"[{colour}]{verdict}[/] ({len(checks)}): {escape(names)}")
 
 
-def _files(console: Console, check: Checked) -> None:
+def _print_files(console: Console, check: Checked) -> None:
     for file in check.files[:_FILES]:
         console.print(f"  {escape(file.path)}: {escape(file.apart.what)}", soft_wrap=True)
     if len(check.files) > _FILES:
         console.print(f"  and {len(check.files) - _FILES} more files")
 
 
-def _cause(check: Checked, first: Checked | None, end_to_end: bool) -> str:
+def _cause(check: Checked, first: Checked, end_to_end: bool) -> str:
     """The likeliest reason of a difference."""
-    if end_to_end and first is not None and check is not first:
+    if end_to_end and check is not first:
         return f"it may follow from {first.node.name}"
     if check.changes:
         return f"since it was made: {'; '.join(check.changes)}"
@@ -125,24 +118,11 @@ def _cause(check: Checked, first: Checked | None, end_to_end: bool) -> str:
     return "packages and hardware are the same: the task is not repeatable here, or the artifact was altered"
 
 
-def _summary(checks: Sequence[Checked]) -> str:
-    counts = {verdict: sum(check.verdict == verdict for check in checks) for verdict in ("identical", "within")}
-    different = sum(check.verdict == "differs" for check in checks)
-    failed = sum(check.verdict == "failed" for check in checks)
-    tasks = _counted(len(checks), "task")
-    if counts["identical"] == len(checks):
-        return f"verified: {tasks}, every file the same bit for bit"
-    if not different and not failed:
-        return f"verified: {tasks}, {counts['identical']} bit for bit and {counts['within']} within the tolerance"
-    parts = [f"{different} of {tasks} differ{'s' if different == 1 else ''}"] if different else []
-    parts += [f"{failed} could not be made again"] if failed else []
-    return "not verified: " + ", ".join(parts)
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}" + ("" if count == 1 else "s")
-
-
-def in_order(checks: Iterable[Checked], order: Sequence[str]) -> list[Checked]:
-    places = {task_id: place for place, task_id in enumerate(order)}
-    return sorted(checks, key=lambda check: places[check.node.id])
+def _summary(total: int, within: int, different: int, failed: int) -> str:
+    tasks = f"{total} task" + ("" if total == 1 else "s")
+    if different or failed:
+        parts = [f"{different} of {tasks} differ{'s' if different == 1 else ''}"] if different else []
+        return "not verified: " + ", ".join(parts + ([f"{failed} could not be made again"] if failed else []))
+    if within:
+        return f"verified: {tasks}, {total - within} bit for bit and {within} within the tolerance"
+    return f"verified: {tasks}, every file the same bit for bit"

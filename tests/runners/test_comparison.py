@@ -14,7 +14,7 @@ from runners.report.comparison import Size, Study, study
 from runners.report.comparison_figures import MOST_LINES, difference_lines, size_lines
 from runners.report.comparison_findings import findings, outcome, ranked
 from runners.report.comparison_page import draw, table
-from runners.report.differences import differences, student_t
+from runners.report.differences import differences
 from runners.report.files import comparison_files
 from runners.report.publish import publish_run
 from runners.report.sweep_figures import axis_places, numeric
@@ -134,11 +134,6 @@ def test_a_difference_is_not_clear_where_the_items_disagree_though_the_seeds_agr
     assert student.items == pytest.approx(np.std(np.subtract(other["student"], NOISE), ddof=1) / np.sqrt(6))
     assert student.interval == pytest.approx(0, abs=1e-9)
     assert not student.clear
-
-
-def test_students_t_is_right_inside_and_outside_of_the_table():
-    freedoms = [1, 2, 7, 30, 31, 100, 10_000]
-    assert [student_t(f) for f in freedoms] == pytest.approx([stats.t.ppf(0.975, f) for f in freedoms], rel=3e-4)
 
 
 def test_a_seed_that_only_one_of_them_has_is_left_out(store):

@@ -118,7 +118,7 @@ def test_utf_16_is_refused_with_what_to_do(tmp_path: Path, encoding: str, format
         (b'[{"text": "a"},\n {"text": "b"}\n', "3: not a JSON array: its end is missing"),
         (b'[{"text": "a"}\n {"text": "b"}]', "2: not a JSON array: ',' or ']' is missing before '{'"),
         (b'[{"text": "a"},\n {"text" "b"}]', "2: not a JSON array: Expecting ':'"),
-        (b'[{"text": "a"}] x', "1: not a JSON array: something stands behind its end"),
+        (b'[{"text": "a"}] x', "1: not a JSON array: something follows its end"),
         (b'"text"', "1: not a JSON array: it does not begin with '['"),
         (b"", " not a JSON array"),
     ],
@@ -348,7 +348,7 @@ def test_a_task_that_is_killed_goes_on_from_its_checkpoint_to_the_same_bytes(
     assert len(begun) >= 3
     assert {p.relative_to(made.path): p.read_bytes() for p in made.path.rglob("*") if p.is_file()} == expected
     notes = [line["note"] for line in progress_lines(made) if "note" in line]
-    assert [note for note in notes if note.startswith("continues behind document")]
+    assert [note for note in notes if note.startswith("resumes after document")]
 
 
 def _learns_once(learn: Any) -> Any:
@@ -384,7 +384,7 @@ def test_a_checkpoint_that_does_not_match_its_checksum_is_passed_over(
         for name in ("train.bin", "held_out.bin", "meta.json"):
             assert (again.path / name).read_bytes() == (whole.path / name).read_bytes()
         notes = [line["note"] for line in progress_lines(again) if "note" in line]
-        assert any(note.startswith("the checkpoint is broken and passed over") for note in notes)
+        assert any(note.startswith("the checkpoint is damaged and ignored") for note in notes)
         (first.resume / "tokens.json").write_text(state)
         for name in ("train.bin", "held_out.bin"):
             (first.resume / name).write_bytes((whole.path / name).read_bytes())

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from runners.verify.files import Apart, compare_files
+from runners.verify.compare import Apart, compare_files
 
 
 def apart(folder: Path, name: str, one: Any, other: Any, *, tolerance: float = 0.0) -> Apart:
@@ -103,10 +103,10 @@ def test_lines_of_json_and_cells_of_a_table_are_named(tmp_path: Path) -> None:
     assert (found.where, found.largest) == ("line 2.loss", 0.25)
     table = "measure,value,n\nheld_out,{},{}\n"
     found = apart(tmp_path, "t.csv", table.format(2.5, 3), table.format(2.75, 3), tolerance=0.5)
-    assert (found.where, found.largest, found.within) == ("row 1, value", 0.25, True)
+    assert (found.where, found.largest, found.within) == ("row 1.value", 0.25, True)
     assert not apart(tmp_path, "t.csv", table.format(2.5, 3), table.format(2.5, 4), tolerance=5).within
     found = apart(tmp_path, "t.csv", table.format(2.5, 3), table.format(2.5, 3) + "more,1,1\n", tolerance=5)
-    assert (found.what, found.within) == ("rows: 2 -> 3", False)
+    assert (found.what, found.within) == ("row 2: only the repetition has this", False)
 
 
 def test_of_other_files_and_of_broken_ones_the_first_byte_is_told(tmp_path: Path) -> None:
