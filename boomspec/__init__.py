@@ -58,5 +58,5 @@ def family(
     from runners.modeling.family import load_family
 
     opened = open_run(run, store)
-    opened.check_made({"t", "s"})
+    opened.every()
     return load_family(opened.graph, opened.store, dtype=dtype)

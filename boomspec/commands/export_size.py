@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from boomspec.core.layers import layers_text
 from boomspec.core.sizes import Member
 from boomspec.plan.run import GRAPH, Run
 
@@ -24,5 +25,5 @@ def export_command(
         graph = Path(temporary, GRAPH)
         run.graph.write(graph)
         command = [sys.executable, "-P", "-m", "runners.cli.export", str(graph), "--store", run.store.address]
-        plan = ["--plan", " ".join(member.plan)] if member is not None else []
+        plan = ["--plan", layers_text(member.plan)] if member is not None else []
         yield [*command, *plan, "--folder", str(folder.absolute()), *["--force"] * force, *["--json"] * as_json]

@@ -8,7 +8,7 @@ from boomspec.compile import records as make
 from boomspec.compile.records import Builder
 from boomspec.compile.resolve import Family, pruned
 from boomspec.core.errors import BoomspecError
-from boomspec.core.layers import Plan, teacher_indices, untrained
+from boomspec.core.layers import Plan, teacher_indices, teacher_layers, untrained
 from boomspec.core.sizes import Member
 from boomspec.core.tasks import Baseline, LaCo, Series
 from boomspec.models.plan_config import check_one_kind
@@ -104,7 +104,7 @@ def _shortgpt(build: Builder, family: Family, teacher: str, tokens: str, section
     ranked = sorted(range(family.facts.count), key=lambda i: (-found["scores"][i], i))
     models = []
     for member in _below_the_teacher(family):
-        plan = tuple(f"t{i}" for i in sorted(ranked[: member.layers]))
+        plan = teacher_layers(sorted(ranked[: member.layers]))
         task = build.add(f"shortgpt to {family.label(member)}", make.subset(build, plan), {"teacher": teacher})
         smaller = _pruned(build, family, plan, whole=True)
         models.append(Model("shortgpt", f"shortgpt {family.label(member)}", smaller, task))

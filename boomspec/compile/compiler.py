@@ -32,6 +32,7 @@ from boomspec.compile.resolved import complete, resolve
 from boomspec.compile.text_sources import held_out_source, text_source
 from boomspec.core.errors import BoomspecError, redact
 from boomspec.core.graph import Experiment, Source, TaskGraph
+from boomspec.core.layers import student_layers
 from boomspec.core.sizes import Lineage
 from boomspec.core.tasks import Cell, Evaluate, LmEval, Report
 from boomspec.models.facts import ModelFacts
@@ -218,7 +219,7 @@ def _student(build: Builder, start: _Start, kept: tuple[int, ...]) -> tuple[str,
             message = f"the student has {facts.count} layers, its mapping names {len(kept)}"
             raise build.file.error(build.file.problem(("student", "model"), message))
         try:
-            plan_entries(start.facts, facts, [f"s{i}" for i in range(facts.count)], tied=facts.tied)
+            plan_entries(start.facts, facts, student_layers(facts.count), tied=facts.tied)
         except BoomspecError as error:
             raise build.file.error(build.file.problem(("student", "model"), error.message, error.hint)) from error
         return _model(build, "student", facts, model), start.trainings, facts

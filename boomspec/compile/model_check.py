@@ -11,7 +11,7 @@ from importlib import metadata
 
 from boomspec.compile.records import Builder
 from boomspec.core.graph import CODE
-from boomspec.core.layers import Plan, evenly_spaced, plan_of
+from boomspec.core.layers import Plan, evenly_spaced, plan_of, teacher_layers
 from boomspec.core.tasks import (
     Baseline,
     BuiltSize,
@@ -72,7 +72,7 @@ def _record(
         teacher=_outline(facts),
         student=None if student is None else _outline(student),
         kept=kept,
-        sizes=tuple(BuiltSize(plan=" ".join(plan), tied=tied) for plan, tied in sizes),
+        sizes=tuple(BuiltSize(plan=plan, tied=tied) for plan, tied in sizes),
         merged=True if merged else None,
         transformers=_version(),
     )
@@ -91,7 +91,7 @@ def _sizes(build: Builder, facts: ModelFacts) -> Iterator[tuple[Plan, bool]]:
             case Baseline(build=Subset(plan=plan)):
                 yield plan, facts.tied
             case Distill(kept=kept):
-                yield tuple(f"t{i}" for i in kept), facts.tied
+                yield teacher_layers(kept), facts.tied
 
 
 def _half(kept: tuple[int, ...], layers: int) -> Plan:

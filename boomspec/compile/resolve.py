@@ -16,16 +16,20 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.layers import (
     EXACT_HINT,
     ORDERS,
+    STUDENT,
+    TEACHER,
     KeepRule,
+    Owner,
     Plan,
     check_kept,
     evenly_spaced,
     family_of_sets,
     first_wrong,
-    owner,
     patchable,
     prefixes,
     refuse_exact,
+    student_layers,
+    teacher_layers,
 )
 from boomspec.core.memo import Once
 from boomspec.core.sizes import Member, labels
@@ -92,7 +96,7 @@ def _family(
     plans = family_of_sets(kept, facts.count, sets, reference=reference)
     members = [_member(file, facts, made, k, plan) for k, plan in enumerate(plans)]
     own = made.tensors(range(made.count), tied=made.tied)  # the student itself is not assembled
-    student = Member(0, tuple(f"s{i}" for i in range(len(kept))), *size_of(own), made.tied)
+    student = Member(0, student_layers(len(kept)), *size_of(own), made.tied)
     members = [student if member.plan == student.plan else member for member in members]
     built = chosen(file, facts, kept, members)
     place = ("interpolate",) if found is None else ("student", "model")
@@ -103,7 +107,7 @@ def _family(
 def _distilled(file: SpecFile, facts: ModelFacts, kept: tuple[int, ...]) -> ModelFacts:
     """What a student made of the kept layers will be."""
     try:
-        config = plan_config({"t": facts}, [f"t{i}" for i in kept], tied=facts.tied, base="t")
+        config = plan_config({TEACHER: facts}, teacher_layers(kept), tied=facts.tied, base=TEACHER)
     except BoomspecError as error:
         raise file.error(file.problem(("student", "keep"), f"the student: {error.message}", error.hint)) from error
     return replace(facts, layers=tuple(facts.layers[i] for i in kept), config=config)
@@ -113,10 +117,10 @@ def _check_configs(
     file: SpecFile, place: tuple[str, ...], facts: ModelFacts, made: ModelFacts, members: list[Member]
 ) -> None:
     """Raise SpecError where a size would have layers that are not what they are in the models they come from."""
-    owners = {"t": facts, "s": read_as(made, facts.model_type, "the student")}
+    owners: dict[Owner, ModelFacts] = {TEACHER: facts, STUDENT: read_as(made, facts.model_type, "the student")}
     for member in members:
         try:
-            plan_config(owners, member.plan, tied=member.tied, base="t")
+            plan_config(owners, member.plan, tied=member.tied, base=TEACHER)
         except BoomspecError as error:
             message = f"the size of {len(member.plan)} layers: {error.message}"
             raise file.error(file.problem(place, message, error.hint)) from error
@@ -201,8 +205,8 @@ def patched_sets(file: SpecFile, kept: tuple[int, ...], layers: int) -> list[tup
 
 def _member(file: SpecFile, facts: ModelFacts, made: ModelFacts, patched: int, plan: Plan) -> Member:
     # A tied model whose embedding and head have two owners with different weights cannot stay tied.
-    owners = {"t": facts, "s": made}
-    first, last = owners[owner(plan[0])], owners[owner(plan[-1])]
+    owners = {TEACHER: facts, STUDENT: made}
+    first, last = owners[plan[0].owner], owners[plan[-1].owner]
     tied = first.tied and last.tied and (first is last or not file.spec.student.train_embedding)
     tensors = plan_entries(facts, made, plan, tied=tied)
     if file.spec.teacher.keeps_rest:
@@ -212,6 +216,6 @@ def _member(file: SpecFile, facts: ModelFacts, made: ModelFacts, patched: int, p
 
 def pruned(facts: ModelFacts, plan: Plan, *, rest: bool = False) -> Member:
     """A model made of the teacher's layers alone: tied as the teacher is. Raises BoomspecError for what cannot be."""
-    plan_config({"t": facts}, plan, tied=facts.tied, base="t")
+    plan_config({TEACHER: facts}, plan, tied=facts.tied, base=TEACHER)
     tensors = plan_entries(facts, facts, plan, tied=facts.tied)
     return Member(len(plan), plan, *size_of(with_rest(facts, plan, tensors) if rest else tensors), facts.tied)

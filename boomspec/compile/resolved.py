@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from boomspec.compile.resolve import Family
 from boomspec.core.graph import Source
 from boomspec.core.identity import digest
-from boomspec.core.layers import ORDERS, blocks, family_of_sets, patchable, prefixes
+from boomspec.core.layers import ORDERS, TEACHER, Layer, blocks, family_of_sets, patchable, prefixes
 from boomspec.core.sizes import compact_plan
 from boomspec.core.task_data import DATA, TASKS
 from boomspec.spec.sections.execution import Resources
@@ -184,7 +184,8 @@ def _order(family: Family) -> list[Any]:
     """The block that each step patches; the blocks of every size where one size's are not among the next one's."""
     multiple = patchable(family.kept, family.facts.count)
     sets = [
-        {i for i in multiple if f"t{family.kept[i]}" in layers} for layers in map(set, (m.plan for m in family.every))
+        {i for i in multiple if Layer(TEACHER, family.kept[i]) in layers}
+        for layers in map(set, (m.plan for m in family.every))
     ]
     steps = [sorted(after - before) for before, after in pairwise(sets)]
     nested = all(before <= after for before, after in pairwise(sets))

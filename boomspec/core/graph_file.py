@@ -9,8 +9,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from boomspec.core.errors import BoomspecError, printable
 from boomspec.core.files import read_json
 from boomspec.core.graph import NAME, SCHEMA_VERSION, Cost, Execution, Experiment, Node, Source, Task, TaskGraph
@@ -41,7 +39,7 @@ def graph_of_json(data: Any, path: Path) -> TaskGraph:
         )
     try:
         return _from_json(data, path)
-    except (KeyError, TypeError, AttributeError, ValidationError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:  # pydantic's is a ValueError
         raise BoomspecError(f"{path}: not a compiled graph: {type(error).__name__}: {error}") from error
 
 

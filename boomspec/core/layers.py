@@ -2,21 +2,79 @@
 
     kept     strictly increasing teacher indices, kept[0] = 0; student layer i starts as teacher layer kept[i]
     block i  teacher layers kept[i] .. kept[i+1]-1 (the last block ends at N-1); one layer: a singleton
-    plan     a model as a list of layers: "t4" is teacher layer 4, "s2" is student layer 2
+    plan     a model as a tuple of layers, each by owner and index: "t4" is teacher layer 4, "s2" is student layer 2
 
 Strategies end here: what leaves this module are explicit integers and plans.
 """
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal, cast
 
-from pydantic import Field
+from pydantic import Field, PlainSerializer, PlainValidator
+from pydantic_core import core_schema
 
 from boomspec.core.types import Strict
 
+Owner = Literal["s", "t"]
+STUDENT: Final = "s"
+TEACHER: Final = "t"
 Singletons = Literal["student", "reference"]
-Plan = tuple[str, ...]
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Layer:
+    """One layer of a plan: whose it is, and which of that model's layers. Records and files hold its text, "t4"."""
+
+    owner: Owner
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.owner}{self.index}"
+
+    @classmethod
+    def read(cls, text: object) -> "Layer":
+        """The inverse of `str`. Raises ValueError for what is no layer."""
+        if isinstance(text, Layer):
+            return text
+        match = re.fullmatch(r"([st])([0-9]+)", text) if isinstance(text, str) else None
+        if match is None:
+            raise ValueError(f"'{text}' is not a layer: teacher layer 4 is t4, student layer 2 is s2")
+        return cls(cast(Owner, match[1]), int(match[2]))
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, *_: Any) -> core_schema.CoreSchema:
+        text = core_schema.to_string_ser_schema()
+        return core_schema.no_info_plain_validator_function(cls.read, serialization=text)
+
+
+Plan = tuple[Layer, ...]
+
+
+def read_layers(layers: str | Iterable[str | Layer]) -> Plan:
+    """A plan from its text, "s0 s1 t4", or from its layers' texts. Raises ValueError for what is no layer."""
+    return tuple(map(Layer.read, layers.split() if isinstance(layers, str) else layers))
+
+
+def layers_text(plan: Plan) -> str:
+    """The inverse of `read_layers`: "s0 s1 t4"."""
+    return " ".join(map(str, plan))
+
+
+# A field of a record that holds a plan as one text.
+PlanText = Annotated[Plan, PlainValidator(read_layers), PlainSerializer(layers_text)]
+
+
+def teacher_layers(indices: Iterable[int]) -> Plan:
+    """The plan of these teacher layers alone."""
+    return tuple(Layer(TEACHER, i) for i in indices)
+
+
+def student_layers(count: int) -> Plan:
+    """The plan of a student's own layers."""
+    return tuple(Layer(STUDENT, i) for i in range(count))
 
 
 class KeepRule(Strict):
@@ -76,10 +134,10 @@ ORDERS: dict[str, Callable[[list[int]], tuple[int, ...]]] = {
 
 def plan_of(kept: Sequence[int], layers: int, owners: Sequence[bool]) -> Plan:
     """The layer plan in which block i is the teacher's where `owners[i]`, else student layer i."""
-    plan: list[str] = []
+    plan: Plan = ()
     for i, (block, from_teacher) in enumerate(zip(blocks(kept, layers), owners, strict=True)):
-        plan += [f"t{layer}" for layer in block] if from_teacher else [f"s{i}"]
-    return tuple(plan)
+        plan += teacher_layers(block) if from_teacher else (Layer(STUDENT, i),)
+    return plan
 
 
 def family(
@@ -109,7 +167,7 @@ def family_of_sets(
             (next_block,) = set(following) - set(patched)
             owners = [i < next_block if reference == "first" else i > next_block for i in range(len(kept))]
         plans.append(plan_of(kept, layers, owners))
-    plans.append(tuple(f"t{i}" for i in range(layers)))
+    plans.append(teacher_layers(range(layers)))
     return plans
 
 
@@ -120,12 +178,12 @@ def prefixes(order: Sequence[int]) -> list[tuple[int, ...]]:
 
 def untrained(plan: Plan, kept: Sequence[int]) -> Plan:
     """The same plan with every student layer replaced by the teacher layer that it was copied from."""
-    return tuple(f"t{kept[int(layer[1:])]}" if layer[0] == "s" else layer for layer in plan)
+    return teacher_layers(teacher_indices(plan, kept))
 
 
 def teacher_indices(plan: Plan, kept: Sequence[int]) -> list[int]:
     """For each layer of a plan the teacher layer whose shape and attributes it has."""
-    return [int(layer[1:]) for layer in untrained(plan, kept)]
+    return [layer.index if layer.owner == TEACHER else kept[layer.index] for layer in plan]
 
 
 MOST_EXACT_BLOCKS = 12  # 4,096 candidates
@@ -140,7 +198,3 @@ def refuse_exact(patchable_blocks: int) -> str | None:
         f"an exact search over {patchable_blocks} blocks has {2**patchable_blocks:,} candidates: "
         f"up to {MOST_EXACT_BLOCKS} blocks are allowed"
     )
-
-
-def owner(layer: str) -> str:
-    return layer[0]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.layers import Plan, owner
+from boomspec.core.layers import STUDENT, TEACHER, Layer, Plan, layers_text, read_layers
 from boomspec.core.types import Size, parse_size
 
 Choose = Literal["not_above", "nearest"]
@@ -32,11 +32,11 @@ class Member:
 
     @property
     def is_student(self) -> bool:
-        return all(owner(layer) == "s" for layer in self.plan)
+        return all(layer.owner == STUDENT for layer in self.plan)
 
     @property
     def is_teacher(self) -> bool:
-        return all(owner(layer) == "t" for layer in self.plan)
+        return all(layer.owner == TEACHER for layer in self.plan)
 
     def to_json(self) -> dict[str, Any]:
         """Without `asked`, which is the spec's."""
@@ -46,7 +46,7 @@ class Member:
             "parameters": self.parameters,
             "bytes": self.bytes,
             "tied": self.tied,
-            "plan": " ".join(self.plan),
+            "plan": layers_text(self.plan),
         }
 
 
@@ -96,7 +96,7 @@ def read_lineage(data: dict[str, Any]) -> Lineage:
 
 
 def _read_member(data: dict[str, Any]) -> Member:
-    return Member(data["patched"], tuple(data["plan"].split()), data["parameters"], data["bytes"], data["tied"])
+    return Member(data["patched"], read_layers(data["plan"]), data["parameters"], data["bytes"], data["tied"])
 
 
 def folder_name(lineage: Lineage, member: Member) -> str:
@@ -164,14 +164,13 @@ def shown_bytes(count: int) -> str:
 
 def compact_plan(plan: Plan) -> str:
     """A layer plan with runs written short: "s0-3 t8-15"."""
-    runs: list[list[int | str]] = []
+    runs: list[list[Layer]] = []
     for layer in plan:
-        owner, index = layer[0], int(layer[1:])
-        if runs and runs[-1][0] == owner and runs[-1][2] == index - 1:
-            runs[-1][2] = index
+        if runs and runs[-1][-1] == Layer(layer.owner, layer.index - 1):
+            runs[-1].append(layer)
         else:
-            runs.append([owner, index, index])
-    return " ".join(f"{owner}{a}" if a == b else f"{owner}{a}-{b}" for owner, a, b in runs)
+            runs.append([layer])
+    return " ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1].index}" for run in runs)
 
 
 def _number(value: float, size: Size) -> str:

@@ -9,33 +9,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from boomspec.core.errors import BoomspecError
+from boomspec.core.layers import STUDENT, TEACHER, Owner, Plan
 from boomspec.models.checkpoint import FLOAT_BYTES, TensorEntry
 from boomspec.models.facts import ModelFacts, read_as
 from boomspec.models.families import translation
 
 
-def plan_entries(base: ModelFacts, other: ModelFacts, plan: Sequence[str], *, tied: bool) -> list[TensorEntry]:
+def plan_entries(base: ModelFacts, other: ModelFacts, plan: Plan, *, tied: bool) -> list[TensorEntry]:
     """The tensors of a plan of teacher layers (of `base`) and student layers (of `other`), as they are stored.
 
     `other` may be of another family that is read as the base's. Raises BoomspecError where they do not fit together.
     """
     zeros = zeros_of(other, base)
-    owners = {"t": base, "s": read_as(other, base.model_type, "the student")}
-    check_fit(base, owners["s"], zeros)
+    owners: dict[Owner, ModelFacts] = {TEACHER: base, STUDENT: read_as(other, base.model_type, "the student")}
+    check_fit(base, owners[STUDENT], zeros)
     dtypes = dtypes_of(base)
-    first, last = owners[plan[0][0]], owners[plan[-1][0]]
+    first, last = owners[plan[0].owner], owners[plan[-1].owner]
 
-    def stored(place: str, entry: TensorEntry, owner: str) -> TensorEntry:
-        return entry if owner == "t" else replace(entry, dtype=dtypes.get(place, base.dtype))
+    def stored(place: str, entry: TensorEntry, owner: Owner) -> TensorEntry:
+        return entry if owner == TEACHER else replace(entry, dtype=dtypes.get(place, base.dtype))
 
-    entries = [stored(entry.name, entry, plan[0][0]) for entry in first.embedding]
-    entries += zeros if plan[0][0] == "s" else []
+    entries = [stored(entry.name, entry, plan[0].owner) for entry in first.embedding]
+    entries += zeros if plan[0].owner == STUDENT else []
     for layer in plan:
-        model = owners[layer[0]]
-        for entry in model.layers[int(layer[1:])]:
-            entries.append(stored(f"*.{place_of(entry.name, model.prefix)}", entry, layer[0]))
+        model = owners[layer.owner]
+        for entry in model.layers[layer.index]:
+            entries.append(stored(f"*.{place_of(entry.name, model.prefix)}", entry, layer.owner))
     behind = (*last.norm, *(last.head if tied else last.untied_head))
-    return entries + [stored(entry.name, entry, plan[-1][0]) for entry in behind]
+    return entries + [stored(entry.name, entry, plan[-1].owner) for entry in behind]
 
 
 def zeros_of(model: ModelFacts, base: ModelFacts) -> list[TensorEntry]:

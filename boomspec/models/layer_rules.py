@@ -11,13 +11,13 @@ What a per-layer list says instead needs no rule (`plan_config`). Nothing here l
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from boomspec.core.errors import BoomspecError
+from boomspec.core.layers import Owner, Plan
 
 Config = dict[str, Any]
-Origin = tuple[str, int]  # owner and index of the layer that a layer of the plan was
 Place = Callable[[int, int, Mapping[str, Any]], object]  # of index, number of layers, config
 
 # The first so many layers are dense, the others are mixtures of experts. With the list that says it instead, if any.
@@ -96,7 +96,7 @@ def scaled_to_depth(key: str, value: float, count: int, new: int) -> float:
 
 
 def apply_rules(
-    config: Config, configs: Mapping[str, Config], counts: Mapping[str, int], origins: Sequence[Origin], base: str
+    config: Config, configs: Mapping[Owner, Config], counts: Mapping[Owner, int], plan: Plan, base: Owner
 ) -> None:
     """Change in `config`, that of a plan, what depends on the number of layers.
 
@@ -107,28 +107,29 @@ def apply_rules(
     for key, instead in LEADING.items():
         if not any(key in other for other in configs.values()) or instead in config or model_type in _LISTED:
             continue
-        dense = [i < (configs[owner].get(key) or 0) for owner, i in origins]
+        dense = [layer.index < (configs[layer.owner].get(key) or 0) for layer in plan]
         first = dense.index(False) if False in dense else len(dense)
         if True in dense[first:]:
             new = dense.index(True, first)
-            owner, i = origins[new]
-            raise _moved(f"'{key}: {configs[owner].get(key)}'", i, new, (counts[owner], len(origins)))
+            owner, i = plan[new].owner, plan[new].index
+            raise _moved(f"'{key}: {configs[owner].get(key)}'", i, new, (counts[owner], len(plan)))
         config[key] = first
+    places = [(new, layer.owner, layer.index) for new, layer in enumerate(plan)]
     for key in DEPTH_SCALED:
         if isinstance(config.get(key), int | float):
-            config[key] = scaled_to_depth(key, config[key], counts[base], len(origins))
+            config[key] = scaled_to_depth(key, config[key], counts[base], len(plan))
     for key, place in _PLACES.items():
-        for new, (owner, i) in enumerate(origins):
+        for new, owner, i in places:
             asked = configs[owner].get(key)
             if not asked or isinstance(asked, list) or isinstance(configs[owner].get(_REPLACED_BY.get(key, "")), list):
                 continue
-            if place(i, counts[owner], configs[owner]) != place(new, len(origins), configs[owner]):
-                raise _moved(f"'{key}: {asked}'", i, new, (counts[owner], len(origins)))
+            if place(i, counts[owner], configs[owner]) != place(new, len(plan), configs[owner]):
+                raise _moved(f"'{key}: {asked}'", i, new, (counts[owner], len(plan)))
     if model_type in _FAMILIES:
         why, place = _FAMILIES[model_type]
-        for new, (owner, i) in enumerate(origins):
-            if place(i, counts[owner], configs[owner]) != place(new, len(origins), configs[owner]):
-                raise _moved(f"'{model_type}' ({why})", i, new, (counts[owner], len(origins)))
+        for new, owner, i in places:
+            if place(i, counts[owner], configs[owner]) != place(new, len(plan), configs[owner]):
+                raise _moved(f"'{model_type}' ({why})", i, new, (counts[owner], len(plan)))
     last, types = _LAST_LAYER.get(model_type), config.get("layer_types")
     if last is not None and isinstance(types, list) and types and types[-1] != last:
         raise BoomspecError(

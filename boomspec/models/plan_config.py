@@ -12,12 +12,13 @@ Nothing here looks at weights, or imports transformers: who may brings `complete
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from boomspec.core.errors import BoomspecError
+from boomspec.core.layers import Owner, Plan
 from boomspec.models.agreement import check_agreement
 from boomspec.models.facts import LAYER_COUNTS, ModelFacts
-from boomspec.models.layer_rules import Config, Origin, apply_rules
+from boomspec.models.layer_rules import Config, apply_rules
 
 # All that transformers makes of a config, or None for a family that it does not know.
 Complete = Callable[[Config], Config | None]
@@ -60,19 +61,18 @@ _BY_INDEX = ("attention_layers", "attention_types", "decoder_sparse_step", "inte
 
 
 def plan_config(
-    facts: Mapping[str, ModelFacts],
-    plan: Sequence[str],
+    facts: Mapping[Owner, ModelFacts],
+    plan: Plan,
     *,
     tied: bool,
-    base: str,
+    base: Owner,
     complete: Complete | None = None,
 ) -> Config:
-    """The config of `plan` ("t4": layer 4 of facts["t"]), made from that of the model `base`.
+    """The config of `plan`, made from that of the model `base`.
 
     Raises BoomspecError where the configs contradict each other or cannot say what the plan needs. Without `complete`
     patterns stay patterns: the config is good enough to find what is wrong with a plan, not to be written.
     """
-    origins: list[Origin] = [(layer[0], int(layer[1:])) for layer in plan]
     counts = {owner: model.count for owner, model in facts.items()}
     configs = {owner: _unrolled(dict(model.config), model.count) for owner, model in facts.items()}
     configs, lists = _with_lists(configs, counts, complete)
@@ -82,14 +82,16 @@ def plan_config(
 
     config = dict(configs[base])
     for key in lists:
-        values = [configs[owner][key][i] for owner, i in origins]
+        values = [configs[layer.owner][key][layer.index] for layer in plan]
         config[key] = "".join(values) if key in _LETTERS else values
     for key in INDEX_LISTS:
         if any(isinstance(other.get(key), list) for other in configs.values()):
-            config[key] = [new for new, (owner, i) in enumerate(origins) if i in (configs[owner].get(key) or ())]
+            config[key] = [
+                new for new, layer in enumerate(plan) if layer.index in (configs[layer.owner].get(key) or ())
+            ]
     for key in _INDEX_OBJECTS:
         if any(isinstance(other.get(key), dict) for other in configs.values()):
-            own = [(configs[owner].get(key) or {}).get(str(i)) for owner, i in origins]
+            own = [(configs[layer.owner].get(key) or {}).get(str(layer.index)) for layer in plan]
             config[key] = {str(new): value for new, value in enumerate(own) if value is not None}
     if "attention_layers" in lists and "attention_types" in config:
         config["attention_types"] = [[config["attention_layers"], 1]]  # transformers reads only this one
@@ -102,7 +104,7 @@ def plan_config(
             if name not in facts[base].config:
                 config.pop(name, None)
     config["tie_word_embeddings"] = tied
-    apply_rules(config, configs, counts, origins, base)
+    apply_rules(config, configs, counts, plan, base)
     return config
 
 
@@ -142,9 +144,9 @@ def check_one_kind(facts: ModelFacts, complete: Complete | None = None) -> None:
 
 
 def _agree(
-    configs: Mapping[str, Config],
-    counts: Mapping[str, int],
-    base: str,
+    configs: Mapping[Owner, Config],
+    counts: Mapping[Owner, int],
+    base: Owner,
     listed: frozenset[str],
     complete: Complete | None,
 ) -> None:
@@ -183,8 +185,8 @@ def _unrolled(config: Config, count: int) -> Config:
 
 
 def _with_lists(
-    configs: Mapping[str, Config], counts: Mapping[str, int], complete: Complete | None
-) -> tuple[dict[str, Config], list[str]]:
+    configs: Mapping[Owner, Config], counts: Mapping[Owner, int], complete: Complete | None
+) -> tuple[dict[Owner, Config], list[str]]:
     """The configs with every per-layer list written out, and the names of these lists."""
     lists = {owner: _per_layer(config, counts[owner]) for owner, config in configs.items()}
     differ = len({frozenset(keys) for keys in lists.values()}) > 1
@@ -249,7 +251,7 @@ def _written_out(config: Config, count: int, complete: Complete) -> Config:
     return {**config, **made}
 
 
-def _name_dense_layers(configs: Mapping[str, Config], counts: Mapping[str, int]) -> None:
+def _name_dense_layers(configs: Mapping[Owner, Config], counts: Mapping[Owner, int]) -> None:
     """Where every so many layers have experts, list the other layers one by one instead."""
     for owner, config in configs.items():
         if (step := config.get("decoder_sparse_step", 1)) != 1:

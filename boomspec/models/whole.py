@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from boomspec.core.errors import BoomspecError
+from boomspec.core.layers import TEACHER, Plan
 from boomspec.models.checkpoint import TensorEntry
 from boomspec.models.code import DECODER_CONFIGS
 from boomspec.models.facts import ModelFacts, total_parameters
@@ -24,14 +25,14 @@ def rest_of(facts: ModelFacts) -> tuple[TensorEntry, ...]:
     return tuple(entry for entry in facts.left_out if canonical_name(facts.model_type, entry.name) is not None)
 
 
-def with_rest(facts: ModelFacts, plan: Sequence[str], tensors: Sequence[TensorEntry]) -> list[TensorEntry]:
+def with_rest(facts: ModelFacts, plan: Plan, tensors: Sequence[TensorEntry]) -> list[TensorEntry]:
     """The tensors of a model of this plan, where the rest is kept: a model of the student's layers alone has none."""
     return [*tensors, *(rest_of(facts) if has_rest(plan) else ())]
 
 
-def has_rest(plan: Sequence[str]) -> bool:
+def has_rest(plan: Plan) -> bool:
     """Whether the teacher's other parts are in a model of this plan, where they are kept."""
-    return any(layer.startswith("t") for layer in plan)
+    return any(layer.owner == TEACHER for layer in plan)
 
 
 def prefixes_in(facts: ModelFacts) -> tuple[str, str]:

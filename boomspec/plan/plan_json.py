@@ -31,7 +31,7 @@ class Size(_Model):
     parameters: Count
     bytes: Count
     tied: bool
-    plan: tuple[Annotated[str, Field(pattern="^[st][0-9]+$")], ...]
+    plan: tuple[Annotated[str, BeforeValidator(str), Field(pattern="^[st][0-9]+$")], ...]
     asked: tuple[str, ...]
 
 

@@ -15,6 +15,7 @@ from boomspec.compile.places import path_text, resolve_path
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import TaskGraph, listed
 from boomspec.core.graph_file import read_graph
+from boomspec.core.layers import STUDENT, TEACHER, Owner
 from boomspec.core.sizes import Lineage, Member
 from boomspec.spec.experiments import load_experiments, split_address
 from boomspec.spec.spec_file import SpecFile
@@ -45,19 +46,19 @@ class Run:
     def member(self, size: str) -> Member:
         """The member that answers a size. Raises BoomspecError unless what it is made of is there and whole."""
         member = self.lineage().pick(size)
-        self.check_made({"t", *(layer[0] for layer in member.plan)})  # config and tokenizer are the teacher's
+        self.check_made({TEACHER, *(layer.owner for layer in member.plan)})  # config and tokenizer are the teacher's
         return member
 
     def every(self) -> tuple[Member, ...]:
         """All members, once teacher and student are there and whole; else raises BoomspecError."""
-        self.check_made({"t", "s"})
+        self.check_made({TEACHER, STUDENT})
         return self.lineage().members
 
-    def check_made(self, owners: set[str]) -> None:
-        """Raise BoomspecError unless teacher ("t") and student ("s") are there and whole."""
+    def check_made(self, owners: set[Owner]) -> None:
+        """Raise BoomspecError unless these models are there and whole."""
         lineage = self.lineage()
         for owner in sorted(owners, reverse=True):
-            task = lineage.teacher if owner == "t" else lineage.student
+            task = lineage.teacher if owner == TEACHER else lineage.student
             if task not in self.graph.nodes:
                 continue  # it is not made by the run; the one who reads it looks for it
             node = self.graph.nodes[task]

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.json_text import transformers_floats
+from boomspec.core.layers import STUDENT, TEACHER, Owner, Plan
 from boomspec.models.checkpoint import TensorEntry
 from boomspec.models.facts import ModelFacts, read_as, read_facts
 from boomspec.models.families import unwrapped
@@ -38,8 +39,8 @@ _SHARD_BYTES = 5 * 10**9
 
 
 def assemble(
-    sources: Mapping[str, Path],
-    plan: Sequence[str],
+    sources: Mapping[Owner, Path],
+    plan: Plan,
     target: Path,
     *,
     tied: bool,
@@ -47,9 +48,9 @@ def assemble(
     rest: bool = False,
     shard_bytes: int = _SHARD_BYTES,
 ) -> None:
-    """Write the model of `plan` ("t4": layer 4 of sources["t"]) into the folder `target`.
+    """Write the model of `plan` into the folder `target`.
 
-    Tokenizer, chat template and generation config come from the teacher "t" where there is one, and so does its own
+    Tokenizer, chat template and generation config come from the teacher where there is one, and so does its own
     code, where all of that is in `code` (sha256 of each file); else the result names none. With `rest` the result has
     the teacher's other parts, too (`boomspec.models.whole`), if layers of the teacher are in it. Raises BoomspecError,
     before anything is written, where the sources do not fit together.
@@ -58,8 +59,8 @@ def assemble(
 
 
 def assemble_family(
-    sources: Mapping[str, Path],
-    plans: Mapping[Path, tuple[Sequence[str], bool]],
+    sources: Mapping[Owner, Path],
+    plans: Mapping[Path, tuple[Plan, bool]],
     *,
     code: Collection[str] = (),
     rest: bool = False,
@@ -70,7 +71,7 @@ def assemble_family(
     Each target is exactly what `assemble` writes. On a file system with reflinks the targets share the blocks of
     the tensors they have in common (`copying` says which).
     """
-    base = "t" if "t" in sources else next(iter(plans.values()))[0][0][0]
+    base: Owner = TEACHER if TEACHER in sources else STUDENT
     stored = {owner: read_facts(folder) for owner, folder in sources.items()}
     facts = {owner: read_as(model, stored[base].model_type, str(sources[owner])) for owner, model in stored.items()}
     zeros = {owner: zeros_of(stored[owner], stored[base]) for owner in sources}
@@ -83,7 +84,7 @@ def assemble_family(
         if any(target.resolve() == folder.resolve() for folder in sources.values()):
             raise BoomspecError(f"{target}: a model cannot be written over one that it is made of")
         config = plan_config(facts, plan, tied=tied, base=base)
-        pieces[target] = _pieces(facts, plan, tied=tied, base=facts[base], zeros=zeros[plan[0][0]])
+        pieces[target] = _pieces(facts, plan, tied=tied, base=facts[base], zeros=zeros[plan[0].owner])
         if rest and has_rest(plan):
             pieces[target] = _whole(pieces[target], facts[base])
             config = whole_config(facts[base], config)
@@ -106,18 +107,18 @@ def _whole(pieces: Sequence[Piece], teacher: ModelFacts) -> list[Piece]:
     return named + [Piece(unwrapped(e.name), e.dtype, e.shape, e) for e in rest_of(teacher)]
 
 
-def _check_plan(facts: Mapping[str, ModelFacts], plan: Sequence[str], tied: bool) -> None:
+def _check_plan(facts: Mapping[Owner, ModelFacts], plan: Plan, tied: bool) -> None:
     for layer in plan:
-        count = facts[layer[0]].count
-        if int(layer[1:]) >= count:
+        count = facts[layer.owner].count
+        if layer.index >= count:
             raise BoomspecError(f"layer plan: {layer} does not exist: that model has {count} layers")
-    if tied and not all(facts[layer[0]].tied for layer in (plan[0], plan[-1])):
+    if tied and not all(facts[layer.owner].tied for layer in (plan[0], plan[-1])):
         raise BoomspecError("a tied model cannot be made of models whose head is not tied")
 
 
 def _pieces(
-    facts: Mapping[str, ModelFacts],
-    plan: Sequence[str],
+    facts: Mapping[Owner, ModelFacts],
+    plan: Plan,
     *,
     tied: bool,
     base: ModelFacts,
@@ -130,12 +131,12 @@ def _pieces(
         dtype = entry.dtype if owner is base else dtypes.get(place, base.dtype)
         return Piece(name, dtype, entry.shape, entry)
 
-    first, last = facts[plan[0][0]], facts[plan[-1][0]]
+    first, last = facts[plan[0].owner], facts[plan[-1].owner]
     pieces = [piece(entry.name, entry.name, entry, first) for entry in first.embedding]
     pieces += [Piece(entry.name, entry.dtype, entry.shape, None) for entry in zeros]
     for new, layer in enumerate(plan):
-        model = facts[layer[0]]
-        for entry in model.layers[int(layer[1:])]:
+        model = facts[layer.owner]
+        for entry in model.layers[layer.index]:
             place = place_of(entry.name, model.prefix)
             name = f"{model.prefix}.{new}.{place}" if model.prefix else f"{new}.{place}"
             pieces.append(piece(name, f"*.{place}", entry, model))

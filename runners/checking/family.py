@@ -18,6 +18,7 @@ from accelerate import init_empty_weights
 from transformers.core_model_loading import revert_weight_conversion
 
 from boomspec.core.errors import BoomspecError
+from boomspec.core.layers import STUDENT, TEACHER, teacher_layers
 from boomspec.core.tasks import Check, Outline
 from boomspec.models.facts import ModelFacts, model_facts, read_as
 from boomspec.models.fit import plan_entries
@@ -48,13 +49,13 @@ def check_family(record: Check, *, own: Mapping[str, Path] | None = None, code: 
 
 
 def _check(record: Check, facts: ModelFacts, own: Mapping[str, Path], code: Collection[str]) -> list[str]:
-    sizes = [Size(tuple(size.plan.split()), size.tied) for size in record.sizes]
+    sizes = [Size(size.plan, size.tied) for size in record.sizes]
     student = _student(record, facts)
     if record.merged:
         check_one_kind(facts, complete)
     own_kind = read_as(student, facts.model_type, "the student")
     for size in sizes:
-        plan_config({"t": facts, "s": own_kind}, size.plan, tied=size.tied, base="t")
+        plan_config({TEACHER: facts, STUDENT: own_kind}, size.plan, tied=size.tied, base=TEACHER)
         plan_entries(facts, student, size.plan, tied=size.tied)
     notes: list[str] = []
     with tempfile.TemporaryDirectory() as place:
@@ -92,7 +93,7 @@ def _student(record: Check, facts: ModelFacts) -> ModelFacts:
     """The student that exists, or the one that a distillation makes."""
     if record.student is not None:
         return _facts(record.student, "the student")
-    config = plan_config({"t": facts}, [f"t{i}" for i in record.kept], tied=facts.tied, base="t")
+    config = plan_config({TEACHER: facts}, teacher_layers(record.kept), tied=facts.tied, base=TEACHER)
     return replace(facts, layers=tuple(facts.layers[i] for i in record.kept), config=config)
 
 

@@ -9,7 +9,7 @@ Run without a cache, such a model does not depend on what its layers are numbere
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from boomspec.core.errors import BoomspecError
+from boomspec.core.layers import TEACHER, Owner, Plan
 
 COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "num_decoder_layers")
 
@@ -57,28 +58,25 @@ def sides(model: Any, count: int, tokens_BT: Tensor) -> tuple[set[str], set[str]
     return front, behind - front
 
 
-def patched(models: Mapping[str, Any], plan: Sequence[str], counts: Mapping[str, int], tokens_BT: Tensor) -> Any:
-    """The model of `plan` ("t4": layer 4 of models["t"]); a copy of models["t"] with the parts of the other."""
-    model = deepcopy(models["t"])
-    front, behind = sides(models["t"], counts["t"], tokens_BT)
-    for names, owner in ((front, plan[0][0]), (behind, plan[-1][0])):
+def patched(models: Mapping[Owner, Any], plan: Plan, counts: Mapping[Owner, int], tokens_BT: Tensor) -> Any:
+    """The model of `plan`: a copy of the teacher with the parts of the other."""
+    model = deepcopy(models[TEACHER])
+    front, behind = sides(models[TEACHER], counts[TEACHER], tokens_BT)
+    for names, owner in ((front, plan[0].owner), (behind, plan[-1].owner)):
         for name in names:
             mine, theirs = model.get_submodule(name), models[owner].get_submodule(name)
             for kind in ("_parameters", "_buffers"):
                 getattr(mine, kind).update(deepcopy(getattr(theirs, kind)))
     stacks = {owner: layer_stack(models[owner], counts[owner]) for owner in models}
-    origins = [(layer[0], int(layer[1:])) for layer in plan]
-    path = stacks["t"][0]
-    layers = nn.ModuleList([deepcopy(stacks[owner][1][i]) for owner, i in origins])
+    path = stacks[TEACHER][0]
+    layers = nn.ModuleList([deepcopy(stacks[layer.owner][1][layer.index]) for layer in plan])
     parent, _, leaf = path.rpartition(".")
     setattr(model.get_submodule(parent), leaf, layers)
-    _reindex(model, models, origins, counts, path)
+    _reindex(model, models, plan, counts, path)
     return model
 
 
-def _reindex(
-    model: Any, models: Mapping[str, Any], origins: Sequence[tuple[str, int]], counts: Mapping[str, int], path: str
-) -> None:
+def _reindex(model: Any, models: Mapping[Owner, Any], plan: Plan, counts: Mapping[Owner, int], path: str) -> None:
     """Let what stands around the layers know how many there are, and of which type."""
     holders = [("", model), *((n, m) for n, m in model.named_modules() if not n.startswith(f"{path}."))]
     seen: set[int] = set()
@@ -92,19 +90,17 @@ def _reindex(
         for mine, others in objects:
             if id(mine) not in seen:
                 seen.add(id(mine))
-                _reindex_object(mine, others, origins, counts)
+                _reindex_object(mine, others, plan, counts)
 
 
-def _reindex_object(
-    mine: Any, others: Mapping[str, Any], origins: Sequence[tuple[str, int]], counts: Mapping[str, int]
-) -> None:
+def _reindex_object(mine: Any, others: Mapping[Owner, Any], plan: Plan, counts: Mapping[Owner, int]) -> None:
     for key, value in list(vars(mine).items()):
         values = {owner: vars(other).get(key) if other is not None else None for owner, other in others.items()}
         lists = {o: v for o, v in values.items() if isinstance(v, list | tuple) and len(v) == counts[o]}
         if isinstance(value, list | tuple) and lists.keys() == values.keys():
-            vars(mine)[key] = [lists[owner][i] for owner, i in origins]
-        elif key in COUNTS and type(value) is int and value == counts["t"]:
-            vars(mine)[key] = len(origins)
+            vars(mine)[key] = [lists[layer.owner][layer.index] for layer in plan]
+        elif key in COUNTS and type(value) is int and value == counts[TEACHER]:
+            vars(mine)[key] = len(plan)
 
 
 @torch.no_grad()

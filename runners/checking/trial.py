@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from boomspec.core.errors import BoomspecError
+from boomspec.core.layers import STUDENT, TEACHER, Owner, Plan, layers_text, student_layers, teacher_layers
 from boomspec.models.facts import ModelFacts, read_facts
 from boomspec.models.fit import plan_entries
 from runners.assembly.assemble import assemble
@@ -30,15 +31,15 @@ from runners.modeling.hidden_states import capture, embedding_parameters, hidden
 from runners.modeling.models import named_otherwise, save_weights
 
 _ANY_TOKENS_BT = (torch.arange(2 * 21).reshape(2, 21) * 7 + 3) % (VOCABULARY - 4)
-TEACHER = "the teacher"
+_TEACHER = "the teacher"
 _CLOSE = 1e-4  # of the largest logit; measured: what is right is equal, or differs by up to 1e-6 of it
 
 
 @dataclass(frozen=True)
 class Size:
-    """One model to be built: its layer plan ("t4": teacher layer 4), and whether head and embedding are one."""
+    """One model to be built: its layer plan, and whether head and embedding are one."""
 
-    plan: tuple[str, ...]
+    plan: Plan
     tied: bool
 
 
@@ -63,32 +64,32 @@ def try_sizes(
     """
     facts = read_facts(teacher)
     tokens_BT = _ANY_TOKENS_BT % facts.token_embedding.shape[0]
-    in_memory = {"t": _loaded(teacher, TEACHER, facts.count, code)}
+    in_memory: dict[Owner, Any] = {TEACHER: _loaded(teacher, _TEACHER, facts.count, code)}
     try:
-        its_logits = logits(in_memory["t"], tokens_BT)
+        its_logits = logits(in_memory[TEACHER], tokens_BT)
     except Exception as error:  # whatever a class raises for sizes that do not go together
         raise NotTinyError(f"a tiny {facts.model_type} cannot be run: {type(error).__name__}: {error}") from error
-    counts = {"t": facts.count, "s": len(kept)}
+    counts: dict[Owner, int] = {TEACHER: facts.count, STUDENT: len(kept)}
     whole = _whole(teacher, facts, (tokens_BT, its_logits), work / "whole", code)
-    if type(whole) is not type(in_memory["t"]):  # a text decoder among other parts: the sizes are of its class
-        in_memory["t"] = whole
+    if type(whole) is not type(in_memory[TEACHER]):  # a text decoder among other parts: the sizes are of its class
+        in_memory[TEACHER] = whole
     given = student is not None
     if student is None:
         student = work / "student"
         _laid_out_student(teacher, in_memory, kept, tokens_BT, student, code)
-    in_memory["s"] = _loaded(student, "the student", len(kept), code)
+    in_memory[STUDENT] = _loaded(student, "the student", len(kept), code)
     if given:
-        _the_same(student, teacher, in_memory["s"], tokens_BT, work / "same", code)
+        _the_same(student, teacher, in_memory[STUDENT], tokens_BT, work / "same", code)
     if trained:
-        for what, model in ((TEACHER, in_memory["t"]), ("the student", in_memory["s"])):
-            _trainable(model, kept if model is in_memory["s"] else range(facts.count), tokens_BT, what)
-    if _differ(its_logits, logits(in_memory["s"], tokens_BT)) < 1e-2:
+        for what, model in ((_TEACHER, in_memory[TEACHER]), ("the student", in_memory[STUDENT])):
+            _trainable(model, kept if model is in_memory[STUDENT] else range(facts.count), tokens_BT, what)
+    if _differ(its_logits, logits(in_memory[STUDENT], tokens_BT)) < 1e-2:
         raise NotTinyError(f"the weights of a tiny {facts.model_type} do not show in its logits")
     saved = read_facts(student)
     for i, size in enumerate(sizes):
         plan_entries(facts, saved, size.plan, tied=size.tied)
         target = work / f"size-{i}"
-        assemble({"t": teacher, "s": student}, size.plan, target, tied=size.tied, code=code)
+        assemble({TEACHER: teacher, STUDENT: student}, size.plan, target, tied=size.tied, code=code)
         what = f"the model of {len(size.plan)} layers"
         model = _loaded(target, what, len(size.plan), code)
         _compare(model, patched(in_memory, size.plan, counts, tokens_BT), tokens_BT, what, size.plan)
@@ -97,8 +98,8 @@ def try_sizes(
 
 def _whole(teacher: Path, facts: ModelFacts, wanted: tuple[Tensor, Tensor], target: Path, code: Collection[str]) -> Any:
     """The teacher itself, assembled of all its layers. `wanted`: tokens_BT and its logits_BTV."""
-    plan = [f"t{i}" for i in range(facts.count)]
-    assemble({"t": teacher}, plan, target, tied=facts.tied, code=code)
+    plan = teacher_layers(range(facts.count))
+    assemble({TEACHER: teacher}, plan, target, tied=facts.tied, code=code)
     what = "the model of all the teacher's layers"
     model = _loaded(target, what, facts.count, code)
     if not (difference := _differ(logits(model, wanted[0]), wanted[1])) <= _CLOSE:
@@ -111,8 +112,8 @@ def _the_same(
 ) -> None:
     """Raise WrongError where a student that is there is another model under the config of its teacher."""
     facts = read_facts(student)
-    plan = [f"s{i}" for i in range(facts.count)]
-    assemble({"t": teacher, "s": student}, plan, target, tied=facts.tied, code=code)
+    plan = student_layers(facts.count)
+    assemble({TEACHER: teacher, STUDENT: student}, plan, target, tied=facts.tied, code=code)
     model = _loaded(target, "the student", facts.count, code)
     shutil.rmtree(target)
     if not (difference := _differ(logits(model, tokens_BT), logits(in_memory, tokens_BT))) <= _CLOSE:
@@ -122,17 +123,17 @@ def _the_same(
 
 def _laid_out_student(
     teacher: Path,
-    in_memory: Mapping[str, Any],
+    in_memory: Mapping[Owner, Any],
     kept: Sequence[int],
     tokens_BT: Tensor,
     target: Path,
     code: Collection[str],
 ) -> None:
     """The student as a distillation begins with it, with other weights, as it is saved."""
-    plan = [f"t{i}" for i in kept]
-    assemble({"t": teacher}, plan, target, tied=read_facts(teacher).tied, code=code)
+    plan = teacher_layers(kept)
+    assemble({TEACHER: teacher}, plan, target, tied=read_facts(teacher).tied, code=code)
     student = _loaded(target, "the student", len(kept), code)
-    counts = {"t": read_facts(teacher).count}
+    counts: dict[Owner, int] = {TEACHER: read_facts(teacher).count}
     _compare(student, patched(in_memory, plan, counts, tokens_BT), tokens_BT, "the student", plan)
     randomise(student, seed=2)
     save_weights(student, target, dtype=torch.float32)
@@ -175,7 +176,7 @@ def _loaded(folder: Path, what: str, layers: int, code: Collection[str]) -> Any:
         ("unexpected_keys", "has, and transformers does not know,"),
         ("mismatched_keys", "has in another shape"),
     ):
-        if what == TEACHER and key == "unexpected_keys":
+        if what == _TEACHER and key == "unexpected_keys":
             continue  # it is not read, and whether sizes can be built without it is seen when they are
         if names := sorted(str(name) for name in found[key]):
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -194,7 +195,7 @@ def _config(folder: Path, trusts: bool, what: str) -> Any:
         raise WrongError(f"{what} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
-def _compare(model: Any, expected: Any, tokens_BT: Tensor, what: str, plan: Sequence[str]) -> None:
+def _compare(model: Any, expected: Any, tokens_BT: Tensor, what: str, plan: Plan) -> None:
     difference = _differ(logits(model, tokens_BT), logits(expected, tokens_BT))
     if not difference <= _CLOSE:
         raise WrongError(f"{what} ({_shortened(plan)}) is not what its layers are: its logits are {difference:.2g} off")
@@ -206,5 +207,5 @@ def _differ(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-6))
 
 
-def _shortened(plan: Sequence[str]) -> str:
-    return " ".join(plan) if len(plan) <= 8 else f"{' '.join(plan[:4])} ... {' '.join(plan[-3:])}"
+def _shortened(plan: Plan) -> str:
+    return layers_text(plan) if len(plan) <= 8 else f"{layers_text(plan[:4])} ... {layers_text(plan[-3:])}"

@@ -17,6 +17,7 @@ from boomspec.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_FAILED, Boo
 from boomspec.core.files import locked_folder
 from boomspec.core.graph import TaskGraph
 from boomspec.core.graph_file import read_graph
+from boomspec.core.layers import STUDENT, TEACHER, layers_text
 from boomspec.core.sizes import Member, folder_name
 from boomspec.models.trust import trusted_code, warnings
 from boomspec.store import Store, open_store
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
             if options.plan is None:
                 export_all(graph, store, options.folder)
             else:
-                export(graph, store, options.plan.split(), options.folder, force=options.force)
+                export(graph, store, options.plan, options.folder, force=options.force)
     except BoomspecError as error:
         return print_error(error, as_json=options.json)
     except OSError as error:
@@ -59,8 +60,8 @@ def _unwritten(place: Path, error: OSError) -> BoomspecError:
     return BoomspecError(f"{place}: cannot be written: {error.strerror or error}", hint="give another folder")
 
 
-def export(graph: TaskGraph, store: Store, plan: list[str], target: Path, *, force: bool = False) -> None:
-    """Write the member of this layer plan into the folder `target`.
+def export(graph: TaskGraph, store: Store, plan: str, target: Path, *, force: bool = False) -> None:
+    """Write the member of this layer plan ("s0 s1 t4") into the folder `target`.
 
     A model that is there already is replaced with `force`, and else, like any folder that is not empty, refused.
     Raises BoomspecError for that, and for what the store does not hold (yet).
@@ -76,12 +77,14 @@ def export(graph: TaskGraph, store: Store, plan: list[str], target: Path, *, for
     member = _member((lineage.trained, *lineage.members), plan)
     with _appearing(target, force=force) as folder, named({folder: str(target)}):
         built = built_folder(graph, store, member)
-        sources = owner_folders(graph, store, {"t", *(layer[0] for layer in plan)} if built is None else ())
+        sources = owner_folders(
+            graph, store, {TEACHER, *(layer.owner for layer in member.plan)} if built is None else ()
+        )
         if built is not None:
             shutil.copytree(built, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
         else:
             code = trusted_code(graph.sources.values())
-            assemble(sources, plan, folder, tied=member.tied, code=code, rest=lineage.rest)
+            assemble(sources, member.plan, folder, tied=member.tied, code=code, rest=lineage.rest)
         card = model_card(graph, store, member, folder=folder, name=target.name)
         (folder / "README.md").write_text(redact(card), encoding="utf-8")
 
@@ -101,7 +104,7 @@ def export_all(graph: TaskGraph, store: Store, target: Path) -> None:
     members = {folder_name(lineage_of(graph), member): member for member in lineage_of(graph).members}
     with _appearing(target, force=False) as folder, named({folder: str(target)}):
         plans = {folder / name: (member.plan, member.tied) for name, member in members.items()}
-        code, sources = trusted_code(graph.sources.values()), owner_folders(graph, store, {"t", "s"})
+        code, sources = trusted_code(graph.sources.values()), owner_folders(graph, store, {TEACHER, STUDENT})
         assemble_family(sources, plans, code=code, rest=lineage_of(graph).rest)
         for name, member in members.items():
             card = model_card(graph, store, member, folder=folder / name, name=f"{target.name}-{name}")
@@ -123,10 +126,10 @@ def check_target(target: Path, *, force: bool) -> None:
         raise BoomspecError(f"{target} holds no model, so it is not replaced", hint="give another folder")
 
 
-def _member(members: tuple[Member, ...], plan: list[str]) -> Member:
-    found = next((member for member in members if list(member.plan) == plan), None)
+def _member(members: tuple[Member, ...], plan: str) -> Member:
+    found = next((member for member in members if layers_text(member.plan) == plan), None)
     if found is None:
-        raise BoomspecError(f"no model of this family has the layer plan {' '.join(plan)}")
+        raise BoomspecError(f"no model of this family has the layer plan {plan}")
     return found
 
 

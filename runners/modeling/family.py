@@ -22,6 +22,7 @@ from accelerate import init_empty_weights
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import TaskGraph
+from boomspec.core.layers import STUDENT, TEACHER, Layer, Owner, Plan, read_layers
 from boomspec.core.sizes import Lineage, Member
 from boomspec.models import trust
 from boomspec.models.facts import ModelFacts, read_facts
@@ -42,14 +43,14 @@ class Family:
     teacher: PreTrainedModel
     student: PreTrainedModel
     lineage: Lineage
-    facts: Mapping[str, ModelFacts]  # "t": of the teacher, "s": of the student
+    facts: Mapping[Owner, ModelFacts]
 
     @property
     def sizes(self) -> tuple[Member, ...]:
         """Layers, parameters, bytes and layer plan of every model, smallest first; the last one is the teacher."""
         return self.lineage.members
 
-    def model(self, size: str | Sequence[str]) -> PreTrainedModel:
+    def model(self, size: str | Sequence[str | Layer]) -> PreTrainedModel:
         """The model of a size ("24 layers", "3B", "80%", "student") or of a layer plan (["s0", "s1", "t4", ...]).
 
         The largest member not above a size is taken. A layer plan need not be one of `sizes`; where its first and
@@ -58,27 +59,28 @@ class Family:
         if isinstance(size, str):
             member = self.lineage.pick(size)
             return self._rewired(member.plan, tied=member.tied)
-        plan = tuple(size)
-        self._check(plan)
+        plan = self._read(size)
         known = {member.plan: member.tied for member in (self.lineage.trained, *self.sizes)}
-        return self._rewired(plan, tied=known.get(plan, self.facts["t"].tied and plan[0][0] == plan[-1][0]))
+        return self._rewired(plan, tied=known.get(plan, self.facts[TEACHER].tied and plan[0].owner == plan[-1].owner))
 
-    def _check(self, plan: Sequence[str]) -> None:
+    def _read(self, layers: Sequence[str | Layer]) -> Plan:
+        try:
+            plan = read_layers(layers)
+        except ValueError as error:
+            raise BoomspecError(str(error)) from error
         if not plan:
             raise BoomspecError("a layer plan needs at least one layer")
         for layer in plan:
-            owner, index = layer[:1], layer[1:]
-            if owner not in self.facts or not index.isdecimal():
-                raise BoomspecError(f"'{layer}' is not a layer", hint="teacher layer 4 is t4, student layer 2 is s2")
-            if int(index) >= self.facts[owner].count:
-                raise BoomspecError(f"{layer} does not exist: that model has {self.facts[owner].count} layers")
+            if layer.index >= (count := self.facts[layer.owner].count):
+                raise BoomspecError(f"{layer} does not exist: that model has {count} layers")
+        return plan
 
-    def _rewired(self, plan: Sequence[str], *, tied: bool) -> PreTrainedModel:
-        config = config_object(type(self.teacher.config), plan_config(self.facts, plan, tied=tied, base="t"))
+    def _rewired(self, plan: Plan, *, tied: bool) -> PreTrainedModel:
+        config = config_object(type(self.teacher.config), plan_config(self.facts, plan, tied=tied, base=TEACHER))
         member = _without_weights(self.teacher, config)
-        owned = {"t": self.teacher.state_dict(keep_vars=True), "s": self.student.state_dict(keep_vars=True)}
+        owned = {TEACHER: self.teacher.state_dict(keep_vars=True), STUDENT: self.student.state_dict(keep_vars=True)}
         stack = _stack_name(member)
-        teacher = self.facts["t"]
+        teacher = self.facts[TEACHER]
         sides = {entry.name: 0 for entry in teacher.embedding} | {entry.name: -1 for entry in teacher.norm}
         for name, place in member.state_dict().items():
             owner, source = _origin(name, place, stack, member.base_model_prefix, sides, plan)
@@ -95,8 +97,8 @@ class Family:
 
 def load_family(graph: TaskGraph, store: Store, *, dtype: torch.dtype | str | None = None) -> Family:
     """The family that a graph has made. See `open_family`."""
-    folders = owner_folders(graph, store, "ts")
-    return open_family(folders["t"], folders["s"], lineage_of(graph), dtype=dtype, code=_trusted(graph))
+    folders = owner_folders(graph, store, (TEACHER, STUDENT))
+    return open_family(folders[TEACHER], folders[STUDENT], lineage_of(graph), dtype=dtype, code=_trusted(graph))
 
 
 def load_member(
@@ -105,7 +107,7 @@ def load_member(
     """One model of the family that a graph has made: from its folder where it has been built, else re-wired."""
     folder = built_folder(graph, store, member)
     if folder is None and member.is_teacher:
-        folder = owner_folders(graph, store, "t")["t"]
+        folder = owner_folders(graph, store, [TEACHER])[TEACHER]
     if folder is None:
         return load_family(graph, store, dtype=dtype).model(member.plan)
     return load(folder, dtype=torch_dtype(dtype, folder), code=_trusted(graph))
@@ -130,15 +132,15 @@ def open_family(
 
     `dtype`: None means the teacher's. Raises BoomspecError where the two models are of different families.
     """
-    folders = {"t": teacher, "s": student}
+    folders: dict[Owner, Path] = {TEACHER: teacher, STUDENT: student}
     facts = {owner: read_facts(folder) for owner, folder in folders.items()}
-    if facts["t"].model_type != facts["s"].model_type:
-        types = " and a ".join(facts[owner].model_type for owner in "ts")
+    if facts[TEACHER].model_type != facts[STUDENT].model_type:
+        types = " and a ".join(model.model_type for model in facts.values())
         raise BoomspecError(
             f"a {types} model cannot share their layers in memory", hint="boomspec export writes any size to a folder"
         )
     models = {owner: load(folder, dtype=torch_dtype(dtype, teacher), code=code) for owner, folder in folders.items()}
-    return Family(models["t"], models["s"], lineage, facts)
+    return Family(models[TEACHER], models[STUDENT], lineage, facts)
 
 
 def torch_dtype(dtype: torch.dtype | str | None, folder: Path) -> torch.dtype:
@@ -165,8 +167,8 @@ def _stack_name(model: Any) -> str:
 
 
 def _origin(
-    name: str, tensor: torch.Tensor, stack: str, base: str, sides: Mapping[str, int], plan: Sequence[str]
-) -> tuple[str, str]:
+    name: str, tensor: torch.Tensor, stack: str, base: str, sides: Mapping[str, int], plan: Plan
+) -> tuple[Owner, str]:
     """Whose tensor `name` of a member is, and what its owner calls it.
 
     `sides`: of the tensors beside the layers that the teacher's file calls by the same names, 0 for those in front.
@@ -174,10 +176,10 @@ def _origin(
     if name.startswith(f"{stack}."):
         index, _, rest = name.removeprefix(f"{stack}.").partition(".")
         layer = plan[int(index)]
-        return layer[0], f"{stack}.{layer[1:]}.{rest}"
+        return layer.owner, f"{stack}.{layer.index}.{rest}"
     # The rule of `boomspec.models.facts`: of what stands beside the layers, all but bare vectors is embedding.
     in_front = name.startswith(f"{base}.") and (tensor.ndim > 1 or "embed" in name.lower())
-    return plan[sides.get(name, 0 if in_front else -1)][0], name
+    return plan[sides.get(name, 0 if in_front else -1)].owner, name
 
 
 def _put(model: Any, name: str, tensor: torch.Tensor) -> None:

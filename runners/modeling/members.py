@@ -7,6 +7,7 @@ from pathlib import Path
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import Node, TaskGraph
+from boomspec.core.layers import TEACHER, Owner
 from boomspec.core.sizes import Lineage, Member
 from boomspec.core.tasks import Interpolate
 from boomspec.store import Store
@@ -21,10 +22,10 @@ def lineage_of(graph: TaskGraph) -> Lineage:
     return graph.family
 
 
-def owner_folders(graph: TaskGraph, store: Store, owners: Iterable[str]) -> dict[str, Path]:
-    """Model folders of teacher ("t") and student ("s"), fetched from the hub where they are there."""
+def owner_folders(graph: TaskGraph, store: Store, owners: Iterable[Owner]) -> dict[Owner, Path]:
+    """Model folders of teacher and student, fetched from the hub where they are there."""
     lineage = lineage_of(graph)
-    return {owner: _folder(graph, store, lineage.teacher if owner == "t" else lineage.student) for owner in owners}
+    return {owner: _folder(graph, store, lineage.teacher if owner == TEACHER else lineage.student) for owner in owners}
 
 
 def task_of(graph: TaskGraph, member: Member) -> str | None:

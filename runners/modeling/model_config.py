@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
 from boomspec.core.errors import BoomspecError
+from boomspec.core.layers import Owner, Plan
 from boomspec.models.facts import ModelFacts
 from boomspec.models.layer_rules import Config
 from boomspec.models.plan_config import plan_config as plan_config_with
 
 
-def plan_config(facts: Mapping[str, ModelFacts], plan: Sequence[str], *, tied: bool, base: str) -> Config:
-    """The config of `plan` ("t4": layer 4 of facts["t"]), made from that of the model `base`, to be written.
+def plan_config(facts: Mapping[Owner, ModelFacts], plan: Plan, *, tied: bool, base: Owner) -> Config:
+    """The config of `plan`, made from that of the model `base`, to be written.
 
     Raises BoomspecError where the configs contradict each other or cannot say what the plan needs.
     """

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from boomspec.core.errors import BoomspecError
+from boomspec.core.layers import TEACHER, teacher_layers
 from boomspec.core.tasks import LaCo
 from boomspec.models.facts import read_facts
 from boomspec.models.plan_config import check_one_kind
@@ -201,7 +202,8 @@ def _add_up(target: nn.Module, layers: nn.ModuleList, collapsed: Collapsed) -> N
 
 def write(stack: Sequence[Collapsed], teacher: Path, target: Path, code: Collection[str] = ()) -> None:
     """Write the model of a stack, in the dtype of the teacher's files, with the teacher's tokenizer."""
-    assemble({"t": teacher}, [f"t{layer.base}" for layer in stack], target, tied=read_facts(teacher).tied, code=code)
+    plan = teacher_layers(layer.base for layer in stack)
+    assemble({TEACHER: teacher}, plan, target, tied=read_facts(teacher).tied, code=code)
     # Merges are summed from the weights as they are stored, not from what the search may have rounded.
     sources = decoder_layers(load_frozen(teacher, dtype=MASTER_DTYPE, code=code))
     model = load(target, dtype=MASTER_DTYPE, code=code)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.layers import Plan
+from boomspec.core.layers import TEACHER, Plan, teacher_layers
 from boomspec.core.tasks import LayerChoice
 from runners.modeling.hidden_states import EMBEDDING, Point, capture, decoder_layers, trunk
 from runners.search.shared import SharedForward
@@ -62,8 +62,8 @@ def block_influence(model: Any, batches: Sequence[Tensor], report: Report = lamb
 
 def _cosine_greedy(teacher: Any, count: int, batches: Sequence[Tensor], report: Report) -> list[tuple[int, float]]:
     """(layer, similarity without it and all before it) in the order of dropping."""
-    forward = SharedForward({"t": teacher}, batches)
-    left: Plan = tuple(f"t{i}" for i in range(len(decoder_layers(teacher))))
+    forward = SharedForward({TEACHER: teacher}, batches)
+    left = teacher_layers(range(len(decoder_layers(teacher))))
     whole: list[Tensor] = []
     forward.run([left], lambda _number, _plan, hidden_BTD: whole.append(hidden_BTD))
     total = sum(range(count, len(left)))
@@ -74,9 +74,9 @@ def _cosine_greedy(teacher: Any, count: int, batches: Sequence[Tensor], report: 
         values = _similarities(
             forward, list(without.values()), whole, partial(_part, report, done, len(without), total)
         )
-        layer = max(without, key=lambda layer: (values[without[layer]], -int(layer[1:])))
+        layer = max(without, key=lambda layer: (values[without[layer]], -layer.index))
         left = without[layer]
-        dropped.append((int(layer[1:]), values[left]))
+        dropped.append((layer.index, values[left]))
     return dropped
 
 

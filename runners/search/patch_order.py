@@ -20,7 +20,18 @@ from typing import Any
 from torch import Tensor
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.layers import EXACT_HINT, ORDERS, Plan, patchable, plan_of, prefixes, refuse_exact
+from boomspec.core.layers import (
+    EXACT_HINT,
+    ORDERS,
+    STUDENT,
+    TEACHER,
+    Plan,
+    patchable,
+    plan_of,
+    prefixes,
+    refuse_exact,
+    teacher_layers,
+)
 from boomspec.core.layers import blocks as blocks_of
 from boomspec.core.tasks import PatchOrder
 from runners.modeling.hidden_states import decoder_layers
@@ -99,12 +110,12 @@ class _Candidates:
         batches: Sequence[Tensor],
     ) -> None:
         self.values: dict[Blocks, float] = {}
-        self.forward = SharedForward({"t": teacher, "s": student}, batches)
+        self.forward = SharedForward({TEACHER: teacher, STUDENT: student}, batches)
         self._kept, self._layers, self._all = choice.kept, layers, tuple(available)
         hidden: list[Tensor] = []
         self.forward.run([self._plan(self._all)], lambda _number, _plan, hidden_BTD: hidden.append(hidden_BTD))
         self._divergence = Divergence(
-            self.forward.parts["t"].head,
+            self.forward.parts[TEACHER].head,
             hidden,
             direction=choice.direction,
             positions=choice.positions,
@@ -118,7 +129,7 @@ class _Candidates:
         before = len(self.values)
 
         def visit(number: int, plan: Plan, hidden_BTD: Tensor) -> None:
-            head = self.forward.parts[plan[-1][0]].head
+            head = self.forward.parts[plan[-1].owner].head
             measured[plan].append(self._divergence.of_sequences(number, head, hidden_BTD))
 
         self.forward.run(
@@ -139,7 +150,7 @@ class _Candidates:
 
     def _plan(self, blocks: Blocks) -> Plan:
         if blocks == self._all:
-            return tuple(f"t{i}" for i in range(self._layers))
+            return teacher_layers(range(self._layers))
         return plan_of(self._kept, self._layers, [i in blocks for i in range(len(self._kept))])
 
     def _branches(self, sets: Iterable[Blocks]) -> Iterator[Plan]:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from boomspec.core.layers import Plan
+from boomspec.core.layers import Owner, Plan
 from runners.modeling.layerwise import Batch, take_apart
 
 CACHE_BYTES = 4 * 2**30
@@ -29,13 +29,15 @@ Visit = Callable[[int, Plan, Tensor], None]
 
 
 class SharedForward:
-    """Layer plans over `models` (by the owner's letter) on batches of tokens_BT.
+    """Layer plans over `models` (by owner) on batches of tokens_BT.
 
     `layer_forwards` counts the layers that were run, each on all batches; `unshared` what they would have been,
     had every plan been run on its own.
     """
 
-    def __init__(self, models: Mapping[str, Any], batches: Sequence[Tensor], *, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(
+        self, models: Mapping[Owner, Any], batches: Sequence[Tensor], *, cache_bytes: int = CACHE_BYTES
+    ) -> None:
         self.parts = {owner: take_apart(model, batches[0]) for owner, model in models.items()}
         self.batches = batches
         self.unshared = 0
@@ -73,7 +75,7 @@ class SharedForward:
     def _walk(
         self,
         number: int,
-        opened: Mapping[str, Batch],
+        opened: Mapping[Owner, Batch],
         ordered: Sequence[Plan],
         visit: Visit,
         kept: dict[Plan, list[Tensor]],
@@ -86,17 +88,17 @@ class SharedForward:
                 path.pop()
             if (cached := self._longest_cached(plan)) > (path[-1][0] if path else 0):
                 path.append((cached, self._cache[plan[:cached]][number].to(self.batches[number].device)))
-            start, hidden_BTD = path[-1] if path else (0, opened[plan[0][0]].embedding_BTD)
+            start, hidden_BTD = path[-1] if path else (0, opened[plan[0].owner].embedding_BTD)
             for end in range(start + 1, len(plan) + 1):
                 layer = plan[end - 1]
-                hidden_BTD = opened[layer[0]].layer(int(layer[1:]), hidden_BTD)
+                hidden_BTD = opened[layer.owner].layer(layer.index, hidden_BTD)
                 self._sequence_layers += len(hidden_BTD)
                 if end in forks:
                     path.append((end, hidden_BTD))
                 states = kept.get(plan[:end])
                 if states is not None and len(states) == number:
                     states.append(hidden_BTD.cpu())
-            visit(number, plan, opened[plan[-1][0]].finish(hidden_BTD))
+            visit(number, plan, opened[plan[-1].owner].finish(hidden_BTD))
 
     def _longest_cached(self, plan: Plan) -> int:
         return max((len(prefix) for prefix in self._cache if plan[: len(prefix)] == prefix), default=0)

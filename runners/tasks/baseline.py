@@ -5,6 +5,7 @@ Writes `model/`; LaCo also `laco.json`, every merge that was tried.
 
 from __future__ import annotations
 
+from boomspec.core.layers import TEACHER
 from boomspec.core.tasks import Baseline, LaCo, Subset
 from boomspec.models.facts import read_facts
 from runners.assembly.assemble import assemble
@@ -17,7 +18,9 @@ def run(context: Context[Baseline]) -> None:
     teacher, target = model_folder(context.inputs["teacher"]), context.path / MODEL
     match context.record.build:
         case Subset(plan=plan, rest=rest):
-            assemble({"t": teacher}, plan, target, tied=read_facts(teacher).tied, code=context.code, rest=bool(rest))
+            assemble(
+                {TEACHER: teacher}, plan, target, tied=read_facts(teacher).tied, code=context.code, rest=bool(rest)
+            )
         case LaCo() as record:
             attempts = laco.build_laco(
                 record,

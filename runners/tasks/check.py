@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 
+from boomspec.core.layers import layers_text
 from boomspec.core.tasks import Check
 from runners.checking.family import check_family
 from runners.modeling.models import model_folder
@@ -18,5 +19,5 @@ def run(context: Context[Check]) -> None:
     notes = check_family(context.record, own=own, code=context.code)
     for note in notes:
         context.progress.note(note)
-    found = {"right": [size.plan for size in context.record.sizes], "not_checked": notes}
+    found = {"right": [layers_text(size.plan) for size in context.record.sizes], "not_checked": notes}
     (context.path / "check.json").write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.json_text import computed_json
+from boomspec.core.layers import TEACHER, teacher_layers
 from boomspec.core.losses import Losses
 from boomspec.core.tasks import Distill, Faithful, Precision
 from boomspec.models.facts import read_facts
@@ -140,7 +141,7 @@ def initial_student(
     `cut`: it is to be cut over the workers, so it is in the memory of the host.
     """
     if workers.lays_out:
-        assemble({"t": teacher}, [f"t{i}" for i in record.kept], folder, tied=read_facts(teacher).tied, code=code)
+        assemble({TEACHER: teacher}, teacher_layers(record.kept), folder, tied=read_facts(teacher).tied, code=code)
     workers.wait()
     place = _HOST if cut else device()
     student = load(folder, dtype=MASTER_DTYPE, place=place, code=code)

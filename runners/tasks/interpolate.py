@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from boomspec.core.layers import STUDENT, TEACHER, Owner
 from boomspec.core.tasks import Interpolate
 from runners.assembly.assemble import assemble
 from runners.modeling.models import model_folder
@@ -9,6 +12,9 @@ from runners.runtime.context import Context
 
 
 def run(context: Context[Interpolate]) -> None:
-    sources = {"t": model_folder(context.inputs["teacher"]), "s": model_folder(context.inputs["student"])}
+    sources: dict[Owner, Path] = {
+        TEACHER: model_folder(context.inputs["teacher"]),
+        STUDENT: model_folder(context.inputs["student"]),
+    }
     record, target = context.record, context.path / "model"
     assemble(sources, record.plan, target, tied=record.tied, code=context.code, rest=bool(record.rest))

@@ -26,7 +26,7 @@ import transformers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from boomspec.core.layers import plan_of
+from boomspec.core.layers import Plan, plan_of, teacher_layers
 from boomspec.core.tasks import PatchOrder
 from runners.assembly.assemble import assemble
 from runners.modeling.models import load_frozen
@@ -52,7 +52,7 @@ def make_pair(folder: Path) -> dict[str, Path]:
     )
     sources = {"t": folder / "teacher", "s": folder / "student"}
     LlamaForCausalLM(config).save_pretrained(sources["t"])
-    assemble({"t": sources["t"]}, [f"t{i}" for i in KEPT], sources["s"], tied=True)
+    assemble({"t": sources["t"]}, teacher_layers(KEPT), sources["s"], tied=True)
     student = AutoModelForCausalLM.from_pretrained(sources["s"])
     with torch.no_grad():
         for parameter in student.parameters():
@@ -109,7 +109,7 @@ def greedy_bounds() -> dict[str, tuple[int, int]]:
     """Layers that greedy search runs, shared and from scratch, for the two sequential outcomes."""
     found = {}
     for name, order in {"first to last": range(BLOCKS), "last to first": range(BLOCKS - 1, -1, -1)}.items():
-        seen: set[tuple[str, ...]] = set()
+        seen: set[Plan] = set()
         alone, patched = LAYERS + BLOCKS, []  # teacher and student
         for block in order:
             for other in set(range(BLOCKS)) - set(patched):

@@ -10,6 +10,7 @@ import pytest
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import Execution, Experiment, Node, Task, TaskGraph
 from boomspec.core.graph_file import graph_of_json, read_graph
+from boomspec.core.layers import read_layers
 from boomspec.core.tasks import Evaluate as Measure
 from boomspec.core.tasks import HeldOut, Interpolate, Tokenize
 from boomspec.plan.order import longest_first
@@ -20,7 +21,7 @@ from boomspec.store import FolderStore
 from runners.executor.ready import Ready
 
 FIRST = Node(Task(Tokenize(text_field="text", skip=0, held_out_every=0, held_out_offset=0), {}), "first", Execution())
-BUILT = Node(Task(Interpolate(plan=("t0",), tied=False), {}), "built", after=(FIRST.id,))
+BUILT = Node(Task(Interpolate(plan=read_layers("t0"), tied=False), {}), "built", after=(FIRST.id,))
 MEASURED = Node(
     Task(Measure(measure=HeldOut(sequence_length=8), precision="fp32"), {"model": BUILT.id}), "measured", Execution()
 )

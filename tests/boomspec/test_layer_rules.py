@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from boomspec.core.errors import BoomspecError, SpecError
+from boomspec.core.layers import read_layers
 from boomspec.models.checkpoint import encode_header
 from boomspec.models.facts import read_facts
 from boomspec.models.plan_config import plan_config
@@ -96,5 +97,5 @@ def test_a_decoder_among_other_parts_is_read_as_a_model_of_its_own(folder):
     )
     facts = read_facts(folder / "t")
     assert (facts.model_type, facts.prefix, facts.count, facts.tied) == ("mistral", "model.layers", LAYERS, False)
-    config = plan_config({"t": facts}, ["t0", "t5"], tied=False, base="t")
+    config = plan_config({"t": facts}, read_layers("t0 t5"), tied=False, base="t")
     assert config == {**inner, "num_hidden_layers": 2, "tie_word_embeddings": False}

@@ -5,14 +5,19 @@ import pytest
 from boomspec.core.layers import (
     ORDERS,
     KeepRule,
+    Layer,
     blocks,
     check_kept,
     evenly_spaced,
     family,
     first_wrong,
+    layers_text,
     patchable,
+    read_layers,
+    student_layers,
     untrained,
 )
+from boomspec.core.tasks import Interpolate
 
 QWEN3_4B = (0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32, 34, 35)
 
@@ -76,39 +81,39 @@ def test_last_to_first_patches_the_last_block_first():
     order = ORDERS["last_to_first"](patchable(kept, 8))
     assert order == (3, 2, 1, 0)
     assert family(kept, 8, order) == [
-        ("s0", "s1", "s2", "s3"),
-        ("s0", "s1", "s2", "t6", "t7"),
-        ("s0", "s1", "t4", "t5", "t6", "t7"),
-        ("s0", "t2", "t3", "t4", "t5", "t6", "t7"),
-        ("t0", "t1", "t2", "t3", "t4", "t5", "t6", "t7"),
+        read_layers("s0 s1 s2 s3"),
+        read_layers("s0 s1 s2 t6 t7"),
+        read_layers("s0 s1 t4 t5 t6 t7"),
+        read_layers("s0 t2 t3 t4 t5 t6 t7"),
+        read_layers("t0 t1 t2 t3 t4 t5 t6 t7"),
     ]
 
 
 def test_first_to_last_patches_the_first_block_first():
     kept = (0, 2, 4, 6)
     order = ORDERS["first_to_last"](patchable(kept, 8))
-    assert family(kept, 8, order)[1] == ("t0", "t1", "s1", "s2", "s3")
+    assert family(kept, 8, order)[1] == read_layers("t0 t1 s1 s2 s3")
 
 
 def test_singletons_stay_the_students_until_all_is_patched():
     kept = (0, 1, 3, 5)  # blocks 0 | 1 2 | 3 4 | 5
     plans = family(kept, 6, (2, 1))
-    assert plans[0] == ("s0", "s1", "s2", "s3")
-    assert plans[1] == ("s0", "s1", "t3", "t4", "s3")
-    assert plans[2] == ("t0", "t1", "t2", "t3", "t4", "t5")
+    assert plans[0] == read_layers("s0 s1 s2 s3")
+    assert plans[1] == read_layers("s0 s1 t3 t4 s3")
+    assert plans[2] == read_layers("t0 t1 t2 t3 t4 t5")
 
 
 def test_by_the_reference_rule_singletons_at_the_growing_end_are_the_teachers_even_unpatched():
     kept = (0, 1, 3, 5)
     assert family(kept, 6, (2, 1), reference="last") == [
-        ("s0", "s1", "s2", "t5"),
-        ("s0", "s1", "t3", "t4", "t5"),
-        ("t0", "t1", "t2", "t3", "t4", "t5"),
+        read_layers("s0 s1 s2 t5"),
+        read_layers("s0 s1 t3 t4 t5"),
+        read_layers("t0 t1 t2 t3 t4 t5"),
     ]
     assert family(kept, 6, (1, 2), reference="first") == [
-        ("t0", "s1", "s2", "s3"),
-        ("t0", "t1", "t2", "s2", "s3"),
-        ("t0", "t1", "t2", "t3", "t4", "t5"),
+        read_layers("t0 s1 s2 s3"),
+        read_layers("t0 t1 t2 s2 s3"),
+        read_layers("t0 t1 t2 t3 t4 t5"),
     ]
 
 
@@ -117,9 +122,25 @@ def test_qwen3_4b_by_the_reference_rule():
     plans = family(QWEN3_4B, 36, order, reference="last")
     assert [len(plan) for plan in plans] == list(range(19, 37))
     # Blocks 17 and 18 are the singletons 34 and 35: the teacher's although nothing is patched.
-    assert plans[0] == (*(f"s{i}" for i in range(17)), "t34", "t35")
-    assert plans[1] == (*(f"s{i}" for i in range(16)), "t32", "t33", "t34", "t35")
+    assert plans[0] == (*student_layers(17), *read_layers("t34 t35"))
+    assert plans[1] == (*student_layers(16), *read_layers("t32 t33 t34 t35"))
 
 
 def test_naive_pruning_has_the_same_plan_with_the_layers_the_student_started_from():
-    assert untrained(("s0", "s1", "t4", "t5", "t6", "t7"), (0, 2, 4, 6)) == ("t0", "t2", "t4", "t5", "t6", "t7")
+    assert untrained(read_layers("s0 s1 t4 t5 t6 t7"), (0, 2, 4, 6)) == read_layers("t0 t2 t4 t5 t6 t7")
+
+
+def test_a_layer_is_written_and_read_as_its_owners_letter_and_its_index():
+    plan = read_layers("s0 t12")
+    assert plan == (Layer("s", 0), Layer("t", 12))
+    assert layers_text(plan) == "s0 t12"
+    record = Interpolate(plan=["s0", "t12"], tied=False)
+    assert record.plan == plan
+    assert record.model_dump(mode="json", exclude_none=True) == {"plan": ["s0", "t12"], "tied": False}
+    assert sorted(read_layers("t10 t9 s3")) == list(read_layers("s3 t9 t10"))
+
+
+@pytest.mark.parametrize("text", ["", "4", "x4", "t", "t-1", "t4.0", "T4", " t4"])
+def test_what_is_no_layer_is_an_error(text):
+    with pytest.raises(ValueError, match="is not a layer: teacher layer 4 is t4, student layer 2 is s2"):
+        Layer.read(text)

@@ -8,6 +8,7 @@ import yaml
 from boomspec.compile.compiler import Compiled
 from boomspec.compile.experiments import compile_experiments
 from boomspec.core.graph_file import read_graph
+from boomspec.core.layers import teacher_layers
 from boomspec.core.tasks import Check
 from boomspec.models.outline import config_of, tensors_of
 from boomspec.plan import model_checks
@@ -86,7 +87,7 @@ def test_the_record_holds_config_names_shapes_and_plans(compiled):
     assert isinstance(record, Check)
     assert {name: entry.shape for name, entry in tensors_of(record.teacher.tensors).items()} == TENSORS
     assert config_of(record.teacher.config)["num_hidden_layers"] == 3
-    assert [(size.plan, size.tied) for size in record.sizes] == [("t0", False)]
+    assert [(size.plan, size.tied) for size in record.sizes] == [(teacher_layers([0]), False)]
     assert record.student is None
     assert record.kept == (0,)
 

@@ -3,6 +3,7 @@
 import pytest
 
 from boomspec.core.errors import SpecError
+from boomspec.core.layers import read_layers
 from boomspec.core.tasks import Baseline, Distill, LayerChoice, PatchOrder, Search, Subset
 
 
@@ -52,10 +53,10 @@ def test_a_patch_order_is_searched_behind_the_distillation_and_before_the_sizes(
     specs.found[node.id] = {"sets": [[], [1], [0, 2], [0, 1, 2]]}  # best sets need not be nested
     family = specs.edited(order).family
     assert [member.plan for member in family.members] == [
-        ("s0", "s1", "s2"),
-        ("s0", "t2", "t3", "s2"),
-        ("t0", "t1", "s1", "t4", "t5"),
-        ("t0", "t1", "t2", "t3", "t4", "t5"),
+        read_layers("s0 s1 s2"),
+        read_layers("s0 t2 t3 s2"),
+        read_layers("t0 t1 s1 t4 t5"),
+        read_layers("t0 t1 t2 t3 t4 t5"),
     ]
 
 
@@ -69,7 +70,7 @@ def test_shortgpt_drops_the_layers_of_least_influence(specs):
         for node in compiled.graph.nodes.values()
         if isinstance(node.task.record, Baseline) and isinstance(node.task.record.build, Subset)
     ]
-    assert plans == [("t0", "t3", "t5"), ("t0", "t3", "t4", "t5"), ("t0", "t1", "t3", "t4", "t5")]
+    assert plans == [read_layers("t0 t3 t5"), read_layers("t0 t3 t4 t5"), read_layers("t0 t1 t3 t4 t5")]
 
 
 def test_standard_distillation_starts_each_size_from_the_layers_of_naive_pruning(specs):

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from boomspec.core.graph import Experiment, Node, Source, Task, TaskGraph
+from boomspec.core.layers import teacher_layers
 from boomspec.core.losses import HiddenCosine, Losses
 from boomspec.core.tasks import (
     Baseline,
@@ -74,7 +75,7 @@ class Family:
         inputs = {"training/student": student}
         for series, sizes in loss.items():
             for layers, value in sizes.items():
-                plan = tuple(f"t{i}" for i in range(layers))
+                plan = teacher_layers(range(layers))
                 record: Record = Baseline(build=Subset(plan=plan))
                 if series in ("interpolated", "random_init"):
                     record = Interpolate(plan=plan, tied=series == "random_init")

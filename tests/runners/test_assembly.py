@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.layers import family
+from boomspec.core.layers import family, read_layers, teacher_layers
 from boomspec.models.checkpoint import read_checkpoint
 from runners.assembly.assemble import assemble, assemble_family
 from runners.assembly.checkpoint_writer import shares_blocks
@@ -34,7 +34,7 @@ def make_pair(folder: Path, *, tied: bool, kind: str = "llama") -> tuple[Path, P
         for parameter in model.parameters():
             parameter.normal_(std=0.3)
     model.save_pretrained(folder / "teacher")
-    assemble({"t": folder / "teacher"}, [f"t{i}" for i in KEPT], folder / "student", tied=tied)
+    assemble({"t": folder / "teacher"}, teacher_layers(KEPT), folder / "student", tied=tied)
     student = AutoModelForCausalLM.from_pretrained(folder / "student")
     with torch.no_grad():
         for parameter in student.parameters():
@@ -46,11 +46,11 @@ def make_pair(folder: Path, *, tied: bool, kind: str = "llama") -> tuple[Path, P
 def patched_logits(teacher, student, plan) -> torch.Tensor:
     """Logits [B, T, V] of a plan run by hand: embedding of the first layer's owner, head of the last one's."""
     models = {"t": teacher, "s": student}
-    hidden_BTD = models[plan[0][0]].model.embed_tokens(INPUTS_BT)
+    hidden_BTD = models[plan[0].owner].model.embed_tokens(INPUTS_BT)
     positions_BT = torch.arange(INPUTS_BT.shape[1])[None].expand(INPUTS_BT.shape)
     length = INPUTS_BT.shape[1]
     for layer in plan:
-        model, index = models[layer[0]], int(layer[1:])
+        model, index = models[layer.owner], layer.index
         types = getattr(model.config, "layer_types", None)
         ahead_TT = torch.ones(length, length, dtype=torch.bool).triu(1)
         if types is not None and types[index] == "sliding_attention":
@@ -62,7 +62,7 @@ def patched_logits(teacher, student, plan) -> torch.Tensor:
             position_ids=positions_BT,
             position_embeddings=model.model.rotary_emb(hidden_BTD, positions_BT),
         )
-    last = models[plan[-1][0]]
+    last = models[plan[-1].owner]
     return last.lm_head(last.model.norm(hidden_BTD))
 
 
@@ -94,7 +94,7 @@ def test_patching_nothing_is_the_student_and_everything_the_teacher_bit_for_bit(
 def test_every_size_has_the_logits_of_patching_in_memory(tmp_path, tied, kind, patched, order):
     teacher, student = make_pair(tmp_path, tied=tied, kind=kind)
     plan = family(KEPT, LAYERS, order)[patched]
-    same_owner = plan[0][0] == plan[-1][0]
+    same_owner = plan[0].owner == plan[-1].owner
     assemble({"t": teacher, "s": student}, plan, tmp_path / "model", tied=tied and same_owner)
     with torch.no_grad():
         expected = patched_logits(load(teacher), load(student), plan)
@@ -115,7 +115,7 @@ def test_an_untied_model_of_tied_ones_survives_save_and_load(tmp_path):
 
 def test_a_layer_keeps_the_attributes_of_the_layer_it_came_from(tmp_path):
     teacher, student = make_pair(tmp_path, tied=False, kind="qwen3")
-    assemble({"t": teacher, "s": student}, ["s0", "s1", "t4", "t5", "t6"], tmp_path / "model", tied=False)
+    assemble({"t": teacher, "s": student}, read_layers("s0 s1 t4 t5 t6"), tmp_path / "model", tied=False)
     types = json.loads((tmp_path / "teacher" / "config.json").read_text())["layer_types"]
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert config["layer_types"] == [types[i] for i in (0, 2, 4, 5, 6)]
@@ -124,7 +124,7 @@ def test_a_layer_keeps_the_attributes_of_the_layer_it_came_from(tmp_path):
 
 def test_generation_with_and_without_a_cache_agrees(tmp_path):
     teacher, student = make_pair(tmp_path, tied=True, kind="qwen3")
-    assemble({"t": teacher, "s": student}, ["t0", "t1", "s1", "s2", "s3"], tmp_path / "model", tied=False)
+    assemble({"t": teacher, "s": student}, read_layers("t0 t1 s1 s2 s3"), tmp_path / "model", tied=False)
     model = load(tmp_path / "model")
     texts = [
         model.generate(INPUTS_BT, max_new_tokens=8, do_sample=False, use_cache=cache, pad_token_id=0)
@@ -135,13 +135,13 @@ def test_generation_with_and_without_a_cache_agrees(tmp_path):
 
 def test_shards_hold_the_same_model(tmp_path):
     teacher, student = make_pair(tmp_path, tied=False)
-    plan = ["s0", "s1", "s2", "t5", "t6"]
+    plan = read_layers("s0 s1 s2 t5 t6")
     assemble({"t": teacher, "s": student}, plan, tmp_path / "whole", tied=False)
     assemble({"t": teacher, "s": student}, plan, tmp_path / "shards", tied=False, shard_bytes=30_000)
     assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 2
     assert torch.equal(logits_of(tmp_path / "whole"), logits_of(tmp_path / "shards"))
     # And shards can be a source.
-    assemble({"t": tmp_path / "shards"}, [f"t{i}" for i in range(5)], tmp_path / "copy", tied=False)
+    assemble({"t": tmp_path / "shards"}, teacher_layers(range(5)), tmp_path / "copy", tied=False)
     assert torch.equal(logits_of(tmp_path / "whole"), logits_of(tmp_path / "copy"))
 
 
@@ -151,7 +151,7 @@ def test_the_result_is_stored_as_the_teacher_is(tmp_path, teacher_dtype, student
     teacher, student = make_pair(tmp_path, tied=True)
     load(teacher).to(teacher_dtype).save_pretrained(teacher)
     load(student).to(student_dtype).save_pretrained(student)
-    assemble({"t": teacher, "s": student}, ["s0", "s1", "s2", "t5", "t6"], tmp_path / "model", tied=False)
+    assemble({"t": teacher, "s": student}, read_layers("s0 s1 s2 t5 t6"), tmp_path / "model", tied=False)
     result, source = (load_file(folder / "model.safetensors") for folder in (tmp_path / "model", student))
     assert {tensor.dtype for tensor in result.values()} == {teacher_dtype}
     for name, tensor in source.items():
@@ -165,7 +165,7 @@ def test_a_place_that_the_teacher_stores_otherwise_is_stored_so(tmp_path):
     tensors = load_file(teacher / "model.safetensors")
     mixed = {name: tensor if "norm" in name else tensor.bfloat16() for name, tensor in tensors.items()}
     save_file(mixed, teacher / "model.safetensors", metadata={"format": "pt"})
-    assemble({"t": teacher, "s": student}, ["s0", "s1", "s2", "s3"], tmp_path / "model", tied=False)
+    assemble({"t": teacher, "s": student}, read_layers("s0 s1 s2 s3"), tmp_path / "model", tied=False)
     for name, tensor in load_file(tmp_path / "model" / "model.safetensors").items():
         assert tensor.dtype == (torch.float32 if "norm" in name else torch.bfloat16)
 
@@ -177,7 +177,7 @@ def test_a_weight_too_large_for_the_teachers_type_is_an_error(tmp_path):
     tensors["model.norm.weight"][3] = 1e6
     save_file(tensors, student / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(BoomspecError, match=r"student.*stored as F32 is too large for F16"):
-        assemble({"t": teacher, "s": student}, ["s0", "s3"], tmp_path / "model", tied=False)
+        assemble({"t": teacher, "s": student}, read_layers("s0 s3"), tmp_path / "model", tied=False)
     assert not (tmp_path / "model" / "config.json").exists()
 
 
@@ -192,7 +192,7 @@ def test_many_sizes_at_once_are_the_same_files_as_one_by_one(tmp_path, shard_byt
     load(student).bfloat16().save_pretrained(student)  # so that some tensors are converted
     sources = {"t": teacher, "s": student}
     plans = family(KEPT, LAYERS, (3, 1, 0))
-    jobs = {k: (plan, plan[0][0] == plan[-1][0]) for k, plan in enumerate(plans)}
+    jobs = {k: (plan, plan[0].owner == plan[-1].owner) for k, plan in enumerate(plans)}
     assemble_family(sources, {tmp_path / f"all-{k}": job for k, job in jobs.items()}, shard_bytes=shard_bytes)
     for k, (plan, tied) in jobs.items():
         assemble(sources, plan, tmp_path / f"one-{k}", tied=tied, shard_bytes=shard_bytes)
@@ -202,7 +202,7 @@ def test_many_sizes_at_once_are_the_same_files_as_one_by_one(tmp_path, shard_byt
 
 def test_tensors_of_whole_blocks_lie_where_the_kernel_can_copy_or_share_them(tmp_path):
     teacher, student = make_pair(tmp_path, tied=False)
-    assemble({"t": teacher, "s": student}, ["s0", "t2", "t3", "t4", "t5"], tmp_path / "model", tied=False)
+    assemble({"t": teacher, "s": student}, read_layers("s0 t2 t3 t4 t5"), tmp_path / "model", tied=False)
     entries = read_checkpoint(tmp_path / "model").values()
     whole = [entry for entry in entries if entry.bytes % 4096 == 0]
     assert len(whole) == 5 * 2  # queries and output of attention: 32 x 32 x 4 bytes
@@ -215,9 +215,9 @@ def test_tensors_of_whole_blocks_lie_where_the_kernel_can_copy_or_share_them(tmp
 def test_models_that_do_not_fit_together_are_refused_before_anything_is_written(tmp_path):
     teacher, student = make_pair(tmp_path, tied=False)
 
-    def refused(match: str, plan=("s0", "t1"), target=tmp_path / "model", **sources: Path) -> None:
+    def refused(match: str, plan="s0 t1", target=tmp_path / "model", **sources: Path) -> None:
         with pytest.raises(BoomspecError, match=match):
-            assemble({"t": teacher, "s": student} | sources, list(plan), target, tied=False)
+            assemble({"t": teacher, "s": student} | sources, read_layers(plan), target, tied=False)
         assert not (tmp_path / "model").exists()
 
     def other(name: str, *, kind=LlamaForCausalLM, of=LlamaConfig, **fields) -> Path:
@@ -226,7 +226,7 @@ def test_models_that_do_not_fit_together_are_refused_before_anything_is_written(
         )
         return tmp_path / name
 
-    refused("t7 does not exist", plan=("t0", "t7"))
+    refused("t7 does not exist", plan="t0 t7")
     refused(r"embeddings differ in shape .*\(97, 32\) and \(97, 40\)", s=other("wider", hidden_size=40))
     refused(r"embeddings differ in shape .*\(97, 32\) and \(98, 32\)", s=other("more", vocab_size=98))
     refused(

@@ -13,6 +13,7 @@ import pytest
 
 from boomspec.core.graph import Cost, Node, Task
 from boomspec.core.graph_file import read_graph
+from boomspec.core.layers import teacher_layers
 from boomspec.core.packages import installed
 from boomspec.core.tasks import Interpolate
 from boomspec.models.checkpoint import read_checkpoint
@@ -100,7 +101,7 @@ def test_a_toy_does_not_make_a_plan_forecast_minutes_for_a_copy_of_seconds(undis
     """The real seconds of sizes of some hundred kilobytes, asked about one of 17 layers and 170 MB."""
     _, where, _ = undisturbed
     store, size = FolderStore(where), 170_000_000
-    record = Interpolate(plan=tuple(f"t{i}" for i in range(17)), tied=True)
+    record = Interpolate(plan=teacher_layers(range(17)), tied=True)
     large = Node(Task(record, {"teacher": "t", "student": "s"}), "17 layers", cost=Cost(read=size, disk=size))
     made = [json.loads(path.read_text())["provenance"]["seconds"] for path in where.glob("interpolate/*/artifact.json")]
     found = Rates(store).duration(large, large.cost, None)

@@ -21,6 +21,7 @@ from boomspec.commands.cli import main as command_line
 from boomspec.compile.compiler import compile_spec
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import Node, TaskGraph
+from boomspec.core.layers import layers_text, read_layers, teacher_layers
 from boomspec.core.tasks import Evaluate
 from boomspec.spec.experiments import load_spec
 from boomspec.store import FolderStore, Store
@@ -69,7 +70,7 @@ class Made:
 
 
 def save_student(teacher: Path, folder: Path) -> None:
-    assemble({"t": teacher}, [f"t{i}" for i in KEPT], folder, tied=True)
+    assemble({"t": teacher}, teacher_layers(KEPT), folder, tied=True)
     student = AutoModelForCausalLM.from_pretrained(folder)
     torch.manual_seed(1)
     with torch.no_grad():
@@ -102,9 +103,9 @@ def made(tmp_path_factory) -> Made:
     return made
 
 
-def plan(made: Made, size: str) -> list[str]:
+def plan(made: Made, size: str) -> str:
     assert made.graph.family is not None
-    return list(made.graph.family.pick(size).plan)
+    return layers_text(made.graph.family.pick(size).plan)
 
 
 def logits(model) -> torch.Tensor:
@@ -126,7 +127,7 @@ def test_the_command_writes_a_folder_that_transformers_loads(made, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(target)
     assert sum(p.numel() for p in model.parameters()) == written["parameters"]
     folders = {"t": made.folder / "base-6L", "s": made.store.path("distill", made.graph.family.student) / "model"}
-    assemble(folders, ["s0", "s1", "t4", "t5"], tmp_path / "expected", tied=False)
+    assemble(folders, read_layers("s0 s1 t4 t5"), tmp_path / "expected", tied=False)
     assert torch.equal(logits(model), logits(AutoModelForCausalLM.from_pretrained(tmp_path / "expected")))
     assert AutoTokenizer.from_pretrained(target).chat_template == TEMPLATE
     assert (target / "generation_config.json").is_file()
@@ -140,7 +141,7 @@ def test_every_size_is_written_at_once_each_as_it_would_be_alone(made, tmp_path)
     assert sorted(path.name for path in (tmp_path / "all").iterdir()) == [f"{m.layers}-layers" for m in members]
     for member in members:
         alone, together = tmp_path / f"{member.layers}", tmp_path / "all" / f"{member.layers}-layers"
-        export(made.graph, made.store, list(member.plan), alone)
+        export(made.graph, made.store, layers_text(member.plan), alone)
         models = [AutoModelForCausalLM.from_pretrained(path) for path in (together, alone)]
         assert torch.equal(*map(logits, models))
         assert models[0].config.num_hidden_layers == member.layers
@@ -282,7 +283,7 @@ def test_a_folder_that_is_no_runs_is_an_error(made, tmp_path):
 def test_python_loads_a_size_and_a_family_by_spec_or_by_run_folder(made, tmp_path):
     run_folder = made.store.run_folder(made.graph.name, made.graph.id)
     family = boomspec.family(run_folder)
-    assert [(size.layers, " ".join(size.plan)) for size in family.sizes] == [
+    assert [(size.layers, layers_text(size.plan)) for size in family.sizes] == [
         (3, "s0 s1 s2"),
         (4, "s0 s1 t4 t5"),
         (5, "s0 t2 t3 t4 t5"),
@@ -300,7 +301,7 @@ def test_a_size_that_has_been_built_is_taken_as_it_is(made, tmp_path):
         save_student(made.folder / "base-6L", workspace.path / "model")  # not what would be assembled
         made.store.publish(workspace, "interpolate", node.id, node.task.identity(), PROVENANCE)
     try:
-        export(made.graph, made.store, list(node.task.record.plan), tmp_path / "model")
+        export(made.graph, made.store, layers_text(node.task.record.plan), tmp_path / "model")
         built = made.store.path("interpolate", node.id) / "model" / "model.safetensors"
         assert (tmp_path / "model" / "model.safetensors").read_bytes() == built.read_bytes()
     finally:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from boomspec.core.errors import BoomspecError
+from boomspec.core.layers import Plan, read_layers
 from runners.assembly.assemble import assemble, assemble_family
 
 KEPT = (0, 2, 4, 5)
@@ -131,17 +132,17 @@ def put(model, path: str, module) -> None:
     setattr(model.get_submodule(parent), name, deepcopy(module))
 
 
-def patched(family: Family, teacher, student, plan: list[str]):
+def patched(family: Family, teacher, student, plan: Plan):
     """The model of a plan, made of model objects: no file, no name of a tensor."""
     models = {"t": teacher, "s": student}
     model = deepcopy(teacher)
-    first, last = models[plan[0][0]], models[plan[-1][0]]
+    first, last = models[plan[0].owner], models[plan[-1].owner]
     for path in family.embeddings:
         put(model, path, first.get_submodule(path))
     if family.norm is not None:
         put(model, family.norm, last.get_submodule(family.norm))
     put(model, family.head, last.get_submodule(family.head))
-    layers = [deepcopy(models[layer[0]].get_submodule(family.stack)[int(layer[1:])]) for layer in plan]
+    layers = [deepcopy(models[layer.owner].get_submodule(family.stack)[layer.index]) for layer in plan]
     for i, layer in enumerate(layers):
         for module in layer.modules():
             for name in ("layer_idx", "layer_id"):  # gpt_neo has its own name for it
@@ -151,7 +152,7 @@ def patched(family: Family, teacher, student, plan: list[str]):
     model.config.num_hidden_layers = len(plan)
     for key in PER_LAYER:
         if getattr(teacher.config, key, None) is not None:
-            setattr(model.config, key, [getattr(models[x[0]].config, key)[int(x[1:])] for x in plan])
+            setattr(model.config, key, [getattr(models[x.owner].config, key)[x.index] for x in plan])
     return model
 
 
@@ -162,13 +163,13 @@ def load(folder: Path, auto=AutoModelForCausalLM):
     return model.eval()
 
 
-def is_tied(family: Family, plan: list[str]) -> bool:
-    return family.tied and plan[0][0] == plan[-1][0]
+def is_tied(family: Family, plan: Plan) -> bool:
+    return family.tied and plan[0].owner == plan[-1].owner
 
 
 def assemble_all(family: Family, folder: Path, plans) -> dict[str, Path]:
     targets = {plan: folder / plan.replace(" ", "-") for plan in plans}
-    jobs = {target: (plan.split(), is_tied(family, plan.split())) for plan, target in targets.items()}
+    jobs = {target: (read_layers(plan), is_tied(family, read_layers(plan))) for plan, target in targets.items()}
     assemble_family({"t": folder / "t", "s": folder / "s"}, jobs)
     return targets
 
@@ -184,9 +185,9 @@ def test_every_size_is_the_model_patched_in_memory(tmp_path, name):
     teacher, student = make_pair(family, tmp_path)
     for plan, target in assemble_all(family, tmp_path, PLANS).items():
         model = load(target)
-        expected = patched(family, teacher, student, plan.split())
+        expected = patched(family, teacher, student, read_layers(plan))
         torch.testing.assert_close(logits(model), logits(expected), rtol=1e-5, atol=1e-5)
-        assert model.config.tie_word_embeddings is is_tied(family, plan.split())
+        assert model.config.tie_word_embeddings is is_tied(family, read_layers(plan))
     assert not torch.allclose(logits(teacher), logits(student), atol=0.1)
 
 
@@ -218,10 +219,10 @@ def test_a_config_that_only_states_the_pattern_gets_the_list_written_out(tmp_pat
     teacher, student = make_pair(family, tmp_path)
     edit_config(tmp_path / "t", lambda config: [config.pop(key, None) for key in PER_LAYER])
     for plan, target in assemble_all(family, tmp_path, MIXED).items():
-        expected = patched(family, teacher, student, plan.split())
+        expected = patched(family, teacher, student, read_layers(plan))
         torch.testing.assert_close(logits(load(target)), logits(expected), rtol=1e-5, atol=1e-5)
     # Without a student that has the list, too.
-    pruned = [f"t{i}" for i in (1, 3, 4, 6)]
+    pruned = read_layers("t1 t3 t4 t6")
     assemble({"t": tmp_path / "t"}, pruned, tmp_path / "pruned", tied=family.tied)
     expected = patched(family, teacher, student, pruned)
     torch.testing.assert_close(logits(load(tmp_path / "pruned")), logits(expected), rtol=1e-5, atol=1e-5)
@@ -252,16 +253,16 @@ def test_dense_layers_of_a_mixture_of_experts_stay_dense(tmp_path, step, listed)
     student.save_pretrained(tmp_path / "s")
     for plan, target in assemble_all(family, tmp_path, PLANS).items():
         model = load(target)
-        expected = patched(family, teacher, student, plan.split())
+        expected = patched(family, teacher, student, read_layers(plan))
         torch.testing.assert_close(logits(model), logits(expected), rtol=1e-5, atol=1e-5)
-        origins = [int(x[1:]) if x[0] == "t" else KEPT[int(x[1:])] for x in plan.split()]
+        origins = [x.index if x.owner == "t" else KEPT[x.index] for x in read_layers(plan)]
         assert model.config.mlp_only_layers == [new for new, i in enumerate(origins) if i in dense]
 
 
 def test_attention_scaled_by_the_layers_index_is_refused(tmp_path):
     make_pair(FAMILIES["gpt2"], tmp_path, scale_attn_by_inverse_layer_idx=True)
     with pytest.raises(BoomspecError, match=r"scale_attn_by_inverse_layer_idx.*layer 3 cannot become layer 4"):
-        assemble({"t": tmp_path / "t", "s": tmp_path / "s"}, ["t0", "t1", "t2", "t3", "s3"], tmp_path / "x", tied=False)
+        assemble({"t": tmp_path / "t", "s": tmp_path / "s"}, read_layers("t0 t1 t2 t3 s3"), tmp_path / "x", tied=False)
     assert not (tmp_path / "x").exists()
 
 
@@ -280,7 +281,7 @@ def test_a_student_of_gpt2_interpolates_with_a_checkpoint_of_the_old_names(tmp_p
     save_file(tensors | masks, tmp_path / "t" / "model.safetensors", metadata={"format": "pt"})
     edit_config(tmp_path / "t", lambda config: config.pop("tie_word_embeddings", None))
     for plan, target in assemble_all(family, tmp_path, PLANS).items():
-        expected = patched(family, teacher, student, plan.split())
+        expected = patched(family, teacher, student, read_layers(plan))
         torch.testing.assert_close(logits(load(target)), logits(expected), rtol=1e-5, atol=1e-5)
 
 
@@ -290,7 +291,7 @@ def test_two_spellings_of_one_tensor_are_refused(tmp_path):
     tensors = load_file(path)
     save_file(tensors | {"ln_f.bias": tensors["transformer.ln_f.bias"].clone()}, path, metadata={"format": "pt"})
     with pytest.raises(BoomspecError, match=r"both 'transformer\.ln_f\.bias'"):
-        assemble({"t": tmp_path / "t"}, ["t0"], tmp_path / "x", tied=True)
+        assemble({"t": tmp_path / "t"}, read_layers("t0"), tmp_path / "x", tied=True)
 
 
 class AsBertLayer(torch.nn.Module):
@@ -313,15 +314,15 @@ class AsBertEmbeddings(torch.nn.Module):
         return self.embeddings(input_ids)
 
 
-def patched_bert(teacher, student, plan: list[str]):
+def patched_bert(teacher, student, plan: Plan):
     layers = {"t": teacher.bert.encoder.layer, "s": [AsBertLayer(x) for x in student.distilbert.transformer.layer]}
     model = deepcopy(teacher)
-    if plan[0][0] == "s":
+    if plan[0].owner == "s":
         model.bert.embeddings = AsBertEmbeddings(student.distilbert.embeddings)
-    if plan[-1][0] == "s":
+    if plan[-1].owner == "s":
         s = student
         model.cls = torch.nn.Sequential(s.vocab_transform, s.activation, s.vocab_layer_norm, s.vocab_projector)
-    model.bert.encoder.layer = torch.nn.ModuleList([layers[x[0]][int(x[1:])] for x in plan])
+    model.bert.encoder.layer = torch.nn.ModuleList([layers[x.owner][x.index] for x in plan])
     return model
 
 
@@ -345,7 +346,7 @@ def test_distilbert_is_a_student_of_bert(tmp_path, bert_pair):
     for plan, target in assemble_all(BERT, tmp_path, PLANS).items():
         model = load(target, AutoModelForMaskedLM)
         assert type(model) is type(teacher)
-        expected = patched_bert(teacher, student, plan.split())
+        expected = patched_bert(teacher, student, read_layers(plan))
         torch.testing.assert_close(logits(model), logits(expected), rtol=1e-5, atol=1e-5)
         if plan.startswith("s"):
             assert not model.bert.embeddings.token_type_embeddings.weight.any()
@@ -361,7 +362,7 @@ def test_old_names_and_other_heads_of_bert_are_understood(tmp_path, bert_pair):
     others = {"bert.pooler.dense.weight": torch.ones(16, 16), "cls.seq_relationship.weight": torch.ones(2, 16)}
     save_file(load_file(path) | others, path, metadata={"format": "pt"})
     for plan, target in assemble_all(BERT, tmp_path, MIXED).items():
-        expected = patched_bert(teacher, student, plan.split())
+        expected = patched_bert(teacher, student, read_layers(plan))
         torch.testing.assert_close(logits(load(target, AutoModelForMaskedLM)), logits(expected), rtol=1e-5, atol=1e-5)
 
 
@@ -369,12 +370,12 @@ def test_a_bert_checkpoint_without_a_head_says_what_was_looked_for(tmp_path, ber
     path = tmp_path / "t" / "model.safetensors"
     save_file({k: v for k, v in load_file(path).items() if k.startswith("bert.")}, path)
     with pytest.raises(BoomspecError, match=r"no head found: looked for tensors that are not under 'bert\.\*'"):
-        assemble({"t": tmp_path / "t"}, ["t0"], tmp_path / "x", tied=True)
+        assemble({"t": tmp_path / "t"}, read_layers("t0"), tmp_path / "x", tied=True)
 
 
 def test_families_that_do_not_fit_are_refused(tmp_path, bert_pair):
     make_pair(FAMILIES["llama"], tmp_path / "llama")
     sources = {"t": tmp_path / "llama" / "t", "s": tmp_path / "s"}
     with pytest.raises(BoomspecError, match="a llama and a distilbert model cannot be interpolated"):
-        assemble(sources, ["s0", "t1"], tmp_path / "x", tied=False)
+        assemble(sources, read_layers("s0 t1"), tmp_path / "x", tied=False)
     assert not (tmp_path / "x").exists()

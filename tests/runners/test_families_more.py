@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig
 
 from boomspec.core.errors import BoomspecError
+from boomspec.core.layers import read_layers, student_layers, teacher_layers
 from boomspec.core.sizes import Lineage, Member
 from boomspec.models.facts import read_facts
 from boomspec.models.plan_config import plan_config
@@ -83,7 +84,7 @@ TOKENS_BT = (torch.arange(22).reshape(2, 11) * 7) % 100 + 3
 
 def sizes(*plans: str) -> list[Size]:
     """Of models that are not tied where embedding and head have two owners."""
-    return [Size(tuple(plan.split()), False) for plan in plans]
+    return [Size(read_layers(plan), False) for plan in plans]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -114,7 +115,7 @@ def test_what_cannot_be_said_of_layers_at_another_place_is_refused_from_the_conf
     fields, message = REFUSED[family]
     random_model(AutoConfig.for_model(family, **fields), seed=1).save_pretrained(tmp_path / "teacher")
     with pytest.raises(BoomspecError, match=message):
-        plan_config({"t": read_facts(tmp_path / "teacher")}, [f"t{i}" for i in KEPT], tied=False, base="t")
+        plan_config({"t": read_facts(tmp_path / "teacher")}, teacher_layers(KEPT), tied=False, base="t")
 
 
 @pytest.mark.parametrize("family", ["lfm2", "llama4_text", "nemotron_h", "mamba2", "gpt_oss"])
@@ -122,15 +123,15 @@ def test_a_family_in_memory_is_what_its_folders_are(tmp_path, family):
     random_model(
         AutoConfig.for_model(family, **{**FAMILIES[family], "tie_word_embeddings": False}), seed=1
     ).save_pretrained(tmp_path / "t")
-    assemble({"t": tmp_path / "t"}, [f"t{i}" for i in KEPT], tmp_path / "s", tied=False)
+    assemble({"t": tmp_path / "t"}, teacher_layers(KEPT), tmp_path / "s", tied=False)
     student = load(tmp_path / "s", dtype=torch.float32)
     randomise(student, seed=2)
     save_weights(student, tmp_path / "s", dtype=torch.float32)
     facts = {owner: read_facts(tmp_path / owner) for owner in "ts"}
     models = {owner: load(tmp_path / owner, dtype=torch.float32) for owner in "ts"}
-    member = Member(0, tuple(f"s{i}" for i in range(4)), 1, 1, tied=False)
+    member = Member(0, student_layers(4), 1, 1, tied=False)
     held = Family(models["t"], models["s"], Lineage("t", "s", KEPT, member, (member,)), facts)
     for i, plan in enumerate(PLANS):
-        assemble({o: tmp_path / o for o in "ts"}, plan.split(), tmp_path / f"{i}", tied=False)
-        found, wanted = held.model(plan.split()), load(tmp_path / f"{i}", dtype=torch.float32)
+        assemble({o: tmp_path / o for o in "ts"}, read_layers(plan), tmp_path / f"{i}", tied=False)
+        found, wanted = held.model(read_layers(plan)), load(tmp_path / f"{i}", dtype=torch.float32)
         torch.testing.assert_close(logits(found, TOKENS_BT), logits(wanted, TOKENS_BT), rtol=1e-5, atol=1e-5)

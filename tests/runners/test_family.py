@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from boomspec.core.errors import BoomspecError
+from boomspec.core.layers import Plan, read_layers, teacher_layers
 from boomspec.core.layers import family as plans_of
 from boomspec.core.sizes import Lineage, Member
 from runners.assembly.assemble import assemble
@@ -15,7 +16,7 @@ from tests.runners import tiny
 
 LAYERS = 7
 KEPT = (0, 2, 4, 5)  # blocks 0 1 | 2 3 | 4 | 5 6
-MIXED = ["s0", "t2", "t3", "s2", "t5", "t6"]
+MIXED = read_layers("s0 t2 t3 s2 t5 t6")
 TYPES = ["sliding_attention" if (i + 1) % 3 else "full_attention" for i in range(LAYERS)]
 SLIDING = {"layer_types": TYPES, "sliding_window": 4}
 FAMILIES = {
@@ -33,7 +34,7 @@ def make_family(folder: Path, name: str) -> Family:
     kind, fields = FAMILIES[name]
     tiny.model(kind, layers=LAYERS, **fields).save_pretrained(folder / "teacher")
     tied = bool(AutoModelForCausalLM.from_pretrained(folder / "teacher").config.tie_word_embeddings)
-    assemble({"t": folder / "teacher"}, [f"t{i}" for i in KEPT], folder / "student", tied=tied)
+    assemble({"t": folder / "teacher"}, teacher_layers(KEPT), folder / "student", tied=tied)
     student = AutoModelForCausalLM.from_pretrained(folder / "student")
     torch.manual_seed(1)
     with torch.no_grad():
@@ -45,13 +46,13 @@ def make_family(folder: Path, name: str) -> Family:
 
 def lineage(*, tied: bool) -> Lineage:
     members = [
-        Member(k, plan, 1000 * len(plan), 4000 * len(plan), tied and plan[0][0] == plan[-1][0])
+        Member(k, plan, 1000 * len(plan), 4000 * len(plan), tied and plan[0].owner == plan[-1].owner)
         for k, plan in enumerate(plans_of(KEPT, LAYERS, (3, 1, 0)))
     ]
     return Lineage("teacher", "student", KEPT, members[0], tuple(members))
 
 
-def assembled(folder: Path, plan: list[str], *, tied: bool) -> PreTrainedModel:
+def assembled(folder: Path, plan: Plan, *, tied: bool) -> PreTrainedModel:
     assemble({"t": folder / "teacher", "s": folder / "student"}, plan, folder / "assembled", tied=tied)
     return AutoModelForCausalLM.from_pretrained(folder / "assembled").eval()
 
@@ -79,7 +80,7 @@ def tied(tmp_path_factory) -> Family:
 def test_every_size_has_the_logits_of_its_assembled_folder_bit_for_bit(family):
     folder, built = family
     for member in built.sizes:
-        expected = assembled(folder, list(member.plan), tied=member.tied)
+        expected = assembled(folder, member.plan, tied=member.tied)
         assert torch.equal(logits(built.model(f"{member.layers} layers")), logits(expected))
     assert not torch.equal(logits(built.model("student")), logits(built.model("teacher")))
 
@@ -104,7 +105,7 @@ def test_members_hold_the_parameters_of_teacher_and_student_themselves(family):
 
 def test_a_saved_member_loads_to_the_same_logits(family, tmp_path):
     _, built = family
-    for number, plan in enumerate([MIXED, list(built.sizes[-1].plan)]):
+    for number, plan in enumerate([MIXED, built.sizes[-1].plan]):
         model = built.model(plan)
         model.save_pretrained(tmp_path / f"saved {number}")
         again = AutoModelForCausalLM.from_pretrained(tmp_path / f"saved {number}").eval()

@@ -21,6 +21,7 @@ from transformers import AutoTokenizer, CLIPImageProcessor, PreTrainedTokenizerF
 
 from boomspec.compile.compiler import compile_spec
 from boomspec.core.graph import Source
+from boomspec.core.layers import read_layers
 from boomspec.models.files import tokenizer_context
 from boomspec.spec.experiments import load_spec
 from runners.assembly.assemble import assemble
@@ -251,7 +252,7 @@ def test_what_trusted_code_names_counts_and_goes_along(tmp_path: Path) -> None:
     assert "notes.dat" not in found["model"].identity["sha256"]
     code = list(found["model"].identity["code"].values())
     copy_tokenizer(found["tokenizer"], tmp_path / "copy")
-    assemble({"t": teacher}, ["t0", "t3"], tmp_path / "size", tied=False, code=code)
+    assemble({"t": teacher}, read_layers("t0 t3"), tmp_path / "size", tied=False, code=code)
     for folder in (teacher, tmp_path / "copy", tmp_path / "size"):
         assert tokenizer_of(folder, code).pieces == "one two"
     assert not (tmp_path / "size" / "notes.dat").exists()

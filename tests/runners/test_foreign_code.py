@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 import boomspec
 from boomspec.core.errors import BoomspecError, SpecError
+from boomspec.core.layers import layers_text, read_layers
 from boomspec.models.code import code_digests
 from boomspec.plan.graph_lock import Asked, lock_of
 from boomspec.store import FolderStore
@@ -72,7 +73,7 @@ def test_without_trust_transformers_own_class_is_used_and_the_code_stays_behind(
     context = tiny.context(tmp_path / "tokens", node.task.record)
     context.inputs.update({role: Input(i, source=graph.sources[i]) for role, i in node.task.inputs.items()})
     tokenize.run(context)
-    assemble({"t": tmp_path / "teacher"}, ["t0", "t2"], tmp_path / "model", tied=False)
+    assemble({"t": tmp_path / "teacher"}, read_layers("t0 t2"), tmp_path / "model", tied=False)
     for folder in (context.path / "tokenizer", tmp_path / "model"):
         assert not list(folder.rglob("*.py"))
         assert not any("auto_map" in file.read_text() for file in folder.glob("*.json"))
@@ -167,7 +168,7 @@ def test_an_exported_model_has_its_code_and_says_so(trusted, tmp_path, capsys):
     plan = next(n.task.record.plan for n in graph.nodes.values() if n.task.kind == "interpolate")
     file = tmp_path / "graph.json"
     graph.write(file)
-    command = [str(file), "--store", str(store.root), "--plan", " ".join(plan), "--folder", str(tmp_path / "out")]
+    command = [str(file), "--store", str(store.root), "--plan", layers_text(plan), "--folder", str(tmp_path / "out")]
     assert export.main(command) == 0
     assert "warning: trust_remote_code" in capsys.readouterr().err
     card = (tmp_path / "out" / "README.md").read_text()

@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 
 from boomspec.core.errors import BoomspecError
+from boomspec.core.layers import read_layers
 from boomspec.models.checkpoint import TensorEntry
 from boomspec.models.facts import ModelFacts, model_facts
 from runners.modeling.model_config import plan_config
 
-PLAN = ("s0", "s1", "t4", "t5")
+PLAN = read_layers("s0 s1 t4 t5")
 
 
 def model(layers: int, **fields) -> ModelFacts:
@@ -73,11 +74,11 @@ def test_every_so_manieth_layer_with_experts_becomes_a_list_of_the_others():
 def test_a_number_of_first_layers_is_counted_anew():
     fields = {"first_k_dense_replace": 2}
     assert config_of(fields)["first_k_dense_replace"] == 2  # s0 s1 t4 t5
-    assert config_of(fields, plan=("t0", "t1", "s0", "t5"))["first_k_dense_replace"] == 3
+    assert config_of(fields, plan=read_layers("t0 t1 s0 t5"))["first_k_dense_replace"] == 3
     assert config_of(fields, {"first_k_dense_replace": 1})["first_k_dense_replace"] == 1
-    assert config_of({"num_dense_layers": 2}, plan=("t0", "t4", "t5"))["num_dense_layers"] == 1
+    assert config_of({"num_dense_layers": 2}, plan=read_layers("t0 t4 t5"))["num_dense_layers"] == 1
     with pytest.raises(BoomspecError, match="under 'first_k_dense_replace: 2' layer 1 cannot become layer 3"):
-        config_of(fields, plan=("t0", "s0", "t5", "t1"))
+        config_of(fields, plan=read_layers("t0 s0 t5 t1"))
 
 
 def test_a_factor_that_is_divided_by_the_depth_keeps_each_layer_as_it_was():
@@ -89,7 +90,7 @@ def test_a_factor_that_is_divided_by_the_depth_keeps_each_layer_as_it_was():
 
 def test_a_pattern_without_a_list_is_kept_or_refused():
     with pytest.raises(BoomspecError, match="under 'attn_layer_period: 4' layer 1 cannot become layer 2"):
-        config_of({"attn_layer_period": 4}, plan=("t0", "t1", "s1", "t3"))
+        config_of({"attn_layer_period": 4}, plan=read_layers("t0 t1 s1 t3"))
 
 
 def test_letters_and_objects_of_layers_are_re_indexed():
@@ -177,4 +178,4 @@ def test_a_config_without_a_number_of_layers_is_refused():
     facts = model(6)
     facts = replace(facts, config={"model_type": "unheard_of"})
     with pytest.raises(BoomspecError, match="says no number of layers: looked for num_hidden_layers, n_layer"):
-        plan_config({"t": facts}, ["t0", "t1"], tied=False, base="t")
+        plan_config({"t": facts}, read_layers("t0 t1"), tied=False, base="t")

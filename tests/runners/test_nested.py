@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 
 from boomspec.compile.compiler import compile_spec
 from boomspec.core.errors import BoomspecError, SpecError
+from boomspec.core.layers import read_layers, student_layers, teacher_layers
 from boomspec.models.facts import read_facts, total_parameters
 from boomspec.models.nested import decoder_name
 from boomspec.models.whole import with_rest
@@ -82,12 +83,12 @@ def test_the_rest_is_kept_where_it_is_asked_for(whole, tmp_path, tied):
     """A whole model again: of its teacher's class and names, with the decoder's logits, and its other parts as is."""
     teacher, student = tmp_path / "teacher", tmp_path / "student"
     facts = read_facts(teacher)
-    assemble({"t": teacher}, [f"t{i}" for i in KEPT], student, tied=facts.tied)
+    assemble({"t": teacher}, teacher_layers(KEPT), student, tied=facts.tied)
     (teacher / "preprocessor_config.json").write_text("{}")
-    plan, tied = ["s0", "t2", "t3", "s2", *(f"t{i}" for i in range(5, LAYERS))], tied and facts.tied
+    plan, tied = read_layers("s0 t2 t3 s2") + teacher_layers(range(5, LAYERS)), tied and facts.tied
     sources = {"t": teacher, "s": student}
     if tied:
-        plan = ["t0", *plan[1:]]
+        plan = read_layers("t0") + plan[1:]
     assemble(sources, plan, tmp_path / "decoder", tied=tied)
     assemble(sources, plan, tmp_path / "kept", tied=tied, rest=True)
     loaded, report = type(whole).from_pretrained(tmp_path / "kept", output_loading_info=True)
@@ -114,12 +115,12 @@ def test_the_rest_is_kept_where_it_is_asked_for(whole, tmp_path, tied):
 @pytest.mark.parametrize("whole", ["llava"], indirect=True)
 def test_a_student_has_no_rest_to_keep(whole, tmp_path):
     student = tmp_path / "student"
-    assemble({"t": tmp_path / "teacher"}, [f"t{i}" for i in KEPT], student, tied=read_facts(tmp_path / "teacher").tied)
+    assemble({"t": tmp_path / "teacher"}, teacher_layers(KEPT), student, tied=read_facts(tmp_path / "teacher").tied)
     sources = {"t": tmp_path / "teacher", "s": student}
-    assemble(sources, [f"s{i}" for i in range(len(KEPT))], tmp_path / "same", tied=read_facts(student).tied, rest=True)
+    assemble(sources, student_layers(len(KEPT)), tmp_path / "same", tied=read_facts(student).tied, rest=True)
     assert not read_facts(tmp_path / "same").left_out
     with pytest.raises(BoomspecError, match="a text decoder alone"):
-        assemble({"t": student}, ["t0"], tmp_path / "none", tied=read_facts(student).tied, rest=True)
+        assemble({"t": student}, read_layers("t0"), tmp_path / "none", tied=read_facts(student).tied, rest=True)
 
 
 SPEC = """\
@@ -136,7 +137,12 @@ baselines: [naive_pruning, standard_distillation]
 @pytest.mark.parametrize("whole", ["gemma3"], indirect=True)
 def test_a_spec_says_whether_the_rest_travels(whole, tmp_path, capsys):
     shutil.copytree(tmp_path / "teacher", tmp_path / "alone")
-    assemble({"t": tmp_path / "teacher"}, ["t0", "t1"], tmp_path / "decoder", tied=read_facts(tmp_path / "alone").tied)
+    assemble(
+        {"t": tmp_path / "teacher"},
+        read_layers("t0 t1"),
+        tmp_path / "decoder",
+        tied=read_facts(tmp_path / "alone").tied,
+    )
     (tmp_path / "text.txt").write_text("text")
 
     def compiled(rest, model="teacher"):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from boomspec.core.errors import BoomspecError
+from boomspec.core.layers import read_layers
 from boomspec.models.checkpoint import TensorEntry, read_checkpoint
 from runners.assembly.assemble import assemble
 from runners.assembly.checkpoint_writer import Piece, write_checkpoints
@@ -17,7 +18,7 @@ from tests.runners.test_assembly import make_pair
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("boomspec", "runners")
-PLAN = ["s0", "t2", "t3", "t4", "t5"]
+PLAN = read_layers("s0 t2 t3 t4 t5")
 
 # Linux's alone, as Python's documentation says under "Availability"; or not on every other Unix.
 LINUX = (

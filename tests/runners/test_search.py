@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.layers import ORDERS, plan_of, prefixes
+from boomspec.core.layers import ORDERS, Plan, plan_of, prefixes, read_layers, teacher_layers
 from boomspec.core.tasks import Calibration, LayerChoice, PatchOrder, Search
 from runners.assembly.assemble import assemble
 from runners.data.tokens import TokenStream
@@ -60,7 +60,7 @@ def make_pair(folder: Path, **fields: Any) -> dict[str, Path]:
     tied = fields["tie_word_embeddings"]
     tiny.model(layers=LAYERS, seed=5, **fields).save_pretrained(folder / "teacher" / "model")
     sources = {"t": folder / "teacher" / "model", "s": folder / "student" / "model"}
-    assemble({"t": sources["t"]}, [f"t{i}" for i in KEPT], sources["s"], tied=tied)
+    assemble({"t": sources["t"]}, teacher_layers(KEPT), sources["s"], tied=tied)
     student = AutoModelForCausalLM.from_pretrained(sources["s"])
     with torch.no_grad():
         for parameter in student.parameters():
@@ -94,7 +94,7 @@ def plain_values(sources: dict[str, Path], batches: list[Tensor], folder: Path) 
         for size in range(len(PATCHABLE)):
             for blocks in combinations(PATCHABLE, size):
                 plan = plan_of(KEPT, LAYERS, [i in blocks for i in range(len(KEPT))])
-                tied = teacher.config.tie_word_embeddings and plan[0][0] == plan[-1][0]
+                tied = teacher.config.tie_word_embeddings and plan[0].owner == plan[-1].owner
                 target = folder / "-".join(map(str, blocks))
                 assemble(sources, plan, target, tied=tied)
                 actual_BTV = AutoModelForCausalLM.from_pretrained(target)(tokens_BT).logits.double().log_softmax(-1)
@@ -185,9 +185,9 @@ def test_what_is_kept_between_runs_changes_the_work_but_no_state(
     loaded = models(pair)
     forward = SharedForward({"t": loaded["teacher"], "s": loaded["student"]}, batches, cache_bytes=cache_bytes)
     plans = [plan_of(KEPT, LAYERS, [bool(i & 1 << b) for b in range(5)]) for i in (0, 5, 20, 31)]
-    longer = [(*plan[:4], "s4", "t8") for plan in plans]
+    longer = [(*plan[:4], *read_layers("s4 t8")) for plan in plans]
 
-    def states(of: list[tuple[str, ...]], **keep: Any) -> dict[tuple[int, tuple[str, ...]], Tensor]:
+    def states(of: list[Plan], **keep: Any) -> dict[tuple[int, Plan], Tensor]:
         seen = {}
         forward.run(of, lambda number, plan, hidden_BTD: seen.update({(number, plan): hidden_BTD}), **keep)
         return seen
@@ -203,7 +203,7 @@ def test_what_is_kept_between_runs_changes_the_work_but_no_state(
         assert anew.layer_forwards == anew.unshared == 6
 
 
-def saved(plans: list[tuple[str, ...]], held: int) -> int:
+def saved(plans: list[Plan], held: int) -> int:
     """Layers in front of the first four that only plans with a kept state run through."""
     computed = {plan[:length] for plan in plans[held:] for length in range(1, 5)}
     return len({plan[:length] for plan in plans for length in range(1, 5)} - computed)
@@ -349,8 +349,8 @@ def test_cosine_greedy_drops_what_plain_pruning_says(tmp_path: Path, batches: li
     for _ in range(3):
         values = {}
         for layer in left[1:]:
-            plan = [f"t{i}" for i in left if i != layer]
-            target = tmp_path / "-".join(plan)
+            plan = teacher_layers(i for i in left if i != layer)
+            target = tmp_path / "-".join(map(str, plan))
             assemble({"t": source}, plan, target, tied=True)
             hidden_BTD = load_frozen(target, dtype=torch.float32).model(tokens_BT).last_hidden_state
             values[layer] = float(torch.cosine_similarity(hidden_BTD, whole_BTD, dim=-1).mean())

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from boomspec.core.errors import BoomspecError
+from boomspec.core.layers import read_layers, teacher_layers
 from boomspec.models.facts import read_facts, total_parameters
 from runners.assembly.assemble import assemble
 from runners.checking.in_memory import logits, patched
@@ -56,19 +57,19 @@ def check(folder: Path, teacher, *, tied: bool, kept=KEPT, plans=("s0 s1 s2 t5 t
     assert torch.equal(logits(load(folder, dtype=torch.float32), TOKENS_BT), logits(teacher, TOKENS_BT))
     counts = {"t": LAYERS, "s": len(kept)}
     target = folder.parent / "student"
-    assemble({"t": folder}, [f"t{i}" for i in kept], target, tied=tied)
+    assemble({"t": folder}, teacher_layers(kept), target, tied=tied)
     student = load(target, dtype=torch.float32)
-    close(student, patched({"t": teacher}, [f"t{i}" for i in kept], counts, TOKENS_BT))
+    close(student, patched({"t": teacher}, teacher_layers(kept), counts, TOKENS_BT))
     randomise(student, seed=2)
     save_weights(student, target, dtype=torch.float32)
     student = load(target, dtype=torch.float32)
     assert read_facts(target).tied is tied
     for i, plan in enumerate(plans):
         size = folder.parent / f"size-{i}"
-        assemble({"t": folder, "s": target}, plan.split(), size, tied=tied and plan[0] == plan.split()[-1][0])
+        assemble({"t": folder, "s": target}, read_layers(plan), size, tied=tied and plan[0] == plan.split()[-1][0])
         model, found = AutoModelForCausalLM.from_pretrained(size, output_loading_info=True)
         assert not any(found.values()), found
-        close(model.eval(), patched({"t": teacher, "s": student}, plan.split(), counts, TOKENS_BT))
+        close(model.eval(), patched({"t": teacher, "s": student}, read_layers(plan), counts, TOKENS_BT))
 
 
 def close(model, expected) -> None:
@@ -232,7 +233,7 @@ def test_a_student_of_another_rope_is_refused(tmp_path, rope):
     saved(tmp_path / "t", "llama", **COMMON)
     saved(tmp_path / "s", "llama", **{**COMMON, "num_hidden_layers": 4, "rope_parameters": rope})
     with pytest.raises(BoomspecError, match=r"configs differ in rope_parameters\."):
-        assemble({"t": tmp_path / "t", "s": tmp_path / "s"}, ["s0", "t2", "s2", "s3"], tmp_path / "x", tied=False)
+        assemble({"t": tmp_path / "t", "s": tmp_path / "s"}, read_layers("s0 t2 s2 s3"), tmp_path / "x", tied=False)
     assert not (tmp_path / "x").exists()
 
 
@@ -254,4 +255,4 @@ def test_a_default_that_one_config_leaves_out_is_compared_all_the_same(tmp_path,
     saved(tmp_path / "s", family, **less)
     edit_config(tmp_path / "s", lambda config: [config.pop(key, None) for key in more])
     with pytest.raises(BoomspecError, match=f"configs differ in ({'|'.join(more)})"):
-        assemble({"t": tmp_path / "t", "s": tmp_path / "s"}, ["s0", "s1", "t2", "s3"], tmp_path / "x", tied=False)
+        assemble({"t": tmp_path / "t", "s": tmp_path / "s"}, read_layers("s0 s1 t2 s3"), tmp_path / "x", tied=False)

@@ -29,6 +29,7 @@ from transformers import (
 )
 from transformers.utils import CHAT_TEMPLATE_DIR, PROCESSOR_NAME, VIDEO_PROCESSOR_NAME
 
+from boomspec.core.layers import read_layers
 from boomspec.models.files import is_hub_file, is_tokenizer_file, is_travelling_file
 from runners.assembly.assemble import assemble
 from tests.runners import tiny
@@ -55,7 +56,7 @@ TOKENIZERS: dict[str, Callable[[], Any]] = {
 
 def _assembled(teacher: Path) -> Path:
     target = teacher.parent / "assembled"
-    assemble({"t": teacher}, ["t0", "t3"], target, tied=False)
+    assemble({"t": teacher}, read_layers("t0 t3"), target, tied=False)
     return target
 
 

@@ -28,6 +28,7 @@ from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from boomspec.core.errors import BoomspecError
+from boomspec.core.layers import Plan, read_layers, student_layers, teacher_layers
 from boomspec.models.facts import LAYER_COUNTS, read_facts
 from boomspec.models.fit import plan_entries
 from boomspec.models.plan_config import plan_config
@@ -131,9 +132,9 @@ def verdict(model_type: str, folder: Path) -> dict[str, object]:
     try:
         with limited(SECONDS):
             facts = read_facts(folder / "teacher")
-            sizes = [Size(tuple(p.split()), is_tied(facts.tied, p.split())) for p in PLANS]
-            plan_entries(facts, facts, [f"s{i}" for i in range(facts.count)], tied=facts.tied)
-            config = plan_config({"t": facts}, [f"t{i}" for i in KEPT], tied=facts.tied, base="t")
+            sizes = [Size(p, is_tied(facts.tied, p)) for p in map(read_layers, PLANS)]
+            plan_entries(facts, facts, student_layers(facts.count), tied=facts.tied)
+            config = plan_config({"t": facts}, teacher_layers(KEPT), tied=facts.tied, base="t")
             student = replace(facts, layers=tuple(facts.layers[i] for i in KEPT), config=config)
             for size in sizes:
                 plan_config({"t": facts, "s": student}, size.plan, tied=size.tied, base="t")
@@ -185,8 +186,8 @@ def write_golden(found: dict[str, dict[str, object]]) -> None:
     PAGE.write_text(f"{text[:start]}{paragraph(golden)}\n", encoding="utf-8")  # it ends the page
 
 
-def is_tied(tied: bool, plan: list[str]) -> bool:
-    return tied and plan[0][0] == plan[-1][0]
+def is_tied(tied: bool, plan: Plan) -> bool:
+    return tied and plan[0].owner == plan[-1].owner
 
 
 def one_line(error: BaseException) -> str:

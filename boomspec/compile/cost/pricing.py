@@ -16,7 +16,7 @@ from typing import Any
 from boomspec.compile.cost import flops, memory, searches
 from boomspec.compile.cost.shapes import Model, Models, UnknownCostError
 from boomspec.core.graph import Cost, Node, Source
-from boomspec.core.layers import patchable
+from boomspec.core.layers import STUDENT, TEACHER, patchable, teacher_layers
 from boomspec.core.losses import Losses
 from boomspec.core.tasks import (
     Architecture,
@@ -107,13 +107,13 @@ def _made(node: Node, models: Mapping[str, Model]) -> Model | None:
             return _MODELS.of(_llama(architecture))
         case Distill(kept=kept):
             teacher = models["teacher"]
-            return _MODELS.made([f"t{i}" for i in kept], {"t": teacher}, tied=teacher.tied)
+            return _MODELS.made(teacher_layers(kept), {TEACHER: teacher}, tied=teacher.tied)
         case Interpolate(plan=plan, tied=tied):
-            return _MODELS.made(plan, {"t": models["teacher"], "s": models["student"]}, tied=tied)
+            return _MODELS.made(plan, {TEACHER: models["teacher"], STUDENT: models["student"]}, tied=tied)
         case Baseline(build=build):
             teacher = models["teacher"]
-            plan = build.plan if isinstance(build, Subset) else tuple(f"t{i}" for i in range(build.layers))
-            return _MODELS.made(plan, {"t": teacher}, tied=teacher.tied)
+            plan = build.plan if isinstance(build, Subset) else teacher_layers(range(build.layers))
+            return _MODELS.made(plan, {TEACHER: teacher}, tied=teacher.tied)
     return None
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from boomspec.core.layers import STUDENT, TEACHER, Owner, Plan
 from boomspec.models.checkpoint import TensorEntry
 from boomspec.models.facts import ModelFacts
 
@@ -112,13 +113,13 @@ class Models:
             raise found
         return found
 
-    def made(self, plan: Sequence[str], owners: Mapping[str, Model], *, tied: bool) -> Model:
-        """The model of a layer plan. Everything is stored as the teacher's ("t") is."""
-        base = owners.get("t") or owners["s"]
-        asked = (tuple(plan), tied, *owners.values())
+    def made(self, plan: Plan, owners: Mapping[Owner, Model], *, tied: bool) -> Model:
+        """The model of a layer plan. Everything is stored as the teacher's is."""
+        base = owners.get(TEACHER) or owners[STUDENT]
+        asked = (plan, tied, *owners.values())
         if asked in self._asked:
             return self._asked[asked]
-        layers = tuple(owners[layer[0]].layers[int(layer[1:])] for layer in plan)
+        layers = tuple(owners[layer.owner].layers[layer.index] for layer in plan)
         key = (base, tied, *map(id, layers))
         if key not in self._made:
             head = 0 if tied else base.head or base.projection

@@ -3,8 +3,6 @@
 A record holds exactly what identifies a result: it is the `params` of a task. Where its inputs come from (other tasks,
 sources), where it runs and what it is called are in the graph, outside of the identity. To add a kind, add a module
 here, with a subclass of `Record`, and its body as `runners/tasks/<kind>.py`: both are found by their names.
-
-Layer plans are written as owner and index: "t4" is teacher layer 4, "s2" is student layer 2.
 """
 
 from importlib import import_module

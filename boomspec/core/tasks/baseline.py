@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Discriminator
 
+from boomspec.core.layers import Plan
 from boomspec.core.tasks.recipe import Determinism, Precision
 from boomspec.core.tasks.record import Record
 from boomspec.core.tasks.search import Calibration
@@ -14,7 +15,7 @@ class Subset(Strict):
     """Some of the teacher's layers, as they are (naive pruning, ShortGPT). Inputs: `teacher`."""
 
     type: Literal["subset"] = "subset"
-    plan: tuple[str, ...]
+    plan: Plan
     rest: Literal[True] | None = None  # as of an interpolation
 
 

@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Literal
 
+from boomspec.core.layers import PlanText
 from boomspec.core.tasks.record import Record
 from boomspec.core.types import Strict
 
@@ -18,9 +19,9 @@ class Outline(Strict):
 
 
 class BuiltSize(Strict):
-    """A model that is to be built: its layer plan, with spaces between, and whether head and embedding are one."""
+    """A model that is to be built: its layer plan, and whether head and embedding are one."""
 
-    plan: str
+    plan: PlanText
     tied: bool
 
 

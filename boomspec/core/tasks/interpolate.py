@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Literal
 
+from boomspec.core.layers import Plan
 from boomspec.core.tasks.record import Record
 
 
@@ -11,6 +12,6 @@ class Interpolate(Record):
     kind: ClassVar[str] = "interpolate"
     version: ClassVar[int] = 2
 
-    plan: tuple[str, ...]
+    plan: Plan
     tied: bool
     rest: Literal[True] | None = None  # with the teacher's other parts, as the model that the teacher is
