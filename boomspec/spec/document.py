@@ -1,90 +1,153 @@
-"""Reads a spec file into plain data that knows its places.
+"""Reads a spec file into a document, and changes documents by edits.
 
-    file --read_document--> Document(data, place of every value) --validation.validate--> model
-    document x edits --Document.with_edits--> document
+    file --read_document--> Document --edited--> Document
 
-A file that is no YAML text raises SpecError. A file that can be read but holds what is not allowed (a
-duplicate key, a tag) gives a Document with `problems`: `validate` reports them together with its own,
-so that all problems of a file come at once.
+A document is a tree of nodes that know their places. A duplicate key, a tag and the like are `problems` of a document:
+`validate` reports them together with its own, so that all problems of a file come at once.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from boomspec.core.errors import BoomspecError, Problem, SpecError, did_you_mean, printable
-from boomspec.spec.edits import Edit, Node, edited
-from boomspec.spec.yaml_reader import Location, Place, Tree, build_tree, dotted
+from boomspec.spec.yaml_reader import Location, Node, dotted, read_yaml, shown
 
 MAX_BYTES = 1_000_000
 
 
 @dataclass(frozen=True)
-class Document:
-    """One file: its text, and the plain data in it (dict, tuple, str, int, float, bool, None).
+class Edit:
+    """One change: merge a mapping (an empty one where there is none), set a value, or remove one.
 
-    A composed one is another document (`below`) with edits on top: a base and what extends it, a file and a variant.
-    `others` are the texts of the other files that its places are in; `title` names what the edits make.
+    "remove" is a problem where there is nothing to be removed, "omit" is not. `title` names the variant or the point of
+    the sweep that the edit belongs to.
+    """
+
+    how: Literal["merge", "set", "remove", "omit"]
+    location: Location
+    node: Node
+    title: str = ""
+
+    @property
+    def is_leaf(self) -> bool:
+        return self.how != "merge" or not self.node.value
+
+    def covers(self, location: Location) -> bool:
+        """Whether a location is, or is inside of, what this edit changes."""
+        return location[: len(self.location)] == self.location
+
+    def problem(self, message: str, hint: str | None = None) -> Problem:
+        """A problem of the edit itself, at its line."""
+        message = f"{self.title}: {message}" if self.title else message
+        where, file = dotted(self.location), str(self.node.file)
+        return Problem(*self.node.spot, where, printable(message), hint and printable(hint), file)
+
+
+def edits_of(node: Node, title: str = "", location: Location = ()) -> Iterator[Edit]:
+    """The edits of an override, from the top down: mappings merge, everything else replaces, null removes.
+
+    A damaged value changes nothing.
+    """
+    if node.damaged:
+        return
+    if not isinstance(node.value, dict):
+        yield Edit("remove" if node.value is None else "set", location, node, title)
+        return
+    yield Edit("merge", location, node, title)
+    for key, inner in node.value.items():
+        yield from edits_of(inner, title, (*location, key))
+
+
+@dataclass(frozen=True, eq=False)
+class Document:
+    """The text of a spec file and the tree of its values.
+
+    A composed one is another document (`below`) with edits on top: a base and what extends it, or a file and a variant.
+    `others`: the texts of the other files that its nodes are from. `title`: what the edits make.
     """
 
     file: Path
     text: str
-    tree: Tree
+    root: Node
+    problems: tuple[Problem, ...] = ()
     others: dict[Path, str] = field(default_factory=dict)
     below: Document | None = None
     edits: tuple[Edit, ...] = ()
     title: str = ""
 
-    @property
+    @cached_property
     def data(self) -> dict[str, Any]:
-        return self.tree.data
+        """The values as plain data: dict, tuple, str, int, float, bool, None."""
+        data: dict[str, Any] = self.root.plain()
+        return data
 
-    @property
-    def problems(self) -> tuple[Problem, ...]:
-        """What can be read but is not allowed."""
-        return self.tree.problems
+    def nearest(self, location: Location) -> Node:
+        """The node at a location, or its nearest existing ancestor."""
+        return self._nodes(location)[-1]
+
+    def is_damaged(self, location: Location) -> bool:
+        """Whether the value is, or is inside of, one that could not be read."""
+        return any(node.damaged for node in self._nodes(location))
 
     def place(self, location: Location, *, key: bool = False) -> tuple[int, int]:
-        """Line and column (from 1) of the value, or of its key; of its nearest existing ancestor where it is absent."""
-        place = self.nearest(location)
-        return place.key if key and place.key is not None else (place.line, place.column)
-
-    def nearest(self, location: Location) -> Place:
-        """The place of the value, or of its nearest existing ancestor."""
-        place = self.tree.root
-        for item in location:
-            if item not in place.children:
-                break
-            place = place.children[item]
-        return place
+        """Line and column (from 1) of the value, or of its key; where it is absent, of its nearest ancestor."""
+        node = self.nearest(location)
+        return node.spot if key else (node.line, node.column)
 
     def problem(
         self, location: Location, message: str, hint: str | None = None, *, key: bool = False, where: str | None = None
     ) -> Problem:
-        line, column = self.place(location, key=key)
-        shown = dotted(location) if where is None else where
+        """A problem at a value, or at its key."""
+        where = dotted(location) if where is None else where
         file = str(self.nearest(location).file)
-        return Problem(line, column, shown, printable(message), hint and printable(hint), file, location)
+        place = self.place(location, key=key)
+        return Problem(*place, where, printable(message), hint and printable(hint), file, location)
 
     def error(self, problems: Iterable[Problem]) -> SpecError:
         others = {str(file): text for file, text in self.others.items()}
         return SpecError(self.file, list(problems), self.text, others)
 
-    def with_edits(self, edits: tuple[Edit, ...], title: str = "") -> Document:
-        """The document that results; its `below` is this one."""
-        node = Node(self.data, self.tree.root)
+    def edited(self, edits: tuple[Edit, ...], title: str = "") -> Document:
+        """The document after these edits. Edits that remove what is not there become problems."""
+        root, problems = self.root, [*self.problems]
         for edit in edits:
-            node = edited(node, edit)
-        tree = replace(self.tree, data=node.value, root=node.place)
-        return replace(self, tree=tree, below=self, edits=edits, title=title)
+            root = _edited(root, edit)
+            nodes = self._nodes(edit.location)
+            if edit.how == "remove" and len(nodes) <= len(edit.location):
+                lost, names = edit.location[len(nodes) - 1], nodes[-1].value
+                names = list(names) if isinstance(names, dict) else []
+                hint = did_you_mean(lost, names) or (f"there: {', '.join(names)}" if names else None)
+                problems.append(edit.problem(f"there is no {shown(lost)} to be removed", hint))
+        return replace(self, root=root, problems=tuple(problems), below=self, edits=edits, title=title)
 
-    def is_damaged(self, location: Location) -> bool:
-        """Whether the value is, or lies inside of, one that could not be read and so has a problem already."""
-        return any(location[:length] in self.tree.damaged for length in range(len(location) + 1))
+    def _nodes(self, location: Location) -> list[Node]:
+        """The nodes from the top to a location, as far as they exist."""
+        nodes = [self.root]
+        for item in location:
+            if (node := nodes[-1].get(item)) is None:
+                break
+            nodes.append(node)
+        return nodes
+
+
+def _edited(node: Node | None, edit: Edit, depth: int = 0) -> Node:
+    """The node after one edit. What the edit does not touch is shared with the old node."""
+    values = dict(node.value) if node is not None and isinstance(node.value, dict) else {}
+    if depth == len(edit.location):
+        damaged = node is not None and node.damaged
+        return edit.node if edit.how == "set" else replace(edit.node, value=values, damaged=damaged)
+    key = str(edit.location[depth])
+    if edit.how in ("remove", "omit") and depth == len(edit.location) - 1:
+        values.pop(key, None)
+    else:
+        values[key] = _edited(values.get(key), edit, depth + 1)
+    return replace(node or edit.node, value=values)
 
 
 def read_document(path: Path) -> Document:
@@ -103,57 +166,52 @@ def read_document(path: Path) -> Document:
         place = _end(data[: error.start].decode("utf-8"))
         looks = ": it looks like UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
         problem = Problem(*place, "", f"not UTF-8 text (byte 0x{data[error.start]:02x}){looks}", "save it as UTF-8")
-        raise SpecError(path, [problem], _printable(data.decode("utf-8", errors="replace"))) from None
+        raise SpecError(path, [problem], _HIDDEN.sub("\ufffd", data.decode("utf-8", errors="replace"))) from None
     return parse_document(text, path)
 
 
 def parse_document(text: str, file: Path | str = "<text>") -> Document:
     """Parse the text of a spec; `file` is only its name. Raises SpecError where it is no YAML mapping."""
     file = Path(file)
-    if hidden := list(_HIDDEN.finditer(text))[:10]:
-        clean = _printable(text)
-        raise SpecError(file, [_hidden_problem(match, clean) for match in hidden], clean)
-    return Document(file, text, build_tree(text, file=file))
+    problems = []
+    for match in list(_HIDDEN.finditer(text))[:10]:
+        message = f"the character U+{ord(match[0]):04X} is not allowed"
+        hint = "remove it, or write it as an escape inside of double quotes"
+        if match.start() == 0 and match[0] == "\ufeff":
+            message, hint = "the file starts with a byte order mark", "save it as UTF-8 without one"
+        problems.append(Problem(*_end(text[: match.start()]), "", message, hint))
+    if problems:
+        raise SpecError(file, problems, _HIDDEN.sub("\ufffd", text))
+    root, found = read_yaml(text, file)
+    return Document(file, text, root, tuple(found))
 
 
-# What YAML forbids, and the line breaks and marks that editors do not show.
+# What YAML forbids, and line breaks and marks that editors do not show. One sign replaces each where the text is shown,
+# so that lines and columns are those of an editor.
 _HIDDEN = re.compile("[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 
 
-def _printable(text: str) -> str:
-    """The text with one sign for each hidden character, so that lines and columns are those of an editor."""
-    return _HIDDEN.sub("\ufffd", text)
-
-
-def _hidden_problem(match: re.Match[str], text: str) -> Problem:
-    place = _end(text[: match.start()])
-    if match.start() == 0 and match[0] == "\ufeff":
-        return Problem(*place, "", "the file starts with a byte order mark", "save it as UTF-8 without one")
-    hint = "remove it, or write it as an escape inside of double quotes"
-    return Problem(*place, "", f"the character U+{ord(match[0]):04X} is not allowed", hint)
-
-
 def _end(text: str) -> tuple[int, int]:
-    """Line and column (from 1) just behind a text."""
-    lines = f"{_printable(text)}|".splitlines()
+    """Line and column (from 1) after a text."""
+    lines = _HIDDEN.sub("\ufffd", f"{text}|").splitlines()
     return len(lines), len(lines[-1])
 
 
 def _unreadable(path: Path, error: Exception) -> BoomspecError:
-    """The error for a file that cannot be opened, with the specs that stand where it was looked for."""
+    """The error for a file that cannot be opened; its hint names the specs in that folder."""
     folder = path if isinstance(error, IsADirectoryError) else path.parent
     try:
         names = sorted(p.name for p in folder.iterdir() if p.suffix in (".yaml", ".yml"))
     except (OSError, ValueError):
         names = []
+    first = ", ".join([*names[:5], "..."] if len(names) > 5 else names)
     match error:
         case IsADirectoryError():
-            hint = f"give a file in it: {', '.join(names[:5])}" if names else "give a spec file"
+            hint = f"give a file in it: {first}" if names else "give a spec file"
             return BoomspecError(f"{path} is a folder, not a spec file", hint=hint)
         case FileNotFoundError() | NotADirectoryError():
-            first = ", ".join([*names[:5], "..."] if len(names) > 5 else names)
-            here = f".yaml files in {folder}: {first}" if names else f"there is no .yaml file in {folder}"
-            return BoomspecError(f"{path}: no such file", hint=did_you_mean(path.name, names) or here)
+            present = f".yaml files in {folder}: {first}" if names else f"there is no .yaml file in {folder}"
+            return BoomspecError(f"{path}: no such file", hint=did_you_mean(path.name, names) or present)
         case PermissionError():
             return BoomspecError(f"{path}: reading it is not permitted", hint="check the file's permissions")
         case _:

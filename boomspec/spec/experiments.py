@@ -2,8 +2,7 @@
 
     file or file#label --load_experiments--> SpecFiles, each with its label and axes
 
-An *experiment* is the file's own ("base") or one variant, at one point of the sweep. `extends` is
-`boomspec.spec.extends`, the grid `boomspec.spec.sweep`.
+An *experiment* is the file's own ("base") or one variant, at one point of the sweep.
 """
 
 from __future__ import annotations
@@ -11,27 +10,25 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from boomspec.core.errors import Problem, SpecError
 from boomspec.core.graph import NAME, no_such_experiment
-from boomspec.spec.document import Document, read_document
-from boomspec.spec.edits import Node, edits_of
-from boomspec.spec.extends import Composed, Read, composed, removals
+from boomspec.spec.document import Document, edits_of, read_document
+from boomspec.spec.extends import Composed, Read, composed
 from boomspec.spec.problems import for_each
-from boomspec.spec.scalars import shown
 from boomspec.spec.spec_file import Spec, SpecFile
 from boomspec.spec.sweep import Axis, points, read_axes
 from boomspec.spec.validate import validate
-from boomspec.spec.yaml_reader import Location, dotted
+from boomspec.spec.yaml_reader import Location, Node, dotted, shown
 
 BASE = "base"
 _OF_THE_FILE = {
     **dict.fromkeys(("boomspec", "name"), "it is the same for all experiments of a file"),
     **dict.fromkeys(("extends", "variants", "sweep"), "it stands at the top of a file"),
 }
-_OF_THE_RUN = ("store", "cpus")  # of `execution`: there is one for all experiments
+_OF_THE_RUN = ("store", "cpus")  # of `execution`: all experiments share them
 
 
 @dataclass(frozen=True)
@@ -42,9 +39,12 @@ class Entry:
     axes: dict[str, str]
     document: Document
 
+    def load(self) -> SpecFile:
+        return SpecFile(validate(Spec, self.document), self.document, self.label, self.axes)
+
 
 def split_address(address: str | os.PathLike[str]) -> tuple[Path, str | None]:
-    """A spec's path and the label behind the '#', None where there is none."""
+    """A spec's path and the label after the '#', None where there is none."""
     text = os.fspath(address)
     if "#" not in text or Path(text).exists():
         return Path(text), None
@@ -55,7 +55,7 @@ def split_address(address: str | os.PathLike[str]) -> tuple[Path, str | None]:
 def load_experiments(address: str | os.PathLike[str], *, read: Read = read_document) -> tuple[SpecFile, ...]:
     """The experiments of a spec file, or the one that `file#label` names; a plain file is one, with label "".
 
-    `read` gives the document of a path: of a file, or of a file at a revision. Raises SpecError with the problems of
+    `read` returns the document of a path: of a file, or of a file at a revision. Raises SpecError with the problems of
     all of them; BoomspecError where the file cannot be read or has no experiment of that label.
     """
     return _loaded(*_named(address, read))
@@ -75,17 +75,17 @@ def _named(address: str | os.PathLike[str], read: Read) -> tuple[list[Entry], li
     path, label = split_address(address)
     entries, problems = _entries(composed(path, read))
     if label is not None and not problems:
-        labels = [entry.label for entry in entries]
-        entries = [entry for entry in entries if entry.label == label]
-        if not entries:
-            raise no_such_experiment(path, label, labels)
+        chosen = [entry for entry in entries if entry.label == label]
+        if not chosen:
+            raise no_such_experiment(path, label, [entry.label for entry in entries])
+        return chosen, problems
     return entries, problems
 
 
 def _loaded(entries: list[Entry], problems: list[Problem]) -> tuple[SpecFile, ...]:
     files: list[SpecFile] = []
     try:
-        files = for_each(entries, _load, lambda document: validate(Spec, document))
+        files = for_each(entries, Entry.load, lambda document: validate(Spec, document))
     except SpecError as error:
         problems = [*problems, *error.problems]
     if problems:
@@ -93,81 +93,70 @@ def _loaded(entries: list[Entry], problems: list[Problem]) -> tuple[SpecFile, ..
     return tuple(files)
 
 
-def _load(entry: Entry) -> SpecFile:
-    return SpecFile(validate(Spec, entry.document), entry.document, entry.label, entry.axes)
-
-
 def _entries(source: Composed) -> tuple[list[Entry], list[Problem]]:
-    """The experiments that can be put together, and what is wrong with how the others are asked for."""
+    """The experiments that can be put together, and what is wrong with the others."""
     variants, problems = _variants(source)
     axes, more = read_axes(source.written, Spec, 1 + len(variants))
     problems += more
     grid = points(axes)
     entries = []
+    has_variants = source.written.root.get("variants") is not None
     for name, below in {BASE: source.document, **variants}.items():
         clashes = [] if name == BASE else list(_clashes(below, axes))
         problems += clashes
-        if clashes:
-            continue
-        for point in grid:
-            label = ",".join(filter(None, [name if "variants" in source.written.data else "", point.label]))
-            of_variant = {"variant": name} if "variants" in source.written.data else {}
-            document = below.with_edits(point.edits, point.label) if point.edits else below
-            entries.append(Entry(label, {**of_variant, **point.axes}, document))
+        for point in grid if not clashes else ():
+            label = ",".join(filter(None, [name if has_variants else "", point.label]))
+            document = below.edited(point.edits, point.label) if point.edits else below
+            entries.append(Entry(label, {**({"variant": name} if has_variants else {}), **point.axes}, document))
     return entries, problems
 
 
 def _variants(source: Composed) -> tuple[dict[str, Document], list[Problem]]:
-    written, variants, problems = source.written, {}, []
-    overrides = written.data.get("variants", {})
-    if "variants" in written.data and (not isinstance(overrides, dict) or not overrides):
-        if not written.is_damaged(("variants",)):
-            hint = "give each a name: variants: {no-kl: {distill: {losses: {kl: null}}}}"
-            what = "an empty one" if overrides == {} else shown(overrides)
-            message = f"expected a mapping of names to overrides, not {what}"
-            problems.append(written.problem(("variants",), message, hint, key=True))
-        return {}, problems
-    for name, override in overrides.items():
-        wrong = list(_wrong_variant(written, name, override))
+    variants: dict[str, Document] = {}
+    problems: list[Problem] = []
+    section = source.written.root.get("variants")
+    if section is None or section.damaged:
+        return variants, problems
+    if not isinstance(section.value, dict) or not section.value:
+        found = "an empty one" if section.value == {} else shown(section.value)
+        hint = "give each a name: variants: {no-kl: {distill: {losses: {kl: null}}}}"
+        message = f"expected a mapping of names to overrides, not {found}"
+        return variants, [source.written.problem(("variants",), message, hint, key=True)]
+    for name, override in section.value.items():
+        wrong = list(_wrong_variant(source.written, name, override))
         problems += wrong
-        if wrong or written.is_damaged(("variants", name)):
-            continue
-        top, title = ("variants", name), f"variant '{name}'"
-        damaged = {place[2:] for place in written.tree.damaged if place[:2] == top}
-        edits = tuple(edits_of(Node(override, written.nearest(top)), title, damaged=damaged))
-        document = source.document.with_edits(edits, title)
-        refused = tuple(removals(source.document, edits))
-        tree = replace(document.tree, problems=(*document.tree.problems, *refused))
-        variants[name] = replace(document, tree=tree)
+        if not wrong and not override.damaged:
+            title = f"variant '{name}'"
+            variants[name] = source.document.edited(tuple(edits_of(override, title)), title)
     return variants, problems
 
 
-def _wrong_variant(written: Document, name: str, override: object) -> Iterator[Problem]:
+def _wrong_variant(written: Document, name: str, override: Node) -> Iterator[Problem]:
     top: Location = ("variants", name)
-    if not re.fullmatch(NAME, name) or name == BASE:
-        message = (
-            f"{shown(name)} is the file's own experiment" if name == BASE else f"{shown(name)} is not a plain name"
-        )
-        hint = "use another name" if name == BASE else "use letters, digits, dots, dashes, underscores"
-        yield written.problem(top, message, hint, key=True, where="variants")
-    elif not isinstance(override, dict) or not override:
-        if not written.is_damaged(top):
-            what = "an empty one" if override == {} else shown(override)
+    if name == BASE:
+        message = f"{shown(name)} is the file's own experiment"
+        yield written.problem(top, message, "use another name", key=True, where="variants")
+    elif not re.fullmatch(NAME, name):
+        hint = "use letters, digits, dots, dashes, underscores"
+        yield written.problem(top, f"{shown(name)} is not a plain name", hint, key=True, where="variants")
+    elif not isinstance(override.value, dict) or not override.value:
+        if not override.damaged:
+            found = "an empty one" if override.value == {} else shown(override.value)
             hint = "write the fields that differ: {distill: {losses: {kl: null}}}"
-            yield written.problem(top, f"expected a mapping of fields, not {what}", hint, key=True)
+            yield written.problem(top, f"expected a mapping of fields, not {found}", hint, key=True)
     else:
         for key, reason in _OF_THE_FILE.items():
-            if key in override:
+            if key in override.value:
                 yield written.problem((*top, key), f"a variant cannot set '{key}': {reason}", key=True)
         execution = override.get("execution")
         for key in _OF_THE_RUN:
-            if isinstance(execution, dict) and key in execution:
+            if execution is not None and execution.get(key) is not None:
                 message = f"a variant cannot set '{key}': its experiments run together with the others"
                 yield written.problem((*top, "execution", key), message, key=True)
 
 
 def _clashes(variant: Document, axes: tuple[Axis, ...]) -> Iterator[Problem]:
-    """What a variant says about a field that is swept: one of the two would not count."""
+    """What a variant says about a field that is swept: the sweep would overwrite it."""
     for edit in variant.edits:
         for axis in axes if edit.is_leaf else ():
             shorter = min(len(edit.location), len(axis.location))

@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from boomspec.core.graph import NAME
+from boomspec.spec.annotations import inside, keys_of, models_of
 from boomspec.spec.extends import ANCHORS
-from boomspec.spec.kinds import inside, keys_of, members, model_of
 from boomspec.spec.spec_file import Spec
 from boomspec.spec.sweep import REFUSED
 
@@ -96,7 +96,7 @@ def _paths(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[tupl
     for name in keys_of(model):
         if above or name not in REFUSED:
             yield (*above, name)
-            for below in filter(None, map(model_of, members(inside(model, name)))):
+            for below in models_of(inside(model, name)):
                 yield from _paths(below, (*above, name))
 
 

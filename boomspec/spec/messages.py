@@ -1,49 +1,35 @@
-"""Says in the words of the spec language what pydantic found wrong with one value."""
+"""Says in terms of the spec what is wrong with one value, from one error of pydantic."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from boomspec.core.errors import did_you_mean
-from boomspec.spec.kinds import bare, described, keys_of, literals, members, model_of
-from boomspec.spec.scalars import plain_scalar, shown
-from boomspec.spec.yaml_reader import Location
+from boomspec.spec.annotations import bare, described, keys_of, literals, members, models_of
+from boomspec.spec.yaml_reader import Location, plain_or_none, shown
 
-_WHOLE_NUMBER, _LIST, _MAPPING = "a whole number", "a list", "a mapping"
-
-# Errors that say: this is not the kind of value that belongs here.
-_KINDS = {
-    **dict.fromkeys(["int_type", "int_parsing", "int_parsing_size", "int_from_float"], _WHOLE_NUMBER),
-    **dict.fromkeys(["float_type", "float_parsing"], "a number"),
-    **dict.fromkeys(["bool_type", "bool_parsing"], "true or false"),
-    **dict.fromkeys(["string_type", "string_sub_type", "string_unicode", "path_type"], "text"),
-    **dict.fromkeys(["list_type", "tuple_type", "set_type", "frozen_set_type", "iterable_type"], _LIST),
-    **dict.fromkeys(["dict_type", "mapping_type", "model_type", "model_attributes_type", "dataclass_type"], _MAPPING),
-    "none_required": "null",
-    "finite_number": "a finite number",
+# The starts of pydantic's error types for a value of the wrong type, and what was expected.
+_EXPECTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "list": "a list",
+    "tuple": "a list",
+    "dict": "a mapping",
+    "model": "a mapping",
+    "none": "null",
 }
-_NO_MEMBER = {"union_tag_invalid", "union_tag_not_found"}
-_COMPARISONS = {
-    "greater_than": ("gt", "greater than"),
-    "greater_than_equal": ("ge", "at least"),
-    "less_than": ("lt", "less than"),
-    "less_than_equal": ("le", "at most"),
-    "multiple_of": ("multiple_of", "a multiple of"),
-}
-_LENGTHS = {
-    "too_short": ("min_length", "at least", "item"),
-    "too_long": ("max_length", "at most", "item"),
-    "string_too_short": ("min_length", "at least", "character"),
-    "string_too_long": ("max_length", "at most", "character"),
-}
+_WRONG_TYPE = re.compile(r"([a-z]+)_(type|sub_type|attributes_type|unicode|parsing|parsing_size|from_float|required)")
 _YES, _NO = {"yes", "y", "on", "true", "1"}, {"no", "n", "off", "false", "0"}
 
 
 @dataclass(frozen=True)
 class Failure:
-    """One error of pydantic. `loc` is what is left of its way, as the walk goes down."""
+    """One error of pydantic. `loc`: its location, relative to the value that the walk has reached."""
 
     loc: Location
     details: Any  # pydantic_core.ErrorDetails
@@ -53,100 +39,97 @@ class Failure:
         return str(self.details["type"])
 
     @property
+    def context(self) -> dict[str, Any]:
+        return self.details.get("ctx") or {}
+
+    @property
     def cause(self) -> Any:
         """The exception that a validator raised, if one did."""
         return self.context.get("error")
 
     @property
-    def context(self) -> dict[str, Any]:
-        return self.details.get("ctx") or {}
+    def expected(self) -> str | None:
+        """What was expected, where the value has the wrong type."""
+        match = _WRONG_TYPE.fullmatch(self.type)
+        return _EXPECTED.get(match[1]) if match else None
 
     @property
-    def is_wrong_kind(self) -> bool:
+    def is_wrong_type(self) -> bool:
         """Whether the value is nothing for this member of a union, rather than a wrong value for it."""
-        if self.loc:
-            return False
-        return self.type in _KINDS or self.type == "literal_error" or str(self.cause).startswith("expected ")
+        wrong = self.expected or self.type == "literal_error" or str(self.cause).startswith("expected ")
+        return not self.loc and bool(wrong)
 
 
-def message_and_hint(failure: Failure, kind: Any, value: Any) -> tuple[str, str | None]:
-    """Say what is wrong with `value`, which should be of `kind`, and what would be right."""
-    name, context = failure.type, failure.context
-    if name in _KINDS:
-        return f"expected {_KINDS[name]}, not {shown(value)}", _hint_for_kind(_KINDS[name], kind, value)
-    if name == "literal_error":
-        hint = choices(value, literals(kind)) or f"allowed: {context.get('expected')}"
+def message_and_hint(failure: Failure, annotation: Any, value: Any) -> tuple[str, str | None]:
+    """Say what is wrong with `value`, which should be of `annotation`, and what would be right."""
+    if expected := failure.expected:
+        return f"expected {expected}, not {shown(value)}", _hint(expected, annotation, value)
+    if failure.type == "literal_error":
+        hint = choices(value, literals(annotation)) or f"allowed: {failure.context.get('expected')}"
         return f"{shown(value)} is not allowed", hint
-    if name in _NO_MEMBER:
-        return wrong_kind(kind, value)
-    if name in _COMPARISONS:
-        limit, phrase = _COMPARISONS[name]
-        return f"must be {phrase} {context[limit]:.15g}, not {shown(value)}", None
-    if name in _LENGTHS:
-        limit, phrase, unit = _LENGTHS[name]
-        count, actual = context[limit], context.get("actual_length", len(value) if isinstance(value, str) else None)
-        but = "" if actual is None else f", not {actual}"
-        return f"must have {phrase} {count} {unit}{'s' if count != 1 else ''}{but}", None
-    if name == "string_pattern_mismatch":
-        return f"{shown(value)} does not have the right form", f"it must match the pattern {context['pattern']}"
+    if failure.type in ("union_tag_invalid", "union_tag_not_found"):
+        return wrong_type(annotation, value)
+    if failure.type == "string_pattern_mismatch":
+        hint = f"it must match the pattern {failure.context['pattern']}"
+        return f"{shown(value)} does not have the right form", hint
     if failure.cause is not None:
-        return _said(failure.cause, value), getattr(failure.cause, "hint", None)
-    said = str(failure.details["msg"])
-    if said.startswith("Input should be"):
-        said = f"expected{said.removeprefix('Input should be')}, not {shown(value)}"
-    return said, None
+        text = str(failure.cause) or f"{shown(value)} is not allowed"
+        # A parser of a quantity leaves out a value that is neither a number nor text.
+        if text.startswith("expected ") and (value is None or isinstance(value, bool | tuple | dict)):
+            text += f", not {shown(value)}"
+        return text, getattr(failure.cause, "hint", None)
+    return _of_pydantic(str(failure.details["msg"]), value), None
 
 
-def wrong_kind(kind: Any, value: Any) -> tuple[str, str | None]:
+def _of_pydantic(text: str, value: Any) -> str:
+    """Turn "Input should be at least 2" into "must be at least 2, not 1"."""
+    text = text.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
+    if limit := re.fullmatch(r"Input should be ((?:greater|less|at least|at most|a multiple).*)", text):
+        return f"must be {limit[1]}, not {shown(value)}"
+    if length := re.fullmatch(r"\w+ should have (at (?:least|most) \d+ \w+)(?: after validation)?(, not \d+)?", text):
+        actual = f", not {len(value)}" if isinstance(value, str) else length[2] or ""
+        return f"must have {length[1]}{actual}"
+    if text.startswith("Input should be"):
+        return f"expected{text.removeprefix('Input should be')}, not {shown(value)}"
+    return text
+
+
+def wrong_type(annotation: Any, value: Any) -> tuple[str, str | None]:
     """Say that a value fits no member of a union, and what the members are."""
-    hints = [did_you_mean(value, [str(choice) for choice in literals(kind)])] if isinstance(value, str) else []
-    for member in members(kind):
+    hints = [did_you_mean(value, [str(choice) for choice in literals(annotation)])] if isinstance(value, str) else []
+    for member in members(annotation):
         if bare(member) is bool:
-            hints.append(_hint_for_kind("true or false", member, value))
-        elif model_of(member) is not None:
-            hints.append(_hint_for_kind(_MAPPING, member, value))
-    return f"expected {described(kind)}, not {shown(value)}", joined(hints)
+            hints.append(_hint("true or false", member, value))
+        elif models_of(member):
+            hints.append(_hint("a mapping", member, value))
+    return f"expected {described(annotation)}, not {shown(value)}", joined(hints)
 
 
 def choices(value: object, allowed: Iterable[object]) -> str | None:
     """Return the hint "did you mean 'x'? allowed: x, y", or None where nothing is allowed."""
     names = [choice if isinstance(choice, str) else shown(choice) for choice in allowed]
-    if not names:
-        return None
-    return joined([did_you_mean(value, names), f"allowed: {', '.join(names)}"])
+    return joined([did_you_mean(value, names), f"allowed: {', '.join(names)}"]) if names else None
 
 
 def joined(hints: Iterable[str | None]) -> str | None:
-    """Join hints into one: a question stands for itself, the rest is separated by semicolons."""
+    """Join hints into one: a question ends by itself, the others are separated by semicolons."""
     return "; ".join(filter(None, hints)).replace("?; ", "? ") or None
 
 
-def _said(cause: Exception, value: Any) -> str:
-    """What a validator said; the parsers of `fields` leave out a value that is no number and no text."""
-    text = str(cause) or f"{shown(value)} is not allowed"
-    no_quantity = value is None or isinstance(value, bool | tuple | dict)
-    return f"{text}, not {shown(value)}" if no_quantity and text.startswith("expected ") else text
-
-
-def _hint_for_kind(expected: str, kind: Any, value: Any) -> str | None:
+def _hint(expected: str, annotation: Any, value: Any) -> str | None:
+    number = isinstance(value, int | float)
     if expected == "true or false":
-        word = str(value).lower()
-        return "write true" if word in _YES else "write false" if word in _NO else "write true or false"
-    if expected == "text" and isinstance(value, bool | int | float):
+        text = str(value).lower()
+        return "write true" if text in _YES else "write false" if text in _NO else "write true or false"
+    if expected == "text" and number:
         return "put it in quotes"
-    if expected == _LIST and isinstance(value, str | int | float):
-        return f"write [{shown(value)}]" if len(str(value)) <= 40 else "write each item behind a '- '"
-    if expected == _MAPPING and (model := model_of(kind)) is not None:
-        return f"keys of the mapping: {', '.join(keys_of(model))}" if model.model_fields else "write {}"
-    if expected == _WHOLE_NUMBER and isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+    if expected == "a list" and (number or isinstance(value, str)):
+        return f"write [{shown(value)}]" if len(str(value)) <= 40 else "write each item after a '- '"
+    if expected == "a mapping" and len(models := models_of(annotation)) == 1:
+        keys = ", ".join(keys_of(models[0]))
+        return f"keys of the mapping: {keys}" if keys else "write {}"
+    if expected == "a whole number" and isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return f"write {int(value)}"
-    if "number" in expected and isinstance(value, str) and isinstance(_as_plain(value), int | float):
+    if "number" in expected and isinstance(value, str) and isinstance(plain_or_none(value), int | float):
         return "remove the quotes"
     return None
-
-
-def _as_plain(text: str) -> object:
-    try:
-        return plain_scalar(text)
-    except ValueError:
-        return None

@@ -181,11 +181,8 @@ class SpecFile:
         return replace(self, spec=validate(Spec, document), document=document)
 
     def known(self, what: Hashable, sections: Sequence[str], make: Callable[[], T]) -> T:
-        """What `make` gives, worked out once for all experiments that have these sections from the same lines."""
-        data, places = self.document.data, self.document.tree.root.children
-        parts = [(data.get(name), places.get(name)) for name in sections]
-        key = (what, *(id(part) for pair in parts for part in pair))
-        return self.once(key, lambda: (make(), parts))[0]  # the parts are kept: an id is not used twice
+        """What `make` returns, computed once for all experiments that have these sections from the same lines."""
+        return self.once((what, *(self.document.root.get(name) for name in sections)), make)
 
     def problem(
         self, path: tuple[str | int, ...], message: str, hint: str | None = None, *, key: bool = False

@@ -1,64 +1,86 @@
-"""Builds plain data with places from YAML text.
+"""Reads YAML text into nodes: values that know their line and column.
 
-    text --PyYAML's events--> Tree(data, root place, problems)
+    text --PyYAML's events--> Node
 
-The language is the JSON subset of YAML with its comforts (comments, block style, plain text, anchors),
-read by the rules of YAML 1.2: `no` and `12:30` are text, 3e-4 is a number. PyYAML only scans and parses
-here; what it would construct (dates, sexagesimals, objects, overwritten keys) never exists. A merge key (<<) brings
-the keys of a mapping that are not written out beside it, with the places that they have there.
-Whatever two readers could understand differently is a problem, not a guess: duplicate keys, 010, tags.
+A spec is written in the JSON subset of YAML, with comments, block style, unquoted text, anchors and merge keys, by the
+rules of YAML 1.2: `no` and `12:30` are text, 3e-4 is a number. Whatever two readers could understand differently is a
+problem, not a guess: duplicate keys, 010, tags. `yaml.compose` would not do: it stops at the first unknown alias,
+forgets which tags were written and recurses without a limit.
 """
 
 from __future__ import annotations
 
-import copy
+import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
 from boomspec.core.errors import Problem, SpecError, did_you_mean
-from boomspec.spec.scalars import plain_scalar, shown
 
 MAX_NODES = 10_000  # with aliases expanded: a few lines of aliases can stand for billions of values
 MAX_DEPTH = 50
 MERGE = "<<"
 
 Location = tuple[str | int, ...]
-"""The way from the top of the data to a value: ("interpolate", "sizes", 2)."""
+"""The path from the top of a spec to a value: ("interpolate", "sizes", 2)."""
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a value stands, where its key stands, and the places of what it holds. `text`: an unquoted scalar's own."""
+@dataclass(frozen=True, eq=False)
+class Node:
+    """A value of a spec file, and where it stands: a scalar, a dict of nodes by key, or a tuple of nodes.
 
+    `key`: line and column of its key. `text`: an unquoted scalar as it is written. A damaged node stands for a value
+    that could not be read and that has a problem already.
+    """
+
+    value: Any
+    file: Path
     line: int
     column: int
     key: tuple[int, int] | None = None
-    children: dict[str | int, Place] = field(default_factory=dict)
-    file: Path = Path()
     text: str | None = None
+    damaged: bool = False
+
+    def get(self, item: str | int) -> Node | None:
+        """The node of a key or an index."""
+        if isinstance(self.value, dict):
+            return self.value.get(item)
+        inside = isinstance(self.value, tuple) and isinstance(item, int) and item < len(self.value)
+        return self.value[item] if inside else None
+
+    def children(self) -> list[Node]:
+        if isinstance(self.value, dict):
+            return list(self.value.values())
+        return list(self.value) if isinstance(self.value, tuple) else []
+
+    def plain(self) -> Any:
+        """The value as plain data. Lists are tuples, as strict validation of frozen models wants them."""
+        if isinstance(self.value, dict):
+            return {key: node.plain() for key, node in self.value.items()}
+        return tuple(node.plain() for node in self.value) if isinstance(self.value, tuple) else self.value
+
+    def extent(self) -> tuple[int, int]:
+        """How many values it holds, itself included, and how many levels."""
+        inner = [node.extent() for node in self.children()]
+        levels = isinstance(self.value, dict | tuple) + max((levels for _, levels in inner), default=0)
+        return 1 + sum(count for count, _ in inner), levels
+
+    @property
+    def spot(self) -> tuple[int, int]:
+        """Line and column of its key, where it has one, else its own."""
+        return self.key or (self.line, self.column)
 
 
-@dataclass(frozen=True)
-class Tree:
-    """What one YAML document holds. `damaged` are the values that stand in for what could not be read.
+def read_yaml(text: str, file: Path) -> tuple[Node, list[Problem]]:
+    """Read the text of one mapping. Returns it with what is readable but not allowed.
 
-    Lists are tuples: a spec is read, never changed, and strict validation gives frozen models what they hold.
+    Raises SpecError where the text is no YAML, or too large or too deep for a spec.
     """
-
-    data: dict[str, Any]
-    root: Place
-    problems: tuple[Problem, ...] = ()
-    damaged: frozenset[Location] = frozenset()
-
-
-def build_tree(text: str, *, file: Path) -> Tree:
-    """Parse the text of one mapping. Raises SpecError where it is no YAML, or too large or deep to be a spec."""
-    return _Builder(text, file).tree()
+    return _Reader(text, file).read()
 
 
 def dotted(location: Location) -> str:
@@ -70,17 +92,7 @@ def dotted(location: Location) -> str:
     return "".join(parts).removeprefix(".")
 
 
-@dataclass(frozen=True)
-class _Built:
-    """A value with its places; nodes and levels below it count what its aliases would expand to."""
-
-    value: Any
-    place: Place
-    nodes: int = 1
-    height: int = 0
-
-
-class _Builder:
+class _Reader:
     """One pass over the parser's events. Recursion is bounded by MAX_DEPTH, memory by MAX_NODES."""
 
     def __init__(self, text: str, file: Path) -> None:
@@ -88,31 +100,25 @@ class _Builder:
         self._lines = text.splitlines() or [""]
         self._events: Iterator[Any] = yaml.parse(text, Loader=yaml.SafeLoader)
         self._mark: Any = None  # end of the last event
-        self._anchors: dict[str, _Built | None] = {}  # None: still being built
-        self._anchored: dict[str, Location] = {}
-        self._nodes = 0
+        self._anchors: dict[str, Node | None] = {}  # None: the value is still being read
+        self._count = 0
         self._problems: list[Problem] = []
-        self._damaged: set[Location] = set()
 
-    def tree(self) -> Tree:
+    def read(self) -> tuple[Node, list[Problem]]:
         self._next()  # the stream's start
         event = self._next()
         if isinstance(event, yaml.StreamEndEvent):
             self._stop((1, 1), "the file holds no data", "a spec is a mapping: lines of 'key: value'")
         if event.version or event.tags:
             self._problem(event, (), "directives (%) are not allowed", "remove the line")
-        start = self._next()
-        built = self._build(start, ())
-        if not isinstance(built.value, dict):
-            self._stop(
-                self._spot(start.start_mark),
-                f"expected a mapping at the top of the file, not {shown(built.value)}",
-                "a spec is a mapping: lines of 'key: value'",
-            )
+        root = self._node(self._next(), ())
+        if not isinstance(root.value, dict):
+            message = f"expected a mapping at the top of the file, not {shown(root.value)}"
+            self._stop((root.line, root.column), message, "a spec is a mapping: lines of 'key: value'")
         self._next()  # the document's end
         if not isinstance(event := self._next(), yaml.StreamEndEvent):
             self._problem(event, (), "a second document starts here", "one file holds one spec: remove the '---'")
-        return Tree(built.value, built.place, tuple(self._problems), frozenset(self._damaged))
+        return root, self._problems
 
     def _next(self) -> Any:
         try:
@@ -121,147 +127,119 @@ class _Builder:
             mark, message, hint = _syntax_problem(error)
             self._stop(self._spot(mark), message, hint)
         except (ValueError, OverflowError):  # of chr() and int(): "\UFFFFFFFF", %YAML 1.999...
-            self._stop(self._spot(self._mark), "not valid YAML: behind this place a number is out of range", None)
+            self._stop(self._spot(self._mark), "not valid YAML: a number after this place is out of range", None)
         self._mark = event.end_mark
         return event
 
-    def _build(self, event: Any, location: Location) -> _Built:
-        """Build the value that starts with `event`."""
+    def _node(self, event: Any, location: Location) -> Node:
+        """Read the value that starts with `event`."""
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event, location)
-        self._count(1, len(location), event)
-        if event.anchor in self._anchors:
-            self._problem(event, location, f"anchor '&{event.anchor}' is defined twice", "give it another name")
-        if event.tag is not None:
-            self._problem(event, location, "tags (!) are not allowed", "remove it; put text in quotes", damaged=True)
-        if event.anchor is not None:
-            self._anchors[event.anchor], self._anchored[event.anchor] = None, location
+        self._add(1, len(location), event)
+        anchor, tagged = event.anchor, event.tag is not None
+        if anchor in self._anchors:
+            self._problem(event, location, f"anchor '&{anchor}' is defined twice", "give it another name")
+        if tagged:
+            self._problem(event, location, "tags (!) are not allowed", "remove it; put text in quotes")
+        if anchor is not None:
+            self._anchors[anchor] = None
         if isinstance(event, yaml.ScalarEvent):
-            place = self._place(event, text=None if event.style else event.value)
-            built = _Built(self._scalar(event, location), place)
+            node = self._scalar(event, location)
         elif isinstance(event, yaml.SequenceStartEvent):
-            built = self._sequence(event, location)
+            items: list[Node] = []
+            while not isinstance(inner := self._next(), yaml.SequenceEndEvent):
+                items.append(self._node(inner, (*location, len(items))))
+            node = self._at(event, tuple(items))
         else:
-            built = self._mapping(event, location)
-        if event.anchor is not None:
-            self._anchors[event.anchor] = built
-        return built
+            node = self._mapping(event, location)
+        node = replace(node, damaged=True) if tagged else node
+        if anchor is not None:
+            self._anchors[anchor] = node
+        return node
 
-    def _scalar(self, event: Any, location: Location) -> object:
-        if event.style is not None and event.style != "":
-            if hidden := re.search("[\0\ud800-\udfff]", event.value):
-                self._problem(event, location, f"text cannot hold the character {hidden[0]!r}", None, damaged=True)
-                return ""
-            return event.value
-        try:
-            return plain_scalar(event.value)
-        except ValueError as error:
-            self._problem(event, location, str(error), "put it in quotes if it is text", damaged=True)
-            return None
+    def _scalar(self, event: Any, location: Location) -> Node:
+        if not event.style:
+            try:
+                return self._at(event, plain_scalar(event.value), text=event.value)
+            except ValueError as error:
+                self._problem(event, location, str(error), "put it in quotes if it is text")
+        elif hidden := re.search("[\0\ud800-\udfff]", event.value):
+            self._problem(event, location, f"text cannot hold the character {hidden[0]!r}", None)
+        else:
+            return self._at(event, event.value)
+        return self._at(event, None, damaged=True)
 
-    def _sequence(self, start: Any, location: Location) -> _Built:
-        items: list[_Built] = []
-        while not isinstance(event := self._next(), yaml.SequenceEndEvent):
-            items.append(self._build(event, (*location, len(items))))
-        return self._container(start, tuple(item.value for item in items), dict(enumerate(items)))
-
-    def _mapping(self, start: Any, location: Location) -> _Built:
-        entries: dict[str, _Built] = {}
-        spots: dict[str, tuple[int, int]] = {}
-        merged: dict[str, tuple[_Built, Location]] | None = None
+    def _mapping(self, start: Any, location: Location) -> Node:
+        entries: dict[str, Node] = {}
+        merged: dict[str, Node] | None = None
+        damaged = False
         while not isinstance(event := self._next(), yaml.MappingEndEvent):
             if isinstance(event, yaml.ScalarEvent) and not event.style and event.value == MERGE:
                 if merged is not None:
                     self._problem(event, location, "a second merge key (<<)", "merge several in one: <<: [*a, *b]")
-                merged = {**self._merged(event, location), **(merged or {})}
+                found = self._merged(event, location)
+                damaged |= found is None
+                merged = (found or {}) | (merged or {})
                 continue
-            key, spot = self._key(event, location), self._spot(event.start_mark)
-            built = self._build(self._next(), (*location, "?" if key is None else key))
+            key = self._key(event, location)
+            node = self._node(self._next(), (*location, "?" if key is None else key))
             if key in entries:
-                message = f"duplicate key {shown(key)}, first given on line {spots[key][0]}"
+                message = f"duplicate key {shown(key)}, first given on line {entries[key].spot[0]}"
                 self._problem(event, location, message, "keep one of the two")
             elif key is not None:
-                entries[key] = replace(built, place=replace(built.place, key=spot))
-                spots[key] = spot
-        for key, (built, origin) in (merged or {}).items():
-            if key not in entries:  # what is written out counts, wherever it stands
-                entries[key] = built
-                self._damage_as(origin, (*location, key))
-        return self._container(start, {key: built.value for key, built in entries.items()}, entries)
+                entries[key] = replace(node, key=self._spot(event.start_mark))
+        # A key that is written out takes precedence over a merged one, wherever it stands.
+        return self._at(start, entries | {k: v for k, v in (merged or {}).items() if k not in entries}, damaged=damaged)
 
-    def _merged(self, key: Any, location: Location) -> dict[str, tuple[_Built, Location]]:
-        """The entries that a merge key brings, each with where it was built: of one mapping, or of several.
-
-        Of several the first that has a key counts.
-        """
-        location = (*location, MERGE)
-        built = self._build(self._next(), location)
-        several = isinstance(built.value, tuple)
-        sources = (
-            [(value, built.place.children[i], (*location, i)) for i, value in enumerate(built.value)] if several else []
-        )
-        found: dict[str, tuple[_Built, Location]] = {}
-        for value, place, at in sources or [(built.value, built.place, location)]:
-            if isinstance(value, dict):
-                for name, inner in value.items():
-                    found.setdefault(name, (_Built(inner, place.children[name]), (*at, name)))
+    def _merged(self, key: Any, location: Location) -> dict[str, Node] | None:
+        """What a merge key brings of one mapping or of several, the first of which has precedence; None: no mapping."""
+        node = self._node(self._next(), (*location, MERGE))
+        found: dict[str, Node] = {}
+        wrong = False
+        for source in node.value if isinstance(node.value, tuple) and node.value else [node]:
+            if isinstance(source.value, dict):
+                found = source.value | found
                 continue
-            if at not in self._damaged:
+            wrong = True
+            if not source.damaged:
                 hint = "name a mapping above by its alias (<<: *name), or several: <<: [*a, *b]"
-                self._problem(key, location[:-1], f"a merge key (<<) takes a mapping, not {shown(value)}", hint)
-            self._damaged.add(location[:-1])  # what it lacks is no problem of its own
-        return found
-
-    def _damage_as(self, origin: Location, location: Location) -> None:
-        """What could not be read at one place cannot be read where it is repeated."""
-        for damaged in [d for d in self._damaged if d[: len(origin)] == origin]:
-            self._damaged.add((*location, *damaged[len(origin) :]))
-
-    def _container(self, start: Any, value: Any, entries: dict[Any, _Built]) -> _Built:
-        children = {key: built.place for key, built in entries.items()}
-        return _Built(
-            value,
-            self._place(start, children=children),
-            1 + sum(built.nodes for built in entries.values()),
-            1 + max((built.height for built in entries.values()), default=0),
-        )
+                message = f"a merge key (<<) takes a mapping, not {shown(source.value)}"
+                self._problem(key, location, message, hint)
+        return None if wrong else found
 
     def _key(self, event: Any, location: Location) -> str | None:
         """Return the text of a mapping's key, or None after a problem where it cannot be one."""
         known = len(self._problems)
-        key = self._build(event, (*location, "?")).value
-        if isinstance(key, str) and len(self._problems) == known:
-            return key
+        key = self._node(event, (*location, "?")).value
         if len(self._problems) == known:
+            if isinstance(key, str):
+                return key
             self._problem(event, location, f"a key must be text, not {shown(key)}", "put it in quotes if it is the key")
         return None
 
-    def _alias(self, event: Any, location: Location) -> _Built:
-        place = self._place(event)
-        built = self._anchors.get(event.anchor)
-        if built is None:
+    def _alias(self, event: Any, location: Location) -> Node:
+        node = self._anchors.get(event.anchor)
+        if node is None:
             message, hint = f"alias '*{event.anchor}' is inside of its own anchor", "a value cannot hold itself"
             if event.anchor not in self._anchors:
                 message = f"alias '*{event.anchor}' has no anchor above it"
                 hint = did_you_mean(event.anchor, list(self._anchors)) or "put text that starts with '*' in quotes"
-            self._problem(event, location, message, hint, damaged=True)
-            return _Built(None, place)
-        self._count(built.nodes, len(location) + built.height, event)
-        self._damage_as(self._anchored[event.anchor], location)
-        # A copy, so that changing one value of the data never changes another.
-        place = replace(place, children=built.place.children, text=built.place.text)
-        return replace(built, value=copy.deepcopy(built.value), place=place)
+            self._problem(event, location, message, hint)
+            return self._at(event, None, damaged=True)
+        count, levels = node.extent()
+        self._add(count, len(location) + levels, event)
+        return self._at(event, node.value, text=node.text, damaged=node.damaged)
 
-    def _count(self, nodes: int, depth: int, event: Any) -> None:
-        self._nodes += nodes
-        if self._nodes > MAX_NODES:
+    def _add(self, count: int, depth: int, event: Any) -> None:
+        self._count += count
+        if self._count > MAX_NODES:
             hint = "aliases count as often as they are used" if self._anchors else "a spec is a short text"
             self._stop(self._spot(event.start_mark), f"more than {MAX_NODES:,} values in one file", hint)
         if depth > MAX_DEPTH:
             self._stop(self._spot(event.start_mark), f"nested more than {MAX_DEPTH} levels deep", None)
 
-    def _place(self, event: Any, **more: Any) -> Place:
-        return Place(*self._spot(event.start_mark), file=self._file, **more)
+    def _at(self, event: Any, value: Any, *, text: str | None = None, damaged: bool = False) -> Node:
+        return Node(value, self._file, *self._spot(event.start_mark), text=text, damaged=damaged)
 
     def _spot(self, mark: Any) -> tuple[int, int]:
         """Line and column of a mark, from 1. The end of the file counts as the end of its last line."""
@@ -271,30 +249,22 @@ class _Builder:
             return len(self._lines), len(self._lines[-1]) + 1
         return mark.line + 1, mark.column + 1
 
-    def _problem(
-        self, event: Any, location: Location, message: str, hint: str | None, *, damaged: bool = False
-    ) -> None:
-        self._problems.append(Problem(*self._spot(event.start_mark), dotted(location), message, hint))
-        if damaged:
-            self._damaged.add(location)
+    def _problem(self, event: Any, location: Location, message: str, hint: str | None) -> None:
+        spot = self._spot(event.start_mark)
+        self._problems.append(Problem(*spot, dotted(location), message, hint, str(self._file)))
 
     def _stop(self, spot: tuple[int, int], message: str, hint: str | None) -> NoReturn:
         raise SpecError(self._file, [*self._problems, Problem(*spot, "", message, hint)], self._text)
 
 
-# What PyYAML says, what boomspec says, what to do, and whether the place is where the broken part begins.
+# A pattern in PyYAML's message, our message, what to do, and whether to point at where the broken part begins.
 _SYNTAX = [
     (r"tab character|'\\t'", "a tab is not allowed here", "indent with spaces", False),
     (r"found character '(.)' that cannot", r"unquoted text cannot start with '\1'", "put the text in quotes", False),
     (r"mapping values", "a ':' is not allowed here", "check the indentation; quote text that contains ': '", False),
     (r"could not find expected ':'", "expected 'key: value'", "check the indentation and the ':'", True),
     (r"<block end>", "this does not fit the lines above it", "what belongs together starts in one column", False),
-    (
-        r"expected ',' or '.', but got '{'",
-        "a '{' is not allowed here",
-        'quote text with variables: "${NAME}/texts"',
-        False,
-    ),
+    (r"or '.', but got '{'", "a '{' is not allowed here", 'quote text with variables: "${NAME}/texts"', False),
     (r"expected ',' or '(.)'", r"expected ',' or '\1'", "check that the bracket of line {line} is closed", False),
     (r"expected the node content", "a value is missing here", "check the brackets and commas", False),
     (r"unexpected (?:end of stream|document)", "these quotes are not closed", "quote marks come in pairs", True),
@@ -303,10 +273,61 @@ _SYNTAX = [
 
 def _syntax_problem(error: yaml.YAMLError) -> tuple[Any, str, str | None]:
     """Return the mark, message and hint for an error of PyYAML's scanner or parser."""
-    said = str(getattr(error, "problem", None) or error)
+    text = str(getattr(error, "problem", None) or error)
     mark, start = getattr(error, "problem_mark", None), getattr(error, "context_mark", None)
     for pattern, message, hint, at_start in _SYNTAX:
-        if match := re.search(pattern, said):
+        if match := re.search(pattern, text):
             hint = hint.replace("{line}", str(start.line + 1 if start else 0))
             return (start if at_start else mark), match.expand(message), hint
-    return mark or start, f"not valid YAML: {said}", None
+    return mark or start, f"not valid YAML: {text}", None
+
+
+_DIGITS = r"[0-9]+(?:_[0-9]+)*"
+_INTEGER = re.compile(rf"[-+]?{_DIGITS}|0o[0-7]+|0x[0-9a-fA-F]+")
+_AMBIGUOUS = re.compile(r"[-+]?0[0-9_]*[0-9]")
+_FLOAT = re.compile(rf"[-+]?(?:\.[0-9]+|{_DIGITS}(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+_NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
+_CONSTANTS = {
+    **dict.fromkeys(["", "~", "null", "Null", "NULL"], None),
+    **dict.fromkeys(["true", "True", "TRUE"], True),
+    **dict.fromkeys(["false", "False", "FALSE"], False),
+}
+
+
+def plain_scalar(text: str) -> object:
+    """Return what an unquoted scalar means. Raises ValueError where that is not clear or not a finite 64-bit number."""
+    if text in _CONSTANTS:
+        return _CONSTANTS[text]
+    if _AMBIGUOUS.fullmatch(text):
+        raise ValueError(f"{shown(text)}: a number cannot start with 0 (some read it as octal)")
+    if _NOT_FINITE.fullmatch(text):
+        raise ValueError(f"{text} is not a finite number")
+    digits = text.replace("_", "")
+    if _INTEGER.fullmatch(text):
+        # Python itself refuses to convert thousands of digits.
+        if len(text) < 100 and -(2**63) <= (value := int(digits, 0)) < 2**63:
+            return value
+    elif not _FLOAT.fullmatch(text):
+        return text
+    elif math.isfinite(number := float(digits)):
+        return number
+    raise ValueError(f"{text:.40} is too large a number")
+
+
+def plain_or_none(text: str) -> object:
+    """What an unquoted scalar means, None where that is not clear."""
+    try:
+        return plain_scalar(text)
+    except ValueError:
+        return None
+
+
+def shown(value: object) -> str:
+    """Return a short, printable text for a value of a document, as YAML would have it."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= 60 else value[:57] + "...")
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, dict):
+        return "a mapping"
+    return "a list" if isinstance(value, list | tuple) else str(value)

@@ -1,4 +1,4 @@
-"""Plain data as YAML text that people read: scalars, values on one line, nested blocks with a comment a line."""
+"""Writes plain data as YAML text for people: scalars, values on one line, blocks with a comment after each value."""
 
 from __future__ import annotations
 
@@ -7,30 +7,22 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from boomspec.spec.scalars import plain_scalar
+from boomspec.spec.yaml_reader import plain_or_none
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./~][\w./@+%-]*(?: [\w./@+%-]+)*", re.ASCII)
-_ELSEWHERE = {"yes", "no", "on", "off", "y", "n"}  # booleans of YAML 1.1
+_BOOLEANS_OF_YAML_1_1 = {"yes", "no", "on", "off", "y", "n"}
 _WIDTH, _COMMENT_COLUMN = 100, 44
 
 Path = tuple[str, ...]
-Comment = Callable[[Path], str]  # what to say about the value at a path; "" says nothing
+Comment = Callable[[Path], str]  # the comment on the value at a path; "" is none
 
 
 def scalar(value: Any) -> str:
     """A text, number, boolean or null as YAML has it."""
     if not isinstance(value, str):
         return json.dumps(value)
-    plain = _PLAIN.fullmatch(value) and value.lower() not in _ELSEWHERE and plain_scalar_or_none(value) == value
+    plain = _PLAIN.fullmatch(value) and value.lower() not in _BOOLEANS_OF_YAML_1_1 and plain_or_none(value) == value
     return value if plain else json.dumps(value, ensure_ascii=False)
-
-
-def plain_scalar_or_none(text: str) -> object:
-    """What an unquoted scalar means, None where that is not clear."""
-    try:
-        return plain_scalar(text)
-    except ValueError:
-        return None
 
 
 def inline(value: Any) -> str:
@@ -43,28 +35,29 @@ def inline(value: Any) -> str:
 
 
 def lines(data: dict[str, Any], comment: Comment, *, at: Path = ()) -> Iterator[str]:
-    """The lines of a mapping, those at the top level apart from each other where they are sections.
+    """The lines of a mapping, with an empty line before each section at the top level.
 
-    A mapping whose values have all the same comment stands on one line, where it fits.
+    A mapping whose values all have the same comment is written on one line where it fits, else with the comment on its
+    first line.
     """
     for key, value in data.items():
         path = (*at, key)
-        said = _comments(value, comment, path)
-        short = f"{'  ' * len(at)}{scalar(key)}: {inline(value)}"
-        section = not at and isinstance(value, dict) and value
-        if section:
+        start = f"{'  ' * len(at)}{scalar(key)}:"
+        short = f"{start} {inline(value)}"
+        comments = _comments(value, comment, path)
+        common = next(iter(comments)) if len(comments) == 1 else None
+        is_mapping = isinstance(value, dict) and bool(value)
+        if is_mapping and not at:
             yield ""
-        if not isinstance(value, dict) or not value or (len(said) == 1 and len(short) <= _WIDTH and not section):
-            yield _commented(short, next(iter(said), ""))
+        if not is_mapping or (common is not None and len(short) <= _WIDTH and at):
+            yield _commented(short, common or "")
             continue
-        # What all of it is, its first line says.
-        common = next(iter(said)) if len(said) == 1 else None
-        yield _commented(f"{'  ' * len(at)}{scalar(key)}:", common or "")
+        yield _commented(start, common or "")
         yield from lines(value, comment if common is None else lambda _: "", at=path)
 
 
 def _comments(value: Any, comment: Comment, path: Path) -> set[str]:
-    """The comments of all values inside."""
+    """The comments on all values inside."""
     if not isinstance(value, dict) or not value:
         return {comment(path)}
     return {found for key, item in value.items() for found in _comments(item, comment, (*path, key))}
