@@ -22,7 +22,7 @@ from boomspec.compile import records as make
 from boomspec.compile.baselines import Model, controls, members
 from boomspec.compile.check import check, check_against, together
 from boomspec.compile.cost.pricing import priced
-from boomspec.compile.lm_eval_checks import check_tasks
+from boomspec.compile.lm_eval.checks import check_tasks
 from boomspec.compile.model_check import add_check
 from boomspec.compile.model_sources import Role, dequantization, local_facts, model_sources, student_mapping
 from boomspec.compile.places import tracking_of

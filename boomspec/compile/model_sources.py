@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from boomspec.compile.foreign_code import check_alike, trusted_code
-from boomspec.compile.place_names import shown_path
-from boomspec.compile.places import digest_of, is_file, is_folder, path_text, resolve_path, similar_folder
+from boomspec.compile.places import digest_of, is_file, is_folder, path_text, resolve_path, shown_path, similar_folder
 from boomspec.core.errors import BoomspecError, Problem, SpecError
 from boomspec.core.graph import CODE, Source
 from boomspec.core.tasks import Architecture, Dequantize

@@ -12,11 +12,6 @@ from boomspec.spec.spec_file import SpecFile
 from boomspec.spec.variables import has_variables
 
 
-def shown_path(path: str) -> str:
-    """A path as a spec says it, without the places of one machine: of an absolute path its last part."""
-    return Path(path).name if Path(path).is_absolute() else path
-
-
 def text_name(data: DataSpec, place: tuple[str | int, ...] = ("data", "files")) -> str:
     """What the text is called: its corpus, or its entries."""
     if data.corpus is not None and "held_out" not in place:

@@ -87,6 +87,11 @@ def resolve_path(file: SpecFile, place: tuple[str | int, ...], path: str) -> Pat
         return folder / path
 
 
+def shown_path(path: str) -> str:
+    """A path as a spec says it, without the places of one machine: of an absolute path its last part."""
+    return Path(path).name if Path(path).is_absolute() else path
+
+
 def is_folder(path: Path) -> bool:
     try:
         return path.is_dir()

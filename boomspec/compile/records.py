@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from boomspec.compile.lm_eval_tasks import task_chance, task_source
+from boomspec.compile.lm_eval.sources import task_chance, task_source
 from boomspec.compile.model_sources import architecture
 from boomspec.core.graph import CODE, Execution, Node, Source, Task, params_json
 from boomspec.core.layers import Plan

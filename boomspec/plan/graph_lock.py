@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from boomspec.compile.lm_eval_files import TaskFiles, task_files
-from boomspec.compile.lm_eval_index import stock_folder
+from boomspec.compile.lm_eval.index import stock_folder
+from boomspec.compile.lm_eval.tasks import TaskDefinition, read_task
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import CODE, Source, TaskGraph
 from boomspec.core.packages import installed, python
@@ -169,7 +169,7 @@ def _add_text(entries: _Entries, source: Source) -> None:
 def _add_task(entries: _Entries, task: str, source: Source, asked: Asked) -> None:
     stock = "lm_eval" in source.identity
     folder = stock_folder() if stock else Path(source.location["folder"])
-    found = task_files(task, folder)
+    found = read_task(task, folder)
     entries.tasks[task] = LockedTask(
         origin=f"lm_eval {source.identity['lm_eval']}" if stock else source.location.get("name", folder.name),
         sha256=found.digest(folder) if stock else source.identity["folder"],
@@ -191,7 +191,7 @@ def _task_data(source: Source) -> dict[str, str]:
     return _checksums(dict(zip(_unique(name for name, _ in named), (sha256 for _, sha256 in named), strict=True)))
 
 
-def _add_datasets(entries: _Entries, found: TaskFiles, asked: Asked) -> None:
+def _add_datasets(entries: _Entries, found: TaskDefinition, asked: Asked) -> None:
     for dataset, revision in found.datasets.items():
         name = request(dataset, revision)
         if name not in entries.datasets:

@@ -2,10 +2,10 @@
 
 import pytest
 
-from boomspec.compile import lm_eval_checks
-from boomspec.compile.lm_eval_checks import _of_task, _positions
-from boomspec.compile.lm_eval_configs import single_tasks
-from boomspec.compile.lm_eval_index import stock_folder
+from boomspec.compile.lm_eval import checks
+from boomspec.compile.lm_eval.checks import _positions, task_failures
+from boomspec.compile.lm_eval.index import stock_folder
+from boomspec.compile.lm_eval.tasks import read_task
 from boomspec.core.errors import SpecError
 from boomspec.spec.sections.evaluation import TaskSpec
 from tests.boomspec.conftest import Writer
@@ -104,10 +104,10 @@ def test_a_task_that_can_be_run_is_none(specs: Writer, name: str) -> None:
 
 
 def test_a_machine_that_only_plans_does_not_know_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lm_eval_checks.importlib.util, "find_spec", lambda name: None)
-    assert lm_eval_checks._may_be_installed("a_package_of_the_cluster")
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
+    assert checks._may_be_installed("a_package_of_the_cluster")
     monkeypatch.undo()
-    assert not lm_eval_checks._may_be_installed("a_package_of_the_cluster")
+    assert not checks._may_be_installed("a_package_of_the_cluster")
 
 
 def test_a_group_is_said_once_with_how_many_of_its_tasks_it_concerns(specs: Writer) -> None:
@@ -128,9 +128,9 @@ def test_the_positions_of_a_nested_config_are_those_of_its_text() -> None:
 
 def test_common_installed_tasks_can_be_run() -> None:
     for name in ("arc_easy", "hellaswag", "wikitext", "gsm8k", "mmlu", "lambada_openai", "truthfulqa_mc2", "bbh"):
-        for task in single_tasks(name, stock_folder()):
+        for task in read_task(name, stock_folder()).tasks:
             shots = 0 if task.output_type == "loglikelihood_rolling" or task.get("num_fewshot") == 0 else 5
             asked = TaskSpec(task=name, num_fewshot=shots) if name != "truthfulqa_mc2" else TaskSpec(task=name)
-            found = list(_of_task(task, asked, 4096))
+            found = list(task_failures(task, asked, 4096))
             # LAMBADA has nothing but its test documents.
             assert bool(found) == (name == "lambada_openai"), (task.name, found)

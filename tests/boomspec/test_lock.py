@@ -9,9 +9,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from boomspec.commands.cli import main
-from boomspec.compile import lm_eval_index
-from boomspec.compile.lm_eval_files import task_files
-from boomspec.compile.lm_eval_index import stock_folder, task_names
+from boomspec.compile.lm_eval.index import stock_folder, task_index
+from boomspec.compile.lm_eval.tasks import read_task
 from boomspec.core.packages import installed
 from boomspec.models.checkpoint import encode_header
 from boomspec.plan.lock import read_lock
@@ -292,34 +291,34 @@ def test_ignoring_packages_goes_with_comparing_them(spec: Path) -> None:
 
 def test_a_group_consists_of_its_members_what_they_include_and_their_functions(spec: Path) -> None:
     root = spec.parent / "tasks"
-    assert task_names(root) == {"exam", "one", "two", "unused", "quick"}
-    parts = {path.name for path in task_files("exam", root).files}
+    assert task_index(root).names == {"exam", "one", "two", "unused", "quick"}
+    parts = {path.name for path in read_task("exam", root).files}
     assert parts == {"exam.yaml", "one.yaml", "two.yaml", "_template", "helpers.py"}
-    assert {path.name for path in task_files("one", root).files} == {"one.yaml", "_template", "helpers.py"}
+    assert {path.name for path in read_task("one", root).files} == {"one.yaml", "_template", "helpers.py"}
 
 
 def test_stock_tasks_are_known_with_their_versions_data_sets_and_modules() -> None:
     root = stock_folder()
-    hellaswag = task_files("hellaswag", root)
+    hellaswag = read_task("hellaswag", root)
     assert {path.name for path in hellaswag.files} == {"hellaswag.yaml", "utils.py"}
     assert hellaswag.datasets == {"Rowan/hellaswag": None}
     assert list(hellaswag.versions) == ["hellaswag"]
-    mmlu = task_files("mmlu", root)
+    mmlu = read_task("mmlu", root)
     assert len(mmlu.versions) >= 57
     assert list(mmlu.datasets) == ["cais/mmlu"]
-    assert task_files("ai2_arc", root).versions.keys() == {"arc_easy", "arc_challenge"}
+    assert read_task("ai2_arc", root).versions.keys() == {"arc_easy", "arc_challenge"}
 
 
 def test_the_index_of_stock_tasks_is_remembered_and_a_damaged_memory_is_read_anew(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    lm_eval_index.task_index.cache_clear()
-    read = lm_eval_index.task_index(stock_folder())
+    task_index.cache_clear()
+    read = task_index(stock_folder())
     (memory,) = tmp_path.rglob("lm-eval-tasks-*.json")
     data = json.loads(memory.read_text())
     data["defined"]["remembered"] = "somewhere.yaml"
     memory.write_text(json.dumps(data))
-    lm_eval_index.task_index.cache_clear()
-    assert lm_eval_index.task_index(stock_folder()).defined == {**read.defined, "remembered": "somewhere.yaml"}
+    task_index.cache_clear()
+    assert task_index(stock_folder()).defined == {**read.defined, "remembered": "somewhere.yaml"}
     memory.write_text(memory.read_text()[:100])
-    lm_eval_index.task_index.cache_clear()
-    assert lm_eval_index.task_index(stock_folder()) == read
+    task_index.cache_clear()
+    assert task_index(stock_folder()) == read

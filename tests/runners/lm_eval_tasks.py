@@ -14,9 +14,9 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
-from boomspec.compile.lm_eval_configs import single_tasks
-from boomspec.compile.lm_eval_data import local_data
-from boomspec.compile.lm_eval_index import task_index
+from boomspec.compile.lm_eval.data import local_data
+from boomspec.compile.lm_eval.index import task_index
+from boomspec.compile.lm_eval.tasks import read_task
 from boomspec.core.graph import Source
 from boomspec.core.identity import folder_digest
 from boomspec.core.task_data import digests
@@ -83,7 +83,7 @@ def task(folder: Path, rows: list[dict[str, Any]], config: dict[str, Any] | None
 def source(folder: Path, name: str = "own") -> Source:
     """The source as the compiler makes it, for a task of this folder."""
     task_index.cache_clear()  # a compiler reads a folder once
-    found = local_data(single_tasks(name, folder), folder, own=True)
+    found = local_data(read_task(name, folder).tasks, folder, own=True)
     places = [{"path": str(path), "is_file": path.is_file()} for path in found.outside]
     identity = {
         "folder": folder_digest(folder),

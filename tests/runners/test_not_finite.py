@@ -27,7 +27,7 @@ PLAIN = {
     "boomspec/commands/cli.py", "boomspec/commands/kuberay.py", "boomspec/commands/slurm.py",
     "boomspec/commands/export.py", "boomspec/commands/gc.py",
     "boomspec/commands/init.py", "boomspec/commands/lock.py", "boomspec/commands/schema.py",
-    "boomspec/commands/validate.py", "boomspec/compile/lm_eval_index.py", "boomspec/plan/field_text.py",
+    "boomspec/commands/validate.py", "boomspec/compile/lm_eval/index.py", "boomspec/plan/field_text.py",
     "boomspec/models/checkpoint.py", "boomspec/models/outline.py", "boomspec/commands/templates.py",
     "boomspec/spec", "boomspec/store/local_cache.py",
     "boomspec/store/leases.py", "runners/assembly/checkpoint_writer.py", "runners/cli/export.py",

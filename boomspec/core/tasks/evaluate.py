@@ -18,7 +18,7 @@ class HeldOut(Strict):
 
 
 class LmEval(Strict):
-    """One lm-eval task. What cannot change its numbers is left out (see `boomspec.compile.lm_eval_chance`)."""
+    """One lm-eval task. What cannot change its numbers is left out (see `boomspec.compile.lm_eval.randomness`)."""
 
     type: Literal["lm_eval"] = "lm_eval"
     task: str

@@ -1,8 +1,8 @@
-"""What would stop lm-eval behind a training, and can be known before it: said at the task's line of the spec.
+"""Find what would stop lm-eval after a training, and report it before, at the task's line of the spec.
 
     tasks + the teacher's facts --task_problems--> Problems
 
-Everything else that lm-eval may stop at depends on documents, and is an error of the evaluation that names them.
+Everything else that lm-eval may stop at depends on documents: it is an error of the evaluation, which names them.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from boomspec.compile.lm_eval_configs import MISSING, SingleTask
-from boomspec.compile.lm_eval_files import LOADERS, functions
-from boomspec.compile.lm_eval_tasks import singles_of
+from boomspec.compile.lm_eval.sources import definition_of
+from boomspec.compile.lm_eval.tasks import LOADERS, MISSING, SingleTask, functions
 from boomspec.core.errors import Problem, did_you_mean
 from boomspec.models.facts import ModelFacts
 from boomspec.spec.sections.evaluation import TaskSpec
@@ -27,7 +26,7 @@ _SAMPLERS = ("default", "first_n")
 _POSITIONS = ("n_positions", "max_position_embeddings", "n_ctx")  # in lm-eval's order
 _BUDGETS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # in lm-eval's order
 _BUDGET = 256  # lm-eval's default
-Found = tuple[str, str]  # message, hint
+Failure = tuple[str, str]  # message, hint
 
 
 def check_tasks(file: SpecFile, facts: ModelFacts) -> None:
@@ -41,7 +40,8 @@ def check_tasks(file: SpecFile, facts: ModelFacts) -> None:
 def task_problems(file: SpecFile, facts: ModelFacts) -> Iterator[Problem]:
     positions = _positions(facts.config)
     for index, asked in enumerate(file.spec.evaluate.tasks if file.spec.evaluate is not None else ()):
-        found = [(task, found) for task in singles_of(file, asked.task) for found in _of_task(task, asked, positions)]
+        tasks = definition_of(file, asked.task).tasks
+        found = [(task, found) for task in tasks for found in task_failures(task, asked, positions)]
         if found:
             task, (message, hint) = found[0]
             others = len({other.name for other, _ in found}) - 1
@@ -49,7 +49,8 @@ def task_problems(file: SpecFile, facts: ModelFacts) -> Iterator[Problem]:
             yield file.problem(("evaluate", "tasks", index), f"lm-eval task '{task.name}' {message}{more}", hint)
 
 
-def _of_task(task: SingleTask, asked: TaskSpec, positions: int | None) -> Iterator[Found]:
+def task_failures(task: SingleTask, asked: TaskSpec, positions: int | None) -> Iterator[Failure]:
+    """Why a task cannot be run; `positions`: those of the teacher."""
     if task.get("unsafe_code"):
         yield "runs code that the model writes: boomspec does not", "leave it out"
     if task.get("doc_to_image") or task.get("doc_to_audio"):
@@ -71,7 +72,7 @@ def _of_task(task: SingleTask, asked: TaskSpec, positions: int | None) -> Iterat
             yield f"generates up to {budget} tokens, and the teacher has {positions} positions", hint
 
 
-def _files(task: SingleTask) -> Iterator[Found]:
+def _files(task: SingleTask) -> Iterator[Failure]:
     """Files and functions that its YAML names and that are not there."""
     if (include := task.get(MISSING)) is not None:
         yield f"includes {include}, which is not there", f"paths start at the folder of {task.file(MISSING)}"
@@ -119,10 +120,9 @@ def _called(tree: ast.Module) -> set[str]:
     return {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
 
 
-def _splits(task: SingleTask, asked: TaskSpec) -> Iterator[Found]:
+def _splits(task: SingleTask, asked: TaskSpec) -> Iterator[Failure]:
     """Splits that it reads and that the files which it names do not make."""
-    options = task.get("dataset_kwargs")
-    files = options.get("data_files") if isinstance(options, dict) else None
+    files = task.mapping("dataset_kwargs").get("data_files")
     if task.get("dataset_path") not in LOADERS or not files or task.get("custom_dataset"):
         return
     if isinstance(files, list) and not all(isinstance(file, str) for file in files):
@@ -139,7 +139,7 @@ def _splits(task: SingleTask, asked: TaskSpec) -> Iterator[Found]:
             yield f"reads the {name} '{split}', and {where}", f"name the split's file: data_files: {{{split}: ...}}"
 
 
-def _examples(task: SingleTask, asked: TaskSpec) -> Iterator[Found]:
+def _examples(task: SingleTask, asked: TaskSpec) -> Iterator[Failure]:
     wanted, own = asked.num_fewshot, task.get("num_fewshot")
     if wanted and task.output_type == "loglikelihood_rolling":
         yield "measures texts without a prompt: there is no place for examples", "leave num_fewshot out for it"

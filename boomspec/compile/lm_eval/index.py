@@ -1,8 +1,4 @@
-"""Which lm-eval tasks there are, and in which files, by reading thousands of YAML files without importing lm-eval.
-
-For the installed lm-eval the answer is remembered in the user's cache folder: reading it takes from one second to
-seven (measured), and it changes only when another version is installed.
-"""
+"""Find which lm-eval tasks there are, and in which files, by reading YAML files without importing lm-eval."""
 
 from __future__ import annotations
 
@@ -27,7 +23,6 @@ _TAGS = re.compile(_KEY % "tag" + r"[ \t]*\n((?:[ \t]*-[ \t]*[^\n]+\n)+)", re.MU
 _TAG_LIST = re.compile(_KEY % "tag" + r"[ \t]*\[([^\]]*)\]", re.MULTILINE)
 _ITEM = re.compile(r"-[ \t]*[\"']?(\w[^\s\"'#,]*)")
 _INCLUDE = re.compile(_KEY % "include" + r"[ \t]*[\"']?([^\s\"'#]+)", re.MULTILINE)
-_LEFT_OUT = {"__pycache__", ".ipynb_checkpoints"}
 
 
 def stock_folder() -> Path:
@@ -40,15 +35,23 @@ def stock_folder() -> Path:
 
 @dataclass
 class Index:
-    """Files, as paths below the folder, by the names that they define."""
+    """YAML files, as paths below the folder, by the names that they define."""
 
     defined: dict[str, str] = field(default_factory=dict)  # tasks and groups
     tagged: dict[str, list[str]] = field(default_factory=dict)
 
+    @property
+    def names(self) -> set[str]:
+        return {*self.defined, *self.tagged}
+
 
 @cache
 def task_index(root: Path) -> Index:
-    """Where names of tasks, groups and tags below `root` come from; read once in a process."""
+    """The tasks, groups and tags below `root`, read once in a process.
+
+    That of the installed lm-eval is kept in the user's cache folder: reading its thousands of files takes from one
+    second to seven (measured), and it changes only with the installed version.
+    """
     memory = _memory(root)
     if memory is None:
         return _read_index(root)
@@ -61,24 +64,17 @@ def task_index(root: Path) -> Index:
     return index
 
 
-def task_names(root: Path) -> set[str]:
-    """Names of the tasks, groups and tags that YAML files under a folder define."""
-    index = task_index(root)
-    return {*index.defined, *index.tagged}
-
-
 def _memory(root: Path) -> Path | None:
-    """Where the index is remembered; None for a folder that may change under the same version."""
+    """Where the index is kept; None for a folder that may change under the same version."""
     try:
         installed = metadata.distribution("lm_eval")
         record = Path(str(installed.locate_file(""))) / f"lm_eval-{installed.version}.dist-info" / "RECORD"
         state = [str(root), installed.version, record.stat().st_mtime_ns]
+        is_copy = "lm_eval/tasks/" in record.read_text(encoding="utf-8")  # not a checkout that is installed in place
     except (metadata.PackageNotFoundError, OSError):
         return None
-    if Path(str(installed.locate_file("lm_eval/tasks"))) != root or not record.read_text("utf-8").count(
-        "lm_eval/tasks/"
-    ):
-        return None  # its own folder, or a checkout that is installed in place
+    if Path(str(installed.locate_file("lm_eval/tasks"))) != root or not is_copy:
+        return None
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
     return caches / "boomspec" / f"lm-eval-tasks-{digest(state)[:16]}.json"
 
@@ -86,8 +82,9 @@ def _memory(root: Path) -> Path | None:
 def _read_index(root: Path) -> Index:
     index = Index()
     templates: dict[Path, tuple[str, ...]] = {}
-    for path in sorted((p for p in root.rglob("*.yaml") if not _LEFT_OUT & {*p.parts}), key=lambda p: p.as_posix()):
-        text = _read(path)
+    left_out = {"__pycache__", ".ipynb_checkpoints"}
+    for path in sorted((p for p in root.rglob("*.yaml") if not left_out & {*p.parts}), key=lambda p: p.as_posix()):
+        text = _text(path)
         for name in _NAME.findall(text):
             index.defined.setdefault(name, path.relative_to(root).as_posix())
         for tag in _tags(path, text, templates):
@@ -95,7 +92,7 @@ def _read_index(root: Path) -> Index:
     return index
 
 
-def _read(path: Path) -> str:
+def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -112,5 +109,5 @@ def _tags(path: Path, text: str, templates: dict[Path, tuple[str, ...]]) -> tupl
     template = path.parent / include[1]
     if template not in templates:
         templates[template] = ()  # should it include itself
-        templates[template] = _tags(template, _read(template), templates)
+        templates[template] = _tags(template, _text(template), templates)
     return templates[template]

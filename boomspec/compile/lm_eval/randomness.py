@@ -1,8 +1,8 @@
-"""Whether the numbers of an lm-eval task can depend on a seed, and whether standard errors are bootstrapped.
+"""Decide whether a seed can change the numbers of an lm-eval task, and whether its standard errors are bootstrapped.
 
-A task that draws nothing at random gives the same numbers with every seed: the seed is then no part of what identifies
-its result, and a sweep over seeds measures the same model once. Three things draw: few-shot examples, sampled text, and
-the task's own templates and Python. What cannot be read (a class, a package that is not known) counts as drawing.
+A task that draws nothing at random gives the same numbers with every seed. The seed is then no part of the result's
+identity, and a sweep over seeds measures a model once. Three things draw: few-shot examples, sampled text, and the
+task's own templates and Python. What cannot be read (a class, a package that is not known) counts as drawing.
 """
 
 from __future__ import annotations
@@ -10,13 +10,11 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from boomspec.compile.lm_eval_configs import SingleTask
-from boomspec.compile.lm_eval_files import functions, imported
+from boomspec.compile.lm_eval.tasks import SingleTask, add_with_imports, functions, texts
 
 # Packages whose functions draw nothing unless they are asked to by a name that `_Draws` looks for.
 _QUIET = {
@@ -35,13 +33,13 @@ _FORMULA_METRICS = {
 
 
 def draws(task: SingleTask, root: Path, *, num_fewshot: int | None) -> bool:
-    """Whether a seed can change the numbers of a task that is asked with so many examples (None: as it says)."""
+    """Whether a seed can change a task's numbers when it is run with so many examples (None: as it says)."""
     return (
         task.in_python
         or "use_prompt" in task.fields
         or (task.shots(num_fewshot) > 0 and task.few_shot.get("sampler", "default") != "first_n")
         or _samples(task.generation)
-        or any(_IN_TEMPLATE.search(text) for text in _texts([value for value, _ in task.fields.values()]))
+        or any(_IN_TEMPLATE.search(text) for text in texts(task.values))
         or _code_draws(task, root)
     )
 
@@ -71,33 +69,14 @@ def _samples(generation: dict[str, Any]) -> bool:
     return generation.get("do_sample", warm) is not False
 
 
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for inner in value.values():
-            yield from _texts(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _texts(inner)
-
-
 def _code_draws(task: SingleTask, root: Path) -> bool:
     """Whether a module that the task takes functions from, or one of lm-eval's tasks that it imports, draws."""
     found: set[Path] = set()
-    for function in functions([value for value, _ in task.fields.values()]):
+    for function in functions(task.values):
         if (module := function.module) is None:
             return True  # of an installed package
-        _collect(module, root, found)
+        add_with_imports(module, root, found)
     return any(_module_draws(path, path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(found))
-
-
-def _collect(module: Path, root: Path, found: set[Path]) -> None:
-    if module in found or not module.is_file():
-        return
-    found.add(module)
-    for other in imported(module):
-        _collect((other if other.is_absolute() else root / other).resolve(), root, found)
 
 
 @cache
@@ -112,11 +91,11 @@ def _module_draws(path: Path, changed: int, size: int) -> bool:
 
 
 class _Draws(ast.NodeVisitor):
-    """Looks for whatever takes numbers from a generator that a seed of the process sets."""
+    """Looks for uses of a random generator that a seed of the process sets."""
 
     def __init__(self) -> None:
         self.found = False
-        self.allowed: set[int] = set()  # names and attributes that are part of what is known to be harmless
+        self.allowed: set[int] = set()  # names and attributes that are known to be harmless
 
     def visit_Import(self, node: ast.Import) -> None:
         for alias in node.names:

@@ -7,10 +7,9 @@ import pytest
 import yaml
 
 from boomspec.compile.experiments import compile_experiments
-from boomspec.compile.lm_eval_chance import _FORMULA, _FORMULA_METRICS, bootstraps, draws
-from boomspec.compile.lm_eval_configs import single_tasks
-from boomspec.compile.lm_eval_files import functions
-from boomspec.compile.lm_eval_index import stock_folder, task_index
+from boomspec.compile.lm_eval.index import stock_folder, task_index
+from boomspec.compile.lm_eval.randomness import _FORMULA, _FORMULA_METRICS, bootstraps, draws
+from boomspec.compile.lm_eval.tasks import functions, read_task
 from boomspec.spec.experiments import load_experiments
 from tests.boomspec.conftest import Writer
 from tests.runners import tiny
@@ -145,7 +144,7 @@ def test_of_installed_tasks_the_compiler_knows_what_lm_eval_makes_of_them() -> N
         if raw.keys() & {"group", "class"}:
             continue
         config = TaskConfig(**{key: value for key, value in raw.items() if key not in ("tag", "task_list")})
-        [found] = single_tasks(name, root)
+        [found] = read_task(name, root).tasks
         assert (found.name, found.output_type) == (config.task, config.output_type)
         shots = 0 if config.output_type == "loglikelihood_rolling" else config.num_fewshot or 0
         assert found.shots(None) == shots
@@ -153,7 +152,7 @@ def test_of_installed_tasks_the_compiler_knows_what_lm_eval_makes_of_them() -> N
         drawn = shots > 0 and config.fewshot_config.sampler != "first_n"
         if config.output_type == "generate_until":
             drawn |= bool(normalize_gen_kwargs(config.generation_kwargs)["do_sample"])
-        if drawn or not list(functions([value for value, _ in found.fields.values()])):
+        if drawn or not list(functions(found.values)):
             assert draws(found, root, num_fewshot=None) == drawn, name
             compared[drawn] += 1
     assert compared[False] > 50
@@ -162,10 +161,10 @@ def test_of_installed_tasks_the_compiler_knows_what_lm_eval_makes_of_them() -> N
 
 def test_common_tasks_are_the_same_with_every_seed() -> None:
     for name in ("arc_easy", "arc_challenge", "hellaswag", "piqa", "winogrande", "boolq", "lambada_openai", "sciq"):
-        for task in single_tasks(name, stock_folder()):
+        for task in read_task(name, stock_folder()).tasks:
             assert not draws(task, stock_folder(), num_fewshot=None)
             assert draws(task, stock_folder(), num_fewshot=5)
-    assert all(not draws(task, stock_folder(), num_fewshot=5) for task in single_tasks("mmlu", stock_folder()))
+    assert all(not draws(task, stock_folder(), num_fewshot=5) for task in read_task("mmlu", stock_folder()).tasks)
 
 
 def test_what_lm_eval_resamples_is_known() -> None:
@@ -177,4 +176,4 @@ def test_what_lm_eval_resamples_is_known() -> None:
     assert closed >= _FORMULA & AGGREGATION_REGISTRY.keys()
     for metric in _FORMULA_METRICS - {"acc_all"}:
         assert "<lambda>" not in repr(stderr_for_metric(get_metric_aggregation(metric), 10)), metric
-    assert bootstraps(single_tasks("lambada_openai", stock_folder())[0])
+    assert bootstraps(read_task("lambada_openai", stock_folder()).tasks[0])
