@@ -5,25 +5,15 @@ A teacher that the spec trains itself needs none: it is a Llama, of which every 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib import metadata
 
 from boomspec.compile.records import Builder
 from boomspec.core.graph import CODE
-from boomspec.core.layers import Plan, evenly_spaced, plan_of, teacher_layers
-from boomspec.core.tasks import (
-    Baseline,
-    BuiltSize,
-    Check,
-    Dequantize,
-    Distill,
-    Interpolate,
-    LaCo,
-    Outline,
-    Record,
-    Subset,
-)
+from boomspec.core.layers import Plan, evenly_spaced, plan_of
+from boomspec.core.tasks import BuiltSize, Check, Outline, Record
+from boomspec.core.tasks.record import Assembled, Copied
 from boomspec.models.facts import ModelFacts
 from boomspec.models.outline import config_text, outline
 
@@ -41,9 +31,9 @@ def add_check(build: Builder, teacher: str, kept: tuple[int, ...] | None, studen
         return
     facts, given = build.facts[teacher], build.facts.get(student or "")
     kept = kept or evenly_spaced(max(1, facts.count // 2), facts.count)
-    sizes = tuple(dict.fromkeys(_sizes(build, facts))) or ((_half(kept, facts.count), False),)
-    builds = [node.task.record.build for node in waiting if isinstance(node.task.record, Baseline)]
-    merged = any(isinstance(built, LaCo) for built in builds)
+    models = [model for node in waiting if isinstance(model := node.task.record.model(), Assembled)]
+    sizes = tuple(dict.fromkeys(_sizes(models, facts))) or ((_half(kept, facts.count), False),)
+    merged = any(model.merged for model in models)
     record = build.file.once(
         ("check", id(facts), id(given), kept, sizes, merged), lambda: _record(facts, given, kept, sizes, merged)
     )
@@ -58,7 +48,8 @@ def add_check(build: Builder, teacher: str, kept: tuple[int, ...] | None, studen
 def _source(build: Builder, model: str) -> str:
     """The source behind a model that is dequantised first."""
     node = build.nodes.get(model)
-    return node.task.inputs["model"] if node is not None and isinstance(node.task.record, Dequantize) else model
+    copied = node.task.record.model() if node is not None else None
+    return node.task.inputs[copied.role] if node is not None and isinstance(copied, Copied) else model
 
 
 def _record(
@@ -82,16 +73,11 @@ def _outline(facts: ModelFacts) -> Outline:
     return Outline(config=config_text(facts.written), tensors=outline(facts.stored), tied=facts.tied)
 
 
-def _sizes(build: Builder, facts: ModelFacts) -> Iterator[tuple[Plan, bool]]:
-    """What the tasks of an experiment build; a student that is trained begins as layers of its teacher."""
-    for node in build.nodes.values():
-        match node.task.record:
-            case Interpolate(plan=plan, tied=tied):
-                yield plan, tied
-            case Baseline(build=Subset(plan=plan)):
-                yield plan, facts.tied
-            case Distill(kept=kept):
-                yield teacher_layers(kept), facts.tied
+def _sizes(models: Iterable[Assembled], facts: ModelFacts) -> Iterator[tuple[Plan, bool]]:
+    """What is built; a student that is trained begins as layers of its teacher."""
+    for model in models:
+        if not model.merged:
+            yield model.plan, facts.tied if model.tied is None else model.tied
 
 
 def _half(kept: tuple[int, ...], layers: int) -> Plan:

@@ -25,6 +25,7 @@ from boomspec.core.files import write_atomically
 from boomspec.core.identity import canonical_plain, canonical_texts, digest, text_digest
 from boomspec.core.sizes import Lineage
 from boomspec.core.tasks import Record
+from boomspec.core.tasks.cost import Cost as Cost
 
 CODE = "code"  # of a source's identity: digests of the code that the spec trusts, by file name; of a task's options
 SCHEMA_VERSION = 2
@@ -125,31 +126,6 @@ def fewest_workers(options: Mapping[str, Any]) -> int:
     # Of a model that is cut over the workers, each would hold more when some are missing.
     cut = options.get("parallel") == "fsdp" or options.get("teacher") == "sharded"
     return int(options.get("min_workers") or (options.get("workers", 1) if cut else 1))
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one task takes, as far as it can be told beforehand. Never part of an identity.
-
-    flops: floating-point operations, a multiply-add counted as two. memory: bytes of the largest moment, by what
-    holds them ("weights", "gradients", "optimizer", "activations", "head", "teacher", "cache"). disk: bytes of the
-    artifact. tokens: that go through the model, and how many of them are real (None: not known before a run).
-    """
-
-    flops: int = 0
-    memory: dict[str, int] = field(default_factory=dict)
-    disk: int = 0
-    read: int = 0  # bytes
-    tokens: int = 0
-    real_tokens: int | None = 0
-    flops_per_real_token: int = 0  # that `flops` counts for each of `tokens`, and that padding does not take
-    scratch: int = 0  # bytes of disk while it runs, beside the artifact: checkpoints
-    unknown: str = ""  # what cannot be told, and why; then `flops` and `tokens` are what is known of them
-
-    @property
-    def peak(self) -> int:
-        """Bytes of memory in the largest moment."""
-        return sum(self.memory.values())
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from boomspec.core.graph import Cost, TaskGraph
-from boomspec.core.tasks import Distill, Evaluate, HeldOut, Record
+from boomspec.core.tasks import Record
 from boomspec.store import Store
 
 _SCANNED = 1 << 25  # bytes of a stream at most; longer ones are judged by their beginning
@@ -30,27 +30,24 @@ def refined(cost: Cost | None, record: Record, inputs: Mapping[str, str], store:
     if cost is None or not cost.flops_per_real_token or "tokens" not in inputs:
         return cost
     try:
-        return _counted(cost, record, store, inputs["tokens"])
+        return record.counted(cost, _Text(store, inputs["tokens"]))
     except (OSError, ValueError, KeyError, TypeError):
         return cost
 
 
-def _counted(cost: Cost, record: Record, store: Store, tokens: str) -> Cost:
-    if isinstance(record, Evaluate) and isinstance(record.measure, HeldOut):
-        limit = record.measure.max_tokens
-        held_out = _meta(store, tokens)["held_out"]["tokens"]
-        real = max(0, (held_out if limit is None else min(limit, held_out)) - 1)
-        return replace(_with(cost, real), tokens=real, unknown="")
-    if isinstance(record, Distill):
-        length = record.recipe.sequence_length
-        return _with(cost, round(record.recipe.steps * record.recipe.sequences * _mean_labels(store, tokens, length)))
-    return cost
+@dataclass(frozen=True)
+class _Text:
+    """What the token artifact `tokens` says of its text."""
 
+    store: Store
+    tokens: str
 
-def _with(cost: Cost, real: int) -> Cost:
-    """Counted for the real tokens, no longer for all."""
-    more = cost.flops_per_real_token * (real - cost.tokens)
-    return replace(cost, flops=cost.flops + more, real_tokens=real, flops_per_real_token=0)
+    @property
+    def held_out(self) -> int:
+        return int(_meta(self.store, self.tokens)["held_out"]["tokens"])
+
+    def mean_labels(self, length: int) -> float:
+        return _mean_labels(self.store, self.tokens, length)
 
 
 @lru_cache(1 << 10)

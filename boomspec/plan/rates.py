@@ -26,7 +26,7 @@ from boomspec.core.files import write_atomically
 from boomspec.core.graph import Cost, Node
 from boomspec.core.json_text import json_text
 from boomspec.core.machine import cpu_model, host
-from boomspec.core.tasks import KINDS, Evaluate, LmEval, Pretrain, Record
+from boomspec.core.tasks import KINDS, Record
 from boomspec.plan.fit import Seen, line_of
 from boomspec.plan.known_costs import refined
 from boomspec.store import Store
@@ -36,7 +36,7 @@ CALIBRATION_SCHEMA = 1
 Origin = Literal["measured", "calibration", "table", "usual"]
 _USED = 30  # artifacts of one kind
 # Of one core of a machine that nothing is known of, operations or bytes a second: right within a factor of a few.
-_USUAL_TRAINING, _USUAL_MEASURING, _USUAL_COPYING, _USUAL_TOKENIZING = 1e10, 2e10, 4e8, 3e6
+_USUAL_TRAINING, _USUAL_MEASURING, _USUAL_COPYING = 1e10, 2e10, 4e8
 _MOST_FIXED = 20.0  # seconds that a task of no work takes, where that was not calibrated
 _MOST_OF_STARTUP = 2.0  # times what was calibrated: more processes start at the same time
 _USUAL_STARTUP = 5.0
@@ -82,7 +82,7 @@ class Rates:
         on_gpu = node.execution.gpus > 0
         if on_gpu and device is None:
             return None
-        work, kind = _work(node.task.record, cost), _kind(node.task.record)
+        work, kind = node.task.record.work(cost), _kind(node.task.record)
         if work is None:
             return None
         place = device.name if on_gpu and device is not None else cpu_model()
@@ -99,7 +99,7 @@ class Rates:
 
     def _by_calibration(self, node: Node, cost: Cost, share: float) -> Duration | None:
         known = self.calibration
-        if known is None or node.task.kind == "tokenize":
+        if known is None or node.task.record.bytes_a_second is not None:
             return None
         if cost.flops:
             rate = known.training if node.task.record.trains else known.measuring
@@ -111,7 +111,7 @@ class Rates:
     def _usual(self, node: Node, cost: Cost, device: Device | None) -> tuple[float | None, Origin]:
         """Seconds for a unit of a task's work as known without such tasks, and where from; None where unknown."""
         record, known = node.task.record, self.calibration
-        if isinstance(record, Evaluate) and isinstance(record.measure, LmEval):
+        if cost.unknown and not cost.flops and record.bytes_a_second is None:
             return None, "usual"  # how many tokens there are is not known
         if cost.flops and device is not None:
             return _by_table(record, cost, device, 1).seconds / cost.flops, "table"
@@ -121,8 +121,8 @@ class Rates:
             return (1 / known.measuring, "calibration") if known else (1 / _USUAL_MEASURING, "usual")
         if not cost.read + cost.disk:
             return None, "usual"
-        if record.kind == "tokenize":
-            return 1 / _USUAL_TOKENIZING, "usual"
+        if record.bytes_a_second is not None:
+            return 1 / record.bytes_a_second, "usual"
         return (1 / known.copying, "calibration") if known else (1 / _USUAL_COPYING, "usual")
 
     def _most_fixed(self, cost: Cost, *, known_rate: bool) -> float:
@@ -166,33 +166,15 @@ def save_calibration(store: Store, measured: Mapping[str, float]) -> None:
 
 
 def _by_table(record: Record, cost: Cost, device: Device, workers: int) -> Duration:
-    recipe = getattr(record, "recipe", None)
-    bf16 = getattr(recipe or record, "precision", "bf16") == "bf16"
-    kernels = getattr(record, "determinism", None)
+    precision, kernels = record.computes_in()
     share = TRAINING_SHARE if record.trains else MEASURING_SHARE
-    peak = device.peak(bf16=bf16, tf32=kernels is not None and kernels.tf32)
+    peak = device.peak(bf16=precision == "bf16", tf32=kernels is not None and kernels.tf32)
     return Duration(cost.flops / (share * peak * workers), "table")
 
 
 def _kind(record: Record) -> tuple[str, ...]:
     """Tasks of one kind are compared with each other."""
-    if isinstance(record, Evaluate) and isinstance(record.measure, LmEval):
-        measure = record.measure
-        return "evaluate", measure.task, str(measure.num_fewshot), str(measure.limit), record.precision
-    if isinstance(record, Evaluate):
-        return "evaluate", "", record.precision
-    recipe = getattr(record, "recipe", None)
-    return record.kind, "" if isinstance(record, Pretrain) or recipe is None else recipe.precision
-
-
-def _work(record: Record, cost: Cost) -> float | None:
-    if isinstance(record, Evaluate) and isinstance(record.measure, LmEval):
-        return float(cost.flops_per_real_token) or None
-    if cost.flops:
-        return float(cost.flops)
-    if cost.unknown and record.kind != "tokenize":
-        return None
-    return float(cost.read + cost.disk) or (1.0 if record.shows_numbers else None)
+    return record.kind, *record.pace()
 
 
 def _samples(store: Store, kind: str) -> list[tuple[tuple[str, ...], _Sample]]:
@@ -207,7 +189,7 @@ def _sample(store: Store, data: Mapping[str, Any]) -> tuple[tuple[str, ...], _Sa
         record = KINDS[task["kind"]].model_validate(task["params"])
         cost = refined(Cost(**made["cost"]), record, task["inputs"], store)
         device, share = _place(made)
-        work = None if cost is None else _work(record, cost)
+        work = None if cost is None else record.work(cost)
         seconds = float(made["seconds"])
         if work is None or device is None or not 0 < seconds < math.inf:  # a clock may have been set back meanwhile
             return None

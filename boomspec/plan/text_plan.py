@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from boomspec.core.errors import BoomspecError
 from boomspec.core.format import shown_count
 from boomspec.core.graph import Node, Source, TaskGraph
-from boomspec.core.tasks import Distill, Pretrain, Tokenize
+from boomspec.core.tasks import Tokenize
 from boomspec.models.text_start import text_start
 from boomspec.store import Store
 
@@ -129,11 +129,9 @@ def _beginning(record: Tokenize, tokenizer: Source | None) -> tuple[str, tuple[s
 def _passes(graph: TaskGraph, tokens_id: str, tokens: int | None) -> dict[str, float]:
     found: dict[str, float] = {}
     for node in graph.nodes.values():
-        record = node.task.record
-        if isinstance(record, Pretrain | Distill) and node.task.inputs["tokens"] == tokens_id and tokens:
-            padded = isinstance(record, Distill) and record.faithful is not None and record.faithful.padding
-            times = record.recipe.tokens / tokens
-            if times > 1.005 and not padded:  # the last document is read whole: less is a matter of rounding
+        if node.task.inputs.get("tokens") == tokens_id and tokens:
+            times = node.task.record.text_tokens() / tokens
+            if times > 1.005:  # the last document is read whole: less is a matter of rounding
                 found.setdefault(node.name, times)
     return found
 

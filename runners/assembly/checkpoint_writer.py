@@ -24,12 +24,12 @@ from functools import cache
 from pathlib import Path
 
 from boomspec.core.errors import BoomspecError
+from boomspec.core.work_sizes import COPY_BUFFER
 from boomspec.models.checkpoint import FLOAT_BYTES, TensorEntry, encode_header
 from boomspec.models.files import INDEX, SINGLE
 from runners.assembly.dtypes import convert
 
 _BLOCK = 4096  # of the file systems in use
-_BUFFER = 2**18  # measured on ext4: 1 MB and more is slower
 # What copy_file_range says between file systems, where one of them or the kernel does not know it, or a sandbox forbids
 # it. Whether that was the reason shows the ordinary way of copying.
 _NOT_IN_KERNEL = {
@@ -166,9 +166,9 @@ def _write(source: TensorEntry, dtype: str, places: Sequence[_Place]) -> None:
 
 
 def _convert(read: int, write: int, source: TensorEntry, dtype: str, start: int) -> None:
-    for at in range(source.start, source.end, _BUFFER):
-        data = os.pread(read, min(_BUFFER, source.end - at), at)
-        if len(data) < min(_BUFFER, source.end - at):
+    for at in range(source.start, source.end, COPY_BUFFER):
+        data = os.pread(read, min(COPY_BUFFER, source.end - at), at)
+        if len(data) < min(COPY_BUFFER, source.end - at):
             raise _became_shorter(source)
         try:
             converted = convert(data, source.dtype, dtype)
@@ -184,7 +184,7 @@ def _copy(source: int, target: int, start: int, place: int, count: int) -> None:
         copied = _copy_in_kernel(source, target, start, place, count)
         start, place, count = start + copied, place + copied, count - copied
     while count:
-        data = os.pread(source, min(_BUFFER, count), start)
+        data = os.pread(source, min(COPY_BUFFER, count), start)
         if not data:
             raise BoomspecError("a checkpoint became shorter while it was read")
         _put(target, data, place)

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from boomspec.core.work_sizes import MEASURED_LOGITS
 from runners.data.tokens import repeated, stride
 from runners.modeling.head import Head, check_head
 from runners.modeling.hidden_states import trunk
@@ -37,7 +38,6 @@ from runners.runtime.statistics import weighted_mean, weighted_stderr
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_LOGITS = 2**24  # fp32 logits in memory at once: 64 MiB
 _IGNORED = -100
 
 
@@ -131,7 +131,7 @@ def windows(tokens: int, sequence_length: int, prefix: Sequence[int] = ()) -> in
 
 def _token_losses(model: PreTrainedModel, head: Head, inputs_BT: Tensor, labels_BT: Tensor) -> Tensor:
     """-log p(label) in nats, [B, T] in fp32, 0 where ignored. Only a part of the logits exists at a time."""
-    rows = max(1, _LOGITS // head.vocabulary)
+    rows = max(1, MEASURED_LOGITS // head.vocabulary)
     hidden_ND, labels_N = trunk(model, inputs_BT).flatten(0, 1), labels_BT.flatten()
     losses = [
         cross_entropy(

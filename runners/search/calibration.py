@@ -10,12 +10,11 @@ from torch import Tensor
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.tasks import Calibration
+from boomspec.core.work_sizes import BATCH_SIZE
 from runners.data.tokens import TokenStream
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-_BATCH_SIZE = 8
 
 
 def calibration_batches(
@@ -35,5 +34,5 @@ def calibration_batches(
     if stream.vocabulary > (rows := model.get_input_embeddings().weight.shape[0]):
         raise BoomspecError(f"the tokens have a vocabulary of {stream.vocabulary}, but the teacher embeds {rows}")
     tokens_BT = stream.batch(0, sequences=wanted, sequence_length=length, seed=calibration.seed)[:, :-1]
-    size = options.get("batch_size", _BATCH_SIZE)
+    size = options.get("batch_size", BATCH_SIZE)
     return list(torch.from_numpy(tokens_BT).to(model.device).split(size))  # type: ignore[no-untyped-call]

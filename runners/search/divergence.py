@@ -1,6 +1,6 @@
 """How far candidates are from the teacher: the KL divergence of their next-token distributions.
 
-The teacher's distributions are computed once and held where they fit in `HELD_BYTES`; where they do not, its last
+The teacher's distributions are computed once and held where they fit in `HELD_LOGITS`; where they do not, its last
 hidden states are held and its head is applied again, chunk by chunk: then no more than a chunk of logits exists.
 
 Shapes: B sequences, T positions, N positions of any sequence, D hidden size, V vocabulary.
@@ -15,10 +15,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
+from boomspec.core.work_sizes import CHUNK_LOGITS, HELD_LOGITS
 from runners.modeling.head import Head
-
-HELD_BYTES = 2**30
-CHUNK_LOGITS = 2**22  # logits of one chunk: 16 MiB a copy in fp32
 
 Direction = Literal["teacher_to_candidate", "candidate_to_teacher"]
 Positions = Literal["all", "last"]
@@ -42,7 +40,7 @@ class Divergence:
         direction: Direction,
         positions: Positions,
         reduction: Reduction,
-        held_bytes: int = HELD_BYTES,
+        held_bytes: int = HELD_LOGITS,
         chunk_logits: int = CHUNK_LOGITS,
     ) -> None:
         self._rows = max(1, chunk_logits // head.vocabulary)  # positions of a chunk

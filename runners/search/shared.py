@@ -3,7 +3,7 @@
 Plans that begin with the same layers have the same hidden states there. Within one `run` the plans are taken
 in sorted order, which is a depth-first walk through the tree of their prefixes: a state is computed once and
 dropped when no plan that is left begins with its prefix. From one `run` to the next, states that the caller
-names are kept in host memory, as many as `CACHE_BYTES` holds; the rest is computed again.
+names are kept in host memory, as many as `HELD_STATES` holds; the rest is computed again.
 
 The number of layers that are run depends on the plans alone, not on the size of a batch.
 
@@ -20,9 +20,8 @@ import torch
 from torch import Tensor
 
 from boomspec.core.layers import Owner, Plan
+from boomspec.core.work_sizes import HELD_STATES
 from runners.modeling.layerwise import Batch, take_apart
-
-CACHE_BYTES = 4 * 2**30
 
 # visit(number of the batch, plan, hidden_BTD that the plan's head reads)
 Visit = Callable[[int, Plan, Tensor], None]
@@ -36,7 +35,7 @@ class SharedForward:
     """
 
     def __init__(
-        self, models: Mapping[Owner, Any], batches: Sequence[Tensor], *, cache_bytes: int = CACHE_BYTES
+        self, models: Mapping[Owner, Any], batches: Sequence[Tensor], *, cache_bytes: int = HELD_STATES
     ) -> None:
         self.parts = {owner: take_apart(model, batches[0]) for owner, model in models.items()}
         self.batches = batches

@@ -19,6 +19,7 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.tasks import Dequantize
+from boomspec.core.work_sizes import DEQUANTIZED_SHARD
 from boomspec.models.checkpoint import TensorEntry, read_checkpoint
 from boomspec.models.facts import read_config
 from boomspec.models.files import CONFIG, INDEX, SINGLE
@@ -26,8 +27,6 @@ from boomspec.models.quantized import Dequantized, dequantized, without_quantiza
 from runners.modeling.foreign_code import copy_travelling
 from runners.modeling.models import MODEL, model_folder
 from runners.runtime.context import Context, Progress
-
-_SHARD_BYTES = 2 * 10**9
 
 
 def run(context: Context[Dequantize]) -> None:
@@ -38,7 +37,9 @@ def run(context: Context[Dequantize]) -> None:
     (target / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def write_whole(source: Path, target: Path, *, dtype: str, progress: Progress, shard_bytes: int = _SHARD_BYTES) -> None:
+def write_whole(
+    source: Path, target: Path, *, dtype: str, progress: Progress, shard_bytes: int = DEQUANTIZED_SHARD
+) -> None:
     """Write the weights of `source` into the folder `target`, dequantised to `dtype` where they are quantised."""
     found = dequantized(read_config(source), read_checkpoint(source), str(source), dtype=dtype)
     target.mkdir()

@@ -25,6 +25,7 @@ from boomspec.core.json_text import computed_json
 from boomspec.core.layers import TEACHER, teacher_layers
 from boomspec.core.losses import Losses
 from boomspec.core.tasks import Distill, Faithful, Precision
+from boomspec.core.work_sizes import SIMILARITY_WINDOWS
 from boomspec.models.facts import read_facts
 from boomspec.models.published import STUDENT_CONFIG
 from runners.assembly.assemble import assemble
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SIMILARITY = "similarity.json"
-_SIMILARITY_WINDOWS = 8
 _HOST = torch.device("cpu")  # where a model is loaded before it is cut over the workers
 _NOT_FAITHFUL = Faithful(padding=False, kl_on_padding=False, summed_micro_batches=1)
 
@@ -215,7 +215,7 @@ def similarity_batch(tokens: Path, sequence_length: int) -> Tensor:
     """tokens_BT that the similarity is measured on: held-out windows; training ones where none is held out."""
     held_out, train_stream = TokenStream(tokens, "held_out"), TokenStream(tokens)
     stream = held_out if held_out.windows(sequence_length) else train_stream
-    windows = min(_SIMILARITY_WINDOWS, stream.windows(sequence_length))
+    windows = min(SIMILARITY_WINDOWS, stream.windows(sequence_length))
     return torch.from_numpy(stream.batch(0, sequences=windows, sequence_length=sequence_length, seed=0)[:, :-1])
 
 

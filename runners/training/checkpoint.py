@@ -31,9 +31,10 @@ from torch import Tensor
 
 from boomspec.core.files import flush
 from boomspec.core.identity import file_digest
+from boomspec.core.work_sizes import KEPT_CHECKPOINTS
 from runners.runtime.disk_full import explained
 from runners.training.process_group import ALONE, Team
-from runners.training.remote_checkpoint import KEPT_CHECKPOINTS, PART, STATE, ResumeMirror, step_of
+from runners.training.remote_checkpoint import PART, STATE, ResumeMirror, step_of
 
 _ROWS = "rows"  # in a file's header: {name: [first row, row behind the last, rows in all]}
 _KINDS = ("weights", "moments")

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.tasks import Optimizer, Recipe
+from boomspec.core.work_sizes import MICRO_BATCH
 from runners.runtime.context import Context
 from runners.runtime.device import autocast
 from runners.training import checkpoint as resume
@@ -33,7 +34,6 @@ from runners.training.losses import NO_LABEL
 from runners.training.parallel import Spread
 
 METRICS = "metrics.jsonl"
-MICRO_BATCH = 8  # sequences
 CHECKPOINT_SECONDS = 60.0
 _CHECKPOINT_SHARE = 0.05  # of the time at most, however large the model: it is hashed and flushed to the disk
 _TOLD_SECONDS = 10.0  # between checkpoints: fewer than these need no word

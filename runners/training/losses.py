@@ -20,14 +20,11 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
 from boomspec.core.losses import KL, CrossEntropy, HiddenCosine, Losses
+from boomspec.core.work_sizes import CHUNK_LOGITS, LEAST_CHUNK
 from runners.modeling.head import Head
 from runners.modeling.hidden_states import Pair, Point
 
 NO_LABEL = -100
-CHUNK_LOGITS = 2**22  # logits of one chunk: 16 MB a copy in fp32, and there are about seven copies
-# Positions of the smallest chunk. Each chunk adds a gradient as large as the head to the sum: with fewer
-# positions that traffic outweighs the matrix products (CPU: measured; CUDA: by arithmetic).
-LEAST_CHUNK = {"cpu": 64, "cuda": 512}
 
 
 def cross_entropy(term: CrossEntropy, logits_NV: Tensor, teacher_logits_NV: Tensor | None, labels_N: Tensor) -> Tensor:

@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING
 
 from boomspec.core.errors import first_line
 from boomspec.core.graph import Node
+from boomspec.core.work_sizes import KEPT_CHECKPOINTS
 from boomspec.store import Store
 
 if TYPE_CHECKING:
     from boomspec.store.bucket import Bucket, Entry
     from runners.runtime.context import Progress
 
-KEPT_CHECKPOINTS = 2
 STATE = "state.json"
 PART = ".part-"
 _PAYLOAD = "payload"

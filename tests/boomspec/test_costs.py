@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from boomspec.compile.cost import memory
-from boomspec.compile.cost.pricing import AFTER_TOKENIZE, REQUESTS
 from boomspec.compile.cost.shapes import Models, UnknownCostError
 from boomspec.core import machine
 from boomspec.core.devices import DEVICES, device_seen_as
 from boomspec.core.format import shown_count, shown_flops, shown_seconds
 from boomspec.core.graph import Cost, Execution, Node, Task, TaskGraph
 from boomspec.core.tasks import Evaluate, HeldOut
+from boomspec.core.tasks.cost import AFTER_TOKENIZE
+from boomspec.core.tasks.evaluate import REQUESTS
 from boomspec.models.facts import total_parameters
 from boomspec.plan.forecast import Machine, forecast
 from boomspec.plan.known_costs import refined

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from boomspec.compile.cost import memory, pricing
 from boomspec.compile.cost.pricing import priced
 from boomspec.core.graph import Cost, Execution, Node, Source, Task
 from boomspec.core.losses import KL, CrossEntropy, HiddenCosine, Losses
@@ -31,16 +30,12 @@ from boomspec.core.tasks import (
 from boomspec.models.facts import read_facts
 from boomspec.plan.known_costs import refined
 from boomspec.store import FolderStore
-from runners.assembly import checkpoint_writer as copying
 from runners.cli import calibrate
 from runners.data.tokens import TokenStream
 from runners.evaluation import held_out
 from runners.modeling.models import load_frozen
 from runners.runtime.device import frozen_dtype
-from runners.search import divergence, shared
 from runners.tasks import distill, evaluate, pretrain, search
-from runners.training import loop as training
-from runners.training import losses
 from runners.training.loop import train
 from runners.training.losses import weights
 from runners.training.parallel import lightened
@@ -303,20 +298,6 @@ def test_memory_of_a_measurement_is_what_is_alive(tmp_path: Path, precision: str
             progress=tiny.context(tmp_path / "c").progress,
         )
     assert cost(folder, record, role="model", batch_size=8).peak == pytest.approx(alive.peak, rel=0.15)
-
-
-# --- what the two rooms both say --------------------------------------------------------------------
-
-
-def test_the_numbers_that_costs_take_over_from_the_runners_are_theirs() -> None:
-    assert memory._CHUNK_LOGITS == losses.CHUNK_LOGITS
-    assert {False: losses.LEAST_CHUNK["cpu"], True: losses.LEAST_CHUNK["cuda"]} == memory._LEAST_CHUNK
-    assert memory._MEASURED_LOGITS == held_out._LOGITS
-    assert pricing._MICRO_BATCH == training.MICRO_BATCH
-    assert pricing._BATCH_SIZE == evaluate._BATCH_SIZE
-    assert pricing._SIMILARITY_WINDOWS == distill._SIMILARITY_WINDOWS
-    assert pricing._BUFFER == copying._BUFFER
-    assert (pricing._HELD_LOGITS, pricing._HELD_STATES) == (divergence.HELD_BYTES, shared.CACHE_BYTES)
 
 
 def architecture(**fields: Any) -> Architecture:

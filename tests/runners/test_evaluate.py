@@ -143,7 +143,7 @@ def test_max_tokens_measures_the_first_tokens_and_the_bytes_of_their_text(measur
 
 def test_neither_batch_size_nor_the_chunks_of_logits_change_the_loss(measure_text, monkeypatch):
     expected = measure_text("one", batch_size=1)
-    monkeypatch.setattr(held_out, "_LOGITS", 320 * 5)  # five positions at a time
+    monkeypatch.setattr(held_out, "MEASURED_LOGITS", 320 * 5)  # five positions at a time
     assert measure_text("two", batch_size=4)["loss,none"] == pytest.approx(expected["loss,none"], rel=1e-6)
 
 

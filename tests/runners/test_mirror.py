@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from boomspec.core.graph import Node, Task, TaskGraph
+from boomspec.core.work_sizes import KEPT_CHECKPOINTS
 from boomspec.store import FolderStore, open_store
 from boomspec.store.bucket import Bucket
 from boomspec.store.leases import shown
@@ -25,7 +26,7 @@ from runners.runtime.context import Context
 from runners.runtime.relay import Relay
 from runners.tasks import distill
 from runners.training.process_group import STOP, WORKERS
-from runners.training.remote_checkpoint import KEPT_CHECKPOINTS, STATE, ResumeMirror
+from runners.training.remote_checkpoint import STATE, ResumeMirror
 from tests.runners import tiny
 from tests.runners.corpora import record as record_of_tokens
 from tests.runners.corpora import write_texts

@@ -17,8 +17,10 @@ A frozen embedding saves nothing in the layers: the first norm's weight is train
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from boomspec.compile.cost.shapes import Model
+if TYPE_CHECKING:
+    from boomspec.compile.cost.shapes import Model
 
 _REMEMBERED = 1 << 14  # a sweep has few different models
 
@@ -34,16 +36,5 @@ def forward_and_backward(model: Model, length: int) -> int:
     return sum(6 * layer.matrices + 14 * length * layer.queries for layer in model.layers)
 
 
-def head(model: Model) -> int:
-    """For one token, without gradients."""
-    return 2 * model.projection
-
-
 def head_and_gradients(model: Model, *, trained: bool) -> int:
     return (6 if trained else 4) * model.projection
-
-
-@lru_cache(_REMEMBERED)
-def layer_forward(model: Model, length: int) -> float:
-    """Of the mean layer, for one token."""
-    return forward(model, length) / len(model.layers)

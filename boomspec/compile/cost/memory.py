@@ -34,12 +34,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from boomspec.compile.cost.shapes import Layer, Model
+from boomspec.core.work_sizes import CHUNK_LOGITS, LEAST_CHUNK, MEASURED_LOGITS
 
-_CHUNK_LOGITS = 2**22  # as in runners/training/losses.py; tests hold the two together
-_LEAST_CHUNK = {False: 64, True: 512}  # by whether it is on a GPU
-_MEASURED_LOGITS = 2**24  # as in runners/evaluation/held_out.py
+if TYPE_CHECKING:
+    from boomspec.compile.cost.shapes import Layer, Model
+
 _REMEMBERED = 1 << 12
 
 Memory = dict[str, int]
@@ -74,7 +75,7 @@ def training(model: Model, step: Training, teacher: Model | None = None) -> Memo
     if teacher is not None:
         always["teacher"] = _frozen(teacher, step.teacher_shards) * (2 if step.bf16 else 4)
     if cut > 1:  # parameters and gradients of what is not a layer, and of the layer that computes and the next one
-        rest = model.embedding + model.norm + model.head
+        rest = model.embedding + model.norm + model.own_head
         always["gathered"] = 8 * (rest + 2 * max(layer.parameters for layer in model.layers))
     head_cache, cache = _caches(model, step, head_trained)
     gradients = 4 * trained // cut if step.micro_batches > 1 or step.ddp else 0
@@ -117,11 +118,11 @@ def _frozen(teacher: Model, shards: int) -> int:
 
 
 @lru_cache(_REMEMBERED)
-def measuring(model: Model, *, bf16: bool, tokens: int, chunked_head: bool = True) -> Memory:
+def measuring(model: Model, *, bf16: bool, tokens: int) -> Memory:
     """Bytes at the largest moment of a forward pass over `tokens` tokens, without gradients."""
     width = 2 if bf16 else 4
     widest = max(3 * layer.inner + 2 * model.hidden for layer in model.layers)
-    rows = min(tokens, max(1, _MEASURED_LOGITS // model.vocabulary)) if chunked_head else 0
+    rows = min(tokens, max(1, MEASURED_LOGITS // model.vocabulary))
     logits = rows * model.vocabulary * 8  # in fp32, and their log-softmax
     hidden = tokens * model.hidden * width
     moments = [{"activations": tokens * widest * width}, {"activations": hidden, "head": logits}]
@@ -165,7 +166,7 @@ def _chunk(model: Model, step: Training, head_trained: bool) -> int:
     In the backward pass: what is kept, and three gradients.
     """
     narrow = 2 if step.bf16 else 4
-    rows = min(step.tokens, max(_LEAST_CHUNK[step.on_gpu], _CHUNK_LOGITS // model.vocabulary))
+    rows = min(step.tokens, max(LEAST_CHUNK["cuda" if step.on_gpu else "cpu"], CHUNK_LOGITS // model.vocabulary))
     if not (step.cross_entropy or step.kl):
         return 0
     ahead = narrow + 4 * step.cross_entropy + (narrow + 5 * 4) * step.kl

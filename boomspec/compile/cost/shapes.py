@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from boomspec.compile.cost import flops, memory
 from boomspec.core.layers import STUDENT, TEACHER, Owner, Plan
 from boomspec.models.checkpoint import TensorEntry
 from boomspec.models.facts import ModelFacts
@@ -60,7 +61,7 @@ class Model:
     vocabulary: int
     embedding: int  # elements of everything in front of the layers
     norm: int  # elements behind the layers
-    head: int  # elements of a head of its own; 0 where it is tied
+    own_head: int  # elements of a head of its own; 0 where it is tied
     rest_bytes: int  # of embedding, norm and head, as stored
     width: int  # bytes of a stored element, of most
     rotary: bool
@@ -69,11 +70,11 @@ class Model:
 
     @property
     def tied(self) -> bool:
-        return self.head == 0
+        return self.own_head == 0
 
     @property
     def parameters(self) -> int:
-        return self.embedding + self.norm + self.head + sum(layer.parameters for layer in self.layers)
+        return self.embedding + self.norm + self.own_head + sum(layer.parameters for layer in self.layers)
 
     @property
     def bytes(self) -> int:
@@ -88,6 +89,19 @@ class Model:
     def projection(self) -> int:
         """Elements of the matrix from hidden states to logits."""
         return self.hidden * self.vocabulary
+
+    @property
+    def depth(self) -> int:
+        return len(self.layers)
+
+    def forward(self, length: int) -> int:
+        return flops.forward(self, length)
+
+    def head(self) -> int:
+        return 2 * self.projection
+
+    def measuring(self, *, bf16: bool, tokens: int) -> dict[str, int]:
+        return dict(memory.measuring(self, bf16=bf16, tokens=tokens))
 
 
 class Models:
@@ -122,9 +136,9 @@ class Models:
         layers = tuple(owners[layer.owner].layers[layer.index] for layer in plan)
         key = (base, tied, *map(id, layers))
         if key not in self._made:
-            head = 0 if tied else base.head or base.projection
+            head = 0 if tied else base.own_head or base.projection
             rest = base.embedding + base.norm + head
-            made = Model(**{**vars(base), "layers": layers, "head": head, "rest_bytes": rest * base.width})
+            made = Model(**{**vars(base), "layers": layers, "own_head": head, "rest_bytes": rest * base.width})
             self._made[key] = self._same(made)
         self._asked[asked] = self._made[key]
         return self._made[key]
@@ -151,7 +165,7 @@ class Models:
             vocabulary=projections[-1].shape[0] if projections else vocabulary,
             embedding=sum(tensor.elements for tensor in facts.embedding),
             norm=sum(tensor.elements for tensor in facts.norm),
-            head=0 if facts.tied else sum(tensor.elements for tensor in facts.head),
+            own_head=0 if facts.tied else sum(tensor.elements for tensor in facts.head),
             rest_bytes=sum(tensor.bytes for tensor in rest),
             width=facts.embedding[0].bytes // max(1, facts.embedding[0].elements),
             rotary=sum(len(tensor.shape) == 2 for tensor in facts.embedding) == 1,

@@ -15,9 +15,9 @@ from boomspec.core.tasks.dequantize import Dequantize
 from boomspec.core.tasks.distill import Distill, Faithful
 from boomspec.core.tasks.evaluate import Evaluate, HeldOut, LmEval
 from boomspec.core.tasks.interpolate import Interpolate
-from boomspec.core.tasks.pretrain import Architecture, Pretrain
+from boomspec.core.tasks.pretrain import Pretrain
 from boomspec.core.tasks.recipe import Algorithms, Determinism, Optimizer, Precision, Recipe, Schedule
-from boomspec.core.tasks.record import Record
+from boomspec.core.tasks.record import Architecture, Record
 from boomspec.core.tasks.report import Cell, Report, Series
 from boomspec.core.tasks.search import Calibration, LayerChoice, PatchOrder, Search
 from boomspec.core.tasks.tokenize import Tokenize, TrainTokenizer

@@ -4,11 +4,15 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Discriminator
 
-from boomspec.core.layers import Plan
+from boomspec.core.layers import Plan, teacher_layers
+from boomspec.core.tasks.cost import MADE, Cost, Prices
 from boomspec.core.tasks.recipe import Determinism, Precision
-from boomspec.core.tasks.record import Record
+from boomspec.core.tasks.record import Assembled, Record
 from boomspec.core.tasks.search import Calibration
 from boomspec.core.types import Strict
+from boomspec.core.work_sizes import BATCH_SIZE, COPY_BUFFER
+
+_MERGES = "how many merges are tried"
 
 
 class Subset(Strict):
@@ -17,6 +21,12 @@ class Subset(Strict):
     type: Literal["subset"] = "subset"
     plan: Plan
     rest: Literal[True] | None = None  # as of an interpolation
+
+    def model(self) -> Assembled:
+        return Assembled(self.plan)
+
+    def cost(self, prices: Prices) -> Cost:
+        return prices.written(buffer=COPY_BUFFER, rest=bool(self.rest))
 
 
 class LaCo(Strict):
@@ -38,6 +48,14 @@ class LaCo(Strict):
     precision: Precision
     determinism: Determinism | None = None
 
+    def model(self) -> Assembled:
+        return Assembled(teacher_layers(range(self.layers)), merged=True)
+
+    def cost(self, prices: Prices) -> Cost:
+        teacher, tokens = prices.models["teacher"], min(BATCH_SIZE, self.calibration.sequences)
+        memory = teacher.measuring(bf16=self.precision == "bf16", tokens=tokens * self.calibration.sequence_length)
+        return Cost(memory=memory, disk=prices.models[MADE].bytes, read=teacher.bytes, unknown=_MERGES)
+
 
 class Baseline(Record):
     """A model made without training."""
@@ -47,3 +65,9 @@ class Baseline(Record):
     usual_work: ClassVar[int] = 10
 
     build: Annotated[Subset | LaCo, Discriminator("type")]
+
+    def model(self) -> Assembled:
+        return self.build.model()
+
+    def cost(self, prices: Prices) -> Cost:
+        return self.build.cost(prices)

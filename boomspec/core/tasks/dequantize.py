@@ -2,7 +2,9 @@
 
 from typing import ClassVar, Literal
 
-from boomspec.core.tasks.record import Record
+from boomspec.core.tasks.cost import MADE, Cost, Prices
+from boomspec.core.tasks.record import Copied, Record
+from boomspec.core.work_sizes import DEQUANTIZED_SHARD
 
 
 class Dequantize(Record):
@@ -13,3 +15,9 @@ class Dequantize(Record):
     usual_work: ClassVar[int] = 10
 
     dtype: Literal["bfloat16", "float16", "float32"]
+
+    def model(self) -> Copied:
+        return Copied("model")
+
+    def cost(self, prices: Prices) -> Cost:
+        return prices.written(buffer=min(DEQUANTIZED_SHARD, prices.models[MADE].bytes))

@@ -2,9 +2,11 @@
 
 from typing import ClassVar, Literal
 
+from boomspec.core.layers import teacher_layers
 from boomspec.core.losses import Losses
+from boomspec.core.tasks.cost import Cost, Prices, TextCounts
 from boomspec.core.tasks.recipe import Determinism, Recipe
-from boomspec.core.tasks.record import Record
+from boomspec.core.tasks.record import Assembled, Record
 from boomspec.core.types import Strict
 
 
@@ -32,3 +34,30 @@ class Distill(Record):
     recipe: Recipe
     faithful: Faithful | None = None
     determinism: Determinism | None = None
+
+    def model(self) -> Assembled:
+        return Assembled(teacher_layers(self.kept))
+
+    def cost(self, prices: Prices) -> Cost:
+        return prices.training(
+            self.recipe,
+            self.losses,
+            frozen_embedding=not self.train_embedding,
+            padding=self.pads,
+            kl_on_padding=self.faithful is not None and self.faithful.kl_on_padding,
+        )
+
+    def counted(self, cost: Cost, text: TextCounts) -> Cost:
+        rows = self.recipe.steps * self.recipe.sequences
+        return cost.counted(round(rows * text.mean_labels(self.recipe.sequence_length))) if self.pads else cost
+
+    def pace(self) -> tuple[str, ...]:
+        return (self.recipe.precision,)
+
+    def text_tokens(self) -> int:
+        return 0 if self.pads else self.recipe.tokens
+
+    @property
+    def pads(self) -> bool:
+        """Whether each row is one document with padding."""
+        return self.faithful is not None and self.faithful.padding

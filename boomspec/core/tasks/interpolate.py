@@ -3,7 +3,9 @@
 from typing import ClassVar, Literal
 
 from boomspec.core.layers import Plan
-from boomspec.core.tasks.record import Record
+from boomspec.core.tasks.cost import Cost, Prices
+from boomspec.core.tasks.record import Assembled, Record
+from boomspec.core.work_sizes import COPY_BUFFER
 
 
 class Interpolate(Record):
@@ -15,3 +17,9 @@ class Interpolate(Record):
     plan: Plan
     tied: bool
     rest: Literal[True] | None = None  # with the teacher's other parts, as the model that the teacher is
+
+    def model(self) -> Assembled:
+        return Assembled(self.plan, self.tied)
+
+    def cost(self, prices: Prices) -> Cost:
+        return prices.written(buffer=COPY_BUFFER, rest=bool(self.rest))

@@ -2,23 +2,10 @@
 
 from typing import ClassVar
 
+from boomspec.core.losses import CrossEntropy, Losses
+from boomspec.core.tasks.cost import Cost, Prices
 from boomspec.core.tasks.recipe import Determinism, Recipe
-from boomspec.core.tasks.record import Record
-from boomspec.core.types import Strict
-
-
-class Architecture(Strict):
-    """A Llama decoder (see `boomspec/models/architecture.py` for its tensors)."""
-
-    layers: int
-    hidden_size: int
-    intermediate_size: int
-    attention_heads: int
-    key_value_heads: int
-    vocabulary: int
-    context: int
-    tied: bool
-    initializer_range: float
+from boomspec.core.tasks.record import Architecture, Record
 
 
 class Pretrain(Record):
@@ -34,3 +21,12 @@ class Pretrain(Record):
     architecture: Architecture
     recipe: Recipe
     determinism: Determinism | None = None
+
+    def model(self) -> Architecture:
+        return self.architecture
+
+    def cost(self, prices: Prices) -> Cost:
+        return prices.training(self.recipe, Losses(cross_entropy=CrossEntropy()))
+
+    def text_tokens(self) -> int:
+        return self.recipe.tokens

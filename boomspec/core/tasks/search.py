@@ -1,12 +1,16 @@
 """The kind `search`: a choice of layers or of a patch order that needs data."""
 
+from math import comb
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Discriminator
 
+from boomspec.core.layers import patchable
+from boomspec.core.tasks.cost import Cost, Prices
 from boomspec.core.tasks.recipe import Determinism, Precision
 from boomspec.core.tasks.record import Record
 from boomspec.core.types import Strict
+from boomspec.core.work_sizes import BATCH_SIZE, HELD_LOGITS, HELD_STATES
 
 
 class Calibration(Strict):
@@ -32,6 +36,25 @@ class PatchOrder(Strict):
     positions: Literal["all", "last"]
     reduction: Literal["token_mean", "sequence_max"]
 
+    def layer_runs(self, layers: int) -> tuple[int, int]:
+        """Layers that are run on all calibration tokens, of a teacher of `layers`, and models whose head is applied.
+
+        Upper bounds: every candidate counts in full. `runners/search/shared.py` computes what candidates share once;
+        tests/benchmarks/search.py measures what that saves (0.34 to 0.41 of the layers were left).
+        """
+        kept, blocks = len(self.kept), len(patchable(self.kept, layers))
+        candidates = [self._candidates(blocks, patched) + 2 * (patched > 0) for patched in range(blocks)]
+        longer = (layers - kept) / max(1, blocks)  # by the mean block
+        run = sum(count * (kept + patched * longer) for patched, count in enumerate(candidates))
+        return layers + round(run), 1 + sum(candidates)
+
+    def _candidates(self, blocks: int, patched: int) -> int:
+        """Sets of patched blocks, without the two of the sequential orders that every size is compared with."""
+        if self.method == "exact" or patched == 0:
+            return comb(blocks, patched)
+        width = 1 if self.method == "klpatch" else self.width or 1
+        return min(comb(blocks, patched), min(width, comb(blocks, patched - 1)) * (blocks - patched + 1))
+
 
 class LayerChoice(Strict):
     """Score the teacher's layers and keep `count` of them. Inputs: teacher, tokens.
@@ -45,6 +68,13 @@ class LayerChoice(Strict):
     method: Literal["block_influence", "cosine_greedy"]
     count: int
 
+    def layer_runs(self, layers: int) -> tuple[int, int]:
+        """Layers that are run on all calibration tokens, of a teacher of `layers`, and models whose head is applied."""
+        if self.method == "block_influence":
+            return layers, 0
+        rounds = range(self.count + 1, layers + 1)  # in each, every layer but the first is left out once
+        return layers + sum((left - 1) * (left - 1) for left in rounds), 0
+
 
 class Search(Record):
     """A choice that needs data. Writes `search.json`; the compiler reads it and goes on with integers."""
@@ -57,3 +87,26 @@ class Search(Record):
     calibration: Calibration
     precision: Precision
     determinism: Determinism | None = None
+
+    def cost(self, prices: Prices) -> Cost:
+        teacher, student, width = (
+            prices.models["teacher"],
+            prices.models.get("student"),
+            2 if self.precision == "bf16" else 4,
+        )
+        length = self.calibration.sequence_length
+        tokens = self.calibration.sequences * length
+        rows = min(int(prices.options.get("batch_size", BATCH_SIZE)), self.calibration.sequences)
+        memory = teacher.measuring(bf16=self.precision == "bf16", tokens=rows * length)
+        runs, heads = self.choice.layer_runs(teacher.depth)
+        if isinstance(self.choice, PatchOrder):
+            measured = tokens if self.choice.positions == "all" else self.calibration.sequences
+            heads *= measured
+            logits, states = 2 * 4 * measured * teacher.vocabulary, tokens * teacher.hidden * width
+            memory["head"] = memory.get("head", 0) + (logits if logits <= HELD_LOGITS else states)
+            memory["states"] = min(HELD_STATES, states * len(patchable(self.choice.kept, teacher.depth)))
+        if student is not None:
+            memory["weights"] += student.parameters * width
+        work = runs * tokens * (teacher.forward(length) / teacher.depth) + heads * teacher.head()
+        read = teacher.bytes + (student.bytes if student is not None else 0)
+        return Cost(flops=round(work), memory=memory, read=read, tokens=tokens, real_tokens=tokens)

@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Literal
 
+from boomspec.core.tasks.cost import AFTER_TOKENIZE, Cost, Prices
 from boomspec.core.tasks.record import Record
 from boomspec.core.types import Strict
 
@@ -20,6 +21,7 @@ class Tokenize(Record):
     version: ClassVar[int] = 2
     reads_models: ClassVar[bool] = False
     usual_work: ClassVar[int] = 10
+    bytes_a_second: ClassVar[float | None] = 3e6
 
     text_field: str
     train_tokenizer: TrainTokenizer | None = None
@@ -29,3 +31,15 @@ class Tokenize(Record):
     held_out_offset: int
     bos: bool | None = None  # whether a document begins with the token for that; None: as the tokenizer itself does it
     on_bad_row: Literal["skip"] | None = None  # None: a row without text is an error
+
+    def cost(self, prices: Prices) -> Cost:
+        if self.max_tokens is None:
+            return Cost(read=prices.text_bytes, unknown=AFTER_TOKENIZE)
+        width = token_bytes(self.train_tokenizer.vocabulary) if self.train_tokenizer else prices.token_bytes
+        held_out = self.max_tokens // (self.held_out_every - 1) if self.held_out_every > 1 else 0
+        return Cost(read=prices.text_bytes, disk=width * (self.max_tokens + held_out))
+
+
+def token_bytes(vocabulary: int) -> int:
+    """Bytes of a token id in a stream."""
+    return 2 if vocabulary <= 1 << 16 else 4

@@ -1,0 +1,17 @@
+"""How much the bodies of tasks handle at a time. What a task costs follows from the same numbers."""
+
+from typing import Final
+
+MICRO_BATCH: Final = 8  # sequences of a training that go through the model at once, where a spec does not say
+BATCH_SIZE: Final = 8  # the same of a measurement
+SIMILARITY_WINDOWS: Final = 8  # windows on which a student's states are compared with its teacher's
+KEPT_CHECKPOINTS: Final = 2
+CHUNK_LOGITS: Final = 2**22  # of one chunk of the head loss: 16 MB a copy in fp32, and there are about seven copies
+# Positions of a chunk at least. Each chunk adds a gradient as large as the head to the sum: with fewer positions that
+# traffic outweighs the matrix products (CPU: measured; CUDA: by arithmetic).
+LEAST_CHUNK: Final = {"cpu": 64, "cuda": 512}
+MEASURED_LOGITS: Final = 2**24  # of held-out text that are in memory at once: 64 MiB in fp32
+HELD_LOGITS: Final = 2**30  # bytes of the teacher's logits that a search keeps; more are computed again
+HELD_STATES: Final = 4 * 2**30  # bytes of hidden states that a search keeps
+COPY_BUFFER: Final = 2**18  # bytes of a tensor that are copied at once; measured on ext4: 1 MB and more is slower
+DEQUANTIZED_SHARD: Final = 2 * 10**9  # bytes of one file of a model that is dequantised
