@@ -16,6 +16,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     GetJsonSchemaHandler,
     PlainSerializer,
     WithJsonSchema,
@@ -36,6 +37,11 @@ class Strict(BaseModel):
 
     # Building validators at first use keeps the start of the command line short: most models are nested in one.
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+
+def about(description: str, *examples: object, **options: Any) -> Any:
+    """pydantic's `Field` with a description, examples, and options such as `default` and the limits `ge`, `lt`."""
+    return Field(description=description, examples=list(examples) or None, **options)
 
 
 def _split(value: object, expected: str) -> tuple[float, str]:

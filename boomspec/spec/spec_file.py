@@ -9,13 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, field_validator, model_validator
 
 from boomspec.core.errors import Problem, SpecError
 from boomspec.core.graph import NAME
 from boomspec.core.memo import Once
 from boomspec.core.pinned_revisions import NO_PINS, Pins
-from boomspec.core.types import AlsoText, Strict
+from boomspec.core.types import AlsoText, Strict, about
 from boomspec.spec.document import Document
 from boomspec.spec.sections.baselines import BaselineItem, baseline_item
 from boomspec.spec.sections.data import DataSpec
@@ -38,77 +38,54 @@ class Spec(Strict):
     together (`boomspec.spec.experiments`), and no experiment has them.
     """
 
-    boomspec: Annotated[Literal[1], Field(description="Version of the spec language.")]
-    name: Annotated[
-        str, Field(description="Name of the experiment: letters, digits, dots, dashes.", examples=["qwen3-4b"])
-    ]
-    extends: Annotated[
-        str | None,
-        Field(
-            description="Another spec file, relative to this one, that this one changes: mappings merge, everything "
-            "else is replaced, null removes. Its variants and its sweep are not taken over.",
-            examples=["base.yaml"],
-        ),
-    ] = None
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1, description="Of weights, data order and evaluation.")] = 0
-    teacher: Annotated[TeacherSpec, Field(description="The large model.", examples=[{"model": "Qwen/Qwen3-4B-Base"}])]
-    student: Annotated[
-        StudentSpec,
-        Field(
-            description="The small model: layers of the teacher, or a model that exists.",
-            examples=[{"keep": {"every": 2, "first": 1, "last": 2}}, {"model": "Harvard-DCML/boomerang-qwen3-2.3B"}],
-        ),
-    ]
-    data: Annotated[
-        DataSpec | None,
-        Field(
-            description="The text for training and measuring; needed by whatever trains, searches or measures it.",
-            examples=[{"files": ["texts/*.jsonl"], "sequence_length": 2048, "held_out": {"every": 100}}],
-        ),
-    ] = None
-    distill: Annotated[
-        DistillSpec | None,
-        Field(
-            description="How the student is trained; left out for a student that exists.",
-            examples=[{"tokens": "2.1B", "batch_tokens": "4.2M"}],
-        ),
-    ] = None
-    interpolate: Annotated[InterpolateSpec, Field(description="Which sizes are built, in which order of blocks.")] = (
-        InterpolateSpec()
+    boomspec: Literal[1] = about("Version of the spec language.")
+    name: str = about("Name of the experiment: letters, digits, dots, dashes.", "qwen3-4b")
+    extends: str | None = about(
+        "Another spec file, relative to this one, that this one changes: mappings merge, everything "
+        "else is replaced, null removes. Its variants and its sweep are not taken over.",
+        "base.yaml",
+        default=None,
     )
-    evaluate: Annotated[
-        EvaluateSpec | None,
-        Field(
-            description="What is measured of every model; left out: nothing.",
-            examples=[{"tasks": ["arc_easy"], "held_out": {"max_tokens": "1M"}}],
-        ),
-    ] = None
-    baselines: Annotated[
-        tuple[Annotated[BaselineItem, BeforeValidator(baseline_item), AlsoText(*BaselineItem.model_fields)], ...],
-        Field(description="Controls, as names or {kind: settings}.", examples=[["naive_pruning", "random_init"]]),
-    ] = ()
-    determinism: Annotated[DeterminismSpec, Field(description="How far results have to be repeatable.")] = (
-        DeterminismSpec()
+    seed: int = about("Of weights, data order and evaluation.", default=0, ge=0, le=2**32 - 1)
+    teacher: TeacherSpec = about("The large model.", {"model": "Qwen/Qwen3-4B-Base"})
+    student: StudentSpec = about(
+        "The small model: layers of the teacher, or a model that exists.",
+        {"keep": {"every": 2, "first": 1, "last": 2}},
+        {"model": "Harvard-DCML/boomerang-qwen3-2.3B"},
     )
-    execution: Annotated[ExecutionSpec, Field(description="Where and how fast; never part of a result's identity.")] = (
-        ExecutionSpec()
+    data: DataSpec | None = about(
+        "The text for training and measuring; needed by whatever trains, searches or measures it.",
+        {"files": ["texts/*.jsonl"], "sequence_length": 2048, "held_out": {"every": 100}},
+        default=None,
     )
-    variants: Annotated[
-        dict[str, Any] | None,
-        Field(
-            description="Experiments that differ from this one in what is written here (null removes), by their names. "
-            "Tasks that they share run once.",
-            examples=[{"no-kl": {"distill": {"losses": {"kl": None}}}}],
-        ),
-    ] = None
-    sweep: Annotated[
-        dict[str, tuple[Any, ...]] | None,
-        Field(
-            description="A grid: fields by their dotted paths, each with the values that take its place. "
-            "Every variant is run at every point.",
-            examples=[{"seed": [0, 1, 2], "distill.optimizer.lr": [1e-4, 3e-4]}],
-        ),
-    ] = None
+    distill: DistillSpec | None = about(
+        "How the student is trained; left out for a student that exists.",
+        {"tokens": "2.1B", "batch_tokens": "4.2M"},
+        default=None,
+    )
+    interpolate: InterpolateSpec = about("Which sizes are built, in which order of blocks.", default=InterpolateSpec())
+    evaluate: EvaluateSpec | None = about(
+        "What is measured of every model; left out: nothing.",
+        {"tasks": ["arc_easy"], "held_out": {"max_tokens": "1M"}},
+        default=None,
+    )
+    baselines: tuple[
+        Annotated[BaselineItem, BeforeValidator(baseline_item), AlsoText(*BaselineItem.model_fields)], ...
+    ] = about("Controls, as names or {kind: settings}.", ["naive_pruning", "random_init"], default=())
+    determinism: DeterminismSpec = about("How far results have to be repeatable.", default=DeterminismSpec())
+    execution: ExecutionSpec = about("Where and how fast; never part of a result's identity.", default=ExecutionSpec())
+    variants: dict[str, Any] | None = about(
+        "Experiments that differ from this one in what is written here (null removes), by their names. "
+        "Tasks that they share run once.",
+        {"no-kl": {"distill": {"losses": {"kl": None}}}},
+        default=None,
+    )
+    sweep: dict[str, tuple[Any, ...]] | None = about(
+        "A grid: fields by their dotted paths, each with the values that take its place. "
+        "Every variant is run at every point.",
+        {"seed": [0, 1, 2], "distill.optimizer.lr": [1e-4, 3e-4]},
+        default=None,
+    )
 
     @field_validator("name")
     @classmethod

@@ -44,12 +44,13 @@ def only_one(model: BaseModel, *names: str) -> None:
         raise FieldError(f"exactly one of {', '.join(names)} is needed: {count}")
 
 
-def goes_with(model: BaseModel, other: str, *names: str) -> None:
+def goes_with(model: BaseModel, other: str, *names: str, not_with: str = "") -> None:
     """Raise FieldError at the first of these fields that is given where `other` is not."""
+    instead = f", not with {not_with}" if not_with else ""
     for name in names if not getattr(model, other) else ():
         value = getattr(model, name)
         if name in model.model_fields_set and value is not None and value is not False:
-            raise FieldError(f"{name} goes with {other}", at=(name,))
+            raise FieldError(f"{name} goes with {other}{instead}", at=(name,))
 
 
 def validate(model: type[M], document: Document) -> M:

@@ -1,11 +1,11 @@
-"""The sections of the spec language about baselines: models that the family is compared with."""
+"""The section `baselines`: models that the family is compared with."""
 
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from boomspec.core.types import Count, Number, Strict
-from boomspec.spec.sections.data import CalibrationSpec
+from boomspec.core.types import Count, Number, Strict, about
+from boomspec.spec.sections.data import Calibration, CalibrationSpec
 from boomspec.spec.validate import FieldError
 
 
@@ -16,9 +16,7 @@ class NaivePruning(Strict):
 class RandomInit(Strict):
     """A student of the same shape with random weights, distilled alike, then patched."""
 
-    tokens: Annotated[
-        Count | None, Field(gt=0, description="Training tokens. Default: as the student.", examples=["250k"])
-    ] = None
+    tokens: Count | None = about("Training tokens. Default: as the student.", "250k", default=None, gt=0)
 
 
 class StandardDistillation(Strict):
@@ -28,44 +26,30 @@ class StandardDistillation(Strict):
 class ShortGPT(Strict):
     """The teacher without its layers of lowest block influence (arXiv 2403.03853)."""
 
-    calibration: Annotated[CalibrationSpec, Field(description="The text that it is decided on.")] = CalibrationSpec()
+    calibration: Calibration = CalibrationSpec()
 
 
 class LaCoSpec(Strict):
     """Following layers collapsed into one while the output stays similar (arXiv 2402.11187)."""
 
-    merge: Annotated[int, Field(ge=2, description="So many following layers become one.")] = 4
-    interval: Annotated[int, Field(ge=1, description="Layers to move down after a merge.")] = 2
-    threshold: Annotated[
-        Number, Field(ge=-1, lt=1, description="A merge is kept while the cosine to the teacher is above.")
-    ] = 0.5
-    calibration: Annotated[CalibrationSpec, Field(description="The text that it is decided on.")] = CalibrationSpec()
+    merge: int = about("So many following layers become one.", default=4, ge=2)
+    interval: int = about("Layers to move down after a merge.", default=2, ge=1)
+    threshold: Number = about("A merge is kept while the cosine to the teacher is above.", default=0.5, ge=-1, lt=1)
+    calibration: Calibration = CalibrationSpec()
 
 
 class BaselineItem(Strict):
     """One baseline: the key is the kind."""
 
-    naive_pruning: Annotated[
-        NaivePruning | None, Field(description="The same layers, with nothing distilled.", examples=[{}])
-    ] = None
-    random_init: Annotated[
-        RandomInit | None,
-        Field(description="A student with random weights, distilled and patched alike.", examples=[{"tokens": "250k"}]),
-    ] = None
-    standard_distillation: Annotated[
-        StandardDistillation | None, Field(description="Every size distilled by itself.", examples=[{}])
-    ] = None
-    shortgpt: Annotated[
-        ShortGPT | None,
-        Field(
-            description="The teacher without its least influential layers.",
-            examples=[{}, {"calibration": {"sequences": 64}}],
-        ),
-    ] = None
-    laco: Annotated[
-        LaCoSpec | None,
-        Field(description="The teacher with layers collapsed into one.", examples=[{}, {"threshold": 0.6}]),
-    ] = None
+    naive_pruning: NaivePruning | None = about("The same layers, with nothing distilled.", {}, default=None)
+    random_init: RandomInit | None = about(
+        "A student with random weights, distilled and patched alike.", {"tokens": "250k"}, default=None
+    )
+    standard_distillation: StandardDistillation | None = about("Every size distilled by itself.", {}, default=None)
+    shortgpt: ShortGPT | None = about(
+        "The teacher without its least influential layers.", {}, {"calibration": {"sequences": 64}}, default=None
+    )
+    laco: LaCoSpec | None = about("The teacher with layers collapsed into one.", {}, {"threshold": 0.6}, default=None)
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:

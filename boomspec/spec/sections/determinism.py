@@ -1,11 +1,7 @@
-"""The section of the spec language that says how far a result has to be repeatable."""
-
-from typing import Annotated
-
-from pydantic import Field
+"""The section `determinism`: how far a result has to be repeatable."""
 
 from boomspec.core.tasks import Algorithms, Determinism
-from boomspec.core.types import Number, Strict
+from boomspec.core.types import Number, Strict, about
 
 
 class DeterminismSpec(Strict):
@@ -14,23 +10,15 @@ class DeterminismSpec(Strict):
     `algorithms` and `tf32` change the bits of results and are part of their identity; `tolerance` is not.
     """
 
-    algorithms: Annotated[
-        Algorithms,
-        Field(
-            description="deterministic: the same bits on every run wherever torch can, a warning elsewhere; "
-            "strict: a task fails where torch cannot; any: the fastest.",
-        ),
-    ] = "deterministic"
-    tf32: Annotated[
-        bool, Field(description="GPUs may round the factors of fp32 products to 10 bits, which is faster.")
-    ] = False
-    tolerance: Annotated[
-        Number,
-        Field(
-            ge=0,
-            description="How far apart `boomspec verify` lets numbers be, absolutely or relatively; 0: not one bit.",
-        ),
-    ] = 0.0
+    algorithms: Algorithms = about(
+        "deterministic: the same bits on every run wherever torch can, a warning elsewhere; "
+        "strict: a task fails where torch cannot; any: the fastest.",
+        default="deterministic",
+    )
+    tf32: bool = about("GPUs may round the factors of fp32 products to 10 bits, which is faster.", default=False)
+    tolerance: Number = about(
+        "How far apart `boomspec verify` lets numbers be, absolutely or relatively; 0: not one bit.", default=0.0, ge=0
+    )
 
 
 def determinism(section: DeterminismSpec) -> Determinism | None:

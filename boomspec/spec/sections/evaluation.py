@@ -1,14 +1,14 @@
-"""The section of the spec language that says how models are measured."""
+"""The section `evaluate`: what is measured of every model."""
 
 import re
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, field_validator, model_validator
 
 from boomspec.core.tasks import Precision
-from boomspec.core.types import AlsoText, Strict
+from boomspec.core.types import AlsoText, Strict, about
 from boomspec.spec.sections.training import Positive
-from boomspec.spec.validate import FieldError
+from boomspec.spec.validate import FieldError, goes_with
 
 _TASK_NAME = r"(?!held_out$)[^\s/:]([^/:\n\r\t]{0,78}[^\s/:])?"  # of a column, a file and a part of a task's name
 
@@ -16,21 +16,15 @@ _TASK_NAME = r"(?!held_out$)[^\s/:]([^/:\n\r\t]{0,78}[^\s/:])?"  # of a column, 
 class TaskSpec(Strict):
     """One way of asking one lm-eval task."""
 
-    task: Annotated[str, Field(min_length=1, description="Name of the task.", examples=["arc_easy"])]
-    num_fewshot: Annotated[
-        int | None, Field(ge=0, description="Examples in the prompt. Default: what the task says.", examples=[0, 5])
-    ] = None
-    limit: Annotated[
-        int | None, Field(ge=1, description="Only the first so many documents. Default: all.", examples=[100])
-    ] = None
-    name: Annotated[
-        str | None,
-        Field(
-            description="What it is called in tables and figures. Default: the task's name; where a task is asked in "
-            "several ways, with what tells them apart behind it: arc_easy (5-shot).",
-            examples=["arc_easy without examples"],
-        ),
-    ] = None
+    task: str = about("Name of the task.", "arc_easy", min_length=1)
+    num_fewshot: int | None = about("Examples in the prompt. Default: what the task says.", 0, 5, default=None, ge=0)
+    limit: int | None = about("Only the first so many documents. Default: all.", 100, default=None, ge=1)
+    name: str | None = about(
+        "What it is called in tables and figures. Default: the task's name; where a task is asked in "
+        "several ways, with what tells them apart behind it: arc_easy (5-shot).",
+        "arc_easy without examples",
+        default=None,
+    )
 
     @field_validator("name")
     @classmethod
@@ -44,9 +38,7 @@ class TaskSpec(Strict):
 class HeldOutSpec(Strict):
     """Perplexity and bits per byte of the held-out text."""
 
-    max_tokens: Annotated[
-        Positive | None, Field(description="Measure only so many tokens. Default: all.", examples=["1M"])
-    ] = None
+    max_tokens: Positive | None = about("Measure only so many tokens. Default: all.", "1M", default=None)
 
 
 def _task(value: Any) -> Any:
@@ -56,39 +48,30 @@ def _task(value: Any) -> Any:
 class EvaluateSpec(Strict):
     """How every model of the family is measured."""
 
-    tasks: Annotated[
-        tuple[Annotated[TaskSpec, BeforeValidator(_task), AlsoText()], ...],
-        Field(
-            description="lm-eval tasks, by name or as {task: name, num_fewshot: 5, limit: 100}.",
-            examples=[["arc_easy", {"task": "hellaswag", "limit": 1000}]],
-        ),
-    ] = ()
-    tasks_folder: Annotated[
-        str | None,
-        Field(min_length=1, description="Folder of lm-eval task YAMLs, relative to the spec.", examples=["tasks"]),
-    ] = None
-    held_out: Annotated[
-        HeldOutSpec | None,
-        Field(description="Measure the held-out text; {} takes all of it.", examples=[{}, {"max_tokens": "1M"}]),
-    ] = None
-    precision: Annotated[Precision, Field(description="In which the models compute.")] = "bf16"
-    bootstrap_iters: Annotated[
-        int,
-        Field(
-            ge=0,
-            description="Resamples behind a standard error of lm-eval that has no formula (F1, perplexity, BLEU). "
-            "1000 know it to about 2 %. 0: no standard errors.",
-        ),
-    ] = 1000
+    tasks: tuple[Annotated[TaskSpec, BeforeValidator(_task), AlsoText()], ...] = about(
+        "lm-eval tasks, by name or as {task: name, num_fewshot: 5, limit: 100}.",
+        ["arc_easy", {"task": "hellaswag", "limit": 1000}],
+        default=(),
+    )
+    tasks_folder: str | None = about(
+        "Folder of lm-eval task YAMLs, relative to the spec.", "tasks", default=None, min_length=1
+    )
+    held_out: HeldOutSpec | None = about(
+        "Measure the held-out text; {} takes all of it.", {}, {"max_tokens": "1M"}, default=None
+    )
+    precision: Precision = about("In which the models compute.", default="bf16")
+    bootstrap_iters: int = about(
+        "Resamples behind a standard error of lm-eval that has no formula (F1, perplexity, BLEU). "
+        "1000 know it to about 2 %. 0: no standard errors.",
+        default=1000,
+        ge=0,
+    )
 
     @model_validator(mode="after")
     def _something(self) -> Self:
         if not self.tasks and self.held_out is None:
             raise FieldError("nothing is measured: give tasks, held_out or both")
-        if self.tasks_folder is not None and not self.tasks:
-            raise FieldError("tasks_folder goes with tasks", at=("tasks_folder",))
-        if "bootstrap_iters" in self.model_fields_set and not self.tasks:
-            raise FieldError("bootstrap_iters goes with tasks", at=("bootstrap_iters",))
+        goes_with(self, "tasks", "tasks_folder", "bootstrap_iters")
         asked = [(task.task, task.num_fewshot, task.limit) for task in self.tasks]
         if twice := sorted({ask[0] for ask in asked if asked.count(ask) > 1}):
             raise FieldError(f"task '{twice[0]}' is listed twice", at=("tasks",))

@@ -1,12 +1,12 @@
-"""The section of the spec language that says where and how fast. Nothing in it is part of a result's identity."""
+"""The section `execution`: where and how fast. Nothing in it is part of the identity of a result."""
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from boomspec.core.devices import DEVICES, others
 from boomspec.core.errors import BoomspecError
-from boomspec.core.types import Bytes, Number, Strict
+from boomspec.core.types import Bytes, Number, Strict, about
 from boomspec.spec.sections.tracking import TrackingSpec
 from boomspec.spec.validate import FieldError
 from boomspec.spec.variables import has_variables
@@ -19,24 +19,21 @@ _FIELDS_OF = {"CPU": "cpus", "GPU": "gpus", "memory": "memory"}  # what Ray call
 class Resources(Strict):
     """What one task gets."""
 
-    cpus: Annotated[Number, Field(gt=0, description="CPU cores, and threads of the numerical libraries.")] = 1
-    gpus: Annotated[Number, Field(ge=0, le=1, description="GPUs; a share below 1 lets tasks share one.")] = 0
-    memory: Annotated[
-        Bytes | None,
-        Field(
-            gt=0,
-            description="Main memory that a task claims. Tasks run side by side as far as their claims fit; nothing "
-            "holds a task to its claim. Default: none.",
-            examples=["8GiB"],
-        ),
-    ] = None
-    resources: Annotated[
-        dict[str, Number],
-        Field(
-            description="Custom resources of the Ray cluster, by name, that a task claims.",
-            examples=[{"fast_disk": 1}, {"license": 0.5}],
-        ),
-    ] = {}  # noqa: RUF012 - pydantic copies defaults
+    cpus: Number = about("CPU cores, and threads of the numerical libraries.", default=1, gt=0)
+    gpus: Number = about("GPUs; a share below 1 lets tasks share one.", default=0, ge=0, le=1)
+    memory: Bytes | None = about(
+        "Main memory that a task claims. Tasks run side by side as far as their claims fit; nothing "
+        "holds a task to its claim. Default: none.",
+        "8GiB",
+        default=None,
+        gt=0,
+    )
+    resources: dict[str, Number] = about(
+        "Custom resources of the Ray cluster, by name, that a task claims.",
+        {"fast_disk": 1},
+        {"license": 0.5},
+        default={},
+    )
 
     @field_validator("resources")
     @classmethod
@@ -56,43 +53,31 @@ class Resources(Strict):
 class TrainingResources(Resources):
     """What a training gets."""
 
-    micro_batch: Annotated[int, Field(ge=1, description="Sequences of one forward pass.")] = 8
-    checkpoint_seconds: Annotated[
-        Number,
-        Field(
-            gt=0,
-            description="Seconds between checkpoints. The step that runs then is ended first; and it is 20 times what "
-            "the last one took to write, where that is more.",
-        ),
-    ] = 60
-    workers: Annotated[
-        int,
-        Field(ge=1, le=4096, description="Processes that train together; each gets `cpus` and `gpus`.", examples=[4]),
-    ] = 1
-    min_workers: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            description="So few may go on when workers or machines are lost; with fewer it waits for room. Default: 1; "
-            "with `parallel: fsdp` or `teacher: sharded`, where each would hold more in its memory, all `workers`.",
-            examples=[2],
-        ),
-    ] = None
-    parallel: Annotated[
-        Literal["ddp", "fsdp"],
-        Field(
-            description="ddp: each worker holds all of the student. fsdp: its parameters, gradients and moments are "
-            "cut over the workers.",
-            examples=["fsdp"],
-        ),
-    ] = "ddp"
-    activation_checkpointing: Annotated[
-        bool,
-        Field(description="Compute activations again in the backward pass: less memory, a third more time."),
-    ] = False
-    compile: Annotated[
-        bool, Field(description="Compile the layers with torch.compile: slow to start, then faster on GPUs.")
-    ] = False
+    micro_batch: int = about("Sequences of one forward pass.", default=8, ge=1)
+    checkpoint_seconds: Number = about(
+        "Seconds between checkpoints. The step that runs then is ended first; and it is 20 times what "
+        "the last one took to write, where that is more.",
+        default=60,
+        gt=0,
+    )
+    workers: int = about("Processes that train together; each gets `cpus` and `gpus`.", 4, default=1, ge=1, le=4096)
+    min_workers: int | None = about(
+        "So few may go on when workers or machines are lost; with fewer it waits for room. Default: 1; "
+        "with `parallel: fsdp` or `teacher: sharded`, where each would hold more in its memory, all `workers`.",
+        2,
+        default=None,
+        ge=1,
+    )
+    parallel: Literal["ddp", "fsdp"] = about(
+        "ddp: each worker holds all of the student. fsdp: its parameters, gradients and moments are "
+        "cut over the workers.",
+        "fsdp",
+        default="ddp",
+    )
+    activation_checkpointing: bool = about(
+        "Compute activations again in the backward pass: less memory, a third more time.", default=False
+    )
+    compile: bool = about("Compile the layers with torch.compile: slow to start, then faster on GPUs.", default=False)
 
     @model_validator(mode="after")
     def _workers_agree(self) -> Self:
@@ -109,63 +94,54 @@ class TrainingResources(Resources):
 class DistillResources(TrainingResources):
     """What each distillation gets."""
 
-    teacher: Annotated[
-        Literal["replicated", "sharded"],
-        Field(
-            description="sharded: the teacher's layers are cut over the workers; replicated: each worker has them all.",
-            examples=["sharded"],
-        ),
-    ] = "replicated"
+    teacher: Literal["replicated", "sharded"] = about(
+        "sharded: the teacher's layers are cut over the workers; replicated: each worker has them all.",
+        "sharded",
+        default="replicated",
+    )
 
 
 class MeasuringResources(Resources):
     """What a task gets that runs models without training them."""
 
-    batch_size: Annotated[int, Field(ge=1, description="Sequences of one forward pass.")] = 8
+    batch_size: int = about("Sequences of one forward pass.", default=8, ge=1)
 
 
 class ExecutionSpec(Strict):
     """Where and how fast. Nothing here is part of a result's identity."""
 
-    store: Annotated[
-        str | None,
-        Field(
-            min_length=1,
-            description="Where the artifacts are: a folder, relative to the spec, or a URL (s3://, gs://, az://); "
-            "${NAME} is an environment variable. "
-            "Default: ./boomspec-store where a run is started.",
-            examples=["../boomspec-store", "/shared/boomspec-store", "s3://bucket/boomspec"],
-        ),
-    ] = None
-    cpus: Annotated[int | None, Field(ge=1, description="Cores that a local run uses; default: all.", examples=[8])] = (
-        None
+    store: str | None = about(
+        "Where the artifacts are: a folder, relative to the spec, or a URL (s3://, gs://, az://); "
+        "${NAME} is an environment variable. "
+        "Default: ./boomspec-store where a run is started.",
+        "../boomspec-store",
+        "/shared/boomspec-store",
+        "s3://bucket/boomspec",
+        default=None,
+        min_length=1,
     )
-    retries: Annotated[int, Field(ge=0, le=100, description="New attempts when a worker is lost.")] = 2
-    device: Annotated[
-        str | None,
-        Field(
-            description="Kind of GPU that `plan` reckons with, for times and for what fits: a name of its table.",
-            examples=["h100", "a100-80"],
-        ),
-    ] = None
-    tokenize: Annotated[Resources, Field(description="For making tokens of the text.")] = Resources()
-    pretrain: Annotated[TrainingResources, Field(description="For training a teacher.")] = TrainingResources()
-    distill: Annotated[DistillResources, Field(description="For each distillation.")] = DistillResources()
-    search: Annotated[MeasuringResources, Field(description="For a choice that needs data.")] = MeasuringResources()
-    interpolate: Annotated[Resources, Field(description="For building one size.")] = Resources()
-    baseline: Annotated[
-        MeasuringResources | None,
-        Field(
-            description="For a baseline that needs no training. Default: what `interpolate` has.",
-            examples=[{"gpus": 1, "batch_size": 16}],
-        ),
-    ] = None
-    evaluate: Annotated[MeasuringResources, Field(description="For measuring one model in one way.")] = (
-        MeasuringResources()
+    cpus: int | None = about("Cores that a local run uses; default: all.", 8, default=None, ge=1)
+    retries: int = about("New attempts when a worker is lost.", default=2, ge=0, le=100)
+    device: str | None = about(
+        "Kind of GPU that `plan` reckons with, for times and for what fits: a name of its table.",
+        "h100",
+        "a100-80",
+        default=None,
     )
-    tracking: Annotated[
-        TrackingSpec, Field(description="How a run is watched: TensorBoard, Weights & Biases, MLflow.")
-    ] = TrackingSpec()
+    tokenize: Resources = about("For making tokens of the text.", default=Resources())
+    pretrain: TrainingResources = about("For training a teacher.", default=TrainingResources())
+    distill: DistillResources = about("For each distillation.", default=DistillResources())
+    search: MeasuringResources = about("For a choice that needs data.", default=MeasuringResources())
+    interpolate: Resources = about("For building one size.", default=Resources())
+    baseline: MeasuringResources | None = about(
+        "For a baseline that needs no training. Default: what `interpolate` has.",
+        {"gpus": 1, "batch_size": 16},
+        default=None,
+    )
+    evaluate: MeasuringResources = about("For measuring one model in one way.", default=MeasuringResources())
+    tracking: TrackingSpec = about(
+        "How a run is watched: TensorBoard, Weights & Biases, MLflow.", default=TrackingSpec()
+    )
 
     def of(self, kind: str) -> Resources:
         """What each task of a kind gets."""

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from boomspec.core.layers import ORDERS, Singletons
-from boomspec.core.types import Bytes, SizesField, Strict
-from boomspec.spec.sections.data import CalibrationSpec
+from boomspec.core.types import Bytes, SizesField, Strict, about
+from boomspec.spec.sections.data import Calibration, CalibrationSpec
 from boomspec.spec.sections.training import Positive
 from boomspec.spec.validate import FieldError
 
@@ -16,23 +16,18 @@ SearchMethod = Literal["klpatch", "beam", "exact"]
 class OrderSearch(Strict):
     """A patch order found by the KL divergence between teacher and candidates on calibration text."""
 
-    search: Annotated[
-        SearchMethod,
-        Field(description="klpatch: greedy; beam: the best `width` sets of each size; exact: every subset of blocks."),
-    ]
-    width: Annotated[int | None, Field(ge=1, description="Of the beam; default: 4.", examples=[8])] = None
-    direction: Annotated[
-        Literal["teacher_to_candidate", "candidate_to_teacher"],
-        Field(description="KL(teacher || candidate) or the other way round."),
-    ] = "teacher_to_candidate"
-    positions: Annotated[
-        Literal["all", "last"], Field(description="Every position of a sequence, or its last one.")
-    ] = "all"
-    reduction: Annotated[
-        Literal["token_mean", "sequence_max"],
-        Field(description="Mean over tokens, or over each sequence's worst token."),
-    ] = "token_mean"
-    calibration: Annotated[CalibrationSpec, Field(description="The text that it is decided on.")] = CalibrationSpec()
+    search: SearchMethod = about(
+        "klpatch: greedy; beam: the best `width` sets of each size; exact: every subset of blocks."
+    )
+    width: int | None = about("Of the beam; default: 4.", 8, default=None, ge=1)
+    direction: Literal["teacher_to_candidate", "candidate_to_teacher"] = about(
+        "KL(teacher || candidate) or the other way round.", default="teacher_to_candidate"
+    )
+    positions: Literal["all", "last"] = about("Every position of a sequence, or its last one.", default="all")
+    reduction: Literal["token_mean", "sequence_max"] = about(
+        "Mean over tokens, or over each sequence's worst token.", default="token_mean"
+    )
+    calibration: Calibration = CalibrationSpec()
 
     @model_validator(mode="after")
     def _width_of_a_beam(self) -> Self:
@@ -52,9 +47,9 @@ def _name_or_list(value: Any) -> str:
 class BudgetSpec(Strict):
     """The model of most layers whose weights and KV cache fit into so much memory."""
 
-    fits: Annotated[Bytes, Field(gt=0, description="Bytes for weights and KV cache.")]
-    context: Annotated[Positive, Field(description="Tokens of each sequence in the cache.")]
-    batch: Annotated[Positive, Field(description="Sequences in the cache.")] = 1
+    fits: Bytes = about("Bytes for weights and KV cache.", gt=0)
+    context: Positive = about("Tokens of each sequence in the cache.")
+    batch: Positive = about("Sequences in the cache.", default=1)
 
 
 def _size_form(value: Any) -> str:
@@ -81,30 +76,33 @@ class InterpolateSpec(Strict):
         | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Tag("list")]
         | Annotated[OrderSearch, Tag("search")],
         Discriminator(_order_form),
-        Field(
-            description="Patch order: a name, the student layers (blocks) in the order of patching, or a search.",
-            examples=["last_to_first", [3, 2, 1, 0], {"search": "klpatch"}],
-        ),
-    ] = "last_to_first"
-    singletons: Annotated[
-        Singletons,
-        Field(description="Whose the blocks of one layer are: the student's, or by the rule of the published code."),
-    ] = "student"
+    ] = about(
+        "Patch order: a name, the student layers (blocks) in the order of patching, or a search.",
+        "last_to_first",
+        [3, 2, 1, 0],
+        {"search": "klpatch"},
+        default="last_to_first",
+    )
+    singletons: Singletons = about(
+        "Whose the blocks of one layer are: the student's, or by the rule of the published code.", default="student"
+    )
     sizes: Annotated[
         Annotated[Literal["all"], Tag("name")]
         | Annotated[SizesField, Tag("size")]
         | Annotated[BudgetSpec, Tag("budget")]
         | Annotated[tuple[SizeItem, ...], Tag("list")],
         Discriminator(_sizes_form),
-        Field(
-            description="all, a size, a range, a budget, or a list of these. Student and teacher are always built.",
-            examples=["all", "2.5B..3.5B step 0.25B", ["80%", "24 layers"], {"fits": "8GiB", "context": 4096}],
-        ),
-    ] = "all"
-    choose: Annotated[
-        Literal["not_above", "nearest"],
-        Field(description="Which model answers a size between two models. A budget is never exceeded."),
-    ] = "not_above"
+    ] = about(
+        "all, a size, a range, a budget, or a list of these. Student and teacher are always built.",
+        "all",
+        "2.5B..3.5B step 0.25B",
+        ["80%", "24 layers"],
+        {"fits": "8GiB", "context": 4096},
+        default="all",
+    )
+    choose: Literal["not_above", "nearest"] = about(
+        "Which model answers a size between two models. A budget is never exceeded.", default="not_above"
+    )
 
     @field_validator("sizes", mode="after")
     @classmethod

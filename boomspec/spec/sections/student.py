@@ -5,37 +5,26 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from boomspec.core.layers import KeepRule
-from boomspec.core.types import Strict
-from boomspec.spec.sections.data import CalibrationSpec
+from boomspec.core.types import Strict, about
+from boomspec.spec.sections.data import Calibration, CalibrationSpec
 from boomspec.spec.sections.teacher import Revision, TrustRemoteCode
-from boomspec.spec.validate import FieldError
+from boomspec.spec.validate import FieldError, goes_with, only_one
 
 
 class KeepChoice(Strict):
     """Layers chosen by a score on calibration text; the key is the method, its value how many are kept."""
 
-    block_influence: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            description="Those with the highest 1 - cos(input, output) (ShortGPT, arXiv 2403.03853).",
-            examples=[19],
-        ),
-    ] = None
-    cosine_greedy: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            description="Drops layers one by one, each time the one that changes the last state least.",
-            examples=[19],
-        ),
-    ] = None
-    calibration: Annotated[CalibrationSpec, Field(description="The text that it is decided on.")] = CalibrationSpec()
+    block_influence: int | None = about(
+        "Those with the highest 1 - cos(input, output) (ShortGPT, arXiv 2403.03853).", 19, default=None, ge=1
+    )
+    cosine_greedy: int | None = about(
+        "Drops layers one by one, each time the one that changes the last state least.", 19, default=None, ge=1
+    )
+    calibration: Calibration = CalibrationSpec()
 
     @model_validator(mode="after")
     def _one_method(self) -> Self:
-        if (self.block_influence is None) == (self.cosine_greedy is None):
-            raise FieldError("exactly one of block_influence, cosine_greedy is needed")
+        only_one(self, "block_influence", "cosine_greedy")
         return self
 
     @property
@@ -67,37 +56,33 @@ Keep = Annotated[
 class StudentSpec(Strict):
     """The small model: made from some of the teacher's layers, or one that exists (`model`)."""
 
-    keep: Annotated[
-        Keep | None,
-        Field(
-            description="The teacher's layers that the student starts from: a rule, how many (evenly spaced), a list, "
-            "or how many by a score on calibration text.",
-            examples=[{"every": 2, "first": 1, "last": 2}, 19, [0, 2, 4, 6], {"block_influence": 19}],
-        ),
-    ] = None
-    model: Annotated[
-        str | None,
-        Field(
-            min_length=1,
-            description="Hub id or folder of a distilled student. Its layer mapping is in its student_config.json, "
-            "or given as `keep`. Nothing is distilled.",
-            examples=["Harvard-DCML/boomerang-qwen3-2.3B"],
-        ),
-    ] = None
+    keep: Keep | None = about(
+        "The teacher's layers that the student starts from: a rule, how many (evenly spaced), a list, "
+        "or how many by a score on calibration text.",
+        {"every": 2, "first": 1, "last": 2},
+        19,
+        [0, 2, 4, 6],
+        {"block_influence": 19},
+        default=None,
+    )
+    model: str | None = about(
+        "Hub id or folder of a distilled student. Its layer mapping is in its student_config.json, "
+        "or given as `keep`. Nothing is distilled.",
+        "Harvard-DCML/boomerang-qwen3-2.3B",
+        default=None,
+        min_length=1,
+    )
     revision: Revision = None
     trust_remote_code: TrustRemoteCode = False
-    train_embedding: Annotated[
-        bool, Field(description="false freezes the embedding (and a head tied to it), so that every size stays tied.")
-    ] = True
+    train_embedding: bool = about(
+        "false freezes the embedding (and a head tied to it), so that every size stays tied.", default=True
+    )
 
     @model_validator(mode="after")
     def _made_or_found(self) -> Self:
         if self.keep is None and self.model is None:
             raise FieldError("keep is missing: which layers does the student start from?", hint="or name a `model`")
-        if self.model is None and self.revision is not None:
-            raise FieldError("revision goes with model", at=("revision",))
-        if self.model is None and self.trust_remote_code:
-            raise FieldError("trust_remote_code goes with model", at=("trust_remote_code",))
+        goes_with(self, "model", "revision", "trust_remote_code")
         if self.model is not None and isinstance(self.keep, KeepChoice):
             raise FieldError("the mapping of a model that exists cannot be searched", at=("keep",))
         if self.model is not None and "train_embedding" in self.model_fields_set:

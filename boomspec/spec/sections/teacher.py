@@ -2,19 +2,17 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from boomspec.core.types import Bytes, Number, Strict
+from boomspec.core.types import Bytes, Number, Strict, about
 from boomspec.spec.sections.training import Training
-from boomspec.spec.validate import FieldError, only_one
+from boomspec.spec.validate import FieldError, goes_with, only_one
 
-Revision = Annotated[
-    str | None, Field(description="Branch, tag or commit on the hub. Default: main.", examples=["main", "906bfd4"])
-]
+Revision = Annotated[str | None, about("Branch, tag or commit on the hub. Default: main.", "main", "906bfd4")]
 TrustRemoteCode = Annotated[
     bool,
-    Field(
-        description="Run the Python code that the model brings along: what auto_map in its config.json and "
+    about(
+        "Run the Python code that the model brings along: what auto_map in its config.json and "
         "tokenizer_config.json names. Default: transformers' own classes alone."
     ),
 ]
@@ -23,34 +21,26 @@ TrustRemoteCode = Annotated[
 class TokenizerSpec(Strict):
     """A byte-level BPE tokenizer trained on the data."""
 
-    vocabulary: Annotated[
-        int, Field(ge=257, le=1_000_000, description="Entries, the end-of-text token included.", examples=[1024])
-    ]
-    train_on: Annotated[Bytes, Field(gt=0, description="So many bytes at the start of the text.")] = 10_000_000
+    vocabulary: int = about("Entries, the end-of-text token included.", 1024, ge=257, le=1_000_000)
+    train_on: Bytes = about("So many bytes at the start of the text.", default=10_000_000, gt=0)
 
 
 class PretrainSpec(Training):
     """A small Llama that the experiment trains itself, so that it needs no download."""
 
-    layers: Annotated[int, Field(ge=2, description="Decoder layers.", examples=[8])]
-    hidden_size: Annotated[int, Field(ge=2, description="Width of the residual stream.", examples=[64])]
-    intermediate_size: Annotated[int, Field(ge=1, description="Width inside the MLP.", examples=[160])]
-    attention_heads: Annotated[int, Field(ge=1, description="Query heads.", examples=[4])]
-    key_value_heads: Annotated[
-        int | None, Field(ge=1, description="Default: as many as attention heads.", examples=[2])
-    ] = None
-    positions: Annotated[
-        int | None,
-        Field(ge=8, description="Positions that the model has. Default: data.sequence_length.", examples=[4096]),
-    ] = None
-    tied_embeddings: Annotated[bool, Field(description="Embedding and head are one matrix.")] = True
-    initializer_range: Annotated[
-        Number, Field(gt=0, description="Standard deviation of the initial weights; narrow deep models want more.")
-    ] = 0.02
-    tokenizer: Annotated[
-        TokenizerSpec,
-        Field(description="Learned from the data.", examples=[{"vocabulary": 1024, "train_on": "2MB"}]),
-    ]
+    layers: int = about("Decoder layers.", 8, ge=2)
+    hidden_size: int = about("Width of the residual stream.", 64, ge=2)
+    intermediate_size: int = about("Width inside the MLP.", 160, ge=1)
+    attention_heads: int = about("Query heads.", 4, ge=1)
+    key_value_heads: int | None = about("Default: as many as attention heads.", 2, default=None, ge=1)
+    positions: int | None = about(
+        "Positions that the model has. Default: data.sequence_length.", 4096, default=None, ge=8
+    )
+    tied_embeddings: bool = about("Embedding and head are one matrix.", default=True)
+    initializer_range: Number = about(
+        "Standard deviation of the initial weights; narrow deep models want more.", default=0.02, gt=0
+    )
+    tokenizer: TokenizerSpec = about("Learned from the data.", {"vocabulary": 1024, "train_on": "2MB"})
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -67,47 +57,34 @@ class PretrainSpec(Training):
 class TeacherSpec(Strict):
     """The large model: one that exists (`model`), or a small one to be trained first (`pretrain`)."""
 
-    model: Annotated[
-        str | None,
-        Field(min_length=1, description="Hub id or folder.", examples=["Qwen/Qwen3-4B-Base", "./my-teacher"]),
-    ] = None
+    model: str | None = about("Hub id or folder.", "Qwen/Qwen3-4B-Base", "./my-teacher", default=None, min_length=1)
     revision: Revision = None
     trust_remote_code: TrustRemoteCode = False
-    rest: Annotated[
-        Literal["keep", "drop"],
-        Field(
-            description="What becomes of the parts beside the text decoder (an image encoder, a projector): every size "
-            "with layers of the teacher keeps them, or is a language model alone.",
-            examples=["keep", "drop"],
-        ),
-    ] = "drop"
-    pretrain: Annotated[
-        PretrainSpec | None,
-        Field(
-            description="A small Llama that is trained by this experiment, on its data.",
-            examples=[
-                {
-                    "layers": 8,
-                    "hidden_size": 64,
-                    "intermediate_size": 160,
-                    "attention_heads": 4,
-                    "tokenizer": {"vocabulary": 1024},
-                    "tokens": "1.5M",
-                    "batch_tokens": 1024,
-                }
-            ],
-        ),
-    ] = None
+    rest: Literal["keep", "drop"] = about(
+        "What becomes of the parts beside the text decoder (an image encoder, a projector): every size "
+        "with layers of the teacher keeps them, or is a language model alone.",
+        "keep",
+        "drop",
+        default="drop",
+    )
+    pretrain: PretrainSpec | None = about(
+        "A small Llama that is trained by this experiment, on its data.",
+        {
+            "layers": 8,
+            "hidden_size": 64,
+            "intermediate_size": 160,
+            "attention_heads": 4,
+            "tokenizer": {"vocabulary": 1024},
+            "tokens": "1.5M",
+            "batch_tokens": 1024,
+        },
+        default=None,
+    )
 
     @model_validator(mode="after")
     def _one_teacher(self) -> Self:
         only_one(self, "model", "pretrain")
-        if self.revision is not None and self.model is None:
-            raise FieldError("revision goes with model, not with pretrain", at=("revision",))
-        if self.trust_remote_code and self.model is None:
-            raise FieldError("trust_remote_code goes with model, not with pretrain", at=("trust_remote_code",))
-        if "rest" in self.model_fields_set and self.model is None:
-            raise FieldError("rest goes with model, not with pretrain", at=("rest",))
+        goes_with(self, "model", "revision", "trust_remote_code", "rest", not_with="pretrain")
         return self
 
     @property

@@ -1,12 +1,11 @@
-"""The section of the spec language about watching a run: TensorBoard's files, Weights & Biases, MLflow."""
+"""The section `execution.tracking`: TensorBoard, Weights & Biases, MLflow."""
 
 import re
-from typing import Annotated
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
-from boomspec.core.types import Strict
+from boomspec.core.types import Strict, about
 from boomspec.spec.validate import FieldError
 
 _QUERIED = re.compile(r"([\w.-]+)=")  # an ODBC string in a query has names of its own
@@ -16,27 +15,17 @@ _SECRET = re.compile(r"token|secret|passw|pwd|credential|(api|access)[_-]?key|^(
 class WandbSpec(Strict):
     """Weights & Biases. The key is read from WANDB_API_KEY alone."""
 
-    project: Annotated[str, Field(min_length=1, description="The project.", examples=["boomerang"])]
-    entity: Annotated[
-        str | None, Field(min_length=1, description="The team or person. Default: the key's.", examples=["my-team"])
-    ] = None
+    project: str = about("The project.", "boomerang", min_length=1)
+    entity: str | None = about("The team or person. Default: the key's.", "my-team", default=None, min_length=1)
 
 
 class MlflowSpec(Strict):
     """MLflow. User names, passwords and tokens are read from MLflow's own variables alone."""
 
-    uri: Annotated[
-        str,
-        Field(
-            min_length=1,
-            description="The tracking server, or a database.",
-            examples=["http://mlflow.example:5000", "sqlite:////shared/mlflow.db"],
-        ),
-    ]
-    experiment: Annotated[
-        str | None,
-        Field(min_length=1, description="The experiment. Default: the spec's name.", examples=["boomerang"]),
-    ] = None
+    uri: str = about(
+        "The tracking server, or a database.", "http://mlflow.example:5000", "sqlite:////shared/mlflow.db", min_length=1
+    )
+    experiment: str | None = about("The experiment. Default: the spec's name.", "boomerang", default=None, min_length=1)
 
     @field_validator("uri")
     @classmethod
@@ -60,14 +49,6 @@ class MlflowSpec(Strict):
 class TrackingSpec(Strict):
     """Where the numbers of a run can be watched while it runs."""
 
-    tensorboard: Annotated[
-        bool, Field(description="Write TensorBoard's files into the run's folder.", examples=[False])
-    ] = True
-    wandb: Annotated[
-        WandbSpec | None,
-        Field(description="Log to Weights & Biases, too.", examples=[{"project": "boomerang"}]),
-    ] = None
-    mlflow: Annotated[
-        MlflowSpec | None,
-        Field(description="Log to MLflow, too.", examples=[{"uri": "http://mlflow.example:5000"}]),
-    ] = None
+    tensorboard: bool = about("Write TensorBoard's files into the run's folder.", False, default=True)
+    wandb: WandbSpec | None = about("Log to Weights & Biases, too.", {"project": "boomerang"}, default=None)
+    mlflow: MlflowSpec | None = about("Log to MLflow, too.", {"uri": "http://mlflow.example:5000"}, default=None)
