@@ -221,7 +221,7 @@ _BASELINES = {
     "laco": "laco",
 }
 _SEARCHES = {"search layers": "student.keep", "search patch order": "interpolate.order"}
-assert _KINDS.keys() == _PRESENCE.keys() == KINDS.keys()
+assert _KINDS.keys() == _PRESENCE.keys() <= KINDS.keys()
 
 
 @cache
@@ -231,7 +231,7 @@ def origins(kind: str, name: str, parameter: Path) -> set[Path]:
     Parameters are paths in the record; an input is ("inputs", role). Empty where nothing in a spec can change it.
     """
     starts = [start for start in _NAMED if name.startswith(start)]
-    rows = _NAMED[max(starts, key=len)] if starts else _KINDS[kind]
+    rows = _NAMED[max(starts, key=len)] if starts else _KINDS.get(kind, {})
     wanted, measure = ".".join(parameter), name.rpartition(": ")[2]
     if wanted in rows:
         return {_path(field, measure=measure) for field in rows[wanted]}
@@ -249,7 +249,7 @@ def origins(kind: str, name: str, parameter: Path) -> set[Path]:
 def presence(kind: str, name: str) -> set[Path]:
     """The fields that decide whether a spec has the task `name` of this kind."""
     model = name.rpartition(": ")[0] if kind == "evaluate" else name
-    fields = list(_PRESENCE[kind])
+    fields = list(_PRESENCE.get(kind, ()))
     fields += [f"baselines.{baseline}" for word, baseline in _BASELINES.items() if word in model]
     fields += [field for start, field in _SEARCHES.items() if name.startswith(start)]
     fields += _LAYERS if "layers" in model and kind in ("distill", "evaluate") else ()
