@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from boomspec.compile.lm_eval.sources import task_chance, task_source
 from boomspec.compile.model_sources import architecture
-from boomspec.core.graph import CODE, Execution, Node, Source, Task, params_json
+from boomspec.core.execution import Execution, read_options
+from boomspec.core.graph import CODE, Node, Source, Task, params_json
 from boomspec.core.layers import Plan
 from boomspec.core.tasks import (
     Baseline,
@@ -96,13 +97,13 @@ class Builder:
             if i in self.sources:
                 code.update(self.sources[i].identity.get(CODE, {}).values())
             elif i in self.nodes:
-                code.update(self.nodes[i].execution.options.get(CODE, ()))
+                code.update(self.nodes[i].execution.code)
         if not code:
             return execution
         listed = tuple(sorted(code))
         _, trusting = self.file.once(
             ("trusting", id(execution), listed),
-            lambda: (execution, replace(execution, options={**execution.options, CODE: list(listed)})),
+            lambda: (execution, replace(execution, code=listed)),
         )
         return trusting
 
@@ -125,7 +126,7 @@ def _execution(file: SpecFile, kind: str) -> Execution:
         resources.cpus,
         resources.gpus,
         execution.retries,
-        resources.model_dump(exclude=set(Resources.model_fields)),
+        **read_options(resources.model_dump(exclude=set(Resources.model_fields))),
         memory=resources.memory or 0,
         resources=dict(resources.resources),
     )

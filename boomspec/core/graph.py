@@ -14,20 +14,20 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from boomspec.core.errors import BoomspecError, did_you_mean, redact
+from boomspec.core.execution import Execution
 from boomspec.core.files import write_atomically
 from boomspec.core.identity import canonical_plain, canonical_texts, digest, text_digest
 from boomspec.core.sizes import Lineage
 from boomspec.core.tasks import Record
 from boomspec.core.tasks.cost import Cost as Cost
 
-CODE = "code"  # of a source's identity: digests of the code that the spec trusts, by file name; of a task's options
+CODE = "code"  # of a source's identity: digests of the code that the spec trusts, by file name
 SCHEMA_VERSION = 2
 HELD_OUT_TEXT = "held_out_text"  # the kind of a source: files whose documents are all held out
 OUTSIDE = "outside"  # in the location of lm-eval tasks: whether they lie outside of the folder of the spec
@@ -91,48 +91,10 @@ def params_json(record: Record) -> str:
 
 
 @dataclass(frozen=True)
-class Execution:
-    """Where and how fast one task runs. Never part of an identity.
-
-    `options` are settings of the kind's body: micro_batch, batch_size, checkpoint_seconds.
-    """
-
-    cpus: float = 1
-    gpus: float = 0
-    retries: int = 2  # for lost workers; an error of the task itself is not retried
-    options: dict[str, Any] = field(default_factory=dict)
-    memory: int = 0  # bytes of main memory that it claims
-    resources: dict[str, float] = field(default_factory=dict)  # custom ones of the cluster
-
-    @property
-    def workers(self) -> int:
-        """How many workers train together, each of which gets all that this says."""
-        return int(self.options.get("workers", 1))
-
-    @property
-    def least_workers(self) -> int:
-        """How many of them must be there at least."""
-        return fewest_workers(self.options)
-
-    @property
-    def claims(self) -> dict[str, float]:
-        """What one worker takes of its machine, by Ray's names; what it takes nothing of is left out."""
-        every = {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory, **self.resources}
-        return {name: amount for name, amount in every.items() if amount}
-
-
-def fewest_workers(options: Mapping[str, Any]) -> int:
-    """How many workers a group with these options of an `Execution` must have at least."""
-    # Of a model that is cut over the workers, each would hold more when some are missing.
-    cut = options.get("parallel") == "fsdp" or options.get("teacher") == "sharded"
-    return int(options.get("min_workers") or (options.get("workers", 1) if cut else 1))
-
-
-@dataclass(frozen=True)
 class Node:
     task: Task
     name: str
-    execution: Execution = Execution()
+    execution: Execution = field(default_factory=Execution)
     cost: Cost | None = field(default=None, compare=False)  # None: it cannot be told
     after: tuple[str, ...] = ()  # ids of tasks that must have succeeded first, although it reads nothing of theirs
 
@@ -227,14 +189,7 @@ class TaskGraph:
                 node.id: {
                     **node.task.identity(),
                     "name": node.name,
-                    "execution": {
-                        "cpus": node.execution.cpus,
-                        "gpus": node.execution.gpus,
-                        "retries": node.execution.retries,
-                        "options": node.execution.options,
-                        "memory": node.execution.memory,
-                        "resources": node.execution.resources,
-                    },
+                    "execution": node.execution.to_json(),
                     "cost": None if node.cost is None else asdict(node.cost),
                     **({"after": list(node.after)} if node.after else {}),
                 }

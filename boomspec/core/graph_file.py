@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from boomspec.core.errors import BoomspecError, printable
+from boomspec.core.execution import read_execution
 from boomspec.core.files import read_json
-from boomspec.core.graph import NAME, SCHEMA_VERSION, Cost, Execution, Experiment, Node, Source, Task, TaskGraph
+from boomspec.core.graph import NAME, SCHEMA_VERSION, Cost, Experiment, Node, Source, Task, TaskGraph
 from boomspec.core.sizes import read_lineage
 from boomspec.core.tasks import KINDS
 
@@ -63,7 +64,7 @@ def _from_json(data: dict[str, Any], path: Path) -> TaskGraph:
         after = tuple(entry.get("after") or ())
         if late := [i for i in after if i not in nodes]:
             raise BoomspecError(f"{path}: task {entry['name']} waits for {late[0][:12]}, which does not come before it")
-        nodes[task_id] = Node(task, entry["name"], Execution(**entry["execution"]), cost, after)
+        nodes[task_id] = Node(task, entry["name"], read_execution(entry["execution"]), cost, after)
     ids = {named: source.id for named, source in sources.items()} | {named: node.id for named, node in nodes.items()}
     for named, actual in ids.items():
         if named != actual:

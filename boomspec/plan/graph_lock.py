@@ -29,7 +29,7 @@ from boomspec.store import Store
 from boomspec.store.sources import readable_source
 
 LOCK = "lock.json"  # in the folder of a run
-ROWS = "rows"  # in meta.json of a `tokenize` artifact, and the option of its execution that says what is expected
+ROWS = "rows"  # in meta.json of a `tokenize` artifact
 _META = "meta.json"
 
 
@@ -113,9 +113,8 @@ def expecting(graph: TaskGraph, lock: Lock) -> TaskGraph:
     nodes = dict(graph.nodes)
     for task in _tokenize(graph):
         if (rows := lock.rows.get(task)) is not None:
-            execution = nodes[task].execution
-            options = {**execution.options, ROWS: rows.model_dump(mode="json")}
-            nodes[task] = replace(nodes[task], execution=replace(execution, options=options))
+            execution = replace(nodes[task].execution, rows=rows.model_dump(mode="json"))
+            nodes[task] = replace(nodes[task], execution=execution)
     return replace(graph, nodes=nodes)
 
 

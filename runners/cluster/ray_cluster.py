@@ -22,6 +22,7 @@ from typing import Any
 import boomspec
 import runners
 from boomspec.core.errors import BoomspecError
+from boomspec.core.execution import TrainingOptions
 from boomspec.core.files import locked_folder
 from boomspec.core.graph import Node
 from boomspec.core.sizes import shown_bytes
@@ -258,7 +259,11 @@ def check_feasible(nodes: Iterable[Node], machines: list[dict[str, float]]) -> N
 
 def without_room(nodes: Iterable[Node], machines: list[dict[str, float]]) -> list[Node]:
     """The tasks that these machines can never run, however idle: not even with the fewest workers that they need."""
-    return [node for node in nodes if fitting(node.execution.claims, machines) < node.execution.least_workers]
+    return [
+        node
+        for node in nodes
+        if fitting(node.execution.claims, machines) < (node.execution.training or TrainingOptions()).least_workers
+    ]
 
 
 def fitting(claims: Mapping[str, float], machines: Iterable[Mapping[str, float]]) -> float:

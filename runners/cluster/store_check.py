@@ -30,7 +30,7 @@ from boomspec.core.sizes import shown_bytes
 from boomspec.store import Store, is_url, open_store
 from boomspec.store.sources import is_present, source_name, upload_missing, uploaded
 from runners.cluster.ray_cluster import check_feasible, is_embedded
-from runners.runtime.job import Job, below
+from runners.runtime.job import Job, Reach, below
 from runners.runtime.journal import Journal
 from runners.runtime.relay import Relay
 
@@ -45,15 +45,6 @@ _LEFT_OUT_SECONDS = 600.0  # before another task looks whether a machine reaches
 _INSTALLERS = ("pip", "uv", "conda")  # fields of Ray's runtime environments
 _NODE_ID = "ray.io/node-id"  # a label that Ray gives to every machine
 _REACHED = set[tuple[str, Path, str]]()  # by this process: each task would ask the store again
-
-
-@dataclass(frozen=True)
-class Reach:
-    """What the driver has found out about its machines, and its tasks take along."""
-
-    marker: str  # a file in the run's folder
-    checked: frozenset[str]  # Ray's ids of the machines that reach the store
-    relay: Any = None  # takes what is said on machines that do not see the run's folder
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from boomspec.models.code import CONFIGS, check_native
 from boomspec.models.files import CONFIG, CONTEXT, is_tokenizer_file
 from runners.modeling.foreign_code import forget_code, tokenizer_of
 from runners.modeling.models import model_folder
-from runners.runtime.context import Input, Progress
+from runners.runtime.context import Progress
+from runners.runtime.job import Input
 
 EOS = "<|endoftext|>"
 _PROBE = "a"  # a text that every tokenizer knows

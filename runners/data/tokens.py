@@ -43,12 +43,12 @@ import numpy as np
 import numpy.typing as npt
 
 from boomspec.core.errors import BoomspecError
+from boomspec.core.execution import CHECKPOINT_SECONDS
 from boomspec.core.files import flush, write_atomically
 
 META = "meta.json"
 TOKENIZER = "tokenizer"
 PADDING = -1  # no token: its position has no label
-CHECKPOINT_SECONDS = 60.0
 _STATE = "tokens.json"
 _CHUNK = 1 << 24  # tokens, or bytes of a file, that are read at a time
 Split = Literal["train", "held_out"]

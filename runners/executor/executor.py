@@ -20,22 +20,22 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import boomspec
 import runners
-from boomspec.core.graph import Execution, TaskGraph
+from boomspec.core.execution import Execution
+from boomspec.core.graph import TaskGraph
 from boomspec.plan.plan import Plan, read_by
 from boomspec.store import Store
 from runners.cluster import ray_errors
 from runners.cluster.head_watch import Head
 from runners.cluster.ray_cluster import Lost, check_feasible, machines, without_room
-from runners.cluster.store_check import Astray, Reach, UnreachedError, reached
+from runners.cluster.store_check import Astray, UnreachedError, reached
 from runners.executor.heartbeat import ALIVE, Silence
 from runners.executor.ready import Ready
 from runners.executor.tracking import Tracking
 from runners.executor.view import View
 from runners.executor.worker import execute
 from runners.runtime import environment
-from runners.runtime.context import Input
 from runners.runtime.interrupt import Interrupt
-from runners.runtime.job import Job, Outcome, below, describe
+from runners.runtime.job import Input, Job, Outcome, Reach, below, describe
 from runners.runtime.journal import Follower, Journal
 from runners.runtime.provenance import git_commit
 

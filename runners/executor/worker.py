@@ -30,7 +30,7 @@ from boomspec.store.twins import ids_by_key, note_key, publish_twin
 from runners.cluster.store_check import UnreachedError, opened
 from runners.executor.heartbeat import beating
 from runners.runtime import environment
-from runners.runtime.context import Context, Place, Progress
+from runners.runtime.context import Context, Progress
 from runners.runtime.disk_full import FullDiskError, explained
 from runners.runtime.job import Job, Outcome, State, describe
 from runners.runtime.journal import log_file, make_subfolders, progress_file
@@ -129,16 +129,10 @@ def _make(job: Job, store: Store, progress: Progress, started: float) -> tuple[S
                     path=workspace.path,
                     resume=workspace.resume,
                     mirror=mirror,
-                    options=execution.options,
+                    execution=execution,
                     progress=progress,
-                    place=Place(
-                        execution.cpus,
-                        execution.gpus,
-                        execution.retries,
-                        log_file(job.folder(store), job.node.id),
-                        claims=execution.claims,
-                        job=job,
-                    ),
+                    log=log_file(job.folder(store), job.node.id),
+                    job=job,
                 )
             )
             made_by = provenance(started=started, finished=time.time(), execution=execution, commit=job.commit)

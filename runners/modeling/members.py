@@ -12,7 +12,7 @@ from boomspec.core.sizes import Lineage, Member
 from boomspec.core.tasks import Interpolate
 from boomspec.store import Store
 from runners.modeling.models import MODEL, model_folder
-from runners.runtime.context import Input
+from runners.runtime.job import Input
 
 
 def lineage_of(graph: TaskGraph) -> Lineage:

@@ -26,8 +26,8 @@ from boomspec.models.nested import DECODERS, decoder_config
 from boomspec.models.quantized import check_plain, foreseen
 from runners.modeling.foreign_code import ready
 from runners.modeling.model_config import config_object
-from runners.runtime.context import Input
 from runners.runtime.device import device
+from runners.runtime.job import Input
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -7,48 +7,39 @@ payload into `context.path`, and returns; publishing, provenance and retries are
 from __future__ import annotations
 
 import time
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from boomspec.core.errors import redact
-from boomspec.core.graph import CODE, Source
+from boomspec.core.execution import Execution, TrainingOptions
+from boomspec.core.graph import CODE
 from boomspec.core.json_text import json_text
 from boomspec.core.tasks import Record
-
-if TYPE_CHECKING:
-    from runners.runtime.job import Job
-    from runners.training.remote_checkpoint import ResumeMirror
+from boomspec.core.work_sizes import BATCH_SIZE
+from runners.runtime.job import Input, Job
 
 R = TypeVar("R", bound=Record)
 
 
-@dataclass(frozen=True)
-class Input:
-    """One input of a task: the folder of an artifact, or a source that the graph does not make."""
+class RemoteCheckpoint(Protocol):
+    """The checkpoints of one training at the URL of the store, which outlive its machine."""
 
-    id: str
-    path: Path | None = None
-    source: Source | None = None
-
-    @property
-    def folder(self) -> Path:
-        if self.path is None:
-            raise TypeError(f"input {self.id[:12]} is a source, not an artifact")
-        return self.path
-
-
-@dataclass(frozen=True)
-class Place:
-    """What a body must know to start workers of its own: what each gets, and what all of them work on."""
-
-    cpus: float = 1
-    gpus: float = 0
-    retries: int = 0  # for lost workers
-    log: Path | None = None
-    claims: dict[str, float] = field(default_factory=dict)  # all that each takes of its machine, by Ray's names
-    job: Job | None = None
+    def publish(
+        self,
+        name: str,
+        files: Sequence[Path],
+        *,
+        state: bytes | None = None,
+        together: Collection[str] = (),
+        delete: bool = False,
+    ) -> None: ...
+    def wait(self) -> None: ...
+    def names(self) -> list[str]: ...
+    def fetch(self, name: str, folder: Path) -> Path: ...
+    def receive(self, folder: Path) -> None: ...
 
 
 @dataclass
@@ -57,17 +48,27 @@ class Context(Generic[R]):
     inputs: dict[str, Input]
     path: Path  # payload folder, empty at the start
     resume: Path  # checkpoints survive here when the task is killed
-    mirror: ResumeMirror | None = None  # and there when the machine is lost, where the store is at a URL
-    options: dict[str, Any] = field(default_factory=dict)
+    mirror: RemoteCheckpoint | None = None  # and there when the machine is lost, where the store is at a URL
+    execution: Execution = field(default_factory=Execution)
     progress: Progress = field(default_factory=lambda: Progress(None))
-    place: Place = Place()
+    log: Path | None = None
+    job: Job | None = None  # what workers of its own must know
     # Of a worker whose team is on machines that share no folder: whether it writes what those of its machine read.
     first_here: bool | None = None
 
     @property
+    def training(self) -> TrainingOptions:
+        return self.execution.training or TrainingOptions()
+
+    @property
+    def batch_size(self) -> int:
+        """Sequences of one forward pass, where nothing is trained."""
+        return self.execution.batch_size or BATCH_SIZE
+
+    @property
     def code(self) -> tuple[str, ...]:
         """sha256 of the files of foreign code that the spec trusts (`runners.modeling.foreign_code`)."""
-        return tuple(self.options.get(CODE, ()))
+        return self.execution.code
 
     def code_of(self, role: str) -> tuple[str, ...]:
         """The same of one input: of a source its own, of an artifact all that is behind the task."""

@@ -8,17 +8,13 @@ from __future__ import annotations
 import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from boomspec.core.errors import BoomspecError, redact
-from boomspec.core.graph import Node
+from boomspec.core.graph import Node, Source
 from boomspec.store import Store
 from boomspec.store.sources import readable_source
-from runners.runtime.context import Input
 from runners.runtime.numbers import fetch_numbers
-
-if TYPE_CHECKING:
-    from runners.cluster.store_check import Reach
 
 State = Literal["made", "reused", "failed", "blocked", "interrupted"]
 
@@ -37,6 +33,30 @@ class Outcome:
     @property
     def succeeded(self) -> bool:
         return self.state in ("made", "reused")
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of a task: the folder of an artifact, or a source that the graph does not make."""
+
+    id: str
+    path: Path | None = None
+    source: Source | None = None
+
+    @property
+    def folder(self) -> Path:
+        if self.path is None:
+            raise TypeError(f"input {self.id[:12]} is a source, not an artifact")
+        return self.path
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What the driver has found out about its machines, and its tasks take along."""
+
+    marker: str  # a file in the run's folder
+    checked: frozenset[str]  # Ray's ids of the machines that reach the store
+    relay: Any = None  # takes what is said on machines that do not see the run's folder
 
 
 @dataclass(frozen=True)

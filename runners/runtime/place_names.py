@@ -13,7 +13,7 @@ from pathlib import Path
 
 from boomspec.core.errors import BoomspecError
 from boomspec.store.sources import source_name
-from runners.runtime.context import Input
+from runners.runtime.job import Input
 
 _MODEL, _TOKENIZER = "model", "tokenizer"  # as in `runners.modeling.models` and `runners.data.tokens`, which load more
 _CACHED = re.compile(r"[^\s'\"]*/models--([^/\s]+?)--([^/\s]+)/snapshots/[0-9a-f]{40}")  # of the hub

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from boomspec.core.graph import Execution
+from boomspec.core.execution import Execution
 from boomspec.core.machine import cpu_model, memory_bytes
 from boomspec.core.packages import installed, python
 
@@ -24,7 +24,7 @@ def provenance(*, started: float, finished: float, execution: Execution, commit:
         "started": _time(started),
         "finished": _time(finished),
         "seconds": round(finished - started, 3),
-        "execution": {"cpus": execution.cpus, "gpus": execution.gpus, "options": execution.options},
+        "execution": {"cpus": execution.cpus, "gpus": execution.gpus, "options": execution.options()},
         "commit": commit,
         "python": python(),
         "packages": installed(),

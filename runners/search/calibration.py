@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.tasks import Calibration
-from boomspec.core.work_sizes import BATCH_SIZE
 from runners.data.tokens import TokenStream
 
 if TYPE_CHECKING:
@@ -18,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def calibration_batches(
-    calibration: Calibration, tokens: Path, *, options: dict[str, Any], model: PreTrainedModel
+    calibration: Calibration, tokens: Path, *, batch_size: int, model: PreTrainedModel
 ) -> list[Tensor]:
-    """The calibration windows in batches tokens_BT, on the model's device; `options["batch_size"]` windows each.
+    """The calibration windows in batches tokens_BT, on the model's device; `batch_size` windows each.
 
     Raises BoomspecError where the training text has fewer windows (none is used twice) or more kinds of tokens
     than the model embeds.
@@ -34,5 +33,4 @@ def calibration_batches(
     if stream.vocabulary > (rows := model.get_input_embeddings().weight.shape[0]):
         raise BoomspecError(f"the tokens have a vocabulary of {stream.vocabulary}, but the teacher embeds {rows}")
     tokens_BT = stream.batch(0, sequences=wanted, sequence_length=length, seed=calibration.seed)[:, :-1]
-    size = options.get("batch_size", BATCH_SIZE)
-    return list(torch.from_numpy(tokens_BT).to(model.device).split(size))  # type: ignore[no-untyped-call]
+    return list(torch.from_numpy(tokens_BT).to(model.device).split(batch_size))  # type: ignore[no-untyped-call]

@@ -22,7 +22,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +70,7 @@ def build_laco(
     teacher: Path,
     tokens: Path,
     target: Path,
-    options: dict[str, Any],
+    batch_size: int,
     progress: Progress,
     code: Collection[str] = (),
 ) -> list[Attempt]:
@@ -80,16 +80,16 @@ def build_laco(
     """
     check_one_kind(read_facts(teacher), complete)
     with kernels(record.determinism, progress.note):
-        stack, attempts = _search(record, teacher, tokens, options, progress, code)
+        stack, attempts = _search(record, teacher, tokens, batch_size, progress, code)
         write(stack, teacher, target, code)
     return attempts
 
 
 def _search(
-    record: LaCo, teacher: Path, tokens: Path, options: dict[str, Any], progress: Progress, code: Collection[str]
+    record: LaCo, teacher: Path, tokens: Path, batch_size: int, progress: Progress, code: Collection[str]
 ) -> tuple[list[Collapsed], list[Attempt]]:
     model = load_frozen(teacher, dtype=frozen_dtype(record.precision), code=code)
-    batches = calibration_batches(record.calibration, tokens, options=options, model=model)
+    batches = calibration_batches(record.calibration, tokens, batch_size=batch_size, model=model)
     measure, layers = similarity_to(model, batches), len(decoder_layers(model))
 
     def similarity(stack: Sequence[Collapsed]) -> float:

@@ -27,7 +27,7 @@ def run(context: Context[Baseline]) -> None:
                 teacher=teacher,
                 tokens=context.inputs["tokens"].folder,
                 target=target,
-                options=context.options,
+                batch_size=context.batch_size,
                 code=context.code,
                 progress=context.progress,
             )

@@ -50,7 +50,7 @@ _NOT_FAITHFUL = Faithful(padding=False, kl_on_padding=False, summed_micro_batche
 
 
 def run(context: Context[Distill]) -> None:
-    if context.options.get("workers", 1) == 1:
+    if context.training.workers == 1:
         work(context)
         return
     from runners.training.ray_train import train_together  # Ray Train takes seconds to import
@@ -65,21 +65,20 @@ def work(context: Context[Distill]) -> None:
 
 
 def _distill(context: Context[Distill]) -> None:
-    options, workers = context.options, team(context.resume, first_here=context.first_here)
-    parallel = options.get("parallel", "ddp")
-    shards_teacher = is_sharded(workers, options.get("teacher", "replicated"))
+    options, workers = context.training, team(context.resume, first_here=context.first_here)
+    shards_teacher = is_sharded(workers, options.teacher)
     record, recipe, precision = context.record, context.record.recipe, context.record.recipe.precision
     tokens, folder = context.inputs["tokens"].folder, model_folder(context.inputs["teacher"])
     stream, layers, dtype = TokenStream(tokens), read_facts(folder).count, stored_dtype(folder)
     student = initial_student(
-        record, folder, context.path / MODEL, workers, cut=is_sharded(workers, parallel), code=context.code
+        record, folder, context.path / MODEL, workers, cut=is_sharded(workers, options.parallel), code=context.code
     )
     teacher = load_frozen(
         folder, dtype=frozen_dtype(precision), place=_HOST if shards_teacher else None, code=context.code
     )
     if stream.vocabulary > (rows := teacher.get_input_embeddings().weight.shape[0]):
         raise BoomspecError(f"the tokens have a vocabulary of {stream.vocabulary}, but the teacher embeds {rows}")
-    spread = Spread(student, workers, parallel=parallel)
+    spread = Spread(student, workers, parallel=options.parallel)
     if shards_teacher:
         shard_frozen(teacher)
     for model in (student, teacher):
@@ -93,11 +92,9 @@ def _distill(context: Context[Distill]) -> None:
     batch = partial(draw, sequences=recipe.sequences, sequence_length=recipe.sequence_length, seed=recipe.seed)
     everywhere = recipe.sequences * recipe.sequence_length if faithful.kl_on_padding else None
     loss = distillation_loss(student, teacher, record.losses, record.kept, kl_positions=everywhere)
-    compiled = bool(options.get("compile", False))
-    checkpointing = bool(options.get("activation_checkpointing", False))
     with (
-        lightened(student, checkpointing=checkpointing, compiled=compiled),
-        lightened(teacher, compiled=compiled),
+        lightened(student, checkpointing=options.activation_checkpointing, compiled=options.compile),
+        lightened(teacher, compiled=options.compile),
     ):
         train(
             student,

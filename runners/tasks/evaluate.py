@@ -23,7 +23,6 @@ from transformers import PreTrainedModel
 from boomspec.core.errors import BoomspecError
 from boomspec.core.json_text import json_text
 from boomspec.core.tasks import Evaluate, HeldOut, LmEval
-from boomspec.core.work_sizes import BATCH_SIZE
 from runners.data.tokens import TOKENIZER, TokenStream
 from runners.evaluation import held_out
 from runners.evaluation.lm_eval_counts import Counted, members
@@ -79,7 +78,7 @@ def _held_out(
         eos=split.eos,
         prefix=split.prefix,
         sequence_length=measure.sequence_length,
-        batch_size=context.options.get("batch_size", BATCH_SIZE),
+        batch_size=context.batch_size,
         progress=context.progress,
     )
     name, windows = measure.type, len(losses.tokens)
@@ -110,7 +109,7 @@ def _lm_eval(
         model,
         tokenizer=folder,
         trusted=ready(folder, "tokenizer", context.code_of("model")),
-        batch_size=context.options.get("batch_size", BATCH_SIZE),
+        batch_size=context.batch_size,
         progress=context.progress,
     )
     found = harness.run_task(lm, measure=measure, source=source)

@@ -28,7 +28,7 @@ from runners.training.process_group import team
 
 
 def run(context: Context[Pretrain]) -> None:
-    if context.options.get("workers", 1) == 1:
+    if context.training.workers == 1:
         work(context)
         return
     from runners.training.ray_train import train_together  # Ray Train takes seconds to import
@@ -43,8 +43,7 @@ def work(context: Context[Pretrain]) -> None:
 
 
 def _pretrain(context: Context[Pretrain]) -> None:
-    options, workers = context.options, team(context.resume, first_here=context.first_here)
-    parallel = options.get("parallel", "ddp")
+    options, workers = context.training, team(context.resume, first_here=context.first_here)
     architecture, recipe = context.record.architecture, context.record.recipe
     tokens = context.inputs["tokens"].folder
     stream = TokenStream(tokens)
@@ -54,9 +53,9 @@ def _pretrain(context: Context[Pretrain]) -> None:
             hint="a tokenizer learned from little text can be smaller than asked for: lower the vocabulary",
         )
     model = llama(architecture, eos=stream.eos, seed=recipe.seed)
-    if not is_sharded(workers, parallel):
+    if not is_sharded(workers, options.parallel):
         model = model.to(device())
-    spread = Spread(model, workers, parallel=parallel)
+    spread = Spread(model, workers, parallel=options.parallel)
     spread.call(check_head, model)
     head = Head(model)
     losses = Losses(cross_entropy=CrossEntropy())
@@ -65,8 +64,7 @@ def _pretrain(context: Context[Pretrain]) -> None:
         return head_loss(trunk(model, inputs_BT), labels_BT, head=head, losses=losses, count=count)
 
     batch = partial(stream.batch, sequences=recipe.sequences, sequence_length=recipe.sequence_length, seed=recipe.seed)
-    checkpointing = bool(options.get("activation_checkpointing", False))
-    with lightened(model, checkpointing=checkpointing, compiled=bool(options.get("compile", False))):
+    with lightened(model, checkpointing=options.activation_checkpointing, compiled=options.compile):
         train(
             model,
             recipe=recipe,

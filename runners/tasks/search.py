@@ -36,7 +36,7 @@ def _search(context: Context[Search]) -> None:
 
     teacher = load("teacher")
     tokens = context.inputs["tokens"].folder
-    batches = calibration_batches(record.calibration, tokens, options=context.options, model=teacher)
+    batches = calibration_batches(record.calibration, tokens, batch_size=context.batch_size, model=teacher)
     match record.choice:
         case PatchOrder() as choice:
             student = load("student")

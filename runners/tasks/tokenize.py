@@ -24,7 +24,7 @@ from boomspec.core.graph import Source
 from boomspec.core.tasks import Tokenize
 from runners.data.documents import Document, Documents, source_bytes
 from runners.data.text_tokenizer import TextTokenizer, copy_tokenizer, load_tokenizer, train_tokenizer
-from runners.data.tokens import CHECKPOINT_SECONDS, DTYPES, META, TOKENIZER, Count, Place, TokenWriter
+from runners.data.tokens import DTYPES, META, TOKENIZER, Count, Place, TokenWriter
 from runners.runtime.context import Context
 
 _BATCH_DOCUMENTS, _BATCH_CHARACTERS = 256, 1 << 20
@@ -47,7 +47,7 @@ def run(context: Context[Tokenize]) -> None:
         tokenizer.eos,
         tokenizer.prefix,
         context.progress.note,
-        seconds=float(context.options.get("checkpoint_seconds", CHECKPOINT_SECONDS)),
+        seconds=context.training.checkpoint_seconds,
     )
     try:
         _write_streams(context, tokenizer, writer)
@@ -58,7 +58,7 @@ def run(context: Context[Tokenize]) -> None:
     if "held_out" in context.inputs and not held_out.documents:
         raise BoomspecError("the files of data.held_out hold no text")
     rows = {"train": train.read(), "held_out": held_out.read()}
-    _check_rows(rows, context.options.get(_ROWS))
+    _check_rows(rows, context.execution.rows)
     meta = {
         "dtype": dtype,
         "eos": tokenizer.eos,

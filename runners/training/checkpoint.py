@@ -32,9 +32,10 @@ from torch import Tensor
 from boomspec.core.files import flush
 from boomspec.core.identity import file_digest
 from boomspec.core.work_sizes import KEPT_CHECKPOINTS
+from runners.runtime.context import RemoteCheckpoint
 from runners.runtime.disk_full import explained
 from runners.training.process_group import ALONE, Team
-from runners.training.remote_checkpoint import PART, STATE, ResumeMirror, step_of
+from runners.training.remote_checkpoint import PART, STATE, step_of
 
 _ROWS = "rows"  # in a file's header: {name: [first row, row behind the last, rows in all]}
 _KINDS = ("weights", "moments")
@@ -118,7 +119,7 @@ class Stored:
         return torch.cat(parts)
 
 
-def save(folder: Path, checkpoint: Checkpoint, team: Team = ALONE, mirror: ResumeMirror | None = None) -> None:
+def save(folder: Path, checkpoint: Checkpoint, team: Team = ALONE, mirror: RemoteCheckpoint | None = None) -> None:
     """Publish a checkpoint in `folder` and delete all but the newest two; begin to send it to `mirror`.
 
     Every worker of the team writes its rows; where nothing is sharded, the leader writes all.
@@ -190,7 +191,7 @@ def _publish(folder: Path, part: Path, state: dict[str, Any]) -> Path:
     return final
 
 
-def found(folder: Path, team: Team, mirror: ResumeMirror | None, tell: Callable[[str], None]) -> Stored | None:
+def found(folder: Path, team: Team, mirror: RemoteCheckpoint | None, tell: Callable[[str], None]) -> Stored | None:
     """The checkpoint to continue from: the newest that is whole, here or in `mirror`. A collective.
 
     The leader looks for it and reads its files through; `tell` is told of those that are broken.
@@ -212,7 +213,7 @@ def found(folder: Path, team: Team, mirror: ResumeMirror | None, tell: Callable[
     return behind(folder, steps) if steps >= 0 and stored is None else stored
 
 
-def _brought(folder: Path, mirror: ResumeMirror, tell: Callable[[str], None]) -> str:
+def _brought(folder: Path, mirror: RemoteCheckpoint, tell: Callable[[str], None]) -> str:
     """Fetch the mirror's newest whole checkpoint, unless that here is as new. Returns the name of what was fetched."""
     here, _ = newest(folder)
     for name in mirror.names():

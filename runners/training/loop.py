@@ -26,7 +26,6 @@ from torch import Tensor, nn
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.tasks import Optimizer, Recipe
-from boomspec.core.work_sizes import MICRO_BATCH
 from runners.runtime.context import Context
 from runners.runtime.device import autocast
 from runners.training import checkpoint as resume
@@ -34,7 +33,6 @@ from runners.training.losses import NO_LABEL
 from runners.training.parallel import Spread
 
 METRICS = "metrics.jsonl"
-CHECKPOINT_SECONDS = 60.0
 _CHECKPOINT_SHARE = 0.05  # of the time at most, however large the model: it is hashed and flushed to the disk
 _TOLD_SECONDS = 10.0  # between checkpoints: fewer than these need no word
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
@@ -137,8 +135,8 @@ class _Training:
         self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.device = next(iter(self.parameters.values())).device
         self.optimizer = adamw(self.parameters, recipe.optimizer)
-        self.micro_batch = int(context.options.get("micro_batch", MICRO_BATCH))
-        self.checkpoint_seconds = float(context.options.get("checkpoint_seconds", CHECKPOINT_SECONDS))
+        self.micro_batch = context.training.micro_batch
+        self.checkpoint_seconds = context.training.checkpoint_seconds
         self.metrics: list[dict[str, Any]] = []
         self.between_steps = True  # False while weights and moments are being changed
         self.look_every = 0  # micro batches between looks at whether to stop; 0: not known yet

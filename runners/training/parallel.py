@@ -13,19 +13,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from boomspec.core.execution import Parallel
 from runners.modeling.hidden_states import base_model, decoder_layers
 from runners.runtime.device import device
 from runners.training.process_group import ALONE, Team
 
-Parallel = Literal["ddp", "fsdp"]
 
-
-def is_sharded(team: Team, parallel: str) -> bool:
+def is_sharded(team: Team, parallel: str | None) -> bool:
     """Whether a model is cut over the workers; then they load it into the memory of the host first."""
     return team.size > 1 and parallel in ("fsdp", "sharded")
 

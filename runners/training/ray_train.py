@@ -37,7 +37,6 @@ from ray.train.torch import TorchTrainer
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from boomspec.core.errors import BoomspecError, first_line, redact
-from boomspec.core.graph import fewest_workers
 from runners.cluster.ray_cluster import fitting
 from runners.cluster.store_check import UnreachedError
 from runners.runtime import environment
@@ -62,7 +61,7 @@ _MACHINE = "ray.io/node-id"  # a label that Ray gives to every machine
 
 
 def train_together(context: Context[Any]) -> None:
-    """Run the body of the task on `options["workers"]` workers. Raises what one of them has failed of."""
+    """Run the body of the task on its `workers`. Raises what one of them has failed of."""
     folder = context.resume / WORKERS
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -109,7 +108,7 @@ class Groups:
         self._stopped.set()
         with suppress(OSError):  # a full disk
             (self._folder / STOP).touch()
-        job = self._context.place.job
+        job = self._context.job
         if job is not None and job.reach is not None and job.reach.relay is not None:
             job.reach.relay.stop.remote(job.node.id)  # for workers that do not see this machine's folders
 
@@ -120,7 +119,7 @@ class Groups:
             self._error = error
 
     def _train(self) -> None:
-        place, least = self._context.place, fewest_workers(self._context.options)
+        retries, least = self._context.execution.retries, self._context.training.least_workers
         lost, waits = 0, 0
         while not self._stopped.is_set():
             give_back_room()
@@ -135,17 +134,17 @@ class Groups:
                 waits += 1
                 continue
             lost, waits = lost + loss.counts, 0
-            if lost > place.retries:
+            if lost > retries:
                 raise BoomspecError(f"workers were lost too often, at last {loss.what}", hint=loss.hint)
             self._note(f"lost {loss.what}: the group starts again from the last checkpoint")
             self._astray |= loss.astray
             if loss.cramped:  # the next one must be larger
-                least = min(max(least, size + 1), self._context.options["workers"])
+                least = min(max(least, size + 1), self._context.training.workers)
 
     def _next(self, least: int) -> tuple[int, dict[str, str] | None]:
         """How many workers the next group has, and the label of the machines that it may be on."""
         machines = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
-        claims, most = self._context.place.claims, self._context.options["workers"]
+        claims, most = self._context.execution.claims, self._context.training.workers
         others = fitting(claims, [there for machine, there in machines.items() if machine not in self._astray])
         if self._astray and others >= least:
             return int(min(most, others)), {_MACHINE: f"!in({','.join(sorted(self._astray))})"}
@@ -190,18 +189,18 @@ def run_group(context: Context[Any], folder: Path, size: int, where: dict[str, s
 
 
 def _trainer(context: Context[Any], folder: Path, size: int, where: dict[str, str] | None) -> TorchTrainer:
-    place = context.place
+    execution = context.execution
     return TorchTrainer(
         member,
         train_loop_config={"context": replace(context, mirror=None)},
-        torch_config=Meeting(backend=collectives(place.gpus), cpus=place.cpus, gpus=place.gpus),
+        torch_config=Meeting(backend=collectives(execution.gpus), cpus=execution.cpus, gpus=execution.gpus),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=size, use_gpu=place.gpus > 0, resources_per_worker=place.claims, label_selector=where
+            num_workers=size, use_gpu=execution.gpus > 0, resources_per_worker=execution.claims, label_selector=where
         ),
         run_config=ray.train.RunConfig(
             name="ray",
             storage_path=str(folder),
-            worker_runtime_env=environment.process_for(place.gpus).get("runtime_env"),
+            worker_runtime_env=environment.process_for(execution.gpus).get("runtime_env"),
             failure_config=ray.train.FailureConfig(
                 max_failures=0, controller_failure_limit=0, max_preemption_failures=0
             ),

@@ -76,7 +76,7 @@ def settle(*, cpus: float, gpus: float) -> None:
 def member(config: dict[str, Any]) -> None:
     """One worker, in its own process."""
     context: Context[Any] = config["context"]
-    job = context.place.job
+    job = context.job
     assert job is not None
     store, _ = opened(job)
     environment.apply(environment.variables(store.root, hub=job.hub))
@@ -113,7 +113,6 @@ def on_this_machine(context: Context[Any], job: Job, store: Store) -> Iterator[C
             inputs = job.fetched(open_store(job.reads))
         except BoomspecError as error:
             raise Final(describe(error)) from error
-        place = replace(context.place, log=log_file(run_folder, task_id))
         yield replace(
             context,
             inputs=inputs,
@@ -121,7 +120,7 @@ def on_this_machine(context: Context[Any], job: Job, store: Store) -> Iterator[C
             resume=resume,
             mirror=mirror,
             progress=progress,
-            place=place,
+            log=log_file(run_folder, task_id),
             first_here=first_here,
         )
         if mirror is not None:
@@ -158,14 +157,14 @@ def _listening(relay: Any, task_id: str, stop: Path) -> Iterator[None]:
 
 def join(context: Context[Any]) -> None:
     """Work in the team of this process on what is on this machine."""
-    place = context.place
-    threads = environment.apply_resources(cpus=place.cpus, gpus=place.gpus)
+    execution = context.execution
+    threads = environment.apply_resources(cpus=execution.cpus, gpus=execution.gpus)
     torch.set_num_threads(threads)
     workers = team(context.resume, first_here=context.first_here)
     if not workers.leads:
         context = replace(context, progress=Progress(None))
-    assert place.log is not None
-    with captured(place.log):
+    assert context.log is not None
+    with captured(context.log):
         try:
             own = f"{socket.gethostname()[:40]} {os.getpid()}"
             _tell(context, [word.decode() for word in workers.words(own.encode())])
@@ -178,17 +177,17 @@ def join(context: Context[Any]) -> None:
             return  # it was stopped, and has saved itself
         except Exception as error:
             traceback.print_exc()
-            fewer = workers.size < context.options["workers"]  # each may have more in its memory than was reckoned with
+            fewer = workers.size < context.training.workers  # each may have more in its memory than was reckoned with
             if lost_peer(error) or (fewer and isinstance(error, torch.OutOfMemoryError)):
                 raise
             raise Final(describe(error)) from error
 
 
 def _tell(context: Context[Any], members: list[str]) -> None:
-    wanted, options = context.options["workers"], context.options
+    wanted = context.training.workers
     fewer = f" (of {wanted} wanted)" if len(members) < wanted else ""
     listed = ", ".join(f"{host} (process {pid})" for host, pid in (word.split() for word in members))
-    context.progress.note(f"trains on {len(members)} workers{fewer}, {options.get('parallel', 'ddp')}: {listed}")
+    context.progress.note(f"trains on {len(members)} workers{fewer}, {context.training.parallel}: {listed}")
 
 
 def _clear(folder: Path) -> None:

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from boomspec.core.errors import BoomspecError, did_you_mean
+from boomspec.core.execution import read_options
 from boomspec.core.files import locked_folder
 from boomspec.core.graph import Node, TaskGraph
 from boomspec.store import FolderStore, Store
@@ -98,7 +99,7 @@ def as_it_was_made(node: Node, store: Store) -> Node:
     made = (record or {}).get("provenance", {}).get("execution")
     if made is None:
         return node
-    execution = replace(node.execution, cpus=made["cpus"], gpus=made["gpus"], options=made["options"])
+    execution = replace(node.execution, cpus=made["cpus"], gpus=made["gpus"], **read_options(made["options"]))
     return replace(node, execution=execution)
 
 

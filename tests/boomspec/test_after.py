@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.graph import Execution, Experiment, Node, Task, TaskGraph
+from boomspec.core.execution import Execution
+from boomspec.core.graph import Experiment, Node, Task, TaskGraph
 from boomspec.core.graph_file import graph_of_json, read_graph
 from boomspec.core.layers import read_layers
 from boomspec.core.tasks import Evaluate as Measure

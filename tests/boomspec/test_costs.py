@@ -10,8 +10,9 @@ from boomspec.compile.cost import memory
 from boomspec.compile.cost.shapes import Models, UnknownCostError
 from boomspec.core import machine
 from boomspec.core.devices import DEVICES, device_seen_as
+from boomspec.core.execution import Execution, TrainingOptions
 from boomspec.core.format import shown_count, shown_flops, shown_seconds
-from boomspec.core.graph import Cost, Execution, Node, Task, TaskGraph
+from boomspec.core.graph import Cost, Node, Task, TaskGraph
 from boomspec.core.tasks import Evaluate, HeldOut
 from boomspec.core.tasks.cost import AFTER_TOKENIZE
 from boomspec.core.tasks.evaluate import REQUESTS
@@ -253,7 +254,7 @@ def test_a_schedule_fills_what_there_is() -> None:
 def test_a_gpu_is_shared_by_tasks_that_ask_for_a_part_of_it() -> None:
     halves = graph_of(*(node(str(i), None, cpus=0.1, gpus=0.5) for i in range(4)))
     assert elapsed(halves, dict.fromkeys(halves.nodes, 10.0), cpus=8, gpus=1) == 20.0
-    teams = graph_of(*(node(str(i), None, gpus=1, options={"workers": 2}) for i in range(2)))
+    teams = graph_of(*(node(str(i), None, gpus=1, training=TrainingOptions(workers=2)) for i in range(2)))
     assert elapsed(teams, dict.fromkeys(teams.nodes, 10.0), cpus=8, gpus=2) == 20.0
     assert elapsed(teams, dict.fromkeys(teams.nodes, 10.0), cpus=8, gpus=4) == 10.0
 

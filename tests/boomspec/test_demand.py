@@ -2,7 +2,8 @@
 
 import pytest
 
-from boomspec.core.graph import Cost, Execution
+from boomspec.core.execution import Execution, TrainingOptions
+from boomspec.core.graph import Cost
 from boomspec.plan.demand import OBJECT_STORE, Machine, machine
 from tests.boomspec.test_kuberay import graph
 
@@ -43,7 +44,7 @@ def test_what_is_claimed_is_claimable_and_limits_how_many_run_at_once():
 
 @pytest.mark.parametrize(("machines", "each"), [(1, 4), (2, 2), (3, 2), (4, 1), (8, 1)])
 def test_the_workers_of_a_training_are_spread_over_the_machines(machines, each):
-    training = Execution(cpus=3, gpus=1, memory=30 * GIB, resources={"disk": 0.5}, options={"workers": 4})
+    training = Execution(cpus=3, gpus=1, memory=30 * GIB, resources={"disk": 0.5}, training=TrainingOptions(workers=4))
     found = sized((training, needs(20)), machines=machines)
     assert (found.cpus, found.gpus) == (3 * each, each)
     assert found.resources == {"disk": 0.5 * each}

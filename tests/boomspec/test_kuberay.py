@@ -19,7 +19,8 @@ from boomspec.commands.kuberay import Pods, as_yaml, job_name, manifest
 from boomspec.commands.slurm import Allocation, script
 from boomspec.compile.compiler import compile_spec
 from boomspec.core.errors import BoomspecError
-from boomspec.core.graph import Cost, Execution, Node, Task, TaskGraph
+from boomspec.core.execution import Execution, TrainingOptions
+from boomspec.core.graph import Cost, Node, Task, TaskGraph
 from boomspec.core.graph_file import graph_of_json
 from boomspec.core.tasks import Evaluate, HeldOut
 from boomspec.plan.demand import KEEPALIVE, machine
@@ -47,7 +48,10 @@ def graph(*nodes: tuple[Execution, Cost | None], name: str = "Some.Thing_1") -> 
 def trained() -> TaskGraph:
     """Four workers with a GPU each, an evaluation with half a one, and something on CPUs with a custom resource."""
     return graph(
-        (Execution(cpus=4, gpus=1, options={"workers": 4}), Cost(memory={"weights": 30 * GIB, "teacher": 10 * GIB})),
+        (
+            Execution(cpus=4, gpus=1, training=TrainingOptions(workers=4)),
+            Cost(memory={"weights": 30 * GIB, "teacher": 10 * GIB}),
+        ),
         (Execution(cpus=2, gpus=0.5), Cost(memory={"weights": 8 * GIB})),
         (Execution(cpus=3, memory=20 * GIB, resources={"fast_disk": 1}), Cost(memory={"buffers": 2 * GIB})),
     )

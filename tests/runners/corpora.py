@@ -13,7 +13,8 @@ from typing import Any
 from boomspec.core.graph import Source
 from boomspec.core.identity import file_digest
 from boomspec.core.tasks import Tokenize, TrainTokenizer
-from runners.runtime.context import Context, Input, Progress
+from runners.runtime.context import Context, Progress
+from runners.runtime.job import Input
 
 TEXTS = [
     *(f"def function_{i}(x):\n    return x + {i}  # añadir {i} €\n" * 8 for i in range(9)),

@@ -19,14 +19,15 @@ import psutil
 import torch
 from safetensors.torch import load_file
 
-from boomspec.core.graph import Execution, Node, Source, Task, TaskGraph
+from boomspec.core.execution import Execution, read_options
+from boomspec.core.graph import Node, Source, Task, TaskGraph
 from boomspec.core.identity import file_digest
 from boomspec.core.losses import KL, CrossEntropy, HiddenCosine, Losses
 from boomspec.core.tasks import Distill
 from boomspec.store import FolderStore
 from runners.executor.worker import execute
-from runners.runtime.context import Context, Input
-from runners.runtime.job import Job
+from runners.runtime.context import Context
+from runners.runtime.job import Input, Job
 from runners.tasks import distill
 from tests.runners import tiny
 from tests.runners.corpora import record, wait_until, write_texts
@@ -52,7 +53,7 @@ class GroupStory:
         self.task = Task(student, {"teacher": self.teacher.id, "tokens": tokens.id})
         options = {"workers": 2, "min_workers": 1, "parallel": "fsdp", "teacher": "sharded", "micro_batch": 2}
         options["checkpoint_seconds"] = 0.2
-        nodes = [Node(tokens, "tokens"), Node(self.task, "distill", Execution(options=options))]
+        nodes = [Node(tokens, "tokens"), Node(self.task, "distill", Execution(**read_options(options)))]
         sources = {text.id: text, self.teacher.id: self.teacher}
         self.graph = TaskGraph("many", {node.id: node for node in nodes}, sources, (self.task.id,))
         self.graph.write(folder / "graph.json")

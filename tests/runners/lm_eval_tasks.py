@@ -21,7 +21,8 @@ from boomspec.core.graph import Source
 from boomspec.core.identity import folder_digest
 from boomspec.core.task_data import digests
 from boomspec.core.tasks import Evaluate, LmEval
-from runners.runtime.context import Context, Input, Progress
+from runners.runtime.context import Context, Progress
+from runners.runtime.job import Input
 from runners.tasks import evaluate
 from tests.runners import tiny
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from boomspec.core.graph import Cost, Execution, Node, Task, TaskGraph
+from boomspec.core.execution import Execution
+from boomspec.core.graph import Cost, Node, Task, TaskGraph
 from boomspec.core.tasks import Architecture, Cell, Evaluate, HeldOut, Pretrain, Record, Report
 from boomspec.store import FolderStore
 from boomspec.store.runs import past_runs

@@ -134,7 +134,7 @@ def test_calibration_windows_begin_with_it(case: tuple[Path, Path, tuple[int, ..
     folder, _, prefix = case
     calibration = Calibration(sequences=5, sequence_length=12, seed=0)
     model = tiny.model(vocab_size=TokenStream(folder).vocabulary)
-    for tokens_BT in calibration_batches(calibration, folder, options={}, model=model):
+    for tokens_BT in calibration_batches(calibration, folder, batch_size=8, model=model):
         assert tokens_BT.shape[1] == 12
         assert (tokens_BT[:, : len(prefix)] == torch.tensor(prefix)).all()
 

@@ -18,7 +18,8 @@ from runners.report.differences import differences
 from runners.report.files import comparison_files
 from runners.report.publish import publish_run
 from runners.report.sweep_figures import axis_places, numeric
-from runners.runtime.context import Context, Input
+from runners.runtime.context import Context
+from runners.runtime.job import Input
 from runners.tasks import comparison
 from tests.runners.experiments import Experiments, Made
 from tests.runners.family import LOSS, NOISE

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from boomspec.compile.cost.pricing import priced
-from boomspec.core.graph import Cost, Execution, Node, Source, Task
+from boomspec.core.execution import Execution, read_options
+from boomspec.core.graph import Cost, Node, Source, Task
 from boomspec.core.losses import KL, CrossEntropy, HiddenCosine, Losses
 from boomspec.core.tasks import (
     Architecture,
@@ -69,7 +70,7 @@ def cost(folder: Path, record: Record, *, role: str = "teacher", **options: Any)
     """What the task is said to cost, with what its tokens say."""
     source = Source("model", {"of": str(folder)}, {})
     task = Task(record, {role: source.id, "tokens": "tokens"})
-    node = Node(task, "task", Execution(options=options))
+    node = Node(task, "task", Execution(**read_options(options)))
     facts = {source.id: read_facts(folder / "artifact" / "model")}
     found = priced({node.id: node}, {source.id: source}, facts)[node.id].cost
     assert found is not None
@@ -85,7 +86,7 @@ def student(**fields: Any) -> Distill:
 def flops_of(folder: Path, record: Distill, *, micro_batch: int = 4) -> int:
     """Operations of the whole task, counted while it runs."""
     context = tiny.context(folder / "run", record, teacher=folder / "artifact", tokens=folder / "tokens")
-    context.options["micro_batch"] = micro_batch
+    tiny.set_training(context, micro_batch=micro_batch)
     with counted_flops() as counter:
         distill.run(context)
     return int(counter.get_total_flops())
@@ -214,7 +215,7 @@ def peaks(folder: Path, record: Distill, *, micro_batch: int, **options: Any) ->
     told = cost(folder, record, micro_batch=micro_batch, **options)
     recipe = record.recipe
     context = tiny.context(folder / "run", record)
-    context.options["micro_batch"] = micro_batch
+    tiny.set_training(context, micro_batch=micro_batch)
     small = distill.initial_student(record, folder / "artifact" / "model", context.path / "model")
     large = load_frozen(folder / "artifact" / "model", dtype=frozen_dtype(recipe.precision))
     loss = distill.distillation_loss(small, large, record.losses, record.kept)

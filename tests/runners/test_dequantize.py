@@ -20,8 +20,8 @@ from boomspec.models.quantized import foreseen
 from boomspec.store import FolderStore, Store
 from runners.executor import worker
 from runners.modeling.models import load
-from runners.runtime.context import Input, Progress
-from runners.runtime.job import Job
+from runners.runtime.context import Progress
+from runners.runtime.job import Input, Job
 from runners.runtime.journal import make_subfolders
 from runners.tasks.dequantize import check_written, run, write_whole
 from tests.runners import quantized, small, tiny

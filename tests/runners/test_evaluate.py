@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from boomspec.core.errors import BoomspecError
+from boomspec.core.execution import Execution
 from boomspec.core.graph import Source
 from boomspec.core.identity import folder_digest
 from boomspec.core.tasks import Evaluate, HeldOut, LmEval
@@ -19,7 +20,8 @@ from boomspec.corpus import python_stdlib
 from runners.evaluation import held_out
 from runners.evaluation.lm_eval_runner import Harness
 from runners.modeling.models import load_frozen
-from runners.runtime.context import Context, Input, Progress
+from runners.runtime.context import Context, Progress
+from runners.runtime.job import Input
 from runners.runtime.statistics import weighted_stderr
 from runners.tasks import evaluate
 
@@ -80,7 +82,7 @@ def run(folder: Path, measure, inputs: dict[str, Input], *, progress: Path | Non
         inputs=inputs,
         path=folder,
         resume=folder.parent / "resume",
-        options=options,
+        execution=Execution(**options),
         progress=Progress(progress, every_seconds=0.0),
     )
     evaluate.run(context)

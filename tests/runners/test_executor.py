@@ -29,7 +29,8 @@ from pathlib import Path
 import pytest
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.graph import Execution, Node, Task
+from boomspec.core.execution import Execution
+from boomspec.core.graph import Node, Task
 from boomspec.store import FolderStore
 from runners.cluster.ray_cluster import check_feasible, cluster
 from tests.runners.corpora import feed, record, wait_until

@@ -21,7 +21,7 @@ from runners.assembly.assemble import assemble
 from runners.cli import export
 from runners.modeling.foreign_code import runs_code
 from runners.modeling.models import load
-from runners.runtime.context import Input
+from runners.runtime.job import Input
 from runners.tasks import tokenize
 from tests.runners import foreign, small, tiny
 from tests.runners.hub_server import COMMIT, hub
@@ -67,7 +67,7 @@ def test_without_trust_transformers_own_class_is_used_and_the_code_stays_behind(
     path.write_text(json.dumps(json.loads(path.read_text()) | named))
     graph = small.compiled(small.write_spec(tmp_path, **SECTIONS), FolderStore(tmp_path / "store")).graph
     assert not digests(graph)
-    assert not any("code" in node.execution.options for node in graph.nodes.values())
+    assert not any(node.execution.code for node in graph.nodes.values())
 
     node = next(node for node in graph.nodes.values() if node.task.kind == "tokenize")
     context = tiny.context(tmp_path / "tokens", node.task.record)
@@ -365,7 +365,7 @@ def test_a_student_that_nobody_trusts_does_not_run_what_the_teachers_trust_is_ab
     for node in graph.nodes.values():
         if node.task.kind == "evaluate":
             context = tiny.context(tmp_path / node.id[:8], node.task.record)
-            context.options = node.execution.options
+            context.execution = node.execution
             found = {role: Input(i, source=graph.sources.get(i)) for role, i in node.task.inputs.items()}
             context.inputs.update(found)
             ran[node.name] = context.code_of("model")

@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from boomspec.core.errors import BoomspecError
+from boomspec.core.execution import Execution, TrainingOptions
 from boomspec.core.graph import Node, Task
-from runners.runtime.context import Context, Place, Progress
+from runners.runtime.context import Context, Progress
 from runners.runtime.job import Job
 from runners.tasks import distill
 from runners.training.process_group import STOP, WORKERS
@@ -102,8 +103,7 @@ def groups(
     """
     many_workers = importlib.import_module("runners.training.ray_train")  # loads Ray
     context: Context[Any] = tiny.context(place)
-    context.options = {"workers": 4, "parallel": "ddp", **options}
-    context.place = Place(retries=2, claims={"CPU": 1.0})
+    context.execution = Execution(retries=2, training=TrainingOptions(**{"workers": 4, **options}))
     if full:
         context.progress = FullDisk(None)
     every, started, failure = [endings()[name] for name in names], [], ""
@@ -213,7 +213,7 @@ def growing(place: Path) -> str:
     many_workers = importlib.import_module("runners.training.ray_train")
     policies = importlib.import_module("ray.train.v2._internal.execution.scaling_policy.factory")
     context: Context[Any] = tiny.context(place)
-    context.options, context.place = {"workers": 4, "min_workers": 1}, Place(claims={"CPU": 1.0})
+    context.execution = Execution(training=TrainingOptions(workers=4, min_workers=1))
     policy = policies.create_scaling_policy(many_workers._trainer(context, place, 3, None).scaling_config)
     policy._maybe_send_resource_request = lambda: None
     policy._get_reserved_resources = lambda: {"a": {"CPU": 4.0}}
@@ -229,7 +229,7 @@ def joined(place: Path, inputs: dict[str, Path], wanted: int, error: Exception |
     """What a worker that is alone in its group raises whose body fails."""
     apart = importlib.import_module("runners.training.ray_train_worker")
     context: Context[Any] = tiny.context(place, recorded(), resume=place / "resume", **inputs)
-    context.options, context.place = {"workers": wanted}, Place(log=place / "task.log")
+    context.execution, context.log = Execution(training=TrainingOptions(workers=wanted)), place / "task.log"
 
     def fails(_: Any) -> None:
         assert error is not None
@@ -269,7 +269,7 @@ def astray(place: Path) -> tuple[str, str]:
     node = Node(Task(recorded(), {}), "distill")
     asked = reach.Reach("marker", frozenset())
     job = Job(node, {}, {}, str(place / "store"), str(place / "store"), Path("runs/x"), "", None, False, asked)
-    context.place = Place(job=job)
+    context.job = job
     here = SimpleNamespace(get_node_id=lambda: "b")
     machine = {"NodeID": "b", "NodeManagerHostname": "node7", "NodeManagerAddress": "10.0.0.7"}
     with pytest.MonkeyPatch.context() as patch:
@@ -316,7 +316,7 @@ def stopping(place: Path, inputs: dict[str, Path], parallel: str, after: int) ->
     training = importlib.import_module("runners.training.loop")
     recipe, rank = {"steps": 4, "sequences": 7}, torch.distributed.get_rank()
     context: Context[Any] = tiny.context(place / f"{rank}", recorded(recipe=recipe), **inputs)
-    context.options = {"micro_batch": 1, "parallel": parallel}
+    tiny.set_training(context, micro_batch=1, parallel=parallel)
     context.resume, context.path = place / "resume", place / "payload"
     context.path.mkdir(exist_ok=True)
     rounds = 0

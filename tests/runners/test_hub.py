@@ -52,7 +52,7 @@ def test_a_hub_teacher_is_planned_from_headers_and_fetched_at_the_pinned_commit(
         assert identities == [{"hub": "maker/teacher", "revision": COMMIT}]
 
         code = (
-            "from boomspec.core.graph import Source; from runners.runtime.context import Input\n"
+            "from boomspec.core.graph import Source; from runners.runtime.job import Input\n"
             "from runners.modeling.models import model_folder\n"
             f"source = Source('model', {identities[0]!r}, {{'hub': 'maker/teacher'}})\n"
             "print(model_folder(Input(source.id, source=source)))"
@@ -122,7 +122,7 @@ def test_a_tied_model_whose_file_holds_another_head_is_planned_as_it_is_run(tmp_
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     code = (
         "import json; from boomspec.models.hub import pinned_model; from boomspec.core.errors import BoomspecError\n"
-        "from boomspec.core.graph import Source; from runners.runtime.context import Input\n"
+        "from boomspec.core.graph import Source; from runners.runtime.job import Input\n"
         "from runners.modeling.models import model_folder\n"
         "from boomspec.models.facts import read_facts\n"
         "found = {}\n"

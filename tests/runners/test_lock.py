@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from boomspec.core.errors import BoomspecError
+from boomspec.core.execution import Execution
 from boomspec.plan.lock import read_lock
 from runners.tasks import tokenize
 from tests.runners import tiny
@@ -168,9 +169,9 @@ def test_rows_that_are_not_those_of_the_lock_fail_the_task(tmp_path: Path) -> No
     first = context(tmp_path / "first", record(), text=write_texts(tmp_path / "a"))
     tokenize.run(first)
     again = context(tmp_path / "again", record(), text=write_texts(tmp_path / "a"))
-    again.options["rows"] = rows(first.path)
+    again.execution = Execution(rows=rows(first.path))
     tokenize.run(again)
     other = context(tmp_path / "other", record(), text=write_texts(tmp_path / "b", ["another text"] * 8))
-    other.options["rows"] = rows(first.path)
+    other.execution = Execution(rows=rows(first.path))
     with pytest.raises(BoomspecError, match="the rows of the train text are not those of the lock: 8 documents"):
         tokenize.run(other)

@@ -19,7 +19,8 @@ import torch
 from safetensors.torch import load_file
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.graph import Execution, Node, Task
+from boomspec.core.execution import Execution, TrainingOptions, read_options
+from boomspec.core.graph import Node, Task
 from boomspec.core.losses import CrossEntropy, HiddenCosine, Losses
 from boomspec.core.tasks import Architecture, Distill, Faithful, Pretrain
 from boomspec.spec.sections.execution import ExecutionSpec
@@ -65,7 +66,8 @@ def work(place: Path, record: Any, inputs: dict[str, Path], options: dict[str, A
     notes = tiny.notes
     shared = place / "payload"
     shared.mkdir(exist_ok=True)
-    own, context.path, context.options = context, shared, options
+    own, context.path = context, shared
+    tiny.set_training(context, **options)
     try:
         (distill if isinstance(record, Distill) else pretrain).work(context)
     except KeyboardInterrupt:
@@ -273,11 +275,11 @@ def test_workers_talk_through_nccl_where_they_have_gpus() -> None:
 
 def test_all_workers_of_a_training_must_find_room_in_the_cluster() -> None:
     task = Task(recorded(), {})
-    four = Node(task, "distill", Execution(cpus=2, gpus=1, options={"workers": 4}))
+    four = Node(task, "distill", Execution(cpus=2, gpus=1, training=TrainingOptions(workers=4)))
     check_feasible([four], [{"CPU": 4.0, "GPU": 2.0}, {"CPU": 8.0, "GPU": 2.0}])
     with pytest.raises(BoomspecError, match="distill asks for 4 workers with 2 CPUs and 1 GPUs each"):
         check_feasible([four], [{"CPU": 3.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 2.0}])
-    tenths = Node(task, "distill", Execution(cpus=0.1, options={"workers": 3}))
+    tenths = Node(task, "distill", Execution(cpus=0.1, training=TrainingOptions(workers=3)))
     check_feasible([tenths], [{"CPU": 0.3}])
 
 
@@ -300,7 +302,7 @@ def test_how_many_workers_train_is_no_part_of_an_identity() -> None:
     task = Task(recorded(), {})
     execution = ExecutionSpec.model_validate({"distill": {"workers": 4, "parallel": "fsdp", "teacher": "sharded"}})
     options = execution.distill.model_dump(exclude={"cpus", "gpus"})
-    node = Node(task, "distill", Execution(options=options))
+    node = Node(task, "distill", Execution(**read_options(options)))
     assert node.execution.workers == 4
     assert node.id == Node(task, "distill").id
 

@@ -58,7 +58,7 @@ def bucket(s3: S3, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 def machine(folder: Path, bucket: Bucket) -> Context[Any]:
     """A training's context on a machine with folders of its own."""
     context = tiny.context(folder)
-    context.options = {"checkpoint_seconds": 0.0}
+    tiny.set_training(context, checkpoint_seconds=0.0)
     context.mirror = ResumeMirror(bucket, PREFIX, context.progress.note)
     return context
 
@@ -136,7 +136,8 @@ def apart(folder: Path, url: str, record: Any, inputs: dict[str, Path], settings
     os.environ.update(settings)
     rank = torch.distributed.get_rank()
     own = tiny.context(folder / f"machine-{rank}", record, **inputs)
-    own.options, own.first_here = {"parallel": "fsdp", "micro_batch": 2}, True
+    tiny.set_training(own, parallel="fsdp", micro_batch=2)
+    own.first_here = True
     own.mirror = ResumeMirror(Bucket(url, seconds=30), PREFIX, own.progress.note)
     stops = (folder / STOP).exists()
     if stops and rank == 0:

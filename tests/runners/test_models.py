@@ -13,7 +13,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import Source
 from boomspec.models.facts import read_facts
 from runners.modeling.models import load_frozen, model_folder, save_weights, stored_dtype
-from runners.runtime.context import Input
+from runners.runtime.job import Input
 from tests.runners import tiny
 
 

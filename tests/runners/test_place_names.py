@@ -11,8 +11,7 @@ from boomspec.core.graph import Source, TaskGraph
 from boomspec.store import FolderStore, Store
 from boomspec.store.sources import readable_source, upload
 from runners.executor import worker
-from runners.runtime.context import Input
-from runners.runtime.job import Job
+from runners.runtime.job import Input, Job
 from runners.runtime.journal import make_subfolders
 from runners.runtime.place_names import named, names_of, renamed
 from tests.runners import foreign, small, tiny

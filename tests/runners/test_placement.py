@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.graph import Cost, Execution, Node, Task, TaskGraph
+from boomspec.core.execution import Execution
+from boomspec.core.graph import Cost, Node, Task, TaskGraph
 from boomspec.core.graph_file import read_graph
 from boomspec.core.tasks import Evaluate, HeldOut
 from boomspec.plan.order import longest_first

@@ -7,7 +7,8 @@ from ray import exceptions
 from ray.exceptions import RayError, RayTaskError
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.graph import Execution, Node, Task, TaskGraph
+from boomspec.core.execution import Execution
+from boomspec.core.graph import Node, Task, TaskGraph
 from boomspec.plan.plan import needed
 from boomspec.store import FolderStore
 from runners.cluster.ray_errors import explained, trace
@@ -74,9 +75,7 @@ def test_a_job_that_no_worker_can_read_fails_once_with_its_reason_and_its_trace(
 ) -> None:
     text = write_texts(tmp_path / "texts")
     good = Node(Task(record(), {"text": text.id}), "good tokens")
-    bad = Node(
-        Task(record(skip=1), {"text": text.id}), "bad tokens", Execution(retries=3, options={"x": Unreadable("x")})
-    )
+    bad = Node(Task(record(skip=1), {"text": text.id}), "bad tokens", Execution(retries=3, rows={"x": Unreadable("x")}))
     graph = TaskGraph("unreadable", {node.id: node for node in (bad, good)}, {text.id: text}, (good.id, bad.id))
     store = FolderStore(tmp_path / "store")
     from runners.executor.executor import run_tasks

@@ -21,7 +21,8 @@ from typing import Any
 import pytest
 import ray
 
-from boomspec.core.graph import Cost, Execution, Node, Task, TaskGraph
+from boomspec.core.execution import Execution
+from boomspec.core.graph import Cost, Node, Task, TaskGraph
 from boomspec.core.tasks import Evaluate, HeldOut
 from boomspec.store import FolderStore
 from runners.cluster.store_check import Astray, Seen, UnreachedError, _patience, _waited, _without_lost

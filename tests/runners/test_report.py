@@ -16,7 +16,8 @@ from runners.report.figures import size_figure
 from runners.report.findings import compare, findings, outcome
 from runners.report.publish import publish_run
 from runners.report.run_notes import opening
-from runners.runtime.context import Context, Input
+from runners.runtime.context import Context
+from runners.runtime.job import Input
 from runners.tasks import report
 from tests.runners.family import LOSS, Family
 

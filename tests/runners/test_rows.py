@@ -15,6 +15,7 @@ from boomspec.core.graph import HELD_OUT_TEXT, Source
 from runners.data.documents import Document, Documents
 from runners.data.tokens import TokenStream
 from runners.tasks import tokenize
+from tests.runners import tiny
 from tests.runners.corpora import TEXTS, context, progress_lines, record, text_source, write_texts
 
 ROWS = [{"meta": {"text": text, "id": i}, "n": i} for i, text in enumerate(TEXTS)]
@@ -336,7 +337,8 @@ def test_a_task_that_is_killed_goes_on_from_its_checkpoint_to_the_same_bytes(
     for attempt in range(len(limits)):
         read, limit = 0, limits[attempt]
         made = context(tmp_path / f"attempt-{attempt}", wanted, **given)
-        made.resume, made.options["checkpoint_seconds"] = resume, 0
+        made.resume = resume
+        tiny.set_training(made, checkpoint_seconds=0)
         try:
             tokenize.run(made)
         except Killed:
@@ -370,7 +372,7 @@ def test_a_checkpoint_that_does_not_match_its_checksum_is_passed_over(
     whole = context(tmp_path / "whole", record(), text=source)
     tokenize.run(whole)
     first = context(tmp_path / "first", record(), text=source)
-    first.options["checkpoint_seconds"] = 0
+    tiny.set_training(first, checkpoint_seconds=0)
     monkeypatch.setattr(tokenize, "_check_counts", lambda *_: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         tokenize.run(first)

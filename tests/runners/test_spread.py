@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from boomspec.core.execution import Parallel
 from boomspec.core.tasks import Distill
 from runners.modeling.models import load_frozen
 from runners.runtime.device import frozen_dtype
 from runners.tasks import distill
 from runners.training.loop import train
 from runners.training.losses import weights
-from runners.training.parallel import Parallel, Spread, is_sharded, lightened, shard_frozen
+from runners.training.parallel import Spread, is_sharded, lightened, shard_frozen
 from runners.training.process_group import team
 from tests.runners import tiny
 from tests.runners.crew import Crew
@@ -57,7 +58,7 @@ def buckets(folder: Path) -> list[set[int]]:
     """The storages of all gradients behind each micro batch of a training, the last one's aside."""
     model, spread = (small := tiny.model()), Spread(small, team(folder), parallel="ddp")
     context = tiny.context(folder / str(spread.team.rank), resume=folder / "resume")
-    context.options["micro_batch"] = 1
+    tiny.set_training(context, micro_batch=1)
     found = []
 
     def loss(inputs_BT: Tensor, _labels_BT: Tensor, _count: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -106,7 +107,7 @@ def peak(folder: Path, record: Distill, options: dict[str, Any]) -> int:
     """Bytes at the largest moment of two real steps on this worker."""
     rank = torch.distributed.get_rank()
     context = tiny.context(folder / f"worker-{rank}", record, resume=folder / "resume")
-    context.options = options
+    tiny.set_training(context, **options)
     workers, parallel, recipe = team(context.resume), options["parallel"], record.recipe
     small = distill.initial_student(record, folder / "artifact" / "model", context.path / "model")
     large = load_frozen(folder / "artifact" / "model", dtype=frozen_dtype(recipe.precision))

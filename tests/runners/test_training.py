@@ -75,7 +75,7 @@ def test_the_micro_batch_changes_nothing_but_the_last_bits(tmp_path: Path, micro
     # A large eps keeps AdamW from blowing up the rounding of gradients that are nearly 0.
     recipe = tiny.recipe(optimizer={"eps": 1e-3})
     whole, parts = tiny.context(tmp_path / "whole"), tiny.context(tmp_path / "parts")
-    whole.options["micro_batch"], parts.options["micro_batch"] = 8, micro_batch
+    tiny.set_training(parts, micro_batch=micro_batch)
     expected = run(whole, recipe=recipe)
     actual = run(parts, recipe=recipe)
     for name, weight in expected.items():
@@ -151,7 +151,7 @@ def test_the_last_two_checkpoints_are_kept_and_half_written_ones_removed(tmp_pat
 def test_a_checkpoint_is_there_without_an_interrupt_and_only_safetensors_and_json_are_in_it(tmp_path: Path) -> None:
     expected = run(tiny.context(tmp_path / "whole"))
     context = tiny.context(tmp_path / "crashed")
-    context.options["checkpoint_seconds"] = 0
+    tiny.set_training(context, checkpoint_seconds=0)
     with pytest.raises(ZeroDivisionError):
         run(context, batches=interrupted_at(1, ZeroDivisionError))
     assert checkpoints(context.resume) == ["step-00000001"]
@@ -168,7 +168,7 @@ def test_checkpoints_that_take_long_to_write_come_more_seldom_than_asked_for_and
     written: list[int] = []
     monkeypatch.setattr(training.resume, "save", lambda _folder, checkpoint, *_: written.append(checkpoint.steps))
     context = tiny.context(tmp_path)
-    context.options["checkpoint_seconds"] = 60
+    tiny.set_training(context, checkpoint_seconds=60)
     monkeypatch.setattr(training, "_CHECKPOINT_SHARE", 0.25)
     run(context)
     assert written == [1, 3, 5]

@@ -17,7 +17,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from boomspec.core.graph import Execution, Node, Task, TaskGraph
+from boomspec.core.execution import Execution, TrainingOptions
+from boomspec.core.graph import Node, Task, TaskGraph
 from boomspec.core.identity import file_digest
 from boomspec.core.tasks import Check, Outline
 from boomspec.store import FolderStore, Store
@@ -92,7 +93,8 @@ def test_a_run_made_again_is_the_same_bit_for_bit_and_its_store_is_not_touched(
     before = everything(finished.folder)
     # What the graph says of threads and micro batches now does not matter: they change bits.
     other = {
-        i: replace(node, execution=Execution(options={"micro_batch": 3})) for i, node in finished.graph.nodes.items()
+        i: replace(node, execution=Execution(training=TrainingOptions(micro_batch=3)))
+        for i, node in finished.graph.nodes.items()
     }
     assert replace(finished, graph=replace(finished.graph, nodes=other)).verify() == 0
     output = capsys.readouterr().out
@@ -106,9 +108,9 @@ def test_a_run_made_again_is_the_same_bit_for_bit_and_its_store_is_not_touched(
 def test_a_task_is_repeated_with_the_resources_and_settings_of_its_artifact(finished: Finished) -> None:
     _, task_id = finished.task("distill student")
     node = finished.graph.nodes[task_id]
-    changed = replace(node, execution=Execution(cpus=7, options={"micro_batch": 3}))
+    changed = replace(node, execution=Execution(cpus=7, training=TrainingOptions(micro_batch=3)))
     assert as_it_was_made(changed, finished.store).execution == node.execution
-    assert node.execution.options["micro_batch"] != 3
+    assert node.execution.training != TrainingOptions(micro_batch=3)
 
 
 def test_weights_that_were_altered_are_found_and_named_to_the_tensor(

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from boomspec.core.graph import Execution, Node, Source, Task
+from boomspec.core.execution import Execution, TrainingOptions
+from boomspec.core.graph import Node, Source, Task
 from boomspec.core.tasks import Evaluate, HeldOut, Tokenize
 from boomspec.store import FolderStore
 from runners.executor.worker import execute
-from runners.runtime.context import Input
-from runners.runtime.job import Job
+from runners.runtime.job import Input, Job
 from runners.runtime.journal import log_file, progress_file
 from runners.runtime.output import captured
 from tests.runners.corpora import as_pipe, feed, record, tokenizer_source, wait_until, write_jsonl, write_texts
@@ -107,7 +107,9 @@ def _read(file: Path) -> str:
 
 def test_execution_options_reach_neither_identity_nor_artifact_id(tmp_path: Path) -> None:
     plain = job(tmp_path, write_texts(tmp_path / "texts"))
-    other = replace(plain, node=replace(plain.node, execution=Execution(cpus=2, options={"micro_batch": 1})))
+    other = replace(
+        plain, node=replace(plain.node, execution=Execution(cpus=2, training=TrainingOptions(micro_batch=1)))
+    )
     assert execute(plain).state == "made"
     assert execute(other).state == "reused"
 

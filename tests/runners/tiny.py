@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from boomspec.core.tasks import Optimizer, Recipe, Record, Schedule
-from runners.runtime.context import Context, Input, Progress
+from runners.runtime.context import Context, Progress
+from runners.runtime.job import Input
 
 VOCABULARY = 64
 _SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8}
@@ -59,7 +61,7 @@ def recipe(**fields: Any) -> Recipe:
 
 
 def context(folder: Path, record: Record | None = None, *, resume: Path | None = None, **inputs: Path) -> Context[Any]:
-    """A context that works in `folder`; `inputs` are folders of artifacts. Options are empty."""
+    """A context that works in `folder`; `inputs` are folders of artifacts."""
     path = folder / "payload"
     path.mkdir(parents=True)
     return Context(
@@ -69,6 +71,11 @@ def context(folder: Path, record: Record | None = None, *, resume: Path | None =
         resume=resume or folder / "resume",
         progress=Progress(folder / "progress.jsonl", every_seconds=0.0),
     )
+
+
+def set_training(context: Context[Any], **options: Any) -> None:
+    """Give a context these options of its training; the others stay."""
+    context.execution = replace(context.execution, training=replace(context.training, **options))
 
 
 def notes(of: Context[Any]) -> list[str]:

@@ -14,6 +14,7 @@ from functools import lru_cache
 
 from boomspec.compile.cost import flops, memory
 from boomspec.compile.cost.shapes import Model, Models, UnknownCostError
+from boomspec.core.execution import TrainingOptions
 from boomspec.core.graph import Node, Source
 from boomspec.core.layers import STUDENT, TEACHER, Owner
 from boomspec.core.losses import Losses
@@ -22,7 +23,7 @@ from boomspec.core.tasks.cost import MADE, Cost, Prices
 from boomspec.core.tasks.recipe import Recipe
 from boomspec.core.tasks.record import Architecture, Assembled, Copied
 from boomspec.core.tasks.tokenize import token_bytes
-from boomspec.core.work_sizes import KEPT_CHECKPOINTS, MICRO_BATCH, SIMILARITY_WINDOWS
+from boomspec.core.work_sizes import BATCH_SIZE, KEPT_CHECKPOINTS, SIMILARITY_WINDOWS
 from boomspec.models.architecture import llama_facts
 from boomspec.models.facts import ModelFacts, total_bytes
 from boomspec.models.whole import rest_of
@@ -58,7 +59,8 @@ def priced(
             files = text.identity.get("files", ()) if text is not None else ()
             prices = _Prices(
                 models=known,
-                options=node.execution.options,
+                options=node.execution.training or TrainingOptions(),
+                batch_size=node.execution.batch_size or BATCH_SIZE,
                 on_gpu=node.execution.gpus > 0,
                 text_bytes=sum(file["bytes"] for file in files),
                 token_bytes=width,
@@ -101,10 +103,10 @@ class _Prices(Prices):
         entropy, kl, cosine = losses.cross_entropy is not None, losses.kl is not None, losses.hidden_cosine
         apart = kl_on_padding and kl
         length, trained = recipe.sequence_length, not (model.tied and frozen_embedding)
-        workers, again = int(options.get("workers", 1)), bool(options.get("activation_checkpointing", False))
-        cut = options.get("parallel") == "fsdp"
+        workers, again = options.workers, options.activation_checkpointing
+        cut = options.parallel == "fsdp"
         rows = -(-recipe.sequences // workers)  # of a step on one worker
-        micro_batch = min(int(options.get("micro_batch", MICRO_BATCH)), rows)
+        micro_batch = min(options.micro_batch, rows)
         once = flops.head_and_gradients(model, trained=trained)
         each = flops.forward_and_backward(model, length) + (model.forward(length) if again else 0)
         labelled = once if entropy or (kl and not apart) else 0  # for each token that has a label
@@ -131,7 +133,7 @@ class _Prices(Prices):
             checkpointing=again,
             ddp=workers > 1 and not cut,
             shards=workers if cut else 1,
-            teacher_shards=workers if options.get("teacher") == "sharded" else 1,
+            teacher_shards=workers if options.teacher == "sharded" else 1,
         )
         parameters = model.parameters - (model.embedding if frozen_embedding else 0)
         return Cost(

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from boomspec.core.execution import TrainingOptions
 from boomspec.core.losses import Losses
 from boomspec.core.tasks.recipe import Recipe
 
@@ -79,7 +80,8 @@ class Prices(ABC):
     """What a record works its cost out from, beside its own fields."""
 
     models: Mapping[str, PricedModel]  # by the role of the input that each is; `MADE`
-    options: Mapping[str, Any]  # of the task's execution
+    options: TrainingOptions
+    batch_size: int  # of a forward pass, where nothing is trained
     on_gpu: bool
     text_bytes: int  # of the files of the input `text`
     token_bytes: int  # of one token id of the input `tokenizer`

@@ -8,7 +8,6 @@ from boomspec.core.tasks.cost import AFTER_TOKENIZE, Cost, PricedModel, Prices, 
 from boomspec.core.tasks.recipe import Determinism, Precision
 from boomspec.core.tasks.record import Record
 from boomspec.core.types import Strict
-from boomspec.core.work_sizes import BATCH_SIZE
 
 REQUESTS = "how many requests lm-eval makes, and of what length"
 
@@ -66,7 +65,7 @@ class Evaluate(Record):
     determinism: Determinism | None = None
 
     def cost(self, prices: Prices) -> Cost:
-        rows = int(prices.options.get("batch_size", BATCH_SIZE))
+        rows = prices.batch_size
         return self.measure.cost(prices.models["model"], self.precision == "bf16", rows)
 
     def counted(self, cost: Cost, text: TextCounts) -> Cost:

@@ -10,7 +10,7 @@ from boomspec.core.tasks.cost import Cost, Prices
 from boomspec.core.tasks.recipe import Determinism, Precision
 from boomspec.core.tasks.record import Record
 from boomspec.core.types import Strict
-from boomspec.core.work_sizes import BATCH_SIZE, HELD_LOGITS, HELD_STATES
+from boomspec.core.work_sizes import HELD_LOGITS, HELD_STATES
 
 
 class Calibration(Strict):
@@ -96,7 +96,7 @@ class Search(Record):
         )
         length = self.calibration.sequence_length
         tokens = self.calibration.sequences * length
-        rows = min(int(prices.options.get("batch_size", BATCH_SIZE)), self.calibration.sequences)
+        rows = min(prices.batch_size, self.calibration.sequences)
         memory = teacher.measuring(bf16=self.precision == "bf16", tokens=rows * length)
         runs, heads = self.choice.layer_runs(teacher.depth)
         if isinstance(self.choice, PatchOrder):

@@ -6,7 +6,9 @@ from pydantic import field_validator, model_validator
 
 from boomspec.core.devices import DEVICES, others
 from boomspec.core.errors import BoomspecError
+from boomspec.core.execution import CHECKPOINT_SECONDS
 from boomspec.core.types import Bytes, Number, Strict, about
+from boomspec.core.work_sizes import BATCH_SIZE, MICRO_BATCH
 from boomspec.spec.sections.tracking import TrackingSpec
 from boomspec.spec.validate import FieldError
 from boomspec.spec.variables import has_variables
@@ -53,11 +55,11 @@ class Resources(Strict):
 class TrainingResources(Resources):
     """What a training gets."""
 
-    micro_batch: int = about("Sequences of one forward pass.", default=8, ge=1)
+    micro_batch: int = about("Sequences of one forward pass.", default=MICRO_BATCH, ge=1)
     checkpoint_seconds: Number = about(
         "Seconds between checkpoints. The step that runs then is ended first; and it is 20 times what "
         "the last one took to write, where that is more.",
-        default=60,
+        default=CHECKPOINT_SECONDS,
         gt=0,
     )
     workers: int = about("Processes that train together; each gets `cpus` and `gpus`.", 4, default=1, ge=1, le=4096)
@@ -104,7 +106,7 @@ class DistillResources(TrainingResources):
 class MeasuringResources(Resources):
     """What a task gets that runs models without training them."""
 
-    batch_size: int = about("Sequences of one forward pass.", default=8, ge=1)
+    batch_size: int = about("Sequences of one forward pass.", default=BATCH_SIZE, ge=1)
 
 
 class ExecutionSpec(Strict):

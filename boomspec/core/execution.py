@@ -1,0 +1,95 @@
+"""Where and how fast a task runs. Nothing here is part of an identity: it may change bits of results, never an id."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from boomspec.core.work_sizes import MICRO_BATCH
+
+CHECKPOINT_SECONDS = 60  # between two checkpoints of a training
+
+Parallel = Literal["ddp", "fsdp"]
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How one training uses its machines. `teacher` is None for a training that has no teacher."""
+
+    micro_batch: int = MICRO_BATCH
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    workers: int = 1
+    min_workers: int | None = None
+    parallel: Parallel = "ddp"
+    activation_checkpointing: bool = False
+    compile: bool = False
+    teacher: Literal["replicated", "sharded"] | None = None
+
+    @property
+    def least_workers(self) -> int:
+        """How many workers it needs at least. Each holds more of a sharded model when some are missing."""
+        sharded = self.parallel == "fsdp" or self.teacher == "sharded"
+        return self.min_workers or (self.workers if sharded else 1)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Where and how fast one task runs.
+
+    `training` and `batch_size` are None for kinds that do not train, or run no model. `code`: sha256 of the files of
+    foreign code that the spec trusts and the task may run. `rows`: what a lock says of the rows that it must read.
+    """
+
+    cpus: float = 1
+    gpus: float = 0
+    retries: int = 2  # for lost workers; an error of the task itself is not retried
+    training: TrainingOptions | None = None
+    batch_size: int | None = None
+    code: tuple[str, ...] = ()
+    rows: dict[str, Any] | None = None
+    memory: int = 0  # bytes of main memory that it claims
+    resources: dict[str, float] = field(default_factory=dict)  # custom ones of the cluster
+
+    @property
+    def workers(self) -> int:
+        """How many workers train together, each of which gets all that this says."""
+        return 1 if self.training is None else self.training.workers
+
+    @property
+    def claims(self) -> dict[str, float]:
+        """What one worker takes of its machine, by Ray's names; what it takes nothing of is left out."""
+        every = {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory, **self.resources}
+        return {name: amount for name, amount in every.items() if amount}
+
+    def options(self) -> dict[str, Any]:
+        """The fields that JSON keeps in one object, "options"; what is None or empty is left out of it."""
+        training = {} if self.training is None else asdict(self.training)
+        if training.get("teacher", "") is None:
+            del training["teacher"]
+        others = {"batch_size": self.batch_size, "code": list(self.code), "rows": self.rows}
+        return training | {name: value for name, value in others.items() if value}
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "cpus": self.cpus,
+            "gpus": self.gpus,
+            "retries": self.retries,
+            "options": self.options(),
+            "memory": self.memory,
+            "resources": self.resources,
+        }
+
+
+def read_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an `Execution` in its JSON's "options". Raises TypeError for an option that does not exist."""
+    training = dict(options)
+    others = {name: training.pop(name, None) for name in ("batch_size", "code", "rows")}
+    code = tuple(others.pop("code") or ())
+    return {"training": TrainingOptions(**training) if training else None, "code": code, **others}
+
+
+def read_execution(data: Mapping[str, Any]) -> Execution:
+    """The inverse of `Execution.to_json`. Raises TypeError for fields and options that do not exist."""
+    rest = {name: value for name, value in data.items() if name != "options"}
+    return Execution(**rest, **read_options(data["options"]))
