@@ -1,14 +1,20 @@
-"""What can be known of a spec without reading data or asking the hub.
+"""Check all of a spec that can be known without reading data or asking the hub.
 
-experiments --check_experiments--> families, or SpecError with every problem of all of them
+    experiments --check_experiments--> families, or SpecError with every problem of all of them
+
+What a training takes never changes another task: the length of the text is the spec's own `data.max_tokens`, which is
+proposed here and never derived.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from boomspec.compile.model_sources import local_facts
+from boomspec.compile.model_sources import Role, code_problems, folder_problems, local_facts, model_folder, section_of
+from boomspec.compile.places import Location, is_folder, path_text, resolve_path, variable_problems
+from boomspec.compile.records import recipe
 from boomspec.compile.resolve import (
     Family,
     check_causal,
@@ -19,21 +25,28 @@ from boomspec.compile.resolve import (
     resolve_family,
 )
 from boomspec.compile.resolved import complete
-from boomspec.compile.sources import check_paths
-from boomspec.compile.trainings import training_problems
+from boomspec.compile.text_sources import text_problems
+from boomspec.core.errors import Problem
 from boomspec.core.layers import patchable, prefixes
 from boomspec.core.memo import Once
+from boomspec.core.tasks import Recipe
 from boomspec.models.facts import ModelFacts
 from boomspec.spec.problems import for_each
+from boomspec.spec.sections.data import CalibrationSpec
+from boomspec.spec.sections.interpolate import OrderSearch
 from boomspec.spec.sections.student import KeepChoice
-from boomspec.spec.spec_file import SpecFile
+from boomspec.spec.sections.training import Training
+from boomspec.spec.spec_file import Spec, SpecFile
+
+_HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
+_PLENTY = 10_000_000  # tokens, where nothing is trained or searched: what is held out is a share of them
 
 
 def check_spec(file: SpecFile) -> Family | None:
-    """Check all that can be known without reading data or asking the hub.
+    """Check one experiment. Raises SpecError.
 
     Returns the family, or None where the teacher's layers, a search's finding or a published student's
-    mapping are not known yet. Raises SpecError.
+    mapping are not known yet.
     """
     return check_experiments([file])[0]
 
@@ -45,7 +58,7 @@ def check_experiments(files: Sequence[SpecFile]) -> list[Family | None]:
 
 
 def together(files: Sequence[SpecFile]) -> list[SpecFile]:
-    """The files as they are compiled together: what one has read the others do not read again."""
+    """The files with one memo: what has been read for one is not read again for the others."""
     once = Once()
     return [replace(file, once=once) for file in files]
 
@@ -53,14 +66,15 @@ def together(files: Sequence[SpecFile]) -> list[SpecFile]:
 def check(file: SpecFile) -> Family | None:
     """Check one experiment of those that are compiled together."""
     file = replace(file, spec=complete(file.spec))
-    if problems := [*check_paths(file), *training_problems(file)]:
+    sections = ("teacher", "student", "data", "evaluate", "execution")
+    if problems := [*file.known("paths", sections, lambda: _path_problems(file)), *_training_problems(file)]:
         raise file.error(*problems)
     facts = local_facts(file)
     return None if facts is None else check_against(file, facts)
 
 
 def check_against(file: SpecFile, facts: ModelFacts) -> Family | None:
-    """Check a spec against its teacher. What a search will find is stood in for by the plainest choice."""
+    """Check a spec against its teacher, with the plainest choice in the place of what a search will find."""
     check_causal(file, facts)
     check_rest(file, facts)
     sections = ("student", "data", "interpolate")
@@ -76,3 +90,120 @@ def _check_layers(file: SpecFile, facts: ModelFacts) -> Family | None:
     family = resolve_family(file, facts, kept, sets or prefixes(tuple(reversed(patchable(kept, facts.count)))))
     settled = sets is not None and not isinstance(file.spec.student.keep, KeepChoice)
     return family if settled and file.spec.student.model is None else None
+
+
+def _path_problems(file: SpecFile) -> list[Problem]:
+    """Problems of the paths and names in a spec, without reading what they hold."""
+    if problems := list(variable_problems(file)):
+        return problems
+    spec = file.spec
+    if spec.evaluate is not None and spec.evaluate.held_out is not None and spec.data and not spec.data.held_out:
+        hint = "set documents apart: data: {held_out: {every: 20}}"
+        problems.append(file.problem(("evaluate", "held_out"), "there is no held-out text to measure", hint))
+    roles: tuple[Role, ...] = ("teacher", "student")
+    for role in roles:
+        section, folder = section_of(file, role), model_folder(file, role)
+        if folder is not None:
+            if section.revision is not None:
+                problems.append(file.problem((role, "revision"), "a folder has no revisions", "remove it"))
+            problems += folder_problems(file, role, folder) or code_problems(file, role, folder)
+        elif section.model is not None and not _HUB_ID.fullmatch(
+            name := path_text(file, (role, "model"), section.model)
+        ):
+            problems.append(file.problem((role, "model"), f"'{name}' is neither a folder nor a hub id (owner/name)"))
+    if spec.data is not None:
+        problems += text_problems(file, spec.data)
+    if spec.evaluate is not None and spec.evaluate.tasks_folder is not None:
+        place = ("evaluate", "tasks_folder")
+        if not is_folder(tasks := resolve_path(file, place, spec.evaluate.tasks_folder)):
+            problems.append(file.problem(place, f"'{tasks}' is not a folder"))
+    return problems
+
+
+@dataclass(frozen=True)
+class _Training:
+    """One training of a spec: its section, its tokens, and the places of both."""
+
+    place: Location
+    section: Training
+    length: Location
+    tokens: int
+
+    def recipe(self, sequence_length: int) -> Recipe:
+        return recipe(self.section, seed=0, sequence_length=sequence_length, tokens=self.tokens)
+
+
+def _trainings(spec: Spec) -> Iterator[_Training]:
+    """Every training that has a length of its own."""
+    if (pretrain := spec.teacher.pretrain) is not None:
+        place = ("teacher", "pretrain")
+        yield _Training(place, pretrain, (*place, "tokens"), pretrain.tokens)
+    if (distill := spec.distill) is None:
+        return
+    yield _Training(("distill",), distill, ("distill", "tokens"), distill.tokens)
+    for i, item in enumerate(spec.baselines):
+        if item.random_init is not None and item.random_init.tokens not in (None, distill.tokens):
+            yield _Training(("distill",), distill, ("baselines", i, "random_init", "tokens"), item.random_init.tokens)
+
+
+def _training_problems(file: SpecFile) -> Iterator[Problem]:
+    """Problems of lengths and schedules."""
+    data, pretrain = file.spec.data, file.spec.teacher.pretrain
+    if data is None:
+        return
+    length = data.sequence_length
+    if pretrain is not None and pretrain.positions is not None and pretrain.positions < length:
+        message = f"{pretrain.positions:,} positions are less than one sequence ({length:,})"
+        yield file.problem(("teacher", "pretrain", "positions"), message)
+    for training in _trainings(file.spec):
+        yield from _schedule_problems(file, training, length)
+    if data.dataset is not None and data.max_tokens is None:
+        hint = f"how much of the data set is read; this spec's trainings need max_tokens: {_tokens_needed(file.spec)}"
+        yield file.problem(("data",), "missing 'max_tokens'", hint, key=True)
+    if data.max_tokens is not None and data.max_tokens <= length:
+        message = f"{data.max_tokens:,} tokens are less than one sequence ({length:,}) and its last label"
+        yield file.problem(("data", "max_tokens"), message)
+
+
+def _schedule_problems(file: SpecFile, training: _Training, sequence_length: int) -> Iterator[Problem]:
+    section, schedule, own = training.section, training.section.schedule, training.length[:-1] == training.place
+    if own and section.batch_tokens < sequence_length:
+        message = f"{section.batch_tokens:,} tokens are less than one sequence ({sequence_length:,})"
+        hint = f"give at least data.sequence_length: {sequence_length}"
+        yield file.problem((*training.place, "batch_tokens"), message, hint)
+        return
+    if training.tokens < section.batch_tokens:
+        message = f"{training.tokens:,} tokens are less than one step of batch_tokens ({section.batch_tokens:,})"
+        yield file.problem(training.length, message, "train longer, or with a smaller batch")
+        return
+    steps = training.recipe(sequence_length).steps
+    warmup = schedule.warmup.of(steps)
+    if warmup > steps:
+        message = f"the warm-up of {warmup:,} steps is longer than the training of {steps:,}"
+    elif warmup == steps > 1 and schedule.kind != "constant":
+        message = f"the warm-up takes all {steps:,} steps: none is left for the {schedule.kind} decay"
+    else:
+        return
+    place = (*training.place, "schedule", "warmup") if own else training.length
+    yield file.problem(place, message, "a share such as 1% follows the length of the training")
+
+
+def _tokens_needed(spec: Spec) -> str:
+    """Tokens of which the longest training or search reads none twice, as people write them, never fewer: "2.11B"."""
+    assert spec.data is not None
+    length = spec.data.sequence_length
+    needed = [training.recipe(length).tokens for training in _trainings(spec)]
+    needed += [calibration.sequences * length for calibration in _calibrations(spec)]
+    tokens = max(needed, default=_PLENTY - 1) + 1  # the last label
+    step = 10 ** max(0, len(str(tokens)) - 3)
+    rounded = -(-tokens // step) * step
+    name, unit = next(((n, u) for n, u in (("B", 10**9), ("M", 10**6), ("k", 1000)) if rounded >= u), ("", 1))
+    return f"{rounded / unit:.10g}{name}"
+
+
+def _calibrations(spec: Spec) -> Iterator[CalibrationSpec]:
+    for section in (spec.student.keep, spec.interpolate.order):
+        if isinstance(section, KeepChoice | OrderSearch):
+            yield section.calibration
+    for item in spec.baselines:
+        yield from (kind.calibration for kind in (item.shortgpt, item.laco) if kind is not None)

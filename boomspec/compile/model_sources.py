@@ -1,24 +1,45 @@
-"""The models that a spec names: their folders or commits, their facts, their tokenizers, their code.
+"""The models that a spec names: their folders or commits, facts and tokenizers, and the code that they bring along.
 
-The identity of a file is its content, that of a model on the hub its commit. Where a thing lies is only its location.
+A model in a folder is identified by the content of its files, one on the hub by its commit. Where it lies is only its
+location. With `trust_remote_code: true` the digests of its code are part of its identity, so that a spec that trusts
+the code and one that does not never share an artifact. Both are errors where transformers or the code has no classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from boomspec.compile.foreign_code import check_alike, trusted_code
-from boomspec.compile.places import digest_of, is_file, is_folder, path_text, resolve_path, shown_path, similar_folder
-from boomspec.core.errors import BoomspecError, Problem, SpecError
+from boomspec.compile.places import (
+    digest_of,
+    errors_at,
+    is_file,
+    is_folder,
+    path_text,
+    resolve_path,
+    shown_path,
+    similar_folder,
+)
+from boomspec.core.errors import BoomspecError, Problem
 from boomspec.core.graph import CODE, Source
 from boomspec.core.tasks import Architecture, Dequantize
 from boomspec.models.architecture import llama_facts
 from boomspec.models.checkpoint import checkpoint_files, read_checkpoint
-from boomspec.models.code import files_of_code, read_config_of
+from boomspec.models.code import (
+    AUTO_MAP,
+    CONFIGS,
+    USED,
+    check_named,
+    check_native,
+    code_digests,
+    code_files,
+    files_of_code,
+    is_native,
+    named_classes,
+    read_config_of,
+)
 from boomspec.models.contents import check_config, check_folder
 from boomspec.models.facts import ModelFacts, model_facts, read_config
 from boomspec.models.files import CONFIG, CONTEXT, tokenizer_context, tokenizer_files, travelling_files
@@ -32,16 +53,22 @@ from boomspec.spec.spec_file import SpecFile
 
 Role = Literal["teacher", "student"]
 BELIEVED = "tied"  # of the location of a model whose head was taken for its embedding without being read whole
+Digests = dict[str, str]  # sha256 by file name
 T = TypeVar("T")
+_CAUSAL = "AutoModelForCausalLM"
+
+
+def section_of(file: SpecFile, role: Role) -> TeacherSpec | StudentSpec:
+    return file.spec.teacher if role == "teacher" else file.spec.student
 
 
 def model_folder(file: SpecFile, role: Role) -> Path | None:
-    """The folder of a model that exists; None where it is on the hub, or made by the spec."""
+    """The folder of a model that exists; None where it is on the hub, or trained by the spec."""
     return file.known("folder", (role,), lambda: _model_folder(file, role))
 
 
 def _model_folder(file: SpecFile, role: Role) -> Path | None:
-    section = _section(file, role)
+    section = section_of(file, role)
     if section.model is None:
         return None
     name = path_text(file, (role, "model"), section.model)
@@ -60,7 +87,7 @@ def _model_folder(file: SpecFile, role: Role) -> Path | None:
 def folder_problems(file: SpecFile, role: Role, folder: Path) -> list[Problem]:
     """What keeps a folder from being read as a model. Looks at names, its config, and beginnings of its files."""
 
-    def looked_at() -> BoomspecError | None:
+    def first_error() -> BoomspecError | None:
         try:
             check_folder(folder)
             config = read_config(folder)
@@ -70,19 +97,8 @@ def folder_problems(file: SpecFile, role: Role, folder: Path) -> list[Problem]:
             return error
         return None
 
-    error = file.once(("contents", folder), looked_at)
+    error = file.once(("contents", folder), first_error)
     return [] if error is None else [file.problem((role, "model"), error.message, error.hint)]
-
-
-@contextmanager
-def at_model(file: SpecFile, role: Role) -> Iterator[None]:
-    """What is wrong with a model is an error at the line that names it; that the hub gives no answer is not."""
-    try:
-        yield
-    except (SpecError, UnreachableError):
-        raise
-    except BoomspecError as error:
-        raise file.error(file.problem((role, "model"), error.message, error.hint)) from error
 
 
 def local_facts(file: SpecFile) -> ModelFacts | None:
@@ -100,12 +116,12 @@ def _local_facts(file: SpecFile) -> ModelFacts | None:
         folder = cached if cached and any(cached.glob("*.safetensors")) else None
     if folder is None:
         return None
-    with at_model(file, "teacher"):
+    with errors_at(file, ("teacher", "model")):
         return _facts(file, folder)
 
 
 def _facts(file: SpecFile, folder: Path) -> ModelFacts:
-    """The facts of a folder, as it is when it is dequantised."""
+    """The facts of a model in a folder, as they are after dequantisation."""
 
     def read() -> ModelFacts:
         config, tensors = foreseen(read_config(folder), read_checkpoint(folder), str(folder))
@@ -115,8 +131,8 @@ def _facts(file: SpecFile, folder: Path) -> ModelFacts:
 
 
 def dequantization(file: SpecFile, role: Role) -> Dequantize | None:
-    """The task that a model which exists has to go through before it is read; None where it is not quantised."""
-    with at_model(file, role):
+    """The task that a quantised model has to go through before it is read; None for any other."""
+    with errors_at(file, (role, "model")):
         config = read_config(_config_folder(file, role))
     return None if quantization_of(config) is None else Dequantize(dtype=target_dtype(config))
 
@@ -140,67 +156,54 @@ def architecture(pretrain: PretrainSpec) -> Architecture:
 
 def model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Source]:
     """Facts, model and tokenizer of a model that exists. Reads a local model's bytes once, for their digests."""
-    with at_model(file, role):
+    with errors_at(file, (role, "model")):
         return file.known("model", (role, "data", "teacher"), lambda: _model_sources(file, role))
 
 
 def _model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Source]:
-    name, _ = _named_model(file, role)
-    folder, written = model_folder(file, role), str(_section(file, role).model)
-    if folder is not None and (problems := folder_problems(file, role, folder)):
-        raise file.error(*problems)
+    section, folder = section_of(file, role), model_folder(file, role)
     if folder is None:
+        name, _ = _named_model(file, role)
         commit, facts = _of_hub(file, role, pinned_model)
-        identity = {"hub": name, "revision": commit}
-        location = {"hub": name, "asked": _section(file, role).revision}
-        model, words = ({**identity, **code} for code in _code(file, role))
+        location = {"hub": name, "asked": section.revision}
+        model, tokenizer = ({"hub": name, "revision": commit, **code} for code in _code(file, role))
         of_model = {**location, BELIEVED: True} if facts.believed else location
-        return facts, Source("model", model, of_model), Source("tokenizer", words, location)
+        return facts, Source("model", model, of_model), Source("tokenizer", tokenizer, location)
+    if problems := folder_problems(file, role, folder):
+        raise file.error(*problems)
     facts = _facts(file, folder)
-    tokenizer = tokenizer_files(folder)
-    if not tokenizer and role == "teacher" and file.spec.data is not None:
-        hint = "save one there: tokenizer.save_pretrained(folder)"
-        raise file.error(file.problem((role, "model"), f"{folder} holds no tokenizer", hint))
-    if role == "teacher":
-        _check_vocabulary(file, facts, folder)
     files = [folder / CONFIG, *checkpoint_files(folder), *travelling_files(folder)]
-    location = {"folder": str(folder), "name": shown_path(written)}
-    of_model, of_tokenizer = _code(file, role)
-    if of_model:  # code reads what it likes; what it names is part of what it is
-        named = files_of_code(folder)
-        files += [path for path in named if path not in files]
-        tokenizer += [path for path in named if of_tokenizer and path not in tokenizer]
+    of_tokenizer = tokenizer_files(folder)
+    if role == "teacher":
+        if not of_tokenizer and file.spec.data is not None:
+            hint = "save one there: tokenizer.save_pretrained(folder)"
+            raise BoomspecError(f"{folder} holds no tokenizer", hint=hint)
+        _check_vocabulary(facts, folder)
+    model, tokenizer = _code(file, role)
+    if model:  # code reads any file that it names
+        files = list(dict.fromkeys([*files, *files_of_code(folder)]))
+    if tokenizer:
+        of_tokenizer = list(dict.fromkeys([*of_tokenizer, *files_of_code(folder)]))
 
-    def digests(paths: list[Path]) -> dict[str, str]:
+    def digests(paths: list[Path]) -> Digests:
         return {path.relative_to(folder).as_posix(): digest_of(file, path) for path in paths}
 
-    # A folder's tokenizer is not of its files alone; on the hub the commit says all.
+    # A tokenizer also reads the model's config; on the hub the commit covers both.
     context = tokenizer_context(read_config(folder), read_config_of(folder, "tokenizer"))
+    location = {"folder": str(folder), "name": shown_path(str(section.model))}
     return (
         facts,
-        Source("model", {"sha256": digests(files), **of_model}, location),
-        Source("tokenizer", {"sha256": digests(tokenizer), CONTEXT: context, **of_tokenizer}, location),
+        Source("model", {"sha256": digests(files), **model}, location),
+        Source("tokenizer", {"sha256": digests(of_tokenizer), CONTEXT: context, **tokenizer}, location),
     )
 
 
-def _check_vocabulary(file: SpecFile, facts: ModelFacts, folder: Path) -> None:
-    needed = needed_rows(folder)
-    rows = facts.token_embedding.shape[0]
+def _check_vocabulary(facts: ModelFacts, folder: Path) -> None:
+    needed, rows = needed_rows(folder), facts.token_embedding.shape[0]
     if needed is not None and needed > rows:
         message = f"{folder}: its tokenizer has ids up to {needed - 1}, its embedding {rows} rows"
         hint = "give the tokenizer of the model, or resize the model: resize_token_embeddings(len(tokenizer))"
-        raise file.error(file.problem(("teacher", "model"), message, hint))
-
-
-def _code(file: SpecFile, role: Role) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the code that a model brings along adds to the identities of model and tokenizer; mostly nothing."""
-    folder = _config_folder(file, role)
-    found = trusted_code(file, role, folder)
-    if role == "student" and file.spec.teacher.model is not None:
-        above = _config_folder(file, "teacher")
-        check_alike(file, (above, folder), (trusted_code(file, "teacher", above)[0], found[0]))
-    model, tokenizer = ({CODE: digests} if digests else {} for digests in found)
-    return model, tokenizer
+        raise BoomspecError(message, hint=hint)
 
 
 def _config_folder(file: SpecFile, role: Role) -> Path:
@@ -208,49 +211,114 @@ def _config_folder(file: SpecFile, role: Role) -> Path:
     if (folder := model_folder(file, role)) is not None:
         return folder
     commit, _ = _of_hub(file, role, pinned_model)
-    name, trusts = str(_section(file, role).model), _section(file, role).trust_remote_code
+    name, trusts = str(section_of(file, role).model), section_of(file, role).trust_remote_code
     fetch = hub_code if trusts else partial(hub_folder, file="config.json")
     return file.once(("configs", name, commit, trusts), lambda: fetch(name, commit))
 
 
 def student_mapping(file: SpecFile, layers: int) -> tuple[int, ...]:
-    """The kept layers, of a teacher of `layers`, that a student which exists says it was made from."""
-    with at_model(file, "student"):
+    """The kept layers, of a teacher of `layers`, in the student_config.json of a student that exists."""
+    with errors_at(file, ("student", "model")):
         folder = model_folder(file, "student") or _of_hub(file, "student", partial(hub_folder, file=STUDENT_CONFIG))
         return read_student_mapping(folder, layers=layers)
 
 
 def _named_model(file: SpecFile, role: Role) -> tuple[str, str | None]:
-    """The name of a model that exists, and the revision that is meant: what a lock says, else what was asked for."""
-    section = _section(file, role)
+    """The name of a model that exists, and its revision: the lock's, else the spec's."""
+    section = section_of(file, role)
     assert section.model is not None
     name = path_text(file, (role, "model"), section.model)
-    settled = None if file.pins.only_offline else file.pins.model(name, section.revision)
-    return name, settled or section.revision
+    locked = None if file.pins.only_offline else file.pins.model(name, section.revision)
+    return name, locked or section.revision
 
 
 def _of_hub(file: SpecFile, role: Role, ask: Callable[[str, str | None], T]) -> T:
-    """What `ask` says of a hub model's name and revision; where the hub gives no answer, of the commit in the lock."""
+    """`ask` of a hub model's name and revision; where the hub gives no answer, of the commit in the lock."""
+    name, revision = _named_model(file, role)
+    written = section_of(file, role)
     try:
-        return _asked(file, role, ask)
+        try:
+            return file.once(("hub", ask, name, revision), lambda: ask(name, revision))
+        except UnreachableError:
+            locked = file.pins.model(name, written.revision)
+            if locked is None or locked == revision:
+                raise
+            return file.once(("hub", ask, name, locked), lambda: ask(name, locked))
     except BoomspecError as error:
-        # What was meant as a folder looks like a name of the hub where there is no such folder.
-        meant, hint = similar_folder(resolve_path(file, (role, "model"), str(_section(file, role).model))), error.hint
+        # A folder that does not exist looks like a name of the hub.
+        meant, hint = similar_folder(resolve_path(file, (role, "model"), str(written.model))), error.hint
         if meant is not None and meant not in (hint or ""):
             hint = f"{meant} Else {hint}" if hint else meant
         raise file.error(file.problem((role, "model"), error.message, hint)) from error
 
 
-def _asked(file: SpecFile, role: Role, ask: Callable[[str, str | None], T]) -> T:
-    name, revision = _named_model(file, role)
+def code_problems(file: SpecFile, role: Role, folder: Path) -> list[Problem]:
+    """What is wrong with trusting, or not trusting, the code in a model's folder. Reads its configs only."""
+    section = section_of(file, role)
     try:
-        return file.once(("hub", ask, name, revision), lambda: ask(name, revision))
-    except UnreachableError:
-        settled = file.pins.model(name, _section(file, role).revision)
-        if settled is None or settled == revision:
-            raise
-        return file.once(("hub", ask, name, settled), lambda: ask(name, settled))
+        if section.trust_remote_code:
+            _check_trusted(folder, str(section.model))
+        else:
+            for part in CONFIGS:
+                check_native(folder, part, str(section.model))
+    except BoomspecError as error:
+        return [file.problem(_trust_place(file, role), error.message, error.hint)]
+    return []
 
 
-def _section(file: SpecFile, role: Role) -> TeacherSpec | StudentSpec:
-    return file.spec.teacher if role == "teacher" else file.spec.student
+def _trust_place(file: SpecFile, role: Role) -> tuple[str, str]:
+    return (role, "trust_remote_code" if section_of(file, role).trust_remote_code else "model")
+
+
+def _check_trusted(folder: Path, name: str) -> None:
+    named = {part: named_classes(folder, part) for part in CONFIGS}
+    if not any(named.values()):
+        message = f"'{name}' brings no code along: there is no '{AUTO_MAP}' in its {' and '.join(CONFIGS.values())}"
+        raise BoomspecError(message, hint="remove it: transformers' own classes are used")
+    files = code_files(folder)
+    for part, classes in named.items():
+        where = f"{CONFIGS[part]} of '{name}'"
+        check_named([cls for auto in USED for cls in classes.get(auto, ())], files, where)
+        missing = part == "model" and classes and _CAUSAL not in classes
+        if missing and ("AutoConfig" in classes or is_native(read_config_of(folder, part), part) is False):
+            hint = "it is the class that boomspec loads; others, such as AutoModel, have no head"
+            raise BoomspecError(f"{where}: '{AUTO_MAP}' names no {_CAUSAL}", hint=hint)
+
+
+def _code(file: SpecFile, role: Role) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the code that a model brings along adds to the identities of model and tokenizer; mostly nothing."""
+    folder = _config_folder(file, role)
+    found = _trusted_code(file, role, folder)
+    if role == "student" and file.spec.teacher.model is not None:
+        teacher = _config_folder(file, "teacher")
+        _check_same_code(file, (teacher, folder), (_trusted_code(file, "teacher", teacher)[0], found[0]))
+    model, tokenizer = ({CODE: digests} if digests else {} for digests in found)
+    return model, tokenizer
+
+
+def _trusted_code(file: SpecFile, role: Role, folder: Path) -> tuple[Digests, Digests]:
+    """The code that may run of a model with its tokenizer, and of that tokenizer alone. Raises SpecError."""
+    if problems := code_problems(file, role, folder):
+        raise file.error(*problems)
+    if not section_of(file, role).trust_remote_code:
+        return {}, {}
+    digests = file.once(("code", folder), lambda: code_digests(folder))
+    return digests, digests if named_classes(folder, "tokenizer") else {}
+
+
+def _check_same_code(file: SpecFile, folders: tuple[Path, Path], code: tuple[Digests, Digests]) -> None:
+    """Raise SpecError unless teacher and student run the same code: every size has layers of both."""
+    named = [named_classes(folder, "model").get(_CAUSAL) for folder in folders]
+    if named == [None, None]:
+        return
+    place, hint = _trust_place(file, "student"), "every size is made of layers of both"
+    # Of a model that names none only the tokenizer's code is trusted.
+    runs = [bool(trusted) and bool(named_classes(at, "model")) for at, trusted in zip(folders, code, strict=True)]
+    if runs[0] != runs[1]:
+        message = "the code of one of teacher and student is trusted, and not that of the other"
+        raise file.error(file.problem(place, message, f"trust both or neither: {hint}"))
+    other = [name for name in code[0].keys() & code[1].keys() if code[0][name] != code[1][name]]
+    if runs[0] and (named[0] != named[1] or other):
+        what = f"{min(other)} is not the same" if other else f"{named[0]} and {named[1]}"
+        message = f"teacher and student bring different code: {what}"
+        raise file.error(file.problem(place, message, f"it must be the same: {hint}"))

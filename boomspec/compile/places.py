@@ -1,18 +1,20 @@
-"""Where what a spec names lies: paths as the spec means them, and the digests of files."""
+"""Paths in a spec: environment variables, the folders that they start from, names without places of one machine."""
 
 from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from boomspec.compile.text_files import home_path
-from boomspec.core.errors import Problem
+from boomspec.core.errors import BoomspecError, Problem, SpecError
 from boomspec.core.identity import file_digest
+from boomspec.models.hub import UnreachableError
 from boomspec.spec.sections.tracking import TrackingSpec
 from boomspec.spec.spec_file import SpecFile
 from boomspec.spec.variables import VariableError, bare_variable, expanded, has_variables
@@ -20,8 +22,19 @@ from boomspec.spec.variables import VariableError, bare_variable, expanded, has_
 Location = tuple[str | int, ...]
 
 
+@contextmanager
+def errors_at(file: SpecFile, place: Location, prefix: str = "") -> Iterator[None]:
+    """Turn a BoomspecError into a SpecError at a place of the spec, unless the hub gave no answer."""
+    try:
+        yield
+    except (SpecError, UnreachableError):
+        raise
+    except BoomspecError as error:
+        raise file.error(file.problem(place, prefix + error.message, error.hint)) from error
+
+
 def path_text(file: SpecFile, place: Location, text: str) -> str:
-    """The text of a path that stands at `place`, with its environment variables. Raises SpecError."""
+    """The text of a path at `place` with its environment variables expanded. Raises SpecError."""
     if not has_variables(text):
         return text
     try:
@@ -44,22 +57,22 @@ def variable_problems(file: SpecFile) -> Iterator[Problem]:
 
 
 def tracking_of(file: SpecFile) -> dict[str, Any]:
-    """Where a run can be watched, with the environment variables in it. Raises SpecError for what may not be there."""
-    said = file.spec.execution.tracking.model_dump(exclude_none=True)
+    """The trackers of a run, with environment variables expanded. Raises SpecError for values that they refuse."""
+    trackers = file.spec.execution.tracking.model_dump(exclude_none=True)
     for tracker in ("wandb", "mlflow"):
-        for name, text in said.get(tracker, {}).items():
-            said[tracker][name] = path_text(file, ("execution", "tracking", tracker, name), text)
+        for name, text in trackers.get(tracker, {}).items():
+            trackers[tracker][name] = path_text(file, ("execution", "tracking", tracker, name), text)
     try:
-        TrackingSpec.model_validate(said)  # what a variable has brought is held to the same rules
+        TrackingSpec.model_validate(trackers)  # values of variables are held to the same rules
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         message = str(first.get("ctx", {}).get("error", first["msg"]))
         raise file.error(file.problem(("execution", "tracking", *first["loc"]), message)) from error
-    return said
+    return trackers
 
 
 def _paths(file: SpecFile) -> Iterator[tuple[Location, str]]:
-    """Everything in a spec that says where something lies."""
+    """Every path in a spec, with its place."""
     spec, tracking = file.spec, file.spec.execution.tracking
     found: list[tuple[Location, str | None]] = [
         (("teacher", "model"), spec.teacher.model),
@@ -88,26 +101,27 @@ def resolve_path(file: SpecFile, place: tuple[str | int, ...], path: str) -> Pat
 
 
 def shown_path(path: str) -> str:
-    """A path as a spec says it, without the places of one machine: of an absolute path its last part."""
+    """A path as it is written; of an absolute one, which is of one machine, its last part."""
     return Path(path).name if Path(path).is_absolute() else path
 
 
 def is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:  # a name that is too long
-        return False
+    return _holds(path.is_dir)
 
 
 def is_file(path: Path) -> bool:
+    return _holds(path.is_file)
+
+
+def _holds(test: Callable[[], bool]) -> bool:
     try:
-        return path.is_file()
-    except OSError:  # as above
+        return test()
+    except OSError:  # too long a name
         return False
 
 
 def similar_folder(path: Path) -> str | None:
-    """A question whether a folder beside `path`, which is none, is meant: one whose name is nearly the same."""
+    """A hint for a folder that does not exist: the one beside it whose name is nearly the same."""
     for folder in path.parents:
         if is_folder(folder):
             break

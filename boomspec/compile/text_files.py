@@ -1,9 +1,9 @@
-"""The files that an entry of `files` means: one that is named, those of a folder, or those that match a pattern.
+"""Find the text files that an entry of `files` means: a file, those of a folder, or those that match a pattern.
 
     folder of the spec x entry --matching--> files, sorted
 
-The folder of the spec is taken as it is, and a name that exists as it is written wins over what it would match. Hidden
-files and folders are left out unless the entry writes their dot, and links to folders are not followed.
+A name that exists as it is written wins over what it would match as a pattern. Hidden files and folders are left out
+unless the entry writes their dot, and links to folders are not followed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import fnmatch
 import os
+import sysconfig
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,6 +24,12 @@ FORMATS = {
 }
 COMPRESSED = (".gz", ".zst")
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
+# Of Python's standard library: tests repeat themselves, encodings are tables, lib2to3 and pydoc_data are generated.
+# site-packages and dist-packages lie inside the folder but are not the standard library.
+_NO_CORPUS = frozenset(
+    {"test", "tests", "idle_test", "encodings", "lib2to3", "pydoc_data", "__pycache__"}
+    | {"site-packages", "dist-packages"}
+)
 
 
 def format_of(path: Path) -> str | None:
@@ -31,6 +38,15 @@ def format_of(path: Path) -> str | None:
         inner = FORMATS.get(Path(path.stem).suffix.lower())
         return None if inner == "parquet" else inner  # which compresses its columns itself
     return FORMATS.get(path.suffix.lower())
+
+
+def python_stdlib() -> list[Path]:
+    """The library modules of the running interpreter (*.py), sorted by their path: a text that every machine has."""
+    files: list[Path] = []
+    for folder, subfolders, names in os.walk(Path(sysconfig.get_path("stdlib")).resolve()):
+        subfolders[:] = [name for name in subfolders if name not in _NO_CORPUS]
+        files += [Path(folder, name) for name in names if name.endswith(".py")]
+    return sorted(files, key=lambda file: file.parts)
 
 
 def matching(folder: Path, entry: str, *, format: str | None = None) -> list[Path]:

@@ -1,24 +1,24 @@
-"""The text that a spec reads: its files found, checked and digested, or its data set pinned.
+"""The text that a spec reads: find, check and digest its files, or pin its data set.
 
-The identity of a file is its content, that of a data set its commit. Where a thing lies is only its location.
+A file is identified by its content, a data set by its commit. Where they lie is only their location.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from boomspec.compile.corpus import python_stdlib
 from boomspec.compile.parquet_footer import parquet_rows
-from boomspec.compile.place_names import file_names, text_name
 from boomspec.compile.places import Location, digest_of, path_text
-from boomspec.compile.text_files import COMPRESSED, UTF_16, format_of, matching
+from boomspec.compile.text_files import COMPRESSED, UTF_16, format_of, home_path, matching, plain_part, python_stdlib
 from boomspec.core.errors import BoomspecError, Problem
 from boomspec.core.graph import HELD_OUT_TEXT, Source
 from boomspec.models.hub import UnreachableError, pinned_dataset
 from boomspec.spec.sections.data import DataSpec
 from boomspec.spec.spec_file import SpecFile
+from boomspec.spec.variables import has_variables
 
 FILES: Location = ("data", "files")
 HELD_OUT_FILES: Location = ("data", "held_out", "files")
@@ -99,7 +99,7 @@ def entries(file: SpecFile, place: Location = FILES) -> list[Entry]:
 def _entries(file: SpecFile, place: Location) -> list[Entry]:
     found: list[Entry] = []
     seen: set[Path] = set()
-    for i, text in enumerate(_texts(file, place)):
+    for i, text in enumerate(_written(file, place)):
         # "a/../b/x.txt" is b/x.txt once more; a link under another name is a document of its own.
         given = {path.parent.resolve() / path.name: path for path in _matching(file, (*place, i), text)}
         files = [path for known, path in given.items() if known not in seen]
@@ -108,14 +108,10 @@ def _entries(file: SpecFile, place: Location) -> list[Entry]:
     return found
 
 
-def _texts(file: SpecFile, place: Location) -> tuple[str, ...]:
+def _written(file: SpecFile, place: Location) -> tuple[str, ...]:
     data = file.spec.data
-    if data is None or (place == HELD_OUT_FILES and data.held_out is None):
-        return ()
-    if place == FILES:
-        return data.files or ()
-    assert data.held_out is not None
-    return data.held_out.files or ()
+    section = data if place == FILES else data and data.held_out
+    return (section.files if section is not None else None) or ()
 
 
 def _matching(file: SpecFile, place: Location, text: str) -> list[Path]:
@@ -125,7 +121,7 @@ def _matching(file: SpecFile, place: Location, text: str) -> list[Path]:
 
 def data_files(file: SpecFile) -> list[Path]:
     """The local files that hold the text, in their order, each once."""
-    if file.spec.data is not None and file.spec.data.corpus == "python_stdlib":
+    if _is_corpus(file, FILES):
         return file.once("python_stdlib", python_stdlib)
     return _files(file, FILES)
 
@@ -133,6 +129,10 @@ def data_files(file: SpecFile) -> list[Path]:
 def held_out_files(file: SpecFile) -> list[Path]:
     """The local files that hold nothing but held-out text."""
     return _files(file, HELD_OUT_FILES)
+
+
+def _is_corpus(file: SpecFile, place: Location) -> bool:
+    return place == FILES and file.spec.data is not None and file.spec.data.corpus is not None
 
 
 def _files(file: SpecFile, place: Location) -> list[Path]:
@@ -178,19 +178,37 @@ def _of_files(file: SpecFile, kind: str, place: Location, files: list[Path]) -> 
     format = data.format or format_of(files[0])
     if format != "parquet":
         _check_encodings(file, place, files)
-    return Source(
-        kind,
-        {
-            "format": format,
-            "files": [{"sha256": digest_of(file, path), "bytes": path.stat().st_size} for path in files],
-        },
-        {
-            "files": [str(path) for path in files],
-            "name": text_name(data, place),
-            "names": file_names(file, files, place),
-            "entries": [_counted(entry, format) for entry in entries(file, place)],
-        },
-    )
+    identity = [{"sha256": digest_of(file, path), "bytes": path.stat().st_size} for path in files]
+    location = {
+        "files": [str(path) for path in files],
+        "name": _text_name(file, place),
+        "names": _file_names(file, files, place),
+        "entries": [_counted(entry, format) for entry in entries(file, place)],
+    }
+    return Source(kind, {"format": format, "files": identity}, location)
+
+
+def _text_name(file: SpecFile, place: Location) -> str:
+    """What the text is called: its corpus, or its entries."""
+    if _is_corpus(file, place):
+        return str(file.spec.data and file.spec.data.corpus)
+    written = [Path(text) for text in _written(file, place)]
+    return ", ".join(str(p.relative_to(plain_part(p).parent)) if p.is_absolute() else str(p) for p in written)
+
+
+def _file_names(file: SpecFile, files: list[Path], place: Location) -> list[str]:
+    """What the files are called on every machine: their paths from where the spec's entries start."""
+    if _is_corpus(file, place):
+        bases = [Path(os.path.commonpath([path.parent for path in files]))]
+    else:
+        written = _written(file, place)
+        parts = [plain_part(home_path(path_text(file, (*place, i), text))) for i, text in enumerate(written)]
+        # The value of a variable differs from machine to machine, also where it leads into the spec's own folder.
+        bases = [part for part, text in zip(parts, written, strict=True) if has_variables(text)]
+        bases += [*(file.folder((*place, i)) for i in range(len(written))), *parts]
+    # As texts: a corpus of many files in a sweep of many experiments would be slow with paths.
+    starts = [str(base / "_")[:-1] for base in bases]
+    return [next((str(f)[len(start) :] for start in starts if str(f).startswith(start)), f.name) for f in files]
 
 
 def _check_encodings(file: SpecFile, place: Location, files: list[Path]) -> None:
@@ -221,12 +239,12 @@ def _counted(entry: Entry, format: str | None) -> dict[str, object]:
 
 
 def _pinned_dataset(file: SpecFile, name: str, revision: str | None) -> str:
-    settled = file.pins.dataset(name, revision)
-    if settled is not None and not file.pins.only_offline:
-        return settled
+    locked = file.pins.dataset(name, revision)
+    if locked is not None and not file.pins.only_offline:
+        return locked
     try:
         return file.once(("data set", name, revision), lambda: pinned_dataset(name, revision))
     except BoomspecError as error:
-        if settled is not None and isinstance(error, UnreachableError):
-            return settled
+        if locked is not None and isinstance(error, UnreachableError):
+            return locked
         raise file.error(file.problem(("data", "dataset"), error.message, error.hint)) from error
