@@ -54,7 +54,7 @@ def check_spec(file: SpecFile) -> Family | None:
 def check_experiments(files: Sequence[SpecFile]) -> list[Family | None]:
     """Check every experiment of a spec: the families, in their order. Raises SpecError with all problems."""
     files = together(files)
-    return for_each(files, check, lambda document: check(files[0].on(document)))
+    return for_each(files, check)
 
 
 def together(files: Sequence[SpecFile]) -> list[SpecFile]:

@@ -131,9 +131,7 @@ def spec_text(file: SpecFile) -> str:
 def compile_parts(files: Sequence[SpecFile], answers: Answers) -> list[Parts]:
     """Experiments up to their numbers, or to the searches that come first. Raises SpecError with all problems."""
     files = together(files)
-    return for_each(
-        files, lambda file: _compile(file, answers), lambda document: _compile(files[0].on(document), answers)
-    )
+    return for_each(files, lambda file: _compile(file, answers))
 
 
 def _compile(file: SpecFile, answers: Answers) -> Parts:

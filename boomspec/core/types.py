@@ -1,8 +1,7 @@
-"""Field types of the spec language: quantities as people write them.
+"""Types of the fields of a spec: quantities as people write them, such as "4.2M", "3e-4", "1%", "6GiB", "24 layers".
 
-A quantity is a number or a text such as "4.2M", "3e-4", "1%", "6GiB" or "24 layers". Each parser takes
-what YAML gave (int, float or str) and returns a plain number or a small frozen value, or raises
-ValueError with what was allowed. pydantic turns that into a problem with a place in the file.
+Each parser takes an int, a float or a text, and returns a plain number or a small frozen value, or raises ValueError
+with what is allowed. pydantic turns that into a problem with a place in the file.
 
 Modules that define models do not import `annotations` from `__future__`: pydantic would have to compile the
 text of every annotation again, which made the start of the command line half as slow again (measured).
@@ -20,7 +19,7 @@ from pydantic import (
     GetJsonSchemaHandler,
     PlainSerializer,
     WithJsonSchema,
-)
+)  # fmt: skip
 from pydantic_core import CoreSchema
 
 _DECIMAL = {"": 1, "K": 10**3, "k": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
@@ -39,29 +38,26 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
-def about(description: str, *examples: object, **options: Any) -> Any:
+def about(description: str, examples: list[Any] | None = None, **options: Any) -> Any:
     """pydantic's `Field` with a description, examples, and options such as `default` and the limits `ge`, `lt`."""
-    return Field(description=description, examples=list(examples) or None, **options)
+    return Field(description=description, examples=examples, **options)
 
 
 def _split(value: object, expected: str) -> tuple[float, str]:
     """Split a quantity into number and unit. bool is refused: it is an int only to Python."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError(f"expected {expected}")
-    if not isinstance(value, str):
-        number, unit = float(value), ""
-    else:
-        match = _QUANTITY.fullmatch(value)
-        if match is None:
-            raise ValueError(f"expected {expected}, not '{value}'")
-        number, unit = float(match[1] + match[2].replace("_", "")), match[3]
+    match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+    if isinstance(value, str) and match is None:
+        raise ValueError(f"expected {expected}, not '{value}'")
+    number, unit = (float(match[1] + match[2].replace("_", "")), match[3]) if match else (float(value), "")
     if not math.isfinite(number):
         raise ValueError(f"expected {expected}, not {value}")
     return number, unit
 
 
 def _scaled(value: object, units: dict[str, int], expected: str) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and "" in units:
+    if isinstance(value, int) and not isinstance(value, bool):
         return value  # exact beyond 2**53
     number, unit = _split(value, expected)
     if unit not in units:
@@ -81,14 +77,15 @@ def parse_count(value: object) -> int:
 
 def parse_bytes(value: object) -> int:
     """Parse "6GiB", "500MB" into bytes."""
-    return _scaled(value, {**_BYTES, "": 1}, "a size in bytes such as 500MB or 6GiB")
+    return _scaled(value, _BYTES | {"": 1}, "a size in bytes such as 500MB or 6GiB")
 
 
 def parse_number(value: object) -> float:
     """Parse 3e-4 (which YAML 1.1 reads as a string), 0.1, "1%"."""
-    number, unit = _split(value, "a number such as 0.1, 3e-4 or 1%")
+    expected = "a number such as 0.1, 3e-4 or 1%"
+    number, unit = _split(value, expected)
     if unit not in ("", "%"):
-        raise ValueError(f"expected a number such as 0.1, 3e-4 or 1%, not '{value}'")
+        raise ValueError(f"expected {expected}, not '{value}'")
     return number / 100 if unit == "%" else number
 
 
@@ -102,6 +99,10 @@ class Share(Strict):
         """The count that this share is of `whole`, rounded to the nearest."""
         return round(self.value * whole) if self.unit == "fraction" else int(self.value)
 
+    def written(self) -> str | int:
+        """The share as people write it: "1%", 100."""
+        return int(self.value) if self.unit == "count" else f"{100 * self.value:.12g}%"
+
 
 def parse_share(value: object) -> Share:
     """Parse "1%" into a fraction, "100" or "2k" into a count."""
@@ -114,13 +115,6 @@ def parse_share(value: object) -> Share:
     if unit == "%":
         return Share(unit="fraction", value=number / 100)
     return Share(unit="count", value=_scaled(value, _DECIMAL, expected))
-
-
-def shown_share(share: Share) -> str | int:
-    """A share as people write it: "1%", 100."""
-    if share.unit == "count":
-        return int(share.value)
-    return f"{100 * share.value:.12g}%"
 
 
 class Size(Strict):
@@ -153,16 +147,17 @@ def parse_size(value: object) -> Size:
         raise ValueError(f"expected {_SIZE}, not {value}")
     if not math.isfinite(number * max(_BYTES.values())):
         raise ValueError(f"expected {_SIZE}: {value} is too large")
+    text = str(value)
     if unit == "%":
-        return Size(unit="fraction", value=number / 100, text=str(value))
+        return Size(unit="fraction", value=number / 100, text=text)
     if unit in ("layers", "layer"):
         if number != int(number):
             raise ValueError(f"'{value}' is not a whole number of layers")
-        return Size(unit="layers", value=number, text=str(value))
-    if unit in _BYTES and unit != "B":  # B alone means billion: sizes are counted in parameters
-        return Size(unit="bytes", value=number * _BYTES[unit], text=str(value))
-    if unit in _DECIMAL:
-        return Size(unit="parameters", value=number * _DECIMAL[unit], text=str(value))
+        return Size(unit="layers", value=number, text=text)
+    if unit in _DECIMAL:  # B alone means billion: sizes are counted in parameters
+        return Size(unit="parameters", value=number * _DECIMAL[unit], text=text)
+    if unit in _BYTES:
+        return Size(unit="bytes", value=number * _BYTES[unit], text=text)
     raise ValueError(f"expected {_SIZE}, not '{value}'")
 
 
@@ -201,13 +196,6 @@ def _range(low_text: str, high_text: str, step_text: str | None) -> tuple[Size, 
     return tuple(Size(unit=high.unit, value=value, text=f"{value / scale:.10g}{gap}{unit}") for value in values)
 
 
-_TEXT_OR_NUMBER = {"anyOf": [{"type": "number"}, {"type": "string"}]}
-
-
-def _schema(description: str, *examples: object) -> WithJsonSchema:
-    return WithJsonSchema({**_TEXT_OR_NUMBER, "description": description, "examples": list(examples)})
-
-
 class AlsoText:
     """Annotation: the JSON Schema of this field allows a text as well, which a validator turns into the full form."""
 
@@ -218,21 +206,22 @@ class AlsoText:
         return {"anyOf": [self.schema, handler(schema)]}
 
 
+def _schema(description: str, *examples: object, **text: str) -> WithJsonSchema:
+    choices = [{"type": "number"}, {"type": "string", **text}]
+    return WithJsonSchema({"anyOf": choices, "description": description, "examples": list(examples)})
+
+
 Count = Annotated[int, BeforeValidator(parse_count), _schema("A count.", 1000, "50k", "4.2M", "2.1B")]
 Bytes = Annotated[int, BeforeValidator(parse_bytes), _schema("A size in bytes.", "500MB", "6GiB")]
 Number = Annotated[float, BeforeValidator(parse_number), _schema("A number.", 0.1, "3e-4", "1%")]
 ShareField = Annotated[
-    Share, BeforeValidator(parse_share), PlainSerializer(shown_share), _schema("A percentage or a count.", "1%", 100)
+    Share, BeforeValidator(parse_share), PlainSerializer(Share.written), _schema("A percentage or a count.", "1%", 100)
 ]
 SizesField = Annotated[
     Sizes,
     BeforeValidator(parse_sizes),
     PlainSerializer(lambda sizes: sizes.text),
-    WithJsonSchema(
-        {
-            "anyOf": [{"type": "number"}, {"type": "string", "pattern": "[0-9]"}],  # no size is named "all"
-            "description": "A model size or range.",
-            "examples": ["2.5B", "80%", "2.5B..3.5B step 0.25B", "24 layers", "6GiB"],
-        }
+    _schema(  # the pattern: no size is named "all"
+        "A model size or range.", "2.5B", "80%", "2.5B..3.5B step 0.25B", "24 layers", "6GiB", pattern="[0-9]"
     ),
 ]

@@ -109,6 +109,12 @@ class Document:
         place = self.place(location, key=key)
         return Problem(*place, where, printable(message), hint and printable(hint), file, location)
 
+    def unexpected(self, location: Location, expected: str, hint: str | None, *, where: str | None = None) -> Problem:
+        """A problem at the key of a value that is another one than expected, or empty."""
+        value = self.nearest(location).plain()
+        found = "an empty one" if value in ({}, ()) else shown(value)
+        return self.problem(location, f"expected {expected}, not {found}", hint, key=True, where=where)
+
     def error(self, problems: Iterable[Problem]) -> SpecError:
         others = {str(file): text for file, text in self.others.items()}
         return SpecError(self.file, list(problems), self.text, others)

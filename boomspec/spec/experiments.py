@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from boomspec.core.errors import Problem, SpecError
@@ -38,6 +38,9 @@ class Entry:
     label: str
     axes: dict[str, str]
     document: Document
+
+    def with_document(self, document: Document) -> Entry:
+        return replace(self, document=document)
 
     def load(self) -> SpecFile:
         return SpecFile(validate(Spec, self.document), self.document, self.label, self.axes)
@@ -85,7 +88,7 @@ def _named(address: str | os.PathLike[str], read: Read) -> tuple[list[Entry], li
 def _loaded(entries: list[Entry], problems: list[Problem]) -> tuple[SpecFile, ...]:
     files: list[SpecFile] = []
     try:
-        files = for_each(entries, Entry.load, lambda document: validate(Spec, document))
+        files = for_each(entries, Entry.load)
     except SpecError as error:
         problems = [*problems, *error.problems]
     if problems:
@@ -118,10 +121,8 @@ def _variants(source: Composed) -> tuple[dict[str, Document], list[Problem]]:
     if section is None or section.damaged:
         return variants, problems
     if not isinstance(section.value, dict) or not section.value:
-        found = "an empty one" if section.value == {} else shown(section.value)
         hint = "give each a name: variants: {no-kl: {distill: {losses: {kl: null}}}}"
-        message = f"expected a mapping of names to overrides, not {found}"
-        return variants, [source.written.problem(("variants",), message, hint, key=True)]
+        return variants, [source.written.unexpected(("variants",), "a mapping of names to overrides", hint)]
     for name, override in section.value.items():
         wrong = list(_wrong_variant(source.written, name, override))
         problems += wrong
@@ -141,9 +142,8 @@ def _wrong_variant(written: Document, name: str, override: Node) -> Iterator[Pro
         yield written.problem(top, f"{shown(name)} is not a plain name", hint, key=True, where="variants")
     elif not isinstance(override.value, dict) or not override.value:
         if not override.damaged:
-            found = "an empty one" if override.value == {} else shown(override.value)
             hint = "write the fields that differ: {distill: {losses: {kl: null}}}"
-            yield written.problem(top, f"expected a mapping of fields, not {found}", hint, key=True)
+            yield written.unexpected(top, "a mapping of fields", hint)
     else:
         for key, reason in _OF_THE_FILE.items():
             if key in override.value:

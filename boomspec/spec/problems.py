@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import takewhile
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from boomspec.core.errors import Problem, SpecError
 from boomspec.spec.document import Document, Edit
@@ -36,6 +36,7 @@ class Labelled(Protocol):
     def axes(self) -> dict[str, str]: ...
     @property
     def document(self) -> Document: ...
+    def with_document(self, document: Document) -> Self: ...
 
 
 T = TypeVar("T")
@@ -44,11 +45,11 @@ Key = tuple[object, ...]  # what makes it the same problem in another experiment
 Traced = tuple[Problem, str]  # a problem at its cause, and the title of the part: "variant 'no-kl'", "seed=1" or ""
 
 
-def for_each(items: Sequence[L], step: Callable[[L], T], on_document: Callable[[Document], object]) -> list[T]:
+def for_each(items: Sequence[L], step: Callable[[L], T]) -> list[T]:
     """What `step` returns for each item. Raises SpecError with the problems of all of them.
 
-    `on_document` takes the same step with a document alone. Points of a sweep that differ from the first one in several
-    axes come last, and only when all others are right: one wrong value is not reported once per combination.
+    Points of a sweep that differ from the first one in several axes come last, and only when all others are right: one
+    wrong value is not reported once per combination.
     """
     results: dict[int, T] = {}
     near, far = _by_distance(items)
@@ -65,8 +66,9 @@ def for_each(items: Sequence[L], step: Callable[[L], T], on_document: Callable[[
                     break
         if failed:
             right = [items[i] for i in indices if i in results]
+            trace = _tracer(lambda document: step(items[0].with_document(document)))
             first, cause = failed[0]
-            raise first.document.error(_once([item for item, _ in failed], right, _tracer(on_document))) from cause
+            raise first.document.error(_once([item for item, _ in failed], right, trace)) from cause
     return [results[i] for i in range(len(items))]
 
 

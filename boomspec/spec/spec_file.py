@@ -39,51 +39,50 @@ class Spec(Strict):
     """
 
     boomspec: Literal[1] = about("Version of the spec language.")
-    name: str = about("Name of the experiment: letters, digits, dots, dashes.", "qwen3-4b")
+    name: str = about("Name of the experiment: letters, digits, dots, dashes.", ["qwen3-4b"])
     extends: str | None = about(
         "Another spec file, relative to this one, that this one changes: mappings merge, everything "
         "else is replaced, null removes. Its variants and its sweep are not taken over.",
-        "base.yaml",
+        ["base.yaml"],
         default=None,
     )
     seed: int = about("Of weights, data order and evaluation.", default=0, ge=0, le=2**32 - 1)
-    teacher: TeacherSpec = about("The large model.", {"model": "Qwen/Qwen3-4B-Base"})
+    teacher: TeacherSpec = about("The large model.", [{"model": "Qwen/Qwen3-4B-Base"}])
     student: StudentSpec = about(
         "The small model: layers of the teacher, or a model that exists.",
-        {"keep": {"every": 2, "first": 1, "last": 2}},
-        {"model": "Harvard-DCML/boomerang-qwen3-2.3B"},
+        [{"keep": {"every": 2, "first": 1, "last": 2}}, {"model": "Harvard-DCML/boomerang-qwen3-2.3B"}],
     )
     data: DataSpec | None = about(
         "The text for training and measuring; needed by whatever trains, searches or measures it.",
-        {"files": ["texts/*.jsonl"], "sequence_length": 2048, "held_out": {"every": 100}},
+        [{"files": ["texts/*.jsonl"], "sequence_length": 2048, "held_out": {"every": 100}}],
         default=None,
     )
     distill: DistillSpec | None = about(
         "How the student is trained; left out for a student that exists.",
-        {"tokens": "2.1B", "batch_tokens": "4.2M"},
+        [{"tokens": "2.1B", "batch_tokens": "4.2M"}],
         default=None,
     )
     interpolate: InterpolateSpec = about("Which sizes are built, in which order of blocks.", default=InterpolateSpec())
     evaluate: EvaluateSpec | None = about(
         "What is measured of every model; left out: nothing.",
-        {"tasks": ["arc_easy"], "held_out": {"max_tokens": "1M"}},
+        [{"tasks": ["arc_easy"], "held_out": {"max_tokens": "1M"}}],
         default=None,
     )
     baselines: tuple[
         Annotated[BaselineItem, BeforeValidator(baseline_item), AlsoText(*BaselineItem.model_fields)], ...
-    ] = about("Controls, as names or {kind: settings}.", ["naive_pruning", "random_init"], default=())
+    ] = about("Controls, as names or {kind: settings}.", [["naive_pruning", "random_init"]], default=())
     determinism: DeterminismSpec = about("How far results have to be repeatable.", default=DeterminismSpec())
     execution: ExecutionSpec = about("Where and how fast; never part of a result's identity.", default=ExecutionSpec())
     variants: dict[str, Any] | None = about(
         "Experiments that differ from this one in what is written here (null removes), by their names. "
         "Tasks that they share run once.",
-        {"no-kl": {"distill": {"losses": {"kl": None}}}},
+        [{"no-kl": {"distill": {"losses": {"kl": None}}}}],
         default=None,
     )
     sweep: dict[str, tuple[Any, ...]] | None = about(
         "A grid: fields by their dotted paths, each with the values that take its place. "
         "Every variant is run at every point.",
-        {"seed": [0, 1, 2], "distill.optimizer.lr": [1e-4, 3e-4]},
+        [{"seed": [0, 1, 2], "distill.optimizer.lr": [1e-4, 3e-4]}],
         default=None,
     )
 
@@ -153,7 +152,7 @@ class SpecFile:
         named = self.document.nearest(path).file
         return self.once(("folder", named), lambda: named.absolute().parent)
 
-    def on(self, document: Document) -> "SpecFile":
+    def with_document(self, document: Document) -> "SpecFile":
         """The same experiment made of another document. Raises SpecError where that is not valid."""
         return replace(self, spec=validate(Spec, document), document=document)
 

@@ -65,10 +65,8 @@ def read_axes(written: Document, model: type[BaseModel], times: int) -> tuple[tu
     if sweep is None or sweep.damaged:
         return (), []
     if not isinstance(sweep.value, dict) or not sweep.value:
-        found = "an empty one" if sweep.value == {} else shown(sweep.value)
         hint = "give fields with their values: seed: [0, 1, 2]"
-        message = f"expected a mapping of fields to lists, not {found}"
-        return (), [written.problem(("sweep",), message, hint, key=True)]
+        return (), [written.unexpected(("sweep",), "a mapping of fields to lists", hint)]
     axes: list[Axis] = []
     problems: list[Problem] = []
     paths = {path: tuple(path.split(".")) for path in sweep.value}
@@ -113,9 +111,8 @@ def _wrong_values(written: Document, path: str, values: Node) -> Iterator[Proble
     plain = values.plain()
     if not isinstance(plain, tuple) or not plain:
         if not values.damaged:
-            found = "an empty one" if plain == () else shown(plain)
             hint = f"write [{plain}]" if len(str(plain)) <= 40 and isinstance(plain, str | int | float) else None
-            yield _problem(written, path, f"expected a list of values, not {found}", hint)
+            yield written.unexpected(("sweep", path), "a list of values", hint, where=_where(path))
         return
     texts = [repr(value) for value in plain]
     for i, value in enumerate(plain):
@@ -125,8 +122,11 @@ def _wrong_values(written: Document, path: str, values: Node) -> Iterator[Proble
 
 
 def _problem(written: Document, path: str, message: str, hint: str | None = None) -> Problem:
-    where = f"sweep.{path}" if path.isprintable() else "sweep"
-    return written.problem(("sweep", path), message, hint, key=True, where=where)
+    return written.problem(("sweep", path), message, hint, key=True, where=_where(path))
+
+
+def _where(path: str) -> str:
+    return f"sweep.{path}" if path.isprintable() else "sweep"
 
 
 def _shortest(location: tuple[str, ...], others: Any) -> str:

@@ -16,7 +16,7 @@ class NaivePruning(Strict):
 class RandomInit(Strict):
     """A student of the same shape with random weights, distilled alike, then patched."""
 
-    tokens: Count | None = about("Training tokens. Default: as the student.", "250k", default=None, gt=0)
+    tokens: Count | None = about("Training tokens. Default: as the student.", ["250k"], default=None, gt=0)
 
 
 class StandardDistillation(Strict):
@@ -41,15 +41,15 @@ class LaCoSpec(Strict):
 class BaselineItem(Strict):
     """One baseline: the key is the kind."""
 
-    naive_pruning: NaivePruning | None = about("The same layers, with nothing distilled.", {}, default=None)
+    naive_pruning: NaivePruning | None = about("The same layers, with nothing distilled.", [{}], default=None)
     random_init: RandomInit | None = about(
-        "A student with random weights, distilled and patched alike.", {"tokens": "250k"}, default=None
+        "A student with random weights, distilled and patched alike.", [{"tokens": "250k"}], default=None
     )
-    standard_distillation: StandardDistillation | None = about("Every size distilled by itself.", {}, default=None)
+    standard_distillation: StandardDistillation | None = about("Every size distilled by itself.", [{}], default=None)
     shortgpt: ShortGPT | None = about(
-        "The teacher without its least influential layers.", {}, {"calibration": {"sequences": 64}}, default=None
+        "The teacher without its least influential layers.", [{}, {"calibration": {"sequences": 64}}], default=None
     )
-    laco: LaCoSpec | None = about("The teacher with layers collapsed into one.", {}, {"threshold": 0.6}, default=None)
+    laco: LaCoSpec | None = about("The teacher with layers collapsed into one.", [{}, {"threshold": 0.6}], default=None)
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:

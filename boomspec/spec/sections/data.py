@@ -24,12 +24,11 @@ Files = Annotated[
 class HeldOutSplit(Strict):
     """Documents set apart for evaluation: every `every`-th, starting at `offset`; or those of files of their own."""
 
-    every: int | None = about("Hold out one of so many documents.", 20, 1000, default=None, ge=2)
+    every: int | None = about("Hold out one of so many documents.", [20, 1000], default=None, ge=2)
     offset: int = about("Index of the first one.", default=0, ge=0)
     files: Files = about(
         "Files, folders or glob patterns of their own; all other documents are trained on.",
-        "test.jsonl",
-        ["validation/*.jsonl"],
+        ["test.jsonl", ["validation/*.jsonl"]],
         default=None,
     )
 
@@ -45,29 +44,30 @@ class HeldOutSplit(Strict):
 class DataSpec(Strict):
     """The text that models are trained on and measured with."""
 
-    dataset: str | None = about("Hub id of a data set.", "EleutherAI/the_pile_deduplicated", default=None, min_length=1)
-    config: str | None = about("Configuration of the data set, where it has several.", "en", default=None)
-    split: str | None = about("Split of the data set; default: train.", "train", "validation", default=None)
-    revision: str | None = about("Branch, tag or commit of the data set. Default: main.", "main", default=None)
+    dataset: str | None = about(
+        "Hub id of a data set.", ["EleutherAI/the_pile_deduplicated"], default=None, min_length=1
+    )
+    config: str | None = about("Configuration of the data set, where it has several.", ["en"], default=None)
+    split: str | None = about("Split of the data set; default: train.", ["train", "validation"], default=None)
+    revision: str | None = about("Branch, tag or commit of the data set. Default: main.", ["main"], default=None)
     files: Files = about(
         "Files, folders or glob patterns, relative to the spec: text (a document each), jsonl, json "
         "(an array of objects) or parquet; text, jsonl and json also as .gz and .zst. ${NAME} is an environment "
         "variable. Hidden files are left out unless they are named.",
-        "notes.txt",
-        ["texts/*.jsonl", "more/**/*.jsonl.gz"],
-        ["${DATA}/texts"],
+        ["notes.txt", ["texts/*.jsonl", "more/**/*.jsonl.gz"], ["${DATA}/texts"]],
         default=None,
     )
     format: Literal["text", "jsonl", "json", "parquet"] | None = about(
-        "Of the files; default: by their ending.", "jsonl", default=None
+        "Of the files; default: by their ending.", ["jsonl"], default=None
     )
     corpus: Literal["python_stdlib"] | None = about(
-        "Text that is always at hand: the source code of Python's own standard library.", "python_stdlib", default=None
+        "Text that is always at hand: the source code of Python's own standard library.",
+        ["python_stdlib"],
+        default=None,
     )
     text_field: str | None = about(
         "Where jsonl, json, parquet and data sets hold the text: a field, or one inside of another. Default: text.",
-        "content",
-        "meta.text",
+        ["content", "meta.text"],
         default=None,
     )
     on_bad_row: Literal["error", "skip"] = about(
@@ -78,9 +78,7 @@ class DataSpec(Strict):
     bos: Literal["auto"] | bool = about(
         "Whether every document, and every training sequence, begins with the beginning-of-sequence "
         "token. auto: as the teacher's tokenizer itself begins a text.",
-        "auto",
-        True,
-        False,
+        ["auto", True, False],
         default="auto",
     )
     sequence_length: Count = about("Tokens of one training sequence.", ge=8)
@@ -88,11 +86,11 @@ class DataSpec(Strict):
     max_tokens: Positive | None = about(
         "Read so many training tokens. Default: all files; of a data set it has to be given. A "
         "training that is longer goes through them more than once.",
-        "10M",
+        ["10M"],
         default=None,
     )
     held_out: HeldOutSplit | None = about(
-        "Which documents are set apart for evaluation. Default: none.", {"every": 20}, default=None
+        "Which documents are set apart for evaluation. Default: none.", [{"every": 20}], default=None
     )
 
     @model_validator(mode="after")

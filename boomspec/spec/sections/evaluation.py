@@ -16,13 +16,13 @@ _TASK_NAME = r"(?!held_out$)[^\s/:]([^/:\n\r\t]{0,78}[^\s/:])?"  # of a column, 
 class TaskSpec(Strict):
     """One way of asking one lm-eval task."""
 
-    task: str = about("Name of the task.", "arc_easy", min_length=1)
-    num_fewshot: int | None = about("Examples in the prompt. Default: what the task says.", 0, 5, default=None, ge=0)
-    limit: int | None = about("Only the first so many documents. Default: all.", 100, default=None, ge=1)
+    task: str = about("Name of the task.", ["arc_easy"], min_length=1)
+    num_fewshot: int | None = about("Examples in the prompt. Default: what the task says.", [0, 5], default=None, ge=0)
+    limit: int | None = about("Only the first so many documents. Default: all.", [100], default=None, ge=1)
     name: str | None = about(
         "What it is called in tables and figures. Default: the task's name; where a task is asked in "
         "several ways, with what tells them apart behind it: arc_easy (5-shot).",
-        "arc_easy without examples",
+        ["arc_easy without examples"],
         default=None,
     )
 
@@ -38,7 +38,7 @@ class TaskSpec(Strict):
 class HeldOutSpec(Strict):
     """Perplexity and bits per byte of the held-out text."""
 
-    max_tokens: Positive | None = about("Measure only so many tokens. Default: all.", "1M", default=None)
+    max_tokens: Positive | None = about("Measure only so many tokens. Default: all.", ["1M"], default=None)
 
 
 def _task(value: Any) -> Any:
@@ -50,14 +50,14 @@ class EvaluateSpec(Strict):
 
     tasks: tuple[Annotated[TaskSpec, BeforeValidator(_task), AlsoText()], ...] = about(
         "lm-eval tasks, by name or as {task: name, num_fewshot: 5, limit: 100}.",
-        ["arc_easy", {"task": "hellaswag", "limit": 1000}],
+        [["arc_easy", {"task": "hellaswag", "limit": 1000}]],
         default=(),
     )
     tasks_folder: str | None = about(
-        "Folder of lm-eval task YAMLs, relative to the spec.", "tasks", default=None, min_length=1
+        "Folder of lm-eval task YAMLs, relative to the spec.", ["tasks"], default=None, min_length=1
     )
     held_out: HeldOutSpec | None = about(
-        "Measure the held-out text; {} takes all of it.", {}, {"max_tokens": "1M"}, default=None
+        "Measure the held-out text; {} takes all of it.", [{}, {"max_tokens": "1M"}], default=None
     )
     precision: Precision = about("In which the models compute.", default="bf16")
     bootstrap_iters: int = about(

@@ -26,14 +26,13 @@ class Resources(Strict):
     memory: Bytes | None = about(
         "Main memory that a task claims. Tasks run side by side as far as their claims fit; nothing "
         "holds a task to its claim. Default: none.",
-        "8GiB",
+        ["8GiB"],
         default=None,
         gt=0,
     )
     resources: dict[str, Number] = about(
         "Custom resources of the Ray cluster, by name, that a task claims.",
-        {"fast_disk": 1},
-        {"license": 0.5},
+        [{"fast_disk": 1}, {"license": 0.5}],
         default={},
     )
 
@@ -62,18 +61,18 @@ class TrainingResources(Resources):
         default=CHECKPOINT_SECONDS,
         gt=0,
     )
-    workers: int = about("Processes that train together; each gets `cpus` and `gpus`.", 4, default=1, ge=1, le=4096)
+    workers: int = about("Processes that train together; each gets `cpus` and `gpus`.", [4], default=1, ge=1, le=4096)
     min_workers: int | None = about(
         "So few may go on when workers or machines are lost; with fewer it waits for room. Default: 1; "
         "with `parallel: fsdp` or `teacher: sharded`, where each would hold more in its memory, all `workers`.",
-        2,
+        [2],
         default=None,
         ge=1,
     )
     parallel: Literal["ddp", "fsdp"] = about(
         "ddp: each worker holds all of the student. fsdp: its parameters, gradients and moments are "
         "cut over the workers.",
-        "fsdp",
+        ["fsdp"],
         default="ddp",
     )
     activation_checkpointing: bool = about(
@@ -98,7 +97,7 @@ class DistillResources(TrainingResources):
 
     teacher: Literal["replicated", "sharded"] = about(
         "sharded: the teacher's layers are cut over the workers; replicated: each worker has them all.",
-        "sharded",
+        ["sharded"],
         default="replicated",
     )
 
@@ -116,18 +115,15 @@ class ExecutionSpec(Strict):
         "Where the artifacts are: a folder, relative to the spec, or a URL (s3://, gs://, az://); "
         "${NAME} is an environment variable. "
         "Default: ./boomspec-store where a run is started.",
-        "../boomspec-store",
-        "/shared/boomspec-store",
-        "s3://bucket/boomspec",
+        ["../boomspec-store", "/shared/boomspec-store", "s3://bucket/boomspec"],
         default=None,
         min_length=1,
     )
-    cpus: int | None = about("Cores that a local run uses; default: all.", 8, default=None, ge=1)
+    cpus: int | None = about("Cores that a local run uses; default: all.", [8], default=None, ge=1)
     retries: int = about("New attempts when a worker is lost.", default=2, ge=0, le=100)
     device: str | None = about(
         "Kind of GPU that `plan` reckons with, for times and for what fits: a name of its table.",
-        "h100",
-        "a100-80",
+        ["h100", "a100-80"],
         default=None,
     )
     tokenize: Resources = about("For making tokens of the text.", default=Resources())
@@ -137,7 +133,7 @@ class ExecutionSpec(Strict):
     interpolate: Resources = about("For building one size.", default=Resources())
     baseline: MeasuringResources | None = about(
         "For a baseline that needs no training. Default: what `interpolate` has.",
-        {"gpus": 1, "batch_size": 16},
+        [{"gpus": 1, "batch_size": 16}],
         default=None,
     )
     evaluate: MeasuringResources = about("For measuring one model in one way.", default=MeasuringResources())

@@ -19,7 +19,7 @@ class OrderSearch(Strict):
     search: SearchMethod = about(
         "klpatch: greedy; beam: the best `width` sets of each size; exact: every subset of blocks."
     )
-    width: int | None = about("Of the beam; default: 4.", 8, default=None, ge=1)
+    width: int | None = about("Of the beam; default: 4.", [8], default=None, ge=1)
     direction: Literal["teacher_to_candidate", "candidate_to_teacher"] = about(
         "KL(teacher || candidate) or the other way round.", default="teacher_to_candidate"
     )
@@ -37,10 +37,8 @@ class OrderSearch(Strict):
 
 
 def _order_form(value: Any) -> str:
-    return "search" if isinstance(value, (dict, OrderSearch)) else _name_or_list(value)
-
-
-def _name_or_list(value: Any) -> str:
+    if isinstance(value, (dict, OrderSearch)):
+        return "search"
     return "list" if isinstance(value, (list, tuple)) else "name"
 
 
@@ -78,9 +76,7 @@ class InterpolateSpec(Strict):
         Discriminator(_order_form),
     ] = about(
         "Patch order: a name, the student layers (blocks) in the order of patching, or a search.",
-        "last_to_first",
-        [3, 2, 1, 0],
-        {"search": "klpatch"},
+        ["last_to_first", [3, 2, 1, 0], {"search": "klpatch"}],
         default="last_to_first",
     )
     singletons: Singletons = about(
@@ -94,10 +90,7 @@ class InterpolateSpec(Strict):
         Discriminator(_sizes_form),
     ] = about(
         "all, a size, a range, a budget, or a list of these. Student and teacher are always built.",
-        "all",
-        "2.5B..3.5B step 0.25B",
-        ["80%", "24 layers"],
-        {"fits": "8GiB", "context": 4096},
+        ["all", "2.5B..3.5B step 0.25B", ["80%", "24 layers"], {"fits": "8GiB", "context": 4096}],
         default="all",
     )
     choose: Literal["not_above", "nearest"] = about(

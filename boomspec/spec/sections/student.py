@@ -15,10 +15,10 @@ class KeepChoice(Strict):
     """Layers chosen by a score on calibration text; the key is the method, its value how many are kept."""
 
     block_influence: int | None = about(
-        "Those with the highest 1 - cos(input, output) (ShortGPT, arXiv 2403.03853).", 19, default=None, ge=1
+        "Those with the highest 1 - cos(input, output) (ShortGPT, arXiv 2403.03853).", [19], default=None, ge=1
     )
     cosine_greedy: int | None = about(
-        "Drops layers one by one, each time the one that changes the last state least.", 19, default=None, ge=1
+        "Drops layers one by one, each time the one that changes the last state least.", [19], default=None, ge=1
     )
     calibration: Calibration = CalibrationSpec()
 
@@ -59,16 +59,13 @@ class StudentSpec(Strict):
     keep: Keep | None = about(
         "The teacher's layers that the student starts from: a rule, how many (evenly spaced), a list, "
         "or how many by a score on calibration text.",
-        {"every": 2, "first": 1, "last": 2},
-        19,
-        [0, 2, 4, 6],
-        {"block_influence": 19},
+        [{"every": 2, "first": 1, "last": 2}, 19, [0, 2, 4, 6], {"block_influence": 19}],
         default=None,
     )
     model: str | None = about(
         "Hub id or folder of a distilled student. Its layer mapping is in its student_config.json, "
         "or given as `keep`. Nothing is distilled.",
-        "Harvard-DCML/boomerang-qwen3-2.3B",
+        ["Harvard-DCML/boomerang-qwen3-2.3B"],
         default=None,
         min_length=1,
     )

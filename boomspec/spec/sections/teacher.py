@@ -8,7 +8,7 @@ from boomspec.core.types import Bytes, Number, Strict, about
 from boomspec.spec.sections.training import Training
 from boomspec.spec.validate import FieldError, goes_with, only_one
 
-Revision = Annotated[str | None, about("Branch, tag or commit on the hub. Default: main.", "main", "906bfd4")]
+Revision = Annotated[str | None, about("Branch, tag or commit on the hub. Default: main.", ["main", "906bfd4"])]
 TrustRemoteCode = Annotated[
     bool,
     about(
@@ -21,26 +21,26 @@ TrustRemoteCode = Annotated[
 class TokenizerSpec(Strict):
     """A byte-level BPE tokenizer trained on the data."""
 
-    vocabulary: int = about("Entries, the end-of-text token included.", 1024, ge=257, le=1_000_000)
+    vocabulary: int = about("Entries, the end-of-text token included.", [1024], ge=257, le=1_000_000)
     train_on: Bytes = about("So many bytes at the start of the text.", default=10_000_000, gt=0)
 
 
 class PretrainSpec(Training):
     """A small Llama that the experiment trains itself, so that it needs no download."""
 
-    layers: int = about("Decoder layers.", 8, ge=2)
-    hidden_size: int = about("Width of the residual stream.", 64, ge=2)
-    intermediate_size: int = about("Width inside the MLP.", 160, ge=1)
-    attention_heads: int = about("Query heads.", 4, ge=1)
-    key_value_heads: int | None = about("Default: as many as attention heads.", 2, default=None, ge=1)
+    layers: int = about("Decoder layers.", [8], ge=2)
+    hidden_size: int = about("Width of the residual stream.", [64], ge=2)
+    intermediate_size: int = about("Width inside the MLP.", [160], ge=1)
+    attention_heads: int = about("Query heads.", [4], ge=1)
+    key_value_heads: int | None = about("Default: as many as attention heads.", [2], default=None, ge=1)
     positions: int | None = about(
-        "Positions that the model has. Default: data.sequence_length.", 4096, default=None, ge=8
+        "Positions that the model has. Default: data.sequence_length.", [4096], default=None, ge=8
     )
     tied_embeddings: bool = about("Embedding and head are one matrix.", default=True)
     initializer_range: Number = about(
         "Standard deviation of the initial weights; narrow deep models want more.", default=0.02, gt=0
     )
-    tokenizer: TokenizerSpec = about("Learned from the data.", {"vocabulary": 1024, "train_on": "2MB"})
+    tokenizer: TokenizerSpec = about("Learned from the data.", [{"vocabulary": 1024, "train_on": "2MB"}])
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -57,27 +57,28 @@ class PretrainSpec(Training):
 class TeacherSpec(Strict):
     """The large model: one that exists (`model`), or a small one to be trained first (`pretrain`)."""
 
-    model: str | None = about("Hub id or folder.", "Qwen/Qwen3-4B-Base", "./my-teacher", default=None, min_length=1)
+    model: str | None = about("Hub id or folder.", ["Qwen/Qwen3-4B-Base", "./my-teacher"], default=None, min_length=1)
     revision: Revision = None
     trust_remote_code: TrustRemoteCode = False
     rest: Literal["keep", "drop"] = about(
         "What becomes of the parts beside the text decoder (an image encoder, a projector): every size "
         "with layers of the teacher keeps them, or is a language model alone.",
-        "keep",
-        "drop",
+        ["keep", "drop"],
         default="drop",
     )
     pretrain: PretrainSpec | None = about(
         "A small Llama that is trained by this experiment, on its data.",
-        {
-            "layers": 8,
-            "hidden_size": 64,
-            "intermediate_size": 160,
-            "attention_heads": 4,
-            "tokenizer": {"vocabulary": 1024},
-            "tokens": "1.5M",
-            "batch_tokens": 1024,
-        },
+        [
+            {
+                "layers": 8,
+                "hidden_size": 64,
+                "intermediate_size": 160,
+                "attention_heads": 4,
+                "tokenizer": {"vocabulary": 1024},
+                "tokens": "1.5M",
+                "batch_tokens": 1024,
+            }
+        ],
         default=None,
     )
 

@@ -15,17 +15,21 @@ _SECRET = re.compile(r"token|secret|passw|pwd|credential|(api|access)[_-]?key|^(
 class WandbSpec(Strict):
     """Weights & Biases. The key is read from WANDB_API_KEY alone."""
 
-    project: str = about("The project.", "boomerang", min_length=1)
-    entity: str | None = about("The team or person. Default: the key's.", "my-team", default=None, min_length=1)
+    project: str = about("The project.", ["boomerang"], min_length=1)
+    entity: str | None = about("The team or person. Default: the key's.", ["my-team"], default=None, min_length=1)
 
 
 class MlflowSpec(Strict):
     """MLflow. User names, passwords and tokens are read from MLflow's own variables alone."""
 
     uri: str = about(
-        "The tracking server, or a database.", "http://mlflow.example:5000", "sqlite:////shared/mlflow.db", min_length=1
+        "The tracking server, or a database.",
+        ["http://mlflow.example:5000", "sqlite:////shared/mlflow.db"],
+        min_length=1,
     )
-    experiment: str | None = about("The experiment. Default: the spec's name.", "boomerang", default=None, min_length=1)
+    experiment: str | None = about(
+        "The experiment. Default: the spec's name.", ["boomerang"], default=None, min_length=1
+    )
 
     @field_validator("uri")
     @classmethod
@@ -49,6 +53,6 @@ class MlflowSpec(Strict):
 class TrackingSpec(Strict):
     """Where the numbers of a run can be watched while it runs."""
 
-    tensorboard: bool = about("Write TensorBoard's files into the run's folder.", False, default=True)
-    wandb: WandbSpec | None = about("Log to Weights & Biases, too.", {"project": "boomerang"}, default=None)
-    mlflow: MlflowSpec | None = about("Log to MLflow, too.", {"uri": "http://mlflow.example:5000"}, default=None)
+    tensorboard: bool = about("Write TensorBoard's files into the run's folder.", [False], default=True)
+    wandb: WandbSpec | None = about("Log to Weights & Biases, too.", [{"project": "boomerang"}], default=None)
+    mlflow: MlflowSpec | None = about("Log to MLflow, too.", [{"uri": "http://mlflow.example:5000"}], default=None)

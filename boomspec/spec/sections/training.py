@@ -81,7 +81,7 @@ class DistillSpec(Training):
 
     faithful: FaithfulSpec | None = about(
         "Quirks of the published code, to reproduce its numbers. Default: none of them.",
-        {"padding": True, "kl_on_padding": True},
+        [{"padding": True, "kl_on_padding": True}],
         default=None,
     )
     losses: Losses = about(
