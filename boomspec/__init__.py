@@ -14,8 +14,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from boomspec.core.version import __version__ as __version__
-
 if TYPE_CHECKING:
     import os
 
@@ -23,6 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from runners.modeling.family import Family
+
+__version__ = "0.1.0"
 
 
 def load(

@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
+import boomspec
 from boomspec.core.errors import EXIT_INTERRUPTED, BoomspecError, did_you_mean, print_error
-from boomspec.core.version import __version__
 
 _GROUPS = {  # as `boomspec --help` shows them, which loads none
     "Write a spec": {
@@ -94,7 +94,7 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="boomspec")
+@click.version_option(boomspec.__version__, prog_name="boomspec")
 @click.pass_context
 def main(ctx: click.Context) -> None:
     """Boomerang distillation as a declarative experiment: distil one student, get every size."""

@@ -11,9 +11,9 @@ import click
 
 from boomspec.commands.shared import runnable, runner, say_left_out, searches, spec_argument, store_option, wait
 from boomspec.core.errors import EXIT_RUN_FAILED, BoomspecError
-from boomspec.core.pinned_revisions import NO_PINS
 from boomspec.plan.saved import check, is_plan, read_plan
 from boomspec.plan.spec_lock import RunLock, required_lock
+from boomspec.spec.spec_file import NO_PINS
 from boomspec.store import Where, open_store
 
 

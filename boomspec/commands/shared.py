@@ -18,10 +18,10 @@ from boomspec.compile.experiments import compile_experiments
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import TaskGraph
 from boomspec.core.graph_file import read_graph
-from boomspec.core.pinned_revisions import NO_PINS, Pins
 from boomspec.plan.model_checks import check_models
 from boomspec.plan.run import DEFAULT_STORE, GRAPH, open_run, run_folder, store_of
 from boomspec.spec.experiments import load_experiments, load_spec, split_address
+from boomspec.spec.spec_file import NO_PINS, Pins
 from boomspec.store import Store, Where, check_spelling, is_url, open_store
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+import boomspec
 from boomspec.commands.kuberay import DEFAULT_SECRET, Pods, as_yaml, manifest
 from boomspec.commands.remote import address_option, cluster_program, insecure_option
 from boomspec.commands.shared import check_runners, json_option, runnable, spec_argument, store_option, wait, warn
@@ -18,10 +19,8 @@ from boomspec.commands.slurm import Allocation, script
 from boomspec.compile.places import path_text
 from boomspec.core.errors import EXIT_OK, BoomspecError, redact
 from boomspec.core.graph import TaskGraph
-from boomspec.core.packages import installed
-from boomspec.core.pinned_revisions import NO_PINS
+from boomspec.core.machine import installed
 from boomspec.core.sizes import shown_bytes
-from boomspec.core.version import __version__
 from boomspec.models import trust
 from boomspec.plan.demand import local_paths, machine
 from boomspec.plan.graph_lock import LOCK, Asked, lock_of
@@ -31,6 +30,7 @@ from boomspec.plan.run import GRAPH
 from boomspec.plan.saved import is_plan
 from boomspec.plan.spec_lock import RunLock, required_lock
 from boomspec.spec.experiments import load_spec
+from boomspec.spec.spec_file import NO_PINS
 from boomspec.store import Store, Where, is_url, open_store
 from boomspec.store.sources import source_name, upload_missing
 
@@ -179,7 +179,9 @@ def _manifest(stage: _Stage, pods: Pods) -> str:
     pods = replace(pods, store=stage.store.address)
     _check_claim(pods.store, pods.claim)
     on_gpus = machine(stage.graph, nodes=pods.nodes, gpus=True)
-    comments = [f"boomspec {__version__}: {stage.graph.name}, {len(stage.graph.nodes)} tasks. The image must hold it."]
+    comments = [
+        f"boomspec {boomspec.__version__}: {stage.graph.name}, {len(stage.graph.nodes)} tasks. The image must hold it."
+    ]
     comments += [f"{name} of the Secret {pods.secret} become variables of every container." for name in pods.variables]
     if on_gpus is not None and on_gpus.gpu_memory:
         comments.append(f"The tasks on one GPU are estimated to take {shown_bytes(on_gpus.gpu_memory)} of it.")

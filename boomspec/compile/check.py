@@ -28,7 +28,6 @@ from boomspec.compile.resolved import complete
 from boomspec.compile.text_sources import text_problems
 from boomspec.core.errors import Problem
 from boomspec.core.layers import patchable, prefixes
-from boomspec.core.memo import Once
 from boomspec.core.tasks import Recipe
 from boomspec.models.facts import ModelFacts
 from boomspec.spec.problems import for_each
@@ -36,7 +35,7 @@ from boomspec.spec.sections.data import CalibrationSpec
 from boomspec.spec.sections.interpolate import OrderSearch
 from boomspec.spec.sections.student import KeepChoice
 from boomspec.spec.sections.training import Training
-from boomspec.spec.spec_file import Spec, SpecFile
+from boomspec.spec.spec_file import Once, Spec, SpecFile
 
 _HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 _PLENTY = 10_000_000  # tokens, where nothing is trained or searched: what is held out is a share of them

@@ -31,7 +31,6 @@ from boomspec.core.layers import (
     student_layers,
     teacher_layers,
 )
-from boomspec.core.memo import Once
 from boomspec.core.sizes import Member, labels
 from boomspec.models.facts import ModelFacts, read_as, size_of
 from boomspec.models.fit import plan_entries
@@ -39,7 +38,7 @@ from boomspec.models.plan_config import plan_config
 from boomspec.models.whole import prefixes_in, with_rest
 from boomspec.spec.sections.interpolate import OrderSearch
 from boomspec.spec.sections.student import KeepChoice
-from boomspec.spec.spec_file import SpecFile
+from boomspec.spec.spec_file import Once, SpecFile
 
 _MASKED = {"bert", "distilbert", "roberta", "electra", "albert", "deberta", "deberta-v2"}
 _CONTEXT = ("max_position_embeddings", "n_positions")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 from boomspec.core.errors import BoomspecError
@@ -25,6 +26,24 @@ def computed_json(value: Any, what: str) -> str:
     return json.dumps(value, indent=1, allow_nan=False) + "\n"
 
 
+def finite(value: Any) -> Any:
+    """A value made of lists and mappings, with None in the place of every float that is not finite."""
+    return _replaced(value, lambda number: None)
+
+
+def transformers_floats(value: Any) -> Any:
+    """A model's config as transformers writes it: a float that is not finite is {"__float__": "Infinity"}."""
+    return _replaced(value, lambda number: {"__float__": json.dumps(number)})
+
+
+def _replaced(value: Any, replacement: Callable[[float], Any]) -> Any:
+    if isinstance(value, dict):
+        return {key: _replaced(item, replacement) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_replaced(item, replacement) for item in value]
+    return replacement(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _not_finite(value: Any, place: str = "") -> str | None:
     """Where the first float that is not finite stands: "scores[3]"."""
     if isinstance(value, dict):
@@ -34,23 +53,3 @@ def _not_finite(value: Any, place: str = "") -> str | None:
     else:
         return place if isinstance(value, float) and not math.isfinite(value) else None
     return next((found for item, at in inner if (found := _not_finite(item, at)) is not None), None)
-
-
-def finite(value: Any) -> Any:
-    """A value made of lists and mappings, with None in the place of every float that is not finite."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def transformers_floats(value: Any) -> Any:
-    """A model's config as transformers writes it: a float that is not finite is {"__float__": "Infinity"}."""
-    if isinstance(value, dict):
-        return {key: transformers_floats(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [transformers_floats(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"__float__": "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"}
-    return value

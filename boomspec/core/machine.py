@@ -1,4 +1,4 @@
-"""This machine: its processor, its memory, the room on its disks. Standard library alone."""
+"""This machine: its processor, memory and disks, and the packages that are installed on it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,32 @@ import platform
 import shutil
 import socket
 from functools import cache
+from importlib import metadata
 from pathlib import Path
+
+import boomspec
+
+# Packages that compute, read or cut up what becomes a number of the report.
+CHANGING_RESULTS = (
+    "torch", "transformers", "tokenizers", "safetensors", "datasets", "pyarrow", "lm_eval", "accelerate", "numpy",
+)  # fmt: skip
+_OTHERS = ("ray", "pydantic", "huggingface_hub")
+
+
+@cache
+def installed() -> dict[str, str]:
+    """Versions by name, for provenance and locks; what is not installed is left out."""
+    versions = {"boomspec": boomspec.__version__}
+    for package in (*CHANGING_RESULTS, *_OTHERS):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def python() -> str:
+    return platform.python_version()
 
 
 def host() -> str:
@@ -33,7 +58,7 @@ def memory_bytes() -> int:
 
 
 def free_bytes(folder: Path) -> int:
-    """Room where a folder is, or will be."""
+    """Free space where a folder is, or will be."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boomspec.core.graph import Node, TaskGraph
-from boomspec.core.measures import shown_measure
 from boomspec.core.tasks import Evaluate, LmEval
+from boomspec.core.tasks.report import shown_measure
 from boomspec.store import Store
 
 THRESHOLD = 2.0  # standard errors

@@ -19,12 +19,12 @@ from boomspec.compile.lm_eval.index import stock_folder
 from boomspec.compile.lm_eval.tasks import TaskDefinition, read_task
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import CODE, Source, TaskGraph
-from boomspec.core.packages import installed, python
-from boomspec.core.pinned_revisions import request
+from boomspec.core.machine import installed, python
 from boomspec.core.task_data import DATA
 from boomspec.core.tasks import Evaluate, LmEval, Tokenize
 from boomspec.models.hub import UnreachableError, cached_checksums, cached_dataset, pinned_dataset, stated_checksums
 from boomspec.plan.lock import Lock, LockedModel, LockedStreams, LockedTask, LockedText, completed, read_lock
+from boomspec.spec.spec_file import request
 from boomspec.store import Store
 from boomspec.store.sources import readable_source
 

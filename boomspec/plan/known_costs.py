@@ -15,6 +15,7 @@ from typing import Any
 
 from boomspec.core.graph import Cost, TaskGraph
 from boomspec.core.tasks import Record
+from boomspec.core.tasks.cost import TextCounts
 from boomspec.store import Store
 
 _SCANNED = 1 << 25  # bytes of a stream at most; longer ones are judged by their beginning
@@ -36,13 +37,12 @@ def refined(cost: Cost | None, record: Record, inputs: Mapping[str, str], store:
 
 
 @dataclass(frozen=True)
-class _Text:
+class _Text(TextCounts):
     """What the token artifact `tokens` says of its text."""
 
     store: Store
     tokens: str
 
-    @property
     def held_out(self) -> int:
         return int(_meta(self.store, self.tokens)["held_out"]["tokens"])
 

@@ -18,9 +18,9 @@ from pydantic import Field, ValidationError
 
 from boomspec.core.errors import BoomspecError, redacted
 from boomspec.core.files import read_json, write_atomically
-from boomspec.core.packages import CHANGING_RESULTS
-from boomspec.core.pinned_revisions import Pins
+from boomspec.core.machine import CHANGING_RESULTS
 from boomspec.core.types import Strict
+from boomspec.spec.spec_file import Pins
 
 SCHEMA_VERSION = 1
 _VERSION_KEY = "boomspec_lock"

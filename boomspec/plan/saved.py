@@ -21,7 +21,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.files import read_json, write_atomically
 from boomspec.core.graph import Source, TaskGraph, check_secrets
 from boomspec.core.graph_file import graph_of_json
-from boomspec.core.packages import installed
+from boomspec.core.machine import installed
 from boomspec.plan.plan import Plan, Step, needed
 from boomspec.store import Store, open_store
 from boomspec.store.sources import changed_files, missing_files

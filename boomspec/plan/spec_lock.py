@@ -18,12 +18,12 @@ from boomspec.compile.experiments import compile_experiments
 from boomspec.compile.records import evaluations
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import TaskGraph
-from boomspec.core.pinned_revisions import Pins
 from boomspec.core.tasks import LmEval
 from boomspec.plan.graph_lock import Asked, expecting, lock_of
 from boomspec.plan.lock import Difference, Lock, drifts, lock_path, read_lock
 from boomspec.plan.run import store_of
 from boomspec.spec.experiments import load_experiments, split_address
+from boomspec.spec.spec_file import Pins
 from boomspec.store import Store, Where
 
 

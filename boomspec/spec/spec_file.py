@@ -4,7 +4,7 @@ The sections are in `boomspec.spec.sections`. What a spec MEANS is `boomspec.com
 """
 
 import re
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -13,8 +13,6 @@ from pydantic import BeforeValidator, field_validator, model_validator
 
 from boomspec.core.errors import Problem, SpecError
 from boomspec.core.graph import NAME
-from boomspec.core.memo import Once
-from boomspec.core.pinned_revisions import NO_PINS, Pins
 from boomspec.core.types import AlsoText, Strict, about
 from boomspec.spec.document import Document
 from boomspec.spec.sections.baselines import BaselineItem, baseline_item
@@ -134,6 +132,46 @@ class Spec(Strict):
     def baseline(self, kind: str) -> Any:
         """The settings of one baseline, or None where it is not asked for."""
         return next((getattr(item, kind) for item in self.baselines if getattr(item, kind) is not None), None)
+
+
+def request(name: str, revision: str | None) -> str:
+    """A name of the hub as a spec asks for it: "owner/name", or "owner/name@revision"."""
+    return name if revision is None else f"{name}@{revision}"
+
+
+@dataclass(frozen=True)
+class Pins:
+    """Commits by request, as a lock has them; the hub is asked for all others.
+
+    `only_offline`: the hub is asked for these, too, and they are for where it does not answer.
+    """
+
+    models: Mapping[str, str] = field(default_factory=dict)
+    datasets: Mapping[str, str] = field(default_factory=dict)
+    only_offline: bool = False
+
+    def model(self, name: str, revision: str | None) -> str | None:
+        return self.models.get(request(name, revision))
+
+    def dataset(self, name: str, revision: str | None) -> str | None:
+        return self.datasets.get(request(name, revision))
+
+
+NO_PINS = Pins()
+
+
+class Once:
+    """What is read or worked out once for many experiments, by key, while no file changes."""
+
+    def __init__(self) -> None:
+        self._known: dict[Hashable, Any] = {}
+
+    def __call__(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` returned for this key at its first use."""
+        if key not in self._known:
+            self._known[key] = make()
+        known: T = self._known[key]
+        return known
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from importlib import metadata
 
-from boomspec.core.packages import installed
+from boomspec.core.machine import installed
 from boomspec.store import is_url, packages_of
 
 _FROM_THE_CLUSTER = ("boomspec", "ray")  # never installed for a job: the one travels with it, the other runs it

@@ -20,8 +20,8 @@ from typing import Any
 
 from boomspec.core.errors import first_line
 from boomspec.core.graph import TaskGraph
-from boomspec.core.measures import shown_measure
 from boomspec.core.tasks import TRAININGS, Cell, Comparison, Report
+from boomspec.core.tasks.report import shown_measure
 from boomspec.store import Store
 from runners.executor.trackers import Point, Run, Tracker, trackers
 from runners.runtime.job import describe

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from boomspec.core.measures import shown_measure
 from boomspec.core.tasks import Cell, Report
+from boomspec.core.tasks.report import shown_measure
 
 SERIES = {  # in the order in which they are shown
     "student": "student",

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from boomspec.core.execution import Execution
-from boomspec.core.machine import cpu_model, memory_bytes
-from boomspec.core.packages import installed, python
+from boomspec.core.machine import cpu_model, installed, memory_bytes, python
 
 _GIT_PLACES = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX"}
 

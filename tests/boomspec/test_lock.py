@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from boomspec.commands.cli import main
 from boomspec.compile.lm_eval.index import stock_folder, task_index
 from boomspec.compile.lm_eval.tasks import read_task
-from boomspec.core.packages import installed
+from boomspec.core.machine import installed
 from boomspec.models.checkpoint import encode_header
 from boomspec.plan.lock import read_lock
 from tests.boomspec.conftest import SPEC

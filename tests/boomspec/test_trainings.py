@@ -14,8 +14,8 @@ from boomspec.compile.check import check_experiments
 from boomspec.compile.compiler import Compiled
 from boomspec.compile.experiments import compile_experiments
 from boomspec.core.errors import SpecError
-from boomspec.core.pinned_revisions import Pins
 from boomspec.spec.experiments import load_experiments, load_spec
+from boomspec.spec.spec_file import Pins
 from tests.boomspec.conftest import SPEC, Writer
 
 ROOT = Path(__file__).parents[2]

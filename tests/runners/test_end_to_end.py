@@ -14,7 +14,7 @@ import pytest
 from boomspec.core.graph import Cost, Node, Task
 from boomspec.core.graph_file import read_graph
 from boomspec.core.layers import teacher_layers
-from boomspec.core.packages import installed
+from boomspec.core.machine import installed
 from boomspec.core.tasks import Interpolate
 from boomspec.models.checkpoint import read_checkpoint
 from boomspec.models.facts import total_bytes, total_parameters

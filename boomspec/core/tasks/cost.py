@@ -53,7 +53,7 @@ class PricedModel(Protocol):
     """A model as far as costs go. `bytes` are those of its files; operations are those of one token."""
 
     @property
-    def depth(self) -> int: ...
+    def depth(self) -> int: ...  # layers
     @property
     def hidden(self) -> int: ...
     @property
@@ -62,17 +62,17 @@ class PricedModel(Protocol):
     def parameters(self) -> int: ...
     @property
     def bytes(self) -> int: ...
+    @abstractmethod
     def forward(self, length: int) -> int:
         """Operations of all layers, in a sequence of `length` tokens."""
-        ...
 
+    @abstractmethod
     def head(self) -> int:
         """Operations from the last hidden state to the logits."""
-        ...
 
+    @abstractmethod
     def measuring(self, *, bf16: bool, tokens: int) -> dict[str, int]:
         """Memory of a forward pass over `tokens` tokens, by what holds it."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,8 @@ class Prices(ABC):
 
     def written(self, *, buffer: int, rest: bool = False) -> Cost:
         """The cost of writing a model that consists of others, `buffer` bytes at a time."""
-        size = self.models[MADE].bytes
-        more = self.rest_bytes if rest else 0
-        return Cost(memory={"buffers": buffer}, disk=size + more, read=size + more)
+        size = self.models[MADE].bytes + (self.rest_bytes if rest else 0)
+        return Cost(memory={"buffers": buffer}, disk=size, read=size)
 
     @abstractmethod
     def training(
@@ -110,11 +109,13 @@ class Prices(ABC):
         """
 
 
-class TextCounts(Protocol):
+class TextCounts(ABC):
     """What is known of a text after tokenize."""
 
-    @property
-    def held_out(self) -> int: ...  # tokens
+    @abstractmethod
+    def held_out(self) -> int:
+        """Its held-out tokens."""
+
+    @abstractmethod
     def mean_labels(self, length: int) -> float:
         """Labels of the mean row, where each row is one document, padded or cut to `length` tokens."""
-        ...

@@ -72,7 +72,7 @@ class Evaluate(Record):
         if isinstance(self.measure, LmEval):
             return cost
         limit = self.measure.max_tokens
-        real = max(0, (text.held_out if limit is None else min(limit, text.held_out)) - 1)
+        real = max(0, (text.held_out() if limit is None else min(limit, text.held_out())) - 1)
         return cost.counted(real, tokens=real, unknown="")
 
     def work(self, cost: Cost) -> float | None:

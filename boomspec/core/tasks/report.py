@@ -33,3 +33,15 @@ class Report(Record):
     cells: tuple[Cell, ...]
     trainings: dict[str, str]  # label -> input
     searches: dict[str, str] = {}  # noqa: RUF012 - pydantic copies defaults; label -> input
+
+
+def shown_measure(measured: str, *, task: str | None, called: str) -> str:
+    """What pages and tables call a measure, where a spec asks one lm-eval task in several ways.
+
+    `measured`: its name in lm-eval, the task's own or that of a member. `called`: the name in the spec.
+    """
+    if task in (None, called):
+        return measured
+    if measured == task:
+        return called
+    return f"{measured}{called.removeprefix(task)}" if called.startswith(f"{task} (") else f"{measured} ({called})"
