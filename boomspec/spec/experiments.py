@@ -16,7 +16,7 @@ from pathlib import Path
 from boomspec.core.errors import Problem, SpecError
 from boomspec.core.graph import NAME, no_such_experiment
 from boomspec.spec.document import Document, edits_of, read_document
-from boomspec.spec.extends import Composed, Read, composed
+from boomspec.spec.extends import Read, composed
 from boomspec.spec.problems import for_each
 from boomspec.spec.spec_file import Spec, SpecFile
 from boomspec.spec.sweep import Axis, points, read_axes
@@ -61,7 +61,7 @@ def load_experiments(address: str | os.PathLike[str], *, read: Read = read_docum
     `read` returns the document of a path: of a file, or of a file at a revision. Raises SpecError with the problems of
     all of them; BoomspecError where the file cannot be read or has no experiment of that label.
     """
-    return _loaded(*_named(address, read))
+    return _load(address, read)
 
 
 def load_spec(address: str | os.PathLike[str], *, read: Read = read_document) -> SpecFile:
@@ -69,26 +69,19 @@ def load_spec(address: str | os.PathLike[str], *, read: Read = read_document) ->
 
     The others are not validated.
     """
-    entries, problems = _named(address, read)
-    return _loaded(entries[:1], problems)[0]
+    return _load(address, read, first=True)[0]
 
 
-def _named(address: str | os.PathLike[str], read: Read) -> tuple[list[Entry], list[Problem]]:
-    """The experiments that an address names, and what is wrong with how they are put together."""
+def _load(address: str | os.PathLike[str], read: Read, *, first: bool = False) -> tuple[SpecFile, ...]:
     path, label = split_address(address)
-    entries, problems = _entries(composed(path, read))
+    entries, problems = _entries(*composed(path, read))
     if label is not None and not problems:
-        chosen = [entry for entry in entries if entry.label == label]
-        if not chosen:
-            raise no_such_experiment(path, label, [entry.label for entry in entries])
-        return chosen, problems
-    return entries, problems
-
-
-def _loaded(entries: list[Entry], problems: list[Problem]) -> tuple[SpecFile, ...]:
-    files: list[SpecFile] = []
+        labels = [entry.label for entry in entries]
+        entries = [entry for entry in entries if entry.label == label]
+        if not entries:
+            raise no_such_experiment(path, label, labels)
     try:
-        files = for_each(entries, Entry.load)
+        files = for_each(entries[:1] if first else entries, Entry.load)
     except SpecError as error:
         problems = [*problems, *error.problems]
     if problems:
@@ -96,39 +89,40 @@ def _loaded(entries: list[Entry], problems: list[Problem]) -> tuple[SpecFile, ..
     return tuple(files)
 
 
-def _entries(source: Composed) -> tuple[list[Entry], list[Problem]]:
+def _entries(merged: Document, written: Document) -> tuple[list[Entry], list[Problem]]:
     """The experiments that can be put together, and what is wrong with the others."""
-    variants, problems = _variants(source)
-    axes, more = read_axes(source.written, Spec, 1 + len(variants))
+    variants, problems = _variants(merged, written)
+    axes, more = read_axes(written, Spec, 1 + len(variants))
     problems += more
     grid = points(axes)
     entries = []
-    has_variants = source.written.root.get("variants") is not None
-    for name, below in {BASE: source.document, **variants}.items():
+    has_variants = written.root.get("variants") is not None
+    for name, below in {BASE: merged, **variants}.items():
         clashes = [] if name == BASE else list(_clashes(below, axes))
         problems += clashes
-        for point in grid if not clashes else ():
-            label = ",".join(filter(None, [name if has_variants else "", point.label]))
-            document = below.edited(point.edits, point.label) if point.edits else below
-            entries.append(Entry(label, {**({"variant": name} if has_variants else {}), **point.axes}, document))
+        for axes_of, edits in grid if not clashes else ():
+            title = ",".join(edit.title for edit in edits)
+            label = ",".join(filter(None, [name if has_variants else "", title]))
+            document = below.edited(edits, title) if edits else below
+            entries.append(Entry(label, {**({"variant": name} if has_variants else {}), **axes_of}, document))
     return entries, problems
 
 
-def _variants(source: Composed) -> tuple[dict[str, Document], list[Problem]]:
+def _variants(merged: Document, written: Document) -> tuple[dict[str, Document], list[Problem]]:
     variants: dict[str, Document] = {}
     problems: list[Problem] = []
-    section = source.written.root.get("variants")
+    section = written.root.get("variants")
     if section is None or section.damaged:
         return variants, problems
     if not isinstance(section.value, dict) or not section.value:
         hint = "give each a name: variants: {no-kl: {distill: {losses: {kl: null}}}}"
-        return variants, [source.written.unexpected(("variants",), "a mapping of names to overrides", hint)]
+        return variants, [written.unexpected(("variants",), "a mapping of names to overrides", hint)]
     for name, override in section.value.items():
-        wrong = list(_wrong_variant(source.written, name, override))
+        wrong = list(_wrong_variant(written, name, override))
         problems += wrong
         if not wrong and not override.damaged:
             title = f"variant '{name}'"
-            variants[name] = source.document.edited(tuple(edits_of(override, title)), title)
+            variants[name] = merged.edited(tuple(edits_of(override, title)), title)
     return variants, problems
 
 

@@ -1,6 +1,6 @@
 """Reads a spec file together with the files that it extends.
 
-    file --composed--> Composed(document of the merged whole, document of the file alone)
+    file --composed--> document of the merged whole, document of the file alone
 
 Mappings merge, everything else replaces, null removes. A base may be incomplete: only the merged whole is validated.
 A file does not inherit the variants and the sweep of its base.
@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from boomspec.core.errors import BoomspecError, SpecError
-from boomspec.spec.document import Document, edits_of, read_document
+from boomspec.spec.document import Document, edits_of
 from boomspec.spec.variables import VariableError, expanded
 from boomspec.spec.yaml_reader import shown
 
@@ -25,21 +25,14 @@ OWN = ("extends", "variants", "sweep")  # how a file is composed; no part of the
 Read = Callable[[Path], Document]
 
 
-@dataclass(frozen=True)
-class Composed:
-    """A spec file with its bases merged in. `written`: the file alone, for its variants and its sweep."""
+def composed(path: Path, read: Read) -> tuple[Document, Document]:
+    """The document of a spec file with its bases merged in, and that of the file alone, for its variants and its sweep.
 
-    document: Document
-    written: Document
-
-
-def composed(path: Path, read: Read = read_document) -> Composed:
-    """Read a spec file and its bases. Raises SpecError where one of them cannot be read, BoomspecError for the file.
-
-    `read` returns the document of a path: of a file, or of a file at a revision.
+    `read` returns the document of a path: of a file, or of a file at a revision. Raises SpecError where a base cannot
+    be read, BoomspecError where the file itself cannot.
     """
     written = read(path)
-    return Composed(_merged(written, read, (path,)), written)
+    return _merged(written, read, (path,)), written
 
 
 def _merged(written: Document, read: Read, chain: tuple[Path, ...]) -> Document:

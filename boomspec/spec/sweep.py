@@ -1,6 +1,6 @@
 """The grid of a `sweep:`: its axes, its points, and their labels.
 
-    sweep --read_axes--> axes --points--> points
+    sweep --read_axes--> axes --points--> coordinates and edits
 
 An axis is a field of the spec by its dotted path, with the values that take the place of the field one after the other.
 """
@@ -41,22 +41,13 @@ class Axis:
     values: tuple[tuple[str, Edit], ...]
 
 
-@dataclass(frozen=True)
-class Point:
-    """One point of the grid: its coordinates, and the edits that set them."""
+def points(axes: Sequence[Axis]) -> list[tuple[dict[str, str], tuple[Edit, ...]]]:
+    """Every point of the grid: its coordinates and the edits that set them, the last axis turning fastest.
 
-    axes: dict[str, str]
-    edits: tuple[Edit, ...]
-
-    @property
-    def label(self) -> str:
-        return ",".join(f"{axis}={text}" for axis, text in self.axes.items())
-
-
-def points(axes: Sequence[Axis]) -> list[Point]:
-    """Every point of the grid, the last axis turning fastest. No axis: one point that sets nothing."""
-    chosen = itertools.product(*[[(axis.name, *value) for value in axis.values] for axis in axes])
-    return [Point({name: text for name, text, _ in point}, tuple(edit for _, _, edit in point)) for point in chosen]
+    Without an axis there is one point that sets nothing.
+    """
+    chosen = itertools.product(*([(axis.name, *value) for value in axis.values] for axis in axes))
+    return [({name: text for name, text, _ in point}, tuple(edit for _, _, edit in point)) for point in chosen]
 
 
 def read_axes(written: Document, model: type[BaseModel], times: int) -> tuple[tuple[Axis, ...], list[Problem]]:
