@@ -118,7 +118,7 @@ def parse_share(value: object) -> Share:
 
 
 class Size(Strict):
-    """A model size that was asked for, in one of four units."""
+    """A model size in one of four units, as a spec gives it."""
 
     unit: Literal["parameters", "fraction", "layers", "bytes"]
     value: float

@@ -1,6 +1,6 @@
 """The JSON Schema of a spec file, from which editors complete and explain every field.
 
-A file that extends another one, and a variant, may leave out anything and remove anything (null): for them every
+A variant, and a file that extends another one, may leave out anything and remove anything (null). For them, every
 section has a *partial* form, in which no field is required and each may be null.
 """
 
@@ -83,7 +83,7 @@ def _removable(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _merging(schema: dict[str, Any]) -> dict[str, Any]:
-    """What stands in an override for a value of this schema: a mapping in part, everything else as a whole."""
+    """What an override may give for a value of this schema: a mapping in part, everything else as a whole."""
     if "$ref" in schema:
         return {**schema, "$ref": schema["$ref"].replace(_DEFS, f"{_DEFS}Partial")}
     choices = [_merging(choice) for key in ("anyOf", "oneOf") for choice in schema.get(key, ())]

@@ -1,6 +1,6 @@
-"""The spec language, version 1: the top level of a spec file, and how one is read.
+"""The top level of a spec file, version 1, and a validated spec with its document.
 
-The sections are in `boomspec.spec.sections`. What a spec MEANS is `boomspec.compile.resolve`.
+The sections are in `boomspec.spec.sections`. `boomspec.compile` resolves a spec into layers, sizes and tasks.
 """
 
 import re
@@ -32,8 +32,8 @@ T = TypeVar("T")
 class Spec(Strict):
     """A boomerang distillation experiment.
 
-    `extends`, `variants` and `sweep` are taken away before a spec is validated: they say how experiments are put
-    together (`boomspec.spec.experiments`), and no experiment has them.
+    `extends`, `variants` and `sweep` are removed before a spec is validated: they say how experiments are composed
+    (`boomspec.spec.experiments`), and no experiment has them.
     """
 
     boomspec: Literal[1] = about("Version of the spec language.")
@@ -112,7 +112,7 @@ class Spec(Strict):
             raise FieldError("nothing is pretrained here", at=("execution", "pretrain"))
         if self.data is not None and self.data.bos is True and self.teacher.pretrain is not None:
             message = "a tokenizer that is trained here has no token for the beginning of a sequence"
-            raise FieldError(message, hint="its documents begin behind its end-of-text", at=("data", "bos"))
+            raise FieldError(message, hint="its documents begin after its end-of-text", at=("data", "bos"))
         if self.data is None and (reason := self._reads_text()):
             raise FieldError("missing 'data'", hint=f"{reason} needs text")
         return self
@@ -130,7 +130,7 @@ class Spec(Strict):
         return "baselines" if any(item.reads_text for item in self.baselines) else None
 
     def baseline(self, kind: str) -> Any:
-        """The settings of one baseline, or None where it is not asked for."""
+        """The settings of one baseline, or None where the spec does not list it."""
         return next((getattr(item, kind) for item in self.baselines if getattr(item, kind) is not None), None)
 
 
@@ -176,22 +176,22 @@ class Once:
 
 @dataclass(frozen=True)
 class SpecFile:
-    """A validated spec and the document that it came from, so that later checks can point into the file."""
+    """A validated spec with its document, so that later checks can point at a line of the file."""
 
     spec: Spec
     document: Document
-    label: str = ""  # which of the file's experiments; "" where there is one
+    label: str = ""  # of one of the file's experiments; "" where there is one only
     axes: dict[str, str] = field(default_factory=dict)  # its coordinates: {"variant": "no-kl", "seed": "1"}
-    pins: Pins = NO_PINS  # what a lock has settled
+    pins: Pins = NO_PINS  # the revisions of a lock
     once: Once = field(default_factory=Once, compare=False)  # shared by those that are compiled together
 
     def folder(self, path: tuple[str | int, ...] = ()) -> Path:
-        """Where the relative path that stands at `path` starts: the folder of the file that says it."""
+        """The folder that the relative path at `path` starts from: that of the file in which it is written."""
         named = self.document.nearest(path).file
         return self.once(("folder", named), lambda: named.absolute().parent)
 
     def with_document(self, document: Document) -> "SpecFile":
-        """The same experiment made of another document. Raises SpecError where that is not valid."""
+        """The same experiment with another document. Raises SpecError where that is not valid."""
         return replace(self, spec=validate(Spec, document), document=document)
 
     def known(self, what: Hashable, sections: Sequence[str], make: Callable[[], T]) -> T:

@@ -3,8 +3,8 @@
     Document x model --pydantic--> the model, or SpecError with every problem and its place
 
 The location of an error of pydantic mixes field names, indices and labels of union members. Here the errors go down the
-annotations and the document side by side, so that each ends at the value that is meant, with what is allowed there, and
-the errors of the members of one union become one problem.
+annotations and the document side by side, so that each ends at the value itself, with what is allowed there, and the
+errors of the members of one union become one problem.
 
 Validation is strict: text is never a number, 1 is never true. A list of a spec is a tuple, for fields and validators.
 """
@@ -191,7 +191,7 @@ def _walk_union(annotation: Any, choice: list[Any], value: _Value, failures: lis
 
 
 def _is_other(group: list[Failure]) -> bool:
-    """Whether the value says by one of its own keys that it is meant for another member: {kind: hub}."""
+    """Whether the value says by one of its own keys that it is for another member: {kind: hub}."""
     return any(failure.type == "literal_error" and len(failure.loc) == 1 for failure in group)
 
 

@@ -21,7 +21,7 @@ import yaml
 
 from boomspec.core.errors import Problem, SpecError, did_you_mean
 
-MAX_NODES = 10_000  # with aliases expanded: a few lines of aliases can stand for billions of values
+MAX_NODES = 10_000  # with aliases expanded: a few lines of aliases can expand to billions of values
 MAX_DEPTH = 50
 MERGE = "<<"
 
@@ -31,10 +31,10 @@ Location = tuple[str | int, ...]
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """A value of a spec file, and where it stands: a scalar, a dict of nodes by key, or a tuple of nodes.
+    """A value of a spec file and its place: a scalar, a dict of nodes by key, or a tuple of nodes.
 
-    `key`: line and column of its key. `text`: an unquoted scalar as it is written. A damaged node stands for a value
-    that could not be read and that has a problem already.
+    `key`: line and column of its key. `text`: an unquoted scalar as it is written. A damaged node replaces a
+    value that could not be read and that has a problem already.
     """
 
     value: Any
@@ -188,7 +188,7 @@ class _Reader:
                 self._problem(event, location, message, "keep one of the two")
             elif key is not None:
                 entries[key] = replace(node, key=self._spot(event.start_mark))
-        # A key that is written out takes precedence over a merged one, wherever it stands.
+        # A key that is written out takes precedence over a merged one, wherever it is.
         return self._at(start, entries | {k: v for k, v in (merged or {}).items() if k not in entries}, damaged=damaged)
 
     def _merged(self, key: Any, location: Location) -> dict[str, Node] | None:

@@ -436,18 +436,18 @@ one_of: al
 """
 
 
-def is_said(said: str, expected: str) -> bool:
-    return said.startswith(expected[:-3]) if expected.endswith("...") else said == expected
+def matches(text: str, expected: str) -> bool:
+    return text.startswith(expected[:-3]) if expected.endswith("...") else text == expected
 
 
 @pytest.mark.parametrize("block", [block for block in CASES.split("\n\n") if not block.startswith("#")])
-def test_a_wrong_line_is_said_with_place_and_hint(block: str) -> None:
+def test_a_wrong_line_gives_a_problem_with_place_and_hint(block: str) -> None:
     line, pointer, *hints = block.rstrip().split("\n")
     problem = only_problem(f"# first line\n{line}\n")
     where = f"{problem.where}: " if problem.where else ""
     assert problem.line == 2
-    assert is_said(f"{' ' * (problem.column - 1)}^ {where}{problem.message}", pointer)
-    assert is_said(f"  hint: {problem.hint}" if problem.hint else "", "".join(hints))
+    assert matches(f"{' ' * (problem.column - 1)}^ {where}{problem.message}", pointer)
+    assert matches(f"  hint: {problem.hint}" if problem.hint else "", "".join(hints))
 
 
 def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:

@@ -6,7 +6,7 @@ from pydantic import model_validator
 
 from boomspec.core.types import Count, Number, Strict, about
 from boomspec.spec.sections.data import Calibration, CalibrationSpec
-from boomspec.spec.validate import FieldError
+from boomspec.spec.validate import only_one
 
 
 class NaivePruning(Strict):
@@ -53,10 +53,7 @@ class BaselineItem(Strict):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
-        if len(given) != 1:
-            allowed = ", ".join(type(self).model_fields)
-            raise FieldError(f"exactly one of {allowed} is needed: {' and '.join(given) or 'none'} given")
+        only_one(self, *type(self).model_fields)
         return self
 
     @property
@@ -69,5 +66,5 @@ class BaselineItem(Strict):
 
 
 def baseline_item(value: Any) -> Any:
-    """A baseline's name alone means its defaults."""
+    """The name of a baseline alone selects its defaults."""
     return {value: {}} if isinstance(value, str) else value

@@ -14,7 +14,7 @@ def _as_tuple(value: Any) -> Any:
 
 
 Files = Annotated[
-    # The length stands inside: behind a before-validator pydantic would measure None.
+    # The limit is inside: after a before-validator pydantic would take the length of None.
     Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] | None,
     BeforeValidator(_as_tuple),
     AlsoText(),

@@ -72,8 +72,8 @@ class EvaluateSpec(Strict):
         if not self.tasks and self.held_out is None:
             raise FieldError("nothing is measured: give tasks, held_out or both")
         goes_with(self, "tasks", "tasks_folder", "bootstrap_iters")
-        asked = [(task.task, task.num_fewshot, task.limit) for task in self.tasks]
-        if twice := sorted({ask[0] for ask in asked if asked.count(ask) > 1}):
+        settings = [(task.task, task.num_fewshot, task.limit) for task in self.tasks]
+        if twice := sorted({one[0] for one in settings if settings.count(one) > 1}):
             raise FieldError(f"task '{twice[0]}' is listed twice", at=("tasks",))
         names = self.names
         if same := next((name for name in names if names.count(name) > 1), None):
@@ -82,14 +82,14 @@ class EvaluateSpec(Strict):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What each task is called: what it says, else its task with what tells it from others that ask the same."""
+        """The name of each task: its own, else lm-eval's with what differs from other entries of the same task."""
         return tuple(task.name or self._derived(task) for task in self.tasks)
 
     def _derived(self, task: TaskSpec) -> str:
         twins = [other for other in self.tasks if other.task == task.task]
-        told = []
+        parts = []
         if task.num_fewshot is not None and any(other.num_fewshot != task.num_fewshot for other in twins):
-            told.append(f"{task.num_fewshot}-shot")
+            parts.append(f"{task.num_fewshot}-shot")
         if task.limit is not None and any(other.limit != task.limit for other in twins):
-            told.append(f"first {task.limit}")
-        return f"{task.task} ({', '.join(told)})" if told else task.task
+            parts.append(f"first {task.limit}")
+        return f"{task.task} ({', '.join(parts)})" if parts else task.task

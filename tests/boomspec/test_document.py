@@ -137,13 +137,13 @@ def test_what_is_absent_has_the_place_of_its_nearest_ancestor() -> None:
     assert DOCUMENT.place(("distill", "losses", "cosine"), key=True) == (4, 3)
 
 
-def test_columns_count_characters_also_behind_wide_ones_and_windows_line_ends() -> None:
+def test_columns_count_characters_also_after_wide_ones_and_windows_line_ends() -> None:
     document = parse_document('a: {"\U0001f600é": 1, b: 2}\r\nc: 3\r\n')
     assert document.place(("a", "b"), key=True) == (1, 14)
     assert document.place(("c",)) == (2, 4)
 
 
-def test_what_stands_behind_an_alias_has_the_place_of_its_anchor() -> None:
+def test_a_value_inside_of_an_alias_has_the_place_of_its_anchor() -> None:
     document = parse_document("a: &x {b: 1}\nc: *x\n")
     assert document.data == {"a": {"b": 1}, "c": {"b": 1}}
     assert document.place(("c",)) == (2, 4)
@@ -291,7 +291,7 @@ def test_fifty_levels_are_still_read() -> None:
         ('a: "\\0"\n', 1, 4, r"text cannot hold the character '\x00'"),
     ],
 )
-def test_what_is_no_yaml_is_said_in_plain_words_with_its_place(text: str, line: int, column: int, message: str) -> None:
+def test_what_is_no_yaml_is_one_problem_at_its_place(text: str, line: int, column: int, message: str) -> None:
     assert only_problem(text) == (line, column, message)
 
 
