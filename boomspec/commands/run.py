@@ -1,20 +1,29 @@
-"""`boomspec run`: compile, and hand the graph to the runners; once more behind every search."""
+"""`boomspec run`: compile, and hand the graph to the runners; once more after every search."""
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import socket
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
 import click
 
-from boomspec.commands.shared import runnable, runner, say_left_out, searches, spec_argument, store_option, wait
+from boomspec.commands.shared import runnable, runner, say_left_out, searches, spec_argument, store_option
 from boomspec.core.errors import EXIT_RUN_FAILED, BoomspecError
+from boomspec.core.stages import INTERRUPT
 from boomspec.plan.saved import check, is_plan, read_plan
 from boomspec.plan.spec_lock import RunLock, required_lock
 from boomspec.spec.spec_file import NO_PINS
 from boomspec.store import Where, open_store
+
+_PROGRAM = 4  # words of a command line before the arguments: python -P -m runners
 
 
 @click.command("run")
@@ -57,9 +66,18 @@ def command(
             raise BoomspecError("--locked goes with a spec: a saved plan has its commits already")
         _execute(spec, store, options)
     lock = RunLock(*required_lock(spec), packages=not ignore_packages) if locked else None
+    runners = _Runners()
+    try:
+        _run_all(spec, store, options, lock, runners)
+    finally:
+        runners.end()
+
+
+def _run_all(spec: Path, store: Where | None, options: list[str], lock: RunLock | None, runners: _Runners) -> NoReturn:
+    """Compile and run a spec; where it waits for searches, once more when they have run."""
     done: set[str] = set()
     given_up: set[str] = set()
-    failed: list[Path] = []  # folders of runs on the way that have failed
+    failed: list[Path] = []  # folders of earlier runs that have failed
     while True:
         pins = lock.pins if lock else NO_PINS
         graph, place, cpus, pending = runnable(spec, store, pins, given_up)
@@ -78,16 +96,68 @@ def command(
         command = runner(graph, place) + (["--cpus", str(cpus)] if cpus else []) + options
         command += ["--lock", str(lock.place.absolute())] if lock else []
         command += [part for folder in failed for part in ("--failed", str(folder))]
-        sys.stdout.flush()
-        if not pending:
-            # The runners replace this process: the compiler's room never imports theirs, and signals reach them.
-            os.execv(sys.executable, command)
-        code = wait(command)
-        if code == EXIT_RUN_FAILED and len(graph.experiments) > 1:
+        code = runners.run(command, reads_hub=graph.reads_hub, last=not pending)
+        if code == EXIT_RUN_FAILED and pending and len(graph.experiments) > 1:
             failed.append(place.run_folder(graph.name, graph.id))
-        elif code:
+        elif code or not pending:
             sys.exit(code)
         done |= waiting
+
+
+class _Runners:
+    """The process that runs all graphs of a spec, so that Ray starts once (`runners.cli.stages`)."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._reads_hub = False
+
+    def run(self, command: list[str], *, reads_hub: bool, last: bool) -> int:
+        """Run a graph. Returns its exit code, or that of the process where it has ended."""
+        sys.stdout.flush()
+        if self._process is not None and (self._process.poll() is not None or self._reads_hub != reads_hub):
+            self.end()  # libraries settle whether they may ask the hub when they are imported
+        if self._process is None and last:
+            # The runners replace this process: the compiler's room never imports theirs, and signals reach them.
+            os.execv(sys.executable, command)
+        with self._passing_signals_on():
+            if self._process is None:
+                self._start([*command, "--stages"])
+            else:
+                self._send(json.dumps(command[_PROGRAM:] + ["--stages"] * (not last)))
+            answer = self._answers.readline()
+            assert self._process is not None
+            self._reads_hub = reads_hub
+            return int(answer) if answer else self._process.wait()
+
+    def _start(self, command: list[str]) -> None:
+        self._socket, theirs = socket.socketpair()
+        self._answers = self._socket.makefile("r", encoding="utf-8")
+        with theirs:
+            self._process = subprocess.Popen(command, stdin=theirs.fileno())
+
+    def end(self) -> None:
+        """End the process, which interrupts what it does."""
+        if self._process is not None:
+            self._answers.close()
+            self._socket.close()
+            self._process.wait()
+            self._process = None
+
+    def _send(self, line: str) -> None:
+        with suppress(OSError):  # it has ended, as the next read shows
+            self._socket.sendall(f"{line}\n".encode())
+
+    @contextmanager
+    def _passing_signals_on(self) -> Iterator[None]:
+        """A terminal's Ctrl-C reaches both processes. What is sent then asks for the same again, and does no harm."""
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in before:
+            signal.signal(number, lambda *_: self._send(INTERRUPT))
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _execute(file: Path, store: Where | None, options: list[str]) -> NoReturn:

@@ -149,6 +149,11 @@ class TaskGraph:
         """The family of the only experiment; None where there are several, or its layers are still searched for."""
         return self.experiments[0].family if len(self.experiments) == 1 else None
 
+    @property
+    def reads_hub(self) -> bool:
+        """Whether a task reads something from the hub; stock lm-eval tasks load their documents from there."""
+        return any("hub" in source.identity or "lm_eval" in source.identity for source in self.sources.values())
+
     def only(self, label: str, *, named: object = None) -> TaskGraph:
         """The part of the graph that one experiment is; its tasks have the names that they have in it.
 

@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         graph, store = read_graph(options.graph), open_store(options.store)
         for line in warnings(graph):
             print(f"warning: {line}", file=sys.stderr)
-        environment.apply(environment.settings(graph.sources.values(), store.root))
+        environment.apply(environment.variables(store.root, hub=graph.reads_hub))
         with using(store):
             if options.plan is None:
                 export_all(graph, store, options.folder)

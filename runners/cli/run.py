@@ -27,6 +27,7 @@ from boomspec.plan.plan import Plan, needed, without
 from boomspec.plan.saved import check, read_plan
 from boomspec.store import Store, open_store
 from boomspec.store.lock import using
+from runners.cli.stages import Ray, Stages
 from runners.executor.remote_run import RunMirror, mirrored
 from runners.executor.trackers import check as check_trackers
 from runners.executor.tracking import tracked
@@ -44,8 +45,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the graph that the command line names; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
-        with Interrupt() as interrupt:
-            code = _run(options, interrupt)
+        with Interrupt() as interrupt, Ray() as ray:
+            stages = Stages(interrupt) if options.stages else None
+            code = _run(options, interrupt, ray)
+            while stages is not None and options.stages and (following := stages.following(code)):
+                options = _parser().parse_args(following)
+                code = _run(options, interrupt, ray)
             return EXIT_INTERRUPTED if interrupt.requested else code
     except BoomspecError as error:
         return print_error(error)
@@ -70,17 +75,18 @@ def _parser() -> argparse.ArgumentParser:
         "--failed", type=Path, action="append", default=[], metavar="RUN", help="what failed in that run is not tried"
     )
     parser.add_argument("--verify", action="store_true", help="compare checksums of the artifacts that are reused")
+    parser.add_argument("--stages", action="store_true", help="more graphs follow (see `runners.cli.stages`)")
     return parser
 
 
-def _run(options: argparse.Namespace, interrupt: Interrupt) -> int:
+def _run(options: argparse.Namespace, interrupt: Interrupt, ray: Ray) -> int:
     graph, store = read_graph(options.graph), open_store(options.store)
     if not options.report:
         check_trackers(graph.tracking)
         for line in warnings(graph):
             print(f"warning: {line}", file=sys.stderr, flush=True)
     store.check_writable()
-    environment.apply(environment.settings(graph.sources.values(), store.root))
+    environment.apply(environment.variables(store.root, hub=graph.reads_hub))
     folder = store.run_folder(graph.name, graph.id)
     folder.mkdir(parents=True, exist_ok=True)
     with (
@@ -88,7 +94,9 @@ def _run(options: argparse.Namespace, interrupt: Interrupt) -> int:
         explained(store.root),
         mirrored(store, folder) as mirror,
     ):
-        return _report_only(graph, store) if options.report else _run_graph(options, graph, store, interrupt, mirror)
+        if options.report:
+            return _report_only(graph, store)
+        return _run_graph(options, graph, store, interrupt, ray, mirror)
 
 
 def _warn(message: str) -> None:
@@ -100,7 +108,12 @@ def _say_waiting() -> None:
 
 
 def _run_graph(
-    options: argparse.Namespace, graph: TaskGraph, store: Store, interrupt: Interrupt, mirror: RunMirror | None
+    options: argparse.Namespace,
+    graph: TaskGraph,
+    store: Store,
+    interrupt: Interrupt,
+    ray: Ray,
+    mirror: RunMirror | None,
 ) -> int:
     started = time.time()
     plan = _plan(options, graph, store)
@@ -123,7 +136,7 @@ def _run_graph(
             f"{len(plan.ids('run'))} tasks to run, {len(plan.ids('reuse'))} artifacts reused; starting Ray", flush=True
         )
         with view:
-            outcomes |= _execute(options, graph, store, plan=plan, journal=journal, view=view, interrupt=interrupt)
+            outcomes |= _execute(options, graph, store, ray, plan=plan, journal=journal, view=view, interrupt=interrupt)
         with survived("lock.json", _warn, journal.folder):
             record_lock(graph, store, journal.folder, used=lock)  # now the rows are known
     elif not outcomes:
@@ -159,17 +172,15 @@ def _execute(
     options: argparse.Namespace,
     graph: TaskGraph,
     store: Store,
+    ray: Ray,
     *,
     plan: Plan,
     journal: Journal,
     view: View,
     interrupt: Interrupt,
 ) -> dict[str, Outcome]:
-    # Not at the top: Ray takes half a second to import, reads its settings then, and often nothing is to run.
-    from runners.cluster.ray_cluster import cluster
-
     try:
-        with cluster(options.address, cpus=options.cpus, gpus=options.gpus, insecure=options.insecure) as head:
+        with ray.connected(options, stay=options.stages) as head:
             from runners.executor.executor import run_tasks
 
             interrupt.arm()

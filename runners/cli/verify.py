@@ -106,7 +106,7 @@ def _repeat(
     interrupt: Interrupt,
 ) -> list[Checked]:
     """Run `nodes` in the scratch store; compare each with its original as soon as it is done."""
-    environment.apply(environment.settings(graph.sources.values(), scratch.root))
+    environment.apply(environment.variables(scratch.root, hub=graph.reads_hub))
     view = view_for(len(nodes), plain=options.plain or options.json)
     checking = _Checking(graph, original, scratch, view, tolerance=options.tolerance)
     checking.discard = not (options.keep or options.end_to_end)

@@ -109,7 +109,6 @@ def _jobs(
     graph: TaskGraph, store: Store, task_ids: list[str], journal: Journal, reads: Store, reach: Reach | None
 ) -> Iterator[Job]:
     commit = git_commit(Path(boomspec.__file__).parent, Path(runners.__file__).parent)
-    hub = environment.needs_hub(graph.sources.values())
     for task_id in task_ids:
         node = graph.nodes[task_id]
         kinds = {input_id: graph.nodes[input_id].task.kind for input_id in graph.task_inputs(task_id)}
@@ -126,7 +125,7 @@ def _jobs(
             run_folder=below(store.root, journal.folder),
             run=journal.run,
             commit=commit,
-            hub=hub,
+            hub=graph.reads_hub,
             reach=reach,
         )
 

@@ -8,24 +8,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from boomspec.core.graph import Source
 
 ALLOW_CPU = "BOOMSPEC_ALLOW_CPU"  # "1": a task whose GPU is declared, but not there, computes on the CPU. For tests
 GPU_PROCESS = "BOOMSPEC_GPU_PROCESS"  # "1" in a worker's process that was started for tasks with GPUs
 _GPUS = "BOOMSPEC_TASK_GPUS"  # what the task of this process has been given
 
 
-def settings(sources: Iterable[Source], root: Path) -> dict[str, str]:
-    """The variables for one graph, on the machine where the store's folder is `root`."""
-    return variables(root, hub=needs_hub(sources))
-
-
 def variables(root: Path, *, hub: bool) -> dict[str, str]:
-    """The same where it is known already whether the graph reads something from the hub."""
+    """The variables on a machine where the store's folder is `root`. `hub`: the graph reads something from there."""
     cache = root / "cache"
     always = {
         "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -38,12 +31,6 @@ def variables(root: Path, *, hub: bool) -> dict[str, str]:
         return always
     offline = dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE"), "1")
     return {**always, **offline, "HF_HOME": str(cache / "huggingface")}
-
-
-def needs_hub(sources: Iterable[Source]) -> bool:
-    """Whether one of them is read from the hub."""
-    # Stock lm-eval tasks load their documents from there.
-    return any("hub" in source.identity or "lm_eval" in source.identity for source in sources)
 
 
 def apply(settings: Mapping[str, str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from boomspec.core.graph import Source
+from boomspec.core.graph import Source, TaskGraph
 from runners.executor.view import LiveView, Pace, PlainView, View, clock, quantity, view_for
 from runners.runtime import environment
 from runners.runtime.interrupt import Interrupt
@@ -130,15 +130,19 @@ def test_the_first_signal_is_noted_the_second_raises_and_the_handlers_come_back(
     assert signal.getsignal(number) is before
 
 
+def reads_hub(*sources: Source) -> bool:
+    return TaskGraph("graph", {}, {source.id: source for source in sources}, ()).reads_hub
+
+
 def test_a_graph_without_hub_sources_runs_offline_with_its_caches_in_the_store(tmp_path: Path) -> None:
     text = Source("text", {"files": [], "format": "text"}, {"files": []})
     model = Source("model", {"hub": "Qwen/Qwen3-4B-Base", "revision": "0" * 40}, {"hub": "Qwen/Qwen3-4B-Base"})
     stock = Source("lm_eval_tasks", {"lm_eval": "0.4.13"}, {})
-    offline = environment.settings([text], tmp_path)
+    offline = environment.variables(tmp_path, hub=reads_hub(text))
     assert offline["HF_HUB_OFFLINE"] == "1"
     assert offline["HF_HOME"] == str(tmp_path / "cache" / "huggingface")
     for source in (model, stock):
-        variables = environment.settings([text, source], tmp_path)
+        variables = environment.variables(tmp_path, hub=reads_hub(text, source))
         assert "HF_HUB_OFFLINE" not in variables
         assert "HF_HOME" not in variables  # the person's own cache may hold the model
 
