@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from boomspec.compile.check import check_spec
-from boomspec.compile.compiler import answers_of
-from boomspec.compile.experiments import compile_experiments
-from boomspec.compile.resolve import Family
+from boomspec.compile.compiler import answers_of, compile_experiments
+from boomspec.compile.family import Family
 from boomspec.compile.resolved import FOLLOWING, resolve, tasks_by_name
 from boomspec.core.errors import BoomspecError, SpecError
 from boomspec.core.graph import Experiment

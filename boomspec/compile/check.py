@@ -12,10 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from boomspec.compile.model_sources import Role, code_problems, folder_problems, local_facts, model_folder, section_of
-from boomspec.compile.places import Location, is_folder, path_text, resolve_path, variable_problems
-from boomspec.compile.records import recipe
-from boomspec.compile.resolve import (
+from boomspec.compile.family import (
     Family,
     check_causal,
     check_context,
@@ -24,6 +21,9 @@ from boomspec.compile.resolve import (
     patched_sets,
     resolve_family,
 )
+from boomspec.compile.model_sources import Role, code_problems, folder_problems, local_facts, model_folder, section_of
+from boomspec.compile.places import Location, is_folder, path_text, resolve_path, variable_problems
+from boomspec.compile.records import recipe
 from boomspec.compile.resolved import complete
 from boomspec.compile.text_sources import text_problems
 from boomspec.core.errors import Problem

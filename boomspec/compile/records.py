@@ -1,24 +1,25 @@
-"""Records and nodes from the sections of a spec: the pieces that `boomspec.compile.compiler` puts together."""
+"""Task records from a resolved spec: what identifies each result. Every default is in the resolved spec already."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from functools import lru_cache
+from typing import Literal
 
 from boomspec.compile.lm_eval.sources import task_chance, task_source
 from boomspec.compile.model_sources import architecture
-from boomspec.core.execution import Execution, read_options
-from boomspec.core.graph import CODE, Node, Source, Task, params_json
+from boomspec.compile.resolved import ResolvedSpec
+from boomspec.core.graph import Source
 from boomspec.core.layers import Plan
 from boomspec.core.tasks import (
     Baseline,
     Calibration,
+    Determinism,
     Distill,
     Evaluate,
     Faithful,
     HeldOut,
     Interpolate,
+    LaCo,
     LayerChoice,
     LmEval,
     Optimizer,
@@ -26,115 +27,26 @@ from boomspec.core.tasks import (
     Precision,
     Pretrain,
     Recipe,
-    Record,
     Schedule,
     Search,
     Subset,
     Tokenize,
     TrainTokenizer,
 )
-from boomspec.models.facts import ModelFacts
-from boomspec.spec.sections.data import CalibrationSpec, DataSpec
+from boomspec.spec.sections.baselines import LaCoSpec
+from boomspec.spec.sections.data import CalibrationSpec
 from boomspec.spec.sections.determinism import determinism
-from boomspec.spec.sections.execution import Resources
 from boomspec.spec.sections.interpolate import OrderSearch
 from boomspec.spec.sections.student import KeepChoice
-from boomspec.spec.sections.teacher import PretrainSpec
-from boomspec.spec.sections.training import DistillSpec, FaithfulSpec, Training
+from boomspec.spec.sections.training import FaithfulSpec, Training
 from boomspec.spec.spec_file import SpecFile
 
-Answers = Callable[[str], dict[str, Any] | None]  # id of a search -> what it found, None where it has not run
+_PLANS = 1 << 14  # records of plans that are kept: a sweep's experiments have the same ones
 
 
-@dataclass
-class Builder:
-    """Nodes and sources in the making. `add` returns the id; `answer` what a search found, if it has run."""
-
-    file: SpecFile
-    answers: Answers
-    nodes: dict[str, Node] = field(default_factory=dict)
-    sources: dict[str, Source] = field(default_factory=dict)
-    pending: list[str] = field(default_factory=list)  # searches that have to run before the rest is known
-    facts: dict[str, ModelFacts] = field(default_factory=dict)  # of the sources that are models
-    _executions: dict[str, Execution] = field(default_factory=dict)
-
-    def source(self, source: Source) -> str:
-        return self.sources.setdefault(source.id, source).id
-
-    def model(self, facts: ModelFacts, source: Source) -> str:
-        """A source that is a model; its id."""
-        self.facts[source.id] = facts
-        return self.source(source)
-
-    def add(self, name: str, record: Record, inputs: dict[str, str]) -> str:
-        """The id of a task, which is made once for all experiments that have it."""
-        execution = self._trusting(self._execution(record.kind), inputs.values())
-        task_id, node, _ = self.file.once(
-            ("node", name, id(record), id(execution), *inputs.items()),
-            lambda: self._made(name, record, inputs, execution),
-        )
-        self.nodes.setdefault(task_id, node)
-        return task_id
-
-    def _made(
-        self, name: str, record: Record, inputs: dict[str, str], execution: Execution
-    ) -> tuple[str, Node, tuple[Record, Execution]]:
-        """What is kept besides keeps its id from being used twice."""
-        _, params = self.file.once(("params", id(record)), lambda: (record, params_json(record)))
-        node = Node(Task(record, inputs, params), name, execution)
-        return node.id, node, (record, execution)
-
-    def _execution(self, kind: str) -> Execution:
-        if kind not in self._executions:
-            made = self.file.known(("execution", kind), ("execution",), lambda: _execution(self.file, kind))
-            self._executions[kind] = made
-        return self._executions[kind]
-
-    def _trusting(self, execution: Execution, inputs: Iterable[str]) -> Execution:
-        """The execution of a task that may run the code that the models behind it bring along."""
-        code: set[str] = set()
-        for i in inputs:
-            if i in self.sources:
-                code.update(self.sources[i].identity.get(CODE, {}).values())
-            elif i in self.nodes:
-                code.update(self.nodes[i].execution.code)
-        if not code:
-            return execution
-        listed = tuple(sorted(code))
-        _, trusting = self.file.once(
-            ("trusting", id(execution), listed),
-            lambda: (execution, replace(execution, code=listed)),
-        )
-        return trusting
-
-    def answer(self, search: str) -> dict[str, Any] | None:
-        found = self.answers(search)
-        if found is None and search not in self.pending:
-            self.pending.append(search)
-        return found
-
-    @property
-    def data(self) -> DataSpec:
-        assert self.file.spec.data is not None  # the language asks for it wherever text is read
-        return self.file.spec.data
-
-
-def _execution(file: SpecFile, kind: str) -> Execution:
-    execution = file.spec.execution
-    resources = execution.of(kind)
-    return Execution(
-        resources.cpus,
-        resources.gpus,
-        execution.retries,
-        **read_options(resources.model_dump(exclude=set(Resources.model_fields))),
-        memory=resources.memory or 0,
-        resources=dict(resources.resources),
-    )
-
-
-def tokenize(file: SpecFile, data: DataSpec) -> Tokenize:
+def tokenize(resolved: ResolvedSpec) -> Tokenize:
+    data, pretrain = resolved.data, resolved.spec.teacher.pretrain
     assert data.text_field is not None
-    pretrain = file.spec.teacher.pretrain
     trained = None
     if pretrain is not None:
         trained = TrainTokenizer(vocabulary=pretrain.tokenizer.vocabulary, bytes=pretrain.tokenizer.train_on)
@@ -150,65 +62,87 @@ def tokenize(file: SpecFile, data: DataSpec) -> Tokenize:
     )
 
 
-def pretrain(file: SpecFile, section: PretrainSpec, data: DataSpec) -> Pretrain:
+def pretrain(resolved: ResolvedSpec) -> Pretrain:
+    section = resolved.spec.teacher.pretrain
+    assert section is not None
     return Pretrain(
         architecture=architecture(section),
-        recipe=recipe(section, seed=file.spec.seed, sequence_length=data.sequence_length),
-        determinism=determinism(file.spec.determinism),
+        recipe=recipe(section, seed=resolved.spec.seed, sequence_length=resolved.data.sequence_length),
+        determinism=_determinism(resolved),
     )
 
 
-def interpolation(build: Builder, plan: Plan, tied: bool) -> Interpolate:
-    rest = True if build.file.spec.teacher.keeps_rest else None
-    return build.file.once(("interpolation", plan, tied, rest), lambda: Interpolate(plan=plan, tied=tied, rest=rest))
-
-
-def subset(build: Builder, plan: Plan) -> Baseline:
-    rest = True if build.file.spec.teacher.keeps_rest else None
-    return build.file.once(("subset", plan, rest), lambda: Baseline(build=Subset(plan=plan, rest=rest)))
-
-
 def distill(
-    build: Builder,
-    section: DistillSpec,
+    resolved: ResolvedSpec,
     kept: tuple[int, ...],
     *,
     initial: Literal["teacher", "random"] = "teacher",
     tokens: int | None = None,
 ) -> Distill:
-    spec = build.file.spec
-    length = build.data.sequence_length
+    """`tokens`: of the training, where they are not those of the section."""
+    spec, section, length = resolved.spec, resolved.spec.distill, resolved.data.sequence_length
+    assert section is not None
+    assert section.faithful is not None
+    plain = section.faithful == FaithfulSpec()
     return Distill(
         kept=kept,
         initial=initial,
         train_embedding=spec.student.train_embedding,
         losses=section.losses,
         recipe=recipe(section, seed=spec.seed, sequence_length=length, tokens=tokens),
-        faithful=_faithful(section.faithful),
-        determinism=determinism(spec.determinism),
+        faithful=None if plain else Faithful(**section.faithful.model_dump()),
+        determinism=_determinism(resolved),
     )
 
 
-def _faithful(section: FaithfulSpec | None) -> Faithful | None:
-    """None where every switch is off: leaving the section out means the same."""
-    return None if section in (None, FaithfulSpec()) else Faithful(**section.model_dump())
-
-
-def calibration(build: Builder, section: CalibrationSpec) -> Calibration:
-    length = build.data.sequence_length
-    return Calibration(sequences=section.sequences, sequence_length=length, seed=build.file.spec.seed)
-
-
-def layer_search(build: Builder, section: KeepChoice) -> Search:
-    return Search(
-        choice=LayerChoice(method=section.method, count=section.count),
-        calibration=calibration(build, section.calibration),
-        precision=search_precision(build.file),
-        determinism=determinism(build.file.spec.determinism),
+def recipe(training: Training, *, seed: int, sequence_length: int, tokens: int | None = None) -> Recipe:
+    """Tokens become whole sequences and whole steps, rounded to the nearest and at least one."""
+    sequences = max(1, round(training.batch_tokens / sequence_length))
+    steps = max(1, round((tokens or training.tokens) / (sequences * sequence_length)))
+    schedule = training.schedule
+    return Recipe(
+        seed=seed,
+        steps=steps,
+        sequences=sequences,
+        sequence_length=sequence_length,
+        optimizer=Optimizer(**training.optimizer.model_dump()),
+        schedule=Schedule(kind=schedule.kind, warmup_steps=min(steps, schedule.warmup.of(steps)), final=schedule.final),
+        precision=training.precision,
     )
 
 
-def order_search(build: Builder, section: OrderSearch, kept: tuple[int, ...]) -> Search:
+@lru_cache(_PLANS)
+def interpolation(plan: Plan, *, tied: bool, rest: Literal[True] | None) -> Interpolate:
+    return Interpolate(plan=plan, tied=tied, rest=rest)
+
+
+@lru_cache(_PLANS)
+def subset(plan: Plan, *, rest: Literal[True] | None) -> Baseline:
+    return Baseline(build=Subset(plan=plan, rest=rest))
+
+
+def laco(resolved: ResolvedSpec, section: LaCoSpec, *, layers: int, of: int) -> Baseline:
+    """The teacher's `of` layers collapsed to `layers`."""
+    return Baseline(
+        build=LaCo(
+            layers=layers,
+            merge=section.merge,
+            lowest=0,
+            highest=of,
+            interval=section.interval,
+            threshold=section.threshold,
+            calibration=_calibration(resolved, section.calibration),
+            precision=_search_precision(resolved),
+            determinism=_determinism(resolved),
+        )
+    )
+
+
+def layer_search(resolved: ResolvedSpec, section: KeepChoice) -> Search:
+    return _search(resolved, LayerChoice(method=section.method, count=section.count), section.calibration)
+
+
+def order_search(resolved: ResolvedSpec, section: OrderSearch, kept: tuple[int, ...]) -> Search:
     choice = PatchOrder(
         method=section.search,
         kept=kept,
@@ -217,19 +151,31 @@ def order_search(build: Builder, section: OrderSearch, kept: tuple[int, ...]) ->
         positions=section.positions,
         reduction=section.reduction,
     )
+    return _search(resolved, choice, section.calibration)
+
+
+def _search(resolved: ResolvedSpec, choice: LayerChoice | PatchOrder, calibration: CalibrationSpec) -> Search:
     return Search(
         choice=choice,
-        calibration=calibration(build, section.calibration),
-        precision=search_precision(build.file),
-        determinism=determinism(build.file.spec.determinism),
+        calibration=_calibration(resolved, calibration),
+        precision=_search_precision(resolved),
+        determinism=_determinism(resolved),
     )
 
 
-def search_precision(file: SpecFile) -> Precision:
+def _calibration(resolved: ResolvedSpec, section: CalibrationSpec) -> Calibration:
+    length = resolved.data.sequence_length
+    return Calibration(sequences=section.sequences, sequence_length=length, seed=resolved.spec.seed)
+
+
+def _search_precision(resolved: ResolvedSpec) -> Precision:
     """Searches compute in what the models are measured in, else in what the student is trained in."""
-    if file.spec.evaluate is not None:
-        return file.spec.evaluate.precision
-    return file.spec.distill.precision if file.spec.distill is not None else "bf16"
+    section = resolved.spec.evaluate or resolved.spec.distill
+    return section.precision if section is not None else "bf16"
+
+
+def _determinism(resolved: ResolvedSpec) -> Determinism | None:
+    return determinism(resolved.spec.determinism)
 
 
 def evaluations(file: SpecFile) -> list[tuple[str, Evaluate, Source | None]]:
@@ -238,13 +184,12 @@ def evaluations(file: SpecFile) -> list[tuple[str, Evaluate, Source | None]]:
 
 
 def _evaluations(file: SpecFile) -> list[tuple[str, Evaluate, Source | None]]:
-    evaluate = file.spec.evaluate
+    evaluate, data = file.spec.evaluate, file.spec.data
     if evaluate is None:
         return []
     measures: list[tuple[str, HeldOut | LmEval, Source | None]] = []
-    if evaluate.held_out is not None and file.spec.data is not None:
-        length = file.spec.data.sequence_length
-        text = HeldOut(sequence_length=length, max_tokens=evaluate.held_out.max_tokens)
+    if evaluate.held_out is not None and data is not None:
+        text = HeldOut(sequence_length=data.sequence_length, max_tokens=evaluate.held_out.max_tokens)
         measures.append(("held_out", text, None))
     for i, (name, task) in enumerate(zip(evaluate.names, evaluate.tasks, strict=True)):
         source, chance = task_source(file, task.task, i), task_chance(file, task)
@@ -262,25 +207,3 @@ def _evaluations(file: SpecFile) -> list[tuple[str, Evaluate, Source | None]]:
         (name, Evaluate(measure=measure, precision=evaluate.precision, determinism=kernels), source)
         for name, measure, source in measures
     ]
-
-
-def recipe(training: Training, *, seed: int, sequence_length: int, tokens: int | None = None) -> Recipe:
-    """Tokens become whole sequences and whole steps, rounded to the nearest and at least one."""
-    sequences = max(1, round(training.batch_tokens / sequence_length))
-    steps = max(1, round((tokens or training.tokens) / (sequences * sequence_length)))
-    optimizer, schedule = training.optimizer, training.schedule
-    return Recipe(
-        seed=seed,
-        steps=steps,
-        sequences=sequences,
-        sequence_length=sequence_length,
-        optimizer=Optimizer(
-            lr=optimizer.lr,
-            betas=optimizer.betas,
-            eps=optimizer.eps,
-            weight_decay=optimizer.weight_decay,
-            clip=optimizer.clip,
-        ),
-        schedule=Schedule(kind=schedule.kind, warmup_steps=min(steps, schedule.warmup.of(steps)), final=schedule.final),
-        precision=training.precision,
-    )

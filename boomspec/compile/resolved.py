@@ -16,12 +16,13 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from boomspec.compile.resolve import Family
+from boomspec.compile.family import Family
 from boomspec.core.graph import Source
 from boomspec.core.identity import digest
 from boomspec.core.layers import ORDERS, TEACHER, Layer, blocks, family_of_sets, patchable, prefixes
 from boomspec.core.sizes import compact_plan
 from boomspec.core.task_data import DATA, TASKS
+from boomspec.spec.sections.data import DataSpec
 from boomspec.spec.sections.execution import Resources
 from boomspec.spec.sections.interpolate import OrderSearch
 from boomspec.spec.sections.student import KeepChoice
@@ -60,6 +61,12 @@ class ResolvedSpec:
     spec: Spec
     family: Family | None = None
     sources: tuple[Source, ...] = ()
+
+    @property
+    def data(self) -> DataSpec:
+        """The section `data`, which the language demands wherever text is read."""
+        assert self.spec.data is not None
+        return self.spec.data
 
     def to_json(self) -> dict[str, Any]:
         """Plain data without null, in the order of the language; what is read comes last.

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from boomspec.compile.compiler import Compiled
-from boomspec.compile.resolve import Family
+from boomspec.compile.family import Family
 from boomspec.core import graph as task_graph
 from boomspec.plan.forecast import Forecast
 from boomspec.plan.plan import Action, Plan, Step

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from boomspec.compile.compiler import Compiled
-from boomspec.compile.resolve import Family
+from boomspec.compile.family import Family
 from boomspec.core.format import (
     NOTHING,
     UNKNOWN,

@@ -9,8 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from boomspec.compile.compiler import answers_of
-from boomspec.compile.experiments import compile_experiments
+from boomspec.compile.compiler import answers_of, compile_experiments
 from boomspec.compile.places import path_text, resolve_path
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import TaskGraph, listed

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from boomspec.compile.compiler import answers_of
-from boomspec.compile.experiments import compile_experiments
+from boomspec.compile.compiler import answers_of, compile_experiments
 from boomspec.compile.records import evaluations
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import TaskGraph

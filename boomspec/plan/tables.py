@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from boomspec.compile.resolve import Family
+from boomspec.compile.family import Family
 from boomspec.core.graph import TaskGraph
 from boomspec.core.sizes import Member, compact_plan, shown_bytes
 from boomspec.models.whole import described

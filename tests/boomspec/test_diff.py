@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from boomspec.compile.experiments import compile_experiments
+from boomspec.compile.compiler import compile_experiments
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph_file import read_graph
 from boomspec.diff.git import revision

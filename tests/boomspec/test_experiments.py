@@ -10,8 +10,7 @@ from click.testing import CliRunner
 
 from boomspec.commands.cli import main
 from boomspec.compile import places, text_sources
-from boomspec.compile.compiler import Compiled, compile_spec
-from boomspec.compile.experiments import compile_experiments
+from boomspec.compile.compiler import Compiled, compile_experiments, compile_spec
 from boomspec.core.errors import BoomspecError, SpecError
 from boomspec.core.graph import Task
 from boomspec.core.graph_file import read_graph

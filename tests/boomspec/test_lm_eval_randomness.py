@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import yaml
 
-from boomspec.compile.experiments import compile_experiments
+from boomspec.compile.compiler import compile_experiments
 from boomspec.compile.lm_eval.index import stock_folder, task_index
 from boomspec.compile.lm_eval.randomness import _FORMULA, _FORMULA_METRICS, bootstraps, draws
 from boomspec.compile.lm_eval.tasks import functions, read_task

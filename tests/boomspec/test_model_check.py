@@ -5,8 +5,7 @@ import json
 import pytest
 import yaml
 
-from boomspec.compile.compiler import Compiled
-from boomspec.compile.experiments import compile_experiments
+from boomspec.compile.compiler import Compiled, compile_experiments
 from boomspec.core.graph_file import read_graph
 from boomspec.core.layers import teacher_layers
 from boomspec.core.tasks import Check
@@ -58,7 +57,7 @@ def test_everything_that_takes_long_comes_after_the_check(compiled):
 
 def test_a_check_is_no_input_and_in_no_id(compiled, monkeypatch):
     first = compiled()[0].graph
-    monkeypatch.setattr("boomspec.compile.model_check._version", lambda: "another")
+    monkeypatch.setattr("boomspec.compile.family_check._version", lambda: "another")
     second = compiled()[0].graph
     assert [node.id for node in first.nodes.values() if node.task.kind == "check"] != [
         node.id for node in second.nodes.values() if node.task.kind == "check"

@@ -6,8 +6,7 @@ import time
 
 import pytest
 
-from boomspec.compile.compiler import Compiled
-from boomspec.compile.experiments import compile_experiments
+from boomspec.compile.compiler import Compiled, compile_experiments
 from boomspec.plan.plan import ABSENT, Step, needed
 from boomspec.plan.reasons import explained
 from boomspec.spec.experiments import load_experiments

@@ -11,8 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from boomspec.compile.check import check_experiments
-from boomspec.compile.compiler import Compiled
-from boomspec.compile.experiments import compile_experiments
+from boomspec.compile.compiler import Compiled, compile_experiments
 from boomspec.core.errors import SpecError
 from boomspec.spec.experiments import load_experiments, load_spec
 from boomspec.spec.spec_file import Pins

@@ -10,8 +10,7 @@ from typing import Any
 
 import yaml
 
-from boomspec.compile.compiler import Compiled, answers_of
-from boomspec.compile.experiments import compile_experiments
+from boomspec.compile.compiler import Compiled, answers_of, compile_experiments
 from boomspec.core.graph import Source, TaskGraph
 from boomspec.core.identity import file_digest
 from boomspec.spec.experiments import load_experiments

@@ -1,18 +1,17 @@
-"""The check of a family that a spec builds: a task of seconds, which everything that takes long comes after.
+"""Add the check of a family to its graph: a task of seconds, which every long task comes after.
 
 A teacher that the spec trains itself needs none: it is a Llama, of which every size is right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib import metadata
 
-from boomspec.compile.records import Builder
+from boomspec.compile.builder import Builder
 from boomspec.core.graph import CODE
-from boomspec.core.layers import Plan, evenly_spaced, plan_of
-from boomspec.core.tasks import BuiltSize, Check, Outline, Record
+from boomspec.core.layers import evenly_spaced, plan_of
+from boomspec.core.tasks import BuiltSize, Check, Outline
 from boomspec.core.tasks.record import Assembled, Copied
 from boomspec.models.facts import ModelFacts
 from boomspec.models.outline import config_text, outline
@@ -32,10 +31,21 @@ def add_check(build: Builder, teacher: str, kept: tuple[int, ...] | None, studen
     facts, given = build.facts[teacher], build.facts.get(student or "")
     kept = kept or evenly_spaced(max(1, facts.count // 2), facts.count)
     models = [model for node in waiting if isinstance(model := node.task.record.model(), Assembled)]
-    sizes = tuple(dict.fromkeys(_sizes(models, facts))) or ((_half(kept, facts.count), False),)
+    # A student that is trained begins as layers of its teacher.
+    plans = [(m.plan, facts.tied if m.tied is None else m.tied) for m in models if not m.merged]
+    half = plan_of(kept, facts.count, [i >= len(kept) // 2 for i in range(len(kept))])
+    sizes = tuple(dict.fromkeys(plans or [(half, False)]))  # where no size is known a plan of both models
     merged = any(model.merged for model in models)
     record = build.file.once(
-        ("check", id(facts), id(given), kept, sizes, merged), lambda: _record(facts, given, kept, sizes, merged)
+        ("check", id(facts), id(given), kept, sizes, merged),
+        lambda: Check(
+            teacher=_outline(facts),
+            student=None if given is None else _outline(given),
+            kept=kept,
+            sizes=tuple(BuiltSize(plan=plan, tied=tied) for plan, tied in sizes),
+            merged=True if merged else None,
+            transformers=_version(),
+        ),
     )
     sources = {"teacher": teacher, "student": student}
     inputs = {role: i for role, i in sources.items() if i in build.facts and CODE in build.sources[i].identity}
@@ -46,43 +56,14 @@ def add_check(build: Builder, teacher: str, kept: tuple[int, ...] | None, studen
 
 
 def _source(build: Builder, model: str) -> str:
-    """The source behind a model that is dequantised first."""
+    """The source of a model that is dequantised first."""
     node = build.nodes.get(model)
     copied = node.task.record.model() if node is not None else None
     return node.task.inputs[copied.role] if node is not None and isinstance(copied, Copied) else model
 
 
-def _record(
-    facts: ModelFacts,
-    student: ModelFacts | None,
-    kept: tuple[int, ...],
-    sizes: Sequence[tuple[Plan, bool]],
-    merged: bool,
-) -> Record:
-    return Check(
-        teacher=_outline(facts),
-        student=None if student is None else _outline(student),
-        kept=kept,
-        sizes=tuple(BuiltSize(plan=plan, tied=tied) for plan, tied in sizes),
-        merged=True if merged else None,
-        transformers=_version(),
-    )
-
-
 def _outline(facts: ModelFacts) -> Outline:
     return Outline(config=config_text(facts.written), tensors=outline(facts.stored), tied=facts.tied)
-
-
-def _sizes(models: Iterable[Assembled], facts: ModelFacts) -> Iterator[tuple[Plan, bool]]:
-    """What is built; a student that is trained begins as layers of its teacher."""
-    for model in models:
-        if not model.merged:
-            yield model.plan, facts.tied if model.tied is None else model.tied
-
-
-def _half(kept: tuple[int, ...], layers: int) -> Plan:
-    """A plan of both models, where those that will be built are not known."""
-    return plan_of(kept, layers, [i >= len(kept) // 2 for i in range(len(kept))])
 
 
 def _version() -> str:

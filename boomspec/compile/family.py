@@ -1,18 +1,20 @@
-"""What a spec means: layers as integers, sizes as layer plans, tokens as steps.
+"""The family of an experiment: kept layers, patched blocks and sizes as integers and layer plans.
 
-Nothing here touches a file: it needs the spec, the teacher's facts, and what searches have found. Every problem
-points into the spec. Behind this module there are no strategies any more.
+    spec + the teacher's facts + what searches have found --resolve_family--> Family
+
+Nothing here reads a file. Every problem points into the spec. After this module there are no rules and strategies.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
-from boomspec.compile.size_selection import chosen
-from boomspec.core.errors import BoomspecError
+from boomspec.compile.places import Location, errors_at
+from boomspec.core.errors import BoomspecError, Problem
 from boomspec.core.layers import (
     EXACT_HINT,
     ORDERS,
@@ -29,14 +31,17 @@ from boomspec.core.layers import (
     prefixes,
     refuse_exact,
     student_layers,
+    teacher_indices,
     teacher_layers,
 )
-from boomspec.core.sizes import Member, labels
+from boomspec.core.sizes import Member, answer, labels, no_such_size, shown_bytes
+from boomspec.core.types import Sizes
 from boomspec.models.facts import ModelFacts, read_as, size_of
 from boomspec.models.fit import plan_entries
+from boomspec.models.kv_cache import layer_cache_bytes
 from boomspec.models.plan_config import plan_config
 from boomspec.models.whole import prefixes_in, with_rest
-from boomspec.spec.sections.interpolate import OrderSearch
+from boomspec.spec.sections.interpolate import BudgetSpec, OrderSearch
 from boomspec.spec.sections.student import KeepChoice
 from boomspec.spec.spec_file import Once, SpecFile
 
@@ -54,7 +59,7 @@ class Family:
     members: tuple[Member, ...]
     every: tuple[Member, ...]  # also the members that are not built
     rest: bool = False  # sizes with layers of the teacher keep its other parts
-    once: Once = field(default_factory=Once, compare=False, repr=False)  # what is worked out of a family is shared
+    once: Once = field(default_factory=Once, compare=False, repr=False)  # values computed from it, once
 
     @cached_property
     def _labels(self) -> dict[int, str]:
@@ -70,68 +75,133 @@ def resolve_family(
     kept: tuple[int, ...],
     sets: list[tuple[int, ...]],
     *,
-    found: ModelFacts | None = None,
+    student: ModelFacts | None = None,
 ) -> Family:
     """Turn mapping, patched sets and sizes into layer plans. Raises SpecError with all problems.
 
-    `sets[k]` are the blocks that the member with k patched blocks has from the teacher. `found`: the facts of a
-    student that exists; one that is distilled here is stored as its teacher is.
+    `sets[k]` are the blocks that the member with k patched blocks has from the teacher. `student`: the facts of one
+    that exists; one that is distilled is stored as its teacher is.
     """
-    what = ("family", id(facts), kept, tuple(sets), id(found), file.spec.teacher.rest)
+    what = ("family", id(facts), kept, tuple(sets), id(student), file.spec.teacher.rest)
     _, _, family = file.known(
-        what, ("student", "interpolate"), lambda: (facts, found, _family(file, facts, kept, sets, found))
+        what, ("student", "interpolate"), lambda: (facts, student, _family(file, facts, kept, sets, student))
     )
     return family
 
 
 def _family(
-    file: SpecFile, facts: ModelFacts, kept: tuple[int, ...], sets: list[tuple[int, ...]], found: ModelFacts | None
+    file: SpecFile, facts: ModelFacts, kept: tuple[int, ...], sets: list[tuple[int, ...]], existing: ModelFacts | None
 ) -> Family:
-    made = _distilled(file, facts, kept) if found is None else found
-    order = file.spec.interpolate.order
+    smaller = _distilled(file, facts, kept) if existing is None else existing
     reference: Literal["first", "last"] | None = None
     if file.spec.interpolate.singletons == "reference":
-        reference = "first" if order == "first_to_last" else "last"
+        reference = "first" if file.spec.interpolate.order == "first_to_last" else "last"
     plans = family_of_sets(kept, facts.count, sets, reference=reference)
-    members = [_member(file, facts, made, k, plan) for k, plan in enumerate(plans)]
-    own = made.tensors(range(made.count), tied=made.tied)  # the student itself is not assembled
-    student = Member(0, student_layers(len(kept)), *size_of(own), made.tied)
+    members = [_member(file, facts, smaller, k, plan) for k, plan in enumerate(plans)]
+    own = smaller.tensors(range(smaller.count), tied=smaller.tied)  # the student itself is not assembled
+    student = Member(0, student_layers(len(kept)), *size_of(own), smaller.tied)
     members = [student if member.plan == student.plan else member for member in members]
-    built = chosen(file, facts, kept, members)
-    place = ("interpolate",) if found is None else ("student", "model")
-    _check_configs(file, place, facts, made, [member for member in built if member.plan != student.plan])
+    built = _chosen(file, facts, kept, members)
+    owners: dict[Owner, ModelFacts] = {TEACHER: facts, STUDENT: read_as(smaller, facts.model_type, "the student")}
+    for member in built:
+        if member.plan != student.plan:
+            place = ("interpolate",) if existing is None else ("student", "model")
+            with errors_at(file, place, f"the size of {len(member.plan)} layers: "):
+                plan_config(owners, member.plan, tied=member.tied, base=TEACHER)
     return Family(facts, kept, student, built, tuple(members), file.spec.teacher.keeps_rest)
 
 
 def _distilled(file: SpecFile, facts: ModelFacts, kept: tuple[int, ...]) -> ModelFacts:
-    """What a student made of the kept layers will be."""
-    try:
+    """The facts of a student that starts from the kept layers."""
+    with errors_at(file, ("student", "keep"), "the student: "):
         config = plan_config({TEACHER: facts}, teacher_layers(kept), tied=facts.tied, base=TEACHER)
-    except BoomspecError as error:
-        raise file.error(file.problem(("student", "keep"), f"the student: {error.message}", error.hint)) from error
     return replace(facts, layers=tuple(facts.layers[i] for i in kept), config=config)
 
 
-def _check_configs(
-    file: SpecFile, place: tuple[str, ...], facts: ModelFacts, made: ModelFacts, members: list[Member]
-) -> None:
-    """Raise SpecError where a size would have layers that are not what they are in the models they come from."""
-    owners: dict[Owner, ModelFacts] = {TEACHER: facts, STUDENT: read_as(made, facts.model_type, "the student")}
-    for member in members:
-        try:
-            plan_config(owners, member.plan, tied=member.tied, base=TEACHER)
-        except BoomspecError as error:
-            message = f"the size of {len(member.plan)} layers: {error.message}"
-            raise file.error(file.problem(place, message, error.hint)) from error
+def _member(file: SpecFile, facts: ModelFacts, student: ModelFacts, patched: int, plan: Plan) -> Member:
+    # A tied model whose embedding and head have two owners with different weights cannot stay tied.
+    owners = {TEACHER: facts, STUDENT: student}
+    first, last = owners[plan[0].owner], owners[plan[-1].owner]
+    tied = first.tied and last.tied and (first is last or not file.spec.student.train_embedding)
+    tensors = plan_entries(facts, student, plan, tied=tied)
+    if file.spec.teacher.keeps_rest:
+        tensors = with_rest(facts, plan, tensors)
+    return Member(patched, plan, *size_of(tensors), tied)
+
+
+def pruned(facts: ModelFacts, plan: Plan, *, rest: bool = False) -> Member:
+    """A model of the teacher's layers alone: tied as the teacher is. Raises BoomspecError where it cannot be built."""
+    plan_config({TEACHER: facts}, plan, tied=facts.tied, base=TEACHER)
+    tensors = plan_entries(facts, facts, plan, tied=facts.tied)
+    return Member(len(plan), plan, *size_of(with_rest(facts, plan, tensors) if rest else tensors), facts.tied)
+
+
+def _chosen(file: SpecFile, facts: ModelFacts, kept: Sequence[int], members: Sequence[Member]) -> tuple[Member, ...]:
+    """The members that are built, each with the sizes in the spec that it answers. Raises SpecError with all problems.
+
+    A size, or each size of a range, is answered by one member (`boomspec.core.sizes.answer`), a budget by the member of
+    most layers whose weights and KV cache fit. Student and teacher are always built.
+    """
+    interpolate = file.spec.interpolate
+    if interpolate.sizes == "all":
+        return tuple(members)
+    answers: dict[int, list[str]] = {members[0].patched: [], members[-1].patched: []}
+    problems: list[Problem] = []
+    for place, item in _wanted_sizes(interpolate.sizes):
+        if isinstance(item, BudgetSpec):
+            try:
+                member, needed = _within(item, facts, kept, members)
+                answers.setdefault(member.patched, []).append(f"{_budget_text(item)}: needs {shown_bytes(needed)}")
+            except BoomspecError as error:
+                problems.append(file.problem(place, error.message, error.hint))
+            continue
+        for size in item.sizes:
+            found = answer(members, size, choose=interpolate.choose)
+            if found is None:
+                problems.append(file.problem(place, no_such_size(members, size)))
+            else:
+                answers.setdefault(found.patched, []).append(size.text)
+    if problems:
+        raise file.error(*problems)
+    return tuple(replace(m, asked=tuple(answers[m.patched])) for m in members if m.patched in answers)
+
+
+def _wanted_sizes(
+    sizes: Sizes | BudgetSpec | Sequence[Sizes | BudgetSpec],
+) -> Iterator[tuple[Location, Sizes | BudgetSpec]]:
+    if isinstance(sizes, Sizes | BudgetSpec):
+        yield ("interpolate", "sizes"), sizes
+    else:
+        yield from ((("interpolate", "sizes", i), item) for i, item in enumerate(sizes))
+
+
+def _within(
+    budget: BudgetSpec, facts: ModelFacts, kept: Sequence[int], members: Sequence[Member]
+) -> tuple[Member, int]:
+    """The member of most layers that fits, and the bytes that it needs. Raises BoomspecError where none does."""
+    cache = layer_cache_bytes(facts, context=budget.context, batch=budget.batch)
+    needs = {m.patched: m.bytes + sum(cache[i] for i in teacher_indices(m.plan, kept)) for m in members}
+    fitting = [member for member in members if needs[member.patched] <= budget.fits]
+    if not fitting:
+        least = min(members, key=lambda m: needs[m.patched])
+        total, weights = needs[least.patched], least.bytes
+        raise BoomspecError(
+            f"no model {_budget_text(budget)}: the smallest needs {shown_bytes(total)} "
+            f"({shown_bytes(weights)} of weights and {shown_bytes(total - weights)} of KV cache)"
+        )
+    best = max(fitting, key=lambda m: m.layers)
+    return best, needs[best.patched]
+
+
+def _budget_text(budget: BudgetSpec) -> str:
+    return f"fits {shown_bytes(budget.fits)} at context {budget.context:,}, batch {budget.batch:,}"
 
 
 def check_rest(file: SpecFile, facts: ModelFacts) -> None:
     """Raise SpecError where the teacher's other parts are to be kept, and cannot be."""
     if file.spec.teacher.keeps_rest:
-        try:
+        with errors_at(file, ("teacher", "rest")):
             prefixes_in(facts)
-        except BoomspecError as error:
-            raise file.error(file.problem(("teacher", "rest"), error.message, error.hint)) from error
 
 
 def check_context(file: SpecFile, facts: ModelFacts) -> None:
@@ -200,21 +270,3 @@ def patched_sets(file: SpecFile, kept: tuple[int, ...], layers: int) -> list[tup
             message += f"; {missing[0]} is missing"
         raise file.error(file.problem(("interpolate", "order"), message, f"the blocks are {available}"))
     return prefixes(order)
-
-
-def _member(file: SpecFile, facts: ModelFacts, made: ModelFacts, patched: int, plan: Plan) -> Member:
-    # A tied model whose embedding and head have two owners with different weights cannot stay tied.
-    owners = {TEACHER: facts, STUDENT: made}
-    first, last = owners[plan[0].owner], owners[plan[-1].owner]
-    tied = first.tied and last.tied and (first is last or not file.spec.student.train_embedding)
-    tensors = plan_entries(facts, made, plan, tied=tied)
-    if file.spec.teacher.keeps_rest:
-        tensors = with_rest(facts, plan, tensors)
-    return Member(patched, plan, *size_of(tensors), tied)
-
-
-def pruned(facts: ModelFacts, plan: Plan, *, rest: bool = False) -> Member:
-    """A model made of the teacher's layers alone: tied as the teacher is. Raises BoomspecError for what cannot be."""
-    plan_config({TEACHER: facts}, plan, tied=facts.tied, base=TEACHER)
-    tensors = plan_entries(facts, facts, plan, tied=facts.tied)
-    return Member(len(plan), plan, *size_of(with_rest(facts, plan, tensors) if rest else tensors), facts.tied)

@@ -1,0 +1,100 @@
+"""The nodes and sources of one experiment's graph while it is compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from boomspec.compile.resolved import ResolvedSpec
+from boomspec.core.execution import Execution, read_options
+from boomspec.core.graph import CODE, Node, Source, Task, params_json
+from boomspec.core.tasks import Record
+from boomspec.models.facts import ModelFacts
+from boomspec.spec.sections.execution import Resources
+from boomspec.spec.spec_file import SpecFile
+
+Answers = Callable[[str], dict[str, Any] | None]  # id of a search -> what it found, None where it has not run
+
+
+@dataclass
+class Builder:
+    """Collects nodes and sources. Equal ones are created once for all experiments that are compiled together."""
+
+    file: SpecFile
+    resolved: ResolvedSpec
+    answers: Answers
+    nodes: dict[str, Node] = field(default_factory=dict)
+    sources: dict[str, Source] = field(default_factory=dict)
+    pending: list[str] = field(default_factory=list)  # searches that have to run before the rest is known
+    facts: dict[str, ModelFacts] = field(default_factory=dict)  # of the sources that are models
+
+    def source(self, source: Source) -> str:
+        return self.sources.setdefault(source.id, source).id
+
+    def model(self, facts: ModelFacts, source: Source) -> str:
+        """A source that is a model; its id."""
+        self.facts[source.id] = facts
+        return self.source(source)
+
+    def add(self, name: str, record: Record, inputs: dict[str, str]) -> str:
+        """Add a task; its id."""
+        execution = self._execution(record.kind, inputs.values())
+        # What the key holds by id is kept beside the node, so that no id is used twice.
+        task_id, node, _ = self.file.once(
+            ("node", name, id(record), id(execution), *inputs.items()),
+            lambda: self._node(name, record, inputs, execution),
+        )
+        self.nodes.setdefault(task_id, node)
+        return task_id
+
+    def _node(
+        self, name: str, record: Record, inputs: dict[str, str], execution: Execution
+    ) -> tuple[str, Node, tuple[Record, Execution]]:
+        _, params = self.file.once(("params", id(record)), lambda: (record, params_json(record)))
+        node = Node(Task(record, inputs, params), name, execution)
+        return node.id, node, (record, execution)
+
+    def _execution(self, kind: str, inputs: Iterable[str]) -> Execution:
+        """Where a task of a kind runs; with the code that the models before it bring along, where it is trusted."""
+        execution = self.file.known(("execution", kind), ("execution",), lambda: self._of_kind(kind))
+        code: set[str] = set()
+        for i in inputs:
+            if i in self.sources:
+                code.update(self.sources[i].identity.get(CODE, {}).values())
+            elif i in self.nodes:
+                code.update(self.nodes[i].execution.code)
+        if not code:
+            return execution
+        listed = tuple(sorted(code))
+        return self.file.once(
+            ("execution with code", id(execution), listed), lambda: (execution, replace(execution, code=listed))
+        )[1]
+
+    def _of_kind(self, kind: str) -> Execution:
+        execution = self.file.spec.execution
+        resources = execution.of(kind)
+        return Execution(
+            resources.cpus,
+            resources.gpus,
+            execution.retries,
+            memory=resources.memory or 0,
+            resources=dict(resources.resources),
+            **read_options(resources.model_dump(exclude=set(Resources.model_fields))),
+        )
+
+    def answer(self, search: str) -> dict[str, Any] | None:
+        """What a search has found; where it has not run, it becomes one that the graph waits for."""
+        found = self.answers(search)
+        if found is None and search not in self.pending:
+            self.pending.append(search)
+        return found
+
+    def drop_all_but(self, tasks: Iterable[str]) -> None:
+        """Keep only these tasks, and what they read."""
+        needed = set(tasks)
+        for node in reversed(list(self.nodes.values())):
+            if node.id in needed:
+                needed.update(node.task.inputs.values())
+        self.nodes = {i: node for i, node in self.nodes.items() if i in needed}
+        self.sources = {i: source for i, source in self.sources.items() if i in needed}
