@@ -19,65 +19,52 @@ from dataclasses import dataclass
 from boomspec.core.errors import did_you_mean
 
 TRAINING_SHARE, MEASURING_SHARE = 0.40, 0.25
-_TERA, _GIGA = 10**12, 10**9
 
 
 @dataclass(frozen=True)
 class Device:
-    """A kind of GPU. `seen_as`: a part of the name by which its driver calls it."""
+    """A kind of GPU. `seen_as`: parts of the names by which its driver calls it."""
 
     name: str
     seen_as: tuple[str, ...]
-    bf16: float | None
+    bf16: float | None  # teraflops
     tf32: float | None
     fp32: float
-    memory: int  # bytes
-    bandwidth: float  # bytes a second
+    gigabytes: int
+
+    @property
+    def memory(self) -> int:
+        """Bytes."""
+        return self.gigabytes * 10**9
 
     def peak(self, *, bf16: bool, tf32: bool = False) -> float:
-        if bf16 and self.bf16 is not None:
-            return self.bf16
-        return self.tf32 if tf32 and self.tf32 is not None else self.fp32
-
-
-def _device(
-    name: str, seen_as: tuple[str, ...], rates: tuple[float | None, float | None, float], memory: int, bandwidth: float
-) -> Device:
-    """Rates (bf16, TF32, fp32) in teraflops, memory in GB, bandwidth in GB a second."""
-    bf16, tf32, fp32 = rates
-    return Device(
-        name,
-        seen_as,
-        None if bf16 is None else bf16 * _TERA,
-        None if tf32 is None else tf32 * _TERA,
-        fp32 * _TERA,
-        memory * _GIGA,
-        bandwidth * _GIGA,
-    )
+        """Operations a second."""
+        rate = self.bf16 if bf16 and self.bf16 is not None else self.tf32 if tf32 else None
+        return (self.fp32 if rate is None else rate) * 10**12
 
 
 _ROWS = (
     # NVIDIA HGX/DGX B200 datasheet, one of eight
-    _device("b200", ("B200",), (2250.0, 1125.0, 75.0), 180, 8000.0),
+    Device("b200", ("B200",), 2250.0, 1125.0, 75.0, 180),
     # NVIDIA H200 datasheet, SXM
-    _device("h200", ("H200",), (989.4, 494.7, 66.9), 141, 4800.0),
+    Device("h200", ("H200",), 989.4, 494.7, 66.9, 141),
     # NVIDIA H100 Tensor Core GPU datasheet and Hopper whitepaper, SXM5
-    _device("h100", ("H100",), (989.4, 494.7, 66.9), 80, 3350.0),
+    Device("h100", ("H100",), 989.4, 494.7, 66.9, 80),
     # AMD Instinct MI300X data sheet
-    _device("mi300x", ("MI300X",), (1307.4, 653.7, 163.4), 192, 5300.0),
+    Device("mi300x", ("MI300X",), 1307.4, 653.7, 163.4, 192),
     # NVIDIA A100 datasheet, SXM
-    _device("a100-80", ("A100-SXM4-80GB", "A100 80GB"), (312.0, 156.0, 19.5), 80, 2039.0),
-    _device("a100-40", ("A100-SXM4-40GB", "A100-PCIE-40GB"), (312.0, 156.0, 19.5), 40, 1555.0),
+    Device("a100-80", ("A100-SXM4-80GB", "A100 80GB"), 312.0, 156.0, 19.5, 80),
+    Device("a100-40", ("A100-SXM4-40GB", "A100-PCIE-40GB"), 312.0, 156.0, 19.5, 40),
     # NVIDIA L40S datasheet; the rates in front of the sparse ones
-    _device("l40s", ("L40S",), (362.05, 183.0, 91.6), 48, 864.0),
+    Device("l40s", ("L40S",), 362.05, 183.0, 91.6, 48),
     # NVIDIA Ada architecture whitepaper, appendix A; bf16 with fp32 sums
-    _device("rtx4090", ("RTX 4090",), (165.2, 82.6, 82.6), 24, 1008.0),
+    Device("rtx4090", ("RTX 4090",), 165.2, 82.6, 82.6, 24),
     # NVIDIA GA102 whitepaper, appendix A; bf16 with fp32 sums
-    _device("rtx3090", ("RTX 3090",), (71.0, 35.6, 35.6), 24, 936.0),
+    Device("rtx3090", ("RTX 3090",), 71.0, 35.6, 35.6, 24),
     # NVIDIA V100 datasheet, SXM2 with 32 GB; no bf16, no TF32
-    _device("v100", ("V100",), (None, None, 15.7), 32, 900.0),
+    Device("v100", ("V100",), None, None, 15.7, 32),
     # NVIDIA T4 datasheet; no bf16, no TF32
-    _device("t4", ("Tesla T4", "NVIDIA T4"), (None, None, 8.1), 16, 320.0),
+    Device("t4", ("Tesla T4", "NVIDIA T4"), None, None, 8.1, 16),
 )
 DEVICES = {device.name: device for device in _ROWS}
 SHOWN = ("h100", "a100-80", "l40s", "rtx4090")  # where a spec names none
@@ -85,9 +72,8 @@ SHOWN = ("h100", "a100-80", "l40s", "rtx4090")  # where a spec names none
 
 def others(name: str) -> str:
     """What to write instead of a name that is not in the table."""
-    listed = f"known are: {', '.join(DEVICES)}"
     close = did_you_mean(name, list(DEVICES))
-    return f"{close} {listed}" if close else listed
+    return f"{close + ' ' if close else ''}known are: {', '.join(DEVICES)}"
 
 
 def device_seen_as(name: str) -> Device | None:

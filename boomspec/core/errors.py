@@ -44,8 +44,8 @@ class BoomspecError(Exception):
 class Problem:
     """One thing that is wrong in a spec. Lines and columns count from 1; 0 means unknown.
 
-    `file` is the one that the line is in, where that may be another than the one that was asked for. `location` is the
-    way to the value in the composed spec, for finding out which line is to blame.
+    `file`: the one that the line is in, where that may be another than the spec's. `location`: the path to the value in
+    the composed spec.
     """
 
     line: int
@@ -77,10 +77,9 @@ class SpecError(BoomspecError):
         return self.others.get(problem.file, "").splitlines()
 
     def render(self) -> str:
-        blocks = [self._render_problem(problem) for problem in self.problems]
         count = len(self.problems)
         summary = f"{self.file}: {count} problem{'s' if count != 1 else ''}"
-        return "\n\n".join([*blocks, summary])
+        return "\n\n".join([*map(self._render_problem, self.problems), summary])
 
     def _render_problem(self, problem: Problem) -> str:
         file, lines = problem.file or self.file, self.lines_of(problem)
@@ -99,20 +98,9 @@ class SpecError(BoomspecError):
         return "\n".join(rows)
 
     def to_json(self) -> dict[str, object]:
-        return {
-            "file": self.file,
-            "problems": [
-                {
-                    "file": p.file or self.file,
-                    "line": p.line,
-                    "column": p.column,
-                    "where": p.where,
-                    "message": p.message,
-                    "hint": p.hint,
-                }
-                for p in self.problems
-            ],
-        }
+        fields = ("line", "column", "where", "message", "hint")
+        problems = [{"file": p.file or self.file, **{name: getattr(p, name) for name in fields}} for p in self.problems]
+        return {"file": self.file, "problems": problems}
 
 
 def print_error(error: BoomspecError | OSError, *, as_json: bool = False) -> int:

@@ -2,10 +2,9 @@
 
     task id = sha256(canonical JSON {kind, version, params, inputs})
 
-A `Task` is what is computed (its id); a `Node` adds what it is called, where it runs and which tasks come
-first without being read, which never changes an id. A `Source` is something that the graph reads but does not
-make (a model, a text): its id comes from what it IS (digests, a pinned commit), its `location` is only where to
-find it.
+A `Task` is what is computed. A `Node` adds its name, where it runs and which tasks come first without being read: none
+of that is in the id. A `Source` is what the graph reads and does not make, a model or a text: its id comes from what it
+IS (digests, a pinned commit), its `location` is only where to find it.
 """
 
 from __future__ import annotations
@@ -73,21 +72,13 @@ class Task:
         )
 
     def identity(self) -> dict[str, Any]:
-        return {
-            "kind": self.record.kind,
-            "version": self.record.version,
-            "params": _params(self.record),
-            "inputs": self.inputs,
-        }
-
-
-def _params(record: Record) -> dict[str, Any]:
-    return record.model_dump(mode="json", exclude_none=True)
+        record = self.record
+        return {"kind": record.kind, "version": record.version, "params": record.to_json(), "inputs": self.inputs}
 
 
 def params_json(record: Record) -> str:
     """The canonical JSON of a record."""
-    return canonical_plain(_params(record))
+    return canonical_plain(record.to_json())
 
 
 @dataclass(frozen=True)
@@ -95,12 +86,21 @@ class Node:
     task: Task
     name: str
     execution: Execution = field(default_factory=Execution)
-    cost: Cost | None = field(default=None, compare=False)  # None: it cannot be told
+    cost: Cost | None = field(default=None, compare=False)  # None: it is unknown
     after: tuple[str, ...] = ()  # ids of tasks that must have succeeded first, although it reads nothing of theirs
 
     @cached_property
     def id(self) -> str:
         return self.task.id
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **self.task.identity(),
+            "name": self.name,
+            "execution": self.execution.to_json(),
+            "cost": None if self.cost is None else asdict(self.cost),
+            **({"after": list(self.after)} if self.after else {}),
+        }
 
 
 @dataclass(frozen=True)
@@ -118,18 +118,12 @@ class Experiment:
     family: Lineage | None = None  # what any size is made of; None where layers are still to be searched for
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "label": self.label,
-            "axes": self.axes,
-            "tasks": self.tasks,
-            "meaning": self.meaning,
-            "family": None if self.family is None else self.family.to_json(),
-        }
+        return {**vars(self), "family": None if self.family is None else self.family.to_json()}
 
 
 @dataclass(frozen=True)
 class TaskGraph:
-    """Nodes in an order in which every task comes behind its inputs. A task that experiments share is one node."""
+    """Nodes in an order in which every task comes after its inputs. A task that experiments share is one node."""
 
     name: str
     nodes: dict[str, Node]
@@ -190,16 +184,7 @@ class TaskGraph:
             "sources": {
                 s.id: {"kind": s.kind, "identity": s.identity, "location": s.location} for s in self.sources.values()
             },
-            "tasks": {
-                node.id: {
-                    **node.task.identity(),
-                    "name": node.name,
-                    "execution": node.execution.to_json(),
-                    "cost": None if node.cost is None else asdict(node.cost),
-                    **({"after": list(node.after)} if node.after else {}),
-                }
-                for node in self.nodes.values()
-            },
+            "tasks": {node.id: node.to_json() for node in self.nodes.values()},
             "spec": self.spec,
             "experiments": [experiment.to_json() for experiment in self.experiments],
             "tracking": self.tracking,

@@ -6,15 +6,18 @@ The file is written by `TaskGraph.write`. What is of another version, was altere
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from boomspec.core.errors import BoomspecError, printable
 from boomspec.core.execution import read_execution
 from boomspec.core.files import read_json
-from boomspec.core.graph import NAME, SCHEMA_VERSION, Cost, Experiment, Node, Source, Task, TaskGraph
-from boomspec.core.sizes import read_lineage
+from boomspec.core.graph import NAME, SCHEMA_VERSION, Experiment, Node, Source, Task, TaskGraph
 from boomspec.core.tasks import KINDS
+from boomspec.core.tasks.cost import Cost
 
 
 def read_graph(path: Path) -> TaskGraph:
@@ -39,41 +42,43 @@ def graph_of_json(data: Any, path: Path) -> TaskGraph:
             hint="compile the spec again: boomspec graph SPEC --format json",
         )
     try:
-        return _from_json(data, path)
+        return _graph(data, path)
     except (KeyError, TypeError, AttributeError, ValueError) as error:  # pydantic's is a ValueError
         raise BoomspecError(f"{path}: not a compiled graph: {type(error).__name__}: {error}") from error
 
 
-def _from_json(data: dict[str, Any], path: Path) -> TaskGraph:
+def _graph(data: dict[str, Any], path: Path) -> TaskGraph:
     if re.fullmatch(NAME, data["name"]) is None:
         raise BoomspecError(f"{path}: '{printable(data['name'])}' is no name for a graph: the file was altered")
     sources = {i: Source(s["kind"], s["identity"], s["location"]) for i, s in data["sources"].items()}
     nodes: dict[str, Node] = {}
     for task_id, entry in data["tasks"].items():
-        record_type = KINDS.get(entry["kind"])
-        if record_type is None or record_type.version != entry["version"]:
-            raise BoomspecError(
-                f"{path}: task kind {entry['kind']} version {entry['version']} is not known to this boomspec",
-                hint="compile the spec again with this version",
-            )
-        task = Task(record_type.model_validate(entry["params"]), dict(entry["inputs"]))
-        missing = [i for i in task.inputs.values() if i not in nodes and i not in sources]
-        if missing:
-            raise BoomspecError(f"{path}: task {entry['name']} needs {missing[0][:12]}, which does not come before it")
-        cost = None if entry["cost"] is None else Cost(**entry["cost"])
-        after = tuple(entry.get("after") or ())
-        if late := [i for i in after if i not in nodes]:
-            raise BoomspecError(f"{path}: task {entry['name']} waits for {late[0][:12]}, which does not come before it")
-        nodes[task_id] = Node(task, entry["name"], read_execution(entry["execution"]), cost, after)
+        node = _node(entry, path)
+        late = [("needs", i) for i in node.task.inputs.values() if i not in nodes and i not in sources]
+        for verb, i in late + [("waits for", i) for i in node.after if i not in nodes]:
+            raise BoomspecError(f"{path}: task {node.name} {verb} {i[:12]}, which does not come before it")
+        nodes[task_id] = node
     ids = {named: source.id for named, source in sources.items()} | {named: node.id for named, node in nodes.items()}
     for named, actual in ids.items():
         if named != actual:
             raise BoomspecError(f"{path}: {named[:12]} does not match its content: the file was altered")
-    experiments = tuple(_experiment(entry) for entry in data["experiments"])
+    experiments = _experiments().validate_python(data["experiments"])
     targets, tracking = tuple(data["targets"]), dict(data.get("tracking") or {})
-    return TaskGraph(data["name"], nodes, sources, targets, data["spec"], experiments, tracking)
+    return TaskGraph(data["name"], nodes, sources, targets, data["spec"], tuple(experiments), tracking)
 
 
-def _experiment(data: dict[str, Any]) -> Experiment:
-    family = read_lineage(data["family"]) if data.get("family") else None
-    return Experiment(data["label"], data["axes"], data["tasks"], data["meaning"], family)
+def _node(entry: dict[str, Any], path: Path) -> Node:
+    record_type = KINDS.get(entry["kind"])
+    if record_type is None or record_type.version != entry["version"]:
+        raise BoomspecError(
+            f"{path}: task kind {entry['kind']} version {entry['version']} is not known to this boomspec",
+            hint="compile the spec again with this version",
+        )
+    task = Task(record_type.model_validate(entry["params"]), dict(entry["inputs"]))
+    cost = None if entry["cost"] is None else Cost(**entry["cost"])
+    return Node(task, entry["name"], read_execution(entry["execution"]), cost, tuple(entry.get("after") or ()))
+
+
+@cache
+def _experiments() -> TypeAdapter[list[Experiment]]:
+    return TypeAdapter(list[Experiment])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.layers import STUDENT, TEACHER, Layer, Plan, layers_text, read_layers
+from boomspec.core.layers import STUDENT, TEACHER, Layer, Plan, PlanText, layers_text
 from boomspec.core.types import Size, parse_size
 
 Choose = Literal["not_above", "nearest"]
@@ -20,7 +20,7 @@ class Member:
     """One model of the family: `patched` blocks are the teacher's."""
 
     patched: int
-    plan: Plan
+    plan: PlanText
     parameters: int
     bytes: int
     tied: bool
@@ -40,14 +40,8 @@ class Member:
 
     def to_json(self) -> dict[str, Any]:
         """Without `asked`, which is the spec's."""
-        return {
-            "layers": self.layers,
-            "patched": self.patched,
-            "parameters": self.parameters,
-            "bytes": self.bytes,
-            "tied": self.tied,
-            "plan": layers_text(self.plan),
-        }
+        sizes = {"parameters": self.parameters, "bytes": self.bytes, "tied": self.tied}
+        return {"layers": self.layers, "patched": self.patched, **sizes, "plan": layers_text(self.plan)}
 
 
 @dataclass(frozen=True)
@@ -82,21 +76,9 @@ class Lineage:
             size = parse_size(text)
         except ValueError as error:
             raise BoomspecError(f"size '{text}': {error}", hint="or: student, teacher") from error
-        member = answer(self.members, size)
-        if member is None:
+        if (member := answer(self.members, size)) is None:
             raise BoomspecError(no_such_size(self.members, size))
         return member
-
-
-def read_lineage(data: dict[str, Any]) -> Lineage:
-    """The inverse of `Lineage.to_json`."""
-    members = tuple(_read_member(entry) for entry in data["members"])
-    trained, rest = _read_member(data["trained"]), data.get("rest", False)
-    return Lineage(data["teacher"], data["student"], tuple(data["kept"]), trained, members, rest)
-
-
-def _read_member(data: dict[str, Any]) -> Member:
-    return Member(data["patched"], read_layers(data["plan"]), data["parameters"], data["bytes"], data["tied"])
 
 
 def folder_name(lineage: Lineage, member: Member) -> str:
@@ -143,15 +125,10 @@ def no_such_size(members: Sequence[Member], size: Size) -> str:
 
 def measure(member: Member, size: Size, teacher: Member) -> float:
     """The member's size in the unit of `size`."""
-    match size.unit:
-        case "parameters":
-            return member.parameters
-        case "fraction":
-            return member.parameters / teacher.parameters
-        case "layers":
-            return member.layers
-        case "bytes":
-            return member.bytes
+    if size.unit == "fraction":
+        return member.parameters / teacher.parameters
+    count: int = getattr(member, size.unit)
+    return count
 
 
 def shown_bytes(count: int) -> str:

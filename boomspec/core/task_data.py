@@ -25,12 +25,11 @@ TASKS = "tasks"
 
 def data_folder_files(folder: Path) -> list[Path]:
     """The files of a folder with data, sorted: all that a library of data sets may read, so none that is hidden."""
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(path for path in found if not _left_out(path.relative_to(folder)))
 
+    def read(path: Path) -> bool:
+        return not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
 
-def _left_out(path: Path) -> bool:
-    return any(part.startswith((".", "__")) for part in path.parts)
+    return sorted(path for path in folder.rglob("*") if path.is_file() and read(path))
 
 
 def file_name(path: Path) -> str:
@@ -45,6 +44,12 @@ def digests(path: Path) -> dict[str, str]:
     return {file.relative_to(path).as_posix(): file_digest(file) for file in data_folder_files(path)}
 
 
+def _entries(source: Source) -> Iterator[tuple[Path, bool, dict[str, str]]]:
+    """Each file or folder of data outside of the tasks' folder: where it is, whether it is a file, sha256 by name."""
+    places, names = source.location.get(DATA, ()), source.identity.get(DATA, ())
+    yield from ((Path(place["path"]), place["is_file"], own) for place, own in zip(places, names, strict=True))
+
+
 def data_paths(source: Source) -> list[Path]:
     """The files and folders of data outside of the tasks' folder."""
     return [Path(place["path"]) for place in source.location.get(DATA, ())]
@@ -52,40 +57,33 @@ def data_paths(source: Source) -> list[Path]:
 
 def data_files(source: Source) -> Iterator[tuple[str, Path]]:
     """Each file of that data: its name in the store, and where it is."""
-    for i, (place, names) in enumerate(zip(source.location.get(DATA, ()), source.identity.get(DATA, ()), strict=True)):
-        path = Path(place["path"])
-        yield from ((f"{i}/{name}", path if place["is_file"] else path / name) for name in names)
+    for i, (path, is_file, names) in enumerate(_entries(source)):
+        yield from ((f"{i}/{name}", path if is_file else path / name) for name in names)
 
 
 def data_places(source: Source, folder: Path) -> dict[str, str]:
     """Where that data is when its files lie in `folder` by their names in the store: new places by those of now."""
-    pairs = zip(source.location.get(DATA, ()), source.identity.get(DATA, ()), strict=True)
     return {
-        place["path"]: str(folder / str(i) / next(iter(names))) if place["is_file"] else str(folder / str(i))
-        for i, (place, names) in enumerate(pairs)
+        str(path): str(folder / str(i) / next(iter(names)) if is_file else folder / str(i))
+        for i, (path, is_file, names) in enumerate(_entries(source))
     }
 
 
 def changed_data(source: Source, *, at_most: int | None) -> Iterator[Path]:
     """What of that data is not on this machine as the source says: files, or a folder with others in it.
 
-    Files of more than `at_most` bytes are taken for what they were; None: every file is read.
+    Files of more than `at_most` bytes are not read; None: every file is.
     """
-    for place, names in zip(source.location.get(DATA, ()), source.identity.get(DATA, ()), strict=True):
-        path = Path(place["path"])
-        if place["is_file"]:
-            [sha256] = names.values()
-            yield from [path] * _differs(path, sha256, at_most)
-        elif {file.relative_to(path).as_posix() for file in data_folder_files(path)} != names.keys():
+    for path, is_file, names in _entries(source):
+        if not is_file and {file.relative_to(path).as_posix() for file in data_folder_files(path)} != names.keys():
             yield path
-        else:
-            yield from (path / name for name, sha256 in names.items() if _differs(path / name, sha256, at_most))
-
-
-def _differs(path: Path, sha256: str, at_most: int | None) -> bool:
-    if not path.is_file():
-        return True
-    return (at_most is None or path.stat().st_size <= at_most) and file_digest(path) != sha256
+            continue
+        for name, sha256 in names.items():
+            file = path if is_file else path / name
+            if not file.is_file() or (
+                (at_most is None or file.stat().st_size <= at_most) and file_digest(file) != sha256
+            ):
+                yield file
 
 
 def moved(location: dict[str, Any], places: dict[str, str]) -> dict[str, Any]:

@@ -171,7 +171,9 @@ def _warnings(
             peak, name = max(full)
             room = shown_bytes(device.memory)
             found.append(f"{name} needs {shown_bytes(peak)} of memory, {device.name} has {room}{_others(full)}")
-        if device.bf16 is None and any(_precision(node) == "bf16" and node.execution.gpus for node in nodes):
+        if device.bf16 is None and any(
+            node.execution.gpus and node.task.record.computes_in()[0] == "bf16" for node in nodes
+        ):
             found.append(f"{device.name} has no bf16 units: bf16 is counted at its fp32 rate")
     total = totals(nodes, costs)
     if (disk := total.disk + total.scratch) > (free := machine.free_bytes(store.root)):
@@ -184,8 +186,3 @@ def _warnings(
 def _others(full: list[tuple[int, str]]) -> str:
     more = len(full) - 1
     return f"; neither do {more} more tasks fit" if more > 1 else "; nor does one more task fit" if more else ""
-
-
-def _precision(node: Node) -> str | None:
-    record = node.task.record
-    return getattr(getattr(record, "recipe", record), "precision", None)

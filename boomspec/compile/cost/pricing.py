@@ -13,10 +13,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from boomspec.compile.cost import flops, memory
-from boomspec.compile.cost.shapes import Model, Models, UnknownCostError
+from boomspec.compile.cost.shapes import Model, UnknownCostError, assembled, model_of
 from boomspec.core.execution import TrainingOptions
 from boomspec.core.graph import Node, Source
-from boomspec.core.layers import STUDENT, TEACHER, Owner
 from boomspec.core.losses import Losses
 from boomspec.core.tasks import Record
 from boomspec.core.tasks.cost import MADE, Cost, Prices
@@ -28,9 +27,6 @@ from boomspec.models.architecture import llama_facts
 from boomspec.models.facts import ModelFacts, total_bytes
 from boomspec.models.whole import rest_of
 
-_ROLES: dict[Owner, str] = {TEACHER: "teacher", STUDENT: "student"}
-_MODELS = Models()  # of all graphs of this process: a sweep's experiments have the same few
-
 
 def priced(
     nodes: Mapping[str, Node], sources: Mapping[str, Source], facts: Mapping[str, ModelFacts]
@@ -39,7 +35,7 @@ def priced(
     models: dict[str, Model | UnknownCostError] = {}
     for source_id, of_source in facts.items():
         try:
-            models[source_id] = _MODELS.of(of_source)
+            models[source_id] = model_of(of_source)
         except UnknownCostError as error:
             models[source_id] = error
     width = max((token_bytes(model.vocabulary) for model in models.values() if isinstance(model, Model)), default=4)
@@ -79,10 +75,10 @@ def _made(record: Record, models: Mapping[str, Model]) -> Model | None:
         case Copied(role=role):
             return models[role]
         case Architecture() as architecture:
-            return _MODELS.of(_llama(architecture))
+            return _llama(architecture)
         case Assembled(plan=plan, tied=tied):
-            owners = {owner: models[role] for owner, role in _ROLES.items() if role in models}
-            return _MODELS.made(plan, owners, tied=models["teacher"].tied if tied is None else tied)
+            teacher = models["teacher"]
+            return assembled(plan, teacher, models.get("student"), tied=teacher.tied if tied is None else tied)
     return None
 
 
@@ -149,5 +145,5 @@ class _Prices(Prices):
 
 
 @lru_cache(1 << 10)
-def _llama(architecture: Architecture) -> ModelFacts:
-    return llama_facts(architecture)
+def _llama(architecture: Architecture) -> Model:
+    return model_of(llama_facts(architecture))

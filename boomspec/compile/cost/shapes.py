@@ -1,19 +1,20 @@
 """What costs follow from of a model: the shapes of its tensors, and how wide its attention is. No family names.
 
-Every two-dimensional weight of a layer is a matrix product on each token, whatever it is called. What else is read
-off a layer (how wide queries and keys are, whether its MLP is gated) serves the attention's operations and the memory
-of activations, and is checked against the shapes: a layer that does not fit is an `UnknownCostError`, with the reason.
+Every two-dimensional weight of a layer is a matrix product on each token. How wide queries and keys are and whether the
+MLP is gated, which attention's operations and the memory of activations need, is checked against the shapes: a layer
+that does not fit is an `UnknownCostError`, with the reason.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Any
 
 from boomspec.compile.cost import flops, memory
-from boomspec.core.layers import STUDENT, TEACHER, Owner, Plan
+from boomspec.core.layers import TEACHER, Plan
 from boomspec.models.checkpoint import TensorEntry
 from boomspec.models.facts import ModelFacts
 
@@ -29,7 +30,7 @@ _OTHER_ATTENTION = {
 
 
 class UnknownCostError(Exception):
-    """Costs cannot be told from shapes; the text says why."""
+    """Costs do not follow from shapes; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,15 @@ class Layer:
     plain_norms: bool  # norms without a bias (RMSNorm) are computed in steps
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Model:
-    """A causal language model as far as costs go. Two that are the same object cost the same."""
+    """A causal language model as far as costs go."""
 
     layers: tuple[Layer, ...]
     hidden: int
     vocabulary: int
-    embedding: int  # elements of everything in front of the layers
-    norm: int  # elements behind the layers
+    embedding: int  # elements of everything before the layers
+    norm: int  # elements after the layers
     own_head: int  # elements of a head of its own; 0 where it is tied
     rest_bytes: int  # of embedding, norm and head, as stored
     width: int  # bytes of a stored element, of most
@@ -68,19 +69,30 @@ class Model:
     parallel: bool  # attention and MLP read the same state
     kept_by_steps: int  # tensors that the MLP's activation keeps beyond a native one's
 
+    @cached_property
+    def _hash(self) -> int:
+        return hash(tuple(getattr(self, field) for field in self.__dataclass_fields__))
+
+    def __hash__(self) -> int:  # once: a sweep looks for the costs of few models many times
+        return self._hash
+
     @property
     def tied(self) -> bool:
         return self.own_head == 0
 
     @property
+    def depth(self) -> int:
+        return len(self.layers)
+
+    @cached_property
     def parameters(self) -> int:
         return self.embedding + self.norm + self.own_head + sum(layer.parameters for layer in self.layers)
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         return self.rest_bytes + sum(layer.bytes for layer in self.layers)
 
-    @property
+    @cached_property
     def matrices(self) -> int:
         """Elements of the weights that a token is multiplied with in the layers."""
         return sum(layer.matrices for layer in self.layers)
@@ -89,10 +101,6 @@ class Model:
     def projection(self) -> int:
         """Elements of the matrix from hidden states to logits."""
         return self.hidden * self.vocabulary
-
-    @property
-    def depth(self) -> int:
-        return len(self.layers)
 
     def forward(self, length: int) -> int:
         return flops.forward(self, length)
@@ -104,84 +112,46 @@ class Model:
         return dict(memory.measuring(self, bf16=bf16, tokens=tokens))
 
 
-class Models:
-    """Models made of facts and of each other; the same parts give the same object."""
+@lru_cache(1 << 12)
+def assembled(plan: Plan, teacher: Model, student: Model | None, *, tied: bool) -> Model:
+    """The model of a layer plan. Everything is stored as the teacher's is."""
+    layers = tuple(
+        (teacher if student is None or layer.owner == TEACHER else student).layers[layer.index] for layer in plan
+    )
+    head = 0 if tied else teacher.own_head or teacher.projection
+    rest = (teacher.embedding + teacher.norm + head) * teacher.width
+    return replace(teacher, layers=layers, own_head=head, rest_bytes=rest)
 
-    def __init__(self) -> None:
-        self._of_facts: dict[int, tuple[ModelFacts, Model | UnknownCostError]] = {}
-        self._asked: dict[tuple[Any, ...], Model] = {}
-        self._made: dict[tuple[Any, ...], Model] = {}
-        self._models: dict[tuple[Any, ...], Model] = {}
-        self._layers: dict[Layer, Layer] = {}
 
-    def of(self, facts: ModelFacts) -> Model:
-        """The model that facts describe. Raises UnknownCostError."""
-        if id(facts) not in self._of_facts:
-            try:
-                found: Model | UnknownCostError = self._same(self._read(facts))
-            except UnknownCostError as error:
-                found = error
-            self._of_facts[id(facts)] = facts, found  # held, so that its id is not another's
-        found = self._of_facts[id(facts)][1]
-        if isinstance(found, UnknownCostError):
-            raise found
-        return found
-
-    def made(self, plan: Plan, owners: Mapping[Owner, Model], *, tied: bool) -> Model:
-        """The model of a layer plan. Everything is stored as the teacher's is."""
-        base = owners.get(TEACHER) or owners[STUDENT]
-        asked = (plan, tied, *owners.values())
-        if asked in self._asked:
-            return self._asked[asked]
-        layers = tuple(owners[layer.owner].layers[layer.index] for layer in plan)
-        key = (base, tied, *map(id, layers))
-        if key not in self._made:
-            head = 0 if tied else base.own_head or base.projection
-            rest = base.embedding + base.norm + head
-            made = Model(**{**vars(base), "layers": layers, "own_head": head, "rest_bytes": rest * base.width})
-            self._made[key] = self._same(made)
-        self._asked[asked] = self._made[key]
-        return self._made[key]
-
-    def _same(self, model: Model) -> Model:
-        """The object that stands for all models that are equal to this one."""
-        values = {**vars(model), "layers": tuple(map(id, model.layers))}
-        return self._models.setdefault(tuple(values.values()), model)
-
-    def _read(self, facts: ModelFacts) -> Model:
-        config = {**(facts.config.get("text_config") or {}), **facts.config}
-        for key, reason in _OTHER_ATTENTION.items():
-            if config.get(key):
-                raise UnknownCostError(reason)
-        hidden, vocabulary = facts.token_embedding.shape[1], facts.token_embedding.shape[0]
-        heads = _number(config, "num_attention_heads", "n_head", "n_heads")
-        size = config.get("head_dim") or hidden // heads
-        keys = (config.get("num_key_value_heads") or heads) * size
-        projections = [tensor for tensor in facts.head if len(tensor.shape) == 2]
-        rest = [*facts.embedding, *facts.norm, *facts.head]
-        return Model(
-            layers=self._stack(facts, hidden, heads * size, keys, heads),
-            hidden=hidden,
-            vocabulary=projections[-1].shape[0] if projections else vocabulary,
-            embedding=sum(tensor.elements for tensor in facts.embedding),
-            norm=sum(tensor.elements for tensor in facts.norm),
-            own_head=0 if facts.tied else sum(tensor.elements for tensor in facts.head),
-            rest_bytes=sum(tensor.bytes for tensor in rest),
-            width=facts.embedding[0].bytes // max(1, facts.embedding[0].elements),
-            rotary=sum(len(tensor.shape) == 2 for tensor in facts.embedding) == 1,
-            parallel=bool(config.get("use_parallel_residual", facts.model_type == "gpt_neox")),
-            kept_by_steps=_KEPT_BY_STEPS.get(_activation(config), 0),
-        )
-
-    def _stack(self, facts: ModelFacts, hidden: int, queries: int, keys: int, heads: int) -> tuple[Layer, ...]:
-        stack, alike = [], dict[tuple[Any, ...], Layer]()  # most layers are
-        for tensors in facts.layers:
-            kind = tuple((tensor.shape, tensor.dtype) for tensor in tensors)
-            if kind not in alike:
-                layer = _layer(tensors, hidden, queries, keys, heads)
-                alike[kind] = self._layers.setdefault(layer, layer)
-            stack.append(alike[kind])
-        return tuple(stack)
+def model_of(facts: ModelFacts) -> Model:
+    """The model that facts describe. Raises UnknownCostError."""
+    config = {**(facts.config.get("text_config") or {}), **facts.config}
+    for key, reason in _OTHER_ATTENTION.items():
+        if config.get(key):
+            raise UnknownCostError(reason)
+    vocabulary, hidden = facts.token_embedding.shape[:2]
+    heads = _number(config, "num_attention_heads", "n_head", "n_heads")
+    size = config.get("head_dim") or hidden // heads
+    keys = (config.get("num_key_value_heads") or heads) * size
+    projections = [tensor for tensor in facts.head if len(tensor.shape) == 2]
+    layers: dict[tuple[Any, ...], Layer] = {}  # most are alike
+    kinds = [tuple((tensor.shape, tensor.dtype) for tensor in tensors) for tensors in facts.layers]
+    for kind, tensors in zip(kinds, facts.layers, strict=True):
+        if kind not in layers:
+            layers[kind] = _layer(tensors, hidden, heads * size, keys, heads)
+    return Model(
+        layers=tuple(layers[kind] for kind in kinds),
+        hidden=hidden,
+        vocabulary=projections[-1].shape[0] if projections else vocabulary,
+        embedding=sum(tensor.elements for tensor in facts.embedding),
+        norm=sum(tensor.elements for tensor in facts.norm),
+        own_head=0 if facts.tied else sum(tensor.elements for tensor in facts.head),
+        rest_bytes=sum(tensor.bytes for tensor in (*facts.embedding, *facts.norm, *facts.head)),
+        width=facts.embedding[0].bytes // max(1, facts.embedding[0].elements),
+        rotary=sum(len(tensor.shape) == 2 for tensor in facts.embedding) == 1,
+        parallel=bool(config.get("use_parallel_residual", facts.model_type == "gpt_neox")),
+        kept_by_steps=_KEPT_BY_STEPS.get(_activation(config), 0),
+    )
 
 
 def _layer(tensors: Sequence[TensorEntry], hidden: int, queries: int, keys: int, heads: int) -> Layer:

@@ -1,7 +1,7 @@
 """The base class of all task records: what the planner, the executor and the reports ask of a kind."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from boomspec.core.layers import Plan
 from boomspec.core.tasks.cost import Cost, Prices, TextCounts
@@ -59,6 +59,10 @@ class Record(Strict):
     usual_work: ClassVar[int] = 1  # beside that of other kinds, where the costs of two tasks leave them equal
     # Bytes that one core reads in a second, where that takes longer than copying them.
     bytes_a_second: ClassVar[float | None] = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The `params` of its task."""
+        return self.model_dump(mode="json", exclude_none=True)
 
     def model(self) -> Assembled | Copied | Architecture | None:
         """What the model that it makes consists of; None where it makes none."""
