@@ -7,13 +7,10 @@ section has a *partial* form, in which no field is required and each may be null
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
-
-from pydantic import BaseModel
 
 from boomspec.core.graph import NAME
-from boomspec.spec.annotations import inside, keys_of, models_of
 from boomspec.spec.extends import ANCHORS
+from boomspec.spec.schema import Schema
 from boomspec.spec.spec_file import Spec
 from boomspec.spec.sweep import REFUSED
 
@@ -22,10 +19,10 @@ _OWN = ("extends", "variants", "sweep")  # not of an experiment
 _FIXED = ("boomspec", "name")  # the same for all experiments of a file
 
 
-def json_schema() -> dict[str, Any]:
+def json_schema() -> Schema:
     """JSON Schema (draft 2020-12) of a spec file, with descriptions and examples for editors."""
     whole = Spec.model_json_schema()
-    definitions: dict[str, Any] = whole.pop("$defs")
+    definitions: dict[str, Schema] = whole.pop("$defs")
     partial = {f"Partial{name}": _partial(schema) for name, schema in definitions.items() if "properties" in schema}
     experiment = {**_partial(whole), "description": "What differs from the file's own experiment; null removes."}
     experiment["properties"] = {
@@ -41,7 +38,7 @@ def json_schema() -> dict[str, Any]:
         "description": "Fields and the values that each of them takes; every combination is an experiment.",
         "type": "object",
         "minProperties": 1,
-        "properties": {".".join(path): _axis(path, whole, definitions) for path in _paths(Spec)},
+        "properties": dict(_axes({f"{_DEFS}Spec": whole}, definitions)),
         "additionalProperties": False,
     }
     own = {
@@ -66,23 +63,23 @@ def json_schema() -> dict[str, Any]:
     }
 
 
-def _described(schema: dict[str, Any]) -> dict[str, Any]:
+def _described(schema: Schema) -> Schema:
     return {key: schema[key] for key in ("title", "description", "examples") if key in schema}
 
 
-def _partial(schema: dict[str, Any]) -> dict[str, Any]:
+def _partial(schema: Schema) -> Schema:
     """A mapping's schema with no field required, and each one removable."""
     properties = {name: _removable(field) for name, field in schema["properties"].items()}
     kept = {key: value for key, value in schema.items() if key not in ("required", "properties")}
     return {**kept, "properties": properties}
 
 
-def _removable(schema: dict[str, Any]) -> dict[str, Any]:
+def _removable(schema: Schema) -> Schema:
     inner = _merging({key: value for key, value in schema.items() if key != "default"})
     return {**_described(schema), "anyOf": [inner, {"type": "null"}]}
 
 
-def _merging(schema: dict[str, Any]) -> dict[str, Any]:
+def _merging(schema: Schema) -> Schema:
     """What an override may give for a value of this schema: a mapping in part, everything else as a whole."""
     if "$ref" in schema:
         return {**schema, "$ref": schema["$ref"].replace(_DEFS, f"{_DEFS}Partial")}
@@ -91,33 +88,32 @@ def _merging(schema: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "anyOf": choices} if choices else kept
 
 
-def _paths(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The dotted paths of all fields that can be swept."""
-    for name in keys_of(model):
-        if above or name not in REFUSED:
-            yield (*above, name)
-            for below in models_of(inside(model, name)):
-                yield from _paths(below, (*above, name))
+def _axes(
+    holders: dict[str, Schema], definitions: dict[str, Schema], above: tuple[str, ...] = ()
+) -> Iterator[tuple[str, Schema]]:
+    """The axis of every field that can be swept, by its dotted path: a list of what the field takes, or of null.
 
-
-def _axis(path: tuple[str, ...], whole: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
-    """The values of one field: what it takes, or null where it is left out."""
-    holders = {f"{_DEFS}Spec": whole}
-    for name in path:
+    `holders`: the mappings that may be at the path `above`, by their references.
+    """
+    for name in dict.fromkeys(name for holder in holders.values() for name in holder["properties"]):
+        if not above and name in REFUSED:
+            continue
         fields = {
             f"{place}/properties/{name}": holder["properties"][name]
             for place, holder in holders.items()
             if name in holder["properties"]
         }
-        holders = dict(found for schema in fields.values() for found in _mappings(schema, definitions))
-    items = {"anyOf": [*({"$ref": place} for place in fields), {"type": "null"}]}
-    about = _described(next(iter(fields.values())))
-    if "examples" in about:
-        about["examples"] = [about["examples"]]  # each example is one value, and an axis is a list of them
-    return {**about, "type": "array", "minItems": 1, "uniqueItems": True, "items": items}
+        about = _described(next(iter(fields.values())))
+        if "examples" in about:
+            about["examples"] = [about["examples"]]  # each example is one value, and an axis is a list of them
+        items = {"anyOf": [*({"$ref": place} for place in fields), {"type": "null"}]}
+        path = (*above, name)
+        yield ".".join(path), {**about, "type": "array", "minItems": 1, "uniqueItems": True, "items": items}
+        below = dict(found for schema in fields.values() for found in _mappings(schema, definitions))
+        yield from _axes(below, definitions, path)
 
 
-def _mappings(schema: dict[str, Any], definitions: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _mappings(schema: Schema, definitions: dict[str, Schema]) -> Iterator[tuple[str, Schema]]:
     """The schemas of mappings that a schema allows, by their places."""
     if "$ref" in schema:
         definition = definitions[schema["$ref"].removeprefix(_DEFS)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from boomspec.core.errors import did_you_mean
-from boomspec.spec.annotations import bare, described, keys_of, literals, members, models_of
+from boomspec.spec.schema import TYPES, Schema, described, literals, mappings
 from boomspec.spec.yaml_reader import Location, plain_or_none, shown
 
 # The starts of pydantic's error types for a value of the wrong type, and what was expected.
@@ -60,15 +60,15 @@ class Failure:
         return not self.loc and bool(wrong)
 
 
-def message_and_hint(failure: Failure, annotation: Any, value: Any) -> tuple[str, str | None]:
-    """Say what is wrong with `value`, which should be of `annotation`, and what would be right."""
+def message_and_hint(failure: Failure, schemas: list[Schema], value: Any) -> tuple[str, str | None]:
+    """Say what is wrong with `value`, which should be as one of `schemas`, and what would be right."""
     if expected := failure.expected:
-        return f"expected {expected}, not {shown(value)}", _hint(expected, annotation, value)
+        return f"expected {expected}, not {shown(value)}", _hint(expected, schemas, value)
     if failure.type == "literal_error":
-        hint = choices(value, literals(annotation)) or f"allowed: {failure.context.get('expected')}"
+        hint = choices(value, literals(schemas)) or f"allowed: {failure.context.get('expected')}"
         return f"{shown(value)} is not allowed", hint
     if failure.type in ("union_tag_invalid", "union_tag_not_found"):
-        return wrong_type(annotation, value)
+        return wrong_type(schemas, value)
     if failure.type == "string_pattern_mismatch":
         hint = f"it must match the pattern {failure.context['pattern']}"
         return f"{shown(value)} does not have the right form", hint
@@ -94,15 +94,12 @@ def _of_pydantic(text: str, value: Any) -> str:
     return text
 
 
-def wrong_type(annotation: Any, value: Any) -> tuple[str, str | None]:
+def wrong_type(schemas: list[Schema], value: Any) -> tuple[str, str | None]:
     """Say that a value fits no member of a union, and what the members are."""
-    hints = [did_you_mean(value, [str(choice) for choice in literals(annotation)])] if isinstance(value, str) else []
-    for member in members(annotation):
-        if bare(member) is bool:
-            hints.append(_hint("true or false", member, value))
-        elif models_of(member):
-            hints.append(_hint("a mapping", member, value))
-    return f"expected {described(annotation)}, not {shown(value)}", joined(hints)
+    close = did_you_mean(value, [str(choice) for choice in literals(schemas)]) if isinstance(value, str) else None
+    types = [(TYPES.get(schema.get("type", "")), schema) for schema in schemas]
+    hints = [_hint(name, [schema], value) for name, schema in types if name in ("true or false", "a mapping")]
+    return f"expected {described(schemas)}, not {shown(value)}", joined([close, *hints])
 
 
 def choices(value: object, allowed: Iterable[object]) -> str | None:
@@ -116,7 +113,7 @@ def joined(hints: Iterable[str | None]) -> str | None:
     return "; ".join(filter(None, hints)).replace("?; ", "? ") or None
 
 
-def _hint(expected: str, annotation: Any, value: Any) -> str | None:
+def _hint(expected: str, schemas: list[Schema], value: Any) -> str | None:
     number = isinstance(value, int | float)
     if expected == "true or false":
         text = str(value).lower()
@@ -125,8 +122,8 @@ def _hint(expected: str, annotation: Any, value: Any) -> str | None:
         return "put it in quotes"
     if expected == "a list" and (number or isinstance(value, str)):
         return f"write [{shown(value)}]" if len(str(value)) <= 40 else "write each item after a '- '"
-    if expected == "a mapping" and len(models := models_of(annotation)) == 1:
-        keys = ", ".join(keys_of(models[0]))
+    if expected == "a mapping" and len(found := mappings(schemas)) == 1:
+        keys = ", ".join(found[0]["properties"])
         return f"keys of the mapping: {keys}" if keys else "write {}"
     if expected == "a whole number" and isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return f"write {int(value)}"

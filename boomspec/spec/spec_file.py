@@ -30,12 +30,10 @@ T = TypeVar("T")
 
 
 class Spec(Strict):
-    """A boomerang distillation experiment.
+    """A boomerang distillation experiment."""
 
-    `extends`, `variants` and `sweep` are removed before a spec is validated: they say how experiments are composed
-    (`boomspec.spec.experiments`), and no experiment has them.
-    """
-
+    # `extends`, `variants` and `sweep` are removed before a spec is validated: they say how experiments are composed
+    # (`boomspec.spec.experiments`), and no experiment has them.
     boomspec: Literal[1] = about("Version of the spec language.")
     name: str = about("Name of the experiment: letters, digits, dots, dashes.", ["qwen3-4b"])
     extends: str | None = about(

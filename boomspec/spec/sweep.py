@@ -18,9 +18,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from boomspec.core.errors import Problem, did_you_mean
-from boomspec.spec.annotations import inside, keys_of, models_of
 from boomspec.spec.document import Document, Edit
 from boomspec.spec.messages import joined
+from boomspec.spec.schema import Schema, inside, mappings, schema_of
 from boomspec.spec.yaml_reader import Location, Node, dotted, shown
 
 MAX_EXPERIMENTS = 10_000
@@ -82,9 +82,9 @@ def _wrong_path(
     if location[0] in REFUSED:
         yield _problem(written, path, f"'{location[0]}' cannot be swept: {REFUSED[location[0]]}")
         return
-    holders: list[type[BaseModel]] = [model]
+    holders: list[Schema] = [schema_of(model)]
     for depth, item in enumerate(location):
-        names = list(dict.fromkeys(name for holder in holders for name in keys_of(holder)))
+        names = list(dict.fromkeys(name for holder in holders for name in holder["properties"]))
         if item not in names:
             above = dotted(location[:depth])
             closest = did_you_mean(item, [name for name in names if name not in REFUSED])
@@ -92,7 +92,7 @@ def _wrong_path(
             hint = joined([closest, allowed if depth else None])
             yield _problem(written, path, f"there is no field {shown(path)}", hint)
             return
-        holders = [found for holder in holders for found in models_of(inside(holder, item))]
+        holders = mappings(inside(holders, item))
     for other, longer in paths.items():
         if other != path and longer[: len(location)] == location:
             yield _problem(written, other, f"{path} is swept as a whole already")

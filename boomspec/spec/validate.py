@@ -2,25 +2,25 @@
 
     Document x model --pydantic--> the model, or SpecError with every problem and its place
 
-The location of an error of pydantic mixes field names, indices and labels of union members. Here the errors go down the
-annotations and the document side by side, so that each ends at the value itself, with what is allowed there, and the
-errors of the members of one union become one problem.
+The location of an error of pydantic mixes keys, indices and labels of union members. Here the errors go down the JSON
+Schema and the document side by side, so that each ends at the value itself, with what is allowed there, and the errors
+of the members of one union become one problem.
 
 Validation is strict: text is never a number, 1 is never true. A list of a spec is a tuple, for fields and validators.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from boomspec.core.errors import Problem, did_you_mean, printable
-from boomspec.spec.annotations import annotation_of, bare, inside, is_tagged, keys_of, literals, members, models_of
 from boomspec.spec.document import Document
 from boomspec.spec.messages import Failure, choices, joined, message_and_hint, wrong_type
+from boomspec.spec.schema import Schema, inside, literals, mappings, narrowed, schema_of
 from boomspec.spec.yaml_reader import Location, Node, dotted, shown
 
 M = TypeVar("M", bound=BaseModel)
@@ -60,7 +60,7 @@ def validate(model: type[M], document: Document) -> M:
         value = model.model_validate(document.data, strict=True)
     except ValidationError as error:
         start = _Value(document, (), document.root)
-        found = _walk(model, start, _failures(error))
+        found = _walk([schema_of(model)], start, _failures(error))
         problems += [problem for problem in found if not document.is_damaged(problem.location or ())]
     else:
         if not problems:
@@ -90,8 +90,14 @@ class _Value:
         shown_at = dotted(self.location if where is None else where)
         return self.document.problem(self.location, _short(message), hint and _short(hint), key=key, where=shown_at)
 
-    def refused(self, failure: Failure, annotation: Any) -> Problem:
-        message, hint = message_and_hint(failure, annotation, self.plain(failure))
+    def is_label(self, failure: Failure) -> bool:
+        """Whether the location starts with the label of a member of a union, rather than with a key or an index."""
+        item, *rest = failure.loc
+        is_key = isinstance(item, int) or self.node is None or self.node.get(item) is not None
+        return not is_key and (bool(rest) or failure.type not in ("missing", "extra_forbidden"))
+
+    def refused(self, failure: Failure, schemas: list[Schema]) -> Problem:
+        message, hint = message_and_hint(failure, schemas, self.plain(failure))
         value = self
         for item in getattr(failure.cause, "at", ()):
             value = value.step(item)
@@ -120,73 +126,35 @@ def _failures(error: ValidationError) -> list[Failure]:
     return found
 
 
-def _by_first(failures: Iterable[Failure]) -> dict[str | int, list[Failure]]:
-    """Group failures below a value by the first item of their locations, and take that item off."""
-    groups: dict[str | int, list[Failure]] = {}
+def _walk(schemas: list[Schema], value: _Value, failures: list[Failure]) -> Iterator[Problem]:
+    """The problems of the failures at and below one value. Their locations start at this value."""
+    yield from (_at(value, schemas, failure) for failure in failures if not failure.loc)
+    below: dict[str | int, list[Failure]] = {}
+    labelled: dict[str | int, list[Failure]] = {}
     for failure in failures:
         if failure.loc:
+            groups = labelled if value.is_label(failure) else below
             groups.setdefault(failure.loc[0], []).append(Failure(failure.loc[1:], failure.details))
-    return groups
-
-
-def _walk(annotation: Any, value: _Value, failures: list[Failure]) -> Iterator[Problem]:
-    """The problems of the failures at and below one value. Their locations start at this value."""
-    choice = members(annotation)
-    if len(choice) > 1:
-        yield from _walk_union(annotation, choice, value, failures)
-        return
-    annotation = choice[0]
-    yield from (value.refused(failure, annotation) for failure in failures if not failure.loc)
-    groups = _by_first(failures)
-    yield from _wrong_keys(annotation, value, groups)
-    for item, group in groups.items():
+    if labelled:
+        yield from _walk_union(schemas, value, labelled)
+    yield from _wrong_keys(schemas, value, below)
+    for item, group in below.items():
         if group[0].loc == ("[key]",):
-            hint = choices(item, literals(get_args(bare(annotation))[0]))
+            hint = choices(item, literals([schema["propertyNames"] for schema in schemas if "propertyNames" in schema]))
             yield value.step(item).problem(f"key {shown(item)} is not allowed", hint, key=True)
         elif not _only("extra_forbidden", group) and not _only("missing", group):
-            yield from _walk(inside(annotation, item), value.step(item), group)
+            yield from _walk(inside(schemas, item), value.step(item), group)
 
 
-def _only(error_type: str, group: list[Failure]) -> bool:
-    return not group[0].loc and group[0].type == error_type
-
-
-def _wrong_keys(annotation: Any, value: _Value, groups: dict[str | int, list[Failure]]) -> Iterator[Problem]:
-    """Unknown and missing keys of a mapping, missing items of a tuple of fixed length."""
-    unknown = [item for item, group in groups.items() if _only("extra_forbidden", group)]
-    missing = [item for item, group in groups.items() if _only("missing", group)]
-    models = models_of(annotation)
-    fields = keys_of(models[0]) if models else {}
-    written = value.node.value if value.node is not None else None
-    for key in map(str, unknown):
-        absent = [name for name in fields if not isinstance(written, dict) or name not in written]
-        closest = did_you_mean(key, absent)
-        missing = [item for item in missing if closest != f"did you mean '{item}'?"]  # one mistake, not two
-        homes = [n for n, field in fields.items() if any(key in keys_of(m) for m in models_of(annotation_of(field)))]
-        hints = [closest or (f"'{key}' is a key of '{homes[0]}'" if homes else did_you_mean(key, list(fields)))]
-        if models:
-            hints.append(f"allowed here: {', '.join(fields)}" if fields else "no keys are allowed here")
-        # A validator turns a name into {name: {}}.
-        message = f"unknown key {shown(key)}" if isinstance(written, dict) else f"{shown(key)} is not allowed"
-        yield value.step(key).problem(message, joined(hints), key=True, where=value.location)
-    if any(isinstance(item, int) for item in missing):
-        count = len(written) if isinstance(written, tuple) else 0
-        yield value.problem(f"must have {len(get_args(bare(annotation)))} items, not {count}")
-        return
-    for key in map(str, missing):
-        yield value.problem(f"missing '{key}'", fields[key].description if key in fields else None, key=True)
-
-
-def _walk_union(annotation: Any, choice: list[Any], value: _Value, failures: list[Failure]) -> Iterator[Problem]:
+def _walk_union(schemas: list[Schema], value: _Value, groups: dict[str | int, list[Failure]]) -> Iterator[Problem]:
     """pydantic lists the failures of every member, or of the one that a tag chose, below the label of the member."""
-    yield from (_wrong_tag(value, annotation, failure) for failure in failures if not failure.loc)
-    groups = _by_first(failures)
     fitting = {label: group for label, group in groups.items() if not any(failure.is_wrong_type for failure in group)}
     if fitting:
         label = min(fitting, key=lambda label: (_is_other(fitting[label]), len(fitting[label])))
-        yield from _walk(_member(choice, label, groups, value), value, fitting[label])
-    elif groups:
-        message, hint = wrong_type(annotation, value.plain(next(iter(groups.values()))[0]))
+        plain = value.plain(fitting[label][0])
+        yield from _walk(narrowed(schemas, label, plain), value, fitting[label])
+    else:
+        message, hint = wrong_type(schemas, value.plain(next(iter(groups.values()))[0]))
         yield value.problem(message, hint, key=value.is_below_its_key)
 
 
@@ -195,23 +163,43 @@ def _is_other(group: list[Failure]) -> bool:
     return any(failure.type == "literal_error" and len(failure.loc) == 1 for failure in group)
 
 
-def _member(choice: list[Any], label: str | int, groups: dict[str | int, list[Failure]], value: _Value) -> Any:
-    """The member of a union that pydantic labels so."""
-    if len(groups) == len(choice):  # one group for each member, in order
-        return choice[list(groups).index(label)]
-    tagged = [member for member in choice if is_tagged(member, str(label))]
-    is_mapping = value.node is not None and isinstance(value.node.value, dict)
-    models = [member for member in choice if models_of(member)] if is_mapping else []
-    return next(iter([*tagged, *models]), None)
+def _only(error_type: str, group: list[Failure]) -> bool:
+    return not group[0].loc and group[0].type == error_type
 
 
-def _wrong_tag(value: _Value, annotation: Any, failure: Failure) -> Problem:
-    """The problem of a union itself: mostly that no member has the tag of the value."""
+def _wrong_keys(schemas: list[Schema], value: _Value, groups: dict[str | int, list[Failure]]) -> Iterator[Problem]:
+    """Unknown and missing keys of a mapping, missing items of a list of fixed length."""
+    unknown = [item for item, group in groups.items() if _only("extra_forbidden", group)]
+    missing = [item for item, group in groups.items() if _only("missing", group)]
+    known = mappings(schemas)
+    fields: dict[str, Schema] = known[0]["properties"] if known else {}
+    written = value.node.value if value.node is not None else None
+    for key in map(str, unknown):
+        absent = [name for name in fields if not isinstance(written, dict) or name not in written]
+        closest = did_you_mean(key, absent)
+        missing = [item for item in missing if closest != f"did you mean '{item}'?"]  # one mistake, not two
+        homes = [name for name in fields if any(key in m["properties"] for m in mappings(inside(known[:1], name)))]
+        hints = [closest or (f"'{key}' is a key of '{homes[0]}'" if homes else did_you_mean(key, list(fields)))]
+        if known:
+            hints.append(f"allowed here: {', '.join(fields)}" if fields else "no keys are allowed here")
+        # A validator turns a name into {name: {}}.
+        message = f"unknown key {shown(key)}" if isinstance(written, dict) else f"{shown(key)} is not allowed"
+        yield value.step(key).problem(message, joined(hints), key=True, where=value.location)
+    if any(isinstance(item, int) for item in missing):
+        count = len(written) if isinstance(written, tuple) else 0
+        yield value.problem(f"must have {schemas[0]['minItems']} items, not {count}")
+        return
+    for key in map(str, missing):
+        yield value.problem(f"missing '{key}'", fields.get(key, {}).get("description"), key=True)
+
+
+def _at(value: _Value, schemas: list[Schema], failure: Failure) -> Problem:
+    """The problem of a value itself. Where no member of a union has its tag, that is mostly a problem of the tag."""
     discriminator = str(failure.context.get("discriminator"))  # a key in quotes, or the name of a function
     if not discriminator.startswith("'") or value.node is None or not isinstance(value.node.value, dict):
-        return value.refused(failure, annotation)
+        return value.refused(failure, schemas)
     key = discriminator.strip("'")
-    allowed = [literal for model in models_of(annotation) for literal in literals(inside(model, key))]
+    allowed = literals(inside(schemas, key))
     tag = value.step(key)
     if tag.node is None:
         return value.problem(f"missing '{key}'", choices("", allowed), key=True)

@@ -38,7 +38,7 @@ class OrderSearch(Strict):
 
 def _order_form(value: Any) -> str:
     if isinstance(value, (dict, OrderSearch)):
-        return "search"
+        return "OrderSearch"
     return "list" if isinstance(value, (list, tuple)) else "name"
 
 
@@ -51,11 +51,11 @@ class BudgetSpec(Strict):
 
 
 def _size_form(value: Any) -> str:
-    return "budget" if isinstance(value, (dict, BudgetSpec)) else "size"
+    return "BudgetSpec" if isinstance(value, (dict, BudgetSpec)) else "size"
 
 
 SizeItem = Annotated[
-    Annotated[SizesField, Tag("size")] | Annotated[BudgetSpec, Tag("budget")], Discriminator(_size_form)
+    Annotated[SizesField, Tag("size")] | Annotated[BudgetSpec, Tag("BudgetSpec")], Discriminator(_size_form)
 ]
 
 
@@ -72,7 +72,7 @@ class InterpolateSpec(Strict):
     order: Annotated[
         Annotated[Literal["first_to_last", "last_to_first"], Tag("name")]
         | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Tag("list")]
-        | Annotated[OrderSearch, Tag("search")],
+        | Annotated[OrderSearch, Tag("OrderSearch")],
         Discriminator(_order_form),
     ] = about(
         "Patch order: a name, the student layers (blocks) in the order of patching, or a search.",
@@ -85,7 +85,7 @@ class InterpolateSpec(Strict):
     sizes: Annotated[
         Annotated[Literal["all"], Tag("name")]
         | Annotated[SizesField, Tag("size")]
-        | Annotated[BudgetSpec, Tag("budget")]
+        | Annotated[BudgetSpec, Tag("BudgetSpec")]
         | Annotated[tuple[SizeItem, ...], Tag("list")],
         Discriminator(_sizes_form),
     ] = about(

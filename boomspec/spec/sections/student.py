@@ -40,15 +40,15 @@ def _keep_form(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "list"
     if isinstance(value, KeepChoice) or (isinstance(value, dict) and value.keys() & KeepChoice.model_fields.keys()):
-        return "choice"
-    return "rule" if isinstance(value, (dict, KeepRule)) else "count"
+        return "KeepChoice"
+    return "KeepRule" if isinstance(value, (dict, KeepRule)) else "count"
 
 
 Keep = Annotated[
     Annotated[Annotated[int, Field(ge=1)], Tag("count")]
     | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Tag("list")]
-    | Annotated[KeepRule, Tag("rule")]
-    | Annotated[KeepChoice, Tag("choice")],
+    | Annotated[KeepRule, Tag("KeepRule")]
+    | Annotated[KeepChoice, Tag("KeepChoice")],
     Discriminator(_keep_form),
 ]
 
