@@ -99,7 +99,7 @@ class _Commands(click.Group):
 def main(ctx: click.Context) -> None:
     """Boomerang distillation as a declarative experiment: distil one student, get every size."""
     if ctx.invoked_subcommand != "run":  # which waits for its store
-        from boomspec.store.first_answer import answering_at_once  # here: what asks no store needs none of it
+        from boomspec.store.opening import answering_at_once  # here: what asks no store needs none of it
 
         ctx.with_resource(answering_at_once())
 

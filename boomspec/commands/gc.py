@@ -62,12 +62,11 @@ def command(
       boomspec gc --older-than 30d --keep-last 3 --delete
     """
     from boomspec.store.gc import GC_SCHEMA_VERSION, delete, forgotten, garbage
-    from boomspec.store.lock import alone
-    from boomspec.store.runs import check_store, chosen_run, past_runs
+    from boomspec.store.runs import chosen_run, past_runs
 
     place = open_store(store or DEFAULT_STORE)
-    check_store(place)
-    with alone(place) if really else nullcontext():
+    place.check_is_store()
+    with place.alone() if really else nullcontext():
         runs = past_runs(place)
         named = [chosen_run(runs, name, place) for name in dict.fromkeys(names)]
         if busy := [run.folder.name for run in named if run.state == "running"]:

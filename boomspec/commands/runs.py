@@ -26,19 +26,18 @@ def command(name: str | None, store: Where | None, as_json: bool) -> None:
       boomspec runs --store /shared/store
       boomspec runs quickstart-1a2b3c4d
     """
-    from boomspec.store.runs import RUNS_SCHEMA_VERSION, check_store, chosen_run, past_runs
+    from boomspec.store.runs import RUNS_SCHEMA_VERSION, chosen_run, past_run, past_runs
 
     named = Path(name).resolve() if name is not None else None
     if store is None and named is not None and named.parent.name == "runs" and named.is_dir():
         place = store_of_run(named)
     else:
         place = open_store(store or DEFAULT_STORE)
-    check_store(place, may_be_absent=store is None)
+    place.check_is_store(may_be_absent=store is None)
     runs = past_runs(place)
     chosen = None if name is None else chosen_run(runs, name, place)
-    if chosen is not None and place.bucket is not None:
-        place.run_called(chosen.folder.name)  # its logs and its report, too
-        chosen = chosen_run(past_runs(place), chosen.folder.name, place)
+    if chosen is not None and place.run_called(chosen.folder.name):  # fetches its logs and its report, too
+        chosen = past_run(place, chosen.folder)
     if as_json:
         listed = [run.to_json() for run in runs]
         content: dict[str, Any] = {"runs": listed}

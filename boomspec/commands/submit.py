@@ -150,7 +150,7 @@ def _stages(spec: Path, store: Where | None, *, locked: bool, packages: bool) ->
             )
         lock = run_lock.lock if run_lock else lock_of(graph, place, asked=Asked(asks=False))
         warn(trust.warnings(graph))
-        if place.bucket is not None:  # machines that share no folder have nothing else
+        if place.is_remote:  # machines that share no folder get files from nowhere else
             for source, size in upload_missing(place, read_by(graph, needed(graph, place))):
                 click.echo(f"put into the store: {source_name(source)}, {shown_bytes(size)}", err=True)
         yield _Stage(graph, place, lock, pending)
@@ -185,7 +185,7 @@ def _manifest(stage: _Stage, pods: Pods) -> str:
     comments += [f"{name} of the Secret {pods.secret} become variables of every container." for name in pods.variables]
     if on_gpus is not None and on_gpus.gpu_memory:
         comments.append(f"The tasks on one GPU are estimated to take {shown_bytes(on_gpus.gpu_memory)} of it.")
-    if stage.store.bucket is None:
+    if not stage.store.is_remote:
         comments += [f"Every pod must see {path}." for path in local_paths(stage.graph)]
     comments += [f"{_first(stage)}."] if stage.pending else []
     return as_yaml(manifest(stage.graph, stage.lock, pods), comments)

@@ -13,7 +13,8 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ RESUME = ".resume"  # suffix of the folder of a task's checkpoints; it outlives 
 LOCK = ".lock"  # suffix of a working folder's lock, which lies beside it; a resume folder's lock lies in it
 DISCARDED = ".discarded-"  # in the name of what is being deleted, which belongs to nobody
 ABSENT = (FileNotFoundError, NotADirectoryError)  # any other OSError says nothing about whether a file exists
+_POLL_SECONDS = 0.5
 _NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _GONE = (errno.ENOENT, errno.ESTALE)
 # EINVAL too: flock is only called with valid arguments, so it means that the file system has no locks.
@@ -81,20 +83,21 @@ def flush(path: Path) -> None:
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace a file's content so that a reader sees the old or the new one, never a part."""
-    with replacing(path) as part:
-        part.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-        flush(part)
+    try:
+        with replacing(path) as part:
+            part.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+            flush(part)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # name the file that the caller knows
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary file beside `path` that takes its place at the end; where the body raises it is deleted."""
+    """Yield the name of a temporary file beside `path` that takes its place; deleted where the body raises."""
     part = temporary_name(path)
     try:
         yield part
         part.replace(path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error  # name the file that the caller knows
     finally:
         with suppress(OSError):
             part.unlink()
@@ -115,7 +118,7 @@ def replace_folder(part: Path, target: Path) -> None:
 
 def discard(path: Path, *, ignore_errors: bool = True) -> None:
     """Rename a file, link or folder out of sight, then delete it, so that nobody reads it half deleted."""
-    if DISCARDED not in path.name:
+    if not (path.name.startswith(".") and DISCARDED in path.name):
         hidden = path.with_name(f".{path.name.lstrip('.')}{DISCARDED}{secrets.token_hex(8)}")
         path.rename(hidden)
         flush(path.parent)
@@ -201,7 +204,7 @@ def lock_file(path: Path, *, create: bool = False) -> int | None:
     try:
         handle = _open(path, os.O_CREAT if create else 0)
         try:
-            ours = lock(handle, path) and is_same_file(path, handle)
+            ours = lock(handle, path) and _is_same_file(path, handle)
         finally:
             if not ours:
                 os.close(handle)
@@ -212,27 +215,53 @@ def lock_file(path: Path, *, create: bool = False) -> int | None:
     return handle if ours else None
 
 
-def is_same_file(path: Path, handle: int) -> bool:
-    """Whether an open file still is the one at its path. Raises OSError where there is none."""
+def _is_same_file(path: Path, handle: int) -> bool:
     return os.path.samestat(path.stat(), os.fstat(handle))
 
 
-def lock_folder(resume: Path) -> int | None:
-    """Lock a resume folder, created where there is none, by a file in it. Returns as `lock_file`."""
+@contextmanager
+def claimed_folder(resume: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Lock a resume folder, created where there is none, by a file in it; deleted at the end if it is empty.
+
+    Where another process holds it, call `waiting` and wait.
+    """
+    file = resume / LOCK
+    handle = _lock_in(resume)
+    if handle is None:
+        waiting()
+        while (handle := _lock_in(resume)) is None:
+            time.sleep(_POLL_SECONDS)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # deleted with the folder, or another process's by now
+            if _is_same_file(file, handle):
+                file.unlink()
+        os.close(handle)  # before the folder is removed: over NFS a deleted file stays in it while it is open
+        with suppress(OSError):
+            resume.rmdir()
+
+
+def is_in_use(path: Path) -> bool:
+    """Whether a living process holds a lock, or a working or resume folder by its lock; True where unknown."""
+    file = path
+    if not path.name.endswith(LOCK):
+        file = path / LOCK if path.name.endswith(RESUME) else path.with_name(f"{path.name}{LOCK}")
+    try:
+        if not file.exists():
+            return file == path  # it has ended meanwhile
+        if (handle := lock_file(file)) is None:
+            return True
+    except OSError:
+        return True
+    os.close(handle)
+    return False
+
+
+def _lock_in(resume: Path) -> int | None:
     with suppress(FileExistsError):  # `exist_ok` still raises where the folder disappears at the same time
         resume.mkdir(parents=True)
     return lock_file(resume / LOCK, create=True)
-
-
-def unlock_folder(resume: Path, handle: int) -> None:
-    """Release a resume folder, and delete it where it holds nothing to resume from."""
-    file = resume / LOCK
-    with suppress(OSError):  # deleted with the folder, or another process's by now
-        if is_same_file(file, handle):
-            file.unlink()
-    os.close(handle)  # before the folder is removed: over NFS a deleted file stays in it while it is open
-    with suppress(OSError):
-        resume.rmdir()
 
 
 def _open(path: Path, flags: int) -> int:

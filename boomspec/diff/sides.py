@@ -118,8 +118,7 @@ def _run(folder: Path, store: Where | None) -> Given:
         raise BoomspecError(f"{folder}: holds no {GRAPH}, so it is not the folder of a run", hint=hint)
     graph = read_graph(folder / GRAPH)
     found = store_of_run(folder) if store is None else open_store(store)
-    named = str(folder) if found.bucket is None else f"{found.address}/runs/{folder.name}"
-    return Given(named, graph.experiments, found, graph, is_run=True)
+    return Given(found.run_address(folder), graph.experiments, found, graph, is_run=True)
 
 
 def _file(path: Path, store: Where | None) -> Given:

@@ -15,7 +15,7 @@ from typing import Literal
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import Node, Source, TaskGraph
 from boomspec.store import Store
-from boomspec.store.made_of import twins
+from boomspec.store.made_of import equal_artifacts
 from boomspec.store.sources import is_local, missing_files, uploaded
 
 Action = Literal["reuse", "run", "unneeded", "blocked"]
@@ -83,7 +83,7 @@ def needed(graph: TaskGraph, store: Store, *, checksums: bool = False) -> Plan:
             wanted.update(graph.waits_for(task_id))
     lost.update(i for i in graph.nodes if steps[i].action == "run" and lost.intersection(graph.waits_for(i)))
     running = [i for i in graph.nodes if steps[i].action == "run" and i not in lost]
-    for task_id, other in twins(graph, store, running, checksums=checksums).items():
+    for task_id, other in equal_artifacts(graph, store, running, checksums=checksums).items():
         steps[task_id] = Step("reuse", f"made of the same inputs, byte for byte: {other[:12]}", same_as=other)
     gone = {source.id: next(iter(missing_files(source)), None) for source in graph.sources.values()}
     elsewhere = uploaded(store, [source for source in graph.sources.values() if gone[source.id] is not None])

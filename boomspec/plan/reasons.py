@@ -25,7 +25,6 @@ from boomspec.plan.field_text import shown
 from boomspec.plan.plan import ABSENT, Plan, Step
 from boomspec.store import Store
 from boomspec.store.made_of import contents_of, key_of
-from boomspec.store.twins import ids_by_key
 
 _MOST_RUNS = 10
 _MOST_BYTES = 16 * 2**20
@@ -102,7 +101,7 @@ def _still_there(store: Store, alike: Mapping[str, tuple[str, Side]]) -> Iterato
         if (kind, old) in records and kinds.keys() <= contents.keys():
             keys.setdefault(kind, {})[i] = key_of({name: entries[i][1][name] for name in _IDENTITY}, contents)
     for kind, own in keys.items():
-        listed = ids_by_key(store, kind, own.values())
+        listed = store.ids_by_key(kind, own.values())
         yield from (i for i, key in own.items() if read[i][1] in listed.get(key, ()))
 
 

@@ -1,8 +1,11 @@
-"""Who is at work on something of a store that has no locks: objects that their holders write anew again and again.
+"""Leases at a URL, which has no locks: objects that their holders rewrite every few seconds.
 
-A lease whose object has not changed for a while, by the clock of who waits for it, is its holder's no longer: it died,
-or it is cut off. Holding one makes nothing safe (what two write at once is safe anyway, see `remote.py`); it saves the
-work of doing a thing twice.
+    <url>/<kind>/.<task id>.lease   who works on a task
+    <url>/.in-use/<token>           who uses the store, which run it executes, and whether it cleans up
+
+A lease that has not changed for a while, by the clock of whoever waits for it, has expired: its holder died or is cut
+off. Leases make nothing safe, since concurrent writes are safe anyway (`remote.py`); they save doing work twice. A run
+may execute on one machine only: two that share no folder would overwrite each other's events.
 """
 
 from __future__ import annotations
@@ -20,10 +23,16 @@ from typing import Any
 
 from boomspec.core.errors import BoomspecError
 from boomspec.store.bucket import Bucket
+from boomspec.store.interface import nothing
+from boomspec.store.lock import IN_USE, in_use_error
+from boomspec.store.retry import DeniedError
 
-EXPIRES = 90.0  # seconds without a change, after which a lease is its holder's no longer
-_RENEWALS = 4  # within that time
-_POLL = 1 / 30  # of that time: how often who waits looks
+EXPIRES = 90.0  # seconds without a heartbeat
+_HEARTBEATS = 4  # within that time
+_POLL = 1 / 30  # of that time: how often to look at a lease that we wait for
+_IN_USE_POLL_SECONDS = 2.0
+_SETTLED = 8  # heartbeats after which a holder no longer looks for others
+_CLEANS = "cleans"  # what `gc` puts into its lease
 
 
 @contextmanager
@@ -32,93 +41,184 @@ def held(
     name: str,
     *,
     owner: str = "",
-    waiting: Callable[[], None] = lambda: None,
-    expires: float = EXPIRES,
+    waiting: Callable[[], None] = nothing,
+    expires: float | None = None,
 ) -> Iterator[None]:
-    """Hold the lease `name`, having waited for its end, or the end of its holder, and called `waiting` once if so.
+    """Hold the lease `name`. Where another process holds it, call `waiting` once and wait for its end or expiry.
 
-    A lease of the same `owner`, and one whose process on this machine is dead, is taken at once.
+    A lease of the same `owner`, or of a dead process of this machine, is taken at once.
     """
-    lease = _Lease(bucket, name, owner)
+    expires = EXPIRES if expires is None else expires
+    lease = _Lease(bucket, name, owner=owner)
     lease.take(waiting, expires)
-    with _renewed(lease, expires):
+    with lease.heartbeat(expires):
         yield
 
 
 @contextmanager
-def shown(bucket: Bucket, name: str, *, expires: float = EXPIRES, **said: str) -> Iterator[None]:
-    """Show by an object of one's own, whose `name` nobody else has, that one is at work."""
-    lease = _Lease(bucket, name, "", **said)
+def shown(bucket: Bucket, name: str, **about: str) -> Iterator[None]:
+    """Hold a lease under a name that nobody else has, for others to see."""
+    lease = _Lease(bucket, name, **about)
     lease.write()
-    with _renewed(lease, expires):
+    with lease.heartbeat(EXPIRES):
         yield
 
 
-def living(bucket: Bucket, prefix: str, *, now: float | None = None, expires: float = EXPIRES) -> dict[str, Any]:
-    """What the holders of the leases in a folder say that are at work, by name.
+def living(bucket: Bucket, prefix: str = IN_USE, *, now: float | None = None) -> dict[str, dict[str, Any]]:
+    """The contents of the leases in a folder that are held, by name.
 
-    now: by the clock of the store, where that is known; else this machine's clock has to do.
+    now: by the store's clock, where known; else this machine's clock has to do.
     """
     now = time.time() if now is None else now
-    young = [name for name, entry in bucket.entries(prefix).items() if now - entry.modified < expires]
-    said = {name: _parsed(data) for name, data in bucket.read_all(young).items()}
-    return {name: data for name, data in said.items() if not _is_dead(data)}
+    young = [name for name, entry in bucket.entries(prefix).items() if now - entry.modified < EXPIRES]
+    found = {name: _parsed(data) for name, data in bucket.read_all(young).items()}
+    return {name: lease for name, lease in found.items() if not _is_dead(lease)}
+
+
+@contextmanager
+def in_use(
+    bucket: Bucket, run: Path | None, waiting: Callable[[], None], elsewhere: Callable[[str], None]
+) -> Iterator[None]:
+    """`Store.using` for a store at a URL. Who may only read there needs no lease."""
+    name = f"{IN_USE}/{secrets.token_hex(8)}"
+    about = {"run": run.name, "folder": str(run)} if run is not None else {"run": ""}
+    lease = _Lease(bucket, name, **about)
+    try:
+        lease.write()
+    except DeniedError:
+        yield
+        return
+    with lease.heartbeat(EXPIRES):
+        if run is not None:
+            _await_run(bucket, name, run, elsewhere)
+        reported = False
+        while any(cleans(other) for other in living(bucket, now=bucket.entry(name).modified).values()):
+            if not reported:
+                waiting()
+            reported = True
+            time.sleep(_IN_USE_POLL_SECONDS)
+        yield
+
+
+@contextmanager
+def alone(bucket: Bucket) -> Iterator[None]:
+    """`Store.alone` for a store at a URL. Of two that come at once, each has written its lease before it looks."""
+    name = f"{IN_USE}/{secrets.token_hex(8)}"
+    with shown(bucket, name, run="", doing=_CLEANS):
+        others = living(bucket, now=bucket.entry(name).modified)  # both times are by the store's clock
+        others.pop(name, None)
+        if others:
+            raise in_use_error(bucket.url, {str(other["run"]) for other in others.values() if other.get("run")})
+        yield
+
+
+def cleans(lease: dict[str, Any]) -> bool:
+    """Whether the holder of a lease in .in-use is `gc`."""
+    return lease.get("doing") == _CLEANS
+
+
+def _await_run(bucket: Bucket, own: str, run: Path, report: Callable[[str], None]) -> None:
+    """Return once no other machine executes the run; raise BoomspecError where one does.
+
+    A lease without heartbeats belongs to a driver that was killed, and is waited out. Of two drivers that start at
+    once, both see each other: the one of the greater name gives up, and the other one sees its lease end.
+    """
+    first: dict[str, tuple[dict[str, Any], float]] = {}  # each lease as first seen, and when
+    began, began_at_store = time.monotonic(), bucket.entry(own).modified
+    while True:
+        moment = time.monotonic()
+        found = living(bucket, now=began_at_store + moment - began)
+        others = {name: lease for name, lease in found.items() if name != own and _executes_elsewhere(lease, run)}
+        if not others:
+            return
+        if not first:
+            report(
+                f"{run.name} was at work on {_who(next(iter(others.values())))} a moment ago; "
+                f"looking whether it still is, for up to {EXPIRES:.0f} seconds"
+            )
+        for name, lease in others.items():
+            before, since = first.setdefault(name, (lease, moment))
+            stays = name < own or lease.get("renewals", 0) > _SETTLED or moment - since > 0.75 * EXPIRES
+            if lease != before and stays:
+                raise BoomspecError(
+                    f"{run.name} is at work on {_who(lease)}, for the store {bucket.url}: nothing was changed",
+                    hint=f"boomspec runs {run.name} --store {bucket.url} shows how far it is, and boomspec logs JOB "
+                    "--follow what a submitted job prints; to run it here, stop it there first",
+                )
+        time.sleep(_IN_USE_POLL_SECONDS)
+
+
+def _executes_elsewhere(lease: dict[str, Any], run: Path) -> bool:
+    """Whether a lease is that of a driver of the run in another folder; in one folder several may work together."""
+    same_folder = lease.get("host") == socket.gethostname() and lease.get("folder") == str(run)
+    return lease.get("run") == run.name and not same_folder
+
+
+def _who(lease: dict[str, Any]) -> str:
+    return f"{lease.get('host', '?')} (process {lease.get('pid', '?')})"
 
 
 class _Lease:
-    """One lease, as its holder has it."""
+    """One lease and its holder, this process."""
 
-    def __init__(self, bucket: Bucket, name: str, owner: str, **said: str) -> None:
+    def __init__(self, bucket: Bucket, name: str, *, owner: str = "", **about: str) -> None:
         self._bucket, self._name, self._owner = bucket, name, owner
-        self._said = {"token": secrets.token_hex(8), "owner": owner, **_this_process(), **said}
+        self._content = {"token": secrets.token_hex(8), "owner": owner, **_this_process(), **about}
         self._renewals = 0
 
     def take(self, waiting: Callable[[], None], expires: float) -> None:
-        seen, since, told = None, time.monotonic(), False
+        seen, since, reported = None, time.monotonic(), False
         while not self._bucket.write(self._name, self._text(), create=True):
-            found = self._read()
-            if found is None:
+            other = self._read()
+            if other is None:
                 continue  # it has ended meanwhile
-            if found.get("token") == self._said["token"]:
+            if self._is_ours(other):
                 return
-            if found != seen:
-                seen, since = found, time.monotonic()
-            same = bool(self._owner) and found.get("owner") == self._owner
-            if same or _is_dead(found) or time.monotonic() - since >= expires:
+            if other != seen:
+                seen, since = other, time.monotonic()
+            same_owner = bool(self._owner) and other.get("owner") == self._owner
+            if same_owner or _is_dead(other) or time.monotonic() - since >= expires:
                 self.write()
-                time.sleep(_POLL * expires / 10)  # of two who take it at once the last one has it
+                time.sleep(_POLL * expires / 10)  # of two that take it at once the last one has it
                 continue
-            if not told:
-                told = True
+            if not reported:
                 waiting()
+            reported = True
             time.sleep(_POLL * expires)
-
-    def hurried(self) -> _Lease:
-        """The same lease, for which nothing is tried twice."""
-        same = _Lease(self._bucket.hurried(), self._name, self._owner)
-        same._said = self._said
-        return same
 
     def write(self) -> None:
         self._renewals += 1
         self._bucket.write(self._name, self._text())
 
-    def renew(self) -> bool:
-        """Write it anew. False where another one has taken it."""
-        found = self._read()
-        if found is not None and found.get("token") != self._said["token"]:
-            return False
-        self.write()
-        return True
+    @contextmanager
+    def heartbeat(self, expires: float) -> Iterator[None]:
+        """Rewrite the lease in a thread until another process takes it; delete it at the end."""
+        ended, patient = threading.Event(), self._bucket
+        self._bucket = patient.without_retries()
 
-    def end(self) -> None:
-        """Where it is still one's own, delete it."""
-        found = self._read()
-        if found is not None and found.get("token") == self._said["token"]:
-            self._bucket.delete([self._name])
+        def renew() -> None:
+            while not ended.wait(expires / _HEARTBEATS):
+                with suppress(BoomspecError):  # the next one may succeed; whoever uses the store reports the problem
+                    if (found := self._read()) is not None and not self._is_ours(found):
+                        return
+                    self.write()
+
+        thread = threading.Thread(target=renew, name="lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join(timeout=expires)  # a heartbeat under way would restore what is deleted
+            with suppress(BoomspecError):  # it expires by itself
+                if (found := self._read()) is not None and self._is_ours(found):
+                    self._bucket.delete([self._name])
+
+    def _is_ours(self, found: dict[str, Any]) -> bool:
+        return found.get("token") == self._content["token"]
 
     def _text(self) -> bytes:
-        return json.dumps({**self._said, "renewals": self._renewals}).encode()
+        return json.dumps({**self._content, "renewals": self._renewals}).encode()
 
     def _read(self) -> dict[str, Any] | None:
         try:
@@ -127,35 +227,15 @@ class _Lease:
             return None
 
 
-@contextmanager
-def _renewed(lease: _Lease, expires: float) -> Iterator[None]:
-    ended, hurried = threading.Event(), lease.hurried()
-
-    def renew() -> None:
-        while not ended.wait(expires / _RENEWALS):
-            with suppress(BoomspecError):  # the next time, perhaps; who works with the store says what is wrong
-                if not hurried.renew():
-                    return
-
-    thread = threading.Thread(target=renew, name="lease", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join(timeout=expires)  # a renewal under way would bring back what is deleted
-        with suppress(BoomspecError):  # it expires by itself
-            hurried.end()
-
-
 def _this_process() -> dict[str, str]:
-    return {"host": socket.gethostname(), "machine": _machine(), "pid": str(os.getpid()), "since": _since(os.getpid())}
+    pid = os.getpid()
+    return {"host": socket.gethostname(), "machine": _machine(), "pid": str(pid), "since": _started(pid)}
 
 
 def _machine() -> str:
-    """What tells process numbers apart: the boot of a machine, and the namespace that they are counted in.
+    """The boot and process namespace within which process numbers are unique.
 
-    "" where that is not known, or where /proc counts in another namespace: then only a lease's age says who is dead.
+    "" where that is unknown, or /proc shows another namespace: then a lease's age alone says who is dead.
     """
     try:
         if Path("/proc/self").readlink().name != str(os.getpid()):
@@ -165,25 +245,25 @@ def _machine() -> str:
         return ""
 
 
-def _since(pid: int) -> str:
-    """When a process was started, in ticks; numbers of processes are used again. "" where there is none."""
+def _started(pid: int) -> str:
+    """When a process was started, in ticks, since process numbers are reused; "" where there is none."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return ""
 
 
-def _is_dead(said: dict[str, Any]) -> bool:
-    """Whether a holder is known to be dead: a process of this machine that is no longer there."""
-    machine, pid = said.get("machine"), str(said.get("pid", ""))
-    # Machines that were started from one snapshot have the same boot.
-    same = bool(machine) and machine == _machine() and said.get("host") == socket.gethostname()
-    return same and pid.isdigit() and _since(int(pid)) != said.get("since")
+def _is_dead(lease: dict[str, Any]) -> bool:
+    """Whether the holder is known to be dead: a process of this machine that no longer exists."""
+    machine, pid = lease.get("machine"), str(lease.get("pid", ""))
+    # The host name too: machines started from one snapshot have the same boot id.
+    here = bool(machine) and machine == _machine() and lease.get("host") == socket.gethostname()
+    return here and pid.isdigit() and _started(int(pid)) != lease.get("since")
 
 
 def _parsed(data: bytes) -> dict[str, Any]:
     try:
-        said = json.loads(data)
+        lease = json.loads(data)
     except ValueError:
         return {}
-    return said if isinstance(said, dict) else {}
+    return lease if isinstance(lease, dict) else {}

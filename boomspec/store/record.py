@@ -1,23 +1,38 @@
-"""The record of an artifact: its task, its files with sizes and sha256, and how it came to be."""
+"""The record of an artifact: its task, its files with sizes and sha256, and where it came from.
+
+An artifact exists once its record, artifact.json, does.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import re
+import stat
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from boomspec.core.errors import BoomspecError, redacted
-from boomspec.core.files import flush
+from boomspec.core.files import flush, stat_of, unreadable
 from boomspec.core.identity import file_digest
 
 RECORD = "artifact.json"
 RECORD_VERSION = 1
-Task = tuple[str, str]  # kind and id
-_FILE = {"path", "bytes", "sha256"}  # what a record says of each file
+ArtifactId = tuple[str, str]  # kind and task id
+Record = dict[str, Any]
+Files = list[dict[str, Any]]  # path, bytes and sha256 of each
+_FILE = {"path", "bytes", "sha256"}
+_ID = re.compile(r"[0-9a-f]{64}")
 
 
-def listed_files(folder: Path) -> list[dict[str, Any]]:
-    """What a record says of the files below a folder, which are on the disk then."""
+def is_task_id(text: str) -> bool:
+    """Whether a text is a digest, which is how tasks and artifacts are named."""
+    return _ID.fullmatch(text) is not None
+
+
+def listed_files(folder: Path) -> Files:
+    """Flush the files below a folder, and list them as a record does."""
     files = []
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
         flush(file)
@@ -27,33 +42,78 @@ def listed_files(folder: Path) -> list[dict[str, Any]]:
 
 
 def record_text(
-    task_id: str, identity: dict[str, Any], files: list[dict[str, Any]], provenance: dict[str, Any], **more: str
+    task_id: str, identity: Mapping[str, Any], files: Files, provenance: Mapping[str, Any], **more: str
 ) -> str:
-    """A record as it is written, without secrets. Raises BoomspecError where it could not be read again."""
-    said = redacted({"task": identity, "provenance": provenance})
-    # The files are called as they are: under another name they would be missing.
-    record = {"record": RECORD_VERSION, "id": task_id, **more, "task": said["task"], "files": files}
-    text = json.dumps({**record, "provenance": said["provenance"]}, indent=1, allow_nan=False) + "\n"
-    read = json.loads(text)
-    if not is_record(read) or read["files"] != files:
-        raise BoomspecError(f"{RECORD} of {task_id[:12]} could not be read again: one of its files has an odd name")
+    """A record as it is written, without secrets. Raises BoomspecError where it could not be read back."""
+    clean = redacted({"task": identity, "provenance": provenance})
+    # File names stay as they are: a file under a redacted name would be missing.
+    record = {"record": RECORD_VERSION, "id": task_id, **more, "task": clean["task"], "files": files}
+    text = json.dumps({**record, "provenance": clean["provenance"]}, indent=1, allow_nan=False) + "\n"
+    back = json.loads(text)
+    if not is_record(back) or back["files"] != files:
+        raise BoomspecError(f"{RECORD} of {task_id[:12]} could not be read back: one of its files has an odd name")
     return text
 
 
 def is_record(data: Any) -> bool:
-    """Whether this is a record of this version, of files in its own folder, whatever an editor has made of it."""
+    """Whether this is a record of this version, all of whose files lie in its own folder."""
     if not isinstance(data, dict) or data.get("record") != RECORD_VERSION:
         return False
-    files, provenance = data.get("files"), data.get("provenance")
-    listed = isinstance(files, list) and all(
+    files = data.get("files")
+    valid = isinstance(files, list) and all(
         isinstance(file, dict) and file.keys() >= _FILE and is_inside(file["path"]) for file in files
     )
-    return listed and isinstance(provenance, dict) and "id" in data
+    return valid and isinstance(data.get("provenance"), dict) and "id" in data
+
+
+def is_newer_version(text: bytes) -> bool:
+    """Whether a record is of another version, which this boomspec cannot judge."""
+    data = parsed_json(text)
+    return isinstance(data, dict) and "record" in data and data["record"] != RECORD_VERSION
 
 
 def is_inside(name: Any) -> bool:
-    """Whether this is the name of a file below a folder, as "model/config.json": it cannot lead out of it."""
+    """Whether this is the relative name of a file, such as "model/config.json", that cannot lead out of its folder."""
     if not isinstance(name, str) or not name or "\\" in name or "\0" in name:
         return False
     parts = PurePosixPath(name).parts
     return bool(parts) and not name.startswith("/") and ".." not in parts and "/".join(parts) == name
+
+
+def damage_of_files(record: Record, folder: Path, *, checksums: bool) -> str | None:
+    """How the files in a folder differ from their record, or None. Raises BoomspecError for unreadable files."""
+    inside = f"{folder.resolve()}{os.sep}"
+    for entry in record["files"]:
+        file = folder / entry["path"]
+        status = stat_of(file)
+        if status is None or not stat.S_ISREG(status.st_mode):
+            return f"{entry['path']} is missing"
+        if not os.path.realpath(file).startswith(inside):
+            return f"{entry['path']} is a link that leads out of its folder"
+        if damage := size_damage(entry, status.st_size):
+            return damage
+        try:
+            if checksums and file_digest(file) != entry["sha256"]:
+                return checksum_damage(entry)
+        except OSError as error:
+            raise unreadable(file, error) from error
+    return None
+
+
+def size_damage(file: Mapping[str, Any], size: int | None) -> str | None:
+    """How the size of a file differs from its record, or None. size: None where there is no such file."""
+    if size is None:
+        return f"{file['path']} is missing"
+    return None if size == file["bytes"] else f"{file['path']} has {size} bytes, its record says {file['bytes']}"
+
+
+def checksum_damage(file: Mapping[str, Any]) -> str:
+    return f"{file['path']} does not match its checksum"
+
+
+def parsed_json(data: bytes) -> Any:
+    """The value of a JSON text, None where it is invalid."""
+    try:
+        return json.loads(data.decode("utf-8", errors="replace"))
+    except (ValueError, RecursionError):
+        return None

@@ -1,306 +1,392 @@
-"""A store at a URL: objects of S3, Google Cloud Storage or Azure, worked on through a folder of this machine.
+"""A store at a URL: objects of S3, Google Cloud Storage or Azure, worked on in a cache on this machine.
 
-    <url>/<kind>/<task id>/<attempt>/...        the payload that one writer has put there
+    <url>/<kind>/<task id>/<attempt>/...        the payload that one writer has uploaded
     <url>/<kind>/<task id>/artifact.json        the record, which names its attempt; written last
     <url>/<kind>/.<task id>.resume/             checkpoints of a long task
-    <url>/<kind>/.<task id>.lease               who is at work on a task (`leases.py`)
-    <url>/runs/<name>-<graph id>/               what is known of a run
-    <url>/.in-use/<token>                       who works with the store
+    <url>/<kind>/.<task id>.lease               who works on a task (`leases.py`)
+    <url>/runs/<name>-<graph id>/               copies of a run's files
+    <url>/made_of/<kind>/<key>/<task id>        the index for early cut-off (`made_of.py`)
+    <url>/.in-use/<token>                       who uses the store (`leases.py`)
 
-There is no rename. The record is one object, which is there as a whole or not at all, and is made only where there is
-none: two writers of one task never mix their files, and the second one finds the first one's result and drops its own.
-A writer that is killed leaves an attempt that no record names; nobody reads it, and `gc` deletes it.
-
-The folder on this machine is laid out as a store itself: tasks work in it, and what was fetched lies in it. An artifact
-in it counts only while its record is the one at the URL.
+There is no rename. The record is one object, created only where there is none: two writers of one task never mix their
+files, and the second one finds the first one's artifact and drops its own. A killed writer leaves an attempt that no
+record names; nobody reads it, and `gc` deletes it.
 """
 
 from __future__ import annotations
 
 import errno
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.files import RESUME, flush, locked_folder
+from boomspec.core.files import RESUME, write_atomically
 from boomspec.store import leases
 from boomspec.store.bucket import Bucket, Entry
-from boomspec.store.download_runs import pull_run, pull_runs
-from boomspec.store.folder import FolderStore, Workspace
-from boomspec.store.local_cache import CACHE, alone_here, holds, local_folder, mark, remember, sound
-from boomspec.store.lock import is_running
-from boomspec.store.record import RECORD, Task, listed_files, record_text
-from boomspec.store.records import payload_name, read_record, read_records, record_name
+from boomspec.store.interface import (
+    MADE_OF,
+    STORED_KINDS,
+    Json,
+    Report,
+    Store,
+    Stored,
+    Unread,
+    Waiting,
+    Workspace,
+    nothing,
+)
+from boomspec.store.local_cache import CACHE, LocalCache
+from boomspec.store.lock import IN_USE, is_running
+from boomspec.store.record import (
+    RECORD,
+    ArtifactId,
+    Files,
+    Record,
+    checksum_damage,
+    is_newer_version,
+    is_task_id,
+    listed_files,
+    record_text,
+)
+from boomspec.store.remote_records import RemoteRecords, parsed_record, payload_object, record_object
 
 LEASE = ".lease"
+_PROBE = ".probe"
 _FETCHED_AT_ONCE = 8
+_KEYS_ONE_BY_ONE = 8  # for more keys all of a kind are listed, a thousand with each request
+_HIDDEN = re.compile(r"\.(?P<task>[0-9a-f]{64})\.(?P<rest>resume|lease)")
 
 
-class RemoteStore(FolderStore):
-    """Artifacts at a URL. `root` is this machine's folder for it, which may be deleted while nothing runs."""
+class RemoteStore(Store):
+    """Artifacts at a URL. `root` is the local cache, which may be deleted while nothing runs."""
 
-    bucket: Bucket
+    is_remote = True
 
-    def __init__(self, url: str, *, tell: Callable[[str], None] | None = None, patience: float | None = None) -> None:
-        self.bucket = Bucket(url, tell=tell, seconds=patience)
-        super().__init__(local_folder(self.bucket.url))
-
-    @property
-    def address(self) -> str:
-        return self.bucket.url
+    def __init__(self, url: str, *, report: Report | None = None, retry_seconds: float | None = None) -> None:
+        self.bucket = Bucket(url, report=report, retry_seconds=retry_seconds)
+        self.address = self.bucket.url
+        self._cache = LocalCache(self.address)
+        self._records = RemoteRecords(self.bucket, self._cache)
+        self.root = self._cache.root
 
     def check_writable(self) -> None:
-        """Raise BoomspecError unless objects can be written, read and deleted there, and files written here."""
         try:
-            super().check_writable()
-            mark(self.root, self.address)
+            self._cache.check_writable()
+            self._cache.create()
         except (BoomspecError, OSError) as error:
             message = f"{self.root}, where this machine keeps what it has of {self.address}: {error}".partition("\n")[0]
             raise BoomspecError(message, hint=f"{CACHE} names another folder") from error
-        name = f".probe/{secrets.token_hex(8)}"
+        name = f"{_PROBE}/{secrets.token_hex(8)}"
         self.bucket.write(name, b"boomspec")
         if self.bucket.read(name) != b"boomspec":
             raise BoomspecError(f"store {self.address}: does not give back what was written")
         self.bucket.delete([name])
 
-    def fetch(self, kind: str, task_id: str) -> Path:
-        """A folder on this machine with the artifact, downloaded once and checked against its record.
-
-        Raises BoomspecError where the store has none, or a damaged one.
-        """
-        published = self._published(kind, task_id)
-        if published is None:
-            raise BoomspecError(f"{kind} {task_id[:12]} is not in the store {self.address}", hint="run again")
-        text, record = published
-        if record is None:
-            raise self._damaged(kind, task_id, f"{RECORD} is unreadable")
-        if holds(self.root, (kind, task_id), record):
-            return self.path(kind, task_id)
-        with alone_here(self.root, kind, task_id):
-            if not sound(self.root, (kind, task_id), record):  # another process may have fetched it meanwhile
-                self._download(kind, task_id, text, record)
-        return self.path(kind, task_id)
-
-    def read(self, kind: str, task_id: str, name: str, *, most: int | None = None) -> bytes:
-        """The contents of one file of an artifact; only it is downloaded, or its first `most` bytes."""
-        published = self._published(kind, task_id)
-        record = published[1] if published is not None else None
-        entry = next((file for file in record["files"] if file["path"] == name), None) if record is not None else None
-        if record is None or entry is None:
-            raise FileNotFoundError(errno.ENOENT, "not in the store", f"{self.address}/{kind}/{task_id}/{name}")
-        data = self.bucket.read(
-            payload_name((kind, task_id), record, name), most=min(most, entry["bytes"]) if most else None
-        )
-        if most is None and (len(data) != entry["bytes"] or sha256(data).hexdigest() != entry["sha256"]):
-            raise self._damaged(kind, task_id, f"{name} does not match its checksum")
-        return data
+    def check_is_store(self, *, may_be_absent: bool = False) -> None:
+        names = self.bucket.names()
+        if names and not names & {*STORED_KINDS, IN_USE, "runs"}:
+            hint = "say where it is: --store FOLDER (by default ./boomspec-store)"
+            raise BoomspecError(f"{self.address} is not a store: it holds neither artifacts nor runs", hint=hint)
 
     def ids(self, kind: str) -> set[str]:
         return self.bucket.names(kind)
 
-    def fetch_all(self, tasks: Iterable[Task]) -> None:
-        with ThreadPoolExecutor(_FETCHED_AT_ONCE) as pool:
-            for _ in pool.map(lambda task: self.fetch(*task), dict.fromkeys(tasks)):
-                pass
+    def record(self, kind: str, task_id: str) -> Record | None:
+        data = self._records.read((kind, task_id))
+        return None if data is None else parsed_record(data)
 
-    def record(self, kind: str, task_id: str) -> dict[str, Any] | None:
-        published = self._published(kind, task_id)
-        return published[1] if published is not None else None
+    def records(self, tasks: Iterable[ArtifactId], *, unread: Unread = None) -> dict[ArtifactId, Record]:
+        tasks = dict.fromkeys(tasks)
+        found = self._records.listed(tasks, self._records.listing({kind for kind, _ in tasks}))
+        return {task: record for task, record in found.items() if record is not None}
+
+    def newest(self, kind: str, count: int) -> list[Record]:
+        listing = self.bucket.entries(kind)
+        ids = {parts[1] for name in listing if (parts := name.split("/"))[2:] == [RECORD]}
+        newest = sorted(ids, key=lambda i: listing[record_object((kind, i))].modified, reverse=True)[:count]
+        found = self._records.listed([(kind, task_id) for task_id in newest], listing)
+        return [record for record in found.values() if record is not None]
 
     def damage(self, kind: str, task_id: str, *, checksums: bool = False) -> str | None:
-        published = self._published(kind, task_id)
-        while published is not None:
-            there = self.bucket.entries(f"{kind}/{task_id}")
-            damage = self._damage(kind, task_id, published[1], there, checksums=checksums)
-            before, published = published, self._published(kind, task_id) if damage is not None else published
-            if before == published:
-                return damage
-        return None  # or it was made anew, and looked at again
-
-    def records(
-        self, tasks: Iterable[Task], *, unread: dict[Task, BoomspecError] | None = None
-    ) -> dict[Task, dict[str, Any]]:
-        tasks = dict.fromkeys(tasks)
-        read = self._records(self._recorded(tasks, self._there({kind for kind, _ in tasks})))
-        return {task: record for task, record in read.items() if record is not None}
-
-    def newest(self, kind: str, count: int) -> list[dict[str, Any]]:
-        found = {}
-        for name, entry in self.bucket.entries(kind).items():
-            task, _, file = name.removeprefix(f"{kind}/").partition("/")
-            if file == RECORD:
-                found[kind, task] = entry
-        newest = sorted(found, key=lambda task: found[task].modified, reverse=True)[:count]
-        return [record for record in self._records({task: found[task] for task in newest}).values() if record]
+        return self._records.now((kind, task_id), checksums=checksums)[0]
 
     def survey(
-        self, tasks: Iterable[Task], *, checksums: bool = False, unread: dict[Task, BoomspecError] | None = None
-    ) -> dict[Task, str | None]:
-        """As `Store.survey`. A bucket is listed as a whole, so that nothing is `unread`: it fails or not."""
+        self, tasks: Iterable[ArtifactId], *, checksums: bool = False, unread: Unread = None
+    ) -> dict[ArtifactId, str | None]:
+        """Nothing is ever `unread`: kinds are listed as a whole, which fails or not."""
         tasks = dict.fromkeys(tasks)
-        judged = self.judged(tasks, self._there({kind for kind, _ in tasks}), checksums=checksums)
+        judged = self._records.judged(tasks, self._records.listing({kind for kind, _ in tasks}), checksums=checksums)
         return {task: damage for task, (damage, _) in judged.items()}
 
-    def judged(
-        self, tasks: Iterable[Task], there: Mapping[str, Entry], *, checksums: bool = False
-    ) -> dict[Task, tuple[str | None, dict[str, Any] | None]]:
-        """The damage and the record of those tasks that have one in the listing `there`."""
-        found: dict[Task, tuple[str | None, dict[str, Any] | None]] = {}
-        for task, record in self._records(self._recorded(tasks, there)).items():
-            damage = self._damage(*task, record, there, checksums=checksums)
-            if damage is not None:  # or it was made anew since the listing
-                damage, record = self.damage(*task, checksums=checksums), self.record(*task)
-                if damage is None and record is None:
-                    continue
-            found[task] = damage, record
-        return found
+    def fetch(self, kind: str, task_id: str) -> Path:
+        """Download the artifact, unless the cache has it. Raises BoomspecError where it is missing or damaged."""
+        task, data = (kind, task_id), self._records.read((kind, task_id))
+        if data is None:
+            raise BoomspecError(f"{kind} {task_id[:12]} is not in the store {self.address}", hint="run again")
+        if (record := parsed_record(data)) is None:
+            raise self._damaged(task, f"{RECORD} is unreadable")
+        if not self._cache.is_valid(task, record):
+            with self._cache.locked(task):
+                if not self._cache.is_valid(task, record, read=True):  # another process may have fetched it since
+                    self._download(task, data, record)
+        return self.path(kind, task_id)
 
-    def run_folders(self, *, beginning: str = "") -> list[Path]:
-        """Folders of this machine with what tells of the runs; those that are only here yet are among them."""
-        mark(self.root, self.address)
-        there = pull_runs(self.bucket, self.root, beginning=beginning)
-        here = super().run_folders(beginning=beginning)
-        return [path for path in here if path.name in there or is_running(path)]
+    def fetch_all(self, tasks: Iterable[ArtifactId]) -> dict[ArtifactId, Path]:
+        tasks = list(dict.fromkeys(tasks))
+        with ThreadPoolExecutor(_FETCHED_AT_ONCE) as pool:
+            return dict(zip(tasks, pool.map(lambda task: self.fetch(*task), tasks), strict=True))
 
-    def run_called(self, name: str) -> Path | None:
-        mark(self.root, self.address)
-        there = pull_run(self.bucket, self.root, name)
-        folder = super().run_called(name)
-        return folder if folder is not None and (there or is_running(folder)) else None
+    def check_before_fetch(self, tasks: Iterable[ArtifactId]) -> None:
+        pass  # `fetch` checks each, and listing all of a kind takes long
 
-    def discard(self, kind: str, task_id: str) -> None:
-        """Remove a damaged artifact: its record first, so that nobody reads what is half deleted."""
-        there = self.bucket.entries(f"{kind}/{task_id}")
-        self.bucket.delete([record_name((kind, task_id))])
-        self.bucket.delete(name for name in there if name != record_name((kind, task_id)))
-        super().discard(kind, task_id)
+    def fetch_files(self, task: ArtifactId, names: Iterable[str]) -> Path:
+        """Downloads nothing else, such as the model beside the numbers of a training."""
+        folder = self.root / "cache" / "numbers" / task[1]
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            with suppress(FileNotFoundError):
+                data = self.read(*task, name)
+                write_atomically(folder / name, data)
+        return folder
 
-    @contextmanager
-    def claimed(
-        self, kind: str, task_id: str, *, owner: str = "", waiting: Callable[[], None] = lambda: None
-    ) -> Iterator[None]:
-        """Hold the task: on this machine by a lock, beyond it by a lease."""
-        with super().claimed(kind, task_id, owner=owner, waiting=waiting):
-            name = f"{kind}/.{task_id}{LEASE}"
-            with leases.held(self.bucket, name, owner=owner, waiting=waiting):
-                yield
+    def read(self, kind: str, task_id: str, name: str, *, most: int | None = None) -> bytes:
+        task, record = (kind, task_id), self.record(kind, task_id)
+        file = next((file for file in record["files"] if file["path"] == name), None) if record is not None else None
+        if record is None or file is None:
+            raise FileNotFoundError(errno.ENOENT, "not in the store", f"{self.address}/{kind}/{task_id}/{name}")
+        data = self.bucket.read(payload_object(task, record, name), most=min(most, file["bytes"]) if most else None)
+        if most is None and (len(data) != file["bytes"] or sha256(data).hexdigest() != file["sha256"]):
+            raise self._damaged(task, checksum_damage(file))
+        return data
+
+    def workspace(self, kind: str, task_id: str) -> AbstractContextManager[Workspace]:
+        return self._cache.workspace(kind, task_id)
 
     def publish(
         self,
         workspace: Workspace,
         kind: str,
         task_id: str,
-        identity: dict[str, Any],
-        provenance: dict[str, Any],
+        identity: Json,
+        provenance: Json,
         *,
-        files: list[dict[str, Any]] | None = None,
+        files: Files | None = None,
     ) -> Path:
-        """Upload the payload, then the record; then keep it here. Returns this machine's folder of the artifact."""
-        attempt = secrets.token_hex(8)
+        """Upload the payload, then the record; then keep the artifact in the cache."""
+        task, attempt = (kind, task_id), secrets.token_hex(8)
         files = listed_files(workspace.path) if files is None else files
         place = f"{kind}/{task_id}/{attempt}"
         self.bucket.upload_all((workspace.path / file["path"], f"{place}/{file['path']}") for file in files)
+        record = record_text(task_id, identity, files, provenance, attempt=attempt).encode()
+        if self._write_record(task, place, files, record):
+            with self._cache.locked(task):
+                final = self._cache.keep(workspace.path, task, record, files)
+        else:
+            final = self.fetch(kind, task_id)
+        self._delete_checkpoints(task)
+        return final
+
+    def publish_copy(self, task: ArtifactId, of: str, record: Record, identity: Json, provenance: Json) -> bool:
+        """The objects are copied within the bucket; nothing is transferred to this machine."""
+        attempt, files = secrets.token_hex(8), record["files"]
+        place = f"{task[0]}/{task[1]}/{attempt}"
+        names = [file["path"] for file in files]
+        self.bucket.copy_all((payload_object((task[0], of), record, name), f"{place}/{name}") for name in names)
+        text = record_text(task[1], identity, files, provenance, attempt=attempt)
+        self._write_record(task, place, files, text.encode())
+        self._delete_checkpoints(task)
+        return True
+
+    def discard(self, kind: str, task_id: str) -> None:
+        """The record goes first, so that nobody reads what is half deleted."""
+        record, found = record_object((kind, task_id)), self.bucket.entries(f"{kind}/{task_id}")
+        self.bucket.delete([record])
+        self.bucket.delete(name for name in found if name != record)
+        self._cache.discard(kind, task_id)
+
+    @contextmanager
+    def claimed(self, kind: str, task_id: str, *, owner: str = "", waiting: Waiting = nothing) -> Iterator[None]:
+        """By a lock on this machine, and by a lease among machines."""
+        name = f"{kind}/.{task_id}{LEASE}"
+        with (
+            self._cache.claimed(kind, task_id, waiting=waiting),
+            leases.held(self.bucket, name, owner=owner, waiting=waiting),
+        ):
+            yield
+
+    @contextmanager
+    def using(
+        self, *, run: Path | None = None, waiting: Waiting = nothing, elsewhere: Report = nothing
+    ) -> Iterator[None]:
+        with self._cache.using(run=run, waiting=waiting), leases.in_use(self.bucket, run, waiting, elsewhere):
+            yield
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        self.root.mkdir(parents=True, exist_ok=True)
+        with self._cache.alone(), leases.alone(self.bucket):
+            yield
+
+    def running_elsewhere(self) -> frozenset[str]:
+        return frozenset(str(lease["run"]) for lease in leases.living(self.bucket).values() if lease.get("run"))
+
+    def run_folders(self, *, beginning: str = "") -> list[Path]:
+        """Downloads what lists of runs need. Includes runs that execute here and are not uploaded yet."""
+        self._cache.create()
+        remote = self._cache.download_runs(self.bucket, beginning)
+        return [
+            path for path in self._cache.run_folders(beginning=beginning) if path.name in remote or is_running(path)
+        ]
+
+    def run_called(self, name: str) -> Path | None:
+        self._cache.create()
+        remote = self._cache.download_run(self.bucket, name)
+        folder = self._cache.run_called(name)
+        return folder if folder is not None and (remote or is_running(folder)) else None
+
+    def run_address(self, folder: Path) -> str:
+        return f"{self.address}/runs/{folder.name}"
+
+    def remote_copy(self, folder: Path) -> Bucket:
+        return self.bucket.below(folder.relative_to(self.root).as_posix())
+
+    def note_key(self, kind: str, key: str, task_id: str) -> None:
+        # Not every store likes empty objects.
+        self.bucket.write(f"{MADE_OF}/{kind}/{key}/{task_id}", f"{task_id}\n".encode())
+
+    def ids_by_key(self, kind: str, keys: Iterable[str]) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {key: [] for key in keys}
+        if len(found) <= _KEYS_ONE_BY_ONE:
+            found = {key: sorted(self.bucket.names(f"{MADE_OF}/{kind}/{key}")) for key in found}
+        else:
+            for name in self.bucket.entries(f"{MADE_OF}/{kind}"):
+                key, task_id = name.split("/")[-2:]
+                if key in found:
+                    found[key].append(task_id)
+        return {key: ids for key, ids in found.items() if ids}
+
+    def stored(self, kinds: Iterable[str], *, cache: bool) -> Iterator[Stored]:
+        """While anybody uses the store, an attempt, checkpoints or an upload may be theirs, and are left out."""
+        living = leases.living(self.bucket)
+        busy = any(not leases.cleans(lease) for lease in living.values())
+        there = self.bucket.names()
+        for kind in (kind for kind in kinds if kind in there):
+            found = self._stored_of(kind, self.bucket.entries(kind))
+            yield from (item for item in found if item.what == "artifact" or not busy)
+        if not busy:
+            reason = "its process is dead"
+            for folder in (folder for folder in (IN_USE, _PROBE) if folder in there):
+                names = self.bucket.entries(folder).items()
+                yield from (self._objects("leftover", n, {n: e}, reason=reason) for n, e in names if n not in living)
+            for name, upload in self.bucket.unfinished().items():
+                url, reason = f"{self.address}/{name}", "an upload that never ended"
+                yield Stored("leftover", url, name.partition("/")[0], reason=reason, objects={name: 0}, upload=upload)
+        if cache:
+            yield from self._cache.cached()
+
+    def _stored_of(self, kind: str, listing: dict[str, Entry]) -> Iterator[Stored]:
+        groups: dict[str, dict[str, Entry]] = {}
+        for name, entry in listing.items():
+            groups.setdefault(name.split("/")[1], {})[name] = entry
+        judged = self._records.judged([(kind, name) for name in groups if is_task_id(name)], listing)
+        for name, group in groups.items():
+            place = f"{kind}/{name}"
+            if is_task_id(name):
+                if (recorded := record_object((kind, name))) in group:
+                    damage, record = judged.get((kind, name), (None, None))
+                    if record is None and self._is_newer_version(recorded):
+                        continue
+                    own = f"{place}/{record['attempt']}/" if record is not None else f"{place}/"
+                    artifact = {n: e for n, e in group.items() if n == recorded or n.startswith(own)}
+                    yield self._objects("artifact", place, artifact, kind, task=name, damage=damage, first=recorded)
+                    group = {n: e for n, e in group.items() if n not in artifact}
+                if group:
+                    yield self._objects("leftover", place, group, kind, reason="its process is dead")
+            elif (hidden := _HIDDEN.fullmatch(name)) is not None:
+                if hidden["rest"] == "lease":
+                    yield self._objects("leftover", place, group, kind, reason="its process is dead")
+                else:
+                    task = hidden["task"]
+                    finished = judged.get((kind, task), ("", None))[0] is None
+                    reason = "its task is finished" if finished else ""
+                    yield self._objects("checkpoints", place, group, kind, task=task, reason=reason)
+
+    def stored_run(self, folder: Path) -> Iterator[Stored]:
+        place = f"runs/{folder.name}"
+        yield self._objects("run", place, self.bucket.entries(place), first=f"{place}/graph.json")
+        if folder.is_dir():
+            yield Stored("cache", folder, reason="what was brought here of it")
+
+    def dead_keys(self, kind: str, is_gone: Callable[[str], bool]) -> Iterator[Stored]:
+        busy = any(not leases.cleans(lease) for lease in leases.living(self.bucket).values())
+        listing = self.bucket.entries(f"{MADE_OF}/{kind}") if not busy else {}
+        if dead := {name: entry for name, entry in listing.items() if is_gone(name.rpartition("/")[2])}:
+            yield self._objects("leftover", f"{MADE_OF}/{kind}", dead, kind, reason="its artifact is gone")
+
+    def remove(self, stored: Stored) -> None:
+        names = list(stored.objects)
+        if stored.upload:
+            self.bucket.abort(names[0], stored.upload)
+        elif isinstance(stored.place, Path):
+            self._cache.remove(stored)
+        else:
+            self.bucket.delete(names[:1])
+            self.bucket.delete(names[1:])
+
+    def _objects(
+        self, what: Any, place: str, group: Mapping[str, Entry], kind: str = "", *, first: str = "", **more: Any
+    ) -> Stored:
+        """A group of objects, of which `first` is deleted first: without it nobody looks for the others."""
+        objects = {name: group[name].size for name in sorted(group, key=lambda name: (name != first, name))}
+        return Stored(what, f"{self.address}/{place}", kind, objects=objects, **more)
+
+    def _is_newer_version(self, record: str) -> bool:
+        try:
+            return is_newer_version(self.bucket.read(record))
+        except FileNotFoundError:
+            return False
+
+    def _write_record(self, task: ArtifactId, place: str, files: Files, record: bytes) -> bool:
+        """Write the record of uploaded files. Deletes them instead where another writer has published meanwhile."""
         there = self.bucket.entries(place)
         for file in files:
             if (entry := there.get(f"{place}/{file['path']}")) is None or entry.size != file["bytes"]:
-                raise BoomspecError(f"store {self.address}: lost {file['path']} of {kind} {task_id[:12]}")
-        text = record_text(task_id, identity, files, provenance, attempt=attempt)
-        if self.record_is_ours(kind, task_id, text):
-            (workspace.path / RECORD).write_text(text, encoding="utf-8")
-            flush(workspace.path / RECORD)
-            with alone_here(self.root, kind, task_id):
-                super().discard(kind, task_id)  # of an artifact that was discarded at the URL
-                final = self._keep(workspace.path, kind, task_id, files)
-        else:
-            self.bucket.delete(there)
-            final = self.fetch(kind, task_id)
-        shutil.rmtree(workspace.resume, ignore_errors=True)
-        self.bucket.delete(self.bucket.entries(f"{kind}/.{task_id}{RESUME}"))
-        return final
-
-    def _there(self, kinds: Iterable[str]) -> dict[str, Entry]:
-        """All objects of some kinds: a thousand with each request, as S3 lists them."""
-        kinds = list(kinds)
-        if len(kinds) > 1:  # a folder that is not there would cost three requests
-            kinds = sorted(self.bucket.names().intersection(kinds))
-        with ThreadPoolExecutor(max(1, len(kinds))) as pool:
-            listings = list(pool.map(self.bucket.entries, kinds))
-        return {name: entry for listing in listings for name, entry in listing.items()}
-
-    def _recorded(self, tasks: Iterable[Task], there: Mapping[str, Entry]) -> dict[Task, Entry]:
-        return {task: entry for task in tasks if (entry := there.get(record_name(task))) is not None}
-
-    def _records(self, entries: dict[Task, Entry]) -> dict[Task, dict[str, Any] | None]:
-        return read_records(self.bucket, entries, self.root / "records")
-
-    def record_is_ours(self, kind: str, task_id: str, text: str) -> bool:
-        """Write the record, unless another writer has published the artifact and it is whole."""
-        name = record_name((kind, task_id))
-        if self.bucket.write(name, text.encode("utf-8"), create=True):
-            return True
-        if self.damage(kind, task_id) is None and self.has(kind, task_id):
-            return False
-        self.bucket.write(name, text.encode("utf-8"))
+                raise BoomspecError(f"store {self.address}: lost {file['path']} of {task[0]} {task[1][:12]}")
+        name = record_object(task)
+        if not self.bucket.write(name, record, create=True):
+            if self.damage(*task) is None and self.has(*task):
+                self.bucket.delete(there)
+                return False
+            self.bucket.write(name, record)
         return True
 
-    def _published(self, kind: str, task_id: str) -> tuple[str, dict[str, Any] | None] | None:
-        """The record at the URL: its text, and what it says where it can be read. None where there is none."""
-        try:
-            data = self.bucket.read(record_name((kind, task_id)))
-        except FileNotFoundError:
-            return None
-        return read_record(data)
+    def _delete_checkpoints(self, task: ArtifactId) -> None:
+        if (resume := self.resume(*task)).is_dir():
+            shutil.rmtree(resume, ignore_errors=True)
+        self.bucket.delete(self.bucket.entries(f"{task[0]}/.{task[1]}{RESUME}"))
 
-    def _download(self, kind: str, task_id: str, text: str, record: dict[str, Any]) -> None:
-        """Bring an artifact here. What is in the working folder becomes the artifact once all of it is right."""
-        parent = self.root / kind
-        parent.mkdir(parents=True, exist_ok=True)
-        with locked_folder(parent, f".{task_id}.") as folder:
-            files = record["files"]
-            items = [(payload_name((kind, task_id), record, f["path"]), folder / f["path"], f["bytes"]) for f in files]
+    def _download(self, task: ArtifactId, data: bytes, record: Record) -> None:
+        """Download an artifact into a workspace, and keep it in the cache once all of it is right."""
+        with self._cache.workspace(*task) as workspace:
+            folder, files = workspace.path, record["files"]
+            names = [payload_object(task, record, file["path"]) for file in files]
+            items = [(name, folder / file["path"], file["bytes"]) for name, file in zip(names, files, strict=True)]
             try:
                 digests = self.bucket.download_all(items)
             except FileNotFoundError as error:
-                raise self._damaged(kind, task_id, f"a file is missing: {error}") from error
+                raise self._damaged(task, f"a file is missing: {error}") from error
             for file, digest in zip(files, digests, strict=True):
                 if digest != file["sha256"]:
-                    raise self._damaged(kind, task_id, f"{file['path']} does not match its checksum")
-            (folder / RECORD).write_text(text, encoding="utf-8")
-            flush(folder / RECORD)
-            super().discard(kind, task_id)
-            self._keep(folder, kind, task_id, files)
+                    raise self._damaged(task, checksum_damage(file))
+            self._cache.keep(folder, task, data, files)
 
-    def _keep(self, folder: Path, kind: str, task_id: str, files: list[dict[str, Any]]) -> Path:
-        """Make a folder whose files have just been checked this machine's copy."""
-        remember(self.root, (kind, task_id), folder, files)
-        return self._rename(folder, kind, task_id)
-
-    def _damage(
-        self, kind: str, task_id: str, record: dict[str, Any] | None, there: Mapping[str, Entry], *, checksums: bool
-    ) -> str | None:
-        """How the objects `there` differ from what their record says. With `checksums` a copy here that does goes."""
-        if record is None:
-            return f"{RECORD} is missing or unreadable"
-        for file in record["files"]:
-            place = payload_name((kind, task_id), record, file["path"])
-            if (entry := there.get(place)) is None:
-                return f"{file['path']} is missing"
-            if entry.size != file["bytes"]:
-                return f"{file['path']} has {entry.size} bytes, its record says {file['bytes']}"
-            if checksums and self.bucket.digest(place, entry.size) != file["sha256"]:
-                return f"{file['path']} does not match its checksum"
-        if checksums and self.path(kind, task_id).exists():
-            with alone_here(self.root, kind, task_id):
-                if not sound(self.root, (kind, task_id), record, through=True):
-                    super().discard(kind, task_id)  # it is fetched again
-        return None
-
-    def _damaged(self, kind: str, task_id: str, damage: str) -> BoomspecError:
-        message = f"{kind} {task_id[:12]} in the store {self.address} is damaged: {damage}"
+    def _damaged(self, task: ArtifactId, damage: str) -> BoomspecError:
+        message = f"{task[0]} {task[1][:12]} in the store {self.address} is damaged: {damage}"
         return BoomspecError(message, hint="boomspec run SPEC --verify makes it anew")

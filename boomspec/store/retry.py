@@ -1,31 +1,33 @@
-"""Being patient with a store that does not answer, and telling at once what patience cannot mend.
+"""Retries of requests to a store at a URL, and errors for people about what retries cannot mend.
 
-Transient: no connection, a connection that broke, an answer that did not come, 408, 409, 429, 5xx. Everything else
-(not permitted, no credentials, no such bucket, a request that is wrong) is an error at once.
+Transient: no connection, a broken connection, no answer in time, HTTP 408, 409, 425, 429 and 5xx but 501. All else
+(permissions, credentials, no such bucket, a wrong request) is an error at once. The retries of s3fs, gcsfs and adlfs
+are not enough: each differs, gives up within a minute, and can neither report an outage nor be stopped by another
+thread. tenacity does the waiting.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import tenacity
 
 from boomspec.core.errors import BoomspecError, first_line
-from boomspec.store.first_answer import first_answer
-from boomspec.store.permissions import Operation, denied, is_denied
+from boomspec.store.opening import first_answer_seconds
 
-SECONDS = "BOOMSPEC_STORE_PATIENCE"
+SECONDS = "BOOMSPEC_STORE_PATIENCE"  # environment variable
 _DEFAULT_SECONDS = 600.0
 _LONGEST_WAIT = 15.0  # seconds between two attempts
 _TRANSIENT_CODES = {408, 409, 425, 429}  # and 500 to 599
 _FINAL = {errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.EACCES, errno.ENOSPC, errno.ENAMETOOLONG, errno.EDQUOT}
-# By name: which of these libraries is there depends on the store. None of them derives from ConnectionError.
+# By name, for not all of these libraries are installed. None of the classes derives from ConnectionError.
 _LOST_CONNECTION = {
     "botocore.exceptions": {"ConnectionError", "HTTPClientError", "ResponseStreamingError", "IncompleteReadError"},
     "aiohttp.client_exceptions": {"ClientConnectionError", "ClientPayloadError"},
@@ -34,38 +36,58 @@ _LOST_CONNECTION = {
     "fsspec.exceptions": {"FSTimeoutError"},
 }
 _UNREACHED = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT, errno.ECONNRESET}
+# Error codes of S3 that are about the credentials, not about a permission.
+_BAD_CREDENTIALS = {
+    *("ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "InvalidClientTokenId", "SignatureDoesNotMatch"),
+    *("RequestTimeTooSkewed", "UnrecognizedClientException", "AuthFailure", "NotSignedUp", "AccountProblem"),
+}
+Operation = Literal["list", "read", "write", "delete"]  # planning lists and reads; a run does all four
+_S3 = {"list": "s3:ListBucket", "read": "s3:GetObject", "write": "s3:PutObject", "delete": "s3:DeleteObject"}
+_GOOGLE = {
+    "list": "storage.objects.list",
+    "read": "storage.objects.get",
+    "write": "storage.objects.create (and storage.objects.delete, to overwrite)",
+    "delete": "storage.objects.delete",
+}
+_AZURE = {"list": "blobs/read", "read": "blobs/read", "write": "blobs/write", "delete": "blobs/delete"}
+_AZURE_PREFIX = "Microsoft.Storage/storageAccounts/blobServices/containers/"
 _T = TypeVar("_T")
+
+
+class DeniedError(BoomspecError):
+    """The store refuses us: no credentials, or none that permit the operation."""
 
 
 def _to_stderr(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-class Patience:
-    """Repeats what a store at `address` did not answer, for `seconds` at most; tells of an outage once, and of its end.
+class Retries:
+    """Repeat requests to the store at `address` for at most `seconds`; report an outage once, and its end.
 
-    What it does not repeat it raises: FileNotFoundError and FileExistsError as they are, else BoomspecError.
+    seconds: default BOOMSPEC_STORE_PATIENCE, else ten minutes, or in `answering_at_once` that limit for the first
+    answer. Raises FileNotFoundError and FileExistsError as they are, and BoomspecError for anything else.
     """
 
     def __init__(
-        self, address: str, *, tell: Callable[[str], None] | None = None, seconds: float | None = None
+        self, address: str, *, report: Callable[[str], None] | None = None, seconds: float | None = None
     ) -> None:
-        self._address, self._tell = address, tell or _to_stderr
-        asked = _asked_for()
-        self._first = first_answer() if seconds is None and asked is None else None
-        self._seconds = seconds if seconds is not None else _DEFAULT_SECONDS if asked is None else asked
+        self._address, self._report = address, report or _to_stderr
+        configured = _configured_seconds()
+        self._first = first_answer_seconds() if seconds is None and configured is None else None
+        self._seconds = next(s for s in (seconds, configured, _DEFAULT_SECONDS) if s is not None)
         self._lock, self._out = threading.Lock(), False
 
     def __call__(
-        self, action: Callable[[], _T], *, doing: Operation | None = None, until: threading.Event | None = None
+        self, request: Callable[[], _T], *, doing: Operation | None = None, stopped: threading.Event | None = None
     ) -> _T:
-        """What `action` returns, which is `doing` that. Where `until` is set nothing is repeated any more."""
+        """The result of `request`, an operation named by `doing`. Nothing is repeated once `stopped` is set."""
         seconds = self._seconds if self._first is None else self._first
         stop: Any = tenacity.stop_after_delay(seconds)
         sleep: Any = tenacity.nap.sleep
-        if until is not None:
-            stop, sleep = stop | tenacity.stop_when_event_set(until), tenacity.sleep_using_event(until)
-        patient = tenacity.Retrying(
+        if stopped is not None:
+            stop, sleep = stop | tenacity.stop_when_event_set(stopped), tenacity.sleep_using_event(stopped)
+        retrying = tenacity.Retrying(
             stop=stop,
             sleep=sleep,
             wait=tenacity.wait_random_exponential(multiplier=0.5, max=_LONGEST_WAIT),
@@ -74,56 +96,56 @@ class Patience:
             reraise=True,
         )
         try:
-            result = patient(action)
+            result = retrying(request)
         except (FileNotFoundError, FileExistsError) as error:
             self._first = None
             if _code(error) == "NoSuchBucket":
-                message = f"store {self._address}: there is no such bucket"
-                raise BoomspecError(message, hint="make it, or name another one with --store") from error
+                hint = "make it, or name another one with --store"
+                raise BoomspecError(f"store {self._address}: there is no such bucket", hint=hint) from error
             raise
         except Exception as error:
-            raise self._refused(error, seconds, doing) from error
+            raise self._final(error, seconds, doing) from error
         self._first = None
         self._succeeded()
         return result
 
     def _failed(self, state: tenacity.RetryCallState) -> None:
         if self._first is not None:
-            return  # in a moment it will be an error
+            return  # an error follows within seconds
         error = state.outcome.exception() if state.outcome is not None else None
         with self._lock:
-            first, self._out = not self._out, True
-        if first:
-            said = f"the store {self._address} does not answer: {_text(error)}"
-            self._tell(f"{said}; trying for {_shown(self._seconds)}")
+            new, self._out = not self._out, True
+        if new:
+            reason = f"the store {self._address} does not answer: {error_text(error)}"
+            self._report(f"{reason}; trying for {_shown(self._seconds)}")
 
     def _succeeded(self) -> None:
         if self._out:
             with self._lock:
                 ended, self._out = self._out, False
             if ended:
-                self._tell(f"the store {self._address} answers again")
+                self._report(f"the store {self._address} answers again")
 
-    def _refused(self, error: Exception, seconds: float, doing: Operation | None) -> Exception:
+    def _final(self, error: Exception, seconds: float, doing: Operation | None) -> Exception:
         """What to raise for an error that is not repeated, or was repeated long enough."""
-        if isinstance(error, BoomspecError | FileNotFoundError):
-            return error
         if is_transient(error):
             return BoomspecError(
-                f"store {self._address} has not answered for {_shown(seconds)}: {_text(error)}",
-                hint=f"{_hint_for_address(error, self._address)}; {SECONDS} says for how many seconds to try",
+                f"store {self._address} has not answered for {_shown(seconds)}: {error_text(error)}",
+                hint=f"{_address_hint(error, self._address)}; {SECONDS} says for how many seconds to try",
             )
-        if is_denied(error, _status(error)):
-            return denied(self._address, doing, error, _code(error))
+        if isinstance(error, BoomspecError):
+            return error
+        if _is_denied(error, _status(error)):
+            return _denied(self._address, doing, error)
         if isinstance(error, OSError) and error.filename is not None:
-            return error  # of a file of this machine: a full disk, say
-        return BoomspecError(f"store {self._address}: {_text(error)}")
+            return error  # of a file on this machine, such as a full disk
+        return BoomspecError(f"store {self._address}: {error_text(error)}")
 
 
 def is_transient(error: BaseException) -> bool:
     """Whether an error of a filesystem's library may be gone the next time."""
     status = _status(error)
-    if is_denied(error, status):
+    if _is_denied(error, status):
         return False
     if status is not None:
         return status in _TRANSIENT_CODES or (500 <= status < 600 and status != 501)
@@ -138,8 +160,32 @@ def is_transient(error: BaseException) -> bool:
     return error.errno not in _FINAL and error.filename is None
 
 
+def exists_already(error: BaseException) -> bool:
+    """Whether a conditional write failed because there is an object already."""
+    return isinstance(error, FileExistsError) or _code(error) in ("PreconditionFailed", "412") or _status(error) == 412
+
+
+def has_no_range(error: BaseException) -> bool:
+    """Whether a range was requested of an object that is empty, or shorter."""
+    return _code(error) == "InvalidRange" or _status(error) == 416
+
+
+def cannot_be_conditional(error: BaseException) -> bool:
+    """Whether a store, or its library, has no conditional writes."""
+    return isinstance(error, TypeError | NotImplementedError) or _status(error) == 501
+
+
+def error_text(error: BaseException | None) -> str:
+    """An error as one line, with the system's reason where a library names only the address."""
+    first = first_line(error)
+    if first.endswith(":"):  # botocore's line on an invalid bucket name says nothing; the next one does
+        first = first_line(" ".join(str(error).split()))
+    text, reason = first or type(error).__name__, _system_error(error)
+    return text if reason is None or reason in text else f"{text}: {reason}"
+
+
 def _status(error: BaseException) -> int | None:
-    """The HTTP status that an error was made of; None where there is none, or it is no number."""
+    """The HTTP status of an error or its cause, where there is one."""
     for found in (error, error.__cause__):
         response = getattr(found, "response", None)
         metadata = response.get("ResponseMetadata") if isinstance(response, dict) else None
@@ -151,7 +197,7 @@ def _status(error: BaseException) -> int | None:
 
 
 def _code(error: BaseException) -> str:
-    """The name that S3 gives to an error: "NoSuchBucket", "PreconditionFailed"."""
+    """S3's name of an error, such as "NoSuchBucket"; "" where there is none."""
     for found in (error, error.__cause__):
         response = getattr(found, "response", None)
         if isinstance(response, dict) and isinstance(response.get("Error"), dict):
@@ -159,46 +205,22 @@ def _code(error: BaseException) -> str:
     return ""
 
 
-def exists_already(error: BaseException) -> bool:
-    """Whether a conditional write failed because there is something already."""
-    return isinstance(error, FileExistsError) or _code(error) in ("PreconditionFailed", "412") or _status(error) == 412
-
-
-def has_no_range(error: BaseException) -> bool:
-    """Whether a part was asked for of an object that is empty, or shorter."""
-    return _code(error) == "InvalidRange" or _status(error) == 416
-
-
-def cannot_be_conditional(error: BaseException) -> bool:
-    """Whether a store, or its library, knows no conditional writes."""
-    return isinstance(error, TypeError | NotImplementedError) or _status(error) == 501
-
-
-def _text(error: BaseException | None) -> str:
-    # botocore says of a name that no bucket has on the first line only that there is something wrong.
-    said = (
-        first_line(" ".join(str(error).split()) if first_line(error).endswith(":") else error) or type(error).__name__
-    )
-    why = _system_error(error)
-    return said if why is None or why in said else f"{said}: {why}"
-
-
 def _system_error(error: BaseException | None) -> str | None:
-    """What the system said of a connection: libraries name the address alone."""
-    found: set[int] = set()
-    while error is not None and id(error) not in found:
-        found.add(id(error))
+    """The system's reason for a failed connection."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         if isinstance(error, socket.gaierror):
             return f"this name is not known ({error.strerror})"
         if isinstance(error, OSError) and error.errno in _UNREACHED:
             return os.strerror(error.errno)
-        inner = getattr(error, "kwargs", None)  # of botocore: the error that its own one was made of
+        inner = getattr(error, "kwargs", None)  # botocore keeps the original error there
         inner = inner.get("error") if isinstance(inner, dict) else None
         error = inner if isinstance(inner, BaseException) else error.__cause__ or error.__context__
     return None
 
 
-def _hint_for_address(error: BaseException, address: str) -> str:
+def _address_hint(error: BaseException, address: str) -> str:
     if _system_error(error) is None:
         return "run again when it does"
     if address.startswith("s3"):
@@ -210,7 +232,7 @@ def _shown(seconds: float) -> str:
     return f"{seconds / 60:g} minutes" if seconds >= 120 else f"{seconds:g} seconds"
 
 
-def _asked_for() -> float | None:
+def _configured_seconds() -> float | None:
     text = os.environ.get(SECONDS)
     if text is None:
         return None
@@ -221,3 +243,50 @@ def _asked_for() -> float | None:
     if not 0 <= seconds < float("inf"):
         raise BoomspecError(f"{SECONDS}={text}: not a number of seconds", hint=f"{SECONDS}=600")
     return seconds
+
+
+def _is_denied(error: BaseException, status: int | None) -> bool:
+    name = type(error).__name__
+    # gcsfs turns a 403 into an OSError that begins with "Forbidden: ".
+    named = "Credential" in name or "Token" in name or "Profile" in name or str(error).startswith("Forbidden: ")
+    return isinstance(error, PermissionError) or status in (401, 403) or named
+
+
+def _denied(address: str, operation: Operation | None, error: BaseException) -> DeniedError:
+    name, text = type(error).__name__, str(error)
+    reason = " ".join(line.strip() for line in text.splitlines()[:2]) if text.startswith("Forbidden: ") else text
+    reason = first_line(reason) or name
+    if operation is None or _code(error) in _BAD_CREDENTIALS or "Credential" in name or "Profile" in name:
+        return DeniedError(f"store {address}: access denied: {reason}", hint=_credentials_hint(address))
+    call = getattr(error.__cause__, "operation_name", None) or getattr(error, "operation_name", None)
+    by = f" ({call})" if call and call not in reason else ""
+    return DeniedError(
+        f"store {address}: access denied: these credentials may not {operation} objects{by}: {reason}",
+        hint=f"{_needed_permissions(address, operation, text)}; {_credentials_hint(address)}",
+    )
+
+
+def _needed_permissions(address: str, operation: Operation, text: str) -> str:
+    scheme, _, rest = address.partition("://")
+    bucket, _, path = rest.partition("/")
+    if scheme == "s3":
+        objects = f"arn:aws:s3:::{bucket}/{path}/*" if path else f"arn:aws:s3:::{bucket}/*"
+        resource = f"arn:aws:s3:::{bucket}" if operation == "list" else objects
+        also = " and s3:ListBucket, without which an object that is not there is denied" if operation == "read" else ""
+        return (
+            f"that needs {_S3[operation]} on {resource}{also}; a run needs {', '.join(_S3.values())}, "
+            "s3:AbortMultipartUpload and s3:ListBucketMultipartUploads"
+        )
+    if scheme in ("gs", "gcs"):
+        named = re.search(r"storage\.(objects|buckets|multipartUploads)\.\w+", text)
+        return f"that needs {named[0] if named else _GOOGLE[operation]}; a run needs the role Storage Object User"
+    return f"that needs {_AZURE_PREFIX}{_AZURE[operation]}; a run needs the role Storage Blob Data Contributor"
+
+
+def _credentials_hint(address: str) -> str:
+    variables = "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"
+    if address.startswith("s3"):
+        variables = "AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    elif address.startswith("g"):
+        variables = "GOOGLE_APPLICATION_CREDENTIALS, or gcloud auth"
+    return f"credentials come from the environment: {variables}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,9 +18,9 @@ from boomspec.core.errors import BoomspecError, did_you_mean
 from boomspec.core.files import read_json
 from boomspec.core.graph import SCHEMA_VERSION
 from boomspec.core.tasks import KINDS
-from boomspec.store import Store
-from boomspec.store.lock import IN_USE, is_running, running_elsewhere
-from boomspec.store.sources import SOURCE
+from boomspec.store.interface import Store
+from boomspec.store.lock import is_running
+from boomspec.store.record import is_task_id
 
 RUNS_SCHEMA_VERSION = 1
 State = Literal["running", "finished", "failed", "interrupted", "killed", "not started"]
@@ -92,42 +92,16 @@ class PastRun:
         }
 
 
-def is_store(root: Path) -> bool:
-    """Whether boomspec has made artifacts or runs in a folder. A folder called "runs" alone may be anybody's."""
-    if (root / IN_USE).is_file() or any((root / "runs").glob("*/graph.json")):
-        return True
-    return any(is_task_id(entry.lstrip(".")[:64]) for kind in (*KINDS, SOURCE) for entry in _names(root / kind))
-
-
-def check_store(store: Store, *, may_be_absent: bool = False) -> None:
-    """Raise BoomspecError where it is neither a store nor an empty place that may become one."""
-    hint = "say where it is: --store FOLDER (by default ./boomspec-store)"
-    if store.bucket is not None:
-        names = store.bucket.names()
-        if names and not names & {*KINDS, SOURCE, IN_USE, "runs"}:
-            raise BoomspecError(f"{store.address} is not a store: it holds neither artifacts nor runs", hint=hint)
-        return
-    root = store.root
-    if not root.exists():
-        if may_be_absent:
-            return
-        raise BoomspecError(f"there is no store {root}", hint=hint)
-    if not root.is_dir():
-        raise BoomspecError(f"{root} is a file, not a store", hint=hint)
-    if any(root.iterdir()) and not is_store(root):
-        raise BoomspecError(f"{root} is not a store: it holds neither artifacts nor runs", hint=hint)
-
-
 def past_runs(store: Store) -> list[PastRun]:
     """All runs of a store, the newest first."""
-    elsewhere = running_elsewhere(store)
-
-    @cache
-    def present(kind: str) -> frozenset[str]:
-        return frozenset(store.ids(kind)) if kind in KINDS else frozenset()
-
-    found = [_past_run(folder, present, elsewhere) for folder in store.run_folders()]
+    elsewhere, ids = store.running_elsewhere(), cache(store.ids)
+    found = [_past_run(folder, ids, elsewhere) for folder in store.run_folders()]
     return sorted(found, key=lambda run: (-run.last_seen, run.folder.name))
+
+
+def past_run(store: Store, folder: Path) -> PastRun:
+    """The run of a folder that was fetched."""
+    return _past_run(folder, cache(store.ids), store.running_elsewhere())
 
 
 def chosen_run(runs: list[PastRun], name: str, store: Store) -> PastRun:
@@ -169,12 +143,7 @@ def read_graph_data(folder: Path) -> dict[str, Any]:
     return data
 
 
-def is_task_id(text: str) -> bool:
-    """Whether a text is a digest, as tasks and artifacts are named."""
-    return len(text) == 64 and not set(text) - set("0123456789abcdef")
-
-
-def _past_run(folder: Path, present: Any, elsewhere: frozenset[str]) -> PastRun:
+def _past_run(folder: Path, ids: Callable[[str], Set[str]], elsewhere: frozenset[str]) -> PastRun:
     events, working = _last_run(folder / "events.jsonl")
     name, problem = folder.name.rpartition("-")[0] or folder.name, None
     tasks: dict[str, str] = {}
@@ -205,7 +174,7 @@ def _past_run(folder: Path, present: Any, elsewhere: frozenset[str]) -> PastRun:
         experiments=labels,
         tasks=tasks,
         names=names,
-        made=sum(task_id in present(kind) for task_id, kind in tasks.items()),
+        made=sum(kind in KINDS and task_id in ids(kind) for task_id, kind in tasks.items()),
         same=sum(event.get("event") == "task_reused" and "same_as" in event for event in working),
         outcome=str(results.get("outcome", "")),
         numbers=_numbers(results),
@@ -291,13 +260,6 @@ def _object(path: Path) -> dict[str, Any]:
 
 def _objects(value: Any) -> list[dict[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return [path.name for path in folder.iterdir()]
-    except OSError:
-        return []
 
 
 def _kind(task: Any) -> str:

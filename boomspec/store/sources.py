@@ -1,10 +1,10 @@
-"""What a graph reads from folders and does not make, kept in the store for machines that do not have it.
+"""Sources: what a graph reads and does not make, uploaded to the store for machines that lack the files.
 
     <store>/source/<source id>/files/   those of a text, a model, a tokenizer or a folder of lm-eval tasks
                                data/    files and folders outside of that folder that the tasks name
 
-It is written, read, checked and cleaned up as an artifact is, and like one it is named by what it is: a source's id
-covers the digests of its files. A machine reads its own files where they are what the graph says, else the store's.
+An uploaded source is an artifact, and its id covers the digests of its files. A machine reads its own files where they
+match the graph, else the store's.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import CODE, Source
 from boomspec.core.identity import file_digest, folder_digest
 from boomspec.core.task_data import DATA, changed_data, data_files, data_paths, data_places, moved
-from boomspec.store import Store
+from boomspec.store.interface import SOURCE, Store
 
-SOURCE = "source"  # its place in the store, beside the kinds of tasks
 _FILES = "files"  # a folder with nothing else in it: folders of lm-eval tasks are compared as a whole
-_READ_THROUGH = 1 << 20  # bytes of a file that is compared by its contents, not by its size alone
+_READ_WHOLE = 1 << 20  # bytes; without `through`, larger files are compared by size alone
 
 
 def is_local(source: Source) -> bool:
@@ -31,28 +30,28 @@ def is_local(source: Source) -> bool:
 
 
 def missing_files(source: Source) -> list[Path]:
-    """The places on this machine where `source` should be and is not. The hub is not asked."""
+    """The places on this machine where a source should be and is not. The hub is not asked."""
     places = [*source.location.get("files", ()), source.location.get("folder"), *data_paths(source)]
     return [path for path in map(Path, filter(None, places)) if not path.exists()]
 
 
 def is_present(source: Source) -> bool:
-    """Whether this machine has the files, as the graph knows them. What is large is not read for that."""
+    """Whether this machine has the files that the graph was compiled with; large ones are compared by size."""
     return next(changed_files(source, through=False), None) is None
 
 
 def changed_files(source: Source, *, through: bool = True) -> Iterator[Path]:
-    """The files on this machine that are not what a source in files says, or its folder where that is all it says.
+    """The local files that differ from what a source says, or its folder where it says only that.
 
-    through: what is large is read, too, and not only looked at.
+    through: read large files too, instead of comparing sizes.
     """
 
     def differs(path: Path, sha256: str, size: int | None = None) -> bool:
         if not path.is_file():
-            return through or not path.is_fifo()  # a pipe can be read but once
+            return through or not path.is_fifo()  # a pipe can be read only once
         if size is not None and path.stat().st_size != size:
             return True
-        return (through or path.stat().st_size <= _READ_THROUGH) and file_digest(path) != sha256
+        return (through or path.stat().st_size <= _READ_WHOLE) and file_digest(path) != sha256
 
     if "files" in source.location:
         for path, file in zip(map(Path, source.location["files"]), source.identity["files"], strict=True):
@@ -65,26 +64,27 @@ def changed_files(source: Source, *, through: bool = True) -> Iterator[Path]:
         folder = Path(source.location["folder"])
         if not folder.is_dir() or folder_digest(folder) != source.identity["folder"]:
             yield folder
-    yield from changed_data(source, at_most=None if through else _READ_THROUGH)
+    yield from changed_data(source, at_most=None if through else _READ_WHOLE)
 
 
 def uploaded(store: Store, sources: Iterable[Source]) -> set[str]:
-    """The ids of those that the store has; what cannot be read there is none of them."""
+    """The ids of those that the store has; not of those that cannot be read there."""
     found = store.survey(((SOURCE, source.id) for source in sources if is_local(source)), unread={})
     return {source_id for (_, source_id), damage in found.items() if damage is None}
 
 
 def upload(store: Store, source: Source) -> int:
-    """Put the files of a source of this machine into the store, unless it has them. Returns how many bytes that were.
+    """Put the local files of a source into the store, unless it has them. Returns how many bytes that were.
 
-    Raises BoomspecError where they are not what the graph was compiled for.
+    Raises BoomspecError where they are not what the graph was compiled with.
     """
     with store.claimed(SOURCE, source.id), store.workspace(SOURCE, source.id) as workspace:
         if uploaded(store, [source]):
             return 0
-        if store.has(SOURCE, source.id):  # it is damaged
+        if store.has(SOURCE, source.id):  # damaged
             store.discard(SOURCE, source.id)
-        places = _files(source)
+        data = {f"{DATA}/{name}": path for name, path in data_files(source)}
+        places = {f"{_FILES}/{name}": path for name, path in _own_files(source).items()} | data
         for name, path in places.items():
             target = workspace.path / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ def upload(store: Store, source: Source) -> int:
                 shutil.copyfile(path, target)
             except OSError as error:
                 raise BoomspecError(f"{path}: cannot be read: {error.strerror or error}") from error
-        for changed in changed_files(_at(source, workspace.path), through=True):
+        for changed in changed_files(_moved_to(workspace.path, source)):
             name = changed.relative_to(workspace.path).as_posix()
             original = places.get(name, source.location.get("folder"))
             raise BoomspecError(f"{original}: has changed since the spec was compiled", hint="compile the spec again")
@@ -102,7 +102,7 @@ def upload(store: Store, source: Source) -> int:
 
 
 def upload_missing(store: Store, sources: Iterable[Source]) -> Iterator[tuple[Source, int]]:
-    """Put into the store those that this machine has and the store has not. Yields each with its bytes."""
+    """Upload those that this machine has and the store has not. Yields each with its bytes."""
     sources = [source for source in sources if is_local(source)]
     there = uploaded(store, sources)
     for source in sources:
@@ -111,28 +111,23 @@ def upload_missing(store: Store, sources: Iterable[Source]) -> Iterator[tuple[So
 
 
 def readable_source(store: Store, source: Source) -> Source:
-    """The source as this machine reads it: its own files, else those of the store, brought here.
+    """The source as this machine reads it: its own files, else those of the store.
 
-    Where there are neither it stays as it is: who reads it says what is missing, or has changed.
+    Unchanged where neither has them: whoever reads it reports what is missing or has changed.
     """
     if not is_local(source) or is_present(source) or not uploaded(store, [source]):
         return source
-    return _at(source, store.fetch(SOURCE, source.id))
+    return _moved_to(store.fetch(SOURCE, source.id), source)
 
 
 def source_name(source: Source) -> str:
-    """What people call it."""
+    """The name for people."""
     places = [source.location.get("folder"), *source.location.get("files", ()), *data_paths(source), source.id[:12]]
     return f"{source.kind.replace('_', ' ')} {source.location.get('name', next(filter(None, places)))}"
 
 
-def _files(source: Source) -> dict[str, Path]:
-    """Its files by their names in the store."""
-    data = {f"{DATA}/{name}": path for name, path in data_files(source)}
-    return {f"{_FILES}/{name}": path for name, path in _own_files(source).items()} | data
-
-
 def _own_files(source: Source) -> dict[str, Path]:
+    """Its files, by their names below `files/` in the store."""
     if "files" in source.location:
         return {f"{i:06}{Path(path).suffix}": Path(path) for i, path in enumerate(source.location["files"])}
     if "folder" not in source.location:
@@ -144,7 +139,7 @@ def _own_files(source: Source) -> dict[str, Path]:
     return {path.relative_to(folder).as_posix(): path for path in inside}
 
 
-def _at(source: Source, artifact: Path) -> Source:
+def _moved_to(artifact: Path, source: Source) -> Source:
     """The source with its files in the folder of an artifact."""
     if "files" in source.location:
         files = [str(artifact / _FILES / name) for name in _own_files(source)]

@@ -21,7 +21,6 @@ from boomspec.core.layers import STUDENT, TEACHER, layers_text
 from boomspec.core.sizes import Member, folder_name
 from boomspec.models.trust import trusted_code, warnings
 from boomspec.store import Store, open_store
-from boomspec.store.lock import using
 from runners.runtime import environment
 from runners.runtime.place_names import named
 
@@ -41,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         for line in warnings(graph):
             print(f"warning: {line}", file=sys.stderr)
         environment.apply(environment.variables(store.root, hub=graph.reads_hub))
-        with using(store):
+        with store.using():
             if options.plan is None:
                 export_all(graph, store, options.folder)
             else:

@@ -26,7 +26,6 @@ from boomspec.plan.graph_lock import LOCK, record_lock
 from boomspec.plan.plan import Plan, needed, without
 from boomspec.plan.saved import check, read_plan
 from boomspec.store import Store, open_store
-from boomspec.store.lock import using
 from runners.cli.stages import Ray, Stages
 from runners.executor.remote_run import RunMirror, mirrored
 from runners.executor.trackers import check as check_trackers
@@ -90,7 +89,7 @@ def _run(options: argparse.Namespace, interrupt: Interrupt, ray: Ray) -> int:
     folder = store.run_folder(graph.name, graph.id)
     folder.mkdir(parents=True, exist_ok=True)
     with (
-        using(store, run=None if options.report else folder, waiting=_say_waiting, elsewhere=_warn),
+        store.using(run=None if options.report else folder, waiting=_say_waiting, elsewhere=_warn),
         explained(store.root),
         mirrored(store, folder) as mirror,
     ):

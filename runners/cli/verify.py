@@ -24,7 +24,6 @@ from boomspec.core.graph_file import read_graph
 from boomspec.core.json_text import json_text
 from boomspec.plan.plan import Plan, Step
 from boomspec.store import Store, open_store
-from boomspec.store.lock import using
 from runners.executor.view import View, view_for
 from runners.runtime import environment
 from runners.runtime.interrupt import Interrupt
@@ -71,7 +70,7 @@ def _verify(options: argparse.Namespace, interrupt: Interrupt) -> int:
     nodes = choose(graph, options.task, options.kind, end_to_end=options.end_to_end)
     nodes = [as_it_was_made(node, original) for node in nodes]
     graph = replace(graph, nodes={**graph.nodes, **{node.id: node for node in nodes}})
-    with using(original), _progress_on_stderr(options.json):
+    with original.using(), _progress_on_stderr(options.json):
         print("comparing the original artifacts with their checksums", flush=True)
         check_originals(graph, original, nodes, interrupt)
         parent = (options.scratch or original.root.parent).absolute()

@@ -69,13 +69,11 @@ class UnreachedError(BoomspecError):
 def look(address: str, run_folder: Path, marker: str, sources: Sequence[Source] = ()) -> Seen:
     """Look from this machine at the store at `address`, and for the files of `sources`."""
     try:
-        store = open_store(address)
+        store = open_store(address, retry_seconds=_PATIENCE_SECONDS)
         sees = _appears(store.root / run_folder / marker, 0.0 if is_url(address) else _MARKER_SECONDS)
         if not (sees or is_url(address)):
             there = f"its {store.root} is another folder" if store.root.is_dir() else f"it has no folder {store.root}"
             return Seen(False, there, "the store must be one folder at the same place on every machine, or a URL")
-        if store.bucket is not None:
-            store.bucket = store.bucket.hurried(_PATIENCE_SECONDS)
         store.check_writable()
     except BoomspecError as error:
         return Seen(False, redact(error.message), error.hint)

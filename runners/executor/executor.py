@@ -84,7 +84,7 @@ def run_tasks(
         }
         ready = Ready(graph, jobs, machines=machines, ordered=reads is None)
         running = _Running(jobs, ready, journal, view, tracking)
-        running.grace = _GRACE_SECONDS if store.bucket is None else _GRACE_AFAR_SECONDS
+        running.grace = _GRACE_AFAR_SECONDS if store.is_remote else _GRACE_SECONDS
         while not interrupt.requested:
             running.fill()
             if not running.pending:

@@ -40,7 +40,7 @@ class RunMirror:
     """The copy of one run's folder. Its methods return at once, `end` aside."""
 
     def __init__(self, folder: Path, bucket: Bucket) -> None:
-        self._folder, self._bucket, self._prefix = folder, bucket, f"runs/{folder.name}"
+        self._folder, self._bucket = folder, bucket
         self._sent: dict[str, Version] = {}
         self._shares: dict[str, int] = {}  # bytes, by name: what a file has been given since it was sent
         self._failed: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -50,17 +50,17 @@ class RunMirror:
 
     @property
     def url(self) -> str:
-        return f"{self._bucket.url}/{self._prefix}"
+        return self._bucket.url
 
     def begin(self) -> None:
         """Bring what an earlier run of this graph has written from another machine; then send what is written here."""
-        there = {name.removeprefix(f"{self._prefix}/"): e for name, e in self._bucket.entries(self._prefix).items()}
+        there = self._bucket.entries()
         wanted = []
         for name, entry in there.items():
             file = self._folder / name
             size = file.stat().st_size if file.is_file() else -1
             if (name == _GROWS and size < entry.size) or (name.startswith(_BROUGHT) and size < 0):
-                wanted.append((f"{self._prefix}/{name}", file, entry.size))
+                wanted.append((name, file, entry.size))
         wanted = [item for item in wanted if ".." not in item[1].parts]
         self._bucket.download_all(wanted)
         self._sent = dict(self._same(there, {file for _, file, _ in wanted}))
@@ -93,7 +93,7 @@ class RunMirror:
 
     def _send(self, *, last: bool) -> str:
         """Send what has changed, except at the end no more than its share. Returns what has gone wrong, or ""."""
-        bucket = self._bucket.hurried() if last else self._bucket
+        bucket = self._bucket.without_retries() if last else self._bucket
         try:
             changed = self._changed()
             due = changed if last else affordable(changed, self._shares, int(_RATE * _EVERY_SECONDS))
@@ -101,7 +101,7 @@ class RunMirror:
                 some = {name: version for name, version in due.items() if (version[1] > _SMALL) == large}
                 for name in some:
                     self._shares.pop(name, None)
-                bucket.upload_all((self._folder / name, f"{self._prefix}/{name}") for name in some)
+                bucket.upload_all((self._folder / name, name) for name in some)
                 self._sent |= some
         except Exception as error:
             return first_line(f"{type(error).__name__}: {error}")
@@ -150,10 +150,11 @@ def affordable(changed: Mapping[str, Version], shares: dict[str, int], budget: i
 @contextmanager
 def mirrored(store: Store, folder: Path) -> Iterator[RunMirror | None]:
     """While the context lasts, keep a run's folder at the store's URL; None for a store in a folder."""
-    if store.bucket is None:
+    objects = store.remote_copy(folder)
+    if objects is None:
         yield None
         return
-    mirror = RunMirror(folder, store.bucket)
+    mirror = RunMirror(folder, objects)
     mirror.begin()
     try:
         yield mirror

@@ -25,8 +25,7 @@ from typing import Any
 from boomspec.core.errors import BoomspecError
 from boomspec.core.json_text import json_text
 from boomspec.store import Store, open_store
-from boomspec.store.made_of import key_in
-from boomspec.store.twins import ids_by_key, note_key, publish_twin
+from boomspec.store.made_of import key_in, publish_equal
 from runners.cluster.store_check import UnreachedError, opened
 from runners.executor.heartbeat import beating
 from runners.runtime import environment
@@ -62,7 +61,7 @@ def execute(job: Job) -> Outcome:
 def _logged(job: Job, folder: Path, started: float) -> Outcome:
     name = job.node.name
     progress = _started(job, progress_file(folder, job.node.id), started)
-    store = open_store(job.store, tell=progress.note)
+    store = open_store(job.store, report=progress.note)
     with captured(log_file(folder, job.node.id)), beating(progress):
         # SystemExit is not caught: it is how Ray ends a worker on a node that goes away, and such a task is retried.
         try:
@@ -114,7 +113,7 @@ def _make(job: Job, store: Store, progress: Progress, started: float) -> tuple[S
             what = f"{task.kind} {job.same_as[:12]}, which was made of the same inputs, is gone or damaged"
             raise BoomspecError(f"{what} since the plan was drawn up", hint="run again")
         # Where several workers share the task, each machine of theirs fetches for itself.
-        inputs = job.inputs if execution.workers > 1 else job.fetched(open_store(job.reads, tell=progress.note))
+        inputs = job.inputs if execution.workers > 1 else job.fetched(open_store(job.reads, report=progress.note))
         body = _body(task.kind, threads)
         mirror = resume_mirror(store, job.node, progress)
         with (
@@ -141,7 +140,7 @@ def _make(job: Job, store: Store, progress: Progress, started: float) -> tuple[S
             if mirror is not None:
                 mirror.wait()  # what is sent now would outlive the checkpoints, which end with the task
             if key is not None:
-                note_key(store, task.kind, key, task.id)
+                store.note_key(task.kind, key, task.id)
             store.publish(workspace, task.kind, task.id, task.identity(), made_by)
     return "made", ""
 
@@ -150,11 +149,11 @@ def _twin(job: Job, store: Store, key: str) -> str:
     """Publish what was made of the same inputs under the task's id, if there is anything. Returns the id of that."""
     task = job.node.task
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    for other in ids_by_key(store, task.kind, [key]).get(key, ()):
+    for other in store.ids_by_key(task.kind, [key]).get(key, ()):
         same_as = {"same_as": {"id": other, "published": now, "commit": job.commit}}
         if other != task.id:
-            note_key(store, task.kind, key, task.id)
-            if publish_twin(store, task.kind, task.id, other, task.identity(), same_as, checksums=job.checksums):
+            store.note_key(task.kind, key, task.id)
+            if publish_equal(store, task.kind, task.id, other, task.identity(), same_as, checksums=job.checksums):
                 print(f"made of the same inputs, byte for byte, as {other}: nothing is computed")
                 return other
     return ""

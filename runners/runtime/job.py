@@ -85,19 +85,8 @@ class Job:
         """The inputs, each in files of this machine. Raises BoomspecError for an artifact that cannot be used."""
         roles = {role: given for role, given in self.inputs.items() if given.id in self.input_kinds}
         tasks = {(self.input_kinds[given.id], given.id) for given in roles.values()}
-        # At a URL whoever fetches an artifact looks at it, and to list all of a kind takes long.
-        found = store.survey(tasks) if store.bucket is None else dict.fromkeys(tasks)
-        for role, given in roles.items():
-            kind = self.input_kinds[given.id]
-            if (problem := found.get((kind, given.id), "it is not in the store")) is not None:
-                raise BoomspecError(
-                    f"input {role} ({kind} {given.id[:12]}) cannot be used: {problem}", hint="run again"
-                )
-        if self.node.task.record.reads_models:
-            store.fetch_all(tasks)
-            paths = {task: store.fetch(*task) for task in tasks}
-        else:
-            paths = fetch_numbers(store, tasks)
+        store.check_before_fetch(tasks)
+        paths = store.fetch_all(tasks) if self.node.task.record.reads_models else fetch_numbers(store, tasks)
         own = {role: paths[self.input_kinds[given.id], given.id] for role, given in roles.items()}
         return {
             role: replace(given, path=own.get(role), source=given.source and readable_source(store, given.source))

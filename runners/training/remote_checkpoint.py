@@ -16,18 +16,19 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from boomspec.core.errors import first_line
+from boomspec.core.files import replace_folder
 from boomspec.core.graph import Node
 from boomspec.core.work_sizes import KEPT_CHECKPOINTS
 from boomspec.store import Store
 
 if TYPE_CHECKING:
-    from boomspec.store.bucket import Bucket, Entry
+    from boomspec.store.bucket import Bucket
     from runners.runtime.context import Progress
 
 STATE = "state.json"
@@ -39,16 +40,15 @@ _LOOK_SECONDS = 1.0
 
 def resume_mirror(store: Store, node: Node, progress: Progress) -> ResumeMirror | None:
     """The mirror of a task's checkpoints, where its store is at a URL and it writes any."""
-    if store.bucket is None or not node.task.record.trains:
-        return None
-    return ResumeMirror(store.bucket, f"{node.task.kind}/.{node.id}.resume", progress.note)
+    objects = store.remote_copy(store.resume(node.task.kind, node.id)) if node.task.record.trains else None
+    return None if objects is None else ResumeMirror(objects, progress.note)
 
 
 class ResumeMirror:
     """The objects below one prefix. `tell` is told what a person should know."""
 
-    def __init__(self, bucket: Bucket, prefix: str, tell: Callable[[str], None]) -> None:
-        self._bucket, self._prefix, self._tell = bucket, prefix, tell
+    def __init__(self, bucket: Bucket, tell: Callable[[str], None]) -> None:
+        self._bucket, self._tell = bucket, tell
         self._thread: threading.Thread | None = None
         self._failed = False
 
@@ -77,18 +77,16 @@ class ResumeMirror:
 
     def names(self) -> list[str]:
         """The whole checkpoints there, the newest first."""
-        whole = {name.removesuffix(f"/{STATE}") for name in self._there() if name.endswith(f"/{STATE}")}
+        whole = {name.removesuffix(f"/{STATE}") for name in self._bucket.entries() if name.endswith(f"/{STATE}")}
         return sorted((name for name in whole if re.fullmatch(r"step-\d{8}\.\w+", name)), reverse=True)
 
     def fetch(self, name: str, folder: Path) -> Path:
         """Bring the checkpoint `name` into `folder`. Returns its place there."""
         folder.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=PART, dir=folder))
+        part, place = Path(tempfile.mkdtemp(prefix=PART, dir=folder)), folder / step_of(name)
         try:
             self._download(name, part)
-            place = folder / step_of(name)
-            shutil.rmtree(place, ignore_errors=True)
-            part.rename(place)
+            replace_folder(part, place)
         finally:
             shutil.rmtree(part, ignore_errors=True)
         self._tell(f"fetched the checkpoint behind step {int(place.name[5:])} from the store")
@@ -96,33 +94,21 @@ class ResumeMirror:
 
     def deliver(self, folder: Path) -> None:
         """Send a payload to whoever calls `receive` on another machine."""
-        self._delete(self._there(_PAYLOAD))
+        self._bucket.delete(self._bucket.entries(_PAYLOAD))
         files = {f"{_PAYLOAD}/{file.relative_to(folder).as_posix()}": file for file in folder.rglob("*")}
-        self._upload({name: file for name, file in files.items() if file.is_file()})
+        self._bucket.upload_all((file, name) for name, file in files.items() if file.is_file())
 
     def receive(self, folder: Path) -> None:
         """Bring the payload that a leader on another machine has delivered into `folder`."""
         self._download(_PAYLOAD, folder)
 
-    def _there(self, below: str = "") -> dict[str, Entry]:
-        """What is there, by its names without the prefix."""
-        found = self._bucket.entries(f"{self._prefix}/{below}")
-        return {name.removeprefix(f"{self._prefix}/"): entry for name, entry in found.items()}
-
-    def _upload(self, files: Mapping[str, Path]) -> None:
-        self._bucket.upload_all([(file, f"{self._prefix}/{name}") for name, file in files.items()])
-
-    def _delete(self, names: Iterable[str]) -> None:
-        if found := [f"{self._prefix}/{name}" for name in names]:
-            self._bucket.delete(found)
-
     def _download(self, below: str, folder: Path) -> None:
         wanted = []
-        for name, entry in self._there(below).items():
+        for name, entry in self._bucket.entries(below).items():
             file = folder / name.removeprefix(f"{below}/")
             if not file.resolve().is_relative_to(folder.resolve()):
                 raise ValueError(f"{name} is no name for a file in a checkpoint")
-            wanted.append((f"{self._prefix}/{name}", file, entry.size))
+            wanted.append((name, file, entry.size))
         self._bucket.download_all(wanted)
 
     def _guarded(
@@ -143,17 +129,17 @@ class ResumeMirror:
                     files[0].parent.rmdir()  # when it was the last worker's of this machine
 
     def _send(self, name: str, files: Sequence[Path], state: bytes | None, together: Collection[str]) -> None:
-        self._upload({f"{name}/{file.name}": file for file in files})
+        self._bucket.upload_all((file, f"{name}/{file.name}") for file in files)
         if state is None:
             return
         wanted, until = {f"{name}/{other}" for other in together}, time.monotonic() + _OTHERS_SECONDS
-        while missing := wanted - self._there(name).keys():
+        while missing := wanted - self._bucket.entries(name).keys():
             if time.monotonic() > until:
                 raise TimeoutError(f"{len(missing)} files of other workers are not there")
             time.sleep(_LOOK_SECONDS)
-        self._bucket.write(f"{self._prefix}/{name}/{STATE}", state)
+        self._bucket.write(f"{name}/{STATE}", state)
         kept = (*(f"{kept}/" for kept in self.names()[:KEPT_CHECKPOINTS]), f"{_PAYLOAD}/")
-        self._delete(name for name in self._there() if not name.startswith(kept))
+        self._bucket.delete(name for name in self._bucket.entries() if not name.startswith(kept))
 
 
 def step_of(name: str) -> str:

@@ -15,7 +15,6 @@ from boomspec.commands.cli import main
 from boomspec.plan.plan import needed
 from boomspec.store import RECORD, FolderStore, Store
 from boomspec.store.gc import delete, garbage
-from boomspec.store.lock import using
 from boomspec.store.runs import past_runs
 from tests.boomspec.past import age, past_run, publish
 from tests.boomspec.troubled_disk import failing
@@ -264,7 +263,7 @@ def test_a_store_in_use_is_not_touched_and_the_run_is_named(store, graph):
     folder = store.run_folder(graph.name, graph.id)
     publish(store, next(iter(graph.nodes.values())).task)
     before = everything(store)
-    with using(store.root, run=folder):
+    with store.using(run=folder):
         result = call("gc", "--store", store.root, "--delete", "--forget", folder.name)
         assert result.exit_code == 2
         assert f"is in use by run {folder.name}: nothing was changed" in result.output

@@ -9,7 +9,6 @@ from click.testing import CliRunner
 from boomspec.commands.cli import main
 from boomspec.core.errors import BoomspecError
 from boomspec.store import FolderStore, Store
-from boomspec.store.lock import using
 from boomspec.store.runs import chosen_run, past_runs
 from tests.boomspec.past import age, journal_of, past_run, write_results
 
@@ -35,7 +34,7 @@ def test_every_way_to_end_has_its_state(specs, store):
     folder.mkdir()
     only_compiled.graph.write(folder / "graph.json")
     running = specs.edited(("name", "running"), ("seed", 9)).graph
-    with using(store.root, run=past_run(store, running, state=None)):
+    with store.using(run=past_run(store, running, state=None)):
         assert states(store) == {
             "finished": "finished",
             "failed": "failed",

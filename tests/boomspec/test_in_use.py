@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from boomspec.core.errors import BoomspecError
-from boomspec.store import Store, leases, open_store
-from boomspec.store.lock import IN_USE, alone, is_running, running_elsewhere, using
+from boomspec.store import FolderStore, Store, leases, open_store
+from boomspec.store.lock import IN_USE, is_running
 from tests.runners.s3 import s3_server
 
 EXPIRES = 8.0  # seconds
@@ -21,16 +21,16 @@ EXPIRES = 8.0  # seconds
 WORKER = """
 import sys, time
 from pathlib import Path
-from boomspec.store.lock import using
-with using(Path(sys.argv[1]), run=Path(sys.argv[2]) if len(sys.argv) > 2 else None):
+from boomspec.store import FolderStore
+with FolderStore(sys.argv[1]).using(run=Path(sys.argv[2]) if len(sys.argv) > 2 else None):
     print("at work", flush=True)
     time.sleep(600)
 """
 CLEANER = """
 import sys
 from pathlib import Path
-from boomspec.store.lock import alone
-with alone(Path(sys.argv[1])):
+from boomspec.store import FolderStore
+with FolderStore(sys.argv[1]).alone():
     print("alone", flush=True)
     sys.stdin.readline()
 """
@@ -71,20 +71,20 @@ def test_nobody_has_a_store_alone_that_a_run_works_with_and_the_run_is_named(tmp
     with process(WORKER, tmp_path, run) as worker:
         with (
             pytest.raises(BoomspecError, match=r"is in use by run tiny-12345678: nothing was changed"),
-            alone(tmp_path),
+            FolderStore(tmp_path).alone(),
         ):
             pytest.fail("it was alone")
         worker.kill()
         worker.wait()
-    with alone(tmp_path):
+    with FolderStore(tmp_path).alone():
         pass
 
 
 def test_a_process_that_only_reads_keeps_others_from_cleaning_too(tmp_path: Path) -> None:
     with process(WORKER, tmp_path):
-        with pytest.raises(BoomspecError, match="in use by another boomspec process"), alone(tmp_path):
+        with pytest.raises(BoomspecError, match="in use by another boomspec process"), FolderStore(tmp_path).alone():
             pytest.fail("it was alone")
-        with using(tmp_path):
+        with FolderStore(tmp_path).using():
             pass  # readers do not disturb each other
 
 
@@ -105,13 +105,13 @@ def test_a_run_that_starts_during_a_clean_up_says_so_and_waits(tmp_path: Path, r
             cleaner.stdin.write("\n")
             cleaner.stdin.flush()
 
-        with using(tmp_path, run=run, waiting=waiting):
+        with FolderStore(tmp_path).using(run=run, waiting=waiting):
             assert said == ["waiting"]
             assert cleaner.wait() == 0
 
 
 def test_a_store_that_is_not_there_can_be_asked_for(tmp_path: Path) -> None:
-    with using(tmp_path / "none"):
+    with FolderStore(tmp_path / "none").using():
         assert not (tmp_path / "none").exists()
 
 
@@ -119,7 +119,6 @@ DRIVER = """
 import os, sys, time
 os.environ["BOOMSPEC_CACHE"] = sys.argv[2]
 from boomspec.core.errors import BoomspecError
-from boomspec.store.lock import using
 from boomspec.store import leases, open_store
 leases.EXPIRES = float(sys.argv[3])
 store = open_store(sys.argv[1])
@@ -128,7 +127,7 @@ run.mkdir(parents=True)
 print("here", flush=True)
 sys.stdin.readline()
 try:
-    with using(store, run=run):
+    with store.using(run=run):
         print("at work", flush=True)
         sys.stdin.readline()
 except BoomspecError as error:
@@ -186,15 +185,15 @@ def test_a_run_that_is_at_work_on_another_machine_is_refused_here_and_goes_on_th
     with driver(remote, tmp_path / "there") as first:
         goes_on(first)
         assert says(first) == "at work"
-        with pytest.raises(BoomspecError) as refused, using(remote, run=folder, elsewhere=said.append):
+        with pytest.raises(BoomspecError) as refused, remote.using(run=folder, elsewhere=said.append):
             pytest.fail("it was at work twice")
         assert f"tiny-12345678 is at work on {socket.gethostname()} (process {first.pid})" in str(refused.value)
         assert f"boomspec runs tiny-12345678 --store {remote.address} shows how far it is" in str(refused.value)
         assert len(said) == 1
-        assert running_elsewhere(remote) == {"tiny-12345678"}
+        assert remote.running_elsewhere() == {"tiny-12345678"}
         goes_on(first)
         first.wait(timeout=60)
-    with using(remote, run=folder, elsewhere=said.append):
+    with remote.using(run=folder, elsewhere=said.append):
         assert len(said) == 1  # there was nothing to find out
 
 
@@ -203,7 +202,7 @@ def test_a_driver_that_was_killed_on_another_machine_is_waited_out_and_told_of_o
     dead = {"token": "t", "machine": "another", "host": "far", "pid": "7", "since": "1", "run": folder.name}
     remote.bucket.write(f"{IN_USE}/dead", json.dumps({**dead, "renewals": 3}).encode())
     began = time.monotonic()
-    with using(remote, run=folder, elsewhere=said.append):
+    with remote.using(run=folder, elsewhere=said.append):
         waited = time.monotonic() - began
     assert EXPIRES - 3 < waited < EXPIRES + 4  # S3 tells times in whole seconds
     assert said == [
@@ -220,5 +219,5 @@ def test_of_two_that_start_at_once_on_two_machines_one_works(remote: Store, tmp_
 
 def test_drivers_that_share_a_folder_work_on_one_run_together(remote: Store) -> None:
     folder, said = made(remote), list[str]()
-    with using(remote, run=folder, elsewhere=said.append), using(remote, run=folder, elsewhere=said.append):
+    with remote.using(run=folder, elsewhere=said.append), remote.using(run=folder, elsewhere=said.append):
         assert said == []

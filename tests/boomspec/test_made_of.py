@@ -16,8 +16,8 @@ from boomspec.plan.plan import Plan, Step, needed
 from boomspec.plan.saved import SavedPlan, check, read_plan
 from boomspec.store import RECORD, FolderStore, Store
 from boomspec.store.gc import delete, garbage
-from boomspec.store.made_of import contents_of, key_in, key_of
-from boomspec.store.twins import MADE_OF, ids_by_key, note_key, publish_twin
+from boomspec.store.interface import MADE_OF
+from boomspec.store.made_of import contents_of, key_in, key_of, publish_equal
 
 CHAIN = ("tokens", "model", "score")
 
@@ -51,7 +51,7 @@ class Chain:
                 (workspace.path / "folder").mkdir()
                 (workspace.path / "folder" / "payload").write_text(payload or name)
                 if (key := key_in(self.store, task, self.kinds)) is not None:
-                    note_key(self.store, task.kind, key, task.id)
+                    self.store.note_key(task.kind, key, task.id)
                 self.store.publish(workspace, task.kind, task.id, task.identity(), {"seconds": 7})
 
     def plan(self, *, checksums: bool = False) -> Plan:
@@ -73,7 +73,7 @@ class Chain:
     def twin(self, name: str, of: "Chain", *, checksums: bool = False) -> bool:
         task = self.tasks[name]
         more = {"same_as": {"id": of.id(name)}}
-        return publish_twin(self.store, task.kind, task.id, of.id(name), task.identity(), more, checksums=checksums)
+        return publish_equal(self.store, task.kind, task.id, of.id(name), task.identity(), more, checksums=checksums)
 
 
 @pytest.fixture
@@ -206,11 +206,10 @@ def test_what_is_gone_or_damaged_is_never_served(before, after, harm):
 KILLED = """
 import os, sys
 from boomspec.store import FolderStore
-from boomspec.store import folder, twins
 store, (kind, task, key) = FolderStore(sys.argv[1]), sys.argv[2:5]
 with store.workspace(kind, task) as workspace:
     (workspace.path / "payload").write_text("model")
-    twins.note_key(store, kind, key, task)
+    store.note_key(kind, key, task)
     os._exit(1)
 """
 
@@ -221,7 +220,7 @@ def test_a_writer_that_is_killed_behind_its_entry_leaves_nothing_that_is_served(
     key = key_in(store, after.tasks["model"], after.kinds)
     killed = [sys.executable, "-c", KILLED, str(store.root), "interpolate", before.id("model"), key]
     assert subprocess.run(killed, check=False).returncode == 1
-    assert ids_by_key(store, "interpolate", [key]) == {key: [before.id("model")]}
+    assert store.ids_by_key("interpolate", [key]) == {key: [before.id("model")]}
     assert after.reused_as() == {}
     before.make("model", payload="model")
     assert after.reused_as()["model"] == before.id("model")
@@ -230,7 +229,7 @@ def test_a_writer_that_is_killed_behind_its_entry_leaves_nothing_that_is_served(
 def test_gc_deletes_the_entries_of_what_it_deletes_and_no_others(store, before, after):
     after.make("tokens", payload="tokens")
     assert after.twin("model", before)
-    note_key(store, "interpolate", key_in(store, after.tasks["model"], after.kinds), after.id("model"))
+    store.note_key("interpolate", key_in(store, after.tasks["model"], after.kinds), after.id("model"))
     from boomspec.store.runs import past_runs
     from tests.boomspec.past import past_run
 
@@ -249,7 +248,7 @@ def test_gc_deletes_the_entries_of_what_it_deletes_and_no_others(store, before, 
 def test_gc_leaves_the_entry_of_a_task_at_work(store, before):
     chain = Chain(store, "at work")
     with store.claimed("interpolate", chain.id("model")):
-        note_key(store, "interpolate", "a" * 64, chain.id("model"))
+        store.note_key("interpolate", "a" * 64, chain.id("model"))
         items, _ = garbage(store, [], forget=[], cache=False)
         assert not [item for item in items if str(item.path).endswith("a" * 64)]
     items, _ = garbage(store, [], forget=[], cache=False)
@@ -276,7 +275,7 @@ def test_a_source_that_is_gone_does_not_block_what_is_the_same(store, before, af
 def test_many_tasks_are_looked_up_in_one_listing_each(store):
     """The index is asked by key: however many artifacts there are, nothing is read of those that are not asked for."""
     for number in range(30):
-        note_key(store, "evaluate", f"{number:064}", "b" * 64)
+        store.note_key("evaluate", f"{number:064}", "b" * 64)
     wanted = [f"{number:064}" for number in range(0, 60, 2)]
-    assert set(ids_by_key(store, "evaluate", wanted)) == {f"{number:064}" for number in range(0, 30, 2)}
-    assert ids_by_key(store, "distill", wanted) == {}
+    assert set(store.ids_by_key("evaluate", wanted)) == {f"{number:064}" for number in range(0, 30, 2)}
+    assert store.ids_by_key("distill", wanted) == {}

@@ -14,7 +14,6 @@ from click.testing import CliRunner
 from boomspec.commands.cli import main
 from boomspec.core.graph import TaskGraph
 from boomspec.store import RECORD, Store, open_store
-from boomspec.store.lock import using
 from boomspec.store.runs import past_runs
 from tests.boomspec.conftest import Writer, write_texts
 from tests.boomspec.past import past_run, publish, write_results
@@ -24,9 +23,8 @@ from tests.runners.s3 import S3, s3_server
 WORKER = """
 import sys, time
 from pathlib import Path
-from boomspec.store.lock import using
 from boomspec.store import open_store
-with using(open_store(sys.argv[1]), run=Path(sys.argv[2])):
+with open_store(sys.argv[1]).using(run=Path(sys.argv[2])):
     print("at work", flush=True)
     time.sleep(600)
 """
@@ -256,7 +254,7 @@ def test_a_store_that_another_machine_works_with_is_not_cleaned(store, graph, tm
         worker.communicate()
     assert [run.state for run in past_runs(store)] == ["finished"]
     assert [what for what, _, _ in gc(store, "--delete")] == ["leftover", "leftover"]
-    with using(store):
+    with store.using():
         assert "is in use by another boomspec process" in refused("gc", "--store", store.address, "--delete")
 
 

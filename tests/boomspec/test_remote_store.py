@@ -19,11 +19,11 @@ from click.testing import CliRunner
 from boomspec.commands.cli import main
 from boomspec.core.errors import BoomspecError
 from boomspec.store import RECORD, Store, open_store, store_of_run
-from boomspec.store.first_answer import answering_at_once
 from boomspec.store.gc import delete, garbage
 from boomspec.store.leases import held
+from boomspec.store.made_of import publish_equal
+from boomspec.store.opening import answering_at_once
 from boomspec.store.remote import RemoteStore
-from boomspec.store.twins import ids_by_key, note_key, publish_twin
 from tests.boomspec.troubled_disk import failing
 from tests.runners.ports import free_ports
 from tests.runners.s3 import S3, s3_server
@@ -362,7 +362,7 @@ def test_several_processes_of_one_machine_fetch_an_artifact_once(store, s3, monk
 
 def test_a_store_that_is_down_for_a_while_is_waited_for_and_told_of_once(url, s3) -> None:
     told: list[str] = []
-    store = open_store(url, tell=told.append)
+    store = open_store(url, report=told.append)
     publish(store)
     s3.cut()
     mended = threading.Timer(3, s3.mend)
@@ -381,7 +381,7 @@ def test_a_store_that_is_down_for_a_while_is_waited_for_and_told_of_once(url, s3
 
 def test_patience_ends(url, s3, monkeypatch) -> None:
     monkeypatch.setenv("BOOMSPEC_STORE_PATIENCE", "1.5")
-    store = open_store(url, tell=lambda _: None)
+    store = open_store(url, report=lambda _: None)
     s3.cut()
     with pytest.raises(BoomspecError, match=r"(?s)has not answered for 1\.5 seconds: .*BOOMSPEC_STORE_PATIENCE"):
         store.has(KIND, TASK)
@@ -504,7 +504,7 @@ def test_plan_does_not_wait_for_a_store_that_nobody_listens_for(
 def test_a_store_that_has_answered_once_is_waited_for(url, s3) -> None:
     told: list[str] = []
     with answering_at_once(1.0):
-        store = open_store(url, tell=told.append)
+        store = open_store(url, report=told.append)
     assert store.record(KIND, TASK) is None
     s3.cut()
     mended = threading.Timer(4, s3.mend)
@@ -674,13 +674,13 @@ def test_a_folder_needs_no_library_for_urls(tmp_path) -> None:
 
 def test_what_was_made_of_the_same_is_copied_at_the_url_and_nothing_is_transferred(store, s3, monkeypatch, tmp_path):
     content, other = os.urandom(2 * PART + 5), "cd" * 32
-    note_key(store, KIND, "k" * 64, TASK)
+    store.note_key(KIND, "k" * 64, TASK)
     publish(store, content)
     elsewhere(store, monkeypatch, tmp_path)
     there = open_store(store.address)
     s3.wire.forget()
-    assert ids_by_key(there, KIND, ["k" * 64, "l" * 64]) == {"k" * 64: [TASK]}
-    assert publish_twin(there, KIND, other, TASK, IDENTITY, {"same_as": {"id": TASK}}, checksums=False)
+    assert there.ids_by_key(KIND, ["k" * 64, "l" * 64]) == {"k" * 64: [TASK]}
+    assert publish_equal(there, KIND, other, TASK, IDENTITY, {"same_as": {"id": TASK}}, checksums=False)
     assert s3.wire.counted("GET", "train.bin") == 0  # only records and listings are read
     assert not there.path(KIND, other).exists()
     record = there.record(KIND, other)
@@ -699,22 +699,22 @@ def test_what_is_gone_or_damaged_at_the_url_stands_for_nothing(store, harm) -> N
         store.discard(KIND, TASK)
     else:
         store.bucket.delete(name for name in store.bucket.entries(f"{KIND}/{TASK}") if name.endswith("train.bin"))
-    assert not publish_twin(store, KIND, "cd" * 32, TASK, IDENTITY, {}, checksums=False)
+    assert not publish_equal(store, KIND, "cd" * 32, TASK, IDENTITY, {}, checksums=False)
     assert store.bucket.entries(f"{KIND}/{'cd' * 32}") == {}
 
 
 def test_many_keys_are_looked_up_in_one_listing(store, s3) -> None:
     for number in range(12):
-        note_key(store, KIND, f"{number:064}", TASK)
+        store.note_key(KIND, f"{number:064}", TASK)
     s3.wire.forget()
     wanted = [f"{number:064}" for number in range(6, 40)]
-    assert ids_by_key(store, KIND, wanted) == {f"{number:064}": [TASK] for number in range(6, 12)}
+    assert store.ids_by_key(KIND, wanted) == {f"{number:064}": [TASK] for number in range(6, 12)}
     assert s3.wire.counted("GET") <= 2
 
 
 def test_gc_at_a_url_deletes_entries_of_what_is_gone(store) -> None:
-    note_key(store, KIND, "a" * 64, TASK)
-    note_key(store, KIND, "b" * 64, "cd" * 32)
+    store.note_key(KIND, "a" * 64, TASK)
+    store.note_key(KIND, "b" * 64, "cd" * 32)
     publish(store)
     items, _ = garbage(store, [], forget=[], cache=False)
     assert {item.reason for item in items} == {"of no run", "its artifact is gone"}

@@ -13,11 +13,10 @@ from click.testing import CliRunner
 
 from boomspec.commands.cli import main
 from boomspec.core.errors import BoomspecError
-from boomspec.core.files import check_locks
+from boomspec.core.files import check_locks, exclusive_lock
 from boomspec.store import FolderStore
 from boomspec.store.gc import delete, garbage
-from boomspec.store.local_cache import alone_here
-from boomspec.store.lock import alone, is_running, using
+from boomspec.store.lock import is_running
 from tests.boomspec.conftest import Writer
 
 KIND, TASK = "tokenize", "ab" * 32
@@ -153,10 +152,10 @@ def test_a_file_system_without_locks_is_an_error_with_advice_wherever_a_lock_is_
         "check_locks": lambda: check_locks(store.root / "absent"),
         "workspace": lambda: store.workspace(KIND, TASK).__enter__(),
         "claimed": lambda: store.claimed(KIND, TASK).__enter__(),
-        "using": lambda: using(store, run=run).__enter__(),
-        "alone": lambda: alone(store).__enter__(),
+        "using": lambda: store.using(run=run).__enter__(),
+        "alone": lambda: store.alone().__enter__(),
         "is_running": lambda: is_running(run),
-        "alone_here": lambda: alone_here(store.root, KIND, TASK).__enter__(),
+        "exclusive_lock": lambda: exclusive_lock(store.root / "lock").__enter__(),
     }
     for name, use in uses.items():
         with pytest.raises(BoomspecError, match="its file system cannot lock files") as caught:

@@ -189,7 +189,7 @@ def test_where_the_newest_artifacts_serve_one_that_cannot_be_read_is_passed_over
 def test_an_artifact_that_appears_while_it_is_looked_for_is_no_damage(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = Store.record
+    read = FolderStore.record
     found: list[object] = []
 
     def late(self: Store, kind: str, task_id: str) -> object:
@@ -199,7 +199,7 @@ def test_an_artifact_that_appears_while_it_is_looked_for_is_no_damage(
         found.append(record)
         return record
 
-    monkeypatch.setattr(Store, "record", late)
+    monkeypatch.setattr(FolderStore, "record", late)
     assert store.damage(KIND, TASK) is None
     assert found[0] is None
 
@@ -235,10 +235,10 @@ def test_a_record_can_be_read_whatever_the_environment_holds(store: Store, monke
     assert store.damage(KIND, TASK, checksums=True) is None
 
 
-def test_a_record_that_could_not_be_read_again_is_not_published(store: Store) -> None:
+def test_a_record_that_could_not_be_read_back_is_not_published(store: Store) -> None:
     with store.workspace(KIND, TASK) as workspace:
         (workspace.path / "a\\b").write_bytes(b"tokens")
-        with pytest.raises(BoomspecError, match="could not be read again: one of its files has an odd name"):
+        with pytest.raises(BoomspecError, match="could not be read back: one of its files has an odd name"):
             store.publish(workspace, KIND, TASK, IDENTITY, {})
     assert folders(store) == []
 

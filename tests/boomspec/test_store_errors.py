@@ -6,8 +6,7 @@ import socket
 
 import pytest
 
-from boomspec.store.permissions import DeniedError
-from boomspec.store.retry import Patience, _text, is_transient
+from boomspec.store.retry import DeniedError, Retries, error_text, is_transient
 
 
 class HttpError(Exception):
@@ -59,7 +58,7 @@ def test_a_denied_operation_is_named_at_once(address, error, doing, said, hint) 
         raise error
 
     with pytest.raises(DeniedError) as caught:
-        Patience(address, seconds=60)(refused, doing=doing)
+        Retries(address, seconds=60)(refused, doing=doing)
     assert times == [1]
     assert caught.value.message.startswith(f"store {address}: access denied: ")
     assert all(part in caught.value.message for part in said)
@@ -71,7 +70,7 @@ def test_credentials_that_are_not_there_need_no_permission() -> None:
         raise NoCredentialsError("Unable to locate credentials")
 
     with pytest.raises(DeniedError, match="access denied: Unable to locate credentials\n  hint: credentials come from"):
-        Patience("s3://b/x", seconds=60)(refused, doing="list")
+        Retries("s3://b/x", seconds=60)(refused, doing="list")
 
 
 @pytest.mark.parametrize(
@@ -98,9 +97,9 @@ def test_the_reason_of_the_system_is_in_the_message_whatever_the_library_makes_o
             raise ConnectionError("Could not connect to the endpoint URL") from error
 
     with pytest.raises(Exception, match=f"the endpoint URL: {os.strerror(errno.ECONNREFUSED)}"):
-        Patience("s3://b/x", seconds=0)(refused)
+        Retries("s3://b/x", seconds=0)(refused)
 
 
 def test_what_a_library_says_on_its_second_line_is_in_the_message() -> None:
     error = ValueError('Parameter validation failed:\nInvalid bucket name "here:1"')
-    assert _text(error) == 'Parameter validation failed: Invalid bucket name "here:1"'
+    assert error_text(error) == 'Parameter validation failed: Invalid bucket name "here:1"'

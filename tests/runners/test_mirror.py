@@ -51,7 +51,7 @@ def bucket(s3: S3, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
     made = s3.make_bucket(f"b{abs(hash(request.node.name))}")
-    yield Bucket(made, seconds=30)
+    yield Bucket(made, retry_seconds=30)
     s3.mend()
 
 
@@ -59,7 +59,7 @@ def machine(folder: Path, bucket: Bucket) -> Context[Any]:
     """A training's context on a machine with folders of its own."""
     context = tiny.context(folder)
     tiny.set_training(context, checkpoint_seconds=0.0)
-    context.mirror = ResumeMirror(bucket, PREFIX, context.progress.note)
+    context.mirror = ResumeMirror(bucket.below(PREFIX), context.progress.note)
     return context
 
 
@@ -116,7 +116,7 @@ def test_a_store_that_takes_no_checkpoint_is_told_of_once_and_the_training_ends(
     tmp_path: Path, bucket: Bucket, s3: S3
 ) -> None:
     expected = run(tiny.context(tmp_path / "undisturbed"))
-    first = machine(tmp_path / "first", bucket.hurried())
+    first = machine(tmp_path / "first", bucket.without_retries())
     assert first.mirror is not None
     batches = interrupted_at(RECIPE.steps)  # never
 
@@ -138,7 +138,7 @@ def apart(folder: Path, url: str, record: Any, inputs: dict[str, Path], settings
     own = tiny.context(folder / f"machine-{rank}", record, **inputs)
     tiny.set_training(own, parallel="fsdp", micro_batch=2)
     own.first_here = True
-    own.mirror = ResumeMirror(Bucket(url, seconds=30), PREFIX, own.progress.note)
+    own.mirror = ResumeMirror(Bucket(url, retry_seconds=30).below(PREFIX), own.progress.note)
     stops = (folder / STOP).exists()
     if stops and rank == 0:
         (own.resume / WORKERS).mkdir(parents=True)
@@ -183,7 +183,7 @@ def test_sharded_checkpoints_of_machines_that_share_nothing_are_whole_in_the_sto
     assert fetched in other
     received = tmp_path / "received"
     received.mkdir()
-    ResumeMirror(bucket, PREFIX, print).receive(received)
+    ResumeMirror(bucket.below(PREFIX), print).receive(received)
     same(received, one.path)
 
 
@@ -218,7 +218,7 @@ def test_a_runs_folder_is_sent_and_brought_to_the_machine_that_goes_on(
 
 
 def test_a_runs_folder_that_cannot_be_sent_is_told_of_and_ends_nothing(tmp_path: Path, bucket: Bucket, s3: S3) -> None:
-    mirror = RunMirror(tmp_path, bucket.hurried())
+    mirror = RunMirror(tmp_path, bucket.below(f"runs/{tmp_path.name}").without_retries())
     mirror.begin()
     (tmp_path / "events.jsonl").write_text("one\n")
     s3.cut()
@@ -231,7 +231,7 @@ def test_a_large_file_that_grows_is_sent_seldom_the_events_often_and_all_of_both
     tmp_path: Path, bucket: Bucket, s3: S3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runners.executor.remote_run._EVERY_SECONDS", 0.2)
-    mirror = RunMirror(tmp_path, bucket)
+    mirror = RunMirror(tmp_path, bucket.below(f"runs/{tmp_path.name}"))
     mirror.begin()
     s3.wire.forget()
     until = time.monotonic() + 120
@@ -268,7 +268,7 @@ def test_files_share_the_rate_and_what_small_ones_do_not_need_large_ones_have() 
 
 def test_what_is_at_the_url_already_is_not_sent_again(tmp_path: Path, bucket: Bucket, s3: S3) -> None:
     for content in ("first", "other"):
-        mirror = RunMirror(tmp_path, bucket)
+        mirror = RunMirror(tmp_path, bucket.below(f"runs/{tmp_path.name}"))
         mirror.begin()
         (tmp_path / "task.log").write_text("said once")
         (tmp_path / "status.json").write_text(content)
@@ -277,7 +277,7 @@ def test_what_is_at_the_url_already_is_not_sent_again(tmp_path: Path, bucket: Bu
         os.utime(file, (0, 0))  # S3 tells times in whole seconds
     assert bucket.read(f"runs/{tmp_path.name}/status.json") == b"other"
     s3.wire.forget()
-    mirror = RunMirror(tmp_path, bucket)
+    mirror = RunMirror(tmp_path, bucket.below(f"runs/{tmp_path.name}"))
     mirror.begin()
     assert mirror.end() == ""
     assert s3.wire.counted("PUT") == 0
@@ -294,7 +294,7 @@ def test_a_second_driver_on_another_machine_overwrites_nothing_of_the_run(
     graph.write(tmp_path / "graph.json")
     name = open_store(bucket.url).run_folder(graph.name, graph.id).name
     bucket.write(f"runs/{name}/events.jsonl", b"of the first one\n")
-    with shown(bucket, f"{IN_USE}/0", expires=4.0, run=name, folder="there", host="far"):
+    with shown(bucket, f"{IN_USE}/0", run=name, folder="there", host="far"):
         assert main([str(tmp_path / "graph.json"), "--store", bucket.url, "--plain"]) == 2
     assert f"error: {name} is at work on far" in capsys.readouterr().err
     assert bucket.read(f"runs/{name}/events.jsonl") == b"of the first one\n"

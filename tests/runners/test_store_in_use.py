@@ -8,7 +8,6 @@ import pytest
 
 from boomspec.core.graph import Node, Task, TaskGraph
 from boomspec.store import FolderStore, Store
-from boomspec.store.lock import alone
 from tests.boomspec.past import publish
 from tests.runners.corpora import wait_until, write_texts
 from tests.runners.story import pretraining
@@ -32,7 +31,7 @@ def graph(tmp_path: Path, store: Store) -> Path:
 
 def test_a_run_waits_for_the_end_of_a_clean_up_and_says_so(store: Store, graph: Path) -> None:
     command = [sys.executable, "-m", "runners", str(graph), "--store", str(store.root)]
-    with alone(store.root):
+    with store.alone():
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert process.stdout is not None
         assert process.stdout.readline() == "the store is being cleaned up (boomspec gc); waiting for the end of that\n"
@@ -44,7 +43,7 @@ def test_a_run_waits_for_the_end_of_a_clean_up_and_says_so(store: Store, graph: 
 
 def test_an_export_waits_too_so_that_what_it_reads_stays(store: Store, graph: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "runners.cli.export", str(graph), "--store", str(store.root), "--folder"]
-    with alone(store.root):
+    with store.alone():
         process = subprocess.Popen([*command, str(tmp_path / "out")], stderr=subprocess.PIPE, text=True)
         wait_until(lambda: waits_for_a_lock(process.pid))
     _, said = process.communicate(timeout=60)

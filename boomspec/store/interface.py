@@ -1,0 +1,221 @@
+"""What a store offers: artifacts by kind and task id, runs, locks, and an index for early cut-off.
+
+`FolderStore` keeps them in a folder that all machines share, `RemoteStore` as objects at a URL. Callers need not know
+which: both can be used by many processes at once, and both work on files below `root` on this machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from boomspec.core.errors import BoomspecError
+from boomspec.core.files import RESUME
+from boomspec.core.tasks import KINDS
+from boomspec.store.record import ArtifactId, Files, Record
+
+if TYPE_CHECKING:
+    from boomspec.store.bucket import Bucket
+
+SOURCE = "source"  # the folder of uploaded sources, beside those of the kinds of tasks
+STORED_KINDS = (*KINDS, SOURCE)
+Json = dict[str, Any]
+Waiting = Callable[[], None]  # called once when we have to wait for another process
+Report = Callable[[str], None]  # called with a message for people
+Unread = dict[ArtifactId, BoomspecError] | None  # filled with the errors of artifacts that cannot be read now
+MADE_OF = "made_of"  # the folder of the index for early cut-off
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where one task works: its payload goes into `path`, its checkpoints into `resume`."""
+
+    path: Path
+    resume: Path
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Something in a store that `remove` can delete: a file, a folder, or a group of objects.
+
+    "artifact" and "checkpoints" belong to `task`; "leftover" is what dead processes left.
+    """
+
+    what: Literal["run", "artifact", "checkpoints", "leftover", "cache"]
+    place: Path | str  # a URL, for objects
+    kind: str = ""  # of task
+    task: str = ""
+    reason: str = ""  # why it can go, where that does not depend on runs
+    damage: str | None = None  # of an artifact
+    objects: Mapping[str, int] = field(default_factory=dict)  # bytes by name; the first is deleted first
+    upload: str = ""  # id of an upload that never ended
+
+
+def nothing(*_: Any) -> None:
+    """The callback that does nothing."""
+
+
+class Store(Protocol):
+    """Artifacts, runs and locks. `ArtifactId` is (kind, task id).
+
+    Methods raise BoomspecError for what cannot be read now: it may be whole, so it never counts as absent or damaged.
+    """
+
+    root: Path  # this machine's folder: the store itself, or the local cache of a store at a URL
+    address: str  # a path or URL that `open_store` takes, on other machines too
+    is_remote: bool  # whether machines reach it by a URL, and so may share no folder
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def path(self, kind: str, task_id: str) -> Path:
+        """Where an artifact's folder is on this machine, or would be. To read from one: `fetch`."""
+        return self.root / kind / task_id
+
+    def resume(self, kind: str, task_id: str) -> Path:
+        """The folder of an unfinished task's checkpoints; absent where there are none."""
+        return self.root / kind / f".{task_id}{RESUME}"
+
+    def run_folder(self, name: str, graph_id: str) -> Path:
+        return self.root / "runs" / f"{name}-{graph_id[:8]}"
+
+    def has(self, kind: str, task_id: str) -> bool:
+        return self.record(kind, task_id) is not None
+
+    def check_writable(self) -> None:
+        """Raise BoomspecError unless artifacts can be written, and locks or leases taken."""
+
+    def check_is_store(self, *, may_be_absent: bool = False) -> None:
+        """Raise BoomspecError unless it is a store or an empty place that may become one."""
+
+    def ids(self, kind: str) -> set[str]:
+        """Everything of a kind that may be an artifact: what is not in it is not in the store."""
+
+    def record(self, kind: str, task_id: str) -> Record | None:
+        """An artifact's record, or None where the task has not succeeded."""
+
+    def records(self, tasks: Iterable[ArtifactId], *, unread: Unread = None) -> dict[ArtifactId, Record]:
+        """The records of those that have one. `unread` as in `survey`."""
+
+    def newest(self, kind: str, count: int) -> list[Record]:
+        """The records of the `count` newest artifacts of a kind; where there are very many, of a sample."""
+
+    def damage(self, kind: str, task_id: str, *, checksums: bool = False) -> str | None:
+        """What is wrong with a published artifact, or None. Compares sizes, with `checksums` also contents."""
+
+    def survey(
+        self,
+        tasks: Iterable[ArtifactId],
+        *,
+        checksums: bool = False,
+        unread: Unread = None,
+    ) -> dict[ArtifactId, str | None]:
+        """The `damage` of each of these tasks that the store has something of; None for whole artifacts.
+
+        unread: filled with the errors of those that cannot be read now; without it the first error is raised.
+        """
+
+    def fetch(self, kind: str, task_id: str) -> Path:
+        """A folder on this machine to read an artifact from."""
+
+    def fetch_all(self, tasks: Iterable[ArtifactId]) -> dict[ArtifactId, Path]:
+        """Fetch many artifacts at once."""
+
+    def check_before_fetch(self, tasks: Iterable[ArtifactId]) -> None:
+        """Raise BoomspecError for an artifact that is missing or damaged, unless `fetch` would."""
+
+    def fetch_files(self, task: ArtifactId, names: Iterable[str]) -> Path:
+        """A folder on this machine with at least these files of an artifact, those that it has."""
+
+    def read(self, kind: str, task_id: str, name: str, *, most: int | None = None) -> bytes:
+        """The content of one file of an artifact, or its first `most` bytes. Raises OSError."""
+
+    def workspace(self, kind: str, task_id: str) -> AbstractContextManager[Workspace]:
+        """A folder to work in, deleted at the end unless it is published."""
+
+    def publish(
+        self,
+        workspace: Workspace,
+        kind: str,
+        task_id: str,
+        identity: Json,
+        provenance: Json,
+        *,
+        files: Files | None = None,
+    ) -> Path:
+        """Publish the payload of a workspace with its record. Returns the artifact's folder on this machine.
+
+        files: what the record says of the payload, where that is known and already on the disk. Where another writer
+        has published a whole artifact, that one stays.
+        """
+
+    def publish_copy(self, task: ArtifactId, of: str, record: Record, identity: Json, provenance: Json) -> bool:
+        """Publish the payload of the artifact `of`, whose record this is, as that of `task`.
+
+        Copies as little as possible. False where the payload is gone.
+        """
+
+    def discard(self, kind: str, task_id: str) -> None:
+        """Delete a damaged artifact."""
+
+    def claimed(
+        self, kind: str, task_id: str, *, owner: str = "", waiting: Waiting = nothing
+    ) -> AbstractContextManager[None]:
+        """Be the only process that works on a task. Where another one does, call `waiting` once and wait for it.
+
+        owner: the run that claims it; a new claim of the same owner replaces the old one.
+        """
+
+    def using(
+        self, *, run: Path | None = None, waiting: Waiting = nothing, elsewhere: Report = nothing
+    ) -> AbstractContextManager[None]:
+        """Keep `gc` from cleaning up meanwhile. Where it does so now, call `waiting` and wait for its end.
+
+        run: the folder of the run that this process executes. Raises BoomspecError where another machine executes it,
+        which only a store at a URL can tell; calls `elsewhere` with a message while that has to be found out.
+        """
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Be the only process that works with the store. Raises BoomspecError, naming the runs, where others do."""
+
+    def running_elsewhere(self) -> frozenset[str]:
+        """The folder names of runs whose leases at a URL are held, as far as clocks agree."""
+
+    def run_folders(self, *, beginning: str = "") -> list[Path]:
+        """The folders, on this machine, of all runs whose names begin so, dangling links included.
+
+        Raises OSError where they cannot be listed: taken for "no runs", it would let `gc` delete what they need.
+        """
+
+    def run_called(self, name: str) -> Path | None:
+        """The folder of the run of this folder name, with everything in it; None where there is none."""
+
+    def run_address(self, folder: Path) -> str:
+        """How to name a run's folder to people: a path, or a URL."""
+
+    def remote_copy(self, folder: Path) -> Bucket | None:
+        """The objects that copy a folder below `root` for other machines; None where they share the folder."""
+
+    def note_key(self, kind: str, key: str, task_id: str) -> None:
+        """Add an artifact that is about to be published to the index for early cut-off (`made_of.py`)."""
+
+    def ids_by_key(self, kind: str, keys: Iterable[str]) -> dict[str, list[str]]:
+        """The ids that the index has for these keys; their artifacts may be gone."""
+
+    def stored(self, kinds: Iterable[str], *, cache: bool) -> Iterator[Stored]:
+        """What `gc` may delete: artifacts, checkpoints, leftovers, with `cache` also caches.
+
+        What a living process uses, what cannot be read, and what boomspec did not make is left out.
+        """
+
+    def stored_run(self, folder: Path) -> Iterator[Stored]:
+        """A run, to be deleted."""
+
+    def dead_keys(self, kind: str, is_gone: Callable[[str], bool]) -> Iterator[Stored]:
+        """The index entries whose artifacts, by their ids, are gone."""
+
+    def remove(self, stored: Stored) -> None:
+        """Delete something, out of sight first, so that nobody reads it half deleted."""
