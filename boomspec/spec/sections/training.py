@@ -6,16 +6,12 @@ from pydantic import Field, field_validator, model_validator
 
 from boomspec.core.losses import KL, CrossEntropy, HiddenCosine, Losses
 from boomspec.core.tasks import Precision
-from boomspec.core.types import Count, Number, ShareField, Strict, about, parse_share
+from boomspec.core.types import Count, Number, ShareField, Strict, about
 from boomspec.spec.validate import FieldError
 
 Positive = Annotated[Count, Field(gt=0)]
 NotNegative = Annotated[Count, Field(ge=0)]
-
-
 Beta = Annotated[Number, Field(ge=0, lt=1)]
-
-_WARMUP = "1%"
 
 
 class OptimizerSpec(Strict):
@@ -32,11 +28,7 @@ class ScheduleSpec(Strict):
     """Linear warm-up, then `kind` down to `final` times the peak learning rate."""
 
     kind: Literal["cosine", "linear", "constant"] = about("Shape of the decay.", default="cosine")
-    warmup: ShareField = about(
-        "Share of the steps, or a number of steps.",
-        default=parse_share(_WARMUP),
-        json_schema_extra={"default": _WARMUP},
-    )
+    warmup: ShareField = about("Share of the steps, or a number of steps.", default="1%", validate_default=True)
     final: Number = about("Last learning rate as a share of the peak.", default=0.0, ge=0, le=1)
 
     @model_validator(mode="after")
