@@ -1,4 +1,4 @@
-"""Size against quality: the figure of a report; and how every figure looks and is written.
+"""Figures of quality against size and of differences; and how every figure looks and is written.
 
 Each function returns a matplotlib Figure made with the object interface: no global state, no display.
 `write_png` and `svg` give the same bytes for the same figure: no dates, no random ids. In the SVG, colours are
@@ -10,7 +10,8 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,34 +20,33 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from runners.report.collect import SERIES, Results, Row
-from runners.report.findings import UNITS
+from runners.report.compare import CLEAR, Difference, against_references
 from runners.report.format import count, number
+from runners.report.study import SERIES, Point, Study
 
 # Okabe and Ito's palette: told apart with every common form of colour blindness, and in print by the markers.
 INK, BLUE, ORANGE, PINK = "#1a1a19", "#0072b2", "#d55e00", "#b5649b"
-GREEN, YELLOW, SKY = "#009e73", "#b88700", "#3d9bd1"
-PAPER = "#fffffe"
+GREEN, YELLOW, SKY, PAPER = "#009e73", "#b88700", "#3d9bd1", "#fffffe"
 _VARIABLES = {  # of the page's style, lighter in the dark
-    BLUE: "--blue",
-    ORANGE: "--orange",
-    PINK: "--pink",
-    GREEN: "--green",
-    YELLOW: "--yellow",
-    SKY: "--sky",
+    BLUE: "--blue", ORANGE: "--orange", PINK: "--pink", GREEN: "--green", YELLOW: "--yellow", SKY: "--sky",
     PAPER: "--paper",
-}
-LOOK: dict[str, dict[str, Any]] = {
+}  # fmt: skip
+_DASHED, _DOTTED = (0, (5, 2)), (0, (1, 1.5))
+_LOOK: dict[str, dict[str, Any]] = {
     "interpolated": {"color": BLUE, "marker": "o", "linewidth": 2.2, "markersize": 7, "zorder": 5},
-    "naive_pruning": {"color": ORANGE, "marker": "s", "linewidth": 1.4, "markersize": 6, "linestyle": (0, (5, 2))},
-    "shortgpt": {"color": YELLOW, "marker": "P", "linewidth": 1.4, "markersize": 7, "linestyle": (0, (5, 2))},
-    "laco": {"color": SKY, "marker": "X", "linewidth": 1.4, "markersize": 7, "linestyle": (0, (5, 2))},
+    "naive_pruning": {"color": ORANGE, "marker": "s", "linewidth": 1.4, "markersize": 6, "linestyle": _DASHED},
+    "shortgpt": {"color": YELLOW, "marker": "P", "linewidth": 1.4, "markersize": 7, "linestyle": _DASHED},
+    "laco": {"color": SKY, "marker": "X", "linewidth": 1.4, "markersize": 7, "linestyle": _DASHED},
     "standard_distillation": {"color": GREEN, "marker": "v", "linewidth": 1.4, "markersize": 7},
-    "random_init": {"color": PINK, "marker": "^", "linewidth": 1.4, "markersize": 7, "linestyle": (0, (1, 1.5))},
+    "random_init": {"color": PINK, "marker": "^", "linewidth": 1.4, "markersize": 7, "linestyle": _DOTTED},
 }
-_NOT_THE_TEACHER = {"standard_distillation", "random_init"}  # series that do not end in the teacher
+_NOT_THE_TEACHER = ("standard_distillation", "random_init")  # series that do not end in the teacher
 CONTROLS = ("random_init", "laco", "shortgpt")  # may be so far off that they would flatten all else
 _ENDS = {"student": ("D", 8), "teacher": ("*", 15)}
+# Of groups: the reference is ink; the rest is told apart by colour and by marker.
+_GROUPS = ((INK, "o"), (BLUE, "s"), (ORANGE, "^"), (GREEN, "D"), (PINK, "v"), (YELLOW, "P"), (SKY, "X"))
+MOST_LINES = len(_GROUPS)
+_FAINT = 0.45  # of baselines beside groups
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same everywhere
     "font.size": 10,
@@ -71,70 +71,146 @@ STYLE: dict[str, Any] = {
 }
 
 
-def size_figure(results: Results, measure: str, *, width: float = 7.6, height: float = 4.4) -> Figure:
-    """Quality against parameters, the layer counts along the top. Error bars are one standard error."""
-    metric = results.primary(measure)
+@contextmanager
+def panels(
+    width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
+) -> Iterator[tuple[Figure, Any]]:
+    """A figure of this size in inches, in our style, and its array of axes, [rows, columns]."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.add_subplot()
-        ends = {name: rows[0] for name in _ENDS if (rows := results.series(name, measure, metric))}
-        lines = {name: results.series(name, measure, metric) for name in LOOK}
-        for name, rows in lines.items():
-            if rows:
-                _line(axes, rows, ends, name)
-        for name, row in ends.items():
-            draw_end(axes, row.cell.parameters, row.value, name)
-        near = [*ends.values(), *(row for name, rows in lines.items() if name not in CONTROLS for row in rows)]
-        far = [(row.cell.parameters, row.value, str(LOOK[name]["color"])) for name in CONTROLS for row in lines[name]]
-        keep_in_view(axes, [row.value + sign * (row.stderr or 0.0) for row in near for sign in (-1, 1)], far)
-        size_axes(
-            axes, {row.cell.layers: row.cell.parameters for row in [*near, *(r for n in CONTROLS for r in lines[n])]}
-        )
-        axes.set_ylabel(quality_label(measure, metric, higher_is_better=results.higher_is_better(measure, metric)))
+        yield figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def size_figure(study: Study, measure: str, *, width: float = 7.6, height: float = 4.4) -> Figure:
+    """Quality against parameters of one experiment. Error bars are one standard error."""
+    trial, metric = study.trials[0], study.primary(measure)
+    rows = {name: trial.series(name, measure, metric) for name in (*_ENDS, *_LOOK)}
+    ends = {name: rows.pop(name)[:1] for name in _ENDS}
+    with panels(width, height) as (figure, grid):
+        axes = grid[0, 0]
+        for name, own in rows.items():
+            if own:  # the family runs from student to teacher; pruning nothing is the teacher, too
+                first = ends["student"] if name == "interpolated" else []
+                path = [*first, *own, *(ends["teacher"] if name not in _NOT_THE_TEACHER else [])]
+                x, y = [row.cell.parameters for row in path], [row.value for row in path]
+                marked = range(len(first), len(first) + len(own))
+                axes.plot(x, y, label=SERIES[name], **_LOOK[name], markevery=list(marked))
+                bars = path if name == "interpolated" else own
+                x, y = [row.cell.parameters for row in bars], [row.value for row in bars]
+                look = {"ecolor": _LOOK[name]["color"], "zorder": _LOOK[name].get("zorder", 2)}
+                axes.errorbar(x, y, yerr=[row.stderr or 0.0 for row in bars], fmt="none", elinewidth=1.0, **look)
+        for name, end in ends.items():
+            for row in end:
+                _draw_end(axes, row.cell.parameters, row.value, name)
+        near = [row for own in ends.values() for row in own]
+        near += [row for name, own in rows.items() if name not in CONTROLS for row in own]
+        controls = [(name, row) for name in CONTROLS for row in rows[name]]
+        far = [(row.cell.parameters, row.value, str(_LOOK[name]["color"])) for name, row in controls]
+        _keep_in_view(axes, [row.value + sign * (row.stderr or 0.0) for row in near for sign in (-1, 1)], far)
+        _label_sizes(axes, {row.cell.layers: row.cell.parameters for row in [*near, *(row for _, row in controls)]})
+        axes.set_ylabel(quality_label(study, measure))
         if axes.get_legend_handles_labels()[1]:
             figure.legend(loc="outside lower center", ncols=3, fontsize=9, handlelength=3.2)
     return figure
 
 
-def _line(axes: Any, rows: Sequence[Row], ends: dict[str, Row], name: str) -> None:
-    """One series. The family runs from student to teacher; pruning nothing is the teacher, too."""
-    look, path = LOOK[name], list(rows)
-    if name == "interpolated" and "student" in ends:
-        path.insert(0, ends["student"])
-    if name not in _NOT_THE_TEACHER and "teacher" in ends:
-        path.append(ends["teacher"])
-    x, y = [row.cell.parameters for row in path], [row.value for row in path]
-    axes.plot(x, y, label=SERIES[name], **look, markevery=[i for i, row in enumerate(path) if row in rows])
-    bars = rows if name != "interpolated" else path
-    axes.errorbar(
-        [row.cell.parameters for row in bars],
-        [row.value for row in bars],
-        yerr=[row.stderr or 0.0 for row in bars],
-        fmt="none",
-        ecolor=look["color"],
-        elinewidth=1.0,
-        zorder=look.get("zorder", 2),
-    )
+def size_lines(study: Study, measure: str, *, width: float = 7.6) -> Figure:
+    """Quality against parameters: a line through the mean of each group's family, its spread over seeds a band.
+
+    The baselines of the first group are drawn faintly.
+    """
+    values: list[float] = []
+    places: dict[int, float] = {}
+    with panels(width, 2.4 + 0.3 * width) as (figure, grid):
+        axes = grid[0, 0]
+        for group, (color, marker) in zip(study.groups, _GROUPS, strict=False):
+            points = study.points(group, measure)
+            draw_line(axes, points, color, marker, group.label)
+            values += [value for point in points.values() for value in (point.spread or (point.mean,))]
+            places |= {size.layers: point.parameters for size, point in points.items()}
+        first, far = study.groups[0], []
+        for series in first.baselines(measure):
+            if points := study.points(first, measure, series):
+                found = [(p.parameters, p.mean) for p in points.values()]
+                look = {k: v for k, v in _LOOK[series].items() if k in ("marker", "linestyle")}
+                look |= {"color": INK, "alpha": _FAINT, "linewidth": 1.1, "markersize": 4.5, "zorder": 2}
+                name = SERIES[series] if len(study.groups) == 1 else f"{SERIES[series]} ({first.label})"
+                axes.plot(*zip(*found, strict=True), label=name, **look)
+                if series in CONTROLS:
+                    far += [(place, value, INK) for place, value in found]
+                else:
+                    values += [value for _, value in found]
+        for name in _ENDS:  # where all experiments have the same artifact
+            rows = [row for trial in study.trials for row in trial.series(name, measure, study.primary(measure))]
+            if len({row.artifact for row in rows}) == 1:
+                _draw_end(axes, rows[0].cell.parameters, rows[0].value, name)
+        _keep_in_view(axes, values, far, alpha=_FAINT)
+        _label_sizes(axes, places)
+        axes.set_ylabel(quality_label(study, measure))
+        draw_legend(figure, axes)
+    return figure
 
 
-def draw_end(axes: Any, parameters: float, value: float, name: str) -> None:
+def draw_line(axes: Any, points: Mapping[Any, Point], color: str, marker: str, label: str, x: Any = None) -> None:
+    """A line of means with its band; `x` defaults to the parameters."""
+    at = [point.parameters for point in points.values()] if x is None else x
+    means = [point.mean for point in points.values()]
+    look = {"color": color, "marker": marker, "markersize": 6, "linewidth": 1.8, "markeredgecolor": "none"}
+    axes.plot(at, means, label=label, zorder=5, **look)
+    if any(point.spread for point in points.values()):
+        low, high = zip(*(point.spread or (point.mean, point.mean) for point in points.values()), strict=True)
+        axes.fill_between(at, low, high, color=color, alpha=0.16, linewidth=0, zorder=3)
+
+
+def difference_lines(study: Study, measure: str, *, width: float = 7.6) -> Figure | None:
+    """By how much each group is better than its reference at each size; None where nothing can be compared.
+
+    Filled marks are clear. Bars: lowest to highest seed, or two standard errors over the items of one seed.
+    """
+    compared = [(g, [d for d in found if not d.same]) for g, _, found in against_references(study, measure)]
+    compared = [(group, own) for group, own in compared if own]
+    if not compared:
+        return None
+    every = [difference for _, own in compared for difference in own]
+    step = 0.008 * (max(d.parameters for d in every) - min(d.parameters for d in every))
+    with panels(width, 1.6 + 0.24 * width) as (figure, grid):
+        axes = grid[0, 0]
+        axes.axhline(0, color=INK, linewidth=1.2, zorder=2)
+        for place, (group, own) in enumerate(compared):
+            color, marker = _GROUPS[study.groups.index(group)]
+            x = [d.parameters + (place - (len(compared) - 1) / 2) * step for d in own]
+            gains = [d.gain for d in own]
+            bars = tuple(zip(*map(_bar, own), strict=True))
+            axes.errorbar(x, gains, yerr=bars, fmt="none", ecolor=color, elinewidth=1.1, zorder=3)
+            axes.plot(x, gains, color=color, marker=marker, linewidth=1.2, markersize=6, zorder=4, label=group.label)
+            for at, difference in zip(x, own, strict=True):
+                if not difference.clear:
+                    axes.plot(at, difference.gain, marker, color=color, markersize=6, markerfacecolor=PAPER, zorder=5)
+        _label_sizes(axes, {difference.size.layers: difference.parameters for difference in every})
+        axes.set_ylabel(f"better by{f', {study.unit(measure)}' if study.unit(measure) else ''}   (↑ better)")
+        draw_legend(figure, axes)
+    return figure
+
+
+def _bar(difference: Difference) -> tuple[float, float]:
+    """How far the bar reaches below and above: to the lowest and highest seed, or over the items of one seed."""
+    if len(difference.gains) > 1:
+        return difference.gain - min(difference.gains), max(difference.gains) - difference.gain
+    reach = CLEAR * (difference.items or 0.0)
+    return reach, reach
+
+
+def _draw_end(axes: Any, parameters: float, value: float, name: str) -> None:
     """Student or teacher: its mark, and a dashed line named at the end where the curves are not."""
     marker, size = _ENDS[name]
     axes.plot(parameters, value, marker, color=INK, markersize=size, zorder=6)
     axes.axhline(value, color=INK, alpha=0.45, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-    axes.annotate(
-        f"{name} {number(value)}",
-        (1.0 if name == "student" else 0.0, value),
-        xycoords=("axes fraction", "data"),
-        xytext=(-4 if name == "student" else 4, 3),
-        textcoords="offset points",
-        ha="right" if name == "student" else "left",
-        va="bottom",
-        fontsize=9,
-    )
+    x, shift, side = (1.0, -4, "right") if name == "student" else (0.0, 4, "left")
+    place = {"xycoords": ("axes fraction", "data"), "xytext": (shift, 3), "textcoords": "offset points"}
+    axes.annotate(f"{name} {number(value)}", (x, value), **place, ha=side, va="bottom", fontsize=9)
 
 
-def keep_in_view(
+def _keep_in_view(
     axes: Any, values: Sequence[float], control: Sequence[tuple[float, float, str]], *, alpha: float = 1.0
 ) -> None:
     """Keep a control that is far off from flattening all else: its points out of view become arrows with values.
@@ -171,7 +247,7 @@ def keep_in_view(
         )
 
 
-def size_axes(axes: Any, places: Mapping[int, float]) -> None:
+def _label_sizes(axes: Any, places: Mapping[int, float]) -> None:
     """Parameters along the bottom; the layers of each size along the top. `places`: parameters by layers."""
     axes.set_xlabel("parameters")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(value)))
@@ -187,12 +263,17 @@ def size_axes(axes: Any, places: Mapping[int, float]) -> None:
     top.spines["top"].set_visible(False)
 
 
-def quality_label(measure: str, metric: str, *, higher_is_better: bool) -> str:
+def quality_label(study: Study, measure: str) -> str:
     """What a measure's axis is called, with its unit and which way is better."""
-    arrow = "↑ better" if higher_is_better else "↓ better"
-    name = "held-out" if measure == "held_out" else measure
-    unit = f", {UNITS[metric]}" if metric in UNITS else ""
-    return f"{name} {metric}{unit}   ({arrow})"
+    unit = f", {study.unit(measure)}" if study.unit(measure) else ""
+    return f"{study.name(measure)}{unit}   ({study.arrow(measure)} better)"
+
+
+def draw_legend(figure: Figure, axes: Any) -> None:
+    handles, names = axes.get_legend_handles_labels()
+    if names:
+        columns = 4 if max(map(len, names)) < 16 else 3 if max(map(len, names)) < 26 else 2
+        figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=9, handlelength=3.0)
 
 
 def write_png(figure: Figure, path: Path) -> None:

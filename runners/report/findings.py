@@ -1,205 +1,274 @@
-"""What the numbers say, in sentences that are computed from them and never from a hope.
-
-Two models are compared item by item on the same items (windows of the text, documents of a task), where the
-metric has items: the standard error is that of the mean *difference*, which is far smaller than the
-standard errors of the two numbers.
-"""
+"""What the numbers say, in sentences that are computed from them and never from a hope, and what they cannot say."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
-from runners.report.collect import SERIES, Results, Row
+from runners.report.compare import Difference, against_references, baseline_gains, differences, ranked
 from runners.report.format import number
-from runners.runtime.statistics import weighted_mean, weighted_stderr
+from runners.report.study import SERIES, Group, Size, Study
 
-UNITS = {"loss": "nats per token", "bits_per_byte": "bits per byte"}
 _ADJECTIVES = {"interpolated": "interpolated", "random_init": "randomly initialised"}
-CLEAR = 2.0  # standard errors
+_MOST_SENTENCES = 7  # about single groups; of more there are counts
+_MOST_WINNERS = 3
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """By how much one model is better (positive) or worse (negative) than another of as many layers."""
-
-    layers: int
-    gain: float
-    stderr: float | None
-
-    @property
-    def clear(self) -> bool:
-        """Whether the difference is more than two of its standard errors. False where that is not known."""
-        return self.stderr is not None and abs(self.gain) > CLEAR * self.stderr
+def outcome(study: Study) -> str:
+    """One sentence for the top of the page, and how much is missing."""
+    headline = _sentences(study)[0]
+    without = [{missing.cell for missing in trial.missing} for trial in study.trials]
+    count = sum(map(len, without))
+    if not count:
+        return headline
+    cells = sum(len({row.cell for row in t.rows} | lost) for t, lost in zip(study.trials, without, strict=True))
+    return f"{headline} {count} of {cells} results {'is' if count == 1 else 'are'} missing."
 
 
-def compare(results: Results, measure: str, *, series: str, against: str) -> tuple[Comparison, ...]:
-    """Compare two series at every size between student and teacher that both have, on the primary metric."""
-    metric = results.primary(measure)
-    sign = 1.0 if results.higher_is_better(measure, metric) else -1.0
-    others = {row.cell.layers: row for row in results.series(against, measure, metric)}
-    ends = {row.cell.layers for end in ("student", "teacher") for row in results.series(end, measure, metric)}
-    pairs = [
-        (row, others[row.cell.layers])
-        for row in results.series(series, measure, metric)
-        if row.cell.layers in others and row.cell.layers not in ends
-    ]
-    return tuple(
-        Comparison(row.cell.layers, sign * (row.value - other.value), _paired_stderr(results, row, other))
-        for row, other in pairs
-    )
+def findings(study: Study) -> list[str]:
+    """What else the numbers say: the main measure in full, then each other measure."""
+    headline, *others = _sentences(study)
+    return [sentence for sentence in others if sentence != headline]
 
 
-def _paired_stderr(results: Results, row: Row, other: Row) -> float | None:
-    found = item_differences(results, row, results, other)
-    return None if found is None else weighted_stderr(*found)
+def _sentences(study: Study) -> list[str]:
+    """Every sentence, the headline first."""
+    if not study.measures:
+        return ["There are no results."]
+    main, *others = study.measures
+    if study.axes:
+        first = [_best(study, main), *_against_references(study, main), _seeds(study, main)]
+        rest = [_against_baseline(study, main, name) for name in ("naive_pruning", "standard_distillation")]
+        for measure in others:
+            rest += [_best(study, measure), *_against_references(study, measure)]
+        rest += [_otherwise(study, measure) for measure in study.measures]
+        rest += [
+            f"{group} has no results of its own, so the others are compared with {other}."
+            for group, other in study.stand_ins.items()
+        ]
+        if study.seeds[1] == 1 and len(study.groups) > 1:
+            rest.append("There is one seed of each experiment: what another seed would give is not known.")
+        nothing = f"No two experiments can be compared on {study.name(main)}."
+    else:
+        first = [_beats(study, main, "interpolated", "naive_pruning"), _between(study, main)]
+        rest = [_steps(study, main)]
+        rest += [_beats(study, main, "interpolated", name) for name in ("shortgpt", "laco", "standard_distillation")]
+        rest += [_beats(study, main, "random_init", "naive_pruning")]
+        rest += [_beats(study, measure, "interpolated", "naive_pruning") for measure in others]
+        nothing = f"No interpolated size has a result on {study.name(main)}."
+    headline = next((sentence for sentence in first if sentence), nothing)
+    return [sentence for sentence in dict.fromkeys([headline, *first, *rest]) if sentence]
 
 
-def item_differences(
-    results: Results, row: Row, others: Results, other: Row
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
-    """What a row is more than another, item by item, and the items' weights; None where they cannot be paired."""
-    first = results.items.get((row.cell, row.measure, row.metric))
-    second = others.items.get((other.cell, other.measure, other.metric))
-    if first is None or second is None or not np.array_equal(first.item, second.item):
+# --- one experiment --------------------------------------------------------------------------------
+
+
+def _beats(study: Study, measure: str, series: str, against: str) -> str | None:
+    """Which of two series wins at how many sizes, by how much, and how surely; None where nothing can be compared."""
+    found = baseline_gains(study, measure, series=series, against=against)
+    if not found:
         return None
-    if not np.array_equal(first.weight, second.weight):
-        return None
-    difference = first.value - second.value
-    if not math.isclose(weighted_mean(difference, first.weight), row.value - other.value, rel_tol=1e-5, abs_tol=1e-8):
-        return None  # the metric is not the mean of these items
-    return difference, first.weight
-
-
-def outcome(results: Results) -> str:
-    """One sentence for the top of the page: the main measure, and how much is missing."""
-    sentence = _headline(results)
-    if not results.missing:
-        return sentence
-    without = {missing.cell for missing in results.missing}
-    cells, count = len({row.cell for row in results.rows} | without), len(without)
-    return f"{sentence} {count} of {cells} results {'is' if count == 1 else 'are'} missing."
-
-
-def _headline(results: Results) -> str:
-    if not results.measures:
-        return "There are no results."
-    measure = results.measures[0]
-    sentence = _against(results, measure, series="interpolated", against="naive_pruning")
-    return sentence or _between(results, measure) or f"No interpolated size has a result on {label(results, measure)}."
-
-
-def findings(results: Results) -> list[str]:
-    """What else the numbers say: the main measure in full, then one sentence for each other measure."""
-    if not results.measures:
-        return []
-    main, *others = results.measures
-    found = [_between(results, main), _steps(results, main)]
-    others_of_its_size = ("shortgpt", "laco", "standard_distillation")
-    found += [_against(results, main, series="interpolated", against=name) for name in others_of_its_size]
-    found += [_against(results, main, series="random_init", against="naive_pruning")]
-    found += [_against(results, measure, series="interpolated", against="naive_pruning") for measure in others]
-    headline = _headline(results)
-    return [sentence for sentence in found if sentence and sentence != headline]
-
-
-def label(results: Results, measure: str) -> str:
-    """A measure's name for people: "held-out loss", "arc_easy acc"."""
-    return name_of(measure, results.primary(measure))
-
-
-def name_of(measure: str, metric: str) -> str:
-    """A metric's name for people."""
-    return f"{'held-out' if measure == 'held_out' else measure} {metric}"
-
-
-def _against(results: Results, measure: str, *, series: str, against: str) -> str | None:
-    """Who beats whom at how many sizes, by how much, and how surely; None where nothing can be compared."""
-    compared = compare(results, measure, series=series, against=against)
-    if not compared:
-        return None
-    won = [c for c in compared if c.gain > 0]
-    lost = [c for c in compared if not c.gain > 0]
-    sizes, total = f"{_ADJECTIVES[series]} size{'s' if len(compared) > 1 else ''}", len(compared)
-    what = f"{SERIES[against]} on {label(results, measure)}"
-    unit = UNITS.get(results.primary(measure), "")
+    won, lost = [d for d in found if d.gain > 0], [d for d in found if not d.gain > 0]
+    total, sizes = len(found), f"{_ADJECTIVES[series]} size{'s' if len(found) > 1 else ''}"
+    what = f"{SERIES[against]} on {study.name(measure)}"
     if not lost:
         subject = {1: f"The one {sizes} beats", 2: f"Both {sizes} beat"}.get(total, f"All {total} {sizes} beat")
-        sentence = f"{subject} {what}, by {_range(won, unit)}"
+        sentence = f"{subject} {what}, by {_amount(study, won, measure)}"
     elif not won:
         subject = {1: f"The one {sizes} does not beat"}.get(total, f"None of the {total} {sizes} beats")
-        sentence = f"{subject} {what}: behind by {_range(lost, unit)}"
+        sentence = f"{subject} {what}: behind by {_amount(study, lost, measure)}"
     else:
         sentence = (
-            f"{len(won)} of {total} {sizes} {'beats' if len(won) == 1 else 'beat'} {what}, by {_range(won, unit)}; "
-            f"behind at {listed([c.layers for c in lost])} layers, by {_range(lost, unit)}"
+            f"{len(won)} of {total} {sizes} {'beats' if len(won) == 1 else 'beat'} {what}, "
+            f"by {_amount(study, won, measure)}; behind at {_layers(lost)}, by {_amount(study, lost, measure)}"
         )
-    unknown = _not_compared(results, measure, {series, against}, {c.layers for c in compared})
-    return f"{sentence}; at {listed(unknown)} layers a result is missing." if unknown else f"{sentence}."
+    # Sizes between student and teacher at which a missing result keeps the two from being compared.
+    trial, metric = study.trials[0], study.primary(measure)
+    lacking = (m for m in trial.missing if m.concerns(measure, metric) and m.cell.series in (series, against))
+    ends = {cell.layers for cell in trial.cells if cell.series in ("student", "teacher")}
+    unknown = {m.cell.layers for m in lacking} - {d.size.layers for d in found} - ends
+    return f"{sentence}; at {_listed(unknown)} layers a result is missing." if unknown else f"{sentence}."
 
 
-def _not_compared(results: Results, measure: str, series: set[str], compared: set[int]) -> list[int]:
-    """The sizes between student and teacher at which a missing result keeps two series from being compared."""
-    metric = results.primary(measure)
-    missing = {m.cell.layers for m in results.missing if m.concerns(measure, metric) and m.cell.series in series}
-    cells = [row.cell for row in results.rows] + [m.cell for m in results.missing]
-    ends = {cell.layers for cell in cells if cell.series in ("student", "teacher")}
-    return sorted(missing - compared - ends)
-
-
-def _range(compared: Sequence[Comparison], unit: str) -> str:
-    """The smallest and largest difference, and how many are larger than chance allows."""
-    gains = sorted(abs(c.gain) for c in compared)
-    low, high = number(gains[0]), number(gains[-1])
-    amount = " ".join([low if low == high else f"{low} to {high}", unit]).rstrip()
-    if any(c.stderr is None for c in compared):
-        return amount
-    clear = sum(c.clear for c in compared)
-    if len(compared) == 1:
-        return f"{amount} ({'more' if clear else 'less'} than two standard errors)"
-    many = {0: "none", len(compared): "each"}.get(clear, f"{clear} of them")
-    return f"{amount} ({many} by more than two standard errors)"
-
-
-def listed(numbers: Sequence[int]) -> str:
-    first = ", ".join(map(str, numbers[:-1]))
-    return f"{first} and {numbers[-1]}" if first else str(numbers[-1])
-
-
-def _between(results: Results, measure: str) -> str | None:
+def _between(study: Study, measure: str) -> str | None:
     """How many interpolated sizes lie between student and teacher."""
-    metric = results.primary(measure)
-    ends = [results.series(name, measure, metric) for name in ("student", "teacher")]
-    rows = results.series("interpolated", measure, metric)
-    if not (rows and all(len(end) == 1 for end in ends)):
+    series = [
+        study.trials[0].series(s, measure, study.primary(measure)) for s in ("student", "interpolated", "teacher")
+    ]
+    if not all(series) or len(series[0]) > 1 or len(series[2]) > 1:
         return None
-    student, teacher = (end[0].value for end in ends)
+    student, teacher, total = series[0][0].value, series[2][0].value, len(series[1])
     low, high = sorted((student, teacher))
-    inside = sum(low <= row.value <= high for row in rows)
-    total = len(rows)
+    inside = sum(low <= row.value <= high for row in series[1])
     subject = f"{inside} of {total} interpolated sizes {'lies' if inside == 1 else 'lie'}"
     if inside == total:
-        subject = {1: "The one interpolated size lies", 2: "Both interpolated sizes lie"}.get(
-            total, f"All {total} interpolated sizes lie"
-        )
+        whole = {1: "The one interpolated size lies", 2: "Both interpolated sizes lie"}
+        subject = whole.get(total, f"All {total} interpolated sizes lie")
+    ends = f"the student ({number(student)}) and the teacher ({number(teacher)})"
+    return f"{subject} between {ends} on {study.name(measure)}."
+
+
+def _steps(study: Study, measure: str) -> str | None:
+    """At how many steps up in size, from student to teacher, the metric improves."""
+    means = [point.mean for point in study.points(study.groups[0], measure).values()]
+    if len(means) < 3:
+        return None
+    improved = sum(study.sign(measure) * (up - down) > 0 for down, up in pairwise(means))
+    return f"From size to size upwards, {study.name(measure)} improves at {improved} of {len(means) - 1} steps."
+
+
+# --- several experiments ---------------------------------------------------------------------------
+
+
+def _best(study: Study, measure: str) -> str | None:
+    """Which of at least three groups is best at how many sizes, and how surely it leads."""
+    order = ranked(study, measure)
+    counts = {len(groups) for groups in order.values()}
+    if max(counts, default=0) < 3:
+        return None
+    total, many = len(order), _counted(counts)
+    winners = [_winner(study, groups, size, measure) for size, groups in order.items()]
+    wins = Counter(winner for winner in winners if winner is not None).most_common()
+    parts = [f"{label} at {count}" for label, count in wins[:_MOST_WINNERS]]
+    if wins:
+        parts[0] = f"{wins[0][0]} is best of {many} at {_of_sizes(wins[0][1], total)}"
+    if more := sum(count for _, count in wins[_MOST_WINNERS:]):
+        parts.append(f"others at {more}")
+    if ties := winners.count(None):
+        parts.append(f"the best of {many} tie at {ties if wins else _of_sizes(ties, total)}")
+    sentence = f"On {study.name(measure)}, {', '.join(parts)}"
+    if not wins:
+        return f"{sentence}."
+    leads = [(size, differences(study, groups[0], groups[1], measure)) for size, groups in order.items()]
+    clear = sum(any(d.clear and d.size == size for d in found) for size, found in leads)
+    where = {0: "none of them", total: "every one of them"}.get(clear, f"{clear} of them")
+    beyond = "more than two standard errors of the items" if study.seeds[1] == 1 else "beyond the spread over seeds"
+    return f"{sentence}; the lead over the second best is {beyond} at {where}."
+
+
+def _winner(study: Study, groups: Sequence[Group], size: Size, measure: str) -> str | None:
+    """The best group; None where the best two are equal."""
+    first, second = (study.points(group, measure)[size].mean for group in groups[:2])
+    return None if first == second else groups[0].label
+
+
+def _against_references(study: Study, measure: str) -> list[str]:
+    """Each group against the file's own experiment; counts only where there are many."""
+    compared = [entry for entry in against_references(study, measure) if entry[2]]
+    if len(compared) <= _MOST_SENTENCES:
+        return [_against(study, group, other, found, measure) for group, other, found in compared]
+    own = [[d for d in found if not d.same] for _, _, found in compared]
+    better, worse = (sum(bool(ds) and all(s * d.gain > 0 and d.clear for d in ds) for ds in own) for s in (1, -1))
+    names = {other.label for _, other, _ in compared}
+    what = names.pop() if len(names) == 1 else "base at the same point"
+    sentence = (
+        f"Of {len(compared)} compared with {what} on {study.name(measure)}, {better} {'is' if better == 1 else 'are'} "
+        f"clearly better at every size and {worse} clearly worse at every size."
+    )
+    return [sentence]
+
+
+def _against(study: Study, group: Group, other: Group, found: Sequence[Difference], measure: str) -> str:
+    """ "no-kl is worse than base at 4 of 5 sizes on ..., by 0.010 to 0.031 nats per token; ..."."""
+    own, name = [difference for difference in found if not difference.same], study.name(measure)
+    if not own:
+        return f"{group.label} and {other.label} are the same artifacts on {name}: nothing that it measures differs."
+    better, worse = [d for d in own if d.gain > 0], [d for d in own if d.gain < 0]
+    if not better and not worse:
+        return f"{group.label} and {other.label} do not differ on {name} at any of {len(own)} sizes."
+    ways = ("better", better), ("worse", worse)
+    (word, first), (opposite, second) = ways if len(better) > len(worse) else ways[::-1]
+    where = _of_sizes(len(first), len(own))
+    sentence = f"{group.label} is {word} than {other.label} at {where} on {name}, by {_amount(study, first, measure)}"
+    if equal := len(own) - len(first) - len(second):
+        sentence += f"; equal at {equal}"
+    if second:
+        sentence += f"; {opposite} at {_layers(second)}, by {_amount(study, second, measure)}"
+    return f"{sentence}."
+
+
+def _seeds(study: Study, measure: str) -> str | None:
+    """How far the seeds of a group lie apart."""
+    points = (point for group in study.groups for point in study.points(group, measure).values())
+    repeated = [point.values for point in points if len(point.values) > 1]
+    if not repeated:
+        return None
+    spans = [max(values) - min(values) for values in repeated]
+    unit = f" {study.unit(measure)}" if study.unit(measure) else ""
     return (
-        f"{subject} between the student ({number(student)}) "
-        f"and the teacher ({number(teacher)}) on {label(results, measure)}."
+        f"Between the seeds of one experiment, {study.name(measure)} at one size spans {number(min(spans))} to "
+        f"{number(max(spans))}{unit} ({_counted({len(values) for values in repeated})} seeds; "
+        f"the median span is {number(float(np.median(spans)))})."
     )
 
 
-def _steps(results: Results, measure: str) -> str | None:
-    """At how many steps up in size, from student to teacher, the metric improves."""
-    metric = results.primary(measure)
-    family = [row for name in ("student", "interpolated", "teacher") for row in results.series(name, measure, metric)]
-    family.sort(key=lambda row: row.cell.layers)
-    if len(family) < 3:
+def _against_baseline(study: Study, measure: str, baseline: str) -> str | None:
+    """At how many interpolated sizes each group beats its own baseline of that size, by means over seeds."""
+    parts: list[str] = []
+    for group in study.groups:
+        family, others = study.points(group, measure), study.points(group, measure, baseline)
+        rows = (row for row in group.rows if row.measure == measure and row.cell.series == "interpolated")
+        if common := {row.size for row in rows} & family.keys() & others.keys():
+            won = sum(study.sign(measure) * (family[size].mean - others[size].mean) > 0 for size in common)
+            parts.append(f"{group.label} at {won} of {len(common)}")
+    if not parts or len(parts) > _MOST_SENTENCES:
         return None
-    sign = 1.0 if results.higher_is_better(measure, metric) else -1.0
-    improved = sum(sign * (up.value - down.value) > 0 for down, up in pairwise(family))
-    return f"From size to size upwards, {label(results, measure)} improves at {improved} of {len(family) - 1} steps."
+    return f"Interpolated sizes beat {SERIES[baseline]} on {study.name(measure)}: {', '.join(parts)}."
+
+
+def _otherwise(study: Study, measure: str) -> str | None:
+    """Groups that were measured with something else than the first."""
+    groups = [group for group in study.groups if group.yardsticks(measure)]
+    others = [group.label for group in groups if group.yardsticks(measure) != groups[0].yardsticks(measure)]
+    if not others:
+        return None
+    names = others[:_MOST_WINNERS] + ([f"{len(others) - _MOST_WINNERS} more"] if len(others) > _MOST_WINNERS else [])
+    what = "other held-out text" if measure == "held_out" else "another form of the task"
+    return (
+        f"Not compared on {study.name(measure)}: {', '.join(names)} "
+        f"{'was' if len(others) == 1 else 'were'} measured on {what} than {groups[0].label}."
+    )
+
+
+# --- parts of sentences ----------------------------------------------------------------------------
+
+
+def _amount(study: Study, found: Sequence[Difference], measure: str) -> str:
+    """The smallest and largest difference, and how many are clear."""
+    gains = sorted(abs(difference.gain) for difference in found)
+    low, high = number(gains[0]), number(gains[-1])
+    amount = f"{low if low == high else f'{low} to {high}'} {study.unit(measure)}".rstrip()
+    if not study.axes and any(d.items is None for d in found):
+        return amount
+    if all(d.items is None and d.interval is None for d in found):
+        return f"{amount} (one seed, and no standard error)"
+    counts, clear = {len(difference.gains) for difference in found}, sum(difference.clear for difference in found)
+    beyond = "two standard errors of the items" if counts == {1} else f"the spread over {_counted(counts)} seeds"
+    every, beyond = ("all", beyond) if study.axes else ("each", "two standard errors")
+    if len(found) == 1:
+        return f"{amount} ({'more' if clear else 'less'} than {beyond})"
+    many = {0: "none", len(found): every}.get(clear, f"{clear} of them")
+    return f"{amount} ({many} by more than {beyond})"
+
+
+def _of_sizes(count: int, total: int) -> str:
+    if count < total:
+        return f"{count} of {total} sizes"
+    return {1: "the one size", 2: "both sizes"}.get(total, f"all {total} sizes")
+
+
+def _counted(counts: set[int]) -> str:
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _layers(found: Sequence[Difference]) -> str:
+    return f"{_listed([difference.size.layers for difference in found])} layers"
+
+
+def _listed(numbers: Collection[int]) -> str:
+    *first, last = map(str, sorted(numbers))
+    return f"{', '.join(first)} and {last}" if first else last

@@ -1,6 +1,11 @@
-"""Numbers as people write them."""
+"""Numbers as people write them, and footnotes to them."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_COUNTED = re.compile(r"(\d+) of (\d+) (.+)")
 
 
 def number(value: float) -> str:
@@ -31,7 +36,42 @@ def _scaled(value: float, base: int, units: tuple[str, ...]) -> str:
     power = 0
     while value >= base and power < len(units) - 1:
         value, power = value / base, power + 1
-    if power == 0:
-        return f"{value:.0f}{units[0]}"
-    decimals = max(0, 2 - len(str(int(value))) + 1)
+    decimals = max(0, 3 - len(str(int(value)))) if power else 0
     return f"{value:.{decimals}f}{units[power]}"
+
+
+class Footnotes:
+    """The notes to the numbers of one table, each kind once, as a letter.
+
+    A note may count ("2 of 40 contexts were cut to the model's positions"); notes that differ in their numbers only are
+    of one kind, and its footnote gives the smallest and the largest number.
+    """
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, list[tuple[int, int]]] = {}
+
+    def letters(self, notes: Iterable[str]) -> str:
+        """The letters for the notes of one number; each note may be several, separated by "; "."""
+        letters = set()
+        for note in (part for text in notes for part in text.split("; ") if part):
+            match = _COUNTED.fullmatch(note)
+            kind = match[3] if match else note
+            self._kinds.setdefault(kind, []).extend([(int(match[1]), int(match[2]))] if match else [])
+            letters.add(_letter(list(self._kinds).index(kind)))
+        return "".join(sorted(letters))
+
+    @property
+    def lines(self) -> list[dict[str, str]]:
+        """{mark, text} of every kind."""
+        return [{"mark": _letter(i), "text": _text(*kind)} for i, kind in enumerate(self._kinds.items())]
+
+
+def _letter(number: int) -> str:
+    return chr(ord("a") + number % 26)
+
+
+def _text(kind: str, counts: list[tuple[int, int]]) -> str:
+    if not counts:
+        return kind
+    few, many, of = min(n for n, _ in counts), max(n for n, _ in counts), max(whole for _, whole in counts)
+    return f"{few} of {of} {kind}" if few == many else f"{few} to {many} of {of} {kind}"

@@ -1,14 +1,15 @@
-"""The model card of an exported size: what it is, how it was made, what it measured, from the graph and the store."""
+"""Write the model card of an exported size, from the graph and the store: what it is, how it was made, its results."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import yaml
-from huggingface_hub import hf_hub_download
+from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
 
 import boomspec
 from boomspec.core.graph import Source, TaskGraph
@@ -18,8 +19,9 @@ from boomspec.models.facts import read_config, read_facts, total_bytes, total_pa
 from boomspec.models.trust import foreign_code
 from boomspec.store import Store
 from runners.modeling.members import lineage_of, task_of
-from runners.report.collect import Row, collect
+from runners.report.collect import collect
 from runners.report.format import count, number, size
+from runners.report.study import Row
 from runners.runtime.numbers import fetch_numbers
 
 _CARD = "README.md"
@@ -38,17 +40,18 @@ def model_card(graph: TaskGraph, store: Store, member: Member, *, folder: Path, 
     lineage = lineage_of(graph)
     base, teacher = _base(graph, lineage)
     student = graph.nodes.get(lineage.student)
+    teacher_tied = lineage.members[-1].tied
     masked = "ForMaskedLM" in str(read_config(folder).get("architectures"))
     kind = "student" if member.plan == lineage.trained.plan else "teacher" if member.is_teacher else "interpolated"
     return _TEMPLATES.get_template("model_card.md.jinja").render(
-        front_matter=_yaml(_front_matter(graph, base, masked=masked)),
+        front_matter=_front_matter(graph, base, masked=masked) + "\n",
         title=f"{graph.name}, {member.layers} layers",
         summary=_summary(member, lineage, kind, teacher),
         auto_class="AutoModelForMaskedLM" if masked else "AutoModelForCausalLM",
         name=name,
         code=foreign_code(graph),
         facts=_facts(member, lineage, folder, base),
-        untied="" if member.tied or not _is_tied(lineage) else ", so they are two matrices where the teacher has one",
+        untied=", so they are two matrices where the teacher has one" if teacher_tied and not member.tied else "",
         teacher=f"Teacher: {teacher}.",
         student=_student(graph, lineage),
         records=[
@@ -76,26 +79,28 @@ def fence(text: str, language: str) -> str:
 
 def front_matter_of(card: str) -> dict[str, Any]:
     """The metadata that a model card opens with; empty where it has none that can be read."""
-    match = re.match(r"\A---\s*\n(.*?)\n---\s*(\n|\Z)", card, re.DOTALL)
-    try:
-        data = yaml.safe_load(match[1]) if match else None
-    except yaml.YAMLError:
+    if not card.lstrip().startswith("---"):
         return {}
-    return data if isinstance(data, dict) else {}
+    try:
+        data: dict[str, Any] = dict(ModelCard(card, ignore_metadata_errors=True).data.to_dict())  # type: ignore[no-untyped-call]
+    except (yaml.YAMLError, ValueError, TypeError):
+        return {}
+    return data
 
 
 def _base(graph: TaskGraph, lineage: Lineage) -> tuple[dict[str, Any], str]:
-    """The metadata of the base model's card with its name, and the teacher in words."""
+    """The metadata of the base model's card with its name, and a description of the teacher."""
     source = _source(graph, lineage.teacher)
     if source is None:
         return {}, "trained from random weights by the same experiment"
     card = front_matter_of(_card_text(source))
-    kept = {key: card[key] for key in _FROM_BASE if key in card}
     if "hub" in source.identity:
         name, revision = source.identity["hub"], source.identity["revision"]
-        return {"base_model": name, **kept}, f"[{name}](https://huggingface.co/{name}) at commit `{revision}`"
-    name = Path(source.location["folder"]).name
-    return {"base_model": name, **kept}, f"a model in a local folder `{name}` (id `{source.id[:12]}`)"
+        teacher = f"[{name}](https://huggingface.co/{name}) at commit `{revision}`"
+    else:
+        name = Path(source.location["folder"]).name
+        teacher = f"a model in a local folder `{name}` (id `{source.id[:12]}`)"
+    return {"base_model": name, **{key: card[key] for key in _FROM_BASE if key in card}}, teacher
 
 
 def _card_text(source: Source) -> str:
@@ -109,15 +114,15 @@ def _card_text(source: Source) -> str:
     return path.read_text(encoding="utf-8", errors="replace")
 
 
-def _front_matter(graph: TaskGraph, base: dict[str, Any], *, masked: bool) -> dict[str, Any]:
-    datasets = [s.identity["hub"] for s in graph.sources.values() if s.kind == "hub_dataset"]
-    return {
+def _front_matter(graph: TaskGraph, base: dict[str, Any], *, masked: bool) -> str:
+    data = ModelCardData(
         **base,
-        "library_name": "transformers",
-        "pipeline_tag": "fill-mask" if masked else "text-generation",
-        **({"datasets": datasets} if datasets else {}),
-        "tags": ["boomerang-distillation", "model-interpolation", "boomspec"],
-    }
+        library_name="transformers",
+        pipeline_tag="fill-mask" if masked else "text-generation",
+        datasets=[s.identity["hub"] for s in graph.sources.values() if s.kind == "hub_dataset"] or None,
+        tags=["boomerang-distillation", "model-interpolation", "boomspec"],
+    )
+    return str(data.to_yaml())
 
 
 def _source(graph: TaskGraph, model: str) -> Source | None:
@@ -130,13 +135,10 @@ def _source(graph: TaskGraph, model: str) -> Source | None:
 
 def _summary(member: Member, lineage: Lineage, kind: str, teacher: str) -> str:
     ends = f"the {lineage.trained.layers} layers of its student and the {lineage.members[-1].layers} of its teacher"
-    match kind:
-        case "student":
-            return f"The distilled student of a family of models that grows from it to its teacher, {teacher}."
-        case "teacher":
-            return f"The teacher of a family of models: {teacher}."
-        case _:
-            return f"A model between {ends}, {teacher}. No training was done for this size."
+    return {
+        "student": f"The distilled student of a family of models that grows from it to its teacher, {teacher}.",
+        "teacher": f"The teacher of a family of models: {teacher}.",
+    }.get(kind, f"A model between {ends}, {teacher}. No training was done for this size.")
 
 
 def _facts(member: Member, lineage: Lineage, folder: Path, base: dict[str, Any]) -> list[tuple[str, str]]:
@@ -152,10 +154,6 @@ def _facts(member: Member, lineage: Lineage, folder: Path, base: dict[str, Any])
         ("kept layers of the teacher", f"`{', '.join(map(str, lineage.kept))}`"),
         *([("licence of the base model", str(base.get("license", "not found in its card")))] if base else []),
     ]
-
-
-def _is_tied(lineage: Lineage) -> bool:
-    return lineage.members[-1].tied
 
 
 def _student(graph: TaskGraph, lineage: Lineage) -> str:
@@ -187,25 +185,20 @@ def _results(graph: TaskGraph, store: Store, member: Member, kind: str) -> dict[
     return {"labels": list(columns), "lines": lines, "evaluated": any(model == own for model, _, _ in found)}
 
 
-def _rows(graph: TaskGraph, store: Store) -> list[tuple[str, Row]]:
+def _rows(graph: TaskGraph, store: Store) -> Iterator[tuple[str, Row]]:
     """Every number in the store, with the id of the model that it is of."""
-    rows: list[tuple[str, Row]] = []
     for node in graph.nodes.values():
         if not isinstance(node.task.record, Report):
             continue
         needed = {role: graph.nodes[task] for role, task in node.task.inputs.items() if task in graph.nodes}
-        cells = {cell.input for cell in node.task.record.cells}
-        measured = {(needed[role].task.kind, needed[role].id) for role in cells if role in needed}
-        folders = fetch_numbers(store, store.records(measured))
-
-        def find(role: str, needed: Any = needed, folders: Any = folders) -> Path | str:
-            found: Path | str = folders.get((needed[role].task.kind, needed[role].id), "not in the store")
-            return found
-
-        for cell in node.task.record.cells:
-            model = needed[cell.input].task.inputs["model"]
-            rows += [(model, row) for row in collect(Report(cells=(cell,), trainings={}), find).rows]
-    return rows
+        cells = [cell for cell in node.task.record.cells if cell.input in needed]
+        tasks = {cell.input: (needed[cell.input].task.kind, needed[cell.input].id) for cell in cells}
+        folders = fetch_numbers(store, store.records(set(tasks.values())))
+        for cell in cells:
+            if (folder := folders.get(tasks[cell.input])) is not None:
+                model = needed[cell.input].task.inputs["model"]
+                study = collect(Report(cells=(cell,), trainings={}), {cell.input: folder}.__getitem__)
+                yield from ((model, row) for row in study.rows())
 
 
 def _value(row: Row | None) -> str:

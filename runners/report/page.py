@@ -1,84 +1,177 @@
-"""Make the page of one experiment: tables and drawings from `Results`, set into `page.html.jinja`."""
+"""Make the page of a study: its drawings and tables, set into `page.html.jinja`."""
 
 from __future__ import annotations
 
+import base64
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
 
-from boomspec.core.tasks import Cell
-from runners.report.collect import SERIES, Results, Row
-from runners.report.figures import size_figure
-from runners.report.findings import UNITS, compare, findings, label, outcome
-from runners.report.format import count, number, signed, size
-from runners.report.frame import NO_PROVENANCE, Drawing, Provenance, file_name, rendered
-from runners.report.marks import Marks
+from runners.report.compare import against_references
+from runners.report.figures import MOST_LINES, difference_lines, size_figure, size_lines, svg
+from runners.report.findings import findings, outcome
 from runners.report.process_figures import search_figure, similarity_figure, training_figure
+from runners.report.run_notes import NO_PROVENANCE, Experiments, Provenance
+from runners.report.study import MOST_IN_RANGE, SERIES, Study
+from runners.report.sweep_figures import MOST_PANELS, axis_figure, grid_figure, marginal_figure, numeric, panels_of
+from runners.report.tables import gains_table, group_table, missing_lines, model_table
 
-GROUPS = ("hero", "sizes", "searches", "trainings", "similarities")
-
-
-def draw(results: Results) -> list[Drawing]:
-    """All figures that the results allow, in the order of the page: the main measure is the large one."""
-    main, others = results.measures[:1], results.measures[1:]
-    drawings = [_size_drawing(results, measure) for measure in main]
-    small = {"width": 5.4, "height": 3.9} if len(others) > 1 else {}
-    drawings += [_size_drawing(results, measure, **small) for measure in others]
-    for search in results.searches:
-        caption = "KL of each candidate to the teacher on the calibration text, by how many blocks are patched."
-        drawings.append(
-            Drawing("searches", file_name("search", search.label), search.label, caption, search_figure(search))
-        )
-    for training in results.trainings:
-        if training.steps:
-            caption = "Every optimiser step (faint) and its running mean. Terms are drawn without their weights."
-            figure = training_figure(training)
-            drawings.append(
-                Drawing("trainings", file_name("training", training.label), training.label, caption, figure)
-            )
-    for training in results.trainings:
-        if training.pairs:
-            caption = (
-                "Mean cosine similarity of aligned hidden states, before and after distillation, on the same text."
-            )
-            figure = similarity_figure(training)
-            name = file_name("similarity", training.label)
-            drawings.append(Drawing("similarities", name, training.label, caption, figure))
-    return told_apart(drawings)
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+_MOST_EMBEDDED = 2_000_000  # characters of one download; a page with more is slow to open
+_MOST_MISSING = 200
+_WIDTH, _SMALL = 7.6, 5.4  # of a figure, in inches: the page shows small ones side by side
+_FEW_VALUES = 3  # of a number from which a figure over it says something
+_FAMILY = "the student, the sizes built from it without training, and the teacher."
 
 
-def told_apart(drawings: Sequence[Drawing]) -> list[Drawing]:
-    """The same drawings; of those that would lie in one file the later ones have a number behind their name."""
+@dataclass(frozen=True)
+class Drawing:
+    """One figure with its place on the page; `name` is also the name of its file."""
+
+    group: str  # hero, others, searches, trainings or similarities
+    name: str
+    title: str
+    caption: str
+    figure: Figure = field(repr=False)
+
+    @cached_property
+    def svg(self) -> str:
+        return svg(self.figure, name=self.name)
+
+
+def draw(study: Study) -> list[Drawing]:
+    """All figures that the results allow, in the order of the page: the main measure has the large ones."""
+    found: list[Drawing] = []
+    for measure in study.measures:
+        found += _of_several(study, measure) if study.axes else [_of_one(study, measure)]
+    found += _of_process(study)
     used: Counter[str] = Counter()
-    found = []
-    for drawing in drawings:
+    for place, drawing in enumerate(found):  # of those that would lie in one file the later ones are numbered
         used[drawing.name] += 1
-        times = used[drawing.name]
-        found.append(replace(drawing, name=f"{drawing.name}-{times}") if times > 1 else drawing)
+        if used[drawing.name] > 1:
+            found[place] = replace(drawing, name=f"{drawing.name}-{used[drawing.name]}")
     return found
 
 
-def _size_drawing(results: Results, measure: str, **shape: float) -> Drawing:
-    name = label(results, measure)
+def _file_name(kind: str, name: str) -> str:
+    """The name of a figure's file, without its ending."""
+    return f"{kind}-" + "".join(c if c.isalnum() or c in "-_" else "-" for c in name.lower())
+
+
+def _of_one(study: Study, measure: str) -> Drawing:
+    trial, name, main = study.trials[0], study.name(measure), measure == study.measures[0]
     caption = f"Model size against {name}."
-    if results.measures[0] == measure:
-        caption += (
-            " The blue line is one family: the student, the sizes built from it without training, and the teacher."
-            " Dashed lines mark student and teacher."
+    if main:
+        caption += f" The blue line is one family: {_FAMILY} Dashed lines mark student and teacher."
+        controls = (
+            trial.series(control, measure, study.primary(measure)) for control in ("random_init", "shortgpt", "laco")
         )
-        if any(results.series(name, measure, results.primary(measure)) for name in ("random_init", "shortgpt", "laco")):
+        if any(controls):
             caption += " Where the control is out of view, an arrow gives its value."
-    if any(row.stderr for row in results.rows if row.measure == measure):
+    if any(row.stderr for row in trial.rows if row.measure == measure):
         caption += " Bars are one standard error."
-    group = "hero" if results.measures[0] == measure else "sizes"
-    return Drawing(group, file_name("size", measure), name, caption, size_figure(results, measure, **shape))
+    small = not main and len(study.measures) > 2
+    figure = size_figure(study, measure, **({"width": _SMALL, "height": 3.9} if small else {}))
+    return Drawing("hero" if main else "others", _file_name("size", measure), name, caption, figure)
+
+
+def _of_process(study: Study) -> Iterator[Drawing]:
+    for search in study.searches:
+        caption = "KL of each candidate to the teacher on the calibration text, by how many blocks are patched."
+        yield Drawing("searches", _file_name("search", search.label), search.label, caption, search_figure(search))
+    for training in (training for training in study.trainings if training.steps):
+        caption = "Every optimiser step (faint) and its running mean. Terms are drawn without their weights."
+        name, figure = _file_name("training", training.label), training_figure(training)
+        yield Drawing("trainings", name, training.label, caption, figure)
+    for training in (training for training in study.trainings if training.pairs):
+        caption = "Mean cosine similarity of aligned hidden states, before and after distillation, on the same text."
+        name, figure = _file_name("similarity", training.label), similarity_figure(training)
+        yield Drawing("similarities", name, training.label, caption, figure)
+
+
+def _of_several(study: Study, measure: str) -> Iterator[Drawing]:
+    """Few groups: against size, and against their reference. Many: over what was varied, in one axis, two or more."""
+    main, few, name = measure == study.measures[0], len(study.groups) <= MOST_LINES, study.name(measure)
+    width = _SMALL if not main and (few or len(study.measures) > 2) else _WIDTH
+    found: list[tuple[str, str, Figure | None]] = []
+    axis = swept_axis(study)
+    if not study.sizes(measure):
+        return  # only baselines have results
+    if few:
+        lines = size_lines(study, measure, width=width)
+        found.append(("size", f"Model size against {name}. {_lines(study) if main else ''}", lines))
+        found.append(("difference", _difference_caption(study, measure), difference_lines(study, measure, width=width)))
+    if axis is not None and len(panels_of(study, axis)) <= MOST_PANELS:
+        values = [numeric(value) for value in study.axes[axis]]
+        if not few or (None not in values and len(values) >= _FEW_VALUES):
+            caption = f"{axis} against {name}, at a few sizes. {_spread(study) if main else ''}"
+            found.append(("axis", caption, axis_figure(study, measure, axis, width=width)))
+    elif not few and len(study.swept) == 2:
+        axes = " and ".join(study.swept)
+        caption = f"{name} over {axes}: means over seeds. The star marks the best, its value above."
+        found.append(("grid", caption, grid_figure(study, measure, width=width)))
+    elif not few:
+        caption = f"Each axis against {name}. A dot is one experiment's mean over seeds, a dash the median of a value."
+        found.append(("axes", caption, marginal_figure(study, measure, width=width)))
+    group = "hero" if main else "others"
+    for kind, caption, figure in found:
+        if figure is not None:
+            yield Drawing(group, _file_name(kind, measure), name, caption.strip(), figure)
+
+
+def swept_axis(study: Study) -> str | None:
+    """The axis along which a figure is drawn: the one with the most values, one of numbers before one of names."""
+
+    def worth(name: str) -> tuple[bool, int]:
+        return all(numeric(value) is not None for value in study.axes[name]), len(study.axes[name])
+
+    return max(study.swept, key=worth, default=None)
+
+
+def _lines(study: Study) -> str:
+    first = study.groups[0]
+    grey = f" Grey: the baselines of {first.label}." if first.baselines(study.measures[0]) else ""
+    return f"Each line is one family: {_FAMILY} {_spread(study)}{grey}"
+
+
+def _spread(study: Study) -> str:
+    """What a mean is taken over, and what is drawn around it."""
+    low, high = study.seeds
+    if high == 1:
+        return "One seed each, so there is no spread to draw."
+    seeds = f"{high} seeds" if low == high else f"{low} to {high} seeds"
+    band = "from the lowest to the highest seed" if high <= MOST_IN_RANGE else "one standard deviation to each side"
+    if low <= MOST_IN_RANGE < high:
+        band += f" (up to {MOST_IN_RANGE} seeds: from the lowest to the highest)"
+    return f"Lines are means over {seeds}, bands reach {band}."
+
+
+def _difference_caption(study: Study, measure: str) -> str:
+    names = {other.label for _, other, _ in against_references(study, measure)}
+    reference = names.pop() if len(names) == 1 else "base at the same point of the sweep"
+    bars = "from the lowest to the highest seed" if study.seeds[1] > 1 else "two standard errors over the items"
+    return (
+        f"By how much each is better on {study.name(measure)} than {reference}, at the same seed. "
+        f"Bars reach {bars}; filled marks are clear differences, open ones are not. What is one artifact is left out."
+    )
 
 
 def render(
-    results: Results,
+    study: Study,
     *,
     title: str,
     drawings: Sequence[Drawing],
@@ -86,99 +179,32 @@ def render(
     question: Sequence[str] = (),
     spec: str = "",
     resolved: dict[str, Any] | None = None,
+    experiments: Experiments | None = None,
     provenance: Provenance = NO_PROVENANCE,
 ) -> str:
-    """The page's HTML. `files`: texts of the files that it offers for download, by name."""
-    measures = list(dict.fromkeys([*results.measures, *(missing.measure for missing in results.missing)]))
-    others = [name for name in dict.fromkeys(row.measure for row in results.rows) if name not in measures]
-    return rendered(
-        "page.html.jinja",
-        kind="report",
+    """The page's HTML. `files`: texts of the files that it offers for download; large ones lie beside it."""
+    encoded = {name: base64.b64encode(text.encode()).decode() for name, text in files.items()}
+    missing = missing_lines(study) if study.axes else [missing for _, missing in study.missing]
+    measures = list(dict.fromkeys([*study.measures, *(missing.measure for _, missing in study.missing)]))
+    subtasks = [name for name in dict.fromkeys(row.measure for row in study.rows()) if name not in measures]
+    return TEMPLATES.get_template("page.html.jinja").render(
         title=title,
         question=question,
-        outcome=outcome(results),
-        findings=findings(results),
-        missing=results.missing,
+        outcome=outcome(study),
+        findings=findings(study),
+        drawings=drawings,
         series=SERIES,
-        **{group: [d for d in drawings if d.group == group] for group in GROUPS},
-        numbers_table=numbers_table(results, measures),
-        subtasks_table=numbers_table(results, others),
-        gains=gains_table(results),
-        downloads=files,
+        models=None if study.axes else model_table(study, measures),
+        subtasks=None if study.axes else model_table(study, subtasks),
+        gains=None if study.axes else gains_table(study),
+        tables=[group_table(study, measure) for measure in study.measures] if study.axes else [],
+        seeds=study.seeds[1],
+        missing=missing[:_MOST_MISSING] if study.axes else missing,
+        unlisted=max(0, len(missing) - _MOST_MISSING) if study.axes else 0,
+        axes=study.axes,
+        experiments=experiments,
+        downloads={name: data if len(data) <= _MOST_EMBEDDED else "" for name, data in encoded.items()},
         spec=spec,
         resolved=yaml.safe_dump(resolved, sort_keys=False, default_flow_style=None, width=110) if resolved else "",
         provenance=provenance,
     )
-
-
-def numbers_table(results: Results, measures: Sequence[str]) -> dict[str, Any]:
-    """One line per model, by size; one column per measure and metric."""
-    rows = {(_model(row.cell), row.measure, row.metric): row for row in results.rows}
-    marks = Marks()
-    columns = [(name, results.metrics(name) or ("",)) for name in measures]
-    cells = [row.cell for row in results.rows] + [missing.cell for missing in results.missing]
-    models = {(c.layers, list(SERIES).index(c.series), _model(c)): c for c in cells}
-    lines: list[dict[str, Any]] = []
-    for (layers, _, model), cell in sorted(models.items(), key=lambda item: item[0]):
-        values = []
-        for measure, metrics in columns:
-            missing = [m for m in results.missing if _model(m.cell) == model]
-            for metric in metrics:
-                row, reasons = rows.get((model, measure, metric)), [m for m in missing if m.concerns(measure, metric)]
-                reason = reasons[0].reason if reasons else None
-                values.append(_value(row, reason) | {"marks": marks.of([row.note] if row is not None else [])})
-        lines.append(
-            {
-                "series": cell.series,
-                "name": SERIES[cell.series],
-                "first": not lines or lines[-1]["layers"] != layers,
-                "layers": layers,
-                "parameters": count(cell.parameters),
-                "bytes": size(cell.bytes),
-                "cells": values,
-            }
-        )
-    headed = [(_heading(name), [_metric_heading(results, name, m) for m in metrics]) for name, metrics in columns]
-    return {"measures": headed, "lines": lines, "footnotes": marks.footnotes}
-
-
-def _model(cell: Cell) -> str:
-    """What tells a cell's model from others: two members of a family may have one size."""
-    return cell.input.rpartition("/")[0]
-
-
-def _value(row: Row | None, reason: str | None) -> dict[str, Any]:
-    if row is None:
-        return {"text": "", "error": "", "reason": reason or ""}
-    return {"text": number(row.value), "error": "" if row.stderr is None else number(row.stderr), "reason": ""}
-
-
-def _heading(measure: str) -> str:
-    return "held-out text" if measure == "held_out" else measure
-
-
-def _metric_heading(results: Results, measure: str, metric: str) -> str:
-    if not metric:
-        return ""
-    arrow = "↑" if results.higher_is_better(measure, metric) else "↓"
-    return f"{metric.replace('_', ' ')} {arrow}"
-
-
-def gains_table(results: Results) -> dict[str, Any]:
-    """The interpolated models against naive pruning, one line per size, one column per measure."""
-    compared = {
-        measure: {c.layers: c for c in compare(results, measure, series="interpolated", against="naive_pruning")}
-        for measure in results.measures
-    }
-    compared = {measure: found for measure, found in compared.items() if found}
-    lines = []
-    for layers in sorted({layers for found in compared.values() for layers in found}):
-        values = []
-        for found in compared.values():
-            c = found.get(layers)
-            error = "" if c is None or c.stderr is None else number(c.stderr)
-            values.append({"text": "" if c is None else signed(c.gain), "error": error})
-        lines.append({"layers": layers, "cells": values})
-    units = {measure: UNITS.get(results.primary(measure), "") for measure in compared}
-    heads = [label(results, measure) + (f", {units[measure]}" if units[measure] else "") for measure in compared]
-    return {"measures": heads, "lines": lines}

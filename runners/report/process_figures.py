@@ -1,41 +1,39 @@
-"""The figures of how a family came to be: loss curves, similarity of student and teacher, searches."""
+"""The figures of how a family was made: loss curves, similarity of student and teacher, searches."""
 
 from __future__ import annotations
 
 import math
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from runners.report.collect import PatchSearch, Training
-from runners.report.figures import BLUE, INK, ORANGE, STYLE
+from runners.report.figures import BLUE, INK, ORANGE, panels
+from runners.report.study import PatchSearch, Training
 
 _TERMS = {"cross_entropy": "cross-entropy", "kl": "KL divergence", "hidden_cosine": "hidden cosine"}
+_NOT_LOSSES = ("step", "tokens", "lr", "grad_norm")
 _MOST_POINTS = 1000  # of a loss curve; longer ones are averaged in bins
 
 
 def training_figure(training: Training, *, width: float = 7.6) -> Figure:
     """The loss of every step, each term in its own panel (they have different scales)."""
-    known = {"step", "tokens", "lr", "grad_norm"}
-    terms = [name for name in training.steps[0] if name not in known] if training.steps else []
+    terms = [name for name in training.steps[0] if name not in _NOT_LOSSES]
     terms = terms[1:] if len(terms) == 2 else terms  # the loss of one term is that term
-    with mpl.rc_context(STYLE):
-        columns = min(2, len(terms)) or 1
-        lines = math.ceil(len(terms) / columns) or 1
-        figure = Figure(figsize=(width, 2.3 * lines + 0.2), layout="constrained")
-        panels = figure.subplots(lines, columns, squeeze=False, sharex=True).flatten()
-        for axes, term in zip(panels, terms, strict=False):
+    columns = min(2, len(terms)) or 1
+    lines = math.ceil(len(terms) / columns) or 1
+    with panels(width, 2.3 * lines + 0.2, lines, columns, sharex=True) as (figure, grid):
+        flat = grid.flatten()
+        for axes, term in zip(flat, terms, strict=False):
             steps, values = _thinned(training, term)
             color = INK if term == "loss" else BLUE
             axes.plot(steps, values, color=color, alpha=0.35, linewidth=0.8)
             axes.plot(steps, _smooth(values), color=color, linewidth=1.8)
             axes.set_title("loss (weighted sum)" if term == "loss" and len(terms) > 1 else _TERMS.get(term, term))
             axes.yaxis.set_major_locator(MaxNLocator(4))
-        for axes in panels[len(terms) :]:
+        for axes in flat[len(terms) :]:
             axes.set_visible(False)
-        for axes in panels[max(0, len(terms) - columns) : len(terms)]:
+        for axes in flat[max(0, len(terms) - columns) : len(terms)]:
             axes.set_xlabel("step")
             axes.tick_params(labelbottom=True)
     return figure
@@ -59,12 +57,10 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 def similarity_figure(training: Training, *, width: float = 7.6) -> Figure:
     """Cosine similarity of each aligned pair of states, before and after distillation."""
     names = [f"{pair['student']}\n{pair['teacher']}" for pair in training.pairs]
-    before = [pair["before"] for pair in training.pairs]
-    after = [pair["after"] for pair in training.pairs]
+    before, after = ([pair[when] for pair in training.pairs] for when in ("before", "after"))
     places = np.arange(len(names))
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width, 3.4), layout="constrained")
-        axes = figure.add_subplot()
+    with panels(width, 3.4) as (figure, grid):
+        axes = grid[0, 0]
         axes.vlines(places, before, after, color=INK, alpha=0.3, linewidth=1.6, zorder=2)
         axes.plot(places, before, "s", color=ORANGE, markersize=7, label="before distillation", zorder=3)
         axes.plot(places, after, "o", color=BLUE, markersize=7, label="after distillation", zorder=4)
@@ -80,20 +76,19 @@ def similarity_figure(training: Training, *, width: float = 7.6) -> Figure:
 def search_figure(search: PatchSearch, *, width: float = 7.6) -> Figure:
     """KL to the teacher by patched blocks: all candidates, those chosen, both sequential orders, the best known."""
     best: dict[int, float] = {}
-    tried = [*search.candidates, *(point for values in search.sequential.values() for point in enumerate(values))]
-    for patched, value in tried:
+    for patched, value in [
+        *search.candidates,
+        *(p for values in search.sequential.values() for p in enumerate(values)),
+    ]:
         best[patched] = min(value, best.get(patched, math.inf))
-    chosen = list(enumerate(search.values))
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width, 3.4), layout="constrained")
-        axes = figure.add_subplot()
+    best_points = zip(*sorted(best.items()), strict=True)
+    with panels(width, 3.4) as (figure, grid):
+        axes = grid[0, 0]
         axes.plot(*zip(*search.candidates, strict=True), ".", color=INK, alpha=0.35, label="candidates", zorder=2)
-        axes.plot(
-            *zip(*sorted(best.items()), strict=True), "_", color=ORANGE, markersize=16, label="best known", zorder=3
-        )
+        axes.plot(*best_points, "_", color=ORANGE, markersize=16, label="best known", zorder=3)
         for (name, values), style in zip(search.sequential.items(), ((0, (1, 1.5)), (0, (5, 2))), strict=False):
             axes.plot(range(len(values)), values, color=INK, linewidth=1.0, linestyle=style, label=name, zorder=2)
-        axes.plot(*zip(*chosen, strict=True), "o-", color=BLUE, markersize=6, label="chosen", zorder=4)
+        axes.plot(range(len(search.values)), search.values, "o-", color=BLUE, markersize=6, label="chosen", zorder=4)
         axes.set_xlabel("patched blocks")
         axes.set_ylabel("KL to the teacher, nats   (↓ better)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

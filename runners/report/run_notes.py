@@ -1,23 +1,38 @@
-"""What a run says about itself on its page: its question, why results are missing, where its numbers come from."""
+"""What a page says about its run: the question, why results are missing, where the numbers come from."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from boomspec.core.graph import Node, TaskGraph
+from boomspec.core.graph import TaskGraph
 from boomspec.core.tasks import Tokenize
 from boomspec.models.trust import warnings
 from boomspec.store import Store
-from runners.report.comparison import BASE, VARIANT
 from runners.report.format import size
-from runners.report.frame import Provenance
+from runners.report.study import BASE, VARIANT
 
 _MOST_TASKS = 500  # listed one by one
-_WORKED_OUT = {"student.parameters", "student.blocks", "teacher.layers", "teacher.parameters"}  # from other fields
+_COMPUTED = {"student.parameters", "student.blocks", "teacher.layers", "teacher.parameters"}  # from other fields
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """`facts`: name and value, for people. `tasks`: {name, kind, id, seconds, state}; `left_out`: how many more.
+
+    `warnings`: what stands at the top of the page, such as foreign code that was run.
+    """
+
+    facts: Sequence[tuple[str, str]] = ()
+    tasks: Sequence[dict[str, Any]] = ()
+    left_out: int = 0
+    warnings: Sequence[str] = ()
+
+
+NO_PROVENANCE = Provenance()
 
 
 @dataclass(frozen=True)
@@ -25,7 +40,7 @@ class Experiments:
     """`asked`: tasks of all experiments, counted for each; `different`: without counting a shared one again.
 
     `common`: names of the tasks that all have. `lines`: {label, axes, tasks, own, done} of each experiment.
-    `changes`: by variant, the fields that it has otherwise than the file's own experiment: name, old and new value.
+    `changes`: by variant, the fields in which it differs from the file's own experiment: name, old and new value.
     """
 
     asked: int
@@ -57,9 +72,9 @@ def opening(spec: str) -> Sequence[str]:
     for line in spec.splitlines():
         if not line.startswith("#"):
             break
+        text = line.lstrip("#").strip()
         if "yaml-language-server:" in line:
             continue  # for editors
-        text = line.lstrip("#").strip()
         if text:
             paragraphs[-1] = f"{paragraphs[-1]} {text}".strip()
         else:
@@ -69,36 +84,35 @@ def opening(spec: str) -> Sequence[str]:
 
 def provenance(graph: TaskGraph, store: Store, failures: dict[str, str]) -> Provenance:
     """Where the numbers of a run come from: versions, hardware, and every task with how it ended."""
-    found = store.records((node.task.kind, node.id) for node in graph.nodes.values())
-    records = {node.id: found.get((node.task.kind, node.id)) for node in graph.nodes.values()}
-    made = [record["provenance"] for record in records.values() if record is not None]
+    records = store.records((node.task.kind, node.id) for node in graph.nodes.values())
+    found = {
+        node.id: record["provenance"]
+        for node in graph.nodes.values()
+        if (record := records.get((node.task.kind, node.id)))
+    }
     tasks: list[dict[str, Any]] = []
     for node in graph.nodes.values():
-        record, cause = records[node.id], _cause(graph, node.id, failures)
-        state = "done" if record else "not done" if cause is None else "failed" if cause == node.id else "blocked"
-        seconds = record["provenance"].get("seconds") if record else None
+        cause = _cause(graph, node.id, failures)
+        state = "not done" if cause is None else "failed" if cause == node.id else "blocked"
+        seconds = found.get(node.id, {}).get("seconds")
+        state = "done" if node.id in found else state
         tasks.append({"name": node.name, "kind": node.task.kind, "id": node.id, "seconds": seconds, "state": state})
-    total = sum(task["seconds"] or 0.0 for task in tasks)
     shown = tasks if len(tasks) <= _MOST_TASKS else [task for task in tasks if task["state"] != "done"]
-    facts = [
-        ("graph", graph.id),
-        ("commit", _distinct(p.get("commit") for p in made)),
-        ("packages", _distinct(_named(p.get("packages", {})) for p in made)),
-        ("Python", _distinct(p.get("python") for p in made)),
-        ("hardware", _distinct(_hardware(p.get("hardware", {})) for p in made)),
-        ("platform", _distinct(p.get("platform") for p in made)),
-        ("finished", max((p.get("finished", "") for p in made), default="")),
-        ("time of all tasks", f"{total:.0f} s"),
-        ("rows without text, left out", _distinct(_skipped(store, node.id) for node in _texts(graph, found))),
-    ]
-    code = warnings(graph)
-    return Provenance([(name, value) for name, value in facts if value], shown, len(tasks) - len(shown), code)
-
-
-def _texts(graph: TaskGraph, found: Mapping[tuple[str, str], Any]) -> list[Node]:
-    """The tasks that have read text in which a bad row is left out."""
-    nodes = [node for node in graph.nodes.values() if (node.task.kind, node.id) in found]
-    return [node for node in nodes if isinstance(node.task.record, Tokenize) and node.task.record.on_bad_row == "skip"]
+    made = list(found.values())
+    texts = (i for i in found if getattr(graph.nodes[i].task.record, "on_bad_row", None) == "skip")
+    facts = {
+        "graph": graph.id,
+        "commit": _distinct(p.get("commit") for p in made),
+        "packages": _distinct(", ".join(f"{n} {v}" for n, v in p.get("packages", {}).items()) for p in made),
+        "Python": _distinct(p.get("python") for p in made),
+        "hardware": _distinct(_hardware(p.get("hardware", {})) for p in made),
+        "platform": _distinct(p.get("platform") for p in made),
+        "finished": max((p.get("finished", "") for p in made), default=""),
+        "time of all tasks": f"{sum(task['seconds'] or 0.0 for task in tasks):.0f} s",
+        "rows without text, left out": _distinct(_skipped(store, i) for i in texts),
+    }
+    known = [(name, value) for name, value in facts.items() if value]
+    return Provenance(known, shown, len(tasks) - len(shown), warnings(graph))
 
 
 def _skipped(store: Store, task: str) -> str:
@@ -107,12 +121,8 @@ def _skipped(store: Store, task: str) -> str:
     return ", ".join(f"{count:,} {kind}" for kind, count in meta.get("skipped", {}).items()) or "none"
 
 
-def _distinct(values: Any) -> str:
+def _distinct(values: Iterable[Any]) -> str:
     return "; ".join(dict.fromkeys(str(value) for value in values if value))
-
-
-def _named(versions: dict[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def _hardware(hardware: dict[str, Any]) -> str:
@@ -123,22 +133,20 @@ def _hardware(hardware: dict[str, Any]) -> str:
 
 
 def experiments(graph: TaskGraph, store: Store) -> Experiments:
-    """What the experiments of a graph share, and what each one's spec says otherwise than the first."""
+    """What the experiments of a graph share, and in what each one's spec differs from the first."""
+    users = Counter(task for experiment in graph.experiments for task in experiment.tasks.values())
     names: dict[str, str] = {}
-    users: Counter[str] = Counter()
     for experiment in graph.experiments:
-        users.update(experiment.tasks.values())
-        names |= {task: name for name, task in experiment.tasks.items() if task not in names}
+        names = {task: name for name, task in experiment.tasks.items()} | names
     common = [names[task] for task, count in users.items() if count == len(graph.experiments)]
-    found = store.records((graph.nodes[task].task.kind, task) for task in users if task in graph.nodes)
-    made = {task for _, task in found}
+    done = {task for _, task in store.records((graph.nodes[i].task.kind, i) for i in users if i in graph.nodes)}
     lines = [
         {
             "label": experiment.label,
             "axes": experiment.axes,
             "tasks": len(experiment.tasks),
             "own": sum(users[task] == 1 for task in experiment.tasks.values()),
-            "done": sum(task in made for task in experiment.tasks.values()),
+            "done": sum(task in done for task in experiment.tasks.values()),
         }
         for experiment in graph.experiments
     ]
@@ -146,35 +154,35 @@ def experiments(graph: TaskGraph, store: Store) -> Experiments:
 
 
 def _variants(graph: TaskGraph) -> dict[str, list[tuple[str, str, str]]]:
-    """What each variant's spec says otherwise than the file's own experiment at the same point of the sweep."""
+    """In what each variant's spec differs from the file's own experiment at the same point of the sweep."""
     by_axes = {tuple(experiment.axes.items()): experiment for experiment in graph.experiments}
     changes: dict[str, list[tuple[str, str, str]]] = {}
     for experiment in graph.experiments:
         variant = experiment.axes.get(VARIANT, BASE)
         base = by_axes.get(tuple({**experiment.axes, VARIANT: BASE}.items()))
         if variant != BASE and variant not in changes and base is not None:
-            old, new = _said(base.meaning), _said(experiment.meaning)
+            old, new = _written(base.meaning), _written(experiment.meaning)
             fields = [name for name in dict.fromkeys([*new, *old]) if old.get(name) != new.get(name)]
             changes[variant] = [(name, _shown(old, name), _shown(new, name)) for name in fields]
     return changes
 
 
-def _said(meaning: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a meaning with their values; the rules that were written stand for what was worked out by them."""
+def _written(meaning: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a resolved spec; the rules that were written stand for the values that follow from them."""
     written = meaning.get("written", {})
     student = {**meaning.get("student", {}), **({"keep": written["keep"]} if "keep" in written else {})}
     plain = {**meaning, "student": student, **({"interpolate": written["interpolate"]} if written else {})}
     fields = _fields({name: value for name, value in plain.items() if name not in ("written", "sources")})
-    return {name: value for name, value in fields if name not in _WORKED_OUT}
+    return {name: value for name, value in fields if name not in _COMPUTED}
 
 
-def _fields(said: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in said.items():
+def _fields(section: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in section.items():
         if isinstance(value, dict) and value:
             yield from _fields(value, f"{above}{name}.")
         else:
             yield f"{above}{name}", value
 
 
-def _shown(fields: dict[str, Any], name: str) -> str:
+def _shown(fields: Mapping[str, Any], name: str) -> str:
     return json.dumps(fields[name], ensure_ascii=False) if name in fields else "(not there)"

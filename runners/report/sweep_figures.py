@@ -11,14 +11,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from runners.report.comparison import Group, Size, Study
-from runners.report.comparison_figures import draw_line, legend, measure_label
-from runners.report.figures import BLUE, GREEN, ORANGE, STYLE
+from runners.report.figures import BLUE, GREEN, ORANGE, draw_legend, draw_line, panels, quality_label
 from runners.report.format import number
+from runners.report.study import Group, Size, Study
 
 MOST_PANELS = 6
 _SIZES = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"))
@@ -32,36 +30,34 @@ _NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)([%kKMBT]?)")
 
 def axis_figure(study: Study, measure: str, axis: str, *, width: float = 7.6) -> Figure:
     """Quality against the values of one axis at a few sizes; a panel for each combination of the other axes."""
-    panels = panels_of(study, axis)
-    columns = min(len(panels), 3)
-    lines = math.ceil(len(panels) / columns)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width, 0.6 + (3.6 if lines == 1 else 2.6 * lines)), layout="constrained")
-        grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
-        places = axis_places(study.axes[axis])
-        for axes, (title, groups) in zip(grid.flatten(), panels.items(), strict=False):
+    parts, values, places = panels_of(study, axis), study.axes[axis], axis_places(study.axes[axis])
+    columns = min(len(parts), 3)
+    lines = math.ceil(len(parts) / columns)
+    height = 0.6 + (3.6 if lines == 1 else 2.6 * lines)
+    with panels(width, height, lines, columns, sharex=True, sharey=True) as (figure, grid):
+        for axes, (title, groups) in zip(grid.flatten(), parts.items(), strict=False):
             for size, (color, marker) in zip(few_sizes(study, measure), _SIZES, strict=False):
                 found = {g.axes[axis]: p for g in groups if (p := study.points(g, measure).get(size)) is not None}
                 if found:
                     draw_line(axes, found, color, marker, str(size), [places[value] for value in found])
             axes.set_title(title)
-            _axis_ticks(axes, study.axes[axis], places)
-        for axes in grid.flatten()[len(panels) :]:
+            _label_values(axes, values, places)
+        for axes in grid.flatten()[len(parts) :]:
             axes.set_visible(False)
         for axes in grid[-1]:
             axes.set_xlabel(axis)
-        figure.supylabel(measure_label(study, measure), fontsize=10)
-        legend(figure, grid[0, 0])
+        figure.supylabel(quality_label(study, measure), fontsize=10)
+        draw_legend(figure, grid[0, 0])
     return figure
 
 
 def panels_of(study: Study, axis: str) -> dict[str, list[Group]]:
     """The groups by the values of all axes but `axis`."""
-    panels: dict[str, list[Group]] = {}
+    parts: dict[str, list[Group]] = {}
     for group in study.groups:
         title = ", ".join(f"{name}={value}" for name, value in group.axes.items() if name != axis)
-        panels.setdefault(title, []).append(group)
-    return panels
+        parts.setdefault(title, []).append(group)
+    return parts
 
 
 def few_sizes(study: Study, measure: str) -> tuple[Size, ...]:
@@ -80,8 +76,7 @@ def numeric(text: str) -> float | None:
 
 def axis_places(values: Sequence[str]) -> dict[str, float]:
     """Where the values of an axis stand: numbers by size (wide ranges by their logarithm), others side by side."""
-    numbers = [numeric(value) for value in values]
-    known = [value for value in numbers if value is not None]
+    known = [number for value in values if (number := numeric(value)) is not None]
     if len(known) < len(values):
         return {value: float(place) for place, value in enumerate(values)}
     if min(known) > 0 and max(known) / min(known) >= _LOGARITHMIC:
@@ -89,11 +84,13 @@ def axis_places(values: Sequence[str]) -> dict[str, float]:
     return dict(zip(values, known, strict=True))
 
 
-def _axis_ticks(axes: Any, values: Sequence[str], places: Mapping[str, float]) -> None:
-    every = math.ceil(len(values) / _MOST_TICKS)
-    shown = sorted(values, key=places.__getitem__)[::every]
-    turned = sum(map(len, shown)) > _WIDTH_OF_TICKS
-    axes.set_xticks([places[value] for value in shown], shown, rotation=90 if turned else 0, fontsize=9)
+def _label_values(axes: Any, values: Sequence[str], places: Mapping[str, float]) -> None:
+    shown = sorted(values, key=places.__getitem__)[:: math.ceil(len(values) / _MOST_TICKS)]
+    axes.set_xticks([places[value] for value in shown], shown, rotation=_rotation(shown), fontsize=9)
+
+
+def _rotation(labels: Sequence[str]) -> int:
+    return 90 if sum(map(len, labels)) > _WIDTH_OF_TICKS else 0
 
 
 def grid_figure(study: Study, measure: str, *, width: float = 7.6) -> Figure:
@@ -102,43 +99,35 @@ def grid_figure(study: Study, measure: str, *, width: float = 7.6) -> Figure:
     columns, lines = (
         sorted(study.axes[name], key=axis_places(study.axes[name]).__getitem__) for name in (across, down)
     )
-    sizes = few_sizes(study, measure)
-    with mpl.rc_context({**STYLE, "axes.grid": False}):
-        height = min(1.2 + 0.32 * len(lines), 7.0)
-        figure = Figure(figsize=(width, height * len(sizes)), layout="constrained")
-        for axes, size in zip(figure.subplots(len(sizes), 1, squeeze=False).flatten(), sizes, strict=True):
+    sizes, higher = few_sizes(study, measure), study.higher_is_better(measure)
+    with panels(width, min(1.2 + 0.32 * len(lines), 7.0) * len(sizes), len(sizes)) as (figure, grid):
+        for axes, size in zip(grid[:, 0], sizes, strict=True):
             means = np.full((len(lines), len(columns)), np.nan)
             for group in study.groups:
-                point = study.points(group, measure).get(size)
-                if point is not None:
+                if (point := study.points(group, measure).get(size)) is not None:
                     means[lines.index(group.axes[down]), columns.index(group.axes[across])] = point.mean
-            colors = "cividis_r" if study.higher_is_better(measure) else "cividis"
+            colors = "cividis_r" if higher else "cividis"
             mesh = axes.pcolormesh(np.ma.masked_invalid(means), cmap=colors, edgecolors="face", linewidth=0.3)
-            figure.colorbar(mesh, ax=axes, pad=0.01).outline.set_visible(False)
-            axes.set_xticks(
-                *_thinned(columns), rotation=90 if sum(map(len, columns)) > _WIDTH_OF_TICKS else 0, fontsize=9
-            )
+            bar = figure.colorbar(mesh, ax=axes, pad=0.01)
+            bar.outline.set_visible(False)
+            for part in (axes, bar.ax):
+                part.grid(visible=False)
+            axes.set_xticks(*_thinned(columns), rotation=_rotation(columns), fontsize=9)
             axes.set_yticks(*_thinned(lines), fontsize=9)
             axes.set_ylabel(down)
             axes.set_title(str(size))
-            _best_cell(axes, means, higher=study.higher_is_better(measure))
+            if np.isfinite(means).any():  # a star on the best cell, its value beside the title
+                line, column = divmod(int(np.nanargmax(means) if higher else np.nanargmin(means)), len(columns))
+                axes.plot(column + 0.5, line + 0.5, "*", color="white", markeredgecolor="black", markersize=11)
+                axes.set_title(f"★ {number(float(means[line, column]))}", loc="right")
         axes.set_xlabel(across)
-        figure.suptitle(measure_label(study, measure), fontsize=10, ha="left", x=0.02)
+        figure.suptitle(quality_label(study, measure), fontsize=10, ha="left", x=0.02)
     return figure
 
 
 def _thinned(values: Sequence[str]) -> tuple[list[float], list[str]]:
     every = math.ceil(len(values) / _MOST_TICKS)
     return [place + 0.5 for place in range(0, len(values), every)], list(values[::every])
-
-
-def _best_cell(axes: Any, means: np.ndarray, *, higher: bool) -> None:
-    """Frame the best cell and write its value beside the title."""
-    if np.isfinite(means).any():
-        place = int(np.nanargmax(means) if higher else np.nanargmin(means))
-        line, column = divmod(place, means.shape[1])
-        axes.plot(column + 0.5, line + 0.5, "*", color="white", markeredgecolor="black", markersize=11)
-        axes.set_title(f"★ {number(float(means[line, column]))}", loc="right")
 
 
 def marginal_figure(study: Study, measure: str, *, width: float = 7.6) -> Figure:
@@ -149,9 +138,7 @@ def marginal_figure(study: Study, measure: str, *, width: float = 7.6) -> Figure
     names = [name for name in study.swept if len(study.axes[name]) > 1]
     columns = min(len(names), 3)
     lines = math.ceil(len(names) / columns)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width, 0.6 + 2.9 * lines), layout="constrained")
-        grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    with panels(width, 0.6 + 2.9 * lines, lines, columns, sharey=True) as (figure, grid):
         for axes, name in zip(grid.flatten(), names, strict=False):
             places = axis_places(study.axes[name])
             dots = [(places[g.axes[name]], means[g.label]) for g in study.groups if g.label in means and name in g.axes]
@@ -159,10 +146,10 @@ def marginal_figure(study: Study, measure: str, *, width: float = 7.6) -> Figure
             for x in sorted({x for x, _ in dots}):
                 axes.plot(x, float(np.median([y for other, y in dots if other == x])), "_", color=ORANGE, **_MEDIAN)
             axes.margins(x=0.15)
-            _axis_ticks(axes, study.axes[name], places)
+            _label_values(axes, study.axes[name], places)
             axes.set_xlabel(name)
         for axes in grid.flatten()[len(names) :]:
             axes.set_visible(False)
         figure.suptitle(f"at {size}", fontsize=10)
-        figure.supylabel(measure_label(study, measure), fontsize=10)
+        figure.supylabel(quality_label(study, measure), fontsize=10)
     return figure

@@ -10,9 +10,14 @@ from typing import Any
 import pandas as pd
 
 
+def read_frame(file: Path | StringIO) -> pd.DataFrame:
+    """A CSV file; every cell is text."""
+    return pd.read_csv(file, dtype=str, keep_default_na=False, index_col=False)
+
+
 def read_table(file: Path | StringIO) -> list[dict[str, str]]:
     """The rows of a CSV file by column; every cell is text."""
-    rows: list[dict[str, str]] = pd.read_csv(file, dtype=str, keep_default_na=False, index_col=False).to_dict("records")
+    rows: list[dict[str, str]] = read_frame(file).to_dict("records")
     return rows
 
 

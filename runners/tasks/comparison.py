@@ -6,13 +6,13 @@ The same inputs give the same bytes: no run's name, dates or machines.
 from __future__ import annotations
 
 from boomspec.core.tasks import Comparison
-from runners.report.comparison import study
-from runners.report.publish import write_comparison
+from runners.report.collect import collect
+from runners.report.publish import write_page
 from runners.runtime.context import Context
 
 
 def run(context: Context[Comparison]) -> None:
     figures = context.path / "figures"
     figures.mkdir()
-    found = study(context.record, lambda role: context.inputs[role].folder)
-    write_comparison(context.path, found, title=f"{len(found.trials)} experiments compared", figures=figures)
+    study = collect(context.record, lambda role: context.inputs[role].folder)
+    write_page(context.path, study, title=f"{len(study.trials)} experiments compared", figures=figures)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from boomspec.core.tasks import Report
 from runners.report.collect import collect
-from runners.report.publish import write_report
+from runners.report.publish import write_page
 from runners.runtime.context import Context
 
 
@@ -16,5 +16,5 @@ def run(context: Context[Report]) -> None:
     title = f"A model family of {min(layers)} to {max(layers)} layers" if layers else "A model family"
     figures = context.path / "figures"
     figures.mkdir()
-    results = collect(context.record, lambda role: context.inputs[role].folder)
-    write_report(context.path, results, title=title, figures=figures)
+    study = collect(context.record, lambda role: context.inputs[role].folder)
+    write_page(context.path, study, title=title, figures=figures)

@@ -10,14 +10,15 @@ import pytest
 from scipy import stats
 
 from boomspec.store import FolderStore, Store
-from runners.report.comparison import Size, Study, study
-from runners.report.comparison_figures import MOST_LINES, difference_lines, size_lines
-from runners.report.comparison_findings import findings, outcome, ranked
-from runners.report.comparison_page import draw, table
-from runners.report.differences import differences
-from runners.report.files import comparison_files
+from runners.report.collect import collect
+from runners.report.compare import differences, ranked
+from runners.report.figures import MOST_LINES, difference_lines, size_lines
+from runners.report.findings import findings, outcome
+from runners.report.page import draw
 from runners.report.publish import publish_run
+from runners.report.study import Size, Study
 from runners.report.sweep_figures import axis_places, numeric
+from runners.report.tables import files, group_table
 from runners.runtime.context import Context
 from runners.runtime.job import Input
 from runners.tasks import comparison
@@ -37,7 +38,7 @@ def repeated(worse: dict[str, float], *, seeds: int = 3, **more) -> list[Made]:
 
 
 def read(experiments: Experiments) -> Study:
-    return study(experiments.record, experiments.find)
+    return collect(experiments.record, experiments.find)
 
 
 @pytest.fixture
@@ -236,7 +237,7 @@ def test_of_many_groups_there_are_counts_instead_of_sentences(store):
 def test_seeds_alone_are_reported_with_how_far_they_lie_apart(store):
     found = read(Experiments(store, *(Made({"seed": str(s)}, JITTER[s]) for s in range(3))))
     assert outcome(found).startswith("Between the seeds of one experiment, held-out loss at one size spans 0.020")
-    assert table(found, "held_out")["lines"][0]["name"] == "every seed"
+    assert group_table(found, "held_out")["lines"][0]["name"] == "every seed"
 
 
 # --- figures ---------------------------------------------------------------------------------------
@@ -372,8 +373,8 @@ def test_the_tables_have_a_column_for_each_axis(published):
 
 
 def test_an_axis_that_is_called_as_a_column_is_told_apart(store):
-    files = comparison_files(read(Experiments(store, Made({"layers": "4"}), Made({"layers": "5"}))), "x")
-    header = files["results.csv"].splitlines()[0].split(",")
+    written = files(read(Experiments(store, Made({"layers": "4"}), Made({"layers": "5"}))), "x")
+    header = written["results.csv"].splitlines()[0].split(",")
     assert header[:4] == ["experiment", "axis layers", "series", "layers"]
 
 
@@ -397,7 +398,7 @@ def test_the_comparison_task_gives_the_same_bytes_again_and_knows_no_run(store, 
 
 def test_of_very_many_groups_the_page_shows_the_best_and_folds_the_rest(store):
     made = [Made({"lr": f"{i}e-5"}, 0.01 * abs(i - 30)) for i in range(1, 43)]
-    found = table(read(Experiments(store, *made)), "held_out")
+    found = group_table(read(Experiments(store, *made)), "held_out")
     assert len(found["all"]) == 42
     assert found["lines"][0]["name"] == "lr=30e-5"
     assert sum(not line["faint"] for line in found["lines"]) == 10

@@ -32,7 +32,7 @@ PLAIN = {
     "boomspec/spec", "boomspec/store/local_cache.py",
     "boomspec/store/leases.py", "runners/assembly/checkpoint_writer.py", "runners/cli/export.py",
     "runners/cli/submit.py",
-    "runners/data/text_tokenizer.py", "runners/data/tokens.py", "runners/report/comparison.py",
+    "runners/data/text_tokenizer.py", "runners/data/tokens.py", "runners/report/collect.py",
     "runners/report/run_notes.py",
     "runners/checking/layout.py",
 }  # fmt: skip

@@ -12,8 +12,9 @@ import pytest
 
 from boomspec.store import FolderStore, Store
 from runners.report.collect import collect
+from runners.report.compare import baseline_gains
 from runners.report.figures import size_figure
-from runners.report.findings import compare, findings, outcome
+from runners.report.findings import findings, outcome
 from runners.report.publish import publish_run
 from runners.report.run_notes import opening
 from runners.runtime.context import Context
@@ -78,9 +79,9 @@ def test_sizes_are_compared_item_by_item(store):
     """Windows that are hard for one model are hard for all: the difference is surer than the two numbers."""
     results = results_of(Family(store, noise={"naive_pruning": [0.5, -0.5, 0.3, -0.3, 0.11, -0.11]}))
     stderr = np.std([0, 0, 0, 0, 0.01, -0.01], ddof=1) / np.sqrt(6)
-    gains = compare(results, "held_out", series="interpolated", against="naive_pruning")
-    assert [c.layers for c in gains] == [5, 6, 7]
-    assert [c.stderr for c in gains] == pytest.approx([stderr] * 3)
+    gains = baseline_gains(results, "held_out", series="interpolated", against="naive_pruning")
+    assert [d.size.layers for d in gains] == [5, 6, 7]
+    assert [d.items for d in gains] == pytest.approx([stderr] * 3)
     assert "each by more than two standard errors" in outcome(results)
 
 

@@ -10,13 +10,11 @@ import pytest
 from boomspec.core.tasks import Cell, Compared, Comparison, Report
 from boomspec.spec.sections.evaluation import EvaluateSpec
 from boomspec.spec.validate import FieldError
-from runners.report import comparison_page
-from runners.report.collect import collect, collect_cells
-from runners.report.comparison import study
-from runners.report.files import comparison_files, report_files
+from runners.report.collect import collect
 from runners.report.findings import findings, outcome
-from runners.report.marks import Marks
-from runners.report.page import draw, numbers_table, render
+from runners.report.format import Footnotes
+from runners.report.page import draw, render
+from runners.report.tables import files, group_table, model_table
 from tests.runners.lm_eval_tasks import CHOICE, measured, model, row, source, strict, task
 
 SIZES = {"student": 2, "interpolated": 3, "teacher": 4}
@@ -56,42 +54,44 @@ def results_of(folders: dict[str, Path], *, broken: str = "", few: str = "own (2
 def test_two_ways_of_asking_and_a_group_s_own_are_told_apart_everywhere(folders):
     results, _ = results_of(folders)
     names = ["own", "own (2-shot)", "both", "own (both)"]
-    assert sorted({row.measure for row in results.rows}) == sorted(names)
-    assert len({(row.cell.series, row.measure, row.metric) for row in results.rows}) == len(results.rows)
-    written = list(csv.DictReader(report_files(results, "t")["results.csv"].splitlines()))
+    assert sorted({row.measure for row in results.trials[0].rows}) == sorted(names)
+    assert len({(row.cell.series, row.measure, row.metric) for row in results.trials[0].rows}) == len(
+        results.trials[0].rows
+    )
+    written = list(csv.DictReader(files(results, "t")["results.csv"].splitlines()))
     assert {line["measure"] for line in written} == set(names)
     drawings = draw(results)
     assert len({drawing.name for drawing in drawings}) == len(drawings) == 3
-    heads = [name for name, _ in numbers_table(results, results.measures)["measures"]]
+    heads = [name for name, _ in model_table(results, results.measures)["measures"]]
     assert heads == ["own", "own (2-shot)", "both"]
-    assert {measure for _, measure, _ in results.items} == {"own", "own (2-shot)", "own (both)"}
+    assert {row.measure for row in results.rows() if row.items is not None} == {"own", "own (2-shot)", "own (both)"}
 
 
 def test_what_was_cut_is_marked_in_the_table_with_a_footnote_and_in_the_files(folders):
     results, _ = results_of(folders)
-    shown = numbers_table(results, results.measures)
+    shown = model_table(results, results.measures)
     assert shown["footnotes"][0] == {"mark": "a", "text": "1 to 4 of 7 contexts were cut to the model's positions"}
     assert all(cell["marks"] == "a" for line in shown["lines"] for cell in line["cells"])
     page = render(results, title="t", drawings=[], files={})
     assert '<sup class="mark">a</sup>' in page
     assert "of 7 contexts were cut to the model&#39;s positions" in page
-    files = report_files(results, "t")
-    assert "1 of 7 contexts were cut to the model's positions" in files["results.csv"]
-    assert strict(files["results.json"])["results"][0]["note"].endswith("contexts were cut to the model's positions")
+    written = files(results, "t")
+    assert "1 of 7 contexts were cut to the model's positions" in written["results.csv"]
+    assert strict(written["results.json"])["results"][0]["note"].endswith("contexts were cut to the model's positions")
 
 
 @pytest.mark.parametrize("broken", SIZES)
 def test_numbers_that_are_not_finite_are_missing_with_their_reason_and_in_no_sentence(folders, broken):
     results, _ = results_of(folders, broken=broken)
-    assert all(row.cell.series != broken for row in results.rows)
-    reasons = {missing.reason for missing in results.missing}
+    assert all(row.cell.series != broken for row in results.trials[0].rows)
+    reasons = {missing.reason for missing in results.trials[0].missing}
     assert reasons == {"no value: the model's own numbers for 7 of 7 documents are not finite"}
-    assert {missing.measure for missing in results.missing} >= {"own", "own (2-shot)", "both"}
+    assert {missing.measure for missing in results.trials[0].missing} >= {"own", "own (2-shot)", "both"}
     assert "3 of 9 results are missing." in outcome(results)
     assert not any("nan" in text.lower() for text in [outcome(results), *findings(results)])
-    content = strict(report_files(results, "t")["results.json"])
+    content = strict(files(results, "t")["results.json"])
     assert {tuple(line["metrics"]) for line in content["missing"]} == {("acc",)}
-    page = render(results, title="t", drawings=draw(results), files=report_files(results, "t"))
+    page = render(results, title="t", drawings=draw(results), files=files(results, "t"))
     assert "documents are not finite" in page
     assert "nan" not in page.lower().replace("finance", "").split("<tbody>")[1].split("</tbody>")[0]
 
@@ -99,16 +99,19 @@ def test_numbers_that_are_not_finite_are_missing_with_their_reason_and_in_no_sen
 def test_a_name_of_one_s_own_stands_for_the_task_and_behind_its_members(folders):
     cell = {"series": "teacher", "layers": 4, "parameters": 1, "bytes": 4}
     cells = [Cell(measure="easy ones", input="x", task="both", **cell)]
-    results = collect_cells(cells, lambda role: folders["good-group"])
-    assert sorted(row.measure for row in results.rows) == ["easy ones", "own (easy ones)"]
+    results = collect(Report(cells=tuple(cells), trainings={}), lambda role: folders["good-group"])
+    assert sorted(row.measure for row in results.rows()) == ["easy ones", "own (easy ones)"]
 
 
 def test_footnotes_of_one_kind_are_one_from_the_least_to_the_most():
-    marks = Marks()
-    assert marks.of(["2 of 40 contexts were cut", "5 of 40 contexts were cut; 1 of 9 generations were cut"]) == "ab"
-    assert marks.of([""]) == ""
-    assert marks.of(["7 of 40 contexts were cut"]) == "a"
-    assert [line["text"] for line in marks.footnotes] == [
+    footnotes = Footnotes()
+    assert (
+        footnotes.letters(["2 of 40 contexts were cut", "5 of 40 contexts were cut; 1 of 9 generations were cut"])
+        == "ab"
+    )
+    assert footnotes.letters([""]) == ""
+    assert footnotes.letters(["7 of 40 contexts were cut"]) == "a"
+    assert [line["text"] for line in footnotes.lines] == [
         "2 to 7 of 40 contexts were cut",
         "1 of 9 generations were cut",
     ]
@@ -129,16 +132,16 @@ def test_a_comparison_marks_what_was_cut_and_misses_what_is_not_finite(folders):
             bad = label == "other" and series == "teacher"
             found[f"{label}/{role}"] = folders["bad-plain" if bad else "good-plain"]
         experiments.append(Compared(label=label, axes={"variant": label}, cells=tuple(cells)))
-    compared = study(Comparison(experiments=tuple(experiments)), found.__getitem__)
-    shown = comparison_page.table(compared, "own")
+    compared = collect(Comparison(experiments=tuple(experiments)), found.__getitem__)
+    shown = group_table(compared, "own")
     assert shown["footnotes"] == [{"mark": "a", "text": "1 of 7 contexts were cut to the model's positions"}]
     marks = {line["name"]: [cell["marks"] for cell in line["cells"]] for line in shown["lines"]}
     assert marks == {"base": ["a", "a", "a"], "other": ["a", "a", ""]}
     reasons = [cell["reason"] for line in shown["lines"] for cell in line["cells"] if not cell["text"]]
     assert reasons == ["no value: the model's own numbers for 7 of 7 documents are not finite"]
-    files = comparison_files(compared, "t")
-    assert strict(files["results.json"])["missing"][0]["metrics"] == ["acc"]
-    page = comparison_page.render(compared, title="t", drawings=[], files=files)
+    written = files(compared, "t")
+    assert strict(written["results.json"])["missing"][0]["metrics"] == ["acc"]
+    page = render(compared, title="t", drawings=[], files=written)
     assert page.count("contexts were cut") >= 1
 
 
@@ -184,6 +187,6 @@ def test_names_that_would_be_one_are_refused(tasks, message):
 
 def test_the_files_of_a_page_hold_no_constant_that_is_no_json(folders):
     results, _ = results_of(folders, broken="teacher")
-    for name, text in report_files(results, "t").items():
+    for name, text in files(results, "t").items():
         if name.endswith(".json"):
             assert json.loads(text) == strict(text)

@@ -1,0 +1,369 @@
+"""The numbers of one experiment or several, as plain values that figures, tables and sentences are made from.
+
+Vocabulary: a *cell* is one model measured in one way; it gives one row per metric, and more when its measure is an
+lm-eval group (one per subtask, too). A *trial* is one experiment as it was read; a *group* is the trials that differ in
+their seed only; a *curve* is what a group's numbers lie on: the family (student, interpolated sizes, teacher) or one
+baseline; a *size* is a place on a curve that other groups may have, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from boomspec.core.tasks import Cell
+from runners.runtime.statistics import deviation
+
+SERIES = {  # in the order in which they are shown
+    "student": "student",
+    "interpolated": "interpolated",
+    "teacher": "teacher",
+    "naive_pruning": "naive pruning",
+    "shortgpt": "ShortGPT",
+    "laco": "LaCo",
+    "standard_distillation": "standard distillation",
+    "random_init": "random initialisation",
+}
+SEED = "seed"  # the axis whose values repeat an experiment
+VARIANT, BASE = "variant", "base"
+FAMILY = "family"
+_FAMILY = ("student", "interpolated", "teacher")
+UNITS = {"loss": "nats per token", "bits_per_byte": "bits per byte"}
+MOST_IN_RANGE = 4  # of fewer than five values the standard deviation says little
+
+
+class Size(NamedTuple):
+    """A place on a curve. `nth` tells apart two members with as many layers."""
+
+    layers: int
+    nth: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.layers} layers" + (f" ({self.nth + 1})" if self.nth else "")
+
+
+@dataclass(frozen=True)
+class Items:
+    """What a row is the weighted mean of: arrays of one length, sorted by item."""
+
+    item: npt.NDArray[np.int64]
+    weight: npt.NDArray[np.float64]
+    value: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One number. `metric` is lm-eval's name, followed by a comma and its filter unless that is "none".
+
+    `yardstick`: what it was measured with; numbers of two yardsticks are not compared. `note`: what a reader has to
+    know, such as contexts that were cut.
+    """
+
+    cell: Cell
+    size: Size
+    artifact: Path
+    yardstick: str
+    measure: str
+    metric: str
+    value: float
+    stderr: float | None
+    higher_is_better: bool | None
+    note: str = ""
+    items: Items | None = None
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A result that there is not: of a whole cell, or some metrics of one measure in it (which are not finite)."""
+
+    cell: Cell
+    size: Size
+    reason: str
+    part: str = ""  # the measure whose metrics are missing
+    metrics: tuple[str, ...] = ()
+
+    @property
+    def measure(self) -> str:
+        return self.part or self.cell.measure
+
+    @property
+    def name(self) -> str:
+        metrics = f" {', '.join(self.metrics)}" if self.metrics else ""
+        return f"{SERIES[self.cell.series]}, {self.cell.layers} layers, {self.measure}{metrics}"
+
+    def concerns(self, measure: str, metric: str) -> bool:
+        return self.measure == measure and (not self.metrics or metric in self.metrics)
+
+
+@dataclass(frozen=True)
+class Training:
+    """`steps` as logged; `pairs`: cosine similarity of aligned states before and after (distillation only)."""
+
+    label: str
+    steps: tuple[dict[str, float], ...]
+    pairs: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class PatchSearch:
+    """What a search for the patch order has tried. `values[k]`: KL to the teacher of the chosen set of k blocks.
+
+    `sequential`: the same for the two sequential orders, by name.
+    """
+
+    label: str
+    values: tuple[float, ...]
+    sequential: dict[str, tuple[float, ...]]
+    candidates: tuple[tuple[int, float], ...]  # patched blocks, KL to the teacher
+
+
+@dataclass(frozen=True)
+class Point:
+    """One metric of one size of one group: a row for each seed that has an artifact of its own."""
+
+    rows: tuple[Row, ...]
+
+    @cached_property
+    def values(self) -> tuple[float, ...]:
+        return tuple(row.value for row in self.rows)
+
+    @cached_property
+    def mean(self) -> float:
+        return float(np.mean(self.values))
+
+    @cached_property
+    def parameters(self) -> float:
+        return float(np.mean([row.cell.parameters for row in self.rows]))
+
+    @property
+    def deviation(self) -> float | None:
+        return deviation(self.values) if len(self.rows) > 1 else None
+
+    @property
+    def spread(self) -> tuple[float, float] | None:
+        """Lowest and highest value of up to four, mean -+ standard deviation of more; None for one."""
+        if self.deviation is None:
+            return None
+        if len(self.rows) <= MOST_IN_RANGE:
+            return min(self.values), max(self.values)
+        return self.mean - self.deviation, self.mean + self.deviation
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One experiment. `cells`: what its spec asks for, whether there are results or not."""
+
+    label: str
+    axes: dict[str, str]
+    cells: dict[Cell, Size]
+    rows: tuple[Row, ...]
+    missing: tuple[Missing, ...] = ()
+
+    @cached_property
+    def measures(self) -> tuple[str, ...]:
+        """The measures that the spec asks for, in their order; a tag of lm-eval counts as its tasks."""
+        names: dict[str, None] = {}
+        for cell in dict.fromkeys(row.cell for row in self.rows):
+            own = dict.fromkeys(row.measure for row in self.rows if row.cell == cell)
+            names |= {cell.measure: None} if cell.measure in own else own
+        return tuple(names)
+
+    @cached_property
+    def _curves(self) -> dict[tuple[str, str, str], dict[Size, Row]]:
+        curves: dict[tuple[str, str, str], dict[Size, Row]] = {}
+        for row in sorted(self.rows, key=lambda row: row.size):
+            curves.setdefault((curve_of(row.cell), row.measure, row.metric), {})[row.size] = row
+        return curves
+
+    def curve(self, curve: str, measure: str, metric: str) -> dict[Size, Row]:
+        """The rows of FAMILY or of one baseline, by size."""
+        return self._curves.get((curve, measure, metric), {})
+
+    def series(self, name: str, measure: str, metric: str) -> list[Row]:
+        """The rows of one series, by parameters."""
+        rows = self.curve(FAMILY if name in _FAMILY else name, measure, metric).values()
+        own = (row for row in rows if row.cell.series == name)
+        return sorted(own, key=lambda row: (row.cell.parameters, row.cell.layers))
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """The trials at one point of all axes but the seed."""
+
+    label: str
+    axes: dict[str, str]
+    trials: tuple[Trial, ...]
+
+    @cached_property
+    def rows(self) -> tuple[Row, ...]:
+        return tuple(row for trial in self.trials for row in trial.rows)
+
+    @cached_property
+    def _points(self) -> dict[tuple[str, str, str], dict[Size, Point]]:
+        found: dict[tuple[str, str, str], dict[Size, dict[Path, Row]]] = {}
+        for row in self.rows:  # seeds that share an artifact are one value: it is not repeated
+            key = curve_of(row.cell), row.measure, row.metric
+            found.setdefault(key, {}).setdefault(row.size, {})[row.artifact] = row
+        return {
+            key: {size: Point(tuple(rows.values())) for size, rows in sorted(sizes.items())}
+            for key, sizes in found.items()
+        }
+
+    def points(self, measure: str, metric: str, curve: str = FAMILY) -> dict[Size, Point]:
+        """What the seeds give, by size."""
+        return self._points.get((curve, measure, metric), {})
+
+    @cached_property
+    def has_family(self) -> bool:
+        """Whether there is a result of a model of its own: teacher and baselines may be those of other groups."""
+        return any(row.cell.series in ("student", "interpolated") for row in self.rows)
+
+    @cached_property
+    def family_sizes(self) -> frozenset[Size]:
+        """The sizes of the family that the spec asks for, whether there are results or not."""
+        cells = ((cell, size) for trial in self.trials for cell, size in trial.cells.items())
+        return frozenset(size for cell, size in cells if curve_of(cell) == FAMILY)
+
+    def yardsticks(self, measure: str) -> frozenset[str]:
+        """What the group was measured with: one, unless its seeds were measured differently."""
+        return frozenset(row.yardstick for row in self.rows if row.measure == measure)
+
+    def baselines(self, measure: str) -> tuple[str, ...]:
+        """The baselines that have a result."""
+        series = (row.cell.series for row in self.rows if row.measure == measure)
+        return tuple(dict.fromkeys(name for name in series if name not in _FAMILY))
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """The trials and their groups, in the order of the spec. `axes`: the values of each axis; none of one experiment.
+
+    Trainings and searches are those of one experiment.
+    """
+
+    trials: tuple[Trial, ...]
+    groups: tuple[Group, ...]
+    axes: dict[str, tuple[str, ...]]
+    trainings: tuple[Training, ...] = ()
+    searches: tuple[PatchSearch, ...] = ()
+    known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)  # by `compare`
+
+    @cached_property
+    def measures(self) -> tuple[str, ...]:
+        """The measures that any trial has, the held-out text first."""
+        names = dict.fromkeys(name for trial in self.trials for name in trial.measures)
+        return tuple(sorted(names, key=lambda name: name != "held_out"))
+
+    @cached_property
+    def _rows(self) -> dict[str, list[Row]]:
+        rows: dict[str, list[Row]] = {}
+        for row in self.rows():
+            rows.setdefault(row.measure, []).append(row)
+        return rows
+
+    def rows(self) -> Iterator[Row]:
+        return (row for trial in self.trials for row in trial.rows)
+
+    def metrics(self, measure: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(row.metric for row in self._rows.get(measure, ())))
+
+    def primary(self, measure: str) -> str:
+        """The metric that is drawn and compared: the first that has a standard error, else the first."""
+        if measure not in self.known:
+            rows = next(t.rows for t in self.trials if any(row.measure == measure for row in t.rows))
+            own = [row for row in rows if row.measure == measure]
+            self.known[measure] = next((row.metric for row in own if row.stderr is not None), own[0].metric)
+        return str(self.known[measure])
+
+    def higher_is_better(self, measure: str, metric: str = "") -> bool:
+        """What the measure itself says of a metric (by default the primary one); where it says nothing, True."""
+        rows = (row for row in self._rows[measure] if row.metric == (metric or self.primary(measure)))
+        return next((row.higher_is_better for row in rows if row.higher_is_better is not None), True)
+
+    def sign(self, measure: str) -> float:
+        """1 where a higher value of the primary metric is better, else -1."""
+        return 1.0 if self.higher_is_better(measure) else -1.0
+
+    def arrow(self, measure: str, metric: str = "") -> str:
+        return "↑" if self.higher_is_better(measure, metric) else "↓"
+
+    def name(self, measure: str) -> str:
+        """A measure's name for people: "held-out loss", "arc_easy acc"."""
+        return f"{'held-out' if measure == 'held_out' else measure} {self.primary(measure)}"
+
+    def unit(self, measure: str) -> str:
+        return UNITS.get(self.primary(measure), "")
+
+    def points(self, group: Group, measure: str, curve: str = FAMILY) -> dict[Size, Point]:
+        """A group's points of a measure's primary metric."""
+        return group.points(measure, self.primary(measure), curve)
+
+    def sizes(self, measure: str) -> tuple[Size, ...]:
+        """The sizes that any family has."""
+        return tuple(sorted({size for group in self.groups for size in self.points(group, measure)}))
+
+    @property
+    def missing(self) -> tuple[tuple[Trial, Missing], ...]:
+        return tuple((trial, missing) for trial in self.trials for missing in trial.missing)
+
+    @property
+    def seeds(self) -> tuple[int, int]:
+        """The smallest and the largest number of trials in a group."""
+        counts = [len(group.trials) for group in self.groups]
+        return min(counts, default=0), max(counts, default=0)
+
+    @property
+    def swept(self) -> tuple[str, ...]:
+        """The axes that tell groups apart."""
+        return tuple(name for name in self.axes if name != SEED)
+
+    def reference(self, group: Group) -> Group | None:
+        """What a group is compared with: the file's own experiment at the same point, else the first group.
+
+        Where that has no results, the first one that has some: one that failed does not keep the others apart.
+        """
+        wanted = self._wanted_reference(group)
+        found = wanted
+        if wanted is not None and not wanted.has_family:
+            others = (other for other in self.groups if other.has_family and _same_point(other, wanted))
+            found = next(others, wanted)
+        # What a failed group shares with another, such as its teacher, says nothing about the two.
+        failed = found is not None and found.has_family and not group.has_family
+        return None if found is group or failed else found
+
+    @property
+    def stand_ins(self) -> dict[str, str]:
+        """By label of a reference without results: the group that stands in for it."""
+        pairs = [(self._wanted_reference(group), self.reference(group)) for group in self.groups]
+        return {wanted.label: other.label for wanted, other in pairs if wanted and other and wanted is not other}
+
+    def _wanted_reference(self, group: Group) -> Group | None:
+        axes = {**group.axes, VARIANT: BASE} if VARIANT in group.axes else self.groups[0].axes
+        return next((other for other in self.groups if other.axes == axes), None)
+
+
+def _same_point(one: Group, other: Group) -> bool:
+    """Whether two groups differ in their variant only; without variants always."""
+    return VARIANT not in one.axes or {**one.axes, VARIANT: ""} == {**other.axes, VARIANT: ""}
+
+
+def curve_of(cell: Cell) -> str:
+    return FAMILY if cell.series in _FAMILY else cell.series
+
+
+def groups_of(trials: Iterable[Trial]) -> tuple[Group, ...]:
+    """The trials, those that differ in their seed only in one group."""
+    found: dict[tuple[tuple[str, str], ...], list[Trial]] = {}
+    for trial in trials:
+        found.setdefault(tuple((k, v) for k, v in trial.axes.items() if k != SEED), []).append(trial)
+    return tuple(Group(_label(dict(axes)), dict(axes), tuple(members)) for axes, members in found.items())
+
+
+def _label(axes: dict[str, str]) -> str:
+    return ",".join(v if k == VARIANT else f"{k}={v}" for k, v in axes.items()) or "every seed"
