@@ -14,6 +14,7 @@ from boomspec.core.sizes import Member
 from boomspec.core.tasks import Baseline, Record, Series, Subset
 from boomspec.models.plan_config import check_one_kind
 from boomspec.spec.sections.student import KeepChoice
+from boomspec.spec.spec_file import ById
 
 
 @dataclass(frozen=True)
@@ -103,4 +104,6 @@ def _pruned(build: Builder, family: Family, record: Record, plan: Plan) -> Membe
     """The size of a smaller teacher; with the teacher's other parts, where its record keeps them."""
     rest = isinstance(record, Baseline) and isinstance(record.build, Subset) and bool(record.build.rest)
     with errors_at(build.file, ("baselines",), f"the teacher pruned to {len(plan)} layers: "):
-        return build.file.once(("pruned", id(family.facts), plan, rest), lambda: pruned(family.facts, plan, rest=rest))
+        return build.file.once(
+            ("pruned", ById(family.facts), plan, rest), lambda: pruned(family.facts, plan, rest=rest)
+        )

@@ -12,7 +12,7 @@ from boomspec.core.graph import CODE, Node, Source, Task, params_json
 from boomspec.core.tasks import Record
 from boomspec.models.facts import ModelFacts
 from boomspec.spec.sections.execution import Resources
-from boomspec.spec.spec_file import SpecFile
+from boomspec.spec.spec_file import ById, SpecFile
 
 Answers = Callable[[str], dict[str, Any] | None]  # id of a search -> what it found, None where it has not run
 
@@ -40,20 +40,13 @@ class Builder:
     def add(self, name: str, record: Record, inputs: dict[str, str]) -> str:
         """Add a task; its id."""
         execution = self._execution(record.kind, inputs.values())
-        # What the key holds by id is kept beside the node, so that no id is used twice.
-        task_id, node, _ = self.file.once(
-            ("node", name, id(record), id(execution), *inputs.items()),
-            lambda: self._node(name, record, inputs, execution),
-        )
-        self.nodes.setdefault(task_id, node)
-        return task_id
 
-    def _node(
-        self, name: str, record: Record, inputs: dict[str, str], execution: Execution
-    ) -> tuple[str, Node, tuple[Record, Execution]]:
-        _, params = self.file.once(("params", id(record)), lambda: (record, params_json(record)))
-        node = Node(Task(record, inputs, params), name, execution)
-        return node.id, node, (record, execution)
+        def node() -> Node:
+            params = self.file.once(("params", ById(record)), lambda: params_json(record))
+            return Node(Task(record, inputs, params), name, execution)
+
+        added = self.file.once(("node", name, ById(record), ById(execution), *inputs.items()), node)
+        return self.nodes.setdefault(added.id, added).id
 
     def _execution(self, kind: str, inputs: Iterable[str]) -> Execution:
         """Where a task of a kind runs; with the code that the models before it bring along, where it is trusted."""
@@ -67,9 +60,7 @@ class Builder:
         if not code:
             return execution
         listed = tuple(sorted(code))
-        return self.file.once(
-            ("execution with code", id(execution), listed), lambda: (execution, replace(execution, code=listed))
-        )[1]
+        return self.file.once(("execution", ById(execution), listed), lambda: replace(execution, code=listed))
 
     def _of_kind(self, kind: str) -> Execution:
         execution = self.file.spec.execution

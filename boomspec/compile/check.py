@@ -35,7 +35,7 @@ from boomspec.spec.sections.data import CalibrationSpec
 from boomspec.spec.sections.interpolate import OrderSearch
 from boomspec.spec.sections.student import KeepChoice
 from boomspec.spec.sections.training import Training
-from boomspec.spec.spec_file import Once, Spec, SpecFile
+from boomspec.spec.spec_file import Once, Spec, SpecFile, once_for
 
 _HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 _PLENTY = 10_000_000  # tokens, where nothing is trained or searched: what is held out is a share of them
@@ -65,8 +65,7 @@ def together(files: Sequence[SpecFile]) -> list[SpecFile]:
 def check(file: SpecFile) -> Family | None:
     """Check one experiment of those that are compiled together."""
     file = replace(file, spec=complete(file.spec))
-    sections = ("teacher", "student", "data", "evaluate", "execution")
-    if problems := [*file.known("paths", sections, lambda: _path_problems(file)), *_training_problems(file)]:
+    if problems := [*_path_problems(file), *_training_problems(file)]:
         raise file.error(*problems)
     facts = local_facts(file)
     return None if facts is None else check_against(file, facts)
@@ -76,21 +75,22 @@ def check_against(file: SpecFile, facts: ModelFacts) -> Family | None:
     """Check a spec against its teacher, with the plainest choice in the place of what a search will find."""
     check_causal(file, facts)
     check_rest(file, facts)
-    sections = ("student", "data", "interpolate")
-    return file.known(("check", id(facts)), sections, lambda: (facts, _check_layers(file, facts)))[1]
+    return _check_layers(file, facts)
 
 
+@once_for("student", "data", "interpolate")
 def _check_layers(file: SpecFile, facts: ModelFacts) -> Family | None:
     check_context(file, facts)
     if file.spec.student.keep is None:
         return None
     kept = kept_layers(file, facts)
     sets = patched_sets(file, kept, facts.count)
-    family = resolve_family(file, facts, kept, sets or prefixes(tuple(reversed(patchable(kept, facts.count)))))
+    family = resolve_family(file, facts, kept, sets or tuple(prefixes(patchable(kept, facts.count)[::-1])))
     settled = sets is not None and not isinstance(file.spec.student.keep, KeepChoice)
     return family if settled and file.spec.student.model is None else None
 
 
+@once_for("teacher", "student", "data", "evaluate", "execution")
 def _path_problems(file: SpecFile) -> list[Problem]:
     """Problems of the paths and names in a spec, without reading what they hold."""
     if problems := list(variable_problems(file)):

@@ -22,7 +22,7 @@ from boomspec.compile.baselines import Model, baselines, members
 from boomspec.compile.builder import Answers, Builder
 from boomspec.compile.check import check, check_against, together
 from boomspec.compile.cost.pricing import priced
-from boomspec.compile.family import Family, kept_layers, patched_sets, resolve_family
+from boomspec.compile.family import Family, Sets, kept_layers, patched_sets, resolve_family
 from boomspec.compile.family_check import add_check
 from boomspec.compile.lm_eval.checks import check_tasks
 from boomspec.compile.model_sources import Role, dequantization, local_facts, model_sources, student_mapping
@@ -40,7 +40,7 @@ from boomspec.models.fit import plan_entries
 from boomspec.spec.problems import for_each
 from boomspec.spec.sections.interpolate import OrderSearch
 from boomspec.spec.sections.student import KeepChoice
-from boomspec.spec.spec_file import SpecFile
+from boomspec.spec.spec_file import ById, SpecFile
 from boomspec.store import Store
 
 
@@ -179,7 +179,7 @@ def _compile(file: SpecFile, answers: Answers) -> _Part:
     sets = patched_sets(file, kept, start.facts.count) or _searched_sets(build, start, student, kept)
     if sets is None:
         return _pending(build, start, kept, student)
-    family = resolve_family(file, start.facts, kept, sets, student=existing)
+    family = resolve_family(file, start.facts, kept, sets, existing)
     inner = members(build, family, start.teacher, student, "interpolated")
     models = [
         Model("teacher", "teacher", family.members[-1], start.teacher),
@@ -247,13 +247,13 @@ def _student(build: Builder, start: _Start, kept: tuple[int, ...]) -> tuple[str,
     return _model(build, "student", facts, model), start.trainings, facts
 
 
-def _searched_sets(build: Builder, start: _Start, student: str, kept: tuple[int, ...]) -> list[tuple[int, ...]] | None:
+def _searched_sets(build: Builder, start: _Start, student: str, kept: tuple[int, ...]) -> Sets | None:
     order = build.resolved.spec.interpolate.order
     assert isinstance(order, OrderSearch)
     inputs = {"teacher": start.teacher, "student": student, "tokens": start.inputs["tokens"]}
     record = records.order_search(build.resolved, order, kept)
     found = build.answer(build.add(f"search patch order by {order.search}", record, inputs))
-    return None if found is None else [tuple(patched) for patched in found["sets"]]
+    return None if found is None else tuple(map(tuple, found["sets"]))
 
 
 def _pending(
@@ -280,10 +280,10 @@ def _cells(build: Builder, models: list[Model], tokens: str | None) -> tuple[tup
             role = f"{model.label}/{name}"
             assert role not in inputs  # labels differ
             inputs[role] = build.add(f"evaluate {model.label}: {name}", record, {"model": model.task, **read})
-    same = tuple((model.series, model.label, id(model.member)) for model in models)
-    _, cells = file.once(
-        ("cells", id(evaluations), same),
-        lambda: (models, tuple(_cell(model, name, record) for model in models for name, record, _ in evaluations)),
+    same = tuple((model.series, model.label, ById(model.member)) for model in models)
+    cells = file.once(
+        ("cells", ById(evaluations), same),
+        lambda: tuple(_cell(model, name, record) for model in models for name, record, _ in evaluations),
     )
     return cells, inputs
 

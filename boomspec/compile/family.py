@@ -43,8 +43,9 @@ from boomspec.models.plan_config import plan_config
 from boomspec.models.whole import prefixes_in, with_rest
 from boomspec.spec.sections.interpolate import BudgetSpec, OrderSearch
 from boomspec.spec.sections.student import KeepChoice
-from boomspec.spec.spec_file import Once, SpecFile
+from boomspec.spec.spec_file import Once, SpecFile, once_for
 
+Sets = tuple[tuple[int, ...], ...]  # the patched blocks after 0, 1, ..., m steps
 _MASKED = {"bert", "distilbert", "roberta", "electra", "albert", "deberta", "deberta-v2"}
 _CONTEXT = ("max_position_embeddings", "n_positions")
 
@@ -69,29 +70,19 @@ class Family:
         return self._labels[member.patched]
 
 
+@once_for("teacher", "student", "interpolate")
 def resolve_family(
     file: SpecFile,
     facts: ModelFacts,
     kept: tuple[int, ...],
-    sets: list[tuple[int, ...]],
-    *,
-    student: ModelFacts | None = None,
+    sets: Sets,
+    existing: ModelFacts | None = None,
 ) -> Family:
     """Turn mapping, patched sets and sizes into layer plans. Raises SpecError with all problems.
 
-    `sets[k]` are the blocks that the member with k patched blocks has from the teacher. `student`: the facts of one
-    that exists; one that is distilled is stored as its teacher is.
+    `sets[k]` are the blocks that the member with k patched blocks has from the teacher. `existing`: the facts of a
+    student that exists; one that is distilled is stored as its teacher is.
     """
-    what = ("family", id(facts), kept, tuple(sets), id(student), file.spec.teacher.rest)
-    _, _, family = file.known(
-        what, ("student", "interpolate"), lambda: (facts, student, _family(file, facts, kept, sets, student))
-    )
-    return family
-
-
-def _family(
-    file: SpecFile, facts: ModelFacts, kept: tuple[int, ...], sets: list[tuple[int, ...]], existing: ModelFacts | None
-) -> Family:
     smaller = _distilled(file, facts, kept) if existing is None else existing
     reference: Literal["first", "last"] | None = None
     if file.spec.interpolate.singletons == "reference":
@@ -209,7 +200,7 @@ def check_context(file: SpecFile, facts: ModelFacts) -> None:
     longest = next((facts.config[key] for key in _CONTEXT if isinstance(facts.config.get(key), int)), None)
     if file.spec.data is not None and longest is not None and file.spec.data.sequence_length > longest:
         message = f"{file.spec.data.sequence_length} is more than the teacher's {longest} positions"
-        raise file.error(file.problem(("data", "sequence_length"), message))
+        raise file.error_at(("data", "sequence_length"), message)
 
 
 def check_causal(file: SpecFile, facts: ModelFacts) -> None:
@@ -237,7 +228,7 @@ def kept_layers(file: SpecFile, facts: ModelFacts, found: tuple[int, ...] | None
         count = keep if isinstance(keep, int) else keep.count
         if not 1 <= count < facts.count:
             message = f"{count} layers: the teacher has {facts.count}, so 1 to {facts.count - 1} are allowed"
-            raise file.error(file.problem(("student", "keep"), message))
+            raise file.error_at(("student", "keep"), message)
         return evenly_spaced(count, facts.count)  # of a search only the count is known by now
     kept = keep.kept(facts.count) if isinstance(keep, KeepRule) else keep if found is None else found
     assert isinstance(kept, tuple)
@@ -247,16 +238,16 @@ def kept_layers(file: SpecFile, facts: ModelFacts, found: tuple[int, ...] | None
         place: tuple[str | int, ...] = ("student", "keep" if found is None else "model")
         if found is None and isinstance(keep, tuple) and (wrong := first_wrong(keep, facts.count)) is not None:
             place = (*place, wrong)  # the item itself
-        raise file.error(file.problem(place, complaint, hint))
+        raise file.error_at(place, complaint, hint)
     return kept
 
 
-def patched_sets(file: SpecFile, kept: tuple[int, ...], layers: int) -> list[tuple[int, ...]] | None:
+def patched_sets(file: SpecFile, kept: tuple[int, ...], layers: int) -> Sets | None:
     """The patched blocks after 0, 1, ..., m steps; None where a search has to find them."""
     order, available = file.spec.interpolate.order, patchable(kept, layers)
     if isinstance(order, OrderSearch):
         if order.search == "exact" and (refusal := refuse_exact(len(available))):
-            raise file.error(file.problem(("interpolate", "order"), refusal, EXACT_HINT))
+            raise file.error_at(("interpolate", "order"), refusal, EXACT_HINT)
         return None
     if isinstance(order, str):
         order = ORDERS[order](available)
@@ -268,5 +259,5 @@ def patched_sets(file: SpecFile, kept: tuple[int, ...], layers: int) -> list[tup
             message += f"; {twice[0]} is named twice"
         elif missing := sorted(set(available) - set(order)):
             message += f"; {missing[0]} is missing"
-        raise file.error(file.problem(("interpolate", "order"), message, f"the blocks are {available}"))
-    return prefixes(order)
+        raise file.error_at(("interpolate", "order"), message, f"the blocks are {available}")
+    return tuple(prefixes(order))

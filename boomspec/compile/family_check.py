@@ -15,6 +15,7 @@ from boomspec.core.tasks import BuiltSize, Check, Outline
 from boomspec.core.tasks.record import Assembled, Copied
 from boomspec.models.facts import ModelFacts
 from boomspec.models.outline import config_text, outline
+from boomspec.spec.spec_file import ById
 
 NAME = "check the family"
 
@@ -37,7 +38,7 @@ def add_check(build: Builder, teacher: str, kept: tuple[int, ...] | None, studen
     sizes = tuple(dict.fromkeys(plans or [(half, False)]))  # where no size is known a plan of both models
     merged = any(model.merged for model in models)
     record = build.file.once(
-        ("check", id(facts), id(given), kept, sizes, merged),
+        ("check", ById(facts), ById(given), kept, sizes, merged),
         lambda: Check(
             teacher=_outline(facts),
             student=None if given is None else _outline(given),

@@ -25,21 +25,9 @@ from boomspec.compile.places import (
 from boomspec.core.errors import BoomspecError, Problem
 from boomspec.core.graph import CODE, Source
 from boomspec.core.tasks import Architecture, Dequantize
+from boomspec.models import code
 from boomspec.models.architecture import llama_facts
 from boomspec.models.checkpoint import checkpoint_files, read_checkpoint
-from boomspec.models.code import (
-    AUTO_MAP,
-    CONFIGS,
-    USED,
-    check_named,
-    check_native,
-    code_digests,
-    code_files,
-    files_of_code,
-    is_native,
-    named_classes,
-    read_config_of,
-)
 from boomspec.models.contents import check_config, check_folder
 from boomspec.models.facts import ModelFacts, model_facts, read_config
 from boomspec.models.files import CONFIG, CONTEXT, tokenizer_context, tokenizer_files, travelling_files
@@ -49,7 +37,7 @@ from boomspec.models.quantized import check_quantization, foreseen, quantization
 from boomspec.models.vocabulary import needed_rows
 from boomspec.spec.sections.student import StudentSpec
 from boomspec.spec.sections.teacher import PretrainSpec, TeacherSpec
-from boomspec.spec.spec_file import SpecFile
+from boomspec.spec.spec_file import SpecFile, once_for
 
 Role = Literal["teacher", "student"]
 BELIEVED = "tied"  # of the location of a model whose head was taken for its embedding without being read whole
@@ -62,12 +50,9 @@ def section_of(file: SpecFile, role: Role) -> TeacherSpec | StudentSpec:
     return file.spec.teacher if role == "teacher" else file.spec.student
 
 
+@once_for("teacher", "student")
 def model_folder(file: SpecFile, role: Role) -> Path | None:
     """The folder of a model that exists; None where it is on the hub, or trained by the spec."""
-    return file.known("folder", (role,), lambda: _model_folder(file, role))
-
-
-def _model_folder(file: SpecFile, role: Role) -> Path | None:
     section = section_of(file, role)
     if section.model is None:
         return None
@@ -77,10 +62,10 @@ def _model_folder(file: SpecFile, role: Role) -> Path | None:
         return folder
     if is_file(folder):
         message = f"'{folder}' is a file, not the folder of a model"
-        raise file.error(file.problem((role, "model"), message, f"give the folder that it is in: {folder.parent}"))
+        raise file.error_at((role, "model"), message, f"give the folder that it is in: {folder.parent}")
     if name.startswith((".", "/", "~")):
         message = f"folder '{folder}' does not exist"
-        raise file.error(file.problem((role, "model"), message, similar_folder(folder)))
+        raise file.error_at((role, "model"), message, similar_folder(folder))
     return None
 
 
@@ -101,12 +86,9 @@ def folder_problems(file: SpecFile, role: Role, folder: Path) -> list[Problem]:
     return [] if error is None else [file.problem((role, "model"), error.message, error.hint)]
 
 
+@once_for("teacher", "data")
 def local_facts(file: SpecFile) -> ModelFacts | None:
     """The teacher's facts where no network is needed to know them, else None."""
-    return file.known("facts", ("teacher", "data"), lambda: _local_facts(file))
-
-
-def _local_facts(file: SpecFile) -> ModelFacts | None:
     teacher = file.spec.teacher
     if teacher.pretrain is not None:
         return llama_facts(architecture(teacher.pretrain))
@@ -139,18 +121,10 @@ def dequantization(file: SpecFile, role: Role) -> Dequantize | None:
 
 def architecture(pretrain: PretrainSpec) -> Architecture:
     """The model that a complete `pretrain` section describes."""
-    assert pretrain.key_value_heads is not None
-    assert pretrain.positions is not None
-    return Architecture(
-        layers=pretrain.layers,
-        hidden_size=pretrain.hidden_size,
-        intermediate_size=pretrain.intermediate_size,
-        attention_heads=pretrain.attention_heads,
-        key_value_heads=pretrain.key_value_heads,
-        vocabulary=pretrain.tokenizer.vocabulary,
-        context=pretrain.positions,
-        tied=pretrain.tied_embeddings,
-        initializer_range=pretrain.initializer_range,
+    settings = pretrain.model_dump(include=set(Architecture.model_fields))
+    vocabulary, context = pretrain.tokenizer.vocabulary, pretrain.positions
+    return Architecture.model_validate(
+        {**settings, "vocabulary": vocabulary, "context": context, "tied": pretrain.tied_embeddings}
     )
 
 
@@ -166,7 +140,7 @@ def _model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Sour
         name, _ = _named_model(file, role)
         commit, facts = _of_hub(file, role, pinned_model)
         location = {"hub": name, "asked": section.revision}
-        model, tokenizer = ({"hub": name, "revision": commit, **code} for code in _code(file, role))
+        model, tokenizer = ({"hub": name, "revision": commit, **trusted} for trusted in _code(file, role))
         of_model = {**location, BELIEVED: True} if facts.believed else location
         return facts, Source("model", model, of_model), Source("tokenizer", tokenizer, location)
     if problems := folder_problems(file, role, folder):
@@ -181,15 +155,15 @@ def _model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Sour
         _check_vocabulary(facts, folder)
     model, tokenizer = _code(file, role)
     if model:  # code reads any file that it names
-        files = list(dict.fromkeys([*files, *files_of_code(folder)]))
+        files = list(dict.fromkeys([*files, *code.files_of_code(folder)]))
     if tokenizer:
-        of_tokenizer = list(dict.fromkeys([*of_tokenizer, *files_of_code(folder)]))
+        of_tokenizer = list(dict.fromkeys([*of_tokenizer, *code.files_of_code(folder)]))
 
     def digests(paths: list[Path]) -> Digests:
         return {path.relative_to(folder).as_posix(): digest_of(file, path) for path in paths}
 
     # A tokenizer also reads the model's config; on the hub the commit covers both.
-    context = tokenizer_context(read_config(folder), read_config_of(folder, "tokenizer"))
+    context = tokenizer_context(read_config(folder), code.read_config_of(folder, "tokenizer"))
     location = {"folder": str(folder), "name": shown_path(str(section.model))}
     return (
         facts,
@@ -249,7 +223,7 @@ def _of_hub(file: SpecFile, role: Role, ask: Callable[[str, str | None], T]) -> 
         meant, hint = similar_folder(resolve_path(file, (role, "model"), str(written.model))), error.hint
         if meant is not None and meant not in (hint or ""):
             hint = f"{meant} Else {hint}" if hint else meant
-        raise file.error(file.problem((role, "model"), error.message, hint)) from error
+        raise file.error_at((role, "model"), error.message, hint) from error
 
 
 def code_problems(file: SpecFile, role: Role, folder: Path) -> list[Problem]:
@@ -259,8 +233,8 @@ def code_problems(file: SpecFile, role: Role, folder: Path) -> list[Problem]:
         if section.trust_remote_code:
             _check_trusted(folder, str(section.model))
         else:
-            for part in CONFIGS:
-                check_native(folder, part, str(section.model))
+            for part in code.CONFIGS:
+                code.check_native(folder, part, str(section.model))
     except BoomspecError as error:
         return [file.problem(_trust_place(file, role), error.message, error.hint)]
     return []
@@ -271,18 +245,20 @@ def _trust_place(file: SpecFile, role: Role) -> tuple[str, str]:
 
 
 def _check_trusted(folder: Path, name: str) -> None:
-    named = {part: named_classes(folder, part) for part in CONFIGS}
+    named = {part: code.named_classes(folder, part) for part in code.CONFIGS}
     if not any(named.values()):
-        message = f"'{name}' brings no code along: there is no '{AUTO_MAP}' in its {' and '.join(CONFIGS.values())}"
+        message = (
+            f"'{name}' brings no code along: there is no '{code.AUTO_MAP}' in its {' and '.join(code.CONFIGS.values())}"
+        )
         raise BoomspecError(message, hint="remove it: transformers' own classes are used")
-    files = code_files(folder)
+    files = code.code_files(folder)
     for part, classes in named.items():
-        where = f"{CONFIGS[part]} of '{name}'"
-        check_named([cls for auto in USED for cls in classes.get(auto, ())], files, where)
+        where = f"{code.CONFIGS[part]} of '{name}'"
+        code.check_named([cls for auto in code.USED for cls in classes.get(auto, ())], files, where)
         missing = part == "model" and classes and _CAUSAL not in classes
-        if missing and ("AutoConfig" in classes or is_native(read_config_of(folder, part), part) is False):
+        if missing and ("AutoConfig" in classes or code.is_native(code.read_config_of(folder, part), part) is False):
             hint = "it is the class that boomspec loads; others, such as AutoModel, have no head"
-            raise BoomspecError(f"{where}: '{AUTO_MAP}' names no {_CAUSAL}", hint=hint)
+            raise BoomspecError(f"{where}: '{code.AUTO_MAP}' names no {_CAUSAL}", hint=hint)
 
 
 def _code(file: SpecFile, role: Role) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -302,23 +278,25 @@ def _trusted_code(file: SpecFile, role: Role, folder: Path) -> tuple[Digests, Di
         raise file.error(*problems)
     if not section_of(file, role).trust_remote_code:
         return {}, {}
-    digests = file.once(("code", folder), lambda: code_digests(folder))
-    return digests, digests if named_classes(folder, "tokenizer") else {}
+    digests = file.once(("code", folder), lambda: code.code_digests(folder))
+    return digests, digests if code.named_classes(folder, "tokenizer") else {}
 
 
-def _check_same_code(file: SpecFile, folders: tuple[Path, Path], code: tuple[Digests, Digests]) -> None:
+def _check_same_code(file: SpecFile, folders: tuple[Path, Path], digests: tuple[Digests, Digests]) -> None:
     """Raise SpecError unless teacher and student run the same code: every size has layers of both."""
-    named = [named_classes(folder, "model").get(_CAUSAL) for folder in folders]
+    named = [code.named_classes(folder, "model").get(_CAUSAL) for folder in folders]
     if named == [None, None]:
         return
     place, hint = _trust_place(file, "student"), "every size is made of layers of both"
     # Of a model that names none only the tokenizer's code is trusted.
-    runs = [bool(trusted) and bool(named_classes(at, "model")) for at, trusted in zip(folders, code, strict=True)]
+    runs = [
+        bool(trusted) and bool(code.named_classes(at, "model")) for at, trusted in zip(folders, digests, strict=True)
+    ]
     if runs[0] != runs[1]:
         message = "the code of one of teacher and student is trusted, and not that of the other"
-        raise file.error(file.problem(place, message, f"trust both or neither: {hint}"))
-    other = [name for name in code[0].keys() & code[1].keys() if code[0][name] != code[1][name]]
+        raise file.error_at(place, message, f"trust both or neither: {hint}")
+    other = [name for name in digests[0].keys() & digests[1].keys() if digests[0][name] != digests[1][name]]
     if runs[0] and (named[0] != named[1] or other):
         what = f"{min(other)} is not the same" if other else f"{named[0]} and {named[1]}"
         message = f"teacher and student bring different code: {what}"
-        raise file.error(file.problem(place, message, f"it must be the same: {hint}"))
+        raise file.error_at(place, message, f"it must be the same: {hint}")

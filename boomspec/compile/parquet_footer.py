@@ -1,16 +1,18 @@
-"""How many rows a parquet file has, from its footer alone: a few kB, and no library that takes long to load.
+"""Read how many rows a parquet file has from its footer, a few kB.
 
-The footer is a thrift struct in the compact protocol; its third field is the number of rows.
+Own code because no base dependency reads parquet: pyarrow comes with the runners, and takes long to import. The footer
+is a thrift struct in the compact protocol, whose third field is the number of rows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
-_MAGIC = b"PAR1"
 _ROWS = 3  # FileMetaData.num_rows
 _LARGEST = 1 << 26  # bytes of a footer
-_TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(1, 13)
 
 
 def parquet_rows(path: Path) -> int | None:
@@ -19,72 +21,53 @@ def parquet_rows(path: Path) -> int | None:
         with path.open("rb") as file:
             file.seek(-8, 2)
             size, magic = int.from_bytes(file.read(4), "little"), file.read(4)
-            if magic != _MAGIC or size > _LARGEST:
+            if magic != b"PAR1" or size > _LARGEST:
                 return None
             file.seek(-8 - size, 2)
-            return _Compact(file.read(size)).number(_ROWS)
-    except (OSError, IndexError, ValueError, RecursionError):
+            rows = next(value for field, value in _fields(BytesIO(file.read(size))) if field == _ROWS)
+            return rows if type(rows) is int else None
+    except (OSError, IndexError, ValueError, RecursionError, StopIteration):
         return None
 
 
-class _Compact:
-    """A reader of thrift's compact protocol, as far as it takes to pass over what stands before a field."""
+def _fields(data: BytesIO) -> Iterator[tuple[int, Any]]:
+    """The ids and values of a thrift struct."""
+    field = 0
+    while (head := data.read(1)[0]) != 0:
+        field = field + (head >> 4) if head >> 4 else _integer(data)
+        yield field, _value(data, head & 15)
 
-    def __init__(self, data: bytes) -> None:
-        self._data, self._at = data, 0
 
-    def number(self, wanted: int) -> int:
-        """The integer in a field of the struct that begins here. Raises ValueError where it has none."""
-        field = 0
-        while (head := self._byte()) != 0:
-            kind = head & 15
-            field = field + (head >> 4) if head >> 4 else self._zigzag()
-            if field == wanted and kind in (_I32, _I64):
-                return self._zigzag()
-            self._pass_over(kind)
-        raise ValueError("no such field")
+def _value(data: BytesIO, kind: int, *, inside: bool = False) -> Any:
+    """A value; `inside` of a list or map a boolean takes a byte."""
+    match kind:
+        case 1 | 2:  # true, false
+            return data.read(inside)
+        case 3 | 7:  # byte, double
+            return data.read(1 if kind == 3 else 8)
+        case 4 | 5 | 6:  # integers of 16, 32 and 64 bits
+            return _integer(data)
+        case 8:  # binary
+            return data.read(_varint(data))
+        case 9 | 10:  # list, set
+            head = data.read(1)[0]
+            return [_value(data, head & 15, inside=True) for _ in range(head >> 4 if head < 0xF0 else _varint(data))]
+        case 11:  # map
+            count = _varint(data)
+            kinds = data.read(1)[0] if count else 0
+            return [_value(data, kind, inside=True) for _ in range(count) for kind in (kinds >> 4, kinds & 15)]
+        case 12:
+            return dict(_fields(data))
+    raise ValueError(f"no type {kind}")
 
-    def _byte(self) -> int:
-        self._at += 1
-        return self._data[self._at - 1]
 
-    def _varint(self) -> int:
-        value = shift = 0
-        while (byte := self._byte()) & 0x80:
-            value, shift = value | (byte & 0x7F) << shift, shift + 7
-        return value | byte << shift
+def _varint(data: BytesIO) -> int:
+    value = shift = 0
+    while (byte := data.read(1)[0]) & 0x80:
+        value, shift = value | (byte & 0x7F) << shift, shift + 7
+    return value | byte << shift
 
-    def _zigzag(self) -> int:
-        value = self._varint()
-        return (value >> 1) ^ -(value & 1)
 
-    def _pass_over(self, kind: int, *, inside: bool = False) -> None:
-        """`inside`: of a list or map, where a boolean takes a byte."""
-        if kind in (_TRUE, _FALSE):
-            self._at += inside
-        elif kind == _BYTE:
-            self._at += 1
-        elif kind in (_I16, _I32, _I64):
-            self._varint()
-        elif kind == _DOUBLE:
-            self._at += 8
-        elif kind == _BINARY:
-            length = self._varint()
-            self._at += length
-        elif kind in (_LIST, _SET):
-            head = self._byte()
-            for _ in range(head >> 4 if head >> 4 != 15 else self._varint()):
-                self._pass_over(head & 15, inside=True)
-        elif kind == _MAP:
-            if count := self._varint():
-                kinds = self._byte()
-                for _ in range(count):
-                    self._pass_over(kinds >> 4, inside=True)
-                    self._pass_over(kinds & 15, inside=True)
-        elif kind == _STRUCT:
-            while (head := self._byte()) != 0:
-                if not head >> 4:
-                    self._zigzag()
-                self._pass_over(head & 15)
-        else:
-            raise ValueError(f"no type {kind}")
+def _integer(data: BytesIO) -> int:
+    value = _varint(data)
+    return (value >> 1) ^ -(value & 1)

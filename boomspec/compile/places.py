@@ -17,7 +17,7 @@ from boomspec.core.identity import file_digest
 from boomspec.models.hub import UnreachableError
 from boomspec.spec.sections.tracking import TrackingSpec
 from boomspec.spec.spec_file import SpecFile
-from boomspec.spec.variables import VariableError, bare_variable, expanded, has_variables
+from boomspec.spec.variables import VariableError, bare_variable, expanded
 
 Location = tuple[str | int, ...]
 
@@ -30,17 +30,13 @@ def errors_at(file: SpecFile, place: Location, prefix: str = "") -> Iterator[Non
     except (SpecError, UnreachableError):
         raise
     except BoomspecError as error:
-        raise file.error(file.problem(place, prefix + error.message, error.hint)) from error
+        raise file.error_at(place, prefix + error.message, error.hint) from error
 
 
 def path_text(file: SpecFile, place: Location, text: str) -> str:
     """The text of a path at `place` with its environment variables expanded. Raises SpecError."""
-    if not has_variables(text):
-        return text
-    try:
+    with errors_at(file, place):
         return expanded(text)
-    except VariableError as error:
-        raise file.error(file.problem(place, error.message, error.hint)) from error
 
 
 def variable_problems(file: SpecFile) -> Iterator[Problem]:
@@ -67,7 +63,7 @@ def tracking_of(file: SpecFile) -> dict[str, Any]:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         message = str(first.get("ctx", {}).get("error", first["msg"]))
-        raise file.error(file.problem(("execution", "tracking", *first["loc"]), message)) from error
+        raise file.error_at(("execution", "tracking", *first["loc"]), message) from error
     return trackers
 
 

@@ -8,49 +8,27 @@ from typing import Literal
 from boomspec.compile.lm_eval.sources import task_chance, task_source
 from boomspec.compile.model_sources import architecture
 from boomspec.compile.resolved import ResolvedSpec
+from boomspec.core import tasks
 from boomspec.core.graph import Source
 from boomspec.core.layers import Plan
-from boomspec.core.tasks import (
-    Baseline,
-    Calibration,
-    Determinism,
-    Distill,
-    Evaluate,
-    Faithful,
-    HeldOut,
-    Interpolate,
-    LaCo,
-    LayerChoice,
-    LmEval,
-    Optimizer,
-    PatchOrder,
-    Precision,
-    Pretrain,
-    Recipe,
-    Schedule,
-    Search,
-    Subset,
-    Tokenize,
-    TrainTokenizer,
-)
 from boomspec.spec.sections.baselines import LaCoSpec
 from boomspec.spec.sections.data import CalibrationSpec
 from boomspec.spec.sections.determinism import determinism
 from boomspec.spec.sections.interpolate import OrderSearch
 from boomspec.spec.sections.student import KeepChoice
 from boomspec.spec.sections.training import FaithfulSpec, Training
-from boomspec.spec.spec_file import SpecFile
+from boomspec.spec.spec_file import SpecFile, once_for
 
 _PLANS = 1 << 14  # records of plans that are kept: a sweep's experiments have the same ones
 
 
-def tokenize(resolved: ResolvedSpec) -> Tokenize:
+def tokenize(resolved: ResolvedSpec) -> tasks.Tokenize:
     data, pretrain = resolved.data, resolved.spec.teacher.pretrain
     assert data.text_field is not None
     trained = None
     if pretrain is not None:
-        trained = TrainTokenizer(vocabulary=pretrain.tokenizer.vocabulary, bytes=pretrain.tokenizer.train_on)
-    return Tokenize(
+        trained = tasks.TrainTokenizer(vocabulary=pretrain.tokenizer.vocabulary, bytes=pretrain.tokenizer.train_on)
+    return tasks.Tokenize(
         text_field=data.text_field,
         train_tokenizer=trained,
         skip=data.skip,
@@ -62,10 +40,10 @@ def tokenize(resolved: ResolvedSpec) -> Tokenize:
     )
 
 
-def pretrain(resolved: ResolvedSpec) -> Pretrain:
+def pretrain(resolved: ResolvedSpec) -> tasks.Pretrain:
     section = resolved.spec.teacher.pretrain
     assert section is not None
-    return Pretrain(
+    return tasks.Pretrain(
         architecture=architecture(section),
         recipe=recipe(section, seed=resolved.spec.seed, sequence_length=resolved.data.sequence_length),
         determinism=_determinism(resolved),
@@ -78,59 +56,59 @@ def distill(
     *,
     initial: Literal["teacher", "random"] = "teacher",
     tokens: int | None = None,
-) -> Distill:
+) -> tasks.Distill:
     """`tokens`: of the training, where they are not those of the section."""
     spec, section, length = resolved.spec, resolved.spec.distill, resolved.data.sequence_length
     assert section is not None
     assert section.faithful is not None
     plain = section.faithful == FaithfulSpec()
-    return Distill(
+    return tasks.Distill(
         kept=kept,
         initial=initial,
         train_embedding=spec.student.train_embedding,
         losses=section.losses,
         recipe=recipe(section, seed=spec.seed, sequence_length=length, tokens=tokens),
-        faithful=None if plain else Faithful(**section.faithful.model_dump()),
+        faithful=None if plain else tasks.Faithful(**section.faithful.model_dump()),
         determinism=_determinism(resolved),
     )
 
 
-def recipe(training: Training, *, seed: int, sequence_length: int, tokens: int | None = None) -> Recipe:
+def recipe(training: Training, *, seed: int, sequence_length: int, tokens: int | None = None) -> tasks.Recipe:
     """Tokens become whole sequences and whole steps, rounded to the nearest and at least one."""
     sequences = max(1, round(training.batch_tokens / sequence_length))
     steps = max(1, round((tokens or training.tokens) / (sequences * sequence_length)))
     schedule = training.schedule
-    return Recipe(
+    return tasks.Recipe(
         seed=seed,
         steps=steps,
         sequences=sequences,
         sequence_length=sequence_length,
-        optimizer=Optimizer(**training.optimizer.model_dump()),
-        schedule=Schedule(kind=schedule.kind, warmup_steps=min(steps, schedule.warmup.of(steps)), final=schedule.final),
+        optimizer=tasks.Optimizer(**training.optimizer.model_dump()),
+        schedule=tasks.Schedule(
+            kind=schedule.kind, warmup_steps=min(steps, schedule.warmup.of(steps)), final=schedule.final
+        ),
         precision=training.precision,
     )
 
 
 @lru_cache(_PLANS)
-def interpolation(plan: Plan, *, tied: bool, rest: Literal[True] | None) -> Interpolate:
-    return Interpolate(plan=plan, tied=tied, rest=rest)
+def interpolation(plan: Plan, *, tied: bool, rest: Literal[True] | None) -> tasks.Interpolate:
+    return tasks.Interpolate(plan=plan, tied=tied, rest=rest)
 
 
 @lru_cache(_PLANS)
-def subset(plan: Plan, *, rest: Literal[True] | None) -> Baseline:
-    return Baseline(build=Subset(plan=plan, rest=rest))
+def subset(plan: Plan, *, rest: Literal[True] | None) -> tasks.Baseline:
+    return tasks.Baseline(build=tasks.Subset(plan=plan, rest=rest))
 
 
-def laco(resolved: ResolvedSpec, section: LaCoSpec, *, layers: int, of: int) -> Baseline:
+def laco(resolved: ResolvedSpec, section: LaCoSpec, *, layers: int, of: int) -> tasks.Baseline:
     """The teacher's `of` layers collapsed to `layers`."""
-    return Baseline(
-        build=LaCo(
+    return tasks.Baseline(
+        build=tasks.LaCo(
             layers=layers,
-            merge=section.merge,
             lowest=0,
             highest=of,
-            interval=section.interval,
-            threshold=section.threshold,
+            **section.model_dump(exclude={"calibration"}),
             calibration=_calibration(resolved, section.calibration),
             precision=_search_precision(resolved),
             determinism=_determinism(resolved),
@@ -138,24 +116,20 @@ def laco(resolved: ResolvedSpec, section: LaCoSpec, *, layers: int, of: int) -> 
     )
 
 
-def layer_search(resolved: ResolvedSpec, section: KeepChoice) -> Search:
-    return _search(resolved, LayerChoice(method=section.method, count=section.count), section.calibration)
+def layer_search(resolved: ResolvedSpec, section: KeepChoice) -> tasks.Search:
+    return _search(resolved, tasks.LayerChoice(method=section.method, count=section.count), section.calibration)
 
 
-def order_search(resolved: ResolvedSpec, section: OrderSearch, kept: tuple[int, ...]) -> Search:
-    choice = PatchOrder(
-        method=section.search,
-        kept=kept,
-        width=section.width,
-        direction=section.direction,
-        positions=section.positions,
-        reduction=section.reduction,
-    )
+def order_search(resolved: ResolvedSpec, section: OrderSearch, kept: tuple[int, ...]) -> tasks.Search:
+    settings = section.model_dump(exclude={"search", "calibration"})
+    choice = tasks.PatchOrder(method=section.search, kept=kept, **settings)
     return _search(resolved, choice, section.calibration)
 
 
-def _search(resolved: ResolvedSpec, choice: LayerChoice | PatchOrder, calibration: CalibrationSpec) -> Search:
-    return Search(
+def _search(
+    resolved: ResolvedSpec, choice: tasks.LayerChoice | tasks.PatchOrder, calibration: CalibrationSpec
+) -> tasks.Search:
+    return tasks.Search(
         choice=choice,
         calibration=_calibration(resolved, calibration),
         precision=_search_precision(resolved),
@@ -163,37 +137,34 @@ def _search(resolved: ResolvedSpec, choice: LayerChoice | PatchOrder, calibratio
     )
 
 
-def _calibration(resolved: ResolvedSpec, section: CalibrationSpec) -> Calibration:
+def _calibration(resolved: ResolvedSpec, section: CalibrationSpec) -> tasks.Calibration:
     length = resolved.data.sequence_length
-    return Calibration(sequences=section.sequences, sequence_length=length, seed=resolved.spec.seed)
+    return tasks.Calibration(sequences=section.sequences, sequence_length=length, seed=resolved.spec.seed)
 
 
-def _search_precision(resolved: ResolvedSpec) -> Precision:
+def _search_precision(resolved: ResolvedSpec) -> tasks.Precision:
     """Searches compute in what the models are measured in, else in what the student is trained in."""
     section = resolved.spec.evaluate or resolved.spec.distill
     return section.precision if section is not None else "bf16"
 
 
-def _determinism(resolved: ResolvedSpec) -> Determinism | None:
+def _determinism(resolved: ResolvedSpec) -> tasks.Determinism | None:
     return determinism(resolved.spec.determinism)
 
 
-def evaluations(file: SpecFile) -> list[tuple[str, Evaluate, Source | None]]:
+@once_for("evaluate", "data", "seed", "determinism")
+def evaluations(file: SpecFile) -> list[tuple[str, tasks.Evaluate, Source | None]]:
     """How every model is measured, by name; lm-eval tasks with where they come from."""
-    return file.known("evaluations", ("evaluate", "data", "seed", "determinism"), lambda: _evaluations(file))
-
-
-def _evaluations(file: SpecFile) -> list[tuple[str, Evaluate, Source | None]]:
     evaluate, data = file.spec.evaluate, file.spec.data
     if evaluate is None:
         return []
-    measures: list[tuple[str, HeldOut | LmEval, Source | None]] = []
+    measures: list[tuple[str, tasks.HeldOut | tasks.LmEval, Source | None]] = []
     if evaluate.held_out is not None and data is not None:
-        text = HeldOut(sequence_length=data.sequence_length, max_tokens=evaluate.held_out.max_tokens)
+        text = tasks.HeldOut(sequence_length=data.sequence_length, max_tokens=evaluate.held_out.max_tokens)
         measures.append(("held_out", text, None))
     for i, (name, task) in enumerate(zip(evaluate.names, evaluate.tasks, strict=True)):
         source, chance = task_source(file, task.task, i), task_chance(file, task)
-        record = LmEval(
+        record = tasks.LmEval(
             task=task.task,
             num_fewshot=task.num_fewshot,
             limit=task.limit,
@@ -204,6 +175,6 @@ def _evaluations(file: SpecFile) -> list[tuple[str, Evaluate, Source | None]]:
         measures.append((name, record, source))
     kernels = determinism(file.spec.determinism)
     return [
-        (name, Evaluate(measure=measure, precision=evaluate.precision, determinism=kernels), source)
+        (name, tasks.Evaluate(measure=measure, precision=evaluate.precision, determinism=kernels), source)
         for name, measure, source in measures
     ]

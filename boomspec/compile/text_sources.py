@@ -11,23 +11,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boomspec.compile.parquet_footer import parquet_rows
-from boomspec.compile.places import Location, digest_of, path_text
+from boomspec.compile.places import Location, digest_of, errors_at, path_text
 from boomspec.compile.text_files import COMPRESSED, UTF_16, format_of, home_path, matching, plain_part, python_stdlib
-from boomspec.core.errors import BoomspecError, Problem
+from boomspec.core.errors import Problem
 from boomspec.core.graph import HELD_OUT_TEXT, Source
 from boomspec.models.hub import UnreachableError, pinned_dataset
 from boomspec.spec.sections.data import DataSpec
-from boomspec.spec.spec_file import SpecFile
+from boomspec.spec.spec_file import SpecFile, once_for
 from boomspec.spec.variables import has_variables
 
 FILES: Location = ("data", "files")
 HELD_OUT_FILES: Location = ("data", "held_out", "files")
+_SEEN = "held-out text must not be seen in training"
 _COUNTED = 64 << 20  # bytes of files of rows that are read at once to count them: more is not cheap
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of `files`, as it is written, and what it gave: only files that no entry before it has given."""
+    """One entry of `files`, as it is written, and its files, without those of the entries before it."""
 
     place: Location
     text: str
@@ -39,64 +40,51 @@ def text_problems(file: SpecFile, data: DataSpec) -> Iterator[Problem]:
     for entry in [*entries(file, FILES), *entries(file, HELD_OUT_FILES)]:
         if not _matching(file, entry.place, entry.text):
             yield file.problem(entry.place, f"no file matches '{entry.text}'", _where(file, entry))
-    if data.files is not None:
-        yield from _format_problems(file, data, FILES)
-        yield from _count_problems(file, data)
-    if data.held_out is not None and data.held_out.files is not None:
-        yield from _format_problems(file, data, HELD_OUT_FILES)
-        trained = {path.resolve() for path in data_files(file)}
-        for entry in entries(file, HELD_OUT_FILES):
-            if both := [path for path in entry.files if path.resolve() in trained]:
-                message = f"'{both[0].name}' is trained on, too: it is one of data.files"
-                yield file.problem(entry.place, message, "held-out text must not be seen in training")
+    for place in (FILES, HELD_OUT_FILES):
+        yield from _format_problems(file, data, place)
+    yield from _count_problems(file, data)
+    trained = {path.resolve() for path in _files(file, FILES)}
+    for entry in entries(file, HELD_OUT_FILES):
+        if both := [path for path in entry.files if path.resolve() in trained]:
+            message = f"'{both[0].name}' is trained on, too: it is one of data.files"
+            yield file.problem(entry.place, message, _SEEN)
 
 
 def _where(file: SpecFile, entry: Entry) -> str:
-    """Where an entry was looked for."""
     folder = file.folder(entry.place)
-    name = path_text(file, entry.place, entry.text)
-    if (folder / Path(name)).is_dir():
+    if (folder / Path(path_text(file, entry.place, entry.text))).is_dir():
         return "a folder gives its files with known endings (.txt, .jsonl, .json, .parquet, .gz, .zst); hidden ones not"
     return f"paths are relative to {folder}"
 
 
 def _format_problems(file: SpecFile, data: DataSpec, place: Location) -> Iterator[Problem]:
-    files = _files(file, place)
-    formats = {data.format} if data.format else {format_of(path) for path in files}
+    formats = {} if data.format else {format_of(path): path.name for path in _files(file, place)}
     if None in formats:
-        unknown = next(path for path in files if format_of(path) is None)
-        hint = "say it: format: text, jsonl, json or parquet"
-        yield file.problem(place, f"the format of '{unknown.name}' is not known by its ending", hint)
+        hint = "give it: format: text, jsonl, json or parquet"
+        yield file.problem(place, f"the format of '{formats[None]}' is not known by its ending", hint)
     elif len(formats) > 1:
-        listed = ", ".join(sorted(str(name) for name in formats))
-        yield file.problem(
-            place, f"files of several formats ({listed})", "give files of one, or say which: format: ..."
-        )
+        message = f"files of several formats ({', '.join(sorted(map(str, formats)))})"
+        yield file.problem(place, message, "give files of one format, or name it: format: ...")
 
 
 def _count_problems(file: SpecFile, data: DataSpec) -> Iterator[Problem]:
     """Of text files, which are one document each, the number of documents is known."""
-    files = data_files(file)
+    files = _files(file, FILES)
     if not files or {data.format or format_of(path) for path in files} != {"text"}:
         return
-    rest = files[data.skip :]
-    every = data.held_out.every if data.held_out is not None else None
-    offset = data.held_out.offset if data.held_out is not None else 0
-    held_out = len(rest[offset::every]) if every is not None else 0
+    rest, split = files[data.skip :], data.held_out
+    held_out = len(rest[split.offset :: split.every]) if split is not None and split.every is not None else 0
     if len(rest) == held_out:
         hint = "see data.skip and data.held_out"
         yield file.problem(("data",), f"no document is left to train on: {len(files)} in all", hint)
-    elif every is not None and held_out == 0:
+    elif split is not None and split.every is not None and held_out == 0:
         message = f"no document would be held out: there are {len(files)}, and a text file is one document"
         yield file.problem(("data", "held_out"), message)
 
 
-def entries(file: SpecFile, place: Location = FILES) -> list[Entry]:
-    """The entries of a list of files, each with what it gave."""
-    return file.known(("entries", place), ("data",), lambda: _entries(file, place))
-
-
-def _entries(file: SpecFile, place: Location) -> list[Entry]:
+@once_for("data")
+def entries(file: SpecFile, place: Location) -> list[Entry]:
+    """The entries of a list of files, each with its files."""
     found: list[Entry] = []
     seen: set[Path] = set()
     for i, text in enumerate(_written(file, place)):
@@ -139,17 +127,9 @@ def _files(file: SpecFile, place: Location) -> list[Path]:
     return [path for entry in entries(file, place) for path in entry.files]
 
 
+@once_for("data")
 def text_source(file: SpecFile) -> Source:
     """The text: digests of its files, or a pinned data set."""
-    return file.known("text", ("data",), lambda: _text_source(file))
-
-
-def held_out_source(file: SpecFile) -> Source | None:
-    """The held-out text, where it has files of its own."""
-    return file.known("held-out text", ("data",), lambda: _held_out_source(file))
-
-
-def _text_source(file: SpecFile) -> Source:
     data = file.spec.data
     assert data is not None
     if data.dataset is not None:
@@ -159,7 +139,9 @@ def _text_source(file: SpecFile) -> Source:
     return _of_files(file, "text", FILES, data_files(file))
 
 
-def _held_out_source(file: SpecFile) -> Source | None:
+@once_for("data")
+def held_out_source(file: SpecFile) -> Source | None:
+    """The held-out text, where it has files of its own."""
     files = held_out_files(file)
     if not files:
         return None
@@ -168,7 +150,7 @@ def _held_out_source(file: SpecFile) -> Source | None:
     for path, found in zip(files, source.identity["files"], strict=True):
         if found["sha256"] in trained and found["bytes"]:
             message = f"'{path.name}' is trained on, too: a file of data.files has the same content"
-            raise file.error(file.problem(HELD_OUT_FILES, message, "held-out text must not be seen in training"))
+            raise file.error_at(HELD_OUT_FILES, message, _SEEN)
     return source
 
 
@@ -218,18 +200,18 @@ def _check_encodings(file: SpecFile, place: Location, files: list[Path]) -> None
             start = opened.read(2)
         if start in UTF_16:
             hint = f"save it as UTF-8: iconv -f UTF-16 -t UTF-8 {path.name}"
-            raise file.error(file.problem(place, f"'{path}' is UTF-16, not UTF-8", hint))
+            raise file.error_at(place, f"'{path}' is UTF-16, not UTF-8", hint)
 
 
 def _counted(entry: Entry, format: str | None) -> dict[str, object]:
-    """What an entry gave, for people: files, bytes, and documents where counting them is cheap."""
+    """Files and bytes of an entry, for people, and documents where counting them is cheap."""
     size = sum(path.stat().st_size for path in entry.files)
     documents: int | None = None
     if format == "text":
         documents = len(entry.files)
     elif format == "parquet":
         rows = [parquet_rows(path) for path in entry.files]
-        documents = None if None in rows else sum(count for count in rows if count is not None)
+        documents = None if None in rows else sum(filter(None, rows))
     elif format == "jsonl" and size <= _COUNTED and not any(p.suffix in COMPRESSED for p in entry.files):
         documents = 0
         for path in entry.files:
@@ -243,8 +225,9 @@ def _pinned_dataset(file: SpecFile, name: str, revision: str | None) -> str:
     if locked is not None and not file.pins.only_offline:
         return locked
     try:
-        return file.once(("data set", name, revision), lambda: pinned_dataset(name, revision))
-    except BoomspecError as error:
-        if locked is not None and isinstance(error, UnreachableError):
-            return locked
-        raise file.error(file.problem(("data", "dataset"), error.message, error.hint)) from error
+        with errors_at(file, ("data", "dataset")):
+            return file.once(("data set", name, revision), lambda: pinned_dataset(name, revision))
+    except UnreachableError as error:
+        if locked is None:
+            raise file.error_at(("data", "dataset"), error.message, error.hint) from error
+        return locked

@@ -6,8 +6,9 @@ The sections are in `boomspec.spec.sections`. `boomspec.compile` resolves a spec
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 from pydantic import BeforeValidator, field_validator, model_validator
 
@@ -27,6 +28,7 @@ from boomspec.spec.sections.training import DistillSpec
 from boomspec.spec.validate import FieldError, validate
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class Spec(Strict):
@@ -172,6 +174,19 @@ class Once:
         return known
 
 
+class ById:
+    """A key for a value that cannot be hashed: it is equal to that very object alone, and keeps it."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ById) and other.value is self.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
 @dataclass(frozen=True)
 class SpecFile:
     """A validated spec with its document, so that later checks can point at a line of the file."""
@@ -204,3 +219,23 @@ class SpecFile:
 
     def error(self, *problems: Problem) -> SpecError:
         return self.document.error(problems)
+
+    def error_at(self, path: tuple[str | int, ...], message: str, hint: str | None = None) -> SpecError:
+        return self.error(self.problem(path, message, hint))
+
+
+def once_for(
+    *sections: str,
+) -> Callable[[Callable[Concatenate[SpecFile, P], T]], Callable[Concatenate[SpecFile, P], T]]:
+    """A decorator: compute a function of a spec file once for all experiments with these sections and arguments."""
+
+    def decorate(function: Callable[Concatenate[SpecFile, P], T]) -> Callable[Concatenate[SpecFile, P], T]:
+        @wraps(function)
+        def known(file: SpecFile, /, *args: P.args, **named: P.kwargs) -> T:
+            given = [*args, *named.values()]
+            key = [value if isinstance(value, str | int | tuple | None) else ById(value) for value in given]
+            return file.known((function, *key), sections, lambda: function(file, *args, **named))
+
+        return known
+
+    return decorate

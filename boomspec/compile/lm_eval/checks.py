@@ -1,6 +1,6 @@
 """Find what would stop lm-eval after a training, and report it before, at the task's line of the spec.
 
-    tasks + the teacher's facts --task_problems--> Problems
+    tasks + the teacher's facts --check_tasks--> SpecError
 
 Everything else that lm-eval may stop at depends on documents: it is an error of the evaluation, which names them.
 """
@@ -19,7 +19,7 @@ from boomspec.compile.lm_eval.tasks import LOADERS, MISSING, SingleTask, functio
 from boomspec.core.errors import Problem, did_you_mean
 from boomspec.models.facts import ModelFacts
 from boomspec.spec.sections.evaluation import TaskSpec
-from boomspec.spec.spec_file import SpecFile
+from boomspec.spec.spec_file import SpecFile, once_for
 
 _OUTPUTS = ("multiple_choice", "loglikelihood", "loglikelihood_rolling", "generate_until")
 _SAMPLERS = ("default", "first_n")
@@ -31,14 +31,13 @@ Failure = tuple[str, str]  # message, hint
 
 def check_tasks(file: SpecFile, facts: ModelFacts) -> None:
     """Raise SpecError with every lm-eval task that cannot be run on this teacher and the models made of it."""
-    sections = ("evaluate", "teacher", "data")
-    problems = file.known(("tasks", id(facts)), sections, lambda: (facts, list(task_problems(file, facts))))[1]
-    if problems:
+    if problems := _problems(file, facts):
         raise file.error(*problems)
 
 
-def task_problems(file: SpecFile, facts: ModelFacts) -> Iterator[Problem]:
-    positions = _positions(facts.config)
+@once_for("evaluate", "teacher", "data")
+def _problems(file: SpecFile, facts: ModelFacts) -> list[Problem]:
+    positions, problems = _positions(facts.config), []
     for index, asked in enumerate(file.spec.evaluate.tasks if file.spec.evaluate is not None else ()):
         tasks = definition_of(file, asked.task).tasks
         found = [(task, found) for task in tasks for found in task_failures(task, asked, positions)]
@@ -46,7 +45,9 @@ def task_problems(file: SpecFile, facts: ModelFacts) -> Iterator[Problem]:
             task, (message, hint) = found[0]
             others = len({other.name for other, _ in found}) - 1
             more = f" (and {others} more of '{asked.task}' cannot be run either)" if others else ""
-            yield file.problem(("evaluate", "tasks", index), f"lm-eval task '{task.name}' {message}{more}", hint)
+            message = f"lm-eval task '{task.name}' {message}{more}"
+            problems.append(file.problem(("evaluate", "tasks", index), message, hint))
+    return problems
 
 
 def task_failures(task: SingleTask, asked: TaskSpec, positions: int | None) -> Iterator[Failure]:

@@ -23,7 +23,7 @@ from boomspec.core.graph import OUTSIDE, Source
 from boomspec.core.identity import folder_digest
 from boomspec.core.task_data import ASKS, DATA, TASKS, digests
 from boomspec.spec.sections.evaluation import TaskSpec
-from boomspec.spec.spec_file import SpecFile
+from boomspec.spec.spec_file import SpecFile, once_for
 
 _FOLDER = ("evaluate", "tasks_folder")
 
@@ -34,11 +34,6 @@ class Chance:
 
     draws: bool
     bootstraps: bool
-
-
-def task_source(file: SpecFile, task: str, index: int) -> Source:
-    """The source of a task, the `index`-th of the spec. Raises SpecError for one that does not exist or may not run."""
-    return file.known(("task", index), ("evaluate",), lambda: _task_source(file, task, index))
 
 
 def task_chance(file: SpecFile, task: TaskSpec) -> Chance:
@@ -71,11 +66,13 @@ def _folder_of(file: SpecFile, task: str) -> Path:
     return own if own is not None and task in task_index(own).names else stock_folder()
 
 
-def _task_source(file: SpecFile, task: str, index: int) -> Source:
+@once_for("evaluate")
+def task_source(file: SpecFile, task: str, index: int) -> Source:
+    """The source of a task, the `index`-th of the spec. Raises SpecError for one that does not exist or may not run."""
     own, folder = _own_folder(file), _folder_of(file, task)
 
     def error(message: str, hint: str | None) -> SpecError:
-        return file.error(file.problem(("evaluate", "tasks", index), message, hint))
+        return file.error_at(("evaluate", "tasks", index), message, hint)
 
     if task not in task_index(folder).names:
         known = [*(task_index(own).names if own is not None else ()), *task_index(folder).names]
