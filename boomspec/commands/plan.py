@@ -97,7 +97,7 @@ def command(
     check_locks(place.root)
     unchecked = checked_models(spec, compiled, place)
     graph = compiled.graph
-    plan = explained(needed(graph, place, checksums=verify), graph, place)
+    plan = explained(needed(graph, place, checksums=verify), compiled, place)
     execution = load_spec(spec).spec.execution
     found = forecast(graph, plan, place, _machine(execution, device, gpus))
     unread = [f"{graph.nodes[i].name}: {step.reason}" for i, step in plan.steps.items() if step.unread]

@@ -44,16 +44,23 @@ from boomspec.spec.spec_file import ById, SpecFile
 from boomspec.store import Store
 
 
+def no_answers(search: str) -> dict[str, Any] | None:
+    """No search has run."""
+    return None
+
+
 @dataclass(frozen=True)
 class Compiled:
     """A graph and the families that it builds, by the experiment's label; none while layers have to be searched for.
 
-    `family` is the only experiment's.
+    `family` is the only experiment's. files, answers: what was compiled; none of a graph that was read from a file.
     """
 
     graph: TaskGraph
     families: dict[str, Family]
     pending: tuple[str, ...] = ()  # names of the searches that the rest waits for
+    files: tuple[SpecFile, ...] = ()
+    answers: Answers = no_answers
 
     @property
     def family(self) -> Family | None:
@@ -106,13 +113,13 @@ def answers_of(store: Store) -> Answers:
     return answer
 
 
-def compile_spec(file: SpecFile, answers: Answers = lambda search: None) -> Compiled:
+def compile_spec(file: SpecFile, answers: Answers = no_answers) -> Compiled:
     """Compile one experiment."""
     return compile_experiments([file], answers)
 
 
 def compile_experiments(
-    files: Sequence[SpecFile], answers: Answers = lambda search: None, *, failed: Collection[str] = ()
+    files: Sequence[SpecFile], answers: Answers = no_answers, *, failed: Collection[str] = ()
 ) -> Compiled:
     """Compile the experiments of one spec file. Reads what they name, or asks the hub for pinned commits.
 
@@ -153,7 +160,19 @@ def compile_experiments(
         tracking=tracking_of(files[0]),
     )
     families = {part.build.file.label: part.family for part in parts if part.family is not None}
-    return Compiled(graph, families, tuple(nodes[search].name for search in dict.fromkeys(pending)))
+    searches = tuple(nodes[search].name for search in dict.fromkeys(pending))
+    return Compiled(graph, families, searches, tuple(part.build.file for part in parts), answers)
+
+
+def tasks_of(file: SpecFile, answers: Answers) -> tuple[dict[str, Task], bool]:
+    """The tasks of one experiment by their names, without costs, and whether it waits for a search.
+
+    What was read for experiments with the same memo is not read again. Raises SpecError or BoomspecError.
+    """
+    part = _compile(file, answers)
+    if not part.build.pending:
+        _report(part)
+    return {node.name: node.task for node in part.build.nodes.values()}, bool(part.build.pending)
 
 
 def _spec_text(file: SpecFile) -> str:

@@ -16,8 +16,9 @@ from boomspec.core.machine import cpus
 from boomspec.diff.environment import Condition, conditions
 from boomspec.diff.results import Compared, compare_results, measured
 from boomspec.diff.sides import Given
-from boomspec.plan.changes import Changes, compare, compare_meanings, side
+from boomspec.plan.changes import Changes, Memo, compare, compare_meanings
 from boomspec.plan.forecast import Machine, forecast
+from boomspec.plan.origins import side
 from boomspec.plan.plan import Plan, Step
 
 
@@ -82,7 +83,8 @@ class Diff:
 def compared(old: Given, new: Given) -> Diff:
     """Compare two sides."""
     partners, added, removed = _partners(old, new)
-    pairs = tuple(_pair(old, new, a, b) for a, b in partners)
+    memo = Memo()
+    pairs = tuple(_pair(old, new, a, b, memo) for a, b in partners)
     anew = tuple(_anew(old, new, pairs, set(added)))
     environment, results = _of_runs(old, new, partners)
     return Diff(old, new, pairs, tuple(added), tuple(removed), anew, environment, results, _effort(new, anew))
@@ -101,10 +103,10 @@ def _partners(old: Given, new: Given) -> tuple[list[tuple[Experiment, Experiment
     return partners, added, removed
 
 
-def _pair(old: Given, new: Given, before: Experiment, after: Experiment) -> Pair:
-    if old.graph is None or new.graph is None:
+def _pair(old: Given, new: Given, before: Experiment, after: Experiment, memo: Memo) -> Pair:
+    if old.compiled is None or new.compiled is None:
         return Pair(before, after, compare_meanings(before.meaning, after.meaning), (), exact=False)
-    changes = compare(side(old.graph, before), side(new.graph, after))
+    changes = compare(side(old.compiled, before), side(new.compiled, after), memo)
     return Pair(before, after, changes, tuple(_sizes(before, after)), exact=True)
 
 

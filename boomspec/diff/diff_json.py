@@ -72,6 +72,7 @@ def _task(task: TaskChange) -> dict[str, Any]:
         "parameters": [{"parameter": d.name, **_difference(d)} for d in task.own],
         "inputs": list(task.inputs),
         "fields": list(task.fields),
+        "some_of": task.some_of,
     }
 
 

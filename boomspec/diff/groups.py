@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from boomspec.core.format import shown_seconds, with_unit
 from boomspec.diff.compared import Diff, Pair, Size
 from boomspec.diff.results import THRESHOLD, Compared, Moved
-from boomspec.plan.changes import Changes, Field, State, TaskChange
-from boomspec.plan.field_text import count, listed
+from boomspec.plan.changes import Changes, Field, State, TaskChange, count, listed
 
 CLASSES = {"results": "Changes results", "execution": "Execution only", "cosmetic": "Cosmetic"}
 MARKS = {"changed": "~", "added": "+", "removed": "-"}
@@ -79,7 +78,7 @@ def why(task: TaskChange, changes: Changes) -> str:
     """Why a task is not the same: its own fields, or the inputs that reach it."""
     own = [field.title for field in changes.fields if task.name in field.tasks]
     if own:
-        return listed(own, most=3)
+        return ("some of: " if task.some_of else "") + listed(own, most=3)
     if task.inputs:
         return f"its input {listed(task.inputs, most=1)}"
     return listed((difference.title for difference in task.own), most=3)

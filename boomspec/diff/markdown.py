@@ -19,7 +19,7 @@ from boomspec.diff.groups import (
     verdict,
     why,
 )
-from boomspec.plan.field_text import shown
+from boomspec.plan.changes import shown
 
 
 def markdown(diff: Diff) -> str:

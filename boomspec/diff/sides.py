@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from boomspec.compile.compiler import answers_of, compile_experiments
+from boomspec.compile.compiler import Compiled, answers_of, compile_experiments
 from boomspec.compile.resolved import resolve
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import Experiment, TaskGraph
@@ -33,16 +33,20 @@ from boomspec.store import FolderStore, Store, Where, open_store, store_of_run
 class Given:
     """One side: its experiments, and what is known of them.
 
-    graph: None where it cannot be compiled here, `problem` says why. store: where its artifacts are, or would be.
+    compiled: None where it cannot be compiled here, `problem` says why. store: where its artifacts are, or would be.
     """
 
     named: str
     experiments: tuple[Experiment, ...]
     store: Store
-    graph: TaskGraph | None = None
+    compiled: Compiled | None = None
     is_run: bool = False  # so that it has results
     problem: str | None = None
     note: str | None = None
+
+    @property
+    def graph(self) -> TaskGraph | None:
+        return None if self.compiled is None else self.compiled.graph
 
     @property
     def labels(self) -> list[str]:
@@ -93,7 +97,7 @@ def spec_given(
     except BoomspecError as error:
         plain = tuple(Experiment(f.label, f.axes, {}, resolve(f.spec).to_json()) for f in files)
         return Given(named, plain, folder, problem=error.message, note=note)
-    return Given(named, compiled.graph.experiments, folder, compiled.graph, note=note)
+    return Given(named, compiled.graph.experiments, folder, compiled, note=note)
 
 
 def _at_revision(found: Revision, inside: str, label: str | None) -> tuple[tuple[SpecFile, ...], str | None]:
@@ -118,15 +122,15 @@ def _run(folder: Path, store: Where | None) -> Given:
         raise BoomspecError(f"{folder}: holds no {GRAPH}, so it is not the folder of a run", hint=hint)
     graph = read_graph(folder / GRAPH)
     found = store_of_run(folder) if store is None else open_store(store)
-    return Given(found.run_address(folder), graph.experiments, found, graph, is_run=True)
+    return Given(found.run_address(folder), graph.experiments, found, Compiled(graph, {}), is_run=True)
 
 
 def _file(path: Path, store: Where | None) -> Given:
     if is_plan(path):
         plan = read_plan(path)
-        return Given(str(path), plan.graph.experiments, open_store(plan.store), plan.graph)
+        return Given(str(path), plan.graph.experiments, open_store(plan.store), Compiled(plan.graph, {}))
     graph = read_graph(path)
-    return Given(str(path), graph.experiments, open_store(store or DEFAULT_STORE), graph)
+    return Given(str(path), graph.experiments, open_store(store or DEFAULT_STORE), Compiled(graph, {}))
 
 
 def _run_called(name: str, store: Where | None) -> Path | None:
@@ -141,7 +145,7 @@ def _labelled(side: Given, label: str | None) -> Given:
         return side
     assert side.graph is not None
     graph = side.graph.only(label, named=side.named)
-    return replace(side, named=f"{side.named}#{label}", experiments=graph.experiments, graph=graph)
+    return replace(side, named=f"{side.named}#{label}", experiments=graph.experiments, compiled=Compiled(graph, {}))
 
 
 def _split(text: str) -> tuple[str, str | None]:

@@ -22,7 +22,7 @@ from boomspec.diff.groups import (
     verdict,
     why,
 )
-from boomspec.plan.field_text import count, listed, shown
+from boomspec.plan.changes import count, listed, shown
 
 if TYPE_CHECKING:
     from rich.console import Console

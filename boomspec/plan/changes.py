@@ -1,37 +1,43 @@
 """How two experiments differ: which fields of their specs, which tasks that changes, and which field forces which.
 
     meaning A, meaning B --differences--> fields, with their old and new values
-    graph A, graph B     --compare------> each task same, changed, added or removed, and why
-    both                 ---------------> the class of every field: what the graphs say, not where it stands
+    side A, side B       --compare------> each task same, changed, added or removed, and the fields that force it
 
 Tasks are paired by their names in the two experiments. A task is changed by its own parameters, by what it reads, or
-only because an input is another one; `boomspec.plan.origins` leads from parameters to fields. Where several differing
-fields make one parameter together (tokens and batch tokens make steps), each of them is named.
+only because an input is another one; `boomspec.plan.origins` finds the fields. The class of a field is what the tasks
+say, not its section: a field that changes no task is cosmetic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from boomspec.compile.resolved import BORROWED, FOLLOWING, unresolved
-from boomspec.core.graph import Experiment, TaskGraph
 from boomspec.core.tasks import SHOWING
-from boomspec.plan.field_text import title
-from boomspec.plan.origins import Path, origins, presence, touches
+from boomspec.plan.origins import TASK_ORDER, Origin, Path, Side, origins
 
 Class = Literal["results", "execution", "cosmetic"]
 State = Literal["same", "changed", "added", "removed"]
-# Of what is no field of a task. Everything else that no graph can tell about counts as changing results.
+# The classes of fields that no task has. Every other field may change results.
 _SECTIONS: dict[Path, Class] = {
     ("execution",): "execution",
     ("name",): "cosmetic",
     ("determinism", "tolerance"): "cosmetic",
 }
-
 _BY_CONTENTS = {("data", "format"), ("data", "text_field")}  # defaults that only a compiled spec has
+_OF_ENVIRONMENT = {("version",), ("transformers",)}  # parameters that no spec can change
+_READ = {
+    "data": "contents of data",
+    "held_out_text": "contents of data.held_out.files",
+    "teacher": "contents of teacher.model",
+    "student": "contents of student.model",
+    "tokenizer": "tokenizer of teacher.model",
+    "lm_eval_tasks": "contents of evaluate.tasks",
+}
+_DIGEST = 12  # characters of one that people are shown
 
 
 @dataclass(frozen=True)
@@ -48,15 +54,15 @@ class Difference:
 
     @property
     def title(self) -> str:
-        """What a person calls it."""
-        return title(self.path)
+        """The name for people: "distill.losses.kl.weight", "contents of data"."""
+        return _READ.get(self.path[1], self.path[1]) if self.path[0] == "sources" and len(self.path) == 2 else self.name
 
 
 @dataclass(frozen=True)
 class Field(Difference):
-    """A differing field of the spec, and the names of the tasks that it changes itself, without those behind them.
+    """A differing field of the spec, and the names of the tasks that it changes itself, without those that need them.
 
-    `exact`: the class is what the compiled graphs say; else what the section of the spec says.
+    `exact`: the class is what the compiled tasks say; else what the section of the spec says.
     """
 
     kind: Class
@@ -71,6 +77,7 @@ class TaskChange:
     own: parameters that differ, and sources. inputs: names of the tasks that it needs and that are others now; of a
     task that only one side has, those that this side alone has, too.
     fields: names of the differing fields that force it: its own ones, then those that reach it through its inputs.
+    some_of: it could not be found out which of its own fields do.
     """
 
     name: str
@@ -80,13 +87,14 @@ class TaskChange:
     own: tuple[Difference, ...] = ()
     inputs: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
+    some_of: bool = False
 
 
 @dataclass(frozen=True)
 class Changes:
     fields: tuple[Field, ...]
-    tasks: tuple[TaskChange, ...]  # in the order of the newer graph; removed ones behind
-    waiting: bool = False  # a side waits for a search: the tasks behind it are not known and not compared
+    tasks: tuple[TaskChange, ...]  # in the order of the newer graph; removed ones last
+    waiting: bool = False  # a side waits for a search: the tasks after it are not known and not compared
 
     def of(self, *states: State) -> tuple[TaskChange, ...]:
         return tuple(task for task in self.tasks if task.state in states)
@@ -97,27 +105,11 @@ class Changes:
         return numbers or any(field.kind == "results" for field in self.fields)
 
 
-@dataclass(frozen=True)
-class Side:
-    """One experiment as it is compared: its tasks' ids by their names, each behind its inputs, and what they are."""
+@dataclass
+class Memo:
+    """Origins that are known already: experiments of a sweep mostly differ from their partners alike."""
 
-    names: Mapping[str, str]
-    entry: Callable[[str], Mapping[str, Any]]  # from an id to kind, version, params, inputs, as in a graph file
-    meaning: dict[str, Any]
-    waits: bool = False  # for a search, so that the tasks behind it are not known
-
-    @cached_property
-    def by_id(self) -> dict[str | None, str]:
-        return {task_id: name for name, task_id in self.names.items()}
-
-
-def side(graph: TaskGraph, experiment: Experiment) -> Side:
-    """An experiment of a compiled graph."""
-
-    def entry(task_id: str) -> Mapping[str, Any]:
-        return graph.nodes[task_id].task.identity()
-
-    return Side(experiment.tasks, entry, experiment.meaning, waits=experiment.family is None)
+    known: dict[object, dict[str, Origin]] = field(default_factory=dict)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[Difference]:
@@ -125,110 +117,108 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[Difference]:
     return _found(old, new)[0]
 
 
-def compare(old: Side, new: Side) -> Changes:
+def compare(old: Side, new: Side, memo: Memo | None = None) -> Changes:
     """Compare two compiled experiments."""
-    found, aliases = _found(old.meaning, new.meaning)
+    found, borrowed = _found(old.meaning, new.meaning)
     waiting = old.waits or new.waits
-    if waiting:  # what only the tasks behind the search read is not known either
+    if waiting:  # what only the tasks after the search read is not known either
         found = [d for d in found if d.path[0] != "sources" or (d.old is not None and d.new is not None)]
-    blame = _Blame(found, aliases)
-    tasks: dict[str, TaskChange] = {}
-    known, now = set(old.names.values()), set(new.names.values())
-    for name, task_id in new.names.items():
-        if task_id in known:
-            tasks[name] = TaskChange(name, new.entry(task_id)["kind"], task_id, "same")
-        elif name in old.names:
-            tasks[name] = blame.changed(name, old, new, tasks)
-        elif _is_known(old, new.entry(task_id)["kind"]):
-            tasks[name] = blame.present(name, new, tasks, "added")
-    for name, task_id in old.names.items():
-        gone = name not in new.names and task_id not in now
-        if gone and _is_known(new, old.entry(task_id)["kind"]):
-            tasks[name] = blame.present(name, old, tasks, "removed")
-    fields = tuple(_classified(d, blame.direct.get(d.name, {}), exact=not waiting) for d in found)
-    return Changes(fields, tuple(tasks.values()), waiting)
+    tasks = list(_tasks(old, new))
+    wanted = {task.name: [d.path for d in task.own] for task in tasks if task.state != "same" and _needs_origin(task)}
+    able = [d for d in found if not any(d.path[: len(start)] == start for start in _SECTIONS)]
+    facts = [d.path for d in able if d.path[0] == "sources" or d.path[-1] == "found"]
+    fields = [d.path for d in able if d.path not in facts]
+    known = (memo or Memo()).known
+    key = (*((d.path, repr(d.old), repr(d.new)) for d in able), *((name, *own) for name, own in wanted.items()))
+    if key not in known:
+        known[key] = origins((old, new), fields, facts, borrowed, wanted)
+    forced = known[key]
+    by_field = {d.path: {t.name: t.kind for t in tasks if d.path in _of(forced, t.name)} for d in found}
+    done: dict[str, TaskChange] = {}
+    for task in tasks:
+        names = dict.fromkeys(d.name for d in found if task.name in by_field[d.path])
+        for needed in task.inputs:
+            names |= dict.fromkeys(done[needed].fields)
+        some_of = task.name in forced and not forced[task.name].exact
+        done[task.name] = TaskChange(**{**vars(task), "fields": tuple(names), "some_of": some_of})
+    classified = tuple(_classified(d, by_field[d.path], exact=not waiting) for d in found)
+    return Changes(classified, tuple(done.values()), waiting)
 
 
 def compare_meanings(old: dict[str, Any], new: dict[str, Any]) -> Changes:
-    """Compare what two specs say where one cannot be compiled: no tasks, and classes by the section of the spec."""
-    plain = [{k: v for k, v in unresolved(said).items() if k != "sources"} for said in (old, new)]
+    """Compare the meanings of two specs of which one cannot be compiled: no tasks, and classes by section."""
+    plain = [{k: v for k, v in unresolved(meaning).items() if k != "sources"} for meaning in (old, new)]
     found = (d for d in _found(*plain)[0] if d.path not in _BY_CONTENTS or (d.old is not None and d.new is not None))
     return Changes(tuple(_classified(d, {}, exact=False) for d in found), ())
+
+
+def _of(forced: dict[str, Origin], name: str) -> frozenset[Path]:
+    return forced[name].fields if name in forced else frozenset()
+
+
+def _needs_origin(task: TaskChange) -> bool:
+    return task.state != "changed" or any(d.path not in _OF_ENVIRONMENT for d in task.own)
+
+
+def _tasks(old: Side, new: Side) -> Iterator[TaskChange]:
+    """What becomes of every task, without the fields that force it."""
+    known, now = set(old.names.values()), set(new.names.values())
+    found: dict[str, State] = {}
+    for name, task_id in new.names.items():
+        kind = new.entry(task_id)["kind"]
+        if task_id in known:
+            found[name] = "same"
+            yield TaskChange(name, kind, task_id, "same")
+        elif name in old.names:
+            found[name] = "changed"
+            yield _changed(name, old, new)
+        elif _is_known(old, kind):
+            found[name] = "added"
+            yield TaskChange(name, kind, task_id, "added", inputs=_alone(new, task_id, found, "added"))
+    for name, task_id in old.names.items():
+        kind = old.entry(task_id)["kind"]
+        if name not in new.names and task_id not in now and _is_known(new, kind):
+            found[name] = "removed"
+            yield TaskChange(name, kind, task_id, "removed", inputs=_alone(old, task_id, found, "removed"))
+
+
+def _changed(name: str, old: Side, new: Side) -> TaskChange:
+    """A task that both sides have, with different ids."""
+    before, after = old.entry(old.names[name]), new.entry(new.names[name])
+    own = [d for part in ("version", "params") for d in _leaves(before[part], after[part], ())]
+    inputs: dict[str, None] = {}
+    for role in dict.fromkeys([*after["inputs"], *before["inputs"]]):
+        a, b = before["inputs"].get(role), after["inputs"].get(role)
+        first, second = (i and side.by_id.get(i, i[:_DIGEST]) for side, i in ((old, a), (new, b)))
+        if a != b and first == second:
+            inputs[str(second)] = None
+        elif a != b:
+            own.append(Difference(("inputs", role), first, second))
+    return TaskChange(name, after["kind"], new.names[name], "changed", tuple(own), tuple(inputs))
+
+
+def _alone(side: Side, task_id: str, found: dict[str, State], state: State) -> tuple[str, ...]:
+    """The tasks that a task needs which only this side has, too."""
+    needs = [side.by_id[i] for i in dict.fromkeys(side.entry(task_id)["inputs"].values()) if i in side.by_id]
+    return tuple(need for need in needs if found.get(need) == state)
 
 
 def _is_known(side: Side, kind: str) -> bool:
     """Whether a task of this kind that is not there is one that the experiment does not have.
 
-    Behind a search nothing is known, and of several experiments none has a report of its own.
+    After a search nothing is known, and of several experiments none has a report of its own.
     """
     return kind == "search" or not (side.waits or kind in SHOWING)
 
 
-class _Blame:
-    """Finds the fields that force tasks, and collects which tasks each field changes itself."""
-
-    def __init__(self, found: list[Difference], aliases: dict[Path, Path]) -> None:
-        self._found, self._aliases = found, aliases
-        self.direct: dict[str, dict[str, str]] = {}  # field -> name of a task -> its kind
-
-    def changed(self, name: str, old: Side, new: Side, done: Mapping[str, TaskChange]) -> TaskChange:
-        """A task that both sides have, with different ids."""
-        before, after = old.entry(old.names[name]), new.entry(new.names[name])
-        own = [d for part in ("version", "params") for d in _leaves(before[part], after[part], ())]
-        inputs: dict[str, None] = {}
-        for role in dict.fromkeys([*after["inputs"], *before["inputs"]]):
-            a, b = before["inputs"].get(role), after["inputs"].get(role)
-            if a == b:
-                continue
-            first, second = old.by_id.get(a, a and a[:12]), new.by_id.get(b, b and b[:12])
-            if first == second:
-                inputs[second] = None
-            else:
-                own.append(Difference(("inputs", role), first, second))
-        kind = after["kind"]
-        wanted = {origin for d in own for origin in origins(kind, name, d.path)}
-        return self._change(name, kind, new.names[name], "changed", own, inputs, wanted, done)
-
-    def present(self, name: str, where: Side, done: Mapping[str, TaskChange], state: State) -> TaskChange:
-        """A task that only one side has."""
-        entry, names = where.entry(where.names[name]), where.by_id
-        needs = [names[i] for i in dict.fromkeys(entry["inputs"].values()) if i in names]
-        inputs = [need for need in needs if need in done and done[need].state == state]
-        return self._change(
-            name, entry["kind"], where.names[name], state, [], inputs, presence(entry["kind"], name), done
-        )
-
-    def _change(
-        self,
-        name: str,
-        kind: str,
-        task_id: str,
-        state: State,
-        own: list[Difference],
-        inputs: Iterable[str],
-        wanted: set[Path],
-        done: Mapping[str, TaskChange],
-    ) -> TaskChange:
-        fields = dict.fromkeys(d.name for d in self._found if any(self._touches(d, origin) for origin in wanted))
-        for field in fields:
-            self.direct.setdefault(field, {})[name] = kind
-        for needed in inputs:
-            fields |= dict.fromkeys(done[needed].fields)
-        return TaskChange(name, kind, task_id, state, tuple(own), tuple(inputs), tuple(fields))
-
-    def _touches(self, difference: Difference, origin: Path) -> bool:
-        borrowers = (borrower for borrower, lender in self._aliases.items() if lender == difference.path)
-        return any(touches(path, origin) for path in (difference.path, *borrowers))
-
-
 def _classified(difference: Difference, tasks: dict[str, str], *, exact: bool) -> Field:
     path = difference.path
-    by_section: Class = next((kind for start, kind in _SECTIONS.items() if path[: len(start)] == start), "results")
+    kind: Class = next((kind for start, kind in _SECTIONS.items() if path[: len(start)] == start), "results")
     if set(tasks.values()) - SHOWING:
-        by_section, exact = "results", True
-    elif exact and by_section == "results":
-        by_section = "cosmetic"
-    return Field(path, difference.old, difference.new, by_section, tuple(tasks), exact or by_section != "results")
+        kind, exact = "results", True
+    elif exact and kind == "results":
+        kind = "cosmetic"
+    return Field(path, difference.old, difference.new, kind, tuple(tasks), exact or kind != "results")
 
 
 def _found(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[Difference], dict[Path, Path]]:
@@ -236,19 +226,19 @@ def _found(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[Difference], 
     if ("written" in old) != ("written" in new):
         old, new = unresolved(old), unresolved(new)
     found = {d.path: d for d in _fields(old, new, ()) if not _follows(d.path, old, new)}
-    aliases = {
+    borrowed = {
         borrower: lender
         for borrower, lender in BORROWED.items()
         if borrower in found and lender in found
         if (found[borrower].old, found[borrower].new) == (found[lender].old, found[lender].new)
     }
-    return [d for path, d in found.items() if path not in aliases], aliases
+    return [d for path, d in found.items() if path not in borrowed], borrowed
 
 
 def _fields(old: Any, new: Any, path: Path) -> Iterator[Difference]:
     """`_leaves` of two meanings. What is read is compared as a whole, sizes are named by their labels."""
     if path and path[0] != "evaluate" and old == new:
-        return  # quickly: most of two meanings is the same, and only tasks have an order that shows
+        return  # most of two meanings is the same, and only lm-eval tasks have an order that shows
     if path == ("interpolate", "sizes"):
         old, new = (list(value) if isinstance(value, dict) else value for value in (old, new))
     if not (isinstance(old, dict) and isinstance(new, dict)) or (path[:1] == ("sources",) and len(path) == 2):
@@ -256,8 +246,8 @@ def _fields(old: Any, new: Any, path: Path) -> Iterator[Difference]:
         return
     for key in dict.fromkeys([*new, *old]):
         yield from _fields(old.get(key), new.get(key), (*path, key))
-    if path == ("evaluate", "tasks") and old.keys() == new.keys():
-        yield from _leaves(list(old), list(new), (*path, "order"))  # of the columns of a report
+    if path == TASK_ORDER[:-1] and old.keys() == new.keys():
+        yield from _leaves(list(old), list(new), TASK_ORDER)
 
 
 def _leaves(old: Any, new: Any, path: Path, *, deep: bool = True) -> Iterator[Difference]:
@@ -270,7 +260,7 @@ def _leaves(old: Any, new: Any, path: Path, *, deep: bool = True) -> Iterator[Di
 
 
 def _follows(path: Path, old: dict[str, Any], new: dict[str, Any]) -> bool:
-    """Whether a value is worked out, from a rule that is the same on both sides. What a search found is none."""
+    """Whether a value is worked out, from a rule that is the same on both sides. What a search found is not."""
     if path[:1] in FOLLOWING or path[:2] in FOLLOWING:
         return True
     if "written" not in old or path[-1:] == ("found",):
@@ -281,3 +271,48 @@ def _follows(path: Path, old: dict[str, Any], new: dict[str, Any]) -> bool:
     if path[:1] == ("interpolate",) and len(path) > 1:
         return bool(before["interpolate"][path[1]] == after["interpolate"][path[1]])
     return False
+
+
+# --- differences as people read them ----------------------------------------------------------------
+
+
+def shown(value: Any, *, width: int = 60) -> str:
+    """A value on one line, cut in its middle where it is long; "-" where there is none."""
+    text = _text(value)
+    half = (width - 5) // 2
+    return text if len(text) <= width else f"{text[:half]} ... {text[-half:]}"
+
+
+def listed(names: Iterable[str], *, most: int = 6) -> str:
+    """Some names and how many more."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def count(number: int, noun: str) -> str:
+    """1 task, 2 tasks."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _text(value: Any) -> str:
+    match value:
+        case None:
+            return "-"
+        case str():
+            return value
+        case {"hub": hub, "revision": revision, **rest}:
+            more = "".join(f" {key} {item}" for key, item in rest.items() if key in ("config", "split"))
+            return f"{hub}@{str(revision)[:_DIGEST]}{more}"
+        case {"files": files, "id": digest}:
+            return f"{files}, {digest}"
+        case {"sha256": dict(files)}:
+            return ", ".join(f"{name} {digest[:_DIGEST]}" for name, digest in files.items())
+        case {"lm_eval": _} | {"folder": _}:
+            return ", ".join(f"{key.replace('_', '-')} {str(item)[:_DIGEST]}" for key, item in value.items())
+        case dict():
+            return "{" + ", ".join(f"{key}: {_text(item)}" for key, item in value.items()) + "}"
+        case list():
+            return "[" + ", ".join(map(_text, value)) + "]"
+        case _:
+            return json.dumps(value)

@@ -1,274 +1,299 @@
-"""Where the parameters of tasks come from: the one table between the records and the fields of the spec.
+"""Which differing fields of two specs force which tasks: found by compiling one side with values of the other.
 
-With it a changed task names the field that forces it, and a changed field the tasks that it changes. Fields are paths
-in what a spec means (`boomspec.compile.resolved`): a row stands for the field and for all below it. "*" in a
-parameter stands for the rest of its path, and in a field for the same rest; "{measure}" is what an evaluation measures.
+    base x field --compile with the other side's value--> tasks; the ones that are changed are forced by the field
+
+Where one field alone does not compile, the differing fields of its mapping are changed together. A task that no field
+changes alone is forced by a smallest set of them. What is no field (contents of files, commits, what a search found)
+forces what still differs when all fields have the other side's values. Where neither side can be compiled, fields are
+matched with parameters by their names, and a task is forced by some of the fields: `Origin.exact` is False.
 """
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
+from pydantic import ValidationError
+
+from boomspec.compile.compiler import Compiled, tasks_of
+from boomspec.compile.resolved import FOLLOWING, unresolved
+from boomspec.core.errors import BoomspecError, SpecError
+from boomspec.core.graph import Experiment, Task
 from boomspec.core.tasks import KINDS
+from boomspec.spec.spec_file import SpecFile
+from boomspec.spec.yaml_reader import Location, Node
 
 Path = tuple[str, ...]
-_Rows = dict[str, tuple[str, ...]]
-
-_TEXT = ("data.dataset", "data.config", "data.split", "data.revision", "data.files", "data.format", "data.corpus")
-_TEACHER_MODEL = ("teacher.model", "teacher.revision", "teacher.trust_remote_code", "sources.teacher")
-_STUDENT_MODEL = ("student.model", "student.revision", "student.trust_remote_code", "sources.student")
-_TEACHER = (*_TEACHER_MODEL, "teacher.pretrain")
-_STUDENT = (*_STUDENT_MODEL, "student.keep", "distill")
-_DEPTH = (*_TEACHER_MODEL, "teacher.pretrain.layers")
-_LAYERS = ("student.keep", "student.model", "sources.student", "interpolate", *_DEPTH)
-_CONTROLS = ("baselines",)
+Entry = Mapping[str, Any]  # kind, version, params and inputs of a task, as in a graph file
+TASK_ORDER: Path = ("evaluate", "tasks", "order")  # of a report's columns: no field, but it may be all that differs
 
 
-def _recipe(section: str, tokens: str) -> _Rows:
-    """The rows of a `Recipe` that is made from a section of the spec about training."""
-    return {
-        "recipe.seed": ("seed",),
-        "recipe.steps": (tokens, f"{section}.batch_tokens", "data.sequence_length"),
-        "recipe.sequences": (f"{section}.batch_tokens", "data.sequence_length"),
-        "recipe.sequence_length": ("data.sequence_length",),
-        "recipe.optimizer.*": (f"{section}.optimizer.*",),
-        "recipe.schedule.kind": (f"{section}.schedule.kind",),
-        "recipe.schedule.warmup_steps": (
-            f"{section}.schedule.warmup",
-            tokens,
-            f"{section}.batch_tokens",
-            "data.sequence_length",
-        ),
-        "recipe.schedule.final": (f"{section}.schedule.final",),
-        "recipe.precision": (f"{section}.precision",),
-    }
+@dataclass(frozen=True)
+class Side:
+    """One experiment as it is compared: its tasks' ids by their names, each after its inputs, and what they are.
 
-
-def _calibration(prefix: str, section: str) -> _Rows:
-    return {
-        f"{prefix}sequences": (f"{section}.calibration",),
-        f"{prefix}sequence_length": ("data.sequence_length",),
-        f"{prefix}seed": ("seed",),
-    }
-
-
-_KERNELS: _Rows = {
-    "determinism.algorithms": ("determinism.algorithms",),
-    "determinism.tf32": ("determinism.tf32",),
-}
-_SEARCH_PRECISION = ("evaluate.precision", "distill.precision")
-_DISTILL: _Rows = {
-    "kept": ("student.keep", *_DEPTH),
-    "initial": _CONTROLS,
-    "train_embedding": ("student.train_embedding",),
-    "losses.hidden_cosine.embedding": ("distill.losses.hidden_cosine.embedding", "student.train_embedding"),
-    "losses.*": ("distill.losses.*",),
-    **_recipe("distill", "distill.tokens"),
-    "faithful": ("distill.faithful",),
-    **_KERNELS,
-    "inputs.teacher": _TEACHER,
-}
-_SEARCH: _Rows = {
-    "choice.type": ("student.keep", "interpolate.order", "baselines"),
-    "choice.method": ("student.keep", "interpolate.order", "baselines"),
-    "precision": _SEARCH_PRECISION,
-    **_KERNELS,
-    "inputs.teacher": _TEACHER,
-    "inputs.student": _STUDENT,
-}
-
-# By the start of a task's name (in its experiment), the longest one that fits, behind it by its kind.
-_NAMED: dict[str, _Rows] = {
-    "dequantize teacher": {"dtype": _TEACHER, "inputs.model": _TEACHER},
-    "dequantize student": {"dtype": _STUDENT, "inputs.model": _STUDENT},
-    "distill random_init": {**_DISTILL, **_recipe("distill", "baselines.random_init.tokens")},
-    "distill standard_distillation": {**_DISTILL, "kept": _LAYERS},
-    "search layers": {
-        **_SEARCH,
-        "choice.count": ("student.keep",),
-        **_calibration("calibration.", "student.keep"),
-    },
-    "search patch order": {
-        **_SEARCH,
-        "choice.kept": ("student.keep", "student.model", "sources.student", *_DEPTH),
-        "choice.width": ("interpolate.order.width", "interpolate.order.search"),
-        "choice.direction": ("interpolate.order.direction",),
-        "choice.positions": ("interpolate.order.positions",),
-        "choice.reduction": ("interpolate.order.reduction",),
-        **_calibration("calibration.", "interpolate.order"),
-    },
-    "score layers for shortgpt": {
-        **_SEARCH,
-        "choice.count": ("student.keep", *_DEPTH),
-        **_calibration("calibration.", "baselines.shortgpt"),
-    },
-}
-_KINDS: dict[str, _Rows] = {
-    "dequantize": {"dtype": (*_TEACHER, *_STUDENT), "inputs.model": (*_TEACHER, *_STUDENT)},
-    "tokenize": {
-        "text_field": ("data.text_field",),
-        "train_tokenizer.vocabulary": ("teacher.pretrain.tokenizer.vocabulary",),
-        "train_tokenizer.bytes": ("teacher.pretrain.tokenizer.train_on",),
-        "skip": ("data.skip",),
-        "max_tokens": ("data.max_tokens",),
-        "held_out_every": ("data.held_out",),
-        "held_out_offset": ("data.held_out",),
-        "bos": ("data.bos",),
-        "on_bad_row": ("data.on_bad_row",),
-        "inputs.text": (*_TEXT, "sources.data"),
-        "inputs.held_out": ("data.held_out", "data.format", "sources.held_out_text"),
-        "inputs.tokenizer": (*_TEACHER, "sources.tokenizer"),
-    },
-    "pretrain": {
-        "architecture.vocabulary": ("teacher.pretrain.tokenizer.vocabulary",),
-        "architecture.context": ("data.sequence_length", "teacher.pretrain.positions"),
-        "architecture.tied": ("teacher.pretrain.tied_embeddings",),
-        "architecture.*": ("teacher.pretrain.*",),
-        **_recipe("teacher.pretrain", "teacher.pretrain.tokens"),
-        **_KERNELS,
-    },
-    "check": {
-        "teacher": _TEACHER_MODEL,
-        "student": _STUDENT_MODEL,
-        "kept": _LAYERS,
-        "sizes": (*_LAYERS, *_CONTROLS),
-        "merged": _CONTROLS,
-        "transformers": ("sources.teacher",),  # which version reads it
-        "inputs": (*_TEACHER_MODEL, *_STUDENT_MODEL),
-    },
-    "distill": _DISTILL,
-    "search": {
-        **_SEARCH,
-        "choice.*": ("student.keep", "interpolate.order", "baselines"),
-        "calibration.*": ("student.keep", "interpolate.order", "baselines", "data.sequence_length", "seed"),
-    },
-    "interpolate": {
-        "plan": _LAYERS,
-        "tied": ("student.train_embedding", *_LAYERS),
-        "rest": ("teacher.rest",),
-        "inputs.teacher": _TEACHER,
-        "inputs.student": _STUDENT,
-    },
-    "baseline": {
-        "build.type": _CONTROLS,
-        "build.plan": (*_LAYERS, "baselines.shortgpt"),  # a ranking of layers by a search
-        "build.rest": ("teacher.rest",),
-        "build.layers": _LAYERS,
-        "build.lowest": _DEPTH,
-        "build.highest": _DEPTH,
-        "build.merge": ("baselines.laco.merge",),
-        "build.interval": ("baselines.laco.interval",),
-        "build.threshold": ("baselines.laco.threshold",),
-        **_calibration("build.calibration.", "baselines.laco"),
-        "build.precision": _SEARCH_PRECISION,
-        "build.determinism.algorithms": ("determinism.algorithms",),
-        "build.determinism.tf32": ("determinism.tf32",),
-        "inputs.teacher": _TEACHER,
-    },
-    "evaluate": {
-        "measure.type": ("evaluate",),
-        "measure.sequence_length": ("data.sequence_length",),
-        "measure.max_tokens": ("evaluate.held_out",),
-        "measure.task": ("evaluate.tasks", "evaluate.tasks.{measure}.task"),
-        "measure.num_fewshot": ("evaluate.tasks.{measure}.num_fewshot",),
-        "measure.limit": ("evaluate.tasks.{measure}.limit",),
-        # Whether a seed, or resamples, can change the numbers follows from how the task is asked.
-        "measure.seed": ("seed", "evaluate.tasks.{measure}.num_fewshot"),
-        "measure.bootstrap_iters": ("evaluate.bootstrap_iters",),
-        "precision": ("evaluate.precision",),
-        **_KERNELS,
-        "inputs.model": (*_TEACHER, *_STUDENT),
-        "inputs.tasks": ("evaluate.tasks", "evaluate.tasks_folder", "sources.lm_eval_tasks"),
-    },
-    "report": {
-        "cells": (*_LAYERS, *_TEACHER, "evaluate.tasks", "evaluate.held_out", "student.train_embedding", *_CONTROLS),
-        "trainings": (*_TEACHER, "student.model", *_CONTROLS),
-        "searches": ("student.keep", "interpolate.order", *_CONTROLS),
-        "inputs": (*_LAYERS, "evaluate.tasks", "evaluate.held_out", *_CONTROLS),
-    },
-    "comparison": {
-        "experiments": (
-            *_LAYERS,
-            *_TEACHER,
-            "evaluate.tasks",
-            "evaluate.held_out",
-            "student.train_embedding",
-            *_CONTROLS,
-        ),
-        "inputs": (*_LAYERS, "evaluate.tasks", "evaluate.held_out", *_CONTROLS),
-    },
-}
-# Why a task is there at all: by its kind, and by the baseline that its name names.
-_PRESENCE: dict[str, tuple[str, ...]] = {
-    "dequantize": ("teacher.model", "student.model"),
-    "tokenize": ("data", "teacher.model", "teacher.pretrain"),
-    "pretrain": ("teacher.pretrain",),
-    "check": ("teacher.model",),
-    "distill": ("distill", "student.model"),
-    "search": (),
-    "interpolate": _LAYERS,
-    "baseline": _LAYERS,
-    "evaluate": ("evaluate.tasks", "evaluate.held_out"),
-    "report": (),
-    "comparison": (),
-}
-_BASELINES = {
-    "prune to": "naive_pruning",
-    "naive_pruning": "naive_pruning",
-    "random_init": "random_init",
-    "standard_distillation": "standard_distillation",
-    "shortgpt": "shortgpt",
-    "laco": "laco",
-}
-_SEARCHES = {"search layers": "student.keep", "search patch order": "interpolate.order"}
-assert _KINDS.keys() == _PRESENCE.keys() <= KINDS.keys()
-
-
-@cache
-def origins(kind: str, name: str, parameter: Path) -> set[Path]:
-    """The fields that a parameter of the task `name` comes from; those of all below it where it has parts.
-
-    Parameters are paths in the record; an input is ("inputs", role). Empty where nothing in a spec can change it.
+    sources: kind and identity by id. waits: for a search, so that the tasks after it are not known. compiled: what it
+    comes from, which can be compiled again with other values; None for a graph file.
     """
-    starts = [start for start in _NAMED if name.startswith(start)]
-    rows = _NAMED[max(starts, key=len)] if starts else _KINDS.get(kind, {})
-    wanted, measure = ".".join(parameter), name.rpartition(": ")[2]
-    if wanted in rows:
-        return {_path(field, measure=measure) for field in rows[wanted]}
-    found: set[Path] = set()
-    for row, fields in rows.items():
-        start = row.removesuffix(".*")
-        if row != start and wanted.startswith(f"{start}."):
-            found.update(_path(field, rest=wanted[len(start) + 1 :], measure=measure) for field in fields)
-        elif wanted.startswith(f"{row}.") or f"{start}.".startswith(f"{wanted}."):
-            found.update(_path(field, measure=measure) for field in fields)
-    return found
+
+    names: Mapping[str, str]
+    entry: Callable[[str], Entry]  # of a task's id
+    sources: Mapping[str, tuple[str, Mapping[str, Any]]]
+    meaning: dict[str, Any]
+    waits: bool = False
+    label: str = ""
+    compiled: Compiled | None = None
+
+    @cached_property
+    def by_id(self) -> dict[str, str]:
+        return {task_id: name for name, task_id in self.names.items()}
+
+    def facts(self, name: str, *, indirect: bool) -> set[Path]:
+        """Where the sources that a task reads stand in the meaning; `indirect`: also those of the tasks it needs."""
+        found: set[Path] = set()
+        waiting = [self.names[name]] if name in self.names else []
+        seen = set(waiting)
+        while waiting:
+            for needed in self.entry(waiting.pop())["inputs"].values():
+                if needed in self.sources:
+                    found.add(self._fact(*self.sources[needed]))
+                elif indirect and needed in self.by_id and needed not in seen:
+                    waiting.append(needed)
+                    seen.add(needed)
+        return found
+
+    def _fact(self, kind: str, identity: Mapping[str, Any]) -> Path:
+        if kind == "model":
+            plain = {key: value for key, value in identity.items() if value is not None}
+            kind = "student" if self.meaning["sources"].get("student") == plain else "teacher"
+        return "sources", "data" if kind in ("text", "hub_dataset") else kind
 
 
-@cache
-def presence(kind: str, name: str) -> set[Path]:
-    """The fields that decide whether a spec has the task `name` of this kind."""
-    model = name.rpartition(": ")[0] if kind == "evaluate" else name
-    fields = list(_PRESENCE.get(kind, ()))
-    fields += [f"baselines.{baseline}" for word, baseline in _BASELINES.items() if word in model]
-    fields += [field for start, field in _SEARCHES.items() if name.startswith(start)]
-    fields += _LAYERS if "layers" in model and kind in ("distill", "evaluate") else ()
-    return set(map(_path, fields))
+def side(compiled: Compiled, experiment: Experiment) -> Side:
+    """An experiment of a compiled spec, or of a graph that was read."""
+    graph = compiled.graph
+    return Side(
+        names=experiment.tasks,
+        entry=lambda task_id: graph.nodes[task_id].task.identity(),
+        sources={source.id: (source.kind, source.identity) for source in graph.sources.values()},
+        meaning=experiment.meaning,
+        waits=experiment.family is None,
+        label=experiment.label,
+        compiled=compiled if compiled.files else None,
+    )
 
 
-def touches(field: Path, origin: Path) -> bool:
-    """Whether a change of `field` reaches what comes from `origin`: one is the other, or a part of it."""
-    length = min(len(field), len(origin))
-    return field[:length] == origin[:length]
+@dataclass(frozen=True)
+class Origin:
+    """The fields that force a task. `exact`: each of them does; else some of them do."""
+
+    fields: frozenset[Path]
+    exact: bool = True
 
 
-def known_fields() -> set[Path]:
-    """Every field that some parameter comes from."""
-    tables = [*_NAMED.values(), *_KINDS.values()]
-    return {_path(field) for rows in tables for fields in rows.values() for field in fields}
+def origins(
+    sides: tuple[Side, Side],
+    fields: Sequence[Path],
+    facts: Sequence[Path],
+    borrowed: Mapping[Path, Path],
+    wanted: Mapping[str, Sequence[Path]],
+) -> dict[str, Origin]:
+    """What forces each of the tasks `wanted`: those of one side alone, and those whose given parameters differ.
+
+    fields, facts: all that differs. borrowed: other fields, which differ as the one that their default comes from does.
+    """
+    if len(fields) == 1 and not facts:
+        return {name: Origin(frozenset(fields)) for name in wanted}
+    base = next((_Base(own, other, borrowed) for own, other in (sides[::-1], sides) if own.compiled), None)
+    if base is None or not wanted:
+        return {name: _guess(own, fields, facts) for name, own in wanted.items()}
+    found: dict[str, set[Path]] = {name: set() for name in wanted}
+    for path in fields:
+        forced, names = _forced_by(path, base, fields, wanted)
+        for name in names:
+            found[name] |= forced
+    if facts:
+        every = base.with_values(frozenset(fields))
+        left_over = set(wanted) if every is None else every.differing(_Tasks.of_side(base.other, wanted), wanted)
+        for name, own in wanted.items():
+            found[name] |= _facts_read(name, own, facts, sides, left_over=name in left_over)
+    exact = {name: Origin(frozenset(paths or _smallest(base, fields, name))) for name, paths in found.items()}
+    return {name: one if one.fields else _guess(wanted[name], fields, facts) for name, one in exact.items()}
 
 
-def _path(field: str, *, rest: str = "", measure: str = "") -> Path:
-    """A field of the table as a path. Names of lm-eval tasks may hold dots."""
-    parts = (part for part in field.replace("*", rest).split(".") if part)
-    return tuple(measure if part == "{measure}" else part for part in parts if measure or part != "{measure}")
+@dataclass(frozen=True)
+class _Tasks:
+    """The tasks of one experiment by their names, and their names by their ids. waits: for a search."""
+
+    tasks: Mapping[str, Task]
+    names: Mapping[str, str]
+    waits: bool
+
+    @classmethod
+    def of_side(cls, side: Side, wanted: Collection[str]) -> _Tasks:
+        """Some tasks of a side. One that this boomspec cannot read is left out, and so differs from any."""
+        tasks = {}
+        for name in side.names.keys() & set(wanted):
+            entry = side.entry(side.names[name])
+            with suppress(KeyError, ValidationError):
+                tasks[name] = Task(KINDS[entry["kind"]].model_validate(entry["params"]), dict(entry["inputs"]))
+        return cls(tasks, side.by_id, side.waits)
+
+    def differing(self, other: _Tasks, names: Iterable[str]) -> set[str]:
+        """Which of some tasks differ themselves, and not only by the tasks that they need."""
+        return {name for name in names if self._differs(other, name)}
+
+    def _differs(self, other: _Tasks, name: str) -> bool:
+        one, two = self.tasks.get(name), other.tasks.get(name)
+        if one is None or two is None:
+            there = one or two
+            waits = self.waits if one is None else other.waits
+            return there is not None and (there.kind == "search" or not waits)  # after a search nothing is known
+        if one.id == two.id:
+            return False
+        inputs = [
+            {role: names.get(i, i) for role, i in task.inputs.items()}
+            for task, names in ((one, self.names), (two, other.names))
+        ]
+        return one.record != two.record or inputs[0] != inputs[1]
+
+
+class _Base:
+    """The side that is compiled again, with values of the other one."""
+
+    def __init__(self, side: Side, other: Side, borrowed: Mapping[Path, Path]) -> None:
+        assert side.compiled is not None
+        self.other, self._borrowed = other, borrowed
+        self._values, self._others = unresolved(side.meaning), unresolved(other.meaning)
+        self._file = next(file for file in side.compiled.files if file.label == side.label)
+        self._answers = side.compiled.answers
+        nodes = side.compiled.graph.nodes
+        tasks = {name: nodes[task_id].task for name, task_id in side.names.items()}
+        self._known: dict[frozenset[Path], _Tasks | None] = {frozenset(): _Tasks(tasks, side.by_id, side.waits)}
+
+    def with_values(self, paths: frozenset[Path]) -> _Tasks | None:
+        """The tasks with the other side's values of some fields; None where that does not compile."""
+        if paths not in self._known:
+            self._known[paths] = None
+            with suppress(BoomspecError, OSError):
+                tasks, waits = tasks_of(self._with(paths), self._answers)
+                self._known[paths] = _Tasks(tasks, {task.id: name for name, task in tasks.items()}, waits)
+        return self._known[paths]
+
+    def _with(self, paths: frozenset[Path]) -> SpecFile:
+        paths |= {borrower for borrower, lender in self._borrowed.items() if lender in paths}
+        values = dict(self._values)
+        for path in paths:
+            _set(values, self._others, path)
+        root = self._file.document.root
+        # The other sections stay the same nodes: what was read for them is known.
+        sections = {path[0]: root.get(path[0]) or root for path in paths}
+        nodes = {key: node for key, node in root.value.items() if key not in sections}
+        nodes |= {key: _node(_as_written(key, values[key]), like) for key, like in sections.items() if key in values}
+        while True:
+            try:
+                return self._file.with_document(replace(self._file.document, root=replace(root, value=nodes)))
+            except SpecError as error:
+                refused = [problem.location or () for problem in error.problems]
+                if not any(_remove(nodes, place, paths) for place in refused):
+                    raise
+
+
+def _forced_by(
+    path: Path, base: _Base, fields: Sequence[Path], wanted: Collection[str]
+) -> tuple[frozenset[Path], set[str]]:
+    """The tasks that a field forces, and with which other fields: none where it compiles, alone or beside others."""
+    for length in range(len(path), -1, -1):  # alone, then with the differing fields of its mapping, or of that one's
+        group = frozenset(other for other in fields if other[:length] == path[:length])
+        if (tasks := base.with_values(group)) is not None:
+            without = base.with_values(group - {path})
+            forced = group if without is None else frozenset([path])
+            return forced, tasks.differing(without or base.with_values(frozenset()) or tasks, wanted)
+    return frozenset(), set()
+
+
+def _smallest(base: _Base, fields: Sequence[Path], name: str) -> frozenset[Path]:
+    """Fields that together change a task, none of which can be left out; empty where all of them do not."""
+
+    def changes(paths: frozenset[Path]) -> bool:
+        before, after = base.with_values(frozenset()), base.with_values(paths)
+        return before is not None and after is not None and bool(after.differing(before, [name]))
+
+    kept = frozenset(fields)
+    if not changes(kept):
+        return frozenset()
+    for path in fields:
+        kept = kept - {path} if changes(kept - {path}) else kept
+    return kept
+
+
+def _facts_read(
+    name: str, own: Sequence[Path], facts: Sequence[Path], sides: tuple[Side, Side], *, left_over: bool
+) -> set[Path]:
+    """Of the differing facts those that a task reads; where no field explains it, those of the tasks it needs, too."""
+    reads = any(path[0] == "inputs" for path in own)
+    direct = {fact for side in sides for fact in side.facts(name, indirect=False) if fact in facts}
+    if (direct and reads) or not left_over:
+        return direct if reads else set()
+    indirect = {fact for side in sides for fact in side.facts(name, indirect=True)}
+    return {fact for fact in facts if fact in indirect or fact[-1] == "found"} or set(facts)
+
+
+def _guess(own: Sequence[Path], fields: Sequence[Path], facts: Sequence[Path]) -> Origin:
+    """The fields that are called like a parameter that differs; without such a field all of them."""
+    every = [*fields, *facts]
+    alike = frozenset(path for path in every if any(path[-1] in place for place in own)) or frozenset(every)
+    return Origin(alike, exact=len(alike) == 1)
+
+
+def _set(values: dict[str, Any], others: dict[str, Any], path: Path) -> None:
+    """Give a field its other value. Where one side has no mapping around it, that is what the value is of."""
+    if path == TASK_ORDER:
+        tasks = values["evaluate"]["tasks"]
+        values["evaluate"] = {**values["evaluate"], "tasks": {key: tasks[key] for key in others["evaluate"]["tasks"]}}
+        return
+    for length, key in enumerate(path, 1):
+        inside, other = values.get(key), others.get(key)
+        if length == len(path) or not (isinstance(inside, dict) and isinstance(other, dict)):
+            values.pop(key, None)
+            values |= {key: other} if key in others else {}
+            return
+        values[key] = dict(inside)
+        values, others = values[key], other
+
+
+def _as_written(section: str, value: Any) -> Any:
+    """A section of a meaning as a spec says it."""
+    if section == "baselines":
+        value = [{kind: settings} for kind, settings in value.items()]
+    elif section == "evaluate":
+        tasks = [{"task": name, **settings} for name, settings in value["tasks"].items()]
+        named = zip(tasks, value["tasks"], strict=True)
+        value = {**value, "tasks": [task if task["task"] == name else {**task, "name": name} for task, name in named]}
+    elif isinstance(value, dict):
+        value = {key: item for key, item in value.items() if (section, key) not in FOLLOWING and item is not None}
+    return value
+
+
+def _remove(nodes: dict[str, Node], place: Location, changed: Collection[Path]) -> bool:
+    """Remove a value that the language refuses beside the others; a meaning has it where it has no effect, too."""
+    inside: Any = nodes if place[:1] in {path[:1] for path in changed} else {}
+    for key in place[:-1]:
+        inside = inside[key].value if isinstance(inside, dict) and key in inside else {}
+    found = inside.get(place[-1]) if place and isinstance(inside, dict) else None
+    if found is None or place in changed or isinstance(found.value, dict):
+        return False
+    del inside[place[-1]]
+    return True
+
+
+def _node(value: Any, like: Node) -> Node:
+    """Plain data as nodes, with the places of the nodes that stood there: paths are relative to their files."""
+    if isinstance(value, dict):
+        value = {key: _node(item, like.get(key) or like) for key, item in value.items()}
+    elif isinstance(value, list):
+        value = tuple(_node(item, like.get(i) or like) for i, item in enumerate(value))
+    return replace(like, value=value)

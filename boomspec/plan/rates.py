@@ -1,25 +1,27 @@
-"""How long a task takes: from what was measured here, else from the calibration, else from the table of devices.
+"""How long a task takes: from what was measured on this machine, else its calibration, else the table of devices.
 
-    measured      tasks of the same kind that this store has: a fixed part and a rate through the seconds in their
-                  records and their work (`boomspec.plan.fit`). On CPUs of the same model, each core alike; on GPUs of
-                  the same kind
-    calibration   a matrix product and a training step that `boomspec plan --calibrate` timed on one core here
+    measured      finished tasks of the same kind in this store: a line through their seconds and their work, of CPUs of
+                  the same model (each core alike) or GPUs of the same kind
+    calibration   a matrix product and a training step that `boomspec plan --calibrate` timed on one core
     table         `boomspec.core.devices`, for tasks that ask for a GPU, where a device is named
-    usual         a rate that is common, for tasks of which only small ones were measured
+    usual         a common rate, for tasks of which only small ones were measured
 
 The work of a task is its operations; where it has none, the bytes that it reads and writes. lm-eval tasks are
 compared with the same lm-eval task on another model, by the operations of one token.
+
+The line is seconds = fixed + work x per_work. A small task takes what it takes to start, and how fast a large one goes
+shows in large ones only. So the rate is read off the measured tasks where it makes up a good part of their time; else
+the known rate is taken, and the measured tasks give the fixed part and a lower bound of the rate.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from pydantic import ValidationError
+from statistics import median
+from typing import Any, Literal, NamedTuple
 
 from boomspec.core.devices import MEASURING_SHARE, TRAINING_SHARE, Device, device_seen_as
 from boomspec.core.files import write_atomically
@@ -27,7 +29,6 @@ from boomspec.core.graph import Cost, Node
 from boomspec.core.json_text import json_text
 from boomspec.core.machine import cpu_model, host
 from boomspec.core.tasks import KINDS, Record
-from boomspec.plan.fit import Seen, line_of
 from boomspec.plan.known_costs import refined
 from boomspec.store import Store
 
@@ -35,6 +36,10 @@ CALIBRATION = "cache/calibration.json"
 CALIBRATION_SCHEMA = 1
 Origin = Literal["measured", "calibration", "table", "usual"]
 _USED = 30  # artifacts of one kind
+_SPREAD = 2.0  # the largest work over the smallest, from which a line can be laid through
+_VISIBLE_SECONDS = 2.0  # of the largest task, which its work must take for the rate to show
+_VISIBLE_SHARE = 0.5  # of the fixed part, likewise
+_NEAR = 4.0  # times the largest work: so far an estimate is called measured, whatever its rate
 # Of one core of a machine that nothing is known of, operations or bytes a second: right within a factor of a few.
 _USUAL_TRAINING, _USUAL_MEASURING, _USUAL_COPYING = 1e10, 2e10, 4e8
 _MOST_FIXED = 20.0  # seconds that a task of no work takes, where that was not calibrated
@@ -60,20 +65,37 @@ class Duration:
     source: Origin
 
 
+class Seen(NamedTuple):
+    """A task that has ended: its work for one of its cores or workers, and its seconds."""
+
+    work: float
+    seconds: float
+
+
 @dataclass(frozen=True)
-class _Sample:
-    seen: Seen
-    device: str  # of the table, or the CPU's model
+class Line:
+    """`of_data`: whether the rate comes from measured tasks. `seen`: the largest work that was measured."""
+
+    fixed: float
+    per_work: float
+    of_data: bool
+    seen: float
+
+    def seconds(self, work: float) -> float:
+        return self.fixed + self.per_work * work
+
+    def is_measured(self, work: float) -> bool:
+        """Whether an estimate for so much work follows from measured tasks, not from another rate."""
+        return self.of_data or work <= _NEAR * self.seen
 
 
 class Rates:
-    """What is known of speeds here. Reads the store's records once for each kind."""
+    """The speeds of this machine. Reads the store's records once for each kind."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self.calibration = read_calibration(store)
-        self._samples: dict[tuple[str, ...], list[_Sample]] = {}
-        self._kinds: set[str] = set()
+        self._seen: dict[str, dict[tuple[str, ...], list[Seen]]] = {}  # by kind, then by what tells tasks apart
 
     def duration(self, node: Node, cost: Cost | None, device: Device | None) -> Duration | None:
         """How long a task takes on `device` where it asks for a GPU, else on this machine; None where unknown."""
@@ -82,19 +104,22 @@ class Rates:
         on_gpu = node.execution.gpus > 0
         if on_gpu and device is None:
             return None
-        work, kind = node.task.record.work(cost), _kind(node.task.record)
+        record, kind = node.task.record, node.task.kind
+        work = record.work(cost)
         if work is None:
             return None
         place = device.name if on_gpu and device is not None else cpu_model()
         share = node.execution.workers * (1.0 if on_gpu else max(1.0, node.execution.cpus))
-        if seen := [sample.seen for sample in self._of(kind) if sample.device == place]:
+        if kind not in self._seen:
+            self._seen[kind] = _measured(self._store, kind)
+        if seen := self._seen[kind].get((*record.pace(), place)):
             usual, source = self._usual(node, cost, device if on_gpu else None)
             line = line_of(seen, usual=usual, most_fixed=self._most_fixed(cost, known_rate=usual is not None))
             return Duration(line.seconds(work / share), "measured" if line.is_measured(work / share) else source)
         if cost.unknown and not cost.flops:
             return None
         if on_gpu and device is not None:
-            return _by_table(node.task.record, cost, device, node.execution.workers)
+            return _by_table(record, cost, device, node.execution.workers)
         return self._by_calibration(node, cost, share)
 
     def _by_calibration(self, node: Node, cost: Cost, share: float) -> Duration | None:
@@ -138,13 +163,6 @@ class Rates:
         computes = cost.flops or cost.flops_per_real_token
         return self.calibration.startup if self.calibration and computes else 0.0
 
-    def _of(self, kind: tuple[str, ...]) -> list[_Sample]:
-        if kind[0] not in self._kinds:
-            self._kinds.add(kind[0])
-            for of, sample in _samples(self._store, kind[0]):
-                self._samples.setdefault(of, []).append(sample)
-        return self._samples.get(kind, [])
-
 
 def read_calibration(store: Store) -> Calibration | None:
     """What was calibrated here; None where nothing was, or on another machine."""
@@ -172,30 +190,23 @@ def _by_table(record: Record, cost: Cost, device: Device, workers: int) -> Durat
     return Duration(cost.flops / (share * peak * workers), "table")
 
 
-def _kind(record: Record) -> tuple[str, ...]:
-    """Tasks of one kind are compared with each other."""
-    return record.kind, *record.pace()
-
-
-def _samples(store: Store, kind: str) -> list[tuple[tuple[str, ...], _Sample]]:
-    found = (_sample(store, record) for record in store.newest(kind, _USED))
-    return [pair for pair in found if pair is not None]
-
-
-def _sample(store: Store, data: Mapping[str, Any]) -> tuple[tuple[str, ...], _Sample] | None:
-    """One finished task; None for a record that does not say enough, such as one of an older version."""
-    try:
-        task, made = data["task"], data["provenance"]
-        record = KINDS[task["kind"]].model_validate(task["params"])
-        cost = refined(Cost(**made["cost"]), record, task["inputs"], store)
-        device, share = _place(made)
-        work = None if cost is None else record.work(cost)
-        seconds = float(made["seconds"])
-        if work is None or device is None or not 0 < seconds < math.inf:  # a clock may have been set back meanwhile
-            return None
-        return _kind(record), _Sample(Seen(work / share, seconds), device)
-    except (OSError, ValueError, KeyError, TypeError, ValidationError):
-        return None
+def _measured(store: Store, kind: str) -> dict[tuple[str, ...], list[Seen]]:
+    """Finished tasks of a kind by what tells them apart, and by the device: of the table, or the CPU's model."""
+    found: dict[tuple[str, ...], list[Seen]] = {}
+    for data in store.newest(kind, _USED):
+        try:
+            task, made = data["task"], data["provenance"]
+            record = KINDS[task["kind"]].model_validate(task["params"])
+            cost = refined(Cost(**made["cost"]), record, task["inputs"], store)
+            device, share = _place(made)
+            work = None if cost is None else record.work(cost)
+            seconds = float(made["seconds"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # a record that does not say enough, such as one of an older version
+        # A clock may have been set back meanwhile.
+        if work is not None and device is not None and 0 < seconds < math.inf:
+            found.setdefault((*record.pace(), device), []).append(Seen(work / share, seconds))
+    return found
 
 
 def _place(made: Mapping[str, Any]) -> tuple[str | None, float]:
@@ -206,3 +217,57 @@ def _place(made: Mapping[str, Any]) -> tuple[str | None, float]:
         device = device_seen_as(gpus[0])
         return (device.name if device else None), workers
     return made["hardware"]["cpu"], workers * max(1.0, float(execution["cpus"]))
+
+
+def line_of(seen: Sequence[Seen], *, usual: float | None, most_fixed: float) -> Line:
+    """The line through measured tasks.
+
+    usual: seconds for a unit of work, as known otherwise; None where unknown. most_fixed: the most seconds that a task
+    of the kind can take without any work.
+    """
+    largest = max(one.work for one in seen)
+    fixed, per_work = _least_squares(seen)
+    spread = largest >= _SPREAD * min(one.work for one in seen)
+    if spread and per_work * largest >= max(_VISIBLE_SECONDS, _VISIBLE_SHARE * fixed):
+        return Line(fixed, per_work, True, largest)
+    if usual is None:
+        fixed = min(most_fixed, *(0.9 * one.seconds for one in seen))
+        return Line(fixed, _rate(seen, fixed), True, largest)
+    fastest = min(one.seconds / one.work for one in seen if one.work >= largest / _SPREAD)
+    per_work = min(usual, fastest)  # what was done faster than that shows that it can be
+    fixed = max(0.0, median(one.seconds - per_work * one.work for one in seen))
+    if fixed <= most_fixed:
+        return Line(fixed, per_work, per_work < usual, largest)
+    # More than any start takes: it is the work that is slower here.
+    return Line(most_fixed, _rate(seen, most_fixed), True, largest)
+
+
+def _rate(seen: Sequence[Seen], fixed: float) -> float:
+    """The median of the rates, each counted by its work: one task that was held up says nothing of the others."""
+    rates = sorted((max(one.seconds - fixed, 0.0) / one.work, one.work) for one in seen)
+    half, passed = sum(one.work for one in seen) / 2, 0.0
+    for i, (rate, work) in enumerate(rates):
+        passed += work
+        if passed == half:  # as many lie on both sides
+            return (rate + rates[i + 1][0]) / 2
+        if passed > half:
+            return rate
+    return rates[-1][0]
+
+
+def _least_squares(seen: Sequence[Seen]) -> tuple[float, float]:
+    """Fixed part and rate, neither negative, with the smallest sum of squares of relative errors."""
+    weights = [1.0 / max(one.seconds, 1e-3) ** 2 for one in seen]
+    one, w, t = sum(weights), 0.0, 0.0
+    ww = wt = 0.0
+    for weight, (work, seconds) in zip(weights, seen, strict=True):
+        w, t = w + weight * work, t + weight * seconds
+        ww, wt = ww + weight * work * work, wt + weight * work * seconds
+    determinant = one * ww - w * w
+    if determinant <= 1e-12 * one * ww:  # all of one size
+        return t / one, 0.0
+    per_work = (one * wt - w * t) / determinant
+    fixed = (t - per_work * w) / one
+    if per_work < 0:
+        return t / one, 0.0
+    return (fixed, per_work) if fixed >= 0 else (0.0, wt / ww)

@@ -17,11 +17,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from boomspec.compile.compiler import Compiled
 from boomspec.core.files import read_json
-from boomspec.core.graph import SCHEMA_VERSION, TaskGraph
+from boomspec.core.graph import SCHEMA_VERSION
 from boomspec.core.tasks import SHOWING, TRAININGS
-from boomspec.plan.changes import Changes, Difference, Side, TaskChange, compare, side
-from boomspec.plan.field_text import shown
+from boomspec.plan.changes import Changes, Difference, Memo, TaskChange, compare, shown
+from boomspec.plan.origins import Side, side
 from boomspec.plan.plan import ABSENT, Plan, Step
 from boomspec.store import Store
 from boomspec.store.made_of import contents_of, key_of
@@ -47,9 +48,9 @@ class _Earlier:
         return next((self.sides[name] for name in (label, *_BASES) if name in self.sides), None)
 
 
-def explained(plan: Plan, graph: TaskGraph, store: Store) -> Plan:
+def explained(plan: Plan, compiled: Compiled, store: Store) -> Plan:
     """The plan with a reason for every task that runs although an earlier run of this name had a task of its name."""
-    steps = dict(plan.steps)
+    steps, graph, memo = dict(plan.steps), compiled.graph, Memo()
     alike: dict[str, tuple[str, Side]] = {}  # tasks that differ in their inputs alone: what they were, by their ids
     known = {i for experiment in graph.experiments[:_MOST_EXPERIMENTS] for i in experiment.tasks.values()}
     open_tasks = {i for i in known if steps[i].action == "run" and steps[i].reason == ABSENT}
@@ -59,7 +60,7 @@ def explained(plan: Plan, graph: TaskGraph, store: Store) -> Plan:
             old = earlier.like(experiment.label) if wanted else None
             if old is None or not any(name in old.names for name, i in experiment.tasks.items() if i in wanted):
                 continue
-            changes = compare(old, side(graph, experiment))
+            changes = compare(old, side(compiled, experiment), memo)
             trained_otherwise = _trained_otherwise(changes)
             for task in changes.tasks:
                 if task.id in wanted and task.state != "removed":
@@ -166,15 +167,22 @@ def _read(path: Path, when: float, name: str) -> _Earlier | None:
     if data.get("boomspec_graph") != SCHEMA_VERSION or data.get("name") != name:
         return None
     try:
-        sides = {e["label"]: _side(e, data["tasks"]) for e in data["experiments"]}
+        sources = {i: (source["kind"], source["identity"]) for i, source in data["sources"].items()}
+        sides = {e["label"]: _side(e, data["tasks"], sources) for e in data["experiments"]}
         states = {i: str(task["state"]) for i, task in status.get("tasks", {}).items()}
     except (AttributeError, KeyError, TypeError):
         return None
     return _Earlier(sides, time.strftime("%Y-%m-%d %H:%M", time.localtime(when)), states)
 
 
-def _side(experiment: dict[str, Any], tasks: dict[str, Any]) -> Side:
-    return Side(experiment["tasks"], tasks.__getitem__, experiment["meaning"], waits=experiment["family"] is None)
+def _side(experiment: dict[str, Any], tasks: dict[str, Any], sources: dict[str, tuple[str, dict[str, Any]]]) -> Side:
+    return Side(
+        names=experiment["tasks"],
+        entry=tasks.__getitem__,
+        sources=sources,
+        meaning=experiment["meaning"],
+        waits=experiment["family"] is None,
+    )
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -1,4 +1,9 @@
-"""How long a plan takes on so many CPUs and GPUs: what is ready starts longest first, as soon as there is room."""
+"""In which order tasks start, and how long they take together on so many CPUs and GPUs.
+
+Of the tasks that could start, the one with the longest remaining path through the graph starts first, as soon as there
+is room. A path is as long as its operations; a task whose operations are not known counts as the largest known one of
+its kind, and equal paths are ordered by how long such kinds of tasks usually are.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +12,27 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from boomspec.core.graph import TaskGraph
-from boomspec.plan.order import longest_first
+
+
+def longest_first(graph: TaskGraph) -> list[str]:
+    """The ids of all tasks, those on the longest remaining path first; equals in the order of the graph."""
+    operations = {i: 0 if node.cost is None else node.cost.flops for i, node in graph.nodes.items()}
+    largest: dict[str, int] = defaultdict(int)
+    for task_id, node in graph.nodes.items():
+        largest[node.task.kind] = max(largest[node.task.kind], operations[task_id])
+    after: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))  # the longest path from the end of a task
+    remaining: dict[str, tuple[int, int]] = {}
+    for task_id in reversed(graph.nodes):
+        node, (flops, usual) = graph.nodes[task_id], after[task_id]
+        own = largest[node.task.kind] if node.cost is None or node.cost.unknown else node.cost.flops
+        remaining[task_id] = flops + own, usual + node.task.record.usual_work
+        for needed in graph.waits_for(task_id):
+            after[needed] = max(after[needed], remaining[task_id])
+    return sorted(graph.nodes, key=lambda task_id: remaining[task_id], reverse=True)
 
 
 def critical_path(graph: TaskGraph, seconds: Mapping[str, float]) -> float:
-    """The longest chain of tasks that wait for each other; tasks that are not in `seconds` take none."""
+    """Seconds of the longest chain of tasks that wait for each other; tasks that are not in `seconds` take none."""
     ends: dict[str, float] = {}
     for task_id in graph.nodes:
         start = max((ends[i] for i in graph.waits_for(task_id)), default=0.0)
@@ -23,45 +44,37 @@ def elapsed(graph: TaskGraph, seconds: Mapping[str, float], *, cpus: float, gpus
     """Seconds until the last task in `seconds` has ended. A task that asks for more than there is gets all of it."""
     if not any(seconds.values()):
         return 0.0
-    waiting: dict[str, int] = {}
-    behind: dict[str, list[str]] = defaultdict(list)
-    for task_id in seconds:
-        first = [i for i in graph.waits_for(task_id) if i in seconds]
-        waiting[task_id] = len(first)
-        for needed in first:
-            behind[needed].append(task_id)
+    waits_for = {task_id: {i for i in graph.waits_for(task_id) if i in seconds} for task_id in seconds}
+    waiting = {task_id: len(needed) for task_id, needed in waits_for.items()}
+    following: dict[str, list[str]] = defaultdict(list)
+    for task_id, needed in waits_for.items():
+        for i in needed:
+            following[i].append(task_id)
     order = {task_id: i for i, task_id in enumerate(longest_first(graph))}
-    wants = {}
+    claims = {}
     for task_id in seconds:
-        asked = graph.nodes[task_id].execution
-        wants[task_id] = min(asked.workers * asked.cpus, cpus), min(asked.workers * asked.gpus, gpus)
-    ready = {kind: list[tuple[int, str]]() for kind in set(wants.values())}
-
-    def offer(task_id: str) -> None:
-        heapq.heappush(ready[wants[task_id]], (order[task_id], task_id))
-
+        execution = graph.nodes[task_id].execution
+        claims[task_id] = min(execution.workers * execution.cpus, cpus), min(execution.workers * execution.gpus, gpus)
+    ready = {claim: list[tuple[int, str]]() for claim in set(claims.values())}
     for task_id, count in waiting.items():
         if count == 0:
-            offer(task_id)
-    running: list[tuple[float, int, str]] = []
-    now, free = 0.0, [cpus, gpus]
+            heapq.heappush(ready[claims[task_id]], (order[task_id], task_id))
+    running: list[tuple[float, int, str]] = []  # by their ends
+    now, free_cpus, free_gpus = 0.0, cpus + 1e-9, gpus + 1e-9
     while True:
-        fitting = [queue[0] for want, queue in ready.items() if queue and _fits(want, free)]
+        fitting = [queue[0] for (c, g), queue in ready.items() if queue and c <= free_cpus and g <= free_gpus]
         if fitting:
             place, task_id = min(fitting)
-            heapq.heappop(ready[wants[task_id]])
-            free = [free[0] - wants[task_id][0], free[1] - wants[task_id][1]]
+            heapq.heappop(ready[claims[task_id]])
             heapq.heappush(running, (now + seconds[task_id], place, task_id))
+            sign = -1
         elif running:
             now, _, task_id = heapq.heappop(running)
-            free = [free[0] + wants[task_id][0], free[1] + wants[task_id][1]]
-            for following in behind[task_id]:
-                waiting[following] -= 1
-                if waiting[following] == 0:
-                    offer(following)
+            for i in following[task_id]:
+                waiting[i] -= 1
+                if waiting[i] == 0:
+                    heapq.heappush(ready[claims[i]], (order[i], i))
+            sign = 1
         else:
             return now
-
-
-def _fits(want: tuple[float, float], free: list[float]) -> bool:
-    return want[0] <= free[0] + 1e-9 and want[1] <= free[1] + 1e-9
+        free_cpus, free_gpus = free_cpus + sign * claims[task_id][0], free_gpus + sign * claims[task_id][1]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 
 from boomspec.core.graph import Node, TaskGraph
-from boomspec.plan.order import longest_first
+from boomspec.plan.schedule import longest_first
 
 _AHEAD = 1.5  # times what there is: a free place is filled without asking here, and a cluster that can grow, does
 _LOOK_SECONDS = 5.0  # machines come and go

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from boomspec.compile.compiler import Compiled, compile_spec
-from boomspec.plan.changes import Side, side
+from boomspec.plan.origins import Side, side
 from boomspec.spec.experiments import load_spec
 
 SPEC = """\
@@ -109,7 +109,7 @@ class Folder:
         return self.compiled(text if text != SPEC else yaml.safe_dump(data, sort_keys=False))
 
     def side(self, compiled: Compiled) -> Side:
-        return side(compiled.graph, compiled.graph.experiments[0])
+        return side(compiled, compiled.graph.experiments[0])
 
 
 def put(data: dict, path: str, value: object) -> None:

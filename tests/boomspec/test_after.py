@@ -14,9 +14,8 @@ from boomspec.core.graph_file import graph_of_json, read_graph
 from boomspec.core.layers import read_layers
 from boomspec.core.tasks import Evaluate as Measure
 from boomspec.core.tasks import HeldOut, Interpolate, Tokenize
-from boomspec.plan.order import longest_first
 from boomspec.plan.plan import needed
-from boomspec.plan.schedule import critical_path, elapsed
+from boomspec.plan.schedule import critical_path, elapsed, longest_first
 from boomspec.plan.tables import mermaid
 from boomspec.store import FolderStore
 from runners.executor.ready import Ready

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boomspec.plan.fit import Seen, line_of
+from boomspec.plan.rates import Seen, line_of
 
 FIXED, RATE = 0.8, 1 / 4e8  # seconds, and seconds a byte
 SMALL = [170_000, 180_000, 230_000, 260_000]  # bytes of the sizes of a toy

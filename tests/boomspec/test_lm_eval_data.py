@@ -13,7 +13,8 @@ from boomspec.compile.compiler import Compiled
 from boomspec.core.errors import SpecError
 from boomspec.core.graph import Source
 from boomspec.core.task_data import ASKS, DATA
-from boomspec.plan.changes import compare, side
+from boomspec.plan.changes import compare
+from boomspec.plan.origins import side
 from tests.boomspec.conftest import Writer
 
 TASK = """\
@@ -238,10 +239,10 @@ def test_an_edit_concerns_the_tasks_that_read_it_alone_and_diff_says_so(tasks: T
         tasks.write(f"tasks/{name}.yaml", text.replace("task: own", f"task: {name}"))
     evaluate = ("evaluate", {"tasks_folder": "tasks", "tasks": ["own", "other"]})
     for file, name in (("rows", "own"), ("more", "other")):
-        before = tasks.specs.edited(evaluate).graph
+        before = tasks.specs.edited(evaluate)
         tasks.write(f"outside/{file}.jsonl", ROWS * 2)
-        after = tasks.specs.edited(evaluate).graph
-        changes = compare(side(before, before.experiments[0]), side(after, after.experiments[0]))
+        after = tasks.specs.edited(evaluate)
+        changes = compare(*(side(compiled, compiled.graph.experiments[0]) for compiled in (before, after)))
         changed = {task.name for task in changes.of("changed")} - {"report"}
         assert changed
         assert all(task.endswith(f": {name}") for task in changed)

@@ -1,41 +1,63 @@
-"""Every parameter of a task comes from fields of the spec, and every field of the spec goes somewhere."""
+"""Which field forces which task is found by compiling: every field that changes a task is named for it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel
 
-from boomspec.core.tasks import KINDS
-from boomspec.plan.origins import known_fields, origins, presence, touches
+from boomspec.compile.compiler import Compiled
+from boomspec.plan.changes import Changes, compare
+from boomspec.plan.origins import side
 from boomspec.spec.sections.baselines import BaselineItem
 from boomspec.spec.sections.evaluation import TaskSpec
 from boomspec.spec.spec_file import Spec
+from tests.boomspec.conftest import Writer
+from tests.boomspec.edits import TABLE, Edit, Folder
 
-NAMES = {  # of tasks of each kind, as the compiler gives them
-    "dequantize": ["dequantize teacher", "dequantize student"],
-    "tokenize": ["tokenize"],
-    "pretrain": ["pretrain teacher"],
-    "check": ["check the family"],
-    "distill": ["distill student", "distill random_init", "distill standard_distillation 5 layers"],
-    "search": ["search layers by block_influence", "search patch order by beam", "score layers for shortgpt"],
-    "interpolate": ["interpolate 5 layers", "interpolate 5 layers random_init"],
-    "baseline": ["prune to 5 layers", "shortgpt to 5 layers", "laco to 5 layers"],
-    "evaluate": ["evaluate student: held_out", "evaluate naive_pruning 5 layers: arc_easy"],
-    "report": ["report"],
-    "comparison": ["comparison"],
+# Of the language and how a spec is composed, and of `boomspec verify`: no task has them.
+NOWHERE = {
+    ("boomspec",),
+    ("extends",),
+    ("variants",),
+    ("sweep",),
+    ("determinism", "tolerance"),
+    ("interpolate", "choose"),
 }
-INPUTS = {
-    "dequantize": ["model"],
-    "tokenize": ["text", "held_out", "tokenizer"],
-    "distill": ["teacher"],
-    "search": ["teacher", "student"],
-    "interpolate": ["teacher", "student"],
-    "baseline": ["teacher"],
-    "evaluate": ["model", "tasks"],
+# Of models and data sets of the hub, and of rows; the edits of test_edits.py have the same fields of text files.
+OF_THE_HUB = {
+    *(("teacher", name) for name in ("model", "revision", "trust_remote_code", "rest")),
+    *(("student", name) for name in ("model", "revision", "trust_remote_code")),
+    *(("data", name) for name in ("dataset", "config", "split", "revision", "format", "corpus", "text_field")),
+    ("interpolate", "singletons"),  # for blocks of one layer
+    ("distill", "faithful", "kl_on_padding"),  # goes with padding
 }
-# Of the language and how a spec is composed, of the artifacts' names, of `boomspec verify`: no task knows them.
-NOWHERE = {("boomspec",), ("extends",), ("variants",), ("sweep",), ("name",), ("determinism", "tolerance")}
+MORE = {  # fields that no edit of the table has
+    "teacher.pretrain.batch_tokens": 512,
+    "teacher.pretrain.optimizer.betas": [0.9, 0.99],
+    "teacher.pretrain.optimizer.eps": 1e-7,
+    "teacher.pretrain.optimizer.weight_decay": 0.3,
+    "teacher.pretrain.optimizer.clip": 2.0,
+    "teacher.pretrain.schedule.kind": "linear",
+    "teacher.pretrain.schedule.warmup": "50%",
+    "teacher.pretrain.schedule.final": 0.5,
+    "teacher.pretrain.precision": "fp32",
+    "teacher.pretrain.attention_heads": 4,
+    "teacher.pretrain.key_value_heads": 1,
+    "distill.optimizer.lr": 1e-3,
+    "distill.optimizer.betas": [0.9, 0.99],
+    "distill.optimizer.eps": 1e-7,
+    "distill.optimizer.clip": 2.0,
+    "distill.schedule.final": 0.5,
+    "distill.faithful.summed_micro_batches": 2,
+    "distill.losses.cross_entropy.weight": 2.0,
+    "distill.losses.hidden_cosine.weight": 1.0,
+    "distill.losses.hidden_cosine.embedding": False,
+    "determinism.algorithms": "strict",
+}
+ALONE = {name: edit for name, edit in TABLE.items() if edit.own and edit.fields and edit.files is None}
+BESIDE = {"evaluate.precision": "fp32", "determinism": {"tf32": True}}  # another field that differs
 
 
 def models(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -56,54 +78,113 @@ def leaves(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple
             yield (*path, name)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_parameter_has_an_origin(kind: str) -> None:
-    fixed = {("choice", "type"), ("measure", "type"), ("build", "type")}  # they follow from the task's name
-    # A list of models is one parameter.
-    wanted = {path for path in leaves(KINDS[kind]) if path[0] not in ("cells", "experiments")} - fixed
-    wanted |= {("inputs", role) for role in INPUTS.get(kind, ())}
-    found = {path: set().union(*(origins(kind, name, path) for name in NAMES[kind])) for path in wanted}
-    assert [path for path, fields in found.items() if not fields] == []
+def changes(old: Compiled, new: Compiled) -> Changes:
+    return compare(*(side(compiled, compiled.graph.experiments[0]) for compiled in (old, new)))
 
 
-@pytest.mark.parametrize("kind", ["report", "comparison"])
-def test_what_a_page_shows_has_an_origin(kind: str) -> None:
-    assert all(origins(kind, kind, (field,)) for field in KINDS[kind].model_fields)
+def fields(found: Changes, task: str) -> set[str]:
+    return set(next(change.fields for change in found.tasks if change.name == task))
 
 
-def test_every_origin_is_a_field_of_the_language_or_something_that_is_read() -> None:
-    named = {path for path in leaves(Spec) if path[0] != "baselines"}
-    named |= {("baselines", *path) for path in leaves(BaselineItem)} | {
-        ("baselines", k) for k in BaselineItem.model_fields
+@pytest.mark.parametrize("edit", ALONE.values(), ids=ALONE)
+def test_a_field_is_named_for_the_tasks_that_it_changes_when_others_differ_too(tmp_path, edit: Edit) -> None:
+    folder = Folder(tmp_path)
+    beside = {path: value for path, value in BESIDE.items() if not any(path in place for place in edit.fields)}
+    found = changes(folder.compiled(), folder.edited(edit, Edit(beside, {})))
+    by_name = {field.name: field for field in found.fields}
+    changing = [name for name, kind in edit.says.items() if kind == "results"]
+    for task in edit.own:
+        assert any(task in by_name[name].tasks for name in changing) or not changing, task
+    assert not any(task.some_of for task in found.tasks)
+
+
+@pytest.mark.parametrize(("field", "value"), MORE.items(), ids=MORE)
+def test_a_field_is_named_for_some_training(tmp_path, field: str, value: object) -> None:
+    folder = Folder(tmp_path)
+    found = changes(folder.compiled(), folder.edited(Edit({field: value, "evaluate.precision": "fp32"}, {})))
+    tasks = next(one.tasks for one in found.fields if one.name == field)
+    assert {"pretrain teacher" if field.startswith("teacher") else "distill student"} <= set(tasks)
+
+
+def test_these_are_all_fields_of_the_language() -> None:
+    said = {tuple(name.split(".")) for edit in TABLE.values() for name in edit.says} | {
+        tuple(name.split(".")) for name in MORE
     }
-    named |= {("evaluate", "tasks", *path) for path in leaves(TaskSpec)}
-    unknown = {
-        field for field in known_fields() if field[0] != "sources" and not any(touches(field, path) for path in named)
-    }
-    assert unknown == set()
-
-
-def test_every_field_of_the_language_goes_into_a_task_or_is_known_to_go_nowhere() -> None:
+    outside = {path for path in leaves(Spec) if path[0] == "execution" or path in NOWHERE | OF_THE_HUB}
+    asked = {("evaluate", "tasks", name) for name in TaskSpec.model_fields}  # below the names of lm-eval tasks
     lost = {
         path
-        for path in leaves(Spec)
-        if path[0] != "execution" and path not in NOWHERE and not any(touches(path, field) for field in known_fields())
+        for path in set(leaves(Spec)) - outside - asked
+        if path[0] != "baselines"
+        and not any(path[: len(place)] == place or place[: len(path)] == path for place in said)
     }
     assert lost == set()
+    kinds = {place[1] for place in said if place[0] == "baselines" and len(place) > 1}
+    assert set(BaselineItem.model_fields) - kinds == {"shortgpt", "standard_distillation"}  # see test_searches.py
 
 
-def test_an_origin_keeps_the_rest_of_the_path() -> None:
-    distill = "distill", "distill student"
-    assert origins(*distill, ("losses", "kl", "temperature")) == {("distill", "losses", "kl", "temperature")}
-    assert origins(*distill, ("recipe", "optimizer", "lr")) == {("distill", "optimizer", "lr")}
-    pretrain = "pretrain", "pretrain teacher"
-    assert origins(*pretrain, ("recipe", "optimizer", "lr")) == {("teacher", "pretrain", "optimizer", "lr")}
-    assert origins(*pretrain, ("architecture", "vocabulary")) == {("teacher", "pretrain", "tokenizer", "vocabulary")}
-    measure = origins("evaluate", "evaluate student: some.task", ("measure", "limit"))
-    assert measure == {("evaluate", "tasks", "some.task", "limit")}
+def test_fields_that_make_one_parameter_are_each_named(specs: Writer) -> None:
+    found = changes(specs.compiled(), specs.edited(("distill.tokens", 4096), ("distill.batch_tokens", 512)))
+    assert fields(found, "distill student") == {"distill.tokens", "distill.batch_tokens"}
 
 
-def test_a_control_is_there_because_of_its_own_baseline() -> None:
-    assert ("baselines", "random_init") in presence("evaluate", "evaluate random_init 5 layers: held_out")
-    assert ("baselines", "laco") not in presence("evaluate", "evaluate student: laco")
-    assert presence("search", "score layers for shortgpt") == {("baselines", "shortgpt")}
+def test_a_field_that_a_default_is_taken_from_is_named_for_what_has_the_default(specs: Writer) -> None:
+    found = changes(specs.compiled(), specs.edited(("distill.tokens", 4096), ("evaluate.precision", "fp32")))
+    assert fields(found, "distill random_init") == {"distill.tokens"}
+
+
+def test_fields_that_compile_only_together_are_changed_together(specs: Writer) -> None:
+    old = specs.edited(("data.held_out", None), ("evaluate", None))
+    found = changes(old, specs.edited(("distill.precision", "fp32")))
+    assert fields(found, "tokenize") == {"data.held_out"}  # beside it `evaluate` is taken away, which changes no tokens
+    assert fields(found, "evaluate student: held_out") >= {"evaluate"}
+    assert fields(found, "distill student") == {"data.held_out", "distill.precision"}
+
+
+def test_a_task_that_only_several_fields_change_together_names_the_set(specs: Writer) -> None:
+    """Rows of the cells: a batch and tokens that make another number of steps only together."""
+    old = specs.edited(("distill.tokens", 2047), ("distill.batch_tokens", 256))
+    new = specs.edited(("distill.tokens", 2303), ("distill.batch_tokens", 287))
+    for found in (changes(old, new), changes(new, old)):
+        assert all(task.fields and not task.some_of for task in found.of("changed"))
+
+
+def test_a_field_that_is_of_no_use_beside_others_hinders_nothing(specs: Writer) -> None:
+    """A constant schedule has no final rate, and a meaning has one all the same."""
+    constant = ("distill.schedule", {"kind": "constant"})
+    old = specs.edited(constant)
+    found = changes(old, specs.edited(constant, ("distill.losses.kl.weight", 0.2), ("evaluate.precision", "fp32")))
+    assert fields(found, "distill student") == {"distill.losses.kl.weight"}
+    linear = ("distill.schedule", {"kind": "linear", "final": 0.1})
+    found = changes(old, specs.edited(linear, ("evaluate.precision", "fp32")))
+    assert fields(found, "distill student") == {"distill.schedule.kind", "distill.schedule.final"}
+    assert fields(found, "evaluate teacher: held_out") == {"evaluate.precision"}
+
+
+def test_what_is_no_field_is_named_beside_fields(specs: Writer) -> None:
+    old = specs.compiled()
+    (specs.folder / "3.txt").write_text("other text")
+    found = changes(old, specs.edited(("distill.losses.kl.weight", 0.2)))
+    assert fields(found, "tokenize") == {"sources.data"}
+    assert fields(found, "distill student") == {"distill.losses.kl.weight", "sources.data"}
+
+
+def test_where_neither_side_can_be_compiled_some_of_the_fields_are_named(specs: Writer) -> None:
+    old = specs.compiled()
+    new = specs.edited(("distill.losses.kl.weight", 0.2), ("distill.batch_tokens", 512), ("seed", 3))
+    read = [replace(compiled, files=()) for compiled in (old, new)]  # as a graph file is
+    found = {task.name: task for task in changes(*read).tasks}
+    assert found["distill student"].some_of
+    assert set(found["distill student"].fields) >= {"distill.losses.kl.weight", "seed"}
+    single = [replace(old, files=()), replace(specs.edited(("seed", 3)), files=())]
+    assert not any(task.some_of for task in changes(*single).tasks)
+
+
+def test_a_value_of_another_folder_or_format_is_compiled_as_the_other_side_has_it(specs: Writer) -> None:
+    """Either side may be the one that is compiled again; the fields are the same."""
+    edits = ("student.keep", {"every": 3}), ("interpolate", {"order": "first_to_last"}), ("evaluate.precision", "fp32")
+    old, new = specs.compiled(), specs.edited(*edits)
+    forwards, backwards = changes(old, replace(new, files=())), changes(replace(old, files=()), new)
+    for found in (forwards, backwards):
+        assert fields(found, "distill student") == {"student.keep"}
+        assert "evaluate.precision" in fields(found, "evaluate teacher: held_out")

@@ -40,7 +40,7 @@ class Past:
             self.store.publish(workspace, task.kind, task.id, task.identity(), {})
 
     def steps(self, compiled: Compiled) -> dict[str, Step]:
-        plan = explained(needed(compiled.graph, self.store), compiled.graph, self.store)
+        plan = explained(needed(compiled.graph, self.store), compiled, self.store)
         return {compiled.graph.nodes[i].name: step for i, step in plan.steps.items()}
 
 

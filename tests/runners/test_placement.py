@@ -15,7 +15,7 @@ from boomspec.core.execution import Execution
 from boomspec.core.graph import Cost, Node, Task, TaskGraph
 from boomspec.core.graph_file import read_graph
 from boomspec.core.tasks import Evaluate, HeldOut
-from boomspec.plan.order import longest_first
+from boomspec.plan.schedule import longest_first
 from boomspec.spec.sections.execution import ExecutionSpec
 from boomspec.store import FolderStore, Store
 from runners.cluster.ray_cluster import check_feasible
