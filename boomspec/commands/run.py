@@ -123,7 +123,7 @@ class _Runners:
             if self._process is None:
                 self._start([*command, "--stages"])
             else:
-                self._send(json.dumps(command[_PROGRAM:] + ["--stages"] * (not last)))
+                self._send(json.dumps(command[_PROGRAM:] + ["--stages"] * (not last), allow_nan=False))
             answer = self._answers.readline()
             assert self._process is not None
             self._reads_hub = reads_hub

@@ -31,7 +31,7 @@ from boomspec.compile.resolved import resolve
 from boomspec.compile.text_sources import held_out_source, text_source
 from boomspec.core.errors import BoomspecError, redact
 from boomspec.core.graph import Experiment, Node, Source, Task, TaskGraph
-from boomspec.core.identity import canonical_plain, canonical_texts
+from boomspec.core.identity import canonical_plain
 from boomspec.core.layers import student_layers
 from boomspec.core.sizes import Lineage
 from boomspec.core.tasks import Cell, Compared, Comparison, Evaluate, LmEval, Report
@@ -348,7 +348,7 @@ def _comparison(parts: Sequence[_Part]) -> Node:
         for i, found in cells.items()
     }
     rows = [
-        f'{{"axes":{canonical_texts(file.axes)},"cells":{texts[id(part.cells)]},"label":{canonical_plain(file.label)}}}'
+        f'{{"axes":{canonical_plain(file.axes)},"cells":{texts[id(part.cells)]},"label":{canonical_plain(file.label)}}}'
         for file, part in zip(files, parts, strict=True)
     ]
     params = f'{{"experiments":[{",".join(rows)}]}}'

@@ -108,7 +108,7 @@ def print_error(error: BoomspecError | OSError, *, as_json: bool = False) -> int
     if isinstance(error, OSError):
         error = BoomspecError(f"{error.filename or 'the system'}: {error.strerror or error}")
     if as_json:
-        print(json.dumps({"error": redacted(error.to_json())}, indent=2), flush=True)
+        print(json.dumps({"error": redacted(error.to_json())}, indent=2, allow_nan=False), flush=True)
     else:
         text = str(error) if isinstance(error, SpecError) else f"error: {error}"  # a problem begins with its place
         print(redact(text), file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
-"""Canonical JSON and the digests made from it.
+"""Canonical JSON, and the digests of it.
 
-The encoder refuses what has no canonical form instead of guessing: an identity that depends on a
-`repr`, a set order or a NaN would change silently between two machines.
+The encoder refuses what has no canonical form: an identity that depends on a `repr`, the order of a set or a NaN would
+change silently between two machines.
 """
 
 from __future__ import annotations
@@ -9,12 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
 
 _ALLOWED = "null, booleans, integers, finite floats, strings, lists and string-keyed objects"
 
-_quoted = json.encoder.encode_basestring_ascii
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
 
 
@@ -30,11 +28,6 @@ def canonical_plain(value: object) -> str:
     """What `canonical_json` returns for what pydantic has turned into JSON values, several times as fast."""
     text = _encode(value)
     return canonical_json(value) if "-0.0" in text else text
-
-
-def canonical_texts(texts: Mapping[str, str]) -> str:
-    """What `canonical_json` returns for a mapping of texts to texts, several times as fast."""
-    return "{" + ",".join([f"{_quoted(key)}:{_quoted(texts[key])}" for key in sorted(texts)]) + "}"
 
 
 def digest(value: object) -> str:

@@ -33,7 +33,8 @@ def finite(value: Any) -> Any:
 
 def transformers_floats(value: Any) -> Any:
     """A model's config as transformers writes it: a float that is not finite is {"__float__": "Infinity"}."""
-    return _replaced(value, lambda number: {"__float__": json.dumps(number)})
+    names = {math.inf: "Infinity", -math.inf: "-Infinity"}
+    return _replaced(value, lambda number: {"__float__": names.get(number, "NaN")})
 
 
 def _replaced(value: Any, replacement: Callable[[float], Any]) -> Any:

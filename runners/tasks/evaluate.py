@@ -32,15 +32,6 @@ from runners.runtime.context import Context
 from runners.runtime.device import frozen_dtype, kernels
 
 
-class Item(NamedTuple):
-    measure: str
-    metric: str
-    filter: str
-    item: int
-    weight: float
-    value: float
-
-
 def run(context: Context[Evaluate]) -> None:
     folder = model_folder(context.inputs["model"])
     model = load_frozen(folder, dtype=frozen_dtype(context.record.precision), code=context.code_of("model"))
@@ -118,10 +109,13 @@ def _lm_eval(
     with (context.path / "samples.jsonl").open("w", encoding="utf-8") as file:
         for task, documents in samples.items():
             file.writelines(json_text({"task": task, **sample}) + "\n" for sample in documents)
-    seeds = {f"{kind}_seed": measure.seed for kind in ("random", "numpy", "torch", "fewshot")}
-    bootstrap = {"bootstrap_iters": measure.bootstrap_iters}
-    limit = {"limit": measure.limit}
-    results["config"] = {"model": "hf", "model_dtype": context.record.precision, **limit, **bootstrap, **seeds}
+    results["config"] = {
+        "model": "hf",
+        "model_dtype": context.record.precision,
+        "limit": measure.limit,
+        "bootstrap_iters": measure.bootstrap_iters,
+        **{f"{kind}_seed": measure.seed for kind in ("random", "numpy", "torch", "fewshot")},
+    }
     return results, items_of(results, samples), lm.counts
 
 
@@ -137,6 +131,17 @@ def _portable(value: Any, folder: str | None) -> Any:
         return value
     text = re.sub(r" at 0x[0-9a-f]+", "", str(value))
     return text if folder is None else text.replace(folder, ".")
+
+
+class Item(NamedTuple):
+    """One line of items.csv."""
+
+    measure: str
+    metric: str
+    filter: str
+    item: int
+    weight: float
+    value: float
 
 
 class Line(NamedTuple):
@@ -173,30 +178,30 @@ def table(results: dict[str, Any], counts: Counted | None = None) -> list[Line]:
 
 def _without_missing(results: dict[str, Any], lines: list[Line]) -> dict[str, Any]:
     """The results without the numbers that the lines say are missing; `missing` holds why."""
-    missing = {(line.measure, f"{line.metric},{line.filter}"): line.note for line in lines if line.value is None}
+    missing: dict[str, dict[str, str]] = {}
+    for line in lines:
+        if line.value is None:
+            missing.setdefault(line.measure, {})[f"{line.metric},{line.filter}"] = line.note
     shown = dict(results)
-    for section in ("results", "groups"):
-        for name, values in results.get(section, {}).items():
-            kept = {key: None if (name, key) in missing else value for key, value in values.items()}
-            shown[section] = {**shown[section], name: kept}
-    by_name: dict[str, dict[str, str]] = {}
-    for (name, key), why in missing.items():
-        by_name.setdefault(name, {})[key] = why
-    return {**shown, "missing": by_name}
+    for section in shown.keys() & {"results", "groups"}:
+        shown[section] = {
+            name: {key: None if key in missing.get(name, ()) else value for key, value in values.items()}
+            for name, values in results[section].items()
+        }
+    return {**shown, "missing": missing}
 
 
 def items_of(results: dict[str, Any], samples: dict[str, list[dict[str, Any]]]) -> list[Item]:
     """The items of every metric whose value is the mean over the documents; others have no items."""
     items: list[Item] = []
     for name, metric, filter_name, value, *_ in table(results):
-        if value is None:
-            continue
         documents = [s for s in samples.get(name, []) if s["filter"] == filter_name]
         values = [float(s[metric]) for s in documents if _is_number(s.get(metric))]
-        if len(values) == len(documents) > 0 and math.isclose(sum(values) / len(values), value, abs_tol=1e-12):
-            items += [
-                Item(name, metric, filter_name, s["doc_id"], 1, v) for s, v in zip(documents, values, strict=True)
-            ]
+        if value is None or not values or len(values) < len(documents):
+            continue
+        if math.isclose(sum(values) / len(values), value, abs_tol=1e-12):
+            pairs = zip(documents, values, strict=True)
+            items += [Item(name, metric, filter_name, document["doc_id"], 1, v) for document, v in pairs]
     return items
 
 
