@@ -124,8 +124,7 @@ class Document:
         root, problems = self.root, [*self.problems]
         for edit in edits:
             root = _edited(root, edit)
-            nodes = self._nodes(edit.location)
-            if edit.how == "remove" and len(nodes) <= len(edit.location):
+            if edit.how == "remove" and len(nodes := self._nodes(edit.location)) <= len(edit.location):
                 lost, names = edit.location[len(nodes) - 1], nodes[-1].value
                 names = list(names) if isinstance(names, dict) else []
                 hint = did_you_mean(lost, names) or (f"there: {', '.join(names)}" if names else None)

@@ -92,7 +92,7 @@ def _load(address: str | os.PathLike[str], read: Read, *, first: bool = False) -
 def _entries(merged: Document, written: Document) -> tuple[list[Entry], list[Problem]]:
     """The experiments that can be put together, and what is wrong with the others."""
     variants, problems = _variants(merged, written)
-    axes, more = read_axes(written, Spec, 1 + len(variants))
+    axes, more = read_axes(written, 1 + len(variants))
     problems += more
     grid = points(axes)
     entries = []

@@ -15,12 +15,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
-
 from boomspec.core.errors import Problem, did_you_mean
 from boomspec.spec.document import Document, Edit
 from boomspec.spec.messages import joined
 from boomspec.spec.schema import Schema, inside, mappings, schema_of
+from boomspec.spec.spec_file import Spec
 from boomspec.spec.yaml_reader import Location, Node, dotted, shown
 
 MAX_EXPERIMENTS = 10_000
@@ -50,7 +49,7 @@ def points(axes: Sequence[Axis]) -> list[tuple[dict[str, str], tuple[Edit, ...]]
     return [({name: text for name, text, _ in point}, tuple(edit for _, _, edit in point)) for point in chosen]
 
 
-def read_axes(written: Document, model: type[BaseModel], times: int) -> tuple[tuple[Axis, ...], list[Problem]]:
+def read_axes(written: Document, times: int) -> tuple[tuple[Axis, ...], list[Problem]]:
     """The axes of a file's sweep, and what is wrong with it. `times`: how often the grid is run."""
     sweep = written.root.get("sweep")
     if sweep is None or sweep.damaged:
@@ -63,7 +62,7 @@ def read_axes(written: Document, model: type[BaseModel], times: int) -> tuple[tu
     paths = {path: tuple(path.split(".")) for path in sweep.value}
     for path, location in paths.items():
         values = sweep.value[path]
-        wrong = list(_wrong_path(written, model, path, paths)) or list(_wrong_values(written, path, values))
+        wrong = list(_wrong_path(written, path, paths)) or list(_wrong_values(written, path, values))
         problems += wrong
         if not wrong and not any(node.damaged for node in (values, *values.children())):
             name = _shortest(location, paths.values())
@@ -75,14 +74,12 @@ def read_axes(written: Document, model: type[BaseModel], times: int) -> tuple[tu
     return tuple(axes), problems
 
 
-def _wrong_path(
-    written: Document, model: type[BaseModel], path: str, paths: dict[str, tuple[str, ...]]
-) -> Iterator[Problem]:
+def _wrong_path(written: Document, path: str, paths: dict[str, tuple[str, ...]]) -> Iterator[Problem]:
     location = paths[path]
     if location[0] in REFUSED:
         yield _problem(written, path, f"'{location[0]}' cannot be swept: {REFUSED[location[0]]}")
         return
-    holders: list[Schema] = [schema_of(model)]
+    holders: list[Schema] = [schema_of(Spec)]
     for depth, item in enumerate(location):
         names = list(dict.fromkeys(name for holder in holders for name in holder["properties"]))
         if item not in names:
