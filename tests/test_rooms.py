@@ -1,6 +1,8 @@
 """Who may import what, read from the imports themselves: floors of rooms, and the doors between the two packages."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +22,7 @@ FLOORS = [
 ]
 # The runners know the compiler by its graph, its store, what it knows of models, and what a plan decided.
 DOORS = {"boomspec.core", "boomspec.models", "boomspec.store", "boomspec.plan"}
+FORMULAS = ROOT / "boomspec/core/losses"  # their formulas import torch when they are called
 LAZILY = ROOT / "boomspec/__init__.py"  # boomspec.load and boomspec.family import the runners when they are called
 HEAVY = {"torch", "ray", "transformers", "datasets", "numpy", "matplotlib", "lm_eval", "safetensors", "tokenizers"}
 MODULES = sorted(path for package in ("boomspec", "runners") for path in (ROOT / package).rglob("*.py"))
@@ -63,8 +66,24 @@ def test_a_module_imports_from_its_own_room_and_from_floors_below(path: Path):
 def test_the_compiler_imports_nothing_heavy_and_no_runner():
     for path in (path for path in MODULES if path.is_relative_to(ROOT / "boomspec")):
         found = {name.split(".")[0] for name in imports(path)} & (HEAVY | {"runners"})
-        lazily = {"runners"} if path == LAZILY else set()
+        lazily = {"runners"} if path == LAZILY else {"torch"} if path.parent == FORMULAS else set()
         assert found <= lazily, path
+
+
+@pytest.mark.parametrize("path", sorted(FORMULAS.glob("*.py")), ids=lambda path: path.stem)
+def test_a_loss_imports_torch_in_its_formula_alone(path: Path):
+    """Reading a spec must not take the seconds that torch takes."""
+    top = ast.Module(
+        [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    )
+    assert "torch" not in ast.dump(top)
+
+
+def test_the_command_line_starts_without_torch():
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, boomspec.commands.cli; sys.exit('torch' in sys.modules)"], cwd=ROOT
+    )
+    assert done.returncode == 0
 
 
 def test_the_runners_enter_the_compiler_by_its_doors():

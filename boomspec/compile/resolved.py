@@ -20,6 +20,7 @@ from boomspec.compile.family import Family
 from boomspec.core.graph import Source
 from boomspec.core.identity import digest
 from boomspec.core.layers import ORDERS, TEACHER, Layer, blocks, family_of_sets, patchable, prefixes
+from boomspec.core.losses import LOSSES, StateLoss
 from boomspec.core.sizes import compact_plan
 from boomspec.core.task_data import DATA, TASKS
 from boomspec.spec.sections.data import DataSpec
@@ -44,7 +45,11 @@ BORROWED: dict[tuple[str, ...], tuple[str, ...]] = {
     ("teacher", "pretrain", "key_value_heads"): ("teacher", "pretrain", "attention_heads"),
     ("teacher", "pretrain", "positions"): ("data", "sequence_length"),
     ("baselines", "random_init", "tokens"): ("distill", "tokens"),
-    ("distill", "losses", "hidden_cosine", "embedding"): ("student", "train_embedding"),
+    **{
+        ("distill", "losses", kind, "embedding"): ("student", "train_embedding")
+        for kind, loss in LOSSES.items()
+        if issubclass(loss, StateLoss)
+    },
     **{("execution", "baseline", name): ("execution", "interpolate", name) for name in Resources.model_fields},
 }
 
@@ -128,11 +133,7 @@ def complete(spec: Spec) -> Spec:
 
 
 def _complete_distillation(distill: DistillSpec, *, train_embedding: bool) -> DistillSpec:
-    losses = distill.losses
-    if losses.hidden_cosine is not None and not train_embedding:
-        # A frozen embedding is the teacher's: its pair is always equal and would only dilute the mean.
-        cosine = losses.hidden_cosine.model_copy(update={"embedding": False})
-        losses = losses.model_copy(update={"hidden_cosine": cosine})
+    losses = distill.losses.each(lambda term: term.completed(train_embedding=train_embedding))
     return _filled(distill.model_copy(update={"losses": losses}), faithful=FaithfulSpec())
 
 

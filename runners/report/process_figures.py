@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from boomspec.core.losses import LOSSES
 from runners.report.figures import BLUE, INK, ORANGE, panels
 from runners.report.study import PatchSearch, Training
 
-_TERMS = {"cross_entropy": "cross-entropy", "kl": "KL divergence", "hidden_cosine": "hidden cosine"}
 _NOT_LOSSES = ("step", "tokens", "lr", "grad_norm")
 _MOST_POINTS = 1000  # of a loss curve; longer ones are averaged in bins
 
@@ -29,7 +29,11 @@ def training_figure(training: Training, *, width: float = 7.6) -> Figure:
             color = INK if term == "loss" else BLUE
             axes.plot(steps, values, color=color, alpha=0.35, linewidth=0.8)
             axes.plot(steps, _smooth(values), color=color, linewidth=1.8)
-            axes.set_title("loss (weighted sum)" if term == "loss" and len(terms) > 1 else _TERMS.get(term, term))
+            if loss := LOSSES.get(term):
+                axes.set_title(loss.title)
+                axes.set_ylabel(loss.unit, fontsize=9)
+            else:
+                axes.set_title("loss (weighted sum)" if term == "loss" and len(terms) > 1 else term)
             axes.yaxis.set_major_locator(MaxNLocator(4))
         for axes in flat[len(terms) :]:
             axes.set_visible(False)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
+from boomspec.core.losses.kl import kl_divergence
 from boomspec.core.work_sizes import CHUNK_LOGITS, HELD_LOGITS
 from runners.modeling.head import Head
 
@@ -58,9 +59,9 @@ class Divergence:
         values = []
         for log_q_NV, (log_p_NV, p_NV) in zip(self._log_probs(head, candidate_BTD), teacher, strict=True):
             if self._direction == "teacher_to_candidate":
-                values.append(torch.linalg.vecdot(p_NV, log_p_NV - log_q_NV))
+                values.append(kl_divergence(log_p_NV, log_q_NV, p_NV=p_NV))
             else:
-                values.append(torch.linalg.vecdot(log_q_NV.exp(), log_q_NV - log_p_NV))
+                values.append(kl_divergence(log_q_NV, log_p_NV, p_NV=log_q_NV.exp()))
         values_BT = torch.cat(values).double().view(candidate_BTD.shape[:2]).cpu()
         return values_BT.sum(1) if self._reduction == "token_mean" else values_BT.amax(1)
 

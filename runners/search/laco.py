@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.layers import TEACHER, teacher_layers
+from boomspec.core.losses.hidden_cosine import cosine
 from boomspec.core.tasks import LaCo
 from boomspec.models.facts import read_facts
 from boomspec.models.plan_config import check_one_kind
@@ -40,7 +41,6 @@ from runners.modeling.models import load, load_frozen, save_weights, stored_dtyp
 from runners.runtime.context import Progress
 from runners.runtime.device import MASTER_DTYPE, frozen_dtype, kernels
 from runners.search.calibration import calibration_batches
-from runners.training.losses import cosine
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.layers import TEACHER, Plan, teacher_layers
+from boomspec.core.losses.hidden_cosine import cosine
 from boomspec.core.tasks import LayerChoice
 from runners.modeling.hidden_states import EMBEDDING, Point, capture, decoder_layers, trunk
 from runners.search.shared import SharedForward
-from runners.training.losses import cosine
 
 Report = Callable[[float, float], None]
 

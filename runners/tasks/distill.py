@@ -1,8 +1,7 @@
 """Distil a teacher into a student of fewer layers (arXiv 2510.05064).
 
-The student is the kept layers of the teacher and its embedding, final norm and head, trained on
-
-    L = w_ce * CE + w_kl * T^2 * KL(teacher || student) + w_cos * mean over pairs of (1 - cos)
+The student is the kept layers of the teacher and its embedding, final norm and head, trained on the weighted sum of the
+losses that the record names (`boomspec.core.losses`).
 
 Writes `model/` (in the dtype of the teacher's files, with the tokenizer and `student_config.json`),
 `metrics.jsonl` and `similarity.json`.
@@ -23,7 +22,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from boomspec.core.errors import BoomspecError
 from boomspec.core.json_text import computed_json
 from boomspec.core.layers import TEACHER, teacher_layers
-from boomspec.core.losses import Losses
+from boomspec.core.losses import Loss, Losses, StateLoss
+from boomspec.core.losses.hidden_cosine import cosine
 from boomspec.core.tasks import Distill, Faithful, Precision
 from boomspec.core.work_sizes import SIMILARITY_WINDOWS
 from boomspec.models.facts import read_facts
@@ -37,7 +37,7 @@ from runners.modeling.models import MODEL, load, load_frozen, model_folder, save
 from runners.runtime.context import Context
 from runners.runtime.device import MASTER_DTYPE, autocast, device, frozen_dtype, kernels
 from runners.training.loop import MicroLoss, train
-from runners.training.losses import cosine, head_loss, needs_teacher, state_loss, weights
+from runners.training.losses import head_loss, state_loss, weights
 from runners.training.parallel import Spread, is_sharded, lightened, shard_frozen
 from runners.training.process_group import ALONE, Team, team
 
@@ -91,7 +91,7 @@ def _distill(context: Context[Distill]) -> None:
     draw = stream.padded_batch if faithful.padding else stream.batch
     batch = partial(draw, sequences=recipe.sequences, sequence_length=recipe.sequence_length, seed=recipe.seed)
     everywhere = recipe.sequences * recipe.sequence_length if faithful.kl_on_padding else None
-    loss = distillation_loss(student, teacher, record.losses, record.kept, kl_positions=everywhere)
+    loss = distillation_loss(student, teacher, record.losses, record.kept, everywhere=everywhere)
     with (
         lightened(student, checkpointing=options.activation_checkpointing, compiled=options.compile),
         lightened(teacher, compiled=options.compile),
@@ -167,29 +167,31 @@ def distillation_loss(
     losses: Losses,
     kept: Sequence[int],
     *,
-    kl_positions: int | None = None,
+    everywhere: int | None = None,
 ) -> MicroLoss:
     """The loss of one micro batch. What no term reads is not computed: the teacher's head, forward, states.
 
-    `kl_positions`: all positions of the effective batch, where KL is to be averaged over padding, too.
+    `everywhere`: all positions of the effective batch, where terms without labels are averaged over padding, too.
     """
-    term = losses.hidden_cosine
-    pairs: list[Pair] = []
-    if term is not None:
-        layers = teacher.config.get_text_config().num_hidden_layers
-        pairs = hidden_pairs(kept, layers, embedding=term.embedding, final_norm=term.final_norm)
-    student_points, teacher_points = [s for s, _ in pairs], [t for _, t in pairs]
+    layers = teacher.config.get_text_config().num_hidden_layers
+    pairs = {
+        kind: hidden_pairs(kept, layers, embedding=term.embedding, final_norm=term.final_norm)
+        for kind, term in losses.terms().items()
+        if isinstance(term, StateLoss)
+    }
+    compared = [pair for of_term in pairs.values() for pair in of_term]
+    student_points, teacher_points = [s for s, _ in compared], [t for _, t in compared]
     head, teacher_head = Head(student), Head(teacher)
     passes: list[tuple[Losses, int | None]] = [(losses, None)]
-    if kl_positions is not None and losses.kl is not None:  # another mask: another pass through the head
-        passes = [(losses.model_copy(update={"kl": None}), None), (Losses(kl=losses.kl), kl_positions)]
+    if everywhere is not None:  # another mask: another pass through the head
+        passes = [(losses.each(_labelled), None), (losses.each(_unlabelled), everywhere)]
 
     def loss(inputs_BT: Tensor, labels_BT: Tensor, count: int) -> tuple[Tensor, dict[str, Tensor]]:
         with capture(student, student_points) as student_states:
             hidden_BTD = trunk(student, inputs_BT)
         teacher_hidden_BTD = None
         with torch.no_grad(), capture(teacher, teacher_points) as teacher_states:
-            if needs_teacher(losses):
+            if losses.reads_teacher:
                 teacher_hidden_BTD = trunk(teacher, inputs_BT)
         total, terms = state_loss(student_states, teacher_states, labels_BT, pairs=pairs, losses=losses, count=count)
         for part, positions in passes:
@@ -206,6 +208,14 @@ def distillation_loss(
         return total, {name: terms[name] for name in losses.terms()}
 
     return loss
+
+
+def _labelled(term: Loss) -> Loss | None:
+    return term if "labels" in term.reads else None
+
+
+def _unlabelled(term: Loss) -> Loss | None:
+    return term if "logits" in term.reads and "labels" not in term.reads else None
 
 
 def similarity_batch(tokens: Path, sequence_length: int) -> Tensor:

@@ -1,9 +1,9 @@
-"""The terms of the loss: their formulas. Their fields and the total are in `boomspec/core/losses.py`.
+"""Compute the terms of the loss: head and hidden states, mask and reduction. Formulas are in `boomspec/core/losses`.
 
 One mask and one reduction for every term: sum over the positions that have a label (labels_BT is not
 -100), divided by `count`, the number of such positions in the whole EFFECTIVE batch. So the losses of
-micro batches add up to the loss of the batch exactly, however it is cut. The cosine term is also
-divided by the number of pairs. Softmaxes and cosines are computed in fp32.
+micro batches add up to the loss of the batch exactly, however it is cut. Terms that read hidden states
+are also divided by the number of pairs.
 
 `labels_BT[b, t]` is the token that follows position t: nothing is shifted in here.
 
@@ -16,10 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
-from boomspec.core.losses import KL, CrossEntropy, HiddenCosine, Losses
+from boomspec.core.losses import Losses
 from boomspec.core.work_sizes import CHUNK_LOGITS, LEAST_CHUNK
 from runners.modeling.head import Head
 from runners.modeling.hidden_states import Pair, Point
@@ -27,50 +26,9 @@ from runners.modeling.hidden_states import Pair, Point
 NO_LABEL = -100
 
 
-def cross_entropy(term: CrossEntropy, logits_NV: Tensor, teacher_logits_NV: Tensor | None, labels_N: Tensor) -> Tensor:
-    """-log p(label) at each of N positions."""
-    return F.cross_entropy(logits_NV.float(), labels_N, reduction="none")
-
-
-def kl(term: KL, logits_NV: Tensor, teacher_logits_NV: Tensor | None, labels_N: Tensor) -> Tensor:
-    """T^2 * KL(teacher || student) of the softmaxes at temperature T, at each of N positions."""
-    assert teacher_logits_NV is not None
-    student_NV, teacher_NV = (
-        # Dividing by 1 would only copy.
-        F.log_softmax(logits.float() if term.temperature == 1 else logits.float() / term.temperature, dim=-1)
-        for logits in (logits_NV, teacher_logits_NV)
-    )
-    return term.temperature**2 * F.kl_div(student_NV, teacher_NV, reduction="none", log_target=True).sum(dim=-1)
-
-
-def cosine(one_BTD: Tensor, other_BTD: Tensor) -> Tensor:
-    """Cosine similarity of two hidden states at each of B x T positions."""
-    return F.cosine_similarity(one_BTD.float(), other_BTD.float(), dim=-1)
-
-
-def hidden_cosine(term: HiddenCosine, student_BTD: Tensor, teacher_BTD: Tensor) -> Tensor:
-    """1 - cos(student state, teacher state) at each of B x T positions, for one pair."""
-    return 1 - cosine(student_BTD, teacher_BTD)
-
-
-HeadTerm = Callable[[Any, Tensor, Tensor | None, Tensor], Tensor]
-HEAD_TERMS: dict[str, HeadTerm] = {"cross_entropy": cross_entropy, "kl": kl}
-STATE_TERMS = {"hidden_cosine": hidden_cosine}
-TEACHER_LOGITS = frozenset({"kl"})  # head terms that read the teacher's logits
-
-
-def needs_teacher(losses: Losses) -> bool:
-    return any(name in TEACHER_LOGITS or name in STATE_TERMS for name in losses.terms())
-
-
-def needs_teacher_logits(losses: Losses) -> bool:
-    return any(name in TEACHER_LOGITS for name in losses.terms())
-
-
 def weights(losses: Losses) -> dict[str, float]:
     """The weight of each term that is switched on, by kind."""
-    terms: dict[str, Any] = dict(losses.terms())
-    return {name: term.weight for name, term in terms.items()}
+    return {kind: term.weight for kind, term in losses.terms().items()}
 
 
 def head_loss(
@@ -86,29 +44,32 @@ def head_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the weighted sum of the terms that read logits, and each term's own value (no weight, no graph).
 
-    `teacher_hidden_BTD` and `teacher_head` are used where a term reads the teacher's logits, and only there.
+    `teacher_hidden_BTD` and `teacher_head`: given where a term reads the teacher's logits, and used only there.
 
     Logits exist for `chunk` positions at a time (None: as many as fit CHUNK_LOGITS). The gradients of
     the hidden states and of the head's parameters are computed in the same pass; the teacher has none.
     """
-    terms = {name: term for name, term in losses.terms().items() if name in HEAD_TERMS}
+    terms = losses.reading("logits")
     if not terms:
         return hidden_BTD.new_zeros((), dtype=torch.float32), {}
     labelled_BT = labels_BT != NO_LABEL
     labels_N = labels_BT[labelled_BT]
     teacher_ND = None
-    if teacher_hidden_BTD is not None and needs_teacher_logits(losses):
+    if losses.reading("teacher_logits"):
+        assert teacher_hidden_BTD is not None
         teacher_ND = teacher_hidden_BTD[labelled_BT]
 
     def values_of(rows: slice, hidden_ND: Tensor) -> Tensor:
-        teacher_logits_NV = None
+        read: dict[str, Tensor] = {"labels": labels_N[rows]}
         if teacher_ND is not None and teacher_head is not None:
             with torch.no_grad():
-                teacher_logits_NV = teacher_head(teacher_ND[rows])
-        logits = (head(hidden_ND), teacher_logits_NV, labels_N[rows])
-        return torch.stack([HEAD_TERMS[name](term, *logits).sum() for name, term in terms.items()]) / count
+                read["teacher_logits"] = teacher_head(teacher_ND[rows])
+        read["logits"] = head(hidden_ND)
+        return (
+            torch.stack([term.formula(*(read[what] for what in term.reads)).sum() for term in terms.values()]) / count
+        )
 
-    factors = torch.tensor([weights(losses)[name] for name in terms], device=hidden_BTD.device)
+    factors = torch.tensor([term.weight for term in terms.values()], device=hidden_BTD.device)
     size = chunk or max(LEAST_CHUNK[hidden_BTD.device.type], CHUNK_LOGITS // head.vocabulary)
     inputs = (hidden_BTD[labelled_BT], *head.parameters())
     total, values = _HeadLoss.apply(values_of, factors, size, *inputs)  # type: ignore[no-untyped-call]
@@ -168,17 +129,20 @@ def state_loss(
     teacher_states: Mapping[Point, Tensor],
     labels_BT: Tensor,
     *,
-    pairs: Sequence[Pair],
+    pairs: Mapping[str, Sequence[Pair]],
     losses: Losses,
     count: int,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Like `head_loss`, for the terms that compare hidden states (states_BTD by point)."""
-    term = losses.hidden_cosine
+    """Like `head_loss`, for the terms that compare hidden states (states_BTD by point); `pairs`: those of each term."""
     total = labels_BT.new_zeros((), dtype=torch.float32)
-    if term is None:
-        return total, {}
+    terms: dict[str, Tensor] = {}
     labelled_BT = labels_BT != NO_LABEL
-    for student, teacher in pairs:
-        values_BT = hidden_cosine(term, student_states[student], teacher_states[teacher])
-        total = total + values_BT[labelled_BT].sum() / (count * len(pairs))
-    return term.weight * total, {"hidden_cosine": total.detach()}
+    for kind, term in losses.reading("states").items():
+        value = labels_BT.new_zeros((), dtype=torch.float32)
+        for student, teacher in pairs[kind]:
+            read = {"states": student_states[student], "teacher_states": teacher_states[teacher]}
+            values_BT = term.formula(*(read[what] for what in term.reads))
+            value = value + values_BT[labelled_BT].sum() / (count * len(pairs[kind]))
+        total = total + term.weight * value
+        terms[kind] = value.detach()
+    return total, terms

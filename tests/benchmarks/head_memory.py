@@ -40,7 +40,7 @@ def measure(way: str) -> dict[str, float]:
 
     from boomspec.core.losses import KL, CrossEntropy, Losses
     from runners.modeling.head import Head
-    from runners.training.losses import HEAD_TERMS, head_loss, weights
+    from runners.training.losses import head_loss
 
     torch.manual_seed(0)
     student, teacher = (Head(HeadOnly(torch.nn.Linear(HIDDEN, VOCABULARY, bias=False))) for _ in range(2))
@@ -64,9 +64,14 @@ def measure(way: str) -> dict[str, float]:
     else:
         with torch.no_grad():
             teacher_NV = teacher(teacher_BTD.flatten(0, 1))
-        logits = (student(hidden_BTD.flatten(0, 1)), teacher_NV, labels_BT.flatten())
-        terms = losses.terms().items()
-        loss = torch.stack([weights(losses)[k] * HEAD_TERMS[k](term, *logits).sum() for k, term in terms]).sum() / count
+        read = {
+            "logits": student(hidden_BTD.flatten(0, 1)),
+            "teacher_logits": teacher_NV,
+            "labels": labels_BT.flatten(),
+        }
+        terms = losses.terms().values()
+        values = [term.weight * term.formula(*(read[what] for what in term.reads)).sum() for term in terms]
+        loss = torch.stack(values).sum() / count
     loss.backward()
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

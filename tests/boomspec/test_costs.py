@@ -30,6 +30,9 @@ CALIBRATED = {"training": 1e9, "measuring": 2e9, "startup": 3.0, "copying": 1e8,
 DECODERS = sorted(path.name.replace("--", "/", 1) for path in FIXTURES.iterdir() if "bert" not in path.name)
 
 
+BOTH = {"working": 6, "kept": 3, "teacher_logits": True}  # what cross-entropy and KL add to a chunk of the head
+
+
 def by_name(compiled) -> dict[str, Cost]:
     return {node.name: node.cost for node in compiled.graph.nodes.values()}
 
@@ -91,7 +94,7 @@ def test_gpus_settings_and_micro_batch_change_costs_but_no_id(specs) -> None:
 
 def test_copies_on_several_workers_have_room_for_all_gradients_all_the_time() -> None:
     model = model_of(public_facts("Qwen/Qwen3-4B-Base"))
-    one = memory.Training(tokens=8 * 2048, micro_batches=1, bf16=True, on_gpu=True, kl=True)
+    one = memory.Training(tokens=8 * 2048, micro_batches=1, bf16=True, on_gpu=True, **BOTH)
     held = memory.training(model, replace(one, ddp=True))
     assert "gradients" not in memory.training(model, one)  # at its largest moment, in the head
     assert held["gradients"] == 4 * model.parameters
@@ -100,7 +103,7 @@ def test_copies_on_several_workers_have_room_for_all_gradients_all_the_time() ->
 
 def test_a_share_that_computes_again_casts_the_weights_of_one_layer_or_of_the_head_at_a_time() -> None:
     model = model_of(public_facts("Qwen/Qwen3-4B-Base"))
-    cut = memory.Training(tokens=2 * 2048, micro_batches=8, bf16=True, on_gpu=True, kl=True, shards=4)
+    cut = memory.Training(tokens=2 * 2048, micro_batches=8, bf16=True, on_gpu=True, **BOTH, shards=4)
     kept, again = (memory.training(model, replace(cut, checkpointing=c))["cache"] for c in (False, True))
     assert kept == 2 * (model.matrices + model.projection)
     assert again in (2 * model.layers[0].matrices, 2 * model.projection)

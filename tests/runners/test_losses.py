@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from types import SimpleNamespace
 
 import pytest
@@ -10,20 +11,12 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.losses import KL, CrossEntropy, HiddenCosine, Losses
+from boomspec.core.losses import KL, LOSSES, CrossEntropy, HiddenCosine, Loss, Losses, StateLoss
+from boomspec.core.losses.kl import kl_divergence
 from runners.modeling import head as heads
 from runners.modeling.head import Head, check_head
 from runners.modeling.hidden_states import trunk
-from runners.training.losses import (
-    HEAD_TERMS,
-    NO_LABEL,
-    STATE_TERMS,
-    TEACHER_LOGITS,
-    head_loss,
-    needs_teacher,
-    needs_teacher_logits,
-    state_loss,
-)
+from runners.training.losses import NO_LABEL, head_loss, state_loss
 from tests.runners import tiny
 from tests.runners.instruments import LiveBytes
 
@@ -173,7 +166,7 @@ def test_cosine_is_the_mean_over_pairs_and_labelled_positions() -> None:
     pairs = [(0, 3), ("final norm", "final norm")]
     mask = labels != NO_LABEL
     count = int(mask.sum())
-    loss, terms = state_loss(student, teacher, labels, pairs=pairs, losses=losses, count=count)
+    loss, terms = state_loss(student, teacher, labels, pairs={"hidden_cosine": pairs}, losses=losses, count=count)
     by_hand = []
     for one, other in pairs:
         a, b = student[one][mask], teacher[other][mask]
@@ -182,9 +175,23 @@ def test_cosine_is_the_mean_over_pairs_and_labelled_positions() -> None:
     assert_close(loss, 2 * torch.stack(by_hand).mean(), 1e-5)
 
 
-def test_there_is_one_formula_for_each_kind_of_loss_and_no_other() -> None:
-    assert sorted([*HEAD_TERMS, *STATE_TERMS]) == sorted(Losses.model_fields)
-    assert set(HEAD_TERMS) >= TEACHER_LOGITS
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_a_formula_takes_what_its_loss_says_that_it_reads(loss: type[Loss]) -> None:
+    assert len(signature(loss.formula).parameters) == 1 + len(loss.reads)
+    assert ("logits" in loss.reads) != ("states" in loss.reads)
+    assert issubclass(loss, StateLoss) == ("states" in loss.reads)
+
+
+def test_kl_is_that_of_torch_with_its_gradient_and_also_of_probabilities_at_hand() -> None:
+    log_p, log_q = (torch.randn(5, 40).log_softmax(-1) for _ in range(2))
+    ours, theirs = log_q.clone().requires_grad_(), log_q.clone().requires_grad_()
+    found = kl_divergence(log_p, ours)
+    wanted = F.kl_div(theirs, log_p, reduction="none", log_target=True).sum(-1)
+    for value in (found, wanted):
+        (value * torch.arange(5)).sum().backward()
+    assert torch.equal(found, wanted)
+    assert torch.equal(ours.grad, theirs.grad)
+    torch.testing.assert_close(kl_divergence(log_p, log_q, p_NV=log_p.exp()), wanted.detach())
 
 
 @pytest.mark.parametrize(
@@ -196,8 +203,8 @@ def test_there_is_one_formula_for_each_kind_of_loss_and_no_other() -> None:
     ],
 )
 def test_the_teacher_is_needed_only_for_what_the_terms_read(losses: Losses, teacher: bool, teacher_head: bool) -> None:
-    assert needs_teacher(losses) == teacher
-    assert needs_teacher_logits(losses) == teacher_head
+    assert losses.reads_teacher == teacher
+    assert bool(losses.reading("teacher_logits")) == teacher_head
 
 
 @pytest.mark.parametrize("family", FAMILIES)

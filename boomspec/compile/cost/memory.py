@@ -18,9 +18,9 @@ products has 2 bytes, each linear keeps a bf16 copy of its own of an fp32 input,
 live until the step's last backward ("cache"); where the model is cut, each linear keeps its own, so with activation
 checkpointing there are those of one layer alone, or of the head while that computes.
 
-Behind the layers: the final norm; for hidden_cosine, of each pair, the teacher's state, its normalised fp32 copy and
-the places of the labels (two 8-byte indices a token). The head's term works on chunks of tokens
-(runners/training/losses.py), whose copies of the logits are counted in `_chunk`.
+Behind the layers: the final norm; for losses of hidden states, of each pair, the teacher's state, what the formula
+keeps (`boomspec/core/losses`) and the places of the labels (two 8-byte indices a token). Losses of logits work on
+chunks of tokens (runners/training/losses.py), whose copies of the logits are counted in `_chunk`.
 
 Moments that are compared: a chunk of the head; the backward pass of the last layer; the last gradient of a step;
 AdamW's update. With activation checkpointing a layer keeps its input only, and one layer's activations exist at a
@@ -55,9 +55,11 @@ class Training:
     bf16: bool
     on_gpu: bool
     frozen_embedding: bool = False
-    cross_entropy: bool = True
-    kl: bool = False
-    pairs: int = 0  # of hidden states that are compared
+    working: int = 1  # of losses that read logits: copies of a chunk's logits in fp32 while they are computed
+    kept: int = 1  # and those kept until their backward pass; those of cross-entropy by default
+    teacher_logits: bool = False
+    pairs: int = 0  # of hidden states of the teacher that are held
+    compared: int = 0  # bytes that losses of states keep for each token
     passes: int = 1  # through the head
     checkpointing: bool = False  # of activations: each layer's are computed again in its backward pass
     ddp: bool = False  # on several workers; gradients then lie in buckets that stay
@@ -84,8 +86,8 @@ def training(model: Model, step: Training, teacher: Model | None = None) -> Memo
     kept = step.tokens * (4 * model.hidden * len(of_layers) if step.checkpointing else sum(of_layers))
     kept += step.tokens * 4 * model.hidden * (3 if model.layers[-1].plain_norms else 2)
     state = step.tokens * model.hidden
-    compared = step.pairs * step.tokens * (4 * model.hidden + 16)
-    teacher_states = max(step.pairs, int(step.kl)) * state * (2 if step.bf16 else 4)
+    compared = step.tokens * step.compared
+    teacher_states = max(step.pairs, int(step.teacher_logits)) * state * (2 if step.bf16 else 4)
     moments = [
         {
             "gradients": gradients,
@@ -161,17 +163,16 @@ def _kept(model: Model, layer: Layer, step: Training) -> int:
 def _chunk(model: Model, step: Training, head_trained: bool) -> int:
     """Bytes of the head's term beside the kept activations: a chunk's logits, and gradients that are being summed.
 
-    Logits of one element each, in the forward pass: the student's; CE keeps their log-softmax; KL keeps log-softmax
-    and the teacher's probabilities, and works on the teacher's logits, their log-softmax, a difference and a product.
-    In the backward pass: what is kept, and three gradients.
+    Logits of one element each, in the forward pass: the student's, the teacher's, and what the losses work on. In the
+    backward pass: what they keep, and three gradients.
     """
     narrow = 2 if step.bf16 else 4
     rows = min(step.tokens, max(LEAST_CHUNK["cuda" if step.on_gpu else "cpu"], CHUNK_LOGITS // model.vocabulary))
-    if not (step.cross_entropy or step.kl):
+    if not step.working:
         return 0
-    ahead = narrow + 4 * step.cross_entropy + (narrow + 5 * 4) * step.kl
-    back = 4 * step.cross_entropy + 8 * step.kl + 12
-    states = step.tokens * model.hidden * (8 + narrow * step.kl)
+    ahead = narrow * (1 + step.teacher_logits) + 4 * step.working
+    back = 4 * step.kept + 12
+    states = step.tokens * model.hidden * (8 + narrow * step.teacher_logits)
     matrix = 4 * model.projection if head_trained else 0
     earlier = (step.passes - 1) * (states + matrix)
     return earlier + states + matrix + max(rows * model.vocabulary * ahead, rows * model.vocabulary * back + matrix)

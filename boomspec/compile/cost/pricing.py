@@ -16,7 +16,7 @@ from boomspec.compile.cost import flops, memory
 from boomspec.compile.cost.shapes import Model, UnknownCostError, assembled, model_of
 from boomspec.core.execution import TrainingOptions
 from boomspec.core.graph import Node, Source
-from boomspec.core.losses import Losses
+from boomspec.core.losses import Losses, StateLoss
 from boomspec.core.tasks import Record
 from boomspec.core.tasks.cost import MADE, Cost, Prices
 from boomspec.core.tasks.recipe import Recipe
@@ -96,8 +96,10 @@ class _Prices(Prices):
         kl_on_padding: bool = False,
     ) -> Cost:
         model, teacher, options = self.models[MADE], self.models.get("teacher"), self.options
-        entropy, kl, cosine = losses.cross_entropy is not None, losses.kl is not None, losses.hidden_cosine
-        apart = kl_on_padding and kl
+        of_logits, of_labels = losses.reading("logits"), losses.reading("labels")
+        of_states = [term for term in losses.terms().values() if isinstance(term, StateLoss)]
+        teacher_logits = bool(losses.reading("teacher_logits"))
+        apart = kl_on_padding and of_logits.keys() != of_labels.keys()
         length, trained = recipe.sequence_length, not (model.tied and frozen_embedding)
         workers, again = options.workers, options.activation_checkpointing
         cut = options.parallel == "fsdp"
@@ -105,14 +107,14 @@ class _Prices(Prices):
         micro_batch = min(options.micro_batch, rows)
         once = flops.head_and_gradients(model, trained=trained)
         each = flops.forward_and_backward(model, length) + (model.forward(length) if again else 0)
-        labelled = once if entropy or (kl and not apart) else 0  # for each token that has a label
+        each += sum(term.flops(model.hidden) for term in losses.terms().values())
+        labelled = once if of_labels or (of_logits and not apart) else 0  # for each token that has a label
         compared = 0
         if teacher is not None:
-            if apart:
-                each += once + teacher.head()
-            elif kl:
-                labelled += teacher.head()
-            if kl or cosine is not None:
+            of_teacher = teacher.head() if teacher_logits else 0
+            each += once + of_teacher if apart else 0
+            labelled += 0 if apart else of_teacher
+            if losses.reads_teacher:
                 each += teacher.forward(length)
             both = model.forward(length) + teacher.forward(length)
             compared = 2 * SIMILARITY_WINDOWS * length * both  # similarity before and after
@@ -122,10 +124,12 @@ class _Prices(Prices):
             bf16=recipe.precision == "bf16",
             on_gpu=self.on_gpu,
             frozen_embedding=frozen_embedding,
-            cross_entropy=entropy,
-            kl=kl,
-            pairs=len(model.layers) + cosine.embedding if cosine is not None else 0,
-            passes=2 if apart and entropy else 1,
+            working=sum(term.working for term in of_logits.values()),
+            kept=sum(term.kept for term in of_logits.values()),
+            teacher_logits=teacher_logits,
+            pairs=max((term.pairs(len(model.layers)) for term in of_states), default=0),
+            compared=sum(term.pairs(len(model.layers)) * (4 * term.kept * model.hidden + 16) for term in of_states),
+            passes=2 if apart and of_labels else 1,
             checkpointing=again,
             ddp=workers > 1 and not cut,
             shards=workers if cut else 1,

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from boomspec.core.losses import KL, CrossEntropy, HiddenCosine, Losses
+from boomspec.core.losses import Losses, usual_losses
 from boomspec.core.tasks import Precision
 from boomspec.core.types import Count, Number, ShareField, Strict, about
 from boomspec.spec.validate import FieldError
@@ -78,7 +78,7 @@ class DistillSpec(Training):
     )
     losses: Losses = about(
         "Terms of the loss; the key is the kind.",
-        default=Losses(cross_entropy=CrossEntropy(), kl=KL(), hidden_cosine=HiddenCosine()),
+        default=usual_losses(),
     )
 
     @field_validator("losses", mode="after")

@@ -1,0 +1,76 @@
+"""The losses of a distillation: a module of this folder is one loss, with its fields, formula and costs.
+
+    L = w_ce * CE + w_kl * T^2 * KL(teacher || student) + w_cos * mean over pairs of (1 - cos)     (arXiv 2510.05064)
+
+by default; a spec may weigh other terms. To add a loss, add a module here with a subclass of `Loss` or `StateLoss`: it
+is found by its `kind`. Formulas import torch when they are called: a spec is read without it.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, create_model
+
+from boomspec.core.losses.cross_entropy import CrossEntropy
+from boomspec.core.losses.hidden_cosine import HiddenCosine
+from boomspec.core.losses.kl import KL
+from boomspec.core.losses.loss import Loss, StateLoss
+from boomspec.core.types import Strict
+
+__all__ = ["KL", "LOSSES", "CrossEntropy", "HiddenCosine", "Loss", "Losses", "StateLoss", "usual_losses"]
+
+_FIRST = (CrossEntropy, KL, HiddenCosine)  # the others follow by their names
+
+
+def _losses() -> dict[str, type[Loss]]:
+    modules = [import_module(f"{__name__}.{found.name}") for found in iter_modules(__path__)]
+    classes = [value for module in modules for value in vars(module).values() if isinstance(value, type)]
+    found = {loss.kind: loss for loss in classes if issubclass(loss, Loss) and "kind" in vars(loss)}
+    return {loss.kind: loss for loss in _FIRST} | dict(sorted(found.items()))
+
+
+LOSSES = _losses()
+
+
+class _Terms(Strict):
+    def terms(self) -> dict[str, Loss]:
+        """The terms that are switched on, by kind."""
+        return {kind: term for kind in LOSSES if (term := getattr(self, kind)) is not None}
+
+    def reading(self, *what: str) -> dict[str, Loss]:
+        """The terms that read any of these."""
+        return {kind: term for kind, term in self.terms().items() if not {*what}.isdisjoint(term.reads)}
+
+    @property
+    def reads_teacher(self) -> bool:
+        return bool(self.reading("teacher_logits", "teacher_states"))
+
+    def each(self, change: Callable[[Loss], Loss | None]) -> "Losses":
+        """The losses with each term changed; None leaves one out."""
+        return self.model_copy(update={kind: change(term) for kind, term in self.terms().items()})  # type: ignore[return-value]
+
+
+if TYPE_CHECKING:
+
+    class Losses(_Terms):
+        def __init__(self, **terms: Loss | None) -> None: ...
+
+else:
+    _fields: dict[str, Any] = {
+        kind: (Annotated[loss | None, Field(description=loss.description, examples=[dict(loss.example)])], None)
+        for kind, loss in LOSSES.items()
+    }
+    Losses = create_model(
+        "Losses",
+        __base__=_Terms,
+        __module__=__name__,
+        __doc__="The terms of the distillation loss; the key is the kind. A term set to null is left out.",
+        **_fields,
+    )
+
+
+def usual_losses() -> Losses:
+    """The losses of a spec that names none."""
+    return Losses(**{kind: loss() for kind, loss in LOSSES.items() if loss.usual})

@@ -1,0 +1,38 @@
+"""The cosine distance of the student's hidden states from the teacher's."""
+
+from typing import TYPE_CHECKING, ClassVar
+
+from boomspec.core.losses.loss import Read, StateLoss, Weight
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class HiddenCosine(StateLoss):
+    """`1 - cos(student state, teacher state)`, averaged over the pairs of aligned hidden states.
+
+    Student layer i's output is paired with the teacher's output at the end of block i.
+    """
+
+    kind: ClassVar[str] = "hidden_cosine"
+    title: ClassVar[str] = "hidden cosine"
+    unit: ClassVar[str] = "1 - cosine"
+    reads: ClassVar[tuple[Read, ...]] = ("states", "teacher_states")
+    description: ClassVar[str] = "On the teacher's hidden states, layer by layer."
+    example: ClassVar = {"weight": 2.0}
+    usual: ClassVar[bool] = True
+    working: ClassVar[int] = 1  # the teacher's state in fp32, normalised
+    kept: ClassVar[int] = 1
+
+    weight: Weight = 2.0
+
+    def formula(self, student_BTD: "Tensor", teacher_BTD: "Tensor") -> "Tensor":
+        """1 - cos(student state, teacher state) at each of B x T positions, for one pair."""
+        return 1 - cosine(student_BTD, teacher_BTD)
+
+
+def cosine(one_BTD: "Tensor", other_BTD: "Tensor") -> "Tensor":
+    """Cosine similarity of two hidden states at each of B x T positions."""
+    from torch.nn.functional import cosine_similarity
+
+    return cosine_similarity(one_BTD.float(), other_BTD.float(), dim=-1)

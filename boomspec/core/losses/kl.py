@@ -1,0 +1,53 @@
+"""The KL divergence of the student's next-token distribution from the teacher's (arXiv 1503.02531)."""
+
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from boomspec.core.losses.loss import Loss, Read, Weight
+from boomspec.core.types import Number
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class KL(Loss):
+    """`T^2 * KL(teacher || student)` of the next-token distributions at temperature T, in nats per token."""
+
+    kind: ClassVar[str] = "kl"
+    title: ClassVar[str] = "KL divergence"
+    unit: ClassVar[str] = "nats per token"
+    reads: ClassVar[tuple[Read, ...]] = ("logits", "teacher_logits")
+    description: ClassVar[str] = "On the teacher's distribution."
+    example: ClassVar = {"weight": 0.1, "temperature": 1.0}
+    usual: ClassVar[bool] = True
+    working: ClassVar[int] = 5  # both log-softmaxes, the teacher's probabilities, the difference and the product
+    kept: ClassVar[int] = 2  # the student's log-softmax and the teacher's probabilities
+
+    weight: Weight = 0.1
+    temperature: Annotated[Number, Field(gt=0, description="Both logits are divided by it before the softmax.")] = 1.0
+
+    def formula(self, logits_NV: "Tensor", teacher_logits_NV: "Tensor") -> "Tensor":
+        """T^2 * KL(teacher || student) of the softmaxes at temperature T, at each of N positions."""
+        from torch.nn.functional import log_softmax
+
+        student_NV, teacher_NV = (
+            # Dividing by 1 would only copy.
+            log_softmax(logits.float() if self.temperature == 1 else logits.float() / self.temperature, dim=-1)
+            for logits in (logits_NV, teacher_logits_NV)
+        )
+        return self.temperature**2 * kl_divergence(teacher_NV, student_NV)
+
+
+def kl_divergence(log_p_NV: "Tensor", log_q_NV: "Tensor", *, p_NV: "Tensor | None" = None) -> "Tensor":
+    """KL(p || q) = sum p (log p - log q), in nats, at each of N positions.
+
+    `p_NV`: the probabilities, where they are at hand; they are then multiplied and summed in one pass.
+    """
+    difference_NV = log_p_NV - log_q_NV
+    if p_NV is None:
+        return (log_p_NV.exp() * difference_NV).sum(dim=-1)
+    from torch.linalg import vecdot
+
+    divergence_N: Tensor = vecdot(p_NV, difference_NV)
+    return divergence_N
