@@ -157,6 +157,7 @@ def test_the_second_run_does_nothing_and_says_so(undisturbed):
     assert before == {p: p.stat().st_mtime_ns for p in store.rglob("*") if p.is_file() and "runs" not in p.parts}
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize("victim", ["driver", "worker"])
 def test_killed_in_the_middle_of_distilling_it_ends_with_the_same_artifacts(undisturbed, tmp_path, victim):
     spec, store, _ = undisturbed
@@ -174,6 +175,7 @@ def test_killed_in_the_middle_of_distilling_it_ends_with_the_same_artifacts(undi
     assert payloads(tmp_path / "store") == payloads(store)
 
 
+@pytest.mark.chaos
 def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(undisturbed, tmp_path):
     spec, store, _ = undisturbed
     process = start(spec, tmp_path / "store", start_new_session=True)

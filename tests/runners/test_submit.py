@@ -71,6 +71,7 @@ def test_a_submitted_run_makes_the_artifacts_of_a_local_one_and_leaves_no_token(
         assert b"of the working folder" not in content, path
 
 
+@pytest.mark.chaos
 def test_a_job_that_is_at_work_is_not_submitted_twice_and_stops_in_good_order(there: Grid, tmp_path: Path) -> None:
     spec = small.write_spec(tmp_path, name="long", teacher={"pretrain": {"tokens": "1G"}})
     store = tmp_path / "store"
