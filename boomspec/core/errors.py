@@ -1,8 +1,7 @@
 """Errors that say where, what was allowed, and what to do.
 
-`BoomspecError` is what a user may meet: the command line prints it without a traceback.
-`SpecError` carries every problem of one file at once; each `Problem` knows its place in the file.
-Anything else that escapes is a bug of boomspec.
+`BoomspecError` is for users: the command line prints it without a traceback. `SpecError` holds every problem of a file
+at once, each with its place. Any other exception that reaches the command line is a bug of boomspec.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ EXIT_INTERRUPTED = 130
 
 
 class BoomspecError(Exception):
-    """Something the user can act on. `hint` says what to do about it."""
+    """Something that a user can act on; `hint`: how."""
 
     exit_code = EXIT_SPEC_WRONG
 
@@ -143,13 +142,13 @@ def redact(text: str, *, environment: Mapping[str, str] | None = None) -> str:
     """Return `text` without the values of secret-looking environment variables or URL passwords.
 
     Everything that is written into a store passes through here or through `redacted`: an error message of a library may
-    quote the credentials it was given. Not for JSON, which it could break, and in which a secret may look otherwise.
+    quote credentials. Not for JSON: it could break it, and a secret may be escaped there.
     """
     return _without(_secrets(os.environ if environment is None else environment), text)
 
 
 def redacted(data: Any, *, environment: Mapping[str, str] | None = None) -> Any:
-    """Return plain data, which is about to be written as JSON, with every text in it as `redact` returns it."""
+    """Return plain data with every text in it as `redact` returns it: for what is written as JSON."""
     secrets = _secrets(os.environ if environment is None else environment)
 
     def cleaned(value: Any) -> Any:
@@ -163,7 +162,7 @@ def redacted(data: Any, *, environment: Mapping[str, str] | None = None) -> Any:
 
 
 def _secrets(environment: Mapping[str, str]) -> list[tuple[str, str]]:
-    """The values that are secret, each with its name; one that is a part of another one behind it."""
+    """The values that are secret, each with its name; the longest first, since one may be a part of another."""
     found = [(value, name) for name, value in environment.items() if _SECRET_NAME.search(name)]
     found = [(value, name) for value, name in found if len(value) >= _SHORTEST_SECRET and not _NUMBER.fullmatch(value)]
     return sorted(found, key=lambda secret: -len(secret[0]))
@@ -175,6 +174,6 @@ def _without(secrets: list[tuple[str, str]], text: str) -> str:
     return _URL_PASSWORD.sub("<credentials>", text)
 
 
-def first_line(said: object) -> str:
+def first_line(message: object) -> str:
     """The first line of an error or a text, without secrets: for where there is room for one."""
-    return redact(str(said).strip().partition("\n")[0])
+    return redact(str(message).strip().partition("\n")[0])

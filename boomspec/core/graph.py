@@ -49,10 +49,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Task:
-    """A record and the ids of its inputs, by role. Equal means same.
-
-    `params`: the record's canonical JSON, where it is known already; many tasks may have one record.
-    """
+    """A record and the ids of its inputs, by role. `params`: the record's canonical JSON, where it is known already."""
 
     record: Record
     inputs: dict[str, str]
@@ -135,7 +132,7 @@ class TaskGraph:
 
     @cached_property
     def id(self) -> str:
-        # What is checked beforehand changes no result, and depends on the version of a library.
+        # A check decides no result, and its id depends on the version of a library.
         return digest(sorted(i for i, node in self.nodes.items() if node.task.record.decides_results))
 
     @property
@@ -149,9 +146,9 @@ class TaskGraph:
         return any("hub" in source.identity or "lm_eval" in source.identity for source in self.sources.values())
 
     def only(self, label: str, *, named: object = None) -> TaskGraph:
-        """The part of the graph that one experiment is; its tasks have the names that they have in it.
+        """The graph of one experiment alone, with its own names of tasks.
 
-        Raises BoomspecError, which calls the graph what the person called it, where it has no such experiment.
+        Raises BoomspecError where there is no such experiment; `named`: what the person called the graph.
         """
         found = next((experiment for experiment in self.experiments if experiment.label == label), None)
         if found is None:
@@ -191,13 +188,13 @@ class TaskGraph:
         }
 
     def write(self, path: Path) -> None:
-        """Write the graph file, and its folder; who reads it meanwhile sees a whole one. Raises as `text` does."""
+        """Write the graph file, and its folder, atomically. Raises as `text` does."""
         text = self.text()
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text)
 
     def text(self) -> str:
-        """The graph file. Raises BoomspecError where it quotes a secret: it goes to stores and to clusters."""
+        """The graph file's text. Raises BoomspecError where it quotes a secret: it goes to stores and to clusters."""
         text = json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n"
         check_secrets(text)
         return text
@@ -205,7 +202,7 @@ class TaskGraph:
 
 def check_secrets(text: str) -> None:
     """Raise BoomspecError where the JSON of a graph quotes a secret of this environment, or credentials in a URL."""
-    written = {name: json.dumps(value)[1:-1] for name, value in os.environ.items()}  # as they would stand in JSON
+    written = {name: json.dumps(value)[1:-1] for name, value in os.environ.items()}  # escaped as in JSON
     if (redacted := redact(text, environment=written)) != text:
         found = sorted(Counter(_REDACTED.findall(redacted)) - Counter(_REDACTED.findall(text)))
         which = f": {', '.join(found)}" if found else ""
@@ -223,6 +220,6 @@ def no_such_experiment(named: object, label: str, labels: list[str]) -> Boomspec
 
 
 def listed(labels: list[str]) -> str:
-    """Which experiments there are; the first few of many."""
+    """The labels of experiments for a message; the first few of many."""
     more = f", ... ({len(labels)} in all)" if len(labels) > 8 else ""
     return f"its experiments: {', '.join(labels[:8])}{more}"

@@ -1,7 +1,4 @@
-"""Reads the file of a compiled graph, and believes nothing in it: every id is worked out again.
-
-The file is written by `TaskGraph.write`. What is of another version, was altered, or is no graph is an error.
-"""
+"""Read a graph file, which `TaskGraph.write` writes. Nothing in it is trusted: every id is computed again."""
 
 from __future__ import annotations
 

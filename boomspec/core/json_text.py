@@ -1,4 +1,4 @@
-"""JSON as this project writes it: no text ever holds NaN or Infinity, which are no JSON and which few programs read."""
+"""JSON without NaN and Infinity, which are no JSON and which few programs read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from boomspec.core.errors import BoomspecError
 
 
 def json_text(value: Any, *, indent: int | None = None, ensure_ascii: bool = True) -> str:
-    """A value as JSON. A float that is not finite becomes null: who writes one says beside it why it is missing."""
+    """A value as JSON. A float that is not finite becomes null; what writes one notes beside it why it is missing."""
     try:
         return json.dumps(value, indent=indent, ensure_ascii=ensure_ascii, allow_nan=False)
     except ValueError:
@@ -46,7 +46,7 @@ def _replaced(value: Any, replacement: Callable[[float], Any]) -> Any:
 
 
 def _not_finite(value: Any, place: str = "") -> str | None:
-    """Where the first float that is not finite stands: "scores[3]"."""
+    """The path to the first float that is not finite: "scores[3]"."""
     if isinstance(value, dict):
         inner = ((item, f"{place}.{key}" if place else str(key)) for key, item in value.items())
     elif isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""The sizes of a family, and which of them answers a size that was asked for."""
+"""The sizes of a family, and which of them a size in a spec or a command stands for."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Member:
     parameters: int
     bytes: int
     tied: bool
-    asked: tuple[str, ...] = ()  # the sizes in the spec that it answers
+    asked: tuple[str, ...] = ()  # the sizes in the spec that it stands for
 
     @property
     def layers(self) -> int:
@@ -46,7 +46,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Lineage:
-    """What a compiled graph says of its family: where teacher and student come from, and every size there is."""
+    """A family: where teacher and student come from, and every size that it has."""
 
     teacher: str  # id of a task or a source
     student: str
@@ -116,7 +116,7 @@ def answer(members: Sequence[Member], size: Size, *, choose: Choose = "not_above
 
 
 def no_such_size(members: Sequence[Member], size: Size) -> str:
-    """Say that no member answers a size, and which sizes there are."""
+    """The message that no member has a size, with the sizes that there are."""
     values = [measure(member, size, members[-1]) for member in members]
     low, high = _number(min(values), size), _number(max(values), size)
     unit = "" if size.unit == "fraction" else f" {size.unit}"

@@ -1,12 +1,12 @@
-"""Data of lm-eval tasks that lies in files: what a source of tasks says of it, and where it is on a machine.
+"""The files with data that lm-eval tasks read: what identifies them in a source of tasks, and where they are.
 
     identity["tasks"]   the tasks whose files name data
     identity["data"]    for each file or folder outside of the tasks' folder: sha256 by name
     location["data"]    where each of them is: {"path", "is_file"}
     location["asks"]    by task: the fields of its YAML that name data, with paths as they are on this machine
 
-What lies inside the tasks' folder is part of its digest, and only named by `asks`. A file by itself is called "file",
-with its ending, so that its identity is its content wherever it lies.
+Files inside the tasks' folder are part of the folder's digest; only `asks` names them. A single file is called "file"
+with its ending, so that its identity is its content.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TASKS = "tasks"
 
 
 def data_folder_files(folder: Path) -> list[Path]:
-    """The files of a folder with data, sorted: all that a library of data sets may read, so none that is hidden."""
+    """The files of a folder with data, sorted, without hidden ones: what `datasets` may read."""
 
     def read(path: Path) -> bool:
         return not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
@@ -62,7 +62,7 @@ def data_files(source: Source) -> Iterator[tuple[str, Path]]:
 
 
 def data_places(source: Source, folder: Path) -> dict[str, str]:
-    """Where that data is when its files lie in `folder` by their names in the store: new places by those of now."""
+    """Where that data is once its files lie in `folder` by their names in the store: new paths by present ones."""
     return {
         str(path): str(folder / str(i) / next(iter(names)) if is_file else folder / str(i))
         for i, (path, is_file, names) in enumerate(_entries(source))
@@ -70,9 +70,9 @@ def data_places(source: Source, folder: Path) -> dict[str, str]:
 
 
 def changed_data(source: Source, *, at_most: int | None) -> Iterator[Path]:
-    """What of that data is not on this machine as the source says: files, or a folder with others in it.
+    """Files that are missing or have changed since they were digested, and folders with other files than then.
 
-    Files of more than `at_most` bytes are not read; None: every file is.
+    Files of more than `at_most` bytes are not read; None: all are read.
     """
     for path, is_file, names in _entries(source):
         if not is_file and {file.relative_to(path).as_posix() for file in data_folder_files(path)} != names.keys():
@@ -87,7 +87,7 @@ def changed_data(source: Source, *, at_most: int | None) -> Iterator[Path]:
 
 
 def moved(location: dict[str, Any], places: dict[str, str]) -> dict[str, Any]:
-    """A location with all that lies in some places where these are now; `places`: new paths by old ones."""
+    """A source's location with paths replaced; `places`: new paths by old ones."""
 
     def at(value: Any) -> Any:
         if isinstance(value, dict):

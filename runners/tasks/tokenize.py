@@ -1,14 +1,13 @@
-"""Documents to a token artifact: two flat streams, a tokenizer folder and `meta.json`.
+"""Turn documents into a token artifact: two flat streams, a tokenizer folder and `meta.json`.
 
 Each stream is `EOS d1 EOS d2 EOS ... dn EOS`, or `B d1 EOS B d2 EOS ... B dn EOS` where texts begin with tokens of
 their own (see `runners/data/tokens.py`). Text inside a document that looks like a special token is ordinary text:
 only the end of a document makes an EOS, and only its beginning a B.
 
-Documents are numbered behind the first `skip`, empty and bad ones included (they are counted, not written);
-document i is held out when i % held_out_every == held_out_offset, or it is of a source of its own. `meta.json` has a
-digest of the documents of each stream; the execution's option `rows` says what it must be where a lock knows it. Memory
-holds one batch of documents, whatever the size of the corpus; the result does not depend on how documents are batched,
-nor on how often the task was killed (`runners/data/tokens.py`).
+Documents are numbered after the first `skip`; empty and bad ones are counted, not written. Document i is held out when
+i % held_out_every == held_out_offset, or when it is in a source of its own. `meta.json` has a digest of the documents
+of each stream; where a lock expects another one (`rows` of the execution), the task fails. Memory holds one batch of
+documents. The result depends neither on the batches nor on how often the task was killed (`TokenWriter`).
 """
 
 from __future__ import annotations
@@ -154,9 +153,9 @@ def _write_part(context: Context[Tokenize], tokenizer: TextTokenizer, writer: To
 
 
 def _batches(documents: Documents, start: int) -> Iterator[tuple[list[tuple[int, Document]], int]]:
-    """Documents by their numbers, in batches, so that the tokenizer's threads have something to share.
+    """Documents with their numbers, in batches that the tokenizer's threads share.
 
-    Each with the number of the first document behind it: nothing of that one is read by then.
+    Each batch with the number of the next document, of which nothing has been read by then.
     """
     batch: list[tuple[int, Document]] = []
     characters = 0

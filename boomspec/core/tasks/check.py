@@ -10,7 +10,7 @@ from boomspec.core.types import Strict
 class Outline(Strict):
     """A model without its weights: `config` as JSON, `tensors` as rows of `boomspec.models.outline`.
 
-    `tied`: whether its head is its embedding; a file that holds another head is believed, whatever its config says.
+    `tied`: whether its head is its embedding: not where its files hold another head, whatever the config says.
     """
 
     config: str
@@ -29,7 +29,7 @@ class Check(Record):
     """Whether every size of a family comes out right, tried on tiny random weights before anything is trained.
 
     Inputs: `teacher` and `student` (sources) where these bring code of their own, which then runs; else none: the
-    record says all that the answer depends on. No other task depends on the result, so its id is in no other task's.
+    answer depends on the record alone. No other task reads the result, so no other id depends on it.
     """
 
     kind: ClassVar[str] = "check"
