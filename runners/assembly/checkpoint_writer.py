@@ -17,11 +17,12 @@ import json
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.work_sizes import COPY_BUFFER
@@ -61,6 +62,7 @@ class _Place:
     start: int
 
 
+T = TypeVar("T")
 _Jobs = dict[tuple[TensorEntry, str], list[_Place]]  # source, its name left out, and dtype -> where it goes
 
 
@@ -68,17 +70,14 @@ def write_checkpoints(targets: Mapping[Path, Sequence[Piece]], *, shard_bytes: i
     """Write the tensors of each target folder as one safetensors file, or as shards with their index."""
     jobs: _Jobs = defaultdict(list)
     for folder, pieces in targets.items():
-        shards = _shards(pieces, shard_bytes)
-        if len(shards) == 1:
-            _lay_out(shards[0], folder / SINGLE, jobs)
-            continue
-        names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
-        for name, shard in zip(names, shards, strict=True):
+        shards = in_shards(pieces, [piece.bytes for piece in pieces], shard_bytes)
+        for name, shard in shards.items():
             _lay_out(shard, folder / name, jobs)
-        weight_map = {piece.name: name for name, shard in zip(names, shards, strict=True) for piece in shard}
-        total = sum(piece.bytes for piece in pieces)
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        if len(shards) > 1:
+            weight_map = {piece.name: name for name, shard in shards.items() for piece in shard}
+            total = sum(piece.bytes for piece in pieces)
+            index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+            (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     in_order = sorted(jobs.items(), key=lambda job: (str(job[0][0].file), job[0][0].start))
     files = {place.file for places in jobs.values() for place in places}
     with ThreadPoolExecutor(min(_THREADS, len(files))) as pool:
@@ -91,16 +90,19 @@ def write_checkpoints(targets: Mapping[Path, Sequence[Piece]], *, shard_bytes: i
             raise
 
 
-def _shards(pieces: Sequence[Piece], shard_bytes: int) -> list[list[Piece]]:
-    shards: list[list[Piece]] = [[]]
-    room = shard_bytes
-    for piece in pieces:
-        if shards[-1] and piece.bytes > room:
+def in_shards(tensors: Iterable[T], sizes: Iterable[int], shard_bytes: int) -> dict[str, list[T]]:
+    """Tensors in their order, by the names of the files that take them; one that is too large has a file of its own."""
+    shards: list[list[T]] = [[]]
+    left = shard_bytes
+    for tensor, size in zip(tensors, sizes, strict=True):
+        if shards[-1] and size > left:
             shards.append([])
-            room = shard_bytes
-        shards[-1].append(piece)
-        room -= piece.bytes
-    return shards
+            left = shard_bytes
+        shards[-1].append(tensor)
+        left -= size
+    count = len(shards)
+    names = [SINGLE] if count == 1 else [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
+    return dict(zip(names, shards, strict=True))
 
 
 def _lay_out(pieces: Sequence[Piece], path: Path, jobs: _Jobs) -> None:

@@ -1,13 +1,13 @@
-"""Write a quantised model out once, for everything else to read: plain safetensors, a config that quantises nothing.
+"""Write a quantised model out as plain safetensors, with a config that quantises nothing, for all other tasks to read.
 
-Writes `model/`. Tensor by tensor, with transformers' own arithmetic: a model is never in memory as a whole. Where a
-weight ends in the middle of a block it is filled up for that, since transformers takes all blocks to be of one size.
+Writes `model/`, tensor by tensor, with transformers' own arithmetic: a model is never in memory as a whole. A weight
+that ends inside a block is padded: transformers expects whole blocks.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -22,8 +22,9 @@ from boomspec.core.tasks import Dequantize
 from boomspec.core.work_sizes import DEQUANTIZED_SHARD
 from boomspec.models.checkpoint import TensorEntry, read_checkpoint
 from boomspec.models.facts import read_config
-from boomspec.models.files import CONFIG, INDEX, SINGLE
+from boomspec.models.files import CONFIG, INDEX
 from boomspec.models.quantized import Dequantized, dequantized, without_quantization
+from runners.assembly.checkpoint_writer import in_shards
 from runners.modeling.foreign_code import copy_travelling
 from runners.modeling.models import MODEL, model_folder
 from runners.runtime.context import Context, Progress
@@ -43,15 +44,14 @@ def write_whole(
     """Write the weights of `source` into the folder `target`, dequantised to `dtype` where they are quantised."""
     found = dequantized(read_config(source), read_checkpoint(source), str(source), dtype=dtype)
     target.mkdir()
-    shards = _shards(found, shard_bytes)
-    for number, shard in enumerate(shards):
+    shards = in_shards(found, [made.entry.bytes for made in found], shard_bytes)
+    for number, (name, shard) in enumerate(shards.items(), start=1):
         tensors = {made.entry.name: whole(made, getattr(torch, dtype)) for made in shard}
-        save_file(tensors, target / _name(number, len(shards)), metadata={"format": "pt"})
-        progress.update(number + 1, len(shards), unit="shards")
+        save_file(tensors, target / name, metadata={"format": "pt"})
+        progress.update(number, len(shards), unit="shards")
     if len(shards) > 1:
-        names = {made.entry.name: _name(i, len(shards)) for i, shard in enumerate(shards) for made in shard}
-        size = sum(made.entry.bytes for made in found)
-        index = {"metadata": {"total_size": size}, "weight_map": names}
+        names = {made.entry.name: name for name, shard in shards.items() for made in shard}
+        index = {"metadata": {"total_size": sum(made.entry.bytes for made in found)}, "weight_map": names}
         (target / INDEX).write_text(json.dumps(index, indent=1, allow_nan=False))
     check_written(target, [made.entry for made in found])
 
@@ -100,20 +100,3 @@ def _read(entry: TensorEntry) -> Tensor:
     with safe_open(entry.file, framework="pt") as file:
         tensor: Tensor = file.get_tensor(entry.name)
         return tensor
-
-
-def _shards(tensors: Iterable[Dequantized], shard_bytes: int) -> list[list[Dequantized]]:
-    """Tensors in their order, as many to a file as it takes; one that is larger has a file of its own."""
-    shards: list[list[Dequantized]] = []
-    room = 0
-    for made in tensors:
-        if not shards or made.entry.bytes > room:
-            shards.append([])
-            room = shard_bytes
-        shards[-1].append(made)
-        room -= made.entry.bytes
-    return shards
-
-
-def _name(number: int, of: int) -> str:
-    return SINGLE if of == 1 else f"model-{number + 1:05}-of-{of:05}.safetensors"
