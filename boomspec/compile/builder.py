@@ -80,12 +80,3 @@ class Builder:
         if found is None and search not in self.pending:
             self.pending.append(search)
         return found
-
-    def drop_all_but(self, tasks: Iterable[str]) -> None:
-        """Keep only these tasks, and what they read."""
-        needed = set(tasks)
-        for node in reversed(list(self.nodes.values())):
-            if node.id in needed:
-                needed.update(node.task.inputs.values())
-        self.nodes = {i: node for i, node in self.nodes.items() if i in needed}
-        self.sources = {i: source for i, source in self.sources.items() if i in needed}

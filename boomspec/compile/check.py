@@ -12,15 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from boomspec.compile.family import (
-    Family,
-    check_causal,
-    check_context,
-    check_rest,
-    kept_layers,
-    patched_sets,
-    resolve_family,
-)
+from boomspec.compile.family import Family, check_teacher, kept_layers, patched_sets, resolve_family
 from boomspec.compile.model_sources import Role, code_problems, folder_problems, local_facts, model_folder, section_of
 from boomspec.compile.places import Location, is_folder, path_text, resolve_path, variable_problems
 from boomspec.compile.records import recipe
@@ -42,18 +34,17 @@ _PLENTY = 10_000_000  # tokens, where nothing is trained or searched: what is he
 
 
 def check_spec(file: SpecFile) -> Family | None:
-    """Check one experiment. Raises SpecError.
-
-    Returns the family, or None where the teacher's layers, a search's finding or a published student's
-    mapping are not known yet.
-    """
+    """Check one experiment; its family, as in `check_experiments`. Raises SpecError."""
     return check_experiments([file])[0]
 
 
 def check_experiments(files: Sequence[SpecFile]) -> list[Family | None]:
-    """Check every experiment of a spec: the families, in their order. Raises SpecError with all problems."""
-    files = together(files)
-    return for_each(files, check)
+    """Check every experiment of a spec. Raises SpecError with all problems.
+
+    Returns their families: None where the teacher's layers, a search's finding or a published student's mapping are not
+    known yet.
+    """
+    return for_each(together(files), check)
 
 
 def together(files: Sequence[SpecFile]) -> list[SpecFile]:
@@ -71,16 +62,10 @@ def check(file: SpecFile) -> Family | None:
     return None if facts is None else check_against(file, facts)
 
 
+@once_for("teacher", "student", "data", "distill", "interpolate", "evaluate")
 def check_against(file: SpecFile, facts: ModelFacts) -> Family | None:
     """Check a spec against its teacher, with the plainest choice in the place of what a search will find."""
-    check_causal(file, facts)
-    check_rest(file, facts)
-    return _check_layers(file, facts)
-
-
-@once_for("student", "data", "interpolate")
-def _check_layers(file: SpecFile, facts: ModelFacts) -> Family | None:
-    check_context(file, facts)
+    check_teacher(file, facts)
     if file.spec.student.keep is None:
         return None
     kept = kept_layers(file, facts)
@@ -102,13 +87,12 @@ def _path_problems(file: SpecFile) -> list[Problem]:
     roles: tuple[Role, ...] = ("teacher", "student")
     for role in roles:
         section, folder = section_of(file, role), model_folder(file, role)
+        name = path_text(file, (role, "model"), section.model or "")
         if folder is not None:
             if section.revision is not None:
                 problems.append(file.problem((role, "revision"), "a folder has no revisions", "remove it"))
             problems += folder_problems(file, role, folder) or code_problems(file, role, folder)
-        elif section.model is not None and not _HUB_ID.fullmatch(
-            name := path_text(file, (role, "model"), section.model)
-        ):
+        elif name and not _HUB_ID.fullmatch(name):
             problems.append(file.problem((role, "model"), f"'{name}' is neither a folder nor a hub id (owner/name)"))
     if spec.data is not None:
         problems += text_problems(file, spec.data)
@@ -121,7 +105,7 @@ def _path_problems(file: SpecFile) -> list[Problem]:
 
 @dataclass(frozen=True)
 class _Training:
-    """One training of a spec: its section, its tokens, and the places of both."""
+    """One training of a spec: its section and its tokens, each with its place."""
 
     place: Location
     section: Training

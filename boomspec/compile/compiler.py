@@ -283,7 +283,11 @@ def _pending(
     family: Family | None = None,
 ) -> _Part:
     """The experiment up to the searches that have not run."""
-    build.drop_all_but(build.pending)
+    needed = set(build.pending)
+    for node in reversed(build.nodes.values()):
+        needed.update(node.task.inputs.values() if node.id in needed else ())
+    build.nodes = {i: node for i, node in build.nodes.items() if i in needed}
+    build.sources = {i: source for i, source in build.sources.items() if i in needed}
     add_check(build, start.teacher, kept, student if student in build.sources else None)
     return _Part(build, family)
 

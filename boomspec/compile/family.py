@@ -188,37 +188,30 @@ def _budget_text(budget: BudgetSpec) -> str:
     return f"fits {shown_bytes(budget.fits)} at context {budget.context:,}, batch {budget.batch:,}"
 
 
-def check_rest(file: SpecFile, facts: ModelFacts) -> None:
-    """Raise SpecError where the teacher's other parts are to be kept, and cannot be."""
-    if file.spec.teacher.keeps_rest:
-        with errors_at(file, ("teacher", "rest")):
-            prefixes_in(facts)
+def check_teacher(file: SpecFile, facts: ModelFacts) -> None:
+    """Raise SpecError for what the teacher cannot be used for.
 
-
-def check_context(file: SpecFile, facts: ModelFacts) -> None:
-    """Raise SpecError where sequences are longer than the teacher has positions for."""
-    longest = next((facts.config[key] for key in _CONTEXT if isinstance(facts.config.get(key), int)), None)
-    if file.spec.data is not None and longest is not None and file.spec.data.sequence_length > longest:
-        message = f"{file.spec.data.sequence_length} is more than the teacher's {longest} positions"
-        raise file.error_at(("data", "sequence_length"), message)
-
-
-def check_causal(file: SpecFile, facts: ModelFacts) -> None:
-    """Raise SpecError where a masked language model is to be trained, searched or measured as a causal one."""
+    A masked language model cannot be trained, searched or measured as a causal one; sequences must not be longer than
+    its positions; its other parts cannot always be kept.
+    """
+    spec, problems = file.spec, []
     named = " ".join(map(str, facts.config.get("architectures") or ()))
-    if "MaskedLM" not in named and facts.model_type not in _MASKED:
-        return
-    spec = file.spec
-    places = {"distill": spec.distill, "evaluate": spec.evaluate}
-    problems = [
-        file.problem((place,), f"a {facts.model_type} model is a masked language model: it can only be built")
-        for place, section in places.items()
-        if section is not None
-    ]
-    if isinstance(spec.interpolate.order, OrderSearch):
-        problems.append(file.problem(("interpolate", "order"), "a masked language model cannot be searched"))
+    if "MaskedLM" in named or facts.model_type in _MASKED:
+        for section in ("distill", "evaluate"):
+            if getattr(spec, section) is not None:
+                message = f"a {facts.model_type} model is a masked language model: it can only be built"
+                problems.append(file.problem((section,), message))
+        if isinstance(spec.interpolate.order, OrderSearch):
+            problems.append(file.problem(("interpolate", "order"), "a masked language model cannot be searched"))
+    longest = next((facts.config[key] for key in _CONTEXT if isinstance(facts.config.get(key), int)), None)
+    if spec.data is not None and longest is not None and spec.data.sequence_length > longest:
+        message = f"{spec.data.sequence_length} is more than the teacher's {longest} positions"
+        problems.append(file.problem(("data", "sequence_length"), message))
     if problems:
         raise file.error(*problems)
+    if spec.teacher.keeps_rest:
+        with errors_at(file, ("teacher", "rest")):
+            prefixes_in(facts)
 
 
 def kept_layers(file: SpecFile, facts: ModelFacts, found: tuple[int, ...] | None = None) -> tuple[int, ...]:

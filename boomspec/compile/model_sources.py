@@ -56,14 +56,13 @@ def model_folder(file: SpecFile, role: Role) -> Path | None:
     section = section_of(file, role)
     if section.model is None:
         return None
-    name = path_text(file, (role, "model"), section.model)
-    folder = resolve_path(file, (role, "model"), name)
+    folder = resolve_path(file, (role, "model"), section.model)
     if is_folder(folder):
         return folder
     if is_file(folder):
         message = f"'{folder}' is a file, not the folder of a model"
         raise file.error_at((role, "model"), message, f"give the folder that it is in: {folder.parent}")
-    if name.startswith((".", "/", "~")):
+    if path_text(file, (role, "model"), section.model).startswith((".", "/", "~")):
         message = f"folder '{folder}' does not exist"
         raise file.error_at((role, "model"), message, similar_folder(folder))
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ def _paths(file: SpecFile) -> Iterator[tuple[Location, str]]:
 
 
 def resolve_path(file: SpecFile, place: tuple[str | int, ...], path: str) -> Path:
-    """The absolute path that a spec means by the `path` that stands at `place`."""
+    """The absolute path of the `path` at `place`."""
     folder, path = file.folder(place), path_text(file, place, path)
     try:
         return (folder / home_path(path)).resolve()
@@ -102,25 +102,16 @@ def shown_path(path: str) -> str:
 
 
 def is_folder(path: Path) -> bool:
-    return _holds(path.is_dir)
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises for a name that is too long
 
 
 def is_file(path: Path) -> bool:
-    return _holds(path.is_file)
-
-
-def _holds(test: Callable[[], bool]) -> bool:
-    try:
-        return test()
-    except OSError:  # too long a name
-        return False
+    return os.path.isfile(path)  # noqa: PTH113 - as above
 
 
 def similar_folder(path: Path) -> str | None:
     """A hint for a folder that does not exist: the one beside it whose name is nearly the same."""
-    for folder in path.parents:
-        if is_folder(folder):
-            break
+    folder = next(parent for parent in path.parents if is_folder(parent))
     missing = path.relative_to(folder).parts
     try:
         names = [entry.name for entry in folder.iterdir() if entry.is_dir()]

@@ -38,19 +38,19 @@ def check_tasks(file: SpecFile, facts: ModelFacts) -> None:
 @once_for("evaluate", "teacher", "data")
 def _problems(file: SpecFile, facts: ModelFacts) -> list[Problem]:
     positions, problems = _positions(facts.config), []
-    for index, asked in enumerate(file.spec.evaluate.tasks if file.spec.evaluate is not None else ()):
-        tasks = definition_of(file, asked.task).tasks
-        found = [(task, found) for task in tasks for found in task_failures(task, asked, positions)]
+    for index, section in enumerate(file.spec.evaluate.tasks if file.spec.evaluate is not None else ()):
+        tasks = definition_of(file, section.task).tasks
+        found = [(task, failure) for task in tasks for failure in task_failures(task, section, positions)]
         if found:
             task, (message, hint) = found[0]
             others = len({other.name for other, _ in found}) - 1
-            more = f" (and {others} more of '{asked.task}' cannot be run either)" if others else ""
+            more = f" (and {others} more of '{section.task}' cannot be run either)" if others else ""
             message = f"lm-eval task '{task.name}' {message}{more}"
             problems.append(file.problem(("evaluate", "tasks", index), message, hint))
     return problems
 
 
-def task_failures(task: SingleTask, asked: TaskSpec, positions: int | None) -> Iterator[Failure]:
+def task_failures(task: SingleTask, section: TaskSpec, positions: int | None) -> Iterator[Failure]:
     """Why a task cannot be run; `positions`: those of the teacher."""
     if task.get("unsafe_code"):
         yield "runs code that the model writes: boomspec does not", "leave it out"
@@ -64,8 +64,8 @@ def task_failures(task: SingleTask, asked: TaskSpec, positions: int | None) -> I
         return
     if not (task.get("test_split") or task.get("validation_split")):
         yield "names no documents to be measured on", "give it a test_split or a validation_split"
-    yield from _splits(task, asked)
-    yield from _examples(task, asked)
+    yield from _splits(task, section)
+    yield from _examples(task, section)
     if task.output_type == "generate_until" and positions is not None:
         budget = _budget(task.generation)
         if budget is not None and budget >= positions:
@@ -74,7 +74,7 @@ def task_failures(task: SingleTask, asked: TaskSpec, positions: int | None) -> I
 
 
 def _files(task: SingleTask) -> Iterator[Failure]:
-    """Files and functions that its YAML names and that are not there."""
+    """Files and functions that its YAML names and that do not exist."""
     if (include := task.get(MISSING)) is not None:
         yield f"includes {include}, which is not there", f"paths start at the folder of {task.file(MISSING)}"
     for field, (value, path) in task.fields.items():
@@ -99,7 +99,7 @@ def _may_be_installed(package: str) -> bool:
 
 
 def _names(module: Path) -> set[str] | None:
-    """The names at the top of a Python file; None where they cannot be told from its text."""
+    """The names that a Python file defines; None where its text does not show them."""
     try:
         tree = ast.parse(module.read_bytes())
     except (OSError, SyntaxError, ValueError):
@@ -114,34 +114,32 @@ def _names(module: Path) -> set[str] | None:
             if any(alias.name == "*" for alias in node.names):
                 return None
             names |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
-    return names if not {"globals", "setattr", "exec"} & _called(tree) else None
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("globals", "setattr", "exec"):
+            return None
+    return names
 
 
-def _called(tree: ast.Module) -> set[str]:
-    return {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
-
-
-def _splits(task: SingleTask, asked: TaskSpec) -> Iterator[Failure]:
-    """Splits that it reads and that the files which it names do not make."""
+def _splits(task: SingleTask, section: TaskSpec) -> Iterator[Failure]:
+    """Splits that it reads and that its data files do not have."""
     files = task.mapping("dataset_kwargs").get("data_files")
     if task.get("dataset_path") not in LOADERS or not files or task.get("custom_dataset"):
         return
     if isinstance(files, list) and not all(isinstance(file, str) for file in files):
         return  # a list may name splits, too
-    made = [str(split) for split in files] if isinstance(files, dict) else ["train"]
+    splits = [str(split) for split in files] if isinstance(files, dict) else ["train"]
     read = ["test_split" if task.get("test_split") else "validation_split"]
-    if task.shots(asked.num_fewshot) and not (task.few_shot.get("samples") or task.few_shot.get("split")):
+    if task.shots(section.num_fewshot) and not (task.few_shot.get("samples") or task.few_shot.get("split")):
         pools = ("fewshot_split", "training_split", "validation_split")
         read += [next((name for name in pools if task.get(name)), read[0])]
     for name in dict.fromkeys(read):
         split = task.get(name)
-        if isinstance(split, str) and split.partition("[")[0] not in made:
-            where = f"its data_files make {', '.join(made)}"
-            yield f"reads the {name} '{split}', and {where}", f"name the split's file: data_files: {{{split}: ...}}"
+        if isinstance(split, str) and split.partition("[")[0] not in splits:
+            message = f"reads the {name} '{split}', and its data_files make {', '.join(splits)}"
+            yield message, f"name the split's file: data_files: {{{split}: ...}}"
 
 
-def _examples(task: SingleTask, asked: TaskSpec) -> Iterator[Failure]:
-    wanted, own = asked.num_fewshot, task.get("num_fewshot")
+def _examples(task: SingleTask, section: TaskSpec) -> Iterator[Failure]:
+    wanted, own = section.num_fewshot, task.get("num_fewshot")
     if wanted and task.output_type == "loglikelihood_rolling":
         yield "measures texts without a prompt: there is no place for examples", "leave num_fewshot out for it"
         return
@@ -153,9 +151,8 @@ def _examples(task: SingleTask, asked: TaskSpec) -> Iterator[Failure]:
     sampler = task.few_shot.get("sampler", "default")
     if type(sampler) is str and sampler not in _SAMPLERS:
         yield f"has a sampler '{sampler}', which lm-eval does not know", f"one of {', '.join(_SAMPLERS)}"
-    given = [task.get(name) for name in ("fewshot_split", "training_split", "validation_split")]
-    given += [task.few_shot.get(name) for name in ("split", "samples")]
-    if not any(given):
+    pools = [task.get(name) for name in ("fewshot_split", "training_split", "validation_split")]
+    if not any([*pools, task.few_shot.get("split"), task.few_shot.get("samples")]):
         hint = "give it a fewshot_split or a training_split, or ask without examples"
         yield "would take its examples from the documents that it measures, each of them from itself, too", hint
 
@@ -170,7 +167,6 @@ def _budget(generation: Mapping[str, Any]) -> int | None:
 
 def _positions(config: Mapping[str, Any]) -> int | None:
     """How many positions lm-eval takes a model to have; None where its config does not say."""
-    inner = config.get("text_config")
-    shown = inner if isinstance(inner, Mapping) else config
-    found = next((shown[name] for name in _POSITIONS if shown.get(name) is not None), None)
+    config = config["text_config"] if isinstance(config.get("text_config"), Mapping) else config
+    found = next((config[name] for name in _POSITIONS if config.get(name) is not None), None)
     return found if isinstance(found, int) else None

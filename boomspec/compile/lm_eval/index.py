@@ -16,13 +16,13 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.files import write_atomically
 from boomspec.core.identity import digest
 
-_KEY = r"^[\"']?(?:%s)[\"']?[ \t]*:"
-_NAME = re.compile(_KEY % "task|group" + r"[ \t]*[\"']?(\w[^\s\"'#,]*)", re.MULTILINE)
-_TAG = re.compile(_KEY % "tag" + r"[ \t]*[\"']?(\w[^\s\"'#,]*)", re.MULTILINE)
-_TAGS = re.compile(_KEY % "tag" + r"[ \t]*\n((?:[ \t]*-[ \t]*[^\n]+\n)+)", re.MULTILINE)
-_TAG_LIST = re.compile(_KEY % "tag" + r"[ \t]*\[([^\]]*)\]", re.MULTILINE)
-_ITEM = re.compile(r"-[ \t]*[\"']?(\w[^\s\"'#,]*)")
-_INCLUDE = re.compile(_KEY % "include" + r"[ \t]*[\"']?([^\s\"'#]+)", re.MULTILINE)
+# A key at the start of a line, its value, and the lines below it that are a list or the rest of one.
+_FIELD = re.compile(
+    r"^[\"']?(task|group|tag|include)[\"']?[ \t]*:[ \t]*(\[[^\]]*|[^\n]*(?:\n[ \t]*-[ \t]*[^\n]+)*)", re.MULTILINE
+)
+_WORD = re.compile(r"[\"']?(\w[^\s\"'#,]*)")
+_PATH = re.compile(r"[\"']?([^\s\"'#]+)")
+_ITEM = re.compile(r"\n[ \t]*-[ \t]*[\"']?(\w[^\s\"'#,]*)")
 
 
 def stock_folder() -> Path:
@@ -81,33 +81,39 @@ def _memory(root: Path) -> Path | None:
 
 def _read_index(root: Path) -> Index:
     index = Index()
-    templates: dict[Path, tuple[str, ...]] = {}
+    tags: dict[Path, list[str]] = {}
     left_out = {"__pycache__", ".ipynb_checkpoints"}
     for path in sorted((p for p in root.rglob("*.yaml") if not left_out & {*p.parts}), key=lambda p: p.as_posix()):
-        text = _text(path)
-        for name in _NAME.findall(text):
-            index.defined.setdefault(name, path.relative_to(root).as_posix())
-        for tag in _tags(path, text, templates):
-            index.tagged.setdefault(tag, []).append(path.relative_to(root).as_posix())
+        name = path.relative_to(root).as_posix()
+        fields = _fields(path)
+        for key, value in fields:
+            if key in ("task", "group") and (word := _WORD.match(value)):
+                index.defined.setdefault(word[1], name)
+        for tag in _tags(path, fields, tags):
+            index.tagged.setdefault(tag, []).append(name)
     return index
 
 
-def _text(path: Path) -> str:
+def _fields(path: Path) -> list[tuple[str, str]]:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return _FIELD.findall(path.read_text(encoding="utf-8", errors="replace"))
     except OSError:
-        return ""  # a dangling link
+        return []  # a dangling link
 
 
-def _tags(path: Path, text: str, templates: dict[Path, tuple[str, ...]]) -> tuple[str, ...]:
+def _tags(path: Path, fields: list[tuple[str, str]], known: dict[Path, list[str]]) -> list[str]:
     """The tags of a file; where it names none, those of what it includes."""
-    listed = [name.strip(" \t\n\"'") for names in _TAG_LIST.findall(text) for name in names.split(",")]
-    own = (*_TAG.findall(text), *(name for block in _TAGS.findall(text) for name in _ITEM.findall(block)), *listed)
-    include = _INCLUDE.search(text)
-    if own or include is None:
-        return own
-    template = path.parent / include[1]
-    if template not in templates:
-        templates[template] = ()  # should it include itself
-        templates[template] = _tags(template, _text(template), templates)
-    return templates[template]
+    if path in known:
+        return known[path]
+    known[path] = []  # should it include itself
+    found, include = known[path], None
+    for key, value in fields:
+        if key == "include" and include is None and (named := _PATH.match(value)):
+            include = path.parent / named[1]
+        elif key == "tag" and value.startswith("["):
+            found += [name.strip(" \t\n\"'") for name in value[1:].split(",")]
+        elif key == "tag":
+            found += [word[1]] if (word := _WORD.match(value)) else _ITEM.findall(value)
+    if not found and include is not None:
+        found += _tags(include, _fields(include), known)
+    return found

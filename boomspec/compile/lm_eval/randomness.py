@@ -10,6 +10,8 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,21 @@ _FORMULA_METRICS = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Chance:
+    """What depends on chance: a task's numbers, and how exact their standard errors are."""
+
+    draws: bool
+    bootstraps: bool
+
+
+def chance_of(tasks: Sequence[SingleTask], root: Path, *, num_fewshot: int | None) -> Chance:
+    """Of the tasks of one name together; where there are none, what lm-eval will run is not known."""
+    if not tasks:
+        return Chance(draws=True, bootstraps=True)
+    return Chance(any(draws(task, root, num_fewshot=num_fewshot) for task in tasks), any(map(bootstraps, tasks)))
+
+
 def draws(task: SingleTask, root: Path, *, num_fewshot: int | None) -> bool:
     """Whether a seed can change a task's numbers when it is run with so many examples (None: as it says)."""
     return (
@@ -47,9 +64,7 @@ def draws(task: SingleTask, root: Path, *, num_fewshot: int | None) -> bool:
 def bootstraps(task: SingleTask) -> bool:
     """Whether lm-eval resamples the documents for the standard error of one of a task's metrics."""
     metrics = task.get("metric_list")
-    if task.in_python or not isinstance(metrics, list):
-        return True
-    return not all(_has_formula(metric) for metric in metrics)
+    return task.in_python or not isinstance(metrics, list) or not all(map(_has_formula, metrics))
 
 
 def _has_formula(metric: Any) -> bool:

@@ -8,14 +8,13 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import re
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from boomspec.compile.lm_eval.data import DataError, local_data
 from boomspec.compile.lm_eval.index import stock_folder, task_index
-from boomspec.compile.lm_eval.randomness import bootstraps, draws
+from boomspec.compile.lm_eval.randomness import Chance, chance_of
 from boomspec.compile.lm_eval.tasks import TaskDefinition, read_task
 from boomspec.compile.places import resolve_path, shown_path
 from boomspec.core.errors import SpecError, did_you_mean
@@ -28,26 +27,11 @@ from boomspec.spec.spec_file import SpecFile, once_for
 _FOLDER = ("evaluate", "tasks_folder")
 
 
-@dataclass(frozen=True)
-class Chance:
-    """What of a task's numbers depends on chance: the numbers themselves, and how exact their standard errors are."""
-
-    draws: bool
-    bootstraps: bool
-
-
 def task_chance(file: SpecFile, task: TaskSpec) -> Chance:
     """Whether a seed, and the number of resamples, can change what a task measures. It has to exist."""
-    folder = _folder_of(file, task.task)
-    found = definition_of(file, task.task).tasks
-    return file.once(
-        ("chance", folder, task.task, task.num_fewshot),
-        lambda: Chance(
-            # Nothing found: what lm-eval will run is not known.
-            draws=not found or any(draws(one, folder, num_fewshot=task.num_fewshot) for one in found),
-            bootstraps=not found or any(bootstraps(one) for one in found),
-        ),
-    )
+    folder, tasks = _folder_of(file, task.task), definition_of(file, task.task).tasks
+    key = ("chance", folder, task.task, task.num_fewshot)
+    return file.once(key, lambda: chance_of(tasks, folder, num_fewshot=task.num_fewshot))
 
 
 def definition_of(file: SpecFile, task: str) -> TaskDefinition:
