@@ -46,6 +46,10 @@ _GROUPS = {  # as `boomspec --help` shows them, which loads none
     },
 }
 _COMMANDS = tuple(name for names in _GROUPS.values() for name in names)
+_MODULES = {  # of commands that share one, where they are called by their names
+    **dict.fromkeys(("validate", "graph", "schema"), "spec"),
+    **dict.fromkeys(("status", "logs", "stop"), "jobs"),
+}
 
 
 class _Commands(click.Group):
@@ -57,7 +61,8 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in _COMMANDS:
             return None
-        command = importlib.import_module(f"boomspec.commands.{name}").command
+        module = importlib.import_module(f"boomspec.commands.{_MODULES.get(name, name)}")
+        command = getattr(module, name if name in _MODULES else "command")
         assert isinstance(command, click.Command)
         return command
 

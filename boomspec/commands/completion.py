@@ -1,13 +1,23 @@
-"""`boomspec completion`: the script that makes a shell complete commands, options, specs and experiments."""
+"""`boomspec completion`: the completion script of a shell, and the completions: commands, specs, runs, experiments.
+
+A function below completes one kind of argument. A person who types is shown no errors, so they complete nothing then.
+"""
 
 from __future__ import annotations
 
-import click
+from pathlib import Path
 
+import click
+from click.shell_completion import CompletionItem, get_completion_class
+
+from boomspec.core.errors import BoomspecError
+
+_ENDINGS = (".yaml", ".yml", ".json")
+_FOLDERS = "dir"  # the shell lists folders itself
 _VARIABLE = "_BOOMSPEC_COMPLETE"
 _INSTALL = {
     "bash": 'eval "$(boomspec completion bash)"   in ~/.bashrc',
-    "zsh": 'eval "$(boomspec completion zsh)"   in ~/.zshrc, behind compinit',
+    "zsh": 'eval "$(boomspec completion zsh)"   in ~/.zshrc, after compinit',
     "fish": "boomspec completion fish > ~/.config/fish/completions/boomspec.fish",
 }
 # click's own script for bash leaves it to the shell to list files as soon as folders are among the answers.
@@ -38,11 +48,56 @@ def command(shell: str) -> None:
       eval "$(boomspec completion bash)"      # in ~/.bashrc
       boomspec completion fish > ~/.config/fish/completions/boomspec.fish
     """
-    from click.shell_completion import get_completion_class
-
     from boomspec.commands.cli import main
 
     completion = get_completion_class(shell)
     assert completion is not None
     click.echo(_BASH if shell == "bash" else completion(main, {}, "boomspec", _VARIABLE).source(), nl=False)
     click.echo(f"# to install: {_INSTALL[shell]}")  # at the end: in zsh's script the first line has a meaning
+
+
+def specs(incomplete: str) -> list[CompletionItem]:
+    """Completions of a SPEC: specs and graphs, folders, and after `SPEC#` the labels of its experiments."""
+    path, hash_sign, label = incomplete.partition("#")
+    if hash_sign:
+        return [CompletionItem(f"{path}#{found}") for found in _labels(Path(path)) if found.startswith(label)]
+    folder, _, start = incomplete.rpartition("/")
+    place = Path(f"{folder}/" if "/" in incomplete else ".").expanduser()
+    try:
+        names = sorted(p.name for p in place.iterdir() if p.suffix in _ENDINGS and p.is_file())
+    except OSError:
+        names = []
+    before = f"{folder}/" if "/" in incomplete else ""
+    found = [CompletionItem(f"{before}{name}") for name in names if name.startswith(start)]
+    return [CompletionItem(incomplete, type=_FOLDERS), *found]
+
+
+def folders(incomplete: str) -> list[CompletionItem]:
+    """Completions of a folder."""
+    return [CompletionItem(incomplete, type=_FOLDERS)]
+
+
+def runs(incomplete: str) -> list[CompletionItem]:
+    """Completions of a run of the default store."""
+    from boomspec.plan.run import DEFAULT_STORE
+    from boomspec.store import FolderStore
+
+    try:
+        names = [folder.name for folder in FolderStore(DEFAULT_STORE).run_folders()]
+    except OSError:
+        return []
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+def runs_and_specs(incomplete: str) -> list[CompletionItem]:
+    """Completions of what names a run: itself, its folder, its spec, its graph."""
+    return [*runs(incomplete), *specs(incomplete)]
+
+
+def _labels(path: Path) -> list[str]:
+    from boomspec.spec.experiments import load_experiments
+
+    try:
+        return [file.label for file in load_experiments(path) if file.label]
+    except BoomspecError:
+        return []

@@ -1,17 +1,17 @@
-"""`boomspec export`: sizes of a run as ordinary Hugging Face folders."""
+"""`boomspec export`: sizes of a run as ordinary Hugging Face folders, which `runners.cli.export` writes."""
 
 from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import click
 
-from boomspec.commands.export_size import export_command
-from boomspec.commands.shared import json_option, offered, store_option, wait
+from boomspec.commands.shared import json_option, module_command, offered, store_option, wait
 from boomspec.core.sizes import compact_plan, folder_name
-from boomspec.plan.run import open_run
+from boomspec.plan.run import GRAPH, open_run
 from boomspec.store import Where
 
 
@@ -23,9 +23,9 @@ from boomspec.store import Where
 @click.option("--force", is_flag=True, help="Replace the model that is in the folder.")
 @json_option
 def command(run: Path, size: str, folder: Path, store: Where | None, force: bool, as_json: bool) -> None:
-    """Write one SIZE of RUN (a spec or a run's folder) into FOLDER, as a Hugging Face model with a model card.
+    """Write one SIZE of RUN (a spec or the folder of a run) into FOLDER, as a Hugging Face model with a model card.
 
-    SIZE: student, teacher, or 24 layers, 3B, 80%, 6GiB (the largest not above is taken; the spec need not list it).
+    SIZE: student, teacher, or 24 layers, 3B, 80%, 6GiB (the largest size not above it; the spec need not list it).
     all: every size, each into a folder of its own below FOLDER.
 
     \b
@@ -33,17 +33,22 @@ def command(run: Path, size: str, folder: Path, store: Where | None, force: bool
       boomspec export specs/quickstart.yaml '6 layers' model
       boomspec export specs/quickstart.yaml all models
     """
-    made = open_run(run, store)
-    chosen = made.every() if size == "all" else (made.member(size),)
-    with export_command(made, None if size == "all" else chosen[0], folder, force=force, as_json=as_json) as command:
-        code = wait(command)
+    finished, every = open_run(run, store), size == "all"
+    members = finished.every() if every else (finished.member(size),)
+    # Not the graph in the folder of the run: a store may be read-only, and another spec's run may have made the models.
+    with tempfile.TemporaryDirectory(prefix="boomspec-") as temporary:
+        graph = Path(temporary, GRAPH)
+        finished.graph.write(graph)
+        program = [*module_command("runners.cli.export"), str(graph), "--store", finished.store.address]
+        program += [] if every else ["--plan", members[0].to_json()["plan"]]
+        code = wait([*program, "--folder", str(folder.absolute()), *["--force"] * force, *["--json"] * as_json])
     if code:
         sys.exit(code)
-    lineage = made.lineage()
-    folders = [folder / folder_name(lineage, member) if size == "all" else folder for member in chosen]
-    written = [{"folder": str(f.absolute()), **m.to_json()} for f, m in zip(folders, chosen, strict=True)]
+    lineage = finished.lineage()
+    written = {folder / folder_name(lineage, member) if every else folder: member for member in members}
     if as_json:
-        click.echo(json.dumps(written if size == "all" else written[0]))
+        listed = [{"folder": str(path.absolute()), **member.to_json()} for path, member in written.items()]
+        click.echo(json.dumps(listed if every else listed[0]))
         return
-    for f, m in zip(folders, chosen, strict=True):
-        click.echo(f"{f}: {m.layers} layers, {m.parameters:,} parameters, {compact_plan(m.plan)}")
+    for path, member in written.items():
+        click.echo(f"{path}: {member.layers} layers, {member.parameters:,} parameters, {compact_plan(member.plan)}")

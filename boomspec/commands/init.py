@@ -1,15 +1,26 @@
-"""`boomspec init`: a first spec."""
+"""`boomspec init`: write a first spec from a template of `boomspec/templates`, each of which is a valid spec."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import click
 
 from boomspec.commands.shared import json_option
+from boomspec.compile.check import check_spec
+from boomspec.core.errors import BoomspecError, did_you_mean
+from boomspec.core.files import write_atomically
+from boomspec.spec.document import parse_document
+from boomspec.spec.spec_file import Spec, SpecFile
+from boomspec.spec.validate import validate
+from boomspec.spec.yaml_writer import scalar
 
-TEMPLATES = ("quickstart", "hub", "student")
+# The options that each template takes.
+TEMPLATES = {"quickstart": ("name",), "hub": ("name", "teacher"), "student": ("name", "teacher", "student")}
+_FOLDER = Path(__file__).parent.parent / "templates"
+_SCHEMA_FILE = "boomspec.schema.json"
 
 
 @click.command("init")
@@ -23,7 +34,7 @@ TEMPLATES = ("quickstart", "hub", "student")
 @click.option("--teacher", metavar="ID", help="Hub id or folder of the teacher.")
 @click.option("--student", metavar="ID", help="Hub id or folder of a student that is distilled already.")
 @click.option("--schema", is_flag=True, help="Also write the JSON Schema beside it, for an editor.")
-@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@click.option("--force", is_flag=True, help="Replace files that exist.")
 @json_option
 def command(
     place: Path,
@@ -35,7 +46,7 @@ def command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Write a first spec, with comments: into FILE, or into FOLDER (default: here) under its name.
+    """Write a first spec, with comments: into FILE, or into FOLDER (default: this one) under its name.
 
     quickstart trains its own small teacher: minutes on a laptop, no download. hub: a teacher that exists, one GPU.
     student: teacher and student both exist, nothing is trained.
@@ -45,17 +56,76 @@ def command(
       boomspec init
       boomspec init experiments/mine.yaml --teacher Qwen/Qwen3-4B-Base --schema
     """
-    from boomspec.commands.templates import SCHEMA_FILE, first_spec, write_spec
-
-    spec = first_spec(place, template=template, name=name, teacher=teacher, student=student, schema=schema)
-    write_spec(spec, schema=schema, force=force)
+    template = template or ("student" if student else "hub" if teacher else "quickstart")
+    models = {section: model for section, model in (("teacher", teacher), ("student", student)) if model is not None}
+    _check_options(template, models)
+    is_file = place.suffix in (".yaml", ".yml")
+    if name is None:
+        model = (student or teacher or "").rstrip("/").rpartition("/")[2].lower()
+        name = place.stem if is_file else model or template
+    path = place if is_file else place / f"{name}.yaml"
+    text = _replaced((_FOLDER / f"{template}.yaml").read_text(encoding="utf-8"), "name: ", name)
+    for section, model in models.items():
+        text = _replaced(text, "model: ", _relative(path.parent, model), after=f"{section}:")
+    document = parse_document(text, path)
+    check_spec(SpecFile(validate(Spec, document), document))
+    written = _write(path, text, schema=schema, force=force)
     if as_json:
-        written = str(spec.path.with_name(SCHEMA_FILE)) if schema else None
-        click.echo(json.dumps({"spec": str(spec.path), "template": spec.template, "schema": written}))
+        click.echo(json.dumps({"spec": str(path), "template": template, "schema": written and str(written)}))
         return
-    click.echo(f"{spec.path}: written from the template {spec.template}")
-    if schema:
-        click.echo(f"{spec.path.with_name(SCHEMA_FILE)}: for completion in an editor")
-    click.echo("next:")
-    click.echo(f"  boomspec plan {spec.path}   shows every size and what a run would do")
-    click.echo(f"  boomspec run {spec.path}    runs it")
+    click.echo(f"{path}: written from the template {template}")
+    if written:
+        click.echo(f"{written}: for completion in an editor")
+    click.echo(
+        f"next:\n  boomspec plan {path}   shows every size and what a run would do\n  boomspec run {path}    runs it"
+    )
+
+
+def _check_options(template: str, models: dict[str, str]) -> None:
+    if template not in TEMPLATES:
+        hint = did_you_mean(template, list(TEMPLATES)) or f"there are {', '.join(TEMPLATES)}"
+        raise BoomspecError(f"there is no template '{template}'", hint=hint)
+    for option in models:
+        if option not in TEMPLATES[template]:
+            fitting = next(known for known, options in TEMPLATES.items() if option in options)
+            raise BoomspecError(f"the template {template} names no {option}", hint=f"take --template {fitting}")
+
+
+def _write(path: Path, text: str, *, schema: bool, force: bool) -> Path | None:
+    """Write the spec, and with `schema` the JSON Schema beside it. Returns the path of the schema.
+
+    Raises BoomspecError where that would replace something, before anything is written.
+    """
+    from boomspec.spec.json_schema import json_schema
+
+    beside = path.with_name(_SCHEMA_FILE) if schema else None
+    content = json.dumps(json_schema(), indent=2) + "\n"
+    if not force and os.path.lexists(path):
+        raise BoomspecError(f"{path} exists already", hint="give another name, or replace it: --force")
+    if beside and not force and beside.exists() and beside.read_text(encoding="utf-8") != content:
+        raise BoomspecError(f"{beside} exists already, with other content", hint="replace it: --force")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if beside:
+        write_atomically(beside, content)
+    write_atomically(path, f"# yaml-language-server: $schema={_SCHEMA_FILE}\n{text}" if schema else text)
+    return beside
+
+
+def _relative(folder: Path, model: str) -> str:
+    """A model as a spec in `folder` names it. On the command line paths start here, in a spec at its folder."""
+    path = Path(model).expanduser()
+    if not path.is_dir() or path.is_absolute():
+        return model
+    relative = os.path.relpath(path.resolve(), folder.resolve())
+    return relative if relative.startswith(".") else f"./{relative}"
+
+
+def _replaced(text: str, key: str, value: str, *, after: str = "") -> str:
+    """The text with another value in the first line with this key; the comment behind it stays in its column."""
+    lines = text.splitlines()
+    first = lines.index(after) if after else 0
+    i = next(i for i in range(first, len(lines)) if lines[i].lstrip().startswith(key))
+    old, hash_sign, comment = lines[i].partition("  #")
+    new = old[: len(old) - len(old.lstrip())] + key + scalar(value)
+    lines[i] = f"{new:{len(old)}}{hash_sign}{comment}" if hash_sign else new
+    return "\n".join(lines) + "\n"

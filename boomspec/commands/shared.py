@@ -37,10 +37,10 @@ def _where(_context: click.Context, _option: click.Parameter, value: str | None)
 
 
 def offered(what: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
-    """Completions by a function of `boomspec.commands.completions`, which is imported only while a person types."""
+    """Completions by a function of `boomspec.commands.completion`, which is imported only while a person types."""
 
     def complete(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        completions = importlib.import_module("boomspec.commands.completions")
+        completions = importlib.import_module("boomspec.commands.completion")
         found: list[CompletionItem] = getattr(completions, what)(incomplete)
         return found
 
@@ -104,13 +104,17 @@ def runner(graph: TaskGraph, store: Store) -> list[str]:
     store.check_writable()
     path = store.run_folder(graph.name, graph.id) / GRAPH
     graph.write(path)
-    return [sys.executable, "-P", "-m", "runners", str(path), "--store", store.address]
+    return [*module_command("runners"), str(path), "--store", store.address]
+
+
+def module_command(module: str) -> list[str]:
+    """The command that runs a module in this Python, without what lies in the current folder."""
+    return [sys.executable, "-P", "-m", module]
 
 
 def runner_output(module: str, *arguments: str) -> str:
     """What a module of the runners prints. Raises BoomspecError, with the end of its complaint, where it fails."""
-    command = [sys.executable, "-P", "-m", module, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run([*module_command(module), *arguments], capture_output=True, text=True)
     if done.returncode != 0:
         raise BoomspecError(f"{module} failed: {(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}")
     return done.stdout

@@ -1,16 +1,40 @@
-"""`boomspec show`: what a spec means, with every value written out."""
+"""`boomspec show`: each experiment of a spec, a compiled graph or a run, with every value written out.
+
+A comment marks a value that was not written as a default, names the base file or the variant that sets it, or gives the
+rule that it follows from. What is not known (no network, a search that has not run) is named at the end.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import click
 
 from boomspec.commands.shared import json_option, spec_argument, store_option, warn
+from boomspec.compile.check import check_spec
+from boomspec.compile.compiler import answers_of, compile_experiments
+from boomspec.compile.resolved import FOLLOWING, resolve, tasks_by_name
+from boomspec.core.errors import BoomspecError, SpecError
+from boomspec.core.graph import Experiment
 from boomspec.core.json_text import json_text
-from boomspec.store import Where
+from boomspec.models.hub import UnreachableError
+from boomspec.models.trust import asked_for
+from boomspec.plan.changes import differences
+from boomspec.plan.run import open_run, run_folder, store_of
+from boomspec.spec.document import Document
+from boomspec.spec.experiments import load_experiments, split_address
+from boomspec.spec.spec_file import Spec, SpecFile
+from boomspec.spec.yaml_writer import Path as Place
+from boomspec.spec.yaml_writer import inline, lines
+from boomspec.store import Where, open_store
 
+SHOW_SCHEMA_VERSION = 1
 _MOST_ROWS = 50  # of experiments
+_WORKED_OUT = (*FOLLOWING, ("sources",), ("interpolate", "sizes"))
 
 
 @click.command("show")
@@ -19,41 +43,175 @@ _MOST_ROWS = 50  # of experiments
 @click.option("--all", "every", is_flag=True, help="Every experiment in full, not only how each differs.")
 @json_option
 def command(spec: Path, store: Where | None, every: bool, as_json: bool) -> None:
-    """Show what SPEC means: defaults written out, layers and sizes as integers, layer plans, what is read.
+    """Show the resolved SPEC: all defaults, layers and sizes as integers, layer plans, and what is read.
 
-    SPEC: a spec, one of its experiments (SPEC#LABEL), a compiled graph, or the folder of a run. A comment says what was
-    not written ("default"), what a rule has become ("from ..."), or which file or variant says it.
+    SPEC: a spec, one of its experiments (SPEC#LABEL), a compiled graph, or the folder of a run. A comment marks what
+    was not written ("default"), what a rule has become ("from ..."), and which file or variant sets a value.
 
     \b
     Examples:
       boomspec show specs/quickstart.yaml
       boomspec show boomspec-store/runs/quickstart-1a2b3c4d --json
     """
-    from boomspec.commands.review import review
-    from boomspec.models.trust import asked_for
-    from boomspec.spec.yaml_writer import inline
-
     found = review(spec, store)
-    warn(dict.fromkeys(line for experiment in found.experiments for line in asked_for(experiment.meaning)))
+    experiments = found.experiments
+    warn(dict.fromkeys(line for experiment in experiments for line in asked_for(experiment.meaning)))
     if as_json:
         click.echo(json_text(found.to_json(), indent=2))
         return
-    several = len(found.experiments) > 1
-    shown = found.experiments if every else found.experiments[:1]
-    for i, experiment in enumerate(shown):
+    several = len(experiments) > 1
+    for i, experiment in enumerate(experiments if every else experiments[:1]):
         if several:
             click.echo(f"{'---' if i else ''}{chr(10) if i else ''}# {experiment.label}")
         click.echo(experiment.text(), nl=False)
     if several and not every:
-        click.echo(f"\n# {len(found.experiments)} experiments; how the others differ from {shown[0].label}:")
-        others = found.differing()
-        width = max(len(experiment.label) for experiment in found.experiments)
-        for experiment, differing in others[:_MOST_ROWS]:
-            changes = ", ".join(
-                f"{d.name}: {'(none)' if d.new is None else inline(d.new)}" for d in differing if d.name != "name"
-            )
+        first, *others = experiments
+        click.echo(f"\n# {len(experiments)} experiments; how the others differ from {first.label}:")
+        width = max(len(experiment.label) for experiment in experiments)
+        for experiment in others[:_MOST_ROWS]:
+            differing = (d for d in differences(first.meaning, experiment.meaning) if d.name != "name")
+            changes = ", ".join(f"{d.name}: {'(none)' if d.new is None else inline(d.new)}" for d in differing)
             click.echo(f"#   {experiment.label:{width}}  {changes or 'nothing'}")
         if len(others) > _MOST_ROWS:
             click.echo(f"#   and {len(others) - _MOST_ROWS} more (--json has all)")
     if found.unknown:
         click.echo(f"\n# not known: {found.unknown}")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One experiment. `file` is None where it was read from a graph, which does not tell what was written."""
+
+    label: str
+    axes: dict[str, str]
+    meaning: dict[str, Any]
+    file: SpecFile | None = None
+
+    def text(self) -> str:
+        """The experiment as YAML, with comments."""
+        plain = {key: value for key, value in self.meaning.items() if key != "written"}
+        return "\n".join(lines(plain, self.comment)).strip() + "\n"
+
+    def comment(self, place: Place) -> str:
+        """The comment on one value; "" where it stands in the spec as it is shown."""
+        place = place[:2] if place[:2] == ("interpolate", "sizes") else place
+        written = self.meaning.get("written", {})
+        rules: dict[Place, Any] = {("interpolate", key): value for key, value in written.get("interpolate", {}).items()}
+        rules["student", "keep"] = written.get("keep")
+        if (rule := rules.get(place)) is not None and rule != _at(self.meaning, place):
+            return ", ".join(filter(None, [f"from {inline(rule)}", self._origin(place)]))
+        if self.file is None or (any(place[: len(start)] == start for start in _WORKED_OUT) and place not in rules):
+            return ""
+        return self._origin(place) if _at(self._said, place, missing=_MISSING) is not _MISSING else "default"
+
+    def defaults(self) -> list[str] | None:
+        """The fields that were not written; None where that is not known."""
+        if self.file is None:
+            return None
+        return [".".join(place) for place in _leaves(self.meaning) if "default" in self.comment(place)]
+
+    @cached_property
+    def _said(self) -> dict[str, Any]:
+        return {} if self.file is None else _said(self.file.spec)
+
+    def _origin(self, place: Place) -> str:
+        """The variant, the point of a sweep or the base file that sets a value."""
+        if self.file is None:
+            return ""
+        layer: Document | None = self.file.document
+        while layer is not None:
+            if layer.title and any(edit.is_leaf and edit.covers(place) for edit in layer.edits):
+                return layer.title
+            layer = layer.below
+        found = self.file.document.nearest(place)
+        return "" if found.file == self.file.document.file else f"{found.file.name}:{found.line}"
+
+
+@dataclass(frozen=True)
+class Review:
+    """The experiments; `unknown`: what could not be found out, and why."""
+
+    name: str
+    experiments: tuple[Shown, ...]
+    unknown: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": SHOW_SCHEMA_VERSION,
+            "name": self.name,
+            "unknown": self.unknown or None,
+            "experiments": [
+                {"label": e.label, "axes": e.axes, "meaning": e.meaning, "defaults": e.defaults()}
+                for e in self.experiments
+            ],
+        }
+
+
+def review(address: Path, store: Where | None) -> Review:
+    """What a spec, SPEC#LABEL, a graph file or the folder of a run means. Raises SpecError or BoomspecError."""
+    path, _ = split_address(address)
+    files: dict[str, SpecFile] = {}
+    if run_folder(path, None if store is None else open_store(store)) is not None or path.suffix == ".json":
+        graph = open_run(address, store).graph
+    else:
+        files = {file.label: file for file in load_experiments(address)}
+        first, *_ = files.values()
+        try:
+            graph = compile_experiments([*files.values()], answers_of(store_of(first, store))).graph
+        except BoomspecError as error:
+            if isinstance(error, SpecError) and not _is_unreachable(error):
+                raise
+            return _without_reading(files, error)
+    shown = tuple(Shown(e.label, e.axes, e.meaning, files.get(e.label)) for e in graph.experiments)
+    return Review(graph.name, shown, _waiting(graph.experiments))
+
+
+def _without_reading(files: dict[str, SpecFile], error: BoomspecError) -> Review:
+    """Without a network, or without lm-eval: all but what is read, and layers where they depend on that."""
+    families = {label: check_spec(file) for label, file in files.items()}
+    shown = []
+    for label, file in files.items():
+        meaning = resolve(file.spec, families[label]).to_json()
+        shown.append(Shown(label, file.axes, {key: value for key, value in meaning.items() if key != "sources"}, file))
+    what = "what is read" if all(families.values()) else "layers, sizes and what is read"
+    why = error.problems[0].message if isinstance(error, SpecError) else error.message
+    return Review(next(iter(files.values())).spec.name, tuple(shown), f"{what}: {why}")
+
+
+def _is_unreachable(error: BaseException | None) -> bool:
+    """Whether the cause of an error is that the hub gave no answer."""
+    return error is not None and (isinstance(error, UnreachableError) or _is_unreachable(error.__cause__))
+
+
+def _waiting(experiments: tuple[Experiment, ...]) -> str:
+    waiting = [experiment.label for experiment in experiments if experiment.family is None]
+    named = f": {', '.join(waiting)}" if any(waiting) else ""
+    return f"layers or their order, before a search has run{named}" if waiting else ""
+
+
+def _said(spec: Spec) -> dict[str, Any]:
+    """What a spec says itself, without defaults, in the shape of its meaning."""
+    plain = spec.model_dump(mode="json", exclude_unset=True)
+    plain["baselines"] = {kind: settings for item in plain.get("baselines", ()) for kind, settings in item.items()}
+    if "tasks" in (plain.get("evaluate") or {}):
+        plain["evaluate"]["tasks"] = tasks_by_name(plain["evaluate"]["tasks"], spec)
+    return plain
+
+
+_MISSING = object()
+
+
+def _at(data: Any, place: Place, *, missing: Any = None) -> Any:
+    for key in place:
+        if not isinstance(data, dict) or key not in data:
+            return missing
+        data = data[key]
+    return data
+
+
+def _leaves(data: Any, place: Place = ()) -> Iterator[Place]:
+    if not isinstance(data, dict) or not data:
+        yield place
+        return
+    for key, value in data.items():
+        yield from _leaves(value, (*place, key))

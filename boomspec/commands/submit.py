@@ -12,8 +12,8 @@ from typing import Any
 import click
 
 import boomspec
+from boomspec.commands.jobs import address_option, insecure_option, job_program
 from boomspec.commands.kuberay import DEFAULT_SECRET, Pods, as_yaml, manifest
-from boomspec.commands.remote import address_option, cluster_program, insecure_option
 from boomspec.commands.shared import check_runners, json_option, runnable, spec_argument, store_option, wait, warn
 from boomspec.commands.slurm import Allocation, script
 from boomspec.compile.places import path_text
@@ -111,7 +111,7 @@ def command(
     elif slurm:
         print(_script(next(stages), python or sys.executable, nodes or 1, options), end="")
     else:
-        program = cluster_program("submit", address, insecure=insecure, as_json=as_json)
+        program = job_program("submit", address, insecure=insecure, as_json=as_json)
         program += [*options, *["--pip"] * pip, *(f"--env={name}" for name in variables), *["--wait"] * waits]
         program += [f"--python={python}"] if python else []
         program += ["--store-is-local"] * _is_local(spec, store)

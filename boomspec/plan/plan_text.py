@@ -24,10 +24,10 @@ from boomspec.core.format import (
     with_unit,
 )
 from boomspec.core.graph import Node, TaskGraph
-from boomspec.core.sizes import shown_bytes
+from boomspec.core.sizes import Member, compact_plan, shown_bytes
+from boomspec.models.whole import described
 from boomspec.plan.forecast import Clock, Forecast, Totals, totals
 from boomspec.plan.plan import Plan
-from boomspec.plan.tables import print_family
 from boomspec.plan.text_plan import TextPlan, text_plans
 from boomspec.plan.text_plan import lines as text_lines
 from boomspec.store import Store
@@ -80,6 +80,34 @@ def print_plan(compiled: Compiled, plan: Plan, forecast: Forecast, store: Store,
         console.print(f"[bold]The rest is known after:[/] {', '.join(compiled.pending)} (a run goes on by itself)")
     for warning in forecast.warnings:
         console.print(f"[bold red]warning:[/] {warning}")
+
+
+def print_family(family: Family, title: str = "Sizes") -> None:
+    """The sizes of a family as a table, with exact numbers."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    asked = any(member.asked for member in family.members)
+    numbers = [(heading, True) for heading in ("layers", "parameters", "of teacher", "weights")]
+    table = _table(*numbers, ("", False), ("plan", False), *[("asked for", False)] * asked)
+    table.title, table.title_justify = title, "left"
+    for member in family.members:
+        table.add_row(
+            str(member.layers),
+            f"{member.parameters:,}",
+            f"{member.parameters / family.members[-1].parameters:.1%}",
+            shown_bytes(member.bytes),
+            _role(member) + (", untied" if family.facts.tied and not member.tied else ""),
+            compact_plan(member.plan),
+            *[", ".join(member.asked)] * asked,
+        )
+    console.print(table)
+    if (rest := described(family.facts, keep=family.rest)) is not None:
+        console.print(rest, markup=False)
+
+
+def _role(member: Member) -> str:
+    return "student" if member.is_student else "teacher" if member.is_teacher else "interpolated"
 
 
 def _print_text(console: Console, text: TextPlan) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from boomspec.commands.spec import mermaid
 from boomspec.core.errors import BoomspecError
 from boomspec.core.execution import Execution
 from boomspec.core.graph import Experiment, Node, Task, TaskGraph
@@ -16,7 +17,6 @@ from boomspec.core.tasks import Evaluate as Measure
 from boomspec.core.tasks import HeldOut, Interpolate, Tokenize
 from boomspec.plan.plan import needed
 from boomspec.plan.schedule import critical_path, elapsed, longest_first
-from boomspec.plan.tables import mermaid
 from boomspec.store import FolderStore
 from runners.executor.ready import Ready
 

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from boomspec.commands.cli import main
-from boomspec.commands.completions import runs, specs
+from boomspec.commands.completion import runs, specs
 from tests.boomspec.past import past_run
 
 ASK = """\

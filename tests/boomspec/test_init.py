@@ -97,7 +97,7 @@ def test_nothing_is_replaced_unless_that_is_asked_for():
     Path("quickstart.yaml").write_text("mine")
     result = call()
     assert result.exit_code == 2
-    assert "quickstart.yaml is there already" in result.output
+    assert "quickstart.yaml exists already" in result.output
     assert Path("quickstart.yaml").read_text() == "mine"
     Path("dangling.yaml").symlink_to("nowhere")
     assert call("dangling.yaml").exit_code == 2
@@ -111,8 +111,8 @@ def test_nothing_is_replaced_unless_that_is_asked_for():
         (["--template", "hubb"], "there is no template 'hubb'\n  hint: did you mean 'hub'?"),
         (["--template", "zzz"], "hint: there are quickstart, hub, student"),
         (["--template", "../../setup"], "there is no template"),
-        (["--template", "quickstart", "--teacher", "a/b"], "no teacher to be named\n  hint: take --template hub"),
-        (["--template", "hub", "--student", "a/b"], "no student to be named\n  hint: take --template student"),
+        (["--template", "quickstart", "--teacher", "a/b"], "names no teacher\n  hint: take --template hub"),
+        (["--template", "hub", "--student", "a/b"], "names no student\n  hint: take --template student"),
         (["--name", "a b"], "'a b' is not a plain name"),
         (["--name", ""], "is not a plain name"),
         (["--teacher", "a/b/c"], "neither a folder nor a hub id"),
