@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from boomspec.compile.cost import flops, memory
+from boomspec.compile.cost import memory
 from boomspec.compile.cost.shapes import Model, UnknownCostError, assembled, model_of
 from boomspec.core.execution import TrainingOptions
 from boomspec.core.graph import Node, Source
@@ -105,8 +105,8 @@ class _Prices(Prices):
         cut = options.parallel == "fsdp"
         rows = -(-recipe.sequences // workers)  # of a step on one worker
         micro_batch = min(options.micro_batch, rows)
-        once = flops.head_and_gradients(model, trained=trained)
-        each = flops.forward_and_backward(model, length) + (model.forward(length) if again else 0)
+        once = model.head_and_gradients(trained=trained)
+        each = model.forward_and_backward(length) + (model.forward(length) if again else 0)
         each += sum(term.flops(model.hidden) for term in losses.terms().values())
         labelled = once if of_labels or (of_logits and not apart) else 0  # for each token that has a label
         compared = 0

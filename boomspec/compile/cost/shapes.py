@@ -3,6 +3,19 @@
 Every two-dimensional weight of a layer is a matrix product on each token. How wide queries and keys are and whether the
 MLP is gated, which attention's operations and the memory of activations need, is checked against the shapes: a layer
 that does not fit is an `UnknownCostError`, with the reason.
+
+Operations are counted as in torch's FlopCounterMode: a multiply-add is two; matrix products and attention count; norms,
+activations, softmaxes and the optimiser do not. For one token, with P elements in the layers' matrices, queries of
+width q, T tokens a sequence and a projection of D x V:
+
+    forward of a layer      2 P + 4 T q       queries x keys and scores x values in full: the causal half that a kernel
+                                              may leave out is counted, by torch and here
+    backward of a layer     4 P + 10 T q      gradients of inputs and weights; attention computes its scores again
+    head                    2 D V forward, 2 D V for the gradient of the hidden state, 2 D V for that of the matrix
+                            (not of a frozen one). The gradients are taken inside of the forward pass, chunk by chunk:
+                            nothing is computed twice
+
+A frozen embedding saves nothing in the layers: the first norm's weight is trained, and stands before them.
 """
 
 from __future__ import annotations
@@ -13,7 +26,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
-from boomspec.compile.cost import flops, memory
+from boomspec.compile.cost import memory
 from boomspec.core.layers import TEACHER, Plan
 from boomspec.models.checkpoint import TensorEntry
 from boomspec.models.facts import ModelFacts
@@ -97,16 +110,26 @@ class Model:
         """Elements of the weights that a token is multiplied with in the layers."""
         return sum(layer.matrices for layer in self.layers)
 
+    @cached_property
+    def queries(self) -> int:
+        return sum(layer.queries for layer in self.layers)
+
     @property
     def projection(self) -> int:
         """Elements of the matrix from hidden states to logits."""
         return self.hidden * self.vocabulary
 
     def forward(self, length: int) -> int:
-        return flops.forward(self, length)
+        return 2 * self.matrices + 4 * length * self.queries
+
+    def forward_and_backward(self, length: int) -> int:
+        return 6 * self.matrices + 14 * length * self.queries
 
     def head(self) -> int:
         return 2 * self.projection
+
+    def head_and_gradients(self, *, trained: bool) -> int:
+        return (6 if trained else 4) * self.projection
 
     def measuring(self, *, bf16: bool, tokens: int) -> dict[str, int]:
         return dict(memory.measuring(self, bf16=bf16, tokens=tokens))

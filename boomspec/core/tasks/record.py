@@ -43,7 +43,7 @@ class Copied:
 
 
 class Record(Strict):
-    """Parameters of one task. Subclasses set `kind` and `version`, and answer what their kind does not as usual.
+    """Parameters of one task. A subclass sets `kind` and `version`, and overrides what is not as usual for its kind.
 
     `version` is part of the identity: raise it when the body of a kind starts to give other results.
     """
@@ -51,25 +51,24 @@ class Record(Strict):
     kind: ClassVar[str]
     version: ClassVar[int]
 
-    trains: ClassVar[bool] = False  # a model: it has workers and checkpoints, and writes metrics.jsonl
-    reads_models: ClassVar[bool] = True  # else its body needs only what lies beside the models of its inputs
-    shows_numbers: ClassVar[bool] = False  # of other tasks, on a page, and makes none of its own
-    decides_results: ClassVar[bool] = True  # else no other task reads it, and the graph's id leaves it out
-    numbers: ClassVar[tuple[str, ...]] = ()  # its files that hold numbers, where it writes a model beside them
-    usual_work: ClassVar[int] = 1  # beside that of other kinds, where the costs of two tasks leave them equal
-    # Bytes that one core reads in a second, where that takes longer than copying them.
-    bytes_a_second: ClassVar[float | None] = None
+    trains: ClassVar[bool] = False  # It trains a model: it may have several workers, and writes metrics.jsonl.
+    reads_models: ClassVar[bool] = True  # Its body opens the models of its inputs, not only the numbers beside them.
+    shows_numbers: ClassVar[bool] = False  # It draws the numbers of other tasks, and computes none.
+    decides_results: ClassVar[bool] = True  # Results depend on it. If not, the graph's id leaves it out.
+    numbers: ClassVar[tuple[str, ...]] = ()  # Its files without its model, for kinds that write one.
+    usual_work: ClassVar[int] = 1  # Which of two tasks starts first where their costs do not decide: that with more.
+    bytes_a_second: ClassVar[float | None] = None  # What one core reads; None: as much as it copies.
 
     def to_json(self) -> dict[str, Any]:
         """The `params` of its task."""
         return self.model_dump(mode="json", exclude_none=True)
 
     def model(self) -> Assembled | Copied | Architecture | None:
-        """What the model that it makes consists of; None where it makes none."""
+        """The model that it makes; None where it makes none."""
         return None
 
     def cost(self, prices: Prices) -> Cost:
-        """What it takes, as far as that follows from the record and the shapes of models."""
+        """What it takes, as far as that follows from the record and from the shapes of models."""
         return Cost()
 
     def counted(self, cost: Cost, text: TextCounts) -> Cost:
@@ -77,7 +76,7 @@ class Record(Strict):
         return cost
 
     def work(self, cost: Cost) -> float | None:
-        """What the time of such a task grows with: operations, or bytes; None where it is unknown."""
+        """What its time is proportional to: operations, or bytes without any; None where that is unknown."""
         if cost.flops:
             return float(cost.flops)
         if cost.unknown and self.bytes_a_second is None:
@@ -85,11 +84,11 @@ class Record(Strict):
         return float(cost.read + cost.disk) or (1.0 if self.shows_numbers else None)
 
     def pace(self) -> tuple[str, ...]:
-        """Tasks of the same kind and pace take the same time for the same work."""
+        """A key: tasks of the same kind and key take the same time for the same work."""
         return ("",)
 
     def text_tokens(self) -> int:
-        """Tokens of the input `tokens` that it goes through, where it may do so more than once."""
+        """Tokens of its input `tokens` that it trains on; 0 where it does not train, or their number is unknown."""
         return 0
 
     def computes_in(self) -> tuple[Precision, Determinism | None]:
