@@ -83,7 +83,7 @@ def literals(schemas: list[Schema]) -> list[Any]:
 
 def described(schemas: list[Schema]) -> str:
     """Say what a value may be: "a whole number, a list or a mapping"."""
-    return either([part for schema in schemas for part in _described(schema)])
+    return either([part for schema in schemas or [{}] for part in _described(schema)])
 
 
 def either(parts: list[str]) -> str:

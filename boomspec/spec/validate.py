@@ -187,7 +187,7 @@ def _wrong_keys(schemas: list[Schema], value: _Value, groups: dict[str | int, li
         yield value.step(key).problem(message, joined(hints), key=True, where=value.location)
     if any(isinstance(item, int) for item in missing):
         count = len(written) if isinstance(written, tuple) else 0
-        yield value.problem(f"must have {schemas[0]['minItems']} items, not {count}")
+        yield value.problem(f"must have {count + len(missing)} items, not {count}")
         return
     for key in map(str, missing):
         yield value.problem(f"missing '{key}'", fields.get(key, {}).get("description"), key=True)
