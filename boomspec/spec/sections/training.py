@@ -76,10 +76,7 @@ class DistillSpec(Training):
         [{"padding": True, "kl_on_padding": True}],
         default=None,
     )
-    losses: Losses = about(
-        "Terms of the loss; the key is the kind.",
-        default=usual_losses(),
-    )
+    losses: Losses = about("Terms of the loss; the key is the kind.", default=usual_losses())
 
     @field_validator("losses", mode="after")
     @classmethod
