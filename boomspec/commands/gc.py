@@ -61,7 +61,7 @@ def command(
       boomspec gc
       boomspec gc --older-than 30d --keep-last 3 --delete
     """
-    from boomspec.store.gc import GC_SCHEMA_VERSION, delete, forgotten, garbage
+    from boomspec.store.gc import GC_SCHEMA_VERSION, forgotten, garbage
     from boomspec.store.runs import chosen_run, past_runs
 
     place = open_store(store or DEFAULT_STORE)
@@ -76,7 +76,7 @@ def command(
         items, needed = garbage(place, runs, forget=forget, cache=cache)
         if really:
             for item in items:
-                delete(place, item)
+                place.remove(item)
     if as_json:
         content = {
             "schema": GC_SCHEMA_VERSION,

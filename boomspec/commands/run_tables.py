@@ -12,7 +12,8 @@ from rich.table import Table
 from boomspec.core.format import shown_seconds
 from boomspec.core.sizes import shown_bytes
 from boomspec.store import Store
-from boomspec.store.gc import Garbage, Needed
+from boomspec.store.gc import Needed
+from boomspec.store.interface import Stored
 from boomspec.store.runs import PastRun, Trouble
 
 _STYLES = {"running": "cyan", "finished": "green", "failed": "bold red", "interrupted": "yellow", "killed": "red"}
@@ -80,7 +81,7 @@ def print_run(run: PastRun) -> None:
     console.print(f"folder: {escape(str(run.folder))}")
 
 
-def print_garbage(items: list[Garbage], needed: Needed, store: Store, *, deleted: bool) -> None:
+def print_garbage(items: list[Stored], needed: Needed, store: Store, *, deleted: bool) -> None:
     """Counts and bytes of what can go, or is gone, by kind."""
     console = Console(highlight=False, soft_wrap=True)
     if not items:
@@ -113,8 +114,8 @@ def _same_error(troubles: tuple[Trouble, ...]) -> list[tuple[Trouble, int]]:
     return [(trouble, 0) for trouble in troubles if trouble.state == "failed"] + list(reversed(blocked.values()))
 
 
-def _grouped(items: list[Garbage]) -> dict[str, list[Garbage]]:
-    groups: dict[str, list[Garbage]] = {}
+def _grouped(items: list[Stored]) -> dict[str, list[Stored]]:
+    groups: dict[str, list[Stored]] = {}
     for item in items:
         detail = {"artifact": ", of no run", "checkpoints": f", {item.reason}"}.get(item.what, "")
         groups.setdefault(f"{item.what} {item.kind}".strip() + detail, []).append(item)

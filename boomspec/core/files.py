@@ -109,11 +109,13 @@ def temporary_name(path: Path) -> Path:
 
 
 def replace_folder(part: Path, target: Path) -> None:
-    """Rename a finished folder to `target`, deleting the folder that is there."""
+    """Rename a finished folder to `target`; the folder there is renamed to `<part>-old`, and deleted."""
+    old = part.with_name(f"{part.name}-old")
     if target.exists():
-        discard(target)
+        target.rename(old)
     part.rename(target)
     flush(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def discard(path: Path, *, ignore_errors: bool = True) -> None:

@@ -21,7 +21,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import cache
 from itertools import islice
@@ -329,18 +329,18 @@ class FolderStore(Store):
         except BoomspecError:
             return False
 
-    def stored_run(self, folder: Path) -> Iterator[Stored]:
-        yield Stored("run", folder)
+    def stored_run(self, folder: Path, reason: str) -> Iterator[Stored]:
+        yield Stored("run", folder, reason=reason)
 
-    def dead_keys(self, kind: str, is_gone: Callable[[str], bool]) -> Iterator[Stored]:
+    def dead_keys(self, kind: str, living: Set[str]) -> Iterator[Stored]:
         for key in _entries(self.root / MADE_OF / kind):
             ids = [path.name for path in _entries(key)]
-            dead = [i for i in ids if is_gone(i) and not is_in_use(self.resume(kind, i))]
+            dead = [i for i in ids if i not in living and not is_in_use(self.resume(kind, i))]
             for path in [key] if dead == ids else [key / i for i in dead]:
                 yield Stored("leftover", path, kind, reason="its artifact is gone")
 
     def remove(self, stored: Stored) -> None:
-        discard(Path(stored.place), ignore_errors=False)
+        discard(Path(stored.path), ignore_errors=False)
 
 
 def _of_each(tasks: Iterable[ArtifactId], read: Callable[[ArtifactId], _T], unread: Unread) -> dict[ArtifactId, _T]:

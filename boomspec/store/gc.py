@@ -7,9 +7,8 @@ one run cannot be read, any artifact and any checkpoint could be needed: then no
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.tasks import KINDS
@@ -17,28 +16,6 @@ from boomspec.store.interface import STORED_KINDS, Store, Stored
 from boomspec.store.runs import PastRun, read_graph_data
 
 GC_SCHEMA_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Garbage:
-    """Something that can go, and why. what: as in `Stored`, or "broken artifact"."""
-
-    what: str
-    reason: str
-    bytes: int
-    stored: Stored
-
-    @property
-    def kind(self) -> str:
-        return self.stored.kind
-
-    @property
-    def path(self) -> Path | str:
-        return self.stored.place
-
-    def to_json(self) -> dict[str, Any]:
-        ids = {"what": self.what, "kind": self.kind, "path": str(self.path)}
-        return {**ids, "bytes": self.bytes, "reason": self.reason}
 
 
 @dataclass(frozen=True)
@@ -67,31 +44,17 @@ def forgotten(runs: list[PastRun], *, keep_last: int | None, older_than: float |
     return found
 
 
-def garbage(store: Store, runs: list[PastRun], *, forget: list[PastRun], cache: bool) -> tuple[list[Garbage], Needed]:
+def garbage(store: Store, runs: list[PastRun], *, forget: list[PastRun], cache: bool) -> tuple[list[Stored], Needed]:
     """What can go from a store once the runs `forget` are forgotten, in the order in which it should go."""
     gone = {run.folder for run in forget}
     needed = _needed([run for run in runs if run.folder not in gone])
-
-    def is_gone(task_id: str) -> bool:
-        return task_id not in ids or not (needed.unjudged or task_id in needed.tasks)
-
-    found = [
-        _garbage(stored, stored.what, stored.reason or f"{run.state}, forgotten")
-        for run in forget
-        for stored in store.stored_run(run.folder)
-    ]
-    for stored in store.stored(STORED_KINDS, cache=cache):
-        what, reason = _verdict(stored, needed)
-        if reason:
-            found.append(_garbage(stored, what, reason))
+    found = [item for run in forget for item in store.stored_run(run.folder, f"{run.state}, forgotten")]
+    found += [item for stored in store.stored(STORED_KINDS, cache=cache) if (item := _judged(stored, needed)).reason]
     for kind in KINDS:
         ids = store.ids(kind)
-        found += [_garbage(stored, stored.what, stored.reason) for stored in store.dead_keys(kind, is_gone)]
-    return found, needed
-
-
-def delete(store: Store, item: Garbage) -> None:
-    store.remove(item.stored)
+        kept = ids if needed.unjudged else ids & needed.tasks
+        found += store.dead_keys(kind, kept)
+    return [replace(item, bytes=_size(item.path)) if isinstance(item.path, Path) else item for item in found], needed
 
 
 def _needed(runs: list[PastRun]) -> Needed:
@@ -107,21 +70,14 @@ def _needed(runs: list[PastRun]) -> Needed:
     return Needed(frozenset(tasks), unjudged)
 
 
-def _verdict(stored: Stored, needed: Needed) -> tuple[str, str]:
-    """What to call it, and why it can go; "" where it stays."""
+def _judged(stored: Stored, needed: Needed) -> Stored:
+    """The same with the reason why it can go; "" where it stays."""
     unneeded = "of no run" if not needed.unjudged and stored.task not in needed.tasks else ""
-    if stored.what == "artifact":
-        if stored.damage is not None:
-            return "broken artifact", "" if needed.unjudged else stored.damage
-        return stored.what, unneeded
-    if stored.what == "checkpoints":
-        return stored.what, stored.reason or unneeded
-    return stored.what, stored.reason
-
-
-def _garbage(stored: Stored, what: str, reason: str) -> Garbage:
-    size = _size(stored.place) if isinstance(stored.place, Path) else sum(stored.objects.values())
-    return Garbage(what, reason, size, stored)
+    if stored.what == "artifact" and stored.damage is not None:
+        return replace(stored, what="broken artifact", reason="" if needed.unjudged else stored.damage)
+    if stored.what in ("artifact", "checkpoints"):
+        return replace(stored, reason=stored.reason or unneeded)
+    return stored
 
 
 def _size(path: Path) -> int:

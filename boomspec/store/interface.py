@@ -6,9 +6,9 @@ which: both can be used by many processes at once, and both work on files below 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -39,19 +39,24 @@ class Workspace:
 
 @dataclass(frozen=True)
 class Stored:
-    """Something in a store that `remove` can delete: a file, a folder, or a group of objects.
+    """Something in a store that `gc` may delete, and why: a file, a folder, or a group of objects.
 
     "artifact" and "checkpoints" belong to `task`; "leftover" is what dead processes left.
     """
 
-    what: Literal["run", "artifact", "checkpoints", "leftover", "cache"]
-    place: Path | str  # a URL, for objects
+    what: Literal["run", "artifact", "broken artifact", "checkpoints", "leftover", "cache"]
+    path: Path | str  # a URL, for objects
     kind: str = ""  # of task
     task: str = ""
-    reason: str = ""  # why it can go, where that does not depend on runs
+    reason: str = ""  # why it can go; "" where that depends on the runs
     damage: str | None = None  # of an artifact
-    objects: Mapping[str, int] = field(default_factory=dict)  # bytes by name; the first is deleted first
+    objects: tuple[str, ...] = ()  # in the order of deletion: first the one without which nobody looks for the others
     upload: str = ""  # id of an upload that never ended
+    bytes: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        ids = {"what": self.what, "kind": self.kind, "path": str(self.path)}
+        return {**ids, "bytes": self.bytes, "reason": self.reason}
 
 
 def nothing(*_: Any) -> None:
@@ -211,11 +216,11 @@ class Store(Protocol):
         What a living process uses, what cannot be read, and what boomspec did not make is left out.
         """
 
-    def stored_run(self, folder: Path) -> Iterator[Stored]:
-        """A run, to be deleted."""
+    def stored_run(self, folder: Path, reason: str) -> Iterator[Stored]:
+        """A run that can go for this reason."""
 
-    def dead_keys(self, kind: str, is_gone: Callable[[str], bool]) -> Iterator[Stored]:
-        """The index entries whose artifacts, by their ids, are gone."""
+    def dead_keys(self, kind: str, living: Set[str]) -> Iterator[Stored]:
+        """The index entries of artifacts that are not among the ids `living`."""
 
     def remove(self, stored: Stored) -> None:
         """Delete something, out of sight first, so that nobody reads it half deleted."""

@@ -92,7 +92,7 @@ def in_use(
         if run is not None:
             _await_run(bucket, name, run, elsewhere)
         reported = False
-        while any(cleans(other) for other in living(bucket, now=bucket.entry(name).modified).values()):
+        while any(map(_cleans, living(bucket, now=bucket.entry(name).modified).values())):
             if not reported:
                 waiting()
             reported = True
@@ -112,8 +112,12 @@ def alone(bucket: Bucket) -> Iterator[None]:
         yield
 
 
-def cleans(lease: dict[str, Any]) -> bool:
-    """Whether the holder of a lease in .in-use is `gc`."""
+def others_work(bucket: Bucket) -> bool:
+    """Whether anybody but `gc` uses the store."""
+    return not all(map(_cleans, living(bucket).values()))
+
+
+def _cleans(lease: dict[str, Any]) -> bool:
     return lease.get("doing") == _CLEANS
 
 

@@ -1,7 +1,7 @@
-"""This machine's cache of a store at a URL: artifacts, records, and copies of the runs.
+"""Reading a store at a URL through a cache on this machine: artifacts, records, and copies of the runs.
 
     <cache>/<kind>/<task id>/               an artifact that was fetched or published here
-    <cache>/records/<kind>/<task id>        its record (`record.py`)
+    <cache>/records/<kind>/<task id>        its record: the version of its object on the first line, then its text
     <cache>/records/<kind>/<task id>.files  size, time and inode of its files when their checksums were last compared
     <cache>/locks/<kind>-<task id>          locked by the process that puts the artifact here
     <cache>/runs/<run>/                     what was downloaded of a run, or is still to be uploaded
@@ -13,53 +13,73 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from boomspec.core.files import (
-    ABSENT,
-    RESUME,
-    exclusive_lock,
-    read_json,
-    replacing,
-    stat_of,
-    unreadable,
-    write_atomically,
-)
+from boomspec.core.files import ABSENT, RESUME, exclusive_lock, replacing, stat_of, unreadable, write_atomically
 from boomspec.core.identity import text_digest
 from boomspec.store.bucket import Bucket, Entry
 from boomspec.store.folder import FolderStore
 from boomspec.store.interface import STORED_KINDS, Stored
 from boomspec.store.opening import URL_FILE
-from boomspec.store.record import RECORD, ArtifactId, Files, Record, damage_of_files
+from boomspec.store.record import (
+    RECORD,
+    ArtifactId,
+    Files,
+    Record,
+    checksum_damage,
+    damage_of_files,
+    is_record,
+    parsed_json,
+    size_damage,
+)
 
 CACHE = "BOOMSPEC_CACHE"  # environment variable: the folder of all caches; default ~/.cache/boomspec
 RUNS = "runs"
 _URL_CHARACTERS = 60  # of a URL in the name of its cache
 _SUMMARY = ("graph.json", "status.json", "lock.json", "events.jsonl", "report/results.json")  # for lists of runs
 _PARALLEL_RUNS = 16
+_ATTEMPT = re.compile(r"[0-9a-f]{16}")
+Judged = tuple[str | None, Record | None]  # damage and record
+
+
+def record_object(task: ArtifactId) -> str:
+    """The object of an artifact's record."""
+    return f"{task[0]}/{task[1]}/{RECORD}"
+
+
+def payload_object(task: ArtifactId, record: Record, path: str) -> str:
+    """The object of one file of an artifact."""
+    return f"{task[0]}/{task[1]}/{record['attempt']}/{path}"
+
+
+def parsed_record(data: bytes | None) -> Record | None:
+    """The record in an object; None where there is none, it is invalid, or names files outside of its folder."""
+    record: Any = None if data is None else parsed_json(data)
+    return record if is_record(record) and _ATTEMPT.fullmatch(str(record.get("attempt"))) else None
 
 
 class LocalCache(FolderStore):
-    """The cache of one URL, laid out as a store in a folder: tasks work and fetched artifacts lie in it."""
+    """The cache of one bucket, laid out as a store in a folder: tasks work and fetched artifacts lie in it."""
 
-    def __init__(self, url: str) -> None:
-        named = os.environ.get(CACHE)
+    def __init__(self, bucket: Bucket) -> None:
+        named, url = os.environ.get(CACHE), bucket.url
         readable = "".join(c if c.isalnum() or c in ".-" else "-" for c in url.replace("://", "-"))[:_URL_CHARACTERS]
         folder = Path(named) if named else Path.home() / ".cache" / "boomspec"
         place = folder.expanduser().absolute() / "stores"
         super().__init__(place / f"{readable}-{text_digest(json.dumps(url))[:8]}")
-        self.url = url
+        self._bucket = bucket
 
     def create(self) -> None:
         """Create the folder with a file that holds the URL."""
         file = self.root / URL_FILE
         if not file.exists():
             self.root.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, f"{self.url}\n")
+            write_atomically(file, f"{self._bucket.url}\n")
 
     def locked(self, task: ArtifactId) -> AbstractContextManager[None]:
         """Be the only process of this machine that puts this artifact into the cache."""
@@ -68,8 +88,7 @@ class LocalCache(FolderStore):
     def is_valid(self, task: ArtifactId, record: Record, *, read: bool = False, always: bool = False) -> bool:
         """Whether the cache has the artifact of this record, with unchanged files.
 
-        read: compare checksums of files that look changed; always: of all files. Raises BoomspecError where that
-        cannot be known.
+        read: compare checksums of files that look changed; always: of all files.
         """
         folder = self.path(*task)
         # As text, because NaN differs from itself.
@@ -81,48 +100,126 @@ class LocalCache(FolderStore):
             return True
         if not read or damage_of_files(record, folder, checksums=True) is not None:
             return False
-        self._write_status(task, status)
+        self._write(self._status_file(task), json.dumps(status).encode())
         return True
 
     def keep(self, folder: Path, task: ArtifactId, record: bytes, files: Files) -> Path:
         """Make a folder whose files have just been checked the cached artifact."""
         self.discard(*task)  # of an older record
-        self._write_status(task, _status(folder, files))
+        self._write(self._status_file(task), json.dumps(_status(folder, files)).encode())
         return self.place(folder, *task, record)
 
-    def download_runs(self, bucket: Bucket, beginning: str) -> set[str]:
+    def record_data(self, task: ArtifactId) -> bytes | None:
+        """The text of the record at the URL, None where there is none."""
+        try:
+            return self._bucket.read(record_object(task))
+        except FileNotFoundError:
+            return None
+
+    def listing(self, tasks: Iterable[ArtifactId]) -> dict[str, Entry]:
+        """All objects of the tasks' kinds, a thousand with each request."""
+        kinds = {kind for kind, _ in tasks}
+        if len(kinds) > 1:  # a folder that is not there would cost three requests
+            kinds &= self._bucket.names()
+        with ThreadPoolExecutor(max(1, len(kinds))) as pool:
+            return dict(item for listing in pool.map(self._bucket.entries, kinds) for item in listing.items())
+
+    def judged(
+        self, tasks: Iterable[ArtifactId], listing: Mapping[str, Entry], *, checksums: bool = False
+    ) -> dict[ArtifactId, Judged]:
+        """Damage and record of those of the tasks whose record a listing has."""
+        found: dict[ArtifactId, Judged] = {}
+        for task, record in self.remote_records(tasks, listing).items():
+            judged: Judged = self._damage(task, record, listing, checksums=checksums), record
+            if judged[0] is not None:  # or it was published again since the listing
+                judged = self.judged_now(task, checksums=checksums)
+            if judged != (None, None):
+                found[task] = judged
+        return found
+
+    def judged_now(self, task: ArtifactId, *, checksums: bool) -> Judged:
+        """Damage and record as they are now; looks again where the record changes meanwhile."""
+        data = self.record_data(task)
+        while data is not None:
+            record = parsed_record(data)
+            damage = self._damage(task, record, self._bucket.entries("/".join(task)), checksums=checksums)
+            before, data = data, self.record_data(task) if damage is not None else data
+            if before == data:
+                return damage, record
+        return None, None
+
+    def _damage(
+        self, task: ArtifactId, record: Record | None, listing: Mapping[str, Entry], *, checksums: bool
+    ) -> str | None:
+        """How the objects in a listing differ from their record. With `checksums`, discards a damaged cached copy."""
+        if record is None:
+            return f"{RECORD} is missing or unreadable"
+        for file in record["files"]:
+            entry = listing.get(name := payload_object(task, record, file["path"]))
+            if damage := size_damage(file, None if entry is None else entry.size):
+                return damage
+            if checksums and self._bucket.digest(name, file["bytes"]) != file["sha256"]:
+                return checksum_damage(file)
+        if checksums and self.path(*task).exists():
+            with self.locked(task):
+                if not self.is_valid(task, record, read=True, always=True):
+                    self.discard(*task)  # it is fetched again
+        return None
+
+    def remote_records(
+        self, tasks: Iterable[ArtifactId], listing: Mapping[str, Entry]
+    ) -> dict[ArtifactId, Record | None]:
+        """Those of the tasks' records that a listing has; None for invalid ones. Cached ones are not downloaded."""
+        entries = {task: entry for task in tasks if (entry := listing.get(record_object(task))) is not None}
+        files = {task: self.root.joinpath("records", *task) for task in entries}
+        texts: dict[ArtifactId, bytes] = {}
+        for task, entry in entries.items():
+            with suppress(OSError):
+                version, _, data = files[task].read_bytes().partition(b"\n")
+                if version == entry.version.encode() and len(data) == entry.size:
+                    texts[task] = data
+        missing = {record_object(task): task for task in entries if task not in texts}
+        for name, data in self._bucket.read_all(missing).items():
+            texts[task := missing[name]] = data
+            if len(data) == entries[task].size:  # else it was written again since the listing
+                self._write(files[task], entries[task].version.encode() + b"\n" + data)
+        return {task: parsed_record(text) for task, text in texts.items()}
+
+    def download_runs(self, beginning: str) -> set[str]:
         """Download what lists need of every run whose name begins so. Returns the names of their folders."""
-        names = [name for name in bucket.names(RUNS) if name.startswith(beginning) and not name.startswith(".")]
+        names = [name for name in self._bucket.names(RUNS) if name.startswith(beginning) and not name.startswith(".")]
         if names:
             with ThreadPoolExecutor(min(_PARALLEL_RUNS, len(names))) as pool:
-                summaries = list(pool.map(lambda name: _summary(bucket, name), names))
-            self._download(bucket, {name: entry for entries in summaries for name, entry in entries.items()})
+                summaries = list(pool.map(self._summary, names))
+            self._download({name: entry for entries in summaries for name, entry in entries.items()})
         return set(names)
 
-    def download_run(self, bucket: Bucket, name: str) -> bool:
+    def download_run(self, name: str) -> bool:
         """Download everything of one run. False where there is none of that name."""
-        found = bucket.entries(f"{RUNS}/{name}")
-        self._download(bucket, found)
+        found = self._bucket.entries(f"{RUNS}/{name}")
+        self._download(found)
         return bool(found)
 
     def cached(self) -> Iterator[Stored]:
         """What can be fetched again; not the checkpoints and runs, which may not be uploaded yet."""
-        for kind in STORED_KINDS:
-            for path in sorted((self.root / kind).iterdir()) if (self.root / kind).is_dir() else ():
-                if not path.name.endswith(RESUME):
-                    yield Stored("cache", path, reason="it is fetched again")
-        for name in ("records", "locks", "cache"):
-            if (self.root / name).is_dir() and any((self.root / name).iterdir()):
-                yield Stored("cache", self.root / name, reason="it is fetched again")
+        artifacts = (path for kind in STORED_KINDS for path in sorted(self.root.glob(f"{kind}/*")))
+        others = (self.root / name for name in ("records", "locks", "cache") if any(self.root.glob(f"{name}/*")))
+        for path in (*(path for path in artifacts if not path.name.endswith(RESUME)), *others):
+            yield Stored("cache", path, reason="it is fetched again")
 
-    def _download(self, bucket: Bucket, entries: Mapping[str, Entry]) -> None:
+    def _summary(self, run: str) -> dict[str, Entry]:
+        place = f"{RUNS}/{run}"
+        found = self._bucket.files(place) | self._bucket.files(f"{place}/report")
+        return {name: entry for name, entry in found.items() if name.removeprefix(f"{place}/") in _SUMMARY}
+
+    def _download(self, entries: Mapping[str, Entry]) -> None:
         """Download objects that differ from their local files, except from newer ones, which are still to be sent."""
         targets = {name: target for name, entry in entries.items() if _is_older(target := self._file(name), entry)}
         with ExitStack() as parts:
             for target in targets.values():
                 target.parent.mkdir(parents=True, exist_ok=True)
             files = {name: parts.enter_context(replacing(target)) for name, target in targets.items()}
-            bucket.download_all((name, part, entries[name].size) for name, part in files.items())
+            self._bucket.download_all((name, part, entries[name].size) for name, part in files.items())
             for name, part in files.items():
                 os.utime(part, (entries[name].modified, entries[name].modified))
 
@@ -135,11 +232,11 @@ class LocalCache(FolderStore):
     def _status_file(self, task: ArtifactId) -> Path:
         return self.root / "records" / task[0] / f"{task[1]}.files"
 
-    def _write_status(self, task: ArtifactId, status: dict[str, list[Any]]) -> None:
-        file = self._status_file(task)
-        with suppress(OSError):  # such as a full disk: then the files are read again the next time
+    def _write(self, file: Path, content: bytes) -> None:
+        with suppress(OSError):  # such as a full disk: then it is read again the next time
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, json.dumps(status))
+            with replacing(file) as part:
+                part.write_bytes(content)
 
 
 def _status(folder: Path, files: Files) -> dict[str, list[Any]]:
@@ -152,12 +249,6 @@ def _status(folder: Path, files: Files) -> dict[str, list[Any]]:
     return found
 
 
-def _summary(bucket: Bucket, run: str) -> dict[str, Entry]:
-    place = f"{RUNS}/{run}"
-    found = bucket.files(place) | bucket.files(f"{place}/report")
-    return {name: entry for name, entry in found.items() if name.removeprefix(f"{place}/") in _SUMMARY}
-
-
 def _is_older(file: Path, entry: Entry) -> bool:
     status = stat_of(file)
     if status is None:
@@ -168,8 +259,8 @@ def _is_older(file: Path, entry: Entry) -> bool:
 
 def _read(path: Path) -> Any:
     try:
-        return read_json(path)
-    except (*ABSENT, ValueError):
+        return parsed_json(path.read_bytes())
+    except ABSENT:
         return None
     except OSError as error:
         raise unreadable(path, error) from error

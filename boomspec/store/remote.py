@@ -19,7 +19,7 @@ import errno
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from hashlib import sha256
@@ -42,7 +42,7 @@ from boomspec.store.interface import (
     Workspace,
     nothing,
 )
-from boomspec.store.local_cache import CACHE, LocalCache
+from boomspec.store.local_cache import CACHE, LocalCache, parsed_record, payload_object, record_object
 from boomspec.store.lock import IN_USE, is_running
 from boomspec.store.record import (
     RECORD,
@@ -55,7 +55,6 @@ from boomspec.store.record import (
     listed_files,
     record_text,
 )
-from boomspec.store.remote_records import RemoteRecords, parsed_record, payload_object, record_object
 
 LEASE = ".lease"
 _PROBE = ".probe"
@@ -72,8 +71,7 @@ class RemoteStore(Store):
     def __init__(self, url: str, *, report: Report | None = None, retry_seconds: float | None = None) -> None:
         self.bucket = Bucket(url, report=report, retry_seconds=retry_seconds)
         self.address = self.bucket.url
-        self._cache = LocalCache(self.address)
-        self._records = RemoteRecords(self.bucket, self._cache)
+        self._cache = LocalCache(self.bucket)
         self.root = self._cache.root
 
     def check_writable(self) -> None:
@@ -99,35 +97,34 @@ class RemoteStore(Store):
         return self.bucket.names(kind)
 
     def record(self, kind: str, task_id: str) -> Record | None:
-        data = self._records.read((kind, task_id))
-        return None if data is None else parsed_record(data)
+        return parsed_record(self._cache.record_data((kind, task_id)))
 
     def records(self, tasks: Iterable[ArtifactId], *, unread: Unread = None) -> dict[ArtifactId, Record]:
         tasks = dict.fromkeys(tasks)
-        found = self._records.listed(tasks, self._records.listing({kind for kind, _ in tasks}))
+        found = self._cache.remote_records(tasks, self._cache.listing(tasks))
         return {task: record for task, record in found.items() if record is not None}
 
     def newest(self, kind: str, count: int) -> list[Record]:
         listing = self.bucket.entries(kind)
         ids = {parts[1] for name in listing if (parts := name.split("/"))[2:] == [RECORD]}
         newest = sorted(ids, key=lambda i: listing[record_object((kind, i))].modified, reverse=True)[:count]
-        found = self._records.listed([(kind, task_id) for task_id in newest], listing)
+        found = self._cache.remote_records([(kind, task_id) for task_id in newest], listing)
         return [record for record in found.values() if record is not None]
 
     def damage(self, kind: str, task_id: str, *, checksums: bool = False) -> str | None:
-        return self._records.now((kind, task_id), checksums=checksums)[0]
+        return self._cache.judged_now((kind, task_id), checksums=checksums)[0]
 
     def survey(
         self, tasks: Iterable[ArtifactId], *, checksums: bool = False, unread: Unread = None
     ) -> dict[ArtifactId, str | None]:
         """Nothing is ever `unread`: kinds are listed as a whole, which fails or not."""
         tasks = dict.fromkeys(tasks)
-        judged = self._records.judged(tasks, self._records.listing({kind for kind, _ in tasks}), checksums=checksums)
+        judged = self._cache.judged(tasks, self._cache.listing(tasks), checksums=checksums)
         return {task: damage for task, (damage, _) in judged.items()}
 
     def fetch(self, kind: str, task_id: str) -> Path:
         """Download the artifact, unless the cache has it. Raises BoomspecError where it is missing or damaged."""
-        task, data = (kind, task_id), self._records.read((kind, task_id))
+        task, data = (kind, task_id), self._cache.record_data((kind, task_id))
         if data is None:
             raise BoomspecError(f"{kind} {task_id[:12]} is not in the store {self.address}", hint="run again")
         if (record := parsed_record(data)) is None:
@@ -240,14 +237,14 @@ class RemoteStore(Store):
     def run_folders(self, *, beginning: str = "") -> list[Path]:
         """Downloads what lists of runs need. Includes runs that execute here and are not uploaded yet."""
         self._cache.create()
-        remote = self._cache.download_runs(self.bucket, beginning)
+        remote = self._cache.download_runs(beginning)
         return [
             path for path in self._cache.run_folders(beginning=beginning) if path.name in remote or is_running(path)
         ]
 
     def run_called(self, name: str) -> Path | None:
         self._cache.create()
-        remote = self._cache.download_run(self.bucket, name)
+        remote = self._cache.download_run(name)
         folder = self._cache.run_called(name)
         return folder if folder is not None and (remote or is_running(folder)) else None
 
@@ -275,7 +272,7 @@ class RemoteStore(Store):
     def stored(self, kinds: Iterable[str], *, cache: bool) -> Iterator[Stored]:
         """While anybody uses the store, an attempt, checkpoints or an upload may be theirs, and are left out."""
         living = leases.living(self.bucket)
-        busy = any(not leases.cleans(lease) for lease in living.values())
+        busy = leases.others_work(self.bucket)
         there = self.bucket.names()
         for kind in (kind for kind in kinds if kind in there):
             found = self._stored_of(kind, self.bucket.entries(kind))
@@ -287,7 +284,7 @@ class RemoteStore(Store):
                 yield from (self._objects("leftover", n, {n: e}, reason=reason) for n, e in names if n not in living)
             for name, upload in self.bucket.unfinished().items():
                 url, reason = f"{self.address}/{name}", "an upload that never ended"
-                yield Stored("leftover", url, name.partition("/")[0], reason=reason, objects={name: 0}, upload=upload)
+                yield Stored("leftover", url, name.partition("/")[0], reason=reason, objects=(name,), upload=upload)
         if cache:
             yield from self._cache.cached()
 
@@ -295,7 +292,7 @@ class RemoteStore(Store):
         groups: dict[str, dict[str, Entry]] = {}
         for name, entry in listing.items():
             groups.setdefault(name.split("/")[1], {})[name] = entry
-        judged = self._records.judged([(kind, name) for name in groups if is_task_id(name)], listing)
+        judged = self._cache.judged([(kind, name) for name in groups if is_task_id(name)], listing)
         for name, group in groups.items():
             place = f"{kind}/{name}"
             if is_task_id(name):
@@ -318,34 +315,33 @@ class RemoteStore(Store):
                     reason = "its task is finished" if finished else ""
                     yield self._objects("checkpoints", place, group, kind, task=task, reason=reason)
 
-    def stored_run(self, folder: Path) -> Iterator[Stored]:
+    def stored_run(self, folder: Path, reason: str) -> Iterator[Stored]:
         place = f"runs/{folder.name}"
-        yield self._objects("run", place, self.bucket.entries(place), first=f"{place}/graph.json")
+        yield self._objects("run", place, self.bucket.entries(place), first=f"{place}/graph.json", reason=reason)
         if folder.is_dir():
             yield Stored("cache", folder, reason="what was brought here of it")
 
-    def dead_keys(self, kind: str, is_gone: Callable[[str], bool]) -> Iterator[Stored]:
-        busy = any(not leases.cleans(lease) for lease in leases.living(self.bucket).values())
-        listing = self.bucket.entries(f"{MADE_OF}/{kind}") if not busy else {}
-        if dead := {name: entry for name, entry in listing.items() if is_gone(name.rpartition("/")[2])}:
+    def dead_keys(self, kind: str, living: Set[str]) -> Iterator[Stored]:
+        listing = self.bucket.entries(f"{MADE_OF}/{kind}") if not leases.others_work(self.bucket) else {}
+        if dead := {name: entry for name, entry in listing.items() if name.rpartition("/")[2] not in living}:
             yield self._objects("leftover", f"{MADE_OF}/{kind}", dead, kind, reason="its artifact is gone")
 
     def remove(self, stored: Stored) -> None:
-        names = list(stored.objects)
         if stored.upload:
-            self.bucket.abort(names[0], stored.upload)
-        elif isinstance(stored.place, Path):
+            self.bucket.abort(stored.objects[0], stored.upload)
+        elif isinstance(stored.path, Path):
             self._cache.remove(stored)
         else:
-            self.bucket.delete(names[:1])
-            self.bucket.delete(names[1:])
+            self.bucket.delete(stored.objects[:1])
+            self.bucket.delete(stored.objects[1:])
 
     def _objects(
         self, what: Any, place: str, group: Mapping[str, Entry], kind: str = "", *, first: str = "", **more: Any
     ) -> Stored:
         """A group of objects, of which `first` is deleted first: without it nobody looks for the others."""
-        objects = {name: group[name].size for name in sorted(group, key=lambda name: (name != first, name))}
-        return Stored(what, f"{self.address}/{place}", kind, objects=objects, **more)
+        names = tuple(sorted(group, key=lambda name: (name != first, name)))
+        size = sum(entry.size for entry in group.values())
+        return Stored(what, f"{self.address}/{place}", kind, bytes=size, objects=names, **more)
 
     def _is_newer_version(self, record: str) -> bool:
         try:

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from boomspec.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_FAILED, BoomspecError, print_error, redact
-from boomspec.core.files import locked_folder
+from boomspec.core.files import locked_folder, replace_folder
 from boomspec.core.graph import TaskGraph
 from boomspec.core.graph_file import read_graph
 from boomspec.core.layers import STUDENT, TEACHER, layers_text
@@ -142,16 +142,10 @@ def _appearing(target: Path, *, force: bool) -> Iterator[Path]:
             folder = held.enter_context(locked_folder(target.parent, prefix))
         except OSError as error:
             raise _unwritten(target, error) from error
-        old = folder.with_name(f"{folder.name}-old")
-        try:
-            yield folder
-            folder.chmod(0o755)  # it was private
-            check_target(target, force=force)  # something may have come there meanwhile
-            if target.exists() and any(target.iterdir()):
-                target.rename(old)
-            folder.rename(target)
-        finally:
-            shutil.rmtree(old, ignore_errors=True)
+        yield folder
+        folder.chmod(0o755)  # it was private
+        check_target(target, force=force)  # something may have come there meanwhile
+        replace_folder(folder, target)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from boomspec.core.errors import BoomspecError
+from boomspec.core.files import replace_folder
 from boomspec.core.graph import Source
 from boomspec.core.tasks import Tokenize
 from runners.data.documents import Document, Documents, source_bytes
@@ -90,7 +91,7 @@ def _learn(context: Context[Tokenize], folder: Path) -> None:
         indexed = enumerate(_documents(context, Place()))
         texts = (d.text for i, d in indexed if _has_text(d) and not _is_held_out(record, i))
         train_tokenizer(record.train_tokenizer, texts, part, context.progress)
-        part.rename(made)
+        replace_folder(part, made)
     shutil.copytree(made, folder)
 
 

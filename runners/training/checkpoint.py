@@ -29,7 +29,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from boomspec.core.files import flush
+from boomspec.core.files import flush, replace_folder
 from boomspec.core.identity import file_digest
 from boomspec.core.work_sizes import KEPT_CHECKPOINTS
 from runners.runtime.context import RemoteCheckpoint
@@ -182,10 +182,7 @@ def _publish(folder: Path, part: Path, state: dict[str, Any]) -> Path:
     (part / STATE).write_text(json.dumps(state, allow_nan=False), encoding="utf-8")
     flush(part / STATE)
     final = folder / f"step-{state['steps']:08d}"
-    if final.exists():  # a broken one that was passed over, or another worker's equal one
-        shutil.rmtree(final)
-    part.rename(final)
-    flush(folder)
+    replace_folder(part, final)  # a broken one that was passed over, or another worker's equal one
     for old in _newest_first(folder)[KEPT_CHECKPOINTS:]:
         shutil.rmtree(old, ignore_errors=True)
     return final

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from boomspec.commands.cli import main
 from boomspec.plan.plan import needed
 from boomspec.store import RECORD, FolderStore, Store
-from boomspec.store.gc import delete, garbage
+from boomspec.store.gc import garbage
 from boomspec.store.runs import past_runs
 from tests.boomspec.past import age, past_run, publish
 from tests.boomspec.troubled_disk import failing
@@ -251,7 +251,7 @@ def test_a_deletion_that_is_killed_leaves_nothing_that_can_be_read_and_the_next_
     monkeypatch.setattr(shutil, "rmtree", lambda path, **_: (_ for _ in ()).throw(KeyboardInterrupt))
     for item in items:
         with pytest.raises(KeyboardInterrupt):
-            delete(store, item)
+            store.remove(item)
     monkeypatch.undo()
     assert past_runs(store) == []
     assert not store.path("distill", node.id).exists()

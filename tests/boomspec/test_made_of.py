@@ -15,7 +15,7 @@ from boomspec.core.tasks import Evaluate, HeldOut, Interpolate, Tokenize
 from boomspec.plan.plan import Plan, Step, needed
 from boomspec.plan.saved import SavedPlan, check, read_plan
 from boomspec.store import RECORD, FolderStore, Store
-from boomspec.store.gc import delete, garbage
+from boomspec.store.gc import garbage
 from boomspec.store.interface import MADE_OF
 from boomspec.store.made_of import contents_of, key_in, key_of, publish_equal
 
@@ -236,7 +236,7 @@ def test_gc_deletes_the_entries_of_what_it_deletes_and_no_others(store, before, 
     past_run(store, after.graph, made=False)
     items, _ = garbage(store, past_runs(store), forget=[], cache=False)
     for item in items:
-        delete(store, item)
+        store.remove(item)
     left = sorted(path.name for path in (store.root / MADE_OF).glob("*/*/*"))
     assert left == [after.id("model")]
     assert after.payload("model").read_text() == "model"

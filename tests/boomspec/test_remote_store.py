@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from boomspec.commands.cli import main
 from boomspec.core.errors import BoomspecError
 from boomspec.store import RECORD, Store, open_store, store_of_run
-from boomspec.store.gc import delete, garbage
+from boomspec.store.gc import garbage
 from boomspec.store.leases import held
 from boomspec.store.made_of import publish_equal
 from boomspec.store.opening import answering_at_once
@@ -719,6 +719,6 @@ def test_gc_at_a_url_deletes_entries_of_what_is_gone(store) -> None:
     items, _ = garbage(store, [], forget=[], cache=False)
     assert {item.reason for item in items} == {"of no run", "its artifact is gone"}
     for item in items:
-        delete(store, item)
+        store.remove(item)
     assert store.bucket.entries("made_of") == {}
     assert store.ids(KIND) == set()

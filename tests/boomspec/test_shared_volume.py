@@ -15,7 +15,7 @@ from boomspec.commands.cli import main
 from boomspec.core.errors import BoomspecError
 from boomspec.core.files import check_locks, exclusive_lock
 from boomspec.store import FolderStore
-from boomspec.store.gc import delete, garbage
+from boomspec.store.gc import garbage
 from boomspec.store.lock import is_running
 from tests.boomspec.conftest import Writer
 
@@ -122,7 +122,7 @@ def test_what_gc_renames_twice_at_once_is_deleted_twice(tmp_path: Path, monkeypa
     assert [path.name for path in folder.parent.iterdir()] == [leftover.name]
     (item,) = garbage(store, [], forget=[], cache=False)[0]
     assert (item.path, item.what) == (leftover, "leftover")
-    delete(store, item)
+    store.remove(item)
     assert list(folder.parent.iterdir()) == []
 
 
