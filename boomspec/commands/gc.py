@@ -6,13 +6,19 @@ import json
 import re
 import time
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 import click
 
 from boomspec.commands.shared import json_option, offered, specless_store_option
 from boomspec.core.errors import BoomspecError
+from boomspec.core.sizes import shown_bytes
 from boomspec.plan.run import DEFAULT_STORE
-from boomspec.store import Where, open_store
+from boomspec.store import Store, Where, open_store
+from boomspec.store.interface import Stored
+
+if TYPE_CHECKING:
+    from boomspec.store.gc import Needed
 
 _SECONDS = {"h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -88,8 +94,36 @@ def command(
         }
         click.echo(json.dumps(content, indent=2))
         return
-    from boomspec.commands.run_tables import print_garbage
-
-    print_garbage(items, needed, place, deleted=really)
+    _print(items, needed, place, deleted=really)
     if items and not really:
         click.echo("nothing was deleted: --delete does it")
+
+
+def _print(items: list[Stored], needed: Needed, store: Store, *, deleted: bool) -> None:
+    from rich.console import Console  # imported here: rich is slow to load
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    if not items:
+        console.print(f"nothing can go from {escape(store.address)}")
+    else:
+        console.print(f"[bold]{'Deleted from' if deleted else 'Not needed in'}[/] {escape(store.address)}")
+        table = Table("what", box=None, pad_edge=False, header_style="bold")
+        table.add_column("count", justify="right")
+        table.add_column("size", justify="right")
+        for name, own in [*_grouped(items).items(), ("[bold]in all[/]", items)]:
+            table.add_row(name, str(len(own)), shown_bytes(sum(item.bytes for item in own)))
+        console.print(table)
+    for run, reason in needed.unjudged.items():
+        console.print(f"[yellow]run {escape(run)}[/]: {escape(reason)}")
+    if needed.unjudged:
+        console.print("what it needs is not known, so every artifact is kept; boomspec gc --forget RUN gives it up")
+
+
+def _grouped(items: list[Stored]) -> dict[str, list[Stored]]:
+    groups: dict[str, list[Stored]] = {}
+    for item in items:
+        detail = {"artifact": ", of no run", "checkpoints": f", {item.reason}"}.get(item.what, "")
+        groups.setdefault(f"{item.what} {item.kind}".strip() + detail, []).append(item)
+    return groups

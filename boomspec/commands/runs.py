@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import shlex
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from boomspec.commands.shared import json_option, offered, specless_store_option
+from boomspec.core.format import shown_seconds
 from boomspec.core.json_text import json_text
 from boomspec.plan.run import DEFAULT_STORE
-from boomspec.store import Where, open_store, store_of_run
+from boomspec.store import Store, Where, open_store, store_of_run
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from boomspec.store.runs import PastRun, Trouble
+
+_STYLES = {"running": "cyan", "finished": "green", "failed": "bold red", "interrupted": "yellow", "killed": "red"}
+_ERROR_LINES = 4  # of an error; all of it is in the log
+_LISTED_LOGS = 60  # of more than these, --json has the names
 
 
 @click.command("runs")
@@ -49,9 +61,100 @@ def command(name: str | None, store: Where | None, as_json: bool) -> None:
         click.echo(f"there are no runs in {place.address}/runs")
         click.echo("  hint: boomspec run SPEC makes one; --store FOLDER looks in another store")
         return
-    from boomspec.commands.run_tables import print_run, print_runs
+    from rich.console import Console  # imported here: rich is slow to load
 
+    console = Console(highlight=False, soft_wrap=True)
     if chosen is None:
-        print_runs(runs, place)
+        _print_runs(runs, place, console)
     else:
-        print_run(chosen)
+        _print_run(chosen, console)
+
+
+def _print_runs(runs: list[PastRun], store: Store, console: Console) -> None:
+    """Two lines a run: how it went, and its headline numbers, which no column is wide enough for."""
+    from rich.markup import escape
+
+    several = any(len(run.experiments) > 1 for run in runs)
+    rows = [["run", "state", "started", "took", "in store", *(["experiments"] if several else [])]]
+    for run in runs:
+        made = "?" if run.problem else f"{run.made}/{len(run.tasks)}"
+        number = [str(len(run.experiments))] if several else []
+        rows.append([run.folder.name, run.state, _time(run), _duration(run), made, *number])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    console.print(f"[bold]Runs[/] in {escape(f'{store.address}/runs')}")
+    padded = [[text.ljust(width) for text, width in zip(row, widths, strict=True)] for row in rows]
+    console.print(f"[bold]{'  '.join(padded[0]).rstrip()}[/]")
+    for run, (name, state, *rest) in zip(runs, padded[1:], strict=True):
+        style = _STYLES.get(run.state, "dim")
+        console.print("  ".join([escape(name), f"[{style}]{state}[/]", *rest]).rstrip())
+        if headline := _headline(run):
+            console.print(f"  {escape(headline)}")
+
+
+def _print_run(run: PastRun, console: Console) -> None:
+    from rich.markup import escape
+
+    style = _STYLES.get(run.state, "dim")
+    took = "for" if run.state == "running" else "took"
+    when = f", started {_time(run)}, {took} {_duration(run)}" if run.started is not None else ""
+    console.print(f"[bold]{escape(run.folder.name)}[/]: [{style}]{run.state}[/]{when}")
+    if run.problem is not None:
+        console.print(escape(run.problem))
+    else:
+        console.print(f"{run.made} of its {len(run.tasks)} tasks have their artifact in the store")
+    if run.same:
+        console.print(f"{run.same} of them were not computed again: their inputs were the same, byte for byte")
+    if len(run.experiments) > 1:
+        console.print(f"{len(run.experiments)} experiments: {escape('  '.join(run.experiments))}")
+    for name, ends in run.numbers.items():
+        console.print(escape(f"{name}: " + ", ".join(f"{series} {value:.4g}" for series, value in ends.items())))
+    if run.outcome:
+        console.print(escape(run.outcome))
+    for trouble, others in _same_error(run.troubles):
+        first, *more = trouble.error.splitlines()[:_ERROR_LINES] or ["no message"]
+        tasks = trouble.task if not others else f"{trouble.task} and {others} more"
+        console.print(f"[bold]{trouble.state}[/]: {escape(tasks)}: {escape(first)}")
+        for line in more:
+            console.print(f"  {escape(line)}")
+        if trouble.log is not None:
+            console.print(f"  log: {escape(str(trouble.log))}")
+    logs = run.logs
+    if logs:
+        console.print(f"logs of {len(logs)} tasks: {escape(str(run.folder / 'logs'))}")
+        for name, log in logs.items() if len(logs) <= _LISTED_LOGS else ():
+            console.print(escape(f"  {log.name}  {name}"))
+    if (run.folder / "tensorboard").is_dir():
+        console.print(f"curves: tensorboard --logdir {escape(shlex.quote(str(run.folder / 'tensorboard')))}")
+    page = run.folder / "report" / "report.html"
+    if page.is_file():
+        console.print(f"report: {escape(str(page))}")
+    console.print(f"folder: {escape(str(run.folder))}")
+
+
+def _same_error(troubles: tuple[Trouble, ...]) -> list[tuple[Trouble, int]]:
+    """The failed tasks one by one; of blocked ones with the same reason the first, and how many more there are."""
+    reasons = [trouble.error for trouble in troubles if trouble.state == "blocked"]
+    blocked = {t.error: (t, reasons.count(t.error) - 1) for t in reversed(troubles) if t.state == "blocked"}
+    return [(trouble, 0) for trouble in troubles if trouble.state == "failed"] + list(reversed(blocked.values()))
+
+
+def _headline(run: PastRun) -> str:
+    if run.problem is not None:
+        return run.problem
+    ends = [
+        f"{name} {found['student']:.4g} -> {found['teacher']:.4g}"
+        for name, found in run.numbers.items()
+        if found.keys() == {"student", "teacher"}
+    ]
+    return f"student to teacher: {', '.join(ends[:2])}" if ends else run.outcome
+
+
+def _time(run: PastRun) -> str:
+    return "" if run.started is None else datetime.fromtimestamp(run.started).strftime("%Y-%m-%d %H:%M")
+
+
+def _duration(run: PastRun) -> str:
+    if run.seconds is None:
+        return ""
+    over = ">" if run.state == "killed" else ""  # until the last thing that was written
+    return f"{over}{shown_seconds(run.seconds)}"

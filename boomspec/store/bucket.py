@@ -10,9 +10,8 @@ import copy
 import hashlib
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +20,7 @@ from typing import Any, TypeVar
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.files import flush
+from boomspec.core.identity import file_digest
 from boomspec.store.retry import Operation, Retries, cannot_be_conditional, exists_already, has_no_range
 
 _PARALLEL = 32  # requests at a time
@@ -35,6 +35,7 @@ _MODIFIED = ("LastModified", "last_modified", "mtime", "updated")
 _VERSION = ("ETag", "etag", "generation", "md5Hash")
 _T = TypeVar("_T")
 _R = TypeVar("_R")
+_Sized = TypeVar("_Sized", bound=tuple[Any, Any, int])
 _filesystems: dict[tuple[Any, ...], tuple[Any, str]] = {}
 _opening = threading.Lock()
 _forks = 0  # between the first process and this one; process numbers are reused
@@ -126,8 +127,7 @@ class Bucket:
         sized = [(file, name, file.stat().st_size) for file, name in pairs]
         for item in (item for item in sized if item[2] > _PART):
             self._upload(item)
-        for some, threads in _groups(sized, lambda item: item[2]):
-            self._parallel(self._upload, some, threads)
+        self._by_size(self._upload, [item for item in sized if item[2] <= _PART])
 
     def copy_all(self, pairs: Iterable[tuple[str, str]]) -> None:
         """Copy objects to other names, within the store and in parallel. Raises FileNotFoundError."""
@@ -139,34 +139,37 @@ class Bucket:
         self._parallel(copy_one, pairs, _PARALLEL)
 
     def download_all(self, items: Iterable[tuple[str, Path, int]]) -> list[str]:
-        """Copy objects of known sizes to files, in parallel as `upload_all`. Returns the sha256 of each, in order.
+        """Copy objects of known sizes to files, parts in parallel. Returns the sha256 of each file, in order.
 
         Raises FileNotFoundError.
         """
         items = list(items)
         for _, file, _ in items:
             file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(b"")
 
-        def download(index: int, stopped: threading.Event | None = None) -> str:
-            name, file, size = items[index]
-            digest = hashlib.sha256()
-            with file.open("wb") as out:
-                for part in self._parts(name, size, stopped):
-                    digest.update(part)
-                    out.write(part)
+        def download(part: tuple[tuple[str, Path], int, int], stopped: threading.Event) -> None:
+            (name, file), start, size = part
+            data = self._read(name, start, start + size, stopped=stopped)
+            with file.open("r+b") as out:
+                out.seek(start)
+                out.write(data)
+
+        self._by_size(download, [((name, file), *part) for name, file, size in items for part in _parts(size)])
+        for _, file, _ in items:
             flush(file)
-            return digest.hexdigest()
-
-        digests = {i: download(i) for i, item in enumerate(items) if item[2] > _PART}
-        for some, threads in _groups(list(range(len(items))), lambda index: items[index][2]):
-            digests |= zip(some, self._parallel(download, some, threads), strict=True)
-        return [digests[i] for i in range(len(items))]
+        return [file_digest(file) for _, file, _ in items]
 
     def digest(self, name: str, size: int) -> str:
-        """The sha256 of an object of `size` bytes. Raises FileNotFoundError."""
-        digest = hashlib.sha256()
-        for part in self._parts(name, size):
-            digest.update(part)
+        """The sha256 of an object of `size` bytes, read in parts, some of them ahead. Raises FileNotFoundError."""
+        digest, parts = hashlib.sha256(), list(_parts(size))
+
+        def read(part: tuple[int, int], stopped: threading.Event) -> bytes:
+            return self._read(name, part[0], sum(part), stopped=stopped)
+
+        for first in range(0, len(parts), _LARGE_PARALLEL):
+            for data in self._parallel(read, parts[first : first + _LARGE_PARALLEL], _LARGE_PARALLEL):
+                digest.update(data)
         return digest.hexdigest()
 
     def delete(self, names: Iterable[str]) -> None:
@@ -255,25 +258,6 @@ class Bucket:
 
         return self._ask("read", read, stopped=stopped)
 
-    def _parts(self, name: str, size: int, stopped: threading.Event | None = None) -> Iterator[bytes]:
-        """An object in order, read some parts ahead."""
-        if size <= _PART:
-            yield self._read(name, 0, size, stopped=stopped)
-            return
-        stopped = threading.Event()
-        pool = ThreadPoolExecutor(_LARGE_PARALLEL)
-        ahead: deque[Future[bytes]] = deque()
-        try:
-            for start in range(0, size, _PART):
-                ahead.append(pool.submit(self._read, name, start, min(start + _PART, size), stopped=stopped))
-                if len(ahead) == _LARGE_PARALLEL:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            stopped.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-
     def _upload(self, item: tuple[Path, str, int], stopped: threading.Event | None = None) -> None:
         file, name, size = item
         part = max(_PART, -(-size // _MOST_PARTS // 2**20) * 2**20)
@@ -281,6 +265,11 @@ class Bucket:
         options: dict[str, Any] = {"max_concurrency": _LARGE_PARALLEL} if not scheme.startswith("g") else {}
         options |= {"chunksize": part} if not scheme.startswith("a") else {"overwrite": True}
         self._ask("write", lambda: self._fs.put_file(str(file), self._place(name), **options), stopped=stopped)
+
+    def _by_size(self, action: Callable[[_Sized, threading.Event], _R], items: list[_Sized]) -> None:
+        """`action` of each item, whose bytes are its last member; few large ones at a time, as they are in memory."""
+        self._parallel(action, [item for item in items if item[-1] <= _SMALL], _PARALLEL)
+        self._parallel(action, [item for item in items if item[-1] > _SMALL], _LARGE_PARALLEL)
 
     def _parallel(self, action: Callable[[_T, threading.Event], _R], items: Iterable[_T], threads: int) -> list[_R]:
         """`action` of each item, in order. Where one fails no others are begun, and nothing is retried."""
@@ -296,10 +285,9 @@ class Bucket:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _groups(items: list[_T], size: Callable[[_T], int]) -> Iterator[tuple[list[_T], int]]:
-    """The files that fit into one request, and how many to copy at a time: they are held in memory."""
-    yield [item for item in items if size(item) <= _SMALL], _PARALLEL
-    yield [item for item in items if _SMALL < size(item) <= _PART], _LARGE_PARALLEL
+def _parts(size: int) -> Iterator[tuple[int, int]]:
+    """Start and bytes of the requests for an object."""
+    return ((start, min(_PART, size - start)) for start in range(0, size, _PART))
 
 
 def _entry(info: dict[str, Any]) -> Entry:

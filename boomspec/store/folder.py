@@ -194,19 +194,12 @@ class FolderStore(Store):
         with locked_folder(parent, f".{task_id}.") as folder:
             yield Workspace(folder, self.resume(kind, task_id))
 
-    def publish(
-        self,
-        workspace: Workspace,
-        kind: str,
-        task_id: str,
-        identity: Json,
-        provenance: Json,
-        *,
-        files: Files | None = None,
-    ) -> Path:
+    def publish(self, workspace: Workspace, kind: str, task_id: str, identity: Json, provenance: Json) -> Path:
         """Compute checksums, write the record, and rename the workspace into place."""
-        files = listed_files(workspace.path) if files is None else files
-        final = self.place(workspace.path, kind, task_id, record_text(task_id, identity, files, provenance).encode())
+        return self._publish(workspace, (kind, task_id), identity, provenance, listed_files(workspace.path))
+
+    def _publish(self, workspace: Workspace, task: ArtifactId, identity: Json, provenance: Json, files: Files) -> Path:
+        final = self.place(workspace.path, *task, record_text(task[1], identity, files, provenance).encode())
         shutil.rmtree(workspace.resume, ignore_errors=True)
         return final
 
@@ -242,7 +235,7 @@ class FolderStore(Store):
                 flush(folder)
             if damage_of_files(record, workspace.path, checksums=False) is not None:
                 return False
-            self.publish(workspace, *task, identity, provenance, files=record["files"])
+            self._publish(workspace, task, identity, provenance, record["files"])
         return True
 
     def discard(self, kind: str, task_id: str) -> None:
@@ -303,8 +296,8 @@ class FolderStore(Store):
         found = {key: _names(self.root / MADE_OF / kind / key) for key in dict.fromkeys(keys)}
         return {key: ids for key, ids in found.items() if ids}
 
-    def stored(self, kinds: Iterable[str], *, cache: bool) -> Iterator[Stored]:
-        for kind in kinds:
+    def stored(self, *, cache: bool) -> Iterator[Stored]:
+        for kind in STORED_KINDS:
             for path in _entries(self.root / kind):
                 if (hidden := _HIDDEN.fullmatch(path.name)) is not None:
                     if not (path.is_dir() or path.name.endswith(LOCK)) or is_in_use(path):

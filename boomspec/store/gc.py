@@ -12,7 +12,7 @@ from pathlib import Path
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.tasks import KINDS
-from boomspec.store.interface import STORED_KINDS, Store, Stored
+from boomspec.store.interface import Store, Stored
 from boomspec.store.runs import PastRun, read_graph_data
 
 GC_SCHEMA_VERSION = 1
@@ -49,7 +49,7 @@ def garbage(store: Store, runs: list[PastRun], *, forget: list[PastRun], cache: 
     gone = {run.folder for run in forget}
     needed = _needed([run for run in runs if run.folder not in gone])
     found = [item for run in forget for item in store.stored_run(run.folder, f"{run.state}, forgotten")]
-    found += [item for stored in store.stored(STORED_KINDS, cache=cache) if (item := _judged(stored, needed)).reason]
+    found += [item for stored in store.stored(cache=cache) if (item := _judged(stored, needed)).reason]
     for kind in KINDS:
         ids = store.ids(kind)
         kept = ids if needed.unjudged else ids & needed.tasks

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from boomspec.core.errors import BoomspecError
 from boomspec.core.files import RESUME
 from boomspec.core.tasks import KINDS
-from boomspec.store.record import ArtifactId, Files, Record
+from boomspec.store.record import ArtifactId, Record
 
 if TYPE_CHECKING:
     from boomspec.store.bucket import Bucket
@@ -112,16 +112,9 @@ class Store(Protocol):
         """What is wrong with a published artifact, or None. Compares sizes, with `checksums` also contents."""
 
     def survey(
-        self,
-        tasks: Iterable[ArtifactId],
-        *,
-        checksums: bool = False,
-        unread: Unread = None,
+        self, tasks: Iterable[ArtifactId], *, checksums: bool = False, unread: Unread = None
     ) -> dict[ArtifactId, str | None]:
-        """The `damage` of each of these tasks that the store has something of; None for whole artifacts.
-
-        unread: filled with the errors of those that cannot be read now; without it the first error is raised.
-        """
+        """The `damage` of those that the store has something of; without `unread` the first error is raised."""
 
     def fetch(self, kind: str, task_id: str) -> Path:
         """A folder on this machine to read an artifact from."""
@@ -141,27 +134,11 @@ class Store(Protocol):
     def workspace(self, kind: str, task_id: str) -> AbstractContextManager[Workspace]:
         """A folder to work in, deleted at the end unless it is published."""
 
-    def publish(
-        self,
-        workspace: Workspace,
-        kind: str,
-        task_id: str,
-        identity: Json,
-        provenance: Json,
-        *,
-        files: Files | None = None,
-    ) -> Path:
-        """Publish the payload of a workspace with its record. Returns the artifact's folder on this machine.
-
-        files: what the record says of the payload, where that is known and already on the disk. Where another writer
-        has published a whole artifact, that one stays.
-        """
+    def publish(self, workspace: Workspace, kind: str, task_id: str, identity: Json, provenance: Json) -> Path:
+        """Publish the payload of a workspace, unless another writer has. Returns the artifact's folder."""
 
     def publish_copy(self, task: ArtifactId, of: str, record: Record, identity: Json, provenance: Json) -> bool:
-        """Publish the payload of the artifact `of`, whose record this is, as that of `task`.
-
-        Copies as little as possible. False where the payload is gone.
-        """
+        """Publish the payload of the artifact `of`, whose record this is, as that of `task`. False where it is gone."""
 
     def discard(self, kind: str, task_id: str) -> None:
         """Delete a damaged artifact."""
@@ -169,18 +146,15 @@ class Store(Protocol):
     def claimed(
         self, kind: str, task_id: str, *, owner: str = "", waiting: Waiting = nothing
     ) -> AbstractContextManager[None]:
-        """Be the only process that works on a task. Where another one does, call `waiting` once and wait for it.
-
-        owner: the run that claims it; a new claim of the same owner replaces the old one.
-        """
+        """Be the only process that works on a task; a new claim of the same `owner`, a run, replaces its old one."""
 
     def using(
         self, *, run: Path | None = None, waiting: Waiting = nothing, elsewhere: Report = nothing
     ) -> AbstractContextManager[None]:
-        """Keep `gc` from cleaning up meanwhile. Where it does so now, call `waiting` and wait for its end.
+        """Keep `gc` from cleaning up meanwhile; wait where it does so now. run: the folder of the run that we execute.
 
-        run: the folder of the run that this process executes. Raises BoomspecError where another machine executes it,
-        which only a store at a URL can tell; calls `elsewhere` with a message while that has to be found out.
+        Raises BoomspecError where another machine executes it, which only a store at a URL can tell; calls `elsewhere`
+        with a message while that has to be found out.
         """
 
     def alone(self) -> AbstractContextManager[None]:
@@ -210,11 +184,8 @@ class Store(Protocol):
     def ids_by_key(self, kind: str, keys: Iterable[str]) -> dict[str, list[str]]:
         """The ids that the index has for these keys; their artifacts may be gone."""
 
-    def stored(self, kinds: Iterable[str], *, cache: bool) -> Iterator[Stored]:
-        """What `gc` may delete: artifacts, checkpoints, leftovers, with `cache` also caches.
-
-        What a living process uses, what cannot be read, and what boomspec did not make is left out.
-        """
+    def stored(self, *, cache: bool) -> Iterator[Stored]:
+        """What `gc` may delete, with caches or without; not what is in use, unreadable, or not made by boomspec."""
 
     def stored_run(self, folder: Path, reason: str) -> Iterator[Stored]:
         """A run that can go for this reason."""

@@ -166,19 +166,10 @@ class RemoteStore(Store):
     def workspace(self, kind: str, task_id: str) -> AbstractContextManager[Workspace]:
         return self._cache.workspace(kind, task_id)
 
-    def publish(
-        self,
-        workspace: Workspace,
-        kind: str,
-        task_id: str,
-        identity: Json,
-        provenance: Json,
-        *,
-        files: Files | None = None,
-    ) -> Path:
+    def publish(self, workspace: Workspace, kind: str, task_id: str, identity: Json, provenance: Json) -> Path:
         """Upload the payload, then the record; then keep the artifact in the cache."""
         task, attempt = (kind, task_id), secrets.token_hex(8)
-        files = listed_files(workspace.path) if files is None else files
+        files = listed_files(workspace.path)
         place = f"{kind}/{task_id}/{attempt}"
         self.bucket.upload_all((workspace.path / file["path"], f"{place}/{file['path']}") for file in files)
         record = record_text(task_id, identity, files, provenance, attempt=attempt).encode()
@@ -269,12 +260,12 @@ class RemoteStore(Store):
                     found[key].append(task_id)
         return {key: ids for key, ids in found.items() if ids}
 
-    def stored(self, kinds: Iterable[str], *, cache: bool) -> Iterator[Stored]:
+    def stored(self, *, cache: bool) -> Iterator[Stored]:
         """While anybody uses the store, an attempt, checkpoints or an upload may be theirs, and are left out."""
         living = leases.living(self.bucket)
         busy = leases.others_work(self.bucket)
         there = self.bucket.names()
-        for kind in (kind for kind in kinds if kind in there):
+        for kind in (kind for kind in STORED_KINDS if kind in there):
             found = self._stored_of(kind, self.bucket.entries(kind))
             yield from (item for item in found if item.what == "artifact" or not busy)
         if not busy:

@@ -1,14 +1,14 @@
-"""The runs of a store, read from their folders: when, how long, how far, how it ended, the headline numbers.
+"""The runs of a store, read from their folders: when, how long, how far, how they ended, the headline numbers.
 
-Nothing here is written, and nothing that a folder holds is an error: what cannot be read is said of that run.
-Graphs are not validated: a store may have a thousand runs of a thousand tasks.
+No content of a folder is an error: what cannot be read is reported as that run's problem. Graphs are not validated: a
+store may have a thousand runs of a thousand tasks.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -20,7 +20,7 @@ from boomspec.core.graph import SCHEMA_VERSION
 from boomspec.core.tasks import KINDS
 from boomspec.store.interface import Store
 from boomspec.store.lock import is_running
-from boomspec.store.record import is_task_id
+from boomspec.store.record import is_task_id, parsed_json
 
 RUNS_SCHEMA_VERSION = 1
 State = Literal["running", "finished", "failed", "interrupted", "killed", "not started"]
@@ -28,7 +28,7 @@ State = Literal["running", "finished", "failed", "interrupted", "killed", "not s
 
 @dataclass(frozen=True)
 class Trouble:
-    """A task that failed or was blocked in the last run, why, and where its log is."""
+    """A task that failed or was blocked in the last execution."""
 
     task: str
     state: str
@@ -38,9 +38,9 @@ class Trouble:
 
 @dataclass(frozen=True)
 class PastRun:
-    """One run's folder. Times are seconds since 1970; what is not known is None or empty.
+    """One run's folder. Times are seconds since 1970; what is unknown is None or empty.
 
-    started, seconds: of the last time that there was something to do, and not of looking at what is finished.
+    started, seconds: of the last execution with something to do, not of one that found everything finished.
     """
 
     folder: Path
@@ -53,8 +53,8 @@ class PastRun:
     experiments: tuple[str, ...] = ()  # labels
     tasks: dict[str, str] = field(default_factory=dict)  # id -> kind, as the graph says
     names: dict[str, str] = field(default_factory=dict)  # of its tasks, by id
-    made: int = 0  # of its tasks, those whose artifact is in the store now
-    same: int = 0  # of its tasks, those that the last run did not compute again, for their inputs were the same
+    made: int = 0  # tasks whose artifact is in the store now
+    same: int = 0  # tasks that were reused because their inputs were equal byte for byte
     outcome: str = ""
     numbers: dict[str, dict[str, float]] = field(default_factory=dict)  # "held_out loss" -> series -> value
     troubles: tuple[Trouble, ...] = ()
@@ -71,23 +71,13 @@ class PastRun:
         return self.last_event or self.folder.lstat().st_mtime
 
     def to_json(self) -> dict[str, Any]:
+        fields = vars(self)
         return {
             "run": self.folder.name,
-            "name": self.name,
-            "state": self.state,
-            "problem": self.problem,
-            "started": self.started,
-            "seconds": self.seconds,
-            "experiments": list(self.experiments),
-            "tasks": len(self.tasks),
-            "made": self.made,
-            "same": self.same,
-            "outcome": self.outcome,
-            "numbers": self.numbers,
-            "troubles": [
-                {"task": t.task, "state": t.state, "error": t.error, "log": None if t.log is None else str(t.log)}
-                for t in self.troubles
-            ],
+            **{key: fields[key] for key in ("name", "state", "problem", "started", "seconds")},
+            "experiments": list(self.experiments), "tasks": len(self.tasks),
+            **{key: fields[key] for key in ("made", "same", "outcome", "numbers")},
+            "troubles": [{**vars(t), "log": None if t.log is None else str(t.log)} for t in self.troubles],
             "folder": str(self.folder),
         }
 
@@ -158,11 +148,15 @@ def _past_run(folder: Path, ids: Callable[[str], Set[str]], elsewhere: frozenset
     except BoomspecError as error:
         problem = error.message
     state: State = "running" if folder.name in elsewhere else _state(folder, events)
-    times, last = _times(working), _times(events)
+    times, last = ([e["time"] for e in found if isinstance(e.get("time"), int | float)] for found in (working, events))
     if times and state == "running":
         times.append(time.time())
         last = times
-    results = _object(folder / "report" / "results.json") if state not in ("running", "not started") else {}
+    results = {}
+    if state not in ("running", "not started"):
+        with suppress(OSError, ValueError):
+            results = read_json(folder / "report" / "results.json")
+    results = results if isinstance(results, dict) else {}
     return PastRun(
         folder=folder,
         name=name,
@@ -192,32 +186,18 @@ def _state(folder: Path, events: list[dict[str, Any]]) -> State:
 
 
 def _last_run(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The events of the run that started last, and of the last one that had something to do.
-
-    What is not an event is passed over: a killed run leaves half lines.
-    """
+    """The events of the last execution, and of the last one with something to do. A killed run leaves half lines."""
     try:
         lines = path.read_bytes().splitlines()
     except OSError:
         return [], []
-    events = []
-    for line in lines:
-        try:
-            event = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(event, dict):
-            events.append(event)
+    events = _objects([parsed_json(line) for line in lines])
     started = [event for event in events if event.get("event") == "run_started"]
     if not started:
         return [], []
     working = [event for event in started if event.get("tasks") != 0] or started
     last, worked = ([e for e in events if e.get("run") == found[-1].get("run")] for found in (started, working))
     return last, worked
-
-
-def _times(events: list[dict[str, Any]]) -> list[float]:
-    return [event["time"] for event in events if isinstance(event.get("time"), int | float)]
 
 
 def _troubles(folder: Path, events: list[dict[str, Any]]) -> Iterator[Trouble]:
@@ -248,14 +228,6 @@ def _numbers(results: dict[str, Any]) -> dict[str, dict[str, float]]:
         if ends:
             found[f"{measure} {metric}"] = ends
     return found
-
-
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        data = read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return data if isinstance(data, dict) else {}
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:
