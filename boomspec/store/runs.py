@@ -75,7 +75,8 @@ class PastRun:
         return {
             "run": self.folder.name,
             **{key: fields[key] for key in ("name", "state", "problem", "started", "seconds")},
-            "experiments": list(self.experiments), "tasks": len(self.tasks),
+            "experiments": list(self.experiments),
+            "tasks": len(self.tasks),
             **{key: fields[key] for key in ("made", "same", "outcome", "numbers")},
             "troubles": [{**vars(t), "log": None if t.log is None else str(t.log)} for t in self.troubles],
             "folder": str(self.folder),
