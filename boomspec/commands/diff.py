@@ -72,21 +72,16 @@ def command(
 def _compare(old: str, new: str, store: Where | None, form: str) -> bool:
     # Imported here: completion and help need none of it.
     from boomspec.diff.compared import compared
+    from boomspec.diff.render import markdown, print_diff
     from boomspec.diff.sides import both
 
     diff = compared(*both(old, new, store))
     if form == "json":
-        from boomspec.diff.diff_json import diff_json
-
-        click.echo(json_text(diff_json(diff), indent=2))
+        click.echo(json_text(diff.to_json(), indent=2))
     elif form == "markdown":
-        from boomspec.diff.markdown import markdown
-
         click.echo(markdown(diff), nl=False)
     else:
         from rich.console import Console
-
-        from boomspec.diff.text import print_diff
 
         print_diff(diff, Console(highlight=False))
     return diff.differs

@@ -1,7 +1,7 @@
 """Two sides put side by side: fields, sizes, tasks, what it costs to redo them; of runs, environment and results too.
 
 Experiments are paired by their labels. A plain spec has one without a label: its partner is the first one of the other
-side, which is the file's own.
+side, which is the file's own. `schema` of the JSON rises when a field changes its meaning.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from typing import Any
 from boomspec.core.devices import DEVICES
 from boomspec.core.graph import Experiment, Node
 from boomspec.core.machine import cpus
-from boomspec.diff.environment import Condition, conditions
-from boomspec.diff.results import Compared, compare_results, measured
+from boomspec.diff.results import Compared, Condition, compare_results, conditions, measured
 from boomspec.diff.sides import Given
-from boomspec.plan.changes import Changes, Memo, compare, compare_meanings
+from boomspec.plan.changes import Changes, Difference, Memo, compare, compare_meanings
 from boomspec.plan.forecast import Machine, forecast
 from boomspec.plan.origins import side
 from boomspec.plan.plan import Plan, Step
+
+DIFF_SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,45 @@ class Size:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two experiments. `exact`: both are compiled, so that tasks are compared, and classes are theirs."""
+    """Two experiments."""
 
     old: Experiment
     new: Experiment
     changes: Changes
     sizes: tuple[Size, ...]
-    exact: bool
+
+    def to_json(self) -> dict[str, Any]:
+        changes = self.changes
+        return {
+            "old": self.old.label,
+            "new": self.new.label,
+            "waiting": changes.waiting,
+            "fields": [
+                {
+                    **_values(field),
+                    "field": field.name,
+                    "class": field.kind,
+                    "exact": field.exact,
+                    "tasks": list(field.tasks),
+                }
+                for field in changes.fields
+            ],
+            "same": len(changes.of("same")),
+            "tasks": [
+                {
+                    "name": task.name,
+                    "kind": task.kind,
+                    "id": task.id,
+                    "state": task.state,
+                    "parameters": [{"parameter": d.name, **_values(d)} for d in task.own],
+                    "inputs": list(task.inputs),
+                    "fields": list(task.fields),
+                    "some_of": task.some_of,
+                }
+                for task in changes.of("changed", "added", "removed")
+            ],
+            "sizes": [{"label": size.label, **_values(size)} for size in self.sizes],
+        }
 
 
 @dataclass(frozen=True)
@@ -79,6 +112,30 @@ class Diff:
         by_spec = any(pair.changes.changes_results for pair in self.pairs)
         return bool(by_spec or self.added or self.removed or (self.results and self.results.moved))
 
+    def to_json(self) -> dict[str, Any]:
+        """Everything that is known, for programs; null stands for what a side does not have."""
+        return {
+            "schema": DIFF_SCHEMA_VERSION,
+            **{name: side.to_json() for name, side in (("old", self.old), ("new", self.new))},
+            "differs": self.differs,
+            "experiments": [pair.to_json() for pair in self.pairs],
+            "added": list(self.added),
+            "removed": list(self.removed),
+            "anew": {
+                "tasks": [{"name": node.name, "kind": node.task.kind, "id": node.id} for node in self.anew],
+                "flops": self.effort.flops,
+                "unknown": self.effort.unknown,
+                "seconds": self.effort.seconds,
+                "gpu_seconds": self.effort.devices,
+            },
+            "environment": self.environment and [{"name": c.name, **_values(c)} for c in self.environment],
+            "results": self.results and self.results.to_json(),
+        }
+
+
+def _values(difference: Difference | Size | Condition) -> dict[str, Any]:
+    return {"old": difference.old, "new": difference.new}
+
 
 def compared(old: Given, new: Given) -> Diff:
     """Compare two sides."""
@@ -105,9 +162,9 @@ def _partners(old: Given, new: Given) -> tuple[list[tuple[Experiment, Experiment
 
 def _pair(old: Given, new: Given, before: Experiment, after: Experiment, memo: Memo) -> Pair:
     if old.compiled is None or new.compiled is None:
-        return Pair(before, after, compare_meanings(before.meaning, after.meaning), (), exact=False)
+        return Pair(before, after, compare_meanings(before.meaning, after.meaning), ())
     changes = compare(side(old.compiled, before), side(new.compiled, after), memo)
-    return Pair(before, after, changes, tuple(_sizes(before, after)), exact=True)
+    return Pair(before, after, changes, tuple(_sizes(before, after)))
 
 
 def _sizes(before: Experiment, after: Experiment) -> Iterator[Size]:

@@ -127,7 +127,7 @@ def _reads(file: SpecFile) -> int:
 def _print_meaning(old: Given, new: Given) -> None:
     from rich.console import Console
 
-    from boomspec.diff.text import print_diff
+    from boomspec.diff.render import print_diff
 
     paged = bool(os.environ.get("GIT_PAGER_IN_USE")) and "NO_COLOR" not in os.environ
     diff = compared(old, new)

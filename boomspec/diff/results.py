@@ -1,4 +1,4 @@
-"""Which results moved between two runs, and whether by more than noise.
+"""Which results moved between two runs, whether by more than noise, and in which environments they were computed.
 
 Every number of an evaluation is compared with the number of the same name in the other run. Where both measured the
 same items (documents, windows of the same text), they are compared item by item: the standard error is that of the
@@ -13,16 +13,21 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from boomspec.core.graph import Node, TaskGraph
+from boomspec.core.sizes import shown_bytes
 from boomspec.core.tasks import Evaluate, LmEval
 from boomspec.core.tasks.report import shown_measure
 from boomspec.store import Store
 
 THRESHOLD = 2.0  # standard errors
+_MOST_RECORDS = 500  # of one run: more of them say the same
+_PROVENANCE = ("python", "commit", "platform", "host")
 Key = tuple[str, str]  # measure, metric
 Items = Mapping[int, tuple[float, float]]  # item -> weight, value
 
@@ -60,6 +65,23 @@ class Moved:
         higher = self.new.higher_is_better
         return None if higher is None or not self.difference else (self.difference > 0) == higher
 
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "experiment": self.label,
+            "model": self.model,
+            "measure": self.measure,
+            "metric": self.metric,
+            "old": self.old.value,
+            "old_stderr": self.old.stderr,
+            "new": self.new.value,
+            "new_stderr": self.new.stderr,
+            "difference": self.difference,
+            "stderr": self.stderr,
+            "paired": self.paired,
+            "moved": self.moved,
+            "better": self.better,
+        }
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -77,6 +99,17 @@ class Compared:
     @property
     def moved(self) -> tuple[Moved, ...]:
         return tuple(number for number in self.numbers if number.moved)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "threshold": THRESHOLD,
+            "compared": len(self.judged),
+            "moved": len(self.moved),
+            "shared": self.shared,
+            "only_old": list(self.only_old),
+            "only_new": list(self.only_new),
+            "numbers": [number.to_json() for number in self.numbers],
+        }
 
 
 @dataclass(frozen=True)
@@ -205,3 +238,53 @@ def _key(line: dict[str, str]) -> Key:
 def _lines(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One thing that two runs have differently: each value that some of a run's artifacts were made with."""
+
+    name: str  # "torch", "python", "gpus"
+    old: tuple[str, ...]
+    new: tuple[str, ...]
+
+
+def conditions(old: tuple[Store, Iterable[Node]], new: tuple[Store, Iterable[Node]]) -> tuple[Condition, ...]:
+    """What differs between the artifacts of two runs. What only one of them says is not compared."""
+    before, after = _known(*old), _known(*new)
+    return tuple(
+        Condition(name, tuple(sorted(before[name])), tuple(sorted(values)))
+        for name, values in after.items()
+        if name in before and values != before[name]
+    )
+
+
+def _known(store: Store, nodes: Iterable[Node]) -> dict[str, set[str]]:
+    known: dict[str, set[str]] = {}
+    for provenance in islice(_provenances(store, [(node.task.kind, node.id) for node in nodes]), _MOST_RECORDS):
+        for name, value in _facts(provenance):
+            known.setdefault(name, set()).add(value)
+    return known
+
+
+def _provenances(store: Store, tasks: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+    """Many records are read at once, and no more than are wanted where every task has one."""
+    for start in range(0, len(tasks), _MOST_RECORDS):
+        records = store.records(tasks[start : start + _MOST_RECORDS]).values()
+        yield from (record["provenance"] for record in records)
+
+
+def _facts(provenance: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield from ((name, str(provenance[name])) for name in _PROVENANCE if provenance.get(name) is not None)
+    packages, hardware = provenance.get("packages"), provenance.get("hardware")
+    if isinstance(packages, dict):
+        yield from ((name, str(version)) for name, version in packages.items())
+    if isinstance(hardware, dict):
+        for name, value in hardware.items():
+            match name, value:
+                case "gpus", list():
+                    yield "gpus", ", ".join(map(str, value)) or "none"
+                case "memory_bytes", int():
+                    yield "memory", shown_bytes(value)
+                case _:
+                    yield name, str(value)

@@ -15,6 +15,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from boomspec.compile.compiler import Compiled, answers_of, compile_experiments
 from boomspec.compile.resolved import resolve
@@ -48,9 +49,15 @@ class Given:
     def graph(self) -> TaskGraph | None:
         return None if self.compiled is None else self.compiled.graph
 
-    @property
-    def labels(self) -> list[str]:
-        return [experiment.label for experiment in self.experiments]
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "named": self.named,
+            "experiments": [experiment.label for experiment in self.experiments],
+            "run": self.is_run,
+            "compiled": self.compiled is not None,
+            "problem": self.problem,
+            "note": self.note,
+        }
 
 
 def both(old: str, new: str, store: Where | None = None) -> tuple[Given, Given]:
