@@ -47,28 +47,7 @@ _ENDS = {"student": ("D", 8), "teacher": ("*", 15)}
 _GROUPS = ((INK, "o"), (BLUE, "s"), (ORANGE, "^"), (GREEN, "D"), (PINK, "v"), (YELLOW, "P"), (SKY, "X"))
 MOST_LINES = len(_GROUPS)
 _FAINT = 0.45  # of baselines beside groups
-STYLE: dict[str, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same everywhere
-    "font.size": 10,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": INK,
-    "axes.linewidth": 0.8,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.grid": True,
-    "grid.color": INK,
-    "grid.alpha": 0.12,
-    "grid.linewidth": 0.7,
-    "legend.frameon": False,
-    "lines.solid_capstyle": "round",
-    "errorbar.capsize": 2.5,
-    "svg.fonttype": "none",  # text stays text
-}
+_STYLE = mpl.rc_params_from_file(Path(__file__).with_name("report.mplstyle"), use_default_template=False)
 
 
 @contextmanager
@@ -76,7 +55,7 @@ def panels(
     width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
 ) -> Iterator[tuple[Figure, Any]]:
     """A figure of this size in inches, in our style, and its array of axes, [rows, columns]."""
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure, figure.subplots(rows, columns, squeeze=False, **options)
 
@@ -233,18 +212,10 @@ def _keep_in_view(
         axes.set_ylim(bottom, top)
     for place, value, color in out:
         up = value > top
-        axes.annotate(
-            number(value),
-            (place, top if up else bottom),
-            xytext=(0, -24 if up else 24),
-            textcoords="offset points",
-            ha="center",
-            va="center",
-            fontsize=8,
-            color=color,
-            alpha=alpha,
-            arrowprops={"arrowstyle": "-|>", "color": color, "linewidth": 1.2, "alpha": alpha},
-        )
+        shift = {"xytext": (0, -24 if up else 24), "textcoords": "offset points", "ha": "center", "va": "center"}
+        arrow = {"arrowstyle": "-|>", "color": color, "linewidth": 1.2, "alpha": alpha}
+        place_at = (place, top if up else bottom)
+        axes.annotate(number(value), place_at, **shift, fontsize=8, color=color, alpha=alpha, arrowprops=arrow)
 
 
 def _label_sizes(axes: Any, places: Mapping[int, float]) -> None:
@@ -285,7 +256,7 @@ def write_png(figure: Figure, path: Path) -> None:
 def svg(figure: Figure, *, name: str) -> str:
     """An <svg> element to be set into a page. `name` keeps its ids apart from those of other figures."""
     text = io.StringIO()
-    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     element = text.getvalue()
     element = element[element.index("<svg") :]

@@ -38,26 +38,36 @@ _TEMPLATES = jinja2.Environment(
 def model_card(graph: TaskGraph, store: Store, member: Member, *, folder: Path, name: str) -> str:
     """The text of README.md for the model that lies in `folder`; `name` is what it is loaded by."""
     lineage = lineage_of(graph)
-    base, teacher = _base(graph, lineage)
-    student = graph.nodes.get(lineage.student)
-    teacher_tied = lineage.members[-1].tied
+    teacher, student = _source(graph, lineage.teacher), _source(graph, lineage.student)
+    base = _base_metadata(teacher) if teacher is not None else {}
     masked = "ForMaskedLM" in str(read_config(folder).get("architectures"))
     kind = "student" if member.plan == lineage.trained.plan else "teacher" if member.is_teacher else "interpolated"
+    data = ModelCardData(
+        **base,
+        library_name="transformers",
+        pipeline_tag="fill-mask" if masked else "text-generation",
+        datasets=[s.identity["hub"] for s in graph.sources.values() if s.kind == "hub_dataset"] or None,
+        tags=["boomerang-distillation", "model-interpolation", "boomspec"],
+    )
+    trained = {"Distillation": lineage.student, "The teacher's training": lineage.teacher}
+    records = {title: graph.nodes[task].task.record for title, task in trained.items() if task in graph.nodes}
     return _TEMPLATES.get_template("model_card.md.jinja").render(
-        front_matter=_front_matter(graph, base, masked=masked) + "\n",
+        front_matter=f"{data.to_yaml()}\n",
         title=f"{graph.name}, {member.layers} layers",
-        summary=_summary(member, lineage, kind, teacher),
+        kind=kind,
         auto_class="AutoModelForMaskedLM" if masked else "AutoModelForCausalLM",
         name=name,
         code=foreign_code(graph),
         facts=_facts(member, lineage, folder, base),
-        untied=", so they are two matrices where the teacher has one" if teacher_tied and not member.tied else "",
-        teacher=f"Teacher: {teacher}.",
-        student=_student(graph, lineage),
+        untied=lineage.members[-1].tied and not member.tied,
+        lineage=lineage,
+        teacher=teacher,
+        base_model=base.get("base_model"),
+        student=student,
         records=[
-            (title, fence(_yaml(node.task.record.model_dump(mode="json", exclude_none=True)), "yaml"))
-            for title, node in (("Distillation", student), ("The teacher's training", graph.nodes.get(lineage.teacher)))
-            if node is not None and not isinstance(node.task.record, Dequantize)
+            (title, fence(_yaml(record.model_dump(mode="json", exclude_none=True)), "yaml"))
+            for title, record in records.items()
+            if not isinstance(record, Dequantize)
         ],
         results=_results(graph, store, member, kind),
         spec=fence(graph.spec, "yaml"),
@@ -82,47 +92,9 @@ def front_matter_of(card: str) -> dict[str, Any]:
     if not card.lstrip().startswith("---"):
         return {}
     try:
-        data: dict[str, Any] = dict(ModelCard(card, ignore_metadata_errors=True).data.to_dict())  # type: ignore[no-untyped-call]
+        return dict(ModelCard(card, ignore_metadata_errors=True).data.to_dict())  # type: ignore[no-untyped-call]
     except (yaml.YAMLError, ValueError, TypeError):
         return {}
-    return data
-
-
-def _base(graph: TaskGraph, lineage: Lineage) -> tuple[dict[str, Any], str]:
-    """The metadata of the base model's card with its name, and a description of the teacher."""
-    source = _source(graph, lineage.teacher)
-    if source is None:
-        return {}, "trained from random weights by the same experiment"
-    card = front_matter_of(_card_text(source))
-    if "hub" in source.identity:
-        name, revision = source.identity["hub"], source.identity["revision"]
-        teacher = f"[{name}](https://huggingface.co/{name}) at commit `{revision}`"
-    else:
-        name = Path(source.location["folder"]).name
-        teacher = f"a model in a local folder `{name}` (id `{source.id[:12]}`)"
-    return {"base_model": name, **{key: card[key] for key in _FROM_BASE if key in card}}, teacher
-
-
-def _card_text(source: Source) -> str:
-    if "folder" in source.location:
-        path = Path(source.location["folder"]) / _CARD
-        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    try:
-        path = Path(hf_hub_download(source.location["hub"], _CARD, revision=source.identity["revision"]))
-    except Exception:  # offline, or it has none: a failed connection raises what the HTTP library of the day has
-        return ""
-    return path.read_text(encoding="utf-8", errors="replace")
-
-
-def _front_matter(graph: TaskGraph, base: dict[str, Any], *, masked: bool) -> str:
-    data = ModelCardData(
-        **base,
-        library_name="transformers",
-        pipeline_tag="fill-mask" if masked else "text-generation",
-        datasets=[s.identity["hub"] for s in graph.sources.values() if s.kind == "hub_dataset"] or None,
-        tags=["boomerang-distillation", "model-interpolation", "boomspec"],
-    )
-    return str(data.to_yaml())
 
 
 def _source(graph: TaskGraph, model: str) -> Source | None:
@@ -133,12 +105,18 @@ def _source(graph: TaskGraph, model: str) -> Source | None:
     return graph.sources.get(model)
 
 
-def _summary(member: Member, lineage: Lineage, kind: str, teacher: str) -> str:
-    ends = f"the {lineage.trained.layers} layers of its student and the {lineage.members[-1].layers} of its teacher"
-    return {
-        "student": f"The distilled student of a family of models that grows from it to its teacher, {teacher}.",
-        "teacher": f"The teacher of a family of models: {teacher}.",
-    }.get(kind, f"A model between {ends}, {teacher}. No training was done for this size.")
+def _base_metadata(source: Source) -> dict[str, Any]:
+    """The name of the base model, and what its card says that ours repeats."""
+    if "folder" in source.location:
+        path = Path(source.location["folder"]) / _CARD
+    else:
+        try:
+            path = Path(hf_hub_download(source.location["hub"], _CARD, revision=source.identity["revision"]))
+        except Exception:  # offline, or it has none: a failed connection raises what the HTTP library of the day has
+            path = Path()
+    card = front_matter_of(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else {}
+    name = source.identity.get("hub") or Path(source.location["folder"]).name
+    return {"base_model": name, **{key: card[key] for key in _FROM_BASE if key in card}}
 
 
 def _facts(member: Member, lineage: Lineage, folder: Path, base: dict[str, Any]) -> list[tuple[str, str]]:
@@ -156,49 +134,20 @@ def _facts(member: Member, lineage: Lineage, folder: Path, base: dict[str, Any])
     ]
 
 
-def _student(graph: TaskGraph, lineage: Lineage) -> str:
-    source = _source(graph, lineage.student)
-    if source is None:
-        return f"Student: {lineage.trained.layers} layers, distilled by the experiment below."
-    identity = source.identity
-    where = f"`{identity['hub']}` at commit `{identity['revision']}`" if "hub" in identity else "a local folder"
-    return f"Student: {lineage.trained.layers} layers, taken as it is from {where}."
-
-
 def _results(graph: TaskGraph, store: Store, member: Member, kind: str) -> dict[str, Any]:
     """A line per metric; columns for the student, this model and the teacher."""
-    lineage = lineage_of(graph)
-    columns = {"student": lineage.student, "this model": task_of(graph, member), "teacher": lineage.teacher}
+    lineage, own = lineage_of(graph), task_of(graph, member)
+    columns = {"student": lineage.student, "this model": own, "teacher": lineage.teacher}
     if kind != "interpolated":  # it is one of the other two
         columns = {f"{name} (this model)" if name == kind else name: columns[name] for name in ("student", "teacher")}
     found = {(model, row.measure, row.metric): row for model, row in _rows(graph, store) if model in columns.values()}
-    metrics = {(row.measure, row.metric): row.higher_is_better for row in found.values()}
-    lines = [
-        {
-            "measure": measure.replace("_", " "),
-            "metric": metric.replace("_", " ") + {True: " ↑", False: " ↓", None: ""}[better],
-            "cells": [_value(found.get((model or "", measure, metric))) for model in columns.values()],
-        }
-        for (measure, metric), better in metrics.items()
-    ]
-    own = task_of(graph, member)
+    lines = []
+    for measure, metric in dict.fromkeys((row.measure, row.metric) for row in found.values()):
+        rows = [found.get((model or "", measure, metric)) for model in columns.values()]
+        better = [row.higher_is_better for row in rows if row is not None][-1]
+        name = metric.replace("_", " ") + {True: " ↑", False: " ↓", None: ""}[better]
+        lines.append({"measure": measure.replace("_", " "), "metric": name, "cells": [_value(row) for row in rows]})
     return {"labels": list(columns), "lines": lines, "evaluated": any(model == own for model, _, _ in found)}
-
-
-def _rows(graph: TaskGraph, store: Store) -> Iterator[tuple[str, Row]]:
-    """Every number in the store, with the id of the model that it is of."""
-    for node in graph.nodes.values():
-        if not isinstance(node.task.record, Report):
-            continue
-        needed = {role: graph.nodes[task] for role, task in node.task.inputs.items() if task in graph.nodes}
-        cells = [cell for cell in node.task.record.cells if cell.input in needed]
-        tasks = {cell.input: (needed[cell.input].task.kind, needed[cell.input].id) for cell in cells}
-        folders = fetch_numbers(store, store.records(set(tasks.values())))
-        for cell in cells:
-            if (folder := folders.get(tasks[cell.input])) is not None:
-                model = needed[cell.input].task.inputs["model"]
-                study = collect(Report(cells=(cell,), trainings={}), {cell.input: folder}.__getitem__)
-                yield from ((model, row) for row in study.rows())
 
 
 def _value(row: Row | None) -> str:
@@ -207,14 +156,26 @@ def _value(row: Row | None) -> str:
     return number(row.value) + ("" if row.stderr is None else f" ± {number(row.stderr)}")
 
 
+def _rows(graph: TaskGraph, store: Store) -> Iterator[tuple[str, Row]]:
+    """Every number in the store, with the id of the model that it is of."""
+    for report in (node.task for node in graph.nodes.values() if isinstance(node.task.record, Report)):
+        assert isinstance(report.record, Report)
+        needed = {role: graph.nodes[task].task for role, task in report.inputs.items() if task in graph.nodes}
+        cells = [cell for cell in report.record.cells if cell.input in needed]
+        keys = {cell.input: (needed[cell.input].kind, report.inputs[cell.input]) for cell in cells}
+        folders = fetch_numbers(store, store.records(set(keys.values())))
+        for cell in cells:
+            if (folder := folders.get(keys[cell.input])) is not None:
+                study = collect(Report(cells=(cell,), trainings={}), {cell.input: folder}.__getitem__)
+                yield from ((needed[cell.input].inputs["model"], row) for row in study.rows())
+
+
 def _provenance(graph: TaskGraph, store: Store, member: Member) -> list[tuple[str, str]]:
     lineage = lineage_of(graph)
     ids = {"teacher": lineage.teacher, "student": lineage.student, "this model": task_of(graph, member) or ""}
-    record = None
-    for task in (ids["this model"], lineage.student, lineage.teacher):
-        if record is None and task in graph.nodes:
-            record = store.record(graph.nodes[task].task.kind, task)
-    made = record["provenance"] if record is not None else {}
+    tasks = (task for task in (ids["this model"], lineage.student, lineage.teacher) if task in graph.nodes)
+    records = (store.record(graph.nodes[task].task.kind, task) for task in tasks)
+    made: dict[str, Any] = next((record["provenance"] for record in records if record is not None), {})
     facts = {
         "graph": f"`{graph.id}`",
         **{label: f"`{task}`" for label, task in ids.items() if task},

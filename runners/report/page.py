@@ -184,8 +184,8 @@ def render(
 ) -> str:
     """The page's HTML. `files`: texts of the files that it offers for download; large ones lie beside it."""
     encoded = {name: base64.b64encode(text.encode()).decode() for name, text in files.items()}
-    missing = missing_lines(study) if study.axes else [missing for _, missing in study.missing]
-    measures = list(dict.fromkeys([*study.measures, *(missing.measure for _, missing in study.missing)]))
+    missing = missing_lines(study) if study.axes else [missing for _, missing in study.missing()]
+    measures = list(dict.fromkeys([*study.measures, *(missing.measure for _, missing in study.missing())]))
     subtasks = [name for name in dict.fromkeys(row.measure for row in study.rows()) if name not in measures]
     return TEMPLATES.get_template("page.html.jinja").render(
         title=title,

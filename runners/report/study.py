@@ -174,21 +174,15 @@ class Trial:
             names |= {cell.measure: None} if cell.measure in own else own
         return tuple(names)
 
-    @cached_property
-    def _curves(self) -> dict[tuple[str, str, str], dict[Size, Row]]:
-        curves: dict[tuple[str, str, str], dict[Size, Row]] = {}
-        for row in sorted(self.rows, key=lambda row: row.size):
-            curves.setdefault((curve_of(row.cell), row.measure, row.metric), {})[row.size] = row
-        return curves
-
     def curve(self, curve: str, measure: str, metric: str) -> dict[Size, Row]:
         """The rows of FAMILY or of one baseline, by size."""
-        return self._curves.get((curve, measure, metric), {})
+        key = curve, measure, metric
+        own = (row for row in self.rows if (curve_of(row.cell), row.measure, row.metric) == key)
+        return {row.size: row for row in sorted(own, key=lambda row: row.size)}
 
     def series(self, name: str, measure: str, metric: str) -> list[Row]:
         """The rows of one series, by parameters."""
-        rows = self.curve(FAMILY if name in _FAMILY else name, measure, metric).values()
-        own = (row for row in rows if row.cell.series == name)
+        own = (row for row in self.rows if (row.cell.series, row.measure, row.metric) == (name, measure, metric))
         return sorted(own, key=lambda row: (row.cell.parameters, row.cell.layers))
 
 
@@ -260,31 +254,32 @@ class Study:
         names = dict.fromkeys(name for trial in self.trials for name in trial.measures)
         return tuple(sorted(names, key=lambda name: name != "held_out"))
 
-    @cached_property
-    def _rows(self) -> dict[str, list[Row]]:
-        rows: dict[str, list[Row]] = {}
-        for row in self.rows():
-            rows.setdefault(row.measure, []).append(row)
-        return rows
-
     def rows(self) -> Iterator[Row]:
         return (row for trial in self.trials for row in trial.rows)
 
     def metrics(self, measure: str) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(row.metric for row in self._rows.get(measure, ())))
+        return tuple(dict.fromkeys(row.metric for row in self.rows() if row.measure == measure))
+
+    @cached_property
+    def _primary(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for trial in self.trials:
+            for row in sorted(trial.rows, key=lambda row: row.stderr is None):
+                found.setdefault(row.measure, row.metric)
+        return found
 
     def primary(self, measure: str) -> str:
         """The metric that is drawn and compared: the first that has a standard error, else the first."""
-        if measure not in self.known:
-            rows = next(t.rows for t in self.trials if any(row.measure == measure for row in t.rows))
-            own = [row for row in rows if row.measure == measure]
-            self.known[measure] = next((row.metric for row in own if row.stderr is not None), own[0].metric)
-        return str(self.known[measure])
+        return self._primary[measure]
+
+    @cached_property
+    def _better(self) -> dict[tuple[str, str], bool]:
+        known = [row for row in self.rows() if row.higher_is_better is not None]
+        return {(row.measure, row.metric): bool(row.higher_is_better) for row in reversed(known)}
 
     def higher_is_better(self, measure: str, metric: str = "") -> bool:
         """What the measure itself says of a metric (by default the primary one); where it says nothing, True."""
-        rows = (row for row in self._rows[measure] if row.metric == (metric or self.primary(measure)))
-        return next((row.higher_is_better for row in rows if row.higher_is_better is not None), True)
+        return self._better.get((measure, metric or self.primary(measure)), True)
 
     def sign(self, measure: str) -> float:
         """1 where a higher value of the primary metric is better, else -1."""
@@ -308,9 +303,8 @@ class Study:
         """The sizes that any family has."""
         return tuple(sorted({size for group in self.groups for size in self.points(group, measure)}))
 
-    @property
-    def missing(self) -> tuple[tuple[Trial, Missing], ...]:
-        return tuple((trial, missing) for trial in self.trials for missing in trial.missing)
+    def missing(self) -> Iterator[tuple[Trial, Missing]]:
+        return ((trial, missing) for trial in self.trials for missing in trial.missing)
 
     @property
     def seeds(self) -> tuple[int, int]:
@@ -328,11 +322,11 @@ class Study:
 
         Where that has no results, the first one that has some: one that failed does not keep the others apart.
         """
-        wanted = self._wanted_reference(group)
-        found = wanted
+        found = wanted = self._wanted_reference(group)
         if wanted is not None and not wanted.has_family:
-            others = (other for other in self.groups if other.has_family and _same_point(other, wanted))
-            found = next(others, wanted)
+            point = {**wanted.axes, VARIANT: ""}  # without variants all groups stand in for each other
+            alike = (g for g in self.groups if VARIANT not in wanted.axes or {**g.axes, VARIANT: ""} == point)
+            found = next((other for other in alike if other.has_family), wanted)
         # What a failed group shares with another, such as its teacher, says nothing about the two.
         failed = found is not None and found.has_family and not group.has_family
         return None if found is group or failed else found
@@ -348,11 +342,6 @@ class Study:
         return next((other for other in self.groups if other.axes == axes), None)
 
 
-def _same_point(one: Group, other: Group) -> bool:
-    """Whether two groups differ in their variant only; without variants always."""
-    return VARIANT not in one.axes or {**one.axes, VARIANT: ""} == {**other.axes, VARIANT: ""}
-
-
 def curve_of(cell: Cell) -> str:
     return FAMILY if cell.series in _FAMILY else cell.series
 
@@ -362,8 +351,5 @@ def groups_of(trials: Iterable[Trial]) -> tuple[Group, ...]:
     found: dict[tuple[tuple[str, str], ...], list[Trial]] = {}
     for trial in trials:
         found.setdefault(tuple((k, v) for k, v in trial.axes.items() if k != SEED), []).append(trial)
-    return tuple(Group(_label(dict(axes)), dict(axes), tuple(members)) for axes, members in found.items())
-
-
-def _label(axes: dict[str, str]) -> str:
-    return ",".join(v if k == VARIANT else f"{k}={v}" for k, v in axes.items()) or "every seed"
+    labels = {axes: ",".join(v if k == VARIANT else f"{k}={v}" for k, v in axes) or "every seed" for axes in found}
+    return tuple(Group(labels[axes], dict(axes), tuple(members)) for axes, members in found.items())

@@ -223,7 +223,7 @@ def files(study: Study, title: str) -> dict[str, str]:
         **({"axes": study.axes} if several else {}),
         "results": rows,
         **({"groups": groups, "differences": compared} if several else {}),
-        "missing": [({"experiment": t.label} if several else {}) | _missing(missing) for t, missing in study.missing],
+        "missing": [({"experiment": t.label} if several else {}) | _missing(missing) for t, missing in study.missing()],
     }
     tables = {"results.csv": _csv(["experiment"] if several else [], study.axes, _RESULT, rows)}
     if several:
