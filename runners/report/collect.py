@@ -10,15 +10,16 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import cache
+from functools import cache, cached_property, partial
 from pathlib import Path
 
-from boomspec.core.tasks import Cell, Comparison, Report
+import pandas as pd
+
+from boomspec.core.tasks import Cell, Compared, Comparison, Report
 from boomspec.core.tasks.report import shown_measure
 from runners.report.study import (
     SEED,
     SERIES,
-    Items,
     Missing,
     PatchSearch,
     Row,
@@ -33,70 +34,89 @@ from runners.runtime.tables import read_frame, read_table
 
 Find = Callable[[str], Path | str]
 """From the role of an input to the folder of its artifact, or to the reason why there is none."""
-Tables = tuple[list[dict[str, str]], dict[tuple[str, str], Items]]
-"""What one `evaluate` artifact holds: the rows of its table, and items by measure and metric."""
 
 
 def collect(record: Report | Comparison, find: Find) -> Study:
     """Read the artifacts of all cells and trainings. Raises nothing for what is missing: it is listed."""
-    read, measured_with = cache(_read_tables), cache(_yardstick)  # experiments share artifacts
-    if isinstance(record, Report):
-        trial = _trial("", {}, record.cells, find, read, lambda folder: "")
-        trainings = [
-            _training(label, f) for label, role in record.trainings.items() if isinstance(f := find(role), Path)
-        ]
-        searches = [_search(label, f) for label, role in record.searches.items() if isinstance(f := find(role), Path)]
-        return Study((trial,), groups_of([trial]), {}, tuple(trainings), tuple(s for s in searches if s is not None))
-    trials = []
-    for one in record.experiments:
-
-        def find_own(role: str, label: str = one.label) -> Path | str:
-            return find(f"{label}/{role}")
-
-        trials.append(_trial(one.label, one.axes, one.cells, find_own, read, measured_with))
-    axes = {
-        name: tuple(dict.fromkeys(t.axes[name] for t in trials if name in t.axes)) for t in trials for name in t.axes
-    }
-    return Study(tuple(trials), groups_of(trials), axes)
+    read = cache(_Evaluation)  # experiments share artifacts
+    if isinstance(record, Comparison):
+        found = [_trial(one, partial(_find_of, one.label, find), read) for one in record.experiments]
+        axes: dict[str, dict[str, None]] = {}
+        for name, value in (axis for trial in found for axis in trial.axes.items()):
+            axes.setdefault(name, {})[value] = None
+        return Study(tuple(found), groups_of(found), {name: tuple(values) for name, values in axes.items()})
+    trial = _trial(Compared(label="", axes={}, cells=record.cells), find, read)
+    trainings, searches = (
+        [(label, folder) for label, role in roles.items() if isinstance(folder := find(role), Path)]
+        for roles in (record.trainings, record.searches)
+    )
+    tried = [search for label, folder in searches if (search := _search(label, folder)) is not None]
+    return Study((trial,), groups_of([trial]), {}, tuple(_training(*entry) for entry in trainings), tuple(tried))
 
 
-def _trial(
-    label: str,
-    axes: dict[str, str],
-    cells: Iterable[Cell],
-    find: Find,
-    read: Callable[[Path], Tables],
-    measured_with: Callable[[Path], str],
-) -> Trial:
-    sizes, rows, missing = _sizes(cells), list[Row](), list[Missing]()
+def _find_of(label: str, find: Find, role: str) -> Path | str:
+    return find(f"{label}/{role}")
+
+
+class _Evaluation:
+    """What one `evaluate` artifact holds: the rows of its table, its items by measure and metric, its yardstick."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows = read_table(folder / "table.csv")
+        items = read_frame(folder / "items.csv").astype({"item": "int64", "weight": "float64", "value": "float64"})
+        columns = ["item", "weight", "value"]
+        self.items: dict[tuple[str, str], pd.DataFrame] = {
+            (measure, _metric(metric, name)): own.sort_values(columns, ignore_index=True)[columns]
+            for (measure, metric, name), own in items.groupby(["measure", "metric", "filter"])
+        }
+
+    @cached_property
+    def yardstick(self) -> str:
+        """What the model was measured with: the held-out text and its windows, or the lm-eval task and its options.
+
+        Another amount of data, say, can hold out other text.
+        """
+        task = json.loads((self.folder / "artifact.json").read_text(encoding="utf-8"))["task"]
+        measure = {name: value for name, value in task["params"]["measure"].items() if name != SEED}
+        if measure["type"] == "held_out":
+            results = json.loads((self.folder / "results.json").read_text(encoding="utf-8"))
+            found = results["configs"]["held_out"]
+            return json.dumps([measure["sequence_length"], found["tokens"], found["bytes"]])
+        return json.dumps([measure, task["inputs"]["tasks"]], sort_keys=True)
+
+
+def _trial(experiment: Compared, find: Find, read: Callable[[Path], _Evaluation]) -> Trial:
+    sizes, rows, missing = _sizes(experiment.cells), list[Row](), list[Missing]()
     for cell, size in sorted(sizes.items(), key=lambda item: (list(SERIES).index(item[0].series), item[0].parameters)):
         folder = find(cell.input)
         if isinstance(folder, str):
             missing.append(Missing(cell, size, folder))
             continue
-        table, items = read(folder)
-        yardstick = measured_with(folder)
+        evaluation = read(folder)
+        yardstick = evaluation.yardstick if experiment.axes else ""  # one experiment is compared with no other
         lost: dict[tuple[str, str], list[str]] = {}  # metrics by measure and reason
-        for line in table:
-            measure, metric = shown_measure(line["measure"], task=cell.task, called=cell.measure), _metric(line)
+        for line in evaluation.rows:
+            measure = shown_measure(line["measure"], task=cell.task, called=cell.measure)
+            metric = _metric(line["metric"], line["filter"])
             value, stderr = _finite(line["value"]), _finite(line["stderr"])
             if value is None:
                 reason = line.get("note") or f"it is not finite: {line['value']}"
                 lost.setdefault((measure, reason), []).append(metric)
                 continue
             better, note = {"True": True, "False": False}.get(line["higher_is_better"]), line.get("note", "")
-            own = items.get((line["measure"], metric))
-            rows.append(Row(cell, size, folder, yardstick, measure, metric, value, stderr, better, note, own))
+            items = evaluation.items.get((line["measure"], metric))
+            rows.append(Row(cell, size, folder, yardstick, measure, metric, value, stderr, better, note, items))
         missing += [Missing(cell, size, reason, name, tuple(metrics)) for (name, reason), metrics in lost.items()]
-    return Trial(label, axes, sizes, *_distinct(rows, missing))
+    return Trial(experiment.label, experiment.axes, sizes, *_distinct(rows, missing))
 
 
 def _finite(text: str) -> float | None:
     return value if text and math.isfinite(value := float(text)) else None
 
 
-def _metric(line: dict[str, str]) -> str:
-    return line["metric"] if line["filter"] == "none" else f"{line['metric']},{line['filter']}"
+def _metric(name: str, filter_name: str) -> str:
+    return name if filter_name == "none" else f"{name},{filter_name}"
 
 
 def _distinct(rows: list[Row], missing: list[Missing]) -> tuple[tuple[Row, ...], tuple[Missing, ...]]:
@@ -128,32 +148,6 @@ def _sizes(cells: Iterable[Cell]) -> dict[Cell, Size]:
         sizes[cell] = Size(cell.layers, seen[place])
         seen[place] += 1
     return sizes
-
-
-def _read_tables(folder: Path) -> Tables:
-    """Read the folder of an `evaluate` artifact."""
-    items = read_frame(folder / "items.csv").astype({"item": "int64", "weight": "float64", "value": "float64"})
-    ordered = items.sort_values(["item", "weight", "value"])
-    arrays = {
-        (str(measure), _metric({"metric": str(metric), "filter": str(name)})): Items(
-            *(own[column].to_numpy() for column in ("item", "weight", "value"))
-        )
-        for (measure, metric, name), own in ordered.groupby(["measure", "metric", "filter"])
-    }
-    return read_table(folder / "table.csv"), arrays
-
-
-def _yardstick(folder: Path) -> str:
-    """What a model was measured with: the held-out text and its windows, or the lm-eval task and how it was asked.
-
-    Another amount of data, say, can hold out other text.
-    """
-    task = json.loads((folder / "artifact.json").read_text(encoding="utf-8"))["task"]
-    measure = {name: value for name, value in task["params"]["measure"].items() if name != SEED}
-    if measure["type"] == "held_out":
-        found = json.loads((folder / "results.json").read_text(encoding="utf-8"))["configs"]["held_out"]
-        return json.dumps([measure["sequence_length"], found["tokens"], found["bytes"]])
-    return json.dumps([measure, task["inputs"]["tasks"]], sort_keys=True)
 
 
 def _training(label: str, folder: Path) -> Training:

@@ -119,15 +119,14 @@ def _stderr_over_items(pairs: Sequence[tuple[Row, Row]]) -> float | None:
 
 def item_differences(row: Row, other: Row) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
     """By how much a row is higher than another, item by item, and the items' weights; None where they have no pairs."""
-    first, second = row.items, other.items
-    if first is None or second is None or not np.array_equal(first.item, second.item):
+    if row.items is None or other.items is None:
         return None
-    if not np.array_equal(first.weight, second.weight):
+    if not row.items[["item", "weight"]].equals(other.items[["item", "weight"]]):
         return None
-    difference = first.value - second.value
-    if not math.isclose(weighted_mean(difference, first.weight), row.value - other.value, rel_tol=1e-5, abs_tol=1e-8):
+    difference, weights = (row.items["value"] - other.items["value"]).to_numpy(), row.items["weight"].to_numpy()
+    if not math.isclose(weighted_mean(difference, weights), row.value - other.value, rel_tol=1e-5, abs_tol=1e-8):
         return None  # the metric is not the mean of these items
-    return difference, first.weight
+    return difference, weights
 
 
 def ranked(study: Study, measure: str) -> dict[Size, list[Group]]:

@@ -52,10 +52,10 @@ _STYLE = mpl.rc_params_from_file(Path(__file__).with_name("report.mplstyle"), us
 
 @contextmanager
 def panels(
-    width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
+    width: float, height: float, rows: int = 1, columns: int = 1, *, lines: bool = True, **options: Any
 ) -> Iterator[tuple[Figure, Any]]:
-    """A figure of this size in inches, in our style, and its array of axes, [rows, columns]."""
-    with mpl.rc_context(_STYLE):
+    """A figure in our style, sized in inches, and its array of axes, [rows, columns]. `lines`: with grid lines."""
+    with mpl.rc_context({**_STYLE, "axes.grid": lines}):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure, figure.subplots(rows, columns, squeeze=False, **options)
 

@@ -8,9 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
@@ -18,7 +16,7 @@ from runners.report.compare import against_references
 from runners.report.figures import MOST_LINES, difference_lines, size_figure, size_lines, svg
 from runners.report.findings import findings, outcome
 from runners.report.process_figures import search_figure, similarity_figure, training_figure
-from runners.report.run_notes import NO_PROVENANCE, Experiments, Provenance
+from runners.report.run_notes import NO_NOTES, Notes
 from runners.report.study import MOST_IN_RANGE, SERIES, Study
 from runners.report.sweep_figures import MOST_PANELS, axis_figure, grid_figure, marginal_figure, numeric, panels_of
 from runners.report.tables import gains_table, group_table, missing_lines, model_table
@@ -176,35 +174,29 @@ def render(
     title: str,
     drawings: Sequence[Drawing],
     files: Mapping[str, str],
-    question: Sequence[str] = (),
-    spec: str = "",
-    resolved: dict[str, Any] | None = None,
-    experiments: Experiments | None = None,
-    provenance: Provenance = NO_PROVENANCE,
+    notes: Notes = NO_NOTES,
 ) -> str:
     """The page's HTML. `files`: texts of the files that it offers for download; large ones lie beside it."""
     encoded = {name: base64.b64encode(text.encode()).decode() for name, text in files.items()}
-    missing = missing_lines(study) if study.axes else [missing for _, missing in study.missing()]
     measures = list(dict.fromkeys([*study.measures, *(missing.measure for _, missing in study.missing())]))
     subtasks = [name for name in dict.fromkeys(row.measure for row in study.rows()) if name not in measures]
+    missing = missing_lines(study)
+    one: dict[str, Any] = {}
+    if not study.axes:
+        one = {"models": model_table(study, measures), "subtasks": model_table(study, subtasks)}
+        one["gains"] = gains_table(study)
     return TEMPLATES.get_template("page.html.jinja").render(
         title=title,
-        question=question,
         outcome=outcome(study),
         findings=findings(study),
         drawings=drawings,
         series=SERIES,
-        models=None if study.axes else model_table(study, measures),
-        subtasks=None if study.axes else model_table(study, subtasks),
-        gains=None if study.axes else gains_table(study),
         tables=[group_table(study, measure) for measure in study.measures] if study.axes else [],
+        one=one,
         seeds=study.seeds[1],
-        missing=missing[:_MOST_MISSING] if study.axes else missing,
-        unlisted=max(0, len(missing) - _MOST_MISSING) if study.axes else 0,
+        missing=missing[:_MOST_MISSING],
+        unlisted=max(0, len(missing) - _MOST_MISSING),
         axes=study.axes,
-        experiments=experiments,
         downloads={name: data if len(data) <= _MOST_EMBEDDED else "" for name, data in encoded.items()},
-        spec=spec,
-        resolved=yaml.safe_dump(resolved, sort_keys=False, default_flow_style=None, width=110) if resolved else "",
-        provenance=provenance,
+        notes=notes,
     )

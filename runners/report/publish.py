@@ -8,7 +8,6 @@ and the files of `runners.report.tables`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from boomspec.core.graph import TaskGraph
 from boomspec.core.tasks import Comparison, Report
@@ -16,7 +15,7 @@ from boomspec.store import Store
 from runners.report import page, tables
 from runners.report.collect import collect
 from runners.report.figures import write_png
-from runners.report.run_notes import experiments, opening, provenance, why
+from runners.report.run_notes import NO_NOTES, Notes, notes_of, why
 from runners.report.study import Study
 from runners.runtime.numbers import fetch_numbers
 
@@ -40,25 +39,16 @@ def publish_run(graph: TaskGraph, store: Store, run_folder: Path, failures: dict
     study = collect(record, find)
     folder = run_folder / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    return write_page(
-        folder,
-        study,
-        title=graph.name,
-        figures=folder,
-        question=opening(graph.spec),
-        spec=graph.spec,
-        resolved=graph.experiments[0].meaning if graph.experiments and not study.axes else None,
-        experiments=experiments(graph, store) if study.axes else None,
-        provenance=provenance(graph, store, failures),
-    )
+    notes = notes_of(graph, store, failures, several=bool(study.axes))
+    return write_page(folder, study, title=graph.name, figures=folder, notes=notes)
 
 
-def write_page(folder: Path, study: Study, *, title: str, figures: Path, **notes: Any) -> Path:
-    """Write a study's page and tables into `folder`, its figures into `figures`. `notes`: see `page.render`."""
+def write_page(folder: Path, study: Study, *, title: str, figures: Path, notes: Notes = NO_NOTES) -> Path:
+    """Write a study's page and tables into `folder`, its figures into `figures`."""
     drawings, files = page.draw(study), tables.files(study, title)
     for drawing in drawings:
         write_png(drawing.figure, figures / f"{drawing.name}.png")
-    html = page.render(study, title=title, drawings=drawings, files=files, **notes)
+    html = page.render(study, title=title, drawings=drawings, files=files, notes=notes)
     for name, text in {**files, PAGE: html}.items():
         (folder / name).write_text(text, encoding="utf-8")
     return folder / PAGE

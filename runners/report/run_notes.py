@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
+
 from boomspec.core.graph import TaskGraph
 from boomspec.core.tasks import Tokenize
 from boomspec.models.trust import warnings
@@ -17,22 +19,6 @@ from runners.report.study import BASE, VARIANT
 
 _MOST_TASKS = 500  # listed one by one
 _COMPUTED = {"student.parameters", "student.blocks", "teacher.layers", "teacher.parameters"}  # from other fields
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """`facts`: name and value, for people. `tasks`: {name, kind, id, seconds, state}; `left_out`: how many more.
-
-    `warnings`: what stands at the top of the page, such as foreign code that was run.
-    """
-
-    facts: Sequence[tuple[str, str]] = ()
-    tasks: Sequence[dict[str, Any]] = ()
-    left_out: int = 0
-    warnings: Sequence[str] = ()
-
-
-NO_PROVENANCE = Provenance()
 
 
 @dataclass(frozen=True)
@@ -48,6 +34,25 @@ class Experiments:
     common: Sequence[str]
     lines: Sequence[dict[str, Any]]
     changes: dict[str, list[tuple[str, str, str]]]
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What a page says about its run. `facts`: names and values of the provenance. `tasks`: {name, kind, id, seconds,
+    state}; `left_out`: how many more. `warnings`: what stands at the top, such as foreign code that was run.
+    """
+
+    question: Sequence[str] = ()
+    spec: str = ""
+    resolved: str = ""  # YAML
+    experiments: Experiments | None = None
+    facts: Sequence[tuple[str, str]] = ()
+    tasks: Sequence[dict[str, Any]] = ()
+    left_out: int = 0
+    warnings: Sequence[str] = ()
+
+
+NO_NOTES = Notes()
 
 
 def why(graph: TaskGraph, task_id: str, failures: dict[str, str]) -> str:
@@ -82,24 +87,19 @@ def opening(spec: str) -> Sequence[str]:
     return [paragraph for paragraph in paragraphs if paragraph]
 
 
-def provenance(graph: TaskGraph, store: Store, failures: dict[str, str]) -> Provenance:
-    """Where the numbers of a run come from: versions, hardware, and every task with how it ended."""
+def notes_of(graph: TaskGraph, store: Store, failures: dict[str, str], *, several: bool) -> Notes:
+    """The notes of a run: versions, hardware, and every task with how it ended. `several`: experiments, not one."""
     records = store.records((node.task.kind, node.id) for node in graph.nodes.values())
-    found = {
-        node.id: record["provenance"]
-        for node in graph.nodes.values()
-        if (record := records.get((node.task.kind, node.id)))
-    }
+    found = {task: record["provenance"] for (_, task), record in records.items()}
     tasks: list[dict[str, Any]] = []
     for node in graph.nodes.values():
         cause = _cause(graph, node.id, failures)
         state = "not done" if cause is None else "failed" if cause == node.id else "blocked"
-        seconds = found.get(node.id, {}).get("seconds")
-        state = "done" if node.id in found else state
-        tasks.append({"name": node.name, "kind": node.task.kind, "id": node.id, "seconds": seconds, "state": state})
+        entry = {"name": node.name, "kind": node.task.kind, "id": node.id, "seconds": None, "state": state}
+        tasks.append(entry | ({"seconds": found[node.id].get("seconds"), "state": "done"} if node.id in found else {}))
     shown = tasks if len(tasks) <= _MOST_TASKS else [task for task in tasks if task["state"] != "done"]
-    made = list(found.values())
-    texts = (i for i in found if getattr(graph.nodes[i].task.record, "on_bad_row", None) == "skip")
+    made = [found[i] for i in graph.nodes if i in found]
+    texts = (i for i in graph.nodes if i in found and getattr(graph.nodes[i].task.record, "on_bad_row", None) == "skip")
     facts = {
         "graph": graph.id,
         "commit": _distinct(p.get("commit") for p in made),
@@ -111,8 +111,17 @@ def provenance(graph: TaskGraph, store: Store, failures: dict[str, str]) -> Prov
         "time of all tasks": f"{sum(task['seconds'] or 0.0 for task in tasks):.0f} s",
         "rows without text, left out": _distinct(_skipped(store, i) for i in texts),
     }
-    known = [(name, value) for name, value in facts.items() if value]
-    return Provenance(known, shown, len(tasks) - len(shown), warnings(graph))
+    resolved = graph.experiments[0].meaning if graph.experiments and not several else None
+    return Notes(
+        question=opening(graph.spec),
+        spec=graph.spec,
+        resolved=yaml.safe_dump(resolved, sort_keys=False, default_flow_style=None, width=110) if resolved else "",
+        experiments=experiments(graph, store) if several else None,
+        facts=[(name, value) for name, value in facts.items() if value],
+        tasks=shown,
+        left_out=len(tasks) - len(shown),
+        warnings=warnings(graph),
+    )
 
 
 def _skipped(store: Store, task: str) -> str:

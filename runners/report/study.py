@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
+import pandas as pd
 
 from boomspec.core.tasks import Cell
 from runners.runtime.statistics import deviation
@@ -48,21 +48,12 @@ class Size(NamedTuple):
         return f"{self.layers} layers" + (f" ({self.nth + 1})" if self.nth else "")
 
 
-@dataclass(frozen=True)
-class Items:
-    """What a row is the weighted mean of: arrays of one length, sorted by item."""
-
-    item: npt.NDArray[np.int64]
-    weight: npt.NDArray[np.float64]
-    value: npt.NDArray[np.float64]
-
-
 @dataclass(frozen=True, eq=False)
 class Row:
     """One number. `metric` is lm-eval's name, followed by a comma and its filter unless that is "none".
 
     `yardstick`: what it was measured with; numbers of two yardsticks are not compared. `note`: what a reader has to
-    know, such as contexts that were cut.
+    know, such as contexts that were cut. `items`: what it is the weighted mean of (columns item, weight, value).
     """
 
     cell: Cell
@@ -75,7 +66,7 @@ class Row:
     stderr: float | None
     higher_is_better: bool | None
     note: str = ""
-    items: Items | None = None
+    items: pd.DataFrame | None = None
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,8 @@ def grid_figure(study: Study, measure: str, *, width: float = 7.6) -> Figure:
         sorted(study.axes[name], key=axis_places(study.axes[name]).__getitem__) for name in (across, down)
     )
     sizes, higher = few_sizes(study, measure), study.higher_is_better(measure)
-    with panels(width, min(1.2 + 0.32 * len(lines), 7.0) * len(sizes), len(sizes)) as (figure, grid):
+    height = min(1.2 + 0.32 * len(lines), 7.0) * len(sizes)
+    with panels(width, height, len(sizes), lines=False) as (figure, grid):
         for axes, size in zip(grid[:, 0], sizes, strict=True):
             means = np.full((len(lines), len(columns)), np.nan)
             for group in study.groups:
@@ -108,10 +109,7 @@ def grid_figure(study: Study, measure: str, *, width: float = 7.6) -> Figure:
                     means[lines.index(group.axes[down]), columns.index(group.axes[across])] = point.mean
             colors = "cividis_r" if higher else "cividis"
             mesh = axes.pcolormesh(np.ma.masked_invalid(means), cmap=colors, edgecolors="face", linewidth=0.3)
-            bar = figure.colorbar(mesh, ax=axes, pad=0.01)
-            bar.outline.set_visible(False)
-            for part in (axes, bar.ax):
-                part.grid(visible=False)
+            figure.colorbar(mesh, ax=axes, pad=0.01).outline.set_visible(False)
             axes.set_xticks(*_thinned(columns), rotation=_rotation(columns), fontsize=9)
             axes.set_yticks(*_thinned(lines), fontsize=9)
             axes.set_ylabel(down)

@@ -18,7 +18,7 @@ from boomspec.plan.plan_json import plan_schema
 from boomspec.plan.text_plan import TextPlan, text_plans
 from boomspec.spec.experiments import load_spec
 from boomspec.store import FolderStore, Store
-from runners.report.run_notes import provenance
+from runners.report.run_notes import notes_of
 from tests.boomspec.conftest import SPEC, Writer
 from tests.boomspec.test_cli import call
 
@@ -128,16 +128,16 @@ def test_rows_that_were_left_out_are_said_by_plan_and_report(folder: Path) -> No
     output = " ".join(call("plan", folder / "spec.yaml").output.split())
     assert "1,202 rows without text were skipped (1,200 null, 2 not JSON)." in output
     assert "Of 512 tokens, read 8 times by: pretrain teacher." in output
-    facts = dict(provenance(graph, store, {}).facts)  # type: ignore[arg-type]
+    facts = dict(notes_of(graph, store, {}, several=False).facts)  # type: ignore[arg-type]
     assert facts["rows without text, left out"] == "1,200 null, 2 not JSON"
     none_bad = {key: value for key, value in meta.items() if key != "skipped"}
     clean = text.replace("seed: 0", "seed: 1").replace("held_out: {every: 4}", "held_out: {every: 3}")
     graph, store = made(folder, clean, none_bad)
     assert planned(folder, clean).skipped == {}
     assert "without text" not in call("plan", folder / "spec.yaml").output
-    assert dict(provenance(graph, store, {}).facts)["rows without text, left out"] == "none"  # type: ignore[arg-type]
+    assert dict(notes_of(graph, store, {}, several=False).facts)["rows without text, left out"] == "none"  # type: ignore[arg-type]
     graph, store = made(folder, SPEC, none_bad)
-    assert "rows without text, left out" not in dict(provenance(graph, store, {}).facts)  # type: ignore[arg-type]
+    assert "rows without text, left out" not in dict(notes_of(graph, store, {}, several=False).facts)  # type: ignore[arg-type]
 
 
 def test_a_bad_row_is_an_error_by_default_and_what_is_default_is_in_no_record(specs: Writer) -> None:
