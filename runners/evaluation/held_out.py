@@ -1,4 +1,4 @@
-"""The loss of a model on held-out text.
+"""Measure the loss of a model on held-out text.
 
 The stream EOS d1 EOS d2 ... dn EOS is cut into windows of `sequence_length` + 1 tokens that overlap by
 one, so that every token but the first of the stream is predicted exactly once; the context restarts with
@@ -43,7 +43,7 @@ _IGNORED = -100
 
 @dataclass(frozen=True)
 class WindowLosses:
-    """Per window (arrays of shape [W]): the mean loss in nats, and how many tokens it is the mean of."""
+    """The mean loss of every window in nats, [W], and the number of its tokens, [W]."""
 
     means: NDArray[np.float64]
     tokens: NDArray[np.int64]
@@ -107,7 +107,7 @@ def _batches(tokens: NDArray[Any], sequence_length: int, batch_size: int) -> Ite
 def _prefixed_batches(
     tokens: NDArray[Any], prefix: Sequence[int], sequence_length: int, batch_size: int, *, padding: int
 ) -> Iterator[Tensor]:
-    """Batches of windows that begin with `prefix`, int64 [B, sequence_length + 1]; what is short ends in `padding`."""
+    """Batches of windows that begin with `prefix`, int64 [B, sequence_length + 1], the last one padded at its end."""
     length = stride(sequence_length, prefix)
     starts = range(0, len(tokens), length)
     for first in range(0, len(starts), batch_size):
@@ -123,21 +123,19 @@ def _prefixed_batches(
 
 
 def windows(tokens: int, sequence_length: int, prefix: Sequence[int] = ()) -> int:
-    """How many windows a stream of so many tokens is cut into."""
+    """The number of windows of a stream of so many tokens."""
     if prefix:
         return math.ceil(tokens / stride(sequence_length, prefix))
     return math.ceil((tokens - 1) / sequence_length)
 
 
 def _token_losses(model: PreTrainedModel, head: Head, inputs_BT: Tensor, labels_BT: Tensor) -> Tensor:
-    """-log p(label) in nats, [B, T] in fp32, 0 where ignored. Only a part of the logits exists at a time."""
+    """-log p(label) in nats, fp32 [B, T], 0 where ignored. The logits are computed in parts."""
     rows = max(1, MEASURED_LOGITS // head.vocabulary)
     hidden_ND, labels_N = trunk(model, inputs_BT).flatten(0, 1), labels_BT.flatten()
     losses = [
-        cross_entropy(
-            head(hidden_ND[i : i + rows]).float(), labels_N[i : i + rows], ignore_index=_IGNORED, reduction="none"
-        )
-        for i in range(0, len(labels_N), rows)
+        cross_entropy(head(hidden_ND[part]).float(), labels_N[part], ignore_index=_IGNORED, reduction="none")
+        for part in (slice(i, i + rows) for i in range(0, len(labels_N), rows))
     ]
     return torch.cat(losses).view_as(labels_BT)
 
@@ -145,7 +143,7 @@ def _token_losses(model: PreTrainedModel, head: Head, inputs_BT: Tensor, labels_
 def text_bytes(
     tokens: NDArray[Any], *, eos: int, tokenizer: PreTrainedTokenizerBase, prefix: Sequence[int] = ()
 ) -> int:
-    """UTF-8 bytes of the text of the tokens behind the first, without separators; documents are decoded apart."""
+    """UTF-8 bytes of the text of all tokens but the first, without separators; each document is decoded alone."""
     labels = tokens[1:].astype(np.int64)
     documents = np.split(labels, np.flatnonzero(labels == eos))
     return sum(
@@ -158,27 +156,15 @@ def text_bytes(
 def metrics(losses: WindowLosses, *, text_bytes: int) -> dict[str, float | str]:
     """lm-eval style metrics, "metric,filter" to value. A standard error that one window cannot give is "N/A"."""
     loss, stderr = losses.loss, losses.stderr
+    try:
+        perplexity = math.exp(loss)
+    except OverflowError:
+        perplexity = math.inf
+    bits = float(losses.tokens.sum()) / (math.log(2) * text_bytes)  # per byte, of one nat per token
     # exp and scaling carry the standard error over to first order.
-    values = {
-        "loss": (loss, 1.0),
-        "perplexity": (_exp(loss), _exp(loss)),
-        "bits_per_byte": (loss * _bits(losses, text_bytes), _bits(losses, text_bytes)),
-    }
+    values = {"loss": (loss, 1.0), "perplexity": (perplexity, perplexity), "bits_per_byte": (loss * bits, bits)}
     found: dict[str, float | str] = {}
     for name, (value, slope) in values.items():
         found[f"{name},none"] = value
         found[f"{name}_stderr,none"] = "N/A" if stderr is None else stderr * slope
     return found
-
-
-def _exp(loss: float) -> float:
-    """Infinite where a float holds it no more."""
-    try:
-        return math.exp(loss)
-    except OverflowError:
-        return math.inf
-
-
-def _bits(losses: WindowLosses, text_bytes: int) -> float:
-    """Bits per byte of one nat per token."""
-    return float(losses.tokens.sum()) / (math.log(2) * text_bytes)

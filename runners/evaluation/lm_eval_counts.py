@@ -1,8 +1,8 @@
-"""What happened to the documents of an lm-eval task on their way through a model: counted, and said in words.
+"""Count what happens to the documents of an lm-eval task on their way through a model.
 
 lm-eval cuts a prompt that is too long, ends a text at its budget of tokens, scores an answer that is none of the
-choices as wrong and a comparison with a number that is none as false, all of that with a line in a log at most. The
-numbers look as any others. Here each of them is counted, by document, so that whoever reads a number can see it.
+choices as wrong and a comparison with NaN as false, all of that with a line in a log at most. Here each of them is
+counted, by document, so that a reader of the numbers can see it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ class Counts:
     """Of one task. Sets hold ids of documents."""
 
     documents: set[int] = field(default_factory=set)
-    contexts_cut: set[int] = field(default_factory=set)  # left of what the model has positions for
+    contexts_cut: set[int] = field(default_factory=set)  # to the positions of the model, from the left
     generations: int = 0
     generations_cut: int = 0  # that ended at their budget of tokens, without a stop
     no_choice: set[int] = field(default_factory=set)  # whose right answer is none of the choices
-    no_number: set[int] = field(default_factory=set)  # of which the model's own numbers are none
+    no_number: set[int] = field(default_factory=set)  # for which the model's own numbers are not finite
     unscored: Counter[str] = field(default_factory=Counter)  # documents without a value, by "metric,filter"
 
     def to_json(self) -> dict[str, Any]:
@@ -38,7 +38,7 @@ class Counts:
 
 
 class Counted(defaultdict[str, Counts]):
-    """Counts by task; a number that is asked for a group is that of all its tasks."""
+    """Counts by task; a group has those of all its tasks."""
 
     def __init__(self) -> None:
         super().__init__(Counts)
@@ -46,39 +46,42 @@ class Counted(defaultdict[str, Counts]):
     def to_json(self) -> dict[str, Any]:
         return {name: counts.to_json() for name, counts in sorted(self.items())}
 
+    def _sums(self, tasks: Iterable[str]) -> Counter[str]:
+        sums: Counter[str] = Counter()
+        for one in (self[name] for name in tasks if name in self):
+            sums.update({name: n for name, n in one.to_json().items() if name != "unscored"})
+            sums.update(one.unscored)
+        return sums
+
     def notes(self, tasks: Iterable[str], key: str | None = None) -> list[str]:
-        """What has to be known of a number of these tasks; `key`: "metric,filter", to tell of that one, too."""
-        found = [self[name] for name in tasks if name in self]
-        documents = sum(len(one.documents) for one in found)
-        cut = sum(len(one.contexts_cut) for one in found)
-        generations, ended = (sum(getattr(one, name) for one in found) for name in ("generations", "generations_cut"))
-        no_choice = sum(len(one.no_choice) for one in found)
-        unscored = sum(one.unscored[key] for one in found) if key is not None else 0
-        told = {
-            f"{cut} of {documents} contexts were cut to the model's positions": cut,
-            f"{ended} of {generations} generations were cut at their budget of tokens": ended,
-            f"{no_choice} of {documents} documents count as wrong: their answer is none of their choices": no_choice,
-            f"{unscored} of {documents} documents were dropped: they have no value": unscored,
+        """What a reader of a number of these tasks has to know; `key`: its "metric,filter"."""
+        sums = self._sums(tasks)
+        documents, generations = sums["documents"], sums["generations"]
+        notes = {
+            f"of {documents} contexts were cut to the model's positions": sums["contexts_cut"],
+            f"of {generations} generations were cut at their budget of tokens": sums["generations_cut"],
+            f"of {documents} documents count as wrong: their answer is none of their choices": sums[
+                "answers_that_are_no_choice"
+            ],
+            f"of {documents} documents were dropped: they have no value": sums[key] if key is not None else 0,
         }
-        return [text for text, count in told.items() if count]
+        return [f"{count} {text}" for text, count in notes.items() if count]
 
     def no_number(self, tasks: Iterable[str]) -> str | None:
-        """Why no number of these tasks is one: the model gave answers that are none."""
-        found = [self[name] for name in tasks if name in self]
-        bad = sum(len(one.no_number) for one in found)
-        documents = sum(len(one.documents) for one in found)
+        """Why the metrics of these tasks have no value; None where all numbers of the model are finite."""
+        sums = self._sums(tasks)
+        bad, documents = sums["answers_that_are_no_number"], sums["documents"]
         return f"the model's own numbers for {bad} of {documents} documents are not finite" if bad else None
 
     def count_unscored(self, samples: Mapping[str, list[dict[str, Any]]]) -> None:
-        """From lm-eval's record of every document: which metrics each of them has no value of."""
+        """Count from lm-eval's record of every document which metrics have no value for it."""
         for name, documents in samples.items():
             by_filter: dict[str, list[set[str]]] = {}
             for document in documents:
                 by_filter.setdefault(document["filter"], []).append(set(document["metrics"]))
             for filter_name, found in by_filter.items():
                 for metric in sorted(set().union(*found)):
-                    missing = sum(metric not in metrics for metrics in found)
-                    if missing:
+                    if missing := sum(metric not in metrics for metrics in found):
                         self[name].unscored[f"{metric},{filter_name}"] = missing
 
 

@@ -1,7 +1,6 @@
-"""lm-eval on a model of ours: the real harness, with a guard against re-tied heads, progress, and a count of cuts.
+"""Run lm-eval on a model: its own harness, with progress, counts of what it cuts, and an untied head left untied.
 
-Importing this module takes seconds (lm-eval imports its Hugging Face model): import it only where an
-lm-eval task is to run.
+Importing this module takes seconds (lm-eval imports its Hugging Face model): import it only to run an lm-eval task.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ from boomspec.core.graph import Source
 from boomspec.core.tasks import LmEval
 from runners.data.text_tokenizer import around
 from runners.evaluation.lm_eval_counts import Counted
-from runners.evaluation.lm_eval_tasks import guard, loaded_tasks, prepare, replaced, said
+from runners.evaluation.lm_eval_tasks import guard, loaded_tasks, one_line, prepare, replaced
 from runners.runtime.context import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_ANY_NUMBER = 1000  # of resamples, of a task of which none is bootstrapped: standard errors with a formula need not 0
+_ANY_NUMBER = 1000  # of resamples where none is bootstrapped: 0 would leave out the standard errors with a formula
 _CHUNK = 1000  # resamples that lm-eval draws with one seed
 _OF_TASKS = (AssertionError, ValueError, IndexError, KeyError, TypeError, AttributeError)
 
@@ -42,23 +41,17 @@ _OF_TASKS = (AssertionError, ValueError, IndexError, KeyError, TypeError, Attrib
 class Harness(HFLM):  # type: ignore[misc]  # lm-eval has no types
     """HFLM that leaves an untied head untied, reports how many requests are done, and counts in `counts` what it cuts.
 
-    What lm-eval would stop at with an assertion is a BoomspecError that names the task and the document.
+    Where lm-eval would fail with an assertion it raises a BoomspecError that names the task and the document.
+    `trusted`: whether the tokenizer's own code may run.
     """
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        *,
-        tokenizer: Path,
-        batch_size: int,
-        progress: Progress,
-        trusted: bool = False,
+        self, model: PreTrainedModel, *, tokenizer: Path, batch_size: int, progress: Progress, trusted: bool = False
     ) -> None:
-        """`trusted`: whether the tokenizer's own code may run."""
         self.progress, self.counts = progress, Counted()
         self._done, self._requests = 0, 0
-        self._asked: list[Any] = []  # the requests that are being answered, in their order
-        self._waiting: dict[str, list[Any]] = defaultdict(list)  # those of them that want text, by their prompt
+        self._current: list[Any] = []  # the requests that are being answered, in their order
+        self._generating: dict[str, list[Any]] = defaultdict(list)  # those of them that generate text, by prompt
         self._batch: list[Any] = []
         keep_head(model)
         before = model.get_output_embeddings().weight.data_ptr()
@@ -66,7 +59,7 @@ class Harness(HFLM):  # type: ignore[misc]  # lm-eval has no types
         if model.get_output_embeddings().weight.data_ptr() != before:
             raise RuntimeError("lm-eval replaced the model's head")
         if ending := end_no_text(self.tokenizer):
-            progress.note(f"the tokenizer puts {ending} behind every text: left out, as more text follows")
+            progress.note(f"the tokenizer puts {ending} after every text: left out, as more text follows")
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> Any:
         for request in requests:
@@ -74,19 +67,17 @@ class Harness(HFLM):  # type: ignore[misc]  # lm-eval has no types
             # Spaces at the end of a context are scored with the answer.
             if not isinstance(context, str) or not isinstance(answer, str) or not (answer or context[-1:].isspace()):
                 raise _refused(request, f"an answer to be scored is {answer!r}", "give it a text that is not empty")
-        answers = self._counted(super().loglikelihood, requests)
-        for request, (value, _) in zip(requests, answers, strict=True):
-            self._check_number(request, value)
+        answers = self._answer(super().loglikelihood, requests)
+        self._count_nan(requests, [value for value, _ in answers])
         return answers
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> Any:
-        answers = self._counted(super().loglikelihood_rolling, requests)
-        for request, value in zip(requests, answers, strict=True):
-            self._check_number(request, value)
+        answers = self._answer(super().loglikelihood_rolling, requests)
+        self._count_nan(requests, answers)
         return answers
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> Any:
-        self._waiting.clear()
+        self._generating.clear()
         for request in requests:
             prompt, options = request.args[:2]
             budget = normalize_gen_kwargs(options, self.max_gen_toks)["max_gen_toks"]
@@ -95,44 +86,45 @@ class Harness(HFLM):  # type: ignore[misc]  # lm-eval has no types
                 raise _refused(request, message, "set max_gen_toks in the task's generation_kwargs")
             if not prompt and not self.tok_encode(prompt):  # some tokenizers begin even that with a token
                 raise _refused(request, "its prompt is empty", "mend its doc_to_text")
-            self._waiting[prompt].append(request)
+            self._generating[prompt].append(request)
             self.counts[request.task_name].generations += 1
-        return self._counted(super().generate_until, requests)
+        return self._answer(super().generate_until, requests)
 
-    def _counted(self, answer: Any, requests: list[Any]) -> Any:
-        self._done, self._requests, self._asked = 0, len(requests), requests
+    def _answer(self, answer: Any, requests: list[Any]) -> Any:
+        self._done, self._requests, self._current = 0, len(requests), requests
         try:
             answers = answer(requests, disable_tqdm=True)
         except _OF_TASKS as error:
             tasks = ", ".join(dict.fromkeys(str(request.task_name) for request in requests))
-            message = f"lm-eval task '{tasks}': its {len(requests)} requests cannot be answered: {said(error)}"
+            message = f"lm-eval task '{tasks}': its {len(requests)} requests cannot be answered: {one_line(error)}"
             raise BoomspecError(message) from error
         self.progress.update(self._requests, self._requests, unit="requests")
         return answers
 
-    def _check_number(self, request: Any, value: float) -> None:
-        if math.isnan(value):
-            self.counts[request.task_name].no_number.add(request.doc_id)
+    def _count_nan(self, requests: list[Any], values: list[float]) -> None:
+        for request, value in zip(requests, values, strict=True):
+            if math.isnan(value):
+                self.counts[request.task_name].no_number.add(request.doc_id)
 
     def _loglikelihood_tokens(self, requests: Any, *arguments: Any, **options: Any) -> Any:
         requests = list(requests)
-        if requests and requests[0][0] is not None:  # else the windows of a long text, of which none is cut
-            for request, (_, context, answer) in zip(self._asked, requests, strict=True):
+        if requests and requests[0][0] is not None:  # windows of a long text are None, and none is cut
+            for request, (_, context, answer) in zip(self._current, requests, strict=True):
                 if not context or not answer:
                     what = "context" if not context else f"answer {request.args[1]!r}"
                     raise _refused(request, f"its {what} has no tokens", "mend the document or the templates")
                 if len(answer) > self.max_length:
                     message = f"an answer has {len(answer)} tokens, and the model has {self.max_length} positions"
                     raise _refused(request, message, "leave the document out, or take a model with more positions")
-                if len(context) + len(answer) > self.max_length + 1:  # the last token is not put in
+                if len(context) + len(answer) > self.max_length + 1:  # the last token is no input
                     self.counts[request.task_name].contexts_cut.add(request.doc_id)
         return super()._loglikelihood_tokens(requests, *arguments, **options)
 
     def tok_batch_encode(
         self, strings: Any, padding_side: str = "left", left_truncate_len: int | None = None, truncation: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """As lm-eval's, [B, T] tokens and mask; counts the prompts that lose their beginning."""
-        self._batch = [self._waiting[text].pop(0) if self._waiting[text] else None for text in strings]
+        """As lm-eval's: tokens and mask, [B, T]. Counts the prompts that lose their beginning."""
+        self._batch = [self._generating[text].pop(0) if self._generating[text] else None for text in strings]
         tokens_BT, mask_BT = super().tok_batch_encode(strings, padding_side, None, truncation)
         if left_truncate_len is None or tokens_BT.shape[1] <= left_truncate_len:
             return tokens_BT, mask_BT
@@ -148,9 +140,8 @@ class Harness(HFLM):  # type: ignore[misc]  # lm-eval has no types
 
     def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **options: Any) -> Any:
         watch = _Watch(len(context))
-        output_BT = super()._model_generate(
-            context, max_length, stop, logits_processor=LogitsProcessorList([watch]), **options
-        )
+        options["logits_processor"] = LogitsProcessorList([watch])
+        output_BT = super()._model_generate(context, max_length, stop, **options)
         full = output_BT.shape[1] >= max_length
         for request, tokens, bad in zip(self._batch, output_BT[:, context.shape[1] :].tolist(), watch.bad, strict=True):
             if request is not None:
@@ -162,7 +153,7 @@ class Harness(HFLM):  # type: ignore[misc]  # lm-eval has no types
         return output_BT
 
     def _ended(self, tokens: list[int], stop: Sequence[str]) -> bool:
-        """Whether generated tokens hold the end of a text, or what the task says ends it."""
+        """Whether generated tokens hold an end-of-text token or one of the task's stop strings."""
         generation = getattr(self.model, "generation_config", None)
         ends = getattr(generation, "eos_token_id", None)
         known = {self.eot_token_id, *(ends if isinstance(ends, (list, tuple)) else [ends])}
@@ -172,27 +163,23 @@ class Harness(HFLM):  # type: ignore[misc]  # lm-eval has no types
         return any(end and end in text for end in handle_stop_sequences(list(stop), eos=None))
 
     def _advance(self, requests: int) -> None:
-        # One request of a long text is many forward passes: the bar waits just before its end.
+        # One request of a long text is many forward passes: the bar waits at the last request.
         self._done = min(self._done + requests, self._requests - 1)
         self.progress.update(self._done, self._requests, unit="requests")
 
 
 class _Watch(LogitsProcessor):  # type: ignore[misc]
-    """Sees whether a model's scores are numbers; changes none. Greedy decoding takes some token of any scores."""
+    """Notes for which rows of a batch a model's scores are NaN, of which greedy decoding takes some token."""
 
     def __init__(self, rows: int) -> None:
-        self.seen: torch.Tensor | None = None
-        self.rows = rows
+        self.bad = [False] * rows
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        bad_B = torch.isnan(scores).any(-1)
-        self.seen = bad_B if self.seen is None else self.seen | bad_B
+        bad = torch.isnan(scores).any(-1).tolist()
+        if len(bad) != len(self.bad):  # beams are more rows
+            bad = [any(bad)] * len(self.bad)
+        self.bad = [old or new for old, new in zip(self.bad, bad, strict=True)]
         return scores
-
-    @property
-    def bad(self) -> list[bool]:
-        found = [False] * self.rows if self.seen is None else self.seen.tolist()
-        return found if len(found) == self.rows else [any(found)] * self.rows  # beams are more rows
 
 
 def _refused(request: Any, message: str, hint: str) -> BoomspecError:
@@ -211,20 +198,20 @@ def keep_head(model: PreTrainedModel) -> None:
 
 
 def end_no_text(tokenizer: Any) -> str:
-    """Let a tokenizer put nothing behind a text any more; returns what it put there.
+    """Stop a tokenizer from adding tokens after a text; returns those that it added.
 
-    lm-eval takes the tokens of a prompt for the first ones of prompt and answer together: behind an end-of-text it
-    would score that in the place of the answer, and every choice of one token alike.
+    lm-eval takes the tokens of a prompt for the first ones of prompt and answer together: with an end-of-text token
+    there it would score that instead of the answer, and every choice of one token alike.
     """
     try:
-        front, behind = around(tokenizer)
+        before, after = around(tokenizer)
     except BoomspecError:
-        return ""  # it is not of the kind that puts tokens around a text
-    if not behind:
+        return ""  # it does not add tokens around a text
+    if not after:
         return ""
-    first, last = (tokenizer.convert_ids_to_tokens(list(ids)) for ids in (front, behind))
+    first, last = (tokenizer.convert_ids_to_tokens(list(ids)) for ids in (before, after))
     if not tokenizer.is_fast:
-        message = f"the tokenizer puts {' '.join(last)} behind every text, where lm-eval goes on with the answer"
+        message = f"the tokenizer puts {' '.join(last)} after every text, where lm-eval continues with the answer"
         raise BoomspecError(message, hint="set add_eos_token: false in its tokenizer_config.json")
     special = [(token, tokenizer.convert_tokens_to_ids(token)) for token in dict.fromkeys(first)]
     single, pair = [*first, "$A"], [*first, "$A", "$B"]
@@ -233,26 +220,32 @@ def end_no_text(tokenizer: Any) -> str:
 
 
 def run_task(lm: Harness, *, measure: LmEval, source: Source) -> dict[str, Any]:
-    """Run one lm-eval task, group or tag. Returns lm-eval's own results, with its samples; `lm` has counted.
+    """Run one lm-eval task, group or tag. Returns lm-eval's own results with its samples; counts in `lm.counts`.
 
-    Does what lm-eval's `simple_evaluate` does before it calls `evaluate`, without its look at git and machine.
+    Does what lm-eval's `simple_evaluate` does before it calls `evaluate`, but does not look at git and machine.
     """
-    seed = measure.seed or 0  # a record without one is of a task that draws nothing
+    seed = measure.seed or 0  # a task that draws nothing has none
+    scored = 0
+
+    def count_scored() -> None:
+        nonlocal scored
+        scored += 1
+        total = max(scored, sum(len(counts.documents) for counts in lm.counts.values()))
+        lm.progress.update(scored, total, unit="documents scored")
+
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
     with loaded_tasks(measure, source) as loaded:
         prepare(loaded, measure)
-        guard(loaded, lm.counts, _Scored(lm))
+        guard(loaded, lm.counts, count_scored)
         resamples = _ANY_NUMBER if measure.bootstrap_iters is None else measure.bootstrap_iters
         try:
             with bootstrapping(lm.progress):
-                results: dict[str, Any] = evaluate(
-                    lm=lm, task_dict=loaded, limit=measure.limit, bootstrap_iters=resamples
-                )
+                found = evaluate(lm=lm, task_dict=loaded, limit=measure.limit, bootstrap_iters=resamples)
         except _OF_TASKS as error:
-            message = f"lm-eval task '{measure.task}': lm-eval stopped at it: {said(error)}"
-            raise BoomspecError(message) from error
+            raise BoomspecError(f"lm-eval task '{measure.task}': lm-eval stopped at it: {one_line(error)}") from error
+    results: dict[str, Any] = found
     lm.counts.count_unscored(results["samples"])
     for name, counts in lm.counts.items():
         if counts.no_choice and counts.no_choice == counts.documents:
@@ -261,23 +254,11 @@ def run_task(lm: Harness, *, measure: LmEval, source: Source) -> dict[str, Any]:
     return results
 
 
-class _Scored:
-    """Progress of the scoring, which comes behind the requests: as many documents as the counts know."""
-
-    def __init__(self, lm: Harness) -> None:
-        self.lm, self.done = lm, 0
-
-    def __call__(self) -> None:
-        self.done += 1
-        total = max(self.done, sum(len(counts.documents) for counts in self.lm.counts.values()))
-        self.lm.progress.update(self.done, total, unit="documents scored")
-
-
 @contextmanager
 def bootstrapping(progress: Progress) -> Iterator[None]:
-    """lm-eval's standard errors by resampling, in this process and with progress: the same numbers.
+    """Compute lm-eval's bootstrapped standard errors in this process and with progress: the same numbers.
 
-    lm-eval itself starts as many processes as the machine has CPUs, whatever the task claims of them.
+    lm-eval itself starts as many processes as the machine has CPUs, however many the task may use.
     """
 
     def bootstrap_stderr(metric: Callable[[Any], float], values: Sequence[Any], iters: int) -> float:

@@ -1,4 +1,4 @@
-"""lm-eval's tasks, loaded with the data that the compiler knows, and guarded: what fails in one names its document.
+"""Load lm-eval's tasks with the data that the compiler found; errors in a task name its document.
 
 Importing this module takes seconds, as `runners.evaluation.lm_eval_runner` does.
 """
@@ -31,18 +31,17 @@ _AGAIN = "compile the spec again"
 
 @contextmanager
 def loaded_tasks(measure: LmEval, source: Source) -> Iterator[dict[str, Any]]:
-    """What lm-eval's TaskManager loads for a task, group or tag. Its data can be read as long as this lasts.
+    """Load a task, group or tag by lm-eval's TaskManager. Its data can be read inside the context only.
 
-    Raises BoomspecError where the task, or its data, is not what the graph was compiled for.
+    Raises BoomspecError where the task or its data is not what the graph was compiled for.
     """
     folder = source.location.get("folder")
     compiled, installed = source.identity.get("lm_eval"), metadata.version("lm-eval")
     if compiled not in (None, installed):
-        raise BoomspecError(
-            f"lm-eval {installed} is installed here, the graph was compiled for {compiled}", hint=_AGAIN
-        )
+        message = f"lm-eval {installed} is installed here, the graph was compiled for {compiled}"
+        raise BoomspecError(message, hint=_AGAIN)
     if folder is not None and folder_digest(Path(folder)) != source.identity["folder"]:
-        # What is in it is run: templates and Python.
+        # Its templates and Python are run.
         raise BoomspecError(f"{folder}: has changed since the spec was compiled", hint=_AGAIN)
     if (changed := next(changed_data(source, at_most=None), None)) is not None:
         raise BoomspecError(f"{changed}: has changed since the spec was compiled, or is not there", hint=_AGAIN)
@@ -54,23 +53,22 @@ def loaded_tasks(measure: LmEval, source: Source) -> Iterator[dict[str, Any]]:
         raise BoomspecError(f"'{measure.task}' is no task {place}", hint=hint)
     with ExitStack() as stack:
         cache = stack.enter_context(tempfile.TemporaryDirectory(prefix="boomspec-data-"))
-        read: list[str] = []  # the task whose data was read last
+        read: list[str] = []  # the name of the task whose data was read last
         try:
             with replaced(ConfigurableTask, "download", _download(source.location.get(ASKS, {}), cache, read)):
                 loaded: dict[str, Any] = manager.load([measure.task])
         except BoomspecError:
             raise
         except Exception as error:  # of the datasets library, of lm-eval, of the task's own Python
-            name, what = (
-                (read[-1], "its first document cannot be used") if read else (measure.task, "it cannot be loaded")
-            )
-            raise BoomspecError(f"lm-eval task '{name}': {what}: {said(error)}") from error
+            name = read[-1] if read else measure.task
+            what = "its first document cannot be used" if read else "it cannot be loaded"
+            raise BoomspecError(f"lm-eval task '{name}': {what}: {one_line(error)}") from error
         yield loaded
 
 
 @contextmanager
 def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Something of lm-eval's own is another for as long as this lasts."""
+    """Replace an attribute of lm-eval's inside the context."""
     before = getattr(owner, name)
     setattr(owner, name, value)
     try:
@@ -80,10 +78,9 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 def _download(asks: Mapping[str, dict[str, Any]], cache: str, read: list[str]) -> Callable[..., None]:
-    """lm-eval's `download`, with the paths that the compiler found in the place of those that the files say.
+    """lm-eval's `download`, with the paths that the compiler found in place of those in the task's files.
 
-    What was read before under these paths is not taken from the cache of the datasets library, which knows a file by
-    its name and time: it is read into `cache`.
+    It reads into `cache`: the cache of the datasets library knows a file by name and time only, and may be stale.
     """
     original = ConfigurableTask.download
 
@@ -102,7 +99,7 @@ def _download(asks: Mapping[str, dict[str, Any]], cache: str, read: list[str]) -
             config.dataset_kwargs = options
             try:
                 original(task, options, **more)
-            finally:  # results name what the files say, not where it lies on this machine
+            finally:  # results name what the task's files say, not a path of this machine
                 config.dataset_path, config.dataset_kwargs, task.DATASET_PATH = before
         _check_splits(task)
         read.append(str(config.task))
@@ -111,7 +108,7 @@ def _download(asks: Mapping[str, dict[str, Any]], cache: str, read: list[str]) -
 
 
 def _check_not_a_folder(config: Any) -> None:
-    """Raise BoomspecError where a hub's name would read a folder that lies where this process happens to run."""
+    """Raise BoomspecError where the name of a hub data set is also a folder in the working directory."""
     path = config.dataset_path
     if isinstance(path, str) and not callable(config.custom_dataset) and Path(path).is_dir():
         message = f"lm-eval task '{config.task}': its data set '{path}' is also a folder in {Path.cwd()}"
@@ -119,7 +116,7 @@ def _check_not_a_folder(config: Any) -> None:
 
 
 def _escaped(options: dict[str, Any]) -> dict[str, Any]:
-    """Names of files as patterns that match nothing else."""
+    """The options of a data set, with names of files escaped: the datasets library takes them for patterns."""
 
     def escaped(value: Any) -> Any:
         if isinstance(value, dict):
@@ -139,14 +136,14 @@ def _check_splits(task: Any) -> None:
     if not callable(keys):
         return
     there = set(keys())
-    # A part of a split, such as "train[:100]", is asked for by name, too.
+    # A slice of a split, such as "train[:100]", has a name of its own, too.
     if missing := sorted(str(name) for name in named if str(name) not in there):
         message = f"lm-eval task '{task.config.task}': its data has no split '{missing[0]}'"
         raise BoomspecError(message, hint=f"there are: {', '.join(sorted(map(str, there)))}")
 
 
 def prepare(loaded: Mapping[str, Any], measure: LmEval) -> None:
-    """Set how many examples the prompts have, and what they are drawn with, as lm-eval's `simple_evaluate` does."""
+    """Set how many examples the prompts have, and the seed to draw them, as lm-eval's `simple_evaluate` does."""
     for name, task in loaded["tasks"].items():
         if getattr(task, "UNSAFE_CODE", False):
             raise BoomspecError(f"lm-eval task '{name}' runs code that the model writes: boomspec does not")
@@ -168,22 +165,19 @@ def prepare(loaded: Mapping[str, Any], measure: LmEval) -> None:
 
 
 def guard(loaded: Mapping[str, Any], counts: Counted, scored: Callable[[], None]) -> None:
-    """Let what fails in a task name the task and the document; count the documents whose answer is no choice.
+    """Make errors in a task name the task and the document; count the documents whose answer is no choice.
 
     `scored` is called for every document that is scored.
     """
     for name, task in loaded["tasks"].items():
-        _Guard(name, task, counts, scored).install()
+        _Guard(name, task, counts, scored)
 
 
 class _Guard:
     def __init__(self, name: str, task: Any, counts: Counted, scored: Callable[[], None]) -> None:
         self.name, self.task, self.counts, self.scored = name, task, counts, scored
         self.ids: dict[int, int] = {}  # of documents by their identity in memory; the one seen last counts
-        self.scores = task.process_results
-
-    def install(self) -> None:
-        documents, task = self.task.doc_iterator, self.task
+        self.scores, documents = task.process_results, task.doc_iterator
 
         def iterated(**options: Any) -> Iterator[tuple[int, Any]]:
             for number, document in documents(**options):
@@ -206,7 +200,7 @@ class _Guard:
                 document = arguments[0] if arguments else options.get("doc")
                 where = f"lm-eval task '{self.name}', document {self.ids.get(id(document), '?')}"
                 hint = "mend the document or the task's templates, or leave the document out with process_docs"
-                raise BoomspecError(f"{where}: {what}: {said(error)}", hint=hint) from error
+                raise BoomspecError(f"{where}: {what}: {one_line(error)}", hint=hint) from error
 
         return named
 
@@ -220,9 +214,8 @@ class _Guard:
     def has_choice(self, document: Any) -> bool:
         """Whether the answer is among the choices, where lm-eval itself scores choices; else True."""
         task = self.task
-        if task.OUTPUT_TYPE != "multiple_choice" or callable(task.get_config("process_results")):
-            return True
-        if not isinstance(task, ConfigurableTask):
+        own = not isinstance(task, ConfigurableTask) or callable(task.get_config("process_results"))
+        if own or task.OUTPUT_TYPE != "multiple_choice":
             return True
         choices = task.doc_to_choice(document)
         answer = task.doc_to_text(document) if task.multiple_input else task.doc_to_target(document)
@@ -230,8 +223,8 @@ class _Guard:
         return all(0 <= one < len(choices) if isinstance(one, int) else one in choices for one in answers)
 
 
-def said(error: BaseException) -> str:
-    """What an error of somebody else's code says, on one line."""
+def one_line(error: BaseException) -> str:
+    """The message of an error of other people's code, on one line."""
     text = re.sub(r"\s+", " ", str(error)).strip()
     if isinstance(error, KeyError):
         return f"there is no {text}"
