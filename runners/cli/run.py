@@ -229,7 +229,7 @@ def _nothing_to_do(graph: TaskGraph, store: Store) -> str:
 
 
 def _report_only(graph: TaskGraph, store: Store) -> int:
-    from runners.report.publish import publish_run  # as in _report
+    from runners.report.page import publish_run  # as in _report
 
     folder = store.run_folder(graph.name, graph.id)
     failures = known_failures(folder.parent) | last_failures(folder)  # its tasks may have run in a set
@@ -247,7 +247,7 @@ def _report_as_it_is(graph: TaskGraph, journal: Journal, outcomes: dict[str, Out
 def _report(graph: TaskGraph, store: Store, journal: Journal, failures: dict[str, str]) -> Path | None:
     """Make the run folder's report; None where that fails, which is said."""
     # Not at the top: it draws with matplotlib, which a run that is interrupted has no need of.
-    from runners.report.publish import publish_run
+    from runners.report.page import publish_run
 
     try:
         return publish_run(graph, store, journal.folder, failures)

@@ -1,4 +1,9 @@
-"""Make the page of a study: its drawings and tables, set into `page.html.jinja`."""
+"""Write the report of a run, or of a `report` or `comparison` task, into a folder.
+
+report.html   everything, self-contained: drawings and tables set into `page.html.jinja`
+*.png         the figures
+and the files of `runners.report.tables`.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +18,19 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from boomspec.core.graph import TaskGraph
+from boomspec.core.tasks import Comparison, Report
+from boomspec.store import Store
+from runners.report import tables
+from runners.report.collect import collect
 from runners.report.compare import against_references
-from runners.report.figures import MOST_LINES, difference_lines, size_figure, size_lines, svg
+from runners.report.figures import MOST_LINES, difference_lines, size_figure, size_lines, svg, write_png
 from runners.report.findings import findings, outcome
 from runners.report.process_figures import search_figure, similarity_figure, training_figure
-from runners.report.run_notes import NO_NOTES, Notes
+from runners.report.run_notes import NO_NOTES, Notes, notes_of, why
 from runners.report.study import MOST_IN_RANGE, SERIES, Study
 from runners.report.sweep_figures import MOST_PANELS, axis_figure, grid_figure, marginal_figure, numeric, panels_of
-from runners.report.tables import gains_table, group_table, missing_lines, model_table
+from runners.runtime.numbers import fetch_numbers
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
@@ -30,6 +40,7 @@ TEMPLATES = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
+PAGE = "report.html"
 _MOST_EMBEDDED = 2_000_000  # characters of one download; a page with more is slow to open
 _MOST_MISSING = 200
 _WIDTH, _SMALL = 7.6, 5.4  # of a figure, in inches: the page shows small ones side by side
@@ -66,9 +77,9 @@ def draw(study: Study) -> list[Drawing]:
     return found
 
 
-def _file_name(kind: str, name: str) -> str:
-    """The name of a figure's file, without its ending."""
-    return f"{kind}-" + "".join(c if c.isalnum() or c in "-_" else "-" for c in name.lower())
+def _drawing(group: str, kind: str, label: str, title: str, caption: str, figure: Figure) -> Drawing:
+    name = "".join(c if c.isalnum() or c in "-_" else "-" for c in label.lower())
+    return Drawing(group, f"{kind}-{name}", title, caption.strip(), figure)
 
 
 def _of_one(study: Study, measure: str) -> Drawing:
@@ -85,21 +96,20 @@ def _of_one(study: Study, measure: str) -> Drawing:
         caption += " Bars are one standard error."
     small = not main and len(study.measures) > 2
     figure = size_figure(study, measure, **({"width": _SMALL, "height": 3.9} if small else {}))
-    return Drawing("hero" if main else "others", _file_name("size", measure), name, caption, figure)
+    return _drawing("hero" if main else "others", "size", measure, name, caption, figure)
 
 
 def _of_process(study: Study) -> Iterator[Drawing]:
     for search in study.searches:
         caption = "KL of each candidate to the teacher on the calibration text, by how many blocks are patched."
-        yield Drawing("searches", _file_name("search", search.label), search.label, caption, search_figure(search))
+        yield _drawing("searches", "search", search.label, search.label, caption, search_figure(search))
     for training in (training for training in study.trainings if training.steps):
         caption = "Every optimiser step (faint) and its running mean. Terms are drawn without their weights."
-        name, figure = _file_name("training", training.label), training_figure(training)
-        yield Drawing("trainings", name, training.label, caption, figure)
+        yield _drawing("trainings", "training", training.label, training.label, caption, training_figure(training))
     for training in (training for training in study.trainings if training.pairs):
         caption = "Mean cosine similarity of aligned hidden states, before and after distillation, on the same text."
-        name, figure = _file_name("similarity", training.label), similarity_figure(training)
-        yield Drawing("similarities", name, training.label, caption, figure)
+        figure = similarity_figure(training)
+        yield _drawing("similarities", "similarity", training.label, training.label, caption, figure)
 
 
 def _of_several(study: Study, measure: str) -> Iterator[Drawing]:
@@ -129,7 +139,7 @@ def _of_several(study: Study, measure: str) -> Iterator[Drawing]:
     group = "hero" if main else "others"
     for kind, caption, figure in found:
         if figure is not None:
-            yield Drawing(group, _file_name(kind, measure), name, caption.strip(), figure)
+            yield _drawing(group, kind, measure, name, caption, figure)
 
 
 def swept_axis(study: Study) -> str | None:
@@ -181,18 +191,18 @@ def render(
     encoded = {name: base64.b64encode(text.encode()).decode() for name, text in files.items()}
     measures = list(dict.fromkeys([*study.measures, *(missing.measure for _, missing in study.missing())]))
     subtasks = [name for name in dict.fromkeys(row.measure for row in study.rows()) if name not in measures]
-    missing = missing_lines(study)
+    missing = tables.missing_lines(study)
     one: dict[str, Any] = {}
     if not study.axes:
-        one = {"models": model_table(study, measures), "subtasks": model_table(study, subtasks)}
-        one["gains"] = gains_table(study)
+        one = {"models": tables.model_table(study, measures), "subtasks": tables.model_table(study, subtasks)}
+        one["gains"] = tables.gains_table(study)
     return TEMPLATES.get_template("page.html.jinja").render(
         title=title,
         outcome=outcome(study),
         findings=findings(study),
         drawings=drawings,
         series=SERIES,
-        tables=[group_table(study, measure) for measure in study.measures] if study.axes else [],
+        tables=[tables.group_table(study, measure) for measure in study.measures] if study.axes else [],
         one=one,
         seeds=study.seeds[1],
         missing=missing[:_MOST_MISSING],
@@ -201,3 +211,35 @@ def render(
         downloads={name: data if len(data) <= _MOST_EMBEDDED else "" for name, data in encoded.items()},
         notes=notes,
     )
+
+
+def publish_run(graph: TaskGraph, store: Store, run_folder: Path, failures: dict[str, str]) -> Path:
+    """Write `<run_folder>/report/` from whatever the store holds. Returns the path of report.html.
+
+    `failures`: why tasks have no artifact, by task id: their own error, or that something they need failed.
+    """
+    node = next(node for node in graph.nodes.values() if isinstance(node.task.record, Report | Comparison))
+    record, needed = node.task.record, {role: graph.nodes[task] for role, task in node.task.inputs.items()}
+    assert isinstance(record, Report | Comparison)
+    folders = fetch_numbers(store, store.records({(need.task.kind, need.id) for need in needed.values()}))
+
+    def find(role: str) -> Path | str:
+        need = needed[role]
+        return folders.get((need.task.kind, need.id)) or why(graph, need.id, failures)
+
+    study = collect(record, find)
+    folder = run_folder / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    notes = notes_of(graph, store, failures, several=bool(study.axes))
+    return write_page(folder, study, title=graph.name, figures=folder, notes=notes)
+
+
+def write_page(folder: Path, study: Study, *, title: str, figures: Path, notes: Notes = NO_NOTES) -> Path:
+    """Write a study's page and tables into `folder`, its figures into `figures`."""
+    drawings, files = draw(study), tables.files(study, title)
+    for drawing in drawings:
+        write_png(drawing.figure, figures / f"{drawing.name}.png")
+    html = render(study, title=title, drawings=drawings, files=files, notes=notes)
+    for name, text in {**files, PAGE: html}.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder / PAGE

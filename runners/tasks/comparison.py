@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from boomspec.core.tasks import Comparison
 from runners.report.collect import collect
-from runners.report.publish import write_page
+from runners.report.page import write_page
 from runners.runtime.context import Context
 
 

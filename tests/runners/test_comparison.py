@@ -14,8 +14,7 @@ from runners.report.collect import collect
 from runners.report.compare import differences, ranked
 from runners.report.figures import MOST_LINES, difference_lines, size_lines
 from runners.report.findings import findings, outcome
-from runners.report.page import draw
-from runners.report.publish import publish_run
+from runners.report.page import draw, publish_run
 from runners.report.study import Size, Study
 from runners.report.sweep_figures import axis_places, numeric
 from runners.report.tables import files, group_table

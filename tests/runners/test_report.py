@@ -15,7 +15,7 @@ from runners.report.collect import collect
 from runners.report.compare import baseline_gains
 from runners.report.figures import size_figure
 from runners.report.findings import findings, outcome
-from runners.report.publish import publish_run
+from runners.report.page import publish_run
 from runners.report.run_notes import opening
 from runners.runtime.context import Context
 from runners.runtime.job import Input
