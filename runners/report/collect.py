@@ -91,7 +91,7 @@ def _trial(experiment: Compared, find: Find, read: Callable[[Path], _Evaluation]
     for cell, size in sorted(sizes.items(), key=lambda item: (list(SERIES).index(item[0].series), item[0].parameters)):
         folder = find(cell.input)
         if isinstance(folder, str):
-            missing.append(Missing(cell, size, folder))
+            missing.append(Missing(cell, size, cell.measure, folder))
             continue
         evaluation = read(folder)
         yardstick = evaluation.yardstick if experiment.axes else ""  # one experiment is compared with no other
@@ -107,7 +107,7 @@ def _trial(experiment: Compared, find: Find, read: Callable[[Path], _Evaluation]
             better, note = {"True": True, "False": False}.get(line["higher_is_better"]), line.get("note", "")
             items = evaluation.items.get((line["measure"], metric))
             rows.append(Row(cell, size, folder, yardstick, measure, metric, value, stderr, better, note, items))
-        missing += [Missing(cell, size, reason, name, tuple(metrics)) for (name, reason), metrics in lost.items()]
+        missing += [Missing(cell, size, *key, tuple(metrics)) for key, metrics in lost.items()]
     return Trial(experiment.label, experiment.axes, sizes, *_distinct(rows, missing))
 
 
@@ -135,7 +135,7 @@ def _distinct(rows: list[Row], missing: list[Missing]) -> tuple[tuple[Row, ...],
 
     return (
         tuple(replace(row, measure=name(row.cell, row.measure)) for row in rows),
-        tuple(replace(m, part=name(m.cell, m.part)) if m.part else m for m in missing),
+        tuple(replace(m, measure=name(m.cell, m.measure)) if m.metrics else m for m in missing),
     )
 
 

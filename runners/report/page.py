@@ -174,8 +174,8 @@ def _difference_caption(study: Study, measure: str) -> str:
     reference = names.pop() if len(names) == 1 else "base at the same point of the sweep"
     bars = "from the lowest to the highest seed" if study.seeds[1] > 1 else "two standard errors over the items"
     return (
-        f"By how much each is better on {study.name(measure)} than {reference}, at the same seed. "
-        f"Bars reach {bars}; filled marks are clear differences, open ones are not. What is one artifact is left out."
+        f"By how much each is better on {study.name(measure)} than {reference}, at the same seed. Bars reach {bars}; "
+        "filled marks are clear differences, open ones are not. Sizes at which both are one artifact are left out."
     )
 
 

@@ -71,17 +71,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Missing:
-    """A result that there is not: of a whole cell, or some metrics of one measure in it (which are not finite)."""
+    """A result that there is not: a whole cell, or those metrics of one measure in it that are not finite."""
 
     cell: Cell
     size: Size
+    measure: str
     reason: str
-    part: str = ""  # the measure whose metrics are missing
     metrics: tuple[str, ...] = ()
-
-    @property
-    def measure(self) -> str:
-        return self.part or self.cell.measure
 
     @property
     def name(self) -> str:
