@@ -28,6 +28,7 @@ class Builder:
     sources: dict[str, Source] = field(default_factory=dict)
     pending: list[str] = field(default_factory=list)  # searches that have to run before the rest is known
     facts: dict[str, ModelFacts] = field(default_factory=dict)  # of the sources that are models
+    executions: dict[str, Execution] = field(default_factory=dict)  # by kind
 
     def source(self, source: Source) -> str:
         return self.sources.setdefault(source.id, source).id
@@ -50,7 +51,9 @@ class Builder:
 
     def _execution(self, kind: str, inputs: Iterable[str]) -> Execution:
         """Where a task of a kind runs; with the code that the models before it bring along, where it is trusted."""
-        execution = self.file.known(("execution", kind), ("execution",), lambda: self._of_kind(kind))
+        if kind not in self.executions:
+            self.executions[kind] = self.file.known(("execution", kind), ("execution",), lambda: self._of_kind(kind))
+        execution = self.executions[kind]
         code: set[str] = set()
         for i in inputs:
             if i in self.sources:

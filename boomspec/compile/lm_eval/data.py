@@ -1,6 +1,6 @@
 """Find the local data that lm-eval tasks name, so that it is checked and digested before anything is trained.
 
-    tasks --local_data--> LocalData, or DataError with what is missing or may not be named
+    tasks --local_data--> LocalData, or BoomspecError for what is missing or may not be named
 
 lm-eval hands `dataset_path` and `dataset_kwargs` to the datasets library, for which relative paths start where the
 process runs. Here they start at the folder of the file that says them. Names of data sets on the hub stay as they are.
@@ -23,10 +23,6 @@ from boomspec.core.task_data import data_folder_files
 _PINNED = re.compile(r"hf://datasets/[\w.-]+(/[\w.-]+)?@[0-9a-f]{40}/.+")
 _SAVED = ("dataset_info.json", "state.json", "dataset_dict.json")  # of `save_to_disk`
 _ADVICE = "write dataset_path: json (csv, parquet, text) and dataset_kwargs: {data_files: {test: FILE}}"
-
-
-class DataError(BoomspecError):
-    """Data that a task names is not there, or may not be named."""
 
 
 @dataclass
@@ -171,12 +167,12 @@ class _Search:
         if not path.is_relative_to(self.root.resolve()):
             self.outside.append(path)
 
-    def _missing(self, named: str, path: Path) -> DataError:
+    def _missing(self, named: str, path: Path) -> BoomspecError:
         hint = "paths are relative to the folder of the file that names them"
         return self._error(f"there is no data at '{named}' ({path})", hint)
 
-    def _error(self, message: str, hint: str) -> DataError:
-        return DataError(f"lm-eval task '{self.task.name}': {message}", hint=hint)
+    def _error(self, message: str, hint: str) -> BoomspecError:
+        return BoomspecError(f"lm-eval task '{self.task.name}': {message}", hint=hint)
 
 
 def _glob(pattern: str, base: Path) -> list[Path]:

@@ -8,7 +8,7 @@ import os
 import re
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
 
@@ -40,7 +40,7 @@ class Index:
     defined: dict[str, str] = field(default_factory=dict)  # tasks and groups
     tagged: dict[str, list[str]] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def names(self) -> set[str]:
         return {*self.defined, *self.tagged}
 

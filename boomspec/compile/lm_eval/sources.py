@@ -12,11 +12,11 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from boomspec.compile.lm_eval.data import DataError, local_data
+from boomspec.compile.lm_eval.data import local_data
 from boomspec.compile.lm_eval.index import stock_folder, task_index
 from boomspec.compile.lm_eval.randomness import Chance, chance_of
 from boomspec.compile.lm_eval.tasks import TaskDefinition, read_task
-from boomspec.compile.places import resolve_path, shown_path
+from boomspec.compile.places import errors_at, resolve_path, shown_path
 from boomspec.core.errors import SpecError, did_you_mean
 from boomspec.core.graph import OUTSIDE, Source
 from boomspec.core.identity import folder_digest
@@ -71,10 +71,8 @@ def task_source(file: SpecFile, task: str, index: int) -> Source:
         message = f"lm-eval task '{task}': its metric '{unknown[0].removeprefix('evaluate/')}' is code of the hub"
         hint = "code that nobody has pinned is not run; lm-eval's own metrics are: " + ", ".join(sorted(metrics))
         raise error(message, hint)
-    try:
+    with errors_at(file, ("evaluate", "tasks", index)):
         identity, location = _data(file, definition, folder, own=folder == own)
-    except DataError as problem:
-        raise error(problem.message, problem.hint) from problem
     if folder != own:
         version = importlib.metadata.version("lm-eval")
         return Source("lm_eval_tasks", {"lm_eval": version, **identity}, location)

@@ -25,7 +25,7 @@ LOADERS = {"json", "csv", "parquet", "text", "arrow", "pandas", "xml", "webdatas
 MISSING = "missing include"  # a field of a task that includes a file which is not there
 Config = dict[str, tuple[Any, Path]]  # by field: its value, and the file that says it
 
-_PACKAGE = ("lm_eval", "tasks")
+_PACKAGE = ["lm_eval", "tasks"]
 _OF_GROUPS = {"group", "group_alias", "task", "aggregate_metric_list", "metadata", "include"}  # not for the members
 
 
@@ -266,13 +266,14 @@ def _imported(path: Path, nodes: Iterable[ast.AST]) -> Iterator[Path]:
     """Files that a module imports: of lm-eval's tasks relative to their root, by relative imports absolute."""
     for node in nodes:
         if isinstance(node, ast.ImportFrom):
-            base = Path(*(node.module or "").split(".")) if node.module else Path()
-            names = [base, *(base / alias.name for alias in node.names)]
-            if node.level:
-                yield from (path.parents[node.level - 1] / f"{name}.py" for name in names if name.name)
-            elif base.parts[:2] == _PACKAGE:
-                yield from (Path(f"{Path(*name.parts[2:])}.py") for name in names if len(name.parts) > 2)
+            names = [node.module or "", *(f"{node.module or ''}.{alias.name}" for alias in node.names)]
+            start = path.parents[node.level - 1] if node.level else None
         elif isinstance(node, ast.Import):
-            for alias in node.names:
-                if (parts := tuple(alias.name.split(".")))[:2] == _PACKAGE and len(parts) > 2:
-                    yield Path(f"{Path(*parts[2:])}.py")
+            names, start = [alias.name for alias in node.names], None
+        else:
+            continue
+        for parts in (list(filter(None, name.split("."))) for name in names):
+            if start is not None and parts:
+                yield start.joinpath(*parts[:-1], f"{parts[-1]}.py")
+            elif start is None and parts[:2] == _PACKAGE and len(parts) > 2:
+                yield Path(*parts[2:-1], f"{parts[-1]}.py")
