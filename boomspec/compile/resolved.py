@@ -27,7 +27,7 @@ from boomspec.spec.sections.data import DataSpec
 from boomspec.spec.sections.execution import Resources
 from boomspec.spec.sections.interpolate import OrderSearch
 from boomspec.spec.sections.student import KeepChoice
-from boomspec.spec.sections.training import DistillSpec, FaithfulSpec
+from boomspec.spec.sections.training import FaithfulSpec
 from boomspec.spec.spec_file import Spec
 
 S = TypeVar("S", bound=BaseModel)
@@ -79,7 +79,7 @@ class ResolvedSpec:
         Fields that nothing reads in this experiment are left out.
         """
         spec = self.spec
-        data: dict[str, Any] = _without_null(spec.model_dump(mode="json"))
+        data: dict[str, Any] = spec.model_dump(mode="json", exclude_none=True)
         data["baselines"] = {kind: settings for item in data["baselines"] for kind, settings in item.items()}
         if spec.evaluate is not None:
             data["evaluate"]["tasks"] = tasks_by_name(data["evaluate"]["tasks"], spec)
@@ -122,19 +122,15 @@ def complete(spec: Spec) -> Spec:
     if isinstance(order, OrderSearch) and order.search == "beam":
         changes["interpolate"] = spec.interpolate.model_copy(update={"order": _filled(order, width=4)})
     if (distill := spec.distill) is not None:
-        changes["distill"] = _complete_distillation(distill, train_embedding=spec.student.train_embedding)
+        losses = distill.losses.each(lambda term: term.completed(train_embedding=spec.student.train_embedding))
+        changes["distill"] = _filled(distill.model_copy(update={"losses": losses}), faithful=FaithfulSpec())
         changes["baselines"] = tuple(
-            item
-            if item.random_init is None
-            else item.model_copy(update={"random_init": _filled(item.random_init, tokens=distill.tokens)})
+            item.model_copy(update={"random_init": _filled(control, tokens=distill.tokens)})
+            if (control := item.random_init) is not None
+            else item
             for item in spec.baselines
         )
     return spec.model_copy(update=changes)
-
-
-def _complete_distillation(distill: DistillSpec, *, train_embedding: bool) -> DistillSpec:
-    losses = distill.losses.each(lambda term: term.completed(train_embedding=train_embedding))
-    return _filled(distill.model_copy(update={"losses": losses}), faithful=FaithfulSpec())
 
 
 def _filled(section: S, **defaults: Any) -> S:
@@ -163,29 +159,33 @@ def unresolved(data: dict[str, Any]) -> dict[str, Any]:
 
 def _put_layers(spec: Spec, data: dict[str, Any], family: Family) -> None:
     """Replace rules by integers."""
-    kept, keep, order = list(family.kept), spec.student.keep, spec.interpolate.order
-    written = {"interpolate": data["interpolate"]} | ({"keep": data["student"]["keep"]} if keep is not None else {})
-    data["student"] |= {
-        "keep": {**data["student"]["keep"], "found": kept} if isinstance(keep, KeepChoice) else kept,
+    keep, order, section = spec.student.keep, spec.interpolate.order, data["interpolate"]
+    data["written"] = {"interpolate": section} | ({"keep": data["student"]["keep"]} if keep is not None else {})
+    student, teacher, interpolate = family.once("resolved", lambda: _layers(spec, family))
+    if isinstance(keep, KeepChoice):
+        student = {**student, "keep": {**data["student"]["keep"], "found": student["keep"]}}
+    if isinstance(order, OrderSearch):
+        interpolate = {**interpolate, "order": {**section["order"], "found": interpolate["order"]}}
+    data["student"] |= student
+    data["teacher"] |= teacher
+    data["interpolate"] = interpolate
+
+
+def _layers(spec: Spec, family: Family) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """What the sections `student`, `teacher` and `interpolate` have become."""
+    facts = family.facts
+    student = {
+        "keep": list(family.kept),
         "parameters": family.student.parameters,
-        "blocks": [[block.start, block.stop - 1] for block in blocks(family.kept, family.facts.count)],
+        "blocks": [[block.start, block.stop - 1] for block in blocks(family.kept, facts.count)],
     }
-    found = family.once("order", lambda: _order(family))
-    data["interpolate"] = {
-        "order": {**data["interpolate"]["order"], "found": found} if isinstance(order, OrderSearch) else found,
-        "singletons": family.once("singletons", lambda: _singletons(spec, family)),
-        "sizes": family.once("sizes", lambda: _sizes(family)),
-    }
-    data["teacher"] |= {"layers": family.facts.count, "parameters": family.members[-1].parameters}
-    data["written"] = written
-
-
-def _sizes(family: Family) -> dict[str, Any]:
-    return {
+    sizes = {
         family.label(member): {"plan": compact_plan(member.plan), "parameters": member.parameters}
-        | ({"tied": member.tied} if family.facts.tied else {})
+        | ({"tied": member.tied} if facts.tied else {})
         for member in family.members
     }
+    teacher = {"layers": facts.count, "parameters": family.members[-1].parameters}
+    return student, teacher, {"order": _order(family), "singletons": _singletons(spec, family), "sizes": sizes}
 
 
 def _order(family: Family) -> list[Any]:
@@ -231,12 +231,6 @@ def _tasks(source: Source, known: dict[str, Any]) -> dict[str, Any]:
         return short
     data = {", ".join(source.identity[TASKS]): digest(source.identity[DATA])[:12]}
     return {**short, DATA: {**known.get(DATA, {}), **data}}
-
-
-def _without_null(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_null(item) for key, item in value.items() if item is not None}
-    return [_without_null(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _short(source: Source) -> dict[str, Any]:
