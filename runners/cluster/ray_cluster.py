@@ -22,7 +22,6 @@ from typing import Any
 import boomspec
 import runners
 from boomspec.core.errors import BoomspecError
-from boomspec.core.execution import TrainingOptions
 from boomspec.core.files import locked_folder
 from boomspec.core.graph import Node
 from boomspec.core.sizes import shown_bytes
@@ -183,14 +182,14 @@ def _existing(address: str, *, insecure: bool) -> Iterator[Head | None]:
         ) from error
     if connected.dashboard_url:
         print(f"Ray's dashboard: http://{connected.dashboard_url}", flush=True)
-    if address.startswith("ray://"):  # through a proxy: the head itself need not be reached from here
-        try:
+    try:
+        if address.startswith("ray://"):  # through a proxy: the head itself need not be reached from here
             yield None
-        finally:
-            ray.shutdown()
-        return
-    with _watched_head() as head:
-        yield head
+            return
+        with _watched_head() as head:
+            yield head
+    finally:
+        ray.shutdown()
 
 
 def _check_reachable(address: str) -> None:
@@ -219,7 +218,18 @@ def machines() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-class Lost:
+def machine_name(node: dict[str, Any], *, with_id: bool = False) -> str:
+    """A machine of `ray.nodes()` for people."""
+    more = f", {node['NodeID'][:8]}" if with_id else ""
+    return f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']}{more})"
+
+
+def on_other_machines(excluded: Iterable[str]) -> dict[str, str]:
+    """Ray's label selector of all machines but those of these ids."""
+    return {"ray.io/node-id": f"!in({','.join(sorted(excluded))})"}
+
+
+class LostMachines:
     """Machines that the connected cluster had and has no longer: those that left, failed, or do not answer."""
 
     def __init__(self) -> None:
@@ -233,19 +243,15 @@ class Lost:
         if time.monotonic() - self._looked < _LOOK_SECONDS:
             return []
         self._looked = time.monotonic()
-        alive = {
-            node["NodeID"]: f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
-            for node in ray.nodes()
-            if node["Alive"]
-        }
+        alive = {node["NodeID"]: machine_name(node) for node in ray.nodes() if node["Alive"]}
         lost = [name for node_id, name in self._alive.items() if node_id not in alive]
         self._alive = alive
         return lost
 
 
 def check_feasible(nodes: Iterable[Node], machines: list[dict[str, float]]) -> None:
-    """Raise BoomspecError for tasks that no machine can run: Ray would let them wait without a word."""
-    impossible = [node for node in nodes if fitting(node.execution.claims, machines) < node.execution.workers]
+    """Raise BoomspecError for tasks that no machine can run: Ray would let them wait for ever."""
+    impossible = [node for node in nodes if not fits(node, machines)]
     if not impossible:
         return
     wanted = [f"  {node.name} asks for {_times(node)}" for node in impossible]
@@ -257,17 +263,15 @@ def check_feasible(nodes: Iterable[Node], machines: list[dict[str, float]]) -> N
     )
 
 
-def without_room(nodes: Iterable[Node], machines: list[dict[str, float]]) -> list[Node]:
-    """The tasks that these machines can never run, however idle: not even with the fewest workers that they need."""
-    return [
-        node
-        for node in nodes
-        if fitting(node.execution.claims, machines) < (node.execution.training or TrainingOptions()).least_workers
-    ]
+def fits(node: Node, machines: Iterable[Mapping[str, float]], *, fewest: bool = False) -> bool:
+    """Whether idle machines have room for all workers of a task, or for the fewest that it needs."""
+    execution = node.execution
+    workers = execution.training.least_workers if fewest and execution.training else execution.workers
+    return fitting(execution.claims, machines) >= workers
 
 
 def fitting(claims: Mapping[str, float], machines: Iterable[Mapping[str, float]]) -> float:
-    """How many workers with these claims the machines have room for, where nothing else is on them."""
+    """How many workers with these claims idle machines have room for."""
     # Rounded: three workers of 0.1 CPUs fit into 0.3.
     return sum(
         min((round(machine.get(name, 0) / amount, 6) // 1 for name, amount in claims.items()), default=float("inf"))
@@ -281,9 +285,9 @@ def _times(node: Node) -> str:
 
 
 def _amounts(claims: dict[str, float]) -> str:
-    """What is claimed, or there, in words: "4 CPUs and 0 GPUs, 8 GiB of memory, 1 fast_disk"."""
-    words = [f"{claims.get('CPU', 0):g} CPUs and {claims.get('GPU', 0):g} GPUs"]
+    """Amounts for people: "4 CPUs and 0 GPUs, 8 GiB of memory, 1 fast_disk"."""
+    listed = [f"{claims.get('CPU', 0):g} CPUs and {claims.get('GPU', 0):g} GPUs"]
     if "memory" in claims:
-        words.append(f"{shown_bytes(int(claims['memory']))} of memory")
+        listed.append(f"{shown_bytes(int(claims['memory']))} of memory")
     custom = sorted(claims.keys() - {"CPU", "GPU", "memory"})
-    return ", ".join([*words, *(f"{claims[name]:g} {name}" for name in custom)])
+    return ", ".join([*listed, *(f"{claims[name]:g} {name}" for name in custom)])

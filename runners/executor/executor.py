@@ -2,7 +2,7 @@
 
 Every task is a remote function of its job: Ray places it and replaces lost workers. It is submitted when what it
 needs has ended, those with the longest way to go first. A task that fails blocks only what needs it. This module
-decides nothing about what must run (`boomspec/plan/plan.py`) and makes nothing itself (`runners/executor/worker.py`).
+does not decide what must run (`boomspec/plan/plan.py`) and makes nothing itself (`runners/executor/worker.py`).
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from boomspec.plan.plan import Plan, read_by
 from boomspec.store import Store
 from runners.cluster import ray_errors
 from runners.cluster.head_watch import Head
-from runners.cluster.ray_cluster import Lost, check_feasible, machines, without_room
-from runners.cluster.store_check import Astray, UnreachedError, reached
-from runners.executor.heartbeat import ALIVE, Silence
+from runners.cluster.ray_cluster import LostMachines, check_feasible, fits, machines
+from runners.cluster.store_check import ExcludedMachines, UnreachedError, checked_machines
+from runners.executor.heartbeat import ALIVE, Heartbeats
 from runners.executor.ready import Ready
 from runners.executor.tracking import Tracking
 from runners.executor.view import View
 from runners.executor.worker import execute
 from runners.runtime import environment
 from runners.runtime.interrupt import Interrupt
-from runners.runtime.job import Input, Job, Outcome, Reach, below, describe
+from runners.runtime.job import CheckedMachines, Input, Job, Outcome, below, describe
 from runners.runtime.journal import Follower, Journal
 from runners.runtime.provenance import git_commit
 
 _POLL_SECONDS = 0.3
 _GRACE_SECONDS = 10.0  # for bodies to write a checkpoint after an interrupt
-_GRACE_AFAR_SECONDS = 40.0  # and to send it to the store
+_REMOTE_GRACE_SECONDS = 40.0  # and to upload it
 
 
 def run_tasks(
@@ -58,15 +58,17 @@ def run_tasks(
     head: Head | None = None,
     anew: bool = False,
 ) -> dict[str, Outcome]:
-    """Run what `plan` says must run, on the cluster that Ray is connected to. Returns the outcomes by task id.
+    """Run the tasks of `plan` that must run, on the cluster that Ray is connected to. Returns the outcomes by task id.
 
-    `reads`: a store that holds every task's inputs already, so that no task waits for another. `tracking`: who else is
-    told of metrics and results. `head`: of the cluster, when it is watched. `anew`: everything is computed, whatever
-    the store has that was made of the same inputs. After an interrupt the tasks that have not ended are stopped, and
-    their outcome is "interrupted". Raises BoomspecError for tasks that no machine of the cluster can run, and
-    HeadLostError where the head is gone.
+    `reads`: a store that holds every task's inputs already, so that no task waits for another. `tracking`: gets
+    metrics and results. `head`: of the cluster, when it is watched. `anew`: everything is computed, whatever the store
+    has that was made of the same inputs. After an interrupt the tasks that have not ended are stopped, and their
+    outcome is "interrupted". Raises BoomspecError for tasks that no machine of the cluster can run, and HeadLostError
+    where the head is gone.
     """
-    graph = _without_claims(graph, plan)
+    least = Execution(cpus=1)  # of tasks that compute nothing, but are published under another id
+    published = {i: replace(graph.nodes[i], execution=least) for i in plan.work if plan.steps[i].same_as}
+    graph = replace(graph, nodes={**graph.nodes, **published})
     nodes = [graph.nodes[task_id] for task_id in plan.work]
     available = machines()
     check_feasible(nodes, available)
@@ -76,17 +78,16 @@ def run_tasks(
     found = store.survey([(node.task.kind, node.id) for node in nodes], checksums=checksums)
     for kind, task_id in (task for task, damage in found.items() if damage is not None):
         store.discard(kind, task_id)
-    with reached(store, journal, read_by(graph, plan), interrupted=lambda: interrupt.requested) as reach:
-        twins = {task_id: plan.steps[task_id].same_as for task_id in plan.work}
+    with checked_machines(store, journal, read_by(graph, plan), interrupted=lambda: interrupt.requested) as checked:
         jobs = {
-            job.node.id: replace(job, same_as=twins[job.node.id], anew=anew, checksums=checksums)
-            for job in _jobs(graph, store, plan.work, journal, reads or store, reach)
+            job.node.id: replace(job, same_as=plan.steps[job.node.id].same_as, anew=anew, checksums=checksums)
+            for job in _jobs(graph, store, plan.work, journal, reads or store, checked)
         }
         ready = Ready(graph, jobs, machines=machines, ordered=reads is None)
         running = _Running(jobs, ready, journal, view, tracking)
-        running.grace = _GRACE_AFAR_SECONDS if store.is_remote else _GRACE_SECONDS
+        running.grace = _REMOTE_GRACE_SECONDS if store.is_remote else _GRACE_SECONDS
         while not interrupt.requested:
-            running.fill()
+            running.submit()
             if not running.pending:
                 break
             for note in head.notes() if head is not None else ():
@@ -98,15 +99,13 @@ def run_tasks(
     return running.outcomes
 
 
-def _without_claims(graph: TaskGraph, plan: Plan) -> TaskGraph:
-    """The graph in which tasks that compute nothing, but are published under another id, claim no more than that."""
-    least = Execution(cpus=1)
-    published = {i: replace(graph.nodes[i], execution=least) for i in plan.work if plan.steps[i].same_as}
-    return replace(graph, nodes={**graph.nodes, **published})
-
-
 def _jobs(
-    graph: TaskGraph, store: Store, task_ids: list[str], journal: Journal, reads: Store, reach: Reach | None
+    graph: TaskGraph,
+    store: Store,
+    task_ids: list[str],
+    journal: Journal,
+    reads: Store,
+    checked: CheckedMachines | None,
 ) -> Iterator[Job]:
     commit = git_commit(Path(boomspec.__file__).parent, Path(runners.__file__).parent)
     for task_id in task_ids:
@@ -126,12 +125,12 @@ def _jobs(
             run=journal.run,
             commit=commit,
             hub=graph.reads_hub,
-            reach=reach,
+            machines=checked,
         )
 
 
 class _Running:
-    """The tasks that Ray has, and how those that ended did."""
+    """The tasks that Ray has, and the outcomes of those that have ended."""
 
     def __init__(
         self, jobs: Mapping[str, Job], ready: Ready, journal: Journal, view: View, tracking: Tracking | None
@@ -143,13 +142,13 @@ class _Running:
         self._journal, self._view, self._tracking = journal, view, tracking
         self._followers: dict[str, Follower] = {}
         self._attempts: dict[str, int] = {}
-        self._silence, self._gone, self._astray = Silence(), Lost(), Astray()
-        self._back: Counter[str] = Counter()  # how often a task has come back from a machine without the store
+        self._heartbeats, self._lost, self._excluded = Heartbeats(), LostMachines(), ExcludedMachines()
+        self._returned: Counter[str] = Counter()  # how often a task has come back from a machine without the store
         self._stopping = False
         self._on_cpu = ray.remote(execute)
         self._on_gpu = ray.remote(max_calls=1)(execute)  # a process keeps its GPU memory: a fresh one for every task
 
-    def fill(self) -> None:
+    def submit(self) -> None:
         """Give Ray what it can start, and a little more."""
         while (task_id := self._ready.take()) is not None:
             self._submit(self._jobs[task_id])
@@ -158,25 +157,24 @@ class _Running:
         node, execution = job.node, job.node.execution
         options: dict[str, Any] = {"name": node.name, "max_retries": execution.retries}
         if execution.workers > 1:  # it must not hold what its workers need, nor live on when it was interrupted
-            # Whoever coordinates others should be lost with the driver or not at all.
+            # A coordinator should be lost with the driver or not at all.
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
             remote = self._on_gpu.options(**options, num_cpus=0, num_gpus=0, scheduling_strategy=here)
         else:
-            own = self._on_gpu if execution.gpus else self._on_cpu
-            remote = own.options(
+            remote = (self._on_gpu if execution.gpus else self._on_cpu).options(
                 **options,
                 num_cpus=execution.cpus,
                 num_gpus=execution.gpus,
                 memory=execution.memory or None,
                 resources=execution.resources or None,
                 **environment.process_for(execution.gpus),
-                **self._astray.options(node),
+                **self._excluded.options(node),
             )
         self._followers[node.id] = Follower(self._journal.progress(node.id))
         self.pending[node.id] = remote.remote(job)
 
     def poll(self, seconds: float) -> None:
-        """Wait up to `seconds` for tasks to end; tell what has happened."""
+        """Wait up to `seconds` for tasks to end; report what has happened."""
         ended, _ = ray.wait(list(self.pending.values()), num_returns=1, timeout=seconds)
         if ended:  # there may be more than the one that was waited for
             ended, _ = ray.wait(list(self.pending.values()), num_returns=len(self.pending), timeout=0)
@@ -184,12 +182,14 @@ class _Running:
             self._follow(task_id)
         for task_id in [task_id for task_id, reference in self.pending.items() if reference in ended]:
             self._settle(task_id)
-        lost = self._gone.names()
-        for machine in lost:
-            self._journal.event("note", message=f"the cluster has lost {machine}, with all that ran there")
-        for node in without_room((self._jobs[i].node for i in self.pending), machines()) if lost else ():
-            self._journal.event("note", node.id, message="no machine that is left has room for it: it waits for one")
-        for task_id, note in self._silence.notes():
+        if lost := self._lost.names():
+            for machine in lost:
+                self._journal.event("note", message=f"the cluster has lost {machine}, with all that ran there")
+            for node in (self._jobs[task_id].node for task_id in self.pending):
+                if not fits(node, machines(), fewest=True):
+                    message = "no machine that is left has room for it: it waits for one"
+                    self._journal.event("note", node.id, message=message)
+        for task_id, note in self._heartbeats.notes():
             self._journal.event("note", task_id, message=note)
         self._journal.note_failures()
         self._view.tick()
@@ -198,7 +198,7 @@ class _Running:
         """Interrupt every task, wait a little for checkpoints to be written, then kill."""
         self._stopping = True
         for task_id in [i for i in self._jobs if i not in self.pending and i not in self.outcomes]:
-            self._end(task_id, self._interrupted(task_id))
+            self._end(task_id, self._outcome(task_id, "interrupted", "interrupted"))
         if not self.pending:
             return
         for reference in self.pending.values():
@@ -212,7 +212,7 @@ class _Running:
             if reference in ended:
                 self._settle(task_id)
             else:
-                self._end(task_id, self._interrupted(task_id))
+                self._end(task_id, self._outcome(task_id, "interrupted", "interrupted"))
 
     def _settle(self, task_id: str) -> None:
         """Take the result of a task that has ended."""
@@ -221,53 +221,44 @@ class _Running:
         try:
             outcome: Outcome = ray.get(self.pending[task_id])
         except TaskCancelledError:
-            outcome = self._interrupted(task_id)
-        except RayTaskError as error:
-            if isinstance(error.cause, UnreachedError):
-                self._elsewhere(task_id, error.cause)
-                return
-            outcome = self._without_outcome(task_id, error)
+            outcome = self._outcome(task_id, "interrupted", "interrupted")
         except RayError as error:
-            outcome = self._without_outcome(task_id, error)
+            cause = error.cause if isinstance(error, RayTaskError) else None
+            if isinstance(cause, UnreachedError):
+                self._run_elsewhere(task_id, cause)
+                return
+            self._follow(task_id)  # it may have begun once more
+            with suppress(OSError), self._journal.log(task_id).open("a", encoding="utf-8") as log:
+                log.write(ray_errors.trace(error))
+            explained = ray_errors.explained(error, attempts=self._attempts.get(task_id, 0))
+            outcome = self._outcome(task_id, "failed", explained)
         self._end(task_id, outcome)
 
-    def _elsewhere(self, task_id: str, error: UnreachedError) -> None:
-        """A task has come back from a machine that does not reach the store: others may, so often as it is retried."""
-        if told := self._astray.found(error):
-            self._journal.event("note", message=told)
-        self._back[task_id] += 1
+    def _run_elsewhere(self, task_id: str, error: UnreachedError) -> None:
+        """Submit a task again that came back from a machine without the store, as often as it is retried."""
+        if note := self._excluded.add(error):
+            self._journal.event("note", message=note)
+        self._returned[task_id] += 1
         if self._stopping:
-            self._end(task_id, self._interrupted(task_id))
-        elif self._back[task_id] <= self._jobs[task_id].node.execution.retries:
+            self._end(task_id, self._outcome(task_id, "interrupted", "interrupted"))
+        elif self._returned[task_id] <= self._jobs[task_id].node.execution.retries:
             self._submit(self._jobs[task_id])
         else:
-            name = self._name(task_id)
-            self._end(task_id, Outcome(name, "failed", describe(error), name))
+            self._end(task_id, self._outcome(task_id, "failed", describe(error)))
 
-    def _without_outcome(self, task_id: str, error: RayError) -> Outcome:
-        """A task of which Ray gives an error: its worker was lost, or something failed around its body."""
-        name = self._name(task_id)
-        self._follow(task_id)  # it may have begun once more
-        with suppress(OSError), self._journal.log(task_id).open("a", encoding="utf-8") as log:
-            log.write(ray_errors.trace(error))
-        return Outcome(name, "failed", ray_errors.explained(error, attempts=self._attempts.get(task_id, 0)), name)
-
-    def _interrupted(self, task_id: str) -> Outcome:
-        name = self._name(task_id)
-        return Outcome(name, "interrupted", "interrupted", name)
+    def _outcome(self, task_id: str, state: Any, error: str, cause: str = "") -> Outcome:
+        name = self._jobs[task_id].node.name
+        return Outcome(name, state, error, cause or name)
 
     def _end(self, task_id: str, outcome: Outcome) -> None:
-        """Note how a task has ended; what needs it can start now, or never."""
+        """Note how a task has ended. What needs it can start now, or never."""
         if task_id in self.pending:
             self._follow(task_id)
-            self._silence.ended(task_id)
+            self._heartbeats.ended(task_id)
             del self.pending[task_id]
         self.outcomes[task_id] = outcome
         details: dict[str, Any] = {"seconds": round(outcome.seconds, 1)} if outcome.seconds else {}
-        if outcome.error:
-            details["error"] = outcome.error
-        if outcome.same_as:
-            details["same_as"] = outcome.same_as
+        details |= {name: value for name in ("error", "same_as") if (value := getattr(outcome, name))}
         state = "finished" if outcome.state == "made" else outcome.state
         self._journal.event(f"task_{state}", task_id, **details)
         if outcome.succeeded and self._tracking is not None:
@@ -275,15 +266,12 @@ class _Running:
         for following in self._ready.ended(task_id, made=outcome.succeeded):
             if following not in self.outcomes and outcome.state != "interrupted":
                 why = f"needs {outcome.cause}, which failed"
-                self._end(following, Outcome(self._name(following), "blocked", why, outcome.cause))
-
-    def _name(self, task_id: str) -> str:
-        return self._jobs[task_id].node.name
+                self._end(following, self._outcome(following, "blocked", why, outcome.cause))
 
     def _follow(self, task_id: str) -> None:
-        """Tell what a task has said about itself."""
+        """Pass on what a task has reported about itself."""
         for line in self._followers[task_id].lines():
-            self._silence.heard(task_id, line)
+            self._heartbeats.received(task_id, line)
             if "started" in line:
                 self._started(task_id, line["started"])
             elif "note" in line:
@@ -298,8 +286,5 @@ class _Running:
         if worker.get("run") != self._journal.run:
             return  # another run of this graph
         attempt = self._attempts[task_id] = self._attempts.get(task_id, 0) + 1
-        place = {"host": worker.get("host"), "pid": worker.get("pid")}
-        if attempt == 1:
-            self._journal.event("task_started", task_id, **place)
-        else:
-            self._journal.event("task_retried", task_id, attempt=attempt, **place)
+        event, more = ("task_started", {}) if attempt == 1 else ("task_retried", {"attempt": attempt})
+        self._journal.event(event, task_id, **more, host=worker.get("host"), pid=worker.get("pid"))

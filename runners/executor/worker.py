@@ -37,7 +37,7 @@ from runners.runtime.output import captured
 from runners.runtime.place_names import named, names_of
 from runners.runtime.provenance import provenance
 from runners.runtime.relay import relayed
-from runners.training.remote_checkpoint import resume_mirror
+from runners.training.remote_checkpoint import remote_checkpoints
 
 
 def execute(job: Job) -> Outcome:
@@ -79,10 +79,10 @@ def _heard(job: Job, folder: Path, *, here: bool) -> Iterator[None]:
         yield
         return
     make_subfolders(folder)
-    if job.reach is None or job.reach.relay is None:
+    if job.relay is None:
         yield
         return
-    with relayed(job.reach.relay, folder, job.node.id):
+    with relayed(job.relay, folder, job.node.id):
         yield
 
 
@@ -115,7 +115,7 @@ def _make(job: Job, store: Store, progress: Progress, started: float) -> tuple[S
         # Where several workers share the task, each machine of theirs fetches for itself.
         inputs = job.inputs if execution.workers > 1 else job.fetched(open_store(job.reads, report=progress.note))
         body = _body(task.kind, threads)
-        mirror = resume_mirror(store, job.node, progress)
+        mirror = remote_checkpoints(store, job.node, progress)
         with (
             store.workspace(task.kind, task.id) as workspace,
             explained(workspace.path, Path(tempfile.gettempdir())),
@@ -127,7 +127,7 @@ def _make(job: Job, store: Store, progress: Progress, started: float) -> tuple[S
                     inputs=inputs,
                     path=workspace.path,
                     resume=workspace.resume,
-                    mirror=mirror,
+                    remote=mirror,
                     execution=execution,
                     progress=progress,
                     log=log_file(job.folder(store), job.node.id),

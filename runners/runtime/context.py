@@ -48,13 +48,13 @@ class Context(Generic[R]):
     inputs: dict[str, Input]
     path: Path  # payload folder, empty at the start
     resume: Path  # checkpoints survive here when the task is killed
-    mirror: RemoteCheckpoint | None = None  # and there when the machine is lost, where the store is at a URL
+    remote: RemoteCheckpoint | None = None  # and here when the machine is lost; None for a store in a folder
     execution: Execution = field(default_factory=Execution)
     progress: Progress = field(default_factory=lambda: Progress(None))
     log: Path | None = None
     job: Job | None = None  # what workers of its own must know
     # Of a worker whose team is on machines that share no folder: whether it writes what those of its machine read.
-    first_here: bool | None = None
+    local_leader: bool | None = None
 
     @property
     def training(self) -> TrainingOptions:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import socket
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -27,18 +27,17 @@ MASTER_DTYPE = torch.float32  # of weights that an optimiser updates, in every p
 def device() -> torch.device:
     """The device of this process: CUDA where there is one, else the CPU.
 
-    Raises BoomspecError where its task has claimed a GPU and torch sees none: it would take months without a word.
+    Raises BoomspecError where its task has claimed a GPU and torch sees none.
     """
-    # torch looks at the variable once, and who has asked it before may not have waited until it was set.
+    # torch reads the variable once, perhaps before it was set.
     if os.environ.get("CUDA_VISIBLE_DEVICES") != "" and torch.cuda.is_available():
         return torch.device("cuda")
     if environment.needs_gpu():
-        raise _unseen()
+        raise _unseen_gpu()
     return torch.device("cpu")
 
 
-def _unseen() -> BoomspecError:
-    """A GPU that has been claimed and that torch does not see: where, why, what to do."""
+def _unseen_gpu() -> BoomspecError:
     built = torch.version.cuda or torch.version.hip
     if built is None:
         why, hint = "is built for CPUs alone", "install a torch for its GPUs: https://pytorch.org/get-started/locally"
@@ -79,40 +78,47 @@ def autocast(precision: Precision, *, cache: bool = True) -> AbstractContextMana
 
 @contextmanager
 def kernels(determinism: Determinism | None, note: Callable[[str], None]) -> Iterator[None]:
-    """Compute as a record says, None meaning its defaults; what was set before is set again at the end.
+    """Compute as a record says, None meaning its defaults; at the end torch's settings are as before.
 
-    deterministic: the same bits on every run; where torch has no such kernel, `note` is told. strict: raises
-    BoomspecError there. any: whatever is fastest.
+    deterministic: the same bits on every run; where torch has no such kernel, `note` is called. strict: raises
+    BoomspecError there. any: the fastest.
     """
     algorithms = "deterministic" if determinism is None else determinism.algorithms
     tf32 = determinism is not None and determinism.tf32
     repeatable = algorithms != "any"
-    before = _settings()
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    flags = [getattr(owner, name) for owner, name in _FLAGS]
     try:
         if repeatable:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS at its first use
-        _set(
-            _Settings(
-                deterministic=repeatable,
-                warn_only=algorithms == "deterministic",
-                fill=False,  # a debugging aid that comes with the first and writes every new tensor twice
-                benchmark=not repeatable,
-                cudnn_deterministic=repeatable,
-                matmul_tf32=tf32,
-                cudnn_tf32=tf32,
-            )
-        )
+        torch.use_deterministic_algorithms(repeatable, warn_only=algorithms == "deterministic")
+        _set_flags((False, not repeatable, repeatable, tf32, tf32))
         with _warnings_as_notes(note):
             yield
     except RuntimeError as error:
         if algorithms == "strict" and _DETERMINISTIC in str(error):
             raise BoomspecError(
-                f"determinism.algorithms is strict, but {_first_words(error)}",
+                f"determinism.algorithms is strict, but {_without_advice(error)}",
                 hint="`determinism: {algorithms: deterministic}` warns here instead",
             ) from error
         raise
     finally:
-        _set(before)
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        _set_flags(flags)
+
+
+_FLAGS: tuple[tuple[Any, str], ...] = (
+    (torch.utils.deterministic, "fill_uninitialized_memory"),  # for debugging: it writes every new tensor twice
+    (torch.backends.cudnn, "benchmark"),
+    (torch.backends.cudnn, "deterministic"),
+    (torch.backends.cuda.matmul, "allow_tf32"),
+    (torch.backends.cudnn, "allow_tf32"),
+)
+
+
+def _set_flags(values: Sequence[bool]) -> None:
+    for (owner, name), value in zip(_FLAGS, values, strict=True):
+        setattr(owner, name, value)
 
 
 @contextmanager
@@ -121,47 +127,16 @@ def _warnings_as_notes(note: Callable[[str], None]) -> Iterator[None]:
     with warnings.catch_warnings():
         show = warnings.showwarning
 
-        def tell(message: Warning | str, *place: Any, **rest: Any) -> None:
+        def note_or_show(message: Warning | str, *place: Any, **rest: Any) -> None:
             if _DETERMINISTIC in str(message):
-                note(f"warning: {_first_words(message)}: made again, this may come out with other bits")
+                note(f"warning: {_without_advice(message)}: made again, this may come out with other bits")
             else:
                 show(message, *place, **rest)
 
-        warnings.showwarning = tell
+        warnings.showwarning = note_or_show
         yield
 
 
-def _first_words(message: object) -> str:
-    """What torch says, without its advice on settings that are not the user's."""
+def _without_advice(message: object) -> str:
+    """A message of torch, without its advice on settings that are not the user's."""
     return str(message).partition(", but")[0].partition(". ")[0]
-
-
-class _Settings(NamedTuple):
-    deterministic: bool
-    warn_only: bool
-    fill: bool
-    benchmark: bool
-    cudnn_deterministic: bool
-    matmul_tf32: bool
-    cudnn_tf32: bool
-
-
-def _settings() -> _Settings:
-    return _Settings(
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-        torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
-        torch.backends.cudnn.benchmark,
-        torch.backends.cudnn.deterministic,
-        torch.backends.cuda.matmul.allow_tf32,
-        torch.backends.cudnn.allow_tf32,
-    )
-
-
-def _set(settings: _Settings) -> None:
-    torch.use_deterministic_algorithms(settings.deterministic, warn_only=settings.warn_only)
-    torch.utils.deterministic.fill_uninitialized_memory = settings.fill  # type: ignore[attr-defined]
-    torch.backends.cudnn.benchmark = settings.benchmark
-    torch.backends.cudnn.deterministic = settings.cudnn_deterministic
-    torch.backends.cuda.matmul.allow_tf32 = settings.matmul_tf32
-    torch.backends.cudnn.allow_tf32 = settings.cudnn_tf32

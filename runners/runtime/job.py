@@ -51,12 +51,12 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Reach:
-    """What the driver has found out about its machines, and its tasks take along."""
+class CheckedMachines:
+    """What the driver has found out about the machines of its cluster."""
 
     marker: str  # a file in the run's folder
     checked: frozenset[str]  # Ray's ids of the machines that reach the store
-    relay: Any = None  # takes what is said on machines that do not see the run's folder
+    relay: Any = None  # the actor `Relay`, where machines do not see the run's folder
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,14 @@ class Job:
     run: str
     commit: str | None
     hub: bool  # whether something of the graph is read from the hub
-    reach: Reach | None = None  # of machines beyond the driver's own
+    machines: CheckedMachines | None = None  # None: there is only the driver's own
     same_as: str = ""  # id of the artifact to publish under this one's; nothing is to be computed
     anew: bool = False  # compute it, whatever was made of the same inputs
     checksums: bool = False  # compare the contents of what is published under another id with its record
+
+    @property
+    def relay(self) -> Any:
+        return None if self.machines is None else self.machines.relay
 
     def folder(self, store: Store) -> Path:
         """The run's folder on this machine, where the store has been opened."""

@@ -38,8 +38,8 @@ from runners.runtime.context import Context
 from runners.runtime.device import MASTER_DTYPE, autocast, device, frozen_dtype, kernels
 from runners.training.loop import MicroLoss, train
 from runners.training.losses import head_loss, state_loss, weights
-from runners.training.parallel import Spread, is_sharded, lightened, shard_frozen
-from runners.training.process_group import ALONE, Team, team
+from runners.training.parallel import ParallelModel, is_sharded, lightened, shard_frozen
+from runners.training.process_group import ALONE, ProcessGroup, process_group
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -65,7 +65,7 @@ def work(context: Context[Distill]) -> None:
 
 
 def _distill(context: Context[Distill]) -> None:
-    options, workers = context.training, team(context.resume, first_here=context.first_here)
+    options, workers = context.training, process_group(context.resume, local_leader=context.local_leader)
     shards_teacher = is_sharded(workers, options.teacher)
     record, recipe, precision = context.record, context.record.recipe, context.record.recipe.precision
     tokens, folder = context.inputs["tokens"].folder, model_folder(context.inputs["teacher"])
@@ -78,15 +78,15 @@ def _distill(context: Context[Distill]) -> None:
     )
     if stream.vocabulary > (rows := teacher.get_input_embeddings().weight.shape[0]):
         raise BoomspecError(f"the tokens have a vocabulary of {stream.vocabulary}, but the teacher embeds {rows}")
-    spread = Spread(student, workers, parallel=options.parallel)
+    parallel = ParallelModel(student, workers, parallel=options.parallel)
     if shards_teacher:
         shard_frozen(teacher)
     for model in (student, teacher):
-        spread.call(check_head, model)
+        parallel.call(check_head, model)
 
     compared = similarity_batch(tokens, recipe.sequence_length).to(device())
     pairs = hidden_pairs(record.kept, layers)
-    before = spread.call(similarities, student, teacher, pairs, compared, precision)
+    before = parallel.call(similarities, student, teacher, pairs, compared, precision)
     faithful = record.faithful or _NOT_FAITHFUL
     draw = stream.padded_batch if faithful.padding else stream.batch
     batch = partial(draw, sequences=recipe.sequences, sequence_length=recipe.sequence_length, seed=recipe.seed)
@@ -104,11 +104,11 @@ def _distill(context: Context[Distill]) -> None:
             weights=weights(record.losses),
             context=context,
             gradient_scale=float(faithful.summed_micro_batches),
-            spread=spread,
+            parallel=parallel,
             unlabelled=stream.unlabelled,
         )
-    after = spread.call(similarities, student, teacher, pairs, compared, precision)
-    trained = spread.collected(lambda: load(context.path / MODEL, dtype=MASTER_DTYPE, place=_HOST, code=context.code))
+    after = parallel.call(similarities, student, teacher, pairs, compared, precision)
+    trained = parallel.gathered(lambda: load(context.path / MODEL, dtype=MASTER_DTYPE, place=_HOST, code=context.code))
     if trained is None:
         return
 
@@ -128,7 +128,7 @@ def initial_student(
     record: Distill,
     teacher: Path,
     folder: Path,
-    workers: Team = ALONE,
+    workers: ProcessGroup = ALONE,
     *,
     cut: bool = False,
     code: Collection[str] = (),
@@ -137,9 +137,9 @@ def initial_student(
 
     `cut`: it is to be cut over the workers, so it is in the memory of the host.
     """
-    if workers.lays_out:
+    if workers.writes:
         assemble({TEACHER: teacher}, teacher_layers(record.kept), folder, tied=read_facts(teacher).tied, code=code)
-    workers.wait()
+    workers.barrier()
     place = _HOST if cut else device()
     student = load(folder, dtype=MASTER_DTYPE, place=place, code=code)
     if record.initial == "random":

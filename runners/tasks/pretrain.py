@@ -23,8 +23,8 @@ from runners.runtime.context import Context
 from runners.runtime.device import MASTER_DTYPE, device, kernels
 from runners.training.loop import train
 from runners.training.losses import head_loss, weights
-from runners.training.parallel import Spread, is_sharded, lightened
-from runners.training.process_group import team
+from runners.training.parallel import ParallelModel, is_sharded, lightened
+from runners.training.process_group import process_group
 
 
 def run(context: Context[Pretrain]) -> None:
@@ -43,7 +43,7 @@ def work(context: Context[Pretrain]) -> None:
 
 
 def _pretrain(context: Context[Pretrain]) -> None:
-    options, workers = context.training, team(context.resume, first_here=context.first_here)
+    options, workers = context.training, process_group(context.resume, local_leader=context.local_leader)
     architecture, recipe = context.record.architecture, context.record.recipe
     tokens = context.inputs["tokens"].folder
     stream = TokenStream(tokens)
@@ -55,8 +55,8 @@ def _pretrain(context: Context[Pretrain]) -> None:
     model = llama(architecture, eos=stream.eos, seed=recipe.seed)
     if not is_sharded(workers, options.parallel):
         model = model.to(device())
-    spread = Spread(model, workers, parallel=options.parallel)
-    spread.call(check_head, model)
+    parallel = ParallelModel(model, workers, parallel=options.parallel)
+    parallel.call(check_head, model)
     head = Head(model)
     losses = Losses(cross_entropy=CrossEntropy())
 
@@ -72,10 +72,10 @@ def _pretrain(context: Context[Pretrain]) -> None:
             loss=loss,
             weights=weights(losses),
             context=context,
-            spread=spread,
+            parallel=parallel,
             unlabelled=stream.unlabelled,
         )
-    trained = spread.collected(lambda: llama(architecture, eos=stream.eos, seed=recipe.seed))
+    trained = parallel.gathered(lambda: llama(architecture, eos=stream.eos, seed=recipe.seed))
     if trained is not None:
         shutil.copytree(tokens / TOKENIZER, context.path / MODEL)
         save_weights(trained, context.path / MODEL, dtype=MASTER_DTYPE)

@@ -4,14 +4,12 @@
                               moments.safetensors   AdamW's two moments of each
                               state.json            steps done, metrics so far, digests of the files
 
-Where parameters are cut by rows over several workers, each writes its rows into files of its own
-(weights-00001-of-00004.safetensors), whose headers say which rows they are; so any number of workers
-can read what any other number has written.
+Of sharded parameters each rank writes its rows into files of its own (weights-00001-of-00004.safetensors), whose
+headers say which rows they are; any number of workers can read what any other number has written. A checkpoint appears
+by one rename; the last two are kept, and uploaded where the store is at a URL. There is no random state to keep:
+batches are a function of the step, and nothing is dropped out. A broken checkpoint is passed over, never an error.
 
-A checkpoint is written into a temporary sibling and published by one rename; the last two are kept. Where the store is
-at a URL they are sent there, too (`runners/training/remote_checkpoint.py`): a task that starts on another machine
-fetches the newest. Nothing is pickled, and there is no random state to keep: batches are a function of the step, and
-nothing is dropped out. What is broken is passed over, never an error: the task can always start again.
+Why not torch.distributed.checkpoint: it pickles its metadata, has no checksums, and reads only what it wrote whole.
 """
 
 from __future__ import annotations
@@ -34,19 +32,17 @@ from boomspec.core.identity import file_digest
 from boomspec.core.work_sizes import KEPT_CHECKPOINTS
 from runners.runtime.context import RemoteCheckpoint
 from runners.runtime.disk_full import explained
-from runners.training.process_group import ALONE, Team
+from runners.training.process_group import ALONE, ProcessGroup
 from runners.training.remote_checkpoint import PART, STATE, step_of
 
-_ROWS = "rows"  # in a file's header: {name: [first row, row behind the last, rows in all]}
+_ROWS = "rows"  # in a file's header: {name: [first row, row after the last, rows in all]}
 _KINDS = ("weights", "moments")
 _BROKEN = (OSError, ValueError, KeyError, TypeError, SafetensorError)
-
-Rows = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A training behind its `len(metrics)`-th step. `rows`: which rows the tensors are of what is sharded."""
+    """A training after its `len(metrics)`-th step. `rows`: which rows the tensors are of what is sharded."""
 
     metrics: list[dict[str, Any]]  # one row a step
     weights: dict[str, Tensor]  # by parameter name
@@ -59,31 +55,27 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class _Piece:
+class _Shard:
     file: Path
-    shape: tuple[int, ...]  # of the piece
+    shape: tuple[int, ...]
     start: int = 0
-    total: int | None = None  # rows of the whole; None where the piece is the whole
+    total: int | None = None  # rows of the whole; None where the shard is the whole
 
 
 class Stored:
-    """A checkpoint on the disk, whose tensors are read when they are asked for."""
+    """A checkpoint on the disk. Its tensors are read on request."""
 
     def __init__(self, place: Path) -> None:
-        self._state = _state(place)
-        self._pieces: dict[str, list[_Piece]] = {}
-        for name in self._state["sha256"]:
+        state = _state(place)
+        self.metrics: list[dict[str, Any]] = state["metrics"]
+        self._shards: dict[str, list[_Shard]] = {}
+        for name in state["sha256"]:
             with safe_open(place / name, framework="pt") as file:
                 rows = json.loads((file.metadata() or {}).get(_ROWS, "{}"))
                 for key in file.keys():  # noqa: SIM118 - not a mapping
                     start, _, total = rows.get(key, (0, None, None))
-                    piece = _Piece(place / name, tuple(file.get_slice(key).get_shape()), start, total)
-                    self._pieces.setdefault(key, []).append(piece)
-
-    @property
-    def metrics(self) -> list[dict[str, Any]]:
-        metrics: list[dict[str, Any]] = self._state["metrics"]
-        return metrics
+                    shard = _Shard(place / name, tuple(file.get_slice(key).get_shape()), start, total)
+                    self._shards.setdefault(key, []).append(shard)
 
     @property
     def steps(self) -> int:
@@ -91,72 +83,72 @@ class Stored:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The whole shape of each parameter."""
-        weights = {key: pieces for key, pieces in self._pieces.items() if pieces[0].file.name.startswith("weights")}
         return {
-            key: piece.shape if piece.total is None else (piece.total, *piece.shape[1:])
-            for key, (piece, *_) in weights.items()
+            key: shard.shape if shard.total is None else (shard.total, *shard.shape[1:])
+            for key, (shard, *_) in self._shards.items()
+            if shard.file.name.startswith("weights")
         }
 
     def __contains__(self, name: str) -> bool:
-        return name in self._pieces
+        return name in self._shards
 
-    def tensor(self, name: str, rows: Rows | None) -> Tensor:
+    def tensor(self, name: str, rows: tuple[int, int] | None) -> Tensor:
         """A tensor on the CPU, or those rows of it."""
-        pieces = sorted(self._pieces[name], key=lambda piece: piece.start)
-        if rows is None and pieces[0].total is None:
-            with safe_open(pieces[0].file, framework="pt") as file:
+        shards = sorted(self._shards[name], key=lambda shard: shard.start)
+        if rows is None and shards[0].total is None:
+            with safe_open(shards[0].file, framework="pt") as file:
                 whole: Tensor = file.get_tensor(name)
                 return whole
-        start, end = rows or (0, pieces[0].total or 0)
+        start, end = rows or (0, shards[0].total or 0)
         parts = []
-        for piece in pieces:
-            low, high = max(start, piece.start), min(end, piece.start + piece.shape[0])
-            with safe_open(piece.file, framework="pt") as file:
+        for shard in shards:
+            low, high = max(start, shard.start), min(end, shard.start + shard.shape[0])
+            with safe_open(shard.file, framework="pt") as file:
                 if low < high:
-                    parts.append(file.get_slice(name)[low - piece.start : high - piece.start])
-                elif not parts and piece is pieces[-1]:  # no rows at all: a small tensor over many workers
+                    parts.append(file.get_slice(name)[low - shard.start : high - shard.start])
+                elif not parts and shard is shards[-1]:  # no rows at all: a small tensor over many workers
                     parts.append(file.get_slice(name)[0:0])
         return torch.cat(parts)
 
 
-def save(folder: Path, checkpoint: Checkpoint, team: Team = ALONE, mirror: RemoteCheckpoint | None = None) -> None:
-    """Publish a checkpoint in `folder` and delete all but the newest two; begin to send it to `mirror`.
+def save(
+    folder: Path, checkpoint: Checkpoint, group: ProcessGroup = ALONE, remote: RemoteCheckpoint | None = None
+) -> None:
+    """Publish a checkpoint in `folder` and delete all but the newest two; begin to upload it to `remote`.
 
-    Every worker of the team writes its rows; where nothing is sharded, the leader writes all.
+    Every rank writes its rows; where nothing is sharded, rank 0 writes all.
     """
-    sharded = bool(checkpoint.rows)
-    if not (sharded or team.leads):
-        return
-    if not sharded:
-        team = ALONE
-    if mirror is not None:
-        mirror.wait()
+    if not checkpoint.rows:
+        if not group.is_leader:
+            return
+        group = ALONE
+    if remote is not None:
+        remote.wait()
     part = folder / PART
     try:
         with explained(folder):  # before the part is deleted
-            if team.leads:
+            if group.is_leader:
                 folder.mkdir(parents=True, exist_ok=True)
                 part = Path(tempfile.mkdtemp(prefix=PART, dir=folder))
-            part = folder / team.words(part.name.encode())[0].decode()
+            part = folder / group.all_gather(part.name.encode())[0].decode()
             part.mkdir(parents=True, exist_ok=True)  # on another machine than the leader's
             digests, own = {}, []
             for kind in _KINDS:
-                name, digest = _write(part, kind, checkpoint, team)
+                name, digest = _write(part, kind, checkpoint, group)
                 own.append(name)
-                for rank, other in enumerate(team.words(bytes.fromhex(digest))):
-                    digests[_name(kind, rank, team.size)] = other.ljust(len(digest) // 2, b"\0").hex()
-                assert digests[name] == digest
+                for rank, other in enumerate(group.all_gather(bytes.fromhex(digest))):
+                    digests[_name(kind, rank, group.size)] = other.ljust(len(digest) // 2, b"\0").hex()
             called = f"step-{checkpoint.steps:08d}.{part.name.removeprefix(PART)}"
-            if team.leads:
+            if group.is_leader:
                 state = {"steps": checkpoint.steps, "sha256": digests, "metrics": checkpoint.metrics}
                 final = _publish(folder, part, state)
-                if mirror is not None:
-                    files = [final / name for name in (own if team.apart else digests)]
-                    mirror.publish(called, files, state=(final / STATE).read_bytes(), together=digests)
-            elif mirror is not None and team.apart:
-                mirror.publish(called, [part / name for name in own], delete=True)
+                if remote is not None:
+                    files = [final / name for name in (digests if group.shares_folders else own)]
+                    remote.publish(called, files, state=(final / STATE).read_bytes(), together=digests)
+            elif remote is not None and not group.shares_folders:
+                remote.publish(called, [part / name for name in own], delete=True)
     finally:
-        if team.leads:
+        if group.is_leader:
             shutil.rmtree(part, ignore_errors=True)
 
 
@@ -164,10 +156,10 @@ def _name(kind: str, rank: int, size: int) -> str:
     return f"{kind}.safetensors" if size == 1 else f"{kind}-{rank + 1:05}-of-{size:05}.safetensors"
 
 
-def _write(part: Path, kind: str, checkpoint: Checkpoint, team: Team) -> tuple[str, str]:
-    """Write this worker's file of one kind; returns its name and digest."""
+def _write(part: Path, kind: str, checkpoint: Checkpoint, group: ProcessGroup) -> tuple[str, str]:
+    """Write this rank's file of one kind; returns its name and digest."""
     tensors: Mapping[str, Tensor] = getattr(checkpoint, kind)
-    file = part / _name(kind, team.rank, team.size)
+    file = part / _name(kind, group.rank, group.size)
     rows = {name: checkpoint.rows[name] for name in tensors if name in checkpoint.rows}
     save_file(
         {key: tensor.contiguous() for key, tensor in tensors.items()},
@@ -188,39 +180,42 @@ def _publish(folder: Path, part: Path, state: dict[str, Any]) -> Path:
     return final
 
 
-def found(folder: Path, team: Team, mirror: RemoteCheckpoint | None, tell: Callable[[str], None]) -> Stored | None:
-    """The checkpoint to continue from: the newest that is whole, here or in `mirror`. A collective.
+def find(
+    folder: Path, group: ProcessGroup, remote: RemoteCheckpoint | None, note: Callable[[str], None]
+) -> Stored | None:
+    """The checkpoint to continue from: the newest that is whole, here or in `remote`. A collective.
 
-    The leader looks for it and reads its files through; `tell` is told of those that are broken.
+    Rank 0 looks for it and reads its files through; `note` is called with a line about each that is broken.
     """
-    stored, brought = None, ""
-    if team.leads:
-        sweep(folder)
-        if mirror is not None:
-            brought = _brought(folder, mirror, tell)
+    stored, fetched = None, ""
+    if group.is_leader:
+        for part in folder.glob(f"{PART}*"):  # of writers that were killed
+            shutil.rmtree(part, ignore_errors=True)
+        if remote is not None:
+            fetched = _fetch_newest(folder, remote, note)
         stored, broken = newest(folder)
         for line in broken:
-            tell(line)
-    steps = team.number(-1 if stored is None else stored.steps)
-    if team.apart and mirror is not None and steps >= 0:  # what the leader has found, it has fetched
-        brought = team.words(brought.encode())[0].decode()
-        if team.first_here and not team.leads:
-            mirror.fetch(brought, folder)
-        team.wait()
-    return behind(folder, steps) if steps >= 0 and stored is None else stored
+            note(line)
+    steps = group.broadcast(-1 if stored is None else stored.steps)
+    if not group.shares_folders and remote is not None and steps >= 0:  # what rank 0 has found, it has fetched
+        fetched = group.all_gather(fetched.encode())[0].decode()
+        if group.local_leader and not group.is_leader:
+            remote.fetch(fetched, folder)
+        group.barrier()
+    return Stored(folder / f"step-{steps:08d}") if steps >= 0 and stored is None else stored
 
 
-def _brought(folder: Path, mirror: RemoteCheckpoint, tell: Callable[[str], None]) -> str:
-    """Fetch the mirror's newest whole checkpoint, unless that here is as new. Returns the name of what was fetched."""
+def _fetch_newest(folder: Path, remote: RemoteCheckpoint, note: Callable[[str], None]) -> str:
+    """Fetch the newest whole checkpoint of `remote`, unless ours is as new. Returns its name, or ""."""
     here, _ = newest(folder)
-    for name in mirror.names():
+    for name in remote.names():
         if here is not None and f"step-{here.steps:08d}" >= step_of(name):
             break
         try:
-            check(mirror.fetch(name, folder))
+            _check(remote.fetch(name, folder))
             return name
         except _BROKEN as error:
-            tell(f"checkpoint {name} of the store is broken and passed over: {error}")
+            note(f"checkpoint {name} of the store is broken and passed over: {error}")
             shutil.rmtree(folder / step_of(name), ignore_errors=True)
     return ""
 
@@ -230,29 +225,18 @@ def newest(folder: Path) -> tuple[Stored | None, list[str]]:
     broken: list[str] = []
     for place in _newest_first(folder):
         try:
-            check(place)
+            _check(place)
             return Stored(place), broken
         except _BROKEN as error:
             broken.append(f"checkpoint {place.name} is broken and passed over: {error}")
     return None, broken
 
 
-def check(place: Path) -> None:
-    """Raise one of `_BROKEN` unless every file of a checkpoint is what its state says."""
+def _check(place: Path) -> None:
+    """Raise one of `_BROKEN` unless every file of a checkpoint has the digest of its state."""
     for name, digest in _state(place)["sha256"].items():
         if file_digest(place / name) != digest:
             raise ValueError(f"{name} does not match its checksum")
-
-
-def behind(folder: Path, steps: int) -> Stored:
-    """The checkpoint behind that step, which another worker has found to be whole."""
-    return Stored(folder / f"step-{steps:08d}")
-
-
-def sweep(folder: Path) -> None:
-    """Delete what writers that were killed left half-written."""
-    for part in folder.glob(f"{PART}*"):
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _newest_first(folder: Path) -> list[Path]:

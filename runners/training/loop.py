@@ -1,12 +1,12 @@
 """The training loop that pretraining and distillation share.
 
-A training is a pure function of its recipe, its batches and the initial weights: batches are a function
-of the step, the model is in evaluation mode throughout (no dropout), and no random number is drawn. So
-a checkpoint needs no random state, and a training that was killed continues to the same bits.
+A training is a pure function of its recipe, its batches and the initial weights: batches are a function of the step,
+the model is in evaluation mode throughout (no dropout), and no random number is drawn. So a checkpoint needs no random
+state, and a training that was killed continues to the same bits.
 
-The effective batch is an invariant: `micro_batch` rows go through the model at a time, and each micro
-batch's loss is already divided by the label count of the whole batch, so gradients just add up. That holds
-for the workers of a team, too: each takes its share of the rows of every batch, and all take the same step.
+The effective batch is an invariant: `micro_batch` rows go through the model at a time, and each micro batch's loss is
+already divided by the label count of the whole batch, so gradients just add up. That holds for the workers of a group,
+too: each takes its share of the rows of every batch, and all take the same step.
 
 Shapes: B sequences, T tokens a sequence.
 """
@@ -28,15 +28,15 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.tasks import Optimizer, Recipe
 from runners.runtime.context import Context
 from runners.runtime.device import autocast
-from runners.training import checkpoint as resume
+from runners.training import checkpoint
 from runners.training.losses import NO_LABEL
-from runners.training.parallel import Spread
+from runners.training.parallel import ParallelModel
 
 METRICS = "metrics.jsonl"
 _CHECKPOINT_SHARE = 0.05  # of the time at most, however large the model: it is hashed and flushed to the disk
-_TOLD_SECONDS = 10.0  # between checkpoints: fewer than these need no word
+_NOTED_SECONDS = 10.0  # between checkpoints: fewer than these need no note
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
-_LOOK_SECONDS = 2.0  # between looks at whether the team is to stop: a step may take minutes
+_LOOK_SECONDS = 2.0  # between looks at whether the group is to stop: a step may take minutes
 _UNBALANCED = 10.0  # the largest weighted term at step 0 over the smallest
 
 Batches = Callable[[int], npt.NDArray[np.int64]]  # step -> tokens [B, T + 1]
@@ -53,12 +53,12 @@ def train(
     weights: Mapping[str, float],
     context: Context[Any],
     gradient_scale: float = 1.0,
-    spread: Spread | None = None,
+    parallel: ParallelModel | None = None,
     unlabelled: Collection[int] = (),
 ) -> None:
     """Train `model` in place (its parameters that require gradients) and write metrics.jsonl.
 
-    `spread`: how `model` lies on the workers that train it together, each of which calls this.
+    `parallel`: how `model` lies on the workers that train it together, each of which calls this.
 
     Continues from the newest whole checkpoint in `context.resume`. Leaves one there about every
     `checkpoint_seconds` (behind a whole step, and more seldom where it takes long to write), and when it is
@@ -67,17 +67,17 @@ def train(
     Gradients are multiplied by `gradient_scale` before they are clipped; the losses that are logged are not.
     Raises BoomspecError at the first step whose loss or gradient is not finite.
     """
-    training = _Training(spread or Spread(model), recipe, context, gradient_scale, unlabelled)
+    training = _Training(parallel or ParallelModel(model), recipe, context, gradient_scale, unlabelled)
     training.restore()
     try:
         training.run(batch, loss, weights)
     except KeyboardInterrupt:
         if training.between_steps:
             training.save()
-        if context.mirror is not None:
-            context.mirror.wait()
+        if context.remote is not None:
+            context.remote.wait()
         raise
-    if training.team.leads:
+    if training.group.is_leader:
         lines = [json.dumps(row, allow_nan=False) + "\n" for row in training.metrics]
         (context.path / METRICS).write_text("".join(lines), encoding="utf-8")
 
@@ -120,65 +120,64 @@ class _Training:
 
     def __init__(
         self,
-        spread: Spread,
+        parallel: ParallelModel,
         recipe: Recipe,
         context: Context[Any],
         gradient_scale: float,
         unlabelled: Collection[int],
     ) -> None:
-        self.spread, self.team = spread, spread.team
-        self.model = spread.model.eval()  # no dropout; gradients flow all the same
-        self.recipe = recipe
-        self.context = context
-        self.gradient_scale = gradient_scale
+        self.parallel, self.group = parallel, parallel.group
+        self.model = parallel.model.eval()  # no dropout; gradients flow all the same
+        self.recipe, self.context, self.gradient_scale = recipe, context, gradient_scale
         self.unlabelled = torch.tensor(sorted(unlabelled), dtype=torch.long)
         self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.device = next(iter(self.parameters.values())).device
         self.optimizer = adamw(self.parameters, recipe.optimizer)
-        self.micro_batch = context.training.micro_batch
-        self.checkpoint_seconds = context.training.checkpoint_seconds
         self.metrics: list[dict[str, Any]] = []
         self.between_steps = True  # False while weights and moments are being changed
         self.look_every = 0  # micro batches between looks at whether to stop; 0: not known yet
 
     def run(self, batch: Batches, loss: MicroLoss, weights: Mapping[str, float]) -> None:
-        recipe = self.recipe
-        saved, wait, told = time.monotonic(), self.checkpoint_seconds, False
+        recipe, progress, wanted = self.recipe, self.context.progress, self.context.training.checkpoint_seconds
+        saved, wait, noted = time.monotonic(), wanted, False
         for step in range(len(self.metrics), recipe.steps):
             row = self.step(step, torch.from_numpy(batch(step)), loss)
             if step == 0:
                 self.warn_when_unbalanced(row, weights)
+            progress.record(row)
             shown = {name: row[name] for name in ("loss", *weights)}
-            self.context.progress.record(row)
-            self.context.progress.update(row["tokens"], recipe.tokens, unit="tokens", **shown)
+            progress.update(row["tokens"], recipe.tokens, unit="tokens", **shown)
             due = time.monotonic() - saved >= wait and step + 1 < recipe.steps
-            if self.team.number(due):
+            if self.group.broadcast(due):
                 before = time.monotonic()
                 self.save()
                 saved = time.monotonic()
-                wait = max(self.checkpoint_seconds, (saved - before) / _CHECKPOINT_SHARE)
-                if not told and wait > max(self.checkpoint_seconds, _TOLD_SECONDS):
-                    told = True
-                    self.tell_of_stretching(saved - before, wait)
-            if self.team.stopped():
+                wait = max(wanted, (saved - before) / _CHECKPOINT_SHARE)
+                if not noted and wait > max(wanted, _NOTED_SECONDS):
+                    noted = True
+                    progress.note(
+                        f"a checkpoint takes {saved - before:.1f} seconds to write: the next one comes after "
+                        f"{wait:.0f} seconds, not after {wanted:g}, so that they take no more than "
+                        f"{_CHECKPOINT_SHARE:.0%} of the time"
+                    )
+            if self.group.stopped():
                 raise KeyboardInterrupt
 
     def step(self, step: int, tokens: Tensor, loss: MicroLoss) -> dict[str, Any]:
         """One optimiser step on tokens [B, T + 1]. Returns its row of the metrics."""
-        self.optimizer.zero_grad(set_to_none=not self.spread.replicated)
+        self.optimizer.zero_grad(set_to_none=not self.parallel.replicated)
         total, terms = self.accumulate(tokens, loss)
         if not math.isfinite(total):
             raise self.not_finite(step, "loss", total, terms)
         # Without clipping this only measures: the gradients are multiplied by 1.
         limit = self.recipe.optimizer.clip or math.inf
-        norm = float(self.spread.whole(nn.utils.clip_grad_norm_(self.parameters.values(), limit)))
+        norm = float(self.parallel.full(nn.utils.clip_grad_norm_(self.parameters.values(), limit)))
         if not math.isfinite(norm):
             raise self.not_finite(step, "gradient norm", norm, terms)
         rate = learning_rate(step, self.recipe)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        # `tokens` counts those that were seen when the step was done.
-        seen = (step + 1) * self.recipe.sequences * self.recipe.sequence_length
+        seen = (step + 1) * self.recipe.sequences * self.recipe.sequence_length  # tokens, when the step is done
         row = {"step": step, "tokens": seen, "loss": total, **terms, "lr": rate, "grad_norm": norm}
         self.between_steps = False
         self.optimizer.step()
@@ -190,35 +189,29 @@ class _Training:
         """Add up the gradients and losses of the micro batches of one batch."""
         count = int(self.is_label(tokens[:, 1:]).sum())
         sums: dict[str, Tensor] = {}
-        rounds, began = self.team.rounds(tokens, self.micro_batch), time.monotonic()
-        for index, (block, counts) in enumerate(rounds):
-            if index and self.look_every and index % self.look_every == 0 and self.team.stopped():
-                raise KeyboardInterrupt  # in all of the team at once
-            with self.spread.accumulating(last=index + 1 == len(rounds)):
+        blocks, began = self.group.micro_batches(tokens, self.context.training.micro_batch), time.monotonic()
+        for index, (block, counts) in enumerate(blocks):
+            if index and self.look_every and index % self.look_every == 0 and self.group.stopped():
+                raise KeyboardInterrupt  # in the whole group at once
+            with self.parallel.accumulating(last=index + 1 == len(blocks)):
                 rows = block.to(self.device)
                 # Sharded parameters are whole only while they are used, and so must be what was cast of them.
-                with autocast(self.recipe.precision, cache=not self.spread.sharded):
+                with autocast(self.recipe.precision, cache=not self.parallel.sharded):
                     labels_BT = rows[:, 1:].masked_fill(~self.is_label(rows[:, 1:]), NO_LABEL)
-                    total, terms = self.spread.forward(loss, rows[:, :-1].clamp(min=0), labels_BT, count)
+                    total, terms = self.parallel.forward(loss, rows[:, :-1].clamp(min=0), labels_BT, count)
                 (total * (self.gradient_scale if counts else 0.0)).backward()
             for name, value in {"loss": total.detach(), **terms}.items():
                 part = value if counts else torch.zeros_like(value)
                 sums[name] = sums[name] + part if name in sums else part
-        values = self.team.summed(sums)
-        seconds = (time.monotonic() - began) / len(rounds)
-        self.look_every = self.team.number(max(1, math.ceil(_LOOK_SECONDS / max(seconds, 1e-6))))
+        values = self.group.all_reduce(sums)
+        seconds = (time.monotonic() - began) / len(blocks)
+        self.look_every = self.group.broadcast(max(1, math.ceil(_LOOK_SECONDS / max(seconds, 1e-6))))
         return values.pop("loss"), values
 
     def is_label(self, tokens: Tensor) -> Tensor:
         """Where there is a token to be predicted."""
         labels = tokens >= 0
         return labels & ~torch.isin(tokens, self.unlabelled.to(tokens.device)) if len(self.unlabelled) else labels
-
-    def tell_of_stretching(self, seconds: float, wait: float) -> None:
-        self.context.progress.note(
-            f"a checkpoint takes {seconds:.1f} seconds to write: the next one comes after {wait:.0f} seconds, not "
-            f"after {self.checkpoint_seconds:g}, so that they take no more than {_CHECKPOINT_SHARE:.0%} of the time"
-        )
 
     def warn_when_unbalanced(self, row: Mapping[str, Any], weights: Mapping[str, float]) -> None:
         sizes = {name: weight * row[name] for name, weight in weights.items()}
@@ -245,33 +238,33 @@ class _Training:
             if parameter in self.optimizer.state
         }
         every = {**weights, **moments}
-        parts = {name: self.spread.rows(tensor) for name, tensor in every.items()}
-        checkpoint = resume.Checkpoint(
+        rows = {name: self.parallel.rows(tensor) for name, tensor in every.items()}
+        saved = checkpoint.Checkpoint(
             self.metrics,
-            {name: self.spread.part(tensor) for name, tensor in weights.items()},
-            {name: self.spread.part(tensor) for name, tensor in moments.items()},
-            rows={name: (*rows, len(every[name])) for name, rows in parts.items() if rows is not None},
+            {name: self.parallel.local(tensor) for name, tensor in weights.items()},
+            {name: self.parallel.local(tensor) for name, tensor in moments.items()},
+            rows={name: (*own, len(every[name])) for name, own in rows.items() if own is not None},
         )
-        resume.save(self.context.resume, checkpoint, self.team, self.context.mirror)
+        checkpoint.save(self.context.resume, saved, self.group, self.context.remote)
 
     @torch.no_grad()
     def restore(self) -> None:
         """Continue from the newest whole checkpoint of these parameters, if there is one."""
-        context = self.context
-        stored = resume.found(context.resume, self.team, context.mirror, context.progress.note)
+        progress = self.context.progress
+        stored = checkpoint.find(self.context.resume, self.group, self.context.remote, progress.note)
         if stored is None:
             return
         if stored.shapes() != {name: tuple(parameter.shape) for name, parameter in self.parameters.items()}:
-            self.context.progress.note("the checkpoint found is of other parameters: starting again")
+            progress.note("the checkpoint found is of other parameters: starting again")
             return
         for name, parameter in self.parameters.items():
-            rows = self.spread.rows(parameter)
-            self.spread.part(parameter).copy_(stored.tensor(name, rows))
+            rows = self.parallel.rows(parameter)
+            self.parallel.local(parameter).copy_(stored.tensor(name, rows))
             if f"exp_avg.{name}" in stored:
                 moments = {moment: torch.zeros_like(parameter) for moment in _MOMENTS}
                 for moment, tensor in moments.items():
-                    self.spread.part(tensor).copy_(stored.tensor(f"{moment}.{name}", rows))
+                    self.parallel.local(tensor).copy_(stored.tensor(f"{moment}.{name}", rows))
                 self.optimizer.state[parameter] = {"step": torch.tensor(float(stored.steps)), **moments}
         self.metrics = stored.metrics
-        self.context.progress.record(*stored.metrics)  # so that who watches now sees all of the curve
-        self.context.progress.note(f"continues behind step {stored.steps} of {self.recipe.steps}")
+        progress.record(*stored.metrics)  # so that who watches now sees all of the curve
+        progress.note(f"continues behind step {stored.steps} of {self.recipe.steps}")

@@ -1,16 +1,16 @@
-"""A model that is trained, as it lies on the workers of a team.
+"""A model in training, on the workers of a process group.
 
     one worker   the model itself
     ddp          a copy on each worker; gradients are added up
-    fsdp         each parameter is cut by rows over the workers (FSDP2) and whole only while its layer computes
+    fsdp         each parameter is sharded by rows over the workers (FSDP2) and whole only while its layer computes
 
-Gradients are SUMS over the team, never means: each micro batch's loss is already divided by the label
-count of the whole batch. Torch's defaults are means.
+Gradients are SUMS over the group, never means: each micro batch's loss is already divided by the label count of the
+whole batch. Torch's defaults are means.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -21,29 +21,27 @@ from torch import Tensor, nn
 from boomspec.core.execution import Parallel
 from runners.modeling.hidden_states import base_model, decoder_layers
 from runners.runtime.device import device
-from runners.training.process_group import ALONE, Team
+from runners.training.process_group import ALONE, ProcessGroup
 
 
-def is_sharded(team: Team, parallel: str | None) -> bool:
-    """Whether a model is cut over the workers; then they load it into the memory of the host first."""
-    return team.size > 1 and parallel in ("fsdp", "sharded")
+def is_sharded(group: ProcessGroup, parallel: str | None) -> bool:
+    """Whether a model is sharded over the workers; then they load it into the memory of the host first."""
+    return group.size > 1 and parallel in ("fsdp", "sharded")
 
 
-class Spread:
-    """The parameters, forward and gradients of one model. Its methods are collectives in a team."""
+class ParallelModel:
+    """The parameters, forward and gradients of one model. In a group its methods are collectives."""
 
-    def __init__(self, model: nn.Module, team: Team = ALONE, *, parallel: Parallel = "ddp") -> None:
-        self.model, self.team = model, team
-        self.sharded = is_sharded(team, parallel)
+    def __init__(self, model: nn.Module, group: ProcessGroup = ALONE, *, parallel: Parallel = "ddp") -> None:
+        self.model, self.group = model, group
+        self.sharded = is_sharded(group, parallel)
         self._root: Any = None
         self._in_buckets = False  # whether gradients are views of DDP's buckets already
-        if self.sharded:
-            self._root = _sharded(model)
-        elif team.size > 1:
-            self._root = _replicated(model)
+        if group.size > 1:
+            self._root = _sharded(model) if self.sharded else _replicated(model)
 
     def forward(self, loss: Callable[..., Any], *arguments: Any) -> Any:
-        """`loss(*arguments)`, which calls the model, such that a backward behind it adds up the gradients."""
+        """`loss(*arguments)`, which calls the model, such that its backward adds up the gradients."""
         return loss(*arguments) if self._root is None else self._root(loss, *arguments)
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -52,28 +50,29 @@ class Spread:
             if not self.sharded:
                 return function(*arguments)
             result = self._root(function, *arguments)
-            self._root.reshard()  # else what is changed now would not be seen by the next forward
+            self._root.reshard()  # else the next forward would not see what is changed now
             return result
 
     @property
     def replicated(self) -> bool:
-        """Whether each of several workers has a copy. Its gradients are views of DDP's buckets, and stay between steps.
+        """Whether each of several workers has a copy.
 
-        They are set to zero, not dropped: dropped, they would be made anew beside the buckets.
+        Its gradients are views of DDP's buckets. They are set to zero, not dropped: dropped, they would be made anew
+        beside the buckets.
         """
         return self._root is not None and not self.sharded
 
     @contextmanager
     def accumulating(self, *, last: bool) -> Iterator[None]:
-        """Around forward and backward of one micro batch, of which the last makes copies exchange their gradients.
+        """Around forward and backward of one micro batch. Copies exchange their gradients in the last.
 
         Sharded gradients are exchanged after each: kept whole, they would need the memory that sharding saves.
         """
         if not self.replicated:
             yield
         elif last or not self._in_buckets:
-            # Only an exchange makes views of gradients, so the first micro batch has one that adds up nothing. Else a
-            # second set would lie beside the buckets in the first step, and a resumed training has its moments then.
+            # Only an exchange makes gradients views, so the first micro batch has one that adds up nothing. Else a
+            # second set would lie beside the buckets in the first step, when a resumed training has its moments.
             self._root.module.adds_up = last
             yield
             self._in_buckets = True
@@ -81,43 +80,42 @@ class Spread:
             with self._root.no_sync():
                 yield
 
-    def whole(self, tensor: Tensor) -> Tensor:
-        """The tensor itself where it is not sharded."""
-        full: Any = getattr(tensor, "full_tensor", lambda: tensor)
-        return full()  # type: ignore[no-any-return]
+    def full(self, tensor: Tensor) -> Tensor:
+        """The whole tensor of a shard."""
+        whole: Any = getattr(tensor, "full_tensor", lambda: tensor)
+        return whole()  # type: ignore[no-any-return]
 
-    def part(self, tensor: Tensor) -> Tensor:
+    def local(self, tensor: Tensor) -> Tensor:
         """What this worker has of a tensor."""
-        local: Any = getattr(tensor, "to_local", lambda: tensor)
-        return local()  # type: ignore[no-any-return]
+        own: Any = getattr(tensor, "to_local", lambda: tensor)
+        return own()  # type: ignore[no-any-return]
 
     def rows(self, tensor: Tensor) -> tuple[int, int] | None:
-        """Which rows `part` has: from the first to the one behind the last; None where it is whole."""
-        if not _is_sharded(tensor):
+        """Which rows `local` has: the first and the one after the last; None where it is whole."""
+        if not _is_shard(tensor):
             return None
-        block = -(-len(tensor) // self.team.size)  # the rule of DTensor's Shard(0)
-        start, end = (min(rank * block, len(tensor)) for rank in (self.team.rank, self.team.rank + 1))
-        if end - start != len(self.part(tensor)):
-            raise AssertionError(f"rows {start} to {end} expected, but there are {len(self.part(tensor))}")
+        block = -(-len(tensor) // self.group.size)  # the rule of DTensor's Shard(0)
+        start, end = (min(rank * block, len(tensor)) for rank in (self.group.rank, self.group.rank + 1))
+        if end - start != len(self.local(tensor)):
+            raise AssertionError(f"rows {start} to {end} expected, but there are {len(self.local(tensor))}")
         return start, end
 
-    def collected(self, fresh: Callable[[], nn.Module]) -> nn.Module | None:
-        """The whole model on the leader, None elsewhere. `fresh` makes another one of its shape on the leader."""
+    def gathered(self, fresh: Callable[[], nn.Module]) -> nn.Module | None:
+        """The whole model on rank 0, None elsewhere. `fresh` makes another one of its shape on rank 0."""
         if not self.sharded:
-            return self.model if self.team.leads else None
-        target = fresh() if self.team.leads else None
-        empty: Mapping[str, nn.Parameter] = {}
-        places = dict(target.named_parameters()) if target is not None else empty
+            return self.model if self.group.is_leader else None
+        target = fresh() if self.group.is_leader else None
+        places = {} if target is None else dict(target.named_parameters())
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
-                value = self.whole(parameter)
+                value = self.full(parameter)
                 if target is not None:
                     places[name].copy_(value)
         return target
 
 
 def shard_frozen(model: Any) -> None:
-    """Cut the decoder layers of a model that is not trained over the team; its embedding and head stay whole."""
+    """Shard the decoder layers of a model that is not trained; its embedding and head stay whole."""
     layers = decoder_layers(model)
     inside = {parameter for layer in layers for parameter in layer.parameters()}
     shard = _shard_function()
@@ -126,15 +124,15 @@ def shard_frozen(model: Any) -> None:
     # The root lets a layer's parameters be fetched while the one before it computes.
     shard(base_model(model), ignored_params=set(model.parameters()) - inside)
     for tensor in [*model.parameters(), *model.buffers()]:
-        if not _is_sharded(tensor) and tensor.device.type != device().type:
+        if not _is_shard(tensor) and tensor.device.type != device().type:
             tensor.data = tensor.data.to(device())
 
 
 @contextmanager
 def lightened(model: Any, *, checkpointing: bool = False, compiled: bool = False) -> Iterator[None]:
-    """Within the context each decoder layer computes its activations anew in the backward, and/or is compiled.
+    """Within the context each decoder layer computes its activations again in the backward, and/or is compiled.
 
-    The layers' hooks stay outside of both, so states can be captured.
+    The layers' hooks stay outside of both, so hidden states can be captured.
     """
     layers = list(decoder_layers(model)) if checkpointing or compiled else []
     for layer in layers:
@@ -154,7 +152,7 @@ def lightened(model: Any, *, checkpointing: bool = False, compiled: bool = False
 class _Root(nn.Module):
     """A module around the model, for training does not call the model but parts of it."""
 
-    adds_up = True  # whether DDP's next exchange adds up the gradients of the team
+    adds_up = True  # whether DDP's next exchange adds up the gradients of the group
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -177,10 +175,10 @@ def _add_up(root: _Root, bucket: Any) -> Any:
     gradients: Tensor = bucket.buffer()
 
     def added_up(done: Any) -> Tensor:
-        done.value()  # raises what the exchange has failed of
+        done.value()  # raises the error of the exchange
         return gradients
 
-    # One number instead of nothing: a future of the backend's own is good on every device.
+    # One number in place of nothing: a future of the backend's own is good on every device.
     work: Any = torch.distributed.all_reduce(gradients if root.adds_up else gradients.new_zeros(1), async_op=True)
     return work.get_future().then(added_up)
 
@@ -201,7 +199,7 @@ def _sharded(model: nn.Module) -> nn.Module:
 
 
 def _shard_function() -> Callable[..., Any]:
-    # Not at the top: a team of one has no use for them, and they take time to import.
+    # Not at the top: a group of one has no use for them, and they take time to import.
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -209,5 +207,5 @@ def _shard_function() -> Callable[..., Any]:
     return partial(fully_shard, mesh=mesh)
 
 
-def _is_sharded(tensor: Tensor) -> bool:
+def _is_shard(tensor: Tensor) -> bool:
     return hasattr(tensor, "full_tensor")

@@ -1,14 +1,13 @@
-"""The workers of one training, and the few words that they exchange.
+"""The process group of one training: its collectives, and whether an error says that another worker is gone.
 
-A team of one is the ordinary case: it says nothing, imports nothing and costs nothing. In a larger one
-every method is a collective: all its workers must call it, in the same order. What they exchange are
-numbers and short byte strings; nothing is pickled.
-
-Tensors live on the device of the process group: gloo on the CPU, NCCL on CUDA.
+A group of one is the ordinary case: it imports nothing and costs nothing. In a larger one every method is a collective:
+all workers must call it, in the same order. They exchange numbers and short byte strings; nothing is pickled. Tensors
+live on the device of torch's process group: gloo on the CPU, NCCL on CUDA.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,90 +18,134 @@ from torch import Tensor
 
 from runners.runtime.device import device
 
-WORKERS = ".workers"  # folder inside of a resume folder: what the workers of a team and their coordinator share
+WORKERS = ".workers"  # folder inside of a resume folder: what the workers and their coordinator share
 STOP = "stop"
-_WORD = 64  # bytes of a word: a digest, a host's name
+_BYTES = 64  # of a gathered string: a digest, a host's name
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
+    """`stop`: a file; when it appears, the training saves itself and stops.
+
+    `local_leader`: where workers are on machines that share no folder, whether this one writes what those of its
+    machine read; None where they share one.
+    """
+
     rank: int = 0
     size: int = 1
-    stop: Path | None = None  # when this file appears, the training saves itself and stops
-    # On machines that share no folder: whether this worker writes what those of its machine read. None: they share one.
-    first_here: bool | None = None
+    stop: Path | None = None
+    local_leader: bool | None = None
 
     @property
-    def leads(self) -> bool:
-        """Whether this worker writes what is written once."""
+    def is_leader(self) -> bool:
+        """Whether this worker, rank 0, writes what is written once."""
         return self.rank == 0
 
     @property
-    def apart(self) -> bool:
-        """Whether its workers are on machines that share no folder."""
-        return self.first_here is not None
+    def shares_folders(self) -> bool:
+        return self.local_leader is None
 
     @property
-    def lays_out(self) -> bool:
-        """Whether this worker writes what others of its machine read, too."""
-        return self.leads if self.first_here is None else self.first_here
+    def writes(self) -> bool:
+        """Whether this worker writes the files that all workers of its machine read."""
+        return self.is_leader if self.local_leader is None else self.local_leader
 
-    def rounds(self, tokens: Tensor, micro_batch: int) -> list[tuple[Tensor, bool]]:
+    def micro_batches(self, tokens: Tensor, micro_batch: int) -> list[tuple[Tensor, bool]]:
         """This worker's micro batches of one batch [B, T + 1], and whether each counts.
 
-        The rows are dealt out in blocks whose sizes differ by one at most, and every worker gets as many micro
-        batches: forward and backward are collectives where a model is sharded. One that has too few gets one that
-        does not count.
+        The blocks of rows differ in size by one at most, and every worker gets as many micro batches: forward and
+        backward are collectives where a model is sharded. One that has too few gets one that does not count.
         """
-        if self.size == 1:
-            return [(rows, True) for rows in tokens.split(micro_batch)]  # type: ignore[no-untyped-call]
-        own = tokens.tensor_split(self.size)[self.rank]
-        rounds = [(rows, True) for rows in own.split(micro_batch) if len(rows)]  # type: ignore[no-untyped-call]
-        most = -(-len(tokens.tensor_split(self.size)[0]) // micro_batch)  # the first blocks are the larger ones
-        return rounds + [(tokens[:1], False)] * (most - len(rounds))
+        blocks = tokens.tensor_split(self.size)
+        own = [(rows, True) for rows in blocks[self.rank].split(micro_batch) if len(rows)]  # type: ignore[no-untyped-call]
+        most = -(-len(blocks[0]) // micro_batch)  # the first blocks are the larger ones
+        return own + [(tokens[:1], False)] * (most - len(own))
 
-    def summed(self, values: Mapping[str, Tensor]) -> dict[str, float]:
-        """Each value, added up over the team."""
+    def all_reduce(self, values: Mapping[str, Tensor]) -> dict[str, float]:
+        """The sum of each value over the workers."""
         if self.size == 1:
             return {name: float(value) for name, value in values.items()}
         sums = torch.stack([value.detach().to(device(), torch.float32) for value in values.values()]).double()
         torch.distributed.all_reduce(sums)
         return dict(zip(values, sums.tolist(), strict=True))
 
-    def number(self, value: int) -> int:
-        """What the leader says; the value of the others is not looked at."""
+    def broadcast(self, value: int) -> int:
+        """The leader's value."""
         if self.size == 1:
             return value
-        said = torch.tensor([value], dtype=torch.int64, device=device())
-        torch.distributed.broadcast(said, src=0)
-        return int(said)
+        sent = torch.tensor([value], dtype=torch.int64, device=device())
+        torch.distributed.broadcast(sent, src=0)
+        return int(sent)
 
-    def words(self, word: bytes) -> list[bytes]:
-        """The words of all workers, by rank. Longer ones are cut."""
+    def all_gather(self, value: bytes) -> list[bytes]:
+        """The strings of all workers, by rank, without zeros at their ends. Longer ones are cut."""
         if self.size == 1:
-            return [word]
-        own = torch.tensor(list(word[:_WORD].ljust(_WORD, b"\0")), dtype=torch.uint8, device=device())
+            return [value]
+        own = torch.tensor(list(value[:_BYTES].ljust(_BYTES, b"\0")), dtype=torch.uint8, device=device())
         every = [torch.empty_like(own) for _ in range(self.size)]
         torch.distributed.all_gather(every, own)
         return [bytes(one.tolist()).rstrip(b"\0") for one in every]
 
-    def wait(self) -> None:
-        """Wait until every worker has come here."""
-        self.words(b"")
+    def barrier(self) -> None:
+        self.all_gather(b"")
 
     def stopped(self) -> bool:
-        """Whether the team is to stop, which the leader has seen."""
-        if self.stop is None:
-            return False
-        return bool(self.number(int(self.leads and self.stop.exists())))
+        """Whether the training is to stop, as the leader sees it."""
+        return self.stop is not None and bool(self.broadcast(int(self.is_leader and self.stop.exists())))
 
 
-ALONE = Team()
+ALONE = ProcessGroup()
 
 
-def team(resume: Path, *, first_here: bool | None = None) -> Team:
-    """The team that this process belongs to: that of torch's process group, else it is alone."""
+def process_group(resume: Path, *, local_leader: bool | None = None) -> ProcessGroup:
+    """The group that this process belongs to: that of torch, else it is alone."""
     group: Any = torch.distributed
     if not (group.is_available() and group.is_initialized()):
         return ALONE
-    return Team(group.get_rank(), group.get_world_size(), resume / WORKERS / STOP, first_here)
+    return ProcessGroup(group.get_rank(), group.get_world_size(), resume / WORKERS / STOP, local_leader)
+
+
+# How system, gloo and NCCL report that a connection has ended, or that they waited in vain for another worker. Messages
+# of NCCL: https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/troubleshooting.html and torch's NCCLUtils.cpp.
+_LOST = re.compile(
+    r"connection (was )?(closed|reset|refused|aborted|timed out)"
+    r"|(closed|reset) by (remote )?peer"
+    r"|broken pipe"
+    r"|no route to host"
+    r"|network is unreachable"
+    r"|remote peer closed the connection"
+    r"|application timeout caused pair closure"
+    r"|timed out waiting \d+ ?ms for (recv|send|unbound)"
+    r"|timed out in monitoredbarrier|rank \d+ (failed to pass|successfully reached) monitoredbarrier"
+    r"|watchdog caught collective operation timeout"
+    r"|operation timed out"
+    r"|ran for \d+ milliseconds before timing out"
+    r"|connectfullmesh failed"
+    r"|ncclremoteerror"  # also without a message of NCCL itself
+    r"|remote process exited or there was a network error"
+    r"|communicator was aborted"
+    r"|got completion from peer .* (with error|with status)"  # InfiniBand: nobody answers any more
+    r"|(socket|heartbeat|wait) timeout|timeout waiting for key"
+)
+# Wrong arguments, or this worker's own GPU, whatever else the message has.
+_OWN = re.compile("invalid ?usage|invalid ?argument|unhandled ?cuda ?error|cuda error|mismatch between collectives")
+# What torch adds to every system error, without knowing: it may be either.
+_EITHER = re.compile(r"it can be also caused by unexpected exit of a remote peer[^\n]*")
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Whether a worker failed because another one is gone; then the group starts again.
+
+    What counts is the kind of error, or what was seen on the connection: NCCL and gloo report wrong settings, too.
+    """
+    if not isinstance(error, RuntimeError):  # those of torch.distributed are
+        return False
+    message = str(error).lower()
+    if isinstance(error, torch.distributed.DistNetworkError | torch.distributed.DistStoreError):
+        return "address already in use" not in message  # else the rendezvous is gone, or a worker did not come there
+    code, _, last = message.partition("exception raised from")[0].partition("last error:")
+    if _OWN.search(code):
+        return False
+    if last.strip():  # what the library itself has seen
+        return "ncclremoteerror" in code or bool(_LOST.search(last))
+    return bool(_LOST.search(code) or _EITHER.search(code))

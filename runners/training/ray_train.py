@@ -1,21 +1,21 @@
 """One training on several workers, through Ray Train.
 
-The task itself is the coordinator: it holds no CPU or GPU, starts the workers as one group, and waits.
-Every worker runs the body's `work` on the paths that the task was given; no tensor goes through Ray's
-object store. Only the leader (rank 0) writes the payload and speaks in the task's progress.
+The task itself is the coordinator: it holds no CPU or GPU, starts the workers as one group, and waits. Every worker
+runs the body's `work` on the paths that the task was given; no tensor goes through Ray's object store. Only rank 0
+writes the payload and reports the task's progress.
 
 A group is one run of Ray Train, which neither repairs nor resizes it. Where it loses a worker, a machine or its
 controller, the coordinator starts another one, on as many workers as the machines have room for (`min_workers` at
 least, `workers` at most), and that continues from the last checkpoint. Ray's own checkpoints are not used: ours can be
-read by any number of workers (`resume`).
+read by any number of workers.
 
     <resume>/.workers/   what coordinator and workers share while they are at work
         stop             the coordinator was interrupted: save and stop
         ray/             Ray Train's own files
         <machine>/       resume folder and payload of workers on a machine that does not share the coordinator's folder
 
-Where the store is at a URL, the machines may share nothing. Then each has folders of its own, fetches its inputs,
-sends its progress, and the leader sends the payload to the coordinator by way of the store.
+Where the store is at a URL, machines may share nothing. Then each has folders of its own, fetches its inputs and sends
+its progress; rank 0 sends the payload to the coordinator by way of the store.
 """
 
 from __future__ import annotations
@@ -37,19 +37,18 @@ from ray.train.torch import TorchTrainer
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from boomspec.core.errors import BoomspecError, first_line, redact
-from runners.cluster.ray_cluster import fitting
+from runners.cluster.ray_cluster import fitting, on_other_machines
 from runners.cluster.store_check import UnreachedError
 from runners.runtime import environment
 from runners.runtime.context import Context
 from runners.runtime.device import collectives
-from runners.training.lost_peer import lost_peer
-from runners.training.process_group import STOP, WORKERS
-from runners.training.ray_train_worker import Final, Meeting, member
+from runners.training.process_group import STOP, WORKERS, lost_peer
+from runners.training.ray_train_worker import FinalError, GroupConfig, run_worker
 
 _GRACE_SECONDS = 8.0  # for the workers to write a checkpoint after an interrupt; the run itself waits for ten
-_GRACE_AFAR_SECONDS = 36.0  # and to send it to the store; the run waits for forty
+_REMOTE_GRACE_SECONDS = 36.0  # and to upload it; the run waits for forty
 _POLL_SECONDS = 0.2
-_ROOM_SECONDS = (10.0, 300.0)  # until the machines are counted again. Behind a lost one Ray may count on it once more
+_ROOM_SECONDS = (10.0, 300.0)  # until the machines are counted again. Ray may count on a lost one once more
 _END_SECONDS = 60.0  # for a controller that cannot be reached to end
 _ROOM_SETTING = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 _SETTINGS = {
@@ -57,30 +56,29 @@ _SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
 }
-_MACHINE = "ray.io/node-id"  # a label that Ray gives to every machine
 
 
 def train_together(context: Context[Any]) -> None:
-    """Run the body of the task on its `workers`. Raises what one of them has failed of."""
+    """Run the body of the task on its `workers`. Raises the error of one of them."""
     folder = context.resume / WORKERS
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     os.environ.update({name: os.environ.get(name, value) for name, value in _SETTINGS.items()})
-    groups = Groups(context, folder)
+    groups = WorkerGroups(context, folder)
     try:
         groups.wait()
-        if context.mirror is not None and not any(context.path.iterdir()):
-            context.mirror.receive(context.path)
+        if context.remote is not None and not any(context.path.iterdir()):
+            context.remote.receive(context.path)
     except KeyboardInterrupt:
         groups.stop()
         with suppress(Exception):  # it is stopped, however it ends
-            groups.wait(_GRACE_SECONDS if context.mirror is None else _GRACE_AFAR_SECONDS)
+            groups.wait(_GRACE_SECONDS if context.remote is None else _REMOTE_GRACE_SECONDS)
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-class Groups:
+class WorkerGroups:
     """One group of workers after the other, until one comes to the end.
 
     In a thread of its own: in the main one Ray Train takes Ctrl-C for itself and kills the workers.
@@ -88,18 +86,17 @@ class Groups:
 
     def __init__(self, context: Context[Any], folder: Path) -> None:
         self._context, self._folder = context, folder
-        self._astray: set[str] = set()  # machines that do not reach the store
+        self._excluded: set[str] = set()  # machines that do not reach the store
         self._stopped = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
     def wait(self, seconds: float | None = None) -> None:
-        """Wait for the end; raises what it ended with."""
-        rest = seconds
-        while self._thread.is_alive() and (rest is None or rest > 0):
-            self._thread.join(_POLL_SECONDS)
-            rest = None if rest is None else rest - _POLL_SECONDS
+        """Wait for the end; raises the error that it ended with."""
+        until = None if seconds is None else time.monotonic() + seconds
+        while self._thread.is_alive() and (until is None or time.monotonic() < until):
+            self._thread.join(_POLL_SECONDS)  # not for long: a signal must get through
         if self._error is not None:
             raise self._error
 
@@ -109,8 +106,8 @@ class Groups:
         with suppress(OSError):  # a full disk
             (self._folder / STOP).touch()
         job = self._context.job
-        if job is not None and job.reach is not None and job.reach.relay is not None:
-            job.reach.relay.stop.remote(job.node.id)  # for workers that do not see this machine's folders
+        if job is not None and job.relay is not None:
+            job.relay.stop.remote(job.node.id)  # for workers that do not see this machine's folders
 
     def _work(self) -> None:
         try:
@@ -122,32 +119,32 @@ class Groups:
         retries, least = self._context.execution.retries, self._context.training.least_workers
         lost, waits = 0, 0
         while not self._stopped.is_set():
-            give_back_room()
+            release_rooms()
             size, where = self._next(least)
             os.environ[_ROOM_SETTING] = f"{min(_ROOM_SECONDS[0] * 2**waits, _ROOM_SECONDS[1]):g}"
-            loss = run_group(self._context, self._folder, size, where)
-            if loss is None or self._stopped.is_set():
+            failure = run_group(self._context, self._folder, size, where)
+            if failure is None or self._stopped.is_set():
                 return
-            if not loss.what:
+            if not failure.lost:
                 if waits == 0:
                     self._note(f"waits for room for {size} workers")
                 waits += 1
                 continue
-            lost, waits = lost + loss.counts, 0
+            lost, waits = lost + failure.counts, 0
             if lost > retries:
-                raise BoomspecError(f"workers were lost too often, at last {loss.what}", hint=loss.hint)
-            self._note(f"lost {loss.what}: the group starts again from the last checkpoint")
-            self._astray |= loss.astray
-            if loss.cramped:  # the next one must be larger
+                raise BoomspecError(f"workers were lost too often, at last {failure.lost}", hint=failure.hint)
+            self._note(f"lost {failure.lost}: the group starts again from the last checkpoint")
+            self._excluded |= failure.unreached
+            if failure.out_of_memory:  # the next one must be larger
                 least = min(max(least, size + 1), self._context.training.workers)
 
     def _next(self, least: int) -> tuple[int, dict[str, str] | None]:
         """How many workers the next group has, and the label of the machines that it may be on."""
         machines = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
         claims, most = self._context.execution.claims, self._context.training.workers
-        others = fitting(claims, [there for machine, there in machines.items() if machine not in self._astray])
-        if self._astray and others >= least:
-            return int(min(most, others)), {_MACHINE: f"!in({','.join(sorted(self._astray))})"}
+        others = fitting(claims, [has for machine, has in machines.items() if machine not in self._excluded])
+        if self._excluded and others >= least:
+            return int(min(most, others)), on_other_machines(self._excluded)
         return int(max(least, min(most, fitting(claims, machines.values())))), None
 
     def _note(self, message: str) -> None:
@@ -156,20 +153,20 @@ class Groups:
 
 
 @dataclass(frozen=True)
-class Loss:
+class Failure:
     """Why a group has ended, where another one may do better."""
 
-    what: str = ""  # what it has lost, in words; nothing where there was no room for it
+    lost: str = ""  # what it has lost, for people; empty where there was no room for it
     counts: bool = True  # among those that `retries` limits
-    cramped: bool = False  # a worker ran out of memory
-    astray: frozenset[str] = frozenset()  # machines that do not reach the store
+    out_of_memory: bool = False
+    unreached: frozenset[str] = frozenset()  # machines that do not reach the store
     hint: str = "raise execution.retries"
 
 
-def run_group(context: Context[Any], folder: Path, size: int, where: dict[str, str] | None) -> Loss | None:
+def run_group(context: Context[Any], folder: Path, size: int, where: dict[str, str] | None) -> Failure | None:
     """Run one group to its end. Returns None where it has trained, else why not.
 
-    Raises BoomspecError for what another group would fail of, too.
+    Raises BoomspecError for errors that another group would have, too.
     """
     shutil.rmtree(folder / "ray", ignore_errors=True)
     try:
@@ -178,22 +175,22 @@ def run_group(context: Context[Any], folder: Path, size: int, where: dict[str, s
     except RayActorError as error:
         controller = error.actor_id
     except Exception as error:
-        return loss_of(error)
+        return failure_of(error)
     # Only now that nothing here refers to it any more does Ray end a controller that it merely could not reach.
     until = time.monotonic() + _END_SECONDS
     while controller and ray._private.state.actors(controller).get("State", "DEAD") != "DEAD":
         if time.monotonic() > until:
             raise BoomspecError("the controller of the group of workers does not answer, and does not end")
         time.sleep(_POLL_SECONDS)
-    return Loss("the controller of the group")
+    return Failure("the controller of the group")
 
 
 def _trainer(context: Context[Any], folder: Path, size: int, where: dict[str, str] | None) -> TorchTrainer:
     execution = context.execution
     return TorchTrainer(
-        member,
-        train_loop_config={"context": replace(context, mirror=None)},
-        torch_config=Meeting(backend=collectives(execution.gpus), cpus=execution.cpus, gpus=execution.gpus),
+        run_worker,
+        train_loop_config={"context": replace(context, remote=None)},
+        torch_config=GroupConfig(backend=collectives(execution.gpus), cpus=execution.cpus, gpus=execution.gpus),
         scaling_config=ray.train.ScalingConfig(
             num_workers=size, use_gpu=execution.gpus > 0, resources_per_worker=execution.claims, label_selector=where
         ),
@@ -209,36 +206,33 @@ def _trainer(context: Context[Any], folder: Path, size: int, where: dict[str, st
     )
 
 
-def loss_of(error: Exception) -> Loss:
-    """Why a group has ended. Raises BoomspecError for what another one would fail of, too."""
+def failure_of(error: Exception) -> Failure:
+    """Why a group has ended. Raises BoomspecError for an error that another one would have, too."""
     lost: dict[int, Exception] = getattr(error, "worker_failures", {})
     for why in lost.values():
-        if isinstance(why, Final):
+        if isinstance(why, FinalError):
             raise BoomspecError(str(why)) from error
     if lost:
-        gone = {rank: why for rank, why in lost.items() if not lost_peer(why)}
-        listed = ", ".join(f"worker {rank} ({_first_line(why)})" for rank, why in sorted(gone.items()))
+        gone = {rank: first_line(why) or type(why).__name__ for rank, why in lost.items() if not lost_peer(why)}
         unreached = [why for why in lost.values() if isinstance(why, UnreachedError)]
-        return Loss(
-            listed or "a worker",
+        return Failure(
+            ", ".join(f"worker {rank} ({line})" for rank, line in sorted(gone.items())) or "a worker",
             counts=not any(_preempted(why) for why in lost.values()),
-            cramped=any(isinstance(why, torch.OutOfMemoryError) for why in lost.values()),
-            astray=frozenset(why.machine for why in unreached),
-            hint=next((why.hint for why in unreached if why.hint), Loss.hint),
+            out_of_memory=any(isinstance(why, torch.OutOfMemoryError) for why in lost.values()),
+            unreached=frozenset(why.machine for why in unreached),
+            hint=next((why.hint for why in unreached if why.hint), Failure.hint),
         )
     if hasattr(error, "preemption_info"):
-        return Loss("a machine that was taken away", counts=False)
+        return Failure("a machine that was taken away", counts=False)
     inner = getattr(error, "controller_failure", error)
-    if type(inner).__name__ == "WorkerGroupStartupTimeoutError":
-        return Loss()
-    cause = getattr(inner, "cause", inner)
+    name, cause = type(inner).__name__, getattr(inner, "cause", inner)
+    if name == "WorkerGroupStartupTimeoutError":
+        return Failure()
     if isinstance(cause, BoomspecError):
         raise cause from error
-    if type(inner).__name__ == "WorkerGroupStartupFailedError" or isinstance(inner, RayActorError) or lost_peer(cause):
-        return Loss(f"a worker that was to start ({first_line(str(inner).strip().splitlines()[-1])})")
-    raise BoomspecError(
-        f"the group of workers has failed: {type(inner).__name__}: {redact(str(inner).strip())}"
-    ) from error
+    if name == "WorkerGroupStartupFailedError" or isinstance(inner, RayActorError) or lost_peer(cause):
+        return Failure(f"a worker that was to start ({first_line(str(inner).strip().splitlines()[-1])})")
+    raise BoomspecError(f"the group of workers has failed: {name}: {redact(str(inner).strip())}") from error
 
 
 def _preempted(error: Exception) -> bool:
@@ -246,12 +240,8 @@ def _preempted(error: Exception) -> bool:
     return bool(getattr(getattr(error, "health_check_failure", error), "preempted", False))
 
 
-def _first_line(error: BaseException) -> str:
-    return first_line(error) or type(error).__name__
-
-
-def give_back_room() -> None:
-    """Give back the room of groups whose controller was killed, which Ray does only where it has a dashboard.
+def release_rooms() -> None:
+    """Remove the placement groups whose controller was killed, which Ray does only where it has a dashboard.
 
     Their workers have ended with the controller (measured: within 0.1 s), long before those of another group are up.
     """

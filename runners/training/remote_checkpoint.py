@@ -1,12 +1,11 @@
-"""Checkpoints of a training at the store's URL, for the day when its machine is gone.
+"""The checkpoints of a training at the store's URL, for when its machine is gone.
 
-    <url>/<kind>/.<task id>.resume/step-00000120.<attempt>/   as `runners/training/checkpoint.py` writes them;
-    state.json last
-                                   payload/                   what a team's leader has made for its coordinator
+    <url>/<kind>/.<task id>.resume/step-00000120.<attempt>/   files of `runners/training/checkpoint.py`; state.json last
+                                   payload/                   what rank 0 has made for its coordinator
 
-They are sent by a thread behind the training, which waits for it before the next one. Every worker sends the files that
-it wrote; the leader writes state.json when all of them are there, and then deletes what is older than the newest two.
-What cannot be sent is noted once and never ends a training.
+A thread uploads them beside the training, which waits for it before the next one. Every worker uploads the files that
+it wrote. Rank 0 writes state.json when all of them are there, and then deletes what is older than the newest two. What
+cannot be uploaded is noted once and never ends a training.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ from boomspec.core.files import replace_folder
 from boomspec.core.graph import Node
 from boomspec.core.work_sizes import KEPT_CHECKPOINTS
 from boomspec.store import Store
+from runners.runtime.context import Progress
 
 if TYPE_CHECKING:
     from boomspec.store.bucket import Bucket
-    from runners.runtime.context import Progress
 
 STATE = "state.json"
 PART = ".part-"
@@ -38,17 +37,17 @@ _OTHERS_SECONDS = 600.0  # for the files of the other workers to be there
 _LOOK_SECONDS = 1.0
 
 
-def resume_mirror(store: Store, node: Node, progress: Progress) -> ResumeMirror | None:
-    """The mirror of a task's checkpoints, where its store is at a URL and it writes any."""
+def remote_checkpoints(store: Store, node: Node, progress: Progress) -> RemoteCheckpoints | None:
+    """Those of a task, where its store is at a URL and it trains."""
     objects = store.remote_copy(store.resume(node.task.kind, node.id)) if node.task.record.trains else None
-    return None if objects is None else ResumeMirror(objects, progress.note)
+    return None if objects is None else RemoteCheckpoints(objects, progress.note)
 
 
-class ResumeMirror:
-    """The objects below one prefix. `tell` is told what a person should know."""
+class RemoteCheckpoints:
+    """The checkpoints in `objects`. `note` is called with lines for people."""
 
-    def __init__(self, bucket: Bucket, tell: Callable[[str], None]) -> None:
-        self._bucket, self._tell = bucket, tell
+    def __init__(self, objects: Bucket, note: Callable[[str], None]) -> None:
+        self._objects, self._note = objects, note
         self._thread: threading.Thread | None = None
         self._failed = False
 
@@ -61,23 +60,23 @@ class ResumeMirror:
         together: Collection[str] = (),
         delete: bool = False,
     ) -> None:
-        """Send these files of the checkpoint `name`, behind the caller's back; `delete` them then.
+        """Upload these files of the checkpoint `name` in a thread; `delete` them then.
 
-        The leader gives the content of state.json, and the names of all files that must be `together` there before it.
+        Rank 0 gives the content of state.json, and the names of all files that must be there `together` before it.
         """
         self.wait()
         self._thread = threading.Thread(target=self._guarded, args=(name, files, state, together, delete), daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
-        """Return when nothing is being sent."""
+        """Return when nothing is being uploaded."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
 
     def names(self) -> list[str]:
         """The whole checkpoints there, the newest first."""
-        whole = {name.removesuffix(f"/{STATE}") for name in self._bucket.entries() if name.endswith(f"/{STATE}")}
+        whole = {name.removesuffix(f"/{STATE}") for name in self._objects.entries() if name.endswith(f"/{STATE}")}
         return sorted((name for name in whole if re.fullmatch(r"step-\d{8}\.\w+", name)), reverse=True)
 
     def fetch(self, name: str, folder: Path) -> Path:
@@ -89,37 +88,37 @@ class ResumeMirror:
             replace_folder(part, place)
         finally:
             shutil.rmtree(part, ignore_errors=True)
-        self._tell(f"fetched the checkpoint behind step {int(place.name[5:])} from the store")
+        self._note(f"fetched the checkpoint behind step {int(place.name[5:])} from the store")
         return place
 
     def deliver(self, folder: Path) -> None:
-        """Send a payload to whoever calls `receive` on another machine."""
-        self._bucket.delete(self._bucket.entries(_PAYLOAD))
+        """Upload a payload for the coordinator, which calls `receive` on another machine."""
+        self._objects.delete(self._objects.entries(_PAYLOAD))
         files = {f"{_PAYLOAD}/{file.relative_to(folder).as_posix()}": file for file in folder.rglob("*")}
-        self._bucket.upload_all((file, name) for name, file in files.items() if file.is_file())
+        self._objects.upload_all((file, name) for name, file in files.items() if file.is_file())
 
     def receive(self, folder: Path) -> None:
-        """Bring the payload that a leader on another machine has delivered into `folder`."""
+        """Bring the payload that rank 0 has delivered into `folder`."""
         self._download(_PAYLOAD, folder)
 
     def _download(self, below: str, folder: Path) -> None:
         wanted = []
-        for name, entry in self._bucket.entries(below).items():
+        for name, entry in self._objects.entries(below).items():
             file = folder / name.removeprefix(f"{below}/")
             if not file.resolve().is_relative_to(folder.resolve()):
                 raise ValueError(f"{name} is no name for a file in a checkpoint")
             wanted.append((name, file, entry.size))
-        self._bucket.download_all(wanted)
+        self._objects.download_all(wanted)
 
     def _guarded(
         self, name: str, files: Sequence[Path], state: bytes | None, together: Collection[str], delete: bool
     ) -> None:
         try:
-            self._send(name, files, state, together)
+            self._upload(name, files, state, together)
         except Exception as error:
             if not self._failed:
-                first = first_line(f"{type(error).__name__}: {error}")
-                self._tell(f"a checkpoint could not be sent to the store, and is on this machine alone: {first}")
+                reason = first_line(f"{type(error).__name__}: {error}")
+                self._note(f"a checkpoint could not be sent to the store, and is on this machine alone: {reason}")
             self._failed = True
         finally:
             if delete:
@@ -128,18 +127,18 @@ class ResumeMirror:
                 with suppress(OSError):
                     files[0].parent.rmdir()  # when it was the last worker's of this machine
 
-    def _send(self, name: str, files: Sequence[Path], state: bytes | None, together: Collection[str]) -> None:
-        self._bucket.upload_all((file, f"{name}/{file.name}") for file in files)
+    def _upload(self, name: str, files: Sequence[Path], state: bytes | None, together: Collection[str]) -> None:
+        self._objects.upload_all((file, f"{name}/{file.name}") for file in files)
         if state is None:
             return
         wanted, until = {f"{name}/{other}" for other in together}, time.monotonic() + _OTHERS_SECONDS
-        while missing := wanted - self._bucket.entries(name).keys():
+        while missing := wanted - self._objects.entries(name).keys():
             if time.monotonic() > until:
                 raise TimeoutError(f"{len(missing)} files of other workers are not there")
             time.sleep(_LOOK_SECONDS)
-        self._bucket.write(f"{name}/{STATE}", state)
+        self._objects.write(f"{name}/{STATE}", state)
         kept = (*(f"{kept}/" for kept in self.names()[:KEPT_CHECKPOINTS]), f"{_PAYLOAD}/")
-        self._bucket.delete(name for name in self._bucket.entries() if not name.startswith(kept))
+        self._objects.delete(name for name in self._objects.entries() if not name.startswith(kept))
 
 
 def step_of(name: str) -> str:

@@ -18,7 +18,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.execution import Execution, TrainingOptions
 from boomspec.core.graph import Node, Task
 from runners.runtime.context import Context, Progress
-from runners.runtime.job import Job
+from runners.runtime.job import CheckedMachines, Job
 from runners.tasks import distill
 from runners.training.process_group import STOP, WORKERS
 from tests.runners import tiny
@@ -61,7 +61,7 @@ def endings() -> dict[str, Any]:
     from ray.train.v2.api import exceptions
 
     from runners.cluster.store_check import UnreachedError
-    from runners.training.ray_train_worker import Final
+    from runners.training.ray_train_worker import FinalError
 
     peer = RuntimeError("[gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer")
     taken = internal.WorkerHealthCheckFailedError("gone", RayActorError(preempted=True))
@@ -72,7 +72,7 @@ def endings() -> dict[str, Any]:
         "taken": {0: peer, 1: taken},
         "memory": {0: torch.OutOfMemoryError("CUDA out of memory.")},
         "astray": {1: UnreachedError("node7 does not reach the store: no", machine="b", hint="credentials")},
-        "final": {0: peer, 1: Final("no space left on the disk of /store (node7)")},
+        "final": {0: peer, 1: FinalError("no space left on the disk of /store (node7)")},
     }
     controller = {
         "no room": internal.WorkerGroupStartupTimeoutError(2),
@@ -121,7 +121,7 @@ def groups(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(many_workers, "_trainer", trainer)
-        patch.setattr(many_workers, "give_back_room", lambda: None)
+        patch.setattr(many_workers, "release_rooms", lambda: None)
         patch.setattr(many_workers.ray, "nodes", lambda: nodes)
         try:
             many_workers.train_together(context)
@@ -238,8 +238,8 @@ def joined(place: Path, inputs: dict[str, Path], wanted: int, error: Exception |
     with pytest.MonkeyPatch.context() as patch:
         if error is not None:
             patch.setattr(distill, "work", fails)
-        with pytest.raises((apart.Final, torch.OutOfMemoryError)) as caught:
-            apart.join(context)
+        with pytest.raises((apart.FinalError, torch.OutOfMemoryError)) as caught:
+            apart.work_in_group(context)
     return caught.typename, str(caught.value)
 
 
@@ -249,15 +249,15 @@ def test_an_error_of_a_worker_itself_is_final_but_not_one_of_too_small_a_group(
     larger = tiny.token_artifact(tmp_path / "tokens", vocabulary=tiny.VOCABULARY + 1)
     inputs = {"teacher": folder / "tied", "tokens": larger}
     kind, said = crew.run(1, joined, tmp_path / "own", inputs, 2, None)[0]
-    assert kind == "Final"
+    assert kind == "FinalError"
     assert "vocabulary of 65, but the teacher embeds 64" in said
     assert "Traceback" in (tmp_path / "own" / "task.log").read_text()
     memory = torch.OutOfMemoryError("CUDA out of memory.")
-    assert crew.run(1, joined, tmp_path / "whole", inputs, 1, memory)[0][0] == "Final"
+    assert crew.run(1, joined, tmp_path / "whole", inputs, 1, memory)[0][0] == "FinalError"
     assert crew.run(1, joined, tmp_path / "fewer", inputs, 2, memory)[0] == ("OutOfMemoryError", str(memory))
     full = OSError(errno.ENOSPC, "No space left on device")
     kind, said = crew.run(1, joined, tmp_path / "full", inputs, 2, full)[0]
-    assert kind == "Final"
+    assert kind == "FinalError"
     assert f"no space left on the disk of {tmp_path / 'full'}" in said
 
 
@@ -267,7 +267,7 @@ def astray(place: Path) -> tuple[str, str]:
     reach = importlib.import_module("runners.cluster.store_check")
     context: Context[Any] = tiny.context(place)
     node = Node(Task(recorded(), {}), "distill")
-    asked = reach.Reach("marker", frozenset())
+    asked = CheckedMachines("marker", frozenset())
     job = Job(node, {}, {}, str(place / "store"), str(place / "store"), Path("runs/x"), "", None, False, asked)
     context.job = job
     here = SimpleNamespace(get_node_id=lambda: "b")
@@ -276,8 +276,8 @@ def astray(place: Path) -> tuple[str, str]:
         patch.setattr(reach.ray, "get_runtime_context", lambda: here)
         patch.setattr(reach.ray, "nodes", lambda: [machine])
         patch.setattr(reach, "_MARKER_SECONDS", 0.0)
-        with pytest.raises((apart.Final, BoomspecError)) as caught:
-            apart.member({"context": context})
+        with pytest.raises((apart.FinalError, BoomspecError)) as caught:
+            apart.run_worker({"context": context})
     return caught.typename, str(caught.value)
 
 
@@ -291,7 +291,7 @@ def settled(gpus: float) -> str:
     """What a worker fails of before its group has met; where it does not, its device."""
     apart = importlib.import_module("runners.training.ray_train_worker")
     device = importlib.import_module("runners.runtime.device")
-    meeting = apart.Meeting(backend="gloo", cpus=1, gpus=gpus)
+    meeting = apart.GroupConfig(backend="gloo", cpus=1, gpus=gpus)
     group = SimpleNamespace(execute=lambda function, **settings: function(**settings))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(apart._Backend.__base__, "on_start", lambda *_: None)
@@ -320,18 +320,18 @@ def stopping(place: Path, inputs: dict[str, Path], parallel: str, after: int) ->
     context.resume, context.path = place / "resume", place / "payload"
     context.path.mkdir(exist_ok=True)
     rounds = 0
-    real = training.Spread.accumulating
+    real = training.ParallelModel.accumulating
 
-    def counted(spread: Any, *, last: bool) -> Any:
+    def counted(parallel: Any, *, last: bool) -> Any:
         nonlocal rounds
         rounds += 1
         if rounds == after:
             (context.resume / WORKERS).mkdir(parents=True, exist_ok=True)
             (context.resume / WORKERS / STOP).touch()
-        return real(spread, last=last)
+        return real(parallel, last=last)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.Spread, "accumulating", counted)
+        patch.setattr(training.ParallelModel, "accumulating", counted)
         patch.setattr(training, "_LOOK_SECONDS", 0.0)
         with pytest.raises(KeyboardInterrupt):
             distill.work(context)

@@ -9,7 +9,7 @@ import torch
 from torch.distributed import DistBackendError, DistNetworkError, DistStoreError
 
 from boomspec.core.errors import BoomspecError
-from runners.training.lost_peer import lost_peer
+from runners.training.process_group import lost_peer
 
 NCCL = "NCCL error in: ../torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp:1691, {}, NCCL version 2.21.5\n{}"
 SYSTEM = (

@@ -29,7 +29,7 @@ from runners.runtime.context import Context
 from runners.runtime.device import collectives
 from runners.tasks import distill, pretrain
 from runners.training.parallel import lightened
-from runners.training.process_group import STOP, WORKERS, Team
+from runners.training.process_group import STOP, WORKERS, ProcessGroup
 from tests.runners import tiny
 from tests.runners.crew import Crew
 from tests.runners.group_story import STEPS, GroupStory, differing, two_machines
@@ -260,7 +260,7 @@ def test_each_row_of_a_batch_counts_once_and_every_worker_has_as_many_rounds(
     rows: int, size: int, micro_batch: int
 ) -> None:
     tokens = torch.arange(rows).view(rows, 1)
-    dealt = [Team(rank, size).rounds(tokens, micro_batch) for rank in range(size)]
+    dealt = [ProcessGroup(rank, size).micro_batches(tokens, micro_batch) for rank in range(size)]
     assert len({len(rounds) for rounds in dealt}) == 1
     counted = [block for rounds in dealt for block, counts in rounds if counts]
     assert torch.equal(torch.cat(counted), tokens)

@@ -26,7 +26,7 @@ from runners.runtime.context import Context
 from runners.runtime.relay import Relay
 from runners.tasks import distill
 from runners.training.process_group import STOP, WORKERS
-from runners.training.remote_checkpoint import STATE, ResumeMirror
+from runners.training.remote_checkpoint import STATE, RemoteCheckpoints
 from tests.runners import tiny
 from tests.runners.corpora import record as record_of_tokens
 from tests.runners.corpora import write_texts
@@ -59,7 +59,7 @@ def machine(folder: Path, bucket: Bucket) -> Context[Any]:
     """A training's context on a machine with folders of its own."""
     context = tiny.context(folder)
     tiny.set_training(context, checkpoint_seconds=0.0)
-    context.mirror = ResumeMirror(bucket.below(PREFIX), context.progress.note)
+    context.remote = RemoteCheckpoints(bucket.below(PREFIX), context.progress.note)
     return context
 
 
@@ -117,7 +117,7 @@ def test_a_store_that_takes_no_checkpoint_is_told_of_once_and_the_training_ends(
 ) -> None:
     expected = run(tiny.context(tmp_path / "undisturbed"))
     first = machine(tmp_path / "first", bucket.without_retries())
-    assert first.mirror is not None
+    assert first.remote is not None
     batches = interrupted_at(RECIPE.steps)  # never
 
     def cut(step: int) -> Any:
@@ -126,7 +126,7 @@ def test_a_store_that_takes_no_checkpoint_is_told_of_once_and_the_training_ends(
         return batches(step)
 
     assert_same(run(first, batches=cut), expected)
-    first.mirror.wait()
+    first.remote.wait()
     (told,) = tiny.notes(first)
     assert told.startswith("a checkpoint could not be sent to the store, and is on this machine alone: ")
 
@@ -137,8 +137,8 @@ def apart(folder: Path, url: str, record: Any, inputs: dict[str, Path], settings
     rank = torch.distributed.get_rank()
     own = tiny.context(folder / f"machine-{rank}", record, **inputs)
     tiny.set_training(own, parallel="fsdp", micro_batch=2)
-    own.first_here = True
-    own.mirror = ResumeMirror(Bucket(url, retry_seconds=30).below(PREFIX), own.progress.note)
+    own.local_leader = True
+    own.remote = RemoteCheckpoints(Bucket(url, retry_seconds=30).below(PREFIX), own.progress.note)
     stops = (folder / STOP).exists()
     if stops and rank == 0:
         (own.resume / WORKERS).mkdir(parents=True)
@@ -147,10 +147,10 @@ def apart(folder: Path, url: str, record: Any, inputs: dict[str, Path], settings
         distill.work(own)
     except KeyboardInterrupt:
         assert stops
-    own.mirror.wait()
+    own.remote.wait()
     torch.distributed.barrier()
     if rank == 0 and not stops:
-        own.mirror.deliver(own.path)
+        own.remote.deliver(own.path)
     return tiny.notes(own)
 
 
@@ -183,7 +183,7 @@ def test_sharded_checkpoints_of_machines_that_share_nothing_are_whole_in_the_sto
     assert fetched in other
     received = tmp_path / "received"
     received.mkdir()
-    ResumeMirror(bucket.below(PREFIX), print).receive(received)
+    RemoteCheckpoints(bucket.below(PREFIX), print).receive(received)
     same(received, one.path)
 
 

@@ -25,7 +25,7 @@ from boomspec.core.execution import Execution
 from boomspec.core.graph import Cost, Node, Task, TaskGraph
 from boomspec.core.tasks import Evaluate, HeldOut
 from boomspec.store import FolderStore
-from runners.cluster.store_check import Astray, Seen, UnreachedError, _patience, _waited, _without_lost
+from runners.cluster.store_check import Answer, ExcludedMachines, UnreachedError, _patience, _wait, _without_lost
 from tests.runners.corpora import record, wait_until, write_texts
 from tests.runners.grid import grid, without
 
@@ -111,11 +111,11 @@ def test_a_machine_is_left_out_for_a_while_and_where_another_one_has_room() -> N
         for name, cpus, gpus in (("good", 1.0, 0.0), ("astray", 2.0, 1.0), ("gone", 9.0, 9.0))
     ]
     clock = [0.0]
-    astray = Astray(nodes=lambda: there, seconds=600, now=lambda: clock[0])
+    astray = ExcludedMachines(nodes=lambda: there, seconds=600, now=lambda: clock[0])
     assert astray.options(node()) == {}
     error = UnreachedError("it is nowhere", machine="astray", hint="mount it")
-    assert astray.found(pickle.loads(pickle.dumps(error))) == "it is nowhere; tasks go to other machines"
-    assert astray.found(error) == ""
+    assert astray.add(pickle.loads(pickle.dumps(error))) == "it is nowhere; tasks go to other machines"
+    assert astray.add(error) == ""
     assert astray.options(node()) == {"label_selector": {"ray.io/node-id": "!in(astray)"}}
     assert astray.options(node(gpus=1)) == {}  # it would wait for ever
     clock[0] = 601
@@ -134,7 +134,7 @@ def test_who_is_waited_for_is_told_once_and_what_is_not_answered_is_given_back(
     names = {sleep.remote(0): "quick", sleep.remote(600): "slow"}
     ray.wait(list(names))
     told: list[str] = []
-    (slow,) = _waited(names, 4, told.append, lambda: False)
+    (slow,) = _wait(names, 4, told.append, lambda: False)
     assert (names[slow], told) == ("slow", ["slow"])
     ray.cancel(slow, force=True)
 
@@ -154,5 +154,5 @@ def test_a_machine_that_is_lost_while_it_is_asked_is_no_reason_to_refuse_the_run
     looks = [[{"NodeID": "a", "Alive": True}, {"NodeID": "b", "Alive": alive}] for alive in (True, False)]
     monkeypatch.setattr("ray.nodes", lambda: looks.pop(0) if len(looks) > 1 else looks[0])
     monkeypatch.setattr("runners.cluster.store_check._POLL_SECONDS", 0.01)
-    denied = Seen(False, "access denied")
-    assert _without_lost({"a": denied, "b": Seen(False, "no environment", unprepared=True)}) == {"a": denied}
+    denied = Answer(False, "access denied")
+    assert _without_lost({"a": denied, "b": Answer(False, "no environment", unprepared=True)}) == {"a": denied}

@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 
 from boomspec.core.errors import EXIT_RUN_FAILED
 from boomspec.core.graph import TaskGraph
-from runners.cluster.ray_cluster import Lost
-from runners.executor.heartbeat import ALIVE, Silence
+from runners.cluster.ray_cluster import LostMachines
+from runners.executor.heartbeat import ALIVE, Heartbeats
 from runners.runtime.disk_full import FullDiskError, explained, is_full, survived
 from runners.runtime.journal import Event, Follower, Journal
 from tests.runners.corpora import wait_until
@@ -34,14 +34,14 @@ with beating(Progress(Path(sys.argv[1])), every=0.05):
 
 def test_a_process_that_was_stopped_is_silent_until_it_goes_on(tmp_path: Path) -> None:
     """A body that says nothing at all is alive as long as its process is."""
-    file, silence = tmp_path / "progress.jsonl", Silence(seconds=1.0)
+    file, silence = tmp_path / "progress.jsonl", Heartbeats(seconds=1.0)
     follower = Follower(file)
     process = subprocess.Popen([sys.executable, "-c", _BEATING, file])
 
     def heard() -> bool:
         lines = follower.lines()
         for line in lines:
-            silence.heard("task", line)
+            silence.received("task", line)
         return any(ALIVE in line for line in lines)
 
     def told() -> list[str]:
@@ -50,7 +50,7 @@ def test_a_process_that_was_stopped_is_silent_until_it_goes_on(tmp_path: Path) -
 
     try:
         wait_until(heard)
-        silence.heard("task", {"started": {"host": "node7", "pid": process.pid}})
+        silence.received("task", {"started": {"host": "node7", "pid": process.pid}})
         assert told() == []
         process.send_signal(signal.SIGSTOP)
         wait_until(lambda: bool(told()))
@@ -65,13 +65,13 @@ def test_a_process_that_was_stopped_is_silent_until_it_goes_on(tmp_path: Path) -
 
 def test_who_is_silent_is_told_with_its_machine_and_process_and_less_and_less_often() -> None:
     now = [0.0]
-    silence = Silence(seconds=600, quiet_seconds=36_000, now=lambda: now[0])
-    silence.heard("a", {"started": {"host": "node7", "pid": 123}})
-    silence.heard("b", {ALIVE: True})
+    silence = Heartbeats(seconds=600, progress_seconds=36_000, now=lambda: now[0])
+    silence.received("a", {"started": {"host": "node7", "pid": 123}})
+    silence.received("b", {ALIVE: True})
     said = []
     for minute in range(60):
         now[0] = minute * 60.0
-        silence.heard("b", {ALIVE: True})
+        silence.received("b", {ALIVE: True})
         said += [(minute, task, note) for task, note in silence.notes()]
     assert [(minute, task) for minute, task, _ in said] == [(10, "a"), (20, "a"), (40, "a")]
     assert said[0][2].startswith("no word from it for 10 minutes (on node7, process 123): that process stands")
@@ -83,14 +83,14 @@ def test_who_is_silent_is_told_with_its_machine_and_process_and_less_and_less_of
 def test_a_body_that_says_nothing_while_its_process_lives_is_told_of_later_and_otherwise() -> None:
     """As one does that hangs in a download, or waits for another worker that never comes."""
     now = [0.0]
-    silence = Silence(seconds=600, quiet_seconds=1800, now=lambda: now[0])
-    silence.heard("a", {"started": {"host": "node7", "pid": 123}})
+    silence = Heartbeats(seconds=600, progress_seconds=1800, now=lambda: now[0])
+    silence.received("a", {"started": {"host": "node7", "pid": 123}})
     said = []
     for minute in range(70):
         now[0] = minute * 60.0
-        silence.heard("a", {ALIVE: True})
+        silence.received("a", {ALIVE: True})
         if minute == 5:
-            silence.heard("a", {"done": 1, "total": 2})
+            silence.received("a", {"done": 1, "total": 2})
         said += [(minute, note) for _, note in silence.notes()]
     assert [minute for minute, _ in said] == [35, 65]
     assert said[0][1].startswith("no progress for 30 minutes (on node7, process 123): that process lives")
@@ -168,5 +168,5 @@ def test_a_machine_that_a_cluster_has_no_longer_is_told_of_once(monkeypatch: pyt
     looks = iter([there("a", "b"), there("a", "b", dead="b"), there("a"), there("a", "c"), there("c")])
     monkeypatch.setattr("ray.nodes", lambda: next(looks))
     monkeypatch.setattr("runners.cluster.ray_cluster._LOOK_SECONDS", 0.0)
-    lost = Lost()
+    lost = LostMachines()
     assert [lost.names() for _ in range(5)] == [[], ["b (10.0.0.1)"], [], [], ["a (10.0.0.1)"]]

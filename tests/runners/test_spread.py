@@ -18,8 +18,8 @@ from runners.runtime.device import frozen_dtype
 from runners.tasks import distill
 from runners.training.loop import train
 from runners.training.losses import weights
-from runners.training.parallel import Spread, is_sharded, lightened, shard_frozen
-from runners.training.process_group import team
+from runners.training.parallel import ParallelModel, is_sharded, lightened, shard_frozen
+from runners.training.process_group import process_group
 from tests.runners import tiny
 from tests.runners.crew import Crew
 from tests.runners.instruments import LiveBytesOfShards
@@ -42,7 +42,7 @@ def without(method: str) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.delattr(FSDPModule, method)
         try:
-            Spread(tiny.model(), team(Path()), parallel="fsdp")
+            ParallelModel(tiny.model(), process_group(Path()), parallel="fsdp")
         except AttributeError as error:
             return str(error)
     return "cut"
@@ -56,8 +56,8 @@ def test_a_torch_that_cannot_add_up_gradients_is_no_torch_that_takes_their_mean(
 
 def buckets(folder: Path) -> list[set[int]]:
     """The storages of all gradients behind each micro batch of a training, the last one's aside."""
-    model, spread = (small := tiny.model()), Spread(small, team(folder), parallel="ddp")
-    context = tiny.context(folder / str(spread.team.rank), resume=folder / "resume")
+    model, parallel = (small := tiny.model()), ParallelModel(small, process_group(folder), parallel="ddp")
+    context = tiny.context(folder / str(parallel.team.rank), resume=folder / "resume")
     tiny.set_training(context, micro_batch=1)
     found = []
 
@@ -67,7 +67,7 @@ def buckets(folder: Path) -> list[set[int]]:
         return model(inputs_BT).logits.square().mean(), {}
 
     recipe, tokens = tiny.recipe(steps=2, sequences=6), torch.arange(6 * 9).view(6, 9).numpy()
-    train(model, recipe=recipe, batch=lambda _step: tokens, loss=loss, weights={}, context=context, spread=spread)
+    train(model, recipe=recipe, batch=lambda _step: tokens, loss=loss, weights={}, context=context, parallel=parallel)
     return found[1:]
 
 
@@ -83,14 +83,14 @@ def test_gradients_of_copies_lie_in_the_buckets_of_their_exchange_from_the_first
 def gradients(parallel: Parallel) -> list[Tensor]:
     """Of the second of two steps of three micro batches, of which none is another's."""
     model = tiny.model()
-    spread = Spread(model, team(Path()), parallel=parallel)
+    parallel = ParallelModel(model, process_group(Path()), parallel=parallel)
     for step in range(2):
-        model.zero_grad(set_to_none=not spread.replicated)
+        model.zero_grad(set_to_none=not parallel.replicated)
         for index in range(3):
-            tokens = torch.arange(8).view(1, 8) + 10 * index + 30 * spread.team.rank + step
-            with spread.accumulating(last=index == 2):
-                spread.forward(lambda tokens: model(tokens).logits.square().mean(), tokens).backward()
-    return [spread.whole(parameter.grad) for parameter in model.parameters()]
+            tokens = torch.arange(8).view(1, 8) + 10 * index + 30 * parallel.team.rank + step
+            with parallel.accumulating(last=index == 2):
+                parallel.forward(lambda tokens: model(tokens).logits.square().mean(), tokens).backward()
+    return [parallel.whole(parameter.grad) for parameter in model.parameters()]
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
@@ -108,7 +108,7 @@ def peak(folder: Path, record: Distill, options: dict[str, Any]) -> int:
     rank = torch.distributed.get_rank()
     context = tiny.context(folder / f"worker-{rank}", record, resume=folder / "resume")
     tiny.set_training(context, **options)
-    workers, parallel, recipe = team(context.resume), options["parallel"], record.recipe
+    workers, parallel, recipe = process_group(context.resume), options["parallel"], record.recipe
     small = distill.initial_student(record, folder / "artifact" / "model", context.path / "model")
     large = load_frozen(folder / "artifact" / "model", dtype=frozen_dtype(recipe.precision))
     numbers = np.random.default_rng(0)
@@ -118,13 +118,13 @@ def peak(folder: Path, record: Distill, options: dict[str, Any]) -> int:
         return numbers.integers(0, small.config.vocab_size, size=size)
 
     with LiveBytesOfShards(*{*small.parameters(), *large.parameters()}) as alive:
-        spread = Spread(small, workers, parallel=parallel)  # counted, too: DDP's buckets are made here
+        parallel = ParallelModel(small, workers, parallel=parallel)  # counted, too: DDP's buckets are made here
         if is_sharded(workers, options["teacher"]):
             shard_frozen(large)
         loss = distill.distillation_loss(small, large, record.losses, record.kept)
         terms = weights(record.losses)
         with lightened(small, checkpointing=options["activation_checkpointing"]):
-            train(small, recipe=recipe, batch=batch, loss=loss, weights=terms, context=context, spread=spread)
+            train(small, recipe=recipe, batch=batch, loss=loss, weights=terms, context=context, parallel=parallel)
     return alive.peak
 
 

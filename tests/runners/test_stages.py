@@ -29,7 +29,8 @@ def start(folder: Path) -> subprocess.Popen[str]:
     (folder / "site" / "sitecustomize.py").write_text(COUNTER)
     command = [sys.executable, "-P", "-m", "boomspec.commands.cli", "run", folder / "spec.yaml", "--plain"]
     command += ["--store", folder / "store"]
-    variables = {**os.environ, "PYTHONPATH": str(folder / "site"), "HEADS": str(folder / "heads")}
+    path = os.pathsep.join([str(folder / "site"), os.environ.get("PYTHONPATH", "")])
+    variables = {**os.environ, "PYTHONPATH": path, "HEADS": str(folder / "heads")}
     pipe = subprocess.PIPE
     return subprocess.Popen([*map(str, command)], stdout=pipe, stderr=subprocess.STDOUT, text=True, env=variables)
 
