@@ -1,6 +1,6 @@
 """Where numbers can be watched: TensorBoard's files, Weights & Biases, MLflow. Each takes the same three calls.
 
-    begin(curve)                 a curve starts anew: what was said of it before is void
+    begin(curve)                 a curve starts again: its earlier points are void
     points(curve, points)        values by step, steps rising
     end(state)                   the run is over: "finished", "failed" or "interrupted"
 
@@ -131,15 +131,32 @@ class TensorBoard:
         self._writers.clear()
 
 
-class Wandb:
-    """One run of Weights & Biases. It takes no point back: of a curve that starts anew the new steps are added."""
+class _Appending:
+    """A tracker that takes no point back: where a curve starts again, as after a kill, only new steps are added."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._steps: dict[tuple[str, str], set[int]] = defaultdict(set)
+
+    def new(self, curve: str, points: Sequence[Point]) -> Iterator[Point]:
+        """What has not been added yet of these points."""
+        for point in points:
+            values = {n: value for n, value in point.values.items() if point.step not in self._steps[curve, n]}
+            for name in values:
+                self._steps[curve, name].add(point.step)
+            if values:
+                yield replace(point, values=values)
+
+
+class Wandb(_Appending):
+    """One run of Weights & Biases."""
 
     name = "wandb"
 
     def __init__(self, run: Run, *, project: str, entity: str | None = None) -> None:
-        self._run, self._project, self._entity = run, project, entity
+        super().__init__(run)
+        self._project, self._entity = project, entity
         self._open: Any = None
-        self._said = _Said()
 
     def begin(self, curve: str) -> None:
         if self._open is None:
@@ -165,7 +182,7 @@ class Wandb:
         self._open.define_metric(f"{curve}/*", step_metric=f"{curve}/step")
 
     def points(self, curve: str, points: Sequence[Point]) -> None:
-        for point in self._said.new(curve, points):
+        for point in self.new(curve, points):
             values = {f"{curve}/{name}": value for name, value in point.values.items()}
             self._open.log({f"{curve}/step": point.step, **values})
 
@@ -174,16 +191,16 @@ class Wandb:
             self._open.finish(exit_code=0 if state == "finished" else 1)
 
 
-class Mlflow:
-    """One run of MLflow. It takes no point back: of a curve that starts anew the new steps are added."""
+class Mlflow(_Appending):
+    """One run of MLflow."""
 
     name = "mlflow"
 
     def __init__(self, run: Run, *, uri: str, experiment: str | None = None) -> None:
-        self._run, self._uri, self._experiment = run, uri, experiment or run.about["name"]
+        super().__init__(run)
+        self._uri, self._experiment = uri, experiment or run.about["name"]
         self._client: Any = None
         self._id = ""
-        self._said = _Said()
 
     def begin(self, curve: str) -> None:
         if self._client is not None:
@@ -201,8 +218,9 @@ class Mlflow:
         from mlflow.entities import Metric
 
         metrics = [
-            Metric(_mlflow_name(f"{curve}/{name}"), value, int(point.time * 1000), point.step)
-            for point in self._said.new(curve, points)
+            # MLflow allows few letters in names.
+            Metric(re.sub(r"[^\w ./:-]", "_", f"{curve}/{name}")[:250], value, int(point.time * 1000), point.step)
+            for point in self.new(curve, points)
             for name, value in point.values.items()
         ]
         for start in range(0, len(metrics), _MLFLOW_BATCH):
@@ -214,27 +232,6 @@ class Mlflow:
             self._client.set_terminated(self._id, states.get(state, "FAILED"))
 
 
-class _Said:
-    """What a tracker has been told. A training that goes on repeats its steps, bit for bit."""
-
-    def __init__(self) -> None:
-        self._steps: dict[tuple[str, str], set[int]] = defaultdict(set)
-
-    def new(self, curve: str, points: Sequence[Point]) -> Iterator[Point]:
-        """What of these points has not been said."""
-        for point in points:
-            values = {n: value for n, value in point.values.items() if point.step not in self._steps[curve, n]}
-            for name in values:
-                self._steps[curve, name].add(point.step)
-            if values:
-                yield replace(point, values=values)
-
-
 def _file_name(text: str) -> str:
     """A text as the name of one folder."""
     return re.sub(r"[/\0]", "_", text).lstrip(".")[:200] or "_"
-
-
-def _mlflow_name(text: str) -> str:
-    """A text in the letters that MLflow allows."""
-    return re.sub(r"[^\w ./:-]", "_", text)[:250]

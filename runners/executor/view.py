@@ -1,6 +1,6 @@
 """What a person sees while a graph runs: live bars on a terminal, plain lines elsewhere.
 
-Both views are told the run's events (`runners/runtime/journal.py`) and the progress lines of running tasks
+Both views get the run's events (`runners/runtime/journal.py`) and the progress lines of running tasks
 (`runners/runtime/context.py`): done, total, unit, and named values such as loss terms. A value `rate` is the task's
 own measure of its units a second.
 """
@@ -11,8 +11,7 @@ import os
 import sys
 import time
 from collections import deque
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -26,14 +25,34 @@ _PACE_OVER_SECONDS = 30.0
 _FIELDS = frozenset({"time", "done", "total", "unit", "rate"})
 
 
-class View(Protocol):
-    def __enter__(self) -> View: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None: ...
-    def event(self, event: Event) -> None: ...
-    def progress(self, task_id: str, line: dict[str, Any]) -> None: ...
-    def tick(self) -> None: ...
+class View:
+    """The base of both views: it counts the tasks that have ended, and keeps the pace of those that run."""
+
+    def __init__(self, tasks: int) -> None:
+        self.tasks = tasks
+        self.ended = 0
+        self.names: dict[str, str] = {}
+        self.paces: dict[str, Pace] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def event(self, event: Event) -> None:
+        kind, task_id = event["event"], event.get("task", "")
+        if kind in ("task_started", "task_retried"):
+            self.names[task_id], self.paces[task_id] = event["name"], Pace()
+        elif kind.startswith("task_"):
+            self.ended += 1
+            self.paces.pop(task_id, None)
+
+    def progress(self, task_id: str, line: dict[str, Any]) -> None:
+        self.paces.setdefault(task_id, Pace()).update(line)
+
+    def tick(self) -> None:
+        """Called a few times a second."""
 
 
 def view_for(tasks: int, *, plain: bool) -> View:
@@ -79,7 +98,8 @@ class Pace:
             parts.append(f"{line['done'] / total:.0%}")
         if rate:
             parts.append(f"{quantity(rate)} {unit}/s")
-        parts += [f"{name} {_value(value)}" for name, value in line.items() if name not in _FIELDS]
+        shown = {name: value for name, value in line.items() if name not in _FIELDS}
+        parts += [f"{n} {value if isinstance(value, str) else quantity(value)}" for n, value in shown.items()]
         if rate and total > 0:
             parts.append(f"{clock((total - line['done']) / rate)} left")
         return "  ".join(parts)
@@ -104,7 +124,7 @@ def clock(seconds: float) -> str:
 
 
 def sentence(event: Event) -> str | None:
-    """A task's event in words, or None for what needs no line."""
+    """A task's event as a line, or None where it needs none."""
     name, error = event.get("name", ""), str(event.get("error", "")).partition("\n")[0]
     match event["event"]:
         case "task_started":
@@ -126,67 +146,35 @@ def sentence(event: Event) -> str | None:
     return None
 
 
-def _value(value: float | str) -> str:
-    return value if isinstance(value, str) else quantity(value)
-
-
-class _Counting:
-    """What both views keep: how many tasks have ended, and the pace of those that run."""
-
-    def __init__(self, tasks: int) -> None:
-        self.tasks = tasks
-        self.ended = 0
-        self.names: dict[str, str] = {}
-        self.paces: dict[str, Pace] = {}
-
-    def count(self, event: Event) -> None:
-        kind, task_id = event["event"], event.get("task", "")
-        if kind in ("task_started", "task_retried"):
-            self.names[task_id], self.paces[task_id] = event["name"], Pace()
-        elif kind.startswith("task_"):
-            self.ended += 1
-            self.paces.pop(task_id, None)
-
-
-class PlainView:
+class PlainView(View):
     """One line per transition, and one every ten seconds for each task that runs."""
 
     def __init__(self, tasks: int) -> None:
-        self._state = _Counting(tasks)
+        super().__init__(tasks)
         self._next: dict[str, float] = {}
 
-    def __enter__(self) -> PlainView:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        pass
-
     def event(self, event: Event) -> None:
-        self._state.count(event)
+        super().event(event)
         if (text := sentence(event)) is not None:
             self._print(text)
 
-    def progress(self, task_id: str, line: dict[str, Any]) -> None:
-        self._state.paces.setdefault(task_id, Pace()).update(line)
-
     def tick(self) -> None:
         now = time.monotonic()
-        for task_id, pace in self._state.paces.items():
+        for task_id, pace in self.paces.items():
             due = self._next.setdefault(task_id, now + _LINE_EVERY_SECONDS)
             if now >= due and pace.line:
                 self._next[task_id] = now + _LINE_EVERY_SECONDS
-                self._print(f"         {self._state.names.get(task_id, '')}: {pace.describe()}")
+                self._print(f"         {self.names.get(task_id, '')}: {pace.describe()}")
 
     def _print(self, text: str) -> None:
-        place = f"[{self._state.ended}/{self._state.tasks}]"
-        print(f"{time.strftime('%H:%M:%S')} {place:>9} {text}", flush=True)
+        print(f"{time.strftime('%H:%M:%S')} {f'[{self.ended}/{self.tasks}]':>9} {text}", flush=True)
 
 
-class LiveView:
-    """An overall bar and one bar for each task that runs; what has ended scrolls away above them."""
+class LiveView(View):
+    """An overall bar and one bar for each task that runs; events scroll away above them."""
 
     def __init__(self, tasks: int, *, console: Console | None = None) -> None:
-        self._state = _Counting(tasks)
+        super().__init__(tasks)
         self._bars = Progress(
             TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, max_width=40)),
             BarColumn(bar_width=24),
@@ -196,32 +184,28 @@ class LiveView:
         self._all = self._bars.add_task("all tasks", total=tasks, details=f"0/{tasks}")
         self._rows: dict[str, TaskID] = {}
 
-    def __enter__(self) -> LiveView:
+    def __enter__(self) -> Self:
         self._bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
     def event(self, event: Event) -> None:
-        self._state.count(event)
-        task_id = event.get("task", "")
-        if event["event"] == "task_started":
+        super().event(event)
+        kind, task_id = event["event"], event.get("task", "")
+        if kind == "task_started":
             self._rows[task_id] = self._bars.add_task(event["name"], total=None, details="")
-        elif event["event"].startswith("task_") and event["event"] != "task_retried" and task_id in self._rows:
+        elif kind.startswith("task_") and kind != "task_retried" and task_id in self._rows:
             self._bars.remove_task(self._rows.pop(task_id))
-        self._bars.update(self._all, completed=self._state.ended, details=f"{self._state.ended}/{self._state.tasks}")
+        self._bars.update(self._all, completed=self.ended, details=f"{self.ended}/{self.tasks}")
         text = sentence(event)
-        if text is not None and event["event"] != "task_started":  # its bar says that
-            self._bars.console.print(Text(text, style="bold red" if event["event"] == "task_failed" else ""))
+        if text is not None and kind != "task_started":  # its bar shows that
+            self._bars.console.print(Text(text, style="bold red" if kind == "task_failed" else ""))
 
     def progress(self, task_id: str, line: dict[str, Any]) -> None:
-        pace = self._state.paces.get(task_id)
-        if pace is None or task_id not in self._rows:
-            return
-        pace.update(line)
-        total = line["total"] if line["total"] > 0 else None
-        self._bars.update(self._rows[task_id], completed=line["done"], total=total, details=pace.describe())
-
-    def tick(self) -> None:
-        pass  # rich redraws by itself
+        if task_id in self.paces and task_id in self._rows:
+            super().progress(task_id, line)
+            total = line["total"] if line["total"] > 0 else None
+            details = self.paces[task_id].describe()
+            self._bars.update(self._rows[task_id], completed=line["done"], total=total, details=details)

@@ -1,9 +1,8 @@
 """One task, from start to published artifact, in the Ray worker that runs it.
 
-In: a `Job` (plain data). Out: an `Outcome`; an exception of the body is an outcome, too, so Ray does not
-retry it. What Ray does retry is a lost worker: then `execute` starts anew and the body continues from what
-it left in `Context.resume`. A machine that does not reach the store makes no outcome: the executor sends the
-task elsewhere.
+In: a `Job` (plain data). Out: an `Outcome`; an exception of the body is an outcome, too, so Ray does not retry it. Ray
+does retry a lost worker: then `execute` starts anew and the body continues from the checkpoints in `Context.resume`.
+A machine that does not reach the store makes no outcome: the executor submits the task again for another one.
 """
 
 from __future__ import annotations
@@ -15,12 +14,11 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.json_text import json_text
@@ -30,8 +28,8 @@ from runners.cluster.store_check import UnreachedError, opened
 from runners.executor.heartbeat import beating
 from runners.runtime import environment
 from runners.runtime.context import Context, Progress
-from runners.runtime.disk_full import FullDiskError, explained
-from runners.runtime.job import Job, Outcome, State, describe
+from runners.runtime.disk_full import explained
+from runners.runtime.job import Job, Outcome, TaskState, describe
 from runners.runtime.journal import log_file, make_subfolders, progress_file
 from runners.runtime.output import captured
 from runners.runtime.place_names import named, names_of
@@ -42,47 +40,38 @@ from runners.training.remote_checkpoint import remote_checkpoints
 
 def execute(job: Job) -> Outcome:
     """Make the artifact of `job`. Raises only KeyboardInterrupt, and UnreachedError."""
-    name = job.node.name
     started = time.time()
+
+    def outcome(state: TaskState, same_as: str = "", *, error: Exception | None = None) -> Outcome:
+        name, why = job.node.name, "" if error is None else describe(error)
+        return Outcome(name, state, why, name if error else "", time.time() - started, same_as)
+
     try:
-        store, here = opened(job)
+        store, sees_run_folder = opened(job)
+        folder = job.folder(store)
+        with explained(folder), _sent_to_driver(job, folder, sees_run_folder=sees_run_folder):
+            progress = _started(job, progress_file(folder, job.node.id), started)
+            store = open_store(job.store, report=progress.note)
+            with captured(log_file(folder, job.node.id)), beating(progress):
+                # SystemExit is not caught: it is how Ray ends a worker on a node that goes away, and then tries again.
+                try:
+                    return outcome(*_make(job, store, progress, started))
+                except Exception as error:
+                    traceback.print_exc()
+                    return outcome("failed", error=error)
     except UnreachedError:
         raise
-    except BoomspecError as error:  # there is no log yet, nor anybody who would read it
-        return Outcome(name, "failed", describe(error), name, time.time() - started)
-    folder = job.folder(store)
-    try:
-        with explained(folder), _heard(job, folder, here=here):
-            return _logged(job, folder, started)
-    except FullDiskError as error:  # which has no room for the log either
-        return Outcome(name, "failed", describe(error), name, time.time() - started)
-
-
-def _logged(job: Job, folder: Path, started: float) -> Outcome:
-    name = job.node.name
-    progress = _started(job, progress_file(folder, job.node.id), started)
-    store = open_store(job.store, report=progress.note)
-    with captured(log_file(folder, job.node.id)), beating(progress):
-        # SystemExit is not caught: it is how Ray ends a worker on a node that goes away, and such a task is retried.
-        try:
-            state, same_as = _make(job, store, progress, started)
-        except Exception as error:
-            traceback.print_exc()
-            return Outcome(name, "failed", describe(error), name, time.time() - started)
-    return Outcome(name, state, seconds=time.time() - started, same_as=same_as)
+    except BoomspecError as error:  # before there was a log, or of a disk that has no room for it
+        return outcome("failed", error=error)
 
 
 @contextmanager
-def _heard(job: Job, folder: Path, *, here: bool) -> Iterator[None]:
-    """What the task writes into its files is seen by the driver. `here`: they are in the driver's own run folder."""
-    if here:
-        yield
-        return
-    make_subfolders(folder)
-    if job.relay is None:
-        yield
-        return
-    with relayed(job.relay, folder, job.node.id):
+def _sent_to_driver(job: Job, folder: Path, *, sees_run_folder: bool) -> Iterator[None]:
+    """Send what the task writes into its files to the driver, where that does not see them."""
+    if not sees_run_folder:
+        make_subfolders(folder)
+    sent = nullcontext() if sees_run_folder or job.relay is None else relayed(job.relay, folder, job.node.id)
+    with sent:
         yield
 
 
@@ -93,7 +82,7 @@ def _started(job: Job, file: Path, started: float) -> Progress:
     return Progress(file)
 
 
-def _make(job: Job, store: Store, progress: Progress, started: float) -> tuple[State, str]:
+def _make(job: Job, store: Store, progress: Progress, started: float) -> tuple[TaskState, str]:
     """Make and publish the artifact.
 
     Nothing is made where another run has made it meanwhile, nor where there is one that was made of the same inputs
@@ -107,27 +96,29 @@ def _make(job: Job, store: Store, progress: Progress, started: float) -> tuple[S
         if store.has(task.kind, task.id) and store.damage(task.kind, task.id) is None:
             return "reused", ""
         key = None if job.anew else key_in(store, task, job.input_kinds)
-        if key is not None and (twin := _twin(job, store, key)):
-            return "reused", twin
+        if key is not None and (equal := _publish_equal(job, store, key)):
+            return "reused", equal
         if job.same_as:
             what = f"{task.kind} {job.same_as[:12]}, which was made of the same inputs, is gone or damaged"
             raise BoomspecError(f"{what} since the plan was drawn up", hint="run again")
         # Where several workers share the task, each machine of theirs fetches for itself.
         inputs = job.inputs if execution.workers > 1 else job.fetched(open_store(job.reads, report=progress.note))
-        body = _body(task.kind, threads)
-        mirror = remote_checkpoints(store, job.node, progress)
+        body = importlib.import_module(f"runners.tasks.{task.kind}")
+        if (torch := sys.modules.get("torch")) is not None:
+            torch.set_num_threads(threads)  # a process is used again, and torch reads OMP_NUM_THREADS only once
+        remote = remote_checkpoints(store, job.node, progress)
         with (
             store.workspace(task.kind, task.id) as workspace,
             explained(workspace.path, Path(tempfile.gettempdir())),
             named(names_of(job.node.name, inputs, workspace.path)),
         ):
-            body(
+            body.run(
                 Context(
                     record=task.record,
                     inputs=inputs,
                     path=workspace.path,
                     resume=workspace.resume,
-                    remote=mirror,
+                    remote=remote,
                     execution=execution,
                     progress=progress,
                     log=log_file(job.folder(store), job.node.id),
@@ -137,15 +128,15 @@ def _make(job: Job, store: Store, progress: Progress, started: float) -> tuple[S
             made_by = provenance(started=started, finished=time.time(), execution=execution, commit=job.commit)
             if job.node.cost is not None:
                 made_by["cost"] = asdict(job.node.cost)  # with the seconds: how fast such tasks are here
-            if mirror is not None:
-                mirror.wait()  # what is sent now would outlive the checkpoints, which end with the task
+            if remote is not None:
+                remote.wait()  # what is uploaded later would outlive the checkpoints, which end with the task
             if key is not None:
                 store.note_key(task.kind, key, task.id)
             store.publish(workspace, task.kind, task.id, task.identity(), made_by)
     return "made", ""
 
 
-def _twin(job: Job, store: Store, key: str) -> str:
+def _publish_equal(job: Job, store: Store, key: str) -> str:
     """Publish what was made of the same inputs under the task's id, if there is anything. Returns the id of that."""
     task = job.node.task
     now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -157,11 +148,3 @@ def _twin(job: Job, store: Store, key: str) -> str:
                 print(f"made of the same inputs, byte for byte, as {other}: nothing is computed")
                 return other
     return ""
-
-
-def _body(kind: str, threads: int) -> Callable[[Context[Any]], None]:
-    body: Callable[[Context[Any]], None] = importlib.import_module(f"runners.tasks.{kind}").run
-    # A worker is used again, and torch reads OMP_NUM_THREADS only once.
-    if (torch := sys.modules.get("torch")) is not None:
-        torch.set_num_threads(threads)
-    return body

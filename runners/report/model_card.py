@@ -22,7 +22,7 @@ from runners.modeling.members import lineage_of, task_of
 from runners.report.collect import collect
 from runners.report.format import count, number, size
 from runners.report.study import Row
-from runners.runtime.numbers import fetch_numbers
+from runners.runtime.job import fetch_numbers
 
 _CARD = "README.md"
 _FROM_BASE = ("license", "license_name", "license_link", "language")  # what a derived model must or may repeat

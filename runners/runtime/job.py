@@ -6,17 +6,19 @@ A job holds addresses and no paths: each machine opens the store itself, and has
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from boomspec.core.errors import BoomspecError, redact
 from boomspec.core.graph import Node, Source
+from boomspec.core.tasks import KINDS
 from boomspec.store import Store
 from boomspec.store.sources import readable_source
-from runners.runtime.numbers import fetch_numbers
 
-State = Literal["made", "reused", "failed", "blocked", "interrupted"]
+TaskState = Literal["made", "reused", "failed", "blocked", "interrupted"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Outcome:
     """How a task ended. `error` says why, where it did not succeed; it holds no secrets."""
 
     name: str
-    state: State
+    state: TaskState
     error: str = ""
     cause: str = ""  # name of the task whose failure this one follows from
     seconds: float = 0.0
@@ -96,6 +98,19 @@ class Job:
             role: replace(given, path=own.get(role), source=given.source and readable_source(store, given.source))
             for role, given in self.inputs.items()
         }
+
+
+_PARALLEL = 16
+
+
+def fetch_numbers(store: Store, tasks: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Path]:
+    """For each of these artifacts, which the store has, a folder on this machine with everything but a model."""
+    tasks = list(tasks)
+    beside_models = [task for task in tasks if KINDS[task[0]].numbers]
+    with ThreadPoolExecutor(_PARALLEL) as pool:
+        folders = pool.map(lambda task: store.fetch_files(task, KINDS[task[0]].numbers), beside_models)
+        found = dict(zip(beside_models, folders, strict=True))
+    return found | store.fetch_all(task for task in tasks if task not in found)
 
 
 def below(root: Path, folder: Path) -> Path:

@@ -83,7 +83,7 @@ def test_mlflow_has_the_same_numbers_and_the_run_has_ended_well(told: Told) -> N
     experiment = client.get_experiment_by_name("boom")
     (run,) = client.search_runs([experiment.experiment_id])
     assert (run.info.run_name, run.info.status) == (told.folder.name, "FINISHED")
-    assert run.data.tags["boomspec.core.graph"] == told.graph.id
+    assert run.data.tags["boomspec.graph"] == told.graph.id
     history = client.get_metric_history(run.info.run_id, "distill student/loss")
     assert [(point.step, point.value) for point in history] == [(row["step"], row["loss"]) for row in told.rows]
     assert "sizes/interpolated/held_out/loss" in run.data.metrics
@@ -149,7 +149,7 @@ def test_a_curve_has_a_folder_of_its_own_whatever_its_name(tmp_path: Path) -> No
 
 
 def test_points_that_were_said_are_not_said_again_where_none_can_be_taken_back() -> None:
-    said = trackers._Said()
+    said = trackers._Appending(Run("run", Path()))
     assert [p.step for p in said.new("a", points(0, 1))] == [0, 1]
     assert [p.step for p in said.new("a", points(0, 1, 2))] == [2]
     assert [p.step for p in said.new("b", points(1))] == [1]
