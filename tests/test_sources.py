@@ -29,7 +29,7 @@ APART = {
     "runners.cluster.head_watch", "runners.cluster.ray_cluster", "runners.cluster.store_check",
     "runners.runtime.context", "runners.runtime.disk_full", "runners.runtime.environment", "runners.runtime.job",
     "runners.runtime.journal", "runners.runtime.output", "runners.runtime.relay",
-    "runners.training.lost_peer", "runners.training.ray_train_worker", "runners.training.remote_checkpoint",
+    "runners.training.ray_train_worker", "runners.training.remote_checkpoint",
 }  # fmt: skip
 _NO_RESULT = {"ctx", "type_comment", "kind", "type_params"}  # fields of a syntax tree that versions of Python differ in
 

@@ -27,10 +27,10 @@ from boomspec.plan.plan import Plan, needed, without
 from boomspec.plan.saved import check, read_plan
 from boomspec.store import Store, open_store
 from runners.cli.stages import Ray, Stages
-from runners.executor.remote_run import RunMirror, mirrored
+from runners.executor.remote_run import RunCopy, copied
 from runners.executor.trackers import check as check_trackers
 from runners.executor.tracking import tracked
-from runners.executor.view import View, view_for
+from runners.executor.view import view_for
 from runners.runtime import environment
 from runners.runtime.disk_full import explained, survived
 from runners.runtime.interrupt import Interrupt
@@ -89,147 +89,25 @@ def _run(options: argparse.Namespace, interrupt: Interrupt, ray: Ray) -> int:
     folder = store.run_folder(graph.name, graph.id)
     folder.mkdir(parents=True, exist_ok=True)
     with (
-        store.using(run=None if options.report else folder, waiting=_say_waiting, elsewhere=_warn),
+        store.using(run=None if options.report else folder, waiting=_print_waiting, elsewhere=_warn),
         explained(store.root),
-        mirrored(store, folder) as mirror,
+        copied(store, folder) as copy,
     ):
         if options.report:
             return _report_only(graph, store)
-        return _run_graph(options, graph, store, interrupt, ray, mirror)
+        return _Run(options, graph, store, interrupt, ray).to_the_end(copy)
 
 
 def _warn(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def _say_waiting() -> None:
+def _print_waiting() -> None:
     print("the store is being cleaned up (boomspec gc); waiting for the end of that", flush=True)
 
 
-def _run_graph(
-    options: argparse.Namespace,
-    graph: TaskGraph,
-    store: Store,
-    interrupt: Interrupt,
-    ray: Ray,
-    mirror: RunMirror | None,
-) -> int:
-    started = time.time()
-    plan = _plan(options, graph, store)
-    failed = {i: error for folder in options.failed for i, error in last_failures(folder).items()}
-    plan = without(graph, plan, failed)
-    view = view_for(len(plan.work), plain=options.plain)
-    journal = Journal(store.run_folder(graph.name, graph.id), graph, view.event)
-    if mirror is not None:
-        journal.hears(mirror.failures)
-    journal.event("run_started", tasks=len(plan.work), version=boomspec.__version__)
-    lock = None if options.lock is None else options.lock.absolute()
-    if plan.work or not (journal.folder / LOCK).is_file():  # a run that has nothing to do uses nothing
-        record_lock(graph, store, journal.folder, used=lock)
-    # Ray's workers import from the driver's working folder first: a person's rich.py must not be found there.
-    os.chdir(journal.folder)
-    outcomes = _blocked_from_the_start(graph, plan)
-    outcomes |= {i: replace(o, state="failed") for i, o in outcomes.items() if i in failed and o.cause == o.name}
-    if plan.work:
-        print(
-            f"{len(plan.ids('run'))} tasks to run, {len(plan.ids('reuse'))} artifacts reused; starting Ray", flush=True
-        )
-        with view:
-            outcomes |= _execute(options, graph, store, ray, plan=plan, journal=journal, view=view, interrupt=interrupt)
-        with survived("lock.json", _warn, journal.folder):
-            record_lock(graph, store, journal.folder, used=lock)  # now the rows are known
-    elif not outcomes:
-        print(_nothing_to_do(graph, store))
-    failures = {i: outcome.error for i, outcome in outcomes.items() if outcome.state in ("failed", "blocked")}
-    interrupted = any(outcome.state == "interrupted" for outcome in outcomes.values())
-    targets = {(graph.nodes[i].task.kind, i) for i in graph.targets}
-    complete = targets <= store.records(targets, unread={}).keys()
-    report = None
-    if not interrupted and any(isinstance(n.task.record, Report | Comparison) for n in graph.nodes.values()):
-        report = _report_as_it_is(graph, journal, outcomes) or _report(graph, store, journal, failures)
-        complete = complete and report is not None
-    complete = complete and not options.failed
-    code = EXIT_INTERRUPTED if interrupted else EXIT_OK if complete else EXIT_RUN_FAILED
-    _finish(graph, plan, outcomes, journal=journal, started=started, code=code, report=report)
-    if mirror is not None:
-        print(f"the same at: {mirror.url}", flush=True)
-    return code
-
-
-def _plan(options: argparse.Namespace, graph: TaskGraph, store: Store) -> Plan:
-    """What to do: what is needed now, or a saved plan as long as it holds. Raises BoomspecError where it does not."""
-    if options.plan is None:
-        return needed(graph, store, checksums=options.verify)
-    saved = read_plan(options.plan)
-    if saved.graph.id != graph.id or saved.store != store.address:
-        raise BoomspecError(f"{options.plan}: is a plan of another graph or for another store")
-    check(saved, options.plan)
-    return saved.plan
-
-
-def _execute(
-    options: argparse.Namespace,
-    graph: TaskGraph,
-    store: Store,
-    ray: Ray,
-    *,
-    plan: Plan,
-    journal: Journal,
-    view: View,
-    interrupt: Interrupt,
-) -> dict[str, Outcome]:
-    try:
-        with ray.connected(options, stay=options.stages) as head:
-            from runners.executor.executor import run_tasks
-
-            interrupt.arm()
-            with tracked(graph, store, journal) as tracking:
-                outcomes = run_tasks(
-                    graph,
-                    store,
-                    plan=plan,
-                    checksums=options.verify,
-                    journal=journal,
-                    view=view,
-                    interrupt=interrupt,
-                    tracking=tracking,
-                    head=head,
-                )
-                tracking.state = _state(outcomes)
-            return outcomes
-    except BoomspecError as error:
-        journal.event("run_finished", state="failed", error=str(error))
-        raise
-
-
-def _state(outcomes: dict[str, Outcome]) -> str:
-    states = {outcome.state for outcome in outcomes.values()}
-    return "interrupted" if "interrupted" in states else "failed" if states & {"failed", "blocked"} else "finished"
-
-
-def _blocked_from_the_start(graph: TaskGraph, plan: Plan) -> dict[str, Outcome]:
-    """Outcomes of the tasks that cannot run because something that they read is gone."""
-    blocked = plan.ids("blocked")
-    return {
-        i: Outcome(
-            graph.nodes[i].name,
-            "blocked",
-            redact(plan.steps[i].reason),
-            cause="" if any(needed in blocked for needed in graph.waits_for(i)) else graph.nodes[i].name,
-        )
-        for i in blocked
-    }
-
-
-def _nothing_to_do(graph: TaskGraph, store: Store) -> str:
-    present = len(store.records(((node.task.kind, node.id) for node in graph.nodes.values()), unread={}))
-    if present == len(graph.nodes):
-        return f"nothing to do: all {present} artifacts are in the store"
-    return f"nothing to do: all {len(graph.targets)} results are in the store"
-
-
 def _report_only(graph: TaskGraph, store: Store) -> int:
-    from runners.report.page import publish_run  # as in _report
+    from runners.report.page import publish_run  # as in `_Run.make_report`
 
     folder = store.run_folder(graph.name, graph.id)
     failures = known_failures(folder.parent) | last_failures(folder)  # its tasks may have run in a set
@@ -237,80 +115,165 @@ def _report_only(graph: TaskGraph, store: Store) -> int:
     return EXIT_OK
 
 
-def _report_as_it_is(graph: TaskGraph, journal: Journal, outcomes: dict[str, Outcome]) -> Path | None:
-    """The run folder's report, where nothing has happened since it was made."""
-    page, last = journal.folder / "report" / "report.html", last_status(journal.folder)
-    current = last.get("state") == "finished" and last.get("spec") == digest(graph.spec)
-    return page if not outcomes and current and page.is_file() else None
+class _Run:
+    """One run of one graph: its plan, its journal, and how its tasks ended."""
 
+    def __init__(
+        self, options: argparse.Namespace, graph: TaskGraph, store: Store, interrupt: Interrupt, ray: Ray
+    ) -> None:
+        self.options, self.graph, self.store, self.interrupt, self.ray = options, graph, store, interrupt, ray
+        self.started = time.time()
+        self.failed = {i: error for folder in options.failed for i, error in last_failures(folder).items()}
+        self.plan = without(graph, self.planned(), self.failed)
+        self.view = view_for(len(self.plan.work), plain=options.plain)
+        self.journal = Journal(store.run_folder(graph.name, graph.id), graph, self.view.event)
+        self.outcomes: dict[str, Outcome] = {}
 
-def _report(graph: TaskGraph, store: Store, journal: Journal, failures: dict[str, str]) -> Path | None:
-    """Make the run folder's report; None where that fails, which is said."""
-    # Not at the top: it draws with matplotlib, which a run that is interrupted has no need of.
-    from runners.report.page import publish_run
+    def planned(self) -> Plan:
+        """What is needed now, or a saved plan as long as it holds. Raises BoomspecError where it does not."""
+        file: Path | None = self.options.plan
+        if file is None:
+            return needed(self.graph, self.store, checksums=self.options.verify)
+        saved = read_plan(file)
+        if saved.graph.id != self.graph.id or saved.store != self.store.address:
+            raise BoomspecError(f"{file}: is a plan of another graph or for another store")
+        check(saved, file)
+        return saved.plan
 
-    try:
-        return publish_run(graph, store, journal.folder, failures)
-    except Exception as error:
-        log = journal.log("report")
-        with survived(log.name, _warn, journal.folder):
-            log.write_text(redact(traceback.format_exc()), encoding="utf-8")
-        print(f"the report could not be made: {describe(error)}\n  log: {log}", file=sys.stderr)
-        return None
+    def to_the_end(self, copy: RunCopy | None) -> int:
+        """Run the tasks, make the report, write down how it ended. Returns the exit code."""
+        graph, plan, journal = self.graph, self.plan, self.journal
+        if copy is not None:
+            journal.notes_failures_of(copy.failures)
+        journal.event("run_started", tasks=len(plan.work), version=boomspec.__version__)
+        lock = None if self.options.lock is None else self.options.lock.absolute()
+        if plan.work or not (journal.folder / LOCK).is_file():  # a run that has nothing to do uses nothing
+            record_lock(graph, self.store, journal.folder, used=lock)
+        # Ray's workers import from the driver's working folder first: a person's rich.py must not be found there.
+        os.chdir(journal.folder)
+        self.outcomes |= self.blocked_from_the_start()
+        if plan.work:
+            counts = f"{len(plan.ids('run'))} tasks to run, {len(plan.ids('reuse'))} artifacts reused"
+            print(f"{counts}; starting Ray", flush=True)
+            with self.view:
+                self.outcomes |= self.run_tasks()
+            with survived("lock.json", _warn, journal.folder):
+                record_lock(graph, self.store, journal.folder, used=lock)  # now the rows are known
+        elif not self.outcomes:
+            tasks = [(node.task.kind, node.id) for node in graph.nodes.values()]
+            present = len(self.store.records(tasks, unread={}))
+            everything = f"{present} artifacts" if present == len(tasks) else f"{len(graph.targets)} results"
+            print(f"nothing to do: all {everything} are in the store")
+        interrupted = any(outcome.state == "interrupted" for outcome in self.outcomes.values())
+        targets = {(graph.nodes[i].task.kind, i) for i in graph.targets}
+        complete = targets <= self.store.records(targets, unread={}).keys() and not self.options.failed
+        report = None
+        if not interrupted and any(isinstance(n.task.record, Report | Comparison) for n in graph.nodes.values()):
+            report = self.current_report() or self.make_report()
+            complete = complete and report is not None
+        code = EXIT_INTERRUPTED if interrupted else EXIT_OK if complete else EXIT_RUN_FAILED
+        self.finish(code, report)
+        if copy is not None:
+            print(f"the same at: {copy.url}", flush=True)
+        return code
 
+    def blocked_from_the_start(self) -> dict[str, Outcome]:
+        """Outcomes of the tasks that cannot run, because what they read is gone or failed in an earlier run."""
+        outcomes = {}
+        for i in (blocked := self.plan.ids("blocked")):
+            name, is_first = self.graph.nodes[i].name, not any(n in blocked for n in self.graph.waits_for(i))
+            outcome = Outcome(name, "blocked", redact(self.plan.steps[i].reason), cause=name if is_first else "")
+            outcomes[i] = replace(outcome, state="failed") if is_first and i in self.failed else outcome
+        return outcomes
 
-def _finish(
-    graph: TaskGraph,
-    plan: Plan,
-    outcomes: dict[str, Outcome],
-    *,
-    journal: Journal,
-    started: float,
-    code: int,
-    report: Path | None,
-) -> None:
-    """Write how the run ended, and say it."""
-    states = {i: "reused" if step.action == "reuse" else step.action for i, step in plan.steps.items()}
-    states |= {i: outcome.state for i, outcome in outcomes.items()}
-    counts = Counter(states.values())
-    state = {EXIT_OK: "finished", EXIT_INTERRUPTED: "interrupted"}.get(code, "failed")
-    tasks = {
-        i: {"name": graph.nodes[i].name, "kind": graph.nodes[i].task.kind, "state": states[i]}
-        | ({"seconds": round(outcomes[i].seconds, 1), "error": outcomes[i].error} if i in outcomes else {})
-        | ({"same_as": outcomes[i].same_as} if i in outcomes and outcomes[i].same_as else {})
-        for i in graph.nodes
-    }
-    journal.status(
-        {
-            "graph": graph.id,
-            "name": graph.name,
-            "spec": digest(graph.spec),
-            "state": state,
-            "seconds": round(time.time() - started, 1),
-            "counts": dict(counts),
-            "tasks": tasks,
-            "report": None if report is None else str(report),
+    def run_tasks(self) -> dict[str, Outcome]:
+        try:
+            with self.ray.connected(self.options, stay=self.options.stages) as head:
+                from runners.executor.executor import run_tasks  # imports Ray, which reads its settings then
+
+                self.interrupt.arm()
+                with tracked(self.graph, self.store, self.journal) as tracking:
+                    outcomes = run_tasks(
+                        self.graph,
+                        self.store,
+                        plan=self.plan,
+                        checksums=self.options.verify,
+                        journal=self.journal,
+                        view=self.view,
+                        interrupt=self.interrupt,
+                        tracking=tracking,
+                        head=head,
+                    )
+                    states = {outcome.state for outcome in outcomes.values()}
+                    ended = "failed" if states & {"failed", "blocked"} else "finished"
+                    tracking.state = "interrupted" if "interrupted" in states else ended
+                return outcomes
+        except BoomspecError as error:
+            self.journal.event("run_finished", state="failed", error=str(error))
+            raise
+
+    def current_report(self) -> Path | None:
+        """The run folder's report, where nothing has happened since it was made."""
+        page, last = self.journal.folder / "report" / "report.html", last_status(self.journal.folder)
+        current = last.get("state") == "finished" and last.get("spec") == digest(self.graph.spec)
+        return page if not self.outcomes and current and page.is_file() else None
+
+    def make_report(self) -> Path | None:
+        """Make the run folder's report; None where that fails, which is printed."""
+        # Not at the top: it draws with matplotlib, which a run that is interrupted has no need of.
+        from runners.report.page import publish_run
+
+        failures = {i: one.error for i, one in self.outcomes.items() if one.state in ("failed", "blocked")}
+        try:
+            return publish_run(self.graph, self.store, self.journal.folder, failures)
+        except Exception as error:
+            log = self.journal.log("report")
+            with survived(log.name, _warn, self.journal.folder):
+                log.write_text(redact(traceback.format_exc()), encoding="utf-8")
+            print(f"the report could not be made: {describe(error)}\n  log: {log}", file=sys.stderr)
+            return None
+
+    def finish(self, code: int, report: Path | None) -> None:
+        """Write how the run ended, and print it."""
+        graph, outcomes = self.graph, self.outcomes
+        states = {i: "reused" if step.action == "reuse" else step.action for i, step in self.plan.steps.items()}
+        states |= {i: outcome.state for i, outcome in outcomes.items()}
+        counts = Counter(states.values())
+        state = {EXIT_OK: "finished", EXIT_INTERRUPTED: "interrupted"}.get(code, "failed")
+        tasks = {
+            i: {"name": node.name, "kind": node.task.kind, "state": states[i]}
+            | ({"seconds": round(outcomes[i].seconds, 1), "error": outcomes[i].error} if i in outcomes else {})
+            | ({"same_as": outcomes[i].same_as} if i in outcomes and outcomes[i].same_as else {})
+            for i, node in graph.nodes.items()
         }
-    )
-    journal.event("run_finished", state=state, counts=dict(counts))
-    print("\n".join(_summary(outcomes, counts, journal, report)), flush=True)
+        self.journal.status(
+            {
+                "graph": graph.id,
+                "name": graph.name,
+                "spec": digest(graph.spec),
+                "state": state,
+                "seconds": round(time.time() - self.started, 1),
+                "counts": dict(counts),
+                "tasks": tasks,
+                "report": None if report is None else str(report),
+            }
+        )
+        self.journal.event("run_finished", state=state, counts=dict(counts))
+        print("\n".join(self.summary(counts, report)), flush=True)
 
-
-def _summary(
-    outcomes: dict[str, Outcome], counts: Counter[str], journal: Journal, report: Path | None
-) -> Iterator[str]:
-    shown = ["reused", "made", "failed", "blocked"] + (["interrupted"] if counts["interrupted"] else [])
-    yield "  ".join(f"{name} {counts[name]}" for name in shown)
-    if same := sum(bool(outcome.same_as) for outcome in outcomes.values()):
-        yield f"not computed again, for their inputs are the same byte for byte: {same} of those reused"
-    for task_id, outcome in outcomes.items():
-        if outcome.state in ("failed", "blocked") and outcome.cause == outcome.name:
-            first, *more = outcome.error.splitlines()[:_ERROR_LINES] or ["no message"]
-            yield f"{outcome.state}: {outcome.name}: {first}"
-            yield from (f"  {line}" for line in more)
-            if journal.log(task_id).exists():
-                yield f"  log: {journal.log(task_id)}"
-    if counts["interrupted"]:
-        yield "interrupted: the same command continues from here"
-    if report is not None:
-        yield f"report: {report}"
+    def summary(self, counts: Counter[str], report: Path | None) -> Iterator[str]:
+        shown = ["reused", "made", "failed", "blocked"] + ["interrupted"] * bool(counts["interrupted"])
+        yield "  ".join(f"{name} {counts[name]}" for name in shown)
+        if same := sum(bool(outcome.same_as) for outcome in self.outcomes.values()):
+            yield f"not computed again, for their inputs are the same byte for byte: {same} of those reused"
+        for task_id, outcome in self.outcomes.items():
+            if outcome.state in ("failed", "blocked") and outcome.cause == outcome.name:
+                first, *more = outcome.error.splitlines()[:_ERROR_LINES] or ["no message"]
+                yield f"{outcome.state}: {outcome.name}: {first}"
+                yield from (f"  {line}" for line in more)
+                if (log := self.journal.log(task_id)).exists():
+                    yield f"  log: {log}"
+        if counts["interrupted"]:
+            yield "interrupted: the same command continues from here"
+        if report is not None:
+            yield f"report: {report}"

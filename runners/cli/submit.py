@@ -27,9 +27,8 @@ from boomspec.core.tasks import Comparison, Report
 from boomspec.plan.demand import local_paths
 from boomspec.store import is_url
 from runners.cluster import job_server as jobs
-from runners.cluster.bundle import Bundle, write_bundle
+from runners.cluster.bundle import Bundle, requirements, write_bundle
 from runners.cluster.job_server import Submission
-from runners.cluster.requirements import requirements
 
 _NAMED = 8  # paths that a warning lists
 _STOP_SECONDS = 90  # Ray's own three are too few for tasks to write their checkpoints
@@ -41,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.action == "submit":
             return _submit(options)
-        client, _ = _connect(options)
+        client, _ = jobs.connect(options.address.rstrip("/"), insecure=options.insecure)
         match options.action:
             case "status":
                 return _status(client, options)
@@ -83,15 +82,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _connect(options: argparse.Namespace) -> tuple[Any, bool]:
-    return jobs.connect(options.address.rstrip("/"), insecure=options.insecure)
-
-
 def _submit(options: argparse.Namespace) -> int:
     graph = read_graph(options.graph)
     # Before connecting: an open cluster takes the token out of the environment.
     check_secrets(options.graph.read_text(encoding="utf-8"))
-    client, is_open = _connect(options)
+    client, is_open = jobs.connect(options.address.rstrip("/"), insecure=options.insecure)
     out = sys.stderr if options.json else sys.stdout
     here = jobs.head_is_here(client)
     for line in _warnings(graph, options, is_open=is_open, here=here):
@@ -103,7 +98,11 @@ def _submit(options: argparse.Namespace) -> int:
         return _after(client, options, graph, running, size=None)
     # With --pip it is that of the environment which Ray makes, first on the path.
     python = options.python or (sys.executable if here and not options.pip else "python")
-    number = 1 + max((int(job.id.rpartition("-")[2]) for job in known if _is_of(job, graph)), default=0)
+    own = re.compile(re.escape(_prefix(graph)) + r"(\d+)")
+    number = 1 + max((int(found[1]) for job in known if (found := own.fullmatch(job.id))), default=0)
+        (int(job.id.rpartition("-")[2]) for job in known if re.fullmatch(re.escape(_prefix(graph)) + r"\d+", job.id)),
+        default=0,
+    )
     with tempfile.TemporaryDirectory(prefix="boomspec-") as folder:
         bundle = write_bundle(Path(folder), graph=options.graph, lock=options.lock)
         print(f"{shown_bytes(bundle.size)} to send: both packages, {len(graph.nodes)} tasks, the lock", file=out)
@@ -112,7 +111,12 @@ def _submit(options: argparse.Namespace) -> int:
             submission_id=f"{_prefix(graph)}{number}",
             entrypoint=_entrypoint(python, options, is_open=is_open),
             runtime_env=_environment(graph, bundle, options),
-            metadata=_metadata(graph, options.store),
+            metadata={
+                "boomspec": boomspec.__version__,
+                "name": graph.name,
+                "graph": graph.id,
+                "store": options.store,
+            },
         )
     return _after(client, options, graph, job, size=bundle.size)
 
@@ -122,7 +126,8 @@ def _after(client: Any, options: argparse.Namespace, graph: TaskGraph, job: Subm
     if options.wait:
         print(f"{job.id}: following it; Ctrl-C leaves it at work", file=sys.stderr)
         code = _follow(client, options, job, graph.id)
-        if code == EXIT_OK and not options.json and is_url(job.store) and _reports(graph):
+        reports = any(isinstance(node.task.record, Report | Comparison) for node in graph.nodes.values())
+        if code == EXIT_OK and not options.json and is_url(job.store) and reports:
             print(f"report: {job.run_folder}/report/report.html")
             print(f"  boomspec report SPEC --store {job.store} writes it here")
         return code
@@ -137,13 +142,8 @@ def _after(client: Any, options: argparse.Namespace, graph: TaskGraph, job: Subm
 
 def _follow(client: Any, options: argparse.Namespace, job: Submission, graph: str) -> int:
     stream = sys.stderr if options.json else sys.stdout
-
-    def tell(text: str) -> None:
-        stream.write(text)
-        stream.flush()
-
     try:
-        ended = jobs.follow(client, job.id, tell)
+        ended = jobs.follow(client, job.id, lambda text: print(text, end="", file=stream, flush=True))
     except KeyboardInterrupt:
         print(f"\n{job.id} goes on; boomspec logs {job.id} --follow comes back to it", file=sys.stderr)
         raise
@@ -151,8 +151,8 @@ def _follow(client: Any, options: argparse.Namespace, job: Submission, graph: st
         _print_json(ended, graph=graph)
     else:
         print(f"{ended.id}: {ended.state}")
-    if ended.state == "failed" and (hint := jobs.failure_hint(ended)) is not None:
-        print(f"{redact(ended.message)}\n  hint: {hint}", file=sys.stderr)
+    if ended.failure_hint is not None:
+        print(f"{redact(ended.message)}\n  hint: {ended.failure_hint}", file=sys.stderr)
     return ended.code
 
 
@@ -168,7 +168,7 @@ def _status(client: Any, options: argparse.Namespace) -> int:
         print(f"boomspec has submitted nothing to {options.address}")
     else:
         width = max(len(job.id) for job in found)
-        print("\n".join(f"{job.id:{width}}  {job.state:9}  {jobs.when(job)}" for job in found))
+        print("\n".join(f"{job.id:{width}}  {job.state:9}  {job.times}" for job in found))
     return EXIT_OK
 
 
@@ -219,10 +219,6 @@ def _environment(graph: TaskGraph, bundle: Bundle, options: argparse.Namespace) 
     return environment
 
 
-def _metadata(graph: TaskGraph, store: str) -> dict[str, str]:
-    return {"boomspec": boomspec.__version__, "name": graph.name, "graph": graph.id, "store": store}
-
-
 def _warnings(graph: TaskGraph, options: argparse.Namespace, *, is_open: bool, here: bool) -> Iterator[str]:
     if is_open:
         yield f"the cluster at {options.address} asks for no token: whoever reaches it owns it"
@@ -243,14 +239,6 @@ def _warnings(graph: TaskGraph, options: argparse.Namespace, *, is_open: bool, h
 
 def _prefix(graph: TaskGraph) -> str:
     return f"{graph.name}-{graph.id[:8]}-"
-
-
-def _is_of(job: Submission, graph: TaskGraph) -> bool:
-    return re.fullmatch(re.escape(_prefix(graph)) + r"\d+", job.id) is not None
-
-
-def _reports(graph: TaskGraph) -> bool:
-    return any(isinstance(node.task.record, Report | Comparison) for node in graph.nodes.values())
 
 
 def _print_json(job: Submission, **more: Any) -> None:

@@ -1,28 +1,35 @@
-"""What travels to a cluster: the two packages, a compiled graph, its lock. Never anybody's working folder.
+"""What a submitted job needs: the files that travel to the cluster, and the packages to be installed there.
 
     boomspec/...  runners/...  job/graph.json  job/lock.json
 
-The packages go as modules and not in the working folder: Ray unpacks a working folder anew whenever a node of the same
-machine sets it up, under the feet of those who import from it, and modules only once. It names each by its content, so
-that it uploads the packages once.
+The two packages travel as modules and not in the working folder: Ray unpacks a working folder again whenever a node of
+the same machine sets it up, while others import from it, and modules only once. It names each by its content, so that
+it uploads the packages once.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import boomspec
 import runners
 from boomspec.core.errors import BoomspecError
+from boomspec.core.machine import installed
 from boomspec.core.sizes import shown_bytes
+from boomspec.store import is_url, packages_of
 
 # Code and the packages' data (`package-data` in pyproject.toml), nothing else that may lie in their folders.
 SHIPPED = ("**/*.py", "**/*.jinja", "templates/*.yaml", "**/*.schema.json")
 LARGEST = 64 << 20  # bytes; Ray keeps it, packed, in the memory of the head
 _JOB = "job"
+_FROM_THE_CLUSTER = ("boomspec", "ray")  # never installed for a job: the one travels with it, the other runs it
+_NAME, _EXTRA = re.compile(r"[A-Za-z0-9._-]+"), re.compile(r"extra\s*==\s*[\"']([^\"']+)")
 
 
 def package_files() -> Iterator[tuple[str, Path]]:
@@ -60,3 +67,26 @@ def write_bundle(folder: Path, *, graph: Path, lock: Path, most: int = LARGEST) 
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
     return Bundle((folder / boomspec.__name__, folder / runners.__name__), folder / _JOB, size)
+
+
+def requirements(store: str, *, trackers: Collection[str] = ()) -> list[str]:
+    """`name==version` of each: what tasks import, what reaches the store and the trackers, and what changes results."""
+    wanted = {*installed(), *_declared({"run", *trackers}), *(packages_of(store) if is_url(store) else ())}
+    versions = {}
+    for name in {_plain(name) for name in wanted} - set(_FROM_THE_CLUSTER):
+        with suppress(metadata.PackageNotFoundError):  # what is not needed here may be missing here
+            versions[name] = metadata.version(name)
+    # "2.13.0+cpu" says which build, which is the cluster's choice.
+    return [f"{name}=={version.partition('+')[0]}" for name, version in sorted(versions.items())]
+
+
+def _declared(extras: Collection[str]) -> Iterator[str]:
+    """The names of boomspec's requirements, and of those that these extras add."""
+    for text in metadata.requires("boomspec") or ():
+        name, extra = _NAME.match(text), _EXTRA.search(text)
+        if name is not None and (extra is None or extra[1] in extras):
+            yield name[0]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,7 +1,7 @@
-"""Jobs of boomspec on a cluster, through Ray's job server: which there are, how they stand, what they print.
+"""Jobs of boomspec on a cluster, through Ray's job server: which there are, their states, their output.
 
-A job is a run of one compiled graph: the driver works on the head of the cluster and goes on when whoever submitted it
-goes home. Its metadata say which graph and which store; Ray keeps them, and shows them to all who have the token.
+A job is a run of one compiled graph: the driver works on the head of the cluster, whatever happens to the machine that
+submitted it. Its metadata name the graph and the store; Ray keeps them, and shows them to all who have the token.
 """
 
 from __future__ import annotations
@@ -13,42 +13,36 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
 
-from boomspec.core.errors import (
-    EXIT_INTERRUPTED,
-    EXIT_OK,
-    EXIT_RUN_FAILED,
-    BoomspecError,
-    did_you_mean,
-    first_line,
-    redact,
-)
+from boomspec.core import errors
+from boomspec.core.errors import BoomspecError, did_you_mean, first_line, redact
 from runners.cluster import access
 
 ENDED = ("succeeded", "failed", "stopped")
 _AT_WORK = ("pending", "running")
 _POLL_SECONDS = 0.5
-_LOST_SECONDS = 2.0  # until a lost connection is taken up again
+_LOST_SECONDS = 2.0  # until a lost connection is made again
 _PATIENCE_SECONDS = 60.0  # for a head that does not answer while it is busy, or restarts
 _STOP_SECONDS = 120.0
 _AGENT_SECONDS = 45.0
 # Those of requests are OSErrors, some of aiohttp are neither, and answers of another shape are ValueErrors.
 _FAILURES = (RuntimeError, OSError, ValueError, aiohttp.ClientError)
-_TRACEBACK = "Traceback (most recent call last):"
+_NOISY = ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging")
 _Answer = TypeVar("_Answer")
 
 
 class NoAnswerError(BoomspecError):
-    """The job server did not answer, or with an error: `said`, in one line."""
+    """The job server did not answer, or with an error: `reason`, in one line."""
 
-    def __init__(self, said: str) -> None:
+    def __init__(self, reason: str) -> None:
         hint = "ask again in a while: its head may be busy, or restarting"
-        super().__init__(f"no answer from the cluster's job server: {said}", hint=hint)
-        self.said = said
+        super().__init__(f"no answer from the cluster's job server: {reason}", hint=hint)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -71,14 +65,28 @@ class Submission:
 
     @property
     def code(self) -> int:
-        """The exit code of whoever waited for it: the run's own where there is one."""
+        """The exit code of a command that waited for it: the run's own where there is one."""
         if self.state == "succeeded":
-            return EXIT_OK
-        return EXIT_INTERRUPTED if self.state == "stopped" else self.exit_code or EXIT_RUN_FAILED
+            return errors.EXIT_OK
+        return errors.EXIT_INTERRUPTED if self.state == "stopped" else self.exit_code or errors.EXIT_RUN_FAILED
 
     @property
     def run_folder(self) -> str:
         return f"{self.store}/runs/{self.name}-{self.graph[:8]}"
+
+    @property
+    def times(self) -> str:
+        """Since when, and for how long; for people."""
+        if self.started is None:
+            return ""
+        took = f", took {self.ended - self.started:.0f} s" if self.ended else ""
+        return f"started {datetime.fromtimestamp(self.started):%Y-%m-%d %H:%M}{took}"
+
+    @property
+    def failure_hint(self) -> str | None:
+        """What to do about a job whose program could not even be started."""
+        unstarted = self.state == "failed" and (self.exit_code == 127 or "No module named" in self.message)
+        return "name a python of the head that has ray and torch: --python /path/to/python" if unstarted else None
 
     def to_json(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -92,23 +100,23 @@ def connect(address: str, *, insecure: bool = False) -> tuple[Any, bool]:
     """
     is_open = access.check_http(address, insecure=insecure)
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
-        os.environ.pop(name, None)  # Ray would take the job there instead, to a cluster that was not asked
+        os.environ.pop(name, None)  # Ray would take the job to that cluster instead
     access.settle_token(is_open=is_open)
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    for module in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
-        logging.getLogger(f"ray.{module}").setLevel(logging.WARNING)  # they tell of every upload and connection
+    for module in _NOISY:
+        logging.getLogger(f"ray.{module}").setLevel(logging.WARNING)  # they print every upload and connection
     try:
         return JobSubmissionClient(address), is_open
     except AuthenticationError as error:
         raise access.unwelcome(address) from error
     except (*_FAILURES, KeyError, TypeError) as error:
-        raise BoomspecError(f"what answers at {address} is no job server of Ray: {_said(error)}") from error
+        raise BoomspecError(f"what answers at {address} is no job server of Ray: {_reason(error)}") from error
 
 
 def submit(client: Any, **job: Any) -> Submission:
-    """Give a job to the cluster; returns how it stands. Raises BoomspecError where the cluster does not take it."""
+    """Give a job to the cluster; returns its state. Raises BoomspecError where the cluster does not take it."""
     until = time.monotonic() + _AGENT_SECONDS
     while True:
         try:
@@ -122,8 +130,8 @@ def submit(client: Any, **job: Any) -> Submission:
             if agentless and time.monotonic() < until:
                 continue
             hint = "start the head with --dashboard-agent-listen-port=PORT" if agentless else None
-            raise BoomspecError(f"the cluster did not take it: {error.said}", hint=hint) from error
-    return _patiently(lambda: _look(client, taken), hint=f"it has taken the job: boomspec status {taken}")
+            raise BoomspecError(f"the cluster did not take it: {error.reason}", hint=hint) from error
+    return _retried(lambda: _look(client, taken), hint=f"it has taken the job: boomspec status {taken}")
 
 
 def submissions(client: Any) -> list[Submission]:
@@ -147,20 +155,20 @@ def chosen(client: Any, named: str) -> Submission:
 
 
 def log(client: Any, job: str) -> str:
-    """What a job has printed so far."""
+    """The output of a job so far."""
     with _asking(client):
         return str(client.get_job_logs(job))
 
 
-def follow(client: Any, job: str, tell: Callable[[str], None]) -> Submission:
-    """Tell what a job prints, from its beginning, until it has ended. A lost connection is taken up again."""
-    told, hint = 0, f"the job may go on: boomspec logs {job} --follow"
+def follow(client: Any, job: str, show: Callable[[str], None]) -> Submission:
+    """Show the output of a job, from its beginning, until it has ended. A lost connection is made again."""
+    shown, hint = 0, f"the job may go on: boomspec logs {job} --follow"
 
-    def tell_rest(text: str, start: int = 0) -> None:
-        nonlocal told
-        rest = text[max(0, told - start) :]
-        told = max(told, start + len(text))
-        tell(rest)
+    def show_rest(text: str, start: int = 0) -> None:
+        nonlocal shown
+        rest = text[max(0, shown - start) :]
+        shown = max(shown, start + len(text))
+        show(rest)
 
     async def read() -> None:
         seen, texts = 0, client.tail_job_logs(job)
@@ -169,17 +177,17 @@ def follow(client: Any, job: str, tell: Callable[[str], None]) -> Submission:
                 text = await anext(texts, None)
             if text is None:
                 return
-            tell_rest(text, seen)
+            show_rest(text, seen)
             seen += len(text)
 
     while True:
         lost = True
-        with suppress(NoAnswerError):  # what lies between may close quiet connections, or let none of this kind through
+        with suppress(NoAnswerError):  # a proxy may close quiet connections, or let none of this kind through
             asyncio.run(read())
             lost = False
-        now = _patiently(lambda: _look(client, job), hint=hint)
+        now = _retried(lambda: _look(client, job), hint=hint)
         if lost or not now.at_work:
-            tell_rest(_patiently(lambda: log(client, job), hint=hint))
+            show_rest(_retried(lambda: log(client, job), hint=hint))
         if not now.at_work:
             return now
         time.sleep(_LOST_SECONDS if lost else _POLL_SECONDS)
@@ -187,51 +195,35 @@ def follow(client: Any, job: str, tell: Callable[[str], None]) -> Submission:
 
 def stop(client: Any, job: Submission) -> Submission:
     """Stop a job and wait until it has ended; its tasks write their checkpoints first. One that has ended stays so."""
-    if not job.at_work:
-        return _look(client, job.id)
-    with _asking(client):
-        stopping = client.stop_job(job.id)
+    stopping = False
+    if job.at_work:
+        with _asking(client):
+            stopping = client.stop_job(job.id)
     if not stopping:
         return _look(client, job.id)
-    hint = f"it was told to stop; look again: boomspec status {job.id}"
+    hint = f"look again: boomspec status {job.id}"
     until = time.monotonic() + _STOP_SECONDS
     while time.monotonic() < until:
-        now = _patiently(lambda: _look(client, job.id), hint=hint)
+        now = _retried(lambda: _look(client, job.id), hint=f"it was told to stop; {hint}")
         if not now.at_work:
             return now
         time.sleep(_POLL_SECONDS)
-    raise BoomspecError(f"{job.id} was told to stop and has not yet", hint=f"look again: boomspec status {job.id}")
-
-
-def failure_hint(job: Submission) -> str | None:
-    """What to do about a job whose program could not even be started."""
-    unstarted = job.state == "failed" and (job.exit_code == 127 or "No module named" in job.message)
-    return "name a python of the head that has ray and torch: --python /path/to/python" if unstarted else None
+    raise BoomspecError(f"{job.id} was told to stop and has not yet", hint=hint)
 
 
 def about(job: Submission) -> Iterator[str]:
     """A job in a few lines, for people."""
-    yield f"{job.id}: {job.state}{when(job) and ', ' + when(job)}"
+    yield f"{job.id}: {job.state}{job.times and ', ' + job.times}"
     yield f"store: {job.store}"
     yield f"run:   {job.run_folder}"
     if job.state == "failed" and job.message:
         yield redact(job.message)
-        if (hint := failure_hint(job)) is not None:
-            yield f"  hint: {hint}"
-
-
-def when(job: Submission) -> str:
-    """Since when, and for how long."""
-    from datetime import datetime  # for people only
-
-    if job.started is None:
-        return ""
-    took = f", took {job.ended - job.started:.0f} s" if job.ended else ""
-    return f"started {datetime.fromtimestamp(job.started):%Y-%m-%d %H:%M}{took}"
+        if job.failure_hint is not None:
+            yield f"  hint: {job.failure_hint}"
 
 
 def head_is_here(client: Any) -> bool:
-    """Whether the head of the cluster is this machine: behind a forwarded port "localhost" is another one."""
+    """Whether the head of the cluster is this machine: over a forwarded port "localhost" is another one."""
     with _asking(client):
         answer = client._do_request("GET", "/nodes?view=summary")
         if answer.status_code != 200:
@@ -251,31 +243,31 @@ def _asking(client: Any) -> Iterator[None]:
     except AuthenticationError as error:
         raise access.unwelcome(client.get_address()) from error
     except _FAILURES as error:
-        raise NoAnswerError(_said(error)) from error
+        raise NoAnswerError(_reason(error)) from error
 
 
-def _patiently(ask: Callable[[], _Answer], *, hint: str) -> _Answer:
-    """What `ask` returns, asked again while there is no answer, for as long as the patience lasts."""
-    silent_since: float | None = None
+def _retried(ask: Callable[[], _Answer], *, hint: str) -> _Answer:
+    """The answer of `ask`, which is asked again where there is none. (The extra `run` has no tenacity.)"""
+    until: float | None = None
     while True:
         try:
             return ask()
         except NoAnswerError as error:
-            silent_since = silent_since or time.monotonic()
-            if time.monotonic() - silent_since > _PATIENCE_SECONDS:
-                raise BoomspecError(f"the cluster no longer answers: {error.said}", hint=hint) from error
+            until = until or time.monotonic() + _PATIENCE_SECONDS
+            if time.monotonic() > until:
+                raise BoomspecError(f"the cluster no longer answers: {error.reason}", hint=hint) from error
         time.sleep(_POLL_SECONDS)
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """Why something failed, in one line: of a traceback that the cluster sends, its last."""
-    status, cut, trace = access.reason(error).partition(_TRACEBACK)
-    last = [line for line in trace.splitlines() if line.strip(" .")][-1:]
-    return first_line(status + "".join(last) if cut else status)
+    status, traceback, lines = access.reason(error).partition("Traceback (most recent call last):")
+    last = [line for line in lines.splitlines() if line.strip(" .")][-1:]
+    return first_line(status + "".join(last) if traceback else status)
 
 
 def _look(client: Any, job: str) -> Submission:
-    """How a job stands now."""
+    """The state of a job now."""
     with _asking(client):
         return _submission(client.get_job_info(job))
 

@@ -36,7 +36,7 @@ _BROUGHT = ("status.json", "lock.json", "logs/")
 Version = tuple[int, int]  # of a file: the time of its last change, and its size
 
 
-class RunMirror:
+class RunCopy:
     """The copy of one run's folder. Its methods return at once, `end` aside."""
 
     def __init__(self, folder: Path, bucket: Bucket) -> None:
@@ -148,13 +148,13 @@ def affordable(changed: Mapping[str, Version], shares: dict[str, int], budget: i
 
 
 @contextmanager
-def mirrored(store: Store, folder: Path) -> Iterator[RunMirror | None]:
+def copied(store: Store, folder: Path) -> Iterator[RunCopy | None]:
     """While the context lasts, keep a run's folder at the store's URL; None for a store in a folder."""
     objects = store.remote_copy(folder)
     if objects is None:
         yield None
         return
-    mirror = RunMirror(folder, objects)
+    mirror = RunCopy(folder, objects)
     mirror.begin()
     try:
         yield mirror

@@ -134,7 +134,7 @@ def tracked(graph: TaskGraph, store: Store, journal: Journal) -> Iterator[Tracki
     """What the graph's spec asks for, for one run. What its store holds already is shown first."""
     about = {"name": graph.name, "graph": graph.id, "folder": str(journal.folder)}
     tracking = Tracking(graph, store, trackers(graph.tracking, Run(journal.folder.name, journal.folder, about)))
-    journal.hears(tracking.failures)
+    journal.notes_failures_of(tracking.failures)
     there = store.records((node.task.kind, i) for i, node in graph.nodes.items())
     tracking.ended([i for i, node in graph.nodes.items() if (node.task.kind, i) in there])
     try:

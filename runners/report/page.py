@@ -30,7 +30,7 @@ from runners.report.process_figures import search_figure, similarity_figure, tra
 from runners.report.run_notes import NO_NOTES, Notes, notes_of, why
 from runners.report.study import MOST_IN_RANGE, SERIES, Study
 from runners.report.sweep_figures import MOST_PANELS, axis_figure, grid_figure, marginal_figure, numeric, panels_of
-from runners.runtime.numbers import fetch_numbers
+from runners.runtime.job import fetch_numbers
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),

@@ -91,7 +91,11 @@ class Job:
         """The inputs, each in files of this machine. Raises BoomspecError for an artifact that cannot be used."""
         roles = {role: given for role, given in self.inputs.items() if given.id in self.input_kinds}
         tasks = {(self.input_kinds[given.id], given.id) for given in roles.values()}
-        store.check_before_fetch(tasks)
+        try:
+            store.check_before_fetch(tasks)
+        except BoomspecError as error:
+            names = (role for role, given in roles.items() if given.id[:12] in error.message)
+            raise BoomspecError(f"input {next(names, '?')}: {error.message}", hint=error.hint) from error
         paths = store.fetch_all(tasks) if self.node.task.record.reads_models else fetch_numbers(store, tasks)
         own = {role: paths[self.input_kinds[given.id], given.id] for role, given in roles.items()}
         return {

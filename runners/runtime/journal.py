@@ -60,8 +60,8 @@ class Journal:
         make_subfolders(folder)
         write_atomically(folder / "graph.json", json_text(redacted(graph.to_json()), indent=1) + "\n")
 
-    def hears(self, failures: Callable[[], Iterable[str]]) -> None:
-        """Somebody beside the run who may fail without ending it: what `failures` gives is noted."""
+    def notes_failures_of(self, failures: Callable[[], Iterable[str]]) -> None:
+        """Note what `failures` returns, of something that may fail without ending the run."""
         self._beside.append(failures)
 
     def note_failures(self) -> None:

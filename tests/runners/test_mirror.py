@@ -21,7 +21,7 @@ from boomspec.store.bucket import Bucket
 from boomspec.store.leases import shown
 from boomspec.store.lock import IN_USE
 from runners.cli.run import main
-from runners.executor.remote_run import RunMirror, affordable, mirrored
+from runners.executor.remote_run import RunCopy, affordable, copied
 from runners.runtime.context import Context
 from runners.runtime.relay import Relay
 from runners.tasks import distill
@@ -197,7 +197,7 @@ def test_a_runs_folder_is_sent_and_brought_to_the_machine_that_goes_on(
         folder = store.run_folder("small", "0123456789")
         folders.append(folder)
         folder.mkdir(parents=True)
-        with mirrored(store, folder) as mirror:
+        with copied(store, folder) as mirror:
             assert mirror is not None
             if name == "second":
                 assert (folder / "logs" / "a.log").read_text() == "said on first"
@@ -213,12 +213,12 @@ def test_a_runs_folder_is_sent_and_brought_to_the_machine_that_goes_on(
         "4567/logs/b.log",
     }
     assert bucket.read("runs/small-01234567/events.jsonl") == b"first\nsecond\n"
-    with mirrored(FolderStore(tmp_path / "folder"), tmp_path) as mirror:
+    with copied(FolderStore(tmp_path / "folder"), tmp_path) as mirror:
         assert mirror is None
 
 
 def test_a_runs_folder_that_cannot_be_sent_is_told_of_and_ends_nothing(tmp_path: Path, bucket: Bucket, s3: S3) -> None:
-    mirror = RunMirror(tmp_path, bucket.below(f"runs/{tmp_path.name}").without_retries())
+    mirror = RunCopy(tmp_path, bucket.below(f"runs/{tmp_path.name}").without_retries())
     mirror.begin()
     (tmp_path / "events.jsonl").write_text("one\n")
     s3.cut()
@@ -231,7 +231,7 @@ def test_a_large_file_that_grows_is_sent_seldom_the_events_often_and_all_of_both
     tmp_path: Path, bucket: Bucket, s3: S3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runners.executor.remote_run._EVERY_SECONDS", 0.2)
-    mirror = RunMirror(tmp_path, bucket.below(f"runs/{tmp_path.name}"))
+    mirror = RunCopy(tmp_path, bucket.below(f"runs/{tmp_path.name}"))
     mirror.begin()
     s3.wire.forget()
     until = time.monotonic() + 120
@@ -268,7 +268,7 @@ def test_files_share_the_rate_and_what_small_ones_do_not_need_large_ones_have() 
 
 def test_what_is_at_the_url_already_is_not_sent_again(tmp_path: Path, bucket: Bucket, s3: S3) -> None:
     for content in ("first", "other"):
-        mirror = RunMirror(tmp_path, bucket.below(f"runs/{tmp_path.name}"))
+        mirror = RunCopy(tmp_path, bucket.below(f"runs/{tmp_path.name}"))
         mirror.begin()
         (tmp_path / "task.log").write_text("said once")
         (tmp_path / "status.json").write_text(content)
@@ -277,7 +277,7 @@ def test_what_is_at_the_url_already_is_not_sent_again(tmp_path: Path, bucket: Bu
         os.utime(file, (0, 0))  # S3 tells times in whole seconds
     assert bucket.read(f"runs/{tmp_path.name}/status.json") == b"other"
     s3.wire.forget()
-    mirror = RunMirror(tmp_path, bucket.below(f"runs/{tmp_path.name}"))
+    mirror = RunCopy(tmp_path, bucket.below(f"runs/{tmp_path.name}"))
     mirror.begin()
     assert mirror.end() == ""
     assert s3.wire.counted("PUT") == 0

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from runners.cluster.requirements import requirements
+from runners.cluster.bundle import requirements
 
 ROOT = Path(__file__).parents[2]
 
