@@ -100,9 +100,6 @@ def _submit(options: argparse.Namespace) -> int:
     python = options.python or (sys.executable if here and not options.pip else "python")
     own = re.compile(re.escape(_prefix(graph)) + r"(\d+)")
     number = 1 + max((int(found[1]) for job in known if (found := own.fullmatch(job.id))), default=0)
-        (int(job.id.rpartition("-")[2]) for job in known if re.fullmatch(re.escape(_prefix(graph)) + r"\d+", job.id)),
-        default=0,
-    )
     with tempfile.TemporaryDirectory(prefix="boomspec-") as folder:
         bundle = write_bundle(Path(folder), graph=options.graph, lock=options.lock)
         print(f"{shown_bytes(bundle.size)} to send: both packages, {len(graph.nodes)} tasks, the lock", file=out)

@@ -301,7 +301,7 @@ def test_execution_fields_that_cannot_mean_anything_are_refused(fields: dict[str
 def test_how_many_workers_train_is_no_part_of_an_identity() -> None:
     task = Task(recorded(), {})
     execution = ExecutionSpec.model_validate({"distill": {"workers": 4, "parallel": "fsdp", "teacher": "sharded"}})
-    options = execution.distill.model_dump(exclude={"cpus", "gpus"})
+    options = execution.distill.model_dump(exclude={"cpus", "gpus", "memory", "resources"})
     node = Node(task, "distill", Execution(**read_options(options)))
     assert node.execution.workers == 4
     assert node.id == Node(task, "distill").id

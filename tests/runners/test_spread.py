@@ -57,7 +57,7 @@ def test_a_torch_that_cannot_add_up_gradients_is_no_torch_that_takes_their_mean(
 def buckets(folder: Path) -> list[set[int]]:
     """The storages of all gradients behind each micro batch of a training, the last one's aside."""
     model, parallel = (small := tiny.model()), ParallelModel(small, process_group(folder), parallel="ddp")
-    context = tiny.context(folder / str(parallel.team.rank), resume=folder / "resume")
+    context = tiny.context(folder / str(parallel.group.rank), resume=folder / "resume")
     tiny.set_training(context, micro_batch=1)
     found = []
 
@@ -87,7 +87,7 @@ def gradients(parallel: Parallel) -> list[Tensor]:
     for step in range(2):
         model.zero_grad(set_to_none=not parallel.replicated)
         for index in range(3):
-            tokens = torch.arange(8).view(1, 8) + 10 * index + 30 * parallel.team.rank + step
+            tokens = torch.arange(8).view(1, 8) + 10 * index + 30 * parallel.group.rank + step
             with parallel.accumulating(last=index == 2):
                 parallel.forward(lambda tokens: model(tokens).logits.square().mean(), tokens).backward()
     return [parallel.whole(parameter.grad) for parameter in model.parameters()]
