@@ -1,11 +1,17 @@
-"""What is added in one place works everywhere: a task kind is a record and a body, and needs no other edit."""
+"""What is added in one place works everywhere, with no other edit: a task kind, a loss, a family's row."""
 
+import csv
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
+
+from tests.runners import small
 
 ROOT = Path(__file__).parent.parent
 RECORD = '''
@@ -65,13 +71,13 @@ print_plan(Compiled(graph, {}, ()), plan, forecast(graph, plan, store, Machine(1
 """
 
 
-def test_a_toy_kind_is_planned_run_reused_and_verified(tmp_path: Path) -> None:
+@pytest.fixture
+def python(tmp_path: Path) -> Callable[..., str]:
+    """A copy of both packages is in `tmp_path`; run Python on it, which must succeed. Returns what it prints."""
     for package in ("boomspec", "runners"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "boomspec/core/tasks/echo.py").write_text(RECORD)
-    (tmp_path / "runners/tasks/echo.py").write_text(BODY)
 
-    def python(*arguments: str) -> str:
+    def run(*arguments: str) -> str:
         environment = {**os.environ, "PYTHONPATH": str(tmp_path), "HOME": str(tmp_path), "COLUMNS": "120"}
         done = subprocess.run(
             [sys.executable, "-W", "error", *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
@@ -79,6 +85,12 @@ def test_a_toy_kind_is_planned_run_reused_and_verified(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    return run
+
+
+def test_a_toy_kind_is_planned_run_reused_and_verified(tmp_path: Path, python: Callable[..., str]) -> None:
+    (tmp_path / "boomspec/core/tasks/echo.py").write_text(RECORD)
+    (tmp_path / "runners/tasks/echo.py").write_text(BODY)
     planned = python("-c", GRAPH)
     assert " 3G " in next(line for line in planned.splitlines() if "first" in line)
     assert " 1.5G " in next(line for line in planned.splitlines() if "second" in line)
@@ -91,3 +103,138 @@ def test_a_toy_kind_is_planned_run_reused_and_verified(tmp_path: Path) -> None:
     assert "0 to run, 2 to reuse" in python("-c", GRAPH)
     assert "reused 2  made 0" in python(*run)
     assert "identical" in python("-m", "runners.cli.verify", "graph.json", "--store", "store", "--cpus", "1", "--plain")
+
+
+LOSS = '''
+"""The total variation distance of the student's next-token distribution from the teacher's."""
+
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from boomspec.core.losses.loss import Loss, Read
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class TotalVariation(Loss):
+    """`1/2 sum |p - q|` of the next-token distributions."""
+
+    kind: ClassVar[str] = "total_variation"
+    title: ClassVar[str] = "total variation"
+    unit: ClassVar[str] = "probability"
+    reads: ClassVar[tuple[Read, ...]] = ("logits", "teacher_logits")
+    description: ClassVar[str] = "On the teacher's probabilities."
+    example: ClassVar = {"weight": 1.0}
+    working: ClassVar[int] = 4
+    kept: ClassVar[int] = 2
+
+    scale: Annotated[float, Field(gt=0, description="Both logits are multiplied by it.")] = 1.0
+
+    def formula(self, logits_NV: "Tensor", teacher_logits_NV: "Tensor") -> "Tensor":
+        p_NV, q_NV = ((self.scale * logits.float()).softmax(-1) for logits in (teacher_logits_NV, logits_NV))
+        return (p_NV - q_NV).abs().sum(-1) / 2
+'''
+TITLES = """
+import json, sys
+from runners.report.process_figures import training_figure
+from runners.report.study import Training
+
+steps = tuple(json.loads(line) for line in open(sys.argv[1]))
+axes = training_figure(Training("student", steps, ())).axes
+print([(panel.get_title(loc="left"), panel.get_ylabel()) for panel in axes])
+"""
+
+
+def test_a_toy_loss_is_validated_priced_distilled_and_reported(tmp_path: Path, python: Callable[..., str]) -> None:
+    (tmp_path / "boomspec/core/losses/total_variation.py").write_text(LOSS)
+    small.write_spec(tmp_path, distill={"losses": {"total_variation": {"weight": 2.0, "scale": 0.5}}})
+    command = ("-m", "boomspec")
+    assert python(*command, "validate", "spec.yaml") == "spec.yaml: valid\n"
+    assert "total_variation" in python(*command, "schema")
+    (shown,) = json.loads(python(*command, "show", "spec.yaml", "--json"))["experiments"]
+    assert shown["meaning"]["distill"]["losses"] == {"total_variation": {"weight": 2.0, "scale": 0.5}}
+    plan = json.loads(python(*command, "plan", "spec.yaml", "--json"))
+    (distill,) = [task for task in plan["tasks"] if task["kind"] == "distill"]
+    assert {"head", "teacher"} <= distill["cost"]["memory"].keys()
+
+    python(*command, "run", "spec.yaml", "--plain")
+    (metrics,) = (tmp_path / "boomspec-store/distill").glob("*/metrics.jsonl")
+    steps = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert all(0 < step["total_variation"] < 1 for step in steps)
+    assert all(step["loss"] == pytest.approx(2 * step["total_variation"]) for step in steps)
+    assert "('total variation', 'probability')" in python("-c", TITLES, str(metrics))
+    (table,) = (tmp_path / "boomspec-store/report").glob("*/results.csv")
+    rows = list(csv.DictReader(table.open()))
+    assert {"teacher", "student", "interpolated"} <= {row["series"] for row in rows}
+
+
+ROW = """
+FAMILIES["toy"] = FamilyRow(
+    renamed=((r"^decoder\\.", "model."),),
+    dropped=r"\\.mask$",
+    tied=True,
+    by_place=("only the first layer has a bias", lambda i, n, config: i == 0),
+)
+"""
+FAMILY = """
+import json
+import torch
+from pathlib import Path
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from boomspec.core.errors import BoomspecError
+from boomspec.core.layers import read_layers, teacher_layers
+from boomspec.models.facts import read_facts
+from boomspec.models.fit import plan_entries
+from runners.assembly.assemble import assemble
+from runners.modeling.model_config import plan_config
+
+
+class ToyConfig(LlamaConfig):
+    model_type = "toy"
+
+
+class ToyForCausalLM(LlamaForCausalLM):
+    config_class = ToyConfig
+
+
+AutoConfig.register("toy", ToyConfig)
+AutoModelForCausalLM.register(ToyConfig, ToyForCausalLM)
+sizes = dict(vocab_size=32, hidden_size=8, intermediate_size=16, num_attention_heads=2, num_key_value_heads=2)
+teacher = ToyForCausalLM(ToyConfig(**sizes, num_hidden_layers=6, tie_word_embeddings=True)).eval()
+teacher.save_pretrained("teacher")
+config = json.loads(Path("teacher/config.json").read_text())
+del config["tie_word_embeddings"]
+Path("teacher/config.json").write_text(json.dumps(config))
+saved = load_file("teacher/model.safetensors")
+stored = {name.replace("model.", "decoder.", 1): tensor for name, tensor in saved.items()}
+stored["decoder.layers.0.mask"] = torch.ones(2)
+save_file(stored, "teacher/model.safetensors", metadata={"format": "pt"})
+
+facts = read_facts(Path("teacher"))
+assert (facts.prefix, facts.count, facts.tied, facts.head) == ("model.layers", 6, True, ()), facts
+assert not any("mask" in entry.name for entry in facts.tensors(range(6), tied=True))
+plan = teacher_layers((0, 2, 5))
+names = {entry.name for entry in plan_entries(facts, facts, plan, tied=True)}
+assert names == {name for name in saved if ".layers." not in name or name.split(".")[2] in "012"}, names
+assemble({"t": Path("teacher")}, plan, Path("student"), tied=True)
+student = AutoModelForCausalLM.from_pretrained("student")
+assert type(student) is ToyForCausalLM
+tokens_BT = torch.arange(10).reshape(2, 5)
+kept = torch.nn.ModuleList(teacher.model.layers[i] for i in (0, 2, 5))
+teacher.model.layers, teacher.model.config.num_hidden_layers = kept, 3
+assert torch.equal(student(tokens_BT, use_cache=False).logits, teacher(tokens_BT, use_cache=False).logits)
+try:
+    plan_config({"t": facts}, teacher_layers((0, 1, 0)), tied=True, base="t")
+except BoomspecError as error:
+    print(error)
+"""
+
+
+def test_a_toy_family_is_read_planned_and_assembled_by_its_row(tmp_path: Path, python: Callable[..., str]) -> None:
+    with (tmp_path / "boomspec/models/families.py").open("a") as file:
+        file.write(ROW)
+    assert "under 'toy' (only the first layer has a bias) layer 0 cannot become layer 2" in python("-c", FAMILY)

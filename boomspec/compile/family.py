@@ -24,6 +24,7 @@ from boomspec.core.layers import (
     Owner,
     Plan,
     check_kept,
+    ends_of,
     evenly_spaced,
     family_of_sets,
     first_wrong,
@@ -37,16 +38,16 @@ from boomspec.core.layers import (
 from boomspec.core.sizes import Member, answer, labels, no_such_size, shown_bytes
 from boomspec.core.types import Sizes
 from boomspec.models.facts import ModelFacts, read_as, size_of
+from boomspec.models.families import row_of
 from boomspec.models.fit import plan_entries
 from boomspec.models.kv_cache import layer_cache_bytes
+from boomspec.models.nested import prefixes_in, with_rest
 from boomspec.models.plan_config import plan_config
-from boomspec.models.whole import prefixes_in, with_rest
 from boomspec.spec.sections.interpolate import BudgetSpec, OrderSearch
 from boomspec.spec.sections.student import KeepChoice
 from boomspec.spec.spec_file import Once, SpecFile, once_for
 
 Sets = tuple[tuple[int, ...], ...]  # the patched blocks after 0, 1, ..., m steps
-_MASKED = {"bert", "distilbert", "roberta", "electra", "albert", "deberta", "deberta-v2"}
 _CONTEXT = ("max_position_embeddings", "n_positions")
 
 
@@ -112,7 +113,7 @@ def _distilled(file: SpecFile, facts: ModelFacts, kept: tuple[int, ...]) -> Mode
 def _member(file: SpecFile, facts: ModelFacts, student: ModelFacts, patched: int, plan: Plan) -> Member:
     # A tied model whose embedding and head have two owners with different weights cannot stay tied.
     owners = {TEACHER: facts, STUDENT: student}
-    first, last = owners[plan[0].owner], owners[plan[-1].owner]
+    first, last = (owners[owner] for owner in ends_of(plan))
     tied = first.tied and last.tied and (first is last or not file.spec.student.train_embedding)
     tensors = plan_entries(facts, student, plan, tied=tied)
     if file.spec.teacher.keeps_rest:
@@ -196,7 +197,7 @@ def check_teacher(file: SpecFile, facts: ModelFacts) -> None:
     """
     spec, problems = file.spec, []
     named = " ".join(map(str, facts.config.get("architectures") or ()))
-    if "MaskedLM" in named or facts.model_type in _MASKED:
+    if "MaskedLM" in named or row_of(facts.model_type).masked:
         for section in ("distill", "evaluate"):
             if getattr(spec, section) is not None:
                 message = f"a {facts.model_type} model is a masked language model: it can only be built"

@@ -34,7 +34,7 @@ from boomspec.models.files import CONFIG, CONTEXT, tokenizer_context, tokenizer_
 from boomspec.models.hub import UnreachableError, cached_model, hub_code, hub_folder, pinned_model
 from boomspec.models.published import STUDENT_CONFIG, read_student_mapping
 from boomspec.models.quantized import check_quantization, foreseen, quantization_of, target_dtype
-from boomspec.models.vocabulary import needed_rows
+from boomspec.models.tokenizer import needed_rows
 from boomspec.spec.sections.student import StudentSpec
 from boomspec.spec.sections.teacher import PretrainSpec, TeacherSpec
 from boomspec.spec.spec_file import SpecFile, once_for

@@ -67,6 +67,14 @@ def layers_text(plan: Plan) -> str:
 PlanText = Annotated[Plan, PlainValidator(read_layers), PlainSerializer(layers_text)]
 
 
+def ends_of(plan: Plan) -> tuple[Owner, Owner]:
+    """Whose embedding a model of this plan has, and whose final norm and head: the owners of its first and last layer.
+
+    (arXiv 2510.05064)
+    """
+    return plan[0].owner, plan[-1].owner
+
+
 def teacher_layers(indices: Iterable[int]) -> Plan:
     """The plan of these teacher layers alone."""
     return tuple(Layer(TEACHER, i) for i in indices)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from boomspec.core.errors import BoomspecError
+from boomspec.models.families import row_of
 from boomspec.models.files import CONFIG, INDEX, SINGLE, check_fetched, is_travelling_file
 
 ADAPTER = "adapter_config.json"
@@ -25,13 +26,6 @@ _RANK_SHARD = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")  # re
 _NUMBERED = re.compile(r"checkpoint-(\d+)")
 _FILES_KEYS = ("transformers_weights", "configuration_files")  # of config.json: other files that are read in its place
 
-# Whose configs need not say `is_encoder_decoder`: it is what their classes have by default.
-_ENCODER_DECODERS = frozenset({
-    "bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "encoder-decoder", "fsmt", "led", "longt5", "m2m_100",
-    "marian", "mbart", "mt5", "mvp", "nllb-moe", "pegasus", "pegasus_x", "pix2struct", "plbart", "prophetnet",
-    "seamless_m4t", "seamless_m4t_v2", "speech-encoder-decoder", "speech_to_text", "switch_transformers", "t5",
-    "t5gemma", "t5gemma2", "umt5", "vision-encoder-decoder", "whisper", "xlm-prophetnet",
-})  # fmt: skip
 _TRAINING = {"trainer_state.json", "optimizer.pt", "scheduler.pt", "training_args.bin"}
 _PIPELINE = "a pipeline of diffusers, not a language model"
 _PICKLED = "weights that are pickled"
@@ -127,7 +121,7 @@ def check_config(config: Mapping[str, Any], where: str) -> None:
             raise BoomspecError(message, hint="load it with transformers and save it: model.save_pretrained(folder)")
     if not config.get("model_type"):  # transformers would guess it from the folder's name
         raise BoomspecError(f"{where}: its {CONFIG} names no model_type", hint="is it the config of a language model?")
-    if config.get("is_encoder_decoder", config["model_type"] in _ENCODER_DECODERS):
+    if config.get("is_encoder_decoder", row_of(config["model_type"]).encoder_decoder):
         raise BoomspecError(
             f"{where}: a {config['model_type']} model is an encoder and a decoder, two stacks of layers of which one"
             " reads the other; boomspec interpolates models of one stack",

@@ -1,4 +1,4 @@
-"""Model facts: what config.json and the safetensors headers say of a decoder, with no torch and no family names.
+"""Model facts: what config.json and the safetensors headers say of a decoder, with no torch.
 
 The repeated group `<prefix>.<i>.<rest>`, i = 0..N-1, IS the layer stack. Of the other tensors, what stands
 in front of the stack (token and position embeddings) and what behind it (final norm, head) follows from
@@ -26,24 +26,7 @@ from typing import Any
 from boomspec.core.errors import BoomspecError
 from boomspec.models.checkpoint import TensorEntry, read_checkpoint, same_bytes
 from boomspec.models.contents import names_in, refusal
-from boomspec.models.families import (
-    FINAL_NORMS,
-    NEXT_TOKENS_KEYS,
-    NEXT_TOKENS_TENSOR,
-    NO_FINAL_NORM,
-    NORMS_WITHOUT_WEIGHTS,
-    TIED_BY_DEFAULT,
-    canonical_name,
-    is_head,
-    is_head_transform,
-    tied_names,
-    translated_config,
-    translated_name,
-    translation,
-    trunk_prefix,
-    untied_head,
-    unwrapped,
-)
+from boomspec.models.families import NEXT_TOKENS_KEYS, NEXT_TOKENS_TENSOR, FamilyRow, row_of, unwrapped
 from boomspec.models.files import CONFIG, check_fetched
 from boomspec.models.nested import decoder_config, decoder_tensors
 
@@ -86,7 +69,7 @@ class ModelFacts:
             return self.head
         present = {tensor.name: tensor for tensor in self.head}
         copies = []
-        for name, source in untied_head(self.model_type):
+        for name, source in row_of(self.model_type).untied_head:
             if (tensor := self.token_embedding if source is None else present.get(source)) is not None:
                 copies.append(replace(tensor, name=name))
         return (*self.head, *copies)
@@ -162,43 +145,44 @@ def model_facts(
     if decoder_config(config) is not None:
         config, tensors, left_out = decoder_tensors(config, tensors, where)
     model_type = str(config.get("model_type", "unknown"))
-    tensors = _canonical(tensors, model_type, where)
+    row = row_of(model_type)
+    tensors = _canonical(tensors, row, where)
     prefix, layers = _layer_stack(tensors, where)
     layers, config = _without_next_tokens(layers, config, where)
     others = [tensor for tensor in tensors.values() if not _in_stack(tensor.name, prefix)]
-    others = _with_embedding(others, config, model_type)
+    others = _with_embedding(others, config, row)
     base = _base(others, prefix, where)
     embedding, norm, head = [], [], []
     for tensor in others:
         if _is_outside(tensor, base):
             head.append(tensor)
-        elif tensor.name.startswith(FINAL_NORMS.get(model_type, "\0")) or (
+        elif (row.final_norm and tensor.name.startswith(row.final_norm)) or (
             len(tensor.shape) <= 1 and "embed" not in tensor.name.lower()
         ):
             norm.append(tensor)
         else:
             embedding.append(tensor)
-    if model_type in NO_FINAL_NORM:
+    if row.final_norm is None:
         if not head:
             raise BoomspecError(f"{where}: no head found: looked for tensors that are not under '{base}*'")
-    elif not norm and model_type not in NORMS_WITHOUT_WEIGHTS:
+    elif not norm and row.norm_weights:
         raise BoomspecError(f"{where}: no final norm found: looked for a vector under '{base}*' beside '{prefix}.*'")
-    if any(is_head(model_type, tensor.name) for tensor in head):  # then the others are heads of something else
-        head = [tensor for tensor in head if is_head(model_type, tensor.name)]
+    if any(row.is_head(tensor.name) for tensor in head):  # then the others are heads of something else
+        head = [tensor for tensor in head if row.is_head(tensor.name)]
     rows = _token_embedding(embedding, config).shape[0]
-    projections = [t for t in head if t.name == tied_names(model_type)[0] or (len(t.shape) == 2 and rows in t.shape)]
-    projections = [t for t in projections if not is_head_transform(model_type, t.name)]
+    projections = [t for t in head if t.name == row.head or (len(t.shape) == 2 and rows in t.shape)]
+    projections = [t for t in projections if not row.is_head_transform(t.name)]
     asked = config.get("tie_word_embeddings")
     if asked is False and not projections:
         raise BoomspecError(
             f"{where}: config.json says `tie_word_embeddings: false`, and the checkpoint holds no head",
-            hint=f"looked for '{tied_names(model_type)[0]}'; a trunk saved without its head is no language model",
+            hint=f"looked for '{row.head}'; a trunk saved without its head is no language model",
         )
-    tied = not projections or bool(model_type in TIED_BY_DEFAULT if asked is None else asked)
+    tied = not projections or bool(row.tied if asked is None else asked)
     if tied and any(same(projection, _token_embedding(embedding, config)) is False for projection in projections):
         tied = False  # as transformers loads it: a file that holds another head is believed
     if tied:
-        of_untied = {name for name, _ in untied_head(model_type)} | {tensor.name for tensor in projections}
+        of_untied = {name for name, _ in row.untied_head} | {tensor.name for tensor in projections}
         head = [tensor for tensor in head if tensor.name not in of_untied]
     parts = (tuple(embedding), tuple(norm), tuple(head))
     return ModelFacts(model_type, prefix, layers, *parts, tied, config, tuple(left_out), False, False, written, stored)
@@ -222,14 +206,14 @@ def _without_next_tokens(
     return layers[: len(layers) - more], {**config, **without}
 
 
-def _with_embedding(others: list[TensorEntry], config: Mapping[str, Any], model_type: str) -> list[TensorEntry]:
+def _with_embedding(others: list[TensorEntry], config: Mapping[str, Any], row: FamilyRow) -> list[TensorEntry]:
     """The tensors beside the layers; where a tied model holds its one matrix as the head, as the embedding."""
-    head, embedding = tied_names(model_type)
-    found = {tensor.name: tensor for tensor in others}
-    tied = config.get("tie_word_embeddings", model_type in TIED_BY_DEFAULT)
-    if not tied or head not in found or any(t.shape == found[head].shape for t in others if t.name != head):
+    head = next((tensor for tensor in others if tensor.name == row.head), None)
+    if head is None or not config.get("tie_word_embeddings", row.tied):
         return others
-    return [replace(t, name=embedding) if t.name == head else t for t in others]
+    if any(tensor.shape == head.shape for tensor in others if tensor is not head):
+        return others
+    return [replace(tensor, name=row.embedding) if tensor is head else tensor for tensor in others]
 
 
 def read_as(facts: ModelFacts, model_type: str, where: str) -> ModelFacts:
@@ -239,22 +223,22 @@ def read_as(facts: ModelFacts, model_type: str, where: str) -> ModelFacts:
     """
     if facts.model_type == model_type:
         return facts
-    rows = translation(facts.model_type, model_type)
+    rows = row_of(facts.model_type).read_as.get(model_type)
     if rows is None:
         raise BoomspecError(f"a {model_type} and a {facts.model_type} model cannot be interpolated")
     tensors = facts.tensors(range(facts.count), tied=facts.tied)
-    renamed = [replace(tensor, name=translated_name(rows, tensor.name)) for tensor in tensors]
-    config = translated_config(rows, facts.config, model_type)
+    renamed = [replace(tensor, name=rows.name(tensor.name)) for tensor in tensors]
+    config = rows.config(facts.config, model_type)
     return replace(model_facts(config, {tensor.name: tensor for tensor in renamed}, where), partial=True)
 
 
-def _canonical(tensors: Mapping[str, TensorEntry], model_type: str, where: str) -> dict[str, TensorEntry]:
+def _canonical(tensors: Mapping[str, TensorEntry], row: FamilyRow, where: str) -> dict[str, TensorEntry]:
     result: dict[str, TensorEntry] = {}
     stored: dict[str, str] = {}
-    bare = _trunk_alone([unwrapped(name) for name in tensors], model_type)
+    bare = _trunk_alone([unwrapped(name) for name in tensors], row)
     for tensor in tensors.values():
         own = unwrapped(tensor.name)
-        name = canonical_name(model_type, own if is_head(model_type, own) else bare + own)
+        name = row.canonical_name(own if row.is_head(own) else bare + own)
         if name is None:
             continue
         if name in stored:
@@ -264,12 +248,10 @@ def _canonical(tensors: Mapping[str, TensorEntry], model_type: str, where: str) 
     return result
 
 
-def _trunk_alone(names: Sequence[str], model_type: str) -> str:
+def _trunk_alone(names: Sequence[str], row: FamilyRow) -> str:
     """What is missing in front of the names of a trunk that was saved without its head; mostly nothing."""
-    prefix = trunk_prefix(model_type)
-    embedding = tied_names(model_type)[1]
-    alone = embedding.startswith(prefix) and embedding.removeprefix(prefix) in names
-    return prefix if alone and not any(name.startswith(prefix) for name in names) else ""
+    alone = row.embedding.startswith(row.trunk) and row.embedding.removeprefix(row.trunk) in names
+    return row.trunk if alone and not any(name.startswith(row.trunk) for name in names) else ""
 
 
 def _is_outside(tensor: TensorEntry, base: str) -> bool:

@@ -1,191 +1,130 @@
-"""What headers and config cannot say of a family, as rows of data. A family without a row here is read as it is.
+"""What headers and config cannot say of a family, by model type: one row each. A family without a row is read as it is.
 
-canonical name   a checkpoint's tensor names as this project compares and writes them; transformers loads them
+Names are canonical ones: those under which this project compares and writes tensors, and transformers loads them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
 
-# Old checkpoints (gpt2, pythia, bert-base-uncased) name some tensors differently.
-_LAYER_NORMS = ((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias"))
-_RENAMED: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "gpt2": ((r"^(?!transformer\.|lm_head\.)", "transformer."),),
-    "gpt_neox": ((r"^lm_head\.", "embed_out."),),
-    "bert": (*_LAYER_NORMS, (r"^(?!bert\.|cls\.)", "bert.")),
-    "distilbert": (*_LAYER_NORMS, (r"^(?!distilbert\.|vocab_)", "distilbert.")),
-}
-
-# What wrappers put around the names of the weights that they wrap: torch.compile, and data parallel training.
-WRAPPERS: tuple[tuple[str, str], ...] = ((r"^module\.", ""), (r"\b_orig_mod\.", ""))
-
-# What a trunk saved on its own (`AutoModel`) leaves out in front of its names; of all others "model.".
-_TRUNKS: Mapping[str, frozenset[str]] = {
-    "transformer.": frozenset({
-        "bloom", "codegen", "ctrl", "dbrx", "falcon", "gpt-sw3", "gpt2", "gpt_bigcode", "gpt_neo", "gptj", "mpt",
-        "openai-gpt",
-    }),
-    "backbone.": frozenset({"falcon_mamba", "mamba", "mamba2", "xlstm"}),
-    "gpt_neox.": frozenset({"gpt_neox"}),
-    "gpt_neox_japanese.": frozenset({"gpt_neox_japanese"}),
-    "rwkv.": frozenset({"rwkv"}),
-    "biogpt.": frozenset({"biogpt"}),
-}  # fmt: skip
-
-# No weights of a language model: masks, positions and frequencies that older versions stored, layers that predict
-# more than the next token (no class of transformers loads them into its model), heads of other tasks.
-_DROPPED_ALWAYS = (
-    r"\brotary_(pos_)?emb\.(inv_freq|cos_cached|sin_cached)$|\bembeddings\.position_ids$"
-    r"|(^|\.)mtp(_\w+)?\.|^(v_head|value_head|score|classifier|reward_head)\."
-)
-_DROPPED: Mapping[str, str] = {
-    "codegen": r"\.attn\.(causal_mask|(masked_)?bias)$",
-    "gpt2": r"\.attn\.(masked_)?bias$",
-    "gpt_bigcode": r"\.attn\.(masked_)?bias$",
-    "gpt_neo": r"\.attn\.attention\.(masked_)?bias$",
-    "gpt_neox": r"\.attention\.(masked_)?bias$",
-    "gpt_neox_japanese": r"\.attention\.(masked_)?bias$",
-    "gptj": r"\.attn\.(masked_)?bias$",
-    "openai-gpt": r"\.attn\.bias$",
-    "bert": r"^bert\.pooler\.|^cls\.seq_relationship\.",
-}
-
-# Families without a norm between the last layer and the head (layers end in one of their own), and families whose
-# norms have no weights.
-NO_FINAL_NORM = frozenset({
-    "bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "distilbert", "electra", "ernie",
-    "rembert", "roberta", "roc_bert", "roformer", "xlm-roberta",
-})  # fmt: skip
-NORMS_WITHOUT_WEIGHTS = frozenset({"nanochat", "olmo", "openai-gpt"})  # openai-gpt has none, and a head that is tied
-
-# Families whose final norm has a name that says something else, or what is there beside it, or instead.
-FINAL_NORMS: Mapping[str, str] = {
-    "lfm2": "model.embedding_norm.",
-    "lfm2_moe": "model.embedding_norm.",
-    "lfm3": "model.embedding_norm.",
-    "opt": "model.decoder.project_out.",  # of OPT-350m: behind the layers, whose counterpart is in front
-}
-
-# Layers behind those that config.json counts, which predict tokens further ahead: where the config says how many, and
-# a tensor that no other layer has.
-NEXT_TOKENS_KEYS = ("num_nextn_predict_layers", "num_mtp_layers")
-NEXT_TOKENS_TENSOR = r"(^|\.)(eh_proj|shared_head)\."
-
-# Families that tie head and embedding where the config says nothing.
-TIED_BY_DEFAULT = frozenset({
-    "bert", "bert-generation", "big_bird", "biogpt", "bloom", "camembert", "cohere", "cohere2", "cohere2_moe",
-    "cohere_compass_text", "cpmant", "ctrl", "data2vec-text", "distilbert", "electra", "ernie", "ernie4_5",
-    "ernie4_5_moe", "falcon", "falcon_mamba", "gemma", "gemma2", "gemma3", "gemma3_text", "gemma3n", "gemma3n_text",
-    "gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text", "gpt-sw3", "gpt2", "gpt_bigcode", "gpt_neo",
-    "gpt_neox_japanese", "granite_swa", "jetmoe", "lfm2", "lfm2_moe", "lfm3", "mamba", "megatron-bert", "minicpm3",
-    "modernbert-decoder", "mpt", "openai-gpt", "opt", "recurrent_gemma", "roberta", "roberta-prelayernorm",
-    "roc_bert", "roformer", "smollm3", "starcoder2", "vaultgemma", "xglm", "xlm", "xlm-roberta", "xlm-roberta-xl",
-    "xlnet", "xmod", "youtu", "zamba", "zamba2", "zaya",
-})  # fmt: skip
-
-# Where head and embedding are one matrix: its two names. The second stands for the first in a file that holds one.
-_TIED_NAMES: Mapping[str, tuple[str, str]] = {
-    **dict.fromkeys(("bert", "big_bird", "ernie", "megatron-bert", "roc_bert", "roformer"),
-        ("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight")),
-    **dict.fromkeys(("camembert", "roberta", "xlm-roberta", "xlm-roberta-xl", "xmod"),
-        ("lm_head.decoder.weight", "roberta.embeddings.word_embeddings.weight")),
-    **dict.fromkeys(("bloom", "falcon"), ("lm_head.weight", "transformer.word_embeddings.weight")),
-    **dict.fromkeys(("codegen", "dbrx", "gpt-sw3", "gpt2", "gpt_bigcode", "gpt_neo", "gptj", "mpt"),
-        ("lm_head.weight", "transformer.wte.weight")),
-    **dict.fromkeys(("falcon_mamba", "mamba", "mamba2", "xlstm"), ("lm_head.weight", "backbone.embeddings.weight")),
-    "bert-generation": ("lm_head.decoder.weight", "bert.embeddings.word_embeddings.weight"),
-    "biogpt": ("output_projection.weight", "biogpt.embed_tokens.weight"),
-    "blt": ("lm_head.weight", "model.local_encoder.embed_tokens.weight"),
-    "ctrl": ("lm_head.weight", "transformer.w.weight"),
-    "data2vec-text": ("lm_head.decoder.weight", "data2vec_text.embeddings.word_embeddings.weight"),
-    "distilbert": ("vocab_projector.weight", "distilbert.embeddings.word_embeddings.weight"),
-    "electra": ("generator_lm_head.weight", "electra.embeddings.word_embeddings.weight"),
-    "ernie": ("cls.predictions.decoder.weight", "ernie.embeddings.word_embeddings.weight"),
-    "git": ("output.weight", "git.embeddings.word_embeddings.weight"),
-    "gpt_neox": ("embed_out.weight", "gpt_neox.embed_in.weight"),
-    "gpt_neox_japanese": ("embed_out.weight", "gpt_neox_japanese.embed_in.weight"),
-    "modernbert-decoder": ("decoder.weight", "model.embeddings.tok_embeddings.weight"),
-    "openai-gpt": ("lm_head.weight", "transformer.tokens_embed.weight"),
-    "opt": ("lm_head.weight", "model.decoder.embed_tokens.weight"),
-    "roberta-prelayernorm": ("lm_head.decoder.weight", "roberta_prelayernorm.embeddings.word_embeddings.weight"),
-    "roc_bert": ("cls.predictions.decoder.weight", "roc_bert.embeddings.word_embeddings.weight"),
-    "roformer": ("cls.predictions.decoder.weight", "roformer.embeddings.word_embeddings.weight"),
-    "rwkv": ("head.weight", "rwkv.embeddings.weight"),
-    "xlm": ("pred_layer.proj.weight", "transformer.embeddings.weight"),
-    "xlnet": ("lm_loss.weight", "transformer.word_embedding.weight"),
-}  # fmt: skip
-_TIED_BY_NAME = ("lm_head.weight", "model.embed_tokens.weight")
-
-# What else an untied model has that a tied one does not, and the tensor that it is a copy of.
-_UNTIED_BIASES: Mapping[str, tuple[str, str]] = {
-    "cls.predictions.decoder.weight": ("cls.predictions.decoder.bias", "cls.predictions.bias"),
-    "lm_head.decoder.weight": ("lm_head.decoder.bias", "lm_head.bias"),
-}
-
-# Matrices of the head that are not its projection onto the vocabulary.
-_HEAD_TRANSFORMS: Mapping[str, str] = {
-    **dict.fromkeys(
-        ("bert", "big_bird", "ernie", "megatron-bert", "roc_bert", "roformer"), r"^cls\.predictions\.transform\."
-    ),
-    **dict.fromkeys(
-        ("camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
-        r"^lm_head\.(dense|layer_norm)\.",
-    ),
-    "distilbert": r"^vocab_transform\.",
-    "electra": r"^generator_predictions\.",
-    "modernbert-decoder": r"^lm_head\.",
-}
+Renamed = tuple[tuple[str, str], ...]  # patterns and replacements, all applied, in this order
+Place = Callable[[int, int, Mapping[str, Any]], object]  # of index, number of layers, config
 
 
 @dataclass(frozen=True)
 class Translation:
     """How a model of one family is read as a model of another one that computes the same."""
 
-    names: tuple[tuple[str, str], ...]  # patterns and replacements, all applied, in this order
+    names: Renamed
     keys: Mapping[str, str]  # config keys of the one and of the other
     fixed: Mapping[str, Any]  # config values that the one has built in
     zeros: frozenset[str]  # tensors of the other that the one has not: zeros change nothing
 
+    def name(self, name: str) -> str:
+        return _replaced(name, self.names)
 
-_TRANSLATIONS: Mapping[tuple[str, str], Translation] = {
-    ("distilbert", "bert"): Translation(
-        names=(
-            (r"^distilbert\.embeddings\.", "bert.embeddings."),
-            (r"^distilbert\.transformer\.layer\.", "bert.encoder.layer."),
-            (r"\.attention\.q_lin\.", ".attention.self.query."),
-            (r"\.attention\.k_lin\.", ".attention.self.key."),
-            (r"\.attention\.v_lin\.", ".attention.self.value."),
-            (r"\.attention\.out_lin\.", ".attention.output.dense."),
-            (r"\.sa_layer_norm\.", ".attention.output.LayerNorm."),
-            (r"\.ffn\.lin1\.", ".intermediate.dense."),
-            (r"\.ffn\.lin2\.", ".output.dense."),
-            (r"\.output_layer_norm\.", ".output.LayerNorm."),
-            (r"^vocab_transform\.", "cls.predictions.transform.dense."),
-            (r"^vocab_layer_norm\.", "cls.predictions.transform.LayerNorm."),
-            (r"^vocab_projector\.bias$", "cls.predictions.bias"),
-            (r"^vocab_projector\.weight$", "cls.predictions.decoder.weight"),
-        ),
-        keys={
-            "n_layers": "num_hidden_layers",
-            "n_heads": "num_attention_heads",
-            "activation": "hidden_act",
-            "tie_word_embeddings": "tie_word_embeddings",
-            "vocab_size": "vocab_size",
-        },
-        fixed={"layer_norm_eps": 1e-12},
-        zeros=frozenset({"bert.embeddings.token_type_embeddings.weight"}),
-    )
+    def config(self, config: Mapping[str, Any], model_type: str) -> dict[str, Any]:
+        """As much of a config as the other family's config must agree with."""
+        renamed = {self.keys[key]: value for key, value in config.items() if key in self.keys}
+        return {**renamed, **self.fixed, "model_type": model_type}
+
+
+@dataclass(frozen=True)
+class Plain:
+    """The tensors that a family always has; a sweep over all families (tests/sweeps) has found every size right."""
+
+    layer: frozenset[str]  # of every layer, behind its index
+    shared: frozenset[str]  # the others, but the head
+    switches: tuple[str, ...] = ()  # of the config: what makes layers differ, where it is set
+
+
+@dataclass(frozen=True)
+class FamilyRow:
+    """A family's exceptions; the defaults are what most families do."""
+
+    # Names of tensors.
+    trunk: str = "model."  # what a trunk saved on its own (`AutoModel`) leaves out in front of its names
+    head: str = "lm_head.weight"  # the projection onto the vocabulary
+    embedding: str = "model.embed_tokens.weight"  # where head and embedding are one matrix, its name in such a file
+    renamed: Renamed = ()  # old checkpoints name some tensors differently
+    dropped: str | None = None  # no weights: masks and positions that older versions stored, heads of other tasks
+    head_transform: str | None = None  # matrices of the head that are not its projection onto the vocabulary
+    final_norm: str | None = ""  # the beginning of its name, or of what is there beside it; None: layers end in a norm
+    norm_weights: bool = True
+    # What a config leaves unsaid.
+    tied: bool = False  # head and embedding are one where the config says nothing
+    alike: bool = False  # all layers are of one kind; of other families transformers is asked, which costs its import
+    unless: str | None = None  # the switch of the config that makes them differ
+    letters: bool = False  # its class reads the types of the layers as letters and as a list
+    lists_dense: bool = False  # its class makes a list of the number of leading dense layers, which then says nothing
+    by_place: tuple[str, Place] | None = None  # why, and in what, a layer depends on its place although no key says so
+    last_layer: str | None = None  # the type of the last layer, whatever its list says
+    refused: str | None = None  # why it cannot be interpolated
+    full_attention_every: int | None = None  # all others attend to windows, although the config names no layers
+    windowed: bool = False  # every layer attends to windows
+    parallel: bool = False  # attention and MLP read the same state
+    masked: bool = False  # a masked language model, whatever its config calls it
+    encoder_decoder: bool = False  # two stacks of layers, although its config need not say so
+    # How it is handled.
+    plain: Plain | None = None
+    tiny: Mapping[str, int] = field(default_factory=dict)  # keys of the config that mean other sizes than usual
+    read_as: Mapping[str, Translation] = field(default_factory=dict)  # by the other family
+
+    def canonical_name(self, name: str) -> str | None:
+        """The canonical name of a tensor, or None for one that is no weight of a language model."""
+        name = _replaced(name, self.renamed)
+        dropped = re.search(_DROPPED_ALWAYS, name) or (self.dropped and re.search(self.dropped, name))
+        return None if dropped else name
+
+    @property
+    def untied_head(self) -> tuple[tuple[str, str | None], ...]:
+        """Names that untying adds to a model, each with the tensor it is a copy of (None: the token embedding)."""
+        bias = _UNTIED_BIASES.get(self.head)
+        return ((self.head, None),) if bias is None else ((self.head, None), bias)
+
+    def is_head(self, name: str) -> bool:
+        """Whether a tensor outside of the trunk belongs to the head of a language model of this family."""
+        return name.startswith((f"{self.head.split('.')[0]}.", "vocab_")) or self.is_head_transform(name)
+
+    def is_head_transform(self, name: str) -> bool:
+        """Whether a head tensor works on hidden states, in front of the projection onto the vocabulary."""
+        return self.head_transform is not None and re.search(self.head_transform, name) is not None
+
+
+# Of all families: tensors that are no weights of a language model (rotary frequencies, positions, layers that predict
+# more than the next token, which no class of transformers loads, heads of other tasks).
+_DROPPED_ALWAYS = (
+    r"\brotary_(pos_)?emb\.(inv_freq|cos_cached|sin_cached)$|\bembeddings\.position_ids$"
+    r"|(^|\.)mtp(_\w+)?\.|^(v_head|value_head|score|classifier|reward_head)\."
+)
+# What else an untied model has that a tied one does not, and the tensor that it is a copy of.
+_UNTIED_BIASES: Mapping[str, tuple[str, str]] = {
+    "cls.predictions.decoder.weight": ("cls.predictions.decoder.bias", "cls.predictions.bias"),
+    "lm_head.decoder.weight": ("lm_head.decoder.bias", "lm_head.bias"),
+}
+# What wrappers put around the names of the weights that they wrap: torch.compile, and data parallel training.
+WRAPPERS: Renamed = ((r"^module\.", ""), (r"\b_orig_mod\.", ""))
+# Layers behind those that config.json counts, which predict tokens further ahead: where the config says how many, and
+# a tensor that no other layer has.
+NEXT_TOKENS_KEYS = ("num_nextn_predict_layers", "num_mtp_layers")
+NEXT_TOKENS_TENSOR = r"(^|\.)(eh_proj|shared_head)\."
+# What the number under a key of the config does to the logits behind the output matrix.
+LOGITS: Mapping[str, Literal["capped", "divided", "multiplied"]] = {
+    "final_logit_softcapping": "capped",
+    "logits_soft_cap": "capped",
+    "logits_scaling": "divided",
+    "logit_scale": "multiplied",
+    "lm_head_multiplier": "multiplied",
 }
 
 
-def canonical_name(model_type: str, name: str) -> str | None:
-    """The name a tensor has in this family, or None for one that is no weight of a language model."""
-    name = _replaced(name, _RENAMED.get(model_type, ()))
-    dropped = _DROPPED.get(model_type)
-    return None if re.search(_DROPPED_ALWAYS, name) or (dropped and re.search(dropped, name)) else name
+def row_of(model_type: object) -> FamilyRow:
+    """The row of a family."""
+    return FAMILIES.get(str(model_type), _NO_EXCEPTIONS)
 
 
 def unwrapped(name: str) -> str:
@@ -193,51 +132,268 @@ def unwrapped(name: str) -> str:
     return _replaced(name, WRAPPERS)
 
 
-def trunk_prefix(model_type: str) -> str:
-    """What the names of a model's trunk begin with, where head and trunk are one model."""
-    return next((prefix for prefix, families in _TRUNKS.items() if model_type in families), "model.")
-
-
-def translation(source: str, target: str) -> Translation | None:
-    """How models of type `source` are read as models of type `target`, where they can be."""
-    return _TRANSLATIONS.get((source, target))
-
-
-def translated_name(rows: Translation, name: str) -> str:
-    return _replaced(name, rows.names)
-
-
-def translated_config(rows: Translation, config: Mapping[str, Any], model_type: str) -> dict[str, Any]:
-    """As much of a config as the other family's config must agree with."""
-    renamed = {rows.keys[key]: value for key, value in config.items() if key in rows.keys}
-    return {**renamed, **rows.fixed, "model_type": model_type}
-
-
-def tied_names(model_type: str) -> tuple[str, str]:
-    """The name of the head's matrix, and that of the embedding that it is tied to in a tied model."""
-    return _TIED_NAMES.get(model_type, _TIED_BY_NAME)
-
-
-def untied_head(model_type: str) -> tuple[tuple[str, str | None], ...]:
-    """Names that untying adds to a model, each with the tensor it is a copy of (None: the token embedding)."""
-    head, _ = tied_names(model_type)
-    bias = _UNTIED_BIASES.get(head)
-    return ((head, None),) if bias is None else ((head, None), bias)
-
-
-def is_head(model_type: str, name: str) -> bool:
-    """Whether a tensor outside of the trunk belongs to the head of a language model of this family."""
-    first = tied_names(model_type)[0].split(".")[0]
-    return name.startswith((f"{first}.", "vocab_")) or is_head_transform(model_type, name)
-
-
-def is_head_transform(model_type: str, name: str) -> bool:
-    """Whether a head tensor works on hidden states, in front of the projection onto the vocabulary."""
-    pattern = _HEAD_TRANSFORMS.get(model_type)
-    return pattern is not None and re.search(pattern, name) is not None
-
-
 def _replaced(name: str, rows: Iterable[tuple[str, str]]) -> str:
     for pattern, replacement in rows:
         name = re.sub(pattern, replacement, name)
     return name
+
+
+def _weights(*modules: str, kinds: tuple[str, ...] = ("weight",)) -> frozenset[str]:
+    return frozenset(f"{module}.{kind}" for text in modules for module in text.split() for kind in kinds)
+
+
+_both = partial(_weights, kinds=("weight", "bias"))
+
+
+def _bert(trunk: str = "bert", **more: Any) -> FamilyRow:
+    return FamilyRow(
+        head="cls.predictions.decoder.weight",
+        embedding=f"{trunk}.embeddings.word_embeddings.weight",
+        head_transform=r"^cls\.predictions\.transform\.",
+        **{"tied": True, "final_norm": None, **more},
+    )
+
+
+def _roberta(trunk: str = "roberta", **more: Any) -> FamilyRow:
+    return FamilyRow(
+        head="lm_head.decoder.weight",
+        embedding=f"{trunk}.embeddings.word_embeddings.weight",
+        head_transform=r"^lm_head\.(dense|layer_norm)\.",
+        **{"tied": True, "final_norm": None, **more},
+    )
+
+
+def _gpt(embedding: str = "wte", *, tied: bool = True, **more: Any) -> FamilyRow:
+    return FamilyRow(trunk="transformer.", embedding=f"transformer.{embedding}.weight", tied=tied, **more)
+
+
+def _mamba(**more: Any) -> FamilyRow:
+    return FamilyRow(trunk="backbone.", embedding="backbone.embeddings.weight", **more)
+
+
+_NO_EXCEPTIONS = FamilyRow()
+_LAYER_NORMS: Renamed = ((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias"))
+_MASKS = r"\.attn\.(masked_)?bias$"
+_ATTENTION = "self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.o_proj"
+_MLP = "mlp.gate_proj mlp.up_proj mlp.down_proj"
+_NORMS = "input_layernorm post_attention_layernorm"
+_SHARED = frozenset({"model.embed_tokens.weight", "model.norm.weight"})
+_LLAMA = Plain(_weights(_ATTENTION, _MLP, _NORMS), _SHARED)
+
+_DISTILBERT_AS_BERT = Translation(
+    names=(
+        (r"^distilbert\.embeddings\.", "bert.embeddings."),
+        (r"^distilbert\.transformer\.layer\.", "bert.encoder.layer."),
+        (r"\.attention\.q_lin\.", ".attention.self.query."),
+        (r"\.attention\.k_lin\.", ".attention.self.key."),
+        (r"\.attention\.v_lin\.", ".attention.self.value."),
+        (r"\.attention\.out_lin\.", ".attention.output.dense."),
+        (r"\.sa_layer_norm\.", ".attention.output.LayerNorm."),
+        (r"\.ffn\.lin1\.", ".intermediate.dense."),
+        (r"\.ffn\.lin2\.", ".output.dense."),
+        (r"\.output_layer_norm\.", ".output.LayerNorm."),
+        (r"^vocab_transform\.", "cls.predictions.transform.dense."),
+        (r"^vocab_layer_norm\.", "cls.predictions.transform.LayerNorm."),
+        (r"^vocab_projector\.bias$", "cls.predictions.bias"),
+        (r"^vocab_projector\.weight$", "cls.predictions.decoder.weight"),
+    ),
+    keys={
+        "n_layers": "num_hidden_layers",
+        "n_heads": "num_attention_heads",
+        "activation": "hidden_act",
+        "tie_word_embeddings": "tie_word_embeddings",
+        "vocab_size": "vocab_size",
+    },
+    fixed={"layer_norm_eps": 1e-12},
+    zeros=frozenset({"bert.embeddings.token_type_embeddings.weight"}),
+)
+
+FAMILIES: dict[str, FamilyRow] = {
+    **dict.fromkeys(("albert", "deberta", "deberta-v2"), FamilyRow(masked=True)),
+    **dict.fromkeys((
+        "bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "encoder-decoder", "fsmt", "led", "longt5",
+        "m2m_100", "marian", "mbart", "mt5", "mvp", "nllb-moe", "pegasus", "pegasus_x", "pix2struct", "plbart",
+        "prophetnet", "seamless_m4t", "seamless_m4t_v2", "speech-encoder-decoder", "speech_to_text",
+        "switch_transformers", "t5", "t5gemma", "t5gemma2", "umt5", "vision-encoder-decoder", "whisper",
+        "xlm-prophetnet",
+    ), FamilyRow(encoder_decoder=True)),
+    **dict.fromkeys((
+        "axk1", "axk2", "bailing_hybrid", "deepseek_v32", "dots3_note", "exaone_moe", "glm4_moe_lite", "glm_moe_dsa",
+        "hy_v3", "hy_v4", "inkling_text", "kimi_linear", "laguna", "mellum", "mimo_v2_flash", "minimax_m3_vl_text",
+    ), FamilyRow(lists_dense=True)),
+    **dict.fromkeys((
+        "cohere", "cohere_compass_text", "cpmant", "ernie4_5", "ernie4_5_moe", "gemma3", "gemma3n", "gemma4",
+        "gemma4_unified", "granite_swa", "jetmoe", "minicpm3", "recurrent_gemma", "smollm3", "vaultgemma", "xglm",
+        "youtu",
+    ), FamilyRow(tied=True)),
+    "beam": FamilyRow(
+        lists_dense=True, by_place=("a layer's residual stream depends on its index", lambda i, n, _: i)
+    ),
+    "bert": _bert(
+        renamed=(*_LAYER_NORMS, (r"^(?!bert\.|cls\.)", "bert.")),
+        dropped=r"^bert\.pooler\.|^cls\.seq_relationship\.",
+        alike=True,
+        masked=True,
+    ),
+    "bert-generation": FamilyRow(
+        head="lm_head.decoder.weight", embedding="bert.embeddings.word_embeddings.weight", tied=True, final_norm=None
+    ),
+    "big_bird": _bert(),
+    "biogpt": FamilyRow("biogpt.", "output_projection.weight", "biogpt.embed_tokens.weight", tied=True),
+    "bloom": _gpt("word_embeddings"),
+    "blt": FamilyRow(embedding="model.local_encoder.embed_tokens.weight"),
+    "camembert": _roberta(),
+    "codegen": _gpt(tied=False, dropped=r"\.attn\.(causal_mask|(masked_)?bias)$"),
+    "cohere2": FamilyRow(tied=True, full_attention_every=4),
+    "cohere2_moe": FamilyRow(tied=True, lists_dense=True),
+    "ctrl": _gpt("w"),
+    "data2vec-text": _roberta("data2vec_text"),
+    "dbrx": _gpt(tied=False),
+    "diffllama": FamilyRow(
+        by_place=("lambda of the differential attention is worked out of the layer's index", lambda i, n, _: i)
+    ),
+    "distilbert": FamilyRow(
+        head="vocab_projector.weight",
+        embedding="distilbert.embeddings.word_embeddings.weight",
+        renamed=(*_LAYER_NORMS, (r"^(?!distilbert\.|vocab_)", "distilbert.")),
+        head_transform=r"^vocab_transform\.",
+        final_norm=None,
+        tied=True,
+        alike=True,
+        masked=True,
+        read_as={"bert": _DISTILBERT_AS_BERT},
+    ),
+    "electra": FamilyRow(
+        head="generator_lm_head.weight",
+        embedding="electra.embeddings.word_embeddings.weight",
+        head_transform=r"^generator_predictions\.",
+        final_norm=None,
+        tied=True,
+        masked=True,
+    ),
+    "ernie": _bert("ernie"),
+    "falcon": _gpt("word_embeddings"),
+    "falcon_h1": FamilyRow(tiny={"mamba_d_head": 16}),
+    "falcon_mamba": _mamba(tied=True),
+    "gemma": FamilyRow(tied=True, alike=True, plain=_LLAMA),
+    "gemma2": FamilyRow(tied=True, full_attention_every=2),
+    "gemma3_text": FamilyRow(tied=True, full_attention_every=6),
+    "gemma3n_text": FamilyRow(
+        tied=True, refused="one table embeds the tokens for all layers together, and layers share keys and values"
+    ),
+    **dict.fromkeys(("gemma4_text", "gemma4_unified_text"), FamilyRow(tied=True, last_layer="full_attention")),
+    "git": FamilyRow(head="output.weight", embedding="git.embeddings.word_embeddings.weight"),
+    "gpt-sw3": _gpt(),
+    "gpt2": _gpt(
+        renamed=((r"^(?!transformer\.|lm_head\.)", "transformer."),),
+        dropped=_MASKS,
+        alike=True,
+        plain=Plain(
+            _both("ln_1 ln_2 attn.c_attn attn.c_proj mlp.c_fc mlp.c_proj"),
+            _weights("transformer.wte transformer.wpe") | _both("transformer.ln_f"),
+            ("scale_attn_by_inverse_layer_idx", "add_cross_attention"),
+        ),
+    ),
+    "gpt_bigcode": _gpt(dropped=_MASKS),
+    "gpt_neo": _gpt(dropped=r"\.attn\.attention\.(masked_)?bias$"),
+    "gpt_neox": FamilyRow(
+        trunk="gpt_neox.",
+        head="embed_out.weight",
+        embedding="gpt_neox.embed_in.weight",
+        renamed=((r"^lm_head\.", "embed_out."),),
+        dropped=r"\.attention\.(masked_)?bias$",
+        alike=True,
+        parallel=True,
+        plain=Plain(
+            _both(_NORMS, "attention.query_key_value attention.dense mlp.dense_h_to_4h mlp.dense_4h_to_h"),
+            _weights("gpt_neox.embed_in") | _both("gpt_neox.final_layer_norm"),
+        ),
+    ),
+    "gpt_neox_japanese": FamilyRow(
+        trunk="gpt_neox_japanese.",
+        head="embed_out.weight",
+        embedding="gpt_neox_japanese.embed_in.weight",
+        dropped=r"\.attention\.(masked_)?bias$",
+        tied=True,
+        by_place=("only the last layer has a bias", lambda i, n, _: i == n - 1),
+    ),
+    "gptj": _gpt(tied=False, dropped=_MASKS, alike=True),
+    "granite": FamilyRow(alike=True, plain=_LLAMA),
+    **dict.fromkeys(("lfm2", "lfm2_moe", "lfm3"), FamilyRow(tied=True, final_norm="model.embedding_norm.")),
+    "llama": FamilyRow(alike=True, plain=_LLAMA),
+    "mamba": _mamba(tied=True),
+    "mamba2": _mamba(tiny={"num_heads": 8}),  # of the state space, twice as wide as the hidden states
+    "megatron-bert": _bert(final_norm=""),
+    "minimax": FamilyRow(
+        by_place=("the decay of linear attention depends on index and number of layers", lambda i, n, _: (i, n))
+    ),
+    "mistral": FamilyRow(alike=True, windowed=True, plain=_LLAMA),
+    "mixtral": FamilyRow(alike=True, windowed=True),
+    "modernbert-decoder": FamilyRow(
+        head="decoder.weight",
+        embedding="model.embeddings.tok_embeddings.weight",
+        head_transform=r"^lm_head\.",
+        tied=True,
+        by_place=("only the first layer has no norm in front", lambda i, n, _: i == 0),
+    ),
+    "mpt": _gpt(),
+    "nanochat": FamilyRow(norm_weights=False),
+    "nemotron_h": FamilyRow(letters=True),
+    "olmo": FamilyRow(norm_weights=False, alike=True),
+    "olmo2": FamilyRow(
+        alike=True,
+        plain=Plain(
+            _weights(_ATTENTION, _MLP, "self_attn.q_norm self_attn.k_norm")
+            | _weights("post_attention_layernorm post_feedforward_layernorm"),
+            _SHARED,
+        ),
+    ),
+    "openai-gpt": _gpt("tokens_embed", norm_weights=False, dropped=r"\.attn\.bias$"),
+    # Behind the layers of OPT-350m is a matrix, whose counterpart is in front.
+    "opt": FamilyRow(
+        embedding="model.decoder.embed_tokens.weight", tied=True, final_norm="model.decoder.project_out.", alike=True
+    ),
+    "phi": FamilyRow(alike=True),
+    "phi3": FamilyRow(
+        alike=True,
+        windowed=True,
+        plain=Plain(_weights("self_attn.qkv_proj self_attn.o_proj mlp.gate_up_proj mlp.down_proj", _NORMS), _SHARED),
+    ),
+    "qwen2": FamilyRow(
+        alike=True,
+        unless="use_sliding_window",
+        plain=Plain(_LLAMA.layer | {f"self_attn.{name}_proj.bias" for name in "qkv"}, _SHARED, ("use_sliding_window",)),
+    ),
+    "qwen2_moe": FamilyRow(alike=True, unless="use_sliding_window"),
+    "qwen3": FamilyRow(
+        alike=True,
+        unless="use_sliding_window",
+        plain=Plain(
+            _LLAMA.layer | _weights("self_attn.q_norm self_attn.k_norm"), _SHARED, ("use_sliding_window",)
+        ),
+    ),
+    "qwen3_moe": FamilyRow(alike=True),
+    "rembert": FamilyRow(final_norm=None),
+    "roberta": _roberta(masked=True),
+    "roberta-prelayernorm": _roberta("roberta_prelayernorm", final_norm=""),
+    "roc_bert": _bert("roc_bert"),
+    "roformer": _bert("roformer"),
+    "rwkv": FamilyRow(
+        trunk="rwkv.",
+        head="head.weight",
+        embedding="rwkv.embeddings.weight",
+        by_place=("only the first layer has a norm in front", lambda i, n, _: i == 0),
+    ),
+    "starcoder2": FamilyRow(tied=True, windowed=True),
+    "xlm": FamilyRow(head="pred_layer.proj.weight", embedding="transformer.embeddings.weight", tied=True),
+    "xlm-roberta": _roberta(),
+    "xlm-roberta-xl": _roberta(final_norm=""),
+    "xlnet": FamilyRow(head="lm_loss.weight", embedding="transformer.word_embedding.weight", tied=True),
+    "xlstm": _mamba(),
+    "xmod": _roberta(final_norm=""),
+    "zamba": FamilyRow(tied=True, refused="its attention layers share one set of weights"),
+    "zamba2": FamilyRow(tied=True, refused="its attention layers share one set of weights"),
+    "zaya": FamilyRow(
+        tied=True, by_place=("only the first layer has no average of routers", lambda i, n, _: i == 0)
+    ),
+}  # fmt: skip

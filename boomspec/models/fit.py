@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.layers import STUDENT, TEACHER, Owner, Plan
+from boomspec.core.layers import STUDENT, TEACHER, Owner, Plan, ends_of
 from boomspec.models.checkpoint import FLOAT_BYTES, TensorEntry
 from boomspec.models.facts import ModelFacts, read_as
-from boomspec.models.families import translation
+from boomspec.models.families import row_of
 
 
 def plan_entries(base: ModelFacts, other: ModelFacts, plan: Plan, *, tied: bool) -> list[TensorEntry]:
@@ -21,27 +21,44 @@ def plan_entries(base: ModelFacts, other: ModelFacts, plan: Plan, *, tied: bool)
     `other` may be of another family that is read as the base's. Raises BoomspecError where they do not fit together.
     """
     zeros = zeros_of(other, base)
-    owners: dict[Owner, ModelFacts] = {TEACHER: base, STUDENT: read_as(other, base.model_type, "the student")}
-    check_fit(base, owners[STUDENT], zeros)
-    dtypes = dtypes_of(base)
-    first, last = owners[plan[0].owner], owners[plan[-1].owner]
+    models: dict[Owner, ModelFacts] = {TEACHER: base, STUDENT: read_as(other, base.model_type, "the student")}
+    check_fit(base, models[STUDENT], zeros)
+    found = tensors_of_plan(models, plan, tied=tied, zeros=zeros if ends_of(plan)[0] == STUDENT else ())
+    return [tensor for tensor, _ in found]
 
-    def stored(place: str, entry: TensorEntry, owner: Owner) -> TensorEntry:
-        return entry if owner == TEACHER else replace(entry, dtype=dtypes.get(place, base.dtype))
 
-    entries = [stored(entry.name, entry, plan[0].owner) for entry in first.embedding]
-    entries += zeros if plan[0].owner == STUDENT else []
-    for layer in plan:
-        model = owners[layer.owner]
+def tensors_of_plan(
+    models: Mapping[Owner, ModelFacts], plan: Plan, *, tied: bool, zeros: Sequence[TensorEntry] = ()
+) -> list[tuple[TensorEntry, TensorEntry | None]]:
+    """Each tensor of a model of `plan`, with the one of `models` that it is made of (None: it is zeros).
+
+    The embedding comes from the owner of the first layer, final norm and head from the owner of the last one. A tensor
+    is stored in the dtype that the teacher stores the tensor of the same place in.
+    """
+    base: Owner = TEACHER if TEACHER in models else STUDENT
+    dtypes, first, last = dtypes_of(models[base]), *ends_of(plan)
+
+    def made(entry: TensorEntry, owner: Owner, name: str, place: str) -> tuple[TensorEntry, TensorEntry]:
+        # The base's own tensors are never converted, should one layer be stored unlike another.
+        dtype = entry.dtype if owner == base else dtypes.get(place, models[base].dtype)
+        return replace(entry, name=name, dtype=dtype), entry
+
+    found: list[tuple[TensorEntry, TensorEntry | None]]
+    found = [made(entry, first, entry.name, entry.name) for entry in models[first].embedding]
+    found += [(entry, None) for entry in zeros]
+    for new, layer in enumerate(plan):
+        model = models[layer.owner]
         for entry in model.layers[layer.index]:
-            entries.append(stored(f"*.{place_of(entry.name, model.prefix)}", entry, layer.owner))
-    behind = (*last.norm, *(last.head if tied else last.untied_head))
-    return entries + [stored(entry.name, entry, plan[-1].owner) for entry in behind]
+            place = place_of(entry.name, model.prefix)
+            name = f"{model.prefix}.{new}.{place}" if model.prefix else f"{new}.{place}"
+            found.append(made(entry, layer.owner, name, f"*.{place}"))
+    behind = (*models[last].norm, *(models[last].head if tied else models[last].untied_head))
+    return found + [made(entry, last, entry.name, entry.name) for entry in behind]
 
 
 def zeros_of(model: ModelFacts, base: ModelFacts) -> list[TensorEntry]:
     """The embeddings of `base` that a model of another family lacks, without a file."""
-    rows = translation(model.model_type, base.model_type)
+    rows = row_of(model.model_type).read_as.get(base.model_type)
     missing = rows.zeros if rows else frozenset[str]()
     return [TensorEntry(entry.name, entry.dtype, entry.shape) for entry in base.embedding if entry.name in missing]
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 from boomspec.core.errors import BoomspecError
 from boomspec.models.checkpoint import TensorEntry, read_checkpoint, same_bytes
@@ -18,7 +19,6 @@ from boomspec.models.code import CODE_FILES, CONFIGS
 from boomspec.models.contents import check_config, names_in, refusal
 from boomspec.models.facts import ModelFacts, Same, model_facts, read_config
 from boomspec.models.files import is_hub_file
-from boomspec.models.hub_bytes import HubEntry, same_on_hub
 from boomspec.models.quantized import check_quantization, foreseen
 
 # A few kilobytes need no progress bar; what the person has set wins. Read when huggingface_hub is imported.
@@ -27,6 +27,16 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 _COMMIT, _BLOB = re.compile("[0-9a-f]{40}"), re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 _REFUSALS = (401, 403, 404)  # the hub has answered, and there is nothing for us
 _OFFLINE_HINT = "check the name and the network; a private or gated repository needs HF_TOKEN"
+
+_BYTES = 1 << 14  # of each place
+_PLACES = (0.0, 1.0, 0.5, 0.25, 0.75)  # from the first rows to the last ones, which are of added tokens
+
+
+@dataclass(frozen=True)
+class HubEntry(TensorEntry):
+    """A tensor of which the header is known, and where its bytes are: [start, end) of `hub_file` behind its header."""
+
+    hub_file: str = ""
 
 
 class UnreachableError(BoomspecError):
@@ -80,14 +90,13 @@ def pinned_model(model: str, revision: str | None) -> tuple[str, ModelFacts]:
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, NotASafetensorsRepoError
 
-    try:
-        folder = Path(hf_hub_download(model, "config.json", revision=revision)).parent
-    except EntryNotFoundError as error:
-        names = _listed(model, revision)
-        other = refusal(names, f"model '{model}'", local=False) if names else None
-        raise other or _failure(f"model '{model}': cannot be read from the hub", error) from error
-    except Exception as error:  # a failed connection raises what the HTTP library of the day has for it
-        raise _failure(f"model '{model}': cannot be read from the hub", error) from error
+    with _asking(f"model '{model}': cannot be read from the hub"):
+        try:
+            folder = Path(hf_hub_download(model, "config.json", revision=revision)).parent
+        except EntryNotFoundError as error:
+            if (names := _listed(model, revision)) and (other := refusal(names, f"model '{model}'", local=False)):
+                raise other from error
+            raise
     commit = folder.name  # the cache has one folder a commit
     names = _listed(model, commit)
     if not names and any(folder.glob("*.safetensors")):  # it has been fetched
@@ -148,20 +157,16 @@ def hub_folder(model: str, revision: str | None, *, file: str) -> Path:
     """The cached folder of a hub model, with a file of it fetched. Raises BoomspecError without it."""
     from huggingface_hub import hf_hub_download  # as above
 
-    try:
+    with _asking(f"model '{model}': cannot fetch {file}"):
         return Path(hf_hub_download(model, file, revision=revision)).parent
-    except Exception as error:  # as above
-        raise _failure(f"model '{model}': no {file} to be had", error) from error
 
 
 def hub_code(model: str, commit: str) -> Path:
     """The cached folder of a hub model's commit, with its code and its configs fetched; no weights."""
     from huggingface_hub import snapshot_download  # as above
 
-    try:
+    with _asking(f"model '{model}': cannot fetch its code"):
         return Path(snapshot_download(model, revision=commit, allow_patterns=[*CODE_FILES, *CONFIGS.values()]))
-    except Exception as error:  # as above
-        raise _failure(f"model '{model}': its code cannot be had", error) from error
 
 
 def _reason(error: Exception) -> str:
@@ -174,29 +179,79 @@ def pinned_dataset(dataset: str, revision: str | None) -> str:
     from huggingface_hub import HfApi
 
     try:
-        commit: Any = HfApi().dataset_info(dataset, revision=revision).sha
-    except Exception as error:  # as above
-        failure = _failure(f"data set '{dataset}': its commit cannot be found", error)
-        cached = cached_dataset(dataset, revision) if isinstance(failure, UnreachableError) else None
-        if cached is None:
-            raise failure from error
+        with _asking(f"data set '{dataset}': its commit cannot be found"):
+            return str(HfApi().dataset_info(dataset, revision=revision).sha)
+    except UnreachableError:
+        if (cached := cached_dataset(dataset, revision)) is None:
+            raise
         return cached
-    return str(commit)
 
 
 def stated_checksums(model: str, commit: str) -> dict[str, str]:
     """What the hub says of a model's files: "sha256:..." of large files, "git:..." (a blob's id) of the others."""
     from huggingface_hub import HfApi
 
-    try:
+    with _asking(f"model '{model}': the hub's checksums cannot be read"):
         files = HfApi().model_info(model, revision=commit, files_metadata=True).siblings or []
-    except Exception as error:  # as above
-        raise _failure(f"model '{model}': the hub's checksums cannot be read", error) from error
     stated = {file.rfilename: file.lfs.sha256 if file.lfs else file.blob_id for file in files}
     return {name: _checksum(blob) for name, blob in sorted(stated.items()) if blob and is_hub_file(name)}
 
 
-def _failure(message: str, error: Exception) -> BoomspecError:
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    kind = BoomspecError if status in _REFUSALS else UnreachableError
-    return kind(f"{message}: {_reason(error)}", hint=_OFFLINE_HINT)
+@contextmanager
+def _asking(failure: str) -> Iterator[None]:
+    """Turn what a request raises into an UnreachableError, or a BoomspecError where the hub has answered."""
+    try:
+        yield
+    except BoomspecError:
+        raise
+    except Exception as error:  # a failed connection raises what the HTTP library of the day has for it
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        kind = BoomspecError if status in _REFUSALS else UnreachableError
+        raise kind(f"{failure}: {_reason(error)}", hint=_OFFLINE_HINT) from error
+
+
+def same_on_hub(model: str, commit: str) -> Callable[[TensorEntry, TensorEntry], bool | None]:
+    """Compares two tensors of a commit: False where they differ, True where no place shows it, None without answer.
+
+    Matrices that were trained apart differ nearly everywhere, so one place mostly tells. Those that are equal wherever
+    they are looked at count as one; whoever fetches the files looks again (`runners.modeling.models.model_folder`).
+    """
+    read = _reader(model, commit)
+
+    @cache
+    def header(file: str) -> int:
+        return 8 + int.from_bytes(read(file, 0, 8), "little")
+
+    def part(entry: HubEntry, at: int, length: int) -> bytes:
+        return read(entry.hub_file, header(entry.hub_file) + entry.start + at, length)
+
+    def same(one: TensorEntry, other: TensorEntry) -> bool | None:
+        if (one.dtype, one.shape) != (other.dtype, other.shape):
+            return False
+        if not isinstance(one, HubEntry) or not isinstance(other, HubEntry):
+            return None
+        length = min(_BYTES, one.bytes)
+        try:
+            places = [round((one.bytes - length) * place) for place in _PLACES]
+            return all(part(one, at, length) == part(other, at, length) for at in dict.fromkeys(places))
+        except Exception:  # a failed connection raises what the HTTP library of the day has for it
+            return None
+
+    return same
+
+
+def _reader(model: str, commit: str) -> Callable[[str, int, int], bytes]:
+    """Reads bytes of a model's file: name, first byte, how many."""
+    from huggingface_hub import get_session, hf_hub_url  # slow to import, and few models need it
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, not in __all__
+
+    def read(file: str, start: int, length: int) -> bytes:
+        url, asked = hf_hub_url(model, file, revision=commit), {"range": f"bytes={start}-{start + length - 1}"}
+        answer = get_session().get(url, headers={**build_hf_headers(), **asked}, timeout=10)
+        answer.raise_for_status()
+        found: bytes = answer.content
+        if len(found) != length:
+            raise ValueError(f"{len(found)} bytes of {length}")
+        return found
+
+    return read

@@ -14,6 +14,7 @@ from typing import Any
 
 from boomspec.core.errors import BoomspecError
 from boomspec.models.facts import ModelFacts
+from boomspec.models.families import row_of
 
 _ELEMENT = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 # Config keys of models that cache something else than keys and values of their own for each layer.
@@ -33,9 +34,6 @@ _OTHER_CACHES = {
     "cla_share_factor": "layers that share a cache",
     "multi_query": "multi-query attention without num_key_value_heads",
 }
-# Model types that attend to windows although config.json names no layers: each so-manieth layer attends to all.
-_PATTERNS = {"gemma2": 2, "gemma3_text": 6, "cohere2": 4}
-_ALL_WINDOWED = {"mistral", "mixtral", "phi3", "starcoder2"}
 
 
 def layer_cache_bytes(facts: ModelFacts, *, context: int, batch: int) -> list[int]:
@@ -76,11 +74,11 @@ def windows(facts: ModelFacts) -> list[int | None]:
         return [spans[kind] for kind in types]
     if not isinstance(window, int) or config.get("use_sliding_window") is False:
         return [None] * count
-    if pattern := config.get("sliding_window_pattern") or _PATTERNS.get(facts.model_type):
+    if pattern := config.get("sliding_window_pattern") or row_of(facts.model_type).full_attention_every:
         return [window if (i + 1) % pattern else None for i in range(count)]
     if config.get("use_sliding_window") and "max_window_layers" in config:
         return [window if i >= config["max_window_layers"] else None for i in range(count)]
-    return [window if facts.model_type in _ALL_WINDOWED else None] * count
+    return [window if row_of(facts.model_type).windowed else None] * count
 
 
 def _width(facts: ModelFacts) -> int:

@@ -16,9 +16,9 @@ from typing import Any
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.layers import Owner, Plan
+from boomspec.models.families import FamilyRow, Place, row_of
 
 Config = dict[str, Any]
-Place = Callable[[int, int, Mapping[str, Any]], object]  # of index, number of layers, config
 
 # The first so many layers are dense, the others are mixtures of experts. With the list that says it instead, if any.
 LEADING: Mapping[str, str] = {
@@ -26,13 +26,6 @@ LEADING: Mapping[str, str] = {
     "num_dense_layers": "mlp_layer_types",
     "n_dense_layers": "mlp_layer_types",
 }
-# Families whose config class makes that list of the number, so that the number alone decides nothing.
-_LISTED = frozenset({
-    "axk1", "axk2", "bailing_hybrid", "beam", "cohere2_moe", "deepseek_v32", "dots3_note", "exaone_moe",
-    "glm4_moe_lite", "glm_moe_dsa", "hy_v3", "hy_v4", "inkling_text", "kimi_linear", "laguna", "mellum",
-    "mimo_v2_flash", "minimax_m3_vl_text",
-})  # fmt: skip
-
 # Factors that a layer divides by a function of the number of layers.
 DEPTH_SCALED: Mapping[str, Callable[[int], float]] = {"scale_depth": lambda n: math.sqrt(n)}
 
@@ -57,31 +50,9 @@ _PLACES: Mapping[str, Place] = {
 }
 _REPLACED_BY = {"interleave_moe_layer_step": "moe_layers", "moe_layer_freq": "mlp_layer_types"}  # by a list
 
-# Families whose layers depend on their place although no key says so.
-_FAMILIES: Mapping[str, tuple[str, Place]] = {
-    "beam": ("a layer's residual stream depends on its index", lambda i, n, _: i),
-    "diffllama": ("lambda of the differential attention is worked out of the layer's index", lambda i, n, _: i),
-    "gpt_neox_japanese": ("only the last layer has a bias", lambda i, n, _: i == n - 1),
-    "minimax": ("the decay of linear attention depends on index and number of layers", lambda i, n, _: (i, n)),
-    "modernbert-decoder": ("only the first layer has no norm in front", lambda i, n, _: i == 0),
-    "rwkv": ("only the first layer has a norm in front", lambda i, n, _: i == 0),
-    "zaya": ("only the first layer has no average of routers", lambda i, n, _: i == 0),
-}
-
-# What cannot be interpolated at all, by a key of the config (unless 0, null or false) or by family.
+# What cannot be interpolated at all, by a key of the config (unless 0, null or false).
 _REFUSED_KEYS: Mapping[str, str] = {
     "hidden_size_per_layer_input": "one table embeds the tokens for all layers together, so its width is their number",
-}
-_REFUSED_FAMILIES: Mapping[str, str] = {
-    "gemma3n_text": "one table embeds the tokens for all layers together, and layers share keys and values",
-    "zamba": "its attention layers share one set of weights",
-    "zamba2": "its attention layers share one set of weights",
-}
-
-# Families whose config class makes the last layer one of this type, whatever its list says.
-_LAST_LAYER: Mapping[str, str] = {
-    "gemma4_text": "full_attention",
-    "gemma4_unified_text": "full_attention",
 }
 
 
@@ -103,9 +74,10 @@ def apply_rules(
     Raises BoomspecError where a layer would be another one at its new place.
     """
     model_type = str(config.get("model_type"))
-    _refuse(config, model_type)
+    row = row_of(model_type)
+    _refuse(config, row, model_type)
     for key, instead in LEADING.items():
-        if not any(key in other for other in configs.values()) or instead in config or model_type in _LISTED:
+        if not any(key in other for other in configs.values()) or instead in config or row.lists_dense:
             continue
         dense = [layer.index < (configs[layer.owner].get(key) or 0) for layer in plan]
         first = dense.index(False) if False in dense else len(dense)
@@ -125,12 +97,12 @@ def apply_rules(
                 continue
             if place(i, counts[owner], configs[owner]) != place(new, len(plan), configs[owner]):
                 raise _moved(f"'{key}: {asked}'", i, new, (counts[owner], len(plan)))
-    if model_type in _FAMILIES:
-        why, place = _FAMILIES[model_type]
+    if row.by_place is not None:
+        why, place = row.by_place
         for new, owner, i in places:
             if place(i, counts[owner], configs[owner]) != place(new, len(plan), configs[owner]):
                 raise _moved(f"'{model_type}' ({why})", i, new, (counts[owner], len(plan)))
-    last, types = _LAST_LAYER.get(model_type), config.get("layer_types")
+    last, types = row.last_layer, config.get("layer_types")
     if last is not None and isinstance(types, list) and types and types[-1] != last:
         raise BoomspecError(
             f"the last layer of a {model_type} model is always of type {last}, that of this plan is {types[-1]}",
@@ -138,8 +110,8 @@ def apply_rules(
         )
 
 
-def _refuse(config: Mapping[str, Any], model_type: str) -> None:
-    reason = _REFUSED_FAMILIES.get(model_type)
+def _refuse(config: Mapping[str, Any], row: FamilyRow, model_type: str) -> None:
+    reason = row.refused
     for key, why in _REFUSED_KEYS.items():
         reason = reason or (f"config.json says {key}: {config[key]}: {why}" if config.get(key) else None)
     if reason:

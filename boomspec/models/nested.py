@@ -4,19 +4,25 @@
     names         the decoder's tensors are under a name of their own ("language_model.model.layers.0..."); the rest
                   ("vision_tower...") is left out
 
-What is made of such a model is a plain language model of the decoder's family: `AutoModelForCausalLM` loads it.
+What is made of such a model is a plain language model of the decoder's family: `AutoModelForCausalLM` loads it. Where
+the rest is kept, the decoder is put back: under the names, and in the config, that it has in the teacher.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from boomspec.core.errors import BoomspecError
+from boomspec.core.layers import TEACHER, Plan
 from boomspec.models.checkpoint import TensorEntry
 from boomspec.models.code import DECODER_CONFIGS, is_native
+from boomspec.models.families import row_of, unwrapped
+
+if TYPE_CHECKING:
+    from boomspec.models.facts import ModelFacts
 
 # Where decoders are, each pattern with what stands there in a model of the decoder alone; the first that fits is taken.
 _PART = r"^(model\.)?(language_model|text_model|llm)\."
@@ -25,6 +31,7 @@ DECODERS: tuple[tuple[str, str], ...] = (
     (rf"{_PART}model\.", "model."),
     (_PART, "model."),
 )
+_TRUNK, _HEAD = "model.", "lm_head."  # how the names of a decoder begin
 _TOGETHER = ("torch_dtype", "dtype")  # what the whole config may say for the decoder
 
 
@@ -68,3 +75,75 @@ def decoder_tensors(
     if not any(name.startswith("model.") for name in found):
         raise BoomspecError(f"{where}: no text decoder found: looked for tensors under 'language_model.'")
     return inner, found, rest
+
+
+def rest_of(facts: ModelFacts) -> tuple[TensorEntry, ...]:
+    """What a model holds beside its decoder, without what no class loads; empty for a model that is a decoder."""
+    row = row_of(facts.model_type)
+    return tuple(entry for entry in facts.left_out if row.canonical_name(entry.name) is not None)
+
+
+def with_rest(facts: ModelFacts, plan: Plan, tensors: Sequence[TensorEntry]) -> list[TensorEntry]:
+    """The tensors of a model of this plan, where the rest is kept: a model of the student's layers alone has none."""
+    return [*tensors, *(rest_of(facts) if has_rest(plan) else ())]
+
+
+def has_rest(plan: Plan) -> bool:
+    """Whether the teacher's other parts are in a model of this plan, where they are kept."""
+    return any(layer.owner == TEACHER for layer in plan)
+
+
+def prefixes_in(facts: ModelFacts) -> tuple[str, str]:
+    """What stands in the whole model in place of the decoder's "model.", and in front of its "lm_head.".
+
+    Raises BoomspecError where the model is a decoder alone, or the names cannot be told from those of its file.
+    """
+    if not rest_of(facts):
+        raise BoomspecError("the teacher is a text decoder alone: it has no other parts to keep")
+    trunks, heads, names = set(), set(), set()
+    for stored in facts.stored:
+        own = unwrapped(stored.name)
+        name = decoder_name(own)
+        if name is None:
+            continue
+        names.add(name)
+        if name.startswith(_TRUNK):
+            trunks.add(own.removesuffix(name.removeprefix(_TRUNK)))
+        else:
+            heads.add(own.removesuffix(name))
+    missing = {entry.name for entry in facts.tensors(range(facts.count), tied=True)} - names
+    if len(trunks) != 1 or len(heads) > 1 or missing:
+        raise BoomspecError(
+            f"a {facts.written.get('model_type')} model like this cannot be put together again: the names of its"
+            f" decoder are not under one other ({', '.join(sorted({*trunks, *heads, *sorted(missing)[:1]}))})"
+        )
+    [trunk] = trunks
+    return trunk, heads.pop() if heads else trunk.removesuffix(_TRUNK) if trunk.endswith(f".{_TRUNK}") else ""
+
+
+def whole_name(prefixes: tuple[str, str], name: str) -> str:
+    """What a tensor of the decoder is called in the whole model."""
+    return prefixes[1] + name if name.startswith(_HEAD) else prefixes[0] + name.removeprefix(_TRUNK)
+
+
+def whole_config(facts: ModelFacts, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The teacher's config with another decoder's `config` in it."""
+    key = next(key for key in DECODER_CONFIGS if isinstance(facts.written.get(key), dict))
+    own = facts.written[key]
+    inner = {name: value for name, value in config.items() if name != "architectures" or name in own}
+    whole = {**facts.written, key: inner}
+    if "tie_word_embeddings" in config:
+        whole["tie_word_embeddings"] = config["tie_word_embeddings"]
+    return whole
+
+
+def described(facts: ModelFacts, *, keep: bool) -> str | None:
+    """What becomes of a teacher's other parts, in one line; None for a teacher without any."""
+    rest = rest_of(facts)
+    if not rest:
+        return None
+    parts = dict.fromkeys(entry.name.removeprefix(_TRUNK).split(".")[0] for entry in rest)
+    what = f"{sum(entry.elements for entry in rest) / 1e6:,.3g} M parameters of {', '.join(parts)}"
+    if keep:
+        return f"Kept: {what} (teacher.rest: keep); part of every size but the student's, which is the decoder alone."
+    return f"Left out: {what} (teacher.rest: drop)."

@@ -7,6 +7,7 @@ BF16 128x16 model.embed_tokens.weight                     one tensor
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections import defaultdict
@@ -28,8 +29,8 @@ def config_text(config: Mapping[str, Any]) -> str:
 
 
 def config_of(text: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(text)
-    return found
+    """The inverse of `config_text`."""
+    return dict(json.loads(text))
 
 
 def outline(tensors: Iterable[TensorEntry]) -> tuple[str, ...]:
@@ -71,32 +72,16 @@ def _short(indices: Sequence[_Indices]) -> str:
 
 
 def _ranges(numbers: Sequence[int]) -> list[str]:
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and runs[-1][1] == number - 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return [str(a) if a == b else f"{a}-{b}" for a, b in runs]
+    starts = [i for i, number in enumerate(numbers) if i == 0 or numbers[i - 1] != number - 1]
+    runs = [(numbers[a], numbers[b - 1]) for a, b in itertools.pairwise([*starts, len(numbers)])]
+    return [str(first) if first == last else f"{first}-{last}" for first, last in runs]
 
 
 def _long(text: str) -> Iterable[_Indices]:
     for product in text.split(","):
-        yield from _all([_numbers(part) for part in product.split("/")])
-
-
-def _all(parts: Sequence[Sequence[int]]) -> Iterable[_Indices]:
-    if not parts:
-        yield ()
-        return
-    for first in parts[0]:
-        for others in _all(parts[1:]):
-            yield (first, *others)
+        yield from itertools.product(*map(_numbers, product.split("/")))
 
 
 def _numbers(text: str) -> list[int]:
-    numbers: list[int] = []
-    for run in text.split("+"):
-        first, _, last = run.partition("-")
-        numbers.extend(range(int(first), int(last or first) + 1))
-    return numbers
+    runs = [run.partition("-") for run in text.split("+")]
+    return [number for first, _, last in runs for number in range(int(first), int(last or first) + 1)]

@@ -18,6 +18,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.layers import Owner, Plan
 from boomspec.models.agreement import check_agreement
 from boomspec.models.facts import LAYER_COUNTS, ModelFacts
+from boomspec.models.families import row_of
 from boomspec.models.layer_rules import Config, apply_rules
 
 # All that transformers makes of a config, or None for a family that it does not know.
@@ -35,7 +36,6 @@ _LETTERS: Mapping[str, tuple[str, Mapping[str, str]]] = {
         {"M": "linear_attention", "E": "moe", "*": "full_attention", "-": "mlp"},
     )
 }
-_TYPED = {"nemotron_h"}  # families that know both
 _CYCLES = ("block_types",)  # the layers' types, over and over: written out
 
 _OTHER_LISTS = (
@@ -43,15 +43,6 @@ _OTHER_LISTS = (
     "keys_to_ignore_at_inference", "mlp_multipliers", "mtp_layers_block_type", "pad_token_id", "ssm_multipliers",
     "suppress_tokens", "time_step_limit",
 )  # fmt: skip
-
-# Families whose layers are alike, each with the switch that makes them differ (None: there is none). Of all others
-# transformers is asked, which costs its import.
-_ALIKE: Mapping[str, str | None] = {
-    "bert": None, "distilbert": None, "gemma": None, "gpt2": None, "gpt_neox": None, "gptj": None, "granite": None,
-    "llama": None, "mistral": None, "mixtral": None, "olmo": None, "olmo2": None, "opt": None, "phi": None,
-    "phi3": None, "qwen2": "use_sliding_window", "qwen2_moe": "use_sliding_window", "qwen3": "use_sliding_window",
-    "qwen3_moe": None,
-}  # fmt: skip
 
 # Read by the config classes of several families; a config of a family unknown to transformers cannot be written out.
 _WRITTEN_OUT = ("global_attn_every_n_layers", "layer_group_size", "no_rope_layer_interval", "sliding_window_pattern")
@@ -177,7 +168,9 @@ def _unrolled(config: Config, count: int) -> Config:
         if isinstance(letters := config.get(key), str) and config.get(instead) is None:
             config[instead] = [meaning.get(letter, letter) for letter in letters]
         elif (
-            isinstance(types := config.get(instead), list) and key not in config and config.get("model_type") in _TYPED
+            isinstance(types := config.get(instead), list)
+            and key not in config
+            and row_of(config.get("model_type")).letters
         ):
             letter_of = {"mamba": "M", "attention": "*", **{name: letter for letter, name in meaning.items()}}
             config[key] = "".join(letter_of.get(name, "?") for name in types)
@@ -230,11 +223,8 @@ def _per_layer(config: Config, count: int) -> list[str]:
 
 
 def _alike(config: Config) -> bool:
-    model_type = str(config.get("model_type"))
-    if model_type not in _ALIKE:
-        return False
-    switch = _ALIKE[model_type]
-    return switch is None or not config.get(switch, False)
+    row = row_of(config.get("model_type"))
+    return row.alike and not (row.unless and config.get(row.unless))
 
 
 def _written_out(config: Config, count: int, complete: Complete) -> Config:

@@ -25,7 +25,7 @@ from boomspec.core.format import (
 )
 from boomspec.core.graph import Node, TaskGraph
 from boomspec.core.sizes import Member, compact_plan, shown_bytes
-from boomspec.models.whole import described
+from boomspec.models.nested import described
 from boomspec.plan.forecast import Clock, Forecast, Totals, totals
 from boomspec.plan.plan import Plan
 from boomspec.plan.text_plan import TextPlan, text_plans

@@ -12,7 +12,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.format import shown_count
 from boomspec.core.graph import Node, Source, TaskGraph
 from boomspec.core.tasks import Tokenize
-from boomspec.models.text_start import text_start
+from boomspec.models.tokenizer import text_start
 from boomspec.store import Store
 
 Count = Annotated[int, Field(ge=0)]

@@ -3,11 +3,10 @@
 New headers are computed from the sources' headers and the tensors' bytes are copied range by range:
 no tensor is loaded, no model is built, memory stays constant whatever the model's size.
 
-    ownership   (arXiv 2510.05064) the embedding comes from the owner of the FIRST layer, final norm and head from
-                the owner of the LAST one. An untied result of a tied model gets its head written out, from that
-                owner's embedding. Every layer keeps its attributes (`model_config`).
-    dtype       each tensor is stored in the dtype that the teacher stores the tensor of the same place in, rounded
-                to nearest even (`conversion`); integers and types below 16 bits are not converted.
+    ownership   as `boomspec.models.fit.tensors_of_plan` says. An untied result of a tied model gets its head written
+                out, from the embedding of the head's owner. Every layer keeps its attributes (`model_config`).
+    dtype       each tensor has the dtype of the teacher's tensor of the same place, rounded to nearest even
+                (`checkpoint_writer`); integers and types below 16 bits are not converted.
     family      the result is of the teacher's family; a student of another one is read as that (`families`). What
                 such a student does not have and the teacher's family adds up (token types) is zeros.
 
@@ -25,12 +24,12 @@ from pathlib import Path
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.json_text import transformers_floats
-from boomspec.core.layers import STUDENT, TEACHER, Owner, Plan
+from boomspec.core.layers import STUDENT, TEACHER, Owner, Plan, ends_of
 from boomspec.models.checkpoint import TensorEntry
 from boomspec.models.facts import ModelFacts, read_as, read_facts
 from boomspec.models.families import unwrapped
-from boomspec.models.fit import check_fit, dtypes_of, place_of, zeros_of
-from boomspec.models.whole import has_rest, prefixes_in, rest_of, whole_config, whole_name
+from boomspec.models.fit import check_fit, tensors_of_plan, zeros_of
+from boomspec.models.nested import has_rest, prefixes_in, rest_of, whole_config, whole_name
 from runners.assembly.checkpoint_writer import Piece, write_checkpoints
 from runners.modeling.foreign_code import copy_travelling, runs_code, without_code
 from runners.modeling.model_config import plan_config
@@ -52,7 +51,7 @@ def assemble(
 
     Tokenizer, chat template and generation config come from the teacher where there is one, and so does its own
     code, where all of that is in `code` (sha256 of each file); else the result names none. With `rest` the result has
-    the teacher's other parts, too (`boomspec.models.whole`), if layers of the teacher are in it. Raises BoomspecError,
+    the teacher's other parts, too (`boomspec.models.nested`), if layers of the teacher are in it. Raises BoomspecError,
     before anything is written, where the sources do not fit together.
     """
     assemble_family(sources, {target: (plan, tied)}, code=code, rest=rest, shard_bytes=shard_bytes)
@@ -84,7 +83,7 @@ def assemble_family(
         if any(target.resolve() == folder.resolve() for folder in sources.values()):
             raise BoomspecError(f"{target}: a model cannot be written over one that it is made of")
         config = plan_config(facts, plan, tied=tied, base=base)
-        pieces[target] = _pieces(facts, plan, tied=tied, base=facts[base], zeros=zeros[plan[0].owner])
+        pieces[target] = _pieces(facts, plan, tied=tied, zeros=zeros[ends_of(plan)[0]])
         if rest and has_rest(plan):
             pieces[target] = _whole(pieces[target], facts[base])
             config = whole_config(facts[base], config)
@@ -112,37 +111,13 @@ def _check_plan(facts: Mapping[Owner, ModelFacts], plan: Plan, tied: bool) -> No
         count = facts[layer.owner].count
         if layer.index >= count:
             raise BoomspecError(f"layer plan: {layer} does not exist: that model has {count} layers")
-    if tied and not all(facts[layer.owner].tied for layer in (plan[0], plan[-1])):
+    if tied and not all(facts[owner].tied for owner in ends_of(plan)):
         raise BoomspecError("a tied model cannot be made of models whose head is not tied")
 
 
-def _pieces(
-    facts: Mapping[Owner, ModelFacts],
-    plan: Plan,
-    *,
-    tied: bool,
-    base: ModelFacts,
-    zeros: Sequence[TensorEntry],
-) -> list[Piece]:
-    dtypes = dtypes_of(base)
-
-    def piece(name: str, place: str, entry: TensorEntry, owner: ModelFacts) -> Piece:
-        # The teacher's own tensors are never converted, should one layer be stored unlike another.
-        dtype = entry.dtype if owner is base else dtypes.get(place, base.dtype)
-        return Piece(name, dtype, entry.shape, entry)
-
-    first, last = facts[plan[0].owner], facts[plan[-1].owner]
-    pieces = [piece(entry.name, entry.name, entry, first) for entry in first.embedding]
-    pieces += [Piece(entry.name, entry.dtype, entry.shape, None) for entry in zeros]
-    for new, layer in enumerate(plan):
-        model = facts[layer.owner]
-        for entry in model.layers[layer.index]:
-            place = place_of(entry.name, model.prefix)
-            name = f"{model.prefix}.{new}.{place}" if model.prefix else f"{new}.{place}"
-            pieces.append(piece(name, f"*.{place}", entry, model))
-    behind = (*last.norm, *(last.head if tied else last.untied_head))
-    pieces += [piece(entry.name, entry.name, entry, last) for entry in behind]
-    for name, count in Counter(piece.name for piece in pieces).items():
+def _pieces(facts: Mapping[Owner, ModelFacts], plan: Plan, *, tied: bool, zeros: Sequence[TensorEntry]) -> list[Piece]:
+    found = tensors_of_plan(facts, plan, tied=tied, zeros=zeros)
+    for name, count in Counter(tensor.name for tensor, _ in found).items():
         if count > 1:
             raise BoomspecError(f"two tensors of the model would be called '{name}'")
-    return pieces
+    return [Piece(tensor.name, tensor.dtype, tensor.shape, source) for tensor, source in found]

@@ -22,14 +22,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.work_sizes import COPY_BUFFER
 from boomspec.models.checkpoint import FLOAT_BYTES, TensorEntry, encode_header
 from boomspec.models.files import INDEX, SINGLE
-from runners.assembly.dtypes import convert
 
+_NATIVE = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 _BLOCK = 4096  # of the file systems in use
 # What copy_file_range says between file systems, where one of them or the kernel does not know it, or a sandbox forbids
 # it. Whether that was the reason shows the ordinary way of copying.
@@ -219,3 +222,34 @@ def _put(target: int, data: bytes | memoryview, place: int) -> None:
 
 def _became_shorter(source: TensorEntry) -> BoomspecError:
     return BoomspecError(f"{source.file}: became shorter while it was read")
+
+
+def convert(data: bytes, source: str, target: str) -> bytes:
+    """The values of `data`, stored as `source`, stored as `target`, floating-point types of safetensors.
+
+    Rounds to nearest, ties to even; float64 becomes 16 bits by way of float32, as in torch. Infinities and NaN stay
+    what they are. Raises BoomspecError for a finite value too large for the new type: it would become an infinity.
+    """
+    values = _bfloat16_values(data) if source == "BF16" else np.frombuffer(data, _NATIVE[source])
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        narrow = values if target == "F64" else values.astype("<f4")
+        if target == "BF16":
+            result, converted = _to_bfloat16(narrow)
+        else:
+            converted = narrow.astype(_NATIVE[target])
+            result = converted.tobytes()
+    if bool(np.any(np.isinf(converted) & np.isfinite(values))):
+        raise BoomspecError(f"a weight stored as {source} is too large for {target}")
+    return result
+
+
+def _bfloat16_values(data: bytes) -> NDArray[Any]:
+    return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
+
+
+def _to_bfloat16(values: NDArray[Any]) -> tuple[bytes, NDArray[Any]]:
+    bits = values.view("<u4")
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    # The addition would carry a NaN's bits over into the sign.
+    halves = np.where(np.isnan(values), 0x7FC0, rounded).astype("<u2")
+    return halves.tobytes(), _bfloat16_values(halves.tobytes())

@@ -19,13 +19,13 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.layers import STUDENT, TEACHER, teacher_layers
-from boomspec.core.tasks import Check, Outline
+from boomspec.core.tasks import BuiltSize, Check, Outline
 from boomspec.models.facts import ModelFacts, model_facts, read_as
 from boomspec.models.fit import plan_entries
 from boomspec.models.outline import config_of, tensors_of
 from boomspec.models.plan_config import check_one_kind
 from runners.checking.layout import NotTinyError, auto_class, lay_out, read_config
-from runners.checking.trial import Size, try_sizes
+from runners.checking.trial import try_sizes
 from runners.modeling.foreign_code import ready
 from runners.modeling.model_config import complete, plan_config
 
@@ -49,12 +49,11 @@ def check_family(record: Check, *, own: Mapping[str, Path] | None = None, code: 
 
 
 def _check(record: Check, facts: ModelFacts, own: Mapping[str, Path], code: Collection[str]) -> list[str]:
-    sizes = [Size(size.plan, size.tied) for size in record.sizes]
     student = _student(record, facts)
     if record.merged:
         check_one_kind(facts, complete)
     own_kind = read_as(student, facts.model_type, "the student")
-    for size in sizes:
+    for size in record.sizes:
         plan_config({TEACHER: facts, STUDENT: own_kind}, size.plan, tied=size.tied, base=TEACHER)
         plan_entries(facts, student, size.plan, tied=size.tied)
     notes: list[str] = []
@@ -70,7 +69,7 @@ def _check(record: Check, facts: ModelFacts, own: Mapping[str, Path], code: Coll
             try_sizes(
                 work / "teacher",
                 record.kept,
-                _spread(sizes),
+                _spread(record.sizes),
                 work,
                 student=None if record.student is None else work / "student",
                 trained=record.student is None,
@@ -118,7 +117,7 @@ def _check_shapes(outline: Outline, folder: Path, own: Path | None, code: Collec
     return []
 
 
-def _spread(sizes: Sequence[Size]) -> list[Size]:
+def _spread(sizes: Sequence[BuiltSize]) -> list[BuiltSize]:
     """Some of the sizes, the first and the last among them."""
     if len(sizes) <= _MOST_TRIED:
         return list(sizes)

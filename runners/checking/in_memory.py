@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.layers import TEACHER, Owner, Plan
+from boomspec.core.layers import TEACHER, Owner, Plan, ends_of
 
 COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "num_decoder_layers")
 
@@ -62,7 +62,7 @@ def patched(models: Mapping[Owner, Any], plan: Plan, counts: Mapping[Owner, int]
     """The model of `plan`: a copy of the teacher with the parts of the other."""
     model = deepcopy(models[TEACHER])
     front, behind = sides(models[TEACHER], counts[TEACHER], tokens_BT)
-    for names, owner in ((front, plan[0].owner), (behind, plan[-1].owner)):
+    for names, owner in zip((front, behind), ends_of(plan), strict=True):
         for name in names:
             mine, theirs = model.get_submodule(name), models[owner].get_submodule(name)
             for kind in ("_parameters", "_buffers"):

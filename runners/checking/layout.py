@@ -23,7 +23,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.tasks import Outline
 from boomspec.models.checkpoint import TensorEntry, checkpoint_files
 from boomspec.models.code import CONFIGS, code_files
-from boomspec.models.families import canonical_name
+from boomspec.models.families import row_of
 from boomspec.models.outline import config_of, tensors_of
 from runners.checking.tiny import Config, tiny
 from runners.modeling.foreign_code import ready
@@ -108,13 +108,13 @@ def _named(
     saved: Mapping[str, Tensor], real: Mapping[str, TensorEntry], model: Any, *, tied: bool
 ) -> dict[str, Tensor]:
     """The tiny tensors under the names of the real files; what the class would save and is not there is left out."""
-    model_type, prefix = str(model.config.model_type), f"{model.base_model_prefix}."
+    row, prefix = row_of(model.config.model_type), f"{model.base_model_prefix}."
     result: dict[str, Tensor] = {}
     others: list[TensorEntry] = []
     sizes: dict[int, int] = {}
     for name, entry in real.items():
         bare = name.removeprefix("_orig_mod.")
-        canonical = canonical_name(model_type, bare) or name
+        canonical = row.canonical_name(bare) or name
         spellings = (name, bare, canonical, f"{prefix}{bare}", bare.removeprefix(prefix))
         found = next((saved[spelling] for spelling in spellings if spelling in saved), None)
         if found is None:

@@ -2,15 +2,15 @@
 
 What a number is, is told by its name: config.json has no other types. Numbers that belong together (hidden size =
 heads x head size) are given the sizes that fit together in every family that follows the names' convention; who does
-not follow it has a row in `_OF_FAMILY`. A number of a name that is not known stays as it is.
+not follow it says so in its row of `boomspec.models.families`. A number of a name that is not known stays as it is.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from copy import deepcopy
 from typing import Any
+
+from boomspec.models.families import row_of
 
 Config = dict[str, Any]
 
@@ -56,20 +56,13 @@ _COMPILED = tuple((re.compile(pattern), largest) for pattern, largest in _LARGES
 _TOKEN = re.compile(r".*token_(id|index)|.*_idx$")
 _SECTIONS = ("mrope_section", "short_factor", "long_factor")
 
-# What a family's names mean otherwise.
-_OF_FAMILY: Mapping[str, Config] = {
-    "mamba2": {"num_heads": 8},  # of the state space, twice as wide as the hidden states
-    "falcon_h1": {"mamba_d_head": 16},
-}
-
 
 def tiny(config: Config, full: Config | None = None) -> Config:
     """The tiny config of `config`. `full`: the same with all that its class adds, where it is known.
 
     What only the class says is written into the result where it shrinks.
     """
-    result = _shrunk(config, full or {})
-    return {**result, **deepcopy(dict(_OF_FAMILY.get(str(config.get("model_type", "")), {})))}
+    return {**_shrunk(config, full or {}), **row_of(config.get("model_type")).tiny}
 
 
 def _shrunk(config: Config, full: Config) -> Config:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from transformers import AutoConfig
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.layers import STUDENT, TEACHER, Owner, Plan, layers_text, student_layers, teacher_layers
+from boomspec.core.tasks import BuiltSize
 from boomspec.models.facts import ModelFacts, read_facts
 from boomspec.models.fit import plan_entries
 from runners.assembly.assemble import assemble
@@ -35,14 +35,6 @@ _TEACHER = "the teacher"
 _CLOSE = 1e-4  # of the largest logit; measured: what is right is equal, or differs by up to 1e-6 of it
 
 
-@dataclass(frozen=True)
-class Size:
-    """One model to be built: its layer plan, and whether head and embedding are one."""
-
-    plan: Plan
-    tied: bool
-
-
 class WrongError(BoomspecError):
     """A model would not be what its layers are."""
 
@@ -50,7 +42,7 @@ class WrongError(BoomspecError):
 def try_sizes(
     teacher: Path,
     kept: Sequence[int],
-    sizes: Sequence[Size],
+    sizes: Sequence[BuiltSize],
     work: Path,
     *,
     student: Path | None = None,
@@ -158,8 +150,8 @@ def _trainable(model: Any, layers: Sequence[int], tokens_BT: Tensor, what: str) 
 def _loaded(folder: Path, what: str, layers: int, code: Collection[str]) -> Any:
     """A model as every task loads it; its class must find what it needs, and in what is built nothing more."""
     trusts = ready(folder, "model", code)
-    config = _config(folder, trusts, what)
     try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trusts)
         model, found = auto_class(config).from_pretrained(
             folder,
             dtype=torch.float32,
@@ -186,13 +178,6 @@ def _loaded(folder: Path, what: str, layers: int, code: Collection[str]) -> Any:
     except BoomspecError as error:
         raise WrongError(f"{what}: {error.message}") from error
     return model.eval()
-
-
-def _config(folder: Path, trusts: bool, what: str) -> Any:
-    try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=trusts)
-    except Exception as error:  # as above
-        raise WrongError(f"{what} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
 def _compare(model: Any, expected: Any, tokens_BT: Tensor, what: str, plan: Plan) -> None:

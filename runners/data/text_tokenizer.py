@@ -136,7 +136,7 @@ def load_tokenizer(folder: Path, code: Collection[str], *, bos: bool | None) -> 
     fast.no_padding()
     fast.encode_special_tokens = True  # "<|endoftext|>" inside a text is text
     eos = int(tokenizer.eos_token_id)
-    # Special tokens inside of a text are text, and never written. As `boomspec.models.vocabulary` counts.
+    # Special tokens inside of a text are text, and never written. As `boomspec.models.tokenizer` counts.
     special = {i for i, token in fast.get_added_tokens_decoder().items() if token.special}
     written = set(fast.get_vocab(with_added_tokens=True).values()) - special | {eos, *prefix}
     return TextTokenizer(fast, eos, prefix, max(written) + 1)

@@ -4,8 +4,8 @@ A member is a model of the teacher's own class, built from its own config as tra
 an assembled folder, whose parameters ARE those of teacher and student: no weight is copied. Its modules are its
 own, so a layer knows its place (`layer_idx`, and with it the KV cache) in every member that it is part of.
 
-The rules are those of `runners.assembly.assemble`: the embedding comes from the owner of the first layer, final norm
-and head from the owner of the last one, and every layer keeps the config attributes of the layer it came from.
+The rules are those of `boomspec.models.fit.tensors_of_plan`; every layer keeps the config attributes of the one it
+came from.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from accelerate import init_empty_weights
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import TaskGraph
-from boomspec.core.layers import STUDENT, TEACHER, Layer, Owner, Plan, read_layers
+from boomspec.core.layers import STUDENT, TEACHER, Layer, Owner, Plan, ends_of, read_layers
 from boomspec.core.sizes import Lineage, Member
 from boomspec.models import trust
 from boomspec.models.facts import ModelFacts, read_facts
@@ -61,7 +61,8 @@ class Family:
             return self._rewired(member.plan, tied=member.tied)
         plan = self._read(size)
         known = {member.plan: member.tied for member in (self.lineage.trained, *self.sizes)}
-        return self._rewired(plan, tied=known.get(plan, self.facts[TEACHER].tied and plan[0].owner == plan[-1].owner))
+        first, last = ends_of(plan)
+        return self._rewired(plan, tied=known.get(plan, self.facts[TEACHER].tied and first == last))
 
     def _read(self, layers: Sequence[str | Layer]) -> Plan:
         try:
@@ -179,7 +180,7 @@ def _origin(
         return layer.owner, f"{stack}.{layer.index}.{rest}"
     # The rule of `boomspec.models.facts`: of what stands beside the layers, all but bare vectors is embedding.
     in_front = name.startswith(f"{base}.") and (tensor.ndim > 1 or "embed" in name.lower())
-    return plan[sides.get(name, 0 if in_front else -1)].owner, name
+    return ends_of(plan)[sides.get(name, 0 if in_front else -1)], name
 
 
 def _put(model: Any, name: str, tensor: torch.Tensor) -> None:

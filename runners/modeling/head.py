@@ -16,15 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from boomspec.core.errors import BoomspecError
+from boomspec.models.families import LOGITS
 from runners.modeling.hidden_states import trunk
 
-# What a family does to the logits behind its output matrix, by the config field that holds the number.
-LOGIT_TRANSFORMS: dict[str, Callable[[Tensor, float], Tensor]] = {
-    "final_logit_softcapping": lambda logits, cap: cap * torch.tanh(logits / cap),
-    "logits_soft_cap": lambda logits, cap: cap * torch.tanh(logits / cap),
-    "logits_scaling": lambda logits, divisor: logits / divisor,
-    "logit_scale": lambda logits, factor: logits * factor,
-    "lm_head_multiplier": lambda logits, factor: logits * factor,
+_TRANSFORMS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "capped": lambda logits, cap: cap * torch.tanh(logits / cap),
+    "divided": lambda logits, divisor: logits / divisor,
+    "multiplied": lambda logits, factor: logits * factor,
 }
 
 
@@ -36,9 +34,12 @@ class Head:
         if output is None:
             raise BoomspecError(f"model type '{model.config.model_type}': it has no language-model head")
         config = model.config.get_text_config()
-        fields = {name: getattr(config, name, None) for name in LOGIT_TRANSFORMS}
         self._output: Any = output
-        self._transforms = [(LOGIT_TRANSFORMS[name], value) for name, value in fields.items() if value is not None]
+        self._transforms = [
+            (_TRANSFORMS[what], value)
+            for key, what in LOGITS.items()
+            if (value := getattr(config, key, None)) is not None
+        ]
 
     def __call__(self, hidden_ND: Tensor) -> Tensor:
         logits_NV: Tensor = self._output(hidden_ND)
@@ -69,7 +70,7 @@ def check_head(model: Any) -> None:
     ):
         raise BoomspecError(
             f"model type '{model.config.model_type}': its logits are not its head applied to its last hidden state",
-            hint="the family changes its logits in a way not listed in LOGIT_TRANSFORMS of runners/modeling/head.py",
+            hint="the family changes its logits in a way not listed in LOGITS of boomspec/models/families.py",
         )
 
 

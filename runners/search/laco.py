@@ -40,7 +40,7 @@ from runners.modeling.model_config import complete
 from runners.modeling.models import load, load_frozen, save_weights, stored_dtype
 from runners.runtime.context import Progress
 from runners.runtime.device import MASTER_DTYPE, frozen_dtype, kernels
-from runners.search.calibration import calibration_batches
+from runners.search.shared import calibration_batches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

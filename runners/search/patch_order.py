@@ -26,6 +26,7 @@ from boomspec.core.layers import (
     STUDENT,
     TEACHER,
     Plan,
+    ends_of,
     patchable,
     plan_of,
     prefixes,
@@ -129,7 +130,7 @@ class _Candidates:
         before = len(self.values)
 
         def visit(number: int, plan: Plan, hidden_BTD: Tensor) -> None:
-            head = self.forward.parts[plan[-1].owner].head
+            head = self.forward.parts[ends_of(plan)[1]].head
             measured[plan].append(self._divergence.of_sequences(number, head, hidden_BTD))
 
         self.forward.run(

@@ -14,14 +14,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from boomspec.core.layers import Owner, Plan
+from boomspec.core.errors import BoomspecError
+from boomspec.core.layers import Owner, Plan, ends_of
+from boomspec.core.tasks import Calibration
 from boomspec.core.work_sizes import HELD_STATES
+from runners.data.tokens import TokenStream
 from runners.modeling.layerwise import Batch, take_apart
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # visit(number of the batch, plan, hidden_BTD that the plan's head reads)
 Visit = Callable[[int, Plan, Tensor], None]
@@ -87,7 +94,7 @@ class SharedForward:
                 path.pop()
             if (cached := self._longest_cached(plan)) > (path[-1][0] if path else 0):
                 path.append((cached, self._cache[plan[:cached]][number].to(self.batches[number].device)))
-            start, hidden_BTD = path[-1] if path else (0, opened[plan[0].owner].embedding_BTD)
+            start, hidden_BTD = path[-1] if path else (0, opened[ends_of(plan)[0]].embedding_BTD)
             for end in range(start + 1, len(plan) + 1):
                 layer = plan[end - 1]
                 hidden_BTD = opened[layer.owner].layer(layer.index, hidden_BTD)
@@ -97,7 +104,7 @@ class SharedForward:
                 states = kept.get(plan[:end])
                 if states is not None and len(states) == number:
                     states.append(hidden_BTD.cpu())
-            visit(number, plan, opened[plan[-1].owner].finish(hidden_BTD))
+            visit(number, plan, opened[ends_of(plan)[1]].finish(hidden_BTD))
 
     def _longest_cached(self, plan: Plan) -> int:
         return max((len(prefix) for prefix in self._cache if plan[: len(prefix)] == prefix), default=0)
@@ -120,3 +127,23 @@ def _shared(one: Plan, other: Plan) -> int:
     """How many layers two plans share at their beginning."""
     pairs = zip(one, other, strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+
+
+def calibration_batches(
+    calibration: Calibration, tokens: Path, *, batch_size: int, model: PreTrainedModel
+) -> list[Tensor]:
+    """The calibration windows in batches tokens_BT, on the model's device; `batch_size` windows each.
+
+    Raises BoomspecError where the training text has fewer windows (none is used twice) or more kinds of tokens
+    than the model embeds.
+    """
+    stream, length, wanted = TokenStream(tokens), calibration.sequence_length, calibration.sequences
+    if (windows := stream.windows(length)) < wanted:
+        raise BoomspecError(
+            f"{wanted} calibration sequences of {length} tokens were asked for: the training text has {windows}",
+            hint="ask for fewer calibration sequences or give more text",
+        )
+    if stream.vocabulary > (rows := model.get_input_embeddings().weight.shape[0]):
+        raise BoomspecError(f"the tokens have a vocabulary of {stream.vocabulary}, but the teacher embeds {rows}")
+    tokens_BT = stream.batch(0, sequences=wanted, sequence_length=length, seed=calibration.seed)[:, :-1]
+    return list(torch.from_numpy(tokens_BT).to(model.device).split(batch_size))  # type: ignore[no-untyped-call]

@@ -13,11 +13,11 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.tasks import Calibration
-from boomspec.models.text_start import _FROM_FILE, text_start
+from boomspec.models.tokenizer import _FROM_FILE, text_start
 from runners.data.tokens import TokenStream
 from runners.evaluation.held_out import text_bytes, window_losses, windows
 from runners.runtime.context import Progress
-from runners.search.calibration import calibration_batches
+from runners.search.shared import calibration_batches
 from runners.tasks import tokenize
 from runners.training.loop import train
 from tests.runners import tiny

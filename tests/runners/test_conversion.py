@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from boomspec.core.errors import BoomspecError
-from runners.assembly.dtypes import convert
+from runners.assembly.checkpoint_writer import convert
 
 TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 

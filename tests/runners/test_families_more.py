@@ -11,12 +11,13 @@ from transformers import AutoConfig
 from boomspec.core.errors import BoomspecError
 from boomspec.core.layers import read_layers, student_layers, teacher_layers
 from boomspec.core.sizes import Lineage, Member
+from boomspec.core.tasks import BuiltSize
 from boomspec.models.facts import read_facts
 from boomspec.models.plan_config import plan_config
 from runners.assembly.assemble import assemble
 from runners.checking.in_memory import logits
 from runners.checking.layout import random_model, randomise
-from runners.checking.trial import Size, try_sizes
+from runners.checking.trial import try_sizes
 from runners.modeling.family import Family
 from runners.modeling.head import check_head
 from runners.modeling.models import load, save_weights
@@ -82,9 +83,9 @@ FAMILIES = {
 TOKENS_BT = (torch.arange(22).reshape(2, 11) * 7) % 100 + 3
 
 
-def sizes(*plans: str) -> list[Size]:
+def sizes(*plans: str) -> list[BuiltSize]:
     """Of models that are not tied where embedding and head have two owners."""
-    return [Size(read_layers(plan), False) for plan in plans]
+    return [BuiltSize(plan=plan, tied=False) for plan in plans]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

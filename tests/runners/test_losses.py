@@ -13,7 +13,7 @@ from torch import Tensor
 from boomspec.core.errors import BoomspecError
 from boomspec.core.losses import KL, LOSSES, CrossEntropy, HiddenCosine, Loss, Losses, StateLoss
 from boomspec.core.losses.kl import kl_divergence
-from runners.modeling import head as heads
+from boomspec.models import families
 from runners.modeling.head import Head, check_head
 from runners.modeling.hidden_states import trunk
 from runners.training.losses import NO_LABEL, head_loss, state_loss
@@ -216,10 +216,10 @@ def test_head_and_trunk_taken_apart_are_the_model(family: str) -> None:
 
 
 def test_a_logit_transform_that_is_not_known_is_an_error_that_names_the_model_type(monkeypatch) -> None:
-    monkeypatch.delitem(heads.LOGIT_TRANSFORMS, "logits_scaling")
+    monkeypatch.delitem(families.LOGITS, "logits_scaling")
     with pytest.raises(BoomspecError, match="'granite'") as error:
         check_head(tiny.model("granite", logits_scaling=4.0))
-    assert "LOGIT_TRANSFORMS" in str(error.value)
+    assert "LOGITS of boomspec/models/families.py" in str(error.value)
 
 
 def test_a_chunk_never_finds_the_head_gradient_of_the_one_before_it():

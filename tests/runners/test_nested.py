@@ -11,8 +11,7 @@ from boomspec.compile.compiler import compile_spec
 from boomspec.core.errors import BoomspecError, SpecError
 from boomspec.core.layers import read_layers, student_layers, teacher_layers
 from boomspec.models.facts import read_facts, total_parameters
-from boomspec.models.nested import decoder_name
-from boomspec.models.whole import with_rest
+from boomspec.models.nested import decoder_name, with_rest
 from boomspec.plan.plan_text import print_family
 from boomspec.spec.experiments import load_spec
 from runners.assembly.assemble import assemble

@@ -11,7 +11,7 @@ from tokenizers import AddedToken
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from boomspec.core.errors import SpecError
-from boomspec.models.vocabulary import needed_rows
+from boomspec.models.tokenizer import needed_rows
 from boomspec.store import FolderStore
 from runners.data.text_tokenizer import load_tokenizer
 from tests.runners import foreign, small, tiny

@@ -29,12 +29,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.layers import Plan, read_layers, student_layers, teacher_layers
+from boomspec.core.tasks import BuiltSize
 from boomspec.models.facts import LAYER_COUNTS, read_facts
 from boomspec.models.fit import plan_entries
 from boomspec.models.plan_config import plan_config
 from runners.checking.layout import random_model
 from runners.checking.tiny import tiny
-from runners.checking.trial import Size, try_sizes
+from runners.checking.trial import try_sizes
 
 LAYERS = 8
 KEPT = (0, 2, 4, 5, 7)  # blocks 0 1 | 2 3 | 4 | 5 6 | 7
@@ -132,7 +133,7 @@ def verdict(model_type: str, folder: Path) -> dict[str, object]:
     try:
         with limited(SECONDS):
             facts = read_facts(folder / "teacher")
-            sizes = [Size(p, is_tied(facts.tied, p)) for p in map(read_layers, PLANS)]
+            sizes = [BuiltSize(plan=p, tied=is_tied(facts.tied, p)) for p in map(read_layers, PLANS)]
             plan_entries(facts, facts, student_layers(facts.count), tied=facts.tied)
             config = plan_config({"t": facts}, teacher_layers(KEPT), tied=facts.tied, base="t")
             student = replace(facts, layers=tuple(facts.layers[i] for i in KEPT), config=config)

@@ -25,7 +25,7 @@ from boomspec.core.tasks.tokenize import token_bytes
 from boomspec.core.work_sizes import BATCH_SIZE, KEPT_CHECKPOINTS, SIMILARITY_WINDOWS
 from boomspec.models.architecture import llama_facts
 from boomspec.models.facts import ModelFacts, total_bytes
-from boomspec.models.whole import rest_of
+from boomspec.models.nested import rest_of
 
 
 def priced(

@@ -30,6 +30,7 @@ from boomspec.compile.cost import memory
 from boomspec.core.layers import TEACHER, Plan
 from boomspec.models.checkpoint import TensorEntry
 from boomspec.models.facts import ModelFacts
+from boomspec.models.families import row_of
 
 # Activations that transformers computes in steps, each of which keeps a tensor: how many more than a native one
 # keeps. gelu_new: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) keeps tanh, 0.5 x and 1 + tanh beside x.
@@ -172,7 +173,7 @@ def model_of(facts: ModelFacts) -> Model:
         rest_bytes=sum(tensor.bytes for tensor in (*facts.embedding, *facts.norm, *facts.head)),
         width=facts.embedding[0].bytes // max(1, facts.embedding[0].elements),
         rotary=sum(len(tensor.shape) == 2 for tensor in facts.embedding) == 1,
-        parallel=bool(config.get("use_parallel_residual", facts.model_type == "gpt_neox")),
+        parallel=bool(config.get("use_parallel_residual", row_of(facts.model_type).parallel)),
         kept_by_steps=_KEPT_BY_STEPS.get(_activation(config), 0),
     )
 

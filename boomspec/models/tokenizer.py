@@ -1,4 +1,4 @@
-"""How many rows of an embedding text can ask for, from a tokenizer's files alone.
+"""What a tokenizer's files say by themselves: how it begins a text, and how many rows of an embedding text can ask for.
 
 Special tokens that are written out inside of a text are text (`runners.data.text_tokenizer`), so of the added tokens
 only those that are not special count, and those that stand around documents. Gemma 3 1B, say, has one row less than its
@@ -91,3 +91,50 @@ def _read(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise BoomspecError(f"{path}: not JSON: {error}") from error
     return found if isinstance(found, dict) else {}
+
+
+# Classes that take the post-processor of tokenizer.json as it is; a test holds each of them against transformers.
+_FROM_FILE = {
+    "PreTrainedTokenizer",
+    "PythonBackend",
+    "TokenizersBackend",
+    "LlamaTokenizer",
+    "GemmaTokenizer",
+    "GPT2Tokenizer",
+    "Qwen2Tokenizer",
+    "CohereTokenizer",
+}
+
+
+def text_start(folder: Path) -> tuple[str, ...] | None:
+    """The special tokens that the post-processor puts in front of every text; None where the files do not say it.
+
+    tokenizer.json decides, and not `add_bos_token` of tokenizer_config.json, wherever transformers builds the tokenizer
+    from that file alone; some classes make a post-processor of their own, so of those nothing is claimed.
+    """
+    try:
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        file = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        if str(config["tokenizer_class"]).removesuffix("Fast") not in _FROM_FILE or "auto_map" in config:
+            return None
+        return tuple(_start(file.get("post_processor")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _start(processor: Any) -> list[str]:
+    """What a post-processor puts in front. Raises ValueError for one that is not known."""
+    match None if processor is None else processor["type"]:
+        case None | "ByteLevel":
+            return []
+        case "TemplateProcessing":
+            found: list[str] = []
+            for piece in processor["single"]:
+                if "Sequence" in piece:
+                    return found
+                found.append(str(piece["SpecialToken"]["id"]))
+            raise ValueError("a template without a text")
+        case "Sequence":
+            # The last one is the outermost.
+            return [token for inner in reversed(processor["processors"]) for token in _start(inner)]
+    raise ValueError(f"post-processor {processor['type']}")
