@@ -25,6 +25,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.store.bucket import Bucket
 from boomspec.store.interface import nothing
 from boomspec.store.lock import IN_USE, in_use_error
+from boomspec.store.record import parsed_json
 from boomspec.store.retry import DeniedError
 
 EXPIRES = 90.0  # seconds without a heartbeat
@@ -266,8 +267,5 @@ def _is_dead(lease: dict[str, Any]) -> bool:
 
 
 def _parsed(data: bytes) -> dict[str, Any]:
-    try:
-        lease = json.loads(data)
-    except ValueError:
-        return {}
+    lease = parsed_json(data)
     return lease if isinstance(lease, dict) else {}

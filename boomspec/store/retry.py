@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import tenacity
@@ -58,10 +59,6 @@ class DeniedError(BoomspecError):
     """The store refuses us: no credentials, or none that permit the operation."""
 
 
-def _to_stderr(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
-
-
 class Retries:
     """Repeat requests to the store at `address` for at most `seconds`; report an outage once, and its end.
 
@@ -72,7 +69,8 @@ class Retries:
     def __init__(
         self, address: str, *, report: Callable[[str], None] | None = None, seconds: float | None = None
     ) -> None:
-        self._address, self._report = address, report or _to_stderr
+        self._address = address
+        self._report: Callable[[str], None] = report or partial(print, file=sys.stderr, flush=True)
         configured = _configured_seconds()
         self._first = first_answer_seconds() if seconds is None and configured is None else None
         self._seconds = next(s for s in (seconds, configured, _DEFAULT_SECONDS) if s is not None)
@@ -106,25 +104,21 @@ class Retries:
         except Exception as error:
             raise self._final(error, seconds, doing) from error
         self._first = None
-        self._succeeded()
+        if self._changes(out=False):
+            self._report(f"the store {self._address} answers again")
         return result
 
     def _failed(self, state: tenacity.RetryCallState) -> None:
-        if self._first is not None:
-            return  # an error follows within seconds
-        error = state.outcome.exception() if state.outcome is not None else None
-        with self._lock:
-            new, self._out = not self._out, True
-        if new:
+        # Within a first answer's seconds an error follows.
+        if self._first is None and self._changes(out=True):
+            error = state.outcome.exception() if state.outcome is not None else None
             reason = f"the store {self._address} does not answer: {error_text(error)}"
             self._report(f"{reason}; trying for {_shown(self._seconds)}")
 
-    def _succeeded(self) -> None:
-        if self._out:
-            with self._lock:
-                ended, self._out = self._out, False
-            if ended:
-                self._report(f"the store {self._address} answers again")
+    def _changes(self, *, out: bool) -> bool:
+        with self._lock:
+            before, self._out = self._out, out
+        return before != out
 
     def _final(self, error: Exception, seconds: float, doing: Operation | None) -> Exception:
         """What to raise for an error that is not repeated, or was repeated long enough."""
@@ -187,22 +181,23 @@ def error_text(error: BaseException | None) -> str:
 def _status(error: BaseException) -> int | None:
     """The HTTP status of an error or its cause, where there is one."""
     for found in (error, error.__cause__):
-        response = getattr(found, "response", None)
-        metadata = response.get("ResponseMetadata") if isinstance(response, dict) else None
-        status = metadata.get("HTTPStatusCode") if isinstance(metadata, dict) else None
-        status = status or getattr(found, "status_code", None) or getattr(found, "code", None)
-        if isinstance(status, int) or (isinstance(status, str) and status.isdigit()):
-            return int(status)
+        own = (getattr(found, "status_code", None), getattr(found, "code", None))
+        for status in (_response(found, "ResponseMetadata").get("HTTPStatusCode"), *own):
+            if isinstance(status, int) or (isinstance(status, str) and status.isdigit()):
+                return int(status)
     return None
 
 
 def _code(error: BaseException) -> str:
     """S3's name of an error, such as "NoSuchBucket"; "" where there is none."""
-    for found in (error, error.__cause__):
-        response = getattr(found, "response", None)
-        if isinstance(response, dict) and isinstance(response.get("Error"), dict):
-            return str(response["Error"].get("Code", ""))
-    return ""
+    found = (_response(found, "Error").get("Code") for found in (error, error.__cause__))
+    return str(next(filter(None, found), ""))
+
+
+def _response(error: BaseException | None, part: str) -> dict[str, Any]:
+    response = getattr(error, "response", None)
+    found = response.get(part) if isinstance(response, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _system_error(error: BaseException | None) -> str | None:

@@ -26,7 +26,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from boomspec.core.errors import BoomspecError, first_line, redact
 from boomspec.core.graph import Node, Source
 from boomspec.core.sizes import shown_bytes
-from boomspec.store import Store, is_url, open_store
+from boomspec.store import Store, open_store
 from boomspec.store.sources import is_present, source_name, upload_missing, uploaded
 from runners.cluster.ray_cluster import fits, is_embedded, machine_name, on_other_machines
 from runners.runtime.job import CheckedMachines, Job, below
@@ -68,8 +68,8 @@ def look(address: str, run_folder: Path, marker: str, sources: Sequence[Source] 
     """Look from this machine at the store at `address`, and for the files of `sources`."""
     try:
         store = open_store(address, retry_seconds=_RETRY_SECONDS)
-        sees = _appears(store.root / run_folder / marker, 0.0 if is_url(address) else _MARKER_SECONDS)
-        if not (sees or is_url(address)):
+        sees = _appears(store.root / run_folder / marker, 0.0 if store.is_remote else _MARKER_SECONDS)
+        if not (sees or store.is_remote):
             there = f"its {store.root} is another folder" if store.root.is_dir() else f"it has no folder {store.root}"
             return Answer(False, there, "the store must be one folder at the same place on every machine, or a URL")
         store.check_writable()
@@ -175,7 +175,7 @@ def _ask(
         raise _unreached(store, {names[machine]: answer for machine, answer in failed.items()}, len(names))
     others = [answer.marker for machine, answer in answers.items() if machine != here]
     relay = None
-    if is_url(store.address) and not (others and all(others)):  # machines that join later are like those that are there
+    if store.is_remote and not (others and all(others)):  # machines that join later are like those that are there
         actor = ray.remote(num_cpus=0, max_restarts=5)(Relay)
         on_this_machine = NodeAffinitySchedulingStrategy(here, soft=False)
         relay = actor.options(scheduling_strategy=on_this_machine).remote(journal.folder)
@@ -256,7 +256,7 @@ def _unreached(store: Store, failed: dict[str, Answer], machines: int) -> Boomsp
         names[answer.problem].append(name)
     lines = [f"  {', '.join(of)}: {problem}" for problem, of in names.items()]
     hints = dict.fromkeys(answer.hint for answer in failed.values() if answer.hint)
-    if is_url(store.address):
+    if store.is_remote:
         hints |= {"credentials come from each machine's environment; a submitted job gets more with --env NAME": None}
     what = f"{len(failed)} of {machines} machines of the cluster cannot work with the store {store.address}:"
     return BoomspecError("\n".join([what, *lines]), hint="; ".join(hints) or None)
