@@ -46,7 +46,6 @@ from boomspec.core.files import (
 )
 from boomspec.store.interface import (
     MADE_OF,
-    STORED_KINDS,
     Json,
     Report,
     Store,
@@ -55,6 +54,7 @@ from boomspec.store.interface import (
     Waiting,
     Workspace,
     nothing,
+    stored_kinds,
 )
 from boomspec.store.lock import IN_USE, RUNNING, in_use_error, is_running, shared_lock
 from boomspec.store.record import (
@@ -111,7 +111,7 @@ class FolderStore(Store):
     def _has_artifacts_or_runs(self) -> bool:
         if (self.root / IN_USE).is_file() or any((self.root / "runs").glob("*/graph.json")):
             return True
-        return any(is_task_id(name.lstrip(".")[:64]) for kind in STORED_KINDS for name in _names(self.root / kind))
+        return any(is_task_id(name.lstrip(".")[:64]) for kind in stored_kinds() for name in _names(self.root / kind))
 
     def ids(self, kind: str) -> set[str]:
         try:
@@ -297,7 +297,7 @@ class FolderStore(Store):
         return {key: ids for key, ids in found.items() if ids}
 
     def stored(self, *, cache: bool) -> Iterator[Stored]:
-        for kind in STORED_KINDS:
+        for kind in stored_kinds():
             for path in _entries(self.root / kind):
                 if (hidden := _HIDDEN.fullmatch(path.name)) is not None:
                     if not (path.is_dir() or path.name.endswith(LOCK)) or is_in_use(path):

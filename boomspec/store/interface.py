@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.files import RESUME
-from boomspec.core.tasks import KINDS
 from boomspec.store.record import ArtifactId, Record
 
 if TYPE_CHECKING:
     from boomspec.store.bucket import Bucket
 
 SOURCE = "source"  # the folder of uploaded sources, beside those of the kinds of tasks
-STORED_KINDS = (*KINDS, SOURCE)
 Json = dict[str, Any]
 Waiting = Callable[[], None]  # called once when we have to wait for another process
 Report = Callable[[str], None]  # called with a message for people
@@ -57,6 +55,13 @@ class Stored:
     def to_json(self) -> dict[str, Any]:
         ids = {"what": self.what, "kind": self.kind, "path": str(self.path)}
         return {**ids, "bytes": self.bytes, "reason": self.reason}
+
+
+def stored_kinds() -> tuple[str, ...]:
+    """The folders of artifacts: a kind of task each, and sources."""
+    from boomspec.core.tasks import KINDS  # imported here: shell completion does without pydantic
+
+    return (*KINDS, SOURCE)
 
 
 def nothing(*_: Any) -> None:

@@ -24,7 +24,7 @@ from boomspec.core.files import ABSENT, RESUME, exclusive_lock, replacing, stat_
 from boomspec.core.identity import text_digest
 from boomspec.store.bucket import Bucket, Entry
 from boomspec.store.folder import FolderStore
-from boomspec.store.interface import STORED_KINDS, Stored
+from boomspec.store.interface import Stored, stored_kinds
 from boomspec.store.opening import URL_FILE
 from boomspec.store.record import (
     RECORD,
@@ -202,7 +202,7 @@ class LocalCache(FolderStore):
 
     def cached(self) -> Iterator[Stored]:
         """What can be fetched again; not the checkpoints and runs, which may not be uploaded yet."""
-        artifacts = (path for kind in STORED_KINDS for path in sorted(self.root.glob(f"{kind}/*")))
+        artifacts = (path for kind in stored_kinds() for path in sorted(self.root.glob(f"{kind}/*")))
         others = (self.root / name for name in ("records", "locks", "cache") if any(self.root.glob(f"{name}/*")))
         for path in (*(path for path in artifacts if not path.name.endswith(RESUME)), *others):
             yield Stored("cache", path, reason="it is fetched again")

@@ -32,7 +32,6 @@ from boomspec.store import leases
 from boomspec.store.bucket import Bucket, Entry
 from boomspec.store.interface import (
     MADE_OF,
-    STORED_KINDS,
     Json,
     Report,
     Store,
@@ -41,6 +40,7 @@ from boomspec.store.interface import (
     Waiting,
     Workspace,
     nothing,
+    stored_kinds,
 )
 from boomspec.store.local_cache import CACHE, LocalCache, parsed_record, payload_object, record_object
 from boomspec.store.lock import IN_USE, is_running
@@ -89,7 +89,7 @@ class RemoteStore(Store):
 
     def check_is_store(self, *, may_be_absent: bool = False) -> None:
         names = self.bucket.names()
-        if names and not names & {*STORED_KINDS, IN_USE, "runs"}:
+        if names and not names & {*stored_kinds(), IN_USE, "runs"}:
             hint = "say where it is: --store FOLDER (by default ./boomspec-store)"
             raise BoomspecError(f"{self.address} is not a store: it holds neither artifacts nor runs", hint=hint)
 
@@ -265,7 +265,7 @@ class RemoteStore(Store):
         living = leases.living(self.bucket)
         busy = leases.others_work(self.bucket)
         there = self.bucket.names()
-        for kind in (kind for kind in STORED_KINDS if kind in there):
+        for kind in (kind for kind in stored_kinds() if kind in there):
             found = self._stored_of(kind, self.bucket.entries(kind))
             yield from (item for item in found if item.what == "artifact" or not busy)
         if not busy:
