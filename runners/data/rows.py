@@ -181,8 +181,13 @@ def json_rows(path: Path, field: str, skipped: Skipped) -> Iterator[Row]:
 def _elements(file: io.TextIOWrapper, path: Path) -> Iterator[Any]:
     """The elements of the JSON array that a file holds."""
     decoder, buffer, at, begun = json.JSONDecoder(), "", 0, False
-    piece = _PIECE
-    line = 1
+    piece, line = _PIECE, 1
+
+    def wrong(what: str, place: int) -> BoomspecError:
+        newlines = buffer.count("\n", 0, place)
+        message = f"{path}:{line + newlines}: not a JSON array: {what}"
+        return BoomspecError(message, hint="an array of objects, or a line each (.jsonl)")
+
     while True:
         try:
             more = file.read(piece)
@@ -190,48 +195,37 @@ def _elements(file: io.TextIOWrapper, path: Path) -> Iterator[Any]:
             raise BoomspecError(f"{path}: not UTF-8 text: {error.reason}") from error
         line += buffer.count("\n", 0, at)
         buffer, at = buffer[at:] + more, 0
-        while True:
-            at = _skip_spaces(buffer, at)
-            if at == len(buffer):
-                break
+        while (at := _skip_spaces(buffer, at)) < len(buffer):
             if not begun:
                 if buffer[at] != "[":
-                    raise _no_array(path, line, "it does not begin with '['")
+                    raise wrong("it does not begin with '['", 0)
                 at, begun = at + 1, True
                 continue
             if buffer[at] == "]":
                 if buffer[at + 1 :].strip() or file.read(_PIECE).strip():
-                    raise _no_array(path, line, "something follows its end")
+                    raise wrong("something follows its end", 0)
                 return
             try:
                 value, end = decoder.raw_decode(buffer, at)
             except (ValueError, RecursionError) as error:
                 if more and len(buffer) - at < _LONGEST and not isinstance(error, RecursionError):
-                    break  # it goes on in what is not read yet
-                raise _no_array(path, line + buffer.count("\n", 0, at), str(error)) from error
+                    break  # the rest of the element is not read yet
+                raise wrong(str(error), at) from error
             end = _skip_spaces(buffer, end)
             if end == len(buffer):
                 break  # what follows is not read yet
             if buffer[end] not in ",]":
-                raise _no_array(
-                    path, line + buffer.count("\n", 0, end), f"',' or ']' is missing before {buffer[end]!r}"
-                )
+                raise wrong(f"',' or ']' is missing before {buffer[end]!r}", end)
             at = end + (buffer[end] == ",")
             yield value
         if not more:
-            raise _no_array(path, line + buffer.count("\n"), "its end is missing")
-        piece = max(_PIECE, len(buffer) - at)  # so that a long element is not begun too often
+            raise wrong("its end is missing", len(buffer))
+        piece = max(_PIECE, len(buffer) - at)  # so that a long element is not parsed too often
 
 
 def _skip_spaces(text: str, at: int) -> int:
     found = _SPACES.match(text, at)
     return at if found is None else found.end()
-
-
-def _no_array(path: Path, line: int, what: str) -> BoomspecError:
-    return BoomspecError(
-        f"{path}:{line}: not a JSON array: {what}", hint="an array of objects, or a line each (.jsonl)"
-    )
 
 
 def parquet_rows(path: Path, field: str, skipped: Skipped) -> Iterator[Row]:

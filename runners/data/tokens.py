@@ -139,7 +139,7 @@ class TokenStream:
 
 
 def stride(sequence_length: int, prefix: Sequence[int]) -> int:
-    """Tokens of a stream that a window behind a prefix has, its last label included."""
+    """Tokens of the stream in a window that begins with a prefix, its last label included."""
     return sequence_length + 1 - len(prefix)
 
 

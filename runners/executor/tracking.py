@@ -7,7 +7,6 @@ left out from then on, and that is noted once; so is what the store does not giv
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import queue
@@ -26,6 +25,7 @@ from boomspec.store import Store
 from runners.executor.trackers import Point, Run, Tracker, trackers
 from runners.runtime.job import describe
 from runners.runtime.journal import Journal
+from runners.runtime.tables import read_table
 
 _NO_VALUES = ("step", "tokens")  # in a row of metrics
 _END_SECONDS = 30.0  # for what is still to be sent
@@ -167,7 +167,7 @@ def _values(row: Row) -> dict[str, float]:
 def _table(text: str, cell: Cell) -> dict[str, float]:
     """The numbers of an evaluation: "held_out/loss", with lm-eval's filter behind a comma where it has one."""
     values: dict[str, float] = {}
-    for row in csv.DictReader(io.StringIO(text, newline="")):
+    for row in read_table(io.StringIO(text)):
         name = shown_measure(row["measure"], task=cell.task, called=cell.measure)
         metric = row["metric"] if row["filter"] == "none" else f"{row['metric']},{row['filter']}"
         if row["value"]:  # else it is not finite

@@ -52,12 +52,19 @@ _STYLE = mpl.rc_params_from_file(Path(__file__).with_name("report.mplstyle"), us
 
 @contextmanager
 def panels(
-    width: float, height: float, rows: int = 1, columns: int = 1, *, lines: bool = True, **options: Any
+    width: float, height: float, count: int = 1, columns: int = 1, *, lines: bool = True, **options: Any
 ) -> Iterator[tuple[Figure, Any]]:
-    """A figure in our style, sized in inches, and its array of axes, [rows, columns]. `lines`: with grid lines."""
+    """A figure in our style, sized in inches, and the axes of `count` panels in at most so many columns.
+
+    `lines`: with grid lines.
+    """
+    columns = max(1, min(columns, count))
     with mpl.rc_context({**_STYLE, "axes.grid": lines}):
         figure = Figure(figsize=(width, height), layout="constrained")
-        yield figure, figure.subplots(rows, columns, squeeze=False, **options)
+        axes = figure.subplots(math.ceil(count / columns) or 1, columns, squeeze=False, **options).flatten()
+        for unused in axes[count:]:
+            unused.set_visible(False)
+        yield figure, axes[:count]
 
 
 def size_figure(study: Study, measure: str, *, width: float = 7.6, height: float = 4.4) -> Figure:
@@ -65,8 +72,7 @@ def size_figure(study: Study, measure: str, *, width: float = 7.6, height: float
     trial, metric = study.trials[0], study.primary(measure)
     rows = {name: trial.series(name, measure, metric) for name in (*_ENDS, *_LOOK)}
     ends = {name: rows.pop(name)[:1] for name in _ENDS}
-    with panels(width, height) as (figure, grid):
-        axes = grid[0, 0]
+    with panels(width, height) as (figure, (axes,)):
         for name, own in rows.items():
             if own:  # the family runs from student to teacher; pruning nothing is the teacher, too
                 first = ends["student"] if name == "interpolated" else []
@@ -100,8 +106,7 @@ def size_lines(study: Study, measure: str, *, width: float = 7.6) -> Figure:
     """
     values: list[float] = []
     places: dict[int, float] = {}
-    with panels(width, 2.4 + 0.3 * width) as (figure, grid):
-        axes = grid[0, 0]
+    with panels(width, 2.4 + 0.3 * width) as (figure, (axes,)):
         for group, (color, marker) in zip(study.groups, _GROUPS, strict=False):
             points = study.points(group, measure)
             draw_line(axes, points, color, marker, group.label)
@@ -152,8 +157,7 @@ def difference_lines(study: Study, measure: str, *, width: float = 7.6) -> Figur
         return None
     every = [difference for _, own in compared for difference in own]
     step = 0.008 * (max(d.parameters for d in every) - min(d.parameters for d in every))
-    with panels(width, 1.6 + 0.24 * width) as (figure, grid):
-        axes = grid[0, 0]
+    with panels(width, 1.6 + 0.24 * width) as (figure, (axes,)):
         axes.axhline(0, color=INK, linewidth=1.2, zorder=2)
         for place, (group, own) in enumerate(compared):
             color, marker = _GROUPS[study.groups.index(group)]

@@ -20,11 +20,9 @@ def training_figure(training: Training, *, width: float = 7.6) -> Figure:
     """The loss of every step, each term in its own panel (they have different scales)."""
     terms = [name for name in training.steps[0] if name not in _NOT_LOSSES]
     terms = terms[1:] if len(terms) == 2 else terms  # the loss of one term is that term
-    columns = min(2, len(terms)) or 1
-    lines = math.ceil(len(terms) / columns) or 1
-    with panels(width, 2.3 * lines + 0.2, lines, columns, sharex=True) as (figure, grid):
-        flat = grid.flatten()
-        for axes, term in zip(flat, terms, strict=False):
+    height = 2.3 * math.ceil(len(terms) / 2) + 0.2
+    with panels(width, height, len(terms), 2, sharex=True) as (figure, grid):
+        for axes, term in zip(grid, terms, strict=True):
             steps, values = _thinned(training, term)
             color = INK if term == "loss" else BLUE
             axes.plot(steps, values, color=color, alpha=0.35, linewidth=0.8)
@@ -35,9 +33,7 @@ def training_figure(training: Training, *, width: float = 7.6) -> Figure:
             else:
                 axes.set_title("loss (weighted sum)" if term == "loss" and len(terms) > 1 else term)
             axes.yaxis.set_major_locator(MaxNLocator(4))
-        for axes in flat[len(terms) :]:
-            axes.set_visible(False)
-        for axes in flat[max(0, len(terms) - columns) : len(terms)]:
+        for axes in grid[-2:]:  # the lowest of each column
             axes.set_xlabel("step")
             axes.tick_params(labelbottom=True)
     return figure
@@ -63,8 +59,7 @@ def similarity_figure(training: Training, *, width: float = 7.6) -> Figure:
     names = [f"{pair['student']}\n{pair['teacher']}" for pair in training.pairs]
     before, after = ([pair[when] for pair in training.pairs] for when in ("before", "after"))
     places = np.arange(len(names))
-    with panels(width, 3.4) as (figure, grid):
-        axes = grid[0, 0]
+    with panels(width, 3.4) as (figure, (axes,)):
         axes.vlines(places, before, after, color=INK, alpha=0.3, linewidth=1.6, zorder=2)
         axes.plot(places, before, "s", color=ORANGE, markersize=7, label="before distillation", zorder=3)
         axes.plot(places, after, "o", color=BLUE, markersize=7, label="after distillation", zorder=4)
@@ -86,8 +81,7 @@ def search_figure(search: PatchSearch, *, width: float = 7.6) -> Figure:
     ]:
         best[patched] = min(value, best.get(patched, math.inf))
     best_points = zip(*sorted(best.items()), strict=True)
-    with panels(width, 3.4) as (figure, grid):
-        axes = grid[0, 0]
+    with panels(width, 3.4) as (figure, (axes,)):
         axes.plot(*zip(*search.candidates, strict=True), ".", color=INK, alpha=0.35, label="candidates", zorder=2)
         axes.plot(*best_points, "_", color=ORANGE, markersize=16, label="best known", zorder=3)
         for (name, values), style in zip(search.sequential.items(), ((0, (1, 1.5)), (0, (5, 2))), strict=False):

@@ -31,23 +31,20 @@ _NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)([%kKMBT]?)")
 def axis_figure(study: Study, measure: str, axis: str, *, width: float = 7.6) -> Figure:
     """Quality against the values of one axis at a few sizes; a panel for each combination of the other axes."""
     parts, values, places = panels_of(study, axis), study.axes[axis], axis_places(study.axes[axis])
-    columns = min(len(parts), 3)
-    lines = math.ceil(len(parts) / columns)
+    lines = math.ceil(len(parts) / 3)
     height = 0.6 + (3.6 if lines == 1 else 2.6 * lines)
-    with panels(width, height, lines, columns, sharex=True, sharey=True) as (figure, grid):
-        for axes, (title, groups) in zip(grid.flatten(), parts.items(), strict=False):
+    with panels(width, height, len(parts), 3, sharex=True, sharey=True) as (figure, grid):
+        for axes, (title, groups) in zip(grid, parts.items(), strict=True):
             for size, (color, marker) in zip(few_sizes(study, measure), _SIZES, strict=False):
                 found = {g.axes[axis]: p for g in groups if (p := study.points(g, measure).get(size)) is not None}
                 if found:
                     draw_line(axes, found, color, marker, str(size), [places[value] for value in found])
             axes.set_title(title)
             _label_values(axes, values, places)
-        for axes in grid.flatten()[len(parts) :]:
-            axes.set_visible(False)
-        for axes in grid[-1]:
+        for axes in grid[3 * (lines - 1) :]:
             axes.set_xlabel(axis)
         figure.supylabel(quality_label(study, measure), fontsize=10)
-        draw_legend(figure, grid[0, 0])
+        draw_legend(figure, grid[0])
     return figure
 
 
@@ -102,7 +99,7 @@ def grid_figure(study: Study, measure: str, *, width: float = 7.6) -> Figure:
     sizes, higher = few_sizes(study, measure), study.higher_is_better(measure)
     height = min(1.2 + 0.32 * len(lines), 7.0) * len(sizes)
     with panels(width, height, len(sizes), lines=False) as (figure, grid):
-        for axes, size in zip(grid[:, 0], sizes, strict=True):
+        for axes, size in zip(grid, sizes, strict=True):
             means = np.full((len(lines), len(columns)), np.nan)
             for group in study.groups:
                 if (point := study.points(group, measure).get(size)) is not None:
@@ -134,10 +131,9 @@ def marginal_figure(study: Study, measure: str, *, width: float = 7.6) -> Figure
     size = sizes[len(sizes) // 2]
     means = {g.label: p.mean for g in study.groups if (p := study.points(g, measure).get(size)) is not None}
     names = [name for name in study.swept if len(study.axes[name]) > 1]
-    columns = min(len(names), 3)
-    lines = math.ceil(len(names) / columns)
-    with panels(width, 0.6 + 2.9 * lines, lines, columns, sharey=True) as (figure, grid):
-        for axes, name in zip(grid.flatten(), names, strict=False):
+    height = 0.6 + 2.9 * math.ceil(len(names) / 3)
+    with panels(width, height, len(names), 3, sharey=True) as (figure, grid):
+        for axes, name in zip(grid, names, strict=True):
             places = axis_places(study.axes[name])
             dots = [(places[g.axes[name]], means[g.label]) for g in study.groups if g.label in means and name in g.axes]
             axes.plot(*zip(*dots, strict=True), "o", color=BLUE, alpha=0.35, markersize=4, markeredgewidth=0)
@@ -146,8 +142,6 @@ def marginal_figure(study: Study, measure: str, *, width: float = 7.6) -> Figure
             axes.margins(x=0.15)
             _label_values(axes, study.axes[name], places)
             axes.set_xlabel(name)
-        for axes in grid.flatten()[len(names) :]:
-            axes.set_visible(False)
         figure.suptitle(f"at {size}", fontsize=10)
         figure.supylabel(quality_label(study, measure), fontsize=10)
     return figure

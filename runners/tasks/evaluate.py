@@ -11,7 +11,6 @@ Writes, in the same formats for both:
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from pathlib import Path
@@ -30,6 +29,7 @@ from runners.modeling.foreign_code import ready, tokenizer_of
 from runners.modeling.models import load_frozen, model_folder
 from runners.runtime.context import Context
 from runners.runtime.device import frozen_dtype, kernels
+from runners.runtime.tables import csv_text
 
 
 def run(context: Context[Evaluate]) -> None:
@@ -47,8 +47,9 @@ def run(context: Context[Evaluate]) -> None:
     measured = {(row.measure, row.metric, row.filter) for row in rows if row.value is not None}
     text = json_text({**_without_missing(results, rows), "counts": counts.to_json()}, indent=1)
     (context.path / "results.json").write_text(text + "\n", encoding="utf-8")
-    _write_csv(context.path / "table.csv", Line._fields, rows)
-    _write_csv(context.path / "items.csv", Item._fields, [item for item in items if item[:3] in measured])
+    items = [item for item in items if item[:3] in measured]
+    (context.path / "table.csv").write_text(csv_text(Line._fields, rows), encoding="utf-8")
+    (context.path / "items.csv").write_text(csv_text(Item._fields, items), encoding="utf-8")
 
 
 def _held_out(
@@ -207,10 +208,3 @@ def items_of(results: dict[str, Any], samples: dict[str, list[dict[str, Any]]]) 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _write_csv(path: Path, header: tuple[str, ...], rows: list[Any]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
