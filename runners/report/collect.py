@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -40,22 +40,18 @@ def collect(record: Report | Comparison, find: Find) -> Study:
     """Read the artifacts of all cells and trainings. Raises nothing for what is missing: it is listed."""
     read = cache(_Evaluation)  # experiments share artifacts
     if isinstance(record, Comparison):
-        found = [_trial(one, partial(_find_of, one.label, find), read) for one in record.experiments]
+        found = [_trial(one, f"{one.label}/", find, read) for one in record.experiments]
         axes: dict[str, dict[str, None]] = {}
         for name, value in (axis for trial in found for axis in trial.axes.items()):
             axes.setdefault(name, {})[value] = None
         return Study(tuple(found), groups_of(found), {name: tuple(values) for name, values in axes.items()})
-    trial = _trial(Compared(label="", axes={}, cells=record.cells), find, read)
+    trial = _trial(Compared(label="", axes={}, cells=record.cells), "", find, read)
     trainings, searches = (
         [(label, folder) for label, role in roles.items() if isinstance(folder := find(role), Path)]
         for roles in (record.trainings, record.searches)
     )
     tried = [search for label, folder in searches if (search := _search(label, folder)) is not None]
     return Study((trial,), groups_of([trial]), {}, tuple(_training(*entry) for entry in trainings), tuple(tried))
-
-
-def _find_of(label: str, find: Find, role: str) -> Path | str:
-    return find(f"{label}/{role}")
 
 
 class _Evaluation:
@@ -86,10 +82,10 @@ class _Evaluation:
         return json.dumps([measure, task["inputs"]["tasks"]], sort_keys=True)
 
 
-def _trial(experiment: Compared, find: Find, read: Callable[[Path], _Evaluation]) -> Trial:
+def _trial(experiment: Compared, prefix: str, find: Find, read: Callable[[Path], _Evaluation]) -> Trial:
     sizes, rows, missing = _sizes(experiment.cells), list[Row](), list[Missing]()
     for cell, size in sorted(sizes.items(), key=lambda item: (list(SERIES).index(item[0].series), item[0].parameters)):
-        folder = find(cell.input)
+        folder = find(prefix + cell.input)
         if isinstance(folder, str):
             missing.append(Missing(cell, size, cell.measure, folder))
             continue

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
 from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
 
@@ -21,18 +20,12 @@ from boomspec.store import Store
 from runners.modeling.members import lineage_of, task_of
 from runners.report.collect import collect
 from runners.report.format import count, number, size
+from runners.report.page import TEMPLATES
 from runners.report.study import Row
 from runners.runtime.job import fetch_numbers
 
 _CARD = "README.md"
 _FROM_BASE = ("license", "license_name", "license_link", "language")  # what a derived model must or may repeat
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.PackageLoader("runners.report", "."),
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-    undefined=jinja2.StrictUndefined,
-)
 
 
 def model_card(graph: TaskGraph, store: Store, member: Member, *, folder: Path, name: str) -> str:
@@ -51,7 +44,7 @@ def model_card(graph: TaskGraph, store: Store, member: Member, *, folder: Path, 
     )
     trained = {"Distillation": lineage.student, "The teacher's training": lineage.teacher}
     records = {title: graph.nodes[task].task.record for title, task in trained.items() if task in graph.nodes}
-    return _TEMPLATES.get_template("model_card.md.jinja").render(
+    return TEMPLATES.get_template("model_card.md.jinja").render(
         front_matter=f"{data.to_yaml()}\n",
         title=f"{graph.name}, {member.layers} layers",
         kind=kind,

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from matplotlib.figure import Figure
 
 from boomspec.core.graph import TaskGraph
@@ -24,7 +24,7 @@ from boomspec.store import Store
 from runners.report import tables
 from runners.report.collect import collect
 from runners.report.compare import against_references
-from runners.report.figures import MOST_LINES, difference_lines, size_figure, size_lines, svg, write_png
+from runners.report.figures import CONTROLS, MOST_LINES, difference_lines, size_figure, size_lines, svg, write_png
 from runners.report.findings import findings, outcome
 from runners.report.process_figures import search_figure, similarity_figure, training_figure
 from runners.report.run_notes import NO_NOTES, Notes, notes_of, why
@@ -34,7 +34,7 @@ from runners.runtime.job import fetch_numbers
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
+    autoescape=select_autoescape(["html.jinja"]),
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
@@ -87,10 +87,7 @@ def _of_one(study: Study, measure: str) -> Drawing:
     caption = f"Model size against {name}."
     if main:
         caption += f" The blue line is one family: {_FAMILY} Dashed lines mark student and teacher."
-        controls = (
-            trial.series(control, measure, study.primary(measure)) for control in ("random_init", "shortgpt", "laco")
-        )
-        if any(controls):
+        if any(trial.series(control, measure, study.primary(measure)) for control in CONTROLS):
             caption += " Where the control is out of view, an arrow gives its value."
     if any(row.stderr for row in trial.rows if row.measure == measure):
         caption += " Bars are one standard error."

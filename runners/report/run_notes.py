@@ -23,33 +23,27 @@ _COMPUTED = {"student.parameters", "student.blocks", "teacher.layers", "teacher.
 
 @dataclass(frozen=True)
 class Experiments:
-    """`asked`: tasks of all experiments, counted for each; `different`: without counting a shared one again.
+    """What several experiments share, and in what they differ."""
 
-    `common`: names of the tasks that all have. `lines`: {label, axes, tasks, own, done} of each experiment.
-    `changes`: by variant, the fields in which it differs from the file's own experiment: name, old and new value.
-    """
-
-    asked: int
-    different: int
-    common: Sequence[str]
-    lines: Sequence[dict[str, Any]]
-    changes: dict[str, list[tuple[str, str, str]]]
+    asked: int  # tasks of all experiments, counted for each
+    different: int  # the same, a shared one counted once
+    common: Sequence[str]  # names of the tasks that all have
+    lines: Sequence[dict[str, Any]]  # {label, axes, tasks, own, done} of each experiment
+    changes: dict[str, list[tuple[str, str, str]]]  # by variant: field, its value in base, its value here
 
 
 @dataclass(frozen=True)
 class Notes:
-    """What a page says about its run. `facts`: names and values of the provenance. `tasks`: {name, kind, id, seconds,
-    state}; `left_out`: how many more. `warnings`: what stands at the top, such as foreign code that was run.
-    """
+    """What a page says about its run."""
 
-    question: Sequence[str] = ()
+    question: Sequence[str] = ()  # paragraphs
     spec: str = ""
     resolved: str = ""  # YAML
     experiments: Experiments | None = None
-    facts: Sequence[tuple[str, str]] = ()
-    tasks: Sequence[dict[str, Any]] = ()
-    left_out: int = 0
-    warnings: Sequence[str] = ()
+    facts: Sequence[tuple[str, str]] = ()  # names and values of the provenance
+    tasks: Sequence[dict[str, Any]] = ()  # {name, kind, id, seconds, state}
+    left_out: int = 0  # tasks that are not listed
+    warnings: Sequence[str] = ()  # for the top of the page, such as foreign code that was run
 
 
 NO_NOTES = Notes()
