@@ -39,9 +39,16 @@ def command(run: Path, size: str, folder: Path, store: Where | None, force: bool
     with tempfile.TemporaryDirectory(prefix="boomspec-") as temporary:
         graph = Path(temporary, GRAPH)
         finished.graph.write(graph)
-        program = [*module_command("runners.cli.export"), str(graph), "--store", finished.store.address]
-        program += [] if every else ["--plan", members[0].to_json()["plan"]]
-        code = wait([*program, "--folder", str(folder.absolute()), *["--force"] * force, *["--json"] * as_json])
+        program = module_command(
+            "runners.cli.export",
+            str(graph),
+            store=finished.store.address,
+            plan=None if every else members[0].to_json()["plan"],
+            folder=folder.absolute(),
+            force=force,
+            json=as_json,
+        )
+        code = wait(program)
     if code:
         sys.exit(code)
     lineage = finished.lineage()

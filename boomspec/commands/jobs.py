@@ -24,11 +24,10 @@ insecure_option = click.option(
 _job = click.argument("job", metavar="ID")
 
 
-def job_program(action: str, address: str, *, insecure: bool, as_json: bool) -> list[str]:
-    """The command that does `action` on a cluster; its own arguments are appended to it."""
+def job_program(action: str, address: str, *, insecure: bool, as_json: bool, **options: Any) -> list[str]:
+    """The command that does `action` on a cluster; the job or the graph is appended to it."""
     check_runners()
-    flags = ["--insecure"] * insecure + ["--json"] * as_json
-    return [*module_command("runners.cli.submit"), action, "--address", address, *flags]
+    return module_command("runners.cli.submit", action, address=address, insecure=insecure, json=as_json, **options)
 
 
 def _with_cluster(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -46,7 +45,7 @@ def status(job: str | None, address: str, insecure: bool, as_json: bool) -> None
       boomspec status quickstart-1a2b3c4d-1 --address http://head:8265
     """
     program = job_program("status", address, insecure=insecure, as_json=as_json)
-    sys.exit(wait([*program, *([job] if job else [])]))
+    sys.exit(wait([*program, job] if job else program))
 
 
 @click.command("logs")
@@ -60,8 +59,7 @@ def logs(job: str, follow: bool, address: str, insecure: bool, as_json: bool) ->
     Example:
       boomspec logs quickstart-1a2b3c4d-1 --follow
     """
-    program = job_program("logs", address, insecure=insecure, as_json=as_json)
-    sys.exit(wait([*program, job, *["--follow"] * follow]))
+    sys.exit(wait([*job_program("logs", address, insecure=insecure, as_json=as_json, follow=follow), job]))
 
 
 @click.command("stop")

@@ -18,8 +18,8 @@ import click
 from boomspec.commands.shared import runnable, runner, say_left_out, searches, spec_argument, store_option
 from boomspec.core.errors import EXIT_RUN_FAILED, BoomspecError
 from boomspec.core.stages import INTERRUPT
+from boomspec.plan.locking import RunLock, required_lock
 from boomspec.plan.saved import check, is_plan, read_plan
-from boomspec.plan.spec_lock import RunLock, required_lock
 from boomspec.spec.spec_file import NO_PINS
 from boomspec.store import Where, open_store
 

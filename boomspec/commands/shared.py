@@ -104,17 +104,25 @@ def runner(graph: TaskGraph, store: Store) -> list[str]:
     store.check_writable()
     path = store.run_folder(graph.name, graph.id) / GRAPH
     graph.write(path)
-    return [*module_command("runners"), str(path), "--store", store.address]
+    return module_command("runners", str(path), store=store.address)
 
 
-def module_command(module: str) -> list[str]:
-    """The command that runs a module in this Python, without what lies in the current folder."""
-    return [sys.executable, "-P", "-m", module]
+def module_command(module: str, *arguments: str, **options: Any) -> list[str]:
+    """The command that runs a module in this Python, without what lies in the current folder.
+
+    options: by names without dashes. None and False leave one out, True is a flag, a tuple repeats it.
+    """
+    command = [sys.executable, "-P", "-m", module, *arguments]
+    for name, value in options.items():
+        option = f"--{name.replace('_', '-')}"
+        values = value if isinstance(value, tuple) else () if value is None or value is False else (value,)
+        command += [option if value is True else f"{option}={one}" for one in values]
+    return command
 
 
 def runner_output(module: str, *arguments: str) -> str:
     """What a module of the runners prints. Raises BoomspecError, with the end of its complaint, where it fails."""
-    done = subprocess.run([*module_command(module), *arguments], capture_output=True, text=True)
+    done = subprocess.run(module_command(module, *arguments), capture_output=True, text=True)
     if done.returncode != 0:
         raise BoomspecError(f"{module} failed: {(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}")
     return done.stdout

@@ -23,12 +23,11 @@ from boomspec.core.machine import installed
 from boomspec.core.sizes import shown_bytes
 from boomspec.models import trust
 from boomspec.plan.demand import local_paths, machine
-from boomspec.plan.graph_lock import LOCK, Asked, lock_of
 from boomspec.plan.lock import Lock
+from boomspec.plan.locking import LOCK, Hub, RunLock, lock_of, required_lock
 from boomspec.plan.plan import needed, read_by
 from boomspec.plan.run import GRAPH
 from boomspec.plan.saved import is_plan
-from boomspec.plan.spec_lock import RunLock, required_lock
 from boomspec.spec.experiments import load_spec
 from boomspec.spec.spec_file import NO_PINS
 from boomspec.store import Store, Where, is_url, open_store
@@ -111,10 +110,10 @@ def command(
     elif slurm:
         print(_script(next(stages), python or sys.executable, nodes or 1, options), end="")
     else:
-        program = job_program("submit", address, insecure=insecure, as_json=as_json)
-        program += [*options, *["--pip"] * pip, *(f"--env={name}" for name in variables), *["--wait"] * waits]
-        program += [f"--python={python}"] if python else []
-        program += ["--store-is-local"] * _is_local(spec, store)
+        settings = {"verify": verify, "pip": pip, "env": variables, "wait": waits, "python": python or None}
+        program = job_program(
+            "submit", address, insecure=insecure, as_json=as_json, **settings, store_is_local=_is_local(spec, store)
+        )
         sys.exit(_submitted(stages, program, waits=waits))
 
 
@@ -148,7 +147,7 @@ def _stages(spec: Path, store: Where | None, *, locked: bool, packages: bool) ->
                 f"{', '.join(pending)}: has run, and what it found is not in {place.address}",
                 hint="the store must be readable here, too; else submit again from where it is",
             )
-        lock = run_lock.lock if run_lock else lock_of(graph, place, asked=Asked(asks=False))
+        lock = run_lock.lock if run_lock else lock_of(graph, place, Hub(offline=True))
         warn(trust.warnings(graph))
         if place.is_remote:  # machines that share no folder get files from nowhere else
             for source, size in upload_missing(place, read_by(graph, needed(graph, place))):

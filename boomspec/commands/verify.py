@@ -1,4 +1,4 @@
-"""`boomspec verify`: the tasks of a finished run made again, and compared bit for bit."""
+"""`boomspec verify`: run the tasks of a finished run again, and compare the files bit for bit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from boomspec.commands.shared import check_runners, json_option, offered, store_option, wait
+from boomspec.commands.shared import check_runners, json_option, module_command, offered, store_option, wait
 from boomspec.core.graph import TaskGraph
 from boomspec.plan.run import GRAPH, open_run
 from boomspec.store import Where
@@ -47,10 +47,10 @@ def command(
     plain: bool,
     as_json: bool,
 ) -> None:
-    """Make the tasks of RUN (a spec, a run's folder, a graph file) again, and compare every file bit for bit.
+    """Run the tasks of RUN (a spec, the folder of a run, a graph file) again, and compare every file bit for bit.
 
-    Each task is repeated on the original's inputs, with the threads and settings that it was made with: the one that
-    differs is the one that is not repeatable. The original store is only read.
+    Each task is repeated on the original inputs, with the same threads and settings: a task that differs is itself not
+    repeatable. The original store is only read.
 
     Exit codes: 0 the same, 1 a task differs, 2 something could not be compared.
 
@@ -58,27 +58,28 @@ def command(
     Example:
       boomspec verify specs/quickstart.yaml
     """
-    made = open_run(run, store)
+    finished = open_run(run, store)
     check_runners()
     with tempfile.TemporaryDirectory(prefix="boomspec-") as temporary:
         graph = Path(temporary, GRAPH)
-        made.graph.write(graph)
-        command = [sys.executable, "-P", "-m", "runners.cli.verify", str(graph), "--store", made.store.address]
-        for option, values in (("--task", tasks), ("--kind", kinds)):
-            command += [f"{option}={value}" for value in values]
-        command += ["--scratch", str(scratch.absolute())] if scratch is not None else []
-        command += ["--tolerance", str(tolerance)] if tolerance is not None else []
-        command += ["--address", address] if address else []
-        command += ["--cpus", str(cpus)] if (cpus := _cpus(made.graph)) else []
-        flags = {
-            "--end-to-end": end_to_end,
-            "--keep": keep,
-            "--plain": plain,
-            "--json": as_json,
-            "--insecure": insecure,
-        }
-        code = wait([*command, *(flag for flag, given in flags.items() if given)])
-    sys.exit(code)
+        finished.graph.write(graph)
+        program = module_command(
+            "runners.cli.verify",
+            str(graph),
+            store=finished.store.address,
+            task=tasks,
+            kind=kinds,
+            scratch=None if scratch is None else scratch.absolute(),
+            tolerance=tolerance,
+            address=address or None,
+            cpus=_cpus(finished.graph),
+            end_to_end=end_to_end,
+            keep=keep,
+            plain=plain,
+            json=as_json,
+            insecure=insecure,
+        )
+        sys.exit(wait(program))
 
 
 def _cpus(graph: TaskGraph) -> int | None:

@@ -22,7 +22,7 @@ from boomspec.core.graph_file import read_graph
 from boomspec.core.identity import digest
 from boomspec.core.tasks import Comparison, Report
 from boomspec.models.trust import warnings
-from boomspec.plan.graph_lock import LOCK, record_lock
+from boomspec.plan.locking import LOCK, record_lock
 from boomspec.plan.plan import Plan, needed, without
 from boomspec.plan.saved import check, read_plan
 from boomspec.store import Store, open_store

@@ -15,7 +15,7 @@ import boomspec
 from boomspec.core.errors import BoomspecError, SpecError
 from boomspec.core.layers import layers_text, read_layers
 from boomspec.models.code import code_digests
-from boomspec.plan.graph_lock import Asked, lock_of
+from boomspec.plan.locking import Hub, lock_of
 from boomspec.store import FolderStore
 from runners.assembly.assemble import assemble
 from runners.cli import export
@@ -127,7 +127,7 @@ def test_the_code_is_part_of_what_a_model_is(trusted, tmp_path):
     sources = {source.kind: source for source in graph.sources.values()}
     names = {"configuration_quiet.py", "modeling_quiet.py", "parts.py", "tokenization_quiet.py"}
     assert set(sources["model"].identity["code"]) == set(sources["tokenizer"].identity["code"]) == names
-    locked = lock_of(graph, store, asked=Asked(asks=False)).models["./teacher"].files
+    locked = lock_of(graph, store, Hub(offline=True)).models["./teacher"].files
     assert names <= set(locked)
 
     file = folder / "teacher" / "parts.py"
