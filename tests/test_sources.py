@@ -117,7 +117,7 @@ def test_a_body_that_changes_is_looked_at():
         GOLDEN.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
     lines = unseen(json.loads(GOLDEN.read_text(encoding="utf-8")), now)
     advice = (
-        "Where a result differs in a single byte, raise the `version` of its kind in boomspec/core/tasks.py, or old "
+        "Where a result differs in a single byte, raise the `version` of its kind in boomspec/core/tasks/, or old "
         f"results go on being served. Then, or where every result is the same, record it: {ACCEPT}"
     )
     if lines:
