@@ -1,4 +1,4 @@
-"""Layer mappings, patch orders and layer plans: everything about layers that is decided before a run.
+"""Layers, layer plans, the rules for kept layers, and patch orders: what is decided about layers before a run.
 
     kept     strictly increasing teacher indices, kept[0] = 0; student layer i starts as teacher layer kept[i]
     block i  teacher layers kept[i] .. kept[i+1]-1 (the last block ends at N-1); one layer: a singleton
@@ -99,7 +99,7 @@ class KeepRule(Strict):
 
 
 def evenly_spaced(count: int, layers: int) -> tuple[int, ...]:
-    """`count` kept layers of `layers`, the blocks as equal as can be, the longer ones behind."""
+    """`count` kept layers of `layers`, the blocks as equal as can be, the longer ones at the end."""
     return tuple(i * layers // count for i in range(count))
 
 

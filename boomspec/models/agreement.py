@@ -1,9 +1,9 @@
-"""Whether two configs make the same function of the same weights: all that both of them say must be equal.
+"""Check that two configs make the same function of the same weights: what both of them set must be equal.
 
-Except what is known to change nothing (`_HARMLESS`), what is said layer by layer (`plan_config` takes it from the layer
+Except what is known to change nothing (`_HARMLESS`), what is set layer by layer (`plan_config` takes it from the layer
 it belongs to), and what `layer_rules` works out anew for each number of layers. A key that only one of them has, or has
-a value for, leaves it open, as transformers' own defaults do; whoever has transformers compares configs with every
-default written out, in which null is a value, too: no window, no cap on the logits.
+a value for, leaves it open, as transformers' own defaults do; where transformers is at hand, configs are compared with
+every default written out, in which null is a value, too: no window, no cap on the logits.
 
 Rotary embeddings have three spellings (`rope_theta` and `rope_scaling`; `rope_parameters`; that for each type of
 layer): they are compared in one form.
@@ -53,7 +53,7 @@ def check_agreement(
     listed: frozenset[str],
     known: frozenset[str] = frozenset(),
 ) -> None:
-    """Raise BoomspecError where two configs say different things. `listed`: keys that are said layer by layer.
+    """Raise BoomspecError where two configs differ. `listed`: keys that are set layer by layer.
 
     `counts`: the layers of the two models. `known`: keys whose null is a value, since nothing is left to a default.
     """

@@ -1,4 +1,4 @@
-"""The tensors of a model that does not exist yet: a small Llama decoder that a spec trains itself."""
+"""Compute the tensors of a small Llama decoder that a spec trains itself, before it exists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""safetensors headers: names, dtypes, shapes and byte ranges of a checkpoint's tensors, without loading any.
+"""Read safetensors headers: names, dtypes, shapes and byte ranges of a checkpoint's tensors, without loading any.
 
 Format: 8 bytes little-endian header length, a JSON header, then the tensors' bytes. A checkpoint is one
 `model.safetensors` or shards listed in `model.safetensors.index.json`.
@@ -187,7 +187,7 @@ def encode_header(
 ) -> bytes:
     """Encode a header from name -> (dtype, shape, start, end); offsets count from the end of the header.
 
-    The header is padded so that the tensors' bytes begin `remainder` bytes behind a multiple of `alignment`.
+    The header is padded so that the tensors' bytes begin `remainder` bytes after a multiple of `alignment`.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     for name, (dtype, shape, start, end) in tensors.items():

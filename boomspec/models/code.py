@@ -1,5 +1,4 @@
-"""Code that a model brings along: Python files that the `auto_map` of its configs names instead of classes of
-transformers.
+"""Find the code of a model: Python files that the `auto_map` of its configs names in place of transformers' classes.
 
     "auto_map": {"AutoModelForCausalLM": "modeling_x.XForCausalLM"}      in config.json; modeling_x.py lies beside it
     "auto_map": {"AutoTokenizer": ["tokenization_x.X", null]}            in tokenizer_config.json: slow, fast

@@ -1,4 +1,4 @@
-"""What a folder, or a repository of the hub, holds: a model that is read here, or what else and what to do about it.
+"""Recognise a model in safetensors; say of everything else that a folder or repository may hold what to do with it.
 
     names    the files, relative to the folder; those of its subfolders, too, as far down as they were looked at
 
@@ -81,7 +81,7 @@ def names_in(folder: Path) -> Iterator[str]:
         try:
             yield from sorted(f"{path.name}/{inner.name}" for inner in path.iterdir() if not inner.is_dir())
         except OSError:
-            continue  # nobody may look into it, and nobody reads it
+            continue  # it may not be read, and is not needed
 
 
 def check_links(folder: Path) -> None:

@@ -1,7 +1,7 @@
-"""Model facts: what config.json and the safetensors headers say of a decoder, with no torch.
+"""Read model facts, the layers and other tensors of a decoder, from config.json and safetensors headers, without torch.
 
 The repeated group `<prefix>.<i>.<rest>`, i = 0..N-1, IS the layer stack. Of the other tensors, what stands
-in front of the stack (token and position embeddings) and what behind it (final norm, head) follows from
+in front of the stack (token and position embeddings) and what follows it (final norm, head) follows from
 where they live and their shapes:
 
     <base>.<stack>.<i>.*        the layers; <base> is what is in front of the stack's own name
@@ -31,7 +31,7 @@ from boomspec.models.files import CONFIG, check_fetched
 from boomspec.models.nested import decoder_config, decoder_tensors
 
 _LAYER = re.compile(r"^(?P<prefix>.*?)\.?(?<![^.])(?P<index>\d+)\.(?P<rest>.+)$")
-Same = Callable[[TensorEntry, TensorEntry], bool | None]  # None where that cannot be told
+Same = Callable[[TensorEntry, TensorEntry], bool | None]  # None where that is not known
 LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 
@@ -137,7 +137,7 @@ def model_facts(
 ) -> ModelFacts:
     """Find the layer stack and sort the other tensors around it. `same`: how a head is compared with the embedding.
 
-    Raises BoomspecError, saying what was looked for, where the parts cannot be told.
+    Raises BoomspecError, saying what was looked for, where the parts are not found.
     """
     written, stored = config, tuple(tensors.values())
     left_out: list[TensorEntry] = []
@@ -191,15 +191,15 @@ def model_facts(
 def _without_next_tokens(
     layers: tuple[tuple[TensorEntry, ...], ...], config: Mapping[str, Any], where: str
 ) -> tuple[tuple[tuple[TensorEntry, ...], ...], Mapping[str, Any]]:
-    """The layers that config.json counts: those behind them that predict further tokens are no part of the model."""
+    """The layers that config.json counts: those after them that predict further tokens are no part of the model."""
     declared = next((config[key] for key in LAYER_COUNTS if config.get(key) is not None), None)
     if declared is None or declared == len(layers):
         more = 0
     else:
         known = next((config[key] for key in NEXT_TOKENS_KEYS if config.get(key)), 0)
-        behind = layers[declared:]
-        named = bool(behind) and all(any(re.search(NEXT_TOKENS_TENSOR, t.name) for t in layer) for layer in behind)
-        more = len(behind) if named or 0 < len(behind) <= known else -1
+        extra = layers[declared:]
+        named = bool(extra) and all(any(re.search(NEXT_TOKENS_TENSOR, t.name) for t in layer) for layer in extra)
+        more = len(extra) if named or 0 < len(extra) <= known else -1
     if more < 0:
         raise BoomspecError(f"{where}: config.json says {declared} layers, the checkpoint holds {len(layers)}")
     without = {key: 0 for key in NEXT_TOKENS_KEYS if config.get(key)}

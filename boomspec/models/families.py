@@ -1,4 +1,6 @@
-"""What headers and config cannot say of a family, by model type: one row each. A family without a row is read as it is.
+"""The exceptions of model families, which headers and config do not show: one row for each model type.
+
+A family without a row is read as its headers and config say.
 
 Names are canonical ones: those under which this project compares and writes tensors, and transformers loads them.
 """
@@ -37,7 +39,7 @@ class Translation:
 class Plain:
     """The tensors that a family always has; a sweep over all families (tests/sweeps) has found every size right."""
 
-    layer: frozenset[str]  # of every layer, behind its index
+    layer: frozenset[str]  # of every layer, after its index
     shared: frozenset[str]  # the others, but the head
     switches: tuple[str, ...] = ()  # of the config: what makes layers differ, where it is set
 
@@ -108,11 +110,11 @@ _UNTIED_BIASES: Mapping[str, tuple[str, str]] = {
 }
 # What wrappers put around the names of the weights that they wrap: torch.compile, and data parallel training.
 WRAPPERS: Renamed = ((r"^module\.", ""), (r"\b_orig_mod\.", ""))
-# Layers behind those that config.json counts, which predict tokens further ahead: where the config says how many, and
+# Layers after those that config.json counts, which predict tokens further ahead: where the config says how many, and
 # a tensor that no other layer has.
 NEXT_TOKENS_KEYS = ("num_nextn_predict_layers", "num_mtp_layers")
 NEXT_TOKENS_TENSOR = r"(^|\.)(eh_proj|shared_head)\."
-# What the number under a key of the config does to the logits behind the output matrix.
+# What the number under a key of the config does to the logits after the output matrix.
 LOGITS: Mapping[str, Literal["capped", "divided", "multiplied"]] = {
     "final_logit_softcapping": "capped",
     "logits_soft_cap": "capped",
@@ -391,8 +393,7 @@ FAMILIES: dict[str, FamilyRow] = {
     "xlnet": FamilyRow(head="lm_loss.weight", embedding="transformer.word_embedding.weight", tied=True),
     "xlstm": _mamba(),
     "xmod": _roberta(final_norm=""),
-    "zamba": FamilyRow(tied=True, refused="its attention layers share one set of weights"),
-    "zamba2": FamilyRow(tied=True, refused="its attention layers share one set of weights"),
+    **dict.fromkeys(("zamba", "zamba2"), FamilyRow(tied=True, refused="its attention layers share one set of weights")),
     "zaya": FamilyRow(
         tied=True, by_place=("only the first layer has no average of routers", lambda i, n, _: i == 0)
     ),

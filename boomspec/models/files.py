@@ -1,4 +1,4 @@
-"""The files of a model folder beside its weights: what a tokenizer consists of, what goes along with a model."""
+"""List the files of a model folder beside its weights: those of the tokenizer, and those copied with a model."""
 
 from __future__ import annotations
 

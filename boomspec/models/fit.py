@@ -1,4 +1,4 @@
-"""Whether two models can be interpolated, and what a model made of both consists of, from headers alone.
+"""Check that two models can be interpolated, and list the tensors of a model made of both, from headers alone.
 
 The first one, the base, is the teacher where there is one: a result has its config and, place by place, its dtypes.
 """
@@ -52,8 +52,8 @@ def tensors_of_plan(
             place = place_of(entry.name, model.prefix)
             name = f"{model.prefix}.{new}.{place}" if model.prefix else f"{new}.{place}"
             found.append(made(entry, layer.owner, name, f"*.{place}"))
-    behind = (*models[last].norm, *(models[last].head if tied else models[last].untied_head))
-    return found + [made(entry, last, entry.name, entry.name) for entry in behind]
+    after = (*models[last].norm, *(models[last].head if tied else models[last].untied_head))
+    return found + [made(entry, last, entry.name, entry.name) for entry in after]
 
 
 def zeros_of(model: ModelFacts, base: ModelFacts) -> list[TensorEntry]:
@@ -98,12 +98,12 @@ def _difference(mine: Mapping[str, object], theirs: Mapping[str, object]) -> str
 
 
 def _shapes(entries: Sequence[TensorEntry], prefix: str | None = None) -> dict[str, tuple[int, ...]]:
-    """Name -> shape, of a layer's tensors behind the layer's index."""
+    """Name -> shape, of a layer's tensors, the name without the layer's prefix and index."""
     return {place_of(entry.name, prefix): entry.shape for entry in entries}
 
 
 def place_of(name: str, prefix: str | None) -> str:
-    """A tensor's name, or behind the layer's index where the layers are under `prefix`."""
+    """A tensor's name; of a layer's tensor (layers are under `prefix`) the part after the layer's index."""
     if prefix is None:
         return name
     return name[len(prefix) + bool(prefix) :].split(".", 1)[1]

@@ -1,4 +1,4 @@
-"""What the compiler asks of the Hugging Face hub: a pinned commit, config.json and safetensors headers.
+"""Ask the Hugging Face hub for what a plan needs: a pinned commit, config.json and safetensors headers.
 
 A few kilobytes each, no weights. Without a network the local cache answers, where it can.
 """
@@ -34,7 +34,7 @@ _PLACES = (0.0, 1.0, 0.5, 0.25, 0.75)  # from the first rows to the last ones, w
 
 @dataclass(frozen=True)
 class HubEntry(TensorEntry):
-    """A tensor of which the header is known, and where its bytes are: [start, end) of `hub_file` behind its header."""
+    """A tensor of which the header is known, and where its bytes are: [start, end) of `hub_file` after its header."""
 
     hub_file: str = ""
 
@@ -214,7 +214,7 @@ def same_on_hub(model: str, commit: str) -> Callable[[TensorEntry, TensorEntry],
     """Compares two tensors of a commit: False where they differ, True where no place shows it, None without answer.
 
     Matrices that were trained apart differ nearly everywhere, so one place mostly tells. Those that are equal wherever
-    they are looked at count as one; whoever fetches the files looks again (`runners.modeling.models.model_folder`).
+    they are looked at count as one; `runners.modeling.models.model_folder` looks again at the fetched files.
     """
     read = _reader(model, commit)
 

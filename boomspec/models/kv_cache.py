@@ -1,4 +1,4 @@
-"""Bytes of a KV cache, from config.json alone.
+"""Compute the bytes of a KV cache from config.json alone.
 
     keys and values of one layer = 2 x num_key_value_heads x head_dim x bytes per element x tokens x batch
 

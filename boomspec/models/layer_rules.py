@@ -1,4 +1,4 @@
-"""Layers whose function depends on where they stand, or on how many there are: what a config, or a family, says of it.
+"""Adjust or refuse configs whose layers depend on their index or on the number of layers.
 
     leading     a number of first layers that are of another kind: counted anew for every plan
     by depth    a factor that is divided by a function of the number of layers: scaled so that each layer keeps its own

@@ -1,4 +1,4 @@
-"""Models that hold a text decoder among other parts (an image encoder, a projector): the decoder is a model by itself.
+"""Take the text decoder out of a model with other parts (an image encoder, a projector), and put it back.
 
     config.json   the decoder's own config is an object in it (`text_config`), of a family that has a causal model
     names         the decoder's tensors are under a name of their own ("language_model.model.layers.0..."); the rest
@@ -96,7 +96,7 @@ def has_rest(plan: Plan) -> bool:
 def prefixes_in(facts: ModelFacts) -> tuple[str, str]:
     """What stands in the whole model in place of the decoder's "model.", and in front of its "lm_head.".
 
-    Raises BoomspecError where the model is a decoder alone, or the names cannot be told from those of its file.
+    Raises BoomspecError where the model is a decoder alone, or the names do not follow from those of its file.
     """
     if not rest_of(facts):
         raise BoomspecError("the teacher is a text decoder alone: it has no other parts to keep")

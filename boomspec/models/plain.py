@@ -1,4 +1,4 @@
-"""Families of which it is known that every size is right: models of alike layers under the names that they always have.
+"""Recognise models of which every size is known to be right: alike layers under the names that their family always has.
 
 Of any other model transformers is asked before a run (`boomspec.plan.model_checks`), which takes seconds. What is
 listed is data: a sweep over all families (tests/sweeps) has found each of these right.

@@ -1,4 +1,4 @@
-"""The config of a layer plan: every layer keeps the attributes that it has in the model it came from.
+"""Make the config of a layer plan: every layer keeps the attributes that it has in the model it came from.
 
     per-layer list   one value for each layer: re-indexed. A list is one if it has as many entries as its model has
                      layers; a list whose name says "layer" must be one. The names of both tables below are neither.

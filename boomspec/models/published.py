@@ -1,4 +1,4 @@
-"""Students that others have distilled: their layer mapping, in the file that the published ones carry.
+"""Read which teacher layers a published student was copied from, from its student_config.json.
 
 student_config.json: {"copied_teacher_layers": [0, 2, ...], "pruned_teacher_layers": [1, 3, ...]}; together they
 are the teacher's layers, and student layer i was copied from the i-th of the first list.
@@ -16,7 +16,7 @@ _HINT = "or give the mapping in the spec: student: {model: ..., keep: [0, 2, ...
 
 
 def read_student_mapping(folder: Path, *, layers: int | None = None) -> tuple[int, ...]:
-    """The kept layers of a student's folder. Raises BoomspecError where they are not told, or not consistent.
+    """The kept layers of a student's folder. Raises BoomspecError where they are missing or inconsistent.
 
     `layers`: of the teacher, which copied and pruned layers have to make up.
     """

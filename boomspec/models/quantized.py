@@ -1,4 +1,4 @@
-"""Quantised models: how config.json and headers say so, and which tensors they are when they are dequantised.
+"""Recognise quantised models, and list the tensors that they have when they are dequantised.
 
     fp8     X in F8_E4M3, with X_scale_inv: one number, or one for each block of weight_block_size
     mxfp4   X_blocks (U8, two numbers a byte, 32 to a block) and X_scales (U8, an exponent a block); X is transposed

@@ -1,4 +1,4 @@
-"""What a tokenizer's files say by themselves: how it begins a text, and how many rows of an embedding text can ask for.
+"""Read from a tokenizer's files how it begins a text, and how many rows of an embedding it needs.
 
 Special tokens that are written out inside of a text are text (`runners.data.text_tokenizer`), so of the added tokens
 only those that are not special count, and those that stand around documents. Gemma 3 1B, say, has one row less than its

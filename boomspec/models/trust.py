@@ -1,4 +1,4 @@
-"""What a graph says of foreign code: which files that models bring along it lets run, in words to be noticed."""
+"""List the code of others that a graph trusts and runs: files of models, tasks of lm-eval."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def foreign_code(graph: TaskGraph) -> list[str]:
 
 
 def warnings(graph: TaskGraph) -> list[str]:
-    """What whoever runs this graph has to be told."""
-    told = [f"trust_remote_code: tasks run the code of {line}" for line in foreign_code(graph)]
+    """Warnings about the code that runs with this graph."""
+    models = [f"trust_remote_code: tasks run the code of {line}" for line in foreign_code(graph)]
     locations = [source.location for source in graph.sources.values() if "folder" in source.identity]
     outside = {where.get("name", where["folder"]) for where in locations if where.get(OUTSIDE, True)}
-    return told + [
+    return models + [
         f"lm-eval tasks of {folder}, outside of the spec's own folder, are code, and it is run"
         for folder in sorted(outside)
     ]

@@ -1,4 +1,4 @@
-"""Write checkpoints from byte ranges of others: every source range is read once for all the files that need it.
+"""Write safetensors checkpoints from byte ranges of others; each source range is read once for all files that need it.
 
 Between two places that are equally far from a block's begin the kernel copies (copy_file_range, where there is one),
 so where the tensors of a file begin is chosen (those of whole blocks come first):

@@ -1,4 +1,4 @@
-"""The check of a family, from headers and configs alone: the names and shapes of its real size, and a trial in tiny.
+"""Check that every size of a family can be built: names and shapes at the real size, and a trial on tiny weights.
 
 shapes      those of the files are those that transformers' class of the config has
 configs     there is one for every size that is to be built

@@ -1,4 +1,4 @@
-"""The model of a layer plan, made of model objects: no file, no name of a tensor, no rule of `runners.assembly`.
+"""Put a layer plan together from model objects, independently of files, tensor names and `runners.assembly`.
 
     layers      copies of the owners' layer modules, in the order of the plan, with all that they know of themselves
     in front    what a forward pass calls before the first layer: of the owner of the first layer

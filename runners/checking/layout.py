@@ -1,4 +1,4 @@
-"""The folder of a tiny random model that has the config keys and the tensor names of a model's own files.
+"""Write a tiny random model with the config keys and the tensor names of a model's own files.
 
     outline (config, names, shapes) --tiny config--> random model --its class's names--> the names of the files
 

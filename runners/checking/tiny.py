@@ -1,6 +1,6 @@
-"""A tiny config of the same architecture: widths, vocabularies and experts shrink, the layers stay as they are.
+"""Shrink a config: widths, vocabularies and experts become tiny, the layers stay as they are.
 
-What a number is, is told by its name: config.json has no other types. Numbers that belong together (hidden size =
+The name of a number says what it is. Numbers that belong together (hidden size =
 heads x head size) are given the sizes that fit together in every family that follows the names' convention; who does
 not follow it says so in its row of `boomspec.models.families`. A number of a name that is not known stays as it is.
 """

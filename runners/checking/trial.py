@@ -1,4 +1,4 @@
-"""Whether every size of a family comes out right, tried on tiny random weights of the same architecture.
+"""Build every size of a family on tiny random weights, and compare it with its layers put together in memory.
 
 The teacher is tiny, under the names of its own files (`layout`). Its student is laid out and saved as
 `runners.tasks.distill` does it, its sizes are assembled as `runners.tasks.interpolate` does it, and each is compared

@@ -1,4 +1,4 @@
-"""A family in memory: teacher and student are held once, and any size is made of them by re-wiring.
+"""Make models of any size from one teacher and one student in memory, sharing their weights.
 
 A member is a model of the teacher's own class, built from its own config as transformers would build it from
 an assembled folder, whose parameters ARE those of teacher and student: no weight is copied. Its modules are its
@@ -115,7 +115,7 @@ def load_member(
 
 
 def _trusted(graph: TaskGraph) -> frozenset[str]:
-    """The code that the graph's spec trusts; whoever loads a model into a process of their own is told."""
+    """The code that the graph's spec trusts; warns of it."""
     for line in trust.warnings(graph):
         warnings.warn(line, stacklevel=4)
     return trust.trusted_code(graph.sources.values())
@@ -145,7 +145,7 @@ def open_family(
 
 
 def torch_dtype(dtype: torch.dtype | str | None, folder: Path) -> torch.dtype:
-    """The dtype that was asked for; None is the one that the folder's weights are stored in."""
+    """The dtype of this name; None is the one that the folder's weights are stored in."""
     if dtype is None:
         return stored_dtype(folder)
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype

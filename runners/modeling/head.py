@@ -1,4 +1,4 @@
-"""The head of a causal language model: from the last hidden state to logits.
+"""Compute logits from the last hidden state: the head of a causal language model, apart from its trunk.
 
 Calling a model computes the logits of every position at once. A training step must not (METHOD: a
 vocabulary of 151,936 makes 2.5 GB a copy), so the head is taken apart from its trunk here, and

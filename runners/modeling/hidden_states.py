@@ -1,4 +1,4 @@
-"""Hidden states of a causal language model, caught by forward hooks; and which of them are compared.
+"""Catch hidden states of a causal language model with forward hooks, and pair those of student and teacher.
 
 A `Point` names one hidden state: EMBEDDING (what the first decoder layer reads), an integer i (the raw
 output of decoder layer i) or FINAL_NORM (the trunk's result, which the head reads). No family is named

@@ -1,4 +1,4 @@
-"""A causal language model taken apart: what comes before its decoder layers, each layer, what comes after them.
+"""Run a causal language model in parts: what comes before its decoder layers, each layer, what comes after them.
 
 No family is named here. For a batch of tokens the model is run once with hollow layers, which note how they
 are called (masks, positions, whatever the family hands to its layers) and pass their input on. From then on
@@ -114,7 +114,7 @@ def take_apart(model: Any, tokens_BT: Tensor) -> Parts:
     other_BTD = hidden_BTD.flip(1)
     for index in range(len(parts.layers)):
         hidden_BTD = batch.layer(index, hidden_BTD)
-        # What a layer leaves behind for a later one is then another state's.
+        # What a layer leaves for a later one is then another state's.
         other_BTD = batch.layer(index, other_BTD)
     actual_BTD = batch.finish(hidden_BTD)
     tolerance = 16 * torch.finfo(model.dtype).eps * largest(expected_BTD)

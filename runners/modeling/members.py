@@ -1,4 +1,4 @@
-"""Where the models of a family are: folders of teacher, student, and of the sizes that have been built."""
+"""Find the folders of a family's models: teacher, student, and the sizes that have been built."""
 
 from __future__ import annotations
 

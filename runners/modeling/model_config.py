@@ -1,4 +1,4 @@
-"""The config of a layer plan, as transformers reads it (`boomspec.models.plan_config`).
+"""Make the config of a layer plan with transformers' help (`boomspec.models.plan_config`).
 
 transformers' own config classes write out what a config leaves to them: patterns of layers, defaults.
 """

@@ -1,4 +1,4 @@
-"""Model folders: where an input's model is, loading and saving it. Only safetensors are read.
+"""Find, load and save model folders. Only safetensors are read.
 
 Of the code that a model brings along only what the spec trusts is run: `code`, the sha256 of each file.
 """

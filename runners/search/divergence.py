@@ -1,4 +1,4 @@
-"""How far candidates are from the teacher: the KL divergence of their next-token distributions.
+"""Measure the KL divergence between the next-token distributions of candidates and teacher.
 
 The teacher's distributions are computed once and held where they fit in `HELD_LOGITS`; where they do not, its last
 hidden states are held and its head is applied again, chunk by chunk: then no more than a chunk of logits exists.

@@ -1,4 +1,4 @@
-"""LaCo: following layers of a teacher collapsed into one, without training (arXiv 2402.11187).
+"""LaCo: collapse consecutive layers of a teacher into one, without training (arXiv 2402.11187).
 
 `merge` layers l, l+1, ... become one in the place, and with the config attributes, of layer l. Each of its
 parameters (norms and biases, too) is

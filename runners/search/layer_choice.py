@@ -1,4 +1,4 @@
-"""Which of the teacher's layers to keep, by what they do to hidden states on calibration text.
+"""Choose which of the teacher's layers to keep, by what they do to hidden states on calibration text.
 
     block_influence   BI_l = 1 - mean cos(input of layer l, output of layer l) over all positions, on the raw states
                       of the whole teacher (ShortGPT, arXiv 2403.03853). Kept are layer 0 and, of the others, the

@@ -1,4 +1,4 @@
-"""Which blocks to patch at each size: the sets whose models have the smallest KL to the teacher (arXiv 2607.08170).
+"""Search which blocks to patch at each size: the sets with the smallest KL to the teacher (arXiv 2607.08170).
 
     klpatch   greedy: to the best set of one size the block is added that leaves the smallest KL; m(m+1)/2 candidates
               for m blocks, beside the student

@@ -39,7 +39,7 @@ def tokens(rows: int = 3, columns: int = 11) -> tuple[Tensor, Tensor]:
 
 
 def plain_loss(student, teacher, inputs: Tensor, labels: Tensor, losses: Losses, count: int) -> Tensor:
-    """The formula of boomspec/core/losses.py written down once more, on the models' own full logits."""
+    """The formula of boomspec/core/losses written down once more, on the models' own full logits."""
     logits = student(input_ids=inputs).logits.float()
     with torch.no_grad():
         wanted = teacher(input_ids=inputs).logits.float()
