@@ -1,1 +1,1 @@
-"""One module per command, each with a click command named `command`; loaded when it is called."""
+"""The commands of the command line, as click commands; a module is loaded when one of its commands is called."""

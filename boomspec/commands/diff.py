@@ -1,4 +1,4 @@
-"""`boomspec diff`: how two experiments differ, in what they mean."""
+"""`boomspec diff`: compare two specs, graphs or runs; also the setup of the diff driver of git."""
 
 from __future__ import annotations
 

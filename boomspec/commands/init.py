@@ -121,7 +121,7 @@ def _relative(folder: Path, model: str) -> str:
 
 
 def _replaced(text: str, key: str, value: str, *, after: str = "") -> str:
-    """The text with another value in the first line with this key; the comment behind it stays in its column."""
+    """The text with another value in the first line with this key; the comment after it stays in its column."""
     lines = text.splitlines()
     first = lines.index(after) if after else 0
     i = next(i for i in range(first, len(lines)) if lines[i].lstrip().startswith(key))

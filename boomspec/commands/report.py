@@ -1,4 +1,4 @@
-"""`boomspec report`: the report of what a store holds now."""
+"""`boomspec report`: write the report of the results in a store."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def command(spec: Path, store: Where | None, open_it: bool, as_json: bool) -> No
     """
     graph, found, _, pending = runnable(spec, store)
     if pending:  # of the others there may be one
-        graph, found, _, pending = runnable(spec, store, given_up=searches(graph, pending))
+        graph, found, _, pending = runnable(spec, store, failed=searches(graph, pending))
         if not pending:
             say_left_out(spec, graph)
     if pending:
@@ -49,8 +49,8 @@ def command(spec: Path, store: Where | None, open_it: bool, as_json: bool) -> No
     shown = subprocess.PIPE if as_json else None
     done = subprocess.run(command, stdout=shown, stderr=shown, text=True)
     if done.returncode != 0 and as_json:
-        said = done.stderr.strip().removeprefix("error: ") or "the report could not be made"
-        click.echo(json_text({"error": {"message": said, "hint": None}}, indent=2))
+        message = done.stderr.strip().removeprefix("error: ") or "the report could not be made"
+        click.echo(json_text({"error": {"message": message, "hint": None}}, indent=2))
     if done.returncode != 0:
         sys.exit(done.returncode if done.returncode > 0 else EXIT_RUN_FAILED)
     page = run_folder / "report" / "report.html"

@@ -1,4 +1,4 @@
-"""What several commands take and do: their common arguments, compiling a spec, starting the runners."""
+"""What commands share: arguments and options, compiling a spec, starting programs of the runners."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON f
 
 
 def compiled_with(
-    spec: Path, store: Where | None, pins: Pins = NO_PINS, given_up: Collection[str] = ()
+    spec: Path, store: Where | None, pins: Pins = NO_PINS, failed: Collection[str] = ()
 ) -> tuple[Compiled, Store]:
     """A spec compiled with what the searches in its store have found, and that store."""
     files = tuple(replace(file, pins=pins) for file in load_experiments(spec))
     found = store_of(files[0], store)
-    return compile_experiments(files, answers_of(found), failed=given_up), found
+    return compile_experiments(files, answers_of(found), failed=failed), found
 
 
 def checked_models(spec: Path, compiled: Compiled, store: Store) -> list[str]:
@@ -80,20 +80,20 @@ def checked_models(spec: Path, compiled: Compiled, store: Store) -> list[str]:
 
 
 def runnable(
-    spec: Path, store: Where | None, pins: Pins = NO_PINS, given_up: Collection[str] = ()
+    spec: Path, store: Where | None, pins: Pins = NO_PINS, failed: Collection[str] = ()
 ) -> tuple[TaskGraph, Store, int | None, tuple[str, ...]]:
     """The graph of a spec, a file or a run's folder, its store, the CPUs to use, the searches that come first.
 
-    given_up: searches; experiments that wait for one of them are left out, where others remain.
+    failed: searches; experiments that wait for one of them are left out, where others remain.
     """
     path, label = split_address(spec)
     if run_folder(path, None if store is None else open_store(store)) is not None:
-        made = open_run(spec, store)
-        return made.graph, made.store, None, ()
+        run = open_run(spec, store)
+        return run.graph, run.store, None, ()
     if path.suffix == ".json":
         graph = read_graph(path) if label is None else open_run(spec, store).graph
         return graph, open_store(store or DEFAULT_STORE), None, ()
-    compiled, found = compiled_with(spec, store, pins, given_up)
+    compiled, found = compiled_with(spec, store, pins, failed)
     warn(checked_models(spec, compiled, found))
     return compiled.graph, found, load_spec(spec).spec.execution.cpus, compiled.pending
 
@@ -124,7 +124,7 @@ def runner_output(module: str, *arguments: str) -> str:
     """What a module of the runners prints. Raises BoomspecError, with the end of its complaint, where it fails."""
     done = subprocess.run(module_command(module, *arguments), capture_output=True, text=True)
     if done.returncode != 0:
-        raise BoomspecError(f"{module} failed: {(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}")
+        raise BoomspecError(f"{module} failed: {(done.stderr.strip().splitlines() or ['it printed nothing'])[-1]}")
     return done.stdout
 
 

@@ -5,8 +5,8 @@ hold Ray. On each machine Ray writes into a folder below /tmp that nobody else c
 end; what is published is as readable as the user's umask makes it.
 Its cluster has a token, made in the job, which goes from machine to machine in the environment of the steps: no file
 holds it, and no list of processes shows it. The dashboard listens on loopback of the first machine.
-A job that is preempted or runs out of time is told two minutes before, writes its checkpoints, and goes on from them
-when it is queued again.
+A job that is preempted or runs out of time gets a signal two minutes before, writes its checkpoints, and continues from
+them when it is queued again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`boomspec submit`: compile, and give the graph to a cluster; or print what a cluster's own scheduler takes."""
+"""`boomspec submit`: run a spec on a Ray cluster, or print a manifest for KubeRay or a script for Slurm."""
 
 from __future__ import annotations
 

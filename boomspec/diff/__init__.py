@@ -1,1 +1,1 @@
-"""`boomspec diff`: two sides, what they mean, which tasks that changes, which results moved."""
+"""`boomspec diff`: how two experiments or two runs differ."""

@@ -1,4 +1,4 @@
-"""Two sides put side by side: fields, sizes, tasks, what it costs to redo them; of runs, environment and results too.
+"""Compares two sides: fields, sizes, tasks and the cost of redoing them; of two runs, environments and results, too.
 
 Experiments are paired by their labels. A plain spec has one without a label: its partner is the first one of the other
 side, which is the file's own. `schema` of the JSON rises when a field changes its meaning.

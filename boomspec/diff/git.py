@@ -1,6 +1,6 @@
-"""What git knows: a file as it was at a revision, and where the repository is.
+"""Reads spec files at git revisions, and the configuration of the repository.
 
-A path is looked up as git does, from the top of the repository ("./x" from here); where nothing is there, from here.
+A path is relative to the top of the repository, as for git; to the current folder, "./x", or where the top has none.
 """
 
 from __future__ import annotations

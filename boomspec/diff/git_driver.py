@@ -1,11 +1,11 @@
-"""boomspec as git's diff driver for specs: setting it up, and what git calls.
+"""boomspec as the diff driver of git for specs.
 
     .gitattributes   specs/*.yaml diff=boomspec          belongs to the repository, is committed
     .git/config      diff.boomspec.command = ...          belongs to this clone
 
 git calls the command with: path, old file, old hash, old mode, new file, new hash, new mode (and, of a renamed file,
-its new path and what git says of that). Whatever happens here, `git diff` goes on: what is no valid spec is shown as
-text, and where this command itself fails the shell shows the text.
+its new path and the similarity). `git diff` never stops at an error here: what is no valid spec is shown as text, and
+where this command itself fails the shell shows the text.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MOST_BYTES = 2**28  # `git log -p` asks for many revisions: what reads more is 
 
 
 def command() -> str:
-    """What git runs: this Python; where it is gone or fails, plain diff."""
+    """The shell command that git runs: this Python; where it is gone or fails, plain diff."""
     # `git log` must not ask the network at every commit.
     ours = f"HF_HUB_OFFLINE=1 {shlex.quote(sys.executable)} -P -m boomspec diff --git-driver --"
     plain = 'diff -u -L "a/$1" -L "b/$1" "$2" "$5"'
@@ -121,7 +121,7 @@ def _reads(file: SpecFile) -> int:
             path.stat().st_size for path in [*data_files(file), *held_out_files(file), *models] if path.is_file()
         )
     except (BoomspecError, OSError):
-        return 0  # what is wrong is said by the compiler
+        return 0  # the compiler reports what is wrong
 
 
 def _print_meaning(old: Given, new: Given) -> None:

@@ -125,8 +125,8 @@ class Measured:
 def measured(graph: TaskGraph, store: Store, label: str, tasks: Mapping[str, str]) -> Measured:
     """The evaluations of an experiment whose artifacts the store has."""
     nodes = {name: graph.nodes[i] for name, i in tasks.items() if graph.nodes[i].task.kind == "evaluate"}
-    made = store.records(("evaluate", node.id) for node in nodes.values())
-    there = {name: node for name, node in nodes.items() if ("evaluate", node.id) in made}
+    records = store.records(("evaluate", node.id) for node in nodes.values())
+    there = {name: node for name, node in nodes.items() if ("evaluate", node.id) in records}
     return Measured(label, store, there, tuple(nodes))
 
 
@@ -166,12 +166,14 @@ def _compare(label: str, name: str, old: tuple[Node, Path], new: tuple[Node, Pat
         if key not in before:
             continue
         stderr = paired[key] if key in paired else _independent(before[key], number)
-        told = key in paired or not any(measure == key[0] for measure, _ in paired)
+        decides = key in paired or not any(measure == key[0] for measure, _ in paired)
         moved = None
-        if told and stderr is not None:
+        if decides and stderr is not None:
             moved = abs(number.value - before[key].value) > THRESHOLD * stderr
         measure = shown_measure(key[0], task=_task(new[0]), called=name.rpartition(": ")[2])
-        yield Moved(label, model, measure, key[1], before[key], number, stderr if told else None, key in paired, moved)
+        yield Moved(
+            label, model, measure, key[1], before[key], number, stderr if decides else None, key in paired, moved
+        )
 
 
 def _task(node: Node) -> str | None:

@@ -1,4 +1,4 @@
-"""What may stand on a side of a comparison, and how it is read.
+"""Reads the two sides of a comparison. A side is one of these:
 
     specs/x.yaml             a spec; specs/x.yaml#label one experiment of it
     HEAD~2:specs/x.yaml      a spec at a git revision, with what it extends; what it reads is what lies here now

@@ -1,1 +1,1 @@
-"""What a run would do: which tasks are reused and which run, why, how long it takes; saved plans and locks."""
+"""Plans of runs: which tasks run and why, how long they take; saved plans, locks, and differences of specs."""

@@ -1,4 +1,4 @@
-"""What a graph asks of the machines that run it: the smallest that will do, and what they must be able to read.
+"""The smallest machine that can run a graph, and the local files that it must be able to read.
 
 Ray fills a machine: it starts as many tasks at once as its CPUs, its GPUs (a task may take a share of one) and what
 tasks claim of its memory allow, and it holds nobody to the memory that was not claimed. So a machine that has the
@@ -24,7 +24,7 @@ KEEPALIVE = {"RAY_grpc_client_keepalive_time_ms": "20000", "RAY_grpc_client_keep
 # On two cores Ray took 0.8 GB, and each worker with torch and transformers 0.6 GB (measured).
 _RAY = 2 << 30
 _WORKER = 1 << 30
-_UNKNOWN = 8 << 30  # for a task whose memory cannot be told
+_UNKNOWN = 8 << 30  # for a task whose memory is not known
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a plan takes: the cost and the time of each task, totals of what will run, and what does not fit.
+"""Forecasts a plan: the cost and the time of each task, totals of the tasks that run, and what does not fit.
 
     plan + graph + store --forecast--> Forecast
 
@@ -24,7 +24,7 @@ from boomspec.store import Store
 
 @dataclass(frozen=True)
 class Machine:
-    """What the tasks of a plan run on: CPUs, GPUs, and of which kind, where that is said."""
+    """What the tasks of a plan run on: CPUs, GPUs, and their kind, where that is known."""
 
     cpus: float
     gpus: float

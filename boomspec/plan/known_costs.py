@@ -1,4 +1,4 @@
-"""Costs that wait for another task, filled in with what a store has of it by now.
+"""Fills in costs that depend on tokenized text, where the store has that text.
 
 held-out text         its tokens are in the token artifact's meta.json
 padded sequences      their real tokens follow from the lengths of the documents in train.bin
@@ -22,7 +22,7 @@ _SCANNED = 1 << 25  # bytes of a stream at most; longer ones are judged by their
 
 
 def known_costs(graph: TaskGraph, store: Store) -> dict[str, Cost | None]:
-    """The cost of every task, as far as it can be told from the graph and the store."""
+    """The cost of every task, as far as it follows from the graph and the store."""
     return {i: refined(node.cost, node.task.record, node.task.inputs, store) for i, node in graph.nodes.items()}
 
 

@@ -1,4 +1,4 @@
-"""A lock: what the names of an experiment stood for, and how two locks differ.
+"""The lock file: what the names in an experiment stood for; reading and writing it, and how two locks differ.
 
     <spec>.lock.json, beside the spec     what a spec's names stood for when `boomspec lock` was called
     <run folder>/lock.json                what a run used
@@ -220,7 +220,7 @@ def _entry_differences(path: tuple[str, ...], one: Mapping[str, Any], two: Mappi
 
 
 def _summary(entries: Mapping[str, Any], name: str) -> str | None:
-    """An entry in a few words; None where there is none."""
+    """A short summary of an entry; None where there is none."""
     if name not in entries:
         return None
     entry = entries[name]

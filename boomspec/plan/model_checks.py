@@ -1,9 +1,8 @@
-"""The checks of families, made before anything is run: what a check would refuse is an error of the spec.
+"""Checks model families before a run: a family that would not come out right is an error of the spec.
 
-A check needs transformers, so it is made in a process of its own. Its answer is remembered in the user's cache folder,
-by the id of the task and by the code that answers: only the same question to the same code has the same place. Families
-that are always right are left to the run, whose tasks come after its own check; so are, with a word of it, those that
-cannot be asked about here.
+A check needs transformers, so it runs in its own process. Its answer is cached in the user's cache folder, by the id of
+the task and the digest of the code. Families that are always right, and those that cannot be checked here, are left to
+the run, whose tasks come after its own check.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ class Answer:
 
     refused: str = ""
     hint: str | None = None
-    notes: tuple[str, ...] = ()
+    notes: Sequence[str] = ()
 
 
 def check_models(graph: TaskGraph, store: Store, files: Sequence[SpecFile]) -> list[str]:
@@ -92,14 +91,10 @@ def _asked(checks: Sequence[Node]) -> tuple[dict[str, Answer | None], str]:
     done = subprocess.run(command, input=json.dumps(asked, allow_nan=False), capture_output=True, text=True)
     if done.returncode != 0:
         return {}, (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    answers = {task_id: _read(answer) for task_id, answer in json.loads(done.stdout).items()}
+    answers = {task_id: Answer(**answer) for task_id, answer in json.loads(done.stdout).items()}
     for task_id, answer in answers.items():
         _remember(task_id, answer)
     return dict(answers.items()), ""
-
-
-def _read(data: dict[str, Any]) -> Answer:
-    return Answer(str(data["refused"]), data["hint"], tuple(data["notes"]))
 
 
 def _place(task_id: str) -> Path:
@@ -116,7 +111,7 @@ def _code() -> list[str]:
 
 def _remembered(task_id: str) -> Answer | None:
     try:
-        return _read(json.loads(_place(task_id).read_text(encoding="utf-8")))
+        return Answer(**json.loads(_place(task_id).read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError):
         return None  # not there, or not whole
 

@@ -1,8 +1,8 @@
-"""What a run would do: which tasks are reused, run, not needed or blocked, and why.
+"""Plans a run: which tasks are reused, run, not needed or blocked, and why.
 
-The walk goes backwards from the targets. An artifact that is present and whole is reused, and what only it
-was made from is not needed, should it be gone. So is one under another id that was made of the same inputs byte for
-byte (`boomspec.store.made_of`). Nothing is changed here: damaged artifacts are only named.
+The walk goes backwards from the targets. An artifact that is present and whole is reused; its own inputs are then not
+needed. An artifact of another id that has the same inputs byte for byte is reused, too. Nothing is changed here:
+damaged artifacts are only reported.
 """
 
 from __future__ import annotations
@@ -65,12 +65,12 @@ def needed(graph: TaskGraph, store: Store, *, checksums: bool = False) -> Plan:
     unread: dict[tuple[str, str], BoomspecError] = {}
     everything = ((node.task.kind, node.id) for node in graph.nodes.values())
     there = store.survey(everything, checksums=checksums, unread=unread)
-    lost: set[str] = set()  # what cannot be read now though something needs it, and all behind that
+    lost: set[str] = set()  # what cannot be read now though something needs it, and all tasks after that
     for task_id, node in reversed(graph.nodes.items()):
         damage = there.get((node.task.kind, task_id), ABSENT)
         absence = f"damaged: {damage}" if damage not in (None, ABSENT) else damage
         if (error := unread.get((node.task.kind, task_id))) is not None:
-            absence = error.message  # it may be whole: it is not made anew, nor discarded
+            absence = error.message  # it may be whole: it is neither computed again nor discarded
             lost.update({task_id} & wanted)
         if absence is None:
             steps[task_id] = Step("reuse", "in the store")
@@ -100,9 +100,9 @@ def without(graph: TaskGraph, plan: Plan, failed: Mapping[str, str]) -> Plan:
     for task_id in graph.nodes:
         if steps[task_id].action != "run":
             continue
-        behind = next((i for i in graph.waits_for(task_id) if steps[i].action == "blocked"), None)
-        if behind is not None:
-            steps[task_id] = Step("blocked", f"its input {graph.nodes[behind].name} is blocked")
+        blocked = next((i for i in graph.waits_for(task_id) if steps[i].action == "blocked"), None)
+        if blocked is not None:
+            steps[task_id] = Step("blocked", f"its input {graph.nodes[blocked].name} is blocked")
         elif task_id in failed:
             steps[task_id] = Step("blocked", failed[task_id])
     return Plan(steps)

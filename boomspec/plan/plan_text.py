@@ -1,4 +1,4 @@
-"""A plan for people: every task with what happens to it, why, and what it takes; totals; what does not fit.
+"""A plan as text: every task with its action, the reason and its cost; totals; what does not fit.
 
 Of several experiments a summary, by task kind and by axis, unless all tasks are asked for. Everything fits 80 columns;
 wider terminals show ids and disk, too. A reason stands below the first task that it holds for.
@@ -241,7 +241,7 @@ def _at_least(text: str, incomplete: bool) -> str:
 
 
 def _lines(forecast: Forecast) -> Iterator[str]:
-    """The totals in words."""
+    """The totals as sentences."""
     total = forecast.totals
     least = "at least " if total.incomplete else ""
     meanwhile = f" and {shown_bytes(total.scratch)} of checkpoints meanwhile" if total.scratch else ""

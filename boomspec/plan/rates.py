@@ -195,12 +195,12 @@ def _measured(store: Store, kind: str) -> dict[tuple[str, ...], list[Seen]]:
     found: dict[tuple[str, ...], list[Seen]] = {}
     for data in store.newest(kind, _USED):
         try:
-            task, made = data["task"], data["provenance"]
+            task, provenance = data["task"], data["provenance"]
             record = KINDS[task["kind"]].model_validate(task["params"])
-            cost = refined(Cost(**made["cost"]), record, task["inputs"], store)
-            device, share = _place(made)
+            cost = refined(Cost(**provenance["cost"]), record, task["inputs"], store)
+            device, share = _place(provenance)
             work = None if cost is None else record.work(cost)
-            seconds = float(made["seconds"])
+            seconds = float(provenance["seconds"])
         except (OSError, ValueError, KeyError, TypeError):
             continue  # a record that does not say enough, such as one of an older version
         # A clock may have been set back meanwhile.
@@ -209,14 +209,14 @@ def _measured(store: Store, kind: str) -> dict[tuple[str, ...], list[Seen]]:
     return found
 
 
-def _place(made: Mapping[str, Any]) -> tuple[str | None, float]:
+def _place(provenance: Mapping[str, Any]) -> tuple[str | None, float]:
     """The device that a task ran on, and among how many cores or workers its work was shared."""
-    gpus, execution = made["hardware"]["gpus"], made["execution"]
+    gpus, execution = provenance["hardware"]["gpus"], provenance["execution"]
     workers = int(execution["options"].get("workers", 1))
     if execution["gpus"] and gpus:
         device = device_seen_as(gpus[0])
         return (device.name if device else None), workers
-    return made["hardware"]["cpu"], workers * max(1.0, float(execution["cpus"]))
+    return provenance["hardware"]["cpu"], workers * max(1.0, float(execution["cpus"]))
 
 
 def line_of(seen: Sequence[Seen], *, usual: float | None, most_fixed: float) -> Line:

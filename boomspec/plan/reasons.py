@@ -1,6 +1,6 @@
-"""Why a task runs: the field of the spec that differs from an earlier run, and when that was.
+"""Explains why a task runs: by the field of the spec that differs from an earlier run, and the date of that run.
 
-    plan x graph x <store>/runs/<name>-*/graph.json --explained--> the plan, its reasons told in fields of the spec
+    plan x graph x <store>/runs/<name>-*/graph.json --explained--> the plan, with fields of the spec as reasons
 
 An earlier run is one of the same name in the same store; of several the newest that has a task of this name counts.
 Their graphs are read as plain data and few, and of a large sweep the first experiments are explained: a store may hold
@@ -125,9 +125,9 @@ def _why(
     own = [field for field in changes.fields if task.name in field.tasks]
     more = f" (and {len(own) - 1} more)" if len(own) > 1 else ""
     if own:
-        return said(own[0], run) + more
+        return sentence(own[0], run) + more
     if task.own:
-        return said(task.own[0], run)
+        return sentence(task.own[0], run)
     running = next((name for name in task.inputs if name in ids and steps[ids[name]].action == "run"), None)
     if running is not None:
         return f"its input {running} runs"
@@ -136,7 +136,7 @@ def _why(
     return f"new since {run}"
 
 
-def said(difference: Difference, run: str) -> str:
+def sentence(difference: Difference, run: str) -> str:
     """A difference to an earlier run as a sentence."""
     named, old, new = difference.title, shown(difference.old), shown(difference.new)
     if difference.new is None:

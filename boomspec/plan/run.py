@@ -1,4 +1,4 @@
-"""Runs that have been made: their graph, their store, and whether the models of any size are there.
+"""Opens a run: its graph, its store, and the models of any size, if they are whole.
 
 A run is named by its spec, its compiled graph, or its folder. No weights are read here.
 """
@@ -26,7 +26,7 @@ GRAPH = "graph.json"
 
 @dataclass(frozen=True)
 class Run:
-    """A compiled graph, the store that holds what it made, and how the person named it."""
+    """A compiled graph, the store of its artifacts, and the name that the person gave."""
 
     graph: TaskGraph
     store: Store
@@ -43,7 +43,7 @@ class Run:
         return self.graph.family
 
     def member(self, size: str) -> Member:
-        """The member that answers a size. Raises BoomspecError unless what it is made of is there and whole."""
+        """The member that answers a size. Raises BoomspecError unless the models that it needs are there and whole."""
         member = self.lineage().pick(size)
         self.check_made({TEACHER, *(layer.owner for layer in member.plan)})  # config and tokenizer are the teacher's
         return member

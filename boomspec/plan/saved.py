@@ -1,4 +1,4 @@
-"""Saved plans: what `boomspec plan --output` writes and `boomspec run` executes, exactly or not at all.
+"""Saved plans: `boomspec plan --output` writes one, and `boomspec run` executes exactly that, or refuses.
 
     plan --save--> file --read_plan--> SavedPlan --check--> the same steps hold, or BoomspecError says what differs
 

@@ -1,4 +1,4 @@
-"""In which order tasks start, and how long they take together on so many CPUs and GPUs.
+"""The order in which tasks start, and how long they take together on a number of CPUs and GPUs.
 
 Of the tasks that could start, the one with the longest remaining path through the graph starts first, as soon as there
 is room. A path is as long as its operations; a task whose operations are not known counts as the largest known one of

@@ -112,7 +112,7 @@ def _given(source: Source) -> list[Given]:
 
 
 def _beginning(record: Tokenize, tokenizer: Source | None) -> tuple[str, tuple[str, ...] | None]:
-    """How documents begin, in words and as tokens."""
+    """How documents begin, as a phrase and as tokens."""
     if record.bos is False or tokenizer is None:
         return "after an end-of-text token, without a token of their own", ()
     if record.bos:
