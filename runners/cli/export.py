@@ -22,7 +22,7 @@ from boomspec.core.sizes import Member, folder_name
 from boomspec.models.trust import trusted_code, warnings
 from boomspec.store import Store, open_store
 from runners.runtime import environment
-from runners.runtime.place_names import named
+from runners.runtime.task_errors import named
 
 
 def main(arguments: list[str] | None = None) -> int:

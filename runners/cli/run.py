@@ -32,10 +32,10 @@ from runners.executor.trackers import check as check_trackers
 from runners.executor.tracking import tracked
 from runners.executor.view import view_for
 from runners.runtime import environment
-from runners.runtime.disk_full import explained, survived
 from runners.runtime.interrupt import Interrupt
 from runners.runtime.job import Outcome, describe
 from runners.runtime.journal import Journal, known_failures, last_failures, last_status
+from runners.runtime.task_errors import explained, survived
 
 _ERROR_LINES = 4  # of an error, in the summary; all of it is in the log
 

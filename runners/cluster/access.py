@@ -1,9 +1,8 @@
-"""Who may use a Ray cluster: refusing one that is open to everybody, and finding the token for one that is not.
+"""Access to a Ray cluster: refuse one that is open to everybody, and find the token for one that is not.
 
-Whoever reaches an open cluster can run any program on its machines, and Ray listens on every interface of them. So
-boomspec gives work to an open cluster only over loopback, or when it is told to (`--insecure`). A cluster is asked
-without any token first. One that answers is open, and never gets to see one (`settle_token`): the token that a person
-has may be another cluster's. One that refuses asks for a token. Whatever else comes is an error.
+Everybody who reaches an open cluster can run any program on its machines, and Ray listens on every interface of them.
+So boomspec gives work to an open cluster only over loopback, or with `--insecure`. A cluster is asked without a token
+first. One that answers is open, and never gets one (`settle_token`): the person's token may be another cluster's.
 """
 
 from __future__ import annotations

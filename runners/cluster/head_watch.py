@@ -1,8 +1,8 @@
-"""A cluster whose head is gone, said in words.
+"""Watch the head of a cluster, and end the run in good order when it is gone.
 
-Without a head nothing new can start, and Ray ends every process that was connected to it after a minute, in the middle
-of whatever it does and without a line for people. So a thread looks whether the head still takes connections, and the
-run is told before Ray's minute is over. Nothing is lost: artifacts and checkpoints are in the store.
+Without a head nothing new can start, and after a minute Ray ends every process that was connected to it, without a
+message. So a thread checks whether the head still takes connections, and the run ends before Ray's minute is over.
+Nothing is lost: artifacts and checkpoints are in the store.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Head:
         return self._silent_since is None
 
     def notes(self) -> Iterator[str]:
-        """What to tell people since the last call. Raises HeadLostError when it is time to give up."""
+        """Notes for people since the last call. Raises HeadLostError when it has not answered for too long."""
         since = self._silent_since
         silent = 0.0 if since is None else time.monotonic() - since
         if since is not None and silent >= self._seconds:
@@ -60,7 +60,7 @@ class Head:
 
     @contextmanager
     def watched(self, end: Callable[[int], None] = os._exit) -> Iterator[None]:
-        """Look at it while the context lasts. `end`: how the process ends where it hangs in a call to the head."""
+        """Watch it while the context lasts. `end`: how the process ends where it hangs in a call to the head."""
         self._end = end
         self._thread.start()
         try:

@@ -1,4 +1,4 @@
-"""What Ray says of a task that gave no outcome, in words: whether its worker was lost, or what else went wrong.
+"""Explain Ray's error of a task that has no outcome: its worker was lost, or something failed around its body.
 
 Only the death of a process or of a machine is a lost worker. What is raised around a task's body (a job that cannot
 be read there, packages that are missing, a file that cannot be written) would be raised by every other worker, too.

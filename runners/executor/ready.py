@@ -1,8 +1,8 @@
-"""Which task Ray gets next: what is ready, longest first, no more than fills the machines and a few to choose from.
+"""Which task Ray gets next: one that is ready, the longest way first, and a few more than fill the machines.
 
 Ray starts tasks of equal claims in the order in which it gets them, those of different claims in any (measured with
-2.60: it went through one kind of claims after the other), and one that becomes ready late comes last. So a task that
-has many others behind it would wait for everything that was there before. Placing is Ray's alone.
+2.60), and one that becomes ready late comes last. So a task that many others need would wait for everything that was
+submitted before. Placing is Ray's alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from heapq import heappop, heappush
 from boomspec.core.graph import Node, TaskGraph
 from boomspec.plan.schedule import longest_first
 
-_AHEAD = 1.5  # times what there is: a free place is filled without asking here, and a cluster that can grow, does
+_AHEAD = 1.5  # times what there is: free places are filled without waiting for us, and a cluster that can grow, does
 _LOOK_SECONDS = 5.0  # machines come and go
 
 _Claims = tuple[tuple[str, float], ...]
@@ -35,7 +35,7 @@ class Ready:
         self._claims = {task_id: _claims(graph.nodes[task_id]) for task_id in task_ids}
         self._places = {task_id: place for place, task_id in enumerate(longest_first(graph))}
         self._needs = {i: {n for n in graph.waits_for(i) if ordered and n in self._claims} for i in self._claims}
-        self._behind: dict[str, list[str]] = defaultdict(list)
+        self._following: dict[str, list[str]] = defaultdict(list)
         self._ready: dict[_Claims, list[tuple[int, str]]] = defaultdict(list)  # heaps of (place, task id)
         self._machines, self._looked = machines, -_LOOK_SECONDS
         self._there: Counter[str] = Counter()
@@ -44,7 +44,7 @@ class Ready:
         self._last: _Claims = ()
         for task_id, needs in self._needs.items():
             for needed in needs:
-                self._behind[needed].append(task_id)
+                self._following[needed].append(task_id)
             if not needs:
                 self._offer(task_id)
 
@@ -65,13 +65,13 @@ class Ready:
         if task_id in self._given:
             self._given.remove(task_id)
             self._taken.subtract(dict(self._claims[task_id]))
-        behind = self._behind.pop(task_id, [])
+        following = self._following.pop(task_id, [])
         if not made:
-            return behind
-        for following in behind:
-            self._needs[following].discard(task_id)
-            if not self._needs[following]:
-                self._offer(following)
+            return following
+        for other in following:
+            self._needs[other].discard(task_id)
+            if not self._needs[other]:
+                self._offer(other)
         return []
 
     def _offer(self, task_id: str) -> None:

@@ -1,12 +1,10 @@
-"""What is known of a run, kept at the store's URL while it runs: for others to watch, and for when its machine is gone.
+"""The copy of a run's folder at the store's URL: for others to watch, and for when the run's machine is gone.
 
-A thread of the driver sends what has changed in the run's folder, every few seconds and at the end. It never holds the
-run up, and the first time that it fails is noted. A run that goes on from another machine first brings here what was
-written there.
+A thread of the driver uploads the files that have changed, every few seconds and at the end. It never holds the run up,
+and its first failure is noted. A run that continues on another machine first downloads what was written there.
 
-Objects cannot be appended to: a file that has grown is sent as a whole. So all of them share a rate of bytes. Small
-ones need less than their share and go every time; a large one waits until its shares add up to its size. At the end
-everything is sent.
+Objects cannot be appended to: a file that has grown is uploaded as a whole. So all files share a rate of bytes. Small
+ones need less than their share and go every time; a large one waits until its shares add up to its size.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ _END_SECONDS = 60.0  # for what is still to be sent
 _SLOWEST = 1 << 20  # bytes a second that a store takes at the end; for more than it takes in that time, more is waited
 _SMALL = 1 << 20  # bytes of a file that is sent before larger ones
 _GROWS = "events.jsonl"
-_BROUGHT = ("status.json", "lock.json", "logs/")
+_DOWNLOADED = ("status.json", "lock.json", "logs/")
 
 Version = tuple[int, int]  # of a file: the time of its last change, and its size
 
@@ -39,8 +37,8 @@ Version = tuple[int, int]  # of a file: the time of its last change, and its siz
 class RunCopy:
     """The copy of one run's folder. Its methods return at once, `end` aside."""
 
-    def __init__(self, folder: Path, bucket: Bucket) -> None:
-        self._folder, self._bucket = folder, bucket
+    def __init__(self, folder: Path, objects: Bucket) -> None:
+        self._folder, self._objects = folder, objects
         self._sent: dict[str, Version] = {}
         self._shares: dict[str, int] = {}  # bytes, by name: what a file has been given since it was sent
         self._failed: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -50,24 +48,24 @@ class RunCopy:
 
     @property
     def url(self) -> str:
-        return self._bucket.url
+        return self._objects.url
 
     def begin(self) -> None:
-        """Bring what an earlier run of this graph has written from another machine; then send what is written here."""
-        there = self._bucket.entries()
+        """Download what an earlier run of this graph has written on another machine; then upload what changes here."""
+        remote = self._objects.entries()
         wanted = []
-        for name, entry in there.items():
+        for name, entry in remote.items():
             file = self._folder / name
             size = file.stat().st_size if file.is_file() else -1
-            if (name == _GROWS and size < entry.size) or (name.startswith(_BROUGHT) and size < 0):
+            if (name == _GROWS and size < entry.size) or (name.startswith(_DOWNLOADED) and size < 0):
                 wanted.append((name, file, entry.size))
         wanted = [item for item in wanted if ".." not in item[1].parts]
-        self._bucket.download_all(wanted)
-        self._sent = dict(self._same(there, {file for _, file, _ in wanted}))
+        self._objects.download_all(wanted)
+        self._sent = dict(self._same(remote, {file for _, file, _ in wanted}))
         self._thread.start()
 
     def failures(self) -> Iterator[str]:
-        """What to tell about it since the last call."""
+        """Notes about failures since the last call."""
         while not self._failed.empty():
             yield self._failed.get()
 
@@ -81,19 +79,19 @@ class RunCopy:
         return "it takes too long" if self._thread.is_alive() else self._problem
 
     def _work(self) -> None:
-        told = False
+        noted = False
         while True:
             last = self._done.wait(_EVERY_SECONDS)
             self._problem = self._send(last=last)
-            if self._problem and not told:
+            if self._problem and not noted:
                 self._failed.put(f"what is known of this run is not sent to {self.url} for now: {self._problem}")
-                told = True
+                noted = True
             if last:
                 return
 
     def _send(self, *, last: bool) -> str:
         """Send what has changed, except at the end no more than its share. Returns what has gone wrong, or ""."""
-        bucket = self._bucket.without_retries() if last else self._bucket
+        objects = self._objects.without_retries() if last else self._objects
         try:
             changed = self._changed()
             due = changed if last else affordable(changed, self._shares, int(_RATE * _EVERY_SECONDS))
@@ -101,7 +99,7 @@ class RunCopy:
                 some = {name: version for name, version in due.items() if (version[1] > _SMALL) == large}
                 for name in some:
                     self._shares.pop(name, None)
-                bucket.upload_all((self._folder / name, name) for name in some)
+                objects.upload_all((self._folder / name, name) for name in some)
                 self._sent |= some
         except Exception as error:
             return first_line(f"{type(error).__name__}: {error}")
@@ -110,13 +108,13 @@ class RunCopy:
     def _changed(self) -> dict[str, Version]:
         return {name: version for name, version in self._files() if self._sent.get(name) != version}
 
-    def _same(self, there: Mapping[str, Entry], brought: Set[Path]) -> Iterator[tuple[str, Version]]:
-        """The files here that need not be sent: they are what is there."""
+    def _same(self, remote: Mapping[str, Entry], downloaded: Set[Path]) -> Iterator[tuple[str, Version]]:
+        """The files that need not be uploaded, for the objects are the same."""
         for name, (changed, size) in self._files():
-            entry = there.get(name)
+            entry = remote.get(name)
             if entry is None or entry.size != size:
                 continue
-            if self._folder / name in brought or changed / 1e9 <= entry.modified + 1e-3:
+            if self._folder / name in downloaded or changed / 1e9 <= entry.modified + 1e-3:
                 yield name, (changed, size)
 
     def _files(self) -> Iterator[tuple[str, Version]]:
@@ -154,10 +152,10 @@ def copied(store: Store, folder: Path) -> Iterator[RunCopy | None]:
     if objects is None:
         yield None
         return
-    mirror = RunCopy(folder, objects)
-    mirror.begin()
+    copy = RunCopy(folder, objects)
+    copy.begin()
     try:
-        yield mirror
+        yield copy
     finally:
-        if problem := mirror.end():
-            print(f"{folder} could not be sent to {mirror.url}: {problem}", file=sys.stderr, flush=True)
+        if problem := copy.end():
+            print(f"{folder} could not be sent to {copy.url}: {problem}", file=sys.stderr, flush=True)

@@ -1,8 +1,8 @@
-"""Shows the numbers of a run elsewhere while it runs: feeds trackers with what the driver hears anyway.
+"""Feed trackers, such as TensorBoard, with the numbers of a run while it runs.
 
 In: the rows of metrics in the progress lines of trainings, and which tasks have ended. Out: calls of trackers
-(`runners/executor/trackers.py`), from a thread of its own, so that none of them holds the run up. One that fails is
-left out from then on, and that is noted once; so is what the store does not give. Nothing here ends a run.
+(`runners/executor/trackers.py`), from a thread of its own, so that none of them holds the run up. One that fails gets
+nothing more, and that is noted once; so is what the store does not give. Nothing here ends a run.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Tracking:
             self._jobs.put(lambda: self._read([i for i in ids if i not in followed]))
 
     def failures(self) -> Iterator[str]:
-        """What to tell about trackers that have failed since the last call."""
+        """Notes about trackers that have failed since the last call."""
         while not self._failed.empty():
             yield self._failed.get()
 

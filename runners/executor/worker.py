@@ -28,13 +28,12 @@ from runners.cluster.store_check import UnreachedError, opened
 from runners.executor.heartbeat import beating
 from runners.runtime import environment
 from runners.runtime.context import Context, Progress
-from runners.runtime.disk_full import explained
 from runners.runtime.job import Job, Outcome, TaskState, describe
 from runners.runtime.journal import log_file, make_subfolders, progress_file
 from runners.runtime.output import captured
-from runners.runtime.place_names import named, names_of
 from runners.runtime.provenance import provenance
 from runners.runtime.relay import relayed
+from runners.runtime.task_errors import explained, named, names_of
 from runners.training.remote_checkpoint import remote_checkpoints
 
 

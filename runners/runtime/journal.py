@@ -5,7 +5,7 @@
     events.jsonl               one line per transition, on the disk at once but for starts; every run appends
     status.json                how the last run ended
     logs/<task id>.log         what the task printed, and its traceback
-    progress/<task id>.jsonl   what the task says about itself while it runs (written by its worker)
+    progress/<task id>.jsonl   what the task reports while it runs (written by its worker)
     tensorboard/               the numbers of trainings and results, for TensorBoard (`runners/executor/trackers.py`)
 
 An event is {"time", "run", "event", ...}. Events: run_started, task_started, task_retried, task_finished,
@@ -20,6 +20,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from boomspec.core.errors import redacted
 from boomspec.core.files import write_atomically
 from boomspec.core.graph import TaskGraph
 from boomspec.core.json_text import json_text
-from runners.runtime.disk_full import survived
+from runners.runtime.task_errors import survived
 
 Event = dict[str, Any]
 
@@ -47,7 +48,7 @@ def make_subfolders(run_folder: Path) -> None:
 
 
 class Journal:
-    """The events of one run: written, and told to `listen`."""
+    """The events of one run: written, and passed to `listen`."""
 
     def __init__(self, folder: Path, graph: TaskGraph, listen: Callable[[Event], None]) -> None:
         self.folder = folder
@@ -100,7 +101,7 @@ class Journal:
     def status(self, status: dict[str, Any]) -> None:
         """Replace status.json, where the disk has room. Its texts are redacted."""
         text = json_text({"run": self.run, **redacted(status)}, indent=1) + "\n"
-        with survived("status.json", lambda said: self._listen({"event": "note", "message": said}), self.folder):
+        with survived("status.json", lambda note: self._listen({"event": "note", "message": note}), self.folder):
             write_atomically(self.folder / "status.json", text)
 
 
@@ -133,7 +134,7 @@ class Follower:
         self._offset = file.stat().st_size if file.exists() else 0
 
     def lines(self) -> list[dict[str, Any]]:
-        """The whole lines that have come since the last call. What is not JSON is passed over."""
+        """The whole lines that have come since the last call, without those that are not JSON."""
         try:
             with self._file.open("rb") as file:
                 file.seek(self._offset)
@@ -142,12 +143,8 @@ class Follower:
             return []
         end = data.rfind(b"\n") + 1
         self._offset += end
-        return [line for text in data[:end].splitlines() if (line := _parsed(text)) is not None]
-
-
-def _parsed(text: bytes) -> dict[str, Any] | None:
-    try:
-        line = json.loads(text)
-    except ValueError:  # two runs wrote at the same instant, or one was killed while it wrote
-        return None
-    return line if isinstance(line, dict) else None
+        found = []
+        for text in data[:end].splitlines():
+            with suppress(ValueError):  # two runs wrote at the same instant, or one was killed while it wrote
+                found.append(json.loads(text))
+        return [line for line in found if isinstance(line, dict)]

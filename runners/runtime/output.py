@@ -1,4 +1,4 @@
-"""Keep what a task prints: everything on file descriptors 1 and 2 goes to its log, without secrets.
+"""Capture what a task prints: everything on file descriptors 1 and 2 goes to its log, without secrets.
 
 Libraries print credentials now and then, and a log lies in the store. So the output goes first into an
 unnamed temporary file and from there, redacted line by line, into the log. (A pipe would be simpler, but

@@ -1,10 +1,9 @@
-"""What a task says, from a machine that shares no folder with the driver: its lines and its log, sent after it.
+"""Sends the progress and the log of a task to the driver, from a machine that shares no folder with it.
 
     worker --writes--> files of its machine --every third of a second--> Relay --appends--> the driver's run folder
 
-The relay is one actor of Ray on the driver's machine. What it is told says where it belongs, so a piece that comes
-twice is written once. Nothing waits for it for long, and what is lost with a machine that dies is only for people:
-artifacts and checkpoints go another way.
+The relay is one actor of Ray on the driver's machine. Every piece has its offset, so one that comes twice is written
+once. Nothing waits for it for long, and what is lost with a machine that dies is only for people.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class Relay:
         self._stopped: set[str] = set()
 
     def append(self, file: str, task_id: str, source: str, offset: int, data: bytes) -> None:
-        """`data` begins at `offset` of what `source` has to say in this file of a task."""
+        """`data` begins at `offset` of what `source` writes into this file of a task."""
         key = (file, task_id, source)
         have = self._have.get(key, 0)
         if data and offset + len(data) <= have:
@@ -47,7 +46,7 @@ class Relay:
         self._have[key] = max(have, offset + len(data))
 
     def stop(self, task_id: str) -> None:
-        """Whoever coordinates the workers of a task wants them to save themselves and stop."""
+        """The coordinator of a task wants its workers to save themselves and stop."""
         self._stopped.add(task_id)
 
     def stopped(self, task_id: str) -> bool:

@@ -31,7 +31,7 @@ from boomspec.core.files import flush, replace_folder
 from boomspec.core.identity import file_digest
 from boomspec.core.work_sizes import KEPT_CHECKPOINTS
 from runners.runtime.context import RemoteCheckpoint
-from runners.runtime.disk_full import explained
+from runners.runtime.task_errors import explained
 from runners.training.process_group import ALONE, ProcessGroup
 from runners.training.remote_checkpoint import PART, STATE, step_of
 

@@ -30,11 +30,11 @@ from runners.cluster.store_check import opened
 from runners.runtime import environment
 from runners.runtime.context import Context, Progress
 from runners.runtime.device import device
-from runners.runtime.disk_full import explained
 from runners.runtime.job import Job, describe
 from runners.runtime.journal import log_file, make_subfolders, progress_file
 from runners.runtime.output import captured
 from runners.runtime.relay import relayed
+from runners.runtime.task_errors import explained
 from runners.training.process_group import STOP, WORKERS, lost_peer, process_group
 from runners.training.remote_checkpoint import remote_checkpoints
 

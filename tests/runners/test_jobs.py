@@ -60,7 +60,7 @@ def test_an_error_of_the_job_server_is_said_in_a_line(
     code, output, errors = ended(server, *arguments)
     assert (code, output) == (2, "")
     assert errors == (
-        f"no answer from the cluster's job server: {said}\n"
+        f"error: no answer from the cluster's job server: {said}\n"
         "  hint: ask again in a while: its head may be busy, or restarting\n"
     )
 
@@ -107,7 +107,7 @@ def test_a_cluster_that_is_gone_while_it_is_followed_is_said_after_the_patience(
     code, _, errors = ended(server, "logs", JOB, "--follow", patience=1.0)
     assert code == 2
     assert errors == (
-        "the cluster no longer answers: Remote end closed connection without response\n"
+        "error: the cluster no longer answers: Remote end closed connection without response\n"
         f"  hint: the job may go on: boomspec logs {JOB} --follow\n"
     )
     assert server.asked.count("info") > 2

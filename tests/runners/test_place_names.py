@@ -13,7 +13,7 @@ from boomspec.store.sources import readable_source, upload
 from runners.executor import worker
 from runners.runtime.job import Input, Job
 from runners.runtime.journal import make_subfolders
-from runners.runtime.place_names import named, names_of, renamed
+from runners.runtime.task_errors import named, names_of, renamed
 from tests.runners import foreign, small, tiny
 
 _SECTIONS = {"teacher": {"pretrain": None, "model": "teacher"}, "student": {"keep": [0, 3]}}

@@ -18,8 +18,8 @@ from boomspec.core.errors import EXIT_RUN_FAILED
 from boomspec.core.graph import TaskGraph
 from runners.cluster.ray_cluster import LostMachines
 from runners.executor.heartbeat import ALIVE, Heartbeats
-from runners.runtime.disk_full import FullDiskError, explained, is_full, survived
 from runners.runtime.journal import Event, Follower, Journal
+from runners.runtime.task_errors import FullDiskError, explained, is_full, survived
 from tests.runners.corpora import wait_until
 
 _BEATING = """

@@ -1,0 +1,124 @@
+"""Errors of tasks in terms that a person knows: which disk is full, what a folder is called.
+
+The error of a full disk comes in many shapes (an OSError, often without the file's name; safetensors' own; one that
+caused another), so it is recognised by its number or by the system's own text. It must be asked before anything is
+deleted: after that there is room again.
+
+A task's work folder is gone by the time that its error is read; a source that the store keeps, or that lies in the
+hub's cache, has a folder that nobody knows. So errors call such folders by the models that are in them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from boomspec.core.errors import EXIT_RUN_FAILED, BoomspecError
+from boomspec.core.sizes import shown_bytes
+from boomspec.store.sources import source_name
+from runners.runtime.job import Input
+
+_NUMBERS = (errno.ENOSPC, errno.EDQUOT)
+_TEXTS = tuple(os.strerror(number) for number in _NUMBERS)
+_HINT = "make room (boomspec gc lists what no run needs); the same command then goes on from here"
+_MODEL, _TOKENIZER = "model", "tokenizer"  # as in `runners.modeling.models` and `runners.data.tokens`, which load more
+_CACHED = re.compile(r"[^\s'\"]*/models--([^/\s]+?)--([^/\s]+)/snapshots/[0-9a-f]{40}")  # of the hub
+
+
+class FullDiskError(BoomspecError):
+    """There is no room for what a run writes."""
+
+    exit_code = EXIT_RUN_FAILED
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether this error, or one that caused it, is that of a full disk or of a quota that is used up."""
+    while True:
+        if isinstance(error, OSError) and error.errno in _NUMBERS:
+            return True
+        if any(text in str(error) for text in _TEXTS):
+            return True
+        cause = error.__cause__ or error.__context__
+        if cause is None:
+            return False
+        error = cause
+
+
+@contextmanager
+def explained(*places: Path) -> Iterator[None]:
+    """Raise FullDiskError in place of the error of a full disk. `places`: where there may be no room."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, BoomspecError) or not is_full(error):
+            raise
+        raise FullDiskError(described(*places), hint=_HINT) from error
+
+
+@contextmanager
+def survived(what: str, note: Callable[[str], None], *places: Path) -> Iterator[None]:
+    """Go on without `what` where a full disk does not take it; `note` is called with a line about it."""
+    try:
+        yield
+    except Exception as error:
+        if not is_full(error):
+            raise
+        note(f"{what} could not be written: {described(*places)}")
+
+
+def described(*places: Path) -> str:
+    """Which disk is full: the one of these places that has least room, and how much that is."""
+    rooms = {}
+    for place in places:
+        there = next(folder for folder in (place, *place.parents) if folder.exists())
+        rooms[there.stat().st_dev] = (there, os.statvfs(there))
+    place, room = min(rooms.values(), key=lambda found: found[1].f_bavail / (found[1].f_blocks or 1))
+    free, whole = room.f_bavail * room.f_frsize, room.f_blocks * room.f_frsize
+    left = f"{shown_bytes(free)} of {shown_bytes(whole)} free"
+    if room.f_files > 0 and room.f_favail == 0:
+        left += ", and it takes no more files"
+    return f"no space left on the disk of {place} ({socket.gethostname()}): {left}"
+
+
+def names_of(task: str, inputs: Mapping[str, Input], work: Path) -> dict[Path, str]:
+    """What the folders of a task are called. `work`: where it makes what it makes."""
+    sources = {role: source_name(found.source) for role, found in inputs.items() if found.source is not None}
+    of = next((f" of {sources[role]}" for role in ("teacher", "model", "tokenizer") if role in sources), "")
+    names = {
+        work / _MODEL: f"the model that '{task}' makes{of}",
+        work / _TOKENIZER: f"the tokenizer that '{task}' takes{of}",
+        work: f"the work folder of '{task}'",
+    }
+    for role, name in sources.items():
+        source = inputs[role].source
+        folder = Path(source.location["folder"]) if source is not None and "folder" in source.location else None
+        if source is not None and folder is not None and source.id in folder.parts:
+            names[folder] = name
+    return names
+
+
+@contextmanager
+def named(names: Mapping[Path, str]) -> Iterator[None]:
+    """Put names in the place of paths in an error that is raised within the context."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, BoomspecError):
+            error.message = renamed(error.message, names)
+            error.hint = None if error.hint is None else renamed(error.hint, names)
+        error.args = tuple(renamed(text, names) if isinstance(text, str) else text for text in error.args)
+        if isinstance(error, OSError) and isinstance(error.filename, str):
+            error.filename = renamed(error.filename, names)
+        raise
+
+
+def renamed(text: str, names: Mapping[Path, str]) -> str:
+    """A text with names in the place of paths."""
+    for folder in sorted(names, key=lambda path: len(path.parts), reverse=True):
+        text = text.replace(str(folder), names[folder])
+    return _CACHED.sub(r"\1/\2", text)
