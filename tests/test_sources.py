@@ -28,7 +28,7 @@ APART = {
     "boomspec.models.trust", "boomspec.spec", "boomspec.store", "boomspec.store.sources", "runners.cluster.access",
     "runners.cluster.head_watch", "runners.cluster.ray_cluster", "runners.cluster.store_check",
     "runners.runtime.context", "runners.runtime.task_errors", "runners.runtime.environment", "runners.runtime.job",
-    "runners.runtime.journal", "runners.runtime.output", "runners.runtime.relay", "runners.runtime.task_errors",
+    "runners.runtime.journal", "runners.runtime.output", "runners.runtime.relay",
     "runners.training.ray_train_worker", "runners.training.remote_checkpoint",
 }  # fmt: skip
 _NO_RESULT = {"ctx", "type_comment", "kind", "type_params"}  # fields of a syntax tree that versions of Python differ in

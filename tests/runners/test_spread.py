@@ -90,7 +90,7 @@ def gradients(parallel: Parallel) -> list[Tensor]:
             tokens = torch.arange(8).view(1, 8) + 10 * index + 30 * parallel.group.rank + step
             with parallel.accumulating(last=index == 2):
                 parallel.forward(lambda tokens: model(tokens).logits.square().mean(), tokens).backward()
-    return [parallel.whole(parameter.grad) for parameter in model.parameters()]
+    return [parallel.full(parameter.grad) for parameter in model.parameters()]
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
