@@ -166,7 +166,7 @@ def test_a_toy_loss_is_validated_priced_distilled_and_reported(tmp_path: Path, p
     assert all(step["loss"] == pytest.approx(2 * step["total_variation"]) for step in steps)
     assert "('total variation', 'probability')" in python("-c", TITLES, str(metrics))
     (table,) = (tmp_path / "boomspec-store/report").glob("*/results.csv")
-    rows = list(csv.DictReader(table.open()))
+    rows = list(csv.DictReader(table.read_text().splitlines()))
     assert {"teacher", "student", "interpolated"} <= {row["series"] for row in rows}
 
 

@@ -8,7 +8,7 @@ with the same layers put together in memory (`in_memory`).
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from transformers import AutoConfig
 from boomspec.core.errors import BoomspecError
 from boomspec.core.layers import STUDENT, TEACHER, Owner, Plan, layers_text, student_layers, teacher_layers
 from boomspec.core.tasks import BuiltSize
-from boomspec.models.facts import ModelFacts, read_facts
+from boomspec.models.facts import read_facts
 from boomspec.models.fit import plan_entries
 from runners.assembly.assemble import assemble
 from runners.checking.in_memory import layer_stack, logits, patched
@@ -31,7 +31,7 @@ from runners.modeling.hidden_states import capture, embedding_parameters, hidden
 from runners.modeling.models import named_otherwise, save_weights
 
 _ANY_TOKENS_BT = (torch.arange(2 * 21).reshape(2, 21) * 7 + 3) % (VOCABULARY - 4)
-_TEACHER = "the teacher"
+_TEACHER, _STUDENT = "the teacher", "the student"
 _CLOSE = 1e-4  # of the largest logit; measured: what is right is equal, or differs by up to 1e-6 of it
 
 
@@ -54,85 +54,54 @@ def try_sizes(
     `kept`: the teacher's layers that the student begins as. `student`: a tiny one that is there instead. `trained`:
     whether it is distilled. Raises NotTinyError where the tiny models say nothing.
     """
-    facts = read_facts(teacher)
+    facts, whole = read_facts(teacher), "the model of all the teacher's layers"
     tokens_BT = _ANY_TOKENS_BT % facts.token_embedding.shape[0]
-    in_memory: dict[Owner, Any] = {TEACHER: _loaded(teacher, _TEACHER, facts.count, code)}
+    folders: dict[Owner, Path] = {TEACHER: teacher}
+    models: dict[Owner, Any] = {TEACHER: _loaded(teacher, _TEACHER, facts.count, code)}
+    counts: dict[Owner, int] = {TEACHER: facts.count, STUDENT: len(kept)}
+
+    def built(plan: Plan, target: Path, what: str, *, tied: bool) -> Any:
+        assemble(folders, plan, target, tied=tied, code=code)
+        return _loaded(target, what, len(plan), code)
+
+    def compare(model: Any, plan: Plan, what: str) -> None:
+        wanted_BTV = logits(patched(models, plan, counts, tokens_BT), tokens_BT)
+        _check(model, tokens_BT, wanted_BTV, f"{what} ({_shortened(plan)}) is not what its layers are")
+
     try:
-        its_logits = logits(in_memory[TEACHER], tokens_BT)
+        its_logits = logits(models[TEACHER], tokens_BT)
     except Exception as error:  # whatever a class raises for sizes that do not go together
         raise NotTinyError(f"a tiny {facts.model_type} cannot be run: {type(error).__name__}: {error}") from error
-    counts: dict[Owner, int] = {TEACHER: facts.count, STUDENT: len(kept)}
-    whole = _whole(teacher, facts, (tokens_BT, its_logits), work / "whole", code)
-    if type(whole) is not type(in_memory[TEACHER]):  # a text decoder among other parts: the sizes are of its class
-        in_memory[TEACHER] = whole
-    given = student is not None
-    if student is None:
-        student = work / "student"
-        _laid_out_student(teacher, in_memory, kept, tokens_BT, student, code)
-    in_memory[STUDENT] = _loaded(student, "the student", len(kept), code)
-    if given:
-        _the_same(student, teacher, in_memory[STUDENT], tokens_BT, work / "same", code)
+    again = built(teacher_layers(range(facts.count)), work / "whole", whole, tied=facts.tied)
+    _check(again, tokens_BT, its_logits, f"{whole} is not the teacher")
+    if type(again) is not type(models[TEACHER]):  # a text decoder among other parts: the sizes are of its class
+        models[TEACHER] = again
+    if student is None:  # as a distillation begins with it, with other weights, as it is saved
+        first = built(teacher_layers(kept), work / "student", _STUDENT, tied=facts.tied)
+        compare(first, teacher_layers(kept), _STUDENT)
+        randomise(first, seed=2)
+        save_weights(first, work / "student", dtype=torch.float32)
+    folders[STUDENT] = student or work / "student"
+    saved = read_facts(folders[STUDENT])
+    models[STUDENT] = _loaded(folders[STUDENT], _STUDENT, len(kept), code)
+    if student is not None:
+        same = built(student_layers(saved.count), work / "same", _STUDENT, tied=saved.tied)
+        wrong, hint = "the student is another model with the teacher's config", "compare the two config.json"
+        _check(same, tokens_BT, logits(models[STUDENT], tokens_BT), wrong, hint)
     if trained:
-        for what, model in ((_TEACHER, in_memory[TEACHER]), ("the student", in_memory[STUDENT])):
-            _trainable(model, kept if model is in_memory[STUDENT] else range(facts.count), tokens_BT, what)
-    if _differ(its_logits, logits(in_memory[STUDENT], tokens_BT)) < 1e-2:
+        _check_trainable(models[TEACHER], range(facts.count), tokens_BT, _TEACHER)
+        _check_trainable(models[STUDENT], kept, tokens_BT, _STUDENT)
+    if _differ(its_logits, logits(models[STUDENT], tokens_BT)) < 1e-2:
         raise NotTinyError(f"the weights of a tiny {facts.model_type} do not show in its logits")
-    saved = read_facts(student)
-    for i, size in enumerate(sizes):
+    for size in sizes:
         plan_entries(facts, saved, size.plan, tied=size.tied)
-        target = work / f"size-{i}"
-        assemble({TEACHER: teacher, STUDENT: student}, size.plan, target, tied=size.tied, code=code)
         what = f"the model of {len(size.plan)} layers"
-        model = _loaded(target, what, len(size.plan), code)
-        _compare(model, patched(in_memory, size.plan, counts, tokens_BT), tokens_BT, what, size.plan)
-        shutil.rmtree(target)
+        compare(built(size.plan, work / "size", what, tied=size.tied), size.plan, what)
+        shutil.rmtree(work / "size")
 
 
-def _whole(teacher: Path, facts: ModelFacts, wanted: tuple[Tensor, Tensor], target: Path, code: Collection[str]) -> Any:
-    """The teacher itself, assembled of all its layers. `wanted`: tokens_BT and its logits_BTV."""
-    plan = teacher_layers(range(facts.count))
-    assemble({TEACHER: teacher}, plan, target, tied=facts.tied, code=code)
-    what = "the model of all the teacher's layers"
-    model = _loaded(target, what, facts.count, code)
-    if not (difference := _differ(logits(model, wanted[0]), wanted[1])) <= _CLOSE:
-        raise WrongError(f"{what} is not the teacher: its logits are {difference:.2g} off")
-    return model
-
-
-def _the_same(
-    student: Path, teacher: Path, in_memory: Any, tokens_BT: Tensor, target: Path, code: Collection[str]
-) -> None:
-    """Raise WrongError where a student that is there is another model under the config of its teacher."""
-    facts = read_facts(student)
-    plan = student_layers(facts.count)
-    assemble({TEACHER: teacher, STUDENT: student}, plan, target, tied=facts.tied, code=code)
-    model = _loaded(target, "the student", facts.count, code)
-    shutil.rmtree(target)
-    if not (difference := _differ(logits(model, tokens_BT), logits(in_memory, tokens_BT))) <= _CLOSE:
-        message = "the student is another model with the teacher's config: its logits are"
-        raise WrongError(f"{message} {difference:.2g} off", hint="compare the two config.json")
-
-
-def _laid_out_student(
-    teacher: Path,
-    in_memory: Mapping[Owner, Any],
-    kept: Sequence[int],
-    tokens_BT: Tensor,
-    target: Path,
-    code: Collection[str],
-) -> None:
-    """The student as a distillation begins with it, with other weights, as it is saved."""
-    plan = teacher_layers(kept)
-    assemble({TEACHER: teacher}, plan, target, tied=read_facts(teacher).tied, code=code)
-    student = _loaded(target, "the student", len(kept), code)
-    counts: dict[Owner, int] = {TEACHER: read_facts(teacher).count}
-    _compare(student, patched(in_memory, plan, counts, tokens_BT), tokens_BT, "the student", plan)
-    randomise(student, seed=2)
-    save_weights(student, target, dtype=torch.float32)
-
-
-def _trainable(model: Any, layers: Sequence[int], tokens_BT: Tensor, what: str) -> None:
-    """What a distillation does with a model besides running it."""
+def _check_trainable(model: Any, layers: Sequence[int], tokens_BT: Tensor, what: str) -> None:
+    """Do with a model what a distillation does besides running it. Raises WrongError where that fails."""
     try:
         check_head(model)
         embedding_parameters(model)
@@ -180,10 +149,9 @@ def _loaded(folder: Path, what: str, layers: int, code: Collection[str]) -> Any:
     return model.eval()
 
 
-def _compare(model: Any, expected: Any, tokens_BT: Tensor, what: str, plan: Plan) -> None:
-    difference = _differ(logits(model, tokens_BT), logits(expected, tokens_BT))
-    if not difference <= _CLOSE:
-        raise WrongError(f"{what} ({_shortened(plan)}) is not what its layers are: its logits are {difference:.2g} off")
+def _check(model: Any, tokens_BT: Tensor, wanted_BTV: Tensor, wrong: str, hint: str | None = None) -> None:
+    if not (difference := _differ(logits(model, tokens_BT), wanted_BTV)) <= _CLOSE:
+        raise WrongError(f"{wrong}: its logits are {difference:.2g} off", hint=hint)
 
 
 def _differ(found: Tensor, wanted: Tensor) -> float:
