@@ -1,4 +1,4 @@
-"""By how much one model or group of experiments is better than another, and how surely.
+"""Compare models and groups of experiments: by how much one is better than another, and how surely.
 
 Two models are compared item by item on the same items (windows of the text, documents of a task), where the metric has
 items: the standard error is that of the mean *difference*, far smaller than the standard errors of the two numbers.

@@ -1,4 +1,4 @@
-"""Figures of quality against size and of differences; and how every figure looks and is written.
+"""Draw quality against size and differences between experiments; define how every figure looks and is written.
 
 Each function returns a matplotlib Figure made with the object interface: no global state, no display.
 `write_png` and `svg` give the same bytes for the same figure: no dates, no random ids. In the SVG, colours are

@@ -1,4 +1,4 @@
-"""What the numbers say, in sentences that are computed from them and never from a hope, and what they cannot say."""
+"""Write the sentences at the top of a page, computed from the numbers: what they show, and what they cannot show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of how a family was made: loss curves, similarity of student and teacher, searches."""
+"""Draw how a family was made: loss curves, similarity of student and teacher, searches."""
 
 from __future__ import annotations
 

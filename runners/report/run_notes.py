@@ -1,4 +1,4 @@
-"""What a page says about its run: the question, why results are missing, where the numbers come from."""
+"""Collect what a page says about its run: the question, why results are missing, where the numbers come from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The numbers of one experiment or several, as plain values that figures, tables and sentences are made from.
+"""The numbers of one experiment or several: the values from which figures, tables and sentences are made.
 
 Vocabulary: a *cell* is one model measured in one way; it gives one row per metric, and more when its measure is an
 lm-eval group (one per subtask, too). A *trial* is one experiment as it was read; a *group* is the trials that differ in

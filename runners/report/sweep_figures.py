@@ -1,4 +1,4 @@
-"""The figures of what was varied: quality against the values of one axis, over two, against each of many.
+"""Draw sweeps: quality against the values of one axis, over two axes, or against each of many.
 
 Each function returns a matplotlib Figure; see `runners.report.figures` for how they look and are written.
 """

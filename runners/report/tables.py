@@ -1,4 +1,4 @@
-"""The tables of a page, as text for its template, and the files beside it, for programs.
+"""Make the tables of a page, as text for its template, and the files beside it, for programs.
 
 results.csv       one row per number; those of several experiments with their axes
 results.json      the same, what is missing and why, and what the numbers say
