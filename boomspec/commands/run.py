@@ -23,7 +23,7 @@ from boomspec.plan.saved import check, is_plan, read_plan
 from boomspec.spec.spec_file import NO_PINS
 from boomspec.store import Where, open_store
 
-_PROGRAM = 4  # words of a command line before the arguments: python -P -m runners
+_PROGRAM = 4  # parts of a command line before the arguments: python -P -m runners
 
 
 @click.command("run")
@@ -76,20 +76,22 @@ def command(
 def _run_all(spec: Path, store: Where | None, options: list[str], lock: RunLock | None, runners: _Runners) -> NoReturn:
     """Compile and run a spec; where it waits for searches, once more when they have run."""
     done: set[str] = set()
-    given_up: set[str] = set()
+    failed_searches: set[str] = set()
     failed: list[Path] = []  # folders of earlier runs that have failed
     while True:
         pins = lock.pins if lock else NO_PINS
-        graph, place, cpus, pending = runnable(spec, store, pins, given_up)
+        graph, place, cpus, pending = runnable(spec, store, pins, failed_searches)
         waiting = searches(graph, pending)
         if done & waiting and not failed:
             raise BoomspecError(f"{', '.join(pending)}: has run and found nothing", hint="see its log in the store")
-        if done & waiting & given_up:
+        if done & waiting & failed_searches:
             sys.exit(EXIT_RUN_FAILED)  # every experiment waits for a search that has failed
         if done & waiting:
-            given_up |= done & waiting  # what has failed in one experiment does not keep the others from going on
+            failed_searches |= (
+                done & waiting
+            )  # what has failed in one experiment does not keep the others from going on
             continue
-        if given_up:
+        if failed_searches:
             say_left_out(spec, graph)
         if lock is not None:
             graph = lock.hold(graph, place)
@@ -168,7 +170,7 @@ def _execute(file: Path, store: Where | None, options: list[str]) -> NoReturn:
         raise BoomspecError(f"{file}: the plan is for the store {place.address}", hint="leave out --store")
     check(saved, file)
     if saved.pending:
-        click.echo(f"this plan ends behind {', '.join(saved.pending)}; plan again for the rest")
+        click.echo(f"this plan ends after {', '.join(saved.pending)}; plan again for the rest")
     command = [*runner(saved.graph, place), "--plan", str(file.absolute()), *options]
     command += ["--cpus", str(saved.cpus)] if saved.cpus else []
     command += ["--verify"] if saved.checksums and "--verify" not in options else []

@@ -121,7 +121,7 @@ def check_target(target: Path, *, force: bool) -> None:
         raise BoomspecError(f"{target} is a file", hint="give a folder")
     if not force:
         raise BoomspecError(f"{target} is not empty", hint="give another folder, or replace the model there: --force")
-    if not (target / "config.json").is_file():  # --force must not delete somebody's home folder
+    if not (target / "config.json").is_file():  # --force must not delete a home folder
         raise BoomspecError(f"{target} holds no model, so it is not replaced", hint="give another folder")
 
 

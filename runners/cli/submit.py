@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         return print_error(error, as_json=options.json)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # whoever read what it prints is gone, as with `| head`
+    except BrokenPipeError:  # the reader of the output is gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python fails again, at its end
         return EXIT_INTERRUPTED
 
@@ -198,7 +198,7 @@ def _entrypoint(python: str, options: argparse.Namespace, *, is_open: bool) -> s
 
 
 def _environment(graph: TaskGraph, bundle: Bundle, options: argparse.Namespace) -> dict[str, Any]:
-    """Ray's runtime environment. Whoever has the cluster's token can read it, so it holds only what was asked for."""
+    """Ray's runtime environment. All who have the cluster's token can read it: only named variables are in it."""
     variables = {"PYTHONUNBUFFERED": "1", "RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_SECONDS)}
     for name in options.env:
         if name.startswith("RAY_AUTH_"):

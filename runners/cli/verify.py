@@ -13,8 +13,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Iterator
-from contextlib import chdir, contextmanager, redirect_stdout
+from contextlib import chdir, nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,7 +69,7 @@ def _verify(options: argparse.Namespace, interrupt: Interrupt) -> int:
     nodes = choose(graph, options.task, options.kind, end_to_end=options.end_to_end)
     nodes = [as_it_was_made(node, original) for node in nodes]
     graph = replace(graph, nodes={**graph.nodes, **{node.id: node for node in nodes}})
-    with original.using(), _progress_on_stderr(options.json):
+    with original.using(), redirect_stdout(sys.stderr) if options.json else nullcontext():
         print("comparing the original artifacts with their checksums", flush=True)
         check_originals(graph, original, nodes, interrupt)
         parent = (options.scratch or original.root.parent).absolute()
@@ -85,15 +84,6 @@ def _verify(options: argparse.Namespace, interrupt: Interrupt) -> int:
     else:
         show(checks, end_to_end=options.end_to_end, scratch=kept)
     return exit_code(checks)
-
-
-@contextmanager
-def _progress_on_stderr(wanted: bool) -> Iterator[None]:
-    if not wanted:
-        yield
-        return
-    with redirect_stdout(sys.stderr):
-        yield
 
 
 def _repeat(
@@ -143,7 +133,7 @@ def _repeat(
 
 
 class _Checking:
-    """Listens to the run: a task that has finished is compared at once, so that its repetition need not be kept."""
+    """Compares a task as soon as it has finished, so that its repetition need not be kept."""
 
     def __init__(
         self, graph: TaskGraph, original: Store, scratch: Store, view: View, *, tolerance: float | None

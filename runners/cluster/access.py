@@ -111,7 +111,7 @@ def check_cluster(address: str, *, insecure: bool) -> bool:
         method, question = "/ray.rpc.RayletDriver/ClusterInfo", _PING
 
     def answer(*metadata: tuple[str, str]) -> Any:
-        """The code with which the cluster answers a harmless question, and its words."""
+        """The status and the details with which the cluster answers a harmless question."""
         try:
             with grpc.insecure_channel(place) as channel:
                 channel.unary_unary(method)(question, timeout=_SECONDS, metadata=metadata)
@@ -120,12 +120,12 @@ def check_cluster(address: str, *, insecure: bool) -> bool:
         return grpc.StatusCode.OK, ""
 
     refusals = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
-    code, words = answer()
+    code, details = answer()
     if code == grpc.StatusCode.OK:
         _refuse(address, place.rpartition(":")[0].strip("[]"), insecure=insecure)
         return True
     if code not in refusals:
-        raise BoomspecError(f"no Ray cluster at {address}: {code.name}: {words}", hint=_EMBED)
+        raise BoomspecError(f"no Ray cluster at {address}: {code.name}: {details}", hint=_EMBED)
     if os.environ.get("RAY_AUTH_MODE", "token") == "token":  # with a wrong one Ray itself tries for half a minute
         found = token(os.environ)
         if found is None or answer(("authorization", f"Bearer {found}"))[0] in refusals:

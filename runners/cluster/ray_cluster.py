@@ -1,4 +1,4 @@
-"""The Ray cluster of one run: an embedded one that leaves nothing behind, or one that exists already.
+"""The Ray cluster of one run: an embedded one that is removed at its end, or one that exists already.
 
 The embedded cluster takes connections from the network (Ray offers no other way), so it has a token of
 its own. It never joins a cluster that it finds, shows no dashboard, reports no usage, and writes only
@@ -55,7 +55,8 @@ def cluster(
     cluster is its owner's, and None is yielded. Raises BoomspecError where nothing listens there and, unless
     `insecure`, where it asks for no token beyond loopback.
     """
-    if address is None and _is_connected():
+    ray = sys.modules.get("ray")  # not imported here: Ray reads its settings then
+    if address is None and ray is not None and ray.is_initialized():
         yield None
         return
     connection = _embedded(cpus, gpus) if address is None else _existing(address, insecure=insecure)
@@ -66,11 +67,6 @@ def cluster(
 def is_embedded() -> bool:
     """Whether this process has started the cluster that it is connected to: there is no other machine."""
     return bool(_STARTED)
-
-
-def _is_connected() -> bool:
-    ray = sys.modules.get("ray")  # Ray reads its settings when it is imported
-    return ray is not None and bool(ray.is_initialized())
 
 
 @contextmanager
@@ -107,16 +103,16 @@ def _start(folder: Path, cpus: int | None, gpus: int | None) -> None:
             return
         except Exception as error:  # Ray has no class of its own for it
             ray.shutdown()
-            if not left or "timed out during startup" not in str(error):
+            if not left or "timed out" not in str(error).lower():
                 raise
 
 
 @contextmanager
 def _without_services() -> Iterator[None]:
-    """A head that is started within has none of the processes that serve a dashboard, an autoscaler and log readers.
+    """Start a head without the processes that serve a dashboard, an autoscaler and log readers.
 
-    Nothing here asks them, and there is no option against them: they take three of its eleven processes, 300 MB and
-    nearly half of the time until it is up (measured with 2.60). Where a Ray starts them otherwise, they are there.
+    Nothing needs them, and Ray has no option against them: they are three of its eleven processes, 300 MB and nearly
+    half of the time until it is up (measured with 2.60).
     """
     from ray._private.node import Node
 

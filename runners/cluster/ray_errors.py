@@ -27,14 +27,14 @@ def explained(error: RayError, *, attempts: int) -> str:
     """Why a task failed that gave no outcome. `attempts`: how often it has begun."""
     if isinstance(error, RayTaskError):
         return f"an error outside of the task's body: {_cause(error)}"
-    said = first_line(error) or type(error).__name__
+    line = first_line(error) or type(error).__name__
     if isinstance(error, _DEATHS):
-        return f"its worker was lost ({f'attempts: {attempts}' if attempts else 'before it began'}): {said}"
+        return f"its worker was lost ({f'attempts: {attempts}' if attempts else 'before it began'}): {line}"
     if isinstance(error, RuntimeEnvSetupError):
         return f"its environment could not be prepared: {redact(str(error).strip().splitlines()[-1].strip())}"
     if isinstance(error, TaskUnschedulableError):
-        return f"Ray could not place it: {said}"
-    return f"Ray could not run it: {type(error).__name__}: {said}"
+        return f"Ray could not place it: {line}"
+    return f"Ray could not run it: {type(error).__name__}: {line}"
 
 
 def trace(error: RayError) -> str:
@@ -43,7 +43,7 @@ def trace(error: RayError) -> str:
 
 
 def _cause(error: RayTaskError) -> str:
-    """The error that was raised there: its class and its first words."""
+    """The error that was raised there: its class and its first line."""
     cause = getattr(error.cause, "client_exc", error.cause)  # Ray wraps what was raised while it read the job
     if isinstance(cause, BoomspecError):
         return redact(str(cause))

@@ -37,7 +37,7 @@ class Tracking:
     """The trackers of one run. Its methods return at once, `end` aside; call them from one thread."""
 
     def __init__(self, graph: TaskGraph, store: Store, used: Iterable[Tracker]) -> None:
-        self.state = "failed"  # how the run ends, unless somebody says better
+        self.state = "failed"  # how the run ends, until that is known
         self._graph, self._store = graph, store
         self._trackers = list(used)
         self._cells = cells(graph)
@@ -78,7 +78,7 @@ class Tracking:
         while (job := self._jobs.get()) is not None:
             try:
                 job()
-            except BaseException as error:  # of this one; the next ones, and the end, are still to be told
+            except BaseException as error:  # the next jobs, and the end, are still to be done
                 self._failed.put(f"trackers have missed something of this run: {first_line(describe(error))}")
 
     def _each(self, call: Callable[[Tracker], None]) -> None:
@@ -165,7 +165,7 @@ def _values(row: Row) -> dict[str, float]:
 
 
 def _table(text: str, cell: Cell) -> dict[str, float]:
-    """The numbers of an evaluation: "held_out/loss", with lm-eval's filter behind a comma where it has one."""
+    """The numbers of an evaluation: "held_out/loss", with lm-eval's filter after a comma where it has one."""
     values: dict[str, float] = {}
     for row in read_table(io.StringIO(text)):
         name = shown_measure(row["measure"], task=cell.task, called=cell.measure)

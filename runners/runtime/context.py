@@ -71,7 +71,7 @@ class Context(Generic[R]):
         return self.execution.code
 
     def code_of(self, role: str) -> tuple[str, ...]:
-        """The same of one input: of a source its own, of an artifact all that is behind the task."""
+        """The same of one input: of a source its own, of an artifact all that the task may run."""
         source = self.inputs[role].source
         return self.code if source is None else tuple(source.identity.get(CODE, {}).values())
 
@@ -90,7 +90,7 @@ class Progress:
         self._rows: list[dict[str, Any]] = []
 
     def record(self, *rows: dict[str, Any]) -> None:
-        """Metrics of optimiser steps, for whoever watches: they go out with the next update, every one of them."""
+        """Metrics of optimiser steps. Every row is written, with the next update."""
         if self._file is not None:
             self._rows += rows
 

@@ -39,10 +39,9 @@ def provenance(*, started: float, finished: float, execution: Execution, commit:
 
 
 def git_commit(*folders: Path) -> str | None:
-    """The commit whose code lies in `folders`, with "-dirty" behind it where a file differs; None where there is none.
+    """The commit whose code lies in `folders`, with "-dirty" after it where a file differs; None where there is none.
 
-    That a repository is around a folder says nothing: a package may be installed inside of somebody else's. It must
-    have the packages' own files.
+    The repository must have the packages' own files: a package may be installed inside of another repository.
     """
     found = {_commit(folder) for folder in folders}
     return found.pop() if len(found) == 1 else None

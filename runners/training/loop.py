@@ -61,7 +61,7 @@ def train(
     `parallel`: how `model` lies on the workers that train it together, each of which calls this.
 
     Continues from the newest whole checkpoint in `context.resume`. Leaves one there about every
-    `checkpoint_seconds` (behind a whole step, and more seldom where it takes long to write), and when it is
+    `checkpoint_seconds` (after a whole step, and more seldom where it takes long to write), and when it is
     interrupted; a step that is not done by then is dropped. `weights` of the terms serve the warning about
     unbalanced terms only. Negative tokens of a batch are padding; those of `unlabelled` are inputs only.
     Gradients are multiplied by `gradient_scale` before they are clipped; the losses that are logged are not.
@@ -267,4 +267,4 @@ class _Training:
                 self.optimizer.state[parameter] = {"step": torch.tensor(float(stored.steps)), **moments}
         self.metrics = stored.metrics
         progress.record(*stored.metrics)  # so that who watches now sees all of the curve
-        progress.note(f"continues behind step {stored.steps} of {self.recipe.steps}")
+        progress.note(f"continues after step {stored.steps} of {self.recipe.steps}")

@@ -88,7 +88,7 @@ class RemoteCheckpoints:
             replace_folder(part, place)
         finally:
             shutil.rmtree(part, ignore_errors=True)
-        self._note(f"fetched the checkpoint behind step {int(place.name[5:])} from the store")
+        self._note(f"fetched the checkpoint of step {int(place.name[5:])} from the store")
         return place
 
     def deliver(self, folder: Path) -> None:

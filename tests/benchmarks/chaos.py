@@ -152,7 +152,7 @@ def _trained(lines: list[dict[str, Any]], tokens_a_step: int) -> int:
         note = str(line.get("note", ""))
         if "started" in line or note.startswith("trains on "):
             steps, begin, at = steps + at - begin, 0, 0
-        elif note.startswith("continues behind step "):
+        elif note.startswith("continues after step "):
             begin = at = int(note.split()[3])
         elif line.get("unit") == "tokens":
             at = int(line["done"]) // tokens_a_step

@@ -231,7 +231,7 @@ def test_the_same_task_gives_the_same_bytes_also_when_it_was_interrupted(
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "first", record(), teacher=teacher, tokens=tokens, resume=tmp_path / "resume")
     second = run(tmp_path / "second", record(), teacher=teacher, tokens=tokens, resume=tmp_path / "resume")
-    assert tiny.notes(second)[-1] == "continues behind step 3 of 6"
+    assert tiny.notes(second)[-1] == "continues after step 3 of 6"
     actual = payload(second)
     assert actual.keys() == expected.keys()
     assert [name for name in expected if actual[name] != expected[name]] == []

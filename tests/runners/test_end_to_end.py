@@ -171,7 +171,7 @@ def test_killed_in_the_middle_of_distilling_it_ends_with_the_same_artifacts(undi
     else:
         os.kill(worker_at("distill", process).pid, signal.SIGKILL)
         output = finish(process)
-    assert "continues behind step" in output
+    assert "continues after step" in output
     assert payloads(tmp_path / "store") == payloads(store)
 
 
@@ -184,5 +184,5 @@ def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(undisturbed, tmp_path):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert "Traceback" not in output
-    assert "continues behind step" in finish(start(spec, tmp_path / "store"))
+    assert "continues after step" in finish(start(spec, tmp_path / "store"))
     assert payloads(tmp_path / "store") == payloads(store)

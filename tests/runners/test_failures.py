@@ -112,7 +112,7 @@ def _ended(told: Told, trouble: Trouble, process: subprocess.Popen[str]) -> None
 
 def _went_on(trouble: Trouble, store: Store) -> list[int]:
     """The steps behind which attempts went on, in all runs: a driver that is killed has not told of the last one."""
-    return [int(step) for step in re.findall(rf"continues behind step (\d+) of {STEPS}", trouble.progress(store))]
+    return [int(step) for step in re.findall(rf"continues after step (\d+) of {STEPS}", trouble.progress(store))]
 
 
 def test_a_worker_that_is_killed_is_replaced_and_a_machine_that_is_lost_counts_as_a_retry_too(disturbed: Told) -> None:
@@ -193,7 +193,7 @@ def test_a_job_whose_whole_cluster_is_lost_goes_on_when_it_is_submitted_to_anoth
     store = resubmitted.store
     done = second.boomspec("submit", trouble.file, "--store", store.root, "--address", second.address, "--wait")
     assert done.returncode == 0, done.stdout + done.stderr
-    (behind,) = re.findall(rf"continues behind step (\d+) of {STEPS}", done.stdout)
+    (behind,) = re.findall(rf"continues after step (\d+) of {STEPS}", done.stdout)
     assert int(behind) >= resubmitted.saved[-1]
     assert checksums(store) == checksums(undisturbed)
     assert resubmitted.broken == broken(store) == unfinished(store) == []
@@ -232,7 +232,7 @@ def test_a_full_disk_ends_the_run_which_says_so_and_goes_on_when_there_is_room(
     again = trouble.start(second, store)
     output, _ = again.communicate(timeout=240)
     assert again.returncode == 0, output
-    (behind,) = re.findall(rf"continues behind step (\d+) of {STEPS}", output)
+    (behind,) = re.findall(rf"continues after step (\d+) of {STEPS}", output)
     assert int(behind) >= saved
     assert checksums(store) == checksums(undisturbed)
     assert broken(store) == unfinished(store) == []
@@ -291,7 +291,7 @@ def test_a_machine_that_is_cut_off_is_replaced_and_does_no_harm_when_it_comes_ba
 ) -> None:
     output = cut_off.outputs[-1]
     assert "retry    distill student (its worker was lost; attempt 2" in output
-    assert re.search(rf"continues behind step \d+ of {STEPS}", output)
+    assert re.search(rf"continues after step \d+ of {STEPS}", output)
     client, made = s3.client(), {}
     for name in s3.objects("trouble"):
         if name.endswith(f"/{RECORD}") and "/source/" not in name:

@@ -205,22 +205,22 @@ def test_a_checkpoint_of_any_number_of_workers_is_continued_by_any_other(
     files = {file.name for file in (resume / "step-00000001").iterdir()}
     kinds = [f"{kind}-{rank:05}-of-00004.safetensors" for kind in ("weights", "moments") for rank in range(1, 5)]
     assert files == {*kinds, "state.json"}
-    assert group(2, "fsdp") == ["continues behind step 1 of 4"]
+    assert group(2, "fsdp") == ["continues after step 1 of 4"]
     damaged = resume / "step-00000002" / "moments-00002-of-00002.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-10])
     broken, continues = group(2, "ddp")
     assert "step-00000002 is broken" in broken
-    assert continues == "continues behind step 1 of 4"
+    assert continues == "continues after step 1 of 4"
     assert {file.name for file in (resume / "step-00000002").iterdir()} == {
         "weights.safetensors",
         "moments.safetensors",
         "state.json",
     }
-    assert group(4, "fsdp") == ["continues behind step 2 of 4"]
+    assert group(4, "fsdp") == ["continues after step 2 of 4"]
     shutil.rmtree(resume / WORKERS)
     for path in [many / "payload", many / "worker-0"]:
         shutil.rmtree(path)
-    assert work(many, record, inputs, {}) == ["continues behind step 3 of 4"]
+    assert work(many, record, inputs, {}) == ["continues after step 3 of 4"]
     same(many / "payload", tmp_path / "one" / "payload")
 
 
@@ -349,7 +349,7 @@ def test_a_worker_that_is_killed_makes_the_group_start_again_from_its_last_check
     assert len(first) == len(second) == 2
     assert not set(first) & set(second)
     assert re.search(r"lost worker 1 \(.*\): the group starts again from the last checkpoint", disturbed)
-    assert re.search(rf"continues behind step \d+ of {STEPS}", disturbed)
+    assert re.search(rf"continues after step \d+ of {STEPS}", disturbed)
     assert [event["event"] for event in story.events()].count("task_started") == 1  # the task itself was not retried
 
 
@@ -393,7 +393,7 @@ def test_a_training_whose_machine_is_lost_ends_on_those_that_are_left(
     story: GroupStory, finished: tuple[int, str]
 ) -> None:
     began, output = finished
-    assert f"continues behind step {began} of {STEPS}" in output
+    assert f"continues after step {began} of {STEPS}" in output
     assert [len(group) for group in story.groups()] == [2, 1]
     assert "trains on 1 workers (of 2 wanted)" in output
 

@@ -77,8 +77,8 @@ def test_a_training_goes_on_on_another_machine_from_the_newest_checkpoint_in_the
     second = machine(tmp_path / "second", bucket)
     assert_same(run(second), expected)
     assert tiny.notes(second) == [
-        "fetched the checkpoint behind step 4 from the store",
-        f"continues behind step 4 of {RECIPE.steps}",
+        "fetched the checkpoint of step 4 from the store",
+        f"continues after step 4 of {RECIPE.steps}",
     ]
 
 
@@ -89,7 +89,7 @@ def test_what_is_newer_here_is_not_fetched(tmp_path: Path, bucket: Bucket, s3: S
     again = replace(machine(tmp_path / "again", bucket), resume=first.resume)
     with pytest.raises(KeyboardInterrupt):
         run(again, batches=interrupted_at(5))
-    assert tiny.notes(again) == [f"continues behind step 4 of {RECIPE.steps}"]
+    assert tiny.notes(again) == [f"continues after step 4 of {RECIPE.steps}"]
 
 
 def test_a_checkpoint_in_the_store_that_is_broken_or_not_whole_is_passed_over(tmp_path: Path, bucket: Bucket) -> None:
@@ -105,10 +105,10 @@ def test_a_checkpoint_in_the_store_that_is_broken_or_not_whole_is_passed_over(tm
         run(second, batches=interrupted_at(4))
     fetched, told, again, continues = tiny.notes(second)
     older = int(min(good)[5:13])
-    assert fetched == "fetched the checkpoint behind step 4 from the store"
+    assert fetched == "fetched the checkpoint of step 4 from the store"
     assert f"checkpoint {newest} of the store is broken and passed over" in told
-    assert again == f"fetched the checkpoint behind step {older} from the store"
-    assert continues == f"continues behind step {older} of {RECIPE.steps}"
+    assert again == f"fetched the checkpoint of step {older} from the store"
+    assert continues == f"continues after step {older} of {RECIPE.steps}"
     assert all(f"{PREFIX}/{name}/{STATE}" in bucket.entries(PREFIX) for name in checkpoints(bucket))
 
 
@@ -178,8 +178,8 @@ def test_sharded_checkpoints_of_machines_that_share_nothing_are_whole_in_the_sto
         leader, other = crew.run(2, apart, many, bucket.url, record, inputs, s3.environment)
     finally:
         crew.close()
-    fetched = "fetched the checkpoint behind step 1 from the store"
-    assert [note for note in leader if not note.startswith("warning")] == [fetched, "continues behind step 1 of 4"]
+    fetched = "fetched the checkpoint of step 1 from the store"
+    assert [note for note in leader if not note.startswith("warning")] == [fetched, "continues after step 1 of 4"]
     assert fetched in other
     received = tmp_path / "received"
     received.mkdir()

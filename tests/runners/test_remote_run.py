@@ -179,8 +179,8 @@ def test_a_training_goes_on_elsewhere_from_the_checkpoint_in_the_store_when_its_
     retried = [event["name"] for event in events if event["event"] == "task_retried"]
     assert retried == ["pretrain teacher"]
     notes = [event["message"] for event in events if event["event"] == "note"]
-    assert any(note.startswith("fetched the checkpoint behind step ") for note in notes), notes
-    assert any(note.startswith("continues behind step ") for note in notes)
+    assert any(note.startswith("fetched the checkpoint of step ") for note in notes), notes
+    assert any(note.startswith("continues after step ") for note in notes)
     assert not [name for name in story.s3.objects(BUCKET) if ".resume/" in name]
 
 

@@ -105,7 +105,7 @@ def test_an_interrupted_training_continues_to_the_same_bits(tmp_path: Path, stop
     second = tiny.context(tmp_path / "second", resume=tmp_path / "resume")
     assert_same(run(second), expected)
     assert (second.path / "metrics.jsonl").read_bytes() == (whole.path / "metrics.jsonl").read_bytes()
-    assert tiny.notes(second) == [f"continues behind step {stop} of 6"]
+    assert tiny.notes(second) == [f"continues after step {stop} of 6"]
 
 
 def truncated(place: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_broken_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, d
     assert_same(run(last), expected)
     broken, continues = tiny.notes(last)
     assert "step-00000004 is broken" in broken
-    assert continues == "continues behind step 2 of 6"
+    assert continues == "continues after step 2 of 6"
 
 
 def test_the_last_two_checkpoints_are_kept_and_half_written_ones_removed(tmp_path: Path) -> None:

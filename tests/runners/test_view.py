@@ -30,7 +30,7 @@ def tell(view: View) -> None:
     view.progress("id of distill", line(100.0, 50, loss=3.41234))
     view.progress("id of distill", line(110.0, 100, loss=3.40001))
     view.tick()
-    event("note", "distill", message="continues behind step 50")
+    event("note", "distill", message="continues after step 50")
     event("task_failed", "tokenize [data]", error="rows.jsonl:1: has no field 'text'\n  hint: set it")
     event("task_retried", "distill", attempt=2, host="node7")
     event("task_finished", "distill", seconds=83.2)
@@ -43,7 +43,7 @@ def test_plain_lines_tell_every_transition_and_how_many_tasks_have_ended(capsys:
     assert lines == [
         "[0/2] start    tokenize [data]",
         "[0/2] start    distill",
-        "[0/2] note     distill: continues behind step 50",
+        "[0/2] note     distill: continues after step 50",
         "[1/2] FAILED   tokenize [data]: rows.jsonl:1: has no field 'text'",
         "[1/2] retry    distill (its worker was lost; attempt 2, on node7)",
         "[2/2] done     distill (1:23)",
