@@ -66,14 +66,14 @@ def command(
             raise BoomspecError("--locked goes with a spec: a saved plan has its commits already")
         _execute(spec, store, options)
     lock = RunLock(*required_lock(spec), packages=not ignore_packages) if locked else None
-    runners = _Runners()
+    runners = Runners()
     try:
         _run_all(spec, store, options, lock, runners)
     finally:
         runners.end()
 
 
-def _run_all(spec: Path, store: Where | None, options: list[str], lock: RunLock | None, runners: _Runners) -> NoReturn:
+def _run_all(spec: Path, store: Where | None, options: list[str], lock: RunLock | None, runners: Runners) -> NoReturn:
     """Compile and run a spec; where it waits for searches, once more when they have run."""
     done: set[str] = set()
     failed_searches: set[str] = set()
@@ -106,7 +106,7 @@ def _run_all(spec: Path, store: Where | None, options: list[str], lock: RunLock 
         done |= waiting
 
 
-class _Runners:
+class Runners:
     """The process that runs all graphs of a spec, so that Ray starts once (`runners.cli.stages`)."""
 
     def __init__(self) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from boomspec.commands.run import Runners
 from tests.runners import small
 from tests.runners.corpora import wait_until
 
@@ -72,3 +73,22 @@ def test_a_signal_to_boomspec_alone_interrupts_the_second_graph_in_good_order(tm
     assert len(heads(tmp_path)) == 1
     commands = [" ".join(one.info["cmdline"] or []) for one in psutil.process_iter(["cmdline"])]
     assert not [command for command in commands if str(tmp_path) in command]
+
+
+ECHO = """
+import os, socket, sys
+with open(sys.argv[1], "a") as file:
+    file.write(f"{os.getpid()}\\n")
+parent = socket.socket(fileno=0)
+parent.sendall(b"0\\n")
+for _ in parent.makefile():
+    parent.sendall(b"1\\n")
+"""
+
+
+def test_graphs_share_a_process_unless_only_one_of_them_reads_the_hub(tmp_path: Path) -> None:
+    command, runners = [sys.executable, "-P", "-c", ECHO, str(tmp_path / "processes")], Runners()
+    codes = [runners.run(command, reads_hub=hub, last=False) for hub in (False, False, True, True)]
+    runners.end()
+    assert codes == [0, 1, 0, 1]
+    assert len((tmp_path / "processes").read_text().splitlines()) == 2
