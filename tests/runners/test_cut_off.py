@@ -47,8 +47,9 @@ def told(connected: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     first = small.compiled(small.write_spec(folder), store).graph
     assert small.run(first, store) == 0
     repackage(folder)
-    second = small.compiled(small.write_spec(folder, data={"files": "rows.jsonl"}), store).graph
-    plan = explained(needed(second, store), second, store)
+    compiled = small.compiled(small.write_spec(folder, data={"files": "rows.jsonl"}), store)
+    second = compiled.graph
+    plan = explained(needed(second, store), compiled, store)
     code = small.run(second, store)
     return {"folder": folder, "store": store, "first": first, "second": second, "plan": plan, "code": code}
 
@@ -111,8 +112,9 @@ def test_the_plan_says_what_runs_only_if_its_inputs_come_out_otherwise(told) -> 
 def test_a_training_with_other_settings_is_expected_to_come_out_otherwise(told) -> None:
     store = told["store"]
     spec = small.write_spec(told["folder"], distill={"optimizer": {"lr": 0.0123}})
-    graph = small.compiled(spec, store).graph
-    found = kinds(graph, store, explained(needed(graph, store), graph, store))
+    compiled = small.compiled(spec, store)
+    graph = compiled.graph
+    found = kinds(graph, store, explained(needed(graph, store), compiled, store))
     assert found["distill"] == {"run"}
     assert all("if" not in actions for actions in found.values())
 
