@@ -1,4 +1,4 @@
-"""The command line: a table of commands, and how their errors are shown.
+"""The command line: a table of commands, which are imported when they are called; errors and exit codes.
 
 Exit codes: 0 fine, 1 the run failed, 2 the spec or the call is wrong, 130 interrupted. Commands that compare (`diff`,
 `verify`, `lock --check`) exit as diff(1) does: 1 where there is a difference. `plan --detailed-exitcode` has its own.
@@ -17,29 +17,29 @@ from boomspec.core.errors import EXIT_INTERRUPTED, BoomspecError, did_you_mean, 
 _GROUPS = {  # as `boomspec --help` shows them, which loads none
     "Write a spec": {
         "init": "Write a first spec from a template.",
-        "validate": "Check a spec: every problem at once, at its line.",
-        "show": "Show what a spec means, with every default written out.",
+        "validate": "Check a spec, and show every problem at its line.",
+        "show": "Show the resolved spec: every default, layers as integers.",
         "graph": "Print the compiled task graph.",
         "schema": "Print the JSON Schema of the spec language.",
     },
     "Run it": {
-        "plan": "Show what a run would reuse and do, why, and what it takes.",
-        "lock": "Pin everything that the names in a spec hide.",
-        "run": "Run it; what is in the store already is reused.",
-        "report": "Write the report of what the store holds now.",
+        "plan": "Show which tasks would run, why, and what they take.",
+        "lock": "Pin the commits, files and versions that a spec names.",
+        "run": "Run a spec; artifacts in the store are reused.",
+        "report": "Write the report of the results in the store.",
         "export": "Write one size as a Hugging Face folder.",
     },
     "On a cluster": {
-        "submit": "Run it on a Ray cluster, by Ray's jobs, KubeRay or Slurm.",
+        "submit": "Run a spec on a cluster: as a Ray job, by KubeRay or Slurm.",
         "status": "List the jobs on a cluster.",
-        "logs": "Print what a job prints; --follow it.",
+        "logs": "Print the output of a job; --follow it.",
         "stop": "Stop a job.",
     },
     "Compare": {
         "diff": "Show how two experiments differ, and which tasks that changes.",
         "verify": "Run the tasks of a run again and compare the results.",
     },
-    "Keep house": {
+    "Look after a store": {
         "runs": "List the runs of a store.",
         "gc": "Show or delete what no run needs.",
         "completion": "Print the completion script of a shell.",

@@ -20,7 +20,7 @@ EXIT_DIFFERS = 1
 @click.option("--markdown", is_flag=True, help="Print Markdown, for a pull request.")
 @json_option
 @click.option("--git-setup", is_flag=True, help="Make `git diff` show specs like this. A B: patterns of their paths.")
-@click.option("--unset", is_flag=True, help="With --git-setup: take it back.")
+@click.option("--unset", is_flag=True, help="With --git-setup: undo it.")
 @click.option("--git-driver", is_flag=True, hidden=True, help="What git calls; A B are its own arguments.")
 def command(
     sides: tuple[str, ...],
@@ -31,7 +31,7 @@ def command(
     unset: bool,
     git_driver: bool,
 ) -> None:
-    """Show how B differs from A: fields with their class, the tasks that this invalidates, results of runs.
+    """Show how B differs from A: fields by what they change, the tasks that have to run again, results of runs.
 
     \b
     Each side is

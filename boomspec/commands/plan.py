@@ -1,4 +1,4 @@
-"""`boomspec plan`: what a run would do, and what it takes."""
+"""`boomspec plan`: which tasks a run would reuse and run, why, and what they take."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import click
 
 from boomspec.commands.shared import (
     check_runners,
-    checked_models,
     compiled_with,
     json_option,
     runner_output,
@@ -28,6 +27,7 @@ from boomspec.core.files import check_locks
 from boomspec.core.json_text import json_text
 from boomspec.models import trust
 from boomspec.plan.forecast import Machine, forecast
+from boomspec.plan.model_checks import check_models
 from boomspec.plan.plan import needed
 from boomspec.plan.plan_json import plan_json
 from boomspec.plan.plan_text import print_plan
@@ -51,22 +51,18 @@ def _finite(_context: click.Context, _option: click.Parameter, value: float | No
 @click.command("plan")
 @spec_argument
 @store_option
-@click.option("--all", "every_task", is_flag=True, help="A row for each task also where there are many experiments.")
+@click.option(
+    "--all", "every_task", is_flag=True, help="Print a row for each task even where there are many experiments."
+)
 @click.option(
     "--output",
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Save the plan: `boomspec run FILE` executes exactly that, or refuses.",
 )
-@click.option("--device", metavar="NAME", help="Kind of GPU to reckon with. Default: execution.device of the spec.")
-@click.option(
-    "--gpus",
-    callback=_finite,
-    type=click.FloatRange(min=0),
-    metavar="N",
-    help="GPUs there are. Default: 1 if a task asks.",
-)
-@click.option("--calibrate", is_flag=True, help="First measure how fast this machine is, which takes some ten seconds.")
+@click.option("--device", metavar="NAME", help="Kind of GPU to estimate for. Default: execution.device of the spec.")
+@click.option("--gpus", callback=_finite, type=click.FloatRange(min=0), metavar="N", help="Number of GPUs. Default: 1.")
+@click.option("--calibrate", is_flag=True, help="Measure the speed of this machine first, in about ten seconds.")
 @click.option("--verify", is_flag=True, help="Check the stored artifacts' checksums, not only their sizes.")
 @click.option("--detailed-exitcode", is_flag=True, help="Exit with 0 where nothing is to be done, with 3 otherwise.")
 @json_option
@@ -82,7 +78,7 @@ def command(
     detailed_exitcode: bool,
     as_json: bool,
 ) -> None:
-    """Show what a run would reuse and do, why, and what it takes: sizes, operations, memory, disk, time.
+    """Show which tasks a run would reuse and run, why, and what they take: operations, memory, disk, time.
 
     \b
     Examples:
@@ -95,10 +91,10 @@ def command(
         _calibrate(store_of(load_spec(spec), store))
     compiled, place = compiled_with(spec, store)
     check_locks(place.root)
-    unchecked = checked_models(spec, compiled, place)
+    unchecked = check_models(compiled, place)
     graph = compiled.graph
     plan = explained(needed(graph, place, checksums=verify), compiled, place)
-    execution = load_spec(spec).spec.execution
+    execution = compiled.files[0].spec.execution
     found = forecast(graph, plan, place, _machine(execution, device, gpus))
     unread = [f"{graph.nodes[i].name}: {step.reason}" for i, step in plan.steps.items() if step.unread]
     found = replace(found, warnings=(*unread, *found.warnings))

@@ -15,10 +15,22 @@ from typing import NoReturn
 
 import click
 
-from boomspec.commands.shared import runnable, runner, say_left_out, searches, spec_argument, store_option
+from boomspec.commands.shared import (
+    cluster_options,
+    lock_options,
+    plain_option,
+    run_lock,
+    runnable,
+    runner,
+    say_left_out,
+    searches,
+    spec_argument,
+    store_option,
+    verify_option,
+)
 from boomspec.core.errors import EXIT_RUN_FAILED, BoomspecError
 from boomspec.core.stages import INTERRUPT
-from boomspec.plan.locking import RunLock, required_lock
+from boomspec.plan.locking import RunLock
 from boomspec.plan.saved import check, is_plan, read_plan
 from boomspec.spec.spec_file import NO_PINS
 from boomspec.store import Where, open_store
@@ -29,14 +41,10 @@ _PROGRAM = 4  # parts of a command line before the arguments: python -P -m runne
 @click.command("run")
 @spec_argument
 @store_option
-@click.option(
-    "--address", help="A running Ray cluster: auto, host:port or ray://host:port. Default: a private local one."
-)
-@click.option("--insecure", is_flag=True, help="With --address: also a cluster that asks for no token.")
-@click.option("--verify", is_flag=True, help="Check the checksums of artifacts that are reused.")
-@click.option("--plain", is_flag=True, help="Plain lines instead of the live view.")
-@click.option("--locked", is_flag=True, help="Use the commits of the spec's lock; refuse where something else drifted.")
-@click.option("--ignore-packages", is_flag=True, help="With --locked: whatever versions of packages are installed.")
+@cluster_options
+@verify_option
+@plain_option
+@lock_options
 def command(
     spec: Path,
     store: Where | None,
@@ -47,7 +55,7 @@ def command(
     locked: bool,
     ignore_packages: bool,
 ) -> None:
-    """Run an experiment; what is in the store already is reused, what was interrupted goes on.
+    """Run an experiment. Artifacts in the store are reused, interrupted tasks continue.
 
     SPEC: a spec, one of its experiments (SPEC#LABEL), a saved plan, a compiled graph, or the folder of a run.
 
@@ -59,13 +67,11 @@ def command(
     """
     options = (["--address", address] if address else []) + ["--verify"] * verify + ["--plain"] * plain
     options += ["--insecure"] * insecure
-    if ignore_packages and not locked:
-        raise BoomspecError("--ignore-packages goes with --locked", hint="without a lock no versions are compared")
+    if is_plan(spec) and locked:
+        raise BoomspecError("--locked goes with a spec: a saved plan has its commits already")
+    lock = run_lock(spec, locked=locked, ignore_packages=ignore_packages)
     if is_plan(spec):
-        if locked:
-            raise BoomspecError("--locked goes with a spec: a saved plan has its commits already")
         _execute(spec, store, options)
-    lock = RunLock(*required_lock(spec), packages=not ignore_packages) if locked else None
     runners = Runners()
     try:
         _run_all(spec, store, options, lock, runners)

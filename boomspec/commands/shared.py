@@ -17,9 +17,10 @@ from boomspec.compile.compiler import Compiled, answers_of, compile_experiments
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import TaskGraph
 from boomspec.core.graph_file import read_graph
+from boomspec.plan.locking import RunLock, required_lock
 from boomspec.plan.model_checks import check_models
 from boomspec.plan.run import DEFAULT_STORE, GRAPH, open_run, run_folder, store_of
-from boomspec.spec.experiments import load_experiments, load_spec, split_address
+from boomspec.spec.experiments import load_experiments, split_address
 from boomspec.spec.spec_file import NO_PINS, Pins
 from boomspec.store import Store, Where, check_spelling, is_url, open_store
 
@@ -63,6 +64,33 @@ def _store(default: str) -> Callable[[_Function], _Function]:
 store_option = _store(f"execution.store of the spec, else ./{DEFAULT_STORE}")
 specless_store_option = _store(f"./{DEFAULT_STORE}")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+verify_option = click.option("--verify", is_flag=True, help="Check the checksums of artifacts that are reused.")
+plain_option = click.option("--plain", is_flag=True, help="Print plain lines instead of the live view.")
+_CLUSTER = (
+    click.option("--address", help="A Ray cluster: auto, host:port or ray://host:port. Default: a private local one."),
+    click.option("--insecure", is_flag=True, help="With --address: accept a cluster that asks for no token."),
+)
+_LOCK = (
+    click.option("--locked", is_flag=True, help="Use the commits of the spec's lock; refuse where something drifted."),
+    click.option("--ignore-packages", is_flag=True, help="With --locked: accept any versions of installed packages."),
+)
+
+
+def cluster_options(function: _Function) -> _Function:
+    """--address and --insecure, of a command that runs tasks."""
+    return _CLUSTER[0](_CLUSTER[1](function))
+
+
+def lock_options(function: _Function) -> _Function:
+    """--locked and --ignore-packages, for `run_lock`."""
+    return _LOCK[0](_LOCK[1](function))
+
+
+def run_lock(spec: Path, *, locked: bool, ignore_packages: bool) -> RunLock | None:
+    """The lock that a run keeps to, if any. Raises BoomspecError for options that do not go together, or no lock."""
+    if ignore_packages and not locked:
+        raise BoomspecError("--ignore-packages goes with --locked", hint="without a lock no versions are compared")
+    return RunLock(*required_lock(spec), packages=not ignore_packages) if locked else None
 
 
 def compiled_with(
@@ -72,11 +100,6 @@ def compiled_with(
     files = tuple(replace(file, pins=pins) for file in load_experiments(spec))
     found = store_of(files[0], store)
     return compile_experiments(files, answers_of(found), failed=failed), found
-
-
-def checked_models(spec: Path, compiled: Compiled, store: Store) -> list[str]:
-    """What could not be checked of the spec's models. Raises SpecError for one whose sizes would not come out right."""
-    return check_models(compiled.graph, store, load_experiments(spec))
 
 
 def runnable(
@@ -94,8 +117,8 @@ def runnable(
         graph = read_graph(path) if label is None else open_run(spec, store).graph
         return graph, open_store(store or DEFAULT_STORE), None, ()
     compiled, found = compiled_with(spec, store, pins, failed)
-    warn(checked_models(spec, compiled, found))
-    return compiled.graph, found, load_spec(spec).spec.execution.cpus, compiled.pending
+    warn(check_models(compiled, found))
+    return compiled.graph, found, compiled.files[0].spec.execution.cpus, compiled.pending
 
 
 def runner(graph: TaskGraph, store: Store) -> list[str]:

@@ -14,7 +14,18 @@ import click
 import boomspec
 from boomspec.commands.jobs import address_option, insecure_option, job_program
 from boomspec.commands.kuberay import DEFAULT_SECRET, Pods, as_yaml, manifest
-from boomspec.commands.shared import check_runners, json_option, runnable, spec_argument, store_option, wait, warn
+from boomspec.commands.shared import (
+    check_runners,
+    json_option,
+    lock_options,
+    run_lock,
+    runnable,
+    spec_argument,
+    store_option,
+    verify_option,
+    wait,
+    warn,
+)
 from boomspec.commands.slurm import Allocation, script
 from boomspec.compile.places import path_text
 from boomspec.core.errors import EXIT_OK, BoomspecError, redact
@@ -24,7 +35,7 @@ from boomspec.core.sizes import shown_bytes
 from boomspec.models import trust
 from boomspec.plan.demand import local_paths, machine
 from boomspec.plan.lock import Lock
-from boomspec.plan.locking import LOCK, Hub, RunLock, lock_of, required_lock
+from boomspec.plan.locking import LOCK, Hub, lock_of
 from boomspec.plan.plan import needed, read_by
 from boomspec.plan.run import GRAPH
 from boomspec.plan.saved import is_plan
@@ -48,14 +59,11 @@ _TAKERS = {  # which ways of submitting take an option; "": a cluster that runs,
 @store_option
 @address_option
 @click.option("--wait", "waits", is_flag=True, help="Follow it to its end, through every stage; exit as run does.")
-@click.option("--verify", is_flag=True, help="Check the checksums of artifacts that are reused.")
-@click.option("--locked", is_flag=True, help="Use the commits of the spec's lock; refuse where something else drifted.")
-@click.option("--ignore-packages", is_flag=True, help="With --locked: whatever versions of packages are installed.")
+@verify_option
+@lock_options
 @click.option("--python", metavar="PATH", help="A python on the cluster with boomspec's requirements. Default: python.")
 @click.option("--pip", is_flag=True, help="Let Ray install the versions of packages that are installed here.")
-@click.option(
-    "--env", "variables", multiple=True, metavar="NAME", help="Hand on a variable; the cluster's users see it."
-)
+@click.option("--env", "variables", multiple=True, metavar="NAME", help="Pass a variable; the cluster's users see it.")
 @insecure_option
 @click.option("--kuberay", is_flag=True, help="Print a RayJob for KubeRay instead.")
 @click.option("--slurm", is_flag=True, help="Print a script for sbatch instead.")
@@ -101,7 +109,7 @@ def command(
     jobs = {"--wait": waits, "--pip": pip, "--insecure": insecure, "--json": as_json}
     given = {**asked, **jobs, "--python": python, "--env": variables}
     _check_options(given, store, kuberay=kuberay, slurm=slurm)
-    stages = _stages(spec, store, locked=locked, packages=not ignore_packages)
+    stages = _stages(spec, store, locked=locked, ignore_packages=ignore_packages)
     options = ("--verify",) * verify
     if kuberay:
         claimed = (image or "", _ray_version(), "", store_claim or "")  # _check_options has seen to it
@@ -127,27 +135,25 @@ class _Stage:
     pending: tuple[str, ...]
 
 
-def _stages(spec: Path, store: Where | None, *, locked: bool, packages: bool) -> Iterator[_Stage]:
+def _stages(spec: Path, store: Where | None, *, locked: bool, ignore_packages: bool) -> Iterator[_Stage]:
     """The graphs of an experiment, each compiled with what the one before it has found.
 
     Raises BoomspecError where that is not to be seen in the store, from here.
     """
     if is_plan(spec):
         raise BoomspecError(f"{spec}: is a saved plan, which holds for this machine", hint="submit the spec")
-    if not packages and not locked:
-        raise BoomspecError("--ignore-packages goes with --locked", hint="without a lock no versions are compared")
-    run_lock = RunLock(*required_lock(spec), packages=packages) if locked else None
+    kept = run_lock(spec, locked=locked, ignore_packages=ignore_packages)
     done: set[str] = set()
     while True:
-        graph, place, _, pending = runnable(spec, store, run_lock.pins if run_lock else NO_PINS)
-        graph = run_lock.hold(graph, place) if run_lock else graph
+        graph, place, _, pending = runnable(spec, store, kept.pins if kept else NO_PINS)
+        graph = kept.hold(graph, place) if kept else graph
         waiting = {node.id for node in graph.nodes.values() if node.name in pending}
         if done & waiting:
             raise BoomspecError(
                 f"{', '.join(pending)}: has run, and what it found is not in {place.address}",
                 hint="the store must be readable here, too; else submit again from where it is",
             )
-        lock = run_lock.lock if run_lock else lock_of(graph, place, Hub(offline=True))
+        lock = kept.lock if kept else lock_of(graph, place, Hub(offline=True))
         warn(trust.warnings(graph))
         if place.is_remote:  # machines that share no folder get files from nowhere else
             for source, size in upload_missing(place, read_by(graph, needed(graph, place))):

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import click
 
-from boomspec.commands.shared import check_runners, json_option, module_command, offered, store_option, wait
+from boomspec.commands.shared import (
+    check_runners,
+    cluster_options,
+    json_option,
+    module_command,
+    offered,
+    plain_option,
+    store_option,
+    wait,
+)
 from boomspec.core.graph import TaskGraph
 from boomspec.plan.run import GRAPH, open_run
 from boomspec.store import Where
@@ -28,10 +37,9 @@ from boomspec.store import Where
 @click.option(
     "--scratch", type=click.Path(path_type=Path), metavar="FOLDER", help="Where to work. Default: beside the store."
 )
-@click.option("--keep", is_flag=True, help="Keep the repeated artifacts, and say where they are.")
-@click.option("--address", help="A running Ray cluster, as for run. Default: a private local one.")
-@click.option("--insecure", is_flag=True, help="With --address: also a cluster that asks for no token.")
-@click.option("--plain", is_flag=True, help="Plain lines instead of the live view.")
+@click.option("--keep", is_flag=True, help="Keep the repeated artifacts, and print where they are.")
+@cluster_options
+@plain_option
 @json_option
 def command(
     run: Path,

@@ -28,7 +28,7 @@ _SECTIONS: dict[Path, Class] = {
     ("determinism", "tolerance"): "cosmetic",
 }
 _BY_CONTENTS = {("data", "format"), ("data", "text_field")}  # defaults that only a compiled spec has
-_OF_ENVIRONMENT = {("version",), ("transformers",)}  # parameters that no spec can change
+_OF_ENVIRONMENT = {("version",), ("transformers",)}  # of a task: no spec can change them
 _READ = {
     "data": "contents of data",
     "held_out_text": "contents of data.held_out.files",
@@ -55,7 +55,7 @@ class Difference:
     @property
     def title(self) -> str:
         """The name for people: "distill.losses.kl.weight", "contents of data"."""
-        return _READ.get(self.path[1], self.path[1]) if self.path[0] == "sources" and len(self.path) == 2 else self.name
+        return _READ.get(self.path[1], self.path[1]) if self.path[:1] == ("sources",) and self.path[1:] else self.name
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def _tasks(old: Side, new: Side) -> Iterator[TaskChange]:
 def _changed(name: str, old: Side, new: Side) -> TaskChange:
     """A task that both sides have, with different ids."""
     before, after = old.entry(old.names[name]), new.entry(new.names[name])
-    own = [d for part in ("version", "params") for d in _leaves(before[part], after[part], ())]
+    own = [*_leaves(before["version"], after["version"], ("version",)), *_leaves(before["params"], after["params"], ())]
     inputs: dict[str, None] = {}
     for role in dict.fromkeys([*after["inputs"], *before["inputs"]]):
         a, b = before["inputs"].get(role), after["inputs"].get(role)

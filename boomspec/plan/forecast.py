@@ -90,8 +90,7 @@ def forecast(graph: TaskGraph, plan: Plan, store: Store, on: Machine) -> Forecas
     clock = clocks[on.device.name] if on.device and asked else _clock(graph, nodes, costs, rates, on, None)
     reasons: dict[str, str] = {}
     for node in nodes:
-        cost = costs[node.id]
-        if cost is not None and cost.unknown:
+        if (cost := costs[node.id]) is not None and cost.unknown:
             reasons.setdefault(cost.unknown, node.name)
     return Forecast(
         costs=costs,
@@ -157,32 +156,22 @@ def _warnings(
 ) -> list[str]:
     """What does not fit: a worker into memory, the artifacts onto the disk."""
     found = []
-    here = machine.memory_bytes()
     known = [(node, cost) for node in nodes if (cost := costs[node.id]) is not None]
-    on_cpu = [(cost.peak, node.name) for node, cost in known if not node.execution.gpus and cost.peak > here]
-    if on_cpu:
-        peak, name = max(on_cpu)
-        found.append(
-            f"{name} needs {shown_bytes(peak)} of memory, this machine has {shown_bytes(here)}{_others(on_cpu)}"
-        )
-    for device in devices:
-        full = [(cost.peak, node.name) for node, cost in known if cost.peak > device.memory * node.execution.gpus > 0]
+    places = [("this machine", machine.memory_bytes(), False), *((d.name, d.memory, True) for d in devices)]
+    for place, room, on_gpu in places:
+        of_place = [(node, cost) for node, cost in known if (node.execution.gpus > 0) is on_gpu]
+        full = [(cost.peak, node.name) for node, cost in of_place if cost.peak > room * (node.execution.gpus or 1)]
         if full:
             peak, name = max(full)
-            room = shown_bytes(device.memory)
-            found.append(f"{name} needs {shown_bytes(peak)} of memory, {device.name} has {room}{_others(full)}")
-        if device.bf16 is None and any(
-            node.execution.gpus and node.task.record.computes_in()[0] == "bf16" for node in nodes
-        ):
-            found.append(f"{device.name} has no bf16 units: bf16 is counted at its fp32 rate")
+            others = "does one more task" if len(full) == 2 else f"do {len(full) - 1} more tasks"
+            more = f"; nor {others} fit" if len(full) > 1 else ""
+            found.append(f"{name} needs {shown_bytes(peak)} of memory, {place} has {shown_bytes(room)}{more}")
+    in_bf16 = any(node.execution.gpus and node.task.record.computes_in()[0] == "bf16" for node in nodes)
+    without = [device.name for device in devices if device.bf16 is None and in_bf16]
+    found += [f"{name} has no bf16 units: bf16 is counted at its fp32 rate" for name in without]
     total = totals(nodes, costs)
     if (disk := total.disk + total.scratch) > (free := machine.free_bytes(store.root)):
         found.append(
             f"the artifacts and checkpoints take {shown_bytes(disk)}, {store.root} has {shown_bytes(free)} free"
         )
     return found
-
-
-def _others(full: list[tuple[int, str]]) -> str:
-    more = len(full) - 1
-    return f"; neither do {more} more tasks fit" if more > 1 else "; nor does one more task fit" if more else ""

@@ -18,15 +18,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from boomspec.compile.compiler import Compiled
 from boomspec.core.errors import SpecError
 from boomspec.core.files import write_atomically
-from boomspec.core.graph import Node, TaskGraph
+from boomspec.core.graph import Node
 from boomspec.core.identity import digest, folder_digest
 from boomspec.core.tasks import Check
 from boomspec.models.agreement import says_as_much
 from boomspec.models.outline import config_of, tensors_of
 from boomspec.models.plain import is_plain
-from boomspec.spec.spec_file import SpecFile
 from boomspec.store import Store
 
 _NEEDED = ("torch", "transformers", "safetensors", "accelerate")
@@ -43,8 +43,9 @@ class Answer:
     notes: Sequence[str] = ()
 
 
-def check_models(graph: TaskGraph, store: Store, files: Sequence[SpecFile]) -> list[str]:
+def check_models(compiled: Compiled, store: Store) -> list[str]:
     """What could not be checked beforehand. Raises SpecError where a model's family would not come out right."""
+    graph = compiled.graph
     checks = [node for node in graph.nodes.values() if isinstance(node.task.record, Check)]
     there = store.records((node.task.kind, node.id) for node in checks)
     open_checks = [n for n in checks if (n.task.kind, n.id) not in there and not _is_plain(n.task.record)]
@@ -63,7 +64,7 @@ def check_models(graph: TaskGraph, store: Store, files: Sequence[SpecFile]) -> l
     for node in open_checks:
         answer = answers[node.id]
         if answer is not None and answer.refused:
-            raise _refused(graph, node, answer, files)
+            raise _refused(compiled, node, answer)
         notes += answer.notes if answer is not None else ()
     return list(dict.fromkeys(notes))
 
@@ -75,9 +76,9 @@ def _is_plain(record: Any) -> bool:
     return plain and says_as_much(configs[0], configs[-1])  # else the defaults of transformers decide
 
 
-def _refused(graph: TaskGraph, node: Node, answer: Answer, files: Sequence[SpecFile]) -> SpecError:
-    labels = [experiment.label for experiment in graph.experiments if node.id in experiment.tasks.values()]
-    file = next((file for file in files if file.label in labels), files[0])
+def _refused(compiled: Compiled, node: Node, answer: Answer) -> SpecError:
+    labels = [one.label for one in compiled.graph.experiments if node.id in one.tasks.values()]
+    file = next((file for file in compiled.files if file.label in labels), compiled.files[0])
     return file.error(file.problem(("teacher", "model"), answer.refused, answer.hint))
 
 

@@ -80,7 +80,7 @@ def _trained_otherwise(changes: Changes) -> set[str]:
     """The trainings that other settings make others, and all that needs them: they will not come out as before."""
     found: set[str] = set()
     for task in changes.tasks:  # a task stands after those that it needs
-        settings = any(own.path[:1] not in ((), ("inputs",)) for own in task.own)  # neither version nor source
+        settings = any(own.path[0] not in ("version", "inputs") for own in task.own)
         if (task.kind in TRAININGS and settings) or found.intersection(task.inputs):
             found.add(task.name)
     return found

@@ -141,11 +141,11 @@ def test_the_graph_file_keeps_it(compiled, tmp_path):
 
 def test_what_was_refused_before_is_refused_at_once_and_with_its_place(compiled, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    found, files = compiled()
+    found, _files = compiled()
     [check] = checks(found)
     model_checks._remember(check.id, Answer("its layers know their place", "take another one"))
     with pytest.raises(Exception, match=r"spec.yaml:\d+:\d+: teacher.model: its layers know their place") as error:
-        check_models(found.graph, FolderStore(tmp_path / "store"), files)
+        check_models(found, FolderStore(tmp_path / "store"))
     assert "hint: take another one" in str(error.value)
     assert error.value.exit_code == 2
 
@@ -158,15 +158,15 @@ def test_a_plain_family_is_not_asked_about(specs, tmp_path, monkeypatch):
     files = load_experiments(specs.text(yaml.safe_dump({**SPEC, "student": {"keep": {"every": 2}}})))
     found = compile_experiments(files)
     assert len(checks(found)) == 1
-    assert check_models(found.graph, FolderStore(tmp_path / "store"), files) == []
+    assert check_models(found, FolderStore(tmp_path / "store")) == []
     assert not (tmp_path / "cache").exists()
 
 
 def test_where_transformers_is_missing_it_is_said(compiled, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(model_checks, "_NEEDED", ("a_package_that_nobody_has",))
-    found, files = compiled()
-    notes = check_models(found.graph, FolderStore(tmp_path / "store"), files)
+    found, _files = compiled()
+    notes = check_models(found, FolderStore(tmp_path / "store"))
     missing = "a_package_that_nobody_has is not installed here"
     assert notes == [f"the teacher's family could not be tried: {missing}; it is checked when the run begins"]
 
@@ -175,20 +175,20 @@ def test_families_beyond_the_first_few_are_said_to_be_checked_later(compiled, tm
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(model_checks, "_NEEDED", ("a_package_that_nobody_has",))
     monkeypatch.setattr(model_checks, "_MOST", 1)
-    found, files = compiled(variants={"whole": {"student": {"keep": [0, 1]}}})
-    notes = check_models(found.graph, FolderStore(tmp_path / "store"), files)
+    found, _files = compiled(variants={"whole": {"student": {"keep": [0, 1]}}})
+    notes = check_models(found, FolderStore(tmp_path / "store"))
     assert notes[1:] == ["of 2 families only 1 were tried; the others are checked when the run begins"]
 
 
 def test_a_check_in_the_store_is_not_made_again(compiled, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    found, files = compiled()
+    found, _files = compiled()
     [check] = checks(found)
     store = FolderStore(tmp_path / "store")
     with store.workspace("check", check.id) as workspace:
         store.publish(workspace, "check", check.id, check.task.identity(), {})
     model_checks._remember(check.id, Answer("refused"))
-    assert check_models(found.graph, store, files) == []
+    assert check_models(found, store) == []
 
 
 def test_a_student_that_leaves_more_to_defaults_is_asked_about(specs, tmp_path, monkeypatch):
@@ -210,7 +210,7 @@ def test_a_student_that_leaves_more_to_defaults_is_asked_about(specs, tmp_path, 
         (student / "config.json").write_text(json.dumps(own))
         files = load_experiments(specs.text(yaml.safe_dump(spec)))
         asked.clear()
-        check_models(compile_experiments(files).graph, FolderStore(tmp_path / "store"), files)
+        check_models(compile_experiments(files), FolderStore(tmp_path / "store"))
         return len(asked)
 
     assert [check(), check(transformers_version="4.0", use_cache=False)] == [0, 0]

@@ -188,3 +188,18 @@ def test_a_value_of_another_folder_or_format_is_compiled_as_the_other_side_has_i
     for found in (forwards, backwards):
         assert fields(found, "distill student") == {"student.keep"}
         assert "evaluate.precision" in fields(found, "evaluate teacher: held_out")
+
+
+def test_another_version_of_a_kind_is_no_field(specs: Writer) -> None:
+    compiled = specs.compiled()
+    new = side(compiled, compiled.graph.experiments[0])
+
+    def older(task_id: str) -> dict[str, Any]:
+        entry = new.entry(task_id.removeprefix("old"))
+        inputs = {role: f"old{i}" if i in new.by_id else i for role, i in entry["inputs"].items()}
+        return {**entry, "version": 0, "inputs": inputs}
+
+    old = replace(new, names={name: f"old{i}" for name, i in new.names.items()}, entry=older, compiled=None)
+    for found in (compare(old, new), compare(new, old)):
+        assert all([d.name for d in task.own] == ["version"] and not task.fields for task in found.of("changed"))
+        assert len(found.of("changed")) == len(new.names)
