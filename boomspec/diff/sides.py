@@ -25,6 +25,7 @@ from boomspec.core.graph_file import read_graph
 from boomspec.diff.git import Revision, revision
 from boomspec.plan.run import DEFAULT_STORE, GRAPH, store_of
 from boomspec.plan.saved import is_plan, read_plan
+from boomspec.spec.document import Document, parse_document, read_document
 from boomspec.spec.experiments import load_experiments
 from boomspec.spec.spec_file import SpecFile
 from boomspec.store import FolderStore, Store, Where, open_store, store_of_run
@@ -63,7 +64,10 @@ class Given:
 def both(old: str, new: str, store: Where | None = None) -> tuple[Given, Given]:
     """Read two sides. Where the first cannot be compiled the other is not: a silent hub takes its time."""
     first = given(old, store)
-    return first, given(new, store, refused=None if first.graph is not None else "the other side cannot")
+    second = given(new, store, refused=None if first.graph is not None else "the other side cannot")
+    if not any(side.compiled is None or side.compiled.files for side in (first, second)):
+        second = _compiled_again(second)  # so that fields can be changed one by one
+    return first, second
 
 
 def given(text: str, store: Where | None = None, *, refused: str | None = None) -> Given:
@@ -138,6 +142,27 @@ def _file(path: Path, store: Where | None) -> Given:
         return Given(str(path), plan.graph.experiments, open_store(plan.store), Compiled(plan.graph, {}))
     graph = read_graph(path)
     return Given(str(path), graph.experiments, open_store(store or DEFAULT_STORE), Compiled(graph, {}))
+
+
+def _compiled_again(side: Given) -> Given:
+    """A side of a graph file with the spec in it, where the files that it reads lie here, unchanged."""
+    assert side.graph is not None
+    graph, places = side.graph, [Path.cwd()]
+    for source in graph.sources.values():
+        for path in [*source.location.get("files", ())[:1], *filter(None, [source.location.get("folder")])]:
+            places += list(Path(path).parents)[:3]
+    for place in dict.fromkeys(folder / f"{graph.name}.yaml" for folder in places) if not graph.reads_hub else ():
+
+        def read(wanted: Path, place: Path = place) -> Document:
+            return parse_document(graph.spec, place) if wanted == place else read_document(wanted)
+
+        try:
+            compiled = compile_experiments(load_experiments(place, read=read), answers_of(side.store))
+        except (BoomspecError, OSError):
+            continue
+        if graph.nodes.keys() <= compiled.graph.nodes.keys():
+            return replace(side, compiled=replace(compiled, graph=graph))
+    return side
 
 
 def _run_called(name: str, store: Where | None) -> Path | None:

@@ -219,3 +219,21 @@ def test_what_moved_is_printed_first_and_comparisons_are_counted(
 def test_a_compiled_graph_has_no_results(before: Measurements, after: Measurements) -> None:
     found = json.loads(call("diff", before.folder / "graph.json", after.folder, "--json").output)
     assert (found["results"], found["environment"]) == (None, None)
+
+
+def test_fields_of_two_runs_are_told_apart_while_the_files_of_their_spec_are_there(
+    before: Measurements, specs: Writer
+) -> None:
+    edits = ("distill.losses.kl.weight", 0.2), ("evaluate.precision", "fp32"), ("seed", 3)
+    other = Measurements(specs.edited(*edits), specs.folder / "two")
+
+    def student() -> dict[str, Any]:
+        (pair,) = compared(before, other)["experiments"]
+        return next(task for task in pair["tasks"] if task["name"] == "distill student")
+
+    assert (student()["some_of"], set(student()["fields"])) == (False, {"distill.losses.kl.weight", "seed"})
+    for path in specs.folder.glob("*.txt"):
+        path.unlink()
+    assert student()["some_of"]
+    assert set(student()["fields"]) >= {"distill.losses.kl.weight", "seed"}
+    assert "some of: " in call("diff", before.folder, other.folder).output
