@@ -52,7 +52,8 @@ def test_the_plans_of_a_published_pair_are_those_of_the_published_code(
     pair: str, order: str, end: Literal["first", "last"]
 ) -> None:
     layers, kept, plans = table(pair)
-    assert family(kept, layers, ORDERS[order](patchable(kept, layers)), reference=end) == plans[order]
+    found = family(kept, layers, ORDERS[order](patchable(kept, layers)), reference=end)
+    assert [tuple(map(str, plan)) for plan in found] == plans[order]
 
 
 def test_there_is_a_table_for_each_published_pair() -> None:
