@@ -29,7 +29,6 @@ from boomspec.commands.shared import (
     verify_option,
 )
 from boomspec.core.errors import EXIT_RUN_FAILED, BoomspecError
-from boomspec.core.stages import INTERRUPT
 from boomspec.plan.locking import RunLock
 from boomspec.plan.saved import check, is_plan, read_plan
 from boomspec.spec.spec_file import NO_PINS
@@ -131,7 +130,7 @@ class Runners:
             if self._process is None:
                 self._start([*command, "--stages"])
             else:
-                self._send(json.dumps(command[_PROGRAM:] + ["--stages"] * (not last), allow_nan=False))
+                self._send(command[_PROGRAM:] + ["--stages"] * (not last))
             answer = self._answers.readline()
             assert self._process is not None
             self._reads_hub = reads_hub
@@ -151,16 +150,16 @@ class Runners:
             self._process.wait()
             self._process = None
 
-    def _send(self, line: str) -> None:
+    def _send(self, command: list[str] | None) -> None:
         with suppress(OSError):  # it has ended, as the next read shows
-            self._socket.sendall(f"{line}\n".encode())
+            self._socket.sendall(f"{json.dumps(command, allow_nan=False)}\n".encode())
 
     @contextmanager
     def _passing_signals_on(self) -> Iterator[None]:
         """A terminal's Ctrl-C reaches both processes. What is sent then asks for the same again, and does no harm."""
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         for number in before:
-            signal.signal(number, lambda *_: self._send(INTERRUPT))
+            signal.signal(number, lambda *_: self._send(None))
         try:
             yield
         finally:

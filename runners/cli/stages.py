@@ -1,8 +1,8 @@
 """What outlives one graph: the Ray cluster of a spec with a search, whose graphs come one after the other.
 
 `boomspec run` compiles a spec up to its searches, and again when they have found something. It hands all these graphs
-to one process (`--stages`), so Ray starts once. Standard input is then a socket. A line that comes is the next command
-line as JSON, or INTERRUPT; a line that goes is the exit code of a graph. The last command line has no --stages.
+to one process (`--stages`), so Ray starts once. Standard input is then a socket. A line that comes is JSON: the next
+command line, or null for an interrupt. A line that goes is the exit code of a graph. The last one has no --stages.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from boomspec.core.stages import INTERRUPT
 from runners.runtime.interrupt import Interrupt
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ class Stages:
     def _read(self) -> None:
         with suppress(OSError), self._socket.makefile("r", encoding="utf-8") as lines:
             for line in lines:
-                if line.strip() == INTERRUPT:
+                if (command := json.loads(line)) is None:
                     break
-                self._lines.put(json.loads(line))
+                self._lines.put(command)
         self._interrupt.requested = True
