@@ -24,17 +24,13 @@ from tests.runners.lm_eval_tasks import strict, table
 ROOT = Path(__file__).parents[2]
 # What these write are texts, paths and counts, or a config as it was read: no number that was computed.
 PLAIN = {
-    "boomspec/commands/cli.py", "boomspec/commands/kuberay.py", "boomspec/commands/slurm.py",
-    "boomspec/commands/export.py", "boomspec/commands/gc.py",
-    "boomspec/commands/init.py", "boomspec/commands/lock.py", "boomspec/commands/schema.py",
-    "boomspec/commands/validate.py", "boomspec/compile/lm_eval/index.py", "boomspec/plan/field_text.py",
-    "boomspec/models/checkpoint.py", "boomspec/models/outline.py", "boomspec/commands/templates.py",
-    "boomspec/spec", "boomspec/store/local_cache.py",
-    "boomspec/store/leases.py", "runners/assembly/checkpoint_writer.py", "runners/cli/export.py",
-    "runners/cli/submit.py",
-    "runners/data/text_tokenizer.py", "runners/data/tokens.py", "runners/report/collect.py",
-    "runners/report/run_notes.py",
-    "runners/checking/layout.py",
+    "boomspec/commands/cli.py", "boomspec/commands/export.py", "boomspec/commands/gc.py", "boomspec/commands/init.py",
+    "boomspec/commands/kuberay.py", "boomspec/commands/lock.py", "boomspec/commands/slurm.py",
+    "boomspec/commands/spec.py", "boomspec/compile/lm_eval/index.py", "boomspec/core/graph.py",
+    "boomspec/models/checkpoint.py", "boomspec/models/outline.py", "boomspec/plan/changes.py", "boomspec/spec",
+    "boomspec/store/leases.py", "boomspec/store/local_cache.py", "runners/assembly/checkpoint_writer.py",
+    "runners/checking/layout.py", "runners/cli/export.py", "runners/cli/submit.py", "runners/data/text_tokenizer.py",
+    "runners/data/tokens.py", "runners/report/collect.py", "runners/report/run_notes.py",
 }  # fmt: skip
 CALIBRATION = Calibration(sequences=4, sequence_length=12, seed=0)
 
