@@ -1,4 +1,4 @@
-"""`boomspec gc`: what no run needs, and deleting it."""
+"""`boomspec gc`: list artifacts that no run references, and delete them on request."""
 
 from __future__ import annotations
 

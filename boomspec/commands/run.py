@@ -1,4 +1,4 @@
-"""`boomspec run`: compile, and hand the graph to the runners; once more after every search."""
+"""`boomspec run`: compile the spec and run its graph; compile and run again after each search."""
 
 from __future__ import annotations
 

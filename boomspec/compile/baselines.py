@@ -1,4 +1,4 @@
-"""The models that are measured: members of a family, and the baselines that they are compared with."""
+"""Add the interpolated models and the baseline models to an experiment's task graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The nodes and sources of one experiment's graph while it is compiled."""
+"""Collect the tasks and sources of one experiment's graph, adding each only once."""
 
 from __future__ import annotations
 

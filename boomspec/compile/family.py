@@ -1,4 +1,4 @@
-"""The family of an experiment: kept layers, patched blocks and sizes as integers and layer plans.
+"""Turn `keep`, patch order and `sizes` into the list of models to build, as layer plans.
 
     spec + the teacher's facts + what searches have found --resolve_family--> Family
 

@@ -1,4 +1,4 @@
-"""Add the check of a family to its graph: a task of seconds, which every long task comes after.
+"""Add a quick check on tiny random weights that every long task waits for.
 
 A teacher that the spec trains itself needs none: it is a Llama, of which every size is right.
 """

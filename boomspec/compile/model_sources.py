@@ -1,4 +1,4 @@
-"""The models that a spec names: their folders or commits, facts and tokenizers, and the code that they bring along.
+"""Resolve the models a spec names: folder or hub revision, config, tokenizer, custom code.
 
 A model in a folder is identified by the content of its files, one on the hub by its commit. Where it lies is only its
 location. With `trust_remote_code: true` the digests of its code are part of its identity, so that a spec that trusts

@@ -1,4 +1,4 @@
-"""Paths in a spec: environment variables, the folders that they start from, names without places of one machine."""
+"""Resolve paths in a spec: environment variables, base folder, machine-independent names."""
 
 from __future__ import annotations
 

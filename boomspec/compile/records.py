@@ -1,4 +1,4 @@
-"""Task records from a resolved spec: what identifies each result. Every default is in the resolved spec already."""
+"""Build the hashed parameters ("record") of every task from a resolved spec."""
 
 from __future__ import annotations
 

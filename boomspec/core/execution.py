@@ -1,4 +1,4 @@
-"""Where and how fast a task runs. Nothing here is part of an identity: it may change bits of results, never an id."""
+"""Execution options of a task (CPUs, GPUs, workers, retries); never hashed into its task id."""
 
 from __future__ import annotations
 

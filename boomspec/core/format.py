@@ -1,4 +1,4 @@
-"""Costs as people write them."""
+"""Format FLOPs, bytes and durations for people."""
 
 from __future__ import annotations
 

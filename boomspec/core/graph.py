@@ -1,4 +1,4 @@
-"""The compiled task graph: the one door between the compiler and the runners.
+"""The task graph that the compiler writes and the runners execute; computes task ids.
 
     task id = sha256(canonical JSON {kind, version, params, inputs})
 

@@ -1,4 +1,4 @@
-"""Canonical JSON, and the digests of it.
+"""Canonical JSON and sha256 helpers; the task id itself is computed in `core/graph.py`.
 
 The encoder refuses what has no canonical form: an identity that depends on a `repr`, the order of a set or a NaN would
 change silently between two machines.

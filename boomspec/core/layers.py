@@ -1,4 +1,4 @@
-"""Layers, layer plans, the rules for kept layers, and patch orders: what is decided about layers before a run.
+"""Turn `keep` rules into teacher layer indices, and patch orders into layer plans.
 
     kept     strictly increasing teacher indices, kept[0] = 0; student layer i starts as teacher layer kept[i]
     block i  teacher layers kept[i] .. kept[i+1]-1 (the last block ends at N-1); one layer: a singleton

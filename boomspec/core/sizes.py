@@ -1,4 +1,4 @@
-"""The sizes of a family, and which of them a size in a spec or a command stands for."""
+"""List the models between student and teacher, and select one by a size such as "80%" or "3B"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files with data that lm-eval tasks read: what identifies them in a source of tasks, and where they are.
+"""Find and hash the local data files that lm-eval tasks read.
 
     identity["tasks"]   the tasks whose files name data
     identity["data"]    for each file or folder outside of the tasks' folder: sha256 by name

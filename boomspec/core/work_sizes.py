@@ -1,4 +1,4 @@
-"""How much the bodies of tasks handle at a time. What a task costs follows from the same numbers."""
+"""Default batch, chunk and buffer sizes of the runners; cost estimates use the same numbers."""
 
 from typing import Final
 

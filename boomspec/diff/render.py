@@ -1,4 +1,4 @@
-"""A comparison as text for a terminal and as Markdown for a pull request; what differs alike stands there once."""
+"""Print a comparison as terminal text or Markdown, with identical differences grouped."""
 
 from __future__ import annotations
 

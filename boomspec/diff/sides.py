@@ -1,4 +1,4 @@
-"""Reads the two sides of a comparison. A side is one of these:
+"""Load the two inputs of a comparison: spec, spec at a git revision, graph file or run.
 
     specs/x.yaml             a spec; specs/x.yaml#label one experiment of it
     HEAD~2:specs/x.yaml      a spec at a git revision, with what it extends; what it reads is what lies here now

@@ -1,4 +1,4 @@
-"""Check that two configs make the same function of the same weights: what both of them set must be equal.
+"""Check that two configs define the same computation, so that layers can be exchanged.
 
 Except what is known to change nothing (`_HARMLESS`), what is set layer by layer (`plan_config` takes it from the layer
 it belongs to), and what `layer_rules` works out anew for each number of layers. A key that only one of them has, or has

@@ -1,4 +1,4 @@
-"""Recognise a model in safetensors; say of everything else that a folder or repository may hold what to do with it.
+"""Check that a folder holds a safetensors model, and explain every file that is refused.
 
     names    the files, relative to the folder; those of its subfolders, too, as far down as they were looked at
 

@@ -1,4 +1,4 @@
-"""Read model facts, the layers and other tensors of a decoder, from config.json and safetensors headers, without torch.
+"""Read a model's layers, tensor shapes and dtypes from config.json and safetensors headers, without torch.
 
 The repeated group `<prefix>.<i>.<rest>`, i = 0..N-1, IS the layer stack. Of the other tensors, what stands
 in front of the stack (token and position embeddings) and what follows it (final norm, head) follows from

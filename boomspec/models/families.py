@@ -1,4 +1,4 @@
-"""The exceptions of model families, which headers and config do not show: one row for each model type.
+"""Per-architecture exceptions, keyed by `model_type`, that config and headers do not show.
 
 A family without a row is read as its headers and config say.
 

@@ -1,4 +1,4 @@
-"""Write a model's config and tensor shapes as short text, and read them back: what a check of its family depends on.
+"""Serialise a model's config and tensor shapes as short text, the input of a `check` task.
 
 F32 64x16 model.layers.#.mlp.down_proj.weight 0-29        a row of tensors that differ in their indices only
 BF16 32x16 model.layers.#.mlp.experts.#.up_proj.weight 1-29/0-63

@@ -1,4 +1,4 @@
-"""Recognise models of which every size is known to be right: alike layers under the names that their family always has.
+"""Recognise standard models of tested architectures, which need no check by transformers.
 
 Of any other model transformers is asked before a run (`boomspec.plan.model_checks`), which takes seconds. What is
 listed is data: a sweep over all families (tests/sweeps) has found each of these right.

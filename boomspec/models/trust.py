@@ -1,4 +1,4 @@
-"""List the code of others that a graph trusts and runs: files of models, tasks of lm-eval."""
+"""List third-party code that a graph will execute: model code (auto_map) and lm-eval tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lock file: what the names in an experiment stood for; reading and writing it, and how two locks differ.
+"""The lock file: pinned revisions and digests; read, write and compare it.
 
     <spec>.lock.json, beside the spec     what a spec's names stood for when `boomspec lock` was called
     <run folder>/lock.json                what a run used

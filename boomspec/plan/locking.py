@@ -1,4 +1,4 @@
-"""Makes locks: what the names of a graph or a spec stand for now, and whether that still is what was locked.
+"""Resolve names to revisions and digests, write them as a lock, and report what has changed.
 
     graph + store (+ hub) --lock_of--> Lock
     spec + its lock --lock_now--> LockState   what `boomspec lock` writes and `--check` compares

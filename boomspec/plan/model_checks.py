@@ -1,4 +1,4 @@
-"""Checks model families before a run: a family that would not come out right is an error of the spec.
+"""Run the check before a run, in a subprocess with a cached answer; failures are spec errors.
 
 A check needs transformers, so it runs in its own process. Its answer is cached in the user's cache folder, by the id of
 the task and the digest of the code. Families that are always right, and those that cannot be checked here, are left to

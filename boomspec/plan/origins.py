@@ -1,4 +1,4 @@
-"""Which differing fields of two specs force which tasks: found by compiling one side with values of the other.
+"""Find which changed field forces which task, by recompiling one spec with the other's values.
 
     base x field --compile with the other side's value--> tasks; the ones that are changed are forced by the field
 

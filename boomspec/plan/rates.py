@@ -1,4 +1,4 @@
-"""How long a task takes: from what was measured on this machine, else its calibration, else the table of devices.
+"""Estimate task durations from earlier tasks, a calibration, or a table of GPUs.
 
     measured      finished tasks of the same kind in this store: a line through their seconds and their work, of CPUs of
                   the same model (each core alike) or GPUs of the same kind

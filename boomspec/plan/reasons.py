@@ -1,4 +1,4 @@
-"""Explains why a task runs: by the field of the spec that differs from an earlier run, and the date of that run.
+"""Explain a cache miss by the changed spec field; the basic reason is set in `plan.py`.
 
     plan x graph x <store>/runs/<name>-*/graph.json --explained--> the plan, with fields of the spec as reasons
 

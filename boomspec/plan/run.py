@@ -1,4 +1,4 @@
-"""Opens a run: its graph, its store, and the models of any size, if they are whole.
+"""Open a run by spec, graph or folder, and find the models of its sizes.
 
 A run is named by its spec, its compiled graph, or its folder. No weights are read here.
 """

@@ -1,4 +1,4 @@
-"""The text in a plan: what each entry of `files` gives, how documents begin, how often a training reads it."""
+"""Describe the training text in a plan: files per entry, BOS handling, number of epochs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads a spec file into a document, and changes documents by edits.
+"""Parse a spec file into a tree with line numbers, and apply edits to it.
 
     file --read_document--> Document --edited--> Document
 

@@ -1,4 +1,4 @@
-"""Takes one step with every experiment, and reports each problem once, at the line that caused it.
+"""Run one step for all experiments, and report each error once, at the line that caused it.
 
     experiments x step --for_each--> results, or one SpecError
 

@@ -1,4 +1,4 @@
-"""Reads the JSON Schema of a model: what a value may be, which keys a mapping has.
+"""Query a pydantic model's JSON Schema for allowed keys and values.
 
 A schema is a dict as pydantic writes it, with its references resolved. An empty one says that nothing is known.
 """

@@ -1,4 +1,4 @@
-"""The objects below a URL, by their names relative to it: listing, reading, writing, copying from and to files.
+"""Object storage client (fsspec with retries): list, read, write and copy objects below a URL.
 
 Over fsspec, with retries. Objects are written whole or not at all. Listings are not cached, so that they show what
 other machines have written.

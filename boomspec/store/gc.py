@@ -1,4 +1,4 @@
-"""What a store holds that no run needs, and deleting it.
+"""Garbage-collect a store: find and delete artifacts that no run references.
 
 A run needs the artifact of every task in its graph, and the checkpoints of its unfinished tasks. Where the graph of
 one run cannot be read, any artifact and any checkpoint could be needed: then none is deleted.

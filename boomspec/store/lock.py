@@ -1,4 +1,4 @@
-"""Which living processes use a store's folder: file locks, which end with their process.
+"""File locks that show which processes use a store or execute a run.
 
     <store>/.in-use              shared by every process that uses the store; exclusive while `gc` cleans up
     <store>/runs/<run>/.running  shared by the processes that execute this run

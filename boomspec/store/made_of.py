@@ -1,4 +1,4 @@
-"""Early cut-off: find an artifact that was made of the same inputs, byte for byte, and publish it under another id.
+"""Reuse an artifact whose inputs have identical content, under a new task id (early cut-off).
 
     key = sha256(canonical JSON {kind, version, params, {role: contents of the artifact, or id of the source}})
 

@@ -1,4 +1,4 @@
-"""Sources: what a graph reads and does not make, uploaded to the store for machines that lack the files.
+"""Upload a graph's external inputs (models, texts) for machines that lack the files.
 
     <store>/source/<source id>/files/   those of a text, a model, a tokenizer or a folder of lm-eval tasks
                                data/    files and folders outside of that folder that the tasks name

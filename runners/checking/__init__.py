@@ -1,1 +1,1 @@
-"""Whether a teacher's family can be built right, asked of transformers with tiny random models (`trial`)."""
+"""Check with tiny random models in transformers that every size is assembled correctly."""

@@ -1,4 +1,4 @@
-"""Put a layer plan together from model objects, independently of files, tensor names and `runners.assembly`.
+"""Reference implementation: build a layer plan from nn.Modules, to test assembled checkpoints.
 
     layers      copies of the owners' layer modules, in the order of the plan, with all that they know of themselves
     in front    what a forward pass calls before the first layer: of the owner of the first layer

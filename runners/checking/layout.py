@@ -1,4 +1,4 @@
-"""Write a tiny random model with the config keys and the tensor names of a model's own files.
+"""Save a tiny random model with the config keys and tensor names of a given model.
 
     outline (config, names, shapes) --tiny config--> random model --its class's names--> the names of the files
 

@@ -1,4 +1,4 @@
-"""What outlives one graph: the Ray cluster of a spec with a search, whose graphs come one after the other.
+"""Keep one Ray cluster alive across the successive graphs of a spec with a search.
 
 `boomspec run` compiles a spec up to its searches, and again when they have found something. It hands all these graphs
 to one process (`--stages`), so Ray starts once. Standard input is then a socket. A line that comes is JSON: the next

@@ -1,4 +1,4 @@
-"""Read and write a token artifact: two flat token streams and what is known about them.
+"""Read and write a tokenized dataset: the training and held-out streams with their metadata.
 
 A stream is `EOS d1 EOS d2 EOS ... dn EOS`. Training reads it in windows: window w of T tokens covers
 stream[w*T : w*T + T + 1], that is T inputs and, one further, T labels. So every token but the first is

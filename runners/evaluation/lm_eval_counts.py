@@ -1,4 +1,4 @@
-"""Count what happens to the documents of an lm-eval task on their way through a model.
+"""Count truncated prompts and generations, NaN scores and unscored documents in lm-eval.
 
 lm-eval cuts a prompt that is too long, ends a text at its budget of tokens, scores an answer that is none of the
 choices as wrong and a comparison with NaN as false, all of that with a line in a log at most. Here each of them is

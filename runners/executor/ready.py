@@ -1,4 +1,4 @@
-"""Which task Ray gets next: one that is ready, the longest way first, and a few more than fill the machines.
+"""Choose the next ready task for Ray, longest remaining path first; Ray places it on a node.
 
 Ray starts tasks of equal claims in the order in which it gets them, those of different claims in any (measured with
 2.60), and one that becomes ready late comes last. So a task that many others need would wait for everything that was

@@ -1,4 +1,4 @@
-"""The copy of a run's folder at the store's URL: for others to watch, and for when the run's machine is gone.
+"""Mirror the run folder to the store's URL, so that another machine can watch or resume.
 
 A thread of the driver uploads the files that have changed, every few seconds and at the end. It never holds the run up,
 and its first failure is noted. A run that continues on another machine first downloads what was written there.

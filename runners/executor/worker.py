@@ -1,4 +1,4 @@
-"""One task, from start to published artifact, in the Ray worker that runs it.
+"""Run one task in a Ray worker: claim it, execute its body, publish its artifact.
 
 In: a `Job` (plain data). Out: an `Outcome`; an exception of the body is an outcome, too, so Ray does not retry it. Ray
 does retry a lost worker: then `execute` starts anew and the body continues from the checkpoints in `Context.resume`.

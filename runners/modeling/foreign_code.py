@@ -1,4 +1,4 @@
-"""Let transformers run a model's own code if the spec trusts each of its files, and else not.
+"""Allow `trust_remote_code` only for files whose sha256 the spec trusts.
 
 A task's options name the sha256 of every file that the spec trusts (`boomspec.models.code`). The code travels with what
 is made of a model, so a folder in the store is looked at as the teacher's own one is: an unknown file means no code, as

@@ -1,4 +1,4 @@
-"""What a task's body gets: its record, where its inputs are, where to work, how to report progress.
+"""`Context`, the argument of each task's `run`: record, inputs, output and resume folders, progress.
 
 A body is `run(context) -> None` in `runners/tasks/<kind>.py`. It reads `context.inputs`, writes its
 payload into `context.path`, and returns; publishing, provenance and retries are the executor's.

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a flag to look at, so that a run ends at a place of its own choosing."""
+"""Turn Ctrl-C and SIGTERM into a flag that the run polls, to stop cleanly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is written about a run, in its folder `<store>/runs/<name>-<graph id>/`.
+"""Write and read a run's events, status, logs and task progress in its run folder.
 
     graph.json                 what runs
     lock.json                  what its names stood for, and the packages that ran it

@@ -1,4 +1,4 @@
-"""Errors of tasks in terms that a person knows: which disk is full, what a folder is called.
+"""Rewrite task errors for people: full disks, and model names in place of paths.
 
 The error of a full disk comes in many shapes (an OSError, often without the file's name; safetensors' own; one that
 caused another), so it is recognised by its number or by the system's own text. It must be asked before anything is

@@ -1,4 +1,4 @@
-"""Run many layer plans on the same tokens, computing what they share once.
+"""Forward many layer plans on one batch, reusing hidden states of common prefixes.
 
 Plans that begin with the same layers have the same hidden states there. Within one `run` the plans are taken
 in sorted order, which is a depth-first walk through the tree of their prefixes: a state is computed once and

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: what a killed task continues from.
+"""Save, find and load (sharded) training checkpoints; `loop.py` resumes from them.
 
     <resume>/step-00000120/   weights.safetensors   the trained parameters
                               moments.safetensors   AdamW's two moments of each

@@ -1,4 +1,4 @@
-"""A model in training, on the workers of a process group.
+"""Wrap a model for one worker, DDP or FSDP2; gradients are summed, not averaged.
 
     one worker   the model itself
     ddp          a copy on each worker; gradients are added up

@@ -1,4 +1,4 @@
-"""A worker of a training on several workers: its inputs, its folders and its files are those of its machine.
+"""The function each Ray Train worker runs: set up inputs and folders, then train.
 
 Machines that share a folder work in it together. Where the store is at a URL they may share nothing: then each has
 folders of its own, below `.workers/<machine>/` in its resume folder, and its progress is sent; checkpoints go by way of

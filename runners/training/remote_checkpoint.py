@@ -1,4 +1,4 @@
-"""The checkpoints of a training at the store's URL, for when its machine is gone.
+"""Upload and fetch training checkpoints at a store's URL, to resume on another machine.
 
     <url>/<kind>/.<task id>.resume/step-00000120.<attempt>/   files of `runners/training/checkpoint.py`; state.json last
                                    payload/                   what rank 0 has made for its coordinator

@@ -1,4 +1,4 @@
-"""Bytes of memory at the largest moment of a training step or a measurement, from shapes.
+"""Estimate peak memory of a training step or an evaluation from tensor shapes.
 
 What autograd keeps of a layer until its backward pass, in elements of one token (D hidden width, q and k widths of
 queries and of keys, I width inside the MLP, n norms), follows from what each operation needs of its input and output,

@@ -1,4 +1,4 @@
-"""What costs follow from of a model: the shapes of its tensors, and how wide its attention is. No family names.
+"""Compute a model's FLOPs and cost inputs from its tensor shapes, without per-architecture code.
 
 Every two-dimensional weight of a layer is a matrix product on each token. How wide queries and keys are and whether the
 MLP is gated, which attention's operations and the memory of activations need, is checked against the shapes: a layer

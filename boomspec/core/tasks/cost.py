@@ -1,4 +1,4 @@
-"""What a task takes: its cost, and the prices from which its record works the cost out.
+"""The estimated cost of a task (FLOPs, memory, disk), and the inputs of that estimate.
 
 `boomspec.compile.cost` knows the prices, which follow from the shapes of models. `boomspec.plan.known_costs` fills in
 what is known only once the text has been tokenized.

@@ -1,4 +1,4 @@
-"""How a model is trained, and with which kernels it is computed: parts of several records."""
+"""Training hyperparameters and determinism settings that several task records share."""
 
 from typing import Literal
 

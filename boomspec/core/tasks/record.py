@@ -1,4 +1,4 @@
-"""The base class of all task records: what the planner, the executor and the reports ask of a kind."""
+"""Base class of task records: the hashed parameters of one task kind, with its cost."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
