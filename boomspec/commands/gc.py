@@ -15,7 +15,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.sizes import shown_bytes
 from boomspec.plan.run import DEFAULT_STORE
 from boomspec.store import Store, Where, open_store
-from boomspec.store.interface import Stored
+from boomspec.store.interface import Deletable
 
 if TYPE_CHECKING:
     from boomspec.store.gc import Needed
@@ -99,7 +99,7 @@ def command(
         click.echo("nothing was deleted: --delete does it")
 
 
-def _print(items: list[Stored], needed: Needed, store: Store, *, deleted: bool) -> None:
+def _print(items: list[Deletable], needed: Needed, store: Store, *, deleted: bool) -> None:
     from rich.console import Console  # imported here: rich is slow to load
     from rich.markup import escape
     from rich.table import Table
@@ -121,8 +121,8 @@ def _print(items: list[Stored], needed: Needed, store: Store, *, deleted: bool) 
         console.print("what it needs is not known, so every artifact is kept; boomspec gc --forget RUN gives it up")
 
 
-def _grouped(items: list[Stored]) -> dict[str, list[Stored]]:
-    groups: dict[str, list[Stored]] = {}
+def _grouped(items: list[Deletable]) -> dict[str, list[Deletable]]:
+    groups: dict[str, list[Deletable]] = {}
     for item in items:
         detail = {"artifact": ", of no run", "checkpoints": f", {item.reason}"}.get(item.what, "")
         groups.setdefault(f"{item.what} {item.kind}".strip() + detail, []).append(item)

@@ -22,7 +22,7 @@ import yaml
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import TaskGraph
 from boomspec.core.sizes import shown_bytes
-from boomspec.plan.demand import KEEPALIVE, OBJECT_STORE, Machine, machine
+from boomspec.plan.demand import KEEPALIVE, OBJECT_STORE, MachineRequirement, machine
 from boomspec.plan.lock import Lock
 
 DEFAULT_SECRET = "boomspec-secrets"
@@ -137,7 +137,7 @@ def _groups(graph: TaskGraph, pods: Pods) -> list[dict[str, Any]]:
     return groups
 
 
-def _group(name: str, size: Machine, replicas: int, pods: Pods) -> dict[str, Any]:
+def _group(name: str, size: MachineRequirement, replicas: int, pods: Pods) -> dict[str, Any]:
     resources = {"cpu": str(size.cpus), "memory": f"{size.gibibytes}Gi"}
     if size.gpus:
         resources["nvidia.com/gpu"] = str(size.gpus)

@@ -26,13 +26,13 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.files import check_locks
 from boomspec.core.json_text import json_text
 from boomspec.models import trust
-from boomspec.plan.forecast import Machine, forecast
+from boomspec.plan.forecast import MachineSpec, forecast
 from boomspec.plan.model_checks import check_models
-from boomspec.plan.plan import needed
+from boomspec.plan.plan import plan_tasks
 from boomspec.plan.plan_json import plan_json
 from boomspec.plan.plan_text import print_plan
 from boomspec.plan.rates import save_calibration
-from boomspec.plan.reasons import explained
+from boomspec.plan.reasons import with_reasons
 from boomspec.plan.run import store_of
 from boomspec.plan.saved import SavedPlan
 from boomspec.spec.experiments import load_spec
@@ -93,7 +93,7 @@ def command(
     check_locks(place.root)
     unchecked = check_models(compiled, place)
     graph = compiled.graph
-    plan = explained(needed(graph, place, checksums=verify), compiled, place)
+    plan = with_reasons(plan_tasks(graph, place, checksums=verify), compiled, place)
     execution = compiled.files[0].spec.execution
     found = forecast(graph, plan, place, _machine(execution, device, gpus))
     unread = [f"{graph.nodes[i].name}: {step.reason}" for i, step in plan.steps.items() if step.unread]
@@ -113,9 +113,9 @@ def command(
         sys.exit(EXIT_SOMETHING_TO_DO)
 
 
-def _machine(execution: ExecutionSpec, device: str | None, gpus: float | None) -> Machine:
+def _machine(execution: ExecutionSpec, device: str | None, gpus: float | None) -> MachineSpec:
     name = device or execution.device
-    return Machine(execution.cpus or machine.cpus(), 1 if gpus is None else gpus, DEVICES[name] if name else None)
+    return MachineSpec(execution.cpus or machine.cpus(), 1 if gpus is None else gpus, DEVICES[name] if name else None)
 
 
 def _calibrate(store: Store) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from boomspec.compile.compiler import Compiled, answers_of, compile_experiments
+from boomspec.compile.compiler import Compiled, compile_experiments, search_results_from
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import TaskGraph
 from boomspec.core.graph_file import read_graph
@@ -99,7 +99,7 @@ def compiled_with(
     """A spec compiled with what the searches in its store have found, and that store."""
     files = tuple(replace(file, pins=pins) for file in load_experiments(spec))
     found = store_of(files[0], store)
-    return compile_experiments(files, answers_of(found), failed=failed), found
+    return compile_experiments(files, search_results_from(found), failed=failed), found
 
 
 def runnable(

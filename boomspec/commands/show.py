@@ -16,7 +16,7 @@ import click
 
 from boomspec.commands.shared import json_option, spec_argument, store_option, warn
 from boomspec.compile.check import check_spec
-from boomspec.compile.compiler import answers_of, compile_experiments
+from boomspec.compile.compiler import compile_experiments, search_results_from
 from boomspec.compile.resolved import FOLLOWING, resolve, tasks_by_name
 from boomspec.core.errors import BoomspecError, SpecError
 from boomspec.core.graph import Experiment
@@ -157,7 +157,7 @@ def review(address: Path, store: Where | None) -> Review:
         files = {file.label: file for file in load_experiments(address)}
         first, *_ = files.values()
         try:
-            graph = compile_experiments([*files.values()], answers_of(store_of(first, store))).graph
+            graph = compile_experiments([*files.values()], search_results_from(store_of(first, store))).graph
         except BoomspecError as error:
             if isinstance(error, SpecError) and not _is_unreachable(error):
                 raise

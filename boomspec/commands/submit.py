@@ -36,7 +36,7 @@ from boomspec.models import trust
 from boomspec.plan.demand import local_paths, machine
 from boomspec.plan.lock import Lock
 from boomspec.plan.locking import LOCK, Hub, lock_of
-from boomspec.plan.plan import needed, read_by
+from boomspec.plan.plan import plan_tasks, sources_read
 from boomspec.plan.run import GRAPH
 from boomspec.plan.saved import is_plan
 from boomspec.spec.experiments import load_spec
@@ -156,7 +156,7 @@ def _stages(spec: Path, store: Where | None, *, locked: bool, ignore_packages: b
         lock = kept.lock if kept else lock_of(graph, place, Hub(offline=True))
         warn(trust.warnings(graph))
         if place.is_remote:  # machines that share no folder get files from nowhere else
-            for source, size in upload_missing(place, read_by(graph, needed(graph, place))):
+            for source, size in upload_missing(place, sources_read(graph, plan_tasks(graph, place))):
                 click.echo(f"put into the store: {source_name(source)}, {shown_bytes(size)}", err=True)
         yield _Stage(graph, place, lock, pending)
         if not pending:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from boomspec.compile import records
 from boomspec.compile.builder import Builder
-from boomspec.compile.family import Family, pruned
+from boomspec.compile.family import ResolvedFamily, pruned
 from boomspec.compile.places import errors_at
-from boomspec.core.layers import Plan, teacher_indices, teacher_layers, untrained
+from boomspec.core.layers import LayerPlan, teacher_indices, teacher_layers, untrained
 from boomspec.core.sizes import Member
 from boomspec.core.tasks import Baseline, Record, Series, Subset
 from boomspec.models.plan_config import check_one_kind
@@ -18,7 +18,7 @@ from boomspec.spec.spec_file import ById
 
 
 @dataclass(frozen=True)
-class Model:
+class EvaluatedModel:
     """One model to be measured: its series, its label and size in the report, and the task or source that has it."""
 
     series: Series
@@ -27,7 +27,9 @@ class Model:
     task: str
 
 
-def members(build: Builder, family: Family, teacher: str, student: str, series: Series) -> list[Model]:
+def add_interpolated_models(
+    build: Builder, family: ResolvedFamily, teacher: str, student: str, series: Series
+) -> list[EvaluatedModel]:
     """The members between student and teacher, which exist already."""
     models = []
     for member in family.members:
@@ -37,26 +39,28 @@ def members(build: Builder, family: Family, teacher: str, student: str, series: 
         record = records.interpolation(member.plan, tied=member.tied, rest=family.rest or None)
         name = f"interpolate {size}" + ("" if series == "interpolated" else f" {series}")
         task = build.add(name, record, {"teacher": teacher, "student": student})
-        models.append(Model(series, f"{series} {size}", member, task))
+        models.append(EvaluatedModel(series, f"{series} {size}", member, task))
     return models
 
 
-def baselines(build: Builder, family: Family, teacher: str, tokens: str | None) -> tuple[list[Model], dict[str, str]]:
+def baselines(
+    build: Builder, family: ResolvedFamily, teacher: str, tokens: str | None
+) -> tuple[list[EvaluatedModel], dict[str, str]]:
     """The baselines of the spec, and their trainings by label."""
     spec, resolved = build.resolved.spec, build.resolved
     kept, layers, rest = family.kept, family.facts.count, family.rest or None
     smaller = [member for member in family.members if not member.is_teacher]
     plans = [untrained(member.plan, kept) for member in smaller]
-    models: list[Model] = []
+    models: list[EvaluatedModel] = []
     trainings: dict[str, str] = {}
 
-    def add(series: Series, name: str, found: Iterable[tuple[Member, Record, Plan]], *, reads_text: bool) -> None:
+    def add(series: Series, name: str, found: Iterable[tuple[Member, Record, LayerPlan]], *, reads_text: bool) -> None:
         """Add a model for each size: its record, and a plan of the same shape."""
         inputs = {"teacher": teacher, "tokens": tokens or ""} if reads_text else {"teacher": teacher}
         for member, record, plan in found:
             size = family.label(member)
             task = build.add(f"{name} {size}", record, inputs)
-            models.append(Model(series, f"{series} {size}", _pruned(build, family, record, plan), task))
+            models.append(EvaluatedModel(series, f"{series} {size}", _pruned(build, family, record, plan), task))
 
     if spec.baseline("naive_pruning") is not None:
         found = [(m, records.subset(plan, rest=rest), plan) for m, plan in zip(smaller, plans, strict=True)]
@@ -67,8 +71,8 @@ def baselines(build: Builder, family: Family, teacher: str, tokens: str | None) 
         control = records.distill(resolved, kept, initial="random", tokens=section.tokens)
         student = build.add("distill random_init", control, {"teacher": teacher, "tokens": tokens})
         trainings["random_init"] = student
-        models.append(Model("random_init", "random_init student", family.student, student))
-        models += members(build, family, teacher, student, "random_init")
+        models.append(EvaluatedModel("random_init", "random_init student", family.student, student))
+        models += add_interpolated_models(build, family, teacher, student, "random_init")
     if spec.baseline("standard_distillation") is not None:
         # Each starts from the layers of naive pruning at its size.
         add(
@@ -100,7 +104,7 @@ def baselines(build: Builder, family: Family, teacher: str, tokens: str | None) 
     return models, trainings
 
 
-def _pruned(build: Builder, family: Family, record: Record, plan: Plan) -> Member:
+def _pruned(build: Builder, family: ResolvedFamily, record: Record, plan: LayerPlan) -> Member:
     """The size of a smaller teacher; with the teacher's other parts, where its record keeps them."""
     rest = isinstance(record, Baseline) and isinstance(record.build, Subset) and bool(record.build.rest)
     with errors_at(build.file, ("baselines",), f"the teacher pruned to {len(plan)} layers: "):

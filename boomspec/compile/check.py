@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from boomspec.compile.family import Family, check_teacher, kept_layers, patched_sets, resolve_family
+from boomspec.compile.family import ResolvedFamily, check_teacher, kept_layers, patched_sets, resolve_family
 from boomspec.compile.model_sources import Role, code_problems, folder_problems, local_facts, model_folder, section_of
 from boomspec.compile.places import Location, is_folder, path_text, resolve_path, variable_problems
 from boomspec.compile.records import recipe
@@ -27,18 +27,18 @@ from boomspec.spec.sections.data import CalibrationSpec
 from boomspec.spec.sections.interpolate import OrderSearch
 from boomspec.spec.sections.student import KeepChoice
 from boomspec.spec.sections.training import Training
-from boomspec.spec.spec_file import Once, Spec, SpecFile, once_for
+from boomspec.spec.spec_file import Memo, Spec, SpecFile, memoized_for
 
 _HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 _PLENTY = 10_000_000  # tokens, where nothing is trained or searched: what is held out is a share of them
 
 
-def check_spec(file: SpecFile) -> Family | None:
+def check_spec(file: SpecFile) -> ResolvedFamily | None:
     """Check one experiment; its family, as in `check_experiments`. Raises SpecError."""
     return check_experiments([file])[0]
 
 
-def check_experiments(files: Sequence[SpecFile]) -> list[Family | None]:
+def check_experiments(files: Sequence[SpecFile]) -> list[ResolvedFamily | None]:
     """Check every experiment of a spec. Raises SpecError with all problems.
 
     Returns their families: None where the teacher's layers, a search's finding or a published student's mapping are not
@@ -49,11 +49,11 @@ def check_experiments(files: Sequence[SpecFile]) -> list[Family | None]:
 
 def together(files: Sequence[SpecFile]) -> list[SpecFile]:
     """The files with one memo: what has been read for one is not read again for the others."""
-    once = Once()
+    once = Memo()
     return [replace(file, once=once) for file in files]
 
 
-def check(file: SpecFile) -> Family | None:
+def check(file: SpecFile) -> ResolvedFamily | None:
     """Check one experiment of those that are compiled together."""
     file = replace(file, spec=complete(file.spec))
     if problems := [*_path_problems(file), *_training_problems(file)]:
@@ -62,8 +62,8 @@ def check(file: SpecFile) -> Family | None:
     return None if facts is None else check_against(file, facts)
 
 
-@once_for("teacher", "student", "data", "distill", "interpolate", "evaluate")
-def check_against(file: SpecFile, facts: ModelFacts) -> Family | None:
+@memoized_for("teacher", "student", "data", "distill", "interpolate", "evaluate")
+def check_against(file: SpecFile, facts: ModelFacts) -> ResolvedFamily | None:
     """Check a spec against its teacher, with the plainest choice in the place of what a search will find."""
     check_teacher(file, facts)
     if file.spec.student.keep is None:
@@ -75,7 +75,7 @@ def check_against(file: SpecFile, facts: ModelFacts) -> Family | None:
     return family if settled and file.spec.student.model is None else None
 
 
-@once_for("teacher", "student", "data", "evaluate", "execution")
+@memoized_for("teacher", "student", "data", "evaluate", "execution")
 def _path_problems(file: SpecFile) -> list[Problem]:
     """Problems of the paths and names in a spec, without reading what they hold."""
     if problems := list(variable_problems(file)):

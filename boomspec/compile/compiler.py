@@ -18,11 +18,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from boomspec.compile import records
-from boomspec.compile.baselines import Model, baselines, members
+from boomspec.compile.baselines import EvaluatedModel, add_interpolated_models, baselines
 from boomspec.compile.builder import Answers, Builder
 from boomspec.compile.check import check, check_against, together
 from boomspec.compile.cost.pricing import priced
-from boomspec.compile.family import Family, Sets, kept_layers, patched_sets, resolve_family
+from boomspec.compile.family import ResolvedFamily, Sets, kept_layers, patched_sets, resolve_family
 from boomspec.compile.family_check import add_check
 from boomspec.compile.lm_eval.checks import check_tasks
 from boomspec.compile.model_sources import Role, dequantization, local_facts, model_sources, student_mapping
@@ -44,7 +44,7 @@ from boomspec.spec.spec_file import ById, SpecFile
 from boomspec.store import Store
 
 
-def no_answers(search: str) -> dict[str, Any] | None:
+def no_search_results(search: str) -> dict[str, Any] | None:
     """No search has run."""
     return None
 
@@ -57,13 +57,13 @@ class Compiled:
     """
 
     graph: TaskGraph
-    families: dict[str, Family]
+    families: dict[str, ResolvedFamily]
     pending: tuple[str, ...] = ()  # names of the searches that the rest waits for
     files: tuple[SpecFile, ...] = ()
-    answers: Answers = no_answers
+    answers: Answers = no_search_results
 
     @property
-    def family(self) -> Family | None:
+    def family(self) -> ResolvedFamily | None:
         return next(iter(self.families.values()), None) if len(self.graph.experiments) == 1 else None
 
 
@@ -72,7 +72,7 @@ class _Part:
     """One compiled experiment. `cells` are its numbers, `roles` the tasks that they come from."""
 
     build: Builder
-    family: Family | None = None
+    family: ResolvedFamily | None = None
     lineage: Lineage | None = None
     products: tuple[str, ...] = ()
     cells: tuple[Cell, ...] = ()
@@ -101,7 +101,7 @@ class _Start:
         return {"teacher": self.teacher, "tokens": self.tokens}
 
 
-def answers_of(store: Store) -> Answers:
+def search_results_from(store: Store) -> Answers:
     """What the searches in a store have found. One that is damaged counts as not run."""
 
     def answer(search: str) -> dict[str, Any] | None:
@@ -113,13 +113,13 @@ def answers_of(store: Store) -> Answers:
     return answer
 
 
-def compile_spec(file: SpecFile, answers: Answers = no_answers) -> Compiled:
+def compile_spec(file: SpecFile, answers: Answers = no_search_results) -> Compiled:
     """Compile one experiment."""
     return compile_experiments([file], answers)
 
 
 def compile_experiments(
-    files: Sequence[SpecFile], answers: Answers = no_answers, *, failed: Collection[str] = ()
+    files: Sequence[SpecFile], answers: Answers = no_search_results, *, failed: Collection[str] = ()
 ) -> Compiled:
     """Compile the experiments of one spec file. Reads what they name, or asks the hub for pinned commits.
 
@@ -199,10 +199,10 @@ def _compile(file: SpecFile, answers: Answers) -> _Part:
     if sets is None:
         return _pending(build, start, kept, student)
     family = resolve_family(file, start.facts, kept, sets, existing)
-    inner = members(build, family, start.teacher, student, "interpolated")
+    inner = add_interpolated_models(build, family, start.teacher, student, "interpolated")
     models = [
-        Model("teacher", "teacher", family.members[-1], start.teacher),
-        Model("student", "student", family.student, student),
+        EvaluatedModel("teacher", "teacher", family.members[-1], start.teacher),
+        EvaluatedModel("student", "student", family.student, student),
         *inner,
     ]
     more, more_trainings = baselines(build, family, start.teacher, start.tokens)
@@ -280,7 +280,7 @@ def _pending(
     start: _Start,
     kept: tuple[int, ...] | None = None,
     student: str | None = None,
-    family: Family | None = None,
+    family: ResolvedFamily | None = None,
 ) -> _Part:
     """The experiment up to the searches that have not run."""
     needed = set(build.pending)
@@ -292,7 +292,7 @@ def _pending(
     return _Part(build, family)
 
 
-def _cells(build: Builder, models: list[Model], tokens: str | None) -> tuple[tuple[Cell, ...], dict[str, str]]:
+def _cells(build: Builder, models: list[EvaluatedModel], tokens: str | None) -> tuple[tuple[Cell, ...], dict[str, str]]:
     """Every number of the report, and the evaluations by their roles."""
     file = build.file
     evaluations = records.evaluations(file)
@@ -311,7 +311,7 @@ def _cells(build: Builder, models: list[Model], tokens: str | None) -> tuple[tup
     return cells, inputs
 
 
-def _cell(model: Model, measure: str, record: Evaluate) -> Cell:
+def _cell(model: EvaluatedModel, measure: str, record: Evaluate) -> Cell:
     task = record.measure.task if isinstance(record.measure, LmEval) else measure
     return Cell(
         series=model.series,

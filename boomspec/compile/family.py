@@ -21,8 +21,8 @@ from boomspec.core.layers import (
     STUDENT,
     TEACHER,
     KeepRule,
+    LayerPlan,
     Owner,
-    Plan,
     check_kept,
     ends_of,
     evenly_spaced,
@@ -35,7 +35,7 @@ from boomspec.core.layers import (
     teacher_indices,
     teacher_layers,
 )
-from boomspec.core.sizes import Member, answer, labels, no_such_size, shown_bytes
+from boomspec.core.sizes import Member, labels, no_such_size, select_member, shown_bytes
 from boomspec.core.types import Sizes
 from boomspec.models.facts import ModelFacts, read_as, size_of
 from boomspec.models.families import row_of
@@ -45,14 +45,14 @@ from boomspec.models.nested import prefixes_in, with_rest
 from boomspec.models.plan_config import plan_config
 from boomspec.spec.sections.interpolate import BudgetSpec, OrderSearch
 from boomspec.spec.sections.student import KeepChoice
-from boomspec.spec.spec_file import Once, SpecFile, once_for
+from boomspec.spec.spec_file import Memo, SpecFile, memoized_for
 
 Sets = tuple[tuple[int, ...], ...]  # the patched blocks after 0, 1, ..., m steps
 _CONTEXT = ("max_position_embeddings", "n_positions")
 
 
 @dataclass(frozen=True)
-class Family:
+class ResolvedFamily:
     """Kept layers and the members that are built, by patched blocks; the last one is the teacher. All integers."""
 
     facts: ModelFacts
@@ -61,7 +61,7 @@ class Family:
     members: tuple[Member, ...]
     every: tuple[Member, ...]  # also the members that are not built
     rest: bool = False  # sizes with layers of the teacher keep its other parts
-    once: Once = field(default_factory=Once, compare=False, repr=False)  # values computed from it, once
+    once: Memo = field(default_factory=Memo, compare=False, repr=False)  # values computed from it, once
 
     @cached_property
     def _labels(self) -> dict[int, str]:
@@ -71,14 +71,14 @@ class Family:
         return self._labels[member.patched]
 
 
-@once_for("teacher", "student", "interpolate")
+@memoized_for("teacher", "student", "interpolate")
 def resolve_family(
     file: SpecFile,
     facts: ModelFacts,
     kept: tuple[int, ...],
     sets: Sets,
     existing: ModelFacts | None = None,
-) -> Family:
+) -> ResolvedFamily:
     """Turn mapping, patched sets and sizes into layer plans. Raises SpecError with all problems.
 
     `sets[k]` are the blocks that the member with k patched blocks has from the teacher. `existing`: the facts of a
@@ -100,7 +100,7 @@ def resolve_family(
             place = ("interpolate",) if existing is None else ("student", "model")
             with errors_at(file, place, f"the size of {len(member.plan)} layers: "):
                 plan_config(owners, member.plan, tied=member.tied, base=TEACHER)
-    return Family(facts, kept, student, built, tuple(members), file.spec.teacher.keeps_rest)
+    return ResolvedFamily(facts, kept, student, built, tuple(members), file.spec.teacher.keeps_rest)
 
 
 def _distilled(file: SpecFile, facts: ModelFacts, kept: tuple[int, ...]) -> ModelFacts:
@@ -110,7 +110,7 @@ def _distilled(file: SpecFile, facts: ModelFacts, kept: tuple[int, ...]) -> Mode
     return replace(facts, layers=tuple(facts.layers[i] for i in kept), config=config)
 
 
-def _member(file: SpecFile, facts: ModelFacts, student: ModelFacts, patched: int, plan: Plan) -> Member:
+def _member(file: SpecFile, facts: ModelFacts, student: ModelFacts, patched: int, plan: LayerPlan) -> Member:
     # A tied model whose embedding and head have two owners with different weights cannot stay tied.
     owners = {TEACHER: facts, STUDENT: student}
     first, last = (owners[owner] for owner in ends_of(plan))
@@ -121,7 +121,7 @@ def _member(file: SpecFile, facts: ModelFacts, student: ModelFacts, patched: int
     return Member(patched, plan, *size_of(tensors), tied)
 
 
-def pruned(facts: ModelFacts, plan: Plan, *, rest: bool = False) -> Member:
+def pruned(facts: ModelFacts, plan: LayerPlan, *, rest: bool = False) -> Member:
     """A model of the teacher's layers alone: tied as the teacher is. Raises BoomspecError where it cannot be built."""
     plan_config({TEACHER: facts}, plan, tied=facts.tied, base=TEACHER)
     tensors = plan_entries(facts, facts, plan, tied=facts.tied)
@@ -148,7 +148,7 @@ def _chosen(file: SpecFile, facts: ModelFacts, kept: Sequence[int], members: Seq
                 problems.append(file.problem(place, error.message, error.hint))
             continue
         for size in item.sizes:
-            found = answer(members, size, choose=interpolate.choose)
+            found = select_member(members, size, choose=interpolate.choose)
             if found is None:
                 problems.append(file.problem(place, no_such_size(members, size)))
             else:

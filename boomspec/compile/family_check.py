@@ -12,7 +12,7 @@ from boomspec.compile.builder import Builder
 from boomspec.core.graph import CODE
 from boomspec.core.layers import evenly_spaced, plan_of
 from boomspec.core.tasks import BuiltSize, Check, Outline
-from boomspec.core.tasks.record import Assembled, Copied
+from boomspec.core.tasks.record import LayerPlanShape, SameShape
 from boomspec.models.facts import ModelFacts
 from boomspec.models.outline import config_text, outline
 from boomspec.spec.spec_file import ById
@@ -31,7 +31,7 @@ def add_check(build: Builder, teacher: str, kept: tuple[int, ...] | None, studen
         return
     facts, given = build.facts[teacher], build.facts.get(student or "")
     kept = kept or evenly_spaced(max(1, facts.count // 2), facts.count)
-    models = [model for node in waiting if isinstance(model := node.task.record.model(), Assembled)]
+    models = [model for node in waiting if isinstance(model := node.task.record.model(), LayerPlanShape)]
     # A student that is trained begins as layers of its teacher.
     plans = [(m.plan, facts.tied if m.tied is None else m.tied) for m in models if not m.merged]
     half = plan_of(kept, facts.count, [i >= len(kept) // 2 for i in range(len(kept))])
@@ -60,7 +60,7 @@ def _source(build: Builder, model: str) -> str:
     """The source of a model that is dequantised first."""
     node = build.nodes.get(model)
     copied = node.task.record.model() if node is not None else None
-    return node.task.inputs[copied.role] if node is not None and isinstance(copied, Copied) else model
+    return node.task.inputs[copied.role] if node is not None and isinstance(copied, SameShape) else model
 
 
 def _outline(facts: ModelFacts) -> Outline:

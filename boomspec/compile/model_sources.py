@@ -37,7 +37,7 @@ from boomspec.models.quantized import check_quantization, foreseen, quantization
 from boomspec.models.tokenizer import needed_rows
 from boomspec.spec.sections.student import StudentSpec
 from boomspec.spec.sections.teacher import PretrainSpec, TeacherSpec
-from boomspec.spec.spec_file import SpecFile, once_for
+from boomspec.spec.spec_file import SpecFile, memoized_for
 
 Role = Literal["teacher", "student"]
 BELIEVED = "tied"  # of the location of a model whose head was taken for its embedding without being read whole
@@ -50,7 +50,7 @@ def section_of(file: SpecFile, role: Role) -> TeacherSpec | StudentSpec:
     return file.spec.teacher if role == "teacher" else file.spec.student
 
 
-@once_for("teacher", "student")
+@memoized_for("teacher", "student")
 def model_folder(file: SpecFile, role: Role) -> Path | None:
     """The folder of a model that exists; None where it is on the hub, or trained by the spec."""
     section = section_of(file, role)
@@ -85,7 +85,7 @@ def folder_problems(file: SpecFile, role: Role, folder: Path) -> list[Problem]:
     return [] if error is None else [file.problem((role, "model"), error.message, error.hint)]
 
 
-@once_for("teacher", "data")
+@memoized_for("teacher", "data")
 def local_facts(file: SpecFile) -> ModelFacts | None:
     """The teacher's facts where no network is needed to know them, else None."""
     teacher = file.spec.teacher

@@ -10,14 +10,14 @@ from boomspec.compile.model_sources import architecture
 from boomspec.compile.resolved import ResolvedSpec
 from boomspec.core import tasks
 from boomspec.core.graph import Source
-from boomspec.core.layers import Plan
+from boomspec.core.layers import LayerPlan
 from boomspec.spec.sections.baselines import LaCoSpec
 from boomspec.spec.sections.data import CalibrationSpec
 from boomspec.spec.sections.determinism import determinism
 from boomspec.spec.sections.interpolate import OrderSearch
 from boomspec.spec.sections.student import KeepChoice
 from boomspec.spec.sections.training import FaithfulSpec, Training
-from boomspec.spec.spec_file import SpecFile, once_for
+from boomspec.spec.spec_file import SpecFile, memoized_for
 
 _PLANS = 1 << 14  # records of plans that are kept: a sweep's experiments have the same ones
 
@@ -92,12 +92,12 @@ def recipe(training: Training, *, seed: int, sequence_length: int, tokens: int |
 
 
 @lru_cache(_PLANS)
-def interpolation(plan: Plan, *, tied: bool, rest: Literal[True] | None) -> tasks.Interpolate:
+def interpolation(plan: LayerPlan, *, tied: bool, rest: Literal[True] | None) -> tasks.Interpolate:
     return tasks.Interpolate(plan=plan, tied=tied, rest=rest)
 
 
 @lru_cache(_PLANS)
-def subset(plan: Plan, *, rest: Literal[True] | None) -> tasks.Baseline:
+def subset(plan: LayerPlan, *, rest: Literal[True] | None) -> tasks.Baseline:
     return tasks.Baseline(build=tasks.Subset(plan=plan, rest=rest))
 
 
@@ -152,7 +152,7 @@ def _determinism(resolved: ResolvedSpec) -> tasks.Determinism | None:
     return determinism(resolved.spec.determinism)
 
 
-@once_for("evaluate", "data", "seed", "determinism")
+@memoized_for("evaluate", "data", "seed", "determinism")
 def evaluations(file: SpecFile) -> list[tuple[str, tasks.Evaluate, Source | None]]:
     """How every model is measured, by name; lm-eval tasks with where they come from."""
     evaluate, data = file.spec.evaluate, file.spec.data

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from boomspec.compile.family import Family
+from boomspec.compile.family import ResolvedFamily
 from boomspec.core.graph import Source
 from boomspec.core.identity import digest
 from boomspec.core.layers import ORDERS, TEACHER, Layer, blocks, family_of_sets, patchable, prefixes
@@ -64,7 +64,7 @@ class ResolvedSpec:
     """
 
     spec: Spec
-    family: Family | None = None
+    family: ResolvedFamily | None = None
     sources: tuple[Source, ...] = ()
 
     @property
@@ -104,7 +104,7 @@ class ResolvedSpec:
         return data
 
 
-def resolve(spec: Spec, family: Family | None = None, sources: Iterable[Source] = ()) -> ResolvedSpec:
+def resolve(spec: Spec, family: ResolvedFamily | None = None, sources: Iterable[Source] = ()) -> ResolvedSpec:
     """The resolved spec, as far as its family and its sources are known."""
     return ResolvedSpec(complete(spec), family, tuple(sources))
 
@@ -157,7 +157,7 @@ def unresolved(data: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _put_layers(spec: Spec, data: dict[str, Any], family: Family) -> None:
+def _put_layers(spec: Spec, data: dict[str, Any], family: ResolvedFamily) -> None:
     """Replace rules by integers."""
     keep, order, section = spec.student.keep, spec.interpolate.order, data["interpolate"]
     data["written"] = {"interpolate": section} | ({"keep": data["student"]["keep"]} if keep is not None else {})
@@ -171,7 +171,7 @@ def _put_layers(spec: Spec, data: dict[str, Any], family: Family) -> None:
     data["interpolate"] = interpolate
 
 
-def _layers(spec: Spec, family: Family) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+def _layers(spec: Spec, family: ResolvedFamily) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """What the sections `student`, `teacher` and `interpolate` have become."""
     facts = family.facts
     student = {
@@ -188,7 +188,7 @@ def _layers(spec: Spec, family: Family) -> tuple[dict[str, Any], dict[str, Any],
     return student, teacher, {"order": _order(family), "singletons": _singletons(spec, family), "sizes": sizes}
 
 
-def _order(family: Family) -> list[Any]:
+def _order(family: ResolvedFamily) -> list[Any]:
     """The block that each step patches; the blocks of every size where one size's are not among the next one's."""
     multiple = patchable(family.kept, family.facts.count)
     sets = [
@@ -200,7 +200,7 @@ def _order(family: Family) -> list[Any]:
     return [i for step in steps for i in step] if nested else [sorted(blocks) for blocks in sets]
 
 
-def _singletons(spec: Spec, family: Family) -> str:
+def _singletons(spec: Spec, family: ResolvedFamily) -> str:
     """Who owns the blocks of one layer: "student" also where the published rule gives the same plans."""
     order = spec.interpolate.order
     if spec.interpolate.singletons == "student" or not isinstance(order, str):

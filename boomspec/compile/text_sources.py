@@ -17,7 +17,7 @@ from boomspec.core.errors import Problem
 from boomspec.core.graph import HELD_OUT_TEXT, Source
 from boomspec.models.hub import UnreachableError, pinned_dataset
 from boomspec.spec.sections.data import DataSpec
-from boomspec.spec.spec_file import SpecFile, once_for
+from boomspec.spec.spec_file import SpecFile, memoized_for
 from boomspec.spec.variables import has_variables
 
 FILES: Location = ("data", "files")
@@ -27,7 +27,7 @@ _COUNTED = 64 << 20  # bytes of files of rows that are read at once to count the
 
 
 @dataclass(frozen=True)
-class Entry:
+class FilesEntry:
     """One entry of `files`, as it is written, and its files, without those of the entries before it."""
 
     place: Location
@@ -50,7 +50,7 @@ def text_problems(file: SpecFile, data: DataSpec) -> Iterator[Problem]:
             yield file.problem(entry.place, message, _SEEN)
 
 
-def _where(file: SpecFile, entry: Entry) -> str:
+def _where(file: SpecFile, entry: FilesEntry) -> str:
     folder = file.folder(entry.place)
     if (folder / Path(path_text(file, entry.place, entry.text))).is_dir():
         return "a folder gives its files with known endings (.txt, .jsonl, .json, .parquet, .gz, .zst); hidden ones not"
@@ -82,17 +82,17 @@ def _count_problems(file: SpecFile, data: DataSpec) -> Iterator[Problem]:
         yield file.problem(("data", "held_out"), message)
 
 
-@once_for("data")
-def entries(file: SpecFile, place: Location) -> list[Entry]:
+@memoized_for("data")
+def entries(file: SpecFile, place: Location) -> list[FilesEntry]:
     """The entries of a list of files, each with its files."""
-    found: list[Entry] = []
+    found: list[FilesEntry] = []
     seen: set[Path] = set()
     for i, text in enumerate(_written(file, place)):
         # "a/../b/x.txt" is b/x.txt once more; a link under another name is a document of its own.
         given = {path.parent.resolve() / path.name: path for path in _matching(file, (*place, i), text)}
         files = [path for known, path in given.items() if known not in seen]
         seen.update(given)
-        found.append(Entry((*place, i), text, tuple(files)))
+        found.append(FilesEntry((*place, i), text, tuple(files)))
     return found
 
 
@@ -127,7 +127,7 @@ def _files(file: SpecFile, place: Location) -> list[Path]:
     return [path for entry in entries(file, place) for path in entry.files]
 
 
-@once_for("data")
+@memoized_for("data")
 def text_source(file: SpecFile) -> Source:
     """The text: digests of its files, or a pinned data set."""
     data = file.spec.data
@@ -139,7 +139,7 @@ def text_source(file: SpecFile) -> Source:
     return _of_files(file, "text", FILES, data_files(file))
 
 
-@once_for("data")
+@memoized_for("data")
 def held_out_source(file: SpecFile) -> Source | None:
     """The held-out text, where it has files of its own."""
     files = held_out_files(file)
@@ -203,7 +203,7 @@ def _check_encodings(file: SpecFile, place: Location, files: list[Path]) -> None
             raise file.error_at(place, f"'{path}' is UTF-16, not UTF-8", hint)
 
 
-def _counted(entry: Entry, format: str | None) -> dict[str, object]:
+def _counted(entry: FilesEntry, format: str | None) -> dict[str, object]:
     """Files and bytes of an entry, for people, and documents where counting them is cheap."""
     size = sum(path.stat().st_size for path in entry.files)
     documents: int | None = None

@@ -50,24 +50,24 @@ class Layer:
         return core_schema.no_info_plain_validator_function(cls.read, serialization=text)
 
 
-Plan = tuple[Layer, ...]
+LayerPlan = tuple[Layer, ...]
 
 
-def read_layers(layers: str | Iterable[str | Layer]) -> Plan:
+def read_layers(layers: str | Iterable[str | Layer]) -> LayerPlan:
     """A plan from its text, "s0 s1 t4", or from its layers' texts. Raises ValueError for what is no layer."""
     return tuple(map(Layer.read, layers.split() if isinstance(layers, str) else layers))
 
 
-def layers_text(plan: Plan) -> str:
+def layers_text(plan: LayerPlan) -> str:
     """The inverse of `read_layers`: "s0 s1 t4"."""
     return " ".join(map(str, plan))
 
 
 # A field of a record that holds a plan as one text.
-PlanText = Annotated[Plan, PlainValidator(read_layers), PlainSerializer(layers_text)]
+PlanText = Annotated[LayerPlan, PlainValidator(read_layers), PlainSerializer(layers_text)]
 
 
-def ends_of(plan: Plan) -> tuple[Owner, Owner]:
+def ends_of(plan: LayerPlan) -> tuple[Owner, Owner]:
     """Whose embedding a model of this plan has, and whose final norm and head: the owners of its first and last layer.
 
     (arXiv 2510.05064)
@@ -75,12 +75,12 @@ def ends_of(plan: Plan) -> tuple[Owner, Owner]:
     return plan[0].owner, plan[-1].owner
 
 
-def teacher_layers(indices: Iterable[int]) -> Plan:
+def teacher_layers(indices: Iterable[int]) -> LayerPlan:
     """The plan of these teacher layers alone."""
     return tuple(Layer(TEACHER, i) for i in indices)
 
 
-def student_layers(count: int) -> Plan:
+def student_layers(count: int) -> LayerPlan:
     """The plan of a student's own layers."""
     return tuple(Layer(STUDENT, i) for i in range(count))
 
@@ -140,9 +140,9 @@ ORDERS: dict[str, Callable[[list[int]], tuple[int, ...]]] = {
 }
 
 
-def plan_of(kept: Sequence[int], layers: int, owners: Sequence[bool]) -> Plan:
+def plan_of(kept: Sequence[int], layers: int, owners: Sequence[bool]) -> LayerPlan:
     """The layer plan in which block i is the teacher's where `owners[i]`, else student layer i."""
-    plan: Plan = ()
+    plan: LayerPlan = ()
     for i, (block, from_teacher) in enumerate(zip(blocks(kept, layers), owners, strict=True)):
         plan += teacher_layers(block) if from_teacher else (Layer(STUDENT, i),)
     return plan
@@ -150,7 +150,7 @@ def plan_of(kept: Sequence[int], layers: int, owners: Sequence[bool]) -> Plan:
 
 def family(
     kept: Sequence[int], layers: int, order: Sequence[int], *, reference: Literal["first", "last"] | None = None
-) -> list[Plan]:
+) -> list[LayerPlan]:
     """The layer plans after 0, 1, ..., m patched blocks in `order`, as `family_of_sets`."""
     return family_of_sets(kept, layers, prefixes(order), reference=reference)
 
@@ -161,7 +161,7 @@ def family_of_sets(
     sets: Sequence[Sequence[int]],
     *,
     reference: Literal["first", "last"] | None = None,
-) -> list[Plan]:
+) -> list[LayerPlan]:
     """The layer plans for `sets`, the blocks patched after 0, 1, ..., m steps; the last one is the teacher itself.
 
     Singletons stay the student's until all is patched. With `reference` they follow the rule of the published
@@ -184,12 +184,12 @@ def prefixes(order: Sequence[int]) -> list[tuple[int, ...]]:
     return [tuple(order[:k]) for k in range(len(order) + 1)]
 
 
-def untrained(plan: Plan, kept: Sequence[int]) -> Plan:
+def untrained(plan: LayerPlan, kept: Sequence[int]) -> LayerPlan:
     """The same plan with every student layer replaced by the teacher layer that it was copied from."""
     return teacher_layers(teacher_indices(plan, kept))
 
 
-def teacher_indices(plan: Plan, kept: Sequence[int]) -> list[int]:
+def teacher_indices(plan: LayerPlan, kept: Sequence[int]) -> list[int]:
     """For each layer of a plan the teacher layer whose shape and attributes it has."""
     return [layer.index if layer.owner == TEACHER else kept[layer.index] for layer in plan]
 

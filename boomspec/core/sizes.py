@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.layers import STUDENT, TEACHER, Layer, Plan, PlanText, layers_text
-from boomspec.core.types import Size, parse_size
+from boomspec.core.layers import STUDENT, TEACHER, Layer, LayerPlan, PlanText, layers_text
+from boomspec.core.types import SizeRequest, parse_size
 
 Choose = Literal["not_above", "nearest"]
 _ROUNDING = 1e-9  # "33.3%" of a third
@@ -76,7 +76,7 @@ class Lineage:
             size = parse_size(text)
         except ValueError as error:
             raise BoomspecError(f"size '{text}': {error}", hint="or: student, teacher") from error
-        if (member := answer(self.members, size)) is None:
+        if (member := select_member(self.members, size)) is None:
             raise BoomspecError(no_such_size(self.members, size))
         return member
 
@@ -95,7 +95,7 @@ def labels(members: Sequence[Member]) -> dict[int, str]:
     }
 
 
-def answer(members: Sequence[Member], size: Size, *, choose: Choose = "not_above") -> Member | None:
+def select_member(members: Sequence[Member], size: SizeRequest, *, choose: Choose = "not_above") -> Member | None:
     """The member that answers `size`: the largest one not above it, or the nearest (of two, the smaller).
 
     None where the size lies outside of the family; the nearest may lie beyond an end by half of the way to the
@@ -115,7 +115,7 @@ def answer(members: Sequence[Member], size: Size, *, choose: Choose = "not_above
     return max(fitting, key=lambda pair: pair[0])[1]
 
 
-def no_such_size(members: Sequence[Member], size: Size) -> str:
+def no_such_size(members: Sequence[Member], size: SizeRequest) -> str:
     """The message that no member has a size, with the sizes that there are."""
     values = [measure(member, size, members[-1]) for member in members]
     low, high = _number(min(values), size), _number(max(values), size)
@@ -123,7 +123,7 @@ def no_such_size(members: Sequence[Member], size: Size) -> str:
     return f"no model of size {size.text}: this family has {low} to {high}{unit}"
 
 
-def measure(member: Member, size: Size, teacher: Member) -> float:
+def measure(member: Member, size: SizeRequest, teacher: Member) -> float:
     """The member's size in the unit of `size`."""
     if size.unit == "fraction":
         return member.parameters / teacher.parameters
@@ -139,7 +139,7 @@ def shown_bytes(count: int) -> str:
     return f"{size:.1f} {units[0]}"
 
 
-def compact_plan(plan: Plan) -> str:
+def compact_plan(plan: LayerPlan) -> str:
     """A layer plan with runs written short: "s0-3 t8-15"."""
     runs: list[list[Layer]] = []
     for layer in plan:
@@ -150,5 +150,5 @@ def compact_plan(plan: Plan) -> str:
     return " ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1].index}" for run in runs)
 
 
-def _number(value: float, size: Size) -> str:
+def _number(value: float, size: SizeRequest) -> str:
     return f"{value:.1%}" if size.unit == "fraction" else f"{value:,.0f}"

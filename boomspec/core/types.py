@@ -117,7 +117,7 @@ def parse_share(value: object) -> Share:
     return Share(unit="count", value=_scaled(value, _DECIMAL, expected))
 
 
-class Size(Strict):
+class SizeRequest(Strict):
     """A model size in one of four units, as a spec gives it."""
 
     unit: Literal["parameters", "fraction", "layers", "bytes"]
@@ -128,7 +128,7 @@ class Size(Strict):
 class Sizes(Strict):
     """What one text asks for: one size, or all sizes of a range."""
 
-    sizes: tuple[Size, ...]
+    sizes: tuple[SizeRequest, ...]
     text: str
 
 
@@ -138,9 +138,9 @@ _RANGE_PARTS = re.compile(r"(.+?)\.\.(.+?)(?:\s+step\s+(.+))?")
 _LONGEST_RANGE = 1000
 
 
-def parse_size(value: object) -> Size:
+def parse_size(value: object) -> SizeRequest:
     """Parse "2.5B" (parameters), "80%" (of the teacher), "24 layers", "6GiB" (weights)."""
-    if isinstance(value, Size):
+    if isinstance(value, SizeRequest):
         return value
     number, unit = _split(value, _SIZE)
     if number <= 0:
@@ -149,15 +149,15 @@ def parse_size(value: object) -> Size:
         raise ValueError(f"expected {_SIZE}: {value} is too large")
     text = str(value)
     if unit == "%":
-        return Size(unit="fraction", value=number / 100, text=text)
+        return SizeRequest(unit="fraction", value=number / 100, text=text)
     if unit in ("layers", "layer"):
         if number != int(number):
             raise ValueError(f"'{value}' is not a whole number of layers")
-        return Size(unit="layers", value=number, text=text)
+        return SizeRequest(unit="layers", value=number, text=text)
     if unit in _DECIMAL:  # B alone means billion: sizes are counted in parameters
-        return Size(unit="parameters", value=number * _DECIMAL[unit], text=text)
+        return SizeRequest(unit="parameters", value=number * _DECIMAL[unit], text=text)
     if unit in _BYTES:
-        return Size(unit="bytes", value=number * _BYTES[unit], text=text)
+        return SizeRequest(unit="bytes", value=number * _BYTES[unit], text=text)
     raise ValueError(f"expected {_SIZE}, not '{value}'")
 
 
@@ -178,7 +178,7 @@ def parse_sizes(value: object) -> Sizes:
         raise ValueError(f"'{value}' is no range such as {_RANGES}: {error}") from error
 
 
-def _range(low_text: str, high_text: str, step_text: str | None) -> tuple[Size, ...]:
+def _range(low_text: str, high_text: str, step_text: str | None) -> tuple[SizeRequest, ...]:
     if step_text is None:
         raise ValueError("it has no step")
     number, unit = _split(high_text, "a size")
@@ -193,7 +193,7 @@ def _range(low_text: str, high_text: str, step_text: str | None) -> tuple[Size, 
         raise ValueError(f"it has more than {_LONGEST_RANGE} sizes")
     values = [low.value + i * step.value for i in range(math.floor(steps + 1e-9) + 1)]
     scale, gap = high.value / number, " " if high.unit == "layers" else ""
-    return tuple(Size(unit=high.unit, value=value, text=f"{value / scale:.10g}{gap}{unit}") for value in values)
+    return tuple(SizeRequest(unit=high.unit, value=value, text=f"{value / scale:.10g}{gap}{unit}") for value in values)
 
 
 class AlsoText:

@@ -14,17 +14,17 @@ from boomspec.core.devices import DEVICES
 from boomspec.core.graph import Experiment, Node
 from boomspec.core.machine import cpus
 from boomspec.diff.results import Compared, Condition, compare_results, conditions, measured
-from boomspec.diff.sides import Given
-from boomspec.plan.changes import Changes, Difference, Memo, compare, compare_meanings
-from boomspec.plan.forecast import Machine, forecast
+from boomspec.diff.sides import ComparedInput
+from boomspec.plan.changes import Changes, FieldChange, Memo, compare, compare_meanings
+from boomspec.plan.forecast import MachineSpec, forecast
 from boomspec.plan.origins import side
-from boomspec.plan.plan import Plan, Step
+from boomspec.plan.plan import RunPlan, Step
 
 DIFF_SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
-class Size:
+class SizeComparison:
     """One size of a family on both sides: layer plan and parameters; None where a side does not build it."""
 
     label: str
@@ -39,7 +39,7 @@ class Pair:
     old: Experiment
     new: Experiment
     changes: Changes
-    sizes: tuple[Size, ...]
+    sizes: tuple[SizeComparison, ...]
 
     def to_json(self) -> dict[str, Any]:
         changes = self.changes
@@ -96,8 +96,8 @@ class Diff:
     environment, results: of two runs; None for anything else.
     """
 
-    old: Given
-    new: Given
+    old: ComparedInput
+    new: ComparedInput
     pairs: tuple[Pair, ...]
     added: tuple[str, ...]  # labels of experiments
     removed: tuple[str, ...]
@@ -133,11 +133,11 @@ class Diff:
         }
 
 
-def _values(difference: Difference | Size | Condition) -> dict[str, Any]:
+def _values(difference: FieldChange | SizeComparison | Condition) -> dict[str, Any]:
     return {"old": difference.old, "new": difference.new}
 
 
-def compared(old: Given, new: Given) -> Diff:
+def compared(old: ComparedInput, new: ComparedInput) -> Diff:
     """Compare two sides."""
     partners, added, removed = _partners(old, new)
     memo = Memo()
@@ -147,7 +147,9 @@ def compared(old: Given, new: Given) -> Diff:
     return Diff(old, new, pairs, tuple(added), tuple(removed), anew, environment, results, _effort(new, anew))
 
 
-def _partners(old: Given, new: Given) -> tuple[list[tuple[Experiment, Experiment]], list[str], list[str]]:
+def _partners(
+    old: ComparedInput, new: ComparedInput
+) -> tuple[list[tuple[Experiment, Experiment]], list[str], list[str]]:
     """Experiments that belong together, the labels that only the newer side has, and those that only the older has."""
     before, after = ({e.label: e for e in side.experiments} for side in (old, new))
     partners = [(before[label], experiment) for label, experiment in after.items() if label in before]
@@ -160,24 +162,24 @@ def _partners(old: Given, new: Given) -> tuple[list[tuple[Experiment, Experiment
     return partners, added, removed
 
 
-def _pair(old: Given, new: Given, before: Experiment, after: Experiment, memo: Memo) -> Pair:
+def _pair(old: ComparedInput, new: ComparedInput, before: Experiment, after: Experiment, memo: Memo) -> Pair:
     if old.compiled is None or new.compiled is None:
         return Pair(before, after, compare_meanings(before.meaning, after.meaning), ())
     changes = compare(side(old.compiled, before), side(new.compiled, after), memo)
     return Pair(before, after, changes, tuple(_sizes(before, after)))
 
 
-def _sizes(before: Experiment, after: Experiment) -> Iterator[Size]:
+def _sizes(before: Experiment, after: Experiment) -> Iterator[SizeComparison]:
     sizes = [experiment.meaning["interpolate"]["sizes"] for experiment in (before, after)]
     if not all(isinstance(known, dict) for known in sizes):
         return  # a search comes first
     for label in sorted({*sizes[0], *sizes[1]}, key=lambda label: (int(label.split()[0]), label)):
         old, new = sizes[0].get(label), sizes[1].get(label)
         if old != new:
-            yield Size(label, old, new)
+            yield SizeComparison(label, old, new)
 
 
-def _anew(old: Given, new: Given, pairs: tuple[Pair, ...], added: set[str]) -> Iterator[Node]:
+def _anew(old: ComparedInput, new: ComparedInput, pairs: tuple[Pair, ...], added: set[str]) -> Iterator[Node]:
     if old.graph is None or new.graph is None:
         return
     wanted = {task.id for pair in pairs for task in pair.changes.of("changed", "added")}
@@ -189,21 +191,21 @@ def _anew(old: Given, new: Given, pairs: tuple[Pair, ...], added: set[str]) -> I
             yield node
 
 
-def _effort(new: Given, anew: tuple[Node, ...]) -> Effort:
+def _effort(new: ComparedInput, anew: tuple[Node, ...]) -> Effort:
     if new.graph is None or not anew:
         return Effort()
     wanted = {node.id for node in anew}
-    plan = Plan({task_id: Step("run" if task_id in wanted else "unneeded", "") for task_id in new.graph.nodes})
+    plan = RunPlan({task_id: Step("run" if task_id in wanted else "unneeded", "") for task_id in new.graph.nodes})
     execution = new.experiments[0].meaning["execution"]
     device = DEVICES.get(execution.get("device", ""))
-    found = forecast(new.graph, plan, new.store, Machine(execution.get("cpus") or cpus(), 1, device))
+    found = forecast(new.graph, plan, new.store, MachineSpec(execution.get("cpus") or cpus(), 1, device))
     gpus = {name: clock.gpu_seconds for name, clock in found.devices.items() if clock.gpu_seconds}
     known = not gpus and not found.clock.unknown
     return Effort(found.totals.flops, found.totals.incomplete, found.clock.elapsed if known else None, gpus)
 
 
 def _of_runs(
-    old: Given, new: Given, partners: list[tuple[Experiment, Experiment]]
+    old: ComparedInput, new: ComparedInput, partners: list[tuple[Experiment, Experiment]]
 ) -> tuple[tuple[Condition, ...] | None, Compared | None]:
     if not (old.is_run and new.is_run) or old.graph is None or new.graph is None:
         return None, None

@@ -22,7 +22,7 @@ from boomspec.compile.text_sources import data_files, held_out_files
 from boomspec.core.errors import BoomspecError
 from boomspec.diff.compared import compared
 from boomspec.diff.git import configure, configured, repository
-from boomspec.diff.sides import Given, spec_given
+from boomspec.diff.sides import ComparedInput, spec_given
 from boomspec.spec.document import Document, parse_document, read_document
 from boomspec.spec.experiments import load_experiments
 from boomspec.spec.spec_file import SpecFile
@@ -102,7 +102,7 @@ def driven(arguments: Sequence[str]) -> None:
         print(f"(as text: {str(error).splitlines()[0] if str(error) else type(error).__name__})")
 
 
-def _side(named: str, file: str, path: Path) -> Given:
+def _side(named: str, file: str, path: Path) -> ComparedInput:
     """A spec whose text is in `file`; what it extends and what it reads is that which lies beside `path` now."""
 
     def read(wanted: Path) -> Document:
@@ -124,7 +124,7 @@ def _reads(file: SpecFile) -> int:
         return 0  # the compiler reports what is wrong
 
 
-def _print_meaning(old: Given, new: Given) -> None:
+def _print_meaning(old: ComparedInput, new: ComparedInput) -> None:
     from rich.console import Console
 
     from boomspec.diff.render import print_diff

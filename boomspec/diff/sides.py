@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from boomspec.compile.compiler import Compiled, answers_of, compile_experiments
+from boomspec.compile.compiler import Compiled, compile_experiments, search_results_from
 from boomspec.compile.resolved import resolve
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import Experiment, TaskGraph
@@ -32,7 +32,7 @@ from boomspec.store import FolderStore, Store, Where, open_store, store_of_run
 
 
 @dataclass(frozen=True)
-class Given:
+class ComparedInput:
     """One side: its experiments, and what is known of them.
 
     compiled: None where it cannot be compiled here, `problem` says why. store: where its artifacts are, or would be.
@@ -61,7 +61,7 @@ class Given:
         }
 
 
-def both(old: str, new: str, store: Where | None = None) -> tuple[Given, Given]:
+def both(old: str, new: str, store: Where | None = None) -> tuple[ComparedInput, ComparedInput]:
     """Read two sides. Where the first cannot be compiled the other is not: a silent hub takes its time."""
     first = given(old, store)
     second = given(new, store, refused=None if first.graph is not None else "the other side cannot")
@@ -70,7 +70,7 @@ def both(old: str, new: str, store: Where | None = None) -> tuple[Given, Given]:
     return first, second
 
 
-def given(text: str, store: Where | None = None, *, refused: str | None = None) -> Given:
+def given(text: str, store: Where | None = None, *, refused: str | None = None) -> ComparedInput:
     """Read one side. Raises BoomspecError where there is nothing of that name, or it cannot be read.
 
     `refused`: why a spec is not compiled.
@@ -98,17 +98,17 @@ def spec_given(
     *,
     note: str | None = None,
     refused: str | None = None,
-) -> Given:
+) -> ComparedInput:
     """A spec as a side: compiled where that can be done here. `refused`: why it is not even tried."""
     folder = store_of(files[0], store)
     try:
         if refused is not None:
             raise BoomspecError(refused)
-        compiled = compile_experiments(files, answers_of(folder))
+        compiled = compile_experiments(files, search_results_from(folder))
     except BoomspecError as error:
         plain = tuple(Experiment(f.label, f.axes, {}, resolve(f.spec).to_json()) for f in files)
-        return Given(named, plain, folder, problem=error.message, note=note)
-    return Given(named, compiled.graph.experiments, folder, compiled, note=note)
+        return ComparedInput(named, plain, folder, problem=error.message, note=note)
+    return ComparedInput(named, compiled.graph.experiments, folder, compiled, note=note)
 
 
 def _at_revision(found: Revision, inside: str, label: str | None) -> tuple[tuple[SpecFile, ...], str | None]:
@@ -126,25 +126,25 @@ def _at_revision(found: Revision, inside: str, label: str | None) -> tuple[tuple
     return files, "the files that it reads are those that lie here now" if reads_files else None
 
 
-def _run(folder: Path, store: Where | None) -> Given:
+def _run(folder: Path, store: Where | None) -> ComparedInput:
     if not (folder / GRAPH).is_file():
         runs = [path.name for path in FolderStore(folder).run_folders()]
         hint = f"name a run of it: {', '.join(str(folder / 'runs' / name) for name in runs[:3])}" if runs else None
         raise BoomspecError(f"{folder}: holds no {GRAPH}, so it is not the folder of a run", hint=hint)
     graph = read_graph(folder / GRAPH)
     found = store_of_run(folder) if store is None else open_store(store)
-    return Given(found.run_address(folder), graph.experiments, found, Compiled(graph, {}), is_run=True)
+    return ComparedInput(found.run_address(folder), graph.experiments, found, Compiled(graph, {}), is_run=True)
 
 
-def _file(path: Path, store: Where | None) -> Given:
+def _file(path: Path, store: Where | None) -> ComparedInput:
     if is_plan(path):
         plan = read_plan(path)
-        return Given(str(path), plan.graph.experiments, open_store(plan.store), Compiled(plan.graph, {}))
+        return ComparedInput(str(path), plan.graph.experiments, open_store(plan.store), Compiled(plan.graph, {}))
     graph = read_graph(path)
-    return Given(str(path), graph.experiments, open_store(store or DEFAULT_STORE), Compiled(graph, {}))
+    return ComparedInput(str(path), graph.experiments, open_store(store or DEFAULT_STORE), Compiled(graph, {}))
 
 
-def _compiled_again(side: Given) -> Given:
+def _compiled_again(side: ComparedInput) -> ComparedInput:
     """A side of a graph file with the spec in it, where the files that it reads lie here, unchanged."""
     assert side.graph is not None
     graph, places = side.graph, [Path.cwd()]
@@ -157,7 +157,7 @@ def _compiled_again(side: Given) -> Given:
             return parse_document(graph.spec, place) if wanted == place else read_document(wanted)
 
         try:
-            compiled = compile_experiments(load_experiments(place, read=read), answers_of(side.store))
+            compiled = compile_experiments(load_experiments(place, read=read), search_results_from(side.store))
         except (BoomspecError, OSError):
             continue
         if graph.nodes.keys() <= compiled.graph.nodes.keys():
@@ -172,7 +172,7 @@ def _run_called(name: str, store: Where | None) -> Path | None:
     return open_store(store or DEFAULT_STORE).run_called(name)
 
 
-def _labelled(side: Given, label: str | None) -> Given:
+def _labelled(side: ComparedInput, label: str | None) -> ComparedInput:
     if label is None:
         return side
     assert side.graph is not None

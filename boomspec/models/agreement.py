@@ -79,7 +79,7 @@ def check_agreement(
             _differ(key, one, other)
 
 
-def says_as_much(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+def set_same_keys(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
     """Whether two configs leave the same things to the defaults of their class, so that they say all by themselves."""
     keys = [{k for k in config if config[k] is not None and k not in _ROPE} for config in (mine, theirs)]
     if any(not _left_open(key, None, None, frozenset()) for key in keys[0] ^ keys[1]):

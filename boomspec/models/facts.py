@@ -26,7 +26,7 @@ from typing import Any
 from boomspec.core.errors import BoomspecError
 from boomspec.models.checkpoint import TensorEntry, read_checkpoint, same_bytes
 from boomspec.models.contents import names_in, refusal
-from boomspec.models.families import NEXT_TOKENS_KEYS, NEXT_TOKENS_TENSOR, FamilyRow, row_of, unwrapped
+from boomspec.models.families import NEXT_TOKENS_KEYS, NEXT_TOKENS_TENSOR, FamilyRules, row_of, unwrapped
 from boomspec.models.files import CONFIG, check_fetched
 from boomspec.models.nested import decoder_config, decoder_tensors
 
@@ -206,7 +206,7 @@ def _without_next_tokens(
     return layers[: len(layers) - more], {**config, **without}
 
 
-def _with_embedding(others: list[TensorEntry], config: Mapping[str, Any], row: FamilyRow) -> list[TensorEntry]:
+def _with_embedding(others: list[TensorEntry], config: Mapping[str, Any], row: FamilyRules) -> list[TensorEntry]:
     """The tensors beside the layers; where a tied model holds its one matrix as the head, as the embedding."""
     head = next((tensor for tensor in others if tensor.name == row.head), None)
     if head is None or not config.get("tie_word_embeddings", row.tied):
@@ -232,7 +232,7 @@ def read_as(facts: ModelFacts, model_type: str, where: str) -> ModelFacts:
     return replace(model_facts(config, {tensor.name: tensor for tensor in renamed}, where), partial=True)
 
 
-def _canonical(tensors: Mapping[str, TensorEntry], row: FamilyRow, where: str) -> dict[str, TensorEntry]:
+def _canonical(tensors: Mapping[str, TensorEntry], row: FamilyRules, where: str) -> dict[str, TensorEntry]:
     result: dict[str, TensorEntry] = {}
     stored: dict[str, str] = {}
     bare = _trunk_alone([unwrapped(name) for name in tensors], row)
@@ -248,7 +248,7 @@ def _canonical(tensors: Mapping[str, TensorEntry], row: FamilyRow, where: str) -
     return result
 
 
-def _trunk_alone(names: Sequence[str], row: FamilyRow) -> str:
+def _trunk_alone(names: Sequence[str], row: FamilyRules) -> str:
     """What is missing in front of the names of a trunk that was saved without its head; mostly nothing."""
     alone = row.embedding.startswith(row.trunk) and row.embedding.removeprefix(row.trunk) in names
     return row.trunk if alone and not any(name.startswith(row.trunk) for name in names) else ""

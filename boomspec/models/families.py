@@ -45,7 +45,7 @@ class Plain:
 
 
 @dataclass(frozen=True)
-class FamilyRow:
+class FamilyRules:
     """A family's exceptions; the defaults are what most families do."""
 
     # Names of tensors.
@@ -124,7 +124,7 @@ LOGITS: Mapping[str, Literal["capped", "divided", "multiplied"]] = {
 }
 
 
-def row_of(model_type: object) -> FamilyRow:
+def row_of(model_type: object) -> FamilyRules:
     """The row of a family."""
     return FAMILIES.get(str(model_type), _NO_EXCEPTIONS)
 
@@ -147,8 +147,8 @@ def _weights(*modules: str, kinds: tuple[str, ...] = ("weight",)) -> frozenset[s
 _both = partial(_weights, kinds=("weight", "bias"))
 
 
-def _bert(trunk: str = "bert", **more: Any) -> FamilyRow:
-    return FamilyRow(
+def _bert(trunk: str = "bert", **more: Any) -> FamilyRules:
+    return FamilyRules(
         head="cls.predictions.decoder.weight",
         embedding=f"{trunk}.embeddings.word_embeddings.weight",
         head_transform=r"^cls\.predictions\.transform\.",
@@ -156,8 +156,8 @@ def _bert(trunk: str = "bert", **more: Any) -> FamilyRow:
     )
 
 
-def _roberta(trunk: str = "roberta", **more: Any) -> FamilyRow:
-    return FamilyRow(
+def _roberta(trunk: str = "roberta", **more: Any) -> FamilyRules:
+    return FamilyRules(
         head="lm_head.decoder.weight",
         embedding=f"{trunk}.embeddings.word_embeddings.weight",
         head_transform=r"^lm_head\.(dense|layer_norm)\.",
@@ -165,15 +165,15 @@ def _roberta(trunk: str = "roberta", **more: Any) -> FamilyRow:
     )
 
 
-def _gpt(embedding: str = "wte", *, tied: bool = True, **more: Any) -> FamilyRow:
-    return FamilyRow(trunk="transformer.", embedding=f"transformer.{embedding}.weight", tied=tied, **more)
+def _gpt(embedding: str = "wte", *, tied: bool = True, **more: Any) -> FamilyRules:
+    return FamilyRules(trunk="transformer.", embedding=f"transformer.{embedding}.weight", tied=tied, **more)
 
 
-def _mamba(**more: Any) -> FamilyRow:
-    return FamilyRow(trunk="backbone.", embedding="backbone.embeddings.weight", **more)
+def _mamba(**more: Any) -> FamilyRules:
+    return FamilyRules(trunk="backbone.", embedding="backbone.embeddings.weight", **more)
 
 
-_NO_EXCEPTIONS = FamilyRow()
+_NO_EXCEPTIONS = FamilyRules()
 _LAYER_NORMS: Renamed = ((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias"))
 _MASKS = r"\.attn\.(masked_)?bias$"
 _ATTENTION = "self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.o_proj"
@@ -210,25 +210,25 @@ _DISTILBERT_AS_BERT = Translation(
     zeros=frozenset({"bert.embeddings.token_type_embeddings.weight"}),
 )
 
-FAMILIES: dict[str, FamilyRow] = {
-    **dict.fromkeys(("albert", "deberta", "deberta-v2"), FamilyRow(masked=True)),
+FAMILIES: dict[str, FamilyRules] = {
+    **dict.fromkeys(("albert", "deberta", "deberta-v2"), FamilyRules(masked=True)),
     **dict.fromkeys((
         "bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "encoder-decoder", "fsmt", "led", "longt5",
         "m2m_100", "marian", "mbart", "mt5", "mvp", "nllb-moe", "pegasus", "pegasus_x", "pix2struct", "plbart",
         "prophetnet", "seamless_m4t", "seamless_m4t_v2", "speech-encoder-decoder", "speech_to_text",
         "switch_transformers", "t5", "t5gemma", "t5gemma2", "umt5", "vision-encoder-decoder", "whisper",
         "xlm-prophetnet",
-    ), FamilyRow(encoder_decoder=True)),
+    ), FamilyRules(encoder_decoder=True)),
     **dict.fromkeys((
         "axk1", "axk2", "bailing_hybrid", "deepseek_v32", "dots3_note", "exaone_moe", "glm4_moe_lite", "glm_moe_dsa",
         "hy_v3", "hy_v4", "inkling_text", "kimi_linear", "laguna", "mellum", "mimo_v2_flash", "minimax_m3_vl_text",
-    ), FamilyRow(lists_dense=True)),
+    ), FamilyRules(lists_dense=True)),
     **dict.fromkeys((
         "cohere", "cohere_compass_text", "cpmant", "ernie4_5", "ernie4_5_moe", "gemma3", "gemma3n", "gemma4",
         "gemma4_unified", "granite_swa", "jetmoe", "minicpm3", "recurrent_gemma", "smollm3", "vaultgemma", "xglm",
         "youtu",
-    ), FamilyRow(tied=True)),
-    "beam": FamilyRow(
+    ), FamilyRules(tied=True)),
+    "beam": FamilyRules(
         lists_dense=True, by_place=("a layer's residual stream depends on its index", lambda i, n, _: i)
     ),
     "bert": _bert(
@@ -237,24 +237,24 @@ FAMILIES: dict[str, FamilyRow] = {
         alike=True,
         masked=True,
     ),
-    "bert-generation": FamilyRow(
+    "bert-generation": FamilyRules(
         head="lm_head.decoder.weight", embedding="bert.embeddings.word_embeddings.weight", tied=True, final_norm=None
     ),
     "big_bird": _bert(),
-    "biogpt": FamilyRow("biogpt.", "output_projection.weight", "biogpt.embed_tokens.weight", tied=True),
+    "biogpt": FamilyRules("biogpt.", "output_projection.weight", "biogpt.embed_tokens.weight", tied=True),
     "bloom": _gpt("word_embeddings"),
-    "blt": FamilyRow(embedding="model.local_encoder.embed_tokens.weight"),
+    "blt": FamilyRules(embedding="model.local_encoder.embed_tokens.weight"),
     "camembert": _roberta(),
     "codegen": _gpt(tied=False, dropped=r"\.attn\.(causal_mask|(masked_)?bias)$"),
-    "cohere2": FamilyRow(tied=True, full_attention_every=4),
-    "cohere2_moe": FamilyRow(tied=True, lists_dense=True),
+    "cohere2": FamilyRules(tied=True, full_attention_every=4),
+    "cohere2_moe": FamilyRules(tied=True, lists_dense=True),
     "ctrl": _gpt("w"),
     "data2vec-text": _roberta("data2vec_text"),
     "dbrx": _gpt(tied=False),
-    "diffllama": FamilyRow(
+    "diffllama": FamilyRules(
         by_place=("lambda of the differential attention is worked out of the layer's index", lambda i, n, _: i)
     ),
-    "distilbert": FamilyRow(
+    "distilbert": FamilyRules(
         head="vocab_projector.weight",
         embedding="distilbert.embeddings.word_embeddings.weight",
         renamed=(*_LAYER_NORMS, (r"^(?!distilbert\.|vocab_)", "distilbert.")),
@@ -265,7 +265,7 @@ FAMILIES: dict[str, FamilyRow] = {
         masked=True,
         read_as={"bert": _DISTILBERT_AS_BERT},
     ),
-    "electra": FamilyRow(
+    "electra": FamilyRules(
         head="generator_lm_head.weight",
         embedding="electra.embeddings.word_embeddings.weight",
         head_transform=r"^generator_predictions\.",
@@ -275,16 +275,16 @@ FAMILIES: dict[str, FamilyRow] = {
     ),
     "ernie": _bert("ernie"),
     "falcon": _gpt("word_embeddings"),
-    "falcon_h1": FamilyRow(tiny={"mamba_d_head": 16}),
+    "falcon_h1": FamilyRules(tiny={"mamba_d_head": 16}),
     "falcon_mamba": _mamba(tied=True),
-    "gemma": FamilyRow(tied=True, alike=True, plain=_LLAMA),
-    "gemma2": FamilyRow(tied=True, full_attention_every=2),
-    "gemma3_text": FamilyRow(tied=True, full_attention_every=6),
-    "gemma3n_text": FamilyRow(
+    "gemma": FamilyRules(tied=True, alike=True, plain=_LLAMA),
+    "gemma2": FamilyRules(tied=True, full_attention_every=2),
+    "gemma3_text": FamilyRules(tied=True, full_attention_every=6),
+    "gemma3n_text": FamilyRules(
         tied=True, refused="one table embeds the tokens for all layers together, and layers share keys and values"
     ),
-    **dict.fromkeys(("gemma4_text", "gemma4_unified_text"), FamilyRow(tied=True, last_layer="full_attention")),
-    "git": FamilyRow(head="output.weight", embedding="git.embeddings.word_embeddings.weight"),
+    **dict.fromkeys(("gemma4_text", "gemma4_unified_text"), FamilyRules(tied=True, last_layer="full_attention")),
+    "git": FamilyRules(head="output.weight", embedding="git.embeddings.word_embeddings.weight"),
     "gpt-sw3": _gpt(),
     "gpt2": _gpt(
         renamed=((r"^(?!transformer\.|lm_head\.)", "transformer."),),
@@ -298,7 +298,7 @@ FAMILIES: dict[str, FamilyRow] = {
     ),
     "gpt_bigcode": _gpt(dropped=_MASKS),
     "gpt_neo": _gpt(dropped=r"\.attn\.attention\.(masked_)?bias$"),
-    "gpt_neox": FamilyRow(
+    "gpt_neox": FamilyRules(
         trunk="gpt_neox.",
         head="embed_out.weight",
         embedding="gpt_neox.embed_in.weight",
@@ -311,7 +311,7 @@ FAMILIES: dict[str, FamilyRow] = {
             _weights("gpt_neox.embed_in") | _both("gpt_neox.final_layer_norm"),
         ),
     ),
-    "gpt_neox_japanese": FamilyRow(
+    "gpt_neox_japanese": FamilyRules(
         trunk="gpt_neox_japanese.",
         head="embed_out.weight",
         embedding="gpt_neox_japanese.embed_in.weight",
@@ -320,18 +320,18 @@ FAMILIES: dict[str, FamilyRow] = {
         by_place=("only the last layer has a bias", lambda i, n, _: i == n - 1),
     ),
     "gptj": _gpt(tied=False, dropped=_MASKS, alike=True),
-    "granite": FamilyRow(alike=True, plain=_LLAMA),
-    **dict.fromkeys(("lfm2", "lfm2_moe", "lfm3"), FamilyRow(tied=True, final_norm="model.embedding_norm.")),
-    "llama": FamilyRow(alike=True, plain=_LLAMA),
+    "granite": FamilyRules(alike=True, plain=_LLAMA),
+    **dict.fromkeys(("lfm2", "lfm2_moe", "lfm3"), FamilyRules(tied=True, final_norm="model.embedding_norm.")),
+    "llama": FamilyRules(alike=True, plain=_LLAMA),
     "mamba": _mamba(tied=True),
     "mamba2": _mamba(tiny={"num_heads": 8}),  # of the state space, twice as wide as the hidden states
     "megatron-bert": _bert(final_norm=""),
-    "minimax": FamilyRow(
+    "minimax": FamilyRules(
         by_place=("the decay of linear attention depends on index and number of layers", lambda i, n, _: (i, n))
     ),
-    "mistral": FamilyRow(alike=True, windowed=True, plain=_LLAMA),
-    "mixtral": FamilyRow(alike=True, windowed=True),
-    "modernbert-decoder": FamilyRow(
+    "mistral": FamilyRules(alike=True, windowed=True, plain=_LLAMA),
+    "mixtral": FamilyRules(alike=True, windowed=True),
+    "modernbert-decoder": FamilyRules(
         head="decoder.weight",
         embedding="model.embeddings.tok_embeddings.weight",
         head_transform=r"^lm_head\.",
@@ -339,10 +339,10 @@ FAMILIES: dict[str, FamilyRow] = {
         by_place=("only the first layer has no norm in front", lambda i, n, _: i == 0),
     ),
     "mpt": _gpt(),
-    "nanochat": FamilyRow(norm_weights=False),
-    "nemotron_h": FamilyRow(letters=True),
-    "olmo": FamilyRow(norm_weights=False, alike=True),
-    "olmo2": FamilyRow(
+    "nanochat": FamilyRules(norm_weights=False),
+    "nemotron_h": FamilyRules(letters=True),
+    "olmo": FamilyRules(norm_weights=False, alike=True),
+    "olmo2": FamilyRules(
         alike=True,
         plain=Plain(
             _weights(_ATTENTION, _MLP, "self_attn.q_norm self_attn.k_norm")
@@ -352,49 +352,49 @@ FAMILIES: dict[str, FamilyRow] = {
     ),
     "openai-gpt": _gpt("tokens_embed", norm_weights=False, dropped=r"\.attn\.bias$"),
     # Behind the layers of OPT-350m is a matrix, whose counterpart is in front.
-    "opt": FamilyRow(
+    "opt": FamilyRules(
         embedding="model.decoder.embed_tokens.weight", tied=True, final_norm="model.decoder.project_out.", alike=True
     ),
-    "phi": FamilyRow(alike=True),
-    "phi3": FamilyRow(
+    "phi": FamilyRules(alike=True),
+    "phi3": FamilyRules(
         alike=True,
         windowed=True,
         plain=Plain(_weights("self_attn.qkv_proj self_attn.o_proj mlp.gate_up_proj mlp.down_proj", _NORMS), _SHARED),
     ),
-    "qwen2": FamilyRow(
+    "qwen2": FamilyRules(
         alike=True,
         unless="use_sliding_window",
         plain=Plain(_LLAMA.layer | {f"self_attn.{name}_proj.bias" for name in "qkv"}, _SHARED, ("use_sliding_window",)),
     ),
-    "qwen2_moe": FamilyRow(alike=True, unless="use_sliding_window"),
-    "qwen3": FamilyRow(
+    "qwen2_moe": FamilyRules(alike=True, unless="use_sliding_window"),
+    "qwen3": FamilyRules(
         alike=True,
         unless="use_sliding_window",
         plain=Plain(
             _LLAMA.layer | _weights("self_attn.q_norm self_attn.k_norm"), _SHARED, ("use_sliding_window",)
         ),
     ),
-    "qwen3_moe": FamilyRow(alike=True),
-    "rembert": FamilyRow(final_norm=None),
+    "qwen3_moe": FamilyRules(alike=True),
+    "rembert": FamilyRules(final_norm=None),
     "roberta": _roberta(masked=True),
     "roberta-prelayernorm": _roberta("roberta_prelayernorm", final_norm=""),
     "roc_bert": _bert("roc_bert"),
     "roformer": _bert("roformer"),
-    "rwkv": FamilyRow(
+    "rwkv": FamilyRules(
         trunk="rwkv.",
         head="head.weight",
         embedding="rwkv.embeddings.weight",
         by_place=("only the first layer has a norm in front", lambda i, n, _: i == 0),
     ),
-    "starcoder2": FamilyRow(tied=True, windowed=True),
-    "xlm": FamilyRow(head="pred_layer.proj.weight", embedding="transformer.embeddings.weight", tied=True),
+    "starcoder2": FamilyRules(tied=True, windowed=True),
+    "xlm": FamilyRules(head="pred_layer.proj.weight", embedding="transformer.embeddings.weight", tied=True),
     "xlm-roberta": _roberta(),
     "xlm-roberta-xl": _roberta(final_norm=""),
-    "xlnet": FamilyRow(head="lm_loss.weight", embedding="transformer.word_embedding.weight", tied=True),
+    "xlnet": FamilyRules(head="lm_loss.weight", embedding="transformer.word_embedding.weight", tied=True),
     "xlstm": _mamba(),
     "xmod": _roberta(final_norm=""),
-    **dict.fromkeys(("zamba", "zamba2"), FamilyRow(tied=True, refused="its attention layers share one set of weights")),
-    "zaya": FamilyRow(
+    **dict.fromkeys(("zamba", "zamba2"), FamilyRules(tied=True, refused="its attention layers share one set of weights")),
+    "zaya": FamilyRules(
         tied=True, by_place=("only the first layer has no average of routers", lambda i, n, _: i == 0)
     ),
 }  # fmt: skip

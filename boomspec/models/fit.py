@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.layers import STUDENT, TEACHER, Owner, Plan, ends_of
+from boomspec.core.layers import STUDENT, TEACHER, LayerPlan, Owner, ends_of
 from boomspec.models.checkpoint import FLOAT_BYTES, TensorEntry
 from boomspec.models.facts import ModelFacts, read_as
 from boomspec.models.families import row_of
 
 
-def plan_entries(base: ModelFacts, other: ModelFacts, plan: Plan, *, tied: bool) -> list[TensorEntry]:
+def plan_entries(base: ModelFacts, other: ModelFacts, plan: LayerPlan, *, tied: bool) -> list[TensorEntry]:
     """The tensors of a plan of teacher layers (of `base`) and student layers (of `other`), as they are stored.
 
     `other` may be of another family that is read as the base's. Raises BoomspecError where they do not fit together.
@@ -28,7 +28,7 @@ def plan_entries(base: ModelFacts, other: ModelFacts, plan: Plan, *, tied: bool)
 
 
 def tensors_of_plan(
-    models: Mapping[Owner, ModelFacts], plan: Plan, *, tied: bool, zeros: Sequence[TensorEntry] = ()
+    models: Mapping[Owner, ModelFacts], plan: LayerPlan, *, tied: bool, zeros: Sequence[TensorEntry] = ()
 ) -> list[tuple[TensorEntry, TensorEntry | None]]:
     """Each tensor of a model of `plan`, with the one of `models` that it is made of (None: it is zeros).
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.layers import Owner, Plan
-from boomspec.models.families import FamilyRow, Place, row_of
+from boomspec.core.layers import LayerPlan, Owner
+from boomspec.models.families import FamilyRules, Place, row_of
 
 Config = dict[str, Any]
 
@@ -67,7 +67,7 @@ def scaled_to_depth(key: str, value: float, count: int, new: int) -> float:
 
 
 def apply_rules(
-    config: Config, configs: Mapping[Owner, Config], counts: Mapping[Owner, int], plan: Plan, base: Owner
+    config: Config, configs: Mapping[Owner, Config], counts: Mapping[Owner, int], plan: LayerPlan, base: Owner
 ) -> None:
     """Change in `config`, that of a plan, what depends on the number of layers.
 
@@ -110,7 +110,7 @@ def apply_rules(
         )
 
 
-def _refuse(config: Mapping[str, Any], row: FamilyRow, model_type: str) -> None:
+def _refuse(config: Mapping[str, Any], row: FamilyRules, model_type: str) -> None:
     reason = row.refused
     for key, why in _REFUSED_KEYS.items():
         reason = reason or (f"config.json says {key}: {config[key]}: {why}" if config.get(key) else None)

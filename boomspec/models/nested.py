@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.layers import TEACHER, Plan
+from boomspec.core.layers import TEACHER, LayerPlan
 from boomspec.models.checkpoint import TensorEntry
 from boomspec.models.code import DECODER_CONFIGS, is_native
 from boomspec.models.families import row_of, unwrapped
@@ -77,18 +77,18 @@ def decoder_tensors(
     return inner, found, rest
 
 
-def rest_of(facts: ModelFacts) -> tuple[TensorEntry, ...]:
+def other_tensors(facts: ModelFacts) -> tuple[TensorEntry, ...]:
     """What a model holds beside its decoder, without what no class loads; empty for a model that is a decoder."""
     row = row_of(facts.model_type)
     return tuple(entry for entry in facts.left_out if row.canonical_name(entry.name) is not None)
 
 
-def with_rest(facts: ModelFacts, plan: Plan, tensors: Sequence[TensorEntry]) -> list[TensorEntry]:
+def with_rest(facts: ModelFacts, plan: LayerPlan, tensors: Sequence[TensorEntry]) -> list[TensorEntry]:
     """The tensors of a model of this plan, where the rest is kept: a model of the student's layers alone has none."""
-    return [*tensors, *(rest_of(facts) if has_rest(plan) else ())]
+    return [*tensors, *(other_tensors(facts) if has_other_tensors(plan) else ())]
 
 
-def has_rest(plan: Plan) -> bool:
+def has_other_tensors(plan: LayerPlan) -> bool:
     """Whether the teacher's other parts are in a model of this plan, where they are kept."""
     return any(layer.owner == TEACHER for layer in plan)
 
@@ -98,7 +98,7 @@ def prefixes_in(facts: ModelFacts) -> tuple[str, str]:
 
     Raises BoomspecError where the model is a decoder alone, or the names do not follow from those of its file.
     """
-    if not rest_of(facts):
+    if not other_tensors(facts):
         raise BoomspecError("the teacher is a text decoder alone: it has no other parts to keep")
     trunks, heads, names = set(), set(), set()
     for stored in facts.stored:
@@ -139,7 +139,7 @@ def whole_config(facts: ModelFacts, config: Mapping[str, Any]) -> dict[str, Any]
 
 def described(facts: ModelFacts, *, keep: bool) -> str | None:
     """What becomes of a teacher's other parts, in one line; None for a teacher without any."""
-    rest = rest_of(facts)
+    rest = other_tensors(facts)
     if not rest:
         return None
     parts = dict.fromkeys(entry.name.removeprefix(_TRUNK).split(".")[0] for entry in rest)

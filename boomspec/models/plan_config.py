@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.layers import Owner, Plan
+from boomspec.core.layers import LayerPlan, Owner
 from boomspec.models.agreement import check_agreement
 from boomspec.models.facts import LAYER_COUNTS, ModelFacts
 from boomspec.models.families import row_of
@@ -53,7 +53,7 @@ _BY_INDEX = ("attention_layers", "attention_types", "decoder_sparse_step", "inte
 
 def plan_config(
     facts: Mapping[Owner, ModelFacts],
-    plan: Plan,
+    plan: LayerPlan,
     *,
     tied: bool,
     base: Owner,

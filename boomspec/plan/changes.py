@@ -41,7 +41,7 @@ _DIGEST = 12  # characters of one that people are shown
 
 
 @dataclass(frozen=True)
-class Difference:
+class FieldChange:
     """One value that two sides have differently; None where a side has none."""
 
     path: Path
@@ -59,7 +59,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Field(Difference):
+class Field(FieldChange):
     """A differing field of the spec, and the names of the tasks that it changes itself, without those that need them.
 
     `exact`: the class is what the compiled tasks say; else what the section of the spec says.
@@ -84,7 +84,7 @@ class TaskChange:
     kind: str
     id: str
     state: State
-    own: tuple[Difference, ...] = ()
+    own: tuple[FieldChange, ...] = ()
     inputs: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
     some_of: bool = False
@@ -112,7 +112,7 @@ class Memo:
     known: dict[object, dict[str, Origin]] = field(default_factory=dict)
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[Difference]:
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[FieldChange]:
     """The fields in which two meanings differ, without those that only follow from others; in the language's order."""
     return _found(old, new)[0]
 
@@ -193,7 +193,7 @@ def _changed(name: str, old: Side, new: Side) -> TaskChange:
         if a != b and first == second:
             inputs[str(second)] = None
         elif a != b:
-            own.append(Difference(("inputs", role), first, second))
+            own.append(FieldChange(("inputs", role), first, second))
     return TaskChange(name, after["kind"], new.names[name], "changed", tuple(own), tuple(inputs))
 
 
@@ -211,7 +211,7 @@ def _is_known(side: Side, kind: str) -> bool:
     return kind == "search" or not (side.waits or kind in SHOWING)
 
 
-def _classified(difference: Difference, tasks: dict[str, str], *, exact: bool) -> Field:
+def _classified(difference: FieldChange, tasks: dict[str, str], *, exact: bool) -> Field:
     path = difference.path
     kind: Class = next((kind for start, kind in _SECTIONS.items() if path[: len(start)] == start), "results")
     if set(tasks.values()) - SHOWING:
@@ -221,7 +221,7 @@ def _classified(difference: Difference, tasks: dict[str, str], *, exact: bool) -
     return Field(path, difference.old, difference.new, kind, tuple(tasks), exact or kind != "results")
 
 
-def _found(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[Difference], dict[Path, Path]]:
+def _found(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[FieldChange], dict[Path, Path]]:
     """The differing fields, and the borrowed defaults that differ as their lender does: borrower -> lender."""
     if ("written" in old) != ("written" in new):
         old, new = unresolved(old), unresolved(new)
@@ -235,7 +235,7 @@ def _found(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[Difference], 
     return [d for path, d in found.items() if path not in borrowed], borrowed
 
 
-def _fields(old: Any, new: Any, path: Path) -> Iterator[Difference]:
+def _fields(old: Any, new: Any, path: Path) -> Iterator[FieldChange]:
     """`_leaves` of two meanings. What is read is compared as a whole, sizes are named by their labels."""
     if path and path[0] != "evaluate" and old == new:
         return  # most of two meanings is the same, and only lm-eval tasks have an order that shows
@@ -250,13 +250,13 @@ def _fields(old: Any, new: Any, path: Path) -> Iterator[Difference]:
         yield from _leaves(list(old), list(new), TASK_ORDER)
 
 
-def _leaves(old: Any, new: Any, path: Path, *, deep: bool = True) -> Iterator[Difference]:
+def _leaves(old: Any, new: Any, path: Path, *, deep: bool = True) -> Iterator[FieldChange]:
     """Every place at which two trees of plain data differ; lists are compared as wholes."""
     if deep and isinstance(old, dict) and isinstance(new, dict):
         for key in dict.fromkeys([*new, *old]):
             yield from _leaves(old.get(key), new.get(key), (*path, key))
     elif old != new or isinstance(old, bool) != isinstance(new, bool):
-        yield Difference(path, old, new)
+        yield FieldChange(path, old, new)
 
 
 def _follows(path: Path, old: dict[str, Any], new: dict[str, Any]) -> bool:

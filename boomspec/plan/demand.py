@@ -28,7 +28,7 @@ _UNKNOWN = 8 << 30  # for a task whose memory is not known
 
 
 @dataclass(frozen=True)
-class Machine:
+class MachineRequirement:
     """One of equal machines. Memory in bytes: `claimable` is what tasks may claim of it, by Ray's bookkeeping.
 
     `gpu_memory` is what tasks need of one GPU: the largest, or as many as share one.
@@ -46,7 +46,7 @@ class Machine:
         return ceil(self.memory / (1 << 30))
 
 
-def machine(graph: TaskGraph, *, nodes: int, gpus: bool | None = None) -> Machine | None:
+def machine(graph: TaskGraph, *, nodes: int, gpus: bool | None = None) -> MachineRequirement | None:
     """The smallest machine of which `nodes` can run every task with (or without) GPUs; None where there is none.
 
     None for `gpus` means every task: there is one kind of machine. A training of several workers is spread over the
@@ -65,7 +65,7 @@ def machine(graph: TaskGraph, *, nodes: int, gpus: bool | None = None) -> Machin
         alike[tuple(sorted(node.execution.claims.items()))].append(node)
     # Of tasks that are limited by one thing (mostly the CPUs), the worst mix is the densest kind alone.
     needed = max(_at_once(group, has, nodes) * (max(map(_memory, group)) + _WORKER) for group in alike.values())
-    return Machine(
+    return MachineRequirement(
         cpus=ceil(has.get("CPU", 0)),
         gpus=ceil(has.get("GPU", 0)),
         memory=needed + _RAY + OBJECT_STORE,

@@ -16,14 +16,14 @@ from boomspec.core.devices import DEVICES, SHOWN, Device
 from boomspec.core.graph import Cost, Node, TaskGraph
 from boomspec.core.sizes import shown_bytes
 from boomspec.plan.known_costs import known_costs
-from boomspec.plan.plan import Plan
+from boomspec.plan.plan import RunPlan
 from boomspec.plan.rates import Duration, Origin, Rates
 from boomspec.plan.schedule import critical_path, elapsed
 from boomspec.store import Store
 
 
 @dataclass(frozen=True)
-class Machine:
+class MachineSpec:
     """What the tasks of a plan run on: CPUs, GPUs, and their kind, where that is known."""
 
     cpus: float
@@ -74,12 +74,12 @@ class Forecast:
     totals: Totals
     clock: Clock
     devices: dict[str, Clock]  # by the name of a device: the same plan on others, where tasks ask for a GPU
-    machine: Machine
+    machine: MachineSpec
     warnings: tuple[str, ...] = ()
     reasons: dict[str, str] = field(default_factory=dict)  # what is not known of costs -> a task that it concerns
 
 
-def forecast(graph: TaskGraph, plan: Plan, store: Store, on: Machine) -> Forecast:
+def forecast(graph: TaskGraph, plan: RunPlan, store: Store, on: MachineSpec) -> Forecast:
     """What running `plan` takes on a machine, and what its GPU tasks would take on other devices."""
     costs = known_costs(graph, store)
     nodes = [graph.nodes[task_id] for task_id in plan.ids("run")]
@@ -124,7 +124,7 @@ def _clock(
     nodes: list[Node],
     costs: Mapping[str, Cost | None],
     rates: Rates,
-    on: Machine,
+    on: MachineSpec,
     device: Device | None,
 ) -> Clock:
     durations: dict[str, Duration] = {}
@@ -152,7 +152,7 @@ def _clock(
 
 
 def _warnings(
-    nodes: list[Node], costs: Mapping[str, Cost | None], store: Store, on: Machine, devices: list[Device]
+    nodes: list[Node], costs: Mapping[str, Cost | None], store: Store, on: MachineSpec, devices: list[Device]
 ) -> list[str]:
     """What does not fit: a worker into memory, the artifacts onto the disk."""
     found = []

@@ -146,7 +146,7 @@ def completed(lock: Lock, known: Lock) -> Lock:
 
 
 @dataclass(frozen=True)
-class Difference:
+class LockChange:
     """One fact that two locks say differently; None where one does not say it. `entry`: a whole entry is missing."""
 
     path: tuple[str, ...]  # section, name, and what of it
@@ -168,9 +168,9 @@ def shortened(value: str | None) -> str:
     return f"{kind}{colon}{digest}"
 
 
-def differences(before: Lock, after: Lock) -> list[Difference]:
+def differences(before: Lock, after: Lock) -> list[LockChange]:
     """Every fact that the two say differently, in the order of a lock."""
-    found: list[Difference] = []
+    found: list[LockChange] = []
     one, two = before.model_dump(mode="json"), after.model_dump(mode="json")
     for section in (name for name in Lock.model_fields if name != "spec"):
         for name in sorted({*one[section], *two[section]}):
@@ -178,12 +178,12 @@ def differences(before: Lock, after: Lock) -> list[Difference]:
     return found
 
 
-def drifts(lock: Lock, now: Lock, *, partial: bool = False, packages: bool = True) -> list[Difference]:
+def drifts(lock: Lock, now: Lock, *, partial: bool = False, packages: bool = True) -> list[LockChange]:
     """What no longer is as `lock` says. `partial`: it may hold more than is needed. `packages`: compare those, too."""
     return [d for d in differences(lock, now) if _counts(d, lock, partial=partial, packages=packages)]
 
 
-def _counts(difference: Difference, lock: Lock, *, partial: bool, packages: bool) -> bool:
+def _counts(difference: LockChange, lock: Lock, *, partial: bool, packages: bool) -> bool:
     unknown = difference.before is None or difference.after is None
     match difference.path:
         case ("packages", name, *_):
@@ -200,15 +200,15 @@ def _counts(difference: Difference, lock: Lock, *, partial: bool, packages: bool
             return True
 
 
-def _entry_differences(path: tuple[str, ...], one: Mapping[str, Any], two: Mapping[str, Any]) -> Iterator[Difference]:
+def _entry_differences(path: tuple[str, ...], one: Mapping[str, Any], two: Mapping[str, Any]) -> Iterator[LockChange]:
     name = path[-1]
     if name not in one or name not in two:
-        yield Difference(path, _summary(one, name), _summary(two, name), entry=True)
+        yield LockChange(path, _summary(one, name), _summary(two, name), entry=True)
         return
     if one[name] is None or two[name] is None:
         if one[name] != two[name]:
             before, after = (None if side[name] is None else _summary(side, name) for side in (one, two))
-            yield Difference(path, before, after)
+            yield LockChange(path, before, after)
         return
     was, now = dict(_leaves(path, one[name])), dict(_leaves(path, two[name]))
     places = [*was, *(place for place in now if place not in was)]
@@ -216,7 +216,7 @@ def _entry_differences(path: tuple[str, ...], one: Mapping[str, Any], two: Mappi
     for place in differing:
         if place[0] == "texts" and place[-1] == "source" and len(differing) > 1:
             continue  # follows from the others
-        yield Difference(place, was.get(place), now.get(place))
+        yield LockChange(place, was.get(place), now.get(place))
 
 
 def _summary(entries: Mapping[str, Any], name: str) -> str | None:

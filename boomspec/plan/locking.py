@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from boomspec.compile.compiler import answers_of, compile_experiments
+from boomspec.compile.compiler import compile_experiments, search_results_from
 from boomspec.compile.lm_eval.index import stock_folder
 from boomspec.compile.lm_eval.tasks import read_task
 from boomspec.compile.records import evaluations
@@ -29,8 +29,8 @@ from boomspec.core.task_data import DATA
 from boomspec.core.tasks import Evaluate, LmEval, Tokenize
 from boomspec.models.hub import UnreachableError, cached_checksums, cached_dataset, pinned_dataset, stated_checksums
 from boomspec.plan.lock import (
-    Difference,
     Lock,
+    LockChange,
     LockedModel,
     LockedStreams,
     LockedTask,
@@ -127,7 +127,7 @@ def lock_now(spec: Path, store: Where | None = None) -> LockState:
     if locked is not None:
         files = tuple(replace(file, pins=locked.pins(only_offline=True)) for file in files)
     opened = store_of(files[0], store)
-    compiled = compile_experiments(files, answers_of(opened))
+    compiled = compile_experiments(files, search_results_from(opened))
     waiting = [evaluation for file in files for evaluation in evaluations(file)] if compiled.pending else []
     measures = [(record.measure, source) for _, record, source in waiting]
     more = [(measure, source) for measure, source in measures if isinstance(measure, LmEval) and source is not None]
@@ -173,7 +173,7 @@ class RunLock:
         return replace(graph, nodes=nodes)
 
 
-def drift_lines(found: Sequence[Difference], *, most: int = 30) -> list[str]:
+def drift_lines(found: Sequence[LockChange], *, most: int = 30) -> list[str]:
     """Differences for people, one a line, the first ones of many."""
     lines = [str(difference) for difference in found[:most]]
     return lines + ([f"... and {len(found) - most} more (all of them with --json)"] if len(found) > most else [])

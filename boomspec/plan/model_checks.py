@@ -24,7 +24,7 @@ from boomspec.core.files import write_atomically
 from boomspec.core.graph import Node
 from boomspec.core.identity import digest, folder_digest
 from boomspec.core.tasks import Check
-from boomspec.models.agreement import says_as_much
+from boomspec.models.agreement import set_same_keys
 from boomspec.models.outline import config_of, tensors_of
 from boomspec.models.plain import is_plain
 from boomspec.store import Store
@@ -35,7 +35,7 @@ _LATER = "it is checked when the run begins"
 
 
 @dataclass(frozen=True)
-class Answer:
+class CheckResult:
     """What a check found. `refused`: why the family is not built, empty where it is right."""
 
     refused: str = ""
@@ -73,16 +73,16 @@ def _is_plain(record: Any) -> bool:
     models = [record.teacher] + ([record.student] if record.student is not None else [])
     configs = [config_of(model.config) for model in models]
     plain = all(is_plain(c, tensors_of(m.tensors).values()) for c, m in zip(configs, models, strict=True))
-    return plain and says_as_much(configs[0], configs[-1])  # else the defaults of transformers decide
+    return plain and set_same_keys(configs[0], configs[-1])  # else the defaults of transformers decide
 
 
-def _refused(compiled: Compiled, node: Node, answer: Answer) -> SpecError:
+def _refused(compiled: Compiled, node: Node, answer: CheckResult) -> SpecError:
     labels = [one.label for one in compiled.graph.experiments if node.id in one.tasks.values()]
     file = next((file for file in compiled.files if file.label in labels), compiled.files[0])
     return file.error(file.problem(("teacher", "model"), answer.refused, answer.hint))
 
 
-def _asked(checks: Sequence[Node]) -> tuple[dict[str, Answer | None], str]:
+def _asked(checks: Sequence[Node]) -> tuple[dict[str, CheckResult | None], str]:
     """Answers by task id, and what was in the way of asking."""
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         return {}, f"{missing[0]} is not installed here"
@@ -92,7 +92,7 @@ def _asked(checks: Sequence[Node]) -> tuple[dict[str, Answer | None], str]:
     done = subprocess.run(command, input=json.dumps(asked, allow_nan=False), capture_output=True, text=True)
     if done.returncode != 0:
         return {}, (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    answers = {task_id: Answer(**answer) for task_id, answer in json.loads(done.stdout).items()}
+    answers = {task_id: CheckResult(**answer) for task_id, answer in json.loads(done.stdout).items()}
     for task_id, answer in answers.items():
         _remember(task_id, answer)
     return dict(answers.items()), ""
@@ -110,14 +110,14 @@ def _code() -> list[str]:
     return [folder_digest(Path(package.origin).parent) for package in packages if package and package.origin]
 
 
-def _remembered(task_id: str) -> Answer | None:
+def _remembered(task_id: str) -> CheckResult | None:
     try:
-        return Answer(**json.loads(_place(task_id).read_text(encoding="utf-8")))
+        return CheckResult(**json.loads(_place(task_id).read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError):
         return None  # not there, or not whole
 
 
-def _remember(task_id: str, answer: Answer) -> None:
+def _remember(task_id: str, answer: CheckResult) -> None:
     try:
         _place(task_id).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(_place(task_id), json.dumps(asdict(answer), allow_nan=False))

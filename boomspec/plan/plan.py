@@ -40,7 +40,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """The step of every task, by task id, in the order of the graph."""
 
     steps: dict[str, Step]
@@ -54,7 +54,7 @@ class Plan:
         return [task_id for task_id, step in self.steps.items() if step.action == "run" or step.same_as]
 
 
-def needed(graph: TaskGraph, store: Store, *, checksums: bool = False) -> Plan:
+def plan_tasks(graph: TaskGraph, store: Store, *, checksums: bool = False) -> RunPlan:
     """Say for every task of `graph` what a run against `store` would do with it.
 
     `checksums` compares the contents of artifacts with their records, not only their sizes.
@@ -91,10 +91,10 @@ def needed(graph: TaskGraph, store: Store, *, checksums: bool = False) -> Plan:
     for task_id, node in graph.nodes.items():
         if steps[task_id].action == "run" and (obstacle := _obstacle(graph, node, steps, gone)) is not None:
             steps[task_id] = Step("blocked", obstacle)
-    return Plan({task_id: steps[task_id] for task_id in graph.nodes})
+    return RunPlan({task_id: steps[task_id] for task_id in graph.nodes})
 
 
-def without(graph: TaskGraph, plan: Plan, failed: Mapping[str, str]) -> Plan:
+def exclude_failed(graph: TaskGraph, plan: RunPlan, failed: Mapping[str, str]) -> RunPlan:
     """The plan in which tasks that have failed, for the reasons in `failed`, are not tried, nor what needs them."""
     steps = dict(plan.steps)
     for task_id in graph.nodes:
@@ -105,10 +105,10 @@ def without(graph: TaskGraph, plan: Plan, failed: Mapping[str, str]) -> Plan:
             steps[task_id] = Step("blocked", f"its input {graph.nodes[blocked].name} is blocked")
         elif task_id in failed:
             steps[task_id] = Step("blocked", failed[task_id])
-    return Plan(steps)
+    return RunPlan(steps)
 
 
-def read_by(graph: TaskGraph, plan: Plan) -> list[Source]:
+def sources_read(graph: TaskGraph, plan: RunPlan) -> list[Source]:
     """The sources in files that the tasks which run read."""
     read = {i: None for task_id in plan.ids("run") for i in graph.nodes[task_id].task.inputs.values()}
     return [graph.sources[i] for i in read if i in graph.sources and is_local(graph.sources[i])]

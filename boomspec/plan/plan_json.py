@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from boomspec.compile.compiler import Compiled
-from boomspec.compile.family import Family
+from boomspec.compile.family import ResolvedFamily
 from boomspec.core import graph as task_graph
 from boomspec.plan.forecast import Forecast
-from boomspec.plan.plan import Action, Plan, Step
+from boomspec.plan.plan import Action, RunPlan, Step
 from boomspec.plan.rates import Origin
 from boomspec.plan.text_plan import Count, PlanModel, TextPlan, text_plans
 from boomspec.store import Store
@@ -148,7 +148,7 @@ def plan_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def plan_json(compiled: Compiled, plan: Plan, forecast: Forecast, store: Store) -> dict[str, Any]:
+def plan_json(compiled: Compiled, plan: RunPlan, forecast: Forecast, store: Store) -> dict[str, Any]:
     graph = compiled.graph
     counts = {action: len(plan.ids(action)) for action in ("reuse", "unneeded", "blocked")}
     whole = {
@@ -171,7 +171,7 @@ def plan_json(compiled: Compiled, plan: Plan, forecast: Forecast, store: Store) 
     return PlanJson.model_validate(whole).model_dump(mode="json", by_alias=True)
 
 
-def _family(family: Family | None) -> dict[str, Any]:
+def _family(family: ResolvedFamily | None) -> dict[str, Any]:
     if family is None:
         return {"teacher_layers": None, "kept": None, "sizes": ()}
     return {"teacher_layers": family.facts.count, "kept": family.kept, "sizes": family.members}

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from boomspec.compile.compiler import Compiled
-from boomspec.compile.family import Family
+from boomspec.compile.family import ResolvedFamily
 from boomspec.core.format import (
     NOTHING,
     UNKNOWN,
@@ -27,7 +27,7 @@ from boomspec.core.graph import Node, TaskGraph
 from boomspec.core.sizes import Member, compact_plan, shown_bytes
 from boomspec.models.nested import described
 from boomspec.plan.forecast import Clock, Forecast, Totals, totals
-from boomspec.plan.plan import Plan
+from boomspec.plan.plan import RunPlan
 from boomspec.plan.text_plan import TextPlan, text_plans
 from boomspec.plan.text_plan import lines as text_lines
 from boomspec.store import Store
@@ -49,7 +49,9 @@ _SOURCES = {
 }
 
 
-def print_plan(compiled: Compiled, plan: Plan, forecast: Forecast, store: Store, *, every_task: bool = False) -> None:
+def print_plan(
+    compiled: Compiled, plan: RunPlan, forecast: Forecast, store: Store, *, every_task: bool = False
+) -> None:
     """All of it. `every_task`: a row for each task also where there are several experiments."""
     from rich.console import Console  # rich is slow to import, and most commands print no table
 
@@ -82,7 +84,7 @@ def print_plan(compiled: Compiled, plan: Plan, forecast: Forecast, store: Store,
         console.print(f"[bold red]warning:[/] {warning}")
 
 
-def print_family(family: Family, title: str = "Sizes") -> None:
+def print_family(family: ResolvedFamily, title: str = "Sizes") -> None:
     """The sizes of a family as a table, with exact numbers."""
     from rich.console import Console
 
@@ -129,7 +131,7 @@ def _print_text(console: Console, text: TextPlan) -> None:
         console.print(escape(line))
 
 
-def _families(compiled: Compiled) -> Iterator[tuple[str, Family]]:
+def _families(compiled: Compiled) -> Iterator[tuple[str, ResolvedFamily]]:
     """The different size tables, each with a title that says whose it is."""
     groups: dict[tuple[object, ...], list[str]] = defaultdict(list)
     for label, family in compiled.families.items():
@@ -152,7 +154,7 @@ def _table(*columns: tuple[str, bool]) -> Table:
     return table
 
 
-def _print_tasks(console: Console, graph: TaskGraph, plan: Plan, forecast: Forecast) -> None:
+def _print_tasks(console: Console, graph: TaskGraph, plan: RunPlan, forecast: Forecast) -> None:
     wide = console.width >= _WIDE
     ids, disk = [("id", False)] * wide, [("disk", True)] * wide
     table = _table(("", False), ("task", False), *ids, ("FLOP", True), ("memory", True), *disk, ("time", True))
@@ -177,7 +179,7 @@ def _print_tasks(console: Console, graph: TaskGraph, plan: Plan, forecast: Forec
     console.print(table)
 
 
-def _print_kinds(console: Console, graph: TaskGraph, plan: Plan, forecast: Forecast) -> None:
+def _print_kinds(console: Console, graph: TaskGraph, plan: RunPlan, forecast: Forecast) -> None:
     uses = Counter(task for experiment in graph.experiments for task in set(experiment.tasks.values()))
     kinds: dict[str, list[Node]] = defaultdict(list)
     for node in graph.nodes.values():
@@ -198,7 +200,7 @@ def _print_kinds(console: Console, graph: TaskGraph, plan: Plan, forecast: Forec
     console.print(table)
 
 
-def _print_axes(console: Console, graph: TaskGraph, plan: Plan, forecast: Forecast) -> None:
+def _print_axes(console: Console, graph: TaskGraph, plan: RunPlan, forecast: Forecast) -> None:
     values: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for i, experiment in enumerate(graph.experiments):
         for axis, value in experiment.axes.items():

@@ -73,7 +73,7 @@ class Seen(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Line:
+class LinearFit:
     """`of_data`: whether the rate comes from measured tasks. `seen`: the largest work that was measured."""
 
     fixed: float
@@ -219,7 +219,7 @@ def _place(provenance: Mapping[str, Any]) -> tuple[str | None, float]:
     return provenance["hardware"]["cpu"], workers * max(1.0, float(execution["cpus"]))
 
 
-def line_of(seen: Sequence[Seen], *, usual: float | None, most_fixed: float) -> Line:
+def line_of(seen: Sequence[Seen], *, usual: float | None, most_fixed: float) -> LinearFit:
     """The line through measured tasks.
 
     usual: seconds for a unit of work, as known otherwise; None where unknown. most_fixed: the most seconds that a task
@@ -229,17 +229,17 @@ def line_of(seen: Sequence[Seen], *, usual: float | None, most_fixed: float) -> 
     fixed, per_work = _least_squares(seen)
     spread = largest >= _SPREAD * min(one.work for one in seen)
     if spread and per_work * largest >= max(_VISIBLE_SECONDS, _VISIBLE_SHARE * fixed):
-        return Line(fixed, per_work, True, largest)
+        return LinearFit(fixed, per_work, True, largest)
     if usual is None:
         fixed = min(most_fixed, *(0.9 * one.seconds for one in seen))
-        return Line(fixed, _rate(seen, fixed), True, largest)
+        return LinearFit(fixed, _rate(seen, fixed), True, largest)
     fastest = min(one.seconds / one.work for one in seen if one.work >= largest / _SPREAD)
     per_work = min(usual, fastest)  # what was done faster than that shows that it can be
     fixed = max(0.0, median(one.seconds - per_work * one.work for one in seen))
     if fixed <= most_fixed:
-        return Line(fixed, per_work, per_work < usual, largest)
+        return LinearFit(fixed, per_work, per_work < usual, largest)
     # More than any start takes: it is the work that is slower here.
-    return Line(most_fixed, _rate(seen, most_fixed), True, largest)
+    return LinearFit(most_fixed, _rate(seen, most_fixed), True, largest)
 
 
 def _rate(seen: Sequence[Seen], fixed: float) -> float:

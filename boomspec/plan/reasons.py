@@ -21,9 +21,9 @@ from boomspec.compile.compiler import Compiled
 from boomspec.core.files import read_json
 from boomspec.core.graph import SCHEMA_VERSION
 from boomspec.core.tasks import SHOWING, TRAININGS
-from boomspec.plan.changes import Changes, Difference, Memo, TaskChange, compare, shown
+from boomspec.plan.changes import Changes, FieldChange, Memo, TaskChange, compare, shown
 from boomspec.plan.origins import Side, side
-from boomspec.plan.plan import ABSENT, Plan, Step
+from boomspec.plan.plan import ABSENT, RunPlan, Step
 from boomspec.store import Store
 from boomspec.store.made_of import contents_of, key_of
 
@@ -48,7 +48,7 @@ class _Earlier:
         return next((self.sides[name] for name in (label, *_BASES) if name in self.sides), None)
 
 
-def explained(plan: Plan, compiled: Compiled, store: Store) -> Plan:
+def with_reasons(plan: RunPlan, compiled: Compiled, store: Store) -> RunPlan:
     """The plan with a reason for every task that runs although an earlier run of this name had a task of its name."""
     steps, graph, memo = dict(plan.steps), compiled.graph, Memo()
     alike: dict[str, tuple[str, Side]] = {}  # tasks that differ in their inputs alone: what they were, by their ids
@@ -73,7 +73,7 @@ def explained(plan: Plan, compiled: Compiled, store: Store) -> Plan:
     for task_id in _still_there(store, alike):
         reason = f"{steps[task_id].reason}; it runs only if that comes out otherwise than before"
         steps[task_id] = replace(steps[task_id], reason=reason, if_inputs_differ=True)
-    return Plan(steps)
+    return RunPlan(steps)
 
 
 def _trained_otherwise(changes: Changes) -> set[str]:
@@ -136,7 +136,7 @@ def _why(
     return f"new since {run}"
 
 
-def sentence(difference: Difference, run: str) -> str:
+def sentence(difference: FieldChange, run: str) -> str:
     """A difference to an earlier run as a sentence."""
     named, old, new = difference.title, shown(difference.old), shown(difference.new)
     if difference.new is None:

@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from boomspec.compile.compiler import answers_of, compile_experiments
+from boomspec.compile.compiler import compile_experiments, search_results_from
 from boomspec.compile.places import path_text, resolve_path
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import TaskGraph, listed
@@ -87,7 +87,7 @@ def open_run(run: str | os.PathLike[str], store: str | os.PathLike[str] | None =
         return Run(_part(read_graph(path), label, path), where or FolderStore(DEFAULT_STORE), path)
     files = load_experiments(run)
     found = store_of(files[0], store)
-    return Run(compile_experiments(files, answers_of(found)).graph, found, Path(run))
+    return Run(compile_experiments(files, search_results_from(found)).graph, found, Path(run))
 
 
 def run_folder(path: Path, store: Store | None) -> Path | None:

@@ -22,7 +22,7 @@ from boomspec.core.files import read_json, write_atomically
 from boomspec.core.graph import Source, TaskGraph, check_secrets
 from boomspec.core.graph_file import graph_of_json
 from boomspec.core.machine import installed
-from boomspec.plan.plan import Plan, Step, needed
+from boomspec.plan.plan import RunPlan, Step, plan_tasks
 from boomspec.store import Store, open_store
 from boomspec.store.sources import changed_files, missing_files
 
@@ -36,7 +36,7 @@ class SavedPlan:
     """A graph, its steps against one store, and the searches that the rest of the experiment waits for."""
 
     graph: TaskGraph
-    plan: Plan
+    plan: RunPlan
     store: str  # its address
     cpus: int | None = None  # of a local run
     checksums: bool = False  # whether contents of artifacts were compared with their records
@@ -88,7 +88,7 @@ def read_plan(path: Path) -> SavedPlan:
         raise BoomspecError(f"{path}: the plan was altered after it was made", hint=again)
     graph = graph_of_json(data["graph"], path)
     steps = {i: Step(**{**step, "fields": tuple(step["fields"])}) for i, step in data["steps"].items()}
-    return SavedPlan(graph, Plan(steps), data["store"], data["cpus"], data["checksums"], tuple(data["pending"]))
+    return SavedPlan(graph, RunPlan(steps), data["store"], data["cpus"], data["checksums"], tuple(data["pending"]))
 
 
 def check(saved: SavedPlan, path: Path) -> None:
@@ -106,7 +106,7 @@ def check(saved: SavedPlan, path: Path) -> None:
 
 
 def _changed_steps(saved: SavedPlan, store: Store) -> Iterator[str]:
-    now = needed(saved.graph, store, checksums=saved.checksums)
+    now = plan_tasks(saved.graph, store, checksums=saved.checksums)
     for task_id, step in now.steps.items():
         planned = saved.plan.steps[task_id]
         if (step.action, step.same_as) != (planned.action, planned.same_as):

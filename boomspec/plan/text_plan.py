@@ -27,7 +27,7 @@ class PlanModel(BaseModel):
     )
 
 
-class Given(PlanModel):
+class FileEntrySummary(PlanModel):
     """What one entry of data.files gives, each file once; null where it is not known before it is read."""
 
     entry: str
@@ -42,7 +42,7 @@ class TextPlan(PlanModel):
 
     task: str
     """The id of the tokenize task."""
-    given: tuple[Given, ...]
+    given: tuple[FileEntrySummary, ...]
     begins: str
     """How documents begin, in a sentence."""
     bos: tuple[str, ...] | None
@@ -98,17 +98,17 @@ def _text_plan(node: Node, graph: TaskGraph, store: Store) -> TextPlan:
     )
 
 
-def _given(source: Source) -> list[Given]:
+def _given(source: Source) -> list[FileEntrySummary]:
     held_out = source.kind == "held_out_text"
     if (entries := source.location.get("entries")) is not None and entries:
-        return [Given(**entry, held_out=held_out) for entry in entries]
+        return [FileEntrySummary(**entry, held_out=held_out) for entry in entries]
     if "hub" in source.identity:
-        return [Given(entry=source.identity["hub"])]
+        return [FileEntrySummary(entry=source.identity["hub"])]
     files = source.identity.get("files", ())
     size = sum(file["bytes"] for file in files)
     documents = len(files) if source.identity.get("format") == "text" else None
     name = str(source.location.get("name", "files"))
-    return [Given(entry=name, held_out=held_out, files=len(files), documents=documents, bytes=size)]
+    return [FileEntrySummary(entry=name, held_out=held_out, files=len(files), documents=documents, bytes=size)]
 
 
 def _beginning(record: Tokenize, tokenizer: Source | None) -> tuple[str, tuple[str, ...] | None]:

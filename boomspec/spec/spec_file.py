@@ -160,7 +160,7 @@ class Pins:
 NO_PINS = Pins()
 
 
-class Once:
+class Memo:
     """What is read or worked out once for many experiments, by key, while no file changes."""
 
     def __init__(self) -> None:
@@ -196,7 +196,7 @@ class SpecFile:
     label: str = ""  # of one of the file's experiments; "" where there is one only
     axes: dict[str, str] = field(default_factory=dict)  # its coordinates: {"variant": "no-kl", "seed": "1"}
     pins: Pins = NO_PINS  # the revisions of a lock
-    once: Once = field(default_factory=Once, compare=False)  # shared by those that are compiled together
+    once: Memo = field(default_factory=Memo, compare=False)  # shared by those that are compiled together
 
     def folder(self, path: tuple[str | int, ...] = ()) -> Path:
         """The folder that the relative path at `path` starts from: that of the file in which it is written."""
@@ -224,7 +224,7 @@ class SpecFile:
         return self.error(self.problem(path, message, hint))
 
 
-def once_for(
+def memoized_for(
     *sections: str,
 ) -> Callable[[Callable[Concatenate[SpecFile, P], T]], Callable[Concatenate[SpecFile, P], T]]:
     """A decorator: compute a function of a spec file once for all experiments with these sections and arguments."""

@@ -42,7 +42,7 @@ _forks = 0  # between the first process and this one; process numbers are reused
 
 
 @dataclass(frozen=True)
-class Entry:
+class ObjectInfo:
     """An object in a listing. version: changes with every write. modified: seconds since 1970, by the store's clock."""
 
     size: int
@@ -75,7 +75,7 @@ class Bucket:
         bucket._retries = Retries(self._store, seconds=0)
         return bucket
 
-    def entries(self, prefix: str = "") -> dict[str, Entry]:
+    def entries(self, prefix: str = "") -> dict[str, ObjectInfo]:
         """All objects below a folder, at any depth, by their names."""
         try:
             found = self._ask("list", lambda: self._fs.find(self._place(prefix), detail=True, withdirs=False))
@@ -87,12 +87,12 @@ class Bucket:
         """The names of the objects and folders directly in a folder."""
         return {info["name"].rstrip("/").rpartition("/")[2] for info in self._directly_in(prefix)}
 
-    def files(self, prefix: str) -> dict[str, Entry]:
+    def files(self, prefix: str) -> dict[str, ObjectInfo]:
         """The objects directly in a folder, by their names."""
         found = (info for info in self._directly_in(prefix) if info.get("type") == "file")
         return {self._name(info["name"]): _entry(info) for info in found}
 
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> ObjectInfo:
         """The listing of one object. Raises FileNotFoundError."""
         return _entry(self._ask("read", lambda: self._fs.info(self._place(name))))
 
@@ -290,13 +290,13 @@ def _parts(size: int) -> Iterator[tuple[int, int]]:
     return ((start, min(_PART, size - start)) for start in range(0, size, _PART))
 
 
-def _entry(info: dict[str, Any]) -> Entry:
+def _entry(info: dict[str, Any]) -> ObjectInfo:
     moment: Any = next((info[key] for key in _MODIFIED if info.get(key) is not None), 0.0)
     if isinstance(moment, str):
         moment = datetime.fromisoformat(moment)
     modified = moment.timestamp() if isinstance(moment, datetime) else float(moment)
     version = next((str(info[key]) for key in _VERSION if info.get(key) is not None), "")
-    return Entry(int(info["size"]), f"{version} {info['size']} {modified}", modified)
+    return ObjectInfo(int(info["size"]), f"{version} {info['size']} {modified}", modified)
 
 
 def _filesystem(url: str) -> tuple[Any, str]:

@@ -46,10 +46,10 @@ from boomspec.core.files import (
 )
 from boomspec.store.interface import (
     MADE_OF,
+    Deletable,
     Json,
     Report,
     Store,
-    Stored,
     Unread,
     Waiting,
     Workspace,
@@ -296,25 +296,25 @@ class FolderStore(Store):
         found = {key: _names(self.root / MADE_OF / kind / key) for key in dict.fromkeys(keys)}
         return {key: ids for key, ids in found.items() if ids}
 
-    def stored(self, *, cache: bool) -> Iterator[Stored]:
+    def stored(self, *, cache: bool) -> Iterator[Deletable]:
         for kind in stored_kinds():
             for path in _entries(self.root / kind):
                 if (hidden := _HIDDEN.fullmatch(path.name)) is not None:
                     if not (path.is_dir() or path.name.endswith(LOCK)) or is_in_use(path):
                         continue
                     if f".{hidden['rest']}" != RESUME:
-                        yield Stored("leftover", path, kind, reason="its process is dead")
+                        yield Deletable("leftover", path, kind, reason="its process is dead")
                     else:
                         reason = "its task is finished" if self._is_whole(kind, hidden["task"]) else ""
-                        yield Stored("checkpoints", path, kind, hidden["task"], reason)
+                        yield Deletable("checkpoints", path, kind, hidden["task"], reason)
                 elif is_task_id(path.name) and not _is_newer_version(path / RECORD):
                     with suppress(BoomspecError):  # what cannot be read may be whole
-                        yield Stored("artifact", path, kind, path.name, damage=self.damage(kind, path.name))
+                        yield Deletable("artifact", path, kind, path.name, damage=self.damage(kind, path.name))
         for folder in (self.root, self.root / "runs"):
             discarded = (path for path in _entries(folder) if _DISCARDED.fullmatch(path.name))
-            yield from (Stored("leftover", path, reason="of an earlier gc") for path in discarded)
+            yield from (Deletable("leftover", path, reason="of an earlier gc") for path in discarded)
         if cache and (self.root / "cache").is_dir():
-            yield Stored("cache", self.root / "cache", reason="libraries fill it again")
+            yield Deletable("cache", self.root / "cache", reason="libraries fill it again")
 
     def _is_whole(self, kind: str, task_id: str) -> bool:
         try:
@@ -322,17 +322,17 @@ class FolderStore(Store):
         except BoomspecError:
             return False
 
-    def stored_run(self, folder: Path, reason: str) -> Iterator[Stored]:
-        yield Stored("run", folder, reason=reason)
+    def stored_run(self, folder: Path, reason: str) -> Iterator[Deletable]:
+        yield Deletable("run", folder, reason=reason)
 
-    def dead_keys(self, kind: str, living: Set[str]) -> Iterator[Stored]:
+    def dead_keys(self, kind: str, living: Set[str]) -> Iterator[Deletable]:
         for key in _entries(self.root / MADE_OF / kind):
             ids = [path.name for path in _entries(key)]
             dead = [i for i in ids if i not in living and not is_in_use(self.resume(kind, i))]
             for path in [key] if dead == ids else [key / i for i in dead]:
-                yield Stored("leftover", path, kind, reason="its artifact is gone")
+                yield Deletable("leftover", path, kind, reason="its artifact is gone")
 
-    def remove(self, stored: Stored) -> None:
+    def remove(self, stored: Deletable) -> None:
         discard(Path(stored.path), ignore_errors=False)
 
 

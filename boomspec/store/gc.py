@@ -12,7 +12,7 @@ from pathlib import Path
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.tasks import KINDS
-from boomspec.store.interface import Store, Stored
+from boomspec.store.interface import Deletable, Store
 from boomspec.store.runs import PastRun, read_graph_data
 
 GC_SCHEMA_VERSION = 1
@@ -44,7 +44,7 @@ def forgotten(runs: list[PastRun], *, keep_last: int | None, older_than: float |
     return found
 
 
-def garbage(store: Store, runs: list[PastRun], *, forget: list[PastRun], cache: bool) -> tuple[list[Stored], Needed]:
+def garbage(store: Store, runs: list[PastRun], *, forget: list[PastRun], cache: bool) -> tuple[list[Deletable], Needed]:
     """What can go from a store once the runs `forget` are forgotten, in the order in which it should go."""
     gone = {run.folder for run in forget}
     needed = _needed([run for run in runs if run.folder not in gone])
@@ -70,7 +70,7 @@ def _needed(runs: list[PastRun]) -> Needed:
     return Needed(frozenset(tasks), unjudged)
 
 
-def _judged(stored: Stored, needed: Needed) -> Stored:
+def _judged(stored: Deletable, needed: Needed) -> Deletable:
     """The same with the reason why it can go; "" where it stays."""
     unneeded = "of no run" if not needed.unjudged and stored.task not in needed.tasks else ""
     if stored.what == "artifact" and stored.damage is not None:

@@ -36,7 +36,7 @@ class Workspace:
 
 
 @dataclass(frozen=True)
-class Stored:
+class Deletable:
     """Something in a store that `gc` may delete, and why: a file, a folder, or a group of objects.
 
     "artifact" and "checkpoints" belong to `task`; "leftover" is what dead processes left.
@@ -189,14 +189,14 @@ class Store(Protocol):
     def ids_by_key(self, kind: str, keys: Iterable[str]) -> dict[str, list[str]]:
         """The ids that the index has for these keys; their artifacts may be gone."""
 
-    def stored(self, *, cache: bool) -> Iterator[Stored]:
+    def stored(self, *, cache: bool) -> Iterator[Deletable]:
         """What `gc` may delete, with caches or without; not what is in use, unreadable, or not made by boomspec."""
 
-    def stored_run(self, folder: Path, reason: str) -> Iterator[Stored]:
+    def stored_run(self, folder: Path, reason: str) -> Iterator[Deletable]:
         """A run that can go for this reason."""
 
-    def dead_keys(self, kind: str, living: Set[str]) -> Iterator[Stored]:
+    def dead_keys(self, kind: str, living: Set[str]) -> Iterator[Deletable]:
         """The index entries of artifacts that are not among the ids `living`."""
 
-    def remove(self, stored: Stored) -> None:
+    def remove(self, stored: Deletable) -> None:
         """Delete something, out of sight first, so that nobody reads it half deleted."""

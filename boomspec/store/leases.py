@@ -57,7 +57,7 @@ def held(
 
 
 @contextmanager
-def shown(bucket: Bucket, name: str, **about: str) -> Iterator[None]:
+def hold_own_lease(bucket: Bucket, name: str, **about: str) -> Iterator[None]:
     """Hold a lease under a name that nobody else has, for others to see."""
     lease = _Lease(bucket, name, **about)
     lease.write()
@@ -105,7 +105,7 @@ def in_use(
 def alone(bucket: Bucket) -> Iterator[None]:
     """`Store.alone` for a store at a URL. Of two that come at once, each has written its lease before it looks."""
     name = f"{IN_USE}/{secrets.token_hex(8)}"
-    with shown(bucket, name, run="", doing=_CLEANS):
+    with hold_own_lease(bucket, name, run="", doing=_CLEANS):
         others = living(bucket, now=bucket.entry(name).modified)  # both times are by the store's clock
         others.pop(name, None)
         if others:

@@ -22,9 +22,9 @@ from typing import Any
 
 from boomspec.core.files import ABSENT, RESUME, exclusive_lock, replacing, stat_of, unreadable, write_atomically
 from boomspec.core.identity import text_digest
-from boomspec.store.bucket import Bucket, Entry
+from boomspec.store.bucket import Bucket, ObjectInfo
 from boomspec.store.folder import FolderStore
-from boomspec.store.interface import Stored, stored_kinds
+from boomspec.store.interface import Deletable, stored_kinds
 from boomspec.store.opening import URL_FILE
 from boomspec.store.record import (
     RECORD,
@@ -116,7 +116,7 @@ class LocalCache(FolderStore):
         except FileNotFoundError:
             return None
 
-    def listing(self, tasks: Iterable[ArtifactId]) -> dict[str, Entry]:
+    def listing(self, tasks: Iterable[ArtifactId]) -> dict[str, ObjectInfo]:
         """All objects of the tasks' kinds, a thousand with each request."""
         kinds = {kind for kind, _ in tasks}
         if len(kinds) > 1:  # a folder that is not there would cost three requests
@@ -125,7 +125,7 @@ class LocalCache(FolderStore):
             return dict(item for listing in pool.map(self._bucket.entries, kinds) for item in listing.items())
 
     def judged(
-        self, tasks: Iterable[ArtifactId], listing: Mapping[str, Entry], *, checksums: bool = False
+        self, tasks: Iterable[ArtifactId], listing: Mapping[str, ObjectInfo], *, checksums: bool = False
     ) -> dict[ArtifactId, Judged]:
         """Damage and record of those of the tasks whose record a listing has."""
         found: dict[ArtifactId, Judged] = {}
@@ -149,7 +149,7 @@ class LocalCache(FolderStore):
         return None, None
 
     def _damage(
-        self, task: ArtifactId, record: Record | None, listing: Mapping[str, Entry], *, checksums: bool
+        self, task: ArtifactId, record: Record | None, listing: Mapping[str, ObjectInfo], *, checksums: bool
     ) -> str | None:
         """How the objects in a listing differ from their record. With `checksums`, discards a damaged cached copy."""
         if record is None:
@@ -167,7 +167,7 @@ class LocalCache(FolderStore):
         return None
 
     def remote_records(
-        self, tasks: Iterable[ArtifactId], listing: Mapping[str, Entry]
+        self, tasks: Iterable[ArtifactId], listing: Mapping[str, ObjectInfo]
     ) -> dict[ArtifactId, Record | None]:
         """Those of the tasks' records that a listing has; None for invalid ones. Cached ones are not downloaded."""
         entries = {task: entry for task in tasks if (entry := listing.get(record_object(task))) is not None}
@@ -200,19 +200,19 @@ class LocalCache(FolderStore):
         self._download(found)
         return bool(found)
 
-    def cached(self) -> Iterator[Stored]:
+    def cached(self) -> Iterator[Deletable]:
         """What can be fetched again; not the checkpoints and runs, which may not be uploaded yet."""
         artifacts = (path for kind in stored_kinds() for path in sorted(self.root.glob(f"{kind}/*")))
         others = (self.root / name for name in ("records", "locks", "cache") if any(self.root.glob(f"{name}/*")))
         for path in (*(path for path in artifacts if not path.name.endswith(RESUME)), *others):
-            yield Stored("cache", path, reason="it is fetched again")
+            yield Deletable("cache", path, reason="it is fetched again")
 
-    def _summary(self, run: str) -> dict[str, Entry]:
+    def _summary(self, run: str) -> dict[str, ObjectInfo]:
         place = f"{RUNS}/{run}"
         found = self._bucket.files(place) | self._bucket.files(f"{place}/report")
         return {name: entry for name, entry in found.items() if name.removeprefix(f"{place}/") in _SUMMARY}
 
-    def _download(self, entries: Mapping[str, Entry]) -> None:
+    def _download(self, entries: Mapping[str, ObjectInfo]) -> None:
         """Download objects that differ from their local files, except from newer ones, which are still to be sent."""
         targets = {name: target for name, entry in entries.items() if _is_older(target := self._file(name), entry)}
         with ExitStack() as parts:
@@ -249,7 +249,7 @@ def _status(folder: Path, files: Files) -> dict[str, list[Any]]:
     return found
 
 
-def _is_older(file: Path, entry: Entry) -> bool:
+def _is_older(file: Path, entry: ObjectInfo) -> bool:
     status = stat_of(file)
     if status is None:
         return True

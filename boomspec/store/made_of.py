@@ -32,7 +32,7 @@ def key_of(identity: Mapping[str, Any], contents: Mapping[str, str]) -> str:
     return digest({**identity, "inputs": {role: contents.get(i, i) for role, i in identity["inputs"].items()}})
 
 
-def key_in(store: Store, task: Task, kinds: Mapping[str, str]) -> str | None:
+def content_key(store: Store, task: Task, kinds: Mapping[str, str]) -> str | None:
     """The key of a task whose inputs are in the store; None where it takes no part. kinds: of artifacts, by id."""
     own = {i: kinds[i] for i in task.inputs.values() if i in kinds}
     if not own or task.record.shows_numbers:

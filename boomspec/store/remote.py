@@ -29,13 +29,13 @@ from typing import Any
 from boomspec.core.errors import BoomspecError
 from boomspec.core.files import RESUME, write_atomically
 from boomspec.store import leases
-from boomspec.store.bucket import Bucket, Entry
+from boomspec.store.bucket import Bucket, ObjectInfo
 from boomspec.store.interface import (
     MADE_OF,
+    Deletable,
     Json,
     Report,
     Store,
-    Stored,
     Unread,
     Waiting,
     Workspace,
@@ -260,7 +260,7 @@ class RemoteStore(Store):
                     found[key].append(task_id)
         return {key: ids for key, ids in found.items() if ids}
 
-    def stored(self, *, cache: bool) -> Iterator[Stored]:
+    def stored(self, *, cache: bool) -> Iterator[Deletable]:
         """While anybody uses the store, an attempt, checkpoints or an upload may be theirs, and are left out."""
         living = leases.living(self.bucket)
         busy = leases.others_work(self.bucket)
@@ -275,12 +275,12 @@ class RemoteStore(Store):
                 yield from (self._objects("leftover", n, {n: e}, reason=reason) for n, e in names if n not in living)
             for name, upload in self.bucket.unfinished().items():
                 url, reason = f"{self.address}/{name}", "an upload that never ended"
-                yield Stored("leftover", url, name.partition("/")[0], reason=reason, objects=(name,), upload=upload)
+                yield Deletable("leftover", url, name.partition("/")[0], reason=reason, objects=(name,), upload=upload)
         if cache:
             yield from self._cache.cached()
 
-    def _stored_of(self, kind: str, listing: dict[str, Entry]) -> Iterator[Stored]:
-        groups: dict[str, dict[str, Entry]] = {}
+    def _stored_of(self, kind: str, listing: dict[str, ObjectInfo]) -> Iterator[Deletable]:
+        groups: dict[str, dict[str, ObjectInfo]] = {}
         for name, entry in listing.items():
             groups.setdefault(name.split("/")[1], {})[name] = entry
         judged = self._cache.judged([(kind, name) for name in groups if is_task_id(name)], listing)
@@ -306,18 +306,18 @@ class RemoteStore(Store):
                     reason = "its task is finished" if finished else ""
                     yield self._objects("checkpoints", place, group, kind, task=task, reason=reason)
 
-    def stored_run(self, folder: Path, reason: str) -> Iterator[Stored]:
+    def stored_run(self, folder: Path, reason: str) -> Iterator[Deletable]:
         place = f"runs/{folder.name}"
         yield self._objects("run", place, self.bucket.entries(place), first=f"{place}/graph.json", reason=reason)
         if folder.is_dir():
-            yield Stored("cache", folder, reason="what was brought here of it")
+            yield Deletable("cache", folder, reason="what was brought here of it")
 
-    def dead_keys(self, kind: str, living: Set[str]) -> Iterator[Stored]:
+    def dead_keys(self, kind: str, living: Set[str]) -> Iterator[Deletable]:
         listing = self.bucket.entries(f"{MADE_OF}/{kind}") if not leases.others_work(self.bucket) else {}
         if dead := {name: entry for name, entry in listing.items() if name.rpartition("/")[2] not in living}:
             yield self._objects("leftover", f"{MADE_OF}/{kind}", dead, kind, reason="its artifact is gone")
 
-    def remove(self, stored: Stored) -> None:
+    def remove(self, stored: Deletable) -> None:
         if stored.upload:
             self.bucket.abort(stored.objects[0], stored.upload)
         elif isinstance(stored.path, Path):
@@ -327,12 +327,12 @@ class RemoteStore(Store):
             self.bucket.delete(stored.objects[1:])
 
     def _objects(
-        self, what: Any, place: str, group: Mapping[str, Entry], kind: str = "", *, first: str = "", **more: Any
-    ) -> Stored:
+        self, what: Any, place: str, group: Mapping[str, ObjectInfo], kind: str = "", *, first: str = "", **more: Any
+    ) -> Deletable:
         """A group of objects, of which `first` is deleted first: without it nobody looks for the others."""
         names = tuple(sorted(group, key=lambda name: (name != first, name)))
         size = sum(entry.size for entry in group.values())
-        return Stored(what, f"{self.address}/{place}", kind, bytes=size, objects=names, **more)
+        return Deletable(what, f"{self.address}/{place}", kind, bytes=size, objects=names, **more)
 
     def _is_newer_version(self, record: str) -> bool:
         try:

@@ -24,12 +24,12 @@ from pathlib import Path
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.json_text import transformers_floats
-from boomspec.core.layers import STUDENT, TEACHER, Owner, Plan, ends_of
+from boomspec.core.layers import STUDENT, TEACHER, LayerPlan, Owner, ends_of
 from boomspec.models.checkpoint import TensorEntry
 from boomspec.models.facts import ModelFacts, read_as, read_facts
 from boomspec.models.families import unwrapped
 from boomspec.models.fit import check_fit, tensors_of_plan, zeros_of
-from boomspec.models.nested import has_rest, prefixes_in, rest_of, whole_config, whole_name
+from boomspec.models.nested import has_other_tensors, other_tensors, prefixes_in, whole_config, whole_name
 from runners.assembly.checkpoint_writer import Piece, write_checkpoints
 from runners.modeling.foreign_code import copy_travelling, runs_code, without_code
 from runners.modeling.model_config import plan_config
@@ -39,7 +39,7 @@ _SHARD_BYTES = 5 * 10**9
 
 def assemble(
     sources: Mapping[Owner, Path],
-    plan: Plan,
+    plan: LayerPlan,
     target: Path,
     *,
     tied: bool,
@@ -59,7 +59,7 @@ def assemble(
 
 def assemble_family(
     sources: Mapping[Owner, Path],
-    plans: Mapping[Path, tuple[Plan, bool]],
+    plans: Mapping[Path, tuple[LayerPlan, bool]],
     *,
     code: Collection[str] = (),
     rest: bool = False,
@@ -84,7 +84,7 @@ def assemble_family(
             raise BoomspecError(f"{target}: a model cannot be written over one that it is made of")
         config = plan_config(facts, plan, tied=tied, base=base)
         pieces[target] = _pieces(facts, plan, tied=tied, zeros=zeros[ends_of(plan)[0]])
-        if rest and has_rest(plan):
+        if rest and has_other_tensors(plan):
             pieces[target] = _whole(pieces[target], facts[base])
             config = whole_config(facts[base], config)
         configs[target] = config if trusted else without_code(config)
@@ -103,10 +103,10 @@ def _whole(pieces: Sequence[Piece], teacher: ModelFacts) -> list[Piece]:
     """The tensors of a decoder among the teacher's other parts."""
     prefixes = prefixes_in(teacher)
     named = [replace(piece, name=whole_name(prefixes, piece.name)) for piece in pieces]
-    return named + [Piece(unwrapped(e.name), e.dtype, e.shape, e) for e in rest_of(teacher)]
+    return named + [Piece(unwrapped(e.name), e.dtype, e.shape, e) for e in other_tensors(teacher)]
 
 
-def _check_plan(facts: Mapping[Owner, ModelFacts], plan: Plan, tied: bool) -> None:
+def _check_plan(facts: Mapping[Owner, ModelFacts], plan: LayerPlan, tied: bool) -> None:
     for layer in plan:
         count = facts[layer.owner].count
         if layer.index >= count:
@@ -115,7 +115,9 @@ def _check_plan(facts: Mapping[Owner, ModelFacts], plan: Plan, tied: bool) -> No
         raise BoomspecError("a tied model cannot be made of models whose head is not tied")
 
 
-def _pieces(facts: Mapping[Owner, ModelFacts], plan: Plan, *, tied: bool, zeros: Sequence[TensorEntry]) -> list[Piece]:
+def _pieces(
+    facts: Mapping[Owner, ModelFacts], plan: LayerPlan, *, tied: bool, zeros: Sequence[TensorEntry]
+) -> list[Piece]:
     found = tensors_of_plan(facts, plan, tied=tied, zeros=zeros)
     for name, count in Counter(tensor.name for tensor, _ in found).items():
         if count > 1:

@@ -26,7 +26,7 @@ from boomspec.models.outline import config_of, tensors_of
 from boomspec.models.plan_config import check_one_kind
 from runners.checking.layout import NotTinyError, auto_class, lay_out, read_config
 from runners.checking.trial import try_sizes
-from runners.modeling.foreign_code import ready
+from runners.modeling.foreign_code import prepare_custom_code
 from runners.modeling.model_config import complete, plan_config
 
 _MOST_TRIED = 6  # of the sizes: each takes as long as a tiny model takes to be written, loaded and run
@@ -105,7 +105,7 @@ def _check_shapes(outline: Outline, folder: Path, own: Path | None, code: Collec
     try:
         with init_empty_weights(include_buffers=False):
             model = auto_class(config).from_config(
-                config, dtype=torch.bfloat16, trust_remote_code=ready(folder, "model", code)
+                config, dtype=torch.bfloat16, trust_remote_code=prepare_custom_code(folder, "model", code)
             )
         wanted: dict[str, Any] = revert_weight_conversion(model, model.state_dict())
     except Exception as error:  # whatever a class raises

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.layers import TEACHER, Owner, Plan, ends_of
+from boomspec.core.layers import TEACHER, LayerPlan, Owner, ends_of
 
 COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "num_decoder_layers")
 
@@ -58,7 +58,7 @@ def sides(model: Any, count: int, tokens_BT: Tensor) -> tuple[set[str], set[str]
     return front, behind - front
 
 
-def patched(models: Mapping[Owner, Any], plan: Plan, counts: Mapping[Owner, int], tokens_BT: Tensor) -> Any:
+def patched(models: Mapping[Owner, Any], plan: LayerPlan, counts: Mapping[Owner, int], tokens_BT: Tensor) -> Any:
     """The model of `plan`: a copy of the teacher with the parts of the other."""
     model = deepcopy(models[TEACHER])
     front, behind = sides(models[TEACHER], counts[TEACHER], tokens_BT)
@@ -76,7 +76,7 @@ def patched(models: Mapping[Owner, Any], plan: Plan, counts: Mapping[Owner, int]
     return model
 
 
-def _reindex(model: Any, models: Mapping[Owner, Any], plan: Plan, counts: Mapping[Owner, int], path: str) -> None:
+def _reindex(model: Any, models: Mapping[Owner, Any], plan: LayerPlan, counts: Mapping[Owner, int], path: str) -> None:
     """Let what stands around the layers know how many there are, and of which type."""
     holders = [("", model), *((n, m) for n, m in model.named_modules() if not n.startswith(f"{path}."))]
     seen: set[int] = set()
@@ -93,7 +93,7 @@ def _reindex(model: Any, models: Mapping[Owner, Any], plan: Plan, counts: Mappin
                 _reindex_object(mine, others, plan, counts)
 
 
-def _reindex_object(mine: Any, others: Mapping[Owner, Any], plan: Plan, counts: Mapping[Owner, int]) -> None:
+def _reindex_object(mine: Any, others: Mapping[Owner, Any], plan: LayerPlan, counts: Mapping[Owner, int]) -> None:
     for key, value in list(vars(mine).items()):
         values = {owner: vars(other).get(key) if other is not None else None for owner, other in others.items()}
         lists = {o: v for o, v in values.items() if isinstance(v, list | tuple) and len(v) == counts[o]}

@@ -26,7 +26,7 @@ from boomspec.models.code import CONFIGS, code_files
 from boomspec.models.families import row_of
 from boomspec.models.outline import config_of, tensors_of
 from runners.checking.tiny import Config, tiny
-from runners.modeling.foreign_code import ready
+from runners.modeling.foreign_code import prepare_custom_code
 
 _LEFT_OUT = ("quantization_config", "torch_dtype", "dtype")  # of a tiny model in fp32
 _SMALL = 8
@@ -50,7 +50,9 @@ def lay_out(outline: Outline, folder: Path, *, seed: int, own: Path | None = Non
     full = read_config(config, folder, code)
     small = tiny(config, json.loads(full.to_json_string(use_diff=False)))
     try:
-        model = random_model(read_config(small, folder, code), seed=seed, code=ready(folder, "model", code))
+        model = random_model(
+            read_config(small, folder, code), seed=seed, code=prepare_custom_code(folder, "model", code)
+        )
         model.save_pretrained(folder / "saved")
     except Exception as error:  # each class has its own sizes that do not go together, and exceptions for it
         raise NotTinyError(f"a tiny {config.get('model_type')} cannot be built: {error}") from error
@@ -69,7 +71,7 @@ def lay_out(outline: Outline, folder: Path, *, seed: int, own: Path | None = Non
 def read_config(config: Config, folder: Path, code: Collection[str]) -> Any:
     """transformers' config object of a config, which is then in the folder. Raises BoomspecError for one it refuses."""
     (folder / CONFIGS["model"]).write_text(json.dumps(config, indent=1), encoding="utf-8")
-    trusts = ready(folder, "model", code)
+    trusts = prepare_custom_code(folder, "model", code)
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=trusts)
     except Exception as error:  # each config class has its own ideas of a wrong value, and of the exception for it

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.layers import STUDENT, TEACHER, Owner, Plan, layers_text, student_layers, teacher_layers
+from boomspec.core.layers import STUDENT, TEACHER, LayerPlan, Owner, layers_text, student_layers, teacher_layers
 from boomspec.core.tasks import BuiltSize
 from boomspec.models.facts import read_facts
 from boomspec.models.fit import plan_entries
@@ -25,10 +25,10 @@ from runners.assembly.assemble import assemble
 from runners.checking.in_memory import layer_stack, logits, patched
 from runners.checking.layout import NotTinyError, auto_class, randomise
 from runners.checking.tiny import VOCABULARY
-from runners.modeling.foreign_code import ready
+from runners.modeling.foreign_code import prepare_custom_code
 from runners.modeling.head import check_head
 from runners.modeling.hidden_states import capture, embedding_parameters, hidden_pairs, trunk
-from runners.modeling.models import named_otherwise, save_weights
+from runners.modeling.models import key_mapping_for, save_weights
 
 _ANY_TOKENS_BT = (torch.arange(2 * 21).reshape(2, 21) * 7 + 3) % (VOCABULARY - 4)
 _TEACHER, _STUDENT = "the teacher", "the student"
@@ -60,11 +60,11 @@ def try_sizes(
     models: dict[Owner, Any] = {TEACHER: _loaded(teacher, _TEACHER, facts.count, code)}
     counts: dict[Owner, int] = {TEACHER: facts.count, STUDENT: len(kept)}
 
-    def built(plan: Plan, target: Path, what: str, *, tied: bool) -> Any:
+    def built(plan: LayerPlan, target: Path, what: str, *, tied: bool) -> Any:
         assemble(folders, plan, target, tied=tied, code=code)
         return _loaded(target, what, len(plan), code)
 
-    def compare(model: Any, plan: Plan, what: str) -> None:
+    def compare(model: Any, plan: LayerPlan, what: str) -> None:
         wanted_BTV = logits(patched(models, plan, counts, tokens_BT), tokens_BT)
         _check(model, tokens_BT, wanted_BTV, f"{what} ({_shortened(plan)}) is not what its layers are")
 
@@ -118,7 +118,7 @@ def _check_trainable(model: Any, layers: Sequence[int], tokens_BT: Tensor, what:
 
 def _loaded(folder: Path, what: str, layers: int, code: Collection[str]) -> Any:
     """A model as every task loads it; its class must find what it needs, and in what is built nothing more."""
-    trusts = ready(folder, "model", code)
+    trusts = prepare_custom_code(folder, "model", code)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trusts)
         model, found = auto_class(config).from_pretrained(
@@ -128,7 +128,7 @@ def _loaded(folder: Path, what: str, layers: int, code: Collection[str]) -> Any:
             local_files_only=True,
             trust_remote_code=trusts,
             output_loading_info=True,
-            **named_otherwise(folder),
+            **key_mapping_for(folder),
         )
     except Exception as error:  # each class has its own exceptions
         raise WrongError(f"{what} cannot be loaded: {type(error).__name__}: {error}") from error
@@ -160,5 +160,5 @@ def _differ(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-6))
 
 
-def _shortened(plan: Plan) -> str:
+def _shortened(plan: LayerPlan) -> str:
     return layers_text(plan) if len(plan) <= 8 else f"{layers_text(plan[:4])} ... {layers_text(plan[-3:])}"

@@ -45,7 +45,7 @@ def measured(folder: Path, *, seconds: float) -> dict[str, float]:
 
     from boomspec.core.losses import CrossEntropy, Losses
     from boomspec.core.tasks import Architecture
-    from runners.modeling.head import Head
+    from runners.modeling.head import LMHead
     from runners.modeling.hidden_states import trunk
     from runners.tasks.pretrain import llama
     from runners.training.losses import head_loss
@@ -65,7 +65,7 @@ def measured(folder: Path, *, seconds: float) -> dict[str, float]:
         initializer_range=0.02,
     )
     model = llama(architecture, eos=0, seed=0).eval()
-    head, optimizer = Head(model), torch.optim.AdamW(model.parameters(), lr=1e-4)
+    head, optimizer = LMHead(model), torch.optim.AdamW(model.parameters(), lr=1e-4)
     tokens_BT = torch.randint(_VOCABULARY, (_ROWS, _LENGTH), generator=torch.Generator().manual_seed(0))
 
     def train() -> None:

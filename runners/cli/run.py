@@ -23,7 +23,7 @@ from boomspec.core.identity import digest
 from boomspec.core.tasks import Comparison, Report
 from boomspec.models.trust import warnings
 from boomspec.plan.locking import LOCK, record_lock
-from boomspec.plan.plan import Plan, needed, without
+from boomspec.plan.plan import RunPlan, exclude_failed, plan_tasks
 from boomspec.plan.saved import check, read_plan
 from boomspec.store import Store, open_store
 from runners.cli.stages import Ray, Stages
@@ -35,7 +35,7 @@ from runners.runtime import environment
 from runners.runtime.interrupt import Interrupt
 from runners.runtime.job import Outcome, describe
 from runners.runtime.journal import Journal, known_failures, last_failures, last_status
-from runners.runtime.task_errors import explained, survived
+from runners.runtime.task_errors import detect_full_disk, survived
 
 _ERROR_LINES = 4  # of an error, in the summary; all of it is in the log
 
@@ -90,7 +90,7 @@ def _run(options: argparse.Namespace, interrupt: Interrupt, ray: Ray) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     with (
         store.using(run=None if options.report else folder, waiting=_print_waiting, elsewhere=_warn),
-        explained(store.root),
+        detect_full_disk(store.root),
         copied(store, folder) as copy,
     ):
         if options.report:
@@ -124,16 +124,16 @@ class _Run:
         self.options, self.graph, self.store, self.interrupt, self.ray = options, graph, store, interrupt, ray
         self.started = time.time()
         self.failed = {i: error for folder in options.failed for i, error in last_failures(folder).items()}
-        self.plan = without(graph, self.planned(), self.failed)
+        self.plan = exclude_failed(graph, self.planned(), self.failed)
         self.view = view_for(len(self.plan.work), plain=options.plain)
         self.journal = Journal(store.run_folder(graph.name, graph.id), graph, self.view.event)
         self.outcomes: dict[str, Outcome] = {}
 
-    def planned(self) -> Plan:
+    def planned(self) -> RunPlan:
         """What is needed now, or a saved plan as long as it holds. Raises BoomspecError where it does not."""
         file: Path | None = self.options.plan
         if file is None:
-            return needed(self.graph, self.store, checksums=self.options.verify)
+            return plan_tasks(self.graph, self.store, checksums=self.options.verify)
         saved = read_plan(file)
         if saved.graph.id != self.graph.id or saved.store != self.store.address:
             raise BoomspecError(f"{file}: is a plan of another graph or for another store")

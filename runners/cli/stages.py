@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from runners.runtime.interrupt import Interrupt
 
 if TYPE_CHECKING:
-    from runners.cluster.head_watch import Head
+    from runners.cluster.head_watch import RayHead
 
 _POLL_SECONDS = 0.2
 
@@ -31,7 +31,7 @@ class Ray:
 
     def __init__(self) -> None:
         self._cluster = ExitStack()
-        self._heads: list[Head | None] = []  # the one of the cluster, once it is connected
+        self._heads: list[RayHead | None] = []  # the one of the cluster, once it is connected
 
     def __enter__(self) -> Ray:
         return self
@@ -40,7 +40,7 @@ class Ray:
         self._cluster.close()
 
     @contextmanager
-    def connected(self, options: argparse.Namespace, *, stay: bool) -> Iterator[Head | None]:
+    def connected(self, options: argparse.Namespace, *, stay: bool) -> Iterator[RayHead | None]:
         # Not at the top: Ray takes half a second to import, reads its settings then, and often nothing is to run.
         from runners.cluster.ray_cluster import cluster
 

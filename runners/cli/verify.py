@@ -21,7 +21,7 @@ from boomspec.core.errors import EXIT_INTERRUPTED, BoomspecError, print_error
 from boomspec.core.graph import Node, TaskGraph
 from boomspec.core.graph_file import read_graph
 from boomspec.core.json_text import json_text
-from boomspec.plan.plan import Plan, Step
+from boomspec.plan.plan import RunPlan, Step
 from boomspec.store import Store, open_store
 from runners.executor.view import View, view_for
 from runners.runtime import environment
@@ -100,7 +100,7 @@ def _repeat(
     checking = _Checking(graph, original, scratch, view, tolerance=options.tolerance)
     checking.discard = not (options.keep or options.end_to_end)
     journal = Journal(scratch.run_folder(graph.name, graph.id), graph, checking.event)
-    plan = Plan({node.id: Step("run", "to be verified") for node in nodes})
+    plan = RunPlan({node.id: Step("run", "to be verified") for node in nodes})
     inputs = "repeated" if options.end_to_end else "the original's"
     print(f"{len(nodes)} tasks to repeat on {inputs} inputs; starting Ray", flush=True)
     if interrupt.requested:

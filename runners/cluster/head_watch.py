@@ -30,7 +30,7 @@ class HeadLostError(BoomspecError):
     exit_code = EXIT_RUN_FAILED
 
 
-class Head:
+class RayHead:
     """Whether the head at `address` ("host:port") answers. `seconds`: how long it may not before it counts as lost."""
 
     def __init__(self, address: str, *, seconds: float | None = None, every: float = _EVERY_SECONDS) -> None:

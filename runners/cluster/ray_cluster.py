@@ -26,7 +26,7 @@ from boomspec.core.files import locked_folder
 from boomspec.core.graph import Node
 from boomspec.core.sizes import shown_bytes
 from runners.cluster import access
-from runners.cluster.head_watch import Head
+from runners.cluster.head_watch import RayHead
 
 _OBJECT_STORE_BYTES = 100 << 20  # arguments and results are ids and paths
 _LONGEST_TEMPORARY_FOLDER = 40  # Ray's sockets lie deep inside it, and their paths may have 107 bytes
@@ -48,7 +48,7 @@ _STARTED: set[Path] = set()  # temporary folders of clusters that this process h
 @contextmanager
 def cluster(
     address: str | None = None, *, cpus: int | None = None, gpus: int | None = None, insecure: bool = False
-) -> Iterator[Head | None]:
+) -> Iterator[RayHead | None]:
     """Connect to the cluster at `address`, or start one here with `cpus` and `gpus` (default: all there are).
 
     Yields the head, which is watched. A process that is connected already stays so, unless an address is named: the
@@ -70,7 +70,7 @@ def is_embedded() -> bool:
 
 
 @contextmanager
-def _embedded(cpus: int | None, gpus: int | None) -> Iterator[Head]:
+def _embedded(cpus: int | None, gpus: int | None) -> Iterator[RayHead]:
     os.environ.update({**_EMBEDDED, "RAY_AUTH_TOKEN": _token()})  # Ray reads them when imported
     _hush()
     with locked_folder(_temporary_folder(), "boomspec-ray-") as folder:
@@ -131,11 +131,11 @@ def _no_service(node: Any, **_: Any) -> None:
 
 
 @contextmanager
-def _watched_head() -> Iterator[Head]:
+def _watched_head() -> Iterator[RayHead]:
     """The head of the cluster that this process has joined, which it leaves at the end."""
     import ray
 
-    head = Head(ray.get_runtime_context().gcs_address)
+    head = RayHead(ray.get_runtime_context().gcs_address)
     with head.watched():
         try:
             yield head
@@ -157,7 +157,7 @@ def _token() -> str:
 
 
 @contextmanager
-def _existing(address: str, *, insecure: bool) -> Iterator[Head | None]:
+def _existing(address: str, *, insecure: bool) -> Iterator[RayHead | None]:
     if address == "auto":
         address = access.address_here()
     _check_reachable(address)

@@ -23,7 +23,7 @@ from boomspec.core.errors import BoomspecError, first_line, redact
 _DEATHS = (WorkerCrashedError, NodeDiedError, LocalRayletDiedError, ObjectLostError, OutOfMemoryError)
 
 
-def explained(error: RayError, *, attempts: int) -> str:
+def describe_ray_error(error: RayError, *, attempts: int) -> str:
     """Why a task failed that gave no outcome. `attempts`: how often it has begun."""
     if isinstance(error, RayTaskError):
         return f"an error outside of the task's body: {_cause(error)}"

@@ -46,7 +46,7 @@ _REACHED = set[tuple[str, Path, str]]()  # by this process: each task would ask 
 
 
 @dataclass(frozen=True)
-class Answer:
+class NodeCheck:
     """What one machine has found. `problem`: why it cannot work with the store; `lacks`: ids of sources."""
 
     marker: bool
@@ -64,20 +64,20 @@ class UnreachedError(BoomspecError):
         self.machine = machine
 
 
-def look(address: str, run_folder: Path, marker: str, sources: Sequence[Source] = ()) -> Answer:
+def look(address: str, run_folder: Path, marker: str, sources: Sequence[Source] = ()) -> NodeCheck:
     """Look from this machine at the store at `address`, and for the files of `sources`."""
     try:
         store = open_store(address, retry_seconds=_RETRY_SECONDS)
         sees = _appears(store.root / run_folder / marker, 0.0 if store.is_remote else _MARKER_SECONDS)
         if not (sees or store.is_remote):
             there = f"its {store.root} is another folder" if store.root.is_dir() else f"it has no folder {store.root}"
-            return Answer(False, there, "the store must be one folder at the same place on every machine, or a URL")
+            return NodeCheck(False, there, "the store must be one folder at the same place on every machine, or a URL")
         store.check_writable()
     except BoomspecError as error:
-        return Answer(False, redact(error.message), error.hint)
+        return NodeCheck(False, redact(error.message), error.hint)
     except OSError as error:  # a folder whose disk is gone, or that nobody may enter
-        return Answer(False, redact(str(error)))
-    return Answer(sees, lacks=tuple(source.id for source in sources if not is_present(source)))
+        return NodeCheck(False, redact(str(error)))
+    return NodeCheck(sees, lacks=tuple(source.id for source in sources if not is_present(source)))
 
 
 def opened(job: Job) -> tuple[Store, bool]:
@@ -186,7 +186,7 @@ def _ask(
     return CheckedMachines(marker, frozenset(answers), relay)
 
 
-def _without_lost(failed: dict[str, Answer]) -> dict[str, Answer]:
+def _without_lost(failed: dict[str, NodeCheck]) -> dict[str, NodeCheck]:
     """Those that are still there. A machine whose agent has ended prepares nothing, and is lost some seconds later."""
     until = time.monotonic() + _LOST_SECONDS
     while any(answer.unprepared for answer in failed.values()) and time.monotonic() < until:
@@ -234,23 +234,23 @@ def _upload(store: Store, journal: Journal, sources: Sequence[Source], lacking: 
         )
 
 
-def _answer(reference: Any, silent: float | None) -> Answer | None:
+def _answer(reference: Any, silent: float | None) -> NodeCheck | None:
     """The answer of a machine, if it has not been silent for so many seconds.
 
     None where it, or the process that was asked, was lost on the way.
     """
     if silent is not None:
-        return Answer(False, f"did not answer for {silent:.0f} seconds")
+        return NodeCheck(False, f"did not answer for {silent:.0f} seconds")
     try:
-        answer: Answer = ray.get(reference)
+        answer: NodeCheck = ray.get(reference)
     except (RayTaskError, RuntimeEnvSetupError) as error:
-        return Answer(False, first_line(error), unprepared=isinstance(error, RuntimeEnvSetupError))
+        return NodeCheck(False, first_line(error), unprepared=isinstance(error, RuntimeEnvSetupError))
     except RayError:
         return None  # the tasks that run there later look for themselves
     return answer
 
 
-def _unreached(store: Store, failed: dict[str, Answer], machines: int) -> BoomspecError:
+def _unreached(store: Store, failed: dict[str, NodeCheck], machines: int) -> BoomspecError:
     names = defaultdict(list)
     for name, answer in failed.items():
         names[answer.problem].append(name)

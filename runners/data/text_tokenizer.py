@@ -153,10 +153,10 @@ def _prefix(tokenizer: Any, bos: bool | None) -> tuple[int, ...]:
                 hint="leave data.bos out: documents then begin as the tokenizer itself begins them",
             )
         return (int(tokenizer.bos_token_id),)
-    return around(tokenizer)[0]
+    return special_tokens_around(tokenizer)[0]
 
 
-def around(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def special_tokens_around(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The tokens that a tokenizer puts before every text, and after it. Raises BoomspecError where that is unclear."""
     plain = tokenizer.encode(_PROBE, add_special_tokens=False)
     whole = tokenizer.encode(_PROBE, add_special_tokens=True)

@@ -30,7 +30,7 @@ from torch.nn.functional import cross_entropy
 
 from boomspec.core.work_sizes import MEASURED_LOGITS
 from runners.data.tokens import repeated, stride
-from runners.modeling.head import Head, check_head
+from runners.modeling.head import LMHead, check_head
 from runners.modeling.hidden_states import trunk
 from runners.runtime.context import Progress
 from runners.runtime.statistics import weighted_mean, weighted_stderr
@@ -73,7 +73,7 @@ def window_losses(
     counts: list[Tensor] = []
     done, total = 0, len(tokens) - 1
     check_head(model)
-    head = Head(model)
+    head = LMHead(model)
     no_labels = torch.tensor(sorted({eos, *prefix}), device=model.device)
     if prefix:
         batches = _prefixed_batches(tokens, prefix, sequence_length, batch_size, padding=eos)
@@ -129,7 +129,7 @@ def windows(tokens: int, sequence_length: int, prefix: Sequence[int] = ()) -> in
     return math.ceil((tokens - 1) / sequence_length)
 
 
-def _token_losses(model: PreTrainedModel, head: Head, inputs_BT: Tensor, labels_BT: Tensor) -> Tensor:
+def _token_losses(model: PreTrainedModel, head: LMHead, inputs_BT: Tensor, labels_BT: Tensor) -> Tensor:
     """-log p(label) in nats, fp32 [B, T], 0 where ignored. The logits are computed in parts."""
     rows = max(1, MEASURED_LOGITS // head.vocabulary)
     hidden_ND, labels_N = trunk(model, inputs_BT).flatten(0, 1), labels_BT.flatten()

@@ -25,7 +25,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import Source
 from boomspec.core.tasks import LmEval
-from runners.data.text_tokenizer import around
+from runners.data.text_tokenizer import special_tokens_around
 from runners.evaluation.lm_eval_counts import Counted
 from runners.evaluation.lm_eval_tasks import guard, loaded_tasks, one_line, prepare, replaced
 from runners.runtime.context import Progress
@@ -204,7 +204,7 @@ def end_no_text(tokenizer: Any) -> str:
     there it would score that instead of the answer, and every choice of one token alike.
     """
     try:
-        before, after = around(tokenizer)
+        before, after = special_tokens_around(tokenizer)
     except BoomspecError:
         return ""  # it does not add tokens around a text
     if not after:

@@ -22,10 +22,10 @@ import boomspec
 import runners
 from boomspec.core.execution import Execution
 from boomspec.core.graph import TaskGraph
-from boomspec.plan.plan import Plan, read_by
+from boomspec.plan.plan import RunPlan, sources_read
 from boomspec.store import Store
 from runners.cluster import ray_errors
-from runners.cluster.head_watch import Head
+from runners.cluster.head_watch import RayHead
 from runners.cluster.ray_cluster import LostMachines, check_feasible, fits, machines
 from runners.cluster.store_check import ExcludedMachines, UnreachedError, checked_machines
 from runners.executor.heartbeat import ALIVE, Heartbeats
@@ -48,14 +48,14 @@ def run_tasks(
     graph: TaskGraph,
     store: Store,
     *,
-    plan: Plan,
+    plan: RunPlan,
     checksums: bool,
     journal: Journal,
     view: View,
     interrupt: Interrupt,
     reads: Store | None = None,
     tracking: Tracking | None = None,
-    head: Head | None = None,
+    head: RayHead | None = None,
     anew: bool = False,
 ) -> dict[str, Outcome]:
     """Run the tasks of `plan` that must run, on the cluster that Ray is connected to. Returns the outcomes by task id.
@@ -78,7 +78,9 @@ def run_tasks(
     found = store.survey([(node.task.kind, node.id) for node in nodes], checksums=checksums)
     for kind, task_id in (task for task, damage in found.items() if damage is not None):
         store.discard(kind, task_id)
-    with checked_machines(store, journal, read_by(graph, plan), interrupted=lambda: interrupt.requested) as checked:
+    with checked_machines(
+        store, journal, sources_read(graph, plan), interrupted=lambda: interrupt.requested
+    ) as checked:
         jobs = {
             job.node.id: replace(job, same_as=plan.steps[job.node.id].same_as, anew=anew, checksums=checksums)
             for job in _jobs(graph, store, plan.work, journal, reads or store, checked)
@@ -230,7 +232,7 @@ class _Running:
             self._follow(task_id)  # it may have begun once more
             with suppress(OSError), self._journal.log(task_id).open("a", encoding="utf-8") as log:
                 log.write(ray_errors.trace(error))
-            explained = ray_errors.explained(error, attempts=self._attempts.get(task_id, 0))
+            explained = ray_errors.describe_ray_error(error, attempts=self._attempts.get(task_id, 0))
             outcome = self._outcome(task_id, "failed", explained)
         self._end(task_id, outcome)
 

@@ -21,7 +21,7 @@ from boomspec.core.errors import first_line
 from boomspec.store import Store
 
 if TYPE_CHECKING:
-    from boomspec.store.bucket import Bucket, Entry
+    from boomspec.store.bucket import Bucket, ObjectInfo
 
 _EVERY_SECONDS = 8.0
 _RATE = 256 << 10  # bytes a second, while the run is at work: less than one GB an hour
@@ -108,7 +108,7 @@ class RunCopy:
     def _changed(self) -> dict[str, Version]:
         return {name: version for name, version in self._files() if self._sent.get(name) != version}
 
-    def _same(self, remote: Mapping[str, Entry], downloaded: Set[Path]) -> Iterator[tuple[str, Version]]:
+    def _same(self, remote: Mapping[str, ObjectInfo], downloaded: Set[Path]) -> Iterator[tuple[str, Version]]:
         """The files that need not be uploaded, for the objects are the same."""
         for name, (changed, size) in self._files():
             entry = remote.get(name)

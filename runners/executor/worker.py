@@ -23,7 +23,7 @@ from pathlib import Path
 from boomspec.core.errors import BoomspecError
 from boomspec.core.json_text import json_text
 from boomspec.store import Store, open_store
-from boomspec.store.made_of import key_in, publish_equal
+from boomspec.store.made_of import content_key, publish_equal
 from runners.cluster.store_check import UnreachedError, opened
 from runners.executor.heartbeat import beating
 from runners.runtime import environment
@@ -33,7 +33,7 @@ from runners.runtime.journal import log_file, make_subfolders, progress_file
 from runners.runtime.output import captured
 from runners.runtime.provenance import provenance
 from runners.runtime.relay import relayed
-from runners.runtime.task_errors import explained, named, names_of
+from runners.runtime.task_errors import detect_full_disk, named, names_of
 from runners.training.remote_checkpoint import remote_checkpoints
 
 
@@ -48,7 +48,7 @@ def execute(job: Job) -> Outcome:
     try:
         store, sees_run_folder = opened(job)
         folder = job.folder(store)
-        with explained(folder), _sent_to_driver(job, folder, sees_run_folder=sees_run_folder):
+        with detect_full_disk(folder), _sent_to_driver(job, folder, sees_run_folder=sees_run_folder):
             progress = _started(job, progress_file(folder, job.node.id), started)
             store = open_store(job.store, report=progress.note)
             with captured(log_file(folder, job.node.id)), beating(progress):
@@ -94,7 +94,7 @@ def _make(job: Job, store: Store, progress: Progress, started: float) -> tuple[T
     with store.claimed(task.kind, task.id, owner=job.run, waiting=lambda: progress.note(waiting)):
         if store.has(task.kind, task.id) and store.damage(task.kind, task.id) is None:
             return "reused", ""
-        key = None if job.anew else key_in(store, task, job.input_kinds)
+        key = None if job.anew else content_key(store, task, job.input_kinds)
         if key is not None and (equal := _publish_equal(job, store, key)):
             return "reused", equal
         if job.same_as:
@@ -108,7 +108,7 @@ def _make(job: Job, store: Store, progress: Progress, started: float) -> tuple[T
         remote = remote_checkpoints(store, job.node, progress)
         with (
             store.workspace(task.kind, task.id) as workspace,
-            explained(workspace.path, Path(tempfile.gettempdir())),
+            detect_full_disk(workspace.path, Path(tempfile.gettempdir())),
             named(names_of(job.node.name, inputs, workspace.path)),
         ):
             body.run(

@@ -22,7 +22,7 @@ from accelerate import init_empty_weights
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import TaskGraph
-from boomspec.core.layers import STUDENT, TEACHER, Layer, Owner, Plan, ends_of, read_layers
+from boomspec.core.layers import STUDENT, TEACHER, Layer, LayerPlan, Owner, ends_of, read_layers
 from boomspec.core.sizes import Lineage, Member
 from boomspec.models import trust
 from boomspec.models.facts import ModelFacts, read_facts
@@ -64,7 +64,7 @@ class Family:
         first, last = ends_of(plan)
         return self._rewired(plan, tied=known.get(plan, self.facts[TEACHER].tied and first == last))
 
-    def _read(self, layers: Sequence[str | Layer]) -> Plan:
+    def _read(self, layers: Sequence[str | Layer]) -> LayerPlan:
         try:
             plan = read_layers(layers)
         except ValueError as error:
@@ -76,7 +76,7 @@ class Family:
                 raise BoomspecError(f"{layer} does not exist: that model has {count} layers")
         return plan
 
-    def _rewired(self, plan: Plan, *, tied: bool) -> PreTrainedModel:
+    def _rewired(self, plan: LayerPlan, *, tied: bool) -> PreTrainedModel:
         config = config_object(type(self.teacher.config), plan_config(self.facts, plan, tied=tied, base=TEACHER))
         member = _without_weights(self.teacher, config)
         owned = {TEACHER: self.teacher.state_dict(keep_vars=True), STUDENT: self.student.state_dict(keep_vars=True)}
@@ -168,7 +168,7 @@ def _stack_name(model: Any) -> str:
 
 
 def _origin(
-    name: str, tensor: torch.Tensor, stack: str, base: str, sides: Mapping[str, int], plan: Plan
+    name: str, tensor: torch.Tensor, stack: str, base: str, sides: Mapping[str, int], plan: LayerPlan
 ) -> tuple[Owner, str]:
     """Whose tensor `name` of a member is, and what its owner calls it.
 

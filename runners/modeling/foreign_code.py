@@ -58,7 +58,7 @@ def runs_code(folder: Path, part: Part, code: Collection[str]) -> bool:
     return bool(digests) and not unknown
 
 
-def ready(folder: Path, part: Part, code: Collection[str]) -> bool:
+def prepare_custom_code(folder: Path, part: Part, code: Collection[str]) -> bool:
     """`runs_code`; where it may run, its classes are imported when this returns.
 
     Raises BoomspecError where it may not, and transformers has no class of its own.
@@ -114,7 +114,7 @@ def without_code(config: dict[str, Any]) -> dict[str, Any]:
 
 def tokenizer_of(folder: Path, code: Collection[str] = ()) -> Any:
     """transformers' tokenizer of a folder."""
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=ready(folder, "tokenizer", code))
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=prepare_custom_code(folder, "tokenizer", code))
 
 
 @contextmanager

@@ -26,7 +26,7 @@ _TRANSFORMS: dict[str, Callable[[Tensor, float], Tensor]] = {
 }
 
 
-class Head:
+class LMHead:
     """`head(hidden_ND) -> logits_NV` of a model, sharing the model's parameters."""
 
     def __init__(self, model: Any) -> None:
@@ -62,7 +62,7 @@ def check_head(model: Any) -> None:
     vocabulary = model.get_input_embeddings().weight.shape[0]
     tokens_BT = torch.arange(8, device=model.device).remainder(vocabulary).unsqueeze(0)
     expected_BTV = model(input_ids=tokens_BT, use_cache=False).logits.float()
-    actual_BTV = Head(model)(trunk(model, tokens_BT)).float()
+    actual_BTV = LMHead(model)(trunk(model, tokens_BT)).float()
     # The same operations in the same order: only kernels chosen by shape may differ, by a few last bits.
     tolerance = 16 * torch.finfo(model.dtype).eps * largest(expected_BTV)
     if actual_BTV.shape != expected_BTV.shape or not torch.allclose(

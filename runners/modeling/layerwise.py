@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from boomspec.core.errors import BoomspecError
-from runners.modeling.head import Head, check_head, largest
+from runners.modeling.head import LMHead, check_head, largest
 from runners.modeling.hidden_states import decoder_layers, trunk
 
 _CHECKED_TOKENS = 32
@@ -37,7 +37,7 @@ class Parts:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.layers = decoder_layers(model)
-        self.head = Head(model)
+        self.head = LMHead(model)
         self.in_tuples: set[int] = set()  # layers that return (hidden state, ...) instead of the hidden state
 
     def open(self, tokens_BT: Tensor) -> Batch:

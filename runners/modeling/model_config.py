@@ -12,13 +12,13 @@ from copy import deepcopy
 from typing import Any
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.layers import Owner, Plan
+from boomspec.core.layers import LayerPlan, Owner
 from boomspec.models.facts import ModelFacts
 from boomspec.models.layer_rules import Config
 from boomspec.models.plan_config import plan_config as plan_config_with
 
 
-def plan_config(facts: Mapping[Owner, ModelFacts], plan: Plan, *, tied: bool, base: Owner) -> Config:
+def plan_config(facts: Mapping[Owner, ModelFacts], plan: LayerPlan, *, tied: bool, base: Owner) -> Config:
     """The config of `plan`, made from that of the model `base`, to be written.
 
     Raises BoomspecError where the configs contradict each other or cannot say what the plan needs.

@@ -24,7 +24,7 @@ from boomspec.models.families import WRAPPERS, unwrapped
 from boomspec.models.files import HUB_FILES, NOT_HUB_FILES
 from boomspec.models.nested import DECODERS, decoder_config
 from boomspec.models.quantized import check_plain, foreseen
-from runners.modeling.foreign_code import ready
+from runners.modeling.foreign_code import prepare_custom_code
 from runners.modeling.model_config import config_object
 from runners.runtime.device import device
 from runners.runtime.job import Input
@@ -103,9 +103,9 @@ def load(
         dtype=dtype,
         use_safetensors=True,
         local_files_only=True,
-        trust_remote_code=ready(folder, "model", code),
+        trust_remote_code=prepare_custom_code(folder, "model", code),
         output_loading_info=True,
-        **named_otherwise(folder),
+        **key_mapping_for(folder),
     )
     if found["missing_keys"]:  # transformers would draw them at random
         name = min(found["missing_keys"])
@@ -116,7 +116,7 @@ def load(
     return loaded
 
 
-def named_otherwise(folder: Path) -> dict[str, Any]:
+def key_mapping_for(folder: Path) -> dict[str, Any]:
     """What transformers must be told of a folder whose weights have other names than its class: a wrapper's, or those
     of a text decoder among other parts. Mostly nothing.
 

@@ -25,7 +25,7 @@ from runners.report.study import (
     Row,
     Size,
     Study,
-    Training,
+    TrainingCurves,
     Trial,
     curve_of,
     groups_of,
@@ -146,11 +146,11 @@ def _sizes(cells: Iterable[Cell]) -> dict[Cell, Size]:
     return sizes
 
 
-def _training(label: str, folder: Path) -> Training:
+def _training(label: str, folder: Path) -> TrainingCurves:
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     similarity = folder / "similarity.json"
     pairs = json.loads(similarity.read_text(encoding="utf-8"))["pairs"] if similarity.exists() else []
-    return Training(label, tuple(json.loads(line) for line in lines), tuple(pairs))
+    return TrainingCurves(label, tuple(json.loads(line) for line in lines), tuple(pairs))
 
 
 def _search(label: str, folder: Path) -> PatchSearch | None:

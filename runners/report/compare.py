@@ -29,7 +29,7 @@ CLEAR = 2.0  # standard errors
 
 
 @dataclass(frozen=True)
-class Difference:
+class ScoreDifference:
     """By how much the first of two is better (positive) or worse (negative) than the other at one size.
 
     `gains`: one for each seed at which the two are different artifacts. Empty: they share every artifact.
@@ -62,7 +62,7 @@ class Difference:
         return bool(doubts) and abs(self.gain) > max(doubts)
 
 
-def baseline_gains(study: Study, measure: str, *, series: str, against: str) -> list[Difference]:
+def baseline_gains(study: Study, measure: str, *, series: str, against: str) -> list[ScoreDifference]:
     """Compare two series of one experiment at every size between student and teacher that both have."""
     trial, metric = study.trials[0], study.primary(measure)
     others = {row.size: row for row in trial.series(against, measure, metric)}
@@ -71,13 +71,13 @@ def baseline_gains(study: Study, measure: str, *, series: str, against: str) -> 
     return [_difference(row.size, study.sign(measure), [row], [(row, others[row.size])]) for row in rows]
 
 
-def against_references(study: Study, measure: str) -> list[tuple[Group, Group, tuple[Difference, ...]]]:
+def against_references(study: Study, measure: str) -> list[tuple[Group, Group, tuple[ScoreDifference, ...]]]:
     """Each group that has a reference, the reference, and the differences between them."""
     pairs = [(group, other) for group in study.groups if (other := study.reference(group)) is not None]
     return [(group, other, differences(study, group, other, measure)) for group, other in pairs]
 
 
-def differences(study: Study, group: Group, other: Group, measure: str) -> tuple[Difference, ...]:
+def differences(study: Study, group: Group, other: Group, measure: str) -> tuple[ScoreDifference, ...]:
     """Compare the families of two groups on the primary metric, at every size that both have at a common seed.
 
     What was measured otherwise (another held-out text) is left out.
@@ -85,11 +85,11 @@ def differences(study: Study, group: Group, other: Group, measure: str) -> tuple
     key = group.label, other.label, measure
     if key not in study.known:  # sentences, figures and tables ask for the same ones
         study.known[key] = tuple(_differences(study, group, other, measure))
-    found: tuple[Difference, ...] = study.known[key]
+    found: tuple[ScoreDifference, ...] = study.known[key]
     return found
 
 
-def _differences(study: Study, group: Group, other: Group, measure: str) -> Iterable[Difference]:
+def _differences(study: Study, group: Group, other: Group, measure: str) -> Iterable[ScoreDifference]:
     others = {trial.axes.get("seed"): trial.curve(FAMILY, measure, study.primary(measure)) for trial in other.trials}
     pairs: dict[Size, dict[tuple[object, object], tuple[Row, Row]]] = {}
     for trial in group.trials:
@@ -104,9 +104,11 @@ def _differences(study: Study, group: Group, other: Group, measure: str) -> Iter
         yield _difference(size, study.sign(measure), [row for row, _ in found], apart)
 
 
-def _difference(size: Size, sign: float, rows: Sequence[Row], pairs: Sequence[tuple[Row, Row]]) -> Difference:
+def _difference(size: Size, sign: float, rows: Sequence[Row], pairs: Sequence[tuple[Row, Row]]) -> ScoreDifference:
     parameters = float(np.mean([row.cell.parameters for row in rows]))
-    return Difference(size, parameters, tuple(sign * (a.value - b.value) for a, b in pairs), _stderr_over_items(pairs))
+    return ScoreDifference(
+        size, parameters, tuple(sign * (a.value - b.value) for a, b in pairs), _stderr_over_items(pairs)
+    )
 
 
 def _stderr_over_items(pairs: Sequence[tuple[Row, Row]]) -> float | None:

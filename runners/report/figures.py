@@ -20,7 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from runners.report.compare import CLEAR, Difference, against_references
+from runners.report.compare import CLEAR, ScoreDifference, against_references
 from runners.report.format import count, number
 from runners.report.study import SERIES, Point, Study
 
@@ -175,7 +175,7 @@ def difference_lines(study: Study, measure: str, *, width: float = 7.6) -> Figur
     return figure
 
 
-def _bar(difference: Difference) -> tuple[float, float]:
+def _bar(difference: ScoreDifference) -> tuple[float, float]:
     """How far the bar reaches below and above: to the lowest and highest seed, or over the items of one seed."""
     if len(difference.gains) > 1:
         return difference.gain - min(difference.gains), max(difference.gains) - difference.gain

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from runners.report.compare import Difference, against_references, baseline_gains, differences, ranked
+from runners.report.compare import ScoreDifference, against_references, baseline_gains, differences, ranked
 from runners.report.format import number
 from runners.report.study import SERIES, Group, Size, Study
 
@@ -171,7 +171,7 @@ def _against_references(study: Study, measure: str) -> list[str]:
     return [sentence]
 
 
-def _against(study: Study, group: Group, other: Group, found: Sequence[Difference], measure: str) -> str:
+def _against(study: Study, group: Group, other: Group, found: Sequence[ScoreDifference], measure: str) -> str:
     """ "no-kl is worse than base at 4 of 5 sizes on ..., by 0.010 to 0.031 nats per token; ..."."""
     own, name = [difference for difference in found if not difference.same], study.name(measure)
     if not own:
@@ -236,7 +236,7 @@ def _otherwise(study: Study, measure: str) -> str | None:
 # --- parts of sentences ----------------------------------------------------------------------------
 
 
-def _amount(study: Study, found: Sequence[Difference], measure: str) -> str:
+def _amount(study: Study, found: Sequence[ScoreDifference], measure: str) -> str:
     """The smallest and largest difference, and how many are clear."""
     gains = sorted(abs(difference.gain) for difference in found)
     low, high = number(gains[0]), number(gains[-1])
@@ -265,7 +265,7 @@ def _counted(counts: set[int]) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-def _layers(found: Sequence[Difference]) -> str:
+def _layers(found: Sequence[ScoreDifference]) -> str:
     return f"{_listed([difference.size.layers for difference in found])} layers"
 
 

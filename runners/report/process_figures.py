@@ -10,13 +10,13 @@ from matplotlib.ticker import MaxNLocator
 
 from boomspec.core.losses import LOSSES
 from runners.report.figures import BLUE, INK, ORANGE, panels
-from runners.report.study import PatchSearch, Training
+from runners.report.study import PatchSearch, TrainingCurves
 
 _NOT_LOSSES = ("step", "tokens", "lr", "grad_norm")
 _MOST_POINTS = 1000  # of a loss curve; longer ones are averaged in bins
 
 
-def training_figure(training: Training, *, width: float = 7.6) -> Figure:
+def training_figure(training: TrainingCurves, *, width: float = 7.6) -> Figure:
     """The loss of every step, each term in its own panel (they have different scales)."""
     terms = [name for name in training.steps[0] if name not in _NOT_LOSSES]
     terms = terms[1:] if len(terms) == 2 else terms  # the loss of one term is that term
@@ -39,7 +39,7 @@ def training_figure(training: Training, *, width: float = 7.6) -> Figure:
     return figure
 
 
-def _thinned(training: Training, term: str) -> tuple[np.ndarray, np.ndarray]:
+def _thinned(training: TrainingCurves, term: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values, averaged in bins where there are too many to see."""
     logged = [(step["step"], step[term]) for step in training.steps if term in step]
     points = np.array(logged, dtype=np.float64).reshape(-1, 2)
@@ -54,7 +54,7 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return np.array([values[max(0, i - half) : i + min(half, i) + 1].mean() for i in range(len(values))])
 
 
-def similarity_figure(training: Training, *, width: float = 7.6) -> Figure:
+def similarity_figure(training: TrainingCurves, *, width: float = 7.6) -> Figure:
     """Cosine similarity of each aligned pair of states, before and after distillation."""
     names = [f"{pair['student']}\n{pair['teacher']}" for pair in training.pairs]
     before, after = ([pair[when] for pair in training.pairs] for when in ("before", "after"))

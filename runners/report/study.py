@@ -89,7 +89,7 @@ class Missing:
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingCurves:
     """`steps` as logged; `pairs`: cosine similarity of aligned states before and after (distillation only)."""
 
     label: str
@@ -231,7 +231,7 @@ class Study:
     trials: tuple[Trial, ...]
     groups: tuple[Group, ...]
     axes: dict[str, tuple[str, ...]]
-    trainings: tuple[Training, ...] = ()
+    trainings: tuple[TrainingCurves, ...] = ()
     searches: tuple[PatchSearch, ...] = ()
     known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)  # by `compare`
 

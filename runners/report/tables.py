@@ -13,7 +13,7 @@ from typing import Any
 
 from boomspec.core.json_text import json_text
 from boomspec.core.tasks import Cell
-from runners.report.compare import Difference, against_references, baseline_gains, ranked
+from runners.report.compare import ScoreDifference, against_references, baseline_gains, ranked
 from runners.report.findings import findings, outcome
 from runners.report.format import Footnotes, count, number, signed, size
 from runners.report.study import FAMILY, MOST_IN_RANGE, SERIES, Group, Missing, Row, Size, Study, curve_of
@@ -94,7 +94,7 @@ def gains_table(study: Study) -> Table:
     return {"measures": heads, "lines": lines}
 
 
-def _gain(difference: Difference | None) -> Table:
+def _gain(difference: ScoreDifference | None) -> Table:
     if difference is None:
         return {"text": "", "error": "", "sure": False}
     error = difference.items if difference.interval is None else difference.interval

@@ -61,7 +61,7 @@ def frozen_dtype(precision: Precision) -> torch.dtype:
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
-def collectives(gpus: float) -> str:
+def collective_backend(gpus: float) -> str:
     """The library through which workers with so many GPUs each talk to one another."""
     return "nccl" if gpus else "gloo"
 
@@ -77,7 +77,7 @@ def autocast(precision: Precision, *, cache: bool = True) -> AbstractContextMana
 
 
 @contextmanager
-def kernels(determinism: Determinism | None, note: Callable[[str], None]) -> Iterator[None]:
+def deterministic_mode(determinism: Determinism | None, note: Callable[[str], None]) -> Iterator[None]:
     """Compute as a record says, None meaning its defaults; at the end torch's settings are as before.
 
     deterministic: the same bits on every run; where torch has no such kernel, `note` is called. strict: raises

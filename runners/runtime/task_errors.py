@@ -50,7 +50,7 @@ def is_full(error: BaseException) -> bool:
 
 
 @contextmanager
-def explained(*places: Path) -> Iterator[None]:
+def detect_full_disk(*places: Path) -> Iterator[None]:
     """Raise FullDiskError in place of the error of a full disk. `places`: where there may be no room."""
     try:
         yield

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from boomspec.core.losses.kl import kl_divergence
 from boomspec.core.work_sizes import CHUNK_LOGITS, HELD_LOGITS
-from runners.modeling.head import Head
+from runners.modeling.head import LMHead
 
 Direction = Literal["teacher_to_candidate", "candidate_to_teacher"]
 Positions = Literal["all", "last"]
@@ -35,7 +35,7 @@ class Divergence:
 
     def __init__(
         self,
-        head: Head,
+        head: LMHead,
         hidden: Sequence[Tensor],
         *,
         direction: Direction,
@@ -52,7 +52,7 @@ class Divergence:
         if 2 * count * head.vocabulary * torch.float32.itemsize <= held_bytes:
             self._held = [list(self._teacher(number)) for number in range(len(hidden))]
 
-    def of_sequences(self, number: int, head: Head, hidden_BTD: Tensor) -> Tensor:
+    def of_sequences(self, number: int, head: LMHead, hidden_BTD: Tensor) -> Tensor:
         """What batch `number` adds to `mean`, per sequence in fp64. `head` and hidden_BTD are a candidate's."""
         candidate_BTD = self._measured(hidden_BTD)
         teacher = self._teacher(number) if self._held is None else iter(self._held[number])
@@ -79,7 +79,7 @@ class Divergence:
         for log_probs_NV in self._log_probs(self._head, self._hidden[number]):
             yield log_probs_NV, log_probs_NV.exp()
 
-    def _log_probs(self, head: Head, hidden_BTD: Tensor) -> Iterator[Tensor]:
+    def _log_probs(self, head: LMHead, hidden_BTD: Tensor) -> Iterator[Tensor]:
         """Log-probabilities of all positions in fp32, some positions at a time."""
         for hidden_ND in hidden_BTD.flatten(0, 1).split(self._rows):  # type: ignore[no-untyped-call]
             yield F.log_softmax(head(hidden_ND).float(), dim=-1)

@@ -39,7 +39,7 @@ from runners.modeling.layerwise import take_apart
 from runners.modeling.model_config import complete
 from runners.modeling.models import load, load_frozen, save_weights, stored_dtype
 from runners.runtime.context import Progress
-from runners.runtime.device import MASTER_DTYPE, frozen_dtype, kernels
+from runners.runtime.device import MASTER_DTYPE, deterministic_mode, frozen_dtype
 from runners.search.shared import calibration_batches
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def build_laco(
     Raises BoomspecError where `layers` cannot be reached above the threshold.
     """
     check_one_kind(read_facts(teacher), complete)
-    with kernels(record.determinism, progress.note):
+    with deterministic_mode(record.determinism, progress.note):
         stack, attempts = _search(record, teacher, tokens, batch_size, progress, code)
         write(stack, teacher, target, code)
     return attempts

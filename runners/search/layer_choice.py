@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.layers import TEACHER, Plan, teacher_layers
+from boomspec.core.layers import TEACHER, LayerPlan, teacher_layers
 from boomspec.core.losses.hidden_cosine import cosine
 from boomspec.core.tasks import LayerChoice
 from runners.modeling.hidden_states import EMBEDDING, Point, capture, decoder_layers, trunk
@@ -81,12 +81,12 @@ def _cosine_greedy(teacher: Any, count: int, batches: Sequence[Tensor], report: 
 
 
 def _similarities(
-    forward: SharedForward, plans: Sequence[Plan], whole: Sequence[Tensor], done: Callable[[float], None]
-) -> dict[Plan, float]:
+    forward: SharedForward, plans: Sequence[LayerPlan], whole: Sequence[Tensor], done: Callable[[float], None]
+) -> dict[LayerPlan, float]:
     """The mean cosine of each plan's last hidden states to the whole model's."""
     sums = dict.fromkeys(plans, 0.0)
 
-    def visit(number: int, plan: Plan, hidden_BTD: Tensor) -> None:
+    def visit(number: int, plan: LayerPlan, hidden_BTD: Tensor) -> None:
         sums[plan] += float(cosine(hidden_BTD, whole[number]).double().sum())
 
     forward.run(plans, visit, keep=_prefixes(plans), done=done)
@@ -98,7 +98,7 @@ def _part(report: Report, done: int, size: int, total: int, share: float) -> Non
     report(done + share * size, total)
 
 
-def _prefixes(plans: Sequence[Plan]) -> list[Plan]:
+def _prefixes(plans: Sequence[LayerPlan]) -> list[LayerPlan]:
     """All beginnings of the plans but the plans themselves, the longest first: those spare the most layers."""
     prefixes = {plan[:length] for plan in plans for length in range(1, len(plan))}
     return sorted(prefixes, key=lambda prefix: (-len(prefix), prefix))

@@ -25,7 +25,7 @@ from boomspec.core.layers import (
     ORDERS,
     STUDENT,
     TEACHER,
-    Plan,
+    LayerPlan,
     ends_of,
     patchable,
     plan_of,
@@ -126,10 +126,10 @@ class _Candidates:
     def evaluate(self, sets: Sequence[Blocks], report: Callable[[float], None], *, extended: bool = False) -> None:
         """Evaluate sets that have no value yet. `extended`: sets with one block more come in the next call."""
         plans = {self._plan(blocks): blocks for blocks in sets if blocks != self._all}
-        measured: dict[Plan, list[Tensor]] = {plan: [] for plan in plans}
+        measured: dict[LayerPlan, list[Tensor]] = {plan: [] for plan in plans}
         before = len(self.values)
 
-        def visit(number: int, plan: Plan, hidden_BTD: Tensor) -> None:
+        def visit(number: int, plan: LayerPlan, hidden_BTD: Tensor) -> None:
             head = self.forward.parts[ends_of(plan)[1]].head
             measured[plan].append(self._divergence.of_sequences(number, head, hidden_BTD))
 
@@ -149,12 +149,12 @@ class _Candidates:
         """The sets of `size` blocks, best first."""
         return sorted((blocks for blocks in self.values if len(blocks) == size), key=lambda b: (self.values[b], b))
 
-    def _plan(self, blocks: Blocks) -> Plan:
+    def _plan(self, blocks: Blocks) -> LayerPlan:
         if blocks == self._all:
             return teacher_layers(range(self._layers))
         return plan_of(self._kept, self._layers, [i in blocks for i in range(len(self._kept))])
 
-    def _branches(self, sets: Iterable[Blocks]) -> Iterator[Plan]:
+    def _branches(self, sets: Iterable[Blocks]) -> Iterator[LayerPlan]:
         """For each set and each block that it lacks: the layers in front of that block."""
         for blocks in sets:
             plan, length = self._plan(blocks), 0

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.layers import Owner, Plan, ends_of
+from boomspec.core.layers import LayerPlan, Owner, ends_of
 from boomspec.core.tasks import Calibration
 from boomspec.core.work_sizes import HELD_STATES
 from runners.data.tokens import TokenStream
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # visit(number of the batch, plan, hidden_BTD that the plan's head reads)
-Visit = Callable[[int, Plan, Tensor], None]
+Visit = Callable[[int, LayerPlan, Tensor], None]
 
 
 class SharedForward:
@@ -49,7 +49,7 @@ class SharedForward:
         self.unshared = 0
         self._sequences = sum(len(tokens_BT) for tokens_BT in batches)
         self._sequence_layers = 0
-        self._cache: dict[Plan, list[Tensor]] = {}  # by prefix, one state of each batch
+        self._cache: dict[LayerPlan, list[Tensor]] = {}  # by prefix, one state of each batch
         self._cache_bytes = cache_bytes
 
     @property
@@ -59,10 +59,10 @@ class SharedForward:
     @torch.no_grad()
     def run(
         self,
-        plans: Iterable[Plan],
+        plans: Iterable[LayerPlan],
         visit: Visit,
         *,
-        keep: Iterable[Plan] = (),
+        keep: Iterable[LayerPlan] = (),
         done: Callable[[float], None] = lambda share: None,
     ) -> None:
         """Call `visit` once for every plan and batch. `keep`: prefixes that a later run begins with, best first."""
@@ -82,9 +82,9 @@ class SharedForward:
         self,
         number: int,
         opened: Mapping[Owner, Batch],
-        ordered: Sequence[Plan],
+        ordered: Sequence[LayerPlan],
         visit: Visit,
-        kept: dict[Plan, list[Tensor]],
+        kept: dict[LayerPlan, list[Tensor]],
     ) -> None:
         shared = [0, *(_shared(one, next_) for one, next_ in pairwise(ordered))]
         forks = set(shared)
@@ -106,14 +106,14 @@ class SharedForward:
                     states.append(hidden_BTD.cpu())
             visit(number, plan, opened[ends_of(plan)[1]].finish(hidden_BTD))
 
-    def _longest_cached(self, plan: Plan) -> int:
+    def _longest_cached(self, plan: LayerPlan) -> int:
         return max((len(prefix) for prefix in self._cache if plan[: len(prefix)] == prefix), default=0)
 
-    def _forget_all_but(self, plans: Sequence[Plan]) -> None:
+    def _forget_all_but(self, plans: Sequence[LayerPlan]) -> None:
         wanted = {plan[:length] for plan in plans for length in range(1, len(plan) + 1)}
         self._cache = {prefix: states for prefix, states in self._cache.items() if prefix in wanted}
 
-    def _room_for(self, keep: Iterable[Plan]) -> dict[Plan, list[Tensor]]:
+    def _room_for(self, keep: Iterable[LayerPlan]) -> dict[LayerPlan, list[Tensor]]:
         """Empty lists for as many of `keep` as there is room for beside the states that are kept already."""
         model = next(iter(self.parts.values())).model
         positions = sum(tokens_BT.numel() for tokens_BT in self.batches)
@@ -123,7 +123,7 @@ class SharedForward:
         return {prefix: [] for prefix in new[: max(0, room)]}
 
 
-def _shared(one: Plan, other: Plan) -> int:
+def _shared(one: LayerPlan, other: LayerPlan) -> int:
     """How many layers two plans share at their beginning."""
     pairs = zip(one, other, strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

@@ -30,15 +30,15 @@ from boomspec.models.facts import read_facts
 from boomspec.models.published import STUDENT_CONFIG
 from runners.assembly.assemble import assemble
 from runners.data.tokens import TokenStream
-from runners.modeling.foreign_code import ready
-from runners.modeling.head import Head, check_head
+from runners.modeling.foreign_code import prepare_custom_code
+from runners.modeling.head import LMHead, check_head
 from runners.modeling.hidden_states import Pair, capture, embedding_parameters, hidden_pairs, label, trunk
 from runners.modeling.models import MODEL, load, load_frozen, model_folder, save_weights, stored_dtype
 from runners.runtime.context import Context
-from runners.runtime.device import MASTER_DTYPE, autocast, device, frozen_dtype, kernels
+from runners.runtime.device import MASTER_DTYPE, autocast, deterministic_mode, device, frozen_dtype
 from runners.training.loop import MicroLoss, train
 from runners.training.losses import head_loss, state_loss, weights
-from runners.training.parallel import ParallelModel, is_sharded, lightened, shard_frozen
+from runners.training.parallel import ParallelModel, is_sharded, shard_frozen, with_checkpointing_or_compile
 from runners.training.process_group import ALONE, ProcessGroup, process_group
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def run(context: Context[Distill]) -> None:
 
 def work(context: Context[Distill]) -> None:
     """What each worker does. One that is alone does all of it."""
-    with kernels(context.record.determinism, context.progress.note):
+    with deterministic_mode(context.record.determinism, context.progress.note):
         _distill(context)
 
 
@@ -93,8 +93,10 @@ def _distill(context: Context[Distill]) -> None:
     everywhere = recipe.sequences * recipe.sequence_length if faithful.kl_on_padding else None
     loss = distillation_loss(student, teacher, record.losses, record.kept, everywhere=everywhere)
     with (
-        lightened(student, checkpointing=options.activation_checkpointing, compiled=options.compile),
-        lightened(teacher, compiled=options.compile),
+        with_checkpointing_or_compile(
+            student, checkpointing=options.activation_checkpointing, compiled=options.compile
+        ),
+        with_checkpointing_or_compile(teacher, compiled=options.compile),
     ):
         train(
             student,
@@ -146,7 +148,7 @@ def initial_student(
         copied = student
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(record.recipe.seed)
-            trusts = ready(folder, "model", code)
+            trusts = prepare_custom_code(folder, "model", code)
             config = AutoConfig.from_pretrained(folder, trust_remote_code=trusts)
             student = AutoModelForCausalLM.from_config(config, dtype=MASTER_DTYPE, trust_remote_code=trusts)
             student = student.to(place).eval()
@@ -181,7 +183,7 @@ def distillation_loss(
     }
     compared = [pair for of_term in pairs.values() for pair in of_term]
     student_points, teacher_points = [s for s, _ in compared], [t for _, t in compared]
-    head, teacher_head = Head(student), Head(teacher)
+    head, teacher_head = LMHead(student), LMHead(teacher)
     passes: list[tuple[Losses, int | None]] = [(losses, None)]
     if everywhere is not None:  # another mask: another pass through the head
         passes = [(losses.each(_labelled), None), (losses.each(_unlabelled), everywhere)]

@@ -25,10 +25,10 @@ from boomspec.core.tasks import Evaluate, HeldOut, LmEval
 from runners.data.tokens import TOKENIZER, TokenStream
 from runners.evaluation import held_out
 from runners.evaluation.lm_eval_counts import Counted, members
-from runners.modeling.foreign_code import ready, tokenizer_of
+from runners.modeling.foreign_code import prepare_custom_code, tokenizer_of
 from runners.modeling.models import load_frozen, model_folder
 from runners.runtime.context import Context
-from runners.runtime.device import frozen_dtype, kernels
+from runners.runtime.device import deterministic_mode, frozen_dtype
 from runners.runtime.tables import csv_text
 
 
@@ -36,7 +36,7 @@ def run(context: Context[Evaluate]) -> None:
     folder = model_folder(context.inputs["model"])
     model = load_frozen(folder, dtype=frozen_dtype(context.record.precision), code=context.code_of("model"))
     measure = context.record.measure
-    with kernels(context.record.determinism, context.progress.note):
+    with deterministic_mode(context.record.determinism, context.progress.note):
         if isinstance(measure, HeldOut):
             results, items, counts = *_held_out(context, measure, model), Counted()
         else:
@@ -48,7 +48,7 @@ def run(context: Context[Evaluate]) -> None:
     text = json_text({**_without_missing(results, rows), "counts": counts.to_json()}, indent=1)
     (context.path / "results.json").write_text(text + "\n", encoding="utf-8")
     items = [item for item in items if item[:3] in measured]
-    (context.path / "table.csv").write_text(csv_text(Line._fields, rows), encoding="utf-8")
+    (context.path / "table.csv").write_text(csv_text(MetricRow._fields, rows), encoding="utf-8")
     (context.path / "items.csv").write_text(csv_text(Item._fields, items), encoding="utf-8")
 
 
@@ -100,7 +100,7 @@ def _lm_eval(
     lm = harness.Harness(
         model,
         tokenizer=folder,
-        trusted=ready(folder, "tokenizer", context.code_of("model")),
+        trusted=prepare_custom_code(folder, "tokenizer", context.code_of("model")),
         batch_size=context.batch_size,
         progress=context.progress,
     )
@@ -145,7 +145,7 @@ class Item(NamedTuple):
     value: float
 
 
-class Line(NamedTuple):
+class MetricRow(NamedTuple):
     """One line of table.csv."""
 
     measure: str
@@ -157,7 +157,7 @@ class Line(NamedTuple):
     note: str
 
 
-def table(results: dict[str, Any], counts: Counted | None = None) -> list[Line]:
+def table(results: dict[str, Any], counts: Counted | None = None) -> list[MetricRow]:
     """The numbers of lm-eval style results, one line per task (or group) and metric, in their order."""
     counts = Counted() if counts is None else counts
     lines, consists_of = [], members(results)
@@ -172,12 +172,12 @@ def table(results: dict[str, Any], counts: Counted | None = None) -> list[Line]:
             stderr = float(stderr) if _is_number(stderr) and math.isfinite(stderr) else None
             missing = unreal or (None if math.isfinite(value) else f"it is not finite: {value}")
             notes = [f"no value: {missing}"] if missing else counts.notes(consists_of[name], key)
-            line = Line(name, metric, filter_name, float(value), stderr, better.get(metric), "; ".join(notes))
+            line = MetricRow(name, metric, filter_name, float(value), stderr, better.get(metric), "; ".join(notes))
             lines.append(line._replace(value=None, stderr=None) if missing else line)
     return lines
 
 
-def _without_missing(results: dict[str, Any], lines: list[Line]) -> dict[str, Any]:
+def _without_missing(results: dict[str, Any], lines: list[MetricRow]) -> dict[str, Any]:
     """The results without the numbers that the lines say are missing; `missing` holds why."""
     missing: dict[str, dict[str, str]] = {}
     for line in lines:

@@ -16,14 +16,14 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.losses import CrossEntropy, Losses
 from boomspec.core.tasks import Architecture, Pretrain
 from runners.data.tokens import TOKENIZER, TokenStream
-from runners.modeling.head import Head, check_head
+from runners.modeling.head import LMHead, check_head
 from runners.modeling.hidden_states import trunk
 from runners.modeling.models import MODEL, save_weights
 from runners.runtime.context import Context
-from runners.runtime.device import MASTER_DTYPE, device, kernels
+from runners.runtime.device import MASTER_DTYPE, deterministic_mode, device
 from runners.training.loop import train
 from runners.training.losses import head_loss, weights
-from runners.training.parallel import ParallelModel, is_sharded, lightened
+from runners.training.parallel import ParallelModel, is_sharded, with_checkpointing_or_compile
 from runners.training.process_group import process_group
 
 
@@ -38,7 +38,7 @@ def run(context: Context[Pretrain]) -> None:
 
 def work(context: Context[Pretrain]) -> None:
     """What each worker does. One that is alone does all of it."""
-    with kernels(context.record.determinism, context.progress.note):
+    with deterministic_mode(context.record.determinism, context.progress.note):
         _pretrain(context)
 
 
@@ -57,14 +57,14 @@ def _pretrain(context: Context[Pretrain]) -> None:
         model = model.to(device())
     parallel = ParallelModel(model, workers, parallel=options.parallel)
     parallel.call(check_head, model)
-    head = Head(model)
+    head = LMHead(model)
     losses = Losses(cross_entropy=CrossEntropy())
 
     def loss(inputs_BT: Tensor, labels_BT: Tensor, count: int) -> tuple[Tensor, dict[str, Tensor]]:
         return head_loss(trunk(model, inputs_BT), labels_BT, head=head, losses=losses, count=count)
 
     batch = partial(stream.batch, sequences=recipe.sequences, sequence_length=recipe.sequence_length, seed=recipe.seed)
-    with lightened(model, checkpointing=options.activation_checkpointing, compiled=options.compile):
+    with with_checkpointing_or_compile(model, checkpointing=options.activation_checkpointing, compiled=options.compile):
         train(
             model,
             recipe=recipe,

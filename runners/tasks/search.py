@@ -8,7 +8,7 @@ from boomspec.core.json_text import computed_json
 from boomspec.core.tasks import LayerChoice, PatchOrder, Search
 from runners.modeling.models import load_frozen, model_folder
 from runners.runtime.context import Context
-from runners.runtime.device import frozen_dtype, kernels
+from runners.runtime.device import deterministic_mode, frozen_dtype
 from runners.search.layer_choice import search_layer_choice
 from runners.search.patch_order import search_patch_order
 from runners.search.shared import calibration_batches
@@ -20,7 +20,7 @@ RESULT = "search.json"
 
 
 def run(context: Context[Search]) -> None:
-    with kernels(context.record.determinism, context.progress.note):
+    with deterministic_mode(context.record.determinism, context.progress.note):
         _search(context)
 
 

@@ -31,7 +31,7 @@ from boomspec.core.files import flush, replace_folder
 from boomspec.core.identity import file_digest
 from boomspec.core.work_sizes import KEPT_CHECKPOINTS
 from runners.runtime.context import RemoteCheckpoint
-from runners.runtime.task_errors import explained
+from runners.runtime.task_errors import detect_full_disk
 from runners.training.process_group import ALONE, ProcessGroup
 from runners.training.remote_checkpoint import PART, STATE, step_of
 
@@ -62,7 +62,7 @@ class _Shard:
     total: int | None = None  # rows of the whole; None where the shard is the whole
 
 
-class Stored:
+class SavedCheckpoint:
     """A checkpoint on the disk. Its tensors are read on request."""
 
     def __init__(self, place: Path) -> None:
@@ -126,7 +126,7 @@ def save(
         remote.wait()
     part = folder / PART
     try:
-        with explained(folder):  # before the part is deleted
+        with detect_full_disk(folder):  # before the part is deleted
             if group.is_leader:
                 folder.mkdir(parents=True, exist_ok=True)
                 part = Path(tempfile.mkdtemp(prefix=PART, dir=folder))
@@ -182,7 +182,7 @@ def _publish(folder: Path, part: Path, state: dict[str, Any]) -> Path:
 
 def find(
     folder: Path, group: ProcessGroup, remote: RemoteCheckpoint | None, note: Callable[[str], None]
-) -> Stored | None:
+) -> SavedCheckpoint | None:
     """The checkpoint to continue from: the newest that is whole, here or in `remote`. A collective.
 
     Rank 0 looks for it and reads its files through; `note` is called with a line about each that is broken.
@@ -202,7 +202,7 @@ def find(
         if group.local_leader and not group.is_leader:
             remote.fetch(fetched, folder)
         group.barrier()
-    return Stored(folder / f"step-{steps:08d}") if steps >= 0 and stored is None else stored
+    return SavedCheckpoint(folder / f"step-{steps:08d}") if steps >= 0 and stored is None else stored
 
 
 def _fetch_newest(folder: Path, remote: RemoteCheckpoint, note: Callable[[str], None]) -> str:
@@ -220,13 +220,13 @@ def _fetch_newest(folder: Path, remote: RemoteCheckpoint, note: Callable[[str], 
     return ""
 
 
-def newest(folder: Path) -> tuple[Stored | None, list[str]]:
+def newest(folder: Path) -> tuple[SavedCheckpoint | None, list[str]]:
     """The newest checkpoint that is whole, or None; and a line about each newer one that is not."""
     broken: list[str] = []
     for place in _newest_first(folder):
         try:
             _check(place)
-            return Stored(place), broken
+            return SavedCheckpoint(place), broken
         except _BROKEN as error:
             broken.append(f"checkpoint {place.name} is broken and passed over: {error}")
     return None, broken

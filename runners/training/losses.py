@@ -20,7 +20,7 @@ from torch import Tensor
 
 from boomspec.core.losses import Losses
 from boomspec.core.work_sizes import CHUNK_LOGITS, LEAST_CHUNK
-from runners.modeling.head import Head
+from runners.modeling.head import LMHead
 from runners.modeling.hidden_states import Pair, Point
 
 NO_LABEL = -100
@@ -35,11 +35,11 @@ def head_loss(
     hidden_BTD: Tensor,
     labels_BT: Tensor,
     *,
-    head: Head,
+    head: LMHead,
     losses: Losses,
     count: int,
     teacher_hidden_BTD: Tensor | None = None,
-    teacher_head: Head | None = None,
+    teacher_head: LMHead | None = None,
     chunk: int | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the weighted sum of the terms that read logits, and each term's own value (no weight, no graph).

@@ -129,7 +129,7 @@ def shard_frozen(model: Any) -> None:
 
 
 @contextmanager
-def lightened(model: Any, *, checkpointing: bool = False, compiled: bool = False) -> Iterator[None]:
+def with_checkpointing_or_compile(model: Any, *, checkpointing: bool = False, compiled: bool = False) -> Iterator[None]:
     """Within the context each decoder layer computes its activations again in the backward, and/or is compiled.
 
     The layers' hooks stay outside of both, so hidden states can be captured.

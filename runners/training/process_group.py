@@ -133,7 +133,7 @@ _OWN = re.compile("invalid ?usage|invalid ?argument|unhandled ?cuda ?error|cuda 
 _EITHER = re.compile(r"it can be also caused by unexpected exit of a remote peer[^\n]*")
 
 
-def lost_peer(error: BaseException) -> bool:
+def is_peer_failure(error: BaseException) -> bool:
     """Whether a worker failed because another one is gone; then the group starts again.
 
     What counts is the kind of error, or what was seen on the connection: NCCL and gloo report wrong settings, too.

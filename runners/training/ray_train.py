@@ -41,8 +41,8 @@ from runners.cluster.ray_cluster import fitting, on_other_machines
 from runners.cluster.store_check import UnreachedError
 from runners.runtime import environment
 from runners.runtime.context import Context
-from runners.runtime.device import collectives
-from runners.training.process_group import STOP, WORKERS, lost_peer
+from runners.runtime.device import collective_backend
+from runners.training.process_group import STOP, WORKERS, is_peer_failure
 from runners.training.ray_train_worker import FinalError, GroupConfig, run_worker
 
 _GRACE_SECONDS = 8.0  # for the workers to write a checkpoint after an interrupt; the run itself waits for ten
@@ -119,7 +119,7 @@ class WorkerGroups:
         retries, least = self._context.execution.retries, self._context.training.least_workers
         lost, waits = 0, 0
         while not self._stopped.is_set():
-            release_rooms()
+            remove_orphan_placement_groups()
             size, where = self._next(least)
             os.environ[_ROOM_SETTING] = f"{min(_ROOM_SECONDS[0] * 2**waits, _ROOM_SECONDS[1]):g}"
             failure = run_group(self._context, self._folder, size, where)
@@ -190,7 +190,7 @@ def _trainer(context: Context[Any], folder: Path, size: int, where: dict[str, st
     return TorchTrainer(
         run_worker,
         train_loop_config={"context": replace(context, remote=None)},
-        torch_config=GroupConfig(backend=collectives(execution.gpus), cpus=execution.cpus, gpus=execution.gpus),
+        torch_config=GroupConfig(backend=collective_backend(execution.gpus), cpus=execution.cpus, gpus=execution.gpus),
         scaling_config=ray.train.ScalingConfig(
             num_workers=size, use_gpu=execution.gpus > 0, resources_per_worker=execution.claims, label_selector=where
         ),
@@ -213,7 +213,7 @@ def failure_of(error: Exception) -> Failure:
         if isinstance(why, FinalError):
             raise BoomspecError(str(why)) from error
     if lost:
-        gone = {rank: first_line(why) or type(why).__name__ for rank, why in lost.items() if not lost_peer(why)}
+        gone = {rank: first_line(why) or type(why).__name__ for rank, why in lost.items() if not is_peer_failure(why)}
         unreached = [why for why in lost.values() if isinstance(why, UnreachedError)]
         return Failure(
             ", ".join(f"worker {rank} ({line})" for rank, line in sorted(gone.items())) or "a worker",
@@ -230,7 +230,7 @@ def failure_of(error: Exception) -> Failure:
         return Failure()
     if isinstance(cause, BoomspecError):
         raise cause from error
-    if name == "WorkerGroupStartupFailedError" or isinstance(inner, RayActorError) or lost_peer(cause):
+    if name == "WorkerGroupStartupFailedError" or isinstance(inner, RayActorError) or is_peer_failure(cause):
         return Failure(f"a worker that was to start ({first_line(str(inner).strip().splitlines()[-1])})")
     raise BoomspecError(f"the group of workers has failed: {name}: {redact(str(inner).strip())}") from error
 
@@ -240,7 +240,7 @@ def _preempted(error: Exception) -> bool:
     return bool(getattr(getattr(error, "health_check_failure", error), "preempted", False))
 
 
-def release_rooms() -> None:
+def remove_orphan_placement_groups() -> None:
     """Remove the placement groups whose controller was killed, which Ray does only where it has a dashboard.
 
     Their workers have ended with the controller (measured: within 0.1 s), long before those of another group are up.

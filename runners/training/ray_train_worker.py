@@ -34,8 +34,8 @@ from runners.runtime.job import Job, describe
 from runners.runtime.journal import log_file, make_subfolders, progress_file
 from runners.runtime.output import captured
 from runners.runtime.relay import relayed
-from runners.runtime.task_errors import explained
-from runners.training.process_group import STOP, WORKERS, lost_peer, process_group
+from runners.runtime.task_errors import detect_full_disk
+from runners.training.process_group import STOP, WORKERS, is_peer_failure, process_group
 from runners.training.remote_checkpoint import remote_checkpoints
 
 _LISTEN_SECONDS = 1.0
@@ -171,13 +171,13 @@ def work_in_group(context: Context[Any]) -> None:
                 for path in context.path.iterdir():  # of a group before this one
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
             group.barrier()
-            with explained(context.path, context.resume):
+            with detect_full_disk(context.path, context.resume):
                 importlib.import_module(f"runners.tasks.{context.record.kind}").work(context)
         except KeyboardInterrupt:
             return  # it was stopped, and has saved itself
         except Exception as error:
             traceback.print_exc()
             # Of fewer workers than planned, each holds more than was planned.
-            if lost_peer(error) or (group.size < wanted and isinstance(error, torch.OutOfMemoryError)):
+            if is_peer_failure(error) or (group.size < wanted and isinstance(error, torch.OutOfMemoryError)):
                 raise
             raise FinalError(describe(error)) from error

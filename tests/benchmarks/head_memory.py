@@ -39,11 +39,11 @@ def measure(way: str) -> dict[str, float]:
     import torch
 
     from boomspec.core.losses import KL, CrossEntropy, Losses
-    from runners.modeling.head import Head
+    from runners.modeling.head import LMHead
     from runners.training.losses import head_loss
 
     torch.manual_seed(0)
-    student, teacher = (Head(HeadOnly(torch.nn.Linear(HIDDEN, VOCABULARY, bias=False))) for _ in range(2))
+    student, teacher = (LMHead(HeadOnly(torch.nn.Linear(HIDDEN, VOCABULARY, bias=False))) for _ in range(2))
     losses = Losses(cross_entropy=CrossEntropy(), kl=KL(weight=0.1))
     hidden_BTD = torch.randn(SEQUENCES, TOKENS, HIDDEN, requires_grad=True)
     teacher_BTD = torch.randn(SEQUENCES, TOKENS, HIDDEN)

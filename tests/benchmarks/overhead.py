@@ -13,7 +13,7 @@ from pathlib import Path
 
 from boomspec.core.graph import Node, Source, Task, TaskGraph
 from boomspec.core.tasks import Tokenize
-from boomspec.plan.plan import needed
+from boomspec.plan.plan import plan_tasks
 from boomspec.store import FolderStore, Store
 from runners.cluster.ray_cluster import cluster
 from runners.executor.view import PlainView
@@ -39,7 +39,7 @@ def graph_of(count: int) -> TaskGraph:
 def through_the_executor(graph: TaskGraph, store: Store, folder: Path) -> float:
     from runners.executor.executor import run_tasks
 
-    plan = needed(graph, FolderStore(folder / "nothing is here"), checksums=False)
+    plan = plan_tasks(graph, FolderStore(folder / "nothing is here"), checksums=False)
     view = _Quiet(len(graph.nodes))
     journal = Journal(folder / "run", graph, view.event)
     start = time.perf_counter()

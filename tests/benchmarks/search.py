@@ -26,7 +26,7 @@ import transformers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from boomspec.core.layers import Plan, plan_of, teacher_layers
+from boomspec.core.layers import LayerPlan, plan_of, teacher_layers
 from boomspec.core.tasks import PatchOrder
 from runners.assembly.assemble import assemble
 from runners.modeling.models import load_frozen
@@ -109,7 +109,7 @@ def greedy_bounds() -> dict[str, tuple[int, int]]:
     """Layers that greedy search runs, shared and from scratch, for the two sequential outcomes."""
     found = {}
     for name, order in {"first to last": range(BLOCKS), "last to first": range(BLOCKS - 1, -1, -1)}.items():
-        seen: set[Plan] = set()
+        seen: set[LayerPlan] = set()
         alone, patched = LAYERS + BLOCKS, []  # teacher and student
         for block in order:
             for other in set(range(BLOCKS)) - set(patched):

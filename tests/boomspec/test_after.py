@@ -15,7 +15,7 @@ from boomspec.core.graph_file import graph_of_json, read_graph
 from boomspec.core.layers import read_layers
 from boomspec.core.tasks import Evaluate as Measure
 from boomspec.core.tasks import HeldOut, Interpolate, Tokenize
-from boomspec.plan.plan import needed
+from boomspec.plan.plan import plan_tasks
 from boomspec.plan.schedule import critical_path, elapsed, longest_first
 from boomspec.store import FolderStore
 from runners.executor.ready import Ready
@@ -54,12 +54,12 @@ def test_a_task_that_comes_after_what_is_not_there_is_refused(tmp_path):
 
 def test_what_comes_first_is_run_only_for_what_runs(tmp_path):
     store = FolderStore(tmp_path)
-    steps = needed(graph(), store).steps
+    steps = plan_tasks(graph(), store).steps
     assert [steps[node.id].action for node in (FIRST, BUILT, MEASURED)] == ["run", "run", "run"]
-    assert needed(graph(ordered=False), store).steps[FIRST.id].action == "unneeded"
+    assert plan_tasks(graph(ordered=False), store).steps[FIRST.id].action == "unneeded"
     with store.workspace("interpolate", BUILT.id) as workspace:
         store.publish(workspace, "interpolate", BUILT.id, BUILT.task.identity(), {})
-    assert needed(graph(), store).steps[FIRST.id].action == "unneeded"
+    assert plan_tasks(graph(), store).steps[FIRST.id].action == "unneeded"
 
 
 def test_ray_gets_a_task_when_what_comes_first_has_succeeded():

@@ -17,9 +17,9 @@ from boomspec.core.tasks import Evaluate, HeldOut
 from boomspec.core.tasks.cost import AFTER_TOKENIZE
 from boomspec.core.tasks.evaluate import REQUESTS
 from boomspec.models.facts import total_parameters
-from boomspec.plan.forecast import Machine, forecast
+from boomspec.plan.forecast import MachineSpec, forecast
 from boomspec.plan.known_costs import refined
-from boomspec.plan.plan import needed
+from boomspec.plan.plan import plan_tasks
 from boomspec.plan.rates import Rates, save_calibration
 from boomspec.plan.schedule import critical_path, elapsed
 from boomspec.store import FolderStore, Store
@@ -94,7 +94,7 @@ def test_gpus_settings_and_micro_batch_change_costs_but_no_id(specs) -> None:
 
 def test_copies_on_several_workers_have_room_for_all_gradients_all_the_time() -> None:
     model = model_of(public_facts("Qwen/Qwen3-4B-Base"))
-    one = memory.Training(tokens=8 * 2048, micro_batches=1, bf16=True, on_gpu=True, **BOTH)
+    one = memory.TrainingStep(tokens=8 * 2048, micro_batches=1, bf16=True, on_gpu=True, **BOTH)
     held = memory.training(model, replace(one, ddp=True))
     assert "gradients" not in memory.training(model, one)  # at its largest moment, in the head
     assert held["gradients"] == 4 * model.parameters
@@ -103,7 +103,7 @@ def test_copies_on_several_workers_have_room_for_all_gradients_all_the_time() ->
 
 def test_a_share_that_computes_again_casts_the_weights_of_one_layer_or_of_the_head_at_a_time() -> None:
     model = model_of(public_facts("Qwen/Qwen3-4B-Base"))
-    cut = memory.Training(tokens=2 * 2048, micro_batches=8, bf16=True, on_gpu=True, **BOTH, shards=4)
+    cut = memory.TrainingStep(tokens=2 * 2048, micro_batches=8, bf16=True, on_gpu=True, **BOTH, shards=4)
     kept, again = (memory.training(model, replace(cut, checkpointing=c))["cache"] for c in (False, True))
     assert kept == 2 * (model.matrices + model.projection)
     assert again in (2 * model.layers[0].matrices, 2 * model.projection)
@@ -267,8 +267,8 @@ def test_a_gpu_is_shared_by_tasks_that_ask_for_a_part_of_it() -> None:
 
 def warnings(store: Store, *nodes: Node, device: str | None = None) -> tuple[str, ...]:
     graph = graph_of(*nodes)
-    on = Machine(2, 1, DEVICES[device] if device else None)
-    return forecast(graph, needed(graph, store), store, on).warnings
+    on = MachineSpec(2, 1, DEVICES[device] if device else None)
+    return forecast(graph, plan_tasks(graph, store), store, on).warnings
 
 
 def test_a_worker_that_does_not_fit_is_a_warning(tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ def test_totals_are_of_what_runs_and_count_what_is_not_known(tmp_path: Path) -> 
     ]
     finished(store, nodes[0], 1.0, cpu="x")
     graph = graph_of(*nodes)
-    found = forecast(graph, needed(graph, store), store, Machine(1, 1))
+    found = forecast(graph, plan_tasks(graph, store), store, MachineSpec(1, 1))
     total = found.totals
     assert (total.run, total.flops, total.disk, total.incomplete) == (3, 11, 1, 2)
     assert (total.tokens, total.real_tokens) == (8, 6)

@@ -4,7 +4,7 @@ import pytest
 
 from boomspec.core.execution import Execution, TrainingOptions
 from boomspec.core.graph import Cost
-from boomspec.plan.demand import OBJECT_STORE, Machine, machine
+from boomspec.plan.demand import OBJECT_STORE, MachineRequirement, machine
 from tests.boomspec.test_kuberay import graph
 
 GIB = 1 << 30
@@ -16,7 +16,7 @@ def needs(gib: float) -> Cost:
     return Cost(memory={"weights": int(gib * GIB)})
 
 
-def sized(*nodes: tuple[Execution, Cost | None], machines: int = 1, gpus: bool | None = None) -> Machine:
+def sized(*nodes: tuple[Execution, Cost | None], machines: int = 1, gpus: bool | None = None) -> MachineRequirement:
     found = machine(graph(*nodes), nodes=machines, gpus=gpus)
     assert found is not None
     return found

@@ -11,7 +11,7 @@ from boomspec.compile.compiler import compile_experiments
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph_file import read_graph
 from boomspec.diff.git import revision
-from boomspec.plan.plan import needed
+from boomspec.plan.plan import plan_tasks
 from boomspec.plan.saved import SavedPlan
 from boomspec.spec.experiments import load_experiments
 from boomspec.store import FolderStore
@@ -132,7 +132,7 @@ def test_a_compiled_graph_a_saved_plan_and_a_runs_folder_are_sides(here: Writer)
     graph = compile_experiments(load_experiments("a.yaml")).graph
     graph.write(here.folder / "graph.json")
     store = FolderStore(here.folder / "store")
-    SavedPlan(graph, needed(graph, store), store.address).save(here.folder / "plan.json")
+    SavedPlan(graph, plan_tasks(graph, store), store.address).save(here.folder / "plan.json")
     folder = store.run_folder(graph.name, graph.id)
     folder.mkdir(parents=True)
     graph.write(folder / "graph.json")

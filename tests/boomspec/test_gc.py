@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from boomspec.commands.cli import main
-from boomspec.plan.plan import needed
+from boomspec.plan.plan import plan_tasks
 from boomspec.store import RECORD, FolderStore, Store
 from boomspec.store.gc import garbage
 from boomspec.store.runs import past_runs
@@ -60,7 +60,7 @@ def everything(store: Store) -> set[Path]:
 
 
 def is_whole(store: Store, graph) -> bool:
-    return set(needed(graph, store, checksums=True).ids("reuse")) == set(graph.nodes)
+    return set(plan_tasks(graph, store, checksums=True).ids("reuse")) == set(graph.nodes)
 
 
 def checkpoints(store: Store, kind: str, task: str) -> Path:
@@ -166,7 +166,7 @@ def test_a_broken_artifact_can_go_even_if_a_run_needs_it(store, graph):
     (store.path("distill", node.id) / "payload").write_text("shorter")
     (item,) = gc(store, "--delete")["items"]
     assert (item["what"], item["reason"]) == ("broken artifact", "payload has 7 bytes, its record says 11")
-    assert needed(graph, store).steps[node.id].reason.startswith("not in the store")
+    assert plan_tasks(graph, store).steps[node.id].reason.startswith("not in the store")
 
 
 def test_the_cache_goes_only_when_it_is_named(store, graph):

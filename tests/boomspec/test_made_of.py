@@ -12,12 +12,12 @@ import pytest
 from boomspec.core.graph import Node, Source, Task, TaskGraph
 from boomspec.core.identity import text_digest
 from boomspec.core.tasks import Evaluate, HeldOut, Interpolate, Tokenize
-from boomspec.plan.plan import Plan, Step, needed
+from boomspec.plan.plan import RunPlan, Step, plan_tasks
 from boomspec.plan.saved import SavedPlan, check, read_plan
 from boomspec.store import RECORD, FolderStore, Store
 from boomspec.store.gc import garbage
 from boomspec.store.interface import MADE_OF
-from boomspec.store.made_of import contents_of, key_in, key_of, publish_equal
+from boomspec.store.made_of import content_key, contents_of, key_of, publish_equal
 
 CHAIN = ("tokens", "model", "score")
 
@@ -50,12 +50,12 @@ class Chain:
             with self.store.workspace(task.kind, task.id) as workspace:
                 (workspace.path / "folder").mkdir()
                 (workspace.path / "folder" / "payload").write_text(payload or name)
-                if (key := key_in(self.store, task, self.kinds)) is not None:
+                if (key := content_key(self.store, task, self.kinds)) is not None:
                     self.store.note_key(task.kind, key, task.id)
                 self.store.publish(workspace, task.kind, task.id, task.identity(), {"seconds": 7})
 
-    def plan(self, *, checksums: bool = False) -> Plan:
-        return needed(self.graph, self.store, checksums=checksums)
+    def plan(self, *, checksums: bool = False) -> RunPlan:
+        return plan_tasks(self.graph, self.store, checksums=checksums)
 
     def steps(self, *, checksums: bool = False) -> dict[str, Step]:
         return {name: self.plan(checksums=checksums).steps[task.id] for name, task in self.tasks.items()}
@@ -147,7 +147,7 @@ def test_a_role_is_part_of_what_something_is_made_of():
 
 
 def test_a_task_that_reads_no_artifact_takes_no_part(before):
-    assert key_in(before.store, before.tasks["tokens"], before.kinds) is None
+    assert content_key(before.store, before.tasks["tokens"], before.kinds) is None
     assert sorted(path.name for path in (before.store.root / MADE_OF).iterdir()) == ["evaluate", "interpolate"]
 
 
@@ -217,7 +217,7 @@ with store.workspace(kind, task) as workspace:
 def test_a_writer_that_is_killed_behind_its_entry_leaves_nothing_that_is_served(store, before, after):
     before.store.discard("interpolate", before.id("model"))
     after.make("tokens", payload="tokens")
-    key = key_in(store, after.tasks["model"], after.kinds)
+    key = content_key(store, after.tasks["model"], after.kinds)
     killed = [sys.executable, "-c", KILLED, str(store.root), "interpolate", before.id("model"), key]
     assert subprocess.run(killed, check=False).returncode == 1
     assert store.ids_by_key("interpolate", [key]) == {key: [before.id("model")]}
@@ -229,7 +229,7 @@ def test_a_writer_that_is_killed_behind_its_entry_leaves_nothing_that_is_served(
 def test_gc_deletes_the_entries_of_what_it_deletes_and_no_others(store, before, after):
     after.make("tokens", payload="tokens")
     assert after.twin("model", before)
-    store.note_key("interpolate", key_in(store, after.tasks["model"], after.kinds), after.id("model"))
+    store.note_key("interpolate", content_key(store, after.tasks["model"], after.kinds), after.id("model"))
     from boomspec.store.runs import past_runs
     from tests.boomspec.past import past_run
 

@@ -11,7 +11,7 @@ from boomspec.core.layers import teacher_layers
 from boomspec.core.tasks import Check
 from boomspec.models.outline import config_of, tensors_of
 from boomspec.plan import model_checks
-from boomspec.plan.model_checks import Answer, check_models
+from boomspec.plan.model_checks import CheckResult, check_models
 from boomspec.spec.experiments import load_experiments
 from boomspec.spec.spec_file import SpecFile
 from boomspec.store import FolderStore
@@ -143,7 +143,7 @@ def test_what_was_refused_before_is_refused_at_once_and_with_its_place(compiled,
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     found, _files = compiled()
     [check] = checks(found)
-    model_checks._remember(check.id, Answer("its layers know their place", "take another one"))
+    model_checks._remember(check.id, CheckResult("its layers know their place", "take another one"))
     with pytest.raises(Exception, match=r"spec.yaml:\d+:\d+: teacher.model: its layers know their place") as error:
         check_models(found, FolderStore(tmp_path / "store"))
     assert "hint: take another one" in str(error.value)
@@ -187,7 +187,7 @@ def test_a_check_in_the_store_is_not_made_again(compiled, tmp_path, monkeypatch)
     store = FolderStore(tmp_path / "store")
     with store.workspace("check", check.id) as workspace:
         store.publish(workspace, "check", check.id, check.task.identity(), {})
-    model_checks._remember(check.id, Answer("refused"))
+    model_checks._remember(check.id, CheckResult("refused"))
     assert check_models(found, store) == []
 
 

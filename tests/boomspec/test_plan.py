@@ -12,7 +12,7 @@ from boomspec.commands.cli import main
 from boomspec.core.graph import Node, Source, Task, TaskGraph
 from boomspec.core.identity import file_digest
 from boomspec.core.tasks import Evaluate, HeldOut, Record, Tokenize
-from boomspec.plan.plan import Plan, needed
+from boomspec.plan.plan import RunPlan, plan_tasks
 from boomspec.store import RECORD, FolderStore
 from tests.boomspec.conftest import Writer
 from tests.boomspec.troubled_disk import failing
@@ -50,8 +50,8 @@ class Chain:
     def payload(self, name: str) -> Path:
         return self.store.path(self.tasks[name].kind, self.tasks[name].id) / "payload"
 
-    def plan(self, *, checksums: bool = False) -> Plan:
-        return needed(self.graph, self.store, checksums=checksums)
+    def plan(self, *, checksums: bool = False) -> RunPlan:
+        return plan_tasks(self.graph, self.store, checksums=checksums)
 
     def actions(self, *, checksums: bool = False) -> dict[str, str]:
         return {name: self.plan(checksums=checksums).steps[task.id].action for name, task in self.tasks.items()}

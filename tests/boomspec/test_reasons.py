@@ -7,8 +7,8 @@ import time
 import pytest
 
 from boomspec.compile.compiler import Compiled, compile_experiments
-from boomspec.plan.plan import ABSENT, Step, needed
-from boomspec.plan.reasons import explained
+from boomspec.plan.plan import ABSENT, Step, plan_tasks
+from boomspec.plan.reasons import with_reasons
 from boomspec.spec.experiments import load_experiments
 from boomspec.store import FolderStore
 
@@ -40,7 +40,7 @@ class Past:
             self.store.publish(workspace, task.kind, task.id, task.identity(), {})
 
     def steps(self, compiled: Compiled) -> dict[str, Step]:
-        plan = explained(needed(compiled.graph, self.store), compiled, self.store)
+        plan = with_reasons(plan_tasks(compiled.graph, self.store), compiled, self.store)
         return {compiled.graph.nodes[i].name: step for i, step in plan.steps.items()}
 
 

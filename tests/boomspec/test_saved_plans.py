@@ -10,7 +10,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import Node, Source, Task, TaskGraph
 from boomspec.core.identity import file_digest, folder_digest
 from boomspec.core.tasks import Evaluate, HeldOut
-from boomspec.plan.plan import needed
+from boomspec.plan.plan import plan_tasks
 from boomspec.plan.saved import SavedPlan, check, is_plan, read_plan
 from boomspec.store import FolderStore
 from tests.boomspec.test_cli import call
@@ -25,7 +25,7 @@ def chain(tmp_path: Path) -> Chain:
 
 
 def saved(chain: Chain, *, checksums: bool = False) -> SavedPlan:
-    plan = needed(chain.graph, chain.store, checksums=checksums)
+    plan = plan_tasks(chain.graph, chain.store, checksums=checksums)
     return SavedPlan(chain.graph, plan, chain.store.address, checksums=checksums)
 
 
@@ -130,7 +130,7 @@ def test_a_folder_that_was_edited_makes_a_plan_stale(tmp_path: Path, kind: str) 
     task = Task(EVALUATE, {"model": source.id})
     graph = TaskGraph("one", {task.id: Node(task, "score")}, {source.id: source}, (task.id,))
     store = FolderStore(tmp_path / "store")
-    plan = SavedPlan(graph, needed(graph, store), store.address)
+    plan = SavedPlan(graph, plan_tasks(graph, store), store.address)
     check(plan, Path("plan.json"))
     file.write_text("{ }")
     assert "has changed since the plan was made" in difference(plan)
@@ -144,7 +144,7 @@ def test_another_lm_eval_makes_a_plan_stale_that_was_made_with_its_stock_tasks(t
         task = Task(EVALUATE, {"tasks": source.id})
         graph = TaskGraph("one", {task.id: Node(task, "score")}, {source.id: source}, (task.id,))
         store = FolderStore(tmp_path / "store")
-        return SavedPlan(graph, needed(graph, store), store.address)
+        return SavedPlan(graph, plan_tasks(graph, store), store.address)
 
     check(plan_with(metadata.version("lm-eval")), Path("plan.json"))
     assert "is installed, the plan was made with 0.0.1" in difference(plan_with("0.0.1"))

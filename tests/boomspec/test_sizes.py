@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from boomspec.commands.cli import main
 from boomspec.core.errors import BoomspecError, SpecError
-from boomspec.core.sizes import Member, answer
+from boomspec.core.sizes import Member, select_member
 from boomspec.core.types import parse_size, parse_sizes
 from boomspec.models.facts import ModelFacts, model_facts
 from boomspec.models.kv_cache import layer_cache_bytes, windows
@@ -101,7 +101,7 @@ FAMILY = [member(0, 200, 4), member(1, 500, 5), member(2, 400, 6)]  # the middle
     ],
 )
 def test_a_size_is_answered_by_the_largest_not_above_or_by_the_nearest(size, not_above, nearest):
-    found = [answer(FAMILY, parse_size(size), choose=choose) for choose in ("not_above", "nearest")]
+    found = [select_member(FAMILY, parse_size(size), choose=choose) for choose in ("not_above", "nearest")]
     assert [member and member.patched for member in found] == [not_above, nearest]
 
 

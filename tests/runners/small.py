@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from boomspec.compile.compiler import Compiled, answers_of, compile_experiments
+from boomspec.compile.compiler import Compiled, compile_experiments, search_results_from
 from boomspec.core.graph import Source, TaskGraph
 from boomspec.core.identity import file_digest
 from boomspec.spec.experiments import load_experiments
@@ -71,7 +71,7 @@ def source_of(folder: Path) -> Source:
 
 
 def compiled(spec: Path, store: Store) -> Compiled:
-    return compile_experiments(load_experiments(spec), answers_of(store))
+    return compile_experiments(load_experiments(spec), search_results_from(store))
 
 
 def run(graph: TaskGraph, store: Store, *options: str) -> int:

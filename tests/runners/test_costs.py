@@ -39,7 +39,7 @@ from runners.runtime.device import frozen_dtype
 from runners.tasks import distill, evaluate, pretrain, search
 from runners.training.loop import train
 from runners.training.losses import weights
-from runners.training.parallel import lightened
+from runners.training.parallel import with_checkpointing_or_compile
 from tests.runners import tiny
 from tests.runners.instruments import LiveBytes, counted_flops
 
@@ -226,7 +226,10 @@ def peaks(folder: Path, record: Distill, *, micro_batch: int, **options: Any) ->
         return numbers.integers(0, vocabulary, size=(recipe.sequences, recipe.sequence_length + 1))
 
     alive = LiveBytes(*{*small.parameters(), *large.parameters()})
-    with alive, lightened(small, checkpointing=bool(options.get("activation_checkpointing", False))):
+    with (
+        alive,
+        with_checkpointing_or_compile(small, checkpointing=bool(options.get("activation_checkpointing", False))),
+    ):
         train(small, recipe=recipe, batch=batch, loss=loss, weights=weights(record.losses), context=context)
     return told.peak, alive.peak
 

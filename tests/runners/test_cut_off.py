@@ -12,9 +12,9 @@ import pytest
 
 from boomspec.core.graph import TaskGraph
 from boomspec.core.tasks import Tokenize
-from boomspec.plan.forecast import Machine, forecast
-from boomspec.plan.plan import Plan, needed
-from boomspec.plan.reasons import explained
+from boomspec.plan.forecast import MachineSpec, forecast
+from boomspec.plan.plan import RunPlan, plan_tasks
+from boomspec.plan.reasons import with_reasons
 from boomspec.store import FolderStore, Store
 from runners.executor.executor import _jobs
 from runners.executor.worker import execute
@@ -30,7 +30,7 @@ def repackage(folder: Path) -> None:
     (folder / "rows.jsonl").write_text("".join(rows))
 
 
-def kinds(graph: TaskGraph, store: Store, plan: Plan) -> dict[str, set[str]]:
+def kinds(graph: TaskGraph, store: Store, plan: RunPlan) -> dict[str, set[str]]:
     """What a plan says of tasks, by kind."""
     found: dict[str, set[str]] = {}
     for i, step in plan.steps.items():
@@ -49,7 +49,7 @@ def told(connected: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     repackage(folder)
     compiled = small.compiled(small.write_spec(folder, data={"files": "rows.jsonl"}), store)
     second = compiled.graph
-    plan = explained(needed(second, store), compiled, store)
+    plan = with_reasons(plan_tasks(second, store), compiled, store)
     code = small.run(second, store)
     return {"folder": folder, "store": store, "first": first, "second": second, "plan": plan, "code": code}
 
@@ -114,7 +114,7 @@ def test_a_training_with_other_settings_is_expected_to_come_out_otherwise(told) 
     spec = small.write_spec(told["folder"], distill={"optimizer": {"lr": 0.0123}})
     compiled = small.compiled(spec, store)
     graph = compiled.graph
-    found = kinds(graph, store, explained(needed(graph, store), compiled, store))
+    found = kinds(graph, store, with_reasons(plan_tasks(graph, store), compiled, store))
     assert found["distill"] == {"run"}
     assert all("if" not in actions for actions in found.values())
 
@@ -125,7 +125,7 @@ def test_once_the_tokens_are_there_the_plan_says_reuse_and_reckons_no_time(told)
     for node in second.nodes.values():
         if node.task.kind != "tokenize":
             shutil.rmtree(store.path(node.task.kind, node.id))
-    plan = needed(second, store)
+    plan = plan_tasks(second, store)
     assert kinds(second, store, plan) == {
         "tokenize": {"reuse"},
         "pretrain": {"same"},
@@ -134,9 +134,9 @@ def test_once_the_tokens_are_there_the_plan_says_reuse_and_reckons_no_time(told)
         "evaluate": {"same"},
         "report": {"run"},
     }
-    assert forecast(second, plan, store, Machine(2, 0)).totals.flops == 0
+    assert forecast(second, plan, store, MachineSpec(2, 0)).totals.flops == 0
     assert small.run(second, store) == 0
-    assert needed(second, store).work == []
+    assert plan_tasks(second, store).work == []
 
 
 def test_other_documents_train_everything_again(told) -> None:
@@ -152,7 +152,7 @@ def test_other_documents_train_everything_again(told) -> None:
 
 def jobs(graph: TaskGraph, store: Store, folder: Path) -> list[Job]:
     journal = Journal(folder, graph, lambda event: None)
-    return list(_jobs(graph, store, needed(graph, store).work, journal, store, None))
+    return list(_jobs(graph, store, plan_tasks(graph, store).work, journal, store, None))
 
 
 def executed(graph: TaskGraph, store: Store, **changes: Any) -> dict[str, Outcome]:
@@ -206,7 +206,7 @@ def test_what_goes_between_plan_and_run_is_an_error_and_no_training(made, tmp_pa
     tokenize, pretrain, *_ = jobs(graph, store, tmp_path / "run")
     assert (tokenize.node.task.kind, pretrain.node.task.kind) == ("tokenize", "pretrain")
     assert execute(tokenize).state == "made"
-    same_as = needed(graph, store).steps[pretrain.node.id].same_as
+    same_as = plan_tasks(graph, store).steps[pretrain.node.id].same_as
     assert same_as in old.nodes
     store.discard("pretrain", same_as)
     outcome = execute(replace(pretrain, same_as=same_as))

@@ -29,7 +29,7 @@ from boomspec.core.tasks import (
 )
 from runners.runtime import environment
 from runners.runtime.context import Progress
-from runners.runtime.device import MASTER_DTYPE, autocast, device, frozen_dtype, kernels
+from runners.runtime.device import MASTER_DTYPE, autocast, deterministic_mode, device, frozen_dtype
 from runners.tasks import baseline, distill, evaluate, pretrain, search
 from tests.runners import tiny
 
@@ -109,9 +109,9 @@ def test_torch_computes_as_the_record_says_and_as_before_behind_it(
     determinism: Determinism | None, expected: dict[str, object]
 ) -> None:
     before = settings()
-    with kernels(determinism, print):
+    with deterministic_mode(determinism, print):
         inside = settings()
-        with kernels(Determinism(algorithms="any", tf32=True), print):
+        with deterministic_mode(Determinism(algorithms="any", tf32=True), print):
             assert settings()["tf32"] == (True, True)
         assert settings() == inside
     assert {name: inside[name] for name in expected} == expected
@@ -124,7 +124,7 @@ def test_an_operation_without_a_deterministic_kernel_is_told_or_for_strict_an_er
     notes: list[str] = []
     with warnings.catch_warnings(record=True) as others:
         warnings.simplefilter("default")
-        with kernels(None, notes.append):
+        with deterministic_mode(None, notes.append):
             values.put_(places, torch.ones(1))
             warnings.warn("another one", stacklevel=1)
     (told,) = notes
@@ -133,12 +133,12 @@ def test_an_operation_without_a_deterministic_kernel_is_told_or_for_strict_an_er
     before = settings()
     with (
         pytest.raises(BoomspecError, match="strict, but put_ does not have a deterministic implementation") as caught,
-        kernels(Determinism(algorithms="strict", tf32=False), notes.append),
+        deterministic_mode(Determinism(algorithms="strict", tf32=False), notes.append),
     ):
         values.put_(places, torch.ones(1))
     assert "{algorithms: deterministic}` warns" in str(caught.value.hint)
     assert settings() == before
-    with kernels(Determinism(algorithms="any", tf32=False), notes.append):
+    with deterministic_mode(Determinism(algorithms="any", tf32=False), notes.append):
         values.put_(places, torch.ones(1))
     assert notes == [told]
 

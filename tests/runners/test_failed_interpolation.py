@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from boomspec.plan.plan import needed
+from boomspec.plan.plan import plan_tasks
 from boomspec.store import FolderStore
 from runners.executor.executor import _jobs
 from runners.executor.worker import execute
@@ -23,7 +23,9 @@ def test_an_interpolation_that_fails_leaves_the_others_their_comparison(connecte
     students = tuple(i for i, node in trained.items() if node.task.kind == "distill")
     before = replace(graph, nodes=trained, targets=students, experiments=())
     journal = Journal(store.run_folder("before", before.id), before, lambda event: None)
-    assert all(execute(job).succeeded for job in _jobs(before, store, needed(before, store).work, journal, store, None))
+    assert all(
+        execute(job).succeeded for job in _jobs(before, store, plan_tasks(before, store).work, journal, store, None)
+    )
     student = graph.experiments[1].tasks["distill student"]
     assert student in students
     # Of the right size, so that it is found when the model is read, and only then.

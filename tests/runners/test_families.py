@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.layers import Plan, read_layers
+from boomspec.core.layers import LayerPlan, read_layers
 from runners.assembly.assemble import assemble, assemble_family
 
 KEPT = (0, 2, 4, 5)
@@ -132,7 +132,7 @@ def put(model, path: str, module) -> None:
     setattr(model.get_submodule(parent), name, deepcopy(module))
 
 
-def patched(family: Family, teacher, student, plan: Plan):
+def patched(family: Family, teacher, student, plan: LayerPlan):
     """The model of a plan, made of model objects: no file, no name of a tensor."""
     models = {"t": teacher, "s": student}
     model = deepcopy(teacher)
@@ -163,7 +163,7 @@ def load(folder: Path, auto=AutoModelForCausalLM):
     return model.eval()
 
 
-def is_tied(family: Family, plan: Plan) -> bool:
+def is_tied(family: Family, plan: LayerPlan) -> bool:
     return family.tied and plan[0].owner == plan[-1].owner
 
 
@@ -314,7 +314,7 @@ class AsBertEmbeddings(torch.nn.Module):
         return self.embeddings(input_ids)
 
 
-def patched_bert(teacher, student, plan: Plan):
+def patched_bert(teacher, student, plan: LayerPlan):
     layers = {"t": teacher.bert.encoder.layer, "s": [AsBertLayer(x) for x in student.distilbert.transformer.layer]}
     model = deepcopy(teacher)
     if plan[0].owner == "s":

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.layers import Plan, read_layers, teacher_layers
+from boomspec.core.layers import LayerPlan, read_layers, teacher_layers
 from boomspec.core.layers import family as plans_of
 from boomspec.core.sizes import Lineage, Member
 from runners.assembly.assemble import assemble
@@ -52,7 +52,7 @@ def lineage(*, tied: bool) -> Lineage:
     return Lineage("teacher", "student", KEPT, members[0], tuple(members))
 
 
-def assembled(folder: Path, plan: Plan, *, tied: bool) -> PreTrainedModel:
+def assembled(folder: Path, plan: LayerPlan, *, tied: bool) -> PreTrainedModel:
     assemble({"t": folder / "teacher", "s": folder / "student"}, plan, folder / "assembled", tied=tied)
     return AutoModelForCausalLM.from_pretrained(folder / "assembled").eval()
 

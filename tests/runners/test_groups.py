@@ -121,7 +121,7 @@ def groups(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(many_workers, "_trainer", trainer)
-        patch.setattr(many_workers, "release_rooms", lambda: None)
+        patch.setattr(many_workers, "remove_orphan_placement_groups", lambda: None)
         patch.setattr(many_workers.ray, "nodes", lambda: nodes)
         try:
             many_workers.train_together(context)

@@ -14,7 +14,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.losses import KL, LOSSES, CrossEntropy, HiddenCosine, Loss, Losses, StateLoss
 from boomspec.core.losses.kl import kl_divergence
 from boomspec.models import families
-from runners.modeling.head import Head, check_head
+from runners.modeling.head import LMHead, check_head
 from runners.modeling.hidden_states import trunk
 from runners.training.losses import NO_LABEL, head_loss, state_loss
 from tests.runners import tiny
@@ -85,11 +85,11 @@ def test_chunked_loss_and_gradients_equal_those_of_plain_autograd(family: str, f
     actual, terms = head_loss(
         trunk(student, inputs),
         labels,
-        head=Head(student),
+        head=LMHead(student),
         losses=BOTH,
         count=count,
         teacher_hidden_BTD=trunk(teacher, inputs),
-        teacher_head=Head(teacher),
+        teacher_head=LMHead(teacher),
         chunk=chunk,
     )
     actual.backward()
@@ -109,7 +109,7 @@ def test_the_gradient_is_scaled_like_the_loss() -> None:
     losses = Losses(cross_entropy=CrossEntropy())
 
     def loss() -> Tensor:
-        return head_loss(trunk(student, inputs), labels, head=Head(student), losses=losses, count=10)[0]
+        return head_loss(trunk(student, inputs), labels, head=LMHead(student), losses=losses, count=10)[0]
 
     loss().backward()
     once = gradients(student)
@@ -127,11 +127,11 @@ def test_a_bf16_forward_gives_gradients_near_those_of_fp32() -> None:
         loss, _ = head_loss(
             trunk(student, inputs),
             labels,
-            head=Head(student),
+            head=LMHead(student),
             losses=BOTH,
             count=10,
             teacher_hidden_BTD=trunk(teacher, inputs),
-            teacher_head=Head(teacher),
+            teacher_head=LMHead(teacher),
             chunk=4,
         )
     loss.backward()
@@ -148,7 +148,7 @@ def test_a_batch_without_labels_has_no_loss_and_no_gradient() -> None:
     loss, terms = head_loss(
         trunk(student, inputs),
         torch.full_like(labels, NO_LABEL),
-        head=Head(student),
+        head=LMHead(student),
         losses=Losses(cross_entropy=CrossEntropy()),
         count=10,
     )
@@ -212,7 +212,7 @@ def test_head_and_trunk_taken_apart_are_the_model(family: str) -> None:
     model = tiny.model(family, **SPECIAL.get(family, {}))
     check_head(model)
     inputs, _ = tokens()
-    torch.testing.assert_close(Head(model)(trunk(model, inputs)), model(input_ids=inputs).logits)
+    torch.testing.assert_close(LMHead(model)(trunk(model, inputs)), model(input_ids=inputs).logits)
 
 
 def test_a_logit_transform_that_is_not_known_is_an_error_that_names_the_model_type(monkeypatch) -> None:
@@ -235,7 +235,7 @@ def test_a_chunk_never_finds_the_head_gradient_of_the_one_before_it():
     losses = Losses(cross_entropy=CrossEntropy())
     with LiveBytes(output.weight, states_BTD, labels_BT) as live:
         before = live.now
-        head_loss(states_BTD, labels_BT, head=Head(model), losses=losses, count=4 * rows, chunk=rows)
+        head_loss(states_BTD, labels_BT, head=LMHead(model), losses=losses, count=4 * rows, chunk=rows)
         peak = live.peak - before
     matrix, logits = 4 * vocabulary * hidden, 4 * vocabulary * rows
     assert peak < 2 * matrix + 4 * logits + 4 * states_BTD.nbytes

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from runners.cluster.head_watch import Head, HeadLostError
+from runners.cluster.head_watch import HeadLostError, RayHead
 from tests.runners.corpora import wait_until
 
 EVERY = 0.05  # seconds
@@ -24,7 +24,7 @@ def address(server: socket.socket) -> str:
 
 
 def test_a_head_that_answers_is_nothing_to_tell_of(listening):
-    head = Head(address(listening), seconds=0, every=EVERY)
+    head = RayHead(address(listening), seconds=0, every=EVERY)
     with head.watched():
         time.sleep(5 * EVERY)
         assert list(head.notes()) == []
@@ -32,7 +32,7 @@ def test_a_head_that_answers_is_nothing_to_tell_of(listening):
 
 def test_one_that_is_gone_for_a_moment_is_told_of_once_and_so_is_its_return(listening):
     place = listening.getsockname()
-    head = Head(address(listening), seconds=600, every=EVERY)
+    head = RayHead(address(listening), seconds=600, every=EVERY)
     listening.close()
     with head.watched():
         wait_until(lambda: not head.answers)
@@ -44,7 +44,7 @@ def test_one_that_is_gone_for_a_moment_is_told_of_once_and_so_is_its_return(list
 
 
 def test_one_that_is_gone_for_too_long_ends_the_run():
-    head = Head("127.0.0.1:1", seconds=2 * EVERY, every=EVERY)
+    head = RayHead("127.0.0.1:1", seconds=2 * EVERY, every=EVERY)
     with head.watched():
         time.sleep(6 * EVERY)
         with pytest.raises(HeadLostError, match="has not answered for 0 seconds: it is lost"):
@@ -54,7 +54,7 @@ def test_one_that_is_gone_for_too_long_ends_the_run():
 def test_who_hangs_in_a_call_to_it_is_ended_with_the_same_words(monkeypatch, capsys):
     monkeypatch.setattr("runners.cluster.head_watch._LAST_SECONDS", EVERY)
     ended: list[int] = []
-    head = Head("127.0.0.1:1", seconds=EVERY, every=EVERY)
+    head = RayHead("127.0.0.1:1", seconds=EVERY, every=EVERY)
     with head.watched(ended.append):
         wait_until(lambda: bool(ended))
     assert ended[0] == 1
@@ -63,4 +63,4 @@ def test_who_hangs_in_a_call_to_it_is_ended_with_the_same_words(monkeypatch, cap
 
 def test_a_cluster_that_may_be_longer_without_a_head_is_given_that_time(monkeypatch):
     monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "300")
-    assert Head("127.0.0.1:1")._seconds == 285
+    assert RayHead("127.0.0.1:1")._seconds == 285

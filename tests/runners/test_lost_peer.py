@@ -9,7 +9,7 @@ import torch
 from torch.distributed import DistBackendError, DistNetworkError, DistStoreError
 
 from boomspec.core.errors import BoomspecError
-from runners.training.process_group import lost_peer
+from runners.training.process_group import is_peer_failure
 
 NCCL = "NCCL error in: ../torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp:1691, {}, NCCL version 2.21.5\n{}"
 SYSTEM = (
@@ -82,12 +82,12 @@ OWN = [
 
 @pytest.mark.parametrize("error", LOST, ids=lambda error: str(error)[-40:])
 def test_a_peer_that_is_gone_is_recognised(error: Exception) -> None:
-    assert lost_peer(error)
+    assert is_peer_failure(error)
 
 
 @pytest.mark.parametrize("error", OWN, ids=lambda error: str(error)[-40:])
 def test_what_every_group_would_fail_of_is_no_lost_peer_whichever_library_says_it(error: Exception) -> None:
-    assert not lost_peer(error)
+    assert not is_peer_failure(error)
 
 
 def test_the_errors_of_this_torch_itself(tmp_path: Path) -> None:
@@ -102,11 +102,11 @@ def test_the_errors_of_this_torch_itself(tmp_path: Path) -> None:
         silent.bind(("127.0.0.1", 0))
         port = silent.getsockname()[1]
         waiting = timedelta(seconds=1)
-        assert lost_peer(raised(host_name="127.0.0.1", port=port, is_master=False, timeout=waiting))
+        assert is_peer_failure(raised(host_name="127.0.0.1", port=port, is_master=False, timeout=waiting))
         silent.listen()
-        assert not lost_peer(raised(host_name="127.0.0.1", port=port, is_master=True, timeout=waiting))
+        assert not is_peer_failure(raised(host_name="127.0.0.1", port=port, is_master=True, timeout=waiting))
     store = torch.distributed.FileStore(str(tmp_path / "meeting"), 2)
     store.set_timeout(timedelta(milliseconds=200))
     with pytest.raises(RuntimeError) as caught:
         store.get("who comes?")
-    assert lost_peer(caught.value)
+    assert is_peer_failure(caught.value)

@@ -26,9 +26,9 @@ from boomspec.core.tasks import Architecture, Distill, Faithful, Pretrain
 from boomspec.spec.sections.execution import ExecutionSpec
 from runners.cluster.ray_cluster import check_feasible
 from runners.runtime.context import Context
-from runners.runtime.device import collectives
+from runners.runtime.device import collective_backend
 from runners.tasks import distill, pretrain
-from runners.training.parallel import lightened
+from runners.training.parallel import with_checkpointing_or_compile
 from runners.training.process_group import STOP, WORKERS, ProcessGroup
 from tests.runners import tiny
 from tests.runners.crew import Crew
@@ -245,7 +245,7 @@ def test_activations_are_computed_again_in_the_backward_only_when_asked_for() ->
     grads = []
     for checkpointing in (False, True):
         model.zero_grad()
-        with lightened(model, checkpointing=checkpointing):
+        with with_checkpointing_or_compile(model, checkpointing=checkpointing):
             model(tokens).logits.sum().backward()
         grads.append(model.model.layers[0].mlp.up_proj.weight.grad.clone())
         assert len(calls) == (3 if checkpointing else 1)
@@ -270,7 +270,7 @@ def test_each_row_of_a_batch_counts_once_and_every_worker_has_as_many_rounds(
 
 
 def test_workers_talk_through_nccl_where_they_have_gpus() -> None:
-    assert (collectives(0), collectives(1)) == ("gloo", "nccl")
+    assert (collective_backend(0), collective_backend(1)) == ("gloo", "nccl")
 
 
 def test_all_workers_of_a_training_must_find_room_in_the_cluster() -> None:

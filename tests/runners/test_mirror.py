@@ -18,7 +18,7 @@ from boomspec.core.graph import Node, Task, TaskGraph
 from boomspec.core.work_sizes import KEPT_CHECKPOINTS
 from boomspec.store import FolderStore, open_store
 from boomspec.store.bucket import Bucket
-from boomspec.store.leases import shown
+from boomspec.store.leases import hold_own_lease
 from boomspec.store.lock import IN_USE
 from runners.cli.run import main
 from runners.executor.remote_run import RunCopy, affordable, copied
@@ -294,7 +294,7 @@ def test_a_second_driver_on_another_machine_overwrites_nothing_of_the_run(
     graph.write(tmp_path / "graph.json")
     name = open_store(bucket.url).run_folder(graph.name, graph.id).name
     bucket.write(f"runs/{name}/events.jsonl", b"of the first one\n")
-    with shown(bucket, f"{IN_USE}/0", run=name, folder="there", host="far"):
+    with hold_own_lease(bucket, f"{IN_USE}/0", run=name, folder="there", host="far"):
         assert main([str(tmp_path / "graph.json"), "--store", bucket.url, "--plain"]) == 2
     assert f"error: {name} is at work on far" in capsys.readouterr().err
     assert bucket.read(f"runs/{name}/events.jsonl") == b"of the first one\n"

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from boomspec.core.graph import TaskGraph
-from boomspec.plan.plan import needed
+from boomspec.plan.plan import plan_tasks
 from boomspec.store import RECORD, FolderStore, Store
 from tests.runners import small
 
@@ -124,7 +124,7 @@ def test_the_examples_have_met_everything_that_a_plan_can_say() -> None:
 
 def agree(graph: TaskGraph, store: Store) -> None:
     """Plan, run, and compare; then plan again."""
-    plan = needed(graph, store, checksums=True)
+    plan = plan_tasks(graph, store, checksums=True)
     MET.update(action for action in STATES if plan.ids(action))
     before = small.artifacts(store)
     code = small.run(graph, store, "--verify")
@@ -144,7 +144,7 @@ def agree(graph: TaskGraph, store: Store) -> None:
     assert {i for i in after if after[i] != before.get(i)} == set(plan.work)
     assert before.keys() <= after.keys()
 
-    again = needed(graph, store, checksums=True)
+    again = plan_tasks(graph, store, checksums=True)
     assert again.work == []
     assert again.ids("blocked") == plan.ids("blocked")
     assert again.ids("unneeded") == plan.ids("unneeded")

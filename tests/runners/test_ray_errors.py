@@ -9,9 +9,9 @@ from ray.exceptions import RayError, RayTaskError
 from boomspec.core.errors import BoomspecError
 from boomspec.core.execution import Execution
 from boomspec.core.graph import Node, Task, TaskGraph
-from boomspec.plan.plan import needed
+from boomspec.plan.plan import plan_tasks
 from boomspec.store import FolderStore
-from runners.cluster.ray_errors import explained, trace
+from runners.cluster.ray_errors import describe_ray_error, trace
 from runners.executor.view import PlainView
 from runners.runtime.interrupt import Interrupt
 from runners.runtime.journal import Journal
@@ -40,8 +40,8 @@ DEATHS = [
 
 @pytest.mark.parametrize("error", DEATHS, ids=lambda error: type(error).__name__)
 def test_the_death_of_a_process_or_machine_is_a_lost_worker(error: RayError) -> None:
-    assert explained(error, attempts=2).startswith("its worker was lost (attempts: 2): ")
-    assert explained(error, attempts=0).startswith("its worker was lost (before it began): ")
+    assert describe_ray_error(error, attempts=2).startswith("its worker was lost (attempts: 2): ")
+    assert describe_ray_error(error, attempts=0).startswith("its worker was lost (before it began): ")
 
 
 OTHERS = [
@@ -58,7 +58,7 @@ OTHERS = [
 
 @pytest.mark.parametrize(("error", "said"), OTHERS, ids=[said[:30] for _, said in OTHERS])
 def test_whatever_else_is_wrong_is_named_and_is_no_lost_worker(error: RayError, said: str) -> None:
-    text = explained(error, attempts=1)
+    text = describe_ray_error(error, attempts=1)
     assert said in text
     assert "lost" not in text
     assert "attempts" not in text
@@ -67,7 +67,7 @@ def test_whatever_else_is_wrong_is_named_and_is_no_lost_worker(error: RayError, 
 def test_no_secret_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_0123456789abcdef")
     error = raised(ValueError("with hf_0123456789abcdef"))
-    assert "hf_0123456789abcdef" not in explained(error, attempts=1) + trace(error)
+    assert "hf_0123456789abcdef" not in describe_ray_error(error, attempts=1) + trace(error)
 
 
 def test_a_job_that_no_worker_can_read_fails_once_with_its_reason_and_its_trace(
@@ -84,7 +84,7 @@ def test_a_job_that_no_worker_can_read_fails_once_with_its_reason_and_its_trace(
     outcomes = run_tasks(
         graph,
         store,
-        plan=needed(graph, store),
+        plan=plan_tasks(graph, store),
         checksums=False,
         journal=journal,
         view=PlainView(2),

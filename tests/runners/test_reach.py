@@ -25,7 +25,7 @@ from boomspec.core.execution import Execution
 from boomspec.core.graph import Cost, Node, Task, TaskGraph
 from boomspec.core.tasks import Evaluate, HeldOut
 from boomspec.store import FolderStore
-from runners.cluster.store_check import Answer, ExcludedMachines, UnreachedError, _patience, _wait, _without_lost
+from runners.cluster.store_check import ExcludedMachines, NodeCheck, UnreachedError, _patience, _wait, _without_lost
 from tests.runners.corpora import record, wait_until, write_texts
 from tests.runners.grid import grid, without
 
@@ -154,5 +154,5 @@ def test_a_machine_that_is_lost_while_it_is_asked_is_no_reason_to_refuse_the_run
     looks = [[{"NodeID": "a", "Alive": True}, {"NodeID": "b", "Alive": alive}] for alive in (True, False)]
     monkeypatch.setattr("ray.nodes", lambda: looks.pop(0) if len(looks) > 1 else looks[0])
     monkeypatch.setattr("runners.cluster.store_check._POLL_SECONDS", 0.01)
-    denied = Answer(False, "access denied")
-    assert _without_lost({"a": denied, "b": Answer(False, "no environment", unprepared=True)}) == {"a": denied}
+    denied = NodeCheck(False, "access denied")
+    assert _without_lost({"a": denied, "b": NodeCheck(False, "no environment", unprepared=True)}) == {"a": denied}

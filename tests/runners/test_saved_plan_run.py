@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from boomspec.core.graph import Cost, Node, Task, TaskGraph
-from boomspec.plan.plan import needed
+from boomspec.plan.plan import plan_tasks
 from boomspec.plan.saved import SavedPlan
 from boomspec.store import FolderStore
 from tests.runners.corpora import record, write_texts
@@ -24,7 +24,7 @@ def test_a_saved_plan_is_run_once_and_then_there_is_nothing_to_do(tmp_path: Path
     graph = TaskGraph("one", {task.id: Node(task, "tokenize", cost=Cost(read=5))}, {text.id: text}, (task.id,))
 
     def saved(name: str) -> Path:
-        SavedPlan(graph, needed(graph, store), store.address, cpus=1).save(tmp_path / name)
+        SavedPlan(graph, plan_tasks(graph, store), store.address, cpus=1).save(tmp_path / name)
         return tmp_path / name
 
     first = saved("first.json")
@@ -34,7 +34,7 @@ def test_a_saved_plan_is_run_once_and_then_there_is_nothing_to_do(tmp_path: Path
     made = store.record("tokenize", task.id)
     assert made is not None
     assert made["provenance"]["cost"]["read"] == 5  # with the seconds: how fast such tasks are here
-    assert needed(graph, store).ids("run") == []
+    assert plan_tasks(graph, store).ids("run") == []
     again = run(saved("second.json"))
     assert again.returncode == 0
     assert "nothing to do" in again.stdout

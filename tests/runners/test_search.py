@@ -13,11 +13,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.layers import ORDERS, Plan, plan_of, prefixes, read_layers, teacher_layers
+from boomspec.core.layers import ORDERS, LayerPlan, plan_of, prefixes, read_layers, teacher_layers
 from boomspec.core.tasks import Calibration, LayerChoice, PatchOrder, Search
 from runners.assembly.assemble import assemble
 from runners.data.tokens import TokenStream
-from runners.modeling.head import Head
+from runners.modeling.head import LMHead
 from runners.modeling.hidden_states import decoder_layers
 from runners.modeling.layerwise import take_apart
 from runners.modeling.models import load_frozen
@@ -187,7 +187,7 @@ def test_what_is_kept_between_runs_changes_the_work_but_no_state(
     plans = [plan_of(KEPT, LAYERS, [bool(i & 1 << b) for b in range(5)]) for i in (0, 5, 20, 31)]
     longer = [(*plan[:4], *read_layers("s4 t8")) for plan in plans]
 
-    def states(of: list[Plan], **keep: Any) -> dict[tuple[int, Plan], Tensor]:
+    def states(of: list[LayerPlan], **keep: Any) -> dict[tuple[int, LayerPlan], Tensor]:
         seen = {}
         forward.run(of, lambda number, plan, hidden_BTD: seen.update({(number, plan): hidden_BTD}), **keep)
         return seen
@@ -203,7 +203,7 @@ def test_what_is_kept_between_runs_changes_the_work_but_no_state(
         assert anew.layer_forwards == anew.unshared == 6
 
 
-def saved(plans: list[Plan], held: int) -> int:
+def saved(plans: list[LayerPlan], held: int) -> int:
     """Layers in front of the first four that only plans with a kept state run through."""
     computed = {plan[:length] for plan in plans[held:] for length in range(1, 5)}
     return len({plan[:length] for plan in plans for length in range(1, 5)} - computed)
@@ -232,7 +232,7 @@ def test_the_students_value_is_the_kl_by_definition(
 def test_holding_the_teachers_states_gives_what_holding_its_distributions_gives(
     pair: dict[str, Path], batches: list[Tensor]
 ) -> None:
-    head = Head(models(pair)["teacher"])
+    head = LMHead(models(pair)["teacher"])
     hidden = [torch.randn(len(tokens_BT), 12, 16) for tokens_BT in batches]
     values = []
     for held_bytes in (0, 2**20):

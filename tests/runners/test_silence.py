@@ -19,7 +19,7 @@ from boomspec.core.graph import TaskGraph
 from runners.cluster.ray_cluster import LostMachines
 from runners.executor.heartbeat import ALIVE, Heartbeats
 from runners.runtime.journal import Event, Follower, Journal
-from runners.runtime.task_errors import FullDiskError, explained, is_full, survived
+from runners.runtime.task_errors import FullDiskError, detect_full_disk, is_full, survived
 from tests.runners.corpora import wait_until
 
 _BEATING = """
@@ -125,12 +125,12 @@ def test_a_full_disk_is_named_with_what_is_free_whatever_its_error_looks_like(di
             OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
         ]
         for error in errors:
-            with pytest.raises(FullDiskError) as caught, explained(tmp_path, disk / "not" / "there yet"):
+            with pytest.raises(FullDiskError) as caught, detect_full_disk(tmp_path, disk / "not" / "there yet"):
                 raise error
             assert f"no space left on the disk of {disk} (" in str(caught.value)
             assert "0.0 B of 1.0 MiB free" in str(caught.value)
             assert caught.value.exit_code == EXIT_RUN_FAILED
-        with pytest.raises(FileNotFoundError), explained(disk):
+        with pytest.raises(FileNotFoundError), detect_full_disk(disk):
             raise FileNotFoundError(errno.ENOENT, "another error stays what it is")
         said: list[str] = []
         with survived("a file", said.append, disk):

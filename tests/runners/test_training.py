@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from boomspec.core.errors import BoomspecError
 from boomspec.core.losses import CrossEntropy, Losses
 from boomspec.core.tasks import Recipe
-from runners.modeling.head import Head
+from runners.modeling.head import LMHead
 from runners.modeling.hidden_states import trunk
 from runners.runtime.context import Context
 from runners.training import loop as training
@@ -49,7 +49,7 @@ def run(
 ) -> dict[str, torch.Tensor]:
     """Train a fresh tiny model with CE; returns its weights."""
     model = model or tiny.model(layers=2)
-    head = Head(model)
+    head = LMHead(model)
 
     def loss(inputs, labels, count):
         return head_loss(trunk(model, inputs), labels, head=head, losses=CE, count=count)

@@ -28,7 +28,7 @@ from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.layers import Plan, read_layers, student_layers, teacher_layers
+from boomspec.core.layers import LayerPlan, read_layers, student_layers, teacher_layers
 from boomspec.core.tasks import BuiltSize
 from boomspec.models.facts import LAYER_COUNTS, read_facts
 from boomspec.models.fit import plan_entries
@@ -187,7 +187,7 @@ def write_golden(found: dict[str, dict[str, object]]) -> None:
     PAGE.write_text(f"{text[:start]}{paragraph(golden)}\n", encoding="utf-8")  # it ends the page
 
 
-def is_tied(tied: bool, plan: Plan) -> bool:
+def is_tied(tied: bool, plan: LayerPlan) -> bool:
     return tied and plan[0].owner == plan[-1].owner
 
 

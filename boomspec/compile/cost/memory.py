@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING
 from boomspec.core.work_sizes import CHUNK_LOGITS, LEAST_CHUNK, MEASURED_LOGITS
 
 if TYPE_CHECKING:
-    from boomspec.compile.cost.shapes import Layer, Model
+    from boomspec.compile.cost.shapes import LayerCosts, ModelCosts
 
 _REMEMBERED = 1 << 12
 
@@ -47,7 +47,7 @@ Memory = dict[str, int]
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingStep:
     """What a training step's memory follows from, beside the models."""
 
     tokens: int  # of one micro batch
@@ -68,7 +68,7 @@ class Training:
 
 
 @lru_cache(_REMEMBERED)
-def training(model: Model, step: Training, teacher: Model | None = None) -> Memory:
+def training(model: ModelCosts, step: TrainingStep, teacher: ModelCosts | None = None) -> Memory:
     """Bytes at the largest moment of a training step, by what holds them."""
     trained = model.parameters - (model.embedding if step.frozen_embedding else 0)
     head_trained = not (model.tied and step.frozen_embedding)
@@ -110,7 +110,7 @@ def training(model: Model, step: Training, teacher: Model | None = None) -> Memo
     return {name: count for name, count in {**always, **largest}.items() if count}
 
 
-def _frozen(teacher: Model, shards: int) -> int:
+def _frozen(teacher: ModelCosts, shards: int) -> int:
     """Elements of a teacher on one worker: its layers are cut, two of them are whole at a time."""
     if shards == 1:
         return teacher.parameters
@@ -120,7 +120,7 @@ def _frozen(teacher: Model, shards: int) -> int:
 
 
 @lru_cache(_REMEMBERED)
-def measuring(model: Model, *, bf16: bool, tokens: int) -> Memory:
+def measuring(model: ModelCosts, *, bf16: bool, tokens: int) -> Memory:
     """Bytes at the largest moment of a forward pass over `tokens` tokens, without gradients."""
     width = 2 if bf16 else 4
     widest = max(3 * layer.inner + 2 * model.hidden for layer in model.layers)
@@ -132,7 +132,7 @@ def measuring(model: Model, *, bf16: bool, tokens: int) -> Memory:
     return {"weights": model.parameters * width, **largest}
 
 
-def _caches(model: Model, step: Training, head_trained: bool) -> tuple[int, int]:
+def _caches(model: ModelCosts, step: TrainingStep, head_trained: bool) -> tuple[int, int]:
     """Bytes of the bf16 copies of weights: while a chunk of the head computes, and in a layer's backward pass."""
     if not step.bf16:
         return 0, 0
@@ -142,7 +142,7 @@ def _caches(model: Model, step: Training, head_trained: bool) -> tuple[int, int]
     return 2 * model.matrices + head, 2 * model.matrices + head
 
 
-def _kept(model: Model, layer: Layer, step: Training) -> int:
+def _kept(model: ModelCosts, layer: LayerCosts, step: TrainingStep) -> int:
     """Bytes that autograd keeps of a layer for one token."""
     wide, narrow = 4, 2 if step.bf16 else 4
     inputs = 1 if model.parallel else layer.norms
@@ -160,7 +160,7 @@ def _kept(model: Model, layer: Layer, step: Training) -> int:
     return norms + linear + attention + mlp
 
 
-def _chunk(model: Model, step: Training, head_trained: bool) -> int:
+def _chunk(model: ModelCosts, step: TrainingStep, head_trained: bool) -> int:
     """Bytes of the head's term beside the kept activations: a chunk's logits, and gradients that are being summed.
 
     Logits of one element each, in the forward pass: the student's, the teacher's, and what the losses work on. In the
@@ -178,12 +178,12 @@ def _chunk(model: Model, step: Training, head_trained: bool) -> int:
     return earlier + states + matrix + max(rows * model.vocabulary * ahead, rows * model.vocabulary * back + matrix)
 
 
-def _backward(layer: Layer, step: Training) -> int:
+def _backward(layer: LayerCosts, step: TrainingStep) -> int:
     """Bytes in the backward pass of a layer's MLP beside what is kept: two gradients, and that of a matrix."""
     return step.tokens * 2 * layer.inner * (2 if step.bf16 else 4) + layer.largest * (6 if step.bf16 else 4)
 
 
-def _update(model: Model, trained: int, step: Training) -> int:
+def _update(model: ModelCosts, trained: int, step: TrainingStep) -> int:
     """Bytes of AdamW's update: the root of the second moments, of all parameters on a GPU, else of one at a time."""
     if step.on_gpu:
         return 4 * trained

@@ -13,38 +13,40 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from boomspec.compile.cost import memory
-from boomspec.compile.cost.shapes import Model, UnknownCostError, assembled, model_of
+from boomspec.compile.cost.shapes import ModelCosts, UnknownCostError, assembled, model_of
 from boomspec.core.execution import TrainingOptions
 from boomspec.core.graph import Node, Source
 from boomspec.core.losses import Losses, StateLoss
 from boomspec.core.tasks import Record
 from boomspec.core.tasks.cost import MADE, Cost, Prices
 from boomspec.core.tasks.recipe import Recipe
-from boomspec.core.tasks.record import Architecture, Assembled, Copied
+from boomspec.core.tasks.record import Architecture, LayerPlanShape, SameShape
 from boomspec.core.tasks.tokenize import token_bytes
 from boomspec.core.work_sizes import BATCH_SIZE, KEPT_CHECKPOINTS, SIMILARITY_WINDOWS
 from boomspec.models.architecture import llama_facts
 from boomspec.models.facts import ModelFacts, total_bytes
-from boomspec.models.nested import rest_of
+from boomspec.models.nested import other_tensors
 
 
 def priced(
     nodes: Mapping[str, Node], sources: Mapping[str, Source], facts: Mapping[str, ModelFacts]
 ) -> dict[str, Node]:
     """The nodes, each with its cost. `facts` are those of the sources that are models, by id."""
-    models: dict[str, Model | UnknownCostError] = {}
+    models: dict[str, ModelCosts | UnknownCostError] = {}
     for source_id, of_source in facts.items():
         try:
             models[source_id] = model_of(of_source)
         except UnknownCostError as error:
             models[source_id] = error
-    width = max((token_bytes(model.vocabulary) for model in models.values() if isinstance(model, Model)), default=4)
-    rest = max((total_bytes(rest_of(of_source)) for of_source in facts.values()), default=0)
+    width = max(
+        (token_bytes(model.vocabulary) for model in models.values() if isinstance(model, ModelCosts)), default=4
+    )
+    rest = max((total_bytes(other_tensors(of_source)) for of_source in facts.values()), default=0)
     found = {}
     for task_id, node in nodes.items():
         record, inputs = node.task.record, node.task.inputs
         owned = {role: models[i] for role, i in inputs.items() if i in models}
-        known = {role: model for role, model in owned.items() if isinstance(model, Model)}
+        known = {role: model for role, model in owned.items() if isinstance(model, ModelCosts)}
         try:
             if unknown := next((model for model in owned.values() if isinstance(model, UnknownCostError)), None):
                 models[task_id] = unknown
@@ -69,14 +71,14 @@ def priced(
     return found
 
 
-def _made(record: Record, models: Mapping[str, Model]) -> Model | None:
+def _made(record: Record, models: Mapping[str, ModelCosts]) -> ModelCosts | None:
     """The model that a task makes; None where it makes none."""
     match record.model():
-        case Copied(role=role):
+        case SameShape(role=role):
             return models[role]
         case Architecture() as architecture:
             return _llama(architecture)
-        case Assembled(plan=plan, tied=tied):
+        case LayerPlanShape(plan=plan, tied=tied):
             teacher = models["teacher"]
             return assembled(plan, teacher, models.get("student"), tied=teacher.tied if tied is None else tied)
     return None
@@ -84,7 +86,7 @@ def _made(record: Record, models: Mapping[str, Model]) -> Model | None:
 
 @dataclass(frozen=True)
 class _Prices(Prices):
-    models: dict[str, Model]
+    models: dict[str, ModelCosts]
 
     def training(
         self,
@@ -118,7 +120,7 @@ class _Prices(Prices):
                 each += teacher.forward(length)
             both = model.forward(length) + teacher.forward(length)
             compared = 2 * SIMILARITY_WINDOWS * length * both  # similarity before and after
-        step = memory.Training(
+        step = memory.TrainingStep(
             tokens=micro_batch * length,
             micro_batches=-(-rows // micro_batch),
             bf16=recipe.precision == "bf16",
@@ -149,5 +151,5 @@ class _Prices(Prices):
 
 
 @lru_cache(1 << 10)
-def _llama(architecture: Architecture) -> Model:
+def _llama(architecture: Architecture) -> ModelCosts:
     return model_of(llama_facts(architecture))

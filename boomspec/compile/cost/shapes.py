@@ -27,7 +27,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from boomspec.compile.cost import memory
-from boomspec.core.layers import TEACHER, Plan
+from boomspec.core.layers import TEACHER, LayerPlan
 from boomspec.models.checkpoint import TensorEntry
 from boomspec.models.facts import ModelFacts
 from boomspec.models.families import row_of
@@ -48,7 +48,7 @@ class UnknownCostError(Exception):
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerCosts:
     """One decoder layer. Widths are in elements of one token."""
 
     matrices: int  # elements of all two-dimensional weights
@@ -68,10 +68,10 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelCosts:
     """A causal language model as far as costs go."""
 
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerCosts, ...]
     hidden: int
     vocabulary: int
     embedding: int  # elements of everything before the layers
@@ -137,7 +137,7 @@ class Model:
 
 
 @lru_cache(1 << 12)
-def assembled(plan: Plan, teacher: Model, student: Model | None, *, tied: bool) -> Model:
+def assembled(plan: LayerPlan, teacher: ModelCosts, student: ModelCosts | None, *, tied: bool) -> ModelCosts:
     """The model of a layer plan. Everything is stored as the teacher's is."""
     layers = tuple(
         (teacher if student is None or layer.owner == TEACHER else student).layers[layer.index] for layer in plan
@@ -147,7 +147,7 @@ def assembled(plan: Plan, teacher: Model, student: Model | None, *, tied: bool) 
     return replace(teacher, layers=layers, own_head=head, rest_bytes=rest)
 
 
-def model_of(facts: ModelFacts) -> Model:
+def model_of(facts: ModelFacts) -> ModelCosts:
     """The model that facts describe. Raises UnknownCostError."""
     config = {**(facts.config.get("text_config") or {}), **facts.config}
     for key, reason in _OTHER_ATTENTION.items():
@@ -158,12 +158,12 @@ def model_of(facts: ModelFacts) -> Model:
     size = config.get("head_dim") or hidden // heads
     keys = (config.get("num_key_value_heads") or heads) * size
     projections = [tensor for tensor in facts.head if len(tensor.shape) == 2]
-    layers: dict[tuple[Any, ...], Layer] = {}  # most are alike
+    layers: dict[tuple[Any, ...], LayerCosts] = {}  # most are alike
     kinds = [tuple((tensor.shape, tensor.dtype) for tensor in tensors) for tensors in facts.layers]
     for kind, tensors in zip(kinds, facts.layers, strict=True):
         if kind not in layers:
             layers[kind] = _layer(tensors, hidden, heads * size, keys, heads)
-    return Model(
+    return ModelCosts(
         layers=tuple(layers[kind] for kind in kinds),
         hidden=hidden,
         vocabulary=projections[-1].shape[0] if projections else vocabulary,
@@ -178,7 +178,7 @@ def model_of(facts: ModelFacts) -> Model:
     )
 
 
-def _layer(tensors: Sequence[TensorEntry], hidden: int, queries: int, keys: int, heads: int) -> Layer:
+def _layer(tensors: Sequence[TensorEntry], hidden: int, queries: int, keys: int, heads: int) -> LayerCosts:
     if any(len(tensor.shape) > 2 or ".experts." in tensor.name for tensor in tensors):
         raise UnknownCostError("its layers hold more than matrices on every token (experts or convolutions)")
     matrices = [tensor for tensor in tensors if len(tensor.shape) == 2]
@@ -195,7 +195,7 @@ def _layer(tensors: Sequence[TensorEntry], hidden: int, queries: int, keys: int,
         tensor for tensor in norms if _in_attention(tensor.name) and ("q_" in tensor.name or "k_" in tensor.name)
     ]
     names = {tensor.name for tensor in tensors}
-    return Layer(
+    return LayerCosts(
         matrices=sum(tensor.elements for tensor in matrices),
         parameters=sum(tensor.elements for tensor in tensors),
         bytes=sum(tensor.bytes for tensor in tensors),

@@ -19,7 +19,7 @@ from boomspec.compile.lm_eval.tasks import LOADERS, MISSING, SingleTask, functio
 from boomspec.core.errors import Problem, did_you_mean
 from boomspec.models.facts import ModelFacts
 from boomspec.spec.sections.evaluation import TaskSpec
-from boomspec.spec.spec_file import SpecFile, once_for
+from boomspec.spec.spec_file import SpecFile, memoized_for
 
 _OUTPUTS = ("multiple_choice", "loglikelihood", "loglikelihood_rolling", "generate_until")
 _SAMPLERS = ("default", "first_n")
@@ -35,7 +35,7 @@ def check_tasks(file: SpecFile, facts: ModelFacts) -> None:
         raise file.error(*problems)
 
 
-@once_for("evaluate", "teacher", "data")
+@memoized_for("evaluate", "teacher", "data")
 def _problems(file: SpecFile, facts: ModelFacts) -> list[Problem]:
     positions, problems = _positions(facts.config), []
     for index, section in enumerate(file.spec.evaluate.tasks if file.spec.evaluate is not None else ()):

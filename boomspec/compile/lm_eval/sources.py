@@ -22,7 +22,7 @@ from boomspec.core.graph import OUTSIDE, Source
 from boomspec.core.identity import folder_digest
 from boomspec.core.task_data import ASKS, DATA, TASKS, digests
 from boomspec.spec.sections.evaluation import TaskSpec
-from boomspec.spec.spec_file import SpecFile, once_for
+from boomspec.spec.spec_file import SpecFile, memoized_for
 
 _FOLDER = ("evaluate", "tasks_folder")
 
@@ -50,7 +50,7 @@ def _folder_of(file: SpecFile, task: str) -> Path:
     return own if own is not None and task in task_index(own).names else stock_folder()
 
 
-@once_for("evaluate")
+@memoized_for("evaluate")
 def task_source(file: SpecFile, task: str, index: int) -> Source:
     """The source of a task, the `index`-th of the spec. Raises SpecError for one that does not exist or may not run."""
     own, folder = _own_folder(file), _folder_of(file, task)

@@ -4,10 +4,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Discriminator
 
-from boomspec.core.layers import Plan, teacher_layers
+from boomspec.core.layers import LayerPlan, teacher_layers
 from boomspec.core.tasks.cost import MADE, Cost, Prices
 from boomspec.core.tasks.recipe import Determinism, Precision
-from boomspec.core.tasks.record import Assembled, Record
+from boomspec.core.tasks.record import LayerPlanShape, Record
 from boomspec.core.tasks.search import Calibration
 from boomspec.core.types import Strict
 from boomspec.core.work_sizes import BATCH_SIZE, COPY_BUFFER
@@ -19,11 +19,11 @@ class Subset(Strict):
     """Some of the teacher's layers, as they are (naive pruning, ShortGPT). Inputs: `teacher`."""
 
     type: Literal["subset"] = "subset"
-    plan: Plan
+    plan: LayerPlan
     rest: Literal[True] | None = None  # as of an interpolation
 
-    def model(self) -> Assembled:
-        return Assembled(self.plan)
+    def model(self) -> LayerPlanShape:
+        return LayerPlanShape(self.plan)
 
     def cost(self, prices: Prices) -> Cost:
         return prices.written(buffer=COPY_BUFFER, rest=bool(self.rest))
@@ -48,8 +48,8 @@ class LaCo(Strict):
     precision: Precision
     determinism: Determinism | None = None
 
-    def model(self) -> Assembled:
-        return Assembled(teacher_layers(range(self.layers)), merged=True)
+    def model(self) -> LayerPlanShape:
+        return LayerPlanShape(teacher_layers(range(self.layers)), merged=True)
 
     def cost(self, prices: Prices) -> Cost:
         teacher, tokens = prices.models["teacher"], min(BATCH_SIZE, self.calibration.sequences)
@@ -66,7 +66,7 @@ class Baseline(Record):
 
     build: Annotated[Subset | LaCo, Discriminator("type")]
 
-    def model(self) -> Assembled:
+    def model(self) -> LayerPlanShape:
         return self.build.model()
 
     def cost(self, prices: Prices) -> Cost:

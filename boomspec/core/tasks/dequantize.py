@@ -3,7 +3,7 @@
 from typing import ClassVar, Literal
 
 from boomspec.core.tasks.cost import MADE, Cost, Prices
-from boomspec.core.tasks.record import Copied, Record
+from boomspec.core.tasks.record import Record, SameShape
 from boomspec.core.work_sizes import DEQUANTIZED_SHARD
 
 
@@ -16,8 +16,8 @@ class Dequantize(Record):
 
     dtype: Literal["bfloat16", "float16", "float32"]
 
-    def model(self) -> Copied:
-        return Copied("model")
+    def model(self) -> SameShape:
+        return SameShape("model")
 
     def cost(self, prices: Prices) -> Cost:
         return prices.written(buffer=min(DEQUANTIZED_SHARD, prices.models[MADE].bytes))

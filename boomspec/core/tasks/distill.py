@@ -6,7 +6,7 @@ from boomspec.core.layers import teacher_layers
 from boomspec.core.losses import Losses
 from boomspec.core.tasks.cost import Cost, Prices, TextCounts
 from boomspec.core.tasks.recipe import Determinism, Recipe
-from boomspec.core.tasks.record import Assembled, Record
+from boomspec.core.tasks.record import LayerPlanShape, Record
 from boomspec.core.types import Strict
 
 
@@ -35,8 +35,8 @@ class Distill(Record):
     faithful: Faithful | None = None
     determinism: Determinism | None = None
 
-    def model(self) -> Assembled:
-        return Assembled(teacher_layers(self.kept))
+    def model(self) -> LayerPlanShape:
+        return LayerPlanShape(teacher_layers(self.kept))
 
     def cost(self, prices: Prices) -> Cost:
         return prices.training(

@@ -2,9 +2,9 @@
 
 from typing import ClassVar, Literal
 
-from boomspec.core.layers import Plan
+from boomspec.core.layers import LayerPlan
 from boomspec.core.tasks.cost import Cost, Prices
-from boomspec.core.tasks.record import Assembled, Record
+from boomspec.core.tasks.record import LayerPlanShape, Record
 from boomspec.core.work_sizes import COPY_BUFFER
 
 
@@ -14,12 +14,12 @@ class Interpolate(Record):
     kind: ClassVar[str] = "interpolate"
     version: ClassVar[int] = 2
 
-    plan: Plan
+    plan: LayerPlan
     tied: bool
     rest: Literal[True] | None = None  # with the teacher's other parts, as the model that the teacher is
 
-    def model(self) -> Assembled:
-        return Assembled(self.plan, self.tied)
+    def model(self) -> LayerPlanShape:
+        return LayerPlanShape(self.plan, self.tied)
 
     def cost(self, prices: Prices) -> Cost:
         return prices.written(buffer=COPY_BUFFER, rest=bool(self.rest))

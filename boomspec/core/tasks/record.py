@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from boomspec.core.layers import Plan
+from boomspec.core.layers import LayerPlan
 from boomspec.core.tasks.cost import Cost, Prices, TextCounts
 from boomspec.core.tasks.recipe import Determinism, Precision
 from boomspec.core.types import Strict
@@ -24,19 +24,19 @@ class Architecture(Strict):
 
 
 @dataclass(frozen=True)
-class Assembled:
+class LayerPlanShape:
     """A model made of layers of the inputs `teacher` and `student`.
 
     `tied`: whether head and embedding are one; None: as in the teacher. `merged`: each layer is a sum of several.
     """
 
-    plan: Plan
+    plan: LayerPlan
     tied: bool | None = None
     merged: bool = False
 
 
 @dataclass(frozen=True)
-class Copied:
+class SameShape:
     """A model with the layers of the model that is the input `role`."""
 
     role: str
@@ -63,7 +63,7 @@ class Record(Strict):
         """The `params` of its task."""
         return self.model_dump(mode="json", exclude_none=True)
 
-    def model(self) -> Assembled | Copied | Architecture | None:
+    def model(self) -> LayerPlanShape | SameShape | Architecture | None:
         """The model that it makes; None where it makes none."""
         return None
 
