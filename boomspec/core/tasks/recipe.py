@@ -9,7 +9,7 @@ Algorithms = Literal["deterministic", "strict", "any"]
 
 
 class Determinism(Strict):
-    """Which kernels a task computes with (`runners.runtime.device.deterministic_mode`). Records leave it out for the defaults."""
+    """Which kernels a task computes with (`runners.runtime.device`). Records leave it out for the defaults."""
 
     algorithms: Algorithms
     tf32: bool
