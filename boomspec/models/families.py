@@ -393,8 +393,7 @@ FAMILIES: dict[str, FamilyRules] = {
     "xlnet": FamilyRules(head="lm_loss.weight", embedding="transformer.word_embedding.weight", tied=True),
     "xlstm": _mamba(),
     "xmod": _roberta(final_norm=""),
-    **dict.fromkeys(("zamba", "zamba2"), FamilyRules(tied=True, refused="its attention layers share their weights")),
-    "zaya": FamilyRules(
-        tied=True, by_place=("only the first layer has no average of routers", lambda i, n, _: i == 0)
-    ),
+    "zamba": FamilyRules(tied=True, refused="its attention layers share one set of weights"),
+    "zamba2": FamilyRules(tied=True, refused="its attention layers share one set of weights"),
+    "zaya": FamilyRules(tied=True, by_place=("only the first layer has no average of routers", lambda i, n, _: i == 0)),
 }  # fmt: skip
