@@ -27,6 +27,8 @@ from tests.runners import small
 from tests.runners.grid import Grid, Machine, grid, without
 from tests.runners.s3 import S3, s3_server
 
+pytestmark = pytest.mark.chaos
+
 BUCKET = "shared"
 STEPS = 300
 TRAINING = {"tokens": 64 * STEPS, "batch_tokens": 64}
