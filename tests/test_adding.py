@@ -53,8 +53,8 @@ from boomspec.compile.compiler import Compiled
 from boomspec.compile.cost.pricing import priced
 from boomspec.core.graph import Experiment, Node, Task, TaskGraph
 from boomspec.core.tasks.echo import Echo
-from boomspec.plan.forecast import Machine, forecast
-from boomspec.plan.plan import needed
+from boomspec.plan.forecast import MachineSpec, forecast
+from boomspec.plan.plan import plan_tasks
 from boomspec.plan.plan_text import print_plan
 from boomspec.store import open_store
 from pathlib import Path
@@ -66,8 +66,8 @@ experiment = Experiment("", {}, {node.name: i for i, node in nodes.items()}, {})
 graph = TaskGraph("toy", priced(nodes, {}, {}), {}, (second.id,), experiments=(experiment,))
 graph.write(Path("graph.json"))
 store = open_store("store")
-plan = needed(graph, store)
-print_plan(Compiled(graph, {}, ()), plan, forecast(graph, plan, store, Machine(1, 0, None)), store)
+plan = plan_tasks(graph, store)
+print_plan(Compiled(graph, {}, ()), plan, forecast(graph, plan, store, MachineSpec(1, 0, None)), store)
 """
 
 
@@ -139,10 +139,10 @@ class TotalVariation(Loss):
 TITLES = """
 import json, sys
 from runners.report.process_figures import training_figure
-from runners.report.study import Training
+from runners.report.study import TrainingCurves
 
 steps = tuple(json.loads(line) for line in open(sys.argv[1]))
-axes = training_figure(Training("student", steps, ())).axes
+axes = training_figure(TrainingCurves("student", steps, ())).axes
 print([(panel.get_title(loc="left"), panel.get_ylabel()) for panel in axes])
 """
 
@@ -171,7 +171,7 @@ def test_a_toy_loss_is_validated_priced_distilled_and_reported(tmp_path: Path, p
 
 
 ROW = """
-FAMILIES["toy"] = FamilyRow(
+FAMILIES["toy"] = FamilyRules(
     renamed=((r"^decoder\\.", "model."),),
     dropped=r"\\.mask$",
     tied=True,

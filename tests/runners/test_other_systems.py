@@ -61,9 +61,10 @@ def test_a_model_assembled_without_the_calls_of_linux_has_the_same_bytes(tmp_pat
     assemble({"t": teacher, "s": student}, PLAN, tmp_path / "here", tied=False)
     script = """
 from pathlib import Path
+from boomspec.core.layers import read_layers
 from runners.assembly.assemble import assemble
 assert not hasattr(os, "copy_file_range")
-assemble({"t": Path(sys.argv[1]), "s": Path(sys.argv[2])}, sys.argv[4:], Path(sys.argv[3]), tied=False)
+assemble({"t": Path(sys.argv[1]), "s": Path(sys.argv[2])}, read_layers(sys.argv[4:]), Path(sys.argv[3]), tied=False)
 """
     without(script, teacher, student, tmp_path / "there", *PLAN)
     assert files_of(tmp_path / "there") == files_of(tmp_path / "here")
