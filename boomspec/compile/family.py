@@ -131,7 +131,7 @@ def pruned(facts: ModelFacts, plan: LayerPlan, *, rest: bool = False) -> Member:
 def _chosen(file: SpecFile, facts: ModelFacts, kept: Sequence[int], members: Sequence[Member]) -> tuple[Member, ...]:
     """The members that are built, each with the sizes in the spec that it answers. Raises SpecError with all problems.
 
-    A size, or each size of a range, is answered by one member (`boomspec.core.sizes.answer`), a budget by the member of
+    A size, or each size of a range, is answered by one member (`select_member`), a budget by the member of
     most layers whose weights and KV cache fit. Student and teacher are always built.
     """
     interpolate = file.spec.interpolate

@@ -6,7 +6,7 @@
     startup     seconds until the libraries of a task are loaded
     copying     bytes a second, read and written, of a file that is copied and flushed in DIR
 
-Operations are counted as in `boomspec.compile.cost.flops`. The model is small, so a larger one may get more of a core.
+Operations are counted as in `boomspec.compile.cost.shapes`. The model is small, so a larger one may get more of a core.
 """
 
 from __future__ import annotations

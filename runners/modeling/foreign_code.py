@@ -9,10 +9,8 @@ transformers copies code into a folder of its own before it imports it; only one
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils import HF_MODULES_CACHE
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.files import lock
+from boomspec.core.files import exclusive_lock
 from boomspec.core.json_text import transformers_floats
 from boomspec.models.code import (
     AUTO_MAP,
@@ -66,7 +64,7 @@ def prepare_custom_code(folder: Path, part: Part, code: Collection[str]) -> bool
     if not runs_code(folder, part, code):
         check_native(folder, part, str(folder))
         return False
-    with _one_at_a_time():
+    with exclusive_lock(Path(HF_MODULES_CACHE, ".boomspec.lock")):
         for name in _imported(folder, part):
             get_class_from_dynamic_module(name, str(folder))
     return True
@@ -115,16 +113,3 @@ def without_code(config: dict[str, Any]) -> dict[str, Any]:
 def tokenizer_of(folder: Path, code: Collection[str] = ()) -> Any:
     """transformers' tokenizer of a folder."""
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=prepare_custom_code(folder, "tokenizer", code))
-
-
-@contextmanager
-def _one_at_a_time() -> Iterator[None]:
-    place = Path(HF_MODULES_CACHE)
-    place.mkdir(parents=True, exist_ok=True)
-    file = place / ".boomspec.lock"
-    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        lock(handle, file, wait=True)
-        yield
-    finally:
-        os.close(handle)

@@ -29,7 +29,7 @@ _PACKAGE = ["lm_eval", "tasks"]
 _OF_GROUPS = {"group", "group_alias", "task", "aggregate_metric_list", "metadata", "include"}  # not for the members
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # chosen when it runs
     """YAML with lm-eval's `!function module.name`, which stays text."""
 
 
