@@ -7,13 +7,13 @@ side, which is the file's own. `schema` of the JSON rises when a field changes i
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from boomspec.core.devices import DEVICES
 from boomspec.core.graph import Experiment, Node
 from boomspec.core.machine import cpus
-from boomspec.diff.results import Compared, Condition, compare_results, conditions, measured
+from boomspec.diff.results import Compared, compare_results, conditions
 from boomspec.diff.sides import ComparedInput
 from boomspec.plan.changes import Changes, FieldChange, Memo, compare, compare_meanings
 from boomspec.plan.forecast import MachineSpec, forecast
@@ -24,22 +24,13 @@ DIFF_SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
-class SizeComparison:
-    """One size of a family on both sides: layer plan and parameters; None where a side does not build it."""
-
-    label: str
-    old: dict[str, Any] | None
-    new: dict[str, Any] | None
-
-
-@dataclass(frozen=True)
 class Pair:
-    """Two experiments."""
+    """Two experiments. `sizes`: layer plan and parameters of those that differ, by their labels."""
 
     old: Experiment
     new: Experiment
     changes: Changes
-    sizes: tuple[SizeComparison, ...]
+    sizes: tuple[FieldChange, ...]
 
     def to_json(self) -> dict[str, Any]:
         changes = self.changes
@@ -48,14 +39,8 @@ class Pair:
             "new": self.new.label,
             "waiting": changes.waiting,
             "fields": [
-                {
-                    **_values(field),
-                    "field": field.name,
-                    "class": field.kind,
-                    "exact": field.exact,
-                    "tasks": list(field.tasks),
-                }
-                for field in changes.fields
+                {**_values(f), "field": f.name, "class": f.kind, "exact": f.exact, "tasks": list(f.tasks)}
+                for f in changes.fields
             ],
             "same": len(changes.of("same")),
             "tasks": [
@@ -71,7 +56,7 @@ class Pair:
                 }
                 for task in changes.of("changed", "added", "removed")
             ],
-            "sizes": [{"label": size.label, **_values(size)} for size in self.sizes],
+            "sizes": [{"label": size.name, **_values(size)} for size in self.sizes],
         }
 
 
@@ -80,13 +65,13 @@ class Effort:
     """What it takes to do tasks. `unknown`: tasks whose share is left out, which makes the rest a lower bound.
 
     seconds: on this machine, as measured or calibrated here; None where that cannot be told, or GPUs are asked for.
-    devices: GPU seconds by kind of GPU.
+    gpu_seconds: by kind of GPU.
     """
 
     flops: int = 0
     unknown: int = 0
     seconds: float | None = None
-    devices: dict[str, float] = field(default_factory=dict)
+    gpu_seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,7 +87,7 @@ class Diff:
     added: tuple[str, ...]  # labels of experiments
     removed: tuple[str, ...]
     anew: tuple[Node, ...]
-    environment: tuple[Condition, ...] | None
+    environment: tuple[FieldChange, ...] | None
     results: Compared | None
     effort: Effort
 
@@ -114,84 +99,72 @@ class Diff:
 
     def to_json(self) -> dict[str, Any]:
         """Everything that is known, for programs; null stands for what a side does not have."""
+        tasks = [{"name": node.name, "kind": node.task.kind, "id": node.id} for node in self.anew]
         return {
             "schema": DIFF_SCHEMA_VERSION,
-            **{name: side.to_json() for name, side in (("old", self.old), ("new", self.new))},
+            "old": self.old.to_json(),
+            "new": self.new.to_json(),
             "differs": self.differs,
             "experiments": [pair.to_json() for pair in self.pairs],
             "added": list(self.added),
             "removed": list(self.removed),
-            "anew": {
-                "tasks": [{"name": node.name, "kind": node.task.kind, "id": node.id} for node in self.anew],
-                "flops": self.effort.flops,
-                "unknown": self.effort.unknown,
-                "seconds": self.effort.seconds,
-                "gpu_seconds": self.effort.devices,
-            },
+            "anew": {"tasks": tasks, **asdict(self.effort)},
             "environment": self.environment and [{"name": c.name, **_values(c)} for c in self.environment],
             "results": self.results and self.results.to_json(),
         }
 
 
-def _values(difference: FieldChange | SizeComparison | Condition) -> dict[str, Any]:
+def _values(difference: FieldChange) -> dict[str, Any]:
     return {"old": difference.old, "new": difference.new}
 
 
 def compared(old: ComparedInput, new: ComparedInput) -> Diff:
     """Compare two sides."""
-    partners, added, removed = _partners(old, new)
-    memo = Memo()
-    pairs = tuple(_pair(old, new, a, b, memo) for a, b in partners)
-    anew = tuple(_anew(old, new, pairs, set(added)))
-    environment, results = _of_runs(old, new, partners)
-    return Diff(old, new, pairs, tuple(added), tuple(removed), anew, environment, results, _effort(new, anew))
-
-
-def _partners(
-    old: ComparedInput, new: ComparedInput
-) -> tuple[list[tuple[Experiment, Experiment]], list[str], list[str]]:
-    """Experiments that belong together, the labels that only the newer side has, and those that only the older has."""
-    before, after = ({e.label: e for e in side.experiments} for side in (old, new))
-    partners = [(before[label], experiment) for label, experiment in after.items() if label in before]
-    alone = len(before) == 1 or len(after) == 1
-    if not partners and alone and before and after:
-        partners = [(next(iter(before.values())), next(iter(after.values())))]
+    partners = _partners(old, new)
     paired = {id(experiment) for pair in partners for experiment in pair}
-    added = [label for label, experiment in after.items() if id(experiment) not in paired]
-    removed = [label for label, experiment in before.items() if id(experiment) not in paired]
-    return partners, added, removed
+    added, removed = (tuple(e.label for e in one.experiments if id(e) not in paired) for one in (new, old))
+    memo, pairs = Memo(), []
+    for before, after in partners:
+        if old.compiled is None or new.compiled is None:
+            pairs.append(Pair(before, after, compare_meanings(before.meaning, after.meaning), ()))
+        else:
+            changes = compare(side(old.compiled, before), side(new.compiled, after), memo)
+            pairs.append(Pair(before, after, changes, tuple(_sizes(before, after))))
+    wanted = {task.id for pair in pairs for task in pair.changes.of("changed", "added")}
+    wanted.update(i for e in new.experiments if e.label in added for i in e.tasks.values())
+    named = {task_id for experiment in new.experiments for task_id in experiment.tasks.values()}
+    anew: list[Node] = []
+    environment = results = None
+    if old.graph is not None and new.graph is not None:
+        others = [node for node in new.graph.nodes.values() if node.id not in old.graph.nodes]
+        # The comparison of several experiments is a task of none of them.
+        anew = [node for node in others if node.id in wanted or node.id not in named]
+        if old.is_run and new.is_run:
+            environment, results = conditions(old, new), compare_results(old, new, partners)
+    return Diff(old, new, tuple(pairs), added, removed, tuple(anew), environment, results, _effort(new, anew))
 
 
-def _pair(old: ComparedInput, new: ComparedInput, before: Experiment, after: Experiment, memo: Memo) -> Pair:
-    if old.compiled is None or new.compiled is None:
-        return Pair(before, after, compare_meanings(before.meaning, after.meaning), ())
-    changes = compare(side(old.compiled, before), side(new.compiled, after), memo)
-    return Pair(before, after, changes, tuple(_sizes(before, after)))
+def _partners(old: ComparedInput, new: ComparedInput) -> list[tuple[Experiment, Experiment]]:
+    """Experiments that belong together."""
+    before = {experiment.label: experiment for experiment in old.experiments}
+    partners = [(before[e.label], e) for e in new.experiments if e.label in before]
+    alone = len(old.experiments) == 1 or len(new.experiments) == 1
+    if not partners and alone and old.experiments and new.experiments:
+        return [(old.experiments[0], new.experiments[0])]
+    return partners
 
 
-def _sizes(before: Experiment, after: Experiment) -> Iterator[SizeComparison]:
+def _sizes(before: Experiment, after: Experiment) -> Iterator[FieldChange]:
     sizes = [experiment.meaning["interpolate"]["sizes"] for experiment in (before, after)]
     if not all(isinstance(known, dict) for known in sizes):
         return  # a search comes first
     for label in sorted({*sizes[0], *sizes[1]}, key=lambda label: (int(label.split()[0]), label)):
         old, new = sizes[0].get(label), sizes[1].get(label)
         if old != new:
-            yield SizeComparison(label, old, new)
+            yield FieldChange((label,), old, new)
 
 
-def _anew(old: ComparedInput, new: ComparedInput, pairs: tuple[Pair, ...], added: set[str]) -> Iterator[Node]:
-    if old.graph is None or new.graph is None:
-        return
-    wanted = {task.id for pair in pairs for task in pair.changes.of("changed", "added")}
-    wanted.update(i for e in new.experiments if e.label in added for i in e.tasks.values())
-    named = {task_id for experiment in new.experiments for task_id in experiment.tasks.values()}
-    for node in new.graph.nodes.values():
-        # The comparison of several experiments is a task of none of them.
-        if node.id not in old.graph.nodes and (node.id in wanted or node.id not in named):
-            yield node
-
-
-def _effort(new: ComparedInput, anew: tuple[Node, ...]) -> Effort:
+def _effort(new: ComparedInput, anew: list[Node]) -> Effort:
     if new.graph is None or not anew:
         return Effort()
     wanted = {node.id for node in anew}
@@ -202,21 +175,3 @@ def _effort(new: ComparedInput, anew: tuple[Node, ...]) -> Effort:
     gpus = {name: clock.gpu_seconds for name, clock in found.devices.items() if clock.gpu_seconds}
     known = not gpus and not found.clock.unknown
     return Effort(found.totals.flops, found.totals.incomplete, found.clock.elapsed if known else None, gpus)
-
-
-def _of_runs(
-    old: ComparedInput, new: ComparedInput, partners: list[tuple[Experiment, Experiment]]
-) -> tuple[tuple[Condition, ...] | None, Compared | None]:
-    if not (old.is_run and new.is_run) or old.graph is None or new.graph is None:
-        return None, None
-    environment = conditions((old.store, old.graph.nodes.values()), (new.store, new.graph.nodes.values()))
-    results = compare_results(
-        [
-            (
-                measured(old.graph, old.store, before.label, before.tasks),
-                measured(new.graph, new.store, after.label, after.tasks),
-            )
-            for before, after in partners
-        ]
-    )
-    return environment, results

@@ -43,8 +43,10 @@ class Revision:
         here = Path(os.path.normpath(Path.cwd() / path))
         top = Path(os.path.normpath(self.root / path))
         for place in (here,) if path.startswith("./") else (top, here):
-            if place.is_relative_to(self.root) and self._has(place.relative_to(self.root).as_posix()):
-                return place
+            if place.is_relative_to(self.root):
+                inner = place.relative_to(self.root).as_posix()
+                if _git(self.root, "cat-file", "-t", f"{self.commit}:{inner}") == b"blob\n":
+                    return place
         raise self.missing(path)
 
     def missing(self, path: str) -> BoomspecError:
@@ -52,9 +54,6 @@ class Revision:
         names = [name for name in listed.decode("utf-8", "replace").split("\0") if name.endswith(_SPECS)]
         near = did_you_mean(path, names) or (f"specs there: {', '.join(names[:5])}" if names else None)
         return BoomspecError(f"there is no '{path}' at revision {self.name}", hint=near)
-
-    def _has(self, inner: str) -> bool:
-        return _git(self.root, "cat-file", "-t", f"{self.commit}:{inner}") == b"blob\n"
 
 
 def revision(name: str) -> Revision:
@@ -72,9 +71,8 @@ def repository() -> Path:
     """The top of the git repository that we are in. Raises BoomspecError where there is none."""
     top = _git(Path.cwd(), "rev-parse", "--show-toplevel")
     if top is None:
-        raise BoomspecError(
-            f"{Path.cwd()} is not in a git repository", hint="REVISION:PATH needs one; else give a path"
-        )
+        hint = "REVISION:PATH needs one; else give a path"
+        raise BoomspecError(f"{Path.cwd()} is not in a git repository", hint=hint)
     return Path(top.decode("utf-8", "surrogateescape").removesuffix("\n"))
 
 

@@ -17,11 +17,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from boomspec.compile.model_sources import model_folder
 from boomspec.compile.text_sources import data_files, held_out_files
 from boomspec.core.errors import BoomspecError
 from boomspec.diff.compared import compared
 from boomspec.diff.git import configure, configured, repository
+from boomspec.diff.render import print_diff
 from boomspec.diff.sides import ComparedInput, spec_given
 from boomspec.spec.document import Document, parse_document, read_document
 from boomspec.spec.experiments import load_experiments
@@ -47,7 +50,7 @@ def set_up(patterns: Sequence[str] = PATTERNS) -> list[str]:
     done: list[str] = []
     attributes = root / ".gitattributes"
     text = attributes.read_text(encoding="utf-8") if attributes.exists() else ""
-    missing = [line for line in map(_line, patterns) if line not in text.splitlines()]
+    missing = [line for line in _lines(patterns) if line not in text.splitlines()]
     if missing:
         start = text if not text or text.endswith("\n") else f"{text}\n"
         attributes.write_text(start + "".join(f"{line}\n" for line in missing), encoding="utf-8")
@@ -65,7 +68,7 @@ def take_back(patterns: Sequence[str] = PATTERNS) -> list[str]:
     done: list[str] = []
     attributes = root / ".gitattributes"
     lines = attributes.read_text(encoding="utf-8").splitlines() if attributes.exists() else []
-    kept = [line for line in lines if line not in map(_line, patterns)]
+    kept = [line for line in lines if line not in _lines(patterns)]
     if kept != lines:
         if kept:
             attributes.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
@@ -85,20 +88,24 @@ def driven(arguments: Sequence[str]) -> None:
     if len(arguments) not in (7, 9):
         raise BoomspecError("--git-driver is what git calls, with seven arguments", hint="boomspec diff --git-setup")
     path, old, _, _, new = arguments[:5]
-    named = arguments[7] if len(arguments) == 9 else path
+    named, renamed = arguments[7:] or (path, "")
     print(f"boomspec diff a/{path} b/{named}")
-    for line in arguments[8].splitlines() if len(arguments) == 9 else ():
-        print(line)
+    if renamed:
+        print(renamed.removesuffix("\n"))
     if _NOTHING in (old, new):
         print("new spec" if old == _NOTHING else "deleted spec")
-        _print_text(path, old, named, new)
+        _print_text(f"a/{path}", old, f"b/{named}", new)
         return
     if Path(old).read_bytes() == Path(new).read_bytes():
         return
     try:
-        _print_meaning(_side(f"a/{path}", old, Path(path)), _side(f"b/{named}", new, Path(named)))
+        paged = bool(os.environ.get("GIT_PAGER_IN_USE")) and "NO_COLOR" not in os.environ
+        diff = compared(_side(f"a/{path}", old, Path(path)), _side(f"b/{named}", new, Path(named)))
+        print_diff(diff, Console(highlight=False, force_terminal=True if paged else None), title=False)
+        if not any(pair.changes.fields for pair in diff.pairs) and not diff.differs:
+            print("Only the text differs: git diff --no-ext-diff")
     except Exception as error:  # git stops where its driver fails, whatever the reason
-        _print_text(path, old, named, new)
+        _print_text(f"a/{path}", old, f"b/{named}", new)
         print(f"(as text: {str(error).splitlines()[0] if str(error) else type(error).__name__})")
 
 
@@ -117,34 +124,21 @@ def _reads(file: SpecFile) -> int:
     try:
         folders = [folder for role in ("teacher", "student") if (folder := model_folder(file, role))]
         models = [path for folder in folders for path in folder.iterdir()]
-        return sum(
-            path.stat().st_size for path in [*data_files(file), *held_out_files(file), *models] if path.is_file()
-        )
+        read = [*data_files(file), *held_out_files(file), *models]
+        return sum(path.stat().st_size for path in read if path.is_file())
     except (BoomspecError, OSError):
         return 0  # the compiler reports what is wrong
 
 
-def _print_meaning(old: ComparedInput, new: ComparedInput) -> None:
-    from rich.console import Console
+def _print_text(old_name: str, old: str, new_name: str, new: str) -> None:
+    def lines(file: str) -> list[str]:
+        text = "" if file == _NOTHING else Path(file).read_text(encoding="utf-8", errors="replace")
+        return text.splitlines(keepends=True)
 
-    from boomspec.diff.render import print_diff
-
-    paged = bool(os.environ.get("GIT_PAGER_IN_USE")) and "NO_COLOR" not in os.environ
-    diff = compared(old, new)
-    print_diff(diff, Console(highlight=False, force_terminal=True if paged else None), title=False)
-    if not any(pair.changes.fields for pair in diff.pairs) and not diff.differs:
-        print("Only the text differs: git diff --no-ext-diff")
-
-
-def _print_text(old_path: str, old: str, new_path: str, new: str) -> None:
-    texts = [
-        [] if file == _NOTHING else Path(file).read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-        for file in (old, new)
-    ]
-    names = [_NOTHING if old == _NOTHING else f"a/{old_path}", _NOTHING if new == _NOTHING else f"b/{new_path}"]
-    for line in difflib.unified_diff(texts[0], texts[1], names[0], names[1]):
+    names = [_NOTHING if file == _NOTHING else name for file, name in ((old, old_name), (new, new_name))]
+    for line in difflib.unified_diff(lines(old), lines(new), names[0], names[1]):
         print(line, end="" if line.endswith("\n") else "\n\\ No newline at end of file\n")
 
 
-def _line(pattern: str) -> str:
-    return f"{pattern} diff=boomspec"
+def _lines(patterns: Sequence[str]) -> list[str]:
+    return [f"{pattern} diff=boomspec" for pattern in patterns]

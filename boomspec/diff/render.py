@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
 
 from boomspec.core.format import shown_seconds, with_unit
 from boomspec.diff.compared import Diff, Pair
-from boomspec.diff.results import THRESHOLD, Compared, Moved
+from boomspec.diff.results import THRESHOLD, Compared
 from boomspec.plan.changes import Changes, Field, State, TaskChange, count, listed, shown
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 _MOST_TASKS, _MOST_NUMBERS = 40, 60
 _CLASSES = {"results": "Changes results", "execution": "Execution only", "cosmetic": "Cosmetic"}
@@ -21,29 +22,6 @@ _STYLES = {"results": "bold yellow", "execution": "bold cyan", "cosmetic": "bold
 _DIRECTIONS = {"better": "green", "worse": "red", "moved": "yellow"}
 _MARKS = {"changed": "~", "added": "+", "removed": "-"}
 _DONE: dict[State, str] = {"changed": "done anew", "added": "new", "removed": "no longer made", "same": "the same"}
-
-
-def print_diff(diff: Diff, console: Console, *, title: bool = True) -> None:
-    """Print what differs, most important first."""
-    from rich.markup import escape
-
-    if title:
-        console.print(f"[bold]{escape(diff.old.named)}[/] -> [bold]{escape(diff.new.named)}[/]")
-    console.print(escape(_verdict(diff)))
-    for remark in _remarks(diff):
-        console.print(f"[dim]{escape(remark)}[/]")
-    for heading, pair in _groups(diff):
-        if heading:
-            console.print(f"\n[bold underline]{escape(heading)}[/]")
-        _print_pair(pair, console)
-    if diff.anew:
-        console.print(f"\n[bold]To make what is new:[/] {_effort(diff)}")
-    _print_runs(diff, console)
-
-
-def markdown(diff: Diff) -> str:
-    """Markdown as GitHub reads it."""
-    return "\n".join(_markdown(diff)) + "\n"
 
 
 # --- what both of them say ---------------------------------------------------------------------------
@@ -94,8 +72,8 @@ def _effort(diff: Diff) -> str:
         parts.append(f"{least}{with_unit(cost.flops)}")
     if cost.seconds is not None:
         parts.append(f"about {shown_seconds(cost.seconds)} on this machine")
-    if cost.devices:
-        times = (f"{shown_seconds(seconds)} on {name}" for name, seconds in cost.devices.items())
+    if cost.gpu_seconds:
+        times = (f"{shown_seconds(seconds)} on {name}" for name, seconds in cost.gpu_seconds.items())
         parts.append(f"GPU time: {least}{' or '.join(times)}")
     return ", ".join(parts)
 
@@ -138,25 +116,52 @@ def _judged(results: Compared) -> str:
     return f"{moved} of {count(total, 'number')} moved by more than {THRESHOLD:g} standard errors{chance}."
 
 
-def _numbers(diff: Diff, results: Compared) -> list[tuple[str, str, str, str, str, str]]:
+def _sizes(pair: Pair, form: str) -> list[tuple[str, str, str]]:
+    """Rows of label, old and new plan with its parameters, as `form` has them."""
+    sides = [[form.format(**size) if size else "-" for size in (both.old, both.new)] for both in pair.sizes]
+    return [(both.name, old, new) for both, (old, new) in zip(pair.sizes, sides, strict=True)]
+
+
+def _numbers(diff: Diff, results: Compared) -> Iterator[tuple[str, str, str, str, str, str]]:
     """Rows of model, measure, old, new, difference and direction; what moved comes first."""
-    rows = []
     for moved in sorted(results.judged, key=lambda moved: not moved.moved):
-        name = f"{moved.label}: {moved.model}" if len(diff.pairs) > 1 else moved.model
-        error = "" if moved.stderr is None else f" ± {moved.stderr:.2g}"
-        values = f"{moved.old.value:.4g}", f"{moved.new.value:.4g}", f"{moved.difference:+.3g}{error}"
-        rows.append((name, f"{moved.measure} {moved.metric}", *values, _direction(moved)))
-    return rows
-
-
-def _direction(moved: Moved) -> str:
-    """better, worse, moved, noise, same."""
-    if not moved.moved:
-        return "noise" if moved.difference else "same"
-    return {True: "better", False: "worse", None: "moved"}[moved.better]
+        name = f"{moved.experiment}: {moved.model}" if len(diff.pairs) > 1 else moved.model
+        difference = f"{moved.difference:+.3g}" + ("" if moved.stderr is None else f" ± {moved.stderr:.2g}")
+        direction = {True: "better", False: "worse", None: "moved"}[moved.better]
+        if not moved.moved:
+            direction = "noise" if moved.difference else "same"
+        yield name, f"{moved.measure} {moved.metric}", f"{moved.old:.4g}", f"{moved.new:.4g}", difference, direction
 
 
 # --- text ---------------------------------------------------------------------------------------------
+
+
+def print_diff(diff: Diff, console: Console, *, title: bool = True) -> None:
+    """Print what differs, most important first."""
+    if title:
+        console.print(f"[bold]{escape(diff.old.named)}[/] -> [bold]{escape(diff.new.named)}[/]")
+    console.print(escape(_verdict(diff)))
+    for remark in _remarks(diff):
+        console.print(f"[dim]{escape(remark)}[/]")
+    for heading, pair in _groups(diff):
+        if heading:
+            console.print(f"\n[bold underline]{escape(heading)}[/]")
+        _print_pair(pair, console)
+    if diff.anew:
+        console.print(f"\n[bold]To make what is new:[/] {_effort(diff)}")
+    conditions = [(c.name, ", ".join(c.old), "->", ", ".join(c.new)) for c in diff.environment or ()]
+    _print_table(console, conditions, "[bold]Environment[/]")
+    if (results := diff.results) is None:
+        return
+    console.print(f"\n[bold]Results:[/] {_judged(results)}")
+    rows = [
+        (model, measure, old, "->", new, difference, Text(direction, _DIRECTIONS.get(direction, "dim")))
+        for model, measure, old, new, difference, direction in _numbers(diff, results)
+    ]
+    _print_table(console, rows, most=_MOST_NUMBERS)
+    for side, names in ((diff.old, results.only_old), (diff.new, results.only_new)):
+        if names:
+            console.print(f"{count(len(names), 'result')} of {side.named} alone", style="dim", markup=False)
 
 
 def _print_pair(pair: Pair, console: Console) -> None:
@@ -164,27 +169,28 @@ def _print_pair(pair: Pair, console: Console) -> None:
     longest = max((len(field.title) for field in changes.fields), default=0)
     width = max(24, (console.width - longest - 28) // 2)  # beside the name, the arrow and the consequence
     for kind, heading in _CLASSES.items():
-        if fields := [field for field in changes.fields if field.kind == kind]:
-            console.print(f"\n[{_STYLES[kind]}]{heading}[/]")
-            values = [[shown(value, width=width) for value in (field.old, field.new)] for field in fields]
-            rows = [(f.title, a, "->", b, _consequence(f, changes)) for f, (a, b) in zip(fields, values, strict=True)]
-            _print_table(console, rows)
-    if pair.sizes:
-        console.print("\n[bold]Sizes[/]")
-        sides = [
-            [f"{s['plan']} ({s['parameters']:,} parameters)" if s else "-" for s in (z.old, z.new)] for z in pair.sizes
+        fields = [
+            (f.title, shown(f.old, width=width), "->", shown(f.new, width=width), _consequence(f, changes))
+            for f in changes.fields
+            if f.kind == kind
         ]
-        _print_table(console, [(z.label, a, "->", b) for z, (a, b) in zip(pair.sizes, sides, strict=True)])
+        _print_table(console, fields, f"[{_STYLES[kind]}]{heading}[/]")
+    rows = [(label, a, "->", b) for label, a, b in _sizes(pair, "{plan} ({parameters:,} parameters)")]
+    _print_table(console, rows, "[bold]Sizes[/]")
     changed = changes.of("changed", "added", "removed")
     if not changed:
         return
     console.print(f"\n[bold]Tasks:[/] {_counted(changes)}")
     first = [task for task in changed if not _follows(task, changes)]
-    marked = [(_MARKS[task.state], task.name, _why(task, changes)) for task in first]
-    _print_table(console, marked[:_MOST_TASKS], styles={2: "dim"})
-    _print_more(console, len(marked) - _MOST_TASKS)
-    if following := [task.name for task in changed if task not in first]:
-        _print_table(console, [(f"and what needs them: {listed(_folded(following), most=_MOST_TASKS)}",)])
+    marked = [(_MARKS[task.state], task.name, Text(_why(task, changes), "dim")) for task in first]
+    _print_table(console, marked, most=_MOST_TASKS)
+    following: dict[str, list[str]] = {}  # the evaluations of one model in one: "evaluate student (held_out, arc_easy)"
+    for name in (task.name for task in changed if task not in first):
+        model, _, measure = name.rpartition(": ") if name.startswith("evaluate ") else (name, "", "")
+        following.setdefault(model, []).append(measure)
+    if following:
+        named = (f"{model} ({', '.join(of)})" if any(of) else model for model, of in following.items())
+        _print_table(console, [(f"and what needs them: {listed(named, most=_MOST_TASKS)}",)])
 
 
 def _follows(task: TaskChange, changes: Changes) -> bool:
@@ -194,59 +200,31 @@ def _follows(task: TaskChange, changes: Changes) -> bool:
     return bool(task.inputs) and own <= above
 
 
-def _folded(names: Iterable[str]) -> list[str]:
-    """Names of tasks, the evaluations of one model in one: "evaluate student (held_out, arc_easy)"."""
-    found: dict[str, list[str]] = {}
-    for name in names:
-        model, _, measure = name.rpartition(": ") if name.startswith("evaluate ") else (name, "", "")
-        found.setdefault(model, []).append(measure)
-    return [f"{model} ({', '.join(measures)})" if any(measures) else model for model, measures in found.items()]
-
-
-def _print_runs(diff: Diff, console: Console) -> None:
-    if diff.environment:
-        console.print("\n[bold]Environment[/]")
-        _print_table(console, [(c.name, ", ".join(c.old), "->", ", ".join(c.new)) for c in diff.environment])
-    if (results := diff.results) is None:
-        return
-    console.print(f"\n[bold]Results:[/] {_judged(results)}")
-    rows = [(*row[:3], "->", *row[3:]) for row in _numbers(diff, results)]
-    _print_table(console, rows[:_MOST_NUMBERS], by_last=_DIRECTIONS)
-    _print_more(console, len(rows) - _MOST_NUMBERS)
-    for side, names in ((diff.old, results.only_old), (diff.new, results.only_new)):
-        if names:
-            console.print(f"{count(len(names), 'result')} of {side.named} alone", style="dim", markup=False)
-
-
 def _print_table(
-    console: Console,
-    rows: Sequence[tuple[str, ...]],
-    *,
-    styles: dict[int, str] | None = None,
-    by_last: dict[str, str] | None = None,
+    console: Console, rows: Sequence[Sequence[str | Text]], heading: str = "", *, most: int | None = None
 ) -> None:
-    """A table without headings, indented. styles: of columns. by_last: of last entries, by what they are."""
-    from rich.table import Table
-    from rich.text import Text
-
+    """A table, indented, below its heading; nothing without rows."""
     if not rows:
         return
+    if heading:
+        console.print(f"\n{heading}")
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column()
     for i in range(len(rows[0])):
-        table.add_column(overflow="fold", no_wrap=i == 0 and len(rows[0]) > 3, style=(styles or {}).get(i))
-    for *cells, last in rows:
-        style = "" if by_last is None else by_last.get(last, "dim")
-        table.add_row("", *map(Text, cells), Text(last, style=style))
+        table.add_column(overflow="fold", no_wrap=i == 0 and len(rows[0]) > 3)
+    for row in rows[:most]:
+        table.add_row("", *(Text(cell) if isinstance(cell, str) else cell for cell in row))  # no markup in a value
     console.print(table)
-
-
-def _print_more(console: Console, number: int) -> None:
-    if number > 0:
-        console.print(f"  [dim]and {number} more (all of them with --json)[/]")
+    if most is not None and len(rows) > most:
+        console.print(f"  [dim]and {len(rows) - most} more (all of them with --json)[/]")
 
 
 # --- Markdown -----------------------------------------------------------------------------------------
+
+
+def markdown(diff: Diff) -> str:
+    """Markdown as GitHub reads it."""
+    return "\n".join(_markdown(diff)) + "\n"
 
 
 def _markdown(diff: Diff) -> Iterator[str]:
@@ -277,10 +255,7 @@ def _pair_markdown(pair: Pair) -> Iterator[str]:
         if f.kind == kind
     ]
     yield from _table("| field | was | is | class | |", "|---|---|---|---|---|", fields)
-    sizes = [
-        (size.label, *(f"`{s['plan']}`, {s['parameters']:,} parameters" if s else "-" for s in (size.old, size.new)))
-        for size in pair.sizes
-    ]
+    sizes = _sizes(pair, "`{plan}`, {parameters:,} parameters")
     yield from _table("| size | was | is |", "|---|---|---|", sizes)
     if changed := changes.of("changed", "added", "removed"):
         yield from ("", f"<details><summary>Tasks: {_counted(changes)}</summary>")

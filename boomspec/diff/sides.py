@@ -51,14 +51,9 @@ class ComparedInput:
         return None if self.compiled is None else self.compiled.graph
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "named": self.named,
-            "experiments": [experiment.label for experiment in self.experiments],
-            "run": self.is_run,
-            "compiled": self.compiled is not None,
-            "problem": self.problem,
-            "note": self.note,
-        }
+        labels = [experiment.label for experiment in self.experiments]
+        known = {"run": self.is_run, "compiled": self.compiled is not None, "problem": self.problem, "note": self.note}
+        return {"named": self.named, "experiments": labels, **known}
 
 
 def both(old: str, new: str, store: Where | None = None) -> tuple[ComparedInput, ComparedInput]:
@@ -75,19 +70,23 @@ def given(text: str, store: Where | None = None, *, refused: str | None = None) 
 
     `refused`: why a spec is not compiled.
     """
-    named, label = _split(text)
+    named, label = text, None
+    if "#" in text and not (Path(text).exists() or Path(text.partition(":")[2]).is_file()):
+        named, _, label = text.rpartition("#")
     path = Path(named)
-    if path.is_dir():
-        return _labelled(_run(path, store), label)
-    if path.suffix == ".json" and path.exists():
-        return _labelled(_file(path, store), label)
-    if not path.exists():
-        if (folder := _run_called(named, store)) is not None:
-            return _labelled(_run(folder, store), label)
-        if ":" in named:
-            name, _, inside = named.partition(":")
-            files, note = _at_revision(revision(name), inside, label)
-            return spec_given(text, files, store, note=note, refused=refused)
+    if not path.exists() and path.name == named:
+        path = open_store(store or DEFAULT_STORE).run_called(named) or path
+    if path.is_dir() or (path.suffix == ".json" and path.exists()):
+        side = _run(path, store) if path.is_dir() else _file(path, store)
+        if label is None:
+            return side
+        assert side.graph is not None
+        graph = side.graph.only(label, named=side.named)
+        return replace(side, named=f"{side.named}#{label}", experiments=graph.experiments, compiled=Compiled(graph, {}))
+    if ":" in named and not path.exists():
+        name, _, inside = named.partition(":")
+        files, note = _at_revision(revision(name), inside, label)
+        return spec_given(text, files, store, note=note, refused=refused)
     return spec_given(text, load_experiments(text), store, refused=refused)
 
 
@@ -163,25 +162,3 @@ def _compiled_again(side: ComparedInput) -> ComparedInput:
         if graph.nodes.keys() <= compiled.graph.nodes.keys():
             return replace(side, compiled=replace(compiled, graph=graph))
     return side
-
-
-def _run_called(name: str, store: Where | None) -> Path | None:
-    """The folder of the run of this name in the store, None where there is none."""
-    if Path(name).name != name:
-        return None
-    return open_store(store or DEFAULT_STORE).run_called(name)
-
-
-def _labelled(side: ComparedInput, label: str | None) -> ComparedInput:
-    if label is None:
-        return side
-    assert side.graph is not None
-    graph = side.graph.only(label, named=side.named)
-    return replace(side, named=f"{side.named}#{label}", experiments=graph.experiments, compiled=Compiled(graph, {}))
-
-
-def _split(text: str) -> tuple[str, str | None]:
-    if "#" not in text or Path(text).exists() or Path(text.partition(":")[2]).is_file():
-        return text, None
-    named, _, label = text.rpartition("#")
-    return named, label

@@ -28,19 +28,16 @@ def choose(graph: TaskGraph, names: Sequence[str], kinds: Sequence[str], *, end_
     """
     nodes, chosen = list(graph.nodes.values()), set[str]()
     for name in names:
-        found = {node.id for node in nodes if node.name == name or fnmatchcase(node.name, name)}
-        if not found:
+        if not (found := {node.id for node in nodes if node.name == name or fnmatchcase(node.name, name)}):
             existing = [node.name for node in nodes]
             hint = did_you_mean(name, existing) or f"tasks: {_few(existing)}"
             raise BoomspecError(f"no task is called '{name}'", hint=hint)
         chosen |= found
-    by_kind = {kind: {node.id for node in nodes if node.task.kind == kind} for kind in {n.task.kind for n in nodes}}
+    known = sorted({node.task.kind for node in nodes})
     for kind in kinds:
-        if kind not in by_kind:
-            raise BoomspecError(
-                f"this run has no task of kind '{kind}'", hint=f"its kinds: {', '.join(sorted(by_kind))}"
-            )
-        chosen |= by_kind[kind]
+        if kind not in known:
+            raise BoomspecError(f"this run has no task of kind '{kind}'", hint=f"its kinds: {', '.join(known)}")
+        chosen |= {node.id for node in nodes if node.task.kind == kind}
     if not (names or kinds):
         chosen = {node.id for node in nodes if node.task.record.decides_results}
     if end_to_end:
@@ -74,15 +71,14 @@ def check_originals(graph: TaskGraph, store: Store, nodes: Sequence[Node], inter
     if missing:
         count = f"{len(missing)} of {len(read)} artifacts are not in the store {store.address}"
         raise BoomspecError(f"this run has not finished: {count}: {_few(missing)}", hint=hint)
-    sources = {i: graph.sources[i] for node in nodes for i in node.task.inputs.values() if i in graph.sources}
-    absent = {i: paths for i, source in sources.items() if (paths := missing_files(source))}
-    in_store = uploaded(store, [sources[i] for i in absent])
+    reads = [(node, i, graph.sources[i]) for node in nodes for i in node.task.inputs.values() if i in graph.sources]
+    absent = {i: (source, paths) for _, i, source in reads if (paths := missing_files(source))}
+    in_store = uploaded(store, [source for source, _ in absent.values()])
     gone = [
         f"{node.name} reads {path}"
-        for node in nodes
-        for i in node.task.inputs.values()
-        if i not in in_store
-        for path in absent.get(i, ())
+        for node, i, _ in reads
+        if i in absent and i not in in_store
+        for path in absent[i][1]
     ]
     if gone:
         raise BoomspecError(f"what the run has read is gone: {_few(gone, '; ')}", hint="put it back where it was")

@@ -13,8 +13,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,22 +36,6 @@ class Apart:
     largest: float | None = None  # absolute difference
     where: str | None = None  # the tensor, or the place in a json, jsonl or csv file
 
-    @property
-    def finite(self) -> bool:
-        return self.largest is not None and math.isfinite(self.largest)
-
-
-@dataclass(frozen=True)
-class FileCheck:
-    """A file that is not the same in both artifacts."""
-
-    path: str
-    apart: Apart
-
-    @property
-    def verdict(self) -> Verdict:
-        return "within" if self.apart.within else "differs"
-
 
 @dataclass(frozen=True)
 class Checked:
@@ -61,7 +44,7 @@ class Checked:
     node: Node
     verdict: Verdict
     tolerance: float
-    files: tuple[FileCheck, ...] = ()
+    files: dict[str, Apart] = field(default_factory=dict)  # those that differ
     changes: tuple[str, ...] = ()  # of packages and hardware since the original was made
     error: str = ""  # why it could not be made again
 
@@ -74,50 +57,47 @@ def tolerance_of(graph: TaskGraph, task_id: str) -> float:
 
 def compare(node: Node, original: Store, again: Store, tolerance: float) -> Checked:
     """Compare the artifacts of one task in two stores. Both must have it."""
-    kind, task_id = node.task.kind, node.id
-    one, other = original.record(kind, task_id), again.record(kind, task_id)
+    key = node.task.kind, node.id
+    one, other = original.record(*key), again.record(*key)
     assert one is not None
     assert other is not None
     digests, repeated = ({file["path"]: file["sha256"] for file in record["files"]} for record in (one, other))
     found: dict[str, Apart] = {}
     for path in {**digests, **repeated}:
-        if digests.get(path) == repeated.get(path):
-            continue
-        if path in digests and path in repeated:
-            folders = original.fetch(kind, task_id), again.fetch(kind, task_id)
-            found[path] = compare_files(folders[0] / path, folders[1] / path, tolerance)
-        else:
+        if path not in digests or path not in repeated:
             found[path] = Apart(f"only the {'original' if path in digests else 'repetition'} has this file", False)
+        elif digests[path] != repeated[path]:
+            found[path] = compare_files(original.fetch(*key) / path, again.fetch(*key) / path, tolerance)
     numbers = [apart for path, apart in found.items() if Path(path).suffix not in _DRAWN]
     if numbers and all(apart.within for apart in numbers):  # figures and pages are as good as the numbers they show
-        shown = Apart("shows numbers that are within the tolerance", True)
-        found = {path: shown if Path(path).suffix in _DRAWN else apart for path, apart in found.items()}
-    verdict: Verdict = "identical"
-    if found:
-        verdict = "within" if all(apart.within for apart in found.values()) else "differs"
-    files = tuple(FileCheck(path, apart) for path, apart in found.items())
-    return Checked(node, verdict, tolerance, files, changes(one["provenance"], other["provenance"]))
+        drawn = [path for path in found if Path(path).suffix in _DRAWN]
+        found |= dict.fromkeys(drawn, Apart("shows numbers that are within the tolerance", True))
+    within = all(apart.within for apart in found.values())
+    verdict: Verdict = ("within" if within else "differs") if found else "identical"
+    return Checked(node, verdict, tolerance, found, changes(one["provenance"], other["provenance"]))
 
 
 def changes(then: dict[str, Any], now: dict[str, Any]) -> tuple[str, ...]:
     """What may explain a difference: "torch 2.8.0 -> 2.9.1". From the provenance of two artifacts."""
     packages = sorted({**then.get("packages", {}), **now.get("packages", {})})
-    names = ["boomspec's commit", "python", *packages, "CPU", "CPUs", "GPUs", "platform"]
-    old, new = _circumstances(then), _circumstances(now)
-    pairs = ((name, old.get(name), new.get(name)) for name in names)
-    return tuple(f"{name} {_version(a)} -> {_version(b)}" for name, a, b in pairs if a != b)
 
+    def facts(made: dict[str, Any]) -> list[tuple[str, Any]]:
+        versions, hardware = made.get("packages", {}), made.get("hardware", {})
+        return [
+            ("boomspec's commit", made.get("commit")),
+            ("python", made.get("python")),
+            *((name, versions.get(name)) for name in packages),
+            *((name, hardware.get(name.lower())) for name in ("CPU", "CPUs", "GPUs")),
+            ("platform", made.get("platform")),
+        ]
 
-def _circumstances(provenance: dict[str, Any]) -> dict[str, Any]:
-    hardware = {name: provenance.get("hardware", {}).get(name.lower()) for name in ("CPU", "CPUs", "GPUs")}
-    facts = {"boomspec's commit": provenance.get("commit"), "python": provenance.get("python")}
-    return {**provenance.get("packages", {}), **facts, **hardware, "platform": provenance.get("platform")}
+    def shown(value: object) -> str:
+        if isinstance(value, list):
+            return ", ".join(map(str, value)) or "none"
+        return "not recorded" if value is None else re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28}\b", r"\1", str(value))
 
-
-def _version(value: object) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
-    return "not recorded" if value is None else re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28}\b", r"\1", str(value))
+    pairs = zip(facts(then), facts(now), strict=True)
+    return tuple(f"{name} {shown(a)} -> {shown(b)}" for (name, a), (_, b) in pairs if a != b)
 
 
 def compare_files(original: Path, again: Path, tolerance: float) -> Apart:
@@ -126,8 +106,8 @@ def compare_files(original: Path, again: Path, tolerance: float) -> Apart:
     try:
         if original.suffix == ".safetensors":
             _compare_tensors(original, again, tally)
-        elif read := _READERS.get(original.suffix):
-            tally.compare("", read(original), read(again))
+        elif original.suffix in (".json", ".jsonl", ".csv"):
+            tally.compare("", _values(original), _values(again))
     except (ValueError, OSError):
         return _compare_bytes(original, again)  # one of them is not what its name says
     return tally.result() if tally.compared else _compare_bytes(original, again)
@@ -149,27 +129,29 @@ class _Tally:
 
     def compare(self, where: str, a: Any, b: Any) -> None:
         """Compare two values of JSON; only numbers of which one is fractional may be apart."""
-        if isinstance(a, dict) and isinstance(b, dict):
+        kinds = {type(a), type(b)}
+        if kinds == {dict}:
             for key in {**a, **b}:
                 place = f"{where}.{key}".lstrip(".")
                 if key in a and key in b:
                     self.compare(place, a[key], b[key])
                 else:
                     self.differ(place, f"only the {'original' if key in a else 'repetition'} has this")
-        elif isinstance(a, list) and isinstance(b, list):
+        elif kinds == {list}:
             if len(a) != len(b):
                 self.differ(where, f"{len(a)} entries -> {len(b)}")
             for i, (one, other) in enumerate(zip(a, b, strict=False)):
                 self.compare(f"{where}[{i}]", one, other)
-        elif _is_number(a) and _is_number(b) and float in (type(a), type(b)):
+        elif float in kinds and kinds <= {int, float}:
             apart = 0.0 if a == b or (math.isnan(a) and math.isnan(b)) else abs(a - b)
             apart = math.inf if math.isnan(apart) else apart
             outside = math.isinf(apart) or apart > self.tolerance * max(1.0, abs(a))
             self.add(where, 1, int(apart > 0), int(outside), apart, f"{a!r} -> {b!r}")
         else:
             self.compared += 1
-            if a != b or type(a) is not type(b):
-                self.differ(where, f"{_short(a)} -> {_short(b)}")
+            if a != b or len(kinds) > 1:
+                texts = [text if len(text) <= _SHOWN else text[:_SHOWN] + "..." for text in (repr(a), repr(b))]
+                self.differ(where, " -> ".join(texts))
 
     def add(self, where: str, count: int, different: int, outside: int, largest: float, example: str) -> None:
         self.compared += count
@@ -192,15 +174,6 @@ class _Tally:
         if self.tolerance and not within:
             numbers += f", {self.outside:,} by more than {self.tolerance:g}"
         return Apart(f"{self.other}; {numbers}" if self.other else numbers, within, self.largest, self.where)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
 
 
 def _compare_tensors(original: Path, again: Path, tally: _Tally) -> None:
@@ -237,14 +210,15 @@ def _compare_tensor(name: str, one: Any, other: Any, tally: _Tally) -> None:
         tally.add(name, len(apart), int((apart > 0).sum()), int((~covered).sum()), float(apart[worst]), example)
 
 
-def _read_lines(file: Path) -> dict[str, Any]:
-    lines = file.read_text(encoding="utf-8").splitlines()
-    return {f"line {number}": json.loads(line) for number, line in enumerate(lines, 1)}
-
-
-def _read_rows(file: Path) -> dict[str, Any]:
-    rows = enumerate(read_table(file), 1)
-    return {f"row {number}": {name: _cell(text) for name, text in row.items()} for number, row in rows}
+def _values(file: Path) -> Any:
+    """What a json, jsonl or csv file holds, as a value of JSON; lines and rows by their numbers."""
+    if file.suffix == ".csv":
+        rows = enumerate(read_table(file), 1)
+        return {f"row {number}": {name: _cell(text) for name, text in row.items()} for number, row in rows}
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".json":
+        return json.loads(text)
+    return {f"line {number}": json.loads(line) for number, line in enumerate(text.splitlines(), 1)}
 
 
 def _cell(text: str) -> int | float | str:
@@ -263,10 +237,3 @@ def _compare_bytes(original: Path, again: Path) -> Apart:
     sizes = original.stat().st_size, again.stat().st_size
     lengths = f", and {sizes[0]:,} bytes became {sizes[1]:,}" if sizes[0] != sizes[1] else ""
     return Apart(f"differs from byte {offset:,} on{lengths}", False)
-
-
-_READERS: dict[str, Callable[[Path], Any]] = {
-    ".json": lambda file: json.loads(file.read_text(encoding="utf-8")),
-    ".jsonl": _read_lines,
-    ".csv": _read_rows,
-}

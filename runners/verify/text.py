@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +19,25 @@ FORMAT = 1  # of the JSON; raise it when a field changes its meaning
 _ERROR_LINES = 4
 _FILES = 5  # of one task that are listed
 _NAMES = 12  # tasks of one verdict that are named; of more, how many of each kind (--json has them all)
+_TITLES: dict[Verdict, str] = {
+    "identical": "[green]identical[/]",
+    "within": "[yellow]within {:g}[/]",
+    "differs": "[red]differs[/]",
+    "failed": "[red]not repeated[/]",
+}
 
 
 def exit_code(checks: Sequence[Checked]) -> int:
     """As diff(1): 0 the same, 1 something differs, 2 something could not be compared."""
-    if _of(checks, "failed"):
-        return EXIT_SPEC_WRONG
-    return EXIT_RUN_FAILED if _of(checks, "differs") else EXIT_OK
-
-
-def _of(checks: Sequence[Checked], verdict: Verdict) -> list[Checked]:
-    return [check for check in checks if check.verdict == verdict]
+    verdicts = {check.verdict for check in checks}
+    return EXIT_SPEC_WRONG if "failed" in verdicts else EXIT_RUN_FAILED if "differs" in verdicts else EXIT_OK
 
 
 def to_json(checks: Sequence[Checked], *, end_to_end: bool, scratch: Path | None) -> dict[str, Any]:
-    first = next(iter(_of(checks, "differs")), None)
     return {
         "boomspec_verify": FORMAT,
         "state": {EXIT_OK: "same", EXIT_RUN_FAILED: "differs", EXIT_SPEC_WRONG: "incomplete"}[exit_code(checks)],
-        "first": None if first is None else first.node.id,
+        "first": next((check.node.id for check in checks if check.verdict == "differs"), None),
         "inputs": "repeated" if end_to_end else "original",
         "scratch": None if scratch is None else str(scratch),
         "tasks": [
@@ -47,13 +49,13 @@ def to_json(checks: Sequence[Checked], *, end_to_end: bool, scratch: Path | None
                 "tolerance": check.tolerance,
                 "files": [
                     {
-                        "path": file.path,
-                        "verdict": file.verdict,
-                        "what": file.apart.what,
-                        "largest": file.apart.largest if file.apart.finite else None,
-                        "where": file.apart.where,
+                        "path": path,
+                        "verdict": "within" if apart.within else "differs",
+                        "what": apart.what,
+                        "largest": None if apart.largest in (None, math.inf) else apart.largest,
+                        "where": apart.where,
                     }
-                    for file in check.files
+                    for path, apart in check.files.items()
                 ],
                 "changes": list(check.changes),
                 "error": check.error or None,
@@ -66,21 +68,26 @@ def to_json(checks: Sequence[Checked], *, end_to_end: bool, scratch: Path | None
 def show(checks: Sequence[Checked], *, end_to_end: bool, scratch: Path | None) -> None:
     """Print a summary on the standard output; `checks` are in the order of the graph."""
     console = Console(highlight=False, soft_wrap=False)
-    within, different, failed = _of(checks, "within"), _of(checks, "differs"), _of(checks, "failed")
+    within, different, failed = ([c for c in checks if c.verdict == v] for v in ("within", "differs", "failed"))
     console.print()
-    _print_names(console, "identical", "green", _of(checks, "identical"))
-    for tolerance in sorted({check.tolerance for check in within}):
-        _print_names(console, f"within {tolerance:g}", "yellow", [c for c in within if c.tolerance == tolerance])
-    _print_names(console, "differs", "red", different)
-    _print_names(console, "not repeated", "red", failed)
-    for check in within:
-        console.print(f"\n[yellow]within {check.tolerance:g}[/]: {escape(check.node.name)}")
-        _print_files(console, check)
-    for check in different:
-        begins = "first task that differs" if check is different[0] else "differs, too"
-        console.print(f"\n[red]{begins}[/]: [bold]{escape(check.node.name)}[/] ({check.node.id[:12]})")
-        _print_files(console, check)
-        console.print(f"  {escape(_cause(check, different[0], end_to_end))}", soft_wrap=True)
+    in_order = sorted(checks, key=lambda c: (list(_TITLES).index(c.verdict), c.tolerance * (c.verdict == "within")))
+    for title, group in groupby(in_order, key=lambda check: _TITLES[check.verdict].format(check.tolerance)):
+        found = list(group)
+        kinds = Counter(check.node.task.kind for check in found)
+        few, counts = [check.node.name for check in found], [f"{count} {kind}" for kind, count in kinds.items()]
+        console.print(f"{title} ({len(found)}): {escape(', '.join(counts if len(found) > _NAMES else few))}")
+    for check in [*within, *different]:
+        heading = f"{_TITLES['within'].format(check.tolerance)}: {escape(check.node.name)}"
+        if check.verdict == "differs":
+            begins = "first task that differs" if check is different[0] else "differs, too"
+            heading = f"[red]{begins}[/]: [bold]{escape(check.node.name)}[/] ({check.node.id[:12]})"
+        console.print(f"\n{heading}")
+        for path, apart in list(check.files.items())[:_FILES]:
+            console.print(f"  {escape(path)}: {escape(apart.what)}", soft_wrap=True)
+        if len(check.files) > _FILES:
+            console.print(f"  and {len(check.files) - _FILES} more files")
+        if check.verdict == "differs":
+            console.print(f"  {escape(_cause(check, different[0], end_to_end))}", soft_wrap=True)
     for check in failed:
         lines = check.error.splitlines()[:_ERROR_LINES] or ["no message"]
         console.print(f"\n[red]could not be made again[/]: {escape(check.node.name)}", soft_wrap=True)
@@ -89,21 +96,6 @@ def show(checks: Sequence[Checked], *, end_to_end: bool, scratch: Path | None) -
     console.print(escape(_summary(len(checks), len(within), len(different), len(failed))), soft_wrap=True)
     if scratch is not None:
         console.print(f"kept: {escape(str(scratch))}", soft_wrap=True)
-
-
-def _print_names(console: Console, verdict: str, colour: str, checks: Sequence[Checked]) -> None:
-    kinds = Counter(check.node.task.kind for check in checks)
-    few, counts = [check.node.name for check in checks], [f"{count} {kind}" for kind, count in kinds.items()]
-    if checks:
-        names = ", ".join(counts if len(checks) > _NAMES else few)
-        console.print(f"[{colour}]{verdict}[/] ({len(checks)}): {escape(names)}")
-
-
-def _print_files(console: Console, check: Checked) -> None:
-    for file in check.files[:_FILES]:
-        console.print(f"  {escape(file.path)}: {escape(file.apart.what)}", soft_wrap=True)
-    if len(check.files) > _FILES:
-        console.print(f"  and {len(check.files) - _FILES} more files")
 
 
 def _cause(check: Checked, first: Checked, end_to_end: bool) -> str:
