@@ -7,8 +7,14 @@ Modules that define models do not import `annotations` from `__future__`: pydant
 text of every annotation again, which made the start of the command line half as slow again (measured).
 """
 
+import ast
+import inspect
 import math
 import re
+import sys
+from contextlib import suppress
+from functools import cache
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -32,10 +38,39 @@ _QUANTITY = re.compile(rf"\s*([+-]?){_NUMBER}\s*([A-Za-z%]*)\s*")
 
 
 class Strict(BaseModel):
-    """A frozen model of a closed world: unknown keys are errors, types are not coerced across kinds."""
+    """A frozen model of a closed world: unknown keys are errors, types are not coerced across kinds.
+
+    The JSON Schema describes a field by `about`, or by the text below the field.
+    """
 
     # Building validators at first use keeps the start of the command line short: most models are nested in one.
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        found = handler(schema)
+        properties = handler.resolve_ref_schema(found).get("properties", {})
+        for base in (base for base in cls.__mro__[::-1] if issubclass(base, Strict)):
+            for name, text in _texts_below(base.__module__).get(base.__name__, {}).items():
+                properties[name]["description"] = text
+        return found
+
+
+@cache
+def _texts_below(module: str) -> dict[str, dict[str, str]]:
+    """The texts below the fields of a module's classes, by class and field.
+
+    Read when they are needed: pydantic's `use_attribute_docstrings` reads them at every start, for 0.1 s (measured).
+    """
+    found: dict[str, dict[str, str]] = {}
+    with suppress(OSError, TypeError):  # the source is not at hand
+        nodes = ast.walk(ast.parse(inspect.getsource(sys.modules[module])))
+        for node in (node for node in nodes if isinstance(node, ast.ClassDef)):
+            for pair in pairwise(node.body):
+                match pair:
+                    case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(text))):
+                        found.setdefault(node.name, {})[name] = " ".join(text.split())
+    return found
 
 
 def about(description: str, examples: list[Any] | None = None, **options: Any) -> Any:

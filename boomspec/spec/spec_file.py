@@ -10,7 +10,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
-from pydantic import BeforeValidator, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from boomspec.core.errors import Problem, SpecError
 from boomspec.core.graph import NAME
@@ -38,51 +38,37 @@ class Spec(Strict):
     # (`boomspec.spec.experiments`), and no experiment has them.
     boomspec: Literal[1] = about("Version of the spec language.")
     name: str = about("Name of the experiment: letters, digits, dots, dashes.", ["qwen3-4b"])
-    extends: str | None = about(
-        "Another spec file, relative to this one, that this one changes: mappings merge, everything "
-        "else is replaced, null removes. Its variants and its sweep are not taken over.",
-        ["base.yaml"],
-        default=None,
-    )
+    extends: str | None = Field(None, examples=["base.yaml"])
+    """Another spec file, relative to this one, that this one changes: mappings merge, everything else is replaced,
+    null removes. Its variants and its sweep are not taken over."""
     seed: int = about("Of weights, data order and evaluation.", default=0, ge=0, le=2**32 - 1)
     teacher: TeacherSpec = about("The large model.", [{"model": "Qwen/Qwen3-4B-Base"}])
     student: StudentSpec = about(
         "The small model: layers of the teacher, or a model that exists.",
         [{"keep": {"every": 2, "first": 1, "last": 2}}, {"model": "Harvard-DCML/boomerang-qwen3-2.3B"}],
     )
-    data: DataSpec | None = about(
-        "The text for training and measuring; needed by whatever trains, searches or measures it.",
-        [{"files": ["texts/*.jsonl"], "sequence_length": 2048, "held_out": {"every": 100}}],
-        default=None,
+    data: DataSpec | None = Field(
+        None, examples=[{"files": ["texts/*.jsonl"], "sequence_length": 2048, "held_out": {"every": 100}}]
     )
-    distill: DistillSpec | None = about(
-        "How the student is trained; left out for a student that exists.",
-        [{"tokens": "2.1B", "batch_tokens": "4.2M"}],
-        default=None,
-    )
+    """The text for training and measuring; needed by whatever trains, searches or measures it."""
+    distill: DistillSpec | None = Field(None, examples=[{"tokens": "2.1B", "batch_tokens": "4.2M"}])
+    """How the student is trained; left out for a student that exists."""
     interpolate: InterpolateSpec = about("Which sizes are built, in which order of blocks.", default=InterpolateSpec())
-    evaluate: EvaluateSpec | None = about(
-        "What is measured of every model; left out: nothing.",
-        [{"tasks": ["arc_easy"], "held_out": {"max_tokens": "1M"}}],
-        default=None,
-    )
+    evaluate: EvaluateSpec | None = Field(None, examples=[{"tasks": ["arc_easy"], "held_out": {"max_tokens": "1M"}}])
+    """What is measured of every model; left out: nothing."""
     baselines: tuple[
         Annotated[BaselineItem, BeforeValidator(baseline_item), AlsoText(*BaselineItem.model_fields)], ...
     ] = about("Controls, as names or {kind: settings}.", [["naive_pruning", "random_init"]], default=())
     determinism: DeterminismSpec = about("How far results have to be repeatable.", default=DeterminismSpec())
     execution: ExecutionSpec = about("Where and how fast; never part of a result's identity.", default=ExecutionSpec())
-    variants: dict[str, Any] | None = about(
-        "Experiments that differ from this one in what is written here (null removes), by their names. "
-        "Tasks that they share run once.",
-        [{"no-kl": {"distill": {"losses": {"kl": None}}}}],
-        default=None,
+    variants: dict[str, Any] | None = Field(None, examples=[{"no-kl": {"distill": {"losses": {"kl": None}}}}])
+    """Experiments that differ from this one in what is written here (null removes), by their names. Tasks that they
+    share run once."""
+    sweep: dict[str, tuple[Any, ...]] | None = Field(
+        None, examples=[{"seed": [0, 1, 2], "distill.optimizer.lr": [1e-4, 3e-4]}]
     )
-    sweep: dict[str, tuple[Any, ...]] | None = about(
-        "A grid: fields by their dotted paths, each with the values that take its place. "
-        "Every variant is run at every point.",
-        [{"seed": [0, 1, 2], "distill.optimizer.lr": [1e-4, 3e-4]}],
-        default=None,
-    )
+    """A grid: fields by their dotted paths, each with the values that take its place. Every variant is run at every
+    point."""
 
     @field_validator("name")
     @classmethod

@@ -2,7 +2,7 @@
 
 from typing import Any, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from boomspec.core.types import Count, Number, Strict, about
 from boomspec.spec.sections.data import Calibration, CalibrationSpec
@@ -42,13 +42,11 @@ class BaselineItem(Strict):
     """One baseline: the key is the kind."""
 
     naive_pruning: NaivePruning | None = about("The same layers, with nothing distilled.", [{}], default=None)
-    random_init: RandomInit | None = about(
-        "A student with random weights, distilled and patched alike.", [{"tokens": "250k"}], default=None
-    )
+    random_init: RandomInit | None = Field(None, examples=[{"tokens": "250k"}])
+    """A student with random weights, distilled and patched alike."""
     standard_distillation: StandardDistillation | None = about("Every size distilled by itself.", [{}], default=None)
-    shortgpt: ShortGPT | None = about(
-        "The teacher without its least influential layers.", [{}, {"calibration": {"sequences": 64}}], default=None
-    )
+    shortgpt: ShortGPT | None = Field(None, examples=[{}, {"calibration": {"sequences": 64}}])
+    """The teacher without its least influential layers."""
     laco: LaCoSpec | None = about("The teacher with layers collapsed into one.", [{}, {"threshold": 0.6}], default=None)
 
     @model_validator(mode="after")

@@ -26,11 +26,8 @@ class HeldOutSplit(Strict):
 
     every: int | None = about("Hold out one of so many documents.", [20, 1000], default=None, ge=2)
     offset: int = about("Index of the first one.", default=0, ge=0)
-    files: Files = about(
-        "Files, folders or glob patterns of their own; all other documents are trained on.",
-        ["test.jsonl", ["validation/*.jsonl"]],
-        default=None,
-    )
+    files: Files = Field(None, examples=["test.jsonl", ["validation/*.jsonl"]])
+    """Files, folders or glob patterns of their own; all other documents are trained on."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -44,54 +41,34 @@ class HeldOutSplit(Strict):
 class DataSpec(Strict):
     """The text that models are trained on and measured with."""
 
-    dataset: str | None = about(
-        "Hub id of a data set.", ["EleutherAI/the_pile_deduplicated"], default=None, min_length=1
-    )
+    dataset: str | None = Field(None, examples=["EleutherAI/the_pile_deduplicated"], min_length=1)
+    """Hub id of a data set."""
     config: str | None = about("Configuration of the data set, where it has several.", ["en"], default=None)
     split: str | None = about("Split of the data set; default: train.", ["train", "validation"], default=None)
     revision: str | None = about("Branch, tag or commit of the data set. Default: main.", ["main"], default=None)
-    files: Files = about(
-        "Files, folders or glob patterns, relative to the spec: text (a document each), jsonl, json "
-        "(an array of objects) or parquet; text, jsonl and json also as .gz and .zst. ${NAME} is an environment "
-        "variable. Hidden files are left out unless they are named.",
-        ["notes.txt", ["texts/*.jsonl", "more/**/*.jsonl.gz"], ["${DATA}/texts"]],
-        default=None,
-    )
-    format: Literal["text", "jsonl", "json", "parquet"] | None = about(
-        "Of the files; default: by their ending.", ["jsonl"], default=None
-    )
-    corpus: Literal["python_stdlib"] | None = about(
-        "Text that is always at hand: the source code of Python's own standard library.",
-        ["python_stdlib"],
-        default=None,
-    )
-    text_field: str | None = about(
-        "Where jsonl, json, parquet and data sets hold the text: a field, or one inside of another. Default: text.",
-        ["content", "meta.text"],
-        default=None,
-    )
-    on_bad_row: Literal["error", "skip"] = about(
-        "What happens to a row without text: no such field, null, another type, broken JSON or UTF-8. "
-        "error ends the task and names file and line; skip leaves it out and counts it.",
-        default="error",
-    )
-    bos: Literal["auto"] | bool = about(
-        "Whether every document, and every training sequence, begins with the beginning-of-sequence "
-        "token. auto: as the teacher's tokenizer itself begins a text.",
-        ["auto", True, False],
-        default="auto",
-    )
+    files: Files = Field(None, examples=["notes.txt", ["texts/*.jsonl", "more/**/*.jsonl.gz"], ["${DATA}/texts"]])
+    """Files, folders or glob patterns, relative to the spec: text (a document each), jsonl, json (an array of
+    objects) or parquet; text, jsonl and json also as .gz and .zst. ${NAME} is an environment variable. Hidden files
+    are left out unless they are named."""
+    format: Literal["text", "jsonl", "json", "parquet"] | None = Field(None, examples=["jsonl"])
+    """Of the files; default: by their ending."""
+    corpus: Literal["python_stdlib"] | None = Field(None, examples=["python_stdlib"])
+    """Text that is always at hand: the source code of Python's own standard library."""
+    text_field: str | None = Field(None, examples=["content", "meta.text"])
+    """Where jsonl, json, parquet and data sets hold the text: a field, or one inside of another. Default: text."""
+    on_bad_row: Literal["error", "skip"] = "error"
+    """What happens to a row without text: no such field, null, another type, broken JSON or UTF-8. error ends the
+    task and names file and line; skip leaves it out and counts it."""
+    bos: Literal["auto"] | bool = Field("auto", examples=["auto", True, False])
+    """Whether every document, and every training sequence, begins with the beginning-of-sequence token. auto: as
+    the teacher's tokenizer itself begins a text."""
     sequence_length: Count = about("Tokens of one training sequence.", ge=8)
     skip: NotNegative = about("So many documents at the start are passed over.", default=0)
-    max_tokens: Positive | None = about(
-        "Read so many training tokens. Default: all files; of a data set it has to be given. A "
-        "training that is longer goes through them more than once.",
-        ["10M"],
-        default=None,
-    )
-    held_out: HeldOutSplit | None = about(
-        "Which documents are set apart for evaluation. Default: none.", [{"every": 20}], default=None
-    )
+    max_tokens: Positive | None = Field(None, examples=["10M"])
+    """Read so many training tokens. Default: all files; of a data set it has to be given. A training that is longer
+    goes through them more than once."""
+    held_out: HeldOutSplit | None = Field(None, examples=[{"every": 20}])
+    """Which documents are set apart for evaluation. Default: none."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

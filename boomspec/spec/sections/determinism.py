@@ -1,5 +1,7 @@
 """The section `determinism`: how far a result has to be repeatable."""
 
+from pydantic import Field
+
 from boomspec.core.tasks import Algorithms, Determinism
 from boomspec.core.types import Number, Strict, about
 
@@ -10,15 +12,12 @@ class DeterminismSpec(Strict):
     `algorithms` and `tf32` change the bits of results and are part of their identity; `tolerance` is not.
     """
 
-    algorithms: Algorithms = about(
-        "deterministic: the same bits on every run wherever torch can, a warning elsewhere; "
-        "strict: a task fails where torch cannot; any: the fastest.",
-        default="deterministic",
-    )
+    algorithms: Algorithms = "deterministic"
+    """deterministic: the same bits on every run wherever torch can, a warning elsewhere; strict: a task fails where
+    torch cannot; any: the fastest."""
     tf32: bool = about("GPUs may round the factors of fp32 products to 10 bits, which is faster.", default=False)
-    tolerance: Number = about(
-        "How far apart `boomspec verify` lets numbers be, absolutely or relatively; 0: not one bit.", default=0.0, ge=0
-    )
+    tolerance: Number = Field(0.0, ge=0)
+    """How far apart `boomspec verify` lets numbers be, absolutely or relatively; 0: not one bit."""
 
 
 def determinism(section: DeterminismSpec) -> Determinism | None:

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from boomspec.core.tasks import Precision
 from boomspec.core.types import AlsoText, Strict, about
@@ -19,12 +19,9 @@ class TaskSpec(Strict):
     task: str = about("Name of the task.", ["arc_easy"], min_length=1)
     num_fewshot: int | None = about("Examples in the prompt. Default: what the task says.", [0, 5], default=None, ge=0)
     limit: int | None = about("Only the first so many documents. Default: all.", [100], default=None, ge=1)
-    name: str | None = about(
-        "What it is called in tables and figures. Default: the task's name; where a task is asked in "
-        "several ways, with what tells them apart behind it: arc_easy (5-shot).",
-        ["arc_easy without examples"],
-        default=None,
-    )
+    name: str | None = Field(None, examples=["arc_easy without examples"])
+    """What it is called in tables and figures. Default: the task's name; where a task is asked in several ways,
+    with what tells them apart behind it: arc_easy (5-shot)."""
 
     @field_validator("name")
     @classmethod
@@ -48,24 +45,18 @@ def _task(value: Any) -> Any:
 class EvaluateSpec(Strict):
     """How every model of the family is measured."""
 
-    tasks: tuple[Annotated[TaskSpec, BeforeValidator(_task), AlsoText()], ...] = about(
-        "lm-eval tasks, by name or as {task: name, num_fewshot: 5, limit: 100}.",
-        [["arc_easy", {"task": "hellaswag", "limit": 1000}]],
-        default=(),
+    tasks: tuple[Annotated[TaskSpec, BeforeValidator(_task), AlsoText()], ...] = Field(
+        (), examples=[["arc_easy", {"task": "hellaswag", "limit": 1000}]]
     )
-    tasks_folder: str | None = about(
-        "Folder of lm-eval task YAMLs, relative to the spec.", ["tasks"], default=None, min_length=1
-    )
-    held_out: HeldOutSpec | None = about(
-        "Measure the held-out text; {} takes all of it.", [{}, {"max_tokens": "1M"}], default=None
-    )
+    """lm-eval tasks, by name or as {task: name, num_fewshot: 5, limit: 100}."""
+    tasks_folder: str | None = Field(None, examples=["tasks"], min_length=1)
+    """Folder of lm-eval task YAMLs, relative to the spec."""
+    held_out: HeldOutSpec | None = Field(None, examples=[{}, {"max_tokens": "1M"}])
+    """Measure the held-out text; {} takes all of it."""
     precision: Precision = about("In which the models compute.", default="bf16")
-    bootstrap_iters: int = about(
-        "Resamples behind a standard error of lm-eval that has no formula (F1, perplexity, BLEU). "
-        "1000 know it to about 2 %. 0: no standard errors.",
-        default=1000,
-        ge=0,
-    )
+    bootstrap_iters: int = Field(1000, ge=0)
+    """Resamples behind a standard error of lm-eval that has no formula (F1, perplexity, BLEU). 1000 know it to
+    about 2 %. 0: no standard errors."""
 
     @model_validator(mode="after")
     def _something(self) -> Self:

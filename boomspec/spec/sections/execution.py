@@ -2,7 +2,7 @@
 
 from typing import Literal, Self
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from boomspec.core.devices import DEVICES, others
 from boomspec.core.errors import BoomspecError
@@ -23,18 +23,11 @@ class Resources(Strict):
 
     cpus: Number = about("CPU cores, and threads of the numerical libraries.", default=1, gt=0)
     gpus: Number = about("GPUs; a share below 1 lets tasks share one.", default=0, ge=0, le=1)
-    memory: Bytes | None = about(
-        "Main memory that a task claims. Tasks run side by side as far as their claims fit; nothing "
-        "holds a task to its claim. Default: none.",
-        ["8GiB"],
-        default=None,
-        gt=0,
-    )
-    resources: dict[str, Number] = about(
-        "Custom resources of the Ray cluster, by name, that a task claims.",
-        [{"fast_disk": 1}, {"license": 0.5}],
-        default={},
-    )
+    memory: Bytes | None = Field(None, examples=["8GiB"], gt=0)
+    """Main memory that a task claims. Tasks run side by side as far as their claims fit; nothing holds a task to
+    its claim. Default: none."""
+    resources: dict[str, Number] = Field({}, examples=[{"fast_disk": 1}, {"license": 0.5}])
+    """Custom resources of the Ray cluster, by name, that a task claims."""
 
     @field_validator("resources")
     @classmethod
@@ -55,29 +48,18 @@ class TrainingResources(Resources):
     """What a training gets."""
 
     micro_batch: int = about("Sequences of one forward pass.", default=MICRO_BATCH, ge=1)
-    checkpoint_seconds: Number = about(
-        "Seconds between checkpoints. The step that runs then is ended first; and it is 20 times what "
-        "the last one took to write, where that is more.",
-        default=CHECKPOINT_SECONDS,
-        gt=0,
-    )
+    checkpoint_seconds: Number = Field(CHECKPOINT_SECONDS, gt=0)
+    """Seconds between checkpoints. The step that runs then is ended first; and it is 20 times what the last one
+    took to write, where that is more."""
     workers: int = about("Processes that train together; each gets `cpus` and `gpus`.", [4], default=1, ge=1, le=4096)
-    min_workers: int | None = about(
-        "So few may go on when workers or machines are lost; with fewer it waits for room. Default: 1; "
-        "with `parallel: fsdp` or `teacher: sharded`, where each would hold more in its memory, all `workers`.",
-        [2],
-        default=None,
-        ge=1,
-    )
-    parallel: Literal["ddp", "fsdp"] = about(
-        "ddp: each worker holds all of the student. fsdp: its parameters, gradients and moments are "
-        "cut over the workers.",
-        ["fsdp"],
-        default="ddp",
-    )
-    activation_checkpointing: bool = about(
-        "Compute activations again in the backward pass: less memory, a third more time.", default=False
-    )
+    min_workers: int | None = Field(None, examples=[2], ge=1)
+    """So few may go on when workers or machines are lost; with fewer it waits for room. Default: 1; with `parallel:
+    fsdp` or `teacher: sharded`, where each would hold more in its memory, all `workers`."""
+    parallel: Literal["ddp", "fsdp"] = Field("ddp", examples=["fsdp"])
+    """ddp: each worker holds all of the student. fsdp: its parameters, gradients and moments are cut over the
+    workers."""
+    activation_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, a third more time."""
     compile: bool = about("Compile the layers with torch.compile: slow to start, then faster on GPUs.", default=False)
 
     @model_validator(mode="after")
@@ -95,11 +77,8 @@ class TrainingResources(Resources):
 class DistillResources(TrainingResources):
     """What each distillation gets."""
 
-    teacher: Literal["replicated", "sharded"] = about(
-        "sharded: the teacher's layers are cut over the workers; replicated: each worker has them all.",
-        ["sharded"],
-        default="replicated",
-    )
+    teacher: Literal["replicated", "sharded"] = Field("replicated", examples=["sharded"])
+    """sharded: the teacher's layers are cut over the workers; replicated: each worker has them all."""
 
 
 class MeasuringResources(Resources):
@@ -111,35 +90,25 @@ class MeasuringResources(Resources):
 class ExecutionSpec(Strict):
     """Where and how fast. Nothing here is part of a result's identity."""
 
-    store: str | None = about(
-        "Where the artifacts are: a folder, relative to the spec, or a URL (s3://, gs://, az://); "
-        "${NAME} is an environment variable. "
-        "Default: ./boomspec-store where a run is started.",
-        ["../boomspec-store", "/shared/boomspec-store", "s3://bucket/boomspec"],
-        default=None,
-        min_length=1,
+    store: str | None = Field(
+        None, examples=["../boomspec-store", "/shared/boomspec-store", "s3://bucket/boomspec"], min_length=1
     )
+    """Where the artifacts are: a folder, relative to the spec, or a URL (s3://, gs://, az://); ${NAME} is an
+    environment variable. Default: ./boomspec-store where a run is started."""
     cpus: int | None = about("Cores that a local run uses; default: all.", [8], default=None, ge=1)
     retries: int = about("New attempts when a worker is lost.", default=2, ge=0, le=100)
-    device: str | None = about(
-        "Kind of GPU that `plan` reckons with, for times and for what fits: a name of its table.",
-        ["h100", "a100-80"],
-        default=None,
-    )
+    device: str | None = Field(None, examples=["h100", "a100-80"])
+    """Kind of GPU that `plan` reckons with, for times and for what fits: a name of its table."""
     tokenize: Resources = about("For making tokens of the text.", default=Resources())
     pretrain: TrainingResources = about("For training a teacher.", default=TrainingResources())
     distill: DistillResources = about("For each distillation.", default=DistillResources())
     search: MeasuringResources = about("For a choice that needs data.", default=MeasuringResources())
     interpolate: Resources = about("For building one size.", default=Resources())
-    baseline: MeasuringResources | None = about(
-        "For a baseline that needs no training. Default: what `interpolate` has.",
-        [{"gpus": 1, "batch_size": 16}],
-        default=None,
-    )
+    baseline: MeasuringResources | None = Field(None, examples=[{"gpus": 1, "batch_size": 16}])
+    """For a baseline that needs no training. Default: what `interpolate` has."""
     evaluate: MeasuringResources = about("For measuring one model in one way.", default=MeasuringResources())
-    tracking: TrackingSpec = about(
-        "How a run is watched: TensorBoard, Weights & Biases, MLflow.", default=TrackingSpec()
-    )
+    tracking: TrackingSpec = TrackingSpec()
+    """How a run is watched: TensorBoard, Weights & Biases, MLflow."""
 
     def of(self, kind: str) -> Resources:
         """What each task of a kind gets."""

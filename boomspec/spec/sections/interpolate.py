@@ -16,17 +16,14 @@ SearchMethod = Literal["klpatch", "beam", "exact"]
 class OrderSearch(Strict):
     """A patch order found by the KL divergence between teacher and candidates on calibration text."""
 
-    search: SearchMethod = about(
-        "klpatch: greedy; beam: the best `width` sets of each size; exact: every subset of blocks."
-    )
+    search: SearchMethod
+    """klpatch: greedy; beam: the best `width` sets of each size; exact: every subset of blocks."""
     width: int | None = about("Of the beam; default: 4.", [8], default=None, ge=1)
-    direction: Literal["teacher_to_candidate", "candidate_to_teacher"] = about(
-        "KL(teacher || candidate) or the other way round.", default="teacher_to_candidate"
-    )
+    direction: Literal["teacher_to_candidate", "candidate_to_teacher"] = "teacher_to_candidate"
+    """KL(teacher || candidate) or the other way round."""
     positions: Literal["all", "last"] = about("Every position of a sequence, or its last one.", default="all")
-    reduction: Literal["token_mean", "sequence_max"] = about(
-        "Mean over tokens, or over each sequence's worst token.", default="token_mean"
-    )
+    reduction: Literal["token_mean", "sequence_max"] = "token_mean"
+    """Mean over tokens, or over each sequence's worst token."""
     calibration: Calibration = CalibrationSpec()
 
     @model_validator(mode="after")
@@ -74,28 +71,20 @@ class InterpolateSpec(Strict):
         | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Tag("list")]
         | Annotated[OrderSearch, Tag("OrderSearch")],
         Discriminator(_order_form),
-    ] = about(
-        "Patch order: a name, the student layers (blocks) in the order of patching, or a search.",
-        ["last_to_first", [3, 2, 1, 0], {"search": "klpatch"}],
-        default="last_to_first",
-    )
-    singletons: Singletons = about(
-        "Whose the blocks of one layer are: the student's, or by the rule of the published code.", default="student"
-    )
+    ] = Field("last_to_first", examples=["last_to_first", [3, 2, 1, 0], {"search": "klpatch"}])
+    """Patch order: a name, the student layers (blocks) in the order of patching, or a search."""
+    singletons: Singletons = "student"
+    """Whose the blocks of one layer are: the student's, or by the rule of the published code."""
     sizes: Annotated[
         Annotated[Literal["all"], Tag("name")]
         | Annotated[SizesField, Tag("size")]
         | Annotated[BudgetSpec, Tag("BudgetSpec")]
         | Annotated[tuple[SizeItem, ...], Tag("list")],
         Discriminator(_sizes_form),
-    ] = about(
-        "all, a size, a range, a budget, or a list of these. Student and teacher are always built.",
-        ["all", "2.5B..3.5B step 0.25B", ["80%", "24 layers"], {"fits": "8GiB", "context": 4096}],
-        default="all",
-    )
-    choose: Literal["not_above", "nearest"] = about(
-        "Which model answers a size between two models. A budget is never exceeded.", default="not_above"
-    )
+    ] = Field("all", examples=["all", "2.5B..3.5B step 0.25B", ["80%", "24 layers"], {"fits": "8GiB", "context": 4096}])
+    """all, a size, a range, a budget, or a list of these. Student and teacher are always built."""
+    choose: Literal["not_above", "nearest"] = "not_above"
+    """Which model answers a size between two models. A budget is never exceeded."""
 
     @field_validator("sizes", mode="after")
     @classmethod

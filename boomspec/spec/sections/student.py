@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from boomspec.core.layers import KeepRule
-from boomspec.core.types import Strict, about
+from boomspec.core.types import Strict
 from boomspec.spec.sections.data import Calibration, CalibrationSpec
 from boomspec.spec.sections.teacher import Revision, TrustRemoteCode
 from boomspec.spec.validate import FieldError, goes_with, only_one
@@ -14,12 +14,10 @@ from boomspec.spec.validate import FieldError, goes_with, only_one
 class KeepChoice(Strict):
     """Layers chosen by a score on calibration text; the key is the method, its value how many are kept."""
 
-    block_influence: int | None = about(
-        "Those with the highest 1 - cos(input, output) (ShortGPT, arXiv 2403.03853).", [19], default=None, ge=1
-    )
-    cosine_greedy: int | None = about(
-        "Drops layers one by one, each time the one that changes the last state least.", [19], default=None, ge=1
-    )
+    block_influence: int | None = Field(None, examples=[19], ge=1)
+    """Those with the highest 1 - cos(input, output) (ShortGPT, arXiv 2403.03853)."""
+    cosine_greedy: int | None = Field(None, examples=[19], ge=1)
+    """Drops layers one by one, each time the one that changes the last state least."""
     calibration: Calibration = CalibrationSpec()
 
     @model_validator(mode="after")
@@ -56,24 +54,18 @@ Keep = Annotated[
 class StudentSpec(Strict):
     """The small model: made from some of the teacher's layers, or one that exists (`model`)."""
 
-    keep: Keep | None = about(
-        "The teacher's layers that the student starts from: a rule, how many (evenly spaced), a list, "
-        "or how many by a score on calibration text.",
-        [{"every": 2, "first": 1, "last": 2}, 19, [0, 2, 4, 6], {"block_influence": 19}],
-        default=None,
+    keep: Keep | None = Field(
+        None, examples=[{"every": 2, "first": 1, "last": 2}, 19, [0, 2, 4, 6], {"block_influence": 19}]
     )
-    model: str | None = about(
-        "Hub id or folder of a distilled student. Its layer mapping is in its student_config.json, "
-        "or given as `keep`. Nothing is distilled.",
-        ["Harvard-DCML/boomerang-qwen3-2.3B"],
-        default=None,
-        min_length=1,
-    )
+    """The teacher's layers that the student starts from: a rule, how many (evenly spaced), a list, or how many by a
+    score on calibration text."""
+    model: str | None = Field(None, examples=["Harvard-DCML/boomerang-qwen3-2.3B"], min_length=1)
+    """Hub id or folder of a distilled student. Its layer mapping is in its student_config.json, or given as `keep`.
+    Nothing is distilled."""
     revision: Revision = None
     trust_remote_code: TrustRemoteCode = False
-    train_embedding: bool = about(
-        "false freezes the embedding (and a head tied to it), so that every size stays tied.", default=True
-    )
+    train_embedding: bool = True
+    """false freezes the embedding (and a head tied to it), so that every size stays tied."""
 
     @model_validator(mode="after")
     def _made_or_found(self) -> Self:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from boomspec.core.types import Bytes, Number, Strict, about
 from boomspec.spec.sections.training import Training
@@ -33,13 +33,11 @@ class PretrainSpec(Training):
     intermediate_size: int = about("Width inside the MLP.", [160], ge=1)
     attention_heads: int = about("Query heads.", [4], ge=1)
     key_value_heads: int | None = about("Default: as many as attention heads.", [2], default=None, ge=1)
-    positions: int | None = about(
-        "Positions that the model has. Default: data.sequence_length.", [4096], default=None, ge=8
-    )
+    positions: int | None = Field(None, examples=[4096], ge=8)
+    """Positions that the model has. Default: data.sequence_length."""
     tied_embeddings: bool = about("Embedding and head are one matrix.", default=True)
-    initializer_range: Number = about(
-        "Standard deviation of the initial weights; narrow deep models want more.", default=0.02, gt=0
-    )
+    initializer_range: Number = Field(0.02, gt=0)
+    """Standard deviation of the initial weights; narrow deep models want more."""
     tokenizer: TokenizerSpec = about("Learned from the data.", [{"vocabulary": 1024, "train_on": "2MB"}])
 
     @model_validator(mode="after")
@@ -60,15 +58,12 @@ class TeacherSpec(Strict):
     model: str | None = about("Hub id or folder.", ["Qwen/Qwen3-4B-Base", "./my-teacher"], default=None, min_length=1)
     revision: Revision = None
     trust_remote_code: TrustRemoteCode = False
-    rest: Literal["keep", "drop"] = about(
-        "What becomes of the parts beside the text decoder (an image encoder, a projector): every size "
-        "with layers of the teacher keeps them, or is a language model alone.",
-        ["keep", "drop"],
-        default="drop",
-    )
-    pretrain: PretrainSpec | None = about(
-        "A small Llama that is trained by this experiment, on its data.",
-        [
+    rest: Literal["keep", "drop"] = Field("drop", examples=["keep", "drop"])
+    """What becomes of the parts beside the text decoder (an image encoder, a projector): every size with layers of
+    the teacher keeps them, or is a language model alone."""
+    pretrain: PretrainSpec | None = Field(
+        None,
+        examples=[
             {
                 "layers": 8,
                 "hidden_size": 64,
@@ -79,8 +74,8 @@ class TeacherSpec(Strict):
                 "batch_tokens": 1024,
             }
         ],
-        default=None,
     )
+    """A small Llama that is trained by this experiment, on its data."""
 
     @model_validator(mode="after")
     def _one_teacher(self) -> Self:

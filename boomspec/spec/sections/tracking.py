@@ -3,7 +3,7 @@
 import re
 from urllib.parse import unquote, urlsplit
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from boomspec.core.types import Strict, about
 from boomspec.spec.validate import FieldError
@@ -22,14 +22,10 @@ class WandbSpec(Strict):
 class MlflowSpec(Strict):
     """MLflow. User names, passwords and tokens are read from MLflow's own variables alone."""
 
-    uri: str = about(
-        "The tracking server, or a database.",
-        ["http://mlflow.example:5000", "sqlite:////shared/mlflow.db"],
-        min_length=1,
-    )
-    experiment: str | None = about(
-        "The experiment. Default: the spec's name.", ["boomerang"], default=None, min_length=1
-    )
+    uri: str = Field(examples=["http://mlflow.example:5000", "sqlite:////shared/mlflow.db"], min_length=1)
+    """The tracking server, or a database."""
+    experiment: str | None = Field(None, examples=["boomerang"], min_length=1)
+    """The experiment. Default: the spec's name."""
 
     @field_validator("uri")
     @classmethod

@@ -42,9 +42,8 @@ class Training(Strict):
     """How much and how a model is trained."""
 
     tokens: Positive = about("Training tokens in all.")
-    batch_tokens: Positive = about(
-        "Tokens of one optimiser step, rounded to whole sequences; never depends on the machine."
-    )
+    batch_tokens: Positive
+    """Tokens of one optimiser step, rounded to whole sequences; never depends on the machine."""
     optimizer: OptimizerSpec = about("AdamW and its settings.", default=OptimizerSpec())
     schedule: ScheduleSpec = about("The learning rate over the steps.", default=ScheduleSpec())
     precision: Precision = about("bf16: autocast with fp32 master weights, a frozen teacher in bf16.", default="bf16")
@@ -53,13 +52,11 @@ class Training(Strict):
 class FaithfulSpec(Strict):
     """Quirks of the published code (arXiv 2510.05064), to reproduce its numbers. None is a good default."""
 
-    padding: bool = about(
-        "One document a sequence, cut or padded to its length; `tokens` then counts padding.", default=False
-    )
+    padding: bool = False
+    """One document a sequence, cut or padded to its length; `tokens` then counts padding."""
     kl_on_padding: bool = about("The KL term is averaged over padding, too.", default=False)
-    summed_micro_batches: int = about(
-        "Gradients of so many micro batches are summed, not averaged, before clipping.", default=1, ge=1
-    )
+    summed_micro_batches: int = Field(1, ge=1)
+    """Gradients of so many micro batches are summed, not averaged, before clipping."""
 
     @model_validator(mode="after")
     def _padding_first(self) -> Self:
@@ -71,11 +68,8 @@ class FaithfulSpec(Strict):
 class DistillSpec(Training):
     """Distillation of the student from the teacher."""
 
-    faithful: FaithfulSpec | None = about(
-        "Quirks of the published code, to reproduce its numbers. Default: none of them.",
-        [{"padding": True, "kl_on_padding": True}],
-        default=None,
-    )
+    faithful: FaithfulSpec | None = Field(None, examples=[{"padding": True, "kl_on_padding": True}])
+    """Quirks of the published code, to reproduce its numbers. Default: none of them."""
     losses: Losses = about("Terms of the loss; the key is the kind.", default=usual_losses())
 
     @field_validator("losses", mode="after")
