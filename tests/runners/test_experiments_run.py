@@ -2,15 +2,14 @@
 
 import csv
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from boomspec.core.graph_file import read_graph
-from tests.runners.test_end_to_end import SPEC, finish, start, write
+from tests.runners.here import Done, boomspec
+from tests.runners.test_end_to_end import SPEC, write
 
 SET = """\
 variants:
@@ -21,16 +20,17 @@ LABELS = ["base,seed=0", "base,seed=1", "no-cosine,seed=0", "no-cosine,seed=1"]
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory):
+def ran(connected, tmp_path_factory):
     folder = tmp_path_factory.mktemp("set")
     spec = write(folder)
     spec.write_text(SPEC.replace("tokens: 120k", "tokens: 4k").replace("tokens: 20k", "tokens: 4k") + SET)
-    return spec, folder / "store", finish(start(spec, folder / "store"))
+    done = boomspec("run", spec, "--store", folder / "store", "--plain")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return spec, folder / "store", done.stdout
 
 
-def report(spec: str, store: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-P", "-m", "boomspec.commands.cli", "report", spec, "--store", str(store), "--json"]
-    return subprocess.run(command, capture_output=True, text=True)
+def report(spec: str, store: Path) -> Done:
+    return boomspec("report", spec, "--store", store, "--json")
 
 
 def test_tasks_that_experiments_share_run_once(ran):

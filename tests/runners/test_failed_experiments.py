@@ -1,26 +1,20 @@
 """What fails in one experiment does not keep the others from their comparison, whatever comes first: a real run."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.runners import small
+from tests.runners.here import boomspec
 
 # The rate lets the student's loss run away in its first steps, and its search is never reached.
 DIVERGES = {"optimizer": {"lr": 1e30, "clip": 0}}
 SEARCHED = {"interpolate": {"order": {"search": "klpatch", "calibration": {"sequences": 2}}}}
 
 
-def boomspec(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-P", "-m", "boomspec.commands.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory):
+def ran(connected: None, tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("failed")
     variants = {
         "searched": SEARCHED,

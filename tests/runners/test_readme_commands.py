@@ -1,20 +1,19 @@
-"""Every command that the README and docs/ show with its output is typed here, in their order, and prints that output.
+"""Every command that the README and docs/ show with its output is called here, in their order, and prints that output.
 
 The folder is that of a clone, the quickstart in it a short one: its models have the quickstart's shapes, but are hardly
 trained, and measured on little text. So numbers, dates and ids are masked; words and the order of lines are not.
 """
 
-import os
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.boomspec.test_readme import ROOT, blocks
+from tests.runners.here import boomspec
 
 SHORTER = {
     "tokens: 1.5M": "tokens: 8192",
@@ -55,7 +54,7 @@ def shown() -> list[list[tuple[str, list[str]]]]:
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clone(connected: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clone")
     shutil.copytree(ROOT / "specs", folder / "specs", ignore=shutil.ignore_patterns("*.lock.json"))
     spec = folder / "specs" / "quickstart.yaml"
@@ -69,15 +68,10 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def call(folder: Path, command: str) -> list[str]:
     words = shlex.split(command)
-    program = [sys.executable, "-P", "-m", "boomspec"] if words[0] == "boomspec" else words[:1]
-    environment = {**os.environ, "COLUMNS": "110", "PYTHONPATH": str(ROOT)}
-    arguments = [*program, *words[1:]]
-    if ">" in words:
-        arguments = ["sh", "-c", command]
-    done = subprocess.run(
-        arguments, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600
-    )
-    return done.stdout.splitlines()
+    if words[0] == "boomspec":
+        return boomspec(*words[1:], folder=folder, together=True, COLUMNS="110").stdout.splitlines()
+    subprocess.run(command, shell=True, cwd=folder, check=True)
+    return []
 
 
 def missing(promised: list[str], printed: list[str]) -> list[str]:

@@ -1,7 +1,5 @@
 """A saved plan, run: exactly what was planned; afterwards there is nothing left to do, and the plan is stale."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 from boomspec.core.graph import Cost, Node, Task, TaskGraph
@@ -9,16 +7,16 @@ from boomspec.plan.plan import plan_tasks
 from boomspec.plan.saved import SavedPlan
 from boomspec.store import FolderStore
 from tests.runners.corpora import record, write_texts
+from tests.runners.here import Done, boomspec
 
 TEXTS = [f"document number {index}, which is one of many\n" * 5 for index in range(12)]
 
 
-def run(file: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "boomspec", "run", str(file), "--plain"]
-    return subprocess.run(command, capture_output=True, text=True)
+def run(file: Path) -> Done:
+    return boomspec("run", file, "--plain")
 
 
-def test_a_saved_plan_is_run_once_and_then_there_is_nothing_to_do(tmp_path: Path) -> None:
+def test_a_saved_plan_is_run_once_and_then_there_is_nothing_to_do(connected: None, tmp_path: Path) -> None:
     text, store = write_texts(tmp_path / "texts", TEXTS), FolderStore(tmp_path / "store")
     task = Task(record(), {"text": text.id})
     graph = TaskGraph("one", {task.id: Node(task, "tokenize", cost=Cost(read=5))}, {text.id: text}, (task.id,))
