@@ -19,17 +19,13 @@ EXIT_DIFFERS = 1
 @store_option
 @click.option("--markdown", is_flag=True, help="Print Markdown, for a pull request.")
 @json_option
-@click.option("--git-setup", is_flag=True, help="Make `git diff` show specs like this. A B: patterns of their paths.")
+@click.option(
+    "--git-setup", "setup", is_flag=True, help="Make `git diff` show specs like this. A B: patterns of their paths."
+)
 @click.option("--unset", is_flag=True, help="With --git-setup: undo it.")
-@click.option("--git-driver", is_flag=True, hidden=True, help="What git calls; A B are its own arguments.")
+@click.option("--git-driver", "driver", is_flag=True, hidden=True, help="What git calls; A B are its own arguments.")
 def command(
-    sides: tuple[str, ...],
-    store: Where | None,
-    markdown: bool,
-    as_json: bool,
-    git_setup: bool,
-    unset: bool,
-    git_driver: bool,
+    sides: tuple[str, ...], store: Where | None, markdown: bool, as_json: bool, setup: bool, unset: bool, driver: bool
 ) -> None:
     """Show how B differs from A: fields by what they change, the tasks that have to run again, results of runs.
 
@@ -48,15 +44,15 @@ def command(
       boomspec diff specs/qwen3-4b.yaml specs/qwen3-4b-no-kl.yaml
       boomspec diff HEAD~1:specs/quickstart.yaml specs/quickstart.yaml --markdown
     """
-    if git_driver:
+    if driver:
         from boomspec.diff.git_driver import driven
 
         driven(sides)
         return
-    if git_setup or unset:
+    if setup or unset:
         from boomspec.diff.git_driver import PATTERNS, set_up, take_back
 
-        if unset and not git_setup:
+        if unset and not setup:
             raise BoomspecError("--unset goes with --git-setup")
         for line in (take_back if unset else set_up)(sides or PATTERNS):
             click.echo(line)
@@ -65,23 +61,18 @@ def command(
         raise BoomspecError(f"two sides are compared, {len(sides)} given", hint="boomspec diff A B")
     if markdown and as_json:
         raise BoomspecError("--json and --markdown: one of them")
-    form = "json" if as_json else "markdown" if markdown else "text"
-    sys.exit(EXIT_DIFFERS if _compare(sides[0], sides[1], store, form) else EXIT_OK)
-
-
-def _compare(old: str, new: str, store: Where | None, form: str) -> bool:
     # Imported here: completion and help need none of it.
+    from boomspec.diff import render
     from boomspec.diff.compared import compared
-    from boomspec.diff.render import markdown, print_diff
     from boomspec.diff.sides import both
 
-    diff = compared(*both(old, new, store))
-    if form == "json":
+    diff = compared(*both(*sides, store))
+    if as_json:
         click.echo(json_text(diff.to_json(), indent=2))
-    elif form == "markdown":
-        click.echo(markdown(diff), nl=False)
+    elif markdown:
+        click.echo(render.markdown(diff), nl=False)
     else:
         from rich.console import Console
 
-        print_diff(diff, Console(highlight=False))
-    return diff.differs
+        render.print_diff(diff, Console(highlight=False))
+    sys.exit(EXIT_DIFFERS if diff.differs else EXIT_OK)

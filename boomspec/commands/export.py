@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from pathlib import Path
 
 import click
 
-from boomspec.commands.shared import json_option, module_command, offered, store_option, wait
+from boomspec.commands.shared import json_option, offered, store_option, wait_for
 from boomspec.core.sizes import compact_plan, folder_name
-from boomspec.plan.run import GRAPH, open_run
+from boomspec.plan.run import open_run
 from boomspec.store import Where
 
 
@@ -35,21 +34,9 @@ def command(run: Path, size: str, folder: Path, store: Where | None, force: bool
     """
     finished, every = open_run(run, store), size == "all"
     members = finished.every() if every else (finished.member(size),)
-    # Not the graph in the folder of the run: a store may be read-only, and another spec's run may have made the models.
-    with tempfile.TemporaryDirectory(prefix="boomspec-") as temporary:
-        graph = Path(temporary, GRAPH)
-        finished.graph.write(graph)
-        program = module_command(
-            "runners.cli.export",
-            str(graph),
-            store=finished.store.address,
-            plan=None if every else members[0].to_json()["plan"],
-            folder=folder.absolute(),
-            force=force,
-            json=as_json,
-        )
-        code = wait(program)
-    if code:
+    options = {"plan": None if every else members[0].to_json()["plan"], "force": force, "json": as_json}
+    options |= {"store": finished.store.address, "folder": folder.absolute()}
+    if code := wait_for("runners.cli.export", finished.graph, **options):
         sys.exit(code)
     lineage = finished.lineage()
     written = {folder / folder_name(lineage, member) if every else folder: member for member in members}

@@ -6,7 +6,7 @@ import json
 import re
 import time
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,7 +15,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.sizes import shown_bytes
 from boomspec.plan.run import DEFAULT_STORE
 from boomspec.store import Store, Where, open_store
-from boomspec.store.interface import Deletable
+from boomspec.store.contents import Deletable
 
 if TYPE_CHECKING:
     from boomspec.store.gc import Needed
@@ -35,26 +35,13 @@ def _age(_context: click.Context, _option: click.Parameter, value: str | None) -
 @click.command("gc")
 @specless_store_option
 @click.option("--delete", "really", is_flag=True, help="Really delete it. Without this only what could go is shown.")
-@click.option(
-    "--forget",
-    "names",
-    multiple=True,
-    metavar="RUN",
-    shell_complete=offered("runs"),
-    help="Forget this run; can be given several times.",
-)
+@click.option("--forget", multiple=True, metavar="RUN", shell_complete=offered("runs"), help="Forget this run, too.")
 @click.option("--keep-last", type=click.IntRange(min=0), metavar="N", help="Forget all but the newest N of each name.")
 @click.option("--older-than", callback=_age, metavar="AGE", help="Forget runs that ended so long ago: 12h, 30d, 4w.")
 @click.option("--cache", is_flag=True, help="Also what libraries keep in the store's cache folder.")
 @json_option
 def command(
-    store: Where | None,
-    really: bool,
-    names: tuple[str, ...],
-    keep_last: int | None,
-    older_than: float | None,
-    cache: bool,
-    as_json: bool,
+    store: Where | None, really: bool, forget: tuple[str, ...], cache: bool, as_json: bool, **limits: Any
 ) -> None:
     """Show what no run needs, and how large it is; delete it with --delete.
 
@@ -74,24 +61,20 @@ def command(
     place.check_is_store()
     with place.alone() if really else nullcontext():
         runs = past_runs(place)
-        named = [chosen_run(runs, name, place) for name in dict.fromkeys(names)]
+        named = [chosen_run(runs, name, place) for name in dict.fromkeys(forget)]
         if busy := [run.folder.name for run in named if run.state == "running"]:
             raise BoomspecError(f"run {busy[0]} is running: it is not forgotten", hint="wait for its end, or stop it")
-        old = forgotten(runs, keep_last=keep_last, older_than=older_than, now=time.time())
-        forget = list({run.folder: run for run in [*named, *old]}.values())
-        items, needed = garbage(place, runs, forget=forget, cache=cache)
+        gone = {run.folder: run for run in [*named, *forgotten(runs, **limits, now=time.time())]}
+        items, needed = garbage(place, runs, forget=list(gone.values()), cache=cache)
         if really:
             for item in items:
                 place.remove(item)
     if as_json:
-        content = {
-            "schema": GC_SCHEMA_VERSION,
-            "store": place.address,
-            "deleted": really,
-            "items": [item.to_json() for item in items],
-            "bytes": sum(item.bytes for item in items),
-            "unjudged": needed.unjudged,
-        }
+        listed = [
+            {"what": i.what, "kind": i.kind, "path": str(i.path), "bytes": i.bytes, "reason": i.reason} for i in items
+        ]
+        content = {"schema": GC_SCHEMA_VERSION, "store": place.address, "deleted": really, "items": listed}
+        content |= {"bytes": sum(item.bytes for item in items), "unjudged": needed.unjudged}
         click.echo(json.dumps(content, indent=2))
         return
     _print(items, needed, place, deleted=really)
@@ -112,18 +95,14 @@ def _print(items: list[Deletable], needed: Needed, store: Store, *, deleted: boo
         table = Table("what", box=None, pad_edge=False, header_style="bold")
         table.add_column("count", justify="right")
         table.add_column("size", justify="right")
-        for name, own in [*_grouped(items).items(), ("[bold]in all[/]", items)]:
+        groups: dict[str, list[Deletable]] = {}
+        for item in items:
+            detail = {"artifact": ", of no run", "checkpoints": f", {item.reason}"}.get(item.what, "")
+            groups.setdefault(f"{item.what} {item.kind}".strip() + detail, []).append(item)
+        for name, own in [*groups.items(), ("[bold]in all[/]", items)]:
             table.add_row(name, str(len(own)), shown_bytes(sum(item.bytes for item in own)))
         console.print(table)
     for run, reason in needed.unjudged.items():
         console.print(f"[yellow]run {escape(run)}[/]: {escape(reason)}")
     if needed.unjudged:
         console.print("what it needs is not known, so every artifact is kept; boomspec gc --forget RUN gives it up")
-
-
-def _grouped(items: list[Deletable]) -> dict[str, list[Deletable]]:
-    groups: dict[str, list[Deletable]] = {}
-    for item in items:
-        detail = {"artifact": ", of no run", "checkpoints": f", {item.reason}"}.get(item.what, "")
-        groups.setdefault(f"{item.what} {item.kind}".strip() + detail, []).append(item)
-    return groups

@@ -25,11 +25,7 @@ _SCHEMA_FILE = "boomspec.schema.json"
 
 @click.command("init")
 @click.argument("place", type=click.Path(path_type=Path), default=".", metavar="[FOLDER or FILE]")
-@click.option(
-    "--template",
-    metavar="NAME",
-    help=f"{', '.join(TEMPLATES)}. Default: quickstart, or the one that --teacher or --student belongs to.",
-)
+@click.option("--template", metavar="NAME", help=f"{', '.join(TEMPLATES)}. Default: by --teacher and --student.")
 @click.option("--name", help="Name of the experiment. Default: of the file, else of the template.")
 @click.option("--teacher", metavar="ID", help="Hub id or folder of the teacher.")
 @click.option("--student", metavar="ID", help="Hub id or folder of a student that is distilled already.")
@@ -37,14 +33,7 @@ _SCHEMA_FILE = "boomspec.schema.json"
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 @json_option
 def command(
-    place: Path,
-    template: str | None,
-    name: str | None,
-    teacher: str | None,
-    student: str | None,
-    schema: bool,
-    force: bool,
-    as_json: bool,
+    place: Path, template: str | None, name: str | None, schema: bool, force: bool, as_json: bool, **models: str | None
 ) -> None:
     """Write a first spec, with comments: into FILE, or into FOLDER (default: this one) under its name.
 
@@ -56,16 +45,16 @@ def command(
       boomspec init
       boomspec init experiments/mine.yaml --teacher Qwen/Qwen3-4B-Base --schema
     """
-    template = template or ("student" if student else "hub" if teacher else "quickstart")
-    models = {section: model for section, model in (("teacher", teacher), ("student", student)) if model is not None}
-    _check_options(template, models)
+    template = template or ("student" if models["student"] else "hub" if models["teacher"] else "quickstart")
+    named = {section: model for section, model in models.items() if model is not None}
+    _check_options(template, named)
     is_file = place.suffix in (".yaml", ".yml")
     if name is None:
-        model = (student or teacher or "").rstrip("/").rpartition("/")[2].lower()
+        model = (models["student"] or models["teacher"] or "").rstrip("/").rpartition("/")[2].lower()
         name = place.stem if is_file else model or template
     path = place if is_file else place / f"{name}.yaml"
     text = _replaced((_FOLDER / f"{template}.yaml").read_text(encoding="utf-8"), "name: ", name)
-    for section, model in models.items():
+    for section, model in named.items():
         text = _replaced(text, "model: ", _relative(path.parent, model), after=f"{section}:")
     document = parse_document(text, path)
     check_spec(SpecFile(validate(Spec, document), document))

@@ -11,15 +11,7 @@ from pathlib import Path
 
 import click
 
-from boomspec.commands.shared import (
-    check_runners,
-    compiled_with,
-    json_option,
-    runner_output,
-    spec_argument,
-    store_option,
-    warn,
-)
+from boomspec.commands import shared
 from boomspec.core import machine
 from boomspec.core.devices import DEVICES, others
 from boomspec.core.errors import BoomspecError
@@ -36,10 +28,10 @@ from boomspec.plan.reasons import with_reasons
 from boomspec.plan.run import store_of
 from boomspec.plan.saved import SavedPlan
 from boomspec.spec.experiments import load_spec
-from boomspec.spec.sections.execution import ExecutionSpec
 from boomspec.store import Store, Where
 
 EXIT_SOMETHING_TO_DO = 3
+_FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 def _finite(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
@@ -49,23 +41,18 @@ def _finite(_context: click.Context, _option: click.Parameter, value: float | No
 
 
 @click.command("plan")
-@spec_argument
-@store_option
+@shared.spec_argument
+@shared.store_option
+@click.option("--all", "every_task", is_flag=True, help="Print a row for each task, of however many experiments.")
 @click.option(
-    "--all", "every_task", is_flag=True, help="Print a row for each task even where there are many experiments."
-)
-@click.option(
-    "--output",
-    metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Save the plan: `boomspec run FILE` executes exactly that, or refuses.",
+    "--output", metavar="FILE", type=_FILE, help="Save it: `boomspec run FILE` executes exactly that, or refuses."
 )
 @click.option("--device", metavar="NAME", help="Kind of GPU to estimate for. Default: execution.device of the spec.")
 @click.option("--gpus", callback=_finite, type=click.FloatRange(min=0), metavar="N", help="Number of GPUs. Default: 1.")
 @click.option("--calibrate", is_flag=True, help="Measure the speed of this machine first, in about ten seconds.")
 @click.option("--verify", is_flag=True, help="Check the stored artifacts' checksums, not only their sizes.")
 @click.option("--detailed-exitcode", is_flag=True, help="Exit with 0 where nothing is to be done, with 3 otherwise.")
-@json_option
+@shared.json_option
 def command(
     spec: Path,
     store: Where | None,
@@ -89,16 +76,18 @@ def command(
         raise BoomspecError(f"no device '{device}' is known", hint=others(device))
     if calibrate:
         _calibrate(store_of(load_spec(spec), store))
-    compiled, place = compiled_with(spec, store)
+    compiled, place = shared.compiled_with(spec, store)
     check_locks(place.root)
     unchecked = check_models(compiled, place)
     graph = compiled.graph
     plan = with_reasons(plan_tasks(graph, place, checksums=verify), compiled, place)
     execution = compiled.files[0].spec.execution
-    found = forecast(graph, plan, place, _machine(execution, device, gpus))
+    cpus, name = execution.cpus or machine.cpus(), device or execution.device
+    assumed = MachineSpec(cpus, 1 if gpus is None else gpus, DEVICES[name] if name else None)
+    found = forecast(graph, plan, place, assumed)
     unread = [f"{graph.nodes[i].name}: {step.reason}" for i, step in plan.steps.items() if step.unread]
     found = replace(found, warnings=(*unread, *found.warnings))
-    warn((*trust.warnings(graph), *unchecked))
+    shared.warn((*trust.warnings(graph), *unchecked))
     if output is not None:
         saved = SavedPlan(graph, plan, place.address, cpus=execution.cpus, checksums=verify, pending=compiled.pending)
         saved.save(output)
@@ -113,14 +102,9 @@ def command(
         sys.exit(EXIT_SOMETHING_TO_DO)
 
 
-def _machine(execution: ExecutionSpec, device: str | None, gpus: float | None) -> MachineSpec:
-    name = device or execution.device
-    return MachineSpec(execution.cpus or machine.cpus(), 1 if gpus is None else gpus, DEVICES[name] if name else None)
-
-
 def _calibrate(store: Store) -> None:
     """Measure this machine with the libraries that tasks use, in a process of their own."""
-    check_runners()
+    shared.check_runners()
     folder = store.root / "cache"
     folder.mkdir(parents=True, exist_ok=True)
-    save_calibration(store, json.loads(runner_output("runners.cli.calibrate", "--folder", str(folder))))
+    save_calibration(store, json.loads(shared.runner_output("runners.cli.calibrate", "--folder", str(folder))))

@@ -8,26 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
-from boomspec.commands.shared import (
-    cluster_options,
-    lock_options,
-    plain_option,
-    run_lock,
-    runnable,
-    runner,
-    say_left_out,
-    searches,
-    spec_argument,
-    store_option,
-    verify_option,
-)
+from boomspec.commands import shared
 from boomspec.core.errors import EXIT_RUN_FAILED, BoomspecError
 from boomspec.plan.locking import RunLock
 from boomspec.plan.saved import check, is_plan, read_plan
@@ -38,22 +25,13 @@ _PROGRAM = 4  # parts of a command line before the arguments: python -P -m runne
 
 
 @click.command("run")
-@spec_argument
-@store_option
-@cluster_options
-@verify_option
-@plain_option
-@lock_options
-def command(
-    spec: Path,
-    store: Where | None,
-    address: str | None,
-    insecure: bool,
-    verify: bool,
-    plain: bool,
-    locked: bool,
-    ignore_packages: bool,
-) -> None:
+@shared.spec_argument
+@shared.store_option
+@shared.cluster_options
+@shared.verify_option
+@shared.plain_option
+@shared.lock_options
+def command(spec: Path, store: Where | None, locked: bool, ignore_packages: bool, **options: Any) -> None:
     """Run an experiment. Artifacts in the store are reused, interrupted tasks continue.
 
     SPEC: a spec, one of its experiments (SPEC#LABEL), a saved plan, a compiled graph, or the folder of a run.
@@ -64,11 +42,9 @@ def command(
       boomspec run plan.json             # exactly what boomspec plan --output saved
       boomspec run specs/qwen3-4b.yaml --store /shared/store --address auto
     """
-    options = (["--address", address] if address else []) + ["--verify"] * verify + ["--plain"] * plain
-    options += ["--insecure"] * insecure
     if is_plan(spec) and locked:
         raise BoomspecError("--locked goes with a spec: a saved plan has its commits already")
-    lock = run_lock(spec, locked=locked, ignore_packages=ignore_packages)
+    lock = shared.run_lock(spec, locked=locked, ignore_packages=ignore_packages)
     if is_plan(spec):
         _execute(spec, store, options)
     runners = Runners()
@@ -78,31 +54,30 @@ def command(
         runners.end()
 
 
-def _run_all(spec: Path, store: Where | None, options: list[str], lock: RunLock | None, runners: Runners) -> NoReturn:
+def _run_all(
+    spec: Path, store: Where | None, options: dict[str, Any], lock: RunLock | None, runners: Runners
+) -> NoReturn:
     """Compile and run a spec; where it waits for searches, once more when they have run."""
     done: set[str] = set()
     failed_searches: set[str] = set()
     failed: list[Path] = []  # folders of earlier runs that have failed
     while True:
         pins = lock.pins if lock else NO_PINS
-        graph, place, cpus, pending = runnable(spec, store, pins, failed_searches)
-        waiting = searches(graph, pending)
+        graph, place, cpus, pending = shared.runnable(spec, store, pins, failed_searches)
+        waiting = shared.searches(graph, pending)
         if done & waiting and not failed:
             raise BoomspecError(f"{', '.join(pending)}: has run and found nothing", hint="see its log in the store")
         if done & waiting & failed_searches:
             sys.exit(EXIT_RUN_FAILED)  # every experiment waits for a search that has failed
         if done & waiting:
-            failed_searches |= (
-                done & waiting
-            )  # what has failed in one experiment does not keep the others from going on
+            failed_searches |= done & waiting  # other experiments go on without what has failed in one
             continue
         if failed_searches:
-            say_left_out(spec, graph)
+            shared.say_left_out(spec, graph)
         if lock is not None:
             graph = lock.hold(graph, place)
-        command = runner(graph, place) + (["--cpus", str(cpus)] if cpus else []) + options
-        command += ["--lock", str(lock.place.absolute())] if lock else []
-        command += [part for folder in failed for part in ("--failed", str(folder))]
+        used = lock.place.absolute() if lock else None
+        command = shared.runner(graph, place, **options, cpus=cpus, lock=used, failed=tuple(failed))
         code = runners.run(command, reads_hub=graph.reads_hub, last=not pending)
         if code == EXIT_RUN_FAILED and pending and len(graph.experiments) > 1:
             failed.append(place.run_folder(graph.name, graph.id))
@@ -126,21 +101,24 @@ class Runners:
         if self._process is None and last:
             # The runners replace this process: the compiler's room never imports theirs, and signals reach them.
             os.execv(sys.executable, command)
-        with self._passing_signals_on():
+        # A terminal's Ctrl-C reaches both processes. What is sent then asks for the same again, and does no harm.
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in before:
+            signal.signal(number, lambda *_: self._send(None))
+        try:
             if self._process is None:
-                self._start([*command, "--stages"])
+                self._socket, theirs = socket.socketpair()
+                self._answers = self._socket.makefile("r", encoding="utf-8")
+                with theirs:
+                    self._process = subprocess.Popen([*command, "--stages"], stdin=theirs.fileno())
             else:
                 self._send(command[_PROGRAM:] + ["--stages"] * (not last))
             answer = self._answers.readline()
-            assert self._process is not None
             self._reads_hub = reads_hub
             return int(answer) if answer else self._process.wait()
-
-    def _start(self, command: list[str]) -> None:
-        self._socket, theirs = socket.socketpair()
-        self._answers = self._socket.makefile("r", encoding="utf-8")
-        with theirs:
-            self._process = subprocess.Popen(command, stdin=theirs.fileno())
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def end(self) -> None:
         """End the process, which interrupts what it does."""
@@ -154,20 +132,8 @@ class Runners:
         with suppress(OSError):  # it has ended, as the next read shows
             self._socket.sendall(f"{json.dumps(command, allow_nan=False)}\n".encode())
 
-    @contextmanager
-    def _passing_signals_on(self) -> Iterator[None]:
-        """A terminal's Ctrl-C reaches both processes. What is sent then asks for the same again, and does no harm."""
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        for number in before:
-            signal.signal(number, lambda *_: self._send(None))
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
-
-def _execute(file: Path, store: Where | None, options: list[str]) -> NoReturn:
+def _execute(file: Path, store: Where | None, options: dict[str, Any]) -> NoReturn:
     """Run exactly a saved plan. Raises BoomspecError where it no longer holds."""
     saved = read_plan(file)
     place = open_store(saved.store)
@@ -176,8 +142,7 @@ def _execute(file: Path, store: Where | None, options: list[str]) -> NoReturn:
     check(saved, file)
     if saved.pending:
         click.echo(f"this plan ends after {', '.join(saved.pending)}; plan again for the rest")
-    command = [*runner(saved.graph, place), "--plan", str(file.absolute()), *options]
-    command += ["--cpus", str(saved.cpus)] if saved.cpus else []
-    command += ["--verify"] if saved.checksums and "--verify" not in options else []
+    options |= {"plan": file.absolute(), "cpus": saved.cpus, "verify": saved.checksums or options["verify"]}
+    command = shared.runner(saved.graph, place, **options)
     sys.stdout.flush()
     os.execv(sys.executable, command)

@@ -6,10 +6,12 @@ import importlib
 import importlib.util
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,15 +30,6 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def _where(_context: click.Context, _option: click.Parameter, value: str | None) -> Where | None:
-    """A URL stays text: as a Path it would lose a slash."""
-    check_spelling(value or "")
-    return value if value is None or is_url(value) else Path(value)
-
-
 def offered(what: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
     """Completions by a function of `boomspec.commands.completion`, which is imported only while a person types."""
 
@@ -51,39 +44,35 @@ def offered(what: str) -> Callable[[click.Context, click.Parameter, str], list[C
 spec_argument = click.argument("spec", type=click.Path(path_type=Path), shell_complete=offered("specs"))
 
 
-def _store(default: str) -> Callable[[_Function], _Function]:
-    return click.option(
-        "--store",
-        metavar="STORE",
-        shell_complete=offered("folders"),
-        callback=_where,
-        help=f"Folder or URL (s3://bucket/path, gs://, az://) of the artifacts. Default: {default}.",
-    )
+def _where(_context: click.Context, _option: click.Parameter, value: str | None) -> Where | None:
+    """A URL stays text: as a Path it would lose a slash."""
+    check_spelling(value or "")
+    return value if value is None or is_url(value) else Path(value)
 
 
-store_option = _store(f"execution.store of the spec, else ./{DEFAULT_STORE}")
-specless_store_option = _store(f"./{DEFAULT_STORE}")
+def options(*several: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """One decorator for several options, in their order."""
+    return lambda function: reduce(lambda decorated, option: option(decorated), reversed(several), function)
+
+
+def _store(default: str) -> Callable[[Any], Any]:
+    text = f"Folder or URL (s3://bucket/path, gs://, az://) of the artifacts. Default: {default}./{DEFAULT_STORE}."
+    return click.option("--store", metavar="STORE", shell_complete=offered("folders"), callback=_where, help=text)
+
+
+store_option = _store("execution.store of the spec, else ")
+specless_store_option = _store("")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 verify_option = click.option("--verify", is_flag=True, help="Check the checksums of artifacts that are reused.")
 plain_option = click.option("--plain", is_flag=True, help="Print plain lines instead of the live view.")
-_CLUSTER = (
+cluster_options = options(  # of a command that runs tasks
     click.option("--address", help="A Ray cluster: auto, host:port or ray://host:port. Default: a private local one."),
     click.option("--insecure", is_flag=True, help="With --address: accept a cluster that asks for no token."),
 )
-_LOCK = (
+lock_options = options(  # for `run_lock`
     click.option("--locked", is_flag=True, help="Use the commits of the spec's lock; refuse where something drifted."),
     click.option("--ignore-packages", is_flag=True, help="With --locked: accept any versions of installed packages."),
 )
-
-
-def cluster_options(function: _Function) -> _Function:
-    """--address and --insecure, of a command that runs tasks."""
-    return _CLUSTER[0](_CLUSTER[1](function))
-
-
-def lock_options(function: _Function) -> _Function:
-    """--locked and --ignore-packages, for `run_lock`."""
-    return _LOCK[0](_LOCK[1](function))
 
 
 def run_lock(spec: Path, *, locked: bool, ignore_packages: bool) -> RunLock | None:
@@ -121,25 +110,36 @@ def runnable(
     return compiled.graph, found, compiled.files[0].spec.execution.cpus, compiled.pending
 
 
-def runner(graph: TaskGraph, store: Store) -> list[str]:
+def runner(graph: TaskGraph, store: Store, **options: Any) -> list[str]:
     """Write the graph into its run's folder; the command that runs it."""
     check_runners()
     store.check_writable()
     path = store.run_folder(graph.name, graph.id) / GRAPH
     graph.write(path)
-    return module_command("runners", str(path), store=store.address)
+    return module_command("runners", str(path), store=store.address, **options)
+
+
+def wait_for(module: str, graph: TaskGraph, **options: Any) -> int:
+    """Run a module of the runners on a graph in a temporary file. Returns its exit code.
+
+    Not on the graph in the run's folder: a store may be read-only, and another spec's run may have made the models.
+    """
+    with tempfile.TemporaryDirectory(prefix="boomspec-") as temporary:
+        path = Path(temporary, GRAPH)
+        graph.write(path)
+        return wait(module_command(module, str(path), **options))
 
 
 def module_command(module: str, *arguments: str, **options: Any) -> list[str]:
     """The command that runs a module in this Python, without what lies in the current folder.
 
-    options: by names without dashes. None and False leave one out, True is a flag, a tuple repeats it.
+    options: by names without dashes. None, False and "" leave one out, True is a flag, a tuple repeats it.
     """
     command = [sys.executable, "-P", "-m", module, *arguments]
     for name, value in options.items():
         option = f"--{name.replace('_', '-')}"
-        values = value if isinstance(value, tuple) else () if value is None or value is False else (value,)
-        command += [option if value is True else f"{option}={one}" for one in values]
+        given = [one for one in (value if isinstance(value, tuple) else (value,)) if one not in (None, "")]
+        command += [option if one is True else f"{option}={one}" for one in given if one is not False]
     return command
 
 
@@ -159,7 +159,7 @@ def check_runners() -> None:
 
 def warn(lines: Iterable[str]) -> None:
     """Say what nobody should overlook, on stderr: what is printed for programs stays as it is."""
-    for line in lines:
+    for line in dict.fromkeys(lines):
         click.secho(f"warning: {line}", err=True, fg="red", bold=True)
 
 

@@ -55,7 +55,7 @@ def command(spec: Path, store: Where | None, every: bool, as_json: bool) -> None
     """
     found = review(spec, store)
     experiments = found.experiments
-    warn(dict.fromkeys(line for experiment in experiments for line in asked_for(experiment.meaning)))
+    warn(line for experiment in experiments for line in asked_for(experiment.meaning))
     if as_json:
         click.echo(json_text(found.to_json(), indent=2))
         return

@@ -13,51 +13,27 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 
 from boomspec.core.graph import TaskGraph
 from boomspec.plan.demand import KEEPALIVE, OBJECT_STORE, machine
 
-_WARN_SECONDS = 120
 
+def script(graph: TaskGraph, runner: list[str], log: Path, *, nodes: int = 1) -> str:
+    """The script. runner: the command that runs the graph, which begins with a Python and has no address of a cluster.
 
-@dataclass(frozen=True)
-class Allocation:
-    """What the job runs on. All paths are those of the machines; `python` has boomspec with its runners."""
-
-    python: str
-    graph: Path
-    lock: Path
-    store: str
-    log: Path
-    nodes: int = 1
-    options: tuple[str, ...] = ()  # of the runners
-
-
-def script(graph: TaskGraph, allocation: Allocation) -> str:
-    """The script."""
-    size = machine(graph, nodes=allocation.nodes)
+    All paths are those of the machines, and the Python has boomspec with its runners.
+    """
+    size = machine(graph, nodes=nodes)
     assert size is not None  # a graph has tasks
-    directives = {
-        "job-name": graph.name,
-        "nodes": allocation.nodes,
-        "ntasks-per-node": 1,
-        "cpus-per-task": size.cpus,
-        **({"gpus-per-node": size.gpus} if size.gpus else {}),
-        "mem": f"{size.gibibytes}G",
-        "output": shlex.quote(str(allocation.log)),
-        "open-mode": "append",
-        "signal": f"B:TERM@{_WARN_SECONDS}",
-        "requeue": None,
-    }
-    rows = [f"#SBATCH --{name}" + ("" if value is None else f"={value}") for name, value in directives.items()]
-    runner = [allocation.python, "-P", "-m", "runners", str(allocation.graph), "--store", allocation.store]
-    runner += ["--lock", str(allocation.lock), "--plain", *allocation.options]
     values = {
-        "DIRECTIVES": "\n".join(rows),
-        "PYTHON": shlex.quote(allocation.python),
+        "NAME": graph.name,
+        "NODES": str(nodes),
+        "GIBIBYTES": str(size.gibibytes),
+        "LOG": shlex.quote(str(log)),
+        "PYTHON": shlex.quote(runner[0]),
         "CPUS": str(size.cpus),
+        "IF-GPUS": f"\n#SBATCH --gpus-per-node={size.gpus}" if size.gpus else "",
         "GPUS": str(size.gpus),
         "MEMORY": f"--memory={size.claimable} --object-store-memory={OBJECT_STORE}",
         "RESOURCES": f"--resources={shlex.quote(json.dumps(size.resources))} " if size.resources else "",
@@ -71,7 +47,15 @@ def script(graph: TaskGraph, allocation: Allocation) -> str:
 
 
 _SCRIPT = r"""#!/bin/bash
-@DIRECTIVES@
+#SBATCH --job-name=@NAME@
+#SBATCH --nodes=@NODES@
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=@CPUS@@IF-GPUS@
+#SBATCH --mem=@GIBIBYTES@G
+#SBATCH --output=@LOG@
+#SBATCH --open-mode=append
+#SBATCH --signal=B:TERM@120
+#SBATCH --requeue
 set -euo pipefail
 
 python=@PYTHON@

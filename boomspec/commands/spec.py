@@ -29,11 +29,8 @@ def validate(spec: Path, as_json: bool) -> None:
     """
     files = load_experiments(spec)
     checked = all(family is not None for family in check_experiments(files))
-    warn(
-        dict.fromkeys(
-            line for file in files for line in asked_for(file.spec.model_dump(include={"teacher", "student"}))
-        )
-    )
+    models = (file.spec.model_dump(include={"teacher", "student"}) for file in files)
+    warn(line for asked in models for line in asked_for(asked))
     if as_json:
         labels = [file.label for file in files]
         click.echo(json.dumps({"valid": True, "teacher_checked": checked, "experiments": labels}))

@@ -12,21 +12,9 @@ from typing import Any
 import click
 
 import boomspec
-from boomspec.commands.jobs import address_option, insecure_option, job_program
+from boomspec.commands import jobs, shared
 from boomspec.commands.kuberay import DEFAULT_SECRET, Pods, as_yaml, manifest
-from boomspec.commands.shared import (
-    check_runners,
-    json_option,
-    lock_options,
-    run_lock,
-    runnable,
-    spec_argument,
-    store_option,
-    verify_option,
-    wait,
-    warn,
-)
-from boomspec.commands.slurm import Allocation, script
+from boomspec.commands.slurm import script
 from boomspec.compile.places import path_text
 from boomspec.core.errors import EXIT_OK, BoomspecError, redact
 from boomspec.core.graph import TaskGraph
@@ -45,52 +33,34 @@ from boomspec.store import Store, Where, is_url, open_store
 from boomspec.store.sources import source_name, upload_missing
 
 _TAKERS = {  # which ways of submitting take an option; "": a cluster that runs, as do those that are not named here
-    "--nodes": ("--kuberay", "--slurm"),
-    "--image": ("--kuberay",),
-    "--store-claim": ("--kuberay",),
-    "--secret": ("--kuberay",),
-    "--python": ("", "--slurm"),
-    "--env": ("", "--kuberay"),
+    **dict.fromkeys(("address", "verify"), ("", "--kuberay", "--slurm")),
+    **dict.fromkeys(("image", "store_claim", "secret"), ("--kuberay",)),
+    "nodes": ("--kuberay", "--slurm"),
+    "python": ("", "--slurm"),
+    "env": ("", "--kuberay"),
 }
 
 
 @click.command("submit")
-@spec_argument
-@store_option
-@address_option
-@click.option("--wait", "waits", is_flag=True, help="Follow it to its end, through every stage; exit as run does.")
-@verify_option
-@lock_options
+@shared.spec_argument
+@shared.store_option
+@jobs.address_option
+@click.option("--wait", is_flag=True, help="Follow it to its end, through every stage; exit as run does.")
+@shared.verify_option
+@shared.lock_options
 @click.option("--python", metavar="PATH", help="A python on the cluster with boomspec's requirements. Default: python.")
 @click.option("--pip", is_flag=True, help="Let Ray install the versions of packages that are installed here.")
-@click.option("--env", "variables", multiple=True, metavar="NAME", help="Pass a variable; the cluster's users see it.")
-@insecure_option
+@click.option("--env", multiple=True, metavar="NAME", help="Pass a variable; the cluster's users see it.")
+@jobs.insecure_option
 @click.option("--kuberay", is_flag=True, help="Print a RayJob for KubeRay instead.")
 @click.option("--slurm", is_flag=True, help="Print a script for sbatch instead.")
 @click.option("--nodes", type=click.IntRange(min=1), help="For --kuberay and --slurm: machines. Default: 1.")
 @click.option("--image", help="For --kuberay: a container image with boomspec[run].")
 @click.option("--store-claim", metavar="NAME", help="For --kuberay: the PersistentVolumeClaim of a store in a folder.")
 @click.option("--secret", metavar="NAME", help="For --kuberay: the Secret that --env reads. Default: boomspec-secrets.")
-@json_option
+@jobs.cluster_json_option
 def command(
-    spec: Path,
-    store: Where | None,
-    address: str,
-    waits: bool,
-    verify: bool,
-    locked: bool,
-    ignore_packages: bool,
-    python: str | None,
-    pip: bool,
-    variables: tuple[str, ...],
-    insecure: bool,
-    kuberay: bool,
-    slurm: bool,
-    nodes: int | None,
-    image: str | None,
-    store_claim: str | None,
-    secret: str | None,
-    as_json: bool,
+    spec: Path, store: Where | None, kuberay: bool, slurm: bool, locked: bool, ignore_packages: bool, **given: Any
 ) -> None:
     """Run an experiment on a Ray cluster. The graph, its lock and boomspec's own code travel; nothing else does.
 
@@ -105,24 +75,21 @@ def command(
       boomspec submit SPEC --kuberay --image IMAGE --store /store --store-claim NAME | kubectl apply --server-side -f -
       boomspec submit SPEC --slurm --store /shared/store --nodes 2 | sbatch
     """
-    asked = {"--nodes": nodes, "--image": image, "--store-claim": store_claim, "--secret": secret}
-    jobs = {"--wait": waits, "--pip": pip, "--insecure": insecure, "--json": as_json}
-    given = {**asked, **jobs, "--python": python, "--env": variables}
     _check_options(given, store, kuberay=kuberay, slurm=slurm)
     stages = _stages(spec, store, locked=locked, ignore_packages=ignore_packages)
-    options = ("--verify",) * verify
+    options, nodes = ("--verify",) * given["verify"], given["nodes"] or 1
     if kuberay:
-        claimed = (image or "", _ray_version(), "", store_claim or "")  # _check_options has seen to it
-        pods = Pods(*claimed, nodes or 1, secret or DEFAULT_SECRET, variables, options)
+        shared.check_runners()
+        claim, secret = given["store_claim"] or "", given["secret"] or DEFAULT_SECRET
+        # Ray in the image has the version of the one that is installed here.
+        pods = Pods(given["image"], installed()["ray"], "", claim, nodes, secret, given["env"], options)
         print(_manifest(next(stages), pods), end="")
     elif slurm:
-        print(_script(next(stages), python or sys.executable, nodes or 1, options), end="")
+        print(_script(next(stages), given["python"] or sys.executable, nodes, options), end="")
     else:
-        settings = {"verify": verify, "pip": pip, "env": variables, "wait": waits, "python": python or None}
-        program = job_program(
-            "submit", address, insecure=insecure, as_json=as_json, **settings, store_is_local=_is_local(spec, store)
-        )
-        sys.exit(_submitted(stages, program, waits=waits))
+        sent = {name: value for name, value in given.items() if "" in _TAKERS.get(name, ("",))}
+        program = jobs.job_program("submit", **sent, store_is_local=_is_local(spec, store))
+        sys.exit(_submitted(stages, program, waits=given["wait"]))
 
 
 @dataclass(frozen=True)
@@ -142,19 +109,19 @@ def _stages(spec: Path, store: Where | None, *, locked: bool, ignore_packages: b
     """
     if is_plan(spec):
         raise BoomspecError(f"{spec}: is a saved plan, which holds for this machine", hint="submit the spec")
-    kept = run_lock(spec, locked=locked, ignore_packages=ignore_packages)
+    kept = shared.run_lock(spec, locked=locked, ignore_packages=ignore_packages)
     done: set[str] = set()
     while True:
-        graph, place, _, pending = runnable(spec, store, kept.pins if kept else NO_PINS)
+        graph, place, _, pending = shared.runnable(spec, store, kept.pins if kept else NO_PINS)
         graph = kept.hold(graph, place) if kept else graph
-        waiting = {node.id for node in graph.nodes.values() if node.name in pending}
+        waiting = shared.searches(graph, pending)
         if done & waiting:
             raise BoomspecError(
                 f"{', '.join(pending)}: has run, and what it found is not in {place.address}",
                 hint="the store must be readable here, too; else submit again from where it is",
             )
         lock = kept.lock if kept else lock_of(graph, place, Hub(offline=True))
-        warn(trust.warnings(graph))
+        shared.warn(trust.warnings(graph))
         if place.is_remote:  # machines that share no folder get files from nowhere else
             for source, size in upload_missing(place, sources_read(graph, plan_tasks(graph, place))):
                 click.echo(f"put into the store: {source_name(source)}, {shown_bytes(size)}", err=True)
@@ -171,7 +138,7 @@ def _submitted(stages: Iterator[_Stage], program: list[str], *, waits: bool) -> 
             graph, lock = Path(temporary, GRAPH), Path(temporary, LOCK)
             stage.graph.write(graph)
             stage.lock.write(lock)
-            code = wait([*program, str(graph), "--store", stage.store.address, "--lock", str(lock)])
+            code = shared.wait([*program, str(graph), "--store", stage.store.address, "--lock", str(lock)])
         if code:
             return code
         if stage.pending and not waits:
@@ -209,10 +176,9 @@ def _script(stage: _Stage, python: str, nodes: int, options: tuple[str, ...]) ->
     stage.lock.write(used)
     if stage.pending:
         click.echo(_first(stage), err=True)
-    log = folder / "slurm-%j.log"
-    return script(
-        stage.graph, Allocation(python, folder / GRAPH, used, store.address, log, nodes=nodes, options=options)
-    )
+    runner = [python, "-P", "-m", "runners", str(folder / GRAPH), "--store", store.address]
+    runner += ["--lock", str(used), "--plain", *options]
+    return script(stage.graph, runner, folder / "slurm-%j.log", nodes=nodes)
 
 
 def _first(stage: _Stage) -> str:
@@ -228,11 +194,12 @@ def _check_options(given: dict[str, Any], store: Where | None, *, kuberay: bool,
         takers = _TAKERS.get(option, ("",))
         if name not in takers:
             where = " and ".join(taker or "a cluster that runs" for taker in takers)
-            raise BoomspecError(f"{option} is for {where}" + (f", not for {name}" if name else ""))
-    if kuberay and not given["--image"]:
+            but = f", not for {name}" if name else ""
+            raise BoomspecError(f"--{option.replace('_', '-')} is for {where}{but}")
+    if kuberay and not given["image"]:
         raise BoomspecError("--kuberay needs --image", hint="boomspec submit --help")
     if kuberay and store is not None:  # else the spec says it
-        _check_claim(open_store(store).address, given["--store-claim"] or "")
+        _check_claim(open_store(store).address, given["store_claim"] or "")
 
 
 def _check_claim(store: str, claim: str) -> None:
@@ -245,16 +212,9 @@ def _check_claim(store: str, claim: str) -> None:
 
 def _is_local(spec: Path, store: Where | None) -> bool:
     """Whether the store was named relative to a folder of this machine, or not at all."""
-    if store is not None:
-        return not (is_url(store) or Path(store).is_absolute())
-    file = None if spec.suffix == ".json" else load_spec(spec)
-    named = None if file is None else file.spec.execution.store
-    if file is not None and named is not None:
-        named = path_text(file, ("execution", "store"), named)
+    named = store
+    if store is None and spec.suffix != ".json":
+        file = load_spec(spec)
+        if file.spec.execution.store is not None:
+            named = path_text(file, ("execution", "store"), file.spec.execution.store)
     return named is None or not (is_url(named) or Path(named).is_absolute())
-
-
-def _ray_version() -> str:
-    """Of Ray in the image: the one that is installed here."""
-    check_runners()
-    return installed()["ray"]

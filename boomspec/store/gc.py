@@ -12,7 +12,8 @@ from pathlib import Path
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.tasks import KINDS
-from boomspec.store.interface import Deletable, Store
+from boomspec.store.contents import Deletable
+from boomspec.store.folder import Store
 from boomspec.store.runs import PastRun, read_graph_data
 
 GC_SCHEMA_VERSION = 1

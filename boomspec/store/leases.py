@@ -16,14 +16,15 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from boomspec.core.errors import BoomspecError
 from boomspec.store.bucket import Bucket
-from boomspec.store.interface import nothing
+from boomspec.store.contents import Report, Waiting, nothing
 from boomspec.store.lock import IN_USE, in_use_error
 from boomspec.store.record import parsed_json
 from boomspec.store.retry import DeniedError
@@ -38,12 +39,7 @@ _CLEANS = "cleans"  # what `gc` puts into its lease
 
 @contextmanager
 def held(
-    bucket: Bucket,
-    name: str,
-    *,
-    owner: str = "",
-    waiting: Callable[[], None] = nothing,
-    expires: float | None = None,
+    bucket: Bucket, name: str, *, owner: str = "", waiting: Waiting = nothing, expires: float | None = None
 ) -> Iterator[None]:
     """Hold the lease `name`. Where another process holds it, call `waiting` once and wait for its end or expiry.
 
@@ -65,23 +61,21 @@ def hold_own_lease(bucket: Bucket, name: str, **about: str) -> Iterator[None]:
         yield
 
 
-def living(bucket: Bucket, prefix: str = IN_USE, *, now: float | None = None) -> dict[str, dict[str, Any]]:
-    """The contents of the leases in a folder that are held, by name.
+def living(bucket: Bucket, *, now: float | None = None) -> dict[str, dict[str, Any]]:
+    """The contents of the leases of processes that use the store now, by name.
 
     now: by the store's clock, where known; else this machine's clock has to do.
     """
     now = time.time() if now is None else now
-    young = [name for name, entry in bucket.entries(prefix).items() if now - entry.modified < EXPIRES]
+    young = [name for name, entry in bucket.entries(IN_USE).items() if now - entry.modified < EXPIRES]
     found = {name: _parsed(data) for name, data in bucket.read_all(young).items()}
     return {name: lease for name, lease in found.items() if not _is_dead(lease)}
 
 
 @contextmanager
-def in_use(
-    bucket: Bucket, run: Path | None, waiting: Callable[[], None], elsewhere: Callable[[str], None]
-) -> Iterator[None]:
+def in_use(bucket: Bucket, run: Path | None, waiting: Waiting, elsewhere: Report) -> Iterator[None]:
     """`Store.using` for a store at a URL. Who may only read there needs no lease."""
-    name = f"{IN_USE}/{secrets.token_hex(8)}"
+    name, waiting = f"{IN_USE}/{secrets.token_hex(8)}", cache(waiting)
     about = {"run": run.name, "folder": str(run)} if run is not None else {"run": ""}
     lease = _Lease(bucket, name, **about)
     try:
@@ -92,11 +86,8 @@ def in_use(
     with lease.heartbeat(EXPIRES):
         if run is not None:
             _await_run(bucket, name, run, elsewhere)
-        reported = False
         while any(map(_cleans, living(bucket, now=bucket.entry(name).modified).values())):
-            if not reported:
-                waiting()
-            reported = True
+            waiting()
             time.sleep(_IN_USE_POLL_SECONDS)
         yield
 
@@ -122,7 +113,7 @@ def _cleans(lease: dict[str, Any]) -> bool:
     return lease.get("doing") == _CLEANS
 
 
-def _await_run(bucket: Bucket, own: str, run: Path, report: Callable[[str], None]) -> None:
+def _await_run(bucket: Bucket, own: str, run: Path, report: Report) -> None:
     """Return once no other machine executes the run; raise BoomspecError where one does.
 
     A lease without heartbeats belongs to a driver that was killed, and is waited out. Of two drivers that start at
@@ -130,10 +121,12 @@ def _await_run(bucket: Bucket, own: str, run: Path, report: Callable[[str], None
     """
     first: dict[str, tuple[dict[str, Any], float]] = {}  # each lease as first seen, and when
     began, began_at_store = time.monotonic(), bucket.entry(own).modified
+    here = (socket.gethostname(), str(run))  # in one folder several may work together
     while True:
         moment = time.monotonic()
-        found = living(bucket, now=began_at_store + moment - began)
-        others = {name: lease for name, lease in found.items() if name != own and _executes_elsewhere(lease, run)}
+        found = living(bucket, now=began_at_store + moment - began).items()
+        others = {name: lease for name, lease in found if name != own and lease.get("run") == run.name}
+        others = {name: lease for name, lease in others.items() if (lease.get("host"), lease.get("folder")) != here}
         if not others:
             return
         if not first:
@@ -153,12 +146,6 @@ def _await_run(bucket: Bucket, own: str, run: Path, report: Callable[[str], None
         time.sleep(_IN_USE_POLL_SECONDS)
 
 
-def _executes_elsewhere(lease: dict[str, Any], run: Path) -> bool:
-    """Whether a lease is that of a driver of the run in another folder; in one folder several may work together."""
-    same_folder = lease.get("host") == socket.gethostname() and lease.get("folder") == str(run)
-    return lease.get("run") == run.name and not same_folder
-
-
 def _who(lease: dict[str, Any]) -> str:
     return f"{lease.get('host', '?')} (process {lease.get('pid', '?')})"
 
@@ -168,16 +155,17 @@ class _Lease:
 
     def __init__(self, bucket: Bucket, name: str, *, owner: str = "", **about: str) -> None:
         self._bucket, self._name, self._owner = bucket, name, owner
-        self._content = {"token": secrets.token_hex(8), "owner": owner, **_this_process(), **about}
+        self._token = secrets.token_hex(8)
+        self._content = {"token": self._token, "owner": owner, **_this_process(), **about}
         self._renewals = 0
 
-    def take(self, waiting: Callable[[], None], expires: float) -> None:
-        seen, since, reported = None, time.monotonic(), False
+    def take(self, waiting: Waiting, expires: float) -> None:
+        seen, since, waiting = None, time.monotonic(), cache(waiting)
         while not self._bucket.write(self._name, self._text(), create=True):
             other = self._read()
             if other is None:
                 continue  # it has ended meanwhile
-            if self._is_ours(other):
+            if other.get("token") == self._token:
                 return
             if other != seen:
                 seen, since = other, time.monotonic()
@@ -186,9 +174,7 @@ class _Lease:
                 self.write()
                 time.sleep(_POLL * expires / 10)  # of two that take it at once the last one has it
                 continue
-            if not reported:
-                waiting()
-            reported = True
+            waiting()
             time.sleep(_POLL * expires)
 
     def write(self) -> None:
@@ -198,13 +184,12 @@ class _Lease:
     @contextmanager
     def heartbeat(self, expires: float) -> Iterator[None]:
         """Rewrite the lease in a thread until another process takes it; delete it at the end."""
-        ended, patient = threading.Event(), self._bucket
-        self._bucket = patient.without_retries()
+        ended, self._bucket = threading.Event(), self._bucket.without_retries()
 
         def renew() -> None:
             while not ended.wait(expires / _HEARTBEATS):
                 with suppress(BoomspecError):  # the next one may succeed; whoever uses the store reports the problem
-                    if (found := self._read()) is not None and not self._is_ours(found):
+                    if (found := self._read()) is not None and found.get("token") != self._token:
                         return
                     self.write()
 
@@ -216,11 +201,8 @@ class _Lease:
             ended.set()
             thread.join(timeout=expires)  # a heartbeat under way would restore what is deleted
             with suppress(BoomspecError):  # it expires by itself
-                if (found := self._read()) is not None and self._is_ours(found):
+                if (found := self._read()) is not None and found.get("token") == self._token:
                     self._bucket.delete([self._name])
-
-    def _is_ours(self, found: dict[str, Any]) -> bool:
-        return found.get("token") == self._content["token"]
 
     def _text(self) -> bytes:
         return json.dumps({**self._content, "renewals": self._renewals}).encode()

@@ -23,8 +23,8 @@ from typing import Any
 from boomspec.core.files import ABSENT, RESUME, exclusive_lock, replacing, stat_of, unreadable, write_atomically
 from boomspec.core.identity import text_digest
 from boomspec.store.bucket import Bucket, ObjectInfo
+from boomspec.store.contents import RUNS, Deletable, stored_kinds
 from boomspec.store.folder import FolderStore
-from boomspec.store.interface import Deletable, stored_kinds
 from boomspec.store.opening import URL_FILE
 from boomspec.store.record import (
     RECORD,
@@ -39,7 +39,6 @@ from boomspec.store.record import (
 )
 
 CACHE = "BOOMSPEC_CACHE"  # environment variable: the folder of all caches; default ~/.cache/boomspec
-RUNS = "runs"
 _URL_CHARACTERS = 60  # of a URL in the name of its cache
 _SUMMARY = ("graph.json", "status.json", "lock.json", "events.jsonl", "report/results.json")  # for lists of runs
 _PARALLEL_RUNS = 16
@@ -187,6 +186,7 @@ class LocalCache(FolderStore):
 
     def download_runs(self, beginning: str) -> set[str]:
         """Download what lists need of every run whose name begins so. Returns the names of their folders."""
+        self.create()
         names = [name for name in self._bucket.names(RUNS) if name.startswith(beginning) and not name.startswith(".")]
         if names:
             with ThreadPoolExecutor(min(_PARALLEL_RUNS, len(names))) as pool:
@@ -196,6 +196,7 @@ class LocalCache(FolderStore):
 
     def download_run(self, name: str) -> bool:
         """Download everything of one run. False where there is none of that name."""
+        self.create()
         found = self._bucket.entries(f"{RUNS}/{name}")
         self._download(found)
         return bool(found)

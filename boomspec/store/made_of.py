@@ -18,7 +18,7 @@ from typing import Any
 
 from boomspec.core.graph import Task, TaskGraph
 from boomspec.core.identity import digest
-from boomspec.store.interface import Store
+from boomspec.store.folder import Store
 from boomspec.store.record import Record
 
 

@@ -13,8 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from boomspec.core.errors import BoomspecError, did_you_mean, redact
 from boomspec.core.files import ABSENT, unreadable
-from boomspec.store.folder import FolderStore
-from boomspec.store.interface import Store
+from boomspec.store.folder import FolderStore, Store
 
 Where = str | Path  # a folder, or a URL
 URL_FILE = ".url"  # in the local cache of a store at a URL

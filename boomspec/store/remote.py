@@ -21,7 +21,7 @@ import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -29,42 +29,22 @@ from typing import Any
 from boomspec.core.errors import BoomspecError
 from boomspec.core.files import RESUME, write_atomically
 from boomspec.store import leases
+from boomspec.store import record as records
 from boomspec.store.bucket import Bucket, ObjectInfo
-from boomspec.store.interface import (
-    MADE_OF,
-    Deletable,
-    Json,
-    Report,
-    Store,
-    Unread,
-    Waiting,
-    Workspace,
-    nothing,
-    stored_kinds,
-)
+from boomspec.store.contents import MADE_OF, RUNS, Deletable, Report, Unread, Waiting, Workspace, nothing, stored_kinds
+from boomspec.store.folder import FolderStore
 from boomspec.store.local_cache import CACHE, LocalCache, parsed_record, payload_object, record_object
 from boomspec.store.lock import IN_USE, is_running
-from boomspec.store.record import (
-    RECORD,
-    ArtifactId,
-    Files,
-    Record,
-    checksum_damage,
-    is_newer_version,
-    is_task_id,
-    listed_files,
-    record_text,
-)
+from boomspec.store.record import RECORD, ArtifactId, Files, Record
 
-LEASE = ".lease"
 _PROBE = ".probe"
 _FETCHED_AT_ONCE = 8
 _KEYS_ONE_BY_ONE = 8  # for more keys all of a kind are listed, a thousand with each request
 _HIDDEN = re.compile(r"\.(?P<task>[0-9a-f]{64})\.(?P<rest>resume|lease)")
 
 
-class RemoteStore(Store):
-    """Artifacts at a URL. `root` is the local cache, which may be deleted while nothing runs."""
+class RemoteStore(FolderStore):
+    """Artifacts at a URL. `root` is the local cache, which may be deleted while nothing runs: tasks work there."""
 
     is_remote = True
 
@@ -89,7 +69,7 @@ class RemoteStore(Store):
 
     def check_is_store(self, *, may_be_absent: bool = False) -> None:
         names = self.bucket.names()
-        if names and not names & {*stored_kinds(), IN_USE, "runs"}:
+        if names and not names & {*stored_kinds(), IN_USE, RUNS}:
             hint = "say where it is: --store FOLDER (by default ./boomspec-store)"
             raise BoomspecError(f"{self.address} is not a store: it holds neither artifacts nor runs", hint=hint)
 
@@ -160,34 +140,34 @@ class RemoteStore(Store):
             raise FileNotFoundError(errno.ENOENT, "not in the store", f"{self.address}/{kind}/{task_id}/{name}")
         data = self.bucket.read(payload_object(task, record, name), most=min(most, file["bytes"]) if most else None)
         if most is None and (len(data) != file["bytes"] or sha256(data).hexdigest() != file["sha256"]):
-            raise self._damaged(task, checksum_damage(file))
+            raise self._damaged(task, records.checksum_damage(file))
         return data
 
-    def workspace(self, kind: str, task_id: str) -> AbstractContextManager[Workspace]:
-        return self._cache.workspace(kind, task_id)
-
-    def publish(self, workspace: Workspace, kind: str, task_id: str, identity: Json, provenance: Json) -> Path:
+    def publish(
+        self, workspace: Workspace, kind: str, task_id: str, identity: dict[str, Any], provenance: dict[str, Any]
+    ) -> Path:
         """Upload the payload, then the record; then keep the artifact in the cache."""
-        task, attempt = (kind, task_id), secrets.token_hex(8)
-        files = listed_files(workspace.path)
+        task, attempt, files = (kind, task_id), secrets.token_hex(8), records.listed_files(workspace.path)
         place = f"{kind}/{task_id}/{attempt}"
         self.bucket.upload_all((workspace.path / file["path"], f"{place}/{file['path']}") for file in files)
-        record = record_text(task_id, identity, files, provenance, attempt=attempt).encode()
+        record = records.record_text(task_id, identity, files, provenance, attempt=attempt).encode()
         if self._write_record(task, place, files, record):
             with self._cache.locked(task):
-                final = self._cache.keep(workspace.path, task, record, files)
+                self._cache.keep(workspace.path, task, record, files)
         else:
-            final = self.fetch(kind, task_id)
+            self.fetch(kind, task_id)
         self._delete_checkpoints(task)
-        return final
+        return self.path(kind, task_id)
 
-    def publish_copy(self, task: ArtifactId, of: str, record: Record, identity: Json, provenance: Json) -> bool:
+    def publish_copy(
+        self, task: ArtifactId, of: str, record: Record, identity: dict[str, Any], provenance: dict[str, Any]
+    ) -> bool:
         """The objects are copied within the bucket; nothing is transferred to this machine."""
         attempt, files = secrets.token_hex(8), record["files"]
-        place = f"{task[0]}/{task[1]}/{attempt}"
-        names = [file["path"] for file in files]
-        self.bucket.copy_all((payload_object((task[0], of), record, name), f"{place}/{name}") for name in names)
-        text = record_text(task[1], identity, files, provenance, attempt=attempt)
+        place, source = f"{task[0]}/{task[1]}/{attempt}", (task[0], of)
+        pairs = ((payload_object(source, record, file["path"]), f"{place}/{file['path']}") for file in files)
+        self.bucket.copy_all(pairs)
+        text = records.record_text(task[1], identity, files, provenance, attempt=attempt)
         self._write_record(task, place, files, text.encode())
         self._delete_checkpoints(task)
         return True
@@ -202,24 +182,21 @@ class RemoteStore(Store):
     @contextmanager
     def claimed(self, kind: str, task_id: str, *, owner: str = "", waiting: Waiting = nothing) -> Iterator[None]:
         """By a lock on this machine, and by a lease among machines."""
-        name = f"{kind}/.{task_id}{LEASE}"
-        with (
-            self._cache.claimed(kind, task_id, waiting=waiting),
-            leases.held(self.bucket, name, owner=owner, waiting=waiting),
-        ):
+        lease = leases.held(self.bucket, f"{kind}/.{task_id}.lease", owner=owner, waiting=waiting)
+        with super().claimed(kind, task_id, waiting=waiting), lease:
             yield
 
     @contextmanager
     def using(
         self, *, run: Path | None = None, waiting: Waiting = nothing, elsewhere: Report = nothing
     ) -> Iterator[None]:
-        with self._cache.using(run=run, waiting=waiting), leases.in_use(self.bucket, run, waiting, elsewhere):
+        with super().using(run=run, waiting=waiting), leases.in_use(self.bucket, run, waiting, elsewhere):
             yield
 
     @contextmanager
     def alone(self) -> Iterator[None]:
         self.root.mkdir(parents=True, exist_ok=True)
-        with self._cache.alone(), leases.alone(self.bucket):
+        with super().alone(), leases.alone(self.bucket):
             yield
 
     def running_elsewhere(self) -> frozenset[str]:
@@ -227,20 +204,17 @@ class RemoteStore(Store):
 
     def run_folders(self, *, beginning: str = "") -> list[Path]:
         """Downloads what lists of runs need. Includes runs that execute here and are not uploaded yet."""
-        self._cache.create()
         remote = self._cache.download_runs(beginning)
-        return [
-            path for path in self._cache.run_folders(beginning=beginning) if path.name in remote or is_running(path)
-        ]
+        found = super().run_folders(beginning=beginning)
+        return [path for path in found if path.name in remote or is_running(path)]
 
     def run_called(self, name: str) -> Path | None:
-        self._cache.create()
         remote = self._cache.download_run(name)
-        folder = self._cache.run_called(name)
+        folder = super().run_called(name)
         return folder if folder is not None and (remote or is_running(folder)) else None
 
     def run_address(self, folder: Path) -> str:
-        return f"{self.address}/runs/{folder.name}"
+        return f"{self.address}/{RUNS}/{folder.name}"
 
     def remote_copy(self, folder: Path) -> Bucket:
         return self.bucket.below(folder.relative_to(self.root).as_posix())
@@ -283,31 +257,31 @@ class RemoteStore(Store):
         groups: dict[str, dict[str, ObjectInfo]] = {}
         for name, entry in listing.items():
             groups.setdefault(name.split("/")[1], {})[name] = entry
-        judged = self._cache.judged([(kind, name) for name in groups if is_task_id(name)], listing)
+        judged = self._cache.judged([(kind, name) for name in groups if records.is_task_id(name)], listing)
         for name, group in groups.items():
             place = f"{kind}/{name}"
-            if is_task_id(name):
+            if records.is_task_id(name):
                 if (recorded := record_object((kind, name))) in group:
                     damage, record = judged.get((kind, name), (None, None))
-                    if record is None and self._is_newer_version(recorded):
-                        continue
+                    if record is None:
+                        with suppress(FileNotFoundError):
+                            if records.is_newer_version(self.bucket.read(recorded)):
+                                continue
                     own = f"{place}/{record['attempt']}/" if record is not None else f"{place}/"
                     artifact = {n: e for n, e in group.items() if n == recorded or n.startswith(own)}
                     yield self._objects("artifact", place, artifact, kind, task=name, damage=damage, first=recorded)
                     group = {n: e for n, e in group.items() if n not in artifact}
                 if group:
                     yield self._objects("leftover", place, group, kind, reason="its process is dead")
-            elif (hidden := _HIDDEN.fullmatch(name)) is not None:
-                if hidden["rest"] == "lease":
-                    yield self._objects("leftover", place, group, kind, reason="its process is dead")
-                else:
-                    task = hidden["task"]
-                    finished = judged.get((kind, task), ("", None))[0] is None
-                    reason = "its task is finished" if finished else ""
-                    yield self._objects("checkpoints", place, group, kind, task=task, reason=reason)
+            elif (hidden := _HIDDEN.fullmatch(name)) is not None and hidden["rest"] == "lease":
+                yield self._objects("leftover", place, group, kind, reason="its process is dead")
+            elif hidden is not None:
+                finished = judged.get((kind, hidden["task"]), ("", None))[0] is None
+                reason = "its task is finished" if finished else ""
+                yield self._objects("checkpoints", place, group, kind, task=hidden["task"], reason=reason)
 
     def stored_run(self, folder: Path, reason: str) -> Iterator[Deletable]:
-        place = f"runs/{folder.name}"
+        place = f"{RUNS}/{folder.name}"
         yield self._objects("run", place, self.bucket.entries(place), first=f"{place}/graph.json", reason=reason)
         if folder.is_dir():
             yield Deletable("cache", folder, reason="what was brought here of it")
@@ -321,7 +295,7 @@ class RemoteStore(Store):
         if stored.upload:
             self.bucket.abort(stored.objects[0], stored.upload)
         elif isinstance(stored.path, Path):
-            self._cache.remove(stored)
+            super().remove(stored)
         else:
             self.bucket.delete(stored.objects[:1])
             self.bucket.delete(stored.objects[1:])
@@ -333,12 +307,6 @@ class RemoteStore(Store):
         names = tuple(sorted(group, key=lambda name: (name != first, name)))
         size = sum(entry.size for entry in group.values())
         return Deletable(what, f"{self.address}/{place}", kind, bytes=size, objects=names, **more)
-
-    def _is_newer_version(self, record: str) -> bool:
-        try:
-            return is_newer_version(self.bucket.read(record))
-        except FileNotFoundError:
-            return False
 
     def _write_record(self, task: ArtifactId, place: str, files: Files, record: bytes) -> bool:
         """Write the record of uploaded files. Deletes them instead where another writer has published meanwhile."""
@@ -355,23 +323,23 @@ class RemoteStore(Store):
         return True
 
     def _delete_checkpoints(self, task: ArtifactId) -> None:
-        if (resume := self.resume(*task)).is_dir():
-            shutil.rmtree(resume, ignore_errors=True)
+        shutil.rmtree(self.resume(*task), ignore_errors=True)
         self.bucket.delete(self.bucket.entries(f"{task[0]}/.{task[1]}{RESUME}"))
 
     def _download(self, task: ArtifactId, data: bytes, record: Record) -> None:
         """Download an artifact into a workspace, and keep it in the cache once all of it is right."""
-        with self._cache.workspace(*task) as workspace:
+        with self.workspace(*task) as workspace:
             folder, files = workspace.path, record["files"]
-            names = [payload_object(task, record, file["path"]) for file in files]
-            items = [(name, folder / file["path"], file["bytes"]) for name, file in zip(names, files, strict=True)]
+            paths = [(file["path"], file["bytes"]) for file in files]
             try:
-                digests = self.bucket.download_all(items)
+                digests = self.bucket.download_all(
+                    (payload_object(task, record, path), folder / path, size) for path, size in paths
+                )
             except FileNotFoundError as error:
                 raise self._damaged(task, f"a file is missing: {error}") from error
             for file, digest in zip(files, digests, strict=True):
                 if digest != file["sha256"]:
-                    raise self._damaged(task, checksum_damage(file))
+                    raise self._damaged(task, records.checksum_damage(file))
             self._cache.keep(folder, task, data, files)
 
     def _damaged(self, task: ArtifactId, damage: str) -> BoomspecError:

@@ -18,7 +18,7 @@ from boomspec.core.errors import BoomspecError, did_you_mean
 from boomspec.core.files import read_json
 from boomspec.core.graph import SCHEMA_VERSION
 from boomspec.core.tasks import KINDS
-from boomspec.store.interface import Store
+from boomspec.store.folder import Store
 from boomspec.store.lock import is_running
 from boomspec.store.record import is_task_id, parsed_json
 

@@ -16,7 +16,7 @@ import yaml
 from jsonschema import Draft202012Validator, ValidationError
 
 from boomspec.commands.kuberay import Pods, as_yaml, job_name, manifest
-from boomspec.commands.slurm import Allocation, script
+from boomspec.commands.slurm import script
 from boomspec.compile.compiler import compile_spec
 from boomspec.core.errors import BoomspecError
 from boomspec.core.execution import Execution, TrainingOptions
@@ -186,15 +186,8 @@ def test_a_graph_that_no_config_map_holds_is_refused():
 
 
 def test_the_script_for_slurm_is_one_that_bash_reads_and_asks_for_what_the_tasks_need(tmp_path: Path):
-    allocation = Allocation(
-        python="/opt/my env/bin/python",
-        graph=tmp_path / "it's" / "graph.json",
-        lock=tmp_path / "lock.json",
-        store=str(tmp_path),
-        log=tmp_path / "slurm-%j.log",
-        nodes=2,
-    )
-    text = script(trained(), allocation)
+    runner = ["/opt/my env/bin/python", "-m", "runners", str(tmp_path / "it's" / "graph.json")]
+    text = script(trained(), runner, tmp_path / "slurm-%j.log", nodes=2)
     subprocess.run(["bash", "-n"], input=text, text=True, check=True)
     rows = [line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH")]
     assert {"nodes=2", "ntasks-per-node=1", "cpus-per-task=8", "gpus-per-node=2", "mem=85G", "requeue"} <= set(rows)

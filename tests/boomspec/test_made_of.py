@@ -15,8 +15,8 @@ from boomspec.core.tasks import Evaluate, HeldOut, Interpolate, Tokenize
 from boomspec.plan.plan import RunPlan, Step, plan_tasks
 from boomspec.plan.saved import SavedPlan, check, read_plan
 from boomspec.store import RECORD, FolderStore, Store
+from boomspec.store.contents import MADE_OF
 from boomspec.store.gc import garbage
-from boomspec.store.interface import MADE_OF
 from boomspec.store.made_of import content_key, contents_of, key_of, publish_equal
 
 CHAIN = ("tokens", "model", "score")

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from boomspec.commands.slurm import Allocation, script
+from boomspec.commands.slurm import script
 from boomspec.core.graph import TaskGraph
 from boomspec.store import FolderStore
 from tests.runners import small
@@ -97,7 +97,8 @@ def test_only_rays_folder_is_closed_to_others_and_each_machine_removes_its_own(t
         (commands / name).chmod(0o755)
     graph = small.compiled(small.write_spec(tmp_path), FolderStore(tmp_path / "store")).graph
     python, store, log = str(commands / "python"), str(tmp_path / "store"), tmp_path / "log"
-    text = script(graph, Allocation(python, tmp_path / "graph.json", tmp_path / "lock.json", store, log, nodes=2))
+    runner = [python, "-P", "-m", "runners", str(tmp_path / "graph.json"), "--store", store]
+    text = script(graph, runner, log, nodes=2)
     number = os.getpid()
     environment = os.environ | {
         "PATH": f"{commands}:{os.environ['PATH']}",
