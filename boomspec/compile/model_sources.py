@@ -28,11 +28,19 @@ from boomspec.core.tasks import Architecture, Dequantize
 from boomspec.models import code
 from boomspec.models.architecture import llama_facts
 from boomspec.models.checkpoint import checkpoint_files, read_checkpoint
-from boomspec.models.contents import check_config, check_folder
 from boomspec.models.facts import ModelFacts, model_facts, read_config
-from boomspec.models.files import CONFIG, CONTEXT, tokenizer_context, tokenizer_files, travelling_files
+from boomspec.models.folder import (
+    CONFIG,
+    CONTEXT,
+    STUDENT_CONFIG,
+    check_config,
+    check_folder,
+    read_student_mapping,
+    tokenizer_context,
+    tokenizer_files,
+    travelling_files,
+)
 from boomspec.models.hub import UnreachableError, cached_model, hub_code, hub_folder, pinned_model
-from boomspec.models.published import STUDENT_CONFIG, read_student_mapping
 from boomspec.models.quantized import check_quantization, foreseen, quantization_of, target_dtype
 from boomspec.models.tokenizer import needed_rows
 from boomspec.spec.sections.student import StudentSpec

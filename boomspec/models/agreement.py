@@ -9,15 +9,13 @@ Rotary embeddings have three spellings (`rope_theta` and `rope_scaling`; `rope_p
 layer): they are compared in one form.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from boomspec.core.errors import BoomspecError
-from boomspec.models.layer_rules import DEPTH_SCALED, LEADING, by_depth
+from boomspec.models.layer_rules import DEPTH_SCALED, LEADING
 
 # What says where a model comes from, how it is run, trained, sampled from or named, and not what it computes.
 _HARMLESS = re.compile(
@@ -64,9 +62,8 @@ def check_agreement(
         if one is None or other is None:
             if key in known and not _WORKED_OUT.fullmatch(key):
                 _differ(key, one, other)
-            continue
-        if key in DEPTH_SCALED:
-            each = by_depth(key, one, counts[0]), by_depth(key, other, counts[1])
+        elif key == DEPTH_SCALED:
+            each = one / math.sqrt(counts[0]), other / math.sqrt(counts[1])
             if not math.isclose(*each, rel_tol=1e-6):
                 _differ(f"what each layer makes of {key}", *each)
         elif not _same(one, other):
@@ -93,9 +90,7 @@ def _left_open(key: str, one: object, other: object, listed: frozenset[str]) -> 
 
 
 def _same(one: object, other: object) -> bool:
-    if isinstance(one, bool) or isinstance(other, bool):
-        return one is other or (one == other and isinstance(one, bool) and isinstance(other, bool))
-    return one == other
+    return isinstance(one, bool) == isinstance(other, bool) and one == other  # True is not 1
 
 
 def _differ(key: str, one: object, other: object) -> None:
@@ -109,10 +104,8 @@ def _rope(config: Mapping[str, Any]) -> dict[str, object]:
     """What a config says of rotary embeddings: flat, every value under the name that newer versions give it."""
     new, old = config.get("rope_parameters"), config.get("rope_scaling")
     top = {_SAME_ROPE.get(key, key): config[key] for key in _ROPE if config.get(key) is not None}
-    positions = top.pop("max_position_embeddings", None)
-    local = top.pop("rope_local_base_freq", None)
-    for key in ("rope_parameters", "rope_scaling"):
-        top.pop(key, None)
+    top = {key: value for key, value in top.items() if key not in ("rope_parameters", "rope_scaling")}
+    positions, local = top.pop("max_position_embeddings", None), top.pop("rope_local_base_freq", None)
     if isinstance(new, dict) and new and all(isinstance(value, dict) for value in new.values()):
         kinds: dict[str, Mapping[str, Any]] = {f"{kind}.": value for kind, value in new.items()}
     elif local is not None:

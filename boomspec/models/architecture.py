@@ -1,7 +1,5 @@
 """Compute the tensors of a small Llama decoder that a spec trains itself, before it exists."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from boomspec.core.tasks import Architecture

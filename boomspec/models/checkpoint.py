@@ -4,8 +4,6 @@ Format: 8 bytes little-endian header length, a JSON header, then the tensors' by
 `model.safetensors` or shards listed in `model.safetensors.index.json`.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping
@@ -14,18 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from boomspec.core.errors import BoomspecError
-from boomspec.models.contents import names_in, refusal
-from boomspec.models.files import INDEX, SINGLE, check_fetched
+from boomspec.models.folder import INDEX, SINGLE, check_fetched, names_in, refusal
 
 _LARGEST_HEADER = 100 * 2**20  # the format's own limit
-
+_SAMPLE, _SAMPLES = 1 << 16, 8  # bytes, places
 # Bits per element.
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "U16": 16, "I16": 16, "F16": 16,
     "BF16": 16, "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64, "F4": 4,
 }  # fmt: skip
-
-
 FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # of the types that are converted into each other
 
 
@@ -63,8 +58,12 @@ def read_header(file: Path) -> list[TensorEntry]:
         raise BoomspecError(f"{file}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise BoomspecError(f"{file}: its safetensors header is not JSON: {error}") from error
-    tensors = sorted(_entries(file, header, 8 + length, size), key=lambda tensor: (tensor.start, tensor.end))
+    if not isinstance(header, dict):
+        raise BoomspecError(f"{file}: its safetensors header is not an object")
+    header.pop("__metadata__", None)
     end = 8 + length
+    tensors = [_entry(file, name, entry, end, size) for name, entry in header.items()]
+    tensors.sort(key=lambda tensor: (tensor.start, tensor.end))
     for tensor in tensors:
         if tensor.start != end:
             wrong = "overlaps the one before it" if tensor.start < end else "does not follow the one before it"
@@ -75,29 +74,23 @@ def read_header(file: Path) -> list[TensorEntry]:
     return tensors
 
 
-def _entries(file: Path, header: Any, offset: int, size: int) -> list[TensorEntry]:
-    if not isinstance(header, dict):
-        raise BoomspecError(f"{file}: its safetensors header is not an object")
-    tensors = []
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        try:
-            dtype, shape = entry["dtype"], tuple(int(n) for n in entry["shape"])
-            start, end = (offset + int(n) for n in entry["data_offsets"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise BoomspecError(f"{file}: tensor '{name}' has a malformed header entry") from error
-        if any(length < 0 for length in shape):
-            raise BoomspecError(f"{file}: tensor '{name}' has a negative length: {shape}")
-        if dtype not in _BITS:
-            raise BoomspecError(f"{file}: tensor '{name}' has unknown dtype {dtype}")
-        tensor = TensorEntry(name, dtype, shape, file, start, end)
-        if end - start != tensor.bytes or start < offset:
-            raise BoomspecError(f"{file}: tensor '{name}' says {end - start} bytes, its shape needs {tensor.bytes}")
-        if end > size:
-            raise BoomspecError(f"{file}: truncated: tensor '{name}' ends at byte {end}, the file has {size}")
-        tensors.append(tensor)
-    return tensors
+def _entry(file: Path, name: str, entry: Any, offset: int, size: int) -> TensorEntry:
+    where = f"{file}: tensor '{name}'"
+    try:
+        dtype, shape = entry["dtype"], tuple(int(n) for n in entry["shape"])
+        start, end = (offset + int(n) for n in entry["data_offsets"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BoomspecError(f"{where} has a malformed header entry") from error
+    if any(length < 0 for length in shape):
+        raise BoomspecError(f"{where} has a negative length: {shape}")
+    if dtype not in _BITS:
+        raise BoomspecError(f"{where} has unknown dtype {dtype}")
+    tensor = TensorEntry(name, dtype, shape, file, start, end)
+    if end - start != tensor.bytes or start < offset:
+        raise BoomspecError(f"{where} says {end - start} bytes, its shape needs {tensor.bytes}")
+    if end > size:
+        raise BoomspecError(f"{file}: truncated: tensor '{name}' ends at byte {end}, the file has {size}")
+    return tensor
 
 
 def read_checkpoint(folder: Path) -> dict[str, TensorEntry]:
@@ -122,7 +115,10 @@ def checkpoint_files(folder: Path) -> list[Path]:
     index = _weight_map(folder)
     if (folder / SINGLE).is_file():
         if others := sorted(set(index.values()) - {SINGLE}):
-            raise ambiguous(others[0], str(folder))
+            raise BoomspecError(
+                f"{folder}: holds {SINGLE} and an index that names {others[0]}",
+                hint=f"transformers reads {SINGLE} alone; remove what was left there from another save",
+            )
         return [folder / SINGLE]
     if (folder / INDEX).is_file():
         names = sorted(set(index.values()))
@@ -133,18 +129,6 @@ def checkpoint_files(folder: Path) -> list[Path]:
             raise BoomspecError(f"{folder}: shard '{missing[0]}' of the index is missing")
         return [folder / name for name in names]
     raise refusal(list(names_in(folder)), str(folder)) or BoomspecError(f"{folder}: no {SINGLE} and no {INDEX}")
-
-
-def ambiguous(other: str, where: str) -> BoomspecError:
-    """The error for a single file of weights beside an index that names `other` ones."""
-    return BoomspecError(
-        f"{where}: holds {SINGLE} and an index that names {other}",
-        hint=f"transformers reads {SINGLE} alone; remove what was left there from another save",
-    )
-
-
-_SAMPLE = 1 << 16  # bytes
-_SAMPLES = 8
 
 
 def same_bytes(one: TensorEntry, other: TensorEntry) -> bool | None:

@@ -6,10 +6,7 @@
 Nothing here imports such code or transformers.
 """
 
-from __future__ import annotations
-
 import importlib.util
-import json
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -18,49 +15,47 @@ from typing import Any, Literal
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.identity import file_digest
+from boomspec.models.folder import CONFIG, read_object
 
 Part = Literal["model", "tokenizer"]
-CONFIGS: Mapping[Part, str] = {"model": "config.json", "tokenizer": "tokenizer_config.json"}
+CONFIGS: Mapping[Part, str] = {"model": CONFIG, "tokenizer": "tokenizer_config.json"}
 AUTO_MAP = "auto_map"
 USED = ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer")  # what tasks load by
-CODE_FILES = ("*.py",)
+CODE_FILES = "*.py"
 DECODER_CONFIGS = ("text_config", "llm_config", "language_config")  # of a text decoder among other parts
-_ELSEWHERE = "--"  # "owner/name--module.Class": of another repository
-_LEFT_OUT = "__pycache__"
 _NOT_NAMED = frozenset({".py", ".safetensors", ".bin", ".pt", ".pth", ".gguf", ".md"})
-# Where transformers lists the classes that it has itself, by model type or by name.
-_LISTS: Mapping[str, str] = {
-    "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES": "modeling_auto",
-    "MODEL_FOR_MASKED_LM_MAPPING_NAMES": "modeling_auto",
-    "TOKENIZER_MAPPING_NAMES": "tokenization_auto",
+# Where transformers lists the classes that it has itself, by model type or by name: module and lists.
+_LISTS: Mapping[Part, tuple[str, tuple[str, ...]]] = {
+    "model": ("modeling_auto", ("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "MODEL_FOR_MASKED_LM_MAPPING_NAMES")),
+    "tokenizer": ("tokenization_auto", ("TOKENIZER_MAPPING_NAMES",)),
 }
+_GENERAL = {"PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend", "PythonBackend"}
 
 
 def named_classes(folder: Path, part: Part) -> dict[str, tuple[str, ...]]:
-    """Auto class -> the classes ("module.Class") that a model folder names for it; empty where it names none."""
-    return classes_of(read_config_of(folder, part), folder / CONFIGS[part])
+    """Auto class -> the classes ("module.Class") that a model folder names for it; empty where it names none.
 
-
-def classes_of(config: Mapping[str, Any], where: object) -> dict[str, tuple[str, ...]]:
-    """The same, of a config that has been read. Raises BoomspecError for what is no `auto_map`."""
-    found = config.get(AUTO_MAP) or {}
+    Raises BoomspecError for what is no `auto_map`.
+    """
+    where, found = folder / CONFIGS[part], read_config_of(folder, part).get(AUTO_MAP) or {}
     found = {"AutoTokenizer": found} if isinstance(found, list) else found  # as older tokenizers have it
     if not isinstance(found, dict):
         raise BoomspecError(f"{where}: '{AUTO_MAP}' is not an object")
     classes = {}
     for auto, names in found.items():
-        listed = [name for name in (names if isinstance(names, list) else [names]) if name is not None]
+        listed = tuple(name for name in (names if isinstance(names, list) else [names]) if name is not None)
         if not all(isinstance(name, str) and "." in name for name in listed):
             raise BoomspecError(f"{where}: '{AUTO_MAP}.{auto}' names no class: {names!r}")
-        classes[str(auto)] = tuple(listed)
-    return {auto: names for auto, names in classes.items() if names}
+        if listed:
+            classes[str(auto)] = listed
+    return classes
 
 
 def code_files(folder: Path) -> dict[str, Path]:
-    """The Python files below a model folder, by their names in it."""
-    files = {path.relative_to(folder): path for pattern in CODE_FILES for path in folder.rglob(pattern)}
-    kept = {name: path for name, path in files.items() if path.is_file() and not _is_left_out(name)}
-    return {name.as_posix(): path for name, path in sorted(kept.items())}
+    """The Python files below a model folder, by their names in it; nothing hidden, and not what Python compiled."""
+    found = {path.relative_to(folder): path for path in sorted(folder.rglob(CODE_FILES)) if path.is_file()}
+    hidden = {name for name in found if any(part == "__pycache__" or part.startswith(".") for part in name.parts)}
+    return {name.as_posix(): path for name, path in found.items() if name not in hidden}
 
 
 def code_digests(folder: Path) -> dict[str, str]:
@@ -86,7 +81,7 @@ def check_named(classes: Iterable[str], files: Iterable[str], where: object) -> 
     known = set(files)
     for name in classes:
         module = name.rpartition(".")[0]
-        if _ELSEWHERE in name:
+        if "--" in name:  # "owner/name--module.Class"
             raise BoomspecError(
                 f"{where}: '{AUTO_MAP}' names code of another repository: {name}",
                 hint="no commit of that is pinned: put the file into the model's own folder and name it there",
@@ -117,43 +112,27 @@ def check_native(folder: Path, part: Part, name: str) -> None:
 
 def is_native(config: Mapping[str, Any], part: Part) -> bool | None:
     """Whether transformers has a class of its own for it; None where transformers is not installed here."""
-    names = [_listed(name) for name, module in _LISTS.items() if (part == "tokenizer") == module.startswith("token")]
-    if None in names:
+    if (known := _native_names(part)) is None:
         return None
-    known = frozenset().union(*(found for found in names if found is not None))
     if part == "model":
         return config.get("model_type") in known
     asked = str(config.get("tokenizer_class") or "")
     return not asked or asked in _GENERAL or asked.removesuffix("Fast") in {name.removesuffix("Fast") for name in known}
 
 
-_GENERAL = {"PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend", "PythonBackend"}
-
-
 @cache
-def _listed(name: str) -> frozenset[str] | None:
-    """The texts in one of transformers' own lists, read from its source: importing it takes seconds."""
+def _native_names(part: Part) -> frozenset[str] | None:
+    """The texts in transformers' own lists, read from their source: importing it takes seconds."""
     found = importlib.util.find_spec("transformers")
     if found is None or not found.submodule_search_locations:
         return None
-    source = Path(found.submodule_search_locations[0], "models", "auto", f"{_LISTS[name]}.py")
-    if not source.is_file():
-        return None
-    match = re.search(rf"^{name}\b.*?^\)", source.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    return None if match is None else frozenset(re.findall(r"\"([\w.-]+)\"", match[0]))
+    module, names = _LISTS[part]
+    source = Path(found.submodule_search_locations[0], "models", "auto", f"{module}.py")
+    text = source.read_text(encoding="utf-8") if source.is_file() else ""
+    lists = [match[0] for name in names if (match := re.search(rf"(?ms)^{name}\b.*?^\)", text))]
+    return frozenset(re.findall(r"\"([\w.-]+)\"", "".join(lists))) if len(lists) == len(names) else None
 
 
 def read_config_of(folder: Path, part: Part) -> dict[str, Any]:
     """A model folder's config of one part; empty where there is none."""
-    path = folder / CONFIGS[part]
-    if not path.is_file():
-        return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BoomspecError(f"{path}: cannot be read as JSON: {error}") from error
-    return config if isinstance(config, dict) else {}
-
-
-def _is_left_out(name: Path) -> bool:
-    return any(part == _LEFT_OUT or part.startswith(".") for part in name.parts)
+    return read_object(folder / CONFIGS[part])

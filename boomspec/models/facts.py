@@ -12,8 +12,6 @@ where they live and their shapes:
 <base> is the longest prefix that has a matrix beside the stack. What a family does otherwise is a row of `families`.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections import defaultdict
@@ -25,13 +23,13 @@ from typing import Any
 
 from boomspec.core.errors import BoomspecError
 from boomspec.models.checkpoint import TensorEntry, read_checkpoint, same_bytes
-from boomspec.models.contents import names_in, refusal
 from boomspec.models.families import NEXT_TOKENS_KEYS, NEXT_TOKENS_TENSOR, FamilyRules, row_of, unwrapped
-from boomspec.models.files import CONFIG, check_fetched
+from boomspec.models.folder import CONFIG, check_fetched, names_in, refusal
 from boomspec.models.nested import decoder_config, decoder_tensors
 
 _LAYER = re.compile(r"^(?P<prefix>.*?)\.?(?<![^.])(?P<index>\d+)\.(?P<rest>.+)$")
 Same = Callable[[TensorEntry, TensorEntry], bool | None]  # None where that is not known
+Layers = tuple[tuple[TensorEntry, ...], ...]
 LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 
@@ -41,7 +39,7 @@ class ModelFacts:
 
     model_type: str
     prefix: str  # of the layer stack: "model.layers"
-    layers: tuple[tuple[TensorEntry, ...], ...]
+    layers: Layers
     embedding: tuple[TensorEntry, ...]
     norm: tuple[TensorEntry, ...]
     head: tuple[TensorEntry, ...]  # without what is tied to the embedding, so mostly empty in a tied model
@@ -67,12 +65,10 @@ class ModelFacts:
         """The whole head; of a tied model, the one that it has when untied: with a copy of the embedding."""
         if not self.tied:
             return self.head
-        present = {tensor.name: tensor for tensor in self.head}
-        copies = []
-        for name, source in row_of(self.model_type).untied_head:
-            if (tensor := self.token_embedding if source is None else present.get(source)) is not None:
-                copies.append(replace(tensor, name=name))
-        return (*self.head, *copies)
+        present: dict[str | None, TensorEntry] = {None: self.token_embedding}
+        present |= {tensor.name: tensor for tensor in self.head}
+        copies = [(name, present.get(source)) for name, source in row_of(self.model_type).untied_head]
+        return (*self.head, *(replace(tensor, name=name) for name, tensor in copies if tensor is not None))
 
     def tensors(self, layers: Sequence[int], *, tied: bool) -> list[TensorEntry]:
         """The tensors of a model made of these layers (indices of this model, repeats allowed).
@@ -95,36 +91,33 @@ def total_parameters(tensors: Iterable[TensorEntry]) -> int:
     return sum(tensor.elements for tensor in tensors)
 
 
+def total_bytes(tensors: Iterable[TensorEntry]) -> int:
+    return sum(tensor.bytes for tensor in tensors)
+
+
 def size_of(tensors: Sequence[TensorEntry]) -> tuple[int, int]:
     """Parameters and bytes."""
     return total_parameters(tensors), total_bytes(tensors)
 
 
-def total_bytes(tensors: Iterable[TensorEntry]) -> int:
-    return sum(tensor.bytes for tensor in tensors)
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """The config of a model folder; numbers that JSON has not ("Infinity") are as transformers writes them."""
+    path = folder / CONFIG
     try:
-        check_fetched(folder / CONFIG)
-        text = (folder / CONFIG).read_text(encoding="utf-8")
-        config = json.loads(text, parse_constant=lambda name: {"__float__": name})
+        check_fetched(path)
+        config = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda name: {"__float__": name})
     except FileNotFoundError as error:
-        raise _no_config(folder) from error
+        if not folder.is_dir():
+            raise BoomspecError(f"{folder}: no such folder") from error
+        found = refusal(list(names_in(folder)), str(folder))
+        raise found or BoomspecError(f"{folder}: no readable {CONFIG}") from error
     except OSError as error:
-        raise BoomspecError(f"{folder}: no readable config.json: {error.strerror}") from error
+        raise BoomspecError(f"{folder}: no readable {CONFIG}: {error.strerror}") from error
     except ValueError as error:
-        raise BoomspecError(f"{folder / 'config.json'}: not JSON: {error}") from error
+        raise BoomspecError(f"{path}: not JSON: {error}") from error
     if not isinstance(config, dict):
-        raise BoomspecError(f"{folder / 'config.json'}: not an object")
+        raise BoomspecError(f"{path}: not an object")
     return config
-
-
-def _no_config(folder: Path) -> BoomspecError:
-    if not folder.is_dir():
-        return BoomspecError(f"{folder}: no such folder")
-    return refusal(list(names_in(folder)), str(folder)) or BoomspecError(f"{folder}: no readable {CONFIG}")
 
 
 def read_facts(folder: Path) -> ModelFacts:
@@ -146,10 +139,8 @@ def model_facts(
         config, tensors, left_out = decoder_tensors(config, tensors, where)
     model_type = str(config.get("model_type", "unknown"))
     row = row_of(model_type)
-    tensors = _canonical(tensors, row, where)
-    prefix, layers = _layer_stack(tensors, where)
+    prefix, layers, others = _layer_stack(_canonical(tensors, row, where), where)
     layers, config = _without_next_tokens(layers, config, where)
-    others = [tensor for tensor in tensors.values() if not _in_stack(tensor.name, prefix)]
     others = _with_embedding(others, config, row)
     base = _base(others, prefix, where)
     embedding, norm, head = [], [], []
@@ -162,15 +153,14 @@ def model_facts(
             norm.append(tensor)
         else:
             embedding.append(tensor)
-    if row.final_norm is None:
-        if not head:
-            raise BoomspecError(f"{where}: no head found: looked for tensors that are not under '{base}*'")
-    elif not norm and row.norm_weights:
+    if row.final_norm is None and not head:
+        raise BoomspecError(f"{where}: no head found: looked for tensors that are not under '{base}*'")
+    if row.final_norm is not None and not norm and row.norm_weights:
         raise BoomspecError(f"{where}: no final norm found: looked for a vector under '{base}*' beside '{prefix}.*'")
-    if any(row.is_head(tensor.name) for tensor in head):  # then the others are heads of something else
-        head = [tensor for tensor in head if row.is_head(tensor.name)]
-    rows = _token_embedding(embedding, config).shape[0]
-    projections = [t for t in head if t.name == row.head or (len(t.shape) == 2 and rows in t.shape)]
+    # Where there is a head of this family, the others are heads of something else.
+    head = [tensor for tensor in head if row.is_head(tensor.name)] or head
+    tokens = _token_embedding(embedding, config)
+    projections = [t for t in head if t.name == row.head or (len(t.shape) == 2 and tokens.shape[0] in t.shape)]
     projections = [t for t in projections if not row.is_head_transform(t.name)]
     asked = config.get("tie_word_embeddings")
     if asked is False and not projections:
@@ -179,31 +169,25 @@ def model_facts(
             hint=f"looked for '{row.head}'; a trunk saved without its head is no language model",
         )
     tied = not projections or bool(row.tied if asked is None else asked)
-    if tied and any(same(projection, _token_embedding(embedding, config)) is False for projection in projections):
+    if tied and any(same(projection, tokens) is False for projection in projections):
         tied = False  # as transformers loads it: a file that holds another head is believed
     if tied:
         of_untied = {name for name, _ in row.untied_head} | {tensor.name for tensor in projections}
         head = [tensor for tensor in head if tensor.name not in of_untied]
     parts = (tuple(embedding), tuple(norm), tuple(head))
-    return ModelFacts(model_type, prefix, layers, *parts, tied, config, tuple(left_out), False, False, written, stored)
+    return ModelFacts(model_type, prefix, layers, *parts, tied, config, tuple(left_out), written=written, stored=stored)
 
 
-def _without_next_tokens(
-    layers: tuple[tuple[TensorEntry, ...], ...], config: Mapping[str, Any], where: str
-) -> tuple[tuple[tuple[TensorEntry, ...], ...], Mapping[str, Any]]:
+def _without_next_tokens(layers: Layers, config: Mapping[str, Any], where: str) -> tuple[Layers, Mapping[str, Any]]:
     """The layers that config.json counts: those after them that predict further tokens are no part of the model."""
-    declared = next((config[key] for key in LAYER_COUNTS if config.get(key) is not None), None)
-    if declared is None or declared == len(layers):
-        more = 0
-    else:
-        known = next((config[key] for key in NEXT_TOKENS_KEYS if config.get(key)), 0)
+    declared = next((config[key] for key in LAYER_COUNTS if config.get(key) is not None), len(layers))
+    if declared != len(layers):
         extra = layers[declared:]
+        known = next((config[key] for key in NEXT_TOKENS_KEYS if config.get(key)), 0)
         named = bool(extra) and all(any(re.search(NEXT_TOKENS_TENSOR, t.name) for t in layer) for layer in extra)
-        more = len(extra) if named or 0 < len(extra) <= known else -1
-    if more < 0:
-        raise BoomspecError(f"{where}: config.json says {declared} layers, the checkpoint holds {len(layers)}")
-    without = {key: 0 for key in NEXT_TOKENS_KEYS if config.get(key)}
-    return layers[: len(layers) - more], {**config, **without}
+        if not (named or 0 < len(extra) <= known):
+            raise BoomspecError(f"{where}: config.json says {declared} layers, the checkpoint holds {len(layers)}")
+    return layers[:declared], {**config, **{key: 0 for key in NEXT_TOKENS_KEYS if config.get(key)}}
 
 
 def _with_embedding(others: list[TensorEntry], config: Mapping[str, Any], row: FamilyRules) -> list[TensorEntry]:
@@ -233,12 +217,15 @@ def read_as(facts: ModelFacts, model_type: str, where: str) -> ModelFacts:
 
 
 def _canonical(tensors: Mapping[str, TensorEntry], row: FamilyRules, where: str) -> dict[str, TensorEntry]:
+    """The tensors under their canonical names, also where a trunk was saved without its head."""
     result: dict[str, TensorEntry] = {}
     stored: dict[str, str] = {}
-    bare = _trunk_alone([unwrapped(name) for name in tensors], row)
+    names = [unwrapped(name) for name in tensors]
+    alone = row.embedding.startswith(row.trunk) and row.embedding.removeprefix(row.trunk) in names
+    missing = row.trunk if alone and not any(name.startswith(row.trunk) for name in names) else ""
     for tensor in tensors.values():
         own = unwrapped(tensor.name)
-        name = row.canonical_name(own if row.is_head(own) else bare + own)
+        name = row.canonical_name(own if row.is_head(own) else missing + own)
         if name is None:
             continue
         if name in stored:
@@ -246,12 +233,6 @@ def _canonical(tensors: Mapping[str, TensorEntry], row: FamilyRules, where: str)
         stored[name] = tensor.name
         result[name] = tensor if name == tensor.name else replace(tensor, name=name)
     return result
-
-
-def _trunk_alone(names: Sequence[str], row: FamilyRules) -> str:
-    """What is missing in front of the names of a trunk that was saved without its head; mostly nothing."""
-    alone = row.embedding.startswith(row.trunk) and row.embedding.removeprefix(row.trunk) in names
-    return row.trunk if alone and not any(name.startswith(row.trunk) for name in names) else ""
 
 
 def _is_outside(tensor: TensorEntry, base: str) -> bool:
@@ -277,21 +258,18 @@ def _token_embedding(embedding: Sequence[TensorEntry], config: Mapping[str, Any]
     return max(by_name or of_vocabulary or matrices, key=lambda tensor: tensor.shape[0])
 
 
-def _in_stack(name: str, prefix: str) -> bool:
-    match = _LAYER.match(name)
-    return match is not None and match["prefix"] == prefix
-
-
-def _layer_stack(tensors: Mapping[str, TensorEntry], where: str) -> tuple[str, tuple[tuple[TensorEntry, ...], ...]]:
+def _layer_stack(tensors: Mapping[str, TensorEntry], where: str) -> tuple[str, Layers, list[TensorEntry]]:
+    """The name of the stack, its layers, and the tensors beside it."""
     groups: dict[str, dict[int, list[TensorEntry]]] = defaultdict(lambda: defaultdict(list))
+    found = {tensor.name: _LAYER.match(tensor.name) for tensor in tensors.values()}
     for tensor in tensors.values():
-        if match := _LAYER.match(tensor.name):
+        if match := found[tensor.name]:
             groups[match["prefix"]][int(match["index"])].append(tensor)
     if not groups:
         raise BoomspecError(f"{where}: no layer stack found: looked for tensors named '<prefix>.<i>.<rest>'")
     prefix = max(groups, key=lambda name: sum(t.bytes for layer in groups[name].values() for t in layer))
     stack = groups[prefix]
-    missing = sorted(set(range(max(stack) + 1)) - set(stack))
-    if missing:
+    if missing := sorted(set(range(max(stack) + 1)) - set(stack)):
         raise BoomspecError(f"{where}: layer {missing[0]} of '{prefix}' is missing from the checkpoint")
-    return prefix, tuple(tuple(stack[i]) for i in range(len(stack)))
+    others = [t for t in tensors.values() if (match := found[t.name]) is None or match["prefix"] != prefix]
+    return prefix, tuple(tuple(stack[i]) for i in range(len(stack))), others

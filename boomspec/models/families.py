@@ -5,8 +5,6 @@ A family without a row is read as its headers and config say.
 Names are canonical ones: those under which this project compares and writes tensors, and transformers loads them.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field

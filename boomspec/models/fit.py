@@ -3,9 +3,7 @@
 The first one, the base, is the teacher where there is one: a result has its config and, place by place, its dtypes.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from boomspec.core.errors import BoomspecError
@@ -13,6 +11,9 @@ from boomspec.core.layers import STUDENT, TEACHER, LayerPlan, Owner, ends_of
 from boomspec.models.checkpoint import FLOAT_BYTES, TensorEntry
 from boomspec.models.facts import ModelFacts, read_as
 from boomspec.models.families import row_of
+
+# Each tensor of a result, as it is stored, with the one that it is made of; None: it is zeros.
+Made = tuple[TensorEntry, TensorEntry | None]
 
 
 def plan_entries(base: ModelFacts, other: ModelFacts, plan: LayerPlan, *, tied: bool) -> list[TensorEntry]:
@@ -29,8 +30,8 @@ def plan_entries(base: ModelFacts, other: ModelFacts, plan: LayerPlan, *, tied: 
 
 def tensors_of_plan(
     models: Mapping[Owner, ModelFacts], plan: LayerPlan, *, tied: bool, zeros: Sequence[TensorEntry] = ()
-) -> list[tuple[TensorEntry, TensorEntry | None]]:
-    """Each tensor of a model of `plan`, with the one of `models` that it is made of (None: it is zeros).
+) -> list[Made]:
+    """The tensors of a model of `plan`, and what of `models` they are made of.
 
     The embedding comes from the owner of the first layer, final norm and head from the owner of the last one. A tensor
     is stored in the dtype that the teacher stores the tensor of the same place in.
@@ -38,20 +39,18 @@ def tensors_of_plan(
     base: Owner = TEACHER if TEACHER in models else STUDENT
     dtypes, first, last = dtypes_of(models[base]), *ends_of(plan)
 
-    def made(entry: TensorEntry, owner: Owner, name: str, place: str) -> tuple[TensorEntry, TensorEntry]:
+    def made(entry: TensorEntry, owner: Owner, name: str, place: str) -> Made:
         # The base's own tensors are never converted, should one layer be stored unlike another.
         dtype = entry.dtype if owner == base else dtypes.get(place, models[base].dtype)
         return replace(entry, name=name, dtype=dtype), entry
 
-    found: list[tuple[TensorEntry, TensorEntry | None]]
     found = [made(entry, first, entry.name, entry.name) for entry in models[first].embedding]
     found += [(entry, None) for entry in zeros]
     for new, layer in enumerate(plan):
-        model = models[layer.owner]
-        for entry in model.layers[layer.index]:
-            place = place_of(entry.name, model.prefix)
-            name = f"{model.prefix}.{new}.{place}" if model.prefix else f"{new}.{place}"
-            found.append(made(entry, layer.owner, name, f"*.{place}"))
+        prefix = models[layer.owner].prefix
+        for entry in models[layer.owner].layers[layer.index]:
+            place = place_of(entry.name, prefix)
+            found.append(made(entry, layer.owner, f"{prefix}.{new}.{place}".lstrip("."), f"*.{place}"))
     after = (*models[last].norm, *(models[last].head if tied else models[last].untied_head))
     return found + [made(entry, last, entry.name, entry.name) for entry in after]
 
@@ -71,14 +70,13 @@ def check_fit(base: ModelFacts, other: ModelFacts, zeros: Sequence[TensorEntry])
         shapes = f"{base.token_embedding.shape} and {other.token_embedding.shape}"
         raise BoomspecError(f"the models' embeddings differ in shape (vocabulary x width): {shapes}")
     for part in ("embedding", "norm", "untied_head"):
-        mine, theirs = _shapes(getattr(base, part)), _shapes(getattr(other, part))
-        if part == "embedding":
-            theirs |= _shapes(zeros)
+        mine = {entry.name: entry.shape for entry in getattr(base, part)}
+        theirs = {entry.name: entry.shape for entry in (*getattr(other, part), *(zeros if part == "embedding" else ()))}
         if mine != theirs:
             raise BoomspecError(f"the models' {part.removeprefix('untied_')}s differ: {_difference(mine, theirs)}")
-    kinds = [_shapes(layer, base.prefix) for layer in base.layers]
+    kinds = [_shapes(layer, base) for layer in base.layers]
     for i, layer in enumerate(other.layers):
-        theirs = _shapes(layer, other.prefix)
+        theirs = _shapes(layer, other)
         if theirs not in kinds:
             nearest = min(kinds, key=lambda mine: len(mine.items() ^ theirs.items()))
             raise BoomspecError(f"layer {i} is like no layer of the other model: {_difference(nearest, theirs)}")
@@ -97,15 +95,12 @@ def _difference(mine: Mapping[str, object], theirs: Mapping[str, object]) -> str
     return f"'{name}' is {mine.get(name, 'missing')} and {theirs.get(name, 'missing')}"
 
 
-def _shapes(entries: Sequence[TensorEntry], prefix: str | None = None) -> dict[str, tuple[int, ...]]:
-    """Name -> shape, of a layer's tensors, the name without the layer's prefix and index."""
-    return {place_of(entry.name, prefix): entry.shape for entry in entries}
+def _shapes(layer: Iterable[TensorEntry], model: ModelFacts) -> dict[str, tuple[int, ...]]:
+    return {place_of(entry.name, model.prefix): entry.shape for entry in layer}
 
 
-def place_of(name: str, prefix: str | None) -> str:
-    """A tensor's name; of a layer's tensor (layers are under `prefix`) the part after the layer's index."""
-    if prefix is None:
-        return name
+def place_of(name: str, prefix: str) -> str:
+    """What is after the layer's index in the name of a layer's tensor."""
     return name[len(prefix) + bool(prefix) :].split(".", 1)[1]
 
 
@@ -116,7 +111,4 @@ def places_of(model: ModelFacts) -> list[tuple[str, TensorEntry]]:
 
 
 def dtypes_of(base: ModelFacts) -> dict[str, str]:
-    dtypes: dict[str, str] = {}
-    for place, entry in places_of(base):
-        dtypes.setdefault(place, entry.dtype)
-    return dtypes
+    return {place: entry.dtype for place, entry in reversed(places_of(base))}  # of equal places the first

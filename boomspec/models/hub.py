@@ -3,25 +3,24 @@
 A few kilobytes each, no weights. Without a network the local cache answers, where it can.
 """
 
-from __future__ import annotations
-
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+import huggingface_hub as hub  # its parts are imported when they are used: that is slow, and many specs need none
+
 from boomspec.core.errors import BoomspecError
 from boomspec.models.checkpoint import TensorEntry, read_checkpoint, same_bytes
 from boomspec.models.code import CODE_FILES, CONFIGS
-from boomspec.models.contents import check_config, names_in, refusal
 from boomspec.models.facts import ModelFacts, Same, model_facts, read_config
-from boomspec.models.files import is_hub_file
+from boomspec.models.folder import CONFIG, check_config, is_hub_file, names_in, refusal
 from boomspec.models.quantized import check_quantization, foreseen
 
-# A few kilobytes need no progress bar; what the person has set wins. Read when huggingface_hub is imported.
+# A few kilobytes need no progress bar; what the person has set wins. Read when a part of huggingface_hub is imported.
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 _COMMIT, _BLOB = re.compile("[0-9a-f]{40}"), re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
@@ -51,7 +50,7 @@ def cached_model(model: str, revision: str | None) -> Path | None:
     repository = _repository("models", model)
     commit = _referenced(repository, revision)
     folder = repository / "snapshots" / commit if commit else repository
-    return folder if (folder / "config.json").is_file() else None
+    return folder if (folder / CONFIG).is_file() else None
 
 
 def cached_dataset(dataset: str, revision: str | None) -> str | None:
@@ -61,12 +60,12 @@ def cached_dataset(dataset: str, revision: str | None) -> str | None:
 
 
 def cached_checksums(model: str, commit: str) -> dict[str, str]:
-    """Checksums of a model's files that are in the local hub cache, as the hub states them (see `stated_checksums`)."""
+    """Checksums of a model's files that are in the local hub cache, as the hub states them (see `_checksums`)."""
     folder = _repository("models", model) / "snapshots" / commit
-    files = [path for path in folder.rglob("*") if is_hub_file(path.name) and path.is_file()]
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     # The cache names what it keeps by the checksum that the hub gave.
-    named = {path.relative_to(folder).as_posix(): path.resolve().name for path in files}
-    return {name: _checksum(blob) for name, blob in sorted(named.items()) if _BLOB.fullmatch(blob)}
+    blobs = {name: path.resolve().name for name, path in files.items()}
+    return _checksums({name: blob for name, blob in blobs.items() if _BLOB.fullmatch(blob)})
 
 
 def _repository(kind: str, name: str) -> Path:
@@ -80,40 +79,42 @@ def _referenced(repository: Path, revision: str | None) -> str | None:
     return reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
 
 
-def _checksum(blob: str) -> str:
-    return f"sha256:{blob}" if len(blob) == 64 else f"git:{blob}"
+def _checksums(blobs: Mapping[str, str | None]) -> dict[str, str]:
+    """By file name, as the hub states them: "sha256:..." of large files, "git:..." (a blob's id) of the others."""
+    known = {name: blob for name, blob in sorted(blobs.items()) if blob and is_hub_file(name)}
+    return {name: f"{'sha256' if len(blob) == 64 else 'git'}:{blob}" for name, blob in known.items()}
 
 
 def pinned_model(model: str, revision: str | None) -> tuple[str, ModelFacts]:
     """The commit that a revision names now, and the facts of that commit. Raises BoomspecError if unreachable."""
-    # huggingface_hub is slow to import, and a spec with a local teacher never needs it.
-    from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, NotASafetensorsRepoError
+    from huggingface_hub.errors import EntryNotFoundError, NotASafetensorsRepoError  # slow to import
 
-    with _asking(f"model '{model}': cannot be read from the hub"):
+    where = f"model '{model}'"
+
+    def check_names(names: Collection[str]) -> None:
+        if names and (other := refusal(names, where, local=False)) is not None:
+            raise other
+
+    with _asking(f"{where}: cannot be read from the hub"):
         try:
-            folder = Path(hf_hub_download(model, "config.json", revision=revision)).parent
-        except EntryNotFoundError as error:
-            if (names := _listed(model, revision)) and (other := refusal(names, f"model '{model}'", local=False)):
-                raise other from error
+            folder = Path(hub.hf_hub_download(model, CONFIG, revision=revision)).parent
+        except EntryNotFoundError:
+            check_names(_listed(model, revision))
             raise
     commit = folder.name  # the cache has one folder a commit
-    names = _listed(model, commit)
-    if not names and any(folder.glob("*.safetensors")):  # it has been fetched
-        names = list(names_in(folder))
-    if names and (other := refusal(names, f"model '{model}'", local=False)) is not None:
-        raise other
+    is_here = any(folder.glob("*.safetensors"))
+    check_names(_listed(model, commit) or (list(names_in(folder)) if is_here else []))
     config = read_config(folder)
-    check_config(config, f"model '{model}'")
-    check_quantization(config, f"model '{model}'")
+    check_config(config, where)
+    check_quantization(config, where)
     try:
-        metadata = HfApi().get_safetensors_metadata(model, revision=commit)
+        metadata = hub.HfApi().get_safetensors_metadata(model, revision=commit)
     except NotASafetensorsRepoError as error:
-        message = f"model '{model}' has no safetensors files"
-        raise BoomspecError(message, hint="convert it with model.save_pretrained(folder)") from error
-    except Exception as error:  # as above; the weights may be here all the same
-        if not any(folder.glob("*.safetensors")):
-            message = f"model '{model}': its headers cannot be read from the hub: {_reason(error)}"
+        hint = "convert it with model.save_pretrained(folder)"
+        raise BoomspecError(f"{where} has no safetensors files", hint=hint) from error
+    except Exception as error:  # a failed connection raises what the HTTP library of the day has for it
+        if not is_here:
+            message = f"{where}: its headers cannot be read from the hub: {_reason(error)}"
             raise BoomspecError(message, hint=_OFFLINE_HINT) from error
         return commit, _facts(folder, read_checkpoint(folder), model)
     tensors = {
@@ -121,12 +122,12 @@ def pinned_model(model: str, revision: str | None) -> tuple[str, ModelFacts]:
         for file_name, file in metadata.files_metadata.items()
         for name, info in file.tensors.items()
     }
-    equal = same_on_hub(model, commit)
-    asked: list[bool | None] = []
+    equal, asked = same_on_hub(model, commit), False
 
     def same(one: TensorEntry, other: TensorEntry) -> bool | None:
-        asked.append(equal(one, other))
-        return asked[-1]
+        nonlocal asked
+        asked = True
+        return equal(one, other)
 
     facts = _facts(folder, tensors, model, same)
     if not (facts.tied and asked):
@@ -144,10 +145,8 @@ def _facts(folder: Path, tensors: Mapping[str, TensorEntry], model: str, same: S
 
 def _listed(model: str, revision: str | None) -> list[str]:
     """The names of a repository's files; none where the hub does not say."""
-    from huggingface_hub import HfApi
-
     try:
-        found = HfApi().model_info(model, revision=revision)
+        found = hub.HfApi().model_info(model, revision=revision)
     except Exception:  # as above; what is missing then shows when it is read
         return []
     return [file.rfilename for file in found.siblings or []]
@@ -155,18 +154,14 @@ def _listed(model: str, revision: str | None) -> list[str]:
 
 def hub_folder(model: str, revision: str | None, *, file: str) -> Path:
     """The cached folder of a hub model, with a file of it fetched. Raises BoomspecError without it."""
-    from huggingface_hub import hf_hub_download  # as above
-
     with _asking(f"model '{model}': cannot fetch {file}"):
-        return Path(hf_hub_download(model, file, revision=revision)).parent
+        return Path(hub.hf_hub_download(model, file, revision=revision)).parent
 
 
 def hub_code(model: str, commit: str) -> Path:
     """The cached folder of a hub model's commit, with its code and its configs fetched; no weights."""
-    from huggingface_hub import snapshot_download  # as above
-
     with _asking(f"model '{model}': cannot fetch its code"):
-        return Path(snapshot_download(model, revision=commit, allow_patterns=[*CODE_FILES, *CONFIGS.values()]))
+        return Path(hub.snapshot_download(model, revision=commit, allow_patterns=[CODE_FILES, *CONFIGS.values()]))
 
 
 def _reason(error: Exception) -> str:
@@ -176,11 +171,9 @@ def _reason(error: Exception) -> str:
 
 def pinned_dataset(dataset: str, revision: str | None) -> str:
     """The commit that a data set's revision names now; where the hub cannot be reached, the local cache's."""
-    from huggingface_hub import HfApi
-
     try:
         with _asking(f"data set '{dataset}': its commit cannot be found"):
-            return str(HfApi().dataset_info(dataset, revision=revision).sha)
+            return str(hub.HfApi().dataset_info(dataset, revision=revision).sha)
     except UnreachableError:
         if (cached := cached_dataset(dataset, revision)) is None:
             raise
@@ -188,13 +181,10 @@ def pinned_dataset(dataset: str, revision: str | None) -> str:
 
 
 def stated_checksums(model: str, commit: str) -> dict[str, str]:
-    """What the hub says of a model's files: "sha256:..." of large files, "git:..." (a blob's id) of the others."""
-    from huggingface_hub import HfApi
-
+    """What the hub says of a model's files (see `_checksums`)."""
     with _asking(f"model '{model}': the hub's checksums cannot be read"):
-        files = HfApi().model_info(model, revision=commit, files_metadata=True).siblings or []
-    stated = {file.rfilename: file.lfs.sha256 if file.lfs else file.blob_id for file in files}
-    return {name: _checksum(blob) for name, blob in sorted(stated.items()) if blob and is_hub_file(name)}
+        files = hub.HfApi().model_info(model, revision=commit, files_metadata=True).siblings or []
+    return _checksums({file.rfilename: file.lfs.sha256 if file.lfs else file.blob_id for file in files})
 
 
 @contextmanager
@@ -210,13 +200,23 @@ def _asking(failure: str) -> Iterator[None]:
         raise kind(f"{failure}: {_reason(error)}", hint=_OFFLINE_HINT) from error
 
 
-def same_on_hub(model: str, commit: str) -> Callable[[TensorEntry, TensorEntry], bool | None]:
+def same_on_hub(model: str, commit: str) -> Same:
     """Compares two tensors of a commit: False where they differ, True where no place shows it, None without answer.
 
     Matrices that were trained apart differ nearly everywhere, so one place mostly tells. Those that are equal wherever
     they are looked at count as one; `runners.modeling.models.model_folder` looks again at the fetched files.
     """
-    read = _reader(model, commit)
+
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, not in __all__
+
+    def read(file: str, start: int, length: int) -> bytes:
+        url, asked = hub.hf_hub_url(model, file, revision=commit), {"range": f"bytes={start}-{start + length - 1}"}
+        answer = hub.get_session().get(url, headers={**build_hf_headers(), **asked}, timeout=10)
+        answer.raise_for_status()
+        found: bytes = answer.content
+        if len(found) != length:
+            raise ValueError(f"{len(found)} bytes of {length}")
+        return found
 
     @cache
     def header(file: str) -> int:
@@ -234,24 +234,7 @@ def same_on_hub(model: str, commit: str) -> Callable[[TensorEntry, TensorEntry],
         try:
             places = [round((one.bytes - length) * place) for place in _PLACES]
             return all(part(one, at, length) == part(other, at, length) for at in dict.fromkeys(places))
-        except Exception:  # a failed connection raises what the HTTP library of the day has for it
+        except Exception:  # as above
             return None
 
     return same
-
-
-def _reader(model: str, commit: str) -> Callable[[str, int, int], bytes]:
-    """Reads bytes of a model's file: name, first byte, how many."""
-    from huggingface_hub import get_session, hf_hub_url  # slow to import, and few models need it
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, not in __all__
-
-    def read(file: str, start: int, length: int) -> bytes:
-        url, asked = hf_hub_url(model, file, revision=commit), {"range": f"bytes={start}-{start + length - 1}"}
-        answer = get_session().get(url, headers={**build_hf_headers(), **asked}, timeout=10)
-        answer.raise_for_status()
-        found: bytes = answer.content
-        if len(found) != length:
-            raise ValueError(f"{len(found)} bytes of {length}")
-        return found
-
-    return read

@@ -7,32 +7,21 @@ of the type of the weights. Where config.json does not say which layers have a w
 Attention that caches something else (latent, linear, shared between layers) is an error, not a guess.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
-
 from boomspec.core.errors import BoomspecError
+from boomspec.models.checkpoint import FLOAT_BYTES
 from boomspec.models.facts import ModelFacts
 from boomspec.models.families import row_of
 
-_ELEMENT = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 # Config keys of models that cache something else than keys and values of their own for each layer.
 _OTHER_CACHES = {
-    "attn_layer_indices": "layers that keep a state instead of keys and values",
-    "attn_layer_period": "layers that keep a state instead of keys and values",
-    "block_types": "layers that keep a state instead of keys and values",
-    "conv_L_cache": "layers that keep a state instead of keys and values",
-    "hybrid_override_pattern": "layers that keep a state instead of keys and values",
-    "linear_conv_kernel_dim": "layers that keep a state instead of keys and values",
-    "mamba_d_state": "layers that keep a state instead of keys and values",
-    "per_layer_config": "layers whose heads are not alike",
-    "ssm_state_size": "layers that keep a state instead of keys and values",
-    "state_size": "layers that keep a state instead of keys and values",
-    "kv_lora_rank": "multi-head latent attention",
-    "num_kv_shared_layers": "layers that share a cache",
-    "cla_share_factor": "layers that share a cache",
-    "multi_query": "multi-query attention without num_key_value_heads",
+    "layers that keep a state instead of keys and values": (
+        *("attn_layer_indices", "attn_layer_period", "block_types", "conv_L_cache", "hybrid_override_pattern"),
+        *("linear_conv_kernel_dim", "mamba_d_state", "ssm_state_size", "state_size"),
+    ),
+    "layers whose heads are not alike": ("per_layer_config",),
+    "multi-head latent attention": ("kv_lora_rank",),
+    "layers that share a cache": ("num_kv_shared_layers", "cla_share_factor"),
+    "multi-query attention without num_key_value_heads": ("multi_query",),
 }
 
 
@@ -42,12 +31,15 @@ def layer_cache_bytes(facts: ModelFacts, *, context: int, batch: int) -> list[in
     Raises BoomspecError, saying why, for an architecture whose cache this formula does not describe.
     """
     config = facts.config
-    for key, what in _OTHER_CACHES.items():
-        if config.get(key):
+    for what, keys in _OTHER_CACHES.items():
+        if key := next((key for key in keys if config.get(key)), None):
             raise _unknown(facts, f"config.json says {key}: {what}")
-    if facts.dtype not in _ELEMENT:
+    if facts.dtype not in FLOAT_BYTES:
         raise _unknown(facts, f"the weights are of type {facts.dtype}, which no cache is kept in")
-    width = _width(facts)
+    heads = _whole(facts, "num_attention_heads", "n_head")
+    keys_and_values = _whole(facts, "num_key_value_heads") if config.get("num_key_value_heads") is not None else heads
+    head_size = _whole(facts, "head_dim") if config.get("head_dim") is not None else None
+    width = keys_and_values * (head_size or _whole(facts, "hidden_size", "n_embd") // heads)
     for index, layer in enumerate(facts.layers):
         names = {tensor.name: tensor.shape for tensor in layer}
         if not any("attn" in name or "attention" in name for name in names):
@@ -56,18 +48,15 @@ def layer_cache_bytes(facts: ModelFacts, *, context: int, batch: int) -> list[in
             if name.endswith(("k_proj.weight", "v_proj.weight")) and shape[0] != width:
                 raise _unknown(facts, f"{name} gives {shape[0]} values for a token, config.json says {width}")
     tokens = [context if window is None else min(context, window) for window in windows(facts)]
-    return [2 * width * _ELEMENT[facts.dtype] * batch * count for count in tokens]
+    return [2 * width * FLOAT_BYTES[facts.dtype] * batch * count for count in tokens]
 
 
 def windows(facts: ModelFacts) -> list[int | None]:
     """For each layer how many tokens it looks back; None for all of them."""
     config, count = facts.config, facts.count
     window = config.get("sliding_window")
-    spans = {
-        "full_attention": None,
-        "sliding_attention": window,
-        "chunked_attention": config.get("attention_chunk_size"),
-    }
+    chunk = config.get("attention_chunk_size")
+    spans = {"full_attention": None, "sliding_attention": window, "chunked_attention": chunk}
     if types := config.get("layer_types"):
         if other := [kind for kind in types if kind not in spans]:
             raise _unknown(facts, f"config.json has layers of type {other[0]}")
@@ -81,25 +70,11 @@ def windows(facts: ModelFacts) -> list[int | None]:
     return [window if row_of(facts.model_type).windowed else None] * count
 
 
-def _width(facts: ModelFacts) -> int:
-    """Keys of one layer for one token: heads that keep keys and values x size of a head."""
-    config = facts.config
-    heads = _whole(facts, "num_attention_heads", "n_head")
-    keys = _whole(facts, "num_key_value_heads") if config.get("num_key_value_heads") is not None else heads
-    if config.get("head_dim") is not None:
-        return keys * _whole(facts, "head_dim")
-    return keys * (_whole(facts, "hidden_size", "n_embd") // heads)
-
-
 def _whole(facts: ModelFacts, *names: str) -> int:
-    value = _first(facts.config, names)
+    value = next((facts.config[name] for name in names if name in facts.config), None)
     if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
         raise _unknown(facts, f"config.json has no number {' or '.join(names)}")
     return value
-
-
-def _first(config: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-    return next((config[name] for name in names if name in config), None)
 
 
 def _unknown(facts: ModelFacts, reason: str) -> BoomspecError:

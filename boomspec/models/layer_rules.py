@@ -8,37 +8,25 @@
 What a per-layer list says instead needs no rule (`plan_config`). Nothing here looks at weights.
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.layers import LayerPlan, Owner
-from boomspec.models.families import FamilyRules, Place, row_of
+from boomspec.models.families import Place, row_of
 
 Config = dict[str, Any]
 
-# The first so many layers are dense, the others are mixtures of experts. With the list that says it instead, if any.
-LEADING: Mapping[str, str] = {
-    "first_k_dense_replace": "mlp_layer_types",
-    "num_dense_layers": "mlp_layer_types",
-    "n_dense_layers": "mlp_layer_types",
-}
-# Factors that a layer divides by a function of the number of layers.
-DEPTH_SCALED: Mapping[str, Callable[[int], float]] = {"scale_depth": lambda n: math.sqrt(n)}
-
-
-def _every(key: str) -> Place:
-    return lambda i, n, config: i % config[key]
-
+# The first so many layers are dense, the others are mixtures of experts; and the list that says it instead.
+LEADING, _LEADING_LIST = ("first_k_dense_replace", "num_dense_layers", "n_dense_layers"), "mlp_layer_types"
+DEPTH_SCALED = "scale_depth"  # a factor that a layer divides by the root of the number of layers
 
 # Scalars that, unless 0 or false, make a layer depend on its index and that no per-layer list of transformers replaces.
 _PLACES: Mapping[str, Place] = {
-    "attn_layer_period": _every("attn_layer_period"),
-    "expert_layer_period": _every("expert_layer_period"),
-    "interleave_moe_layer_step": _every("interleave_moe_layer_step"),
+    "attn_layer_period": lambda i, n, config: i % config["attn_layer_period"],
+    "expert_layer_period": lambda i, n, config: i % config["expert_layer_period"],
+    "interleave_moe_layer_step": lambda i, n, config: i % config["interleave_moe_layer_step"],
     "moe_layer_end_index": lambda i, n, config: config["moe_layer_end_index"] < 0 or i <= config["moe_layer_end_index"],
     "moe_layer_freq": lambda i, n, config: i % config["moe_layer_freq"],
     "moe_layer_interval": lambda i, n, config: (i + 1) % config["moe_layer_interval"] == 0,
@@ -56,16 +44,6 @@ _REFUSED_KEYS: Mapping[str, str] = {
 }
 
 
-def by_depth(key: str, value: float, count: int) -> float:
-    """What each layer of a model of `count` layers makes of a factor."""
-    return value / DEPTH_SCALED[key](count)
-
-
-def scaled_to_depth(key: str, value: float, count: int, new: int) -> float:
-    """The factor with which a model of `new` layers does to each what one of `count` layers does with `value`."""
-    return value if new == count else by_depth(key, value, count) * DEPTH_SCALED[key](new)
-
-
 def apply_rules(
     config: Config, configs: Mapping[Owner, Config], counts: Mapping[Owner, int], plan: LayerPlan, base: Owner
 ) -> None:
@@ -73,49 +51,41 @@ def apply_rules(
 
     Raises BoomspecError where a layer would be another one at its new place.
     """
-    model_type = str(config.get("model_type"))
+    model_type, count = str(config.get("model_type")), len(plan)
     row = row_of(model_type)
-    _refuse(config, row, model_type)
-    for key, instead in LEADING.items():
-        if not any(key in other for other in configs.values()) or instead in config or row.lists_dense:
+    by_key = [f"config.json says {key}: {config[key]}: {why}" for key, why in _REFUSED_KEYS.items() if config.get(key)]
+    if reason := row.refused or next(iter(by_key), None):
+        raise BoomspecError(f"a {model_type} model cannot be interpolated: {reason}")
+    for key in LEADING:
+        if not any(key in other for other in configs.values()) or _LEADING_LIST in config or row.lists_dense:
             continue
         dense = [layer.index < (configs[layer.owner].get(key) or 0) for layer in plan]
-        first = dense.index(False) if False in dense else len(dense)
+        first = dense.index(False) if False in dense else count
         if True in dense[first:]:
             new = dense.index(True, first)
-            owner, i = plan[new].owner, plan[new].index
-            raise _moved(f"'{key}: {configs[owner].get(key)}'", i, new, (counts[owner], len(plan)))
+            owner = plan[new].owner
+            raise _moved(f"'{key}: {configs[owner].get(key)}'", plan[new].index, new, (counts[owner], count))
         config[key] = first
-    places = [(new, layer.owner, layer.index) for new, layer in enumerate(plan)]
-    for key in DEPTH_SCALED:
-        if isinstance(config.get(key), int | float):
-            config[key] = scaled_to_depth(key, config[key], counts[base], len(plan))
-    for key, place in _PLACES.items():
-        for new, owner, i in places:
-            asked = configs[owner].get(key)
-            if not asked or isinstance(asked, list) or isinstance(configs[owner].get(_REPLACED_BY.get(key, "")), list):
+    factor = config.get(DEPTH_SCALED)
+    if isinstance(factor, int | float) and count != counts[base]:  # so that each layer keeps its own
+        config[DEPTH_SCALED] = factor / math.sqrt(counts[base]) * math.sqrt(count)
+    why, by_place = row.by_place or ("", None)
+    rules = [*_PLACES.items(), *([] if by_place is None else [("", by_place)])]
+    for key, place in rules:
+        for new, layer in enumerate(plan):
+            own, of, i = configs[layer.owner], counts[layer.owner], layer.index
+            if key and (
+                not own.get(key) or any(isinstance(own.get(k), list) for k in (key, _REPLACED_BY.get(key, "")))
+            ):
                 continue
-            if place(i, counts[owner], configs[owner]) != place(new, len(plan), configs[owner]):
-                raise _moved(f"'{key}: {asked}'", i, new, (counts[owner], len(plan)))
-    if row.by_place is not None:
-        why, place = row.by_place
-        for new, owner, i in places:
-            if place(i, counts[owner], configs[owner]) != place(new, len(plan), configs[owner]):
-                raise _moved(f"'{model_type}' ({why})", i, new, (counts[owner], len(plan)))
+            if place(i, of, own) != place(new, count, own):
+                raise _moved(f"'{key}: {own[key]}'" if key else f"'{model_type}' ({why})", i, new, (of, count))
     last, types = row.last_layer, config.get("layer_types")
     if last is not None and isinstance(types, list) and types and types[-1] != last:
         raise BoomspecError(
             f"the last layer of a {model_type} model is always of type {last}, that of this plan is {types[-1]}",
             hint="keep the teacher's last layer: student: {keep: [..., last]}",
         )
-
-
-def _refuse(config: Mapping[str, Any], row: FamilyRules, model_type: str) -> None:
-    reason = row.refused
-    for key, why in _REFUSED_KEYS.items():
-        reason = reason or (f"config.json says {key}: {config[key]}: {why}" if config.get(key) else None)
-    if reason:
-        raise BoomspecError(f"a {model_type} model cannot be interpolated: {reason}")
 
 
 def _moved(what: str, index: int, new: int, counts: tuple[int, int]) -> BoomspecError:

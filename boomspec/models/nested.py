@@ -66,15 +66,11 @@ def decoder_tensors(
             f" model of that ({decoder or 'its config says no model_type'})",
             hint="save the text decoder as a model of its own, and give that",
         )
-    found, rest = {}, []
-    for tensor in tensors.values():
-        if (name := decoder_name(tensor.name)) is None:
-            rest.append(tensor)
-        else:
-            found[name] = replace(tensor, name=name)
+    named = [(tensor, decoder_name(tensor.name)) for tensor in tensors.values()]
+    found = {name: replace(tensor, name=name) for tensor, name in named if name is not None}
     if not any(name.startswith("model.") for name in found):
         raise BoomspecError(f"{where}: no text decoder found: looked for tensors under 'language_model.'")
-    return inner, found, rest
+    return inner, found, [tensor for tensor, name in named if name is None]
 
 
 def other_tensors(facts: ModelFacts) -> tuple[TensorEntry, ...]:
@@ -101,10 +97,8 @@ def prefixes_in(facts: ModelFacts) -> tuple[str, str]:
     if not other_tensors(facts):
         raise BoomspecError("the teacher is a text decoder alone: it has no other parts to keep")
     trunks, heads, names = set(), set(), set()
-    for stored in facts.stored:
-        own = unwrapped(stored.name)
-        name = decoder_name(own)
-        if name is None:
+    for own in (unwrapped(stored.name) for stored in facts.stored):
+        if (name := decoder_name(own)) is None:
             continue
         names.add(name)
         if name.startswith(_TRUNK):
@@ -131,16 +125,13 @@ def whole_config(facts: ModelFacts, config: Mapping[str, Any]) -> dict[str, Any]
     key = next(key for key in DECODER_CONFIGS if isinstance(facts.written.get(key), dict))
     own = facts.written[key]
     inner = {name: value for name, value in config.items() if name != "architectures" or name in own}
-    whole = {**facts.written, key: inner}
-    if "tie_word_embeddings" in config:
-        whole["tie_word_embeddings"] = config["tie_word_embeddings"]
-    return whole
+    tied = {name: value for name, value in config.items() if name == "tie_word_embeddings"}
+    return {**facts.written, key: inner, **tied}
 
 
 def described(facts: ModelFacts, *, keep: bool) -> str | None:
     """What becomes of a teacher's other parts, in one line; None for a teacher without any."""
-    rest = other_tensors(facts)
-    if not rest:
+    if not (rest := other_tensors(facts)):
         return None
     parts = dict.fromkeys(entry.name.removeprefix(_TRUNK).split(".")[0] for entry in rest)
     what = f"{sum(entry.elements for entry in rest) / 1e6:,.3g} M parameters of {', '.join(parts)}"

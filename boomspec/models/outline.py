@@ -5,8 +5,6 @@ BF16 32x16 model.layers.#.mlp.experts.#.up_proj.weight 1-29/0-63
 BF16 128x16 model.embed_tokens.weight                     one tensor
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import re
@@ -49,8 +47,9 @@ def tensors_of(rows: Iterable[str]) -> dict[str, TensorEntry]:
     for row in rows:
         dtype, shape, pattern, *indices = row.split(" ")
         sizes = () if shape == "-" else tuple(map(int, shape.split("x")))
-        for numbers in _long(indices[0]) if indices else [()]:
-            parts = pattern.split(_MARK)
+        parts = pattern.split(_MARK)
+        products = [text.split("/") for text in indices[0].split(",")] if indices else [[]]
+        for numbers in itertools.chain(*(itertools.product(*map(_numbers, product)) for product in products)):
             name = parts[0] + "".join(f"{number}{part}" for number, part in zip(numbers, parts[1:], strict=True))
             found[name] = TensorEntry(name, dtype, sizes)
     return found
@@ -75,11 +74,6 @@ def _ranges(numbers: Sequence[int]) -> list[str]:
     starts = [i for i, number in enumerate(numbers) if i == 0 or numbers[i - 1] != number - 1]
     runs = [(numbers[a], numbers[b - 1]) for a, b in itertools.pairwise([*starts, len(numbers)])]
     return [str(first) if first == last else f"{first}-{last}" for first, last in runs]
-
-
-def _long(text: str) -> Iterable[_Indices]:
-    for product in text.split(","):
-        yield from itertools.product(*map(_numbers, product.split("/")))
 
 
 def _numbers(text: str) -> list[int]:

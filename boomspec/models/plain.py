@@ -4,8 +4,6 @@ Of any other model transformers is asked before a run (`boomspec.plan.model_chec
 listed is data: a sweep over all families (tests/sweeps) has found each of these right.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -30,27 +28,20 @@ def is_plain(config: Mapping[str, Any], tensors: Iterable[TensorEntry]) -> bool:
     family = row.plain
     if family is None or any(config.get(key) for key in (*family.switches, *_NEVER)):
         return False
-    tensors = list(tensors)
-    if not all(config.get(key) in _ACTIVATIONS for key in ("hidden_act", "activation_function")) or not all(
-        config.get(key) in (None, tensor.shape[side])
-        for name, side, keys in _SIZES
-        for tensor in tensors
-        if name.search(tensor.name) and len(tensor.shape) == 2
-        for key in keys
-    ):
+    if not all(config.get(key) in _ACTIVATIONS for key in ("hidden_act", "activation_function")):
         return False
     layers: dict[str, dict[str, tuple[int, ...]]] = {}
     shared = set()
     for tensor in tensors:
+        for name, side, keys in _SIZES:
+            of_matrix = len(tensor.shape) == 2 and name.search(tensor.name)
+            if of_matrix and any(config.get(key) not in (None, tensor.shape[side]) for key in keys):
+                return False
         if (found := _LAYER.search(tensor.name)) is None:
             shared.add(tensor.name)
         else:
             layers.setdefault(tensor.name[: found.end()], {})[tensor.name[found.end() + 1 :]] = tensor.shape
-    tied = bool(config.get("tie_word_embeddings", row.tied))
-    alike = [layer for layer in layers.values() if layer == next(iter(layers.values()))]
-    return (
-        bool(layers)
-        and len(alike) == len(layers)
-        and frozenset(alike[0]) == family.layer
-        and shared == family.shared | (set() if tied else {row.head})
-    )
+    shared_by_family = family.shared | (set() if config.get("tie_word_embeddings", row.tied) else {row.head})
+    first = next(iter(layers.values()), {})
+    alike = all(layer == first for layer in layers.values())
+    return bool(layers) and alike and first.keys() == family.layer and shared == shared_by_family

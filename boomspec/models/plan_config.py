@@ -10,8 +10,6 @@
 Nothing here looks at weights, or imports transformers: who may brings `complete`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 from boomspec.core.errors import BoomspecError
@@ -30,13 +28,9 @@ INDEX_LISTS = (
 )  # fmt: skip
 _INDEX_OBJECTS = ("per_layer_config",)  # {"5": what layer 5 has of its own}
 # A letter for each layer, and the list that says the same.
-_LETTERS: Mapping[str, tuple[str, Mapping[str, str]]] = {
-    "hybrid_override_pattern": (
-        "layers_block_type",
-        {"M": "linear_attention", "E": "moe", "*": "full_attention", "-": "mlp"},
-    )
-}
-_CYCLES = ("block_types",)  # the layers' types, over and over: written out
+_LETTERS, _LETTERS_LIST = "hybrid_override_pattern", "layers_block_type"
+_MEANING = {"M": "linear_attention", "E": "moe", "*": "full_attention", "-": "mlp"}
+_CYCLE = "block_types"  # the layers' types, over and over: written out
 
 _OTHER_LISTS = (
     "architectures", "attention_types", "begin_suppress_tokens", "bos_token_id", "eos_token_id",
@@ -52,12 +46,7 @@ _BY_INDEX = ("attention_layers", "attention_types", "decoder_sparse_step", "inte
 
 
 def plan_config(
-    facts: Mapping[Owner, ModelFacts],
-    plan: LayerPlan,
-    *,
-    tied: bool,
-    base: Owner,
-    complete: Complete | None = None,
+    facts: Mapping[Owner, ModelFacts], plan: LayerPlan, *, tied: bool, base: Owner, complete: Complete | None = None
 ) -> Config:
     """The config of `plan`, made from that of the model `base`.
 
@@ -67,42 +56,44 @@ def plan_config(
     counts = {owner: model.count for owner, model in facts.items()}
     configs = {owner: _unrolled(dict(model.config), model.count) for owner, model in facts.items()}
     configs, lists = _with_lists(configs, counts, complete)
-    all_said = not any(model.partial for model in facts.values())
-    _agree(configs, counts, base, frozenset(lists), complete if all_said else None)
-    _name_dense_layers(configs, counts)
+    partial = any(model.partial for model in facts.values())
+    _agree(configs, counts, base, frozenset(lists), None if partial else complete)
+    for owner, own in configs.items():
+        if (step := own.get("decoder_sparse_step", 1)) != 1:  # every so many layers have experts: list the others
+            listed = own.get("mlp_only_layers") or []
+            dense = [i for i in range(counts[owner]) if i in listed or (i + 1) % step != 0]
+            own |= {"mlp_only_layers": dense, "decoder_sparse_step": 1}
 
     config = dict(configs[base])
     for key in lists:
         values = [configs[layer.owner][key][layer.index] for layer in plan]
-        config[key] = "".join(values) if key in _LETTERS else values
+        config[key] = "".join(values) if key == _LETTERS else values
     for key in INDEX_LISTS:
         if any(isinstance(other.get(key), list) for other in configs.values()):
-            config[key] = [
-                new for new, layer in enumerate(plan) if layer.index in (configs[layer.owner].get(key) or ())
-            ]
+            indices = [configs[layer.owner].get(key) or () for layer in plan]
+            config[key] = [new for new, layer in enumerate(plan) if layer.index in indices[new]]
     for key in _INDEX_OBJECTS:
         if any(isinstance(other.get(key), dict) for other in configs.values()):
-            own = [(configs[layer.owner].get(key) or {}).get(str(layer.index)) for layer in plan]
-            config[key] = {str(new): value for new, value in enumerate(own) if value is not None}
+            own_of = [(configs[layer.owner].get(key) or {}).get(str(layer.index)) for layer in plan]
+            config[key] = {str(new): value for new, value in enumerate(own_of) if value is not None}
     if "attention_layers" in lists and "attention_types" in config:
         config["attention_types"] = [[config["attention_layers"], 1]]  # transformers reads only this one
     present = [key for key in LAYER_COUNTS if config.get(key) is not None]
     if not present and not lists:
         raise BoomspecError(f"config.json says no number of layers: looked for {', '.join(LAYER_COUNTS)}")
     config |= dict.fromkeys(present, len(plan))
-    for key, (instead, _) in _LETTERS.items():
-        for name in (key, instead):
-            if name not in facts[base].config:
-                config.pop(name, None)
+    for name in {_LETTERS, _LETTERS_LIST} - facts[base].config.keys():
+        config.pop(name, None)
     config["tie_word_embeddings"] = tied
     apply_rules(config, configs, counts, plan, base)
     return config
 
 
-def layer_kinds(facts: ModelFacts, complete: Complete | None = None) -> list[tuple[object, ...]]:
-    """What each layer is, but its weights: names and shapes, and all that the config says of it alone.
+def check_one_kind(facts: ModelFacts, complete: Complete | None = None) -> None:
+    """Raise BoomspecError where layers cannot be added up, because they are of different kinds.
 
-    Layers of two kinds are never added up. Without `complete` patterns are left out (see `plan_config`).
+    A kind is names and shapes of the weights, and all that the config says of one layer alone; without `complete`
+    patterns are left out (see `plan_config`).
     """
     config = _unrolled(dict(facts.config), facts.count)
     if complete is not None and not _alike(config):
@@ -110,20 +101,15 @@ def layer_kinds(facts: ModelFacts, complete: Complete | None = None) -> list[tup
     lists = [config[key] for key in _per_layer(config, facts.count)]
     indices = [config[key] for key in INDEX_LISTS if isinstance(config.get(key), list)]
     objects = [config[key] for key in _INDEX_OBJECTS if isinstance(config.get(key), dict)]
-    return [
+    kinds: list[tuple[object, ...]] = [
         (
-            tuple(sorted((tensor.name.removeprefix(f"{facts.prefix}.{i}."), tensor.shape) for tensor in layer)),
+            sorted((tensor.name.removeprefix(f"{facts.prefix}.{i}."), tensor.shape) for tensor in layer),
             *(str(values[i]) for values in lists),
             *(i in listed for listed in indices),
             *(str(named.get(str(i))) for named in objects),
         )
         for i, layer in enumerate(facts.layers)
     ]
-
-
-def check_one_kind(facts: ModelFacts, complete: Complete | None = None) -> None:
-    """Raise BoomspecError where layers cannot be added up, because they are of different kinds."""
-    kinds = layer_kinds(facts, complete)
     other = next((i for i, kind in enumerate(kinds) if kind != kinds[0]), None)
     if other is not None:
         differ = [(a, b) for a, b in zip(kinds[0], kinds[other], strict=True) if a != b]
@@ -141,39 +127,30 @@ def _agree(
     listed: frozenset[str],
     complete: Complete | None,
 ) -> None:
-    listed |= {*INDEX_LISTS, *_INDEX_OBJECTS, *_LETTERS, *LAYER_COUNTS, *_WRITTEN_OUT, *_BY_INDEX}
+    listed |= {*INDEX_LISTS, *_INDEX_OBJECTS, _LETTERS, *LAYER_COUNTS, *_WRITTEN_OUT, *_BY_INDEX}
     for owner, other in configs.items():
         if owner == base or other == configs[base]:
             continue
-        check_agreement(configs[base], other, (counts[base], counts[owner]), listed)
+        both = counts[base], counts[owner]
+        check_agreement(configs[base], other, both, listed)
         if complete is not None and other.get("model_type") == configs[base].get("model_type"):
-            full = [complete(config) or config for config in (configs[base], other)]
-            known = frozenset(_defaults(other, complete))
-            check_agreement(full[0], full[1], (counts[base], counts[owner]), listed, known)
-
-
-def _defaults(config: Config, complete: Complete) -> Config:
-    """What the class of a config says by itself; nothing where it says nothing without a config."""
-    try:
-        return complete({"model_type": config.get("model_type")}) or {}
-    except BoomspecError:
-        return {}
+            mine, theirs = (complete(config) or config for config in (configs[base], other))
+            try:  # what the class says by itself; some say nothing without a config
+                known = complete({"model_type": other.get("model_type")}) or {}
+            except BoomspecError:
+                known = {}
+            check_agreement(mine, theirs, both, listed, frozenset(known))
 
 
 def _unrolled(config: Config, count: int) -> Config:
-    for key in _CYCLES:
-        if isinstance(cycle := config.get(key), list) and cycle:
-            config[key] = [cycle[i % len(cycle)] for i in range(count)]
-    for key, (instead, meaning) in _LETTERS.items():
-        if isinstance(letters := config.get(key), str) and config.get(instead) is None:
-            config[instead] = [meaning.get(letter, letter) for letter in letters]
-        elif (
-            isinstance(types := config.get(instead), list)
-            and key not in config
-            and row_of(config.get("model_type")).letters
-        ):
-            letter_of = {"mamba": "M", "attention": "*", **{name: letter for letter, name in meaning.items()}}
-            config[key] = "".join(letter_of.get(name, "?") for name in types)
+    if isinstance(cycle := config.get(_CYCLE), list) and cycle:
+        config[_CYCLE] = [cycle[i % len(cycle)] for i in range(count)]
+    letters, types = config.get(_LETTERS), config.get(_LETTERS_LIST)
+    if isinstance(letters, str) and types is None:
+        config[_LETTERS_LIST] = [_MEANING.get(letter, letter) for letter in letters]
+    elif isinstance(types, list) and _LETTERS not in config and row_of(config.get("model_type")).letters:
+        letter_of = {"mamba": "M", "attention": "*", **{name: letter for letter, name in _MEANING.items()}}
+        config[_LETTERS] = "".join(letter_of.get(name, "?") for name in types)
     return config
 
 
@@ -187,9 +164,8 @@ def _with_lists(
     if complete is not None and (differ or not all(_alike(config) for config in configs.values())):
         written = {owner: _written_out(config, counts[owner], complete) for owner, config in configs.items()}
         lists = {owner: _per_layer(config, counts[owner]) for owner, config in written.items()}
-    names = sorted({key for keys in lists.values() for key in keys})
     result = []
-    for key in names:
+    for key in sorted({key for keys in lists.values() for key in keys}):
         without = [owner for owner in configs if key not in lists[owner]]
         if not without:
             result.append(key)
@@ -203,9 +179,10 @@ def _with_lists(
 
 
 def _per_layer(config: Config, count: int) -> list[str]:
+    """The names of the config's per-layer lists. Raises BoomspecError for one of another length."""
     keys = []
     for key, value in config.items():
-        if key in _LETTERS and isinstance(value, str):
+        if key == _LETTERS and isinstance(value, str):
             if len(value) != count:
                 raise BoomspecError(f"config.json: '{key}' has {len(value)} letters, the model has {count} layers")
             keys.append(key)
@@ -235,16 +212,6 @@ def _written_out(config: Config, count: int, complete: Complete) -> Config:
             model_type = config.get("model_type", "unknown")
             raise BoomspecError(f"config.json: '{pattern}' of the unknown family '{model_type}' cannot be written out")
         return config
-    made = {key: value for key, value in full.items() if "layer" in key and isinstance(value, list)}
-    made = {k: v for k, v in made.items() if config.get(k) is None and (k in INDEX_LISTS or len(v) == count)}
-    made |= {key: full[key] for key in _INDEX_OBJECTS if isinstance(full.get(key), dict)}
-    return {**config, **made}
-
-
-def _name_dense_layers(configs: Mapping[Owner, Config], counts: Mapping[Owner, int]) -> None:
-    """Where every so many layers have experts, list the other layers one by one instead."""
-    for owner, config in configs.items():
-        if (step := config.get("decoder_sparse_step", 1)) != 1:
-            listed = config.get("mlp_only_layers") or []
-            dense = [i for i in range(counts[owner]) if i in listed or (i + 1) % step != 0]
-            config |= {"mlp_only_layers": dense, "decoder_sparse_step": 1}
+    lists = {k: v for k, v in full.items() if "layer" in k and isinstance(v, list) and config.get(k) is None}
+    lists = {key: value for key, value in lists.items() if key in INDEX_LISTS or len(value) == count}
+    return {**config, **lists, **{key: full[key] for key in _INDEX_OBJECTS if isinstance(full.get(key), dict)}}

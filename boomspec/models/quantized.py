@@ -7,8 +7,6 @@ A teacher of these is dequantised once, by a task, before anything else reads it
 from the tensors that are foreseen here. Other methods need packages or a GPU: they are refused, by name.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.models.checkpoint import TensorEntry
 
 Method = Literal["fp8", "mxfp4"]
-_METHODS: tuple[Method, ...] = ("fp8", "mxfp4")
+Dtype = Literal["bfloat16", "float16", "float32"]
 _KEYS = ("quantization_config", "compression_config")
 _HINTS = {
     "bitsandbytes": "load it on a GPU with bitsandbytes and save model.dequantize(), without quantization_config",
@@ -28,7 +26,11 @@ _HINTS = {
     "(run_compressed=False) and save it",
 }
 _HINT = "give the model that it was made from, or load it dequantised with transformers and save it: save_pretrained"
-_DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+_DTYPES: Mapping[Dtype, str] = {
+    "bfloat16": "BF16",
+    "float16": "F16",
+    "float32": "F32",
+}
 _SCALE, _BLOCKS, _SCALES = "_scale_inv", "_blocks", "_scales"
 _ACTIVATIONS = (".activation_scale", "_activation_scale", ".input_scale")  # of no use to weights that are whole
 _WHOLE = frozenset({"F64", "F32", "F16", "BF16", "I64", "I32", "BOOL"})
@@ -58,7 +60,7 @@ def quantization_of(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
 def check_quantization(config: Mapping[str, Any], where: str) -> None:
     """Raise BoomspecError for a model that cannot be dequantised, with what to do about its method."""
     found = quantization_of(config)
-    if found is not None and (method := _method_of(found)) not in _METHODS:
+    if found is not None and (method := _method_of(found)) not in ("fp8", "mxfp4"):
         raise BoomspecError(
             f"{where}: is quantised ('quantization_config' of its config.json: quant_method {method})",
             hint=_HINTS.get(method, _HINT),
@@ -72,19 +74,18 @@ def check_plain(config: Mapping[str, Any], where: str) -> None:
         raise BoomspecError(message, hint="name it in a spec: its run dequantises it first")
 
 
-def target_dtype(config: Mapping[str, Any]) -> Literal["bfloat16", "float16", "float32"]:
+def target_dtype(config: Mapping[str, Any]) -> Dtype:
     """What a quantised model is dequantised to: the dtype that its config names, or bfloat16."""
     parts = [config, config.get("text_config")]
     named = [part.get(key) for part in parts if isinstance(part, Mapping) for key in ("dtype", "torch_dtype")]
-    known: tuple[Literal["bfloat16", "float16", "float32"], ...] = ("bfloat16", "float16", "float32")
-    return next((name for found in named for name in known if found == name), "bfloat16")
+    return next((name for found in named for name in _DTYPES if found == name), "bfloat16")
 
 
 def without_quantization(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config of the model when it is dequantised."""
     kept = {key: value for key, value in config.items() if key not in _KEYS}
-    if isinstance(kept.get("text_config"), Mapping):
-        kept["text_config"] = {key: value for key, value in kept["text_config"].items() if key not in _KEYS}
+    if isinstance(inner := kept.get("text_config"), Mapping):
+        kept["text_config"] = {key: value for key, value in inner.items() if key not in _KEYS}
     return kept
 
 
@@ -92,33 +93,40 @@ def foreseen(
     config: Mapping[str, Any], tensors: Mapping[str, TensorEntry], where: str
 ) -> tuple[dict[str, Any], dict[str, TensorEntry]]:
     """Config and tensors of a model when it is dequantised; of one that is not quantised, its own."""
-    if quantization_of(config) is None:
-        check_whole(tensors, where)
-        return dict(config), dict(tensors)
-    found = dequantized(config, tensors, where, dtype=target_dtype(config))
-    return without_quantization(config), {made.entry.name: made.entry for made in found}
-
-
-def check_whole(tensors: Mapping[str, TensorEntry], where: str) -> None:
-    """Raise BoomspecError for quantised weights of which the config says nothing."""
+    if quantization_of(config) is not None:
+        found = dequantized(config, tensors, where, dtype=target_dtype(config))
+        return without_quantization(config), {made.entry.name: made.entry for made in found}
     for name, tensor in tensors.items():
         if tensor.dtype.startswith(("F8", "F4")):
             message = f"{where}: tensor '{name}' is {tensor.dtype}, and its config.json has no quantization_config"
             raise BoomspecError(message, hint=_HINT)
+    return dict(config), dict(tensors)
 
 
 def dequantized(
-    config: Mapping[str, Any], tensors: Mapping[str, TensorEntry], where: str, *, dtype: str
+    config: Mapping[str, Any], tensors: Mapping[str, TensorEntry], where: str, *, dtype: Dtype
 ) -> list[Dequantized]:
     """What each tensor of a quantised model becomes. Raises BoomspecError for what cannot be dequantised."""
     quantization = quantization_of(config)
     assert quantization is not None
     check_quantization(config, where)
-    read = _fp8 if _method_of(quantization) == "fp8" else _mxfp4
-    made = read(quantization, tensors, where, _DTYPES[dtype])
-    for found in made:
-        if found.method is None and found.stored.dtype not in _WHOLE:
-            message = f"{where}: tensor '{found.stored.name}' is {found.stored.dtype}, with no scales that belong to it"
+    is_fp8 = _method_of(quantization) == "fp8"
+    weights_end, scales_end = ("", _SCALE) if is_fp8 else (_BLOCKS, _SCALES)
+    made = []
+    for name, tensor in tensors.items():
+        if name.endswith(scales_end) and name.removesuffix(scales_end) + weights_end in tensors:
+            continue
+        if is_fp8 and name.endswith(_ACTIVATIONS):
+            continue
+        base = name.removesuffix(weights_end)
+        scales = tensors.get(base + scales_end) if name.endswith(weights_end) else None
+        if scales is not None:
+            read = _fp8 if is_fp8 else _mxfp4
+            made.append(read(base, tensor, scales, _DTYPES[dtype], quantization.get("weight_block_size"), where))
+        elif tensor.dtype in _WHOLE:
+            made.append(Dequantized(tensor, tensor))
+        else:
+            message = f"{where}: tensor '{name}' is {tensor.dtype}, with no scales that belong to it"
             raise BoomspecError(message, hint=_HINT)
     return made
 
@@ -129,60 +137,31 @@ def _method_of(quantization: Mapping[str, Any]) -> str:
     return str(quantization.get("quant_method", "of no name"))
 
 
-def _fp8(
-    quantization: Mapping[str, Any], tensors: Mapping[str, TensorEntry], where: str, dtype: str
-) -> list[Dequantized]:
-    made = []
-    for name, tensor in tensors.items():
-        if name.removesuffix(_SCALE) in tensors and name.endswith(_SCALE):
-            continue
-        if name.endswith(_ACTIVATIONS):
-            continue
-        scales = tensors.get(name + _SCALE)
-        if scales is None:
-            made.append(Dequantized(tensor, tensor))
-            continue
-        if tensor.dtype != "F8_E4M3":
-            raise BoomspecError(f"{where}: '{name}' is {tensor.dtype}, not F8_E4M3", hint=_HINT)
-        block = _block_of(quantization, tensor, scales, where)
-        made.append(Dequantized(TensorEntry(name, dtype, tensor.shape), tensor, scales, "fp8", block))
-    return made
-
-
-def _block_of(quantization: Mapping[str, Any], tensor: TensorEntry, scales: TensorEntry, where: str) -> tuple[int, int]:
-    """Rows and columns of a weight that share a scale."""
+def _fp8(name: str, tensor: TensorEntry, scales: TensorEntry, dtype: str, sides: object, where: str) -> Dequantized:
+    """`sides`: rows and columns that share a scale, unless all do."""
+    if tensor.dtype != "F8_E4M3":
+        raise BoomspecError(f"{where}: '{name}' is {tensor.dtype}, not F8_E4M3", hint=_HINT)
     *before, rows, columns = (1, 1, *tensor.shape)[-max(2, len(tensor.shape)) :]
+    block = None
     if scales.elements == 1:
-        return rows, columns
-    sides = quantization.get("weight_block_size")
-    if isinstance(sides, (list, tuple)) and len(sides) == 2 and all(type(side) is int and side > 0 for side in sides):
-        down, across = int(sides[0]), int(sides[1])
+        block = rows, columns
+    elif isinstance(sides, (list, tuple)) and len(sides) == 2 and all(type(n) is int and n > 0 for n in sides):
+        down, across = sides
         if scales.shape == (*before, math.ceil(rows / down), math.ceil(columns / across)):
-            return down, across
-    raise BoomspecError(
-        f"{where}: '{scales.name}' has the shape {scales.shape}, which does not belong to {tensor.shape} in blocks of "
-        f"{sides} (weight_block_size)",
-        hint=_HINT,
-    )
+            block = down, across
+    if block is None:
+        raise BoomspecError(
+            f"{where}: '{scales.name}' has the shape {scales.shape}, which does not belong to {tensor.shape} in blocks"
+            f" of {sides} (weight_block_size)",
+            hint=_HINT,
+        )
+    return Dequantized(TensorEntry(name, dtype, tensor.shape), tensor, scales, "fp8", block)
 
 
-def _mxfp4(
-    quantization: Mapping[str, Any], tensors: Mapping[str, TensorEntry], where: str, dtype: str
-) -> list[Dequantized]:
-    made = []
-    for name, tensor in tensors.items():
-        base = name.removesuffix(_SCALES)
-        if name.endswith(_SCALES) and base + _BLOCKS in tensors:
-            continue
-        base = name.removesuffix(_BLOCKS)
-        scales = tensors.get(base + _SCALES) if name.endswith(_BLOCKS) else None
-        if scales is None:
-            made.append(Dequantized(tensor, tensor))
-            continue
-        if len(tensor.shape) != 4 or tensor.shape[:3] != scales.shape or {tensor.dtype, scales.dtype} != {"U8"}:
-            message = f"{where}: '{name}' {tensor.shape} and '{scales.name}' {scales.shape} are no blocks of MXFP4"
-            raise BoomspecError(message, hint=_HINT)
-        experts, rows, groups, half = tensor.shape
-        entry = TensorEntry(base, dtype, (experts, groups * half * 2, rows))
-        made.append(Dequantized(entry, tensor, scales, "mxfp4"))
-    return made
+def _mxfp4(base: str, tensor: TensorEntry, scales: TensorEntry, dtype: str, _: object, where: str) -> Dequantized:
+    if len(tensor.shape) != 4 or tensor.shape[:3] != scales.shape or {tensor.dtype, scales.dtype} != {"U8"}:
+        message = f"{where}: '{tensor.name}' {tensor.shape} and '{scales.name}' {scales.shape} are no blocks of MXFP4"
+        raise BoomspecError(message, hint=_HINT)
+    experts, rows, groups, half = tensor.shape
+    entry = TensorEntry(base, dtype, (experts, groups * half * 2, rows))
+    return Dequantized(entry, tensor, scales, "mxfp4")

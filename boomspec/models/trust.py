@@ -1,7 +1,5 @@
 """List third-party code that a graph will execute: model code (auto_map) and lm-eval tasks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,10 @@ def foreign_code(graph: TaskGraph) -> list[str]:
     found: dict[str, dict[str, str]] = {}
     for source in graph.sources.values():
         if code := source.identity.get(CODE):
-            found.setdefault(_origin(source), {}).update(code)
+            origin = str(source.location.get("name", Path(source.location.get("folder", "")).name))
+            if "hub" in source.identity:
+                origin = f"{source.identity['hub']} at commit {source.identity['revision'][:12]}"
+            found.setdefault(origin, {}).update(code)
     return [f"{origin}: {_files(code)}" for origin, code in found.items()]
 
 
@@ -38,22 +39,16 @@ def warnings(graph: TaskGraph) -> list[str]:
 
 def asked_for(meaning: Mapping[str, Any]) -> list[str]:
     """The same of one experiment's meaning, which may not know which files that are."""
-    roles = [role for role in ("teacher", "student") if meaning.get(role, {}).get("trust_remote_code")]
-    read = meaning.get("sources", {})
-    files = {role: _files(read.get(role, {}).get(CODE, {})) for role in roles}
-    return [
-        f"trust_remote_code: tasks run the code of {meaning[role]['model']}{files[role] and ': ' + files[role]}"
-        for role in roles
-    ]
+    found = []
+    for role in ("teacher", "student"):
+        if meaning.get(role, {}).get("trust_remote_code"):
+            files = _files(meaning.get("sources", {}).get(role, {}).get(CODE, {}))
+            line = f"trust_remote_code: tasks run the code of {meaning[role]['model']}"
+            found.append(f"{line}: {files}" if files else line)
+    return found
 
 
-def _origin(source: Source) -> str:
-    if "hub" in source.identity:
-        return f"{source.identity['hub']} at commit {source.identity['revision'][:12]}"
-    return str(source.location.get("name", Path(source.location["folder"]).name))
-
-
-def _files(code: dict[str, str]) -> str:
+def _files(code: Mapping[str, str]) -> str:
     listed = [f"{name} (sha256 {digest[:12]})" for name, digest in sorted(code.items())]
     more = f", and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
     return ", ".join(listed[:_SHOWN]) + more

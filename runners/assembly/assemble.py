@@ -14,23 +14,21 @@ What is wrong with the sources is found from headers and configs, before anythin
 too large for the teacher's dtype shows while it is converted: then no config is written.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.json_text import transformers_floats
 from boomspec.core.layers import STUDENT, TEACHER, LayerPlan, Owner, ends_of
-from boomspec.models.checkpoint import TensorEntry
-from boomspec.models.facts import ModelFacts, read_as, read_facts
+from boomspec.models.facts import read_as, read_facts
 from boomspec.models.families import unwrapped
 from boomspec.models.fit import check_fit, tensors_of_plan, zeros_of
+from boomspec.models.folder import CONFIG
 from boomspec.models.nested import has_other_tensors, other_tensors, prefixes_in, whole_config, whole_name
-from runners.assembly.checkpoint_writer import Piece, write_checkpoints
+from runners.assembly.checkpoint_writer import write_checkpoints
 from runners.modeling.foreign_code import copy_travelling, runs_code, without_code
 from runners.modeling.model_config import plan_config
 
@@ -76,50 +74,32 @@ def assemble_family(
     zeros = {owner: zeros_of(stored[owner], stored[base]) for owner in sources}
     for owner, model in facts.items():
         check_fit(facts[base], model, zeros[owner])
-    pieces, configs = {}, {}
+    made, configs = {}, {}
     trusted = runs_code(sources[base], "model", code)
     for target, (plan, tied) in plans.items():
-        _check_plan(facts, plan, tied)
+        if outside := [layer for layer in plan if layer.index >= facts[layer.owner].count]:
+            count = facts[outside[0].owner].count
+            raise BoomspecError(f"layer plan: {outside[0]} does not exist: that model has {count} layers")
+        if tied and not all(facts[owner].tied for owner in ends_of(plan)):
+            raise BoomspecError("a tied model cannot be made of models whose head is not tied")
         if any(target.resolve() == folder.resolve() for folder in sources.values()):
             raise BoomspecError(f"{target}: a model cannot be written over one that it is made of")
         config = plan_config(facts, plan, tied=tied, base=base)
-        pieces[target] = _pieces(facts, plan, tied=tied, zeros=zeros[ends_of(plan)[0]])
-        if rest and has_other_tensors(plan):
-            pieces[target] = _whole(pieces[target], facts[base])
+        made[target] = tensors_of_plan(facts, plan, tied=tied, zeros=zeros[ends_of(plan)[0]])
+        name, times = Counter(tensor.name for tensor, _ in made[target]).most_common(1)[0]
+        if times > 1:
+            raise BoomspecError(f"two tensors of the model would be called '{name}'")
+        if rest and has_other_tensors(plan):  # the decoder among the teacher's other parts
+            names, others = prefixes_in(facts[base]), other_tensors(facts[base])
+            made[target] = [(replace(tensor, name=whole_name(names, tensor.name)), of) for tensor, of in made[target]]
+            made[target] += [(replace(entry, name=unwrapped(entry.name)), entry) for entry in others]
             config = whole_config(facts[base], config)
         configs[target] = config if trusted else without_code(config)
 
     for target in plans:
         target.mkdir(parents=True, exist_ok=True)
-    write_checkpoints(pieces, shard_bytes=shard_bytes)
+    write_checkpoints(made, shard_bytes=shard_bytes)
     for target, config in configs.items():  # last: what was left unfinished has no config, and no one can load it
         copy_travelling(sources[base], target, code)
-        (target / "config.json").write_text(
-            json.dumps(transformers_floats(config), indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8"
-        )
-
-
-def _whole(pieces: Sequence[Piece], teacher: ModelFacts) -> list[Piece]:
-    """The tensors of a decoder among the teacher's other parts."""
-    prefixes = prefixes_in(teacher)
-    named = [replace(piece, name=whole_name(prefixes, piece.name)) for piece in pieces]
-    return named + [Piece(unwrapped(e.name), e.dtype, e.shape, e) for e in other_tensors(teacher)]
-
-
-def _check_plan(facts: Mapping[Owner, ModelFacts], plan: LayerPlan, tied: bool) -> None:
-    for layer in plan:
-        count = facts[layer.owner].count
-        if layer.index >= count:
-            raise BoomspecError(f"layer plan: {layer} does not exist: that model has {count} layers")
-    if tied and not all(facts[owner].tied for owner in ends_of(plan)):
-        raise BoomspecError("a tied model cannot be made of models whose head is not tied")
-
-
-def _pieces(
-    facts: Mapping[Owner, ModelFacts], plan: LayerPlan, *, tied: bool, zeros: Sequence[TensorEntry]
-) -> list[Piece]:
-    found = tensors_of_plan(facts, plan, tied=tied, zeros=zeros)
-    for name, count in Counter(tensor.name for tensor, _ in found).items():
-        if count > 1:
-            raise BoomspecError(f"two tensors of the model would be called '{name}'")
-    return [Piece(tensor.name, tensor.dtype, tensor.shape, source) for tensor, source in found]
+        text = json.dumps(transformers_floats(config), indent=2, sort_keys=True, allow_nan=False)
+        (target / CONFIG).write_text(text + "\n", encoding="utf-8")

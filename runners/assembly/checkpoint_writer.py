@@ -9,8 +9,6 @@ so where the tensors of a file begin is chosen (those of whole blocks come first
     elsewhere (ext4)                          as far from a block's begin as in the source that most bytes are from
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import json
@@ -19,7 +17,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,7 +28,8 @@ from numpy.typing import NDArray
 from boomspec.core.errors import BoomspecError
 from boomspec.core.work_sizes import COPY_BUFFER
 from boomspec.models.checkpoint import FLOAT_BYTES, TensorEntry, encode_header
-from boomspec.models.files import INDEX, SINGLE
+from boomspec.models.fit import Made
+from boomspec.models.folder import INDEX, SINGLE
 
 _NATIVE = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 _BLOCK = 4096  # of the file systems in use
@@ -45,44 +44,25 @@ _THREADS = 2  # for several files; writes into one exclude each other, so that m
 _RANGE = 64 * 2**20  # copied to one file after the other: what was read is still in the page cache
 
 
-@dataclass(frozen=True)
-class Piece:
-    """One tensor of a result: what it is, and where its bytes are. Without a source it is zeros."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    source: TensorEntry | None
-
-    @property
-    def bytes(self) -> int:
-        return TensorEntry(self.name, self.dtype, self.shape).bytes
-
-
-@dataclass(frozen=True)
-class _Place:
-    file: Path
-    start: int
-
-
 T = TypeVar("T")
+_Place = tuple[Path, int]  # file and first byte
 _Jobs = dict[tuple[TensorEntry, str], list[_Place]]  # source, its name left out, and dtype -> where it goes
 
 
-def write_checkpoints(targets: Mapping[Path, Sequence[Piece]], *, shard_bytes: int) -> None:
+def write_checkpoints(targets: Mapping[Path, Sequence[Made]], *, shard_bytes: int) -> None:
     """Write the tensors of each target folder as one safetensors file, or as shards with their index."""
     jobs: _Jobs = defaultdict(list)
-    for folder, pieces in targets.items():
-        shards = in_shards(pieces, [piece.bytes for piece in pieces], shard_bytes)
+    for folder, tensors in targets.items():
+        shards = in_shards(tensors, [tensor.bytes for tensor, _ in tensors], shard_bytes)
         for name, shard in shards.items():
             _lay_out(shard, folder / name, jobs)
         if len(shards) > 1:
-            weight_map = {piece.name: name for name, shard in shards.items() for piece in shard}
-            total = sum(piece.bytes for piece in pieces)
+            weight_map = {tensor.name: name for name, shard in shards.items() for tensor, _ in shard}
+            total = sum(tensor.bytes for tensor, _ in tensors)
             index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
             (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     in_order = sorted(jobs.items(), key=lambda job: (str(job[0][0].file), job[0][0].start))
-    files = {place.file for places in jobs.values() for place in places}
+    files = {file for places in jobs.values() for file, _ in places}
     with ThreadPoolExecutor(min(_THREADS, len(files))) as pool:
         running = [pool.submit(_write, source, dtype, places) for (source, dtype), places in in_order]
         try:
@@ -108,32 +88,25 @@ def in_shards(tensors: Iterable[T], sizes: Iterable[int], shard_bytes: int) -> d
     return dict(zip(names, shards, strict=True))
 
 
-def _lay_out(pieces: Sequence[Piece], path: Path, jobs: _Jobs) -> None:
+def _lay_out(tensors: Sequence[Made], path: Path, jobs: _Jobs) -> None:
     """Write a file's header, give it its length, and add to `jobs` what is to be written into it."""
-    header, end = {}, 0
-    places: list[tuple[Piece, int]] = []
-    for piece in sorted(pieces, key=lambda piece: piece.bytes % _BLOCK != 0):
-        header[piece.name] = (piece.dtype, piece.shape, end, end + piece.bytes)
-        places.append((piece, end))
-        end += piece.bytes
-    remainder = 0 if shares_blocks(path.parent) else _usual_remainder(pieces)
+    header, places, end = {}, [], 0
+    bytes_at: dict[int, int] = defaultdict(int)  # how far from a block's begin so many bytes lie in their source
+    for tensor, source in sorted(tensors, key=lambda made: made[0].bytes % _BLOCK != 0):
+        header[tensor.name] = (tensor.dtype, tensor.shape, end, end + tensor.bytes)
+        if source is not None:
+            places.append((replace(source, name=""), tensor.dtype, end))
+            if source.dtype == tensor.dtype and tensor.bytes % _BLOCK == 0:
+                bytes_at[source.start % _BLOCK] += tensor.bytes
+        end += tensor.bytes
+    usual = max(bytes_at, key=lambda remainder: bytes_at[remainder], default=0)
+    remainder = 0 if shares_blocks(path.parent) or usual % 8 else usual  # tensors begin aligned
     encoded = encode_header(header, alignment=_BLOCK, remainder=remainder)
     with path.open("wb") as output:
         output.write(encoded)
         output.truncate(len(encoded) + end)
-    for piece, start in places:
-        if piece.source is not None:
-            jobs[replace(piece.source, name=""), piece.dtype].append(_Place(path, len(encoded) + start))
-
-
-def _usual_remainder(pieces: Sequence[Piece]) -> int:
-    """How far from a block's begin most of the bytes lie in their source."""
-    bytes_at: dict[int, int] = defaultdict(int)
-    for piece in pieces:
-        if piece.source is not None and piece.source.dtype == piece.dtype and piece.bytes % _BLOCK == 0:
-            bytes_at[piece.source.start % _BLOCK] += piece.bytes
-    usual = max(bytes_at, key=lambda remainder: bytes_at[remainder], default=0)
-    return usual if usual % 8 == 0 else 0  # tensors begin aligned
+    for of, dtype, start in places:
+        jobs[of, dtype].append((path, len(encoded) + start))
 
 
 @cache
@@ -152,10 +125,10 @@ def shares_blocks(folder: Path) -> bool:
 def _write(source: TensorEntry, dtype: str, places: Sequence[_Place]) -> None:
     if source.file is None:
         raise TypeError("a tensor to copy has no file")
-    handles = [os.open(source.file, os.O_RDONLY), *(os.open(place.file, os.O_RDWR) for place in places)]
+    handles = [os.open(source.file, os.O_RDONLY), *(os.open(file, os.O_RDWR) for file, _ in places)]
     try:
         read, first, *others = handles
-        start, *starts = (place.start for place in places)
+        start, *starts = (start for _, start in places)
         if source.dtype != dtype:
             _convert(read, first, source, dtype, start)
         count = TensorEntry(source.name, dtype, source.shape).bytes
@@ -174,7 +147,7 @@ def _convert(read: int, write: int, source: TensorEntry, dtype: str, start: int)
     for at in range(source.start, source.end, COPY_BUFFER):
         data = os.pread(read, min(COPY_BUFFER, source.end - at), at)
         if len(data) < min(COPY_BUFFER, source.end - at):
-            raise _became_shorter(source)
+            raise BoomspecError(f"{source.file}: became shorter while it was read")
         try:
             converted = convert(data, source.dtype, dtype)
         except BoomspecError as error:
@@ -220,10 +193,6 @@ def _put(target: int, data: bytes | memoryview, place: int) -> None:
         view, place = view[written:], place + written
 
 
-def _became_shorter(source: TensorEntry) -> BoomspecError:
-    return BoomspecError(f"{source.file}: became shorter while it was read")
-
-
 def convert(data: bytes, source: str, target: str) -> bytes:
     """The values of `data`, stored as `source`, stored as `target`, floating-point types of safetensors.
 
@@ -234,7 +203,11 @@ def convert(data: bytes, source: str, target: str) -> bytes:
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         narrow = values if target == "F64" else values.astype("<f4")
         if target == "BF16":
-            result, converted = _to_bfloat16(narrow)
+            bits = narrow.view("<u4")
+            rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+            # The addition would carry a NaN's bits over into the sign.
+            result = np.where(np.isnan(narrow), 0x7FC0, rounded).astype("<u2").tobytes()
+            converted = _bfloat16_values(result)
         else:
             converted = narrow.astype(_NATIVE[target])
             result = converted.tobytes()
@@ -245,11 +218,3 @@ def convert(data: bytes, source: str, target: str) -> bytes:
 
 def _bfloat16_values(data: bytes) -> NDArray[Any]:
     return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
-
-
-def _to_bfloat16(values: NDArray[Any]) -> tuple[bytes, NDArray[Any]]:
-    bits = values.view("<u4")
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    # The addition would carry a NaN's bits over into the sign.
-    halves = np.where(np.isnan(values), 0x7FC0, rounded).astype("<u2")
-    return halves.tobytes(), _bfloat16_values(halves.tobytes())

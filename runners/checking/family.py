@@ -5,10 +5,8 @@ configs     there is one for every size that is to be built
 trial       on tiny random weights every size is what its layers are (`trial`)
 """
 
-from __future__ import annotations
-
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.layers import STUDENT, TEACHER, teacher_layers
-from boomspec.core.tasks import BuiltSize, Check, Outline
+from boomspec.core.tasks import Check, Outline
 from boomspec.models.facts import ModelFacts, model_facts, read_as
 from boomspec.models.fit import plan_entries
 from boomspec.models.outline import config_of, tensors_of
@@ -49,17 +47,22 @@ def check_family(record: Check, *, own: Mapping[str, Path] | None = None, code: 
 
 
 def _check(record: Check, facts: ModelFacts, own: Mapping[str, Path], code: Collection[str]) -> list[str]:
-    student = _student(record, facts)
+    if record.student is not None:
+        student = _facts(record.student, "the student")
+    else:  # the one that a distillation makes
+        config = plan_config({TEACHER: facts}, teacher_layers(record.kept), tied=facts.tied, base=TEACHER)
+        student = replace(facts, layers=tuple(facts.layers[i] for i in record.kept), config=config)
     if record.merged:
         check_one_kind(facts, complete)
     own_kind = read_as(student, facts.model_type, "the student")
     for size in record.sizes:
         plan_config({TEACHER: facts, STUDENT: own_kind}, size.plan, tied=size.tied, base=TEACHER)
         plan_entries(facts, student, size.plan, tied=size.tied)
-    notes: list[str] = []
+    last = len(record.sizes) - 1
+    tried = {round(i * last / (_MOST_TRIED - 1)) for i in range(_MOST_TRIED)}  # the first and the last among them
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
-        notes += _check_shapes(record.teacher, work / "shapes", own.get("teacher"), code)
+        notes = _check_shapes(record.teacher, work / "shapes", own.get("teacher"), code)
         if student.model_type != facts.model_type:
             return [*notes, f"a {student.model_type} as student of a {facts.model_type} was not tried on tiny weights"]
         try:
@@ -69,7 +72,7 @@ def _check(record: Check, facts: ModelFacts, own: Mapping[str, Path], code: Coll
             try_sizes(
                 work / "teacher",
                 record.kept,
-                _spread(record.sizes),
+                [size for i, size in enumerate(record.sizes) if i in tried],
                 work,
                 student=None if record.student is None else work / "student",
                 trained=record.student is None,
@@ -86,14 +89,6 @@ def _facts(outline: Outline, where: str) -> ModelFacts:
     if facts.tied and not outline.tied:  # the bytes say so, which are not here
         facts = model_facts({**config, "tie_word_embeddings": False}, tensors, where)
     return facts
-
-
-def _student(record: Check, facts: ModelFacts) -> ModelFacts:
-    """The student that exists, or the one that a distillation makes."""
-    if record.student is not None:
-        return _facts(record.student, "the student")
-    config = plan_config({TEACHER: facts}, teacher_layers(record.kept), tied=facts.tied, base=TEACHER)
-    return replace(facts, layers=tuple(facts.layers[i] for i in record.kept), config=config)
 
 
 def _check_shapes(outline: Outline, folder: Path, own: Path | None, code: Collection[str]) -> list[str]:
@@ -115,10 +110,3 @@ def _check_shapes(outline: Outline, folder: Path, own: Path | None, code: Collec
         if shape != entry.shape:
             raise BoomspecError(f"its tensor '{name}' has shape {entry.shape}, a {type(model).__name__} wants {shape}")
     return []
-
-
-def _spread(sizes: Sequence[BuiltSize]) -> list[BuiltSize]:
-    """Some of the sizes, the first and the last among them."""
-    if len(sizes) <= _MOST_TRIED:
-        return list(sizes)
-    return [sizes[round(i * (len(sizes) - 1) / (_MOST_TRIED - 1))] for i in range(_MOST_TRIED)]

@@ -7,9 +7,8 @@
 Run without a cache, such a model does not depend on what its layers are numbered.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
+from contextlib import ExitStack
 from copy import deepcopy
 from typing import Any
 
@@ -18,17 +17,15 @@ from torch import Tensor, nn
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.layers import TEACHER, LayerPlan, Owner, ends_of
+from boomspec.models.facts import LAYER_COUNTS
+from runners.modeling.hidden_states import layer_lists
 
-COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "num_decoder_layers")
+_COUNTS = (*LAYER_COUNTS, "decoder_layers", "num_decoder_layers")
 
 
 def layer_stack(model: Any, count: int) -> tuple[str, nn.ModuleList]:
     """Name and modules of the decoder layers: of the outermost lists of `count` modules, the one with most weights."""
-    found: dict[str, nn.ModuleList] = {}
-    for name, module in model.named_modules():
-        inside = any(name.startswith(f"{outer}.") for outer in found)
-        if isinstance(module, nn.ModuleList) and len(module) == count and not inside:
-            found[name] = module
+    found = layer_lists(model, count)
     if not found:
         raise BoomspecError(f"a {type(model).__name__} has no list of {count} layers")
     name = max(found, key=lambda name: sum(p.numel() for p in found[name].parameters()))
@@ -38,24 +35,20 @@ def layer_stack(model: Any, count: int) -> tuple[str, nn.ModuleList]:
 def sides(model: Any, count: int, tokens_BT: Tensor) -> tuple[set[str], set[str]]:
     """Names of the modules with weights of their own that are called before the layers, and after them."""
     stack_name, stack = layer_stack(model, count)
-    front: set[str] = set()
-    behind: set[str] = set()
-    reached = [False]
+    called: list[str] = []
 
     def note(name: str) -> Any:
-        return lambda *_: (behind if reached[0] else front).add(name)
+        return lambda *_: called.append(name)
 
-    handles = [stack[0].register_forward_pre_hook(lambda *_: reached.__setitem__(0, True))]
-    for name, module in model.named_modules():
-        own = {**module._parameters, **module._buffers}
-        if own and not name.startswith(f"{stack_name}."):
-            handles.append(module.register_forward_pre_hook(note(name)))
-    try:
+    with ExitStack() as hooks:
+        hooks.callback(stack[0].register_forward_pre_hook(note(stack_name)).remove)
+        for name, module in model.named_modules():
+            if (module._parameters or module._buffers) and not f"{name}.".startswith(f"{stack_name}."):
+                hooks.callback(module.register_forward_pre_hook(note(name)).remove)
         logits(model, tokens_BT)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return front, behind - front
+    first = called.index(stack_name)
+    front = set(called[:first])
+    return front, set(called[first:]) - {stack_name} - front
 
 
 def patched(models: Mapping[Owner, Any], plan: LayerPlan, counts: Mapping[Owner, int], tokens_BT: Tensor) -> Any:
@@ -77,30 +70,33 @@ def patched(models: Mapping[Owner, Any], plan: LayerPlan, counts: Mapping[Owner,
 
 
 def _reindex(model: Any, models: Mapping[Owner, Any], plan: LayerPlan, counts: Mapping[Owner, int], path: str) -> None:
-    """Let what stands around the layers know how many there are, and of which type."""
-    holders = [("", model), *((n, m) for n, m in model.named_modules() if not n.startswith(f"{path}."))]
+    """Let what stands around the layers, and its configs, know how many there are, and of which type."""
     seen: set[int] = set()
-    for name, holder in holders:
+    for name, holder in model.named_modules():
+        if name.startswith(f"{path}."):
+            continue
         theirs = {owner: other.get_submodule(name) for owner, other in models.items()}
-        objects = [(holder, theirs)]
-        if hasattr(holder, "config"):
-            objects.append((holder.config, {owner: getattr(other, "config", None) for owner, other in theirs.items()}))
-            if (inner := getattr(holder.config, "text_config", None)) is not None:
-                objects.append((inner, {o: getattr(other.config, "text_config", None) for o, other in theirs.items()}))
-        for mine, others in objects:
-            if id(mine) not in seen:
-                seen.add(id(mine))
-                _reindex_object(mine, others, plan, counts)
+        for where in ("", "config", "config.text_config"):
+            mine, *others = (_attribute(of, where) for of in (holder, *theirs.values()))
+            if mine is None or id(mine) in seen:
+                continue
+            seen.add(id(mine))
+            of_owner = {
+                owner: {} if other is None else vars(other) for owner, other in zip(theirs, others, strict=True)
+            }
+            for key, value in list(vars(mine).items()):
+                found = {owner: values.get(key) for owner, values in of_owner.items()}
+                per_layer = [isinstance(v, list | tuple) and len(v) == counts[owner] for owner, v in found.items()]
+                if isinstance(value, list | tuple) and all(per_layer):
+                    vars(mine)[key] = [found[layer.owner][layer.index] for layer in plan]
+                elif key in _COUNTS and type(value) is int and value == counts[TEACHER]:
+                    vars(mine)[key] = len(plan)
 
 
-def _reindex_object(mine: Any, others: Mapping[Owner, Any], plan: LayerPlan, counts: Mapping[Owner, int]) -> None:
-    for key, value in list(vars(mine).items()):
-        values = {owner: vars(other).get(key) if other is not None else None for owner, other in others.items()}
-        lists = {o: v for o, v in values.items() if isinstance(v, list | tuple) and len(v) == counts[o]}
-        if isinstance(value, list | tuple) and lists.keys() == values.keys():
-            vars(mine)[key] = [lists[layer.owner][layer.index] for layer in plan]
-        elif key in COUNTS and type(value) is int and value == counts[TEACHER]:
-            vars(mine)[key] = len(plan)
+def _attribute(value: Any, path: str) -> Any:
+    for name in path.split(".") if path else ():
+        value = getattr(value, name, None)
+    return value
 
 
 @torch.no_grad()

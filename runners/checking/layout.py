@@ -6,8 +6,6 @@ A tensor that the class would not write (a mask that old versions stored, a head
 as small as the sizes that it shares with others are.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Collection, Mapping
@@ -24,6 +22,7 @@ from boomspec.core.tasks import Outline
 from boomspec.models.checkpoint import TensorEntry, checkpoint_files
 from boomspec.models.code import CONFIGS, code_files
 from boomspec.models.families import row_of
+from boomspec.models.folder import SINGLE
 from boomspec.models.outline import config_of, tensors_of
 from runners.checking.tiny import Config, tiny
 from runners.modeling.foreign_code import prepare_custom_code
@@ -50,9 +49,8 @@ def lay_out(outline: Outline, folder: Path, *, seed: int, own: Path | None = Non
     full = read_config(config, folder, code)
     small = tiny(config, json.loads(full.to_json_string(use_diff=False)))
     try:
-        model = random_model(
-            read_config(small, folder, code), seed=seed, code=prepare_custom_code(folder, "model", code)
-        )
+        trusts = prepare_custom_code(folder, "model", code)
+        model = random_model(read_config(small, folder, code), seed=seed, code=trusts)
         model.save_pretrained(folder / "saved")
     except Exception as error:  # each class has its own sizes that do not go together, and exceptions for it
         raise NotTinyError(f"a tiny {config.get('model_type')} cannot be built: {error}") from error
@@ -61,11 +59,8 @@ def lay_out(outline: Outline, folder: Path, *, seed: int, own: Path | None = Non
         saved |= load_file(file)
     shutil.rmtree(folder / "saved")
     named = _named(saved, tensors_of(outline.tensors), model, tied=outline.tied)
-    save_file(
-        {name: tensor.contiguous() for name, tensor in named.items()},
-        folder / "model.safetensors",
-        metadata={"format": "pt"},
-    )
+    tensors = {name: tensor.contiguous() for name, tensor in named.items()}
+    save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
 
 
 def read_config(config: Config, folder: Path, code: Collection[str]) -> Any:
@@ -96,9 +91,7 @@ def random_model(config: Any, *, seed: int, code: bool = False) -> Any:
 def randomise(model: Any, *, seed: int) -> None:
     """Other weights, large enough that every layer shows in the logits, and none of which is that of another seed."""
     random = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
-        if not parameter.is_floating_point():
-            continue
+    for parameter in filter(torch.is_floating_point, model.parameters()):
         drawn = torch.randn(parameter.shape, generator=random)
         if parameter.ndim < 2:  # norms, biases, gates: around what they begin as
             parameter.copy_(torch.nan_to_num(parameter).clamp(-4, 4) + drawn * 0.2)

@@ -5,8 +5,6 @@ heads x head size) are given the sizes that fit together in every family that fo
 not follow it says so in its row of `boomspec.models.families`. A number of a name that is not known stays as it is.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Any
 
@@ -54,7 +52,6 @@ _LARGEST: tuple[tuple[str, int], ...] = (
 )  # fmt: skip
 _COMPILED = tuple((re.compile(pattern), largest) for pattern, largest in _LARGEST)
 _TOKEN = re.compile(r".*token_(id|index)|.*_idx$")
-_SECTIONS = ("mrope_section", "short_factor", "long_factor")
 
 
 def tiny(config: Config, full: Config | None = None) -> Config:
@@ -69,42 +66,29 @@ def _shrunk(config: Config, full: Config) -> Config:
     everything: Config = {**full, **config}
     result: Config = {}
     for key, value in everything.items():
+        smaller: Any = value
         if isinstance(value, dict) and key not in ("id2label", "label2id"):
-            own, of_class = config.get(key), full.get(key)
-            smaller: Any = _shrunk(own if isinstance(own, dict) else {}, of_class if isinstance(of_class, dict) else {})
-        else:
-            smaller = _smaller(key, value, everything)
+            own, of_class = (found if isinstance(found := of.get(key), dict) else {} for of in (config, full))
+            smaller = _shrunk(own, of_class)
+        elif isinstance(value, list) and key == "mrope_section":  # as many parts, which together are half of a head
+            part = _HEAD // 2 // len(value)
+            smaller = [_HEAD // 2 - part * (len(value) - 1), *[part] * (len(value) - 1)]
+        elif isinstance(value, list) and key in ("short_factor", "long_factor"):
+            smaller = value[: _HEAD // 2]
+        elif isinstance(value, list) and all(type(entry) is int for entry in value):
+            smaller = [_number(key, entry, everything) for entry in value]
+        elif type(value) is int:
+            smaller = _number(key, value, everything)
         if key in config or smaller != value:
             result[key] = smaller
     return result
 
 
-def _smaller(key: str, value: Any, config: Config) -> Any:
-    if key in _SECTIONS and isinstance(value, list):
-        return _section(key, value)
-    if isinstance(value, list) and value and all(type(entry) is int for entry in value):
-        return [_number(key, entry, config) for entry in value]
-    return _number(key, value, config) if type(value) is int else value
-
-
 def _number(key: str, value: int, config: Config) -> int:
     if _TOKEN.fullmatch(key):
         return value if value < VOCABULARY else value % 89 + 16
-    for pattern, largest in _COMPILED:
-        if pattern.fullmatch(key):
-            if "key_value" in key or "kv_" in key:
-                return _groups(value, config)
-            return min(value, largest) if value > 0 else value
-    return value
-
-
-def _groups(value: int, config: Config) -> int:
+    largest = next((largest for pattern, largest in _COMPILED if pattern.fullmatch(key)), None)
+    if largest is None or ("key_value" not in key and "kv_" not in key):
+        return value if largest is None or value <= 0 else min(value, largest)
     heads = next((config[k] for k in ("num_attention_heads", "n_heads", "n_head", "num_heads") if k in config), value)
     return 1 if value == 1 else min(value, _HEADS) if value == heads else 2
-
-
-def _section(key: str, value: list[Any]) -> list[Any]:
-    half = _HEAD // 2
-    if key == "mrope_section":  # as many parts, which together are half of a head
-        return [half - (half // len(value)) * (len(value) - 1)] + [half // len(value)] * (len(value) - 1)
-    return value[:half]

@@ -5,8 +5,6 @@ The teacher is tiny, under the names of its own files (`layout`). Its student is
 with the same layers put together in memory (`in_memory`).
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path

@@ -18,7 +18,7 @@ from boomspec.core.graph import CODE, Source
 from boomspec.core.identity import file_digest
 from boomspec.core.tasks import TrainTokenizer
 from boomspec.models.code import CONFIGS, check_native
-from boomspec.models.files import CONFIG, CONTEXT, is_tokenizer_file
+from boomspec.models.folder import CONFIG, CONTEXT, is_tokenizer_file
 from runners.modeling.foreign_code import forget_code, tokenizer_of
 from runners.modeling.models import model_folder
 from runners.runtime.context import Progress

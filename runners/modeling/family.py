@@ -59,14 +59,8 @@ class Family:
         if isinstance(size, str):
             member = self.lineage.pick(size)
             return self._rewired(member.plan, tied=member.tied)
-        plan = self._read(size)
-        known = {member.plan: member.tied for member in (self.lineage.trained, *self.sizes)}
-        first, last = ends_of(plan)
-        return self._rewired(plan, tied=known.get(plan, self.facts[TEACHER].tied and first == last))
-
-    def _read(self, layers: Sequence[str | Layer]) -> LayerPlan:
         try:
-            plan = read_layers(layers)
+            plan = read_layers(size)
         except ValueError as error:
             raise BoomspecError(str(error)) from error
         if not plan:
@@ -74,26 +68,48 @@ class Family:
         for layer in plan:
             if layer.index >= (count := self.facts[layer.owner].count):
                 raise BoomspecError(f"{layer} does not exist: that model has {count} layers")
-        return plan
+        known = {member.plan: member.tied for member in (self.lineage.trained, *self.sizes)}
+        first, last = ends_of(plan)
+        return self._rewired(plan, tied=known.get(plan, self.facts[TEACHER].tied and first == last))
 
     def _rewired(self, plan: LayerPlan, *, tied: bool) -> PreTrainedModel:
         config = config_object(type(self.teacher.config), plan_config(self.facts, plan, tied=tied, base=TEACHER))
-        member = _without_weights(self.teacher, config)
+        like: Any = self.teacher
+        with init_empty_weights(include_buffers=False):  # what is computed from its config is there
+            attention = like.config._attn_implementation
+            member = type(like)._from_config(config, dtype=like.dtype, attn_implementation=attention)
         owned = {TEACHER: self.teacher.state_dict(keep_vars=True), STUDENT: self.student.state_dict(keep_vars=True)}
-        stack = _stack_name(member)
-        teacher = self.facts[TEACHER]
-        sides = {entry.name: 0 for entry in teacher.embedding} | {entry.name: -1 for entry in teacher.norm}
-        for name, place in member.state_dict().items():
-            owner, source = _origin(name, place, stack, member.base_model_prefix, sides, plan)
-            if source not in owned[owner]:
+        layers = decoder_layers(member)
+        stack = next(name for name, module in member.named_modules() if module is layers)
+        for name, tensor in member.state_dict().items():
+            owner, source = self._origin(name, tensor, stack, member.base_model_prefix, plan)
+            if (shared := owned[owner].get(source)) is None:
                 raise BoomspecError(f"the model of this plan needs '{name}', but its owner has no '{source}'")
-            _put(member, name, owned[owner][source])
+            if tensor.shape != shared.shape:
+                shapes = f"should have shape {tuple(tensor.shape)}, its owner's has {tuple(shared.shape)}"
+                raise BoomspecError(f"'{name}' {shapes}")
+            path, _, leaf = name.rpartition(".")
+            setattr(member.get_submodule(path), leaf, shared)  # the tensor itself, not its values
         if tied:
             member.tie_weights()
         member.generation_config = copy.deepcopy(self.teacher.generation_config)
         # What is left to move are the buffers that are not stored, such as rotary frequencies.
         moved: PreTrainedModel = member.to(self.teacher.device).train(self.teacher.training)
         return moved
+
+    def _origin(self, name: str, tensor: torch.Tensor, stack: str, base: str, plan: LayerPlan) -> tuple[Owner, str]:
+        """Whose tensor `name` of a member is, and what its owner calls it."""
+        if name.startswith(f"{stack}."):
+            index, _, rest = name.removeprefix(f"{stack}.").partition(".")
+            layer = plan[int(index)]
+            return layer.owner, f"{stack}.{layer.index}.{rest}"
+        first, last = ends_of(plan)
+        for entries, owner in ((self.facts[TEACHER].norm, last), (self.facts[TEACHER].embedding, first)):
+            if any(entry.name == name for entry in entries):
+                return owner, name
+        # The rule of `boomspec.models.facts`: of what stands beside the layers, all but bare vectors is embedding.
+        in_front = name.startswith(f"{base}.") and (tensor.ndim > 1 or "embed" in name.lower())
+        return first if in_front else last, name
 
 
 def load_family(graph: TaskGraph, store: Store, *, dtype: torch.dtype | str | None = None) -> Family:
@@ -152,42 +168,3 @@ def torch_dtype(dtype: torch.dtype | str | None, folder: Path) -> torch.dtype:
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise BoomspecError(f"'{dtype}' is not a floating-point dtype of torch", hint="for example: bfloat16, float32")
     return found
-
-
-def _without_weights(like: PreTrainedModel, config: Any) -> Any:
-    """A model of the same class, whose parameters are still empty; what is computed from its config is there."""
-    with init_empty_weights(include_buffers=False):
-        return type(like)._from_config(config, dtype=like.dtype, attn_implementation=like.config._attn_implementation)
-
-
-def _stack_name(model: Any) -> str:
-    """The name of the list of decoder layers: "model.layers"."""
-    layers = decoder_layers(model)
-    names: list[str] = [name for name, module in model.named_modules() if module is layers]
-    return names[0]
-
-
-def _origin(
-    name: str, tensor: torch.Tensor, stack: str, base: str, sides: Mapping[str, int], plan: LayerPlan
-) -> tuple[Owner, str]:
-    """Whose tensor `name` of a member is, and what its owner calls it.
-
-    `sides`: of the tensors beside the layers that the teacher's file calls by the same names, 0 for those in front.
-    """
-    if name.startswith(f"{stack}."):
-        index, _, rest = name.removeprefix(f"{stack}.").partition(".")
-        layer = plan[int(index)]
-        return layer.owner, f"{stack}.{layer.index}.{rest}"
-    # The rule of `boomspec.models.facts`: of what stands beside the layers, all but bare vectors is embedding.
-    in_front = name.startswith(f"{base}.") and (tensor.ndim > 1 or "embed" in name.lower())
-    return ends_of(plan)[sides.get(name, 0 if in_front else -1)], name
-
-
-def _put(model: Any, name: str, tensor: torch.Tensor) -> None:
-    """Make `tensor` itself, not its values, the parameter or buffer `name` of the model."""
-    path, _, leaf = name.rpartition(".")
-    module = model.get_submodule(path)
-    expected = tuple(getattr(module, leaf).shape)
-    if expected != tuple(tensor.shape):
-        raise BoomspecError(f"'{name}' should have shape {expected}, its owner's has {tuple(tensor.shape)}")
-    setattr(module, leaf, tensor)

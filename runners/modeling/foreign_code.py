@@ -6,8 +6,6 @@ does a class that is in none of the files.
 transformers copies code into a folder of its own before it imports it; only one process at a time does that.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Collection
@@ -33,7 +31,7 @@ from boomspec.models.code import (
     files_of_code,
     named_classes,
 )
-from boomspec.models.files import travelling_files
+from boomspec.models.folder import travelling_files
 
 
 def runs_code(folder: Path, part: Part, code: Collection[str]) -> bool:
@@ -80,29 +78,25 @@ def _imported(folder: Path, part: Part) -> list[str]:
 
 def copy_travelling(source: Path, target: Path, code: Collection[str]) -> None:
     """Copy what goes along when a model is built from the one in `source`; its code only if that is trusted."""
-    for file in travelling_files(source):
+    trusted = {part: runs_code(source, part, code) for part in CONFIGS}
+    files = travelling_files(source)
+    if any(trusted.values()):
+        files += [*code_files(source).values(), *files_of_code(source)]
+    for file in files:
         copied = target / file.relative_to(source)
-        copied.parent.mkdir(exist_ok=True)
+        copied.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copied)
-    if not runs_code(source, "tokenizer", code):
+    if not trusted["tokenizer"]:
         forget_code(target)
-    if runs_code(source, "model", code) or runs_code(source, "tokenizer", code):
-        for name, file in code_files(source).items():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, target / name)
-        for file in files_of_code(source):
-            shutil.copyfile(file, target / file.name)
 
 
 def forget_code(folder: Path) -> None:
     """Make a tokenizer's config name no code."""
-    path = folder / CONFIGS["tokenizer"]
     if named_classes(folder, "tokenizer"):
-        config = without_code(json.loads(path.read_text(encoding="utf-8")))
-        path.write_text(
-            json.dumps(transformers_floats(config), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-            encoding="utf-8",
-        )
+        path = folder / CONFIGS["tokenizer"]
+        config = transformers_floats(without_code(json.loads(path.read_text(encoding="utf-8"))))
+        text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False)
+        path.write_text(text + "\n", encoding="utf-8")
 
 
 def without_code(config: dict[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,6 @@ vocabulary of 151,936 makes 2.5 GB a copy), so the head is taken apart from its 
 Shapes: N positions, D hidden size, V vocabulary.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

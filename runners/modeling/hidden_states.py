@@ -7,13 +7,10 @@ here: the layer stack is the list of modules that has as many entries as the con
 Shapes: B sequences, T positions, D hidden size.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from boomspec.core.errors import BoomspecError
@@ -58,21 +55,24 @@ def base_model(model: Any) -> Any:
     return base
 
 
-def decoder_layers(model: Any) -> nn.ModuleList:
-    """The decoder layers: the outermost ModuleList with `config.num_hidden_layers` entries.
-
-    Raises BoomspecError unless there is exactly one such list.
-    """
-    count = model.config.get_text_config().num_hidden_layers
+def layer_lists(model: Any, count: int) -> dict[str, nn.ModuleList]:
+    """The outermost lists of `count` modules, by name."""
     found: dict[str, nn.ModuleList] = {}
-    for name, module in base_model(model).named_modules():
+    for name, module in model.named_modules():
         inside = any(name.startswith(f"{outer}.") for outer in found)
         if isinstance(module, nn.ModuleList) and len(module) == count and not inside:
             found[name] = module
+    return found
+
+
+def decoder_layers(model: Any) -> nn.ModuleList:
+    """The one list of `config.num_hidden_layers` modules in the trunk. Raises BoomspecError unless there is one."""
+    count = model.config.get_text_config().num_hidden_layers
+    found = layer_lists(base_model(model), count)
     if len(found) != 1:
-        names = ", ".join(found) or "none"
         raise BoomspecError(
-            f"model type '{model.config.model_type}': expected one list of {count} layers, found {names}"
+            f"model type '{model.config.model_type}': expected one list of {count} layers,"
+            f" found {', '.join(found) or 'none'}"
         )
     return next(iter(found.values()))
 
@@ -107,18 +107,13 @@ def capture(model: Any, points: Collection[Point]) -> Iterator[dict[Point, Tenso
     def at_first_input(_module: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
         states_BTD[EMBEDDING] = positional[0] if positional else named["hidden_states"]
 
-    handles: list[torch.utils.hooks.RemovableHandle] = []
-    try:
+    with ExitStack() as hooks:
         for point in dict.fromkeys(points):
             if point == EMBEDDING:
                 # Not the embedding module's output: positions, scales and norms may follow it.
-                hooked = decoder_layers(model)[0].register_forward_pre_hook(at_first_input, with_kwargs=True)
-            elif point == FINAL_NORM:
-                hooked = base_model(model).register_forward_hook(at_output(point))
+                hook = decoder_layers(model)[0].register_forward_pre_hook(at_first_input, with_kwargs=True)
             else:
-                hooked = decoder_layers(model)[point].register_forward_hook(at_output(point))
-            handles.append(hooked)
+                module = base_model(model) if point == FINAL_NORM else decoder_layers(model)[point]
+                hook = module.register_forward_hook(at_output(point))
+            hooks.callback(hook.remove)
         yield states_BTD
-    finally:
-        for handle in handles:
-            handle.remove()

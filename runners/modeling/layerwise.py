@@ -11,10 +11,8 @@ Does NOT work for models whose layers share state beside the hidden one (a layer
 Shapes: B sequences, T positions, D hidden size.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -32,16 +30,13 @@ _Hollow = Callable[[int, Tensor, _Call], Tensor]
 
 
 class Parts:
-    """The parts of one model, sharing its parameters. `open` them for a batch. Made by `take_apart`."""
+    """The parts of one model, sharing its parameters; `Batch` opens them for a batch. Made by `take_apart`."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
         self.layers = decoder_layers(model)
         self.head = LMHead(model)
         self.in_tuples: set[int] = set()  # layers that return (hidden state, ...) instead of the hidden state
-
-    def open(self, tokens_BT: Tensor) -> Batch:
-        return Batch(self, tokens_BT)
 
     @contextmanager
     def hollow(self, forward: _Hollow) -> Iterator[None]:
@@ -80,7 +75,9 @@ class Batch:
     def layer(self, index: int, hidden_BTD: Tensor, *, module: nn.Module | None = None) -> Tensor:
         """The output of layer `index` for a hidden state; of `module` in its place, where one is given."""
         positional, named = self._calls[index]
-        return _state((module or self._parts.layers[index])(hidden_BTD, *positional, **named))
+        output = (module or self._parts.layers[index])(hidden_BTD, *positional, **named)
+        state_BTD: Tensor = output if isinstance(output, Tensor) else output[0]
+        return state_BTD
 
     def finish(self, hidden_BTD: Tensor) -> Tensor:
         """What the head reads (for most families: after the final norm), from the last layer's output."""
@@ -103,13 +100,11 @@ def take_apart(model: Any, tokens_BT: Tensor) -> Parts:
         if not isinstance(output, Tensor):
             parts.in_tuples.add(index)
 
-    handles = [layer.register_forward_hook(partial(note_form, i)) for i, layer in enumerate(parts.layers)]
-    try:
+    with ExitStack() as hooks:
+        for index, layer in enumerate(parts.layers):
+            hooks.callback(layer.register_forward_hook(partial(note_form, index)).remove)
         expected_BTD = trunk(model, tokens_BT)
-    finally:
-        for handle in handles:
-            handle.remove()
-    batch = parts.open(tokens_BT)
+    batch = Batch(parts, tokens_BT)
     hidden_BTD = batch.embedding_BTD
     other_BTD = hidden_BTD.flip(1)
     for index in range(len(parts.layers)):
@@ -124,8 +119,3 @@ def take_apart(model: Any, tokens_BT: Tensor) -> Parts:
             hint="its layers share more than the hidden state; searches and LaCo cannot be done for this family",
         )
     return parts
-
-
-def _state(output: Any) -> Tensor:
-    hidden_BTD: Tensor = output if isinstance(output, Tensor) else output[0]
-    return hidden_BTD

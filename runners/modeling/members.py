@@ -1,12 +1,10 @@
 """Find the folders of a family's models: teacher, student, and the sizes that have been built."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.graph import Node, TaskGraph
+from boomspec.core.graph import TaskGraph
 from boomspec.core.layers import TEACHER, Owner
 from boomspec.core.sizes import Lineage, Member
 from boomspec.core.tasks import Interpolate
@@ -24,8 +22,17 @@ def lineage_of(graph: TaskGraph) -> Lineage:
 
 def owner_folders(graph: TaskGraph, store: Store, owners: Iterable[Owner]) -> dict[Owner, Path]:
     """Model folders of teacher and student, fetched from the hub where they are there."""
-    lineage = lineage_of(graph)
-    return {owner: _folder(graph, store, lineage.teacher if owner == TEACHER else lineage.student) for owner in owners}
+    lineage, folders = lineage_of(graph), {}
+    for owner in owners:
+        task = lineage.teacher if owner == TEACHER else lineage.student
+        if task in graph.sources:
+            folders[owner] = model_folder(Input(task, source=graph.sources[task]))
+            continue
+        node = graph.nodes[task]
+        if not store.has(node.task.kind, task):
+            raise BoomspecError(f"{graph.name}: '{node.name}' is not in the store {store.address}")
+        folders[owner] = store.fetch(node.task.kind, task) / MODEL
+    return folders
 
 
 def task_of(graph: TaskGraph, member: Member) -> str | None:
@@ -35,7 +42,13 @@ def task_of(graph: TaskGraph, member: Member) -> str | None:
         return lineage.teacher
     if member.plan == lineage.trained.plan:
         return lineage.student
-    return next((node.id for node in graph.nodes.values() if _builds(node, member, lineage)), None)
+    for node in graph.nodes.values():
+        record, inputs = node.task.record, node.task.inputs
+        if not isinstance(record, Interpolate) or (record.plan, record.tied) != (member.plan, member.tied):
+            continue
+        if (inputs["teacher"], inputs["student"]) == (lineage.teacher, lineage.student):
+            return node.id
+    return None
 
 
 def built_folder(graph: TaskGraph, store: Store, member: Member) -> Path | None:
@@ -46,19 +59,3 @@ def built_folder(graph: TaskGraph, store: Store, member: Member) -> Path | None:
     kind = graph.nodes[task].task.kind
     ready = store.has(kind, task) and store.damage(kind, task) is None
     return store.fetch(kind, task) / MODEL if ready else None
-
-
-def _builds(node: Node, member: Member, lineage: Lineage) -> bool:
-    record, inputs = node.task.record, node.task.inputs
-    if not isinstance(record, Interpolate) or (record.plan, record.tied) != (member.plan, member.tied):
-        return False
-    return (inputs["teacher"], inputs["student"]) == (lineage.teacher, lineage.student)
-
-
-def _folder(graph: TaskGraph, store: Store, task: str) -> Path:
-    if task in graph.sources:
-        return model_folder(Input(task, source=graph.sources[task]))
-    node = graph.nodes[task]
-    if not store.has(node.task.kind, task):
-        raise BoomspecError(f"{graph.name}: '{node.name}' is not in the store {store.address}")
-    return store.fetch(node.task.kind, task) / MODEL

@@ -3,8 +3,6 @@
 transformers' own config classes write out what a config leaves to them: patterns of layers, defaults.
 """
 
-from __future__ import annotations
-
 import importlib
 import json
 from collections.abc import Mapping

@@ -18,10 +18,9 @@ from boomspec.core.graph import CODE
 from boomspec.core.identity import file_digest
 from boomspec.models.checkpoint import checkpoint_files, read_checkpoint, read_header
 from boomspec.models.code import CODE_FILES
-from boomspec.models.contents import check_folder
 from boomspec.models.facts import model_facts, read_config, read_facts
 from boomspec.models.families import WRAPPERS, unwrapped
-from boomspec.models.files import HUB_FILES, NOT_HUB_FILES
+from boomspec.models.folder import HUB_FILES, NOT_HUB_FILES, check_folder
 from boomspec.models.nested import DECODERS, decoder_config
 from boomspec.models.quantized import check_plain, foreseen
 from runners.modeling.foreign_code import prepare_custom_code
@@ -45,30 +44,22 @@ def model_folder(source: Input) -> Path:
         return _unchanged(Path(location["folder"]), {**source.source.identity["sha256"], **code})
     hub, revision = location["hub"], source.source.identity["revision"]
     try:
-        patterns = [*HUB_FILES, *(CODE_FILES if code else ())]
-        ignored = list(NOT_HUB_FILES)
+        patterns, ignored = [*HUB_FILES, *([CODE_FILES] if code else [])], list(NOT_HUB_FILES)
         fetched = snapshot_download(hub, revision=revision, allow_patterns=patterns, ignore_patterns=ignored)
-        folder = _unchanged(Path(fetched), code)
-        if location.get("tied"):
-            _check_tied(folder, hub)
-        return folder
-    except BoomspecError:
-        raise
     except Exception as error:  # a failed connection raises what the HTTP library of the day has for it
         raise BoomspecError(
             f"model '{hub}' at {revision[:12]}: cannot be fetched from the hub: {error}",
             hint="check the network, the disk, and (for gated models) that HF_TOKEN is set",
         ) from error
-
-
-def _check_tied(folder: Path, hub: str) -> None:
-    """Raise BoomspecError where the head, which some places on the hub showed to be the embedding, is another."""
-    if not model_facts(*foreseen(read_config(folder), read_checkpoint(folder), hub), hub).tied:
+    folder = _unchanged(Path(fetched), code)
+    # Some places on the hub showed the head to be the embedding: now it is read whole.
+    if location.get("tied") and not model_facts(*foreseen(read_config(folder), read_checkpoint(folder), hub), hub).tied:
         raise BoomspecError(
             f"model '{hub}': its config says `tie_word_embeddings: true`, and its head differs from its embedding in a"
             " few rows, which was not seen on the hub",
             hint=f"it is fetched now, so a new plan reads it whole: run again; or give the folder {folder}",
         )
+    return folder
 
 
 def _unchanged(folder: Path, digests: dict[str, str]) -> Path:

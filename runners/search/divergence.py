@@ -6,8 +6,6 @@ hidden states are held and its head is applied again, chunk by chunk: then no mo
 Shapes: B sequences, T positions, N positions of any sequence, D hidden size, V vocabulary.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Literal
 

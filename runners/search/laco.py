@@ -19,6 +19,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ from boomspec.models.facts import read_facts
 from boomspec.models.plan_config import check_one_kind
 from runners.assembly.assemble import assemble
 from runners.modeling.hidden_states import decoder_layers
-from runners.modeling.layerwise import take_apart
+from runners.modeling.layerwise import Batch, take_apart
 from runners.modeling.model_config import complete
 from runners.modeling.models import load, load_frozen, save_weights, stored_dtype
 from runners.runtime.context import Progress
@@ -52,6 +53,10 @@ class Collapsed:
 
     base: int
     weights: Mapping[int, int]
+
+    @property
+    def is_merged(self) -> bool:
+        return self.weights != {self.base: 1}
 
 
 @dataclass(frozen=True)
@@ -80,24 +85,18 @@ def build_laco(
     """
     check_one_kind(read_facts(teacher), complete)
     with deterministic_mode(record.determinism, progress.note):
-        stack, attempts = _search(record, teacher, tokens, batch_size, progress, code)
+        model = load_frozen(teacher, dtype=frozen_dtype(record.precision), code=code)
+        batches = calibration_batches(record.calibration, tokens, batch_size=batch_size, model=model)
+        measure, layers = similarity_to(model, batches), len(decoder_layers(model))
+
+        def similarity(stack: Sequence[Collapsed]) -> float:
+            value = measure(stack)
+            progress.update(layers - len(stack), layers - record.layers, unit="layers", similarity=value)
+            return value
+
+        stack, attempts = collapse(record, layers=layers, similarity=similarity)
         write(stack, teacher, target, code)
     return attempts
-
-
-def _search(
-    record: LaCo, teacher: Path, tokens: Path, batch_size: int, progress: Progress, code: Collection[str]
-) -> tuple[list[Collapsed], list[Attempt]]:
-    model = load_frozen(teacher, dtype=frozen_dtype(record.precision), code=code)
-    batches = calibration_batches(record.calibration, tokens, batch_size=batch_size, model=model)
-    measure, layers = similarity_to(model, batches), len(decoder_layers(model))
-
-    def similarity(stack: Sequence[Collapsed]) -> float:
-        value = measure(stack)
-        progress.update(layers - len(stack), layers - record.layers, unit="layers", similarity=value)
-        return value
-
-    return collapse(record, layers=layers, similarity=similarity)
 
 
 def collapse(
@@ -117,7 +116,13 @@ def collapse(
         highest = record.highest - (layers - len(stack))
         at = min(at, highest - size)
         if at < record.lowest:
-            raise _too_few_merges(record, layers, len(stack), attempts)
+            refused = [attempt.similarity for attempt in attempts if not attempt.kept]
+            best = f"; the best merge that was refused had {max(refused):.4f}" if refused else ""
+            raise BoomspecError(
+                f"LaCo: {record.layers} layers were asked for, but merges that keep the cosine above"
+                f" {record.threshold} lead from {layers} only to {len(stack)}{best}",
+                hint="lower the threshold, merge more layers at once, or move down by a smaller interval",
+            )
         tried = [*stack[:at], _sum(stack[at : at + size]), *stack[at + size :]]
         value = similarity(tried)
         if not math.isfinite(value):
@@ -135,21 +140,10 @@ def collapse(
 
 def _sum(merged: Sequence[Collapsed]) -> Collapsed:
     """W_l + sum_k (W_{l+k} - W_l) of layers that may be sums themselves."""
-    weights = {layer: weight * (2 - len(merged)) for layer, weight in merged[0].weights.items()}
+    weights = Counter({layer: weight * (2 - len(merged)) for layer, weight in merged[0].weights.items()})
     for following in merged[1:]:
-        for layer, weight in following.weights.items():
-            weights[layer] = weights.get(layer, 0) + weight
+        weights.update(following.weights)
     return Collapsed(merged[0].base, {layer: weight for layer, weight in sorted(weights.items()) if weight})
-
-
-def _too_few_merges(record: LaCo, layers: int, reached: int, attempts: Sequence[Attempt]) -> BoomspecError:
-    refused = [attempt.similarity for attempt in attempts if not attempt.kept]
-    best = f"; the best merge that was refused had {max(refused):.4f}" if refused else ""
-    return BoomspecError(
-        f"LaCo: {record.layers} layers were asked for, but merges that keep the cosine above {record.threshold} lead "
-        f"from {layers} only to {reached}{best}",
-        hint="lower the threshold, merge more layers at once, or move down by a smaller interval",
-    )
 
 
 def similarity_to(teacher: PreTrainedModel, batches: Sequence[Tensor]) -> Callable[[Sequence[Collapsed]], float]:
@@ -159,10 +153,14 @@ def similarity_to(teacher: PreTrainedModel, batches: Sequence[Tensor]) -> Callab
 
     @torch.no_grad()
     def states(stack: Sequence[Collapsed]) -> list[Tensor]:
-        modules = [collapsed_layer(parts.layers, layer) for layer in stack]
+        modules = [parts.layers[layer.base] for layer in stack]
+        for i, layer in enumerate(stack):
+            if layer.is_merged:
+                modules[i] = copy.deepcopy(modules[i])
+                _add_up(modules[i], parts.layers, layer)
         finished = []
         for tokens_BT in batches:
-            batch = parts.open(tokens_BT)
+            batch = Batch(parts, tokens_BT)
             hidden_BTD = batch.embedding_BTD
             for layer, module in zip(stack, modules, strict=True):
                 hidden_BTD = batch.layer(layer.base, hidden_BTD, module=module)
@@ -176,17 +174,6 @@ def similarity_to(teacher: PreTrainedModel, batches: Sequence[Tensor]) -> Callab
         return sum(float(cosine(one, other).double().sum()) for one, other in pairs) / positions
 
     return similarity
-
-
-@torch.no_grad()
-def collapsed_layer(layers: nn.ModuleList, collapsed: Collapsed) -> nn.Module:
-    """A decoder layer of its own with the summed parameters; the teacher's own layer where there is nothing to sum."""
-    base = layers[collapsed.base]
-    if collapsed.weights == {collapsed.base: 1}:
-        return base
-    result = copy.deepcopy(base)
-    _add_up(result, layers, collapsed)
-    return result
 
 
 @torch.no_grad()
@@ -208,13 +195,12 @@ def write(stack: Sequence[Collapsed], teacher: Path, target: Path, code: Collect
     sources = decoder_layers(load_frozen(teacher, dtype=MASTER_DTYPE, code=code))
     model = load(target, dtype=MASTER_DTYPE, code=code)
     for layer, collapsed in zip(decoder_layers(model), stack, strict=True):
-        if collapsed.weights != {collapsed.base: 1}:
+        if collapsed.is_merged:
             _add_up(layer, sources, collapsed)
     save_weights(model, target, dtype=stored_dtype(teacher))
 
 
 def write_attempts(attempts: Sequence[Attempt], file: Path) -> None:
     """`laco.json`: every merge that was tried."""
-    file.write_text(
-        json.dumps([vars(attempt) for attempt in attempts], indent=1, allow_nan=False) + "\n", encoding="utf-8"
-    )
+    text = json.dumps([vars(attempt) for attempt in attempts], indent=1, allow_nan=False)
+    file.write_text(text + "\n", encoding="utf-8")

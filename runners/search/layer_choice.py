@@ -10,10 +10,7 @@
 Of equal layers the lower one is kept by block influence, and dropped by cosine greedy.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -67,38 +64,24 @@ def _cosine_greedy(teacher: Any, count: int, batches: Sequence[Tensor], report: 
     whole: list[Tensor] = []
     forward.run([left], lambda _number, _plan, hidden_BTD: whole.append(hidden_BTD))
     total = sum(range(count, len(left)))
+    positions = sum(tokens_BT.numel() for tokens_BT in batches)
     dropped: list[tuple[int, float]] = []
+
+    def similarities(plans: Collection[LayerPlan]) -> dict[LayerPlan, float]:
+        """The mean cosine of each plan's last hidden states to the whole model's."""
+        sums, done = dict.fromkeys(plans, 0.0), total - sum(range(count, len(plans) + 1))
+
+        def visit(number: int, plan: LayerPlan, hidden_BTD: Tensor) -> None:
+            sums[plan] += float(cosine(hidden_BTD, whole[number]).double().sum())
+
+        prefixes = {plan[:length] for plan in plans for length in range(1, len(plan))}
+        forward.run(plans, visit, keep=prefixes, done=lambda share: report(done + share * len(plans), total))
+        return {plan: value / positions for plan, value in sums.items()}
+
     while len(left) > count:
-        done = total - sum(range(count, len(left)))
         without = {layer: left[:i] + left[i + 1 :] for i, layer in enumerate(left) if i > 0}
-        values = _similarities(
-            forward, list(without.values()), whole, partial(_part, report, done, len(without), total)
-        )
+        values = similarities(without.values())
         layer = max(without, key=lambda layer: (values[without[layer]], -layer.index))
         left = without[layer]
         dropped.append((layer.index, values[left]))
     return dropped
-
-
-def _similarities(
-    forward: SharedForward, plans: Sequence[LayerPlan], whole: Sequence[Tensor], done: Callable[[float], None]
-) -> dict[LayerPlan, float]:
-    """The mean cosine of each plan's last hidden states to the whole model's."""
-    sums = dict.fromkeys(plans, 0.0)
-
-    def visit(number: int, plan: LayerPlan, hidden_BTD: Tensor) -> None:
-        sums[plan] += float(cosine(hidden_BTD, whole[number]).double().sum())
-
-    forward.run(plans, visit, keep=_prefixes(plans), done=done)
-    positions = sum(tokens_BT.numel() for tokens_BT in forward.batches)
-    return {plan: total / positions for plan, total in sums.items()}
-
-
-def _part(report: Report, done: int, size: int, total: int, share: float) -> None:
-    report(done + share * size, total)
-
-
-def _prefixes(plans: Sequence[LayerPlan]) -> list[LayerPlan]:
-    """All beginnings of the plans but the plans themselves, the longest first: those spare the most layers."""
-    prefixes = {plan[:length] for plan in plans for length in range(1, len(plan))}
-    return sorted(prefixes, key=lambda prefix: (-len(prefix), prefix))

@@ -10,8 +10,6 @@ singletons among them; all blocks together are the teacher itself, whose KL is 0
 candidates the one with the lower block index comes first.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations
 from math import comb
@@ -65,37 +63,36 @@ def search_patch_order(
     if choice.method == "exact" and (refusal := refuse_exact(len(available))):
         raise BoomspecError(refusal, hint=EXACT_HINT)
     _check_pair(choice, teacher, student)
-    width = {"klpatch": 1, "beam": choice.width or 1, "exact": None}[choice.method]
     candidates = _Candidates(choice, available, layers, teacher, student, batches)
-    if width is None:
-        total = 2 ** len(available)
-        every = [sets for size in range(len(available) + 1) for sets in combinations(available, size)]
-        candidates.evaluate(every, lambda done: report(done, total))
+    sizes = range(len(available) + 1)
+    if choice.method == "exact":
+        every = [sets for size in sizes for sets in combinations(available, size)]
+        candidates.evaluate(every, lambda done: report(done, len(every)))
     else:
+        width = 1 if choice.method == "klpatch" else choice.width or 1
         # Some extensions of a beam are equal, so a beam may end below this.
-        total = 1 + sum(
-            min(width, comb(len(available), size)) * (len(available) - size) for size in range(len(available))
-        )
-        _extend(candidates, available, width, lambda done: report(done, total))
-    values = candidates.values
+        total = 1 + sum(min(width, comb(len(available), size)) * (len(available) - size) for size in sizes)
+        new: list[Blocks] = [()]
+        beam = new
+        for size in sizes[1:]:  # all extensions of the `width` best sets of the size before
+            new += sorted({tuple(sorted((*blocks, b))) for blocks in beam for b in available if b not in blocks})
+            candidates.evaluate(new, lambda done: report(done, total), extended=True)
+            new, beam = [], candidates.ranked(size)[:width]
+    values = dict(candidates.values)
     report(len(values), len(values))
-    best = [candidates.ranked(size)[0] for size in range(len(available) + 1)]
-    return {
+    best = [candidates.ranked(size)[0] for size in sizes]
+    result = {
         "sets": _in_order(best),
         "values": [values[blocks] for blocks in best],
         "candidates": [{"patched": list(blocks), "value": value} for blocks, value in values.items()],
         "layer_forwards": candidates.forward.layer_forwards,
         "layer_forwards_unshared": candidates.forward.unshared,
-        **({"sequential": _sequential(candidates, available)} if sequential else {}),
     }
-
-
-def _sequential(candidates: _Candidates, available: Sequence[int]) -> dict[str, list[float]]:
-    """The values of the two sequential orders, to compare with: they are often surprisingly good."""
-    sets = {name: [tuple(sorted(s)) for s in prefixes(order(list(available)))] for name, order in ORDERS.items()}
-    new = {blocks for order in sets.values() for blocks in order if blocks not in candidates.values}
-    candidates.evaluate(sorted(new), lambda done: None)
-    return {name: [candidates.values[blocks] for blocks in order] for name, order in sets.items()}
+    if sequential:  # to compare with: they are often surprisingly good
+        sets = {name: [tuple(sorted(s)) for s in prefixes(order(list(available)))] for name, order in ORDERS.items()}
+        candidates.evaluate(sorted({blocks for order in sets.values() for blocks in order} - values.keys()))
+        result["sequential"] = {name: [candidates.values[blocks] for blocks in order] for name, order in sets.items()}
+    return result
 
 
 class _Candidates:
@@ -123,7 +120,9 @@ class _Candidates:
             reduction=choice.reduction,
         )
 
-    def evaluate(self, sets: Sequence[Blocks], report: Callable[[float], None], *, extended: bool = False) -> None:
+    def evaluate(
+        self, sets: Sequence[Blocks], report: Callable[[float], None] = lambda done: None, *, extended: bool = False
+    ) -> None:
         """Evaluate sets that have no value yet. `extended`: sets with one block more come in the next call."""
         plans = {self._plan(blocks): blocks for blocks in sets if blocks != self._all}
         measured: dict[LayerPlan, list[Tensor]] = {plan: [] for plan in plans}
@@ -136,8 +135,7 @@ class _Candidates:
         self.forward.run(
             plans,
             visit,
-            # The longest spare the most layers.
-            keep=sorted(self._branches(plans.values()), key=lambda prefix: (-len(prefix), prefix)) if extended else (),
+            keep=self._branches(plans.values()) if extended else (),
             done=lambda share: report(before + share * len(sets)),
         )
         self.values |= {blocks: self._divergence.mean(measured[plan]) for plan, blocks in plans.items()}
@@ -162,16 +160,6 @@ class _Candidates:
                 if i in self._all and i not in blocks:
                     yield plan[:length]
                 length += len(block) if i in blocks else 1
-
-
-def _extend(candidates: _Candidates, available: Sequence[int], width: int, report: Callable[[float], None]) -> None:
-    """Evaluate the student, then for each size all extensions of the `width` best sets of the size before."""
-    new: list[Blocks] = [()]
-    beam = new
-    for size in range(1, len(available) + 1):
-        new += sorted({tuple(sorted((*blocks, b))) for blocks in beam for b in available if b not in blocks})
-        candidates.evaluate(new, report, extended=True)
-        new, beam = [], candidates.ranked(size)[:width]
 
 
 def _in_order(sets: Sequence[Blocks]) -> list[list[int]]:

@@ -13,7 +13,7 @@ Shapes: B sequences, T positions, D hidden size.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,15 +65,16 @@ class SharedForward:
         keep: Iterable[LayerPlan] = (),
         done: Callable[[float], None] = lambda share: None,
     ) -> None:
-        """Call `visit` once for every plan and batch. `keep`: prefixes that a later run begins with, best first."""
+        """Call `visit` once for every plan and batch. `keep`: prefixes that a later run begins with."""
         ordered = sorted(set(plans))
         if not ordered:
             return
         self.unshared += sum(len(plan) for plan in ordered)
-        self._forget_all_but(ordered)
+        wanted = {plan[:length] for plan in ordered for length in range(1, len(plan) + 1)}
+        self._cache = {prefix: states for prefix, states in self._cache.items() if prefix in wanted}
         kept = self._room_for(keep)
         for number, tokens_BT in enumerate(self.batches):
-            opened = {owner: parts.open(tokens_BT) for owner, parts in self.parts.items()}
+            opened = {owner: Batch(parts, tokens_BT) for owner, parts in self.parts.items()}
             self._walk(number, opened, ordered, visit, kept)
             done((number + 1) / len(self.batches))
         self._cache |= {prefix: states for prefix, states in kept.items() if states}
@@ -86,13 +87,16 @@ class SharedForward:
         visit: Visit,
         kept: dict[LayerPlan, list[Tensor]],
     ) -> None:
-        shared = [0, *(_shared(one, next_) for one, next_ in pairwise(ordered))]
+        pairs = [zip(one, following, strict=False) for one, following in pairwise(ordered)]
+        # How many layers each plan shares with the one before it.
+        shared = [0, *(len(list(takewhile(lambda layers: layers[0] == layers[1], both))) for both in pairs)]
         forks = set(shared)
         path: list[tuple[int, Tensor]] = []  # (length of a prefix of this plan, its state), where plans part
         for plan, length in zip(ordered, shared, strict=True):
             while path and path[-1][0] > length:
                 path.pop()
-            if (cached := self._longest_cached(plan)) > (path[-1][0] if path else 0):
+            cached = max((len(prefix) for prefix in self._cache if plan[: len(prefix)] == prefix), default=0)
+            if cached > (path[-1][0] if path else 0):
                 path.append((cached, self._cache[plan[:cached]][number].to(self.batches[number].device)))
             start, hidden_BTD = path[-1] if path else (0, opened[ends_of(plan)[0]].embedding_BTD)
             for end in range(start + 1, len(plan) + 1):
@@ -106,27 +110,15 @@ class SharedForward:
                     states.append(hidden_BTD.cpu())
             visit(number, plan, opened[ends_of(plan)[1]].finish(hidden_BTD))
 
-    def _longest_cached(self, plan: LayerPlan) -> int:
-        return max((len(prefix) for prefix in self._cache if plan[: len(prefix)] == prefix), default=0)
-
-    def _forget_all_but(self, plans: Sequence[LayerPlan]) -> None:
-        wanted = {plan[:length] for plan in plans for length in range(1, len(plan) + 1)}
-        self._cache = {prefix: states for prefix, states in self._cache.items() if prefix in wanted}
-
     def _room_for(self, keep: Iterable[LayerPlan]) -> dict[LayerPlan, list[Tensor]]:
         """Empty lists for as many of `keep` as there is room for beside the states that are kept already."""
         model = next(iter(self.parts.values())).model
         positions = sum(tokens_BT.numel() for tokens_BT in self.batches)
         state_bytes = positions * model.config.get_text_config().hidden_size * model.dtype.itemsize
         room = self._cache_bytes // state_bytes - len(self._cache)
-        new = [prefix for prefix in dict.fromkeys(keep) if prefix and prefix not in self._cache]
-        return {prefix: [] for prefix in new[: max(0, room)]}
-
-
-def _shared(one: LayerPlan, other: LayerPlan) -> int:
-    """How many layers two plans share at their beginning."""
-    pairs = zip(one, other, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+        new = {prefix for prefix in keep if prefix and prefix not in self._cache}
+        best = sorted(new, key=lambda prefix: (-len(prefix), prefix))  # the longest spare the most layers
+        return {prefix: [] for prefix in best[: max(0, room)]}
 
 
 def calibration_batches(

@@ -22,8 +22,8 @@ from boomspec.core.tasks import Dequantize
 from boomspec.core.work_sizes import DEQUANTIZED_SHARD
 from boomspec.models.checkpoint import TensorEntry, read_checkpoint
 from boomspec.models.facts import read_config
-from boomspec.models.files import CONFIG, INDEX
-from boomspec.models.quantized import Dequantized, dequantized, without_quantization
+from boomspec.models.folder import CONFIG, INDEX
+from boomspec.models.quantized import Dequantized, Dtype, dequantized, without_quantization
 from runners.assembly.checkpoint_writer import in_shards
 from runners.modeling.foreign_code import copy_travelling
 from runners.modeling.models import MODEL, model_folder
@@ -39,7 +39,7 @@ def run(context: Context[Dequantize]) -> None:
 
 
 def write_whole(
-    source: Path, target: Path, *, dtype: str, progress: Progress, shard_bytes: int = DEQUANTIZED_SHARD
+    source: Path, target: Path, *, dtype: Dtype, progress: Progress, shard_bytes: int = DEQUANTIZED_SHARD
 ) -> None:
     """Write the weights of `source` into the folder `target`, dequantised to `dtype` where they are quantised."""
     found = dequantized(read_config(source), read_checkpoint(source), str(source), dtype=dtype)

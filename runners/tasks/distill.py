@@ -27,7 +27,7 @@ from boomspec.core.losses.hidden_cosine import cosine
 from boomspec.core.tasks import Distill, Faithful, Precision
 from boomspec.core.work_sizes import SIMILARITY_WINDOWS
 from boomspec.models.facts import read_facts
-from boomspec.models.published import STUDENT_CONFIG
+from boomspec.models.folder import STUDENT_CONFIG
 from runners.assembly.assemble import assemble
 from runners.data.tokens import TokenStream
 from runners.modeling.foreign_code import prepare_custom_code

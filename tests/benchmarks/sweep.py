@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from boomspec.models.checkpoint import TensorEntry, encode_header  # noqa: E402
-from boomspec.models.files import SINGLE  # noqa: E402
+from boomspec.models.folder import SINGLE  # noqa: E402
 from tests.boomspec.public_hub import FIXTURES, headers  # noqa: E402
 
 TEACHER = FIXTURES / "Qwen--Qwen3-4B-Base"

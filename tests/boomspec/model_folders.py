@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 from boomspec.models.checkpoint import encode_header
-from boomspec.models.files import SINGLE
+from boomspec.models.folder import SINGLE
 
 CONFIG = {"model_type": "llama", "num_hidden_layers": 2, "vocab_size": 8, "hidden_size": 4}
 TENSORS = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from boomspec.models.checkpoint import TensorEntry, encode_header
 from boomspec.models.facts import ModelFacts, model_facts, read_config
-from boomspec.models.files import INDEX, SINGLE
+from boomspec.models.folder import INDEX, SINGLE
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "hub"
 Headers = dict[str, dict[str, tuple[str, tuple[int, ...]]]]  # file -> tensor -> (dtype, shape)

@@ -9,9 +9,8 @@ import yaml
 from boomspec.compile.compiler import compile_spec
 from boomspec.core.errors import BoomspecError, SpecError
 from boomspec.models.checkpoint import checkpoint_files
-from boomspec.models.contents import check_config, check_folder
 from boomspec.models.facts import read_facts
-from boomspec.models.files import INDEX, SINGLE
+from boomspec.models.folder import INDEX, SINGLE, check_config, check_folder
 from boomspec.models.quantized import check_quantization
 from boomspec.spec.experiments import load_spec
 from tests.boomspec.model_folders import CONFIG, TENSORS, model, weights

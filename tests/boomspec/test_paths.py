@@ -11,7 +11,7 @@ import pytest
 from boomspec.core.errors import BoomspecError, SpecError
 from boomspec.core.graph_file import read_graph
 from boomspec.models.checkpoint import read_checkpoint
-from boomspec.models.files import INDEX
+from boomspec.models.folder import INDEX
 from boomspec.models.trust import warnings
 from boomspec.store import RECORD, FolderStore, Store
 from boomspec.store.record import is_inside

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from boomspec.core.errors import BoomspecError
-from boomspec.models.published import read_student_mapping
+from boomspec.models.folder import read_student_mapping
 
 
 def test_the_copied_layers_are_the_kept_ones(tmp_path):

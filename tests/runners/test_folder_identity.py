@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, CLIPImageProcessor, PreTrainedTokenizerF
 from boomspec.compile.compiler import compile_spec
 from boomspec.core.graph import Source
 from boomspec.core.layers import read_layers
-from boomspec.models.files import tokenizer_context
+from boomspec.models.folder import tokenizer_context
 from boomspec.spec.experiments import load_spec
 from runners.assembly.assemble import assemble
 from runners.data.text_tokenizer import copy_tokenizer

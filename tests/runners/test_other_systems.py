@@ -13,7 +13,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.layers import read_layers
 from boomspec.models.checkpoint import TensorEntry, read_checkpoint
 from runners.assembly.assemble import assemble
-from runners.assembly.checkpoint_writer import Piece, write_checkpoints
+from runners.assembly.checkpoint_writer import write_checkpoints
 from tests.runners.test_assembly import make_pair
 
 ROOT = Path(__file__).parents[2]
@@ -116,7 +116,7 @@ def test_where_a_file_system_does_not_copy_it_is_read_and_written(
         return 0
 
     monkeypatch.setattr(os, "copy_file_range", refusing)
-    targets = {tmp_path / name: [Piece("w", "U8", (len(content),), entry)] for name in ("one", "two")}
+    targets = {tmp_path / name: [(entry, entry)] for name in ("one", "two")}
     for folder in targets:
         folder.mkdir()
     write_checkpoints(targets, shard_bytes=1 << 30)
@@ -131,7 +131,7 @@ def test_a_source_that_became_shorter_is_an_error_however_it_is_copied(tmp_path:
     entry = TensorEntry("w", "U8", (8192,), source, 0, 8192)
     (tmp_path / "one").mkdir()
     with pytest.raises(BoomspecError, match="became shorter"):
-        write_checkpoints({tmp_path / "one": [Piece("w", "U8", (8192,), entry)]}, shard_bytes=1 << 30)
+        write_checkpoints({tmp_path / "one": [(entry, entry)]}, shard_bytes=1 << 30)
 
 
 def test_no_call_of_linux_is_made_without_a_look_whether_it_is_there() -> None:

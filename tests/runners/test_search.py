@@ -19,7 +19,7 @@ from runners.assembly.assemble import assemble
 from runners.data.tokens import TokenStream
 from runners.modeling.head import LMHead
 from runners.modeling.hidden_states import decoder_layers
-from runners.modeling.layerwise import take_apart
+from runners.modeling.layerwise import Batch, take_apart
 from runners.modeling.models import load_frozen
 from runners.search.divergence import Divergence
 from runners.search.layer_choice import search_layer_choice
@@ -291,7 +291,7 @@ def test_layers_run_one_by_one_are_the_model(family: str, batches: list[Tensor])
     parts = take_apart(model, batches[0])
     with torch.no_grad():
         expected_BTV = model(batches[1]).logits
-        batch = parts.open(batches[1])
+        batch = Batch(parts, batches[1])
         hidden_BTD = batch.embedding_BTD
         for i in range(4):
             hidden_BTD = batch.layer(i, hidden_BTD)

@@ -30,7 +30,7 @@ from transformers import (
 from transformers.utils import CHAT_TEMPLATE_DIR, PROCESSOR_NAME, VIDEO_PROCESSOR_NAME
 
 from boomspec.core.layers import read_layers
-from boomspec.models.files import is_hub_file, is_tokenizer_file, is_travelling_file
+from boomspec.models.folder import is_hub_file, is_tokenizer_file, is_travelling_file
 from runners.assembly.assemble import assemble
 from tests.runners import tiny
 
