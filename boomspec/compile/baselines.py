@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from boomspec.compile import records
 from boomspec.compile.builder import Builder
@@ -11,7 +12,7 @@ from boomspec.compile.family import ResolvedFamily, pruned
 from boomspec.compile.places import errors_at
 from boomspec.core.layers import LayerPlan, teacher_indices, teacher_layers, untrained
 from boomspec.core.sizes import Member
-from boomspec.core.tasks import Baseline, Record, Series, Subset
+from boomspec.core.tasks import Record, Series
 from boomspec.models.plan_config import check_one_kind
 from boomspec.spec.sections.student import KeepChoice
 from boomspec.spec.spec_file import ById
@@ -28,86 +29,64 @@ class EvaluatedModel:
 
 
 def add_interpolated_models(
-    build: Builder, family: ResolvedFamily, teacher: str, student: str, series: Series
+    build: Builder, family: ResolvedFamily, student: str, series: Series
 ) -> list[EvaluatedModel]:
     """The members between student and teacher, which exist already."""
     models = []
-    for member in family.members:
-        if member.is_student or member.is_teacher:
-            continue
+    for member in (m for m in family.members if not (m.is_student or m.is_teacher)):
         size = family.label(member)
         record = records.interpolation(member.plan, tied=member.tied, rest=family.rest or None)
         name = f"interpolate {size}" + ("" if series == "interpolated" else f" {series}")
-        task = build.add(name, record, {"teacher": teacher, "student": student})
+        task = build.add(name, record, {"teacher": build.teacher, "student": student})
         models.append(EvaluatedModel(series, f"{series} {size}", member, task))
     return models
 
 
-def baselines(
-    build: Builder, family: ResolvedFamily, teacher: str, tokens: str | None
-) -> tuple[list[EvaluatedModel], dict[str, str]]:
-    """The baselines of the spec, and their trainings by label."""
-    spec, resolved = build.resolved.spec, build.resolved
-    kept, layers, rest = family.kept, family.facts.count, family.rest or None
+def baselines(build: Builder, family: ResolvedFamily) -> list[EvaluatedModel]:
+    """Add the baselines of the spec, and those trainings of them that have curves."""
+    spec, resolved, facts, kept = build.resolved.spec, build.resolved, family.facts, family.kept
     smaller = [member for member in family.members if not member.is_teacher]
     plans = [untrained(member.plan, kept) for member in smaller]
+    trained = {"teacher": build.teacher, "tokens": build.tokens}
     models: list[EvaluatedModel] = []
-    trainings: dict[str, str] = {}
 
-    def add(series: Series, name: str, found: Iterable[tuple[Member, Record, LayerPlan]], *, reads_text: bool) -> None:
-        """Add a model for each size: its record, and a plan of the same shape."""
-        inputs = {"teacher": teacher, "tokens": tokens or ""} if reads_text else {"teacher": teacher}
-        for member, record, plan in found:
-            size = family.label(member)
-            task = build.add(f"{name} {size}", record, inputs)
-            models.append(EvaluatedModel(series, f"{series} {size}", _pruned(build, family, record, plan), task))
+    def add(series: Series, name: str, found: Iterable[tuple[Member, LayerPlan, Record | None]]) -> None:
+        """Add a model for each size: a plan of its shape, and its record; None: these layers of the teacher alone."""
+        for member, plan, record in found:
+            rest, size = family.rest and record is None, family.label(member)
+            inputs = {"teacher": build.teacher} if record is None else trained
+            task = build.add(f"{name} {size}", record or records.subset(plan, rest=rest or None), inputs)
+            with errors_at(build.file, ("baselines",), f"the teacher pruned to {len(plan)} layers: "):
+                key = ("pruned", ById(facts), plan, rest)
+                shape = build.file.once(key, partial(pruned, facts, plan, rest=rest))
+            models.append(EvaluatedModel(series, f"{series} {size}", shape, task))
 
     if spec.baseline("naive_pruning") is not None:
-        found = [(m, records.subset(plan, rest=rest), plan) for m, plan in zip(smaller, plans, strict=True)]
-        add("naive_pruning", "prune to", found, reads_text=False)
-    if tokens is None:
-        return models, trainings
+        add("naive_pruning", "prune to", ((m, plan, None) for m, plan in zip(smaller, plans, strict=True)))
+    if not build.tokens:
+        return models
     if (section := spec.baseline("random_init")) is not None:
-        control = records.distill(resolved, kept, initial="random", tokens=section.tokens)
-        student = build.add("distill random_init", control, {"teacher": teacher, "tokens": tokens})
-        trainings["random_init"] = student
+        record = records.distill(resolved, kept, initial="random", tokens=section.tokens)
+        student = build.trainings["random_init"] = build.add("distill random_init", record, trained)
         models.append(EvaluatedModel("random_init", "random_init student", family.student, student))
-        models += add_interpolated_models(build, family, teacher, student, "random_init")
+        models += add_interpolated_models(build, family, student, "random_init")
     if spec.baseline("standard_distillation") is not None:
         # Each starts from the layers of naive pruning at its size.
-        add(
-            "standard_distillation",
-            "distill standard_distillation",
-            [
-                (m, records.distill(resolved, tuple(teacher_indices(m.plan, kept))), plan)
-                for m, plan in zip(smaller, plans, strict=True)
-                if not m.is_student
-            ],
-            reads_text=True,
-        )
+        starts = [(m, plan, tuple(teacher_indices(m.plan, kept))) for m, plan in zip(smaller, plans, strict=True)]
+        found = [(m, plan, records.distill(resolved, start)) for m, plan, start in starts if not m.is_student]
+        add("standard_distillation", "distill standard_distillation", found)
     if (section := spec.baseline("shortgpt")) is not None:
         choice = KeepChoice(block_influence=len(kept), calibration=section.calibration)
-        search = records.layer_search(resolved, choice)
-        scored = build.answer(build.add("score layers for shortgpt", search, {"teacher": teacher, "tokens": tokens}))
+        scored = build.answer(build.add("score layers for shortgpt", records.search(resolved, choice), trained))
         if scored is not None:
             # Most influential first; of equal ones the lower layer is kept.
-            ranked = sorted(range(layers), key=lambda i: (-scored["scores"][i], i))
-            best = [teacher_layers(sorted(ranked[: member.layers])) for member in smaller]
-            found = [(m, records.subset(plan, rest=rest), plan) for m, plan in zip(smaller, best, strict=True)]
-            add("shortgpt", "shortgpt to", found, reads_text=False)
+            ranked = sorted(range(facts.count), key=lambda i: (-scored["scores"][i], i))
+            best = ((m, teacher_layers(sorted(ranked[: m.layers])), None) for m in smaller)
+            add("shortgpt", "shortgpt to", best)
     if (section := spec.baseline("laco")) is not None:
         with errors_at(build.file, ("baselines", [item.laco is not None for item in spec.baselines].index(True))):
-            check_one_kind(family.facts)
+            check_one_kind(facts)
         # Collapsed layers have the shape of the layer that they are collapsed into.
-        collapsed = [records.laco(resolved, section, layers=member.layers, of=layers) for member in smaller]
-        add("laco", "laco to", zip(smaller, collapsed, plans, strict=True), reads_text=True)
-    return models, trainings
-
-
-def _pruned(build: Builder, family: ResolvedFamily, record: Record, plan: LayerPlan) -> Member:
-    """The size of a smaller teacher; with the teacher's other parts, where its record keeps them."""
-    rest = isinstance(record, Baseline) and isinstance(record.build, Subset) and bool(record.build.rest)
-    with errors_at(build.file, ("baselines",), f"the teacher pruned to {len(plan)} layers: "):
-        return build.file.once(
-            ("pruned", ById(family.facts), plan, rest), lambda: pruned(family.facts, plan, rest=rest)
-        )
+        collapsed = [records.laco(resolved, section, layers=m.layers, of=facts.count) for m in smaller]
+        add("laco", "laco to", zip(smaller, plans, collapsed, strict=True))
+    return models

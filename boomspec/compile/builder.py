@@ -1,16 +1,27 @@
-"""Collect the tasks and sources of one experiment's graph, adding each only once."""
+"""One experiment while it is compiled: its tasks and sources, each there once, and what is known of it so far.
+
+Every long task waits for a quick check of what the experiment builds, on tiny random weights. A teacher that the spec
+trains itself needs none: it is a Llama, of which every size is right.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib import metadata
 from typing import Any
 
+from boomspec.compile.family import ResolvedFamily
 from boomspec.compile.resolved import ResolvedSpec
 from boomspec.core.execution import Execution, read_options
-from boomspec.core.graph import CODE, Node, Source, Task, params_json
-from boomspec.core.tasks import Record
+from boomspec.core.graph import CODE, Experiment, Node, Source, Task, params_json
+from boomspec.core.layers import evenly_spaced, plan_of
+from boomspec.core.sizes import Lineage
+from boomspec.core.tasks import BuiltSize, Cell, Check, Outline, Record
+from boomspec.core.tasks.record import LayerPlanShape, SameShape
 from boomspec.models.facts import ModelFacts
+from boomspec.models.outline import config_text, outline
 from boomspec.spec.sections.execution import Resources
 from boomspec.spec.spec_file import ById, SpecFile
 
@@ -19,7 +30,10 @@ Answers = Callable[[str], dict[str, Any] | None]  # id of a search -> what it fo
 
 @dataclass
 class Builder:
-    """Collects nodes and sources. Equal ones are created once for all experiments that are compiled together."""
+    """One experiment. Equal nodes are created once for all experiments that are compiled together.
+
+    A model or a text is known by the id of the task that makes it, or of the source that it is.
+    """
 
     file: SpecFile
     resolved: ResolvedSpec
@@ -28,19 +42,33 @@ class Builder:
     sources: dict[str, Source] = field(default_factory=dict)
     pending: list[str] = field(default_factory=list)  # searches that have to run before the rest is known
     facts: dict[str, ModelFacts] = field(default_factory=dict)  # of the sources that are models
-    executions: dict[str, Execution] = field(default_factory=dict)  # by kind
+    teacher: str = ""
+    student: str = ""
+    tokens: str = ""  # "" where nothing reads text
+    kept: tuple[int, ...] | None = None  # None while a search has to find the layers
+    trainings: dict[str, str] = field(default_factory=dict)  # those that have curves, by label
+    family: ResolvedFamily | None = None
+    lineage: Lineage | None = None
+    products: tuple[str, ...] = ()
+    cells: tuple[Cell, ...] = ()  # the numbers of the report
+    roles: dict[str, str] = field(default_factory=dict)  # the tasks that they come from
 
     def source(self, source: Source) -> str:
         return self.sources.setdefault(source.id, source).id
 
-    def model(self, facts: ModelFacts, source: Source) -> str:
-        """A source that is a model; its id."""
-        self.facts[source.id] = facts
-        return self.source(source)
-
     def add(self, name: str, record: Record, inputs: dict[str, str]) -> str:
-        """Add a task; its id."""
-        execution = self._execution(record.kind, inputs.values())
+        """Add a task; its id. It may run the code that the models before it bring along, where that is trusted."""
+        kind = record.kind
+        execution = self.file.known(("execution", kind), ("execution",), lambda: self._execution(kind))
+        code = set[str]()
+        for i in inputs.values():
+            if i in self.sources:
+                code.update(self.sources[i].identity.get(CODE, {}).values())
+            elif i in self.nodes:
+                code.update(self.nodes[i].execution.code)
+        if code:
+            listed = tuple(sorted(code))
+            execution = self.file.once(("execution", ById(execution), listed), partial(replace, execution, code=listed))
 
         def node() -> Node:
             params = self.file.once(("params", ById(record)), lambda: params_json(record))
@@ -49,29 +77,13 @@ class Builder:
         added = self.file.once(("node", name, ById(record), ById(execution), *inputs.items()), node)
         return self.nodes.setdefault(added.id, added).id
 
-    def _execution(self, kind: str, inputs: Iterable[str]) -> Execution:
-        """Where a task of a kind runs; with the code that the models before it bring along, where it is trusted."""
-        if kind not in self.executions:
-            self.executions[kind] = self.file.known(("execution", kind), ("execution",), lambda: self._of_kind(kind))
-        execution = self.executions[kind]
-        code: set[str] = set()
-        for i in inputs:
-            if i in self.sources:
-                code.update(self.sources[i].identity.get(CODE, {}).values())
-            elif i in self.nodes:
-                code.update(self.nodes[i].execution.code)
-        if not code:
-            return execution
-        listed = tuple(sorted(code))
-        return self.file.once(("execution", ById(execution), listed), lambda: replace(execution, code=listed))
-
-    def _of_kind(self, kind: str) -> Execution:
-        execution = self.file.spec.execution
-        resources = execution.of(kind)
+    def _execution(self, kind: str) -> Execution:
+        section = self.file.spec.execution
+        resources = section.of(kind)
         return Execution(
             resources.cpus,
             resources.gpus,
-            execution.retries,
+            section.retries,
             memory=resources.memory or 0,
             resources=dict(resources.resources),
             **read_options(resources.model_dump(exclude=set(Resources.model_fields))),
@@ -83,3 +95,56 @@ class Builder:
         if found is None and search not in self.pending:
             self.pending.append(search)
         return found
+
+    def add_check(self) -> None:
+        """Add the check of what the experiment builds, and let its other tasks come after it."""
+        teacher, student = (self._written(model) for model in (self.teacher, self.student))
+        waiting = [node for node in self.nodes.values() if node.task.record.reads_models]
+        if teacher not in self.facts or not waiting:
+            return
+        facts, given = self.facts[teacher], self.facts.get(student)
+        kept = self.kept or evenly_spaced(max(1, facts.count // 2), facts.count)
+        models = [model for node in waiting if isinstance(model := node.task.record.model(), LayerPlanShape)]
+        # A student that is trained begins as layers of its teacher.
+        plans = [(m.plan, facts.tied if m.tied is None else m.tied) for m in models if not m.merged]
+        half = plan_of(kept, facts.count, [i >= len(kept) // 2 for i in range(len(kept))])
+        sizes = tuple(dict.fromkeys(plans or [(half, False)]))  # where no size is known a plan of both models
+        merged = any(model.merged for model in models)
+        record = self.file.once(
+            ("check", ById(facts), ById(given), kept, sizes, merged),
+            lambda: Check(
+                teacher=_outline(facts),
+                student=None if given is None else _outline(given),
+                kept=kept,
+                sizes=tuple(BuiltSize(plan=plan, tied=tied) for plan, tied in sizes),
+                merged=True if merged else None,
+                transformers=_transformers(),
+            ),
+        )
+        models_read = {"teacher": teacher, "student": student}.items()
+        inputs = {role: i for role, i in models_read if i in self.facts and CODE in self.sources[i].identity}
+        check = self.add("check the family", record, inputs)
+        self.nodes = {check: self.nodes.pop(check), **self.nodes}  # what comes first stands first
+        self.nodes.update({node.id: replace(node, after=(check,)) for node in waiting})
+
+    def _written(self, model: str) -> str:
+        """The source of a model that is dequantised first; any other model itself."""
+        node = self.nodes.get(model)
+        copied = node.task.record.model() if node is not None else None
+        return node.task.inputs[copied.role] if node is not None and isinstance(copied, SameShape) else model
+
+    def experiment(self) -> Experiment:
+        tasks = {node.name: node.id for node in self.nodes.values()}
+        resolved = replace(self.resolved, family=self.family, sources=tuple(self.sources.values()))
+        return Experiment(self.file.label, self.file.axes, tasks, resolved.to_json(), self.lineage)
+
+
+def _outline(facts: ModelFacts) -> Outline:
+    return Outline(config=config_text(facts.written), tensors=outline(facts.stored), tied=facts.tied)
+
+
+def _transformers() -> str:
+    try:
+        return metadata.version("transformers")
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple, get_args
 
 from boomspec.compile.family import ResolvedFamily, check_teacher, kept_layers, patched_sets, resolve_family
 from boomspec.compile.model_sources import Role, code_problems, folder_problems, local_facts, model_folder, section_of
@@ -20,10 +21,9 @@ from boomspec.compile.resolved import complete
 from boomspec.compile.text_sources import text_problems
 from boomspec.core.errors import Problem
 from boomspec.core.layers import patchable, prefixes
-from boomspec.core.tasks import Recipe
 from boomspec.models.facts import ModelFacts
 from boomspec.spec.problems import for_each
-from boomspec.spec.sections.data import CalibrationSpec
+from boomspec.spec.sections.baselines import LaCoSpec, ShortGPT
 from boomspec.spec.sections.interpolate import OrderSearch
 from boomspec.spec.sections.student import KeepChoice
 from boomspec.spec.sections.training import Training
@@ -39,10 +39,9 @@ def check_spec(file: SpecFile) -> ResolvedFamily | None:
 
 
 def check_experiments(files: Sequence[SpecFile]) -> list[ResolvedFamily | None]:
-    """Check every experiment of a spec. Raises SpecError with all problems.
+    """Check every experiment of a spec; their families. Raises SpecError with all problems.
 
-    Returns their families: None where the teacher's layers, a search's finding or a published student's mapping are not
-    known yet.
+    None where the teacher's layers, a search's finding or a published student's mapping are not known yet.
     """
     return for_each(together(files), check)
 
@@ -84,15 +83,13 @@ def _path_problems(file: SpecFile) -> list[Problem]:
     if spec.evaluate is not None and spec.evaluate.held_out is not None and spec.data and not spec.data.held_out:
         hint = "set documents apart: data: {held_out: {every: 20}}"
         problems.append(file.problem(("evaluate", "held_out"), "there is no held-out text to measure", hint))
-    roles: tuple[Role, ...] = ("teacher", "student")
-    for role in roles:
+    for role in get_args(Role):
         section, folder = section_of(file, role), model_folder(file, role)
-        name = path_text(file, (role, "model"), section.model or "")
         if folder is not None:
             if section.revision is not None:
                 problems.append(file.problem((role, "revision"), "a folder has no revisions", "remove it"))
             problems += folder_problems(file, role, folder) or code_problems(file, role, folder)
-        elif name and not _HUB_ID.fullmatch(name):
+        elif section.model and not _HUB_ID.fullmatch(name := path_text(file, (role, "model"), section.model)):
             problems.append(file.problem((role, "model"), f"'{name}' is neither a folder nor a hub id (owner/name)"))
     if spec.data is not None:
         problems += text_problems(file, spec.data)
@@ -103,30 +100,25 @@ def _path_problems(file: SpecFile) -> list[Problem]:
     return problems
 
 
-@dataclass(frozen=True)
-class _Training:
+class _Trained(NamedTuple):
     """One training of a spec: its section and its tokens, each with its place."""
 
-    place: Location
     section: Training
-    length: Location
+    place: Location
     tokens: int
-
-    def recipe(self, sequence_length: int) -> Recipe:
-        return recipe(self.section, seed=0, sequence_length=sequence_length, tokens=self.tokens)
+    length: Location
 
 
-def _trainings(spec: Spec) -> Iterator[_Training]:
+def _trainings(spec: Spec) -> Iterator[_Trained]:
     """Every training that has a length of its own."""
     if (pretrain := spec.teacher.pretrain) is not None:
-        place = ("teacher", "pretrain")
-        yield _Training(place, pretrain, (*place, "tokens"), pretrain.tokens)
+        yield _Trained(pretrain, ("teacher", "pretrain"), pretrain.tokens, ("teacher", "pretrain", "tokens"))
     if (distill := spec.distill) is None:
         return
-    yield _Training(("distill",), distill, ("distill", "tokens"), distill.tokens)
+    yield _Trained(distill, ("distill",), distill.tokens, ("distill", "tokens"))
     for i, item in enumerate(spec.baselines):
         if item.random_init is not None and item.random_init.tokens not in (None, distill.tokens):
-            yield _Training(("distill",), distill, ("baselines", i, "random_init", "tokens"), item.random_init.tokens)
+            yield _Trained(distill, ("distill",), item.random_init.tokens, ("baselines", i, "random_init", "tokens"))
 
 
 def _training_problems(file: SpecFile) -> Iterator[Problem]:
@@ -148,18 +140,19 @@ def _training_problems(file: SpecFile) -> Iterator[Problem]:
         yield file.problem(("data", "max_tokens"), message)
 
 
-def _schedule_problems(file: SpecFile, training: _Training, sequence_length: int) -> Iterator[Problem]:
-    section, schedule, own = training.section, training.section.schedule, training.length[:-1] == training.place
+def _schedule_problems(file: SpecFile, training: _Trained, sequence_length: int) -> Iterator[Problem]:
+    section, place, tokens, length = training
+    schedule, own = section.schedule, length[:-1] == place
     if own and section.batch_tokens < sequence_length:
         message = f"{section.batch_tokens:,} tokens are less than one sequence ({sequence_length:,})"
         hint = f"give at least data.sequence_length: {sequence_length}"
-        yield file.problem((*training.place, "batch_tokens"), message, hint)
+        yield file.problem((*place, "batch_tokens"), message, hint)
         return
-    if training.tokens < section.batch_tokens:
-        message = f"{training.tokens:,} tokens are less than one step of batch_tokens ({section.batch_tokens:,})"
-        yield file.problem(training.length, message, "train longer, or with a smaller batch")
+    if tokens < section.batch_tokens:
+        message = f"{tokens:,} tokens are less than one step of batch_tokens ({section.batch_tokens:,})"
+        yield file.problem(length, message, "train longer, or with a smaller batch")
         return
-    steps = training.recipe(sequence_length).steps
+    steps = recipe(section, seed=0, sequence_length=sequence_length, tokens=tokens).steps
     warmup = schedule.warmup.of(steps)
     if warmup > steps:
         message = f"the warm-up of {warmup:,} steps is longer than the training of {steps:,}"
@@ -167,26 +160,21 @@ def _schedule_problems(file: SpecFile, training: _Training, sequence_length: int
         message = f"the warm-up takes all {steps:,} steps: none is left for the {schedule.kind} decay"
     else:
         return
-    place = (*training.place, "schedule", "warmup") if own else training.length
-    yield file.problem(place, message, "a share such as 1% follows the length of the training")
+    where = (*place, "schedule", "warmup") if own else length
+    yield file.problem(where, message, "a share such as 1% follows the length of the training")
 
 
 def _tokens_needed(spec: Spec) -> str:
     """Tokens of which the longest training or search reads none twice, as people write them, never fewer: "2.11B"."""
     assert spec.data is not None
     length = spec.data.sequence_length
-    needed = [training.recipe(length).tokens for training in _trainings(spec)]
-    needed += [calibration.sequences * length for calibration in _calibrations(spec)]
+    needed = [recipe(t.section, seed=0, sequence_length=length, tokens=t.tokens).tokens for t in _trainings(spec)]
+    kinds = (kind for item in spec.baselines for kind in (item.shortgpt, item.laco))
+    searches = (spec.student.keep, spec.interpolate.order, *kinds)
+    searched = [s.calibration for s in searches if isinstance(s, KeepChoice | OrderSearch | ShortGPT | LaCoSpec)]
+    needed += [calibration.sequences * length for calibration in searched]
     tokens = max(needed, default=_PLENTY - 1) + 1  # the last label
     step = 10 ** max(0, len(str(tokens)) - 3)
     rounded = -(-tokens // step) * step
     name, unit = next(((n, u) for n, u in (("B", 10**9), ("M", 10**6), ("k", 1000)) if rounded >= u), ("", 1))
     return f"{rounded / unit:.10g}{name}"
-
-
-def _calibrations(spec: Spec) -> Iterator[CalibrationSpec]:
-    for section in (spec.student.keep, spec.interpolate.order):
-        if isinstance(section, KeepChoice | OrderSearch):
-            yield section.calibration
-    for item in spec.baselines:
-        yield from (kind.calibration for kind in (item.shortgpt, item.laco) if kind is not None)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from boomspec.compile import records
@@ -23,14 +23,13 @@ from boomspec.compile.builder import Answers, Builder
 from boomspec.compile.check import check, check_against, together
 from boomspec.compile.cost.pricing import priced
 from boomspec.compile.family import ResolvedFamily, Sets, kept_layers, patched_sets, resolve_family
-from boomspec.compile.family_check import add_check
 from boomspec.compile.lm_eval.checks import check_tasks
 from boomspec.compile.model_sources import Role, dequantization, local_facts, model_sources, student_mapping
 from boomspec.compile.places import errors_at, tracking_of
 from boomspec.compile.resolved import resolve
 from boomspec.compile.text_sources import held_out_source, text_source
 from boomspec.core.errors import BoomspecError, redact
-from boomspec.core.graph import Experiment, Node, Source, Task, TaskGraph
+from boomspec.core.graph import Node, Source, Task, TaskGraph
 from boomspec.core.identity import canonical_plain
 from boomspec.core.layers import student_layers
 from boomspec.core.sizes import Lineage
@@ -67,40 +66,6 @@ class Compiled:
         return next(iter(self.families.values()), None) if len(self.graph.experiments) == 1 else None
 
 
-@dataclass(frozen=True)
-class _Part:
-    """One compiled experiment. `cells` are its numbers, `roles` the tasks that they come from."""
-
-    build: Builder
-    family: ResolvedFamily | None = None
-    lineage: Lineage | None = None
-    products: tuple[str, ...] = ()
-    cells: tuple[Cell, ...] = ()
-    roles: dict[str, str] = field(default_factory=dict)
-    trainings: dict[str, str] = field(default_factory=dict)
-
-    def experiment(self) -> Experiment:
-        file, resolved = self.build.file, self.build.resolved
-        tasks = {node.name: node.id for node in self.build.nodes.values()}
-        resolved = replace(resolved, family=self.family, sources=tuple(self.build.sources.values()))
-        return Experiment(file.label, file.axes, tasks, resolved.to_json(), self.lineage)
-
-
-@dataclass(frozen=True)
-class _Start:
-    """What every experiment begins with; ids of sources or tasks."""
-
-    facts: ModelFacts
-    teacher: str
-    tokens: str | None
-    trainings: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def inputs(self) -> dict[str, str]:
-        assert self.tokens is not None  # the language demands text for what reads it
-        return {"teacher": self.teacher, "tokens": self.tokens}
-
-
 def search_results_from(store: Store) -> Answers:
     """What the searches in a store have found. One that is damaged counts as not run."""
 
@@ -113,11 +78,6 @@ def search_results_from(store: Store) -> Answers:
     return answer
 
 
-def compile_spec(file: SpecFile, answers: Answers = no_search_results) -> Compiled:
-    """Compile one experiment."""
-    return compile_experiments([file], answers)
-
-
 def compile_experiments(
     files: Sequence[SpecFile], answers: Answers = no_search_results, *, failed: Collection[str] = ()
 ) -> Compiled:
@@ -126,42 +86,44 @@ def compile_experiments(
     answers: what a search found. failed: searches; experiments that wait for one of them are left out, where others
     remain. Raises SpecError with the problems of all experiments, or BoomspecError, before anything is run.
     """
-    parts = for_each(together(files), lambda file: _compile(file, answers))
-    parts = [part for part in parts if not set(failed) & set(part.build.pending)] or parts
+    builds = for_each(together(files), lambda file: _compile(file, answers))
+    builds = [build for build in builds if not set(failed) & set(build.pending)] or builds
     nodes: dict[str, Node] = {}
     sources: dict[str, Source] = {}
     facts: dict[str, ModelFacts] = {}
-    pending = [search for part in parts for search in part.build.pending]
-    targets = [*pending, *(task for part in parts for task in part.products)]
+    pending = [search for build in builds for search in build.pending]
+    targets = [*pending, *(task for build in builds for task in build.products)]
     if len(files) == 1 and not pending:
-        targets.append(_report(parts[0]))
-    for i, part in enumerate(parts):
-        sources |= part.build.sources
-        facts |= part.build.facts
-        for node in part.build.nodes.values():
+        targets.append(_report(builds[0]))
+    for i, build in enumerate(builds):
+        sources |= build.sources
+        facts |= build.facts
+        for node in build.nodes.values():
             if node.id not in nodes:
-                nodes[node.id] = replace(node, name=f"{part.build.file.label}: {node.name}") if i else node
+                nodes[node.id] = replace(node, name=f"{build.file.label}: {node.name}") if i else node
             elif nodes[node.id].after != node.after:  # one experiment's check must not hold up what another needs, too
                 both = tuple(first for first in nodes[node.id].after if first in node.after)
                 nodes[node.id] = replace(nodes[node.id], after=both)
     if pending:
-        targets += [task for part in parts for task in part.roles.values()]
+        targets += [task for build in builds for task in build.roles.values()]
     elif len(files) > 1:
-        comparison = _comparison(parts)
+        comparison = _comparison(builds)
         nodes[comparison.id] = comparison
         targets.append(comparison.id)
+    # The graph is written into the store, so its text holds no secret.
+    others = [f"# ---- {name} ----\n{text}" for name, text in files[0].document.others.items()]
     graph = TaskGraph(
         name=files[0].spec.name,
         nodes=priced(nodes, sources, facts),
         sources=sources,
         targets=tuple(dict.fromkeys(targets)),
-        spec=_spec_text(files[0]),
-        experiments=tuple(part.experiment() for part in parts),
+        spec=redact("\n".join([files[0].document.text, *others])),
+        experiments=tuple(build.experiment() for build in builds),
         tracking=tracking_of(files[0]),
     )
-    families = {part.build.file.label: part.family for part in parts if part.family is not None}
+    families = {build.file.label: build.family for build in builds if build.family is not None}
     searches = tuple(nodes[search].name for search in dict.fromkeys(pending))
-    return Compiled(graph, families, searches, tuple(part.build.file for part in parts), answers)
+    return Compiled(graph, families, searches, tuple(build.file for build in builds), answers)
 
 
 def tasks_of(file: SpecFile, answers: Answers) -> tuple[dict[str, Task], bool]:
@@ -169,69 +131,69 @@ def tasks_of(file: SpecFile, answers: Answers) -> tuple[dict[str, Task], bool]:
 
     What was read for experiments with the same memo is not read again. Raises SpecError or BoomspecError.
     """
-    part = _compile(file, answers)
-    if not part.build.pending:
-        _report(part)
-    return {node.name: node.task for node in part.build.nodes.values()}, bool(part.build.pending)
+    build = _compile(file, answers)
+    if not build.pending:
+        _report(build)
+    return {node.name: node.task for node in build.nodes.values()}, bool(build.pending)
 
 
-def _spec_text(file: SpecFile) -> str:
-    """The text that was compiled, with those of its bases; a graph is written into the store, so it holds no secret."""
-    others = [f"# ---- {name} ----\n{text}" for name, text in file.document.others.items()]
-    return redact("\n".join([file.document.text, *others]))
-
-
-def _compile(file: SpecFile, answers: Answers) -> _Part:
+def _compile(file: SpecFile, answers: Answers) -> Builder:
     """One experiment up to its numbers, or to the searches that come first."""
     resolved = resolve(file.spec)
     file = replace(file, spec=resolved.spec)
     check(file)
     build = Builder(file, resolved, answers)
-    start = _start(build)
-    check_against(file, start.facts)
+    facts = _add_teacher(build)
+    check_against(file, facts)
     records.evaluations(file)  # an unknown task is an error now, not after a search
-    check_tasks(file, start.facts)
-    kept = _kept(build, start)
-    if kept is None:
-        return _pending(build, start)
-    student, trainings, existing = _student(build, start, kept)
-    sets = patched_sets(file, kept, start.facts.count) or _searched_sets(build, start, student, kept)
-    if sets is None:
-        return _pending(build, start, kept, student)
-    family = resolve_family(file, start.facts, kept, sets, existing)
-    inner = add_interpolated_models(build, family, start.teacher, student, "interpolated")
-    models = [
-        EvaluatedModel("teacher", "teacher", family.members[-1], start.teacher),
-        EvaluatedModel("student", "student", family.student, student),
-        *inner,
-    ]
-    more, more_trainings = baselines(build, family, start.teacher, start.tokens)
+    check_tasks(file, facts)
+    build.kept = kept = _kept(build, facts)
+    if kept is not None:
+        existing = _add_student(build, facts, kept)
+        sets = patched_sets(file, kept, facts.count) or _searched_sets(build, kept)
+        if sets is not None:
+            build.family = family = resolve_family(file, facts, kept, sets, existing)
+            inner = add_interpolated_models(build, family, build.student, "interpolated")
+            models = [
+                EvaluatedModel("teacher", "teacher", family.members[-1], build.teacher),
+                EvaluatedModel("student", "student", family.student, build.student),
+                *inner,
+                *baselines(build, family),
+            ]
+            if not build.pending:
+                _add_numbers(build, models)
+                build.products = tuple(model.task for model in inner if model.task in build.nodes)
+                trained = (family.student, family.every, family.rest)
+                build.lineage = Lineage(build.teacher, build.student, kept, *trained)
     if build.pending:
-        return _pending(build, start, kept, student, family)
-    cells, roles = _cells(build, [*models, *more], start.tokens)
-    add_check(build, start.teacher, kept, student)
-    products = tuple(model.task for model in inner if model.task in build.nodes)
-    lineage = Lineage(start.teacher, student, kept, family.student, family.every, family.rest)
-    return _Part(build, family, lineage, products, cells, roles, {**trainings, **more_trainings})
+        _only_what_searches_need(build)
+    build.add_check()
+    return build
 
 
-def _start(build: Builder) -> _Start:
+def _add_teacher(build: Builder) -> ModelFacts:
+    """Add the teacher and the text, where there is any; the teacher's facts."""
     file, resolved = build.file, build.resolved
     if resolved.spec.teacher.pretrain is not None:
         facts = local_facts(file)
         assert facts is not None
-        tokens = build.add("tokenize", records.tokenize(resolved), _texts(build))
-        teacher = build.add("pretrain teacher", records.pretrain(resolved), {"tokens": tokens})
-        return _Start(facts, teacher, tokens, {"teacher": teacher})
-    facts, model, tokenizer = model_sources(file, "teacher")
-    inputs = {} if resolved.spec.data is None else {**_texts(build), "tokenizer": build.source(tokenizer)}
-    teacher = _model(build, "teacher", facts, model)
-    return _Start(facts, teacher, build.add("tokenize", records.tokenize(resolved), inputs) if inputs else None)
+        inputs = _texts(build)
+    else:
+        facts, model, tokenizer = model_sources(file, "teacher")
+        inputs = {} if resolved.spec.data is None else {**_texts(build), "tokenizer": build.source(tokenizer)}
+        build.teacher = _existing(build, "teacher", facts, model)
+    if inputs:
+        build.tokens = build.add("tokenize", records.tokenize(resolved), inputs)
+    if not build.teacher:
+        build.teacher = build.add("pretrain teacher", records.pretrain(resolved), {"tokens": build.tokens})
+        build.trainings["teacher"] = build.teacher
+    return facts
 
 
-def _model(build: Builder, role: Role, facts: ModelFacts, source: Source) -> str:
+def _existing(build: Builder, role: Role, facts: ModelFacts, source: Source) -> str:
     """The id of a model that exists; of the task that dequantises it, where it is quantised."""
-    model, record = build.model(facts, source), dequantization(build.file, role)
+    model, record = build.source(source), dequantization(build.file, role)
+    build.facts[model] = facts
     return model if record is None else build.add(f"dequantize {role}", record, {"model": model})
 
 
@@ -242,73 +204,68 @@ def _texts(build: Builder) -> dict[str, str]:
     return {"text": build.source(text_source(build.file)), **own}
 
 
-def _kept(build: Builder, start: _Start) -> tuple[int, ...] | None:
+def _kept(build: Builder, facts: ModelFacts) -> tuple[int, ...] | None:
+    """The kept layers; None where a search has to find them."""
     keep = build.resolved.spec.student.keep
     if keep is None:
-        return kept_layers(build.file, start.facts, student_mapping(build.file, start.facts.count))
+        return kept_layers(build.file, facts, student_mapping(build.file, facts.count))
     if not isinstance(keep, KeepChoice):
-        return kept_layers(build.file, start.facts)
-    search = build.add(f"search layers by {keep.method}", records.layer_search(build.resolved, keep), start.inputs)
-    found = build.answer(search)
-    return None if found is None else kept_layers(build.file, start.facts, tuple(found["kept"]))
+        return kept_layers(build.file, facts)
+    inputs = {"teacher": build.teacher, "tokens": build.tokens}
+    found = build.answer(build.add(f"search layers by {keep.method}", records.search(build.resolved, keep), inputs))
+    return None if found is None else kept_layers(build.file, facts, tuple(found["kept"]))
 
 
-def _student(build: Builder, start: _Start, kept: tuple[int, ...]) -> tuple[str, dict[str, str], ModelFacts | None]:
-    """The student's id, the trainings that have curves, and the facts of a student that exists."""
+def _add_student(build: Builder, teacher: ModelFacts, kept: tuple[int, ...]) -> ModelFacts | None:
+    """Add the student; its facts where it exists, None where it is distilled."""
     if build.resolved.spec.distill is not None:
-        student = build.add("distill student", records.distill(build.resolved, kept), start.inputs)
-        return student, {**start.trainings, "student": student}, None
+        inputs = {"teacher": build.teacher, "tokens": build.tokens}
+        build.student = build.add("distill student", records.distill(build.resolved, kept), inputs)
+        build.trainings["student"] = build.student
+        return None
     facts, model, _ = model_sources(build.file, "student")
     with errors_at(build.file, ("student", "model")):
         if facts.count != len(kept):
             raise BoomspecError(f"the student has {facts.count} layers, its mapping names {len(kept)}")
-        plan_entries(start.facts, facts, student_layers(facts.count), tied=facts.tied)
-    return _model(build, "student", facts, model), start.trainings, facts
+        plan_entries(teacher, facts, student_layers(facts.count), tied=facts.tied)
+    build.student = _existing(build, "student", facts, model)
+    return facts
 
 
-def _searched_sets(build: Builder, start: _Start, student: str, kept: tuple[int, ...]) -> Sets | None:
+def _searched_sets(build: Builder, kept: tuple[int, ...]) -> Sets | None:
     order = build.resolved.spec.interpolate.order
     assert isinstance(order, OrderSearch)
-    inputs = {"teacher": start.teacher, "student": student, "tokens": start.inputs["tokens"]}
-    record = records.order_search(build.resolved, order, kept)
+    inputs = {"teacher": build.teacher, "student": build.student, "tokens": build.tokens}
+    record = records.search(build.resolved, order, kept)
     found = build.answer(build.add(f"search patch order by {order.search}", record, inputs))
     return None if found is None else tuple(map(tuple, found["sets"]))
 
 
-def _pending(
-    build: Builder,
-    start: _Start,
-    kept: tuple[int, ...] | None = None,
-    student: str | None = None,
-    family: ResolvedFamily | None = None,
-) -> _Part:
-    """The experiment up to the searches that have not run."""
+def _only_what_searches_need(build: Builder) -> None:
+    """Leave out every task and source that no search which has to run needs."""
     needed = set(build.pending)
     for node in reversed(build.nodes.values()):
         needed.update(node.task.inputs.values() if node.id in needed else ())
     build.nodes = {i: node for i, node in build.nodes.items() if i in needed}
     build.sources = {i: source for i, source in build.sources.items() if i in needed}
-    add_check(build, start.teacher, kept, student if student in build.sources else None)
-    return _Part(build, family)
+    if build.student not in build.sources:
+        build.student = ""
 
 
-def _cells(build: Builder, models: list[EvaluatedModel], tokens: str | None) -> tuple[tuple[Cell, ...], dict[str, str]]:
-    """Every number of the report, and the evaluations by their roles."""
-    file = build.file
-    evaluations = records.evaluations(file)
-    reads = [{"tasks": build.source(source)} if source else {"tokens": tokens or ""} for _, _, source in evaluations]
-    inputs: dict[str, str] = {}
+def _add_numbers(build: Builder, models: list[EvaluatedModel]) -> None:
+    """Add every evaluation, and the cells of the report that show them."""
+    evaluations = records.evaluations(build.file)
+    reads = [{"tasks": build.source(source)} if source else {"tokens": build.tokens} for _, _, source in evaluations]
     for model in models:
         for (name, record, _), read in zip(evaluations, reads, strict=True):
             role = f"{model.label}/{name}"
-            assert role not in inputs  # labels differ
-            inputs[role] = build.add(f"evaluate {model.label}: {name}", record, {"model": model.task, **read})
+            assert role not in build.roles  # labels differ
+            build.roles[role] = build.add(f"evaluate {model.label}: {name}", record, {"model": model.task, **read})
     same = tuple((model.series, model.label, ById(model.member)) for model in models)
-    cells = file.once(
+    build.cells = build.file.once(
         ("cells", ById(evaluations), same),
         lambda: tuple(_cell(model, name, record) for model in models for name, record, _ in evaluations),
     )
-    return cells, inputs
 
 
 def _cell(model: EvaluatedModel, measure: str, record: Evaluate) -> Cell:
@@ -324,36 +281,29 @@ def _cell(model: EvaluatedModel, measure: str, record: Evaluate) -> Cell:
     )
 
 
-def _report(part: _Part) -> str:
-    trainings = {f"training/{label}": task for label, task in part.trainings.items()}
-    searches = {node.name: node.id for node in part.build.nodes.values() if node.task.kind == "search"}
+def _report(build: Builder) -> str:
+    trainings = {f"training/{label}": task for label, task in build.trainings.items()}
+    searches = {node.name: node.id for node in build.nodes.values() if node.task.kind == "search"}
     record = Report(
-        cells=part.cells,
-        trainings={label: f"training/{label}" for label in part.trainings},
+        cells=build.cells,
+        trainings={label: f"training/{label}" for label in build.trainings},
         searches={name: f"search/{name}" for name in searches},
     )
-    inputs = {**part.roles, **trainings, **{f"search/{name}": search for name, search in searches.items()}}
-    return part.build.add("report", record, inputs)
+    inputs = {**build.roles, **trainings, **{f"search/{name}": search for name, search in searches.items()}}
+    return build.add("report", record, inputs)
 
 
-def _comparison(parts: Sequence[_Part]) -> Node:
+def _comparison(builds: Sequence[Builder]) -> Node:
     """The experiments on one page, in the place of their reports."""
-    files = [part.build.file for part in parts]
-    compared = tuple(
-        Compared(label=file.label, axes=file.axes, cells=part.cells) for file, part in zip(files, parts, strict=True)
-    )
-    inputs = {
-        f"{file.label}/{role}": t for file, part in zip(files, parts, strict=True) for role, t in part.roles.items()
-    }
+    compared = tuple(Compared(label=b.file.label, axes=b.file.axes, cells=b.cells) for b in builds)
+    inputs = {f"{build.file.label}/{role}": task for build in builds for role, task in build.roles.items()}
     # The record's canonical JSON: experiments of one family have the same cells, which are encoded once.
-    cells = {id(part.cells): part.cells for part in parts}
-    texts = {
-        i: canonical_plain([cell.model_dump(mode="json", exclude_none=True) for cell in found])
-        for i, found in cells.items()
+    encoded = {
+        i: canonical_plain([cell.model_dump(mode="json", exclude_none=True) for cell in cells])
+        for i, cells in {id(build.cells): build.cells for build in builds}.items()
     }
     rows = [
-        f'{{"axes":{canonical_plain(file.axes)},"cells":{texts[id(part.cells)]},"label":{canonical_plain(file.label)}}}'
-        for file, part in zip(files, parts, strict=True)
+        f'{{"axes":{canonical_plain(b.file.axes)},"cells":{encoded[id(b.cells)]},"label":{canonical_plain(b.file.label)}}}'
+        for b in builds
     ]
-    params = f'{{"experiments":[{",".join(rows)}]}}'
-    return Node(Task(Comparison(experiments=compared), inputs, params), "comparison")
+    return Node(Task(Comparison(experiments=compared), inputs, f'{{"experiments":[{",".join(rows)}]}}'), "comparison")

@@ -8,12 +8,11 @@ Nothing here reads a file. Every problem points into the spec. After this module
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Literal
 
-from boomspec.compile.places import Location, errors_at
+from boomspec.compile.places import errors_at
 from boomspec.core.errors import BoomspecError, Problem
 from boomspec.core.layers import (
     EXACT_HINT,
@@ -63,62 +62,47 @@ class ResolvedFamily:
     rest: bool = False  # sizes with layers of the teacher keep its other parts
     once: Memo = field(default_factory=Memo, compare=False, repr=False)  # values computed from it, once
 
-    @cached_property
-    def _labels(self) -> dict[int, str]:
-        return labels(self.every)
-
     def label(self, member: Member) -> str:
-        return self._labels[member.patched]
+        return self.once("labels", lambda: labels(self.every))[member.patched]
 
 
 @memoized_for("teacher", "student", "interpolate")
 def resolve_family(
-    file: SpecFile,
-    facts: ModelFacts,
-    kept: tuple[int, ...],
-    sets: Sets,
-    existing: ModelFacts | None = None,
+    file: SpecFile, facts: ModelFacts, kept: tuple[int, ...], sets: Sets, existing: ModelFacts | None = None
 ) -> ResolvedFamily:
     """Turn mapping, patched sets and sizes into layer plans. Raises SpecError with all problems.
 
     `sets[k]` are the blocks that the member with k patched blocks has from the teacher. `existing`: the facts of a
     student that exists; one that is distilled is stored as its teacher is.
     """
-    smaller = _distilled(file, facts, kept) if existing is None else existing
+    smaller = existing
+    if smaller is None:
+        with errors_at(file, ("student", "keep"), "the student: "):
+            config = plan_config({TEACHER: facts}, teacher_layers(kept), tied=facts.tied, base=TEACHER)
+        smaller = replace(facts, layers=tuple(facts.layers[i] for i in kept), config=config)
     reference: Literal["first", "last"] | None = None
     if file.spec.interpolate.singletons == "reference":
         reference = "first" if file.spec.interpolate.order == "first_to_last" else "last"
-    plans = family_of_sets(kept, facts.count, sets, reference=reference)
-    members = [_member(file, facts, smaller, k, plan) for k, plan in enumerate(plans)]
     own = smaller.tensors(range(smaller.count), tied=smaller.tied)  # the student itself is not assembled
     student = Member(0, student_layers(len(kept)), *size_of(own), smaller.tied)
-    members = [student if member.plan == student.plan else member for member in members]
+    owners: dict[Owner, ModelFacts] = {TEACHER: facts, STUDENT: smaller}
+    members = []
+    for patched, plan in enumerate(family_of_sets(kept, facts.count, sets, reference=reference)):
+        # A tied model whose embedding and head have two owners with different weights cannot stay tied.
+        first, last = (owners[owner] for owner in ends_of(plan))
+        tied = first.tied and last.tied and (first is last or not file.spec.student.train_embedding)
+        tensors = plan_entries(facts, smaller, plan, tied=tied)
+        if file.spec.teacher.keeps_rest:
+            tensors = with_rest(facts, plan, tensors)
+        members.append(student if plan == student.plan else Member(patched, plan, *size_of(tensors), tied))
     built = _chosen(file, facts, kept, members)
-    owners: dict[Owner, ModelFacts] = {TEACHER: facts, STUDENT: read_as(smaller, facts.model_type, "the student")}
+    owners[STUDENT] = read_as(smaller, facts.model_type, "the student")
     for member in built:
         if member.plan != student.plan:
             place = ("interpolate",) if existing is None else ("student", "model")
             with errors_at(file, place, f"the size of {len(member.plan)} layers: "):
                 plan_config(owners, member.plan, tied=member.tied, base=TEACHER)
     return ResolvedFamily(facts, kept, student, built, tuple(members), file.spec.teacher.keeps_rest)
-
-
-def _distilled(file: SpecFile, facts: ModelFacts, kept: tuple[int, ...]) -> ModelFacts:
-    """The facts of a student that starts from the kept layers."""
-    with errors_at(file, ("student", "keep"), "the student: "):
-        config = plan_config({TEACHER: facts}, teacher_layers(kept), tied=facts.tied, base=TEACHER)
-    return replace(facts, layers=tuple(facts.layers[i] for i in kept), config=config)
-
-
-def _member(file: SpecFile, facts: ModelFacts, student: ModelFacts, patched: int, plan: LayerPlan) -> Member:
-    # A tied model whose embedding and head have two owners with different weights cannot stay tied.
-    owners = {TEACHER: facts, STUDENT: student}
-    first, last = (owners[owner] for owner in ends_of(plan))
-    tied = first.tied and last.tied and (first is last or not file.spec.student.train_embedding)
-    tensors = plan_entries(facts, student, plan, tied=tied)
-    if file.spec.teacher.keeps_rest:
-        tensors = with_rest(facts, plan, tensors)
-    return Member(patched, plan, *size_of(tensors), tied)
 
 
 def pruned(facts: ModelFacts, plan: LayerPlan, *, rest: bool = False) -> Member:
@@ -139,11 +123,13 @@ def _chosen(file: SpecFile, facts: ModelFacts, kept: Sequence[int], members: Seq
         return tuple(members)
     answers: dict[int, list[str]] = {members[0].patched: [], members[-1].patched: []}
     problems: list[Problem] = []
-    for place, item in _wanted_sizes(interpolate.sizes):
+    sizes = interpolate.sizes
+    for i, item in enumerate((sizes,) if isinstance(sizes, Sizes | BudgetSpec) else sizes):
+        place = ("interpolate", "sizes", *((i,) if isinstance(sizes, tuple) else ()))
         if isinstance(item, BudgetSpec):
             try:
-                member, needed = _within(item, facts, kept, members)
-                answers.setdefault(member.patched, []).append(f"{_budget_text(item)}: needs {shown_bytes(needed)}")
+                member, text = _within(item, facts, kept, members)
+                answers.setdefault(member.patched, []).append(text)
             except BoomspecError as error:
                 problems.append(file.problem(place, error.message, error.hint))
             continue
@@ -158,35 +144,21 @@ def _chosen(file: SpecFile, facts: ModelFacts, kept: Sequence[int], members: Seq
     return tuple(replace(m, asked=tuple(answers[m.patched])) for m in members if m.patched in answers)
 
 
-def _wanted_sizes(
-    sizes: Sizes | BudgetSpec | Sequence[Sizes | BudgetSpec],
-) -> Iterator[tuple[Location, Sizes | BudgetSpec]]:
-    if isinstance(sizes, Sizes | BudgetSpec):
-        yield ("interpolate", "sizes"), sizes
-    else:
-        yield from ((("interpolate", "sizes", i), item) for i, item in enumerate(sizes))
-
-
 def _within(
     budget: BudgetSpec, facts: ModelFacts, kept: Sequence[int], members: Sequence[Member]
-) -> tuple[Member, int]:
-    """The member of most layers that fits, and the bytes that it needs. Raises BoomspecError where none does."""
+) -> tuple[Member, str]:
+    """The member of most layers that fits, and what it answers. Raises BoomspecError where none does."""
+    asked = f"fits {shown_bytes(budget.fits)} at context {budget.context:,}, batch {budget.batch:,}"
     cache = layer_cache_bytes(facts, context=budget.context, batch=budget.batch)
     needs = {m.patched: m.bytes + sum(cache[i] for i in teacher_indices(m.plan, kept)) for m in members}
     fitting = [member for member in members if needs[member.patched] <= budget.fits]
     if not fitting:
         least = min(members, key=lambda m: needs[m.patched])
         total, weights = needs[least.patched], least.bytes
-        raise BoomspecError(
-            f"no model {_budget_text(budget)}: the smallest needs {shown_bytes(total)} "
-            f"({shown_bytes(weights)} of weights and {shown_bytes(total - weights)} of KV cache)"
-        )
+        parts = f"{shown_bytes(weights)} of weights and {shown_bytes(total - weights)} of KV cache"
+        raise BoomspecError(f"no model {asked}: the smallest needs {shown_bytes(total)} ({parts})")
     best = max(fitting, key=lambda m: m.layers)
-    return best, needs[best.patched]
-
-
-def _budget_text(budget: BudgetSpec) -> str:
-    return f"fits {shown_bytes(budget.fits)} at context {budget.context:,}, batch {budget.batch:,}"
+    return best, f"{asked}: needs {shown_bytes(needs[best.patched])}"
 
 
 def check_teacher(file: SpecFile, facts: ModelFacts) -> None:

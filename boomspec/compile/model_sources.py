@@ -49,7 +49,6 @@ from boomspec.spec.spec_file import SpecFile, memoized_for
 
 Role = Literal["teacher", "student"]
 BELIEVED = "tied"  # of the location of a model whose head was taken for its embedding without being read whole
-Digests = dict[str, str]  # sha256 by file name
 T = TypeVar("T")
 _CAUSAL = "AutoModelForCausalLM"
 
@@ -79,7 +78,7 @@ def model_folder(file: SpecFile, role: Role) -> Path | None:
 def folder_problems(file: SpecFile, role: Role, folder: Path) -> list[Problem]:
     """What keeps a folder from being read as a model. Looks at names, its config, and beginnings of its files."""
 
-    def first_error() -> BoomspecError | None:
+    def check() -> BoomspecError | None:
         try:
             check_folder(folder)
             config = read_config(folder)
@@ -89,7 +88,7 @@ def folder_problems(file: SpecFile, role: Role, folder: Path) -> list[Problem]:
             return error
         return None
 
-    error = file.once(("contents", folder), first_error)
+    error = file.once(("contents", folder), check)
     return [] if error is None else [file.problem((role, "model"), error.message, error.hint)]
 
 
@@ -113,8 +112,7 @@ def _facts(file: SpecFile, folder: Path) -> ModelFacts:
     """The facts of a model in a folder, as they are after dequantisation."""
 
     def read() -> ModelFacts:
-        config, tensors = foreseen(read_config(folder), read_checkpoint(folder), str(folder))
-        return model_facts(config, tensors, str(folder))
+        return model_facts(*foreseen(read_config(folder), read_checkpoint(folder), str(folder)), str(folder))
 
     return file.once(("facts", folder), read)
 
@@ -129,10 +127,8 @@ def dequantization(file: SpecFile, role: Role) -> Dequantize | None:
 def architecture(pretrain: PretrainSpec) -> Architecture:
     """The model that a complete `pretrain` section describes."""
     settings = pretrain.model_dump(include=set(Architecture.model_fields))
-    vocabulary, context = pretrain.tokenizer.vocabulary, pretrain.positions
-    return Architecture.model_validate(
-        {**settings, "vocabulary": vocabulary, "context": context, "tied": pretrain.tied_embeddings}
-    )
+    others = {"vocabulary": pretrain.tokenizer.vocabulary, "context": pretrain.positions}
+    return Architecture.model_validate({**settings, **others, "tied": pretrain.tied_embeddings})
 
 
 def model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Source]:
@@ -159,32 +155,24 @@ def _model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Sour
         if not of_tokenizer and file.spec.data is not None:
             hint = "save one there: tokenizer.save_pretrained(folder)"
             raise BoomspecError(f"{folder} holds no tokenizer", hint=hint)
-        _check_vocabulary(facts, folder)
+        needed, rows = needed_rows(folder), facts.token_embedding.shape[0]
+        if needed is not None and needed > rows:
+            message = f"{folder}: its tokenizer has ids up to {needed - 1}, its embedding {rows} rows"
+            hint = "give the tokenizer of the model, or resize the model: resize_token_embeddings(len(tokenizer))"
+            raise BoomspecError(message, hint=hint)
+    location = {"folder": str(folder), "name": shown_path(str(section.model))}
+
+    def source(kind: str, paths: list[Path], code_of: dict[str, Any], **more: Any) -> Source:
+        if code_of:  # code reads any file that it names
+            paths = list(dict.fromkeys([*paths, *code.files_of_code(folder)]))
+        digests = {path.relative_to(folder).as_posix(): digest_of(file, path) for path in paths}
+        return Source(kind, {"sha256": digests, **more, **code_of}, location)
+
     model, tokenizer = _code(file, role)
-    if model:  # code reads any file that it names
-        files = list(dict.fromkeys([*files, *code.files_of_code(folder)]))
-    if tokenizer:
-        of_tokenizer = list(dict.fromkeys([*of_tokenizer, *code.files_of_code(folder)]))
-
-    def digests(paths: list[Path]) -> Digests:
-        return {path.relative_to(folder).as_posix(): digest_of(file, path) for path in paths}
-
     # A tokenizer also reads the model's config; on the hub the commit covers both.
     context = tokenizer_context(read_config(folder), code.read_config_of(folder, "tokenizer"))
-    location = {"folder": str(folder), "name": shown_path(str(section.model))}
-    return (
-        facts,
-        Source("model", {"sha256": digests(files), **model}, location),
-        Source("tokenizer", {"sha256": digests(of_tokenizer), CONTEXT: context, **tokenizer}, location),
-    )
-
-
-def _check_vocabulary(facts: ModelFacts, folder: Path) -> None:
-    needed, rows = needed_rows(folder), facts.token_embedding.shape[0]
-    if needed is not None and needed > rows:
-        message = f"{folder}: its tokenizer has ids up to {needed - 1}, its embedding {rows} rows"
-        hint = "give the tokenizer of the model, or resize the model: resize_token_embeddings(len(tokenizer))"
-        raise BoomspecError(message, hint=hint)
+    made = source("model", files, model)
+    return facts, made, source("tokenizer", of_tokenizer, tokenizer, **{CONTEXT: context})
 
 
 def _config_folder(file: SpecFile, role: Role) -> Path:
@@ -254,9 +242,8 @@ def _trust_place(file: SpecFile, role: Role) -> tuple[str, str]:
 def _check_trusted(folder: Path, name: str) -> None:
     named = {part: code.named_classes(folder, part) for part in code.CONFIGS}
     if not any(named.values()):
-        message = (
-            f"'{name}' brings no code along: there is no '{code.AUTO_MAP}' in its {' and '.join(code.CONFIGS.values())}"
-        )
+        configs = " and ".join(code.CONFIGS.values())
+        message = f"'{name}' brings no code along: there is no '{code.AUTO_MAP}' in its {configs}"
         raise BoomspecError(message, hint="remove it: transformers' own classes are used")
     files = code.code_files(folder)
     for part, classes in named.items():
@@ -271,34 +258,33 @@ def _check_trusted(folder: Path, name: str) -> None:
 def _code(file: SpecFile, role: Role) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the code that a model brings along adds to the identities of model and tokenizer; mostly nothing."""
     folder = _config_folder(file, role)
-    found = _trusted_code(file, role, folder)
+    digests = _trusted_code(file, role, folder)
     if role == "student" and file.spec.teacher.model is not None:
         teacher = _config_folder(file, "teacher")
-        _check_same_code(file, (teacher, folder), (_trusted_code(file, "teacher", teacher)[0], found[0]))
-    model, tokenizer = ({CODE: digests} if digests else {} for digests in found)
-    return model, tokenizer
+        _check_same_code(file, (teacher, folder), (_trusted_code(file, "teacher", teacher), digests))
+    model = {CODE: digests} if digests else {}
+    return model, model if model and code.named_classes(folder, "tokenizer") else {}
 
 
-def _trusted_code(file: SpecFile, role: Role, folder: Path) -> tuple[Digests, Digests]:
-    """The code that may run of a model with its tokenizer, and of that tokenizer alone. Raises SpecError."""
+def _trusted_code(file: SpecFile, role: Role, folder: Path) -> dict[str, str]:
+    """sha256 by file name of the code of a model that may run. Raises SpecError."""
     if problems := code_problems(file, role, folder):
         raise file.error(*problems)
-    if not section_of(file, role).trust_remote_code:
-        return {}, {}
-    digests = file.once(("code", folder), lambda: code.code_digests(folder))
-    return digests, digests if code.named_classes(folder, "tokenizer") else {}
+    trusts = section_of(file, role).trust_remote_code
+    return file.once(("code", folder), lambda: code.code_digests(folder)) if trusts else {}
 
 
-def _check_same_code(file: SpecFile, folders: tuple[Path, Path], digests: tuple[Digests, Digests]) -> None:
+def _check_same_code(
+    file: SpecFile, folders: tuple[Path, Path], digests: tuple[dict[str, str], dict[str, str]]
+) -> None:
     """Raise SpecError unless teacher and student run the same code: every size has layers of both."""
-    named = [code.named_classes(folder, "model").get(_CAUSAL) for folder in folders]
+    classes = [code.named_classes(folder, "model") for folder in folders]
+    named = [found.get(_CAUSAL) for found in classes]
     if named == [None, None]:
         return
     place, hint = _trust_place(file, "student"), "every size is made of layers of both"
     # Of a model that names none only the tokenizer's code is trusted.
-    runs = [
-        bool(trusted) and bool(code.named_classes(at, "model")) for at, trusted in zip(folders, digests, strict=True)
-    ]
+    runs = [bool(trusted and found) for trusted, found in zip(digests, classes, strict=True)]
     if runs[0] != runs[1]:
         message = "the code of one of teacher and student is trusted, and not that of the other"
         raise file.error_at(place, message, f"trust both or neither: {hint}")

@@ -41,7 +41,25 @@ def path_text(file: SpecFile, place: Location, text: str) -> str:
 
 def variable_problems(file: SpecFile) -> Iterator[Problem]:
     """Problems of the environment variables in a spec's paths."""
-    for place, text in _paths(file):
+    spec, tracking = file.spec, file.spec.execution.tracking.model_dump(exclude_none=True)
+    paths: dict[Location, str | None] = {
+        ("teacher", "model"): spec.teacher.model,
+        ("student", "model"): spec.student.model,
+        ("execution", "store"): spec.execution.store,
+    }
+    if spec.data is not None:
+        paths |= {("data", "files", i): name for i, name in enumerate(spec.data.files or ())}
+        held_out = spec.data.held_out.files if spec.data.held_out is not None else None
+        paths |= {("data", "held_out", "files", i): name for i, name in enumerate(held_out or ())}
+    if spec.evaluate is not None:
+        paths["evaluate", "tasks_folder"] = spec.evaluate.tasks_folder
+    for tracker in ("wandb", "mlflow"):
+        paths |= {
+            ("execution", "tracking", tracker, name): str(text) for name, text in tracking.get(tracker, {}).items()
+        }
+    for place, text in paths.items():
+        if text is None:
+            continue
         try:
             expanded(text)
         except VariableError as error:
@@ -65,26 +83,6 @@ def tracking_of(file: SpecFile) -> dict[str, Any]:
         message = str(first.get("ctx", {}).get("error", first["msg"]))
         raise file.error_at(("execution", "tracking", *first["loc"]), message) from error
     return trackers
-
-
-def _paths(file: SpecFile) -> Iterator[tuple[Location, str]]:
-    """Every path in a spec, with its place."""
-    spec, tracking = file.spec, file.spec.execution.tracking
-    found: list[tuple[Location, str | None]] = [
-        (("teacher", "model"), spec.teacher.model),
-        (("student", "model"), spec.student.model),
-        (("execution", "store"), spec.execution.store),
-    ]
-    if spec.data is not None:
-        found += [(("data", "files", i), name) for i, name in enumerate(spec.data.files or ())]
-        held_out = spec.data.held_out.files if spec.data.held_out is not None else None
-        found += [(("data", "held_out", "files", i), name) for i, name in enumerate(held_out or ())]
-    if spec.evaluate is not None:
-        found.append((("evaluate", "tasks_folder"), spec.evaluate.tasks_folder))
-    for name, tracker in (("wandb", tracking.wandb), ("mlflow", tracking.mlflow)):
-        fields = tracker.model_dump(exclude_none=True) if tracker is not None else {}
-        found += [(("execution", "tracking", name, field), str(text)) for field, text in fields.items()]
-    yield from ((place, text) for place, text in found if text is not None)
 
 
 def resolve_path(file: SpecFile, place: tuple[str | int, ...], path: str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 from boomspec.compile.lm_eval.sources import task_chance, task_source
 from boomspec.compile.model_sources import architecture
@@ -41,13 +41,11 @@ def tokenize(resolved: ResolvedSpec) -> tasks.Tokenize:
 
 
 def pretrain(resolved: ResolvedSpec) -> tasks.Pretrain:
-    section = resolved.spec.teacher.pretrain
+    spec, section = resolved.spec, resolved.spec.teacher.pretrain
     assert section is not None
-    return tasks.Pretrain(
-        architecture=architecture(section),
-        recipe=recipe(section, seed=resolved.spec.seed, sequence_length=resolved.data.sequence_length),
-        determinism=_determinism(resolved),
-    )
+    steps = recipe(section, seed=spec.seed, sequence_length=resolved.data.sequence_length)
+    kernels = determinism(spec.determinism)
+    return tasks.Pretrain(architecture=architecture(section), recipe=steps, determinism=kernels)
 
 
 def distill(
@@ -58,18 +56,17 @@ def distill(
     tokens: int | None = None,
 ) -> tasks.Distill:
     """`tokens`: of the training, where they are not those of the section."""
-    spec, section, length = resolved.spec, resolved.spec.distill, resolved.data.sequence_length
+    spec, section = resolved.spec, resolved.spec.distill
     assert section is not None
     assert section.faithful is not None
-    plain = section.faithful == FaithfulSpec()
     return tasks.Distill(
         kept=kept,
         initial=initial,
         train_embedding=spec.student.train_embedding,
         losses=section.losses,
-        recipe=recipe(section, seed=spec.seed, sequence_length=length, tokens=tokens),
-        faithful=None if plain else tasks.Faithful(**section.faithful.model_dump()),
-        determinism=_determinism(resolved),
+        recipe=recipe(section, seed=spec.seed, sequence_length=resolved.data.sequence_length, tokens=tokens),
+        faithful=None if section.faithful == FaithfulSpec() else tasks.Faithful(**section.faithful.model_dump()),
+        determinism=determinism(spec.determinism),
     )
 
 
@@ -77,16 +74,14 @@ def recipe(training: Training, *, seed: int, sequence_length: int, tokens: int |
     """Tokens become whole sequences and whole steps, rounded to the nearest and at least one."""
     sequences = max(1, round(training.batch_tokens / sequence_length))
     steps = max(1, round((tokens or training.tokens) / (sequences * sequence_length)))
-    schedule = training.schedule
+    schedule, warmup = training.schedule, min(steps, training.schedule.warmup.of(steps))
     return tasks.Recipe(
         seed=seed,
         steps=steps,
         sequences=sequences,
         sequence_length=sequence_length,
         optimizer=tasks.Optimizer(**training.optimizer.model_dump()),
-        schedule=tasks.Schedule(
-            kind=schedule.kind, warmup_steps=min(steps, schedule.warmup.of(steps)), final=schedule.final
-        ),
+        schedule=tasks.Schedule(kind=schedule.kind, warmup_steps=warmup, final=schedule.final),
         precision=training.precision,
     )
 
@@ -103,53 +98,31 @@ def subset(plan: LayerPlan, *, rest: Literal[True] | None) -> tasks.Baseline:
 
 def laco(resolved: ResolvedSpec, section: LaCoSpec, *, layers: int, of: int) -> tasks.Baseline:
     """The teacher's `of` layers collapsed to `layers`."""
-    return tasks.Baseline(
-        build=tasks.LaCo(
-            layers=layers,
-            lowest=0,
-            highest=of,
-            **section.model_dump(exclude={"calibration"}),
-            calibration=_calibration(resolved, section.calibration),
-            precision=_search_precision(resolved),
-            determinism=_determinism(resolved),
-        )
-    )
+    settings = section.model_dump(exclude={"calibration"}) | _measured(resolved, section.calibration)
+    return tasks.Baseline(build=tasks.LaCo(layers=layers, lowest=0, highest=of, **settings))
 
 
-def layer_search(resolved: ResolvedSpec, section: KeepChoice) -> tasks.Search:
-    return _search(resolved, tasks.LayerChoice(method=section.method, count=section.count), section.calibration)
+def search(resolved: ResolvedSpec, section: KeepChoice | OrderSearch, kept: tuple[int, ...] = ()) -> tasks.Search:
+    """The search for the kept layers, or for the order in which those of the student's `kept` ones are patched."""
+    choice: tasks.LayerChoice | tasks.PatchOrder
+    if isinstance(section, KeepChoice):
+        choice = tasks.LayerChoice(method=section.method, count=section.count)
+    else:
+        settings = section.model_dump(exclude={"search", "calibration"})
+        choice = tasks.PatchOrder(method=section.search, kept=kept, **settings)
+    return tasks.Search(choice=choice, **_measured(resolved, section.calibration))
 
 
-def order_search(resolved: ResolvedSpec, section: OrderSearch, kept: tuple[int, ...]) -> tasks.Search:
-    settings = section.model_dump(exclude={"search", "calibration"})
-    choice = tasks.PatchOrder(method=section.search, kept=kept, **settings)
-    return _search(resolved, choice, section.calibration)
-
-
-def _search(
-    resolved: ResolvedSpec, choice: tasks.LayerChoice | tasks.PatchOrder, calibration: CalibrationSpec
-) -> tasks.Search:
-    return tasks.Search(
-        choice=choice,
-        calibration=_calibration(resolved, calibration),
-        precision=_search_precision(resolved),
-        determinism=_determinism(resolved),
-    )
-
-
-def _calibration(resolved: ResolvedSpec, section: CalibrationSpec) -> tasks.Calibration:
-    length = resolved.data.sequence_length
-    return tasks.Calibration(sequences=section.sequences, sequence_length=length, seed=resolved.spec.seed)
-
-
-def _search_precision(resolved: ResolvedSpec) -> tasks.Precision:
-    """Searches compute in what the models are measured in, else in what the student is trained in."""
-    section = resolved.spec.evaluate or resolved.spec.distill
-    return section.precision if section is not None else "bf16"
-
-
-def _determinism(resolved: ResolvedSpec) -> tasks.Determinism | None:
-    return determinism(resolved.spec.determinism)
+def _measured(resolved: ResolvedSpec, calibration: CalibrationSpec) -> dict[str, Any]:
+    """On which text and how a search computes: as the models are measured, else as the student is trained."""
+    spec = resolved.spec
+    section = spec.evaluate or spec.distill
+    text = {"sequences": calibration.sequences, "sequence_length": resolved.data.sequence_length, "seed": spec.seed}
+    return {
+        "calibration": tasks.Calibration.model_validate(text),
+        "precision": section.precision if section is not None else "bf16",
+        "determinism": determinism(spec.determinism),
+    }
 
 
 @memoized_for("evaluate", "data", "seed", "determinism")

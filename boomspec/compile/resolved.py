@@ -173,68 +173,49 @@ def _put_layers(spec: Spec, data: dict[str, Any], family: ResolvedFamily) -> Non
 
 def _layers(spec: Spec, family: ResolvedFamily) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """What the sections `student`, `teacher` and `interpolate` have become."""
-    facts = family.facts
+    facts, kept, order = family.facts, family.kept, spec.interpolate.order
     student = {
-        "keep": list(family.kept),
+        "keep": list(kept),
         "parameters": family.student.parameters,
-        "blocks": [[block.start, block.stop - 1] for block in blocks(family.kept, facts.count)],
+        "blocks": [[block.start, block.stop - 1] for block in blocks(kept, facts.count)],
     }
     sizes = {
         family.label(member): {"plan": compact_plan(member.plan), "parameters": member.parameters}
         | ({"tied": member.tied} if facts.tied else {})
         for member in family.members
     }
+    # The block that each step patches; the blocks of every size where one size's are not among the next one's.
+    multiple = patchable(kept, facts.count)
+    plans = [member.plan for member in family.every]
+    sets = [{i for i in multiple if Layer(TEACHER, kept[i]) in layers} for layers in map(set, plans)]
+    if all(before <= after for before, after in pairwise(sets)):
+        steps: list[Any] = [i for before, after in pairwise(sets) for i in sorted(after - before)]
+    else:
+        steps = [sorted(patched) for patched in sets]
+    # Where the published rule gives the same plans, the student owns the blocks of one layer, too.
+    singletons = spec.interpolate.singletons
+    if isinstance(order, str) and plans == family_of_sets(kept, facts.count, prefixes(ORDERS[order](multiple))):
+        singletons = "student"
     teacher = {"layers": facts.count, "parameters": family.members[-1].parameters}
-    return student, teacher, {"order": _order(family), "singletons": _singletons(spec, family), "sizes": sizes}
-
-
-def _order(family: ResolvedFamily) -> list[Any]:
-    """The block that each step patches; the blocks of every size where one size's are not among the next one's."""
-    multiple = patchable(family.kept, family.facts.count)
-    sets = [
-        {i for i in multiple if Layer(TEACHER, family.kept[i]) in layers}
-        for layers in map(set, (m.plan for m in family.every))
-    ]
-    steps = [sorted(after - before) for before, after in pairwise(sets)]
-    nested = all(before <= after for before, after in pairwise(sets))
-    return [i for step in steps for i in step] if nested else [sorted(blocks) for blocks in sets]
-
-
-def _singletons(spec: Spec, family: ResolvedFamily) -> str:
-    """Who owns the blocks of one layer: "student" also where the published rule gives the same plans."""
-    order = spec.interpolate.order
-    if spec.interpolate.singletons == "student" or not isinstance(order, str):
-        return "student"
-    sets = prefixes(ORDERS[order](patchable(family.kept, family.facts.count)))
-    plain = family_of_sets(family.kept, family.facts.count, sets)
-    return "student" if plain == [member.plan for member in family.every] else "reference"
+    return student, teacher, {"order": steps, "singletons": singletons, "sizes": sizes}
 
 
 def _read(spec: Spec, sources: Iterable[Source]) -> dict[str, Any]:
-    """What the spec reads, by what it is for."""
+    """What the spec reads, by what it is for, as it fits a page."""
     models = iter(["teacher", "student"] if spec.teacher.model is not None else ["student"])
     read: dict[str, Any] = {}
     for source in sources:
+        short = {key: value for key, value in source.identity.items() if value is not None}
+        if isinstance(files := short.get("files"), list):  # a long list becomes a count and the id, which covers it
+            short |= {"files": f"{len(files)} files", "id": source.id[:12]}
         if source.kind == "model":
-            read[next(models)] = _short(source)
+            read[next(models)] = short
         elif source.kind in ("text", "hub_dataset"):
-            read["data"] = _short(source)
+            read["data"] = short
         else:  # a spec may read lm-eval tasks of its own and stock ones
-            read[source.kind] = read.get(source.kind, {}) | _tasks(source, read.get(source.kind, {}))
+            known = read.setdefault(source.kind, {})
+            tasks, data = short.pop(TASKS, ()), short.pop(DATA, None)
+            if data is not None:  # outside of the tasks' folder: one digest, by the tasks that name it
+                short[DATA] = {**known.get(DATA, {}), ", ".join(tasks): digest(data)[:12]}
+            known |= short
     return read
-
-
-def _tasks(source: Source, known: dict[str, Any]) -> dict[str, Any]:
-    """A source of lm-eval tasks; data outside of their folder as one digest, by the tasks that name it."""
-    short = {key: value for key, value in _short(source).items() if key not in (TASKS, DATA)}
-    if DATA not in source.identity:
-        return short
-    data = {", ".join(source.identity[TASKS]): digest(source.identity[DATA])[:12]}
-    return {**short, DATA: {**known.get(DATA, {}), **data}}
-
-
-def _short(source: Source) -> dict[str, Any]:
-    """An identity that fits a page: long file lists become a count and the id, which covers them."""
-    files = source.identity.get("files")
-    short = {"files": f"{len(files)} files", "id": source.id[:12]} if isinstance(files, list) else {}
-    return {**{key: value for key, value in source.identity.items() if value is not None}, **short}

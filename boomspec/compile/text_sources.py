@@ -22,6 +22,7 @@ from boomspec.spec.variables import has_variables
 
 FILES: Location = ("data", "files")
 HELD_OUT_FILES: Location = ("data", "held_out", "files")
+_FOLDER = "a folder gives its files with known endings (.txt, .jsonl, .json, .parquet, .gz, .zst); hidden ones not"
 _SEEN = "held-out text must not be seen in training"
 _COUNTED = 64 << 20  # bytes of files of rows that are read at once to count them: more is not cheap
 
@@ -33,53 +34,7 @@ class FilesEntry:
     place: Location
     text: str
     files: tuple[Path, ...]
-
-
-def text_problems(file: SpecFile, data: DataSpec) -> Iterator[Problem]:
-    """Problems of the files that hold the text, without reading them."""
-    for entry in [*entries(file, FILES), *entries(file, HELD_OUT_FILES)]:
-        if not _matching(file, entry.place, entry.text):
-            yield file.problem(entry.place, f"no file matches '{entry.text}'", _where(file, entry))
-    for place in (FILES, HELD_OUT_FILES):
-        yield from _format_problems(file, data, place)
-    yield from _count_problems(file, data)
-    trained = {path.resolve() for path in _files(file, FILES)}
-    for entry in entries(file, HELD_OUT_FILES):
-        if both := [path for path in entry.files if path.resolve() in trained]:
-            message = f"'{both[0].name}' is trained on, too: it is one of data.files"
-            yield file.problem(entry.place, message, _SEEN)
-
-
-def _where(file: SpecFile, entry: FilesEntry) -> str:
-    folder = file.folder(entry.place)
-    if (folder / Path(path_text(file, entry.place, entry.text))).is_dir():
-        return "a folder gives its files with known endings (.txt, .jsonl, .json, .parquet, .gz, .zst); hidden ones not"
-    return f"paths are relative to {folder}"
-
-
-def _format_problems(file: SpecFile, data: DataSpec, place: Location) -> Iterator[Problem]:
-    formats = {} if data.format else {format_of(path): path.name for path in _files(file, place)}
-    if None in formats:
-        hint = "give it: format: text, jsonl, json or parquet"
-        yield file.problem(place, f"the format of '{formats[None]}' is not known by its ending", hint)
-    elif len(formats) > 1:
-        message = f"files of several formats ({', '.join(sorted(map(str, formats)))})"
-        yield file.problem(place, message, "give files of one format, or name it: format: ...")
-
-
-def _count_problems(file: SpecFile, data: DataSpec) -> Iterator[Problem]:
-    """Of text files, which are one document each, the number of documents is known."""
-    files = _files(file, FILES)
-    if not files or {data.format or format_of(path) for path in files} != {"text"}:
-        return
-    rest, split = files[data.skip :], data.held_out
-    held_out = len(rest[split.offset :: split.every]) if split is not None and split.every is not None else 0
-    if len(rest) == held_out:
-        hint = "see data.skip and data.held_out"
-        yield file.problem(("data",), f"no document is left to train on: {len(files)} in all", hint)
-    elif split is not None and split.every is not None and held_out == 0:
-        message = f"no document would be held out: there are {len(files)}, and a text file is one document"
-        yield file.problem(("data", "held_out"), message)
+    matches: bool  # any file, also one of the entries before it
 
 
 @memoized_for("data")
@@ -87,44 +42,63 @@ def entries(file: SpecFile, place: Location) -> list[FilesEntry]:
     """The entries of a list of files, each with its files."""
     found: list[FilesEntry] = []
     seen: set[Path] = set()
-    for i, text in enumerate(_written(file, place)):
+    data = file.spec.data
+    section = data if place == FILES else data and data.held_out
+    for i, text in enumerate((section and section.files) or ()):
+        assert data is not None
+        matched = matching(file.folder((*place, i)), path_text(file, (*place, i), text), format=data.format)
         # "a/../b/x.txt" is b/x.txt once more; a link under another name is a document of its own.
-        given = {path.parent.resolve() / path.name: path for path in _matching(file, (*place, i), text)}
+        given = {path.parent.resolve() / path.name: path for path in matched}
         files = [path for known, path in given.items() if known not in seen]
         seen.update(given)
-        found.append(FilesEntry((*place, i), text, tuple(files)))
+        found.append(FilesEntry((*place, i), text, tuple(files), bool(matched)))
     return found
 
 
-def _written(file: SpecFile, place: Location) -> tuple[str, ...]:
-    data = file.spec.data
-    section = data if place == FILES else data and data.held_out
-    return (section.files if section is not None else None) or ()
-
-
-def _matching(file: SpecFile, place: Location, text: str) -> list[Path]:
-    assert file.spec.data is not None
-    return matching(file.folder(place), path_text(file, place, text), format=file.spec.data.format)
-
-
-def data_files(file: SpecFile) -> list[Path]:
-    """The local files that hold the text, in their order, each once."""
-    if _is_corpus(file, FILES):
+def data_files(file: SpecFile, place: Location = FILES) -> list[Path]:
+    """The local files that hold the text, or those of `HELD_OUT_FILES`, in their order, each once."""
+    if place == FILES and file.spec.data is not None and file.spec.data.corpus is not None:
         return file.once("python_stdlib", python_stdlib)
-    return _files(file, FILES)
-
-
-def held_out_files(file: SpecFile) -> list[Path]:
-    """The local files that hold nothing but held-out text."""
-    return _files(file, HELD_OUT_FILES)
-
-
-def _is_corpus(file: SpecFile, place: Location) -> bool:
-    return place == FILES and file.spec.data is not None and file.spec.data.corpus is not None
-
-
-def _files(file: SpecFile, place: Location) -> list[Path]:
     return [path for entry in entries(file, place) for path in entry.files]
+
+
+def text_problems(file: SpecFile, data: DataSpec) -> Iterator[Problem]:
+    """Problems of the files that hold the text, without reading them."""
+    for entry in [*entries(file, FILES), *entries(file, HELD_OUT_FILES)]:
+        if not entry.matches:
+            folder = file.folder(entry.place)
+            is_folder = (folder / path_text(file, entry.place, entry.text)).is_dir()
+            hint = _FOLDER if is_folder else f"paths are relative to {folder}"
+            yield file.problem(entry.place, f"no file matches '{entry.text}'", hint)
+    for place in (FILES, HELD_OUT_FILES):
+        files = [path for entry in entries(file, place) for path in entry.files]
+        formats = {} if data.format else {format_of(path): path.name for path in files}
+        if None in formats:
+            hint = "give it: format: text, jsonl, json or parquet"
+            yield file.problem(place, f"the format of '{formats[None]}' is not known by its ending", hint)
+        elif len(formats) > 1:
+            message = f"files of several formats ({', '.join(sorted(map(str, formats)))})"
+            yield file.problem(place, message, "give files of one format, or name it: format: ...")
+    trained = [path for entry in entries(file, FILES) for path in entry.files]
+    if {data.format or format_of(path) for path in trained} == {"text"}:
+        yield from _count_problems(file, data, len(trained))
+    resolved = {path.resolve() for path in trained}
+    for entry in entries(file, HELD_OUT_FILES):
+        if both := [path for path in entry.files if path.resolve() in resolved]:
+            message = f"'{both[0].name}' is trained on, too: it is one of data.files"
+            yield file.problem(entry.place, message, _SEEN)
+
+
+def _count_problems(file: SpecFile, data: DataSpec, documents: int) -> Iterator[Problem]:
+    """Of text files, which are one document each, the number of documents is known."""
+    rest, split = range(documents)[data.skip :], data.held_out
+    held_out = len(rest[split.offset :: split.every]) if split is not None and split.every is not None else None
+    if len(rest) == (held_out or 0):
+        hint = "see data.skip and data.held_out"
+        yield file.problem(("data",), f"no document is left to train on: {documents} in all", hint)
+    elif held_out == 0:
+        message = f"no document would be held out: there are {documents}, and a text file is one document"
+        yield file.problem(("data", "held_out"), message)
 
 
 @memoized_for("data")
@@ -132,17 +106,26 @@ def text_source(file: SpecFile) -> Source:
     """The text: digests of its files, or a pinned data set."""
     data = file.spec.data
     assert data is not None
-    if data.dataset is not None:
-        commit = _pinned_dataset(file, data.dataset, data.revision)
-        identity = {"hub": data.dataset, "revision": commit, "config": data.config, "split": data.split}
-        return Source("hub_dataset", identity, {"asked": data.revision})
-    return _of_files(file, "text", FILES, data_files(file))
+    if data.dataset is None:
+        return _of_files(file, "text", FILES, data_files(file))
+    name, revision, locked = data.dataset, data.revision, file.pins.dataset(data.dataset, data.revision)
+    commit = None if file.pins.only_offline else locked
+    if commit is None:
+        try:
+            with errors_at(file, ("data", "dataset")):
+                commit = file.once(("data set", name, revision), lambda: pinned_dataset(name, revision))
+        except UnreachableError as error:
+            if locked is None:
+                raise file.error_at(("data", "dataset"), error.message, error.hint) from error
+            commit = locked
+    identity = {"hub": name, "revision": commit, "config": data.config, "split": data.split}
+    return Source("hub_dataset", identity, {"asked": revision})
 
 
 @memoized_for("data")
 def held_out_source(file: SpecFile) -> Source | None:
     """The held-out text, where it has files of its own."""
-    files = held_out_files(file)
+    files = data_files(file, HELD_OUT_FILES)
     if not files:
         return None
     source = _of_files(file, HELD_OUT_TEXT, HELD_OUT_FILES, files)
@@ -155,52 +138,37 @@ def held_out_source(file: SpecFile) -> Source | None:
 
 
 def _of_files(file: SpecFile, kind: str, place: Location, files: list[Path]) -> Source:
-    data = file.spec.data
+    data, listed = file.spec.data, entries(file, place)
     assert data is not None
     format = data.format or format_of(files[0])
-    if format != "parquet":
-        _check_encodings(file, place, files)
+    for path in files if format != "parquet" else ():
+        with path.open("rb") as opened:
+            if opened.read(2) in UTF_16:  # it would be read as something else or not at all
+                hint = f"save it as UTF-8: iconv -f UTF-16 -t UTF-8 {path.name}"
+                raise file.error_at(place, f"'{path}' is UTF-16, not UTF-8", hint)
     identity = [{"sha256": digest_of(file, path), "bytes": path.stat().st_size} for path in files]
+    written = [Path(entry.text) for entry in listed]
+    shown = (str(p.relative_to(plain_part(p).parent)) if p.is_absolute() else str(p) for p in written)
     location = {
         "files": [str(path) for path in files],
-        "name": _text_name(file, place),
-        "names": _file_names(file, files, place),
-        "entries": [_counted(entry, format) for entry in entries(file, place)],
+        "name": ", ".join(shown) if listed else data.corpus,
+        "names": _file_names(file, files, listed),
+        "entries": [_counted(entry, format) for entry in listed],
     }
     return Source(kind, {"format": format, "files": identity}, location)
 
 
-def _text_name(file: SpecFile, place: Location) -> str:
-    """What the text is called: its corpus, or its entries."""
-    if _is_corpus(file, place):
-        return str(file.spec.data and file.spec.data.corpus)
-    written = [Path(text) for text in _written(file, place)]
-    return ", ".join(str(p.relative_to(plain_part(p).parent)) if p.is_absolute() else str(p) for p in written)
-
-
-def _file_names(file: SpecFile, files: list[Path], place: Location) -> list[str]:
-    """What the files are called on every machine: their paths from where the spec's entries start."""
-    if _is_corpus(file, place):
+def _file_names(file: SpecFile, files: list[Path], listed: list[FilesEntry]) -> list[str]:
+    """What the files are called on every machine: their paths from where the spec's entries, or the corpus, start."""
+    parts = [plain_part(home_path(path_text(file, entry.place, entry.text))) for entry in listed]
+    # The value of a variable differs from machine to machine, also where it leads into the spec's own folder.
+    bases = [part for part, entry in zip(parts, listed, strict=True) if has_variables(entry.text)]
+    bases += [*(file.folder(entry.place) for entry in listed), *parts]
+    if not listed:
         bases = [Path(os.path.commonpath([path.parent for path in files]))]
-    else:
-        written = _written(file, place)
-        parts = [plain_part(home_path(path_text(file, (*place, i), text))) for i, text in enumerate(written)]
-        # The value of a variable differs from machine to machine, also where it leads into the spec's own folder.
-        bases = [part for part, text in zip(parts, written, strict=True) if has_variables(text)]
-        bases += [*(file.folder((*place, i)) for i in range(len(written))), *parts]
     # As texts: a corpus of many files in a sweep of many experiments would be slow with paths.
     starts = [str(base / "_")[:-1] for base in bases]
     return [next((str(f)[len(start) :] for start in starts if str(f).startswith(start)), f.name) for f in files]
-
-
-def _check_encodings(file: SpecFile, place: Location, files: list[Path]) -> None:
-    """Raise SpecError for text in UTF-16, which would be read as something else or not at all."""
-    for path in files:
-        with path.open("rb") as opened:
-            start = opened.read(2)
-        if start in UTF_16:
-            hint = f"save it as UTF-8: iconv -f UTF-16 -t UTF-8 {path.name}"
-            raise file.error_at(place, f"'{path}' is UTF-16, not UTF-8", hint)
 
 
 def _counted(entry: FilesEntry, format: str | None) -> dict[str, object]:
@@ -213,21 +181,5 @@ def _counted(entry: FilesEntry, format: str | None) -> dict[str, object]:
         rows = [parquet_rows(path) for path in entry.files]
         documents = None if None in rows else sum(filter(None, rows))
     elif format == "jsonl" and size <= _COUNTED and not any(p.suffix in COMPRESSED for p in entry.files):
-        documents = 0
-        for path in entry.files:
-            with path.open("rb") as opened:
-                documents += sum(1 for line in opened if line.strip())
+        documents = sum(1 for path in entry.files for line in path.read_bytes().split(b"\n") if line.strip())
     return {"entry": entry.text, "files": len(entry.files), "documents": documents, "bytes": size}
-
-
-def _pinned_dataset(file: SpecFile, name: str, revision: str | None) -> str:
-    locked = file.pins.dataset(name, revision)
-    if locked is not None and not file.pins.only_offline:
-        return locked
-    try:
-        with errors_at(file, ("data", "dataset")):
-            return file.once(("data set", name, revision), lambda: pinned_dataset(name, revision))
-    except UnreachableError as error:
-        if locked is None:
-            raise file.error_at(("data", "dataset"), error.message, error.hint) from error
-        return locked

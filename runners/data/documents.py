@@ -1,28 +1,74 @@
 """Read the documents of a text source, one by one, in an order that never changes.
 
+    text      a whole file is one document
+    jsonl     a JSON object a line; blank lines are no rows
+    json      an array of JSON objects, read piece by piece; a file of lines is read as jsonl
+    parquet   a row each, as of a data set of the hub
+
 A file's sha256 is compared with the graph's before it is read: a corpus that changed since is an error, not another
-result under the same id.
+result under the same id. text, jsonl and json may be compressed (gzip, zstd), whatever their names say; several frames
+or members in one file follow each other, as parallel compressors write them. A byte order mark is not text. A row
+without text has a `BadRow` in its place. A file that cannot be read as a whole, such as a truncated one, raises.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import json
+import re
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple, cast
 
-from boomspec.core.errors import BoomspecError
+import zstandard
+
+from boomspec.core.errors import BoomspecError, did_you_mean
 from boomspec.core.graph import HELD_OUT_TEXT, Source
 from boomspec.core.identity import file_digest
-from runners.data.rows import BadRow, Row, Skipped, json_rows, jsonl_rows, parquet_rows, text_of, text_row
 
-_READERS = {"jsonl": jsonl_rows, "json": json_rows, "parquet": parquet_rows}
+_PARQUET_ROWS = 256  # read at a time
+_PIECE = 1 << 20  # characters of a JSON array that are read at a time
+_LONGEST = 1 << 28  # characters of one element of it
+_SPACES = re.compile(r"[ \t\r\n]*")
+_MARK = "\ufeff"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_ZSTD_EXTRA = b"\x2a\x4d\x18"  # after 0x50 to 0x5f: a frame without data, with which some files begin
+_ZSTD_WINDOW = 1 << 31  # of zstd --long=31, the largest that there is
+_ZSTD_PIECE = 1 << 14  # compressed bytes at a time: what they expand to is in memory
+_TRUNCATED = (gzip.BadGzipFile, EOFError, zlib.error, zstandard.ZstdError)
 
 
-@dataclass(frozen=True)
-class Document:
+class BadRow(NamedTuple):
+    """What is wrong with a row: its `kind`, to count by, and the whole message with the row's place."""
+
+    kind: str
+    message: str
+    hint: str | None = None
+
+
+Row = tuple[str | BadRow, int]  # its text, or why it has none; how many bytes of the file are read after it
+
+
+@dataclass
+class Skipped:
+    """How many rows are still to be skipped; they are not parsed."""
+
+    count: int
+
+    def take(self, rows: int = 1) -> bool:
+        """Whether the next `rows` rows are all skipped."""
+        taken = self.count >= rows
+        self.count -= rows * taken
+        return taken
+
+
+class Document(NamedTuple):
     """One text. `bytes_read`: how far into the source's files it ends (0: unknown). `bad`: why the row has no text."""
 
     text: str
@@ -49,18 +95,16 @@ class Documents:
         done: int = 0,
         state: dict[str, Any] | None = None,
     ) -> None:
-        self._lenient = lenient
-        self._stream: Any = None
+        self._lenient, self._stream = lenient, cast(Any, None)
         if source.kind == "hub_dataset":
             self._rows = self._hub_rows(source, text_field, skip, done, state)
         elif source.kind in ("text", HELD_OUT_TEXT):
-            self._rows = _file_rows(source, text_field, skip + done)
+            self._rows = _file_rows(source, text_field, Skipped(skip + done))
         else:
             raise TypeError(f"a source of kind {source.kind} has no documents")
 
     def __iter__(self) -> Iterator[Document]:
-        for row, before, size in self._rows:
-            text, read = row.text, before + int(size * row.share)
+        for text, read in self._rows:
             if isinstance(text, str):
                 yield Document(text, read)
             elif self._lenient:
@@ -82,7 +126,7 @@ class Documents:
 
     def _hub_rows(
         self, source: Source, text_field: str, skip: int, done: int, state: dict[str, Any] | None
-    ) -> Iterator[tuple[Row, int, int]]:
+    ) -> Iterator[Row]:
         import datasets  # 1 s, and only corpora from the hub need it
 
         hub, config, split, revision = (source.identity[name] for name in ("hub", "config", "split", "revision"))
@@ -91,7 +135,7 @@ class Documents:
         if state is not None:
             stream.load_state_dict(state)
         for number, row in enumerate(stream, start=skip + done + 1):
-            yield Row(text_of(row, text_field, f"{hub} ({split}), row {number}")), 0, 0
+            yield _text_of(row, text_field, f"{hub} ({split}), row {number}"), 0
 
 
 def source_bytes(source: Source) -> int:
@@ -99,24 +143,24 @@ def source_bytes(source: Source) -> int:
     return sum(file["bytes"] for file in source.identity.get("files", ()))
 
 
-def _file_rows(source: Source, text_field: str, skip: int) -> Iterator[tuple[Row, int, int]]:
-    """Every row, with the bytes of the files before its own and of its own."""
+def _file_rows(source: Source, field: str, skipped: Skipped) -> Iterator[Row]:
+    """The rows of all files; the bytes that are read are those of all files, too."""
     files, paths, format = source.identity["files"], source.location["files"], source.identity["format"]
     if len(files) != len(paths):
         raise BoomspecError(f"the graph names {len(files)} text files but has places for {len(paths)}")
-    if format != "text" and format not in _READERS:
-        raise BoomspecError(f"{paths[0]}: format {format!r} is not known (allowed: text, {', '.join(_READERS)})")
-    before, skipped = 0, Skipped(skip)
+    readers = {"jsonl": _jsonl_rows, "json": _json_rows, "parquet": _parquet_rows}
+    if format != "text" and format not in readers:
+        raise BoomspecError(f"{paths[0]}: format {format!r} is not known (allowed: text, {', '.join(readers)})")
+    before = 0
     for file, path in zip(files, map(Path, paths), strict=True):
         try:
             if format != "text":
                 _check(path, file_digest(path), file["sha256"])
-                rows = _READERS[format](path, text_field, skipped)
-                yield from ((row, before, file["bytes"]) for row in rows)
+                yield from ((text, before + read) for text, read in readers[format](path, field, skipped))
             elif not skipped.take():
                 data = path.read_bytes()
                 _check(path, hashlib.sha256(data).hexdigest(), file["sha256"])
-                yield text_row(data, path), before, file["bytes"]
+                yield _text_file(data, path), before + file["bytes"]
         except OSError as error:
             raise BoomspecError(f"{path}: cannot be read: {error.strerror or error}") from error
         before += file["bytes"]
@@ -124,8 +168,215 @@ def _file_rows(source: Source, text_field: str, skip: int) -> Iterator[tuple[Row
 
 def _check(path: Path, found: str, expected: str) -> None:
     if found != expected:
-        raise BoomspecError(
-            f"{path}: the file has changed since the spec was compiled "
-            f"(sha256 {found[:12]}..., the graph was compiled for {expected[:12]}...)",
-            hint="compile the spec again: the new text makes new artifacts",
-        )
+        digests = f"sha256 {found[:12]}..., the graph was compiled for {expected[:12]}..."
+        message = f"{path}: the file has changed since the spec was compiled ({digests})"
+        raise BoomspecError(message, hint="compile the spec again: the new text makes new artifacts")
+
+
+@contextmanager
+def _decompressed(path: Path, data: bytes | None = None) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """A file's bytes without their compression, and the file itself, whose position says how far it is read.
+
+    `data`: the file's bytes, where they are in memory already.
+    """
+    with path.open("rb") if data is None else io.BytesIO(data) as raw:
+        start = raw.read(4)
+        raw.seek(0)
+        try:
+            if start.startswith(_GZIP):
+                with gzip.GzipFile(fileobj=raw) as file:
+                    yield cast(BinaryIO, file), raw
+            elif start == _ZSTD or (start[1:] == _ZSTD_EXTRA and start[0] >> 4 == 5):
+                yield io.BufferedReader(_Zstd(raw), 1 << 20), raw
+            else:
+                yield raw, raw
+        except _TRUNCATED as error:
+            hint = "is the file whole? copy it again"
+            raise BoomspecError(f"{path}: cannot be decompressed: {error}", hint=hint) from error
+
+
+class _Zstd(io.RawIOBase):
+    """The data of all frames of a stream. The library's own reader takes a truncated frame for a whole one."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self._raw, self._rest, self._data, self._at = raw, b"", b"", 0
+        self._frame: Any = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while self._at == len(self._data):
+            piece = self._rest or self._raw.read(_ZSTD_PIECE)
+            if not piece:
+                if self._frame is not None:
+                    raise EOFError("it ends before its end-of-frame marker")
+                return 0
+            if self._frame is None:
+                self._frame = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).decompressobj()
+            self._data, self._at = self._frame.decompress(piece), 0
+            self._rest = self._frame.unused_data if self._frame.eof else b""
+            if self._frame.eof:
+                self._frame = None
+        count = min(len(buffer), len(self._data) - self._at)
+        buffer[:count] = self._data[self._at : self._at + count]
+        self._at += count
+        return count
+
+
+def _text_file(data: bytes, path: Path) -> str | BadRow:
+    """The text of a file with these bytes."""
+    with _decompressed(path, data) as (file, _):
+        data = file.read()
+    _check_encoding(data, path)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        return BadRow("not UTF-8", f"{path}:{line}: not UTF-8 text: {error.reason} at byte {error.start}")
+    if "\0" in text:
+        hint = "is it UTF-16 (iconv -f UTF-16 -t UTF-8), or no text at all?"
+        return BadRow("not text", f"{path}: holds NUL characters, which no text has", hint)
+    return text
+
+
+def _jsonl_rows(path: Path, field: str, skipped: Skipped) -> Iterator[Row]:
+    with _decompressed(path) as (file, raw):
+        done = 0
+        for number, line in enumerate(file, start=1):
+            if number == 1:
+                _check_encoding(line, path)
+                line = line.removeprefix(_MARK.encode())
+            done += len(line)
+            # Blank lines, as at the end of many files, are no rows.
+            if line.strip() and not skipped.take():
+                place = f"{path}:{number}"
+                try:
+                    text = _text_of(json.loads(line.decode("utf-8")), field, place)
+                except UnicodeDecodeError as error:
+                    message = f"{place}: not UTF-8 text: {error.reason} at byte {error.start} of the line"
+                    text = BadRow("not UTF-8", message)
+                except (ValueError, RecursionError) as error:
+                    text = BadRow("not JSON", f"{place}: not a JSON line: {error}")
+                yield text, done if file is raw else raw.tell()
+
+
+def _json_rows(path: Path, field: str, skipped: Skipped) -> Iterator[Row]:
+    """The elements of an array; memory holds one of them and a piece of the file."""
+    with _decompressed(path) as (file, raw):
+        head = cast(io.BufferedReader, file).peek(_PIECE)
+        _check_encoding(head, path)
+        if head.removeprefix(_MARK.encode()).lstrip()[:1] != b"{":
+            with io.TextIOWrapper(file, encoding="utf-8-sig") as characters:
+                for number, row in enumerate(_elements(characters, path), start=1):
+                    if not skipped.take():
+                        yield _text_of(row, field, f"{path}, element {number}"), raw.tell()
+            return
+    yield from _jsonl_rows(path, field, skipped)  # lines, whatever its ending says
+
+
+def _elements(file: io.TextIOWrapper, path: Path) -> Iterator[Any]:
+    """The elements of the JSON array that a file holds."""
+    decoder, buffer, at, begun = json.JSONDecoder(), "", 0, False
+    piece, line = _PIECE, 1
+
+    def wrong(what: str, place: int) -> BoomspecError:
+        newlines = buffer.count("\n", 0, place)
+        message = f"{path}:{line + newlines}: not a JSON array: {what}"
+        return BoomspecError(message, hint="an array of objects, or a line each (.jsonl)")
+
+    while True:
+        try:
+            more = file.read(piece)
+        except UnicodeDecodeError as error:
+            raise BoomspecError(f"{path}: not UTF-8 text: {error.reason}") from error
+        line += buffer.count("\n", 0, at)
+        buffer, at = buffer[at:] + more, 0
+        while (at := _skip_spaces(buffer, at)) < len(buffer):
+            if not begun:
+                if buffer[at] != "[":
+                    raise wrong("it does not begin with '['", 0)
+                at, begun = at + 1, True
+                continue
+            if buffer[at] == "]":
+                if buffer[at + 1 :].strip() or file.read(_PIECE).strip():
+                    raise wrong("something follows its end", 0)
+                return
+            try:
+                value, end = decoder.raw_decode(buffer, at)
+            except (ValueError, RecursionError) as error:
+                if more and len(buffer) - at < _LONGEST and not isinstance(error, RecursionError):
+                    break  # the rest of the element is not read yet
+                raise wrong(str(error), at) from error
+            end = _skip_spaces(buffer, end)
+            if end == len(buffer):
+                break  # what follows is not read yet
+            if buffer[end] not in ",]":
+                raise wrong(f"',' or ']' is missing before {buffer[end]!r}", end)
+            at = end + (buffer[end] == ",")
+            yield value
+        if not more:
+            raise wrong("its end is missing", len(buffer))
+        piece = max(_PIECE, len(buffer) - at)  # so that a long element is not parsed too often
+
+
+def _skip_spaces(text: str, at: int) -> int:
+    found = _SPACES.match(text, at)
+    return at if found is None else found.end()
+
+
+def _parquet_rows(path: Path, field: str, skipped: Skipped) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(path, memory_map=True)
+    except pa.ArrowInvalid as error:
+        raise BoomspecError(f"{path}: not a parquet file: {error}") from error
+    with table:
+        names = table.schema_arrow.names
+        column = field if field in names else field.partition(".")[0]
+        if column not in names:
+            bad = _no_field(str(path), field, names)
+            raise BoomspecError(bad.message, hint=bad.hint)
+        size, number = path.stat().st_size, 0
+        # Of a column that holds others all are read where their names alone do not say which one is meant.
+        for batch in table.iter_batches(batch_size=_PARQUET_ROWS, columns=[column]):
+            if skipped.take(batch.num_rows):
+                number += batch.num_rows
+                continue
+            for row in batch.to_pylist():
+                number += 1
+                if not skipped.take():
+                    yield _text_of(row, field, f"{path}, row {number}"), size * number // table.metadata.num_rows
+
+
+def _text_of(row: Any, field: str, place: str) -> str | BadRow:
+    """The text of a row: a field, or one inside of others by its dotted path."""
+    if not isinstance(row, dict):
+        kind = "null" if row is None else type(row).__name__
+        return BadRow("not an object", f"{place}: expected an object with a field '{field}', not {kind}")
+    value: Any = row
+    for name in [field] if field in row else field.split("."):
+        if not isinstance(value, dict) or name not in value:
+            found = [str(key) for key in value] if isinstance(value, dict) else []
+            return _no_field(place, field, found)
+        value = value[name]
+    if not isinstance(value, str):
+        kind = "null" if value is None else type(value).__name__
+        return BadRow("null" if value is None else "not text", f"{place}: field '{field}' is {kind}, not text")
+    # JSON can hold half a character ("\ud83d"), which real web text does now and then; no encoding has it.
+    return value.removeprefix(_MARK).encode("utf-8", errors="replace").decode("utf-8")
+
+
+def _no_field(place: str, field: str, found: list[str]) -> BadRow:
+    hint = did_you_mean(field.rpartition(".")[2], found) or "set data.text_field"
+    message = f"{place}: has no field '{field}' (it has: {', '.join(found[:20]) or 'none'})"
+    return BadRow("no such field", message, hint)
+
+
+def _check_encoding(start: bytes, path: Path) -> None:
+    """Raise BoomspecError for UTF-16, which is never a matter of one row."""
+    if start[:2] in _UTF_16:
+        hint = f"save it as UTF-8: iconv -f UTF-16 -t UTF-8 {path.name}"
+        raise BoomspecError(f"{path}: is UTF-16, not UTF-8", hint=hint)

@@ -48,30 +48,29 @@ class TextTokenizer:
         return [encoding.ids for encoding in self.fast.encode_batch_fast(texts, add_special_tokens=False)]
 
 
-def _first_bytes(texts: Iterator[str], limit: int, progress: Progress) -> Iterator[str]:
-    """Yield texts until `limit` UTF-8 bytes; the last one is cut."""
-    done = 0
-    for text in texts:
-        data = text.encode("utf-8")[: limit - done]
-        done += len(data)
-        progress.update(done, limit, unit="bytes", phase="training the tokenizer")
-        yield data.decode("utf-8", errors="ignore")  # drops a character that is cut in two
-        if done == limit:
-            return
-
-
 def train_tokenizer(wanted: TrainTokenizer, texts: Iterator[str], folder: Path, progress: Progress) -> None:
     """Train a byte-level BPE tokenizer; the same text gives the same tokenizer."""
+
+    def first_bytes() -> Iterator[str]:
+        """The texts until so many UTF-8 bytes; the last one is cut."""
+        done = 0
+        for text in texts:
+            data = text.encode("utf-8")[: wanted.bytes - done]
+            done += len(data)
+            progress.update(done, wanted.bytes, unit="bytes", phase="training the tokenizer")
+            yield data.decode("utf-8", errors="ignore")  # drops a character that is cut in two
+            if done == wanted.bytes:
+                return
+
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     if wanted.vocabulary < len(alphabet) + 1:
         raise BoomspecError(f"a byte-level vocabulary needs {len(alphabet) + 1} entries, not {wanted.vocabulary}")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=wanted.vocabulary, special_tokens=[EOS], initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(_first_bytes(texts, wanted.bytes, progress), trainer)
+    options: dict[str, Any] = {"special_tokens": [EOS], "initial_alphabet": alphabet, "show_progress": False}
+    trainer = trainers.BpeTrainer(vocab_size=wanted.vocabulary, **options)
+    tokenizer.train_from_iterator(first_bytes(), trainer)
     if tokenizer.get_vocab_size() < wanted.vocabulary:
         progress.note(f"the text gives {tokenizer.get_vocab_size()} of the {wanted.vocabulary} entries asked for")
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=EOS).save_pretrained(folder)
@@ -96,10 +95,8 @@ def copy_tokenizer(source: Source, folder: Path) -> None:
         except OSError as error:
             raise BoomspecError(f"{origin / name}: cannot be read: {error.strerror}") from error
         if file_digest(folder / name) != sha256:
-            raise BoomspecError(
-                f"{origin / name}: the file has changed since the spec was compiled",
-                hint="compile the spec again: another tokenizer makes new artifacts",
-            )
+            message = f"{origin / name}: the file has changed since the spec was compiled"
+            raise BoomspecError(message, hint="compile the spec again: another tokenizer makes new artifacts")
     if not any(folder.iterdir()):
         raise BoomspecError(f"{origin}: has no tokenizer files", hint="tokenizer.save_pretrained(folder)")
     if not code:
@@ -121,16 +118,23 @@ def _fetch_tokenizer(source: Source, code: dict[str, str], folder: Path) -> None
 
 
 def load_tokenizer(folder: Path, code: Collection[str], *, bos: bool | None) -> TextTokenizer:
-    """The fast tokenizer, as a reader of the artifact will load it. `bos` None: texts begin as it begins them."""
+    """The fast tokenizer, as a reader of the artifact will load it.
+
+    `bos`: whether texts begin with its beginning-of-sequence token; None: as the tokenizer itself begins them.
+    """
     tokenizer = tokenizer_of(folder, code)
     if tokenizer.eos_token_id is None:
-        raise BoomspecError(
-            "the tokenizer has no end-of-text token (eos_token), which separates documents",
-            hint="set eos_token in its tokenizer_config.json",
-        )
+        message = "the tokenizer has no end-of-text token (eos_token), which separates documents"
+        raise BoomspecError(message, hint="set eos_token in its tokenizer_config.json")
     if not tokenizer.is_fast:
         raise BoomspecError(f"the tokenizer ({type(tokenizer).__name__}) is not a fast one of the tokenizers library")
-    prefix = _prefix(tokenizer, bos)  # before special tokens become text
+    if bos and tokenizer.bos_token_id is None:
+        raise BoomspecError(
+            "data.bos is true, but the tokenizer has no beginning-of-sequence token (bos_token)",
+            hint="leave data.bos out: documents then begin as the tokenizer itself begins them",
+        )
+    # Before special tokens become text.
+    prefix = special_tokens_around(tokenizer)[0] if bos is None else (int(tokenizer.bos_token_id),) if bos else ()
     fast: Tokenizer = tokenizer.backend_tokenizer
     fast.no_truncation()
     fast.no_padding()
@@ -140,20 +144,6 @@ def load_tokenizer(folder: Path, code: Collection[str], *, bos: bool | None) -> 
     special = {i for i, token in fast.get_added_tokens_decoder().items() if token.special}
     written = set(fast.get_vocab(with_added_tokens=True).values()) - special | {eos, *prefix}
     return TextTokenizer(fast, eos, prefix, max(written) + 1)
-
-
-def _prefix(tokenizer: Any, bos: bool | None) -> tuple[int, ...]:
-    """The tokens before every text: those that the tokenizer itself puts there, its BOS, or none."""
-    if bos is False:
-        return ()
-    if bos:
-        if tokenizer.bos_token_id is None:
-            raise BoomspecError(
-                "data.bos is true, but the tokenizer has no beginning-of-sequence token (bos_token)",
-                hint="leave data.bos out: documents then begin as the tokenizer itself begins them",
-            )
-        return (int(tokenizer.bos_token_id),)
-    return special_tokens_around(tokenizer)[0]
 
 
 def special_tokens_around(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:

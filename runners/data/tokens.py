@@ -33,7 +33,7 @@ import shutil
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -79,9 +79,7 @@ class TokenStream:
 
     def windows(self, sequence_length: int) -> int:
         """How many whole windows of `sequence_length` inputs (and their labels) the stream has."""
-        if self.prefix:
-            return max(0, (len(self) - len(self.prefix)) // stride(sequence_length, self.prefix))
-        return max(0, (len(self) - 1) // sequence_length)
+        return max(0, (len(self) - max(1, len(self.prefix))) // stride(sequence_length, self.prefix))
 
     @property
     def unlabelled(self) -> tuple[int, ...]:
@@ -100,18 +98,13 @@ class TokenStream:
                 f"{self.file}: {len(self)} tokens are too few for one sequence of {sequence_length}",
                 hint="give more text or a smaller data.sequence_length",
             )
+        before, length = len(self.prefix), sequence_length + 1 - len(self.prefix)
         batch_BT = np.empty((sequences, sequence_length + 1), np.int64)
-        for row, draw in enumerate(range(step * sequences, (step + 1) * sequences)):
-            epoch, place = divmod(draw, windows)
-            window = int(_order(seed, epoch, windows)[place])
-            if self.prefix:
-                length = stride(sequence_length, self.prefix)
-                start = window * length
-                start += repeated(self.tokens[start : start + len(self.prefix)], self.prefix)
-                batch_BT[row] = [*self.prefix, *self.tokens[start : start + length]]
-            else:
-                start = window * sequence_length
-                batch_BT[row] = self.tokens[start : start + sequence_length + 1]
+        batch_BT[:, :before] = self.prefix
+        for row, window in enumerate(_drawn(step, sequences, windows, seed)):
+            start = window * stride(sequence_length, self.prefix)
+            start += repeated(self.tokens[start : start + before], self.prefix)
+            batch_BT[row, before:] = self.tokens[start : start + length]
         return batch_BT
 
     def padded_batch(self, step: int, *, sequences: int, sequence_length: int, seed: int) -> npt.NDArray[np.int64]:
@@ -120,9 +113,7 @@ class TokenStream:
         if len(starts) == 0:
             raise BoomspecError(f"{self.file}: there is no document in it")
         batch_BT = np.full((sequences, sequence_length + 1), PADDING, np.int64)
-        for row, draw in enumerate(range(step * sequences, (step + 1) * sequences)):
-            epoch, place = divmod(draw, len(starts))
-            document = int(_order(seed, epoch, len(starts))[place])
+        for row, document in enumerate(_drawn(step, sequences, len(starts), seed)):
             tokens = self.tokens[starts[document] : min(ends[document], starts[document] + sequence_length + 1)]
             batch_BT[row, : len(tokens)] = tokens
         return batch_BT
@@ -139,14 +130,21 @@ class TokenStream:
 
 
 def stride(sequence_length: int, prefix: Sequence[int]) -> int:
-    """Tokens of the stream in a window that begins with a prefix, its last label included."""
-    return sequence_length + 1 - len(prefix)
+    """Tokens of the stream from one window to the next. Those without a prefix overlap by one."""
+    return sequence_length + 1 - max(1, len(prefix))
 
 
 def repeated(tokens: npt.NDArray[Any], prefix: Sequence[int]) -> int:
     """How many tokens at the start are the prefix, or its end, and so are there already when it is put in front."""
     ends = (prefix[i:] for i in range(len(prefix)))
     return next((len(end) for end in ends if tokens[: len(end)].tolist() == list(end)), 0)
+
+
+def _drawn(step: int, count: int, windows: int, seed: int) -> Iterator[int]:
+    """The windows of one optimiser step, of so many in all."""
+    for draw in range(step * count, (step + 1) * count):
+        epoch, place = divmod(draw, windows)
+        yield int(_order(seed, epoch, windows)[place])
 
 
 @lru_cache(maxsize=2)  # a batch touches at most two neighbouring epochs, unless it is larger than one
@@ -166,13 +164,6 @@ class Count:
     bytes: int = 0
     rows: str = ""
     crc: int = 0  # of the file's bytes
-
-    def add(self, text: str, tokens: int) -> None:
-        data = text.encode("utf-8")
-        self.tokens += tokens
-        self.documents += 1
-        self.bytes += len(data)
-        self.rows = hashlib.sha256(bytes.fromhex(self.rows) + len(data).to_bytes(8, "little") + data).hexdigest()
 
     def size(self) -> dict[str, int]:
         return {"tokens": self.tokens, "documents": self.documents, "bytes": self.bytes}
@@ -226,10 +217,14 @@ class TokenWriter:
         start = self.prefix
         if list(self.prefix) in ([], [self.eos]):  # the EOS of the document before is all that a document begins with
             start = [] if count.documents else [self.eos]
-        data = np.asarray([*start, *ids, self.eos], self.dtype).tobytes()
-        self._files[split].write(data)
-        count.crc = zlib.crc32(data, count.crc)
-        count.add(text, len(start) + len(ids) + 1)
+        tokens = np.asarray([*start, *ids, self.eos], self.dtype)
+        self._files[split].write(tokens.tobytes())
+        count.crc = zlib.crc32(tokens.tobytes(), count.crc)
+        count.tokens += len(tokens)
+        count.documents += 1
+        data = text.encode("utf-8")
+        count.bytes += len(data)
+        count.rows = hashlib.sha256(bytes.fromhex(count.rows) + len(data).to_bytes(8, "little") + data).hexdigest()
 
     def reached(self, place: Place) -> None:
         """Note that everything up to this place is written; save a checkpoint where one is due."""
@@ -275,10 +270,10 @@ class TokenWriter:
                 count = Count(**state["counts"][split])
                 if _crc(self.folder / f"{split}.bin", count.tokens * self.dtype.itemsize) != count.crc:
                     raise ValueError(f"{split}.bin does not match its checksum")
-            return state
         except (OSError, ValueError, KeyError, TypeError) as error:
             self.note(f"the checkpoint is damaged and ignored: {error}")
             return None
+        return state
 
 
 def _crc(path: Path, size: int) -> int:

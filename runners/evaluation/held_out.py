@@ -74,17 +74,19 @@ def window_losses(
     done, total = 0, len(tokens) - 1
     check_head(model)
     head = LMHead(model)
+    rows = max(1, MEASURED_LOGITS // head.vocabulary)
     no_labels = torch.tensor(sorted({eos, *prefix}), device=model.device)
-    if prefix:
-        batches = _prefixed_batches(tokens, prefix, sequence_length, batch_size, padding=eos)
-    else:
-        batches = _batches(tokens, sequence_length, batch_size)
-    for tokens_BS in batches:
-        tokens_BS = tokens_BS.to(model.device)
+    for windows_BS in _batches(tokens, prefix, sequence_length, batch_size, padding=eos):
+        tokens_BS = windows_BS.to(model.device)
         inputs_BT, labels_BT = tokens_BS[:, :-1], tokens_BS[:, 1:]
         labels_BT = labels_BT.masked_fill(torch.isin(labels_BT, no_labels), _IGNORED)
-        losses_BT = _token_losses(model, head, inputs_BT, labels_BT)
-        sums.append(losses_BT.double().sum(1).cpu())
+        # -log p(label) in nats, fp32 [N], 0 where ignored. The logits are computed in parts.
+        hidden_ND, labels_N = trunk(model, inputs_BT).flatten(0, 1), labels_BT.flatten()
+        losses = [
+            cross_entropy(head(hidden_ND[part]).float(), labels_N[part], ignore_index=_IGNORED, reduction="none")
+            for part in (slice(i, i + rows) for i in range(0, len(labels_N), rows))
+        ]
+        sums.append(torch.cat(losses).view_as(labels_BT).double().sum(1).cpu())
         counts.append((labels_BT != _IGNORED).sum(1).cpu())
         done += labels_BT.numel()
         progress.update(min(done, total), total, unit="tokens")
@@ -92,52 +94,32 @@ def window_losses(
     return WindowLosses((sums_W / counts_W.clamp(min=1)).numpy(), counts_W.numpy())
 
 
-def _batches(tokens: NDArray[Any], sequence_length: int, batch_size: int) -> Iterator[Tensor]:
-    """Batches of whole windows, int64 [B, sequence_length + 1]; then the shorter last window alone."""
-    whole = (len(tokens) - 1) // sequence_length
-    for first in range(0, whole, batch_size):
-        starts = range(first, min(first + batch_size, whole))
-        windows = [tokens[i * sequence_length : (i + 1) * sequence_length + 1] for i in starts]
-        yield torch.from_numpy(np.stack(windows).astype(np.int64))
-    rest = tokens[whole * sequence_length :]
-    if len(rest) > 1:
-        yield torch.from_numpy(rest[None].astype(np.int64))
-
-
-def _prefixed_batches(
+def _batches(
     tokens: NDArray[Any], prefix: Sequence[int], sequence_length: int, batch_size: int, *, padding: int
 ) -> Iterator[Tensor]:
-    """Batches of windows that begin with `prefix`, int64 [B, sequence_length + 1], the last one padded at its end."""
-    length = stride(sequence_length, prefix)
-    starts = range(0, len(tokens), length)
+    """Batches of windows, int64 [B, sequence_length + 1].
+
+    A shorter last window is padded at its end where windows begin with a prefix, and else a batch of its own.
+    """
+    length = sequence_length + 1
+    starts = range(0, len(tokens) - (0 if prefix else 1), stride(sequence_length, prefix))
     for first in range(0, len(starts), batch_size):
         rows = []
         for start in starts[first : first + batch_size]:
-            window = tokens[start : start + length].astype(np.int64)
-            row = np.full(sequence_length + 1, padding, np.int64)
-            row[: len(prefix)] = prefix
-            window = window[repeated(window, prefix) :]
-            row[len(prefix) : len(prefix) + len(window)] = window
+            row = tokens[start : start + length - len(prefix)].astype(np.int64)
+            if prefix:
+                row = np.concatenate([np.asarray(prefix, np.int64), row[repeated(row, prefix) :]])
+                row = np.pad(row, (0, length - len(row)), constant_values=padding)
             rows.append(row)
-        yield torch.from_numpy(np.stack(rows))
+        whole = [row for row in rows if len(row) == length]
+        for batch in (whole, rows[len(whole) :]):
+            if batch:
+                yield torch.from_numpy(np.stack(batch))
 
 
 def windows(tokens: int, sequence_length: int, prefix: Sequence[int] = ()) -> int:
     """The number of windows of a stream of so many tokens."""
-    if prefix:
-        return math.ceil(tokens / stride(sequence_length, prefix))
-    return math.ceil((tokens - 1) / sequence_length)
-
-
-def _token_losses(model: PreTrainedModel, head: LMHead, inputs_BT: Tensor, labels_BT: Tensor) -> Tensor:
-    """-log p(label) in nats, fp32 [B, T], 0 where ignored. The logits are computed in parts."""
-    rows = max(1, MEASURED_LOGITS // head.vocabulary)
-    hidden_ND, labels_N = trunk(model, inputs_BT).flatten(0, 1), labels_BT.flatten()
-    losses = [
-        cross_entropy(head(hidden_ND[part]).float(), labels_N[part], ignore_index=_IGNORED, reduction="none")
-        for part in (slice(i, i + rows) for i in range(0, len(labels_N), rows))
-    ]
-    return torch.cat(losses).view_as(labels_BT)
+    return math.ceil((tokens - (0 if prefix else 1)) / stride(sequence_length, prefix))
 
 
 def text_bytes(

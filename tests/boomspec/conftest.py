@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from boomspec.compile.compiler import Compiled, compile_spec
+from boomspec.compile.compiler import Compiled, compile_experiments
 from boomspec.spec.experiments import load_spec
 
 SPEC = """\
@@ -85,10 +85,10 @@ class Writer:
                 del place[last]
             else:
                 place[last] = value
-        return compile_spec(load_spec(self.text(yaml.safe_dump(data, sort_keys=False))), self.answers)
+        return compile_experiments([load_spec(self.text(yaml.safe_dump(data, sort_keys=False)))], self.answers)
 
     def compiled(self, text: str = SPEC) -> Compiled:
-        return compile_spec(load_spec(self.text(text)))
+        return compile_experiments([load_spec(self.text(text))])
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from boomspec.compile.compiler import Compiled, compile_spec
+from boomspec.compile.compiler import Compiled, compile_experiments
 from boomspec.plan.origins import Side, side
 from boomspec.spec.experiments import load_spec
 
@@ -94,7 +94,7 @@ class Folder:
     def compiled(self, text: str = SPEC) -> Compiled:
         path = self.path / "spec.yaml"
         path.write_text(textwrap.dedent(text))
-        return compile_spec(load_spec(path))
+        return compile_experiments([load_spec(path)])
 
     def edited(self, *edits: "Edit") -> Compiled:
         """The spec with all of these edits made."""

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from boomspec.commands.cli import main
 from boomspec.commands.shared import runner, runner_output
-from boomspec.compile.compiler import compile_spec
+from boomspec.compile.compiler import compile_experiments
 from boomspec.core.errors import BoomspecError
 from boomspec.spec.experiments import load_spec
 from boomspec.spec.json_schema import json_schema
@@ -167,7 +167,7 @@ def test_the_json_schema_accepts_what_the_language_accepts(specs):
 @pytest.mark.parametrize("secret", ["0123456789abcdef", 'a "quoted\\ one', "ein Schlüssel"])
 def test_a_spec_that_quotes_a_secret_is_not_run(specs, folder, monkeypatch, secret):
     uri = json.dumps(f"http://mlflow.example/{secret}")
-    graph = compile_spec(load_spec(specs.text(f"{specs.SPEC}  tracking: {{mlflow: {{uri: {uri}}}}}\n"))).graph
+    graph = compile_experiments([load_spec(specs.text(f"{specs.SPEC}  tracking: {{mlflow: {{uri: {uri}}}}}\n"))]).graph
     store = FolderStore(folder / "store")
     assert runner(graph, store)
     monkeypatch.setenv("MLFLOW_API_KEY", secret)

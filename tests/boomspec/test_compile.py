@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from boomspec.compile.compiler import compile_spec
+from boomspec.compile.compiler import compile_experiments
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph_file import read_graph
 from boomspec.spec.experiments import load_spec
@@ -92,6 +92,6 @@ def test_nothing_of_the_machine_is_in_an_identity(specs, tmp_path):
 
 def test_a_changed_file_is_seen_at_the_next_compilation(specs, tmp_path):
     path = specs.text(specs.SPEC)
-    before = compile_spec(load_spec(path))
+    before = compile_experiments([load_spec(path)])
     (tmp_path / "8.txt").write_text("one more")
-    assert before.graph.id != compile_spec(load_spec(path)).graph.id
+    assert before.graph.id != compile_experiments([load_spec(path)]).graph.id

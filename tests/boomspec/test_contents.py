@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from boomspec.compile.compiler import compile_spec
+from boomspec.compile.compiler import compile_experiments
 from boomspec.core.errors import BoomspecError, SpecError
 from boomspec.models.checkpoint import checkpoint_files
 from boomspec.models.facts import read_facts
@@ -261,7 +261,7 @@ def test_a_plan_says_it_with_the_line_of_the_spec(tmp_path, role):
     (tmp_path / role / "adapter_config.json").write_text('{"base_model_name_or_path": "a/b"}')
     path = spec(tmp_path, "./teacher", "./student" if role == "student" else None)
     with pytest.raises(BoomspecError, match=rf"spec.yaml:\d+:\d+: {role}.model: .*/{role}: holds a PEFT adapter"):
-        compile_spec(load_spec(path))
+        compile_experiments([load_spec(path)])
 
 
 @pytest.mark.parametrize("role", ["teacher", "student"])
@@ -281,7 +281,7 @@ def test_what_is_wrong_with_a_models_config_has_the_line_that_names_it(tmp_path,
         model(tmp_path / name, **(fields if name == role else {}))
     path = spec(tmp_path, "./teacher", "./student" if role == "student" else None)
     with pytest.raises(SpecError, match=rf"spec.yaml:\d+:\d+: {role}.model: .*{says}"):
-        compile_spec(load_spec(path))
+        compile_experiments([load_spec(path)])
 
 
 def test_a_decoder_of_a_family_of_encoders_and_decoders_is_no_such_pair(tmp_path):
@@ -302,7 +302,7 @@ def test_a_decoder_of_a_family_of_encoders_and_decoders_is_no_such_pair(tmp_path
 def test_a_misspelled_folder_is_asked_for(tmp_path, written, says, hint):
     model(tmp_path / "models" / "qwen")
     with pytest.raises(BoomspecError, match=says) as caught:
-        compile_spec(load_spec(spec(tmp_path, written)))
+        compile_experiments([load_spec(spec(tmp_path, written))])
     assert hint.format(tmp_path) in str(caught.value)
     assert ": teacher.model: " in str(caught.value)
 
@@ -310,5 +310,5 @@ def test_a_misspelled_folder_is_asked_for(tmp_path, written, says, hint):
 def test_nobody_is_asked_where_nothing_is_like_it(tmp_path):
     (tmp_path / "texts").mkdir()
     with pytest.raises(BoomspecError, match="cannot be read from the hub") as caught:
-        compile_spec(load_spec(spec(tmp_path, "maker/teacher")))
+        compile_experiments([load_spec(spec(tmp_path, "maker/teacher"))])
     assert "did you mean" not in str(caught.value)

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from boomspec.commands.cli import main
 from boomspec.compile import places, text_sources
-from boomspec.compile.compiler import Compiled, compile_experiments, compile_spec
+from boomspec.compile.compiler import Compiled, compile_experiments
 from boomspec.core.errors import BoomspecError, SpecError
 from boomspec.core.graph import Task
 from boomspec.core.graph_file import read_graph
@@ -85,7 +85,7 @@ def test_a_base_may_extend_another_one_and_lack_what_the_last_one_says(extending
 
 
 def test_a_spec_that_extends_another_one_means_what_it_says_written_out(extending, specs):
-    extended = compile_spec(load_spec(extending("seed: 3\ndistill: {losses: {kl: null}}\n")))
+    extended = compile_experiments([load_spec(extending("seed: 3\ndistill: {losses: {kl: null}}\n"))])
     written = specs.edited(("seed", 3), ("distill.losses.kl", None), ("name", "extending"))
     assert extended.graph.nodes.keys() == written.graph.nodes.keys()
     assert extended.graph.experiments[0].meaning == written.graph.experiments[0].meaning
@@ -244,7 +244,7 @@ def test_a_set_has_the_task_ids_that_its_experiments_have_alone(extending):
         assert experiment.tasks == {node.name: node.id for node in alone.nodes.values() if node.id != report}
         assert experiment.meaning == alone.experiments[0].meaning
         assert experiment.family == alone.family
-        assert together.families[label] == compile_spec(load_spec(f"{path}#{label}")).family
+        assert together.families[label] == compile_experiments([load_spec(f"{path}#{label}")]).family
 
 
 def test_a_sweep_over_the_evaluation_shares_everything_else(extending):

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from boomspec.commands.cli import main
 from boomspec.commands.init import TEMPLATES
 from boomspec.compile.check import check_spec
-from boomspec.compile.compiler import compile_spec
+from boomspec.compile.compiler import compile_experiments
 from boomspec.compile.resolved import resolve
 from boomspec.spec.experiments import load_spec
 from boomspec.spec.json_schema import json_schema
@@ -49,7 +49,7 @@ def test_a_template_is_a_valid_spec_with_a_question_and_a_comment_on_most_lines(
 def test_the_quickstart_is_that_of_the_specs_folder_without_its_lm_eval_task():
     call()
     ours = load_spec(Path("quickstart.yaml"))
-    family = compile_spec(ours).family
+    family = compile_experiments([ours]).family
     theirs = load_spec(ROOT / "specs" / "quickstart.yaml")
     expected = resolve(theirs.spec, family).to_json()
     del expected["evaluate"]["tasks_folder"], expected["evaluate"]["bootstrap_iters"]

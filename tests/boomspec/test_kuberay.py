@@ -17,7 +17,7 @@ from jsonschema import Draft202012Validator, ValidationError
 
 from boomspec.commands.kuberay import Pods, as_yaml, job_name, manifest
 from boomspec.commands.slurm import script
-from boomspec.compile.compiler import compile_spec
+from boomspec.compile.compiler import compile_experiments
 from boomspec.core.errors import BoomspecError
 from boomspec.core.execution import Execution, TrainingOptions
 from boomspec.core.graph import Cost, Node, Task, TaskGraph
@@ -249,7 +249,7 @@ def test_a_spec_that_quotes_a_secret_goes_nowhere(specs: Writer, folder: Path, w
 
 
 def test_a_manifest_quotes_no_secret(specs: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = compile_spec(load_spec(quoting(specs))).graph
+    made = compile_experiments([load_spec(quoting(specs))]).graph
     assert manifest(made, LOCK, PODS)
     monkeypatch.setenv("HF_TOKEN", "hf_0123456789abcdef")
     with pytest.raises(BoomspecError, match="the spec quotes a secret"):

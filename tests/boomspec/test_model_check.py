@@ -57,7 +57,7 @@ def test_everything_that_takes_long_comes_after_the_check(compiled):
 
 def test_a_check_is_no_input_and_in_no_id(compiled, monkeypatch):
     first = compiled()[0].graph
-    monkeypatch.setattr("boomspec.compile.family_check._version", lambda: "another")
+    monkeypatch.setattr("boomspec.compile.builder._transformers", lambda: "another")
     second = compiled()[0].graph
     assert [node.id for node in first.nodes.values() if node.task.kind == "check"] != [
         node.id for node in second.nodes.values() if node.task.kind == "check"

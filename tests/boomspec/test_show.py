@@ -133,10 +133,10 @@ def test_for_programs_there_are_meanings_and_the_names_of_defaults(several):
 
 
 def test_a_graph_and_a_run_show_what_their_spec_does(specs, several):
-    from boomspec.compile.compiler import compile_spec
+    from boomspec.compile.compiler import compile_experiments
     from boomspec.store import FolderStore
 
-    graph = compile_spec(load_spec(specs.text(specs.SPEC))).graph
+    graph = compile_experiments([load_spec(specs.text(specs.SPEC))]).graph
     run = past_run(FolderStore(specs.folder / "store"), graph, made=False)
     by_spec = yaml.safe_load(call(specs.folder / "spec.yaml").output)
     assert yaml.safe_load(call(run).output) == yaml.safe_load(call(run / "graph.json").output) == by_spec

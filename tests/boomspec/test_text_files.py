@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from boomspec.commands.cli import main
 from boomspec.compile.check import check_experiments
-from boomspec.compile.compiler import compile_spec
+from boomspec.compile.compiler import compile_experiments
 from boomspec.compile.text_files import format_of, matching
 from boomspec.compile.text_sources import data_files
 from boomspec.core.errors import SpecError
@@ -85,7 +85,7 @@ def test_a_tilde_is_a_home_at_the_start_alone(folder: Path, monkeypatch: pytest.
         write_texts(folder / name)
     monkeypatch.setenv("HOME", str(home))
     for entry, place in (("~/*.txt", "home"), ("./~/*.txt", "~"), ("./~nobody-of-that-name/*.txt", None)):
-        graph = compile_spec(load_spec(Writer(folder).text(SPEC.replace("*.txt", entry)))).graph
+        graph = compile_experiments([load_spec(Writer(folder).text(SPEC.replace("*.txt", entry)))]).graph
         (source,) = graph.sources.values()
         assert {Path(file).parent.name for file in source.location["files"]} == {place or "~nobody-of-that-name"}
 
@@ -181,15 +181,15 @@ def test_a_copy_of_a_training_file_is_not_held_out(folder: Path) -> None:
     path = folder / "spec.yaml"
     path.write_text(SPEC.replace("held_out: {every: 4}", "held_out: {files: [own]}"))
     with pytest.raises(SpecError, match=r"'a.text' is trained on, too: a file of data\.files has the same content"):
-        compile_spec(load_spec(path))
+        compile_experiments([load_spec(path)])
     (folder / "own" / "a.text").unlink()
-    graph = compile_spec(load_spec(path)).graph
+    graph = compile_experiments([load_spec(path)]).graph
     record = next(node.task for node in graph.nodes.values() if node.task.kind == "tokenize")
     assert set(record.inputs) == {"text", "held_out"}
     assert record.record.held_out_every == 0
     before = graph.id
     (folder / "own" / "b.text").write_text("another")
-    assert compile_spec(load_spec(path)).graph.id != before
+    assert compile_experiments([load_spec(path)]).graph.id != before
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
@@ -198,7 +198,7 @@ def test_text_in_utf_16_is_refused_before_anything_runs(folder: Path, encoding: 
     (folder / "5.txt").write_bytes(mark + "text".encode(encoding))
     (folder / "spec.yaml").write_text(SPEC)
     with pytest.raises(SpecError) as caught:
-        compile_spec(load_spec(folder / "spec.yaml"))
+        compile_experiments([load_spec(folder / "spec.yaml")])
     assert f"data.files: '{folder}/5.txt' is UTF-16, not UTF-8" in str(caught.value)
     assert "iconv -f UTF-16 -t UTF-8 5.txt" in str(caught.value)
 
@@ -280,14 +280,14 @@ def test_a_variable_without_braces_is_no_name_of_a_folder(
     monkeypatch.delenv("PLACE")
     (folder / "$PLACE").mkdir()
     write_texts(folder / "$PLACE")
-    compile_spec(load_spec(Writer(folder).text(SPEC.replace(old, new))))
+    compile_experiments([load_spec(Writer(folder).text(SPEC.replace(old, new)))])
 
 
 def test_ids_do_not_depend_on_variables_and_locations_do(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("one", "two"):
         (folder / name).mkdir()
         write_texts(folder / name)
-    plain = compile_spec(load_spec(Writer(folder).text(SPEC))).graph
+    plain = compile_experiments([load_spec(Writer(folder).text(SPEC))]).graph
     path = folder / "spec.yaml"
     path.write_text(
         SPEC.replace('"*.txt"', '"${PLACE}/*.txt"').replace(
@@ -298,7 +298,7 @@ def test_ids_do_not_depend_on_variables_and_locations_do(folder: Path, monkeypat
     for name in ("one", "two"):
         monkeypatch.setenv("PLACE", str(folder / name))
         monkeypatch.setenv("STORE", str(folder / f"store-{name}"))
-        graph = compile_spec(load_spec(path)).graph
+        graph = compile_experiments([load_spec(path)]).graph
         assert set(graph.nodes) == set(plain.nodes)
         assert graph.tracking["mlflow"]["uri"] == "http://a:1"
         (source,) = graph.sources.values()
@@ -310,7 +310,7 @@ def test_ids_do_not_depend_on_variables_and_locations_do(folder: Path, monkeypat
     assert found[0] == found[1]
     monkeypatch.setenv("URI", "http://user:password@host")
     with pytest.raises(SpecError, match="must hold no user name or password"):
-        compile_spec(load_spec(path))
+        compile_experiments([load_spec(path)])
     monkeypatch.setenv("STORE", "ftp://x/y")
     result = CliRunner().invoke(main, ["plan", str(path)])
     assert result.exit_code == 2

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from boomspec.compile.compiler import compile_spec
+from boomspec.compile.compiler import compile_experiments
 from boomspec.compile.parquet_footer import parquet_rows
 from boomspec.core.tasks import Tokenize
 from boomspec.plan.plan_json import plan_schema
@@ -25,7 +25,7 @@ from tests.boomspec.test_cli import call
 
 def planned(folder: Path, text: str) -> TextPlan:
     (folder / "spec.yaml").write_text(text)
-    [found] = text_plans(compile_spec(load_spec(folder / "spec.yaml")).graph, FolderStore(folder / "store"))
+    [found] = text_plans(compile_experiments([load_spec(folder / "spec.yaml")]).graph, FolderStore(folder / "store"))
     return found
 
 
@@ -109,7 +109,7 @@ def test_the_rows_of_a_parquet_file_are_known_from_its_footer(
 def made(folder: Path, text: str, meta: dict[str, object]) -> tuple[object, Store]:
     """The graph of a spec, and a store that has its tokens."""
     (folder / "spec.yaml").write_text(text)
-    graph, store = compile_spec(load_spec(folder / "spec.yaml")).graph, FolderStore(folder / "store")
+    graph, store = compile_experiments([load_spec(folder / "spec.yaml")]).graph, FolderStore(folder / "store")
     node = next(node for node in graph.nodes.values() if node.task.kind == "tokenize")
     with store.workspace("tokenize", node.id) as workspace:
         (workspace.path / "meta.json").write_text(json.dumps(meta))

@@ -7,7 +7,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
-from boomspec.compile.compiler import compile_spec
+from boomspec.compile.compiler import compile_experiments
 from boomspec.core.errors import SpecError
 from boomspec.models.facts import read_facts, size_of
 from boomspec.spec.experiments import load_spec
@@ -38,7 +38,7 @@ def pair(folder, *, teacher_tied: bool, student_tied: bool, **changes):
 @pytest.mark.parametrize("student_tied", [True, False])
 def test_every_planned_size_is_that_of_the_files_whoever_is_tied(tmp_path, teacher_tied, student_tied):
     pair(tmp_path, teacher_tied=teacher_tied, student_tied=student_tied)
-    family = compile_spec(spec(tmp_path, keep=KEPT)).family
+    family = compile_experiments([spec(tmp_path, keep=KEPT)]).family
     own = read_facts(tmp_path / "student")
     assert (family.student.parameters, family.student.bytes) == size_of(own.tensors(range(3), tied=student_tied))
     sources = {"t": tmp_path / "teacher", "s": tmp_path / "student"}
@@ -51,14 +51,14 @@ def test_every_planned_size_is_that_of_the_files_whoever_is_tied(tmp_path, teach
     loaded = [AutoModelForCausalLM.from_pretrained(sources[owner]).eval() for owner in "ts"]
     with torch.no_grad():
         facts = {owner: read_facts(folder) for owner, folder in sources.items()}
-        held = Family(*loaded, compile_spec(spec(tmp_path, keep=KEPT)).graph.family, facts)
+        held = Family(*loaded, compile_experiments([spec(tmp_path, keep=KEPT)]).graph.family, facts)
         assert torch.equal(held.model("student")(inputs_BT).logits, loaded[1](inputs_BT).logits)
 
 
 def test_the_bytes_of_a_student_in_another_dtype_are_its_own_until_it_is_built_into_a_size(tmp_path):
     pair(tmp_path, teacher_tied=False, student_tied=False)
     AutoModelForCausalLM.from_pretrained(tmp_path / "student").to(torch.bfloat16).save_pretrained(tmp_path / "student")
-    family = compile_spec(spec(tmp_path, keep=KEPT)).family
+    family = compile_experiments([spec(tmp_path, keep=KEPT)]).family
     assert family.student.bytes == 2 * family.student.parameters
     assert [member.bytes for member in family.members[1:]] == [4 * m.parameters for m in family.members[1:]]
 
@@ -74,7 +74,7 @@ def test_the_bytes_of_a_student_in_another_dtype_are_its_own_until_it_is_built_i
 def test_a_student_that_does_not_fit_is_refused_before_anything_runs(tmp_path, change, message):
     pair(tmp_path, teacher_tied=False, student_tied=False, **change)
     with pytest.raises(SpecError, match=message):
-        compile_spec(spec(tmp_path, keep=KEPT))
+        compile_experiments([spec(tmp_path, keep=KEPT)])
 
 
 @pytest.mark.parametrize(
@@ -91,4 +91,4 @@ def test_a_mapping_that_is_not_of_this_teacher_is_refused(tmp_path, mapping, mes
     pair(tmp_path, teacher_tied=False, student_tied=False)
     (tmp_path / "student" / "student_config.json").write_text(json.dumps(mapping))
     with pytest.raises(Exception, match=message):
-        compile_spec(spec(tmp_path))
+        compile_experiments([spec(tmp_path)])

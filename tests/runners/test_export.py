@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import boomspec
 from boomspec.commands.cli import main as command_line
-from boomspec.compile.compiler import compile_spec
+from boomspec.compile.compiler import compile_experiments
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import Node, TaskGraph
 from boomspec.core.layers import layers_text, read_layers, teacher_layers
@@ -92,7 +92,7 @@ def made(tmp_path_factory) -> Made:
     (base / "README.md").write_text("---\nlicense: other\nlicense_name: tiny\nlicense_link: LICENSE\n---\n# Base\n")
     spec = folder / "spec.yaml"
     spec.write_text(SPEC)
-    graph = compile_spec(load_spec(spec)).graph
+    graph = compile_experiments([load_spec(spec)]).graph
     made = Made(folder, spec, graph, FolderStore(folder / "store"))
     for node in graph.nodes.values():
         if node.name == "distill student" or isinstance(node.task.record, Evaluate):

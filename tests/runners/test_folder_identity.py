@@ -19,7 +19,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, CLIPImageProcessor, PreTrainedTokenizerFast
 
-from boomspec.compile.compiler import compile_spec
+from boomspec.compile.compiler import compile_experiments
 from boomspec.core.graph import Source
 from boomspec.core.layers import read_layers
 from boomspec.models.folder import tokenizer_context
@@ -101,7 +101,7 @@ def sources(folder: Path, *, trust: bool = False) -> dict[str, Source]:
     (folder / "text.txt").write_text("text")
     spec = folder / "spec.yaml"
     spec.write_text(_SPEC.format(trust=", trust_remote_code: true" if trust else ""))
-    return {source.kind: source for source in compile_spec(load_spec(spec)).graph.sources.values()}
+    return {source.kind: source for source in compile_experiments([load_spec(spec)]).graph.sources.values()}
 
 
 def test_what_loading_opens_is_in_the_identity(tmp_path: Path) -> None:

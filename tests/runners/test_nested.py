@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
-from boomspec.compile.compiler import compile_spec
+from boomspec.compile.compiler import compile_experiments
 from boomspec.core.errors import BoomspecError, SpecError
 from boomspec.core.layers import read_layers, student_layers, teacher_layers
 from boomspec.models.facts import read_facts, total_parameters
@@ -148,11 +148,11 @@ def test_a_spec_says_whether_the_rest_travels(whole, tmp_path, capsys):
         for folder in ("teacher", "decoder"):
             (tmp_path / folder / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0}}, "added_tokens": []}')
         (tmp_path / "spec.yaml").write_text(SPEC.format(rest=rest, model=model))
-        return compile_spec(load_spec(tmp_path / "spec.yaml"))
+        return compile_experiments([load_spec(tmp_path / "spec.yaml")])
 
     keep, drop = compiled("keep"), compiled("drop")
     (tmp_path / "spec.yaml").write_text(SPEC.format(rest="drop", model="teacher").replace(", rest: drop", ""))
-    assert compile_spec(load_spec(tmp_path / "spec.yaml")).graph.nodes.keys() == drop.graph.nodes.keys()
+    assert compile_experiments([load_spec(tmp_path / "spec.yaml")]).graph.nodes.keys() == drop.graph.nodes.keys()
     assert all("rest" not in node.task.record.model_dump_json(exclude_none=True) for node in drop.graph.nodes.values())
     rest = total_parameters(read_facts(tmp_path / "teacher").left_out)
     for one, other in zip(keep.family.members, drop.family.members, strict=True):

@@ -61,7 +61,7 @@ def read(source: Source, **more: Any) -> list[Document]:
 def test_every_format_gives_the_same_documents(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, piece: int
 ) -> None:
-    monkeypatch.setattr("runners.data.rows._PIECE", piece)
+    monkeypatch.setattr("runners.data.documents._PIECE", piece)
     format, data = FILES[name]
     (tmp_path / name).write_bytes(data)
     source = text_source([tmp_path / name], format)

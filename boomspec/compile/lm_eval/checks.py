@@ -11,6 +11,7 @@ import ast
 import importlib.util
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from boomspec.spec.spec_file import SpecFile, memoized_for
 
 _OUTPUTS = ("multiple_choice", "loglikelihood", "loglikelihood_rolling", "generate_until")
 _SAMPLERS = ("default", "first_n")
+_POOLS = ("fewshot_split", "training_split", "validation_split")
 _POSITIONS = ("n_positions", "max_position_embeddings", "n_ctx")  # in lm-eval's order
 _BUDGETS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # in lm-eval's order
 _BUDGET = 256  # lm-eval's default
@@ -67,10 +69,12 @@ def task_failures(task: SingleTask, section: TaskSpec, positions: int | None) ->
     yield from _splits(task, section)
     yield from _examples(task, section)
     if task.output_type == "generate_until" and positions is not None:
-        budget = _budget(task.generation)
-        if budget is not None and budget >= positions:
-            hint = "fewer max_gen_toks in its generation_kwargs leave room for a prompt; or leave it out"
-            yield f"generates up to {budget} tokens, and the teacher has {positions} positions", hint
+        options = task.generation
+        budget = next((options[name] for name in _BUDGETS if options.get(name) is not None), _BUDGET)
+        with suppress(TypeError, ValueError):
+            if int(budget) >= positions:
+                hint = "fewer max_gen_toks in its generation_kwargs leave room for a prompt; or leave it out"
+                yield f"generates up to {int(budget)} tokens, and the teacher has {positions} positions", hint
 
 
 def _files(task: SingleTask) -> Iterator[Failure]:
@@ -86,10 +90,8 @@ def _files(task: SingleTask) -> Iterator[Failure]:
                     hint = f"it is neither {module or function}.py beside {path} nor an installed package"
                     yield f"takes {field} from '{function}', which cannot be imported", hint
             elif (known := _names(function.module)) is not None and name not in known:
-                yield (
-                    f"takes {field} from '{function}', and {function.module} has no '{name}'",
-                    did_you_mean(name, sorted(known)) or f"it has: {', '.join(sorted(known)[:8])}",
-                )
+                hint = did_you_mean(name, sorted(known)) or f"it has: {', '.join(sorted(known)[:8])}"
+                yield f"takes {field} from '{function}', and {function.module} has no '{name}'", hint
 
 
 def _may_be_installed(package: str) -> bool:
@@ -101,22 +103,21 @@ def _may_be_installed(package: str) -> bool:
 def _names(module: Path) -> set[str] | None:
     """The names that a Python file defines; None where its text does not show them."""
     try:
-        tree = ast.parse(module.read_bytes())
+        nodes = list(ast.walk(ast.parse(module.read_bytes())))
     except (OSError, SyntaxError, ValueError):
         return None
     names = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names.add(node.id)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            if any(alias.name == "*" for alias in node.names):
+    for node in nodes:
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                names.add(name)
+            case ast.Name(id=name, ctx=ast.Store()):
+                names.add(name)
+            case ast.Import(names=imported) | ast.ImportFrom(names=imported):
+                names |= {alias.asname or alias.name.partition(".")[0] for alias in imported}
+            case ast.Call(func=ast.Name(id="globals" | "setattr" | "exec")):
                 return None
-            names |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("globals", "setattr", "exec"):
-            return None
-    return names
+    return None if "*" in names else names
 
 
 def _splits(task: SingleTask, section: TaskSpec) -> Iterator[Failure]:
@@ -129,8 +130,7 @@ def _splits(task: SingleTask, section: TaskSpec) -> Iterator[Failure]:
     splits = [str(split) for split in files] if isinstance(files, dict) else ["train"]
     read = ["test_split" if task.get("test_split") else "validation_split"]
     if task.shots(section.num_fewshot) and not (task.few_shot.get("samples") or task.few_shot.get("split")):
-        pools = ("fewshot_split", "training_split", "validation_split")
-        read += [next((name for name in pools if task.get(name)), read[0])]
+        read += [next((name for name in _POOLS if task.get(name)), read[0])]
     for name in dict.fromkeys(read):
         split = task.get(name)
         if isinstance(split, str) and split.partition("[")[0] not in splits:
@@ -142,27 +142,15 @@ def _examples(task: SingleTask, section: TaskSpec) -> Iterator[Failure]:
     wanted, own = section.num_fewshot, task.get("num_fewshot")
     if wanted and task.output_type == "loglikelihood_rolling":
         yield "measures texts without a prompt: there is no place for examples", "leave num_fewshot out for it"
-        return
-    if wanted and type(own) is int and own == 0:
+    elif wanted and type(own) is int and own == 0:
         yield f"fixes num_fewshot at 0, but the spec asks for {wanted}", "leave num_fewshot out for this task"
-        return
-    if not task.shots(wanted):
-        return
-    sampler = task.few_shot.get("sampler", "default")
-    if type(sampler) is str and sampler not in _SAMPLERS:
-        yield f"has a sampler '{sampler}', which lm-eval does not know", f"one of {', '.join(_SAMPLERS)}"
-    pools = [task.get(name) for name in ("fewshot_split", "training_split", "validation_split")]
-    if not any([*pools, task.few_shot.get("split"), task.few_shot.get("samples")]):
-        hint = "give it a fewshot_split or a training_split, or ask without examples"
-        yield "would take its examples from the documents that it measures, each of them from itself, too", hint
-
-
-def _budget(generation: Mapping[str, Any]) -> int | None:
-    found = next((generation[name] for name in _BUDGETS if generation.get(name) is not None), _BUDGET)
-    try:
-        return int(found)
-    except (TypeError, ValueError):
-        return None
+    elif task.shots(wanted):
+        sampler = task.few_shot.get("sampler", "default")
+        if type(sampler) is str and sampler not in _SAMPLERS:
+            yield f"has a sampler '{sampler}', which lm-eval does not know", f"one of {', '.join(_SAMPLERS)}"
+        if not any([*map(task.get, _POOLS), task.few_shot.get("split"), task.few_shot.get("samples")]):
+            hint = "give it a fewshot_split or a training_split, or ask without examples"
+            yield "would take its examples from the documents that it measures, each of them from itself, too", hint
 
 
 def _positions(config: Mapping[str, Any]) -> int | None:

@@ -25,12 +25,17 @@ _PATH = re.compile(r"[\"']?([^\s\"'#]+)")
 _ITEM = re.compile(r"\n[ \t]*-[ \t]*[\"']?(\w[^\s\"'#,]*)")
 
 
+def installed_package() -> Path | None:
+    """The folder of the installed lm-eval."""
+    found = importlib.util.find_spec("lm_eval")
+    return Path(found.submodule_search_locations[0]) if found and found.submodule_search_locations else None
+
+
 def stock_folder() -> Path:
     """The tasks of the installed lm-eval. Raises BoomspecError where it is not installed."""
-    location = importlib.util.find_spec("lm_eval")
-    if location is None or not location.submodule_search_locations:
+    if (package := installed_package()) is None:
         raise BoomspecError("lm-eval is not installed, so its tasks are not known", hint="pip install 'boomspec[run]'")
-    return Path(location.submodule_search_locations[0]) / "tasks"
+    return package / "tasks"
 
 
 @dataclass

@@ -11,14 +11,13 @@ import ast
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from boomspec.compile.lm_eval.tasks import SingleTask, add_with_imports, functions, texts
 
-# Packages whose functions draw nothing unless they are asked to by a name that `_Draws` looks for.
+# Packages whose functions draw nothing unless they are asked to by a name that `_node_draws` looks for.
 _QUIET = {
     "boomspec", "bs4", "datasets", "jinja2", "lm_eval", "nltk", "numpy", "packaging", "pandas", "pyarrow", "regex",
     "sacrebleu", "scipy", "sklearn", "sympy", "torch", "tqdm", "transformers", "yaml",
@@ -34,8 +33,7 @@ _FORMULA_METRICS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Chance:
+class Chance(NamedTuple):
     """What depends on chance: a task's numbers, and how exact their standard errors are."""
 
     draws: bool
@@ -63,17 +61,14 @@ def draws(task: SingleTask, root: Path, *, num_fewshot: int | None) -> bool:
 
 def bootstraps(task: SingleTask) -> bool:
     """Whether lm-eval resamples the documents for the standard error of one of a task's metrics."""
+
+    def has_formula(metric: Any) -> bool:
+        if not isinstance(metric, dict) or metric.get("aggregation") is None:
+            return isinstance(metric, dict) and metric.get("metric") in _FORMULA_METRICS
+        return type(metric["aggregation"]) is str and metric["aggregation"] in _FORMULA
+
     metrics = task.get("metric_list")
-    return task.in_python or not isinstance(metrics, list) or not all(map(_has_formula, metrics))
-
-
-def _has_formula(metric: Any) -> bool:
-    if not isinstance(metric, dict):
-        return False
-    aggregation = metric.get("aggregation")
-    if aggregation is None:
-        return metric.get("metric") in _FORMULA_METRICS
-    return type(aggregation) is str and aggregation in _FORMULA
+    return task.in_python or not isinstance(metrics, list) or not all(map(has_formula, metrics))
 
 
 def _samples(generation: dict[str, Any]) -> bool:
@@ -97,60 +92,55 @@ def _code_draws(task: SingleTask, root: Path) -> bool:
 @cache
 def _module_draws(path: Path, changed: int, size: int) -> bool:
     try:
-        tree = ast.parse(path.read_bytes())
+        nodes = list(ast.walk(ast.parse(path.read_bytes())))
     except (OSError, SyntaxError, ValueError):
         return True
-    look = _Draws()
-    look.visit(tree)
-    return look.found
+    calls = [node.func for node in nodes if isinstance(node, ast.Call)]
+    generators = [inner for function in calls if _name(function) in _OWN_GENERATORS for inner in ast.walk(function)]
+    harmless = {id(node) for node in generators if isinstance(node, ast.Attribute | ast.Name)}
+    return any(_node_draws(node) for node in nodes if id(node) not in harmless)
 
 
-class _Draws(ast.NodeVisitor):
-    """Looks for uses of a random generator that a seed of the process sets."""
+def _name(function: ast.expr) -> str:
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
-    def __init__(self) -> None:
-        self.found = False
-        self.allowed: set[int] = set()  # names and attributes that are known to be harmless
 
-    def visit_Import(self, node: ast.Import) -> None:
-        for alias in node.names:
-            package = alias.name.split(".")[0]
+def _node_draws(node: ast.AST) -> bool:
+    """Whether a node of a module's syntax uses a random generator that a seed of the process sets."""
+    match node:
+        case ast.Import(names=names):
             # `import random` alone draws nothing: its uses are looked at, under its own name.
-            plain = alias.name == "random" and alias.asname is None
-            renamed = package == "torch" and alias.asname is not None
-            self.found |= not plain and (package not in _QUIET or alias.name.startswith("numpy.random") or renamed)
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        module, names = node.module or "", {alias.name for alias in node.names}
-        if module in ("random", "numpy.random"):
-            self.found |= not names <= _OWN_GENERATORS
-        elif not node.level:
-            self.found |= module.split(".")[0] not in _QUIET or (module == "numpy" and "random" in names)
-            self.found |= module == "torch" and any(_TORCH.match(name) for name in names)
-
-    def visit_Call(self, node: ast.Call) -> None:
-        function, given = node.func, [*node.args, *(keyword.value for keyword in node.keywords)]
-        name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-        seeded = any(keyword.arg in ("seed", "random_state", "generator", "rng") for keyword in node.keywords)
-        if name in _OWN_GENERATORS:
-            nothing = [value for value in given if isinstance(value, ast.Constant) and value.value is None]
-            self.found |= not given or bool(nothing)  # seeded by the clock
-            self.allowed |= {id(inner) for inner in ast.walk(function)}
-        elif name == "shuffle" and isinstance(function, ast.Attribute):
-            self.found |= not given  # of a data set; a generator's own takes what it shuffles
-        elif name in ("train_test_split", "resample"):
-            self.found |= not seeded
-        elif name == "sample" and isinstance(function, ast.Attribute):
-            self.found |= len(node.args) < 2 and not seeded  # of a table; a generator's own takes two
-        elif name in ("__import__", "eval", "exec", "BootstrapAggregator"):
-            self.found = True
-        self.generic_visit(node)
-
-    def visit_Attribute(self, node: ast.Attribute) -> None:
-        if id(node) not in self.allowed:
-            of_torch = isinstance(node.value, ast.Name) and node.value.id == "torch"
-            self.found |= node.attr == "random" or (of_torch and _TORCH.match(node.attr) is not None)
-        self.generic_visit(node)
-
-    def visit_Name(self, node: ast.Name) -> None:
-        self.found |= node.id == "random" and id(node) not in self.allowed
+            imported = [
+                (n.name.split(".")[0], n.name, n.asname) for n in names if (n.name, n.asname) != ("random", None)
+            ]
+            return any(
+                package not in _QUIET or name.startswith("numpy.random") or (package == "torch" and renamed is not None)
+                for package, name, renamed in imported
+            )
+        case ast.ImportFrom(module=module, names=aliases, level=level):
+            taken = {alias.name for alias in aliases}
+            if module in ("random", "numpy.random"):
+                return not taken <= _OWN_GENERATORS
+            of_torch = module == "torch" and any(map(_TORCH.match, taken))
+            unknown = (module or "").split(".")[0] not in _QUIET or (module == "numpy" and "random" in taken)
+            return not level and (unknown or of_torch)
+        case ast.Call(func=function, args=args, keywords=keywords):
+            given = [*args, *(keyword.value for keyword in keywords)]
+            seeded = any(keyword.arg in ("seed", "random_state", "generator", "rng") for keyword in keywords)
+            match _name(function), isinstance(function, ast.Attribute):
+                case name, _ if name in _OWN_GENERATORS:  # without a seed, or with None, by the clock
+                    return not given or any(isinstance(value, ast.Constant) and value.value is None for value in given)
+                case "shuffle", True:
+                    return not given  # of a data set; a generator's own takes what it shuffles
+                case "train_test_split" | "resample", _:
+                    return not seeded
+                case "sample", True:
+                    return len(args) < 2 and not seeded  # of a table; a generator's own takes two
+                case "__import__" | "eval" | "exec" | "BootstrapAggregator", _:
+                    return True
+        case ast.Attribute(value=value, attr=attribute):
+            of_torch = isinstance(value, ast.Name) and value.id == "torch" and _TORCH.match(attribute) is not None
+            return attribute == "random" or of_torch
+        case ast.Name(id=name):
+            return name == "random"
+    return False

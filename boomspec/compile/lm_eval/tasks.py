@@ -9,7 +9,7 @@ because relative paths start there. Where a name is defined twice the first file
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,19 +62,6 @@ def texts(value: Any) -> Iterator[str]:
 def functions(value: Any) -> Iterator[Function]:
     """The functions that a part of a task's YAML names."""
     return (text for text in texts(value) if isinstance(text, Function))
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file without what it includes; empty where it cannot be read: lm-eval passes over it, too."""
-    try:
-        own = yaml.load(path.read_bytes(), Loader=_Loader)
-    except (OSError, yaml.YAMLError):
-        return {}
-    if not isinstance(own, dict):
-        return {}
-    for function in functions(own):
-        function.folder = path.parent
-    return own
 
 
 @dataclass(frozen=True)
@@ -151,38 +138,33 @@ def read_task(name: str, root: Path) -> TaskDefinition:
         if (module := function.module) is not None:
             add_with_imports(module, root, files)
     inside = {path for path in files if path.is_relative_to(root.resolve())}
+    versions: dict[str, str] = {}
+    for called, config in {**reader.groups, **{task.name: task.fields for task in tasks}}.items():
+        described = config.get("metadata", (None,))[0]
+        if isinstance(described, dict) and "version" in described:
+            versions[called.rpartition("::")[2]] = str(described["version"])
     datasets: dict[str, str | None] = {}
+    metrics: set[str] = set()
     for task in tasks:
         if isinstance(path := task.get("dataset_path"), str) and path not in LOADERS:
             revision = task.mapping("dataset_kwargs").get("revision")
             datasets[path] = str(revision) if revision else datasets.get(path)
+        listed = task.get("metric_list")
+        if task.get("process_results") or not isinstance(listed, list):
+            continue  # names for what process_results returns
+        for metric in (item for item in listed if isinstance(item, dict)):
+            if type(metric.get("metric")) is str:  # and no function
+                metrics.add(metric["metric"])
+            if metric.get("hf_evaluate") is True:
+                metrics.add(f"evaluate/{metric.get('metric')}")
     return TaskDefinition(
         tasks=tasks,
         files=tuple(sorted(inside)),
         outside=tuple(sorted(files - inside)),
-        versions=dict(sorted(_versions({**reader.groups, **{task.name: task.fields for task in tasks}}))),
+        versions=dict(sorted(versions.items())),
         datasets=dict(sorted(datasets.items())),
-        metrics=tuple(sorted({metric for task in tasks for metric in _metrics(task)})),
+        metrics=tuple(sorted(metrics)),
     )
-
-
-def _versions(configs: dict[str, Config]) -> Iterator[tuple[str, str]]:
-    for name, config in configs.items():
-        described = config.get("metadata", (None,))[0]
-        if isinstance(described, dict) and "version" in described:
-            yield name.rpartition("::")[2], str(described["version"])
-
-
-def _metrics(task: SingleTask) -> Iterator[str]:
-    metrics = task.get("metric_list")
-    if task.get("process_results") or not isinstance(metrics, list):
-        return  # names for what process_results returns
-    for metric in metrics:
-        name = metric.get("metric") if isinstance(metric, dict) else None
-        if type(name) is str:  # and no function
-            yield name
-        if isinstance(metric, dict) and metric.get("hf_evaluate") is True:
-            yield f"evaluate/{name}"
 
 
 @dataclass
@@ -239,7 +221,12 @@ class _Reader:
         if path in above:
             return {}  # lm-eval refuses a circle
         if path not in self.merged:
-            own = self.own[path] = _read_yaml(path)
+            own = {}
+            with suppress(OSError, yaml.YAMLError):  # lm-eval passes over a file that cannot be read, too
+                own = yaml.load(path.read_bytes(), Loader=_Loader)
+            own = self.own[path] = own if isinstance(own, dict) else {}
+            for function in functions(own):
+                function.folder = path.parent
             includes = own.get("include", [])
             merged: Config = {}
             for include in includes if isinstance(includes, list) else [includes]:
@@ -258,13 +245,13 @@ def add_with_imports(module: Path, root: Path, found: set[Path]) -> None:
         return  # also the module of an installed package
     found.add(module)
     with suppress(SyntaxError, ValueError):
-        for other in _imported(module, ast.walk(ast.parse(module.read_bytes()))):
+        for other in _imported(module):
             add_with_imports(root / other, root, found)
 
 
-def _imported(path: Path, nodes: Iterable[ast.AST]) -> Iterator[Path]:
+def _imported(path: Path) -> Iterator[Path]:
     """Files that a module imports: of lm-eval's tasks relative to their root, by relative imports absolute."""
-    for node in nodes:
+    for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.ImportFrom):
             names = [node.module or "", *(f"{node.module or ''}.{alias.name}" for alias in node.names)]
             start = path.parents[node.level - 1] if node.level else None
