@@ -37,8 +37,7 @@ def command(spec: Path, store: Where | None, check: bool, ignore_packages: bool,
     place = lock_path(spec)
     if check:
         required_lock(spec)  # before the work of finding out what the names stand for
-    state = lock_now(spec, store)
-    before, lock = state.locked, state.now
+    lock, before, unreachable = lock_now(spec, store)
     if check and before is not None:
         changes = drifts(before, lock, packages=not ignore_packages)
         answer: dict[str, object] = {"holds": not changes}
@@ -53,15 +52,13 @@ def command(spec: Path, store: Where | None, check: bool, ignore_packages: bool,
         lines = [*_contents(lock)] if before is None else drift_lines(changes)
     if as_json:
         plain = [{"field": list(d.path), "locked": d.before, "now": d.after} for d in changes]
-        answer |= {"drifted" if check else "changed": plain, "hub": state.unreachable}
+        answer |= {"drifted" if check else "changed": plain, "hub": unreachable}
         click.echo(json.dumps({"schema": OUTPUT_SCHEMA_VERSION, "lock": str(place), **answer}, indent=2))
     else:
         remarks = [] if check else _unknown(lock)
         click.echo("\n".join([f"{place}: {done}", *(f"  {line}" for line in lines), *remarks]))
-        if state.unreachable is not None:
-            click.echo(
-                f"The hub gave no answer, so this is what the local cache and the lock know: {state.unreachable}"
-            )
+        if unreachable is not None:
+            click.echo(f"The hub gave no answer, so this is what the local cache and the lock know: {unreachable}")
     sys.exit(EXIT_RUN_FAILED if check and changes else 0)
 
 

@@ -87,7 +87,7 @@ def _run_all(
 
 
 class Runners:
-    """The process that runs all graphs of a spec, so that Ray starts once (`runners.cli.stages`)."""
+    """The process that runs all graphs of a spec, so that Ray starts once (`runners.cli.run`)."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None

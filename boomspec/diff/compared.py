@@ -15,7 +15,7 @@ from boomspec.core.graph import Experiment, Node
 from boomspec.core.machine import cpus
 from boomspec.diff.results import Compared, compare_results, conditions
 from boomspec.diff.sides import ComparedInput
-from boomspec.plan.changes import Changes, FieldChange, Memo, compare, compare_meanings
+from boomspec.plan.changes import Changes, FieldChange, Known, compare, compare_meanings
 from boomspec.plan.forecast import MachineSpec, forecast
 from boomspec.plan.origins import side
 from boomspec.plan.plan import RunPlan, Step
@@ -123,7 +123,7 @@ def compared(old: ComparedInput, new: ComparedInput) -> Diff:
     partners = _partners(old, new)
     paired = {id(experiment) for pair in partners for experiment in pair}
     added, removed = (tuple(e.label for e in one.experiments if id(e) not in paired) for one in (new, old))
-    memo, pairs = Memo(), []
+    memo, pairs = Known(), []
     for before, after in partners:
         if old.compiled is None or new.compiled is None:
             pairs.append(Pair(before, after, compare_meanings(before.meaning, after.meaning), ()))
@@ -173,5 +173,5 @@ def _effort(new: ComparedInput, anew: list[Node]) -> Effort:
     device = DEVICES.get(execution.get("device", ""))
     found = forecast(new.graph, plan, new.store, MachineSpec(execution.get("cpus") or cpus(), 1, device))
     gpus = {name: clock.gpu_seconds for name, clock in found.devices.items() if clock.gpu_seconds}
-    known = not gpus and not found.clock.unknown
+    known = not gpus and not found.clock.without_a_time
     return Effort(found.totals.flops, found.totals.incomplete, found.clock.elapsed if known else None, gpus)

@@ -8,11 +8,9 @@ only because an input is another one; `boomspec.plan.origins` finds the fields. 
 say, not its section: a field that changes no task is cosmetic.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from boomspec.compile.resolved import BORROWED, FOLLOWING, unresolved
@@ -105,11 +103,8 @@ class Changes:
         return numbers or any(field.kind == "results" for field in self.fields)
 
 
-@dataclass
-class Memo:
-    """Origins that are known already: experiments of a sweep mostly differ from their partners alike."""
-
-    known: dict[object, dict[str, Origin]] = field(default_factory=dict)
+# Origins that are known already: experiments of a sweep mostly differ from their partners alike.
+Known = dict[object, dict[str, Origin]]
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[FieldChange]:
@@ -117,30 +112,33 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[FieldChange]:
     return _found(old, new)[0]
 
 
-def compare(old: Side, new: Side, memo: Memo | None = None) -> Changes:
+def compare(old: Side, new: Side, known: Known | None = None) -> Changes:
     """Compare two compiled experiments."""
+    known = {} if known is None else known
     found, borrowed = _found(old.meaning, new.meaning)
     waiting = old.waits or new.waits
     if waiting:  # what only the tasks after the search read is not known either
         found = [d for d in found if d.path[0] != "sources" or (d.old is not None and d.new is not None)]
     tasks = list(_tasks(old, new))
-    wanted = {task.name: [d.path for d in task.own] for task in tasks if task.state != "same" and _needs_origin(task)}
+    wanted = {
+        task.name: [d.path for d in task.own]
+        for task in tasks
+        if task.state in ("added", "removed") or any(d.path not in _OF_ENVIRONMENT for d in task.own)
+    }
     able = [d for d in found if not any(d.path[: len(start)] == start for start in _SECTIONS)]
     facts = [d.path for d in able if d.path[0] == "sources" or d.path[-1] == "found"]
     fields = [d.path for d in able if d.path not in facts]
-    known = (memo or Memo()).known
     key = (*((d.path, repr(d.old), repr(d.new)) for d in able), *((name, *own) for name, own in wanted.items()))
     if key not in known:
         known[key] = origins((old, new), fields, facts, borrowed, wanted)
-    forced = known[key]
-    by_field = {d.path: {t.name: t.kind for t in tasks if d.path in _of(forced, t.name)} for d in found}
+    forced = {task.name: known[key].get(task.name, Origin(frozenset())) for task in tasks}
+    by_field = {d.path: {t.name: t.kind for t in tasks if d.path in forced[t.name].fields} for d in found}
     done: dict[str, TaskChange] = {}
     for task in tasks:
         names = dict.fromkeys(d.name for d in found if task.name in by_field[d.path])
         for needed in task.inputs:
             names |= dict.fromkeys(done[needed].fields)
-        some_of = task.name in forced and not forced[task.name].exact
-        done[task.name] = TaskChange(**{**vars(task), "fields": tuple(names), "some_of": some_of})
+        done[task.name] = replace(task, fields=tuple(names), some_of=not forced[task.name].exact)
     classified = tuple(_classified(d, by_field[d.path], exact=not waiting) for d in found)
     return Changes(classified, tuple(done.values()), waiting)
 
@@ -152,34 +150,30 @@ def compare_meanings(old: dict[str, Any], new: dict[str, Any]) -> Changes:
     return Changes(tuple(_classified(d, {}, exact=False) for d in found), ())
 
 
-def _of(forced: dict[str, Origin], name: str) -> frozenset[Path]:
-    return forced[name].fields if name in forced else frozenset()
-
-
-def _needs_origin(task: TaskChange) -> bool:
-    return task.state != "changed" or any(d.path not in _OF_ENVIRONMENT for d in task.own)
-
-
 def _tasks(old: Side, new: Side) -> Iterator[TaskChange]:
     """What becomes of every task, without the fields that force it."""
     known, now = set(old.names.values()), set(new.names.values())
-    found: dict[str, State] = {}
+    alone: set[str] = set()  # tasks that one side alone has
+
+    def of_one(name: str, side: Side, other: Side, state: State) -> Iterator[TaskChange]:
+        entry = side.entry(task_id := side.names[name])
+        # After a search nothing is known, and of several experiments none has a report of its own.
+        if entry["kind"] == "search" or not (other.waits or entry["kind"] in SHOWING):
+            needs = [side.by_id[i] for i in dict.fromkeys(entry["inputs"].values()) if i in side.by_id]
+            alone.add(name)
+            yield TaskChange(name, entry["kind"], task_id, state, inputs=tuple(n for n in needs if n in alone))
+
     for name, task_id in new.names.items():
-        kind = new.entry(task_id)["kind"]
         if task_id in known:
-            found[name] = "same"
-            yield TaskChange(name, kind, task_id, "same")
+            yield TaskChange(name, new.entry(task_id)["kind"], task_id, "same")
         elif name in old.names:
-            found[name] = "changed"
             yield _changed(name, old, new)
-        elif _is_known(old, kind):
-            found[name] = "added"
-            yield TaskChange(name, kind, task_id, "added", inputs=_alone(new, task_id, found, "added"))
+        else:
+            yield from of_one(name, new, old, "added")
+    alone.clear()
     for name, task_id in old.names.items():
-        kind = old.entry(task_id)["kind"]
-        if name not in new.names and task_id not in now and _is_known(new, kind):
-            found[name] = "removed"
-            yield TaskChange(name, kind, task_id, "removed", inputs=_alone(old, task_id, found, "removed"))
+        if name not in new.names and task_id not in now:
+            yield from of_one(name, old, new, "removed")
 
 
 def _changed(name: str, old: Side, new: Side) -> TaskChange:
@@ -195,20 +189,6 @@ def _changed(name: str, old: Side, new: Side) -> TaskChange:
         elif a != b:
             own.append(FieldChange(("inputs", role), first, second))
     return TaskChange(name, after["kind"], new.names[name], "changed", tuple(own), tuple(inputs))
-
-
-def _alone(side: Side, task_id: str, found: dict[str, State], state: State) -> tuple[str, ...]:
-    """The tasks that a task needs which only this side has, too."""
-    needs = [side.by_id[i] for i in dict.fromkeys(side.entry(task_id)["inputs"].values()) if i in side.by_id]
-    return tuple(need for need in needs if found.get(need) == state)
-
-
-def _is_known(side: Side, kind: str) -> bool:
-    """Whether a task of this kind that is not there is one that the experiment does not have.
-
-    After a search nothing is known, and of several experiments none has a report of its own.
-    """
-    return kind == "search" or not (side.waits or kind in SHOWING)
 
 
 def _classified(difference: FieldChange, tasks: dict[str, str], *, exact: bool) -> Field:

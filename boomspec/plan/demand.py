@@ -5,8 +5,6 @@ tasks claim of its memory allow, and it holds nobody to the memory that was not 
 cores for four evaluations needs the memory for four. What a machine has at least is what one task claims.
 """
 
-from __future__ import annotations
-
 import os
 from collections import defaultdict
 from collections.abc import Iterator
@@ -55,22 +53,33 @@ def machine(graph: TaskGraph, *, nodes: int, gpus: bool | None = None) -> Machin
     tasks = [node for node in graph.nodes.values() if gpus is None or (node.execution.gpus > 0) is gpus]
     if not tasks:
         return None
-    most: dict[str, float] = defaultdict(float)  # that one task takes of a machine, by Ray's names
-    for node in tasks:
-        for name, amount in node.execution.claims.items():
-            most[name] = max(most[name], amount * _each(node, nodes))
-    has = {name: float(ceil(amount)) if name in ("CPU", "GPU") else amount for name, amount in most.items()}
-    alike: dict[tuple[tuple[str, float], ...], list[Node]] = defaultdict(list)
+    has: dict[str, float] = defaultdict(float)  # by Ray's names, what one task takes of a machine
+    alike: dict[tuple[tuple[str, float], ...], list[Node]] = defaultdict(list)  # tasks that claim the same
     for node in tasks:
         alike[tuple(sorted(node.execution.claims.items()))].append(node)
-    # Of tasks that are limited by one thing (mostly the CPUs), the worst mix is the densest kind alone.
-    needed = max(_at_once(group, has, nodes) * (max(map(_memory, group)) + _WORKER) for group in alike.values())
+        for name, amount in node.execution.claims.items():
+            whole = ceil if name in ("CPU", "GPU") else float
+            has[name] = max(has[name], whole(amount * _workers(node, nodes)))
+    needed = gpu_memory = 0
+    for group in alike.values():
+        execution, memory = group[0].execution, max(map(_memory, group))
+        # Of tasks that are limited by one thing (mostly the CPUs), the worst mix is the densest kind alone.
+        at_once = _workers(group[0], nodes)
+        if execution.memory < memory:  # else more of them start only where more memory can be claimed
+            claims = {name: amount for name, amount in execution.claims.items() if name != "memory"}
+            # Rounded: three workers of 0.1 CPUs fit into 0.3.
+            room = min(int(round(has[name] / amount, 6)) for name, amount in claims.items())
+            at_once = max(at_once, min(room, sum(_workers(node, nodes) for node in group)))
+        needed = max(needed, at_once * (memory + _WORKER))
+        if share := execution.gpus:
+            sharing = min(int(round(1 / share, 6)), len(group)) if share < 1 else 1
+            gpu_memory = max(gpu_memory, sharing * max(node.cost.peak if node.cost else 0 for node in group))
     return MachineRequirement(
         cpus=ceil(has.get("CPU", 0)),
         gpus=ceil(has.get("GPU", 0)),
         memory=needed + _RAY + OBJECT_STORE,
         claimable=needed,
-        gpu_memory=max((_gpu_memory(group) for group in alike.values()), default=0),
+        gpu_memory=gpu_memory,
         resources={name: amount for name, amount in sorted(has.items()) if name not in ("CPU", "GPU", "memory")},
     )
 
@@ -87,29 +96,9 @@ def local_paths(graph: TaskGraph) -> Iterator[str]:
         yield from map(str, data_paths(source))
 
 
-def _each(node: Node, nodes: int) -> int:
+def _workers(node: Node, nodes: int) -> int:
     """How many of a task's workers one machine holds."""
     return ceil(node.execution.workers / nodes)
-
-
-def _at_once(group: list[Node], has: dict[str, float], nodes: int) -> int:
-    """How many processes of tasks that claim the same run on one machine at once."""
-    node = group[0]
-    if node.execution.memory >= max(map(_memory, group)):
-        return _each(node, nodes)  # more of them start only where more memory can be claimed
-    claims = {name: amount for name, amount in node.execution.claims.items() if name != "memory"}
-    # Rounded: three workers of 0.1 CPUs fit into 0.3.
-    room = min(int(round(has[name] / amount, 6)) for name, amount in claims.items())
-    return max(_each(node, nodes), min(room, sum(_each(other, nodes) for other in group)))
-
-
-def _gpu_memory(group: list[Node]) -> int:
-    """Bytes that tasks which claim the same take of one GPU."""
-    share = group[0].execution.gpus
-    if not share:
-        return 0
-    sharing = min(int(round(1 / share, 6)), len(group)) if share < 1 else 1
-    return sharing * max(0 if node.cost is None else node.cost.peak for node in group)
 
 
 def _memory(node: Node) -> int:

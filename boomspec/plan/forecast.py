@@ -3,23 +3,28 @@
     plan + graph + store --forecast--> Forecast
 
 Totals count the tasks that run, no others. Where the cost or the time of one of them is not known, its share is left
-out and it is counted in `unknown`: a total is then a lower bound, and is shown as one.
+out and it is counted in `incomplete` or `without_a_time`: a total is then a lower bound, and is shown as one.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import Field, PlainSerializer
 
 from boomspec.core import machine
 from boomspec.core.devices import DEVICES, SHOWN, Device
 from boomspec.core.graph import Cost, Node, TaskGraph
 from boomspec.core.sizes import shown_bytes
-from boomspec.plan.known_costs import known_costs
 from boomspec.plan.plan import RunPlan
-from boomspec.plan.rates import Duration, Origin, Rates
+from boomspec.plan.rates import Duration, Origin, Rates, known_costs
 from boomspec.plan.schedule import critical_path, elapsed
+from boomspec.plan.text_plan import Count, PlanModel
 from boomspec.store import Store
+
+_Positive = Annotated[float, Field(ge=0)]
+Seconds = Annotated[_Positive, PlainSerializer(lambda seconds: round(seconds, 1), return_type=_Positive)]
 
 
 @dataclass(frozen=True)
@@ -31,39 +36,38 @@ class MachineSpec:
     device: Device | None = None
 
 
-@dataclass(frozen=True)
-class Clock:
-    """Seconds of the tasks that run, on one kind of machine."""
-
-    durations: dict[str, Duration]
-    cpu_seconds: float  # of tasks without a GPU, times their cores
-    gpu_seconds: float  # times their share of a GPU
-    longest_chain: float
-    elapsed: float
-    unknown: tuple[str, ...]  # tasks without a time
-
-    @property
-    def sources(self) -> tuple[Origin, ...]:
-        return tuple(sorted({duration.source for duration in self.durations.values()}))
-
-    @property
-    def without_a_time(self) -> int:
-        return len(self.unknown)
+class Clock(PlanModel):
+    # The tasks that run, on one kind of machine.
+    durations: Annotated[dict[str, Duration], Field(exclude=True)]
+    cpu_seconds: Seconds
+    """Of tasks without a GPU, times their cores."""
+    gpu_seconds: Seconds
+    """Times the share of a GPU."""
+    longest_chain: Seconds
+    """Seconds of the longest chain of tasks that wait for each other."""
+    elapsed: Seconds
+    """Seconds until the last task has ended, on `machine`."""
+    sources: Annotated[tuple[Origin, ...], Field(serialization_alias="from")]
+    without_a_time: Count
+    """Tasks whose time is not known: they count as nothing."""
 
 
-@dataclass(frozen=True)
-class Totals:
+class Totals(PlanModel):
     """Of the tasks that run."""
 
-    run: int = 0
-    flops: int = 0
-    disk: int = 0
-    read: int = 0
-    tokens: int = 0
-    real_tokens: int | None = 0  # None: not known for all
-    largest_memory: int = 0  # bytes of memory of one worker
-    scratch: int = 0  # bytes of disk while the task that needs most of them runs
-    incomplete: int = 0  # tasks whose cost is not known in full
+    run: Count
+    reuse: Count
+    unneeded: Count
+    blocked: Count
+    flops: Count
+    largest_memory: Count  # bytes of one worker
+    disk: Count
+    scratch: Count  # bytes of disk while the task that needs most of them runs
+    read: Count
+    tokens: Count
+    real_tokens: Count | None  # None: not known for all
+    incomplete: Count
+    """Tasks whose cost is not known in full: the sums leave that out."""
 
 
 @dataclass(frozen=True)
@@ -94,20 +98,23 @@ def forecast(graph: TaskGraph, plan: RunPlan, store: Store, on: MachineSpec) -> 
             reasons.setdefault(cost.unknown, node.name)
     return Forecast(
         costs=costs,
-        totals=totals(nodes, costs),
+        totals=totals(graph.nodes.values(), costs, plan),
         clock=clock,
         devices=clocks,
         machine=on,
-        warnings=tuple(_warnings(nodes, costs, store, on, shown if asked else [])),
+        warnings=tuple(_warnings(nodes, costs, store, shown if asked else [])),
         reasons=reasons,
     )
 
 
-def totals(nodes: list[Node], costs: Mapping[str, Cost | None]) -> Totals:
-    found = [cost for node in nodes if (cost := costs[node.id]) is not None]
+def totals(nodes: Iterable[Node], costs: Mapping[str, Cost | None], plan: RunPlan) -> Totals:
+    """How many of some tasks run, are reused and so on, and the sums of those that run."""
+    actions = {node.id: plan.steps[node.id].action for node in nodes}
+    counts = Counter(actions.values())
+    found = [cost for i, action in actions.items() if action == "run" and (cost := costs[i]) is not None]
     real = [cost.real_tokens for cost in found if cost.tokens]
     return Totals(
-        run=len(nodes),
+        **{action: counts[action] for action in ("run", "reuse", "unneeded", "blocked")},
         flops=sum(cost.flops for cost in found),
         disk=sum(cost.disk for cost in found),
         read=sum(cost.read for cost in found),
@@ -115,7 +122,7 @@ def totals(nodes: list[Node], costs: Mapping[str, Cost | None]) -> Totals:
         real_tokens=None if None in real else sum(count for count in real if count is not None),
         largest_memory=max((cost.peak for cost in found), default=0),
         scratch=max((cost.scratch for cost in found), default=0),
-        incomplete=len(nodes) - len(found) + sum(bool(cost.unknown) for cost in found),
+        incomplete=counts["run"] - len(found) + sum(bool(cost.unknown) for cost in found),
     )
 
 
@@ -127,33 +134,23 @@ def _clock(
     on: MachineSpec,
     device: Device | None,
 ) -> Clock:
-    durations: dict[str, Duration] = {}
-    unknown = []
-    cpu_seconds = gpu_seconds = 0.0
-    for node in nodes:
-        duration = rates.duration(node, costs[node.id], device)
-        if duration is None:
-            unknown.append(node.id)
-            continue
-        durations[node.id] = duration
-        spent = duration.seconds * node.execution.workers
-        gpu_seconds += spent * node.execution.gpus
-        cpu_seconds += 0.0 if node.execution.gpus else spent * node.execution.cpus
+    found = {node.id: rates.duration(node, costs[node.id], device) for node in nodes}
+    durations = {i: duration for i, duration in found.items() if duration is not None}
+    spent = [(n.execution, durations[n.id].seconds * n.execution.workers) for n in nodes if n.id in durations]
     # A task without a time still stands between others.
-    seconds = {node.id: durations[node.id].seconds if node.id in durations else 0.0 for node in nodes}
+    seconds = {i: durations[i].seconds if i in durations else 0.0 for i in found}
     return Clock(
         durations=durations,
-        cpu_seconds=cpu_seconds,
-        gpu_seconds=gpu_seconds,
+        cpu_seconds=sum(seconds * execution.cpus for execution, seconds in spent if not execution.gpus),
+        gpu_seconds=sum(seconds * execution.gpus for execution, seconds in spent),
         longest_chain=critical_path(graph, seconds),
         elapsed=elapsed(graph, seconds, cpus=on.cpus, gpus=on.gpus),
-        unknown=tuple(unknown),
+        sources=tuple(sorted({duration.source for duration in durations.values()})),
+        without_a_time=len(found) - len(durations),
     )
 
 
-def _warnings(
-    nodes: list[Node], costs: Mapping[str, Cost | None], store: Store, on: MachineSpec, devices: list[Device]
-) -> list[str]:
+def _warnings(nodes: list[Node], costs: Mapping[str, Cost | None], store: Store, devices: list[Device]) -> list[str]:
     """What does not fit: a worker into memory, the artifacts onto the disk."""
     found = []
     known = [(node, cost) for node in nodes if (cost := costs[node.id]) is not None]
@@ -169,9 +166,7 @@ def _warnings(
     in_bf16 = any(node.execution.gpus and node.task.record.computes_in()[0] == "bf16" for node in nodes)
     without = [device.name for device in devices if device.bf16 is None and in_bf16]
     found += [f"{name} has no bf16 units: bf16 is counted at its fp32 rate" for name in without]
-    total = totals(nodes, costs)
-    if (disk := total.disk + total.scratch) > (free := machine.free_bytes(store.root)):
-        found.append(
-            f"the artifacts and checkpoints take {shown_bytes(disk)}, {store.root} has {shown_bytes(free)} free"
-        )
+    disk = sum(cost.disk for _, cost in known) + max((cost.scratch for _, cost in known), default=0)
+    if disk > (free := machine.free_bytes(store.root)):
+        found += [f"the artifacts and checkpoints take {shown_bytes(disk)}, {store.root} has {shown_bytes(free)} free"]
     return found

@@ -79,12 +79,12 @@ class Lock(Strict):
     rows: dict[Sha256, LockedStreams | None]  # by id of the `tokenize` task; None: not read yet
     packages: dict[str, str]  # of the environment, Python itself included
 
-    def to_json(self) -> dict[str, Any]:
-        return {"about": _ABOUT, _VERSION_KEY: SCHEMA_VERSION, **self.model_dump(mode="json")}
-
     def text(self) -> str:
         """The lock file: the sections in their order, everything in them sorted."""
-        data = {key: _sorted(value) for key, value in self.to_json().items()}
+        sections = {
+            key: json.loads(json.dumps(value, sort_keys=True)) for key, value in self.model_dump(mode="json").items()
+        }
+        data = {"about": _ABOUT, _VERSION_KEY: SCHEMA_VERSION, **sections}
         return json.dumps(redacted(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     def write(self, path: Path) -> None:
@@ -92,7 +92,6 @@ class Lock(Strict):
         write_atomically(path, self.text())
 
     def pins(self, *, only_offline: bool = False) -> Pins:
-        """The commits that it settles."""
         models = {name: model.revision for name, model in self.models.items() if model.revision is not None}
         datasets = {name: commit for name, commit in self.datasets.items() if commit is not None}
         return Pins(models, datasets, only_offline)
@@ -131,12 +130,11 @@ def read_lock(path: Path, *, spec: str | None = None) -> Lock:
 
 def completed(lock: Lock, known: Lock) -> Lock:
     """`lock` with what it does not know and `known` does, of the same commits and the same `tokenize` tasks."""
-    models = {
-        name: model.model_copy(update={"files": {**known.models[name].files, **model.files}})
-        if model.revision is not None and name in known.models and known.models[name].revision == model.revision
-        else model
-        for name, model in lock.models.items()
-    }
+    models = dict(lock.models)
+    for name, model in models.items():
+        before = known.models.get(name)
+        if model.revision is not None and before is not None and before.revision == model.revision:
+            models[name] = model.model_copy(update={"files": {**before.files, **model.files}})
     datasets = {name: commit or known.datasets.get(name) for name, commit in lock.datasets.items()}
     rows = {task: streams or known.rows.get(task) for task, streams in lock.rows.items()}
     return lock.model_copy(update={"models": models, "datasets": datasets, "rows": rows})
@@ -180,24 +178,24 @@ def differences(before: Lock, after: Lock) -> list[LockChange]:
 
 def drifts(lock: Lock, now: Lock, *, partial: bool = False, packages: bool = True) -> list[LockChange]:
     """What no longer is as `lock` says. `partial`: it may hold more than is needed. `packages`: compare those, too."""
-    return [d for d in differences(lock, now) if _counts(d, lock, partial=partial, packages=packages)]
 
+    def counts(change: LockChange) -> bool:
+        known = change.before is not None and change.after is not None
+        match change.path:
+            case ("packages", name, *_):
+                return packages and change.before is not None and name in ("boomspec", *CHANGING_RESULTS)
+            case ("rows", *_):
+                return known
+            case _ if change.entry:
+                return not (partial and change.after is None)
+            case ("datasets", *_):
+                return known
+            case ("models", name, "files", _) if lock.models[name].revision is not None:
+                return known  # the cache may hold some of the files, and the commit says what all of them are
+            case _:
+                return True
 
-def _counts(difference: LockChange, lock: Lock, *, partial: bool, packages: bool) -> bool:
-    unknown = difference.before is None or difference.after is None
-    match difference.path:
-        case ("packages", name, *_):
-            return packages and difference.before is not None and name in ("boomspec", *CHANGING_RESULTS)
-        case ("rows", *_):
-            return not unknown
-        case _ if difference.entry:
-            return not (partial and difference.after is None)
-        case ("datasets", *_):
-            return not unknown
-        case ("models", name, "files", _) if lock.models[name].revision is not None:
-            return not unknown  # the cache may hold some of the files, and the commit says what all of them are
-        case _:
-            return True
+    return [change for change in differences(lock, now) if counts(change)]
 
 
 def _entry_differences(path: tuple[str, ...], one: Mapping[str, Any], two: Mapping[str, Any]) -> Iterator[LockChange]:
@@ -238,7 +236,3 @@ def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...]
             yield from _leaves((*path, key), value[key])
     else:
         yield path, None if value is None else str(value)
-
-
-def _sorted(value: Any) -> Any:
-    return {key: _sorted(value[key]) for key in sorted(value)} if isinstance(value, dict) else value

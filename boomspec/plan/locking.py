@@ -1,7 +1,7 @@
 """Resolve names to revisions and digests, write them as a lock, and report what has changed.
 
     graph + store (+ hub) --lock_of--> Lock
-    spec + its lock --lock_now--> LockState   what `boomspec lock` writes and `--check` compares
+    spec + its lock --lock_now--> locks   what `boomspec lock` writes and `--check` compares
     graph + lock --RunLock.hold--> graph      what `boomspec run --locked` runs; raises where something has drifted
 
 The hub is asked what a name stands for NOW; where it gives no answer, the local cache and then the lock are taken. A
@@ -9,10 +9,9 @@ locked run takes commits from the lock, whatever has happened to a branch since.
 `tokenize` artifacts in the store; they are null until these are there.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -61,38 +60,37 @@ class Hub:
         """The answer; None where there is none, or where the hub refuses one: for a gated or removed repository."""
         if self.offline or self.unreachable is not None:
             return None
-        try:
-            return question()
-        except UnreachableError as error:
-            self.unreachable = error.message
-        except BoomspecError:
-            pass
+        with suppress(BoomspecError):
+            try:
+                return question()
+            except UnreachableError as error:
+                self.unreachable = error.message
         return None
 
 
 def lock_of(graph: TaskGraph, store: Store, hub: Hub, *, more: Iterable[tuple[LmEval, Source]] = ()) -> Lock:
     """The lock of a graph as things stand. `more`: measures that a graph which waits for a search does not have yet."""
-    entries = _Entries(hub)
+    packages = {"python": python(), **installed()}
+    rows = {task: _rows(store, task) for task in _tokenize(graph)}
+    lock = Lock(spec=graph.name, models={}, datasets={}, texts={}, tasks={}, rows=rows, packages=packages)
+    entries = _Entries(hub, lock)
     for source in graph.sources.values():
         match source.kind:
             case "model" | "tokenizer":
                 entries.add_model(source)
             case "hub_dataset":
                 name = request(source.identity["hub"], source.location.get("asked"))
-                entries.datasets[name] = source.identity["revision"]
+                lock.datasets[name] = source.identity["revision"]
             case "text" | "held_out_text":
                 entries.add_text(source)
-    for measure, source in {measure.task: (measure, source) for measure, source in (*_measures(graph), *more)}.values():
-        entries.add_task(measure.task, readable_source(store, source))
-    return Lock(
-        spec=graph.name,
-        models=entries.models,
-        datasets=entries.datasets,
-        texts=entries.texts,
-        tasks=entries.tasks,
-        rows={task: _rows(store, task) for task in _tokenize(graph)},
-        packages={"python": python(), **installed()},
-    )
+    measures = {}
+    for node in graph.nodes.values():
+        record = node.task.record
+        if isinstance(record, Evaluate) and isinstance(record.measure, LmEval):
+            measures[record.measure.task] = graph.sources[node.task.inputs["tasks"]]
+    for task, source in {**measures, **{measure.task: source for measure, source in more}}.items():
+        entries.add_task(task, readable_source(store, source))
+    return Lock.model_validate(lock.model_dump())  # what was filled in is checked, too
 
 
 def record_lock(graph: TaskGraph, store: Store, folder: Path, *, used: Path | None = None) -> None:
@@ -104,17 +102,9 @@ def record_lock(graph: TaskGraph, store: Store, folder: Path, *, used: Path | No
     (completed(lock, read_lock(used)) if used is not None else lock).write(folder / LOCK)
 
 
-@dataclass(frozen=True)
-class LockState:
-    """The lock as things stand, the lock that was written, and why the hub gave no answer, if so."""
-
-    now: Lock
-    locked: Lock | None
-    unreachable: str | None
-
-
-def lock_now(spec: Path, store: Where | None = None) -> LockState:
-    """The lock of a spec file, all of its experiments, as things stand, and the lock that lies beside it.
+def lock_now(spec: Path, store: Where | None = None) -> tuple[Lock, Lock | None, str | None]:
+    """The lock of a spec file, all of its experiments, as things stand; the lock that lies beside it; why the hub gave
+    no answer, if so.
 
     Raises BoomspecError for a lock that cannot be read or is of another spec.
     """
@@ -132,7 +122,7 @@ def lock_now(spec: Path, store: Where | None = None) -> LockState:
     measures = [(record.measure, source) for _, record, source in waiting]
     more = [(measure, source) for measure, source in measures if isinstance(measure, LmEval) and source is not None]
     hub = Hub()
-    return LockState(lock_of(compiled.graph, opened, hub, more=more), locked, hub.unreachable)
+    return lock_of(compiled.graph, opened, hub, more=more), locked, hub.unreachable
 
 
 def required_lock(spec: Path) -> tuple[Path, Lock]:
@@ -181,13 +171,10 @@ def drift_lines(found: Sequence[LockChange], *, most: int = 30) -> list[str]:
 
 @dataclass
 class _Entries:
-    """The sections of a lock. Two things of one name get names of their own: "texts", "texts (2)"."""
+    """Fills the sections of a lock. Two things of one name get names of their own: "texts", "texts (2)"."""
 
     hub: Hub
-    models: dict[str, LockedModel] = field(default_factory=dict)
-    datasets: dict[str, str | None] = field(default_factory=dict)
-    texts: dict[str, LockedText] = field(default_factory=dict)
-    tasks: dict[str, LockedTask] = field(default_factory=dict)
+    lock: Lock
     _owners: dict[tuple[str, str], Any] = field(default_factory=dict)
 
     def add_model(self, source: Source) -> None:
@@ -195,16 +182,16 @@ class _Entries:
         if "hub" in identity:
             commit = identity["revision"]
             name = self._name("models", request(identity["hub"], location.get("asked")), commit)
-            if name not in self.models:
+            if name not in self.lock.models:
                 stated = self.hub.ask(lambda: stated_checksums(identity["hub"], commit)) or {}
                 files = {**stated, **cached_checksums(identity["hub"], commit)}
-                self.models[name] = LockedModel(revision=commit, files=files)
-            self.models[name].files.update(_checksums(identity.get(CODE, {})))
+                self.lock.models[name] = LockedModel(revision=commit, files=files)
+            self.lock.models[name].files.update(_checksums(identity.get(CODE, {})))
             return
         folder = Path(location["folder"])
         name = self._name("models", location.get("name", folder.name), folder)
-        known = self.models[name].files if name in self.models else {}
-        self.models[name] = LockedModel(files=known | _checksums({**identity["sha256"], **identity.get(CODE, {})}))
+        files = _checksums({**identity["sha256"], **identity.get(CODE, {})})
+        self.lock.models.setdefault(name, LockedModel(files={})).files.update(files)
 
     def add_text(self, source: Source) -> None:
         location = source.location
@@ -212,24 +199,29 @@ class _Entries:
         digests = [file["sha256"] for file in source.identity["files"]]
         name = self._name("texts", location.get("name", "text"), source.id)
         files = _checksums(dict(zip(names, digests, strict=True)))
-        self.texts[name] = LockedText(format=source.identity["format"], source=source.id, files=files)
+        self.lock.texts[name] = LockedText(format=source.identity["format"], source=source.id, files=files)
 
     def add_task(self, task: str, source: Source) -> None:
         stock = "lm_eval" in source.identity
         folder = stock_folder() if stock else Path(source.location["folder"])
         found = read_task(task, folder)
-        self.tasks[task] = LockedTask(
+        named: list[tuple[str, str]] = []  # files outside of its folder: their names without their places, and digests
+        for place, digests in zip(source.location.get(DATA, ()), source.identity.get(DATA, ()), strict=True):
+            name = Path(place["path"]).name
+            named += [(name if place["is_file"] else f"{name}/{file}", sha256) for file, sha256 in digests.items()]
+        names = _unique(name for name, _ in named)
+        self.lock.tasks[task] = LockedTask(
             origin=f"lm_eval {source.identity['lm_eval']}" if stock else source.location.get("name", folder.name),
             sha256=found.digest(folder) if stock else source.identity["folder"],
             versions=found.versions,
             datasets=found.datasets,
-            data=_task_data(source),
+            data=_checksums(dict(zip(names, (sha256 for _, sha256 in named), strict=True))),
         )
         for dataset, revision in found.datasets.items():
             name = request(dataset, revision)
-            if name not in self.datasets:
+            if name not in self.lock.datasets:
                 commit = self.hub.ask(partial(pinned_dataset, dataset, revision))
-                self.datasets[name] = commit or cached_dataset(dataset, revision)
+                self.lock.datasets[name] = commit or cached_dataset(dataset, revision)
 
     def _name(self, section: str, wanted: str, owner: Any) -> str:
         name, count = wanted, 1
@@ -250,22 +242,6 @@ def _rows(store: Store, task: str) -> LockedStreams | None:
         return None
     meta = json.loads(store.read(kind, task, "meta.json"))
     return None if ROWS not in meta else LockedStreams.model_validate(meta[ROWS])
-
-
-def _measures(graph: TaskGraph) -> Iterable[tuple[LmEval, Source]]:
-    for node in graph.nodes.values():
-        record = node.task.record
-        if isinstance(record, Evaluate) and isinstance(record.measure, LmEval):
-            yield record.measure, graph.sources[node.task.inputs["tasks"]]
-
-
-def _task_data(source: Source) -> dict[str, str]:
-    """The checksums of the files outside of its folder that a task names, by their names, without their places."""
-    named: list[tuple[str, str]] = []
-    for place, digests in zip(source.location.get(DATA, ()), source.identity.get(DATA, ()), strict=True):
-        name = Path(place["path"]).name
-        named += [(name if place["is_file"] else f"{name}/{file}", sha256) for file, sha256 in digests.items()]
-    return _checksums(dict(zip(_unique(name for name, _ in named), (sha256 for _, sha256 in named), strict=True)))
 
 
 def _checksums(digests: Mapping[str, str]) -> dict[str, str]:

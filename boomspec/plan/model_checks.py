@@ -5,21 +5,19 @@ the task and the digest of the code. Families that are always right, and those t
 the run, whose tasks come after its own check.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from boomspec.compile.compiler import Compiled
-from boomspec.core.errors import SpecError
 from boomspec.core.files import write_atomically
 from boomspec.core.graph import Node
 from boomspec.core.identity import digest, folder_digest
@@ -64,22 +62,18 @@ def check_models(compiled: Compiled, store: Store) -> list[str]:
     for node in open_checks:
         answer = answers[node.id]
         if answer is not None and answer.refused:
-            raise _refused(compiled, node, answer)
+            labels = [one.label for one in graph.experiments if node.id in one.tasks.values()]
+            file = next((file for file in compiled.files if file.label in labels), compiled.files[0])
+            raise file.error(file.problem(("teacher", "model"), answer.refused, answer.hint))
         notes += answer.notes if answer is not None else ()
     return list(dict.fromkeys(notes))
 
 
 def _is_plain(record: Any) -> bool:
-    models = [record.teacher] + ([record.student] if record.student is not None else [])
+    models = [model for model in (record.teacher, record.student) if model is not None]
     configs = [config_of(model.config) for model in models]
     plain = all(is_plain(c, tensors_of(m.tensors).values()) for c, m in zip(configs, models, strict=True))
     return plain and set_same_keys(configs[0], configs[-1])  # else the defaults of transformers decide
-
-
-def _refused(compiled: Compiled, node: Node, answer: CheckResult) -> SpecError:
-    labels = [one.label for one in compiled.graph.experiments if node.id in one.tasks.values()]
-    file = next((file for file in compiled.files if file.label in labels), compiled.files[0])
-    return file.error(file.problem(("teacher", "model"), answer.refused, answer.hint))
 
 
 def _asked(checks: Sequence[Node]) -> tuple[dict[str, CheckResult | None], str]:
@@ -92,10 +86,11 @@ def _asked(checks: Sequence[Node]) -> tuple[dict[str, CheckResult | None], str]:
     done = subprocess.run(command, input=json.dumps(asked, allow_nan=False), capture_output=True, text=True)
     if done.returncode != 0:
         return {}, (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    answers = {task_id: CheckResult(**answer) for task_id, answer in json.loads(done.stdout).items()}
-    for task_id, answer in answers.items():
-        _remember(task_id, answer)
-    return dict(answers.items()), ""
+    answers: dict[str, CheckResult | None] = {}
+    for task_id, answer in json.loads(done.stdout).items():
+        answers[task_id] = CheckResult(**answer)
+        _remember(task_id, CheckResult(**answer))
+    return answers, ""
 
 
 def _place(task_id: str) -> Path:
@@ -118,8 +113,6 @@ def _remembered(task_id: str) -> CheckResult | None:
 
 
 def _remember(task_id: str, answer: CheckResult) -> None:
-    try:
+    with suppress(OSError):  # a cache folder that cannot be written: it is asked again
         _place(task_id).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(_place(task_id), json.dumps(asdict(answer), allow_nan=False))
-    except OSError:
-        return  # a cache folder that cannot be written: it is asked again

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from pydantic import ValidationError
@@ -59,17 +59,15 @@ class Side:
         while waiting:
             for needed in self.entry(waiting.pop())["inputs"].values():
                 if needed in self.sources:
-                    found.add(self._fact(*self.sources[needed]))
+                    kind, identity = self.sources[needed]
+                    if kind == "model":
+                        plain = {key: value for key, value in identity.items() if value is not None}
+                        kind = "student" if self.meaning["sources"].get("student") == plain else "teacher"
+                    found.add(("sources", "data" if kind in ("text", "hub_dataset") else kind))
                 elif indirect and needed in self.by_id and needed not in seen:
                     waiting.append(needed)
                     seen.add(needed)
         return found
-
-    def _fact(self, kind: str, identity: Mapping[str, Any]) -> Path:
-        if kind == "model":
-            plain = {key: value for key, value in identity.items() if value is not None}
-            kind = "student" if self.meaning["sources"].get("student") == plain else "teacher"
-        return "sources", "data" if kind in ("text", "hub_dataset") else kind
 
 
 def side(compiled: Compiled, experiment: Experiment) -> Side:
@@ -107,20 +105,21 @@ def origins(
     """
     if len(fields) == 1 and not facts:
         return {name: Origin(frozenset(fields)) for name in wanted}
-    base = next((_Base(own, other, borrowed) for own, other in (sides[::-1], sides) if own.compiled), None)
-    if base is None or not wanted:
+    own_side, other = next((pair for pair in (sides[::-1], sides) if pair[0].compiled), (None, sides[0]))
+    if own_side is None or not wanted:
         return {name: _guess(own, fields, facts) for name, own in wanted.items()}
+    tasks_with = _compiler(own_side, other, borrowed)
     found: dict[str, set[Path]] = {name: set() for name in wanted}
     for path in fields:
-        forced, names = _forced_by(path, base, fields, wanted)
+        forced, names = _forced_by(path, tasks_with, fields, wanted)
         for name in names:
             found[name] |= forced
     if facts:
-        every = base.with_values(frozenset(fields))
-        left_over = set(wanted) if every is None else every.differing(_Tasks.of_side(base.other, wanted), wanted)
+        every = tasks_with(frozenset(fields))
+        left_over = set(wanted) if every is None else every.differing(_some(other, wanted), wanted)
         for name, own in wanted.items():
             found[name] |= _facts_read(name, own, facts, sides, left_over=name in left_over)
-    exact = {name: Origin(frozenset(paths or _smallest(base, fields, name))) for name, paths in found.items()}
+    exact = {name: Origin(frozenset(paths or _smallest(tasks_with, fields, name))) for name, paths in found.items()}
     return {name: one if one.fields else _guess(wanted[name], fields, facts) for name, one in exact.items()}
 
 
@@ -132,94 +131,88 @@ class _Tasks:
     names: Mapping[str, str]
     waits: bool
 
-    @classmethod
-    def of_side(cls, side: Side, wanted: Collection[str]) -> _Tasks:
-        """Some tasks of a side. One that this boomspec cannot read is left out, and so differs from any."""
-        tasks = {}
-        for name in side.names.keys() & set(wanted):
-            entry = side.entry(side.names[name])
-            with suppress(KeyError, ValidationError):
-                tasks[name] = Task(KINDS[entry["kind"]].model_validate(entry["params"]), dict(entry["inputs"]))
-        return cls(tasks, side.by_id, side.waits)
-
     def differing(self, other: _Tasks, names: Iterable[str]) -> set[str]:
         """Which of some tasks differ themselves, and not only by the tasks that they need."""
-        return {name for name in names if self._differs(other, name)}
 
-    def _differs(self, other: _Tasks, name: str) -> bool:
-        one, two = self.tasks.get(name), other.tasks.get(name)
-        if one is None or two is None:
-            there = one or two
-            waits = self.waits if one is None else other.waits
+        def differs(one: Task | None, two: Task | None) -> bool:
+            if one is not None and two is not None:
+                own = {role: self.names.get(i, i) for role, i in one.inputs.items()}
+                others = {role: other.names.get(i, i) for role, i in two.inputs.items()}
+                return one.id != two.id and (one.record != two.record or own != others)
+            there, waits = one or two, self.waits if one is None else other.waits
             return there is not None and (there.kind == "search" or not waits)  # after a search nothing is known
-        if one.id == two.id:
-            return False
-        inputs = [
-            {role: names.get(i, i) for role, i in task.inputs.items()}
-            for task, names in ((one, self.names), (two, other.names))
-        ]
-        return one.record != two.record or inputs[0] != inputs[1]
+
+        return {name for name in names if differs(self.tasks.get(name), other.tasks.get(name))}
 
 
-class _Base:
-    """The side that is compiled again, with values of the other one."""
+_TasksWith = Callable[[frozenset[Path]], _Tasks | None]
 
-    def __init__(self, side: Side, other: Side, borrowed: Mapping[Path, Path]) -> None:
-        assert side.compiled is not None
-        self.other, self._borrowed = other, borrowed
-        self._values, self._others = unresolved(side.meaning), unresolved(other.meaning)
-        self._file = next(file for file in side.compiled.files if file.label == side.label)
-        self._answers = side.compiled.answers
-        nodes = side.compiled.graph.nodes
-        tasks = {name: nodes[task_id].task for name, task_id in side.names.items()}
-        self._known: dict[frozenset[Path], _Tasks | None] = {frozenset(): _Tasks(tasks, side.by_id, side.waits)}
 
-    def with_values(self, paths: frozenset[Path]) -> _Tasks | None:
-        """The tasks with the other side's values of some fields; None where that does not compile."""
-        if paths not in self._known:
-            self._known[paths] = None
-            with suppress(BoomspecError, OSError):
-                tasks, waits = tasks_of(self._with(paths), self._answers)
-                self._known[paths] = _Tasks(tasks, {task.id: name for name, task in tasks.items()}, waits)
-        return self._known[paths]
+def _some(side: Side, wanted: Collection[str]) -> _Tasks:
+    """Some tasks of a side. One that this boomspec cannot read is left out, and so differs from any."""
+    tasks = {}
+    for name in side.names.keys() & set(wanted):
+        entry = side.entry(side.names[name])
+        with suppress(KeyError, ValidationError):
+            tasks[name] = Task(KINDS[entry["kind"]].model_validate(entry["params"]), dict(entry["inputs"]))
+    return _Tasks(tasks, side.by_id, side.waits)
 
-    def _with(self, paths: frozenset[Path]) -> SpecFile:
-        paths |= {borrower for borrower, lender in self._borrowed.items() if lender in paths}
-        values = dict(self._values)
+
+def _compiler(side: Side, other: Side, borrowed: Mapping[Path, Path]) -> _TasksWith:
+    """Gives a side's tasks with the other side's values of some fields; None where that does not compile."""
+    assert side.compiled is not None
+    compiled = side.compiled
+    file = next(file for file in compiled.files if file.label == side.label)
+    before, after, root = unresolved(side.meaning), unresolved(other.meaning), file.document.root
+
+    def spec_with(paths: frozenset[Path]) -> SpecFile:
+        paths |= {borrower for borrower, lender in borrowed.items() if lender in paths}
+        values = dict(before)
         for path in paths:
-            _set(values, self._others, path)
-        root = self._file.document.root
+            _set(values, after, path)
         # The other sections stay the same nodes: what was read for them is known.
         sections = {path[0]: root.get(path[0]) or root for path in paths}
         nodes = {key: node for key, node in root.value.items() if key not in sections}
         nodes |= {key: _node(_as_written(key, values[key]), like) for key, like in sections.items() if key in values}
         while True:
             try:
-                return self._file.with_document(replace(self._file.document, root=replace(root, value=nodes)))
+                return file.with_document(replace(file.document, root=replace(root, value=nodes)))
             except SpecError as error:
                 refused = [problem.location or () for problem in error.problems]
                 if not any(_remove(nodes, place, paths) for place in refused):
                     raise
 
+    @cache
+    def tasks_with(paths: frozenset[Path]) -> _Tasks | None:
+        if not paths:
+            nodes = compiled.graph.nodes
+            return _Tasks({name: nodes[i].task for name, i in side.names.items()}, side.by_id, side.waits)
+        with suppress(BoomspecError, OSError):
+            tasks, waits = tasks_of(spec_with(paths), compiled.answers)
+            return _Tasks(tasks, {task.id: name for name, task in tasks.items()}, waits)
+        return None
+
+    return tasks_with
+
 
 def _forced_by(
-    path: Path, base: _Base, fields: Sequence[Path], wanted: Collection[str]
+    path: Path, tasks_with: _TasksWith, fields: Sequence[Path], wanted: Collection[str]
 ) -> tuple[frozenset[Path], set[str]]:
     """The tasks that a field forces, and with which other fields: none where it compiles, alone or beside others."""
     for length in range(len(path), -1, -1):  # alone, then with the differing fields of its mapping, or of that one's
         group = frozenset(other for other in fields if other[:length] == path[:length])
-        if (tasks := base.with_values(group)) is not None:
-            without = base.with_values(group - {path})
+        if (tasks := tasks_with(group)) is not None:
+            without = tasks_with(group - {path})
             forced = group if without is None else frozenset([path])
-            return forced, tasks.differing(without or base.with_values(frozenset()) or tasks, wanted)
+            return forced, tasks.differing(without or tasks_with(frozenset()) or tasks, wanted)
     return frozenset(), set()
 
 
-def _smallest(base: _Base, fields: Sequence[Path], name: str) -> frozenset[Path]:
+def _smallest(tasks_with: _TasksWith, fields: Sequence[Path], name: str) -> frozenset[Path]:
     """Fields that together change a task, none of which can be left out; empty where all of them do not."""
 
     def changes(paths: frozenset[Path]) -> bool:
-        before, after = base.with_values(frozenset()), base.with_values(paths)
+        before, after = tasks_with(frozenset()), tasks_with(paths)
         return before is not None and after is not None and bool(after.differing(before, [name]))
 
     kept = frozenset(fields)

@@ -5,8 +5,6 @@ needed. An artifact of another id that has the same inputs byte for byte is reus
 damaged artifacts are only reported.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

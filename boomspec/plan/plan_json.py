@@ -6,19 +6,15 @@ null, never a guess; `totals` are then lower bounds. Sizes are bytes, times are 
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from boomspec.compile.compiler import Compiled
-from boomspec.compile.family import ResolvedFamily
-from boomspec.core import graph as task_graph
-from boomspec.plan.forecast import Forecast
-from boomspec.plan.plan import Action, RunPlan, Step
+from boomspec.core.graph import Node
+from boomspec.plan.forecast import Clock, Forecast, Seconds, Totals
+from boomspec.plan.plan import Action, RunPlan
 from boomspec.plan.rates import Origin
 from boomspec.plan.text_plan import Count, PlanModel, TextPlan, text_plans
 from boomspec.store import Store
-
-_Positive = Annotated[float, Field(ge=0)]
-Seconds = Annotated[_Positive, PlainSerializer(lambda seconds: round(seconds, 1), return_type=_Positive)]
 
 
 class _Model(PlanModel):
@@ -82,42 +78,10 @@ class Task(_Model):
     seconds_from: Origin | None
 
 
-class Totals(_Model):
-    """Of the tasks that run."""
-
-    run: Count
-    reuse: Count
-    unneeded: Count
-    blocked: Count
-    flops: Count
-    largest_memory: Count
-    disk: Count
-    scratch: Count
-    read: Count
-    tokens: Count
-    real_tokens: Count | None
-    incomplete: Count
-    """Tasks whose cost is not known in full: the sums leave that out."""
-
-
 class Machine(_Model):
     cpus: Annotated[int | float, Field(ge=0)]
     gpus: Annotated[int | float, Field(ge=0)]
     device: Annotated[str | None, BeforeValidator(lambda device: device and device.name)]
-
-
-class Clock(_Model):
-    cpu_seconds: Seconds
-    """Of tasks without a GPU, times their cores."""
-    gpu_seconds: Seconds
-    """Times the share of a GPU."""
-    longest_chain: Seconds
-    """Seconds of the longest chain of tasks that wait for each other."""
-    elapsed: Seconds
-    """Seconds until the last task has ended, on `machine`."""
-    sources: Annotated[tuple[Origin, ...], Field(serialization_alias="from")]
-    without_a_time: Count
-    """Tasks whose time is not known: they count as nothing."""
 
 
 class PlanJson(_Model):
@@ -143,25 +107,45 @@ class PlanJson(_Model):
 
 
 def plan_schema() -> dict[str, Any]:
-    """The JSON Schema of what `plan_json` returns."""
     schema = PlanJson.model_json_schema(mode="serialization")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def plan_json(compiled: Compiled, plan: RunPlan, forecast: Forecast, store: Store) -> dict[str, Any]:
     graph = compiled.graph
-    counts = {action: len(plan.ids(action)) for action in ("reuse", "unneeded", "blocked")}
+
+    def experiment(label: str) -> dict[str, Any]:
+        if (family := compiled.families.get(label)) is None:
+            return {"teacher_layers": None, "kept": None, "sizes": ()}
+        return {"teacher_layers": family.facts.count, "kept": family.kept, "sizes": family.members}
+
+    def task(node: Node) -> dict[str, Any]:
+        step, cost, known = plan.steps[node.id], forecast.costs[node.id], None
+        duration = forecast.clock.durations.get(node.id)
+        if cost is not None:
+            known = vars(cost) | {"peak_memory": cost.peak if cost.memory else None, "unknown": cost.unknown or None}
+            if cost.unknown:  # what is 0 is not known, then
+                known |= {name: known[name] or None for name in ("flops", "disk", "tokens")}
+        return {
+            **vars(step),
+            "same_as": step.same_as or None,
+            "id": node.id,
+            "kind": node.task.kind,
+            "name": node.name,
+            "cost": known,
+            "seconds": duration and duration.seconds,
+            "seconds_from": duration and duration.source,
+        }
+
     whole = {
         "name": graph.name,
         "graph": graph.id,
         "store": store.address,
         "pending": compiled.pending,
-        "experiments": [
-            {**vars(experiment), **_family(compiled.families.get(experiment.label))} for experiment in graph.experiments
-        ],
+        "experiments": [{**vars(one), **experiment(one.label)} for one in graph.experiments],
         "texts": text_plans(graph, store),
-        "tasks": [_task(node, plan.steps[node.id], forecast) for node in graph.nodes.values()],
-        "totals": {**vars(forecast.totals), **counts},
+        "tasks": [task(node) for node in graph.nodes.values()],
+        "totals": forecast.totals,
         "machine": forecast.machine,
         "time": forecast.clock,
         "devices": forecast.devices,
@@ -169,30 +153,3 @@ def plan_json(compiled: Compiled, plan: RunPlan, forecast: Forecast, store: Stor
         "warnings": forecast.warnings,
     }
     return PlanJson.model_validate(whole).model_dump(mode="json", by_alias=True)
-
-
-def _family(family: ResolvedFamily | None) -> dict[str, Any]:
-    if family is None:
-        return {"teacher_layers": None, "kept": None, "sizes": ()}
-    return {"teacher_layers": family.facts.count, "kept": family.kept, "sizes": family.members}
-
-
-def _task(node: task_graph.Node, step: Step, forecast: Forecast) -> dict[str, Any]:
-    duration, cost = forecast.clock.durations.get(node.id), forecast.costs[node.id]
-    return {
-        **vars(step),
-        "same_as": step.same_as or None,
-        "id": node.id,
-        "kind": node.task.kind,
-        "name": node.name,
-        "cost": None if cost is None else _cost(cost),
-        "seconds": duration and duration.seconds,
-        "seconds_from": duration and duration.source,
-    }
-
-
-def _cost(cost: task_graph.Cost) -> dict[str, Any]:
-    known = vars(cost) | {"peak_memory": cost.peak if cost.memory else None, "unknown": cost.unknown or None}
-    if cost.unknown:  # what is 0 is not known, then
-        known |= {name: known[name] or None for name in ("flops", "disk", "tokens")}
-    return known

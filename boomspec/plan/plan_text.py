@@ -12,24 +12,14 @@ from typing import TYPE_CHECKING
 
 from boomspec.compile.compiler import Compiled
 from boomspec.compile.family import ResolvedFamily
-from boomspec.core.format import (
-    NOTHING,
-    UNKNOWN,
-    disk_of,
-    flops_of,
-    memory_of,
-    shown_count,
-    shown_flops,
-    shown_seconds,
-    with_unit,
-)
+from boomspec.core import format as shown
+from boomspec.core.format import NOTHING, UNKNOWN, shown_count, shown_seconds
 from boomspec.core.graph import Node, TaskGraph
-from boomspec.core.sizes import Member, compact_plan, shown_bytes
+from boomspec.core.sizes import compact_plan, shown_bytes
 from boomspec.models.nested import described
-from boomspec.plan.forecast import Clock, Forecast, Totals, totals
+from boomspec.plan.forecast import Forecast, totals
 from boomspec.plan.plan import RunPlan
-from boomspec.plan.text_plan import TextPlan, text_plans
-from boomspec.plan.text_plan import lines as text_lines
+from boomspec.plan.text_plan import TextPlan, lines, text_plans
 from boomspec.store import Store
 
 if TYPE_CHECKING:
@@ -70,14 +60,23 @@ def print_plan(
     else:
         _print_kinds(console, graph, plan, forecast)
         _print_axes(console, graph, plan, forecast)
-    counts = Counter(step.action for step in plan.steps.values())
-    console.print(f"\n{counts['run']} to run, {counts['reuse']} to reuse, {counts['blocked']} blocked.")
+    total = forecast.totals
+    console.print(f"\n{total.run} to run, {total.reuse} to reuse, {total.blocked} blocked.")
     if conditional := sum(step.if_inputs_differ for step in plan.steps.values()):
         console.print(f"{conditional} of those run only if their inputs, made again, come out otherwise than before.")
-    if counts["run"]:
-        for line in _lines(forecast):
+    if total.run:
+        for line in _sentences(forecast):
             console.print(line)
-        _print_devices(console, forecast)
+    if total.run and forecast.devices:
+        table = _table(("on", False), ("GPU hours", True), ("until the end", True), ("", False))
+        for name, clock in forecast.devices.items():
+            least = ">" if clock.without_a_time else ""
+            hours, until = f"{least}{clock.gpu_seconds / 3600:.1f}", f"{least}{shown_seconds(clock.elapsed)}"
+            full = any(f"{name} has" in warning for warning in forecast.warnings)
+            fits = "[red]does not fit[/]" if full else ""
+            table.add_row(f"{forecast.machine.gpus:g} {name}", hours, until, fits)
+        console.print()
+        console.print(table)
     if compiled.pending:
         console.print(f"[bold]The rest is known after:[/] {', '.join(compiled.pending)} (a run goes on by itself)")
     for warning in forecast.warnings:
@@ -94,22 +93,19 @@ def print_family(family: ResolvedFamily, title: str = "Sizes") -> None:
     table = _table(*numbers, ("", False), ("plan", False), *[("asked for", False)] * asked)
     table.title, table.title_justify = title, "left"
     for member in family.members:
+        role = "student" if member.is_student else "teacher" if member.is_teacher else "interpolated"
         table.add_row(
             str(member.layers),
             f"{member.parameters:,}",
             f"{member.parameters / family.members[-1].parameters:.1%}",
             shown_bytes(member.bytes),
-            _role(member) + (", untied" if family.facts.tied and not member.tied else ""),
+            role + (", untied" if family.facts.tied and not member.tied else ""),
             compact_plan(member.plan),
             *[", ".join(member.asked)] * asked,
         )
     console.print(table)
     if (rest := described(family.facts, keep=family.rest)) is not None:
         console.print(rest, markup=False)
-
-
-def _role(member: Member) -> str:
-    return "student" if member.is_student else "teacher" if member.is_teacher else "interpolated"
 
 
 def _print_text(console: Console, text: TextPlan) -> None:
@@ -127,7 +123,7 @@ def _print_text(console: Console, text: TextPlan) -> None:
                 UNKNOWN if given.bytes is None else shown_bytes(given.bytes),
             )
         console.print(table)
-    for line in text_lines(text):
+    for line in lines(text):
         console.print(escape(line))
 
 
@@ -168,9 +164,9 @@ def _print_tasks(console: Console, graph: TaskGraph, plan: RunPlan, forecast: Fo
             f"[{style}]{_MARKS[step.action]} {step.action}[/]",
             node.name,
             *([f"[dim]{node.id[:12]}[/]"] if wide else []),
-            flops_of(cost) if runs else "",
-            memory_of(cost) if runs else "",
-            *([disk_of(cost) if runs else ""] if wide else []),
+            shown.flops_of(cost) if runs else "",
+            shown.memory_of(cost) if runs else "",
+            *([shown.disk_of(cost) if runs else ""] if wide else []),
             "" if not runs else UNKNOWN if time is None else shown_seconds(time.seconds),
         )
         if step.reason != last:
@@ -187,15 +183,9 @@ def _print_kinds(console: Console, graph: TaskGraph, plan: RunPlan, forecast: Fo
     headings = ("tasks", "run", "reuse", "shared", "FLOP", "memory", "disk", "time")
     table = _table(("kind", False), *[(heading, True) for heading in headings])
     for kind, nodes in kinds.items():
-        running = [node for node in nodes if plan.steps[node.id].action == "run"]
-        table.add_row(
-            kind,
-            f"{len(nodes):,}",
-            f"{len(running):,}",
-            f"{sum(plan.steps[node.id].action == 'reuse' for node in nodes):,}",
-            f"{sum(uses[node.id] > 1 for node in nodes):,}",
-            *_sums(running, forecast),
-        )
+        run, *sums = _sums(nodes, plan, forecast)
+        reused = sum(plan.steps[node.id].action == "reuse" for node in nodes)
+        table.add_row(kind, f"{len(nodes):,}", run, f"{reused:,}", f"{sum(uses[n.id] > 1 for n in nodes):,}", *sums)
     console.print(f"{len(graph.experiments):,} experiments; a task that several share is counted once:")
     console.print(table)
 
@@ -205,7 +195,6 @@ def _print_axes(console: Console, graph: TaskGraph, plan: RunPlan, forecast: For
     for i, experiment in enumerate(graph.experiments):
         for axis, value in experiment.axes.items():
             values[axis][value].append(i)
-    running = set(plan.ids("run"))
     table = _table(("by axis", False), *[(h, True) for h in ("experiments", "run", "FLOP", "memory", "disk", "time")])
     for axis, by_value in values.items():
         if len(by_value) > _MOST_VALUES:
@@ -213,93 +202,56 @@ def _print_axes(console: Console, graph: TaskGraph, plan: RunPlan, forecast: For
             table.add_row(f"{axis}: {len(by_value):,} values ({', '.join(shortened)}, ...)")
             continue
         for value, members in by_value.items():
-            tasks = {task for i in members for task in graph.experiments[i].tasks.values()} & running
-            nodes = [graph.nodes[task] for task in tasks]
-            table.add_row(f"{axis}={value}", f"{len(members):,}", f"{len(tasks):,}", *_sums(nodes, forecast))
+            tasks = {task for i in members for task in graph.experiments[i].tasks.values()}
+            sums = _sums([graph.nodes[task] for task in tasks], plan, forecast)
+            table.add_row(f"{axis}={value}", f"{len(members):,}", *sums)
     if table.row_count:
         console.print()
         console.print(table)
 
 
-def _sums(nodes: list[Node], forecast: Forecast) -> Iterator[str]:
-    """FLOP, memory of the largest worker, disk and time of tasks that run."""
-    found = totals(nodes, forecast.costs)
-    seconds = [forecast.clock.durations.get(node.id) for node in nodes]
-    known = [duration.seconds for duration in seconds if duration is not None]
-    yield (
-        _at_least(shown_flops(found.flops), found.incomplete > 0)
-        if found.flops
-        else UNKNOWN
-        if found.incomplete
-        else NOTHING
-    )
+def _sums(nodes: list[Node], plan: RunPlan, forecast: Forecast) -> Iterator[str]:
+    """Of some tasks those that run: how many, FLOP, memory of the largest worker, disk and time."""
+    found = totals(nodes, forecast.costs, plan)
+    known = [duration.seconds for node in nodes if (duration := forecast.clock.durations.get(node.id)) is not None]
+    least = ">" if found.incomplete else ""
+    yield f"{found.run:,}"
+    yield f"{least}{shown.shown_flops(found.flops)}" if found.flops else UNKNOWN if least else NOTHING
     yield shown_bytes(found.largest_memory) if found.largest_memory else NOTHING
     yield shown_bytes(found.disk) if found.disk else NOTHING
-    yield _at_least(shown_seconds(sum(known)), len(known) < len(nodes)) if known else UNKNOWN if nodes else NOTHING
+    least = ">" if len(known) < found.run else ""
+    yield f"{least}{shown_seconds(sum(known))}" if known else UNKNOWN if found.run else NOTHING
 
 
-def _at_least(text: str, incomplete: bool) -> str:
-    return f">{text}" if incomplete else text
-
-
-def _lines(forecast: Forecast) -> Iterator[str]:
-    """The totals as sentences."""
-    total = forecast.totals
+def _sentences(forecast: Forecast) -> Iterator[str]:
+    """The totals, and how long they take."""
+    total, clock, on = forecast.totals, forecast.clock, forecast.machine
     least = "at least " if total.incomplete else ""
     meanwhile = f" and {shown_bytes(total.scratch)} of checkpoints meanwhile" if total.scratch else ""
-    yield (
-        f"Together {least}{with_unit(total.flops)}, largest worker {shown_bytes(total.largest_memory)} of memory, "
-        f"{shown_bytes(total.disk)} of disk{meanwhile}."
-    )
+    flops, memory = shown.with_unit(total.flops), shown_bytes(total.largest_memory)
+    disk = f"{shown_bytes(total.disk)} of disk{meanwhile}"
+    yield f"Together {least}{flops}, largest worker {memory} of memory, {disk}."
     if total.tokens:
-        yield f"Tokens through models: {least}{shown_count(total.tokens)}, {_real(total)}."
-    yield _time(forecast)
+        real = "the real ones among them known after tokenize"
+        if total.real_tokens is not None:
+            padding = 1 - total.real_tokens / total.tokens
+            real = f"{shown_count(total.real_tokens)} real ({padding:.0%} padding)" if padding else "all of them real"
+        yield f"Tokens through models: {least}{shown_count(total.tokens)}, {real}."
+    if clock.durations:
+        device = f" and {on.gpus:g} {on.device.name}" if on.device and forecast.devices else ""
+        least = "at least " if clock.without_a_time else "about "
+        many = "" if clock.without_a_time == 1 else "s"
+        missing = f", {clock.without_a_time} task{many} without a time" if clock.without_a_time else ""
+        work = (("GPU", clock.gpu_seconds), ("CPU", clock.cpu_seconds))
+        hours = ", ".join(f"{seconds / 3600:.1f} {unit} hours" for unit, seconds in work if seconds >= 1)
+        yield (
+            f"Time on {on.cpus:g} CPUs{device}: {least}{shown_seconds(clock.elapsed)} (longest chain "
+            f"{shown_seconds(clock.longest_chain)}, {hours or 'less than a second of work'}{missing}). "
+            f"By: {'; '.join(_SOURCES[source] for source in clock.sources)}."
+        )
+    elif forecast.devices:
+        yield "Time: see below for kinds of GPU; name one as execution.device for more."
+    else:
+        yield "Time: not known yet on this machine; --calibrate measures it in about ten seconds."
     for reason, name in forecast.reasons.items():
         yield f"[dim]Not known beforehand: {reason} ({name}).[/]"
-
-
-def _real(total: Totals) -> str:
-    if total.real_tokens is None:
-        return "the real ones among them known after tokenize"
-    padding = 1 - total.real_tokens / total.tokens
-    return "all of them real" if not padding else f"{shown_count(total.real_tokens)} real ({padding:.0%} padding)"
-
-
-def _time(forecast: Forecast) -> str:
-    clock, on = forecast.clock, forecast.machine
-    device = f" and {on.gpus:g} {on.device.name}" if on.device and forecast.devices else ""
-    if not clock.durations:
-        if forecast.devices:
-            return "Time: see below for kinds of GPU; name one as execution.device for more."
-        return "Time: not known yet on this machine; --calibrate measures it in about ten seconds."
-    least = "at least " if clock.unknown else "about "
-    many = "" if clock.without_a_time == 1 else "s"
-    missing = f", {clock.without_a_time} task{many} without a time" if clock.unknown else ""
-    by = "; ".join(_SOURCES[source] for source in clock.sources)
-    return (
-        f"Time on {on.cpus:g} CPUs{device}: {least}{shown_seconds(clock.elapsed)} "
-        f"(longest chain {shown_seconds(clock.longest_chain)}, {_hours(clock)}{missing}). By: {by}."
-    )
-
-
-def _hours(clock: Clock) -> str:
-    cpu = f"{clock.cpu_seconds / 3600:.1f} CPU hours" if clock.cpu_seconds >= 1 else ""
-    gpu = f"{clock.gpu_seconds / 3600:.1f} GPU hours" if clock.gpu_seconds >= 1 else ""
-    return ", ".join(filter(None, [gpu, cpu])) or "less than a second of work"
-
-
-def _print_devices(console: Console, forecast: Forecast) -> None:
-    if not forecast.devices:
-        return
-    table = _table(("on", False), ("GPU hours", True), ("until the end", True), ("", False))
-    for name, clock in forecast.devices.items():
-        full = any(f"{name} has" in warning for warning in forecast.warnings)
-        least = bool(clock.unknown)
-        table.add_row(
-            f"{forecast.machine.gpus:g} {name}",
-            _at_least(f"{clock.gpu_seconds / 3600:.1f}", least),
-            _at_least(shown_seconds(clock.elapsed), least),
-            "[red]does not fit[/]" if full else "",
-        )
-    console.print()
-    console.print(table)

@@ -1,4 +1,4 @@
-"""Estimate task durations from earlier tasks, a calibration, or a table of GPUs.
+"""Estimate what tasks cost and take, from the text in the store, earlier tasks, a calibration, or a table of GPUs.
 
     measured      finished tasks of the same kind in this store: a line through their seconds and their work, of CPUs of
                   the same model (each core alike) or GPUs of the same kind
@@ -12,24 +12,27 @@ compared with the same lm-eval task on another model, by the operations of one t
 The line is seconds = fixed + work x per_work. A small task takes what it takes to start, and how fast a large one goes
 shows in large ones only. So the rate is read off the measured tasks where it makes up a good part of their time; else
 the known rate is taken, and the measured tasks give the fixed part and a lower bound of the rate.
-"""
 
-from __future__ import annotations
+Costs that depend on tokenized text are filled in first, where the store has that text: the tokens of held-out text are
+in the token artifact's meta.json, and the real tokens of padded sequences follow from the documents in its train.bin.
+"""
 
 import json
 import math
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import median
 from typing import Any, Literal, NamedTuple
 
 from boomspec.core.devices import MEASURING_SHARE, TRAINING_SHARE, Device, device_seen_as
 from boomspec.core.files import write_atomically
-from boomspec.core.graph import Cost, Node
+from boomspec.core.graph import Cost, Node, TaskGraph
 from boomspec.core.json_text import json_text
 from boomspec.core.machine import cpu_model, host
 from boomspec.core.tasks import KINDS, Record
-from boomspec.plan.known_costs import refined
+from boomspec.core.tasks.cost import TextCounts
 from boomspec.store import Store
 
 CALIBRATION = "cache/calibration.json"
@@ -41,10 +44,74 @@ _VISIBLE_SECONDS = 2.0  # of the largest task, which its work must take for the 
 _VISIBLE_SHARE = 0.5  # of the fixed part, likewise
 _NEAR = 4.0  # times the largest work: so far an estimate is called measured, whatever its rate
 # Of one core of a machine that nothing is known of, operations or bytes a second: right within a factor of a few.
-_USUAL_TRAINING, _USUAL_MEASURING, _USUAL_COPYING = 1e10, 2e10, 4e8
+_USUAL_RATES = {"training": 1e10, "measuring": 2e10, "copying": 4e8}
 _MOST_FIXED = 20.0  # seconds that a task of no work takes, where that was not calibrated
 _MOST_OF_STARTUP = 2.0  # times what was calibrated: more processes start at the same time
 _USUAL_STARTUP = 5.0
+_SCANNED = 1 << 25  # bytes of a stream of tokens at most; longer ones are judged by their beginning
+
+
+# --- costs, with what the store has of the text -----------------------------------------------------
+
+
+def known_costs(graph: TaskGraph, store: Store) -> dict[str, Cost | None]:
+    """The cost of every task, as far as it follows from the graph and the store."""
+    return {i: refined(node.cost, node.task.record, node.task.inputs, store) for i, node in graph.nodes.items()}
+
+
+def refined(cost: Cost | None, record: Record, inputs: Mapping[str, str], store: Store) -> Cost | None:
+    """A task's cost with what its token artifact says; as it is where there is none, or a damaged one."""
+    if cost is None or not cost.flops_per_real_token or "tokens" not in inputs:
+        return cost
+    try:
+        return record.counted(cost, _Text(store, inputs["tokens"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return cost
+
+
+@dataclass(frozen=True)
+class _Text(TextCounts):
+    """What the token artifact `tokens` says of its text."""
+
+    store: Store
+    tokens: str
+
+    def held_out(self) -> int:
+        return int(_meta(self.store, self.tokens)["held_out"]["tokens"])
+
+    def mean_labels(self, length: int) -> float:
+        return _mean_labels(self.store, self.tokens, length)
+
+
+@lru_cache(1 << 10)
+def _meta(store: Store, tokens: str) -> Any:
+    return json.loads(store.read("tokenize", tokens, "meta.json"))
+
+
+@lru_cache(1 << 6)
+def _mean_labels(store: Store, tokens: str, length: int) -> float:
+    """Labels of the mean padded row: its document's tokens but the first, `length` at most."""
+    meta = _meta(store, tokens)
+    stream = array("H" if meta["dtype"] == "uint16" else "I")
+    stream.frombytes(store.read("tokenize", tokens, "train.bin", most=_SCANNED))
+    labels = documents = 0
+    prefix, at = meta.get("prefix") or [], -1
+    before = 1 if prefix == [meta["eos"]] else 0  # of a document's row in front of it: see `runners/data/tokens.py`
+    unlabelled = max(0, len(prefix) - 1)
+    try:
+        if prefix in ([], [meta["eos"]]):
+            at = stream.index(meta["eos"])  # the stream begins with one
+        while True:
+            end = stream.index(meta["eos"], at + 1)
+            # of `end - at` tokens, its end-of-text among them
+            labels += min(end - at - 1 + before, length) - unlabelled
+            documents += 1
+            at = end
+    except ValueError:
+        return labels / documents if documents else 0.0
+
+
+# --- seconds ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -112,56 +179,42 @@ class Rates:
         share = node.execution.workers * (1.0 if on_gpu else max(1.0, node.execution.cpus))
         if kind not in self._seen:
             self._seen[kind] = _measured(self._store, kind)
+        rate, source = self._known_rate(record, cost, device if on_gpu else None)
+        known = self.calibration
         if seen := self._seen[kind].get((*record.pace(), place)):
-            usual, source = self._usual(node, cost, device if on_gpu else None)
-            line = line_of(seen, usual=usual, most_fixed=self._most_fixed(cost, known_rate=usual is not None))
+            # Copying needs none of the libraries that a task loads which computes.
+            computes = bool(cost.flops or cost.flops_per_real_token)
+            fixed = known.startup if known and computes else _USUAL_STARTUP * computes
+            if rate is not None:
+                fixed = _MOST_OF_STARTUP * fixed if known and computes else _MOST_FIXED
+            line = line_of(seen, usual=rate, most_fixed=fixed)
             return Duration(line.seconds(work / share), "measured" if line.is_measured(work / share) else source)
         if cost.unknown and not cost.flops:
             return None
-        if on_gpu and device is not None:
-            return _by_table(record, cost, device, node.execution.workers)
-        return self._by_calibration(node, cost, share)
-
-    def _by_calibration(self, node: Node, cost: Cost, share: float) -> Duration | None:
-        known = self.calibration
-        if known is None or node.task.record.bytes_a_second is not None:
+        if on_gpu:
+            return Duration(cost.flops * (rate or 0.0) / node.execution.workers, "table")
+        if known is None or rate is None or source != "calibration":
             return None
-        if cost.flops:
-            rate = known.training if node.task.record.trains else known.measuring
-            return Duration(self._startup(cost) + cost.flops / (rate * share), "calibration")
-        if moved := cost.read + cost.disk:
-            return Duration(moved / known.copying, "calibration")
-        return None
+        return Duration(
+            known.startup + cost.flops * rate / share if cost.flops else (cost.read + cost.disk) * rate, source
+        )
 
-    def _usual(self, node: Node, cost: Cost, device: Device | None) -> tuple[float | None, Origin]:
+    def _known_rate(self, record: Record, cost: Cost, device: Device | None) -> tuple[float | None, Origin]:
         """Seconds for a unit of a task's work as known without such tasks, and where from; None where unknown."""
-        record, known = node.task.record, self.calibration
         if cost.unknown and not cost.flops and record.bytes_a_second is None:
             return None, "usual"  # how many tokens there are is not known
         if cost.flops and device is not None:
-            return _by_table(record, cost, device, 1).seconds / cost.flops, "table"
-        if cost.flops and record.trains:
-            return (1 / known.training, "calibration") if known else (1 / _USUAL_TRAINING, "usual")
-        if cost.flops:
-            return (1 / known.measuring, "calibration") if known else (1 / _USUAL_MEASURING, "usual")
-        if not cost.read + cost.disk:
+            precision, kernels = record.computes_in()
+            peak = device.peak(bf16=precision == "bf16", tf32=kernels is not None and kernels.tf32)
+            return 1 / ((TRAINING_SHARE if record.trains else MEASURING_SHARE) * peak), "table"
+        if not cost.flops and not cost.read + cost.disk:
             return None, "usual"
-        if record.bytes_a_second is not None:
+        if not cost.flops and record.bytes_a_second is not None:
             return 1 / record.bytes_a_second, "usual"
-        return (1 / known.copying, "calibration") if known else (1 / _USUAL_COPYING, "usual")
-
-    def _most_fixed(self, cost: Cost, *, known_rate: bool) -> float:
-        """Seconds that a task without any work takes, at most; where no rate is known, those that it usually takes."""
-        computes = bool(cost.flops or cost.flops_per_real_token)
-        startup = self.calibration.startup if self.calibration and computes else _USUAL_STARTUP * computes
-        if not known_rate:
-            return startup
-        return _MOST_OF_STARTUP * startup if self.calibration and computes else _MOST_FIXED
-
-    def _startup(self, cost: Cost) -> float:
-        """Seconds until the libraries are loaded that a task needs which computes; copying needs none of them."""
-        computes = cost.flops or cost.flops_per_real_token
-        return self.calibration.startup if self.calibration and computes else 0.0
+        name = "copying" if not cost.flops else "training" if record.trains else "measuring"
+        if self.calibration is None:
+            return 1 / _USUAL_RATES[name], "usual"
+        return 1 / getattr(self.calibration, name), "calibration"
 
 
 def read_calibration(store: Store) -> Calibration | None:
@@ -183,13 +236,6 @@ def save_calibration(store: Store, measured: Mapping[str, float]) -> None:
     write_atomically(file, json_text(data, indent=1) + "\n")
 
 
-def _by_table(record: Record, cost: Cost, device: Device, workers: int) -> Duration:
-    precision, kernels = record.computes_in()
-    share = TRAINING_SHARE if record.trains else MEASURING_SHARE
-    peak = device.peak(bf16=precision == "bf16", tf32=kernels is not None and kernels.tf32)
-    return Duration(cost.flops / (share * peak * workers), "table")
-
-
 def _measured(store: Store, kind: str) -> dict[tuple[str, ...], list[Seen]]:
     """Finished tasks of a kind by what tells them apart, and by the device: of the table, or the CPU's model."""
     found: dict[tuple[str, ...], list[Seen]] = {}
@@ -198,7 +244,13 @@ def _measured(store: Store, kind: str) -> dict[tuple[str, ...], list[Seen]]:
             task, provenance = data["task"], data["provenance"]
             record = KINDS[task["kind"]].model_validate(task["params"])
             cost = refined(Cost(**provenance["cost"]), record, task["inputs"], store)
-            device, share = _place(provenance)
+            gpus, execution = provenance["hardware"]["gpus"], provenance["execution"]
+            share = float(execution["options"].get("workers", 1))
+            if execution["gpus"] and gpus:
+                known = device_seen_as(gpus[0])
+                device = known.name if known else None
+            else:
+                device, share = provenance["hardware"]["cpu"], share * max(1.0, float(execution["cpus"]))
             work = None if cost is None else record.work(cost)
             seconds = float(provenance["seconds"])
         except (OSError, ValueError, KeyError, TypeError):
@@ -207,16 +259,6 @@ def _measured(store: Store, kind: str) -> dict[tuple[str, ...], list[Seen]]:
         if work is not None and device is not None and 0 < seconds < math.inf:
             found.setdefault((*record.pace(), device), []).append(Seen(work / share, seconds))
     return found
-
-
-def _place(provenance: Mapping[str, Any]) -> tuple[str | None, float]:
-    """The device that a task ran on, and among how many cores or workers its work was shared."""
-    gpus, execution = provenance["hardware"]["gpus"], provenance["execution"]
-    workers = int(execution["options"].get("workers", 1))
-    if execution["gpus"] and gpus:
-        device = device_seen_as(gpus[0])
-        return (device.name if device else None), workers
-    return provenance["hardware"]["cpu"], workers * max(1.0, float(execution["cpus"]))
 
 
 def line_of(seen: Sequence[Seen], *, usual: float | None, most_fixed: float) -> LinearFit:
@@ -258,8 +300,7 @@ def _rate(seen: Sequence[Seen], fixed: float) -> float:
 def _least_squares(seen: Sequence[Seen]) -> tuple[float, float]:
     """Fixed part and rate, neither negative, with the smallest sum of squares of relative errors."""
     weights = [1.0 / max(one.seconds, 1e-3) ** 2 for one in seen]
-    one, w, t = sum(weights), 0.0, 0.0
-    ww = wt = 0.0
+    one, w, t, ww, wt = sum(weights), 0.0, 0.0, 0.0, 0.0
     for weight, (work, seconds) in zip(weights, seen, strict=True):
         w, t = w + weight * work, t + weight * seconds
         ww, wt = ww + weight * work * work, wt + weight * work * seconds

@@ -7,8 +7,6 @@ Their graphs are read as plain data and few, and of a large sweep the first expe
 thousands of runs, and a plan of a thousand experiments is read as a summary.
 """
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -21,7 +19,7 @@ from boomspec.compile.compiler import Compiled
 from boomspec.core.files import read_json
 from boomspec.core.graph import SCHEMA_VERSION
 from boomspec.core.tasks import SHOWING, TRAININGS
-from boomspec.plan.changes import Changes, FieldChange, Memo, TaskChange, compare, shown
+from boomspec.plan.changes import Changes, FieldChange, Known, TaskChange, compare, shown
 from boomspec.plan.origins import Side, side
 from boomspec.plan.plan import ABSENT, RunPlan, Step
 from boomspec.store import Store
@@ -50,7 +48,7 @@ class _Earlier:
 
 def with_reasons(plan: RunPlan, compiled: Compiled, store: Store) -> RunPlan:
     """The plan with a reason for every task that runs although an earlier run of this name had a task of its name."""
-    steps, graph, memo = dict(plan.steps), compiled.graph, Memo()
+    steps, graph, origins = dict(plan.steps), compiled.graph, Known()
     alike: dict[str, tuple[str, Side]] = {}  # tasks that differ in their inputs alone: what they were, by their ids
     known = {i for experiment in graph.experiments[:_MOST_EXPERIMENTS] for i in experiment.tasks.values()}
     open_tasks = {i for i in known if steps[i].action == "run" and steps[i].reason == ABSENT}
@@ -60,11 +58,12 @@ def with_reasons(plan: RunPlan, compiled: Compiled, store: Store) -> RunPlan:
             old = earlier.like(experiment.label) if wanted else None
             if old is None or not any(name in old.names for name, i in experiment.tasks.items() if i in wanted):
                 continue
-            changes = compare(old, side(compiled, experiment), memo)
+            changes = compare(old, side(compiled, experiment), origins)
             trained_otherwise = _trained_otherwise(changes)
             for task in changes.tasks:
                 if task.id in wanted and task.state != "removed":
-                    steps[task.id] = _step(task, changes, earlier, steps, experiment.tasks)
+                    reason = f"{ABSENT}: {_why(task, changes, earlier, steps, experiment.tasks)}"
+                    steps[task.id] = replace(steps[task.id], reason=reason, fields=task.fields)
                     open_tasks.discard(task.id)
                     if task.state == "changed" and task.inputs and not task.own and task.name not in trained_otherwise:
                         alike[task.id] = old.names[task.name], old
@@ -106,13 +105,6 @@ def _still_there(store: Store, alike: Mapping[str, tuple[str, Side]]) -> Iterato
         yield from (i for i, key in own.items() if read[i][1] in listed.get(key, ()))
 
 
-def _step(
-    task: TaskChange, changes: Changes, earlier: _Earlier, steps: Mapping[str, Step], ids: Mapping[str, str]
-) -> Step:
-    reason = f"{ABSENT}: {_why(task, changes, earlier, steps, ids)}"
-    return replace(steps[task.id], reason=reason, fields=task.fields)
-
-
 def _why(
     task: TaskChange, changes: Changes, earlier: _Earlier, steps: Mapping[str, Step], ids: Mapping[str, str]
 ) -> str:
@@ -122,12 +114,13 @@ def _why(
         if state in _ENDED:
             return f"it {_ENDED[state]} in {run}"
         return f"it was there in {run} and is gone" if state in _MADE else f"{run} did not come to it"
-    own = [field for field in changes.fields if task.name in field.tasks]
+    own: list[FieldChange] = [field for field in changes.fields if task.name in field.tasks]
     more = f" (and {len(own) - 1} more)" if len(own) > 1 else ""
-    if own:
-        return sentence(own[0], run) + more
-    if task.own:
-        return sentence(task.own[0], run)
+    if own := own or list(task.own):
+        named, old, new = own[0].title, shown(own[0].old), shown(own[0].new)
+        if own[0].new is None:
+            return f"{named} is left out, was {old} in {run}{more}"
+        return f"{named} is {new}, was {'not there' if own[0].old is None else old} in {run}{more}"
     running = next((name for name in task.inputs if name in ids and steps[ids[name]].action == "run"), None)
     if running is not None:
         return f"its input {running} runs"
@@ -136,58 +129,42 @@ def _why(
     return f"new since {run}"
 
 
-def sentence(difference: FieldChange, run: str) -> str:
-    """A difference to an earlier run as a sentence."""
-    named, old, new = difference.title, shown(difference.old), shown(difference.new)
-    if difference.new is None:
-        return f"{named} is left out, was {old} in {run}"
-    return f"{named} is {new}, was {'not there' if difference.old is None else old} in {run}"
-
-
 def _earlier_runs(store: Store, name: str) -> Iterator[_Earlier]:
-    """The newest first."""
-    folders = store.run_folders(beginning=f"{name}-")
-    graphs = [folder / "graph.json" for folder in folders if re.fullmatch(r"-.{8}", folder.name.removeprefix(name))]
+    """The newest first. What cannot be read explains nothing, and hinders nobody."""
     found = []
-    for path in graphs:
-        with suppress(OSError):  # what cannot be read explains nothing, and hinders nobody
-            found.append((path.stat().st_mtime, path))
-    size = 0
-    for when, path in sorted(found, reverse=True)[:_MOST_RUNS]:
-        size += path.stat().st_size
-        if size > _MOST_BYTES:
+    for folder in store.run_folders(beginning=f"{name}-"):
+        with suppress(OSError):
+            if re.fullmatch(r"-.{8}", folder.name.removeprefix(name)):
+                file = (folder / "graph.json").stat()
+                found.append((file.st_mtime, folder, file.st_size))
+    read = 0
+    for when, folder, size in sorted(found, reverse=True)[:_MOST_RUNS]:
+        read += size
+        if read > _MOST_BYTES:
             return
-        if (earlier := _read(path, when, name)) is not None:
-            yield earlier
-
-
-def _read(path: Path, when: float, name: str) -> _Earlier | None:
-    """None for what is no graph of this version, or of another name that begins alike."""
-    data, status = _json(path), _json(path.with_name("status.json"))
-    if data.get("boomspec_graph") != SCHEMA_VERSION or data.get("name") != name:
-        return None
-    try:
-        sources = {i: (source["kind"], source["identity"]) for i, source in data["sources"].items()}
-        sides = {e["label"]: _side(e, data["tasks"], sources) for e in data["experiments"]}
-        states = {i: str(task["state"]) for i, task in status.get("tasks", {}).items()}
-    except (AttributeError, KeyError, TypeError):
-        return None
-    return _Earlier(sides, time.strftime("%Y-%m-%d %H:%M", time.localtime(when)), states)
-
-
-def _side(experiment: dict[str, Any], tasks: dict[str, Any], sources: dict[str, tuple[str, dict[str, Any]]]) -> Side:
-    return Side(
-        names=experiment["tasks"],
-        entry=tasks.__getitem__,
-        sources=sources,
-        meaning=experiment["meaning"],
-        waits=experiment["family"] is None,
-    )
+        graph, status = _json(folder / "graph.json"), _json(folder / "status.json")
+        if graph.get("boomspec_graph") != SCHEMA_VERSION or graph.get("name") != name:
+            continue  # another version, or another name that begins alike
+        try:
+            sources = {i: (source["kind"], source["identity"]) for i, source in graph["sources"].items()}
+            sides = {
+                e["label"]: Side(
+                    names=e["tasks"],
+                    entry=graph["tasks"].__getitem__,
+                    sources=sources,
+                    meaning=e["meaning"],
+                    waits=e["family"] is None,
+                )
+                for e in graph["experiments"]
+            }
+            states = {i: str(task["state"]) for i, task in status.get("tasks", {}).items()}
+        except (AttributeError, KeyError, TypeError):
+            continue
+        yield _Earlier(sides, time.strftime("%Y-%m-%d %H:%M", time.localtime(when)), states)
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        data = read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return data if isinstance(data, dict) else {}
+    with suppress(OSError, ValueError):
+        if isinstance(data := read_json(path), dict):
+            return data
+    return {}

@@ -1,9 +1,4 @@
-"""Open a run by spec, graph or folder, and find the models of its sizes.
-
-A run is named by its spec, its compiled graph, or its folder. No weights are read here.
-"""
-
-from __future__ import annotations
+"""Open a run by its spec, its compiled graph or its folder, and find the models of its sizes. No weights are read."""
 
 import os
 from dataclasses import dataclass
@@ -79,12 +74,12 @@ def open_run(run: str | os.PathLike[str], store: str | os.PathLike[str] | None =
     path, label = split_address(run)
     where = None if store is None else open_store(store)
     path = run_folder(path, where) or path
-    if path.is_dir():
-        if not (path / GRAPH).is_file():
+    if (is_folder := path.is_dir()) or path.suffix == ".json":
+        if is_folder and not (path / GRAPH).is_file():
             raise BoomspecError(f"{path}: holds no {GRAPH}, so it is not the folder of a run")
-        return Run(_part(read_graph(path / GRAPH), label, path), where or store_of_run(path), path)
-    if path.suffix == ".json":
-        return Run(_part(read_graph(path), label, path), where or FolderStore(DEFAULT_STORE), path)
+        graph = read_graph(path / GRAPH if is_folder else path)
+        graph = graph if label is None else graph.only(label, named=path)
+        return Run(graph, where or (store_of_run(path) if is_folder else FolderStore(DEFAULT_STORE)), path)
     files = load_experiments(run)
     found = store_of(files[0], store)
     return Run(compile_experiments(files, search_results_from(found)).graph, found, Path(run))
@@ -97,10 +92,6 @@ def run_folder(path: Path, store: Store | None) -> Path | None:
     if len(path.parts) != 1 or path.exists():
         return None
     return (store or FolderStore(DEFAULT_STORE)).run_called(path.name)
-
-
-def _part(graph: TaskGraph, label: str | None, named: Path) -> TaskGraph:
-    return graph if label is None else graph.only(label, named=named)
 
 
 def store_of(file: SpecFile, store: str | os.PathLike[str] | None) -> Store:

@@ -5,11 +5,10 @@ is room. A path is as long as its operations; a task whose operations are not kn
 its kind, and equal paths are ordered by how long such kinds of tasks usually are.
 """
 
-from __future__ import annotations
-
 import heapq
 from collections import defaultdict
 from collections.abc import Mapping
+from graphlib import TopologicalSorter
 
 from boomspec.core.graph import TaskGraph
 
@@ -44,24 +43,19 @@ def elapsed(graph: TaskGraph, seconds: Mapping[str, float], *, cpus: float, gpus
     """Seconds until the last task in `seconds` has ended. A task that asks for more than there is gets all of it."""
     if not any(seconds.values()):
         return 0.0
-    waits_for = {task_id: {i for i in graph.waits_for(task_id) if i in seconds} for task_id in seconds}
-    waiting = {task_id: len(needed) for task_id, needed in waits_for.items()}
-    following: dict[str, list[str]] = defaultdict(list)
-    for task_id, needed in waits_for.items():
-        for i in needed:
-            following[i].append(task_id)
+    sorter = TopologicalSorter({i: {needed for needed in graph.waits_for(i) if needed in seconds} for i in seconds})
+    sorter.prepare()
     order = {task_id: i for i, task_id in enumerate(longest_first(graph))}
     claims = {}
     for task_id in seconds:
         execution = graph.nodes[task_id].execution
         claims[task_id] = min(execution.workers * execution.cpus, cpus), min(execution.workers * execution.gpus, gpus)
     ready = {claim: list[tuple[int, str]]() for claim in set(claims.values())}
-    for task_id, count in waiting.items():
-        if count == 0:
-            heapq.heappush(ready[claims[task_id]], (order[task_id], task_id))
     running: list[tuple[float, int, str]] = []  # by their ends
     now, free_cpus, free_gpus = 0.0, cpus + 1e-9, gpus + 1e-9
     while True:
+        for i in sorter.get_ready():
+            heapq.heappush(ready[claims[i]], (order[i], i))
         fitting = [queue[0] for (c, g), queue in ready.items() if queue and c <= free_cpus and g <= free_gpus]
         if fitting:
             place, task_id = min(fitting)
@@ -70,10 +64,7 @@ def elapsed(graph: TaskGraph, seconds: Mapping[str, float], *, cpus: float, gpus
             sign = -1
         elif running:
             now, _, task_id = heapq.heappop(running)
-            for i in following[task_id]:
-                waiting[i] -= 1
-                if waiting[i] == 0:
-                    heapq.heappush(ready[claims[i]], (order[i], i))
+            sorter.done(task_id)
             sign = 1
         else:
             return now

@@ -1,7 +1,5 @@
 """Describe the training text in a plan: files per entry, BOS handling, number of epochs."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -57,7 +55,6 @@ class TextPlan(PlanModel):
 
 
 def text_plans(graph: TaskGraph, store: Store) -> list[TextPlan]:
-    """The text of every tokenize task."""
     return [_text_plan(node, graph, store) for node in graph.nodes.values() if isinstance(node.task.record, Tokenize)]
 
 
@@ -86,6 +83,8 @@ def _text_plan(node: Node, graph: TaskGraph, store: Store) -> TextPlan:
     given = [found for role in ("text", "held_out") if role in inputs for found in _given(graph.sources[inputs[role]])]
     tokens = meta["train"]["tokens"] if meta else record.max_tokens
     begins, bos = _beginning(record, graph.sources.get(inputs.get("tokenizer", "")))
+    readers = [n for n in graph.nodes.values() if tokens and n.task.inputs.get("tokens") == node.id]
+    passes = {reader.name: reader.task.record.text_tokens() / (tokens or 1) for reader in readers}
     return TextPlan(
         task=node.id,
         given=tuple(given),
@@ -94,7 +93,8 @@ def _text_plan(node: Node, graph: TaskGraph, store: Store) -> TextPlan:
         tokens=tokens,
         on_bad_row=record.on_bad_row or "error",
         skipped=meta.get("skipped", {} if record.on_bad_row == "skip" else None) if meta else None,
-        passes=_passes(graph, node.id, tokens),
+        # The last document is read whole: less is a matter of rounding.
+        passes={name: times for name, times in passes.items() if times > 1.005},
     )
 
 
@@ -126,22 +126,9 @@ def _beginning(record: Tokenize, tokenizer: Source | None) -> tuple[str, tuple[s
     return "after an end-of-text token: the teacher's tokenizer puts nothing in front of a text", ()
 
 
-def _passes(graph: TaskGraph, tokens_id: str, tokens: int | None) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for node in graph.nodes.values():
-        if node.task.inputs.get("tokens") == tokens_id and tokens:
-            times = node.task.record.text_tokens() / tokens
-            if times > 1.005:  # the last document is read whole: less is a matter of rounding
-                found.setdefault(node.name, times)
-    return found
-
-
-def _meta(store: Store, task: str) -> dict[str, Any] | None:
+def _meta(store: Store, task: str) -> Any:
     """What was found when the text was read, if it was."""
     try:
-        if not store.has("tokenize", task):
-            return None
-        meta: dict[str, Any] = json.loads(store.read("tokenize", task, "meta.json"))
-        return meta
+        return json.loads(store.read("tokenize", task, "meta.json")) if store.has("tokenize", task) else None
     except (OSError, ValueError, BoomspecError):
         return None

@@ -9,8 +9,6 @@
 Operations are counted as in `boomspec.compile.cost.shapes`. The model is small, so a larger one may get more of a core.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -53,17 +51,9 @@ def measured(folder: Path, *, seconds: float) -> dict[str, float]:
     startup = time.perf_counter() - started
     torch.set_num_threads(1)
     one = torch.rand(512, 512)
-    architecture = Architecture(
-        layers=_LAYERS,
-        hidden_size=_HIDDEN,
-        intermediate_size=_INNER,
-        attention_heads=4,
-        key_value_heads=4,
-        vocabulary=_VOCABULARY,
-        context=_LENGTH,
-        tied=True,
-        initializer_range=0.02,
-    )
+    sizes = {"layers": _LAYERS, "hidden_size": _HIDDEN, "intermediate_size": _INNER, "vocabulary": _VOCABULARY}
+    heads = {"attention_heads": 4, "key_value_heads": 4}
+    architecture = Architecture(**sizes, **heads, context=_LENGTH, tied=True, initializer_range=0.02)
     model = llama(architecture, eos=0, seed=0).eval()
     head, optimizer = LMHead(model), torch.optim.AdamW(model.parameters(), lr=1e-4)
     tokens_BT = torch.randint(_VOCABULARY, (_ROWS, _LENGTH), generator=torch.Generator().manual_seed(0))

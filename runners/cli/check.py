@@ -1,7 +1,5 @@
 """`python -m runners.cli.check`: checks of families, {task id: record} as JSON on stdin; their answers on stdout."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -13,7 +11,6 @@ from boomspec.core.tasks import Check
 
 
 def main() -> int:
-    """Answer every check; returns the exit code."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     warnings.simplefilter("ignore")
     answers = {}

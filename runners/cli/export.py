@@ -4,8 +4,6 @@ The folder is an ordinary Hugging Face model with a model card. It appears by on
 Exit codes: 0 written, 1 it could not be written, 2 the input is wrong, 130 interrupted.
 """
 
-from __future__ import annotations
-
 import argparse
 import shutil
 import sys
@@ -17,8 +15,8 @@ from boomspec.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_FAILED, Boo
 from boomspec.core.files import locked_folder, replace_folder
 from boomspec.core.graph import TaskGraph
 from boomspec.core.graph_file import read_graph
-from boomspec.core.layers import STUDENT, TEACHER, layers_text
-from boomspec.core.sizes import Member, folder_name
+from boomspec.core.layers import TEACHER, layers_text
+from boomspec.core.sizes import folder_name
 from boomspec.models.trust import trusted_code, warnings
 from boomspec.store import Store, open_store
 from runners.runtime import environment
@@ -26,7 +24,6 @@ from runners.runtime.task_errors import named
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the model that the command line names; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m runners.cli.export", description="Write one size of a family.")
     parser.add_argument("graph", type=Path, metavar="GRAPH.json")
     parser.add_argument("--store", required=True, help="folder or URL of the artifacts")
@@ -41,10 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"warning: {line}", file=sys.stderr)
         environment.apply(environment.variables(store.root, hub=graph.reads_hub))
         with store.using():
-            if options.plan is None:
-                export_all(graph, store, options.folder)
-            else:
-                export(graph, store, options.plan, options.folder, force=options.force)
+            force = options.force and options.plan is not None  # many models are never replaced at once
+            export(graph, store, options.plan, options.folder, force=force)
     except BoomspecError as error:
         return print_error(error, as_json=options.json)
     except OSError as error:
@@ -59,54 +54,40 @@ def _unwritten(place: Path, error: OSError) -> BoomspecError:
     return BoomspecError(f"{place}: cannot be written: {error.strerror or error}", hint="give another folder")
 
 
-def export(graph: TaskGraph, store: Store, plan: str, target: Path, *, force: bool = False) -> None:
+def export(graph: TaskGraph, store: Store, plan: str | None, target: Path, *, force: bool = False) -> None:
     """Write the member of this layer plan ("s0 s1 t4") into the folder `target`.
 
-    A model that is there already is replaced with `force`, and else, like any folder that is not empty, refused.
-    Raises BoomspecError for that, and for what the store does not hold (yet).
+    Without a plan every size is written, each into a folder of its own, in one pass over the weights. A model that is
+    there already is replaced with `force`, and else, like any folder that is not empty, refused. Raises BoomspecError
+    for that, and for what the store does not hold (yet).
     """
     # Not at the top: these read the environment that `main` sets.
-    from runners.assembly.assemble import assemble
+    from runners.assembly.assemble import assemble_family
     from runners.modeling.members import built_folder, lineage_of, owner_folders
     from runners.report.model_card import model_card
 
     target = target.absolute()
     check_target(target, force=force)
-    lineage = lineage_of(graph)
-    member = _member((lineage.trained, *lineage.members), plan)
+    lineage, built = lineage_of(graph), None
+    members = {folder_name(lineage, member): member for member in lineage.members}
+    if plan is not None:
+        chosen = next((one for one in (lineage.trained, *lineage.members) if layers_text(one.plan) == plan), None)
+        if chosen is None:
+            raise BoomspecError(f"no model of this family has the layer plan {plan}")
+        members = {"": chosen}
     with _appearing(target, force=force) as folder, named({folder: str(target)}):
-        built = built_folder(graph, store, member)
-        sources = owner_folders(
-            graph, store, {TEACHER, *(layer.owner for layer in member.plan)} if built is None else ()
-        )
+        if plan is not None:
+            built = built_folder(graph, store, members[""])
         if built is not None:
             shutil.copytree(built, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
         else:
-            code = trusted_code(graph.sources.values())
-            assemble(sources, member.plan, folder, tied=member.tied, code=code, rest=lineage.rest)
-        card = model_card(graph, store, member, folder=folder, name=target.name)
-        (folder / "README.md").write_text(redact(card), encoding="utf-8")
-
-
-def export_all(graph: TaskGraph, store: Store, target: Path) -> None:
-    """Write every size of the family into a folder of its own below `target`, in one pass over the weights.
-
-    Raises BoomspecError where `target` is not empty, and for what the store does not hold (yet).
-    """
-    # As in `export`.
-    from runners.assembly.assemble import assemble_family
-    from runners.modeling.members import lineage_of, owner_folders
-    from runners.report.model_card import model_card
-
-    target = target.absolute()
-    check_target(target, force=False)
-    members = {folder_name(lineage_of(graph), member): member for member in lineage_of(graph).members}
-    with _appearing(target, force=False) as folder, named({folder: str(target)}):
-        plans = {folder / name: (member.plan, member.tied) for name, member in members.items()}
-        code, sources = trusted_code(graph.sources.values()), owner_folders(graph, store, {TEACHER, STUDENT})
-        assemble_family(sources, plans, code=code, rest=lineage_of(graph).rest)
+            owners = {TEACHER, *(layer.owner for member in members.values() for layer in member.plan)}
+            plans = {folder / name: (member.plan, member.tied) for name, member in members.items()}
+            code, sources = trusted_code(graph.sources.values()), owner_folders(graph, store, owners)
+            assemble_family(sources, plans, code=code, rest=lineage.rest)
         for name, member in members.items():
-            card = model_card(graph, store, member, folder=folder / name, name=f"{target.name}-{name}")
+            called = f"{target.name}-{name}" if name else target.name
+            card = model_card(graph, store, member, folder=folder / name, name=called)
             (folder / name / "README.md").write_text(redact(card), encoding="utf-8")
 
 
@@ -123,13 +104,6 @@ def check_target(target: Path, *, force: bool) -> None:
         raise BoomspecError(f"{target} is not empty", hint="give another folder, or replace the model there: --force")
     if not (target / "config.json").is_file():  # --force must not delete a home folder
         raise BoomspecError(f"{target} holds no model, so it is not replaced", hint="give another folder")
-
-
-def _member(members: tuple[Member, ...], plan: str) -> Member:
-    found = next((member for member in members if layers_text(member.plan) == plan), None)
-    if found is None:
-        raise BoomspecError(f"no model of this family has the layer plan {plan}")
-    return found
 
 
 @contextmanager

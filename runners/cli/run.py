@@ -1,4 +1,8 @@
-"""`python -m runners GRAPH.json --store DIR`: run a compiled graph.
+"""`python -m runners GRAPH.json --store DIR`: run a compiled graph, or the graphs of a spec with a search one by one.
+
+`boomspec run` compiles a spec up to its searches, and again when they have found something. It hands all these graphs
+to one process (`--stages`), so Ray starts once. Standard input is then a socket. A line that comes is JSON: the next
+command line, or null for an interrupt. A line that goes is the exit code of a graph. The last one has no --stages.
 
 Exit codes: 0 every target is in the store, 1 something failed, 2 the input is wrong, 130 interrupted.
 """
@@ -6,14 +10,21 @@ Exit codes: 0 every target is in the store, 1 something failed, 2 the input is w
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import queue
+import socket
 import sys
+import threading
 import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import boomspec
 from boomspec.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_FAILED, BoomspecError, print_error, redact
@@ -26,9 +37,8 @@ from boomspec.plan.locking import LOCK, record_lock
 from boomspec.plan.plan import RunPlan, exclude_failed, plan_tasks
 from boomspec.plan.saved import check, read_plan
 from boomspec.store import Store, open_store
-from runners.cli.stages import Ray, Stages
 from runners.executor.remote_run import RunCopy, copied
-from runners.executor.trackers import check as check_trackers
+from runners.executor.tracking import check as check_trackers
 from runners.executor.tracking import tracked
 from runners.executor.view import view_for
 from runners.runtime import environment
@@ -37,11 +47,14 @@ from runners.runtime.job import Outcome, describe
 from runners.runtime.journal import Journal, known_failures, last_failures, last_status
 from runners.runtime.task_errors import detect_full_disk, survived
 
+if TYPE_CHECKING:
+    from runners.cluster.head_watch import RayHead
+
+_POLL_SECONDS = 0.2
 _ERROR_LINES = 4  # of an error, in the summary; all of it is in the log
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the graph that the command line names; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
         with Interrupt() as interrupt, Ray() as ray:
@@ -74,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         "--failed", type=Path, action="append", default=[], metavar="RUN", help="what failed in that run is not tried"
     )
     parser.add_argument("--verify", action="store_true", help="compare checksums of the artifacts that are reused")
-    parser.add_argument("--stages", action="store_true", help="more graphs follow (see `runners.cli.stages`)")
+    parser.add_argument("--stages", action="store_true", help="more graphs follow on standard input")
     return parser
 
 
@@ -88,13 +101,19 @@ def _run(options: argparse.Namespace, interrupt: Interrupt, ray: Ray) -> int:
     environment.apply(environment.variables(store.root, hub=graph.reads_hub))
     folder = store.run_folder(graph.name, graph.id)
     folder.mkdir(parents=True, exist_ok=True)
+    cleaning = "the store is being cleaned up (boomspec gc); waiting for the end of that"
+    waiting = partial(print, cleaning, flush=True)
     with (
-        store.using(run=None if options.report else folder, waiting=_print_waiting, elsewhere=_warn),
+        store.using(run=None if options.report else folder, waiting=waiting, elsewhere=_warn),
         detect_full_disk(store.root),
         copied(store, folder) as copy,
     ):
         if options.report:
-            return _report_only(graph, store)
+            from runners.report.page import publish_run  # as in `_Run.make_report`
+
+            failures = known_failures(folder.parent) | last_failures(folder)  # its tasks may have run in a set
+            print(f"report: {publish_run(graph, store, folder, failures)}")
+            return EXIT_OK
         return _Run(options, graph, store, interrupt, ray).to_the_end(copy)
 
 
@@ -102,17 +121,56 @@ def _warn(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def _print_waiting() -> None:
-    print("the store is being cleaned up (boomspec gc); waiting for the end of that", flush=True)
+class Ray(ExitStack):
+    """The cluster of this process. It stays connected until the first `connected` that is not to `stay`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._heads: list[RayHead | None] = []  # the one of the cluster, once it is connected
+
+    @contextmanager
+    def connected(self, options: argparse.Namespace, *, stay: bool) -> Iterator[RayHead | None]:
+        # Not at the top: Ray takes half a second to import, reads its settings then, and often nothing is to run.
+        from runners.cluster.ray_cluster import cluster
+
+        if not self._heads:
+            made = cluster(options.address, cpus=options.cpus, gpus=options.gpus, insecure=options.insecure)
+            self._heads.append(self.enter_context(made))
+        try:
+            yield self._heads[0]
+        finally:
+            if not stay:
+                self._heads.clear()
+                self.close()
 
 
-def _report_only(graph: TaskGraph, store: Store) -> int:
-    from runners.report.page import publish_run  # as in `_Run.make_report`
+class Stages:
+    """The other end of the socket. When it is closed, the run that is at work is interrupted."""
 
-    folder = store.run_folder(graph.name, graph.id)
-    failures = known_failures(folder.parent) | last_failures(folder)  # its tasks may have run in a set
-    print(f"report: {publish_run(graph, store, folder, failures)}")
-    return EXIT_OK
+    def __init__(self, interrupt: Interrupt) -> None:
+        self._interrupt = interrupt
+        self._socket = socket.socket(fileno=os.dup(0))
+        with Path(os.devnull).open("rb") as nothing:  # else Ray's processes would keep the socket open
+            os.dup2(nothing.fileno(), 0)
+        self._lines: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
+        threading.Thread(target=self._read, name="stages", daemon=True).start()
+
+    def following(self, code: int) -> list[str] | None:
+        """Report the exit code of a graph. Returns the next command line; None after an interrupt."""
+        with suppress(OSError):
+            self._socket.sendall(f"{code}\n".encode())
+        while not self._interrupt.requested:
+            with suppress(queue.Empty):
+                return self._lines.get(timeout=_POLL_SECONDS)
+        return None
+
+    def _read(self) -> None:
+        with suppress(OSError), self._socket.makefile("r", encoding="utf-8") as lines:
+            for line in lines:
+                if (command := json.loads(line)) is None:
+                    break
+                self._lines.put(command)
+        self._interrupt.requested = True
 
 
 class _Run:
@@ -151,7 +209,11 @@ class _Run:
             record_lock(graph, self.store, journal.folder, used=lock)
         # Ray's workers import from the driver's working folder first: a person's rich.py must not be found there.
         os.chdir(journal.folder)
-        self.outcomes |= self.blocked_from_the_start()
+        # What they read is gone, or failed in an earlier run.
+        for i in (blocked := plan.ids("blocked")):
+            name, is_first = graph.nodes[i].name, not any(n in blocked for n in graph.waits_for(i))
+            outcome = Outcome(name, "blocked", redact(plan.steps[i].reason), cause=name if is_first else "")
+            self.outcomes[i] = replace(outcome, state="failed") if is_first and i in self.failed else outcome
         if plan.work:
             counts = f"{len(plan.ids('run'))} tasks to run, {len(plan.ids('reuse'))} artifacts reused"
             print(f"{counts}; starting Ray", flush=True)
@@ -169,22 +231,16 @@ class _Run:
         complete = targets <= self.store.records(targets, unread={}).keys() and not self.options.failed
         report = None
         if not interrupted and any(isinstance(n.task.record, Report | Comparison) for n in graph.nodes.values()):
-            report = self.current_report() or self.make_report()
+            page, last = journal.folder / "report" / "report.html", last_status(journal.folder)
+            current = last.get("state") == "finished" and last.get("spec") == digest(graph.spec)
+            # Nothing may have happened since the report was made that is there.
+            report = page if not self.outcomes and current and page.is_file() else self.make_report()
             complete = complete and report is not None
         code = EXIT_INTERRUPTED if interrupted else EXIT_OK if complete else EXIT_RUN_FAILED
         self.finish(code, report)
         if copy is not None:
             print(f"the same at: {copy.url}", flush=True)
         return code
-
-    def blocked_from_the_start(self) -> dict[str, Outcome]:
-        """Outcomes of the tasks that cannot run, because what they read is gone or failed in an earlier run."""
-        outcomes = {}
-        for i in (blocked := self.plan.ids("blocked")):
-            name, is_first = self.graph.nodes[i].name, not any(n in blocked for n in self.graph.waits_for(i))
-            outcome = Outcome(name, "blocked", redact(self.plan.steps[i].reason), cause=name if is_first else "")
-            outcomes[i] = replace(outcome, state="failed") if is_first and i in self.failed else outcome
-        return outcomes
 
     def run_tasks(self) -> dict[str, Outcome]:
         try:
@@ -211,12 +267,6 @@ class _Run:
         except BoomspecError as error:
             self.journal.event("run_finished", state="failed", error=str(error))
             raise
-
-    def current_report(self) -> Path | None:
-        """The run folder's report, where nothing has happened since it was made."""
-        page, last = self.journal.folder / "report" / "report.html", last_status(self.journal.folder)
-        current = last.get("state") == "finished" and last.get("spec") == digest(self.graph.spec)
-        return page if not self.outcomes and current and page.is_file() else None
 
     def make_report(self) -> Path | None:
         """Make the run folder's report; None where that fails, which is printed."""
@@ -246,18 +296,9 @@ class _Run:
             | ({"same_as": outcomes[i].same_as} if i in outcomes and outcomes[i].same_as else {})
             for i, node in graph.nodes.items()
         }
-        self.journal.status(
-            {
-                "graph": graph.id,
-                "name": graph.name,
-                "spec": digest(graph.spec),
-                "state": state,
-                "seconds": round(time.time() - self.started, 1),
-                "counts": dict(counts),
-                "tasks": tasks,
-                "report": None if report is None else str(report),
-            }
-        )
+        about = {"graph": graph.id, "name": graph.name, "spec": digest(graph.spec), "state": state}
+        seconds, page = round(time.time() - self.started, 1), None if report is None else str(report)
+        self.journal.status(about | {"seconds": seconds, "counts": dict(counts), "tasks": tasks, "report": page})
         self.journal.event("run_finished", state=state, counts=dict(counts))
         print("\n".join(self.summary(counts, report)), flush=True)
 

@@ -5,8 +5,6 @@
 A graph that is at work on the cluster, for the same store, is not submitted twice. Exit codes are those of a run.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -35,19 +33,12 @@ _STOP_SECONDS = 90  # Ray's own three are too few for tasks to write their check
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Do what the command line says; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
         if options.action == "submit":
             return _submit(options)
         client, _ = jobs.connect(options.address.rstrip("/"), insecure=options.insecure)
-        match options.action:
-            case "status":
-                return _status(client, options)
-            case "logs":
-                return _logs(client, options)
-            case _:
-                return _stop(client, options)
+        return {"status": _status, "logs": _logs, "stop": _stop}[options.action](client, options)
     except BoomspecError as error:
         return print_error(error, as_json=options.json)
     except KeyboardInterrupt:
@@ -96,24 +87,23 @@ def _submit(options: argparse.Namespace) -> int:
     if running := next((job for job in same if job.at_work), None):
         print(f"this is at work already, as {running.id}; nothing was submitted", file=out)
         return _after(client, options, graph, running, size=None)
+    prefix = f"{graph.name}-{graph.id[:8]}-"
+    own = re.compile(re.escape(prefix) + r"(\d+)")
+    number = 1 + max((int(found[1]) for job in known if (found := own.fullmatch(job.id))), default=0)
     # With --pip it is that of the environment which Ray makes, first on the path.
     python = options.python or (sys.executable if here and not options.pip else "python")
-    own = re.compile(re.escape(_prefix(graph)) + r"(\d+)")
-    number = 1 + max((int(found[1]) for job in known if (found := own.fullmatch(job.id))), default=0)
+    # -P keeps the driver's working folder out of the way of imports.
+    command = [python, "-P", "-m", "runners", "graph.json", "--store", options.store, "--lock", "lock.json"]
+    command += ["--address", "auto", "--plain"] + ["--insecure"] * is_open + ["--verify"] * options.verify
     with tempfile.TemporaryDirectory(prefix="boomspec-") as folder:
         bundle = write_bundle(Path(folder), graph=options.graph, lock=options.lock)
         print(f"{shown_bytes(bundle.size)} to send: both packages, {len(graph.nodes)} tasks, the lock", file=out)
         job = jobs.submit(
             client,
-            submission_id=f"{_prefix(graph)}{number}",
-            entrypoint=_entrypoint(python, options, is_open=is_open),
+            submission_id=f"{prefix}{number}",
+            entrypoint=shlex.join(command),
             runtime_env=_environment(graph, bundle, options),
-            metadata={
-                "boomspec": boomspec.__version__,
-                "name": graph.name,
-                "graph": graph.id,
-                "store": options.store,
-            },
+            metadata={"boomspec": boomspec.__version__, "name": graph.name, "graph": graph.id, "store": options.store},
         )
     return _after(client, options, graph, job, size=bundle.size)
 
@@ -190,13 +180,6 @@ def _stop(client: Any, options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _entrypoint(python: str, options: argparse.Namespace, *, is_open: bool) -> str:
-    """The command of the driver. -P keeps its working folder out of the way of imports."""
-    command = [python, "-P", "-m", "runners", "graph.json", "--store", options.store, "--lock", "lock.json"]
-    command += ["--address", "auto", "--plain"] + ["--insecure"] * is_open + ["--verify"] * options.verify
-    return shlex.join(command)
-
-
 def _environment(graph: TaskGraph, bundle: Bundle, options: argparse.Namespace) -> dict[str, Any]:
     """Ray's runtime environment. All who have the cluster's token can read it: only named variables are in it."""
     variables = {"PYTHONUNBUFFERED": "1", "RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_SECONDS)}
@@ -206,22 +189,16 @@ def _environment(graph: TaskGraph, bundle: Bundle, options: argparse.Namespace) 
         if name not in os.environ:
             raise BoomspecError(f"--env {name}: there is no such variable here", hint=f"export {name}=...")
         variables[name] = os.environ[name]
-    environment: dict[str, Any] = {
-        "working_dir": str(bundle.job),
-        "py_modules": [str(package) for package in bundle.packages],
-        "env_vars": variables,
-    }
-    if options.pip:
-        environment["pip"] = requirements(options.store, trackers=graph.tracking)
-    return environment
+    packages = {"pip": requirements(options.store, trackers=graph.tracking)} if options.pip else {}
+    modules = [str(package) for package in bundle.packages]
+    return {"working_dir": str(bundle.job), "py_modules": modules, "env_vars": variables, **packages}
 
 
 def _warnings(graph: TaskGraph, options: argparse.Namespace, *, is_open: bool, here: bool) -> Iterator[str]:
     if is_open:
         yield f"the cluster at {options.address} asks for no token: whoever reaches it owns it"
     if options.env:
-        names = ", ".join(options.env)
-        yield f"{names}: whoever may ask this cluster for its jobs can read the values"
+        yield f"{', '.join(options.env)}: whoever may ask this cluster for its jobs can read the values"
     if here:
         return
     if options.store_is_local:
@@ -232,10 +209,6 @@ def _warnings(graph: TaskGraph, options: argparse.Namespace, *, is_open: bool, h
     if not is_url(options.store) and (paths := list(local_paths(graph))):
         more = f", and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
         yield f"every machine of the cluster must have, at the same place: {', '.join(paths[:_NAMED])}{more}"
-
-
-def _prefix(graph: TaskGraph) -> str:
-    return f"{graph.name}-{graph.id[:8]}-"
 
 
 def _print_json(job: Submission, **more: Any) -> None:

@@ -8,8 +8,6 @@ micro batch and the other settings that its artifact was made with. The original
 Exit codes: 0 the same, 1 a task differs, 2 something could not be compared, 130 interrupted.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import sys
@@ -23,7 +21,7 @@ from boomspec.core.graph_file import read_graph
 from boomspec.core.json_text import json_text
 from boomspec.plan.plan import RunPlan, Step
 from boomspec.store import Store, open_store
-from runners.executor.view import View, view_for
+from runners.executor.view import view_for
 from runners.runtime import environment
 from runners.runtime.interrupt import Interrupt
 from runners.runtime.journal import Event, Journal
@@ -33,7 +31,6 @@ from runners.verify.text import exit_code, show, to_json
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Verify what the command line names; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
         with Interrupt() as interrupt:
@@ -94,12 +91,23 @@ def _repeat(
     scratch: Store,
     interrupt: Interrupt,
 ) -> list[Checked]:
-    """Run `nodes` in the scratch store; compare each with its original as soon as it is done."""
+    """Run `nodes` in the scratch store; compare each with its original when it is done, so that it need not be kept."""
     environment.apply(environment.variables(scratch.root, hub=graph.reads_hub))
     view = view_for(len(nodes), plain=options.plain or options.json)
-    checking = _Checking(graph, original, scratch, view, tolerance=options.tolerance)
-    checking.discard = not (options.keep or options.end_to_end)
-    journal = Journal(scratch.run_folder(graph.name, graph.id), graph, checking.event)
+    checks: list[Checked] = []
+
+    def tolerance(task_id: str) -> float:
+        return tolerance_of(graph, task_id) if options.tolerance is None else float(options.tolerance)
+
+    def listen(event: Event) -> None:
+        view.event(event)
+        if event["event"] == "task_finished":
+            node = graph.nodes[event["task"]]
+            checks.append(compare(node, original, scratch, tolerance(node.id)))
+            if not (options.keep or options.end_to_end):
+                scratch.discard(node.task.kind, node.id)
+
+    journal = Journal(scratch.run_folder(graph.name, graph.id), graph, listen)
     plan = RunPlan({node.id: Step("run", "to be verified") for node in nodes})
     inputs = "repeated" if options.end_to_end else "the original's"
     print(f"{len(nodes)} tasks to repeat on {inputs} inputs; starting Ray", flush=True)
@@ -123,37 +131,10 @@ def _repeat(
             reads=None if options.end_to_end else original,
             anew=True,
         )
-    failed = [
-        Checked(graph.nodes[i], "failed", checking.tolerance_of(i), error=outcome.error)
-        for i, outcome in outcomes.items()
-        if not outcome.succeeded
-    ]
+    failed = {i: outcome.error for i, outcome in outcomes.items() if not outcome.succeeded}
+    checks += [Checked(graph.nodes[i], "failed", tolerance(i), error=error) for i, error in failed.items()]
     order = list(graph.nodes)
-    return sorted([*checking.checks, *failed], key=lambda check: order.index(check.node.id))
-
-
-class _Checking:
-    """Compares a task as soon as it has finished, so that its repetition need not be kept."""
-
-    def __init__(
-        self, graph: TaskGraph, original: Store, scratch: Store, view: View, *, tolerance: float | None
-    ) -> None:
-        self.checks: list[Checked] = []
-        self.discard = True
-        self._graph, self._original, self._scratch = graph, original, scratch
-        self._view, self._tolerance = view, tolerance
-
-    def tolerance_of(self, task_id: str) -> float:
-        return tolerance_of(self._graph, task_id) if self._tolerance is None else self._tolerance
-
-    def event(self, event: Event) -> None:
-        self._view.event(event)
-        if event["event"] != "task_finished":
-            return
-        node = self._graph.nodes[event["task"]]
-        self.checks.append(compare(node, self._original, self._scratch, self.tolerance_of(node.id)))
-        if self.discard:
-            self._scratch.discard(node.task.kind, node.id)
+    return sorted(checks, key=lambda check: order.index(check.node.id))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,6 @@ needs has ended, those with the longest way to go first. A task that fails block
 does not decide what must run (`boomspec/plan/plan.py`) and makes nothing itself (`runners/executor/worker.py`).
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -89,7 +87,8 @@ def run_tasks(
         running = _Running(jobs, ready, journal, view, tracking)
         running.grace = _REMOTE_GRACE_SECONDS if store.is_remote else _GRACE_SECONDS
         while not interrupt.requested:
-            running.submit()
+            while (next_id := ready.take()) is not None:  # what Ray can start, and a little more
+                running.submit(jobs[next_id])
             if not running.pending:
                 break
             for note in head.notes() if head is not None else ():
@@ -150,12 +149,7 @@ class _Running:
         self._on_cpu = ray.remote(execute)
         self._on_gpu = ray.remote(max_calls=1)(execute)  # a process keeps its GPU memory: a fresh one for every task
 
-    def submit(self) -> None:
-        """Give Ray what it can start, and a little more."""
-        while (task_id := self._ready.take()) is not None:
-            self._submit(self._jobs[task_id])
-
-    def _submit(self, job: Job) -> None:
+    def submit(self, job: Job) -> None:
         node, execution = job.node, job.node.execution
         options: dict[str, Any] = {"name": node.name, "max_retries": execution.retries}
         if execution.workers > 1:  # it must not hold what its workers need, nor live on when it was interrupted
@@ -217,7 +211,6 @@ class _Running:
                 self._end(task_id, self._outcome(task_id, "interrupted", "interrupted"))
 
     def _settle(self, task_id: str) -> None:
-        """Take the result of a task that has ended."""
         if task_id not in self.pending:
             return
         try:
@@ -244,7 +237,7 @@ class _Running:
         if self._stopping:
             self._end(task_id, self._outcome(task_id, "interrupted", "interrupted"))
         elif self._returned[task_id] <= self._jobs[task_id].node.execution.retries:
-            self._submit(self._jobs[task_id])
+            self.submit(self._jobs[task_id])
         else:
             self._end(task_id, self._outcome(task_id, "failed", describe(error)))
 
@@ -274,8 +267,12 @@ class _Running:
         """Pass on what a task has reported about itself."""
         for line in self._followers[task_id].lines():
             self._heartbeats.received(task_id, line)
+            if "started" in line and (worker := line["started"]).get("run") != self._journal.run:
+                continue  # another run of this graph
             if "started" in line:
-                self._started(task_id, line["started"])
+                attempt = self._attempts[task_id] = self._attempts.get(task_id, 0) + 1
+                event, more = ("task_started", {}) if attempt == 1 else ("task_retried", {"attempt": attempt})
+                self._journal.event(event, task_id, **more, host=worker.get("host"), pid=worker.get("pid"))
             elif "note" in line:
                 self._journal.event("note", task_id, message=str(line["note"]))
             elif ALIVE not in line:
@@ -283,10 +280,3 @@ class _Running:
                 if self._tracking is not None:
                     self._tracking.rows(task_id, rows)
                 self._view.progress(task_id, line)
-
-    def _started(self, task_id: str, worker: dict[str, Any]) -> None:
-        if worker.get("run") != self._journal.run:
-            return  # another run of this graph
-        attempt = self._attempts[task_id] = self._attempts.get(task_id, 0) + 1
-        event, more = ("task_started", {}) if attempt == 1 else ("task_retried", {"attempt": attempt})
-        self._journal.event(event, task_id, **more, host=worker.get("host"), pid=worker.get("pid"))

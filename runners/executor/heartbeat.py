@@ -6,8 +6,6 @@ driver notes when there was none for ten minutes, and when there was no progress
 hang in a download or a collective. Nothing is killed: a person may have stopped the process, a disk may come back.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Iterator

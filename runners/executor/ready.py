@@ -5,14 +5,13 @@ Ray starts tasks of equal claims in the order in which it gets them, those of di
 submitted before. Placing is Ray's alone.
 """
 
-from __future__ import annotations
-
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from graphlib import TopologicalSorter
 from heapq import heappop, heappush
 
-from boomspec.core.graph import Node, TaskGraph
+from boomspec.core.graph import TaskGraph
 from boomspec.plan.schedule import longest_first
 
 _AHEAD = 1.5  # times what there is: free places are filled without waiting for us, and a cluster that can grow, does
@@ -32,24 +31,31 @@ class Ready:
         machines: Callable[[], list[dict[str, float]]],
         ordered: bool = True,
     ) -> None:
-        self._claims = {task_id: _claims(graph.nodes[task_id]) for task_id in task_ids}
+        self._claims: dict[str, _Claims] = {}  # what all workers of a task take of the cluster
+        for task_id in task_ids:
+            execution = graph.nodes[task_id].execution
+            claims = sorted(execution.claims.items())
+            self._claims[task_id] = tuple((name, amount * execution.workers) for name, amount in claims)
         self._places = {task_id: place for place, task_id in enumerate(longest_first(graph))}
-        self._needs = {i: {n for n in graph.waits_for(i) if ordered and n in self._claims} for i in self._claims}
         self._following: dict[str, list[str]] = defaultdict(list)
+        self._sorter: TopologicalSorter[str] = TopologicalSorter()
         self._ready: dict[_Claims, list[tuple[int, str]]] = defaultdict(list)  # heaps of (place, task id)
         self._machines, self._looked = machines, -_LOOK_SECONDS
         self._there: Counter[str] = Counter()
         self._taken: Counter[str] = Counter()
         self._given: set[str] = set()
         self._last: _Claims = ()
-        for task_id, needs in self._needs.items():
+        for task_id in self._claims:
+            needs = [needed for needed in graph.waits_for(task_id) if ordered and needed in self._claims]
+            self._sorter.add(task_id, *needs)
             for needed in needs:
                 self._following[needed].append(task_id)
-            if not needs:
-                self._offer(task_id)
+        self._sorter.prepare()
 
     def take(self) -> str | None:
         """The task to give to Ray now; None where none is ready, or Ray has enough."""
+        for task_id in self._sorter.get_ready():
+            heappush(self._ready[self._claims[task_id]], (self._places[task_id], task_id))
         # Where nothing runs there is always room: what Ray cannot place now, it keeps.
         found = [queue for claims, queue in self._ready.items() if queue and not (self._given and self._full(claims))]
         if not found:
@@ -65,17 +71,10 @@ class Ready:
         if task_id in self._given:
             self._given.remove(task_id)
             self._taken.subtract(dict(self._claims[task_id]))
-        following = self._following.pop(task_id, [])
         if not made:
-            return following
-        for other in following:
-            self._needs[other].discard(task_id)
-            if not self._needs[other]:
-                self._offer(other)
+            return self._following.pop(task_id, [])
+        self._sorter.done(task_id)
         return []
-
-    def _offer(self, task_id: str) -> None:
-        heappush(self._ready[self._claims[task_id]], (self._places[task_id], task_id))
 
     def _full(self, claims: _Claims) -> bool:
         """Whether Ray has enough tasks already that claim something of this."""
@@ -86,9 +85,3 @@ class Ready:
             self._looked = time.monotonic()
         limit = _AHEAD if claims == self._last else 1.0  # of other claims, it might overtake what waits there
         return any(self._taken[name] >= limit * self._there[name] for name, _ in claims)
-
-
-def _claims(node: Node) -> _Claims:
-    """What all workers of a task take of the cluster."""
-    execution = node.execution
-    return tuple((name, amount * execution.workers) for name, amount in sorted(execution.claims.items()))

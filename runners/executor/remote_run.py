@@ -12,7 +12,7 @@ from __future__ import annotations
 import queue
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from boomspec.core.errors import first_line
 from boomspec.store import Store
 
 if TYPE_CHECKING:
-    from boomspec.store.bucket import Bucket, ObjectInfo
+    from boomspec.store.bucket import Bucket
 
 _EVERY_SECONDS = 8.0
 _RATE = 256 << 10  # bytes a second, while the run is at work: less than one GB an hour
@@ -38,7 +38,7 @@ class RunCopy:
     """The copy of one run's folder. Its methods return at once, `end` aside."""
 
     def __init__(self, folder: Path, objects: Bucket) -> None:
-        self._folder, self._objects = folder, objects
+        self._folder, self._objects, self.url = folder, objects, objects.url
         self._sent: dict[str, Version] = {}
         self._shares: dict[str, int] = {}  # bytes, by name: what a file has been given since it was sent
         self._failed: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -46,22 +46,21 @@ class RunCopy:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
 
-    @property
-    def url(self) -> str:
-        return self._objects.url
-
     def begin(self) -> None:
         """Download what an earlier run of this graph has written on another machine; then upload what changes here."""
         remote = self._objects.entries()
-        wanted = []
+        wanted = {}
         for name, entry in remote.items():
             file = self._folder / name
             size = file.stat().st_size if file.is_file() else -1
-            if (name == _GROWS and size < entry.size) or (name.startswith(_DOWNLOADED) and size < 0):
-                wanted.append((name, file, entry.size))
-        wanted = [item for item in wanted if ".." not in item[1].parts]
-        self._objects.download_all(wanted)
-        self._sent = dict(self._same(remote, {file for _, file, _ in wanted}))
+            missing = (name == _GROWS and size < entry.size) or (name.startswith(_DOWNLOADED) and size < 0)
+            if missing and ".." not in file.parts:
+                wanted[name] = (name, file, entry.size)
+        self._objects.download_all(list(wanted.values()))
+        for name, (changed, size) in self._files():  # those that need not be uploaded: the objects are the same
+            there = remote.get(name)
+            if there and there.size == size and (name in wanted or changed / 1e9 <= there.modified + 1e-3):
+                self._sent[name] = (changed, size)
         self._thread.start()
 
     def failures(self) -> Iterator[str]:
@@ -107,15 +106,6 @@ class RunCopy:
 
     def _changed(self) -> dict[str, Version]:
         return {name: version for name, version in self._files() if self._sent.get(name) != version}
-
-    def _same(self, remote: Mapping[str, ObjectInfo], downloaded: Set[Path]) -> Iterator[tuple[str, Version]]:
-        """The files that need not be uploaded, for the objects are the same."""
-        for name, (changed, size) in self._files():
-            entry = remote.get(name)
-            if entry is None or entry.size != size:
-                continue
-            if self._folder / name in downloaded or changed / 1e9 <= entry.modified + 1e-3:
-                yield name, (changed, size)
 
     def _files(self) -> Iterator[tuple[str, Version]]:
         for file in self._folder.rglob("*"):

@@ -1,36 +1,215 @@
-"""Feed trackers, such as TensorBoard, with the numbers of a run while it runs.
+"""Show the numbers of a run while it runs: in TensorBoard's files, Weights & Biases and MLflow.
 
-In: the rows of metrics in the progress lines of trainings, and which tasks have ended. Out: calls of trackers
-(`runners/executor/trackers.py`), from a thread of its own, so that none of them holds the run up. One that fails gets
-nothing more, and that is noted once; so is what the store does not give. Nothing here ends a run.
+In: the rows of metrics in the progress lines of trainings, and which tasks have ended. Out: calls of trackers, from a
+thread of its own, so that none of them holds the run up. One that fails gets nothing more, and that is noted once; so
+is what the store does not give. Nothing here ends a run.
+
+    begin(curve)                 a curve starts again: its earlier points are void
+    points(curve, points)        values by step, steps rising
+    end(state)                   the run is over: "finished", "failed" or "interrupted"
+
+A curve is a training ("distill student", by optimiser step) or a series of sizes ("sizes/interpolated", by
+parameters). No tracker is imported before it is used, and any of them may raise anything.
 """
 
-from __future__ import annotations
-
+import importlib.util
 import io
+import itertools
 import json
+import os
 import queue
+import re
+import secrets
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from boomspec.core.errors import first_line
+from boomspec.core.errors import BoomspecError, first_line
 from boomspec.core.graph import TaskGraph
 from boomspec.core.tasks import TRAININGS, Cell, Comparison, Report
 from boomspec.core.tasks.report import shown_measure
 from boomspec.store import Store
-from runners.executor.trackers import Point, Run, Tracker, trackers
 from runners.runtime.job import describe
 from runners.runtime.journal import Journal
 from runners.runtime.tables import read_table
 
+_WANDB_WITHOUT_KEY = ("offline", "dryrun", "disabled")
+_NUMBERS = itertools.count()
+_MLFLOW_BATCH = 1000  # values in one request
 _NO_VALUES = ("step", "tokens")  # in a row of metrics
 _END_SECONDS = 30.0  # for what is still to be sent
 
 Row = Mapping[str, Any]
+
+
+class Point(NamedTuple):
+    step: int
+    time: float
+    values: Mapping[str, float]
+
+
+class _Tracker:
+    """Shows the run of a folder. `about` is what it says of the run, `settings` what the spec says of the tracker."""
+
+    name: str
+    package: str
+    extra: str  # of boomspec, which installs the package
+
+    def __init__(self, folder: Path, about: Mapping[str, str], **settings: Any) -> None:
+        self._folder, self._about, self._settings = folder, about, settings
+        self._client: Any = None  # None until the first curve begins
+        self._steps: dict[tuple[str, str], set[int]] = defaultdict(set)
+
+    def new(self, curve: str, points: Sequence[Point]) -> Iterator[Point]:
+        """What is not there yet. For a tracker that takes no point back: a curve may start again, as after a kill."""
+        for point in points:
+            values = {n: value for n, value in point.values.items() if point.step not in self._steps[curve, n]}
+            for name in values:
+                self._steps[curve, name].add(point.step)
+            if values:
+                yield point._replace(values=values)
+
+
+class TensorBoard(_Tracker):
+    """One folder `<run folder>/tensorboard/<curve>/`. A curve that starts anew gets a new file; old ones are emptied.
+
+    The new file says so at its start, for a TensorBoard that has read the old one.
+    """
+
+    name, package, extra = "tensorboard", "tensorboardX", "run"
+
+    def __init__(self, folder: Path, about: Mapping[str, str]) -> None:
+        super().__init__(folder, about)
+        self._writers: dict[str, Any] = {}
+
+    def begin(self, curve: str) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        parts = curve.split("/", 1) if curve.startswith("sizes/") else [curve]
+        names = [re.sub(r"[/\0]", "_", part).lstrip(".")[:200] or "_" for part in parts]
+        folder = self._folder.joinpath("tensorboard", *names)
+        folder.mkdir(parents=True, exist_ok=True)
+        if curve in self._writers:
+            self._writers.pop(curve).close()
+        before = list(folder.glob("events.out.tfevents.*"))
+        # TensorBoard reads files in the order of their names, which begin with the second. Two containers on one volume
+        # may have the same host name and process number.
+        writer = EventsWriter(str(folder / "events"), f".{next(_NUMBERS):06}.{secrets.token_hex(8)}")
+        restart = Event(wall_time=time.time(), step=0, session_log=SessionLog(status=SessionLog.START))
+        writer.write_event(restart)
+        writer.flush()
+        for file in before:  # a TensorBoard that reads one never gets over it when that is deleted
+            os.truncate(file, 0)
+        self._writers[curve] = writer
+
+    def points(self, curve: str, points: Sequence[Point]) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        writer = self._writers[curve]
+        for point in points:
+            values = [Summary.Value(tag=name, simple_value=value) for name, value in point.values.items()]
+            writer.write_event(Event(wall_time=point.time, step=point.step, summary=Summary(value=values)))
+        writer.flush()
+
+    def end(self, state: str) -> None:
+        for writer in self._writers.values():
+            writer.close()
+        self._writers.clear()
+
+
+class Wandb(_Tracker):
+    """One run of Weights & Biases."""
+
+    name = package = extra = "wandb"
+
+    def begin(self, curve: str) -> None:
+        if self._client is None:
+            import wandb
+
+            # The run's numbers alone; everything else is in the store.
+            off = {"disable_git": True, "disable_code": True, "x_disable_meta": True, "x_disable_stats": True}
+            self._client = wandb.init(
+                **self._settings,
+                name=self._folder.name,
+                group=self._folder.name,
+                config=dict(self._about),
+                dir=str(self._folder),
+                settings=wandb.Settings(console="off", silent=True, **off),
+            )
+        self._client.define_metric(f"{curve}/step", hidden=True)
+        self._client.define_metric(f"{curve}/*", step_metric=f"{curve}/step")
+
+    def points(self, curve: str, points: Sequence[Point]) -> None:
+        for point in self.new(curve, points):
+            values = {f"{curve}/{name}": value for name, value in point.values.items()}
+            self._client.log({f"{curve}/step": point.step, **values})
+
+    def end(self, state: str) -> None:
+        if self._client is not None:
+            self._client.finish(exit_code=0 if state == "finished" else 1)
+
+
+class Mlflow(_Tracker):
+    """One run of MLflow."""
+
+    name = package = extra = "mlflow"
+
+    def begin(self, curve: str) -> None:
+        if self._client is not None:
+            return
+        from mlflow import MlflowClient
+
+        client, wanted = MlflowClient(tracking_uri=self._settings["uri"]), self._settings.get("experiment")
+        wanted = wanted or self._about["name"]
+        found = client.get_experiment_by_name(wanted)
+        experiment = client.create_experiment(wanted) if found is None else found.experiment_id
+        tags = {f"boomspec.{name}": value for name, value in self._about.items()}
+        self._id = client.create_run(experiment, run_name=self._folder.name, tags=tags).info.run_id
+        self._client = client
+
+    def points(self, curve: str, points: Sequence[Point]) -> None:
+        from mlflow.entities import Metric
+
+        metrics = [
+            # MLflow allows few letters in names.
+            Metric(re.sub(r"[^\w ./:-]", "_", f"{curve}/{name}")[:250], value, int(point.time * 1000), point.step)
+            for point in self.new(curve, points)
+            for name, value in point.values.items()
+        ]
+        for start in range(0, len(metrics), _MLFLOW_BATCH):
+            self._client.log_batch(self._id, metrics=metrics[start : start + _MLFLOW_BATCH])
+
+    def end(self, state: str) -> None:
+        states = {"finished": "FINISHED", "interrupted": "KILLED"}
+        if self._client is not None:
+            self._client.set_terminated(self._id, states.get(state, "FAILED"))
+
+
+Tracker = TensorBoard | Wandb | Mlflow
+_KINDS: tuple[type[Tracker], ...] = (TensorBoard, Wandb, Mlflow)
+
+
+def check(wanted: Mapping[str, Any]) -> None:
+    """Raise BoomspecError where a package or a key is missing for what a spec's `tracking` asks for."""
+    for kind in (kind for kind in _KINDS if wanted.get(kind.name)):
+        found = importlib.util.find_spec(kind.package)
+        if found is None or found.origin is None:  # a folder of that name is no package
+            raise BoomspecError(
+                f"execution.tracking asks for {kind.name}, but {kind.package} is not installed here",
+                hint=f"pip install 'boomspec[{kind.extra}]', or leave it out of the spec",
+            )
+    offline = os.environ.get("WANDB_MODE") in _WANDB_WITHOUT_KEY
+    if wanted.get("wandb") and not offline and not os.environ.get("WANDB_API_KEY"):
+        raise BoomspecError(
+            "execution.tracking asks for wandb, but there is no key",
+            hint="set WANDB_API_KEY where the run starts, or WANDB_MODE=offline",
+        )
 
 
 class Tracking:
@@ -94,7 +273,8 @@ class Tracking:
         if not rows:
             return
         name = self._graph.nodes[task_id].name
-        points = [Point(int(row["step"]), now, _values(row)) for row in rows]
+        values = [{key: float(value) for key, value in row.items() if key not in _NO_VALUES} for row in rows]
+        points = [Point(int(row["step"]), now, numbers) for row, numbers in zip(rows, values, strict=True)]
         self._show(name, points, anew=points[0].step == 0)
 
     def _read(self, task_ids: Sequence[str]) -> None:
@@ -133,7 +313,9 @@ class Tracking:
 def tracked(graph: TaskGraph, store: Store, journal: Journal) -> Iterator[Tracking]:
     """What the graph's spec asks for, for one run. What its store holds already is shown first."""
     about = {"name": graph.name, "graph": graph.id, "folder": str(journal.folder)}
-    tracking = Tracking(graph, store, trackers(graph.tracking, Run(journal.folder.name, journal.folder, about)))
+    wanted = [(kind, graph.tracking.get(kind.name)) for kind in _KINDS]
+    used = [kind(journal.folder, about, **({} if given is True else given)) for kind, given in wanted if given]
+    tracking = Tracking(graph, store, used)
     journal.notes_failures_of(tracking.failures)
     there = store.records((node.task.kind, i) for i, node in graph.nodes.items())
     tracking.ended([i for i, node in graph.nodes.items() if (node.task.kind, i) in there])
@@ -158,10 +340,6 @@ def cells(graph: TaskGraph) -> dict[str, list[tuple[str, Cell]]]:
                         task = node.task.inputs[f"{experiment.label}/{cell.input}"]
                         found[task].append((f"{experiment.label}: {cell.series}", cell))
     return dict(found)
-
-
-def _values(row: Row) -> dict[str, float]:
-    return {name: float(value) for name, value in row.items() if name not in _NO_VALUES}
 
 
 def _table(text: str, cell: Cell) -> dict[str, float]:

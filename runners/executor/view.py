@@ -1,11 +1,9 @@
 """What a person sees while a graph runs: live bars on a terminal, plain lines elsewhere.
 
-Both views get the run's events (`runners/runtime/journal.py`) and the progress lines of running tasks
+A view gets the run's events (`runners/runtime/journal.py`) and the progress lines of running tasks
 (`runners/runtime/context.py`): done, total, unit, and named values such as loss terms. A value `rate` is the task's
 own measure of its units a second.
 """
-
-from __future__ import annotations
 
 import os
 import sys
@@ -23,43 +21,15 @@ from runners.runtime.journal import Event
 _LINE_EVERY_SECONDS = 10.0
 _PACE_OVER_SECONDS = 30.0
 _FIELDS = frozenset({"time", "done", "total", "unit", "rate"})
-
-
-class View:
-    """The base of both views: it counts the tasks that have ended, and keeps the pace of those that run."""
-
-    def __init__(self, tasks: int) -> None:
-        self.tasks = tasks
-        self.ended = 0
-        self.names: dict[str, str] = {}
-        self.paces: dict[str, Pace] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def event(self, event: Event) -> None:
-        kind, task_id = event["event"], event.get("task", "")
-        if kind in ("task_started", "task_retried"):
-            self.names[task_id], self.paces[task_id] = event["name"], Pace()
-        elif kind.startswith("task_"):
-            self.ended += 1
-            self.paces.pop(task_id, None)
-
-    def progress(self, task_id: str, line: dict[str, Any]) -> None:
-        self.paces.setdefault(task_id, Pace()).update(line)
-
-    def tick(self) -> None:
-        """Called a few times a second."""
-
-
-def view_for(tasks: int, *, plain: bool) -> View:
-    """The view for a run of so many tasks on this process's standard output."""
-    if plain or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
-        return PlainView(tasks)
-    return LiveView(tasks)
+_LINES = {  # events as lines for people
+    "task_started": "start    {name}",
+    "task_finished": "done     {name} ({seconds})",
+    "task_reused": "reused   {name} ({why})",
+    "task_retried": "retry    {name} (its worker was lost; attempt {attempt}, on {host})",
+    "task_failed": "FAILED   {name}: {error}",
+    "task_blocked": "blocked  {name}: {error}",
+    "note": "note     {name}{message}",
+}
 
 
 class Pace:
@@ -91,11 +61,9 @@ class Pace:
         """ "120/500 steps  24%  2.1 steps/s  loss 3.41  3:01 left"."""
         line, rate = self.line, self.rate
         total, unit = line["total"], line["unit"]
-        parts = [
-            f"{quantity(line['done'])}/{quantity(total)} {unit}" if total > 0 else f"{quantity(line['done'])} {unit}"
-        ]
+        parts = [f"{quantity(line['done'])} {unit}"]
         if total > 0:
-            parts.append(f"{line['done'] / total:.0%}")
+            parts = [f"{quantity(line['done'])}/{quantity(total)} {unit}", f"{line['done'] / total:.0%}"]
         if rate:
             parts.append(f"{quantity(rate)} {unit}/s")
         shown = {name: value for name, value in line.items() if name not in _FIELDS}
@@ -115,59 +83,63 @@ def quantity(number: float) -> str:
 
 def clock(seconds: float) -> str:
     """Seconds as 4 s, 3:01 or 2:03:01."""
-    whole = round(seconds)
-    if whole < 60:
+    if (whole := round(seconds)) < 60:
         return f"{whole} s"
     minutes, rest = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def sentence(event: Event) -> str | None:
-    """A task's event as a line, or None where it needs none."""
-    name, error = event.get("name", ""), str(event.get("error", "")).partition("\n")[0]
-    match event["event"]:
-        case "task_started":
-            return f"start    {name}"
-        case "task_finished":
-            return f"done     {name} ({clock(event.get('seconds', 0))})"
-        case "task_reused":
-            same_as = event.get("same_as")
-            why = f"same inputs, byte for byte, as {same_as[:12]}" if same_as else "made by another run meanwhile"
-            return f"reused   {name} ({why})"
-        case "task_retried":
-            return f"retry    {name} (its worker was lost; attempt {event['attempt']}, on {event['host']})"
-        case "task_failed":
-            return f"FAILED   {name}: {error}"
-        case "task_blocked":
-            return f"blocked  {name}: {error}"
-        case "note":
-            return f"note     {name + ': ' if name else ''}{event['message']}"
-    return None
-
-
-class PlainView(View):
-    """One line per transition, and one every ten seconds for each task that runs."""
+class View:
+    """Plain lines: one for each transition, and one every ten seconds for each task that runs."""
 
     def __init__(self, tasks: int) -> None:
-        super().__init__(tasks)
+        self.tasks = tasks
+        self.ended = 0
+        self.names: dict[str, str] = {}
+        self.paces: dict[str, Pace] = {}
         self._next: dict[str, float] = {}
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
     def event(self, event: Event) -> None:
-        super().event(event)
-        if (text := sentence(event)) is not None:
-            self._print(text)
+        kind, task_id, name = event["event"], event.get("task", ""), event.get("name", "")
+        if kind in ("task_started", "task_retried"):
+            self.names[task_id], self.paces[task_id] = name, Pace()
+        elif kind.startswith("task_"):
+            self.ended += 1
+            self.paces.pop(task_id, None)
+        values = {**event, "error": str(event.get("error", "")).partition("\n")[0]}
+        if kind == "task_finished":
+            values["seconds"] = clock(event.get("seconds", 0))
+        elif kind == "task_reused":
+            same_as = event.get("same_as")
+            values["why"] = (
+                f"same inputs, byte for byte, as {same_as[:12]}" if same_as else "made by another run meanwhile"
+            )
+        elif kind == "note":
+            values["name"] = f"{name}: " if name else ""
+        self.show(event, _LINES[kind].format_map(values) if kind in _LINES else "")
+
+    def show(self, event: Event, text: str) -> None:
+        if text:
+            print(f"{time.strftime('%H:%M:%S')} {f'[{self.ended}/{self.tasks}]':>9} {text}", flush=True)
+
+    def progress(self, task_id: str, line: dict[str, Any]) -> None:
+        self.paces.setdefault(task_id, Pace()).update(line)
 
     def tick(self) -> None:
+        """Called a few times a second."""
         now = time.monotonic()
         for task_id, pace in self.paces.items():
             due = self._next.setdefault(task_id, now + _LINE_EVERY_SECONDS)
             if now >= due and pace.line:
                 self._next[task_id] = now + _LINE_EVERY_SECONDS
-                self._print(f"         {self.names.get(task_id, '')}: {pace.describe()}")
-
-    def _print(self, text: str) -> None:
-        print(f"{time.strftime('%H:%M:%S')} {f'[{self.ended}/{self.tasks}]':>9} {text}", flush=True)
+                self.show({}, f"         {self.names.get(task_id, '')}: {pace.describe()}")
 
 
 class LiveView(View):
@@ -191,16 +163,14 @@ class LiveView(View):
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
-    def event(self, event: Event) -> None:
-        super().event(event)
+    def show(self, event: Event, text: str) -> None:
         kind, task_id = event["event"], event.get("task", "")
         if kind == "task_started":
             self._rows[task_id] = self._bars.add_task(event["name"], total=None, details="")
         elif kind.startswith("task_") and kind != "task_retried" and task_id in self._rows:
             self._bars.remove_task(self._rows.pop(task_id))
         self._bars.update(self._all, completed=self.ended, details=f"{self.ended}/{self.tasks}")
-        text = sentence(event)
-        if text is not None and kind != "task_started":  # its bar shows that
+        if text and kind != "task_started":  # its bar shows that
             self._bars.console.print(Text(text, style="bold red" if kind == "task_failed" else ""))
 
     def progress(self, task_id: str, line: dict[str, Any]) -> None:
@@ -209,3 +179,12 @@ class LiveView(View):
             total = line["total"] if line["total"] > 0 else None
             details = self.paces[task_id].describe()
             self._bars.update(self._rows[task_id], completed=line["done"], total=total, details=details)
+
+    def tick(self) -> None:
+        pass
+
+
+def view_for(tasks: int, *, plain: bool) -> View:
+    """The view for a run of so many tasks on this process's standard output."""
+    plain = plain or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb"
+    return View(tasks) if plain else LiveView(tasks)

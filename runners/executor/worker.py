@@ -5,8 +5,6 @@ does retry a lost worker: then `execute` starts anew and the body continues from
 A machine that does not reach the store makes no outcome: the executor submits the task again for another one.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import socket
@@ -14,8 +12,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,8 +45,15 @@ def execute(job: Job) -> Outcome:
     try:
         store, sees_run_folder = opened(job)
         folder = job.folder(store)
-        with detect_full_disk(folder), _sent_to_driver(job, folder, sees_run_folder=sees_run_folder):
-            progress = _started(job, progress_file(folder, job.node.id), started)
+        with detect_full_disk(folder), ExitStack() as sent:
+            if not sees_run_folder:  # what the task writes into its files goes to the driver
+                make_subfolders(folder)
+                if job.relay is not None:
+                    sent.enter_context(relayed(job.relay, folder, job.node.id))
+            line = {"time": started, "started": {"run": job.run, "host": socket.gethostname(), "pid": os.getpid()}}
+            with progress_file(folder, job.node.id).open("a", encoding="utf-8") as lines:
+                lines.write(json_text(line) + "\n")
+            progress = Progress(progress_file(folder, job.node.id))
             store = open_store(job.store, report=progress.note)
             with captured(log_file(folder, job.node.id)), beating(progress):
                 # SystemExit is not caught: it is how Ray ends a worker on a node that goes away, and then tries again.
@@ -62,23 +66,6 @@ def execute(job: Job) -> Outcome:
         raise
     except BoomspecError as error:  # before there was a log, or of a disk that has no room for it
         return outcome("failed", error=error)
-
-
-@contextmanager
-def _sent_to_driver(job: Job, folder: Path, *, sees_run_folder: bool) -> Iterator[None]:
-    """Send what the task writes into its files to the driver, where that does not see them."""
-    if not sees_run_folder:
-        make_subfolders(folder)
-    sent = nullcontext() if sees_run_folder or job.relay is None else relayed(job.relay, folder, job.node.id)
-    with sent:
-        yield
-
-
-def _started(job: Job, file: Path, started: float) -> Progress:
-    with file.open("a", encoding="utf-8") as lines:
-        line = {"time": started, "started": {"run": job.run, "host": socket.gethostname(), "pid": os.getpid()}}
-        lines.write(json_text(line) + "\n")
-    return Progress(file)
 
 
 def _make(job: Job, store: Store, progress: Progress, started: float) -> tuple[TaskState, str]:

@@ -6,7 +6,7 @@
     status.json                how the last run ended
     logs/<task id>.log         what the task printed, and its traceback
     progress/<task id>.jsonl   what the task reports while it runs (written by its worker)
-    tensorboard/               the numbers of trainings and results, for TensorBoard (`runners/executor/trackers.py`)
+    tensorboard/               the numbers of trainings and results, for TensorBoard (`runners/executor/tracking.py`)
 
 An event is {"time", "run", "event", ...}. Events: run_started, task_started, task_retried, task_finished,
 task_reused, task_failed, task_blocked, task_interrupted, note, run_finished. Those of a task have "task"

@@ -16,13 +16,13 @@ from boomspec.core.tasks import Tokenize
 from boomspec.plan.plan import plan_tasks
 from boomspec.store import FolderStore, Store
 from runners.cluster.ray_cluster import cluster
-from runners.executor.view import PlainView
+from runners.executor.view import View
 from runners.runtime.interrupt import Interrupt
-from runners.runtime.journal import Journal
+from runners.runtime.journal import Event, Journal
 
 
-class _Quiet(PlainView):
-    def _print(self, text: str) -> None:
+class _Quiet(View):
+    def show(self, event: Event, text: str) -> None:
         pass
 
 

@@ -18,9 +18,8 @@ from boomspec.core.tasks.cost import AFTER_TOKENIZE
 from boomspec.core.tasks.evaluate import REQUESTS
 from boomspec.models.facts import total_parameters
 from boomspec.plan.forecast import MachineSpec, forecast
-from boomspec.plan.known_costs import refined
 from boomspec.plan.plan import plan_tasks
-from boomspec.plan.rates import Rates, save_calibration
+from boomspec.plan.rates import Rates, refined, save_calibration
 from boomspec.plan.schedule import critical_path, elapsed
 from boomspec.store import FolderStore, Store
 from tests.boomspec.public_hub import FIXTURES, public_facts

@@ -29,7 +29,7 @@ from boomspec.core.tasks import (
     Search,
 )
 from boomspec.models.facts import read_facts
-from boomspec.plan.known_costs import refined
+from boomspec.plan.rates import refined
 from boomspec.store import FolderStore
 from runners.cli import calibrate
 from runners.data.tokens import TokenStream

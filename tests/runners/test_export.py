@@ -26,7 +26,7 @@ from boomspec.core.tasks import Evaluate
 from boomspec.spec.experiments import load_spec
 from boomspec.store import FolderStore, Store
 from runners.assembly.assemble import assemble
-from runners.cli.export import export, export_all, main
+from runners.cli.export import export, main
 from runners.report.model_card import fence, front_matter_of
 from tests.runners import tiny
 from tests.runners.family import PROVENANCE, artifact
@@ -136,7 +136,7 @@ def test_the_command_writes_a_folder_that_transformers_loads(made, tmp_path):
 
 
 def test_every_size_is_written_at_once_each_as_it_would_be_alone(made, tmp_path):
-    export_all(made.graph, made.store, tmp_path / "all")
+    export(made.graph, made.store, None, tmp_path / "all")
     members = made.graph.family.members
     assert sorted(path.name for path in (tmp_path / "all").iterdir()) == [f"{m.layers}-layers" for m in members]
     for member in members:
@@ -147,7 +147,7 @@ def test_every_size_is_written_at_once_each_as_it_would_be_alone(made, tmp_path)
         assert models[0].config.num_hidden_layers == member.layers
         assert f"{member.layers} layers" in (together / "README.md").read_text()
     with pytest.raises(BoomspecError, match="is not empty"):
-        export_all(made.graph, made.store, tmp_path / "all")
+        export(made.graph, made.store, None, tmp_path / "all")
 
 
 def test_the_card_says_what_the_model_is_and_how_it_was_made(made, tmp_path):

@@ -12,7 +12,7 @@ from boomspec.core.graph import Node, Task, TaskGraph
 from boomspec.plan.plan import plan_tasks
 from boomspec.store import FolderStore
 from runners.cluster.ray_errors import describe_ray_error, trace
-from runners.executor.view import PlainView
+from runners.executor.view import View
 from runners.runtime.interrupt import Interrupt
 from runners.runtime.journal import Journal
 from tests.runners.corpora import record, write_texts
@@ -87,7 +87,7 @@ def test_a_job_that_no_worker_can_read_fails_once_with_its_reason_and_its_trace(
         plan=plan_tasks(graph, store),
         checksums=False,
         journal=journal,
-        view=PlainView(2),
+        view=View(2),
         interrupt=Interrupt(),
     )
     assert outcomes[good.id].state == "made"

@@ -11,9 +11,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import TaskGraph
 from boomspec.spec.sections.tracking import TrackingSpec
 from boomspec.store import FolderStore, Store, open_store
-from runners.executor import trackers
-from runners.executor.trackers import Point, Run, TensorBoard, check
-from runners.executor.tracking import Tracking, tracked
+from runners.executor.tracking import Mlflow, Point, TensorBoard, Tracking, check, tracked
 from runners.runtime.journal import Journal
 from tests.runners import small, tiny
 from tests.runners.s3 import s3_server
@@ -120,7 +118,7 @@ def points(*steps: int, value: float = 1.0) -> list[Point]:
 def test_a_curve_that_starts_anew_has_no_point_twice_also_for_a_reader_that_has_seen_the_old_one(
     tmp_path: Path,
 ) -> None:
-    board = TensorBoard(Run("run", tmp_path))
+    board = TensorBoard(tmp_path, {})
     board.begin("distill")
     board.points("distill", points(0, 1, 2))
     watching = EventAccumulator(str(tmp_path / "tensorboard" / "distill"))
@@ -131,7 +129,7 @@ def test_a_curve_that_starts_anew_has_no_point_twice_also_for_a_reader_that_has_
     board.end("failed")
     watching.Reload()
     assert [(point.step, point.value) for point in watching.Scalars("loss")] == [(0, 2.0), (1, 2.0)]
-    again = TensorBoard(Run("run", tmp_path))  # the next run of the same graph
+    again = TensorBoard(tmp_path, {})  # the next run of the same graph
     again.begin("distill")
     again.points("distill", points(0, 1, 2, 3))
     again.end("finished")
@@ -139,7 +137,7 @@ def test_a_curve_that_starts_anew_has_no_point_twice_also_for_a_reader_that_has_
 
 
 def test_a_curve_has_a_folder_of_its_own_whatever_its_name(tmp_path: Path) -> None:
-    board = TensorBoard(Run("run", tmp_path))
+    board = TensorBoard(tmp_path, {})
     for curve in ("../../no-kl: distill", "sizes/no-kl/x: teacher"):
         board.begin(curve)
         board.points(curve, points(0))
@@ -149,7 +147,7 @@ def test_a_curve_has_a_folder_of_its_own_whatever_its_name(tmp_path: Path) -> No
 
 
 def test_points_that_were_said_are_not_said_again_where_none_can_be_taken_back() -> None:
-    said = trackers._Appending(Run("run", Path()))
+    said = Mlflow(Path(), {}, uri="file:///nowhere")
     assert [p.step for p in said.new("a", points(0, 1))] == [0, 1]
     assert [p.step for p in said.new("a", points(0, 1, 2))] == [2]
     assert [p.step for p in said.new("b", points(1))] == [1]
@@ -176,7 +174,7 @@ def test_one_tracker_that_fails_does_not_stop_the_others(tmp_path: Path) -> None
     graph, store, _, _ = graph_with(tmp_path)
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "tensorboard").write_text("")
-    used = [TensorBoard(Run("bad", tmp_path / "bad")), TensorBoard(Run("good", tmp_path / "good"))]
+    used = [TensorBoard(tmp_path / "bad", {}), TensorBoard(tmp_path / "good", {})]
     tracking = Tracking(graph, store, used)
     distill = next(i for i, node in graph.nodes.items() if node.task.kind == "distill")
     tracking.rows(distill, [{"step": 0, "tokens": 1, "loss": 0.5}])
@@ -220,7 +218,7 @@ class Ends(TensorBoard):
     """TensorBoard's files, and how often it was told of the end."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(Run("run", folder))
+        super().__init__(folder, {})
         self.ended: list[str] = []
 
     def end(self, state: str) -> None:

@@ -2,7 +2,7 @@
 
 `priced` walks the nodes in their order and knows each one's model from those before it: a student is some of its
 teacher's layers, a size is layers of both. What is known of a task only after others have run, its cost says in
-`unknown`; `boomspec.plan.known_costs` fills in what the store has by then. What does not follow from shapes is never
+`unknown`; `boomspec.plan.rates` fills in what the store has by then. What does not follow from shapes is never
 guessed.
 """
 

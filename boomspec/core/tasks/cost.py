@@ -1,6 +1,6 @@
 """The estimated cost of a task (FLOPs, memory, disk), and the inputs of that estimate.
 
-`boomspec.compile.cost` knows the prices, which follow from the shapes of models. `boomspec.plan.known_costs` fills in
+`boomspec.compile.cost` knows the prices, which follow from the shapes of models. `boomspec.plan.rates` fills in
 what is known only once the text has been tokenized.
 """
 
