@@ -145,22 +145,19 @@ def _weights(*modules: str, kinds: tuple[str, ...] = ("weight",)) -> frozenset[s
 _both = partial(_weights, kinds=("weight", "bias"))
 
 
-def _bert(trunk: str = "bert", **more: Any) -> FamilyRules:
+def _encoder(head: str, transform: str, trunk: str, more: Mapping[str, Any]) -> FamilyRules:
+    embedding = f"{trunk}.embeddings.word_embeddings.weight"
     return FamilyRules(
-        head="cls.predictions.decoder.weight",
-        embedding=f"{trunk}.embeddings.word_embeddings.weight",
-        head_transform=r"^cls\.predictions\.transform\.",
-        **{"tied": True, "final_norm": None, **more},
+        head=head, embedding=embedding, head_transform=transform, **{"tied": True, "final_norm": None, **more}
     )
+
+
+def _bert(trunk: str = "bert", **more: Any) -> FamilyRules:
+    return _encoder("cls.predictions.decoder.weight", r"^cls\.predictions\.transform\.", trunk, more)
 
 
 def _roberta(trunk: str = "roberta", **more: Any) -> FamilyRules:
-    return FamilyRules(
-        head="lm_head.decoder.weight",
-        embedding=f"{trunk}.embeddings.word_embeddings.weight",
-        head_transform=r"^lm_head\.(dense|layer_norm)\.",
-        **{"tied": True, "final_norm": None, **more},
-    )
+    return _encoder("lm_head.decoder.weight", r"^lm_head\.(dense|layer_norm)\.", trunk, more)
 
 
 def _gpt(embedding: str = "wte", *, tied: bool = True, **more: Any) -> FamilyRules:
@@ -227,16 +224,14 @@ FAMILIES: dict[str, FamilyRules] = {
         "youtu",
     ), FamilyRules(tied=True)),
     "beam": FamilyRules(
-        lists_dense=True, by_place=("a layer's residual stream depends on its index", lambda i, n, _: i)
+        lists_dense=True, by_place=("a layer's residual stream depends on its index", lambda i, n, _: i),
     ),
     "bert": _bert(
-        renamed=(*_LAYER_NORMS, (r"^(?!bert\.|cls\.)", "bert.")),
-        dropped=r"^bert\.pooler\.|^cls\.seq_relationship\.",
-        alike=True,
-        masked=True,
+        renamed=(*_LAYER_NORMS, (r"^(?!bert\.|cls\.)", "bert.")), dropped=r"^bert\.pooler\.|^cls\.seq_relationship\.",
+        alike=True, masked=True,
     ),
     "bert-generation": FamilyRules(
-        head="lm_head.decoder.weight", embedding="bert.embeddings.word_embeddings.weight", tied=True, final_norm=None
+        head="lm_head.decoder.weight", embedding="bert.embeddings.word_embeddings.weight", tied=True, final_norm=None,
     ),
     "big_bird": _bert(),
     "biogpt": FamilyRules("biogpt.", "output_projection.weight", "biogpt.embed_tokens.weight", tied=True),
@@ -250,26 +245,16 @@ FAMILIES: dict[str, FamilyRules] = {
     "data2vec-text": _roberta("data2vec_text"),
     "dbrx": _gpt(tied=False),
     "diffllama": FamilyRules(
-        by_place=("lambda of the differential attention is worked out of the layer's index", lambda i, n, _: i)
+        by_place=("lambda of the differential attention is worked out of the layer's index", lambda i, n, _: i),
     ),
     "distilbert": FamilyRules(
-        head="vocab_projector.weight",
-        embedding="distilbert.embeddings.word_embeddings.weight",
-        renamed=(*_LAYER_NORMS, (r"^(?!distilbert\.|vocab_)", "distilbert.")),
-        head_transform=r"^vocab_transform\.",
-        final_norm=None,
-        tied=True,
-        alike=True,
-        masked=True,
-        read_as={"bert": _DISTILBERT_AS_BERT},
+        head="vocab_projector.weight", embedding="distilbert.embeddings.word_embeddings.weight",
+        renamed=(*_LAYER_NORMS, (r"^(?!distilbert\.|vocab_)", "distilbert.")), head_transform=r"^vocab_transform\.",
+        final_norm=None, tied=True, alike=True, masked=True, read_as={"bert": _DISTILBERT_AS_BERT},
     ),
     "electra": FamilyRules(
-        head="generator_lm_head.weight",
-        embedding="electra.embeddings.word_embeddings.weight",
-        head_transform=r"^generator_predictions\.",
-        final_norm=None,
-        tied=True,
-        masked=True,
+        head="generator_lm_head.weight", embedding="electra.embeddings.word_embeddings.weight",
+        head_transform=r"^generator_predictions\.", final_norm=None, tied=True, masked=True,
     ),
     "ernie": _bert("ernie"),
     "falcon": _gpt("word_embeddings"),
@@ -279,15 +264,13 @@ FAMILIES: dict[str, FamilyRules] = {
     "gemma2": FamilyRules(tied=True, full_attention_every=2),
     "gemma3_text": FamilyRules(tied=True, full_attention_every=6),
     "gemma3n_text": FamilyRules(
-        tied=True, refused="one table embeds the tokens for all layers together, and layers share keys and values"
+        tied=True, refused="one table embeds the tokens for all layers together, and layers share keys and values",
     ),
     **dict.fromkeys(("gemma4_text", "gemma4_unified_text"), FamilyRules(tied=True, last_layer="full_attention")),
     "git": FamilyRules(head="output.weight", embedding="git.embeddings.word_embeddings.weight"),
     "gpt-sw3": _gpt(),
     "gpt2": _gpt(
-        renamed=((r"^(?!transformer\.|lm_head\.)", "transformer."),),
-        dropped=_MASKS,
-        alike=True,
+        renamed=((r"^(?!transformer\.|lm_head\.)", "transformer."),), dropped=_MASKS, alike=True,
         plain=Plain(
             _both("ln_1 ln_2 attn.c_attn attn.c_proj mlp.c_fc mlp.c_proj"),
             _weights("transformer.wte transformer.wpe") | _both("transformer.ln_f"),
@@ -297,24 +280,16 @@ FAMILIES: dict[str, FamilyRules] = {
     "gpt_bigcode": _gpt(dropped=_MASKS),
     "gpt_neo": _gpt(dropped=r"\.attn\.attention\.(masked_)?bias$"),
     "gpt_neox": FamilyRules(
-        trunk="gpt_neox.",
-        head="embed_out.weight",
-        embedding="gpt_neox.embed_in.weight",
-        renamed=((r"^lm_head\.", "embed_out."),),
-        dropped=r"\.attention\.(masked_)?bias$",
-        alike=True,
-        parallel=True,
+        trunk="gpt_neox.", head="embed_out.weight", embedding="gpt_neox.embed_in.weight",
+        renamed=((r"^lm_head\.", "embed_out."),), dropped=r"\.attention\.(masked_)?bias$", alike=True, parallel=True,
         plain=Plain(
             _both(_NORMS, "attention.query_key_value attention.dense mlp.dense_h_to_4h mlp.dense_4h_to_h"),
             _weights("gpt_neox.embed_in") | _both("gpt_neox.final_layer_norm"),
         ),
     ),
     "gpt_neox_japanese": FamilyRules(
-        trunk="gpt_neox_japanese.",
-        head="embed_out.weight",
-        embedding="gpt_neox_japanese.embed_in.weight",
-        dropped=r"\.attention\.(masked_)?bias$",
-        tied=True,
+        trunk="gpt_neox_japanese.", head="embed_out.weight", embedding="gpt_neox_japanese.embed_in.weight",
+        dropped=r"\.attention\.(masked_)?bias$", tied=True,
         by_place=("only the last layer has a bias", lambda i, n, _: i == n - 1),
     ),
     "gptj": _gpt(tied=False, dropped=_MASKS, alike=True),
@@ -325,16 +300,13 @@ FAMILIES: dict[str, FamilyRules] = {
     "mamba2": _mamba(tiny={"num_heads": 8}),  # of the state space, twice as wide as the hidden states
     "megatron-bert": _bert(final_norm=""),
     "minimax": FamilyRules(
-        by_place=("the decay of linear attention depends on index and number of layers", lambda i, n, _: (i, n))
+        by_place=("the decay of linear attention depends on index and number of layers", lambda i, n, _: (i, n)),
     ),
     "mistral": FamilyRules(alike=True, windowed=True, plain=_LLAMA),
     "mixtral": FamilyRules(alike=True, windowed=True),
     "modernbert-decoder": FamilyRules(
-        head="decoder.weight",
-        embedding="model.embeddings.tok_embeddings.weight",
-        head_transform=r"^lm_head\.",
-        tied=True,
-        by_place=("only the first layer has no norm in front", lambda i, n, _: i == 0),
+        head="decoder.weight", embedding="model.embeddings.tok_embeddings.weight", head_transform=r"^lm_head\.",
+        tied=True, by_place=("only the first layer has no norm in front", lambda i, n, _: i == 0),
     ),
     "mpt": _gpt(),
     "nanochat": FamilyRules(norm_weights=False),
@@ -351,26 +323,21 @@ FAMILIES: dict[str, FamilyRules] = {
     "openai-gpt": _gpt("tokens_embed", norm_weights=False, dropped=r"\.attn\.bias$"),
     # Behind the layers of OPT-350m is a matrix, whose counterpart is in front.
     "opt": FamilyRules(
-        embedding="model.decoder.embed_tokens.weight", tied=True, final_norm="model.decoder.project_out.", alike=True
+        embedding="model.decoder.embed_tokens.weight", tied=True, final_norm="model.decoder.project_out.", alike=True,
     ),
     "phi": FamilyRules(alike=True),
     "phi3": FamilyRules(
-        alike=True,
-        windowed=True,
+        alike=True, windowed=True,
         plain=Plain(_weights("self_attn.qkv_proj self_attn.o_proj mlp.gate_up_proj mlp.down_proj", _NORMS), _SHARED),
     ),
     "qwen2": FamilyRules(
-        alike=True,
-        unless="use_sliding_window",
+        alike=True, unless="use_sliding_window",
         plain=Plain(_LLAMA.layer | {f"self_attn.{name}_proj.bias" for name in "qkv"}, _SHARED, ("use_sliding_window",)),
     ),
     "qwen2_moe": FamilyRules(alike=True, unless="use_sliding_window"),
     "qwen3": FamilyRules(
-        alike=True,
-        unless="use_sliding_window",
-        plain=Plain(
-            _LLAMA.layer | _weights("self_attn.q_norm self_attn.k_norm"), _SHARED, ("use_sliding_window",)
-        ),
+        alike=True, unless="use_sliding_window",
+        plain=Plain(_LLAMA.layer | _weights("self_attn.q_norm self_attn.k_norm"), _SHARED, ("use_sliding_window",)),
     ),
     "qwen3_moe": FamilyRules(alike=True),
     "rembert": FamilyRules(final_norm=None),
@@ -379,9 +346,7 @@ FAMILIES: dict[str, FamilyRules] = {
     "roc_bert": _bert("roc_bert"),
     "roformer": _bert("roformer"),
     "rwkv": FamilyRules(
-        trunk="rwkv.",
-        head="head.weight",
-        embedding="rwkv.embeddings.weight",
+        trunk="rwkv.", head="head.weight", embedding="rwkv.embeddings.weight",
         by_place=("only the first layer has a norm in front", lambda i, n, _: i == 0),
     ),
     "starcoder2": FamilyRules(tied=True, windowed=True),
