@@ -40,7 +40,7 @@ from boomspec.models.facts import ModelFacts, read_as, size_of
 from boomspec.models.families import row_of
 from boomspec.models.fit import plan_entries
 from boomspec.models.kv_cache import layer_cache_bytes
-from boomspec.models.nested import prefixes_in, with_rest
+from boomspec.models.nested import whole_names, with_rest
 from boomspec.models.plan_config import plan_config
 from boomspec.spec.sections.interpolate import BudgetSpec, OrderSearch
 from boomspec.spec.sections.student import KeepChoice
@@ -184,7 +184,7 @@ def check_teacher(file: SpecFile, facts: ModelFacts) -> None:
         raise file.error(*problems)
     if spec.teacher.keeps_rest:
         with errors_at(file, ("teacher", "rest")):
-            prefixes_in(facts)
+            whole_names(facts)
 
 
 def kept_layers(file: SpecFile, facts: ModelFacts, found: tuple[int, ...] | None = None) -> tuple[int, ...]:

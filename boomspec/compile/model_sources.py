@@ -26,9 +26,8 @@ from boomspec.core.errors import BoomspecError, Problem
 from boomspec.core.graph import CODE, Source
 from boomspec.core.tasks import Architecture, Dequantize
 from boomspec.models import code
-from boomspec.models.architecture import llama_facts
 from boomspec.models.checkpoint import checkpoint_files, read_checkpoint
-from boomspec.models.facts import ModelFacts, model_facts, read_config
+from boomspec.models.facts import ModelFacts, llama_facts, model_facts, read_config
 from boomspec.models.folder import (
     CONFIG,
     CONTEXT,

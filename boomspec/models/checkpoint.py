@@ -15,7 +15,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.models.folder import INDEX, SINGLE, check_fetched, names_in, refusal
 
 _LARGEST_HEADER = 100 * 2**20  # the format's own limit
-_SAMPLE, _SAMPLES = 1 << 16, 8  # bytes, places
+_BLOCK = 1 << 22  # bytes that are compared at a time
 # Bits per element.
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "U16": 16, "I16": 16, "F16": 16,
@@ -108,17 +108,12 @@ def read_checkpoint(folder: Path) -> dict[str, TensorEntry]:
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
-    """The safetensors files that transformers reads of a model folder.
-
-    Raises BoomspecError where there are none, where a shard is missing, or where it is not clear which are meant.
-    """
+    """The safetensors files that transformers reads of a model folder. Raises BoomspecError where that is not clear."""
     index = _weight_map(folder)
     if (folder / SINGLE).is_file():
         if others := sorted(set(index.values()) - {SINGLE}):
-            raise BoomspecError(
-                f"{folder}: holds {SINGLE} and an index that names {others[0]}",
-                hint=f"transformers reads {SINGLE} alone; remove what was left there from another save",
-            )
+            hint = f"transformers reads {SINGLE} alone; remove what was left there from another save"
+            raise BoomspecError(f"{folder}: holds {SINGLE} and an index that names {others[0]}", hint=hint)
         return [folder / SINGLE]
     if (folder / INDEX).is_file():
         names = sorted(set(index.values()))
@@ -137,19 +132,11 @@ def same_bytes(one: TensorEntry, other: TensorEntry) -> bool | None:
         return False
     if one.file is None or other.file is None:
         return None
-    size = one.bytes
     with one.file.open("rb") as first, other.file.open("rb") as second:
-
-        def same(at: int, length: int) -> bool:
-            first.seek(one.start + at)
-            second.seek(other.start + at)
-            return first.read(length) == second.read(length)
-
-        # Two matrices that differ do so nearly everywhere: a few places tell, and only equal ones are read whole.
-        if not all(same(at, min(_SAMPLE, size - at)) for at in (size * k // _SAMPLES for k in range(_SAMPLES))):
-            return False
-        block = _SAMPLE << 6
-        return all(same(at, min(block, size - at)) for at in range(0, size, block))
+        first.seek(one.start)
+        second.seek(other.start)
+        sizes = (min(_BLOCK, one.bytes - at) for at in range(0, one.bytes, _BLOCK))
+        return all(first.read(size) == second.read(size) for size in sizes)  # those that differ do so nearly everywhere
 
 
 def _weight_map(folder: Path) -> dict[str, str]:
@@ -171,7 +158,7 @@ def encode_header(
 ) -> bytes:
     """Encode a header from name -> (dtype, shape, start, end); offsets count from the end of the header.
 
-    The header is padded so that the tensors' bytes begin `remainder` bytes after a multiple of `alignment`.
+    It is padded so that the tensors' bytes begin `remainder` bytes after a multiple of `alignment`.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     for name, (dtype, shape, start, end) in tensors.items():

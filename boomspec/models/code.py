@@ -33,10 +33,7 @@ _GENERAL = {"PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend
 
 
 def named_classes(folder: Path, part: Part) -> dict[str, tuple[str, ...]]:
-    """Auto class -> the classes ("module.Class") that a model folder names for it; empty where it names none.
-
-    Raises BoomspecError for what is no `auto_map`.
-    """
+    """Auto class -> the classes ("module.Class") that a model folder names for it; BoomspecError for no `auto_map`."""
     where, found = folder / CONFIGS[part], read_config_of(folder, part).get(AUTO_MAP) or {}
     found = {"AutoTokenizer": found} if isinstance(found, list) else found  # as older tokenizers have it
     if not isinstance(found, dict):
@@ -82,10 +79,8 @@ def check_named(classes: Iterable[str], files: Iterable[str], where: object) -> 
     for name in classes:
         module = name.rpartition(".")[0]
         if "--" in name:  # "owner/name--module.Class"
-            raise BoomspecError(
-                f"{where}: '{AUTO_MAP}' names code of another repository: {name}",
-                hint="no commit of that is pinned: put the file into the model's own folder and name it there",
-            )
+            hint = "no commit of that is pinned: put the file into the model's own folder and name it there"
+            raise BoomspecError(f"{where}: '{AUTO_MAP}' names code of another repository: {name}", hint=hint)
         if f"{module.replace('.', '/')}.py" not in known:
             raise BoomspecError(f"{where}: '{AUTO_MAP}' names {name}, and there is no {module}.py beside it")
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from boomspec.core.errors import BoomspecError
+from boomspec.core.tasks import Architecture
 from boomspec.models.checkpoint import TensorEntry, read_checkpoint, same_bytes
 from boomspec.models.families import NEXT_TOKENS_KEYS, NEXT_TOKENS_TENSOR, FamilyRules, row_of, unwrapped
 from boomspec.models.folder import CONFIG, check_fetched, names_in, refusal
@@ -71,10 +72,7 @@ class ModelFacts:
         return (*self.head, *(replace(tensor, name=name) for name, tensor in copies if tensor is not None))
 
     def tensors(self, layers: Sequence[int], *, tied: bool) -> list[TensorEntry]:
-        """The tensors of a model made of these layers (indices of this model, repeats allowed).
-
-        An untied model made from a tied one writes its head as a copy of an embedding.
-        """
+        """The tensors of a model made of these layers (repeats allowed); untied, its head is a copy of an embedding."""
         rest = [*self.embedding, *self.norm, *(self.head if tied else self.untied_head)]
         return [*rest, *(tensor for i in layers for tensor in self.layers[i])]
 
@@ -121,22 +119,22 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_facts(folder: Path) -> ModelFacts:
-    """Facts of a model folder."""
     return model_facts(read_config(folder), read_checkpoint(folder), str(folder))
 
 
 def model_facts(
     config: Mapping[str, Any], tensors: Mapping[str, TensorEntry], where: str, *, same: Same = same_bytes
 ) -> ModelFacts:
-    """Find the layer stack and sort the other tensors around it. `same`: how a head is compared with the embedding.
+    """Find the layer stack and sort the other tensors around it; BoomspecError says what was looked for and not found.
 
-    Raises BoomspecError, saying what was looked for, where the parts are not found.
+    `same`: how a head is compared with the embedding.
     """
     written, stored = config, tuple(tensors.values())
     left_out: list[TensorEntry] = []
     tensors = {unwrapped(tensor.name): tensor for tensor in tensors.values()}
-    if decoder_config(config) is not None:
-        config, tensors, left_out = decoder_tensors(config, tensors, where)
+    if (inner := decoder_config(config)) is not None:
+        tensors, left_out = decoder_tensors(config, inner, tensors, where)
+        config = inner
     model_type = str(config.get("model_type", "unknown"))
     row = row_of(model_type)
     prefix, layers, others = _layer_stack(_canonical(tensors, row, where), where)
@@ -201,10 +199,7 @@ def _with_embedding(others: list[TensorEntry], config: Mapping[str, Any], row: F
 
 
 def read_as(facts: ModelFacts, model_type: str, where: str) -> ModelFacts:
-    """The same model as one of the family `model_type`, under that family's names.
-
-    Raises BoomspecError where models of the two families cannot be parts of one.
-    """
+    """The same model under the names of the family `model_type`. Raises BoomspecError where that cannot be."""
     if facts.model_type == model_type:
         return facts
     rows = row_of(facts.model_type).read_as.get(model_type)
@@ -245,9 +240,8 @@ def _base(others: Sequence[TensorEntry], prefix: str, where: str) -> str:
     for base in bases:
         if any(len(tensor.shape) == 2 and not _is_outside(tensor, base) for tensor in others):
             return base
-    raise BoomspecError(
-        f"{where}: no token embedding found: looked for a matrix under '{bases[-1]}*' beside '{prefix}.*'"
-    )
+    message = f"{where}: no token embedding found: looked for a matrix under '{bases[-1]}*' beside '{prefix}.*'"
+    raise BoomspecError(message)
 
 
 def _token_embedding(embedding: Sequence[TensorEntry], config: Mapping[str, Any]) -> TensorEntry:
@@ -273,3 +267,37 @@ def _layer_stack(tensors: Mapping[str, TensorEntry], where: str) -> tuple[str, L
         raise BoomspecError(f"{where}: layer {missing[0]} of '{prefix}' is missing from the checkpoint")
     others = [t for t in tensors.values() if (match := found[t.name]) is None or match["prefix"] != prefix]
     return prefix, tuple(tuple(stack[i]) for i in range(len(stack))), others
+
+
+def llama_facts(architecture: Architecture) -> ModelFacts:
+    """Facts of the `transformers.LlamaForCausalLM` in fp32 that a spec trains itself, from its dimensions alone."""
+    a = architecture
+    head_size = a.hidden_size // a.attention_heads
+    queries, keys = a.attention_heads * head_size, a.key_value_heads * head_size
+    layer: dict[str, tuple[int, ...]] = {
+        "self_attn.q_proj.weight": (queries, a.hidden_size),
+        "self_attn.k_proj.weight": (keys, a.hidden_size),
+        "self_attn.v_proj.weight": (keys, a.hidden_size),
+        "self_attn.o_proj.weight": (a.hidden_size, queries),
+        "mlp.gate_proj.weight": (a.intermediate_size, a.hidden_size),
+        "mlp.up_proj.weight": (a.intermediate_size, a.hidden_size),
+        "mlp.down_proj.weight": (a.hidden_size, a.intermediate_size),
+        "input_layernorm.weight": (a.hidden_size,),
+        "post_attention_layernorm.weight": (a.hidden_size,),
+    }
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (a.vocabulary, a.hidden_size)}
+    for i in range(a.layers):
+        shapes |= {f"model.layers.{i}.{name}": shape for name, shape in layer.items()}
+    shapes["model.norm.weight"] = (a.hidden_size,)
+    if not a.tied:
+        shapes["lm_head.weight"] = (a.vocabulary, a.hidden_size)
+    config: dict[str, Any] = {
+        "model_type": "llama",
+        "num_hidden_layers": a.layers,
+        "hidden_size": a.hidden_size,
+        "num_attention_heads": a.attention_heads,
+        "num_key_value_heads": a.key_value_heads,
+        "max_position_embeddings": a.context,
+        "tie_word_embeddings": a.tied,
+    }
+    return model_facts(config, {n: TensorEntry(n, "F32", s) for n, s in shapes.items()}, "teacher.pretrain")

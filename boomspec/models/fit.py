@@ -19,7 +19,7 @@ Made = tuple[TensorEntry, TensorEntry | None]
 def plan_entries(base: ModelFacts, other: ModelFacts, plan: LayerPlan, *, tied: bool) -> list[TensorEntry]:
     """The tensors of a plan of teacher layers (of `base`) and student layers (of `other`), as they are stored.
 
-    `other` may be of another family that is read as the base's. Raises BoomspecError where they do not fit together.
+    `other` may be of a family that is read as the base's. Raises BoomspecError where they do not fit together.
     """
     zeros = zeros_of(other, base)
     models: dict[Owner, ModelFacts] = {TEACHER: base, STUDENT: read_as(other, base.model_type, "the student")}
@@ -84,10 +84,8 @@ def check_fit(base: ModelFacts, other: ModelFacts, zeros: Sequence[TensorEntry])
     for place, entry in places_of(other):
         wanted = dtypes.get(place, base.dtype)
         if entry.dtype != wanted and not {entry.dtype, wanted} <= set(FLOAT_BYTES):
-            raise BoomspecError(
-                f"tensor '{entry.name}' is stored as {entry.dtype}, in the other model as {wanted}",
-                hint=f"only {', '.join(FLOAT_BYTES)} are converted into each other",
-            )
+            message = f"tensor '{entry.name}' is stored as {entry.dtype}, in the other model as {wanted}"
+            raise BoomspecError(message, hint=f"only {', '.join(FLOAT_BYTES)} are converted into each other")
 
 
 def _difference(mine: Mapping[str, object], theirs: Mapping[str, object]) -> str:

@@ -38,8 +38,16 @@ _DECIDES = ("model_type", "model_name", "tokenizer_class")
 _REGEX = ("fix_mistral_regex", "transformers_version")  # a tokenizer that asks for the one is mended by the other
 # All that a model folder may need, without the weights in other formats that many repositories also hold.
 HUB_FILES = (
-    *("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken"),
-    *("*.spm", "*.bpe", "*.codes", "*.tokenizer"),
+    "*.json",
+    "*.safetensors",
+    "*.txt",
+    "*.model",
+    "*.jinja",
+    "*.tiktoken",
+    "*.spm",
+    "*.bpe",
+    "*.codes",
+    "*.tokenizer",
 )
 NOT_HUB_FILES = ("consolidated*.safetensors", "original/*")  # the same weights once more, as their makers read them
 
@@ -58,26 +66,17 @@ _PICKLED = "weights that are pickled"
 _OTHERS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("model_index.json",), _PIPELINE, "give the folder of a causal model"),
     (("*.gguf",), "a model in GGUF", "give the model that it was converted from: GGUF is for inference"),
-    (
-        ("zero_to_fp32.py", "global_step*/*"),
-        "a checkpoint of DeepSpeed",
-        "join its parts: python zero_to_fp32.py . out --safe_serialization; then put config.json and tokenizer beside",
-    ),
-    (
-        ("*.distcp", "*/*.distcp", "pytorch_model_fsdp*/*"),
-        "a sharded checkpoint of torch.distributed",
-        "join its parts: accelerate merge-weights FOLDER OUT; then put config.json and the tokenizer beside",
-    ),
-    (
-        ("params.json", "consolidated.*"),
-        "a model in the format of its makers (params.json, consolidated weights)",
-        "give the folder that transformers reads, or convert it with the script of transformers for this family",
-    ),
+    (("zero_to_fp32.py", "global_step*/*"), "a checkpoint of DeepSpeed",
+     "join its parts: python zero_to_fp32.py . out --safe_serialization; then put config.json and tokenizer beside"),
+    (("*.distcp", "*/*.distcp", "pytorch_model_fsdp*/*"), "a sharded checkpoint of torch.distributed",
+     "join its parts: accelerate merge-weights FOLDER OUT; then put config.json and the tokenizer beside"),
+    (("params.json", "consolidated.*"), "a model in the format of its makers (params.json, consolidated weights)",
+     "give the folder that transformers reads, or convert it with the script of transformers for this family"),
     (("*.nemo",), "a model of NeMo", "convert it to the format of transformers"),
     (("pytorch_model*.bin", "*.bin", "*.pt", "*.pth", "*.ckpt"), _PICKLED, _CONVERT),
     (("*.onnx", "onnx/*"), "a model in ONNX", "give the model that it was exported from"),
     (("tf_model.h5", "flax_model.msgpack", "*.msgpack"), "weights of TensorFlow or Flax", _CONVERT),
-)
+)  # fmt: skip
 
 
 def is_tokenizer_file(name: str) -> bool:
@@ -112,10 +111,7 @@ def _files(folder: Path, wanted: Callable[[str], bool]) -> list[Path]:
 
 
 def tokenizer_context(config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> dict[str, Any]:
-    """What a tokenizer takes from the model's config when it is loaded from the model's folder.
-
-    Written as config.json beside the tokenizer alone, it is loaded the same way.
-    """
+    """What a tokenizer takes from the model's config beside it: with that as its config.json it loads the same way."""
     keys = (*_DECIDES, _REGEX[1]) if _REGEX[0] in tokenizer else _DECIDES
     return {key: config[key] for key in keys if config.get(key) is not None}
 
@@ -163,11 +159,7 @@ def read_student_mapping(folder: Path, *, layers: int | None = None) -> tuple[in
 
 
 def check_folder(folder: Path) -> None:
-    """Raise BoomspecError, which says what the folder is and what to do, unless it holds a model that is read here.
-
-    Looks at names and at the beginnings of small files. A link that leads nowhere is an error, too: to transformers
-    and to us its file would not exist.
-    """
+    """Raise BoomspecError, which says what the folder is and what to do, unless it holds a model that is read here."""
     if broken := [path for path in sorted(folder.iterdir()) if path.is_symlink() and not path.exists()]:
         hint = "copy the folder with the files that its links lead to: cp -rL"
         if (folder.parent.name, folder.parent.parent.name[:8]) == ("snapshots", "models--"):
@@ -186,10 +178,8 @@ def check_fetched(file: Path) -> None:
     """Raise BoomspecError for a file that is only a pointer of git-lfs."""
     with file.open("rb") as stream:
         if stream.read(len(_LFS_POINTER)) == _LFS_POINTER:
-            raise BoomspecError(
-                f"{file}: is a pointer of git-lfs, not the file itself",
-                hint="fetch the files: `git lfs install`, then `git lfs pull` in the repository",
-            )
+            hint = "fetch the files: `git lfs install`, then `git lfs pull` in the repository"
+            raise BoomspecError(f"{file}: is a pointer of git-lfs, not the file itself", hint=hint)
 
 
 def check_config(config: Mapping[str, Any], where: str) -> None:

@@ -43,10 +43,7 @@ class UnreachableError(BoomspecError):
 
 
 def cached_model(model: str, revision: str | None) -> Path | None:
-    """Folder of a model in the local hub cache, or None; its name is the commit.
-
-    Looks by the cache's documented layout: importing huggingface_hub would double the time of `validate`.
-    """
+    """Folder of a model in the local hub cache, by its documented layout; its name is the commit. None without one."""
     repository = _repository("models", model)
     commit = _referenced(repository, revision)
     folder = repository / "snapshots" / commit if commit else repository

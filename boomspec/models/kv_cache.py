@@ -26,7 +26,7 @@ _OTHER_CACHES = {
 
 
 def layer_cache_bytes(facts: ModelFacts, *, context: int, batch: int) -> list[int]:
-    """Bytes that each layer of the model caches for `batch` sequences of `context` tokens.
+    """Bytes that each layer caches for `batch` sequences of `context` tokens.
 
     Raises BoomspecError, saying why, for an architecture whose cache this formula does not describe.
     """

@@ -11,7 +11,7 @@ the rest is kept, the decoder is put back: under the names, and in the config, t
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -54,11 +54,9 @@ def decoder_name(name: str) -> str | None:
 
 
 def decoder_tensors(
-    config: Mapping[str, Any], tensors: Mapping[str, TensorEntry], where: str
-) -> tuple[dict[str, Any], dict[str, TensorEntry], list[TensorEntry]]:
-    """Config and tensors of the decoder alone, and what is left out. Raises BoomspecError where there is none."""
-    inner = decoder_config(config)
-    assert inner is not None
+    config: Mapping[str, Any], inner: Mapping[str, Any], tensors: Mapping[str, TensorEntry], where: str
+) -> tuple[dict[str, TensorEntry], list[TensorEntry]]:
+    """Tensors of the decoder alone, whose config is `inner`, and what is left out. Raises BoomspecError without one."""
     whole, decoder = config.get("model_type", "unknown"), inner.get("model_type")
     if decoder is None or is_native(inner, "model") is False:
         raise BoomspecError(
@@ -70,7 +68,7 @@ def decoder_tensors(
     found = {name: replace(tensor, name=name) for tensor, name in named if name is not None}
     if not any(name.startswith("model.") for name in found):
         raise BoomspecError(f"{where}: no text decoder found: looked for tensors under 'language_model.'")
-    return inner, found, [tensor for tensor, name in named if name is None]
+    return found, [tensor for tensor, name in named if name is None]
 
 
 def other_tensors(facts: ModelFacts) -> tuple[TensorEntry, ...]:
@@ -89,10 +87,10 @@ def has_other_tensors(plan: LayerPlan) -> bool:
     return any(layer.owner == TEACHER for layer in plan)
 
 
-def prefixes_in(facts: ModelFacts) -> tuple[str, str]:
-    """What stands in the whole model in place of the decoder's "model.", and in front of its "lm_head.".
+def whole_names(facts: ModelFacts) -> Callable[[str], str]:
+    """What a tensor of the decoder is called in the whole model.
 
-    Raises BoomspecError where the model is a decoder alone, or the names do not follow from those of its file.
+    Raises BoomspecError for a decoder alone, or where the names do not follow from those of its file.
     """
     if not other_tensors(facts):
         raise BoomspecError("the teacher is a text decoder alone: it has no other parts to keep")
@@ -112,12 +110,8 @@ def prefixes_in(facts: ModelFacts) -> tuple[str, str]:
             f" decoder are not under one other ({', '.join(sorted({*trunks, *heads, *sorted(missing)[:1]}))})"
         )
     [trunk] = trunks
-    return trunk, heads.pop() if heads else trunk.removesuffix(_TRUNK) if trunk.endswith(f".{_TRUNK}") else ""
-
-
-def whole_name(prefixes: tuple[str, str], name: str) -> str:
-    """What a tensor of the decoder is called in the whole model."""
-    return prefixes[1] + name if name.startswith(_HEAD) else prefixes[0] + name.removeprefix(_TRUNK)
+    head = heads.pop() if heads else trunk.removesuffix(_TRUNK) if trunk.endswith(f".{_TRUNK}") else ""
+    return lambda name: head + name if name.startswith(_HEAD) else trunk + name.removeprefix(_TRUNK)
 
 
 def whole_config(facts: ModelFacts, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@
                      layers; a list whose name says "layer" must be one. The names of both tables below are neither.
     list of indices  the layers something is true of (`mlp_only_layers`): translated to the new indices
     pattern          a rule for each index (`sliding_window_pattern`, or a family's built-in one): written out as the
-                     per-layer list that transformers makes of it, where transformers may be asked; `layer_rules` has
+                     per-layer list that transformers makes of it, where transformers may be asked; `config_rules` has
                      those without such a list
 
 Nothing here looks at weights, or imports transformers: who may brings `complete`.
@@ -14,10 +14,9 @@ from collections.abc import Callable, Mapping
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.layers import LayerPlan, Owner
-from boomspec.models.agreement import check_agreement
+from boomspec.models.config_rules import Config, apply_rules, check_agreement
 from boomspec.models.facts import LAYER_COUNTS, ModelFacts
 from boomspec.models.families import row_of
-from boomspec.models.layer_rules import Config, apply_rules
 
 # All that transformers makes of a config, or None for a family that it does not know.
 Complete = Callable[[Config], Config | None]
@@ -57,7 +56,7 @@ def plan_config(
     configs = {owner: _unrolled(dict(model.config), model.count) for owner, model in facts.items()}
     configs, lists = _with_lists(configs, counts, complete)
     partial = any(model.partial for model in facts.values())
-    _agree(configs, counts, base, frozenset(lists), None if partial else complete)
+    _agree(configs, counts, base, lists, None if partial else complete)
     for owner, own in configs.items():
         if (step := own.get("decoder_sparse_step", 1)) != 1:  # every so many layers have experts: list the others
             listed = own.get("mlp_only_layers") or []
@@ -92,8 +91,7 @@ def plan_config(
 def check_one_kind(facts: ModelFacts, complete: Complete | None = None) -> None:
     """Raise BoomspecError where layers cannot be added up, because they are of different kinds.
 
-    A kind is names and shapes of the weights, and all that the config says of one layer alone; without `complete`
-    patterns are left out (see `plan_config`).
+    A kind: names and shapes of the weights, and all that the config says of one layer, patterns only with `complete`.
     """
     config = _unrolled(dict(facts.config), facts.count)
     if complete is not None and not _alike(config):
@@ -124,10 +122,10 @@ def _agree(
     configs: Mapping[Owner, Config],
     counts: Mapping[Owner, int],
     base: Owner,
-    listed: frozenset[str],
+    lists: list[str],
     complete: Complete | None,
 ) -> None:
-    listed |= {*INDEX_LISTS, *_INDEX_OBJECTS, _LETTERS, *LAYER_COUNTS, *_WRITTEN_OUT, *_BY_INDEX}
+    listed = frozenset({*lists, *INDEX_LISTS, *_INDEX_OBJECTS, _LETTERS, *LAYER_COUNTS, *_WRITTEN_OUT, *_BY_INDEX})
     for owner, other in configs.items():
         if owner == base or other == configs[base]:
             continue
@@ -172,9 +170,8 @@ def _with_lists(
         elif complete is None and all(written[owner].get(key) is None for owner in without):
             continue  # transformers, asked later, may make the list
         elif "layer" in key.lower() or len({str(config.get(key)) for config in written.values()}) > 1:
-            raise BoomspecError(
-                f"config.json: '{key}' has a value for each layer in one of the models, not in the other"
-            )
+            message = f"config.json: '{key}' has a value for each layer in one of the models, not in the other"
+            raise BoomspecError(message)
     return written, result
 
 

@@ -26,11 +26,7 @@ _HINTS = {
     "(run_compressed=False) and save it",
 }
 _HINT = "give the model that it was made from, or load it dequantised with transformers and save it: save_pretrained"
-_DTYPES: Mapping[Dtype, str] = {
-    "bfloat16": "BF16",
-    "float16": "F16",
-    "float32": "F32",
-}
+_DTYPES: Mapping[Dtype, str] = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 _SCALE, _BLOCKS, _SCALES = "_scale_inv", "_blocks", "_scales"
 _ACTIVATIONS = (".activation_scale", "_activation_scale", ".input_scale")  # of no use to weights that are whole
 _WHOLE = frozenset({"F64", "F32", "F16", "BF16", "I64", "I32", "BOOL"})
@@ -61,10 +57,8 @@ def check_quantization(config: Mapping[str, Any], where: str) -> None:
     """Raise BoomspecError for a model that cannot be dequantised, with what to do about its method."""
     found = quantization_of(config)
     if found is not None and (method := _method_of(found)) not in ("fp8", "mxfp4"):
-        raise BoomspecError(
-            f"{where}: is quantised ('quantization_config' of its config.json: quant_method {method})",
-            hint=_HINTS.get(method, _HINT),
-        )
+        message = f"{where}: is quantised ('quantization_config' of its config.json: quant_method {method})"
+        raise BoomspecError(message, hint=_HINTS.get(method, _HINT))
 
 
 def check_plain(config: Mapping[str, Any], where: str) -> None:

@@ -22,9 +22,8 @@ from boomspec.core.files import write_atomically
 from boomspec.core.graph import Node
 from boomspec.core.identity import digest, folder_digest
 from boomspec.core.tasks import Check
-from boomspec.models.agreement import set_same_keys
-from boomspec.models.outline import config_of, tensors_of
-from boomspec.models.plain import is_plain
+from boomspec.models.config_rules import set_same_keys
+from boomspec.models.outline import config_of, is_plain, tensors_of
 from boomspec.store import Store
 
 _NEEDED = ("torch", "transformers", "safetensors", "accelerate")

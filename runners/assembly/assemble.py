@@ -3,12 +3,11 @@
 New headers are computed from the sources' headers and the tensors' bytes are copied range by range:
 no tensor is loaded, no model is built, memory stays constant whatever the model's size.
 
-    ownership   as `boomspec.models.fit.tensors_of_plan` says. An untied result of a tied model gets its head written
-                out, from the embedding of the head's owner. Every layer keeps its attributes (`model_config`).
+    ownership   as `boomspec.models.fit.tensors_of_plan` says; every layer keeps its attributes (`model_config`)
     dtype       each tensor has the dtype of the teacher's tensor of the same place, rounded to nearest even
-                (`checkpoint_writer`); integers and types below 16 bits are not converted.
-    family      the result is of the teacher's family; a student of another one is read as that (`families`). What
-                such a student does not have and the teacher's family adds up (token types) is zeros.
+                (`checkpoint_writer`); integers and types below 16 bits are not converted
+    family      the result is of the teacher's family; a student of another one is read as that (`families`); what
+                such a student does not have and the teacher's family adds up (token types) is zeros
 
 What is wrong with the sources is found from headers and configs, before anything is written. Only a weight that is
 too large for the teacher's dtype shows while it is converted: then no config is written.
@@ -27,7 +26,7 @@ from boomspec.models.facts import read_as, read_facts
 from boomspec.models.families import unwrapped
 from boomspec.models.fit import check_fit, tensors_of_plan, zeros_of
 from boomspec.models.folder import CONFIG
-from boomspec.models.nested import has_other_tensors, other_tensors, prefixes_in, whole_config, whole_name
+from boomspec.models.nested import has_other_tensors, other_tensors, whole_config, whole_names
 from runners.assembly.checkpoint_writer import write_checkpoints
 from runners.modeling.foreign_code import copy_travelling, runs_code, without_code
 from runners.modeling.model_config import plan_config
@@ -47,10 +46,9 @@ def assemble(
 ) -> None:
     """Write the model of `plan` into the folder `target`.
 
-    Tokenizer, chat template and generation config come from the teacher where there is one, and so does its own
-    code, where all of that is in `code` (sha256 of each file); else the result names none. With `rest` the result has
-    the teacher's other parts, too (`boomspec.models.nested`), if layers of the teacher are in it. Raises BoomspecError,
-    before anything is written, where the sources do not fit together.
+    What travels comes from the teacher where there is one, with its code where all of that is in `code` (sha256 of each
+    file). `rest`: with the teacher's other parts (`boomspec.models.nested`), if layers of it are in the plan. Raises
+    BoomspecError, before anything is written, where the sources do not fit together.
     """
     assemble_family(sources, {target: (plan, tied)}, code=code, rest=rest, shard_bytes=shard_bytes)
 
@@ -63,11 +61,7 @@ def assemble_family(
     rest: bool = False,
     shard_bytes: int = _SHARD_BYTES,
 ) -> None:
-    """Write many models of the same sources, {target: (plan, tied)}, reading each tensor of the sources once.
-
-    Each target is exactly what `assemble` writes. On a file system with reflinks the targets share the blocks of
-    the tensors they have in common (`copying` says which).
-    """
+    """Write many models of the same sources, {target: (plan, tied)}, as `assemble` does, reading each tensor once."""
     base: Owner = TEACHER if TEACHER in sources else STUDENT
     stored = {owner: read_facts(folder) for owner, folder in sources.items()}
     facts = {owner: read_as(model, stored[base].model_type, str(sources[owner])) for owner, model in stored.items()}
@@ -90,8 +84,8 @@ def assemble_family(
         if times > 1:
             raise BoomspecError(f"two tensors of the model would be called '{name}'")
         if rest and has_other_tensors(plan):  # the decoder among the teacher's other parts
-            names, others = prefixes_in(facts[base]), other_tensors(facts[base])
-            made[target] = [(replace(tensor, name=whole_name(names, tensor.name)), of) for tensor, of in made[target]]
+            in_whole, others = whole_names(facts[base]), other_tensors(facts[base])
+            made[target] = [(replace(tensor, name=in_whole(tensor.name)), of) for tensor, of in made[target]]
             made[target] += [(replace(entry, name=unwrapped(entry.name)), entry) for entry in others]
             config = whole_config(facts[base], config)
         configs[target] = config if trusted else without_code(config)

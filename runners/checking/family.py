@@ -2,7 +2,7 @@
 
 shapes      those of the files are those that transformers' class of the config has
 configs     there is one for every size that is to be built
-trial       on tiny random weights, under the names of the teacher's files (`layout`), every size is what its layers
+trial       on tiny random weights, under the names of the teacher's files (`tiny`), every size is what its layers
             are when they are put together in memory (`in_memory`)
 """
 
@@ -28,8 +28,7 @@ from boomspec.models.outline import config_of, tensors_of
 from boomspec.models.plan_config import check_one_kind
 from runners.assembly.assemble import assemble
 from runners.checking.in_memory import layer_stack, logits, patched
-from runners.checking.layout import NotTinyError, auto_class, lay_out, randomise, read_config
-from runners.checking.tiny import VOCABULARY
+from runners.checking.tiny import VOCABULARY, NotTinyError, auto_class, lay_out, randomise, read_config
 from runners.modeling.foreign_code import prepare_custom_code
 from runners.modeling.head import check_head
 from runners.modeling.hidden_states import capture, embedding_parameters, hidden_pairs, trunk
@@ -48,7 +47,7 @@ class WrongError(BoomspecError):
 
 
 def check_family(record: Check, *, own: Mapping[str, Path] | None = None, code: Collection[str] = ()) -> list[str]:
-    """What could not be checked. Raises BoomspecError, naming the family, where a size would not come out right.
+    """What could not be checked; BoomspecError, naming the family, where a size would not come out right.
 
     `own`: the folders of models that bring code along, by role.
     """
@@ -57,9 +56,8 @@ def check_family(record: Check, *, own: Mapping[str, Path] | None = None, code: 
     try:
         return _check(record, facts, own, code)
     except BoomspecError as error:
-        raise BoomspecError(
-            f"a {facts.model_type} like this teacher: {error.message}", hint=error.hint or _ADVICE
-        ) from error
+        message = f"a {facts.model_type} like this teacher: {error.message}"
+        raise BoomspecError(message, hint=error.hint or _ADVICE) from error
 
 
 def _check(record: Check, facts: ModelFacts, own: Mapping[str, Path], code: Collection[str]) -> list[str]:

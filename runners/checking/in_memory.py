@@ -10,6 +10,7 @@ Run without a cache, such a model does not depend on what its layers are numbere
 from collections.abc import Mapping
 from contextlib import ExitStack
 from copy import deepcopy
+from functools import reduce
 from typing import Any
 
 import torch
@@ -76,8 +77,9 @@ def _reindex(model: Any, models: Mapping[Owner, Any], plan: LayerPlan, counts: M
         if name.startswith(f"{path}."):
             continue
         theirs = {owner: other.get_submodule(name) for owner, other in models.items()}
-        for where in ("", "config", "config.text_config"):
-            mine, *others = (_attribute(of, where) for of in (holder, *theirs.values()))
+        for path_to in ((), ("config",), ("config", "text_config")):
+            both = (holder, *theirs.values())
+            mine, *others = (reduce(lambda value, key: getattr(value, key, None), path_to, of) for of in both)
             if mine is None or id(mine) in seen:
                 continue
             seen.add(id(mine))
@@ -91,12 +93,6 @@ def _reindex(model: Any, models: Mapping[Owner, Any], plan: LayerPlan, counts: M
                     vars(mine)[key] = [found[layer.owner][layer.index] for layer in plan]
                 elif key in _COUNTS and type(value) is int and value == counts[TEACHER]:
                     vars(mine)[key] = len(plan)
-
-
-def _attribute(value: Any, path: str) -> Any:
-    for name in path.split(".") if path else ():
-        value = getattr(value, name, None)
-    return value
 
 
 @torch.no_grad()

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+Dtype = torch.dtype | str | None  # None: the one that the weights are stored in
+
+
 @dataclass(frozen=True)
 class Family:
     """Teacher, student, and what makes every size between them. Changing a shared weight changes it in all."""
@@ -112,15 +115,13 @@ class Family:
         return first if in_front else last, name
 
 
-def load_family(graph: TaskGraph, store: Store, *, dtype: torch.dtype | str | None = None) -> Family:
+def load_family(graph: TaskGraph, store: Store, *, dtype: Dtype = None) -> Family:
     """The family that a graph has made. See `open_family`."""
     folders = owner_folders(graph, store, (TEACHER, STUDENT))
     return open_family(folders[TEACHER], folders[STUDENT], lineage_of(graph), dtype=dtype, code=_trusted(graph))
 
 
-def load_member(
-    graph: TaskGraph, store: Store, member: Member, *, dtype: torch.dtype | str | None = None
-) -> PreTrainedModel:
+def load_member(graph: TaskGraph, store: Store, member: Member, *, dtype: Dtype = None) -> PreTrainedModel:
     """One model of the family that a graph has made: from its folder where it has been built, else re-wired."""
     folder = built_folder(graph, store, member)
     if folder is None and member.is_teacher:
@@ -138,12 +139,7 @@ def _trusted(graph: TaskGraph) -> frozenset[str]:
 
 
 def open_family(
-    teacher: Path,
-    student: Path,
-    lineage: Lineage,
-    *,
-    dtype: torch.dtype | str | None = None,
-    code: Collection[str] = (),
+    teacher: Path, student: Path, lineage: Lineage, *, dtype: Dtype = None, code: Collection[str] = ()
 ) -> Family:
     """Load the models of two folders, on this process's device; of their own code no more runs than `code` (sha256).
 
@@ -153,15 +149,13 @@ def open_family(
     facts = {owner: read_facts(folder) for owner, folder in folders.items()}
     if facts[TEACHER].model_type != facts[STUDENT].model_type:
         types = " and a ".join(model.model_type for model in facts.values())
-        raise BoomspecError(
-            f"a {types} model cannot share their layers in memory", hint="boomspec export writes any size to a folder"
-        )
+        message = f"a {types} model cannot share their layers in memory"
+        raise BoomspecError(message, hint="boomspec export writes any size to a folder")
     models = {owner: load(folder, dtype=torch_dtype(dtype, teacher), code=code) for owner, folder in folders.items()}
     return Family(models[TEACHER], models[STUDENT], lineage, facts)
 
 
-def torch_dtype(dtype: torch.dtype | str | None, folder: Path) -> torch.dtype:
-    """The dtype of this name; None is the one that the folder's weights are stored in."""
+def torch_dtype(dtype: Dtype, folder: Path) -> torch.dtype:
     if dtype is None:
         return stored_dtype(folder)
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype

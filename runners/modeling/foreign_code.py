@@ -19,18 +19,8 @@ from transformers.utils import HF_MODULES_CACHE
 from boomspec.core.errors import BoomspecError
 from boomspec.core.files import exclusive_lock
 from boomspec.core.json_text import transformers_floats
-from boomspec.models.code import (
-    AUTO_MAP,
-    CONFIGS,
-    USED,
-    Part,
-    check_named,
-    check_native,
-    code_digests,
-    code_files,
-    files_of_code,
-    named_classes,
-)
+from boomspec.models import code as own_code
+from boomspec.models.code import AUTO_MAP, CONFIGS, Part, named_classes
 from boomspec.models.folder import travelling_files
 
 
@@ -43,12 +33,12 @@ def runs_code(folder: Path, part: Part, code: Collection[str]) -> bool:
     """
     if not code or not named_classes(folder, part):
         return False
-    digests = code_digests(folder)
+    digests = own_code.code_digests(folder)
     unknown = [name for name, digest in digests.items() if digest not in code]
     if 0 < len(unknown) < len(digests):
         raise BoomspecError(f"{folder / unknown[0]}: is not the code that the spec trusts", hint="run again")
     try:
-        check_named(_imported(folder, part), digests, folder)
+        own_code.check_named(_imported(folder, part), digests, folder)
     except BoomspecError:
         return False
     return bool(digests) and not unknown
@@ -60,7 +50,7 @@ def prepare_custom_code(folder: Path, part: Part, code: Collection[str]) -> bool
     Raises BoomspecError where it may not, and transformers has no class of its own.
     """
     if not runs_code(folder, part, code):
-        check_native(folder, part, str(folder))
+        own_code.check_native(folder, part, str(folder))
         return False
     with exclusive_lock(Path(HF_MODULES_CACHE, ".boomspec.lock")):
         for name in _imported(folder, part):
@@ -73,7 +63,7 @@ def _imported(folder: Path, part: Part) -> list[str]:
     classes = named_classes(folder, part)
     if part == "tokenizer":
         classes["AutoConfig"] = named_classes(folder, "model").get("AutoConfig", ())
-    return [name for auto in USED for name in classes.get(auto, ())]
+    return [name for auto in own_code.USED for name in classes.get(auto, ())]
 
 
 def copy_travelling(source: Path, target: Path, code: Collection[str]) -> None:
@@ -81,7 +71,7 @@ def copy_travelling(source: Path, target: Path, code: Collection[str]) -> None:
     trusted = {part: runs_code(source, part, code) for part in CONFIGS}
     files = travelling_files(source)
     if any(trusted.values()):
-        files += [*code_files(source).values(), *files_of_code(source)]
+        files += [*own_code.code_files(source).values(), *own_code.files_of_code(source)]
     for file in files:
         copied = target / file.relative_to(source)
         copied.parent.mkdir(parents=True, exist_ok=True)

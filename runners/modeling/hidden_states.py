@@ -43,10 +43,7 @@ def hidden_pairs(
 
 
 def base_model(model: Any) -> Any:
-    """The trunk of a transformers causal language model: everything but its head.
-
-    Raises BoomspecError where the model keeps them in one module.
-    """
+    """The trunk of a causal language model: all but its head. Raises BoomspecError where both are one module."""
     base = model.base_model
     if base is model:  # a class that calls its trunk otherwise than its family says (Llama 4)
         base = getattr(model, "model", None) or model.get_decoder()
@@ -92,10 +89,7 @@ def trunk(model: Any, tokens_BT: Tensor) -> Tensor:
 
 @contextmanager
 def capture(model: Any, points: Collection[Point]) -> Iterator[dict[Point, Tensor]]:
-    """Within the context, each forward puts the states at `points` into the dict that is yielded.
-
-    The states keep their graph: gradients flow through them. Without points there are no hooks.
-    """
+    """Within the context, each forward puts the states at `points`, with their graph, into the dict that is yielded."""
     states_BTD: dict[Point, Tensor] = {}
 
     def at_output(point: Point) -> Any:

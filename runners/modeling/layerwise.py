@@ -88,10 +88,7 @@ class Batch:
 
 @torch.no_grad()
 def take_apart(model: Any, tokens_BT: Tensor) -> Parts:
-    """The parts of `model`, checked on some of tokens_BT.
-
-    Raises BoomspecError unless all layers, run one by one, and the head give the model's own result.
-    """
+    """The parts of `model`; BoomspecError unless its layers, run one by one on some tokens, give its own result."""
     check_head(model)
     parts = Parts(model)
     tokens_BT = tokens_BT[:1, :_CHECKED_TOKENS]

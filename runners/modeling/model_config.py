@@ -11,16 +11,13 @@ from typing import Any
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.layers import LayerPlan, Owner
+from boomspec.models.config_rules import Config
 from boomspec.models.facts import ModelFacts
-from boomspec.models.layer_rules import Config
 from boomspec.models.plan_config import plan_config as plan_config_with
 
 
 def plan_config(facts: Mapping[Owner, ModelFacts], plan: LayerPlan, *, tied: bool, base: Owner) -> Config:
-    """The config of `plan`, made from that of the model `base`, to be written.
-
-    Raises BoomspecError where the configs contradict each other or cannot say what the plan needs.
-    """
+    """The config of `plan`, from that of the model `base`, to be written. Raises BoomspecError where there is none."""
     config = plan_config_with(facts, plan, tied=tied, base=base, complete=complete)
     if facts[base].left_out and "architectures" not in config:  # a decoder's own config need not say what it is
         names = importlib.import_module("transformers.models.auto.modeling_auto").MODEL_FOR_CAUSAL_LM_MAPPING_NAMES

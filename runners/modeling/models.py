@@ -85,7 +85,7 @@ def load(
 ) -> PreTrainedModel:
     """The model of a folder, in evaluation mode, on `place` (default: this process's device).
 
-    Raises BoomspecError where it has another architecture than its class, or needs code that is not in `code`.
+    Raises BoomspecError where weights of its class are missing, or where it needs code that is not in `code`.
     """
     check_folder(folder)  # transformers would load an adapter, too
     check_plain(read_config(folder), str(folder))
@@ -108,8 +108,7 @@ def load(
 
 
 def key_mapping_for(folder: Path) -> dict[str, Any]:
-    """What transformers must be told of a folder whose weights have other names than its class: a wrapper's, or those
-    of a text decoder among other parts. Mostly nothing.
+    """What transformers must be told of weights that a wrapper, or other parts beside a text decoder, have renamed.
 
     Raises BoomspecError where there are no safetensors: transformers would look for weights in other formats.
     """

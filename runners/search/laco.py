@@ -14,24 +14,22 @@ pointer moves down by `interval`, else by one. The merged layers always lie with
 layers [lowest, highest). The last merge collapses fewer layers where `merge` would leave less than `layers`.
 """
 
-from __future__ import annotations
-
 import copy
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from boomspec.core.errors import BoomspecError
+from boomspec.core.json_text import computed_json
 from boomspec.core.layers import TEACHER, teacher_layers
 from boomspec.core.losses.hidden_cosine import cosine
-from boomspec.core.tasks import LaCo
+from boomspec.core.tasks import Baseline, LaCo
 from boomspec.models.facts import read_facts
 from boomspec.models.plan_config import check_one_kind
 from runners.assembly.assemble import assemble
@@ -39,12 +37,9 @@ from runners.modeling.hidden_states import decoder_layers
 from runners.modeling.layerwise import Batch, take_apart
 from runners.modeling.model_config import complete
 from runners.modeling.models import load, load_frozen, save_weights, stored_dtype
-from runners.runtime.context import Progress
+from runners.runtime.context import Context
 from runners.runtime.device import MASTER_DTYPE, deterministic_mode, frozen_dtype
 from runners.search.shared import calibration_batches
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -69,34 +64,27 @@ class Attempt:
     kept: bool
 
 
-def build_laco(
-    record: LaCo,
-    *,
-    teacher: Path,
-    tokens: Path,
-    target: Path,
-    batch_size: int,
-    progress: Progress,
-    code: Collection[str] = (),
-) -> list[Attempt]:
-    """Write the collapsed model into the folder `target`; return what was tried.
+def build_laco(record: LaCo, context: Context[Baseline], teacher: Path, target: Path) -> None:
+    """Write the collapsed model into `target`, and every merge that was tried into laco.json.
 
-    Raises BoomspecError where `layers` cannot be reached above the threshold.
+    Raises BoomspecError where `layers` is not reached.
     """
     check_one_kind(read_facts(teacher), complete)
-    with deterministic_mode(record.determinism, progress.note):
-        model = load_frozen(teacher, dtype=frozen_dtype(record.precision), code=code)
-        batches = calibration_batches(record.calibration, tokens, batch_size=batch_size, model=model)
+    with deterministic_mode(record.determinism, context.progress.note):
+        model = load_frozen(teacher, dtype=frozen_dtype(record.precision), code=context.code)
+        tokens, size = context.inputs["tokens"].folder, context.batch_size
+        batches = calibration_batches(record.calibration, tokens, batch_size=size, model=model)
         measure, layers = similarity_to(model, batches), len(decoder_layers(model))
 
         def similarity(stack: Sequence[Collapsed]) -> float:
             value = measure(stack)
-            progress.update(layers - len(stack), layers - record.layers, unit="layers", similarity=value)
+            context.progress.update(layers - len(stack), layers - record.layers, unit="layers", similarity=value)
             return value
 
         stack, attempts = collapse(record, layers=layers, similarity=similarity)
-        write(stack, teacher, target, code)
-    return attempts
+        write(stack, teacher, target, context.code)
+    text = computed_json([vars(attempt) for attempt in attempts], "LaCo")
+    (context.path / "laco.json").write_text(text, encoding="utf-8")
 
 
 def collapse(
@@ -127,9 +115,8 @@ def collapse(
         value = similarity(tried)
         if not math.isfinite(value):
             message = f"LaCo: the similarity without layers {at + 1} to {at + size - 1} is {value}"
-            raise BoomspecError(
-                message, hint="the teacher gives numbers that are none: try precision fp32, or look at it"
-            )
+            hint = "the teacher gives numbers that are none: try precision fp32, or look at it"
+            raise BoomspecError(message, hint=hint)
         kept = value > record.threshold
         attempts.append(Attempt(at, size, value, kept))
         if kept:
@@ -146,7 +133,7 @@ def _sum(merged: Sequence[Collapsed]) -> Collapsed:
     return Collapsed(merged[0].base, {layer: weight for layer, weight in sorted(weights.items()) if weight})
 
 
-def similarity_to(teacher: PreTrainedModel, batches: Sequence[Tensor]) -> Callable[[Sequence[Collapsed]], float]:
+def similarity_to(teacher: Any, batches: Sequence[Tensor]) -> Callable[[Sequence[Collapsed]], float]:
     """The mean cosine of a stack's last hidden states to the whole teacher's, on batches of tokens_BT."""
     parts = take_apart(teacher, batches[0])
     positions = sum(tokens_BT.numel() for tokens_BT in batches)
@@ -198,9 +185,3 @@ def write(stack: Sequence[Collapsed], teacher: Path, target: Path, code: Collect
         if collapsed.is_merged:
             _add_up(layer, sources, collapsed)
     save_weights(model, target, dtype=stored_dtype(teacher))
-
-
-def write_attempts(attempts: Sequence[Attempt], file: Path) -> None:
-    """`laco.json`: every merge that was tried."""
-    text = json.dumps([vars(attempt) for attempt in attempts], indent=1, allow_nan=False)
-    file.write_text(text + "\n", encoding="utf-8")

@@ -10,7 +10,7 @@
 Of equal layers the lower one is kept by block influence, and dropped by cosine greedy.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -21,13 +21,11 @@ from boomspec.core.layers import TEACHER, LayerPlan, teacher_layers
 from boomspec.core.losses.hidden_cosine import cosine
 from boomspec.core.tasks import LayerChoice
 from runners.modeling.hidden_states import EMBEDDING, Point, capture, decoder_layers, trunk
-from runners.search.shared import SharedForward
-
-Report = Callable[[float, float], None]
+from runners.search.shared import Report, SharedForward
 
 
 def search_layer_choice(
-    choice: LayerChoice, *, teacher: Any, batches: Sequence[Tensor], report: Report = lambda done, total: None
+    choice: LayerChoice, *, teacher: Any, batches: Sequence[Tensor], report: Report = lambda *_: None
 ) -> dict[str, Any]:
     """The content of search.json. `batches`: calibration tokens_BT. Raises BoomspecError for an impossible count."""
     layers = len(decoder_layers(teacher))
@@ -43,7 +41,7 @@ def search_layer_choice(
 
 
 @torch.no_grad()
-def block_influence(model: Any, batches: Sequence[Tensor], report: Report = lambda done, total: None) -> list[float]:
+def block_influence(model: Any, batches: Sequence[Tensor], report: Report = lambda *_: None) -> list[float]:
     """BI of each decoder layer."""
     points: list[Point] = [EMBEDDING, *range(len(decoder_layers(model)))]
     sums = torch.zeros(len(points) - 1, dtype=torch.float64)

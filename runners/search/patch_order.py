@@ -8,13 +8,17 @@
 A candidate is the model in which the blocks of its set are the teacher's and all other layers the student's,
 singletons among them; all blocks together are the teacher itself, whose KL is 0 and is not computed. Of equal
 candidates the one with the lower block index comes first.
+
+Shapes: B sequences, T positions, N positions of any sequence, D hidden size, V vocabulary.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from math import comb
 from typing import Any
 
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
 from boomspec.core.errors import BoomspecError
@@ -24,6 +28,7 @@ from boomspec.core.layers import (
     STUDENT,
     TEACHER,
     LayerPlan,
+    Owner,
     ends_of,
     patchable,
     plan_of,
@@ -32,38 +37,32 @@ from boomspec.core.layers import (
     teacher_layers,
 )
 from boomspec.core.layers import blocks as blocks_of
+from boomspec.core.losses.kl import kl_divergence
 from boomspec.core.tasks import PatchOrder
+from boomspec.core.work_sizes import CHUNK_LOGITS, HELD_LOGITS
+from runners.modeling.head import LMHead
 from runners.modeling.hidden_states import decoder_layers
-from runners.search.divergence import Divergence
-from runners.search.shared import SharedForward
+from runners.search.shared import Report, SharedForward
 
 Blocks = tuple[int, ...]  # a set of patched blocks, ascending
-Report = Callable[[float, float], None]  # so many candidates are done, of so many
 
 
 def search_patch_order(
-    choice: PatchOrder,
-    *,
-    teacher: Any,
-    student: Any,
-    batches: Sequence[Tensor],
-    report: Report = lambda done, total: None,
-    sequential: bool = False,
+    choice: PatchOrder, *, teacher: Any, student: Any, batches: Sequence[Tensor], report: Report = lambda *_: None
 ) -> dict[str, Any]:
     """The content of search.json. `batches`: calibration tokens_BT, all of one length.
 
-    `sequential` adds the values of the two sequential orders, which are neither chosen from nor counted.
-
-    `layer_forwards` counts layers that were run on all batches, the teacher's own among them; `..._unshared` is
-    what they would be if every candidate were run from its first layer to its last.
-    Raises BoomspecError where teacher and student do not fit together or `exact` has too many blocks.
+    The values of the two sequential orders are neither chosen from nor counted. `layer_forwards` counts layers that
+    were run on all batches, the teacher's own among them; `..._unshared` is what they would be if every candidate were
+    run from its first layer to its last. Raises BoomspecError where teacher and student do not fit together or `exact`
+    has too many blocks.
     """
     layers = len(decoder_layers(teacher))
     available = patchable(choice.kept, layers)
     if choice.method == "exact" and (refusal := refuse_exact(len(available))):
         raise BoomspecError(refusal, hint=EXACT_HINT)
     _check_pair(choice, teacher, student)
-    candidates = _Candidates(choice, available, layers, teacher, student, batches)
+    candidates = _Candidates(choice, available, {TEACHER: teacher, STUDENT: student}, batches)
     sizes = range(len(available) + 1)
     if choice.method == "exact":
         every = [sets for size in sizes for sets in combinations(available, size)]
@@ -80,45 +79,35 @@ def search_patch_order(
             new, beam = [], candidates.ranked(size)[:width]
     values = dict(candidates.values)
     report(len(values), len(values))
-    best = [candidates.ranked(size)[0] for size in sizes]
-    result = {
-        "sets": _in_order(best),
-        "values": [values[blocks] for blocks in best],
-        "candidates": [{"patched": list(blocks), "value": value} for blocks, value in values.items()],
+    counts = {
         "layer_forwards": candidates.forward.layer_forwards,
         "layer_forwards_unshared": candidates.forward.unshared,
     }
-    if sequential:  # to compare with: they are often surprisingly good
-        sets = {name: [tuple(sorted(s)) for s in prefixes(order(list(available)))] for name, order in ORDERS.items()}
-        candidates.evaluate(sorted({blocks for order in sets.values() for blocks in order} - values.keys()))
-        result["sequential"] = {name: [candidates.values[blocks] for blocks in order] for name, order in sets.items()}
-    return result
+    best = [candidates.ranked(size)[0] for size in sizes]
+    # To compare with: they are often surprisingly good.
+    sets = {name: [tuple(sorted(s)) for s in prefixes(order(list(available)))] for name, order in ORDERS.items()}
+    candidates.evaluate(sorted({blocks for order in sets.values() for blocks in order} - values.keys()))
+    return {
+        "sets": _in_order(best),
+        "values": [values[blocks] for blocks in best],
+        "candidates": [{"patched": list(blocks), "value": value} for blocks, value in values.items()],
+        **counts,
+        "sequential": {name: [candidates.values[blocks] for blocks in order] for name, order in sets.items()},
+    }
 
 
 class _Candidates:
     """What has been evaluated: the value of each set. Holds the calibration text's states of the teacher."""
 
     def __init__(
-        self,
-        choice: PatchOrder,
-        available: Sequence[int],
-        layers: int,
-        teacher: Any,
-        student: Any,
-        batches: Sequence[Tensor],
+        self, choice: PatchOrder, available: Sequence[int], models: Mapping[Owner, Any], batches: Sequence[Tensor]
     ) -> None:
         self.values: dict[Blocks, float] = {}
-        self.forward = SharedForward({TEACHER: teacher, STUDENT: student}, batches)
-        self._kept, self._layers, self._all = choice.kept, layers, tuple(available)
+        self.forward = SharedForward(models, batches)
+        self._kept, self._layers, self._all = choice.kept, len(decoder_layers(models[TEACHER])), tuple(available)
         hidden: list[Tensor] = []
         self.forward.run([self._plan(self._all)], lambda _number, _plan, hidden_BTD: hidden.append(hidden_BTD))
-        self._divergence = Divergence(
-            self.forward.parts[TEACHER].head,
-            hidden,
-            direction=choice.direction,
-            positions=choice.positions,
-            reduction=choice.reduction,
-        )
+        self._divergence = Divergence(self.forward.parts[TEACHER].head, hidden, choice)
 
     def evaluate(
         self, sets: Sequence[Blocks], report: Callable[[float], None] = lambda done: None, *, extended: bool = False
@@ -180,3 +169,65 @@ def _check_pair(choice: PatchOrder, teacher: Any, student: Any) -> None:
     shapes = [tuple(model.get_input_embeddings().weight.shape) for model in (teacher, student)]
     if shapes[0] != shapes[1]:
         raise BoomspecError(f"the models' embeddings differ in shape: {shapes[0]} and {shapes[1]}")
+
+
+class Divergence:
+    """KL between the next-token distributions of candidates and teacher, from the teacher's last hidden states.
+
+    The teacher's distributions are held where they fit in `HELD_LOGITS`; where they do not, its hidden states are held
+    and its head is applied again, chunk by chunk: then no more than a chunk of logits exists.
+
+    direction   teacher_to_candidate: KL(teacher || candidate); candidate_to_teacher: KL(candidate || teacher)
+    positions   all of them, or the last one of each sequence
+    reduction   token_mean: the mean over all positions of all sequences; sequence_max: the largest of each
+                sequence, then the mean of those
+    """
+
+    def __init__(
+        self,
+        head: LMHead,
+        hidden: Sequence[Tensor],
+        choice: PatchOrder,
+        *,
+        held_bytes: int = HELD_LOGITS,
+        chunk_logits: int = CHUNK_LOGITS,
+    ) -> None:
+        self._rows = max(1, chunk_logits // head.vocabulary)  # positions of a chunk
+        self._head, self._choice = head, choice
+        self._hidden = [self._measured(hidden_BTD) for hidden_BTD in hidden]
+        count = sum(hidden_BTD.shape[0] * hidden_BTD.shape[1] for hidden_BTD in self._hidden)
+        self._held: list[list[tuple[Tensor, Tensor]]] | None = None
+        if 2 * count * head.vocabulary * torch.float32.itemsize <= held_bytes:
+            self._held = [list(self._teacher(number)) for number in range(len(hidden))]
+
+    def of_sequences(self, number: int, head: LMHead, hidden_BTD: Tensor) -> Tensor:
+        """What batch `number` adds to `mean`, per sequence in fp64. `head` and hidden_BTD are a candidate's."""
+        candidate_BTD = self._measured(hidden_BTD)
+        teacher = self._teacher(number) if self._held is None else iter(self._held[number])
+        values = []
+        for log_q_NV, (log_p_NV, p_NV) in zip(self._log_probs(head, candidate_BTD), teacher, strict=True):
+            if self._choice.direction == "teacher_to_candidate":
+                values.append(kl_divergence(log_p_NV, log_q_NV, p_NV=p_NV))
+            else:
+                values.append(kl_divergence(log_q_NV, log_p_NV, p_NV=log_q_NV.exp()))
+        values_BT = torch.cat(values).double().view(candidate_BTD.shape[:2]).cpu()
+        return values_BT.sum(1) if self._choice.reduction == "token_mean" else values_BT.amax(1)
+
+    def mean(self, of_sequences: Sequence[Tensor]) -> float:
+        """The value of a candidate, from what all batches add."""
+        total = torch.cat(list(of_sequences))
+        positions = 1 if self._choice.reduction == "sequence_max" else self._hidden[0].shape[1]
+        return float(total.sum() / (len(total) * positions))
+
+    def _measured(self, hidden_BTD: Tensor) -> Tensor:
+        return hidden_BTD if self._choice.positions == "all" else hidden_BTD[:, -1:]
+
+    def _teacher(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The teacher's log-probabilities and probabilities for batch `number`, some positions at a time."""
+        for log_probs_NV in self._log_probs(self._head, self._hidden[number]):
+            yield log_probs_NV, log_probs_NV.exp()
+
+    def _log_probs(self, head: LMHead, hidden_BTD: Tensor) -> Iterator[Tensor]:
+        """Log-probabilities of all positions in fp32, some positions at a time."""
+        for hidden_ND in hidden_BTD.flatten(0, 1).split(self._rows):  # type: ignore[no-untyped-call]
+            yield F.log_softmax(head(hidden_ND).float(), dim=-1)

@@ -1,21 +1,17 @@
 """Forward many layer plans on one batch, reusing hidden states of common prefixes.
 
-Plans that begin with the same layers have the same hidden states there. Within one `run` the plans are taken
-in sorted order, which is a depth-first walk through the tree of their prefixes: a state is computed once and
-dropped when no plan that is left begins with its prefix. From one `run` to the next, states that the caller
-names are kept in host memory, as many as `HELD_STATES` holds; the rest is computed again.
-
-The number of layers that are run depends on the plans alone, not on the size of a batch.
+Plans that begin with the same layers have the same hidden states there. Within one `run` the plans are taken in sorted
+order, which is a depth-first walk through the tree of their prefixes: a state is computed once and dropped when no plan
+that is left begins with its prefix. From one `run` to the next, states that the caller names are kept in host memory,
+as many as `HELD_STATES` holds; the rest is computed again. How many layers are run does not depend on a batch's size.
 
 Shapes: B sequences, T positions, D hidden size.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,9 +23,7 @@ from boomspec.core.work_sizes import HELD_STATES
 from runners.data.tokens import TokenStream
 from runners.modeling.layerwise import Batch, take_apart
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
+Report = Callable[[float, float], None]  # so much is done, of so much
 # visit(number of the batch, plan, hidden_BTD that the plan's head reads)
 Visit = Callable[[int, LayerPlan, Tensor], None]
 
@@ -37,8 +31,7 @@ Visit = Callable[[int, LayerPlan, Tensor], None]
 class SharedForward:
     """Layer plans over `models` (by owner) on batches of tokens_BT.
 
-    `layer_forwards` counts the layers that were run, each on all batches; `unshared` what they would have been,
-    had every plan been run on its own.
+    `layer_forwards` counts the layers that were run on all batches, `unshared` those that plans alone would have run.
     """
 
     def __init__(
@@ -73,42 +66,30 @@ class SharedForward:
         wanted = {plan[:length] for plan in ordered for length in range(1, len(plan) + 1)}
         self._cache = {prefix: states for prefix, states in self._cache.items() if prefix in wanted}
         kept = self._room_for(keep)
-        for number, tokens_BT in enumerate(self.batches):
-            opened = {owner: Batch(parts, tokens_BT) for owner, parts in self.parts.items()}
-            self._walk(number, opened, ordered, visit, kept)
-            done((number + 1) / len(self.batches))
-        self._cache |= {prefix: states for prefix, states in kept.items() if states}
-
-    def _walk(
-        self,
-        number: int,
-        opened: Mapping[Owner, Batch],
-        ordered: Sequence[LayerPlan],
-        visit: Visit,
-        kept: dict[LayerPlan, list[Tensor]],
-    ) -> None:
         pairs = [zip(one, following, strict=False) for one, following in pairwise(ordered)]
         # How many layers each plan shares with the one before it.
         shared = [0, *(len(list(takewhile(lambda layers: layers[0] == layers[1], both))) for both in pairs)]
-        forks = set(shared)
-        path: list[tuple[int, Tensor]] = []  # (length of a prefix of this plan, its state), where plans part
-        for plan, length in zip(ordered, shared, strict=True):
-            while path and path[-1][0] > length:
-                path.pop()
-            cached = max((len(prefix) for prefix in self._cache if plan[: len(prefix)] == prefix), default=0)
-            if cached > (path[-1][0] if path else 0):
-                path.append((cached, self._cache[plan[:cached]][number].to(self.batches[number].device)))
-            start, hidden_BTD = path[-1] if path else (0, opened[ends_of(plan)[0]].embedding_BTD)
-            for end in range(start + 1, len(plan) + 1):
-                layer = plan[end - 1]
-                hidden_BTD = opened[layer.owner].layer(layer.index, hidden_BTD)
-                self._sequence_layers += len(hidden_BTD)
-                if end in forks:
-                    path.append((end, hidden_BTD))
-                states = kept.get(plan[:end])
-                if states is not None and len(states) == number:
-                    states.append(hidden_BTD.cpu())
-            visit(number, plan, opened[ends_of(plan)[1]].finish(hidden_BTD))
+        for number, tokens_BT in enumerate(self.batches):
+            opened = {owner: Batch(parts, tokens_BT) for owner, parts in self.parts.items()}
+            path: list[tuple[int, Tensor]] = []  # (length of a prefix of this plan, its state), where plans part
+            for plan, length in zip(ordered, shared, strict=True):
+                while path and path[-1][0] > length:
+                    path.pop()
+                cached = max((len(prefix) for prefix in self._cache if plan[: len(prefix)] == prefix), default=0)
+                if cached > (path[-1][0] if path else 0):
+                    path.append((cached, self._cache[plan[:cached]][number].to(tokens_BT.device)))
+                start, hidden_BTD = path[-1] if path else (0, opened[ends_of(plan)[0]].embedding_BTD)
+                for end, layer in enumerate(plan[start:], start=start + 1):
+                    hidden_BTD = opened[layer.owner].layer(layer.index, hidden_BTD)
+                    self._sequence_layers += len(hidden_BTD)
+                    if end in shared:
+                        path.append((end, hidden_BTD))
+                    states = kept.get(plan[:end])
+                    if states is not None and len(states) == number:
+                        states.append(hidden_BTD.cpu())
+                visit(number, plan, opened[ends_of(plan)[1]].finish(hidden_BTD))
+            done((number + 1) / len(self.batches))
+        self._cache |= {prefix: states for prefix, states in kept.items() if states}
 
     def _room_for(self, keep: Iterable[LayerPlan]) -> dict[LayerPlan, list[Tensor]]:
         """Empty lists for as many of `keep` as there is room for beside the states that are kept already."""
@@ -121,20 +102,15 @@ class SharedForward:
         return {prefix: [] for prefix in best[: max(0, room)]}
 
 
-def calibration_batches(
-    calibration: Calibration, tokens: Path, *, batch_size: int, model: PreTrainedModel
-) -> list[Tensor]:
-    """The calibration windows in batches tokens_BT, on the model's device; `batch_size` windows each.
+def calibration_batches(calibration: Calibration, tokens: Path, *, batch_size: int, model: Any) -> list[Tensor]:
+    """The calibration windows as tokens_BT on the model's device, `batch_size` windows each; none is used twice.
 
-    Raises BoomspecError where the training text has fewer windows (none is used twice) or more kinds of tokens
-    than the model embeds.
+    Raises BoomspecError where the text has fewer windows, or more kinds of tokens than the model embeds.
     """
     stream, length, wanted = TokenStream(tokens), calibration.sequence_length, calibration.sequences
     if (windows := stream.windows(length)) < wanted:
-        raise BoomspecError(
-            f"{wanted} calibration sequences of {length} tokens were asked for: the training text has {windows}",
-            hint="ask for fewer calibration sequences or give more text",
-        )
+        message = f"{wanted} calibration sequences of {length} tokens were asked for: the training text has {windows}"
+        raise BoomspecError(message, hint="ask for fewer calibration sequences or give more text")
     if stream.vocabulary > (rows := model.get_input_embeddings().weight.shape[0]):
         raise BoomspecError(f"the tokens have a vocabulary of {stream.vocabulary}, but the teacher embeds {rows}")
     tokens_BT = stream.batch(0, sequences=wanted, sequence_length=length, seed=calibration.seed)[:, :-1]

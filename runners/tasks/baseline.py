@@ -22,13 +22,4 @@ def run(context: Context[Baseline]) -> None:
                 {TEACHER: teacher}, plan, target, tied=read_facts(teacher).tied, code=context.code, rest=bool(rest)
             )
         case LaCo() as record:
-            attempts = laco.build_laco(
-                record,
-                teacher=teacher,
-                tokens=context.inputs["tokens"].folder,
-                target=target,
-                batch_size=context.batch_size,
-                code=context.code,
-                progress=context.progress,
-            )
-            laco.write_attempts(attempts, context.path / "laco.json")
+            laco.build_laco(record, context, teacher, target)

@@ -40,9 +40,7 @@ def _search(context: Context[Search]) -> None:
     match record.choice:
         case PatchOrder() as choice:
             student = load("student")
-            found = search_patch_order(
-                choice, teacher=teacher, student=student, batches=batches, report=report, sequential=True
-            )
+            found = search_patch_order(choice, teacher=teacher, student=student, batches=batches, report=report)
         case LayerChoice() as choice:
             found = search_layer_choice(choice, teacher=teacher, batches=batches, report=report)
     (context.path / RESULT).write_text(computed_json(found, "the search"), encoding="utf-8")

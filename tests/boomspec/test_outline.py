@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from boomspec.models.checkpoint import TensorEntry
-from boomspec.models.outline import config_of, config_text, outline, tensors_of
-from boomspec.models.plain import is_plain
+from boomspec.models.outline import config_of, config_text, is_plain, outline, tensors_of
 from tests.boomspec.public_hub import public_facts
 
 FIXTURES = sorted(path for path in (Path(__file__).parents[1] / "fixtures" / "hub").iterdir() if path.is_dir())

@@ -170,7 +170,7 @@ def test_a_tensor_of_another_shape_than_the_class_wants(tmp_path):
 
 
 def test_a_model_that_cannot_be_built_tiny_is_checked_by_names_and_shapes(tmp_path, monkeypatch):
-    monkeypatch.setattr("runners.checking.layout.tiny", lambda config, full: {**config, "num_attention_heads": 5})
+    monkeypatch.setattr("runners.checking.tiny.tiny", lambda config, full: {**config, "num_attention_heads": 5})
     [note] = checked(teacher(tmp_path / "t"))
     assert note.startswith("only names and shapes were checked: a tiny llama cannot be ")
 

@@ -9,9 +9,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.tasks import Architecture
-from boomspec.models.architecture import llama_facts
 from boomspec.models.checkpoint import read_checkpoint
-from boomspec.models.facts import read_facts, total_bytes, total_parameters
+from boomspec.models.facts import llama_facts, read_facts, total_bytes, total_parameters
 
 COMMON = {
     "vocab_size": 96,

@@ -17,7 +17,7 @@ from boomspec.models.plan_config import plan_config
 from runners.assembly.assemble import assemble
 from runners.checking.family import try_sizes
 from runners.checking.in_memory import logits
-from runners.checking.layout import random_model, randomise
+from runners.checking.tiny import random_model, randomise
 from runners.modeling.family import Family
 from runners.modeling.head import check_head
 from runners.modeling.models import load, save_weights

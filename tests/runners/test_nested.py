@@ -17,7 +17,7 @@ from boomspec.spec.experiments import load_spec
 from runners.assembly.assemble import assemble
 from runners.checking.family import try_sizes
 from runners.checking.in_memory import logits
-from runners.checking.layout import randomise
+from runners.checking.tiny import randomise
 from runners.modeling.family import torch_dtype
 from runners.modeling.head import check_head
 from runners.modeling.models import load, save_weights

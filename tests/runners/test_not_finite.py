@@ -29,7 +29,7 @@ PLAIN = {
     "boomspec/commands/spec.py", "boomspec/compile/lm_eval/index.py", "boomspec/core/graph.py",
     "boomspec/models/checkpoint.py", "boomspec/models/outline.py", "boomspec/plan/changes.py", "boomspec/spec",
     "boomspec/store/leases.py", "boomspec/store/local_cache.py", "runners/assembly/checkpoint_writer.py",
-    "runners/checking/layout.py", "runners/cli/export.py", "runners/cli/submit.py", "runners/data/text_tokenizer.py",
+    "runners/checking/tiny.py", "runners/cli/export.py", "runners/cli/submit.py", "runners/data/text_tokenizer.py",
     "runners/data/tokens.py", "runners/report/collect.py", "runners/report/run_notes.py",
 }  # fmt: skip
 CALIBRATION = Calibration(sequences=4, sequence_length=12, seed=0)

@@ -12,8 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.tasks import Architecture, Pretrain
-from boomspec.models.architecture import llama_facts
-from boomspec.models.facts import read_facts
+from boomspec.models.facts import llama_facts, read_facts
 from runners.runtime.context import Context
 from runners.tasks import pretrain
 from tests.runners import tiny

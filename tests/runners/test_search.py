@@ -21,9 +21,8 @@ from runners.modeling.head import LMHead
 from runners.modeling.hidden_states import decoder_layers
 from runners.modeling.layerwise import Batch, take_apart
 from runners.modeling.models import load_frozen
-from runners.search.divergence import Divergence
 from runners.search.layer_choice import search_layer_choice
-from runners.search.patch_order import search_patch_order
+from runners.search.patch_order import Divergence, search_patch_order
 from runners.search.shared import SharedForward
 from runners.tasks import search
 from tests.runners import tiny
@@ -236,15 +235,8 @@ def test_holding_the_teachers_states_gives_what_holding_its_distributions_gives(
     hidden = [torch.randn(len(tokens_BT), 12, 16) for tokens_BT in batches]
     values = []
     for held_bytes in (0, 2**20):
-        kl = Divergence(
-            head,
-            hidden,
-            direction="teacher_to_candidate",
-            positions="all",
-            reduction="token_mean",
-            held_bytes=held_bytes,
-            chunk_logits=5 * tiny.VOCABULARY,  # chunks of five positions
-        )
+        # chunks of five positions
+        kl = Divergence(head, hidden, choice(), held_bytes=held_bytes, chunk_logits=5 * tiny.VOCABULARY)
         values.append(kl.mean([kl.of_sequences(i, head, h + 0.1) for i, h in enumerate(hidden)]))
         assert kl.mean([kl.of_sequences(i, head, h) for i, h in enumerate(hidden)]) == pytest.approx(0.0, abs=1e-9)
     assert values[0] == values[1] > 1e-4

@@ -15,7 +15,7 @@ from boomspec.core.layers import read_layers, teacher_layers
 from boomspec.models.facts import read_facts, total_parameters
 from runners.assembly.assemble import assemble
 from runners.checking.in_memory import logits, patched
-from runners.checking.layout import random_model, randomise
+from runners.checking.tiny import random_model, randomise
 from runners.modeling.models import load, save_weights
 from tests.runners.test_families_more import COMMON, EXPERTS, FAMILIES, KEPT, LAYERS, SIZED
 

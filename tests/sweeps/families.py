@@ -34,8 +34,7 @@ from boomspec.models.facts import LAYER_COUNTS, read_facts
 from boomspec.models.fit import plan_entries
 from boomspec.models.plan_config import plan_config
 from runners.checking.family import try_sizes
-from runners.checking.layout import random_model
-from runners.checking.tiny import tiny
+from runners.checking.tiny import random_model, tiny
 
 LAYERS = 8
 KEPT = (0, 2, 4, 5, 7)  # blocks 0 1 | 2 3 | 4 | 5 6 | 7

@@ -23,8 +23,7 @@ from boomspec.core.tasks.recipe import Recipe
 from boomspec.core.tasks.record import Architecture, LayerPlanShape, SameShape
 from boomspec.core.tasks.tokenize import token_bytes
 from boomspec.core.work_sizes import BATCH_SIZE, KEPT_CHECKPOINTS, SIMILARITY_WINDOWS
-from boomspec.models.architecture import llama_facts
-from boomspec.models.facts import ModelFacts, total_bytes
+from boomspec.models.facts import ModelFacts, llama_facts, total_bytes
 from boomspec.models.nested import other_tensors
 
 

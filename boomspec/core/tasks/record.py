@@ -10,7 +10,7 @@ from boomspec.core.types import Strict
 
 
 class Architecture(Strict):
-    """A Llama decoder (see `boomspec/models/architecture.py` for its tensors)."""
+    """A Llama decoder (see `llama_facts of boomspec/models/facts.py` for its tensors)."""
 
     layers: int
     hidden_size: int

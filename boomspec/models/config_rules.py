@@ -1,12 +1,15 @@
-"""Check that two configs define the same computation, so that layers can be exchanged.
+"""What two configs must agree in, so that layers can be exchanged, and what in a config depends on index or depth.
 
-Except what is known to change nothing (`_HARMLESS`), what is set layer by layer (`plan_config` takes it from the layer
-it belongs to), and what `layer_rules` works out anew for each number of layers. A key that only one of them has, or has
-a value for, leaves it open, as transformers' own defaults do; where transformers is at hand, configs are compared with
-every default written out, in which null is a value, too: no window, no cap on the logits.
-
-Rotary embeddings have three spellings (`rope_theta` and `rope_scaling`; `rope_parameters`; that for each type of
-layer): they are compared in one form.
+agreement   Two configs define the same computation, except what is known to change nothing (`_HARMLESS`), what is set
+            layer by layer (`plan_config`), and what follows. A key that only one of them has, or has a value for,
+            leaves it open, as transformers' own defaults do; where transformers is at hand, configs are compared with
+            every default written out, in which null is a value, too: no window, no cap on the logits. Rotary
+            embeddings have three spellings (`rope_theta` and `rope_scaling`; `rope_parameters`; that for each type of
+            layer): they are compared in one form.
+leading     a number of first layers that are of another kind: counted anew for every plan
+by depth    a factor that is divided by a function of the number of layers: scaled so that each layer keeps its own
+places      all else: what layer `i` of `n` is; a layer of a plan must be the same at its new place, or the plan is
+            refused. What a per-layer list says instead needs no rule.
 """
 
 import math
@@ -15,7 +18,84 @@ from collections.abc import Mapping
 from typing import Any
 
 from boomspec.core.errors import BoomspecError
-from boomspec.models.layer_rules import DEPTH_SCALED, LEADING
+from boomspec.core.layers import LayerPlan, Owner
+from boomspec.models.families import Place, row_of
+
+Config = dict[str, Any]
+
+# The first so many layers are dense, the others are mixtures of experts; and the list that says it instead.
+LEADING, _LEADING_LIST = ("first_k_dense_replace", "num_dense_layers", "n_dense_layers"), "mlp_layer_types"
+DEPTH_SCALED = "scale_depth"  # a factor that a layer divides by the root of the number of layers
+
+# Scalars that, unless 0 or false, make a layer depend on its index and that no per-layer list of transformers replaces.
+_PLACES: Mapping[str, Place] = {
+    "attn_layer_period": lambda i, n, config: i % config["attn_layer_period"],
+    "expert_layer_period": lambda i, n, config: i % config["expert_layer_period"],
+    "interleave_moe_layer_step": lambda i, n, config: i % config["interleave_moe_layer_step"],
+    "moe_layer_end_index": lambda i, n, config: config["moe_layer_end_index"] < 0 or i <= config["moe_layer_end_index"],
+    "moe_layer_freq": lambda i, n, config: i % config["moe_layer_freq"],
+    "moe_layer_interval": lambda i, n, config: (i + 1) % config["moe_layer_interval"] == 0,
+    "moe_layer_start_index": lambda i, n, config: i >= config["moe_layer_start_index"],
+    "n_layers_per_attn_res_block": lambda i, n, config: i,
+    "num_kv_shared_layers": lambda i, n, config: (i, n),
+    "scale_attn_by_inverse_layer_idx": lambda i, n, config: i,
+    "scale_attn_weights_by_inverse_layer_idx": lambda i, n, config: i,
+}
+_REPLACED_BY = {"interleave_moe_layer_step": "moe_layers", "moe_layer_freq": "mlp_layer_types"}  # by a list
+
+# What cannot be interpolated at all, by a key of the config (unless 0, null or false).
+_REFUSED_KEYS: Mapping[str, str] = {
+    "hidden_size_per_layer_input": "one table embeds the tokens for all layers together, so its width is their number"
+}
+
+
+def apply_rules(
+    config: Config, configs: Mapping[Owner, Config], counts: Mapping[Owner, int], plan: LayerPlan, base: Owner
+) -> None:
+    """Change in a plan's config what depends on the number of layers; BoomspecError where a layer would be another."""
+    model_type, count = str(config.get("model_type")), len(plan)
+    row = row_of(model_type)
+    by_key = [f"config.json says {key}: {config[key]}: {why}" for key, why in _REFUSED_KEYS.items() if config.get(key)]
+    if reason := row.refused or next(iter(by_key), None):
+        raise BoomspecError(f"a {model_type} model cannot be interpolated: {reason}")
+    for key in LEADING:
+        if not any(key in other for other in configs.values()) or _LEADING_LIST in config or row.lists_dense:
+            continue
+        dense = [layer.index < (configs[layer.owner].get(key) or 0) for layer in plan]
+        first = dense.index(False) if False in dense else count
+        if True in dense[first:]:
+            new = dense.index(True, first)
+            owner = plan[new].owner
+            raise _moved(f"'{key}: {configs[owner].get(key)}'", plan[new].index, new, (counts[owner], count))
+        config[key] = first
+    factor = config.get(DEPTH_SCALED)
+    if isinstance(factor, int | float) and count != counts[base]:  # so that each layer keeps its own
+        config[DEPTH_SCALED] = factor / math.sqrt(counts[base]) * math.sqrt(count)
+    why, by_place = row.by_place or ("", None)
+    rules = [*_PLACES.items(), *([] if by_place is None else [("", by_place)])]
+    for key, place in rules:
+        for new, layer in enumerate(plan):
+            own, of, i = configs[layer.owner], counts[layer.owner], layer.index
+            if key and (
+                not own.get(key) or any(isinstance(own.get(k), list) for k in (key, _REPLACED_BY.get(key, "")))
+            ):
+                continue
+            if place(i, of, own) != place(new, count, own):
+                raise _moved(f"'{key}: {own[key]}'" if key else f"'{model_type}' ({why})", i, new, (of, count))
+    last, types = row.last_layer, config.get("layer_types")
+    if last is not None and isinstance(types, list) and types and types[-1] != last:
+        message = f"the last layer of a {model_type} model is always of type {last}, that of this plan is {types[-1]}"
+        raise BoomspecError(message, hint="keep the teacher's last layer: student: {keep: [..., last]}")
+
+
+def _moved(what: str, index: int, new: int, counts: tuple[int, int]) -> BoomspecError:
+    of, of_new = ("", "") if index != new else (f" of {counts[0]}", f" of {counts[1]}")
+    return BoomspecError(
+        f"config.json: under {what} layer {index}{of} cannot become layer {new}{of_new}:"
+        " what a layer is depends on its index, and transformers has no list to say it layer by layer",
+        hint="other kept layers, or another order of patching, may keep every layer where it is of its kind",
+    )
+
 
 # What says where a model comes from, how it is run, trained, sampled from or named, and not what it computes.
 _HARMLESS = re.compile(
@@ -45,11 +125,7 @@ _BY_POSITIONS = ("dynamic", "yarn", "longrope")  # rotary embeddings that look a
 
 
 def check_agreement(
-    mine: Mapping[str, Any],
-    theirs: Mapping[str, Any],
-    counts: tuple[int, int],
-    listed: frozenset[str],
-    known: frozenset[str] = frozenset(),
+    mine: Config, theirs: Config, counts: tuple[int, int], listed: frozenset[str], known: frozenset[str] = frozenset()
 ) -> None:
     """Raise BoomspecError where two configs differ. `listed`: keys that are set layer by layer.
 
@@ -76,7 +152,7 @@ def check_agreement(
             _differ(key, one, other)
 
 
-def set_same_keys(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+def set_same_keys(mine: Config, theirs: Config) -> bool:
     """Whether two configs leave the same things to the defaults of their class, so that they say all by themselves."""
     keys = [{k for k in config if config[k] is not None and k not in _ROPE} for config in (mine, theirs)]
     if any(not _left_open(key, None, None, frozenset()) for key in keys[0] ^ keys[1]):
@@ -94,13 +170,11 @@ def _same(one: object, other: object) -> bool:
 
 
 def _differ(key: str, one: object, other: object) -> None:
-    raise BoomspecError(
-        f"the models' configs differ in {key}: {one} and {other}",
-        hint="weights of both cannot be parts of one model; a key that changes nothing can be made the same in both",
-    )
+    hint = "weights of both cannot be parts of one model; a key that changes nothing can be made the same in both"
+    raise BoomspecError(f"the models' configs differ in {key}: {one} and {other}", hint=hint)
 
 
-def _rope(config: Mapping[str, Any]) -> dict[str, object]:
+def _rope(config: Config) -> dict[str, object]:
     """What a config says of rotary embeddings: flat, every value under the name that newer versions give it."""
     new, old = config.get("rope_parameters"), config.get("rope_scaling")
     top = {_SAME_ROPE.get(key, key): config[key] for key in _ROPE if config.get(key) is not None}
