@@ -30,8 +30,7 @@ from runners.assembly.assemble import assemble
 from runners.checking.in_memory import layer_stack, logits, patched
 from runners.checking.tiny import VOCABULARY, NotTinyError, auto_class, lay_out, randomise, read_config
 from runners.modeling.foreign_code import prepare_custom_code
-from runners.modeling.head import check_head
-from runners.modeling.hidden_states import capture, embedding_parameters, hidden_pairs, trunk
+from runners.modeling.hidden_states import capture, check_head, embedding_parameters, hidden_pairs, trunk
 from runners.modeling.model_config import complete, plan_config
 from runners.modeling.models import key_mapping_for, save_weights
 

@@ -43,8 +43,7 @@ def measured(folder: Path, *, seconds: float) -> dict[str, float]:
 
     from boomspec.core.losses import CrossEntropy, Losses
     from boomspec.core.tasks import Architecture
-    from runners.modeling.head import LMHead
-    from runners.modeling.hidden_states import trunk
+    from runners.modeling.hidden_states import LMHead, trunk
     from runners.tasks.pretrain import llama
     from runners.training.losses import head_loss
 

@@ -30,8 +30,7 @@ from torch.nn.functional import cross_entropy
 
 from boomspec.core.work_sizes import MEASURED_LOGITS
 from runners.data.tokens import repeated, stride
-from runners.modeling.head import LMHead, check_head
-from runners.modeling.hidden_states import trunk
+from runners.modeling.hidden_states import LMHead, check_head, trunk
 from runners.runtime.context import Progress
 from runners.runtime.statistics import weighted_mean, weighted_stderr
 

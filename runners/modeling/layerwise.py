@@ -20,8 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from boomspec.core.errors import BoomspecError
-from runners.modeling.head import LMHead, check_head, largest
-from runners.modeling.hidden_states import decoder_layers, trunk
+from runners.modeling.hidden_states import LMHead, check_head, decoder_layers, largest, trunk
 
 _CHECKED_TOKENS = 32
 

@@ -40,8 +40,7 @@ from boomspec.core.layers import blocks as blocks_of
 from boomspec.core.losses.kl import kl_divergence
 from boomspec.core.tasks import PatchOrder
 from boomspec.core.work_sizes import CHUNK_LOGITS, HELD_LOGITS
-from runners.modeling.head import LMHead
-from runners.modeling.hidden_states import decoder_layers
+from runners.modeling.hidden_states import LMHead, decoder_layers
 from runners.search.shared import Report, SharedForward
 
 Blocks = tuple[int, ...]  # a set of patched blocks, ascending

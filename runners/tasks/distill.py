@@ -31,8 +31,16 @@ from boomspec.models.folder import STUDENT_CONFIG
 from runners.assembly.assemble import assemble
 from runners.data.tokens import TokenStream
 from runners.modeling.foreign_code import prepare_custom_code
-from runners.modeling.head import LMHead, check_head
-from runners.modeling.hidden_states import Pair, capture, embedding_parameters, hidden_pairs, label, trunk
+from runners.modeling.hidden_states import (
+    LMHead,
+    Pair,
+    capture,
+    check_head,
+    embedding_parameters,
+    hidden_pairs,
+    label,
+    trunk,
+)
 from runners.modeling.models import MODEL, load, load_frozen, model_folder, save_weights, stored_dtype
 from runners.runtime.context import Context
 from runners.runtime.device import MASTER_DTYPE, autocast, deterministic_mode, device, frozen_dtype

@@ -16,8 +16,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.losses import CrossEntropy, Losses
 from boomspec.core.tasks import Architecture, Pretrain
 from runners.data.tokens import TOKENIZER, TokenStream
-from runners.modeling.head import LMHead, check_head
-from runners.modeling.hidden_states import trunk
+from runners.modeling.hidden_states import LMHead, check_head, trunk
 from runners.modeling.models import MODEL, save_weights
 from runners.runtime.context import Context
 from runners.runtime.device import MASTER_DTYPE, deterministic_mode, device

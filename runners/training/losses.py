@@ -20,8 +20,7 @@ from torch import Tensor
 
 from boomspec.core.losses import Losses
 from boomspec.core.work_sizes import CHUNK_LOGITS, LEAST_CHUNK
-from runners.modeling.head import LMHead
-from runners.modeling.hidden_states import Pair, Point
+from runners.modeling.hidden_states import LMHead, Pair, Point
 
 NO_LABEL = -100
 

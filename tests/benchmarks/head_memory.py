@@ -39,7 +39,7 @@ def measure(way: str) -> dict[str, float]:
     import torch
 
     from boomspec.core.losses import KL, CrossEntropy, Losses
-    from runners.modeling.head import LMHead
+    from runners.modeling.hidden_states import LMHead
     from runners.training.losses import head_loss
 
     torch.manual_seed(0)

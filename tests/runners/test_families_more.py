@@ -19,7 +19,7 @@ from runners.checking.family import try_sizes
 from runners.checking.in_memory import logits
 from runners.checking.tiny import random_model, randomise
 from runners.modeling.family import Family
-from runners.modeling.head import check_head
+from runners.modeling.hidden_states import check_head
 from runners.modeling.models import load, save_weights
 
 KEPT = (0, 2, 4, 5)

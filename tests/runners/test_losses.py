@@ -14,8 +14,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.losses import KL, LOSSES, CrossEntropy, HiddenCosine, Loss, Losses, StateLoss
 from boomspec.core.losses.kl import kl_divergence
 from boomspec.models import families
-from runners.modeling.head import LMHead, check_head
-from runners.modeling.hidden_states import trunk
+from runners.modeling.hidden_states import LMHead, check_head, trunk
 from runners.training.losses import NO_LABEL, head_loss, state_loss
 from tests.runners import tiny
 from tests.runners.instruments import LiveBytes

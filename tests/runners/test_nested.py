@@ -19,7 +19,7 @@ from runners.checking.family import try_sizes
 from runners.checking.in_memory import logits
 from runners.checking.tiny import randomise
 from runners.modeling.family import torch_dtype
-from runners.modeling.head import check_head
+from runners.modeling.hidden_states import check_head
 from runners.modeling.models import load, save_weights
 from tests.runners.test_families_more import KEPT, LAYERS, LINEAR, PLANS, SIZED, sizes
 

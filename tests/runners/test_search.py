@@ -17,8 +17,7 @@ from boomspec.core.layers import ORDERS, LayerPlan, plan_of, prefixes, read_laye
 from boomspec.core.tasks import Calibration, LayerChoice, PatchOrder, Search
 from runners.assembly.assemble import assemble
 from runners.data.tokens import TokenStream
-from runners.modeling.head import LMHead
-from runners.modeling.hidden_states import decoder_layers
+from runners.modeling.hidden_states import LMHead, decoder_layers
 from runners.modeling.layerwise import Batch, take_apart
 from runners.modeling.models import load_frozen
 from runners.search.layer_choice import search_layer_choice

@@ -18,8 +18,7 @@ from transformers import PreTrainedModel
 from boomspec.core.errors import BoomspecError
 from boomspec.core.losses import CrossEntropy, Losses
 from boomspec.core.tasks import Recipe
-from runners.modeling.head import LMHead
-from runners.modeling.hidden_states import trunk
+from runners.modeling.hidden_states import LMHead, trunk
 from runners.runtime.context import Context
 from runners.training import loop as training
 from runners.training.loop import Batches, learning_rate, train
