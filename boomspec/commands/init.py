@@ -13,8 +13,7 @@ from boomspec.compile.check import check_spec
 from boomspec.core.errors import BoomspecError, did_you_mean
 from boomspec.core.files import write_atomically
 from boomspec.spec.document import parse_document
-from boomspec.spec.spec_file import Spec, SpecFile
-from boomspec.spec.validate import validate
+from boomspec.spec.spec_file import Entry
 from boomspec.spec.yaml_writer import scalar
 
 # The options that each template takes.
@@ -56,8 +55,7 @@ def command(
     text = _replaced((_FOLDER / f"{template}.yaml").read_text(encoding="utf-8"), "name: ", name)
     for section, model in named.items():
         text = _replaced(text, "model: ", _relative(path.parent, model), after=f"{section}:")
-    document = parse_document(text, path)
-    check_spec(SpecFile(validate(Spec, document), document))
+    check_spec(Entry(parse_document(text, path)).validated())
     written = _write(path, text, schema=schema, force=force)
     if as_json:
         click.echo(json.dumps({"spec": str(path), "template": template, "schema": written and str(written)}))

@@ -104,8 +104,7 @@ class Document:
         self, location: Location, message: str, hint: str | None = None, *, key: bool = False, where: str | None = None
     ) -> Problem:
         """A problem at a value, or at its key."""
-        where = dotted(location) if where is None else where
-        file = str(self.nearest(location).file)
+        where, file = printable(dotted(location) if where is None else where), str(self.nearest(location).file)
         place = self.place(location, key=key)
         return Problem(*place, where, printable(message), hint and printable(hint), file, location)
 
@@ -166,13 +165,12 @@ def read_document(path: Path) -> Document:
         hint = "a spec is a short text: is this the right file?"
         raise SpecError(path, [Problem(0, 0, "", f"larger than {MAX_BYTES:,} bytes", hint)])
     try:
-        text = data.decode("utf-8")
+        return parse_document(data.decode("utf-8"), path)
     except UnicodeDecodeError as error:
         place = _end(data[: error.start].decode("utf-8"))
         looks = ": it looks like UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
         problem = Problem(*place, "", f"not UTF-8 text (byte 0x{data[error.start]:02x}){looks}", "save it as UTF-8")
         raise SpecError(path, [problem], _HIDDEN.sub("\ufffd", data.decode("utf-8", errors="replace"))) from None
-    return parse_document(text, path)
 
 
 def parse_document(text: str, file: Path | str = "<text>") -> Document:
@@ -204,20 +202,19 @@ def _end(text: str) -> tuple[int, int]:
 
 def _unreadable(path: Path, error: Exception) -> BoomspecError:
     """The error for a file that cannot be opened; its hint names the specs in that folder."""
-    folder = path if isinstance(error, IsADirectoryError) else path.parent
+    is_folder = isinstance(error, IsADirectoryError)
+    folder = path if is_folder else path.parent
     try:
         names = sorted(p.name for p in folder.iterdir() if p.suffix in (".yaml", ".yml"))
     except (OSError, ValueError):
         names = []
     first = ", ".join([*names[:5], "..."] if len(names) > 5 else names)
-    match error:
-        case IsADirectoryError():
-            hint = f"give a file in it: {first}" if names else "give a spec file"
-            return BoomspecError(f"{path} is a folder, not a spec file", hint=hint)
-        case FileNotFoundError() | NotADirectoryError():
-            present = f".yaml files in {folder}: {first}" if names else f"there is no .yaml file in {folder}"
-            return BoomspecError(f"{path}: no such file", hint=did_you_mean(path.name, names) or present)
-        case PermissionError():
-            return BoomspecError(f"{path}: reading it is not permitted", hint="check the file's permissions")
-        case _:
-            return BoomspecError(f"{str(path)!r}: cannot be read: {error}", hint="give the path of a spec file")
+    if is_folder:
+        hint = f"give a file in it: {first}" if names else "give a spec file"
+        return BoomspecError(f"{path} is a folder, not a spec file", hint=hint)
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        present = f".yaml files in {folder}: {first}" if names else f"there is no .yaml file in {folder}"
+        return BoomspecError(f"{path}: no such file", hint=did_you_mean(path.name, names) or present)
+    if isinstance(error, PermissionError):
+        return BoomspecError(f"{path}: reading it is not permitted", hint="check the file's permissions")
+    return BoomspecError(f"{str(path)!r}: cannot be read: {error}", hint="give the path of a spec file")

@@ -1,49 +1,39 @@
-"""The experiments of a spec file: the file's own, its variants, and the points of its sweep.
+"""The experiments of a spec file: the file's own, its variants, and the points of its sweep, on top of what it extends.
 
     file or file#label --load_experiments--> SpecFiles, each with its label and axes
 
-An *experiment* is the file's own ("base") or one variant, at one point of the sweep.
+An *experiment* is the file's own ("base") or one variant, at one point of the sweep. A file may extend another one, and
+a variant its file: mappings merge, everything else replaces, null removes. A base may be incomplete: only the merged
+whole is validated. A file does not inherit the variants and the sweep of its base.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from boomspec.core.errors import Problem, SpecError
+from boomspec.core.errors import BoomspecError, Problem, SpecError
 from boomspec.core.graph import NAME, no_such_experiment
 from boomspec.spec.document import Document, edits_of, read_document
-from boomspec.spec.extends import Read, composed
 from boomspec.spec.problems import for_each
-from boomspec.spec.spec_file import Spec, SpecFile
-from boomspec.spec.sweep import Axis, points, read_axes
-from boomspec.spec.validate import validate
+from boomspec.spec.spec_file import Entry, SpecFile
+from boomspec.spec.sweep import OWN, points, read_axes
+from boomspec.spec.variables import VariableError, expanded
 from boomspec.spec.yaml_reader import Location, Node, dotted, shown
 
 BASE = "base"
+MAX_CHAIN = 20
+ANCHORS = "x-"  # sections that only hold anchors: "x-training: &training {...}"
 _OF_THE_FILE = {
     **dict.fromkeys(("boomspec", "name"), "it is the same for all experiments of a file"),
-    **dict.fromkeys(("extends", "variants", "sweep"), "it stands at the top of a file"),
+    **dict.fromkeys(OWN, "it stands at the top of a file"),
 }
 _OF_THE_RUN = ("store", "cpus")  # of `execution`: all experiments share them
 
-
-@dataclass(frozen=True)
-class Entry:
-    """One experiment that is not validated yet."""
-
-    label: str
-    axes: dict[str, str]
-    document: Document
-
-    def with_document(self, document: Document) -> Entry:
-        return replace(self, document=document)
-
-    def load(self) -> SpecFile:
-        return SpecFile(validate(Spec, self.document), self.document, self.label, self.axes)
+Read = Callable[[Path], Document]  # the document of a path: of a file, or of a file at a revision
 
 
 def split_address(address: str | os.PathLike[str]) -> tuple[Path, str | None]:
@@ -55,33 +45,32 @@ def split_address(address: str | os.PathLike[str]) -> tuple[Path, str | None]:
     return Path(path), label
 
 
-def load_experiments(address: str | os.PathLike[str], *, read: Read = read_document) -> tuple[SpecFile, ...]:
-    """The experiments of a spec file, or the one that `file#label` names; a plain file is one, with label "".
-
-    `read` returns the document of a path: of a file, or of a file at a revision. Raises SpecError with the problems of
-    all of them; BoomspecError where the file cannot be read or has no experiment of that label.
-    """
-    return _load(address, read)
-
-
 def load_spec(address: str | os.PathLike[str], *, read: Read = read_document) -> SpecFile:
     """The one experiment of a plain spec or of an address; of a file with several the first, the file's own.
 
     The others are not validated.
     """
-    return _load(address, read, first=True)[0]
+    return load_experiments(address, read=read, most=1)[0]
 
 
-def _load(address: str | os.PathLike[str], read: Read, *, first: bool = False) -> tuple[SpecFile, ...]:
+def load_experiments(
+    address: str | os.PathLike[str], *, read: Read = read_document, most: int | None = None
+) -> tuple[SpecFile, ...]:
+    """The experiments of a spec file, or the one that `file#label` names; a plain file is one, with label "".
+
+    Raises SpecError with the problems of all of them, or of the first `most`; BoomspecError where the file cannot be
+    read or has no experiment of that label.
+    """
     path, label = split_address(address)
-    entries, problems = _entries(*composed(path, read))
+    written = read(path)
+    entries, problems = _entries(_merged(written, read, (path,)), written)
     if label is not None and not problems:
         labels = [entry.label for entry in entries]
         entries = [entry for entry in entries if entry.label == label]
         if not entries:
             raise no_such_experiment(path, label, labels)
     try:
-        files = for_each(entries[:1] if first else entries, Entry.load)
+        files = for_each(entries[:most], Entry.validated)
     except SpecError as error:
         problems = [*problems, *error.problems]
     if problems:
@@ -89,22 +78,70 @@ def _load(address: str | os.PathLike[str], read: Read, *, first: bool = False) -
     return tuple(files)
 
 
+def _merged(written: Document, read: Read, chain: tuple[Path, ...]) -> Document:
+    """The document of a file with what it extends. Raises SpecError where a base cannot be read."""
+    kept = {k: v for k, v in written.root.value.items() if k not in OWN and not k.startswith(ANCHORS)}
+    root = replace(written.root, value=kept)
+    if "extends" not in written.root.value:
+        return replace(written, root=root)
+    base = _base(written, read, chain)
+    below = _merged(base, read, (*chain, base.file))
+    merged = below.edited(tuple(edits_of(root)))
+    others = {file: text for file, text in ({below.file: below.text} | below.others).items() if file != written.file}
+    problems = (*written.problems, *merged.problems)
+    return replace(merged, file=written.file, text=written.text, problems=problems, others=others)
+
+
+def _base(written: Document, read: Read, chain: tuple[Path, ...]) -> Document:
+    """The document that a file extends. Raises SpecError at the `extends` line."""
+
+    def refused(message: str, hint: str | None) -> SpecError:
+        return written.error([*written.problems, written.problem(("extends",), message, hint)])
+
+    name = written.root.value["extends"].plain()
+    if not isinstance(name, str) or not name.strip():
+        hint = "write the path of a spec, relative to this file: extends: base.yaml"
+        raise refused(f"expected the path of a file, not {shown(name)}", hint)
+    try:
+        name = expanded(name)
+    except VariableError as error:
+        raise refused(error.message, error.hint) from error
+    path = Path(os.path.normpath(written.file.parent / Path(name).expanduser()))
+    resolved = [known.resolve() for known in chain]
+    if path.resolve() in resolved:
+        circle = [*chain[resolved.index(path.resolve()) :], path]
+        raise refused("a spec cannot extend itself", " extends ".join(map(str, circle)))
+    if len(chain) >= MAX_CHAIN:
+        raise refused(f"a chain of more than {MAX_CHAIN} files", "extend a file nearer to the end of the chain")
+    try:
+        return read(path)
+    except SpecError:
+        raise
+    except BoomspecError as error:
+        raise refused(error.message, error.hint) from error
+
+
 def _entries(merged: Document, written: Document) -> tuple[list[Entry], list[Problem]]:
     """The experiments that can be put together, and what is wrong with the others."""
     variants, problems = _variants(merged, written)
     axes, more = read_axes(written, 1 + len(variants))
     problems += more
-    grid = points(axes)
     entries = []
     has_variants = written.root.get("variants") is not None
     for name, below in {BASE: merged, **variants}.items():
-        clashes = [] if name == BASE else list(_clashes(below, axes))
+        # The sweep would overwrite what a variant says about a field that is swept.
+        clashes = [
+            edit.problem(f"the sweep sets {dotted(axis.location)} in every variant")
+            for edit in (below.edits if name != BASE else ())
+            for axis in (axes if edit.is_leaf else ())
+            if all(one == other for one, other in zip(edit.location, axis.location, strict=False))
+        ]
         problems += clashes
-        for axes_of, edits in grid if not clashes else ():
+        for axes_of, edits in points(axes) if not clashes else ():
             title = ",".join(edit.title for edit in edits)
             label = ",".join(filter(None, [name if has_variants else "", title]))
             document = below.edited(edits, title) if edits else below
-            entries.append(Entry(label, {**({"variant": name} if has_variants else {}), **axes_of}, document))
+            entries.append(Entry(document, label, {**({"variant": name} if has_variants else {}), **axes_of}))
     return entries, problems
 
 
@@ -147,12 +184,3 @@ def _wrong_variant(written: Document, name: str, override: Node) -> Iterator[Pro
             if execution is not None and execution.get(key) is not None:
                 message = f"a variant cannot set '{key}': its experiments run together with the others"
                 yield written.problem((*top, "execution", key), message, key=True)
-
-
-def _clashes(variant: Document, axes: tuple[Axis, ...]) -> Iterator[Problem]:
-    """What a variant says about a field that is swept: the sweep would overwrite it."""
-    for edit in variant.edits:
-        for axis in axes if edit.is_leaf else ():
-            shorter = min(len(edit.location), len(axis.location))
-            if edit.location[:shorter] == axis.location[:shorter]:
-                yield edit.problem(f"the sweep sets {dotted(axis.location)} in every variant")

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from boomspec.core.graph import NAME
-from boomspec.spec.extends import ANCHORS
+from boomspec.spec.experiments import ANCHORS
 from boomspec.spec.schema import Schema
 from boomspec.spec.spec_file import Spec
-from boomspec.spec.sweep import REFUSED
+from boomspec.spec.sweep import OWN, REFUSED
 
 _DEFS = "#/$defs/"
-_OWN = ("extends", "variants", "sweep")  # not of an experiment
 _FIXED = ("boomspec", "name")  # the same for all experiments of a file
 
 
@@ -26,7 +25,7 @@ def json_schema() -> Schema:
     partial = {f"Partial{name}": _partial(schema) for name, schema in definitions.items() if "properties" in schema}
     experiment = {**_partial(whole), "description": "What differs from the file's own experiment; null removes."}
     experiment["properties"] = {
-        name: schema for name, schema in experiment["properties"].items() if name not in (*_OWN, *_FIXED)
+        name: schema for name, schema in experiment["properties"].items() if name not in (*OWN, *_FIXED)
     }
     experiments = {
         "type": "object",

@@ -16,31 +16,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
-from itertools import takewhile
-from typing import Protocol, Self, TypeVar
+from typing import TypeVar
 
 from boomspec.core.errors import Problem, SpecError
 from boomspec.spec.document import Document, Edit
-from boomspec.spec.messages import joined
-from boomspec.spec.yaml_reader import Location, dotted
+from boomspec.spec.spec_file import Entry
+from boomspec.spec.validate import joined
+from boomspec.spec.yaml_reader import dotted
 
 MOST_FAILURES = 20  # of the points that differ from the first one in several axes
-
-
-class Labelled(Protocol):
-    """An experiment, validated or not."""
-
-    @property
-    def label(self) -> str: ...
-    @property
-    def axes(self) -> dict[str, str]: ...
-    @property
-    def document(self) -> Document: ...
-    def with_document(self, document: Document) -> Self: ...
-
-
 T = TypeVar("T")
-L = TypeVar("L", bound=Labelled)
+L = TypeVar("L", bound=Entry)
 Key = tuple[object, ...]  # what makes it the same problem in another experiment, where it may be on another line
 Traced = tuple[Problem, str]  # a problem at its cause, and the title of the part: "variant 'no-kl'", "seed=1" or ""
 
@@ -48,32 +34,9 @@ Traced = tuple[Problem, str]  # a problem at its cause, and the title of the par
 def for_each(items: Sequence[L], step: Callable[[L], T]) -> list[T]:
     """What `step` returns for each item. Raises SpecError with the problems of all of them.
 
-    Points of a sweep that differ from the first one in several axes come last, and only when all others are right: one
-    wrong value is not reported once per combination.
+    Points of a sweep that differ from the first one of their variant in several axes come last, and only when all
+    others are right: one wrong value is not reported once per combination.
     """
-    results: dict[int, T] = {}
-    near, far = _by_distance(items)
-    for indices, most in ((near, len(near)), (far, MOST_FAILURES)):
-        failed: list[tuple[L, SpecError]] = []
-        for i in indices:
-            try:
-                results[i] = step(items[i])
-            except SpecError as error:
-                if len(items) == 1 and items[0].document.below is None:
-                    raise
-                failed.append((items[i], error))
-                if len(failed) >= most:
-                    break
-        if failed:
-            right = [items[i] for i in indices if i in results]
-            trace = _tracer(lambda document: step(items[0].with_document(document)))
-            first, cause = failed[0]
-            raise first.document.error(_once([item for item, _ in failed], right, trace)) from cause
-    return [results[i] for i in range(len(items))]
-
-
-def _by_distance(items: Sequence[L]) -> tuple[list[int], list[int]]:
-    """Indices of those that differ from the first of their variant in at most one axis, and of the others."""
     first: dict[str | None, dict[str, str]] = {}
     near: list[int] = []
     far: list[int] = []
@@ -81,10 +44,29 @@ def _by_distance(items: Sequence[L]) -> tuple[list[int], list[int]]:
         start = first.setdefault(item.axes.get("variant"), item.axes)
         differing = sum(start[axis] != text for axis, text in item.axes.items())
         (near if differing <= 1 else far).append(i)
-    return near, far
+    results: dict[int, T] = {}
+    for indices, most in ((near, len(near)), (far, MOST_FAILURES)):
+        failed: dict[int, SpecError] = {}
+        for i in indices:
+            try:
+                results[i] = step(items[i])
+            except SpecError as error:
+                if len(items) == 1 and items[0].document.below is None:
+                    raise
+                failed[i] = error
+                if len(failed) >= most:
+                    break
+        if failed:
+            trace = _tracer(lambda document: step(items[0].with_document(document)))
+            problems = _once([items[i] for i in failed], [items[i] for i in indices if i in results], trace)
+            i, cause = next(iter(failed.items()))
+            raise items[i].document.error(problems) from cause
+    return [results[i] for i in range(len(items))]
 
 
-def _once(failed: Sequence[L], right: Sequence[L], trace: Callable[[Document], dict[Key, Traced]]) -> list[Problem]:
+def _once(
+    failed: Sequence[Entry], right: Sequence[Entry], trace: Callable[[Document], dict[Key, Traced]]
+) -> list[Problem]:
     """Every problem once, with the title of what caused it in its message."""
     found: dict[Key, tuple[Problem, str, str]] = {}
     for item in failed:
@@ -104,7 +86,8 @@ def _tracer(attempt: Callable[[Document], object]) -> Callable[[Document], dict[
         try:
             attempt(document)
         except SpecError as error:
-            return {_key(problem): problem for problem in error.problems}
+            places = [(p.file, p.line, p.column) if p.location is None else p.location for p in error.problems]
+            return {(place, p.message): p for place, p in zip(places, error.problems, strict=True)}
         return {}
 
     @cache
@@ -123,30 +106,28 @@ def _tracer(attempt: Callable[[Document], object]) -> Callable[[Document], dict[
                 # A base may be incomplete: the file that extends it lacks what is missing.
                 lacking = not document.title and any(location == edit.location for edit in document.edits)
                 found[key] = (problem, "") if lacking else below[key]
-        rest = {key: problem for key, problem in raw.items() if key not in found}
-        causes: dict[Key, list[Edit]] = {key: [] for key in rest}
-        for edit in document.edits if rest else ():
+        causes: dict[Key, list[Edit]] = {key: [] for key in raw if key not in found}
+        for edit in document.edits if causes else ():
             others = tuple(other for other in document.edits if other is not edit)
             if edit.is_leaf and (after := problems(document.below.edited(others, document.title)).keys()) <= raw.keys():
-                for key in rest.keys() - after:
+                for key in causes.keys() - after:
                     causes[key].append(edit)
-        return found | {key: _moved(document, problem, causes[key]) for key, problem in rest.items()}
+        return found | {key: _moved(document, raw[key], edits) for key, edits in causes.items()}
 
     return trace
-
-
-def _key(problem: Problem) -> Key:
-    if problem.location is None:
-        return problem.file, problem.line, problem.column, problem.message
-    return problem.location, problem.message
 
 
 def _moved(document: Document, problem: Problem, causes: list[Edit]) -> Traced:
     """The problem at the edit that caused it; where no single one did, at the edit that comes nearest to it."""
     location = problem.location or ()
     nearest = [edit for edit in document.edits if edit.how == "merge" and edit.covers(location)]
-    choice = causes or nearest[-1:] or [edit for edit in document.edits if edit.is_leaf]
-    cause = max(choice, key=lambda edit: (_common(edit.location, location), edit.how in ("remove", "omit")))
+
+    def closeness(edit: Edit) -> tuple[int, bool]:
+        lengths = range(min(len(edit.location), len(location)), 0, -1)
+        common = next((length for length in lengths if edit.location[:length] == location[:length]), 0)
+        return common, edit.how in ("remove", "omit")
+
+    cause = max(causes or nearest[-1:] or [edit for edit in document.edits if edit.is_leaf], key=closeness)
     (line, column), file = cause.node.spot, str(cause.node.file)
     seen = None
     if location and (problem.file, problem.line) != (file, line):
@@ -155,7 +136,3 @@ def _moved(document: Document, problem: Problem, causes: list[Edit]) -> Traced:
             seen = f"mappings merge, '{location[-1]}: null' removes it; {seen}"
     moved = replace(problem, line=line, column=column, file=file, hint=joined([problem.hint, seen]))
     return moved, cause.title if causes or nearest else document.title
-
-
-def _common(one: Location, other: Location) -> int:
-    return len(list(takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))))

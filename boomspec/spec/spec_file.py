@@ -10,7 +10,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from boomspec.core.errors import Problem, SpecError
 from boomspec.core.graph import NAME
@@ -85,8 +85,7 @@ class Spec(Strict):
             raise FieldError(f"'{twice[0]}' is listed twice")
         return items
 
-    @model_validator(mode="after")
-    def _sections_fit(self) -> Self:
+    def model_post_init(self, _: object) -> None:
         if self.student.model is None and self.distill is None:
             raise FieldError("missing 'distill'", hint="or name a student that exists: student: {model: ...}")
         if self.student.model is not None and self.distill is not None:
@@ -101,7 +100,6 @@ class Spec(Strict):
             raise FieldError(message, hint="its documents begin after its end-of-text", at=("data", "bos"))
         if self.data is None and (reason := self._reads_text()):
             raise FieldError("missing 'data'", hint=f"{reason} needs text")
-        return self
 
     def _reads_text(self) -> str | None:
         """What in this spec needs text, if anything does."""
@@ -174,24 +172,36 @@ class ById:
 
 
 @dataclass(frozen=True)
-class SpecFile:
+class Entry:
+    """One experiment of a spec file, not validated yet."""
+
+    document: Document
+    label: str = ""  # "" where the file has one experiment only
+    axes: dict[str, str] = field(default_factory=dict)  # its coordinates: {"variant": "no-kl", "seed": "1"}
+
+    def with_document(self, document: Document) -> Self:
+        """The same experiment with another document. Raises SpecError where that is not valid."""
+        return replace(self, document=document)
+
+    def validated(self) -> "SpecFile":
+        return SpecFile(self.document, self.label, self.axes, spec=validate(Spec, self.document))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpecFile(Entry):
     """A validated spec with its document, so that later checks can point at a line of the file."""
 
     spec: Spec
-    document: Document
-    label: str = ""  # of one of the file's experiments; "" where there is one only
-    axes: dict[str, str] = field(default_factory=dict)  # its coordinates: {"variant": "no-kl", "seed": "1"}
     pins: Pins = NO_PINS  # the revisions of a lock
     once: Memo = field(default_factory=Memo, compare=False)  # shared by those that are compiled together
+
+    def with_document(self, document: Document) -> Self:
+        return replace(self, document=document, spec=validate(Spec, document))
 
     def folder(self, path: tuple[str | int, ...] = ()) -> Path:
         """The folder that the relative path at `path` starts from: that of the file in which it is written."""
         named = self.document.nearest(path).file
         return self.once(("folder", named), lambda: named.absolute().parent)
-
-    def with_document(self, document: Document) -> "SpecFile":
-        """The same experiment with another document. Raises SpecError where that is not valid."""
-        return replace(self, spec=validate(Spec, document), document=document)
 
     def known(self, what: Hashable, sections: Sequence[str], make: Callable[[], T]) -> T:
         """What `make` returns, computed once for all experiments that have these sections from the same lines."""

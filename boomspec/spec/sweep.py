@@ -11,22 +11,22 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from boomspec.core.errors import Problem, did_you_mean
 from boomspec.spec.document import Document, Edit
-from boomspec.spec.messages import joined
 from boomspec.spec.schema import Schema, inside, mappings, schema_of
 from boomspec.spec.spec_file import Spec
+from boomspec.spec.validate import joined
 from boomspec.spec.yaml_reader import Location, Node, dotted, shown
 
 MAX_EXPERIMENTS = 10_000
 _LONGEST = 32  # letters of a value in a label
+OWN = ("extends", "variants", "sweep")  # how a file is composed; no part of an experiment
 REFUSED = {
     **dict.fromkeys(("boomspec", "name"), "it is the same for all experiments of a file"),
-    **dict.fromkeys(("extends", "variants", "sweep"), "it is no field of an experiment"),
+    **dict.fromkeys(OWN, "it is no field of an experiment"),
     "execution": "it says where and how fast an experiment runs: nothing would differ",
 }
 
@@ -40,44 +40,46 @@ class Axis:
     values: tuple[tuple[str, Edit], ...]
 
 
-def points(axes: Sequence[Axis]) -> list[tuple[dict[str, str], tuple[Edit, ...]]]:
+def points(axes: Sequence[Axis]) -> Iterator[tuple[dict[str, str], tuple[Edit, ...]]]:
     """Every point of the grid: its coordinates and the edits that set them, the last axis turning fastest.
 
     Without an axis there is one point that sets nothing.
     """
-    chosen = itertools.product(*([(axis.name, *value) for value in axis.values] for axis in axes))
-    return [({name: text for name, text, _ in point}, tuple(edit for _, _, edit in point)) for point in chosen]
+    for chosen in itertools.product(*(axis.values for axis in axes)):
+        texts = {axis.name: text for axis, (text, _) in zip(axes, chosen, strict=True)}
+        yield texts, tuple(edit for _, edit in chosen)
 
 
-def read_axes(written: Document, times: int) -> tuple[tuple[Axis, ...], list[Problem]]:
+def read_axes(written: Document, times: int) -> tuple[list[Axis], list[Problem]]:
     """The axes of a file's sweep, and what is wrong with it. `times`: how often the grid is run."""
     sweep = written.root.get("sweep")
     if sweep is None or sweep.damaged:
-        return (), []
+        return [], []
     if not isinstance(sweep.value, dict) or not sweep.value:
         hint = "give fields with their values: seed: [0, 1, 2]"
-        return (), [written.unexpected(("sweep",), "a mapping of fields to lists", hint)]
+        return [], [written.unexpected(("sweep",), "a mapping of fields to lists", hint)]
     axes: list[Axis] = []
     problems: list[Problem] = []
     paths = {path: tuple(path.split(".")) for path in sweep.value}
-    for path, location in paths.items():
-        values = sweep.value[path]
+    for path, values in sweep.value.items():
         wrong = list(_wrong_path(written, path, paths)) or list(_wrong_values(written, path, values))
         problems += wrong
         if not wrong and not any(node.damaged for node in (values, *values.children())):
-            name = _shortest(location, paths.values())
-            axes.append(Axis(name, location, _edits(name, location, values.value)))
+            axes.append(_axis(paths[path], paths.values(), values.value))
     count = times * math.prod(len(axis.values) for axis in axes)
     if count > MAX_EXPERIMENTS:
         message = f"{count:,} experiments are more than {MAX_EXPERIMENTS:,}"
-        return (), [*problems, written.problem(("sweep",), message, key=True)]
-    return tuple(axes), problems
+        return [], [*problems, written.problem(("sweep",), message, key=True)]
+    return axes, problems
 
 
 def _wrong_path(written: Document, path: str, paths: dict[str, tuple[str, ...]]) -> Iterator[Problem]:
+    def problem(message: str, hint: str | None = None, path: str = path) -> Problem:
+        return written.problem(("sweep", path), message, hint, key=True, where=f"sweep.{path}")
+
     location = paths[path]
     if location[0] in REFUSED:
-        yield _problem(written, path, f"'{location[0]}' cannot be swept: {REFUSED[location[0]]}")
+        yield problem(f"'{location[0]}' cannot be swept: {REFUSED[location[0]]}")
         return
     holders: list[Schema] = [schema_of(Spec)]
     for depth, item in enumerate(location):
@@ -86,13 +88,12 @@ def _wrong_path(written: Document, path: str, paths: dict[str, tuple[str, ...]])
             above = dotted(location[:depth])
             closest = did_you_mean(item, [name for name in names if name not in REFUSED])
             allowed = f"in {above}: {', '.join(names)}" if names else f"{above} has no fields of its own"
-            hint = joined([closest, allowed if depth else None])
-            yield _problem(written, path, f"there is no field {shown(path)}", hint)
+            yield problem(f"there is no field {shown(path)}", joined([closest, allowed if depth else None]))
             return
         holders = mappings(inside(holders, item))
     for other, longer in paths.items():
         if other != path and longer[: len(location)] == location:
-            yield _problem(written, other, f"{path} is swept as a whole already")
+            yield problem(f"{path} is swept as a whole already", path=other)
 
 
 def _wrong_values(written: Document, path: str, values: Node) -> Iterator[Problem]:
@@ -100,42 +101,30 @@ def _wrong_values(written: Document, path: str, values: Node) -> Iterator[Proble
     if not isinstance(plain, tuple) or not plain:
         if not values.damaged:
             hint = f"write [{plain}]" if len(str(plain)) <= 40 and isinstance(plain, str | int | float) else None
-            yield written.unexpected(("sweep", path), "a list of values", hint, where=_where(path))
+            yield written.unexpected(("sweep", path), "a list of values", hint, where=f"sweep.{path}")
         return
     texts = [repr(value) for value in plain]
     for i, value in enumerate(plain):
         if texts[i] in texts[:i]:
-            where = f"sweep.{path}[{i}]"
-            yield written.problem(("sweep", path, i), f"{shown(value)} is listed twice", where=where)
+            yield written.problem(("sweep", path, i), f"{shown(value)} is listed twice", where=f"sweep.{path}[{i}]")
 
 
-def _problem(written: Document, path: str, message: str, hint: str | None = None) -> Problem:
-    return written.problem(("sweep", path), message, hint, key=True, where=_where(path))
+def _axis(path: tuple[str, ...], paths: Collection[tuple[str, ...]], values: tuple[Node, ...]) -> Axis:
+    """The axis of a field; its name is the shortest end of its path that no other path has.
 
-
-def _where(path: str) -> str:
-    return f"sweep.{path}" if path.isprintable() else "sweep"
-
-
-def _shortest(location: tuple[str, ...], others: Any) -> str:
-    """The shortest end of a path that no other path has."""
-    for length in range(1, len(location)):
-        tail = location[-length:]
-        if sum(other[-length:] == tail for other in others) == 1 and tail != ("variant",):
-            return ".".join(tail)
-    return ".".join(location)
-
-
-def _edits(name: str, location: Location, values: tuple[Node, ...]) -> tuple[tuple[str, Edit], ...]:
-    """The values of an axis by their labels, without what would separate labels or need quotes in a shell."""
+    The labels of its values are without what would separate labels or need quotes in a shell.
+    """
+    tails = [path[-length:] for length in range(1, len(path))]
+    own = [tail for tail in tails if sum(other[-len(tail) :] == tail for other in paths) == 1 and tail != ("variant",)]
+    name = ".".join(own[0] if own else path)
     texts = [re.sub(r"[^\w.+%:/@~-]+", "-", _text(node)) or "-" for node in values]
     often = Counter(text[:_LONGEST] for text in texts)
     found = []
     for i, (text, node) in enumerate(zip(texts, values, strict=True), start=1):
         if len(text) > _LONGEST or often[text] > 1:
             text = f"{text[: _LONGEST - 6]}~{i}"
-        found.append((text, Edit("omit" if node.value is None else "set", location, node, f"{name}={text}")))
-    return tuple(found)
+        found.append((text, Edit("omit" if node.value is None else "set", path, node, f"{name}={text}")))
+    return Axis(name, path, tuple(found))
 
 
 def _text(node: Node) -> str:

@@ -1,4 +1,4 @@
-"""Checks a document against a pydantic model, and says where it is wrong.
+"""Checks a document against a pydantic model, and says in terms of the spec where and how it is wrong.
 
     Document x model --pydantic--> the model, or SpecError with every problem and its place
 
@@ -11,20 +11,32 @@ Validation is strict: text is never a number, 1 is never true. A list of a spec 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from boomspec.core.errors import Problem, did_you_mean, printable
 from boomspec.spec.document import Document
-from boomspec.spec.messages import Failure, choices, joined, message_and_hint, wrong_type
-from boomspec.spec.schema import Schema, inside, literals, mappings, narrowed, schema_of
-from boomspec.spec.yaml_reader import Location, Node, dotted, shown
+from boomspec.spec.schema import TYPES, Schema, described, inside, literals, mappings, narrowed, schema_of
+from boomspec.spec.yaml_reader import Location, Node, dotted, plain_or_none, shown
 
 M = TypeVar("M", bound=BaseModel)
 _LONGEST = 500  # characters of a message, which may quote a value
+# The starts of pydantic's error types for a value of the wrong type, and what was expected.
+_EXPECTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    **dict.fromkeys(("list", "tuple"), "a list"),
+    **dict.fromkeys(("dict", "model"), "a mapping"),
+    "none": "null",
+}
+_WRONG_TYPE = re.compile(r"([a-z]+)_(type|sub_type|attributes_type|unicode|parsing|parsing_size|from_float|required)")
+_YES, _NO = {"yes", "y", "on", "true", "1"}, {"no", "n", "off", "false", "0"}
 
 
 class FieldError(ValueError):
@@ -59,13 +71,47 @@ def validate(model: type[M], document: Document) -> M:
     try:
         value = model.model_validate(document.data, strict=True)
     except ValidationError as error:
-        start = _Value(document, (), document.root)
-        found = _walk([schema_of(model)], start, _failures(error))
+        found = _walk([schema_of(model)], _Value(document, (), document.root), _failures(error))
         problems += [problem for problem in found if not document.is_damaged(problem.location or ())]
     else:
         if not problems:
             return value
     raise document.error(problems)
+
+
+# --- from the errors of pydantic to places in the document -------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """One error of pydantic. `loc`: its location, relative to the value that the walk has reached."""
+
+    loc: Location
+    type: str
+    message: str
+    context: dict[str, Any]
+    input: Any
+
+    @property
+    def cause(self) -> Any:
+        """The exception that a validator raised, if one did."""
+        return self.context.get("error")
+
+    @property
+    def expected(self) -> str | None:
+        """What was expected, where the value has the wrong type."""
+        match = _WRONG_TYPE.fullmatch(self.type)
+        return _EXPECTED.get(match[1]) if match else None
+
+
+def _failures(error: ValidationError, above: Location = ()) -> Iterator[_Failure]:
+    """The errors of pydantic. Where a validator itself validated a model, the errors of that model."""
+    for found in error.errors(include_url=False):
+        loc, context = (*above, *found["loc"]), found.get("ctx") or {}
+        if isinstance(inner := context.get("error"), ValidationError):
+            yield from _failures(inner, loc)
+        else:
+            yield _Failure(loc, found["type"], found["msg"], context, found["input"])
 
 
 @dataclass(frozen=True)
@@ -80,33 +126,18 @@ class _Value:
         node = self.node.get(item) if self.node is not None else None
         return _Value(self.document, self.location if node is None else (*self.location, item), node)
 
-    def plain(self, failure: Failure) -> Any:
+    def plain(self, failure: _Failure) -> Any:
         """The value as it is written; pydantic may have been given what a validator made of it."""
-        return failure.details["input"] if self.node is None else self.node.plain()
+        return failure.input if self.node is None else self.node.plain()
 
     def problem(
         self, message: str, hint: str | None = None, *, key: bool = False, where: Location | None = None
     ) -> Problem:
-        shown_at = dotted(self.location if where is None else where)
-        return self.document.problem(self.location, _short(message), hint and _short(hint), key=key, where=shown_at)
-
-    def is_label(self, failure: Failure) -> bool:
-        """Whether the location starts with the label of a member of a union, rather than with a key or an index."""
-        item, *rest = failure.loc
-        is_key = isinstance(item, int) or self.node is None or self.node.get(item) is not None
-        return not is_key and (bool(rest) or failure.type not in ("missing", "extra_forbidden"))
-
-    def refused(self, failure: Failure, schemas: list[Schema]) -> Problem:
-        message, hint = message_and_hint(failure, schemas, self.plain(failure))
-        value = self
-        for item in getattr(failure.cause, "at", ()):
-            value = value.step(item)
-        return value.problem(message, hint, key=value.is_below_its_key)
-
-    @property
-    def is_below_its_key(self) -> bool:
-        """Whether the key is the better place to point at: a mapping may start on a later line, null is nothing."""
-        return self.node is not None and (self.node.value is None or isinstance(self.node.value, dict))
+        # The key is the better place for a mapping, which may start on a later line, and for null, which is nothing.
+        key = key or (self.node is not None and (self.node.value is None or isinstance(self.node.value, dict)))
+        message, hint = _short(message), hint and _short(hint)
+        where = self.location if where is None else where
+        return self.document.problem(self.location, message, hint, key=key, where=dotted(where))
 
 
 def _short(text: str) -> str:
@@ -114,63 +145,56 @@ def _short(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
-def _failures(error: ValidationError) -> list[Failure]:
-    """The errors of pydantic. Where a validator itself validated a model, the errors of that model."""
-    found: list[Failure] = []
-    for details in error.errors(include_url=False):
-        failure = Failure(details["loc"], details)
-        if isinstance(failure.cause, ValidationError):
-            found += [Failure((*failure.loc, *inner.loc), inner.details) for inner in _failures(failure.cause)]
-        else:
-            found.append(failure)
-    return found
-
-
-def _walk(schemas: list[Schema], value: _Value, failures: list[Failure]) -> Iterator[Problem]:
+def _walk(schemas: list[Schema], value: _Value, failures: Iterable[_Failure]) -> Iterator[Problem]:
     """The problems of the failures at and below one value. Their locations start at this value."""
-    yield from (_at(value, schemas, failure) for failure in failures if not failure.loc)
-    below: dict[str | int, list[Failure]] = {}
-    labelled: dict[str | int, list[Failure]] = {}
+    below: dict[str | int, list[_Failure]] = {}
+    labelled: dict[str | int, list[_Failure]] = {}  # by the label of a member of a union, not by a key or an index
     for failure in failures:
-        if failure.loc:
-            groups = labelled if value.is_label(failure) else below
-            groups.setdefault(failure.loc[0], []).append(Failure(failure.loc[1:], failure.details))
+        if not failure.loc:
+            yield _at(value, schemas, failure)
+            continue
+        item, *rest = failure.loc
+        is_key = isinstance(item, int) or value.node is None or value.node.get(item) is not None
+        is_key = is_key or (not rest and failure.type in ("missing", "extra_forbidden"))
+        (below if is_key else labelled).setdefault(item, []).append(replace(failure, loc=tuple(rest)))
     if labelled:
         yield from _walk_union(schemas, value, labelled)
-    yield from _wrong_keys(schemas, value, below)
+    first = {item: (group[0].type, group[0].loc) for item, group in below.items()}
+    unknown = [item for item in below if first[item] == ("extra_forbidden", ())]
+    missing = [item for item in below if first[item] == ("missing", ())]
+    yield from _wrong_keys(schemas, value, unknown, missing)
     for item, group in below.items():
         if group[0].loc == ("[key]",):
             hint = choices(item, literals([schema["propertyNames"] for schema in schemas if "propertyNames" in schema]))
             yield value.step(item).problem(f"key {shown(item)} is not allowed", hint, key=True)
-        elif not _only("extra_forbidden", group) and not _only("missing", group):
+        elif item not in unknown and item not in missing:
             yield from _walk(inside(schemas, item), value.step(item), group)
 
 
-def _walk_union(schemas: list[Schema], value: _Value, groups: dict[str | int, list[Failure]]) -> Iterator[Problem]:
+def _walk_union(schemas: list[Schema], value: _Value, groups: dict[str | int, list[_Failure]]) -> Iterator[Problem]:
     """pydantic lists the failures of every member, or of the one that a tag chose, below the label of the member."""
-    fitting = {label: group for label, group in groups.items() if not any(failure.is_wrong_type for failure in group)}
-    if fitting:
-        label = min(fitting, key=lambda label: (_is_other(fitting[label]), len(fitting[label])))
+
+    def is_nothing(failure: _Failure) -> bool:
+        """Whether the value is nothing for this member of the union, rather than a wrong value for it."""
+        wrong = failure.expected or failure.type == "literal_error" or str(failure.cause).startswith("expected ")
+        return not failure.loc and bool(wrong)
+
+    def distance(group: list[_Failure]) -> tuple[bool, int]:
+        """A value that says by one of its own keys that it is for another member ({kind: hub}) is furthest away."""
+        return any(f.type == "literal_error" and len(f.loc) == 1 for f in group), len(group)
+
+    if fitting := {label: group for label, group in groups.items() if not any(map(is_nothing, group))}:
+        label = min(fitting, key=lambda label: distance(fitting[label]))
         plain = value.plain(fitting[label][0])
         yield from _walk(narrowed(schemas, label, plain), value, fitting[label])
     else:
-        message, hint = wrong_type(schemas, value.plain(next(iter(groups.values()))[0]))
-        yield value.problem(message, hint, key=value.is_below_its_key)
+        yield value.problem(*_wrong_type(schemas, value.plain(next(iter(groups.values()))[0])))
 
 
-def _is_other(group: list[Failure]) -> bool:
-    """Whether the value says by one of its own keys that it is for another member: {kind: hub}."""
-    return any(failure.type == "literal_error" and len(failure.loc) == 1 for failure in group)
-
-
-def _only(error_type: str, group: list[Failure]) -> bool:
-    return not group[0].loc and group[0].type == error_type
-
-
-def _wrong_keys(schemas: list[Schema], value: _Value, groups: dict[str | int, list[Failure]]) -> Iterator[Problem]:
+def _wrong_keys(
+    schemas: list[Schema], value: _Value, unknown: list[str | int], missing: list[str | int]
+) -> Iterator[Problem]:
     """Unknown and missing keys of a mapping, missing items of a list of fixed length."""
-    unknown = [item for item, group in groups.items() if _only("extra_forbidden", group)]
-    missing = [item for item, group in groups.items() if _only("missing", group)]
     known = mappings(schemas)
     fields: dict[str, Schema] = known[0]["properties"] if known else {}
     written = value.node.value if value.node is not None else None
@@ -193,14 +217,85 @@ def _wrong_keys(schemas: list[Schema], value: _Value, groups: dict[str | int, li
         yield value.problem(f"missing '{key}'", fields.get(key, {}).get("description"), key=True)
 
 
-def _at(value: _Value, schemas: list[Schema], failure: Failure) -> Problem:
+def _at(value: _Value, schemas: list[Schema], failure: _Failure) -> Problem:
     """The problem of a value itself. Where no member of a union has its tag, that is mostly a problem of the tag."""
     discriminator = str(failure.context.get("discriminator"))  # a key in quotes, or the name of a function
-    if not discriminator.startswith("'") or value.node is None or not isinstance(value.node.value, dict):
-        return value.refused(failure, schemas)
-    key = discriminator.strip("'")
-    allowed = literals(inside(schemas, key))
-    tag = value.step(key)
-    if tag.node is None:
-        return value.problem(f"missing '{key}'", choices("", allowed), key=True)
-    return tag.problem(f"{shown(tag.node.plain())} is not allowed", choices(tag.node.plain(), allowed))
+    if discriminator.startswith("'") and value.node is not None and isinstance(value.node.value, dict):
+        key = discriminator.strip("'")
+        allowed, tag = literals(inside(schemas, key)), value.step(key)
+        if tag.node is None:
+            return value.problem(f"missing '{key}'", choices("", allowed), key=True)
+        return tag.problem(f"{shown(tag.node.plain())} is not allowed", choices(tag.node.plain(), allowed))
+    message, hint = _message_and_hint(failure, schemas, value.plain(failure))
+    for item in getattr(failure.cause, "at", ()):
+        value = value.step(item)
+    return value.problem(message, hint)
+
+
+# --- messages ----------------------------------------------------------------------------------------
+
+
+def _message_and_hint(failure: _Failure, schemas: list[Schema], value: Any) -> tuple[str, str | None]:
+    """Say what is wrong with `value`, which should be as one of `schemas`, and what would be right."""
+    if expected := failure.expected:
+        return f"expected {expected}, not {shown(value)}", _hint(expected, schemas, value)
+    if failure.type == "literal_error":
+        hint = choices(value, literals(schemas)) or f"allowed: {failure.context.get('expected')}"
+        return f"{shown(value)} is not allowed", hint
+    if failure.type in ("union_tag_invalid", "union_tag_not_found"):
+        return _wrong_type(schemas, value)
+    if failure.type == "string_pattern_mismatch":
+        hint = f"it must match the pattern {failure.context['pattern']}"
+        return f"{shown(value)} does not have the right form", hint
+    if failure.cause is not None:
+        text = str(failure.cause) or f"{shown(value)} is not allowed"
+        # A parser of a quantity leaves out a value that is neither a number nor text.
+        if text.startswith("expected ") and (value is None or isinstance(value, bool | tuple | dict)):
+            text += f", not {shown(value)}"
+        return text, getattr(failure.cause, "hint", None)
+    text = failure.message.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
+    if limit := re.fullmatch(r"Input should be ((?:greater|less|at least|at most|a multiple).*)", text):
+        return f"must be {limit[1]}, not {shown(value)}", None
+    if length := re.fullmatch(r"\w+ should have (at (?:least|most) \d+ \w+)(?: after validation)?(, not \d+)?", text):
+        return f"must have {length[1]}" + (f", not {len(value)}" if isinstance(value, str) else length[2] or ""), None
+    if text.startswith("Input should be"):
+        return f"expected{text.removeprefix('Input should be')}, not {shown(value)}", None
+    return text, None
+
+
+def _wrong_type(schemas: list[Schema], value: Any) -> tuple[str, str | None]:
+    """Say that a value fits no member of a union, and what the members are."""
+    close = did_you_mean(value, [str(choice) for choice in literals(schemas)]) if isinstance(value, str) else None
+    types = [(TYPES.get(schema.get("type", "")), schema) for schema in schemas]
+    hints = [_hint(name, [schema], value) for name, schema in types if name in ("true or false", "a mapping")]
+    return f"expected {described(schemas)}, not {shown(value)}", joined([close, *hints])
+
+
+def choices(value: object, allowed: Iterable[object]) -> str | None:
+    """Return the hint "did you mean 'x'? allowed: x, y", or None where nothing is allowed."""
+    names = [choice if isinstance(choice, str) else shown(choice) for choice in allowed]
+    return joined([did_you_mean(value, names), f"allowed: {', '.join(names)}"]) if names else None
+
+
+def joined(hints: Iterable[str | None]) -> str | None:
+    """Join hints into one: a question ends by itself, the others are separated by semicolons."""
+    return "; ".join(filter(None, hints)).replace("?; ", "? ") or None
+
+
+def _hint(expected: str, schemas: list[Schema], value: Any) -> str | None:
+    number = isinstance(value, int | float)
+    if expected == "true or false":
+        text = str(value).lower()
+        return "write true" if text in _YES else "write false" if text in _NO else "write true or false"
+    if expected == "text" and number:
+        return "put it in quotes"
+    if expected == "a list" and (number or isinstance(value, str)):
+        return f"write [{shown(value)}]" if len(str(value)) <= 40 else "write each item after a '- '"
+    if expected == "a mapping" and len(found := mappings(schemas)) == 1:
+        keys = ", ".join(found[0]["properties"])
+        return f"keys of the mapping: {keys}" if keys else "write {}"
+    if expected == "a whole number" and isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return f"write {int(value)}"
+    if "number" in expected and isinstance(value, str) and isinstance(plain_or_none(value), int | float):
+        return "remove the quotes"
+    return None

@@ -108,13 +108,14 @@ class _Reader:
         self._next()  # the stream's start
         event = self._next()
         if isinstance(event, yaml.StreamEndEvent):
-            self._stop((1, 1), "the file holds no data", "a spec is a mapping: lines of 'key: value'")
+            self._stop(None, "the file holds no data", "a spec is a mapping: lines of 'key: value'")
         if event.version or event.tags:
             self._problem(event, (), "directives (%) are not allowed", "remove the line")
-        root = self._node(self._next(), ())
+        event = self._next()
+        root = self._node(event, ())
         if not isinstance(root.value, dict):
             message = f"expected a mapping at the top of the file, not {shown(root.value)}"
-            self._stop((root.line, root.column), message, "a spec is a mapping: lines of 'key: value'")
+            self._stop(event.start_mark, message, "a spec is a mapping: lines of 'key: value'")
         self._next()  # the document's end
         if not isinstance(event := self._next(), yaml.StreamEndEvent):
             self._problem(event, (), "a second document starts here", "one file holds one spec: remove the '---'")
@@ -124,10 +125,15 @@ class _Reader:
         try:
             event = next(self._events)
         except yaml.YAMLError as error:
-            mark, message, hint = _syntax_problem(error)
-            self._stop(self._spot(mark), message, hint)
+            text = str(getattr(error, "problem", None) or error)
+            mark, start = getattr(error, "problem_mark", None), getattr(error, "context_mark", None)
+            for pattern, message, hint, at_start in _SYNTAX:
+                if match := re.search(pattern, text):
+                    hint = hint.replace("{line}", str(start.line + 1 if start else 0))
+                    self._stop(start if at_start else mark, match.expand(message), hint)
+            self._stop(mark or start, f"not valid YAML: {text}", None)
         except (ValueError, OverflowError):  # of chr() and int(): "\UFFFFFFFF", %YAML 1.999...
-            self._stop(self._spot(self._mark), "not valid YAML: a number after this place is out of range", None)
+            self._stop(self._mark, "not valid YAML: a number after this place is out of range", None)
         self._mark = event.end_mark
         return event
 
@@ -181,12 +187,17 @@ class _Reader:
                 damaged |= found is None
                 merged = (found or {}) | (merged or {})
                 continue
-            key = self._key(event, location)
-            node = self._node(self._next(), (*location, "?" if key is None else key))
-            if key in entries:
+            known = len(self._problems)
+            key = self._node(event, (*location, "?")).value
+            readable = len(self._problems) == known and isinstance(key, str)
+            if len(self._problems) == known and not readable:
+                message = f"a key must be text, not {shown(key)}"
+                self._problem(event, location, message, "put it in quotes if it is the key")
+            node = self._node(self._next(), (*location, key if readable else "?"))
+            if readable and key in entries:
                 message = f"duplicate key {shown(key)}, first given on line {entries[key].spot[0]}"
                 self._problem(event, location, message, "keep one of the two")
-            elif key is not None:
+            elif readable:
                 entries[key] = replace(node, key=self._spot(event.start_mark))
         # A key that is written out takes precedence over a merged one, wherever it is.
         return self._at(start, entries | {k: v for k, v in (merged or {}).items() if k not in entries}, damaged=damaged)
@@ -194,28 +205,16 @@ class _Reader:
     def _merged(self, key: Any, location: Location) -> dict[str, Node] | None:
         """What a merge key brings of one mapping or of several, the first of which has precedence; None: no mapping."""
         node = self._node(self._next(), (*location, MERGE))
+        sources = node.value if isinstance(node.value, tuple) and node.value else [node]
         found: dict[str, Node] = {}
-        wrong = False
-        for source in node.value if isinstance(node.value, tuple) and node.value else [node]:
+        for source in sources:
             if isinstance(source.value, dict):
                 found = source.value | found
-                continue
-            wrong = True
-            if not source.damaged:
+            elif not source.damaged:
                 hint = "name a mapping above by its alias (<<: *name), or several: <<: [*a, *b]"
                 message = f"a merge key (<<) takes a mapping, not {shown(source.value)}"
                 self._problem(key, location, message, hint)
-        return None if wrong else found
-
-    def _key(self, event: Any, location: Location) -> str | None:
-        """Return the text of a mapping's key, or None after a problem where it cannot be one."""
-        known = len(self._problems)
-        key = self._node(event, (*location, "?")).value
-        if len(self._problems) == known:
-            if isinstance(key, str):
-                return key
-            self._problem(event, location, f"a key must be text, not {shown(key)}", "put it in quotes if it is the key")
-        return None
+        return found if all(isinstance(source.value, dict) for source in sources) else None
 
     def _alias(self, event: Any, location: Location) -> Node:
         node = self._anchors.get(event.anchor)
@@ -234,9 +233,9 @@ class _Reader:
         self._count += count
         if self._count > MAX_NODES:
             hint = "aliases count as often as they are used" if self._anchors else "a spec is a short text"
-            self._stop(self._spot(event.start_mark), f"more than {MAX_NODES:,} values in one file", hint)
+            self._stop(event.start_mark, f"more than {MAX_NODES:,} values in one file", hint)
         if depth > MAX_DEPTH:
-            self._stop(self._spot(event.start_mark), f"nested more than {MAX_DEPTH} levels deep", None)
+            self._stop(event.start_mark, f"nested more than {MAX_DEPTH} levels deep", None)
 
     def _at(self, event: Any, value: Any, *, text: str | None = None, damaged: bool = False) -> Node:
         return Node(value, self._file, *self._spot(event.start_mark), text=text, damaged=damaged)
@@ -253,8 +252,8 @@ class _Reader:
         spot = self._spot(event.start_mark)
         self._problems.append(Problem(*spot, dotted(location), message, hint, str(self._file)))
 
-    def _stop(self, spot: tuple[int, int], message: str, hint: str | None) -> NoReturn:
-        raise SpecError(self._file, [*self._problems, Problem(*spot, "", message, hint)], self._text)
+    def _stop(self, mark: Any, message: str, hint: str | None) -> NoReturn:
+        raise SpecError(self._file, [*self._problems, Problem(*self._spot(mark), "", message, hint)], self._text)
 
 
 # A pattern in PyYAML's message, our message, what to do, and whether to point at where the broken part begins.
@@ -269,18 +268,6 @@ _SYNTAX = [
     (r"expected the node content", "a value is missing here", "check the brackets and commas", False),
     (r"unexpected (?:end of stream|document)", "these quotes are not closed", "quote marks come in pairs", True),
 ]
-
-
-def _syntax_problem(error: yaml.YAMLError) -> tuple[Any, str, str | None]:
-    """Return the mark, message and hint for an error of PyYAML's scanner or parser."""
-    text = str(getattr(error, "problem", None) or error)
-    mark, start = getattr(error, "problem_mark", None), getattr(error, "context_mark", None)
-    for pattern, message, hint, at_start in _SYNTAX:
-        if match := re.search(pattern, text):
-            hint = hint.replace("{line}", str(start.line + 1 if start else 0))
-            return (start if at_start else mark), match.expand(message), hint
-    return mark or start, f"not valid YAML: {text}", None
-
 
 _DIGITS = r"[0-9]+(?:_[0-9]+)*"
 _INTEGER = re.compile(rf"[-+]?{_DIGITS}|0o[0-7]+|0x[0-9a-fA-F]+")

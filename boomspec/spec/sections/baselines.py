@@ -1,8 +1,8 @@
 """The section `baselines`: models that the family is compared with."""
 
-from typing import Any, Self
+from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from boomspec.core.types import Count, Number, Strict, about
 from boomspec.spec.sections.data import Calibration, CalibrationSpec
@@ -49,10 +49,8 @@ class BaselineItem(Strict):
     """The teacher without its least influential layers."""
     laco: LaCoSpec | None = about("The teacher with layers collapsed into one.", [{}, {"threshold": 0.6}], default=None)
 
-    @model_validator(mode="after")
-    def _one_kind(self) -> Self:
+    def model_post_init(self, _: object) -> None:
         only_one(self, *type(self).model_fields)
-        return self
 
     @property
     def is_trained(self) -> bool:

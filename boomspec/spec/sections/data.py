@@ -1,8 +1,8 @@
 """The section `data`: where the text comes from, how it is cut, which documents are held out."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field
 
 from boomspec.core.types import AlsoText, Count, Strict, about
 from boomspec.spec.sections.training import NotNegative, Positive
@@ -29,13 +29,11 @@ class HeldOutSplit(Strict):
     files: Files = Field(None, examples=["test.jsonl", ["validation/*.jsonl"]])
     """Files, folders or glob patterns of their own; all other documents are trained on."""
 
-    @model_validator(mode="after")
-    def _one_way(self) -> Self:
+    def model_post_init(self, _: object) -> None:
         only_one(self, "every", "files")
         goes_with(self, "every", "offset")
         if self.every is not None and self.offset >= self.every:
             raise FieldError(f"must be below every ({self.every}), not {self.offset}", at=("offset",))
-        return self
 
 
 class DataSpec(Strict):
@@ -70,15 +68,13 @@ class DataSpec(Strict):
     held_out: HeldOutSplit | None = Field(None, examples=[{"every": 20}])
     """Which documents are set apart for evaluation. Default: none."""
 
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
+    def model_post_init(self, _: object) -> None:
         only_one(self, "dataset", "files", "corpus")
         goes_with(self, "dataset", "config", "split", "revision")
         if self.text_field is not None and self.corpus is not None:
             raise FieldError("text_field goes with files of rows and with data sets", at=("text_field",))
         if self.held_out is None or self.held_out.files is None:
             goes_with(self, "files", "format")
-        return self
 
 
 class CalibrationSpec(Strict):

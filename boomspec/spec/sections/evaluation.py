@@ -1,9 +1,9 @@
 """The section `evaluate`: what is measured of every model."""
 
 import re
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from boomspec.core.tasks import Precision
 from boomspec.core.types import AlsoText, Strict, about
@@ -58,8 +58,7 @@ class EvaluateSpec(Strict):
     """Resamples behind a standard error of lm-eval that has no formula (F1, perplexity, BLEU). 1000 know it to
     about 2 %. 0: no standard errors."""
 
-    @model_validator(mode="after")
-    def _something(self) -> Self:
+    def model_post_init(self, _: object) -> None:
         if not self.tasks and self.held_out is None:
             raise FieldError("nothing is measured: give tasks, held_out or both")
         goes_with(self, "tasks", "tasks_folder", "bootstrap_iters")
@@ -69,7 +68,6 @@ class EvaluateSpec(Strict):
         names = self.names
         if same := next((name for name in names if names.count(name) > 1), None):
             raise FieldError(f"two tasks are called '{same}'", at=("tasks",), hint="give one another `name`")
-        return self
 
     @property
     def names(self) -> tuple[str, ...]:

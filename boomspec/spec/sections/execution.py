@@ -1,8 +1,8 @@
 """The section `execution`: where and how fast. Nothing in it is part of the identity of a result."""
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from boomspec.core.devices import DEVICES, others
 from boomspec.core.errors import BoomspecError
@@ -62,8 +62,7 @@ class TrainingResources(Resources):
     """Compute activations again in the backward pass: less memory, a third more time."""
     compile: bool = about("Compile the layers with torch.compile: slow to start, then faster on GPUs.", default=False)
 
-    @model_validator(mode="after")
-    def _workers_agree(self) -> Self:
+    def model_post_init(self, _: object) -> None:
         for name in ("parallel", "min_workers", "teacher"):
             if self.workers == 1 and name in self.model_fields_set:
                 raise FieldError(f"one worker has no {name}", at=(name,), hint="set `workers`, which is 1 by default")
@@ -71,7 +70,6 @@ class TrainingResources(Resources):
             raise FieldError(f"must not be more than workers ({self.workers})", at=("min_workers",))
         if self.workers > 1 and 0 < self.gpus < 1:
             raise FieldError("workers that train together need a whole GPU each", at=("gpus",), hint="0 or 1")
-        return self
 
 
 class DistillResources(TrainingResources):

@@ -1,8 +1,8 @@
 """The section `interpolate`: which sizes are built, and in which order blocks are patched."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator
 
 from boomspec.core.layers import ORDERS, Singletons
 from boomspec.core.types import Bytes, SizesField, Strict, about
@@ -26,11 +26,9 @@ class OrderSearch(Strict):
     """Mean over tokens, or over each sequence's worst token."""
     calibration: Calibration = CalibrationSpec()
 
-    @model_validator(mode="after")
-    def _width_of_a_beam(self) -> Self:
+    def model_post_init(self, _: object) -> None:
         if self.width is not None and self.search != "beam":
             raise FieldError("width goes with search: beam", at=("width",))
-        return self
 
 
 def _order_form(value: Any) -> str:
@@ -94,11 +92,9 @@ class InterpolateSpec(Strict):
             raise FieldError("must have at least 1 item, not 0")
         return sizes
 
-    @model_validator(mode="after")
-    def _reference_needs_direction(self) -> Self:
+    def model_post_init(self, _: object) -> None:
         if self.singletons == "reference" and self.order not in ORDERS:
             message = "reference is defined for the orders first_to_last and last_to_first only"
             raise FieldError(message, at=("singletons",))
         if "choose" in self.model_fields_set and self.sizes == "all":
             raise FieldError("all sizes are built: there is nothing to choose", at=("choose",))
-        return self

@@ -1,8 +1,8 @@
 """The section `student`: layers of the teacher, or a model that exists."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag
 
 from boomspec.core.layers import KeepRule
 from boomspec.core.types import Strict
@@ -20,10 +20,8 @@ class KeepChoice(Strict):
     """Drops layers one by one, each time the one that changes the last state least."""
     calibration: Calibration = CalibrationSpec()
 
-    @model_validator(mode="after")
-    def _one_method(self) -> Self:
+    def model_post_init(self, _: object) -> None:
         only_one(self, "block_influence", "cosine_greedy")
-        return self
 
     @property
     def method(self) -> Literal["block_influence", "cosine_greedy"]:
@@ -67,8 +65,7 @@ class StudentSpec(Strict):
     train_embedding: bool = True
     """false freezes the embedding (and a head tied to it), so that every size stays tied."""
 
-    @model_validator(mode="after")
-    def _made_or_found(self) -> Self:
+    def model_post_init(self, _: object) -> None:
         if self.keep is None and self.model is None:
             raise FieldError("keep is missing: which layers does the student start from?", hint="or name a `model`")
         goes_with(self, "model", "revision", "trust_remote_code")
@@ -76,4 +73,3 @@ class StudentSpec(Strict):
             raise FieldError("the mapping of a model that exists cannot be searched", at=("keep",))
         if self.model is not None and "train_embedding" in self.model_fields_set:
             raise FieldError("train_embedding goes with a student that is distilled here", at=("train_embedding",))
-        return self

@@ -1,8 +1,8 @@
 """The section `teacher`: a model that exists, or a small one that the experiment pretrains."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from boomspec.core.types import Bytes, Number, Strict, about
 from boomspec.spec.sections.training import Training
@@ -40,8 +40,7 @@ class PretrainSpec(Training):
     """Standard deviation of the initial weights; narrow deep models want more."""
     tokenizer: TokenizerSpec = about("Learned from the data.", [{"vocabulary": 1024, "train_on": "2MB"}])
 
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
+    def model_post_init(self, _: object) -> None:
         if self.hidden_size % (2 * self.attention_heads):
             twice = 2 * self.attention_heads
             message = f"must be a multiple of {twice} (twice the attention_heads), not {self.hidden_size}"
@@ -49,7 +48,6 @@ class PretrainSpec(Training):
         if self.key_value_heads is not None and self.attention_heads % self.key_value_heads:
             message = f"must divide the attention_heads ({self.attention_heads}), not {self.key_value_heads}"
             raise FieldError(message, at=("key_value_heads",))
-        return self
 
 
 class TeacherSpec(Strict):
@@ -77,11 +75,9 @@ class TeacherSpec(Strict):
     )
     """A small Llama that is trained by this experiment, on its data."""
 
-    @model_validator(mode="after")
-    def _one_teacher(self) -> Self:
+    def model_post_init(self, _: object) -> None:
         only_one(self, "model", "pretrain")
         goes_with(self, "model", "revision", "trust_remote_code", "rest", not_with="pretrain")
-        return self
 
     @property
     def keeps_rest(self) -> bool:

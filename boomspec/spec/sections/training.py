@@ -1,8 +1,8 @@
 """The section `distill`, and what it has in common with `teacher.pretrain`: tokens, optimizer, schedule, losses."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from boomspec.core.losses import Losses, usual_losses
 from boomspec.core.tasks import Precision
@@ -31,11 +31,9 @@ class ScheduleSpec(Strict):
     warmup: ShareField = about("Share of the steps, or a number of steps.", default="1%", validate_default=True)
     final: Number = about("Last learning rate as a share of the peak.", default=0.0, ge=0, le=1)
 
-    @model_validator(mode="after")
-    def _constant_has_no_end(self) -> Self:
+    def model_post_init(self, _: object) -> None:
         if self.kind == "constant" and "final" in self.model_fields_set:
             raise FieldError("a constant schedule has no final learning rate", at=("final",))
-        return self
 
 
 class Training(Strict):
@@ -58,11 +56,9 @@ class FaithfulSpec(Strict):
     summed_micro_batches: int = Field(1, ge=1)
     """Gradients of so many micro batches are summed, not averaged, before clipping."""
 
-    @model_validator(mode="after")
-    def _padding_first(self) -> Self:
+    def model_post_init(self, _: object) -> None:
         if self.kl_on_padding and not self.padding:
             raise FieldError("there is no padding to average over: set padding: true", at=("kl_on_padding",))
-        return self
 
 
 class DistillSpec(Training):
