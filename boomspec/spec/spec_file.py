@@ -10,13 +10,13 @@ from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, Field
 
 from boomspec.core.errors import Problem, SpecError
 from boomspec.core.graph import NAME
-from boomspec.core.types import AlsoText, Strict, about
+from boomspec.core.types import Strict, about
 from boomspec.spec.document import Document
-from boomspec.spec.sections.baselines import BaselineItem, baseline_item
+from boomspec.spec.sections.baselines import Baselines
 from boomspec.spec.sections.data import DataSpec
 from boomspec.spec.sections.determinism import DeterminismSpec
 from boomspec.spec.sections.evaluation import EvaluateSpec
@@ -31,13 +31,21 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
+def _plain_name(name: str) -> str:
+    if not re.fullmatch(NAME, name):
+        raise FieldError(f"'{name}' is not a plain name", hint="use letters, digits, dots, dashes, underscores")
+    return name
+
+
 class Spec(Strict):
     """A boomerang distillation experiment."""
 
     # `extends`, `variants` and `sweep` are removed before a spec is validated: they say how experiments are composed
     # (`boomspec.spec.experiments`), and no experiment has them.
     boomspec: Literal[1] = about("Version of the spec language.")
-    name: str = about("Name of the experiment: letters, digits, dots, dashes.", ["qwen3-4b"])
+    name: Annotated[str, AfterValidator(_plain_name)] = about(
+        "Name of the experiment: letters, digits, dots, dashes.", ["qwen3-4b"]
+    )
     extends: str | None = Field(None, examples=["base.yaml"])
     """Another spec file, relative to this one, that this one changes: mappings merge, everything else is replaced,
     null removes. Its variants and its sweep are not taken over."""
@@ -56,9 +64,8 @@ class Spec(Strict):
     interpolate: InterpolateSpec = about("Which sizes are built, in which order of blocks.", default=InterpolateSpec())
     evaluate: EvaluateSpec | None = Field(None, examples=[{"tasks": ["arc_easy"], "held_out": {"max_tokens": "1M"}}])
     """What is measured of every model; left out: nothing."""
-    baselines: tuple[
-        Annotated[BaselineItem, BeforeValidator(baseline_item), AlsoText(*BaselineItem.model_fields)], ...
-    ] = about("Controls, as names or {kind: settings}.", [["naive_pruning", "random_init"]], default=())
+    baselines: Baselines = Field((), examples=[["naive_pruning", "random_init"]])
+    """Controls, as names or {kind: settings}."""
     determinism: DeterminismSpec = about("How far results have to be repeatable.", default=DeterminismSpec())
     execution: ExecutionSpec = about("Where and how fast; never part of a result's identity.", default=ExecutionSpec())
     variants: dict[str, Any] | None = Field(None, examples=[{"no-kl": {"distill": {"losses": {"kl": None}}}}])
@@ -70,48 +77,28 @@ class Spec(Strict):
     """A grid: fields by their dotted paths, each with the values that take its place. Every variant is run at every
     point."""
 
-    @field_validator("name")
-    @classmethod
-    def _plain_name(cls, name: str) -> str:
-        if not re.fullmatch(NAME, name):
-            raise FieldError(f"'{name}' is not a plain name", hint="use letters, digits, dots, dashes, underscores")
-        return name
-
-    @field_validator("baselines")
-    @classmethod
-    def _each_once(cls, items: tuple[BaselineItem, ...]) -> tuple[BaselineItem, ...]:
-        kinds = [kind for item in items for kind in item.model_fields_set]
-        if twice := sorted({kind for kind in kinds if kinds.count(kind) > 1}):
-            raise FieldError(f"'{twice[0]}' is listed twice")
-        return items
-
     def model_post_init(self, _: object) -> None:
         if self.student.model is None and self.distill is None:
             raise FieldError("missing 'distill'", hint="or name a student that exists: student: {model: ...}")
         if self.student.model is not None and self.distill is not None:
             raise FieldError("a student that exists is not distilled: remove this, or student.model", at=("distill",))
         for i, item in enumerate(self.baselines):
-            if self.distill is None and item.is_trained:
+            if self.distill is None and (item.random_init or item.standard_distillation):
                 raise FieldError("needs a `distill` section: it is trained", at=("baselines", i))
         if self.teacher.pretrain is None and "pretrain" in self.execution.model_fields_set:
             raise FieldError("nothing is pretrained here", at=("execution", "pretrain"))
         if self.data is not None and self.data.bos is True and self.teacher.pretrain is not None:
             message = "a tokenizer that is trained here has no token for the beginning of a sequence"
             raise FieldError(message, hint="its documents begin after its end-of-text", at=("data", "bos"))
-        if self.data is None and (reason := self._reads_text()):
+        readers = {
+            "distill": self.distill,
+            "teacher.pretrain": self.teacher.pretrain,
+            "evaluate.held_out": self.evaluate and self.evaluate.held_out,
+            "interpolate.order": isinstance(self.interpolate.order, OrderSearch),
+            "baselines": any(item.naive_pruning is None for item in self.baselines),
+        }
+        if self.data is None and (reason := next((name for name, read in readers.items() if read), None)):
             raise FieldError("missing 'data'", hint=f"{reason} needs text")
-
-    def _reads_text(self) -> str | None:
-        """What in this spec needs text, if anything does."""
-        if self.distill is not None:
-            return "distill"
-        if self.teacher.pretrain is not None:
-            return "teacher.pretrain"
-        if self.evaluate is not None and self.evaluate.held_out is not None:
-            return "evaluate.held_out"
-        if isinstance(self.interpolate.order, OrderSearch):
-            return "interpolate.order"
-        return "baselines" if any(item.reads_text for item in self.baselines) else None
 
     def baseline(self, kind: str) -> Any:
         """The settings of one baseline, or None where the spec does not list it."""

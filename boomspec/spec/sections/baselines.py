@@ -1,12 +1,12 @@
 """The section `baselines`: models that the family is compared with."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from boomspec.core.types import Count, Number, Strict, about
+from boomspec.core.types import AlsoText, Count, Number, Strict, about
 from boomspec.spec.sections.data import Calibration, CalibrationSpec
-from boomspec.spec.validate import only_one
+from boomspec.spec.validate import FieldError, only_one
 
 
 class NaivePruning(Strict):
@@ -52,15 +52,20 @@ class BaselineItem(Strict):
     def model_post_init(self, _: object) -> None:
         only_one(self, *type(self).model_fields)
 
-    @property
-    def is_trained(self) -> bool:
-        return self.random_init is not None or self.standard_distillation is not None
 
-    @property
-    def reads_text(self) -> bool:
-        return self.naive_pruning is None
-
-
-def baseline_item(value: Any) -> Any:
+def _item(value: Any) -> Any:
     """The name of a baseline alone selects its defaults."""
     return {value: {}} if isinstance(value, str) else value
+
+
+def _each_once(items: tuple[BaselineItem, ...]) -> tuple[BaselineItem, ...]:
+    kinds = [kind for item in items for kind in item.model_fields_set]
+    if twice := sorted({kind for kind in kinds if kinds.count(kind) > 1}):
+        raise FieldError(f"'{twice[0]}' is listed twice")
+    return items
+
+
+Baselines = Annotated[
+    tuple[Annotated[BaselineItem, BeforeValidator(_item), AlsoText(*BaselineItem.model_fields)], ...],
+    AfterValidator(_each_once),
+]

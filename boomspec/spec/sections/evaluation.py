@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from boomspec.core.tasks import Precision
 from boomspec.core.types import AlsoText, Strict, about
@@ -13,23 +13,22 @@ from boomspec.spec.validate import FieldError, goes_with
 _TASK_NAME = r"(?!held_out$)[^\s/:]([^/:\n\r\t]{0,78}[^\s/:])?"  # of a column, a file and a part of a task's name
 
 
+def _plain_name(name: str) -> str:
+    if not re.fullmatch(_TASK_NAME, name):
+        hint = "up to 80 characters on one line, without / and :, and not held_out"
+        raise FieldError(f"'{name}' is no name for a measure", hint=hint)
+    return name
+
+
 class TaskSpec(Strict):
     """One way of asking one lm-eval task."""
 
     task: str = about("Name of the task.", ["arc_easy"], min_length=1)
     num_fewshot: int | None = about("Examples in the prompt. Default: what the task says.", [0, 5], default=None, ge=0)
     limit: int | None = about("Only the first so many documents. Default: all.", [100], default=None, ge=1)
-    name: str | None = Field(None, examples=["arc_easy without examples"])
+    name: Annotated[str, AfterValidator(_plain_name)] | None = Field(None, examples=["arc_easy without examples"])
     """What it is called in tables and figures. Default: the task's name; where a task is asked in several ways,
     with what tells them apart behind it: arc_easy (5-shot)."""
-
-    @field_validator("name")
-    @classmethod
-    def _plain_name(cls, name: str | None) -> str | None:
-        if name is not None and not re.fullmatch(_TASK_NAME, name):
-            hint = "up to 80 characters on one line, without / and :, and not held_out"
-            raise FieldError(f"'{name}' is no name for a measure", hint=hint)
-        return name
 
 
 class HeldOutSpec(Strict):

@@ -1,8 +1,8 @@
 """The section `execution`: where and how fast. Nothing in it is part of the identity of a result."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 
 from boomspec.core.devices import DEVICES, others
 from boomspec.core.errors import BoomspecError
@@ -18,6 +18,19 @@ _SMALLEST_AMOUNT = 0.0001  # what Ray counts in
 _FIELDS_OF = {"CPU": "cpus", "GPU": "gpus", "memory": "memory"}  # what Ray calls what has a field here
 
 
+def _custom_resources(resources: dict[str, float]) -> dict[str, float]:
+    for name, amount in resources.items():
+        if name in _FIELDS_OF:
+            raise FieldError(f"'{name}' has a field of its own", at=(name,), hint=f"write {_FIELDS_OF[name]}: ...")
+        if not name.strip() or name == "object_store_memory" or name.startswith("bundle_group"):
+            raise FieldError(f"'{name}' is not a custom resource's name", at=(name,))
+        if amount < _SMALLEST_AMOUNT:
+            raise FieldError(f"must be at least {_SMALLEST_AMOUNT}", at=(name,), hint="leave it out for none")
+        if amount > 1 and amount != int(amount):
+            raise FieldError("above 1 only whole numbers are possible", at=(name,))
+    return resources
+
+
 class Resources(Strict):
     """What one task gets."""
 
@@ -26,22 +39,10 @@ class Resources(Strict):
     memory: Bytes | None = Field(None, examples=["8GiB"], gt=0)
     """Main memory that a task claims. Tasks run side by side as far as their claims fit; nothing holds a task to
     its claim. Default: none."""
-    resources: dict[str, Number] = Field({}, examples=[{"fast_disk": 1}, {"license": 0.5}])
+    resources: Annotated[dict[str, Number], AfterValidator(_custom_resources)] = Field(
+        {}, examples=[{"fast_disk": 1}, {"license": 0.5}]
+    )
     """Custom resources of the Ray cluster, by name, that a task claims."""
-
-    @field_validator("resources")
-    @classmethod
-    def _custom_ones(cls, resources: dict[str, float]) -> dict[str, float]:
-        for name, amount in resources.items():
-            if name in _FIELDS_OF:
-                raise FieldError(f"'{name}' has a field of its own", at=(name,), hint=f"write {_FIELDS_OF[name]}: ...")
-            if not name.strip() or name == "object_store_memory" or name.startswith("bundle_group"):
-                raise FieldError(f"'{name}' is not a custom resource's name", at=(name,))
-            if amount < _SMALLEST_AMOUNT:
-                raise FieldError(f"must be at least {_SMALLEST_AMOUNT}", at=(name,), hint="leave it out for none")
-            if amount > 1 and amount != int(amount):
-                raise FieldError("above 1 only whole numbers are possible", at=(name,))
-        return resources
 
 
 class TrainingResources(Resources):
@@ -85,17 +86,33 @@ class MeasuringResources(Resources):
     batch_size: int = about("Sequences of one forward pass.", default=BATCH_SIZE, ge=1)
 
 
+def _device(device: str) -> str:
+    if device not in DEVICES:
+        raise FieldError(f"no device '{device}' is known", hint=others(device))
+    return device
+
+
+def _store(store: str) -> str:
+    try:
+        check_spelling(store)
+        if is_url(store) and not has_variables(store):
+            check_url(store)
+    except BoomspecError as error:
+        raise FieldError(error.message, hint=error.hint) from error
+    return store
+
+
 class ExecutionSpec(Strict):
     """Where and how fast. Nothing here is part of a result's identity."""
 
-    store: str | None = Field(
-        None, examples=["../boomspec-store", "/shared/boomspec-store", "s3://bucket/boomspec"], min_length=1
+    store: Annotated[str, Field(min_length=1), AfterValidator(_store)] | None = Field(
+        None, examples=["../boomspec-store", "/shared/boomspec-store", "s3://bucket/boomspec"]
     )
     """Where the artifacts are: a folder, relative to the spec, or a URL (s3://, gs://, az://); ${NAME} is an
     environment variable. Default: ./boomspec-store where a run is started."""
     cpus: int | None = about("Cores that a local run uses; default: all.", [8], default=None, ge=1)
     retries: int = about("New attempts when a worker is lost.", default=2, ge=0, le=100)
-    device: str | None = Field(None, examples=["h100", "a100-80"])
+    device: Annotated[str, AfterValidator(_device)] | None = Field(None, examples=["h100", "a100-80"])
     """Kind of GPU that `plan` reckons with, for times and for what fits: a name of its table."""
     tokenize: Resources = about("For making tokens of the text.", default=Resources())
     pretrain: TrainingResources = about("For training a teacher.", default=TrainingResources())
@@ -114,22 +131,3 @@ class ExecutionSpec(Strict):
             return MeasuringResources(**self.interpolate.model_dump())
         resources: Resources = getattr(self, kind, Resources())
         return resources
-
-    @field_validator("device")
-    @classmethod
-    def _of_the_table(cls, device: str | None) -> str | None:
-        if device is not None and device not in DEVICES:
-            raise FieldError(f"no device '{device}' is known", hint=others(device))
-        return device
-
-    @field_validator("store")
-    @classmethod
-    def _a_store(cls, store: str | None) -> str | None:
-        if store is not None:
-            try:
-                check_spelling(store)
-                if is_url(store) and not has_variables(store):
-                    check_url(store)
-            except BoomspecError as error:
-                raise FieldError(error.message, hint=error.hint) from error
-        return store
