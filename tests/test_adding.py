@@ -17,18 +17,13 @@ ROOT = Path(__file__).parent.parent
 RECORD = '''
 """The toy kind `echo`: a text, repeated, behind that of its input."""
 
-from typing import ClassVar
-
-from boomspec.core.tasks.cost import Cost, Prices
-from boomspec.core.tasks.record import Record
 
 
 class Echo(Record):
     """Inputs: `before`, another echo, or none."""
 
-    kind: ClassVar[str] = "echo"
-    version: ClassVar[int] = 1
-    reads_models: ClassVar[bool] = False
+    kind, version = "echo", 1
+    reads_models = False
 
     text: str
     times: int
@@ -39,6 +34,7 @@ class Echo(Record):
 BODY = '''
 """Write a text several times, behind that of the input."""
 
+from boomspec.core.tasks.record import Cost, Prices, Record
 from boomspec.core.tasks.echo import Echo
 from runners.runtime.context import Context
 
@@ -108,11 +104,11 @@ def test_a_toy_kind_is_planned_run_reused_and_verified(tmp_path: Path, python: C
 LOSS = '''
 """The total variation distance of the student's next-token distribution from the teacher's."""
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from boomspec.core.losses.loss import Loss, Read
+from boomspec.core.losses.loss import Loss
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,14 +117,10 @@ if TYPE_CHECKING:
 class TotalVariation(Loss):
     """`1/2 sum |p - q|` of the next-token distributions."""
 
-    kind: ClassVar[str] = "total_variation"
-    title: ClassVar[str] = "total variation"
-    unit: ClassVar[str] = "probability"
-    reads: ClassVar[tuple[Read, ...]] = ("logits", "teacher_logits")
-    description: ClassVar[str] = "On the teacher's probabilities."
-    example: ClassVar = {"weight": 1.0}
-    working: ClassVar[int] = 4
-    kept: ClassVar[int] = 2
+    kind, title, unit = "total_variation", "total variation", "probability"
+    reads = ("logits", "teacher_logits")
+    description = "On the teacher's probabilities."
+    working, kept = 4, 2
 
     scale: Annotated[float, Field(gt=0, description="Both logits are multiplied by it.")] = 1.0
 

@@ -10,7 +10,7 @@ from boomspec.compile import records
 from boomspec.compile.builder import Builder
 from boomspec.compile.family import ResolvedFamily, pruned
 from boomspec.compile.places import errors_at
-from boomspec.core.layers import LayerPlan, teacher_indices, teacher_layers, untrained
+from boomspec.core.layers import LayerPlan, teacher_indices, teacher_layers
 from boomspec.core.sizes import Member
 from boomspec.core.tasks import Record, Series
 from boomspec.models.plan_config import check_one_kind
@@ -46,7 +46,7 @@ def baselines(build: Builder, family: ResolvedFamily) -> list[EvaluatedModel]:
     """Add the baselines of the spec, and those trainings of them that have curves."""
     spec, resolved, facts, kept = build.resolved.spec, build.resolved, family.facts, family.kept
     smaller = [member for member in family.members if not member.is_teacher]
-    plans = [untrained(member.plan, kept) for member in smaller]
+    plans = [teacher_layers(teacher_indices(member.plan, kept)) for member in smaller]
     trained = {"teacher": build.teacher, "tokens": build.tokens}
     models: list[EvaluatedModel] = []
 

@@ -26,7 +26,6 @@ from boomspec.core.layers import (
     ends_of,
     evenly_spaced,
     family_of_sets,
-    first_wrong,
     patchable,
     prefixes,
     refuse_exact,
@@ -198,12 +197,13 @@ def kept_layers(file: SpecFile, facts: ModelFacts, found: tuple[int, ...] | None
         return evenly_spaced(count, facts.count)  # of a search only the count is known by now
     kept = keep.kept(facts.count) if isinstance(keep, KeepRule) else keep if found is None else found
     assert isinstance(kept, tuple)
-    if complaint := check_kept(kept, facts.count):
+    if wrong := check_kept(kept, facts.count):
+        complaint, item = wrong
         shown = ", ".join(str(i) for i in kept)
         hint = f"this rule keeps {shown} of {facts.count} layers" if isinstance(keep, KeepRule) else None
         place: tuple[str | int, ...] = ("student", "keep" if found is None else "model")
-        if found is None and isinstance(keep, tuple) and (wrong := first_wrong(keep, facts.count)) is not None:
-            place = (*place, wrong)  # the item itself
+        if found is None and isinstance(keep, tuple) and item is not None:
+            place = (*place, item)
         raise file.error_at(place, complaint, hint)
     return kept
 

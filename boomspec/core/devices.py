@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from boomspec.core.errors import did_you_mean
 
 TRAINING_SHARE, MEASURING_SHARE = 0.40, 0.25
+_GB = 10**9
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,7 @@ class Device:
     bf16: float | None  # teraflops
     tf32: float | None
     fp32: float
-    gigabytes: int
-
-    @property
-    def memory(self) -> int:
-        """Bytes."""
-        return self.gigabytes * 10**9
+    memory: int  # bytes
 
     def peak(self, *, bf16: bool, tf32: bool = False) -> float:
         """Operations a second."""
@@ -43,30 +39,24 @@ class Device:
         return (self.fp32 if rate is None else rate) * 10**12
 
 
-_ROWS = (
-    # NVIDIA HGX/DGX B200 datasheet, one of eight
-    Device("b200", ("B200",), 2250.0, 1125.0, 75.0, 180),
-    # NVIDIA H200 datasheet, SXM
-    Device("h200", ("H200",), 989.4, 494.7, 66.9, 141),
+_TABLE = (
+    Device("b200", ("B200",), 2250.0, 1125.0, 75.0, 180 * _GB),  # NVIDIA HGX/DGX B200 datasheet, one of eight
+    Device("h200", ("H200",), 989.4, 494.7, 66.9, 141 * _GB),  # NVIDIA H200 datasheet, SXM
     # NVIDIA H100 Tensor Core GPU datasheet and Hopper whitepaper, SXM5
-    Device("h100", ("H100",), 989.4, 494.7, 66.9, 80),
-    # AMD Instinct MI300X data sheet
-    Device("mi300x", ("MI300X",), 1307.4, 653.7, 163.4, 192),
+    Device("h100", ("H100",), 989.4, 494.7, 66.9, 80 * _GB),
+    Device("mi300x", ("MI300X",), 1307.4, 653.7, 163.4, 192 * _GB),  # AMD Instinct MI300X data sheet
     # NVIDIA A100 datasheet, SXM
-    Device("a100-80", ("A100-SXM4-80GB", "A100 80GB"), 312.0, 156.0, 19.5, 80),
-    Device("a100-40", ("A100-SXM4-40GB", "A100-PCIE-40GB"), 312.0, 156.0, 19.5, 40),
-    # NVIDIA L40S datasheet; the rates in front of the sparse ones
-    Device("l40s", ("L40S",), 362.05, 183.0, 91.6, 48),
-    # NVIDIA Ada architecture whitepaper, appendix A; bf16 with fp32 sums
-    Device("rtx4090", ("RTX 4090",), 165.2, 82.6, 82.6, 24),
-    # NVIDIA GA102 whitepaper, appendix A; bf16 with fp32 sums
-    Device("rtx3090", ("RTX 3090",), 71.0, 35.6, 35.6, 24),
-    # NVIDIA V100 datasheet, SXM2 with 32 GB; no bf16, no TF32
-    Device("v100", ("V100",), None, None, 15.7, 32),
-    # NVIDIA T4 datasheet; no bf16, no TF32
-    Device("t4", ("Tesla T4", "NVIDIA T4"), None, None, 8.1, 16),
+    Device("a100-80", ("A100-SXM4-80GB", "A100 80GB"), 312.0, 156.0, 19.5, 80 * _GB),
+    Device("a100-40", ("A100-SXM4-40GB", "A100-PCIE-40GB"), 312.0, 156.0, 19.5, 40 * _GB),
+    Device("l40s", ("L40S",), 362.05, 183.0, 91.6, 48 * _GB),  # NVIDIA L40S datasheet; the rates in front of the sparse
+    # NVIDIA Ada and GA102 whitepapers, appendix A; bf16 with fp32 sums
+    Device("rtx4090", ("RTX 4090",), 165.2, 82.6, 82.6, 24 * _GB),
+    Device("rtx3090", ("RTX 3090",), 71.0, 35.6, 35.6, 24 * _GB),
+    # NVIDIA V100 (SXM2, 32 GB) and T4 datasheets; no bf16, no TF32
+    Device("v100", ("V100",), None, None, 15.7, 32 * _GB),
+    Device("t4", ("Tesla T4", "NVIDIA T4"), None, None, 8.1, 16 * _GB),
 )
-DEVICES = {device.name: device for device in _ROWS}
+DEVICES = {device.name: device for device in _TABLE}
 SHOWN = ("h100", "a100-80", "l40s", "rtx4090")  # where a spec names none
 
 
@@ -78,4 +68,4 @@ def others(name: str) -> str:
 
 def device_seen_as(name: str) -> Device | None:
     """The device that a driver calls `name`: "NVIDIA H100 80GB HBM3"."""
-    return next((device for device in _ROWS if any(part in name for part in device.seen_as)), None)
+    return next((device for device in _TABLE if any(part in name for part in device.seen_as)), None)

@@ -14,12 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 EXIT_OK = 0
 EXIT_RUN_FAILED = 1
 EXIT_SPEC_WRONG = 2
 EXIT_INTERRUPTED = 130
+T = TypeVar("T")
 
 
 class BoomspecError(Exception):
@@ -66,35 +67,10 @@ class SpecError(BoomspecError):
         self.others = dict(others or {})
         elsewhere = [self.file, *self.others]
         self.problems = sorted(problems, key=lambda p: (elsewhere.index(p.file) if p.file in elsewhere else 0, p))
-        self.lines = text.splitlines()
-        super().__init__(self.render())
-
-    def lines_of(self, problem: Problem) -> list[str]:
-        """The lines of the file that a problem is in."""
-        if problem.file is None or problem.file == self.file:
-            return self.lines
-        return self.others.get(problem.file, "").splitlines()
-
-    def render(self) -> str:
-        count = len(self.problems)
-        summary = f"{self.file}: {count} problem{'s' if count != 1 else ''}"
-        return "\n\n".join([*map(self._render_problem, self.problems), summary])
-
-    def _render_problem(self, problem: Problem) -> str:
-        file, lines = problem.file or self.file, self.lines_of(problem)
-        place = f"{file}:{problem.line}:{problem.column}" if problem.line else file
-        where = f"{problem.where}: " if problem.where else ""
-        rows = [f"{place}: {where}{problem.message}"]
-        if 0 < problem.line <= len(lines):
-            number = str(problem.line)
-            start = max(0, problem.column - 60)  # a very long line is shown around the place
-            line = lines[problem.line - 1][start : start + 100]
-            # Tabs and control characters would move the caret or the terminal's cursor.
-            rows.append(f"  {number} | {''.join(c if c.isprintable() else ' ' for c in line)}")
-            rows.append(f"  {' ' * len(number)} | {' ' * (problem.column - 1 - start)}^")
-        if problem.hint:
-            rows.append(f"  hint: {problem.hint}")
-        return "\n".join(rows)
+        self.lines = {name: of_file.splitlines() for name, of_file in {**self.others, self.file: text}.items()}
+        shown = [_shown(problem, problem.file or self.file, self.lines) for problem in self.problems]
+        summary = f"{self.file}: {len(shown)} problem{'s' if len(shown) != 1 else ''}"
+        super().__init__("\n\n".join([*shown, summary]))
 
     def to_json(self) -> dict[str, object]:
         fields = ("line", "column", "where", "message", "hint")
@@ -102,12 +78,26 @@ class SpecError(BoomspecError):
         return {"file": self.file, "problems": problems}
 
 
+def _shown(problem: Problem, file: str, lines: Mapping[str, list[str]]) -> str:
+    """A problem with its line and a caret at its place."""
+    place = f"{file}:{problem.line}:{problem.column}" if problem.line else file
+    rows = [f"{place}: {f'{problem.where}: ' if problem.where else ''}{problem.message}"]
+    if 0 < problem.line <= len(of_file := lines.get(file, [])):
+        number = str(problem.line)
+        start = max(0, problem.column - 60)  # a very long line is shown around the place
+        line = of_file[problem.line - 1][start : start + 100]
+        # Tabs and control characters would move the caret or the terminal's cursor.
+        rows.append(f"  {number} | {''.join(c if c.isprintable() else ' ' for c in line)}")
+        rows.append(f"  {' ' * len(number)} | {' ' * (problem.column - 1 - start)}^")
+    return "\n".join([*rows, f"  hint: {problem.hint}"] if problem.hint else rows)
+
+
 def print_error(error: BoomspecError | OSError, *, as_json: bool = False) -> int:
     """Print what ended a program, without secrets: text on stderr, or JSON on stdout. Returns the exit code."""
     if isinstance(error, OSError):
         error = BoomspecError(f"{error.filename or 'the system'}: {error.strerror or error}")
     if as_json:
-        print(json.dumps({"error": redacted(error.to_json())}, indent=2, allow_nan=False), flush=True)
+        print(json.dumps({"error": redact(error.to_json())}, indent=2, allow_nan=False), flush=True)
     else:
         text = str(error) if isinstance(error, SpecError) else f"error: {error}"  # a problem begins with its place
         print(redact(text), file=sys.stderr, flush=True)
@@ -138,40 +128,27 @@ def is_secret_name(name: str) -> bool:
     return _SECRET_NAME.search(name) is not None
 
 
-def redact(text: str, *, environment: Mapping[str, str] | None = None) -> str:
-    """Return `text` without the values of secret-looking environment variables or URL passwords.
+def redact(data: T, *, environment: Mapping[str, str] | None = None) -> T:
+    """Return a text, or every text of plain data, without values of secret-looking variables and URL passwords.
 
-    Everything that is written into a store passes through here or through `redacted`: an error message of a library may
-    quote credentials. Not for JSON: it could break it, and a secret may be escaped there.
+    Everything that is written into a store passes through here: an error message of a library may quote credentials.
+    What is written as JSON passes before: in JSON a secret may be escaped, and what stands for it could break it.
     """
-    return _without(_secrets(os.environ if environment is None else environment), text)
-
-
-def redacted(data: Any, *, environment: Mapping[str, str] | None = None) -> Any:
-    """Return plain data with every text in it as `redact` returns it: for what is written as JSON."""
-    secrets = _secrets(os.environ if environment is None else environment)
+    variables = os.environ if environment is None else environment
+    found = [(name, value) for name, value in variables.items() if is_secret_name(name)]
+    found = [(name, value) for name, value in found if len(value) >= _SHORTEST_SECRET and not _NUMBER.fullmatch(value)]
+    secrets = sorted(found, key=lambda secret: -len(secret[1]))  # longest first: one may be a part of another
 
     def cleaned(value: Any) -> Any:
         if isinstance(value, str):
-            return _without(secrets, value)
+            for name, secret in secrets:
+                value = value.replace(secret, f"<{name}>")
+            return _URL_PASSWORD.sub("<credentials>", value)
         if isinstance(value, Mapping):
             return {cleaned(key): cleaned(inner) for key, inner in value.items()}
         return [cleaned(inner) for inner in value] if isinstance(value, list | tuple) else value
 
-    return cleaned(data)
-
-
-def _secrets(environment: Mapping[str, str]) -> list[tuple[str, str]]:
-    """The values that are secret, each with its name; the longest first, since one may be a part of another."""
-    found = [(value, name) for name, value in environment.items() if _SECRET_NAME.search(name)]
-    found = [(value, name) for value, name in found if len(value) >= _SHORTEST_SECRET and not _NUMBER.fullmatch(value)]
-    return sorted(found, key=lambda secret: -len(secret[0]))
-
-
-def _without(secrets: list[tuple[str, str]], text: str) -> str:
-    for value, name in secrets:
-        text = text.replace(value, f"<{name}>")
-    return _URL_PASSWORD.sub("<credentials>", text)
+    return cast(T, cleaned(data))
 
 
 def first_line(message: object) -> str:

@@ -71,25 +71,19 @@ class Execution:
         return training | {name: value for name, value in others.items() if value}
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "cpus": self.cpus,
-            "gpus": self.gpus,
-            "retries": self.retries,
-            "options": self.options(),
-            "memory": self.memory,
-            "resources": self.resources,
-        }
+        claims = {"memory": self.memory, "resources": self.resources}
+        return {"cpus": self.cpus, "gpus": self.gpus, "retries": self.retries, "options": self.options(), **claims}
 
 
 def read_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of an `Execution` in its JSON's "options". Raises TypeError for an option that does not exist."""
     training = dict(options)
-    others = {name: training.pop(name, None) for name in ("batch_size", "code", "rows")}
-    code = tuple(others.pop("code") or ())
-    return {"training": TrainingOptions(**training) if training else None, "code": code, **others}
+    size, code, rows = (training.pop(name, None) for name in ("batch_size", "code", "rows"))
+    trains = TrainingOptions(**training) if training else None
+    return {"training": trains, "batch_size": size, "code": tuple(code or ()), "rows": rows}
 
 
 def read_execution(data: Mapping[str, Any]) -> Execution:
     """The inverse of `Execution.to_json`. Raises TypeError for fields and options that do not exist."""
-    rest = {name: value for name, value in data.items() if name != "options"}
-    return Execution(**rest, **read_options(data["options"]))
+    rest = dict(data)
+    return Execution(**read_options(rest.pop("options")), **rest)

@@ -64,19 +64,25 @@ def stat_of(path: Path) -> os.stat_result | None:
 
 def unreadable(path: Path, error: OSError) -> BoomspecError:
     """The error for a file that may be whole but cannot be read now: it must not count as absent or damaged."""
-    reason = error.strerror or str(error)
-    hint = "it was left as it is: make it readable, or try again"
-    return BoomspecError(f"{path}: cannot be read: {reason}", hint=hint)
+    message = f"{path}: cannot be read: {error.strerror or error}"
+    return BoomspecError(message, hint="it was left as it is: make it readable, or try again")
 
 
 def flush(path: Path) -> None:
     """Return when a file's bytes, or a folder's entries, are on the disk; some file systems flush no folders."""
-    handle = os.open(path, os.O_RDONLY)
+    with _opened(path, os.O_RDONLY) as handle:
+        try:
+            os.fsync(handle)
+        except OSError as error:
+            if error.errno not in _NO_FLUSH or not path.is_dir():
+                raise
+
+
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    handle = os.open(path, flags, 0o666)
     try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in _NO_FLUSH or not path.is_dir():
-            raise
+        yield handle
     finally:
         os.close(handle)
 
@@ -94,18 +100,14 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield the name of a temporary file beside `path` that takes its place; deleted where the body raises."""
-    part = temporary_name(path)
+    # A random name, because containers on one volume may share process and host names.
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         yield part
         part.replace(path)
     finally:
         with suppress(OSError):
             part.unlink()
-
-
-def temporary_name(path: Path) -> Path:
-    """A new hidden name beside `path`. It is random: containers on one volume may share process and host names."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
 
 
 def replace_folder(part: Path, target: Path) -> None:
@@ -152,12 +154,9 @@ def lock(handle: int, path: Path, *, shared: bool = False, wait: bool = False) -
 def exclusive_lock(file: Path) -> Iterator[None]:
     """Hold a lock file, created where there is none; wait for it where another process holds it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
+    with _opened(file, os.O_RDWR | os.O_CREAT) as handle:
         lock(handle, file, wait=True)
         yield
-    finally:
-        os.close(handle)
 
 
 def check_locks(folder: Path) -> None:
@@ -166,12 +165,8 @@ def check_locks(folder: Path) -> None:
     A folder that does not exist yet is judged by its nearest parent; one that cannot be opened is not judged.
     """
     nearest = next(place for place in (folder, *folder.parents) if place.exists())
-    with suppress(OSError):  # whoever works there reports it
-        handle = os.open(nearest, os.O_RDONLY)
-        try:
-            lock(handle, folder, shared=True)
-        finally:
-            os.close(handle)
+    with suppress(OSError), _opened(nearest, os.O_RDONLY) as handle:  # whoever works there reports an OSError
+        lock(handle, folder, shared=True)
 
 
 @contextmanager
@@ -184,17 +179,36 @@ def locked_folder(parent: Path, prefix: str) -> Iterator[Path]:
     left = [path for path in parent.iterdir() if path.name.startswith(prefix)]
     for path in left:
         if path.name.endswith(LOCK):
-            _delete_if_dead(path, left)
+            handle = None
+            with suppress(OSError):  # another user's
+                handle = lock_file(path)
+            if handle is not None:
+                for own in left:
+                    if own.name.startswith(path.name.removesuffix(LOCK)) and own != path:
+                        shutil.rmtree(own, ignore_errors=True)
+                _delete_locked(path, handle)
         elif DISCARDED in path.name:
             shutil.rmtree(path, ignore_errors=True)
     while (handle := lock_file(file := parent / f"{prefix}{secrets.token_hex(4)}{LOCK}", create=True)) is None:
         parent.stat()  # raises where it is gone; else another process took our new lock for a dead process's
-    folder = _folder_of(file)
     try:
+        folder = file.with_name(file.name.removesuffix(LOCK))
         folder.mkdir(mode=0o700)
         yield folder
     finally:
-        _delete_locked(folder, file, handle)
+        _delete_locked(file, handle)
+
+
+def _delete_locked(file: Path, handle: int) -> None:
+    """Delete the folder of a lock that we hold, then the lock; that stays while something of its folder does."""
+    folder = file.with_name(file.name.removesuffix(LOCK))
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            if not folder.exists():
+                file.unlink()
+    finally:
+        os.close(handle)
 
 
 def lock_file(path: Path, *, create: bool = False) -> int | None:
@@ -206,7 +220,7 @@ def lock_file(path: Path, *, create: bool = False) -> int | None:
     try:
         handle = _open(path, os.O_CREAT if create else 0)
         try:
-            ours = lock(handle, path) and _is_same_file(path, handle)
+            ours = lock(handle, path) and os.path.samestat(path.stat(), os.fstat(handle))
         finally:
             if not ours:
                 os.close(handle)
@@ -217,10 +231,6 @@ def lock_file(path: Path, *, create: bool = False) -> int | None:
     return handle if ours else None
 
 
-def _is_same_file(path: Path, handle: int) -> bool:
-    return os.path.samestat(path.stat(), os.fstat(handle))
-
-
 @contextmanager
 def claimed_folder(resume: Path, waiting: Callable[[], None]) -> Iterator[None]:
     """Lock a resume folder, created where there is none, by a file in it; deleted at the end if it is empty.
@@ -228,16 +238,22 @@ def claimed_folder(resume: Path, waiting: Callable[[], None]) -> Iterator[None]:
     Where another process holds it, call `waiting` and wait.
     """
     file = resume / LOCK
-    handle = _lock_in(resume)
-    if handle is None:
-        waiting()
-        while (handle := _lock_in(resume)) is None:
+    waited = False
+    while True:
+        with suppress(FileExistsError):  # `exist_ok` still raises where the folder disappears at the same time
+            resume.mkdir(parents=True)
+        if (handle := lock_file(file, create=True)) is not None:
+            break
+        if waited:
             time.sleep(_POLL_SECONDS)
+        else:
+            waiting()
+        waited = True
     try:
         yield
     finally:
         with suppress(OSError):  # deleted with the folder, or another process's by now
-            if _is_same_file(file, handle):
+            if os.path.samestat(file.stat(), os.fstat(handle)):
                 file.unlink()
         os.close(handle)  # before the folder is removed: over NFS a deleted file stays in it while it is open
         with suppress(OSError):
@@ -249,21 +265,13 @@ def is_in_use(path: Path) -> bool:
     file = path
     if not path.name.endswith(LOCK):
         file = path / LOCK if path.name.endswith(RESUME) else path.with_name(f"{path.name}{LOCK}")
-    try:
+    with suppress(OSError):
         if not file.exists():
             return file == path  # it has ended meanwhile
-        if (handle := lock_file(file)) is None:
-            return True
-    except OSError:
-        return True
-    os.close(handle)
-    return False
-
-
-def _lock_in(resume: Path) -> int | None:
-    with suppress(FileExistsError):  # `exist_ok` still raises where the folder disappears at the same time
-        resume.mkdir(parents=True)
-    return lock_file(resume / LOCK, create=True)
+        if (handle := lock_file(file)) is not None:
+            os.close(handle)
+            return False
+    return True
 
 
 def _open(path: Path, flags: int) -> int:
@@ -274,32 +282,3 @@ def _open(path: Path, flags: int) -> int:
             return os.open(path, os.O_RDONLY)  # another user's lock: enough except over NFS
         except FileNotFoundError:
             raise error from None
-
-
-def _delete_if_dead(file: Path, left: list[Path]) -> None:
-    """Delete what of `left` belongs to the lock `file`, if nobody holds it."""
-    try:
-        handle = lock_file(file)
-    except OSError:
-        return  # another user's
-    if handle is not None:
-        folder = _folder_of(file)
-        for path in left:
-            if path.name.startswith(folder.name) and path != file:
-                shutil.rmtree(path, ignore_errors=True)
-        _delete_locked(folder, file, handle)
-
-
-def _delete_locked(folder: Path, file: Path, handle: int) -> None:
-    """Delete a folder, then its lock, which we hold; a lock stays while something of its folder does."""
-    try:
-        shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):
-            if not folder.exists():
-                file.unlink()
-    finally:
-        os.close(handle)
-
-
-def _folder_of(file: Path) -> Path:
-    return file.with_name(file.name.removesuffix(LOCK))

@@ -24,7 +24,7 @@ from boomspec.core.files import write_atomically
 from boomspec.core.identity import canonical_plain, digest, text_digest
 from boomspec.core.sizes import Lineage
 from boomspec.core.tasks import Record
-from boomspec.core.tasks.cost import Cost as Cost
+from boomspec.core.tasks.record import Cost as Cost
 
 CODE = "code"  # of a source's identity: digests of the code that the spec trusts, by file name
 SCHEMA_VERSION = 2
@@ -63,10 +63,8 @@ class Task:
     def id(self) -> str:
         # The canonical JSON of `identity`, put together from its parts: a sweep has tens of thousands of tasks.
         params = params_json(self.record) if self.params is None else self.params
-        inputs = canonical_plain(self.inputs)
-        return text_digest(
-            f'{{"inputs":{inputs},"kind":"{self.record.kind}","params":{params},"version":{self.record.version}}}'
-        )
+        inputs, version = canonical_plain(self.inputs), self.record.version
+        return text_digest(f'{{"inputs":{inputs},"kind":"{self.kind}","params":{params},"version":{version}}}')
 
     def identity(self) -> dict[str, Any]:
         record = self.record
@@ -91,13 +89,9 @@ class Node:
         return self.task.id
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            **self.task.identity(),
-            "name": self.name,
-            "execution": self.execution.to_json(),
-            "cost": None if self.cost is None else asdict(self.cost),
-            **({"after": list(self.after)} if self.after else {}),
-        }
+        cost = None if self.cost is None else asdict(self.cost)
+        row = {**self.task.identity(), "name": self.name, "execution": self.execution.to_json(), "cost": cost}
+        return row | ({"after": list(self.after)} if self.after else {})
 
 
 @dataclass(frozen=True)
@@ -150,15 +144,12 @@ class TaskGraph:
 
         Raises BoomspecError where there is no such experiment; `named`: what the person called the graph.
         """
-        found = next((experiment for experiment in self.experiments if experiment.label == label), None)
-        if found is None:
-            raise no_such_experiment(named or self.name, label, [experiment.label for experiment in self.experiments])
+        by_label = {experiment.label: experiment for experiment in self.experiments}
+        if (found := by_label.get(label)) is None:
+            raise no_such_experiment(named or self.name, label, list(by_label))
         names = {task: name for name, task in found.tasks.items()}
-        nodes = {
-            i: replace(node, name=names[i], after=tuple(first for first in node.after if first in names))
-            for i, node in self.nodes.items()
-            if i in names
-        }
+        own = [node for i, node in self.nodes.items() if i in names]
+        nodes = {n.id: replace(n, name=names[n.id], after=tuple(i for i in n.after if i in names)) for n in own}
         read = {source for node in nodes.values() for source in node.task.inputs.values()}
         sources = {i: source for i, source in self.sources.items() if i in read}
         targets = tuple(target for target in self.targets if target in nodes)
@@ -178,9 +169,7 @@ class TaskGraph:
             "boomspec_graph": SCHEMA_VERSION,
             "name": self.name,
             "targets": list(self.targets),
-            "sources": {
-                s.id: {"kind": s.kind, "identity": s.identity, "location": s.location} for s in self.sources.values()
-            },
+            "sources": {source.id: asdict(source) for source in self.sources.values()},
             "tasks": {node.id: node.to_json() for node in self.nodes.values()},
             "spec": self.spec,
             "experiments": [experiment.to_json() for experiment in self.experiments],
@@ -203,8 +192,8 @@ class TaskGraph:
 def check_secrets(text: str) -> None:
     """Raise BoomspecError where the JSON of a graph quotes a secret of this environment, or credentials in a URL."""
     written = {name: json.dumps(value)[1:-1] for name, value in os.environ.items()}  # escaped as in JSON
-    if (redacted := redact(text, environment=written)) != text:
-        found = sorted(Counter(_REDACTED.findall(redacted)) - Counter(_REDACTED.findall(text)))
+    if (clean := redact(text, environment=written)) != text:
+        found = sorted(Counter(_REDACTED.findall(clean)) - Counter(_REDACTED.findall(text)))
         which = f": {', '.join(found)}" if found else ""
         raise BoomspecError(
             f"the spec quotes a secret, the value of a variable like HF_TOKEN or credentials in a URL{which}",

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import re
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 from boomspec.core.errors import BoomspecError, printable
 from boomspec.core.execution import read_execution
 from boomspec.core.files import read_json
 from boomspec.core.graph import NAME, SCHEMA_VERSION, Experiment, Node, Source, Task, TaskGraph
 from boomspec.core.tasks import KINDS
-from boomspec.core.tasks.cost import Cost
+from boomspec.core.tasks.record import Cost
+
+_EXPERIMENTS = TypeAdapter(list[Experiment], config=ConfigDict(defer_build=True))
 
 
 def read_graph(path: Path) -> TaskGraph:
     """Read a graph file. Raises BoomspecError where it cannot be read, is of another version, or was altered."""
     try:
-        data = read_json(path)
+        return graph_of_json(read_json(path), path)
     except OSError as error:
         raise BoomspecError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise BoomspecError(f"{path}: cannot be read as a compiled graph: {error}") from error
-    return graph_of_json(data, path)
 
 
 def graph_of_json(data: Any, path: Path) -> TaskGraph:
@@ -59,7 +59,7 @@ def _graph(data: dict[str, Any], path: Path) -> TaskGraph:
     for named, actual in ids.items():
         if named != actual:
             raise BoomspecError(f"{path}: {named[:12]} does not match its content: the file was altered")
-    experiments = _experiments().validate_python(data["experiments"])
+    experiments = _EXPERIMENTS.validate_python(data["experiments"])
     targets, tracking = tuple(data["targets"]), dict(data.get("tracking") or {})
     return TaskGraph(data["name"], nodes, sources, targets, data["spec"], tuple(experiments), tracking)
 
@@ -74,8 +74,3 @@ def _node(entry: dict[str, Any], path: Path) -> Node:
     task = Task(record_type.model_validate(entry["params"]), dict(entry["inputs"]))
     cost = None if entry["cost"] is None else Cost(**entry["cost"])
     return Node(task, entry["name"], read_execution(entry["execution"]), cost, tuple(entry.get("after") or ()))
-
-
-@cache
-def _experiments() -> TypeAdapter[list[Experiment]]:
-    return TypeAdapter(list[Experiment])

@@ -17,10 +17,7 @@ _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=T
 
 
 def canonical_json(value: object) -> str:
-    """Return the one JSON text for `value`: sorted keys, no spaces, ASCII only.
-
-    Raises TypeError for anything but JSON values and ValueError for NaN and infinities.
-    """
+    """The one JSON text for `value`. Raises TypeError for what is no JSON value, ValueError for NaN and infinities."""
     return _encode(_checked(value, "$"))
 
 
@@ -31,30 +28,25 @@ def canonical_plain(value: object) -> str:
 
 
 def digest(value: object) -> str:
-    """Return the sha256 (hex) of the canonical JSON of `value`."""
+    """The sha256 (hex) of the canonical JSON of `value`."""
     return text_digest(canonical_json(value))
 
 
 def text_digest(canonical: str) -> str:
-    """Return the sha256 (hex) of canonical JSON."""
+    """The sha256 (hex) of canonical JSON."""
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """Return the sha256 (hex) of a file's bytes."""
+    """The sha256 (hex) of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def folder_digest(folder: Path) -> str:
-    """Return the sha256 (hex) of the files below a folder and their places in it, what Python compiles left out."""
-    return digest(
-        {
-            path.relative_to(folder).as_posix(): file_digest(path)
-            for path in sorted(folder.rglob("*"))
-            if path.is_file() and "__pycache__" not in path.parts
-        }
-    )
+    """The sha256 (hex) of the files below a folder and their places in it, what Python compiles left out."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
+    return digest({path.relative_to(folder).as_posix(): file_digest(path) for path in files})
 
 
 def _checked(value: object, where: str) -> object:

@@ -15,7 +15,8 @@ def json_text(value: Any, *, indent: int | None = None, ensure_ascii: bool = Tru
     try:
         return json.dumps(value, indent=indent, ensure_ascii=ensure_ascii, allow_nan=False)
     except ValueError:
-        return json.dumps(finite(value), indent=indent, ensure_ascii=ensure_ascii, allow_nan=False)
+        finite = _replaced(value, lambda number: None)
+        return json.dumps(finite, indent=indent, ensure_ascii=ensure_ascii, allow_nan=False)
 
 
 def computed_json(value: Any, what: str) -> str:
@@ -24,11 +25,6 @@ def computed_json(value: Any, what: str) -> str:
         message = f"{what}: {place} is not finite, so nothing can be made of it"
         raise BoomspecError(message, hint="the models give numbers that are none: try precision fp32, or look at them")
     return json.dumps(value, indent=1, allow_nan=False) + "\n"
-
-
-def finite(value: Any) -> Any:
-    """A value made of lists and mappings, with None in the place of every float that is not finite."""
-    return _replaced(value, lambda number: None)
 
 
 def transformers_floats(value: Any) -> Any:

@@ -26,7 +26,7 @@ Singletons = Literal["student", "reference"]
 
 @dataclass(frozen=True, order=True, slots=True)
 class Layer:
-    """One layer of a plan: whose it is, and which of that model's layers. Records and files hold its text, "t4"."""
+    """One layer of a plan: the owner, and which of that model's layers. Records and files hold its text, "t4"."""
 
     owner: Owner
     index: int
@@ -68,7 +68,7 @@ PlanText = Annotated[LayerPlan, PlainValidator(read_layers), PlainSerializer(lay
 
 
 def ends_of(plan: LayerPlan) -> tuple[Owner, Owner]:
-    """Whose embedding a model of this plan has, and whose final norm and head: the owners of its first and last layer.
+    """The owners of the first and last layer: a model has the embedding of one, final norm and head of the other.
 
     (arXiv 2510.05064)
     """
@@ -76,7 +76,6 @@ def ends_of(plan: LayerPlan) -> tuple[Owner, Owner]:
 
 
 def teacher_layers(indices: Iterable[int]) -> LayerPlan:
-    """The plan of these teacher layers alone."""
     return tuple(Layer(TEACHER, i) for i in indices)
 
 
@@ -103,25 +102,17 @@ def evenly_spaced(count: int, layers: int) -> tuple[int, ...]:
     return tuple(i * layers // count for i in range(count))
 
 
-def check_kept(kept: Sequence[int], layers: int) -> str | None:
-    """Say what is wrong with a list of kept layers, or None."""
-    outside = [i for i in kept if not 0 <= i < layers]
-    if outside:
-        return f"layer {outside[0]} does not exist: the teacher has layers 0 to {layers - 1}"
-    if any(a >= b for a, b in pairwise(kept)):
-        return "kept layers must be strictly increasing"
+def check_kept(kept: Sequence[int], layers: int) -> tuple[str, int | None] | None:
+    """What is wrong with a list of kept layers, and which item (None: the list as a whole). None if nothing is."""
+    if outside := [at for at, layer in enumerate(kept) if not 0 <= layer < layers]:
+        return f"layer {kept[outside[0]]} does not exist: the teacher has layers 0 to {layers - 1}", outside[0]
+    if falling := [at + 1 for at, (a, b) in enumerate(pairwise(kept)) if a >= b]:
+        return "kept layers must be strictly increasing", falling[0]
     if not kept or kept[0] != 0:
-        return "layer 0 must be kept: the student's first layer reads the embedding as the teacher's does"
+        return "layer 0 must be kept: the student's first layer reads the embedding as the teacher's does", None
     if len(kept) == layers:
-        return f"all {layers} layers are kept: the student would be the teacher"
+        return f"all {layers} layers are kept: the student would be the teacher", None
     return None
-
-
-def first_wrong(kept: Sequence[int], layers: int) -> int | None:
-    """Which item of a list of kept layers `check_kept` complains of; None where it is the list as a whole."""
-    outside = [at for at, layer in enumerate(kept) if not 0 <= layer < layers]
-    falling = [at + 1 for at, (a, b) in enumerate(pairwise(kept)) if a >= b]
-    return next(iter(outside or falling), None)
 
 
 def blocks(kept: Sequence[int], layers: int) -> list[range]:
@@ -142,25 +133,12 @@ ORDERS: dict[str, Callable[[list[int]], tuple[int, ...]]] = {
 
 def plan_of(kept: Sequence[int], layers: int, owners: Sequence[bool]) -> LayerPlan:
     """The layer plan in which block i is the teacher's where `owners[i]`, else student layer i."""
-    plan: LayerPlan = ()
-    for i, (block, from_teacher) in enumerate(zip(blocks(kept, layers), owners, strict=True)):
-        plan += teacher_layers(block) if from_teacher else (Layer(STUDENT, i),)
-    return plan
-
-
-def family(
-    kept: Sequence[int], layers: int, order: Sequence[int], *, reference: Literal["first", "last"] | None = None
-) -> list[LayerPlan]:
-    """The layer plans after 0, 1, ..., m patched blocks in `order`, as `family_of_sets`."""
-    return family_of_sets(kept, layers, prefixes(order), reference=reference)
+    parts = enumerate(zip(blocks(kept, layers), owners, strict=True))
+    return sum((teacher_layers(block) if own else (Layer(STUDENT, i),) for i, (block, own) in parts), ())
 
 
 def family_of_sets(
-    kept: Sequence[int],
-    layers: int,
-    sets: Sequence[Sequence[int]],
-    *,
-    reference: Literal["first", "last"] | None = None,
+    kept: Sequence[int], layers: int, sets: Sequence[Sequence[int]], reference: Literal["first", "last"] | None = None
 ) -> list[LayerPlan]:
     """The layer plans for `sets`, the blocks patched after 0, 1, ..., m steps; the last one is the teacher itself.
 
@@ -175,8 +153,7 @@ def family_of_sets(
             (next_block,) = set(following) - set(patched)
             owners = [i < next_block if reference == "first" else i > next_block for i in range(len(kept))]
         plans.append(plan_of(kept, layers, owners))
-    plans.append(teacher_layers(range(layers)))
-    return plans
+    return [*plans, teacher_layers(range(layers))]
 
 
 def prefixes(order: Sequence[int]) -> list[tuple[int, ...]]:
@@ -184,13 +161,8 @@ def prefixes(order: Sequence[int]) -> list[tuple[int, ...]]:
     return [tuple(order[:k]) for k in range(len(order) + 1)]
 
 
-def untrained(plan: LayerPlan, kept: Sequence[int]) -> LayerPlan:
-    """The same plan with every student layer replaced by the teacher layer that it was copied from."""
-    return teacher_layers(teacher_indices(plan, kept))
-
-
 def teacher_indices(plan: LayerPlan, kept: Sequence[int]) -> list[int]:
-    """For each layer of a plan the teacher layer whose shape and attributes it has."""
+    """For each layer of a plan the teacher layer that it is, or was copied from: they have one shape."""
     return [layer.index if layer.owner == TEACHER else kept[layer.index] for layer in plan]
 
 
@@ -200,9 +172,5 @@ EXACT_HINT = "use search: beam with a width, or klpatch"
 
 def refuse_exact(patchable_blocks: int) -> str | None:
     """Say why an exact search over so many blocks is refused, or None."""
-    if patchable_blocks <= MOST_EXACT_BLOCKS:
-        return None
-    return (
-        f"an exact search over {patchable_blocks} blocks has {2**patchable_blocks:,} candidates: "
-        f"up to {MOST_EXACT_BLOCKS} blocks are allowed"
-    )
+    has = f"an exact search over {patchable_blocks} blocks has {2**patchable_blocks:,} candidates"
+    return f"{has}: up to {MOST_EXACT_BLOCKS} blocks are allowed" if patchable_blocks > MOST_EXACT_BLOCKS else None

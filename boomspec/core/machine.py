@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
-import socket
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -24,29 +25,17 @@ def installed() -> dict[str, str]:
     """Versions by name, for provenance and locks; what is not installed is left out."""
     versions = {"boomspec": boomspec.__version__}
     for package in (*CHANGING_RESULTS, *_OTHERS):
-        try:
+        with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return versions
-
-
-def python() -> str:
-    return platform.python_version()
-
-
-def host() -> str:
-    return socket.gethostname()
 
 
 @cache
 def cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(models, platform.processor())
+    with suppress(OSError):
+        if found := re.search(r"^model name\s*:(.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE):
+            return found[1].strip()
+    return platform.processor()
 
 
 def cpus() -> int:

@@ -56,14 +56,9 @@ class Lineage:
     rest: bool = False  # members with layers of the teacher have its other parts, too
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "teacher": self.teacher,
-            "student": self.student,
-            "kept": list(self.kept),
-            "trained": self.trained.to_json(),
-            "members": [member.to_json() for member in self.members],
-            **({"rest": True} if self.rest else {}),
-        }
+        ids = {"teacher": self.teacher, "student": self.student, "kept": list(self.kept)}
+        sizes = {"trained": self.trained.to_json(), "members": [member.to_json() for member in self.members]}
+        return ids | sizes | ({"rest": True} if self.rest else {})
 
     def pick(self, text: str) -> Member:
         """The member for "student", "teacher" or the largest one not above "24 layers", "3B", "80%", "6GiB".
@@ -89,10 +84,7 @@ def folder_name(lineage: Lineage, member: Member) -> str:
 def labels(members: Sequence[Member]) -> dict[int, str]:
     """A name for each member, by its number of patched blocks. Blocks of different length can give one size twice."""
     twice = {layers for layers, count in Counter(member.layers for member in members).items() if count > 1}
-    return {
-        m.patched: f"{m.layers} layers, {m.patched} patched" if m.layers in twice else f"{m.layers} layers"
-        for m in members
-    }
+    return {m.patched: f"{m.layers} layers{f', {m.patched} patched' * (m.layers in twice)}" for m in members}
 
 
 def select_member(members: Sequence[Member], size: SizeRequest, *, choose: Choose = "not_above") -> Member | None:
@@ -102,7 +94,7 @@ def select_member(members: Sequence[Member], size: SizeRequest, *, choose: Choos
     next member. Sizes need not rise with the patched blocks: where a tied model's embedding and head have two
     owners, the head is written out, and the model may have more parameters than the teacher.
     """
-    sized = sorted(((measure(member, size, members[-1]), member) for member in members), key=lambda pair: pair[0])
+    sized = sorted(((_measured(member, size, members[-1]), member) for member in members), key=lambda pair: pair[0])
     values = [value for value, _ in sized]
     low, high = values[0], values[-1]
     if choose == "nearest":
@@ -117,18 +109,15 @@ def select_member(members: Sequence[Member], size: SizeRequest, *, choose: Choos
 
 def no_such_size(members: Sequence[Member], size: SizeRequest) -> str:
     """The message that no member has a size, with the sizes that there are."""
-    values = [measure(member, size, members[-1]) for member in members]
-    low, high = _number(min(values), size), _number(max(values), size)
-    unit = "" if size.unit == "fraction" else f" {size.unit}"
-    return f"no model of size {size.text}: this family has {low} to {high}{unit}"
+    values = [_measured(member, size, members[-1]) for member in members]
+    form, unit = (".1%", "") if size.unit == "fraction" else (",.0f", f" {size.unit}")
+    return f"no model of size {size.text}: this family has {min(values):{form}} to {max(values):{form}}{unit}"
 
 
-def measure(member: Member, size: SizeRequest, teacher: Member) -> float:
+def _measured(member: Member, size: SizeRequest, teacher: Member) -> float:
     """The member's size in the unit of `size`."""
-    if size.unit == "fraction":
-        return member.parameters / teacher.parameters
-    count: int = getattr(member, size.unit)
-    return count
+    share = size.unit == "fraction"
+    return member.parameters / teacher.parameters if share else float(getattr(member, size.unit))
 
 
 def shown_bytes(count: int) -> str:
@@ -148,7 +137,3 @@ def compact_plan(plan: LayerPlan) -> str:
         else:
             runs.append([layer])
     return " ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1].index}" for run in runs)
-
-
-def _number(value: float, size: SizeRequest) -> str:
-    return f"{value:.1%}" if size.unit == "fraction" else f"{value:,.0f}"

@@ -25,11 +25,8 @@ TASKS = "tasks"
 
 def data_folder_files(folder: Path) -> list[Path]:
     """The files of a folder with data, sorted, without hidden ones: what `datasets` may read."""
-
-    def read(path: Path) -> bool:
-        return not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
-
-    return sorted(path for path in folder.rglob("*") if path.is_file() and read(path))
+    parts = {path: path.relative_to(folder).parts for path in folder.rglob("*") if path.is_file()}
+    return sorted(path for path, names in parts.items() if not any(name.startswith((".", "__")) for name in names))
 
 
 def file_name(path: Path) -> str:
@@ -80,9 +77,8 @@ def changed_data(source: Source, *, at_most: int | None) -> Iterator[Path]:
             continue
         for name, sha256 in names.items():
             file = path if is_file else path / name
-            if not file.is_file() or (
-                (at_most is None or file.stat().st_size <= at_most) and file_digest(file) != sha256
-            ):
+            read = file.is_file() and (at_most is None or file.stat().st_size <= at_most)
+            if not file.is_file() or (read and file_digest(file) != sha256):
                 yield file
 
 

@@ -105,17 +105,7 @@ def _scaled(value: object, units: dict[str, int], expected: str) -> int:
     return round(scaled)
 
 
-def parse_count(value: object) -> int:
-    """Parse "4.2M", "50k", "2B", 1000 into an integer."""
-    return _scaled(value, _DECIMAL, "a count such as 1000, 50k, 4.2M or 2.1B")
-
-
-def parse_bytes(value: object) -> int:
-    """Parse "6GiB", "500MB" into bytes."""
-    return _scaled(value, _BYTES | {"": 1}, "a size in bytes such as 500MB or 6GiB")
-
-
-def parse_number(value: object) -> float:
+def _number(value: object) -> float:
     """Parse 3e-4 (which YAML 1.1 reads as a string), 0.1, "1%"."""
     expected = "a number such as 0.1, 3e-4 or 1%"
     number, unit = _split(value, expected)
@@ -139,7 +129,7 @@ class Share(Strict):
         return int(self.value) if self.unit == "count" else f"{100 * self.value:.12g}%"
 
 
-def parse_share(value: object) -> Share:
+def _share(value: object) -> Share:
     """Parse "1%" into a fraction, "100" or "2k" into a count."""
     if isinstance(value, Share):
         return value
@@ -171,10 +161,14 @@ _SIZE = "a size such as 2.5B (parameters), 80% (of the teacher's parameters), '2
 _RANGES = "2.5B..3.5B step 0.25B, 60%..90% step 5% or 20..36 layers step 4"
 _RANGE_PARTS = re.compile(r"(.+?)\.\.(.+?)(?:\s+step\s+(.+))?")
 _LONGEST_RANGE = 1000
+# "B" alone means billion: sizes are counted in parameters.
+_SIZE_UNITS: dict[Literal["layers", "parameters", "bytes"], dict[str, int]] = {
+    "layers": {"layers": 1, "layer": 1}, "parameters": _DECIMAL, "bytes": _BYTES
+}  # fmt: skip
 
 
 def parse_size(value: object) -> SizeRequest:
-    """Parse "2.5B" (parameters), "80%" (of the teacher), "24 layers", "6GiB" (weights)."""
+    """Parse "2.5B", "80%", "24 layers", "6GiB"."""
     if isinstance(value, SizeRequest):
         return value
     number, unit = _split(value, _SIZE)
@@ -182,17 +176,13 @@ def parse_size(value: object) -> SizeRequest:
         raise ValueError(f"expected {_SIZE}, not {value}")
     if not math.isfinite(number * max(_BYTES.values())):
         raise ValueError(f"expected {_SIZE}: {value} is too large")
-    text = str(value)
+    if unit.startswith("layer") and number != int(number):
+        raise ValueError(f"'{value}' is not a whole number of layers")
     if unit == "%":
-        return SizeRequest(unit="fraction", value=number / 100, text=text)
-    if unit in ("layers", "layer"):
-        if number != int(number):
-            raise ValueError(f"'{value}' is not a whole number of layers")
-        return SizeRequest(unit="layers", value=number, text=text)
-    if unit in _DECIMAL:  # B alone means billion: sizes are counted in parameters
-        return SizeRequest(unit="parameters", value=number * _DECIMAL[unit], text=text)
-    if unit in _BYTES:
-        return SizeRequest(unit="bytes", value=number * _BYTES[unit], text=text)
+        return SizeRequest(unit="fraction", value=number / 100, text=str(value))
+    for counted, factors in _SIZE_UNITS.items():
+        if unit in factors:
+            return SizeRequest(unit=counted, value=number * factors[unit], text=str(value))
     raise ValueError(f"expected {_SIZE}, not '{value}'")
 
 
@@ -246,11 +236,19 @@ def _schema(description: str, *examples: object, **text: str) -> WithJsonSchema:
     return WithJsonSchema({"anyOf": choices, "description": description, "examples": list(examples)})
 
 
-Count = Annotated[int, BeforeValidator(parse_count), _schema("A count.", 1000, "50k", "4.2M", "2.1B")]
-Bytes = Annotated[int, BeforeValidator(parse_bytes), _schema("A size in bytes.", "500MB", "6GiB")]
-Number = Annotated[float, BeforeValidator(parse_number), _schema("A number.", 0.1, "3e-4", "1%")]
+Count = Annotated[
+    int,
+    BeforeValidator(lambda value: _scaled(value, _DECIMAL, "a count such as 1000, 50k, 4.2M or 2.1B")),
+    _schema("A count.", 1000, "50k", "4.2M", "2.1B"),
+]
+Bytes = Annotated[
+    int,
+    BeforeValidator(lambda value: _scaled(value, _BYTES | {"": 1}, "a size in bytes such as 500MB or 6GiB")),
+    _schema("A size in bytes.", "500MB", "6GiB"),
+]
+Number = Annotated[float, BeforeValidator(_number), _schema("A number.", 0.1, "3e-4", "1%")]
 ShareField = Annotated[
-    Share, BeforeValidator(parse_share), PlainSerializer(Share.written), _schema("A percentage or a count.", "1%", 100)
+    Share, BeforeValidator(_share), PlainSerializer(Share.written), _schema("A percentage or a count.", "1%", 100)
 ]
 SizesField = Annotated[
     Sizes,

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from boomspec.core.errors import BoomspecError, redacted
+from boomspec.core.errors import BoomspecError, redact
 from boomspec.core.files import read_json, write_atomically
 from boomspec.core.machine import CHANGING_RESULTS
 from boomspec.core.types import Strict
@@ -85,7 +85,7 @@ class Lock(Strict):
             key: json.loads(json.dumps(value, sort_keys=True)) for key, value in self.model_dump(mode="json").items()
         }
         data = {"about": _ABOUT, _VERSION_KEY: SCHEMA_VERSION, **sections}
-        return json.dumps(redacted(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return json.dumps(redact(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     def write(self, path: Path) -> None:
         """Replace the lock file; whoever reads it meanwhile sees a whole one."""

@@ -10,6 +10,7 @@ locked run takes commits from the lock, whatever has happened to a branch since.
 """
 
 import json
+import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,7 @@ from boomspec.compile.lm_eval.tasks import read_task
 from boomspec.compile.records import evaluations
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import CODE, Source, TaskGraph
-from boomspec.core.machine import installed, python
+from boomspec.core.machine import installed
 from boomspec.core.task_data import DATA
 from boomspec.core.tasks import Evaluate, LmEval, Tokenize
 from boomspec.models.hub import UnreachableError, cached_checksums, cached_dataset, pinned_dataset, stated_checksums
@@ -70,7 +71,7 @@ class Hub:
 
 def lock_of(graph: TaskGraph, store: Store, hub: Hub, *, more: Iterable[tuple[LmEval, Source]] = ()) -> Lock:
     """The lock of a graph as things stand. `more`: measures that a graph which waits for a search does not have yet."""
-    packages = {"python": python(), **installed()}
+    packages = {"python": platform.python_version(), **installed()}
     rows = {task: _rows(store, task) for task in _tokenize(graph)}
     lock = Lock(spec=graph.name, models={}, datasets={}, texts={}, tasks={}, rows=rows, packages=packages)
     entries = _Entries(hub, lock)

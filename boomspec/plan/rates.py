@@ -19,10 +19,11 @@ in the token artifact's meta.json, and the real tokens of padded sequences follo
 
 import json
 import math
+import socket
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from statistics import median
 from typing import Any, Literal, NamedTuple
 
@@ -30,9 +31,8 @@ from boomspec.core.devices import MEASURING_SHARE, TRAINING_SHARE, Device, devic
 from boomspec.core.files import write_atomically
 from boomspec.core.graph import Cost, Node, TaskGraph
 from boomspec.core.json_text import json_text
-from boomspec.core.machine import cpu_model, host
+from boomspec.core.machine import cpu_model
 from boomspec.core.tasks import KINDS, Record
-from boomspec.core.tasks.cost import TextCounts
 from boomspec.store import Store
 
 CALIBRATION = "cache/calibration.json"
@@ -64,23 +64,11 @@ def refined(cost: Cost | None, record: Record, inputs: Mapping[str, str], store:
     if cost is None or not cost.flops_per_real_token or "tokens" not in inputs:
         return cost
     try:
-        return record.counted(cost, _Text(store, inputs["tokens"]))
+        text = inputs["tokens"]
+        counts = (lambda: int(_meta(store, text)["held_out"]["tokens"]), partial(_mean_labels, store, text))
+        return record.counted(cost, *counts)
     except (OSError, ValueError, KeyError, TypeError):
         return cost
-
-
-@dataclass(frozen=True)
-class _Text(TextCounts):
-    """What the token artifact `tokens` says of its text."""
-
-    store: Store
-    tokens: str
-
-    def held_out(self) -> int:
-        return int(_meta(self.store, self.tokens)["held_out"]["tokens"])
-
-    def mean_labels(self, length: int) -> float:
-        return _mean_labels(self.store, self.tokens, length)
 
 
 @lru_cache(1 << 10)
@@ -221,7 +209,7 @@ def read_calibration(store: Store) -> Calibration | None:
     """What was calibrated here; None where nothing was, or on another machine."""
     try:
         data = json.loads((store.root / CALIBRATION).read_text(encoding="utf-8"))
-        if data["schema"] != CALIBRATION_SCHEMA or (data["host"], data["cpu"]) != (host(), cpu_model()):
+        if data["schema"] != CALIBRATION_SCHEMA or (data["host"], data["cpu"]) != (socket.gethostname(), cpu_model()):
             return None
         return Calibration(**{name: float(data["measured"][name]) for name in Calibration.__dataclass_fields__})
     except (OSError, ValueError, KeyError, TypeError):
@@ -230,7 +218,7 @@ def read_calibration(store: Store) -> Calibration | None:
 
 def save_calibration(store: Store, measured: Mapping[str, float]) -> None:
     """Remember what `python -m runners.cli.calibrate` measured, and where."""
-    data = {"schema": CALIBRATION_SCHEMA, "host": host(), "cpu": cpu_model(), "measured": measured}
+    data = {"schema": CALIBRATION_SCHEMA, "host": socket.gethostname(), "cpu": cpu_model(), "measured": measured}
     file = store.root / CALIBRATION
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, json_text(data, indent=1) + "\n")

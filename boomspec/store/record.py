@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from boomspec.core.errors import BoomspecError, redacted
+from boomspec.core.errors import BoomspecError, redact
 from boomspec.core.files import flush, stat_of, unreadable
 from boomspec.core.identity import file_digest
 
@@ -45,7 +45,7 @@ def record_text(
     task_id: str, identity: Mapping[str, Any], files: Files, provenance: Mapping[str, Any], **more: str
 ) -> str:
     """A record as it is written, without secrets. Raises BoomspecError where it could not be read back."""
-    clean = redacted({"task": identity, "provenance": provenance})
+    clean = redact({"task": identity, "provenance": provenance})
     # File names stay as they are: a file under a redacted name would be missing.
     record = {"record": RECORD_VERSION, "id": task_id, **more, "task": clean["task"], "files": files}
     text = json.dumps({**record, "provenance": clean["provenance"]}, indent=1, allow_nan=False) + "\n"

@@ -89,7 +89,10 @@ def _make(job: Job, store: Store, progress: Progress, started: float) -> tuple[T
             raise BoomspecError(f"{what} since the plan was drawn up", hint="run again")
         # Where several workers share the task, each machine of theirs fetches for itself.
         inputs = job.inputs if execution.workers > 1 else job.fetched(open_store(job.reads, report=progress.note))
-        body = importlib.import_module(f"runners.tasks.{task.kind}")
+        if execution.workers > 1:
+            run = importlib.import_module("runners.training.ray_train").train_together  # it takes seconds to import
+        else:
+            run = importlib.import_module(f"runners.tasks.{task.kind}").run
         if (torch := sys.modules.get("torch")) is not None:
             torch.set_num_threads(threads)  # a process is used again, and torch reads OMP_NUM_THREADS only once
         remote = remote_checkpoints(store, job.node, progress)
@@ -98,7 +101,7 @@ def _make(job: Job, store: Store, progress: Progress, started: float) -> tuple[T
             detect_full_disk(workspace.path, Path(tempfile.gettempdir())),
             named(names_of(job.node.name, inputs, workspace.path)),
         ):
-            body.run(
+            run(
                 Context(
                     record=task.record,
                     inputs=inputs,

@@ -24,7 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from boomspec.core.errors import redacted
+from boomspec.core.errors import redact
 from boomspec.core.files import write_atomically
 from boomspec.core.graph import TaskGraph
 from boomspec.core.json_text import json_text
@@ -59,7 +59,7 @@ class Journal:
         self._unwritten = b""
         self._troubled = False
         make_subfolders(folder)
-        write_atomically(folder / "graph.json", json_text(redacted(graph.to_json()), indent=1) + "\n")
+        write_atomically(folder / "graph.json", json_text(redact(graph.to_json()), indent=1) + "\n")
 
     def notes_failures_of(self, failures: Callable[[], Iterable[str]]) -> None:
         """Note what `failures` returns, of something that may fail without ending the run."""
@@ -79,7 +79,7 @@ class Journal:
     def event(self, event: str, task_id: str | None = None, **fields: Any) -> None:
         """Write one event. Its texts are redacted."""
         task = {} if task_id is None else {"task": task_id, "name": self._names[task_id]}
-        line: Event = {"time": round(time.time(), 3), "run": self.run, "event": event, **task, **redacted(fields)}
+        line: Event = {"time": round(time.time(), 3), "run": self.run, "event": event, **task, **redact(fields)}
         self._unwritten += (json_text(line) + "\n").encode()
         with survived("events.jsonl", self._trouble, self.folder):
             self._write(durable=event != "task_started")  # half of all events; it reaches the disk with the next one
@@ -100,7 +100,7 @@ class Journal:
 
     def status(self, status: dict[str, Any]) -> None:
         """Replace status.json, where the disk has room. Its texts are redacted."""
-        text = json_text({"run": self.run, **redacted(status)}, indent=1) + "\n"
+        text = json_text({"run": self.run, **redact(status)}, indent=1) + "\n"
         with survived("status.json", lambda note: self._listen({"event": "note", "message": note}), self.folder):
             write_atomically(self.folder / "status.json", text)
 

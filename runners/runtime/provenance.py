@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from boomspec.core.execution import Execution
-from boomspec.core.machine import cpu_model, installed, memory_bytes, python
+from boomspec.core.machine import cpu_model, installed, memory_bytes
 
 _GIT_PLACES = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX"}
 
@@ -25,7 +25,7 @@ def provenance(*, started: float, finished: float, execution: Execution, commit:
         "seconds": round(finished - started, 3),
         "execution": {"cpus": execution.cpus, "gpus": execution.gpus, "options": execution.options()},
         "commit": commit,
-        "python": python(),
+        "python": platform.python_version(),
         "packages": installed(),
         "host": socket.gethostname(),
         "platform": platform.platform(),

@@ -18,8 +18,7 @@ def run(context: Context[Baseline]) -> None:
     teacher, target = model_folder(context.inputs["teacher"]), context.path / MODEL
     match context.record.build:
         case Subset(plan=plan, rest=rest):
-            assemble(
-                {TEACHER: teacher}, plan, target, tied=read_facts(teacher).tied, code=context.code, rest=bool(rest)
-            )
+            tied = read_facts(teacher).tied
+            assemble({TEACHER: teacher}, plan, target, tied=tied, code=context.code, rest=bool(rest))
         case LaCo() as record:
             laco.build_laco(record, context, teacher, target)

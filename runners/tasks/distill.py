@@ -13,7 +13,7 @@ import json
 from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from boomspec.core.errors import BoomspecError
 from boomspec.core.json_text import computed_json
 from boomspec.core.layers import TEACHER, teacher_layers
-from boomspec.core.losses import Loss, Losses, StateLoss
+from boomspec.core.losses import Losses, StateLoss
 from boomspec.core.losses.hidden_cosine import cosine
 from boomspec.core.tasks import Distill, Faithful, Precision
 from boomspec.core.work_sizes import SIMILARITY_WINDOWS
@@ -58,16 +58,6 @@ _NOT_FAITHFUL = Faithful(padding=False, kl_on_padding=False, summed_micro_batche
 
 
 def run(context: Context[Distill]) -> None:
-    if context.training.workers == 1:
-        work(context)
-        return
-    from runners.training.ray_train import train_together  # Ray Train takes seconds to import
-
-    train_together(context)
-
-
-def work(context: Context[Distill]) -> None:
-    """What each worker does. One that is alone does all of it."""
     with deterministic_mode(context.record.determinism, context.progress.note):
         _distill(context)
 
@@ -77,13 +67,10 @@ def _distill(context: Context[Distill]) -> None:
     shards_teacher = is_sharded(workers, options.teacher)
     record, recipe, precision = context.record, context.record.recipe, context.record.recipe.precision
     tokens, folder = context.inputs["tokens"].folder, model_folder(context.inputs["teacher"])
+    target, code = context.path / MODEL, context.code
     stream, layers, dtype = TokenStream(tokens), read_facts(folder).count, stored_dtype(folder)
-    student = initial_student(
-        record, folder, context.path / MODEL, workers, cut=is_sharded(workers, options.parallel), code=context.code
-    )
-    teacher = load_frozen(
-        folder, dtype=frozen_dtype(precision), place=_HOST if shards_teacher else None, code=context.code
-    )
+    student = initial_student(record, folder, target, workers, cut=is_sharded(workers, options.parallel), code=code)
+    teacher = load_frozen(folder, dtype=frozen_dtype(precision), place=_HOST if shards_teacher else None, code=code)
     if stream.vocabulary > (rows := teacher.get_input_embeddings().weight.shape[0]):
         raise BoomspecError(f"the tokens have a vocabulary of {stream.vocabulary}, but the teacher embeds {rows}")
     parallel = ParallelModel(student, workers, parallel=options.parallel)
@@ -92,46 +79,40 @@ def _distill(context: Context[Distill]) -> None:
     for model in (student, teacher):
         parallel.call(check_head, model)
 
-    compared = similarity_batch(tokens, recipe.sequence_length).to(device())
     pairs = hidden_pairs(record.kept, layers)
-    before = parallel.call(similarities, student, teacher, pairs, compared, precision)
+    compared = (student, teacher, pairs, similarity_batch(tokens, recipe.sequence_length).to(device()), precision)
+    before = parallel.call(similarities, *compared)
     faithful = record.faithful or _NOT_FAITHFUL
     draw = stream.padded_batch if faithful.padding else stream.batch
-    batch = partial(draw, sequences=recipe.sequences, sequence_length=recipe.sequence_length, seed=recipe.seed)
     everywhere = recipe.sequences * recipe.sequence_length if faithful.kl_on_padding else None
-    loss = distillation_loss(student, teacher, record.losses, record.kept, everywhere=everywhere)
+    again, compiled = options.activation_checkpointing, options.compile
     with (
-        with_checkpointing_or_compile(
-            student, checkpointing=options.activation_checkpointing, compiled=options.compile
-        ),
-        with_checkpointing_or_compile(teacher, compiled=options.compile),
+        with_checkpointing_or_compile(student, checkpointing=again, compiled=compiled),
+        with_checkpointing_or_compile(teacher, compiled=compiled),
     ):
         train(
             student,
             recipe=recipe,
-            batch=batch,
-            loss=loss,
+            batch=partial(draw, sequences=recipe.sequences, sequence_length=recipe.sequence_length, seed=recipe.seed),
+            loss=distillation_loss(student, teacher, record.losses, record.kept, everywhere=everywhere),
             weights=weights(record.losses),
             context=context,
             gradient_scale=float(faithful.summed_micro_batches),
             parallel=parallel,
             unlabelled=stream.unlabelled,
         )
-    after = parallel.call(similarities, student, teacher, pairs, compared, precision)
-    trained = parallel.gathered(lambda: load(context.path / MODEL, dtype=MASTER_DTYPE, place=_HOST, code=context.code))
+    after = parallel.call(similarities, *compared)
+    trained = parallel.gathered(lambda: load(target, dtype=MASTER_DTYPE, place=_HOST, code=code))
     if trained is None:
         return
 
-    rows_ = [
-        {"student": label(s), "teacher": label(t), "before": b, "after": a}
-        for (s, t), b, a in zip(pairs, before, after, strict=True)
-    ]
-    (context.path / SIMILARITY).write_text(computed_json({"pairs": rows_}, "hidden states"), encoding="utf-8")
-    save_weights(trained, context.path / MODEL, dtype=dtype)
+    values = zip(pairs, before, after, strict=True)
+    table = [{"student": label(s), "teacher": label(t), "before": b, "after": a} for (s, t), b, a in values]
+    (context.path / SIMILARITY).write_text(computed_json({"pairs": table}, "hidden states"), encoding="utf-8")
+    save_weights(trained, target, dtype=dtype)
     pruned = sorted(set(range(layers)) - set(record.kept))
-    _write(
-        context.path / MODEL / STUDENT_CONFIG, {"copied_teacher_layers": record.kept, "pruned_teacher_layers": pruned}
-    )
+    text = json.dumps({"copied_teacher_layers": record.kept, "pruned_teacher_layers": pruned}, indent=1) + "\n"
+    (target / STUDENT_CONFIG).write_text(text, encoding="utf-8")
 
 
 def initial_student(
@@ -143,7 +124,7 @@ def initial_student(
     cut: bool = False,
     code: Collection[str] = (),
 ) -> PreTrainedModel:
-    """The student before training, in fp32. Its files (config, tokenizer, weights) are written into `folder`.
+    """The student before training, in fp32; its files (config, tokenizer, weights) are written into `folder`.
 
     `cut`: it is to be cut over the workers, so it is in the memory of the host.
     """
@@ -176,7 +157,6 @@ def distillation_loss(
     teacher: PreTrainedModel,
     losses: Losses,
     kept: Sequence[int],
-    *,
     everywhere: int | None = None,
 ) -> MicroLoss:
     """The loss of one micro batch. What no term reads is not computed: the teacher's head, forward, states.
@@ -194,7 +174,9 @@ def distillation_loss(
     head, teacher_head = LMHead(student), LMHead(teacher)
     passes: list[tuple[Losses, int | None]] = [(losses, None)]
     if everywhere is not None:  # another mask: another pass through the head
-        passes = [(losses.each(_labelled), None), (losses.each(_unlabelled), everywhere)]
+        labelled = losses.each(lambda term: term if "labels" in term.reads else None)
+        others = losses.each(lambda term: term if "logits" in term.reads and "labels" not in term.reads else None)
+        passes = [(labelled, None), (others, everywhere)]
 
     def loss(inputs_BT: Tensor, labels_BT: Tensor, count: int) -> tuple[Tensor, dict[str, Tensor]]:
         with capture(student, student_points) as student_states:
@@ -220,29 +202,17 @@ def distillation_loss(
     return loss
 
 
-def _labelled(term: Loss) -> Loss | None:
-    return term if "labels" in term.reads else None
-
-
-def _unlabelled(term: Loss) -> Loss | None:
-    return term if "logits" in term.reads and "labels" not in term.reads else None
-
-
 def similarity_batch(tokens: Path, sequence_length: int) -> Tensor:
     """tokens_BT that the similarity is measured on: held-out windows; training ones where none is held out."""
-    held_out, train_stream = TokenStream(tokens, "held_out"), TokenStream(tokens)
-    stream = held_out if held_out.windows(sequence_length) else train_stream
+    held_out = TokenStream(tokens, "held_out")
+    stream = held_out if held_out.windows(sequence_length) else TokenStream(tokens)
     windows = min(SIMILARITY_WINDOWS, stream.windows(sequence_length))
     return torch.from_numpy(stream.batch(0, sequences=windows, sequence_length=sequence_length, seed=0)[:, :-1])
 
 
 @torch.no_grad()
 def similarities(
-    student: PreTrainedModel,
-    teacher: PreTrainedModel,
-    pairs: Sequence[Pair],
-    tokens_BT: Tensor,
-    precision: Precision,
+    student: PreTrainedModel, teacher: PreTrainedModel, pairs: Sequence[Pair], tokens_BT: Tensor, precision: Precision
 ) -> list[float]:
     """The mean cosine of each pair's states over all positions."""
     sums = torch.zeros(len(pairs), dtype=torch.float64)
@@ -255,7 +225,3 @@ def similarities(
         cosines = [cosine(student_states[s], teacher_states[t]).double().sum() for s, t in pairs]
         sums += torch.stack(cosines).cpu()
     return [float(value) for value in sums / tokens_BT.numel()]
-
-
-def _write(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -27,16 +27,6 @@ from runners.training.process_group import process_group
 
 
 def run(context: Context[Pretrain]) -> None:
-    if context.training.workers == 1:
-        work(context)
-        return
-    from runners.training.ray_train import train_together  # Ray Train takes seconds to import
-
-    train_together(context)
-
-
-def work(context: Context[Pretrain]) -> None:
-    """What each worker does. One that is alone does all of it."""
     with deterministic_mode(context.record.determinism, context.progress.note):
         _pretrain(context)
 
@@ -56,8 +46,7 @@ def _pretrain(context: Context[Pretrain]) -> None:
         model = model.to(device())
     parallel = ParallelModel(model, workers, parallel=options.parallel)
     parallel.call(check_head, model)
-    head = LMHead(model)
-    losses = Losses(cross_entropy=CrossEntropy())
+    head, losses = LMHead(model), Losses(cross_entropy=CrossEntropy())
 
     def loss(inputs_BT: Tensor, labels_BT: Tensor, count: int) -> tuple[Tensor, dict[str, Tensor]]:
         return head_loss(trunk(model, inputs_BT), labels_BT, head=head, losses=losses, count=count)

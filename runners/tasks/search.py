@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from boomspec.core.json_text import computed_json
@@ -20,27 +21,20 @@ RESULT = "search.json"
 
 
 def run(context: Context[Search]) -> None:
-    with deterministic_mode(context.record.determinism, context.progress.note):
-        _search(context)
-
-
-def _search(context: Context[Search]) -> None:
-    record = context.record
+    record, tokens = context.record, context.inputs["tokens"].folder
 
     def load(role: str) -> PreTrainedModel:
         folder = model_folder(context.inputs[role])
         return load_frozen(folder, dtype=frozen_dtype(record.precision), code=context.code_of(role))
 
-    def report(done: float, total: float) -> None:
-        context.progress.update(done, total, unit="candidates")
-
-    teacher = load("teacher")
-    tokens = context.inputs["tokens"].folder
-    batches = calibration_batches(record.calibration, tokens, batch_size=context.batch_size, model=teacher)
-    match record.choice:
-        case PatchOrder() as choice:
-            student = load("student")
-            found = search_patch_order(choice, teacher=teacher, student=student, batches=batches, report=report)
-        case LayerChoice() as choice:
-            found = search_layer_choice(choice, teacher=teacher, batches=batches, report=report)
+    report = partial(context.progress.update, unit="candidates")
+    with deterministic_mode(record.determinism, context.progress.note):
+        teacher = load("teacher")
+        batches = calibration_batches(record.calibration, tokens, batch_size=context.batch_size, model=teacher)
+        match record.choice:
+            case PatchOrder() as choice:
+                pair = {"teacher": teacher, "student": load("student")}
+                found = search_patch_order(choice, **pair, batches=batches, report=report)
+            case LayerChoice() as choice:
+                found = search_layer_choice(choice, teacher=teacher, batches=batches, report=report)
     (context.path / RESULT).write_text(computed_json(found, "the search"), encoding="utf-8")

@@ -28,37 +28,33 @@ from runners.data.tokens import DTYPES, META, TOKENIZER, Count, Place, TokenWrit
 from runners.runtime.context import Context
 
 _BATCH_DOCUMENTS, _BATCH_CHARACTERS = 256, 1 << 20
-_ROWS = "rows"
 _PARTS = ("text", "held_out")  # inputs, in the order in which they are read
 
 
 def run(context: Context[Tokenize]) -> None:
     """Write `train.bin`, `held_out.bin`, `tokenizer/` and `meta.json` into the payload folder."""
-    record, folder = context.record, context.path / TOKENIZER
+    record, folder, note = context.record, context.path / TOKENIZER, context.progress.note
     if record.train_tokenizer is not None:
         _learn(context, folder)
     else:
         copy_tokenizer(_source(context, "tokenizer"), folder)
     tokenizer = load_tokenizer(folder, context.code, bos=record.bos)
-    dtype = "uint16" if tokenizer.vocabulary <= 1 << 16 else "uint32"
-    writer = TokenWriter(
-        context.resume,
-        DTYPES[dtype],
-        tokenizer.eos,
-        tokenizer.prefix,
-        context.progress.note,
-        seconds=context.training.checkpoint_seconds,
-    )
+    dtype, seconds = "uint16" if tokenizer.vocabulary <= 1 << 16 else "uint32", context.training.checkpoint_seconds
+    writer = TokenWriter(context.resume, DTYPES[dtype], tokenizer.eos, tokenizer.prefix, note, seconds=seconds)
     try:
-        _write_streams(context, tokenizer, writer)
+        writer.open()
+        while writer.place.part < len(_PARTS):
+            if _PARTS[writer.place.part] in context.inputs:
+                _write_part(context, tokenizer, writer)
+            writer.place = Place(part=writer.place.part + 1)
+        if count := sum(writer.bad.values()):
+            listed = ", ".join(f"{n:,} {kind}" for kind, n in sorted(writer.bad.items()))
+            note(f"{count:,} rows without text were skipped ({listed})")
     finally:
         writer.close()
     train, held_out = writer.counts["train"], writer.counts["held_out"]
-    _check_counts(record, train, held_out)
-    if "held_out" in context.inputs and not held_out.documents:
-        raise BoomspecError("the files of data.held_out hold no text")
     rows = {"train": train.read(), "held_out": held_out.read()}
-    _check_rows(rows, context.execution.rows)
+    _check(context, train, held_out, rows)
     meta = {
         "dtype": dtype,
         "eos": tokenizer.eos,
@@ -66,7 +62,7 @@ def run(context: Context[Tokenize]) -> None:
         "vocabulary": tokenizer.vocabulary,
         "train": train.size(),
         "held_out": held_out.size(),
-        _ROWS: rows,
+        "rows": rows,
     }
     if writer.bad:  # else the artifact is that of a text in which none may be skipped
         meta["skipped"] = dict(sorted(writer.bad.items()))
@@ -116,18 +112,6 @@ def _is_held_out(record: Tokenize, index: int) -> bool:
     return record.held_out_every > 0 and index % record.held_out_every == record.held_out_offset
 
 
-def _write_streams(context: Context[Tokenize], tokenizer: TextTokenizer, writer: TokenWriter) -> None:
-    """Append every document to its stream, from where the last checkpoint is."""
-    writer.open()
-    while writer.place.part < len(_PARTS):
-        if _PARTS[writer.place.part] in context.inputs:
-            _write_part(context, tokenizer, writer)
-        writer.place = Place(part=writer.place.part + 1)
-    if count := sum(writer.bad.values()):
-        listed = ", ".join(f"{n:,} {kind}" for kind, n in sorted(writer.bad.items()))
-        context.progress.note(f"{count:,} rows without text were skipped ({listed})")
-
-
 def _write_part(context: Context[Tokenize], tokenizer: TextTokenizer, writer: TokenWriter) -> None:
     record, place = context.record, writer.place
     apart, all_bytes = _PARTS[place.part] == "held_out", source_bytes(_source(context, _PARTS[place.part]))
@@ -170,7 +154,9 @@ def _batches(documents: Documents, start: int) -> Iterator[tuple[list[tuple[int,
         yield batch, batch[-1][0] + 1
 
 
-def _check_counts(record: Tokenize, train: Count, held_out: Count) -> None:
+def _check(context: Context[Tokenize], train: Count, held_out: Count, found: dict[str, dict[str, Any]]) -> None:
+    """Raise BoomspecError where a stream has no documents, or a lock expects other rows than were `found`."""
+    record = context.record
     if train.documents == 0:
         skipped = f" after the first {record.skip} that are skipped" if record.skip else ""
         raise BoomspecError(f"the corpus has no training documents{skipped}", hint="see data.skip and data.held_out")
@@ -180,11 +166,9 @@ def _check_counts(record: Tokenize, train: Count, held_out: Count) -> None:
             f"no document was held out ({asked}) among the {train.documents} that were read",
             hint="give more documents, or a smaller data.held_out.every",
         )
-
-
-def _check_rows(found: dict[str, dict[str, Any]], expected: dict[str, dict[str, Any]] | None) -> None:
-    """Raise BoomspecError where a lock expects other rows."""
-    for stream, rows in (expected or {}).items():
+    if "held_out" in context.inputs and not held_out.documents:
+        raise BoomspecError("the files of data.held_out hold no text")
+    for stream, rows in (context.execution.rows or {}).items():
         if found[stream] != rows:
             was, now = (f"{r['documents']} documents, sha256 {r['sha256'][:12]}" for r in (rows, found[stream]))
             raise BoomspecError(

@@ -172,7 +172,7 @@ def work_in_group(context: Context[Any]) -> None:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
             group.barrier()
             with detect_full_disk(context.path, context.resume):
-                importlib.import_module(f"runners.tasks.{context.record.kind}").work(context)
+                importlib.import_module(f"runners.tasks.{context.record.kind}").run(context)
         except KeyboardInterrupt:
             return  # it was stopped, and has saved itself
         except Exception as error:

@@ -64,10 +64,10 @@ def write_model(folder: Path, *, layers: int) -> None:
 
 def assembly(folder: Path, what: str) -> dict[str, float]:
     """Assemble in this process. Returns {"seconds", "cpu", "megabytes"}."""
-    from boomspec.core.layers import family, patchable
+    from boomspec.core.layers import family_of_sets, patchable, prefixes
     from runners.assembly.assemble import assemble_family
 
-    plans = family(KEPT, LAYERS, tuple(reversed(patchable(KEPT, LAYERS))))
+    plans = family_of_sets(KEPT, LAYERS, prefixes(tuple(reversed(patchable(KEPT, LAYERS)))))
     chosen = plans if what == "all sizes" else [plans[len(plans) // 2]]
     sources = {"t": folder / "teacher", "s": folder / "student"}
     started, cpu = time.perf_counter(), time.process_time()

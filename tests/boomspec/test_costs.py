@@ -14,8 +14,8 @@ from boomspec.core.execution import Execution, TrainingOptions
 from boomspec.core.format import shown_count, shown_flops, shown_seconds
 from boomspec.core.graph import Cost, Node, Task, TaskGraph
 from boomspec.core.tasks import Evaluate, HeldOut
-from boomspec.core.tasks.cost import AFTER_TOKENIZE
 from boomspec.core.tasks.evaluate import REQUESTS
+from boomspec.core.tasks.record import AFTER_TOKENIZE
 from boomspec.models.facts import total_parameters
 from boomspec.plan.forecast import MachineSpec, forecast
 from boomspec.plan.plan import plan_tasks

@@ -320,7 +320,7 @@ def test_bytes_that_are_not_utf8_are_a_problem_at_their_place(tmp_path: Path) ->
         read(tmp_path, "a: 1\nb: é".encode() + b"\xe9\n")
     (problem,) = caught.value.problems
     assert (problem.line, problem.column, problem.message) == (2, 5, "not UTF-8 text (byte 0xe9)")
-    assert "2 | b: é\ufffd" in caught.value.render()
+    assert "2 | b: é\ufffd" in str(caught.value)
 
 
 def test_utf16_is_recognised(tmp_path: Path) -> None:

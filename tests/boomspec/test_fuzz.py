@@ -188,12 +188,12 @@ def check(data: bytes, file: Path) -> None:
         return
     assert refused.problems
     for problem in refused.problems:
-        lines = refused.lines_of(problem) or [""]
+        lines = refused.lines.get(problem.file or refused.file) or [""]
         assert 1 <= problem.line <= len(lines)
         assert 1 <= problem.column <= len(lines[problem.line - 1]) + 1
         assert problem.message
         assert f"{problem.where}{problem.message}{problem.hint}".isprintable()
-    assert all(line.isprintable() for line in refused.render().split("\n"))
+    assert all(line.isprintable() for line in str(refused).split("\n"))
     json.dumps(refused.to_json(), ensure_ascii=False).encode("utf-8")
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from boomspec.core.layers import ORDERS, KeepRule, family, patchable
+from boomspec.core.layers import ORDERS, KeepRule, family_of_sets, patchable, prefixes
 
 TABLES = Path(__file__).parent.parent / "golden" / "reference_plans"
 RULES = {
@@ -52,7 +52,7 @@ def test_the_plans_of_a_published_pair_are_those_of_the_published_code(
     pair: str, order: str, end: Literal["first", "last"]
 ) -> None:
     layers, kept, plans = table(pair)
-    found = family(kept, layers, ORDERS[order](patchable(kept, layers)), reference=end)
+    found = family_of_sets(kept, layers, prefixes(ORDERS[order](patchable(kept, layers))), reference=end)
     assert [tuple(map(str, plan)) for plan in found] == plans[order]
 
 

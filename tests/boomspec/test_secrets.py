@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from boomspec.core.errors import redact, redacted
+from boomspec.core.errors import redact
 from boomspec.plan.lock import Lock, read_lock
 from runners.runtime.journal import Journal
 from tests.boomspec.conftest import Writer
@@ -45,7 +45,7 @@ def test_of_a_secret_that_begins_like_another_one_nothing_is_left() -> None:
 def test_texts_and_keys_of_data_are_redacted_and_nothing_else_changes() -> None:
     environment = {"HF_TOKEN": ODD, "SECRET": "12345678", "OTHER_SECRET": "false, 1"}
     data = {"tokens": 12345678, "rows": (1, False, 1.5, None), ODD: [f"it is {ODD}"], "at": "s3://me:pass@host/x"}
-    assert redacted(data, environment=environment) == {
+    assert redact(data, environment=environment) == {
         "tokens": 12345678,
         "rows": [1, False, 1.5, None],
         "<HF_TOKEN>": ["it is <HF_TOKEN>"],

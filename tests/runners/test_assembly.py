@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.layers import family, read_layers, teacher_layers
+from boomspec.core.layers import family_of_sets, prefixes, read_layers, teacher_layers
 from boomspec.models.checkpoint import read_checkpoint
 from runners.assembly.assemble import assemble, assemble_family
 from runners.assembly.checkpoint_writer import shares_blocks
@@ -78,7 +78,7 @@ def logits_of(folder: Path) -> torch.Tensor:
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 def test_patching_nothing_is_the_student_and_everything_the_teacher_bit_for_bit(tmp_path, tied):
     teacher, student = make_pair(tmp_path, tied=tied)
-    plans = family(KEPT, LAYERS, (3, 1, 0))
+    plans = family_of_sets(KEPT, LAYERS, prefixes((3, 1, 0)))
     sources = {"t": teacher, "s": student}
     assemble(sources, plans[0], tmp_path / "nothing", tied=tied)
     assemble(sources, plans[-1], tmp_path / "everything", tied=tied)
@@ -93,7 +93,7 @@ def test_patching_nothing_is_the_student_and_everything_the_teacher_bit_for_bit(
 @pytest.mark.parametrize("order", [(3, 1, 0), (0, 1, 3), (1, 3, 0)])
 def test_every_size_has_the_logits_of_patching_in_memory(tmp_path, tied, kind, patched, order):
     teacher, student = make_pair(tmp_path, tied=tied, kind=kind)
-    plan = family(KEPT, LAYERS, order)[patched]
+    plan = family_of_sets(KEPT, LAYERS, prefixes(order))[patched]
     same_owner = plan[0].owner == plan[-1].owner
     assemble({"t": teacher, "s": student}, plan, tmp_path / "model", tied=tied and same_owner)
     with torch.no_grad():
@@ -103,7 +103,7 @@ def test_every_size_has_the_logits_of_patching_in_memory(tmp_path, tied, kind, p
 
 def test_an_untied_model_of_tied_ones_survives_save_and_load(tmp_path):
     teacher, student = make_pair(tmp_path, tied=True)
-    plan = family(KEPT, LAYERS, (3, 1, 0))[1]
+    plan = family_of_sets(KEPT, LAYERS, prefixes((3, 1, 0)))[1]
     assemble({"t": teacher, "s": student}, plan, tmp_path / "model", tied=False)
     model = load(tmp_path / "model")
     assert model.config.tie_word_embeddings is False
@@ -191,7 +191,7 @@ def test_many_sizes_at_once_are_the_same_files_as_one_by_one(tmp_path, shard_byt
     (teacher / "chat_template.jinja").write_text("{{ messages }}")
     load(student).bfloat16().save_pretrained(student)  # so that some tensors are converted
     sources = {"t": teacher, "s": student}
-    plans = family(KEPT, LAYERS, (3, 1, 0))
+    plans = family_of_sets(KEPT, LAYERS, prefixes((3, 1, 0)))
     jobs = {k: (plan, plan[0].owner == plan[-1].owner) for k, plan in enumerate(plans)}
     assemble_family(sources, {tmp_path / f"all-{k}": job for k, job in jobs.items()}, shard_bytes=shard_bytes)
     for k, (plan, tied) in jobs.items():

@@ -7,8 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.layers import LayerPlan, read_layers, teacher_layers
-from boomspec.core.layers import family as plans_of
+from boomspec.core.layers import LayerPlan, family_of_sets, prefixes, read_layers, teacher_layers
 from boomspec.core.sizes import Lineage, Member
 from runners.assembly.assemble import assemble
 from runners.modeling.family import Family, open_family
@@ -47,7 +46,7 @@ def make_family(folder: Path, name: str) -> Family:
 def lineage(*, tied: bool) -> Lineage:
     members = [
         Member(k, plan, 1000 * len(plan), 4000 * len(plan), tied and plan[0].owner == plan[-1].owner)
-        for k, plan in enumerate(plans_of(KEPT, LAYERS, (3, 1, 0)))
+        for k, plan in enumerate(family_of_sets(KEPT, LAYERS, prefixes((3, 1, 0))))
     ]
     return Lineage("teacher", "student", KEPT, members[0], tuple(members))
 

@@ -237,7 +237,7 @@ def joined(place: Path, inputs: dict[str, Path], wanted: int, error: Exception |
 
     with pytest.MonkeyPatch.context() as patch:
         if error is not None:
-            patch.setattr(distill, "work", fails)
+            patch.setattr(distill, "run", fails)
         with pytest.raises((apart.FinalError, torch.OutOfMemoryError)) as caught:
             apart.work_in_group(context)
     return caught.typename, str(caught.value)
@@ -334,7 +334,7 @@ def stopping(place: Path, inputs: dict[str, Path], parallel: str, after: int) ->
         patch.setattr(training.ParallelModel, "accumulating", counted)
         patch.setattr(training, "_LOOK_SECONDS", 0.0)
         with pytest.raises(KeyboardInterrupt):
-            distill.work(context)
+            distill.run(context)
     return rounds
 
 

@@ -144,7 +144,7 @@ def apart(folder: Path, url: str, record: Any, inputs: dict[str, Path], settings
         (own.resume / WORKERS).mkdir(parents=True)
         (own.resume / WORKERS / STOP).touch()
     try:
-        distill.work(own)
+        distill.run(own)
     except KeyboardInterrupt:
         assert stops
     own.remote.wait()
@@ -161,7 +161,7 @@ def test_sharded_checkpoints_of_machines_that_share_nothing_are_whole_in_the_sto
     teacher_artifact(teacher, tie_word_embeddings=False)
     inputs, record = {"teacher": teacher, "tokens": tokens}, recorded(recipe=UNEVEN)
     one = tiny.context(tmp_path / "one", record, **inputs)
-    distill.work(one)
+    distill.run(one)
     many = tmp_path / "many"
     many.mkdir()
     (many / STOP).touch()  # each group makes one step, saves itself and stops

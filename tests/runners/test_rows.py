@@ -373,7 +373,7 @@ def test_a_checkpoint_that_does_not_match_its_checksum_is_passed_over(
     tokenize.run(whole)
     first = context(tmp_path / "first", record(), text=source)
     tiny.set_training(first, checkpoint_seconds=0)
-    monkeypatch.setattr(tokenize, "_check_counts", lambda *_: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr(tokenize, "_check", lambda *_: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         tokenize.run(first)
     monkeypatch.undo()

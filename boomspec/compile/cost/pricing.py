@@ -18,9 +18,7 @@ from boomspec.core.execution import TrainingOptions
 from boomspec.core.graph import Node, Source
 from boomspec.core.losses import Losses, StateLoss
 from boomspec.core.tasks import Record
-from boomspec.core.tasks.cost import MADE, Cost, Prices
-from boomspec.core.tasks.recipe import Recipe
-from boomspec.core.tasks.record import Architecture, LayerPlanShape, SameShape
+from boomspec.core.tasks.record import MADE, Architecture, Cost, Faithful, LayerPlanShape, Prices, Recipe, SameShape
 from boomspec.core.tasks.tokenize import token_bytes
 from boomspec.core.work_sizes import BATCH_SIZE, KEPT_CHECKPOINTS, SIMILARITY_WINDOWS
 from boomspec.models.facts import ModelFacts, llama_facts, total_bytes
@@ -88,20 +86,16 @@ class _Prices(Prices):
     models: dict[str, ModelCosts]
 
     def training(
-        self,
-        recipe: Recipe,
-        losses: Losses,
-        *,
-        frozen_embedding: bool = False,
-        padding: bool = False,
-        kl_on_padding: bool = False,
+        self, recipe: Recipe, losses: Losses, faithful: Faithful | None = None, *, frozen: bool = False
     ) -> Cost:
         model, teacher, options = self.models[MADE], self.models.get("teacher"), self.options
         of_logits, of_labels = losses.reading("logits"), losses.reading("labels")
         of_states = [term for term in losses.terms().values() if isinstance(term, StateLoss)]
         teacher_logits = bool(losses.reading("teacher_logits"))
-        apart = kl_on_padding and of_logits.keys() != of_labels.keys()
-        length, trained = recipe.sequence_length, not (model.tied and frozen_embedding)
+        padding = faithful is not None and faithful.padding  # how many tokens are real is known after tokenize
+        # KL then takes a pass of its own through the head.
+        apart = faithful is not None and faithful.kl_on_padding and of_logits.keys() != of_labels.keys()
+        length, trained = recipe.sequence_length, not (model.tied and frozen)
         workers, again = options.workers, options.activation_checkpointing
         cut = options.parallel == "fsdp"
         rows = -(-recipe.sequences // workers)  # of a step on one worker
@@ -124,7 +118,7 @@ class _Prices(Prices):
             micro_batches=-(-rows // micro_batch),
             bf16=recipe.precision == "bf16",
             on_gpu=self.on_gpu,
-            frozen_embedding=frozen_embedding,
+            frozen_embedding=frozen,
             working=sum(term.working for term in of_logits.values()),
             kept=sum(term.kept for term in of_logits.values()),
             teacher_logits=teacher_logits,
@@ -136,7 +130,7 @@ class _Prices(Prices):
             shards=workers if cut else 1,
             teacher_shards=workers if options.teacher == "sharded" else 1,
         )
-        parameters = model.parameters - (model.embedding if frozen_embedding else 0)
+        parameters = model.parameters - (model.embedding if frozen else 0)
         return Cost(
             flops=recipe.tokens * (each + labelled) + compared,
             memory=memory.training(model, step, teacher),

@@ -24,14 +24,10 @@ __all__ = ["KL", "LOSSES", "CrossEntropy", "HiddenCosine", "Loss", "Losses", "St
 _FIRST = (CrossEntropy, KL, HiddenCosine)  # the others follow by their names
 
 
-def _losses() -> dict[str, type[Loss]]:
-    modules = [import_module(f"{__name__}.{found.name}") for found in iter_modules(__path__)]
-    classes = [value for module in modules for value in vars(module).values() if isinstance(value, type)]
-    found = {loss.kind: loss for loss in classes if issubclass(loss, Loss) and "kind" in vars(loss)}
-    return {loss.kind: loss for loss in _FIRST} | dict(sorted(found.items()))
-
-
-LOSSES = _losses()
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+_found = {loss.kind: loss for loss in (*Loss.__subclasses__(), *StateLoss.__subclasses__()) if "kind" in vars(loss)}
+LOSSES: dict[str, type[Loss]] = {loss.kind: loss for loss in _FIRST} | dict(sorted(_found.items()))
 
 
 class _Terms(Strict):
@@ -59,7 +55,7 @@ if TYPE_CHECKING:
 
 else:
     _fields: dict[str, Any] = {
-        kind: (Annotated[loss | None, Field(description=loss.description, examples=[dict(loss.example)])], None)
+        kind: (Annotated[loss | None, Field(description=loss.description, examples=[loss.example()])], None)
         for kind, loss in LOSSES.items()
     }
     Losses = create_model(

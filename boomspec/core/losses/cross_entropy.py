@@ -1,8 +1,8 @@
 """Cross-entropy on the text itself."""
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from boomspec.core.losses.loss import Loss, Read
+from boomspec.core.losses.loss import Loss
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -11,15 +11,12 @@ if TYPE_CHECKING:
 class CrossEntropy(Loss):
     """Negative log-likelihood of the next token under the student, in nats per token."""
 
-    kind: ClassVar[str] = "cross_entropy"
-    title: ClassVar[str] = "cross-entropy"
-    unit: ClassVar[str] = "nats per token"
-    reads: ClassVar[tuple[Read, ...]] = ("logits", "labels")
-    description: ClassVar[str] = "On the text itself."
-    example: ClassVar = {"weight": 1.0}
-    usual: ClassVar[bool] = True
-    working: ClassVar[int] = 1  # the log-softmax
-    kept: ClassVar[int] = 1
+    kind, title, unit = "cross_entropy", "cross-entropy", "nats per token"
+    reads = ("logits", "labels")
+    description = "On the text itself."
+    usual = True
+    working = 1  # the log-softmax
+    kept = 1
 
     def formula(self, logits_NV: "Tensor", labels_N: "Tensor") -> "Tensor":
         """-log p(label) at each of N positions."""

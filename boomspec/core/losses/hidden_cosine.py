@@ -1,8 +1,8 @@
 """The cosine distance of the student's hidden states from the teacher's."""
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from boomspec.core.losses.loss import Read, StateLoss, Weight
+from boomspec.core.losses.loss import StateLoss, Weight
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,15 +14,12 @@ class HiddenCosine(StateLoss):
     Student layer i's output is paired with the teacher's output at the end of block i.
     """
 
-    kind: ClassVar[str] = "hidden_cosine"
-    title: ClassVar[str] = "hidden cosine"
-    unit: ClassVar[str] = "1 - cosine"
-    reads: ClassVar[tuple[Read, ...]] = ("states", "teacher_states")
-    description: ClassVar[str] = "On the teacher's hidden states, layer by layer."
-    example: ClassVar = {"weight": 2.0}
-    usual: ClassVar[bool] = True
-    working: ClassVar[int] = 1  # the teacher's state in fp32, normalised
-    kept: ClassVar[int] = 1
+    kind, title, unit = "hidden_cosine", "hidden cosine", "1 - cosine"
+    reads = ("states", "teacher_states")
+    description = "On the teacher's hidden states, layer by layer."
+    usual = True
+    working = 1  # the teacher's state in fp32, normalised
+    kept = 1
 
     weight: Weight = 2.0
 

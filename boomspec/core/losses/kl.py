@@ -1,10 +1,10 @@
 """The KL divergence of the student's next-token distribution from the teacher's (arXiv 1503.02531)."""
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from boomspec.core.losses.loss import Loss, Read, Weight
+from boomspec.core.losses.loss import Loss, Weight
 from boomspec.core.types import Number
 
 if TYPE_CHECKING:
@@ -14,15 +14,12 @@ if TYPE_CHECKING:
 class KL(Loss):
     """`T^2 * KL(teacher || student)` of the next-token distributions at temperature T, in nats per token."""
 
-    kind: ClassVar[str] = "kl"
-    title: ClassVar[str] = "KL divergence"
-    unit: ClassVar[str] = "nats per token"
-    reads: ClassVar[tuple[Read, ...]] = ("logits", "teacher_logits")
-    description: ClassVar[str] = "On the teacher's distribution."
-    example: ClassVar = {"weight": 0.1, "temperature": 1.0}
-    usual: ClassVar[bool] = True
-    working: ClassVar[int] = 5  # both log-softmaxes, the teacher's probabilities, the difference and the product
-    kept: ClassVar[int] = 2  # the student's log-softmax and the teacher's probabilities
+    kind, title, unit = "kl", "KL divergence", "nats per token"
+    reads = ("logits", "teacher_logits")
+    description = "On the teacher's distribution."
+    usual = True
+    working = 5  # both log-softmaxes, the teacher's probabilities, the difference and the product
+    kept = 2  # the student's log-softmax and the teacher's probabilities
 
     weight: Weight = 0.1
     temperature: Annotated[Number, Field(gt=0, description="Both logits are divided by it before the softmax.")] = 1.0

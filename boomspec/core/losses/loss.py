@@ -5,7 +5,6 @@ position, of which the training takes the sum over the positions that have a lab
 positions in the whole effective batch (`runners/training/losses.py`).
 """
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
@@ -33,7 +32,6 @@ class Loss(Strict):
     unit: ClassVar[str]
     reads: ClassVar[tuple[Read, ...]]
     description: ClassVar[str]  # of its key, for editors
-    example: ClassVar[Mapping[str, Any]]
     usual: ClassVar[bool] = False  # part of a distillation whose spec names no losses
 
     # What its formula adds to a training step, beside reading: tensors in fp32, each of a number for every logit of a
@@ -42,6 +40,11 @@ class Loss(Strict):
     kept: ClassVar[int]  # until its backward pass
 
     weight: Weight = 1.0
+
+    @classmethod
+    def example(cls) -> dict[str, float]:
+        """Its numbers with their defaults, for editors."""
+        return {name: f.default for name, f in cls.model_fields.items() if isinstance(f.default, float)}
 
     def formula(self, *args: Any, **kwargs: Any) -> "Tensor":
         """The loss at each position, without its weight. Softmaxes and norms are computed in fp32."""

@@ -1,6 +1,6 @@
 """The kind `check`: every size of a family is tried on tiny random weights before anything is trained."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from boomspec.core.layers import PlanText
 from boomspec.core.tasks.record import Record
@@ -32,10 +32,9 @@ class Check(Record):
     answer depends on the record alone. No other task reads the result, so no other id depends on it.
     """
 
-    kind: ClassVar[str] = "check"
-    version: ClassVar[int] = 1
-    reads_models: ClassVar[bool] = False
-    decides_results: ClassVar[bool] = False
+    kind, version = "check", 1
+    reads_models = False
+    decides_results = False
 
     teacher: Outline
     student: Outline | None = None  # one that exists; else it begins as the teacher's `kept` layers

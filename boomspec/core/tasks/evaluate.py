@@ -1,12 +1,11 @@
 """The kind `evaluate`: one model is measured in one way."""
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Callable
+from typing import Annotated, Literal
 
 from pydantic import Discriminator
 
-from boomspec.core.tasks.cost import AFTER_TOKENIZE, Cost, PricedModel, Prices, TextCounts
-from boomspec.core.tasks.recipe import Determinism, Precision
-from boomspec.core.tasks.record import Record
+from boomspec.core.tasks.record import AFTER_TOKENIZE, Cost, Determinism, Precision, Prices, Record
 from boomspec.core.types import Strict
 
 REQUESTS = "how many requests lm-eval makes, and of what length"
@@ -19,19 +18,6 @@ class HeldOut(Strict):
     sequence_length: int
     max_tokens: int | None = None
 
-    def cost(self, model: PricedModel, bf16: bool, batch_size: int) -> Cost:
-        rate = model.forward(self.sequence_length) + model.head()
-        tokens = 0 if self.max_tokens is None else self.max_tokens - 1  # the first is no label
-        return Cost(
-            flops=rate * tokens,
-            memory=model.measuring(bf16=bf16, tokens=batch_size * self.sequence_length),
-            read=model.bytes,
-            tokens=tokens,
-            real_tokens=tokens or None,
-            flops_per_real_token=rate,
-            unknown="" if tokens else AFTER_TOKENIZE,
-        )
-
 
 class LmEval(Strict):
     """One lm-eval task. What cannot change its numbers is left out (see `boomspec.compile.lm_eval.randomness`)."""
@@ -43,36 +29,39 @@ class LmEval(Strict):
     seed: int | None = None  # None: nothing is drawn at random
     bootstrap_iters: int | None = None  # None: no standard error is bootstrapped; 0: there are none at all
 
-    def cost(self, model: PricedModel, bf16: bool, batch_size: int) -> Cost:
-        return Cost(
-            memory={"weights": model.parameters * (2 if bf16 else 4)},
-            read=model.bytes,
-            real_tokens=None,
-            flops_per_real_token=model.forward(0) + model.head(),
-            unknown=REQUESTS,
-        )
-
 
 class Evaluate(Record):
     """Inputs: `model`; `tokens` for held-out text, `tasks` (source) for lm-eval."""
 
-    kind: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 2
-    usual_work: ClassVar[int] = 10
+    kind, version = "evaluate", 2
+    usual_work = 10
 
     measure: Annotated[HeldOut | LmEval, Discriminator("type")]
     precision: Precision
     determinism: Determinism | None = None
 
     def cost(self, prices: Prices) -> Cost:
-        rows = prices.batch_size
-        return self.measure.cost(prices.models["model"], self.precision == "bf16", rows)
+        model, measure, bf16 = prices.models["model"], self.measure, self.precision == "bf16"
+        if isinstance(measure, LmEval):
+            memory, rate = {"weights": model.parameters * (2 if bf16 else 4)}, model.forward(0) + model.head()
+            return Cost(memory=memory, read=model.bytes, real_tokens=None, flops_per_real_token=rate, unknown=REQUESTS)
+        length, tokens = measure.sequence_length, (measure.max_tokens or 1) - 1  # the first is no label
+        rate = model.forward(length) + model.head()
+        return Cost(
+            flops=rate * tokens,
+            memory=model.measuring(bf16=bf16, tokens=prices.batch_size * length),
+            read=model.bytes,
+            tokens=tokens,
+            real_tokens=tokens or None,
+            flops_per_real_token=rate,
+            unknown="" if tokens else AFTER_TOKENIZE,
+        )
 
-    def counted(self, cost: Cost, text: TextCounts) -> Cost:
+    def counted(self, cost: Cost, held_out: Callable[[], int], mean_labels: Callable[[int], float]) -> Cost:
         if isinstance(self.measure, LmEval):
             return cost
         limit = self.measure.max_tokens
-        real = max(0, (text.held_out() if limit is None else min(limit, text.held_out())) - 1)
+        real = max(0, (held_out() if limit is None else min(limit, held_out())) - 1)
         return cost.counted(real, tokens=real, unknown="")
 
     def work(self, cost: Cost) -> float | None:

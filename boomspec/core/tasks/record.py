@@ -1,12 +1,129 @@
-"""Base class of task records: the hashed parameters of one task kind, with its cost."""
+"""What records of tasks consist of: hyperparameters, shapes of models, the estimated cost, and the base class `Record`.
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+`boomspec.compile.cost` knows the prices that a cost is worked out from; they follow from the shapes of models.
+`boomspec.plan.rates` fills in what is known only once the text has been tokenized.
+"""
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from boomspec.core.execution import TrainingOptions
 from boomspec.core.layers import LayerPlan
-from boomspec.core.tasks.cost import Cost, Prices, TextCounts
-from boomspec.core.tasks.recipe import Determinism, Precision
+from boomspec.core.losses import Losses
 from boomspec.core.types import Strict
+
+if TYPE_CHECKING:
+    from boomspec.compile.cost.shapes import ModelCosts
+
+AFTER_TOKENIZE = "how many tokens the text has: known after tokenize"
+MADE = "made"  # in `Prices.models`: the model that the task makes
+Precision = Literal["fp32", "bf16"]
+Algorithms = Literal["deterministic", "strict", "any"]
+
+
+class Determinism(Strict):
+    """Which kernels a task computes with (`runners.runtime.device`). Records leave it out for the defaults."""
+
+    algorithms: Algorithms
+    tf32: bool
+
+
+class Optimizer(Strict):
+    """AdamW; weight decay acts on matrices only (biases and norms have none)."""
+
+    lr: float
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    clip: float  # largest global gradient norm; 0 means no clipping
+
+
+class Schedule(Strict):
+    """Linear warm-up to the peak, then `kind` down to `final` times the peak at the last step."""
+
+    kind: Literal["cosine", "linear", "constant"]
+    warmup_steps: int
+    final: float
+
+
+class Recipe(Strict):
+    """How a model is trained. `sequences` x `sequence_length` tokens make one optimiser step."""
+
+    seed: int
+    steps: int
+    sequences: int
+    sequence_length: int
+    optimizer: Optimizer
+    schedule: Schedule
+    precision: Precision
+
+    @property
+    def tokens(self) -> int:
+        return self.steps * self.sequences * self.sequence_length
+
+
+class Faithful(Strict):
+    """What the published code (arXiv 2510.05064) does otherwise; see `boomspec.spec.sections.training.FaithfulSpec`."""
+
+    padding: bool
+    kl_on_padding: bool
+    summed_micro_batches: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one task takes, as far as it is known beforehand. Never part of an identity.
+
+    flops: floating-point operations, a multiply-add counted as two. memory: bytes of the largest moment, by what
+    holds them ("weights", "gradients", "optimizer", "activations", "head", "teacher", "cache"). disk: bytes of the
+    artifact. tokens: that go through the model, and how many of them are real (None: not known before a run).
+    """
+
+    flops: int = 0
+    memory: dict[str, int] = field(default_factory=dict)
+    disk: int = 0
+    read: int = 0  # bytes
+    tokens: int = 0
+    real_tokens: int | None = 0
+    flops_per_real_token: int = 0  # that `flops` counts for each of `tokens`, and that padding does not take
+    scratch: int = 0  # bytes of disk while it runs, beside the artifact: checkpoints
+    unknown: str = ""  # what is not known, and why; then `flops` and `tokens` are what is known of them
+
+    @property
+    def peak(self) -> int:
+        """Bytes of memory in the largest moment."""
+        return sum(self.memory.values())
+
+    def counted(self, real: int, **changes: Any) -> "Cost":
+        """The cost for `real` real tokens, where all were counted before."""
+        flops = self.flops + self.flops_per_real_token * (real - self.tokens)
+        return replace(self, flops=flops, real_tokens=real, flops_per_real_token=0, **changes)
+
+
+@dataclass(frozen=True)
+class Prices(ABC):
+    """What a record works its cost out from, beside its own fields."""
+
+    models: Mapping[str, "ModelCosts"]  # by the role of the input that each is; `MADE`
+    options: TrainingOptions
+    batch_size: int  # of a forward pass, where nothing is trained
+    on_gpu: bool
+    text_bytes: int  # of the files of the input `text`
+    token_bytes: int  # of one token id of the input `tokenizer`
+    rest_bytes: int  # of what the teacher has beside its decoder
+
+    def written(self, *, buffer: int, rest: bool = False) -> Cost:
+        """The cost of writing a model that consists of others, `buffer` bytes at a time."""
+        size = self.models[MADE].bytes + (self.rest_bytes if rest else 0)
+        return Cost(memory={"buffers": buffer}, disk=size, read=size)
+
+    @abstractmethod
+    def training(
+        self, recipe: Recipe, losses: Losses, faithful: Faithful | None = None, *, frozen: bool = False
+    ) -> Cost:
+        """The cost of training the model, with the input `teacher` where there is one. `frozen`: its embedding is."""
 
 
 class Architecture(Strict):
@@ -71,8 +188,12 @@ class Record(Strict):
         """What it takes, as far as that follows from the record and from the shapes of models."""
         return Cost()
 
-    def counted(self, cost: Cost, text: TextCounts) -> Cost:
-        """Its cost with what is known of the text in its input `tokens`."""
+    def counted(self, cost: Cost, held_out: Callable[[], int], mean_labels: Callable[[int], float]) -> Cost:
+        """Its cost with what is known of the text in its input `tokens`.
+
+        `held_out()`: its held-out tokens. `mean_labels(length)`: labels of the mean row, where each row is one
+        document, padded or cut to `length` tokens.
+        """
         return cost
 
     def work(self, cost: Cost) -> float | None:

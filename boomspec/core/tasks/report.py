@@ -1,6 +1,6 @@
-"""The kind `report`: the numbers of one experiment on a page."""
+"""The kinds `report` and `comparison`: the numbers of one experiment, or of all of a spec, on a page."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from boomspec.core.tasks.record import Record
 from boomspec.core.types import Strict
@@ -25,14 +25,31 @@ class Cell(Strict):
 class Report(Record):
     """Inputs: one per cell, the trainings whose curves are drawn, the searches that are shown."""
 
-    kind: ClassVar[str] = "report"
-    version: ClassVar[int] = 1
-    reads_models: ClassVar[bool] = False
-    shows_numbers: ClassVar[bool] = True
+    kind, version = "report", 1
+    reads_models = False
+    shows_numbers = True
 
     cells: tuple[Cell, ...]
     trainings: dict[str, str]  # label -> input
     searches: dict[str, str] = {}  # noqa: RUF012 - pydantic copies defaults; label -> input
+
+
+class Compared(Strict):
+    """One experiment of a comparison: its coordinates ({"variant": "no-kl", "seed": "1"}) and its numbers."""
+
+    label: str
+    axes: dict[str, str]
+    cells: tuple[Cell, ...]
+
+
+class Comparison(Record):
+    """The experiments of one spec on one page. Inputs: those of the cells."""
+
+    kind, version = "comparison", 1
+    reads_models = False
+    shows_numbers = True
+
+    experiments: tuple[Compared, ...]
 
 
 def shown_measure(measured: str, *, task: str | None, called: str) -> str:

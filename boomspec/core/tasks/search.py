@@ -1,14 +1,12 @@
 """The kind `search`: a choice of layers or of a patch order that needs data."""
 
 from math import comb
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Discriminator
 
 from boomspec.core.layers import patchable
-from boomspec.core.tasks.cost import Cost, Prices
-from boomspec.core.tasks.recipe import Determinism, Precision
-from boomspec.core.tasks.record import Record
+from boomspec.core.tasks.record import Cost, Determinism, Precision, Prices, Record
 from boomspec.core.types import Strict
 from boomspec.core.work_sizes import HELD_LOGITS, HELD_STATES
 
@@ -69,19 +67,17 @@ class LayerChoice(Strict):
     count: int
 
     def layer_runs(self, layers: int) -> tuple[int, int]:
-        """Layers that are run on all calibration tokens, of a teacher of `layers`, and models whose head is applied."""
         if self.method == "block_influence":
             return layers, 0
         rounds = range(self.count + 1, layers + 1)  # in each, every layer but the first is left out once
-        return layers + sum((left - 1) * (left - 1) for left in rounds), 0
+        return layers + sum((left - 1) ** 2 for left in rounds), 0
 
 
 class Search(Record):
     """A choice that needs data. Writes `search.json`; the compiler reads it and goes on with integers."""
 
-    kind: ClassVar[str] = "search"
-    version: ClassVar[int] = 1
-    usual_work: ClassVar[int] = 100
+    kind, version = "search", 1
+    usual_work = 100
 
     choice: Annotated[PatchOrder | LayerChoice, Discriminator("type")]
     calibration: Calibration
@@ -89,24 +85,20 @@ class Search(Record):
     determinism: Determinism | None = None
 
     def cost(self, prices: Prices) -> Cost:
-        teacher, student, width = (
-            prices.models["teacher"],
-            prices.models.get("student"),
-            2 if self.precision == "bf16" else 4,
-        )
-        length = self.calibration.sequence_length
-        tokens = self.calibration.sequences * length
-        rows = min(prices.batch_size, self.calibration.sequences)
-        memory = teacher.measuring(bf16=self.precision == "bf16", tokens=rows * length)
+        teacher, student, bf16 = prices.models["teacher"], prices.models.get("student"), self.precision == "bf16"
+        width, length, sequences = 2 if bf16 else 4, self.calibration.sequence_length, self.calibration.sequences
+        tokens = sequences * length
+        memory = teacher.measuring(bf16=bf16, tokens=min(prices.batch_size, sequences) * length)
         runs, heads = self.choice.layer_runs(teacher.depth)
         if isinstance(self.choice, PatchOrder):
-            measured = tokens if self.choice.positions == "all" else self.calibration.sequences
+            measured = tokens if self.choice.positions == "all" else sequences
             heads *= measured
             logits, states = 2 * 4 * measured * teacher.vocabulary, tokens * teacher.hidden * width
             memory["head"] = memory.get("head", 0) + (logits if logits <= HELD_LOGITS else states)
             memory["states"] = min(HELD_STATES, states * len(patchable(self.choice.kept, teacher.depth)))
+        work = runs * tokens * (teacher.forward(length) / teacher.depth) + heads * teacher.head()
+        read = teacher.bytes
         if student is not None:
             memory["weights"] += student.parameters * width
-        work = runs * tokens * (teacher.forward(length) / teacher.depth) + heads * teacher.head()
-        read = teacher.bytes + (student.bytes if student is not None else 0)
+            read += student.bytes
         return Cost(flops=round(work), memory=memory, read=read, tokens=tokens, real_tokens=tokens)

@@ -1,9 +1,8 @@
 """The kind `tokenize`: documents become a stream of tokens."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
-from boomspec.core.tasks.cost import AFTER_TOKENIZE, Cost, Prices
-from boomspec.core.tasks.record import Record
+from boomspec.core.tasks.record import AFTER_TOKENIZE, Cost, Prices, Record
 from boomspec.core.types import Strict
 
 
@@ -17,11 +16,10 @@ class TrainTokenizer(Strict):
 class Tokenize(Record):
     """Sources: `text`, `tokenizer` (not with `train_tokenizer`), `held_out` (only where it has files of its own)."""
 
-    kind: ClassVar[str] = "tokenize"
-    version: ClassVar[int] = 2
-    reads_models: ClassVar[bool] = False
-    usual_work: ClassVar[int] = 10
-    bytes_a_second: ClassVar[float | None] = 3e6
+    kind, version = "tokenize", 2
+    reads_models = False
+    usual_work = 10
+    bytes_a_second = 3e6
 
     text_field: str
     train_tokenizer: TrainTokenizer | None = None

@@ -1,18 +1,47 @@
-"""The kind `baseline`: a model of fewer layers that needs no training, to compare with."""
+"""The kinds `interpolate`, `dequantize` and `baseline`: models that are made without training."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Discriminator
 
 from boomspec.core.layers import LayerPlan, teacher_layers
-from boomspec.core.tasks.cost import MADE, Cost, Prices
-from boomspec.core.tasks.recipe import Determinism, Precision
-from boomspec.core.tasks.record import LayerPlanShape, Record
+from boomspec.core.tasks.record import MADE, Cost, Determinism, LayerPlanShape, Precision, Prices, Record, SameShape
 from boomspec.core.tasks.search import Calibration
 from boomspec.core.types import Strict
-from boomspec.core.work_sizes import BATCH_SIZE, COPY_BUFFER
+from boomspec.core.work_sizes import BATCH_SIZE, COPY_BUFFER, DEQUANTIZED_SHARD
 
 _MERGES = "how many merges are tried"
+
+
+class Interpolate(Record):
+    """Inputs: `teacher`, `student`. `tied`: the result shares embedding and head, as the teacher does."""
+
+    kind, version = "interpolate", 2
+
+    plan: LayerPlan
+    tied: bool
+    rest: Literal[True] | None = None  # with the teacher's other parts, as the model that the teacher is
+
+    def model(self) -> LayerPlanShape:
+        return LayerPlanShape(self.plan, self.tied)
+
+    def cost(self, prices: Prices) -> Cost:
+        return prices.written(buffer=COPY_BUFFER, rest=bool(self.rest))
+
+
+class Dequantize(Record):
+    """A model that is quantised, written out in `dtype`, its config without quantisation. Inputs: `model` (source)."""
+
+    kind, version = "dequantize", 1
+    usual_work = 10
+
+    dtype: Literal["bfloat16", "float16", "float32"]
+
+    def model(self) -> SameShape:
+        return SameShape("model")
+
+    def cost(self, prices: Prices) -> Cost:
+        return prices.written(buffer=min(DEQUANTIZED_SHARD, prices.models[MADE].bytes))
 
 
 class Subset(Strict):
@@ -60,9 +89,8 @@ class LaCo(Strict):
 class Baseline(Record):
     """A model made without training."""
 
-    kind: ClassVar[str] = "baseline"
-    version: ClassVar[int] = 2
-    usual_work: ClassVar[int] = 10
+    kind, version = "baseline", 2
+    usual_work = 10
 
     build: Annotated[Subset | LaCo, Discriminator("type")]
 

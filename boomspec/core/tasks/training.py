@@ -1,0 +1,75 @@
+"""The kinds `pretrain` and `distill`: a small Llama is trained as a teacher, or layers of a teacher as a student."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from boomspec.core.layers import teacher_layers
+from boomspec.core.losses import CrossEntropy, Losses
+from boomspec.core.tasks.record import (
+    Architecture,
+    Cost,
+    Determinism,
+    Faithful,
+    LayerPlanShape,
+    Prices,
+    Recipe,
+    Record,
+)  # fmt: skip
+
+
+class Pretrain(Record):
+    """Inputs: `tokens`."""
+
+    kind, version = "pretrain", 1
+    trains = True
+    reads_models = False
+    numbers = ("metrics.jsonl",)
+    usual_work = 1000
+
+    architecture: Architecture
+    recipe: Recipe
+    determinism: Determinism | None = None
+
+    def model(self) -> Architecture:
+        return self.architecture
+
+    def cost(self, prices: Prices) -> Cost:
+        return prices.training(self.recipe, Losses(cross_entropy=CrossEntropy()))
+
+    def text_tokens(self) -> int:
+        return self.recipe.tokens
+
+
+class Distill(Record):
+    """Inputs: `teacher` (source or task), `tokens`."""
+
+    kind, version = "distill", 2
+    trains = True
+    numbers = ("metrics.jsonl", "similarity.json")
+    usual_work = 1000
+
+    kept: tuple[int, ...]
+    initial: Literal["teacher", "random"]
+    train_embedding: bool
+    losses: Losses
+    recipe: Recipe
+    faithful: Faithful | None = None
+    determinism: Determinism | None = None
+
+    def model(self) -> LayerPlanShape:
+        return LayerPlanShape(teacher_layers(self.kept))
+
+    def cost(self, prices: Prices) -> Cost:
+        return prices.training(self.recipe, self.losses, self.faithful, frozen=not self.train_embedding)
+
+    def counted(self, cost: Cost, held_out: Callable[[], int], mean_labels: Callable[[int], float]) -> Cost:
+        if self.faithful is None or not self.faithful.padding:
+            return cost
+        rows = self.recipe.steps * self.recipe.sequences  # each is one document
+        return cost.counted(round(rows * mean_labels(self.recipe.sequence_length)))
+
+    def pace(self) -> tuple[str, ...]:
+        return (self.recipe.precision,)
+
+    def text_tokens(self) -> int:
+        return 0 if self.faithful is not None and self.faithful.padding else self.recipe.tokens
