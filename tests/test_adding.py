@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 RECORD = '''
 """The toy kind `echo`: a text, repeated, behind that of its input."""
 
+from boomspec.core.tasks.record import Cost, Prices, Record
 
 
 class Echo(Record):
@@ -34,7 +35,6 @@ class Echo(Record):
 BODY = '''
 """Write a text several times, behind that of the input."""
 
-from boomspec.core.tasks.record import Cost, Prices, Record
 from boomspec.core.tasks.echo import Echo
 from runners.runtime.context import Context
 

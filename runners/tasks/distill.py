@@ -111,7 +111,8 @@ def _distill(context: Context[Distill]) -> None:
     (context.path / SIMILARITY).write_text(computed_json({"pairs": table}, "hidden states"), encoding="utf-8")
     save_weights(trained, target, dtype=dtype)
     pruned = sorted(set(range(layers)) - set(record.kept))
-    text = json.dumps({"copied_teacher_layers": record.kept, "pruned_teacher_layers": pruned}, indent=1) + "\n"
+    config = {"copied_teacher_layers": record.kept, "pruned_teacher_layers": pruned}
+    text = json.dumps(config, indent=1, allow_nan=False) + "\n"
     (target / STUDENT_CONFIG).write_text(text, encoding="utf-8")
 
 

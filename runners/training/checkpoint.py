@@ -63,13 +63,20 @@ class _Shard:
 
 
 class SavedCheckpoint:
-    """A checkpoint on the disk. Its tensors are read on request."""
+    """A checkpoint on the disk. Its tensors are read on request.
 
-    def __init__(self, place: Path) -> None:
-        state = _state(place)
+    `check`: compare all of it with its checksums. Raises one of `_BROKEN` where it is not whole.
+    """
+
+    def __init__(self, place: Path, *, check: bool = False) -> None:
+        state = json.loads((place / STATE).read_text(encoding="utf-8"))
         self.metrics: list[dict[str, Any]] = state["metrics"]
         self._shards: dict[str, list[_Shard]] = {}
-        for name in state["sha256"]:
+        for name, sha256 in state["sha256"].items():
+            if Path(name).name != name:
+                raise ValueError(f"'{name}' is no file of it")
+            if check and file_digest(place / name) != sha256:
+                raise ValueError(f"{name} does not match its checksum")
             with safe_open(place / name, framework="pt") as file:
                 rows = json.loads((file.metadata() or {}).get(_ROWS, "{}"))
                 for key in file.keys():  # noqa: SIM118 - not a mapping
@@ -97,8 +104,7 @@ class SavedCheckpoint:
         shards = sorted(self._shards[name], key=lambda shard: shard.start)
         if rows is None and shards[0].total is None:
             with safe_open(shards[0].file, framework="pt") as file:
-                whole: Tensor = file.get_tensor(name)
-                return whole
+                return file.get_tensor(name)  # type: ignore[no-any-return]
         start, end = rows or (0, shards[0].total or 0)
         parts = []
         for shard in shards:
@@ -141,11 +147,16 @@ def save(
             called = f"step-{checkpoint.steps:08d}.{part.name.removeprefix(PART)}"
             if group.is_leader:
                 state = {"steps": checkpoint.steps, "sha256": digests, "metrics": checkpoint.metrics}
-                final = _publish(folder, part, state)
+                (part / STATE).write_text(json.dumps(state, allow_nan=False), encoding="utf-8")
+                flush(part / STATE)
+                final = folder / step_of(called)
+                replace_folder(part, final)  # a broken one that was passed over, or another worker's equal one
+                for old in sorted(folder.glob("step-*"), reverse=True)[KEPT_CHECKPOINTS:]:
+                    shutil.rmtree(old, ignore_errors=True)
                 if remote is not None:
-                    files = [final / name for name in (digests if group.shares_folders else own)]
+                    files = [final / name for name in (digests if group.local_leader is None else own)]
                     remote.publish(called, files, state=(final / STATE).read_bytes(), together=digests)
-            elif remote is not None and not group.shares_folders:
+            elif remote is not None and group.local_leader is not None:
                 remote.publish(called, [part / name for name in own], delete=True)
     finally:
         if group.is_leader:
@@ -161,23 +172,10 @@ def _write(part: Path, kind: str, checkpoint: Checkpoint, group: ProcessGroup) -
     tensors: Mapping[str, Tensor] = getattr(checkpoint, kind)
     file = part / _name(kind, group.rank, group.size)
     rows = {name: checkpoint.rows[name] for name in tensors if name in checkpoint.rows}
-    save_file(
-        {key: tensor.contiguous() for key, tensor in tensors.items()},
-        file,
-        metadata={_ROWS: json.dumps(rows, allow_nan=False)} if rows else None,
-    )
+    header = {_ROWS: json.dumps(rows, allow_nan=False)} if rows else None
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file, metadata=header)
     flush(file)
     return file.name, file_digest(file)
-
-
-def _publish(folder: Path, part: Path, state: dict[str, Any]) -> Path:
-    (part / STATE).write_text(json.dumps(state, allow_nan=False), encoding="utf-8")
-    flush(part / STATE)
-    final = folder / f"step-{state['steps']:08d}"
-    replace_folder(part, final)  # a broken one that was passed over, or another worker's equal one
-    for old in _newest_first(folder)[KEPT_CHECKPOINTS:]:
-        shutil.rmtree(old, ignore_errors=True)
-    return final
 
 
 def find(
@@ -197,7 +195,7 @@ def find(
         for line in broken:
             note(line)
     steps = group.broadcast(-1 if stored is None else stored.steps)
-    if not group.shares_folders and remote is not None and steps >= 0:  # what rank 0 has found, it has fetched
+    if group.local_leader is not None and remote is not None and steps >= 0:  # what rank 0 has found, it has fetched
         fetched = group.all_gather(fetched.encode())[0].decode()
         if group.local_leader and not group.is_leader:
             remote.fetch(fetched, folder)
@@ -212,7 +210,7 @@ def _fetch_newest(folder: Path, remote: RemoteCheckpoint, note: Callable[[str], 
         if here is not None and f"step-{here.steps:08d}" >= step_of(name):
             break
         try:
-            _check(remote.fetch(name, folder))
+            SavedCheckpoint(remote.fetch(name, folder), check=True)
             return name
         except _BROKEN as error:
             note(f"checkpoint {name} of the store is broken and passed over: {error}")
@@ -223,28 +221,9 @@ def _fetch_newest(folder: Path, remote: RemoteCheckpoint, note: Callable[[str], 
 def newest(folder: Path) -> tuple[SavedCheckpoint | None, list[str]]:
     """The newest checkpoint that is whole, or None; and a line about each newer one that is not."""
     broken: list[str] = []
-    for place in _newest_first(folder):
+    for place in sorted(folder.glob("step-*"), reverse=True):
         try:
-            _check(place)
-            return SavedCheckpoint(place), broken
+            return SavedCheckpoint(place, check=True), broken
         except _BROKEN as error:
             broken.append(f"checkpoint {place.name} is broken and passed over: {error}")
     return None, broken
-
-
-def _check(place: Path) -> None:
-    """Raise one of `_BROKEN` unless every file of a checkpoint has the digest of its state."""
-    for name, digest in _state(place)["sha256"].items():
-        if file_digest(place / name) != digest:
-            raise ValueError(f"{name} does not match its checksum")
-
-
-def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*"), reverse=True)
-
-
-def _state(place: Path) -> dict[str, Any]:
-    state: dict[str, Any] = json.loads((place / STATE).read_text(encoding="utf-8"))
-    if outside := [name for name in state["sha256"] if Path(name).name != name]:
-        raise ValueError(f"'{outside[0]}' is no file of it")
-    return state

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.tasks import Optimizer, Recipe
+from boomspec.core.tasks import Recipe
 from runners.runtime.context import Context
 from runners.runtime.device import autocast
 from runners.training import checkpoint
@@ -58,14 +58,12 @@ def train(
 ) -> None:
     """Train `model` in place (its parameters that require gradients) and write metrics.jsonl.
 
-    `parallel`: how `model` lies on the workers that train it together, each of which calls this.
-
-    Continues from the newest whole checkpoint in `context.resume`. Leaves one there about every
-    `checkpoint_seconds` (after a whole step, and more seldom where it takes long to write), and when it is
-    interrupted; a step that is not done by then is dropped. `weights` of the terms serve the warning about
-    unbalanced terms only. Negative tokens of a batch are padding; those of `unlabelled` are inputs only.
-    Gradients are multiplied by `gradient_scale` before they are clipped; the losses that are logged are not.
-    Raises BoomspecError at the first step whose loss or gradient is not finite.
+    Continues from the newest whole checkpoint in `context.resume`. Leaves one there about every `checkpoint_seconds`
+    (after a whole step, and more seldom where it takes long to write), and when it is interrupted; a step that is not
+    done by then is dropped. `parallel`: how `model` lies on the workers that train it together, each of which calls
+    this. `weights` of the terms serve the warning about unbalanced terms only. Negative tokens of a batch are padding;
+    those of `unlabelled` are inputs only. Gradients are multiplied by `gradient_scale` before they are clipped; the
+    losses that are logged are not. Raises BoomspecError at the first step whose loss or gradient is not finite.
     """
     training = _Training(parallel or ParallelModel(model), recipe, context, gradient_scale, unlabelled)
     training.restore()
@@ -102,37 +100,24 @@ def learning_rate(step: int, recipe: Recipe) -> float:
             return peak * (schedule.final + (1 - schedule.final) * (1 + math.cos(math.pi * way)) / 2)
 
 
-def adamw(parameters: Mapping[str, nn.Parameter], optimizer: Optimizer) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only."""
-    matrices = [parameter for parameter in parameters.values() if parameter.ndim >= 2]
-    others = [parameter for parameter in parameters.values() if parameter.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": optimizer.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=optimizer.lr, betas=optimizer.betas, eps=optimizer.eps
-    )
-
-
 class _Training:
     """A training on its way: the model, AdamW's moments and the metrics of the steps that are done."""
 
     def __init__(
-        self,
-        parallel: ParallelModel,
-        recipe: Recipe,
-        context: Context[Any],
-        gradient_scale: float,
-        unlabelled: Collection[int],
+        self, parallel: ParallelModel, recipe: Recipe, context: Context[Any], scale: float, unlabelled: Collection[int]
     ) -> None:
         self.parallel, self.group = parallel, parallel.group
         self.model = parallel.model.eval()  # no dropout; gradients flow all the same
-        self.recipe, self.context, self.gradient_scale = recipe, context, gradient_scale
+        self.recipe, self.context, self.gradient_scale = recipe, context, scale
         self.unlabelled = torch.tensor(sorted(unlabelled), dtype=torch.long)
         self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.device = next(iter(self.parameters.values())).device
-        self.optimizer = adamw(self.parameters, recipe.optimizer)
+        matrices = [parameter for parameter in self.parameters.values() if parameter.ndim >= 2]
+        others = [parameter for parameter in self.parameters.values() if parameter.ndim < 2]
+        decays = ((matrices, recipe.optimizer.weight_decay), (others, 0.0))
+        groups = [{"params": parameters, "weight_decay": decay} for parameters, decay in decays if parameters]
+        options = recipe.optimizer.model_dump(include={"lr", "betas", "eps"})
+        self.optimizer = torch.optim.AdamW(groups, **options)
         self.metrics: list[dict[str, Any]] = []
         self.between_steps = True  # False while weights and moments are being changed
         self.look_every = 0  # micro batches between looks at whether to stop; 0: not known yet
@@ -145,10 +130,10 @@ class _Training:
             if step == 0:
                 self.warn_when_unbalanced(row, weights)
             progress.record(row)
-            shown = {name: row[name] for name in ("loss", *weights)}
-            progress.update(row["tokens"], recipe.tokens, unit="tokens", **shown)
-            due = time.monotonic() - saved >= wait and step + 1 < recipe.steps
-            if self.group.broadcast(due):
+            progress.update(
+                row["tokens"], recipe.tokens, unit="tokens", **{key: row[key] for key in ("loss", *weights)}
+            )
+            if self.group.broadcast(time.monotonic() - saved >= wait and step + 1 < recipe.steps):
                 before = time.monotonic()
                 self.save()
                 saved = time.monotonic()
@@ -230,21 +215,18 @@ class _Training:
         )
 
     def save(self) -> None:
-        weights = {name: parameter.detach() for name, parameter in self.parameters.items()}
         moments = {
             f"{moment}.{name}": self.optimizer.state[parameter][moment]
             for name, parameter in self.parameters.items()
             for moment in _MOMENTS
             if parameter in self.optimizer.state
         }
+        weights = {name: parameter.detach() for name, parameter in self.parameters.items()}
         every = {**weights, **moments}
-        rows = {name: self.parallel.rows(tensor) for name, tensor in every.items()}
-        saved = checkpoint.Checkpoint(
-            self.metrics,
-            {name: self.parallel.local(tensor) for name, tensor in weights.items()},
-            {name: self.parallel.local(tensor) for name, tensor in moments.items()},
-            rows={name: (*own, len(every[name])) for name, own in rows.items() if own is not None},
-        )
+        rows = {name: part for name, tensor in every.items() if (part := self.parallel.rows(tensor)) is not None}
+        own = [{name: self.parallel.local(tensor) for name, tensor in kind.items()} for kind in (weights, moments)]
+        sharded = {name: (*part, len(every[name])) for name, part in rows.items()}
+        saved = checkpoint.Checkpoint(self.metrics, own[0], own[1], sharded)
         checkpoint.save(self.context.resume, saved, self.group, self.context.remote)
 
     @torch.no_grad()

@@ -64,9 +64,8 @@ def head_loss(
             with torch.no_grad():
                 read["teacher_logits"] = teacher_head(teacher_ND[rows])
         read["logits"] = head(hidden_ND)
-        return (
-            torch.stack([term.formula(*(read[what] for what in term.reads)).sum() for term in terms.values()]) / count
-        )
+        sums = [term.formula(*(read[what] for what in term.reads)).sum() for term in terms.values()]
+        return torch.stack(sums) / count
 
     factors = torch.tensor([term.weight for term in terms.values()], device=hidden_BTD.device)
     size = chunk or max(LEAST_CHUNK[hidden_BTD.device.type], CHUNK_LOGITS // head.vocabulary)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -35,10 +35,8 @@ class ParallelModel:
     def __init__(self, model: nn.Module, group: ProcessGroup = ALONE, *, parallel: Parallel = "ddp") -> None:
         self.model, self.group = model, group
         self.sharded = is_sharded(group, parallel)
-        self._root: Any = None
+        self._root: Any = None if group.size == 1 else _sharded(model) if self.sharded else _replicated(model)
         self._in_buckets = False  # whether gradients are views of DDP's buckets already
-        if group.size > 1:
-            self._root = _sharded(model) if self.sharded else _replicated(model)
 
     def forward(self, loss: Callable[..., Any], *arguments: Any) -> Any:
         """`loss(*arguments)`, which calls the model, such that its backward adds up the gradients."""
@@ -55,10 +53,9 @@ class ParallelModel:
 
     @property
     def replicated(self) -> bool:
-        """Whether each of several workers has a copy.
+        """Whether each of several workers has a copy. Its gradients are views of DDP's buckets.
 
-        Its gradients are views of DDP's buckets. They are set to zero, not dropped: dropped, they would be made anew
-        beside the buckets.
+        They are set to zero, not dropped: dropped, they would be made anew beside the buckets.
         """
         return self._root is not None and not self.sharded
 
@@ -82,13 +79,11 @@ class ParallelModel:
 
     def full(self, tensor: Tensor) -> Tensor:
         """The whole tensor of a shard."""
-        whole: Any = getattr(tensor, "full_tensor", lambda: tensor)
-        return whole()  # type: ignore[no-any-return]
+        return tensor.full_tensor() if _is_shard(tensor) else tensor
 
     def local(self, tensor: Tensor) -> Tensor:
         """What this worker has of a tensor."""
-        own: Any = getattr(tensor, "to_local", lambda: tensor)
-        return own()  # type: ignore[no-any-return]
+        return tensor.to_local() if _is_shard(tensor) else tensor
 
     def rows(self, tensor: Tensor) -> tuple[int, int] | None:
         """Which rows `local` has: the first and the one after the last; None where it is whole."""
@@ -108,7 +103,7 @@ class ParallelModel:
         places = {} if target is None else dict(target.named_parameters())
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
-                value = self.full(parameter)
+                value = self.full(parameter)  # a collective
                 if target is not None:
                     places[name].copy_(value)
         return target
@@ -207,5 +202,5 @@ def _shard_function() -> Callable[..., Any]:
     return partial(fully_shard, mesh=mesh)
 
 
-def _is_shard(tensor: Tensor) -> bool:
+def _is_shard(tensor: Any) -> TypeGuard[Any]:
     return hasattr(tensor, "full_tensor")

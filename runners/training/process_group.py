@@ -42,10 +42,6 @@ class ProcessGroup:
         return self.rank == 0
 
     @property
-    def shares_folders(self) -> bool:
-        return self.local_leader is None
-
-    @property
     def writes(self) -> bool:
         """Whether this worker writes the files that all workers of its machine read."""
         return self.is_leader if self.local_leader is None else self.local_leader

@@ -20,6 +20,7 @@ its progress; rank 0 sends the payload to the coordinator by way of the store.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import threading
@@ -60,96 +61,76 @@ _SETTINGS = {
 
 def train_together(context: Context[Any]) -> None:
     """Run the body of the task on its `workers`. Raises the error of one of them."""
-    folder = context.resume / WORKERS
+    folder, job, stopped = context.resume / WORKERS, context.job, threading.Event()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     os.environ.update({name: os.environ.get(name, value) for name, value in _SETTINGS.items()})
-    groups = WorkerGroups(context, folder)
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            _train_in_groups(context, folder, stopped)
+        except BaseException as error:
+            errors.append(error)
+
+    def wait(seconds: float = math.inf) -> None:
+        until = time.monotonic() + seconds
+        while thread.is_alive() and time.monotonic() < until:
+            thread.join(_POLL_SECONDS)  # not for long: a signal must get through
+        if errors:
+            raise errors[0]
+
+    # In a thread of its own: in the main one Ray Train takes Ctrl-C for itself and kills the workers.
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
     try:
-        groups.wait()
+        wait()
         if context.remote is not None and not any(context.path.iterdir()):
             context.remote.receive(context.path)
     except KeyboardInterrupt:
-        groups.stop()
+        stopped.set()  # the workers save themselves and stop, and no others start
+        with suppress(OSError):  # a full disk
+            (folder / STOP).touch()
+        if job is not None and job.relay is not None:
+            job.relay.stop.remote(job.node.id)  # for workers that do not see this machine's folders
         with suppress(Exception):  # it is stopped, however it ends
-            groups.wait(_GRACE_SECONDS if context.remote is None else _REMOTE_GRACE_SECONDS)
+            wait(_GRACE_SECONDS if context.remote is None else _REMOTE_GRACE_SECONDS)
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-class WorkerGroups:
-    """One group of workers after the other, until one comes to the end.
-
-    In a thread of its own: in the main one Ray Train takes Ctrl-C for itself and kills the workers.
-    """
-
-    def __init__(self, context: Context[Any], folder: Path) -> None:
-        self._context, self._folder = context, folder
-        self._excluded: set[str] = set()  # machines that do not reach the store
-        self._stopped = threading.Event()
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
-
-    def wait(self, seconds: float | None = None) -> None:
-        """Wait for the end; raises the error that it ended with."""
-        until = None if seconds is None else time.monotonic() + seconds
-        while self._thread.is_alive() and (until is None or time.monotonic() < until):
-            self._thread.join(_POLL_SECONDS)  # not for long: a signal must get through
-        if self._error is not None:
-            raise self._error
-
-    def stop(self) -> None:
-        """Let the workers save themselves and stop, and no others start."""
-        self._stopped.set()
-        with suppress(OSError):  # a full disk
-            (self._folder / STOP).touch()
-        job = self._context.job
-        if job is not None and job.relay is not None:
-            job.relay.stop.remote(job.node.id)  # for workers that do not see this machine's folders
-
-    def _work(self) -> None:
-        try:
-            self._train()
-        except BaseException as error:
-            self._error = error
-
-    def _train(self) -> None:
-        retries, least = self._context.execution.retries, self._context.training.least_workers
-        lost, waits = 0, 0
-        while not self._stopped.is_set():
-            remove_orphan_placement_groups()
-            size, where = self._next(least)
-            os.environ[_ROOM_SETTING] = f"{min(_ROOM_SECONDS[0] * 2**waits, _ROOM_SECONDS[1]):g}"
-            failure = run_group(self._context, self._folder, size, where)
-            if failure is None or self._stopped.is_set():
-                return
-            if not failure.lost:
-                if waits == 0:
-                    self._note(f"waits for room for {size} workers")
-                waits += 1
-                continue
+def _train_in_groups(context: Context[Any], folder: Path, stopped: threading.Event) -> None:
+    """One group of workers after the other, until one comes to the end."""
+    retries, least, most = context.execution.retries, context.training.least_workers, context.training.workers
+    excluded: set[str] = set()  # machines that do not reach the store
+    lost, waits = 0, 0
+    while not stopped.is_set():
+        remove_orphan_placement_groups()
+        machines = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+        others = [has for machine, has in machines.items() if machine not in excluded]
+        room, where = fitting(context.execution.claims, others), on_other_machines(excluded) if excluded else None
+        if where is None or room < least:
+            room, where = fitting(context.execution.claims, machines.values()), None
+        size = int(max(least, min(most, room)))
+        os.environ[_ROOM_SETTING] = f"{min(_ROOM_SECONDS[0] * 2**waits, _ROOM_SECONDS[1]):g}"
+        failure = run_group(context, folder, size, where)
+        if failure is None or stopped.is_set():
+            return
+        if not failure.lost:
+            note = f"waits for room for {size} workers" if waits == 0 else ""
+            waits += 1
+        else:
             lost, waits = lost + failure.counts, 0
             if lost > retries:
                 raise BoomspecError(f"workers were lost too often, at last {failure.lost}", hint=failure.hint)
-            self._note(f"lost {failure.lost}: the group starts again from the last checkpoint")
-            self._excluded |= failure.unreached
-            if failure.out_of_memory:  # the next one must be larger
-                least = min(max(least, size + 1), self._context.training.workers)
-
-    def _next(self, least: int) -> tuple[int, dict[str, str] | None]:
-        """How many workers the next group has, and the label of the machines that it may be on."""
-        machines = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
-        claims, most = self._context.execution.claims, self._context.training.workers
-        others = fitting(claims, [has for machine, has in machines.items() if machine not in self._excluded])
-        if self._excluded and others >= least:
-            return int(min(most, others)), on_other_machines(self._excluded)
-        return int(max(least, min(most, fitting(claims, machines.values())))), None
-
-    def _note(self, message: str) -> None:
-        with suppress(OSError):  # no training ends because a full disk takes no note
-            self._context.progress.note(message)
+            note = f"lost {failure.lost}: the group starts again from the last checkpoint"
+        excluded |= failure.unreached
+        if failure.out_of_memory:  # the next one must be larger
+            least = min(max(least, size + 1), most)
+        if note:
+            with suppress(OSError):  # no training ends because a full disk takes no note
+                context.progress.note(note)
 
 
 @dataclass(frozen=True)
@@ -187,6 +168,7 @@ def run_group(context: Context[Any], folder: Path, size: int, where: dict[str, s
 
 def _trainer(context: Context[Any], folder: Path, size: int, where: dict[str, str] | None) -> TorchTrainer:
     execution = context.execution
+    never = ray.train.FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0)
     return TorchTrainer(
         run_worker,
         train_loop_config={"context": replace(context, remote=None)},
@@ -198,9 +180,7 @@ def _trainer(context: Context[Any], folder: Path, size: int, where: dict[str, st
             name="ray",
             storage_path=str(folder),
             worker_runtime_env=environment.process_for(execution.gpus).get("runtime_env"),
-            failure_config=ray.train.FailureConfig(
-                max_failures=0, controller_failure_limit=0, max_preemption_failures=0
-            ),
+            failure_config=never,
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
@@ -217,7 +197,10 @@ def failure_of(error: Exception) -> Failure:
         unreached = [why for why in lost.values() if isinstance(why, UnreachedError)]
         return Failure(
             ", ".join(f"worker {rank} ({line})" for rank, line in sorted(gone.items())) or "a worker",
-            counts=not any(_preempted(why) for why in lost.values()),
+            # Those that were lost with a machine that was taken away in good order do not count.
+            counts=not any(
+                getattr(getattr(why, "health_check_failure", why), "preempted", False) for why in lost.values()
+            ),
             out_of_memory=any(isinstance(why, torch.OutOfMemoryError) for why in lost.values()),
             unreached=frozenset(why.machine for why in unreached),
             hint=next((why.hint for why in unreached if why.hint), Failure.hint),
@@ -233,11 +216,6 @@ def failure_of(error: Exception) -> Failure:
     if name == "WorkerGroupStartupFailedError" or isinstance(inner, RayActorError) or is_peer_failure(cause):
         return Failure(f"a worker that was to start ({first_line(str(inner).strip().splitlines()[-1])})")
     raise BoomspecError(f"the group of workers has failed: {name}: {redact(str(inner).strip())}") from error
-
-
-def _preempted(error: Exception) -> bool:
-    """Whether a worker was lost with a machine that was taken away in good order."""
-    return bool(getattr(getattr(error, "health_check_failure", error), "preempted", False))
 
 
 def remove_orphan_placement_groups() -> None:

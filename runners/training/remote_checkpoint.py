@@ -64,8 +64,24 @@ class RemoteCheckpoints:
 
         Rank 0 gives the content of state.json, and the names of all files that must be there `together` before it.
         """
+
+        def upload() -> None:
+            try:
+                self._upload(name, files, state, together)
+            except Exception as error:
+                if not self._failed:
+                    reason = first_line(f"{type(error).__name__}: {error}")
+                    self._note(f"a checkpoint could not be sent to the store, and is on this machine alone: {reason}")
+                self._failed = True
+            finally:
+                if delete:
+                    for file in files:
+                        file.unlink(missing_ok=True)
+                    with suppress(OSError):
+                        files[0].parent.rmdir()  # when it was the last worker's of this machine
+
         self.wait()
-        self._thread = threading.Thread(target=self._guarded, args=(name, files, state, together, delete), daemon=True)
+        self._thread = threading.Thread(target=upload, daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
@@ -109,23 +125,6 @@ class RemoteCheckpoints:
                 raise ValueError(f"{name} is no name for a file in a checkpoint")
             wanted.append((name, file, entry.size))
         self._objects.download_all(wanted)
-
-    def _guarded(
-        self, name: str, files: Sequence[Path], state: bytes | None, together: Collection[str], delete: bool
-    ) -> None:
-        try:
-            self._upload(name, files, state, together)
-        except Exception as error:
-            if not self._failed:
-                reason = first_line(f"{type(error).__name__}: {error}")
-                self._note(f"a checkpoint could not be sent to the store, and is on this machine alone: {reason}")
-            self._failed = True
-        finally:
-            if delete:
-                for file in files:
-                    file.unlink(missing_ok=True)
-                with suppress(OSError):
-                    files[0].parent.rmdir()  # when it was the last worker's of this machine
 
     def _upload(self, name: str, files: Sequence[Path], state: bytes | None, together: Collection[str]) -> None:
         self._objects.upload_all((file, f"{name}/{file.name}") for file in files)
