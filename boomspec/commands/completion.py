@@ -13,8 +13,6 @@ from click.shell_completion import CompletionItem, get_completion_class
 from boomspec.core.errors import BoomspecError
 
 _ENDINGS = (".yaml", ".yml", ".json")
-_FOLDERS = "dir"  # the shell lists folders itself
-_VARIABLE = "_BOOMSPEC_COMPLETE"
 _INSTALL = {
     "bash": 'eval "$(boomspec completion bash)"   in ~/.bashrc',
     "zsh": 'eval "$(boomspec completion zsh)"   in ~/.zshrc, after compinit',
@@ -52,7 +50,7 @@ def command(shell: str) -> None:
 
     completion = get_completion_class(shell)
     assert completion is not None
-    click.echo(_BASH if shell == "bash" else completion(main, {}, "boomspec", _VARIABLE).source(), nl=False)
+    click.echo(_BASH if shell == "bash" else completion(main, {}, "boomspec", "_BOOMSPEC_COMPLETE").source(), nl=False)
     click.echo(f"# to install: {_INSTALL[shell]}")  # at the end: in zsh's script the first line has a meaning
 
 
@@ -60,21 +58,28 @@ def specs(incomplete: str) -> list[CompletionItem]:
     """Completions of a SPEC: specs and graphs, folders, and after `SPEC#` the labels of its experiments."""
     path, hash_sign, label = incomplete.partition("#")
     if hash_sign:
-        return [CompletionItem(f"{path}#{found}") for found in _labels(Path(path)) if found.startswith(label)]
-    folder, _, start = incomplete.rpartition("/")
-    place = Path(f"{folder}/" if "/" in incomplete else ".").expanduser()
+        from boomspec.spec.experiments import load_experiments
+
+        try:
+            labels = [
+                file.label for file in load_experiments(Path(path)) if file.label and file.label.startswith(label)
+            ]
+        except BoomspecError:
+            labels = []
+        return [CompletionItem(f"{path}#{found}") for found in labels]
+    folder, slash, start = incomplete.rpartition("/")
     try:
-        names = sorted(p.name for p in place.iterdir() if p.suffix in _ENDINGS and p.is_file())
+        paths = [path for path in Path(f"{folder}{slash}").expanduser().iterdir() if path.suffix in _ENDINGS]
+        names = sorted(path.name for path in paths if path.name.startswith(start) and path.is_file())
     except OSError:
         names = []
-    before = f"{folder}/" if "/" in incomplete else ""
-    found = [CompletionItem(f"{before}{name}") for name in names if name.startswith(start)]
-    return [CompletionItem(incomplete, type=_FOLDERS), *found]
+    found = [CompletionItem(f"{folder}{slash}{name}") for name in names]
+    return [*folders(incomplete), *found]
 
 
 def folders(incomplete: str) -> list[CompletionItem]:
-    """Completions of a folder."""
-    return [CompletionItem(incomplete, type=_FOLDERS)]
+    """Completions of a folder, which the shell itself lists."""
+    return [CompletionItem(incomplete, type="dir")]
 
 
 def runs(incomplete: str) -> list[CompletionItem]:
@@ -92,12 +97,3 @@ def runs(incomplete: str) -> list[CompletionItem]:
 def runs_and_specs(incomplete: str) -> list[CompletionItem]:
     """Completions of what names a run: itself, its folder, its spec, its graph."""
     return [*runs(incomplete), *specs(incomplete)]
-
-
-def _labels(path: Path) -> list[str]:
-    from boomspec.spec.experiments import load_experiments
-
-    try:
-        return [file.label for file in load_experiments(path) if file.label]
-    except BoomspecError:
-        return []

@@ -13,6 +13,7 @@ from boomspec.compile.check import check_spec
 from boomspec.core.errors import BoomspecError, did_you_mean
 from boomspec.core.files import write_atomically
 from boomspec.spec.document import parse_document
+from boomspec.spec.json_schema import json_schema
 from boomspec.spec.spec_file import Entry
 from boomspec.spec.yaml_writer import scalar
 
@@ -46,7 +47,12 @@ def command(
     """
     template = template or ("student" if models["student"] else "hub" if models["teacher"] else "quickstart")
     named = {section: model for section, model in models.items() if model is not None}
-    _check_options(template, named)
+    if template not in TEMPLATES:
+        hint = did_you_mean(template, list(TEMPLATES)) or f"there are {', '.join(TEMPLATES)}"
+        raise BoomspecError(f"there is no template '{template}'", hint=hint)
+    if surplus := [option for option in named if option not in TEMPLATES[template]]:
+        fitting = next(known for known, options in TEMPLATES.items() if surplus[0] in options)
+        raise BoomspecError(f"the template {template} names no {surplus[0]}", hint=f"take --template {fitting}")
     is_file = place.suffix in (".yaml", ".yml")
     if name is None:
         model = (models["student"] or models["teacher"] or "").rstrip("/").rpartition("/")[2].lower()
@@ -56,46 +62,24 @@ def command(
     for section, model in named.items():
         text = _replaced(text, "model: ", _relative(path.parent, model), after=f"{section}:")
     check_spec(Entry(parse_document(text, path)).validated())
-    written = _write(path, text, schema=schema, force=force)
+    written = path.with_name(_SCHEMA_FILE) if schema else None
+    content = json.dumps(json_schema(), indent=2) + "\n" if schema else ""
+    if not force and os.path.lexists(path):
+        raise BoomspecError(f"{path} exists already", hint="give another name, or replace it: --force")
+    if written and not force and written.exists() and written.read_text(encoding="utf-8") != content:
+        raise BoomspecError(f"{written} exists already, with other content", hint="replace it: --force")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if written:
+        write_atomically(written, content)
+    write_atomically(path, f"# yaml-language-server: $schema={_SCHEMA_FILE}\n{text}" if schema else text)
     if as_json:
         click.echo(json.dumps({"spec": str(path), "template": template, "schema": written and str(written)}))
         return
     click.echo(f"{path}: written from the template {template}")
     if written:
         click.echo(f"{written}: for completion in an editor")
-    click.echo(
-        f"next:\n  boomspec plan {path}   shows every size and what a run would do\n  boomspec run {path}    runs it"
-    )
-
-
-def _check_options(template: str, models: dict[str, str]) -> None:
-    if template not in TEMPLATES:
-        hint = did_you_mean(template, list(TEMPLATES)) or f"there are {', '.join(TEMPLATES)}"
-        raise BoomspecError(f"there is no template '{template}'", hint=hint)
-    for option in models:
-        if option not in TEMPLATES[template]:
-            fitting = next(known for known, options in TEMPLATES.items() if option in options)
-            raise BoomspecError(f"the template {template} names no {option}", hint=f"take --template {fitting}")
-
-
-def _write(path: Path, text: str, *, schema: bool, force: bool) -> Path | None:
-    """Write the spec, and with `schema` the JSON Schema beside it. Returns the path of the schema.
-
-    Raises BoomspecError where that would replace something, before anything is written.
-    """
-    from boomspec.spec.json_schema import json_schema
-
-    beside = path.with_name(_SCHEMA_FILE) if schema else None
-    content = json.dumps(json_schema(), indent=2) + "\n"
-    if not force and os.path.lexists(path):
-        raise BoomspecError(f"{path} exists already", hint="give another name, or replace it: --force")
-    if beside and not force and beside.exists() and beside.read_text(encoding="utf-8") != content:
-        raise BoomspecError(f"{beside} exists already, with other content", hint="replace it: --force")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if beside:
-        write_atomically(beside, content)
-    write_atomically(path, f"# yaml-language-server: $schema={_SCHEMA_FILE}\n{text}" if schema else text)
-    return beside
+    click.echo(f"next:\n  boomspec plan {path}   shows every size and what a run would do")
+    click.echo(f"  boomspec run {path}    runs it")
 
 
 def _relative(folder: Path, model: str) -> str:

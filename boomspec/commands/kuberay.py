@@ -28,7 +28,6 @@ from boomspec.plan.lock import Lock
 DEFAULT_SECRET = "boomspec-secrets"
 _LARGEST_MAP = 900 << 10  # a ConfigMap takes 1 MiB
 _LONGEST_NAME = 47  # of a RayJob: services and pods are named after it
-_MOMENT = "%y%m%d-%H%M%S"
 _GRAPH_FOLDER = "/boomspec-job"
 _HEAD_CPUS, _HEAD_MEMORY = 2, "8Gi"
 _KEEP_SECONDS = 600  # the finished job, for reading its logs
@@ -64,15 +63,20 @@ def manifest(graph: TaskGraph, lock: Lock, pods: Pods, *, now: float | None = No
     """The documents to apply. Raises BoomspecError where the graph is too large for that, or quotes a secret."""
     name = job_name(graph, time.time() if now is None else now)
     files = {"graph.json": graph.text(), "lock.json": lock.text()}
-    if (size := sum(len(text.encode()) for text in files.values())) > _LARGEST_MAP:
-        raise BoomspecError(
-            f"the graph has {shown_bytes(size)}, and a ConfigMap takes {shown_bytes(_LARGEST_MAP)}",
-            hint="name one experiment, SPEC#LABEL, or submit to a cluster that runs: --address",
-        )
+    if (bytes_ := sum(len(text.encode()) for text in files.values())) > _LARGEST_MAP:
+        hint = "name one experiment, SPEC#LABEL, or submit to a cluster that runs: --address"
+        message = f"the graph has {shown_bytes(bytes_)}, and a ConfigMap takes {shown_bytes(_LARGEST_MAP)}"
+        raise BoomspecError(message, hint=hint)
     about = {"name": name, "labels": {"app.kubernetes.io/name": "boomspec", "boomspec/graph": graph.id[:8]}}
     config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": about, "data": files}
     runner = ["python", "-P", "-m", "runners", f"{_GRAPH_FOLDER}/graph.json", "--store", pods.store]
     runner += ["--lock", f"{_GRAPH_FOLDER}/lock.json", "--address", "auto", "--plain", *pods.options]
+    groups: list[dict[str, Any]] = []
+    for group, gpus in (("gpu", True), ("cpu", False)):
+        if (size := machine(graph, nodes=pods.nodes, gpus=gpus)) is not None:
+            groups.append(_group(group, size, 1 if groups else pods.nodes, pods))
+    # The head runs the driver, and no task: a task that takes all memory must not take the cluster with it.
+    head = _pod("ray-head", pods, {"cpu": str(_HEAD_CPUS), "memory": _HEAD_MEMORY}, config_map=name)
     job = {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
@@ -87,8 +91,8 @@ def manifest(graph: TaskGraph, lock: Lock, pods: Pods, *, now: float | None = No
             "rayClusterSpec": {
                 "rayVersion": pods.ray_version,
                 "authOptions": {"mode": "token"},
-                "headGroupSpec": _head(name, pods),
-                "workerGroupSpecs": _groups(graph, pods),
+                "headGroupSpec": {"rayStartParams": {"num-cpus": "0"}, "template": head},
+                "workerGroupSpecs": groups,
             },
         },
     }
@@ -105,36 +109,18 @@ def as_yaml(documents: list[dict[str, Any]], comments: list[str]) -> str:
 class _Readable(yaml.SafeDumper):
     """Writes texts of several lines as such."""
 
-    def represent_str(self, text: str) -> yaml.ScalarNode:
-        return self.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
 
-
-_Readable.add_representer(str, _Readable.represent_str)
+_Readable.add_representer(
+    str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, "|" if "\n" in text else None)
+)
 
 
 def job_name(graph: TaskGraph, now: float) -> str:
     """A name that Kubernetes takes, of the graph's name and id and of the time, in UTC."""
     plain = re.sub(r"[^a-z0-9]+", "-", graph.name.lower()).strip("-")
     plain = plain if plain[:1].isalpha() else f"run-{plain}"
-    own = f"-{graph.id[:8]}-{time.strftime(_MOMENT, time.gmtime(now))}"
+    own = f"-{graph.id[:8]}-{time.strftime('%y%m%d-%H%M%S', time.gmtime(now))}"
     return plain[: _LONGEST_NAME - len(own)].rstrip("-") + own
-
-
-def _head(name: str, pods: Pods) -> dict[str, Any]:
-    """The head runs the driver, and no task: a task that takes all memory must not take the cluster with it."""
-    container = _container("ray-head", pods, {"cpu": str(_HEAD_CPUS), "memory": _HEAD_MEMORY})
-    mount = {"name": "job", "mountPath": _GRAPH_FOLDER, "readOnly": True}
-    container["volumeMounts"] = [*container.get("volumeMounts", ()), mount]
-    volumes = [*_volumes(pods).get("volumes", ()), {"name": "job", "configMap": {"name": name}}]
-    return {"rayStartParams": {"num-cpus": "0"}, "template": {"spec": {"containers": [container], "volumes": volumes}}}
-
-
-def _groups(graph: TaskGraph, pods: Pods) -> list[dict[str, Any]]:
-    on_gpus, on_cpus = (machine(graph, nodes=pods.nodes, gpus=gpus) for gpus in (True, False))
-    groups = [] if on_gpus is None else [_group("gpu", on_gpus, pods.nodes, pods)]
-    if on_cpus is not None:
-        groups.append(_group("cpu", on_cpus, 1 if groups else pods.nodes, pods))
-    return groups
 
 
 def _group(name: str, size: MachineRequirement, replicas: int, pods: Pods) -> dict[str, Any]:
@@ -144,33 +130,25 @@ def _group(name: str, size: MachineRequirement, replicas: int, pods: Pods) -> di
     start = {"memory": str(size.claimable), "object-store-memory": str(OBJECT_STORE)}
     if size.resources:
         start["resources"] = json.dumps(json.dumps(size.resources))  # a shell reads it
-    spec = {"containers": [_container("ray-worker", pods, resources)], **_volumes(pods)}
-    return {
-        "groupName": name,
-        "replicas": replicas,
-        "minReplicas": replicas,
-        "maxReplicas": replicas,
-        "rayStartParams": start,
-        "template": {"spec": spec},
-    }
+    counts = dict.fromkeys(("replicas", "minReplicas", "maxReplicas"), replicas)
+    return {"groupName": name, **counts, "rayStartParams": start, "template": _pod("ray-worker", pods, resources)}
 
 
-def _container(name: str, pods: Pods, resources: dict[str, str]) -> dict[str, Any]:
-    return {
-        "name": name,
-        "image": pods.image,
-        "env": [
-            {"name": variable, "valueFrom": {"secretKeyRef": {"name": pods.secret, "key": variable}}}
-            for variable in pods.variables
-        ]
-        + [{"name": name, "value": value} for name, value in KEEPALIVE.items()],
-        "resources": {"requests": dict(resources), "limits": dict(resources)},
-        **({"volumeMounts": [{"name": "store", "mountPath": pods.store}]} if pods.claim else {}),
-    }
-
-
-def _volumes(pods: Pods) -> dict[str, list[Any]]:
-    """The store's volume; nothing where it is at a URL."""
-    if not pods.claim:
-        return {}
-    return {"volumes": [{"name": "store", "persistentVolumeClaim": {"claimName": pods.claim}}]}
+def _pod(container: str, pods: Pods, resources: dict[str, str], *, config_map: str = "") -> dict[str, Any]:
+    """A pod of one container, with the store's volume unless the store is at a URL, and the files of a ConfigMap."""
+    volumes: list[dict[str, Any]] = []
+    mounts: list[dict[str, Any]] = []
+    if pods.claim:
+        volumes.append({"name": "store", "persistentVolumeClaim": {"claimName": pods.claim}})
+        mounts.append({"name": "store", "mountPath": pods.store})
+    if config_map:
+        volumes.append({"name": "job", "configMap": {"name": config_map}})
+        mounts.append({"name": "job", "mountPath": _GRAPH_FOLDER, "readOnly": True})
+    keys = {variable: {"name": pods.secret, "key": variable} for variable in pods.variables}
+    env: list[dict[str, Any]] = [{"name": name, "valueFrom": {"secretKeyRef": key}} for name, key in keys.items()]
+    env += [{"name": name, "value": value} for name, value in KEEPALIVE.items()]
+    limits = {"requests": dict(resources), "limits": dict(resources)}
+    made = {"name": container, "image": pods.image, "env": env, "resources": limits}
+    if not volumes:
+        return {"spec": {"containers": [made]}}
+    return {"spec": {"containers": [{**made, "volumeMounts": mounts}], "volumes": volumes}}

@@ -55,7 +55,11 @@ def command(spec: Path, store: Where | None, check: bool, ignore_packages: bool,
         answer |= {"drifted" if check else "changed": plain, "hub": unreachable}
         click.echo(json.dumps({"schema": OUTPUT_SCHEMA_VERSION, "lock": str(place), **answer}, indent=2))
     else:
-        remarks = [] if check else _unknown(lock)
+        remarks = []
+        if not check and None in lock.rows.values():
+            remarks.append("The rows are known when a run has read them: call this again after it.")
+        if not check and "torch" not in lock.packages:
+            remarks.append("What runs a graph is not installed here, so its packages are not locked: lock where it is.")
         click.echo("\n".join([f"{place}: {done}", *(f"  {line}" for line in lines), *remarks]))
         if unreachable is not None:
             click.echo(f"The hub gave no answer, so this is what the local cache and the lock know: {unreachable}")
@@ -76,13 +80,3 @@ def _contents(lock: Lock) -> Iterator[str]:
     for streams in lock.rows.values():
         yield "rows: not read yet" if streams is None else f"rows: {streams.train.documents:,} to train on"
     yield f"{len(lock.packages)} packages"
-
-
-def _unknown(lock: Lock) -> list[str]:
-    """What a lock does not pin, and what would."""
-    found = []
-    if None in lock.rows.values():
-        found.append("The rows are known when a run has read them: call this again after it.")
-    if "torch" not in lock.packages:
-        found.append("What runs a graph is not installed here, so its packages are not locked: call this where it is.")
-    return found

@@ -28,7 +28,7 @@ from boomspec.plan.reasons import with_reasons
 from boomspec.plan.run import store_of
 from boomspec.plan.saved import SavedPlan
 from boomspec.spec.experiments import load_spec
-from boomspec.store import Store, Where
+from boomspec.store import Where
 
 EXIT_SOMETHING_TO_DO = 3
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -75,7 +75,11 @@ def command(
     if device is not None and device not in DEVICES:
         raise BoomspecError(f"no device '{device}' is known", hint=others(device))
     if calibrate:
-        _calibrate(store_of(load_spec(spec), store))
+        calibrated = store_of(load_spec(spec), store)
+        (calibrated.root / "cache").mkdir(parents=True, exist_ok=True)
+        shared.check_runners()  # which measure with the libraries that tasks use, in a process of their own
+        printed = shared.runner_output("runners.cli.calibrate", "--folder", str(calibrated.root / "cache"))
+        save_calibration(calibrated, json.loads(printed))
     compiled, place = shared.compiled_with(spec, store)
     check_locks(place.root)
     unchecked = check_models(compiled, place)
@@ -100,11 +104,3 @@ def command(
             click.echo(f"\nSaved; to execute exactly this: boomspec run {shlex.quote(str(output))}")
     if detailed_exitcode and (plan.work or plan.ids("blocked")):
         sys.exit(EXIT_SOMETHING_TO_DO)
-
-
-def _calibrate(store: Store) -> None:
-    """Measure this machine with the libraries that tasks use, in a process of their own."""
-    shared.check_runners()
-    folder = store.root / "cache"
-    folder.mkdir(parents=True, exist_ok=True)
-    save_calibration(store, json.loads(shared.runner_output("runners.cli.calibrate", "--folder", str(folder))))

@@ -10,9 +10,8 @@ import click
 
 from boomspec.commands.shared import json_option, runnable, runner, say_left_out, searches, spec_argument, store_option
 from boomspec.core.errors import EXIT_RUN_FAILED, BoomspecError
-from boomspec.core.graph import TaskGraph
 from boomspec.core.json_text import json_text
-from boomspec.store import Store, Where
+from boomspec.store import Where
 
 
 @click.command("report")
@@ -43,9 +42,10 @@ def command(spec: Path, store: Where | None, open_it: bool, as_json: bool) -> No
         raise BoomspecError(f"{spec}: it ends at a search, so there is no report yet", hint="boomspec run its spec")
     run_folder = found.run_folder(graph.name, graph.id)
     # One experiment of a set may never have been run by itself.
-    if not run_folder.is_dir() and not _has_results(graph, found):
+    evaluations = {node.id for node in graph.nodes.values() if node.task.kind == "evaluate"}
+    if not run_folder.is_dir() and evaluations.isdisjoint(found.ids("evaluate")):
         raise BoomspecError(f"{spec}: not run yet with store {found.address}", hint=f"boomspec run {spec}")
-    command = [*runner(graph, found), "--report"]
+    command = runner(graph, found, report=True)
     shown = subprocess.PIPE if as_json else None
     done = subprocess.run(command, stdout=shown, stderr=shown, text=True)
     if done.returncode != 0 and as_json:
@@ -58,8 +58,3 @@ def command(spec: Path, store: Where | None, open_it: bool, as_json: bool) -> No
         click.echo(json_text({"report": str(page), "results": str(page.with_name("results.json"))}))
     if open_it:
         click.launch(str(page))
-
-
-def _has_results(graph: TaskGraph, store: Store) -> bool:
-    there = store.ids("evaluate")
-    return any(node.task.kind == "evaluate" and node.id in there for node in graph.nodes.values())

@@ -38,7 +38,7 @@ def command(name: str | None, store: Where | None, as_json: bool) -> None:
       boomspec runs --store /shared/store
       boomspec runs quickstart-1a2b3c4d
     """
-    from boomspec.store.runs import RUNS_SCHEMA_VERSION, chosen_run, past_run, past_runs
+    from boomspec.store.runs import RUNS_SCHEMA_VERSION, chosen_run, past_runs
 
     named = Path(name).resolve() if name is not None else None
     if store is None and named is not None and named.parent.name == "runs" and named.is_dir():
@@ -49,7 +49,7 @@ def command(name: str | None, store: Where | None, as_json: bool) -> None:
     runs = past_runs(place)
     chosen = None if name is None else chosen_run(runs, name, place)
     if chosen is not None and place.run_called(chosen.folder.name):  # fetches its logs and its report, too
-        chosen = past_run(place, chosen.folder)
+        (chosen,) = past_runs(place, [chosen.folder])
     if as_json:
         listed = [run.to_json() for run in runs]
         content: dict[str, Any] = {"runs": listed}
@@ -98,54 +98,40 @@ def _print_run(run: PastRun, console: Console) -> None:
     took = "for" if run.state == "running" else "took"
     when = f", started {_time(run)}, {took} {_duration(run)}" if run.started is not None else ""
     console.print(f"[bold]{escape(run.folder.name)}[/]: [{style}]{run.state}[/]{when}")
-    if run.problem is not None:
-        console.print(escape(run.problem))
-    else:
-        console.print(f"{run.made} of its {len(run.tasks)} tasks have their artifact in the store")
+    made = f"{run.made} of its {len(run.tasks)} tasks have their artifact in the store"
+    lines = [made if run.problem is None else run.problem]
     if run.same:
-        console.print(f"{run.same} of them were not computed again: their inputs were the same, byte for byte")
+        lines.append(f"{run.same} of them were not computed again: their inputs were the same, byte for byte")
     if len(run.experiments) > 1:
-        console.print(f"{len(run.experiments)} experiments: {escape('  '.join(run.experiments))}")
+        lines.append(f"{len(run.experiments)} experiments: {'  '.join(run.experiments)}")
     for name, ends in run.numbers.items():
-        console.print(escape(f"{name}: " + ", ".join(f"{series} {value:.4g}" for series, value in ends.items())))
-    if run.outcome:
-        console.print(escape(run.outcome))
-    for trouble, others in _same_error(run.troubles):
+        lines.append(f"{name}: " + ", ".join(f"{series} {value:.4g}" for series, value in ends.items()))
+    console.print(escape("\n".join([*lines, *filter(None, [run.outcome])])))
+    # The failed tasks one by one; of blocked ones with the same reason the first, and how many more there are.
+    groups: dict[tuple[str, str], list[Trouble]] = {}
+    for trouble in sorted(run.troubles, key=lambda trouble: trouble.state == "blocked"):
+        groups.setdefault(("" if trouble.state == "blocked" else trouble.task, trouble.error), []).append(trouble)
+    for trouble, *others in groups.values():
         first, *more = trouble.error.splitlines()[:_ERROR_LINES] or ["no message"]
-        tasks = trouble.task if not others else f"{trouble.task} and {others} more"
-        console.print(f"[bold]{trouble.state}[/]: {escape(tasks)}: {escape(first)}")
-        for line in more:
-            console.print(f"  {escape(line)}")
-        if trouble.log is not None:
-            console.print(f"  log: {escape(str(trouble.log))}")
-    logs = run.logs
-    if logs:
-        console.print(f"logs of {len(logs)} tasks: {escape(str(run.folder / 'logs'))}")
-        for name, log in logs.items() if len(logs) <= _LISTED_LOGS else ():
-            console.print(escape(f"  {log.name}  {name}"))
-    if (run.folder / "tensorboard").is_dir():
-        console.print(f"curves: tensorboard --logdir {escape(shlex.quote(str(run.folder / 'tensorboard')))}")
-    page = run.folder / "report" / "report.html"
-    if page.is_file():
-        console.print(f"report: {escape(str(page))}")
-    console.print(f"folder: {escape(str(run.folder))}")
-
-
-def _same_error(troubles: tuple[Trouble, ...]) -> list[tuple[Trouble, int]]:
-    """The failed tasks one by one; of blocked ones with the same reason the first, and how many more there are."""
-    reasons = [trouble.error for trouble in troubles if trouble.state == "blocked"]
-    blocked = {t.error: (t, reasons.count(t.error) - 1) for t in reversed(troubles) if t.state == "blocked"}
-    return [(trouble, 0) for trouble in troubles if trouble.state == "failed"] + list(reversed(blocked.values()))
+        tasks = f"{trouble.task} and {len(others)} more" if others else trouble.task
+        more += [f"log: {trouble.log}"] if trouble.log is not None else []
+        console.print(f"[bold]{trouble.state}[/]: " + escape("\n  ".join([f"{tasks}: {first}", *more])))
+    lines = []
+    if logs := run.logs:
+        lines.append(f"logs of {len(logs)} tasks: {run.folder / 'logs'}")
+        lines += [f"  {log.name}  {name}" for name, log in logs.items() if len(logs) <= _LISTED_LOGS]
+    if (curves := run.folder / "tensorboard").is_dir():
+        lines.append(f"curves: tensorboard --logdir {shlex.quote(str(curves))}")
+    if (page := run.folder / "report" / "report.html").is_file():
+        lines.append(f"report: {page}")
+    console.print(escape("\n".join([*lines, f"folder: {run.folder}"])))
 
 
 def _headline(run: PastRun) -> str:
     if run.problem is not None:
         return run.problem
-    ends = [
-        f"{name} {found['student']:.4g} -> {found['teacher']:.4g}"
-        for name, found in run.numbers.items()
-        if found.keys() == {"student", "teacher"}
-    ]
+    both = [(name, ends) for name, ends in run.numbers.items() if ends.keys() == {"student", "teacher"}]
+    ends = [f"{name} {found['student']:.4g} -> {found['teacher']:.4g}" for name, found in both]
     return f"student to teacher: {', '.join(ends[:2])}" if ends else run.outcome
 
 
@@ -154,7 +140,5 @@ def _time(run: PastRun) -> str:
 
 
 def _duration(run: PastRun) -> str:
-    if run.seconds is None:
-        return ""
     over = ">" if run.state == "killed" else ""  # until the last thing that was written
-    return f"{over}{shown_seconds(run.seconds)}"
+    return "" if run.seconds is None else f"{over}{shown_seconds(run.seconds)}"

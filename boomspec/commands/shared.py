@@ -18,7 +18,6 @@ import click
 from boomspec.compile.compiler import Compiled, compile_experiments, search_results_from
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import TaskGraph
-from boomspec.core.graph_file import read_graph
 from boomspec.plan.locking import RunLock, required_lock
 from boomspec.plan.model_checks import check_models
 from boomspec.plan.run import DEFAULT_STORE, GRAPH, open_run, run_folder, store_of
@@ -98,13 +97,10 @@ def runnable(
 
     failed: searches; experiments that wait for one of them are left out, where others remain.
     """
-    path, label = split_address(spec)
-    if run_folder(path, None if store is None else open_store(store)) is not None:
+    path, _ = split_address(spec)
+    if path.suffix == ".json" or run_folder(path, None if store is None else open_store(store)) is not None:
         run = open_run(spec, store)
         return run.graph, run.store, None, ()
-    if path.suffix == ".json":
-        graph = read_graph(path) if label is None else open_run(spec, store).graph
-        return graph, open_store(store or DEFAULT_STORE), None, ()
     compiled, found = compiled_with(spec, store, pins, failed)
     warn(check_models(compiled, found))
     return compiled.graph, found, compiled.files[0].spec.execution.cpus, compiled.pending

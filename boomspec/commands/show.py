@@ -19,7 +19,6 @@ from boomspec.compile.check import check_spec
 from boomspec.compile.compiler import compile_experiments, search_results_from
 from boomspec.compile.resolved import FOLLOWING, resolve, tasks_by_name
 from boomspec.core.errors import BoomspecError, SpecError
-from boomspec.core.graph import Experiment
 from boomspec.core.json_text import json_text
 from boomspec.models.hub import UnreachableError
 from boomspec.models.trust import asked_for
@@ -27,7 +26,7 @@ from boomspec.plan.changes import differences
 from boomspec.plan.run import open_run, run_folder, store_of
 from boomspec.spec.document import Document
 from boomspec.spec.experiments import load_experiments, split_address
-from boomspec.spec.spec_file import Spec, SpecFile
+from boomspec.spec.spec_file import SpecFile
 from boomspec.spec.yaml_writer import Path as Place
 from boomspec.spec.yaml_writer import inline, lines
 from boomspec.store import Where, open_store
@@ -57,12 +56,16 @@ def command(spec: Path, store: Where | None, every: bool, as_json: bool) -> None
     experiments = found.experiments
     warn(line for experiment in experiments for line in asked_for(experiment.meaning))
     if as_json:
-        click.echo(json_text(found.to_json(), indent=2))
+        listed = [
+            {"label": e.label, "axes": e.axes, "meaning": e.meaning, "defaults": e.defaults()} for e in experiments
+        ]
+        content = {"schema": SHOW_SCHEMA_VERSION, "name": found.name, "unknown": found.unknown or None}
+        click.echo(json_text({**content, "experiments": listed}, indent=2))
         return
     several = len(experiments) > 1
     for i, experiment in enumerate(experiments if every else experiments[:1]):
         if several:
-            click.echo(f"{'---' if i else ''}{chr(10) if i else ''}# {experiment.label}")
+            click.echo(("---\n" if i else "") + f"# {experiment.label}")
         click.echo(experiment.text(), nl=False)
     if several and not every:
         first, *others = experiments
@@ -102,7 +105,7 @@ class Shown:
             return ", ".join(filter(None, [f"from {inline(rule)}", self._origin(place)]))
         if self.file is None or (any(place[: len(start)] == start for start in _WORKED_OUT) and place not in rules):
             return ""
-        return self._origin(place) if _at(self._said, place, missing=_MISSING) is not _MISSING else "default"
+        return self._origin(place) if _at(self._said, place, missing=...) is not ... else "default"
 
     def defaults(self) -> list[str] | None:
         """The fields that were not written; None where that is not known."""
@@ -112,7 +115,14 @@ class Shown:
 
     @cached_property
     def _said(self) -> dict[str, Any]:
-        return {} if self.file is None else _said(self.file.spec)
+        """What the spec says itself, without defaults, in the shape of its meaning."""
+        if self.file is None:
+            return {}
+        plain = self.file.spec.model_dump(mode="json", exclude_unset=True)
+        plain["baselines"] = {kind: settings for item in plain.get("baselines", ()) for kind, settings in item.items()}
+        if "tasks" in (plain.get("evaluate") or {}):
+            plain["evaluate"]["tasks"] = tasks_by_name(plain["evaluate"]["tasks"], self.file.spec)
+        return plain
 
     def _origin(self, place: Place) -> str:
         """The variant, the point of a sweep or the base file that sets a value."""
@@ -135,17 +145,6 @@ class Review:
     experiments: tuple[Shown, ...]
     unknown: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "schema": SHOW_SCHEMA_VERSION,
-            "name": self.name,
-            "unknown": self.unknown or None,
-            "experiments": [
-                {"label": e.label, "axes": e.axes, "meaning": e.meaning, "defaults": e.defaults()}
-                for e in self.experiments
-            ],
-        }
-
 
 def review(address: Path, store: Where | None) -> Review:
     """What a spec, SPEC#LABEL, a graph file or the folder of a run means. Raises SpecError or BoomspecError."""
@@ -163,7 +162,10 @@ def review(address: Path, store: Where | None) -> Review:
                 raise
             return _without_reading(files, error)
     shown = tuple(Shown(e.label, e.axes, e.meaning, files.get(e.label)) for e in graph.experiments)
-    return Review(graph.name, shown, _waiting(graph.experiments))
+    waiting = [experiment.label for experiment in graph.experiments if experiment.family is None]
+    named = f": {', '.join(waiting)}" if any(waiting) else ""
+    unknown = f"layers or their order, before a search has run{named}" if waiting else ""
+    return Review(graph.name, shown, unknown)
 
 
 def _without_reading(files: dict[str, SpecFile], error: BoomspecError) -> Review:
@@ -181,24 +183,6 @@ def _without_reading(files: dict[str, SpecFile], error: BoomspecError) -> Review
 def _is_unreachable(error: BaseException | None) -> bool:
     """Whether the cause of an error is that the hub gave no answer."""
     return error is not None and (isinstance(error, UnreachableError) or _is_unreachable(error.__cause__))
-
-
-def _waiting(experiments: tuple[Experiment, ...]) -> str:
-    waiting = [experiment.label for experiment in experiments if experiment.family is None]
-    named = f": {', '.join(waiting)}" if any(waiting) else ""
-    return f"layers or their order, before a search has run{named}" if waiting else ""
-
-
-def _said(spec: Spec) -> dict[str, Any]:
-    """What a spec says itself, without defaults, in the shape of its meaning."""
-    plain = spec.model_dump(mode="json", exclude_unset=True)
-    plain["baselines"] = {kind: settings for item in plain.get("baselines", ()) for kind, settings in item.items()}
-    if "tasks" in (plain.get("evaluate") or {}):
-        plain["evaluate"]["tasks"] = tasks_by_name(plain["evaluate"]["tasks"], spec)
-    return plain
-
-
-_MISSING = object()
 
 
 def _at(data: Any, place: Place, *, missing: Any = None) -> Any:

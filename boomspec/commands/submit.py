@@ -94,12 +94,12 @@ def command(
 
 @dataclass(frozen=True)
 class _Stage:
-    """One graph to run. `pending`: the searches in it that the rest of the experiment waits for."""
+    """One graph to run. first: what to say where the rest of the experiment waits for searches in it."""
 
     graph: TaskGraph
     store: Store
     lock: Lock
-    pending: tuple[str, ...]
+    first: str
 
 
 def _stages(spec: Path, store: Where | None, *, locked: bool, ignore_packages: bool) -> Iterator[_Stage]:
@@ -116,16 +116,16 @@ def _stages(spec: Path, store: Where | None, *, locked: bool, ignore_packages: b
         graph = kept.hold(graph, place) if kept else graph
         waiting = shared.searches(graph, pending)
         if done & waiting:
-            raise BoomspecError(
-                f"{', '.join(pending)}: has run, and what it found is not in {place.address}",
-                hint="the store must be readable here, too; else submit again from where it is",
-            )
+            hint = "the store must be readable here, too; else submit again from where it is"
+            message = f"{', '.join(pending)}: has run, and what it found is not in {place.address}"
+            raise BoomspecError(message, hint=hint)
         lock = kept.lock if kept else lock_of(graph, place, Hub(offline=True))
         shared.warn(trust.warnings(graph))
         if place.is_remote:  # machines that share no folder get files from nowhere else
             for source, size in upload_missing(place, sources_read(graph, plan_tasks(graph, place))):
                 click.echo(f"put into the store: {source_name(source)}, {shown_bytes(size)}", err=True)
-        yield _Stage(graph, place, lock, pending)
+        first = f"first {', '.join(pending)}; when that has ended, the same command submits the rest"
+        yield _Stage(graph, place, lock, first if pending else "")
         if not pending:
             return
         done |= waiting
@@ -141,9 +141,9 @@ def _submitted(stages: Iterator[_Stage], program: list[str], *, waits: bool) -> 
             code = shared.wait([*program, str(graph), "--store", stage.store.address, "--lock", str(lock)])
         if code:
             return code
-        if stage.pending and not waits:
-            click.echo(f"{_first(stage)}; --wait does that by itself", err=True)
-            return EXIT_OK
+        if stage.first and not waits:
+            click.echo(f"{stage.first}; --wait does that by itself", err=True)
+            break
     return EXIT_OK
 
 
@@ -151,15 +151,14 @@ def _manifest(stage: _Stage, pods: Pods) -> str:
     pods = replace(pods, store=stage.store.address)
     _check_claim(pods.store, pods.claim)
     on_gpus = machine(stage.graph, nodes=pods.nodes, gpus=True)
-    comments = [
-        f"boomspec {boomspec.__version__}: {stage.graph.name}, {len(stage.graph.nodes)} tasks. The image must hold it."
-    ]
+    tasks = f"{stage.graph.name}, {len(stage.graph.nodes)} tasks"
+    comments = [f"boomspec {boomspec.__version__}: {tasks}. The image must hold it."]
     comments += [f"{name} of the Secret {pods.secret} become variables of every container." for name in pods.variables]
     if on_gpus is not None and on_gpus.gpu_memory:
         comments.append(f"The tasks on one GPU are estimated to take {shown_bytes(on_gpus.gpu_memory)} of it.")
     if not stage.store.is_remote:
         comments += [f"Every pod must see {path}." for path in local_paths(stage.graph)]
-    comments += [f"{_first(stage)}."] if stage.pending else []
+    comments += [f"{stage.first}."] if stage.first else []
     return as_yaml(manifest(stage.graph, stage.lock, pods), comments)
 
 
@@ -174,15 +173,11 @@ def _script(stage: _Stage, python: str, nodes: int, options: tuple[str, ...]) ->
     stage.graph.write(folder / GRAPH)
     used = folder / "submitted-lock.json"
     stage.lock.write(used)
-    if stage.pending:
-        click.echo(_first(stage), err=True)
+    if stage.first:
+        click.echo(stage.first, err=True)
     runner = [python, "-P", "-m", "runners", str(folder / GRAPH), "--store", store.address]
     runner += ["--lock", str(used), "--plain", *options]
     return script(stage.graph, runner, folder / "slurm-%j.log", nodes=nodes)
-
-
-def _first(stage: _Stage) -> str:
-    return f"first {', '.join(stage.pending)}; when that has ended, the same command submits the rest"
 
 
 def _check_options(given: dict[str, Any], store: Where | None, *, kuberay: bool, slurm: bool) -> None:

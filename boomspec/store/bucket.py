@@ -1,6 +1,6 @@
 """Object storage client (fsspec with retries): list, read, write and copy objects below a URL.
 
-Over fsspec, with retries. Objects are written whole or not at all. Listings are not cached, so that they show what
+Objects are written whole or not at all. Listings are not cached, so that they show what
 other machines have written.
 """
 
@@ -15,13 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.files import flush
 from boomspec.core.identity import file_digest
-from boomspec.store.retry import Operation, Retries, cannot_be_conditional, exists_already, has_no_range
+from boomspec.store.retry import Retries, cannot_be_conditional, exists_already, has_no_range
 
 _PARALLEL = 32  # requests at a time
 _PART = 16 * 2**20  # bytes of one request; the parts of a large file are copied in parallel
@@ -78,7 +79,7 @@ class Bucket:
     def entries(self, prefix: str = "") -> dict[str, ObjectInfo]:
         """All objects below a folder, at any depth, by their names."""
         try:
-            found = self._ask("list", lambda: self._fs.find(self._place(prefix), detail=True, withdirs=False))
+            found = self._retries(lambda: self._fs.find(self._place(prefix), detail=True, withdirs=False), doing="list")
         except FileNotFoundError:
             return {}
         return {self._name(info["name"]): _entry(info) for info in found.values() if info.get("type") == "file"}
@@ -94,18 +95,34 @@ class Bucket:
 
     def entry(self, name: str) -> ObjectInfo:
         """The listing of one object. Raises FileNotFoundError."""
-        return _entry(self._ask("read", lambda: self._fs.info(self._place(name))))
+        return _entry(self._retries(lambda: self._fs.info(self._place(name)), doing="read"))
 
-    def read(self, name: str, *, most: int | None = None) -> bytes:
-        """An object, or its first `most` bytes. Raises FileNotFoundError."""
-        return self._read(name, 0, most)
+    def read(
+        self, name: str, *, start: int = 0, most: int | None = None, stopped: threading.Event | None = None
+    ) -> bytes:
+        """An object from `start` on, or its first `most` bytes from there. Raises FileNotFoundError."""
+        # Always a range: without one s3fs first requests the size. An empty object has no range.
+        if most == 0:
+            return b""
+
+        def read() -> bytes:
+            try:
+                end = None if most is None else start + most
+                data: bytes = self._fs.cat_file(self._place(name), start=start, end=end)
+            except Exception as error:
+                if not has_no_range(error):
+                    raise
+                return b""
+            return data
+
+        return self._retries(read, doing="read", stopped=stopped)
 
     def read_all(self, names: Iterable[str]) -> dict[str, bytes]:
         """Several objects, without those that do not exist."""
 
         def read(name: str, stopped: threading.Event) -> bytes | None:
             try:
-                return self._read(name, 0, None, stopped=stopped)
+                return self.read(name, stopped=stopped)
             except FileNotFoundError:
                 return None
 
@@ -117,7 +134,8 @@ class Bucket:
         """Write an object. With `create` only where there is none, if the store can tell; returns False if there is."""
         place = self._place(name)
         try:
-            self._ask("write", lambda: self._create(place, data) if create else self._fs.pipe_file(place, data))
+            request = partial(self._create, place, data) if create else partial(self._fs.pipe_file, place, data)
+            self._retries(request, doing="write")
         except FileExistsError:
             return False
         return True
@@ -134,7 +152,7 @@ class Bucket:
 
         def copy_one(pair: tuple[str, str], stopped: threading.Event) -> None:
             source, target = map(self._place, pair)
-            self._ask("write", lambda: self._fs.cp_file(source, target), stopped=stopped)
+            self._retries(lambda: self._fs.cp_file(source, target), doing="write", stopped=stopped)
 
         self._parallel(copy_one, pairs, _PARALLEL)
 
@@ -150,7 +168,7 @@ class Bucket:
 
         def download(part: tuple[tuple[str, Path], int, int], stopped: threading.Event) -> None:
             (name, file), start, size = part
-            data = self._read(name, start, start + size, stopped=stopped)
+            data = self.read(name, start=start, most=size, stopped=stopped)
             with file.open("r+b") as out:
                 out.seek(start)
                 out.write(data)
@@ -165,7 +183,7 @@ class Bucket:
         digest, parts = hashlib.sha256(), list(_parts(size))
 
         def read(part: tuple[int, int], stopped: threading.Event) -> bytes:
-            return self._read(name, part[0], sum(part), stopped=stopped)
+            return self.read(name, start=part[0], most=part[1], stopped=stopped)
 
         for first in range(0, len(parts), _LARGE_PARALLEL):
             for data in self._parallel(read, parts[first : first + _LARGE_PARALLEL], _LARGE_PARALLEL):
@@ -180,12 +198,12 @@ class Bucket:
 
         def delete(place: str, stopped: threading.Event) -> None:
             with suppress(FileNotFoundError):
-                self._ask("delete", lambda: self._fs.rm_file(place), stopped=stopped)
+                self._retries(lambda: self._fs.rm_file(place), doing="delete", stopped=stopped)
 
         self._parallel(delete, single, _PARALLEL)
         if together := [place for place in places if place not in set(single)]:
             try:
-                self._ask("delete", lambda: self._fs.rm(together))
+                self._retries(lambda: self._fs.rm(together), doing="delete")
             except FileNotFoundError:
                 self._parallel(delete, together, _PARALLEL)
 
@@ -196,24 +214,21 @@ class Bucket:
         bucket, _, prefix = self._place("").partition("/")
         query = {"Bucket": bucket, "Prefix": f"{prefix}/" if prefix else ""}
         try:
-            found = self._ask("list", lambda: self._fs.call_s3("list_multipart_uploads", **query)).get("Uploads", ())
+            found = self._retries(lambda: self._fs.call_s3("list_multipart_uploads", **query), doing="list")
         except BoomspecError:
             return {}  # not every server can list them, and not everybody may
-        return {self._name(f"{bucket}/{upload['Key']}"): upload["UploadId"] for upload in found}
+        return {self._name(f"{bucket}/{upload['Key']}"): upload["UploadId"] for upload in found.get("Uploads", ())}
 
     def abort(self, name: str, upload: str) -> None:
         """Delete the parts of an upload that never ended."""
         bucket, _, key = self._place(name).partition("/")
         query = {"Bucket": bucket, "Key": key, "UploadId": upload}
         with suppress(FileNotFoundError):
-            self._ask("delete", lambda: self._fs.call_s3("abort_multipart_upload", **query))
+            self._retries(lambda: self._fs.call_s3("abort_multipart_upload", **query), doing="delete")
 
     @property
     def _fs(self) -> Any:
         return _filesystem(self._store)[0]
-
-    def _ask(self, doing: Operation, request: Callable[[], _T], *, stopped: threading.Event | None = None) -> _T:
-        return self._retries(request, doing=doing, stopped=stopped)
 
     def _place(self, name: str) -> str:
         return f"{_filesystem(self._store)[1]}/{self._prefix}{name}".rstrip("/")
@@ -224,7 +239,7 @@ class Bucket:
     def _directly_in(self, prefix: str) -> list[dict[str, Any]]:
         place = self._place(prefix)
         try:
-            found: list[dict[str, Any]] = self._ask("list", lambda: self._fs.ls(place, detail=True))
+            found: list[dict[str, Any]] = self._retries(lambda: self._fs.ls(place, detail=True), doing="list")
         except FileNotFoundError:
             return []
         return [info for info in found if info["name"].rstrip("/") != place]
@@ -242,29 +257,15 @@ class Bucket:
                 raise
             self._fs.pipe_file(place, data)  # the last writer wins
 
-    def _read(self, name: str, start: int, end: int | None, *, stopped: threading.Event | None = None) -> bytes:
-        # Always a range: without one s3fs first requests the size. An empty object has no range.
-        if end == start:
-            return b""
-
-        def read() -> bytes:
-            try:
-                data: bytes = self._fs.cat_file(self._place(name), start=start, end=end)
-            except Exception as error:
-                if not has_no_range(error):
-                    raise
-                return b""
-            return data
-
-        return self._ask("read", read, stopped=stopped)
-
     def _upload(self, item: tuple[Path, str, int], stopped: threading.Event | None = None) -> None:
         file, name, size = item
         part = max(_PART, -(-size // _MOST_PARTS // 2**20) * 2**20)
         scheme = self.url.partition("://")[0]
         options: dict[str, Any] = {"max_concurrency": _LARGE_PARALLEL} if not scheme.startswith("g") else {}
         options |= {"chunksize": part} if not scheme.startswith("a") else {"overwrite": True}
-        self._ask("write", lambda: self._fs.put_file(str(file), self._place(name), **options), stopped=stopped)
+        self._retries(
+            lambda: self._fs.put_file(str(file), self._place(name), **options), doing="write", stopped=stopped
+        )
 
     def _by_size(self, action: Callable[[_Sized, threading.Event], _R], items: list[_Sized]) -> None:
         """`action` of each item, whose bytes are its last member; few large ones at a time, as they are in memory."""
@@ -307,24 +308,19 @@ def _filesystem(url: str) -> tuple[Any, str]:
     key = (_forks, url, *sorted(item for item in os.environ.items() if item[0].startswith(_SETTINGS)))
     with _opening:
         if key not in _filesystems:
-            _filesystems[key] = _open_filesystem(url)
+            from fsspec.core import url_to_fs  # imported here: it takes a third of a second
+
+            options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
+            if url.startswith("s3://"):
+                # With botocore's own retries a person would wait for a minute to hear that nothing answers.
+                retries = {"mode": "standard", "total_max_attempts": 2}
+                connections = {"max_pool_connections": 2 * _PARALLEL, "connect_timeout": 10, "read_timeout": 60}
+                options["config_kwargs"] = {"retries": retries, **connections}
+            filesystem, place = url_to_fs(url, **options)
+            if url.startswith("s3://"):
+                filesystem.retries = 2
+            _filesystems[key] = filesystem, place.rstrip("/")
         return _filesystems[key]
-
-
-def _open_filesystem(url: str) -> tuple[Any, str]:
-    from fsspec.core import url_to_fs  # imported here: it takes a third of a second
-
-    options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
-    is_s3 = url.startswith("s3://")
-    if is_s3:
-        # With botocore's own retries a person would wait for a minute to hear that nothing answers.
-        retries = {"mode": "standard", "total_max_attempts": 2}
-        connections = {"max_pool_connections": 2 * _PARALLEL, "connect_timeout": 10, "read_timeout": 60}
-        options["config_kwargs"] = {"retries": retries, **connections}
-    filesystem, place = url_to_fs(url, **options)
-    if is_s3:
-        filesystem.retries = 2
-    return filesystem, place.rstrip("/")
 
 
 def _after_fork() -> None:

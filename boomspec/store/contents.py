@@ -15,6 +15,7 @@ SOURCE = "source"  # the folder of uploaded sources, beside those of the kinds o
 MADE_OF = "made_of"  # the folder of the index for early cut-off
 Waiting = Callable[[], None]  # called once when we have to wait for another process
 Report = Callable[[str], None]  # called with a message for people
+Damages = dict[ArtifactId, str | None]
 Unread = dict[ArtifactId, BoomspecError] | None  # filled with the errors of artifacts that cannot be read now
 
 

@@ -22,23 +22,26 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Set
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from boomspec.core import files
 from boomspec.core.errors import BoomspecError, redact
 from boomspec.core.files import ABSENT, RESUME, flush, is_in_use, unreadable
+from boomspec.store import contents
 from boomspec.store import record as records
-from boomspec.store.contents import MADE_OF, RUNS, Deletable, Report, Unread, Waiting, Workspace, nothing, stored_kinds
+from boomspec.store.contents import MADE_OF, RUNS, Damages, Deletable, Report, Unread, Waiting, Workspace, nothing
 from boomspec.store.lock import IN_USE, RUNNING, in_use_error, is_running, shared_lock
-from boomspec.store.record import RECORD, ArtifactId, Record
+from boomspec.store.record import RECORD, ArtifactId, Json, Record
 
 if TYPE_CHECKING:
     from boomspec.store.bucket import Bucket
 
+_FETCHED_AT_ONCE = 8
 _SAMPLE = 400  # artifacts of one kind, among which `newest` looks
 _HIDDEN = re.compile(r"\.(?P<task>[0-9a-f]{64})\.(?P<rest>.+)")
 _DISCARDED = re.compile(rf"\..+{re.escape(files.DISCARDED)}[0-9a-f]+")
@@ -91,7 +94,7 @@ class FolderStore:
         elif not self.root.is_dir():
             problem = f"{self.root} is a file, not a store"
         elif any(self.root.iterdir()) and not (self.root / IN_USE).is_file():
-            artifacts = (path.name for kind in stored_kinds() for path in self.root.glob(f"{kind}/[!.]*"))
+            artifacts = (path.name for kind in contents.stored_kinds() for path in self.root.glob(f"{kind}/[!.]*"))
             if not any(self.root.glob(f"{RUNS}/*/graph.json")) and not any(map(records.is_task_id, artifacts)):
                 problem = f"{self.root} is not a store: it holds neither artifacts nor runs"
         if problem is not None:
@@ -143,9 +146,7 @@ class FolderStore:
                 return f"{RECORD} is missing or unreadable"
         return None if record is None else records.damage_of_files(record, folder, checksums=checksums)
 
-    def survey(
-        self, tasks: Iterable[ArtifactId], *, checksums: bool = False, unread: Unread = None
-    ) -> dict[ArtifactId, str | None]:
+    def survey(self, tasks: Iterable[ArtifactId], *, checksums: bool = False, unread: Unread = None) -> Damages:
         """The `damage` of those that the store has something of; without `unread` the first error is raised."""
         ids, found = cache(self.ids), {}
         for task in tasks:
@@ -162,7 +163,9 @@ class FolderStore:
 
     def fetch_all(self, tasks: Iterable[ArtifactId]) -> dict[ArtifactId, Path]:
         """Fetch many artifacts at once."""
-        return {task: self.path(*task) for task in tasks}
+        tasks = list(dict.fromkeys(tasks))
+        with ThreadPoolExecutor(_FETCHED_AT_ONCE) as pool:
+            return dict(zip(tasks, pool.map(lambda task: self.fetch(*task), tasks), strict=True))
 
     def check_before_fetch(self, tasks: Iterable[ArtifactId]) -> None:
         """Raise BoomspecError for an artifact that is missing or damaged, unless `fetch` would."""
@@ -189,9 +192,7 @@ class FolderStore:
         with files.locked_folder(parent, f".{task_id}.") as folder:
             yield Workspace(folder, self.resume(kind, task_id))
 
-    def publish(
-        self, workspace: Workspace, kind: str, task_id: str, identity: dict[str, Any], provenance: dict[str, Any]
-    ) -> Path:
+    def publish(self, workspace: Workspace, kind: str, task_id: str, identity: Json, provenance: Json) -> Path:
         """Publish the payload of a workspace, unless another writer has. Returns the artifact's folder."""
         text = records.record_text(task_id, identity, records.listed_files(workspace.path), provenance)
         final = self.place(workspace.path, kind, task_id, text.encode())
@@ -219,9 +220,7 @@ class FolderStore:
         flush(final.parent)
         return final
 
-    def publish_copy(
-        self, task: ArtifactId, of: str, record: Record, identity: dict[str, Any], provenance: dict[str, Any]
-    ) -> bool:
+    def publish_copy(self, task: ArtifactId, of: str, record: Record, identity: Json, provenance: Json) -> bool:
         """Publish the payload of the artifact `of`, whose record this is, as that of `task`. False where it is gone.
 
         The two share their files where the file system has hard links.
@@ -324,7 +323,7 @@ class FolderStore:
 
     def stored(self, *, cache: bool) -> Iterator[Deletable]:
         """What `gc` may delete, with caches or without; not what is in use, unreadable, or not made by boomspec."""
-        for path in (path for kind in stored_kinds() for path in _entries(self.root / kind)):
+        for path in (path for kind in contents.stored_kinds() for path in _entries(self.root / kind)):
             kind = path.parent.name
             if (hidden := _HIDDEN.fullmatch(path.name)) is not None:
                 if not (path.is_dir() or path.name.endswith(files.LOCK)) or is_in_use(path):
@@ -336,9 +335,11 @@ class FolderStore:
                 with suppress(BoomspecError):  # what cannot be read may be whole
                     finished = self.has(kind, hidden["task"]) and self.damage(kind, hidden["task"]) is None
                 yield Deletable("checkpoints", path, kind, hidden["task"], "its task is finished" if finished else "")
-            elif records.is_task_id(path.name) and not _is_newer_version(path / RECORD):
-                with suppress(BoomspecError):
-                    yield Deletable("artifact", path, kind, path.name, damage=self.damage(kind, path.name))
+            elif records.is_task_id(path.name):
+                with suppress(BoomspecError, OSError):
+                    record = path / RECORD
+                    if not (record.is_file() and records.is_newer_version(record.read_bytes())):
+                        yield Deletable("artifact", path, kind, path.name, damage=self.damage(kind, path.name))
         for folder in (self.root, self.root / RUNS):
             discarded = (path for path in _entries(folder) if _DISCARDED.fullmatch(path.name))
             yield from (Deletable("leftover", path, reason="of an earlier gc") for path in discarded)
@@ -373,15 +374,6 @@ def _noting_error(task: ArtifactId, unread: Unread) -> Iterator[None]:
         if unread is None:
             raise
         unread[task] = error
-
-
-def _is_newer_version(record: Path) -> bool:
-    try:
-        return records.is_newer_version(record.read_bytes())
-    except ABSENT:
-        return False
-    except OSError:
-        return True
 
 
 def _entries(folder: Path) -> list[Path]:

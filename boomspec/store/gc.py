@@ -47,28 +47,21 @@ def forgotten(runs: list[PastRun], *, keep_last: int | None, older_than: float |
 
 def garbage(store: Store, runs: list[PastRun], *, forget: list[PastRun], cache: bool) -> tuple[list[Deletable], Needed]:
     """What can go from a store once the runs `forget` are forgotten, in the order in which it should go."""
-    gone = {run.folder for run in forget}
-    needed = _needed([run for run in runs if run.folder not in gone])
+    gone, tasks = {run.folder for run in forget}, set[str]()
+    unjudged: dict[str, str] = {}
+    for run in (run for run in runs if run.folder not in gone):
+        try:
+            graph = read_graph_data(run.folder)  # again: a run may have been compiled again meanwhile
+            tasks.update(graph["tasks"], graph.get("sources", ()))
+        except BoomspecError as error:
+            unjudged[run.folder.name] = error.message
+    needed = Needed(frozenset(tasks), unjudged)
     found = [item for run in forget for item in store.stored_run(run.folder, f"{run.state}, forgotten")]
     found += [item for stored in store.stored(cache=cache) if (item := _judged(stored, needed)).reason]
     for kind in KINDS:
         ids = store.ids(kind)
-        kept = ids if needed.unjudged else ids & needed.tasks
-        found += store.dead_keys(kind, kept)
+        found += store.dead_keys(kind, ids if unjudged else ids & tasks)
     return [replace(item, bytes=_size(item.path)) if isinstance(item.path, Path) else item for item in found], needed
-
-
-def _needed(runs: list[PastRun]) -> Needed:
-    """What these runs need. Graphs are read again: a run may have been compiled again meanwhile."""
-    tasks: set[str] = set()
-    unjudged: dict[str, str] = {}
-    for run in runs:
-        try:
-            graph = read_graph_data(run.folder)
-            tasks.update(graph["tasks"], graph.get("sources", ()))
-        except BoomspecError as error:
-            unjudged[run.folder.name] = error.message
-    return Needed(frozenset(tasks), unjudged)
 
 
 def _judged(stored: Deletable, needed: Needed) -> Deletable:

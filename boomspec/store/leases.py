@@ -38,17 +38,14 @@ _CLEANS = "cleans"  # what `gc` puts into its lease
 
 
 @contextmanager
-def held(
-    bucket: Bucket, name: str, *, owner: str = "", waiting: Waiting = nothing, expires: float | None = None
-) -> Iterator[None]:
+def held(bucket: Bucket, name: str, *, owner: str = "", waiting: Waiting = nothing) -> Iterator[None]:
     """Hold the lease `name`. Where another process holds it, call `waiting` once and wait for its end or expiry.
 
     A lease of the same `owner`, or of a dead process of this machine, is taken at once.
     """
-    expires = EXPIRES if expires is None else expires
     lease = _Lease(bucket, name, owner=owner)
-    lease.take(waiting, expires)
-    with lease.heartbeat(expires):
+    lease.take(waiting)
+    with lease.heartbeat():
         yield
 
 
@@ -57,7 +54,7 @@ def hold_own_lease(bucket: Bucket, name: str, **about: str) -> Iterator[None]:
     """Hold a lease under a name that nobody else has, for others to see."""
     lease = _Lease(bucket, name, **about)
     lease.write()
-    with lease.heartbeat(EXPIRES):
+    with lease.heartbeat():
         yield
 
 
@@ -83,10 +80,10 @@ def in_use(bucket: Bucket, run: Path | None, waiting: Waiting, elsewhere: Report
     except DeniedError:
         yield
         return
-    with lease.heartbeat(EXPIRES):
+    with lease.heartbeat():
         if run is not None:
             _await_run(bucket, name, run, elsewhere)
-        while any(map(_cleans, living(bucket, now=bucket.entry(name).modified).values())):
+        while _CLEANS in [lease.get("doing") for lease in living(bucket, now=bucket.entry(name).modified).values()]:
             waiting()
             time.sleep(_IN_USE_POLL_SECONDS)
         yield
@@ -106,11 +103,7 @@ def alone(bucket: Bucket) -> Iterator[None]:
 
 def others_work(bucket: Bucket) -> bool:
     """Whether anybody but `gc` uses the store."""
-    return not all(map(_cleans, living(bucket).values()))
-
-
-def _cleans(lease: dict[str, Any]) -> bool:
-    return lease.get("doing") == _CLEANS
+    return any(lease.get("doing") != _CLEANS for lease in living(bucket).values())
 
 
 def _await_run(bucket: Bucket, own: str, run: Path, report: Report) -> None:
@@ -159,35 +152,34 @@ class _Lease:
         self._content = {"token": self._token, "owner": owner, **_this_process(), **about}
         self._renewals = 0
 
-    def take(self, waiting: Waiting, expires: float) -> None:
+    def take(self, waiting: Waiting) -> None:
         seen, since, waiting = None, time.monotonic(), cache(waiting)
         while not self._bucket.write(self._name, self._text(), create=True):
-            other = self._read()
-            if other is None:
+            if (other := self._read()) is None:
                 continue  # it has ended meanwhile
             if other.get("token") == self._token:
                 return
             if other != seen:
                 seen, since = other, time.monotonic()
             same_owner = bool(self._owner) and other.get("owner") == self._owner
-            if same_owner or _is_dead(other) or time.monotonic() - since >= expires:
+            if same_owner or _is_dead(other) or time.monotonic() - since >= EXPIRES:
                 self.write()
-                time.sleep(_POLL * expires / 10)  # of two that take it at once the last one has it
-                continue
-            waiting()
-            time.sleep(_POLL * expires)
+                time.sleep(_POLL * EXPIRES / 10)  # of two that take it at once the last one has it
+            else:
+                waiting()
+                time.sleep(_POLL * EXPIRES)
 
     def write(self) -> None:
         self._renewals += 1
         self._bucket.write(self._name, self._text())
 
     @contextmanager
-    def heartbeat(self, expires: float) -> Iterator[None]:
+    def heartbeat(self) -> Iterator[None]:
         """Rewrite the lease in a thread until another process takes it; delete it at the end."""
         ended, self._bucket = threading.Event(), self._bucket.without_retries()
 
         def renew() -> None:
-            while not ended.wait(expires / _HEARTBEATS):
+            while not ended.wait(EXPIRES / _HEARTBEATS):
                 with suppress(BoomspecError):  # the next one may succeed; whoever uses the store reports the problem
                     if (found := self._read()) is not None and found.get("token") != self._token:
                         return
@@ -199,7 +191,7 @@ class _Lease:
             yield
         finally:
             ended.set()
-            thread.join(timeout=expires)  # a heartbeat under way would restore what is deleted
+            thread.join(timeout=EXPIRES)  # a heartbeat under way would restore what is deleted
             with suppress(BoomspecError):  # it expires by itself
                 if (found := self._read()) is not None and found.get("token") == self._token:
                     self._bucket.delete([self._name])

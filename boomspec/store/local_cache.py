@@ -22,21 +22,12 @@ from typing import Any
 
 from boomspec.core.files import ABSENT, RESUME, exclusive_lock, replacing, stat_of, unreadable, write_atomically
 from boomspec.core.identity import text_digest
+from boomspec.store import record as records
 from boomspec.store.bucket import Bucket, ObjectInfo
 from boomspec.store.contents import RUNS, Deletable, stored_kinds
 from boomspec.store.folder import FolderStore
 from boomspec.store.opening import URL_FILE
-from boomspec.store.record import (
-    RECORD,
-    ArtifactId,
-    Files,
-    Record,
-    checksum_damage,
-    damage_of_files,
-    is_record,
-    parsed_json,
-    size_damage,
-)
+from boomspec.store.record import RECORD, ArtifactId, Files, Record, parsed_json
 
 CACHE = "BOOMSPEC_CACHE"  # environment variable: the folder of all caches; default ~/.cache/boomspec
 _URL_CHARACTERS = 60  # of a URL in the name of its cache
@@ -59,7 +50,7 @@ def payload_object(task: ArtifactId, record: Record, path: str) -> str:
 def parsed_record(data: bytes | None) -> Record | None:
     """The record in an object; None where there is none, it is invalid, or names files outside of its folder."""
     record: Any = None if data is None else parsed_json(data)
-    return record if is_record(record) and _ATTEMPT.fullmatch(str(record.get("attempt"))) else None
+    return record if records.is_record(record) and _ATTEMPT.fullmatch(str(record.get("attempt"))) else None
 
 
 class LocalCache(FolderStore):
@@ -95,9 +86,9 @@ class LocalCache(FolderStore):
             return False
         status = _status(folder, record["files"])  # before they are read
         unchanged = not always and _read(self._status_file(task)) == status
-        if unchanged and damage_of_files(record, folder, checksums=False) is None:
+        if unchanged and records.damage_of_files(record, folder, checksums=False) is None:
             return True
-        if not read or damage_of_files(record, folder, checksums=True) is not None:
+        if not read or records.damage_of_files(record, folder, checksums=True) is not None:
             return False
         self._write(self._status_file(task), json.dumps(status).encode())
         return True
@@ -155,10 +146,10 @@ class LocalCache(FolderStore):
             return f"{RECORD} is missing or unreadable"
         for file in record["files"]:
             entry = listing.get(name := payload_object(task, record, file["path"]))
-            if damage := size_damage(file, None if entry is None else entry.size):
+            if damage := records.size_damage(file, None if entry is None else entry.size):
                 return damage
             if checksums and self._bucket.digest(name, file["bytes"]) != file["sha256"]:
-                return checksum_damage(file)
+                return records.checksum_damage(file)
         if checksums and self.path(*task).exists():
             with self.locked(task):
                 if not self.is_valid(task, record, read=True, always=True):
@@ -187,12 +178,16 @@ class LocalCache(FolderStore):
     def download_runs(self, beginning: str) -> set[str]:
         """Download what lists need of every run whose name begins so. Returns the names of their folders."""
         self.create()
-        names = [name for name in self._bucket.names(RUNS) if name.startswith(beginning) and not name.startswith(".")]
-        if names:
-            with ThreadPoolExecutor(min(_PARALLEL_RUNS, len(names))) as pool:
-                summaries = list(pool.map(self._summary, names))
-            self._download({name: entry for entries in summaries for name, entry in entries.items()})
-        return set(names)
+
+        def summary(run: str) -> dict[str, ObjectInfo]:
+            place = f"{RUNS}/{run}"
+            found = self._bucket.files(place) | self._bucket.files(f"{place}/report")
+            return {name: entry for name, entry in found.items() if name.removeprefix(f"{place}/") in _SUMMARY}
+
+        runs = {name for name in self._bucket.names(RUNS) if name.startswith(beginning) and not name.startswith(".")}
+        with ThreadPoolExecutor(_PARALLEL_RUNS) as pool:
+            self._download({name: entry for entries in pool.map(summary, runs) for name, entry in entries.items()})
+        return runs
 
     def download_run(self, name: str) -> bool:
         """Download everything of one run. False where there is none of that name."""
@@ -208,27 +203,24 @@ class LocalCache(FolderStore):
         for path in (*(path for path in artifacts if not path.name.endswith(RESUME)), *others):
             yield Deletable("cache", path, reason="it is fetched again")
 
-    def _summary(self, run: str) -> dict[str, ObjectInfo]:
-        place = f"{RUNS}/{run}"
-        found = self._bucket.files(place) | self._bucket.files(f"{place}/report")
-        return {name: entry for name, entry in found.items() if name.removeprefix(f"{place}/") in _SUMMARY}
-
     def _download(self, entries: Mapping[str, ObjectInfo]) -> None:
         """Download objects that differ from their local files, except from newer ones, which are still to be sent."""
-        targets = {name: target for name, entry in entries.items() if _is_older(target := self._file(name), entry)}
-        with ExitStack() as parts:
-            for target in targets.values():
+        targets = {}
+        for name, entry in entries.items():
+            parts = PurePosixPath(name).parts
+            if ".." in parts or name.startswith("/"):
+                raise ValueError(f"{name} is no name for a file of a run")
+            target = self.root.joinpath(*parts)
+            status = stat_of(target)
+            same = status is not None and status.st_size == entry.size and abs(status.st_mtime - entry.modified) < 1e-3
+            if status is None or not (same or status.st_mtime > entry.modified + 1e-3):
                 target.parent.mkdir(parents=True, exist_ok=True)
-            files = {name: parts.enter_context(replacing(target)) for name, target in targets.items()}
+                targets[name] = target
+        with ExitStack() as parts_of:
+            files = {name: parts_of.enter_context(replacing(target)) for name, target in targets.items()}
             self._bucket.download_all((name, part, entries[name].size) for name, part in files.items())
             for name, part in files.items():
                 os.utime(part, (entries[name].modified, entries[name].modified))
-
-    def _file(self, name: str) -> Path:
-        parts = PurePosixPath(name).parts
-        if ".." in parts or name.startswith("/"):
-            raise ValueError(f"{name} is no name for a file of a run")
-        return self.root.joinpath(*parts)
 
     def _status_file(self, task: ArtifactId) -> Path:
         return self.root / "records" / task[0] / f"{task[1]}.files"
@@ -248,14 +240,6 @@ def _status(folder: Path, files: Files) -> dict[str, list[Any]]:
         seen = () if status is None else (status.st_size, status.st_mtime_ns, status.st_ino)
         found[file["path"]] = [file["sha256"], *seen]
     return found
-
-
-def _is_older(file: Path, entry: ObjectInfo) -> bool:
-    status = stat_of(file)
-    if status is None:
-        return True
-    same = status.st_size == entry.size and abs(status.st_mtime - entry.modified) < 1e-3
-    return not same and status.st_mtime <= entry.modified + 1e-3
 
 
 def _read(path: Path) -> Any:

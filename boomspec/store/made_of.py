@@ -19,7 +19,6 @@ from typing import Any
 from boomspec.core.graph import Task, TaskGraph
 from boomspec.core.identity import digest
 from boomspec.store.folder import Store
-from boomspec.store.record import Record
 
 
 def contents_of(record: Mapping[str, Any]) -> str:
@@ -60,9 +59,16 @@ def equal_artifacts(graph: TaskGraph, store: Store, task_ids: Iterable[str], *, 
             task = waiting.pop(i)
             if all(n in contents for n in graph.task_inputs(i)):
                 keys.setdefault(task.kind, {})[i] = key_of(task.identity(), contents)
-        for i, (other, record) in _whole_artifacts(store, keys, checksums=checksums).items():
-            found[i], contents[i] = other, contents_of(record)
-            missing.discard(i)
+        indexed = {kind: store.ids_by_key(kind, own.values()) for kind, own in keys.items()}
+        candidates = [(kind, i) for kind, by_key in indexed.items() for ids in by_key.values() for i in ids]
+        survey = store.survey(candidates, checksums=checksums, unread={}) if candidates else {}
+        whole = [task for task, damage in survey.items() if damage is None]
+        records = store.records(whole) if whole else {}
+        for kind, i, key in ((kind, i, key) for kind, own in keys.items() for i, key in own.items()):
+            others = (other for other in indexed[kind].get(key, ()) if (kind, other) in records)
+            if (other := next(others, None)) is not None:
+                found[i], contents[i] = other, contents_of(records[kind, other])
+                missing.discard(i)
     return found
 
 
@@ -80,22 +86,3 @@ def publish_equal(
         return store.publish_copy((kind, task_id), of, record, identity, {**record["provenance"], **more})
     except FileNotFoundError:  # discarded meanwhile
         return False
-
-
-def _whole_artifacts(
-    store: Store, keys: Mapping[str, Mapping[str, str]], *, checksums: bool
-) -> dict[str, tuple[str, Record]]:
-    """For tasks with these keys, by kind and task id, a whole artifact: its id and record."""
-    indexed = {kind: store.ids_by_key(kind, own.values()) for kind, own in keys.items()}
-    candidates = [(kind, i) for kind, by_key in indexed.items() for ids in by_key.values() for i in ids]
-    if not candidates:
-        return {}
-    survey = store.survey(candidates, checksums=checksums, unread={})
-    records = store.records(task for task, damage in survey.items() if damage is None)
-    found = {}
-    for kind, own in keys.items():
-        for task_id, key in own.items():
-            whole = (i for i in indexed[kind].get(key, ()) if (kind, i) in records)
-            if (other := next(whole, None)) is not None:
-                found[task_id] = other, records[kind, other]
-    return found

@@ -25,7 +25,7 @@ _MISSPELT = re.compile(
     rf"\s*(?P<scheme>{'|'.join([*_SCHEMES, 'file'])})\s*(?:[:;]+\s*[/\\]*|[/\\]{{2,}}:?[/\\]*|/:/+)(?P<rest>[^/\\].*)",
     re.I,
 )
-_first_answer: ContextVar[float | None] = ContextVar("first_answer", default=None)
+first_answer_seconds: ContextVar[float | None] = ContextVar("first_answer_seconds", default=None)
 
 
 def is_url(where: str | os.PathLike[str]) -> bool:
@@ -79,16 +79,11 @@ def answering_at_once(seconds: float = 5.0) -> Iterator[None]:
 
     For commands that a person waits for: a wrong address shows at once. A run waits for an outage to end.
     """
-    token = _first_answer.set(seconds)
+    token = first_answer_seconds.set(seconds)
     try:
         yield
     finally:
-        _first_answer.reset(token)
-
-
-def first_answer_seconds() -> float | None:
-    """The limit of `answering_at_once`, None outside of it."""
-    return _first_answer.get()
+        first_answer_seconds.reset(token)
 
 
 def packages_of(url: str) -> tuple[str, ...]:
@@ -112,9 +107,8 @@ def check_url(url: str) -> None:
     scheme, parts = url.partition("://")[0], urlsplit(url)
     before, at, _ = parts.netloc.rpartition("@")
     if at and (":" in before or scheme not in ("abfs", "abfss")):  # there it is container@account
-        raise BoomspecError(
-            f"store '{scheme}://...': has credentials in it", hint="leave them to the environment, such as AWS_PROFILE"
-        )
+        hint = "leave them to the environment, such as AWS_PROFILE"
+        raise BoomspecError(f"store '{scheme}://...': has credentials in it", hint=hint)
     if scheme == "file":
         if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
             raise BoomspecError(f"store '{url}': is no absolute path", hint="file:///folder, or the path alone")

@@ -20,8 +20,9 @@ from boomspec.core.identity import file_digest
 RECORD = "artifact.json"
 RECORD_VERSION = 1
 ArtifactId = tuple[str, str]  # kind and task id
-Record = dict[str, Any]
-Files = list[dict[str, Any]]  # path, bytes and sha256 of each
+Json = dict[str, Any]
+Record = Json
+Files = list[Json]  # path, bytes and sha256 of each
 _FILE = {"path", "bytes", "sha256"}
 _ID = re.compile(r"[0-9a-f]{64}")
 

@@ -20,7 +20,6 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Set
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -28,17 +27,16 @@ from typing import Any
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.files import RESUME, write_atomically
-from boomspec.store import leases
+from boomspec.store import contents, leases
 from boomspec.store import record as records
 from boomspec.store.bucket import Bucket, ObjectInfo
-from boomspec.store.contents import MADE_OF, RUNS, Deletable, Report, Unread, Waiting, Workspace, nothing, stored_kinds
+from boomspec.store.contents import MADE_OF, RUNS, Damages, Deletable, Report, Unread, Waiting, Workspace, nothing
 from boomspec.store.folder import FolderStore
 from boomspec.store.local_cache import CACHE, LocalCache, parsed_record, payload_object, record_object
 from boomspec.store.lock import IN_USE, is_running
-from boomspec.store.record import RECORD, ArtifactId, Files, Record
+from boomspec.store.record import RECORD, ArtifactId, Files, Json, Record
 
 _PROBE = ".probe"
-_FETCHED_AT_ONCE = 8
 _KEYS_ONE_BY_ONE = 8  # for more keys all of a kind are listed, a thousand with each request
 _HIDDEN = re.compile(r"\.(?P<task>[0-9a-f]{64})\.(?P<rest>resume|lease)")
 
@@ -69,7 +67,7 @@ class RemoteStore(FolderStore):
 
     def check_is_store(self, *, may_be_absent: bool = False) -> None:
         names = self.bucket.names()
-        if names and not names & {*stored_kinds(), IN_USE, RUNS}:
+        if names and not names & {*contents.stored_kinds(), IN_USE, RUNS}:
             hint = "say where it is: --store FOLDER (by default ./boomspec-store)"
             raise BoomspecError(f"{self.address} is not a store: it holds neither artifacts nor runs", hint=hint)
 
@@ -94,9 +92,7 @@ class RemoteStore(FolderStore):
     def damage(self, kind: str, task_id: str, *, checksums: bool = False) -> str | None:
         return self._cache.judged_now((kind, task_id), checksums=checksums)[0]
 
-    def survey(
-        self, tasks: Iterable[ArtifactId], *, checksums: bool = False, unread: Unread = None
-    ) -> dict[ArtifactId, str | None]:
+    def survey(self, tasks: Iterable[ArtifactId], *, checksums: bool = False, unread: Unread = None) -> Damages:
         """Nothing is ever `unread`: kinds are listed as a whole, which fails or not."""
         tasks = dict.fromkeys(tasks)
         judged = self._cache.judged(tasks, self._cache.listing(tasks), checksums=checksums)
@@ -114,11 +110,6 @@ class RemoteStore(FolderStore):
                 if not self._cache.is_valid(task, record, read=True):  # another process may have fetched it since
                     self._download(task, data, record)
         return self.path(kind, task_id)
-
-    def fetch_all(self, tasks: Iterable[ArtifactId]) -> dict[ArtifactId, Path]:
-        tasks = list(dict.fromkeys(tasks))
-        with ThreadPoolExecutor(_FETCHED_AT_ONCE) as pool:
-            return dict(zip(tasks, pool.map(lambda task: self.fetch(*task), tasks), strict=True))
 
     def check_before_fetch(self, tasks: Iterable[ArtifactId]) -> None:
         pass  # `fetch` checks each, and listing all of a kind takes long
@@ -143,9 +134,7 @@ class RemoteStore(FolderStore):
             raise self._damaged(task, records.checksum_damage(file))
         return data
 
-    def publish(
-        self, workspace: Workspace, kind: str, task_id: str, identity: dict[str, Any], provenance: dict[str, Any]
-    ) -> Path:
+    def publish(self, workspace: Workspace, kind: str, task_id: str, identity: Json, provenance: Json) -> Path:
         """Upload the payload, then the record; then keep the artifact in the cache."""
         task, attempt, files = (kind, task_id), secrets.token_hex(8), records.listed_files(workspace.path)
         place = f"{kind}/{task_id}/{attempt}"
@@ -159,9 +148,7 @@ class RemoteStore(FolderStore):
         self._delete_checkpoints(task)
         return self.path(kind, task_id)
 
-    def publish_copy(
-        self, task: ArtifactId, of: str, record: Record, identity: dict[str, Any], provenance: dict[str, Any]
-    ) -> bool:
+    def publish_copy(self, task: ArtifactId, of: str, record: Record, identity: Json, provenance: Json) -> bool:
         """The objects are copied within the bucket; nothing is transferred to this machine."""
         attempt, files = secrets.token_hex(8), record["files"]
         place, source = f"{task[0]}/{task[1]}/{attempt}", (task[0], of)
@@ -239,7 +226,7 @@ class RemoteStore(FolderStore):
         living = leases.living(self.bucket)
         busy = leases.others_work(self.bucket)
         there = self.bucket.names()
-        for kind in (kind for kind in stored_kinds() if kind in there):
+        for kind in (kind for kind in contents.stored_kinds() if kind in there):
             found = self._stored_of(kind, self.bucket.entries(kind))
             yield from (item for item in found if item.what == "artifact" or not busy)
         if not busy:

@@ -43,14 +43,12 @@ _BAD_CREDENTIALS = {
     *("RequestTimeTooSkewed", "UnrecognizedClientException", "AuthFailure", "NotSignedUp", "AccountProblem"),
 }
 Operation = Literal["list", "read", "write", "delete"]  # planning lists and reads; a run does all four
-_S3 = {"list": "s3:ListBucket", "read": "s3:GetObject", "write": "s3:PutObject", "delete": "s3:DeleteObject"}
-_GOOGLE = {
-    "list": "storage.objects.list",
-    "read": "storage.objects.get",
-    "write": "storage.objects.create (and storage.objects.delete, to overwrite)",
-    "delete": "storage.objects.delete",
+_NEEDED = {  # on S3, Google Cloud Storage and Azure
+    "list": ("s3:ListBucket", "storage.objects.list", "blobs/read"),
+    "read": ("s3:GetObject", "storage.objects.get", "blobs/read"),
+    "write": ("s3:PutObject", "storage.objects.create (and storage.objects.delete, to overwrite)", "blobs/write"),
+    "delete": ("s3:DeleteObject", "storage.objects.delete", "blobs/delete"),
 }
-_AZURE = {"list": "blobs/read", "read": "blobs/read", "write": "blobs/write", "delete": "blobs/delete"}
 _AZURE_PREFIX = "Microsoft.Storage/storageAccounts/blobServices/containers/"
 _T = TypeVar("_T")
 
@@ -72,7 +70,7 @@ class Retries:
         self._address = address
         self._report: Callable[[str], None] = report or partial(print, file=sys.stderr, flush=True)
         configured = _configured_seconds()
-        self._first = first_answer_seconds() if seconds is None and configured is None else None
+        self._first = first_answer_seconds.get() if seconds is None and configured is None else None
         self._seconds = next(s for s in (seconds, configured, _DEFAULT_SECONDS) if s is not None)
         self._lock, self._out = threading.Lock(), False
 
@@ -123,13 +121,16 @@ class Retries:
     def _final(self, error: Exception, seconds: float, doing: Operation | None) -> Exception:
         """What to raise for an error that is not repeated, or was repeated long enough."""
         if is_transient(error):
-            return BoomspecError(
-                f"store {self._address} has not answered for {_shown(seconds)}: {error_text(error)}",
-                hint=f"{_address_hint(error, self._address)}; {SECONDS} says for how many seconds to try",
-            )
+            hint = "run again when it does"
+            if _system_error(error) is not None:
+                of_s3 = ", which is AWS_ENDPOINT_URL or Amazon's, and whether it can be reached"
+                here = of_s3 if self._address.startswith("s3") else " and can be reached from here"
+                hint = f"see whether its address is right{here}"
+            message = f"store {self._address} has not answered for {_shown(seconds)}: {error_text(error)}"
+            return BoomspecError(message, hint=f"{hint}; {SECONDS} says for how many seconds to try")
         if isinstance(error, BoomspecError):
             return error
-        if _is_denied(error, _status(error)):
+        if _is_denied(error):
             return _denied(self._address, doing, error)
         if isinstance(error, OSError) and error.filename is not None:
             return error  # of a file on this machine, such as a full disk
@@ -138,10 +139,9 @@ class Retries:
 
 def is_transient(error: BaseException) -> bool:
     """Whether an error of a filesystem's library may be gone the next time."""
-    status = _status(error)
-    if _is_denied(error, status):
+    if _is_denied(error):
         return False
-    if status is not None:
+    if (status := _status(error)) is not None:
         return status in _TRANSIENT_CODES or (500 <= status < 600 and status != 501)
     if isinstance(error, ConnectionError | TimeoutError):
         return True
@@ -195,6 +195,7 @@ def _code(error: BaseException) -> str:
 
 
 def _response(error: BaseException | None, part: str) -> dict[str, Any]:
+    """A part of what S3 has answered."""
     response = getattr(error, "response", None)
     found = response.get(part) if isinstance(response, dict) else None
     return found if isinstance(found, dict) else {}
@@ -215,50 +216,42 @@ def _system_error(error: BaseException | None) -> str | None:
     return None
 
 
-def _address_hint(error: BaseException, address: str) -> str:
-    if _system_error(error) is None:
-        return "run again when it does"
-    if address.startswith("s3"):
-        return "see whether its address is right, which is AWS_ENDPOINT_URL or Amazon's, and whether it can be reached"
-    return "see whether its address is right and can be reached from here"
-
-
 def _shown(seconds: float) -> str:
     return f"{seconds / 60:g} minutes" if seconds >= 120 else f"{seconds:g} seconds"
 
 
 def _configured_seconds() -> float | None:
     text = os.environ.get(SECONDS)
-    if text is None:
-        return None
     try:
-        seconds = float(text)
+        seconds = None if text is None else float(text)
     except ValueError:
         seconds = -1.0
-    if not 0 <= seconds < float("inf"):
+    if seconds is not None and not 0 <= seconds < float("inf"):
         raise BoomspecError(f"{SECONDS}={text}: not a number of seconds", hint=f"{SECONDS}=600")
     return seconds
 
 
-def _is_denied(error: BaseException, status: int | None) -> bool:
+def _is_denied(error: BaseException) -> bool:
     name = type(error).__name__
     # gcsfs turns a 403 into an OSError that begins with "Forbidden: ".
     named = "Credential" in name or "Token" in name or "Profile" in name or str(error).startswith("Forbidden: ")
-    return isinstance(error, PermissionError) or status in (401, 403) or named
+    return isinstance(error, PermissionError) or _status(error) in (401, 403) or named
 
 
 def _denied(address: str, operation: Operation | None, error: BaseException) -> DeniedError:
     name, text = type(error).__name__, str(error)
     reason = " ".join(line.strip() for line in text.splitlines()[:2]) if text.startswith("Forbidden: ") else text
     reason = first_line(reason) or name
+    on_s3 = "AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    on_azure = "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"
+    variables = {"s": on_s3, "g": "GOOGLE_APPLICATION_CREDENTIALS, or gcloud auth"}.get(address[0], on_azure)
+    hint = f"credentials come from the environment: {variables}"
     if operation is None or _code(error) in _BAD_CREDENTIALS or "Credential" in name or "Profile" in name:
-        return DeniedError(f"store {address}: access denied: {reason}", hint=_credentials_hint(address))
+        return DeniedError(f"store {address}: access denied: {reason}", hint=hint)
     call = getattr(error.__cause__, "operation_name", None) or getattr(error, "operation_name", None)
     by = f" ({call})" if call and call not in reason else ""
-    return DeniedError(
-        f"store {address}: access denied: these credentials may not {operation} objects{by}: {reason}",
-        hint=f"{_needed_permissions(address, operation, text)}; {_credentials_hint(address)}",
-    )
+    message = f"store {address}: access denied: these credentials may not {operation} objects{by}: {reason}"
+    return DeniedError(message, hint=f"{_needed_permissions(address, operation, text)}; {hint}")
 
 
 def _needed_permissions(address: str, operation: Operation, text: str) -> str:
@@ -268,20 +261,10 @@ def _needed_permissions(address: str, operation: Operation, text: str) -> str:
         objects = f"arn:aws:s3:::{bucket}/{path}/*" if path else f"arn:aws:s3:::{bucket}/*"
         resource = f"arn:aws:s3:::{bucket}" if operation == "list" else objects
         also = " and s3:ListBucket, without which an object that is not there is denied" if operation == "read" else ""
-        return (
-            f"that needs {_S3[operation]} on {resource}{also}; a run needs {', '.join(_S3.values())}, "
-            "s3:AbortMultipartUpload and s3:ListBucketMultipartUploads"
-        )
+        every = f"{', '.join(s3 for s3, *_ in _NEEDED.values())}, s3:AbortMultipartUpload"
+        on_s3 = f"that needs {_NEEDED[operation][0]} on {resource}{also}; a run needs"
+        return f"{on_s3} {every} and s3:ListBucketMultipartUploads"
     if scheme in ("gs", "gcs"):
         named = re.search(r"storage\.(objects|buckets|multipartUploads)\.\w+", text)
-        return f"that needs {named[0] if named else _GOOGLE[operation]}; a run needs the role Storage Object User"
-    return f"that needs {_AZURE_PREFIX}{_AZURE[operation]}; a run needs the role Storage Blob Data Contributor"
-
-
-def _credentials_hint(address: str) -> str:
-    variables = "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"
-    if address.startswith("s3"):
-        variables = "AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-    elif address.startswith("g"):
-        variables = "GOOGLE_APPLICATION_CREDENTIALS, or gcloud auth"
-    return f"credentials come from the environment: {variables}"
+        return f"that needs {named[0] if named else _NEEDED[operation][1]}; a run needs the role Storage Object User"
+    return f"that needs {_AZURE_PREFIX}{_NEEDED[operation][2]}; a run needs the role Storage Blob Data Contributor"

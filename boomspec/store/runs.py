@@ -7,9 +7,9 @@ store may have a thousand runs of a thousand tasks.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterable, Set
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -43,21 +43,21 @@ class PastRun:
     started, seconds: of the last execution with something to do, not of one that found everything finished.
     """
 
-    folder: Path
     name: str
     state: State
-    problem: str | None = None  # why its graph cannot be read
-    started: float | None = None
-    seconds: float | None = None
-    last_event: float | None = None
-    experiments: tuple[str, ...] = ()  # labels
-    tasks: dict[str, str] = field(default_factory=dict)  # id -> kind, as the graph says
-    names: dict[str, str] = field(default_factory=dict)  # of its tasks, by id
-    made: int = 0  # tasks whose artifact is in the store now
-    same: int = 0  # tasks that were reused because their inputs were equal byte for byte
-    outcome: str = ""
-    numbers: dict[str, dict[str, float]] = field(default_factory=dict)  # "held_out loss" -> series -> value
-    troubles: tuple[Trouble, ...] = ()
+    problem: str | None  # why its graph cannot be read
+    started: float | None
+    seconds: float | None
+    experiments: tuple[str, ...]  # labels
+    tasks: dict[str, str]  # id -> kind, as the graph says
+    made: int  # tasks whose artifact is in the store now
+    same: int  # tasks that were reused because their inputs were equal byte for byte
+    outcome: str
+    numbers: dict[str, dict[str, float]]  # "held_out loss" -> series -> value
+    troubles: tuple[Trouble, ...]
+    folder: Path
+    names: dict[str, str]  # of its tasks, by id
+    last_event: float | None
 
     @property
     def logs(self) -> dict[str, Path]:
@@ -71,28 +71,17 @@ class PastRun:
         return self.last_event or self.folder.lstat().st_mtime
 
     def to_json(self) -> dict[str, Any]:
-        fields = vars(self)
-        return {
-            "run": self.folder.name,
-            **{key: fields[key] for key in ("name", "state", "problem", "started", "seconds")},
-            "experiments": list(self.experiments),
-            "tasks": len(self.tasks),
-            **{key: fields[key] for key in ("made", "same", "outcome", "numbers")},
-            "troubles": [{**vars(t), "log": None if t.log is None else str(t.log)} for t in self.troubles],
-            "folder": str(self.folder),
-        }
+        shown = {key: value for key, value in vars(self).items() if key not in ("names", "last_event")}
+        shown |= {"experiments": list(self.experiments), "tasks": len(self.tasks), "folder": str(self.folder)}
+        shown["troubles"] = [{**vars(t), "log": None if t.log is None else str(t.log)} for t in self.troubles]
+        return {"run": self.folder.name, **shown}
 
 
-def past_runs(store: Store) -> list[PastRun]:
-    """All runs of a store, the newest first."""
+def past_runs(store: Store, folders: Iterable[Path] | None = None) -> list[PastRun]:
+    """The runs of these folders, by default all of a store, the newest first."""
     elsewhere, ids = store.running_elsewhere(), cache(store.ids)
-    found = [_past_run(folder, ids, elsewhere) for folder in store.run_folders()]
+    found = [_past_run(folder, ids, elsewhere) for folder in (store.run_folders() if folders is None else folders)]
     return sorted(found, key=lambda run: (-run.last_seen, run.folder.name))
-
-
-def past_run(store: Store, folder: Path) -> PastRun:
-    """The run of a folder that was fetched."""
-    return _past_run(folder, cache(store.ids), store.running_elsewhere())
 
 
 def chosen_run(runs: list[PastRun], name: str, store: Store) -> PastRun:
@@ -127,63 +116,60 @@ def read_graph_data(folder: Path) -> dict[str, Any]:
     version = data.get("boomspec_graph") if isinstance(data, dict) else None
     if version != SCHEMA_VERSION:
         raise BoomspecError(f"its graph has version {version!r}, this boomspec reads {SCHEMA_VERSION}")
+    assert isinstance(data, dict)
     tasks = data.get("tasks")
     if not isinstance(tasks, dict) or not all(is_task_id(i) and _kind(task) for i, task in tasks.items()):
         raise BoomspecError("its graph.json names no tasks")
-    assert isinstance(data, dict)
     return data
 
 
 def _past_run(folder: Path, ids: Callable[[str], Set[str]], elsewhere: frozenset[str]) -> PastRun:
     events, working = _last_run(folder / "events.jsonl")
-    name, problem = folder.name.rpartition("-")[0] or folder.name, None
-    tasks: dict[str, str] = {}
-    names: dict[str, str] = {}
-    labels: tuple[str, ...] = ()
+    graph: dict[str, Any] = {"tasks": {}}
+    problem = None
     try:
-        data = read_graph_data(folder)
-        name = str(data.get("name", name))
-        tasks = {task_id: _kind(task) for task_id, task in data["tasks"].items()}
-        names = {task_id: str(task.get("name", task_id)) for task_id, task in data["tasks"].items()}
-        labels = tuple(str(e.get("label", "")) for e in _objects(data.get("experiments")))
+        graph = read_graph_data(folder)
     except BoomspecError as error:
         problem = error.message
-    state: State = "running" if folder.name in elsewhere else _state(folder, events)
-    times, last = ([e["time"] for e in found if isinstance(e.get("time"), int | float)] for found in (working, events))
+    kinds = {task_id: _kind(task) for task_id, task in graph["tasks"].items()}
+    last = events[-1] if events else {}
+    state: State = "killed" if events else "not started"
+    if folder.name in elsewhere or is_running(folder):
+        state = "running"
+    elif last.get("event") == "run_finished" and last.get("state") in ("finished", "failed", "interrupted"):
+        state = last["state"]
+    times, seen = ([e["time"] for e in found if isinstance(e.get("time"), int | float)] for found in (working, events))
     if times and state == "running":
         times.append(time.time())
-        last = times
+        seen = times
     results = {}
     if state not in ("running", "not started"):
         with suppress(OSError, ValueError):
             results = read_json(folder / "report" / "results.json")
     results = results if isinstance(results, dict) else {}
+    troubles = []
+    for event in events:
+        if event.get("event") in ("task_failed", "task_blocked"):
+            log = folder / "logs" / f"{event.get('task')}.log"
+            what, error_text = str(event["event"]).removeprefix("task_"), str(event.get("error", ""))
+            troubles.append(Trouble(str(event.get("name", "")), what, error_text, log if log.is_file() else None))
     return PastRun(
         folder=folder,
-        name=name,
+        name=str(graph.get("name", folder.name.rpartition("-")[0] or folder.name)),
         state=state,
         problem=problem,
         started=times[0] if times else None,
         seconds=times[-1] - times[0] if times else None,
-        last_event=last[-1] if last else None,
-        experiments=labels,
-        tasks=tasks,
-        names=names,
-        made=sum(kind in KINDS and task_id in ids(kind) for task_id, kind in tasks.items()),
+        last_event=seen[-1] if seen else None,
+        experiments=tuple(str(e.get("label", "")) for e in _objects(graph.get("experiments"))),
+        tasks=kinds,
+        names={task_id: str(task.get("name", task_id)) for task_id, task in graph["tasks"].items()},
+        made=sum(kind in KINDS and task_id in ids(kind) for task_id, kind in kinds.items()),
         same=sum(event.get("event") == "task_reused" and "same_as" in event for event in working),
         outcome=str(results.get("outcome", "")),
         numbers=_numbers(results),
-        troubles=tuple(_troubles(folder, events)),
+        troubles=tuple(troubles),
     )
-
-
-def _state(folder: Path, events: list[dict[str, Any]]) -> State:
-    if is_running(folder):
-        return "running"
-    if not events:
-        return "not started"
-    last = events[-1].get("state") if events[-1].get("event") == "run_finished" else None
-    return last if last in ("finished", "failed", "interrupted") else "killed"
 
 
 def _last_run(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -201,14 +187,6 @@ def _last_run(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     return last, worked
 
 
-def _troubles(folder: Path, events: list[dict[str, Any]]) -> Iterator[Trouble]:
-    for event in events:
-        if event.get("event") in ("task_failed", "task_blocked"):
-            log = folder / "logs" / f"{event.get('task')}.log"
-            state, error = str(event["event"]).removeprefix("task_"), str(event.get("error", ""))
-            yield Trouble(str(event.get("name", "")), state, error, log if log.is_file() else None)
-
-
 def _numbers(results: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Of student and teacher, the first metric of each measure that has a standard error, else the first.
 
@@ -219,13 +197,8 @@ def _numbers(results: dict[str, Any]) -> dict[str, dict[str, float]]:
     for measure in dict.fromkeys(str(row.get("measure")) for row in rows):
         own = [row for row in rows if str(row.get("measure")) == measure]
         metric = next((row.get("metric") for row in own if row.get("stderr") is not None), own[0].get("metric"))
-        ends = {
-            str(row["series"]): float(row["value"])
-            for row in own
-            if row.get("metric") == metric
-            and row.get("series") in ("student", "teacher")
-            and isinstance(row.get("value"), int | float)
-        }
+        own = [row for row in own if row.get("metric") == metric and row.get("series") in ("student", "teacher")]
+        ends = {row["series"]: float(row["value"]) for row in own if isinstance(row.get("value"), int | float)}
         if ends:
             found[f"{measure} {metric}"] = ends
     return found

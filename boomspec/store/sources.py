@@ -47,21 +47,15 @@ def changed_files(source: Source, *, through: bool = True) -> Iterator[Path]:
     through: read large files too, instead of comparing sizes.
     """
 
-    def differs(path: Path, sha256: str, size: int | None = None) -> bool:
+    def differs(path: Path, sha256: str, size: int | None) -> bool:
         if not path.is_file():
             return through or not path.is_fifo()  # a pipe can be read only once
         if size is not None and path.stat().st_size != size:
             return True
         return (through or path.stat().st_size <= _READ_WHOLE) and file_digest(path) != sha256
 
-    if "files" in source.location:
-        for path, file in zip(map(Path, source.location["files"]), source.identity["files"], strict=True):
-            if differs(path, file["sha256"], file["bytes"]):
-                yield path
-    elif "sha256" in source.identity:
-        folder = Path(source.location["folder"])
-        yield from (folder / name for name, sha256 in _digests(source).items() if differs(folder / name, sha256))
-    elif "folder" in source.location:
+    yield from (path for path, sha256, size in _own_files(source).values() if sha256 and differs(path, sha256, size))
+    if "folder" in source.location and "sha256" not in source.identity:
         folder = Path(source.location["folder"])
         if not folder.is_dir() or folder_digest(folder) != source.identity["folder"]:
             yield folder
@@ -85,7 +79,7 @@ def upload(store: Store, source: Source) -> int:
         if store.has(SOURCE, source.id):  # damaged
             store.discard(SOURCE, source.id)
         data = {f"{DATA}/{name}": path for name, path in data_files(source)}
-        places = {f"{_FILES}/{name}": path for name, path in _own_files(source).items()} | data
+        places = {f"{_FILES}/{name}": path for name, (path, *_) in _own_files(source).items()} | data
         for name, path in places.items():
             target = workspace.path / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -127,17 +121,20 @@ def source_name(source: Source) -> str:
     return f"{source.kind.replace('_', ' ')} {source.location.get('name', next(filter(None, places)))}"
 
 
-def _own_files(source: Source) -> dict[str, Path]:
-    """Its files, by their names below `files/` in the store."""
-    if "files" in source.location:
-        return {f"{i:06}{Path(path).suffix}": Path(path) for i, path in enumerate(source.location["files"])}
-    if "folder" not in source.location:
+def _own_files(source: Source) -> dict[str, tuple[Path, str, int | None]]:
+    """Its files by their names below `files/` in the store: the place of each, its sha256 and size, where known."""
+    location, identity = source.location, source.identity
+    if "files" in location:
+        known = enumerate(zip(map(Path, location["files"]), identity["files"], strict=True))
+        return {f"{i:06}{path.suffix}": (path, file["sha256"], file["bytes"]) for i, (path, file) in known}
+    if "folder" not in location:
         return {}
-    folder = Path(source.location["folder"])
-    if "sha256" in source.identity:
-        return {name: folder / name for name in _digests(source)}
+    folder = Path(location["folder"])
+    if "sha256" in identity:  # a model or a tokenizer
+        digests = {**identity["sha256"], **identity.get(CODE, {})}
+        return {name: (folder / name, sha256, None) for name, sha256 in digests.items()}
     inside = (path for path in sorted(folder.rglob("*")) if path.is_file() and "__pycache__" not in path.parts)
-    return {path.relative_to(folder).as_posix(): path for path in inside}
+    return {path.relative_to(folder).as_posix(): (path, "", None) for path in inside}
 
 
 def _moved_to(artifact: Path, source: Source) -> Source:
@@ -149,8 +146,3 @@ def _moved_to(artifact: Path, source: Source) -> Source:
     if "folder" in source.location:
         places[source.location["folder"]] = str(artifact / _FILES)
     return replace(source, location=moved(source.location, places))
-
-
-def _digests(source: Source) -> dict[str, str]:
-    """Of a model or a tokenizer: sha256 of its files, by their names in its folder."""
-    return {**source.identity["sha256"], **source.identity.get(CODE, {})}

@@ -554,19 +554,20 @@ def test_of_two_that_claim_a_task_the_second_waits_even_on_another_machine(store
     assert list(store.bucket.entries("distill")) == []
 
 
-def test_a_lease_lasts_as_long_as_it_is_renewed_and_is_its_runs_own(store) -> None:
+def test_a_lease_lasts_as_long_as_it_is_renewed_and_is_its_runs_own(store, monkeypatch) -> None:
+    monkeypatch.setattr("boomspec.store.leases.EXPIRES", 8.0)
     bucket, name = store.bucket, "distill/.x.lease"
     strange = {"token": "t", "owner": "run 1", "machine": "another one", "pid": "1", "since": "1", "renewals": 1}
     bucket.write(name, json.dumps(strange).encode())
     waited: list[float] = []
     since = time.monotonic()
-    with held(bucket, name, waiting=lambda: waited.append(time.monotonic()), expires=8):
+    with held(bucket, name, waiting=lambda: waited.append(time.monotonic())):
         assert time.monotonic() - since >= 8  # nobody renews it
         assert len(waited) == 1
         got: list[float] = []
 
         def other() -> None:
-            with held(bucket, name, expires=8):
+            with held(bucket, name):
                 got.append(time.monotonic())
 
         waiting = threading.Thread(target=other)
