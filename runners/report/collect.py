@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from boomspec.core.files import read_json
 from boomspec.core.tasks import Cell, Compared, Comparison, Report
 from boomspec.core.tasks.report import shown_measure
 from runners.report.study import (
@@ -50,8 +52,18 @@ def collect(record: Report | Comparison, find: Find) -> Study:
         [(label, folder) for label, role in roles.items() if isinstance(folder := find(role), Path)]
         for roles in (record.trainings, record.searches)
     )
-    tried = [search for label, folder in searches if (search := _search(label, folder)) is not None]
-    return Study((trial,), groups_of([trial]), {}, tuple(_training(*entry) for entry in trainings), tuple(tried))
+    curves = []
+    for label, folder in trainings:
+        steps = (json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+        pairs = read_json(folder / "similarity.json")["pairs"] if (folder / "similarity.json").exists() else ()
+        curves.append(TrainingCurves(label, tuple(steps), tuple(pairs)))
+    tried = []
+    for label, content in ((label, read_json(folder / "search.json")) for label, folder in searches):
+        if "sets" in content:  # else it chose layers
+            sequential = {name: tuple(map(float, values)) for name, values in content["sequential"].items()}
+            candidates = tuple((len(c["patched"]), float(c["value"])) for c in content["candidates"])
+            tried.append(PatchSearch(label, tuple(map(float, content["values"])), sequential, candidates))
+    return Study((trial,), groups_of([trial]), {}, tuple(curves), tuple(tried))
 
 
 class _Evaluation:
@@ -69,21 +81,22 @@ class _Evaluation:
 
     @cached_property
     def yardstick(self) -> str:
-        """What the model was measured with: the held-out text and its windows, or the lm-eval task and its options.
-
-        Another amount of data, say, can hold out other text.
-        """
-        task = json.loads((self.folder / "artifact.json").read_text(encoding="utf-8"))["task"]
+        """What the model was measured with: which held-out text (more data can hold out another) or lm-eval task."""
+        task = read_json(self.folder / "artifact.json")["task"]
         measure = {name: value for name, value in task["params"]["measure"].items() if name != SEED}
-        if measure["type"] == "held_out":
-            results = json.loads((self.folder / "results.json").read_text(encoding="utf-8"))
-            found = results["configs"]["held_out"]
-            return json.dumps([measure["sequence_length"], found["tokens"], found["bytes"]])
-        return json.dumps([measure, task["inputs"]["tasks"]], sort_keys=True)
+        if measure["type"] != "held_out":
+            return json.dumps([measure, task["inputs"]["tasks"]], sort_keys=True)
+        found = read_json(self.folder / "results.json")["configs"]["held_out"]
+        return json.dumps([measure["sequence_length"], found["tokens"], found["bytes"]])
 
 
 def _trial(experiment: Compared, prefix: str, find: Find, read: Callable[[Path], _Evaluation]) -> Trial:
-    sizes, rows, missing = _sizes(experiment.cells), list[Row](), list[Missing]()
+    sizes, seen = dict[Cell, Size](), Counter[Any]()
+    for cell in experiment.cells:  # of all cells, so that one that is missing does not rename its twin
+        place = curve_of(cell), cell.measure, cell.layers
+        sizes[cell] = Size(cell.layers, seen[place])
+        seen[place] += 1
+    rows, missing = list[Row](), list[Missing]()
     for cell, size in sorted(sizes.items(), key=lambda item: (list(SERIES).index(item[0].series), item[0].parameters)):
         folder = find(prefix + cell.input)
         if isinstance(folder, str):
@@ -104,22 +117,8 @@ def _trial(experiment: Compared, prefix: str, find: Find, read: Callable[[Path],
             items = evaluation.items.get((line["measure"], metric))
             rows.append(Row(cell, size, folder, yardstick, measure, metric, value, stderr, better, note, items))
         missing += [Missing(cell, size, *key, tuple(metrics)) for key, metrics in lost.items()]
-    return Trial(experiment.label, experiment.axes, sizes, *_distinct(rows, missing))
 
-
-def _finite(text: str) -> float | None:
-    return value if text and math.isfinite(value := float(text)) else None
-
-
-def _metric(name: str, filter_name: str) -> str:
-    return name if filter_name == "none" else f"{name},{filter_name}"
-
-
-def _distinct(rows: list[Row], missing: list[Missing]) -> tuple[tuple[Row, ...], tuple[Missing, ...]]:
-    """Give names of their own to measures of one name that are asked in several ways.
-
-    A task may be measured by itself and as a member of a group: then that of the group is followed by its name.
-    """
+    # A task may be measured by itself and as a member of a group: then that of the group is followed by its name.
     asked = {row.cell.measure for row in rows} | {lost.cell.measure for lost in missing}
     users: dict[str, set[str]] = {}
     for row in rows:
@@ -129,35 +128,14 @@ def _distinct(rows: list[Row], missing: list[Missing]) -> tuple[tuple[Row, ...],
         others = users.get(measure, set()) | ({measure} & asked)
         return measure if measure == cell.measure or others <= {cell.measure} else f"{measure} ({cell.measure})"
 
-    return (
-        tuple(replace(row, measure=name(row.cell, row.measure)) for row in rows),
-        tuple(replace(m, measure=name(m.cell, m.measure)) if m.metrics else m for m in missing),
-    )
+    own_rows = tuple(replace(row, measure=name(row.cell, row.measure)) for row in rows)
+    own_missing = tuple(replace(m, measure=name(m.cell, m.measure)) if m.metrics else m for m in missing)
+    return Trial(experiment.label, experiment.axes, sizes, own_rows, own_missing)
 
 
-def _sizes(cells: Iterable[Cell]) -> dict[Cell, Size]:
-    """The size of each cell; from all cells, so that one that is missing does not rename its twin."""
-    seen: Counter[tuple[str, str, int]] = Counter()
-    sizes: dict[Cell, Size] = {}
-    for cell in cells:
-        place = curve_of(cell), cell.measure, cell.layers
-        sizes[cell] = Size(cell.layers, seen[place])
-        seen[place] += 1
-    return sizes
+def _finite(text: str) -> float | None:
+    return value if text and math.isfinite(value := float(text)) else None
 
 
-def _training(label: str, folder: Path) -> TrainingCurves:
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    similarity = folder / "similarity.json"
-    pairs = json.loads(similarity.read_text(encoding="utf-8"))["pairs"] if similarity.exists() else []
-    return TrainingCurves(label, tuple(json.loads(line) for line in lines), tuple(pairs))
-
-
-def _search(label: str, folder: Path) -> PatchSearch | None:
-    """A search for the patch order; None for one that chose layers."""
-    content = json.loads((folder / "search.json").read_text(encoding="utf-8"))
-    if "sets" not in content:
-        return None
-    candidates = tuple((len(c["patched"]), float(c["value"])) for c in content["candidates"])
-    sequential = {name: tuple(map(float, values)) for name, values in content["sequential"].items()}
-    return PatchSearch(label, tuple(map(float, content["values"])), sequential, candidates)
+def _metric(name: str, filter_name: str) -> str:
+    return name if filter_name == "none" else f"{name},{filter_name}"

@@ -15,14 +15,15 @@ A difference is *clear* when it is beyond both, as far as they are known. One se
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from runners.report.study import FAMILY, Group, Row, Size, Study
+from runners.report.study import FAMILY, SEED, Group, Row, Size, Study, curve_of
 from runners.runtime.statistics import half_interval, weighted_mean, weighted_stderr
 
 CLEAR = 2.0  # standard errors
@@ -30,14 +31,11 @@ CLEAR = 2.0  # standard errors
 
 @dataclass(frozen=True)
 class ScoreDifference:
-    """By how much the first of two is better (positive) or worse (negative) than the other at one size.
-
-    `gains`: one for each seed at which the two are different artifacts. Empty: they share every artifact.
-    """
+    """By how much the first of two is better (positive) or worse (negative) than the other at one size."""
 
     size: Size
     parameters: float
-    gains: tuple[float, ...]
+    gains: tuple[float, ...]  # one for each seed at which the two are different artifacts
     items: float | None  # standard error over the items
 
     @property
@@ -64,11 +62,11 @@ class ScoreDifference:
 
 def baseline_gains(study: Study, measure: str, *, series: str, against: str) -> list[ScoreDifference]:
     """Compare two series of one experiment at every size between student and teacher that both have."""
-    trial, metric = study.trials[0], study.primary(measure)
+    trial, metric, sign = study.trials[0], study.primary[measure], study.sign(measure)
     others = {row.size: row for row in trial.series(against, measure, metric)}
     ends = {row.cell.layers for end in ("student", "teacher") for row in trial.series(end, measure, metric)}
     rows = [r for r in trial.series(series, measure, metric) if r.size in others and r.cell.layers not in ends]
-    return [_difference(row.size, study.sign(measure), [row], [(row, others[row.size])]) for row in rows]
+    return [_difference(row.size, sign, [(row, others[row.size])], [(row, others[row.size])]) for row in rows]
 
 
 def against_references(study: Study, measure: str) -> list[tuple[Group, Group, tuple[ScoreDifference, ...]]]:
@@ -78,45 +76,34 @@ def against_references(study: Study, measure: str) -> list[tuple[Group, Group, t
 
 
 def differences(study: Study, group: Group, other: Group, measure: str) -> tuple[ScoreDifference, ...]:
-    """Compare the families of two groups on the primary metric, at every size that both have at a common seed.
-
-    What was measured otherwise (another held-out text) is left out.
-    """
+    """Compare two families on the primary metric, at each size and seed of both that was measured on the same text."""
     key = group.label, other.label, measure
     if key not in study.known:  # sentences, figures and tables ask for the same ones
-        study.known[key] = tuple(_differences(study, group, other, measure))
-    found: tuple[ScoreDifference, ...] = study.known[key]
-    return found
+        metric, pairs = study.primary[measure], dict[Size, dict[tuple[Path, Path], tuple[Row, Row]]]()
+        others = {t.axes.get(SEED): {r.size: r for r in t.series(FAMILY, measure, metric)} for t in other.trials}
+        for trial in group.trials:
+            theirs = others.get(trial.axes.get(SEED), {})
+            for row in trial.series(FAMILY, measure, metric):
+                their_row = theirs.get(row.size)
+                if their_row is not None and row.yardstick == their_row.yardstick:
+                    pairs.setdefault(row.size, {})[row.artifact, their_row.artifact] = row, their_row
+        found = {size: list(rows.values()) for size, rows in sorted(pairs.items())}
+        apart = {size: [(a, b) for a, b in rows if a.artifact != b.artifact] for size, rows in found.items()}
+        study.known[key] = tuple(_difference(s, study.sign(measure), rows, apart[s]) for s, rows in found.items())
+    known: tuple[ScoreDifference, ...] = study.known[key]
+    return known
 
 
-def _differences(study: Study, group: Group, other: Group, measure: str) -> Iterable[ScoreDifference]:
-    others = {trial.axes.get("seed"): trial.curve(FAMILY, measure, study.primary(measure)) for trial in other.trials}
-    pairs: dict[Size, dict[tuple[object, object], tuple[Row, Row]]] = {}
-    for trial in group.trials:
-        theirs = others.get(trial.axes.get("seed"), {})
-        for size, row in trial.curve(FAMILY, measure, study.primary(measure)).items():
-            their_row = theirs.get(size)
-            if their_row is not None and row.yardstick == their_row.yardstick:
-                pairs.setdefault(size, {})[row.artifact, their_row.artifact] = row, their_row
-    for size in sorted(pairs):
-        found = list(pairs[size].values())
-        apart = [(row, their_row) for row, their_row in found if row.artifact != their_row.artifact]
-        yield _difference(size, study.sign(measure), [row for row, _ in found], apart)
+_Pairs = Sequence[tuple[Row, Row]]
 
 
-def _difference(size: Size, sign: float, rows: Sequence[Row], pairs: Sequence[tuple[Row, Row]]) -> ScoreDifference:
-    parameters = float(np.mean([row.cell.parameters for row in rows]))
-    return ScoreDifference(
-        size, parameters, tuple(sign * (a.value - b.value) for a, b in pairs), _stderr_over_items(pairs)
-    )
-
-
-def _stderr_over_items(pairs: Sequence[tuple[Row, Row]]) -> float | None:
-    """The standard error over the items of the mean over seeds; None where the seeds do not have the same items."""
-    known = [found for row, other in pairs if (found := item_differences(row, other)) is not None]
-    if not known or len(known) < len(pairs) or any(not np.array_equal(known[0][1], other) for _, other in known):
-        return None
-    return weighted_stderr(np.mean([values for values, _ in known], axis=0), known[0][1])
+def _difference(size: Size, sign: float, pairs: _Pairs, apart: _Pairs) -> ScoreDifference:
+    """`apart`: the pairs of different artifacts. Where they do not have the same items there is no standard error."""
+    gains, stderr = tuple(sign * (a.value - b.value) for a, b in apart), None
+    known = [found for row, other in apart if (found := item_differences(row, other)) is not None]
+    if known and len(known) == len(apart) and all(np.array_equal(known[0][1], other) for _, other in known):
+        stderr = weighted_stderr(np.mean([values for values, _ in known], axis=0), known[0][1])
+    return ScoreDifference(size, float(np.mean([row.cell.parameters for row, _ in pairs])), gains, stderr)
 
 
 def item_differences(row: Row, other: Row) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
@@ -139,11 +126,11 @@ def ranked(study: Study, measure: str) -> dict[Size, list[Group]]:
     """
     with_results = [group for group in study.groups if study.points(group, measure)]
     groups = [group for group in with_results if group.yardsticks(measure) == with_results[0].yardsticks(measure)]
-    common = frozenset.intersection(*(group.family_sizes for group in groups)) if len(groups) > 1 else frozenset()
+    asked = [{size for t in group.trials for c, size in t.cells.items() if curve_of(c) == FAMILY} for group in groups]
     order: dict[Size, list[Group]] = {}
-    for size in sorted(common):
+    for size in sorted(set.intersection(*asked)) if len(groups) > 1 else ():
         points = {group.label: point for group in groups if (point := study.points(group, measure).get(size))}
-        if len({frozenset(row.artifact for row in point.rows) for point in points.values()}) > 1:
+        if len({point.artifacts for point in points.values()}) > 1:
             found = [group for group in groups if group.label in points]
             order[size] = sorted(found, key=lambda group: -study.sign(measure) * points[group.label].mean)
     return order

@@ -22,7 +22,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from runners.report.compare import CLEAR, ScoreDifference, against_references
 from runners.report.format import count, number
-from runners.report.study import SERIES, Point, Study
+from runners.report.study import SERIES, Point, Row, Study
 
 # Okabe and Ito's palette: told apart with every common form of colour blindness, and in print by the markers.
 INK, BLUE, ORANGE, PINK = "#1a1a19", "#0072b2", "#d55e00", "#b5649b"
@@ -54,10 +54,7 @@ _STYLE = mpl.rc_params_from_file(Path(__file__).with_name("report.mplstyle"), us
 def panels(
     width: float, height: float, count: int = 1, columns: int = 1, *, lines: bool = True, **options: Any
 ) -> Iterator[tuple[Figure, Any]]:
-    """A figure in our style, sized in inches, and the axes of `count` panels in at most so many columns.
-
-    `lines`: with grid lines.
-    """
+    """A figure in our style, sized in inches; axes of `count` panels in at most so many columns, with grid `lines`."""
     columns = max(1, min(columns, count))
     with mpl.rc_context({**_STYLE, "axes.grid": lines}):
         figure = Figure(figsize=(width, height), layout="constrained")
@@ -69,24 +66,21 @@ def panels(
 
 def size_figure(study: Study, measure: str, *, width: float = 7.6, height: float = 4.4) -> Figure:
     """Quality against parameters of one experiment. Error bars are one standard error."""
-    trial, metric = study.trials[0], study.primary(measure)
+    trial, metric = study.trials[0], study.primary[measure]
     rows = {name: trial.series(name, measure, metric) for name in (*_ENDS, *_LOOK)}
     ends = {name: rows.pop(name)[:1] for name in _ENDS}
     with panels(width, height) as (figure, (axes,)):
         for name, own in rows.items():
             if own:  # the family runs from student to teacher; pruning nothing is the teacher, too
-                first = ends["student"] if name == "interpolated" else []
+                first, look = (ends["student"] if name == "interpolated" else []), _LOOK[name]
                 path = [*first, *own, *(ends["teacher"] if name not in _NOT_THE_TEACHER else [])]
-                x, y = [row.cell.parameters for row in path], [row.value for row in path]
-                marked = range(len(first), len(first) + len(own))
-                axes.plot(x, y, label=SERIES[name], **_LOOK[name], markevery=list(marked))
+                marked = list(range(len(first), len(first) + len(own)))
+                axes.plot(*_places(path), label=SERIES[name], **look, markevery=marked)
                 bars = path if name == "interpolated" else own
-                x, y = [row.cell.parameters for row in bars], [row.value for row in bars]
-                look = {"ecolor": _LOOK[name]["color"], "zorder": _LOOK[name].get("zorder", 2)}
-                axes.errorbar(x, y, yerr=[row.stderr or 0.0 for row in bars], fmt="none", elinewidth=1.0, **look)
-        for name, end in ends.items():
-            for row in end:
-                _draw_end(axes, row.cell.parameters, row.value, name)
+                errors = {"ecolor": look["color"], "zorder": look.get("zorder", 2), "elinewidth": 1.0, "fmt": "none"}
+                axes.errorbar(*_places(bars), yerr=[row.stderr or 0.0 for row in bars], **errors)
+        for name, row in ((name, row) for name, end in ends.items() for row in end):
+            _draw_end(axes, row, name)
         near = [row for own in ends.values() for row in own]
         near += [row for name, own in rows.items() if name not in CONTROLS for row in own]
         controls = [(name, row) for name in CONTROLS for row in rows[name]]
@@ -99,11 +93,13 @@ def size_figure(study: Study, measure: str, *, width: float = 7.6, height: float
     return figure
 
 
-def size_lines(study: Study, measure: str, *, width: float = 7.6) -> Figure:
-    """Quality against parameters: a line through the mean of each group's family, its spread over seeds a band.
+def _places(rows: Sequence[Row]) -> tuple[list[int], list[float]]:
+    """Parameters and values."""
+    return [row.cell.parameters for row in rows], [row.value for row in rows]
 
-    The baselines of the first group are drawn faintly.
-    """
+
+def size_lines(study: Study, measure: str, *, width: float = 7.6) -> Figure:
+    """Quality against parameters: means of each group, their spread over seeds a band; faint baselines of the first."""
     values: list[float] = []
     places: dict[int, float] = {}
     with panels(width, 2.4 + 0.3 * width) as (figure, (axes,)):
@@ -120,14 +116,12 @@ def size_lines(study: Study, measure: str, *, width: float = 7.6) -> Figure:
                 look |= {"color": INK, "alpha": _FAINT, "linewidth": 1.1, "markersize": 4.5, "zorder": 2}
                 name = SERIES[series] if len(study.groups) == 1 else f"{SERIES[series]} ({first.label})"
                 axes.plot(*zip(*found, strict=True), label=name, **look)
-                if series in CONTROLS:
-                    far += [(place, value, INK) for place, value in found]
-                else:
-                    values += [value for _, value in found]
+                far += [(*place, INK) for place in found if series in CONTROLS]
+                values += [value for _, value in found if series not in CONTROLS]
         for name in _ENDS:  # where all experiments have the same artifact
-            rows = [row for trial in study.trials for row in trial.series(name, measure, study.primary(measure))]
+            rows = [row for trial in study.trials for row in trial.series(name, measure, study.primary[measure])]
             if len({row.artifact for row in rows}) == 1:
-                _draw_end(axes, rows[0].cell.parameters, rows[0].value, name)
+                _draw_end(axes, rows[0], name)
         _keep_in_view(axes, values, far, alpha=_FAINT)
         _label_sizes(axes, places)
         axes.set_ylabel(quality_label(study, measure))
@@ -151,8 +145,8 @@ def difference_lines(study: Study, measure: str, *, width: float = 7.6) -> Figur
 
     Filled marks are clear. Bars: lowest to highest seed, or two standard errors over the items of one seed.
     """
-    compared = [(g, [d for d in found if not d.same]) for g, _, found in against_references(study, measure)]
-    compared = [(group, own) for group, own in compared if own]
+    found = ((group, [d for d in found if not d.same]) for group, _, found in against_references(study, measure))
+    compared = [(group, own) for group, own in found if own]
     if not compared:
         return None
     every = [difference for _, own in compared for difference in own]
@@ -163,14 +157,13 @@ def difference_lines(study: Study, measure: str, *, width: float = 7.6) -> Figur
             color, marker = _GROUPS[study.groups.index(group)]
             x = [d.parameters + (place - (len(compared) - 1) / 2) * step for d in own]
             gains = [d.gain for d in own]
-            bars = tuple(zip(*map(_bar, own), strict=True))
-            axes.errorbar(x, gains, yerr=bars, fmt="none", ecolor=color, elinewidth=1.1, zorder=3)
+            look = {"fmt": "none", "ecolor": color, "elinewidth": 1.1, "zorder": 3}
+            axes.errorbar(x, gains, yerr=tuple(zip(*map(_bar, own), strict=True)), **look)
             axes.plot(x, gains, color=color, marker=marker, linewidth=1.2, markersize=6, zorder=4, label=group.label)
-            for at, difference in zip(x, own, strict=True):
-                if not difference.clear:
-                    axes.plot(at, difference.gain, marker, color=color, markersize=6, markerfacecolor=PAPER, zorder=5)
+            for at, gain in ((at, d.gain) for at, d in zip(x, own, strict=True) if not d.clear):
+                axes.plot(at, gain, marker, color=color, markersize=6, markerfacecolor=PAPER, zorder=5)
         _label_sizes(axes, {difference.size.layers: difference.parameters for difference in every})
-        axes.set_ylabel(f"better by{f', {study.unit(measure)}' if study.unit(measure) else ''}   (↑ better)")
+        axes.set_ylabel(f"better by{study.unit(measure, ', ')}   (↑ better)")
         draw_legend(figure, axes)
     return figure
 
@@ -183,23 +176,20 @@ def _bar(difference: ScoreDifference) -> tuple[float, float]:
     return reach, reach
 
 
-def _draw_end(axes: Any, parameters: float, value: float, name: str) -> None:
+def _draw_end(axes: Any, row: Row, name: str) -> None:
     """Student or teacher: its mark, and a dashed line named at the end where the curves are not."""
     marker, size = _ENDS[name]
-    axes.plot(parameters, value, marker, color=INK, markersize=size, zorder=6)
-    axes.axhline(value, color=INK, alpha=0.45, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+    axes.plot(row.cell.parameters, row.value, marker, color=INK, markersize=size, zorder=6)
+    axes.axhline(row.value, color=INK, alpha=0.45, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
     x, shift, side = (1.0, -4, "right") if name == "student" else (0.0, 4, "left")
     place = {"xycoords": ("axes fraction", "data"), "xytext": (shift, 3), "textcoords": "offset points"}
-    axes.annotate(f"{name} {number(value)}", (x, value), **place, ha=side, va="bottom", fontsize=9)
+    axes.annotate(f"{name} {number(row.value)}", (x, row.value), **place, ha=side, va="bottom", fontsize=9)
 
 
 def _keep_in_view(
     axes: Any, values: Sequence[float], control: Sequence[tuple[float, float, str]], *, alpha: float = 1.0
 ) -> None:
-    """Keep a control that is far off from flattening all else: its points out of view become arrows with values.
-
-    `values` must be seen; `control` are points with their colours.
-    """
+    """Keep `control` from flattening `values`: its points (place, value, colour) that are far off become arrows."""
     values = [value for value in values if math.isfinite(value)]
     if not values:
         return
@@ -240,8 +230,7 @@ def _label_sizes(axes: Any, places: Mapping[int, float]) -> None:
 
 def quality_label(study: Study, measure: str) -> str:
     """What a measure's axis is called, with its unit and which way is better."""
-    unit = f", {study.unit(measure)}" if study.unit(measure) else ""
-    return f"{study.name(measure)}{unit}   ({study.arrow(measure)} better)"
+    return f"{study.name(measure)}{study.unit(measure, ', ')}   ({study.arrow(measure)} better)"
 
 
 def draw_legend(figure: Figure, axes: Any) -> None:
@@ -262,12 +251,10 @@ def svg(figure: Figure, *, name: str) -> str:
     text = io.StringIO()
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    element = text.getvalue()
-    element = element[element.index("<svg") :]
-    element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
-    opening, rest = element.split(">", 1)
+    element = re.sub(r"<metadata>.*?</metadata>", "", text.getvalue().partition("<svg")[2], flags=re.DOTALL)
+    opening, _, rest = element.partition(">")
     opening = re.sub(r' (width|height)="[^"]*"', "", opening)  # the page decides how wide it is
-    element = f"{opening}>{rest}".replace(INK, "currentColor")
+    element = f"<svg{opening}>{rest}".replace(INK, "currentColor")
     for color, variable in _VARIABLES.items():
         element = element.replace(color, f"var({variable}, {color})")
     return element

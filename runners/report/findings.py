@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import numpy as np
 
 from runners.report.compare import ScoreDifference, against_references, baseline_gains, differences, ranked
 from runners.report.format import number
-from runners.report.study import SERIES, Group, Size, Study
+from runners.report.study import SERIES, Group, Study
 
 _ADJECTIVES = {"interpolated": "interpolated", "random_init": "randomly initialised"}
 _MOST_SENTENCES = 7  # about single groups; of more there are counts
@@ -63,30 +63,24 @@ def _sentences(study: Study) -> list[str]:
     return [sentence for sentence in dict.fromkeys([headline, *first, *rest]) if sentence]
 
 
-# --- one experiment --------------------------------------------------------------------------------
-
-
 def _beats(study: Study, measure: str, series: str, against: str) -> str | None:
     """Which of two series wins at how many sizes, by how much, and how surely; None where nothing can be compared."""
     found = baseline_gains(study, measure, series=series, against=against)
     if not found:
         return None
     won, lost = [d for d in found if d.gain > 0], [d for d in found if not d.gain > 0]
-    total, sizes = len(found), f"{_ADJECTIVES[series]} size{'s' if len(found) > 1 else ''}"
+    total, adjective = len(found), _ADJECTIVES[series]
     what = f"{SERIES[against]} on {study.name(measure)}"
-    if not lost:
-        subject = {1: f"The one {sizes} beats", 2: f"Both {sizes} beat"}.get(total, f"All {total} {sizes} beat")
-        sentence = f"{subject} {what}, by {_amount(study, won, measure)}"
-    elif not won:
-        subject = {1: f"The one {sizes} does not beat"}.get(total, f"None of the {total} {sizes} beats")
-        sentence = f"{subject} {what}: behind by {_amount(study, lost, measure)}"
+    if won:
+        sentence = f"{_subject(len(won), total, adjective, 'beat')} {what}, by {_amount(study, won, measure)}"
+        if lost:
+            sentence += f"; behind at {_listed(d.size.layers for d in lost)} layers, by {_amount(study, lost, measure)}"
     else:
-        sentence = (
-            f"{len(won)} of {total} {sizes} {'beats' if len(won) == 1 else 'beat'} {what}, "
-            f"by {_amount(study, won, measure)}; behind at {_layers(lost)}, by {_amount(study, lost, measure)}"
-        )
+        subject = f"The one {adjective} size does not beat"
+        subject = subject if total == 1 else f"None of the {total} {adjective} sizes beats"
+        sentence = f"{subject} {what}: behind by {_amount(study, lost, measure)}"
     # Sizes between student and teacher at which a missing result keeps the two from being compared.
-    trial, metric = study.trials[0], study.primary(measure)
+    trial, metric = study.trials[0], study.primary[measure]
     lacking = (m for m in trial.missing if m.concerns(measure, metric) and m.cell.series in (series, against))
     ends = {cell.layers for cell in trial.cells if cell.series in ("student", "teacher")}
     unknown = {m.cell.layers for m in lacking} - {d.size.layers for d in found} - ends
@@ -95,18 +89,13 @@ def _beats(study: Study, measure: str, series: str, against: str) -> str | None:
 
 def _between(study: Study, measure: str) -> str | None:
     """How many interpolated sizes lie between student and teacher."""
-    series = [
-        study.trials[0].series(s, measure, study.primary(measure)) for s in ("student", "interpolated", "teacher")
-    ]
-    if not all(series) or len(series[0]) > 1 or len(series[2]) > 1:
+    trial, metric = study.trials[0], study.primary[measure]
+    students, rows, teachers = (trial.series(s, measure, metric) for s in ("student", "interpolated", "teacher"))
+    if not rows or len(students) != 1 or len(teachers) != 1:
         return None
-    student, teacher, total = series[0][0].value, series[2][0].value, len(series[1])
-    low, high = sorted((student, teacher))
-    inside = sum(low <= row.value <= high for row in series[1])
-    subject = f"{inside} of {total} interpolated sizes {'lies' if inside == 1 else 'lie'}"
-    if inside == total:
-        whole = {1: "The one interpolated size lies", 2: "Both interpolated sizes lie"}
-        subject = whole.get(total, f"All {total} interpolated sizes lie")
+    student, teacher = students[0].value, teachers[0].value
+    inside = sum(min(student, teacher) <= row.value <= max(student, teacher) for row in rows)
+    subject = _subject(inside, len(rows), "interpolated", "lie")
     ends = f"the student ({number(student)}) and the teacher ({number(teacher)})"
     return f"{subject} between {ends} on {study.name(measure)}."
 
@@ -120,39 +109,31 @@ def _steps(study: Study, measure: str) -> str | None:
     return f"From size to size upwards, {study.name(measure)} improves at {improved} of {len(means) - 1} steps."
 
 
-# --- several experiments ---------------------------------------------------------------------------
-
-
 def _best(study: Study, measure: str) -> str | None:
     """Which of at least three groups is best at how many sizes, and how surely it leads."""
     order = ranked(study, measure)
     counts = {len(groups) for groups in order.values()}
     if max(counts, default=0) < 3:
         return None
-    total, many = len(order), _counted(counts)
-    winners = [_winner(study, groups, size, measure) for size, groups in order.items()]
-    wins = Counter(winner for winner in winners if winner is not None).most_common()
-    parts = [f"{label} at {count}" for label, count in wins[:_MOST_WINNERS]]
-    if wins:
-        parts[0] = f"{wins[0][0]} is best of {many} at {_of_sizes(wins[0][1], total)}"
-    if more := sum(count for _, count in wins[_MOST_WINNERS:]):
+    total, many, wins, ties, clear = len(order), _counted(counts), Counter[str](), 0, 0
+    for size, (first, second, *_) in order.items():
+        tie = study.points(first, measure)[size].mean == study.points(second, measure)[size].mean
+        wins.update([] if tie else [first.label])
+        ties += tie
+        clear += any(d.clear and d.size == size for d in differences(study, first, second, measure))
+    (label, count), *others = wins.most_common() or [("", 0)]
+    parts = [f"{label} is best of {many} at {_of_sizes(count, total)}"] if wins else []
+    parts += [f"{label} at {count}" for label, count in others[: _MOST_WINNERS - 1]]
+    if more := sum(count for _, count in others[_MOST_WINNERS - 1 :]):
         parts.append(f"others at {more}")
-    if ties := winners.count(None):
+    if ties:
         parts.append(f"the best of {many} tie at {ties if wins else _of_sizes(ties, total)}")
     sentence = f"On {study.name(measure)}, {', '.join(parts)}"
     if not wins:
         return f"{sentence}."
-    leads = [(size, differences(study, groups[0], groups[1], measure)) for size, groups in order.items()]
-    clear = sum(any(d.clear and d.size == size for d in found) for size, found in leads)
     where = {0: "none of them", total: "every one of them"}.get(clear, f"{clear} of them")
     beyond = "more than two standard errors of the items" if study.seeds[1] == 1 else "beyond the spread over seeds"
     return f"{sentence}; the lead over the second best is {beyond} at {where}."
-
-
-def _winner(study: Study, groups: Sequence[Group], size: Size, measure: str) -> str | None:
-    """The best group; None where the best two are equal."""
-    first, second = (study.points(group, measure)[size].mean for group in groups[:2])
-    return None if first == second else groups[0].label
 
 
 def _against_references(study: Study, measure: str) -> list[str]:
@@ -165,10 +146,9 @@ def _against_references(study: Study, measure: str) -> list[str]:
     names = {other.label for _, other, _ in compared}
     what = names.pop() if len(names) == 1 else "base at the same point"
     sentence = (
-        f"Of {len(compared)} compared with {what} on {study.name(measure)}, {better} {'is' if better == 1 else 'are'} "
-        f"clearly better at every size and {worse} clearly worse at every size."
+        f"Of {len(compared)} compared with {what} on {study.name(measure)}, {better} {'is' if better == 1 else 'are'}"
     )
-    return [sentence]
+    return [f"{sentence} clearly better at every size and {worse} clearly worse at every size."]
 
 
 def _against(study: Study, group: Group, other: Group, found: Sequence[ScoreDifference], measure: str) -> str:
@@ -181,12 +161,14 @@ def _against(study: Study, group: Group, other: Group, found: Sequence[ScoreDiff
         return f"{group.label} and {other.label} do not differ on {name} at any of {len(own)} sizes."
     ways = ("better", better), ("worse", worse)
     (word, first), (opposite, second) = ways if len(better) > len(worse) else ways[::-1]
-    where = _of_sizes(len(first), len(own))
-    sentence = f"{group.label} is {word} than {other.label} at {where} on {name}, by {_amount(study, first, measure)}"
+    sentence = f"{group.label} is {word} than {other.label} at {_of_sizes(len(first), len(own))} on {name}"
+    sentence += f", by {_amount(study, first, measure)}"
     if equal := len(own) - len(first) - len(second):
         sentence += f"; equal at {equal}"
     if second:
-        sentence += f"; {opposite} at {_layers(second)}, by {_amount(study, second, measure)}"
+        sentence += (
+            f"; {opposite} at {_listed(d.size.layers for d in second)} layers, by {_amount(study, second, measure)}"
+        )
     return f"{sentence}."
 
 
@@ -197,10 +179,9 @@ def _seeds(study: Study, measure: str) -> str | None:
     if not repeated:
         return None
     spans = [max(values) - min(values) for values in repeated]
-    unit = f" {study.unit(measure)}" if study.unit(measure) else ""
     return (
         f"Between the seeds of one experiment, {study.name(measure)} at one size spans {number(min(spans))} to "
-        f"{number(max(spans))}{unit} ({_counted({len(values) for values in repeated})} seeds; "
+        f"{number(max(spans))}{study.unit(measure, ' ')} ({_counted({len(values) for values in repeated})} seeds; "
         f"the median span is {number(float(np.median(spans)))})."
     )
 
@@ -233,14 +214,11 @@ def _otherwise(study: Study, measure: str) -> str | None:
     )
 
 
-# --- parts of sentences ----------------------------------------------------------------------------
-
-
 def _amount(study: Study, found: Sequence[ScoreDifference], measure: str) -> str:
     """The smallest and largest difference, and how many are clear."""
     gains = sorted(abs(difference.gain) for difference in found)
     low, high = number(gains[0]), number(gains[-1])
-    amount = f"{low if low == high else f'{low} to {high}'} {study.unit(measure)}".rstrip()
+    amount = (low if low == high else f"{low} to {high}") + study.unit(measure, " ")
     if not study.axes and any(d.items is None for d in found):
         return amount
     if all(d.items is None and d.interval is None for d in found):
@@ -254,6 +232,15 @@ def _amount(study: Study, found: Sequence[ScoreDifference], measure: str) -> str
     return f"{amount} ({many} by more than {beyond})"
 
 
+def _subject(count: int, total: int, adjective: str, verb: str) -> str:
+    """ "All 3 interpolated sizes beat", "1 of 3 interpolated sizes beats"."""
+    if count < total:
+        return f"{count} of {total} {adjective} sizes {verb}{'s' if count == 1 else ''}"
+    if count == 1:
+        return f"The one {adjective} size {verb}s"
+    return f"{'Both' if count == 2 else f'All {count}'} {adjective} sizes {verb}"
+
+
 def _of_sizes(count: int, total: int) -> str:
     if count < total:
         return f"{count} of {total} sizes"
@@ -265,10 +252,6 @@ def _counted(counts: set[int]) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-def _layers(found: Sequence[ScoreDifference]) -> str:
-    return f"{_listed([difference.size.layers for difference in found])} layers"
-
-
-def _listed(numbers: Collection[int]) -> str:
+def _listed(numbers: Iterable[int]) -> str:
     *first, last = map(str, sorted(numbers))
     return f"{', '.join(first)} and {last}" if first else last

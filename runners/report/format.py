@@ -63,15 +63,14 @@ class Footnotes:
     @property
     def lines(self) -> list[dict[str, str]]:
         """{mark, text} of every kind."""
-        return [{"mark": _letter(i), "text": _text(*kind)} for i, kind in enumerate(self._kinds.items())]
+        lines = []
+        for place, (kind, counts) in enumerate(self._kinds.items()):
+            if counts:
+                few, many, of = min(n for n, _ in counts), max(n for n, _ in counts), max(whole for _, whole in counts)
+                kind = f"{few if few == many else f'{few} to {many}'} of {of} {kind}"
+            lines.append({"mark": _letter(place), "text": kind})
+        return lines
 
 
 def _letter(number: int) -> str:
     return chr(ord("a") + number % 26)
-
-
-def _text(kind: str, counts: list[tuple[int, int]]) -> str:
-    if not counts:
-        return kind
-    few, many, of = min(n for n, _ in counts), max(n for n, _ in counts), max(whole for _, whole in counts)
-    return f"{few} of {of} {kind}" if few == many else f"{few} to {many} of {of} {kind}"

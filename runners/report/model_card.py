@@ -35,17 +35,21 @@ def model_card(graph: TaskGraph, store: Store, member: Member, *, folder: Path, 
     base = _base_metadata(teacher) if teacher is not None else {}
     masked = "ForMaskedLM" in str(read_config(folder).get("architectures"))
     kind = "student" if member.plan == lineage.trained.plan else "teacher" if member.is_teacher else "interpolated"
-    data = ModelCardData(
+    metadata = ModelCardData(
         **base,
         library_name="transformers",
         pipeline_tag="fill-mask" if masked else "text-generation",
         datasets=[s.identity["hub"] for s in graph.sources.values() if s.kind == "hub_dataset"] or None,
         tags=["boomerang-distillation", "model-interpolation", "boomspec"],
     )
-    trained = {"Distillation": lineage.student, "The teacher's training": lineage.teacher}
-    records = {title: graph.nodes[task].task.record for title, task in trained.items() if task in graph.nodes}
+    records = []
+    for title, task in (("Distillation", lineage.student), ("The teacher's training", lineage.teacher)):
+        if task in graph.nodes and not isinstance(record := graph.nodes[task].task.record, Dequantize):
+            data = record.model_dump(mode="json", exclude_none=True)
+            text = yaml.safe_dump(data, sort_keys=False, default_flow_style=None, allow_unicode=True, width=100)
+            records.append((title, fence(text)))
     return TEMPLATES.get_template("model_card.md.jinja").render(
-        front_matter=f"{data.to_yaml()}\n",
+        front_matter=f"{metadata.to_yaml()}\n",
         title=f"{graph.name}, {member.layers} layers",
         kind=kind,
         auto_class="AutoModelForMaskedLM" if masked else "AutoModelForCausalLM",
@@ -57,27 +61,19 @@ def model_card(graph: TaskGraph, store: Store, member: Member, *, folder: Path, 
         teacher=teacher,
         base_model=base.get("base_model"),
         student=student,
-        records=[
-            (title, fence(_yaml(record.model_dump(mode="json", exclude_none=True)), "yaml"))
-            for title, record in records.items()
-            if not isinstance(record, Dequantize)
-        ],
+        records=records,
         results=_results(graph, store, member, kind),
-        spec=fence(graph.spec, "yaml"),
+        spec=fence(graph.spec),
         provenance=_provenance(graph, store, member),
         version=boomspec.__version__,
     )
 
 
-def _yaml(data: dict[str, Any]) -> str:
-    return str(yaml.safe_dump(data, sort_keys=False, default_flow_style=None, allow_unicode=True, width=100))
-
-
-def fence(text: str, language: str) -> str:
-    """A block of code, whatever the text holds."""
+def fence(text: str) -> str:
+    """A block of YAML, whatever the text holds."""
     longest = max((len(run) for run in re.findall(r"`{3,}", text)), default=2)
     marks = "`" * (longest + 1)
-    return f"{marks}{language}\n{text.rstrip()}\n{marks}"
+    return f"{marks}yaml\n{text.rstrip()}\n{marks}"
 
 
 def front_matter_of(card: str) -> dict[str, Any]:
@@ -139,7 +135,7 @@ def _results(graph: TaskGraph, store: Store, member: Member, kind: str) -> dict[
         rows = [found.get((model or "", measure, metric)) for model in columns.values()]
         better = [row.higher_is_better for row in rows if row is not None][-1]
         name = metric.replace("_", " ") + {True: " ↑", False: " ↓", None: ""}[better]
-        lines.append({"measure": measure.replace("_", " "), "metric": name, "cells": [_value(row) for row in rows]})
+        lines.append({"measure": measure.replace("_", " "), "metric": name, "cells": list(map(_value, rows))})
     return {"labels": list(columns), "lines": lines, "evaluated": any(model == own for model, _, _ in found)}
 
 
@@ -160,7 +156,7 @@ def _rows(graph: TaskGraph, store: Store) -> Iterator[tuple[str, Row]]:
         for cell in cells:
             if (folder := folders.get(keys[cell.input])) is not None:
                 study = collect(Report(cells=(cell,), trainings={}), {cell.input: folder}.__getitem__)
-                yield from ((needed[cell.input].inputs["model"], row) for row in study.rows())
+                yield from ((needed[cell.input].inputs["model"], row) for row in study.rows)
 
 
 def _provenance(graph: TaskGraph, store: Store, member: Member) -> list[tuple[str, str]]:

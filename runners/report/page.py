@@ -10,10 +10,9 @@ from __future__ import annotations
 import base64
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from matplotlib.figure import Figure
@@ -27,7 +26,7 @@ from runners.report.compare import against_references
 from runners.report.figures import CONTROLS, MOST_LINES, difference_lines, size_figure, size_lines, svg, write_png
 from runners.report.findings import findings, outcome
 from runners.report.process_figures import search_figure, similarity_figure, training_figure
-from runners.report.run_notes import NO_NOTES, Notes, notes_of, why
+from runners.report.run_notes import Notes, notes_of, why
 from runners.report.study import MOST_IN_RANGE, SERIES, Study
 from runners.report.sweep_figures import MOST_PANELS, axis_figure, grid_figure, marginal_figure, numeric, panels_of
 from runners.runtime.job import fetch_numbers
@@ -48,110 +47,100 @@ _FEW_VALUES = 3  # of a number from which a figure over it says something
 _FAMILY = "the student, the sizes built from it without training, and the teacher."
 
 
-@dataclass(frozen=True)
-class Drawing:
+class Drawing(NamedTuple):
     """One figure with its place on the page; `name` is also the name of its file."""
 
     group: str  # hero, others, searches, trainings or similarities
     name: str
     title: str
     caption: str
-    figure: Figure = field(repr=False)
+    figure: Figure
 
-    @cached_property
-    def svg(self) -> str:
-        return svg(self.figure, name=self.name)
+
+_Parts = Iterator[tuple[str, str, str, str, str, Figure]]  # group, kind, label, title, caption, figure
 
 
 def draw(study: Study) -> list[Drawing]:
     """All figures that the results allow, in the order of the page: the main measure has the large ones."""
-    found: list[Drawing] = []
-    for measure in study.measures:
-        found += _of_several(study, measure) if study.axes else [_of_one(study, measure)]
-    found += _of_process(study)
+    drawings: list[Drawing] = []
     used: Counter[str] = Counter()
-    for place, drawing in enumerate(found):  # of those that would lie in one file the later ones are numbered
-        used[drawing.name] += 1
-        if used[drawing.name] > 1:
-            found[place] = replace(drawing, name=f"{drawing.name}-{used[drawing.name]}")
-    return found
+    parts = [_of_several(study, measure) if study.axes else _of_one(study, measure) for measure in study.measures]
+    for group, kind, label, title, caption, figure in chain(*parts, _of_process(study)):
+        name = f"{kind}-" + "".join(c if c.isalnum() or c in "-_" else "-" for c in label.lower())
+        used[name] += 1  # of those that would lie in one file the later ones are numbered
+        name += f"-{used[name]}" if used[name] > 1 else ""
+        drawings.append(Drawing(group, name, title, caption.strip(), figure))
+    return drawings
 
 
-def _drawing(group: str, kind: str, label: str, title: str, caption: str, figure: Figure) -> Drawing:
-    name = "".join(c if c.isalnum() or c in "-_" else "-" for c in label.lower())
-    return Drawing(group, f"{kind}-{name}", title, caption.strip(), figure)
-
-
-def _of_one(study: Study, measure: str) -> Drawing:
+def _of_one(study: Study, measure: str) -> _Parts:
     trial, name, main = study.trials[0], study.name(measure), measure == study.measures[0]
     caption = f"Model size against {name}."
     if main:
         caption += f" The blue line is one family: {_FAMILY} Dashed lines mark student and teacher."
-        if any(trial.series(control, measure, study.primary(measure)) for control in CONTROLS):
+        if any(trial.series(control, measure, study.primary[measure]) for control in CONTROLS):
             caption += " Where the control is out of view, an arrow gives its value."
     if any(row.stderr for row in trial.rows if row.measure == measure):
         caption += " Bars are one standard error."
-    small = not main and len(study.measures) > 2
-    figure = size_figure(study, measure, **({"width": _SMALL, "height": 3.9} if small else {}))
-    return _drawing("hero" if main else "others", "size", measure, name, caption, figure)
+    size = {"width": _SMALL, "height": 3.9} if not main and len(study.measures) > 2 else {}
+    yield "hero" if main else "others", "size", measure, name, caption, size_figure(study, measure, **size)
 
 
-def _of_process(study: Study) -> Iterator[Drawing]:
-    for search in study.searches:
+def _of_process(study: Study) -> _Parts:
+    for label, search in ((search.label, search) for search in study.searches):
         caption = "KL of each candidate to the teacher on the calibration text, by how many blocks are patched."
-        yield _drawing("searches", "search", search.label, search.label, caption, search_figure(search))
-    for training in (training for training in study.trainings if training.steps):
+        yield "searches", "search", label, label, caption, search_figure(search)
+    for label, training in ((training.label, training) for training in study.trainings if training.steps):
         caption = "Every optimiser step (faint) and its running mean. Terms are drawn without their weights."
-        yield _drawing("trainings", "training", training.label, training.label, caption, training_figure(training))
-    for training in (training for training in study.trainings if training.pairs):
+        yield "trainings", "training", label, label, caption, training_figure(training)
+    for label, training in ((training.label, training) for training in study.trainings if training.pairs):
         caption = "Mean cosine similarity of aligned hidden states, before and after distillation, on the same text."
-        figure = similarity_figure(training)
-        yield _drawing("similarities", "similarity", training.label, training.label, caption, figure)
+        yield "similarities", "similarity", label, label, caption, similarity_figure(training)
 
 
-def _of_several(study: Study, measure: str) -> Iterator[Drawing]:
+def _of_several(study: Study, measure: str) -> _Parts:
     """Few groups: against size, and against their reference. Many: over what was varied, in one axis, two or more."""
-    main, few, name = measure == study.measures[0], len(study.groups) <= MOST_LINES, study.name(measure)
-    width = _SMALL if not main and (few or len(study.measures) > 2) else _WIDTH
-    found: list[tuple[str, str, Figure | None]] = []
-    axis = swept_axis(study)
     if not study.sizes(measure):
         return  # only baselines have results
+    main, few, name = measure == study.measures[0], len(study.groups) <= MOST_LINES, study.name(measure)
+    width = _SMALL if not main and (few or len(study.measures) > 2) else _WIDTH
+    group, label, title = "hero" if main else "others", measure, name
+    axis = swept_axis(study)
     if few:
-        lines = size_lines(study, measure, width=width)
-        found.append(("size", f"Model size against {name}. {_lines(study) if main else ''}", lines))
-        found.append(("difference", _difference_caption(study, measure), difference_lines(study, measure, width=width)))
+        caption = f"Model size against {name}."
+        if main:
+            caption += f" Each line is one family: {_FAMILY} {_spread(study)}"
+            baselines = study.groups[0].baselines(measure)
+            caption += f" Grey: the baselines of {study.groups[0].label}." if baselines else ""
+        yield group, "size", label, title, caption, size_lines(study, measure, width=width)
+        if (figure := difference_lines(study, measure, width=width)) is not None:
+            names = {other.label for _, other, _ in against_references(study, measure)}
+            reference = names.pop() if len(names) == 1 else "base at the same point of the sweep"
+            bars = "from the lowest to the highest seed" if study.seeds[1] > 1 else "two standard errors over the items"
+            caption = (
+                f"By how much each is better on {name} than {reference}, at the same seed. Bars reach {bars}; filled "
+                "marks are clear differences, open ones are not. Sizes at which both are one artifact are left out."
+            )
+            yield group, "difference", label, title, caption, figure
     if axis is not None and len(panels_of(study, axis)) <= MOST_PANELS:
         values = [numeric(value) for value in study.axes[axis]]
         if not few or (None not in values and len(values) >= _FEW_VALUES):
             caption = f"{axis} against {name}, at a few sizes. {_spread(study) if main else ''}"
-            found.append(("axis", caption, axis_figure(study, measure, axis, width=width)))
+            yield group, "axis", label, title, caption, axis_figure(study, measure, axis, width=width)
     elif not few and len(study.swept) == 2:
-        axes = " and ".join(study.swept)
-        caption = f"{name} over {axes}: means over seeds. The star marks the best, its value above."
-        found.append(("grid", caption, grid_figure(study, measure, width=width)))
+        caption = (
+            f"{name} over {' and '.join(study.swept)}: means over seeds. The star marks the best, its value above."
+        )
+        yield group, "grid", label, title, caption, grid_figure(study, measure, width=width)
     elif not few:
         caption = f"Each axis against {name}. A dot is one experiment's mean over seeds, a dash the median of a value."
-        found.append(("axes", caption, marginal_figure(study, measure, width=width)))
-    group = "hero" if main else "others"
-    for kind, caption, figure in found:
-        if figure is not None:
-            yield _drawing(group, kind, measure, name, caption, figure)
+        yield group, "axes", label, title, caption, marginal_figure(study, measure, width=width)
 
 
 def swept_axis(study: Study) -> str | None:
     """The axis along which a figure is drawn: the one with the most values, one of numbers before one of names."""
-
-    def worth(name: str) -> tuple[bool, int]:
-        return all(numeric(value) is not None for value in study.axes[name]), len(study.axes[name])
-
-    return max(study.swept, key=worth, default=None)
-
-
-def _lines(study: Study) -> str:
-    first = study.groups[0]
-    grey = f" Grey: the baselines of {first.label}." if first.baselines(study.measures[0]) else ""
-    return f"Each line is one family: {_FAMILY} {_spread(study)}{grey}"
+    worth = {name: (None not in map(numeric, values), len(values)) for name, values in study.axes.items()}
+    return max(study.swept, key=worth.__getitem__, default=None)
 
 
 def _spread(study: Study) -> str:
@@ -166,28 +155,13 @@ def _spread(study: Study) -> str:
     return f"Lines are means over {seeds}, bands reach {band}."
 
 
-def _difference_caption(study: Study, measure: str) -> str:
-    names = {other.label for _, other, _ in against_references(study, measure)}
-    reference = names.pop() if len(names) == 1 else "base at the same point of the sweep"
-    bars = "from the lowest to the highest seed" if study.seeds[1] > 1 else "two standard errors over the items"
-    return (
-        f"By how much each is better on {study.name(measure)} than {reference}, at the same seed. Bars reach {bars}; "
-        "filled marks are clear differences, open ones are not. Sizes at which both are one artifact are left out."
-    )
-
-
 def render(
-    study: Study,
-    *,
-    title: str,
-    drawings: Sequence[Drawing],
-    files: Mapping[str, str],
-    notes: Notes = NO_NOTES,
+    study: Study, *, title: str, drawings: Sequence[Drawing], files: Mapping[str, str], notes: Notes | None = None
 ) -> str:
     """The page's HTML. `files`: texts of the files that it offers for download; large ones lie beside it."""
     encoded = {name: base64.b64encode(text.encode()).decode() for name, text in files.items()}
-    measures = list(dict.fromkeys([*study.measures, *(missing.measure for _, missing in study.missing())]))
-    subtasks = [name for name in dict.fromkeys(row.measure for row in study.rows()) if name not in measures]
+    measures = list(dict.fromkeys([*study.measures, *(missing.measure for _, missing in study.missing)]))
+    subtasks = [name for name in dict.fromkeys(row.measure for row in study.rows) if name not in measures]
     missing = tables.missing_lines(study)
     one: dict[str, Any] = {}
     if not study.axes:
@@ -206,32 +180,29 @@ def render(
         unlisted=max(0, len(missing) - _MOST_MISSING),
         axes=study.axes,
         downloads={name: data if len(data) <= _MOST_EMBEDDED else "" for name, data in encoded.items()},
-        notes=notes,
+        notes=notes or Notes(),
+        svg=svg,
     )
 
 
 def publish_run(graph: TaskGraph, store: Store, run_folder: Path, failures: dict[str, str]) -> Path:
-    """Write `<run_folder>/report/` from whatever the store holds. Returns the path of report.html.
-
-    `failures`: why tasks have no artifact, by task id: their own error, or that something they need failed.
-    """
+    """Write `<run_folder>/report/` from what the store holds. `failures`: why tasks have no artifact, by task id."""
     node = next(node for node in graph.nodes.values() if isinstance(node.task.record, Report | Comparison))
     record, needed = node.task.record, {role: graph.nodes[task] for role, task in node.task.inputs.items()}
     assert isinstance(record, Report | Comparison)
     folders = fetch_numbers(store, store.records({(need.task.kind, need.id) for need in needed.values()}))
 
-    def find(role: str) -> Path | str:
-        need = needed[role]
-        return folders.get((need.task.kind, need.id)) or why(graph, need.id, failures)
-
-    study = collect(record, find)
+    found = {
+        role: folders.get((need.task.kind, need.id)) or why(graph, need.id, failures) for role, need in needed.items()
+    }
+    study = collect(record, found.__getitem__)
     folder = run_folder / "report"
     folder.mkdir(parents=True, exist_ok=True)
     notes = notes_of(graph, store, failures, several=bool(study.axes))
     return write_page(folder, study, title=graph.name, figures=folder, notes=notes)
 
 
-def write_page(folder: Path, study: Study, *, title: str, figures: Path, notes: Notes = NO_NOTES) -> Path:
+def write_page(folder: Path, study: Study, *, title: str, figures: Path, notes: Notes | None = None) -> Path:
     """Write a study's page and tables into `folder`, its figures into `figures`."""
     drawings, files = draw(study), tables.files(study, title)
     for drawing in drawings:

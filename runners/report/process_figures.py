@@ -23,10 +23,17 @@ def training_figure(training: TrainingCurves, *, width: float = 7.6) -> Figure:
     height = 2.3 * math.ceil(len(terms) / 2) + 0.2
     with panels(width, height, len(terms), 2, sharex=True) as (figure, grid):
         for axes, term in zip(grid, terms, strict=True):
-            steps, values = _thinned(training, term)
+            logged = [(step["step"], step[term]) for step in training.steps if term in step]
+            points = np.array(logged, dtype=np.float64).reshape(-1, 2)
+            bin_width = math.ceil(len(points) / _MOST_POINTS) or 1
+            bins = [points[i : i + bin_width].mean(axis=0) for i in range(0, len(points), bin_width)]
+            steps, values = np.array(bins).reshape(-1, 2).T
+            # A centred running mean over about a tenth of the curve; narrower at its start, which is steep.
+            half = len(values) // 20
+            smooth = [values[max(0, i - half) : i + min(half, i) + 1].mean() for i in range(len(values))]
             color = INK if term == "loss" else BLUE
             axes.plot(steps, values, color=color, alpha=0.35, linewidth=0.8)
-            axes.plot(steps, _smooth(values), color=color, linewidth=1.8)
+            axes.plot(steps, smooth, color=color, linewidth=1.8)
             if loss := LOSSES.get(term):
                 axes.set_title(loss.title)
                 axes.set_ylabel(loss.unit, fontsize=9)
@@ -37,21 +44,6 @@ def training_figure(training: TrainingCurves, *, width: float = 7.6) -> Figure:
             axes.set_xlabel("step")
             axes.tick_params(labelbottom=True)
     return figure
-
-
-def _thinned(training: TrainingCurves, term: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values, averaged in bins where there are too many to see."""
-    logged = [(step["step"], step[term]) for step in training.steps if term in step]
-    points = np.array(logged, dtype=np.float64).reshape(-1, 2)
-    width = math.ceil(len(points) / _MOST_POINTS) or 1
-    means = np.array([points[i : i + width].mean(axis=0) for i in range(0, len(points), width)]).reshape(-1, 2)
-    return means[:, 0], means[:, 1]
-
-
-def _smooth(values: np.ndarray) -> np.ndarray:
-    """A centred running mean over about a tenth of the curve; narrower at its start, which is steep."""
-    half = len(values) // 20
-    return np.array([values[max(0, i - half) : i + min(half, i) + 1].mean() for i in range(len(values))])
 
 
 def similarity_figure(training: TrainingCurves, *, width: float = 7.6) -> Figure:
@@ -75,15 +67,14 @@ def similarity_figure(training: TrainingCurves, *, width: float = 7.6) -> Figure
 def search_figure(search: PatchSearch, *, width: float = 7.6) -> Figure:
     """KL to the teacher by patched blocks: all candidates, those chosen, both sequential orders, the best known."""
     best: dict[int, float] = {}
-    for patched, value in [
-        *search.candidates,
-        *(p for values in search.sequential.values() for p in enumerate(values)),
-    ]:
+    in_order = (point for values in search.sequential.values() for point in enumerate(values))
+    for patched, value in (*search.candidates, *in_order):
         best[patched] = min(value, best.get(patched, math.inf))
-    best_points = zip(*sorted(best.items()), strict=True)
     with panels(width, 3.4) as (figure, (axes,)):
         axes.plot(*zip(*search.candidates, strict=True), ".", color=INK, alpha=0.35, label="candidates", zorder=2)
-        axes.plot(*best_points, "_", color=ORANGE, markersize=16, label="best known", zorder=3)
+        axes.plot(
+            *zip(*sorted(best.items()), strict=True), "_", color=ORANGE, markersize=16, label="best known", zorder=3
+        )
         for (name, values), style in zip(search.sequential.items(), ((0, (1, 1.5)), (0, (5, 2))), strict=False):
             axes.plot(range(len(values)), values, color=INK, linewidth=1.0, linestyle=style, label=name, zorder=2)
         axes.plot(range(len(search.values)), search.values, "o-", color=BLUE, markersize=6, label="chosen", zorder=4)

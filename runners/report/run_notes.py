@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby, takewhile
 from typing import Any
 
 import yaml
@@ -22,31 +23,17 @@ _COMPUTED = {"student.parameters", "student.blocks", "teacher.layers", "teacher.
 
 
 @dataclass(frozen=True)
-class Experiments:
-    """What several experiments share, and in what they differ."""
-
-    asked: int  # tasks of all experiments, counted for each
-    different: int  # the same, a shared one counted once
-    common: Sequence[str]  # names of the tasks that all have
-    lines: Sequence[dict[str, Any]]  # {label, axes, tasks, own, done} of each experiment
-    changes: dict[str, list[tuple[str, str, str]]]  # by variant: field, its value in base, its value here
-
-
-@dataclass(frozen=True)
 class Notes:
     """What a page says about its run."""
 
     question: Sequence[str] = ()  # paragraphs
     spec: str = ""
     resolved: str = ""  # YAML
-    experiments: Experiments | None = None
+    experiments: Mapping[str, Any] | None = None  # see `experiments`
     facts: Sequence[tuple[str, str]] = ()  # names and values of the provenance
     tasks: Sequence[dict[str, Any]] = ()  # {name, kind, id, seconds, state}
     left_out: int = 0  # tasks that are not listed
     warnings: Sequence[str] = ()  # for the top of the page, such as foreign code that was run
-
-
-NO_NOTES = Notes()
 
 
 def why(graph: TaskGraph, task_id: str, failures: dict[str, str]) -> str:
@@ -67,18 +54,9 @@ def _cause(graph: TaskGraph, task_id: str, failures: dict[str, str]) -> str | No
 
 def opening(spec: str) -> Sequence[str]:
     """The paragraphs of the comment that a spec opens with: the question that it answers."""
-    paragraphs = [""]
-    for line in spec.splitlines():
-        if not line.startswith("#"):
-            break
-        text = line.lstrip("#").strip()
-        if "yaml-language-server:" in line:
-            continue  # for editors
-        if text:
-            paragraphs[-1] = f"{paragraphs[-1]} {text}".strip()
-        else:
-            paragraphs.append("")
-    return [paragraph for paragraph in paragraphs if paragraph]
+    comment = takewhile(lambda line: line.startswith("#"), spec.splitlines())
+    texts = [line.lstrip("#").strip() for line in comment if "yaml-language-server:" not in line]  # that is for editors
+    return [" ".join(lines) for filled, lines in groupby(texts, bool) if filled]
 
 
 def notes_of(graph: TaskGraph, store: Store, failures: dict[str, str], *, several: bool) -> Notes:
@@ -87,13 +65,17 @@ def notes_of(graph: TaskGraph, store: Store, failures: dict[str, str], *, severa
     found = {task: record["provenance"] for (_, task), record in records.items()}
     tasks: list[dict[str, Any]] = []
     for node in graph.nodes.values():
-        cause = _cause(graph, node.id, failures)
+        cause, seconds = _cause(graph, node.id, failures), found.get(node.id, {}).get("seconds")
         state = "not done" if cause is None else "failed" if cause == node.id else "blocked"
-        entry = {"name": node.name, "kind": node.task.kind, "id": node.id, "seconds": None, "state": state}
-        tasks.append(entry | ({"seconds": found[node.id].get("seconds"), "state": "done"} if node.id in found else {}))
+        entry = {"name": node.name, "kind": node.task.kind, "id": node.id, "seconds": seconds}
+        tasks.append(entry | {"state": "done" if node.id in found else state})
     shown = tasks if len(tasks) <= _MOST_TASKS else [task for task in tasks if task["state"] != "done"]
     made = [found[i] for i in graph.nodes if i in found]
-    texts = (i for i in graph.nodes if i in found and getattr(graph.nodes[i].task.record, "on_bad_row", None) == "skip")
+    skipped = []  # how many rows had no text, by what was wrong with them
+    for node in graph.nodes.values():
+        if node.id in found and getattr(node.task.record, "on_bad_row", None) == "skip":
+            counts = json.loads(store.read(Tokenize.kind, node.id, "meta.json")).get("skipped", {})
+            skipped.append(", ".join(f"{count:,} {kind}" for kind, count in counts.items()) or "none")
     facts = {
         "graph": graph.id,
         "commit": _distinct(p.get("commit") for p in made),
@@ -103,7 +85,7 @@ def notes_of(graph: TaskGraph, store: Store, failures: dict[str, str], *, severa
         "platform": _distinct(p.get("platform") for p in made),
         "finished": max((p.get("finished", "") for p in made), default=""),
         "time of all tasks": f"{sum(task['seconds'] or 0.0 for task in tasks):.0f} s",
-        "rows without text, left out": _distinct(_skipped(store, i) for i in texts),
+        "rows without text, left out": _distinct(skipped),
     }
     resolved = graph.experiments[0].meaning if graph.experiments and not several else None
     return Notes(
@@ -118,12 +100,6 @@ def notes_of(graph: TaskGraph, store: Store, failures: dict[str, str], *, severa
     )
 
 
-def _skipped(store: Store, task: str) -> str:
-    """How many rows had no text, by what was wrong with them."""
-    meta = json.loads(store.read(Tokenize.kind, task, "meta.json"))
-    return ", ".join(f"{count:,} {kind}" for kind, count in meta.get("skipped", {}).items()) or "none"
-
-
 def _distinct(values: Iterable[Any]) -> str:
     return "; ".join(dict.fromkeys(str(value) for value in values if value))
 
@@ -135,29 +111,16 @@ def _hardware(hardware: dict[str, Any]) -> str:
     return f"{hardware['cpu']}, {hardware['cpus']} CPUs, {size(hardware['memory_bytes'])}, {gpus}"
 
 
-def experiments(graph: TaskGraph, store: Store) -> Experiments:
-    """What the experiments of a graph share, and in what each one's spec differs from the first."""
+def experiments(graph: TaskGraph, store: Store) -> dict[str, Any]:
+    """What the experiments of a graph share, and in what each variant differs from base at the same point of the sweep.
+
+    asked: tasks of all experiments, counted for each; different: the same, a shared one counted once; common: names of
+    the tasks that all have; lines: {label, tasks, own, done} of each experiment; changes: by variant, of each field
+    that differs its name, its value in base and its value here.
+    """
     users = Counter(task for experiment in graph.experiments for task in experiment.tasks.values())
-    names: dict[str, str] = {}
-    for experiment in graph.experiments:
-        names = {task: name for name, task in experiment.tasks.items()} | names
-    common = [names[task] for task, count in users.items() if count == len(graph.experiments)]
+    names = {task: name for experiment in reversed(graph.experiments) for name, task in experiment.tasks.items()}
     done = {task for _, task in store.records((graph.nodes[i].task.kind, i) for i in users if i in graph.nodes)}
-    lines = [
-        {
-            "label": experiment.label,
-            "axes": experiment.axes,
-            "tasks": len(experiment.tasks),
-            "own": sum(users[task] == 1 for task in experiment.tasks.values()),
-            "done": sum(task in done for task in experiment.tasks.values()),
-        }
-        for experiment in graph.experiments
-    ]
-    return Experiments(sum(users.values()), len(users), common, lines, _variants(graph))
-
-
-def _variants(graph: TaskGraph) -> dict[str, list[tuple[str, str, str]]]:
-    """In what each variant's spec differs from the file's own experiment at the same point of the sweep."""
     by_axes = {tuple(experiment.axes.items()): experiment for experiment in graph.experiments}
     changes: dict[str, list[tuple[str, str, str]]] = {}
     for experiment in graph.experiments:
@@ -167,7 +130,18 @@ def _variants(graph: TaskGraph) -> dict[str, list[tuple[str, str, str]]]:
             old, new = _written(base.meaning), _written(experiment.meaning)
             fields = [name for name in dict.fromkeys([*new, *old]) if old.get(name) != new.get(name)]
             changes[variant] = [(name, _shown(old, name), _shown(new, name)) for name in fields]
-    return changes
+    lines = [
+        {
+            "label": experiment.label,
+            "tasks": len(experiment.tasks),
+            "own": sum(users[task] == 1 for task in experiment.tasks.values()),
+            "done": sum(task in done for task in experiment.tasks.values()),
+        }
+        for experiment in graph.experiments
+    ]
+    common = [names[task] for task, count in users.items() if count == len(graph.experiments)]
+    shared = {"asked": sum(users.values()), "different": len(users), "common": common}
+    return {**shared, "lines": lines, "changes": changes}
 
 
 def _written(meaning: Mapping[str, Any]) -> dict[str, Any]:

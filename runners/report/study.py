@@ -8,7 +8,7 @@ baseline; a *size* is a place on a curve that other groups may have, too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -99,47 +99,31 @@ class TrainingCurves:
 
 @dataclass(frozen=True)
 class PatchSearch:
-    """What a search for the patch order has tried. `values[k]`: KL to the teacher of the chosen set of k blocks.
-
-    `sequential`: the same for the two sequential orders, by name.
-    """
+    """What a search for the patch order has tried: KL to the teacher by number of patched blocks."""
 
     label: str
-    values: tuple[float, ...]
-    sequential: dict[str, tuple[float, ...]]
-    candidates: tuple[tuple[int, float], ...]  # patched blocks, KL to the teacher
+    values: tuple[float, ...]  # of the chosen sets of 0, 1, 2, ... blocks
+    sequential: dict[str, tuple[float, ...]]  # the same for the two sequential orders, by name
+    candidates: tuple[tuple[int, float], ...]  # patched blocks, KL
 
 
-@dataclass(frozen=True)
 class Point:
-    """One metric of one size of one group: a row for each seed that has an artifact of its own."""
+    """One metric of one size of one group: a row for each seed that has an artifact of its own.
 
-    rows: tuple[Row, ...]
+    `spread`: lowest and highest value of up to four, mean -+ standard deviation of more; None for one.
+    """
 
-    @cached_property
-    def values(self) -> tuple[float, ...]:
-        return tuple(row.value for row in self.rows)
-
-    @cached_property
-    def mean(self) -> float:
-        return float(np.mean(self.values))
-
-    @cached_property
-    def parameters(self) -> float:
-        return float(np.mean([row.cell.parameters for row in self.rows]))
-
-    @property
-    def deviation(self) -> float | None:
-        return deviation(self.values) if len(self.rows) > 1 else None
-
-    @property
-    def spread(self) -> tuple[float, float] | None:
-        """Lowest and highest value of up to four, mean -+ standard deviation of more; None for one."""
-        if self.deviation is None:
-            return None
-        if len(self.rows) <= MOST_IN_RANGE:
-            return min(self.values), max(self.values)
-        return self.mean - self.deviation, self.mean + self.deviation
+    def __init__(self, rows: Iterable[Row]) -> None:
+        by_artifact = {row.artifact: row for row in rows}  # seeds that share an artifact are one value
+        self.artifacts = frozenset(by_artifact)
+        self.values = tuple(row.value for row in by_artifact.values())
+        self.mean = float(np.mean(self.values))
+        self.parameters = float(np.mean([row.cell.parameters for row in by_artifact.values()]))
+        self.deviation = deviation(self.values) if len(self.values) > 1 else None
+        self.spread: tuple[float, float] | None = None
+        if self.deviation is not None:
+            few, reach = len(self.values) <= MOST_IN_RANGE, self.deviation
+            self.spread = (min(self.values), max(self.values)) if few else (self.mean - reach, self.mean + reach)
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,24 +136,10 @@ class Trial:
     rows: tuple[Row, ...]
     missing: tuple[Missing, ...] = ()
 
-    @cached_property
-    def measures(self) -> tuple[str, ...]:
-        """The measures that the spec asks for, in their order; a tag of lm-eval counts as its tasks."""
-        names: dict[str, None] = {}
-        for cell in dict.fromkeys(row.cell for row in self.rows):
-            own = dict.fromkeys(row.measure for row in self.rows if row.cell == cell)
-            names |= {cell.measure: None} if cell.measure in own else own
-        return tuple(names)
-
-    def curve(self, curve: str, measure: str, metric: str) -> dict[Size, Row]:
-        """The rows of FAMILY or of one baseline, by size."""
-        key = curve, measure, metric
-        own = (row for row in self.rows if (curve_of(row.cell), row.measure, row.metric) == key)
-        return {row.size: row for row in sorted(own, key=lambda row: row.size)}
-
     def series(self, name: str, measure: str, metric: str) -> list[Row]:
-        """The rows of one series, by parameters."""
-        own = (row for row in self.rows if (row.cell.series, row.measure, row.metric) == (name, measure, metric))
+        """The rows of FAMILY or of one series, by parameters."""
+        wanted = _FAMILY if name == FAMILY else (name,)
+        own = (row for row in self.rows if (row.measure, row.metric) == (measure, metric) and row.cell.series in wanted)
         return sorted(own, key=lambda row: (row.cell.parameters, row.cell.layers))
 
 
@@ -187,14 +157,11 @@ class Group:
 
     @cached_property
     def _points(self) -> dict[tuple[str, str, str], dict[Size, Point]]:
-        found: dict[tuple[str, str, str], dict[Size, dict[Path, Row]]] = {}
-        for row in self.rows:  # seeds that share an artifact are one value: it is not repeated
+        found: dict[tuple[str, str, str], dict[Size, list[Row]]] = {}
+        for row in self.rows:
             key = curve_of(row.cell), row.measure, row.metric
-            found.setdefault(key, {}).setdefault(row.size, {})[row.artifact] = row
-        return {
-            key: {size: Point(tuple(rows.values())) for size, rows in sorted(sizes.items())}
-            for key, sizes in found.items()
-        }
+            found.setdefault(key, {}).setdefault(row.size, []).append(row)
+        return {key: {size: Point(rows) for size, rows in sorted(sizes.items())} for key, sizes in found.items()}
 
     def points(self, measure: str, metric: str, curve: str = FAMILY) -> dict[Size, Point]:
         """What the seeds give, by size."""
@@ -204,12 +171,6 @@ class Group:
     def has_family(self) -> bool:
         """Whether there is a result of a model of its own: teacher and baselines may be those of other groups."""
         return any(row.cell.series in ("student", "interpolated") for row in self.rows)
-
-    @cached_property
-    def family_sizes(self) -> frozenset[Size]:
-        """The sizes of the family that the spec asks for, whether there are results or not."""
-        cells = ((cell, size) for trial in self.trials for cell, size in trial.cells.items())
-        return frozenset(size for cell, size in cells if curve_of(cell) == FAMILY)
 
     def yardsticks(self, measure: str) -> frozenset[str]:
         """What the group was measured with: one, unless its seeds were measured differently."""
@@ -223,50 +184,47 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """The trials and their groups, in the order of the spec. `axes`: the values of each axis; none of one experiment.
-
-    Trainings and searches are those of one experiment.
-    """
+    """The trials and their groups, in the order of the spec; the values of each axis (none of one experiment)."""
 
     trials: tuple[Trial, ...]
     groups: tuple[Group, ...]
     axes: dict[str, tuple[str, ...]]
-    trainings: tuple[TrainingCurves, ...] = ()
+    trainings: tuple[TrainingCurves, ...] = ()  # like the searches of one experiment
     searches: tuple[PatchSearch, ...] = ()
     known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)  # by `compare`
 
     @cached_property
-    def measures(self) -> tuple[str, ...]:
-        """The measures that any trial has, the held-out text first."""
-        names = dict.fromkeys(name for trial in self.trials for name in trial.measures)
-        return tuple(sorted(names, key=lambda name: name != "held_out"))
-
-    def rows(self) -> Iterator[Row]:
-        return (row for trial in self.trials for row in trial.rows)
-
-    def metrics(self, measure: str) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(row.metric for row in self.rows() if row.measure == measure))
+    def rows(self) -> tuple[Row, ...]:
+        return tuple(row for trial in self.trials for row in trial.rows)
 
     @cached_property
-    def _primary(self) -> dict[str, str]:
-        found: dict[str, str] = {}
+    def measures(self) -> tuple[str, ...]:
+        """The measures that the specs ask for, the held-out text first; a tag of lm-eval counts as its tasks."""
+        names: dict[str, None] = {}
         for trial in self.trials:
-            for row in sorted(trial.rows, key=lambda row: row.stderr is None):
-                found.setdefault(row.measure, row.metric)
-        return found
+            for cell in dict.fromkeys(row.cell for row in trial.rows):
+                own = dict.fromkeys(row.measure for row in trial.rows if row.cell == cell)
+                names |= {cell.measure: None} if cell.measure in own else own
+        return tuple(sorted(names, key=lambda name: name != "held_out"))
 
-    def primary(self, measure: str) -> str:
-        """The metric that is drawn and compared: the first that has a standard error, else the first."""
-        return self._primary[measure]
+    @cached_property
+    def primary(self) -> dict[str, str]:
+        """By measure the metric that is drawn and compared: the first that has a standard error, else the first."""
+        by_stderr = [row for trial in self.trials for row in sorted(trial.rows, key=lambda row: row.stderr is None)]
+        return {row.measure: row.metric for row in reversed(by_stderr)}
+
+    @property
+    def missing(self) -> list[tuple[Trial, Missing]]:
+        return [(trial, missing) for trial in self.trials for missing in trial.missing]
 
     @cached_property
     def _better(self) -> dict[tuple[str, str], bool]:
-        known = [row for row in self.rows() if row.higher_is_better is not None]
+        known = [row for row in self.rows if row.higher_is_better is not None]
         return {(row.measure, row.metric): bool(row.higher_is_better) for row in reversed(known)}
 
     def higher_is_better(self, measure: str, metric: str = "") -> bool:
         """What the measure itself says of a metric (by default the primary one); where it says nothing, True."""
-        return self._better.get((measure, metric or self.primary(measure)), True)
+        return self._better.get((measure, metric or self.primary[measure]), True)
 
     def sign(self, measure: str) -> float:
         """1 where a higher value of the primary metric is better, else -1."""
@@ -277,21 +235,19 @@ class Study:
 
     def name(self, measure: str) -> str:
         """A measure's name for people: "held-out loss", "arc_easy acc"."""
-        return f"{'held-out' if measure == 'held_out' else measure} {self.primary(measure)}"
+        return f"{'held-out' if measure == 'held_out' else measure} {self.primary[measure]}"
 
-    def unit(self, measure: str) -> str:
-        return UNITS.get(self.primary(measure), "")
+    def unit(self, measure: str, before: str = "") -> str:
+        """The unit of the primary metric, with `before` in front; empty where it has none."""
+        return f"{before}{UNITS[metric]}" if (metric := self.primary[measure]) in UNITS else ""
 
     def points(self, group: Group, measure: str, curve: str = FAMILY) -> dict[Size, Point]:
         """A group's points of a measure's primary metric."""
-        return group.points(measure, self.primary(measure), curve)
+        return group.points(measure, self.primary[measure], curve)
 
     def sizes(self, measure: str) -> tuple[Size, ...]:
         """The sizes that any family has."""
         return tuple(sorted({size for group in self.groups for size in self.points(group, measure)}))
-
-    def missing(self) -> Iterator[tuple[Trial, Missing]]:
-        return ((trial, missing) for trial in self.trials for missing in trial.missing)
 
     @property
     def seeds(self) -> tuple[int, int]:

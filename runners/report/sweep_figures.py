@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ def axis_figure(study: Study, measure: str, axis: str, *, width: float = 7.6) ->
     """Quality against the values of one axis at a few sizes; a panel for each combination of the other axes."""
     parts, values, places = panels_of(study, axis), study.axes[axis], axis_places(study.axes[axis])
     lines = math.ceil(len(parts) / 3)
-    height = 0.6 + (3.6 if lines == 1 else 2.6 * lines)
+    height = 4.2 if lines == 1 else 0.6 + 2.6 * lines
     with panels(width, height, len(parts), 3, sharex=True, sharey=True) as (figure, grid):
         for axes, (title, groups) in zip(grid, parts.items(), strict=True):
             for size, (color, marker) in zip(few_sizes(study, measure), _SIZES, strict=False):
@@ -40,7 +40,7 @@ def axis_figure(study: Study, measure: str, axis: str, *, width: float = 7.6) ->
                 if found:
                     draw_line(axes, found, color, marker, str(size), [places[value] for value in found])
             axes.set_title(title)
-            _label_values(axes, values, places)
+            _label_values(axes, values)
         for axes in grid[3 * (lines - 1) :]:
             axes.set_xlabel(axis)
         figure.supylabel(quality_label(study, measure), fontsize=10)
@@ -81,7 +81,8 @@ def axis_places(values: Sequence[str]) -> dict[str, float]:
     return dict(zip(values, known, strict=True))
 
 
-def _label_values(axes: Any, values: Sequence[str], places: Mapping[str, float]) -> None:
+def _label_values(axes: Any, values: Sequence[str]) -> None:
+    places = axis_places(values)
     shown = sorted(values, key=places.__getitem__)[:: math.ceil(len(values) / _MOST_TICKS)]
     axes.set_xticks([places[value] for value in shown], shown, rotation=_rotation(shown), fontsize=9)
 
@@ -140,7 +141,7 @@ def marginal_figure(study: Study, measure: str, *, width: float = 7.6) -> Figure
             for x in sorted({x for x, _ in dots}):
                 axes.plot(x, float(np.median([y for other, y in dots if other == x])), "_", color=ORANGE, **_MEDIAN)
             axes.margins(x=0.15)
-            _label_values(axes, study.axes[name], places)
+            _label_values(axes, study.axes[name])
             axes.set_xlabel(name)
         figure.suptitle(f"at {size}", fontsize=10)
         figure.supylabel(quality_label(study, measure), fontsize=10)

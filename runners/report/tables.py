@@ -16,15 +16,14 @@ from boomspec.core.tasks import Cell
 from runners.report.compare import ScoreDifference, against_references, baseline_gains, ranked
 from runners.report.findings import findings, outcome
 from runners.report.format import Footnotes, count, number, signed, size
-from runners.report.study import FAMILY, MOST_IN_RANGE, SERIES, Group, Missing, Row, Size, Study, curve_of
+from runners.report.study import FAMILY, MOST_IN_RANGE, SERIES, Group, Size, Study, curve_of
 from runners.runtime.tables import csv_text
 
 Table = dict[str, Any]
 MOST_LINES_OF_A_TABLE = 40
 _BEST = 10  # shown of a longer one
-_RESULT = (
-    "series", "layers", "parameters", "bytes", "measure", "metric", "value", "stderr", "higher_is_better", "note",
-)  # fmt: skip
+_MODEL = ("series", "layers", "parameters", "bytes")
+_NUMBER = ("measure", "metric", "value", "stderr", "higher_is_better", "note")
 _GROUP = (
     "series", "layers", "nth", "parameters", "measure", "metric", "seeds", "mean", "lowest", "highest", "deviation",
 )  # fmt: skip
@@ -40,37 +39,30 @@ _DIFFERENCE = (
 def model_table(study: Study, measures: Sequence[str]) -> Table:
     """One line per model, by size; one column per measure and metric."""
     trial, footnotes = study.trials[0], Footnotes()
-    columns = [(name, study.metrics(name) or ("",)) for name in measures]
+    columns = {
+        name: list(dict.fromkeys(row.metric for row in study.rows if row.measure == name)) or [""] for name in measures
+    }
     rows = {(_model(row.cell), row.measure, row.metric): row for row in trial.rows}
     cells = [*(row.cell for row in trial.rows), *(missing.cell for missing in trial.missing)]
     models = {(c.layers, list(SERIES).index(c.series), _model(c)): c for c in cells}
     lines: list[Table] = []
     for (layers, _, model), cell in sorted(models.items(), key=lambda item: item[0]):
+        line: Table = {"series": cell.series, "name": SERIES[cell.series], "layers": layers, "bytes": size(cell.bytes)}
+        line |= {"first": not lines or lines[-1]["layers"] != layers, "parameters": count(cell.parameters), "cells": []}
         missing = [m for m in trial.missing if _model(m.cell) == model]
-        values: list[Table] = []
-        for measure, metric in ((measure, metric) for measure, metrics in columns for metric in metrics):
+        for measure, metric in ((measure, metric) for measure, metrics in columns.items() for metric in metrics):
             row = rows.get((model, measure, metric))
             reasons = [m.reason for m in missing if row is None and m.concerns(measure, metric)]
             shown = {"text": number(row.value), "error": _error(row.stderr)} if row else {"text": "", "error": ""}
             marks = footnotes.letters([row.note] if row else [])
-            values.append({**shown, "reason": reasons[0] if reasons else "", "marks": marks})
-        lines.append(
-            {
-                "series": cell.series,
-                "name": SERIES[cell.series],
-                "first": not lines or lines[-1]["layers"] != layers,
-                "layers": layers,
-                "parameters": count(cell.parameters),
-                "bytes": size(cell.bytes),
-                "cells": values,
-            }
-        )
+            line["cells"].append({**shown, "reason": reasons[0] if reasons else "", "marks": marks})
+        lines.append(line)
     heads = [
         (
             "held-out text" if name == "held_out" else name,
             [f"{m.replace('_', ' ')} {study.arrow(name, m)}" if m else "" for m in metrics],
         )
-        for name, metrics in columns
+        for name, metrics in columns.items()
     ]
     return {"measures": heads, "lines": lines, "footnotes": footnotes.lines}
 
@@ -89,7 +81,7 @@ def gains_table(study: Study) -> Table:
     compared = {m: baseline_gains(study, m, series="interpolated", against="naive_pruning") for m in study.measures}
     columns = {measure: {d.size: d for d in found} for measure, found in compared.items() if found}
     sizes = sorted({size for found in columns.values() for size in found})
-    heads = [study.name(measure) + (f", {unit}" if (unit := study.unit(measure)) else "") for measure in columns]
+    heads = [study.name(measure) + study.unit(measure, ", ") for measure in columns]
     lines = [{"layers": s.layers, "cells": [_gain(found.get(s)) for found in columns.values()]} for s in sizes]
     return {"measures": heads, "lines": lines}
 
@@ -110,24 +102,34 @@ def group_table(study: Study, measure: str) -> Table:
     Of very many groups only the best are in `lines`; all are in `all`.
     """
     sizes, first, footnotes = study.sizes(measure), study.groups[0], Footnotes()
-    best = {size: study.points(groups[0], measure)[size].mean for size, groups in ranked(study, measure).items()}
+    order = ranked(study, measure)
+    best = {size: study.points(groups[0], measure)[size].mean for size, groups in order.items()}
     lines = [_group_line(study, measure, group, sizes, footnotes, best=best) for group in study.groups]
-    baselines = [
-        _group_line(study, measure, first, sizes, footnotes, curve=series) for series in first.baselines(measure)
-    ]
-    many = len(lines) > MOST_LINES_OF_A_TABLE
+    baselines = [_group_line(study, measure, first, sizes, footnotes, curve=s) for s in first.baselines(measure)]
+    shown = lines
+    if len(lines) > MOST_LINES_OF_A_TABLE:  # those that are best in the mean over the sizes that all have, if any
+        places = dict[int, float]()
+        for place, points in enumerate(study.points(group, measure) for group in study.groups):
+            if order and order.keys() <= points.keys():
+                places[place] = -study.sign(measure) * sum(points[size].mean for size in order)
+        shown = [lines[place] for place in (sorted(places, key=places.__getitem__) or range(len(lines)))[:_BEST]]
     compared = [
         (g, other, {d.size: d for d in own if not d.same}) for g, other, own in against_references(study, measure)
     ]
     compared = [(group, other, own) for group, other, own in compared if own]
     differing = sorted({size for _, _, own in compared for size in own})
+    heads = []
+    for one in sizes:
+        parameters = sorted(p.parameters for g in study.groups if (p := study.points(g, measure).get(one)))
+        ends = dict.fromkeys((count(parameters[0]), count(parameters[-1])))
+        heads.append({"name": str(one), "parameters": " to ".join(ends)})
     return {
         "name": study.name(measure),
         "unit": study.unit(measure),
         "arrow": study.arrow(measure),
-        "sizes": [{"name": str(size), "parameters": _parameters(study, measure, size)} for size in sizes],
-        "lines": (_best_lines(study, measure, lines) if many else lines) + baselines,
-        "all": lines if many else [],
+        "sizes": heads,
+        "lines": shown + baselines,
+        "all": lines if shown is not lines else [],
         "compared": list(map(str, differing)),
         "differences": [
             {"name": group.label, "against": other.label, "cells": [_gain(own.get(size)) for size in differing]}
@@ -136,22 +138,6 @@ def group_table(study: Study, measure: str) -> Table:
         "footnotes": footnotes.lines,
         "fold": len(compared) > MOST_LINES_OF_A_TABLE,
     }
-
-
-def _best_lines(study: Study, measure: str, lines: list[Table]) -> list[Table]:
-    """The lines of the groups that are best in the mean over the sizes that all have; the first of them if none."""
-    sizes, places = list(ranked(study, measure)), dict[int, float]()
-    for place, group in enumerate(study.groups):
-        points = study.points(group, measure)
-        if sizes and all(size in points for size in sizes):
-            places[place] = -study.sign(measure) * sum(points[size].mean for size in sizes)
-    return [lines[place] for place in (sorted(places, key=places.__getitem__) or range(len(lines)))[:_BEST]]
-
-
-def _parameters(study: Study, measure: str, size: Size) -> str:
-    points = (study.points(group, measure).get(size) for group in study.groups)
-    parameters = sorted({point.parameters for point in points if point is not None})
-    return " to ".join(dict.fromkeys((count(parameters[0]), count(parameters[-1]))))
 
 
 def _group_line(
@@ -164,27 +150,22 @@ def _group_line(
     curve: str = FAMILY,
     best: Mapping[Size, float] | None = None,
 ) -> Table:
-    metric, points = study.primary(measure), study.points(group, measure, curve)
+    metric, points = study.primary[measure], study.points(group, measure, curve)
     missing = (m for trial in group.trials for m in trial.missing if curve_of(m.cell) == curve)
     reasons = {m.size: m.reason for m in missing if m.concerns(measure, metric)}
+    rows = [{row.size: row for row in trial.series(curve, measure, metric)} for trial in group.trials]
     cells = []
     for place in sizes:
-        point, reason = points.get(place), reasons.get(place, "")
-        rows = [row for trial in group.trials if (row := trial.curve(curve, measure, metric).get(place))]
-        cell = {"text": "", "spread": "", "note": "", "best": False}
-        if point is not None:
-            seeds = len(point.rows)
-            cell = {
-                "text": number(point.mean),
-                "spread": "",
-                "note": "" if seeds in (1, len(group.trials)) and not reason else f"{seeds} seed{'s' * (seeds > 1)}",
-                "best": best is not None and point.mean == best.get(place),
-            }
+        cell = {"text": "", "spread": "", "note": "", "best": False, "reason": reasons.get(place, "")}
+        if (point := points.get(place)) is not None:
+            seeds = len(point.values)
+            cell |= {"text": number(point.mean), "best": best is not None and point.mean == best.get(place)}
+            if seeds not in (1, len(group.trials)) or cell["reason"]:
+                cell["note"] = f"{seeds} seed{'s' * (seeds > 1)}"
             if point.spread is not None and point.deviation is not None:
-                low, high = point.spread
-                few = seeds <= MOST_IN_RANGE
-                cell["spread"] = f"{number(low)} to {number(high)}" if few else f"± {number(point.deviation)}"
-        cells.append({**cell, "reason": reason, "marks": footnotes.letters(row.note for row in rows)})
+                few = " to ".join(map(number, point.spread))
+                cell["spread"] = few if seeds <= MOST_IN_RANGE else f"± {number(point.deviation)}"
+        cells.append(cell | {"marks": footnotes.letters(own[place].note for own in rows if place in own)})
     name = group.label if curve == FAMILY else f"{SERIES[curve]} ({group.label})"
     return {"name": name, "seeds": len(group.trials), "faint": curve != FAMILY, "cells": cells}
 
@@ -205,36 +186,34 @@ def missing_lines(study: Study) -> list[Table]:
 
 
 def files(study: Study, title: str) -> dict[str, str]:
-    """The texts of the files beside the page, by name.
-
-    Every axis has a column of its own; one that is called as another column has "axis " before its name.
-    """
+    """The files beside the page, by name. Each axis is a column; one that is called as another one is "axis <name>"."""
     several = bool(study.axes)
     rows = [
-        ({"experiment": t.label, "axes": t.axes} if several else {}) | _result(row)
-        for t in study.trials
-        for row in t.rows
+        ({"experiment": trial.label, "axes": trial.axes} if several else {})
+        | _fields(row.cell, _MODEL)
+        | _fields(row, _NUMBER)
+        for trial in study.trials
+        for row in trial.rows
     ]
-    groups, compared = (list(_group_rows(study)), list(_difference_rows(study))) if several else ([], [])
-    content = {
-        "title": title,
-        "outcome": outcome(study),
-        "findings": findings(study),
-        **({"axes": study.axes} if several else {}),
-        "results": rows,
-        **({"groups": groups, "differences": compared} if several else {}),
-        "missing": [({"experiment": t.label} if several else {}) | _missing(missing) for t, missing in study.missing()],
-    }
-    tables = {"results.csv": _csv(["experiment"] if several else [], study.axes, _RESULT, rows)}
+    missing = [
+        ({"experiment": trial.label} if several else {})
+        | _fields(m.cell, ("series", "layers", "parameters"))
+        | _fields(m, ("measure", "metrics", "name", "reason"))
+        for trial, m in study.missing
+    ]
+    content: Table = {"title": title, "outcome": outcome(study), "findings": findings(study)}
+    tables = {"results.csv": _csv(["experiment"] if several else [], study.axes, (*_MODEL, *_NUMBER), rows)}
     if several:
+        groups, compared = list(_group_rows(study)), list(_difference_rows(study))
+        content |= {"axes": study.axes, "results": rows, "groups": groups, "differences": compared}
         tables["groups.csv"] = _csv(["group"], study.swept, _GROUP, groups)
         tables["differences.csv"] = _csv(["group"], study.swept, _DIFFERENCE, compared)
+    content |= {"results": rows, "missing": missing}
     return {**tables, "results.json": json_text(content, indent=1, ensure_ascii=False) + "\n"}
 
 
-def _result(row: Row) -> Table:
-    own = {name: getattr(row, name) for name in _RESULT[4:]}
-    return {**{name: getattr(row.cell, name) for name in _RESULT[:4]}, **own}
+def _fields(value: Any, names: Iterable[str]) -> Table:
+    return {name: getattr(value, name) for name in names}
 
 
 def _group_rows(study: Study) -> Iterator[Table]:
@@ -242,7 +221,7 @@ def _group_rows(study: Study) -> Iterator[Table]:
         for measure, metric in dict.fromkeys((row.measure, row.metric) for row in group.rows):
             for curve in (FAMILY, *group.baselines(measure)):
                 for place, point in group.points(measure, metric, curve).items():
-                    place_values = (curve, *place, point.parameters, measure, metric, len(point.rows))
+                    place_values = (curve, *place, point.parameters, measure, metric, len(point.values))
                     values = (*place_values, point.mean, min(point.values), max(point.values), point.deviation)
                     yield {"group": group.label, "axes": group.axes, **dict(zip(_GROUP, values, strict=True))}
 
@@ -251,15 +230,9 @@ def _difference_rows(study: Study) -> Iterator[Table]:
     pairs = [(measure, *pair) for measure in study.measures for pair in against_references(study, measure)]
     for measure, group, other, found in sorted(pairs, key=lambda pair: study.groups.index(pair[1])):
         for d in (difference for difference in found if not difference.same):
-            place_values = (other.label, *d.size, d.parameters, measure, study.primary(measure), len(d.gains))
+            place_values = (other.label, *d.size, d.parameters, measure, study.primary[measure], len(d.gains))
             values = (*place_values, d.gain, min(d.gains), max(d.gains), d.interval, d.items, d.clear)
             yield {"group": group.label, "axes": group.axes, **dict(zip(_DIFFERENCE, values, strict=True))}
-
-
-def _missing(missing: Missing) -> Table:
-    cell = {name: getattr(missing.cell, name) for name in ("series", "layers", "parameters")}
-    names = {"measure": missing.measure, "metrics": list(missing.metrics), "name": missing.name}
-    return {**cell, **names, "reason": missing.reason}
 
 
 def _csv(first: Sequence[str], axes: Iterable[str], rest: Sequence[str], rows: Iterable[Table]) -> str:

@@ -7,11 +7,10 @@ payload into `context.path`, and returns; publishing, provenance and retries are
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from boomspec.core.errors import redact
 from boomspec.core.execution import Execution, TrainingOptions
@@ -21,25 +20,10 @@ from boomspec.core.tasks import Record
 from boomspec.core.work_sizes import BATCH_SIZE
 from runners.runtime.job import Input, Job
 
+if TYPE_CHECKING:
+    from runners.training.remote_checkpoint import RemoteCheckpoints
+
 R = TypeVar("R", bound=Record)
-
-
-class RemoteCheckpoint(Protocol):
-    """The checkpoints of one training at the URL of the store, which outlive its machine."""
-
-    def publish(
-        self,
-        name: str,
-        files: Sequence[Path],
-        *,
-        state: bytes | None = None,
-        together: Collection[str] = (),
-        delete: bool = False,
-    ) -> None: ...
-    def wait(self) -> None: ...
-    def names(self) -> list[str]: ...
-    def fetch(self, name: str, folder: Path) -> Path: ...
-    def receive(self, folder: Path) -> None: ...
 
 
 @dataclass
@@ -48,7 +32,7 @@ class Context(Generic[R]):
     inputs: dict[str, Input]
     path: Path  # payload folder, empty at the start
     resume: Path  # checkpoints survive here when the task is killed
-    remote: RemoteCheckpoint | None = None  # and here when the machine is lost; None for a store in a folder
+    remote: RemoteCheckpoints | None = None  # and here when the machine is lost; None for a store in a folder
     execution: Execution = field(default_factory=Execution)
     progress: Progress = field(default_factory=lambda: Progress(None))
     log: Path | None = None
@@ -95,10 +79,7 @@ class Progress:
             self._rows += rows
 
     def update(self, done: float, total: float, *, unit: str = "", **values: float | str) -> None:
-        """Say that `done` of `total` units are done; `values` are shown beside the bar (loss terms, tokens/s).
-
-        `total` is 0 where it is not known.
-        """
+        """Say that `done` of `total` units (0: not known) are done; `values` are shown beside the bar (loss terms)."""
         now = time.time()
         if self._file is None or (now - self._last < self._every and (done < total or total <= 0)):
             return

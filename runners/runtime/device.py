@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -29,31 +29,24 @@ def device() -> torch.device:
 
     Raises BoomspecError where its task has claimed a GPU and torch sees none.
     """
-    # torch reads the variable once, perhaps before it was set.
-    if os.environ.get("CUDA_VISIBLE_DEVICES") != "" and torch.cuda.is_available():
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible != "" and torch.cuda.is_available():  # torch reads the variable once, perhaps before it was set
         return torch.device("cuda")
-    if environment.needs_gpu():
-        raise _unseen_gpu()
-    return torch.device("cpu")
-
-
-def _unseen_gpu() -> BoomspecError:
+    if not environment.needs_gpu():
+        return torch.device("cpu")
     built = torch.version.cuda or torch.version.hip
+    hint = "see what nvidia-smi says there; a driver that is too old needs an update, or a torch for an older CUDA"
+    why = f"(for CUDA {built}) sees none"
     if built is None:
         why, hint = "is built for CPUs alone", "install a torch for its GPUs: https://pytorch.org/get-started/locally"
     else:
-        hint = "see what nvidia-smi says there; a driver that is too old needs an update, or a torch for an older CUDA"
         try:
             torch.cuda.init()  # type: ignore[no-untyped-call]
-            why = f"(for CUDA {built}) sees none"
         except (RuntimeError, AssertionError) as error:
-            why = f"(for CUDA {built}) sees none: {first_line(error)}"
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+            why += f": {first_line(error)}"
     given = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible})"
-    return BoomspecError(
-        f"the task has claimed a GPU of {socket.gethostname()}{given}, but torch {torch.__version__} there {why}",
-        hint=hint,
-    )
+    what = f"the task has claimed a GPU of {socket.gethostname()}{given}"
+    raise BoomspecError(f"{what}, but torch {torch.__version__} there {why}", hint=hint)
 
 
 def frozen_dtype(precision: Precision) -> torch.dtype:
@@ -87,12 +80,20 @@ def deterministic_mode(determinism: Determinism | None, note: Callable[[str], No
     tf32 = determinism is not None and determinism.tf32
     repeatable = algorithms != "any"
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    flags = [getattr(owner, name) for owner, name in _FLAGS]
+    flags: dict[tuple[Any, str], bool] = {
+        (torch.utils.deterministic, "fill_uninitialized_memory"): False,  # for debugging: it writes every tensor twice
+        (torch.backends.cudnn, "benchmark"): not repeatable,
+        (torch.backends.cudnn, "deterministic"): repeatable,
+        (torch.backends.cuda.matmul, "allow_tf32"): tf32,
+        (torch.backends.cudnn, "allow_tf32"): tf32,
+    }
+    flags_before = {(owner, name): getattr(owner, name) for owner, name in flags}
     try:
         if repeatable:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS at its first use
         torch.use_deterministic_algorithms(repeatable, warn_only=algorithms == "deterministic")
-        _set_flags((False, not repeatable, repeatable, tf32, tf32))
+        for (owner, name), value in flags.items():
+            setattr(owner, name, value)
         with _warnings_as_notes(note):
             yield
     except RuntimeError as error:
@@ -104,21 +105,8 @@ def deterministic_mode(determinism: Determinism | None, note: Callable[[str], No
         raise
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        _set_flags(flags)
-
-
-_FLAGS: tuple[tuple[Any, str], ...] = (
-    (torch.utils.deterministic, "fill_uninitialized_memory"),  # for debugging: it writes every new tensor twice
-    (torch.backends.cudnn, "benchmark"),
-    (torch.backends.cudnn, "deterministic"),
-    (torch.backends.cuda.matmul, "allow_tf32"),
-    (torch.backends.cudnn, "allow_tf32"),
-)
-
-
-def _set_flags(values: Sequence[bool]) -> None:
-    for (owner, name), value in zip(_FLAGS, values, strict=True):
-        setattr(owner, name, value)
+        for (owner, name), value in flags_before.items():
+            setattr(owner, name, value)
 
 
 @contextmanager

@@ -104,14 +104,11 @@ class Job:
         }
 
 
-_PARALLEL = 16
-
-
 def fetch_numbers(store: Store, tasks: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Path]:
     """For each of these artifacts, which the store has, a folder on this machine with everything but a model."""
     tasks = list(tasks)
     beside_models = [task for task in tasks if KINDS[task[0]].numbers]
-    with ThreadPoolExecutor(_PARALLEL) as pool:
+    with ThreadPoolExecutor(16) as pool:
         folders = pool.map(lambda task: store.fetch_files(task, KINDS[task[0]].numbers), beside_models)
         found = dict(zip(beside_models, folders, strict=True))
     return found | store.fetch_all(task for task in tasks if task not in found)

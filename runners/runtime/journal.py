@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from boomspec.core.errors import redact
-from boomspec.core.files import write_atomically
+from boomspec.core.files import read_json, write_atomically
 from boomspec.core.graph import TaskGraph
 from boomspec.core.json_text import json_text
 from runners.runtime.task_errors import survived
@@ -43,8 +43,8 @@ def progress_file(run_folder: Path, task_id: str) -> Path:
 
 def make_subfolders(run_folder: Path) -> None:
     """The folders that workers write into."""
-    for subfolder in ("logs", "progress"):
-        (run_folder / subfolder).mkdir(parents=True, exist_ok=True)
+    for file in (log_file(run_folder, ""), progress_file(run_folder, "")):
+        file.parent.mkdir(parents=True, exist_ok=True)
 
 
 class Journal:
@@ -81,17 +81,14 @@ class Journal:
         task = {} if task_id is None else {"task": task_id, "name": self._names[task_id]}
         line: Event = {"time": round(time.time(), 3), "run": self.run, "event": event, **task, **redact(fields)}
         self._unwritten += (json_text(line) + "\n").encode()
-        with survived("events.jsonl", self._trouble, self.folder):
-            self._write(durable=event != "task_started")  # half of all events; it reaches the disk with the next one
-        self._listen(line)
-
-    def _write(self, *, durable: bool) -> None:
-        """Append what is not in the file yet. What a full disk does not take waits for the next event."""
-        with (self.folder / "events.jsonl").open("ab", buffering=0) as file:
+        events = self.folder / "events.jsonl"
+        # What a full disk does not take waits for the next event.
+        with survived(events.name, self._trouble, self.folder), events.open("ab", buffering=0) as file:
             while self._unwritten:
                 self._unwritten = self._unwritten[file.write(self._unwritten) :]
-            if durable:
+            if event != "task_started":  # half of all events; it reaches the disk with the next one
                 os.fsync(file.fileno())
+        self._listen(line)
 
     def _trouble(self, message: str) -> None:
         if not self._troubled:
@@ -107,10 +104,9 @@ class Journal:
 
 def last_status(folder: Path) -> dict[str, Any]:
     """How the last run of this folder ended; empty where there was none, or it was killed in its first run."""
-    try:
-        status: dict[str, Any] = json.loads((folder / "status.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    status: dict[str, Any] = {}
+    with suppress(OSError, ValueError):
+        status = read_json(folder / "status.json")
     return status
 
 
@@ -135,12 +131,10 @@ class Follower:
 
     def lines(self) -> list[dict[str, Any]]:
         """The whole lines that have come since the last call, without those that are not JSON."""
-        try:
-            with self._file.open("rb") as file:
-                file.seek(self._offset)
-                data = file.read()
-        except FileNotFoundError:
-            return []
+        data = b""
+        with suppress(FileNotFoundError), self._file.open("rb") as file:
+            file.seek(self._offset)
+            data = file.read()
         end = data.rfind(b"\n") + 1
         self._offset += end
         found = []

@@ -24,10 +24,7 @@ _CHUNK = 1 << 20
 
 @contextmanager
 def captured(log: Path) -> Iterator[None]:
-    """Append this process's output to `log` while the context lasts.
-
-    The log follows within a third of a second, so that little is lost when the process is killed.
-    """
+    """Append this process's output to `log`, within a third of a second: little is lost when the process is killed."""
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
@@ -47,9 +44,8 @@ def captured(log: Path) -> Iterator[None]:
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
-            os.dup2(saved[0], 1)
-            os.dup2(saved[1], 2)
-            for descriptor in saved:
+            for number, descriptor in enumerate(saved, start=1):
+                os.dup2(descriptor, number)
                 os.close(descriptor)
             faulthandler.enable(2)
             done.set()
@@ -58,9 +54,8 @@ def captured(log: Path) -> Iterator[None]:
 
 def _copy(source: int, target: int, done: threading.Event) -> None:
     """Copy whole lines from one descriptor to the other until `done`, then the rest."""
-    offset = 0
-    rest = b""
-    while True:
+    offset, rest, last = 0, b"", False
+    while not last:
         last = done.wait(_EVERY_SECONDS)
         while chunk := os.pread(source, _CHUNK, offset):
             offset += len(chunk)
@@ -68,9 +63,7 @@ def _copy(source: int, target: int, done: threading.Event) -> None:
             end = max(rest.rfind(b"\n"), rest.rfind(b"\r")) + 1  # progress bars end their lines with \r
             _write(target, rest[:end])
             rest = rest[end:]
-        if last:
-            _write(target, rest)
-            return
+    _write(target, rest)
 
 
 def _write(target: int, data: bytes) -> None:

@@ -19,9 +19,14 @@ _GIT_PLACES = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "
 
 def provenance(*, started: float, finished: float, execution: Execution, commit: str | None) -> dict[str, Any]:
     """What goes into an artifact's record beside its identity. Times are seconds since 1970."""
+    begun, ended = (
+        datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds") for seconds in (started, finished)
+    )
+    torch = sys.modules.get("torch")  # a task that did not import it used no GPU
+    gpus = torch.cuda.device_count() if torch is not None and torch.cuda.is_available() else 0
     return {
-        "started": _time(started),
-        "finished": _time(finished),
+        "started": begun,
+        "finished": ended,
         "seconds": round(finished - started, 3),
         "execution": {"cpus": execution.cpus, "gpus": execution.gpus, "options": execution.options()},
         "commit": commit,
@@ -33,7 +38,7 @@ def provenance(*, started: float, finished: float, execution: Execution, commit:
             "cpu": cpu_model(),
             "cpus": os.cpu_count(),
             "memory_bytes": memory_bytes(),
-            "gpus": _gpu_names(),
+            "gpus": [torch.cuda.get_device_name(index) for index in range(gpus)] if torch else [],
         },
     }
 
@@ -69,14 +74,3 @@ def _git(folder: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return os.fsdecode(done.stdout)
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-
-
-def _gpu_names() -> list[str]:
-    torch = sys.modules.get("torch")  # a task that did not import it used no GPU
-    if torch is None or not torch.cuda.is_available():
-        return []
-    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

@@ -56,57 +56,47 @@ class Relay:
 @contextmanager
 def relayed(relay: Any, folder: Path, task_id: str) -> Iterator[None]:
     """While the context lasts, send to `relay` what is appended to the files of a task in `folder`, of this machine."""
-    sender = _Sender(relay, folder, task_id)
+    paths = {name: file(folder, task_id) for name, file in _FILES.items()}
+    # What was there before is not this attempt's.
+    files = [_File(name, path, path.stat().st_size if path.exists() else 0) for name, path in paths.items()]
+    source, done = token_hex(8), threading.Event()
+
+    def work() -> None:
+        last = False
+        while not last:
+            last = done.wait(_EVERY_SECONDS)
+            for file in files:
+                # A relay that is gone for good takes nothing more: the files here have it all.
+                with suppress(OSError, RayError):
+                    while file.send(relay, task_id, source, whole_lines=not last):
+                        pass
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        sender.end()
+        done.set()
+        thread.join(_END_SECONDS)  # a cluster that does not take the rest is not waited for
 
 
 @dataclass
 class _File:
     name: str
     path: Path
-    start: int  # what was there before is not this attempt's
+    start: int
     sent: int = 0
 
-
-class _Sender:
-    def __init__(self, relay: Any, folder: Path, task_id: str) -> None:
-        self._relay, self._task, self._source = relay, task_id, token_hex(8)
-        paths = {name: file(folder, task_id) for name, file in _FILES.items()}
-        self._files = [_File(n, path, path.stat().st_size if path.exists() else 0) for n, path in paths.items()]
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
-
-    def end(self) -> None:
-        """Send the rest. A cluster that does not take it is not waited for."""
-        self._done.set()
-        self._thread.join(_END_SECONDS)
-
-    def _work(self) -> None:
-        while True:
-            last = self._done.wait(_EVERY_SECONDS)
-            for file in self._files:
-                # A relay that is gone for good takes nothing more: the files here have it all.
-                with suppress(OSError, RayError):
-                    while self._send(file, whole_lines=not last):
-                        pass
-            if last:
-                return
-
-    def _send(self, file: _File, *, whole_lines: bool) -> bool:
+    def send(self, relay: Any, task_id: str, source: str, *, whole_lines: bool) -> bool:
         """Send the next piece and wait until it is taken. False where there is none."""
-        if not file.path.exists():
+        if not self.path.exists():
             return False
-        with file.path.open("rb") as source:
-            source.seek(file.start + file.sent)
-            data = source.read(_PIECE)
+        with self.path.open("rb") as file:
+            file.seek(self.start + self.sent)
+            data = file.read(_PIECE)
         if whole_lines and len(data) < _PIECE:
             data = data[: data.rfind(b"\n") + 1]  # pieces of several workers must not mix within a line
-        if data or not (whole_lines or file.sent):  # an empty log is one, too
-            sent = self._relay.append.remote(file.name, self._task, self._source, file.sent, data)
-            ray.get(sent, timeout=_END_SECONDS)
-            file.sent += len(data)
+        if data or not (whole_lines or self.sent):  # an empty log is one, too
+            ray.get(relay.append.remote(self.name, task_id, source, self.sent, data), timeout=_END_SECONDS)
+            self.sent += len(data)
         return bool(data)

@@ -34,12 +34,7 @@ def deviation(values: Sequence[float]) -> float:
 
 
 def half_interval(values: Sequence[float]) -> float | None:
-    """Half the width of the 95 % confidence interval of a mean (Student's t); None for fewer than two values."""
+    """Half the width of a mean's 95 % confidence interval (Student's t to three decimals); None for one value."""
     if len(values) < 2:
         return None
-    return t_quantile(len(values) - 1) * deviation(values) / math.sqrt(len(values))
-
-
-def t_quantile(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t, to the three decimals of printed tables."""
-    return round(float(stats.t.ppf(0.975, freedom)), 3)
+    return round(float(stats.t.ppf(0.975, len(values) - 1)), 3) * deviation(values) / math.sqrt(len(values))

@@ -38,15 +38,12 @@ class FullDiskError(BoomspecError):
 
 def is_full(error: BaseException) -> bool:
     """Whether this error, or one that caused it, is that of a full disk or of a quota that is used up."""
-    while True:
-        if isinstance(error, OSError) and error.errno in _NUMBERS:
+    cause: BaseException | None = error
+    while cause is not None:
+        if getattr(cause, "errno", None) in _NUMBERS or any(text in str(cause) for text in _TEXTS):
             return True
-        if any(text in str(error) for text in _TEXTS):
-            return True
-        cause = error.__cause__ or error.__context__
-        if cause is None:
-            return False
-        error = cause
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 @contextmanager
@@ -96,9 +93,8 @@ def names_of(task: str, inputs: Mapping[str, Input], work: Path) -> dict[Path, s
     }
     for role, name in sources.items():
         source = inputs[role].source
-        folder = Path(source.location["folder"]) if source is not None and "folder" in source.location else None
-        if source is not None and folder is not None and source.id in folder.parts:
-            names[folder] = name
+        if source is not None and source.id in Path(folder := source.location.get("folder", "")).parts:
+            names[Path(folder)] = name
     return names
 
 

@@ -30,10 +30,9 @@ from torch import Tensor
 from boomspec.core.files import flush, replace_folder
 from boomspec.core.identity import file_digest
 from boomspec.core.work_sizes import KEPT_CHECKPOINTS
-from runners.runtime.context import RemoteCheckpoint
 from runners.runtime.task_errors import detect_full_disk
 from runners.training.process_group import ALONE, ProcessGroup
-from runners.training.remote_checkpoint import PART, STATE, step_of
+from runners.training.remote_checkpoint import PART, STATE, RemoteCheckpoints, step_of
 
 _ROWS = "rows"  # in a file's header: {name: [first row, row after the last, rows in all]}
 _KINDS = ("weights", "moments")
@@ -118,7 +117,7 @@ class SavedCheckpoint:
 
 
 def save(
-    folder: Path, checkpoint: Checkpoint, group: ProcessGroup = ALONE, remote: RemoteCheckpoint | None = None
+    folder: Path, checkpoint: Checkpoint, group: ProcessGroup = ALONE, remote: RemoteCheckpoints | None = None
 ) -> None:
     """Publish a checkpoint in `folder` and delete all but the newest two; begin to upload it to `remote`.
 
@@ -179,7 +178,7 @@ def _write(part: Path, kind: str, checkpoint: Checkpoint, group: ProcessGroup) -
 
 
 def find(
-    folder: Path, group: ProcessGroup, remote: RemoteCheckpoint | None, note: Callable[[str], None]
+    folder: Path, group: ProcessGroup, remote: RemoteCheckpoints | None, note: Callable[[str], None]
 ) -> SavedCheckpoint | None:
     """The checkpoint to continue from: the newest that is whole, here or in `remote`. A collective.
 
@@ -203,7 +202,7 @@ def find(
     return SavedCheckpoint(folder / f"step-{steps:08d}") if steps >= 0 and stored is None else stored
 
 
-def _fetch_newest(folder: Path, remote: RemoteCheckpoint, note: Callable[[str], None]) -> str:
+def _fetch_newest(folder: Path, remote: RemoteCheckpoints, note: Callable[[str], None]) -> str:
     """Fetch the newest whole checkpoint of `remote`, unless ours is as new. Returns its name, or ""."""
     here, _ = newest(folder)
     for name in remote.names():

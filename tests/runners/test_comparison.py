@@ -187,7 +187,7 @@ def test_one_that_has_failed_does_not_keep_the_others_from_being_compared(store,
     worse = {"base": 0.0, "no-kl": 0.05, "long": -0.02, "short": 0.1}
     made = [Made({"variant": v}, shift, leave_out=OWN if v == failed else ()) for v, shift in worse.items()]
     found = read(Experiments(store, *made))
-    assert len(list(found.missing())) == len(OWN)
+    assert len(list(found.missing)) == len(OWN)
     said = [outcome(found), *findings(found)]
     others = [name for name in worse if name != failed]
     best = min(others, key=worse.__getitem__)

@@ -321,4 +321,4 @@ def test_metadata_that_cannot_be_read_is_no_metadata():
     assert front_matter_of("---\n[1, 2\n---\n") == {}
     assert front_matter_of("---\n- a list\n---\n") == {}
     assert yaml.safe_load("license: mit") == front_matter_of("---\nlicense: mit\n---\ntext")
-    assert fence("a", "yaml") == "```yaml\na\n```"
+    assert fence("a") == "```yaml\na\n```"

@@ -105,7 +105,7 @@ def test_without_a_baseline_the_outcome_speaks_of_the_end_points_only(store):
 
 def test_the_metric_that_is_drawn_is_the_first_with_a_standard_error(store):
     results = results_of(Family(store))
-    assert {measure: results.primary(measure) for measure in results.measures} == {"held_out": "loss", "quiz": "acc"}
+    assert {measure: results.primary[measure] for measure in results.measures} == {"held_out": "loss", "quiz": "acc"}
 
 
 # --- what is missing -------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def test_two_ways_of_asking_and_a_group_s_own_are_told_apart_everywhere(folders)
     assert len({drawing.name for drawing in drawings}) == len(drawings) == 3
     heads = [name for name, _ in model_table(results, results.measures)["measures"]]
     assert heads == ["own", "own (2-shot)", "both"]
-    assert {row.measure for row in results.rows() if row.items is not None} == {"own", "own (2-shot)", "own (both)"}
+    assert {row.measure for row in results.rows if row.items is not None} == {"own", "own (2-shot)", "own (both)"}
 
 
 def test_what_was_cut_is_marked_in_the_table_with_a_footnote_and_in_the_files(folders):
@@ -100,7 +100,7 @@ def test_a_name_of_one_s_own_stands_for_the_task_and_behind_its_members(folders)
     cell = {"series": "teacher", "layers": 4, "parameters": 1, "bytes": 4}
     cells = [Cell(measure="easy ones", input="x", task="both", **cell)]
     results = collect(Report(cells=tuple(cells), trainings={}), lambda role: folders["good-group"])
-    assert sorted(row.measure for row in results.rows()) == ["easy ones", "own (easy ones)"]
+    assert sorted(row.measure for row in results.rows) == ["easy ones", "own (easy ones)"]
 
 
 def test_footnotes_of_one_kind_are_one_from_the_least_to_the_most():
