@@ -21,20 +21,12 @@ class Counts:
     contexts_cut: set[int] = field(default_factory=set)  # to the positions of the model, from the left
     generations: int = 0
     generations_cut: int = 0  # that ended at their budget of tokens, without a stop
-    no_choice: set[int] = field(default_factory=set)  # whose right answer is none of the choices
-    no_number: set[int] = field(default_factory=set)  # for which the model's own numbers are not finite
-    unscored: Counter[str] = field(default_factory=Counter)  # documents without a value, by "metric,filter"
+    answers_that_are_no_choice: set[int] = field(default_factory=set)
+    answers_that_are_no_number: set[int] = field(default_factory=set)  # the model's own numbers are not finite
+    unscored: dict[str, int] = field(default_factory=dict)  # documents without a value, by "metric,filter"
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "documents": len(self.documents),
-            "contexts_cut": len(self.contexts_cut),
-            "generations": self.generations,
-            "generations_cut": self.generations_cut,
-            "answers_that_are_no_choice": len(self.no_choice),
-            "answers_that_are_no_number": len(self.no_number),
-            "unscored": dict(self.unscored),
-        }
+        return {name: len(value) if isinstance(value, set) else value for name, value in vars(self).items()}
 
 
 class Counted(defaultdict[str, Counts]):
@@ -48,24 +40,22 @@ class Counted(defaultdict[str, Counts]):
 
     def _sums(self, tasks: Iterable[str]) -> Counter[str]:
         sums: Counter[str] = Counter()
-        for one in (self[name] for name in tasks if name in self):
-            sums.update({name: n for name, n in one.to_json().items() if name != "unscored"})
-            sums.update(one.unscored)
+        for counts in (self[name].to_json() for name in tasks if name in self):
+            sums.update(counts.pop("unscored"))
+            sums.update(counts)
         return sums
 
-    def notes(self, tasks: Iterable[str], key: str | None = None) -> list[str]:
+    def notes(self, tasks: Iterable[str], key: str) -> list[str]:
         """What a reader of a number of these tasks has to know; `key`: its "metric,filter"."""
         sums = self._sums(tasks)
-        documents, generations = sums["documents"], sums["generations"]
+        documents = f"of {sums['documents']} documents"
         notes = {
-            f"of {documents} contexts were cut to the model's positions": sums["contexts_cut"],
-            f"of {generations} generations were cut at their budget of tokens": sums["generations_cut"],
-            f"of {documents} documents count as wrong: their answer is none of their choices": sums[
-                "answers_that_are_no_choice"
-            ],
-            f"of {documents} documents were dropped: they have no value": sums[key] if key is not None else 0,
+            "contexts_cut": f"of {sums['documents']} contexts were cut to the model's positions",
+            "generations_cut": f"of {sums['generations']} generations were cut at their budget of tokens",
+            "answers_that_are_no_choice": f"{documents} count as wrong: their answer is none of their choices",
+            key: f"{documents} were dropped: they have no value",
         }
-        return [f"{count} {text}" for text, count in notes.items() if count]
+        return [f"{sums[name]} {text}" for name, text in notes.items() if sums[name]]
 
     def no_number(self, tasks: Iterable[str]) -> str | None:
         """Why the metrics of these tasks have no value; None where all numbers of the model are finite."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from boomspec.core.graph import Source
 from boomspec.core.tasks import LmEval
 from runners.data.text_tokenizer import special_tokens_around
 from runners.evaluation.lm_eval_counts import Counted
-from runners.evaluation.lm_eval_tasks import guard, loaded_tasks, one_line, prepare, replaced
+from runners.evaluation.lm_eval_tasks import guard, loaded_tasks, one_line, prepare
 from runners.runtime.context import Progress
 
 if TYPE_CHECKING:
@@ -49,16 +50,18 @@ class Harness(HFLM):  # type: ignore[misc]  # lm-eval has no types
         self, model: PreTrainedModel, *, tokenizer: Path, batch_size: int, progress: Progress, trusted: bool = False
     ) -> None:
         self.progress, self.counts = progress, Counted()
-        self._done, self._requests = 0, 0
+        self._done = 0
         self._current: list[Any] = []  # the requests that are being answered, in their order
         self._generating: dict[str, list[Any]] = defaultdict(list)  # those of them that generate text, by prompt
         self._batch: list[Any] = []
-        keep_head(model)
         before = model.get_output_embeddings().weight.data_ptr()
+        if model.get_input_embeddings().weight.data_ptr() != before:
+            # HFLM calls `tie_weights()`, which follows the config and would silently overwrite an untied head.
+            model.config.tie_word_embeddings = model.config.get_text_config().tie_word_embeddings = False
         super().__init__(pretrained=model, tokenizer=str(tokenizer), batch_size=batch_size, trust_remote_code=trusted)
         if model.get_output_embeddings().weight.data_ptr() != before:
             raise RuntimeError("lm-eval replaced the model's head")
-        if ending := end_no_text(self.tokenizer):
+        if ending := _end_no_text(self.tokenizer):
             progress.note(f"the tokenizer puts {ending} after every text: left out, as more text follows")
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> Any:
@@ -91,20 +94,20 @@ class Harness(HFLM):  # type: ignore[misc]  # lm-eval has no types
         return self._answer(super().generate_until, requests)
 
     def _answer(self, answer: Any, requests: list[Any]) -> Any:
-        self._done, self._requests, self._current = 0, len(requests), requests
+        self._done, self._current = 0, requests
         try:
             answers = answer(requests, disable_tqdm=True)
         except _OF_TASKS as error:
             tasks = ", ".join(dict.fromkeys(str(request.task_name) for request in requests))
             message = f"lm-eval task '{tasks}': its {len(requests)} requests cannot be answered: {one_line(error)}"
             raise BoomspecError(message) from error
-        self.progress.update(self._requests, self._requests, unit="requests")
+        self.progress.update(len(requests), len(requests), unit="requests")
         return answers
 
     def _count_nan(self, requests: list[Any], values: list[float]) -> None:
         for request, value in zip(requests, values, strict=True):
             if math.isnan(value):
-                self.counts[request.task_name].no_number.add(request.doc_id)
+                self.counts[request.task_name].answers_that_are_no_number.add(request.doc_id)
 
     def _loglikelihood_tokens(self, requests: Any, *arguments: Any, **options: Any) -> Any:
         requests = list(requests)
@@ -148,7 +151,7 @@ class Harness(HFLM):  # type: ignore[misc]  # lm-eval has no types
                 counts = self.counts[request.task_name]
                 counts.generations_cut += full and not self._ended(tokens, stop)
                 if bad:
-                    counts.no_number.add(request.doc_id)
+                    counts.answers_that_are_no_number.add(request.doc_id)
         self._advance(len(context))
         return output_BT
 
@@ -164,8 +167,8 @@ class Harness(HFLM):  # type: ignore[misc]  # lm-eval has no types
 
     def _advance(self, requests: int) -> None:
         # One request of a long text is many forward passes: the bar waits at the last request.
-        self._done = min(self._done + requests, self._requests - 1)
-        self.progress.update(self._done, self._requests, unit="requests")
+        self._done = min(self._done + requests, len(self._current) - 1)
+        self.progress.update(self._done, len(self._current), unit="requests")
 
 
 class _Watch(LogitsProcessor):  # type: ignore[misc]
@@ -186,18 +189,7 @@ def _refused(request: Any, message: str, hint: str) -> BoomspecError:
     return BoomspecError(f"lm-eval task '{request.task_name}', document {request.doc_id}: {message}", hint=hint)
 
 
-def keep_head(model: PreTrainedModel) -> None:
-    """Make the config say "untied" where embedding and head are two tensors.
-
-    HFLM calls `tie_weights()`, which follows the config and would silently overwrite an untied head.
-    """
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    if embedding.weight.data_ptr() != head.weight.data_ptr():
-        model.config.tie_word_embeddings = False
-        model.config.get_text_config().tie_word_embeddings = False
-
-
-def end_no_text(tokenizer: Any) -> str:
+def _end_no_text(tokenizer: Any) -> str:
     """Stop a tokenizer from adding tokens after a text; returns those that it added.
 
     lm-eval takes the tokens of a prompt for the first ones of prompt and answer together: with an end-of-text token
@@ -237,8 +229,9 @@ def run_task(lm: Harness, *, measure: LmEval, source: Source) -> dict[str, Any]:
     np.random.seed(seed)
     torch.manual_seed(seed)
     with loaded_tasks(measure, source) as loaded:
-        prepare(loaded, measure)
-        guard(loaded, lm.counts, count_scored)
+        for name, task in loaded["tasks"].items():
+            prepare(name, task, measure)
+            guard(name, task, lm.counts, count_scored)
         resamples = _ANY_NUMBER if measure.bootstrap_iters is None else measure.bootstrap_iters
         try:
             with bootstrapping(lm.progress):
@@ -248,7 +241,7 @@ def run_task(lm: Harness, *, measure: LmEval, source: Source) -> dict[str, Any]:
     results: dict[str, Any] = found
     lm.counts.count_unscored(results["samples"])
     for name, counts in lm.counts.items():
-        if counts.no_choice and counts.no_choice == counts.documents:
+        if counts.answers_that_are_no_choice and counts.answers_that_are_no_choice == counts.documents:
             message = f"lm-eval task '{name}': no document has an answer that is among its choices"
             raise BoomspecError(message, hint="doc_to_target is the index of a choice, or its text")
     return results
@@ -270,5 +263,5 @@ def bootstrapping(progress: Progress) -> Iterator[None]:
                 progress.update(len(found), iters, unit="resamples")
         return float(metrics.sample_stddev(found))
 
-    with replaced(metrics, "bootstrap_stderr", bootstrap_stderr):
+    with patch.object(metrics, "bootstrap_stderr", bootstrap_stderr):
         yield

@@ -34,16 +34,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
-from boomspec.core.work_sizes import CHUNK_LOGITS, LEAST_CHUNK, MEASURED_LOGITS
-
-if TYPE_CHECKING:
-    from boomspec.compile.cost.shapes import LayerCosts, ModelCosts
-
-_REMEMBERED = 1 << 12
-
-Memory = dict[str, int]
+from boomspec.compile.cost.shapes import LayerCosts, ModelCosts
+from boomspec.core.work_sizes import CHUNK_LOGITS, LEAST_CHUNK
 
 
 @dataclass(frozen=True)
@@ -67,79 +60,57 @@ class TrainingStep:
     teacher_shards: int = 1
 
 
-@lru_cache(_REMEMBERED)
-def training(model: ModelCosts, step: TrainingStep, teacher: ModelCosts | None = None) -> Memory:
+@lru_cache(1 << 12)
+def training(model: ModelCosts, step: TrainingStep, teacher: ModelCosts | None = None) -> dict[str, int]:
     """Bytes at the largest moment of a training step, by what holds them."""
+    narrow, cut, layers = 2 if step.bf16 else 4, step.shards, model.layers
     trained = model.parameters - (model.embedding if step.frozen_embedding else 0)
-    head_trained = not (model.tied and step.frozen_embedding)
-    cut = step.shards
+    head = 0 if model.tied and step.frozen_embedding else model.projection  # elements of the head that is trained
     always = {"weights": 4 * model.parameters // cut, "optimizer": 8 * trained // cut}
     if teacher is not None:
-        always["teacher"] = _frozen(teacher, step.teacher_shards) * (2 if step.bf16 else 4)
+        held = teacher.parameters
+        if step.teacher_shards > 1:  # its layers are cut, two of them are whole at a time
+            sizes = [layer.parameters for layer in teacher.layers]
+            held += sum(sizes) // step.teacher_shards - sum(sizes) + 2 * max(sizes)
+        always["teacher"] = held * narrow
     if cut > 1:  # parameters and gradients of what is not a layer, and of the layer that computes and the next one
         rest = model.embedding + model.norm + model.own_head
-        always["gathered"] = 8 * (rest + 2 * max(layer.parameters for layer in model.layers))
-    head_cache, cache = _caches(model, step, head_trained)
+        always["gathered"] = 8 * (rest + 2 * max(layer.parameters for layer in layers))
+    # The bf16 copies of weights, while a chunk of the head computes and in a layer's backward pass.
+    head_cache = cache = 2 * (model.matrices + head) if step.bf16 else 0
+    if step.bf16 and cut > 1 and step.checkpointing:
+        head_cache, cache = 2 * head, 2 * max(layer.matrices for layer in layers)
     gradients = 4 * trained // cut if step.micro_batches > 1 or step.ddp else 0
-    of_layers = [_kept(model, layer, step) for layer in model.layers]
+    of_layers = [_kept(model, layer, step) for layer in layers]
     again = max(of_layers) if step.checkpointing else 0
-    kept = step.tokens * (4 * model.hidden * len(of_layers) if step.checkpointing else sum(of_layers))
-    kept += step.tokens * 4 * model.hidden * (3 if model.layers[-1].plain_norms else 2)
     state = step.tokens * model.hidden
-    compared = step.tokens * step.compared
-    teacher_states = max(step.pairs, int(step.teacher_logits)) * state * (2 if step.bf16 else 4)
+    kept = 4 * state * len(of_layers) if step.checkpointing else step.tokens * sum(of_layers)
+    kept += 4 * state * (3 if layers[-1].plain_norms else 2) + step.tokens * step.compared
+    teacher_states = max(step.pairs, int(step.teacher_logits)) * state * narrow
+    # Of the last layer's MLP: two gradients, and that of a matrix.
+    backward = step.tokens * 2 * layers[-1].inner * narrow + layers[-1].largest * (6 if step.bf16 else 4)
+    # AdamW's update: the root of the second moments, of all parameters on a GPU, else of one at a time.
+    largest = max(layer.largest for layer in layers)
+    update = 4 * trained if step.on_gpu else 8 * max(largest, 0 if step.frozen_embedding else model.projection)
     moments = [
         {
             "gradients": gradients,
-            "activations": kept + compared + teacher_states,
-            "head": _chunk(model, step, head_trained),
+            "activations": kept + teacher_states,
+            "head": _chunk(model, step, 4 * head),
             "cache": head_cache,
         },
         {
-            "gradients": max(gradients, 4 * model.projection if head_trained else 0),
-            "activations": kept + compared + step.tokens * again + _backward(model.layers[-1], step),
+            "gradients": max(gradients, 4 * head),
+            "activations": kept + step.tokens * again + backward,
             "cache": cache,
         },
         {
             "gradients": 4 * trained // cut,
-            "temporary": 0 if step.frozen_embedding else 4 * model.hidden * model.vocabulary,
+            "temporary": max(update // cut, 0 if step.frozen_embedding else 4 * model.projection),
         },
-        {"gradients": 4 * trained // cut, "temporary": _update(model, trained, step) // cut},
     ]
-    largest = max(moments, key=lambda moment: sum(moment.values()))
-    return {name: count for name, count in {**always, **largest}.items() if count}
-
-
-def _frozen(teacher: ModelCosts, shards: int) -> int:
-    """Elements of a teacher on one worker: its layers are cut, two of them are whole at a time."""
-    if shards == 1:
-        return teacher.parameters
-    layers = sum(layer.parameters for layer in teacher.layers)
-    whole = 2 * max(layer.parameters for layer in teacher.layers)
-    return teacher.parameters - layers + layers // shards + whole
-
-
-@lru_cache(_REMEMBERED)
-def measuring(model: ModelCosts, *, bf16: bool, tokens: int) -> Memory:
-    """Bytes at the largest moment of a forward pass over `tokens` tokens, without gradients."""
-    width = 2 if bf16 else 4
-    widest = max(3 * layer.inner + 2 * model.hidden for layer in model.layers)
-    rows = min(tokens, max(1, MEASURED_LOGITS // model.vocabulary))
-    logits = rows * model.vocabulary * 8  # in fp32, and their log-softmax
-    hidden = tokens * model.hidden * width
-    moments = [{"activations": tokens * widest * width}, {"activations": hidden, "head": logits}]
-    largest = max(moments, key=lambda moment: sum(moment.values()))
-    return {"weights": model.parameters * width, **largest}
-
-
-def _caches(model: ModelCosts, step: TrainingStep, head_trained: bool) -> tuple[int, int]:
-    """Bytes of the bf16 copies of weights: while a chunk of the head computes, and in a layer's backward pass."""
-    if not step.bf16:
-        return 0, 0
-    head = 2 * model.projection if head_trained else 0
-    if step.shards > 1 and step.checkpointing:
-        return head, 2 * max(layer.matrices for layer in model.layers)
-    return 2 * model.matrices + head, 2 * model.matrices + head
+    moment = max(moments, key=lambda moment: sum(moment.values()))
+    return {name: count for name, count in {**always, **moment}.items() if count}
 
 
 def _kept(model: ModelCosts, layer: LayerCosts, step: TrainingStep) -> int:
@@ -160,32 +131,17 @@ def _kept(model: ModelCosts, layer: LayerCosts, step: TrainingStep) -> int:
     return norms + linear + attention + mlp
 
 
-def _chunk(model: ModelCosts, step: TrainingStep, head_trained: bool) -> int:
+def _chunk(model: ModelCosts, step: TrainingStep, matrix: int) -> int:
     """Bytes of the head's term beside the kept activations: a chunk's logits, and gradients that are being summed.
 
     Logits of one element each, in the forward pass: the student's, the teacher's, and what the losses work on. In the
-    backward pass: what they keep, and three gradients.
+    backward pass: what they keep, and three gradients. `matrix`: bytes of the gradient of the head's matrix.
     """
-    narrow = 2 if step.bf16 else 4
-    rows = min(step.tokens, max(LEAST_CHUNK["cuda" if step.on_gpu else "cpu"], CHUNK_LOGITS // model.vocabulary))
     if not step.working:
         return 0
+    narrow = 2 if step.bf16 else 4
+    rows = min(step.tokens, max(LEAST_CHUNK["cuda" if step.on_gpu else "cpu"], CHUNK_LOGITS // model.vocabulary))
     ahead = narrow * (1 + step.teacher_logits) + 4 * step.working
     back = 4 * step.kept + 12
-    states = step.tokens * model.hidden * (8 + narrow * step.teacher_logits)
-    matrix = 4 * model.projection if head_trained else 0
-    earlier = (step.passes - 1) * (states + matrix)
-    return earlier + states + matrix + max(rows * model.vocabulary * ahead, rows * model.vocabulary * back + matrix)
-
-
-def _backward(layer: LayerCosts, step: TrainingStep) -> int:
-    """Bytes in the backward pass of a layer's MLP beside what is kept: two gradients, and that of a matrix."""
-    return step.tokens * 2 * layer.inner * (2 if step.bf16 else 4) + layer.largest * (6 if step.bf16 else 4)
-
-
-def _update(model: ModelCosts, trained: int, step: TrainingStep) -> int:
-    """Bytes of AdamW's update: the root of the second moments, of all parameters on a GPU, else of one at a time."""
-    if step.on_gpu:
-        return 4 * trained
-    largest = max(layer.largest for layer in model.layers)
-    return 8 * (largest if step.frozen_embedding else max(largest, model.projection))
+    summed = step.tokens * model.hidden * (8 + narrow * step.teacher_logits) + matrix
+    return step.passes * summed + max(rows * model.vocabulary * ahead, rows * model.vocabulary * back + matrix)

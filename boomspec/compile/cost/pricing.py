@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 from boomspec.compile.cost import memory
 from boomspec.compile.cost.shapes import ModelCosts, UnknownCostError, assembled, model_of
@@ -35,9 +34,8 @@ def priced(
             models[source_id] = model_of(of_source)
         except UnknownCostError as error:
             models[source_id] = error
-    width = max(
-        (token_bytes(model.vocabulary) for model in models.values() if isinstance(model, ModelCosts)), default=4
-    )
+    vocabularies = [model.vocabulary for model in models.values() if isinstance(model, ModelCosts)]
+    width = max(map(token_bytes, vocabularies), default=4)
     rest = max((total_bytes(other_tensors(of_source)) for of_source in facts.values()), default=0)
     found = {}
     for task_id, node in nodes.items():
@@ -74,7 +72,7 @@ def _made(record: Record, models: Mapping[str, ModelCosts]) -> ModelCosts | None
         case SameShape(role=role):
             return models[role]
         case Architecture() as architecture:
-            return _llama(architecture)
+            return model_of(llama_facts(architecture))
         case LayerPlanShape(plan=plan, tied=tied):
             teacher = models["teacher"]
             return assembled(plan, teacher, models.get("student"), tied=teacher.tied if tied is None else tied)
@@ -89,30 +87,29 @@ class _Prices(Prices):
         self, recipe: Recipe, losses: Losses, faithful: Faithful | None = None, *, frozen: bool = False
     ) -> Cost:
         model, teacher, options = self.models[MADE], self.models.get("teacher"), self.options
-        of_logits, of_labels = losses.reading("logits"), losses.reading("labels")
-        of_states = [term for term in losses.terms().values() if isinstance(term, StateLoss)]
+        terms, of_logits, of_labels = losses.terms().values(), losses.reading("logits"), losses.reading("labels")
+        pairs = [(term.pairs(model.depth), term) for term in terms if isinstance(term, StateLoss)]
         teacher_logits = bool(losses.reading("teacher_logits"))
         padding = faithful is not None and faithful.padding  # how many tokens are real is known after tokenize
         # KL then takes a pass of its own through the head.
         apart = faithful is not None and faithful.kl_on_padding and of_logits.keys() != of_labels.keys()
-        length, trained = recipe.sequence_length, not (model.tied and frozen)
-        workers, again = options.workers, options.activation_checkpointing
+        length, workers, again = recipe.sequence_length, options.workers, options.activation_checkpointing
         cut = options.parallel == "fsdp"
         rows = -(-recipe.sequences // workers)  # of a step on one worker
         micro_batch = min(options.micro_batch, rows)
-        once = model.head_and_gradients(trained=trained)
-        each = model.forward_and_backward(length) + (model.forward(length) if again else 0)
-        each += sum(term.flops(model.hidden) for term in losses.terms().values())
+        forward = model.forward(length)
+        # Forward, backward (which computes the scores of attention again), and with checkpointing forward once more.
+        each = forward + 4 * model.matrices + 10 * length * model.queries + (forward if again else 0)
+        each += sum(term.flops(model.hidden) for term in terms)
+        once = (4 if model.tied and frozen else 6) * model.projection  # the head and its gradients
         labelled = once if of_labels or (of_logits and not apart) else 0  # for each token that has a label
         compared = 0
         if teacher is not None:
             of_teacher = teacher.head() if teacher_logits else 0
             each += once + of_teacher if apart else 0
             labelled += 0 if apart else of_teacher
-            if losses.reads_teacher:
-                each += teacher.forward(length)
-            both = model.forward(length) + teacher.forward(length)
-            compared = 2 * SIMILARITY_WINDOWS * length * both  # similarity before and after
+            each += teacher.forward(length) if losses.reads_teacher else 0
+            compared = 2 * SIMILARITY_WINDOWS * length * (forward + teacher.forward(length))  # before and after
         step = memory.TrainingStep(
             tokens=micro_batch * length,
             micro_batches=-(-rows // micro_batch),
@@ -122,8 +119,8 @@ class _Prices(Prices):
             working=sum(term.working for term in of_logits.values()),
             kept=sum(term.kept for term in of_logits.values()),
             teacher_logits=teacher_logits,
-            pairs=max((term.pairs(len(model.layers)) for term in of_states), default=0),
-            compared=sum(term.pairs(len(model.layers)) * (4 * term.kept * model.hidden + 16) for term in of_states),
+            pairs=max((count for count, _ in pairs), default=0),
+            compared=sum(count * (4 * term.kept * model.hidden + 16) for count, term in pairs),
             passes=2 if apart and of_labels else 1,
             checkpointing=again,
             ddp=workers > 1 and not cut,
@@ -141,8 +138,3 @@ class _Prices(Prices):
             flops_per_real_token=labelled if padding else 0,
             scratch=(KEPT_CHECKPOINTS + 1) * 12 * parameters,  # one more is being written
         )
-
-
-@lru_cache(1 << 10)
-def _llama(architecture: Architecture) -> ModelCosts:
-    return model_of(llama_facts(architecture))

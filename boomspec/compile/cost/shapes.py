@@ -21,13 +21,13 @@ A frozen embedding saves nothing in the layers: the first norm's weight is train
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
-from boomspec.compile.cost import memory
 from boomspec.core.layers import TEACHER, LayerPlan
+from boomspec.core.work_sizes import MEASURED_LOGITS
 from boomspec.models.checkpoint import TensorEntry
 from boomspec.models.facts import ModelFacts
 from boomspec.models.families import row_of
@@ -35,6 +35,8 @@ from boomspec.models.families import row_of
 # Activations that transformers computes in steps, each of which keeps a tensor: how many more than a native one
 # keeps. gelu_new: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) keeps tanh, 0.5 x and 1 + tanh beside x.
 _KEPT_BY_STEPS = {"gelu_new": 3, "gelu_fast": 3, "quick_gelu": 1}
+_HEADS = ("num_attention_heads", "n_head", "n_heads")
+_ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "activation")
 _OTHER_ATTENTION = {
     "kv_lora_rank": "its attention is latent",
     "attn_logit_softcapping": "its attention keeps all scores",
@@ -67,9 +69,9 @@ class LayerCosts:
     plain_norms: bool  # norms without a bias (RMSNorm) are computed in steps
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ModelCosts:
-    """A causal language model as far as costs go."""
+    """A causal language model as far as costs go. It is equal to itself alone: hashing all layers would take long."""
 
     layers: tuple[LayerCosts, ...]
     hidden: int
@@ -82,13 +84,6 @@ class ModelCosts:
     rotary: bool
     parallel: bool  # attention and MLP read the same state
     kept_by_steps: int  # tensors that the MLP's activation keeps beyond a native one's
-
-    @cached_property
-    def _hash(self) -> int:
-        return hash(tuple(getattr(self, field) for field in self.__dataclass_fields__))
-
-    def __hash__(self) -> int:  # once: a sweep looks for the costs of few models many times
-        return self._hash
 
     @property
     def tied(self) -> bool:
@@ -123,17 +118,17 @@ class ModelCosts:
     def forward(self, length: int) -> int:
         return 2 * self.matrices + 4 * length * self.queries
 
-    def forward_and_backward(self, length: int) -> int:
-        return 6 * self.matrices + 14 * length * self.queries
-
     def head(self) -> int:
         return 2 * self.projection
 
-    def head_and_gradients(self, *, trained: bool) -> int:
-        return (6 if trained else 4) * self.projection
-
     def measuring(self, *, bf16: bool, tokens: int) -> dict[str, int]:
-        return dict(memory.measuring(self, bf16=bf16, tokens=tokens))
+        """Bytes at the largest moment of a forward pass over `tokens` tokens, without gradients, by what holds them."""
+        width = 2 if bf16 else 4
+        widest = max(3 * layer.inner + 2 * self.hidden for layer in self.layers)
+        logits = min(tokens, max(1, MEASURED_LOGITS // self.vocabulary)) * self.vocabulary
+        head = {"activations": tokens * self.hidden * width, "head": 8 * logits}  # in fp32, and their log-softmax
+        largest = max({"activations": tokens * widest * width}, head, key=lambda moment: sum(moment.values()))
+        return {"weights": self.parameters * width, **largest}
 
 
 @lru_cache(1 << 12)
@@ -153,11 +148,14 @@ def model_of(facts: ModelFacts) -> ModelCosts:
     for key, reason in _OTHER_ATTENTION.items():
         if config.get(key):
             raise UnknownCostError(reason)
+    heads = next((config[name] for name in _HEADS if isinstance(config.get(name), int)), None)
+    if heads is None:
+        raise UnknownCostError(f"its config.json has no {_HEADS[0]}")
     vocabulary, hidden = facts.token_embedding.shape[:2]
-    heads = _number(config, "num_attention_heads", "n_head", "n_heads")
     size = config.get("head_dim") or hidden // heads
     keys = (config.get("num_key_value_heads") or heads) * size
     projections = [tensor for tensor in facts.head if len(tensor.shape) == 2]
+    activation = str(next((config[name] for name in _ACTIVATIONS if config.get(name)), ""))
     layers: dict[tuple[Any, ...], LayerCosts] = {}  # most are alike
     kinds = [tuple((tensor.shape, tensor.dtype) for tensor in tensors) for tensors in facts.layers]
     for kind, tensors in zip(kinds, facts.layers, strict=True):
@@ -174,7 +172,7 @@ def model_of(facts: ModelFacts) -> ModelCosts:
         width=facts.embedding[0].bytes // max(1, facts.embedding[0].elements),
         rotary=sum(len(tensor.shape) == 2 for tensor in facts.embedding) == 1,
         parallel=bool(config.get("use_parallel_residual", row_of(facts.model_type).parallel)),
-        kept_by_steps=_KEPT_BY_STEPS.get(_activation(config), 0),
+        kept_by_steps=_KEPT_BY_STEPS.get(activation, 0),
     )
 
 
@@ -190,10 +188,8 @@ def _layer(tensors: Sequence[TensorEntry], hidden: int, queries: int, keys: int,
     parts, rest = divmod(sum(tensor.elements for tensor in inner), max(1, down * hidden))
     if rest or parts not in (2, 3):
         raise UnknownCostError("its MLP has neither two nor three matrices")
-    norms = [tensor for tensor in tensors if len(tensor.shape) == 1 and tensor.name.endswith(".weight")]
-    of_heads = [
-        tensor for tensor in norms if _in_attention(tensor.name) and ("q_" in tensor.name or "k_" in tensor.name)
-    ]
+    norms = [tensor.name for tensor in tensors if len(tensor.shape) == 1 and tensor.name.endswith(".weight")]
+    of_heads = [name for name in norms if _in_attention(name) and ("q_" in name or "k_" in name)]
     names = {tensor.name for tensor in tensors}
     return LayerCosts(
         matrices=sum(tensor.elements for tensor in matrices),
@@ -209,22 +205,10 @@ def _layer(tensors: Sequence[TensorEntry], hidden: int, queries: int, keys: int,
         inner_linears=len(inner) - 1,
         norms=len(norms) - len(of_heads),
         head_norms=bool(of_heads),
-        plain_norms=not any(norm.name.removesuffix("weight") + "bias" in names for norm in norms),
+        plain_norms=not any(name.removesuffix("weight") + "bias" in names for name in norms),
     )
 
 
 def _in_attention(name: str) -> bool:
     parts = name.lower().split(".")
     return any("attn" in part or "attention" in part for part in parts) and not any("layernorm" in p for p in parts)
-
-
-def _number(config: Mapping[str, Any], *names: str) -> int:
-    found = next((config[name] for name in names if isinstance(config.get(name), int)), None)
-    if found is None:
-        raise UnknownCostError(f"its config.json has no {names[0]}")
-    return int(found)
-
-
-def _activation(config: Mapping[str, Any]) -> str:
-    names = ("hidden_act", "hidden_activation", "activation_function", "activation")
-    return str(next((config[name] for name in names if config.get(name)), ""))
