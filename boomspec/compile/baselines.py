@@ -12,7 +12,7 @@ from boomspec.compile.family import ResolvedFamily, pruned
 from boomspec.compile.places import errors_at
 from boomspec.core.layers import LayerPlan, teacher_indices, teacher_layers
 from boomspec.core.sizes import Member
-from boomspec.core.tasks import Record, Series
+from boomspec.core.tasks import Baseline, Interpolate, Record, Series, Subset
 from boomspec.models.plan_config import check_one_kind
 from boomspec.spec.sections.student import KeepChoice
 from boomspec.spec.spec_file import ById
@@ -35,7 +35,8 @@ def add_interpolated_models(
     models = []
     for member in (m for m in family.members if not (m.is_student or m.is_teacher)):
         size = family.label(member)
-        record = records.interpolation(member.plan, tied=member.tied, rest=family.rest or None)
+        settings = {"plan": member.plan, "tied": member.tied, "rest": family.rest or None}
+        record = build.file.once(("interpolate", *settings.values()), partial(Interpolate, **settings))
         name = f"interpolate {size}" + ("" if series == "interpolated" else f" {series}")
         task = build.add(name, record, {"teacher": build.teacher, "student": student})
         models.append(EvaluatedModel(series, f"{series} {size}", member, task))
@@ -50,12 +51,15 @@ def baselines(build: Builder, family: ResolvedFamily) -> list[EvaluatedModel]:
     trained = {"teacher": build.teacher, "tokens": build.tokens}
     models: list[EvaluatedModel] = []
 
+    def subset(plan: LayerPlan, rest: bool) -> Record:
+        return build.file.once(("subset", plan, rest), lambda: Baseline(build=Subset(plan=plan, rest=rest or None)))
+
     def add(series: Series, name: str, found: Iterable[tuple[Member, LayerPlan, Record | None]]) -> None:
         """Add a model for each size: a plan of its shape, and its record; None: these layers of the teacher alone."""
         for member, plan, record in found:
             rest, size = family.rest and record is None, family.label(member)
             inputs = {"teacher": build.teacher} if record is None else trained
-            task = build.add(f"{name} {size}", record or records.subset(plan, rest=rest or None), inputs)
+            task = build.add(f"{name} {size}", record or subset(plan, rest), inputs)
             with errors_at(build.file, ("baselines",), f"the teacher pruned to {len(plan)} layers: "):
                 key = ("pruned", ById(facts), plan, rest)
                 shape = build.file.once(key, partial(pruned, facts, plan, rest=rest))

@@ -21,6 +21,7 @@ from boomspec.compile.resolved import complete
 from boomspec.compile.text_sources import text_problems
 from boomspec.core.errors import Problem
 from boomspec.core.layers import patchable, prefixes
+from boomspec.core.tasks import Recipe
 from boomspec.models.facts import ModelFacts
 from boomspec.spec.problems import for_each
 from boomspec.spec.sections.baselines import LaCoSpec, ShortGPT
@@ -30,6 +31,7 @@ from boomspec.spec.sections.training import Training
 from boomspec.spec.spec_file import Memo, Spec, SpecFile, memoized_for
 
 _HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
+_SEARCHED = KeepChoice | OrderSearch | ShortGPT | LaCoSpec
 _PLENTY = 10_000_000  # tokens, where nothing is trained or searched: what is held out is a share of them
 
 
@@ -39,7 +41,7 @@ def check_spec(file: SpecFile) -> ResolvedFamily | None:
 
 
 def check_experiments(files: Sequence[SpecFile]) -> list[ResolvedFamily | None]:
-    """Check every experiment of a spec; their families. Raises SpecError with all problems.
+    """The family of every experiment of a spec. Raises SpecError with the problems of all.
 
     None where the teacher's layers, a search's finding or a published student's mapping are not known yet.
     """
@@ -108,17 +110,20 @@ class _Trained(NamedTuple):
     tokens: int
     length: Location
 
+    def recipe(self, sequence_length: int) -> Recipe:
+        return recipe(self.section, seed=0, sequence_length=sequence_length, tokens=self.tokens)
+
 
 def _trainings(spec: Spec) -> Iterator[_Trained]:
     """Every training that has a length of its own."""
     if (pretrain := spec.teacher.pretrain) is not None:
         yield _Trained(pretrain, ("teacher", "pretrain"), pretrain.tokens, ("teacher", "pretrain", "tokens"))
-    if (distill := spec.distill) is None:
-        return
-    yield _Trained(distill, ("distill",), distill.tokens, ("distill", "tokens"))
-    for i, item in enumerate(spec.baselines):
-        if item.random_init is not None and item.random_init.tokens not in (None, distill.tokens):
-            yield _Trained(distill, ("distill",), item.random_init.tokens, ("baselines", i, "random_init", "tokens"))
+    if (distill := spec.distill) is not None:
+        yield _Trained(distill, ("distill",), distill.tokens, ("distill", "tokens"))
+        for i, item in enumerate(spec.baselines):
+            if item.random_init is not None and item.random_init.tokens not in (None, distill.tokens):
+                length = ("baselines", i, "random_init", "tokens")
+                yield _Trained(distill, ("distill",), item.random_init.tokens, length)
 
 
 def _training_problems(file: SpecFile) -> Iterator[Problem]:
@@ -131,7 +136,8 @@ def _training_problems(file: SpecFile) -> Iterator[Problem]:
         message = f"{pretrain.positions:,} positions are less than one sequence ({length:,})"
         yield file.problem(("teacher", "pretrain", "positions"), message)
     for training in _trainings(file.spec):
-        yield from _schedule_problems(file, training, length)
+        if (problem := _schedule_problem(training, length)) is not None:
+            yield file.problem(*problem)
     if data.dataset is not None and data.max_tokens is None:
         hint = f"how much of the data set is read; this spec's trainings need max_tokens: {_tokens_needed(file.spec)}"
         yield file.problem(("data",), "missing 'max_tokens'", hint, key=True)
@@ -140,40 +146,36 @@ def _training_problems(file: SpecFile) -> Iterator[Problem]:
         yield file.problem(("data", "max_tokens"), message)
 
 
-def _schedule_problems(file: SpecFile, training: _Trained, sequence_length: int) -> Iterator[Problem]:
+def _schedule_problem(training: _Trained, sequence_length: int) -> tuple[Location, str, str] | None:
+    """The place, the message and the hint of what is wrong with a training's length."""
     section, place, tokens, length = training
-    schedule, own = section.schedule, length[:-1] == place
-    if own and section.batch_tokens < sequence_length:
-        message = f"{section.batch_tokens:,} tokens are less than one sequence ({sequence_length:,})"
-        hint = f"give at least data.sequence_length: {sequence_length}"
-        yield file.problem((*place, "batch_tokens"), message, hint)
-        return
-    if tokens < section.batch_tokens:
-        message = f"{tokens:,} tokens are less than one step of batch_tokens ({section.batch_tokens:,})"
-        yield file.problem(length, message, "train longer, or with a smaller batch")
-        return
-    steps = recipe(section, seed=0, sequence_length=sequence_length, tokens=tokens).steps
+    batch, own = section.batch_tokens, length[:-1] == place
+    if own and batch < sequence_length:
+        message = f"{batch:,} tokens are less than one sequence ({sequence_length:,})"
+        return (*place, "batch_tokens"), message, f"give at least data.sequence_length: {sequence_length}"
+    if tokens < batch:
+        message = f"{tokens:,} tokens are less than one step of batch_tokens ({batch:,})"
+        return length, message, "train longer, or with a smaller batch"
+    steps, schedule = training.recipe(sequence_length).steps, section.schedule
     warmup = schedule.warmup.of(steps)
     if warmup > steps:
         message = f"the warm-up of {warmup:,} steps is longer than the training of {steps:,}"
     elif warmup == steps > 1 and schedule.kind != "constant":
         message = f"the warm-up takes all {steps:,} steps: none is left for the {schedule.kind} decay"
     else:
-        return
+        return None
     where = (*place, "schedule", "warmup") if own else length
-    yield file.problem(where, message, "a share such as 1% follows the length of the training")
+    return where, message, "a share such as 1% follows the length of the training"
 
 
 def _tokens_needed(spec: Spec) -> str:
     """Tokens of which the longest training or search reads none twice, as people write them, never fewer: "2.11B"."""
     assert spec.data is not None
     length = spec.data.sequence_length
-    needed = [recipe(t.section, seed=0, sequence_length=length, tokens=t.tokens).tokens for t in _trainings(spec)]
     kinds = (kind for item in spec.baselines for kind in (item.shortgpt, item.laco))
     searches = (spec.student.keep, spec.interpolate.order, *kinds)
-    searched = [s.calibration for s in searches if isinstance(s, KeepChoice | OrderSearch | ShortGPT | LaCoSpec)]
-    needed += [calibration.sequences * length for calibration in searched]
-    tokens = max(needed, default=_PLENTY - 1) + 1  # the last label
+    read = [s.calibration.sequences * length for s in searches if isinstance(s, _SEARCHED)]
+    tokens = max([*(t.recipe(length).tokens for t in _trainings(spec)), *read], default=_PLENTY - 1) + 1  # last label
     step = 10 ** max(0, len(str(tokens)) - 3)
     rounded = -(-tokens // step) * step
     name, unit = next(((n, u) for n, u in (("B", 10**9), ("M", 10**6), ("k", 1000)) if rounded >= u), ("", 1))

@@ -22,7 +22,7 @@ from boomspec.compile.baselines import EvaluatedModel, add_interpolated_models, 
 from boomspec.compile.builder import Answers, Builder
 from boomspec.compile.check import check, check_against, together
 from boomspec.compile.cost.pricing import priced
-from boomspec.compile.family import ResolvedFamily, Sets, kept_layers, patched_sets, resolve_family
+from boomspec.compile.family import ResolvedFamily, kept_layers, patched_sets, resolve_family
 from boomspec.compile.lm_eval.checks import check_tasks
 from boomspec.compile.model_sources import Role, dequantization, local_facts, model_sources, student_mapping
 from boomspec.compile.places import errors_at, tracking_of
@@ -150,7 +150,12 @@ def _compile(file: SpecFile, answers: Answers) -> Builder:
     build.kept = kept = _kept(build, facts)
     if kept is not None:
         existing = _add_student(build, facts, kept)
-        sets = patched_sets(file, kept, facts.count) or _searched_sets(build, kept)
+        sets, order = patched_sets(file, kept, facts.count), file.spec.interpolate.order
+        if isinstance(order, OrderSearch):
+            inputs = {"teacher": build.teacher, "student": build.student, "tokens": build.tokens}
+            record = records.search(resolved, order, kept)
+            found = build.answer(build.add(f"search patch order by {order.search}", record, inputs))
+            sets = None if found is None else tuple(map(tuple, found["sets"]))
         if sets is not None:
             build.family = family = resolve_family(file, facts, kept, sets, existing)
             inner = add_interpolated_models(build, family, build.student, "interpolated")
@@ -165,26 +170,33 @@ def _compile(file: SpecFile, answers: Answers) -> Builder:
                 build.products = tuple(model.task for model in inner if model.task in build.nodes)
                 trained = (family.student, family.every, family.rest)
                 build.lineage = Lineage(build.teacher, build.student, kept, *trained)
-    if build.pending:
-        _only_what_searches_need(build)
+    if build.pending:  # no task or source is left but those that the searches need
+        needed = set(build.pending)
+        for node in reversed(build.nodes.values()):
+            needed.update(node.task.inputs.values() if node.id in needed else ())
+        build.nodes = {i: node for i, node in build.nodes.items() if i in needed}
+        build.sources = {i: source for i, source in build.sources.items() if i in needed}
+        build.student = build.student if build.student in build.sources else ""
     build.add_check()
     return build
 
 
 def _add_teacher(build: Builder) -> ModelFacts:
     """Add the teacher and the text, where there is any; the teacher's facts."""
-    file, resolved = build.file, build.resolved
-    if resolved.spec.teacher.pretrain is not None:
-        facts = local_facts(file)
-        assert facts is not None
-        inputs = _texts(build)
-    else:
-        facts, model, tokenizer = model_sources(file, "teacher")
-        inputs = {} if resolved.spec.data is None else {**_texts(build), "tokenizer": build.source(tokenizer)}
-        build.teacher = _existing(build, "teacher", facts, model)
+    file, resolved, inputs = build.file, build.resolved, dict[str, str]()
+    found = None if resolved.spec.teacher.pretrain is not None else model_sources(file, "teacher")
+    facts = local_facts(file) if found is None else found[0]
+    assert facts is not None
+    if resolved.spec.data is not None:
+        held_out = held_out_source(file)
+        own = {} if held_out is None else {"held_out": build.source(held_out)}
+        inputs = {"text": build.source(text_source(file)), **own}
+    if found is not None:
+        inputs |= {"tokenizer": build.source(found[2])} if inputs else {}
+        build.teacher = _existing(build, "teacher", facts, found[1])
     if inputs:
         build.tokens = build.add("tokenize", records.tokenize(resolved), inputs)
-    if not build.teacher:
+    if found is None:
         build.teacher = build.add("pretrain teacher", records.pretrain(resolved), {"tokens": build.tokens})
         build.trainings["teacher"] = build.teacher
     return facts
@@ -195,13 +207,6 @@ def _existing(build: Builder, role: Role, facts: ModelFacts, source: Source) -> 
     model, record = build.source(source), dequantization(build.file, role)
     build.facts[model] = facts
     return model if record is None else build.add(f"dequantize {role}", record, {"model": model})
-
-
-def _texts(build: Builder) -> dict[str, str]:
-    """The sources of the text, by their roles; held-out text where it has files of its own."""
-    held_out = held_out_source(build.file)
-    own = {} if held_out is None else {"held_out": build.source(held_out)}
-    return {"text": build.source(text_source(build.file)), **own}
 
 
 def _kept(build: Builder, facts: ModelFacts) -> tuple[int, ...] | None:
@@ -232,26 +237,6 @@ def _add_student(build: Builder, teacher: ModelFacts, kept: tuple[int, ...]) -> 
     return facts
 
 
-def _searched_sets(build: Builder, kept: tuple[int, ...]) -> Sets | None:
-    order = build.resolved.spec.interpolate.order
-    assert isinstance(order, OrderSearch)
-    inputs = {"teacher": build.teacher, "student": build.student, "tokens": build.tokens}
-    record = records.search(build.resolved, order, kept)
-    found = build.answer(build.add(f"search patch order by {order.search}", record, inputs))
-    return None if found is None else tuple(map(tuple, found["sets"]))
-
-
-def _only_what_searches_need(build: Builder) -> None:
-    """Leave out every task and source that no search which has to run needs."""
-    needed = set(build.pending)
-    for node in reversed(build.nodes.values()):
-        needed.update(node.task.inputs.values() if node.id in needed else ())
-    build.nodes = {i: node for i, node in build.nodes.items() if i in needed}
-    build.sources = {i: source for i, source in build.sources.items() if i in needed}
-    if build.student not in build.sources:
-        build.student = ""
-
-
 def _add_numbers(build: Builder, models: list[EvaluatedModel]) -> None:
     """Add every evaluation, and the cells of the report that show them."""
     evaluations = records.evaluations(build.file)
@@ -261,23 +246,23 @@ def _add_numbers(build: Builder, models: list[EvaluatedModel]) -> None:
             role = f"{model.label}/{name}"
             assert role not in build.roles  # labels differ
             build.roles[role] = build.add(f"evaluate {model.label}: {name}", record, {"model": model.task, **read})
+
+    def cell(model: EvaluatedModel, measure: str, record: Evaluate) -> Cell:
+        task = record.measure.task if isinstance(record.measure, LmEval) else measure
+        return Cell(
+            series=model.series,
+            layers=model.member.layers,
+            parameters=model.member.parameters,
+            bytes=model.member.bytes,
+            measure=measure,
+            input=f"{model.label}/{measure}",
+            task=task if task != measure else None,
+        )
+
     same = tuple((model.series, model.label, ById(model.member)) for model in models)
     build.cells = build.file.once(
         ("cells", ById(evaluations), same),
-        lambda: tuple(_cell(model, name, record) for model in models for name, record, _ in evaluations),
-    )
-
-
-def _cell(model: EvaluatedModel, measure: str, record: Evaluate) -> Cell:
-    task = record.measure.task if isinstance(record.measure, LmEval) else measure
-    return Cell(
-        series=model.series,
-        layers=model.member.layers,
-        parameters=model.member.parameters,
-        bytes=model.member.bytes,
-        measure=measure,
-        input=f"{model.label}/{measure}",
-        task=task if task != measure else None,
+        lambda: tuple(cell(model, name, record) for model in models for name, record, _ in evaluations),
     )
 
 

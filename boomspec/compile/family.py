@@ -13,26 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from boomspec.compile.places import errors_at
+from boomspec.core import layers
 from boomspec.core.errors import BoomspecError, Problem
-from boomspec.core.layers import (
-    EXACT_HINT,
-    ORDERS,
-    STUDENT,
-    TEACHER,
-    KeepRule,
-    LayerPlan,
-    Owner,
-    check_kept,
-    ends_of,
-    evenly_spaced,
-    family_of_sets,
-    patchable,
-    prefixes,
-    refuse_exact,
-    student_layers,
-    teacher_indices,
-    teacher_layers,
-)
+from boomspec.core.layers import STUDENT, TEACHER, KeepRule, LayerPlan, Owner
 from boomspec.core.sizes import Member, labels, no_such_size, select_member, shown_bytes
 from boomspec.core.types import Sizes
 from boomspec.models.facts import ModelFacts, read_as, size_of
@@ -77,18 +60,18 @@ def resolve_family(
     smaller = existing
     if smaller is None:
         with errors_at(file, ("student", "keep"), "the student: "):
-            config = plan_config({TEACHER: facts}, teacher_layers(kept), tied=facts.tied, base=TEACHER)
+            config = plan_config({TEACHER: facts}, layers.teacher_layers(kept), tied=facts.tied, base=TEACHER)
         smaller = replace(facts, layers=tuple(facts.layers[i] for i in kept), config=config)
     reference: Literal["first", "last"] | None = None
     if file.spec.interpolate.singletons == "reference":
         reference = "first" if file.spec.interpolate.order == "first_to_last" else "last"
     own = smaller.tensors(range(smaller.count), tied=smaller.tied)  # the student itself is not assembled
-    student = Member(0, student_layers(len(kept)), *size_of(own), smaller.tied)
+    student = Member(0, layers.student_layers(len(kept)), *size_of(own), smaller.tied)
     owners: dict[Owner, ModelFacts] = {TEACHER: facts, STUDENT: smaller}
     members = []
-    for patched, plan in enumerate(family_of_sets(kept, facts.count, sets, reference=reference)):
+    for patched, plan in enumerate(layers.family_of_sets(kept, facts.count, sets, reference=reference)):
         # A tied model whose embedding and head have two owners with different weights cannot stay tied.
-        first, last = (owners[owner] for owner in ends_of(plan))
+        first, last = (owners[owner] for owner in layers.ends_of(plan))
         tied = first.tied and last.tied and (first is last or not file.spec.student.train_embedding)
         tensors = plan_entries(facts, smaller, plan, tied=tied)
         if file.spec.teacher.keeps_rest:
@@ -149,7 +132,7 @@ def _within(
     """The member of most layers that fits, and what it answers. Raises BoomspecError where none does."""
     asked = f"fits {shown_bytes(budget.fits)} at context {budget.context:,}, batch {budget.batch:,}"
     cache = layer_cache_bytes(facts, context=budget.context, batch=budget.batch)
-    needs = {m.patched: m.bytes + sum(cache[i] for i in teacher_indices(m.plan, kept)) for m in members}
+    needs = {m.patched: m.bytes + sum(cache[i] for i in layers.teacher_indices(m.plan, kept)) for m in members}
     fitting = [member for member in members if needs[member.patched] <= budget.fits]
     if not fitting:
         least = min(members, key=lambda m: needs[m.patched])
@@ -194,10 +177,10 @@ def kept_layers(file: SpecFile, facts: ModelFacts, found: tuple[int, ...] | None
         if not 1 <= count < facts.count:
             message = f"{count} layers: the teacher has {facts.count}, so 1 to {facts.count - 1} are allowed"
             raise file.error_at(("student", "keep"), message)
-        return evenly_spaced(count, facts.count)  # of a search only the count is known by now
+        return layers.evenly_spaced(count, facts.count)  # of a search only the count is known by now
     kept = keep.kept(facts.count) if isinstance(keep, KeepRule) else keep if found is None else found
     assert isinstance(kept, tuple)
-    if wrong := check_kept(kept, facts.count):
+    if wrong := layers.check_kept(kept, facts.count):
         complaint, item = wrong
         shown = ", ".join(str(i) for i in kept)
         hint = f"this rule keeps {shown} of {facts.count} layers" if isinstance(keep, KeepRule) else None
@@ -208,22 +191,22 @@ def kept_layers(file: SpecFile, facts: ModelFacts, found: tuple[int, ...] | None
     return kept
 
 
-def patched_sets(file: SpecFile, kept: tuple[int, ...], layers: int) -> Sets | None:
+def patched_sets(file: SpecFile, kept: tuple[int, ...], count: int) -> Sets | None:
     """The patched blocks after 0, 1, ..., m steps; None where a search has to find them."""
-    order, available = file.spec.interpolate.order, patchable(kept, layers)
+    order, available = file.spec.interpolate.order, layers.patchable(kept, count)
     if isinstance(order, OrderSearch):
-        if order.search == "exact" and (refusal := refuse_exact(len(available))):
-            raise file.error_at(("interpolate", "order"), refusal, EXACT_HINT)
+        if order.search == "exact" and (refusal := layers.refuse_exact(len(available))):
+            raise file.error_at(("interpolate", "order"), refusal, layers.EXACT_HINT)
         return None
     if isinstance(order, str):
-        order = ORDERS[order](available)
+        order = layers.ORDERS[order](available)
     elif sorted(order) != available:
         message = "the order must name every block of two or more layers once"
         if extra := [i for i in order if i not in available]:
             message += f"; {extra[0]} is not one of them"
-        elif twice := [i for i, count in Counter(order).items() if count > 1]:
+        elif twice := [i for i, times in Counter(order).items() if times > 1]:
             message += f"; {twice[0]} is named twice"
         elif missing := sorted(set(available) - set(order)):
             message += f"; {missing[0]} is missing"
         raise file.error_at(("interpolate", "order"), message, f"the blocks are {available}")
-    return tuple(prefixes(order))
+    return tuple(layers.prefixes(order))

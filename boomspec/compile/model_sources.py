@@ -7,38 +7,21 @@ the code and one that does not never share an artifact. Both are errors where tr
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from boomspec.compile.places import (
-    digest_of,
-    errors_at,
-    is_file,
-    is_folder,
-    path_text,
-    resolve_path,
-    shown_path,
-    similar_folder,
-)
+from boomspec.compile import places
+from boomspec.compile.places import errors_at, path_text, resolve_path
 from boomspec.core.errors import BoomspecError, Problem
 from boomspec.core.graph import CODE, Source
 from boomspec.core.tasks import Architecture, Dequantize
 from boomspec.models import code
+from boomspec.models import folder as contents
 from boomspec.models.checkpoint import checkpoint_files, read_checkpoint
 from boomspec.models.facts import ModelFacts, llama_facts, model_facts, read_config
-from boomspec.models.folder import (
-    CONFIG,
-    CONTEXT,
-    STUDENT_CONFIG,
-    check_config,
-    check_folder,
-    read_student_mapping,
-    tokenizer_context,
-    tokenizer_files,
-    travelling_files,
-)
 from boomspec.models.hub import UnreachableError, cached_model, hub_code, hub_folder, pinned_model
 from boomspec.models.quantized import check_quantization, foreseen, quantization_of, target_dtype
 from boomspec.models.tokenizer import needed_rows
@@ -63,14 +46,14 @@ def model_folder(file: SpecFile, role: Role) -> Path | None:
     if section.model is None:
         return None
     folder = resolve_path(file, (role, "model"), section.model)
-    if is_folder(folder):
+    if places.is_folder(folder):
         return folder
-    if is_file(folder):
+    if os.path.isfile(folder):  # noqa: PTH113 - Path.is_file raises for a name that is too long
         message = f"'{folder}' is a file, not the folder of a model"
         raise file.error_at((role, "model"), message, f"give the folder that it is in: {folder.parent}")
     if path_text(file, (role, "model"), section.model).startswith((".", "/", "~")):
         message = f"folder '{folder}' does not exist"
-        raise file.error_at((role, "model"), message, similar_folder(folder))
+        raise file.error_at((role, "model"), message, places.similar_folder(folder))
     return None
 
 
@@ -79,9 +62,9 @@ def folder_problems(file: SpecFile, role: Role, folder: Path) -> list[Problem]:
 
     def check() -> BoomspecError | None:
         try:
-            check_folder(folder)
+            contents.check_folder(folder)
             config = read_config(folder)
-            check_config(config, str(folder))
+            contents.check_config(config, str(folder))
             check_quantization(config, str(folder))
         except BoomspecError as error:
             return error
@@ -148,8 +131,8 @@ def _model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Sour
     if problems := folder_problems(file, role, folder):
         raise file.error(*problems)
     facts = _facts(file, folder)
-    files = [folder / CONFIG, *checkpoint_files(folder), *travelling_files(folder)]
-    of_tokenizer = tokenizer_files(folder)
+    files = [folder / contents.CONFIG, *checkpoint_files(folder), *contents.travelling_files(folder)]
+    of_tokenizer = contents.tokenizer_files(folder)
     if role == "teacher":
         if not of_tokenizer and file.spec.data is not None:
             hint = "save one there: tokenizer.save_pretrained(folder)"
@@ -159,19 +142,19 @@ def _model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Sour
             message = f"{folder}: its tokenizer has ids up to {needed - 1}, its embedding {rows} rows"
             hint = "give the tokenizer of the model, or resize the model: resize_token_embeddings(len(tokenizer))"
             raise BoomspecError(message, hint=hint)
-    location = {"folder": str(folder), "name": shown_path(str(section.model))}
+    location = {"folder": str(folder), "name": places.shown_path(str(section.model))}
 
     def source(kind: str, paths: list[Path], code_of: dict[str, Any], **more: Any) -> Source:
         if code_of:  # code reads any file that it names
             paths = list(dict.fromkeys([*paths, *code.files_of_code(folder)]))
-        digests = {path.relative_to(folder).as_posix(): digest_of(file, path) for path in paths}
+        digests = {path.relative_to(folder).as_posix(): places.digest_of(file, path) for path in paths}
         return Source(kind, {"sha256": digests, **more, **code_of}, location)
 
     model, tokenizer = _code(file, role)
     # A tokenizer also reads the model's config; on the hub the commit covers both.
-    context = tokenizer_context(read_config(folder), code.read_config_of(folder, "tokenizer"))
+    context = contents.tokenizer_context(read_config(folder), code.read_config_of(folder, "tokenizer"))
     made = source("model", files, model)
-    return facts, made, source("tokenizer", of_tokenizer, tokenizer, **{CONTEXT: context})
+    return facts, made, source("tokenizer", of_tokenizer, tokenizer, **{contents.CONTEXT: context})
 
 
 def _config_folder(file: SpecFile, role: Role) -> Path:
@@ -187,8 +170,10 @@ def _config_folder(file: SpecFile, role: Role) -> Path:
 def student_mapping(file: SpecFile, layers: int) -> tuple[int, ...]:
     """The kept layers, of a teacher of `layers`, in the student_config.json of a student that exists."""
     with errors_at(file, ("student", "model")):
-        folder = model_folder(file, "student") or _of_hub(file, "student", partial(hub_folder, file=STUDENT_CONFIG))
-        return read_student_mapping(folder, layers=layers)
+        folder = model_folder(file, "student") or _of_hub(
+            file, "student", partial(hub_folder, file=contents.STUDENT_CONFIG)
+        )
+        return contents.read_student_mapping(folder, layers=layers)
 
 
 def _named_model(file: SpecFile, role: Role) -> tuple[str, str | None]:
@@ -214,7 +199,7 @@ def _of_hub(file: SpecFile, role: Role, ask: Callable[[str, str | None], T]) -> 
             return file.once(("hub", ask, name, locked), lambda: ask(name, locked))
     except BoomspecError as error:
         # A folder that does not exist looks like a name of the hub.
-        meant, hint = similar_folder(resolve_path(file, (role, "model"), str(written.model))), error.hint
+        meant, hint = places.similar_folder(resolve_path(file, (role, "model"), str(written.model))), error.hint
         if meant is not None and meant not in (hint or ""):
             hint = f"{meant} Else {hint}" if hint else meant
         raise file.error_at((role, "model"), error.message, hint) from error

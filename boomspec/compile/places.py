@@ -103,10 +103,6 @@ def is_folder(path: Path) -> bool:
     return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises for a name that is too long
 
 
-def is_file(path: Path) -> bool:
-    return os.path.isfile(path)  # noqa: PTH113 - as above
-
-
 def similar_folder(path: Path) -> str | None:
     """A hint for a folder that does not exist: the one beside it whose name is nearly the same."""
     folder = next(parent for parent in path.parents if is_folder(parent))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any, Literal
 
 from boomspec.compile.lm_eval.sources import task_chance, task_source
@@ -10,7 +9,6 @@ from boomspec.compile.model_sources import architecture
 from boomspec.compile.resolved import ResolvedSpec
 from boomspec.core import tasks
 from boomspec.core.graph import Source
-from boomspec.core.layers import LayerPlan
 from boomspec.spec.sections.baselines import LaCoSpec
 from boomspec.spec.sections.data import CalibrationSpec
 from boomspec.spec.sections.determinism import determinism
@@ -18,8 +16,6 @@ from boomspec.spec.sections.interpolate import OrderSearch
 from boomspec.spec.sections.student import KeepChoice
 from boomspec.spec.sections.training import FaithfulSpec, Training
 from boomspec.spec.spec_file import SpecFile, memoized_for
-
-_PLANS = 1 << 14  # records of plans that are kept: a sweep's experiments have the same ones
 
 
 def tokenize(resolved: ResolvedSpec) -> tasks.Tokenize:
@@ -86,16 +82,6 @@ def recipe(training: Training, *, seed: int, sequence_length: int, tokens: int |
     )
 
 
-@lru_cache(_PLANS)
-def interpolation(plan: LayerPlan, *, tied: bool, rest: Literal[True] | None) -> tasks.Interpolate:
-    return tasks.Interpolate(plan=plan, tied=tied, rest=rest)
-
-
-@lru_cache(_PLANS)
-def subset(plan: LayerPlan, *, rest: Literal[True] | None) -> tasks.Baseline:
-    return tasks.Baseline(build=tasks.Subset(plan=plan, rest=rest))
-
-
 def laco(resolved: ResolvedSpec, section: LaCoSpec, *, layers: int, of: int) -> tasks.Baseline:
     """The teacher's `of` layers collapsed to `layers`."""
     settings = section.model_dump(exclude={"calibration"}) | _measured(resolved, section.calibration)
@@ -128,16 +114,17 @@ def _measured(resolved: ResolvedSpec, calibration: CalibrationSpec) -> dict[str,
 @memoized_for("evaluate", "data", "seed", "determinism")
 def evaluations(file: SpecFile) -> list[tuple[str, tasks.Evaluate, Source | None]]:
     """How every model is measured, by name; lm-eval tasks with where they come from."""
+    found: list[tuple[str, tasks.Evaluate, Source | None]] = []
     evaluate, data = file.spec.evaluate, file.spec.data
     if evaluate is None:
         return []
-    measures: list[tuple[str, tasks.HeldOut | tasks.LmEval, Source | None]] = []
+    settings: dict[str, Any] = {"precision": evaluate.precision, "determinism": determinism(file.spec.determinism)}
     if evaluate.held_out is not None and data is not None:
         text = tasks.HeldOut(sequence_length=data.sequence_length, max_tokens=evaluate.held_out.max_tokens)
-        measures.append(("held_out", text, None))
+        found.append(("held_out", tasks.Evaluate(measure=text, **settings), None))
     for i, (name, task) in enumerate(zip(evaluate.names, evaluate.tasks, strict=True)):
         source, chance = task_source(file, task.task, i), task_chance(file, task)
-        record = tasks.LmEval(
+        measure = tasks.LmEval(
             task=task.task,
             num_fewshot=task.num_fewshot,
             limit=task.limit,
@@ -145,9 +132,5 @@ def evaluations(file: SpecFile) -> list[tuple[str, tasks.Evaluate, Source | None
             # 0 leaves out every standard error, those with a formula, too.
             bootstrap_iters=evaluate.bootstrap_iters if chance.bootstraps or not evaluate.bootstrap_iters else None,
         )
-        measures.append((name, record, source))
-    kernels = determinism(file.spec.determinism)
-    return [
-        (name, tasks.Evaluate(measure=measure, precision=evaluate.precision, determinism=kernels), source)
-        for name, measure, source in measures
-    ]
+        found.append((name, tasks.Evaluate(measure=measure, **settings), source))
+    return found

@@ -34,22 +34,17 @@ S = TypeVar("S", bound=BaseModel)
 TEXT_FIELD = "text"
 # Values that are worked out, and never written in a spec.
 FOLLOWING = {
-    ("student", "parameters"),
-    ("student", "blocks"),
-    ("teacher", "layers"),
-    ("teacher", "parameters"),
-    ("written",),
-}
+    ("student", "parameters"), ("student", "blocks"), ("teacher", "layers"), ("teacher", "parameters"), ("written",),
+}  # fmt: skip
 # Defaults that are the value of another field: the field, and the one that its default comes from.
 BORROWED: dict[tuple[str, ...], tuple[str, ...]] = {
     ("teacher", "pretrain", "key_value_heads"): ("teacher", "pretrain", "attention_heads"),
     ("teacher", "pretrain", "positions"): ("data", "sequence_length"),
     ("baselines", "random_init", "tokens"): ("distill", "tokens"),
-    **{
-        ("distill", "losses", kind, "embedding"): ("student", "train_embedding")
-        for kind, loss in LOSSES.items()
-        if issubclass(loss, StateLoss)
-    },
+    **dict.fromkeys(
+        (("distill", "losses", kind, "embedding") for kind, loss in LOSSES.items() if issubclass(loss, StateLoss)),
+        ("student", "train_embedding"),
+    ),
     **{("execution", "baseline", name): ("execution", "interpolate", name) for name in Resources.model_fields},
 }
 
@@ -98,8 +93,16 @@ class ResolvedSpec:
                 del data["data"]["text_field"]
             if spec.data.held_out is not None and spec.data.held_out.files is not None:
                 del data["data"]["held_out"]["offset"]
-        if self.family is not None:
-            _put_layers(spec, data, self.family)
+        if (family := self.family) is not None:  # it replaces rules by integers
+            keep, order, section = spec.student.keep, spec.interpolate.order, data["interpolate"]
+            data["written"] = {"interpolate": section} | ({} if keep is None else {"keep": data["student"]["keep"]})
+            student, teacher, interpolate = family.once("resolved", lambda: _layers(spec, family))
+            if isinstance(keep, KeepChoice):
+                student = {**student, "keep": {**data["student"]["keep"], "found": student["keep"]}}
+            if isinstance(order, OrderSearch):
+                interpolate = {**interpolate, "order": {**section["order"], "found": interpolate["order"]}}
+            data |= {"student": data["student"] | student, "teacher": data["teacher"] | teacher}
+            data["interpolate"] = interpolate
         data["sources"] = _read(spec, self.sources)
         return data
 
@@ -155,20 +158,6 @@ def unresolved(data: dict[str, Any]) -> dict[str, Any]:
         plain["student"] = {**data["student"], "keep": written.get("keep")}
         plain["interpolate"] = written["interpolate"]
     return plain
-
-
-def _put_layers(spec: Spec, data: dict[str, Any], family: ResolvedFamily) -> None:
-    """Replace rules by integers."""
-    keep, order, section = spec.student.keep, spec.interpolate.order, data["interpolate"]
-    data["written"] = {"interpolate": section} | ({"keep": data["student"]["keep"]} if keep is not None else {})
-    student, teacher, interpolate = family.once("resolved", lambda: _layers(spec, family))
-    if isinstance(keep, KeepChoice):
-        student = {**student, "keep": {**data["student"]["keep"], "found": student["keep"]}}
-    if isinstance(order, OrderSearch):
-        interpolate = {**interpolate, "order": {**section["order"], "found": interpolate["order"]}}
-    data["student"] |= student
-    data["teacher"] |= teacher
-    data["interpolate"] = interpolate
 
 
 def _layers(spec: Spec, family: ResolvedFamily) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

@@ -4,6 +4,9 @@
 
 A name that exists as it is written wins over what it would match as a pattern. Hidden files and folders are left out
 unless the entry writes their dot, and links to folders are not followed.
+
+The rows of parquet files are counted from their footers, a few kB each: a thrift struct in the compact protocol, whose
+third field is the number of rows. Own code because no base dependency reads parquet: pyarrow comes with the runners.
 """
 
 from __future__ import annotations
@@ -13,7 +16,10 @@ import fnmatch
 import os
 import sysconfig
 from collections.abc import Iterator, Sequence
+from glob import has_magic
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 FORMATS = {
     **dict.fromkeys((".txt", ".text", ".md", ".rst", ".py", ".c", ".h", ".cpp", ".rs", ".go", ".java", ".tex"), "text"),
@@ -26,10 +32,11 @@ COMPRESSED = (".gz", ".zst")
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
 # Of Python's standard library: tests repeat themselves, encodings are tables, lib2to3 and pydoc_data are generated.
 # site-packages and dist-packages lie inside the folder but are not the standard library.
-_NO_CORPUS = frozenset(
-    {"test", "tests", "idle_test", "encodings", "lib2to3", "pydoc_data", "__pycache__"}
-    | {"site-packages", "dist-packages"}
-)
+_NO_CORPUS = {
+    "test", "tests", "idle_test", "encodings", "lib2to3", "pydoc_data", "__pycache__", "site-packages", "dist-packages",
+}  # fmt: skip
+_ROWS = 3  # FileMetaData.num_rows of a parquet file
+_LARGEST = 1 << 26  # bytes of its footer
 
 
 def format_of(path: Path) -> str | None:
@@ -69,16 +76,12 @@ def home_path(text: str) -> Path:
 
 def plain_part(entry: Path) -> Path:
     """The folders of an entry in front of its first pattern, and not its last part."""
-    parts: list[str] = []
+    plain = Path()
     for part in entry.parts[:-1]:
-        if is_pattern(part) and not Path(*parts, part).exists():
+        if has_magic(part) and not (plain / part).exists():
             break
-        parts.append(part)
-    return Path(*parts)
-
-
-def is_pattern(part: str) -> bool:
-    return any(sign in part for sign in "*?[")
+        plain /= part
+    return plain
 
 
 def _found(start: Path, parts: Sequence[str]) -> Iterator[Path]:
@@ -87,7 +90,7 @@ def _found(start: Path, parts: Sequence[str]) -> Iterator[Path]:
         yield start
         return
     part, rest = parts[0], parts[1:]
-    if not is_pattern(part) or os.path.lexists(start / part):
+    if not has_magic(part) or os.path.lexists(start / part):
         yield from _found(start / part, rest)
     elif part == "**":
         if not rest:
@@ -104,20 +107,75 @@ def _found(start: Path, parts: Sequence[str]) -> Iterator[Path]:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    for name in _names(folder, hidden=False):
-        path = folder / name
-        if path.is_dir():
-            if not path.is_symlink():
-                yield from _files_below(path)
-        elif path.is_file():
+    for path in (folder / name for name in _names(folder, hidden=False)):
+        if path.is_file():
             yield path
+        elif path.is_dir() and not path.is_symlink():
+            yield from _files_below(path)
 
 
 def _names(folder: Path, *, hidden: bool) -> list[str]:
     try:
-        names = [path.name for path in folder.iterdir()]
+        return sorted(path.name for path in folder.iterdir() if hidden or not path.name.startswith("."))
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             return []  # not everything that a pattern matches holds what the rest of it says
         raise
-    return sorted(name for name in names if hidden or not name.startswith("."))
+
+
+def parquet_rows(path: Path) -> int | None:
+    """The rows of a parquet file; None where its footer cannot be read."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-8, 2)
+            size, magic = int.from_bytes(file.read(4), "little"), file.read(4)
+            if magic != b"PAR1" or size > _LARGEST:
+                return None
+            file.seek(-8 - size, 2)
+            rows = next(value for field, value in _fields(BytesIO(file.read(size))) if field == _ROWS)
+            return rows if type(rows) is int else None
+    except (OSError, IndexError, ValueError, RecursionError, StopIteration):
+        return None
+
+
+def _fields(data: BytesIO) -> Iterator[tuple[int, Any]]:
+    """The ids and values of a thrift struct."""
+    field = 0
+    while (head := data.read(1)[0]) != 0:
+        field = field + (head >> 4) if head >> 4 else _integer(data)
+        yield field, _value(data, head & 15)
+
+
+def _value(data: BytesIO, kind: int, *, inside: bool = False) -> Any:
+    """A value; `inside` of a list or map a boolean takes a byte."""
+    match kind:
+        case 1 | 2:  # true, false
+            return data.read(inside)
+        case 3 | 7:  # byte, double
+            return data.read(1 if kind == 3 else 8)
+        case 4 | 5 | 6:  # integers of 16, 32 and 64 bits
+            return _integer(data)
+        case 8:  # binary
+            return data.read(_varint(data))
+        case 9 | 10:  # list, set
+            head = data.read(1)[0]
+            return [_value(data, head & 15, inside=True) for _ in range(head >> 4 if head < 0xF0 else _varint(data))]
+        case 11:  # map
+            count = _varint(data)
+            kinds = data.read(1)[0] if count else 0
+            return [_value(data, kind, inside=True) for _ in range(count) for kind in (kinds >> 4, kinds & 15)]
+        case 12:
+            return dict(_fields(data))
+    raise ValueError(f"no type {kind}")
+
+
+def _varint(data: BytesIO) -> int:
+    value = shift = 0
+    while (byte := data.read(1)[0]) & 0x80:
+        value, shift = value | (byte & 0x7F) << shift, shift + 7
+    return value | byte << shift
+
+
+def _integer(data: BytesIO) -> int:
+    value = _varint(data)
+    return (value >> 1) ^ -(value & 1)

@@ -10,9 +10,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from boomspec.compile.parquet_footer import parquet_rows
 from boomspec.compile.places import Location, digest_of, errors_at, path_text
-from boomspec.compile.text_files import COMPRESSED, UTF_16, format_of, home_path, matching, plain_part, python_stdlib
+from boomspec.compile.text_files import (
+    COMPRESSED,
+    UTF_16,
+    format_of,
+    home_path,
+    matching,
+    parquet_rows,
+    plain_part,
+    python_stdlib,
+)
 from boomspec.core.errors import Problem
 from boomspec.core.graph import HELD_OUT_TEXT, Source
 from boomspec.models.hub import UnreachableError, pinned_dataset

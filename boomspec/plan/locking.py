@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from boomspec.compile.compiler import compile_experiments, search_results_from
-from boomspec.compile.lm_eval.index import stock_folder
-from boomspec.compile.lm_eval.tasks import read_task
+from boomspec.compile.lm_eval.tasks import read_task, stock_folder
 from boomspec.compile.records import evaluations
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import CODE, Source, TaskGraph

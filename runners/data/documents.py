@@ -28,7 +28,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import zstandard
 
 from boomspec.core.errors import BoomspecError, did_you_mean
-from boomspec.core.graph import HELD_OUT_TEXT, Source
+from boomspec.core.graph import Source
 from boomspec.core.identity import file_digest
 
 _PARQUET_ROWS = 256  # read at a time
@@ -76,44 +76,33 @@ class Document(NamedTuple):
     bad: BadRow | None = None
 
 
+@dataclass
 class Documents:
     """The documents of a `text`, `held_out_text` or `hub_dataset` source, without the first `skip`.
 
     Empty documents count, too, so that a document's index is its place in the source; so do bad ones where
     `lenient`, else they raise. Raises BoomspecError for a file that is gone, changed or not of its format.
-
-    `done`: how many documents after the skipped ones were read before; `state`: what `state()` returned then.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        *,
-        text_field: str,
-        skip: int = 0,
-        lenient: bool = False,
-        done: int = 0,
-        state: dict[str, Any] | None = None,
-    ) -> None:
-        self._lenient, self._stream = lenient, cast(Any, None)
-        if source.kind == "hub_dataset":
-            self._rows = self._hub_rows(source, text_field, skip, done, state)
-        elif source.kind in ("text", HELD_OUT_TEXT):
-            self._rows = _file_rows(source, text_field, Skipped(skip + done))
-        else:
-            raise TypeError(f"a source of kind {source.kind} has no documents")
+    source: Source
+    text_field: str
+    skip: int = 0
+    lenient: bool = False
+    done: int = 0  # how many documents after the skipped ones were read before
+    state: dict[str, Any] | None = None  # what `reached()` returned then
+    _stream: Any = None
 
     def __iter__(self) -> Iterator[Document]:
-        for text, read in self._rows:
+        for text, read in self._hub_rows() if self.source.kind == "hub_dataset" else self._file_rows():
             if isinstance(text, str):
                 yield Document(text, read)
-            elif self._lenient:
+            elif self.lenient:
                 yield Document("", read, text)
             else:
                 skip = "data.on_bad_row: skip leaves out what has no text, and counts it"
                 raise BoomspecError(text.message, hint=f"{text.hint}; {skip}" if text.hint else skip)
 
-    def state(self) -> dict[str, Any] | None:
+    def reached(self) -> dict[str, Any] | None:
         """Where to resume a hub data set; files need only the number of documents that were read."""
         if self._stream is None:
             return None
@@ -124,46 +113,45 @@ class Documents:
             return None  # a resumed task reads again what was read
         return found
 
-    def _hub_rows(
-        self, source: Source, text_field: str, skip: int, done: int, state: dict[str, Any] | None
-    ) -> Iterator[Row]:
+    def _hub_rows(self) -> Iterator[Row]:
         import datasets  # 1 s, and only corpora from the hub need it
 
-        hub, config, split, revision = (source.identity[name] for name in ("hub", "config", "split", "revision"))
+        hub, config, split, revision = (self.source.identity[name] for name in ("hub", "config", "split", "revision"))
         stream = datasets.load_dataset(hub, config, split=split, revision=revision, streaming=True)
-        self._stream = stream = stream.skip(skip) if state is not None else stream.skip(skip + done)
-        if state is not None:
-            stream.load_state_dict(state)
-        for number, row in enumerate(stream, start=skip + done + 1):
-            yield _text_of(row, text_field, f"{hub} ({split}), row {number}"), 0
+        self._stream = stream = stream.skip(self.skip if self.state is not None else self.skip + self.done)
+        if self.state is not None:
+            stream.load_state_dict(self.state)
+        for number, row in enumerate(stream, start=self.skip + self.done + 1):
+            yield _text_of(row, self.text_field, f"{hub} ({split}), row {number}"), 0
+
+    def _file_rows(self) -> Iterator[Row]:
+        """The rows of all files; the bytes that are read are those of all files, too."""
+        identity, paths = self.source.identity, self.source.location["files"]
+        files, format = identity["files"], identity["format"]
+        readers = {"jsonl": _jsonl_rows, "json": _json_rows, "parquet": _parquet_rows}
+        if len(files) != len(paths):
+            raise BoomspecError(f"the graph names {len(files)} text files but has places for {len(paths)}")
+        if format != "text" and format not in readers:
+            raise BoomspecError(f"{paths[0]}: format {format!r} is not known (allowed: text, {', '.join(readers)})")
+        before, skipped = 0, Skipped(self.skip + self.done)
+        for file, path in zip(files, map(Path, paths), strict=True):
+            try:
+                if format != "text":
+                    _check(path, file_digest(path), file["sha256"])
+                    rows = readers[format](path, self.text_field, skipped)
+                    yield from ((text, before + read) for text, read in rows)
+                elif not skipped.take():
+                    data = path.read_bytes()
+                    _check(path, hashlib.sha256(data).hexdigest(), file["sha256"])
+                    yield _text_file(data, path), before + file["bytes"]
+            except OSError as error:
+                raise BoomspecError(f"{path}: cannot be read: {error.strerror or error}") from error
+            before += file["bytes"]
 
 
 def source_bytes(source: Source) -> int:
     """Bytes of all files of a source; 0 where they are not known."""
     return sum(file["bytes"] for file in source.identity.get("files", ()))
-
-
-def _file_rows(source: Source, field: str, skipped: Skipped) -> Iterator[Row]:
-    """The rows of all files; the bytes that are read are those of all files, too."""
-    files, paths, format = source.identity["files"], source.location["files"], source.identity["format"]
-    if len(files) != len(paths):
-        raise BoomspecError(f"the graph names {len(files)} text files but has places for {len(paths)}")
-    readers = {"jsonl": _jsonl_rows, "json": _json_rows, "parquet": _parquet_rows}
-    if format != "text" and format not in readers:
-        raise BoomspecError(f"{paths[0]}: format {format!r} is not known (allowed: text, {', '.join(readers)})")
-    before = 0
-    for file, path in zip(files, map(Path, paths), strict=True):
-        try:
-            if format != "text":
-                _check(path, file_digest(path), file["sha256"])
-                yield from ((text, before + read) for text, read in readers[format](path, field, skipped))
-            elif not skipped.take():
-                data = path.read_bytes()
-                _check(path, hashlib.sha256(data).hexdigest(), file["sha256"])
-                yield _text_file(data, path), before + file["bytes"]
-        except OSError as error:
-            raise BoomspecError(f"{path}: cannot be read: {error.strerror or error}") from error
-        before += file["bytes"]
 
 
 def _check(path: Path, found: str, expected: str) -> None:

@@ -134,7 +134,7 @@ def _write_part(context: Context[Tokenize], tokenizer: TextTokenizer, writer: To
             context.progress.update(train.tokens, max(train.tokens, record.max_tokens), unit="tokens")
             if train.tokens >= record.max_tokens:
                 return
-        writer.reached(Place(place.part, index, source.state()))
+        writer.reached(Place(place.part, index, source.reached()))
 
 
 def _batches(documents: Documents, start: int) -> Iterator[tuple[list[tuple[int, Document]], int]]:

@@ -4,8 +4,7 @@ import pytest
 
 from boomspec.compile.lm_eval import checks
 from boomspec.compile.lm_eval.checks import _positions, task_failures
-from boomspec.compile.lm_eval.index import stock_folder
-from boomspec.compile.lm_eval.tasks import read_task
+from boomspec.compile.lm_eval.tasks import read_task, stock_folder
 from boomspec.core.errors import SpecError
 from boomspec.spec.sections.evaluation import TaskSpec
 from tests.boomspec.conftest import Writer

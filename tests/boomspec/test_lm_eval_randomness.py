@@ -7,9 +7,8 @@ import pytest
 import yaml
 
 from boomspec.compile.compiler import compile_experiments
-from boomspec.compile.lm_eval.index import stock_folder, task_index
 from boomspec.compile.lm_eval.randomness import _FORMULA, _FORMULA_METRICS, bootstraps, draws
-from boomspec.compile.lm_eval.tasks import functions, read_task
+from boomspec.compile.lm_eval.tasks import functions, read_task, stock_folder, task_index
 from boomspec.spec.experiments import load_experiments
 from tests.boomspec.conftest import Writer
 from tests.runners import tiny

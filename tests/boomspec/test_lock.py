@@ -9,8 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from boomspec.commands.cli import main
-from boomspec.compile.lm_eval.index import stock_folder, task_index
-from boomspec.compile.lm_eval.tasks import read_task
+from boomspec.compile.lm_eval.tasks import read_task, stock_folder, task_index
 from boomspec.core.machine import installed
 from boomspec.models.checkpoint import encode_header
 from boomspec.plan.lock import read_lock

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from boomspec.compile.compiler import compile_experiments
-from boomspec.compile.parquet_footer import parquet_rows
+from boomspec.compile.text_files import parquet_rows
 from boomspec.core.tasks import Tokenize
 from boomspec.plan.plan_json import plan_schema
 from boomspec.plan.text_plan import TextPlan, text_plans

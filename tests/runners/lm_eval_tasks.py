@@ -14,9 +14,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
-from boomspec.compile.lm_eval.index import task_index
 from boomspec.compile.lm_eval.sources import local_data
-from boomspec.compile.lm_eval.tasks import read_task
+from boomspec.compile.lm_eval.tasks import read_task, task_index
 from boomspec.core.graph import Source
 from boomspec.core.identity import folder_digest
 from boomspec.core.task_data import digests

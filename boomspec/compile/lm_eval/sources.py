@@ -14,14 +14,14 @@ import importlib.metadata
 import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from boomspec.compile.lm_eval.index import installed_package, stock_folder, task_index
+from boomspec.compile.lm_eval import tasks as lm_eval
 from boomspec.compile.lm_eval.randomness import Chance, chance_of
-from boomspec.compile.lm_eval.tasks import LOADERS, SingleTask, TaskDefinition, read_task, texts
+from boomspec.compile.lm_eval.tasks import SingleTask, TaskDefinition, stock_folder, task_index, texts
 from boomspec.compile.places import errors_at, resolve_path, shown_path
 from boomspec.core.errors import BoomspecError, did_you_mean
 from boomspec.core.graph import OUTSIDE, Source
@@ -46,7 +46,7 @@ def task_chance(file: SpecFile, task: TaskSpec) -> Chance:
 def definition_of(file: SpecFile, task: str) -> TaskDefinition:
     """What a task, group or tag of the spec consists of."""
     folder = _folder_of(file, task)
-    return file.once(("task definition", folder, task), lambda: read_task(task, folder))
+    return file.once(("task definition", folder, task), lambda: lm_eval.read_task(task, folder))
 
 
 def _own_folder(file: SpecFile) -> Path | None:
@@ -67,7 +67,7 @@ def task_source(file: SpecFile, task: str, index: int) -> Source:
         known = [*(task_index(own).names if own is not None else ()), *task_index(folder).names]
         hint = did_you_mean(task, known) or "list them with: lm-eval ls tasks"
         raise file.error_at(place, f"lm-eval knows no task '{task}'", hint)
-    definition, package = definition_of(file, task), installed_package()
+    definition, package = definition_of(file, task), lm_eval.installed_package()
     stock = package / "tasks" if package is not None else None
     outside = [path for path in definition.outside if stock is None or not path.is_relative_to(stock.resolve())]
     if folder == own and outside:
@@ -80,13 +80,12 @@ def task_source(file: SpecFile, task: str, index: int) -> Source:
         raise file.error_at(place, message, hint)
     with errors_at(file, place):
         data = local_data(definition.tasks, folder, own=folder == own)
-    identity: dict[str, Any] = {}
-    location: dict[str, Any] = {}
+    identity: dict[str, Any]
     if folder != own:
-        identity["lm_eval"] = importlib.metadata.version("lm-eval")
+        identity, location = {"lm_eval": importlib.metadata.version("lm-eval")}, dict[str, Any]()
     else:
         assert file.spec.evaluate is not None
-        identity["folder"] = folder_digest(folder)
+        identity = {"folder": folder_digest(folder)}
         location = {"folder": str(folder), "name": shown_path(str(file.spec.evaluate.tasks_folder))}
         location[OUTSIDE] = not folder.is_relative_to(file.folder(_FOLDER).resolve())
     if data.asks:  # two tasks that read the same data have different sources: each needs paths of its own
@@ -106,12 +105,11 @@ def _own_metrics(package: Path | None) -> frozenset[str]:
     return frozenset(re.findall(r"metric=\"([\w.-]+)\"", source.read_text(encoding="utf-8")))
 
 
-@dataclass
-class LocalData:
+class LocalData(NamedTuple):
     """`outside`: files and folders that do not lie in the tasks' folder. `asks`: by task, its fields that name data."""
 
-    outside: list[Path] = field(default_factory=list)
-    asks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    outside: list[Path]
+    asks: dict[str, dict[str, Any]]
 
 
 def local_data(tasks: Iterable[SingleTask], root: Path, *, own: bool) -> LocalData:
@@ -119,11 +117,9 @@ def local_data(tasks: Iterable[SingleTask], root: Path, *, own: bool) -> LocalDa
 
     It is checked and digested before anything is trained. Raises BoomspecError for what is missing or may not be named.
     """
-    found = LocalData()
-    for task in tasks:
-        if fields := _Search(task, root, own, found.outside).fields():
-            found.asks[task.name] = fields
-    return found
+    outside: list[Path] = []
+    asks = {task.name: _Search(task, root, own, outside).fields() for task in tasks}
+    return LocalData(outside, {name: fields for name, fields in asks.items() if fields})
 
 
 @dataclass
@@ -143,7 +139,7 @@ class _Search:
             return self._of_a_function(options)
         if not isinstance(path, str):
             return {}
-        if path in LOADERS:
+        if path in lm_eval.LOADERS:
             return self._of_a_loader(path, options)
         if (local := self._folder(path)) is not None:
             self._take(local)

@@ -1,4 +1,4 @@
-"""Read lm-eval tasks from YAML files: what they say, and which files they consist of.
+"""Find lm-eval tasks and read them from YAML files, without importing lm-eval, which takes many seconds.
 
     name + folder --read_task--> TaskDefinition: one SingleTask for each task that lm-eval runs for that name, its files
 
@@ -9,32 +9,132 @@ because relative paths start there. Where a name is defined twice the first file
 from __future__ import annotations
 
 import ast
+import importlib.util
+import json
+import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cache, cached_property
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from boomspec.compile.lm_eval.index import Index, task_index
+from boomspec.core.errors import BoomspecError
+from boomspec.core.files import write_atomically
 from boomspec.core.identity import digest, file_digest
 
 # Loaders of the datasets library for files, which are not the name of a data set.
 LOADERS = {"json", "csv", "parquet", "text", "arrow", "pandas", "xml", "webdataset", "imagefolder", "audiofolder"}
 MISSING = "missing include"  # a field of a task that includes a file which is not there
 Config = dict[str, tuple[Any, Path]]  # by field: its value, and the file that says it
-
 _PACKAGE = ["lm_eval", "tasks"]
 _OF_GROUPS = {"group", "group_alias", "task", "aggregate_metric_list", "metadata", "include"}  # not for the members
+# A key at the start of a line, its value, and the lines below it that are a list or the rest of one.
+_FIELD = re.compile(
+    r"^[\"']?(task|group|tag|include)[\"']?[ \t]*:[ \t]*(\[[^\]]*|[^\n]*(?:\n[ \t]*-[ \t]*[^\n]+)*)", re.MULTILINE
+)
+_WORD, _PATH = re.compile(r"[\"']?(\w[^\s\"'#,]*)"), re.compile(r"[\"']?([^\s\"'#]+)")
+_ITEM = re.compile(r"\n[ \t]*-[ \t]*[\"']?(\w[^\s\"'#,]*)")
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # chosen when it runs
-    """YAML with lm-eval's `!function module.name`, which stays text."""
+def installed_package() -> Path | None:
+    """The folder of the installed lm-eval."""
+    found = importlib.util.find_spec("lm_eval")
+    return Path(found.submodule_search_locations[0]) if found and found.submodule_search_locations else None
+
+
+def stock_folder() -> Path:
+    """The tasks of the installed lm-eval. Raises BoomspecError where it is not installed."""
+    if (package := installed_package()) is None:
+        raise BoomspecError("lm-eval is not installed, so its tasks are not known", hint="pip install 'boomspec[run]'")
+    return package / "tasks"
+
+
+@dataclass
+class Index:
+    """YAML files, as paths below the folder, by the names that they define."""
+
+    defined: dict[str, str] = field(default_factory=dict)  # tasks and groups
+    tagged: dict[str, list[str]] = field(default_factory=dict)
+
+    @cached_property
+    def names(self) -> set[str]:
+        return {*self.defined, *self.tagged}
+
+
+@cache
+def task_index(root: Path) -> Index:
+    """The tasks, groups and tags below `root`, read once in a process.
+
+    That of the installed lm-eval is kept in the user's cache folder: reading its thousands of files takes from one
+    second to seven (measured), and it changes only with the installed version.
+    """
+    memory = _memory(root)
+    with suppress(OSError, ValueError, TypeError):
+        if memory is not None:
+            return Index(**json.loads(memory.read_text(encoding="utf-8")))
+    index, known = Index(), dict[Path, list[str]]()
+    left_out = {"__pycache__", ".ipynb_checkpoints"}
+    for path in sorted((p for p in root.rglob("*.yaml") if not left_out & {*p.parts}), key=lambda p: p.as_posix()):
+        name, fields = path.relative_to(root).as_posix(), _fields(path)
+        for key, value in fields:
+            if key in ("task", "group") and (word := _WORD.match(value)):
+                index.defined.setdefault(word[1], name)
+        for tag in _tags(path, fields, known):
+            index.tagged.setdefault(tag, []).append(name)
+    with suppress(OSError):  # a home that cannot be written costs time, nothing else
+        if memory is not None:
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(memory, json.dumps(asdict(index)))
+    return index
+
+
+def _memory(root: Path) -> Path | None:
+    """Where the index is kept; None for a folder that may change under the same version."""
+    try:
+        installed = metadata.distribution("lm_eval")
+        record = Path(str(installed.locate_file(""))) / f"lm_eval-{installed.version}.dist-info" / "RECORD"
+        state = [str(root), installed.version, record.stat().st_mtime_ns]
+        is_copy = "lm_eval/tasks/" in record.read_text(encoding="utf-8")  # not a checkout that is installed in place
+    except (metadata.PackageNotFoundError, OSError):
+        return None
+    if Path(str(installed.locate_file("lm_eval/tasks"))) != root or not is_copy:
+        return None
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    return caches / "boomspec" / f"lm-eval-tasks-{digest(state)[:16]}.json"
+
+
+def _fields(path: Path) -> list[tuple[str, str]]:
+    try:
+        return _FIELD.findall(path.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return []  # a dangling link
+
+
+def _tags(path: Path, fields: list[tuple[str, str]], known: dict[Path, list[str]]) -> list[str]:
+    """The tags of a file; where it names none, those of what it includes."""
+    if path in known:
+        return known[path]
+    known[path] = []  # should it include itself
+    found, include = known[path], None
+    for key, value in fields:
+        if key == "include" and include is None and (named := _PATH.match(value)):
+            include = path.parent / named[1]
+        elif key == "tag" and value.startswith("["):
+            found += [name.strip(" \t\n\"'") for name in value[1:].split(",")]
+        elif key == "tag":
+            found += [word[1]] if (word := _WORD.match(value)) else _ITEM.findall(value)
+    if not found and include is not None:
+        found += _tags(include, _fields(include), known)
+    return found
 
 
 class Function(str):
-    """`module.name`, to be looked for beside the YAML file."""
+    """`module.name`, as `!function` names it, to be looked for beside the YAML file."""
 
     folder: Path | None = None  # of that file
 
@@ -45,6 +145,10 @@ class Function(str):
             return None
         path = (self.folder / (self.rpartition(".")[0].replace(".", "/") + ".py")).resolve()
         return path if path.is_file() else None
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # chosen when it runs
+    """YAML in which `!function` stays text."""
 
 
 _Loader.add_constructor("!function", lambda loader, node: Function(loader.construct_scalar(node)))
@@ -200,20 +304,17 @@ class _Reader:
         for member in members if isinstance(members, list) else [members]:
             if isinstance(member, str):
                 yield from self.named(member, shared, above)
-            elif isinstance(member, dict):
-                yield from self.member(name, {key: (value, path) for key, value in member.items()}, shared, above)
-
-    def member(self, group: str, config: Config, shared: Config, above: tuple[str, ...]) -> Iterator[SingleTask]:
-        """A member that a group writes out: a group or a task that there is, with changes, or a new one."""
-        key = "group" if "group" in config else "task"
-        name = str(config.get(key, ("",))[0])
-        changes = shared | {field: value for field, value in config.items() if field != key}
-        if name in (self.index.defined if key == "group" else self.index.names):
-            yield from self.named(name, changes, above)
-        elif key == "group":
-            yield from self.group(f"{group}::{name}", config, shared, above)
-        else:
-            yield SingleTask(f"{group}::{name}", changes)
+            elif isinstance(member, dict):  # a group or a task that there is, with changes, or a new one
+                own: Config = {key: (value, path) for key, value in member.items()}
+                key = "group" if "group" in own else "task"
+                called = str(member.get(key, ""))
+                changes = shared | {field: value for field, value in own.items() if field != key}
+                if called in (self.index.defined if key == "group" else self.index.names):
+                    yield from self.named(called, changes, above)
+                elif key == "group":
+                    yield from self.group(f"{name}::{called}", own, shared, above)
+                else:
+                    yield SingleTask(f"{name}::{called}", changes)
 
     def config(self, path: Path, above: tuple[Path, ...] = ()) -> Config:
         """A YAML file merged with what it includes."""
