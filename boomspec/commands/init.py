@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from boomspec.commands.shared import json_option
-from boomspec.compile.check import check_spec
+from boomspec.compile.check import check_experiments
 from boomspec.core.errors import BoomspecError, did_you_mean
 from boomspec.core.files import write_atomically
 from boomspec.spec.document import parse_document
@@ -61,7 +61,7 @@ def command(
     text = _replaced((_FOLDER / f"{template}.yaml").read_text(encoding="utf-8"), "name: ", name)
     for section, model in named.items():
         text = _replaced(text, "model: ", _relative(path.parent, model), after=f"{section}:")
-    check_spec(Entry(parse_document(text, path)).validated())
+    check_experiments([Entry(parse_document(text, path)).validated()])
     written = path.with_name(_SCHEMA_FILE) if schema else None
     content = json.dumps(json_schema(), indent=2) + "\n" if schema else ""
     if not force and os.path.lexists(path):

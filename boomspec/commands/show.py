@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from boomspec.commands.shared import json_option, spec_argument, store_option, warn
-from boomspec.compile.check import check_spec
+from boomspec.compile.check import check_experiments
 from boomspec.compile.compiler import compile_experiments, search_results_from
 from boomspec.compile.resolved import FOLLOWING, resolve, tasks_by_name
 from boomspec.core.errors import BoomspecError, SpecError
@@ -170,7 +170,7 @@ def review(address: Path, store: Where | None) -> Review:
 
 def _without_reading(files: dict[str, SpecFile], error: BoomspecError) -> Review:
     """Without a network, or without lm-eval: all but what is read, and layers where they depend on that."""
-    families = {label: check_spec(file) for label, file in files.items()}
+    families = {label: check_experiments([file])[0] for label, file in files.items()}
     shown = []
     for label, file in files.items():
         meaning = resolve(file.spec, families[label]).to_json()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib import metadata
+from importlib.metadata import distributions
 from typing import Any
 
 from boomspec.compile.family import ResolvedFamily
@@ -118,7 +118,7 @@ class Builder:
                 kept=kept,
                 sizes=tuple(BuiltSize(plan=plan, tied=tied) for plan, tied in sizes),
                 merged=True if merged else None,
-                transformers=_transformers(),
+                transformers=next((found.version for found in distributions(name="transformers")), "not installed"),
             ),
         )
         models_read = {"teacher": teacher, "student": student}.items()
@@ -141,10 +141,3 @@ class Builder:
 
 def _outline(facts: ModelFacts) -> Outline:
     return Outline(config=config_text(facts.written), tensors=outline(facts.stored), tied=facts.tied)
-
-
-def _transformers() -> str:
-    try:
-        return metadata.version("transformers")
-    except metadata.PackageNotFoundError:
-        return "not installed"

@@ -35,11 +35,6 @@ _SEARCHED = KeepChoice | OrderSearch | ShortGPT | LaCoSpec
 _PLENTY = 10_000_000  # tokens, where nothing is trained or searched: what is held out is a share of them
 
 
-def check_spec(file: SpecFile) -> ResolvedFamily | None:
-    """Check one experiment; its family, as in `check_experiments`. Raises SpecError."""
-    return check_experiments([file])[0]
-
-
 def check_experiments(files: Sequence[SpecFile]) -> list[ResolvedFamily | None]:
     """The family of every experiment of a spec. Raises SpecError with the problems of all.
 

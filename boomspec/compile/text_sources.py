@@ -10,17 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from boomspec.compile import text_files
 from boomspec.compile.places import Location, digest_of, errors_at, path_text
-from boomspec.compile.text_files import (
-    COMPRESSED,
-    UTF_16,
-    format_of,
-    home_path,
-    matching,
-    parquet_rows,
-    plain_part,
-    python_stdlib,
-)
 from boomspec.core.errors import Problem
 from boomspec.core.graph import HELD_OUT_TEXT, Source
 from boomspec.models.hub import UnreachableError, pinned_dataset
@@ -54,7 +45,7 @@ def entries(file: SpecFile, place: Location) -> list[FilesEntry]:
     section = data if place == FILES else data and data.held_out
     for i, text in enumerate((section and section.files) or ()):
         assert data is not None
-        matched = matching(file.folder((*place, i)), path_text(file, (*place, i), text), format=data.format)
+        matched = text_files.matching(file.folder((*place, i)), path_text(file, (*place, i), text), format=data.format)
         # "a/../b/x.txt" is b/x.txt once more; a link under another name is a document of its own.
         given = {path.parent.resolve() / path.name: path for path in matched}
         files = [path for known, path in given.items() if known not in seen]
@@ -66,7 +57,7 @@ def entries(file: SpecFile, place: Location) -> list[FilesEntry]:
 def data_files(file: SpecFile, place: Location = FILES) -> list[Path]:
     """The local files that hold the text, or those of `HELD_OUT_FILES`, in their order, each once."""
     if place == FILES and file.spec.data is not None and file.spec.data.corpus is not None:
-        return file.once("python_stdlib", python_stdlib)
+        return file.once("python_stdlib", text_files.python_stdlib)
     return [path for entry in entries(file, place) for path in entry.files]
 
 
@@ -80,7 +71,7 @@ def text_problems(file: SpecFile, data: DataSpec) -> Iterator[Problem]:
             yield file.problem(entry.place, f"no file matches '{entry.text}'", hint)
     for place in (FILES, HELD_OUT_FILES):
         files = [path for entry in entries(file, place) for path in entry.files]
-        formats = {} if data.format else {format_of(path): path.name for path in files}
+        formats = {} if data.format else {text_files.format_of(path): path.name for path in files}
         if None in formats:
             hint = "give it: format: text, jsonl, json or parquet"
             yield file.problem(place, f"the format of '{formats[None]}' is not known by its ending", hint)
@@ -88,7 +79,7 @@ def text_problems(file: SpecFile, data: DataSpec) -> Iterator[Problem]:
             message = f"files of several formats ({', '.join(sorted(map(str, formats)))})"
             yield file.problem(place, message, "give files of one format, or name it: format: ...")
     trained = [path for entry in entries(file, FILES) for path in entry.files]
-    if {data.format or format_of(path) for path in trained} == {"text"}:
+    if {data.format or text_files.format_of(path) for path in trained} == {"text"}:
         yield from _count_problems(file, data, len(trained))
     resolved = {path.resolve() for path in trained}
     for entry in entries(file, HELD_OUT_FILES):
@@ -148,15 +139,15 @@ def held_out_source(file: SpecFile) -> Source | None:
 def _of_files(file: SpecFile, kind: str, place: Location, files: list[Path]) -> Source:
     data, listed = file.spec.data, entries(file, place)
     assert data is not None
-    format = data.format or format_of(files[0])
+    format = data.format or text_files.format_of(files[0])
     for path in files if format != "parquet" else ():
         with path.open("rb") as opened:
-            if opened.read(2) in UTF_16:  # it would be read as something else or not at all
+            if opened.read(2) in text_files.UTF_16:  # it would be read as something else or not at all
                 hint = f"save it as UTF-8: iconv -f UTF-16 -t UTF-8 {path.name}"
                 raise file.error_at(place, f"'{path}' is UTF-16, not UTF-8", hint)
     identity = [{"sha256": digest_of(file, path), "bytes": path.stat().st_size} for path in files]
     written = [Path(entry.text) for entry in listed]
-    shown = (str(p.relative_to(plain_part(p).parent)) if p.is_absolute() else str(p) for p in written)
+    shown = (str(p.relative_to(text_files.plain_part(p).parent)) if p.is_absolute() else str(p) for p in written)
     location = {
         "files": [str(path) for path in files],
         "name": ", ".join(shown) if listed else data.corpus,
@@ -168,7 +159,7 @@ def _of_files(file: SpecFile, kind: str, place: Location, files: list[Path]) -> 
 
 def _file_names(file: SpecFile, files: list[Path], listed: list[FilesEntry]) -> list[str]:
     """What the files are called on every machine: their paths from where the spec's entries, or the corpus, start."""
-    parts = [plain_part(home_path(path_text(file, entry.place, entry.text))) for entry in listed]
+    parts = [text_files.plain_part(text_files.home_path(path_text(file, entry.place, entry.text))) for entry in listed]
     # The value of a variable differs from machine to machine, also where it leads into the spec's own folder.
     bases = [part for part, entry in zip(parts, listed, strict=True) if has_variables(entry.text)]
     bases += [*(file.folder(entry.place) for entry in listed), *parts]
@@ -186,8 +177,8 @@ def _counted(entry: FilesEntry, format: str | None) -> dict[str, object]:
     if format == "text":
         documents = len(entry.files)
     elif format == "parquet":
-        rows = [parquet_rows(path) for path in entry.files]
+        rows = [text_files.parquet_rows(path) for path in entry.files]
         documents = None if None in rows else sum(filter(None, rows))
-    elif format == "jsonl" and size <= _COUNTED and not any(p.suffix in COMPRESSED for p in entry.files):
+    elif format == "jsonl" and size <= _COUNTED and not any(p.suffix in text_files.COMPRESSED for p in entry.files):
         documents = sum(1 for path in entry.files for line in path.read_bytes().split(b"\n") if line.strip())
     return {"entry": entry.text, "files": len(entry.files), "documents": documents, "bytes": size}

@@ -149,11 +149,6 @@ class Documents:
             before += file["bytes"]
 
 
-def source_bytes(source: Source) -> int:
-    """Bytes of all files of a source; 0 where they are not known."""
-    return sum(file["bytes"] for file in source.identity.get("files", ()))
-
-
 def _check(path: Path, found: str, expected: str) -> None:
     if found != expected:
         digests = f"sha256 {found[:12]}..., the graph was compiled for {expected[:12]}..."
@@ -213,7 +208,6 @@ class _Zstd(io.RawIOBase):
 
 
 def _text_file(data: bytes, path: Path) -> str | BadRow:
-    """The text of a file with these bytes."""
     with _decompressed(path, data) as (file, _):
         data = file.read()
     _check_encoding(data, path)
@@ -264,7 +258,6 @@ def _json_rows(path: Path, field: str, skipped: Skipped) -> Iterator[Row]:
 
 
 def _elements(file: io.TextIOWrapper, path: Path) -> Iterator[Any]:
-    """The elements of the JSON array that a file holds."""
     decoder, buffer, at, begun = json.JSONDecoder(), "", 0, False
     piece, line = _PIECE, 1
 

@@ -77,10 +77,20 @@ def train_tokenizer(wanted: TrainTokenizer, texts: Iterator[str], folder: Path, 
 
 
 def copy_tokenizer(source: Source, folder: Path) -> None:
-    """Copy a tokenizer's files; checks those of a folder against the digests in the source's identity."""
+    """Copy a tokenizer's files; checks those of a folder against the digests in the source's identity.
+
+    The own code of one of the hub runs if it is trusted, in the version of the commit.
+    """
     code = source.identity.get(CODE, {})
-    if "hub" in source.identity:
-        _fetch_tokenizer(source, code, folder)
+    if (hub := source.identity.get("hub")) is not None:
+        if code:
+            tokenizer_of(model_folder(Input(source.id, source=source)), code.values()).save_pretrained(folder)
+            return
+        revision = source.identity["revision"]
+        if (config := cached_file(hub, CONFIGS["tokenizer"], revision=revision, **_OPTIONAL)) is not None:
+            check_native(Path(config).parent, "tokenizer", hub)
+        AutoTokenizer.from_pretrained(hub, revision=revision, trust_remote_code=False).save_pretrained(folder)
+        forget_code(folder)
         return
     origin = Path(source.location["folder"])
     if not code:
@@ -103,18 +113,6 @@ def copy_tokenizer(source: Source, folder: Path) -> None:
         forget_code(folder)
     if context := source.identity.get(CONTEXT):  # fields of the model's config that decide the tokenizer's class
         (folder / CONFIG).write_text(json.dumps(context, indent=2) + "\n", encoding="utf-8")
-
-
-def _fetch_tokenizer(source: Source, code: dict[str, str], folder: Path) -> None:
-    """Save a tokenizer of the hub. Its own code runs if it is trusted, in the version of the commit."""
-    hub, revision = source.identity["hub"], source.identity["revision"]
-    if code:
-        tokenizer_of(model_folder(Input(source.id, source=source)), code.values()).save_pretrained(folder)
-        return
-    if (config := cached_file(hub, CONFIGS["tokenizer"], revision=revision, **_OPTIONAL)) is not None:
-        check_native(Path(config).parent, "tokenizer", hub)
-    AutoTokenizer.from_pretrained(hub, revision=revision, trust_remote_code=False).save_pretrained(folder)
-    forget_code(folder)
 
 
 def load_tokenizer(folder: Path, code: Collection[str], *, bos: bool | None) -> TextTokenizer:

@@ -94,10 +94,8 @@ class TokenStream:
         """
         windows = self.windows(sequence_length)
         if windows == 0:
-            raise BoomspecError(
-                f"{self.file}: {len(self)} tokens are too few for one sequence of {sequence_length}",
-                hint="give more text or a smaller data.sequence_length",
-            )
+            message = f"{self.file}: {len(self)} tokens are too few for one sequence of {sequence_length}"
+            raise BoomspecError(message, hint="give more text or a smaller data.sequence_length")
         before, length = len(self.prefix), sequence_length + 1 - len(self.prefix)
         batch_BT = np.empty((sequences, sequence_length + 1), np.int64)
         batch_BT[:, :before] = self.prefix
@@ -229,10 +227,8 @@ class TokenWriter:
     def reached(self, place: Place) -> None:
         """Note that everything up to this place is written; save a checkpoint where one is due."""
         self.place = place
-        if time.monotonic() - self._saved >= self.seconds:
-            self.save()
-
-    def save(self) -> None:
+        if time.monotonic() - self._saved < self.seconds:
+            return
         for split, file in self._files.items():
             file.flush()
             flush(self.folder / f"{split}.bin")
@@ -247,7 +243,6 @@ class TokenWriter:
         self._saved = time.monotonic()
 
     def finish(self, payload: Path) -> None:
-        """Move the streams into the payload."""
         self.close()
         for split in _SPLITS:
             shutil.move(self.folder / f"{split}.bin", payload / f"{split}.bin")

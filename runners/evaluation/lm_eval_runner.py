@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -247,8 +247,7 @@ def run_task(lm: Harness, *, measure: LmEval, source: Source) -> dict[str, Any]:
     return results
 
 
-@contextmanager
-def bootstrapping(progress: Progress) -> Iterator[None]:
+def bootstrapping(progress: Progress) -> AbstractContextManager[object]:
     """Compute lm-eval's bootstrapped standard errors in this process and with progress: the same numbers.
 
     lm-eval itself starts as many processes as the machine has CPUs, however many the task may use.
@@ -263,5 +262,4 @@ def bootstrapping(progress: Progress) -> Iterator[None]:
                 progress.update(len(found), iters, unit="resamples")
         return float(metrics.sample_stddev(found))
 
-    with patch.object(metrics, "bootstrap_stderr", bootstrap_stderr):
-        yield
+    return patch.object(metrics, "bootstrap_stderr", bootstrap_stderr)

@@ -22,7 +22,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.files import replace_folder
 from boomspec.core.graph import Source
 from boomspec.core.tasks import Tokenize
-from runners.data.documents import Document, Documents, source_bytes
+from runners.data.documents import Document, Documents
 from runners.data.text_tokenizer import TextTokenizer, copy_tokenizer, load_tokenizer, train_tokenizer
 from runners.data.tokens import DTYPES, META, TOKENIZER, Count, Place, TokenWriter
 from runners.runtime.context import Context
@@ -114,7 +114,9 @@ def _is_held_out(record: Tokenize, index: int) -> bool:
 
 def _write_part(context: Context[Tokenize], tokenizer: TextTokenizer, writer: TokenWriter) -> None:
     record, place = context.record, writer.place
-    apart, all_bytes = _PARTS[place.part] == "held_out", source_bytes(_source(context, _PARTS[place.part]))
+    apart = _PARTS[place.part] == "held_out"
+    files = _source(context, _PARTS[place.part]).identity.get("files", ())
+    all_bytes = sum(file["bytes"] for file in files)  # 0 where they are not known
     train = writer.counts["train"]
     source = _documents(context, place)
     for batch, index in _batches(source, place.documents):

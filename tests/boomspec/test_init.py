@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from boomspec.commands.cli import main
 from boomspec.commands.init import TEMPLATES
-from boomspec.compile.check import check_spec
+from boomspec.compile.check import check_experiments
 from boomspec.compile.compiler import compile_experiments
 from boomspec.compile.resolved import resolve
 from boomspec.spec.experiments import load_spec
@@ -39,7 +39,7 @@ def test_a_template_is_a_valid_spec_with_a_question_and_a_comment_on_most_lines(
     path = Path(f"{name}.yaml")
     assert path.read_text() == (FOLDER / f"{name}.yaml").read_text()
     assert f"boomspec run {path}" in result.output
-    check_spec(load_spec(path))
+    check_experiments([load_spec(path)])
     text = path.read_text()
     assert "?" in text.splitlines()[0]
     assert load_spec(path).spec.name == name

@@ -1,6 +1,7 @@
 """Before anything takes long, a check of seconds: what the compiler puts in front, and what it never changes."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -57,7 +58,7 @@ def test_everything_that_takes_long_comes_after_the_check(compiled):
 
 def test_a_check_is_no_input_and_in_no_id(compiled, monkeypatch):
     first = compiled()[0].graph
-    monkeypatch.setattr("boomspec.compile.builder._transformers", lambda: "another")
+    monkeypatch.setattr("boomspec.compile.builder.distributions", lambda name: [SimpleNamespace(version="another")])
     second = compiled()[0].graph
     assert [node.id for node in first.nodes.values() if node.task.kind == "check"] != [
         node.id for node in second.nodes.values() if node.task.kind == "check"

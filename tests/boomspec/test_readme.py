@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from boomspec.commands.cli import main
-from boomspec.compile.check import check_spec
+from boomspec.compile.check import check_experiments
 from boomspec.spec.experiments import load_spec
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +40,7 @@ def test_the_spec_is_valid(tmp_path):
     spec = next(block for block in blocks("yaml") if block.startswith("boomspec: 1"))
     path = tmp_path / "spec.yaml"
     path.write_text(spec)
-    check_spec(load_spec(path))
+    check_experiments([load_spec(path)])
 
 
 def test_the_tree_names_every_room():

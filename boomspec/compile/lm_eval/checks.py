@@ -17,7 +17,7 @@ from typing import Any
 
 from boomspec.compile.lm_eval.sources import definition_of
 from boomspec.compile.lm_eval.tasks import LOADERS, MISSING, SingleTask, functions
-from boomspec.core.errors import Problem, did_you_mean
+from boomspec.core.errors import did_you_mean
 from boomspec.models.facts import ModelFacts
 from boomspec.spec.sections.evaluation import TaskSpec
 from boomspec.spec.spec_file import SpecFile, memoized_for
@@ -31,14 +31,9 @@ _BUDGET = 256  # lm-eval's default
 Failure = tuple[str, str]  # message, hint
 
 
+@memoized_for("evaluate", "teacher", "data")
 def check_tasks(file: SpecFile, facts: ModelFacts) -> None:
     """Raise SpecError with every lm-eval task that cannot be run on this teacher and the models made of it."""
-    if problems := _problems(file, facts):
-        raise file.error(*problems)
-
-
-@memoized_for("evaluate", "teacher", "data")
-def _problems(file: SpecFile, facts: ModelFacts) -> list[Problem]:
     positions, problems = _positions(facts.config), []
     for index, section in enumerate(file.spec.evaluate.tasks if file.spec.evaluate is not None else ()):
         tasks = definition_of(file, section.task).tasks
@@ -49,7 +44,8 @@ def _problems(file: SpecFile, facts: ModelFacts) -> list[Problem]:
             more = f" (and {others} more of '{section.task}' cannot be run either)" if others else ""
             message = f"lm-eval task '{task.name}' {message}{more}"
             problems.append(file.problem(("evaluate", "tasks", index), message, hint))
-    return problems
+    if problems:
+        raise file.error(*problems)
 
 
 def task_failures(task: SingleTask, section: TaskSpec, positions: int | None) -> Iterator[Failure]:
@@ -80,7 +76,7 @@ def task_failures(task: SingleTask, section: TaskSpec, positions: int | None) ->
 def _files(task: SingleTask) -> Iterator[Failure]:
     """Files and functions that its YAML names and that do not exist."""
     if (include := task.get(MISSING)) is not None:
-        yield f"includes {include}, which is not there", f"paths start at the folder of {task.file(MISSING)}"
+        yield f"includes {include}, which is not there", f"paths start at the folder of {task.fields[MISSING][1]}"
     for field, (value, path) in task.fields.items():
         for function in functions(value):
             module, _, name = function.rpartition(".")

@@ -54,7 +54,7 @@ def draws(task: SingleTask, root: Path, *, num_fewshot: int | None) -> bool:
         or "use_prompt" in task.fields
         or (task.shots(num_fewshot) > 0 and task.few_shot.get("sampler", "default") != "first_n")
         or _samples(task.generation)
-        or any(_IN_TEMPLATE.search(text) for text in texts(task.values))
+        or any(_IN_TEMPLATE.search(text) for text in texts(task.fields))
         or _code_draws(task, root)
     )
 
@@ -82,7 +82,7 @@ def _samples(generation: dict[str, Any]) -> bool:
 def _code_draws(task: SingleTask, root: Path) -> bool:
     """Whether a module that the task takes functions from, or one of lm-eval's tasks that it imports, draws."""
     found: set[Path] = set()
-    for function in functions(task.values):
+    for function in functions(task.fields):
         if (module := function.module) is None:
             return True  # of an installed package
         add_with_imports(module, root, found)

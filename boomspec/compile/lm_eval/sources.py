@@ -155,7 +155,7 @@ class _Search:
     def _of_a_function(self, options: dict[str, Any]) -> dict[str, Any]:
         """The options that a function of the task gets: where all of them are files or folders, they are data."""
         named = {key: options[key] for key in ("data_files", "data_dir") if options.get(key)}
-        base = self.task.file("dataset_kwargs").parent if named else self.root
+        base = self.task.fields["dataset_kwargs"][1].parent if named else self.root
         given = [base / Path(text).expanduser() for text in texts(named)]
         if not given or not all(path.exists() for path in given):
             return {}
@@ -171,7 +171,7 @@ class _Search:
             if self.own:  # datasets would take what lies where the process runs
                 raise self._error(f"dataset_path '{path}' reads files, and none are named", _ADVICE)
             return {}
-        base = self.task.file("dataset_kwargs").parent
+        base = self.task.fields["dataset_kwargs"][1].parent
         if folder:
             self._check_pinned(folder)
             named, base = str(folder), (base / Path(str(folder)).expanduser()).resolve()
@@ -188,7 +188,7 @@ class _Search:
         """The folder that `dataset_path` names; None for the name of a data set on the hub."""
         if "://" in path:
             raise self._error(f"dataset_path '{path}' is no data set of the hub and no folder", _ADVICE)
-        folder = (self.task.file("dataset_path").parent / Path(path).expanduser()).resolve()
+        folder = (self.task.fields["dataset_path"][1].parent / Path(path).expanduser()).resolve()
         if folder.is_file():
             raise self._error(f"dataset_path '{path}' is a file, and lm-eval takes folders", _ADVICE)
         if not folder.is_dir():

@@ -183,14 +183,6 @@ class SingleTask:
         found = self.get(name)
         return found if isinstance(found, dict) else {}
 
-    def file(self, name: str) -> Path:
-        """The file that says a field. Raises KeyError where none does."""
-        return self.fields[name][1]
-
-    @property
-    def values(self) -> list[Any]:
-        return [value for value, _ in self.fields.values()]
-
     @property
     def in_python(self) -> bool:
         """Whether it is a class: then its files' fields do not say what it does."""
@@ -242,13 +234,10 @@ def read_task(name: str, root: Path) -> TaskDefinition:
         if (module := function.module) is not None:
             add_with_imports(module, root, files)
     inside = {path for path in files if path.is_relative_to(root.resolve())}
-    versions: dict[str, str] = {}
-    for called, config in {**reader.groups, **{task.name: task.fields for task in tasks}}.items():
-        described = config.get("metadata", (None,))[0]
-        if isinstance(described, dict) and "version" in described:
-            versions[called.rpartition("::")[2]] = str(described["version"])
-    datasets: dict[str, str | None] = {}
-    metrics: set[str] = set()
+    versions, datasets, metrics = dict[str, str](), dict[str, str | None](), set[str]()
+    for task in [*(SingleTask(called, config) for called, config in reader.groups.items()), *tasks]:
+        if "version" in (described := task.mapping("metadata")):
+            versions[task.name.rpartition("::")[2]] = str(described["version"])
     for task in tasks:
         if isinstance(path := task.get("dataset_path"), str) and path not in LOADERS:
             revision = task.mapping("dataset_kwargs").get("revision")
@@ -317,7 +306,6 @@ class _Reader:
                     yield SingleTask(f"{name}::{called}", changes)
 
     def config(self, path: Path, above: tuple[Path, ...] = ()) -> Config:
-        """A YAML file merged with what it includes."""
         path = path.resolve()
         if path in above:
             return {}  # lm-eval refuses a circle
