@@ -56,7 +56,6 @@ def code_files(folder: Path) -> dict[str, Path]:
 
 
 def code_digests(folder: Path) -> dict[str, str]:
-    """sha256 of a model folder's code, by file name."""
     return {name: file_digest(path) for name, path in code_files(folder).items()}
 
 

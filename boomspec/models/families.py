@@ -1,6 +1,4 @@
-"""Per-architecture exceptions, keyed by `model_type`, that config and headers do not show.
-
-A family without a row is read as its headers and config say.
+"""Per-architecture exceptions, keyed by `model_type`, that config and headers do not show; most families have none.
 
 Names are canonical ones: those under which this project compares and writes tensors, and transformers loads them.
 """
@@ -123,7 +121,6 @@ LOGITS: Mapping[str, Literal["capped", "divided", "multiplied"]] = {
 
 
 def row_of(model_type: object) -> FamilyRules:
-    """The row of a family."""
     return FAMILIES.get(str(model_type), _NO_EXCEPTIONS)
 
 

@@ -95,7 +95,6 @@ def is_hub_file(name: str) -> bool:
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
-    """The files that make up a folder's tokenizer, sorted."""
     return _files(folder, is_tokenizer_file)
 
 

@@ -136,7 +136,6 @@ def pinned_model(model: str, revision: str | None) -> tuple[str, ModelFacts]:
 
 
 def _facts(folder: Path, tensors: Mapping[str, TensorEntry], model: str, same: Same = same_bytes) -> ModelFacts:
-    """The facts of a model as it is when it is dequantised."""
     return model_facts(*foreseen(read_config(folder), tensors, model), model, same=same)
 
 

@@ -2,9 +2,9 @@
 
     keys and values of one layer = 2 x num_key_value_heads x head_dim x bytes per element x tokens x batch
 
-`tokens` is the context, or the window where it is shorter and the layer attends to a window only. Elements are
-of the type of the weights. Where config.json does not say which layers have a window, all count in full.
-Attention that caches something else (latent, linear, shared between layers) is an error, not a guess.
+`tokens` is the context, or the window where it is shorter and config.json says that the layer attends to a window only.
+Elements are of the type of the weights. Attention that caches something else (latent, linear, shared between layers) is
+an error, not a guess.
 """
 
 from boomspec.core.errors import BoomspecError

@@ -115,7 +115,6 @@ def whole_names(facts: ModelFacts) -> Callable[[str], str]:
 
 
 def whole_config(facts: ModelFacts, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The teacher's config with another decoder's `config` in it."""
     key = next(key for key in DECODER_CONFIGS if isinstance(facts.written.get(key), dict))
     own = facts.written[key]
     inner = {name: value for name, value in config.items() if name != "architectures" or name in own}

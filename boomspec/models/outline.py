@@ -37,7 +37,6 @@ def config_text(config: Mapping[str, Any]) -> str:
 
 
 def config_of(text: str) -> dict[str, Any]:
-    """The inverse of `config_text`."""
     return dict(json.loads(text))
 
 

@@ -4,8 +4,7 @@
                      layers; a list whose name says "layer" must be one. The names of both tables below are neither.
     list of indices  the layers something is true of (`mlp_only_layers`): translated to the new indices
     pattern          a rule for each index (`sliding_window_pattern`, or a family's built-in one): written out as the
-                     per-layer list that transformers makes of it, where transformers may be asked; `config_rules` has
-                     those without such a list
+                     per-layer list that transformers makes of it; `config_rules` has those without such a list
 
 Nothing here looks at weights, or imports transformers: who may brings `complete`.
 """

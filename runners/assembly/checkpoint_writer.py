@@ -156,7 +156,6 @@ def _convert(read: int, write: int, source: TensorEntry, dtype: str, start: int)
 
 
 def _copy(source: int, target: int, start: int, place: int, count: int) -> None:
-    """Copy `count` bytes from `start` of one file to `place` of another."""
     # Measured on ext4: across page boundaries the kernel's own copy is slower than a buffer.
     if (start - place) % _BLOCK == 0:
         copied = _copy_in_kernel(source, target, start, place, count)

@@ -4,9 +4,7 @@
 
 In the config widths, vocabularies and experts become tiny, the layers stay as they are. The name of a number says what
 it is; those that belong together (hidden size = heads x head size) are given sizes that fit together in every family
-that follows the names' convention; who does not says so in its row of `boomspec.models.families`. A tensor that the
-class would not write (a mask that old versions stored, a head of another task) is in the folder, too, as small as the
-sizes that it shares with others are.
+that follows the names' convention; who does not says so in its row of `boomspec.models.families`.
 """
 
 import json
@@ -185,7 +183,7 @@ def randomise(model: Any, *, seed: int) -> None:
 def _named(
     saved: Mapping[str, Tensor], real: Mapping[str, TensorEntry], model: Any, *, tied: bool
 ) -> dict[str, Tensor]:
-    """The tiny tensors under the names of the real files; what the class would save and is not there is left out."""
+    """The tiny tensors under the names of the real files; small ones for what the class drops, such as old masks."""
     row, prefix = row_of(model.config.model_type), f"{model.base_model_prefix}."
     result: dict[str, Tensor] = {}
     others: list[TensorEntry] = []

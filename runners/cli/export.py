@@ -63,7 +63,7 @@ def export(graph: TaskGraph, store: Store, plan: str | None, target: Path, *, fo
     """
     # Not at the top: these read the environment that `main` sets.
     from runners.assembly.assemble import assemble_family
-    from runners.modeling.members import built_folder, lineage_of, owner_folders
+    from runners.modeling.models import built_folder, lineage_of, owner_folders
     from runners.report.model_card import model_card
 
     target = target.absolute()

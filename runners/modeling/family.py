@@ -1,11 +1,9 @@
 """Make models of any size from one teacher and one student in memory, sharing their weights.
 
-A member is a model of the teacher's own class, built from its own config as transformers would build it from
-an assembled folder, whose parameters ARE those of teacher and student: no weight is copied. Its modules are its
-own, so a layer knows its place (`layer_idx`, and with it the KV cache) in every member that it is part of.
-
-The rules are those of `boomspec.models.fit.tensors_of_plan`; every layer keeps the config attributes of the one it
-came from.
+A member is a model of the teacher's own class, built from its own config as transformers would build it from an
+assembled folder, whose parameters ARE those of teacher and student (`boomspec.models.fit.tensors_of_plan` says whose):
+no weight is copied. Its modules are its own, so a layer knows its place (`layer_idx`, and with it the KV cache) in every
+member that it is part of.
 """
 
 from __future__ import annotations
@@ -28,9 +26,8 @@ from boomspec.models import trust
 from boomspec.models.facts import ModelFacts, read_facts
 from boomspec.store import Store
 from runners.modeling.hidden_states import decoder_layers
-from runners.modeling.members import built_folder, lineage_of, owner_folders
 from runners.modeling.model_config import config_object, plan_config
-from runners.modeling.models import load, stored_dtype
+from runners.modeling.models import built_folder, lineage_of, load, owner_folders, stored_dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -90,10 +90,8 @@ def forget_code(folder: Path) -> None:
 
 
 def without_code(config: dict[str, Any]) -> dict[str, Any]:
-    """A config that names no code."""
     return {key: value for key, value in config.items() if key != AUTO_MAP}
 
 
 def tokenizer_of(folder: Path, code: Collection[str] = ()) -> Any:
-    """transformers' tokenizer of a folder."""
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=prepare_custom_code(folder, "tokenizer", code))

@@ -62,7 +62,6 @@ def base_model(model: Any) -> Any:
 
 
 def layer_lists(model: Any, count: int) -> dict[str, nn.ModuleList]:
-    """The outermost lists of `count` modules, by name."""
     found: dict[str, nn.ModuleList] = {}
     for name, module in model.named_modules():
         inside = any(name.startswith(f"{outer}.") for outer in found)

@@ -1,12 +1,10 @@
 """Run a causal language model in parts: what comes before its decoder layers, each layer, what comes after them.
 
-No family is named here. For a batch of tokens the model is run once with hollow layers, which note how they
-are called (masks, positions, whatever the family hands to its layers) and pass their input on. From then on
-every layer can be run alone, on any hidden state of that batch; and what comes after the layers is the model
-run once more with hollow layers, of which the last one gives the hidden state that is to be finished.
-
-Does NOT work for models whose layers share state beside the hidden one (a layer that reads another's keys):
-`take_apart` runs all layers one by one and raises where the result is not the model's own.
+No family is named here. For a batch of tokens the model is run once with hollow layers, which note how they are called
+(masks, positions, whatever the family hands to its layers) and pass their input on. From then on every layer can be run
+alone, on any hidden state of that batch; what comes after the layers is the model run once more with hollow layers, of
+which the last one gives the hidden state that is to be finished. Does NOT work for models whose layers share state
+beside the hidden one (a layer that reads another's keys): `take_apart` raises for those.
 
 Shapes: B sequences, T positions, D hidden size.
 """

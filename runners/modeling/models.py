@@ -1,11 +1,11 @@
-"""Find, load and save model folders. Only safetensors are read.
+"""Find, load and save model folders: of an input, and of a family's models. Only safetensors are read.
 
 Of the code that a model brings along only what the spec trusts is run: `code`, the sha256 of each file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,11 @@ from huggingface_hub import snapshot_download
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.graph import CODE
+from boomspec.core.graph import CODE, TaskGraph
 from boomspec.core.identity import file_digest
+from boomspec.core.layers import TEACHER, Owner
+from boomspec.core.sizes import Lineage, Member
+from boomspec.core.tasks import Interpolate
 from boomspec.models.checkpoint import checkpoint_files, read_checkpoint, read_header
 from boomspec.models.code import CODE_FILES
 from boomspec.models.facts import model_facts, read_config, read_facts
@@ -23,6 +26,7 @@ from boomspec.models.families import WRAPPERS, unwrapped
 from boomspec.models.folder import HUB_FILES, NOT_HUB_FILES, check_folder
 from boomspec.models.nested import DECODERS, decoder_config
 from boomspec.models.quantized import check_plain, foreseen
+from boomspec.store import Store
 from runners.modeling.foreign_code import prepare_custom_code
 from runners.modeling.model_config import config_object
 from runners.runtime.device import device
@@ -70,6 +74,54 @@ def _unchanged(folder: Path, digests: dict[str, str]) -> Path:
         if not name.endswith(".safetensors") and file_digest(folder / name) != sha256:
             raise BoomspecError(f"{folder / name}: the file has changed since the spec was compiled", hint="run again")
     return folder
+
+
+def lineage_of(graph: TaskGraph) -> Lineage:
+    """The family of a graph. Raises BoomspecError where the graph ends at a search."""
+    if graph.family is None:
+        raise BoomspecError(f"{graph.name}: its layers or their order are still to be searched for")
+    return graph.family
+
+
+def owner_folders(graph: TaskGraph, store: Store, owners: Iterable[Owner]) -> dict[Owner, Path]:
+    """Model folders of teacher and student, fetched from the hub where they are there."""
+    lineage, folders = lineage_of(graph), {}
+    for owner in owners:
+        task = lineage.teacher if owner == TEACHER else lineage.student
+        if task in graph.sources:
+            folders[owner] = model_folder(Input(task, source=graph.sources[task]))
+            continue
+        node = graph.nodes[task]
+        if not store.has(node.task.kind, task):
+            raise BoomspecError(f"{graph.name}: '{node.name}' is not in the store {store.address}")
+        folders[owner] = store.fetch(node.task.kind, task) / MODEL
+    return folders
+
+
+def task_of(graph: TaskGraph, member: Member) -> str | None:
+    """Id of the task or source that is this model; None for a size that the graph does not build."""
+    lineage = lineage_of(graph)
+    if member.is_teacher:
+        return lineage.teacher
+    if member.plan == lineage.trained.plan:
+        return lineage.student
+    for node in graph.nodes.values():
+        record, inputs = node.task.record, node.task.inputs
+        if not isinstance(record, Interpolate) or (record.plan, record.tied) != (member.plan, member.tied):
+            continue
+        if (inputs["teacher"], inputs["student"]) == (lineage.teacher, lineage.student):
+            return node.id
+    return None
+
+
+def built_folder(graph: TaskGraph, store: Store, member: Member) -> Path | None:
+    """The folder of a model that is in the store already, whole."""
+    task = task_of(graph, member)
+    if task is None or task not in graph.nodes:
+        return None
+    kind = graph.nodes[task].task.kind
+    ready = store.has(kind, task) and store.damage(kind, task) is None
+    return store.fetch(kind, task) / MODEL if ready else None
 
 
 def stored_dtype(folder: Path) -> torch.dtype:

@@ -17,7 +17,7 @@ from boomspec.core.tasks import Dequantize, Report
 from boomspec.models.facts import read_config, read_facts, total_bytes, total_parameters
 from boomspec.models.trust import foreign_code
 from boomspec.store import Store
-from runners.modeling.members import lineage_of, task_of
+from runners.modeling.models import lineage_of, task_of
 from runners.report.collect import collect
 from runners.report.format import count, number, size
 from runners.report.page import TEMPLATES

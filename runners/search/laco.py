@@ -1,12 +1,12 @@
 """LaCo: collapse consecutive layers of a teacher into one, without training (arXiv 2402.11187).
 
-`merge` layers l, l+1, ... become one in the place, and with the config attributes, of layer l. Each of its
-parameters (norms and biases, too) is
+`merge` layers l, l+1, ... become one in the place, and with the config attributes, of layer l. Each of its parameters
+(norms and biases, too) is
 
     W_l + sum_k (W_{l+k} - W_l)        k = 1 .. merge - 1
 
-so a collapsed layer, and one that is collapsed again, is a sum of teacher layers with whole-number weights: all
-that the search keeps. (With merge = 2 the sum is W_{l+1} alone.)
+so a collapsed layer, and one that is collapsed again, is a sum of teacher layers with whole-number weights: all that
+the search keeps. (With merge = 2 the sum is W_{l+1} alone.)
 
 A pointer l slides down from the highest place. A merge is kept where the mean cosine, over all positions of the
 calibration text, of the last hidden state (which the head reads) to the teacher's is above `threshold`; then the
@@ -165,7 +165,6 @@ def similarity_to(teacher: Any, batches: Sequence[Tensor]) -> Callable[[Sequence
 
 @torch.no_grad()
 def _add_up(target: nn.Module, layers: nn.ModuleList, collapsed: Collapsed) -> None:
-    """Give `target` the sum of the layers' parameters, computed in fp32."""
     sources = {layer: dict(layers[layer].named_parameters()) for layer in collapsed.weights}
     for name, parameter in target.named_parameters():
         total = torch.zeros_like(parameter, dtype=MASTER_DTYPE)

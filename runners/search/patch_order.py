@@ -213,7 +213,6 @@ class Divergence:
         return values_BT.sum(1) if self._choice.reduction == "token_mean" else values_BT.amax(1)
 
     def mean(self, of_sequences: Sequence[Tensor]) -> float:
-        """The value of a candidate, from what all batches add."""
         total = torch.cat(list(of_sequences))
         positions = 1 if self._choice.reduction == "sequence_max" else self._hidden[0].shape[1]
         return float(total.sum() / (len(total) * positions))
