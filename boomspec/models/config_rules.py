@@ -1,9 +1,9 @@
 """What two configs must agree in, so that layers can be exchanged, and what in a config depends on index or depth.
 
-agreement   All that is not known to change nothing (`_HARMLESS`) nor set layer by layer (`plan_config`). A key that only
-            one of them has, or has a value for, leaves it open, as transformers' own defaults do; where transformers is
-            at hand, configs are compared with every default written out, in which null is a value, too: no window, no
-            cap on the logits. The three spellings of rotary embeddings (`rope_theta` and `rope_scaling`;
+agreement   All that is not known to change nothing (`_HARMLESS`) nor set layer by layer (`plan_config`). A key that
+            only one of them has, or has a value for, leaves it open, as transformers' own defaults do; where it is at
+            hand, configs are compared with every default written out, in which null is a value, too: no window, no cap
+            on the logits. The three spellings of rotary embeddings (`rope_theta` and `rope_scaling`;
             `rope_parameters`; that for each type of layer) are compared in one form.
 leading     a number of first layers that are of another kind: counted anew for every plan
 by depth    a factor that is divided by a function of the number of layers: scaled so that each layer keeps its own

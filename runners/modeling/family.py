@@ -2,8 +2,8 @@
 
 A member is a model of the teacher's own class, built from its own config as transformers would build it from an
 assembled folder, whose parameters ARE those of teacher and student (`boomspec.models.fit.tensors_of_plan` says whose):
-no weight is copied. Its modules are its own, so a layer knows its place (`layer_idx`, and with it the KV cache) in every
-member that it is part of.
+no weight is copied. Its modules are its own, so a layer knows its place (`layer_idx`, and with it the KV cache) in
+every member that it is part of.
 """
 
 from __future__ import annotations
