@@ -20,10 +20,10 @@ from boomspec.core.graph import CODE, Source
 from boomspec.core.tasks import Architecture, Dequantize
 from boomspec.models import code
 from boomspec.models import folder as contents
-from boomspec.models.checkpoint import checkpoint_files, read_checkpoint
-from boomspec.models.facts import ModelFacts, llama_facts, model_facts, read_config
+from boomspec.models.checkpoint import checkpoint_files
+from boomspec.models.facts import ModelFacts, llama_facts, read_config
 from boomspec.models.hub import UnreachableError, cached_model, hub_code, hub_folder, pinned_model
-from boomspec.models.quantized import check_quantization, foreseen, quantization_of, target_dtype
+from boomspec.models.quantized import check_quantization, quantization_of, target_dtype, whole_facts
 from boomspec.models.tokenizer import needed_rows
 from boomspec.spec.sections.student import StudentSpec
 from boomspec.spec.sections.teacher import PretrainSpec, TeacherSpec
@@ -93,10 +93,7 @@ def local_facts(file: SpecFile) -> ModelFacts | None:
 def _facts(file: SpecFile, folder: Path) -> ModelFacts:
     """The facts of a model in a folder, as they are after dequantisation."""
 
-    def read() -> ModelFacts:
-        return model_facts(*foreseen(read_config(folder), read_checkpoint(folder), str(folder)), str(folder))
-
-    return file.once(("facts", folder), read)
+    return file.once(("facts", folder), lambda: whole_facts(folder, str(folder)))
 
 
 def dequantization(file: SpecFile, role: Role) -> Dequantize | None:

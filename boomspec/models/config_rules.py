@@ -42,10 +42,9 @@ _PLACES: Mapping[str, Place] = {
 }
 _REPLACED_BY = {"interleave_moe_layer_step": "moe_layers", "moe_layer_freq": "mlp_layer_types"}  # by a list
 
-# What cannot be interpolated at all, by a key of the config (unless 0, null or false).
-_REFUSED_KEYS: Mapping[str, str] = {
-    "hidden_size_per_layer_input": "one table embeds the tokens for all layers together, so its width is their number"
-}
+# A key of the config with which, unless 0 or null, nothing can be interpolated.
+_REFUSED = "hidden_size_per_layer_input"
+_WHY = "one table embeds the tokens for all layers together, so its width is their number"
 
 
 def apply_rules(
@@ -54,8 +53,7 @@ def apply_rules(
     """Change in a plan's config what depends on the number of layers; BoomspecError where a layer would be another."""
     model_type, count = str(config.get("model_type")), len(plan)
     row = row_of(model_type)
-    by_key = [f"config.json says {key}: {config[key]}: {why}" for key, why in _REFUSED_KEYS.items() if config.get(key)]
-    if reason := row.refused or next(iter(by_key), None):
+    if reason := row.refused or (config.get(_REFUSED) and f"config.json says {_REFUSED}: {config[_REFUSED]}: {_WHY}"):
         raise BoomspecError(f"a {model_type} model cannot be interpolated: {reason}")
     for key in LEADING:
         if not any(key in other for other in configs.values()) or _LEADING_LIST in config or row.lists_dense:

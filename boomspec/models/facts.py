@@ -9,7 +9,9 @@ where they live and their shapes:
     in <base>, one-dimensional  the final norm, unless its name says embedding
     in <base>, the rest         embeddings
 
-<base> is the longest prefix that has a matrix beside the stack. What a family does otherwise is a row of `families`.
+<base> is the longest prefix that has a matrix beside the stack. What a family does otherwise is a row of `families`. A
+model with other parts (an image encoder, a projector) is read as its text decoder alone, whose own config is an object
+in config.json (`text_config`) and whose tensors are under a name of their own ("language_model.model.layers.0...").
 """
 
 import json
@@ -24,14 +26,23 @@ from typing import Any
 from boomspec.core.errors import BoomspecError
 from boomspec.core.tasks import Architecture
 from boomspec.models.checkpoint import TensorEntry, read_checkpoint, same_bytes
-from boomspec.models.families import NEXT_TOKENS_KEYS, NEXT_TOKENS_TENSOR, FamilyRules, row_of, unwrapped
+from boomspec.models.code import DECODER_CONFIGS, is_native
+from boomspec.models.families import NEXT_TOKENS_KEYS, NEXT_TOKENS_TENSOR, FamilyRules, renamed, row_of, unwrapped
 from boomspec.models.folder import CONFIG, check_fetched, names_in, refusal
-from boomspec.models.nested import decoder_config, decoder_tensors
 
 _LAYER = re.compile(r"^(?P<prefix>.*?)\.?(?<![^.])(?P<index>\d+)\.(?P<rest>.+)$")
 Same = Callable[[TensorEntry, TensorEntry], bool | None]  # None where that is not known
 Layers = tuple[tuple[TensorEntry, ...], ...]
 LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+
+# Where decoders are, each pattern with what stands there in a model of the decoder alone; the first that fits is taken.
+_PART = r"^(model\.)?(language_model|text_model|llm)\."
+DECODERS: tuple[tuple[str, str], ...] = (
+    (rf"{_PART}lm_head\.", "lm_head."),
+    (rf"{_PART}model\.", "model."),
+    (_PART, "model."),
+)
+_TOGETHER = ("torch_dtype", "dtype")  # what the whole config may say for the decoder
 
 
 @dataclass(frozen=True)
@@ -176,6 +187,42 @@ def model_facts(
     return ModelFacts(model_type, prefix, layers, *parts, tied, config, tuple(left_out), written=written, stored=stored)
 
 
+def decoder_config(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The config of the text decoder that a model holds among other parts; None for a model that is one itself."""
+    inner = next((config[key] for key in DECODER_CONFIGS if isinstance(config.get(key), dict)), None)
+    if inner is None:
+        return None
+    shared = {key: config[key] for key in _TOGETHER if config.get(key) is not None and inner.get(key) is None}
+    tied = config.get("tie_word_embeddings", inner.get("tie_word_embeddings"))
+    return {**inner, **shared, **({} if tied is None else {"tie_word_embeddings": tied})}
+
+
+def decoder_name(name: str) -> str | None:
+    """What a tensor of a whole model is called in the decoder alone; None for one that is no part of it."""
+    for pattern, replacement in DECODERS:
+        if re.search(pattern, name):
+            return re.sub(pattern, replacement, name)
+    return name if name.startswith("lm_head.") else None
+
+
+def decoder_tensors(
+    config: Mapping[str, Any], inner: Mapping[str, Any], tensors: Mapping[str, TensorEntry], where: str
+) -> tuple[dict[str, TensorEntry], list[TensorEntry]]:
+    """Tensors of the decoder alone, whose config is `inner`, and what is left out. Raises BoomspecError without one."""
+    whole, decoder = config.get("model_type", "unknown"), inner.get("model_type")
+    if decoder is None or is_native(inner, "model") is False:
+        raise BoomspecError(
+            f"{where}: a {whole} model holds a text decoder among other parts, and transformers has no causal language"
+            f" model of that ({decoder or 'its config says no model_type'})",
+            hint="save the text decoder as a model of its own, and give that",
+        )
+    named = [(tensor, decoder_name(tensor.name)) for tensor in tensors.values()]
+    found = {name: replace(tensor, name=name) for tensor, name in named if name is not None}
+    if not any(name.startswith("model.") for name in found):
+        raise BoomspecError(f"{where}: no text decoder found: looked for tensors under 'language_model.'")
+    return found, [tensor for tensor, name in named if name is None]
+
+
 def _without_next_tokens(layers: Layers, config: Mapping[str, Any], where: str) -> tuple[Layers, Mapping[str, Any]]:
     """The layers that config.json counts: those after them that predict further tokens are no part of the model."""
     declared = next((config[key] for key in LAYER_COUNTS if config.get(key) is not None), len(layers))
@@ -206,9 +253,10 @@ def read_as(facts: ModelFacts, model_type: str, where: str) -> ModelFacts:
     if rows is None:
         raise BoomspecError(f"a {model_type} and a {facts.model_type} model cannot be interpolated")
     tensors = facts.tensors(range(facts.count), tied=facts.tied)
-    renamed = [replace(tensor, name=rows.name(tensor.name)) for tensor in tensors]
-    config = rows.config(facts.config, model_type)
-    return replace(model_facts(config, {tensor.name: tensor for tensor in renamed}, where), partial=True)
+    named = {name: replace(t, name=name) for t in tensors if (name := renamed(t.name, rows.names))}
+    # As much of a config as the other family's config must agree with.
+    config = {rows.keys[key]: value for key, value in facts.config.items() if key in rows.keys}
+    return replace(model_facts({**config, **rows.fixed, "model_type": model_type}, named, where), partial=True)
 
 
 def _canonical(tensors: Mapping[str, TensorEntry], row: FamilyRules, where: str) -> dict[str, TensorEntry]:

@@ -22,14 +22,6 @@ class Translation:
     fixed: Mapping[str, Any]  # config values that the one has built in
     zeros: frozenset[str]  # tensors of the other that the one has not: zeros change nothing
 
-    def name(self, name: str) -> str:
-        return _replaced(name, self.names)
-
-    def config(self, config: Mapping[str, Any], model_type: str) -> dict[str, Any]:
-        """As much of a config as the other family's config must agree with."""
-        renamed = {self.keys[key]: value for key, value in config.items() if key in self.keys}
-        return {**renamed, **self.fixed, "model_type": model_type}
-
 
 @dataclass(frozen=True)
 class Plain:
@@ -74,7 +66,7 @@ class FamilyRules:
 
     def canonical_name(self, name: str) -> str | None:
         """The canonical name of a tensor, or None for one that is no weight of a language model."""
-        name = _replaced(name, self.renamed)
+        name = renamed(name, self.renamed)
         dropped = re.search(_DROPPED_ALWAYS, name) or (self.dropped and re.search(self.dropped, name))
         return None if dropped else name
 
@@ -126,10 +118,10 @@ def row_of(model_type: object) -> FamilyRules:
 
 def unwrapped(name: str) -> str:
     """A tensor's name without what a wrapper has put around it."""
-    return _replaced(name, WRAPPERS)
+    return renamed(name, WRAPPERS)
 
 
-def _replaced(name: str, rows: Iterable[tuple[str, str]]) -> str:
+def renamed(name: str, rows: Iterable[tuple[str, str]]) -> str:
     for pattern, replacement in rows:
         name = re.sub(pattern, replacement, name)
     return name

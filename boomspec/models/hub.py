@@ -14,11 +14,11 @@ from pathlib import Path
 import huggingface_hub as hub  # its parts are imported when they are used: that is slow, and many specs need none
 
 from boomspec.core.errors import BoomspecError
-from boomspec.models.checkpoint import TensorEntry, read_checkpoint, same_bytes
+from boomspec.models.checkpoint import TensorEntry
 from boomspec.models.code import CODE_FILES, CONFIGS
-from boomspec.models.facts import ModelFacts, Same, model_facts, read_config
+from boomspec.models.facts import ModelFacts, Same, read_config
 from boomspec.models.folder import CONFIG, check_config, is_hub_file, names_in, refusal
-from boomspec.models.quantized import check_quantization, foreseen
+from boomspec.models.quantized import check_quantization, whole_facts
 
 # A few kilobytes need no progress bar; what the person has set wins. Read when a part of huggingface_hub is imported.
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -113,7 +113,7 @@ def pinned_model(model: str, revision: str | None) -> tuple[str, ModelFacts]:
         if not is_here:
             message = f"{where}: its headers cannot be read from the hub: {_reason(error)}"
             raise BoomspecError(message, hint=_OFFLINE_HINT) from error
-        return commit, _facts(folder, read_checkpoint(folder), model)
+        return commit, whole_facts(folder, model)
     tensors = {
         name: HubEntry(name, str(info.dtype), tuple(info.shape), None, *info.data_offsets, hub_file=file_name)
         for file_name, file in metadata.files_metadata.items()
@@ -126,17 +126,13 @@ def pinned_model(model: str, revision: str | None) -> tuple[str, ModelFacts]:
         asked = True
         return equal(one, other)
 
-    facts = _facts(folder, tensors, model, same)
+    facts = whole_facts(folder, model, tensors, same=same)
     if not (facts.tied and asked):
         return commit, facts
     try:  # where the weights are here, too, they are read whole
-        return commit, _facts(folder, read_checkpoint(folder), model)
+        return commit, whole_facts(folder, model)
     except BoomspecError:
         return commit, replace(facts, believed=True)
-
-
-def _facts(folder: Path, tensors: Mapping[str, TensorEntry], model: str, same: Same = same_bytes) -> ModelFacts:
-    return model_facts(*foreseen(read_config(folder), tensors, model), model, same=same)
 
 
 def _listed(model: str, revision: str | None) -> list[str]:

@@ -10,10 +10,12 @@ from the tensors that are foreseen here. Other methods need packages or a GPU: t
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from boomspec.core.errors import BoomspecError
-from boomspec.models.checkpoint import TensorEntry
+from boomspec.models.checkpoint import TensorEntry, read_checkpoint, same_bytes
+from boomspec.models.facts import ModelFacts, Same, model_facts, read_config
 
 Method = Literal["fp8", "mxfp4"]
 Dtype = Literal["bfloat16", "float16", "float32"]
@@ -95,6 +97,14 @@ def foreseen(
             message = f"{where}: tensor '{name}' is {tensor.dtype}, and its config.json has no quantization_config"
             raise BoomspecError(message, hint=_HINT)
     return dict(config), dict(tensors)
+
+
+def whole_facts(
+    folder: Path, where: str, tensors: Mapping[str, TensorEntry] | None = None, *, same: Same = same_bytes
+) -> ModelFacts:
+    """Facts of a model folder when it is dequantised; `tensors`: of its weights where they are not there."""
+    stored = read_checkpoint(folder) if tensors is None else tensors
+    return model_facts(*foreseen(read_config(folder), stored, where), where, same=same)
 
 
 def dequantized(

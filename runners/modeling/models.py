@@ -19,13 +19,12 @@ from boomspec.core.identity import file_digest
 from boomspec.core.layers import TEACHER, Owner
 from boomspec.core.sizes import Lineage, Member
 from boomspec.core.tasks import Interpolate
-from boomspec.models.checkpoint import checkpoint_files, read_checkpoint, read_header
+from boomspec.models.checkpoint import checkpoint_files, read_header
 from boomspec.models.code import CODE_FILES
-from boomspec.models.facts import model_facts, read_config, read_facts
+from boomspec.models.facts import DECODERS, decoder_config, read_config, read_facts
 from boomspec.models.families import WRAPPERS, unwrapped
 from boomspec.models.folder import HUB_FILES, NOT_HUB_FILES, check_folder
-from boomspec.models.nested import DECODERS, decoder_config
-from boomspec.models.quantized import check_plain, foreseen
+from boomspec.models.quantized import check_plain, whole_facts
 from boomspec.store import Store
 from runners.modeling.foreign_code import prepare_custom_code
 from runners.modeling.model_config import config_object
@@ -57,7 +56,7 @@ def model_folder(source: Input) -> Path:
         ) from error
     folder = _unchanged(Path(fetched), code)
     # Some places on the hub showed the head to be the embedding: now it is read whole.
-    if location.get("tied") and not model_facts(*foreseen(read_config(folder), read_checkpoint(folder), hub), hub).tied:
+    if location.get("tied") and not whole_facts(folder, hub).tied:
         raise BoomspecError(
             f"model '{hub}': its config says `tie_word_embeddings: true`, and its head differs from its embedding in a"
             " few rows, which was not seen on the hub",
