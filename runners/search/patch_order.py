@@ -34,7 +34,6 @@ from boomspec.core.layers import (
     plan_of,
     prefixes,
     refuse_exact,
-    teacher_layers,
 )
 from boomspec.core.layers import blocks as blocks_of
 from boomspec.core.losses.kl import kl_divergence
@@ -56,8 +55,7 @@ def search_patch_order(
     run from its first layer to its last. Raises BoomspecError where teacher and student do not fit together or `exact`
     has too many blocks.
     """
-    layers = len(decoder_layers(teacher))
-    available = patchable(choice.kept, layers)
+    available = patchable(choice.kept, len(decoder_layers(teacher)))
     if choice.method == "exact" and (refusal := refuse_exact(len(available))):
         raise BoomspecError(refusal, hint=EXACT_HINT)
     _check_pair(choice, teacher, student)
@@ -136,9 +134,8 @@ class _Candidates:
         return sorted((blocks for blocks in self.values if len(blocks) == size), key=lambda b: (self.values[b], b))
 
     def _plan(self, blocks: Blocks) -> LayerPlan:
-        if blocks == self._all:
-            return teacher_layers(range(self._layers))
-        return plan_of(self._kept, self._layers, [i in blocks for i in range(len(self._kept))])
+        owners = [blocks == self._all or i in blocks for i in range(len(self._kept))]
+        return plan_of(self._kept, self._layers, owners)
 
     def _branches(self, sets: Iterable[Blocks]) -> Iterator[LayerPlan]:
         """For each set and each block that it lacks: the layers in front of that block."""
