@@ -20,9 +20,8 @@ from boomspec.core.sizes import Member, labels, no_such_size, select_member, sho
 from boomspec.core.types import Sizes
 from boomspec.models.facts import ModelFacts, read_as, size_of
 from boomspec.models.families import row_of
-from boomspec.models.fit import plan_entries
+from boomspec.models.fit import plan_entries, whole_names, with_rest
 from boomspec.models.kv_cache import layer_cache_bytes
-from boomspec.models.nested import whole_names, with_rest
 from boomspec.models.plan_config import plan_config
 from boomspec.spec.sections.interpolate import BudgetSpec, OrderSearch
 from boomspec.spec.sections.student import KeepChoice

@@ -16,7 +16,7 @@ from boomspec.core import format as shown
 from boomspec.core.format import NOTHING, UNKNOWN, shown_count, shown_seconds
 from boomspec.core.graph import Node, TaskGraph
 from boomspec.core.sizes import compact_plan, shown_bytes
-from boomspec.models.nested import described
+from boomspec.models.fit import described
 from boomspec.plan.forecast import Forecast, totals
 from boomspec.plan.plan import RunPlan
 from boomspec.plan.text_plan import TextPlan, lines, text_plans

@@ -24,9 +24,16 @@ from boomspec.core.json_text import transformers_floats
 from boomspec.core.layers import STUDENT, TEACHER, LayerPlan, Owner, ends_of
 from boomspec.models.facts import read_as, read_facts
 from boomspec.models.families import unwrapped
-from boomspec.models.fit import check_fit, tensors_of_plan, zeros_of
+from boomspec.models.fit import (
+    check_fit,
+    has_other_tensors,
+    other_tensors,
+    tensors_of_plan,
+    whole_config,
+    whole_names,
+    zeros_of,
+)
 from boomspec.models.folder import CONFIG
-from boomspec.models.nested import has_other_tensors, other_tensors, whole_config, whole_names
 from runners.assembly.checkpoint_writer import write_checkpoints
 from runners.modeling.foreign_code import copy_travelling, runs_code, without_code
 from runners.modeling.model_config import plan_config
@@ -47,7 +54,7 @@ def assemble(
     """Write the model of `plan` into the folder `target`.
 
     What travels comes from the teacher where there is one, with its code where all of that is in `code` (sha256 of each
-    file). `rest`: with the teacher's other parts (`boomspec.models.nested`), if layers of it are in the plan. Raises
+    file). `rest`: with the teacher's other parts (`boomspec.models.fit`), if layers of it are in the plan. Raises
     BoomspecError, before anything is written, where the sources do not fit together.
     """
     assemble_family(sources, {target: (plan, tied)}, code=code, rest=rest, shard_bytes=shard_bytes)

@@ -158,17 +158,19 @@ def check_head(model: Any) -> None:
     tokens_BT = torch.arange(8, device=model.device).remainder(vocabulary).unsqueeze(0)
     expected_BTV = model(input_ids=tokens_BT, use_cache=False).logits.float()
     actual_BTV = LMHead(model)(trunk(model, tokens_BT)).float()
-    # The same operations in the same order: only kernels chosen by shape may differ, by a few last bits.
-    tolerance = 16 * torch.finfo(model.dtype).eps * largest(expected_BTV)
-    if actual_BTV.shape != expected_BTV.shape or not torch.allclose(
-        actual_BTV, expected_BTV, rtol=0.0, atol=tolerance, equal_nan=True
-    ):
+    if not same_result(actual_BTV, expected_BTV, model.dtype):
         raise BoomspecError(
             f"model type '{model.config.model_type}': its logits are not its head applied to its last hidden state",
             hint="the family changes its logits in a way not listed in LOGITS of boomspec/models/families.py",
         )
 
 
-def largest(values: Tensor) -> float:
-    """The largest absolute value; what is not finite does not count: who measures with such a model says so."""
-    return float(values.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).abs().max())
+def same_result(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+    """Whether two tensors come from the same operations in the same order, in a model of this dtype.
+
+    Only kernels chosen by shape may differ, by a few last bits of the largest value. What is not finite does not count
+    there: who measures with such a model says so.
+    """
+    largest = float(expected.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).abs().max())
+    tolerance = 16 * torch.finfo(dtype).eps * largest
+    return actual.shape == expected.shape and torch.allclose(actual, expected, rtol=0.0, atol=tolerance, equal_nan=True)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from boomspec.core.errors import BoomspecError
-from runners.modeling.hidden_states import LMHead, check_head, decoder_layers, largest, trunk
+from runners.modeling.hidden_states import LMHead, check_head, decoder_layers, same_result, trunk
 
 _CHECKED_TOKENS = 32
 
@@ -106,8 +106,7 @@ def take_apart(model: Any, tokens_BT: Tensor) -> Parts:
         # What a layer leaves for a later one is then another state's.
         other_BTD = batch.layer(index, other_BTD)
     actual_BTD = batch.finish(hidden_BTD)
-    tolerance = 16 * torch.finfo(model.dtype).eps * largest(expected_BTD)
-    if not torch.allclose(actual_BTD, expected_BTD, rtol=0.0, atol=tolerance, equal_nan=True):
+    if not same_result(actual_BTD, expected_BTD, model.dtype):
         raise BoomspecError(
             f"model type '{model.config.model_type}': its decoder layers, run one by one, do not give its own result",
             hint="its layers share more than the hidden state; searches and LaCo cannot be done for this family",

@@ -11,7 +11,7 @@ from boomspec.compile.compiler import compile_experiments
 from boomspec.core.errors import BoomspecError, SpecError
 from boomspec.core.layers import read_layers, student_layers, teacher_layers
 from boomspec.models.facts import decoder_name, read_facts, total_parameters
-from boomspec.models.nested import with_rest
+from boomspec.models.fit import with_rest
 from boomspec.plan.plan_text import print_family
 from boomspec.spec.experiments import load_spec
 from runners.assembly.assemble import assemble

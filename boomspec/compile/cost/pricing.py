@@ -21,7 +21,7 @@ from boomspec.core.tasks.record import MADE, Architecture, Cost, Faithful, Layer
 from boomspec.core.tasks.tokenize import token_bytes
 from boomspec.core.work_sizes import BATCH_SIZE, KEPT_CHECKPOINTS, SIMILARITY_WINDOWS
 from boomspec.models.facts import ModelFacts, llama_facts, total_bytes
-from boomspec.models.nested import other_tensors
+from boomspec.models.fit import other_tensors
 
 
 def priced(
