@@ -15,7 +15,7 @@ from boomspec.compile.text_files import home_path
 from boomspec.core.errors import BoomspecError, Problem, SpecError
 from boomspec.core.identity import file_digest
 from boomspec.models.hub import UnreachableError
-from boomspec.spec.sections.tracking import TrackingSpec
+from boomspec.spec.sections.execution import TrackingSpec
 from boomspec.spec.spec_file import SpecFile
 from boomspec.spec.variables import VariableError, bare_variable, expanded
 

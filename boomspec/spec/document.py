@@ -19,6 +19,7 @@ from boomspec.core.errors import BoomspecError, Problem, SpecError, did_you_mean
 from boomspec.spec.yaml_reader import Location, Node, dotted, read_yaml, shown
 
 MAX_BYTES = 1_000_000
+_LONGEST = 500  # characters of a message, which may quote a value
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,14 @@ class Edit:
     def problem(self, message: str, hint: str | None = None) -> Problem:
         """A problem of the edit itself, at its line."""
         message = f"{self.title}: {message}" if self.title else message
-        where, file = dotted(self.location), str(self.node.file)
-        return Problem(*self.node.spot, where, printable(message), hint and printable(hint), file)
+        return Problem(
+            *self.node.spot, dotted(self.location), _short(message), hint and _short(hint), str(self.node.file)
+        )
+
+
+def _short(text: str) -> str:
+    text = printable(text)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def edits_of(node: Node, title: str = "", location: Location = ()) -> Iterator[Edit]:
@@ -106,7 +113,7 @@ class Document:
         """A problem at a value, or at its key."""
         where, file = printable(dotted(location) if where is None else where), str(self.nearest(location).file)
         place = self.place(location, key=key)
-        return Problem(*place, where, printable(message), hint and printable(hint), file, location)
+        return Problem(*place, where, _short(message), hint and _short(hint), file, location)
 
     def unexpected(self, location: Location, expected: str, hint: str | None, *, where: str | None = None) -> Problem:
         """A problem at the key of a value that is another one than expected, or empty."""

@@ -15,7 +15,7 @@ from boomspec.spec.spec_file import Spec
 from boomspec.spec.sweep import OWN, REFUSED
 
 _DEFS = "#/$defs/"
-_FIXED = ("boomspec", "name")  # the same for all experiments of a file
+_OF_THE_FILE = ("boomspec", "name", *OWN)  # the same for all its experiments
 
 
 def json_schema() -> Schema:
@@ -24,9 +24,7 @@ def json_schema() -> Schema:
     definitions: dict[str, Schema] = whole.pop("$defs")
     partial = {f"Partial{name}": _partial(schema) for name, schema in definitions.items() if "properties" in schema}
     experiment = {**_partial(whole), "description": "What differs from the file's own experiment; null removes."}
-    experiment["properties"] = {
-        name: schema for name, schema in experiment["properties"].items() if name not in (*OWN, *_FIXED)
-    }
+    experiment["properties"] = {k: v for k, v in experiment["properties"].items() if k not in _OF_THE_FILE}
     experiments = {
         "type": "object",
         "minProperties": 1,
@@ -40,11 +38,8 @@ def json_schema() -> Schema:
         "properties": dict(_axes({f"{_DEFS}Spec": whole}, definitions)),
         "additionalProperties": False,
     }
-    own = {
-        "extends": {**_described(whole["properties"]["extends"]), "type": "string"},
-        "variants": {**_described(whole["properties"]["variants"]), "$ref": f"{_DEFS}Variants"},
-        "sweep": {**_described(whole["properties"]["sweep"]), "$ref": f"{_DEFS}Sweep"},
-    }
+    forms = {"type": "string"}, {"$ref": f"{_DEFS}Variants"}, {"$ref": f"{_DEFS}Sweep"}
+    own = {name: {**_described(whole["properties"][name]), **form} for name, form in zip(OWN, forms, strict=True)}
     extending = _partial(whole)
     for schema in (whole, extending):
         schema["properties"] |= own
@@ -68,14 +63,11 @@ def _described(schema: Schema) -> Schema:
 
 def _partial(schema: Schema) -> Schema:
     """A mapping's schema with no field required, and each one removable."""
-    properties = {name: _removable(field) for name, field in schema["properties"].items()}
-    kept = {key: value for key, value in schema.items() if key not in ("required", "properties")}
-    return {**kept, "properties": properties}
-
-
-def _removable(schema: Schema) -> Schema:
-    inner = _merging({key: value for key, value in schema.items() if key != "default"})
-    return {**_described(schema), "anyOf": [inner, {"type": "null"}]}
+    properties = {}
+    for name, field in schema["properties"].items():
+        inner = _merging({key: value for key, value in field.items() if key != "default"})
+        properties[name] = {**_described(field), "anyOf": [inner, {"type": "null"}]}
+    return {k: v for k, v in schema.items() if k not in ("required", "properties")} | {"properties": properties}
 
 
 def _merging(schema: Schema) -> Schema:

@@ -83,7 +83,15 @@ def literals(schemas: list[Schema]) -> list[Any]:
 
 def described(schemas: list[Schema]) -> str:
     """Say what a value may be: "a whole number, a list or a mapping"."""
-    return either([part for schema in schemas or [{}] for part in _described(schema)])
+    parts: list[str] = []
+    for schema in schemas or [{}]:
+        if _is_quantity(schema):
+            text = schema["description"].rstrip(".")
+            parts.append(f"{text[0].lower()}{text[1:]} such as {either([str(one) for one in schema['examples'][:3]])}")
+        else:
+            known = TYPES.get(schema.get("type", ""), "another value")
+            parts += [shown(value) for value in literals([schema])] or [known]
+    return either(parts)
 
 
 def either(parts: list[str]) -> str:
@@ -95,10 +103,3 @@ def either(parts: list[str]) -> str:
 def _is_quantity(schema: Schema) -> bool:
     """Whether it is one of the quantities of `boomspec.core.types`, which are numbers or texts."""
     return [member.get("type") for member in schema.get("anyOf", ())] == ["number", "string"]
-
-
-def _described(schema: Schema) -> list[str]:
-    if _is_quantity(schema):
-        text = schema["description"].rstrip(".")
-        return [f"{text[0].lower()}{text[1:]} such as {either([str(one) for one in schema['examples'][:3]])}"]
-    return [shown(value) for value in literals([schema])] or [TYPES.get(schema.get("type", ""), "another value")]

@@ -18,13 +18,12 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from boomspec.core.errors import Problem, did_you_mean, printable
+from boomspec.core.errors import Problem, did_you_mean
 from boomspec.spec.document import Document
 from boomspec.spec.schema import TYPES, Schema, described, inside, literals, mappings, narrowed, schema_of
 from boomspec.spec.yaml_reader import Location, Node, dotted, plain_or_none, shown
 
 M = TypeVar("M", bound=BaseModel)
-_LONGEST = 500  # characters of a message, which may quote a value
 # The starts of pydantic's error types for a value of the wrong type, and what was expected.
 _EXPECTED = {
     "int": "a whole number",
@@ -135,14 +134,9 @@ class _Value:
     ) -> Problem:
         # The key is the better place for a mapping, which may start on a later line, and for null, which is nothing.
         key = key or (self.node is not None and (self.node.value is None or isinstance(self.node.value, dict)))
-        message, hint = _short(message), hint and _short(hint)
-        where = self.location if where is None else where
-        return self.document.problem(self.location, message, hint, key=key, where=dotted(where))
-
-
-def _short(text: str) -> str:
-    text = printable(text)
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+        return self.document.problem(
+            self.location, message, hint, key=key, where=None if where is None else dotted(where)
+        )
 
 
 def _walk(schemas: list[Schema], value: _Value, failures: Iterable[_Failure]) -> Iterator[Problem]:

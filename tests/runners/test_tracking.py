@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import TaskGraph
-from boomspec.spec.sections.tracking import TrackingSpec
+from boomspec.spec.sections.execution import TrackingSpec
 from boomspec.store import FolderStore, Store, open_store
 from runners.executor.tracking import Mlflow, Point, TensorBoard, Tracking, check, tracked
 from runners.runtime.journal import Journal

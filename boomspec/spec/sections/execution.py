@@ -1,6 +1,8 @@
 """The section `execution`: where and how fast. Nothing in it is part of the identity of a result."""
 
+import re
 from typing import Annotated, Literal
+from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, Field
 
@@ -9,13 +11,14 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.execution import CHECKPOINT_SECONDS
 from boomspec.core.types import Bytes, Number, Strict, about
 from boomspec.core.work_sizes import BATCH_SIZE, MICRO_BATCH
-from boomspec.spec.sections.tracking import TrackingSpec
 from boomspec.spec.validate import FieldError
 from boomspec.spec.variables import has_variables
 from boomspec.store import check_spelling, check_url, is_url
 
 _SMALLEST_AMOUNT = 0.0001  # what Ray counts in
 _FIELDS_OF = {"CPU": "cpus", "GPU": "gpus", "memory": "memory"}  # what Ray calls what has a field here
+_QUERIED = re.compile(r"([\w.-]+)=")  # an ODBC string in a query has names of its own
+_SECRET = re.compile(r"token|secret|passw|pwd|credential|(api|access)[_-]?key|^(key|user(name)?|uid|auth|sig)$", re.I)
 
 
 def _custom_resources(resources: dict[str, float]) -> dict[str, float]:
@@ -84,6 +87,46 @@ class MeasuringResources(Resources):
     """What a task gets that runs models without training them."""
 
     batch_size: int = about("Sequences of one forward pass.", default=BATCH_SIZE, ge=1)
+
+
+class WandbSpec(Strict):
+    """Weights & Biases. The key is read from WANDB_API_KEY alone."""
+
+    project: str = about("The project.", ["boomerang"], min_length=1)
+    entity: str | None = about("The team or person. Default: the key's.", ["my-team"], default=None, min_length=1)
+
+
+def _server(uri: str) -> str:
+    """A whole address, without a password."""
+    if "://" not in uri:
+        raise FieldError(f"'{uri}' has no scheme", hint="such as http://..., sqlite:////... or file:///...")
+    if "@" in urlsplit(uri).netloc:
+        hint = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD where the run starts"
+        raise FieldError("must hold no user name or password: a spec is copied into the store", hint=hint)
+    for name in _QUERIED.findall(unquote(urlsplit(uri).query)):
+        if _SECRET.search(name):
+            hint = "set MLFLOW_TRACKING_TOKEN, or the variables of the database's driver, where the run starts"
+            raise FieldError(f"must hold no '{name}': a spec is copied into the store", hint=hint)
+    return uri
+
+
+class MlflowSpec(Strict):
+    """MLflow. User names, passwords and tokens are read from MLflow's own variables alone."""
+
+    uri: Annotated[str, Field(min_length=1), AfterValidator(_server)] = Field(
+        examples=["http://mlflow.example:5000", "sqlite:////shared/mlflow.db"]
+    )
+    """The tracking server, or a database."""
+    experiment: str | None = Field(None, examples=["boomerang"], min_length=1)
+    """The experiment. Default: the spec's name."""
+
+
+class TrackingSpec(Strict):
+    """Where the numbers of a run can be watched while it runs."""
+
+    tensorboard: bool = about("Write TensorBoard's files into the run's folder.", [False], default=True)
+    wandb: WandbSpec | None = about("Log to Weights & Biases, too.", [{"project": "boomerang"}], default=None)
+    mlflow: MlflowSpec | None = about("Log to MLflow, too.", [{"uri": "http://mlflow.example:5000"}], default=None)
 
 
 def _device(device: str) -> str:
