@@ -50,11 +50,11 @@ def command(
         driven(sides)
         return
     if setup or unset:
-        from boomspec.diff.git_driver import PATTERNS, set_up, take_back
+        from boomspec.diff.git_driver import PATTERNS, set_up
 
         if unset and not setup:
             raise BoomspecError("--unset goes with --git-setup")
-        for line in (take_back if unset else set_up)(sides or PATTERNS):
+        for line in set_up(sides or PATTERNS, undo=unset):
             click.echo(line)
         return
     if len(sides) != 2:

@@ -62,33 +62,26 @@ class Pair:
 
 @dataclass(frozen=True)
 class Effort:
-    """What it takes to do tasks. `unknown`: tasks whose share is left out, which makes the rest a lower bound.
-
-    seconds: on this machine, as measured or calibrated here; None where that cannot be told, or GPUs are asked for.
-    gpu_seconds: by kind of GPU.
-    """
+    """What it takes to do tasks."""
 
     flops: int = 0
-    unknown: int = 0
-    seconds: float | None = None
-    gpu_seconds: dict[str, float] = field(default_factory=dict)
+    unknown: int = 0  # tasks whose share is left out, which makes the rest a lower bound
+    seconds: float | None = None  # on this machine, as measured here; None where not known, or GPUs are asked for
+    gpu_seconds: dict[str, float] = field(default_factory=dict)  # by kind of GPU
 
 
 @dataclass(frozen=True)
 class Diff:
-    """How two sides differ. `anew`: the newer side's tasks that the older side's store would not have.
-
-    environment, results: of two runs; None for anything else.
-    """
+    """How two sides differ."""
 
     old: ComparedInput
     new: ComparedInput
     pairs: tuple[Pair, ...]
     added: tuple[str, ...]  # labels of experiments
     removed: tuple[str, ...]
-    anew: tuple[Node, ...]
-    environment: tuple[FieldChange, ...] | None
-    results: Compared | None
+    anew: tuple[Node, ...]  # the newer side's tasks that the older side's store would not have
+    environment: tuple[FieldChange, ...] | None  # of two runs
+    results: Compared | None  # of two runs
     effort: Effort
 
     @property
@@ -119,7 +112,6 @@ def _values(difference: FieldChange) -> dict[str, Any]:
 
 
 def compared(old: ComparedInput, new: ComparedInput) -> Diff:
-    """Compare two sides."""
     partners = _partners(old, new)
     paired = {id(experiment) for pair in partners for experiment in pair}
     added, removed = (tuple(e.label for e in one.experiments if id(e) not in paired) for one in (new, old))

@@ -44,40 +44,33 @@ def command() -> str:
     return f'f() {{ {ours} "$@" || {plain} || :; }}; f'
 
 
-def set_up(patterns: Sequence[str] = PATTERNS) -> list[str]:
-    """Install the driver in the repository that we are in; a sentence for each thing done. Twice is harmless."""
+def set_up(patterns: Sequence[str] = PATTERNS, *, undo: bool = False) -> list[str]:
+    """Install the driver in the repository that we are in, or take it back; a sentence for each thing done.
+
+    Twice is harmless.
+    """
     root = repository()
     done: list[str] = []
     attributes = root / ".gitattributes"
     text = attributes.read_text(encoding="utf-8") if attributes.exists() else ""
-    missing = [line for line in _lines(patterns) if line not in text.splitlines()]
-    if missing:
-        start = text if not text or text.endswith("\n") else f"{text}\n"
-        attributes.write_text(start + "".join(f"{line}\n" for line in missing), encoding="utf-8")
-        done += [f"{attributes}: added '{line}'" for line in missing]
-    if configured(root, _KEY) != command():
+    ours = [f"{pattern} diff=boomspec" for pattern in patterns]
+    if changed := [line for line in ours if (line in text.splitlines()) == undo]:
+        if undo:
+            text = "".join(line for line in text.splitlines(keepends=True) if line.rstrip("\r\n") not in changed)
+        else:
+            text += "".join(f"{line}\n" for line in (["", *changed] if text and not text.endswith("\n") else changed))
+        if text:
+            attributes.write_text(text, encoding="utf-8")
+        else:
+            attributes.unlink()
+        done.append(f"{attributes}: {'removed' if undo else 'added'} {', '.join(map(repr, changed))}")
+    if undo and configured(root, _KEY) is not None and configure(root, "--remove-section", "diff.boomspec"):
+        done.append(f"{root}: removed {_KEY}")
+    if not undo and configured(root, _KEY) != command():
         if not configure(root, _KEY, command()):
             raise BoomspecError(f"git refused to set {_KEY} in {root}", hint="see: git config --local --list")
         done.append(f"{root}: set {_KEY}")
-    return done or [f"{root}: everything is set up already"]
-
-
-def take_back(patterns: Sequence[str] = PATTERNS) -> list[str]:
-    """Undo `set_up`; a sentence for each thing done."""
-    root = repository()
-    done: list[str] = []
-    attributes = root / ".gitattributes"
-    lines = attributes.read_text(encoding="utf-8").splitlines() if attributes.exists() else []
-    kept = [line for line in lines if line not in _lines(patterns)]
-    if kept != lines:
-        if kept:
-            attributes.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        else:
-            attributes.unlink()
-        done.append(f"{attributes}: removed {', '.join(repr(line) for line in lines if line not in kept)}")
-    if configured(root, _KEY) is not None and configure(root, "--remove-section", "diff.boomspec"):
-        done.append(f"{root}: removed {_KEY}")
-    return done or [f"{root}: nothing was set up"]
+    return done or [f"{root}: {'nothing was set up' if undo else 'everything is set up already'}"]
 
 
 def driven(arguments: Sequence[str]) -> None:
@@ -138,7 +131,3 @@ def _print_text(old_name: str, old: str, new_name: str, new: str) -> None:
     names = [_NOTHING if file == _NOTHING else name for file, name in ((old, old_name), (new, new_name))]
     for line in difflib.unified_diff(lines(old), lines(new), names[0], names[1]):
         print(line, end="" if line.endswith("\n") else "\n\\ No newline at end of file\n")
-
-
-def _lines(patterns: Sequence[str]) -> list[str]:
-    return [f"{pattern} diff=boomspec" for pattern in patterns]

@@ -28,10 +28,7 @@ _DONE: dict[State, str] = {"changed": "done anew", "added": "new", "removed": "n
 
 
 def _groups(diff: Diff) -> list[tuple[str, Pair]]:
-    """One of the pairs that differ in the same fields and tasks, with the experiments of all of them as a heading.
-
-    The heading is "" where there is one experiment, without a label.
-    """
+    """One of the pairs that differ in the same fields and tasks, below the labels of all of them ("" for none)."""
     found: dict[tuple[object, ...], list[Pair]] = {}
     for pair in diff.pairs:
         changed = [(task.name, task.state) for task in pair.changes.tasks if task.state != "same"]
@@ -94,7 +91,6 @@ def _remarks(diff: Diff) -> Iterator[str]:
 
 
 def _verdict(diff: Diff) -> str:
-    """One sentence for the top."""
     fields = {(f.name, f.kind) for pair in diff.pairs for f in pair.changes.fields}
     if changing := sum(kind == "results" for _, kind in fields):
         return f"{count(changing, 'field')} that {'changes' if changing == 1 else 'change'} results."

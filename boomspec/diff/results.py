@@ -33,8 +33,6 @@ Items = Mapping[int, tuple[float, float]]  # item -> weight, value
 
 
 class Number(NamedTuple):
-    """One number of an evaluation."""
-
     value: float
     stderr: float | None
     higher_is_better: bool | None
@@ -189,10 +187,7 @@ def _lines(path: Path) -> Iterator[tuple[Key, dict[str, str]]]:
 
 
 def conditions(old: ComparedInput, new: ComparedInput) -> tuple[FieldChange, ...]:
-    """In what environments the artifacts of two runs were made, as far as they differ: each value of each run.
-
-    What only one of them says is not compared.
-    """
+    """How the environments differ in which the artifacts of two runs were made; what only one says is not compared."""
     before, after = _environment(old), _environment(new)
     return tuple(
         FieldChange((name,), sorted(before[name]), sorted(values))

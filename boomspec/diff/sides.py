@@ -33,15 +33,12 @@ from boomspec.store import FolderStore, Store, Where, open_store, store_of_run
 
 @dataclass(frozen=True)
 class ComparedInput:
-    """One side: its experiments, and what is known of them.
-
-    compiled: None where it cannot be compiled here, `problem` says why. store: where its artifacts are, or would be.
-    """
+    """One side: its experiments, and what is known of them."""
 
     named: str
     experiments: tuple[Experiment, ...]
-    store: Store
-    compiled: Compiled | None = None
+    store: Store  # where its artifacts are, or would be
+    compiled: Compiled | None = None  # None where it cannot be compiled here: `problem` says why
     is_run: bool = False  # so that it has results
     problem: str | None = None
     note: str | None = None
@@ -66,10 +63,7 @@ def both(old: str, new: str, store: Where | None = None) -> tuple[ComparedInput,
 
 
 def given(text: str, store: Where | None = None, *, refused: str | None = None) -> ComparedInput:
-    """Read one side. Raises BoomspecError where there is nothing of that name, or it cannot be read.
-
-    `refused`: why a spec is not compiled.
-    """
+    """Read one side. Raises BoomspecError where it cannot be read. `refused`: why a spec is not compiled."""
     named, label = text, None
     if "#" in text and not (Path(text).exists() or Path(text.partition(":")[2]).is_file()):
         named, _, label = text.rpartition("#")

@@ -24,16 +24,12 @@ _LONGEST = 500  # characters of a message, which may quote a value
 
 @dataclass(frozen=True)
 class Edit:
-    """One change: merge a mapping (an empty one where there is none), set a value, or remove one.
+    """One change: merge a mapping (an empty one where there is none), set a value, or remove one."""
 
-    "remove" is a problem where there is nothing to be removed, "omit" is not. `title` names the variant or the point of
-    the sweep that the edit belongs to.
-    """
-
-    how: Literal["merge", "set", "remove", "omit"]
+    how: Literal["merge", "set", "remove", "omit"]  # nothing to be removed is a problem, nothing to be omitted is not
     location: Location
     node: Node
-    title: str = ""
+    title: str = ""  # of the variant or the point of the sweep that it belongs to
 
     @property
     def is_leaf(self) -> bool:
@@ -44,7 +40,6 @@ class Edit:
         return location[: len(self.location)] == self.location
 
     def problem(self, message: str, hint: str | None = None) -> Problem:
-        """A problem of the edit itself, at its line."""
         message = f"{self.title}: {message}" if self.title else message
         return Problem(
             *self.node.spot, dotted(self.location), _short(message), hint and _short(hint), str(self.node.file)
@@ -57,12 +52,9 @@ def _short(text: str) -> str:
 
 
 def edits_of(node: Node, title: str = "", location: Location = ()) -> Iterator[Edit]:
-    """The edits of an override, from the top down: mappings merge, everything else replaces, null removes.
-
-    A damaged value changes nothing.
-    """
+    """The edits of an override, from the top down: mappings merge, everything else replaces, null removes."""
     if node.damaged:
-        return
+        return  # it changes nothing
     if not isinstance(node.value, dict):
         yield Edit("remove" if node.value is None else "set", location, node, title)
         return
@@ -76,17 +68,16 @@ class Document:
     """The text of a spec file and the tree of its values.
 
     A composed one is another document (`below`) with edits on top: a base and what extends it, or a file and a variant.
-    `others`: the texts of the other files that its nodes are from. `title`: what the edits make.
     """
 
     file: Path
     text: str
     root: Node
     problems: tuple[Problem, ...] = ()
-    others: dict[Path, str] = field(default_factory=dict)
+    others: dict[Path, str] = field(default_factory=dict)  # the texts of the other files that its nodes are from
     below: Document | None = None
     edits: tuple[Edit, ...] = ()
-    title: str = ""
+    title: str = ""  # of what the edits make
 
     @cached_property
     def data(self) -> dict[str, Any]:
@@ -110,7 +101,6 @@ class Document:
     def problem(
         self, location: Location, message: str, hint: str | None = None, *, key: bool = False, where: str | None = None
     ) -> Problem:
-        """A problem at a value, or at its key."""
         where, file = printable(dotted(location) if where is None else where), str(self.nearest(location).file)
         place = self.place(location, key=key)
         return Problem(*place, where, _short(message), hint and _short(hint), file, location)
@@ -138,7 +128,6 @@ class Document:
         return replace(self, root=root, problems=tuple(problems), below=self, edits=edits, title=title)
 
     def _nodes(self, location: Location) -> list[Node]:
-        """The nodes from the top to a location, as far as they exist."""
         nodes = [self.root]
         for item in location:
             if (node := nodes[-1].get(item)) is None:
@@ -202,7 +191,6 @@ _HIDDEN = re.compile("[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff
 
 
 def _end(text: str) -> tuple[int, int]:
-    """Line and column (from 1) after a text."""
     lines = _HIDDEN.sub("\ufffd", f"{text}|").splitlines()
     return len(lines), len(lines[-1])
 

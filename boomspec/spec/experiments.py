@@ -46,10 +46,7 @@ def split_address(address: str | os.PathLike[str]) -> tuple[Path, str | None]:
 
 
 def load_spec(address: str | os.PathLike[str], *, read: Read = read_document) -> SpecFile:
-    """The one experiment of a plain spec or of an address; of a file with several the first, the file's own.
-
-    The others are not validated.
-    """
+    """The one experiment of a plain spec or of an address; of several the file's own, and only that is validated."""
     return load_experiments(address, read=read, most=1)[0]
 
 

@@ -105,7 +105,6 @@ def _axes(
 
 
 def _mappings(schema: Schema, definitions: dict[str, Schema]) -> Iterator[tuple[str, Schema]]:
-    """The schemas of mappings that a schema allows, by their places."""
     if "$ref" in schema:
         definition = definitions[schema["$ref"].removeprefix(_DEFS)]
         if "properties" in definition:

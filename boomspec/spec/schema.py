@@ -52,7 +52,6 @@ def members(schema: Schema) -> list[Schema]:
 
 
 def mappings(schemas: list[Schema]) -> list[Schema]:
-    """The members whose keys are known."""
     return [schema for schema in schemas if "properties" in schema]
 
 
@@ -77,7 +76,6 @@ def narrowed(schemas: list[Schema], label: object, value: object) -> list[Schema
 
 
 def literals(schemas: list[Schema]) -> list[Any]:
-    """The values that are spelled out."""
     return [value for s in schemas for value in ([s["const"]] if "const" in s else s.get("enum", ()))]
 
 

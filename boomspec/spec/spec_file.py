@@ -112,14 +112,11 @@ def request(name: str, revision: str | None) -> str:
 
 @dataclass(frozen=True)
 class Pins:
-    """Commits by request, as a lock has them; the hub is asked for all others.
-
-    `only_offline`: the hub is asked for these, too, and they are for where it does not answer.
-    """
+    """Commits by request, as a lock has them; the hub is asked for all others."""
 
     models: Mapping[str, str] = field(default_factory=dict)
     datasets: Mapping[str, str] = field(default_factory=dict)
-    only_offline: bool = False
+    only_offline: bool = False  # the hub is asked for these, too, and they are for where it does not answer
 
     def model(self, name: str, revision: str | None) -> str | None:
         return self.models.get(request(name, revision))
@@ -138,7 +135,6 @@ class Memo:
         self._known: dict[Hashable, Any] = {}
 
     def __call__(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` returned for this key at its first use."""
         if key not in self._known:
             self._known[key] = make()
         known: T = self._known[key]
@@ -197,7 +193,6 @@ class SpecFile(Entry):
     def problem(
         self, path: tuple[str | int, ...], message: str, hint: str | None = None, *, key: bool = False
     ) -> Problem:
-        """A problem at a value, or at its key."""
         return self.document.problem(path, message, hint, key=key)
 
     def error(self, *problems: Problem) -> SpecError:

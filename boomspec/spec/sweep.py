@@ -41,10 +41,7 @@ class Axis:
 
 
 def points(axes: Sequence[Axis]) -> Iterator[tuple[dict[str, str], tuple[Edit, ...]]]:
-    """Every point of the grid: its coordinates and the edits that set them, the last axis turning fastest.
-
-    Without an axis there is one point that sets nothing.
-    """
+    """Every point of the grid: its coordinates and the edits that set them. Without an axis one, which sets nothing."""
     for chosen in itertools.product(*(axis.values for axis in axes)):
         texts = {axis.name: text for axis, (text, _) in zip(axes, chosen, strict=True)}
         yield texts, tuple(edit for _, edit in chosen)

@@ -93,7 +93,6 @@ class _Failure:
 
     @property
     def cause(self) -> Any:
-        """The exception that a validator raised, if one did."""
         return self.context.get("error")
 
     @property
@@ -230,7 +229,6 @@ def _at(value: _Value, schemas: list[Schema], failure: _Failure) -> Problem:
 
 
 def _message_and_hint(failure: _Failure, schemas: list[Schema], value: Any) -> tuple[str, str | None]:
-    """Say what is wrong with `value`, which should be as one of `schemas`, and what would be right."""
     if expected := failure.expected:
         return f"expected {expected}, not {shown(value)}", _hint(expected, schemas, value)
     if failure.type == "literal_error":

@@ -31,22 +31,17 @@ Location = tuple[str | int, ...]
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """A value of a spec file and its place: a scalar, a dict of nodes by key, or a tuple of nodes.
-
-    `key`: line and column of its key. `text`: an unquoted scalar as it is written. A damaged node replaces a
-    value that could not be read and that has a problem already.
-    """
+    """A value of a spec file and its place: a scalar, a dict of nodes by key, or a tuple of nodes."""
 
     value: Any
     file: Path
     line: int
     column: int
-    key: tuple[int, int] | None = None
-    text: str | None = None
-    damaged: bool = False
+    key: tuple[int, int] | None = None  # line and column of its key
+    text: str | None = None  # an unquoted scalar as it is written
+    damaged: bool = False  # it replaces a value that could not be read, and that has a problem already
 
     def get(self, item: str | int) -> Node | None:
-        """The node of a key or an index."""
         if isinstance(self.value, dict):
             return self.value.get(item)
         inside = isinstance(self.value, tuple) and isinstance(item, int) and item < len(self.value)
@@ -76,10 +71,7 @@ class Node:
 
 
 def read_yaml(text: str, file: Path) -> tuple[Node, list[Problem]]:
-    """Read the text of one mapping. Returns it with what is readable but not allowed.
-
-    Raises SpecError where the text is no YAML, or too large or too deep for a spec.
-    """
+    """Read one mapping; also what is readable but not allowed. Raises SpecError for no YAML, or too large or deep."""
     return _Reader(text, file).read()
 
 
@@ -138,7 +130,6 @@ class _Reader:
         return event
 
     def _node(self, event: Any, location: Location) -> Node:
-        """Read the value that starts with `event`."""
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event, location)
         self._add(1, len(location), event)

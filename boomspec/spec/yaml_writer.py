@@ -18,7 +18,6 @@ Comment = Callable[[Path], str]  # the comment on the value at a path; "" is non
 
 
 def scalar(value: Any) -> str:
-    """A text, number, boolean or null as YAML has it."""
     if not isinstance(value, str):
         return json.dumps(value)
     plain = _PLAIN.fullmatch(value) and value.lower() not in _BOOLEANS_OF_YAML_1_1 and plain_or_none(value) == value
@@ -26,7 +25,6 @@ def scalar(value: Any) -> str:
 
 
 def inline(value: Any) -> str:
-    """A value on one line."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{scalar(key)}: {inline(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
@@ -57,7 +55,6 @@ def lines(data: dict[str, Any], comment: Comment, *, at: Path = ()) -> Iterator[
 
 
 def _comments(value: Any, comment: Comment, path: Path) -> set[str]:
-    """The comments on all values inside."""
     if not isinstance(value, dict) or not value:
         return {comment(path)}
     return {found for key, item in value.items() for found in _comments(item, comment, (*path, key))}

@@ -99,7 +99,6 @@ def show(checks: Sequence[Checked], *, end_to_end: bool, scratch: Path | None) -
 
 
 def _cause(check: Checked, first: Checked, end_to_end: bool) -> str:
-    """The likeliest reason of a difference."""
     if end_to_end and check is not first:
         return f"it may follow from {first.node.name}"
     if check.changes:
