@@ -76,13 +76,9 @@ def repository() -> Path:
     return Path(top.decode("utf-8", "surrogateescape").removesuffix("\n"))
 
 
-def configure(root: Path, *arguments: str) -> bool:
-    """Change or ask the repository's own configuration; whether git did so."""
-    return _git(root, "config", "--local", *arguments) is not None
-
-
-def configured(root: Path, key: str) -> str | None:
-    found = _git(root, "config", "--local", "--get", key)
+def config(root: Path, *arguments: str) -> str | None:
+    """What `git config` prints for the repository's own configuration; None where it fails."""
+    found = _git(root, "config", "--local", *arguments)
     return None if found is None else found.decode("utf-8", "replace").removesuffix("\n")
 
 

@@ -23,7 +23,7 @@ from boomspec.compile.model_sources import model_folder
 from boomspec.compile.text_sources import HELD_OUT_FILES, data_files
 from boomspec.core.errors import BoomspecError
 from boomspec.diff.compared import compared
-from boomspec.diff.git import configure, configured, repository
+from boomspec.diff.git import config, repository
 from boomspec.diff.render import print_diff
 from boomspec.diff.sides import ComparedInput, spec_given
 from boomspec.spec.document import Document, parse_document, read_document
@@ -64,10 +64,11 @@ def set_up(patterns: Sequence[str] = PATTERNS, *, undo: bool = False) -> list[st
         else:
             attributes.unlink()
         done.append(f"{attributes}: {'removed' if undo else 'added'} {', '.join(map(repr, changed))}")
-    if undo and configured(root, _KEY) is not None and configure(root, "--remove-section", "diff.boomspec"):
+    known = config(root, "--get", _KEY)
+    if undo and known is not None and config(root, "--remove-section", "diff.boomspec") is not None:
         done.append(f"{root}: removed {_KEY}")
-    if not undo and configured(root, _KEY) != command():
-        if not configure(root, _KEY, command()):
+    if not undo and known != command():
+        if config(root, _KEY, command()) is None:
             raise BoomspecError(f"git refused to set {_KEY} in {root}", hint="see: git config --local --list")
         done.append(f"{root}: set {_KEY}")
     return done or [f"{root}: {'nothing was set up' if undo else 'everything is set up already'}"]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, Literal, ParamSpec, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, cast
 
 from pydantic import AfterValidator, Field
 
@@ -28,7 +28,7 @@ from boomspec.spec.sections.training import DistillSpec
 from boomspec.spec.validate import FieldError, validate
 
 T = TypeVar("T")
-P = ParamSpec("P")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _plain_name(name: str) -> str:
@@ -128,16 +128,13 @@ class Pins:
 NO_PINS = Pins()
 
 
-class Memo:
+class Memo(dict[Hashable, Any]):
     """What is read or worked out once for many experiments, by key, while no file changes."""
 
-    def __init__(self) -> None:
-        self._known: dict[Hashable, Any] = {}
-
     def __call__(self, key: Hashable, make: Callable[[], T]) -> T:
-        if key not in self._known:
-            self._known[key] = make()
-        known: T = self._known[key]
+        if key not in self:
+            self[key] = make()
+        known: T = self[key]
         return known
 
 
@@ -176,7 +173,7 @@ class SpecFile(Entry):
 
     spec: Spec
     pins: Pins = NO_PINS  # the revisions of a lock
-    once: Memo = field(default_factory=Memo, compare=False)  # shared by those that are compiled together
+    once: Memo = field(default_factory=Memo, compare=False, repr=False)  # shared by those that are compiled together
 
     def with_document(self, document: Document) -> Self:
         return replace(self, document=document, spec=validate(Spec, document))
@@ -202,18 +199,16 @@ class SpecFile(Entry):
         return self.error(self.problem(path, message, hint))
 
 
-def memoized_for(
-    *sections: str,
-) -> Callable[[Callable[Concatenate[SpecFile, P], T]], Callable[Concatenate[SpecFile, P], T]]:
+def memoized_for(*sections: str) -> Callable[[F], F]:
     """A decorator: compute a function of a spec file once for all experiments with these sections and arguments."""
 
-    def decorate(function: Callable[Concatenate[SpecFile, P], T]) -> Callable[Concatenate[SpecFile, P], T]:
+    def decorate(function: F) -> F:
         @wraps(function)
-        def known(file: SpecFile, /, *args: P.args, **named: P.kwargs) -> T:
+        def known(file: SpecFile, /, *args: Any, **named: Any) -> Any:
             given = [*args, *named.values()]
             key = [value if isinstance(value, str | int | tuple | None) else ById(value) for value in given]
             return file.known((function, *key), sections, lambda: function(file, *args, **named))
 
-        return known
+        return cast(F, known)
 
     return decorate

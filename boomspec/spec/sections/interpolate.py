@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from boomspec.core.layers import ORDERS, Singletons
 from boomspec.core.types import Bytes, SizesField, Strict, about
@@ -61,6 +61,13 @@ def _sizes_form(value: Any) -> str:
     return "name" if name else _size_form(value)
 
 
+def _some_size(sizes: Any) -> Any:
+    # A length on the tuple would be measured without the items that are wrong themselves.
+    if sizes == ():
+        raise FieldError("must have at least 1 item, not 0")
+    return sizes
+
+
 class InterpolateSpec(Strict):
     """Which sizes between student and teacher are built, and in which order blocks are patched."""
 
@@ -79,18 +86,11 @@ class InterpolateSpec(Strict):
         | Annotated[BudgetSpec, Tag("BudgetSpec")]
         | Annotated[tuple[SizeItem, ...], Tag("list")],
         Discriminator(_sizes_form),
+        AfterValidator(_some_size),
     ] = Field("all", examples=["all", "2.5B..3.5B step 0.25B", ["80%", "24 layers"], {"fits": "8GiB", "context": 4096}])
     """all, a size, a range, a budget, or a list of these. Student and teacher are always built."""
     choose: Literal["not_above", "nearest"] = "not_above"
     """Which model answers a size between two models. A budget is never exceeded."""
-
-    @field_validator("sizes", mode="after")
-    @classmethod
-    def _some_size(cls, sizes: Any) -> Any:
-        # A length on the tuple would be measured without the items that are wrong themselves.
-        if sizes == ():
-            raise FieldError("must have at least 1 item, not 0")
-        return sizes
 
     def model_post_init(self, _: object) -> None:
         if self.singletons == "reference" and self.order not in ORDERS:

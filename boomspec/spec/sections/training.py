@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 
 from boomspec.core.losses import Losses, usual_losses
 from boomspec.core.tasks import Precision
@@ -61,16 +61,17 @@ class FaithfulSpec(Strict):
             raise FieldError("there is no padding to average over: set padding: true", at=("kl_on_padding",))
 
 
+def _some_loss(losses: Losses) -> Losses:
+    if not losses.terms():
+        raise FieldError(f"at least one loss is needed: {', '.join(Losses.model_fields)}")
+    return losses
+
+
 class DistillSpec(Training):
     """Distillation of the student from the teacher."""
 
     faithful: FaithfulSpec | None = Field(None, examples=[{"padding": True, "kl_on_padding": True}])
     """Quirks of the published code, to reproduce its numbers. Default: none of them."""
-    losses: Losses = about("Terms of the loss; the key is the kind.", default=usual_losses())
-
-    @field_validator("losses", mode="after")
-    @classmethod
-    def _some_loss(cls, losses: Losses) -> Losses:
-        if not losses.terms():
-            raise FieldError(f"at least one loss is needed: {', '.join(Losses.model_fields)}")
-        return losses
+    losses: Annotated[Losses, AfterValidator(_some_loss)] = about(
+        "Terms of the loss; the key is the kind.", default=usual_losses()
+    )
