@@ -15,7 +15,6 @@ from boomspec.core.sizes import Member
 from boomspec.core.tasks import Baseline, Interpolate, Record, Series, Subset
 from boomspec.models.plan_config import check_one_kind
 from boomspec.spec.sections.student import KeepChoice
-from boomspec.spec.spec_file import ById
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,7 @@ def baselines(build: Builder, family: ResolvedFamily) -> list[EvaluatedModel]:
             inputs = {"teacher": build.teacher} if record is None else trained
             task = build.add(f"{name} {size}", record or subset(plan, rest), inputs)
             with errors_at(build.file, ("baselines",), f"the teacher pruned to {len(plan)} layers: "):
-                key = ("pruned", ById(facts), plan, rest)
-                shape = build.file.once(key, partial(pruned, facts, plan, rest=rest))
+                shape = build.file.once(("pruned", plan, rest), partial(pruned, facts, plan, rest=rest), facts)
             models.append(EvaluatedModel(series, f"{series} {size}", shape, task))
 
     if spec.baseline("naive_pruning") is not None:

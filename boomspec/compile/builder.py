@@ -23,7 +23,7 @@ from boomspec.core.tasks.record import LayerPlanShape, SameShape
 from boomspec.models.facts import ModelFacts
 from boomspec.models.outline import config_text, outline
 from boomspec.spec.sections.execution import Resources
-from boomspec.spec.spec_file import ById, SpecFile
+from boomspec.spec.spec_file import SpecFile
 
 Answers = Callable[[str], dict[str, Any] | None]  # id of a search -> what it found, None where it has not run
 
@@ -68,13 +68,13 @@ class Builder:
                 code.update(self.nodes[i].execution.code)
         if code:
             listed = tuple(sorted(code))
-            execution = self.file.once(("execution", ById(execution), listed), partial(replace, execution, code=listed))
+            execution = self.file.once(("execution", listed), partial(replace, execution, code=listed), execution)
 
         def node() -> Node:
-            params = self.file.once(("params", ById(record)), lambda: params_json(record))
+            params = self.file.once("params", lambda: params_json(record), record)
             return Node(Task(record, inputs, params), name, execution)
 
-        added = self.file.once(("node", name, ById(record), ById(execution), *inputs.items()), node)
+        added = self.file.once(("node", name, *inputs.items()), node, record, execution)
         return self.nodes.setdefault(added.id, added).id
 
     def _execution(self, kind: str) -> Execution:
@@ -111,7 +111,7 @@ class Builder:
         sizes = tuple(dict.fromkeys(plans or [(half, False)]))  # where no size is known a plan of both models
         merged = any(model.merged for model in models)
         record = self.file.once(
-            ("check", ById(facts), ById(given), kept, sizes, merged),
+            ("check", kept, sizes, merged),
             lambda: Check(
                 teacher=_outline(facts),
                 student=None if given is None else _outline(given),
@@ -120,6 +120,8 @@ class Builder:
                 merged=True if merged else None,
                 transformers=next((found.version for found in distributions(name="transformers")), "not installed"),
             ),
+            facts,
+            given,
         )
         models_read = {"teacher": teacher, "student": student}.items()
         inputs = {role: i for role, i in models_read if i in self.facts and CODE in self.sources[i].identity}

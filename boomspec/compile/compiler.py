@@ -39,7 +39,7 @@ from boomspec.models.fit import plan_entries
 from boomspec.spec.problems import for_each
 from boomspec.spec.sections.interpolate import OrderSearch
 from boomspec.spec.sections.student import KeepChoice
-from boomspec.spec.spec_file import ById, SpecFile
+from boomspec.spec.spec_file import SpecFile
 from boomspec.store import Store
 
 
@@ -259,10 +259,11 @@ def _add_numbers(build: Builder, models: list[EvaluatedModel]) -> None:
             task=task if task != measure else None,
         )
 
-    same = tuple((model.series, model.label, ById(model.member)) for model in models)
     build.cells = build.file.once(
-        ("cells", ById(evaluations), same),
+        ("cells", *((model.series, model.label) for model in models)),
         lambda: tuple(cell(model, name, record) for model in models for name, record, _ in evaluations),
+        evaluations,
+        *(model.member for model in models),
     )
 
 

@@ -131,24 +131,13 @@ NO_PINS = Pins()
 class Memo(dict[Hashable, Any]):
     """What is read or worked out once for many experiments, by key, while no file changes."""
 
-    def __call__(self, key: Hashable, make: Callable[[], T]) -> T:
+    def __call__(self, key: Hashable, make: Callable[[], T], *same: object) -> T:
+        """`same`: what else belongs to the key, but cannot be hashed: those very objects, which are kept."""
+        key = key, *map(id, same)
         if key not in self:
-            self[key] = make()
-        known: T = self[key]
+            self[key] = make(), same
+        known: T = self[key][0]
         return known
-
-
-class ById:
-    """A key for a value that cannot be hashed: it is equal to that very object alone, and keeps it."""
-
-    def __init__(self, value: object) -> None:
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ById) and other.value is self.value
-
-    def __hash__(self) -> int:
-        return id(self.value)
 
 
 @dataclass(frozen=True)
@@ -183,9 +172,9 @@ class SpecFile(Entry):
         named = self.document.nearest(path).file
         return self.once(("folder", named), lambda: named.absolute().parent)
 
-    def known(self, what: Hashable, sections: Sequence[str], make: Callable[[], T]) -> T:
+    def known(self, what: Hashable, sections: Sequence[str], make: Callable[[], T], *same: object) -> T:
         """What `make` returns, computed once for all experiments that have these sections from the same lines."""
-        return self.once((what, *(self.document.root.get(name) for name in sections)), make)
+        return self.once((what, *(self.document.root.get(name) for name in sections)), make, *same)
 
     def problem(
         self, path: tuple[str | int, ...], message: str, hint: str | None = None, *, key: bool = False
@@ -206,8 +195,9 @@ def memoized_for(*sections: str) -> Callable[[F], F]:
         @wraps(function)
         def known(file: SpecFile, /, *args: Any, **named: Any) -> Any:
             given = [*args, *named.values()]
-            key = [value if isinstance(value, str | int | tuple | None) else ById(value) for value in given]
-            return file.known((function, *key), sections, lambda: function(file, *args, **named))
+            plain = [value for value in given if isinstance(value, str | int | tuple | None)]
+            same = [value for value in given if not isinstance(value, str | int | tuple | None)]
+            return file.known((function, *plain), sections, lambda: function(file, *args, **named), *same)
 
         return cast(F, known)
 
