@@ -30,18 +30,11 @@ _NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _GONE = (errno.ENOENT, errno.ESTALE)
 # EINVAL too: flock is only called with valid arguments, so it means that the file system has no locks.
 _NO_LOCKS = (*_NO_FLUSH, errno.ENOLCK)
-
-
-class NoLocksError(BoomspecError):
-    """The file system of a path cannot lock files: two processes there would each believe to be alone."""
-
-    def __init__(self, path: Path, error: OSError) -> None:
-        hint = (
-            "choose a folder on another file system, or a store at a URL (s3://bucket/path): a local disk can lock "
-            "files, Lustre where it is mounted with -o flock, NFS where its lock manager runs; BOOMSPEC_CACHE and "
-            "HF_HOME move the folders of this machine"
-        )
-        super().__init__(f"{path}: its file system cannot lock files: {error.strerror}", hint=hint)
+_OTHER_FOLDER = (
+    "choose a folder on another file system, or a store at a URL (s3://bucket/path): a local disk can lock files, "
+    "Lustre where it is mounted with -o flock, NFS where its lock manager runs; BOOMSPEC_CACHE and HF_HOME move the "
+    "folders of this machine"
+)
 
 
 def read_json(path: Path) -> Any:
@@ -136,7 +129,8 @@ def discard(path: Path, *, ignore_errors: bool = True) -> None:
 def lock(handle: int, path: Path, *, shared: bool = False, wait: bool = False) -> bool:
     """Lock an open file; `path` names it in errors. False where another process holds it, unless we `wait`.
 
-    Raises NoLocksError where the file system has no locks, and OSError for any other problem of the file.
+    Raises BoomspecError where the file system has no locks: two processes there would each believe to be alone; and
+    OSError for any other problem of the file.
     """
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
@@ -145,7 +139,8 @@ def lock(handle: int, path: Path, *, shared: bool = False, wait: bool = False) -
         return False
     except OSError as error:
         if error.errno in _NO_LOCKS:
-            raise NoLocksError(path, error) from error
+            message = f"{path}: its file system cannot lock files: {error.strerror}"
+            raise BoomspecError(message, hint=_OTHER_FOLDER) from error
         raise
     return True
 
@@ -160,7 +155,7 @@ def exclusive_lock(file: Path) -> Iterator[None]:
 
 
 def check_locks(folder: Path) -> None:
-    """Raise NoLocksError where files in a folder could not be locked. Nothing is written.
+    """Raise BoomspecError where files in a folder could not be locked. Nothing is written.
 
     A folder that does not exist yet is judged by its nearest parent; one that cannot be opened is not judged.
     """
@@ -214,7 +209,7 @@ def _delete_locked(file: Path, handle: int) -> None:
 def lock_file(path: Path, *, create: bool = False) -> int | None:
     """Lock a file. Returns its descriptor, to be closed; None where another process holds or has removed it.
 
-    Raises OSError where it cannot be opened or locked, and NoLocksError.
+    Raises OSError where it cannot be opened or locked, and BoomspecError where there are no locks.
     """
     ours = False
     try:

@@ -25,7 +25,7 @@ from pydantic import (
     GetJsonSchemaHandler,
     PlainSerializer,
     WithJsonSchema,
-)  # fmt: skip
+)
 from pydantic_core import CoreSchema
 
 _DECIMAL = {"": 1, "K": 10**3, "k": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
@@ -105,8 +105,7 @@ def _scaled(value: object, units: dict[str, int], expected: str) -> int:
     return round(scaled)
 
 
-def _number(value: object) -> float:
-    """Parse 3e-4 (which YAML 1.1 reads as a string), 0.1, "1%"."""
+def _number(value: object) -> float:  # YAML 1.1 reads 3e-4 as a string
     expected = "a number such as 0.1, 3e-4 or 1%"
     number, unit = _split(value, expected)
     if unit not in ("", "%"):
@@ -130,7 +129,6 @@ class Share(Strict):
 
 
 def _share(value: object) -> Share:
-    """Parse "1%" into a fraction, "100" or "2k" into a count."""
     if isinstance(value, Share):
         return value
     expected = "a percentage such as 1% or a count such as 100"

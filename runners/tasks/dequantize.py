@@ -90,13 +90,11 @@ def check_written(folder: Path, expected: Sequence[TensorEntry]) -> None:
     found = {name: (entry.dtype, entry.shape) for name, entry in read_checkpoint(folder).items()}
     planned = {entry.name: (entry.dtype, entry.shape) for entry in expected}
     for name in sorted(found.keys() | planned.keys()):
-        if found.get(name) != planned.get(name):
-            message = f"dequantised, '{name}' is {found.get(name)}, and {planned.get(name)} was foreseen"
-            raise BoomspecError(f"{folder}: {message}")
+        if (has := found.get(name)) != (wanted := planned.get(name)):
+            raise BoomspecError(f"{folder}: dequantised, '{name}' is {has}, and {wanted} was foreseen")
 
 
 def _read(entry: TensorEntry) -> Tensor:
     assert entry.file is not None
     with safe_open(entry.file, framework="pt") as file:
-        tensor: Tensor = file.get_tensor(entry.name)
-        return tensor
+        return file.get_tensor(entry.name)  # type: ignore[no-any-return]

@@ -57,24 +57,24 @@ def _held_out(
 ) -> tuple[dict[str, Any], list[Item]]:
     folder = context.inputs["tokens"].folder
     split = TokenStream(folder, "held_out")
-    tokens, text_bytes = split.tokens, split.bytes
+    tokens, text_bytes, prefix = split.tokens, split.bytes, split.prefix
     if measure.max_tokens is not None and measure.max_tokens < len(tokens):
         tokens = tokens[: measure.max_tokens]
         tokenizer = tokenizer_of(folder / TOKENIZER, context.code_of("tokens"))
-        text_bytes = held_out.text_bytes(tokens, eos=split.eos, prefix=split.prefix, tokenizer=tokenizer)
+        text_bytes = held_out.text_bytes(tokens, eos=split.eos, prefix=prefix, tokenizer=tokenizer)
     if text_bytes == 0:
         raise BoomspecError(f"{split.file}: there is no text to measure", hint="hold out more of the data")
     losses = held_out.window_losses(
         model,
         tokens=tokens,
         eos=split.eos,
-        prefix=split.prefix,
+        prefix=prefix,
         sequence_length=measure.sequence_length,
         batch_size=context.batch_size,
         progress=context.progress,
     )
     name, windows = measure.type, len(losses.tokens)
-    original = held_out.windows(len(split), measure.sequence_length, split.prefix)
+    original = held_out.windows(len(split), measure.sequence_length, prefix)
     metrics = held_out.metrics(losses, text_bytes=text_bytes)
     counted = {"tokens": int(losses.tokens.sum()), "bytes": text_bytes}
     results = {
@@ -134,9 +134,7 @@ def _portable(value: Any, folder: str | None) -> Any:
     return text if folder is None else text.replace(folder, ".")
 
 
-class Item(NamedTuple):
-    """One line of items.csv."""
-
+class Item(NamedTuple):  # a line of items.csv
     measure: str
     metric: str
     filter: str
@@ -145,9 +143,7 @@ class Item(NamedTuple):
     value: float
 
 
-class MetricRow(NamedTuple):
-    """One line of table.csv."""
-
+class MetricRow(NamedTuple):  # a line of table.csv
     measure: str
     metric: str
     filter: str

@@ -18,7 +18,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +35,7 @@ from runners.training.process_group import ALONE, ProcessGroup
 from runners.training.remote_checkpoint import PART, STATE, RemoteCheckpoints, step_of
 
 _ROWS = "rows"  # in a file's header: {name: [first row, row after the last, rows in all]}
-_KINDS = ("weights", "moments")
 _BROKEN = (OSError, ValueError, KeyError, TypeError, SafetensorError)
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A training after its `len(metrics)`-th step. `rows`: which rows the tensors are of what is sharded."""
-
-    metrics: list[dict[str, Any]]  # one row a step
-    weights: dict[str, Tensor]  # by parameter name
-    moments: dict[str, Tensor]  # "exp_avg.<parameter>", "exp_avg_sq.<parameter>"
-    rows: dict[str, tuple[int, int, int]] = field(default_factory=dict)  # by the names of both, with all rows there are
-
-    @property
-    def steps(self) -> int:
-        return len(self.metrics)
 
 
 @dataclass(frozen=True)
@@ -117,13 +102,20 @@ class SavedCheckpoint:
 
 
 def save(
-    folder: Path, checkpoint: Checkpoint, group: ProcessGroup = ALONE, remote: RemoteCheckpoints | None = None
+    folder: Path,
+    metrics: list[dict[str, Any]],
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    rows: Mapping[str, tuple[int, int, int]],
+    group: ProcessGroup = ALONE,
+    remote: RemoteCheckpoints | None = None,
 ) -> None:
     """Publish a checkpoint in `folder` and delete all but the newest two; begin to upload it to `remote`.
 
-    Every rank writes its rows; where nothing is sharded, rank 0 writes all.
+    `metrics`: one row a step. `tensors`: by kind ("weights", "moments") and name. `rows`: of those that are sharded,
+    the first row, the one after the last, and how many there are in all. Every rank writes its rows; where nothing is
+    sharded, rank 0 writes all.
     """
-    if not checkpoint.rows:
+    if not rows:
         if not group.is_leader:
             return
         group = ALONE
@@ -138,14 +130,21 @@ def save(
             part = folder / group.all_gather(part.name.encode())[0].decode()
             part.mkdir(parents=True, exist_ok=True)  # on another machine than the leader's
             digests, own = {}, []
-            for kind in _KINDS:
-                name, digest = _write(part, kind, checkpoint, group)
-                own.append(name)
-                for rank, other in enumerate(group.all_gather(bytes.fromhex(digest))):
-                    digests[_name(kind, rank, group.size)] = other.ljust(len(digest) // 2, b"\0").hex()
-            called = f"step-{checkpoint.steps:08d}.{part.name.removeprefix(PART)}"
+            for kind, of_kind in tensors.items():
+                names = [f"-{rank + 1:05}-of-{group.size:05}" if group.size > 1 else "" for rank in range(group.size)]
+                names = [f"{kind}{name}.safetensors" for name in names]
+                file = part / names[group.rank]
+                sharded = {name: rows[name] for name in of_kind if name in rows}
+                header = {_ROWS: json.dumps(sharded, allow_nan=False)} if sharded else None
+                save_file({name: tensor.contiguous() for name, tensor in of_kind.items()}, file, metadata=header)
+                flush(file)
+                own.append(file.name)
+                digest = bytes.fromhex(file_digest(file))
+                for name, other in zip(names, group.all_gather(digest), strict=True):
+                    digests[name] = other.ljust(len(digest), b"\0").hex()
+            called = f"step-{len(metrics):08d}.{part.name.removeprefix(PART)}"
             if group.is_leader:
-                state = {"steps": checkpoint.steps, "sha256": digests, "metrics": checkpoint.metrics}
+                state = {"steps": len(metrics), "sha256": digests, "metrics": metrics}
                 (part / STATE).write_text(json.dumps(state, allow_nan=False), encoding="utf-8")
                 flush(part / STATE)
                 final = folder / step_of(called)
@@ -162,21 +161,6 @@ def save(
             shutil.rmtree(part, ignore_errors=True)
 
 
-def _name(kind: str, rank: int, size: int) -> str:
-    return f"{kind}.safetensors" if size == 1 else f"{kind}-{rank + 1:05}-of-{size:05}.safetensors"
-
-
-def _write(part: Path, kind: str, checkpoint: Checkpoint, group: ProcessGroup) -> tuple[str, str]:
-    """Write this rank's file of one kind; returns its name and digest."""
-    tensors: Mapping[str, Tensor] = getattr(checkpoint, kind)
-    file = part / _name(kind, group.rank, group.size)
-    rows = {name: checkpoint.rows[name] for name in tensors if name in checkpoint.rows}
-    header = {_ROWS: json.dumps(rows, allow_nan=False)} if rows else None
-    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file, metadata=header)
-    flush(file)
-    return file.name, file_digest(file)
-
-
 def find(
     folder: Path, group: ProcessGroup, remote: RemoteCheckpoints | None, note: Callable[[str], None]
 ) -> SavedCheckpoint | None:
@@ -190,9 +174,7 @@ def find(
             shutil.rmtree(part, ignore_errors=True)
         if remote is not None:
             fetched = _fetch_newest(folder, remote, note)
-        stored, broken = newest(folder)
-        for line in broken:
-            note(line)
+        stored = _newest(folder, note)
     steps = group.broadcast(-1 if stored is None else stored.steps)
     if group.local_leader is not None and remote is not None and steps >= 0:  # what rank 0 has found, it has fetched
         fetched = group.all_gather(fetched.encode())[0].decode()
@@ -204,7 +186,7 @@ def find(
 
 def _fetch_newest(folder: Path, remote: RemoteCheckpoints, note: Callable[[str], None]) -> str:
     """Fetch the newest whole checkpoint of `remote`, unless ours is as new. Returns its name, or ""."""
-    here, _ = newest(folder)
+    here = _newest(folder)
     for name in remote.names():
         if here is not None and f"step-{here.steps:08d}" >= step_of(name):
             break
@@ -217,12 +199,11 @@ def _fetch_newest(folder: Path, remote: RemoteCheckpoints, note: Callable[[str],
     return ""
 
 
-def newest(folder: Path) -> tuple[SavedCheckpoint | None, list[str]]:
-    """The newest checkpoint that is whole, or None; and a line about each newer one that is not."""
-    broken: list[str] = []
+def _newest(folder: Path, note: Callable[[str], object] = str) -> SavedCheckpoint | None:
+    """The newest checkpoint that is whole; `note` is called with a line about each newer one that is not."""
     for place in sorted(folder.glob("step-*"), reverse=True):
         try:
-            return SavedCheckpoint(place, check=True), broken
+            return SavedCheckpoint(place, check=True)
         except _BROKEN as error:
-            broken.append(f"checkpoint {place.name} is broken and passed over: {error}")
-    return None, broken
+            note(f"checkpoint {place.name} is broken and passed over: {error}")
+    return None

@@ -224,10 +224,12 @@ class _Training:
         weights = {name: parameter.detach() for name, parameter in self.parameters.items()}
         every = {**weights, **moments}
         rows = {name: part for name, tensor in every.items() if (part := self.parallel.rows(tensor)) is not None}
-        own = [{name: self.parallel.local(tensor) for name, tensor in kind.items()} for kind in (weights, moments)]
+        own = {
+            kind: {name: self.parallel.local(tensor) for name, tensor in tensors.items()}
+            for kind, tensors in {"weights": weights, "moments": moments}.items()
+        }
         sharded = {name: (*part, len(every[name])) for name, part in rows.items()}
-        saved = checkpoint.Checkpoint(self.metrics, own[0], own[1], sharded)
-        checkpoint.save(self.context.resume, saved, self.group, self.context.remote)
+        checkpoint.save(self.context.resume, self.metrics, own, sharded, self.group, self.context.remote)
 
     @torch.no_grad()
     def restore(self) -> None:

@@ -1,12 +1,10 @@
 """Compute the terms of the loss: head and hidden states, mask and reduction. Formulas are in `boomspec/core/losses`.
 
-One mask and one reduction for every term: sum over the positions that have a label (labels_BT is not
--100), divided by `count`, the number of such positions in the whole EFFECTIVE batch. So the losses of
-micro batches add up to the loss of the batch exactly, however it is cut. Terms that read hidden states
-are also divided by the number of pairs.
+One mask and one reduction for every term: sum over the positions that have a label (labels_BT is not -100), divided by
+`count`, the number of such positions in the whole EFFECTIVE batch. So the losses of micro batches add up to the loss of
+the batch exactly, however it is cut. Terms that read hidden states are also divided by the number of pairs.
 
 `labels_BT[b, t]` is the token that follows position t: nothing is shifted in here.
-
 Shapes: B sequences, T positions, N positions of any sequence, D hidden size, V vocabulary.
 """
 
@@ -132,11 +130,10 @@ def state_loss(
     count: int,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Like `head_loss`, for the terms that compare hidden states (states_BTD by point); `pairs`: those of each term."""
-    total = labels_BT.new_zeros((), dtype=torch.float32)
-    terms: dict[str, Tensor] = {}
-    labelled_BT = labels_BT != NO_LABEL
+    zero, labelled_BT = labels_BT.new_zeros((), dtype=torch.float32), labels_BT != NO_LABEL
+    total, terms = zero, {}
     for kind, term in losses.reading("states").items():
-        value = labels_BT.new_zeros((), dtype=torch.float32)
+        value = zero
         for student, teacher in pairs[kind]:
             read = {"states": student_states[student], "teacher_states": teacher_states[teacher]}
             values_BT = term.formula(*(read[what] for what in term.reads))

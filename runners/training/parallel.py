@@ -1,11 +1,11 @@
-"""Wrap a model for one worker, DDP or FSDP2; gradients are summed, not averaged.
+"""Wrap a model for one worker, DDP or FSDP2.
 
     one worker   the model itself
-    ddp          a copy on each worker; gradients are added up
+    ddp          a copy on each worker
     fsdp         each parameter is sharded by rows over the workers (FSDP2) and whole only while its layer computes
 
-Gradients are SUMS over the group, never means: each micro batch's loss is already divided by the label count of the
-whole batch. Torch's defaults are means.
+Gradients are SUMS over the group: each micro batch's loss is already divided by the label count of the whole batch.
+Torch's defaults are means.
 """
 
 from __future__ import annotations
@@ -91,8 +91,7 @@ class ParallelModel:
             return None
         block = -(-len(tensor) // self.group.size)  # the rule of DTensor's Shard(0)
         start, end = (min(rank * block, len(tensor)) for rank in (self.group.rank, self.group.rank + 1))
-        if end - start != len(self.local(tensor)):
-            raise AssertionError(f"rows {start} to {end} expected, but there are {len(self.local(tensor))}")
+        assert end - start == len(self.local(tensor)), f"rows {start} to {end}, but {len(self.local(tensor))} are here"
         return start, end
 
     def gathered(self, fresh: Callable[[], nn.Module]) -> nn.Module | None:
@@ -162,20 +161,20 @@ def _replicated(model: nn.Module) -> nn.Module:
 
     # A loss need not reach every parameter: the head, where only states are compared.
     root = DistributedDataParallel(_Root(model), find_unused_parameters=True, gradient_as_bucket_view=True)
-    root.register_comm_hook(root.module, lambda module, bucket: _add_up(module, bucket))
+
+    def add_up(module: _Root, bucket: Any) -> Any:
+        gradients: Tensor = bucket.buffer()
+        # One number in place of nothing: a future of the backend's own is good on every device.
+        work: Any = torch.distributed.all_reduce(gradients if module.adds_up else gradients.new_zeros(1), async_op=True)
+
+        def added_up(done: Any) -> Tensor:
+            done.value()  # raises the error of the exchange
+            return gradients
+
+        return work.get_future().then(added_up)
+
+    root.register_comm_hook(root.module, add_up)
     return root
-
-
-def _add_up(root: _Root, bucket: Any) -> Any:
-    gradients: Tensor = bucket.buffer()
-
-    def added_up(done: Any) -> Tensor:
-        done.value()  # raises the error of the exchange
-        return gradients
-
-    # One number in place of nothing: a future of the backend's own is good on every device.
-    work: Any = torch.distributed.all_reduce(gradients if root.adds_up else gradients.new_zeros(1), async_op=True)
-    return work.get_future().then(added_up)
 
 
 def _sharded(model: nn.Module) -> nn.Module:

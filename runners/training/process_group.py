@@ -38,7 +38,7 @@ class ProcessGroup:
 
     @property
     def is_leader(self) -> bool:
-        """Whether this worker, rank 0, writes what is written once."""
+        """Whether this worker writes what is written once."""
         return self.rank == 0
 
     @property
@@ -104,22 +104,13 @@ def process_group(resume: Path, *, local_leader: bool | None = None) -> ProcessG
 # How system, gloo and NCCL report that a connection has ended, or that they waited in vain for another worker. Messages
 # of NCCL: https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/troubleshooting.html and torch's NCCLUtils.cpp.
 _LOST = re.compile(
-    r"connection (was )?(closed|reset|refused|aborted|timed out)"
-    r"|(closed|reset) by (remote )?peer"
-    r"|broken pipe"
-    r"|no route to host"
-    r"|network is unreachable"
-    r"|remote peer closed the connection"
-    r"|application timeout caused pair closure"
-    r"|timed out waiting \d+ ?ms for (recv|send|unbound)"
+    r"connection (was )?(closed|reset|refused|aborted|timed out)|(closed|reset) by (remote )?peer"
+    r"|broken pipe|no route to host|network is unreachable|remote peer closed the connection"
+    r"|application timeout caused pair closure|timed out waiting \d+ ?ms for (recv|send|unbound)"
     r"|timed out in monitoredbarrier|rank \d+ (failed to pass|successfully reached) monitoredbarrier"
-    r"|watchdog caught collective operation timeout"
-    r"|operation timed out"
-    r"|ran for \d+ milliseconds before timing out"
-    r"|connectfullmesh failed"
+    r"|watchdog caught collective operation timeout|operation timed out|ran for \d+ milliseconds before timing out"
+    r"|connectfullmesh failed|remote process exited or there was a network error|communicator was aborted"
     r"|ncclremoteerror"  # also without a message of NCCL itself
-    r"|remote process exited or there was a network error"
-    r"|communicator was aborted"
     r"|got completion from peer .* (with error|with status)"  # InfiniBand: nobody answers any more
     r"|(socket|heartbeat|wait) timeout|timeout waiting for key"
 )

@@ -52,11 +52,7 @@ _POLL_SECONDS = 0.2
 _ROOM_SECONDS = (10.0, 300.0)  # until the machines are counted again. Ray may count on a lost one once more
 _END_SECONDS = 60.0  # for a controller that cannot be reached to end
 _ROOM_SETTING = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
-_SETTINGS = {
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
-}
+_SETTINGS = {"RAY_TRAIN_METRICS_ENABLED": "0", "RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1"}
 
 
 def train_together(context: Context[Any]) -> None:

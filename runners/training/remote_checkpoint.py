@@ -85,7 +85,6 @@ class RemoteCheckpoints:
         self._thread.start()
 
     def wait(self) -> None:
-        """Return when nothing is being uploaded."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -110,8 +109,8 @@ class RemoteCheckpoints:
     def deliver(self, folder: Path) -> None:
         """Upload a payload for the coordinator, which calls `receive` on another machine."""
         self._objects.delete(self._objects.entries(_PAYLOAD))
-        files = {f"{_PAYLOAD}/{file.relative_to(folder).as_posix()}": file for file in folder.rglob("*")}
-        self._objects.upload_all((file, name) for name, file in files.items() if file.is_file())
+        files = [file for file in folder.rglob("*") if file.is_file()]
+        self._objects.upload_all((file, f"{_PAYLOAD}/{file.relative_to(folder).as_posix()}") for file in files)
 
     def receive(self, folder: Path) -> None:
         """Bring the payload that rank 0 has delivered into `folder`."""
