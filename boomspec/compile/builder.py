@@ -19,7 +19,7 @@ from boomspec.core.graph import CODE, Experiment, Node, Source, Task, params_jso
 from boomspec.core.layers import evenly_spaced, plan_of
 from boomspec.core.sizes import Lineage
 from boomspec.core.tasks import BuiltSize, Cell, Check, Outline, Record
-from boomspec.core.tasks.record import LayerPlanShape, SameShape
+from boomspec.core.tasks.record import LayerPlanShape
 from boomspec.models.facts import ModelFacts
 from boomspec.models.outline import config_text, outline
 from boomspec.spec.sections.execution import Resources
@@ -133,7 +133,7 @@ class Builder:
         """The source of a model that is dequantised first; any other model itself."""
         node = self.nodes.get(model)
         copied = node.task.record.model() if node is not None else None
-        return node.task.inputs[copied.role] if node is not None and isinstance(copied, SameShape) else model
+        return node.task.inputs[copied] if node is not None and isinstance(copied, str) else model
 
     def experiment(self) -> Experiment:
         tasks = {node.name: node.id for node in self.nodes.values()}

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sys
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -124,7 +125,6 @@ _URL_PASSWORD = re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether an environment variable of this name holds a secret."""
     return _SECRET_NAME.search(name) is not None
 
 
@@ -154,3 +154,11 @@ def redact(data: T, *, environment: Mapping[str, str] | None = None) -> T:
 def first_line(message: object) -> str:
     """The first line of an error or a text, without secrets: for where there is room for one."""
     return redact(str(message).strip().partition("\n")[0])
+
+
+def describe(error: BaseException) -> str:
+    """An error as one text without secrets: those that a user can act on need no class name."""
+    text = str(error) if isinstance(error, BoomspecError) else f"{type(error).__name__}: {error}"
+    if not str(error) and (frames := traceback.extract_tb(error.__traceback__)):
+        text += f"{frames[-1].line} ({Path(frames[-1].filename).name}:{frames[-1].lineno})"
+    return redact(text.strip())

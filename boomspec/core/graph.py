@@ -72,7 +72,6 @@ class Task:
 
 
 def params_json(record: Record) -> str:
-    """The canonical JSON of a record."""
     return canonical_plain(record.to_json())
 
 
@@ -202,7 +201,6 @@ def check_secrets(text: str) -> None:
 
 
 def no_such_experiment(named: object, label: str, labels: list[str]) -> BoomspecError:
-    """The error for a label that a spec, a graph or a run does not have."""
     if labels == [""]:
         return BoomspecError(f"{named} is one experiment, and has no '{label}'", hint=f"leave out '#{label}'")
     return BoomspecError(f"{named} has no experiment '{label}'", hint=did_you_mean(label, labels) or listed(labels))

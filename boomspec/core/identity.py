@@ -33,12 +33,10 @@ def digest(value: object) -> str:
 
 
 def text_digest(canonical: str) -> str:
-    """The sha256 (hex) of canonical JSON."""
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """The sha256 (hex) of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -80,7 +80,6 @@ def teacher_layers(indices: Iterable[int]) -> LayerPlan:
 
 
 def student_layers(count: int) -> LayerPlan:
-    """The plan of a student's own layers."""
     return tuple(Layer(STUDENT, i) for i in range(count))
 
 
@@ -133,8 +132,10 @@ ORDERS: dict[str, Callable[[list[int]], tuple[int, ...]]] = {
 
 def plan_of(kept: Sequence[int], layers: int, owners: Sequence[bool]) -> LayerPlan:
     """The layer plan in which block i is the teacher's where `owners[i]`, else student layer i."""
-    parts = enumerate(zip(blocks(kept, layers), owners, strict=True))
-    return sum((teacher_layers(block) if own else (Layer(STUDENT, i),) for i, (block, own) in parts), ())
+    plan: LayerPlan = ()
+    for i, (block, from_teacher) in enumerate(zip(blocks(kept, layers), owners, strict=True)):
+        plan += teacher_layers(block) if from_teacher else (Layer(STUDENT, i),)
+    return plan
 
 
 def family_of_sets(

@@ -84,7 +84,7 @@ def folder_name(lineage: Lineage, member: Member) -> str:
 def labels(members: Sequence[Member]) -> dict[int, str]:
     """A name for each member, by its number of patched blocks. Blocks of different length can give one size twice."""
     twice = {layers for layers, count in Counter(member.layers for member in members).items() if count > 1}
-    return {m.patched: f"{m.layers} layers{f', {m.patched} patched' * (m.layers in twice)}" for m in members}
+    return {m.patched: f"{m.layers} layers" + (f", {m.patched} patched" if m.layers in twice else "") for m in members}
 
 
 def select_member(members: Sequence[Member], size: SizeRequest, *, choose: Choose = "not_above") -> Member | None:
@@ -108,7 +108,6 @@ def select_member(members: Sequence[Member], size: SizeRequest, *, choose: Choos
 
 
 def no_such_size(members: Sequence[Member], size: SizeRequest) -> str:
-    """The message that no member has a size, with the sizes that there are."""
     values = [_measured(member, size, members[-1]) for member in members]
     form, unit = (".1%", "") if size.unit == "fraction" else (",.0f", f" {size.unit}")
     return f"no model of size {size.text}: this family has {min(values):{form}} to {max(values):{form}}{unit}"
@@ -116,8 +115,9 @@ def no_such_size(members: Sequence[Member], size: SizeRequest) -> str:
 
 def _measured(member: Member, size: SizeRequest, teacher: Member) -> float:
     """The member's size in the unit of `size`."""
-    share = size.unit == "fraction"
-    return member.parameters / teacher.parameters if share else float(getattr(member, size.unit))
+    if size.unit == "fraction":
+        return member.parameters / teacher.parameters
+    return float(getattr(member, size.unit))
 
 
 def shown_bytes(count: int) -> str:

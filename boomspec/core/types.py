@@ -174,7 +174,7 @@ def parse_size(value: object) -> SizeRequest:
         raise ValueError(f"expected {_SIZE}, not {value}")
     if not math.isfinite(number * max(_BYTES.values())):
         raise ValueError(f"expected {_SIZE}: {value} is too large")
-    if unit.startswith("layer") and number != int(number):
+    if unit in _SIZE_UNITS["layers"] and number != int(number):
         raise ValueError(f"'{value}' is not a whole number of layers")
     if unit == "%":
         return SizeRequest(unit="fraction", value=number / 100, text=str(value))

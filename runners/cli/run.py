@@ -27,7 +27,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import boomspec
-from boomspec.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_FAILED, BoomspecError, print_error, redact
+from boomspec.core.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_RUN_FAILED,
+    BoomspecError,
+    describe,
+    print_error,
+    redact,
+)
 from boomspec.core.graph import TaskGraph
 from boomspec.core.graph_file import read_graph
 from boomspec.core.identity import digest
@@ -43,7 +51,7 @@ from runners.executor.tracking import tracked
 from runners.executor.view import view_for
 from runners.runtime import environment
 from runners.runtime.interrupt import Interrupt
-from runners.runtime.job import Outcome, describe
+from runners.runtime.job import Outcome
 from runners.runtime.journal import Journal, known_failures, last_failures, last_status
 from runners.runtime.task_errors import detect_full_disk, survived
 

@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import boomspec
 import runners
+from boomspec.core.errors import describe
 from boomspec.core.execution import Execution
 from boomspec.core.graph import TaskGraph
 from boomspec.plan.plan import RunPlan, sources_read
@@ -33,7 +34,7 @@ from runners.executor.view import View
 from runners.executor.worker import execute
 from runners.runtime import environment
 from runners.runtime.interrupt import Interrupt
-from runners.runtime.job import CheckedMachines, Input, Job, Outcome, below, describe
+from runners.runtime.job import CheckedMachines, Input, Job, Outcome, below
 from runners.runtime.journal import Follower, Journal
 from runners.runtime.provenance import git_commit
 

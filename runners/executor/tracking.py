@@ -28,12 +28,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from boomspec.core.errors import BoomspecError, first_line
+from boomspec.core.errors import BoomspecError, describe, first_line
 from boomspec.core.graph import TaskGraph
 from boomspec.core.tasks import TRAININGS, Cell, Comparison, Report
 from boomspec.core.tasks.report import shown_measure
 from boomspec.store import Store
-from runners.runtime.job import describe
 from runners.runtime.journal import Journal
 from runners.runtime.tables import read_table
 

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from boomspec.core.errors import BoomspecError
+from boomspec.core.errors import BoomspecError, describe
 from boomspec.core.json_text import json_text
 from boomspec.store import Store, open_store
 from boomspec.store.made_of import content_key, publish_equal
@@ -25,7 +25,7 @@ from runners.cluster.store_check import UnreachedError, opened
 from runners.executor.heartbeat import beating
 from runners.runtime import environment
 from runners.runtime.context import Context, Progress
-from runners.runtime.job import Job, Outcome, TaskState, describe
+from runners.runtime.job import Job, Outcome, TaskState
 from runners.runtime.journal import log_file, make_subfolders, progress_file
 from runners.runtime.output import captured
 from runners.runtime.provenance import provenance

@@ -5,14 +5,13 @@ A job holds addresses and no paths: each machine opens the store itself, and has
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from boomspec.core.errors import BoomspecError, redact
+from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import Node, Source
 from boomspec.core.tasks import KINDS
 from boomspec.store import Store
@@ -117,11 +116,3 @@ def fetch_numbers(store: Store, tasks: Iterable[tuple[str, str]]) -> dict[tuple[
 def below(root: Path, folder: Path) -> Path:
     """A folder as it is named on every machine: below the store's folder where it lies there, else as it is."""
     return folder.relative_to(root) if folder.is_relative_to(root) else folder
-
-
-def describe(error: BaseException) -> str:
-    """An error as one text without secrets: those that a user can act on need no class name."""
-    text = str(error) if isinstance(error, BoomspecError) else f"{type(error).__name__}: {error}"
-    if not str(error) and (frames := traceback.extract_tb(error.__traceback__)):
-        text += f"{frames[-1].line} ({Path(frames[-1].filename).name}:{frames[-1].lineno})"
-    return redact(text.strip())

@@ -131,8 +131,8 @@ def save(
             part.mkdir(parents=True, exist_ok=True)  # on another machine than the leader's
             digests, own = {}, []
             for kind, of_kind in tensors.items():
-                names = [f"-{rank + 1:05}-of-{group.size:05}" if group.size > 1 else "" for rank in range(group.size)]
-                names = [f"{kind}{name}.safetensors" for name in names]
+                names = [f"{kind}-{rank + 1:05}-of-{group.size:05}.safetensors" for rank in range(group.size)]
+                names = names if group.size > 1 else [f"{kind}.safetensors"]
                 file = part / names[group.rank]
                 sharded = {name: rows[name] for name in of_kind if name in rows}
                 header = {_ROWS: json.dumps(sharded, allow_nan=False)} if sharded else None
@@ -153,7 +153,7 @@ def save(
                     shutil.rmtree(old, ignore_errors=True)
                 if remote is not None:
                     files = [final / name for name in (digests if group.local_leader is None else own)]
-                    remote.publish(called, files, state=(final / STATE).read_bytes(), together=digests)
+                    remote.publish(called, files, ((final / STATE).read_bytes(), digests))
             elif remote is not None and group.local_leader is not None:
                 remote.publish(called, [part / name for name in own], delete=True)
     finally:

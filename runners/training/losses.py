@@ -24,7 +24,6 @@ NO_LABEL = -100
 
 
 def weights(losses: Losses) -> dict[str, float]:
-    """The weight of each term that is switched on, by kind."""
     return {kind: term.weight for kind, term in losses.terms().items()}
 
 

@@ -1,7 +1,7 @@
 """One training on several workers, through Ray Train.
 
 The task itself is the coordinator: it holds no CPU or GPU, starts the workers as one group, and waits. Every worker
-runs the body's `work` on the paths that the task was given; no tensor goes through Ray's object store. Only rank 0
+runs the task's body on the paths that the task was given; no tensor goes through Ray's object store. Only rank 0
 writes the payload and reports the task's progress.
 
 A group is one run of Ray Train, which neither repairs nor resizes it. Where it loses a worker, a machine or its

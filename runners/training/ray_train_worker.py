@@ -24,13 +24,13 @@ import torch
 from ray.exceptions import RayError
 from ray.train.torch import TorchConfig
 
-from boomspec.core.errors import BoomspecError
+from boomspec.core.errors import BoomspecError, describe
 from boomspec.store import Store, open_store
 from runners.cluster.store_check import opened
 from runners.runtime import environment
 from runners.runtime.context import Context, Progress
 from runners.runtime.device import device
-from runners.runtime.job import Job, describe
+from runners.runtime.job import Job
 from runners.runtime.journal import log_file, make_subfolders, progress_file
 from runners.runtime.output import captured
 from runners.runtime.relay import relayed
@@ -154,7 +154,7 @@ def _listening(relay: Any, task_id: str, stop: Path) -> Iterator[None]:
 
 
 def work_in_group(context: Context[Any]) -> None:
-    """Run the body's `work` in the process group of this process."""
+    """Run the body in the process group of this process."""
     execution, wanted = context.execution, context.training.workers
     torch.set_num_threads(environment.apply_resources(cpus=execution.cpus, gpus=execution.gpus))
     group = process_group(context.resume, local_leader=context.local_leader)

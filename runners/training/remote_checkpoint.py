@@ -55,19 +55,18 @@ class RemoteCheckpoints:
         self,
         name: str,
         files: Sequence[Path],
+        state: tuple[bytes, Collection[str]] | None = None,
         *,
-        state: bytes | None = None,
-        together: Collection[str] = (),
         delete: bool = False,
     ) -> None:
         """Upload these files of the checkpoint `name` in a thread; `delete` them then.
 
-        Rank 0 gives the content of state.json, and the names of all files that must be there `together` before it.
+        `state`: rank 0 gives the content of state.json, and the names of all files that must be there before it.
         """
 
         def upload() -> None:
             try:
-                self._upload(name, files, state, together)
+                self._upload(name, files, state)
             except Exception as error:
                 if not self._failed:
                     reason = first_line(f"{type(error).__name__}: {error}")
@@ -125,16 +124,16 @@ class RemoteCheckpoints:
             wanted.append((name, file, entry.size))
         self._objects.download_all(wanted)
 
-    def _upload(self, name: str, files: Sequence[Path], state: bytes | None, together: Collection[str]) -> None:
+    def _upload(self, name: str, files: Sequence[Path], state: tuple[bytes, Collection[str]] | None) -> None:
         self._objects.upload_all((file, f"{name}/{file.name}") for file in files)
         if state is None:
             return
-        wanted, until = {f"{name}/{other}" for other in together}, time.monotonic() + _OTHERS_SECONDS
+        wanted, until = {f"{name}/{other}" for other in state[1]}, time.monotonic() + _OTHERS_SECONDS
         while missing := wanted - self._objects.entries(name).keys():
             if time.monotonic() > until:
                 raise TimeoutError(f"{len(missing)} files of other workers are not there")
             time.sleep(_LOOK_SECONDS)
-        self._objects.write(f"{name}/{STATE}", state)
+        self._objects.write(f"{name}/{STATE}", state[0])
         kept = (*(f"{kept}/" for kept in self.names()[:KEPT_CHECKPOINTS]), f"{_PAYLOAD}/")
         self._objects.delete(name for name in self._objects.entries() if not name.startswith(kept))
 

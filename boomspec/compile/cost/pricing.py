@@ -17,7 +17,7 @@ from boomspec.core.execution import TrainingOptions
 from boomspec.core.graph import Node, Source
 from boomspec.core.losses import Losses, StateLoss
 from boomspec.core.tasks import Record
-from boomspec.core.tasks.record import MADE, Architecture, Cost, Faithful, LayerPlanShape, Prices, Recipe, SameShape
+from boomspec.core.tasks.record import MADE, Architecture, Cost, Faithful, LayerPlanShape, Prices, Recipe
 from boomspec.core.tasks.tokenize import token_bytes
 from boomspec.core.work_sizes import BATCH_SIZE, KEPT_CHECKPOINTS, SIMILARITY_WINDOWS
 from boomspec.models.facts import ModelFacts, llama_facts, total_bytes
@@ -69,7 +69,7 @@ def priced(
 def _made(record: Record, models: Mapping[str, ModelCosts]) -> ModelCosts | None:
     """The model that a task makes; None where it makes none."""
     match record.model():
-        case SameShape(role=role):
+        case str(role):
             return models[role]
         case Architecture() as architecture:
             return model_of(llama_facts(architecture))

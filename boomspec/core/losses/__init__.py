@@ -68,5 +68,4 @@ else:
 
 
 def usual_losses() -> Losses:
-    """The losses of a spec that names none."""
     return Losses(**{kind: loss() for kind, loss in LOSSES.items() if loss.usual})

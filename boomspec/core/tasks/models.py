@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator
 
 from boomspec.core.layers import LayerPlan, teacher_layers
-from boomspec.core.tasks.record import MADE, Cost, Determinism, LayerPlanShape, Precision, Prices, Record, SameShape
+from boomspec.core.tasks.record import MADE, Cost, Determinism, LayerPlanShape, Precision, Prices, Record
 from boomspec.core.tasks.search import Calibration
 from boomspec.core.types import Strict
 from boomspec.core.work_sizes import BATCH_SIZE, COPY_BUFFER, DEQUANTIZED_SHARD
@@ -37,8 +37,8 @@ class Dequantize(Record):
 
     dtype: Literal["bfloat16", "float16", "float32"]
 
-    def model(self) -> SameShape:
-        return SameShape("model")
+    def model(self) -> str:
+        return "model"
 
     def cost(self, prices: Prices) -> Cost:
         return prices.written(buffer=min(DEQUANTIZED_SHARD, prices.models[MADE].bytes))

@@ -74,19 +74,15 @@ class Faithful(Strict):
 
 @dataclass(frozen=True)
 class Cost:
-    """What one task takes, as far as it is known beforehand. Never part of an identity.
+    """What one task takes, as far as it is known beforehand. Never part of an identity."""
 
-    flops: floating-point operations, a multiply-add counted as two. memory: bytes of the largest moment, by what
-    holds them ("weights", "gradients", "optimizer", "activations", "head", "teacher", "cache"). disk: bytes of the
-    artifact. tokens: that go through the model, and how many of them are real (None: not known before a run).
-    """
-
-    flops: int = 0
+    flops: int = 0  # floating-point operations, a multiply-add counted as two
+    # Bytes of the largest moment, by what holds them: "weights", "gradients", "optimizer", "activations", "head", ...
     memory: dict[str, int] = field(default_factory=dict)
-    disk: int = 0
+    disk: int = 0  # bytes of the artifact
     read: int = 0  # bytes
-    tokens: int = 0
-    real_tokens: int | None = 0
+    tokens: int = 0  # that go through the model
+    real_tokens: int | None = 0  # of these; None: not known before a run
     flops_per_real_token: int = 0  # that `flops` counts for each of `tokens`, and that padding does not take
     scratch: int = 0  # bytes of disk while it runs, beside the artifact: checkpoints
     unknown: str = ""  # what is not known, and why; then `flops` and `tokens` are what is known of them
@@ -142,21 +138,11 @@ class Architecture(Strict):
 
 @dataclass(frozen=True)
 class LayerPlanShape:
-    """A model made of layers of the inputs `teacher` and `student`.
-
-    `tied`: whether head and embedding are one; None: as in the teacher. `merged`: each layer is a sum of several.
-    """
+    """A model made of layers of the inputs `teacher` and `student`."""
 
     plan: LayerPlan
-    tied: bool | None = None
-    merged: bool = False
-
-
-@dataclass(frozen=True)
-class SameShape:
-    """A model with the layers of the model that is the input `role`."""
-
-    role: str
+    tied: bool | None = None  # whether head and embedding are one; None: as in the teacher
+    merged: bool = False  # each layer is a sum of several
 
 
 class Record(Strict):
@@ -180,8 +166,8 @@ class Record(Strict):
         """The `params` of its task."""
         return self.model_dump(mode="json", exclude_none=True)
 
-    def model(self) -> LayerPlanShape | SameShape | Architecture | None:
-        """The model that it makes; None where it makes none."""
+    def model(self) -> LayerPlanShape | str | Architecture | None:
+        """The model that it makes; a text: the role of the input whose layers it has. None where it makes none."""
         return None
 
     def cost(self, prices: Prices) -> Cost:
@@ -189,10 +175,8 @@ class Record(Strict):
         return Cost()
 
     def counted(self, cost: Cost, held_out: Callable[[], int], mean_labels: Callable[[int], float]) -> Cost:
-        """Its cost with what is known of the text in its input `tokens`.
-
-        `held_out()`: its held-out tokens. `mean_labels(length)`: labels of the mean row, where each row is one
-        document, padded or cut to `length` tokens.
+        """Its cost with what is known of the text in its input `tokens`: how many tokens are held out, and the labels
+        of the mean row where each row is one document, padded or cut to so many tokens.
         """
         return cost
 
