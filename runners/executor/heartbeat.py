@@ -50,54 +50,35 @@ class Heartbeats:
         progress_seconds: float = _NO_PROGRESS_SECONDS,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._now = now
-        self._alive, self._working = _Clock(seconds), _Clock(progress_seconds)
+        self._now, self._limits = now, {"heartbeat": seconds, "progress": progress_seconds}
+        # By task, then by what is heard of it: when it was heard last, and when its absence is to be noted.
+        self._heard: dict[str, dict[str, tuple[float, float]]] = {}
         self._where: dict[str, str] = {}
 
     def received(self, task_id: str, line: dict[str, Any]) -> None:
         """A task has written a line."""
         if "started" in line:
             self._where[task_id] = "on {host}, process {pid}".format_map({"host": "?", "pid": "?"} | line["started"])
-        self._alive.set(task_id, self._now())
-        if ALIVE not in line or task_id not in self._working.last:
-            self._working.set(task_id, self._now())
+        heard, now = self._heard.setdefault(task_id, {}), self._now()
+        for what, limit in self._limits.items():
+            if what == "heartbeat" or ALIVE not in line or what not in heard:
+                heard[what] = now, now + limit
 
     def ended(self, task_id: str) -> None:
         self._where.pop(task_id, None)
-        for clock in (self._alive, self._working):
-            clock.last.pop(task_id, None)
-            clock.due.pop(task_id, None)
+        self._heard.pop(task_id, None)
 
     def notes(self) -> Iterator[tuple[str, str]]:
         """Tasks that are silent, each with a line for people; the next one comes when it is silent twice as long."""
         now = self._now()
-        silent = dict(self._alive.overdue(now))
-        for task_id, seconds in silent.items():
-            message = f"no word from it for {self._for(task_id, seconds)}: that process stands still {_ENDED}"
-            yield task_id, f"{message}, or is gone and there is no room for another"
-        for task_id, seconds in self._working.overdue(now):
-            if task_id not in silent and now - self._alive.last[task_id] < self._alive.seconds:
-                what = "that process lives, and works slowly or hangs"
-                yield task_id, f"no progress for {self._for(task_id, seconds)}: {what} {_ENDED}"
-
-    def _for(self, task_id: str, seconds: float) -> str:
-        return f"{seconds / 60:.0f} minutes ({self._where.get(task_id, 'its machine is not known')})"
-
-
-class _Clock:
-    """When each task was last heard of, and when its silence is to be noted."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.last: dict[str, float] = {}
-        self.due: dict[str, float] = {}
-
-    def set(self, task_id: str, now: float) -> None:
-        self.last[task_id], self.due[task_id] = now, now + self.seconds
-
-    def overdue(self, now: float) -> Iterator[tuple[str, float]]:
-        """The tasks whose silence is to be noted now, each with its seconds."""
-        for task_id in [task_id for task_id, due in self.due.items() if now >= due]:
-            passed = now - self.last[task_id]
-            self.due[task_id] = self.last[task_id] + 2 * passed
-            yield task_id, passed
+        for task_id, heard in self._heard.items():
+            silent = now - heard["heartbeat"][0] >= self._limits["heartbeat"]
+            for what, (last, _) in [(what, times) for what, times in heard.items() if now >= times[1]]:
+                heard[what] = last, last + 2 * (now - last)
+                minutes = f"{(now - last) / 60:.0f} minutes ({self._where.get(task_id, 'its machine is not known')})"
+                if what == "heartbeat":
+                    message = f"no word from it for {minutes}: that process stands still {_ENDED}"
+                    yield task_id, f"{message}, or is gone and there is no room for another"
+                elif not silent:
+                    what = "that process lives, and works slowly or hangs"
+                    yield task_id, f"no progress for {minutes}: {what} {_ENDED}"
