@@ -14,7 +14,7 @@ from boomspec.compile.compiler import Compiled
 from boomspec.compile.family import ResolvedFamily
 from boomspec.core import format as shown
 from boomspec.core.format import NOTHING, UNKNOWN, shown_count, shown_seconds
-from boomspec.core.graph import Node, TaskGraph
+from boomspec.core.graph import Experiment, Node, TaskGraph
 from boomspec.core.sizes import compact_plan, shown_bytes
 from boomspec.models.fit import described
 from boomspec.plan.forecast import Forecast, totals
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-_MARKS = {"reuse": "=", "run": "+", "unneeded": " ", "blocked": "!"}
-_STYLES = {"reuse": "green", "run": "yellow", "unneeded": "dim", "blocked": "bold red"}
+_MARKS = {"reuse": ("green", "="), "run": ("yellow", "+"), "unneeded": ("dim", " "), "blocked": ("bold red", "!")}
+_SUMS = (">FLOP", ">memory", ">disk", ">time")
 _WIDE = 110  # columns
 _MOST_TEXTS = 3
 _MOST_VALUES = 12  # of an axis, one row each
@@ -47,8 +47,13 @@ def print_plan(
 
     console = Console(highlight=False)
     graph = compiled.graph
-    for title, family in _families(compiled):
-        print_family(family, title)
+    alike: dict[tuple[object, ...], list[str]] = defaultdict(list)  # labels of experiments whose sizes are the same
+    for label, family in compiled.families.items():
+        alike[tuple((m.plan, m.parameters, m.bytes, m.tied, m.asked) for m in family.members)].append(label)
+    for label, *more in alike.values():
+        others = f" and {len(more):,} more" if more else ""
+        single = len(graph.experiments) == 1 or len(alike) == 1
+        print_family(compiled.families[label], "Sizes" if single else f"Sizes of {label}{others}")
     texts = text_plans(graph, store)
     for text in texts[:_MOST_TEXTS]:
         _print_text(console, text)
@@ -68,7 +73,7 @@ def print_plan(
         for line in _sentences(forecast):
             console.print(line)
     if total.run and forecast.devices:
-        table = _table(("on", False), ("GPU hours", True), ("until the end", True), ("", False))
+        table = _table("on", ">GPU hours", ">until the end", "")
         for name, clock in forecast.devices.items():
             least = ">" if clock.without_a_time else ""
             hours, until = f"{least}{clock.gpu_seconds / 3600:.1f}", f"{least}{shown_seconds(clock.elapsed)}"
@@ -89,8 +94,7 @@ def print_family(family: ResolvedFamily, title: str = "Sizes") -> None:
 
     console = Console(highlight=False)
     asked = any(member.asked for member in family.members)
-    numbers = [(heading, True) for heading in ("layers", "parameters", "of teacher", "weights")]
-    table = _table(*numbers, ("", False), ("plan", False), *[("asked for", False)] * asked)
+    table = _table(">layers", ">parameters", ">of teacher", ">weights", "", "plan", *["asked for"] * asked)
     table.title, table.title_justify = title, "left"
     for member in family.members:
         role = "student" if member.is_student else "teacher" if member.is_teacher else "interpolated"
@@ -113,7 +117,7 @@ def _print_text(console: Console, text: TextPlan) -> None:
 
     console.print("\n[bold]Text[/]")
     if any(given.files is not None for given in text.given):
-        table = _table(("text", False), ("", False), ("files", True), ("documents", True), ("bytes", True))
+        table = _table("text", "", ">files", ">documents", ">bytes")
         for given in text.given:
             table.add_row(
                 escape(given.entry),
@@ -127,48 +131,30 @@ def _print_text(console: Console, text: TextPlan) -> None:
         console.print(escape(line))
 
 
-def _families(compiled: Compiled) -> Iterator[tuple[str, ResolvedFamily]]:
-    """The different size tables, each with a title that says whose it is."""
-    groups: dict[tuple[object, ...], list[str]] = defaultdict(list)
-    for label, family in compiled.families.items():
-        groups[tuple((m.plan, m.parameters, m.bytes, m.tied, m.asked) for m in family.members)].append(label)
-    for labels in groups.values():
-        more = f" and {len(labels) - 1:,} more" if len(labels) > 1 else ""
-        single = len(compiled.graph.experiments) == 1 or len(groups) == 1
-        yield "Sizes" if single else f"Sizes of {labels[0]}{more}", compiled.families[labels[0]]
-
-
-def _table(*columns: tuple[str, bool]) -> Table:
-    """A plain table; a column is a heading and whether its entries are numbers."""
+def _table(*headings: str) -> Table:
+    """A plain table. A ">" before a heading: the entries of its column are numbers."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading, number in columns:
-        table.add_column(
-            heading, justify="right" if number else "left", no_wrap=number, overflow="ellipsis" if number else "fold"
-        )
+    for heading in headings:
+        if heading.startswith(">"):
+            table.add_column(heading[1:], justify="right", no_wrap=True, overflow="ellipsis")
+        else:
+            table.add_column(heading, overflow="fold")
     return table
 
 
 def _print_tasks(console: Console, graph: TaskGraph, plan: RunPlan, forecast: Forecast) -> None:
     wide = console.width >= _WIDE
-    ids, disk = [("id", False)] * wide, [("disk", True)] * wide
-    table = _table(("", False), ("task", False), *ids, ("FLOP", True), ("memory", True), *disk, ("time", True))
+    table = _table("", "task", *["id"] * wide, ">FLOP", ">memory", *[">disk"] * wide, ">time")
     last = ""
     for node in graph.nodes.values():
-        step, cost = plan.steps[node.id], forecast.costs[node.id]
-        style = _STYLES[step.action]
-        runs = step.action == "run"
-        time = forecast.clock.durations.get(node.id)
-        table.add_row(
-            f"[{style}]{_MARKS[step.action]} {step.action}[/]",
-            node.name,
-            *([f"[dim]{node.id[:12]}[/]"] if wide else []),
-            shown.flops_of(cost) if runs else "",
-            shown.memory_of(cost) if runs else "",
-            *([shown.disk_of(cost) if runs else ""] if wide else []),
-            "" if not runs else UNKNOWN if time is None else shown_seconds(time.seconds),
-        )
+        step, cost, time = plan.steps[node.id], forecast.costs[node.id], forecast.clock.durations.get(node.id)
+        flops, memory, disk = shown.flops_of(cost), shown.memory_of(cost), shown.disk_of(cost)
+        numbers = [flops, memory, *[disk] * wide, UNKNOWN if time is None else shown_seconds(time.seconds)]
+        style, mark = _MARKS[step.action]
+        about = [f"[{style}]{mark} {step.action}[/]", node.name, *[f"[dim]{node.id[:12]}[/]"] * wide]
+        table.add_row(*about, *(numbers if step.action == "run" else [""] * len(numbers)))
         if step.reason != last:
             table.add_row("", f"[dim]{step.reason}[/]")
             last = step.reason
@@ -180,8 +166,7 @@ def _print_kinds(console: Console, graph: TaskGraph, plan: RunPlan, forecast: Fo
     kinds: dict[str, list[Node]] = defaultdict(list)
     for node in graph.nodes.values():
         kinds[node.task.kind].append(node)
-    headings = ("tasks", "run", "reuse", "shared", "FLOP", "memory", "disk", "time")
-    table = _table(("kind", False), *[(heading, True) for heading in headings])
+    table = _table("kind", ">tasks", ">run", ">reuse", ">shared", *_SUMS)
     for kind, nodes in kinds.items():
         run, *sums = _sums(nodes, plan, forecast)
         reused = sum(plan.steps[node.id].action == "reuse" for node in nodes)
@@ -191,18 +176,17 @@ def _print_kinds(console: Console, graph: TaskGraph, plan: RunPlan, forecast: Fo
 
 
 def _print_axes(console: Console, graph: TaskGraph, plan: RunPlan, forecast: Forecast) -> None:
-    values: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for i, experiment in enumerate(graph.experiments):
+    values: dict[str, dict[str, list[Experiment]]] = defaultdict(lambda: defaultdict(list))
+    for experiment in graph.experiments:
         for axis, value in experiment.axes.items():
-            values[axis][value].append(i)
-    table = _table(("by axis", False), *[(h, True) for h in ("experiments", "run", "FLOP", "memory", "disk", "time")])
+            values[axis][value].append(experiment)
+    table = _table("by axis", ">experiments", ">run", *_SUMS)
     for axis, by_value in values.items():
         if len(by_value) > _MOST_VALUES:
-            shortened = [*by_value][:2]
-            table.add_row(f"{axis}: {len(by_value):,} values ({', '.join(shortened)}, ...)")
+            table.add_row(f"{axis}: {len(by_value):,} values ({', '.join([*by_value][:2])}, ...)")
             continue
         for value, members in by_value.items():
-            tasks = {task for i in members for task in graph.experiments[i].tasks.values()}
+            tasks = {task for member in members for task in member.tasks.values()}
             sums = _sums([graph.nodes[task] for task in tasks], plan, forecast)
             table.add_row(f"{axis}={value}", f"{len(members):,}", *sums)
     if table.row_count:

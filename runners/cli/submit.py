@@ -118,13 +118,10 @@ def _after(client: Any, options: argparse.Namespace, graph: TaskGraph, job: Subm
             print(f"report: {job.run_folder}/report/report.html")
             print(f"  boomspec report SPEC --store {job.store} writes it here")
         return code
-    if options.json:
-        _print_json(job, graph=graph.id, bundle_bytes=size)
-    else:
-        print(f"submitted {job.id}" if size is not None else f"at work: {job.id}")
-        for command in (f"status {job.id}", f"logs {job.id} --follow", f"stop {job.id}"):
-            print(f"  boomspec {command} --address {options.address}")
-    return EXIT_OK
+    commands = (f"status {job.id}", f"logs {job.id} --follow", f"stop {job.id}")
+    lines = [f"  boomspec {command} --address {options.address}" for command in commands]
+    text = "\n".join([f"submitted {job.id}" if size is not None else f"at work: {job.id}", *lines])
+    return _show(options, {**job.to_json(), "graph": graph.id, "bundle_bytes": size}, text)
 
 
 def _follow(client: Any, options: argparse.Namespace, job: Submission, graph: str) -> int:
@@ -134,10 +131,7 @@ def _follow(client: Any, options: argparse.Namespace, job: Submission, graph: st
     except KeyboardInterrupt:
         print(f"\n{job.id} goes on; boomspec logs {job.id} --follow comes back to it", file=sys.stderr)
         raise
-    if options.json:
-        _print_json(ended, graph=graph)
-    else:
-        print(f"{ended.id}: {ended.state}")
+    _show(options, {**ended.to_json(), "graph": graph}, f"{ended.id}: {ended.state}")
     if ended.failure_hint is not None:
         print(f"{redact(ended.message)}\n  hint: {ended.failure_hint}", file=sys.stderr)
     return ended.code
@@ -146,17 +140,12 @@ def _follow(client: Any, options: argparse.Namespace, job: Submission, graph: st
 def _status(client: Any, options: argparse.Namespace) -> int:
     if options.id is not None:
         job = jobs.chosen(client, options.id)
-        _print_json(job) if options.json else print("\n".join(jobs.about(job)))
-        return EXIT_OK
+        return _show(options, job.to_json(), "\n".join(jobs.about(job)))
     found = jobs.submissions(client)
-    if options.json:
-        print(json.dumps({"jobs": [job.to_json() for job in found]}, indent=2))
-    elif not found:
-        print(f"boomspec has submitted nothing to {options.address}")
-    else:
-        width = max(len(job.id) for job in found)
-        print("\n".join(f"{job.id:{width}}  {job.state:9}  {job.times}" for job in found))
-    return EXIT_OK
+    width = max((len(job.id) for job in found), default=0)
+    lines = [f"{job.id:{width}}  {job.state:9}  {job.times}" for job in found]
+    nothing = f"boomspec has submitted nothing to {options.address}"
+    return _show(options, {"jobs": [job.to_json() for job in found]}, "\n".join(lines) or nothing)
 
 
 def _logs(client: Any, options: argparse.Namespace) -> int:
@@ -171,13 +160,9 @@ def _logs(client: Any, options: argparse.Namespace) -> int:
 def _stop(client: Any, options: argparse.Namespace) -> int:
     job = jobs.chosen(client, options.id)
     ended = jobs.stop(client, job)
-    if options.json:
-        _print_json(ended)
-    elif job.at_work:
-        print(f"{ended.id}: {ended.state}; submitting it again goes on from the last checkpoints")
-    else:
-        print(f"{ended.id} had ended already: {ended.state}")
-    return EXIT_OK
+    before = f"{ended.id} had ended already: {ended.state}"
+    now = f"{ended.id}: {ended.state}; submitting it again goes on from the last checkpoints"
+    return _show(options, ended.to_json(), now if job.at_work else before)
 
 
 def _environment(graph: TaskGraph, bundle: Bundle, options: argparse.Namespace) -> dict[str, Any]:
@@ -211,8 +196,9 @@ def _warnings(graph: TaskGraph, options: argparse.Namespace, *, is_open: bool, h
         yield f"every machine of the cluster must have, at the same place: {', '.join(paths[:_NAMED])}{more}"
 
 
-def _print_json(job: Submission, **more: Any) -> None:
-    print(json.dumps({**job.to_json(), **more}, indent=2))
+def _show(options: argparse.Namespace, data: dict[str, Any], text: str) -> int:
+    print(json.dumps(data, indent=2) if options.json else text)
+    return EXIT_OK
 
 
 if __name__ == "__main__":

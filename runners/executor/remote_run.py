@@ -41,7 +41,7 @@ class RunCopy:
         self._folder, self._objects, self.url = folder, objects, objects.url
         self._sent: dict[str, Version] = {}
         self._shares: dict[str, int] = {}  # bytes, by name: what a file has been given since it was sent
-        self._failed: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.failures: queue.SimpleQueue[str] = queue.SimpleQueue()  # notes about them
         self._problem = ""
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -63,11 +63,6 @@ class RunCopy:
                 self._sent[name] = (changed, size)
         self._thread.start()
 
-    def failures(self) -> Iterator[str]:
-        """Notes about failures since the last call."""
-        while not self._failed.empty():
-            yield self._failed.get()
-
     def end(self) -> str:
         """Send the rest and wait for it, but not for long. Returns what has gone wrong with that, or ""."""
         self._done.set()
@@ -83,7 +78,7 @@ class RunCopy:
             last = self._done.wait(_EVERY_SECONDS)
             self._problem = self._send(last=last)
             if self._problem and not noted:
-                self._failed.put(f"what is known of this run is not sent to {self.url} for now: {self._problem}")
+                self.failures.put(f"what is known of this run is not sent to {self.url} for now: {self._problem}")
                 noted = True
             if last:
                 return

@@ -221,7 +221,7 @@ class Tracking:
         self._cells = cells(graph)
         self._followed: set[str] = set()  # trainings whose rows have come
         self._sizes: dict[str, list[Point]] = defaultdict(list)
-        self._failed: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.failures: queue.SimpleQueue[str] = queue.SimpleQueue()  # notes about trackers that have failed
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
@@ -239,25 +239,20 @@ class Tracking:
             followed = frozenset(self._followed)
             self._jobs.put(lambda: self._read([i for i in ids if i not in followed]))
 
-    def failures(self) -> Iterator[str]:
-        """Notes about trackers that have failed since the last call."""
-        while not self._failed.empty():
-            yield self._failed.get()
-
     def end(self) -> None:
         """The run is over. Waits a little for what is still to be sent."""
         self._jobs.put(lambda: self._each(lambda tracker: tracker.end(self.state)))
         self._jobs.put(None)
         self._thread.join(_END_SECONDS)
         if self._thread.is_alive():
-            self._failed.put("trackers have not taken everything in time; the store has it all")
+            self.failures.put("trackers have not taken everything in time; the store has it all")
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             try:
                 job()
             except BaseException as error:  # the next jobs, and the end, are still to be done
-                self._failed.put(f"trackers have missed something of this run: {first_line(describe(error))}")
+                self.failures.put(f"trackers have missed something of this run: {first_line(describe(error))}")
 
     def _each(self, call: Callable[[Tracker], None]) -> None:
         for tracker in list(self._trackers):
@@ -266,7 +261,7 @@ class Tracking:
             except BaseException as error:
                 self._trackers.remove(tracker)
                 reason = first_line(f"{type(error).__name__}: {error}")
-                self._failed.put(f"{tracker.name} gets nothing more of this run: {reason}")
+                self.failures.put(f"{tracker.name} gets nothing more of this run: {reason}")
 
     def _curve(self, task_id: str, rows: Sequence[Row], now: float) -> None:
         if not rows:
@@ -300,7 +295,7 @@ class Tracking:
         if unread:
             name, reason = next(iter(unread.items()))
             more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
-            self._failed.put(f"trackers do not get the numbers of {name}{more}: {reason}")
+            self.failures.put(f"trackers do not get the numbers of {name}{more}: {reason}")
 
     def _show(self, curve: str, points: Sequence[Point], *, anew: bool) -> None:
         if anew:

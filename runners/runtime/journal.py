@@ -19,9 +19,10 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from boomspec.core.errors import redact
@@ -55,20 +56,20 @@ class Journal:
         self.run = secrets.token_hex(4)  # two runs of one graph write into the same folder
         self._names = {node.id: node.name for node in graph.nodes.values()}
         self._listen = listen
-        self._beside: list[Callable[[], Iterable[str]]] = []
+        self._beside: list[SimpleQueue[str]] = []
         self._unwritten = b""
         self._troubled = False
         make_subfolders(folder)
         write_atomically(folder / "graph.json", json_text(redact(graph.to_json()), indent=1) + "\n")
 
-    def notes_failures_of(self, failures: Callable[[], Iterable[str]]) -> None:
-        """Note what `failures` returns, of something that may fail without ending the run."""
+    def notes_failures_of(self, failures: SimpleQueue[str]) -> None:
+        """Note what comes into `failures`, of something that may fail without ending the run."""
         self._beside.append(failures)
 
     def note_failures(self) -> None:
         for failures in self._beside:
-            for failure in failures():
-                self.event("note", message=failure)
+            while not failures.empty():
+                self.event("note", message=failures.get())
 
     def log(self, task_id: str) -> Path:
         return log_file(self.folder, task_id)

@@ -179,7 +179,7 @@ def test_one_tracker_that_fails_does_not_stop_the_others(tmp_path: Path) -> None
     distill = next(i for i, node in graph.nodes.items() if node.task.kind == "distill")
     tracking.rows(distill, [{"step": 0, "tokens": 1, "loss": 0.5}])
     tracking.end()
-    assert len(list(tracking.failures())) == 1
+    assert tracking.failures.qsize() == 1
     assert scalars(tmp_path / "good" / "tensorboard" / "distill student") == {"loss": {0: 0.5}}
 
 
@@ -206,7 +206,8 @@ def test_what_the_store_does_not_give_is_noted_and_the_trackers_are_told_the_res
         tracking.rows(other, [{"step": 0, "tokens": 1, "loss": 0.25}])
         tracking.state = "finished"
         tracking.end()
-    unread, missed = tracking.failures()
+    unread, missed = (tracking.failures.get(timeout=1) for _ in range(2))
+    assert tracking.failures.empty()
     assert unread.startswith("trackers do not get the numbers of distill student: distill ")
     assert "is damaged" in unread
     assert missed.startswith("trackers have missed something of this run: ValueError: could not convert")
