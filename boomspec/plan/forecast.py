@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from pydantic import Field, PlainSerializer
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
 from boomspec.core import machine
 from boomspec.core.devices import DEVICES, SHOWN, Device
@@ -20,11 +20,19 @@ from boomspec.core.sizes import shown_bytes
 from boomspec.plan.plan import RunPlan
 from boomspec.plan.rates import Duration, Origin, Rates, known_costs
 from boomspec.plan.schedule import critical_path, elapsed
-from boomspec.plan.text_plan import Count, PlanModel
 from boomspec.store import Store
 
+Count = Annotated[int, Field(ge=0)]
 _Positive = Annotated[float, Field(ge=0)]
 Seconds = Annotated[_Positive, PlainSerializer(lambda seconds: round(seconds, 1), return_type=_Positive)]
+
+
+class PlanModel(BaseModel):
+    """A part of what `boomspec plan --json` prints; a text below a field describes it in the JSON Schema."""
+
+    model_config = ConfigDict(
+        frozen=True, use_attribute_docstrings=True, json_schema_serialization_defaults_required=True
+    )
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from boomspec.core.sizes import compact_plan, shown_bytes
 from boomspec.models.fit import described
 from boomspec.plan.forecast import Forecast, totals
 from boomspec.plan.plan import RunPlan
-from boomspec.plan.text_plan import TextPlan, lines, text_plans
+from boomspec.plan.plan_json import TextPlan, text_plans
 from boomspec.store import Store
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _MARKS = {"reuse": ("green", "="), "run": ("yellow", "+"), "unneeded": ("dim", " "), "blocked": ("bold red", "!")}
 _SUMS = (">FLOP", ">memory", ">disk", ">time")
 _WIDE = 110  # columns
-_MOST_TEXTS = 3
+_MOST_TEXTS = _MOST_NAMES = 3
 _MOST_VALUES = 12  # of an axis, one row each
 _SOURCES = {
     "measured": "tasks of the same kind in this store",
@@ -127,8 +127,19 @@ def _print_text(console: Console, text: TextPlan) -> None:
                 UNKNOWN if given.bytes is None else shown_bytes(given.bytes),
             )
         console.print(table)
-    for line in lines(text):
-        console.print(escape(line))
+    console.print(f"Documents begin {escape(text.begins)}.")
+    by_times: dict[str, list[str]] = defaultdict(list)
+    for name, times in text.passes.items():
+        by_times[f"{times:.3g}"].append(name)
+    for often, names in by_times.items():
+        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+        readers = escape(", ".join(names[:_MOST_NAMES]) + more)
+        console.print(f"Of {shown_count(text.tokens or 0)} tokens, read {often} times by: {readers}.")
+    if text.skipped:
+        kinds = escape(", ".join(f"{count:,} {kind}" for kind, count in text.skipped.items()))
+        console.print(f"{sum(text.skipped.values()):,} rows without text were skipped ({kinds}).")
+    elif text.on_bad_row == "skip" and text.skipped is None:
+        console.print("Rows without text will be skipped and counted.")
 
 
 def _table(*headings: str) -> Table:

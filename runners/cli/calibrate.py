@@ -48,6 +48,8 @@ def measured(folder: Path, *, seconds: float) -> dict[str, float]:
     from runners.training.losses import head_loss
 
     startup = time.perf_counter() - started
+    from torch.utils.benchmark import Timer
+
     torch.set_num_threads(1)
     one = torch.rand(512, 512)
     sizes = {"layers": _LAYERS, "hidden_size": _HIDDEN, "intermediate_size": _INNER, "vocabulary": _VOCABULARY}
@@ -68,11 +70,14 @@ def measured(folder: Path, *, seconds: float) -> dict[str, float]:
     def measure() -> None:
         head(trunk(model, tokens_BT))
 
+    def per_second(work: Callable[[], object]) -> float:
+        return float(1 / Timer("work()", globals={"work": work}).blocked_autorange(min_run_time=seconds).mean)
+
     forward, step = step_flops()
     return {
-        "matmul": 2 * 512**3 * per_second(lambda: one @ one, seconds),
-        "training": step * per_second(train, seconds),
-        "measuring": forward * per_second(measure, seconds),
+        "matmul": 2 * 512**3 * per_second(lambda: one @ one),
+        "training": step * per_second(train),
+        "measuring": forward * per_second(measure),
         "startup": startup,
         "copying": _copying(folder),
     }
@@ -84,16 +89,6 @@ def step_flops() -> tuple[int, int]:
     attention = _LAYERS * _LENGTH * _HIDDEN
     tokens = _ROWS * _LENGTH
     return tokens * (2 * matrices + 4 * attention), tokens * (6 * matrices + 14 * attention)
-
-
-def per_second(work: Callable[[], object], seconds: float) -> float:
-    """How often `work` is done in a second, once it is warm."""
-    work()
-    count, started = 0, time.perf_counter()
-    while (passed := time.perf_counter() - started) < seconds or count == 0:
-        work()
-        count += 1
-    return count / passed
 
 
 def _copying(folder: Path) -> float:

@@ -113,13 +113,9 @@ def _jobs(
     for task_id in task_ids:
         node = graph.nodes[task_id]
         kinds = {input_id: graph.nodes[input_id].task.kind for input_id in graph.task_inputs(task_id)}
-        inputs = {
-            role: Input(input_id) if input_id in kinds else Input(input_id, source=graph.sources[input_id])
-            for role, input_id in node.task.inputs.items()
-        }
         yield Job(
             node=node,
-            inputs=inputs,
+            inputs={role: Input(i, source=graph.sources.get(i)) for role, i in node.task.inputs.items()},
             input_kinds=kinds,
             store=store.address,
             reads=reads.address,
