@@ -18,7 +18,7 @@ from boomspec.core.devices import DEVICES, SHOWN, Device
 from boomspec.core.graph import Cost, Node, TaskGraph
 from boomspec.core.sizes import shown_bytes
 from boomspec.plan.plan import RunPlan
-from boomspec.plan.rates import Duration, Origin, Rates, known_costs
+from boomspec.plan.rates import Duration, Origin, Rates, refined
 from boomspec.plan.schedule import critical_path, elapsed
 from boomspec.store import Store
 
@@ -93,13 +93,14 @@ class Forecast:
 
 def forecast(graph: TaskGraph, plan: RunPlan, store: Store, on: MachineSpec) -> Forecast:
     """What running `plan` takes on a machine, and what its GPU tasks would take on other devices."""
-    costs = known_costs(graph, store)
+    tasks = {i: (node.cost, node.task) for i, node in graph.nodes.items()}
+    costs = {i: refined(cost, task.record, task.inputs, store) for i, (cost, task) in tasks.items()}
     nodes = [graph.nodes[task_id] for task_id in plan.ids("run")]
     rates = Rates(store)
-    asked = any(node.execution.gpus for node in nodes)
     shown = [on.device] if on.device else [DEVICES[name] for name in SHOWN]
-    clocks = {device.name: _clock(graph, nodes, costs, rates, on, device) for device in shown} if asked else {}
-    clock = clocks[on.device.name] if on.device and asked else _clock(graph, nodes, costs, rates, on, None)
+    shown = shown if any(node.execution.gpus for node in nodes) else []
+    clocks = {device.name: _clock(graph, nodes, costs, rates, on, device) for device in shown}
+    clock = clocks[on.device.name] if on.device and shown else _clock(graph, nodes, costs, rates, on, None)
     reasons: dict[str, str] = {}
     for node in nodes:
         if (cost := costs[node.id]) is not None and cost.unknown:
@@ -110,7 +111,7 @@ def forecast(graph: TaskGraph, plan: RunPlan, store: Store, on: MachineSpec) -> 
         clock=clock,
         devices=clocks,
         machine=on,
-        warnings=tuple(_warnings(nodes, costs, store, shown if asked else [])),
+        warnings=tuple(_warnings(nodes, costs, store, shown)),
         reasons=reasons,
     )
 

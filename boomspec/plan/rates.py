@@ -29,7 +29,7 @@ from typing import Any, Literal, NamedTuple
 
 from boomspec.core.devices import MEASURING_SHARE, TRAINING_SHARE, Device, device_seen_as
 from boomspec.core.files import write_atomically
-from boomspec.core.graph import Cost, Node, TaskGraph
+from boomspec.core.graph import Cost, Node
 from boomspec.core.json_text import json_text
 from boomspec.core.machine import cpu_model
 from boomspec.core.tasks import KINDS, Record
@@ -52,11 +52,6 @@ _SCANNED = 1 << 25  # bytes of a stream of tokens at most; longer ones are judge
 
 
 # --- costs, with what the store has of the text -----------------------------------------------------
-
-
-def known_costs(graph: TaskGraph, store: Store) -> dict[str, Cost | None]:
-    """The cost of every task, as far as it follows from the graph and the store."""
-    return {i: refined(node.cost, node.task.record, node.task.inputs, store) for i, node in graph.nodes.items()}
 
 
 def refined(cost: Cost | None, record: Record, inputs: Mapping[str, str], store: Store) -> Cost | None:
