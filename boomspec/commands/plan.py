@@ -20,13 +20,12 @@ from boomspec.core.json_text import json_text
 from boomspec.models import trust
 from boomspec.plan.forecast import MachineSpec, forecast
 from boomspec.plan.model_checks import check_models
-from boomspec.plan.plan import plan_tasks
+from boomspec.plan.plan import SavedPlan, plan_tasks
 from boomspec.plan.plan_json import plan_json
 from boomspec.plan.plan_text import print_plan
 from boomspec.plan.rates import save_calibration
 from boomspec.plan.reasons import with_reasons
 from boomspec.plan.run import store_of
-from boomspec.plan.saved import SavedPlan
 from boomspec.spec.experiments import load_spec
 from boomspec.store import Where
 

@@ -17,7 +17,7 @@ import click
 from boomspec.commands import shared
 from boomspec.core.errors import EXIT_RUN_FAILED, BoomspecError
 from boomspec.plan.locking import RunLock
-from boomspec.plan.saved import check, is_plan, read_plan
+from boomspec.plan.plan import check_saved, is_plan, read_plan
 from boomspec.spec.spec_file import NO_PINS
 from boomspec.store import Where, open_store
 
@@ -139,7 +139,7 @@ def _execute(file: Path, store: Where | None, options: dict[str, Any]) -> NoRetu
     place = open_store(saved.store)
     if store is not None and open_store(store).address != place.address:
         raise BoomspecError(f"{file}: the plan is for the store {place.address}", hint="leave out --store")
-    check(saved, file)
+    check_saved(saved, file)
     if saved.pending:
         click.echo(f"this plan ends after {', '.join(saved.pending)}; plan again for the rest")
     options |= {"plan": file.absolute(), "cpus": saved.cpus, "verify": saved.checksums or options["verify"]}

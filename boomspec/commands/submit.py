@@ -24,9 +24,8 @@ from boomspec.models import trust
 from boomspec.plan.demand import local_paths, machine
 from boomspec.plan.lock import Lock
 from boomspec.plan.locking import LOCK, Hub, lock_of
-from boomspec.plan.plan import plan_tasks, sources_read
+from boomspec.plan.plan import is_plan, plan_tasks, sources_read
 from boomspec.plan.run import GRAPH
-from boomspec.plan.saved import is_plan
 from boomspec.spec.experiments import load_spec
 from boomspec.spec.spec_file import NO_PINS
 from boomspec.store import Store, Where, is_url, open_store

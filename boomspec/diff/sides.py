@@ -23,8 +23,8 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import Experiment, TaskGraph
 from boomspec.core.graph_file import read_graph
 from boomspec.diff.git import Revision, revision
+from boomspec.plan.plan import is_plan, read_plan
 from boomspec.plan.run import DEFAULT_STORE, GRAPH, store_of
-from boomspec.plan.saved import is_plan, read_plan
 from boomspec.spec.document import Document, parse_document, read_document
 from boomspec.spec.experiments import load_experiments
 from boomspec.spec.spec_file import SpecFile

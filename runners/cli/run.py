@@ -42,8 +42,7 @@ from boomspec.core.identity import digest
 from boomspec.core.tasks import Comparison, Report
 from boomspec.models.trust import warnings
 from boomspec.plan.locking import LOCK, record_lock
-from boomspec.plan.plan import RunPlan, exclude_failed, plan_tasks
-from boomspec.plan.saved import check, read_plan
+from boomspec.plan.plan import RunPlan, check_saved, exclude_failed, plan_tasks, read_plan
 from boomspec.store import Store, open_store
 from runners.executor.remote_run import RunCopy, copied
 from runners.executor.tracking import check as check_trackers
@@ -203,7 +202,7 @@ class _Run:
         saved = read_plan(file)
         if saved.graph.id != self.graph.id or saved.store != self.store.address:
             raise BoomspecError(f"{file}: is a plan of another graph or for another store")
-        check(saved, file)
+        check_saved(saved, file)
         return saved.plan
 
     def to_the_end(self, copy: RunCopy | None) -> int:

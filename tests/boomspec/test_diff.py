@@ -11,8 +11,7 @@ from boomspec.compile.compiler import compile_experiments
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph_file import read_graph
 from boomspec.diff.git import revision
-from boomspec.plan.plan import plan_tasks
-from boomspec.plan.saved import SavedPlan
+from boomspec.plan.plan import SavedPlan, plan_tasks
 from boomspec.spec.experiments import load_experiments
 from boomspec.store import FolderStore
 from tests.boomspec.conftest import Writer

@@ -12,8 +12,7 @@ import pytest
 from boomspec.core.graph import Node, Source, Task, TaskGraph
 from boomspec.core.identity import text_digest
 from boomspec.core.tasks import Evaluate, HeldOut, Interpolate, Tokenize
-from boomspec.plan.plan import RunPlan, Step, plan_tasks
-from boomspec.plan.saved import SavedPlan, check, read_plan
+from boomspec.plan.plan import RunPlan, SavedPlan, Step, check_saved, plan_tasks, read_plan
 from boomspec.store import RECORD, FolderStore, Store
 from boomspec.store.contents import MADE_OF
 from boomspec.store.gc import garbage
@@ -260,10 +259,10 @@ def test_a_saved_plan_holds_until_what_it_reuses_goes(store, before, after, tmp_
     SavedPlan(after.graph, after.plan(), store.address).save(tmp_path / "plan.json")
     saved = read_plan(tmp_path / "plan.json")
     assert saved.plan == after.plan()
-    check(saved, tmp_path / "plan.json")
+    check_saved(saved, tmp_path / "plan.json")
     before.store.discard("interpolate", before.id("model"))
     with pytest.raises(Exception, match="model: planned was reuse"):
-        check(saved, tmp_path / "plan.json")
+        check_saved(saved, tmp_path / "plan.json")
 
 
 def test_a_source_that_is_gone_does_not_block_what_is_the_same(store, before, after):

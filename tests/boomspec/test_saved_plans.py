@@ -10,8 +10,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import Node, Source, Task, TaskGraph
 from boomspec.core.identity import file_digest, folder_digest
 from boomspec.core.tasks import Evaluate, HeldOut
-from boomspec.plan.plan import plan_tasks
-from boomspec.plan.saved import SavedPlan, check, is_plan, read_plan
+from boomspec.plan.plan import SavedPlan, check_saved, is_plan, plan_tasks, read_plan
 from boomspec.store import FolderStore
 from tests.boomspec.test_cli import call
 from tests.boomspec.test_plan import Chain
@@ -37,7 +36,7 @@ def written(chain: Chain, folder: Path) -> Path:
 
 def difference(plan: SavedPlan) -> str:
     with pytest.raises(BoomspecError, match="no longer holds; nothing was run") as caught:
-        check(plan, Path("plan.json"))
+        check_saved(plan, Path("plan.json"))
     return caught.value.message
 
 
@@ -46,7 +45,7 @@ def test_a_plan_that_is_read_is_the_plan_that_was_saved(chain: Chain, tmp_path: 
     plan = read_plan(written(chain, tmp_path))
     assert plan == saved(chain)
     assert list(plan.graph.nodes) == list(chain.graph.nodes)
-    check(plan, tmp_path / "plan.json")
+    check_saved(plan, tmp_path / "plan.json")
 
 
 def test_a_saved_plan_is_told_from_a_compiled_graph(chain: Chain, tmp_path: Path) -> None:
@@ -96,7 +95,7 @@ def test_contents_that_changed_make_a_plan_stale_that_compared_contents(chain: C
     chain.make("tokens")
     plain, careful = saved(chain), saved(chain, checksums=True)
     chain.payload("tokens").write_text("TOKENS")
-    check(plain, Path("plan.json"))
+    check_saved(plain, Path("plan.json"))
     assert "does not match its checksum" in difference(careful)
 
 
@@ -110,7 +109,7 @@ def test_a_text_that_nothing_reads_any_more_may_change(chain: Chain) -> None:
     chain.make("tokens", "other")
     plan = saved(chain)
     chain.text.write_text("sword")
-    check(plan, Path("plan.json"))
+    check_saved(plan, Path("plan.json"))
 
 
 def test_a_text_that_is_gone_makes_a_plan_stale(chain: Chain) -> None:
@@ -131,7 +130,7 @@ def test_a_folder_that_was_edited_makes_a_plan_stale(tmp_path: Path, kind: str) 
     graph = TaskGraph("one", {task.id: Node(task, "score")}, {source.id: source}, (task.id,))
     store = FolderStore(tmp_path / "store")
     plan = SavedPlan(graph, plan_tasks(graph, store), store.address)
-    check(plan, Path("plan.json"))
+    check_saved(plan, Path("plan.json"))
     file.write_text("{ }")
     assert "has changed since the plan was made" in difference(plan)
     file.unlink()
@@ -146,7 +145,7 @@ def test_another_lm_eval_makes_a_plan_stale_that_was_made_with_its_stock_tasks(t
         store = FolderStore(tmp_path / "store")
         return SavedPlan(graph, plan_tasks(graph, store), store.address)
 
-    check(plan_with(metadata.version("lm-eval")), Path("plan.json"))
+    check_saved(plan_with(metadata.version("lm-eval")), Path("plan.json"))
     assert "is installed, the plan was made with 0.0.1" in difference(plan_with("0.0.1"))
 
 
@@ -192,7 +191,7 @@ def test_another_spec_does_not_change_a_plan(specs, tmp_path: Path) -> None:
     path, file = specs.text(specs.SPEC), tmp_path / "plan.json"
     call("plan", path, "--output", file)
     specs.text(specs.SPEC.replace("seed: 0", "seed: 1"))
-    check(read_plan(file), file)
+    check_saved(read_plan(file), file)
 
 
 def test_a_saved_plan_cannot_be_combined_with_a_lock(specs, tmp_path: Path) -> None:

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from boomspec.core.graph import Cost, Node, Task, TaskGraph
-from boomspec.plan.plan import plan_tasks
-from boomspec.plan.saved import SavedPlan
+from boomspec.plan.plan import SavedPlan, plan_tasks
 from boomspec.store import FolderStore
 from tests.runners.corpora import record, write_texts
 from tests.runners.here import Done, boomspec
