@@ -1,7 +1,7 @@
 """Resolve names to revisions and digests, write them as a lock, and report what has changed.
 
     graph + store (+ hub) --lock_of--> Lock
-    spec + its lock --lock_now--> locks   what `boomspec lock` writes and `--check` compares
+    spec + its lock --lock_now--> locks       what `boomspec lock` writes and `--check` compares
     graph + lock --RunLock.hold--> graph      what `boomspec run --locked` runs; raises where something has drifted
 
 The hub is asked what a name stands for NOW; where it gives no answer, the local cache and then the lock are taken. A
@@ -103,8 +103,7 @@ def record_lock(graph: TaskGraph, store: Store, folder: Path, *, used: Path | No
 
 
 def lock_now(spec: Path, store: Where | None = None) -> tuple[Lock, Lock | None, str | None]:
-    """The lock of a spec file, all of its experiments, as things stand; the lock that lies beside it; why the hub gave
-    no answer, if so.
+    """The lock of a whole spec file as things stand, the lock beside it, and why the hub gave no answer, if so.
 
     Raises BoomspecError for a lock that cannot be read or is of another spec.
     """

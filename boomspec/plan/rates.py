@@ -21,9 +21,11 @@ import json
 import math
 import socket
 from array import array
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import accumulate
 from statistics import median
 from typing import Any, Literal, NamedTuple
 
@@ -270,14 +272,11 @@ def line_of(seen: Sequence[Seen], *, usual: float | None, most_fixed: float) -> 
 def _rate(seen: Sequence[Seen], fixed: float) -> float:
     """The median of the rates, each counted by its work: one task that was held up says nothing of the others."""
     rates = sorted((max(one.seconds - fixed, 0.0) / one.work, one.work) for one in seen)
-    half, passed = sum(one.work for one in seen) / 2, 0.0
-    for i, (rate, work) in enumerate(rates):
-        passed += work
-        if passed == half:  # as many lie on both sides
-            return (rate + rates[i + 1][0]) / 2
-        if passed > half:
-            return rate
-    return rates[-1][0]
+    passed = list(accumulate(work for _, work in rates))
+    i = bisect_left(passed, passed[-1] / 2)
+    if passed[i] == passed[-1] / 2:  # as many lie on both sides
+        return (rates[i][0] + rates[i + 1][0]) / 2
+    return rates[i][0]
 
 
 def _least_squares(seen: Sequence[Seen]) -> tuple[float, float]:
