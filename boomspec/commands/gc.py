@@ -6,7 +6,7 @@ import json
 import re
 import time
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -15,10 +15,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.sizes import shown_bytes
 from boomspec.plan.run import DEFAULT_STORE
 from boomspec.store import Store, Where, open_store
-from boomspec.store.contents import Deletable
-
-if TYPE_CHECKING:
-    from boomspec.store.gc import Needed
+from boomspec.store.record import Deletable
 
 _SECONDS = {"h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -65,7 +62,7 @@ def command(
         if busy := [run.folder.name for run in named if run.state == "running"]:
             raise BoomspecError(f"run {busy[0]} is running: it is not forgotten", hint="wait for its end, or stop it")
         gone = {run.folder: run for run in [*named, *forgotten(runs, **limits, now=time.time())]}
-        items, needed = garbage(place, runs, forget=list(gone.values()), cache=cache)
+        items, unjudged = garbage(place, runs, forget=list(gone.values()), cache=cache)
         if really:
             for item in items:
                 place.remove(item)
@@ -74,15 +71,15 @@ def command(
             {"what": i.what, "kind": i.kind, "path": str(i.path), "bytes": i.bytes, "reason": i.reason} for i in items
         ]
         content = {"schema": GC_SCHEMA_VERSION, "store": place.address, "deleted": really, "items": listed}
-        content |= {"bytes": sum(item.bytes for item in items), "unjudged": needed.unjudged}
+        content |= {"bytes": sum(item.bytes for item in items), "unjudged": unjudged}
         click.echo(json.dumps(content, indent=2))
         return
-    _print(items, needed, place, deleted=really)
+    _print(items, unjudged, place, deleted=really)
     if items and not really:
         click.echo("nothing was deleted: --delete does it")
 
 
-def _print(items: list[Deletable], needed: Needed, store: Store, *, deleted: bool) -> None:
+def _print(items: list[Deletable], unjudged: dict[str, str], store: Store, *, deleted: bool) -> None:
     from rich.console import Console  # imported here: rich is slow to load
     from rich.markup import escape
     from rich.table import Table
@@ -102,7 +99,7 @@ def _print(items: list[Deletable], needed: Needed, store: Store, *, deleted: boo
         for name, own in [*groups.items(), ("[bold]in all[/]", items)]:
             table.add_row(name, str(len(own)), shown_bytes(sum(item.bytes for item in own)))
         console.print(table)
-    for run, reason in needed.unjudged.items():
+    for run, reason in unjudged.items():
         console.print(f"[yellow]run {escape(run)}[/]: {escape(reason)}")
-    if needed.unjudged:
+    if unjudged:
         console.print("what it needs is not known, so every artifact is kept; boomspec gc --forget RUN gives it up")

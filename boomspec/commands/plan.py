@@ -53,16 +53,7 @@ def _finite(_context: click.Context, _option: click.Parameter, value: float | No
 @click.option("--detailed-exitcode", is_flag=True, help="Exit with 0 where nothing is to be done, with 3 otherwise.")
 @shared.json_option
 def command(
-    spec: Path,
-    store: Where | None,
-    every_task: bool,
-    output: Path | None,
-    device: str | None,
-    gpus: float | None,
-    calibrate: bool,
-    verify: bool,
-    detailed_exitcode: bool,
-    as_json: bool,
+    spec: Path, store: Where | None, output: Path | None, device: str | None, gpus: float | None, **flags: bool
 ) -> None:
     """Show which tasks a run would reuse and run, why, and what they take: operations, memory, disk, time.
 
@@ -73,7 +64,7 @@ def command(
     """
     if device is not None and device not in DEVICES:
         raise BoomspecError(f"no device '{device}' is known", hint=others(device))
-    if calibrate:
+    if flags["calibrate"]:
         calibrated = store_of(load_spec(spec), store)
         (calibrated.root / "cache").mkdir(parents=True, exist_ok=True)
         shared.check_runners()  # which measure with the libraries that tasks use, in a process of their own
@@ -83,7 +74,7 @@ def command(
     check_locks(place.root)
     unchecked = check_models(compiled, place)
     graph = compiled.graph
-    plan = with_reasons(plan_tasks(graph, place, checksums=verify), compiled, place)
+    plan = with_reasons(plan_tasks(graph, place, checksums=flags["verify"]), compiled, place)
     execution = compiled.files[0].spec.execution
     cpus, name = execution.cpus or machine.cpus(), device or execution.device
     assumed = MachineSpec(cpus, 1 if gpus is None else gpus, DEVICES[name] if name else None)
@@ -92,14 +83,16 @@ def command(
     found = replace(found, warnings=(*unread, *found.warnings))
     shared.warn((*trust.warnings(graph), *unchecked))
     if output is not None:
-        saved = SavedPlan(graph, plan, place.address, cpus=execution.cpus, checksums=verify, pending=compiled.pending)
+        saved = SavedPlan(
+            graph, plan, place.address, cpus=execution.cpus, checksums=flags["verify"], pending=compiled.pending
+        )
         saved.save(output)
-    if as_json:
+    if flags["as_json"]:
         found = replace(found, warnings=(*trust.warnings(graph), *unchecked, *found.warnings))
         click.echo(json_text(plan_json(compiled, plan, found, place), indent=2))
     else:
-        print_plan(compiled, plan, found, place, every_task=every_task)
+        print_plan(compiled, plan, found, place, every_task=flags["every_task"])
         if output is not None:
             click.echo(f"\nSaved; to execute exactly this: boomspec run {shlex.quote(str(output))}")
-    if detailed_exitcode and (plan.work or plan.ids("blocked")):
+    if flags["detailed_exitcode"] and (plan.work or plan.ids("blocked")):
         sys.exit(EXIT_SOMETHING_TO_DO)

@@ -52,14 +52,13 @@ def command(spec: Path, store: Where | None, every: bool, as_json: bool) -> None
       boomspec show specs/quickstart.yaml
       boomspec show boomspec-store/runs/quickstart-1a2b3c4d --json
     """
-    found = review(spec, store)
-    experiments = found.experiments
+    name, experiments, unknown = review(spec, store)
     warn(line for experiment in experiments for line in asked_for(experiment.meaning))
     if as_json:
         listed = [
             {"label": e.label, "axes": e.axes, "meaning": e.meaning, "defaults": e.defaults()} for e in experiments
         ]
-        content = {"schema": SHOW_SCHEMA_VERSION, "name": found.name, "unknown": found.unknown or None}
+        content = {"schema": SHOW_SCHEMA_VERSION, "name": name, "unknown": unknown or None}
         click.echo(json_text({**content, "experiments": listed}, indent=2))
         return
     several = len(experiments) > 1
@@ -77,8 +76,8 @@ def command(spec: Path, store: Where | None, every: bool, as_json: bool) -> None
             click.echo(f"#   {experiment.label:{width}}  {changes or 'nothing'}")
         if len(others) > _MOST_ROWS:
             click.echo(f"#   and {len(others) - _MOST_ROWS} more (--json has all)")
-    if found.unknown:
-        click.echo(f"\n# not known: {found.unknown}")
+    if unknown:
+        click.echo(f"\n# not known: {unknown}")
 
 
 @dataclass(frozen=True)
@@ -137,17 +136,11 @@ class Shown:
         return "" if found.file == self.file.document.file else f"{found.file.name}:{found.line}"
 
 
-@dataclass(frozen=True)
-class Review:
-    """The experiments; `unknown`: what could not be found out, and why."""
+def review(address: Path, store: Where | None) -> tuple[str, list[Shown], str]:
+    """The name and experiments of a spec, SPEC#LABEL, a graph file or the folder of a run, and what is not known.
 
-    name: str
-    experiments: tuple[Shown, ...]
-    unknown: str = ""
-
-
-def review(address: Path, store: Where | None) -> Review:
-    """What a spec, SPEC#LABEL, a graph file or the folder of a run means. Raises SpecError or BoomspecError."""
+    Raises SpecError or BoomspecError.
+    """
     path, _ = split_address(address)
     files: dict[str, SpecFile] = {}
     if run_folder(path, None if store is None else open_store(store)) is not None or path.suffix == ".json":
@@ -161,14 +154,14 @@ def review(address: Path, store: Where | None) -> Review:
             if isinstance(error, SpecError) and not _is_unreachable(error):
                 raise
             return _without_reading(files, error)
-    shown = tuple(Shown(e.label, e.axes, e.meaning, files.get(e.label)) for e in graph.experiments)
+    shown = [Shown(e.label, e.axes, e.meaning, files.get(e.label)) for e in graph.experiments]
     waiting = [experiment.label for experiment in graph.experiments if experiment.family is None]
     named = f": {', '.join(waiting)}" if any(waiting) else ""
     unknown = f"layers or their order, before a search has run{named}" if waiting else ""
-    return Review(graph.name, shown, unknown)
+    return graph.name, shown, unknown
 
 
-def _without_reading(files: dict[str, SpecFile], error: BoomspecError) -> Review:
+def _without_reading(files: dict[str, SpecFile], error: BoomspecError) -> tuple[str, list[Shown], str]:
     """Without a network, or without lm-eval: all but what is read, and layers where they depend on that."""
     families = {label: check_experiments([file])[0] for label, file in files.items()}
     shown = []
@@ -177,7 +170,7 @@ def _without_reading(files: dict[str, SpecFile], error: BoomspecError) -> Review
         shown.append(Shown(label, file.axes, {key: value for key, value in meaning.items() if key != "sources"}, file))
     what = "what is read" if all(families.values()) else "layers, sizes and what is read"
     why = error.problems[0].message if isinstance(error, SpecError) else error.message
-    return Review(next(iter(files.values())).spec.name, tuple(shown), f"{what}: {why}")
+    return next(iter(files.values())).spec.name, shown, f"{what}: {why}"
 
 
 def _is_unreachable(error: BaseException | None) -> bool:

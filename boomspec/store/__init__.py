@@ -1,9 +1,8 @@
 """Stores of artifacts and runs: in a folder (`folder.py`, where the interface is), or at a URL (`remote.py`)."""
 
-from boomspec.store.contents import Workspace
 from boomspec.store.folder import FolderStore, Store
 from boomspec.store.opening import Where, check_spelling, check_url, is_url, open_store, packages_of, store_of_run
-from boomspec.store.record import RECORD, RECORD_VERSION
+from boomspec.store.record import RECORD, RECORD_VERSION, Workspace
 
 __all__ = [
     "RECORD",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,11 +16,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from threading import Event, Lock
 from typing import Any, TypeVar
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.files import flush
 from boomspec.core.identity import file_digest
+from boomspec.store.record import Report
 from boomspec.store.retry import Retries, cannot_be_conditional, exists_already, has_no_range
 
 _PARALLEL = 32  # requests at a time
@@ -38,7 +39,7 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 _Sized = TypeVar("_Sized", bound=tuple[Any, Any, int])
 _filesystems: dict[tuple[Any, ...], tuple[Any, str]] = {}
-_opening = threading.Lock()
+_opening = Lock()
 _forks = 0  # between the first process and this one; process numbers are reused
 
 
@@ -54,9 +55,7 @@ class ObjectInfo:
 class Bucket:
     """The objects below one URL. Safe to use from several threads, and in forked processes."""
 
-    def __init__(
-        self, url: str, *, report: Callable[[str], None] | None = None, retry_seconds: float | None = None
-    ) -> None:
+    def __init__(self, url: str, *, report: Report | None = None, retry_seconds: float | None = None) -> None:
         self._store, self._prefix = url.rstrip("/"), ""
         self._retries = Retries(self._store, report=report, seconds=retry_seconds)
 
@@ -97,9 +96,7 @@ class Bucket:
         """The listing of one object. Raises FileNotFoundError."""
         return _entry(self._retries(lambda: self._fs.info(self._place(name)), doing="read"))
 
-    def read(
-        self, name: str, *, start: int = 0, most: int | None = None, stopped: threading.Event | None = None
-    ) -> bytes:
+    def read(self, name: str, *, start: int = 0, most: int | None = None, stopped: Event | None = None) -> bytes:
         """An object from `start` on, or its first `most` bytes from there. Raises FileNotFoundError."""
         # Always a range: without one s3fs first requests the size. An empty object has no range.
         if most == 0:
@@ -120,7 +117,7 @@ class Bucket:
     def read_all(self, names: Iterable[str]) -> dict[str, bytes]:
         """Several objects, without those that do not exist."""
 
-        def read(name: str, stopped: threading.Event) -> bytes | None:
+        def read(name: str, stopped: Event) -> bytes | None:
             try:
                 return self.read(name, stopped=stopped)
             except FileNotFoundError:
@@ -150,7 +147,7 @@ class Bucket:
     def copy_all(self, pairs: Iterable[tuple[str, str]]) -> None:
         """Copy objects to other names, within the store and in parallel. Raises FileNotFoundError."""
 
-        def copy_one(pair: tuple[str, str], stopped: threading.Event) -> None:
+        def copy_one(pair: tuple[str, str], stopped: Event) -> None:
             source, target = map(self._place, pair)
             self._retries(lambda: self._fs.cp_file(source, target), doing="write", stopped=stopped)
 
@@ -166,7 +163,7 @@ class Bucket:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(b"")
 
-        def download(part: tuple[tuple[str, Path], int, int], stopped: threading.Event) -> None:
+        def download(part: tuple[tuple[str, Path], int, int], stopped: Event) -> None:
             (name, file), start, size = part
             data = self.read(name, start=start, most=size, stopped=stopped)
             with file.open("r+b") as out:
@@ -182,7 +179,7 @@ class Bucket:
         """The sha256 of an object of `size` bytes, read in parts, some of them ahead. Raises FileNotFoundError."""
         digest, parts = hashlib.sha256(), list(_parts(size))
 
-        def read(part: tuple[int, int], stopped: threading.Event) -> bytes:
+        def read(part: tuple[int, int], stopped: Event) -> bytes:
             return self.read(name, start=part[0], most=part[1], stopped=stopped)
 
         for first in range(0, len(parts), _LARGE_PARALLEL):
@@ -196,7 +193,7 @@ class Bucket:
         # A deletion of many objects would expand the characters of a pattern in a name.
         single = places if len(places) == 1 else [place for place in places if _GLOB & set(place)]
 
-        def delete(place: str, stopped: threading.Event) -> None:
+        def delete(place: str, stopped: Event) -> None:
             with suppress(FileNotFoundError):
                 self._retries(lambda: self._fs.rm_file(place), doing="delete", stopped=stopped)
 
@@ -257,7 +254,7 @@ class Bucket:
                 raise
             self._fs.pipe_file(place, data)  # the last writer wins
 
-    def _upload(self, item: tuple[Path, str, int], stopped: threading.Event | None = None) -> None:
+    def _upload(self, item: tuple[Path, str, int], stopped: Event | None = None) -> None:
         file, name, size = item
         part = max(_PART, -(-size // _MOST_PARTS // 2**20) * 2**20)
         scheme = self.url.partition("://")[0]
@@ -267,15 +264,15 @@ class Bucket:
             lambda: self._fs.put_file(str(file), self._place(name), **options), doing="write", stopped=stopped
         )
 
-    def _by_size(self, action: Callable[[_Sized, threading.Event], _R], items: list[_Sized]) -> None:
+    def _by_size(self, action: Callable[[_Sized, Event], _R], items: list[_Sized]) -> None:
         """`action` of each item, whose bytes are its last member; few large ones at a time, as they are in memory."""
         self._parallel(action, [item for item in items if item[-1] <= _SMALL], _PARALLEL)
         self._parallel(action, [item for item in items if item[-1] > _SMALL], _LARGE_PARALLEL)
 
-    def _parallel(self, action: Callable[[_T, threading.Event], _R], items: Iterable[_T], threads: int) -> list[_R]:
+    def _parallel(self, action: Callable[[_T, Event], _R], items: Iterable[_T], threads: int) -> list[_R]:
         """`action` of each item, in order. Where one fails no others are begun, and nothing is retried."""
         items = list(items)
-        stopped = threading.Event()
+        stopped = Event()
         if len(items) < 2:
             return [action(item, stopped) for item in items]
         pool = ThreadPoolExecutor(min(threads, len(items)))
@@ -325,7 +322,7 @@ def _filesystem(url: str) -> tuple[Any, str]:
 
 def _after_fork() -> None:
     global _opening, _forks
-    _opening = threading.Lock()  # a thread of the parent may hold the old one
+    _opening = Lock()  # a thread of the parent may hold the old one
     _forks += 1
 
 

@@ -32,11 +32,9 @@ from typing import TYPE_CHECKING
 from boomspec.core import files
 from boomspec.core.errors import BoomspecError, redact
 from boomspec.core.files import ABSENT, RESUME, flush, is_in_use, unreadable
-from boomspec.store import contents
 from boomspec.store import record as records
-from boomspec.store.contents import MADE_OF, RUNS, Damages, Deletable, Report, Unread, Waiting, Workspace, nothing
-from boomspec.store.lock import IN_USE, RUNNING, in_use_error, is_running, shared_lock
-from boomspec.store.record import RECORD, ArtifactId, Json, Record
+from boomspec.store.lock import IN_USE, RUNNING, Waiting, in_use_error, is_running, nothing, shared_lock
+from boomspec.store.record import RECORD, RUNS, ArtifactId, Damages, Deletable, Json, Record, Report, Unread, Workspace
 
 if TYPE_CHECKING:
     from boomspec.store.bucket import Bucket
@@ -94,7 +92,7 @@ class FolderStore:
         elif not self.root.is_dir():
             problem = f"{self.root} is a file, not a store"
         elif any(self.root.iterdir()) and not (self.root / IN_USE).is_file():
-            artifacts = (path.name for kind in contents.stored_kinds() for path in self.root.glob(f"{kind}/[!.]*"))
+            artifacts = (path.name for kind in records.stored_kinds() for path in self.root.glob(f"{kind}/[!.]*"))
             if not any(self.root.glob(f"{RUNS}/*/graph.json")) and not any(map(records.is_task_id, artifacts)):
                 problem = f"{self.root} is not a store: it holds neither artifacts nor runs"
         if problem is not None:
@@ -312,18 +310,18 @@ class FolderStore:
 
     def note_key(self, kind: str, key: str, task_id: str) -> None:
         """Add an artifact that is about to be published to the index for early cut-off (`made_of.py`)."""
-        file = self.root / MADE_OF / kind / key / task_id
+        file = self.root / records.MADE_OF / kind / key / task_id
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
 
     def ids_by_key(self, kind: str, keys: Iterable[str]) -> dict[str, list[str]]:
         """The ids that the index has for these keys; their artifacts may be gone."""
-        found = {key: [path.name for path in _entries(self.root / MADE_OF / kind / key)] for key in keys}
+        found = {key: [path.name for path in _entries(self.root / records.MADE_OF / kind / key)] for key in keys}
         return {key: own for key, ids in found.items() if (own := [i for i in ids if not i.startswith(".")])}
 
     def stored(self, *, cache: bool) -> Iterator[Deletable]:
         """What `gc` may delete, with caches or without; not what is in use, unreadable, or not made by boomspec."""
-        for path in (path for kind in contents.stored_kinds() for path in _entries(self.root / kind)):
+        for path in (path for kind in records.stored_kinds() for path in _entries(self.root / kind)):
             kind = path.parent.name
             if (hidden := _HIDDEN.fullmatch(path.name)) is not None:
                 if not (path.is_dir() or path.name.endswith(files.LOCK)) or is_in_use(path):
@@ -352,7 +350,7 @@ class FolderStore:
 
     def dead_keys(self, kind: str, living: Set[str]) -> Iterator[Deletable]:
         """The index entries of artifacts that are not among the ids `living`."""
-        for key in _entries(self.root / MADE_OF / kind):
+        for key in _entries(self.root / records.MADE_OF / kind):
             ids = [path.name for path in _entries(key)]
             dead = [i for i in ids if i not in living and not is_in_use(self.resume(kind, i))]
             for path in [key] if dead == ids else [key / i for i in dead]:

@@ -7,24 +7,16 @@ one run cannot be read, any artifact and any checkpoint could be needed: then no
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.tasks import KINDS
-from boomspec.store.contents import Deletable
 from boomspec.store.folder import Store
+from boomspec.store.record import Deletable
 from boomspec.store.runs import PastRun, read_graph_data
 
 GC_SCHEMA_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Needed:
-    """The tasks and sources of all runs. unjudged: runs whose tasks are unknown, with the reason."""
-
-    tasks: frozenset[str]
-    unjudged: dict[str, str]
 
 
 def forgotten(runs: list[PastRun], *, keep_last: int | None, older_than: float | None, now: float) -> list[PastRun]:
@@ -45,33 +37,34 @@ def forgotten(runs: list[PastRun], *, keep_last: int | None, older_than: float |
     return found
 
 
-def garbage(store: Store, runs: list[PastRun], *, forget: list[PastRun], cache: bool) -> tuple[list[Deletable], Needed]:
-    """What can go from a store once the runs `forget` are forgotten, in the order in which it should go."""
-    gone, tasks = {run.folder for run in forget}, set[str]()
+def garbage(
+    store: Store, runs: list[PastRun], *, forget: list[PastRun], cache: bool
+) -> tuple[list[Deletable], dict[str, str]]:
+    """What can go from a store once the runs `forget` are forgotten, in the order in which it should go.
+
+    Also the runs that keep every artifact, because what they need is not known, with the reason.
+    """
+    gone, needed = {run.folder for run in forget}, set[str]()
     unjudged: dict[str, str] = {}
     for run in (run for run in runs if run.folder not in gone):
         try:
             graph = read_graph_data(run.folder)  # again: a run may have been compiled again meanwhile
-            tasks.update(graph["tasks"], graph.get("sources", ()))
+            needed.update(graph["tasks"], graph.get("sources", ()))
         except BoomspecError as error:
             unjudged[run.folder.name] = error.message
-    needed = Needed(frozenset(tasks), unjudged)
     found = [item for run in forget for item in store.stored_run(run.folder, f"{run.state}, forgotten")]
-    found += [item for stored in store.stored(cache=cache) if (item := _judged(stored, needed)).reason]
+    for item in store.stored(cache=cache):
+        reason = item.reason
+        if item.what == "artifact" and item.damage is not None:
+            item = replace(item, what="broken artifact")
+            reason = "" if unjudged else item.damage or ""
+        elif item.what in ("artifact", "checkpoints") and not unjudged and item.task not in needed:
+            reason = reason or "of no run"
+        found += [replace(item, reason=reason)] if reason else []
     for kind in KINDS:
         ids = store.ids(kind)
-        found += store.dead_keys(kind, ids if unjudged else ids & tasks)
-    return [replace(item, bytes=_size(item.path)) if isinstance(item.path, Path) else item for item in found], needed
-
-
-def _judged(stored: Deletable, needed: Needed) -> Deletable:
-    """The same with the reason why it can go; "" where it stays."""
-    unneeded = "of no run" if not needed.unjudged and stored.task not in needed.tasks else ""
-    if stored.what == "artifact" and stored.damage is not None:
-        return replace(stored, what="broken artifact", reason="" if needed.unjudged else stored.damage)
-    if stored.what in ("artifact", "checkpoints"):
-        return replace(stored, reason=stored.reason or unneeded)
-    return stored
+        found += store.dead_keys(kind, ids if unjudged else ids & needed)
+    return [replace(item, bytes=_size(item.path)) if isinstance(item.path, Path) else item for item in found], unjudged
 
 
 def _size(path: Path) -> int:

@@ -24,9 +24,8 @@ from typing import Any
 
 from boomspec.core.errors import BoomspecError
 from boomspec.store.bucket import Bucket
-from boomspec.store.contents import Report, Waiting, nothing
-from boomspec.store.lock import IN_USE, in_use_error
-from boomspec.store.record import parsed_json
+from boomspec.store.lock import IN_USE, Waiting, in_use_error, nothing
+from boomspec.store.record import Report, parsed_json
 from boomspec.store.retry import DeniedError
 
 EXPIRES = 90.0  # seconds without a heartbeat

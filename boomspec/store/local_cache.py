@@ -24,16 +24,16 @@ from boomspec.core.files import ABSENT, RESUME, exclusive_lock, replacing, stat_
 from boomspec.core.identity import text_digest
 from boomspec.store import record as records
 from boomspec.store.bucket import Bucket, ObjectInfo
-from boomspec.store.contents import RUNS, Deletable, stored_kinds
 from boomspec.store.folder import FolderStore
 from boomspec.store.opening import URL_FILE
-from boomspec.store.record import RECORD, ArtifactId, Files, Record, parsed_json
+from boomspec.store.record import RECORD, RUNS, ArtifactId, Deletable, Files, Record, parsed_json, stored_kinds
 
 CACHE = "BOOMSPEC_CACHE"  # environment variable: the folder of all caches; default ~/.cache/boomspec
 _URL_CHARACTERS = 60  # of a URL in the name of its cache
 _SUMMARY = ("graph.json", "status.json", "lock.json", "events.jsonl", "report/results.json")  # for lists of runs
 _PARALLEL_RUNS = 16
 _ATTEMPT = re.compile(r"[0-9a-f]{16}")
+Listing = Mapping[str, ObjectInfo]
 Judged = tuple[str | None, Record | None]  # damage and record
 
 
@@ -114,9 +114,7 @@ class LocalCache(FolderStore):
         with ThreadPoolExecutor(max(1, len(kinds))) as pool:
             return dict(item for listing in pool.map(self._bucket.entries, kinds) for item in listing.items())
 
-    def judged(
-        self, tasks: Iterable[ArtifactId], listing: Mapping[str, ObjectInfo], *, checksums: bool = False
-    ) -> dict[ArtifactId, Judged]:
+    def judged(self, tasks: Iterable[ArtifactId], listing: Listing, *, checksums: bool) -> dict[ArtifactId, Judged]:
         """Damage and record of those of the tasks whose record a listing has."""
         found: dict[ArtifactId, Judged] = {}
         for task, record in self.remote_records(tasks, listing).items():
@@ -138,9 +136,7 @@ class LocalCache(FolderStore):
                 return damage, record
         return None, None
 
-    def _damage(
-        self, task: ArtifactId, record: Record | None, listing: Mapping[str, ObjectInfo], *, checksums: bool
-    ) -> str | None:
+    def _damage(self, task: ArtifactId, record: Record | None, listing: Listing, *, checksums: bool) -> str | None:
         """How the objects in a listing differ from their record. With `checksums`, discards a damaged cached copy."""
         if record is None:
             return f"{RECORD} is missing or unreadable"
@@ -156,9 +152,7 @@ class LocalCache(FolderStore):
                     self.discard(*task)  # it is fetched again
         return None
 
-    def remote_records(
-        self, tasks: Iterable[ArtifactId], listing: Mapping[str, ObjectInfo]
-    ) -> dict[ArtifactId, Record | None]:
+    def remote_records(self, tasks: Iterable[ArtifactId], listing: Listing) -> dict[ArtifactId, Record | None]:
         """Those of the tasks' records that a listing has; None for invalid ones. Cached ones are not downloaded."""
         entries = {task: entry for task in tasks if (entry := listing.get(record_object(task))) is not None}
         files = {task: self.root.joinpath("records", *task) for task in entries}
@@ -179,7 +173,7 @@ class LocalCache(FolderStore):
         """Download what lists need of every run whose name begins so. Returns the names of their folders."""
         self.create()
 
-        def summary(run: str) -> dict[str, ObjectInfo]:
+        def summary(run: str) -> Listing:
             place = f"{RUNS}/{run}"
             found = self._bucket.files(place) | self._bucket.files(f"{place}/report")
             return {name: entry for name, entry in found.items() if name.removeprefix(f"{place}/") in _SUMMARY}
@@ -203,7 +197,7 @@ class LocalCache(FolderStore):
         for path in (*(path for path in artifacts if not path.name.endswith(RESUME)), *others):
             yield Deletable("cache", path, reason="it is fetched again")
 
-    def _download(self, entries: Mapping[str, ObjectInfo]) -> None:
+    def _download(self, entries: Listing) -> None:
         """Download objects that differ from their local files, except from newer ones, which are still to be sent."""
         targets = {}
         for name, entry in entries.items():

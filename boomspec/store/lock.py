@@ -18,7 +18,12 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.files import lock
 
 IN_USE, RUNNING = ".in-use", ".running"
+Waiting = Callable[[], None]  # called once when we have to wait for another process
 _NOT_WRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOENT)
+
+
+def nothing(*_: object) -> None:
+    """The callback that does nothing."""
 
 
 def is_running(run: Path) -> bool:
@@ -34,7 +39,7 @@ def is_running(run: Path) -> bool:
 
 
 @contextmanager
-def shared_lock(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+def shared_lock(path: Path, waiting: Waiting) -> Iterator[None]:
     """Hold a shared lock; where another process holds it exclusively, call `waiting` and wait.
 
     A store that cannot be written is read without a lock if it has no lock file.

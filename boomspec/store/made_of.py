@@ -14,19 +14,19 @@ has one whoever is killed in between; so an entry does not prove that there is a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from boomspec.core.graph import Task, TaskGraph
 from boomspec.core.identity import digest
 from boomspec.store.folder import Store
+from boomspec.store.record import Json
 
 
-def contents_of(record: Mapping[str, Any]) -> str:
+def contents_of(record: Json) -> str:
     """The digest of an artifact's payload: of the names and checksums in its record."""
     return digest(sorted([file["path"], file["sha256"]] for file in record["files"]))
 
 
-def key_of(identity: Mapping[str, Any], contents: Mapping[str, str]) -> str:
+def key_of(identity: Json, contents: Mapping[str, str]) -> str:
     """The key of a task with this identity (kind, version, params, inputs). contents: of artifacts, by id."""
     return digest({**identity, "inputs": {role: contents.get(i, i) for role, i in identity["inputs"].items()}})
 
@@ -73,7 +73,7 @@ def equal_artifacts(graph: TaskGraph, store: Store, task_ids: Iterable[str], *, 
 
 
 def publish_equal(
-    store: Store, kind: str, task_id: str, of: str, identity: dict[str, Any], more: dict[str, Any], *, checksums: bool
+    store: Store, kind: str, task_id: str, of: str, identity: Json, more: Json, *, checksums: bool
 ) -> bool:
     """Publish the payload of the artifact `of` as that of `task_id`. False where `of` is missing or damaged.
 

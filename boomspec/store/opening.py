@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -14,8 +14,9 @@ from urllib.parse import unquote, urlsplit
 from boomspec.core.errors import BoomspecError, did_you_mean, redact
 from boomspec.core.files import ABSENT, unreadable
 from boomspec.store.folder import FolderStore, Store
+from boomspec.store.record import Report
 
-Where = str | Path  # a folder, or a URL
+Where = str | os.PathLike[str]  # a folder, or a URL
 URL_FILE = ".url"  # in the local cache of a store at a URL
 # By scheme: the package that reads it, and the extra of boomspec that installs that.
 _SCHEMES = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs"), "az": ("adlfs", "azure")}
@@ -28,14 +29,12 @@ _MISSPELT = re.compile(
 first_answer_seconds: ContextVar[float | None] = ContextVar("first_answer_seconds", default=None)
 
 
-def is_url(where: str | os.PathLike[str]) -> bool:
+def is_url(where: Where) -> bool:
     """Whether this is a URL, not a path."""
     return isinstance(where, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", where) is not None
 
 
-def open_store(
-    where: str | os.PathLike[str], *, report: Callable[[str], None] | None = None, retry_seconds: float | None = None
-) -> Store:
+def open_store(where: Where, *, report: Report | None = None, retry_seconds: float | None = None) -> Store:
     """The store at a path or URL; nothing is read or requested yet.
 
     report: receives messages about outages of a URL (default: stderr). retry_seconds: how long to retry (default:

@@ -1,6 +1,7 @@
-"""The record of an artifact: its task, its files with sizes and sha256, and where it came from.
+"""What lies in a store: records of artifacts, workspaces of tasks, and what `gc` may delete.
 
-An artifact exists once its record, artifact.json, does.
+A record, artifact.json, has an artifact's task, its files with sizes and sha256, and where it came from. An artifact
+exists once its record does.
 """
 
 from __future__ import annotations
@@ -9,22 +10,62 @@ import json
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from boomspec.core.errors import BoomspecError, redact
 from boomspec.core.files import flush, stat_of, unreadable
 from boomspec.core.identity import file_digest
 
+RUNS = "runs"
+SOURCE = "source"  # the folder of uploaded sources, beside those of the kinds of tasks
+MADE_OF = "made_of"  # the folder of the index for early cut-off
 RECORD = "artifact.json"
 RECORD_VERSION = 1
 ArtifactId = tuple[str, str]  # kind and task id
 Json = dict[str, Any]
 Record = Json
 Files = list[Json]  # path, bytes and sha256 of each
+Report = Callable[[str], None]  # called with a message for people
+Damages = dict[ArtifactId, str | None]
+Unread = dict[ArtifactId, BoomspecError] | None  # filled with the errors of artifacts that cannot be read now
 _FILE = {"path", "bytes", "sha256"}
 _ID = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where one task works: its payload goes into `path`, its checkpoints into `resume`."""
+
+    path: Path
+    resume: Path
+
+
+@dataclass(frozen=True)
+class Deletable:
+    """Something in a store that `gc` may delete, and why: a file, a folder, or a group of objects.
+
+    "artifact" and "checkpoints" belong to `task`; "leftover" is what dead processes left.
+    """
+
+    what: Literal["run", "artifact", "broken artifact", "checkpoints", "leftover", "cache"]
+    path: Path | str  # a URL, for objects
+    kind: str = ""  # of task
+    task: str = ""
+    reason: str = ""  # why it can go; "" where that depends on the runs
+    damage: str | None = None  # of an artifact
+    objects: tuple[str, ...] = ()  # in the order of deletion: first the one without which nobody looks for the others
+    upload: str = ""  # id of an upload that never ended
+    bytes: int = 0
+
+
+def stored_kinds() -> tuple[str, ...]:
+    """The folders of artifacts: a kind of task each, and sources."""
+    from boomspec.core.tasks import KINDS  # imported here: shell completion does without pydantic
+
+    return (*KINDS, SOURCE)
 
 
 def is_task_id(text: str) -> bool:
@@ -42,9 +83,7 @@ def listed_files(folder: Path) -> Files:
     return files
 
 
-def record_text(
-    task_id: str, identity: Mapping[str, Any], files: Files, provenance: Mapping[str, Any], **more: str
-) -> str:
+def record_text(task_id: str, identity: Json, files: Files, provenance: Json, **more: str) -> str:
     """A record as it is written, without secrets. Raises BoomspecError where it could not be read back."""
     clean = redact({"task": identity, "provenance": provenance})
     # File names stay as they are: a file under a redacted name would be missing.

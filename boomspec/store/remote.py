@@ -19,22 +19,22 @@ import errno
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Set
 from contextlib import contextmanager, suppress
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.files import RESUME, write_atomically
-from boomspec.store import contents, leases
+from boomspec.store import leases
 from boomspec.store import record as records
 from boomspec.store.bucket import Bucket, ObjectInfo
-from boomspec.store.contents import MADE_OF, RUNS, Damages, Deletable, Report, Unread, Waiting, Workspace, nothing
 from boomspec.store.folder import FolderStore
-from boomspec.store.local_cache import CACHE, LocalCache, parsed_record, payload_object, record_object
-from boomspec.store.lock import IN_USE, is_running
-from boomspec.store.record import RECORD, ArtifactId, Files, Json, Record
+from boomspec.store.local_cache import CACHE, Listing, LocalCache, parsed_record, payload_object, record_object
+from boomspec.store.lock import IN_USE, Waiting, is_running, nothing
+from boomspec.store.record import RECORD, ArtifactId, Damages, Deletable, Files, Json, Record, Report, Unread, Workspace
 
 _PROBE = ".probe"
 _KEYS_ONE_BY_ONE = 8  # for more keys all of a kind are listed, a thousand with each request
@@ -67,7 +67,7 @@ class RemoteStore(FolderStore):
 
     def check_is_store(self, *, may_be_absent: bool = False) -> None:
         names = self.bucket.names()
-        if names and not names & {*contents.stored_kinds(), IN_USE, RUNS}:
+        if names and not names & {*records.stored_kinds(), IN_USE, records.RUNS}:
             hint = "say where it is: --store FOLDER (by default ./boomspec-store)"
             raise BoomspecError(f"{self.address} is not a store: it holds neither artifacts nor runs", hint=hint)
 
@@ -201,21 +201,21 @@ class RemoteStore(FolderStore):
         return folder if folder is not None and (remote or is_running(folder)) else None
 
     def run_address(self, folder: Path) -> str:
-        return f"{self.address}/{RUNS}/{folder.name}"
+        return f"{self.address}/{records.RUNS}/{folder.name}"
 
     def remote_copy(self, folder: Path) -> Bucket:
         return self.bucket.below(folder.relative_to(self.root).as_posix())
 
     def note_key(self, kind: str, key: str, task_id: str) -> None:
         # Not every store likes empty objects.
-        self.bucket.write(f"{MADE_OF}/{kind}/{key}/{task_id}", f"{task_id}\n".encode())
+        self.bucket.write(f"{records.MADE_OF}/{kind}/{key}/{task_id}", f"{task_id}\n".encode())
 
     def ids_by_key(self, kind: str, keys: Iterable[str]) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {key: [] for key in keys}
         if len(found) <= _KEYS_ONE_BY_ONE:
-            found = {key: sorted(self.bucket.names(f"{MADE_OF}/{kind}/{key}")) for key in found}
+            found = {key: sorted(self.bucket.names(f"{records.MADE_OF}/{kind}/{key}")) for key in found}
         else:
-            for name in self.bucket.entries(f"{MADE_OF}/{kind}"):
+            for name in self.bucket.entries(f"{records.MADE_OF}/{kind}"):
                 key, task_id = name.split("/")[-2:]
                 if key in found:
                     found[key].append(task_id)
@@ -223,17 +223,15 @@ class RemoteStore(FolderStore):
 
     def stored(self, *, cache: bool) -> Iterator[Deletable]:
         """While anybody uses the store, an attempt, checkpoints or an upload may be theirs, and are left out."""
-        living = leases.living(self.bucket)
+        living, there = leases.living(self.bucket), self.bucket.names()
         busy = leases.others_work(self.bucket)
-        there = self.bucket.names()
-        for kind in (kind for kind in contents.stored_kinds() if kind in there):
+        for kind in (kind for kind in records.stored_kinds() if kind in there):
             found = self._stored_of(kind, self.bucket.entries(kind))
             yield from (item for item in found if item.what == "artifact" or not busy)
         if not busy:
-            reason = "its process is dead"
-            for folder in (folder for folder in (IN_USE, _PROBE) if folder in there):
-                names = self.bucket.entries(folder).items()
-                yield from (self._objects("leftover", n, {n: e}, reason=reason) for n, e in names if n not in living)
+            leftover = partial(self._objects, "leftover", reason="its process is dead")
+            for entries in (self.bucket.entries(folder) for folder in (IN_USE, _PROBE) if folder in there):
+                yield from (leftover(name, {name: info}) for name, info in entries.items() if name not in living)
             for name, upload in self.bucket.unfinished().items():
                 url, reason = f"{self.address}/{name}", "an upload that never ended"
                 yield Deletable("leftover", url, name.partition("/")[0], reason=reason, objects=(name,), upload=upload)
@@ -244,7 +242,9 @@ class RemoteStore(FolderStore):
         groups: dict[str, dict[str, ObjectInfo]] = {}
         for name, entry in listing.items():
             groups.setdefault(name.split("/")[1], {})[name] = entry
-        judged = self._cache.judged([(kind, name) for name in groups if records.is_task_id(name)], listing)
+        leftover = partial(self._objects, "leftover", reason="its process is dead")
+        ids = [(kind, name) for name in groups if records.is_task_id(name)]
+        judged = self._cache.judged(ids, listing, checksums=False)
         for name, group in groups.items():
             place = f"{kind}/{name}"
             if records.is_task_id(name):
@@ -259,24 +259,24 @@ class RemoteStore(FolderStore):
                     yield self._objects("artifact", place, artifact, kind, task=name, damage=damage, first=recorded)
                     group = {n: e for n, e in group.items() if n not in artifact}
                 if group:
-                    yield self._objects("leftover", place, group, kind, reason="its process is dead")
+                    yield leftover(place, group, kind)
             elif (hidden := _HIDDEN.fullmatch(name)) is not None and hidden["rest"] == "lease":
-                yield self._objects("leftover", place, group, kind, reason="its process is dead")
+                yield leftover(place, group, kind)
             elif hidden is not None:
                 finished = judged.get((kind, hidden["task"]), ("", None))[0] is None
                 reason = "its task is finished" if finished else ""
                 yield self._objects("checkpoints", place, group, kind, task=hidden["task"], reason=reason)
 
     def stored_run(self, folder: Path, reason: str) -> Iterator[Deletable]:
-        place = f"{RUNS}/{folder.name}"
+        place = f"{records.RUNS}/{folder.name}"
         yield self._objects("run", place, self.bucket.entries(place), first=f"{place}/graph.json", reason=reason)
         if folder.is_dir():
             yield Deletable("cache", folder, reason="what was brought here of it")
 
     def dead_keys(self, kind: str, living: Set[str]) -> Iterator[Deletable]:
-        listing = self.bucket.entries(f"{MADE_OF}/{kind}") if not leases.others_work(self.bucket) else {}
+        listing = self.bucket.entries(f"{records.MADE_OF}/{kind}") if not leases.others_work(self.bucket) else {}
         if dead := {name: entry for name, entry in listing.items() if name.rpartition("/")[2] not in living}:
-            yield self._objects("leftover", f"{MADE_OF}/{kind}", dead, kind, reason="its artifact is gone")
+            yield self._objects("leftover", f"{records.MADE_OF}/{kind}", dead, kind, reason="its artifact is gone")
 
     def remove(self, stored: Deletable) -> None:
         if stored.upload:
@@ -288,7 +288,7 @@ class RemoteStore(FolderStore):
             self.bucket.delete(stored.objects[1:])
 
     def _objects(
-        self, what: Any, place: str, group: Mapping[str, ObjectInfo], kind: str = "", *, first: str = "", **more: Any
+        self, what: Any, place: str, group: Listing, kind: str = "", *, first: str = "", **more: Any
     ) -> Deletable:
         """A group of objects, of which `first` is deleted first: without it nobody looks for the others."""
         names = tuple(sorted(group, key=lambda name: (name != first, name)))

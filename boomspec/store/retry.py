@@ -13,15 +13,16 @@ import os
 import re
 import socket
 import sys
-import threading
 from collections.abc import Callable
 from functools import partial
+from threading import Event, Lock
 from typing import Any, Literal, TypeVar
 
 import tenacity
 
 from boomspec.core.errors import BoomspecError, first_line
 from boomspec.store.opening import first_answer_seconds
+from boomspec.store.record import Report
 
 SECONDS = "BOOMSPEC_STORE_PATIENCE"  # environment variable
 _DEFAULT_SECONDS = 600.0
@@ -64,18 +65,16 @@ class Retries:
     answer. Raises FileNotFoundError and FileExistsError as they are, and BoomspecError for anything else.
     """
 
-    def __init__(
-        self, address: str, *, report: Callable[[str], None] | None = None, seconds: float | None = None
-    ) -> None:
+    def __init__(self, address: str, *, report: Report | None = None, seconds: float | None = None) -> None:
         self._address = address
-        self._report: Callable[[str], None] = report or partial(print, file=sys.stderr, flush=True)
+        self._report: Report = report or partial(print, file=sys.stderr, flush=True)
         configured = _configured_seconds()
         self._first = first_answer_seconds.get() if seconds is None and configured is None else None
         self._seconds = next(s for s in (seconds, configured, _DEFAULT_SECONDS) if s is not None)
-        self._lock, self._out = threading.Lock(), False
+        self._lock, self._out = Lock(), False
 
     def __call__(
-        self, request: Callable[[], _T], *, doing: Operation | None = None, stopped: threading.Event | None = None
+        self, request: Callable[[], _T], *, doing: Operation | None = None, stopped: Event | None = None
     ) -> _T:
         """The result of `request`, an operation named by `doing`. Nothing is repeated once `stopped` is set."""
         seconds = self._seconds if self._first is None else self._first

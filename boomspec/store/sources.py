@@ -18,8 +18,8 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import CODE, Source
 from boomspec.core.identity import file_digest, folder_digest
 from boomspec.core.task_data import DATA, changed_data, data_files, data_paths, data_places, moved
-from boomspec.store.contents import SOURCE
 from boomspec.store.folder import Store
+from boomspec.store.record import SOURCE
 
 _FILES = "files"  # a folder with nothing else in it: folders of lm-eval tasks are compared as a whole
 _READ_WHOLE = 1 << 20  # bytes; without `through`, larger files are compared by size alone

@@ -14,9 +14,9 @@ from boomspec.core.identity import text_digest
 from boomspec.core.tasks import Evaluate, HeldOut, Interpolate, Tokenize
 from boomspec.plan.plan import RunPlan, SavedPlan, Step, check_saved, plan_tasks, read_plan
 from boomspec.store import RECORD, FolderStore, Store
-from boomspec.store.contents import MADE_OF
 from boomspec.store.gc import garbage
 from boomspec.store.made_of import content_key, contents_of, key_of, publish_equal
+from boomspec.store.record import MADE_OF
 
 CHAIN = ("tokens", "model", "score")
 

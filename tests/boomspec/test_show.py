@@ -164,9 +164,11 @@ def test_without_a_network_it_shows_what_it_can_and_says_what_is_not_known(tmp_p
 
 
 def test_a_search_that_has_not_run_is_named_as_what_is_missing(specs):
-    found = review(specs.text(specs.SPEC.replace("keep: [0, 2, 4]", "keep: {block_influence: 3}")), None)
-    assert found.unknown == "layers or their order, before a search has run"
-    assert found.experiments[0].meaning["student"]["keep"]["block_influence"] == 3
+    _, experiments, unknown = review(
+        specs.text(specs.SPEC.replace("keep: [0, 2, 4]", "keep: {block_influence: 3}")), None
+    )
+    assert unknown == "layers or their order, before a search has run"
+    assert experiments[0].meaning["student"]["keep"]["block_influence"] == 3
 
 
 @pytest.mark.parametrize(
