@@ -66,9 +66,7 @@ class _Commands(click.Group):
         assert isinstance(command, click.Command)
         return command
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         hint = did_you_mean(args[0], list(_COMMANDS)) if args and args[0] not in _COMMANDS else None
         if hint is not None and not ctx.resilient_parsing:  # which is how a shell completes
             ctx.fail(f"No such command '{args[0]}'. {hint.capitalize()}")

@@ -61,12 +61,10 @@ def specs(incomplete: str) -> list[CompletionItem]:
         from boomspec.spec.experiments import load_experiments
 
         try:
-            labels = [
-                file.label for file in load_experiments(Path(path)) if file.label and file.label.startswith(label)
-            ]
+            labels = [file.label for file in load_experiments(Path(path))]
         except BoomspecError:
             labels = []
-        return [CompletionItem(f"{path}#{found}") for found in labels]
+        return [CompletionItem(f"{path}#{found}") for found in labels if found and found.startswith(label)]
     folder, slash, start = incomplete.rpartition("/")
     try:
         paths = [path for path in Path(f"{folder}{slash}").expanduser().iterdir() if path.suffix in _ENDINGS]

@@ -19,9 +19,7 @@ EXIT_DIFFERS = 1
 @store_option
 @click.option("--markdown", is_flag=True, help="Print Markdown, for a pull request.")
 @json_option
-@click.option(
-    "--git-setup", "setup", is_flag=True, help="Make `git diff` show specs like this. A B: patterns of their paths."
-)
+@click.option("--git-setup", "setup", is_flag=True, help="Make `git diff` show specs like this. A B: path patterns.")
 @click.option("--unset", is_flag=True, help="With --git-setup: undo it.")
 @click.option("--git-driver", "driver", is_flag=True, hidden=True, help="What git calls; A B are its own arguments.")
 def command(

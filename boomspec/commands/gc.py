@@ -67,12 +67,11 @@ def command(
             for item in items:
                 place.remove(item)
     if as_json:
-        listed = [
-            {"what": i.what, "kind": i.kind, "path": str(i.path), "bytes": i.bytes, "reason": i.reason} for i in items
-        ]
+        fields = ("what", "kind", "path", "bytes", "reason")
+        listed = [{field: getattr(item, field) for field in fields} for item in items]
         content = {"schema": GC_SCHEMA_VERSION, "store": place.address, "deleted": really, "items": listed}
         content |= {"bytes": sum(item.bytes for item in items), "unjudged": unjudged}
-        click.echo(json.dumps(content, indent=2))
+        click.echo(json.dumps(content, indent=2, default=str))
         return
     _print(items, unjudged, place, deleted=really)
     if items and not really:

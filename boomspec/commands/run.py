@@ -49,14 +49,12 @@ def command(spec: Path, store: Where | None, locked: bool, ignore_packages: bool
         _execute(spec, store, options)
     runners = Runners()
     try:
-        _run_all(spec, store, options, lock, runners)
+        _run_all(spec, store, lock, runners, **options)
     finally:
         runners.end()
 
 
-def _run_all(
-    spec: Path, store: Where | None, options: dict[str, Any], lock: RunLock | None, runners: Runners
-) -> NoReturn:
+def _run_all(spec: Path, store: Where | None, lock: RunLock | None, runners: Runners, **options: Any) -> NoReturn:
     """Compile and run a spec; where it waits for searches, once more when they have run."""
     done: set[str] = set()
     failed_searches: set[str] = set()

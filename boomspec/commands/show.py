@@ -55,11 +55,9 @@ def command(spec: Path, store: Where | None, every: bool, as_json: bool) -> None
     name, experiments, unknown = review(spec, store)
     warn(line for experiment in experiments for line in asked_for(experiment.meaning))
     if as_json:
-        listed = [
-            {"label": e.label, "axes": e.axes, "meaning": e.meaning, "defaults": e.defaults()} for e in experiments
-        ]
+        rows = [{"label": e.label, "axes": e.axes, "meaning": e.meaning, "defaults": e.defaults()} for e in experiments]
         content = {"schema": SHOW_SCHEMA_VERSION, "name": name, "unknown": unknown or None}
-        click.echo(json_text({**content, "experiments": listed}, indent=2))
+        click.echo(json_text({**content, "experiments": rows}, indent=2))
         return
     several = len(experiments) > 1
     for i, experiment in enumerate(experiments if every else experiments[:1]):

@@ -258,11 +258,9 @@ class Bucket:
         file, name, size = item
         part = max(_PART, -(-size // _MOST_PARTS // 2**20) * 2**20)
         scheme = self.url.partition("://")[0]
-        options: dict[str, Any] = {"max_concurrency": _LARGE_PARALLEL} if not scheme.startswith("g") else {}
-        options |= {"chunksize": part} if not scheme.startswith("a") else {"overwrite": True}
-        self._retries(
-            lambda: self._fs.put_file(str(file), self._place(name), **options), doing="write", stopped=stopped
-        )
+        how: dict[str, Any] = {"max_concurrency": _LARGE_PARALLEL} if not scheme.startswith("g") else {}
+        how |= {"chunksize": part} if not scheme.startswith("a") else {"overwrite": True}
+        self._retries(lambda: self._fs.put_file(str(file), self._place(name), **how), doing="write", stopped=stopped)
 
     def _by_size(self, action: Callable[[_Sized, Event], _R], items: list[_Sized]) -> None:
         """`action` of each item, whose bytes are its last member; few large ones at a time, as they are in memory."""

@@ -66,9 +66,8 @@ def shared_lock(path: Path, waiting: Waiting) -> Iterator[None]:
 def in_use_error(address: Path | str, runs: Iterable[str]) -> BoomspecError:
     names = ", ".join(sorted(runs))
     who = f"run {names}" if names else "another boomspec process"
-    return BoomspecError(
-        f"store {address} is in use by {who}: nothing was changed", hint="wait for its end, or stop it"
-    )
+    message = f"store {address} is in use by {who}: nothing was changed"
+    return BoomspecError(message, hint="wait for its end, or stop it")
 
 
 def _open(path: Path) -> int:

@@ -73,10 +73,8 @@ class Retries:
         self._seconds = next(s for s in (seconds, configured, _DEFAULT_SECONDS) if s is not None)
         self._lock, self._out = Lock(), False
 
-    def __call__(
-        self, request: Callable[[], _T], *, doing: Operation | None = None, stopped: Event | None = None
-    ) -> _T:
-        """The result of `request`, an operation named by `doing`. Nothing is repeated once `stopped` is set."""
+    def __call__(self, ask: Callable[[], _T], *, doing: Operation | None = None, stopped: Event | None = None) -> _T:
+        """The result of `ask`, an operation named by `doing`. Nothing is repeated once `stopped` is set."""
         seconds = self._seconds if self._first is None else self._first
         stop: Any = tenacity.stop_after_delay(seconds)
         sleep: Any = tenacity.nap.sleep
@@ -91,7 +89,7 @@ class Retries:
             reraise=True,
         )
         try:
-            result = retrying(request)
+            result = retrying(ask)
         except (FileNotFoundError, FileExistsError) as error:
             self._first = None
             if _code(error) == "NoSuchBucket":
