@@ -110,7 +110,6 @@ class _Trained(NamedTuple):
 
 
 def _trainings(spec: Spec) -> Iterator[_Trained]:
-    """Every training that has a length of its own."""
     if (pretrain := spec.teacher.pretrain) is not None:
         yield _Trained(pretrain, ("teacher", "pretrain"), pretrain.tokens, ("teacher", "pretrain", "tokens"))
     if (distill := spec.distill) is not None:
@@ -122,7 +121,6 @@ def _trainings(spec: Spec) -> Iterator[_Trained]:
 
 
 def _training_problems(file: SpecFile) -> Iterator[Problem]:
-    """Problems of lengths and schedules."""
     data, pretrain = file.spec.data, file.spec.teacher.pretrain
     if data is None:
         return

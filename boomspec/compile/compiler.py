@@ -43,11 +43,6 @@ from boomspec.spec.spec_file import SpecFile
 from boomspec.store import Store
 
 
-def no_search_results(search: str) -> dict[str, Any] | None:
-    """No search has run."""
-    return None
-
-
 @dataclass(frozen=True)
 class Compiled:
     """A graph and the families that it builds, by the experiment's label; none while layers have to be searched for.
@@ -59,7 +54,7 @@ class Compiled:
     families: dict[str, ResolvedFamily]
     pending: tuple[str, ...] = ()  # names of the searches that the rest waits for
     files: tuple[SpecFile, ...] = ()
-    answers: Answers = no_search_results
+    answers: Answers = lambda search: None
 
     @property
     def family(self) -> ResolvedFamily | None:
@@ -79,7 +74,7 @@ def search_results_from(store: Store) -> Answers:
 
 
 def compile_experiments(
-    files: Sequence[SpecFile], answers: Answers = no_search_results, *, failed: Collection[str] = ()
+    files: Sequence[SpecFile], answers: Answers = lambda search: None, *, failed: Collection[str] = ()
 ) -> Compiled:
     """Compile the experiments of one spec file. Reads what they name, or asks the hub for pinned commits.
 

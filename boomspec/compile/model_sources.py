@@ -104,7 +104,6 @@ def dequantization(file: SpecFile, role: Role) -> Dequantize | None:
 
 
 def architecture(pretrain: PretrainSpec) -> Architecture:
-    """The model that a complete `pretrain` section describes."""
     settings = pretrain.model_dump(include=set(Architecture.model_fields))
     others = {"vocabulary": pretrain.tokenizer.vocabulary, "context": pretrain.positions}
     return Architecture.model_validate({**settings, **others, "tied": pretrain.tied_embeddings})

@@ -86,7 +86,6 @@ def tracking_of(file: SpecFile) -> dict[str, Any]:
 
 
 def resolve_path(file: SpecFile, place: tuple[str | int, ...], path: str) -> Path:
-    """The absolute path of the `path` at `place`."""
     folder, path = file.folder(place), path_text(file, place, path)
     try:
         return (folder / home_path(path)).resolve()

@@ -123,14 +123,14 @@ def evaluations(file: SpecFile) -> list[tuple[str, tasks.Evaluate, Source | None
         text = tasks.HeldOut(sequence_length=data.sequence_length, max_tokens=evaluate.held_out.max_tokens)
         found.append(("held_out", tasks.Evaluate(measure=text, **settings), None))
     for i, (name, task) in enumerate(zip(evaluate.names, evaluate.tasks, strict=True)):
-        source, chance = task_source(file, task.task, i), task_chance(file, task)
+        source, (draws, bootstraps) = task_source(file, task.task, i), task_chance(file, task)
         measure = tasks.LmEval(
             task=task.task,
             num_fewshot=task.num_fewshot,
             limit=task.limit,
-            seed=file.spec.seed if chance.draws else None,
+            seed=file.spec.seed if draws else None,
             # 0 leaves out every standard error, those with a formula, too.
-            bootstrap_iters=evaluate.bootstrap_iters if chance.bootstraps or not evaluate.bootstrap_iters else None,
+            bootstrap_iters=evaluate.bootstrap_iters if bootstraps or not evaluate.bootstrap_iters else None,
         )
         found.append((name, tasks.Evaluate(measure=measure, **settings), source))
     return found

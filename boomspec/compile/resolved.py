@@ -161,7 +161,6 @@ def unresolved(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _layers(spec: Spec, family: ResolvedFamily) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """What the sections `student`, `teacher` and `interpolate` have become."""
     facts, kept, order = family.facts, family.kept, spec.interpolate.order
     student = {
         "keep": list(kept),

@@ -85,7 +85,6 @@ def plain_part(entry: Path) -> Path:
 
 
 def _found(start: Path, parts: Sequence[str]) -> Iterator[Path]:
-    """What matches the parts of an entry below `start`."""
     if not parts:
         yield start
         return
@@ -139,7 +138,6 @@ def parquet_rows(path: Path) -> int | None:
 
 
 def _fields(data: BytesIO) -> Iterator[tuple[int, Any]]:
-    """The ids and values of a thrift struct."""
     field = 0
     while (head := data.read(1)[0]) != 0:
         field = field + (head >> 4) if head >> 4 else _integer(data)

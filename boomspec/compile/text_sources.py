@@ -38,7 +38,6 @@ class FilesEntry:
 
 @memoized_for("data")
 def entries(file: SpecFile, place: Location) -> list[FilesEntry]:
-    """The entries of a list of files, each with its files."""
     found: list[FilesEntry] = []
     seen: set[Path] = set()
     data = file.spec.data

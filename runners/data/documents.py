@@ -323,13 +323,11 @@ def _parquet_rows(path: Path, field: str, skipped: Skipped) -> Iterator[Row]:
         size, number = path.stat().st_size, 0
         # Of a column that holds others all are read where their names alone do not say which one is meant.
         for batch in table.iter_batches(batch_size=_PARQUET_ROWS, columns=[column]):
-            if skipped.take(batch.num_rows):
-                number += batch.num_rows
-                continue
-            for row in batch.to_pylist():
-                number += 1
-                if not skipped.take():
-                    yield _text_of(row, field, f"{path}, row {number}"), size * number // table.metadata.num_rows
+            first, number = number + 1, number + batch.num_rows
+            if not skipped.take(batch.num_rows):
+                for place, row in enumerate(batch.to_pylist(), start=first):
+                    if not skipped.take():
+                        yield _text_of(row, field, f"{path}, row {place}"), size * place // table.metadata.num_rows
 
 
 def _text_of(row: Any, field: str, place: str) -> str | BadRow:

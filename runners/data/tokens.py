@@ -50,7 +50,7 @@ META = "meta.json"
 TOKENIZER = "tokenizer"
 PADDING = -1  # no token: its position has no label
 _STATE = "tokens.json"
-_CHUNK = 1 << 24  # tokens, or bytes of a file, that are read at a time
+_CHUNK = 1 << 24  # tokens that are read at a time
 Split = Literal["train", "held_out"]
 _SPLITS: tuple[Split, ...] = get_args(Split)
 DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
@@ -196,18 +196,32 @@ class TokenWriter:
     _saved: float = field(default_factory=time.monotonic)
 
     def open(self) -> None:
-        """Begin, or resume from the checkpoint."""
+        """Begin, or resume from the checkpoint, unless it is of another tokenizer or the files do not match it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        if (state := self._read_checkpoint()) is not None:
-            self.place = Place(**state["place"])
-            self.counts = {split: Count(**count) for split, count in state["counts"].items()}
-            self.bad = Counter(state["bad"])
-            self.note(f"resumes after document {self.place.documents:,}")
-        for split in _SPLITS:
-            file = (self.folder / f"{split}.bin").open("r+b" if state is not None else "w+b")
-            file.truncate(self.counts[split].tokens * self.dtype.itemsize)
-            file.seek(0, os.SEEK_END)
-            self._files[split] = file
+        files = {split: self.folder / f"{split}.bin" for split in _SPLITS}
+        resumes = (self.folder / _STATE).is_file()
+        try:
+            if resumes:
+                state = json.loads((self.folder / _STATE).read_text(encoding="utf-8"))
+                if (state["dtype"], state["prefix"]) != (self.dtype.str, list(self.prefix)):
+                    raise ValueError("it is of another tokenizer")
+                place = Place(**state["place"])
+                counts: dict[str, Count] = {split: Count(**state["counts"][split]) for split in _SPLITS}
+                for split, file in files.items():
+                    size = counts[split].tokens * self.dtype.itemsize
+                    if file.stat().st_size < size:
+                        raise ValueError(f"{file.name} is shorter than it was")
+                    if size and zlib.crc32(np.memmap(file, np.uint8, "r", shape=(size,)).data) != counts[split].crc:
+                        raise ValueError(f"{file.name} does not match its checksum")
+                self.place, self.counts, self.bad = place, counts, Counter(state["bad"])
+                self.note(f"resumes after document {place.documents:,}")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            self.note(f"the checkpoint is damaged and ignored: {error}")
+            resumes = False
+        for split, file in files.items():
+            self._files[split] = file.open("r+b" if resumes else "w+b")
+            self._files[split].truncate(self.counts[split].tokens * self.dtype.itemsize)
+            self._files[split].seek(0, os.SEEK_END)
 
     def add(self, split: str, text: str, ids: Sequence[int]) -> None:
         """Append a document: EOS d1 EOS d2 EOS, or with a prefix B d1 EOS B d2 EOS."""
@@ -251,32 +265,3 @@ class TokenWriter:
     def close(self) -> None:
         for file in self._files.values():
             file.close()
-
-    def _read_checkpoint(self) -> dict[str, Any] | None:
-        """The checkpoint; None where there is none, or where the files do not match it."""
-        path = self.folder / _STATE
-        if not path.is_file():
-            return None
-        try:
-            state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            if (state["dtype"], state["prefix"]) != (self.dtype.str, list(self.prefix)):
-                raise ValueError("it is of another tokenizer")
-            for split in _SPLITS:
-                count = Count(**state["counts"][split])
-                if _crc(self.folder / f"{split}.bin", count.tokens * self.dtype.itemsize) != count.crc:
-                    raise ValueError(f"{split}.bin does not match its checksum")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            self.note(f"the checkpoint is damaged and ignored: {error}")
-            return None
-        return state
-
-
-def _crc(path: Path, size: int) -> int:
-    """crc32 of the first `size` bytes of a file. Raises ValueError where it has fewer."""
-    crc, left = 0, size
-    with path.open("rb") as file:
-        while left and (data := file.read(min(left, _CHUNK))):
-            crc, left = zlib.crc32(data, crc), left - len(data)
-    if left:
-        raise ValueError(f"{path.name} is shorter than it was")
-    return crc

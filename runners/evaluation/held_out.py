@@ -51,10 +51,6 @@ class WindowLosses:
     def loss(self) -> float:
         return weighted_mean(self.means, self.tokens)
 
-    @property
-    def stderr(self) -> float | None:
-        return weighted_stderr(self.means, self.tokens)
-
 
 @torch.inference_mode()
 def window_losses(
@@ -136,7 +132,7 @@ def text_bytes(
 
 def metrics(losses: WindowLosses, *, text_bytes: int) -> dict[str, float | str]:
     """lm-eval style metrics, "metric,filter" to value. A standard error that one window cannot give is "N/A"."""
-    loss, stderr = losses.loss, losses.stderr
+    loss, stderr = losses.loss, weighted_stderr(losses.means, losses.tokens)
     try:
         perplexity = math.exp(loss)
     except OverflowError:
@@ -146,6 +142,5 @@ def metrics(losses: WindowLosses, *, text_bytes: int) -> dict[str, float | str]:
     values = {"loss": (loss, 1.0), "perplexity": (perplexity, perplexity), "bits_per_byte": (loss * bits, bits)}
     found: dict[str, float | str] = {}
     for name, (value, slope) in values.items():
-        found[f"{name},none"] = value
-        found[f"{name}_stderr,none"] = "N/A" if stderr is None else stderr * slope
+        found |= {f"{name},none": value, f"{name}_stderr,none": "N/A" if stderr is None else stderr * slope}
     return found

@@ -67,7 +67,6 @@ def priced(
 
 
 def _made(record: Record, models: Mapping[str, ModelCosts]) -> ModelCosts | None:
-    """The model that a task makes; None where it makes none."""
     match record.model():
         case str(role):
             return models[role]

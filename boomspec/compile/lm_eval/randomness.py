@@ -10,10 +10,9 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from boomspec.compile.lm_eval.tasks import SingleTask, add_with_imports, functions, texts
 
@@ -31,20 +30,6 @@ _FORMULA_METRICS = {
     "acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "word_perplexity", "byte_perplexity",
     "bits_per_byte", "brier_score", "bypass", "acc_all",
 }  # fmt: skip
-
-
-class Chance(NamedTuple):
-    """What depends on chance: a task's numbers, and how exact their standard errors are."""
-
-    draws: bool
-    bootstraps: bool
-
-
-def chance_of(tasks: Sequence[SingleTask], root: Path, *, num_fewshot: int | None) -> Chance:
-    """Of the tasks of one name together; where there are none, what lm-eval will run is not known."""
-    if not tasks:
-        return Chance(draws=True, bootstraps=True)
-    return Chance(any(draws(task, root, num_fewshot=num_fewshot) for task in tasks), any(map(bootstraps, tasks)))
 
 
 def draws(task: SingleTask, root: Path, *, num_fewshot: int | None) -> bool:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from boomspec.compile.lm_eval import tasks as lm_eval
-from boomspec.compile.lm_eval.randomness import Chance, chance_of
+from boomspec.compile.lm_eval.randomness import bootstraps, draws
 from boomspec.compile.lm_eval.tasks import SingleTask, TaskDefinition, stock_folder, task_index, texts
 from boomspec.compile.places import errors_at, resolve_path, shown_path
 from boomspec.core.errors import BoomspecError, did_you_mean
@@ -36,15 +36,19 @@ _SAVED = ("dataset_info.json", "state.json", "dataset_dict.json")  # of `save_to
 _ADVICE = "write dataset_path: json (csv, parquet, text) and dataset_kwargs: {data_files: {test: FILE}}"
 
 
-def task_chance(file: SpecFile, task: TaskSpec) -> Chance:
-    """Whether a seed, and the number of resamples, can change what a task measures. It has to exist."""
-    folder, tasks = _folder_of(file, task.task), definition_of(file, task.task).tasks
-    key = ("chance", folder, task.task, task.num_fewshot)
-    return file.once(key, lambda: chance_of(tasks, folder, num_fewshot=task.num_fewshot))
+def task_chance(file: SpecFile, task: TaskSpec) -> tuple[bool, bool]:
+    """Whether a seed, and whether the number of resamples, can change what a task measures. It has to exist."""
+    folder, tasks, shots = _folder_of(file, task.task), definition_of(file, task.task).tasks, task.num_fewshot
+
+    def chance() -> tuple[bool, bool]:
+        if not tasks:
+            return True, True  # what lm-eval will run is not known
+        return any(draws(one, folder, num_fewshot=shots) for one in tasks), any(map(bootstraps, tasks))
+
+    return file.once(("chance", folder, task.task, shots), chance)
 
 
 def definition_of(file: SpecFile, task: str) -> TaskDefinition:
-    """What a task, group or tag of the spec consists of."""
     folder = _folder_of(file, task)
     return file.once(("task definition", folder, task), lambda: lm_eval.read_task(task, folder))
 

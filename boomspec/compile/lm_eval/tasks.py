@@ -42,7 +42,6 @@ _ITEM = re.compile(r"\n[ \t]*-[ \t]*[\"']?(\w[^\s\"'#,]*)")
 
 
 def installed_package() -> Path | None:
-    """The folder of the installed lm-eval."""
     found = importlib.util.find_spec("lm_eval")
     return Path(found.submodule_search_locations[0]) if found and found.submodule_search_locations else None
 
@@ -164,7 +163,6 @@ def texts(value: Any) -> Iterator[str]:
 
 
 def functions(value: Any) -> Iterator[Function]:
-    """The functions that a part of a task's YAML names."""
     return (text for text in texts(value) if isinstance(text, Function))
 
 
