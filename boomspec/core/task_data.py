@@ -11,7 +11,7 @@ with its ending, so that its identity is its content.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,18 +82,22 @@ def changed_data(source: Source, *, at_most: int | None) -> Iterator[Path]:
                 yield file
 
 
+def mapped(value: Any, change: Callable[[str], str]) -> Any:
+    """The same structure of mappings and lists with every text in it changed."""
+    if isinstance(value, dict):
+        return {key: mapped(item, change) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [mapped(item, change) for item in value]
+    return change(value) if isinstance(value, str) else value
+
+
 def moved(location: dict[str, Any], places: dict[str, str]) -> dict[str, Any]:
     """A source's location with paths replaced; `places`: new paths by old ones."""
 
-    def at(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: at(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [at(item) for item in value]
-        if isinstance(value, str):
-            for old in sorted(places, key=len, reverse=True):  # a place may lie in another
-                if value == old or value.startswith(f"{old}/"):
-                    return places[old] + value[len(old) :]
-        return value
+    def at(path: str) -> str:
+        for old in sorted(places, key=len, reverse=True):  # a place may lie in another
+            if path == old or path.startswith(f"{old}/"):
+                return places[old] + path[len(old) :]
+        return path
 
-    return {key: at(value) if key in (DATA, ASKS, "folder") else value for key, value in location.items()}
+    return {key: mapped(value, at) if key in (DATA, ASKS, "folder") else value for key, value in location.items()}

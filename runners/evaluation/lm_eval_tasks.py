@@ -22,7 +22,7 @@ from lm_eval.tasks import TaskManager
 from boomspec.core.errors import BoomspecError, did_you_mean
 from boomspec.core.graph import Source
 from boomspec.core.identity import folder_digest
-from boomspec.core.task_data import ASKS, changed_data
+from boomspec.core.task_data import ASKS, changed_data, mapped
 from boomspec.core.tasks import LmEval
 from runners.evaluation.lm_eval_counts import Counted
 
@@ -73,6 +73,9 @@ def _download(asks: Mapping[str, dict[str, Any]], cache: str, read: list[str]) -
     """
     original = ConfigurableTask.download
 
+    def escaped(name: str) -> str:
+        return glob.escape(name) if Path(name).is_absolute() and Path(name).is_file() else name
+
     def download(task: Any, dataset_kwargs: dict[str, Any] | None = None, **more: Any) -> None:
         config = task.config
         read.clear()
@@ -85,8 +88,8 @@ def _download(asks: Mapping[str, dict[str, Any]], cache: str, read: list[str]) -
             original(task, copy.deepcopy(dataset_kwargs), **more)
         else:
             options = copy.deepcopy(ask["dataset_kwargs"])
-            if "data_files" in options:
-                options["data_files"] = _escaped(options["data_files"])
+            if "data_files" in options:  # the datasets library takes names of files for patterns
+                options["data_files"] = mapped(options["data_files"], escaped)
             if "dataset_path" in ask:
                 config.dataset_path = task.DATASET_PATH = ask["dataset_path"]
                 options["cache_dir"] = cache
@@ -104,16 +107,6 @@ def _download(asks: Mapping[str, dict[str, Any]], cache: str, read: list[str]) -
         read.append(str(config.task))
 
     return download
-
-
-def _escaped(value: Any) -> Any:
-    """The same structure with names of files escaped: the datasets library takes them for patterns."""
-    if isinstance(value, dict):
-        return {key: _escaped(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_escaped(item) for item in value]
-    is_file = isinstance(value, str) and Path(value).is_absolute() and Path(value).is_file()
-    return glob.escape(value) if is_file else value
 
 
 def prepare(name: str, task: Any, measure: LmEval) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import glob
 import importlib.metadata
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
@@ -26,7 +26,7 @@ from boomspec.compile.places import errors_at, resolve_path, shown_path
 from boomspec.core.errors import BoomspecError, did_you_mean
 from boomspec.core.graph import OUTSIDE, Source
 from boomspec.core.identity import folder_digest
-from boomspec.core.task_data import ASKS, DATA, TASKS, data_folder_files, digests
+from boomspec.core.task_data import ASKS, DATA, TASKS, data_folder_files, digests, mapped
 from boomspec.spec.sections.evaluation import TaskSpec
 from boomspec.spec.spec_file import SpecFile, memoized_for
 
@@ -165,7 +165,7 @@ class _Search:
             return {}
         for path in given:
             self._take(path.resolve())
-        absolute = _mapped(named, lambda text: str((base / Path(text).expanduser()).resolve()))
+        absolute = mapped(named, lambda text: str((base / Path(text).expanduser()).resolve()))
         return {"dataset_kwargs": {**options, **absolute}}
 
     def _of_a_loader(self, path: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -254,11 +254,3 @@ class _Search:
 
     def _error(self, message: str, hint: str) -> BoomspecError:
         return BoomspecError(f"lm-eval task '{self.task.name}': {message}", hint=hint)
-
-
-def _mapped(value: Any, change: Callable[[str], str]) -> Any:
-    if isinstance(value, dict):
-        return {key: _mapped(item, change) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_mapped(item, change) for item in value]
-    return change(value) if isinstance(value, str) else value

@@ -96,15 +96,14 @@ def _memory(root: Path) -> Path | None:
     """Where the index is kept; None for a folder that may change under the same version."""
     try:
         installed = metadata.distribution("lm_eval")
-        record = Path(str(installed.locate_file(""))) / f"lm_eval-{installed.version}.dist-info" / "RECORD"
-        state = [str(root), installed.version, record.stat().st_mtime_ns]
-        is_copy = "lm_eval/tasks/" in record.read_text(encoding="utf-8")  # not a checkout that is installed in place
-    except (metadata.PackageNotFoundError, OSError):
+    except metadata.PackageNotFoundError:
         return None
-    if Path(str(installed.locate_file("lm_eval/tasks"))) != root or not is_copy:
+    record = installed.read_text("RECORD") or ""
+    # Not a checkout that is installed in place.
+    if "lm_eval/tasks/" not in record or Path(str(installed.locate_file("lm_eval/tasks"))) != root:
         return None
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    return caches / "boomspec" / f"lm-eval-tasks-{digest(state)[:16]}.json"
+    return caches / "boomspec" / f"lm-eval-tasks-{digest([str(root), installed.version, record])[:16]}.json"
 
 
 def _fields(path: Path) -> list[tuple[str, str]]:
