@@ -71,7 +71,7 @@ def given(text: str, store: Where | None = None, *, refused: str | None = None) 
     if not path.exists() and path.name == named:
         path = open_store(store or DEFAULT_STORE).run_called(named) or path
     if path.is_dir() or (path.suffix == ".json" and path.exists()):
-        side = _run(path, store) if path.is_dir() else _file(path, store)
+        side = _compiled(path, store)
         if label is None:
             return side
         assert side.graph is not None
@@ -119,21 +119,21 @@ def _at_revision(found: Revision, inside: str, label: str | None) -> tuple[tuple
     return files, "the files that it reads are those that lie here now" if reads_files else None
 
 
-def _run(folder: Path, store: Where | None) -> ComparedInput:
-    if not (folder / GRAPH).is_file():
-        runs = [path.name for path in FolderStore(folder).run_folders()]
-        hint = f"name a run of it: {', '.join(str(folder / 'runs' / name) for name in runs[:3])}" if runs else None
-        raise BoomspecError(f"{folder}: holds no {GRAPH}, so it is not the folder of a run", hint=hint)
-    graph = read_graph(folder / GRAPH)
-    found = store_of_run(folder) if store is None else open_store(store)
-    return ComparedInput(found.run_address(folder), graph.experiments, found, Compiled(graph, {}), is_run=True)
-
-
-def _file(path: Path, store: Where | None) -> ComparedInput:
+def _compiled(path: Path, store: Where | None) -> ComparedInput:
+    """The folder of a run, a saved plan or a compiled graph as a side."""
+    if path.is_dir():
+        if not (path / GRAPH).is_file():
+            runs = [path / "runs" / run.name for run in FolderStore(path).run_folders()]
+            hint = f"name a run of it: {', '.join(map(str, runs[:3]))}" if runs else None
+            raise BoomspecError(f"{path}: holds no {GRAPH}, so it is not the folder of a run", hint=hint)
+        graph = read_graph(path / GRAPH)
+        found = store_of_run(path) if store is None else open_store(store)
+        return ComparedInput(found.run_address(path), graph.experiments, found, Compiled(graph, {}), is_run=True)
     if is_plan(path):
         plan = read_plan(path)
-        return ComparedInput(str(path), plan.graph.experiments, open_store(plan.store), Compiled(plan.graph, {}))
-    graph = read_graph(path)
+        graph, store = plan.graph, plan.store
+    else:
+        graph = read_graph(path)
     return ComparedInput(str(path), graph.experiments, open_store(store or DEFAULT_STORE), Compiled(graph, {}))
 
 
