@@ -148,7 +148,7 @@ def _model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Sour
 
     model, tokenizer = _code(file, role)
     # A tokenizer also reads the model's config; on the hub the commit covers both.
-    context = contents.tokenizer_context(read_config(folder), code.read_config_of(folder, "tokenizer"))
+    context = contents.tokenizer_context(read_config(folder), contents.read_object(folder / code.CONFIGS["tokenizer"]))
     made = source("model", files, model)
     return facts, made, source("tokenizer", of_tokenizer, tokenizer, **{contents.CONTEXT: context})
 
@@ -230,7 +230,9 @@ def _check_trusted(folder: Path, name: str) -> None:
         where = f"{code.CONFIGS[part]} of '{name}'"
         code.check_named([cls for auto in code.USED for cls in classes.get(auto, ())], files, where)
         missing = part == "model" and classes and _CAUSAL not in classes
-        if missing and ("AutoConfig" in classes or code.is_native(code.read_config_of(folder, part), part) is False):
+        if missing and (
+            "AutoConfig" in classes or code.is_native(contents.read_object(folder / code.CONFIGS[part]), part) is False
+        ):
             hint = "it is the class that boomspec loads; others, such as AutoModel, have no head"
             raise BoomspecError(f"{where}: '{code.AUTO_MAP}' names no {_CAUSAL}", hint=hint)
 

@@ -44,6 +44,9 @@ class TensorEntry:
         return self.elements * _BITS[self.dtype] // 8
 
 
+Tensors = Mapping[str, TensorEntry]  # by name
+
+
 def read_header(file: Path) -> list[TensorEntry]:
     """Read one safetensors file's header. Raises BoomspecError where it is truncated or inconsistent."""
     try:

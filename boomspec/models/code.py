@@ -34,7 +34,7 @@ _GENERAL = {"PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend
 
 def named_classes(folder: Path, part: Part) -> dict[str, tuple[str, ...]]:
     """Auto class -> the classes ("module.Class") that a model folder names for it; BoomspecError for no `auto_map`."""
-    where, found = folder / CONFIGS[part], read_config_of(folder, part).get(AUTO_MAP) or {}
+    where, found = folder / CONFIGS[part], read_object(folder / CONFIGS[part]).get(AUTO_MAP) or {}
     found = {"AutoTokenizer": found} if isinstance(found, list) else found  # as older tokenizers have it
     if not isinstance(found, dict):
         raise BoomspecError(f"{where}: '{AUTO_MAP}' is not an object")
@@ -87,7 +87,7 @@ def check_named(classes: Iterable[str], files: Iterable[str], where: object) -> 
 def check_native(folder: Path, part: Part, name: str) -> None:
     """Raise BoomspecError where a model, or its tokenizer, cannot be loaded without code of its own."""
     named = [cls for auto, names in named_classes(folder, part).items() if auto in USED for cls in names]
-    config = read_config_of(folder, part)
+    config = read_object(folder / CONFIGS[part])
     if named and is_native(config, part) is False:
         what = config.get("model_type") if part == "model" else config.get("tokenizer_class")
         raise BoomspecError(
@@ -125,8 +125,3 @@ def _native_names(part: Part) -> frozenset[str] | None:
     text = source.read_text(encoding="utf-8") if source.is_file() else ""
     lists = [match[0] for name in names if (match := re.search(rf"(?ms)^{name}\b.*?^\)", text))]
     return frozenset(re.findall(r"\"([\w.-]+)\"", "".join(lists))) if len(lists) == len(names) else None
-
-
-def read_config_of(folder: Path, part: Part) -> dict[str, Any]:
-    """A model folder's config of one part; empty where there is none."""
-    return read_object(folder / CONFIGS[part])

@@ -21,11 +21,11 @@ from boomspec.core.layers import LayerPlan, Owner
 from boomspec.models.families import Place, row_of
 
 Config = dict[str, Any]
-
+Configs = Mapping[Owner, Config]  # of the models that a plan is made of
+Counts = Mapping[Owner, int]  # of their layers
 # The first so many layers are dense, the others are mixtures of experts; and the list that says it instead.
 LEADING, _LEADING_LIST = ("first_k_dense_replace", "num_dense_layers", "n_dense_layers"), "mlp_layer_types"
 DEPTH_SCALED = "scale_depth"  # a factor that a layer divides by the root of the number of layers
-
 # Scalars that, unless 0 or false, make a layer depend on its index and that no per-layer list of transformers replaces.
 _PLACES: Mapping[str, Place] = {
     "attn_layer_period": lambda i, n, config: i % config["attn_layer_period"],
@@ -41,15 +41,12 @@ _PLACES: Mapping[str, Place] = {
     "scale_attn_weights_by_inverse_layer_idx": lambda i, n, config: i,
 }
 _REPLACED_BY = {"interleave_moe_layer_step": "moe_layers", "moe_layer_freq": "mlp_layer_types"}  # by a list
-
 # A key of the config with which, unless 0 or null, nothing can be interpolated.
 _REFUSED = "hidden_size_per_layer_input"
 _WHY = "one table embeds the tokens for all layers together, so its width is their number"
 
 
-def apply_rules(
-    config: Config, configs: Mapping[Owner, Config], counts: Mapping[Owner, int], plan: LayerPlan, base: Owner
-) -> None:
+def apply_rules(config: Config, configs: Configs, counts: Counts, plan: LayerPlan, base: Owner) -> None:
     """Change in a plan's config what depends on the number of layers; BoomspecError where a layer would be another."""
     model_type, count = str(config.get("model_type")), len(plan)
     row = row_of(model_type)

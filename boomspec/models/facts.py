@@ -25,7 +25,7 @@ from typing import Any
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.tasks import Architecture
-from boomspec.models.checkpoint import TensorEntry, read_checkpoint, same_bytes
+from boomspec.models.checkpoint import TensorEntry, Tensors, read_checkpoint, same_bytes
 from boomspec.models.code import DECODER_CONFIGS, is_native
 from boomspec.models.families import NEXT_TOKENS_KEYS, NEXT_TOKENS_TENSOR, FamilyRules, renamed, row_of, unwrapped
 from boomspec.models.folder import CONFIG, check_fetched, names_in, refusal
@@ -34,7 +34,6 @@ _LAYER = re.compile(r"^(?P<prefix>.*?)\.?(?<![^.])(?P<index>\d+)\.(?P<rest>.+)$"
 Same = Callable[[TensorEntry, TensorEntry], bool | None]  # None where that is not known
 Layers = tuple[tuple[TensorEntry, ...], ...]
 LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
-
 # Where decoders are, each pattern with what stands there in a model of the decoder alone; the first that fits is taken.
 _PART = r"^(model\.)?(language_model|text_model|llm)\."
 DECODERS: tuple[tuple[str, str], ...] = (
@@ -133,9 +132,7 @@ def read_facts(folder: Path) -> ModelFacts:
     return model_facts(read_config(folder), read_checkpoint(folder), str(folder))
 
 
-def model_facts(
-    config: Mapping[str, Any], tensors: Mapping[str, TensorEntry], where: str, *, same: Same = same_bytes
-) -> ModelFacts:
+def model_facts(config: Mapping[str, Any], tensors: Tensors, where: str, *, same: Same = same_bytes) -> ModelFacts:
     """Find the layer stack and sort the other tensors around it; BoomspecError says what was looked for and not found.
 
     `same`: how a head is compared with the embedding.
@@ -206,7 +203,7 @@ def decoder_name(name: str) -> str | None:
 
 
 def decoder_tensors(
-    config: Mapping[str, Any], inner: Mapping[str, Any], tensors: Mapping[str, TensorEntry], where: str
+    config: Mapping[str, Any], inner: Mapping[str, Any], tensors: Tensors, where: str
 ) -> tuple[dict[str, TensorEntry], list[TensorEntry]]:
     """Tensors of the decoder alone, whose config is `inner`, and what is left out. Raises BoomspecError without one."""
     whole, decoder = config.get("model_type", "unknown"), inner.get("model_type")
@@ -259,7 +256,7 @@ def read_as(facts: ModelFacts, model_type: str, where: str) -> ModelFacts:
     return replace(model_facts({**config, **rows.fixed, "model_type": model_type}, named, where), partial=True)
 
 
-def _canonical(tensors: Mapping[str, TensorEntry], row: FamilyRules, where: str) -> dict[str, TensorEntry]:
+def _canonical(tensors: Tensors, row: FamilyRules, where: str) -> dict[str, TensorEntry]:
     """The tensors under their canonical names, also where a trunk was saved without its head."""
     result: dict[str, TensorEntry] = {}
     stored: dict[str, str] = {}
@@ -300,7 +297,7 @@ def _token_embedding(embedding: Sequence[TensorEntry], config: Mapping[str, Any]
     return max(by_name or of_vocabulary or matrices, key=lambda tensor: tensor.shape[0])
 
 
-def _layer_stack(tensors: Mapping[str, TensorEntry], where: str) -> tuple[str, Layers, list[TensorEntry]]:
+def _layer_stack(tensors: Tensors, where: str) -> tuple[str, Layers, list[TensorEntry]]:
     """The name of the stack, its layers, and the tensors beside it."""
     groups: dict[str, dict[int, list[TensorEntry]]] = defaultdict(lambda: defaultdict(list))
     found = {tensor.name: _LAYER.match(tensor.name) for tensor in tensors.values()}
@@ -333,10 +330,8 @@ def llama_facts(architecture: Architecture) -> ModelFacts:
         "input_layernorm.weight": (a.hidden_size,),
         "post_attention_layernorm.weight": (a.hidden_size,),
     }
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (a.vocabulary, a.hidden_size)}
-    for i in range(a.layers):
-        shapes |= {f"model.layers.{i}.{name}": shape for name, shape in layer.items()}
-    shapes["model.norm.weight"] = (a.hidden_size,)
+    shapes = {"model.embed_tokens.weight": (a.vocabulary, a.hidden_size), "model.norm.weight": (a.hidden_size,)}
+    shapes |= {f"model.layers.{i}.{name}": shape for i in range(a.layers) for name, shape in layer.items()}
     if not a.tied:
         shapes["lm_head.weight"] = (a.vocabulary, a.hidden_size)
     config: dict[str, Any] = {

@@ -26,7 +26,6 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 _COMMIT, _BLOB = re.compile("[0-9a-f]{40}"), re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 _REFUSALS = (401, 403, 404)  # the hub has answered, and there is nothing for us
 _OFFLINE_HINT = "check the name and the network; a private or gated repository needs HF_TOKEN"
-
 _BYTES = 1 << 14  # of each place
 _PLACES = (0.0, 1.0, 0.5, 0.25, 0.75)  # from the first rows to the last ones, which are of added tokens
 

@@ -13,13 +13,12 @@ from collections.abc import Callable, Mapping
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.layers import LayerPlan, Owner
-from boomspec.models.config_rules import Config, apply_rules, check_agreement
+from boomspec.models.config_rules import Config, Configs, Counts, apply_rules, check_agreement
 from boomspec.models.facts import LAYER_COUNTS, ModelFacts
 from boomspec.models.families import row_of
 
 # All that transformers makes of a config, or None for a family that it does not know.
 Complete = Callable[[Config], Config | None]
-
 INDEX_LISTS = (
     "attn_layer_indices", "cross_attention_layers", "full_attn_idxs", "hybrid_layer_ids", "local_layer_ids",
     "mlp_only_layers", "moe_layers",
@@ -29,16 +28,13 @@ _INDEX_OBJECTS = ("per_layer_config",)  # {"5": what layer 5 has of its own}
 _LETTERS, _LETTERS_LIST = "hybrid_override_pattern", "layers_block_type"
 _MEANING = {"M": "linear_attention", "E": "moe", "*": "full_attention", "-": "mlp"}
 _CYCLE = "block_types"  # the layers' types, over and over: written out
-
 _OTHER_LISTS = (
     "architectures", "attention_types", "begin_suppress_tokens", "bos_token_id", "eos_token_id",
     "keys_to_ignore_at_inference", "mlp_multipliers", "mtp_layers_block_type", "pad_token_id", "ssm_multipliers",
     "suppress_tokens", "time_step_limit",
 )  # fmt: skip
-
 # Read by the config classes of several families; a config of a family unknown to transformers cannot be written out.
 _WRITTEN_OUT = ("global_attn_every_n_layers", "layer_group_size", "no_rope_layer_interval", "sliding_window_pattern")
-
 # What says nothing any more where lists do.
 _BY_INDEX = ("attention_layers", "attention_types", "decoder_sparse_step", "interleave_moe_layer_step")
 
@@ -117,13 +113,7 @@ def check_one_kind(facts: ModelFacts, complete: Complete | None = None) -> None:
         )
 
 
-def _agree(
-    configs: Mapping[Owner, Config],
-    counts: Mapping[Owner, int],
-    base: Owner,
-    lists: list[str],
-    complete: Complete | None,
-) -> None:
+def _agree(configs: Configs, counts: Counts, base: Owner, lists: list[str], complete: Complete | None) -> None:
     listed = frozenset({*lists, *INDEX_LISTS, *_INDEX_OBJECTS, _LETTERS, *LAYER_COUNTS, *_WRITTEN_OUT, *_BY_INDEX})
     for owner, other in configs.items():
         if owner == base or other == configs[base]:
@@ -151,9 +141,7 @@ def _unrolled(config: Config, count: int) -> Config:
     return config
 
 
-def _with_lists(
-    configs: Mapping[Owner, Config], counts: Mapping[Owner, int], complete: Complete | None
-) -> tuple[dict[Owner, Config], list[str]]:
+def _with_lists(configs: Configs, counts: Counts, complete: Complete | None) -> tuple[Configs, list[str]]:
     """The configs with every per-layer list written out, and the names of these lists."""
     lists = {owner: _per_layer(config, counts[owner]) for owner, config in configs.items()}
     differ = len({frozenset(keys) for keys in lists.values()}) > 1

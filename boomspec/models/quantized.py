@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from boomspec.core.errors import BoomspecError
-from boomspec.models.checkpoint import TensorEntry, read_checkpoint, same_bytes
+from boomspec.models.checkpoint import TensorEntry, Tensors, read_checkpoint, same_bytes
 from boomspec.models.facts import ModelFacts, Same, model_facts, read_config
 
 Method = Literal["fp8", "mxfp4"]
@@ -85,9 +85,7 @@ def without_quantization(config: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def foreseen(
-    config: Mapping[str, Any], tensors: Mapping[str, TensorEntry], where: str
-) -> tuple[dict[str, Any], dict[str, TensorEntry]]:
+def foreseen(config: Mapping[str, Any], tensors: Tensors, where: str) -> tuple[dict[str, Any], dict[str, TensorEntry]]:
     """Config and tensors of a model when it is dequantised; of one that is not quantised, its own."""
     if quantization_of(config) is not None:
         found = dequantized(config, tensors, where, dtype=target_dtype(config))
@@ -99,17 +97,13 @@ def foreseen(
     return dict(config), dict(tensors)
 
 
-def whole_facts(
-    folder: Path, where: str, tensors: Mapping[str, TensorEntry] | None = None, *, same: Same = same_bytes
-) -> ModelFacts:
+def whole_facts(folder: Path, where: str, tensors: Tensors | None = None, *, same: Same = same_bytes) -> ModelFacts:
     """Facts of a model folder when it is dequantised; `tensors`: of its weights where they are not there."""
     stored = read_checkpoint(folder) if tensors is None else tensors
     return model_facts(*foreseen(read_config(folder), stored, where), where, same=same)
 
 
-def dequantized(
-    config: Mapping[str, Any], tensors: Mapping[str, TensorEntry], where: str, *, dtype: Dtype
-) -> list[Dequantized]:
+def dequantized(config: Mapping[str, Any], tensors: Tensors, where: str, *, dtype: Dtype) -> list[Dequantized]:
     """What each tensor of a quantised model becomes. Raises BoomspecError for what cannot be dequantised."""
     quantization = quantization_of(config)
     assert quantization is not None

@@ -22,34 +22,19 @@ from pathlib import Path
 from boomspec.core.errors import BoomspecError
 from boomspec.core.json_text import transformers_floats
 from boomspec.core.layers import STUDENT, TEACHER, LayerPlan, Owner, ends_of
+from boomspec.models import fit
 from boomspec.models.facts import read_as, read_facts
 from boomspec.models.families import unwrapped
-from boomspec.models.fit import (
-    check_fit,
-    has_other_tensors,
-    other_tensors,
-    tensors_of_plan,
-    whole_config,
-    whole_names,
-    zeros_of,
-)
 from boomspec.models.folder import CONFIG
 from runners.assembly.checkpoint_writer import write_checkpoints
 from runners.modeling.foreign_code import copy_travelling, runs_code, without_code
 from runners.modeling.model_config import plan_config
 
-_SHARD_BYTES = 5 * 10**9
+Sources = Mapping[Owner, Path]  # teacher and student, or one of them
 
 
 def assemble(
-    sources: Mapping[Owner, Path],
-    plan: LayerPlan,
-    target: Path,
-    *,
-    tied: bool,
-    code: Collection[str] = (),
-    rest: bool = False,
-    shard_bytes: int = _SHARD_BYTES,
+    sources: Sources, plan: LayerPlan, target: Path, *, tied: bool, code: Collection[str] = (), rest: bool = False
 ) -> None:
     """Write the model of `plan` into the folder `target`.
 
@@ -57,24 +42,19 @@ def assemble(
     file). `rest`: with the teacher's other parts (`boomspec.models.fit`), if layers of it are in the plan. Raises
     BoomspecError, before anything is written, where the sources do not fit together.
     """
-    assemble_family(sources, {target: (plan, tied)}, code=code, rest=rest, shard_bytes=shard_bytes)
+    assemble_family(sources, {target: (plan, tied)}, code=code, rest=rest)
 
 
 def assemble_family(
-    sources: Mapping[Owner, Path],
-    plans: Mapping[Path, tuple[LayerPlan, bool]],
-    *,
-    code: Collection[str] = (),
-    rest: bool = False,
-    shard_bytes: int = _SHARD_BYTES,
+    sources: Sources, plans: Mapping[Path, tuple[LayerPlan, bool]], *, code: Collection[str] = (), rest: bool = False
 ) -> None:
     """Write many models of the same sources, {target: (plan, tied)}, as `assemble` does, reading each tensor once."""
     base: Owner = TEACHER if TEACHER in sources else STUDENT
     stored = {owner: read_facts(folder) for owner, folder in sources.items()}
     facts = {owner: read_as(model, stored[base].model_type, str(sources[owner])) for owner, model in stored.items()}
-    zeros = {owner: zeros_of(stored[owner], stored[base]) for owner in sources}
+    zeros = {owner: fit.zeros_of(stored[owner], stored[base]) for owner in sources}
     for owner, model in facts.items():
-        check_fit(facts[base], model, zeros[owner])
+        fit.check_fit(facts[base], model, zeros[owner])
     made, configs = {}, {}
     trusted = runs_code(sources[base], "model", code)
     for target, (plan, tied) in plans.items():
@@ -86,20 +66,20 @@ def assemble_family(
         if any(target.resolve() == folder.resolve() for folder in sources.values()):
             raise BoomspecError(f"{target}: a model cannot be written over one that it is made of")
         config = plan_config(facts, plan, tied=tied, base=base)
-        made[target] = tensors_of_plan(facts, plan, tied=tied, zeros=zeros[ends_of(plan)[0]])
+        made[target] = fit.tensors_of_plan(facts, plan, tied=tied, zeros=zeros[ends_of(plan)[0]])
         name, times = Counter(tensor.name for tensor, _ in made[target]).most_common(1)[0]
         if times > 1:
             raise BoomspecError(f"two tensors of the model would be called '{name}'")
-        if rest and has_other_tensors(plan):  # the decoder among the teacher's other parts
-            in_whole, others = whole_names(facts[base]), other_tensors(facts[base])
+        if rest and fit.has_other_tensors(plan):  # the decoder among the teacher's other parts
+            in_whole, others = fit.whole_names(facts[base]), fit.other_tensors(facts[base])
             made[target] = [(replace(tensor, name=in_whole(tensor.name)), of) for tensor, of in made[target]]
             made[target] += [(replace(entry, name=unwrapped(entry.name)), entry) for entry in others]
-            config = whole_config(facts[base], config)
+            config = fit.whole_config(facts[base], config)
         configs[target] = config if trusted else without_code(config)
 
     for target in plans:
         target.mkdir(parents=True, exist_ok=True)
-    write_checkpoints(made, shard_bytes=shard_bytes)
+    write_checkpoints(made)
     for target, config in configs.items():  # last: what was left unfinished has no config, and no one can load it
         copy_travelling(sources[base], target, code)
         text = json.dumps(transformers_floats(config), indent=2, sort_keys=True, allow_nan=False)

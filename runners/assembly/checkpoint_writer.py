@@ -31,6 +31,7 @@ from boomspec.models.checkpoint import FLOAT_BYTES, TensorEntry, encode_header
 from boomspec.models.fit import Made
 from boomspec.models.folder import INDEX, SINGLE
 
+SHARD_BYTES = 5 * 10**9
 _NATIVE = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 _BLOCK = 4096  # of the file systems in use
 # What copy_file_range says between file systems, where one of them or the kernel does not know it, or a sandbox forbids
@@ -49,11 +50,11 @@ _Place = tuple[Path, int]  # file and first byte
 _Jobs = dict[tuple[TensorEntry, str], list[_Place]]  # source, its name left out, and dtype -> where it goes
 
 
-def write_checkpoints(targets: Mapping[Path, Sequence[Made]], *, shard_bytes: int) -> None:
+def write_checkpoints(targets: Mapping[Path, Sequence[Made]]) -> None:
     """Write the tensors of each target folder as one safetensors file, or as shards with their index."""
     jobs: _Jobs = defaultdict(list)
     for folder, tensors in targets.items():
-        shards = in_shards(tensors, [tensor.bytes for tensor, _ in tensors], shard_bytes)
+        shards = in_shards(tensors, [tensor.bytes for tensor, _ in tensors], SHARD_BYTES)
         for name, shard in shards.items():
             _lay_out(shard, folder / name, jobs)
         if len(shards) > 1:

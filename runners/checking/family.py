@@ -41,10 +41,6 @@ _CLOSE = 1e-4  # of the largest logit; measured: what is right is equal, or diff
 _ADVICE = "no size of this family would be right: take another teacher, or other layers and sizes"
 
 
-class WrongError(BoomspecError):
-    """A model would not be what its layers are."""
-
-
 def check_family(record: Check, *, own: Mapping[str, Path] | None = None, code: Collection[str] = ()) -> list[str]:
     """What could not be checked; BoomspecError, naming the family, where a size would not come out right.
 
@@ -128,7 +124,7 @@ def try_sizes(
     student: Path | None = None,
     code: Collection[str] = (),
 ) -> None:
-    """Build the sizes of the tiny teacher in a folder. Raises WrongError where one is not what its layers are.
+    """Build the sizes of the tiny teacher in a folder. Raises BoomspecError where one is not what its layers are.
 
     The student is laid out and saved as `runners.tasks.distill` does it, and the sizes are assembled as
     `runners.tasks.interpolate` does it. `kept`: the teacher's layers that the student begins as. `student`: a tiny one
@@ -182,7 +178,7 @@ def try_sizes(
 
 
 def _check_trainable(model: Any, layers: int, tokens_BT: Tensor, what: str) -> None:
-    """Do with a model what a distillation does besides running it. Raises WrongError where that fails."""
+    """Do with a model what a distillation does besides running it. Raises BoomspecError where that fails."""
     try:
         check_head(model)
         embedding_parameters(model)
@@ -192,9 +188,9 @@ def _check_trainable(model: Any, layers: int, tokens_BT: Tensor, what: str) -> N
         if missing := [point for point in points if point not in states]:
             raise BoomspecError(f"its hidden state at {missing[0]} cannot be caught")
     except BoomspecError as error:
-        raise WrongError(f"{what} cannot be trained with: {error.message}", hint=error.hint) from error
+        raise BoomspecError(f"{what} cannot be trained with: {error.message}", hint=error.hint) from error
     except Exception as error:  # a class whose head does not take what its trunk gives
-        raise WrongError(f"{what} cannot be trained with: {type(error).__name__}: {error}") from error
+        raise BoomspecError(f"{what} cannot be trained with: {type(error).__name__}: {error}") from error
 
 
 def _loaded(folder: Path, what: str, layers: int, code: Collection[str]) -> Any:
@@ -212,7 +208,7 @@ def _loaded(folder: Path, what: str, layers: int, code: Collection[str]) -> Any:
             **key_mapping_for(folder),
         )
     except Exception as error:  # each class has its own exceptions
-        raise WrongError(f"{what} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise BoomspecError(f"{what} cannot be loaded: {type(error).__name__}: {error}") from error
     for key, wrong in (
         ("missing_keys", "lacks"),
         ("unexpected_keys", "has, and transformers does not know,"),
@@ -222,17 +218,17 @@ def _loaded(folder: Path, what: str, layers: int, code: Collection[str]) -> Any:
             continue  # it is not read, and whether sizes can be built without it is seen when they are
         if names := sorted(str(name) for name in found[key]):
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise WrongError(f"{what} {wrong} '{names[0]}'{more} (of a {type(model).__name__})")
+            raise BoomspecError(f"{what} {wrong} '{names[0]}'{more} (of a {type(model).__name__})")
     try:
         layer_stack(model, layers)
     except BoomspecError as error:
-        raise WrongError(f"{what}: {error.message}") from error
+        raise BoomspecError(f"{what}: {error.message}") from error
     return model.eval()
 
 
 def _check_logits(model: Any, tokens_BT: Tensor, wanted_BTV: Tensor, wrong: str, hint: str | None = None) -> None:
     if not (difference := _differ(logits(model, tokens_BT), wanted_BTV)) <= _CLOSE:
-        raise WrongError(f"{wrong}: its logits are {difference:.2g} off", hint=hint)
+        raise BoomspecError(f"{wrong}: its logits are {difference:.2g} off", hint=hint)
 
 
 def _differ(found: Tensor, wanted: Tensor) -> float:

@@ -138,7 +138,7 @@ def lay_out(outline: Outline, folder: Path, *, seed: int, own: Path | None = Non
     for file in checkpoint_files(folder / "saved"):
         saved |= load_file(file)
     shutil.rmtree(folder / "saved")
-    named = _named(saved, tensors_of(outline.tensors), model, tied=outline.tied)
+    named = _named(saved, tensors_of(outline.tensors), model, outline.tied)
     tensors = {name: tensor.contiguous() for name, tensor in named.items()}
     save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
 
@@ -179,9 +179,7 @@ def randomise(model: Any, *, seed: int) -> None:
             parameter.copy_(drawn * (0.3 if parameter.shape[-1] < 100 else 0.15))
 
 
-def _named(
-    saved: Mapping[str, Tensor], real: Mapping[str, TensorEntry], model: Any, *, tied: bool
-) -> dict[str, Tensor]:
+def _named(saved: Mapping[str, Tensor], real: Mapping[str, TensorEntry], model: Any, tied: bool) -> dict[str, Tensor]:
     """The tiny tensors under the names of the real files; small ones for what the class drops, such as old masks."""
     row, prefix = row_of(model.config.model_type), f"{model.base_model_prefix}."
     result: dict[str, Tensor] = {}

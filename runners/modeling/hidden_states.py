@@ -35,16 +35,14 @@ def label(point: Point) -> str:
     return f"layer {point}" if isinstance(point, int) else point
 
 
-def hidden_pairs(
-    kept: Sequence[int], teacher_layers: int, *, embedding: bool = True, final_norm: bool = True
-) -> list[Pair]:
+def hidden_pairs(kept: Sequence[int], layers: int, *, embedding: bool = True, final_norm: bool = True) -> list[Pair]:
     """The states that are aligned, as (student point, teacher point), from the embedding upwards.
 
-    Student layer i is compared with the teacher at the END of block i: layer kept[i + 1] - 1, and the
-    teacher's last layer for the last block. `embedding` adds the pair of embedding outputs; `final_norm`
+    Student layer i is compared with the teacher, of `layers` layers, at the END of block i: layer kept[i + 1] - 1, and
+    its last layer for the last block. `embedding` adds the pair of embedding outputs; `final_norm`
     takes the last pair after the final norm instead of the raw layer outputs (arXiv 2510.05064).
     """
-    ends = [*(start - 1 for start in kept[1:]), teacher_layers - 1]
+    ends = [*(start - 1 for start in kept[1:]), layers - 1]
     pairs: list[Pair] = list(enumerate(ends))
     if final_norm:
         pairs[-1] = (FINAL_NORM, FINAL_NORM)
@@ -125,16 +123,12 @@ class LMHead:
     """`head(hidden_ND) -> logits_NV` of a model, sharing the model's parameters."""
 
     def __init__(self, model: Any) -> None:
-        output = model.get_output_embeddings()
-        if output is None:
+        self._output: Any = model.get_output_embeddings()
+        if self._output is None:
             raise BoomspecError(f"model type '{model.config.model_type}': it has no language-model head")
         config = model.config.get_text_config()
-        self._output: Any = output
-        self._transforms = [
-            (_TRANSFORMS[what], value)
-            for key, what in LOGITS.items()
-            if (value := getattr(config, key, None)) is not None
-        ]
+        values = {key: getattr(config, key, None) for key in LOGITS}
+        self._transforms = [(_TRANSFORMS[LOGITS[key]], value) for key, value in values.items() if value is not None]
 
     def __call__(self, hidden_ND: Tensor) -> Tensor:
         logits_NV: Tensor = self._output(hidden_ND)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MODEL = "model"  # the folder of the model inside an artifact
+Code = Collection[str]  # sha256 of each file that may run
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
@@ -131,9 +132,7 @@ def stored_dtype(folder: Path) -> torch.dtype:
     return _DTYPES[name]
 
 
-def load(
-    folder: Path, *, dtype: torch.dtype, place: torch.device | None = None, code: Collection[str] = ()
-) -> PreTrainedModel:
+def load(folder: Path, *, dtype: torch.dtype, place: torch.device | None = None, code: Code = ()) -> PreTrainedModel:
     """The model of a folder, in evaluation mode, on `place` (default: this process's device).
 
     Raises BoomspecError where weights of its class are missing, or where it needs code that is not in `code`.
@@ -172,7 +171,7 @@ def key_mapping_for(folder: Path) -> dict[str, Any]:
 
 
 def load_frozen(
-    folder: Path, *, dtype: torch.dtype, place: torch.device | None = None, code: Collection[str] = ()
+    folder: Path, *, dtype: torch.dtype, place: torch.device | None = None, code: Code = ()
 ) -> PreTrainedModel:
     """Like `load`, with no parameter that requires a gradient."""
     return load(folder, dtype=dtype, place=place, code=code).requires_grad_(False)

@@ -54,6 +54,9 @@ class Collapsed:
         return self.weights != {self.base: 1}
 
 
+Stack = Sequence[Collapsed]  # from the first layer to the last
+
+
 @dataclass(frozen=True)
 class Attempt:
     """One merge that was tried: layers [at, at + size) of the stack of that moment."""
@@ -76,7 +79,7 @@ def build_laco(record: LaCo, context: Context[Baseline], teacher: Path, target: 
         batches = calibration_batches(record.calibration, tokens, batch_size=size, model=model)
         measure, layers = similarity_to(model, batches), len(decoder_layers(model))
 
-        def similarity(stack: Sequence[Collapsed]) -> float:
+        def similarity(stack: Stack) -> float:
             value = measure(stack)
             context.progress.update(layers - len(stack), layers - record.layers, unit="layers", similarity=value)
             return value
@@ -88,7 +91,7 @@ def build_laco(record: LaCo, context: Context[Baseline], teacher: Path, target: 
 
 
 def collapse(
-    record: LaCo, *, layers: int, similarity: Callable[[Sequence[Collapsed]], float]
+    record: LaCo, *, layers: int, similarity: Callable[[Stack], float]
 ) -> tuple[list[Collapsed], list[Attempt]]:
     """The stack of `record.layers` layers, from `layers` of the teacher, and what was tried on the way."""
     if not (1 <= record.layers <= layers and 0 <= record.lowest < record.highest <= layers):
@@ -133,13 +136,13 @@ def _sum(merged: Sequence[Collapsed]) -> Collapsed:
     return Collapsed(merged[0].base, {layer: weight for layer, weight in sorted(weights.items()) if weight})
 
 
-def similarity_to(teacher: Any, batches: Sequence[Tensor]) -> Callable[[Sequence[Collapsed]], float]:
+def similarity_to(teacher: Any, batches: Sequence[Tensor]) -> Callable[[Stack], float]:
     """The mean cosine of a stack's last hidden states to the whole teacher's, on batches of tokens_BT."""
     parts = take_apart(teacher, batches[0])
     positions = sum(tokens_BT.numel() for tokens_BT in batches)
 
     @torch.no_grad()
-    def states(stack: Sequence[Collapsed]) -> list[Tensor]:
+    def states(stack: Stack) -> list[Tensor]:
         modules = [parts.layers[layer.base] for layer in stack]
         for i, layer in enumerate(stack):
             if layer.is_merged:
@@ -156,7 +159,7 @@ def similarity_to(teacher: Any, batches: Sequence[Tensor]) -> Callable[[Sequence
 
     whole = states([Collapsed(i, {i: 1}) for i in range(len(parts.layers))])
 
-    def similarity(stack: Sequence[Collapsed]) -> float:
+    def similarity(stack: Stack) -> float:
         pairs = zip(states(stack), whole, strict=True)
         return sum(float(cosine(one, other).double().sum()) for one, other in pairs) / positions
 
@@ -173,7 +176,7 @@ def _add_up(target: nn.Module, layers: nn.ModuleList, collapsed: Collapsed) -> N
         parameter.copy_(total)
 
 
-def write(stack: Sequence[Collapsed], teacher: Path, target: Path, code: Collection[str] = ()) -> None:
+def write(stack: Stack, teacher: Path, target: Path, code: Collection[str] = ()) -> None:
     """Write the model of a stack, in the dtype of the teacher's files, with the teacher's tokenizer."""
     plan = teacher_layers(layer.base for layer in stack)
     assemble({TEACHER: teacher}, plan, target, tied=read_facts(teacher).tied, code=code)

@@ -21,21 +21,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
+from boomspec.core import layers
 from boomspec.core.errors import BoomspecError
-from boomspec.core.layers import (
-    EXACT_HINT,
-    ORDERS,
-    STUDENT,
-    TEACHER,
-    LayerPlan,
-    Owner,
-    ends_of,
-    patchable,
-    plan_of,
-    prefixes,
-    refuse_exact,
-)
-from boomspec.core.layers import blocks as blocks_of
+from boomspec.core.layers import STUDENT, TEACHER, LayerPlan, Owner, ends_of
 from boomspec.core.losses.kl import kl_divergence
 from boomspec.core.tasks import PatchOrder
 from boomspec.core.work_sizes import CHUNK_LOGITS, HELD_LOGITS
@@ -55,9 +43,9 @@ def search_patch_order(
     run from its first layer to its last. Raises BoomspecError where teacher and student do not fit together or `exact`
     has too many blocks.
     """
-    available = patchable(choice.kept, len(decoder_layers(teacher)))
-    if choice.method == "exact" and (refusal := refuse_exact(len(available))):
-        raise BoomspecError(refusal, hint=EXACT_HINT)
+    available = layers.patchable(choice.kept, len(decoder_layers(teacher)))
+    if choice.method == "exact" and (refusal := layers.refuse_exact(len(available))):
+        raise BoomspecError(refusal, hint=layers.EXACT_HINT)
     _check_pair(choice, teacher, student)
     candidates = _Candidates(choice, available, {TEACHER: teacher, STUDENT: student}, batches)
     sizes = range(len(available) + 1)
@@ -82,7 +70,10 @@ def search_patch_order(
     }
     best = [candidates.ranked(size)[0] for size in sizes]
     # To compare with: they are often surprisingly good.
-    sets = {name: [tuple(sorted(s)) for s in prefixes(order(list(available)))] for name, order in ORDERS.items()}
+    sets = {
+        name: [tuple(sorted(s)) for s in layers.prefixes(order(list(available)))]
+        for name, order in layers.ORDERS.items()
+    }
     candidates.evaluate(sorted({blocks for order in sets.values() for blocks in order} - values.keys()))
     return {
         "sets": _in_order(best),
@@ -135,13 +126,13 @@ class _Candidates:
 
     def _plan(self, blocks: Blocks) -> LayerPlan:
         owners = [blocks == self._all or i in blocks for i in range(len(self._kept))]
-        return plan_of(self._kept, self._layers, owners)
+        return layers.plan_of(self._kept, self._layers, owners)
 
     def _branches(self, sets: Iterable[Blocks]) -> Iterator[LayerPlan]:
         """For each set and each block that it lacks: the layers in front of that block."""
         for blocks in sets:
             plan, length = self._plan(blocks), 0
-            for i, block in enumerate(blocks_of(self._kept, self._layers)):
+            for i, block in enumerate(layers.blocks(self._kept, self._layers)):
                 if i in self._all and i not in blocks:
                     yield plan[:length]
                 length += len(block) if i in blocks else 1
@@ -179,21 +170,13 @@ class Divergence:
                 sequence, then the mean of those
     """
 
-    def __init__(
-        self,
-        head: LMHead,
-        hidden: Sequence[Tensor],
-        choice: PatchOrder,
-        *,
-        held_bytes: int = HELD_LOGITS,
-        chunk_logits: int = CHUNK_LOGITS,
-    ) -> None:
-        self._rows = max(1, chunk_logits // head.vocabulary)  # positions of a chunk
+    def __init__(self, head: LMHead, hidden: Sequence[Tensor], choice: PatchOrder) -> None:
+        self._rows = max(1, CHUNK_LOGITS // head.vocabulary)  # positions of a chunk
         self._head, self._choice = head, choice
         self._hidden = [self._measured(hidden_BTD) for hidden_BTD in hidden]
         count = sum(hidden_BTD.shape[0] * hidden_BTD.shape[1] for hidden_BTD in self._hidden)
         self._held: list[list[tuple[Tensor, Tensor]]] | None = None
-        if 2 * count * head.vocabulary * torch.float32.itemsize <= held_bytes:
+        if 2 * count * head.vocabulary * torch.float32.itemsize <= HELD_LOGITS:
             self._held = [list(self._teacher(number)) for number in range(len(hidden))]
 
     def of_sequences(self, number: int, head: LMHead, hidden_BTD: Tensor) -> Tensor:

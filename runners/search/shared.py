@@ -34,16 +34,13 @@ class SharedForward:
     `layer_forwards` counts the layers that were run on all batches, `unshared` those that plans alone would have run.
     """
 
-    def __init__(
-        self, models: Mapping[Owner, Any], batches: Sequence[Tensor], *, cache_bytes: int = HELD_STATES
-    ) -> None:
+    def __init__(self, models: Mapping[Owner, Any], batches: Sequence[Tensor]) -> None:
         self.parts = {owner: take_apart(model, batches[0]) for owner, model in models.items()}
         self.batches = batches
         self.unshared = 0
         self._sequences = sum(len(tokens_BT) for tokens_BT in batches)
         self._sequence_layers = 0
         self._cache: dict[LayerPlan, list[Tensor]] = {}  # by prefix, one state of each batch
-        self._cache_bytes = cache_bytes
 
     @property
     def layer_forwards(self) -> int:
@@ -96,7 +93,7 @@ class SharedForward:
         model = next(iter(self.parts.values())).model
         positions = sum(tokens_BT.numel() for tokens_BT in self.batches)
         state_bytes = positions * model.config.get_text_config().hidden_size * model.dtype.itemsize
-        room = self._cache_bytes // state_bytes - len(self._cache)
+        room = HELD_STATES // state_bytes - len(self._cache)
         new = {prefix for prefix in keep if prefix and prefix not in self._cache}
         best = sorted(new, key=lambda prefix: (-len(prefix), prefix))  # the longest spare the most layers
         return {prefix: [] for prefix in best[: max(0, room)]}

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qw
 from boomspec.core.errors import BoomspecError
 from boomspec.core.layers import family_of_sets, prefixes, read_layers, teacher_layers
 from boomspec.models.checkpoint import read_checkpoint
+from runners.assembly import checkpoint_writer
 from runners.assembly.assemble import assemble, assemble_family
 from runners.assembly.checkpoint_writer import shares_blocks
 
@@ -133,11 +134,12 @@ def test_generation_with_and_without_a_cache_agrees(tmp_path):
     assert torch.equal(*texts)
 
 
-def test_shards_hold_the_same_model(tmp_path):
+def test_shards_hold_the_same_model(monkeypatch, tmp_path):
     teacher, student = make_pair(tmp_path, tied=False)
     plan = read_layers("s0 s1 s2 t5 t6")
     assemble({"t": teacher, "s": student}, plan, tmp_path / "whole", tied=False)
-    assemble({"t": teacher, "s": student}, plan, tmp_path / "shards", tied=False, shard_bytes=30_000)
+    monkeypatch.setattr(checkpoint_writer, "SHARD_BYTES", 30_000)
+    assemble({"t": teacher, "s": student}, plan, tmp_path / "shards", tied=False)
     assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 2
     assert torch.equal(logits_of(tmp_path / "whole"), logits_of(tmp_path / "shards"))
     # And shards can be a source.
@@ -186,16 +188,17 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("shard_bytes", [10**9, 30_000])
-def test_many_sizes_at_once_are_the_same_files_as_one_by_one(tmp_path, shard_bytes):
+def test_many_sizes_at_once_are_the_same_files_as_one_by_one(monkeypatch, tmp_path, shard_bytes):
+    monkeypatch.setattr(checkpoint_writer, "SHARD_BYTES", shard_bytes)
     teacher, student = make_pair(tmp_path, tied=True)
     (teacher / "chat_template.jinja").write_text("{{ messages }}")
     load(student).bfloat16().save_pretrained(student)  # so that some tensors are converted
     sources = {"t": teacher, "s": student}
     plans = family_of_sets(KEPT, LAYERS, prefixes((3, 1, 0)))
     jobs = {k: (plan, plan[0].owner == plan[-1].owner) for k, plan in enumerate(plans)}
-    assemble_family(sources, {tmp_path / f"all-{k}": job for k, job in jobs.items()}, shard_bytes=shard_bytes)
+    assemble_family(sources, {tmp_path / f"all-{k}": job for k, job in jobs.items()})
     for k, (plan, tied) in jobs.items():
-        assemble(sources, plan, tmp_path / f"one-{k}", tied=tied, shard_bytes=shard_bytes)
+        assemble(sources, plan, tmp_path / f"one-{k}", tied=tied)
         assert files_of(tmp_path / f"all-{k}") == files_of(tmp_path / f"one-{k}")
         assert (tmp_path / f"all-{k}" / "chat_template.jinja").read_text() == "{{ messages }}"
 

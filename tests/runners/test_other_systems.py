@@ -119,7 +119,7 @@ def test_where_a_file_system_does_not_copy_it_is_read_and_written(
     targets = {tmp_path / name: [(entry, entry)] for name in ("one", "two")}
     for folder in targets:
         folder.mkdir()
-    write_checkpoints(targets, shard_bytes=1 << 30)
+    write_checkpoints(targets)
     assert calls
     for folder in targets:
         (written,) = read_checkpoint(folder).values()
@@ -131,7 +131,7 @@ def test_a_source_that_became_shorter_is_an_error_however_it_is_copied(tmp_path:
     entry = TensorEntry("w", "U8", (8192,), source, 0, 8192)
     (tmp_path / "one").mkdir()
     with pytest.raises(BoomspecError, match="became shorter"):
-        write_checkpoints({tmp_path / "one": [(entry, entry)]}, shard_bytes=1 << 30)
+        write_checkpoints({tmp_path / "one": [(entry, entry)]})
 
 
 def test_no_call_of_linux_is_made_without_a_look_whether_it_is_there() -> None:

@@ -20,6 +20,7 @@ from runners.data.tokens import TokenStream
 from runners.modeling.hidden_states import LMHead, decoder_layers
 from runners.modeling.layerwise import Batch, take_apart
 from runners.modeling.models import load_frozen
+from runners.search import patch_order
 from runners.search.layer_choice import search_layer_choice
 from runners.search.patch_order import Divergence, search_patch_order
 from runners.search.shared import SharedForward
@@ -178,10 +179,11 @@ def test_candidates_begin_with_states_of_the_round_before(pair: dict[str, Path],
 
 @pytest.mark.parametrize("cache_bytes", [0, 3 * 5 * 12 * 16 * 4, 2**20], ids=["nothing", "three states", "all"])
 def test_what_is_kept_between_runs_changes_the_work_but_no_state(
-    pair: dict[str, Path], batches: list[Tensor], cache_bytes: int
+    monkeypatch: pytest.MonkeyPatch, pair: dict[str, Path], batches: list[Tensor], cache_bytes: int
 ) -> None:
     loaded = models(pair)
-    forward = SharedForward({"t": loaded["teacher"], "s": loaded["student"]}, batches, cache_bytes=cache_bytes)
+    monkeypatch.setattr("runners.search.shared.HELD_STATES", cache_bytes)
+    forward = SharedForward({"t": loaded["teacher"], "s": loaded["student"]}, batches)
     plans = [plan_of(KEPT, LAYERS, [bool(i & 1 << b) for b in range(5)]) for i in (0, 5, 20, 31)]
     longer = [(*plan[:4], *read_layers("s4 t8")) for plan in plans]
 
@@ -228,14 +230,15 @@ def test_the_students_value_is_the_kl_by_definition(
 
 
 def test_holding_the_teachers_states_gives_what_holding_its_distributions_gives(
-    pair: dict[str, Path], batches: list[Tensor]
+    monkeypatch: pytest.MonkeyPatch, pair: dict[str, Path], batches: list[Tensor]
 ) -> None:
     head = LMHead(models(pair)["teacher"])
     hidden = [torch.randn(len(tokens_BT), 12, 16) for tokens_BT in batches]
     values = []
     for held_bytes in (0, 2**20):
-        # chunks of five positions
-        kl = Divergence(head, hidden, choice(), held_bytes=held_bytes, chunk_logits=5 * tiny.VOCABULARY)
+        monkeypatch.setattr(patch_order, "HELD_LOGITS", held_bytes)
+        monkeypatch.setattr(patch_order, "CHUNK_LOGITS", 5 * tiny.VOCABULARY)  # chunks of five positions
+        kl = Divergence(head, hidden, choice())
         values.append(kl.mean([kl.of_sequences(i, head, h + 0.1) for i, h in enumerate(hidden)]))
         assert kl.mean([kl.of_sequences(i, head, h) for i, h in enumerate(hidden)]) == pytest.approx(0.0, abs=1e-9)
     assert values[0] == values[1] > 1e-4
