@@ -48,8 +48,8 @@ def plan_config(
     patterns stay patterns: the config is good enough to find what is wrong with a plan, not to be written.
     """
     counts = {owner: model.count for owner, model in facts.items()}
-    configs = {owner: _unrolled(dict(model.config), model.count) for owner, model in facts.items()}
-    configs, lists = _with_lists(configs, counts, complete)
+    unrolled = {owner: _unrolled(dict(model.config), model.count) for owner, model in facts.items()}
+    configs, lists = _with_lists(unrolled, counts, complete)
     partial = any(model.partial for model in facts.values())
     _agree(configs, counts, base, lists, None if partial else complete)
     for owner, own in configs.items():
