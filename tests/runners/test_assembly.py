@@ -189,13 +189,13 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("shard_bytes", [10**9, 30_000])
 def test_many_sizes_at_once_are_the_same_files_as_one_by_one(monkeypatch, tmp_path, shard_bytes):
-    monkeypatch.setattr(checkpoint_writer, "SHARD_BYTES", shard_bytes)
     teacher, student = make_pair(tmp_path, tied=True)
     (teacher / "chat_template.jinja").write_text("{{ messages }}")
     load(student).bfloat16().save_pretrained(student)  # so that some tensors are converted
     sources = {"t": teacher, "s": student}
     plans = family_of_sets(KEPT, LAYERS, prefixes((3, 1, 0)))
     jobs = {k: (plan, plan[0].owner == plan[-1].owner) for k, plan in enumerate(plans)}
+    monkeypatch.setattr(checkpoint_writer, "SHARD_BYTES", shard_bytes)
     assemble_family(sources, {tmp_path / f"all-{k}": job for k, job in jobs.items()})
     for k, (plan, tied) in jobs.items():
         assemble(sources, plan, tmp_path / f"one-{k}", tied=tied)
