@@ -81,9 +81,3 @@ def read_options(options: Mapping[str, Any]) -> dict[str, Any]:
     size, code, rows = (training.pop(name, None) for name in ("batch_size", "code", "rows"))
     trains = TrainingOptions(**training) if training else None
     return {"training": trains, "batch_size": size, "code": tuple(code or ()), "rows": rows}
-
-
-def read_execution(data: Mapping[str, Any]) -> Execution:
-    """The inverse of `Execution.to_json`. Raises TypeError for fields and options that do not exist."""
-    rest = dict(data)
-    return Execution(**read_options(rest.pop("options")), **rest)

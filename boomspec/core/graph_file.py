@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter
 
 from boomspec.core.errors import BoomspecError, printable
-from boomspec.core.execution import read_execution
+from boomspec.core.execution import Execution, read_options
 from boomspec.core.files import read_json
 from boomspec.core.graph import NAME, SCHEMA_VERSION, Experiment, Node, Source, Task, TaskGraph
 from boomspec.core.tasks import KINDS
@@ -73,4 +73,6 @@ def _node(entry: dict[str, Any], path: Path) -> Node:
         )
     task = Task(record_type.model_validate(entry["params"]), dict(entry["inputs"]))
     cost = None if entry["cost"] is None else Cost(**entry["cost"])
-    return Node(task, entry["name"], read_execution(entry["execution"]), cost, tuple(entry.get("after") or ()))
+    rest = dict(entry["execution"])
+    execution = Execution(**read_options(rest.pop("options")), **rest)
+    return Node(task, entry["name"], execution, cost, tuple(entry.get("after") or ()))

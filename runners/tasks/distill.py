@@ -85,11 +85,7 @@ def _distill(context: Context[Distill]) -> None:
     faithful = record.faithful or _NOT_FAITHFUL
     draw = stream.padded_batch if faithful.padding else stream.batch
     everywhere = recipe.sequences * recipe.sequence_length if faithful.kl_on_padding else None
-    again, compiled = options.activation_checkpointing, options.compile
-    with (
-        with_checkpointing_or_compile(student, checkpointing=again, compiled=compiled),
-        with_checkpointing_or_compile(teacher, compiled=compiled),
-    ):
+    with with_checkpointing_or_compile(teacher, compiled=options.compile):
         train(
             student,
             recipe=recipe,

@@ -22,7 +22,7 @@ from runners.runtime.context import Context
 from runners.runtime.device import MASTER_DTYPE, deterministic_mode, device
 from runners.training.loop import train
 from runners.training.losses import head_loss, weights
-from runners.training.parallel import ParallelModel, is_sharded, with_checkpointing_or_compile
+from runners.training.parallel import ParallelModel, is_sharded
 from runners.training.process_group import process_group
 
 
@@ -52,17 +52,16 @@ def _pretrain(context: Context[Pretrain]) -> None:
         return head_loss(trunk(model, inputs_BT), labels_BT, head=head, losses=losses, count=count)
 
     batch = partial(stream.batch, sequences=recipe.sequences, sequence_length=recipe.sequence_length, seed=recipe.seed)
-    with with_checkpointing_or_compile(model, checkpointing=options.activation_checkpointing, compiled=options.compile):
-        train(
-            model,
-            recipe=recipe,
-            batch=batch,
-            loss=loss,
-            weights=weights(losses),
-            context=context,
-            parallel=parallel,
-            unlabelled=stream.unlabelled,
-        )
+    train(
+        model,
+        recipe=recipe,
+        batch=batch,
+        loss=loss,
+        weights=weights(losses),
+        context=context,
+        parallel=parallel,
+        unlabelled=stream.unlabelled,
+    )
     trained = parallel.gathered(lambda: llama(architecture, eos=stream.eos, seed=recipe.seed))
     if trained is not None:
         shutil.copytree(tokens / TOKENIZER, context.path / MODEL)

@@ -30,7 +30,7 @@ from runners.runtime.context import Context
 from runners.runtime.device import autocast
 from runners.training import checkpoint
 from runners.training.losses import NO_LABEL
-from runners.training.parallel import ParallelModel
+from runners.training.parallel import ParallelModel, with_checkpointing_or_compile
 
 METRICS = "metrics.jsonl"
 _CHECKPOINT_SHARE = 0.05  # of the time at most, however large the model: it is hashed and flushed to the disk
@@ -67,8 +67,10 @@ def train(
     """
     training = _Training(parallel or ParallelModel(model), recipe, context, gradient_scale, unlabelled)
     training.restore()
+    again, compiled = context.training.activation_checkpointing, context.training.compile
     try:
-        training.run(batch, loss, weights)
+        with with_checkpointing_or_compile(model, checkpointing=again, compiled=compiled):
+            training.run(batch, loss, weights)
     except KeyboardInterrupt:
         if training.between_steps:
             training.save()

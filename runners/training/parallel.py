@@ -173,7 +173,8 @@ def _replicated(model: nn.Module) -> nn.Module:
 
         return work.get_future().then(added_up)
 
-    root.register_comm_hook(root.module, add_up)
+    # A lambda, because torch refuses a function whose annotations are not its own.
+    root.register_comm_hook(root.module, lambda module, bucket: add_up(module, bucket))
     return root
 
 

@@ -39,7 +39,6 @@ from runners.runtime.device import frozen_dtype
 from runners.tasks import distill, evaluate, pretrain, search
 from runners.training.loop import train
 from runners.training.losses import weights
-from runners.training.parallel import with_checkpointing_or_compile
 from tests.runners import tiny
 from tests.runners.instruments import LiveBytes, counted_flops
 
@@ -215,7 +214,8 @@ def peaks(folder: Path, record: Distill, *, micro_batch: int, **options: Any) ->
     told = cost(folder, record, micro_batch=micro_batch, **options)
     recipe = record.recipe
     context = tiny.context(folder / "run", record)
-    tiny.set_training(context, micro_batch=micro_batch)
+    again = bool(options.get("activation_checkpointing", False))
+    tiny.set_training(context, micro_batch=micro_batch, activation_checkpointing=again)
     small = distill.initial_student(record, folder / "artifact" / "model", context.path / "model")
     large = load_frozen(folder / "artifact" / "model", dtype=frozen_dtype(recipe.precision))
     loss = distill.distillation_loss(small, large, record.losses, record.kept)
@@ -226,10 +226,7 @@ def peaks(folder: Path, record: Distill, *, micro_batch: int, **options: Any) ->
         return numbers.integers(0, vocabulary, size=(recipe.sequences, recipe.sequence_length + 1))
 
     alive = LiveBytes(*{*small.parameters(), *large.parameters()})
-    with (
-        alive,
-        with_checkpointing_or_compile(small, checkpointing=bool(options.get("activation_checkpointing", False))),
-    ):
+    with alive:
         train(small, recipe=recipe, batch=batch, loss=loss, weights=weights(record.losses), context=context)
     return told.peak, alive.peak
 

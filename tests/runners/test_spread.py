@@ -18,7 +18,7 @@ from runners.runtime.device import frozen_dtype
 from runners.tasks import distill
 from runners.training.loop import train
 from runners.training.losses import weights
-from runners.training.parallel import ParallelModel, is_sharded, shard_frozen, with_checkpointing_or_compile
+from runners.training.parallel import ParallelModel, is_sharded, shard_frozen
 from runners.training.process_group import process_group
 from tests.runners import tiny
 from tests.runners.crew import Crew
@@ -123,8 +123,7 @@ def peak(folder: Path, record: Distill, options: dict[str, Any]) -> int:
             shard_frozen(large)
         loss = distill.distillation_loss(small, large, record.losses, record.kept)
         terms = weights(record.losses)
-        with with_checkpointing_or_compile(small, checkpointing=options["activation_checkpointing"]):
-            train(small, recipe=recipe, batch=batch, loss=loss, weights=terms, context=context, parallel=parallel)
+        train(small, recipe=recipe, batch=batch, loss=loss, weights=terms, context=context, parallel=parallel)
     return alive.peak
 
 
