@@ -19,19 +19,7 @@ import pandas as pd
 from boomspec.core.files import read_json
 from boomspec.core.tasks import Cell, Compared, Comparison, Report
 from boomspec.core.tasks.report import shown_measure
-from runners.report.study import (
-    SEED,
-    SERIES,
-    Missing,
-    PatchSearch,
-    Row,
-    Size,
-    Study,
-    TrainingCurves,
-    Trial,
-    curve_of,
-    groups_of,
-)
+from runners.report.study import SEED, SERIES, Missing, PatchSearch, Row, Size, Study, TrainingCurves, Trial, curve_of
 from runners.runtime.tables import read_frame, read_table
 
 Find = Callable[[str], Path | str]
@@ -46,7 +34,7 @@ def collect(record: Report | Comparison, find: Find) -> Study:
         axes: dict[str, dict[str, None]] = {}
         for name, value in (axis for trial in found for axis in trial.axes.items()):
             axes.setdefault(name, {})[value] = None
-        return Study(tuple(found), groups_of(found), {name: tuple(values) for name, values in axes.items()})
+        return Study(found, {name: tuple(values) for name, values in axes.items()})
     trial = _trial(Compared(label="", axes={}, cells=record.cells), "", find, read)
     trainings, searches = (
         [(label, folder) for label, role in roles.items() if isinstance(folder := find(role), Path)]
@@ -63,7 +51,7 @@ def collect(record: Report | Comparison, find: Find) -> Study:
             sequential = {name: tuple(map(float, values)) for name, values in content["sequential"].items()}
             candidates = tuple((len(c["patched"]), float(c["value"])) for c in content["candidates"])
             tried.append(PatchSearch(label, tuple(map(float, content["values"])), sequential, candidates))
-    return Study((trial,), groups_of([trial]), {}, tuple(curves), tuple(tried))
+    return Study([trial], {}, curves, tried)
 
 
 class _Evaluation:

@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -29,35 +27,33 @@ from runners.runtime.statistics import half_interval, weighted_mean, weighted_st
 CLEAR = 2.0  # standard errors
 
 
-@dataclass(frozen=True)
+_Pairs = Sequence[tuple[Row, Row]]
+
+
 class ScoreDifference:
-    """By how much the first of two is better (positive) or worse (negative) than the other at one size."""
+    """By how much the first of two is better (positive) or worse (negative) than the other at one size.
 
-    size: Size
-    parameters: float
-    gains: tuple[float, ...]  # one for each seed at which the two are different artifacts
-    items: float | None  # standard error over the items
+    `pairs`: a row of the first and one of the other for each seed; `apart`: those that are different artifacts, from
+    which the numbers come. `sign`: -1 where less is better.
+    """
 
-    @property
-    def same(self) -> bool:
-        """Whether there is nothing to compare: it is one and the same artifact."""
-        return not self.gains
-
-    @cached_property
-    def gain(self) -> float:
-        return float(np.mean(self.gains)) if self.gains else 0.0
-
-    @cached_property
-    def interval(self) -> float | None:
-        """Half the width of the 95 % interval over seeds; None for one seed."""
-        return half_interval(self.gains)
-
-    @property
-    def clear(self) -> bool:
-        """Whether the difference is beyond what seeds and items leave open. False where neither is known."""
+    def __init__(self, size: Size, sign: float, pairs: _Pairs, apart: _Pairs) -> None:
+        self.size = size
+        self.parameters = float(np.mean([row.cell.parameters for row, _ in pairs]))
+        self.gains = tuple(sign * (row.value - other.value) for row, other in apart)
+        self.same = not self.gains  # one and the same artifact: there is nothing to compare
+        self.gain = float(np.mean(self.gains)) if self.gains else 0.0
+        self.interval = half_interval(self.gains)  # half of the 95 % interval over seeds; None for one seed
+        # The standard error over the items of the mean over seeds; None where the seeds do not have the same items.
+        self.items: float | None = None
+        known = [found for row, other in apart if (found := item_differences(row, other)) is not None]
+        if known and len(known) == len(apart) and all(np.array_equal(known[0][1], other) for _, other in known):
+            self.items = weighted_stderr(np.mean([values for values, _ in known], axis=0), known[0][1])
+        self.error = self.items if self.interval is None else self.interval
+        # Whether it is beyond what seeds and items leave open. False where neither is known.
         doubts = [CLEAR * self.items] if self.items is not None else []
         doubts += [self.interval] if self.interval is not None else []
-        return bool(doubts) and abs(self.gain) > max(doubts)
+        self.clear = bool(doubts) and abs(self.gain) > max(doubts)
 
 
 def baseline_gains(study: Study, measure: str, *, series: str, against: str) -> list[ScoreDifference]:
@@ -66,7 +62,7 @@ def baseline_gains(study: Study, measure: str, *, series: str, against: str) -> 
     others = {row.size: row for row in trial.series(against, measure, metric)}
     ends = {row.cell.layers for end in ("student", "teacher") for row in trial.series(end, measure, metric)}
     rows = [r for r in trial.series(series, measure, metric) if r.size in others and r.cell.layers not in ends]
-    return [_difference(row.size, sign, [(row, others[row.size])], [(row, others[row.size])]) for row in rows]
+    return [ScoreDifference(row.size, sign, [(row, others[row.size])], [(row, others[row.size])]) for row in rows]
 
 
 def against_references(study: Study, measure: str) -> list[tuple[Group, Group, tuple[ScoreDifference, ...]]]:
@@ -89,21 +85,9 @@ def differences(study: Study, group: Group, other: Group, measure: str) -> tuple
                     pairs.setdefault(row.size, {})[row.artifact, their_row.artifact] = row, their_row
         found = {size: list(rows.values()) for size, rows in sorted(pairs.items())}
         apart = {size: [(a, b) for a, b in rows if a.artifact != b.artifact] for size, rows in found.items()}
-        study.known[key] = tuple(_difference(s, study.sign(measure), rows, apart[s]) for s, rows in found.items())
+        study.known[key] = tuple(ScoreDifference(s, study.sign(measure), rows, apart[s]) for s, rows in found.items())
     known: tuple[ScoreDifference, ...] = study.known[key]
     return known
-
-
-_Pairs = Sequence[tuple[Row, Row]]
-
-
-def _difference(size: Size, sign: float, pairs: _Pairs, apart: _Pairs) -> ScoreDifference:
-    """`apart`: the pairs of different artifacts. Where they do not have the same items there is no standard error."""
-    gains, stderr = tuple(sign * (a.value - b.value) for a, b in apart), None
-    known = [found for row, other in apart if (found := item_differences(row, other)) is not None]
-    if known and len(known) == len(apart) and all(np.array_equal(known[0][1], other) for _, other in known):
-        stderr = weighted_stderr(np.mean([values for values, _ in known], axis=0), known[0][1])
-    return ScoreDifference(size, float(np.mean([row.cell.parameters for row, _ in pairs])), gains, stderr)
 
 
 def item_differences(row: Row, other: Row) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:

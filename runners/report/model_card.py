@@ -19,10 +19,9 @@ from boomspec.models.trust import foreign_code
 from boomspec.store import Store
 from runners.modeling.models import lineage_of, task_of
 from runners.report.collect import collect
-from runners.report.format import count, number, size
-from runners.report.page import TEMPLATES
+from runners.report.format import count, size
+from runners.report.page import TEMPLATES, fetched
 from runners.report.study import Row
-from runners.runtime.job import fetch_numbers
 
 _CARD = "README.md"
 _FROM_BASE = ("license", "license_name", "license_link", "language")  # what a derived model must or may repeat
@@ -135,28 +134,19 @@ def _results(graph: TaskGraph, store: Store, member: Member, kind: str) -> dict[
         rows = [found.get((model or "", measure, metric)) for model in columns.values()]
         better = [row.higher_is_better for row in rows if row is not None][-1]
         name = metric.replace("_", " ") + {True: " ↑", False: " ↓", None: ""}[better]
-        lines.append({"measure": measure.replace("_", " "), "metric": name, "cells": list(map(_value, rows))})
+        lines.append({"measure": measure.replace("_", " "), "metric": name, "rows": rows})
     return {"labels": list(columns), "lines": lines, "evaluated": any(model == own for model, _, _ in found)}
-
-
-def _value(row: Row | None) -> str:
-    if row is None:
-        return ""
-    return number(row.value) + ("" if row.stderr is None else f" ± {number(row.stderr)}")
 
 
 def _rows(graph: TaskGraph, store: Store) -> Iterator[tuple[str, Row]]:
     """Every number in the store, with the id of the model that it is of."""
     for report in (node.task for node in graph.nodes.values() if isinstance(node.task.record, Report)):
         assert isinstance(report.record, Report)
-        needed = {role: graph.nodes[task].task for role, task in report.inputs.items() if task in graph.nodes}
-        cells = [cell for cell in report.record.cells if cell.input in needed]
-        keys = {cell.input: (needed[cell.input].kind, report.inputs[cell.input]) for cell in cells}
-        folders = fetch_numbers(store, store.records(set(keys.values())))
-        for cell in cells:
-            if (folder := folders.get(keys[cell.input])) is not None:
-                study = collect(Report(cells=(cell,), trainings={}), {cell.input: folder}.__getitem__)
-                yield from ((needed[cell.input].inputs["model"], row) for row in study.rows)
+        inputs = {cell.input: report.inputs[cell.input] for cell in report.record.cells}
+        folders = fetched(graph, store, inputs)
+        for cell in (cell for cell in report.record.cells if cell.input in folders):
+            study = collect(Report(cells=(cell,), trainings={}), folders.__getitem__)
+            yield from ((graph.nodes[inputs[cell.input]].task.inputs["model"], row) for row in study.rows)
 
 
 def _provenance(graph: TaskGraph, store: Store, member: Member) -> list[tuple[str, str]]:

@@ -25,6 +25,7 @@ from runners.report.collect import collect
 from runners.report.compare import against_references
 from runners.report.figures import CONTROLS, MOST_LINES, difference_lines, size_figure, size_lines, svg, write_png
 from runners.report.findings import findings, outcome
+from runners.report.format import count, number, signed, size
 from runners.report.process_figures import search_figure, similarity_figure, training_figure
 from runners.report.run_notes import Notes, notes_of, why
 from runners.report.study import MOST_IN_RANGE, SERIES, Study
@@ -39,6 +40,7 @@ TEMPLATES = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
+TEMPLATES.filters |= {"number": number, "signed": signed, "count": count, "size": size}
 PAGE = "report.html"
 _MOST_EMBEDDED = 2_000_000  # characters of one download; a page with more is slow to open
 _MOST_MISSING = 200
@@ -82,8 +84,8 @@ def _of_one(study: Study, measure: str) -> _Parts:
             caption += " Where the control is out of view, an arrow gives its value."
     if any(row.stderr for row in trial.rows if row.measure == measure):
         caption += " Bars are one standard error."
-    size = {"width": _SMALL, "height": 3.9} if not main and len(study.measures) > 2 else {}
-    yield "hero" if main else "others", "size", measure, name, caption, size_figure(study, measure, **size)
+    look = {"width": _SMALL, "height": 3.9} if not main and len(study.measures) > 2 else {}
+    yield "hero" if main else "others", "size", measure, name, caption, size_figure(study, measure, **look)
 
 
 def _of_process(study: Study) -> _Parts:
@@ -188,18 +190,22 @@ def render(
 def publish_run(graph: TaskGraph, store: Store, run_folder: Path, failures: dict[str, str]) -> Path:
     """Write `<run_folder>/report/` from what the store holds. `failures`: why tasks have no artifact, by task id."""
     node = next(node for node in graph.nodes.values() if isinstance(node.task.record, Report | Comparison))
-    record, needed = node.task.record, {role: graph.nodes[task] for role, task in node.task.inputs.items()}
+    record, inputs = node.task.record, node.task.inputs
     assert isinstance(record, Report | Comparison)
-    folders = fetch_numbers(store, store.records({(need.task.kind, need.id) for need in needed.values()}))
-
-    found = {
-        role: folders.get((need.task.kind, need.id)) or why(graph, need.id, failures) for role, need in needed.items()
-    }
-    study = collect(record, found.__getitem__)
+    found = fetched(graph, store, inputs)
+    missing = {role: why(graph, task, failures) for role, task in inputs.items() if role not in found}
+    study = collect(record, lambda role: found.get(role) or missing[role])
     folder = run_folder / "report"
     folder.mkdir(parents=True, exist_ok=True)
     notes = notes_of(graph, store, failures, several=bool(study.axes))
     return write_page(folder, study, title=graph.name, figures=folder, notes=notes)
+
+
+def fetched(graph: TaskGraph, store: Store, inputs: Mapping[str, str]) -> dict[str, Path]:
+    """By role of these inputs of a report a folder on this machine, where the store has the artifact."""
+    keys = {role: (graph.nodes[task].task.kind, task) for role, task in inputs.items() if task in graph.nodes}
+    folders = fetch_numbers(store, store.records(set(keys.values())))
+    return {role: folders[key] for role, key in keys.items() if key in folders}
 
 
 def write_page(folder: Path, study: Study, *, title: str, figures: Path, notes: Notes | None = None) -> Path:

@@ -8,9 +8,8 @@ baseline; a *size* is a place on a curve that other groups may have, too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,9 +120,9 @@ class Point:
         self.parameters = float(np.mean([row.cell.parameters for row in by_artifact.values()]))
         self.deviation = deviation(self.values) if len(self.values) > 1 else None
         self.spread: tuple[float, float] | None = None
-        if self.deviation is not None:
-            few, reach = len(self.values) <= MOST_IN_RANGE, self.deviation
-            self.spread = (min(self.values), max(self.values)) if few else (self.mean - reach, self.mean + reach)
+        self.few = len(self.values) <= MOST_IN_RANGE
+        if (reach := self.deviation) is not None:
+            self.spread = (min(self.values), max(self.values)) if self.few else (self.mean - reach, self.mean + reach)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,34 +142,23 @@ class Trial:
         return sorted(own, key=lambda row: (row.cell.parameters, row.cell.layers))
 
 
-@dataclass(frozen=True, eq=False)
 class Group:
     """The trials at one point of all axes but the seed."""
 
-    label: str
-    axes: dict[str, str]
-    trials: tuple[Trial, ...]
-
-    @cached_property
-    def rows(self) -> tuple[Row, ...]:
-        return tuple(row for trial in self.trials for row in trial.rows)
-
-    @cached_property
-    def _points(self) -> dict[tuple[str, str, str], dict[Size, Point]]:
+    def __init__(self, label: str, axes: dict[str, str], trials: Sequence[Trial]) -> None:
+        self.label, self.axes, self.trials = label, axes, trials
+        self.rows = [row for trial in trials for row in trial.rows]
+        # Whether there is a result of a model of its own: teacher and baselines may be those of other groups.
+        self.has_family = any(row.cell.series in ("student", "interpolated") for row in self.rows)
         found: dict[tuple[str, str, str], dict[Size, list[Row]]] = {}
         for row in self.rows:
             key = curve_of(row.cell), row.measure, row.metric
             found.setdefault(key, {}).setdefault(row.size, []).append(row)
-        return {key: {size: Point(rows) for size, rows in sorted(sizes.items())} for key, sizes in found.items()}
+        self._points = {k: {size: Point(rows) for size, rows in sorted(sizes.items())} for k, sizes in found.items()}
 
     def points(self, measure: str, metric: str, curve: str = FAMILY) -> dict[Size, Point]:
         """What the seeds give, by size."""
         return self._points.get((curve, measure, metric), {})
-
-    @cached_property
-    def has_family(self) -> bool:
-        """Whether there is a result of a model of its own: teacher and baselines may be those of other groups."""
-        return any(row.cell.series in ("student", "interpolated") for row in self.rows)
 
     def yardsticks(self, measure: str) -> frozenset[str]:
         """What the group was measured with: one, unless its seeds were measured differently."""
@@ -182,45 +170,42 @@ class Group:
         return tuple(dict.fromkeys(name for name in series if name not in _FAMILY))
 
 
-@dataclass(frozen=True, eq=False)
 class Study:
-    """The trials and their groups, in the order of the spec; the values of each axis (none of one experiment)."""
+    """The trials and their groups, in the order of the spec; the values of each axis (none of one experiment).
 
-    trials: tuple[Trial, ...]
-    groups: tuple[Group, ...]
-    axes: dict[str, tuple[str, ...]]
-    trainings: tuple[TrainingCurves, ...] = ()  # like the searches of one experiment
-    searches: tuple[PatchSearch, ...] = ()
-    known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)  # by `compare`
+    measures: those that the specs ask for, the held-out text first; a tag of lm-eval counts as its tasks.
+    primary: by measure the metric that is drawn and compared: the first that has a standard error, else the first.
+    seeds: the smallest and the largest number of trials in a group. swept: the axes that tell groups apart.
+    """
 
-    @cached_property
-    def rows(self) -> tuple[Row, ...]:
-        return tuple(row for trial in self.trials for row in trial.rows)
-
-    @cached_property
-    def measures(self) -> tuple[str, ...]:
-        """The measures that the specs ask for, the held-out text first; a tag of lm-eval counts as its tasks."""
-        names: dict[str, None] = {}
-        for trial in self.trials:
+    def __init__(
+        self,
+        trials: Sequence[Trial],
+        axes: Mapping[str, Sequence[str]],
+        trainings: Sequence[TrainingCurves] = (),
+        searches: Sequence[PatchSearch] = (),
+    ) -> None:
+        self.trials, self.axes, self.trainings, self.searches = trials, axes, trainings, searches
+        self.rows = [row for trial in trials for row in trial.rows]
+        self.missing = [(trial, missing) for trial in trials for missing in trial.missing]
+        self.known: dict[Any, Any] = {}  # by `compare`
+        by_axes: dict[tuple[tuple[str, str], ...], list[Trial]] = {}
+        for trial in trials:
+            by_axes.setdefault(tuple((k, v) for k, v in trial.axes.items() if k != SEED), []).append(trial)
+        label = {at: ",".join(v if k == VARIANT else f"{k}={v}" for k, v in at) or "every seed" for at in by_axes}
+        self.groups = [Group(label[at], dict(at), members) for at, members in by_axes.items()]
+        self.seeds = min(map(len, by_axes.values()), default=0), max(map(len, by_axes.values()), default=0)
+        self.swept = [name for name in axes if name != SEED]
+        asked: dict[str, None] = {}
+        for trial in trials:
             for cell in dict.fromkeys(row.cell for row in trial.rows):
                 own = dict.fromkeys(row.measure for row in trial.rows if row.cell == cell)
-                names |= {cell.measure: None} if cell.measure in own else own
-        return tuple(sorted(names, key=lambda name: name != "held_out"))
-
-    @cached_property
-    def primary(self) -> dict[str, str]:
-        """By measure the metric that is drawn and compared: the first that has a standard error, else the first."""
-        by_stderr = [row for trial in self.trials for row in sorted(trial.rows, key=lambda row: row.stderr is None)]
-        return {row.measure: row.metric for row in reversed(by_stderr)}
-
-    @property
-    def missing(self) -> list[tuple[Trial, Missing]]:
-        return [(trial, missing) for trial in self.trials for missing in trial.missing]
-
-    @cached_property
-    def _better(self) -> dict[tuple[str, str], bool]:
-        known = [row for row in self.rows if row.higher_is_better is not None]
-        return {(row.measure, row.metric): bool(row.higher_is_better) for row in reversed(known)}
+                asked |= {cell.measure: None} if cell.measure in own else own
+        self.measures = sorted(asked, key=lambda name: name != "held_out")
+        by_stderr = [row for trial in trials for row in sorted(trial.rows, key=lambda row: row.stderr is None)]
+        self.primary = {row.measure: row.metric for row in reversed(by_stderr)}
+        known = [(row.measure, row.metric, row.higher_is_better) for row in self.rows]
+        self._better = {(m, metric): better for m, metric, better in reversed(known) if better is not None}
 
     def higher_is_better(self, measure: str, metric: str = "") -> bool:
         """What the measure itself says of a metric (by default the primary one); where it says nothing, True."""
@@ -249,17 +234,6 @@ class Study:
         """The sizes that any family has."""
         return tuple(sorted({size for group in self.groups for size in self.points(group, measure)}))
 
-    @property
-    def seeds(self) -> tuple[int, int]:
-        """The smallest and the largest number of trials in a group."""
-        counts = [len(group.trials) for group in self.groups]
-        return min(counts, default=0), max(counts, default=0)
-
-    @property
-    def swept(self) -> tuple[str, ...]:
-        """The axes that tell groups apart."""
-        return tuple(name for name in self.axes if name != SEED)
-
     def reference(self, group: Group) -> Group | None:
         """What a group is compared with: the file's own experiment at the same point, else the first group.
 
@@ -287,12 +261,3 @@ class Study:
 
 def curve_of(cell: Cell) -> str:
     return FAMILY if cell.series in _FAMILY else cell.series
-
-
-def groups_of(trials: Iterable[Trial]) -> tuple[Group, ...]:
-    """The trials, those that differ in their seed only in one group."""
-    found: dict[tuple[tuple[str, str], ...], list[Trial]] = {}
-    for trial in trials:
-        found.setdefault(tuple((k, v) for k, v in trial.axes.items() if k != SEED), []).append(trial)
-    labels = {axes: ",".join(v if k == VARIANT else f"{k}={v}" for k, v in axes) or "every seed" for axes in found}
-    return tuple(Group(labels[axes], dict(axes), tuple(members)) for axes, members in found.items())

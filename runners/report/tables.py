@@ -13,10 +13,10 @@ from typing import Any
 
 from boomspec.core.json_text import json_text
 from boomspec.core.tasks import Cell
-from runners.report.compare import ScoreDifference, against_references, baseline_gains, ranked
+from runners.report.compare import against_references, baseline_gains, ranked
 from runners.report.findings import findings, outcome
-from runners.report.format import Footnotes, count, number, signed, size
-from runners.report.study import FAMILY, MOST_IN_RANGE, SERIES, Group, Size, Study, curve_of
+from runners.report.format import Footnotes, count
+from runners.report.study import FAMILY, SERIES, Group, Size, Study, curve_of
 from runners.runtime.tables import csv_text
 
 Table = dict[str, Any]
@@ -47,16 +47,14 @@ def model_table(study: Study, measures: Sequence[str]) -> Table:
     models = {(c.layers, list(SERIES).index(c.series), _model(c)): c for c in cells}
     lines: list[Table] = []
     for (layers, _, model), cell in sorted(models.items(), key=lambda item: item[0]):
-        line: Table = {"series": cell.series, "name": SERIES[cell.series], "layers": layers, "bytes": size(cell.bytes)}
-        line |= {"first": not lines or lines[-1]["layers"] != layers, "parameters": count(cell.parameters), "cells": []}
-        missing = [m for m in trial.missing if _model(m.cell) == model]
+        missing, numbers = [m for m in trial.missing if _model(m.cell) == model], []
         for measure, metric in ((measure, metric) for measure, metrics in columns.items() for metric in metrics):
             row = rows.get((model, measure, metric))
             reasons = [m.reason for m in missing if row is None and m.concerns(measure, metric)]
-            shown = {"text": number(row.value), "error": _error(row.stderr)} if row else {"text": "", "error": ""}
             marks = footnotes.letters([row.note] if row else [])
-            line["cells"].append({**shown, "reason": reasons[0] if reasons else "", "marks": marks})
-        lines.append(line)
+            numbers.append({"row": row, "reason": reasons[0] if reasons else "", "marks": marks})
+        first = not lines or lines[-1]["cell"].layers != layers
+        lines.append({"cell": cell, "first": first, "numbers": numbers})
     heads = [
         (
             "held-out text" if name == "held_out" else name,
@@ -72,25 +70,14 @@ def _model(cell: Cell) -> str:
     return cell.input.rpartition("/")[0]
 
 
-def _error(stderr: float | None) -> str:
-    return "" if stderr is None else number(stderr)
-
-
 def gains_table(study: Study) -> Table:
     """The interpolated models against naive pruning, one line per size, one column per measure."""
     compared = {m: baseline_gains(study, m, series="interpolated", against="naive_pruning") for m in study.measures}
     columns = {measure: {d.size: d for d in found} for measure, found in compared.items() if found}
     sizes = sorted({size for found in columns.values() for size in found})
     heads = [study.name(measure) + study.unit(measure, ", ") for measure in columns]
-    lines = [{"layers": s.layers, "cells": [_gain(found.get(s)) for found in columns.values()]} for s in sizes]
+    lines = [{"layers": s.layers, "cells": [found.get(s) for found in columns.values()]} for s in sizes]
     return {"measures": heads, "lines": lines}
-
-
-def _gain(difference: ScoreDifference | None) -> Table:
-    if difference is None:
-        return {"text": "", "error": "", "sure": False}
-    error = difference.items if difference.interval is None else difference.interval
-    return {"text": signed(difference.gain), "error": _error(error), "sure": difference.clear}
 
 
 # --- several experiments ---------------------------------------------------------------------------
@@ -132,7 +119,7 @@ def group_table(study: Study, measure: str) -> Table:
         "all": lines if shown is not lines else [],
         "compared": list(map(str, differing)),
         "differences": [
-            {"name": group.label, "against": other.label, "cells": [_gain(own.get(size)) for size in differing]}
+            {"name": group.label, "against": other.label, "cells": [own.get(size) for size in differing]}
             for group, other, own in compared
         ],
         "footnotes": footnotes.lines,
@@ -156,16 +143,13 @@ def _group_line(
     rows = [{row.size: row for row in trial.series(curve, measure, metric)} for trial in group.trials]
     cells = []
     for place in sizes:
-        cell = {"text": "", "spread": "", "note": "", "best": False, "reason": reasons.get(place, "")}
-        if (point := points.get(place)) is not None:
-            seeds = len(point.values)
-            cell |= {"text": number(point.mean), "best": best is not None and point.mean == best.get(place)}
-            if seeds not in (1, len(group.trials)) or cell["reason"]:
-                cell["note"] = f"{seeds} seed{'s' * (seeds > 1)}"
-            if point.spread is not None and point.deviation is not None:
-                few = " to ".join(map(number, point.spread))
-                cell["spread"] = few if seeds <= MOST_IN_RANGE else f"± {number(point.deviation)}"
-        cells.append(cell | {"marks": footnotes.letters(own[place].note for own in rows if place in own)})
+        point, reason, best_mean = points.get(place), reasons.get(place, ""), None if best is None else best.get(place)
+        seeds = 0 if point is None else len(point.values)
+        noted = point is not None and (reason or seeds not in (1, len(group.trials)))
+        note = f"{seeds} seed{'s' * (seeds > 1)}" if noted else ""
+        marks = footnotes.letters(own[place].note for own in rows if place in own)
+        is_best = point is not None and point.mean == best_mean
+        cells.append({"point": point, "best": is_best, "note": note, "reason": reason, "marks": marks})
     name = group.label if curve == FAMILY else f"{SERIES[curve]} ({group.label})"
     return {"name": name, "seeds": len(group.trials), "faint": curve != FAMILY, "cells": cells}
 

@@ -71,7 +71,7 @@ def test_what_was_cut_is_marked_in_the_table_with_a_footnote_and_in_the_files(fo
     results, _ = results_of(folders)
     shown = model_table(results, results.measures)
     assert shown["footnotes"][0] == {"mark": "a", "text": "1 to 4 of 7 contexts were cut to the model's positions"}
-    assert all(cell["marks"] == "a" for line in shown["lines"] for cell in line["cells"])
+    assert all(cell["marks"] == "a" for line in shown["lines"] for cell in line["numbers"])
     page = render(results, title="t", drawings=[], files={})
     assert '<sup class="mark">a</sup>' in page
     assert "of 7 contexts were cut to the model&#39;s positions" in page
@@ -137,7 +137,7 @@ def test_a_comparison_marks_what_was_cut_and_misses_what_is_not_finite(folders):
     assert shown["footnotes"] == [{"mark": "a", "text": "1 of 7 contexts were cut to the model's positions"}]
     marks = {line["name"]: [cell["marks"] for cell in line["cells"]] for line in shown["lines"]}
     assert marks == {"base": ["a", "a", "a"], "other": ["a", "a", ""]}
-    reasons = [cell["reason"] for line in shown["lines"] for cell in line["cells"] if not cell["text"]]
+    reasons = [cell["reason"] for line in shown["lines"] for cell in line["cells"] if cell["point"] is None]
     assert reasons == ["no value: the model's own numbers for 7 of 7 documents are not finite"]
     written = files(compared, "t")
     assert strict(written["results.json"])["missing"][0]["metrics"] == ["acc"]
