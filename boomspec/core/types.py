@@ -12,6 +12,7 @@ import inspect
 import math
 import re
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from itertools import pairwise
@@ -22,11 +23,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     PlainSerializer,
     WithJsonSchema,
 )
 from pydantic_core import CoreSchema
+from pydantic_core.core_schema import no_info_before_validator_function
 
 _DECIMAL = {"": 1, "K": 10**3, "k": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 _BYTES = {
@@ -220,10 +223,15 @@ def _range(low_text: str, high_text: str, step_text: str | None) -> tuple[SizeRe
 
 
 class AlsoText:
-    """Annotation: the JSON Schema of this field allows a text as well, which a validator turns into the full form."""
+    """Annotation: a text is allowed as well, one of `allowed` where some are given; `full` is its full form."""
 
-    def __init__(self, *allowed: str) -> None:
+    def __init__(self, full: Callable[[str], Any], *allowed: str) -> None:
+        self.full = full
         self.schema = {"enum": list(allowed)} if allowed else {"type": "string"}
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        read = handler(source)
+        return no_info_before_validator_function(lambda v: self.full(v) if isinstance(v, str) else v, read)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {"anyOf": [self.schema, handler(schema)]}

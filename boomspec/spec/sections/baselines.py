@@ -1,8 +1,8 @@
 """The section `baselines`: models that the family is compared with."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
 from boomspec.core.types import AlsoText, Count, Number, Strict, about
 from boomspec.spec.sections.data import Calibration, CalibrationSpec
@@ -53,11 +53,6 @@ class BaselineItem(Strict):
         only_one(self, *type(self).model_fields)
 
 
-def _item(value: Any) -> Any:
-    """The name of a baseline alone selects its defaults."""
-    return {value: {}} if isinstance(value, str) else value
-
-
 def _each_once(items: tuple[BaselineItem, ...]) -> tuple[BaselineItem, ...]:
     kinds = [kind for item in items for kind in item.model_fields_set]
     if twice := sorted({kind for kind in kinds if kinds.count(kind) > 1}):
@@ -66,6 +61,6 @@ def _each_once(items: tuple[BaselineItem, ...]) -> tuple[BaselineItem, ...]:
 
 
 Baselines = Annotated[
-    tuple[Annotated[BaselineItem, BeforeValidator(_item), AlsoText(*BaselineItem.model_fields)], ...],
+    tuple[Annotated[BaselineItem, AlsoText(lambda kind: {kind: {}}, *BaselineItem.model_fields)], ...],
     AfterValidator(_each_once),
 ]

@@ -1,23 +1,17 @@
 """The section `data`: where the text comes from, how it is cut, which documents are held out."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from boomspec.core.types import AlsoText, Count, Strict, about
 from boomspec.spec.sections.training import NotNegative, Positive
 from boomspec.spec.validate import FieldError, goes_with, only_one
 
-
-def _as_tuple(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
-
-
 Files = Annotated[
     # The limit is inside: after a before-validator pydantic would take the length of None.
     Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] | None,
-    BeforeValidator(_as_tuple),
-    AlsoText(),
+    AlsoText(lambda name: (name,)),
 ]
 
 

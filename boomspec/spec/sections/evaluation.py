@@ -1,9 +1,9 @@
 """The section `evaluate`: what is measured of every model."""
 
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
 from boomspec.core.tasks import Precision
 from boomspec.core.types import AlsoText, Strict, about
@@ -37,14 +37,10 @@ class HeldOutSpec(Strict):
     max_tokens: Positive | None = about("Measure only so many tokens. Default: all.", ["1M"], default=None)
 
 
-def _task(value: Any) -> Any:
-    return {"task": value} if isinstance(value, str) else value
-
-
 class EvaluateSpec(Strict):
     """How every model of the family is measured."""
 
-    tasks: tuple[Annotated[TaskSpec, BeforeValidator(_task), AlsoText()], ...] = Field(
+    tasks: tuple[Annotated[TaskSpec, AlsoText(lambda name: {"task": name})], ...] = Field(
         (), examples=[["arc_easy", {"task": "hellaswag", "limit": 1000}]]
     )
     """lm-eval tasks, by name or as {task: name, num_fewshot: 5, limit: 100}."""
