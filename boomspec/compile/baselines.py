@@ -1,10 +1,8 @@
 """Add the interpolated models and the baseline models to an experiment's task graph."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from boomspec.compile import records
 from boomspec.compile.builder import Builder
@@ -17,8 +15,7 @@ from boomspec.models.plan_config import check_one_kind
 from boomspec.spec.sections.student import KeepChoice
 
 
-@dataclass(frozen=True)
-class EvaluatedModel:
+class EvaluatedModel(NamedTuple):
     """One model to be measured: its series, its label and size in the report, and the task or source that has it."""
 
     series: Series

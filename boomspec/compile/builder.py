@@ -4,8 +4,6 @@ Every long task waits for a quick check of what the experiment builds, on tiny r
 trains itself needs none: it is a Llama, of which every size is right.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial

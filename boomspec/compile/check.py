@@ -6,12 +6,10 @@ What a training takes never changes another task: the length of the text is the 
 proposed here and never derived.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple, get_args
+from typing import get_args
 
 from boomspec.compile.family import ResolvedFamily, check_teacher, kept_layers, patched_sets, resolve_family
 from boomspec.compile.model_sources import Role, code_problems, folder_problems, local_facts, model_folder, section_of
@@ -21,7 +19,6 @@ from boomspec.compile.resolved import complete
 from boomspec.compile.text_sources import text_problems
 from boomspec.core.errors import Problem
 from boomspec.core.layers import patchable, prefixes
-from boomspec.core.tasks import Recipe
 from boomspec.models.facts import ModelFacts
 from boomspec.spec.problems import for_each
 from boomspec.spec.sections.baselines import LaCoSpec, ShortGPT
@@ -32,6 +29,7 @@ from boomspec.spec.spec_file import Memo, Spec, SpecFile, memoized_for
 
 _HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 _SEARCHED = KeepChoice | OrderSearch | ShortGPT | LaCoSpec
+_Trained = tuple[Training, Location, int, Location]  # its section and its tokens, each with its place
 _PLENTY = 10_000_000  # tokens, where nothing is trained or searched: what is held out is a share of them
 
 
@@ -97,27 +95,15 @@ def _path_problems(file: SpecFile) -> list[Problem]:
     return problems
 
 
-class _Trained(NamedTuple):
-    """One training of a spec: its section and its tokens, each with its place."""
-
-    section: Training
-    place: Location
-    tokens: int
-    length: Location
-
-    def recipe(self, sequence_length: int) -> Recipe:
-        return recipe(self.section, seed=0, sequence_length=sequence_length, tokens=self.tokens)
-
-
 def _trainings(spec: Spec) -> Iterator[_Trained]:
     if (pretrain := spec.teacher.pretrain) is not None:
-        yield _Trained(pretrain, ("teacher", "pretrain"), pretrain.tokens, ("teacher", "pretrain", "tokens"))
+        yield pretrain, ("teacher", "pretrain"), pretrain.tokens, ("teacher", "pretrain", "tokens")
     if (distill := spec.distill) is not None:
-        yield _Trained(distill, ("distill",), distill.tokens, ("distill", "tokens"))
+        yield distill, ("distill",), distill.tokens, ("distill", "tokens")
         for i, item in enumerate(spec.baselines):
             if item.random_init is not None and item.random_init.tokens not in (None, distill.tokens):
                 length = ("baselines", i, "random_init", "tokens")
-                yield _Trained(distill, ("distill",), item.random_init.tokens, length)
+                yield distill, ("distill",), item.random_init.tokens, length
 
 
 def _training_problems(file: SpecFile) -> Iterator[Problem]:
@@ -149,7 +135,8 @@ def _schedule_problem(training: _Trained, sequence_length: int) -> tuple[Locatio
     if tokens < batch:
         message = f"{tokens:,} tokens are less than one step of batch_tokens ({batch:,})"
         return length, message, "train longer, or with a smaller batch"
-    steps, schedule = training.recipe(sequence_length).steps, section.schedule
+    steps = recipe(section, seed=0, sequence_length=sequence_length, tokens=tokens).steps
+    schedule = section.schedule
     warmup = schedule.warmup.of(steps)
     if warmup > steps:
         message = f"the warm-up of {warmup:,} steps is longer than the training of {steps:,}"
@@ -168,7 +155,9 @@ def _tokens_needed(spec: Spec) -> str:
     kinds = (kind for item in spec.baselines for kind in (item.shortgpt, item.laco))
     searches = (spec.student.keep, spec.interpolate.order, *kinds)
     read = [s.calibration.sequences * length for s in searches if isinstance(s, _SEARCHED)]
-    tokens = max([*(t.recipe(length).tokens for t in _trainings(spec)), *read], default=_PLENTY - 1) + 1  # last label
+    for section, _, tokens, _ in _trainings(spec):
+        read.append(recipe(section, seed=0, sequence_length=length, tokens=tokens).tokens)
+    tokens = max(read, default=_PLENTY - 1) + 1  # the last label
     step = 10 ** max(0, len(str(tokens)) - 3)
     rounded = -(-tokens // step) * step
     name, unit = next(((n, u) for n, u in (("B", 10**9), ("M", 10**6), ("k", 1000)) if rounded >= u), ("", 1))

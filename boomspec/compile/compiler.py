@@ -10,8 +10,6 @@ and goes on with integers. As long as it has not run, the graph is `pending`: it
 runs them and compiles again.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace

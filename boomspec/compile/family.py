@@ -5,8 +5,6 @@
 Nothing here reads a file. Every problem points into the spec. After this module there are no rules and strategies.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace

@@ -5,8 +5,6 @@ location. With `trust_remote_code: true` the digests of its code are part of its
 the code and one that does not never share an artifact. Both are errors where transformers or the code has no classes.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """Resolve paths in a spec: environment variables, base folder, machine-independent names."""
 
-from __future__ import annotations
-
 import difflib
 import os
 from collections.abc import Iterator

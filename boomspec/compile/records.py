@@ -1,7 +1,5 @@
 """Build the hashed parameters ("record") of every task from a resolved spec."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from boomspec.compile.lm_eval.sources import task_chance, task_source

@@ -7,8 +7,6 @@ that differ in notation only resolve to the same JSON, apart from `written`: the
 `FOLLOWING` and `BORROWED` name the values that follow from others, for whoever looks for the cause of a difference.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise

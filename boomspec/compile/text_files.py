@@ -9,8 +9,6 @@ The rows of parquet files are counted from their footers, a few kB each: a thrif
 third field is the number of rows. Own code because no base dependency reads parquet: pyarrow comes with the runners.
 """
 
-from __future__ import annotations
-
 import errno
 import fnmatch
 import os

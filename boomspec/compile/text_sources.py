@@ -3,12 +3,10 @@
 A file is identified by its content, a data set by its commit. Where they lie is only their location.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from boomspec.compile import text_files
 from boomspec.compile.places import Location, digest_of, errors_at, path_text
@@ -26,8 +24,7 @@ _SEEN = "held-out text must not be seen in training"
 _COUNTED = 64 << 20  # bytes of files of rows that are read at once to count them: more is not cheap
 
 
-@dataclass(frozen=True)
-class FilesEntry:
+class FilesEntry(NamedTuple):
     """One entry of `files`, as it is written, and its files, without those of the entries before it."""
 
     place: Location
@@ -78,25 +75,20 @@ def text_problems(file: SpecFile, data: DataSpec) -> Iterator[Problem]:
             message = f"files of several formats ({', '.join(sorted(map(str, formats)))})"
             yield file.problem(place, message, "give files of one format, or name it: format: ...")
     trained = [path for entry in entries(file, FILES) for path in entry.files]
-    if {data.format or text_files.format_of(path) for path in trained} == {"text"}:
-        yield from _count_problems(file, data, len(trained))
+    if {data.format or text_files.format_of(path) for path in trained} == {"text"}:  # one document each
+        rest, split = range(len(trained))[data.skip :], data.held_out
+        held_out = len(rest[split.offset :: split.every]) if split is not None and split.every is not None else None
+        if len(rest) == (held_out or 0):
+            hint = "see data.skip and data.held_out"
+            yield file.problem(("data",), f"no document is left to train on: {len(trained)} in all", hint)
+        elif held_out == 0:
+            message = f"no document would be held out: there are {len(trained)}, and a text file is one document"
+            yield file.problem(("data", "held_out"), message)
     resolved = {path.resolve() for path in trained}
     for entry in entries(file, HELD_OUT_FILES):
         if both := [path for path in entry.files if path.resolve() in resolved]:
             message = f"'{both[0].name}' is trained on, too: it is one of data.files"
             yield file.problem(entry.place, message, _SEEN)
-
-
-def _count_problems(file: SpecFile, data: DataSpec, documents: int) -> Iterator[Problem]:
-    """Of text files, which are one document each, the number of documents is known."""
-    rest, split = range(documents)[data.skip :], data.held_out
-    held_out = len(rest[split.offset :: split.every]) if split is not None and split.every is not None else None
-    if len(rest) == (held_out or 0):
-        hint = "see data.skip and data.held_out"
-        yield file.problem(("data",), f"no document is left to train on: {documents} in all", hint)
-    elif held_out == 0:
-        message = f"no document would be held out: there are {documents}, and a text file is one document"
-        yield file.problem(("data", "held_out"), message)
 
 
 @memoized_for("data")

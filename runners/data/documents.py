@@ -11,10 +11,7 @@ or members in one file follow each other, as parallel compressors write them. A 
 without text has a `BadRow` in its place. A file that cannot be read as a whole, such as a truncated one, raises.
 """
 
-from __future__ import annotations
-
 import gzip
-import hashlib
 import io
 import json
 import re
@@ -128,41 +125,30 @@ class Documents:
         """The rows of all files; the bytes that are read are those of all files, too."""
         identity, paths = self.source.identity, self.source.location["files"]
         files, format = identity["files"], identity["format"]
-        readers = {"jsonl": _jsonl_rows, "json": _json_rows, "parquet": _parquet_rows}
+        readers = {"text": _text_rows, "jsonl": _jsonl_rows, "json": _json_rows, "parquet": _parquet_rows}
         if len(files) != len(paths):
             raise BoomspecError(f"the graph names {len(files)} text files but has places for {len(paths)}")
-        if format != "text" and format not in readers:
-            raise BoomspecError(f"{paths[0]}: format {format!r} is not known (allowed: text, {', '.join(readers)})")
+        if format not in readers:
+            raise BoomspecError(f"{paths[0]}: format {format!r} is not known (allowed: {', '.join(readers)})")
         before, skipped = 0, Skipped(self.skip + self.done)
         for file, path in zip(files, map(Path, paths), strict=True):
             try:
-                if format != "text":
-                    _check(path, file_digest(path), file["sha256"])
+                if format != "text" or not skipped.take():
+                    if (found := file_digest(path)) != file["sha256"]:
+                        digests = f"sha256 {found[:12]}..., the graph was compiled for {file['sha256'][:12]}..."
+                        message = f"{path}: the file has changed since the spec was compiled ({digests})"
+                        raise BoomspecError(message, hint="compile the spec again: the new text makes new artifacts")
                     rows = readers[format](path, self.text_field, skipped)
                     yield from ((text, before + read) for text, read in rows)
-                elif not skipped.take():
-                    data = path.read_bytes()
-                    _check(path, hashlib.sha256(data).hexdigest(), file["sha256"])
-                    yield _text_file(data, path), before + file["bytes"]
             except OSError as error:
                 raise BoomspecError(f"{path}: cannot be read: {error.strerror or error}") from error
             before += file["bytes"]
 
 
-def _check(path: Path, found: str, expected: str) -> None:
-    if found != expected:
-        digests = f"sha256 {found[:12]}..., the graph was compiled for {expected[:12]}..."
-        message = f"{path}: the file has changed since the spec was compiled ({digests})"
-        raise BoomspecError(message, hint="compile the spec again: the new text makes new artifacts")
-
-
 @contextmanager
-def _decompressed(path: Path, data: bytes | None = None) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """A file's bytes without their compression, and the file itself, whose position says how far it is read.
-
-    `data`: the file's bytes, where they are in memory already.
-    """
-    with path.open("rb") if data is None else io.BytesIO(data) as raw:
+def _decompressed(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """A file's bytes without their compression, and the file itself, whose position says how far it is read."""
+    with path.open("rb") as raw:
         start = raw.read(4)
         raw.seek(0)
         try:
@@ -207,19 +193,19 @@ class _Zstd(io.RawIOBase):
         return count
 
 
-def _text_file(data: bytes, path: Path) -> str | BadRow:
-    with _decompressed(path, data) as (file, _):
-        data = file.read()
+def _text_rows(path: Path, field: str, skipped: Skipped) -> Iterator[Row]:
+    with _decompressed(path) as (file, _):
+        data, size = file.read(), path.stat().st_size
     _check_encoding(data, path)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        return BadRow("not UTF-8", f"{path}:{line}: not UTF-8 text: {error.reason} at byte {error.start}")
-    if "\0" in text:
-        hint = "is it UTF-16 (iconv -f UTF-16 -t UTF-8), or no text at all?"
-        return BadRow("not text", f"{path}: holds NUL characters, which no text has", hint)
-    return text
+        yield BadRow("not UTF-8", f"{path}:{line}: not UTF-8 text: {error.reason} at byte {error.start}"), size
+        return
+    hint = "is it UTF-16 (iconv -f UTF-16 -t UTF-8), or no text at all?"
+    no_text = BadRow("not text", f"{path}: holds NUL characters, which no text has", hint)
+    yield no_text if "\0" in text else text, size
 
 
 def _jsonl_rows(path: Path, field: str, skipped: Skipped) -> Iterator[Row]:

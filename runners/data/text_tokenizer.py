@@ -1,13 +1,10 @@
 """Make the tokenizer of a token artifact: train it on the text or copy it, and find which tokens begin a text."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -34,8 +31,7 @@ _OPTIONAL: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class TextTokenizer:
+class TextTokenizer(NamedTuple):
     """Turns text into tokens. `prefix`: the tokens that begin every text."""
 
     fast: Tokenizer

@@ -24,8 +24,6 @@ starts again. The files are moved into the payload at the end.
 Shapes: B sequences, T tokens a sequence.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -5,8 +5,6 @@ choices as wrong and a comparison with NaN as false, all of that with a line in 
 counted, by document, so that a reader of the numbers can see it.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

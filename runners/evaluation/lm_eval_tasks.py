@@ -3,8 +3,6 @@
 Importing this module takes seconds, as `runners.evaluation.lm_eval_runner` does.
 """
 
-from __future__ import annotations
-
 import copy
 import glob
 import re

@@ -30,8 +30,6 @@ workers (FSDP), each holds its share, and layers are whole while they compute; t
 hundred MB of host memory) are not counted.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 

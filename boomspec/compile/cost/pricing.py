@@ -6,8 +6,6 @@ teacher's layers, a size is layers of both. What is known of a task only after o
 guessed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 

@@ -18,8 +18,6 @@ width q, T tokens a sequence and a projection of D x V:
 A frozen embedding saves nothing in the layers: the first norm's weight is trained, and stands before them.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -5,8 +5,6 @@
 Everything else that lm-eval may stop at depends on documents: it is an error of the evaluation, which names them.
 """
 
-from __future__ import annotations
-
 import ast
 import importlib.util
 import sys

@@ -5,8 +5,6 @@ identity, and a sweep over seeds measures a model once. Three things draw: few-s
 task's own templates and Python. What cannot be read (a class, a package that is not known) counts as drawing.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 import sys

@@ -7,8 +7,6 @@ process runs. Here they start at the folder of the file that says them. Names of
 What a task's own Python reads is known only as far as it lies in the tasks' folder.
 """
 
-from __future__ import annotations
-
 import glob
 import importlib.metadata
 import re

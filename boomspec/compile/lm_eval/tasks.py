@@ -6,8 +6,6 @@ Includes are merged, and what a group sets for its members is, as lm-eval does. 
 because relative paths start there. Where a name is defined twice the first file counts, as it does for lm-eval.
 """
 
-from __future__ import annotations
-
 import ast
 import importlib.util
 import json
@@ -19,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -165,8 +163,7 @@ def functions(value: Any) -> Iterator[Function]:
     return (text for text in texts(value) if isinstance(text, Function))
 
 
-@dataclass(frozen=True)
-class SingleTask:
+class SingleTask(NamedTuple):
     """One task that lm-eval runs. `fields`: what its files say; what they leave out is lm-eval's default."""
 
     name: str  # as lm-eval calls it
@@ -206,8 +203,7 @@ class SingleTask:
         return wanted if wanted is not None else own if isinstance(own, int) else 0
 
 
-@dataclass(frozen=True)
-class TaskDefinition:
+class TaskDefinition(NamedTuple):
     """What a task, group or tag consists of."""
 
     tasks: tuple[SingleTask, ...]  # each once
