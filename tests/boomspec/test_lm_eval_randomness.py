@@ -151,7 +151,7 @@ def test_of_installed_tasks_the_compiler_knows_what_lm_eval_makes_of_them() -> N
         drawn = shots > 0 and config.fewshot_config.sampler != "first_n"
         if config.output_type == "generate_until":
             drawn |= bool(normalize_gen_kwargs(config.generation_kwargs)["do_sample"])
-        if drawn or not list(functions(found.values)):
+        if drawn or not list(functions(found.fields)):
             assert draws(found, root, num_fewshot=None) == drawn, name
             compared[drawn] += 1
     assert compared[False] > 50
