@@ -4,8 +4,6 @@ Exit codes: 0 fine, 1 the run failed, 2 the spec or the call is wrong, 130 inter
 `verify`, `lock --check`) exit as diff(1) does: 1 where there is a difference. `plan --detailed-exitcode` has its own.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import Any
 

@@ -3,8 +3,6 @@
 A function below completes one kind of argument. A person who types is shown no errors, so they complete nothing then.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

@@ -1,7 +1,5 @@
 """`boomspec diff`: compare two specs, graphs or runs; also the setup of the diff driver of git."""
 
-from __future__ import annotations
-
 import sys
 
 import click

@@ -1,7 +1,5 @@
 """`boomspec export`: sizes of a run as ordinary Hugging Face folders, which `runners.cli.export` writes."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

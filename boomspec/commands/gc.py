@@ -1,7 +1,5 @@
 """`boomspec gc`: list artifacts that no run references, and delete them on request."""
 
-from __future__ import annotations
-
 import json
 import re
 import time

@@ -1,7 +1,5 @@
 """`boomspec init`: write a first spec from a template of `boomspec/templates`, each of which is a valid spec."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

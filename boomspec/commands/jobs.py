@@ -1,7 +1,5 @@
 """`boomspec status`, `logs` and `stop`: the jobs on a Ray cluster. `runners.cli.submit` talks to the cluster."""
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 

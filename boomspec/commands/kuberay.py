@@ -8,8 +8,6 @@ A RayJob runs once: each manifest has the time in its name, and so runs whatever
 Fields: KubeRay 1.5.1 and later (`authOptions`), ray.io/v1.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

@@ -1,7 +1,5 @@
 """`boomspec lock`: pin what the names in a spec stand for, or check that they still stand for it."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """`boomspec plan`: which tasks a run would reuse and run, why, and what they take."""
 
-from __future__ import annotations
-
 import json
 import math
 import shlex

@@ -1,7 +1,5 @@
 """`boomspec report`: write the report of the results in a store."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`boomspec run`: compile the spec and run its graph; compile and run again after each search."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -54,7 +52,7 @@ def command(spec: Path, store: Where | None, locked: bool, ignore_packages: bool
         runners.end()
 
 
-def _run_all(spec: Path, store: Where | None, lock: RunLock | None, runners: Runners, **options: Any) -> NoReturn:
+def _run_all(spec: Path, store: Where | None, lock: RunLock | None, runners: "Runners", **options: Any) -> NoReturn:
     """Compile and run a spec; where it waits for searches, once more when they have run."""
     done: set[str] = set()
     failed_searches: set[str] = set()

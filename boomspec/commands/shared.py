@@ -1,7 +1,5 @@
 """What commands share: arguments and options, compiling a spec, starting programs of the runners."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import subprocess
@@ -11,9 +9,10 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from boomspec.compile.compiler import Compiled, compile_experiments, search_results_from
 from boomspec.core.errors import BoomspecError
@@ -24,9 +23,6 @@ from boomspec.plan.run import DEFAULT_STORE, GRAPH, open_run, run_folder, store_
 from boomspec.spec.experiments import load_experiments, split_address
 from boomspec.spec.spec_file import NO_PINS, Pins
 from boomspec.store import Store, Where, check_spelling, is_url, open_store
-
-if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
 
 
 def offered(what: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:

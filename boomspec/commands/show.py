@@ -4,8 +4,6 @@ A comment marks a value that was not written as a default, names the base file o
 rule that it follows from. What is not known (no network, a search that has not run) is named at the end.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property

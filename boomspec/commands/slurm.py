@@ -9,8 +9,6 @@ A job that is preempted or runs out of time gets a signal two minutes before, wr
 them when it is queued again.
 """
 
-from __future__ import annotations
-
 import json
 import shlex
 from pathlib import Path

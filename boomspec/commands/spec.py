@@ -1,7 +1,5 @@
 """`boomspec validate`, `graph` and `schema`: check a spec, print its task graph, print the JSON Schemas."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

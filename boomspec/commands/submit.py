@@ -1,7 +1,5 @@
 """`boomspec submit`: run a spec on a Ray cluster, or print a manifest for KubeRay or a script for Slurm."""
 
-from __future__ import annotations
-
 import sys
 import tempfile
 from collections.abc import Iterator

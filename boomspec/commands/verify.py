@@ -1,7 +1,5 @@
 """`boomspec verify`: run the tasks of a finished run again, and compare the files bit for bit."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

@@ -2,11 +2,10 @@
 
 from boomspec.store.folder import FolderStore, Store
 from boomspec.store.opening import Where, check_spelling, check_url, is_url, open_store, packages_of, store_of_run
-from boomspec.store.record import RECORD, RECORD_VERSION, Workspace
+from boomspec.store.record import RECORD, Workspace
 
 __all__ = [
     "RECORD",
-    "RECORD_VERSION",
     "FolderStore",
     "Store",
     "Where",

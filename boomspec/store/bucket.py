@@ -4,8 +4,6 @@ Objects are written whole or not at all. Listings are not cached, so that they s
 other machines have written.
 """
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import os
@@ -17,7 +15,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from threading import Event, Lock
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.files import flush
@@ -63,13 +61,13 @@ class Bucket:
     def url(self) -> str:
         return f"{self._store}/{self._prefix}".rstrip("/")
 
-    def below(self, prefix: str) -> Bucket:
+    def below(self, prefix: str) -> Self:
         """The objects below a prefix, whose names are then relative to it."""
         bucket = copy.copy(self)
         bucket._prefix = f"{self._prefix}{prefix}/"
         return bucket
 
-    def without_retries(self) -> Bucket:
+    def without_retries(self) -> Self:
         """The same objects; a request that fails is an error at once."""
         bucket = copy.copy(self)
         bucket._retries = Retries(self._store, seconds=0)

@@ -14,8 +14,6 @@ process never leaves a broken artifact, and two writers of one task are harmless
 artifact and drops its own. Only what is known to be damaged is ever discarded.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import re
@@ -304,7 +302,7 @@ class FolderStore:
         """How to name a run's folder to people: a path, or a URL."""
         return str(folder)
 
-    def remote_copy(self, folder: Path) -> Bucket | None:
+    def remote_copy(self, folder: Path) -> "Bucket | None":
         """The objects that copy a folder below `root` for other machines; None where they share the folder."""
         return None
 

@@ -4,8 +4,6 @@ A run needs the artifact of every task in its graph, and the checkpoints of its 
 one run cannot be read, any artifact and any checkpoint could be needed: then none is deleted.
 """
 
-from __future__ import annotations
-
 import os
 from dataclasses import replace
 from pathlib import Path

@@ -8,8 +8,6 @@ off. Leases make nothing safe, since concurrent writes are safe anyway (`remote.
 may execute on one machine only: two that share no folder would overwrite each other's events.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import secrets

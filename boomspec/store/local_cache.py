@@ -9,8 +9,6 @@
 A cached artifact is valid while its record equals the one at the URL and its files are unchanged.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

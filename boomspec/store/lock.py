@@ -6,8 +6,6 @@
 The files stay; only a held lock counts. A store at a URL has leases besides (`leases.py`).
 """
 
-from __future__ import annotations
-
 import errno
 import os
 from collections.abc import Callable, Iterable, Iterator

@@ -11,8 +11,6 @@ The store's index maps keys to task ids. An entry is written before its artifact
 has one whoever is killed in between; so an entry does not prove that there is an artifact. `gc` deletes dead entries.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 from boomspec.core.graph import Task, TaskGraph

@@ -1,7 +1,5 @@
 """Open the store at a folder or URL. URLs stay text: `Path` would turn s3://bucket into s3:/bucket."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import re

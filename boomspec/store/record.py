@@ -4,8 +4,6 @@ A record, artifact.json, has an artifact's task, its files with sizes and sha256
 exists once its record does.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

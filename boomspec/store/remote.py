@@ -13,8 +13,6 @@ files, and the second one finds the first one's artifact and drops its own. A ki
 record names; nobody reads it, and `gc` deletes it.
 """
 
-from __future__ import annotations
-
 import errno
 import re
 import secrets

@@ -6,8 +6,6 @@ are not enough: each differs, gives up within a minute, and can neither report a
 thread. tenacity does the waiting.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import re

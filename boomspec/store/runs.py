@@ -4,8 +4,6 @@ No content of a folder is an error: what cannot be read is reported as that run'
 store may have a thousand runs of a thousand tasks.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Set
 from contextlib import suppress

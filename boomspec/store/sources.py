@@ -7,8 +7,6 @@ An uploaded source is an artifact, and its id covers the digests of its files. A
 match the graph, else the store's.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
