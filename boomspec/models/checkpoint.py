@@ -122,8 +122,7 @@ def checkpoint_files(folder: Path) -> list[Path]:
         names = sorted(set(index.values()))
         if outside := [name for name in names if Path(name).name != name]:
             raise BoomspecError(f"{folder}: '{outside[0]}' of the index is no file of this folder")
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
+        if missing := [name for name in names if not (folder / name).is_file()]:
             raise BoomspecError(f"{folder}: shard '{missing[0]}' of the index is missing")
         return [folder / name for name in names]
     raise refusal(list(names_in(folder)), str(folder)) or BoomspecError(f"{folder}: no {SINGLE} and no {INDEX}")

@@ -112,18 +112,16 @@ _ROPE = ("rope_theta", "rope_scaling", "rope_parameters", "rotary_emb_base", "ro
     "rope_local_base_freq", "original_max_position_embeddings", "max_position_embeddings")  # fmt: skip
 _SAME_ROPE = {"rotary_emb_base": "rope_theta", "rotary_pct": "partial_rotary_factor", "type": "rope_type"}
 # Where these are null a class works them out of others; shapes of tensors say what came out.
-_WORKED_OUT = re.compile(
-    r"head_dim|.*_head_dim|n_inner|.*(intermediate|hidden|embedding|ffn)_size|.*_dim|.*key_value_heads"
-)
+_WORKED_OUT = re.compile(r"n_inner|.*(intermediate|hidden|embedding|ffn)_size|.*_dim|.*key_value_heads")
 _BY_POSITIONS = ("dynamic", "yarn", "longrope")  # rotary embeddings that look at how many positions a model has
 
 
 def check_agreement(
     mine: Config, theirs: Config, counts: tuple[int, int], listed: frozenset[str], known: frozenset[str] = frozenset()
 ) -> None:
-    """Raise BoomspecError where two configs differ. `listed`: keys that are set layer by layer.
+    """Raise BoomspecError where two configs, of models of `counts` layers, differ.
 
-    `counts`: the layers of the two models. `known`: keys whose null is a value, since nothing is left to a default.
+    `listed`: keys that are set layer by layer. `known`: keys whose null is a value, as nothing is left to a default.
     """
     for key in sorted({*mine} & {*theirs}):
         one, other = mine[key], theirs[key]

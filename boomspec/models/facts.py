@@ -36,11 +36,7 @@ Layers = tuple[tuple[TensorEntry, ...], ...]
 LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 # Where decoders are, each pattern with what stands there in a model of the decoder alone; the first that fits is taken.
 _PART = r"^(model\.)?(language_model|text_model|llm)\."
-DECODERS: tuple[tuple[str, str], ...] = (
-    (rf"{_PART}lm_head\.", "lm_head."),
-    (rf"{_PART}model\.", "model."),
-    (_PART, "model."),
-)
+DECODERS = ((rf"{_PART}lm_head\.", "lm_head."), (rf"{_PART}model\.", "model."), (_PART, "model."))
 _TOGETHER = ("torch_dtype", "dtype")  # what the whole config may say for the decoder
 
 
@@ -133,10 +129,7 @@ def read_facts(folder: Path) -> ModelFacts:
 
 
 def model_facts(config: Mapping[str, Any], tensors: Tensors, where: str, *, same: Same = same_bytes) -> ModelFacts:
-    """Find the layer stack and sort the other tensors around it; BoomspecError says what was looked for and not found.
-
-    `same`: how a head is compared with the embedding.
-    """
+    """Find the layer stack and sort the other tensors around it. `same`: how a head is compared with the embedding."""
     written, stored = config, tuple(tensors.values())
     left_out: list[TensorEntry] = []
     tensors = {unwrapped(tensor.name): tensor for tensor in tensors.values()}
@@ -235,9 +228,8 @@ def _without_next_tokens(layers: Layers, config: Mapping[str, Any], where: str) 
 def _with_embedding(others: list[TensorEntry], config: Mapping[str, Any], row: FamilyRules) -> list[TensorEntry]:
     """The tensors beside the layers; where a tied model holds its one matrix as the head, as the embedding."""
     head = next((tensor for tensor in others if tensor.name == row.head), None)
-    if head is None or not config.get("tie_word_embeddings", row.tied):
-        return others
-    if any(tensor.shape == head.shape for tensor in others if tensor is not head):
+    tied = head is not None and config.get("tie_word_embeddings", row.tied)
+    if head is None or not tied or any(tensor.shape == head.shape for tensor in others if tensor is not head):
         return others
     return [replace(tensor, name=row.embedding) if tensor is head else tensor for tensor in others]
 

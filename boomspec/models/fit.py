@@ -134,10 +134,7 @@ def has_other_tensors(plan: LayerPlan) -> bool:
 
 
 def whole_names(facts: ModelFacts) -> Callable[[str], str]:
-    """What a tensor of the decoder is called in the whole model.
-
-    Raises BoomspecError for a decoder alone, or where the names do not follow from those of its file.
-    """
+    """What a tensor of the decoder is called in the whole model; BoomspecError where its names do not say it."""
     if not other_tensors(facts):
         raise BoomspecError("the teacher is a text decoder alone: it has no other parts to keep")
     trunks, heads, names = set(), set(), set()

@@ -30,9 +30,7 @@ _TOKENIZER = re.compile(
 )
 # What else travels: how text is generated, and of a model that sees or hears, what its processor reads; a model of its
 # layers needs it just as much.
-_TRAVELS = re.compile(
-    r"generation_config\.json|((video_|image_|audio_)?(pre)?processor_config|audio_tokenizer_config)\.json"
-)
+_TRAVELS = re.compile(r"(generation_config|(video_|image_|audio_)?(pre)?processor_config|audio_tokenizer_config)\.json")
 # Of a model's config, what decides which class its tokenizer is: transformers mends classes that are known to be wrong.
 _DECIDES = ("model_type", "model_name", "tokenizer_class")
 _REGEX = ("fix_mistral_regex", "transformers_version")  # a tokenizer that asks for the one is mended by the other
@@ -273,11 +271,8 @@ def refusal(names: Collection[str], where: str, *, local: bool = True) -> Boomsp
 
 def _newest(folders: Collection[str]) -> str:
     """The checkpoint with the highest number, else the last folder by name; "" of none."""
-
-    def number(folder: str) -> tuple[int, str]:
-        return (int(match[1]) if (match := _NUMBERED.fullmatch(folder)) else -1, folder)
-
-    return max(folders, key=number, default="")
+    match_of = {folder: _NUMBERED.fullmatch(folder) for folder in folders}
+    return max(folders, key=lambda name: (int(match[1]) if (match := match_of[name]) else -1, name), default="")
 
 
 def _other(names: Collection[str]) -> tuple[str, str, str]:

@@ -22,7 +22,6 @@ from boomspec.models.quantized import check_quantization, whole_facts
 
 # A few kilobytes need no progress bar; what the person has set wins. Read when a part of huggingface_hub is imported.
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-
 _COMMIT, _BLOB = re.compile("[0-9a-f]{40}"), re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 _REFUSALS = (401, 403, 404)  # the hub has answered, and there is nothing for us
 _OFFLINE_HINT = "check the name and the network; a private or gated repository needs HF_TOKEN"

@@ -26,10 +26,7 @@ _OTHER_CACHES = {
 
 
 def layer_cache_bytes(facts: ModelFacts, *, context: int, batch: int) -> list[int]:
-    """Bytes that each layer caches for `batch` sequences of `context` tokens.
-
-    Raises BoomspecError, saying why, for an architecture whose cache this formula does not describe.
-    """
+    """Bytes that each layer caches for `batch` sequences of `context` tokens; BoomspecError where that is not known."""
     config = facts.config
     for what, keys in _OTHER_CACHES.items():
         if key := next((key for key in keys if config.get(key)), None):

@@ -42,10 +42,7 @@ _ADVICE = "no size of this family would be right: take another teacher, or other
 
 
 def check_family(record: Check, *, own: Mapping[str, Path] | None = None, code: Collection[str] = ()) -> list[str]:
-    """What could not be checked; BoomspecError, naming the family, where a size would not come out right.
-
-    `own`: the folders of models that bring code along, by role.
-    """
+    """What could not be checked; BoomspecError for a size that would not come out right. `own`: folders with code."""
     own = own or {}
     facts = _facts(record.teacher, _TEACHER)
     try:

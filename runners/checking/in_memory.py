@@ -77,17 +77,14 @@ def _reindex(model: Any, models: Mapping[Owner, Any], plan: LayerPlan, counts: M
         if name.startswith(f"{path}."):
             continue
         theirs = {owner: other.get_submodule(name) for owner, other in models.items()}
-        for path_to in ((), ("config",), ("config", "text_config")):
-            both = (holder, *theirs.values())
-            mine, *others = (reduce(lambda value, key: getattr(value, key, None), path_to, of) for of in both)
+        for at in ((), ("config",), ("config", "text_config")):
+            mine, *others = (reduce(lambda v, k: getattr(v, k, None), at, of) for of in (holder, *theirs.values()))
             if mine is None or id(mine) in seen:
                 continue
             seen.add(id(mine))
-            of_owner = {
-                owner: {} if other is None else vars(other) for owner, other in zip(theirs, others, strict=True)
-            }
+            known = [{} if other is None else vars(other) for other in others]
             for key, value in list(vars(mine).items()):
-                found = {owner: values.get(key) for owner, values in of_owner.items()}
+                found = dict(zip(theirs, (values.get(key) for values in known), strict=True))
                 per_layer = [isinstance(v, list | tuple) and len(v) == counts[owner] for owner, v in found.items()]
                 if isinstance(value, list | tuple) and all(per_layer):
                     vars(mine)[key] = [found[layer.owner][layer.index] for layer in plan]

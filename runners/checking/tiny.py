@@ -108,7 +108,6 @@ def _number(key: str, value: int, config: Config) -> int:
 
 
 _LEFT_OUT = ("quantization_config", "torch_dtype", "dtype")  # of a tiny model in fp32
-_SMALL = 8
 _TYPES = {"I64": torch.int64, "I32": torch.int32, "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8}
 
 
@@ -198,7 +197,7 @@ def _named(saved: Mapping[str, Tensor], real: Mapping[str, TensorEntry], model: 
             sizes.update(zip(entry.shape, found.shape, strict=True))
     embedding = model.get_input_embeddings().weight
     for entry in others:
-        shape = [sizes.get(size, min(size, _SMALL)) for size in entry.shape]
+        shape = [sizes.get(size, min(size, 8)) for size in entry.shape]
         if shape == list(embedding.shape):  # a head that is stored although the class ties it
             result[entry.name] = embedding.detach().clone() * (1 if tied else -1)
         elif entry.dtype in _TYPES:

@@ -138,10 +138,7 @@ def _trusted(graph: TaskGraph) -> frozenset[str]:
 def open_family(
     teacher: Path, student: Path, lineage: Lineage, *, dtype: Dtype = None, code: Collection[str] = ()
 ) -> Family:
-    """Load the models of two folders, on this process's device; of their own code no more runs than `code` (sha256).
-
-    `dtype`: None means the teacher's. Raises BoomspecError where the two models are of different families.
-    """
+    """Load the models of two folders of one family, on this device; no more of their code runs than `code` (sha256)."""
     folders: dict[Owner, Path] = {TEACHER: teacher, STUDENT: student}
     facts = {owner: read_facts(folder) for owner, folder in folders.items()}
     if facts[TEACHER].model_type != facts[STUDENT].model_type:

@@ -28,8 +28,7 @@ def runs_code(folder: Path, part: Part, code: Collection[str]) -> bool:
     """Whether transformers may run the code in a model folder: the model's, or the tokenizer's.
 
     It may where each file of code in the folder is trusted, and each class that would be imported is in one of them: of
-    another repository nothing is pinned.
-    Raises BoomspecError where some of the files are trusted and others are not: the folder was changed.
+    another repository nothing is pinned. BoomspecError where only some files are trusted: the folder was changed.
     """
     if not code or not named_classes(folder, part):
         return False
@@ -45,10 +44,7 @@ def runs_code(folder: Path, part: Part, code: Collection[str]) -> bool:
 
 
 def prepare_custom_code(folder: Path, part: Part, code: Collection[str]) -> bool:
-    """`runs_code`; where it may run, its classes are imported when this returns.
-
-    Raises BoomspecError where it may not, and transformers has no class of its own.
-    """
+    """`runs_code`, whose classes are then imported; BoomspecError where it may not and transformers has no class."""
     if not runs_code(folder, part, code):
         own_code.check_native(folder, part, str(folder))
         return False

@@ -68,10 +68,7 @@ class Attempt:
 
 
 def build_laco(record: LaCo, context: Context[Baseline], teacher: Path, target: Path) -> None:
-    """Write the collapsed model into `target`, and every merge that was tried into laco.json.
-
-    Raises BoomspecError where `layers` is not reached.
-    """
+    """Write the collapsed model into `target`, merges into laco.json; BoomspecError where `layers` is not reached."""
     check_one_kind(read_facts(teacher), complete)
     with deterministic_mode(record.determinism, context.progress.note):
         model = load_frozen(teacher, dtype=frozen_dtype(record.precision), code=context.code)

@@ -64,10 +64,7 @@ def search_patch_order(
             new, beam = [], candidates.ranked(size)[:width]
     values = dict(candidates.values)
     report(len(values), len(values))
-    counts = {
-        "layer_forwards": candidates.forward.layer_forwards,
-        "layer_forwards_unshared": candidates.forward.unshared,
-    }
+    runs = candidates.forward.layer_forwards, candidates.forward.unshared
     best = [candidates.ranked(size)[0] for size in sizes]
     # To compare with: they are often surprisingly good.
     sets = {
@@ -79,7 +76,8 @@ def search_patch_order(
         "sets": _in_order(best),
         "values": [values[blocks] for blocks in best],
         "candidates": [{"patched": list(blocks), "value": value} for blocks, value in values.items()],
-        **counts,
+        "layer_forwards": runs[0],
+        "layer_forwards_unshared": runs[1],
         "sequential": {name: [candidates.values[blocks] for blocks in order] for name, order in sets.items()},
     }
 
