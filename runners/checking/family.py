@@ -43,10 +43,9 @@ _ADVICE = "no size of this family would be right: take another teacher, or other
 
 def check_family(record: Check, *, own: Mapping[str, Path] | None = None, code: Collection[str] = ()) -> list[str]:
     """What could not be checked; BoomspecError for a size that would not come out right. `own`: folders with code."""
-    own = own or {}
     facts = _facts(record.teacher, _TEACHER)
     try:
-        return _check(record, facts, own, code)
+        return _check(record, facts, own or {}, code)
     except BoomspecError as error:
         message = f"a {facts.model_type} like this teacher: {error.message}"
         raise BoomspecError(message, hint=error.hint or _ADVICE) from error
