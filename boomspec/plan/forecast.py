@@ -31,7 +31,10 @@ class PlanModel(BaseModel):
     """A part of what `boomspec plan --json` prints; a text below a field describes it in the JSON Schema."""
 
     model_config = ConfigDict(
-        frozen=True, use_attribute_docstrings=True, json_schema_serialization_defaults_required=True
+        frozen=True,
+        from_attributes=True,
+        use_attribute_docstrings=True,
+        json_schema_serialization_defaults_required=True,
     )
 
 

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
 from boomspec.compile.compiler import Compiled
 from boomspec.core.errors import BoomspecError
@@ -50,11 +50,7 @@ class TextPlan(PlanModel):
     """How often a training goes through the text, where that is more than once."""
 
 
-class _Model(PlanModel):
-    model_config = ConfigDict(from_attributes=True)
-
-
-class Size(_Model):
+class Size(PlanModel):
     layers: Count
     patched: Count
     parameters: Count
@@ -64,7 +60,7 @@ class Size(_Model):
     asked: tuple[str, ...]
 
 
-class Experiment(_Model):
+class Experiment(PlanModel):
     label: str
     axes: dict[str, str]
     teacher_layers: Count | None
@@ -74,7 +70,7 @@ class Experiment(_Model):
     """Ids of its tasks by their names in this experiment."""
 
 
-class Cost(_Model):
+class Cost(PlanModel):
     flops: Count | None
     """Operations, a multiply-add counted as two."""
     memory: dict[str, Count]
@@ -92,7 +88,7 @@ class Cost(_Model):
     """What cannot be known before a run."""
 
 
-class Task(_Model):
+class Task(PlanModel):
     id: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     kind: str
     name: str
@@ -111,13 +107,13 @@ class Task(_Model):
     seconds_from: Origin | None
 
 
-class Machine(_Model):
+class Machine(PlanModel):
     cpus: Annotated[int | float, Field(ge=0)]
     gpus: Annotated[int | float, Field(ge=0)]
     device: Annotated[str | None, BeforeValidator(lambda device: device and device.name)]
 
 
-class PlanJson(_Model):
+class PlanJson(PlanModel):
     """What `boomspec plan --json` prints."""
 
     schema_version: Annotated[Literal[2], Field(serialization_alias="schema")] = 2

@@ -24,7 +24,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from itertools import accumulate
 from statistics import median
 from typing import Any, Literal, NamedTuple
@@ -45,11 +45,8 @@ _SPREAD = 2.0  # the largest work over the smallest, from which a line can be la
 _VISIBLE_SECONDS = 2.0  # of the largest task, which its work must take for the rate to show
 _VISIBLE_SHARE = 0.5  # of the fixed part, likewise
 _NEAR = 4.0  # times the largest work: so far an estimate is called measured, whatever its rate
-# Of one core of a machine that nothing is known of, operations or bytes a second: right within a factor of a few.
-_USUAL_RATES = {"training": 1e10, "measuring": 2e10, "copying": 4e8}
 _MOST_FIXED = 20.0  # seconds that a task of no work takes, where that was not calibrated
 _MOST_OF_STARTUP = 2.0  # times what was calibrated: more processes start at the same time
-_USUAL_STARTUP = 5.0
 _SCANNED = 1 << 25  # bytes of a stream of tokens at most; longer ones are judged by their beginning
 
 
@@ -109,6 +106,10 @@ class Calibration:
     copying: float
 
 
+# Of a machine that nothing is known of: right within a factor of a few.
+_USUAL = Calibration(training=1e10, measuring=2e10, startup=5.0, copying=4e8)
+
+
 @dataclass(frozen=True)
 class Duration:
     """Seconds of one task, and where they come from."""
@@ -145,9 +146,8 @@ class Rates:
     """The speeds of this machine. Reads the store's records once for each kind."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
         self.calibration = read_calibration(store)
-        self._seen: dict[str, dict[tuple[str, ...], list[Seen]]] = {}  # by kind, then by what tells tasks apart
+        self._measured = cache(partial(_measured, store))
 
     def duration(self, node: Node, cost: Cost | None, device: Device | None) -> Duration | None:
         """How long a task takes on `device` where it asks for a GPU, else on this machine; None where unknown."""
@@ -156,33 +156,29 @@ class Rates:
         on_gpu = node.execution.gpus > 0
         if on_gpu and device is None:
             return None
-        record, kind = node.task.record, node.task.kind
-        work = record.work(cost)
-        if work is None:
+        record = node.task.record
+        if (work := record.work(cost)) is None:
             return None
         place = device.name if on_gpu and device is not None else cpu_model()
         share = node.execution.workers * (1.0 if on_gpu else max(1.0, node.execution.cpus))
-        if kind not in self._seen:
-            self._seen[kind] = _measured(self._store, kind)
         rate, source = self._known_rate(record, cost, device if on_gpu else None)
-        known = self.calibration
-        if seen := self._seen[kind].get((*record.pace(), place)):
+        startup = (self.calibration or _USUAL).startup
+        if seen := self._measured(record.kind).get((*record.pace(), place)):
             # Copying needs none of the libraries that a task loads which computes.
             computes = bool(cost.flops or cost.flops_per_real_token)
-            fixed = known.startup if known and computes else _USUAL_STARTUP * computes
+            fixed = startup if computes else 0.0
             if rate is not None:
-                fixed = _MOST_OF_STARTUP * fixed if known and computes else _MOST_FIXED
+                fixed = _MOST_OF_STARTUP * startup if self.calibration and computes else _MOST_FIXED
             line = line_of(seen, usual=rate, most_fixed=fixed)
             return Duration(line.seconds(work / share), "measured" if line.is_measured(work / share) else source)
         if cost.unknown and not cost.flops:
             return None
         if on_gpu:
             return Duration(cost.flops * (rate or 0.0) / node.execution.workers, "table")
-        if known is None or rate is None or source != "calibration":
+        if rate is None or source != "calibration":
             return None
-        return Duration(
-            known.startup + cost.flops * rate / share if cost.flops else (cost.read + cost.disk) * rate, source
-        )
+        seconds = startup + cost.flops * rate / share if cost.flops else (cost.read + cost.disk) * rate
+        return Duration(seconds, source)
 
     def _known_rate(self, record: Record, cost: Cost, device: Device | None) -> tuple[float | None, Origin]:
         """Seconds for a unit of a task's work as known without such tasks, and where from; None where unknown."""
@@ -196,10 +192,9 @@ class Rates:
             return None, "usual"
         if not cost.flops and record.bytes_a_second is not None:
             return 1 / record.bytes_a_second, "usual"
-        name = "copying" if not cost.flops else "training" if record.trains else "measuring"
-        if self.calibration is None:
-            return 1 / _USUAL_RATES[name], "usual"
-        return 1 / getattr(self.calibration, name), "calibration"
+        known = self.calibration or _USUAL
+        rate = known.copying if not cost.flops else known.training if record.trains else known.measuring
+        return 1 / rate, "calibration" if self.calibration else "usual"
 
 
 def read_calibration(store: Store) -> Calibration | None:

@@ -71,7 +71,7 @@ class Heartbeats:
     def notes(self) -> Iterator[tuple[str, str]]:
         """Tasks that are silent, each with a line for people; the next one comes when it is silent twice as long."""
         now = self._now()
-        for task_id, heard in self._heard.items():
+        for task_id, heard in list(self._heard.items()):
             silent = now - heard["heartbeat"][0] >= self._limits["heartbeat"]
             for what, (last, _) in [(what, times) for what, times in heard.items() if now >= times[1]]:
                 heard[what] = last, last + 2 * (now - last)
