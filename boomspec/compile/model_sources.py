@@ -85,13 +85,7 @@ def local_facts(file: SpecFile) -> ModelFacts | None:
     if folder is None:
         return None
     with errors_at(file, ("teacher", "model")):
-        return _facts(file, folder)
-
-
-def _facts(file: SpecFile, folder: Path) -> ModelFacts:
-    """The facts of a model in a folder, as they are after dequantisation."""
-
-    return file.once(("facts", folder), lambda: whole_facts(folder, str(folder)))
+        return file.once(("facts", folder), partial(whole_facts, folder, str(folder)))
 
 
 def dequantization(file: SpecFile, role: Role) -> Dequantize | None:
@@ -124,7 +118,7 @@ def _model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Sour
         return facts, Source("model", model, of_model), Source("tokenizer", tokenizer, location)
     if problems := folder_problems(file, role, folder):
         raise file.error(*problems)
-    facts = _facts(file, folder)
+    facts = file.once(("facts", folder), partial(whole_facts, folder, str(folder)))
     files = [folder / contents.CONFIG, *checkpoint_files(folder), *contents.travelling_files(folder)]
     of_tokenizer = contents.tokenizer_files(folder)
     if role == "teacher":

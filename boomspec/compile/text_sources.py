@@ -137,28 +137,24 @@ def _of_files(file: SpecFile, kind: str, place: Location, files: list[Path]) -> 
                 hint = f"save it as UTF-8: iconv -f UTF-16 -t UTF-8 {path.name}"
                 raise file.error_at(place, f"'{path}' is UTF-16, not UTF-8", hint)
     identity = [{"sha256": digest_of(file, path), "bytes": path.stat().st_size} for path in files]
+    # What the files are called on every machine: their paths from where the spec's entries, or the corpus, start.
+    parts = [text_files.plain_part(text_files.home_path(path_text(file, entry.place, entry.text))) for entry in listed]
+    # The value of a variable differs from machine to machine, also where it leads into the spec's own folder.
+    bases = [part for part, entry in zip(parts, listed, strict=True) if has_variables(entry.text)]
+    bases += [*(file.folder(entry.place) for entry in listed), *parts]
+    bases = bases or [Path(os.path.commonpath([path.parent for path in files]))]
+    # As texts: a corpus of many files in a sweep of many experiments would be slow with paths.
+    starts = [str(base / "_")[:-1] for base in bases]
+    names = [next((str(f)[len(start) :] for start in starts if str(f).startswith(start)), f.name) for f in files]
     written = [Path(entry.text) for entry in listed]
     shown = (str(p.relative_to(text_files.plain_part(p).parent)) if p.is_absolute() else str(p) for p in written)
     location = {
         "files": [str(path) for path in files],
         "name": ", ".join(shown) if listed else data.corpus,
-        "names": _file_names(file, files, listed),
+        "names": names,
         "entries": [_counted(entry, format) for entry in listed],
     }
     return Source(kind, {"format": format, "files": identity}, location)
-
-
-def _file_names(file: SpecFile, files: list[Path], listed: list[FilesEntry]) -> list[str]:
-    """What the files are called on every machine: their paths from where the spec's entries, or the corpus, start."""
-    parts = [text_files.plain_part(text_files.home_path(path_text(file, entry.place, entry.text))) for entry in listed]
-    # The value of a variable differs from machine to machine, also where it leads into the spec's own folder.
-    bases = [part for part, entry in zip(parts, listed, strict=True) if has_variables(entry.text)]
-    bases += [*(file.folder(entry.place) for entry in listed), *parts]
-    if not listed:
-        bases = [Path(os.path.commonpath([path.parent for path in files]))]
-    # As texts: a corpus of many files in a sweep of many experiments would be slow with paths.
-    starts = [str(base / "_")[:-1] for base in bases]
-    return [next((str(f)[len(start) :] for start in starts if str(f).startswith(start)), f.name) for f in files]
 
 
 def _counted(entry: FilesEntry, format: str | None) -> dict[str, object]:

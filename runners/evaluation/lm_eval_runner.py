@@ -146,24 +146,19 @@ class Harness(HFLM):  # type: ignore[misc]  # lm-eval has no types
         options["logits_processor"] = LogitsProcessorList([watch])
         output_BT = super()._model_generate(context, max_length, stop, **options)
         full = output_BT.shape[1] >= max_length
+        ends = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        known = {self.eot_token_id, *(ends if isinstance(ends, (list, tuple)) else [ends])}
+        stops = [end for end in handle_stop_sequences(list(stop), eos=None) if end]
         for request, tokens, bad in zip(self._batch, output_BT[:, context.shape[1] :].tolist(), watch.bad, strict=True):
             if request is not None:
                 counts = self.counts[request.task_name]
-                counts.generations_cut += full and not self._ended(tokens, stop)
+                if full and not known & set(tokens):  # without an end-of-text token: it may hold a stop string
+                    text = self.tokenizer.decode(tokens, skip_special_tokens=False)
+                    counts.generations_cut += not any(end in text for end in stops)
                 if bad:
                     counts.answers_that_are_no_number.add(request.doc_id)
         self._advance(len(context))
         return output_BT
-
-    def _ended(self, tokens: list[int], stop: Sequence[str]) -> bool:
-        """Whether generated tokens hold an end-of-text token or one of the task's stop strings."""
-        generation = getattr(self.model, "generation_config", None)
-        ends = getattr(generation, "eos_token_id", None)
-        known = {self.eot_token_id, *(ends if isinstance(ends, (list, tuple)) else [ends])}
-        if known & set(tokens):
-            return True
-        text = self.tokenizer.decode(tokens, skip_special_tokens=False)
-        return any(end and end in text for end in handle_stop_sequences(list(stop), eos=None))
 
     def _advance(self, requests: int) -> None:
         # One request of a long text is many forward passes: the bar waits at the last request.

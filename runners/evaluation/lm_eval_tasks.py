@@ -141,8 +141,13 @@ def guard(name: str, task: Any, counts: Counted, scored: Callable[[], None]) -> 
             yield number, document
 
     def process(document: Any, results: Any) -> Any:
-        if not _has_choice(task, document):
-            counts[name].answers_that_are_no_choice.add(ids.get(id(document), -1))
+        own = not isinstance(task, ConfigurableTask) or callable(task.get_config("process_results"))
+        if not own and task.OUTPUT_TYPE == "multiple_choice":  # lm-eval itself scores choices
+            choices = task.doc_to_choice(document)
+            answer = task.doc_to_text(document) if task.multiple_input else task.doc_to_target(document)
+            answers = answer if isinstance(answer, list) else [answer]
+            if not all(0 <= one < len(choices) if isinstance(one, int) else one in choices for one in answers):
+                counts[name].answers_that_are_no_choice.add(ids.get(id(document), -1))
         found = scores(document, results)
         scored()
         return found
@@ -165,17 +170,6 @@ def guard(name: str, task: Any, counts: Counted, scored: Callable[[], None]) -> 
     task.fewshot_context = naming(task.fewshot_context, "its prompt cannot be made")
     task.construct_requests = naming(task.construct_requests, "its requests cannot be made")
     task.process_results = naming(process, "it cannot be scored")
-
-
-def _has_choice(task: Any, document: Any) -> bool:
-    """Whether the answer is among the choices, where lm-eval itself scores choices; else True."""
-    own = not isinstance(task, ConfigurableTask) or callable(task.get_config("process_results"))
-    if own or task.OUTPUT_TYPE != "multiple_choice":
-        return True
-    choices = task.doc_to_choice(document)
-    answer = task.doc_to_text(document) if task.multiple_input else task.doc_to_target(document)
-    answers = answer if isinstance(answer, list) else [answer]
-    return all(0 <= one < len(choices) if isinstance(one, int) else one in choices for one in answers)
 
 
 def one_line(error: BaseException) -> str:
