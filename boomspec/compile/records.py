@@ -75,7 +75,7 @@ def recipe(training: Training, *, seed: int, sequence_length: int, tokens: int |
         sequences=sequences,
         sequence_length=sequence_length,
         optimizer=tasks.Optimizer(**training.optimizer.model_dump()),
-        schedule=tasks.Schedule(kind=schedule.kind, warmup_steps=warmup, final=schedule.final),
+        schedule=tasks.record.Schedule(kind=schedule.kind, warmup_steps=warmup, final=schedule.final),
         precision=training.precision,
     )
 

@@ -15,19 +15,14 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from importlib import import_module
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from pkgutil import iter_modules
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
-    PlainSerializer,
-    WithJsonSchema,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic.annotated_handlers import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import WithJsonSchema
 from pydantic_core import CoreSchema
 from pydantic_core.core_schema import no_info_before_validator_function
 
@@ -38,6 +33,9 @@ _BYTES = {
 }
 _NUMBER = r"([0-9][0-9_]*(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+(?:[eE][+-]?[0-9]+)?)"
 _QUANTITY = re.compile(rf"\s*([+-]?){_NUMBER}\s*([A-Za-z%]*)\s*")
+
+
+T = TypeVar("T")
 
 
 class Strict(BaseModel):
@@ -74,6 +72,14 @@ def _texts_below(module: str) -> dict[str, dict[str, str]]:
                     case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(text))):
                         found.setdefault(node.name, {})[name] = " ".join(text.split())
     return found
+
+
+def kinds_in(package: str, base: type[T]) -> dict[str, type[T]]:
+    """The subclasses of `base` in the modules of a package that have a `kind` of their own, by that, in its order."""
+    modules = [import_module(f"{package}.{found.name}") for found in iter_modules(sys.modules[package].__path__)]
+    classes = [value for module in modules for value in vars(module).values() if isinstance(value, type)]
+    found = {vars(value)["kind"]: value for value in classes if issubclass(value, base) and "kind" in vars(value)}
+    return dict(sorted(found.items()))
 
 
 def about(description: str, examples: list[Any] | None = None, **options: Any) -> Any:

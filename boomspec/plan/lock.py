@@ -81,9 +81,8 @@ class Lock(Strict):
 
     def text(self) -> str:
         """The lock file: the sections in their order, everything in them sorted."""
-        sections = {
-            key: json.loads(json.dumps(value, sort_keys=True)) for key, value in self.model_dump(mode="json").items()
-        }
+        of_json = self.model_dump(mode="json").items()
+        sections = {key: json.loads(json.dumps(value, sort_keys=True, allow_nan=False)) for key, value in of_json}
         data = {"about": _ABOUT, _VERSION_KEY: SCHEMA_VERSION, **sections}
         return json.dumps(redact(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 

@@ -31,16 +31,7 @@ from boomspec.models.folder import STUDENT_CONFIG
 from runners.assembly.assemble import assemble
 from runners.data.tokens import TokenStream
 from runners.modeling.foreign_code import prepare_custom_code
-from runners.modeling.hidden_states import (
-    LMHead,
-    Pair,
-    capture,
-    check_head,
-    embedding_parameters,
-    hidden_pairs,
-    label,
-    trunk,
-)
+from runners.modeling.hidden_states import LMHead, capture, check_head, embedding_parameters, hidden_pairs, label, trunk
 from runners.modeling.models import MODEL, load, load_frozen, model_folder, save_weights, stored_dtype
 from runners.runtime.context import Context
 from runners.runtime.device import MASTER_DTYPE, autocast, deterministic_mode, device, frozen_dtype
@@ -51,6 +42,8 @@ from runners.training.process_group import ALONE, ProcessGroup, process_group
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from runners.modeling.hidden_states import Pair
 
 SIMILARITY = "similarity.json"
 _HOST = torch.device("cpu")  # where a model is loaded before it is cut over the workers

@@ -69,7 +69,7 @@ def work(place: Path, record: Any, inputs: dict[str, Path], options: dict[str, A
     own, context.path = context, shared
     tiny.set_training(context, **options)
     try:
-        (distill if isinstance(record, Distill) else pretrain).work(context)
+        (distill if isinstance(record, Distill) else pretrain).run(context)
     except KeyboardInterrupt:
         if not (place / "resume" / WORKERS / STOP).exists():
             raise

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from boomspec.core.tasks import Optimizer, Recipe, Record, Schedule
+from boomspec.core.tasks.record import Optimizer, Recipe, Record, Schedule
 from runners.runtime.context import Context, Progress
 from runners.runtime.job import Input
 

@@ -7,8 +7,6 @@ is found by its `kind`. Formulas import torch when they are called: a spec is re
 """
 
 from collections.abc import Callable
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, create_model
@@ -17,17 +15,12 @@ from boomspec.core.losses.cross_entropy import CrossEntropy
 from boomspec.core.losses.hidden_cosine import HiddenCosine
 from boomspec.core.losses.kl import KL
 from boomspec.core.losses.loss import Loss, StateLoss
-from boomspec.core.types import Strict
+from boomspec.core.types import Strict, kinds_in
 
 __all__ = ["KL", "LOSSES", "CrossEntropy", "HiddenCosine", "Loss", "Losses", "StateLoss", "usual_losses"]
 
 _FIRST = (CrossEntropy, KL, HiddenCosine)  # the others follow by their names
-
-
-for _module in iter_modules(__path__):
-    import_module(f"{__name__}.{_module.name}")
-_found = {loss.kind: loss for loss in (*Loss.__subclasses__(), *StateLoss.__subclasses__()) if "kind" in vars(loss)}
-LOSSES: dict[str, type[Loss]] = {loss.kind: loss for loss in _FIRST} | dict(sorted(_found.items()))
+LOSSES: dict[str, type[Loss]] = {loss.kind: loss for loss in _FIRST} | kinds_in(__name__, Loss)
 
 
 class _Terms(Strict):

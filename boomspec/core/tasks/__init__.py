@@ -5,38 +5,23 @@ sources), where it runs and what it is called are in the graph, outside of the i
 here, with a subclass of `Record`, and its body as `runners/tasks/<kind>.py`: both are found by their names.
 """
 
-from importlib import import_module
-from pkgutil import iter_modules
-
 from boomspec.core.tasks.check import BuiltSize, Check, Outline
 from boomspec.core.tasks.evaluate import Evaluate, HeldOut, LmEval
 from boomspec.core.tasks.models import Baseline, Dequantize, Interpolate, LaCo, Subset
-from boomspec.core.tasks.record import (
-    Algorithms,
-    Architecture,
-    Determinism,
-    Faithful,
-    Optimizer,
-    Precision,
-    Recipe,
-    Record,
-    Schedule,
-)  # fmt: skip
+from boomspec.core.tasks.record import Architecture, Determinism, Faithful, Optimizer, Precision, Recipe, Record
 from boomspec.core.tasks.report import Cell, Compared, Comparison, Report, Series
 from boomspec.core.tasks.search import Calibration, LayerChoice, PatchOrder, Search
 from boomspec.core.tasks.tokenize import Tokenize, TrainTokenizer
 from boomspec.core.tasks.training import Distill, Pretrain
+from boomspec.core.types import kinds_in
 
 __all__ = [
-    "KINDS", "SHOWING", "TRAININGS", "Algorithms", "Architecture", "Baseline", "BuiltSize", "Calibration", "Cell",
+    "KINDS", "SHOWING", "TRAININGS", "Architecture", "Baseline", "BuiltSize", "Calibration", "Cell",
     "Check", "Compared", "Comparison", "Dequantize", "Determinism", "Distill", "Evaluate", "Faithful", "HeldOut",
     "Interpolate", "LaCo", "LayerChoice", "LmEval", "Optimizer", "Outline", "PatchOrder", "Precision", "Pretrain",
-    "Recipe", "Record", "Report", "Schedule", "Search", "Series", "Subset", "Tokenize", "TrainTokenizer",
+    "Recipe", "Record", "Report", "Search", "Series", "Subset", "Tokenize", "TrainTokenizer",
 ]  # fmt: skip
 
-
-for _module in iter_modules(__path__):
-    import_module(f"{__name__}.{_module.name}")
-KINDS = {record.kind: record for record in sorted(Record.__subclasses__(), key=lambda record: record.kind)}
+KINDS = kinds_in(__name__, Record)
 TRAININGS = frozenset(kind for kind, record in KINDS.items() if record.trains)
 SHOWING = frozenset(kind for kind, record in KINDS.items() if record.shows_numbers)

@@ -5,16 +5,7 @@ from typing import Literal
 
 from boomspec.core.layers import teacher_layers
 from boomspec.core.losses import CrossEntropy, Losses
-from boomspec.core.tasks.record import (
-    Architecture,
-    Cost,
-    Determinism,
-    Faithful,
-    LayerPlanShape,
-    Prices,
-    Recipe,
-    Record,
-)  # fmt: skip
+from boomspec.core.tasks.record import Architecture, Cost, Determinism, Faithful, LayerPlanShape, Prices, Recipe, Record
 
 
 class Pretrain(Record):

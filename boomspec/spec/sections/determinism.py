@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from boomspec.core.tasks import Algorithms, Determinism
+from boomspec.core.tasks.record import Algorithms, Determinism
 from boomspec.core.types import Number, Strict, about
 
 
