@@ -3,6 +3,7 @@
 A few kilobytes each, no weights. Without a network the local cache answers, where it can.
 """
 
+import importlib
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -10,8 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-
-import huggingface_hub as hub  # its parts are imported when they are used: that is slow, and many specs need none
+from typing import Any
 
 from boomspec.core.errors import BoomspecError
 from boomspec.models.checkpoint import TensorEntry
@@ -20,7 +20,7 @@ from boomspec.models.facts import ModelFacts, Same, read_config
 from boomspec.models.folder import CONFIG, check_config, is_hub_file, names_in, refusal
 from boomspec.models.quantized import check_quantization, whole_facts
 
-# A few kilobytes need no progress bar; what the person has set wins. Read when a part of huggingface_hub is imported.
+# A few kilobytes need no progress bar; what the person has set wins. Read when huggingface_hub is imported.
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 _COMMIT, _BLOB = re.compile("[0-9a-f]{40}"), re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 _REFUSALS = (401, 403, 404)  # the hub has answered, and there is nothing for us
@@ -38,6 +38,10 @@ class HubEntry(TensorEntry):
 
 class UnreachableError(BoomspecError):
     """The hub gave no answer."""
+
+
+def _hub() -> Any:
+    return importlib.import_module("huggingface_hub")  # it is slow, and a spec with a local teacher needs none of it
 
 
 def cached_model(model: str, revision: str | None) -> Path | None:
@@ -92,7 +96,7 @@ def pinned_model(model: str, revision: str | None) -> tuple[str, ModelFacts]:
 
     with _asking(f"{where}: cannot be read from the hub"):
         try:
-            folder = Path(hub.hf_hub_download(model, CONFIG, revision=revision)).parent
+            folder = Path(_hub().hf_hub_download(model, CONFIG, revision=revision)).parent
         except EntryNotFoundError:
             check_names(_listed(model, revision))
             raise
@@ -103,7 +107,7 @@ def pinned_model(model: str, revision: str | None) -> tuple[str, ModelFacts]:
     check_config(config, where)
     check_quantization(config, where)
     try:
-        metadata = hub.HfApi().get_safetensors_metadata(model, revision=commit)
+        metadata = _hub().HfApi().get_safetensors_metadata(model, revision=commit)
     except NotASafetensorsRepoError as error:
         hint = "convert it with model.save_pretrained(folder)"
         raise BoomspecError(f"{where} has no safetensors files", hint=hint) from error
@@ -113,7 +117,9 @@ def pinned_model(model: str, revision: str | None) -> tuple[str, ModelFacts]:
             raise BoomspecError(message, hint=_OFFLINE_HINT) from error
         return commit, whole_facts(folder, model)
     tensors = {
-        name: HubEntry(name, str(info.dtype), tuple(info.shape), None, *info.data_offsets, hub_file=file_name)
+        name: HubEntry(
+            name, str(info.dtype), tuple(info.shape), None, info.data_offsets[0], info.data_offsets[1], file_name
+        )
         for file_name, file in metadata.files_metadata.items()
         for name, info in file.tensors.items()
     }
@@ -136,7 +142,7 @@ def pinned_model(model: str, revision: str | None) -> tuple[str, ModelFacts]:
 def _listed(model: str, revision: str | None) -> list[str]:
     """The names of a repository's files; none where the hub does not say."""
     try:
-        found = hub.HfApi().model_info(model, revision=revision)
+        found = _hub().HfApi().model_info(model, revision=revision)
     except Exception:  # as above; what is missing then shows when it is read
         return []
     return [file.rfilename for file in found.siblings or []]
@@ -145,13 +151,13 @@ def _listed(model: str, revision: str | None) -> list[str]:
 def hub_folder(model: str, revision: str | None, *, file: str) -> Path:
     """The cached folder of a hub model, with a file of it fetched. Raises BoomspecError without it."""
     with _asking(f"model '{model}': cannot fetch {file}"):
-        return Path(hub.hf_hub_download(model, file, revision=revision)).parent
+        return Path(_hub().hf_hub_download(model, file, revision=revision)).parent
 
 
 def hub_code(model: str, commit: str) -> Path:
     """The cached folder of a hub model's commit, with its code and its configs fetched; no weights."""
     with _asking(f"model '{model}': cannot fetch its code"):
-        return Path(hub.snapshot_download(model, revision=commit, allow_patterns=[CODE_FILES, *CONFIGS.values()]))
+        return Path(_hub().snapshot_download(model, revision=commit, allow_patterns=[CODE_FILES, *CONFIGS.values()]))
 
 
 def _reason(error: Exception) -> str:
@@ -163,7 +169,7 @@ def pinned_dataset(dataset: str, revision: str | None) -> str:
     """The commit that a data set's revision names now; where the hub cannot be reached, the local cache's."""
     try:
         with _asking(f"data set '{dataset}': its commit cannot be found"):
-            return str(hub.HfApi().dataset_info(dataset, revision=revision).sha)
+            return str(_hub().HfApi().dataset_info(dataset, revision=revision).sha)
     except UnreachableError:
         if (cached := cached_dataset(dataset, revision)) is None:
             raise
@@ -173,7 +179,7 @@ def pinned_dataset(dataset: str, revision: str | None) -> str:
 def stated_checksums(model: str, commit: str) -> dict[str, str]:
     """What the hub says of a model's files (see `_checksums`)."""
     with _asking(f"model '{model}': the hub's checksums cannot be read"):
-        files = hub.HfApi().model_info(model, revision=commit, files_metadata=True).siblings or []
+        files = _hub().HfApi().model_info(model, revision=commit, files_metadata=True).siblings or []
     return _checksums({file.rfilename: file.lfs.sha256 if file.lfs else file.blob_id for file in files})
 
 
@@ -200,8 +206,8 @@ def same_on_hub(model: str, commit: str) -> Same:
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, not in __all__
 
     def read(file: str, start: int, length: int) -> bytes:
-        url, asked = hub.hf_hub_url(model, file, revision=commit), {"range": f"bytes={start}-{start + length - 1}"}
-        answer = hub.get_session().get(url, headers={**build_hf_headers(), **asked}, timeout=10)
+        url, asked = _hub().hf_hub_url(model, file, revision=commit), {"range": f"bytes={start}-{start + length - 1}"}
+        answer = _hub().get_session().get(url, headers={**build_hf_headers(), **asked}, timeout=10)
         answer.raise_for_status()
         found: bytes = answer.content
         if len(found) != length:

@@ -41,7 +41,6 @@ def config_of(text: str) -> dict[str, Any]:
 
 
 def outline(tensors: Iterable[TensorEntry]) -> tuple[str, ...]:
-    """The rows of a checkpoint's tensors."""
     groups: dict[str, list[_Indices]] = defaultdict(list)
     for tensor in tensors:
         pattern = _INDEX.sub(_MARK, tensor.name)

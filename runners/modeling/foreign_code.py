@@ -77,7 +77,6 @@ def copy_travelling(source: Path, target: Path, code: Collection[str]) -> None:
 
 
 def forget_code(folder: Path) -> None:
-    """Make a tokenizer's config name no code."""
     if named_classes(folder, "tokenizer"):
         path = folder / CONFIGS["tokenizer"]
         config = transformers_floats(without_code(json.loads(path.read_text(encoding="utf-8"))))

@@ -173,7 +173,6 @@ def key_mapping_for(folder: Path) -> dict[str, Any]:
 def load_frozen(
     folder: Path, *, dtype: torch.dtype, place: torch.device | None = None, code: Code = ()
 ) -> PreTrainedModel:
-    """Like `load`, with no parameter that requires a gradient."""
     return load(folder, dtype=dtype, place=place, code=code).requires_grad_(False)
 
 

@@ -42,7 +42,6 @@ def search_layer_choice(
 
 @torch.no_grad()
 def block_influence(model: Any, batches: Sequence[Tensor], report: Report = lambda *_: None) -> list[float]:
-    """BI of each decoder layer."""
     points: list[Point] = [EMBEDDING, *range(len(decoder_layers(model)))]
     sums = torch.zeros(len(points) - 1, dtype=torch.float64)
     for number, tokens_BT in enumerate(batches):
