@@ -74,7 +74,7 @@ def _beats(study: Study, measure: str, series: str, against: str) -> str | None:
     if won:
         sentence = f"{_subject(len(won), total, adjective, 'beat')} {what}, by {_amount(study, won, measure)}"
         if lost:
-            sentence += f"; behind at {_listed(d.size.layers for d in lost)} layers, by {_amount(study, lost, measure)}"
+            sentence += f"; behind at {_layers_by(study, lost, measure)}"
     else:
         subject = f"The one {adjective} size does not beat"
         subject = subject if total == 1 else f"None of the {total} {adjective} sizes beats"
@@ -145,10 +145,8 @@ def _against_references(study: Study, measure: str) -> list[str]:
     better, worse = (sum(bool(ds) and all(s * d.gain > 0 and d.clear for d in ds) for ds in own) for s in (1, -1))
     names = {other.label for _, other, _ in compared}
     what = names.pop() if len(names) == 1 else "base at the same point"
-    sentence = (
-        f"Of {len(compared)} compared with {what} on {study.name(measure)}, {better} {'is' if better == 1 else 'are'}"
-    )
-    return [f"{sentence} clearly better at every size and {worse} clearly worse at every size."]
+    clearly = f"{better} {'is' if better == 1 else 'are'} clearly better at every size and {worse} clearly worse"
+    return [f"Of {len(compared)} compared with {what} on {study.name(measure)}, {clearly} at every size."]
 
 
 def _against(study: Study, group: Group, other: Group, found: Sequence[ScoreDifference], measure: str) -> str:
@@ -166,9 +164,7 @@ def _against(study: Study, group: Group, other: Group, found: Sequence[ScoreDiff
     if equal := len(own) - len(first) - len(second):
         sentence += f"; equal at {equal}"
     if second:
-        sentence += (
-            f"; {opposite} at {_listed(d.size.layers for d in second)} layers, by {_amount(study, second, measure)}"
-        )
+        sentence += f"; {opposite} at {_layers_by(study, second, measure)}"
     return f"{sentence}."
 
 
@@ -230,6 +226,10 @@ def _amount(study: Study, found: Sequence[ScoreDifference], measure: str) -> str
         return f"{amount} ({'more' if clear else 'less'} than {beyond})"
     many = {0: "none", len(found): every}.get(clear, f"{clear} of them")
     return f"{amount} ({many} by more than {beyond})"
+
+
+def _layers_by(study: Study, found: Sequence[ScoreDifference], measure: str) -> str:
+    return f"{_listed(difference.size.layers for difference in found)} layers, by {_amount(study, found, measure)}"
 
 
 def _subject(count: int, total: int, adjective: str, verb: str) -> str:
