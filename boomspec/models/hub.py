@@ -117,11 +117,10 @@ def pinned_model(model: str, revision: str | None) -> tuple[str, ModelFacts]:
             raise BoomspecError(message, hint=_OFFLINE_HINT) from error
         return commit, whole_facts(folder, model)
     tensors = {
-        name: HubEntry(
-            name, str(info.dtype), tuple(info.shape), None, info.data_offsets[0], info.data_offsets[1], file_name
-        )
+        name: HubEntry(name, str(info.dtype), tuple(info.shape), None, start, end, file_name)
         for file_name, file in metadata.files_metadata.items()
         for name, info in file.tensors.items()
+        for start, end in [info.data_offsets]
     }
     equal, asked = same_on_hub(model, commit), False
 

@@ -158,7 +158,6 @@ def auto_class(config: Any) -> Any:
 
 
 def random_model(config: Any, *, seed: int, code: bool = False) -> Any:
-    """A model of a config object in fp32, with random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = auto_class(config).from_config(config, dtype=torch.float32, trust_remote_code=code).eval()
