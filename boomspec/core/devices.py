@@ -12,8 +12,6 @@ Nothing reaches its peak. Of it this project counts on
 Rates that were measured (`boomspec.plan.rates`) come before these.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from boomspec.core.errors import did_you_mean

@@ -4,8 +4,6 @@
 at once, each with its place. Any other exception that reaches the command line is a bug of boomspec.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

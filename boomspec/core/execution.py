@@ -1,7 +1,5 @@
 """Execution options of a task (CPUs, GPUs, workers, retries); never hashed into its task id."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal

@@ -5,8 +5,6 @@ nothing, since containers on one volume share them. Locks are on regular files o
 folders on one machine only and gives exclusive locks to writers only.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import json

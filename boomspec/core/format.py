@@ -1,7 +1,5 @@
 """Format FLOPs, bytes and durations for people."""
 
-from __future__ import annotations
-
 from boomspec.core.graph import Cost
 from boomspec.core.sizes import shown_bytes
 

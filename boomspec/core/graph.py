@@ -7,8 +7,6 @@ of that is in the id. A `Source` is what the graph reads and does not make, a mo
 IS (digests, a pinned commit), its `location` is only where to find it.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -16,7 +14,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from boomspec.core.errors import BoomspecError, did_you_mean, redact
 from boomspec.core.execution import Execution
@@ -138,7 +136,7 @@ class TaskGraph:
         """Whether a task reads something from the hub; stock lm-eval tasks load their documents from there."""
         return any("hub" in source.identity or "lm_eval" in source.identity for source in self.sources.values())
 
-    def only(self, label: str, *, named: object = None) -> TaskGraph:
+    def only(self, label: str, *, named: object = None) -> Self:
         """The graph of one experiment alone, with its own names of tasks.
 
         Raises BoomspecError where there is no such experiment; `named`: what the person called the graph.

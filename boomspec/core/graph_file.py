@@ -1,7 +1,5 @@
 """Read a graph file, which `TaskGraph.write` writes. Nothing in it is trusted: every id is computed again."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ The encoder refuses what has no canonical form: an identity that depends on a `r
 change silently between two machines.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -1,7 +1,5 @@
 """JSON without NaN and Infinity, which are no JSON and which few programs read."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """This machine: its processor, memory and disks, and the packages that are installed on it."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re

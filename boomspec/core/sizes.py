@@ -1,7 +1,5 @@
 """List the models between student and teacher, and select one by a size such as "80%" or "3B"."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass

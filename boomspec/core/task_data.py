@@ -9,8 +9,6 @@ Files inside the tasks' folder are part of the folder's digest; only `asks` name
 with its ending, so that its identity is its content.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 Writes `model/`; LaCo also `laco.json`, every merge that was tried.
 """
 
-from __future__ import annotations
-
 from boomspec.core.layers import TEACHER
 from boomspec.core.tasks import Baseline, LaCo, Subset
 from boomspec.models.facts import read_facts

@@ -3,8 +3,6 @@
 Writes `check.json`: the layer plans that are right, and what could not be checked.
 """
 
-from __future__ import annotations
-
 import json
 
 from boomspec.core.layers import layers_text

@@ -4,8 +4,6 @@ Writes `model/`, tensor by tensor, with transformers' own arithmetic: a model is
 that ends inside a block is padded: transformers expects whole blocks.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

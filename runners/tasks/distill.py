@@ -7,8 +7,6 @@ Writes `model/` (in the dtype of the teacher's files, with the tokenizer and `st
 `metrics.jsonl` and `similarity.json`.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Sequence
 from functools import partial
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.json_text import computed_json
@@ -41,8 +39,6 @@ from runners.training.parallel import ParallelModel, is_sharded, shard_frozen, w
 from runners.training.process_group import ALONE, ProcessGroup, process_group
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from runners.modeling.hidden_states import Pair
 
 SIMILARITY = "similarity.json"
@@ -202,7 +198,7 @@ def similarity_batch(tokens: Path, sequence_length: int) -> Tensor:
 
 @torch.no_grad()
 def similarities(
-    student: PreTrainedModel, teacher: PreTrainedModel, pairs: Sequence[Pair], tokens_BT: Tensor, precision: Precision
+    student: PreTrainedModel, teacher: PreTrainedModel, pairs: Sequence["Pair"], tokens_BT: Tensor, precision: Precision
 ) -> list[float]:
     """The mean cosine of each pair's states over all positions."""
     sums = torch.zeros(len(pairs), dtype=torch.float64)

@@ -9,8 +9,6 @@ Writes, in the same formats for both:
     samples.jsonl  lm-eval's record of every document (lm-eval tasks only)
 """
 
-from __future__ import annotations
-
 import math
 import re
 from pathlib import Path
@@ -30,6 +28,25 @@ from runners.modeling.models import load_frozen, model_folder
 from runners.runtime.context import Context
 from runners.runtime.device import deterministic_mode, frozen_dtype
 from runners.runtime.tables import csv_text
+
+
+class Item(NamedTuple):  # a line of items.csv
+    measure: str
+    metric: str
+    filter: str
+    item: int
+    weight: float
+    value: float
+
+
+class MetricRow(NamedTuple):  # a line of table.csv
+    measure: str
+    metric: str
+    filter: str
+    value: float | None
+    stderr: float | None
+    higher_is_better: bool | None
+    note: str
 
 
 def run(context: Context[Evaluate]) -> None:
@@ -132,25 +149,6 @@ def _portable(value: Any, folder: str | None) -> Any:
         return value
     text = re.sub(r" at 0x[0-9a-f]+", "", str(value))
     return text if folder is None else text.replace(folder, ".")
-
-
-class Item(NamedTuple):  # a line of items.csv
-    measure: str
-    metric: str
-    filter: str
-    item: int
-    weight: float
-    value: float
-
-
-class MetricRow(NamedTuple):  # a line of table.csv
-    measure: str
-    metric: str
-    filter: str
-    value: float | None
-    stderr: float | None
-    higher_is_better: bool | None
-    note: str
 
 
 def table(results: dict[str, Any], counts: Counted | None = None) -> list[MetricRow]:

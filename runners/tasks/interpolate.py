@@ -1,7 +1,5 @@
 """Build one size: the model of a layer plan, without training."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from boomspec.core.layers import STUDENT, TEACHER, Owner

@@ -3,8 +3,6 @@
 Writes `model/` (fp32, with the tokenizer) and `metrics.jsonl`.
 """
 
-from __future__ import annotations
-
 import shutil
 from functools import partial
 

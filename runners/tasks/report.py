@@ -3,8 +3,6 @@
 The same inputs give the same bytes: no run's name, dates or machines.
 """
 
-from __future__ import annotations
-
 from boomspec.core.tasks import Comparison, Report
 from runners.report.collect import collect
 from runners.report.page import write_page

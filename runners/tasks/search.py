@@ -1,9 +1,8 @@
 """A choice that needs data: a patch order or the layers to keep. Writes `search.json`, which the compiler reads."""
 
-from __future__ import annotations
-
 from functools import partial
-from typing import TYPE_CHECKING
+
+from transformers import PreTrainedModel
 
 from boomspec.core.json_text import computed_json
 from boomspec.core.tasks import LayerChoice, PatchOrder, Search
@@ -13,9 +12,6 @@ from runners.runtime.device import deterministic_mode, frozen_dtype
 from runners.search.layer_choice import search_layer_choice
 from runners.search.patch_order import search_patch_order
 from runners.search.shared import calibration_batches
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 RESULT = "search.json"
 

@@ -10,8 +10,6 @@ of each stream; where a lock expects another one (`rows` of the execution), the 
 documents. The result depends neither on the batches nor on how often the task was killed (`TokenWriter`).
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterator

@@ -12,8 +12,6 @@ batches are a function of the step, and nothing is dropped out. A broken checkpo
 Why not torch.distributed.checkpoint: it pickles its metadata, has no checksums, and reads only what it wrote whole.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import tempfile

@@ -11,8 +11,6 @@ too: each takes its share of the rows of every batch, and all take the same step
 Shapes: B sequences, T tokens a sequence.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import time

@@ -8,8 +8,6 @@ the batch exactly, however it is cut. Terms that read hidden states are also div
 Shapes: B sequences, T positions, N positions of any sequence, D hidden size, V vocabulary.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

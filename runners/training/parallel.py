@@ -8,8 +8,6 @@ Gradients are SUMS over the group: each micro batch's loss is already divided by
 Torch's defaults are means.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial

@@ -5,8 +5,6 @@ all workers must call it, in the same order. They exchange numbers and short byt
 live on the device of torch's process group: gloo on the CPU, NCCL on CUDA.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

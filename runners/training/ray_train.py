@@ -18,8 +18,6 @@ Where the store is at a URL, machines may share nothing. Then each has folders o
 its progress; rank 0 sends the payload to the coordinator by way of the store.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import shutil

@@ -5,8 +5,6 @@ folders of its own, below `.workers/<machine>/` in its resume folder, and its pr
 the store, and so does the payload, from rank 0 to the coordinator.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import shutil
@@ -49,7 +47,7 @@ class FinalError(Exception):
 class _Backend(TorchConfig().backend_cls):  # type: ignore[misc]
     """Ray's, after each worker has its share of its machine: torch asks for GPUs once, and NCCL needs them."""
 
-    def on_start(self, worker_group: Any, backend_config: GroupConfig) -> None:
+    def on_start(self, worker_group: Any, backend_config: "GroupConfig") -> None:
         worker_group.execute(set_up, cpus=backend_config.cpus, gpus=backend_config.gpus)
         super().on_start(worker_group, backend_config)
 

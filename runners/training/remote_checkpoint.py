@@ -8,8 +8,6 @@ it wrote. Rank 0 writes state.json when all of them are there, and then deletes 
 cannot be uploaded is noted once and never ends a training.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 import tempfile
@@ -37,7 +35,7 @@ _OTHERS_SECONDS = 600.0  # for the files of the other workers to be there
 _LOOK_SECONDS = 1.0
 
 
-def remote_checkpoints(store: Store, node: Node, progress: Progress) -> RemoteCheckpoints | None:
+def remote_checkpoints(store: Store, node: Node, progress: Progress) -> "RemoteCheckpoints | None":
     """Those of a task, where its store is at a URL and it trains."""
     objects = store.remote_copy(store.resume(node.task.kind, node.id)) if node.task.record.trains else None
     return None if objects is None else RemoteCheckpoints(objects, progress.note)
@@ -46,7 +44,7 @@ def remote_checkpoints(store: Store, node: Node, progress: Progress) -> RemoteCh
 class RemoteCheckpoints:
     """The checkpoints in `objects`. `note` is called with lines for people."""
 
-    def __init__(self, objects: Bucket, note: Callable[[str], None]) -> None:
+    def __init__(self, objects: "Bucket", note: Callable[[str], None]) -> None:
         self._objects, self._note = objects, note
         self._thread: threading.Thread | None = None
         self._failed = False
