@@ -80,15 +80,12 @@ def check_http(address: str, *, insecure: bool) -> bool:
 
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
-        raise BoomspecError(
-            f"{redact(address)}: not the address of a job server",
-            hint="give that of the cluster's dashboard, as in http://head:8265",
-        )
+        hint = "give that of the cluster's dashboard, as in http://head:8265"
+        raise BoomspecError(f"{redact(address)}: not the address of a job server", hint=hint)
+    # No credentials of ~/.netrc either, and no redirection: what stands there may ask for a login.
+    bare = {"auth": lambda request: request, "allow_redirects": False}
     try:
-        # No credentials of ~/.netrc either, and no redirection: what stands there may ask for a login.
-        answer = requests.get(
-            f"{address}/api/version", timeout=_SECONDS, allow_redirects=False, auth=lambda request: request
-        )
+        answer = requests.get(f"{address}/api/version", timeout=_SECONDS, **bare)
     except requests.exceptions.RequestException as error:
         raise BoomspecError(f"no Ray cluster answers at {address}: {reason(error)}", hint=_DASHBOARD) from error
     if answer.status_code in (401, 403):

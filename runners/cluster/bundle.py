@@ -36,8 +36,7 @@ def package_files() -> Iterator[tuple[str, Path]]:
     """Names in the bundle, and files, of the two packages."""
     for package in (boomspec, runners):
         folder = Path(package.__file__ or "").parent
-        found = {path for pattern in SHIPPED for path in folder.glob(pattern)}
-        for path in sorted(found):
+        for path in sorted({path for pattern in SHIPPED for path in folder.glob(pattern)}):
             if path.is_file() and not path.is_symlink():
                 yield f"{package.__name__}/{path.relative_to(folder).as_posix()}", path
 
@@ -71,22 +70,15 @@ def write_bundle(folder: Path, *, graph: Path, lock: Path, most: int = LARGEST) 
 
 def requirements(store: str, *, trackers: Collection[str] = ()) -> list[str]:
     """`name==version` of each: what tasks import, what reaches the store and the trackers, and what changes results."""
-    wanted = {*installed(), *_declared({"run", *trackers}), *(packages_of(store) if is_url(store) else ())}
+    extras, declared = {"run", *trackers}, set[str]()
+    for text in metadata.requires("boomspec") or ():
+        found, extra = _NAME.match(text), _EXTRA.search(text)
+        if found is not None and (extra is None or extra[1] in extras):
+            declared.add(found[0])
+    wanted = {*installed(), *declared, *(packages_of(store) if is_url(store) else ())}
     versions = {}
-    for name in {_plain(name) for name in wanted} - set(_FROM_THE_CLUSTER):
+    for name in {re.sub(r"[-_.]+", "-", name).lower() for name in wanted} - set(_FROM_THE_CLUSTER):
         with suppress(metadata.PackageNotFoundError):  # what is not needed here may be missing here
             versions[name] = metadata.version(name)
     # "2.13.0+cpu" says which build, which is the cluster's choice.
     return [f"{name}=={version.partition('+')[0]}" for name, version in sorted(versions.items())]
-
-
-def _declared(extras: Collection[str]) -> Iterator[str]:
-    """The names of boomspec's requirements, and of those that these extras add."""
-    for text in metadata.requires("boomspec") or ():
-        name, extra = _NAME.match(text), _EXTRA.search(text)
-        if name is not None and (extra is None or extra[1] in extras):
-            yield name[0]
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()

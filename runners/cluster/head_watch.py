@@ -40,9 +40,7 @@ class RayHead:
         self._seconds = max(ray_waits - _BEFORE_SECONDS, every) if seconds is None else seconds
         self._every = every
         self._silent_since: float | None = None
-        self._told = False
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="head", daemon=True)
+        self._noted = False  # that it does not answer
 
     @property
     def answers(self) -> bool:
@@ -50,44 +48,40 @@ class RayHead:
 
     def notes(self) -> Iterator[str]:
         """Notes for people since the last call. Raises HeadLostError when it has not answered for too long."""
-        since = self._silent_since
-        silent = 0.0 if since is None else time.monotonic() - since
-        if since is not None and silent >= self._seconds:
-            raise self._error(silent)
-        if (since is not None) != self._told:
-            self._told = since is not None
-            yield f"the head of the cluster ({self._address}) {'does not answer' if self._told else 'answers again'}"
+        if (error := self._lost()) is not None:
+            raise error
+        if self.answers == self._noted:
+            self._noted = not self._noted
+            yield f"the head of the cluster ({self._address}) {'does not answer' if self._noted else 'answers again'}"
 
     @contextmanager
     def watched(self, end: Callable[[int], None] = os._exit) -> Iterator[None]:
         """Watch it while the context lasts. `end`: how the process ends where it hangs in a call to the head."""
-        self._end = end
-        self._thread.start()
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(self._every):
+                try:
+                    socket.create_connection(self._place, timeout=_ANSWER_SECONDS).close()
+                    self._silent_since = None
+                except OSError:
+                    self._silent_since = self._silent_since or time.monotonic()
+                    if (error := self._lost(_LAST_SECONDS)) is not None:
+                        print_error(error)
+                        end(EXIT_RUN_FAILED)
+
+        threading.Thread(target=watch, name="head", daemon=True).start()
         try:
             yield
         finally:
-            self._ended.set()
+            ended.set()
 
-    def _watch(self) -> None:
-        while not self._ended.wait(self._every):
-            if self._reachable():
-                self._silent_since = None
-                continue
-            if self._silent_since is None:
-                self._silent_since = time.monotonic()
-            silent = time.monotonic() - self._silent_since
-            if silent >= self._seconds + _LAST_SECONDS:
-                print_error(self._error(silent))
-                self._end(EXIT_RUN_FAILED)
-
-    def _reachable(self) -> bool:
-        try:
-            socket.create_connection(self._place, timeout=_ANSWER_SECONDS).close()
-        except OSError:
-            return False
-        return True
-
-    def _error(self, silent: float) -> HeadLostError:
+    def _lost(self, more: float = 0.0) -> HeadLostError | None:
+        """The error where it has not answered for its time and so many seconds more."""
+        since = self._silent_since
+        silent = 0.0 if since is None else time.monotonic() - since
+        if since is None or silent < self._seconds + more:
+            return None
         return HeadLostError(
             f"the head of the cluster ({self._address}) has not answered for {silent:.0f} seconds: it is lost",
             hint="start the cluster again; the same command goes on from the last checkpoints",

@@ -12,7 +12,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,8 +22,6 @@ from boomspec.core import errors
 from boomspec.core.errors import BoomspecError, did_you_mean, first_line, redact
 from runners.cluster import access
 
-ENDED = ("succeeded", "failed", "stopped")
-_AT_WORK = ("pending", "running")
 _POLL_SECONDS = 0.5
 _LOST_SECONDS = 2.0  # until a lost connection is made again
 _PATIENCE_SECONDS = 60.0  # for a head that does not answer while it is busy, or restarts
@@ -45,23 +42,30 @@ class NoAnswerError(BoomspecError):
         self.reason = reason
 
 
-@dataclass(frozen=True)
 class Submission:
-    """One job. Times are seconds since 1970; `exit_code` is the driver's, where it has ended by itself."""
+    """One job, as Ray's job server describes it. Times are seconds since 1970."""
 
-    id: str
-    state: str  # "pending", "running", or one of ENDED
-    name: str
-    graph: str
-    store: str
-    started: float | None
-    ended: float | None
-    exit_code: int | None
-    message: str
+    def __init__(self, job: Any) -> None:
+        metadata = job.metadata or {}
+        self.id: str = job.submission_id
+        # pending, running, succeeded, failed or stopped
+        self.state = str(getattr(job.status, "value", job.status)).lower()
+        self.name, self.graph, self.store = (str(metadata.get(field, "")) for field in ("name", "graph", "store"))
+        self.started = job.start_time / 1000 if job.start_time else None
+        self.ended = job.end_time / 1000 if job.end_time else None
+        self.exit_code: int | None = job.driver_exit_code  # where it has ended by itself
+        self.message: str = job.message or ""
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(vars(self))
 
     @property
     def at_work(self) -> bool:
-        return self.state in _AT_WORK
+        return self.state in ("pending", "running")
+
+    @property
+    def run_folder(self) -> str:
+        return f"{self.store}/runs/{self.name}-{self.graph[:8]}"
 
     @property
     def code(self) -> int:
@@ -69,10 +73,6 @@ class Submission:
         if self.state == "succeeded":
             return errors.EXIT_OK
         return errors.EXIT_INTERRUPTED if self.state == "stopped" else self.exit_code or errors.EXIT_RUN_FAILED
-
-    @property
-    def run_folder(self) -> str:
-        return f"{self.store}/runs/{self.name}-{self.graph[:8]}"
 
     @property
     def times(self) -> str:
@@ -87,9 +87,6 @@ class Submission:
         """What to do about a job whose program could not even be started."""
         unstarted = self.state == "failed" and (self.exit_code == 127 or "No module named" in self.message)
         return "name a python of the head that has ray and torch: --python /path/to/python" if unstarted else None
-
-    def to_json(self) -> dict[str, Any]:
-        return dict(vars(self))
 
 
 def connect(address: str, *, insecure: bool = False) -> tuple[Any, bool]:
@@ -131,14 +128,14 @@ def submit(client: Any, **job: Any) -> Submission:
                 continue
             hint = "start the head with --dashboard-agent-listen-port=PORT" if agentless else None
             raise BoomspecError(f"the cluster did not take it: {error.reason}", hint=hint) from error
-    return _retried(lambda: _look(client, taken), hint=f"it has taken the job: boomspec status {taken}")
+    return _look(client, taken, hint=f"it has taken the job: boomspec status {taken}")
 
 
 def submissions(client: Any) -> list[Submission]:
     """The jobs that boomspec has submitted, the newest first."""
     with _asking(client):
         known = client.list_jobs()
-    found = [_submission(job) for job in known if "boomspec" in (job.metadata or {})]
+    found = [Submission(job) for job in known if "boomspec" in (job.metadata or {})]
     return sorted(found, key=lambda job: job.started or 0, reverse=True)
 
 
@@ -185,7 +182,7 @@ def follow(client: Any, job: str, show: Callable[[str], None]) -> Submission:
         with suppress(NoAnswerError):  # a proxy may close quiet connections, or let none of this kind through
             asyncio.run(read())
             lost = False
-        now = _retried(lambda: _look(client, job), hint=hint)
+        now = _look(client, job, hint=hint)
         if lost or not now.at_work:
             show_rest(_retried(lambda: log(client, job), hint=hint))
         if not now.at_work:
@@ -195,17 +192,13 @@ def follow(client: Any, job: str, show: Callable[[str], None]) -> Submission:
 
 def stop(client: Any, job: Submission) -> Submission:
     """Stop a job and wait until it has ended; its tasks write their checkpoints first. One that has ended stays so."""
-    stopping = False
-    if job.at_work:
-        with _asking(client):
-            stopping = client.stop_job(job.id)
-    if not stopping:
-        return _look(client, job.id)
     hint = f"look again: boomspec status {job.id}"
+    with _asking(client):
+        stopping = job.at_work and client.stop_job(job.id)
     until = time.monotonic() + _STOP_SECONDS
     while time.monotonic() < until:
-        now = _retried(lambda: _look(client, job.id), hint=f"it was told to stop; {hint}")
-        if not now.at_work:
+        now = _look(client, job.id, hint=f"it was told to stop; {hint}" if stopping else hint)
+        if not (stopping and now.at_work):
             return now
         time.sleep(_POLL_SECONDS)
     raise BoomspecError(f"{job.id} was told to stop and has not yet", hint=hint)
@@ -266,22 +259,11 @@ def _reason(error: Exception) -> str:
     return first_line(status + "".join(last) if traceback else status)
 
 
-def _look(client: Any, job: str) -> Submission:
+def _look(client: Any, job: str, *, hint: str) -> Submission:
     """The state of a job now."""
-    with _asking(client):
-        return _submission(client.get_job_info(job))
 
+    def ask() -> Submission:
+        with _asking(client):
+            return Submission(client.get_job_info(job))
 
-def _submission(job: Any) -> Submission:
-    metadata = job.metadata or {}
-    return Submission(
-        id=job.submission_id,
-        state=str(getattr(job.status, "value", job.status)).lower(),
-        name=metadata.get("name", ""),
-        graph=metadata.get("graph", ""),
-        store=metadata.get("store", ""),
-        started=job.start_time / 1000 if job.start_time else None,
-        ended=job.end_time / 1000 if job.end_time else None,
-        exit_code=job.driver_exit_code,
-        message=job.message or "",
-    )
+    return _retried(ask, hint=hint)

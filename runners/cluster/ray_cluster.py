@@ -14,8 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import cache
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +34,8 @@ _STARTS = 3
 _LOOK_SECONDS = 5.0
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in the environment of a driver that Ray's job server started
 _OOM_RETRIES = ("RAY_task_oom_retries", "3")  # without end by default
-_EMBEDDED = {
-    "RAY_AUTH_MODE": "token",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_SCHEDULER_EVENTS": "0",
-    **dict([_OOM_RETRIES]),
-}
+_EMBEDDED = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0", "RAY_SCHEDULER_EVENTS": "0"}
+_TOKEN = secrets.token_hex(32)  # one for the process: Ray's core reads it once
 _SERVICES = ("start_api_server", "start_monitor", "start_log_monitor")  # methods of Ray's node
 _STARTED: set[Path] = set()  # temporary folders of clusters that this process has started; one at most
 
@@ -70,26 +65,40 @@ def is_embedded() -> bool:
 
 
 @contextmanager
-def _embedded(cpus: int | None, gpus: int | None) -> Iterator[RayHead]:
-    os.environ.update({**_EMBEDDED, "RAY_AUTH_TOKEN": _token()})  # Ray reads them when imported
+def _embedded(cpus: int | None, gpus: int | None) -> Iterator[RayHead | None]:
+    os.environ.update(dict([_OOM_RETRIES]) | _EMBEDDED | {"RAY_AUTH_TOKEN": _TOKEN})  # Ray reads them when imported
     _hush()
-    with locked_folder(_temporary_folder(), "boomspec-ray-") as folder:
+    temporary = tempfile.gettempdir()
+    parent = Path(temporary if len(temporary) <= _LONGEST_TEMPORARY_FOLDER else "/tmp")
+    with locked_folder(parent, "boomspec-ray-") as folder:
         _start(folder, cpus, gpus)
         _STARTED.add(folder)
         try:
-            with _watched_head() as head:
+            with _joined() as head:
                 yield head
         finally:
             _STARTED.discard(folder)
 
 
 def _start(folder: Path, cpus: int | None, gpus: int | None) -> None:
-    """Start a cluster in `folder`. On a busy machine Ray gives up after half a minute: once more, then."""
-    import ray
+    """Start a cluster in `folder`. On a busy machine Ray gives up after half a minute: once more, then.
 
-    for left in reversed(range(_STARTS)):
-        try:
-            with _without_services():
+    The head goes without the processes that serve a dashboard, an autoscaler and log readers. Nothing needs them, and
+    Ray has no option against them: they are three of its eleven processes, 300 MB and nearly half of the time until it
+    is up (measured with 2.60).
+    """
+    import ray
+    from ray._private.node import Node
+
+    def no_service(node: Any, **_: Any) -> None:
+        node._webui_url = getattr(node, "_webui_url", None) or ""
+
+    services = {name: vars(Node)[name] for name in _SERVICES if name in vars(Node)}
+    for name in services:
+        setattr(Node, name, no_service)
+    try:
+        for left in reversed(range(_STARTS)):
+            try:
                 ray.init(
                     address="local",
                     num_cpus=cpus,
@@ -100,43 +109,26 @@ def _start(folder: Path, cpus: int | None, gpus: int | None) -> None:
                     object_store_memory=_OBJECT_STORE_BYTES,
                     _temp_dir=str(folder),
                 )
-            return
-        except Exception as error:  # Ray has no class of its own for it
-            ray.shutdown()
-            if not left or "timed out" not in str(error).lower():
-                raise
-
-
-@contextmanager
-def _without_services() -> Iterator[None]:
-    """Start a head without the processes that serve a dashboard, an autoscaler and log readers.
-
-    Nothing needs them, and Ray has no option against them: they are three of its eleven processes, 300 MB and nearly
-    half of the time until it is up (measured with 2.60).
-    """
-    from ray._private.node import Node
-
-    before = {name: vars(Node)[name] for name in _SERVICES if name in vars(Node)}
-    for name in before:
-        setattr(Node, name, _no_service)
-    try:
-        yield
+                return
+            except Exception as error:  # Ray has no class of its own for it
+                ray.shutdown()
+                if not left or "timed out" not in str(error).lower():
+                    raise
     finally:
-        for name, method in before.items():
+        for name, method in services.items():
             setattr(Node, name, method)
 
 
-def _no_service(node: Any, **_: Any) -> None:
-    node._webui_url = getattr(node, "_webui_url", None) or ""
-
-
 @contextmanager
-def _watched_head() -> Iterator[RayHead]:
-    """The head of the cluster that this process has joined, which it leaves at the end."""
+def _joined(*, through_proxy: bool = False) -> Iterator[RayHead | None]:
+    """The head of the cluster that this process has joined, which it leaves at the end.
+
+    None where it joined through a proxy: the head itself need not be reached from here.
+    """
     import ray
 
-    head = RayHead(ray.get_runtime_context().gcs_address)
-    with head.watched():
+    head = None if through_proxy else RayHead(ray.get_runtime_context().gcs_address)
+    with nullcontext() if head is None else head.watched():
         try:
             yield head
         finally:
@@ -150,12 +142,6 @@ def _hush() -> None:
     ray_worker.print_to_stdstream = lambda data, ignore_prefix: None  # there is no option for it
 
 
-@cache
-def _token() -> str:
-    """One for the process: Ray's core reads it once."""
-    return secrets.token_hex(32)
-
-
 @contextmanager
 def _existing(address: str, *, insecure: bool) -> Iterator[RayHead | None]:
     if address == "auto":
@@ -166,26 +152,18 @@ def _existing(address: str, *, insecure: bool) -> Iterator[RayHead | None]:
     import ray
 
     _hush()
+    # A job that was submitted brought the packages along, and Ray lets nobody name them twice.
     packages = [str(Path(module.__file__ or "").parent) for module in (boomspec, runners)]
-    # A job that was submitted brought them along, and Ray lets nobody name them twice.
     travelling = {} if _JOB in os.environ else {"py_modules": packages, "excludes": ["**/__pycache__"]}
     try:
         connected = ray.init(address=address, runtime_env=travelling, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, ValueError) as error:
-        raise BoomspecError(
-            f"no Ray cluster at {address}: {error}",
-            hint="RAY_AUTH_TOKEN must be that of the cluster; without --address one is started on this machine",
-        ) from error
+        hint = "RAY_AUTH_TOKEN must be that of the cluster; without --address one is started on this machine"
+        raise BoomspecError(f"no Ray cluster at {address}: {error}", hint=hint) from error
     if connected.dashboard_url:
         print(f"Ray's dashboard: http://{connected.dashboard_url}", flush=True)
-    try:
-        if address.startswith("ray://"):  # through a proxy: the head itself need not be reached from here
-            yield None
-            return
-        with _watched_head() as head:
-            yield head
-    finally:
-        ray.shutdown()
+    with _joined(through_proxy=address.startswith("ray://")) as head:
+        yield head
 
 
 def _check_reachable(address: str) -> None:
@@ -196,15 +174,8 @@ def _check_reachable(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
     except OSError as error:
-        raise BoomspecError(
-            f"no Ray cluster at {address}: {error.strerror or error}",
-            hint="without --address a cluster is started on this machine",
-        ) from error
-
-
-def _temporary_folder() -> Path:
-    folder = tempfile.gettempdir()
-    return Path(folder if len(folder) <= _LONGEST_TEMPORARY_FOLDER else "/tmp")
+        hint = "without --address a cluster is started on this machine"
+        raise BoomspecError(f"no Ray cluster at {address}: {error.strerror or error}", hint=hint) from error
 
 
 def machines() -> list[dict[str, float]]:
@@ -250,7 +221,10 @@ def check_feasible(nodes: Iterable[Node], machines: list[dict[str, float]]) -> N
     impossible = [node for node in nodes if not fits(node, machines)]
     if not impossible:
         return
-    wanted = [f"  {node.name} asks for {_times(node)}" for node in impossible]
+    wanted = []
+    for node in impossible:
+        amounts, workers = _amounts(node.execution.claims), node.execution.workers
+        wanted.append(f"  {node.name} asks for {amounts if workers == 1 else f'{workers} workers with {amounts} each'}")
     named = {"CPU", "GPU", *(name for node in impossible for name in node.execution.claims)}
     there = [f"  {_amounts({name: machine.get(name, 0) for name in named})}" for machine in machines]
     raise BoomspecError(
@@ -273,11 +247,6 @@ def fitting(claims: Mapping[str, float], machines: Iterable[Mapping[str, float]]
         min((round(machine.get(name, 0) / amount, 6) // 1 for name, amount in claims.items()), default=float("inf"))
         for machine in machines
     )
-
-
-def _times(node: Node) -> str:
-    amounts = _amounts(node.execution.claims)
-    return amounts if node.execution.workers == 1 else f"{node.execution.workers} workers with {amounts} each"
 
 
 def _amounts(claims: dict[str, float]) -> str:

@@ -6,33 +6,29 @@ be read there, packages that are missing, a file that cannot be written) would b
 
 from __future__ import annotations
 
-from ray.exceptions import (
-    LocalRayletDiedError,
-    NodeDiedError,
-    ObjectLostError,
-    OutOfMemoryError,
-    RayError,
-    RayTaskError,
-    RuntimeEnvSetupError,
-    TaskUnschedulableError,
-    WorkerCrashedError,
-)
+from ray import exceptions
+from ray.exceptions import RayError, RayTaskError
 
 from boomspec.core.errors import BoomspecError, first_line, redact
 
-_DEATHS = (WorkerCrashedError, NodeDiedError, LocalRayletDiedError, ObjectLostError, OutOfMemoryError)
+_DEATHS = (
+    exceptions.WorkerCrashedError, exceptions.NodeDiedError, exceptions.LocalRayletDiedError,
+    exceptions.ObjectLostError, exceptions.OutOfMemoryError,
+)  # fmt: skip
 
 
 def describe_ray_error(error: RayError, *, attempts: int) -> str:
     """Why a task failed that gave no outcome. `attempts`: how often it has begun."""
     if isinstance(error, RayTaskError):
-        return f"an error outside of the task's body: {_cause(error)}"
+        cause = getattr(error.cause, "client_exc", error.cause)  # Ray wraps what was raised while it read the job
+        own = f"{type(cause).__name__}: {first_line(cause)}".removesuffix(": ")
+        return f"an error outside of the task's body: {redact(str(cause)) if isinstance(cause, BoomspecError) else own}"
     line = first_line(error) or type(error).__name__
     if isinstance(error, _DEATHS):
         return f"its worker was lost ({f'attempts: {attempts}' if attempts else 'before it began'}): {line}"
-    if isinstance(error, RuntimeEnvSetupError):
+    if isinstance(error, exceptions.RuntimeEnvSetupError):
         return f"its environment could not be prepared: {redact(str(error).strip().splitlines()[-1].strip())}"
-    if isinstance(error, TaskUnschedulableError):
+    if isinstance(error, exceptions.TaskUnschedulableError):
         return f"Ray could not place it: {line}"
     return f"Ray could not run it: {type(error).__name__}: {line}"
 
@@ -40,11 +36,3 @@ def describe_ray_error(error: RayError, *, attempts: int) -> str:
 def trace(error: RayError) -> str:
     """All that is known, with the trace from the worker: for the task's log. Without secrets."""
     return redact(str(error).strip()) + "\n"
-
-
-def _cause(error: RayTaskError) -> str:
-    """The error that was raised there: its class and its first line."""
-    cause = getattr(error.cause, "client_exc", error.cause)  # Ray wraps what was raised while it read the job
-    if isinstance(cause, BoomspecError):
-        return redact(str(cause))
-    return f"{type(cause).__name__}: {first_line(cause)}".removesuffix(": ")

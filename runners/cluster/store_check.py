@@ -68,7 +68,9 @@ def look(address: str, run_folder: Path, marker: str, sources: Sequence[Source] 
     """Look from this machine at the store at `address`, and for the files of `sources`."""
     try:
         store = open_store(address, retry_seconds=_RETRY_SECONDS)
-        sees = _appears(store.root / run_folder / marker, 0.0 if store.is_remote else _MARKER_SECONDS)
+        until = time.monotonic() + (0.0 if store.is_remote else _MARKER_SECONDS)
+        while not (sees := (store.root / run_folder / marker).exists()) and time.monotonic() < until:
+            time.sleep(_POLL_SECONDS)
         if not (sees or store.is_remote):
             there = f"its {store.root} is another folder" if store.root.is_dir() else f"it has no folder {store.root}"
             return NodeCheck(False, there, "the store must be one folder at the same place on every machine, or a URL")
@@ -91,10 +93,8 @@ def opened(job: Job) -> tuple[Store, bool]:
     if machine not in job.machines.checked and place not in _REACHED:
         answer = look(*place)
         if answer.problem:
-            name = next(
-                (machine_name(node, with_id=True) for node in ray.nodes() if node["NodeID"] == machine), machine
-            )
-            message = f"{name} does not reach the store: {answer.problem}"
+            names = {node["NodeID"]: machine_name(node, with_id=True) for node in ray.nodes()}
+            message = f"{names.get(machine, machine)} does not reach the store: {answer.problem}"
             raise UnreachedError(message, machine=machine, hint=answer.hint)
         _REACHED.add(place)
     store = open_store(job.store)
@@ -104,26 +104,20 @@ def opened(job: Job) -> tuple[Store, bool]:
 class ExcludedMachines:
     """Machines that do not reach the store, as tasks have found out that came back from there."""
 
-    def __init__(
-        self,
-        *,
-        nodes: Callable[[], list[dict[str, Any]]] = ray.nodes,
-        seconds: float = _EXCLUDED_SECONDS,
-        now: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._nodes, self._seconds, self._now = nodes, seconds, now
+    def __init__(self) -> None:
         self._since: dict[str, float] = {}  # by Ray's ids of them
 
     def add(self, error: UnreachedError) -> str:
         """Exclude a machine for a while. Returns a note for people, the first time."""
         new = error.machine not in self._since
-        self._since[error.machine] = self._now()
+        self._since[error.machine] = time.monotonic()
         return f"{error.message}; tasks go to other machines" if new else ""
 
     def options(self, node: Node) -> dict[str, Any]:
         """Ray's, such that a task runs on none of them; none where no other machine has room for it."""
-        excluded = {machine for machine, since in self._since.items() if self._now() - since < self._seconds}
-        others = [one["Resources"] for one in self._nodes() if one["Alive"] and one["NodeID"] not in excluded]
+        until = time.monotonic() - _EXCLUDED_SECONDS
+        excluded = {machine for machine, since in self._since.items() if since > until}
+        others = [one["Resources"] for one in ray.nodes() if one["Alive"] and one["NodeID"] not in excluded]
         if not excluded or not fits(node, others):  # Ray would let it wait for ever
             return {}
         return {"label_selector": on_other_machines(excluded)}
@@ -155,13 +149,10 @@ def _ask(
 ) -> CheckedMachines:
     here = ray.get_runtime_context().get_node_id()
     names = {node["NodeID"]: machine_name(node, with_id=True) for node in ray.nodes() if node["Alive"]}
-    question = ray.remote(num_cpus=0, max_retries=0)(look)
-    asked = {
-        machine: question.options(
-            name="reaches the store?", scheduling_strategy=NodeAffinitySchedulingStrategy(machine, soft=False)
-        ).remote(store.address, below(store.root, journal.folder), marker, sources)
-        for machine in names
-    }
+    question = ray.remote(num_cpus=0, max_retries=0, name="reaches the store?")(look)
+    on = {machine: {"scheduling_strategy": NodeAffinitySchedulingStrategy(machine, soft=False)} for machine in names}
+    about = store.address, below(store.root, journal.folder), marker, sources
+    asked = {machine: question.options(**on[machine]).remote(*about) for machine in names}
     seconds, what_for = _patience(ray.get_runtime_context().runtime_env)
 
     def note(waiting: str) -> None:
@@ -172,13 +163,19 @@ def _ask(
     answers = {machine: answer for machine, answer in found.items() if answer is not None}
     failed = {machine: answer for machine, answer in answers.items() if answer.problem}
     if not interrupted() and (failed := _without_lost(failed)):
-        raise _unreached(store, {names[machine]: answer for machine, answer in failed.items()}, len(names))
+        unreached = defaultdict(list)
+        for machine, answer in failed.items():
+            unreached[answer.problem].append(names[machine])
+        what = f"{len(failed)} of {len(names)} machines of the cluster cannot work with the store {store.address}:"
+        lines = [f"  {', '.join(of)}: {problem}" for problem, of in unreached.items()]
+        hints = dict.fromkeys(answer.hint for answer in failed.values() if answer.hint)
+        if store.is_remote:
+            hints["credentials come from each machine's environment; a submitted job gets more with --env NAME"] = None
+        raise BoomspecError("\n".join([what, *lines]), hint="; ".join(hints) or None)
     others = [answer.marker for machine, answer in answers.items() if machine != here]
     relay = None
     if store.is_remote and not (others and all(others)):  # machines that join later are like those that are there
-        actor = ray.remote(num_cpus=0, max_restarts=5)(Relay)
-        on_this_machine = NodeAffinitySchedulingStrategy(here, soft=False)
-        relay = actor.options(scheduling_strategy=on_this_machine).remote(journal.folder)
+        relay = ray.remote(num_cpus=0, max_restarts=5)(Relay).options(**on[here]).remote(journal.folder)
     if not interrupted():
         lacking = {s.id: [names[m] for m, answer in answers.items() if s.id in answer.lacks] for s in sources}
         # A machine that joins later, of those that share nothing, will have no more than these.
@@ -222,23 +219,16 @@ def _upload(store: Store, journal: Journal, sources: Sequence[Source], lacking: 
         what = f"{source_name(source)}, {shown_bytes(size)}"
         journal.event("note", message=f"put into the store, for other machines: {what}")
     there = uploaded(store, sources)
-    nowhere = [
-        f"  {source_name(source)}: not on {', '.join(lacking[source.id])}"
-        for source in sources
-        if lacking[source.id] and source.id not in there
-    ]
+    nowhere = [source for source in sources if lacking[source.id] and source.id not in there]
     if nowhere:
-        raise BoomspecError(
-            "\n".join(["machines of the cluster do not have what the graph reads:", *nowhere]),
-            hint="run or submit from a machine that has it and reaches the store: it is then put there",
-        )
+        what = "machines of the cluster do not have what the graph reads:"
+        lines = [f"  {source_name(source)}: not on {', '.join(lacking[source.id])}" for source in nowhere]
+        hint = "run or submit from a machine that has it and reaches the store: it is then put there"
+        raise BoomspecError("\n".join([what, *lines]), hint=hint)
 
 
 def _answer(reference: Any, silent: float | None) -> NodeCheck | None:
-    """The answer of a machine, if it has not been silent for so many seconds.
-
-    None where it, or the process that was asked, was lost on the way.
-    """
+    """The answer of a machine that was not silent for so many seconds; None where it was lost on the way."""
     if silent is not None:
         return NodeCheck(False, f"did not answer for {silent:.0f} seconds")
     try:
@@ -248,24 +238,3 @@ def _answer(reference: Any, silent: float | None) -> NodeCheck | None:
     except RayError:
         return None  # the tasks that run there later look for themselves
     return answer
-
-
-def _unreached(store: Store, failed: dict[str, NodeCheck], machines: int) -> BoomspecError:
-    names = defaultdict(list)
-    for name, answer in failed.items():
-        names[answer.problem].append(name)
-    lines = [f"  {', '.join(of)}: {problem}" for problem, of in names.items()]
-    hints = dict.fromkeys(answer.hint for answer in failed.values() if answer.hint)
-    if store.is_remote:
-        hints |= {"credentials come from each machine's environment; a submitted job gets more with --env NAME": None}
-    what = f"{len(failed)} of {machines} machines of the cluster cannot work with the store {store.address}:"
-    return BoomspecError("\n".join([what, *lines]), hint="; ".join(hints) or None)
-
-
-def _appears(file: Path, seconds: float) -> bool:
-    until = time.monotonic() + seconds
-    while not file.exists():
-        if time.monotonic() >= until:
-            return False
-        time.sleep(_POLL_SECONDS)
-    return True

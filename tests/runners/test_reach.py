@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -105,13 +106,15 @@ def node(**execution: Any) -> Node:
     return Node(Task(Evaluate(measure=HeldOut(sequence_length=8), precision="fp32"), {}), "n", Execution(**execution))
 
 
-def test_a_machine_is_left_out_for_a_while_and_where_another_one_has_room() -> None:
+def test_a_machine_is_left_out_for_a_while_and_where_another_one_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
     there = [
         {"NodeID": name, "Alive": name != "gone", "Resources": {"CPU": cpus, "GPU": gpus}}
         for name, cpus, gpus in (("good", 1.0, 0.0), ("astray", 2.0, 1.0), ("gone", 9.0, 9.0))
     ]
     clock = [0.0]
-    astray = ExcludedMachines(nodes=lambda: there, seconds=600, now=lambda: clock[0])
+    monkeypatch.setattr(ray, "nodes", lambda: there)
+    monkeypatch.setattr("runners.cluster.store_check.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    astray = ExcludedMachines()
     assert astray.options(node()) == {}
     error = UnreachedError("it is nowhere", machine="astray", hint="mount it")
     assert astray.add(pickle.loads(pickle.dumps(error))) == "it is nowhere; tasks go to other machines"
