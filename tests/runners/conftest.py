@@ -1,11 +1,16 @@
-"""What tests of whole runs share: one Ray cluster, which takes seconds to start, and an unchanged environment."""
+"""What tests of whole runs share: a Ray cluster, a run that has finished, and an unchanged environment."""
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from boomspec.core.files import exclusive_lock
+from boomspec.store import FolderStore
 from runners.cluster.ray_cluster import cluster
+from tests.runners import small
 
 
 @pytest.fixture(scope="session")
@@ -15,9 +20,31 @@ def connected() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of the spec `small.SPEC`, all of whose tasks are made: once for all processes of the tests.
+
+    It is never changed; `small.copied` is for that.
+    """
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "finished"
+    store = FolderStore(folder / "store")
+    with exclusive_lock(folder.with_suffix(".lock")), _unchanged_environment():
+        if not (folder / "done").exists():
+            small.execute(small.compiled(small.write_spec(folder), store).graph, store)
+            (folder / "done").touch()
+    return store.root
+
+
 @pytest.fixture(autouse=True)
 def environment() -> Iterator[None]:
     """A worker sets its process up for its task (threads, which GPUs); a test that is one must leave none of that."""
+    with _unchanged_environment():
+        yield
+
+
+@contextmanager
+def _unchanged_environment() -> Iterator[None]:
     before = dict(os.environ)
     yield
     for name in os.environ.keys() - before.keys():

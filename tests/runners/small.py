@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import shutil
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,13 @@ import yaml
 from boomspec.compile.compiler import Compiled, compile_experiments, search_results_from
 from boomspec.core.graph import Source, TaskGraph
 from boomspec.core.identity import file_digest
+from boomspec.plan.plan import plan_tasks
 from boomspec.spec.experiments import load_experiments
-from boomspec.store import RECORD, Store
+from boomspec.store import RECORD, FolderStore, Store
 from runners.cli import run as runners
+from runners.executor.worker import execute as execute_job
+from runners.runtime.job import Job, Outcome
+from runners.runtime.journal import Journal
 
 _TRAINING = {"tokens": 512, "batch_tokens": 256, "precision": "fp32"}
 SPEC: dict[str, Any] = {
@@ -80,6 +87,36 @@ def run(graph: TaskGraph, store: Store, *options: str) -> int:
     graph.write(file)
     with contextlib.chdir("."):  # the run changes the folder
         return runners.main([str(file), "--store", str(store.root), "--plain", *options])
+
+
+def jobs(graph: TaskGraph, store: Store, folder: Path) -> list[Job]:
+    """The jobs of what must run, in an order in which it can. `folder`: of the run."""
+    from runners.executor.executor import _jobs  # imports Ray, which reads its settings then
+
+    journal = Journal(folder, graph, lambda event: None)
+    return list(_jobs(graph, store, plan_tasks(graph, store).work, journal, store, None))
+
+
+def execute(graph: TaskGraph, store: Store, **changes: Any) -> dict[str, Outcome]:
+    """Make all of a graph without Ray, one task after the other in this process. Returns the outcomes by name."""
+    folder = store.run_folder(graph.name, graph.id)
+    outcomes = [(job.node.name, execute_job(replace(job, **changes))) for job in jobs(graph, store, folder)]
+    assert all(outcome.succeeded for _, outcome in outcomes), outcomes
+    return dict(outcomes)
+
+
+def copied(finished: Path, folder: Path, *, without: Collection[str] = (), **sections: Any) -> tuple[Path, FolderStore]:
+    """The spec with other sections in `folder`, and a store with what the fixture `finished` has.
+
+    `without`: kinds, and parts of names, of tasks that are still to be made.
+    """
+    store = FolderStore(folder / "store")
+    shutil.copytree(finished, store.root, ignore=shutil.ignore_patterns("runs"))
+    spec = write_spec(folder, **sections)
+    for node in compiled(spec, store).graph.nodes.values():
+        if any(part == node.task.kind or part in node.name for part in without):
+            store.discard(node.task.kind, node.id)
+    return spec, store
 
 
 def status(graph: TaskGraph, store: Store) -> dict[str, Any]:

@@ -16,10 +16,7 @@ from boomspec.plan.forecast import MachineSpec, forecast
 from boomspec.plan.plan import RunPlan, plan_tasks
 from boomspec.plan.reasons import with_reasons
 from boomspec.store import FolderStore, Store
-from runners.executor.executor import _jobs
 from runners.executor.worker import execute
-from runners.runtime.job import Job, Outcome
-from runners.runtime.journal import Journal
 from tests.runners import small
 
 
@@ -40,12 +37,11 @@ def kinds(graph: TaskGraph, store: Store, plan: RunPlan) -> dict[str, set[str]]:
 
 
 @pytest.fixture(scope="module")
-def told(connected: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A run, its data packed otherwise, and the run after that: what was planned, and what happened."""
+def told(connected: None, finished: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A finished run, its data packed otherwise, and a run after that: what was planned, and what happened."""
     folder = tmp_path_factory.mktemp("cut-off")
-    store = FolderStore(folder / "store")
-    first = small.compiled(small.write_spec(folder), store).graph
-    assert small.run(first, store) == 0
+    spec, store = small.copied(finished, folder)
+    first = small.compiled(spec, store).graph
     repackage(folder)
     compiled = small.compiled(small.write_spec(folder, data={"files": "rows.jsonl"}), store)
     second = compiled.graph
@@ -150,18 +146,6 @@ def test_other_documents_train_everything_again(told) -> None:
 # Without Ray, in this process: one task after the other.
 
 
-def jobs(graph: TaskGraph, store: Store, folder: Path) -> list[Job]:
-    journal = Journal(folder, graph, lambda event: None)
-    return list(_jobs(graph, store, plan_tasks(graph, store).work, journal, store, None))
-
-
-def executed(graph: TaskGraph, store: Store, **changes: Any) -> dict[str, Outcome]:
-    folder = store.run_folder(graph.name, graph.id)
-    outcomes = [(job.node.name, execute(replace(job, **changes))) for job in jobs(graph, store, folder)]
-    assert all(outcome.succeeded for _, outcome in outcomes), outcomes
-    return dict(outcomes)
-
-
 def without_report(graph: TaskGraph) -> TaskGraph:
     nodes = {i: node for i, node in graph.nodes.items() if node.task.kind != "report"}
     targets = tuple(i for i, node in nodes.items() if node.task.kind == "evaluate")
@@ -169,12 +153,10 @@ def without_report(graph: TaskGraph) -> TaskGraph:
 
 
 @pytest.fixture(scope="module")
-def made(told, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a spec's texts and a store in which all of it was made."""
+def made(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a spec's texts and a store in which all of it was made, but for the report."""
     folder = tmp_path_factory.mktemp("made")
-    small.write_texts(folder)
-    store = FolderStore(folder / "store")
-    executed(without_report(small.compiled(small.write_spec(folder), store).graph), store)
+    small.copied(finished, folder, without=["report"])
     return folder
 
 
@@ -183,7 +165,7 @@ def test_a_raised_version_makes_its_kind_again_and_nothing_behind_it(made, tmp_p
     store = FolderStore(folder / "store")
     monkeypatch.setattr(Tokenize, "version", Tokenize.version + 1)
     graph = without_report(small.compiled(small.write_spec(folder), store).graph)
-    outcomes = executed(graph, store)
+    outcomes = small.execute(graph, store)
     assert outcomes.pop("tokenize").state == "made"
     assert {(outcome.state, bool(outcome.same_as)) for outcome in outcomes.values()} == {("reused", True)}
 
@@ -194,7 +176,7 @@ def test_what_is_to_be_made_anew_is_computed(made, tmp_path, monkeypatch) -> Non
     store = FolderStore(folder / "store")
     monkeypatch.setattr(Tokenize, "version", Tokenize.version + 1)
     graph = without_report(small.compiled(small.write_spec(folder), store).graph)
-    assert {outcome.state for outcome in executed(graph, store, anew=True).values()} == {"made"}
+    assert {outcome.state for outcome in small.execute(graph, store, anew=True).values()} == {"made"}
 
 
 def test_what_goes_between_plan_and_run_is_an_error_and_no_training(made, tmp_path, monkeypatch) -> None:
@@ -203,7 +185,7 @@ def test_what_goes_between_plan_and_run_is_an_error_and_no_training(made, tmp_pa
     old = small.compiled(small.write_spec(folder), store).graph
     monkeypatch.setattr(Tokenize, "version", Tokenize.version + 1)
     graph = without_report(small.compiled(small.write_spec(folder), store).graph)
-    tokenize, pretrain, *_ = jobs(graph, store, tmp_path / "run")
+    tokenize, pretrain, *_ = small.jobs(graph, store, tmp_path / "run")
     assert (tokenize.node.task.kind, pretrain.node.task.kind) == ("tokenize", "pretrain")
     assert execute(tokenize).state == "made"
     same_as = plan_tasks(graph, store).steps[pretrain.node.id].same_as
@@ -224,7 +206,7 @@ def test_with_checksums_a_damaged_artifact_stands_for_nothing(made, tmp_path, mo
     )
     monkeypatch.setattr(Tokenize, "version", Tokenize.version + 1)
     graph = without_report(small.compiled(small.write_spec(folder), store).graph)
-    tokenize, pretrain, *_ = jobs(graph, store, tmp_path / "run")
+    tokenize, pretrain, *_ = small.jobs(graph, store, tmp_path / "run")
     execute(tokenize)
     weights = small.weights(store, "pretrain", old.id)
     data = bytearray(weights.read_bytes())
@@ -243,5 +225,5 @@ def test_payloads_are_the_same_bytes_when_they_are_made_again(made, tmp_path, ki
     before = {i: store.record(kind, i)["files"] for i in own}
     for i in own:
         store.discard(kind, i)
-    assert len(executed(replace(graph, targets=tuple(own)), store)) == len(own)
+    assert len(small.execute(replace(graph, targets=tuple(own)), store)) == len(own)
     assert {i: store.record(kind, i)["files"] for i in own} == before

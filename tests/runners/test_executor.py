@@ -13,7 +13,6 @@ The task in whose middle things happen reads its documents from pipes: it goes o
 
 import json
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -31,7 +30,6 @@ import pytest
 from boomspec.core.errors import BoomspecError
 from boomspec.core.execution import Execution
 from boomspec.core.graph import Node, Task
-from boomspec.store import FolderStore
 from runners.cluster.ray_cluster import check_feasible, cluster
 from tests.runners.corpora import feed, record, wait_until
 from tests.runners.story import SECRETS, TEXTS, Ran, Story, alive, pretraining
@@ -217,45 +215,6 @@ def test_no_secret_is_in_the_store_or_in_what_is_printed(story: Story, finished:
     for secret in SECRETS.values():
         assert secret not in finished.output
         assert not [file for file in files if secret.encode() in file.read_bytes()]
-
-
-def test_a_cluster_that_exists_is_used_and_left_alone(story: Story, again: subprocess.CompletedProcess[str]) -> None:
-    del again  # the story has ended: its pipes may be read by another store
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    environment |= {"HOME": str(story.home), "RAY_USAGE_STATS_ENABLED": "0"}
-    options = ["--head", "--block", f"--port={port}", "--num-cpus=1", "--include-dashboard=false"]
-    options += [f"--temp-dir={story.temporary}", "--object-store-memory=100000000"]
-    head = subprocess.Popen(
-        [Path(sys.executable).with_name("ray"), "start", *options],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert head.stdout is not None
-    try:
-        assert any("will now block" in line for line in head.stdout)
-        other = story.folder / "other"
-        command = [sys.executable, "-m", "runners", story.folder / "good.json", "--store", other]
-        driver = subprocess.Popen(
-            [*command, "--address", f"127.0.0.1:{port}"],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        story.feed(0, len(TEXTS))
-        output, _ = driver.communicate(timeout=300)
-        assert driver.returncode == 0, output
-        assert FolderStore(other).damage("tokenize", story.good.id, checksums=True) is None
-        assert FolderStore(other).has("tokenize", story.good.id)
-        assert head.poll() is None
-    finally:
-        head.terminate()
-        head.communicate(timeout=60)
 
 
 def test_an_address_where_nothing_listens_is_said_at_once() -> None:

@@ -22,8 +22,7 @@ LABELS = ["base,seed=0", "base,seed=1", "no-cosine,seed=0", "no-cosine,seed=1"]
 @pytest.fixture(scope="module")
 def ran(connected, tmp_path_factory):
     folder = tmp_path_factory.mktemp("set")
-    spec = write(folder)
-    spec.write_text(SPEC.replace("tokens: 120k", "tokens: 4k").replace("tokens: 20k", "tokens: 4k") + SET)
+    spec = write(folder, SPEC + SET)
     done = boomspec("run", spec, "--store", folder / "store", "--plain")
     assert done.returncode == 0, done.stdout + done.stderr
     return spec, folder / "store", done.stdout

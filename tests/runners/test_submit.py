@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 import tomllib
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from boomspec.core.errors import BoomspecError
-from boomspec.store import RECORD, FolderStore
+from boomspec.store import RECORD
 from runners.cluster.bundle import package_files, write_bundle
 from tests.runners import small
 from tests.runners.grid import Grid, grid
@@ -38,19 +39,19 @@ def checksums(store: Path) -> dict[str, object]:
     return {str(record.parent.relative_to(store)): json.loads(record.read_text())["files"] for record in records}
 
 
-@pytest.mark.usefixtures("connected")
-def test_a_submitted_run_makes_the_artifacts_of_a_local_one_and_leaves_no_token(there: Grid, tmp_path: Path) -> None:
-    spec = small.write_spec(tmp_path)
+def test_a_submitted_run_makes_the_artifacts_of_a_local_one_and_leaves_no_token(
+    there: Grid, finished: Path, tmp_path: Path
+) -> None:
+    to_make = ("evaluate student", "interpolate", "evaluate interpolated", "report")  # two of them beside each other
+    spec, made = small.copied(finished, tmp_path, without=to_make)
     (tmp_path / "secret.py").write_text("of the working folder")
-    store = tmp_path / "store"
+    store = made.root
     secret = {"HF_TOKEN": "hf_0123456789abcdef"}
     done = there.boomspec("submit", spec, "--address", there.address, "--store", store, "--wait", **secret)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "8 tasks to run, 0 artifacts reused" in done.stdout
-    assert "reused 0  made 8  failed 0  blocked 0" in done.stdout
-    here = FolderStore(tmp_path / "here")
-    assert small.run(small.compiled(spec, here).graph, here) == 0
-    assert checksums(store) == checksums(here.root)
+    assert "4 tasks to run, 4 artifacts reused" in done.stdout
+    assert "reused 4  made 4  failed 0  blocked 0" in done.stdout
+    assert checksums(store) == checksums(finished)
     assert len(checksums(store)) == 8
 
     listed = json.loads(there.boomspec("status", "--json", "--address", there.address).stdout)["jobs"]
@@ -94,6 +95,20 @@ def test_a_job_that_is_at_work_is_not_submitted_twice_and_stops_in_good_order(th
     assert followed.returncode == 130
     assert "interrupted: the same command continues from here" in followed.stdout
     assert list((store / "pretrain").glob(".*.resume/*")), "its checkpoint"
+
+
+def test_a_run_uses_a_cluster_that_exists_and_leaves_it_alone(there: Grid, finished: Path, tmp_path: Path) -> None:
+    spec, store = small.copied(finished, tmp_path, without=["report"])
+    graph = small.compiled(spec, store).graph
+    graph.write(tmp_path / "graph.json")
+    command = [sys.executable, "-m", "runners", tmp_path / "graph.json", "--store", store.root]
+    ran = subprocess.run(
+        [*command, "--address", there.gcs], env=there.environment, capture_output=True, text=True, timeout=300
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "reused 7  made 1  failed 0  blocked 0" in ran.stdout
+    assert checksums(store.root) == checksums(finished)
+    assert all(machine.works for machine in there.machines)
 
 
 def test_who_has_no_token_or_a_wrong_one_is_told_so(there: Grid, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from boomspec.core.execution import Execution, TrainingOptions
 from boomspec.core.graph import Node, Task, TaskGraph
 from boomspec.core.identity import file_digest
 from boomspec.core.tasks import Check, Outline
+from boomspec.plan.plan import plan_tasks
 from boomspec.store import FolderStore, Store
 from runners.cli import verify
 from runners.verify.choose import as_it_was_made, choose
@@ -69,13 +70,12 @@ class Finished:
 
 
 @pytest.fixture(scope="module")
-def finished(connected: None, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def ended(connected: None, finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     folder = tmp_path_factory.mktemp("finished")
-    store = FolderStore(folder / "store")
     # One layer between student and teacher, and a tolerance that a change of 1e-6 is within.
-    spec = small.write_spec(folder, determinism={"tolerance": 1e-5})
+    spec, store = small.copied(finished, folder, determinism={"tolerance": 1e-5})
     graph = small.compiled(spec, store).graph
-    assert small.run(graph, store) == 0
+    assert plan_tasks(graph, store).work == []
     return Finished(folder, spec, graph)
 
 
@@ -88,35 +88,35 @@ def scratches(folder: Path) -> list[Path]:
 
 
 def test_a_run_made_again_is_the_same_bit_for_bit_and_its_store_is_not_touched(
-    finished: Finished, capsys: pytest.CaptureFixture[str]
+    ended: Finished, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = everything(finished.folder)
+    before = everything(ended.folder)
     # What the graph says of threads and micro batches now does not matter: they change bits.
     other = {
         i: replace(node, execution=Execution(training=TrainingOptions(micro_batch=3)))
-        for i, node in finished.graph.nodes.items()
+        for i, node in ended.graph.nodes.items()
     }
-    assert replace(finished, graph=replace(finished.graph, nodes=other)).verify() == 0
+    assert replace(ended, graph=replace(ended.graph, nodes=other)).verify() == 0
     output = capsys.readouterr().out
-    count = len(finished.graph.nodes)
+    count = len(ended.graph.nodes)
     assert f"verified: {count} tasks, every file the same bit for bit" in output
     assert "distill student" in output
-    assert everything(finished.folder) == before
-    assert scratches(finished.folder) == []
+    assert everything(ended.folder) == before
+    assert scratches(ended.folder) == []
 
 
-def test_a_task_is_repeated_with_the_resources_and_settings_of_its_artifact(finished: Finished) -> None:
-    _, task_id = finished.task("distill student")
-    node = finished.graph.nodes[task_id]
+def test_a_task_is_repeated_with_the_resources_and_settings_of_its_artifact(ended: Finished) -> None:
+    _, task_id = ended.task("distill student")
+    node = ended.graph.nodes[task_id]
     changed = replace(node, execution=Execution(cpus=7, training=TrainingOptions(micro_batch=3)))
-    assert as_it_was_made(changed, finished.store).execution == node.execution
+    assert as_it_was_made(changed, ended.store).execution == node.execution
     assert node.execution.training != TrainingOptions(micro_batch=3)
 
 
 def test_weights_that_were_altered_are_found_and_named_to_the_tensor(
-    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ended: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    altered = finished.copy(tmp_path)
+    altered = ended.copy(tmp_path)
     tensor = "model.layers.1.mlp.down_proj.weight"
 
     def add(file: Path) -> None:
@@ -148,9 +148,9 @@ def test_weights_that_were_altered_are_found_and_named_to_the_tensor(
 
 
 def test_a_tolerance_covers_a_small_change_and_not_a_larger_one(
-    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ended: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    altered, name = finished.copy(tmp_path), "evaluate teacher: held_out"
+    altered, name = ended.copy(tmp_path), "evaluate teacher: held_out"
 
     def nudge(file: Path) -> None:
         results = json.loads(file.read_text())
@@ -169,9 +169,9 @@ def test_a_tolerance_covers_a_small_change_and_not_a_larger_one(
 
 
 def test_end_to_end_the_difference_of_one_task_is_carried_on_and_the_first_is_named(
-    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ended: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    altered = finished.copy(tmp_path)
+    altered = ended.copy(tmp_path)
 
     def scale(file: Path) -> None:
         save_file({name: tensor * 1.01 for name, tensor in load_file(file).items()}, file, metadata={"format": "pt"})
@@ -195,13 +195,13 @@ def test_end_to_end_the_difference_of_one_task_is_carried_on_and_the_first_is_na
 
 
 def test_a_task_that_cannot_be_made_again_is_trouble_not_a_difference(
-    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ended: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = finished.folder / "texts" / "3.txt"
+    text = ended.folder / "texts" / "3.txt"
     content = text.read_text()
     text.write_text(content.upper())
     try:
-        assert finished.copy(tmp_path).verify("--kind=tokenize", "--kind=interpolate") == 2
+        assert ended.copy(tmp_path).verify("--kind=tokenize", "--kind=interpolate") == 2
     finally:
         text.write_text(content)
     output = capsys.readouterr().out
@@ -212,9 +212,9 @@ def test_a_task_that_cannot_be_made_again_is_trouble_not_a_difference(
 
 
 def test_a_damaged_original_is_refused_before_anything_runs(
-    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ended: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    damaged = finished.copy(tmp_path)
+    damaged = ended.copy(tmp_path)
     weights = small.weights(damaged.store, *damaged.task("pretrain teacher"))
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -228,13 +228,13 @@ def test_a_damaged_original_is_refused_before_anything_runs(
 
 
 def test_a_run_that_has_not_finished_and_texts_that_are_gone_are_named(
-    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ended: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    partial = finished.copy(tmp_path)
+    partial = ended.copy(tmp_path)
     partial.store.discard(*partial.task("report"))
     assert partial.verify() == 2
     assert f"not finished: 1 of {len(partial.graph.nodes)} artifacts" in capsys.readouterr().err
-    texts = finished.folder / "texts"
+    texts = ended.folder / "texts"
     texts.rename(tmp_path / "elsewhere")
     try:
         assert partial.verify("--kind=tokenize") == 2
@@ -246,28 +246,28 @@ def test_a_run_that_has_not_finished_and_texts_that_are_gone_are_named(
 
 
 def test_a_name_or_kind_that_no_task_has_is_answered_with_those_that_there_are(
-    finished: Finished, capsys: pytest.CaptureFixture[str]
+    ended: Finished, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert finished.verify("--task=distil student") == 2
+    assert ended.verify("--task=distil student") == 2
     assert "did you mean 'distill student'?" in capsys.readouterr().err
-    assert finished.verify("--tolerance=nan") == 2
+    assert ended.verify("--tolerance=nan") == 2
     assert "a tolerance is a number from 0 on, not nan" in capsys.readouterr().err
-    assert finished.verify("--kind=search") == 2
+    assert ended.verify("--kind=search") == 2
     assert "its kinds: distill, evaluate, interpolate, pretrain, report, tokenize" in capsys.readouterr().err
 
 
-def test_the_smallest_tolerance_of_the_experiments_that_share_a_task_counts(finished: Finished) -> None:
-    (experiment,) = finished.graph.experiments
-    _, student = finished.task("distill student")
-    assert tolerance_of(finished.graph, student) == 1e-5
+def test_the_smallest_tolerance_of_the_experiments_that_share_a_task_counts(ended: Finished) -> None:
+    (experiment,) = ended.graph.experiments
+    _, student = ended.task("distill student")
+    assert tolerance_of(ended.graph, student) == 1e-5
     strict = replace(experiment, meaning={**experiment.meaning, "determinism": {"tolerance": 1e-9}})
     other = replace(experiment, tasks={}, meaning={"determinism": {"tolerance": 0.0}})
-    assert tolerance_of(replace(finished.graph, experiments=(experiment, strict, other)), student) == 1e-9
-    assert tolerance_of(replace(finished.graph, experiments=()), student) == 0
+    assert tolerance_of(replace(ended.graph, experiments=(experiment, strict, other)), student) == 1e-9
+    assert tolerance_of(replace(ended.graph, experiments=()), student) == 0
 
 
-def test_other_packages_and_hardware_are_told_as_what_has_changed(finished: Finished) -> None:
-    record = finished.store.record(*finished.task("distill student"))
+def test_other_packages_and_hardware_are_told_as_what_has_changed(ended: Finished) -> None:
+    record = ended.store.record(*ended.task("distill student"))
     assert record is not None
     now: dict[str, Any] = record["provenance"]
     assert changes(now, now) == ()
@@ -286,10 +286,10 @@ def test_other_packages_and_hardware_are_told_as_what_has_changed(finished: Fini
     )
 
 
-def test_ctrl_c_leaves_no_scratch_behind_and_the_store_as_it_was(finished: Finished, tmp_path: Path) -> None:
-    run = finished.copy(tmp_path)
+def test_ctrl_c_leaves_no_scratch_behind_and_the_store_as_it_was(ended: Finished, tmp_path: Path) -> None:
+    run = ended.copy(tmp_path)
     before = everything(run.store.root)
-    command = [sys.executable, "-P", "-m", "boomspec", "verify", str(finished.spec), "--store", str(run.store.root)]
+    command = [sys.executable, "-P", "-m", "boomspec", "verify", str(ended.spec), "--store", str(run.store.root)]
     process = subprocess.Popen(
         [*command, "--plain"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
