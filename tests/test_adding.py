@@ -43,8 +43,10 @@ def run(context: Context[Echo]) -> None:
     before = "".join((given.folder / "echo.txt").read_text() for given in context.inputs.values())
     (context.path / "echo.txt").write_text(before + context.record.text * context.record.times)
 '''
-GRAPH = """
-import sys
+STORY = """
+import os
+from contextlib import chdir
+from pathlib import Path
 from boomspec.compile.compiler import Compiled
 from boomspec.compile.cost.pricing import priced
 from boomspec.core.graph import Experiment, Node, Task, TaskGraph
@@ -53,7 +55,8 @@ from boomspec.plan.forecast import MachineSpec, forecast
 from boomspec.plan.plan import plan_tasks
 from boomspec.plan.plan_text import print_plan
 from boomspec.store import open_store
-from pathlib import Path
+from runners.cli import run, verify
+from runners.cluster.ray_cluster import cluster
 
 first = Task(Echo(text="hello ", times=2), {})
 second = Task(Echo(text="world ", times=1), {"before": first.id})
@@ -62,8 +65,19 @@ experiment = Experiment("", {}, {node.name: i for i, node in nodes.items()}, {})
 graph = TaskGraph("toy", priced(nodes, {}, {}), {}, (second.id,), experiments=(experiment,))
 graph.write(Path("graph.json"))
 store = open_store("store")
-plan = plan_tasks(graph, store)
-print_plan(Compiled(graph, {}, ()), plan, forecast(graph, plan, store, MachineSpec(1, 0, None)), store)
+command = [os.path.abspath("graph.json"), "--store", os.path.abspath("store"), "--plain"]
+
+def plan():
+    plan = plan_tasks(graph, store)
+    print_plan(Compiled(graph, {}, ()), plan, forecast(graph, plan, store, MachineSpec(1, 0, None)), store)
+    print("---")
+
+plan()
+with cluster(cpus=1), chdir("."):  # a run changes the folder
+    for main in (run.main, run.main, verify.main):
+        assert main(command) == 0
+        print("---")
+plan()
 """
 
 
@@ -74,7 +88,8 @@ def python(tmp_path: Path) -> Callable[..., str]:
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
 
     def run(*arguments: str) -> str:
-        environment = {**os.environ, "PYTHONPATH": str(tmp_path), "HOME": str(tmp_path), "COLUMNS": "120"}
+        path = os.pathsep.join(map(str, (tmp_path, ROOT)))  # the second for the tests' own modules
+        environment = {**os.environ, "PYTHONPATH": path, "HOME": str(tmp_path), "COLUMNS": "120"}
         done = subprocess.run(
             [sys.executable, "-W", "error", *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
         )
@@ -87,18 +102,16 @@ def python(tmp_path: Path) -> Callable[..., str]:
 def test_a_toy_kind_is_planned_run_reused_and_verified(tmp_path: Path, python: Callable[..., str]) -> None:
     (tmp_path / "boomspec/core/tasks/echo.py").write_text(RECORD)
     (tmp_path / "runners/tasks/echo.py").write_text(BODY)
-    planned = python("-c", GRAPH)
+    planned, _, again, verified, then, _ = python("-W", "default", "-c", STORY).split("---")
     assert " 3G " in next(line for line in planned.splitlines() if "first" in line)
     assert " 1.5G " in next(line for line in planned.splitlines() if "second" in line)
     assert "2 to run" in planned
-    run = ("-m", "runners", "graph.json", "--store", "store", "--cpus", "1", "--plain")
-    python(*run)
     (made,) = [path for path in (tmp_path / "store/echo").glob("*/echo.txt") if path.read_text().endswith("world ")]
     assert made.read_text() == "hello hello world "
     assert json.loads((made.parent / "artifact.json").read_text())["task"]["kind"] == "echo"
-    assert "0 to run, 2 to reuse" in python("-c", GRAPH)
-    assert "reused 2  made 0" in python(*run)
-    assert "identical" in python("-m", "runners.cli.verify", "graph.json", "--store", "store", "--cpus", "1", "--plain")
+    assert "0 to run, 2 to reuse" in then
+    assert "reused 2  made 0" in again
+    assert "identical" in verified
 
 
 LOSS = '''
@@ -128,12 +141,29 @@ class TotalVariation(Loss):
         p_NV, q_NV = ((self.scale * logits.float()).softmax(-1) for logits in (teacher_logits_NV, logits_NV))
         return (p_NV - q_NV).abs().sum(-1) / 2
 '''
-TITLES = """
+COMMANDS = """
 import json, sys
+from click.testing import CliRunner
+from boomspec.commands.cli import main
+
+for words in ("validate", "schema", "show --json", "plan --json"):
+    name, *options = words.split()
+    given = [name, *["spec.yaml"] * (name != "schema"), *options]
+    print(CliRunner().invoke(main, given, catch_exceptions=False).stdout)
+    print("---")
+"""
+MADE = """
+import json
+from pathlib import Path
+from boomspec.store import FolderStore
+from tests.runners import small
 from runners.report.process_figures import training_figure
 from runners.report.study import TrainingCurves
 
-steps = tuple(json.loads(line) for line in open(sys.argv[1]))
+store = FolderStore("store")
+small.execute(small.compiled(Path("spec.yaml"), store).graph, store)
+(metrics,) = store.root.glob("distill/*/metrics.jsonl")
+steps = tuple(json.loads(line) for line in metrics.open())
 axes = training_figure(TrainingCurves("student", steps, ())).axes
 print([(panel.get_title(loc="left"), panel.get_ylabel()) for panel in axes])
 """
@@ -142,22 +172,20 @@ print([(panel.get_title(loc="left"), panel.get_ylabel()) for panel in axes])
 def test_a_toy_loss_is_validated_priced_distilled_and_reported(tmp_path: Path, python: Callable[..., str]) -> None:
     (tmp_path / "boomspec/core/losses/total_variation.py").write_text(LOSS)
     small.write_spec(tmp_path, distill={"losses": {"total_variation": {"weight": 2.0, "scale": 0.5}}})
-    command = ("-m", "boomspec")
-    assert python(*command, "validate", "spec.yaml") == "spec.yaml: valid\n"
-    assert "total_variation" in python(*command, "schema")
-    (shown,) = json.loads(python(*command, "show", "spec.yaml", "--json"))["experiments"]
-    assert shown["meaning"]["distill"]["losses"] == {"total_variation": {"weight": 2.0, "scale": 0.5}}
-    plan = json.loads(python(*command, "plan", "spec.yaml", "--json"))
-    (distill,) = [task for task in plan["tasks"] if task["kind"] == "distill"]
+    valid, schema, shown, plan, _ = python("-c", COMMANDS).split("---\n")
+    assert valid.strip() == "spec.yaml: valid"
+    assert "total_variation" in schema
+    (experiment,) = json.loads(shown)["experiments"]
+    assert experiment["meaning"]["distill"]["losses"] == {"total_variation": {"weight": 2.0, "scale": 0.5}}
+    (distill,) = [task for task in json.loads(plan)["tasks"] if task["kind"] == "distill"]
     assert {"head", "teacher"} <= distill["cost"]["memory"].keys()
 
-    python(*command, "run", "spec.yaml", "--plain")
-    (metrics,) = (tmp_path / "boomspec-store/distill").glob("*/metrics.jsonl")
+    assert "('total variation', 'probability')" in python("-W", "default", "-c", MADE)
+    (metrics,) = (tmp_path / "store/distill").glob("*/metrics.jsonl")
     steps = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert all(0 < step["total_variation"] < 1 for step in steps)
     assert all(step["loss"] == pytest.approx(2 * step["total_variation"]) for step in steps)
-    assert "('total variation', 'probability')" in python("-c", TITLES, str(metrics))
-    (table,) = (tmp_path / "boomspec-store/report").glob("*/results.csv")
+    (table,) = (tmp_path / "store/report").glob("*/results.csv")
     rows = list(csv.DictReader(table.read_text().splitlines()))
     assert {"teacher", "student", "interpolated"} <= {row["series"] for row in rows}
 

@@ -34,7 +34,6 @@ from boomspec.core.tasks import TRAININGS, Cell, Comparison, Report
 from boomspec.core.tasks.report import shown_measure
 from boomspec.store import Store
 from runners.runtime.journal import Journal
-from runners.runtime.tables import read_table
 
 _WANDB_WITHOUT_KEY = ("offline", "dryrun", "disabled")
 _NUMBERS = itertools.count()
@@ -338,6 +337,8 @@ def cells(graph: TaskGraph) -> dict[str, list[tuple[str, Cell]]]:
 
 def _table(text: str, cell: Cell) -> dict[str, float]:
     """The numbers of an evaluation: "held_out/loss", with lm-eval's filter after a comma where it has one."""
+    from runners.runtime.tables import read_table  # imports pandas, which a run without work does not need
+
     values: dict[str, float] = {}
     for row in read_table(io.StringIO(text)):
         name = shown_measure(row["measure"], task=cell.task, called=cell.measure)

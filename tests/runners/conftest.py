@@ -1,22 +1,33 @@
 """What tests of whole runs share: a Ray cluster, a run that has finished, and an unchanged environment."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from boomspec.core.files import exclusive_lock
 from boomspec.store import FolderStore
 from runners.cluster.ray_cluster import cluster
+from runners.runtime.environment import ALLOW_CPU
 from tests.runners import small
 
 
 @pytest.fixture(scope="session")
 def connected() -> Iterator[None]:
-    """This process is connected to an embedded cluster of two CPUs, which runs of it use."""
-    with cluster(cpus=2):
+    """This process is connected to an embedded cluster, which runs of it use.
+
+    It has two CPUs, and a GPU and a "fast_disk" that are declared, but not there.
+    """
+    declared = {"RAY_OVERRIDE_RESOURCES": json.dumps({"fast_disk": 1}), ALLOW_CPU: "1"}  # read when it starts
+    os.environ |= declared
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # else Ray counts the GPU out
+    with cluster(cpus=2, gpus=1):
+        for name in declared:
+            del os.environ[name]
         yield
 
 
@@ -34,6 +45,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
             small.execute(small.compiled(small.write_spec(folder), store).graph, store)
             (folder / "done").touch()
     return store.root
+
+
+@pytest.fixture(scope="module")
+def no_figures() -> Iterator[None]:
+    """The pages of runs have no figures, which take longer to draw than a small run to compute."""
+    drawn = {"svg": lambda figure, *, name: "<svg></svg>", "write_png": lambda figure, path: path.touch()}
+    with patch.multiple("runners.report.page", **drawn):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,8 @@ from boomspec.store import FolderStore, Store
 from runners.executor.worker import execute
 from tests.runners import small
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 
 def repackage(folder: Path) -> None:
     """The same documents in the same order, as rows of one file instead of files."""

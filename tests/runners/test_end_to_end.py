@@ -37,10 +37,10 @@ distill:
   {tokens: 4k, batch_tokens: 512, optimizer: {lr: 1e-3}, precision: fp32}
 evaluate: {held_out: {}, precision: fp32}
 baselines: [naive_pruning]
+execution: {cpus: 1, distill: {checkpoint_seconds: 0.3}}
 """
 SEARCH = "interpolate: {order: {search: klpatch, calibration: {sequences: 2}}}\n"
-# A training in whose middle one can be killed.
-LONG = SPEC.replace("{tokens: 4k", "{tokens: 120k") + "execution: {distill: {checkpoint_seconds: 0.3}}\n"
+LONG = SPEC.replace("{tokens: 4k", "{tokens: 120k")  # a training in whose middle one can be killed
 # Read by every Python that starts: notes the processes of Ray that are the head of a cluster.
 COUNTER = """
 import os, sys

@@ -28,7 +28,7 @@ from boomspec.store import FolderStore, Store
 from runners.assembly.assemble import assemble
 from runners.cli.export import export, main
 from runners.report.model_card import fence, front_matter_of
-from tests.runners import tiny
+from tests.runners import here, tiny
 from tests.runners.family import PROVENANCE, artifact
 
 LAYERS, KEPT = 6, (0, 2, 4)
@@ -220,16 +220,17 @@ def test_a_folder_that_holds_something_is_kept_unless_it_is_a_model_and_force_is
 
 
 @pytest.mark.parametrize("place", ["file/model", "/proc/nowhere/model"])
-def test_a_folder_that_cannot_be_written_is_an_error_of_the_call(made, tmp_path, capfd, place):
+def test_a_folder_that_cannot_be_written_is_an_error_of_the_call(made, tmp_path, place):
     (tmp_path / "file").write_text("not a folder")
     target = tmp_path / place
-    assert call("export", made.spec, "4 layers", target).exit_code == 2
-    said = capfd.readouterr().err
-    assert f"error: {target}: cannot be written: " in said
-    assert "hint: give another folder" in said
-    assert "Traceback" not in said
-    assert call("export", made.spec, "4 layers", target, "--json").exit_code == 2
-    assert f"{target}: cannot be written: " in json.loads(capfd.readouterr().out)["error"]["message"]
+    done = here.boomspec("export", made.spec, "4 layers", target)
+    assert done.returncode == 2
+    assert f"error: {target}: cannot be written: " in done.stderr
+    assert "hint: give another folder" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = here.boomspec("export", made.spec, "4 layers", target, "--json")
+    assert done.returncode == 2
+    assert f"{target}: cannot be written: " in json.loads(done.stdout)["error"]["message"]
 
 
 def test_a_failed_export_leaves_what_was_there(made, tmp_path, capsys):

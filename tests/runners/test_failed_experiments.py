@@ -8,6 +8,8 @@ import pytest
 from tests.runners import small
 from tests.runners.here import boomspec
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 # The rate lets the student's loss run away in its first steps, and its search is never reached.
 DIVERGES = {"optimizer": {"lr": 1e30, "clip": 0}}
 SEARCHED = {"interpolate": {"order": {"search": "klpatch", "calibration": {"sequences": 2}}}}

@@ -6,7 +6,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from tests.runners import small
+
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 OTHER = {"other": {"distill": {"optimizer": {"lr": 1e-3}}}}
 

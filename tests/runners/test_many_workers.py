@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -307,13 +307,14 @@ def test_how_many_workers_train_is_no_part_of_an_identity() -> None:
     assert node.id == Node(task, "distill").id
 
 
-def test_one_worker_needs_no_ray_train() -> None:
-    code = (
-        "import sys, runners.executor.worker, runners.tasks.distill, runners.tasks.pretrain; "
-        "print('ray.train' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
+def loads_ray_train() -> bool:
+    """Whether what runs tasks loads Ray Train; in a process that has done trainings before."""
+    importlib.import_module("runners.executor.worker")
+    return "ray.train" in sys.modules
+
+
+def test_one_worker_needs_no_ray_train(crew: Crew) -> None:
+    assert crew.run(1, loads_ray_train) == [False]
 
 
 @pytest.fixture(scope="module")

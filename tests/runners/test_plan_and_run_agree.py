@@ -15,6 +15,8 @@ from boomspec.plan.plan import plan_tasks
 from boomspec.store import RECORD, FolderStore, Store
 from tests.runners import small
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 STATES = {"reuse": "reused", "run": "made", "unneeded": "unneeded", "blocked": "blocked"}
 MET: set[str] = set()  # actions that a plan of an example has had
 DAMAGES = ("delete", "truncate", "lose a file", "break the record", "change a byte")

@@ -16,7 +16,7 @@ SEARCHED = {"interpolate": {"order": {"search": "klpatch", "calibration": {"sequ
 
 
 def test_a_signal_to_boomspec_alone_interrupts_the_second_graph_in_good_order(finished: Path, tmp_path: Path) -> None:
-    spec, store = small.copied(finished, tmp_path, **SEARCHED)
+    spec, store = small.copied(finished, tmp_path, **SEARCHED, execution={"cpus": 1})
     process = start(spec, store.root, env=counting(tmp_path))
     runs = store.root / "runs"
     wait_until(lambda: len(list(runs.glob("*/events.jsonl"))) == 2 or process.poll() is not None, seconds=150)

@@ -17,6 +17,8 @@ from tests.runners import small, tiny
 from tests.runners.s3 import s3_server
 from tests.runners.test_training import batch, interrupted_at, run
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 SPEC = {"mlflow": {"experiment": "boom"}, "wandb": {"project": "boom"}}
 
 
