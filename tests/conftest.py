@@ -1,6 +1,8 @@
 """What every test runs under: one thread for each process (two on a busy machine can stall OpenMP), no model hub."""
 
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,16 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Ray reads it when it is imported, which may be long before a test starts a cluster.
 os.environ["RAY_AUTH_MODE"] = "token"
+
+# A store makes sure that each file is on the disk, thousands of times in these tests: in memory that takes no time.
+_MEMORY, _ROOM = Path("/dev/shm"), 4 << 30
+if (
+    "PYTEST_DEBUG_TEMPROOT" not in os.environ
+    and os.access(_MEMORY, os.W_OK)
+    and not os.statvfs(_MEMORY).f_flag & os.ST_NOEXEC
+    and min(shutil.disk_usage(_MEMORY).free, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) > _ROOM
+):
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = str(_MEMORY)  # where pytest makes the folders of tests
 
 # One process of xdist has all files that use the fixture `connected`, so that its cluster starts once.
 _CLUSTER = "cluster"
