@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from itertools import repeat
 from pathlib import Path
 
@@ -23,7 +25,34 @@ from runners.cli import submit; from runners.cluster import job_server as jobs
 jobs._PATIENCE_SECONDS = float(sys.argv[1])
 sys.exit(submit.main(sys.argv[2:]))
 """
+# Forked for each command, for it takes a second to import Ray: standard input is a socket that commands come from.
+_FORKING = """
+import json, os, socket, sys, traceback
+import ray.job_submission
+from runners.cli import submit; from runners.cluster import job_server as jobs
+server = socket.socket(fileno=0)
+while True:
+    data, (output, errors), *_ = socket.recv_fds(server, 65536, 2)
+    jobs._PATIENCE_SECONDS, *arguments = json.loads(data)
+    if (child := os.fork()) == 0:
+        os.dup2(output, 1), os.dup2(errors, 2)
+        code = 1
+        try:
+            code = submit.main(arguments)
+        except SystemExit as end:
+            code = end.code
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush()
+        os._exit(code)
+    os.close(output), os.close(errors)
+    server.sendall(json.dumps(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])).encode())
+"""
 _TRACEBACK = "Traceback (most recent call last):\n  File 'agent.py', line 7, in logs\nOSError: no such log\n"
+
+
+Ended = Callable[..., tuple[int, str, str]]
+CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
 
 
 @pytest.fixture
@@ -34,14 +63,27 @@ def server() -> Iterator[JobServer]:
 
 def started(server: JobServer, action: str, *arguments: str, patience: float = 60.0) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", _COMMAND, str(patience), action, *arguments, "--address", server.address]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return subprocess.Popen(command, env=clean, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=CLEAN, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def ended(server: JobServer, action: str, *arguments: str, patience: float = 60.0) -> tuple[int, str, str]:
-    process = started(server, action, *arguments, patience=patience)
-    output, errors = process.communicate(timeout=240)
-    return process.returncode, output, errors
+@pytest.fixture(scope="module")
+def ended() -> Iterator[Ended]:
+    """Runs a command to its end: its code, its output, its errors."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, subprocess.Popen([sys.executable, "-c", _FORKING], env=CLEAN, stdin=theirs.fileno()) as process:
+
+        def call(server: JobServer, action: str, *arguments: str, patience: float = 60.0) -> tuple[int, str, str]:
+            command = json.dumps([patience, action, *arguments, "--address", server.address])
+            with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+                socket.send_fds(ours, [command.encode()], [output.fileno(), errors.fileno()])
+                ours.settimeout(240)
+                code = json.loads(ours.recv(100))
+                output.seek(0)
+                errors.seek(0)
+                return code, output.read(), errors.read()
+
+        yield call
+        process.kill()
 
 
 @pytest.mark.parametrize(
@@ -54,7 +96,7 @@ def ended(server: JobServer, action: str, *arguments: str, patience: float = 60.
     ],
 )
 def test_an_error_of_the_job_server_is_said_in_a_line(
-    server: JobServer, arguments: tuple[str, ...], question: str, trouble: Trouble, said: str
+    server: JobServer, ended: Ended, arguments: tuple[str, ...], question: str, trouble: Trouble, said: str
 ) -> None:
     server.troubles[question] = repeat(trouble)
     code, output, errors = ended(server, *arguments)
@@ -65,14 +107,16 @@ def test_an_error_of_the_job_server_is_said_in_a_line(
     )
 
 
-def test_a_job_server_that_suddenly_asks_for_a_token_says_so_as_one_that_did_from_the_start(server: JobServer) -> None:
+def test_a_job_server_that_suddenly_asks_for_a_token_says_so_as_one_that_did_from_the_start(
+    server: JobServer, ended: Ended
+) -> None:
     server.troubles["jobs"] = repeat(says(401, "Unauthorized"))
     code, output, _ = ended(server, "status", "--json")
     assert code == 2
     assert json.loads(output)["error"]["message"] == f"the cluster at {server.address} asks for a token"
 
 
-def test_a_connection_that_breaks_after_a_long_silence_is_taken_up_again(server: JobServer) -> None:
+def test_a_connection_that_breaks_after_a_long_silence_is_taken_up_again(server: JobServer, ended: Ended) -> None:
     server.log = "started\nmade\n"
     server.troubles["tail"] = iter([breaks_after(1.5), breaks_after(1.5), breaks_after(1.5, "started\n")])
     code, output, errors = ended(server, "logs", JOB, "--follow", patience=1.0)
@@ -80,7 +124,7 @@ def test_a_connection_that_breaks_after_a_long_silence_is_taken_up_again(server:
     assert server.asked.count("tail") == 4
 
 
-def test_following_survives_whatever_a_head_that_restarts_answers(server: JobServer) -> None:
+def test_following_survives_whatever_a_head_that_restarts_answers(server: JobServer, ended: Ended) -> None:
     server.log = "started\nmade\n"
     server.troubles |= {
         "tail": iter([hangs_up, says(502, "Bad Gateway"), breaks_after(0, "started\n")]),
@@ -91,7 +135,7 @@ def test_following_survives_whatever_a_head_that_restarts_answers(server: JobSer
     assert (code, output, errors) == (0, f"started\nmade\n{JOB}: succeeded\n", "")
 
 
-def test_a_job_is_followed_where_no_connection_for_its_log_gets_through(server: JobServer) -> None:
+def test_a_job_is_followed_where_no_connection_for_its_log_gets_through(server: JobServer, ended: Ended) -> None:
     async def ends(request: web.Request) -> web.StreamResponse:
         server.state = "SUCCEEDED"
         return web.json_response({"logs": "started\n"})
@@ -102,7 +146,9 @@ def test_a_job_is_followed_where_no_connection_for_its_log_gets_through(server: 
     assert (code, output, errors) == (0, f"started\nmade\n{JOB}: succeeded\n", "")
 
 
-def test_a_cluster_that_is_gone_while_it_is_followed_is_said_after_the_patience(server: JobServer) -> None:
+def test_a_cluster_that_is_gone_while_it_is_followed_is_said_after_the_patience(
+    server: JobServer, ended: Ended
+) -> None:
     server.troubles |= {"tail": repeat(hangs_up), "info": repeat(hangs_up)}
     code, _, errors = ended(server, "logs", JOB, "--follow", patience=1.0)
     assert code == 2
@@ -129,7 +175,7 @@ def test_who_only_wants_the_first_lines_of_a_log_ends_the_command(server: JobSer
         assert errors.read() == ""
 
 
-def test_a_job_that_stops_while_its_head_is_busy_is_waited_for(server: JobServer) -> None:
+def test_a_job_that_stops_while_its_head_is_busy_is_waited_for(server: JobServer, ended: Ended) -> None:
     server.troubles["info"] = iter([says(500, "GCS is down"), hangs_up, says(503, "busy")])
     code, output, errors = ended(server, "stop", JOB)
     assert (code, errors) == (0, "")
@@ -137,7 +183,9 @@ def test_a_job_that_stops_while_its_head_is_busy_is_waited_for(server: JobServer
     assert server.asked.count("stop") == 1
 
 
-def test_a_job_that_was_told_to_stop_by_a_cluster_that_is_gone_since_is_said_to_be_so(server: JobServer) -> None:
+def test_a_job_that_was_told_to_stop_by_a_cluster_that_is_gone_since_is_said_to_be_so(
+    server: JobServer, ended: Ended
+) -> None:
     server.troubles["info"] = repeat(says(500, "GCS is down"))
     code, _, errors = ended(server, "stop", JOB, patience=1.0)
     assert code == 2
@@ -159,7 +207,7 @@ def graph(tmp_path: Path) -> tuple[str, ...]:
     [("submit", "the cluster did not take it"), ("nodes", "no answer from the cluster's job server")],
 )
 def test_a_submission_that_fails_is_said_in_a_line(
-    server: JobServer, graph: tuple[str, ...], question: str, said: str
+    server: JobServer, ended: Ended, graph: tuple[str, ...], question: str, said: str
 ) -> None:
     server.troubles[question] = repeat(hangs_up)
     code, _, errors = ended(server, "submit", *graph)
@@ -169,7 +217,7 @@ def test_a_submission_that_fails_is_said_in_a_line(
 
 
 def test_a_submission_that_the_cluster_has_taken_is_said_to_be_so_though_its_head_is_busy(
-    server: JobServer, graph: tuple[str, ...]
+    server: JobServer, ended: Ended, graph: tuple[str, ...]
 ) -> None:
     busy = [says(500, "GCS is down"), hangs_up]
     server.troubles |= {"jobs": iter([None, *busy]), "info": iter(busy)}
