@@ -20,7 +20,6 @@ SHORTER = {
     "tokens: 60k": "tokens: 4096",
     "{tokens: 250k}": "{tokens: 8192}",
     "train_on: 2MB": "train_on: 100KB",
-    "sequence_length: 128": "sequence_length: 128\n  max_tokens: 50k",
     "held_out: {}": "held_out: {max_tokens: 512}",
     "tasks: [stdlib_continuation]": "tasks: [{task: stdlib_continuation, limit: 8}]",
 }
