@@ -24,9 +24,7 @@ class EvaluatedModel(NamedTuple):
     task: str
 
 
-def add_interpolated_models(
-    build: Builder, family: ResolvedFamily, student: str, series: Series
-) -> list[EvaluatedModel]:
+def add_interpolated(build: Builder, family: ResolvedFamily, student: str, series: Series) -> list[EvaluatedModel]:
     """The members between student and teacher, which exist already."""
     models = []
     for member in (m for m in family.members if not (m.is_student or m.is_teacher)):
@@ -68,7 +66,7 @@ def baselines(build: Builder, family: ResolvedFamily) -> list[EvaluatedModel]:
         record = records.distill(resolved, kept, initial="random", tokens=section.tokens)
         student = build.trainings["random_init"] = build.add("distill random_init", record, trained)
         models.append(EvaluatedModel("random_init", "random_init student", family.student, student))
-        models += add_interpolated_models(build, family, student, "random_init")
+        models += add_interpolated(build, family, student, "random_init")
     if spec.baseline("standard_distillation") is not None:
         # Each starts from the layers of naive pruning at its size.
         starts = [(m, plan, tuple(teacher_indices(m.plan, kept))) for m, plan in zip(smaller, plans, strict=True)]
@@ -80,8 +78,7 @@ def baselines(build: Builder, family: ResolvedFamily) -> list[EvaluatedModel]:
         if scored is not None:
             # Most influential first; of equal ones the lower layer is kept.
             ranked = sorted(range(facts.count), key=lambda i: (-scored["scores"][i], i))
-            best = ((m, teacher_layers(sorted(ranked[: m.layers])), None) for m in smaller)
-            add("shortgpt", "shortgpt to", best)
+            add("shortgpt", "shortgpt to", ((m, teacher_layers(sorted(ranked[: m.layers])), None) for m in smaller))
     if (section := spec.baseline("laco")) is not None:
         with errors_at(build.file, ("baselines", [item.laco is not None for item in spec.baselines].index(True))):
             check_one_kind(facts)

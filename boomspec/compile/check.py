@@ -13,7 +13,7 @@ from typing import get_args
 
 from boomspec.compile.family import ResolvedFamily, check_teacher, kept_layers, patched_sets, resolve_family
 from boomspec.compile.model_sources import Role, code_problems, folder_problems, local_facts, model_folder, section_of
-from boomspec.compile.places import Location, is_folder, path_text, resolve_path, variable_problems
+from boomspec.compile.places import is_folder, path_text, resolve_path, variable_problems
 from boomspec.compile.records import recipe
 from boomspec.compile.resolved import complete
 from boomspec.compile.text_sources import text_problems
@@ -26,6 +26,7 @@ from boomspec.spec.sections.interpolate import OrderSearch
 from boomspec.spec.sections.student import KeepChoice
 from boomspec.spec.sections.training import Training
 from boomspec.spec.spec_file import Memo, Spec, SpecFile, memoized_for
+from boomspec.spec.yaml_reader import Location
 
 _HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 _SEARCHED = KeepChoice | OrderSearch | ShortGPT | LaCoSpec
@@ -102,8 +103,7 @@ def _trainings(spec: Spec) -> Iterator[_Trained]:
         yield distill, ("distill",), distill.tokens, ("distill", "tokens")
         for i, item in enumerate(spec.baselines):
             if item.random_init is not None and item.random_init.tokens not in (None, distill.tokens):
-                length = ("baselines", i, "random_init", "tokens")
-                yield distill, ("distill",), item.random_init.tokens, length
+                yield distill, ("distill",), item.random_init.tokens, ("baselines", i, "random_init", "tokens")
 
 
 def _training_problems(file: SpecFile) -> Iterator[Problem]:

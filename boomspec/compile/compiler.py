@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from boomspec.compile import records
-from boomspec.compile.baselines import EvaluatedModel, add_interpolated_models, baselines
+from boomspec.compile.baselines import EvaluatedModel, add_interpolated, baselines
 from boomspec.compile.builder import Answers, Builder
 from boomspec.compile.check import check, check_against, together
 from boomspec.compile.cost.pricing import priced
@@ -151,7 +151,7 @@ def _compile(file: SpecFile, answers: Answers) -> Builder:
             sets = None if found is None else tuple(map(tuple, found["sets"]))
         if sets is not None:
             build.family = family = resolve_family(file, facts, kept, sets, existing)
-            inner = add_interpolated_models(build, family, build.student, "interpolated")
+            inner = add_interpolated(build, family, build.student, "interpolated")
             models = [
                 EvaluatedModel("teacher", "teacher", family.members[-1], build.teacher),
                 EvaluatedModel("student", "student", family.student, build.student),

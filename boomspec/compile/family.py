@@ -107,7 +107,7 @@ def _chosen(file: SpecFile, facts: ModelFacts, kept: Sequence[int], members: Seq
         place = ("interpolate", "sizes", *((i,) if isinstance(sizes, tuple) else ()))
         if isinstance(item, BudgetSpec):
             try:
-                member, text = _within(item, facts, kept, members)
+                member, text = _best(item, facts, kept, members)
                 answers.setdefault(member.patched, []).append(text)
             except BoomspecError as error:
                 problems.append(file.problem(place, error.message, error.hint))
@@ -123,9 +123,7 @@ def _chosen(file: SpecFile, facts: ModelFacts, kept: Sequence[int], members: Seq
     return tuple(replace(m, asked=tuple(answers[m.patched])) for m in members if m.patched in answers)
 
 
-def _within(
-    budget: BudgetSpec, facts: ModelFacts, kept: Sequence[int], members: Sequence[Member]
-) -> tuple[Member, str]:
+def _best(budget: BudgetSpec, facts: ModelFacts, kept: Sequence[int], members: Sequence[Member]) -> tuple[Member, str]:
     """The member of most layers that fits, and what it answers. Raises BoomspecError where none does."""
     asked = f"fits {shown_bytes(budget.fits)} at context {budget.context:,}, batch {budget.batch:,}"
     cache = layer_cache_bytes(facts, context=budget.context, batch=budget.batch)
@@ -147,8 +145,7 @@ def check_teacher(file: SpecFile, facts: ModelFacts) -> None:
     its positions; its other parts cannot always be kept.
     """
     spec, problems = file.spec, []
-    named = " ".join(map(str, facts.config.get("architectures") or ()))
-    if "MaskedLM" in named or row_of(facts.model_type).masked:
+    if "MaskedLM" in " ".join(map(str, facts.config.get("architectures") or ())) or row_of(facts.model_type).masked:
         for section in ("distill", "evaluate"):
             if getattr(spec, section) is not None:
                 message = f"a {facts.model_type} model is a masked language model: it can only be built"

@@ -25,7 +25,7 @@ from boomspec.models.quantized import check_quantization, quantization_of, targe
 from boomspec.models.tokenizer import needed_rows
 from boomspec.spec.sections.student import StudentSpec
 from boomspec.spec.sections.teacher import PretrainSpec, TeacherSpec
-from boomspec.spec.spec_file import SpecFile, memoized_for
+from boomspec.spec.spec_file import SpecFile, memoized_for, request
 
 Role = Literal["teacher", "student"]
 BELIEVED = "tied"  # of the location of a model whose head was taken for its embedding without being read whole
@@ -158,9 +158,8 @@ def _config_folder(file: SpecFile, role: Role) -> Path:
 def student_mapping(file: SpecFile, layers: int) -> tuple[int, ...]:
     """The kept layers, of a teacher of `layers`, in the student_config.json of a student that exists."""
     with errors_at(file, ("student", "model")):
-        folder = model_folder(file, "student") or _of_hub(
-            file, "student", partial(hub_folder, file=contents.STUDENT_CONFIG)
-        )
+        ask = partial(hub_folder, file=contents.STUDENT_CONFIG)
+        folder = model_folder(file, "student") or _of_hub(file, "student", ask)
         return contents.read_student_mapping(folder, layers=layers)
 
 
@@ -169,7 +168,7 @@ def _named_model(file: SpecFile, role: Role) -> tuple[str, str | None]:
     section = section_of(file, role)
     assert section.model is not None
     name = path_text(file, (role, "model"), section.model)
-    locked = None if file.pins.only_offline else file.pins.model(name, section.revision)
+    locked = None if file.pins.only_offline else file.pins.models.get(request(name, section.revision))
     return name, locked or section.revision
 
 
@@ -181,7 +180,7 @@ def _of_hub(file: SpecFile, role: Role, ask: Callable[[str, str | None], T]) -> 
         try:
             return file.once(("hub", ask, name, revision), lambda: ask(name, revision))
         except UnreachableError:
-            locked = file.pins.model(name, written.revision)
+            locked = file.pins.models.get(request(name, written.revision))
             if locked is None or locked == revision:
                 raise
             return file.once(("hub", ask, name, locked), lambda: ask(name, locked))
@@ -219,12 +218,11 @@ def _check_trusted(folder: Path, name: str) -> None:
         raise BoomspecError(message, hint="remove it: transformers' own classes are used")
     files = code.code_files(folder)
     for part, classes in named.items():
-        where = f"{code.CONFIGS[part]} of '{name}'"
+        config = code.CONFIGS[part]
+        where = f"{config} of '{name}'"
         code.check_named([cls for auto in code.USED for cls in classes.get(auto, ())], files, where)
-        missing = part == "model" and classes and _CAUSAL not in classes
-        if missing and (
-            "AutoConfig" in classes or code.is_native(contents.read_object(folder / code.CONFIGS[part]), part) is False
-        ):
+        lacks = part == "model" and classes and _CAUSAL not in classes
+        if lacks and ("AutoConfig" in classes or code.is_native(contents.read_object(folder / config), part) is False):
             hint = "it is the class that boomspec loads; others, such as AutoModel, have no head"
             raise BoomspecError(f"{where}: '{code.AUTO_MAP}' names no {_CAUSAL}", hint=hint)
 
@@ -235,7 +233,7 @@ def _code(file: SpecFile, role: Role) -> tuple[dict[str, Any], dict[str, Any]]:
     digests = _trusted_code(file, role, folder)
     if role == "student" and file.spec.teacher.model is not None:
         teacher = _config_folder(file, "teacher")
-        _check_same_code(file, (teacher, folder), (_trusted_code(file, "teacher", teacher), digests))
+        _check_same(file, (teacher, folder), (_trusted_code(file, "teacher", teacher), digests))
     model = {CODE: digests} if digests else {}
     return model, model if model and code.named_classes(folder, "tokenizer") else {}
 
@@ -248,9 +246,7 @@ def _trusted_code(file: SpecFile, role: Role, folder: Path) -> dict[str, str]:
     return file.once(("code", folder), lambda: code.code_digests(folder)) if trusts else {}
 
 
-def _check_same_code(
-    file: SpecFile, folders: tuple[Path, Path], digests: tuple[dict[str, str], dict[str, str]]
-) -> None:
+def _check_same(file: SpecFile, folders: tuple[Path, Path], digests: tuple[dict[str, str], dict[str, str]]) -> None:
     """Raise SpecError unless teacher and student run the same code: every size has layers of both."""
     classes = [code.named_classes(folder, "model") for folder in folders]
     named = [found.get(_CAUSAL) for found in classes]

@@ -16,8 +16,7 @@ from boomspec.models.hub import UnreachableError
 from boomspec.spec.sections.execution import TrackingSpec
 from boomspec.spec.spec_file import SpecFile
 from boomspec.spec.variables import VariableError, bare_variable, expanded
-
-Location = tuple[str | int, ...]
+from boomspec.spec.yaml_reader import Location
 
 
 @contextmanager
@@ -51,10 +50,8 @@ def variable_problems(file: SpecFile) -> Iterator[Problem]:
         paths |= {("data", "held_out", "files", i): name for i, name in enumerate(held_out or ())}
     if spec.evaluate is not None:
         paths["evaluate", "tasks_folder"] = spec.evaluate.tasks_folder
-    for tracker in ("wandb", "mlflow"):
-        paths |= {
-            ("execution", "tracking", tracker, name): str(text) for name, text in tracking.get(tracker, {}).items()
-        }
+    for kind in ("wandb", "mlflow"):
+        paths |= {("execution", "tracking", kind, name): str(text) for name, text in tracking.get(kind, {}).items()}
     for place, text in paths.items():
         if text is None:
             continue
@@ -83,7 +80,7 @@ def tracking_of(file: SpecFile) -> dict[str, Any]:
     return trackers
 
 
-def resolve_path(file: SpecFile, place: tuple[str | int, ...], path: str) -> Path:
+def resolve_path(file: SpecFile, place: Location, path: str) -> Path:
     folder, path = file.folder(place), path_text(file, place, path)
     try:
         return (folder / home_path(path)).resolve()

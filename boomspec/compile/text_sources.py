@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from boomspec.compile import text_files
-from boomspec.compile.places import Location, digest_of, errors_at, path_text
+from boomspec.compile.places import digest_of, errors_at, path_text
 from boomspec.core.errors import Problem
 from boomspec.core.graph import HELD_OUT_TEXT, Source
 from boomspec.models.hub import UnreachableError, pinned_dataset
 from boomspec.spec.sections.data import DataSpec
-from boomspec.spec.spec_file import SpecFile, memoized_for
+from boomspec.spec.spec_file import SpecFile, memoized_for, request
 from boomspec.spec.variables import has_variables
+from boomspec.spec.yaml_reader import Location
 
 FILES: Location = ("data", "files")
 HELD_OUT_FILES: Location = ("data", "held_out", "files")
@@ -98,7 +99,8 @@ def text_source(file: SpecFile) -> Source:
     assert data is not None
     if data.dataset is None:
         return _of_files(file, "text", FILES, data_files(file))
-    name, revision, locked = data.dataset, data.revision, file.pins.dataset(data.dataset, data.revision)
+    name, revision = data.dataset, data.revision
+    locked = file.pins.datasets.get(request(name, revision))
     commit = None if file.pins.only_offline else locked
     if commit is None:
         try:

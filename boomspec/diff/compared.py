@@ -4,8 +4,6 @@ Experiments are paired by their labels. A plain spec has one without a label: it
 side, which is the file's own. `schema` of the JSON rises when a field changes its meaning.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any

@@ -3,8 +3,6 @@
 A path is relative to the top of the repository, as for git; to the current folder, "./x", or where the top has none.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 from dataclasses import dataclass

@@ -8,8 +8,6 @@ its new path and the similarity). `git diff` never stops at an error here: what 
 where this command itself fails the shell shows the text.
 """
 
-from __future__ import annotations
-
 import difflib
 import os
 import shlex

@@ -1,7 +1,5 @@
 """Print a comparison as terminal text or Markdown, with identical differences grouped."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,11 +18,9 @@ _MOST_TASKS, _MOST_NUMBERS = 40, 60
 _CLASSES = {"results": "Changes results", "execution": "Execution only", "cosmetic": "Cosmetic"}
 _STYLES = {"results": "bold yellow", "execution": "bold cyan", "cosmetic": "bold"}
 _DIRECTIONS = {"better": "green", "worse": "red", "moved": "yellow"}
+Rows = Sequence[Sequence[str | Text]]
 _MARKS = {"changed": "~", "added": "+", "removed": "-"}
 _DONE: dict[State, str] = {"changed": "done anew", "added": "new", "removed": "no longer made", "same": "the same"}
-
-
-# --- what both of them say ---------------------------------------------------------------------------
 
 
 def _groups(diff: Diff) -> list[tuple[str, Pair]]:
@@ -129,9 +125,6 @@ def _numbers(diff: Diff, results: Compared) -> Iterator[tuple[str, str, str, str
         yield name, f"{moved.measure} {moved.metric}", f"{moved.old:.4g}", f"{moved.new:.4g}", difference, direction
 
 
-# --- text ---------------------------------------------------------------------------------------------
-
-
 def print_diff(diff: Diff, console: Console, *, title: bool = True) -> None:
     """Print what differs, most important first."""
     if title:
@@ -196,9 +189,7 @@ def _follows(task: TaskChange, changes: Changes) -> bool:
     return bool(task.inputs) and own <= above
 
 
-def _print_table(
-    console: Console, rows: Sequence[Sequence[str | Text]], heading: str = "", *, most: int | None = None
-) -> None:
+def _print_table(console: Console, rows: Rows, heading: str = "", *, most: int | None = None) -> None:
     """A table, indented, below its heading; nothing without rows."""
     if not rows:
         return
@@ -213,9 +204,6 @@ def _print_table(
     console.print(table)
     if most is not None and len(rows) > most:
         console.print(f"  [dim]and {len(rows) - most} more (all of them with --json)[/]")
-
-
-# --- Markdown -----------------------------------------------------------------------------------------
 
 
 def markdown(diff: Diff) -> str:
@@ -251,8 +239,7 @@ def _pair_markdown(pair: Pair) -> Iterator[str]:
         if f.kind == kind
     ]
     yield from _table("| field | was | is | class | |", "|---|---|---|---|---|", fields)
-    sizes = _sizes(pair, "`{plan}`, {parameters:,} parameters")
-    yield from _table("| size | was | is |", "|---|---|---|", sizes)
+    yield from _table("| size | was | is |", "|---|---|---|", _sizes(pair, "`{plan}`, {parameters:,} parameters"))
     if changed := changes.of("changed", "added", "removed"):
         yield from ("", f"<details><summary>Tasks: {_counted(changes)}</summary>")
         tasks = [(_plain(task.name), task.state, _plain(_why(task, changes))) for task in changed]

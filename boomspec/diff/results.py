@@ -9,11 +9,9 @@ A metric that no items make up (perplexity, bits per byte) is a function of one 
 compared item by item, it says it all, and the other is listed without a verdict.
 """
 
-from __future__ import annotations
-
 import csv
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -80,9 +78,7 @@ class Compared:
         return {**counts, **named, "numbers": [asdict(number) for number in self.numbers]}
 
 
-def compare_results(
-    old: ComparedInput, new: ComparedInput, partners: Sequence[tuple[Experiment, Experiment]]
-) -> Compared:
+def compare_results(old: ComparedInput, new: ComparedInput, partners: list[tuple[Experiment, Experiment]]) -> Compared:
     """Compare the results of two runs, experiment by experiment, as far as their artifacts are there."""
     numbers: list[Moved] = []
     only_old: list[str] = []
@@ -122,8 +118,7 @@ def _compare(label: str, name: str, old: tuple[Node, Path], new: tuple[Node, Pat
     assert isinstance(second, Evaluate)
     before, after = _numbers(old[1]), _numbers(new[1])
     reads = [{role: i for role, i in node.task.inputs.items() if role != "model"} for node, _ in (old, new)]
-    same_items = first.measure == second.measure and reads[0] == reads[1]
-    items = (_items(old[1]), _items(new[1])) if same_items else ({}, {})
+    items = (_items(old[1]), _items(new[1])) if first.measure == second.measure and reads[0] == reads[1] else ({}, {})
     paired: dict[Key, float] = {}
     for key in after.keys() & before.keys() & items[0].keys() & items[1].keys():
         if (stderr := _paired(items[0][key], items[1][key], after[key].value - before[key].value)) is not None:

@@ -9,8 +9,6 @@ A spec that is right but cannot be compiled here (its files are gone, the hub gi
 says can be compared.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

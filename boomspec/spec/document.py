@@ -6,8 +6,6 @@ A document is a tree of nodes that know their places. A duplicate key, a tag and
 `validate` reports them together with its own, so that all problems of a file come at once.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from boomspec.core.errors import BoomspecError, Problem, SpecError, did_you_mean, printable
-from boomspec.spec.yaml_reader import Location, Node, dotted, read_yaml, shown
+from boomspec.spec.yaml_reader import Location, Node, YamlReader, dotted, shown
 
 MAX_BYTES = 1_000_000
 _LONGEST = 500  # characters of a message, which may quote a value
@@ -41,9 +39,8 @@ class Edit:
 
     def problem(self, message: str, hint: str | None = None) -> Problem:
         message = f"{self.title}: {message}" if self.title else message
-        return Problem(
-            *self.node.spot, dotted(self.location), _short(message), hint and _short(hint), str(self.node.file)
-        )
+        where = dotted(self.location)
+        return Problem(*self.node.spot, where, _short(message), hint and _short(hint), str(self.node.file))
 
 
 def _short(text: str) -> str:
@@ -75,7 +72,7 @@ class Document:
     root: Node
     problems: tuple[Problem, ...] = ()
     others: dict[Path, str] = field(default_factory=dict)  # the texts of the other files that its nodes are from
-    below: Document | None = None
+    below: "Document | None" = None
     edits: tuple[Edit, ...] = ()
     title: str = ""  # of what the edits make
 
@@ -102,8 +99,7 @@ class Document:
         self, location: Location, message: str, hint: str | None = None, *, key: bool = False, where: str | None = None
     ) -> Problem:
         where, file = printable(dotted(location) if where is None else where), str(self.nearest(location).file)
-        place = self.place(location, key=key)
-        return Problem(*place, where, _short(message), hint and _short(hint), file, location)
+        return Problem(*self.place(location, key=key), where, _short(message), hint and _short(hint), file, location)
 
     def unexpected(self, location: Location, expected: str, hint: str | None, *, where: str | None = None) -> Problem:
         """A problem at the key of a value that is another one than expected, or empty."""
@@ -112,10 +108,9 @@ class Document:
         return self.problem(location, f"expected {expected}, not {found}", hint, key=True, where=where)
 
     def error(self, problems: Iterable[Problem]) -> SpecError:
-        others = {str(file): text for file, text in self.others.items()}
-        return SpecError(self.file, list(problems), self.text, others)
+        return SpecError(self.file, list(problems), self.text, {str(file): text for file, text in self.others.items()})
 
-    def edited(self, edits: tuple[Edit, ...], title: str = "") -> Document:
+    def edited(self, edits: tuple[Edit, ...], title: str = "") -> "Document":
         """The document after these edits. Edits that remove what is not there become problems."""
         root, problems = self.root, [*self.problems]
         for edit in edits:
@@ -181,7 +176,7 @@ def parse_document(text: str, file: Path | str = "<text>") -> Document:
         problems.append(Problem(*_end(text[: match.start()]), "", message, hint))
     if problems:
         raise SpecError(file, problems, _HIDDEN.sub("\ufffd", text))
-    root, found = read_yaml(text, file)
+    root, found = YamlReader(text, file).read()
     return Document(file, text, root, tuple(found))
 
 

@@ -7,8 +7,6 @@ a variant its file: mappings merge, everything else replaces, null removes. A ba
 whole is validated. A file does not inherit the variants and the sweep of its base.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -33,10 +31,11 @@ _OF_THE_FILE = {
 }
 _OF_THE_RUN = ("store", "cpus")  # of `execution`: all experiments share them
 
+Address = str | os.PathLike[str]
 Read = Callable[[Path], Document]  # the document of a path: of a file, or of a file at a revision
 
 
-def split_address(address: str | os.PathLike[str]) -> tuple[Path, str | None]:
+def split_address(address: Address) -> tuple[Path, str | None]:
     """A spec's path and the label after the '#', None where there is none."""
     text = os.fspath(address)
     if "#" not in text or Path(text).exists():
@@ -45,14 +44,12 @@ def split_address(address: str | os.PathLike[str]) -> tuple[Path, str | None]:
     return Path(path), label
 
 
-def load_spec(address: str | os.PathLike[str], *, read: Read = read_document) -> SpecFile:
+def load_spec(address: Address, *, read: Read = read_document) -> SpecFile:
     """The one experiment of a plain spec or of an address; of several the file's own, and only that is validated."""
     return load_experiments(address, read=read, most=1)[0]
 
 
-def load_experiments(
-    address: str | os.PathLike[str], *, read: Read = read_document, most: int | None = None
-) -> tuple[SpecFile, ...]:
+def load_experiments(address: Address, *, read: Read = read_document, most: int | None = None) -> tuple[SpecFile, ...]:
     """The experiments of a spec file, or the one that `file#label` names; a plain file is one, with label "".
 
     Raises SpecError with the problems of all of them, or of the first `most`; BoomspecError where the file cannot be

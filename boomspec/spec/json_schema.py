@@ -4,8 +4,6 @@ A variant, and a file that extends another one, may leave out anything and remov
 section has a *partial* form, in which no field is required and each may be null.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from boomspec.core.graph import NAME
@@ -14,6 +12,7 @@ from boomspec.spec.schema import Schema
 from boomspec.spec.spec_file import Spec
 from boomspec.spec.sweep import OWN, REFUSED
 
+Schemas = dict[str, Schema]  # by name, or by reference
 _DEFS = "#/$defs/"
 _OF_THE_FILE = ("boomspec", "name", *OWN)  # the same for all its experiments
 
@@ -21,7 +20,7 @@ _OF_THE_FILE = ("boomspec", "name", *OWN)  # the same for all its experiments
 def json_schema() -> Schema:
     """JSON Schema (draft 2020-12) of a spec file, with descriptions and examples for editors."""
     whole = Spec.model_json_schema()
-    definitions: dict[str, Schema] = whole.pop("$defs")
+    definitions: Schemas = whole.pop("$defs")
     partial = {f"Partial{name}": _partial(schema) for name, schema in definitions.items() if "properties" in schema}
     experiment = {**_partial(whole), "description": "What differs from the file's own experiment; null removes."}
     experiment["properties"] = {k: v for k, v in experiment["properties"].items() if k not in _OF_THE_FILE}
@@ -79,9 +78,7 @@ def _merging(schema: Schema) -> Schema:
     return {**kept, "anyOf": choices} if choices else kept
 
 
-def _axes(
-    holders: dict[str, Schema], definitions: dict[str, Schema], above: tuple[str, ...] = ()
-) -> Iterator[tuple[str, Schema]]:
+def _axes(holders: Schemas, definitions: Schemas, above: tuple[str, ...] = ()) -> Iterator[tuple[str, Schema]]:
     """The axis of every field that can be swept, by its dotted path: a list of what the field takes, or of null.
 
     `holders`: the mappings that may be at the path `above`, by their references.
@@ -104,7 +101,7 @@ def _axes(
         yield from _axes(below, definitions, path)
 
 
-def _mappings(schema: Schema, definitions: dict[str, Schema]) -> Iterator[tuple[str, Schema]]:
+def _mappings(schema: Schema, definitions: Schemas) -> Iterator[tuple[str, Schema]]:
     if "$ref" in schema:
         definition = definitions[schema["$ref"].removeprefix(_DEFS)]
         if "properties" in definition:

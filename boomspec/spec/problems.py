@@ -11,8 +11,6 @@ not always the line of the value: a variant may remove what another line needs. 
    edits, the one is named whose location has most in common with the problem's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -29,6 +27,7 @@ T = TypeVar("T")
 L = TypeVar("L", bound=Entry)
 Key = tuple[object, ...]  # what makes it the same problem in another experiment, where it may be on another line
 Traced = tuple[Problem, str]  # a problem at its cause, and the title of the part: "variant 'no-kl'", "seed=1" or ""
+Trace = Callable[[Document], dict[Key, Traced]]
 
 
 def for_each(items: Sequence[L], step: Callable[[L], T]) -> list[T]:
@@ -42,8 +41,7 @@ def for_each(items: Sequence[L], step: Callable[[L], T]) -> list[T]:
     far: list[int] = []
     for i, item in enumerate(items):
         start = first.setdefault(item.axes.get("variant"), item.axes)
-        differing = sum(start[axis] != text for axis, text in item.axes.items())
-        (near if differing <= 1 else far).append(i)
+        (near if sum(start[axis] != text for axis, text in item.axes.items()) <= 1 else far).append(i)
     results: dict[int, T] = {}
     for indices, most in ((near, len(near)), (far, MOST_FAILURES)):
         failed: dict[int, SpecError] = {}
@@ -64,9 +62,7 @@ def for_each(items: Sequence[L], step: Callable[[L], T]) -> list[T]:
     return [results[i] for i in range(len(items))]
 
 
-def _once(
-    failed: Sequence[Entry], right: Sequence[Entry], trace: Callable[[Document], dict[Key, Traced]]
-) -> list[Problem]:
+def _once(failed: Sequence[Entry], right: Sequence[Entry], trace: Trace) -> list[Problem]:
     """Every problem once, with the title of what caused it in its message."""
     found: dict[Key, tuple[Problem, str, str]] = {}
     for item in failed:
@@ -79,7 +75,7 @@ def _once(
     return [replace(problem, message=f"{title}: {problem.message}") if title else problem for problem, title in titled]
 
 
-def _tracer(attempt: Callable[[Document], object]) -> Callable[[Document], dict[Key, Traced]]:
+def _tracer(attempt: Callable[[Document], object]) -> Trace:
     """A function that finds the cause of each problem of a document. Documents share parts: each is traced once."""
 
     def problems(document: Document) -> dict[Key, Problem]:

@@ -3,8 +3,6 @@
 A schema is a dict as pydantic writes it, with its references resolved. An empty one says that nothing is known.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Any
 

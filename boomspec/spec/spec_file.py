@@ -26,6 +26,7 @@ from boomspec.spec.sections.student import StudentSpec
 from boomspec.spec.sections.teacher import TeacherSpec
 from boomspec.spec.sections.training import DistillSpec
 from boomspec.spec.validate import FieldError, validate
+from boomspec.spec.yaml_reader import Location
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -118,12 +119,6 @@ class Pins:
     datasets: Mapping[str, str] = field(default_factory=dict)
     only_offline: bool = False  # the hub is asked for these, too, and they are for where it does not answer
 
-    def model(self, name: str, revision: str | None) -> str | None:
-        return self.models.get(request(name, revision))
-
-    def dataset(self, name: str, revision: str | None) -> str | None:
-        return self.datasets.get(request(name, revision))
-
 
 NO_PINS = Pins()
 
@@ -167,7 +162,7 @@ class SpecFile(Entry):
     def with_document(self, document: Document) -> Self:
         return replace(self, document=document, spec=validate(Spec, document))
 
-    def folder(self, path: tuple[str | int, ...] = ()) -> Path:
+    def folder(self, path: Location = ()) -> Path:
         """The folder that the relative path at `path` starts from: that of the file in which it is written."""
         named = self.document.nearest(path).file
         return self.once(("folder", named), lambda: named.absolute().parent)
@@ -176,15 +171,13 @@ class SpecFile(Entry):
         """What `make` returns, computed once for all experiments that have these sections from the same lines."""
         return self.once((what, *(self.document.root.get(name) for name in sections)), make, *same)
 
-    def problem(
-        self, path: tuple[str | int, ...], message: str, hint: str | None = None, *, key: bool = False
-    ) -> Problem:
+    def problem(self, path: Location, message: str, hint: str | None = None, *, key: bool = False) -> Problem:
         return self.document.problem(path, message, hint, key=key)
 
     def error(self, *problems: Problem) -> SpecError:
         return self.document.error(problems)
 
-    def error_at(self, path: tuple[str | int, ...], message: str, hint: str | None = None) -> SpecError:
+    def error_at(self, path: Location, message: str, hint: str | None = None) -> SpecError:
         return self.error(self.problem(path, message, hint))
 
 

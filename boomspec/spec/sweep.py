@@ -5,8 +5,6 @@
 An axis is a field of the spec by its dotted path, with the values that take the place of the field one after the other.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import re

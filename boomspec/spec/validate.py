@@ -9,8 +9,6 @@ of the members of one union become one problem.
 Validation is strict: text is never a number, 1 is never true. A list of a spec is a tuple, for fields and validators.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -24,6 +22,7 @@ from boomspec.spec.schema import TYPES, Schema, described, inside, literals, map
 from boomspec.spec.yaml_reader import Location, Node, dotted, plain_or_none, shown
 
 M = TypeVar("M", bound=BaseModel)
+Item = str | int  # of a location
 # The starts of pydantic's error types for a value of the wrong type, and what was expected.
 _EXPECTED = {
     "int": "a whole number",
@@ -78,9 +77,6 @@ def validate(model: type[M], document: Document) -> M:
     raise document.error(problems)
 
 
-# --- from the errors of pydantic to places in the document -------------------------------------------
-
-
 @dataclass(frozen=True)
 class _Failure:
     """One error of pydantic. `loc`: its location, relative to the value that the walk has reached."""
@@ -90,10 +86,7 @@ class _Failure:
     message: str
     context: dict[str, Any]
     input: Any
-
-    @property
-    def cause(self) -> Any:
-        return self.context.get("error")
+    cause: Any  # what a validator raised
 
     @property
     def expected(self) -> str | None:
@@ -106,10 +99,10 @@ def _failures(error: ValidationError, above: Location = ()) -> Iterator[_Failure
     """The errors of pydantic. Where a validator itself validated a model, the errors of that model."""
     for found in error.errors(include_url=False):
         loc, context = (*above, *found["loc"]), found.get("ctx") or {}
-        if isinstance(inner := context.get("error"), ValidationError):
-            yield from _failures(inner, loc)
+        if isinstance(cause := context.get("error"), ValidationError):
+            yield from _failures(cause, loc)
         else:
-            yield _Failure(loc, found["type"], found["msg"], context, found["input"])
+            yield _Failure(loc, found["type"], found["msg"], context, found["input"], cause)
 
 
 @dataclass(frozen=True)
@@ -120,7 +113,7 @@ class _Value:
     location: Location
     node: Node | None
 
-    def step(self, item: str | int) -> _Value:
+    def step(self, item: Item) -> "_Value":
         node = self.node.get(item) if self.node is not None else None
         return _Value(self.document, self.location if node is None else (*self.location, item), node)
 
@@ -128,14 +121,10 @@ class _Value:
         """The value as it is written; pydantic may have been given what a validator made of it."""
         return failure.input if self.node is None else self.node.plain()
 
-    def problem(
-        self, message: str, hint: str | None = None, *, key: bool = False, where: Location | None = None
-    ) -> Problem:
+    def problem(self, message: str, hint: str | None = None, *, key: bool = False, where: str | None = None) -> Problem:
         # The key is the better place for a mapping, which may start on a later line, and for null, which is nothing.
         key = key or (self.node is not None and (self.node.value is None or isinstance(self.node.value, dict)))
-        return self.document.problem(
-            self.location, message, hint, key=key, where=None if where is None else dotted(where)
-        )
+        return self.document.problem(self.location, message, hint, key=key, where=where)
 
 
 def _walk(schemas: list[Schema], value: _Value, failures: Iterable[_Failure]) -> Iterator[Problem]:
@@ -178,22 +167,18 @@ def _walk_union(schemas: list[Schema], value: _Value, groups: dict[str | int, li
 
     if fitting := {label: group for label, group in groups.items() if not any(map(is_nothing, group))}:
         label = min(fitting, key=lambda label: distance(fitting[label]))
-        plain = value.plain(fitting[label][0])
-        yield from _walk(narrowed(schemas, label, plain), value, fitting[label])
+        yield from _walk(narrowed(schemas, label, value.plain(fitting[label][0])), value, fitting[label])
     else:
         yield value.problem(*_wrong_type(schemas, value.plain(next(iter(groups.values()))[0])))
 
 
-def _wrong_keys(
-    schemas: list[Schema], value: _Value, unknown: list[str | int], missing: list[str | int]
-) -> Iterator[Problem]:
+def _wrong_keys(schemas: list[Schema], value: _Value, unknown: list[Item], missing: list[Item]) -> Iterator[Problem]:
     """Unknown and missing keys of a mapping, missing items of a list of fixed length."""
     known = mappings(schemas)
     fields: dict[str, Schema] = known[0]["properties"] if known else {}
     written = value.node.value if value.node is not None else None
     for key in map(str, unknown):
-        absent = [name for name in fields if not isinstance(written, dict) or name not in written]
-        closest = did_you_mean(key, absent)
+        closest = did_you_mean(key, [name for name in fields if not isinstance(written, dict) or name not in written])
         missing = [item for item in missing if closest != f"did you mean '{item}'?"]  # one mistake, not two
         homes = [name for name in fields if any(key in m["properties"] for m in mappings(inside(known[:1], name)))]
         hints = [closest or (f"'{key}' is a key of '{homes[0]}'" if homes else did_you_mean(key, list(fields)))]
@@ -201,7 +186,7 @@ def _wrong_keys(
             hints.append(f"allowed here: {', '.join(fields)}" if fields else "no keys are allowed here")
         # A validator turns a name into {name: {}}.
         message = f"unknown key {shown(key)}" if isinstance(written, dict) else f"{shown(key)} is not allowed"
-        yield value.step(key).problem(message, joined(hints), key=True, where=value.location)
+        yield value.step(key).problem(message, joined(hints), key=True, where=dotted(value.location))
     if any(isinstance(item, int) for item in missing):
         count = len(written) if isinstance(written, tuple) else 0
         yield value.problem(f"must have {count + len(missing)} items, not {count}")
@@ -223,9 +208,6 @@ def _at(value: _Value, schemas: list[Schema], failure: _Failure) -> Problem:
     for item in getattr(failure.cause, "at", ()):
         value = value.step(item)
     return value.problem(message, hint)
-
-
-# --- messages ----------------------------------------------------------------------------------------
 
 
 def _message_and_hint(failure: _Failure, schemas: list[Schema], value: Any) -> tuple[str, str | None]:

@@ -4,8 +4,6 @@ They say where files are on this machine, so no identity depends on them. A vari
 error: "${DATA}/texts" must never become "/texts". Secrets are refused: paths are written into graphs.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping

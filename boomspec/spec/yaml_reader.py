@@ -8,8 +8,6 @@ problem, not a guess: duplicate keys, 010, tags. `yaml.compose` would not do: it
 forgets which tags were written and recurses without a limit.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator
@@ -41,13 +39,13 @@ class Node:
     text: str | None = None  # an unquoted scalar as it is written
     damaged: bool = False  # it replaces a value that could not be read, and that has a problem already
 
-    def get(self, item: str | int) -> Node | None:
+    def get(self, item: str | int) -> "Node | None":
         if isinstance(self.value, dict):
             return self.value.get(item)
         inside = isinstance(self.value, tuple) and isinstance(item, int) and item < len(self.value)
         return self.value[item] if inside else None
 
-    def children(self) -> list[Node]:
+    def children(self) -> "list[Node]":
         if isinstance(self.value, dict):
             return list(self.value.values())
         return list(self.value) if isinstance(self.value, tuple) else []
@@ -70,11 +68,6 @@ class Node:
         return self.key or (self.line, self.column)
 
 
-def read_yaml(text: str, file: Path) -> tuple[Node, list[Problem]]:
-    """Read one mapping; also what is readable but not allowed. Raises SpecError for no YAML, or too large or deep."""
-    return _Reader(text, file).read()
-
-
 def dotted(location: Location) -> str:
     """Return a location as people write it: "distill.losses.kl", "sizes[2]", "variants.'no cosine'"."""
     parts = [
@@ -84,7 +77,7 @@ def dotted(location: Location) -> str:
     return "".join(parts).removeprefix(".")
 
 
-class _Reader:
+class YamlReader:
     """One pass over the parser's events. Recursion is bounded by MAX_DEPTH, memory by MAX_NODES."""
 
     def __init__(self, text: str, file: Path) -> None:
@@ -97,6 +90,7 @@ class _Reader:
         self._problems: list[Problem] = []
 
     def read(self) -> tuple[Node, list[Problem]]:
+        """Read one mapping; also what is readable but not allowed. Raises SpecError for no or too large YAML."""
         self._next()  # the stream's start
         event = self._next()
         if isinstance(event, yaml.StreamEndEvent):
@@ -203,8 +197,7 @@ class _Reader:
                 found = source.value | found
             elif not source.damaged:
                 hint = "name a mapping above by its alias (<<: *name), or several: <<: [*a, *b]"
-                message = f"a merge key (<<) takes a mapping, not {shown(source.value)}"
-                self._problem(key, location, message, hint)
+                self._problem(key, location, f"a merge key (<<) takes a mapping, not {shown(source.value)}", hint)
         return found if all(isinstance(source.value, dict) for source in sources) else None
 
     def _alias(self, event: Any, location: Location) -> Node:

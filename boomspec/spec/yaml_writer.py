@@ -1,7 +1,5 @@
 """Writes plain data as YAML text for people: scalars, values on one line, blocks with a comment after each value."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterator

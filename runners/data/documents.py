@@ -138,8 +138,7 @@ class Documents:
                         digests = f"sha256 {found[:12]}..., the graph was compiled for {file['sha256'][:12]}..."
                         message = f"{path}: the file has changed since the spec was compiled ({digests})"
                         raise BoomspecError(message, hint="compile the spec again: the new text makes new artifacts")
-                    rows = readers[format](path, self.text_field, skipped)
-                    yield from ((text, before + read) for text, read in rows)
+                    yield from ((text, before + read) for text, read in readers[format](path, self.text_field, skipped))
             except OSError as error:
                 raise BoomspecError(f"{path}: cannot be read: {error.strerror or error}") from error
             before += file["bytes"]
@@ -204,8 +203,7 @@ def _text_rows(path: Path, field: str, skipped: Skipped) -> Iterator[Row]:
         yield BadRow("not UTF-8", f"{path}:{line}: not UTF-8 text: {error.reason} at byte {error.start}"), size
         return
     hint = "is it UTF-16 (iconv -f UTF-16 -t UTF-8), or no text at all?"
-    no_text = BadRow("not text", f"{path}: holds NUL characters, which no text has", hint)
-    yield no_text if "\0" in text else text, size
+    yield BadRow("not text", f"{path}: holds NUL characters, which no text has", hint) if "\0" in text else text, size
 
 
 def _jsonl_rows(path: Path, field: str, skipped: Skipped) -> Iterator[Row]:
@@ -324,8 +322,7 @@ def _text_of(row: Any, field: str, place: str) -> str | BadRow:
     value: Any = row
     for name in [field] if field in row else field.split("."):
         if not isinstance(value, dict) or name not in value:
-            found = [str(key) for key in value] if isinstance(value, dict) else []
-            return _no_field(place, field, found)
+            return _no_field(place, field, [str(key) for key in value] if isinstance(value, dict) else [])
         value = value[name]
     if not isinstance(value, str):
         kind = "null" if value is None else type(value).__name__
@@ -336,8 +333,7 @@ def _text_of(row: Any, field: str, place: str) -> str | BadRow:
 
 def _no_field(place: str, field: str, found: list[str]) -> BadRow:
     hint = did_you_mean(field.rpartition(".")[2], found) or "set data.text_field"
-    message = f"{place}: has no field '{field}' (it has: {', '.join(found[:20]) or 'none'})"
-    return BadRow("no such field", message, hint)
+    return BadRow("no such field", f"{place}: has no field '{field}' (it has: {', '.join(found[:20]) or 'none'})", hint)
 
 
 def _check_encoding(start: bytes, path: Path) -> None:

@@ -65,8 +65,7 @@ def train_tokenizer(wanted: TrainTokenizer, texts: Iterator[str], folder: Path, 
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     options: dict[str, Any] = {"special_tokens": [EOS], "initial_alphabet": alphabet, "show_progress": False}
-    trainer = trainers.BpeTrainer(vocab_size=wanted.vocabulary, **options)
-    tokenizer.train_from_iterator(first_bytes(), trainer)
+    tokenizer.train_from_iterator(first_bytes(), trainers.BpeTrainer(vocab_size=wanted.vocabulary, **options))
     if tokenizer.get_vocab_size() < wanted.vocabulary:
         progress.note(f"the text gives {tokenizer.get_vocab_size()} of the {wanted.vocabulary} entries asked for")
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=EOS).save_pretrained(folder)

@@ -117,8 +117,7 @@ class TokenStream:
     @cached_property
     def _bounds(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Start and end of every document, its B and its closing end-of-text included."""
-        chunks = range(0, len(self), _CHUNK)
-        marks = [np.flatnonzero(self.tokens[i : i + _CHUNK] == self.eos) + i for i in chunks]
+        marks = [np.flatnonzero(self.tokens[i : i + _CHUNK] == self.eos) + i for i in range(0, len(self), _CHUNK)]
         places = np.concatenate(marks) if marks else np.empty(0, np.int64)
         if self.unlabelled:
             return np.concatenate([np.zeros(min(1, len(places)), np.int64), places[:-1] + 1]), places + 1

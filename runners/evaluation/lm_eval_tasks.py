@@ -51,9 +51,8 @@ def loaded_tasks(measure: LmEval, source: Source) -> Iterator[dict[str, Any]]:
         raise BoomspecError(f"'{measure.task}' is no task {place}", hint=hint)
     read: list[str] = []  # the name of the task whose data was read last
     with tempfile.TemporaryDirectory(prefix="boomspec-data-") as cache:
-        download = _download(source.location.get(ASKS, {}), cache, read)
         try:
-            with patch.object(ConfigurableTask, "download", download):
+            with patch.object(ConfigurableTask, "download", _download(source.location.get(ASKS, {}), cache, read)):
                 loaded: dict[str, Any] = manager.load([measure.task])
         except BoomspecError:
             raise

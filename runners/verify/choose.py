@@ -1,7 +1,5 @@
 """Choose the tasks to verify, check that their original artifacts can be used, and make a store for the repetitions."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -91,8 +89,7 @@ def _few(items: Sequence[str], separator: str = ", ") -> str:
 
 def as_it_was_made(node: Node, store: Store) -> Node:
     """The node with the resources and options that its artifact was made with: threads and micro batch change bits."""
-    record = store.record(node.task.kind, node.id)
-    made = (record or {}).get("provenance", {}).get("execution")
+    made = (store.record(node.task.kind, node.id) or {}).get("provenance", {}).get("execution")
     if made is None:
         return node
     execution = replace(node.execution, cpus=made["cpus"], gpus=made["gpus"], **read_options(made["options"]))

@@ -8,8 +8,6 @@ differs is reported. Two floating-point numbers a and b are within a tolerance t
 numbers, texts and what is missing are never within one.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """Print what a verification has found: for people, and as JSON for programs."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Sequence

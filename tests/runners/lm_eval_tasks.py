@@ -83,14 +83,10 @@ def task(folder: Path, rows: list[dict[str, Any]], config: dict[str, Any] | None
 def source(folder: Path, name: str = "own") -> Source:
     """The source as the compiler makes it, for a task of this folder."""
     task_index.cache_clear()  # a compiler reads a folder once
-    found = local_data(read_task(name, folder).tasks, folder, own=True)
-    places = [{"path": str(path), "is_file": path.is_file()} for path in found.outside]
-    identity = {
-        "folder": folder_digest(folder),
-        "tasks": sorted(found.asks),
-        "data": [digests(path) for path in found.outside],
-    }
-    return Source("lm_eval_tasks", identity, {"folder": str(folder), "data": places, "asks": found.asks})
+    outside, asks = local_data(read_task(name, folder).tasks, folder, own=True)
+    places = [{"path": str(path), "is_file": path.is_file()} for path in outside]
+    identity = {"folder": folder_digest(folder), "tasks": sorted(asks), "data": [digests(path) for path in outside]}
+    return Source("lm_eval_tasks", identity, {"folder": str(folder), "data": places, "asks": asks})
 
 
 def measured(folder: Path, model: Path, source: Source, **fields: Any) -> dict[str, Any]:

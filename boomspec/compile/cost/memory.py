@@ -90,22 +90,11 @@ def training(model: ModelCosts, step: TrainingStep, teacher: ModelCosts | None =
     # AdamW's update: the root of the second moments, of all parameters on a GPU, else of one at a time.
     largest = max(layer.largest for layer in layers)
     update = 4 * trained if step.on_gpu else 8 * max(largest, 0 if step.frozen_embedding else model.projection)
+    chunk, temporary = _chunk(model, step, 4 * head), 0 if step.frozen_embedding else 4 * model.projection
     moments = [
-        {
-            "gradients": gradients,
-            "activations": kept + teacher_states,
-            "head": _chunk(model, step, 4 * head),
-            "cache": head_cache,
-        },
-        {
-            "gradients": max(gradients, 4 * head),
-            "activations": kept + step.tokens * again + backward,
-            "cache": cache,
-        },
-        {
-            "gradients": 4 * trained // cut,
-            "temporary": max(update // cut, 0 if step.frozen_embedding else 4 * model.projection),
-        },
+        {"gradients": gradients, "activations": kept + teacher_states, "head": chunk, "cache": head_cache},
+        {"gradients": max(gradients, 4 * head), "activations": kept + step.tokens * again + backward, "cache": cache},
+        {"gradients": 4 * trained // cut, "temporary": max(update // cut, temporary)},
     ]
     moment = max(moments, key=lambda moment: sum(moment.values()))
     return {name: count for name, count in {**always, **moment}.items() if count}
@@ -125,8 +114,7 @@ def _kept(model: ModelCosts, layer: LayerCosts, step: TrainingStep) -> int:
         attention += (wide + narrow) * (layer.queries + layer.keys)
     # The powers in such an activation are taken in fp32 by CUDA's autocast, not by the CPU's.
     in_steps = layer.inner * model.kept_by_steps * (wide if step.on_gpu else narrow)
-    mlp = narrow * layer.inner * (4 if layer.gated else 2) + in_steps
-    return norms + linear + attention + mlp
+    return norms + linear + attention + narrow * layer.inner * (4 if layer.gated else 2) + in_steps
 
 
 def _chunk(model: ModelCosts, step: TrainingStep, matrix: int) -> int:

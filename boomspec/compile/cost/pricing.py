@@ -22,9 +22,7 @@ from boomspec.models.facts import ModelFacts, llama_facts, total_bytes
 from boomspec.models.fit import other_tensors
 
 
-def priced(
-    nodes: Mapping[str, Node], sources: Mapping[str, Source], facts: Mapping[str, ModelFacts]
-) -> dict[str, Node]:
+def priced(nodes: dict[str, Node], sources: dict[str, Source], facts: dict[str, ModelFacts]) -> dict[str, Node]:
     """The nodes, each with its cost. `facts` are those of the sources that are models, by id."""
     models: dict[str, ModelCosts | UnknownCostError] = {}
     for source_id, of_source in facts.items():

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
-from boomspec.core.layers import TEACHER, LayerPlan
+from boomspec.core.layers import STUDENT, TEACHER, LayerPlan
 from boomspec.core.work_sizes import MEASURED_LOGITS
 from boomspec.models.checkpoint import TensorEntry
 from boomspec.models.facts import ModelFacts
@@ -132,9 +132,8 @@ class ModelCosts:
 @lru_cache(1 << 12)
 def assembled(plan: LayerPlan, teacher: ModelCosts, student: ModelCosts | None, *, tied: bool) -> ModelCosts:
     """The model of a layer plan. Everything is stored as the teacher's is."""
-    layers = tuple(
-        (teacher if student is None or layer.owner == TEACHER else student).layers[layer.index] for layer in plan
-    )
+    owners = {TEACHER: teacher, STUDENT: student or teacher}
+    layers = tuple(owners[layer.owner].layers[layer.index] for layer in plan)
     head = 0 if tied else teacher.own_head or teacher.projection
     rest = (teacher.embedding + teacher.norm + head) * teacher.width
     return replace(teacher, layers=layers, own_head=head, rest_bytes=rest)

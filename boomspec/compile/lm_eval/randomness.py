@@ -93,12 +93,10 @@ def _node_draws(node: ast.AST) -> bool:
     match node:
         case ast.Import(names=names):
             # `import random` alone draws nothing: its uses are looked at, under its own name.
-            imported = [
-                (n.name.split(".")[0], n.name, n.asname) for n in names if (n.name, n.asname) != ("random", None)
-            ]
+            named = [(n.name.split(".")[0], n.name, n.asname) for n in names if (n.name, n.asname) != ("random", None)]
             return any(
                 package not in _QUIET or name.startswith("numpy.random") or (package == "torch" and renamed is not None)
-                for package, name, renamed in imported
+                for package, name, renamed in named
             )
         case ast.ImportFrom(module=module, names=aliases, level=level):
             taken = {alias.name for alias in aliases}

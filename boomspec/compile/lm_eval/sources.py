@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from boomspec.compile.lm_eval import tasks as lm_eval
 from boomspec.compile.lm_eval.randomness import bootstraps, draws
@@ -81,7 +81,7 @@ def task_source(file: SpecFile, task: str, index: int) -> Source:
         hint = "code that nobody has pinned is not run; lm-eval's own metrics are: " + ", ".join(sorted(metrics))
         raise file.error_at(place, message, hint)
     with errors_at(file, place):
-        data = local_data(definition.tasks, folder, own=folder == own)
+        elsewhere, asks = local_data(definition.tasks, folder, own=folder == own)
     identity: dict[str, Any]
     if folder != own:
         identity, location = {"lm_eval": importlib.metadata.version("lm-eval")}, dict[str, Any]()
@@ -90,11 +90,11 @@ def task_source(file: SpecFile, task: str, index: int) -> Source:
         identity = {"folder": folder_digest(folder)}
         location = {"folder": str(folder), "name": shown_path(str(file.spec.evaluate.tasks_folder))}
         location[OUTSIDE] = not folder.is_relative_to(file.folder(_FOLDER).resolve())
-    if data.asks:  # two tasks that read the same data have different sources: each needs paths of its own
-        identity[TASKS], location[ASKS] = sorted(data.asks), data.asks
-    if data.asks and data.outside:
-        identity[DATA] = [file.once(("data", path), partial(digests, path)) for path in data.outside]
-        location[DATA] = [{"path": str(path), "is_file": path.is_file()} for path in data.outside]
+    if asks:  # two tasks that read the same data have different sources: each needs paths of its own
+        identity[TASKS], location[ASKS] = sorted(asks), asks
+    if asks and elsewhere:
+        identity[DATA] = [file.once(("data", path), partial(digests, path)) for path in elsewhere]
+        location[DATA] = [{"path": str(path), "is_file": path.is_file()} for path in elsewhere]
     return Source("lm_eval_tasks", identity, location)
 
 
@@ -107,21 +107,15 @@ def _own_metrics(package: Path | None) -> frozenset[str]:
     return frozenset(re.findall(r"metric=\"([\w.-]+)\"", source.read_text(encoding="utf-8")))
 
 
-class LocalData(NamedTuple):
-    """`outside`: files and folders that do not lie in the tasks' folder. `asks`: by task, its fields that name data."""
-
-    outside: list[Path]
-    asks: dict[str, dict[str, Any]]
-
-
-def local_data(tasks: Iterable[SingleTask], root: Path, *, own: bool) -> LocalData:
+def local_data(tasks: Iterable[SingleTask], root: Path, *, own: bool) -> tuple[list[Path], dict[str, dict[str, Any]]]:
     """The local data of tasks of the folder `root`; `own`: the spec's, and not those of the installed lm-eval.
 
-    It is checked and digested before anything is trained. Raises BoomspecError for what is missing or may not be named.
+    Returns files and folders that do not lie in `root`, and by task its fields that name data, with absolute paths. All
+    is checked and digested before anything is trained. Raises BoomspecError for what is missing or may not be named.
     """
     outside: list[Path] = []
     asks = {task.name: _Search(task, root, own, outside).fields() for task in tasks}
-    return LocalData(outside, {name: fields for name, fields in asks.items() if fields})
+    return outside, {name: fields for name, fields in asks.items() if fields}
 
 
 @dataclass

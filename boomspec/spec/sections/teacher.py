@@ -62,15 +62,8 @@ class TeacherSpec(Strict):
     pretrain: PretrainSpec | None = Field(
         None,
         examples=[
-            {
-                "layers": 8,
-                "hidden_size": 64,
-                "intermediate_size": 160,
-                "attention_heads": 4,
-                "tokenizer": {"vocabulary": 1024},
-                "tokens": "1.5M",
-                "batch_tokens": 1024,
-            }
+            {"layers": 8, "hidden_size": 64, "intermediate_size": 160, "attention_heads": 4}
+            | {"tokenizer": {"vocabulary": 1024}, "tokens": "1.5M", "batch_tokens": 1024}
         ],
     )
     """A small Llama that is trained by this experiment, on its data."""
