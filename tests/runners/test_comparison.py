@@ -2,6 +2,7 @@
 
 import csv
 import json
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def repeated(worse: dict[str, float], *, seeds: int = 3, **more) -> list[Made]:
     ]
 
 
+@cache  # several tests read the same
 def read(experiments: Experiments) -> Study:
     return collect(experiments.record, experiments.find)
 
