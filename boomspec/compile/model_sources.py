@@ -120,7 +120,7 @@ def _model_sources(file: SpecFile, role: Role) -> tuple[ModelFacts, Source, Sour
         raise file.error(*problems)
     facts = file.once(("facts", folder), partial(whole_facts, folder, str(folder)))
     files = [folder / contents.CONFIG, *checkpoint_files(folder), *contents.travelling_files(folder)]
-    of_tokenizer = contents.tokenizer_files(folder)
+    of_tokenizer = contents.model_files(folder, contents.is_tokenizer_file)
     if role == "teacher":
         if not of_tokenizer and file.spec.data is not None:
             hint = "save one there: tokenizer.save_pretrained(folder)"

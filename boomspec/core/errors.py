@@ -41,19 +41,15 @@ class BoomspecError(Exception):
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One thing that is wrong in a spec. Lines and columns count from 1; 0 means unknown.
-
-    `file`: the one that the line is in, where that may be another than the spec's. `location`: the path to the value in
-    the composed spec.
-    """
+    """One thing that is wrong in a spec. Lines and columns count from 1; 0 means unknown."""
 
     line: int
     column: int
     where: str  # dotted path of the field: "distill.losses.kl"
     message: str = field(compare=False)
     hint: str | None = field(default=None, compare=False)
-    file: str | None = field(default=None, compare=False)
-    location: tuple[str | int, ...] | None = field(default=None, compare=False)
+    file: str | None = field(default=None, compare=False)  # with the line, where that may be another than the spec's
+    location: tuple[str | int, ...] | None = field(default=None, compare=False)  # the value's, in the composed spec
 
 
 class SpecError(BoomspecError):
@@ -78,7 +74,6 @@ class SpecError(BoomspecError):
 
 
 def _shown(problem: Problem, file: str, lines: Mapping[str, list[str]]) -> str:
-    """A problem with its line and a caret at its place."""
     place = f"{file}:{problem.line}:{problem.column}" if problem.line else file
     rows = [f"{place}: {f'{problem.where}: ' if problem.where else ''}{problem.message}"]
     if 0 < problem.line <= len(of_file := lines.get(file, [])):

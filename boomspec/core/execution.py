@@ -33,19 +33,15 @@ class TrainingOptions:
 
 @dataclass(frozen=True)
 class Execution:
-    """Where and how fast one task runs.
-
-    `training` and `batch_size` are None for kinds that do not train, or run no model. `code`: sha256 of the files of
-    foreign code that the spec trusts and the task may run. `rows`: what a lock says of the rows that it must read.
-    """
+    """Where and how fast one task runs."""
 
     cpus: float = 1
     gpus: float = 0
     retries: int = 2  # for lost workers; an error of the task itself is not retried
-    training: TrainingOptions | None = None
-    batch_size: int | None = None
-    code: tuple[str, ...] = ()
-    rows: dict[str, Any] | None = None
+    training: TrainingOptions | None = None  # None for kinds that do not train
+    batch_size: int | None = None  # None for kinds that run no model
+    code: tuple[str, ...] = ()  # sha256 of the files of foreign code that the spec trusts and the task may run
+    rows: dict[str, Any] | None = None  # what a lock says of the rows that it must read
     memory: int = 0  # bytes of main memory that it claims
     resources: dict[str, float] = field(default_factory=dict)  # custom ones of the cluster
 

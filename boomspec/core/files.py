@@ -226,10 +226,7 @@ def lock_file(path: Path, *, create: bool = False) -> int | None:
 
 @contextmanager
 def claimed_folder(resume: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Lock a resume folder, created where there is none, by a file in it; deleted at the end if it is empty.
-
-    Where another process holds it, call `waiting` and wait.
-    """
+    """Lock a resume folder by a file in it, while another process does `waiting` once; deleted at the end if empty."""
     file = resume / LOCK
     waited = False
     while True:

@@ -40,15 +40,9 @@ def shown_seconds(seconds: float) -> str:
     return f"{seconds / _DAY:.1f} days"
 
 
-def flops_of(cost: Cost | None) -> str:
-    if cost is None or (cost.unknown and not cost.flops):
-        return UNKNOWN
-    return shown_flops(cost.flops) if cost.flops else NOTHING
-
-
-def memory_of(cost: Cost | None) -> str:
-    return shown_bytes(cost.peak) if cost is not None and cost.memory else NOTHING
-
-
-def disk_of(cost: Cost | None) -> str:
-    return shown_bytes(cost.disk) if cost is not None and cost.disk else NOTHING
+def shown_cost(cost: Cost | None) -> tuple[str, str, str]:
+    """Operations, memory and disk of a task."""
+    if cost is None:
+        return UNKNOWN, NOTHING, NOTHING
+    flops = shown_flops(cost.flops) if cost.flops else UNKNOWN if cost.unknown else NOTHING
+    return flops, shown_bytes(cost.peak) if cost.memory else NOTHING, shown_bytes(cost.disk) if cost.disk else NOTHING

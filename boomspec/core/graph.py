@@ -93,16 +93,12 @@ class Node:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One experiment of a graph. A plain spec is one, with no label; variants and sweeps make more.
-
-    `axes` are its coordinates ({"variant": "no-cosine", "seed": "1"}), `tasks` its tasks' ids by their names in this
-    experiment, `meaning` what its spec means (`boomspec.compile.resolved`), for people and for comparisons.
-    """
+    """One experiment of a graph. A plain spec is one, with no label; variants and sweeps make more."""
 
     label: str
-    axes: dict[str, str]
-    tasks: dict[str, str]
-    meaning: dict[str, Any]
+    axes: dict[str, str]  # its coordinates: {"variant": "no-cosine", "seed": "1"}
+    tasks: dict[str, str]  # their ids by their names in this experiment
+    meaning: dict[str, Any]  # what its spec means (`boomspec.compile.resolved`), for people and for comparisons
     family: Lineage | None = None  # what any size is made of; None where layers are still to be searched for
 
     def to_json(self) -> dict[str, Any]:
@@ -137,10 +133,7 @@ class TaskGraph:
         return any("hub" in source.identity or "lm_eval" in source.identity for source in self.sources.values())
 
     def only(self, label: str, *, named: object = None) -> Self:
-        """The graph of one experiment alone, with its own names of tasks.
-
-        Raises BoomspecError where there is no such experiment; `named`: what the person called the graph.
-        """
+        """One experiment with its own names of tasks; BoomspecError without it. `named`: how people call the graph."""
         by_label = {experiment.label: experiment for experiment in self.experiments}
         if (found := by_label.get(label)) is None:
             raise no_such_experiment(named or self.name, label, list(by_label))
@@ -192,10 +185,9 @@ def check_secrets(text: str) -> None:
     if (clean := redact(text, environment=written)) != text:
         found = sorted(Counter(_REDACTED.findall(clean)) - Counter(_REDACTED.findall(text)))
         which = f": {', '.join(found)}" if found else ""
-        raise BoomspecError(
-            f"the spec quotes a secret, the value of a variable like HF_TOKEN or credentials in a URL{which}",
-            hint="leave it out of the spec: tasks read such variables from the environment where they run",
-        )
+        message = f"the spec quotes a secret, the value of a variable like HF_TOKEN or credentials in a URL{which}"
+        hint = "leave it out of the spec: tasks read such variables from the environment where they run"
+        raise BoomspecError(message, hint=hint)
 
 
 def no_such_experiment(named: object, label: str, labels: list[str]) -> BoomspecError:

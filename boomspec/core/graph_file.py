@@ -32,10 +32,8 @@ def graph_of_json(data: Any, path: Path) -> TaskGraph:
     if isinstance(data, dict) and found is None and "boomspec_plan" in data:
         raise BoomspecError(f"{path}: is a saved plan, not a compiled graph", hint=f"boomspec run {path} executes it")
     if found != SCHEMA_VERSION:
-        raise BoomspecError(
-            f"{path}: graph version {found!r}, but this boomspec reads version {SCHEMA_VERSION}",
-            hint="compile the spec again: boomspec graph SPEC --format json",
-        )
+        message = f"{path}: graph version {found!r}, but this boomspec reads version {SCHEMA_VERSION}"
+        raise BoomspecError(message, hint="compile the spec again: boomspec graph SPEC --format json")
     try:
         return _graph(data, path)
     except (KeyError, TypeError, AttributeError, ValueError) as error:  # pydantic's is a ValueError
@@ -65,10 +63,8 @@ def _graph(data: dict[str, Any], path: Path) -> TaskGraph:
 def _node(entry: dict[str, Any], path: Path) -> Node:
     record_type = KINDS.get(entry["kind"])
     if record_type is None or record_type.version != entry["version"]:
-        raise BoomspecError(
-            f"{path}: task kind {entry['kind']} version {entry['version']} is not known to this boomspec",
-            hint="compile the spec again with this version",
-        )
+        message = f"{path}: task kind {entry['kind']} version {entry['version']} is not known to this boomspec"
+        raise BoomspecError(message, hint="compile the spec again with this version")
     task = Task(record_type.model_validate(entry["params"]), dict(entry["inputs"]))
     cost = None if entry["cost"] is None else Cost(**entry["cost"])
     rest = dict(entry["execution"])

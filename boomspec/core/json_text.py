@@ -3,9 +3,11 @@
 import json
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from boomspec.core.errors import BoomspecError
+
+T = TypeVar("T")
 
 
 def json_text(value: Any, *, indent: int | None = None, ensure_ascii: bool = True) -> str:
@@ -13,7 +15,7 @@ def json_text(value: Any, *, indent: int | None = None, ensure_ascii: bool = Tru
     try:
         return json.dumps(value, indent=indent, ensure_ascii=ensure_ascii, allow_nan=False)
     except ValueError:
-        finite = _replaced(value, lambda number: None)
+        finite = mapped(value, float, lambda number: number if math.isfinite(number) else None)
         return json.dumps(finite, indent=indent, ensure_ascii=ensure_ascii, allow_nan=False)
 
 
@@ -28,15 +30,16 @@ def computed_json(value: Any, what: str) -> str:
 def transformers_floats(value: Any) -> Any:
     """A model's config as transformers writes it: a float that is not finite is {"__float__": "Infinity"}."""
     names = {math.inf: "Infinity", -math.inf: "-Infinity"}
-    return _replaced(value, lambda number: {"__float__": names.get(number, "NaN")})
+    return mapped(value, float, lambda n: n if math.isfinite(n) else {"__float__": names.get(n, "NaN")})
 
 
-def _replaced(value: Any, replacement: Callable[[float], Any]) -> Any:
+def mapped(value: Any, kind: type[T], change: Callable[[T], Any]) -> Any:
+    """The same structure of mappings and lists with everything of one type in it changed."""
     if isinstance(value, dict):
-        return {key: _replaced(item, replacement) for key, item in value.items()}
+        return {key: mapped(item, kind, change) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_replaced(item, replacement) for item in value]
-    return replacement(value) if isinstance(value, float) and not math.isfinite(value) else value
+        return [mapped(item, kind, change) for item in value]
+    return change(value) if isinstance(value, kind) else value
 
 
 def _not_finite(value: Any, place: str = "") -> str | None:

@@ -68,10 +68,7 @@ PlanText = Annotated[LayerPlan, PlainValidator(read_layers), PlainSerializer(lay
 
 
 def ends_of(plan: LayerPlan) -> tuple[Owner, Owner]:
-    """The owners of the first and last layer: a model has the embedding of one, final norm and head of the other.
-
-    (arXiv 2510.05064)
-    """
+    """The owners of first and last layer: of the embedding, and of final norm and head (arXiv 2510.05064)."""
     return plan[0].owner, plan[-1].owner
 
 

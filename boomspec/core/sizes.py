@@ -3,10 +3,11 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Literal
 
 from boomspec.core.errors import BoomspecError
-from boomspec.core.layers import STUDENT, TEACHER, Layer, LayerPlan, PlanText, layers_text
+from boomspec.core.layers import STUDENT, TEACHER, LayerPlan, PlanText, layers_text
 from boomspec.core.types import SizeRequest, parse_size
 
 Choose = Literal["not_above", "nearest"]
@@ -59,10 +60,7 @@ class Lineage:
         return ids | sizes | ({"rest": True} if self.rest else {})
 
     def pick(self, text: str) -> Member:
-        """The member for "student", "teacher" or the largest one not above "24 layers", "3B", "80%", "6GiB".
-
-        Raises BoomspecError where the text is no size, or the family has no such model.
-        """
+        """The member of a size ("student", "24 layers", "3B", "80%"): the largest not above it; else BoomspecError."""
         if text in ("student", "teacher"):
             return self.trained if text == "student" else self.members[-1]
         try:
@@ -128,10 +126,6 @@ def shown_bytes(count: int) -> str:
 
 def compact_plan(plan: LayerPlan) -> str:
     """A layer plan with runs written short: "s0-3 t8-15"."""
-    runs: list[list[Layer]] = []
-    for layer in plan:
-        if runs and runs[-1][-1] == Layer(layer.owner, layer.index - 1):
-            runs[-1].append(layer)
-        else:
-            runs.append([layer])
+    by_run = groupby(enumerate(plan), lambda at: (at[1].owner, at[1].index - at[0]))  # layers that follow one another
+    runs = [[layer for _, layer in run] for _, run in by_run]
     return " ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1].index}" for run in runs)

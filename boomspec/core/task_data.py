@@ -9,16 +9,16 @@ Files inside the tasks' folder are part of the folder's digest; only `asks` name
 with its ending, so that its identity is its content.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from boomspec.core.graph import Source
 from boomspec.core.identity import file_digest
+from boomspec.core.json_text import mapped
 
+ASKS, TASKS = "asks", "tasks"
 DATA = "data"  # in identity and location of a source, and the folder that holds it in the store
-ASKS = "asks"
-TASKS = "tasks"
 
 
 def data_folder_files(folder: Path) -> list[Path]:
@@ -80,15 +80,6 @@ def changed_data(source: Source, *, at_most: int | None) -> Iterator[Path]:
                 yield file
 
 
-def mapped(value: Any, change: Callable[[str], str]) -> Any:
-    """The same structure of mappings and lists with every text in it changed."""
-    if isinstance(value, dict):
-        return {key: mapped(item, change) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [mapped(item, change) for item in value]
-    return change(value) if isinstance(value, str) else value
-
-
 def moved(location: dict[str, Any], places: dict[str, str]) -> dict[str, Any]:
     """A source's location with paths replaced; `places`: new paths by old ones."""
 
@@ -98,4 +89,4 @@ def moved(location: dict[str, Any], places: dict[str, str]) -> dict[str, Any]:
                 return places[old] + path[len(old) :]
         return path
 
-    return {key: mapped(value, at) if key in (DATA, ASKS, "folder") else value for key, value in location.items()}
+    return {key: mapped(value, str, at) if key in (DATA, ASKS, "folder") else value for key, value in location.items()}

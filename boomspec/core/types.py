@@ -33,8 +33,6 @@ _BYTES = {
 }
 _NUMBER = r"([0-9][0-9_]*(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+(?:[eE][+-]?[0-9]+)?)"
 _QUANTITY = re.compile(rf"\s*([+-]?){_NUMBER}\s*([A-Za-z%]*)\s*")
-
-
 T = TypeVar("T")
 
 
@@ -59,10 +57,7 @@ class Strict(BaseModel):
 
 @cache
 def _texts_below(module: str) -> dict[str, dict[str, str]]:
-    """The texts below the fields of a module's classes, by class and field.
-
-    Read when they are needed: pydantic's `use_attribute_docstrings` reads them at every start, for 0.1 s (measured).
-    """
+    """By class and field. pydantic's `use_attribute_docstrings` reads them at every start, for 0.1 s (measured)."""
     found: dict[str, dict[str, str]] = {}
     with suppress(OSError, TypeError):  # the source is not at hand
         nodes = ast.walk(ast.parse(inspect.getsource(sys.modules[module])))
@@ -262,11 +257,6 @@ Number = Annotated[float, BeforeValidator(_number), _schema("A number.", 0.1, "3
 ShareField = Annotated[
     Share, BeforeValidator(_share), PlainSerializer(Share.written), _schema("A percentage or a count.", "1%", 100)
 ]
-SizesField = Annotated[
-    Sizes,
-    BeforeValidator(parse_sizes),
-    PlainSerializer(lambda sizes: sizes.text),
-    _schema(  # the pattern: no size is named "all"
-        "A model size or range.", "2.5B", "80%", "2.5B..3.5B step 0.25B", "24 layers", "6GiB", pattern="[0-9]"
-    ),
-]
+_SIZE_EXAMPLES = ("2.5B", "80%", "2.5B..3.5B step 0.25B", "24 layers", "6GiB")
+_SIZES_SCHEMA = _schema("A model size or range.", *_SIZE_EXAMPLES, pattern="[0-9]")  # no size is named "all"
+SizesField = Annotated[Sizes, BeforeValidator(parse_sizes), PlainSerializer(lambda sizes: sizes.text), _SIZES_SCHEMA]

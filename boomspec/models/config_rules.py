@@ -40,7 +40,7 @@ _PLACES: Mapping[str, Place] = {
     "scale_attn_by_inverse_layer_idx": lambda i, n, config: i,
     "scale_attn_weights_by_inverse_layer_idx": lambda i, n, config: i,
 }
-_REPLACED_BY = {"interleave_moe_layer_step": "moe_layers", "moe_layer_freq": "mlp_layer_types"}  # by a list
+_AS_LIST = {"interleave_moe_layer_step": "moe_layers", "moe_layer_freq": "mlp_layer_types"}  # by a list
 # A key of the config with which, unless 0 or null, nothing can be interpolated.
 _REFUSED = "hidden_size_per_layer_input"
 _WHY = "one table embeds the tokens for all layers together, so its width is their number"
@@ -70,9 +70,7 @@ def apply_rules(config: Config, configs: Configs, counts: Counts, plan: LayerPla
     for key, place in rules:
         for new, layer in enumerate(plan):
             own, of, i = configs[layer.owner], counts[layer.owner], layer.index
-            if key and (
-                not own.get(key) or any(isinstance(own.get(k), list) for k in (key, _REPLACED_BY.get(key, "")))
-            ):
+            if key and (not own.get(key) or any(isinstance(own.get(k), list) for k in (key, _AS_LIST.get(key, "")))):
                 continue
             if place(i, of, own) != place(new, count, own):
                 raise _moved(f"'{key}: {own[key]}'" if key else f"'{model_type}' ({why})", i, new, (of, count))

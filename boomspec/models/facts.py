@@ -163,10 +163,9 @@ def model_facts(config: Mapping[str, Any], tensors: Tensors, where: str, *, same
     projections = [t for t in projections if not row.is_head_transform(t.name)]
     asked = config.get("tie_word_embeddings")
     if asked is False and not projections:
-        raise BoomspecError(
-            f"{where}: config.json says `tie_word_embeddings: false`, and the checkpoint holds no head",
-            hint=f"looked for '{row.head}'; a trunk saved without its head is no language model",
-        )
+        message = f"{where}: config.json says `tie_word_embeddings: false`, and the checkpoint holds no head"
+        hint = f"looked for '{row.head}'; a trunk saved without its head is no language model"
+        raise BoomspecError(message, hint=hint)
     tied = not projections or bool(row.tied if asked is None else asked)
     if tied and any(same(projection, tokens) is False for projection in projections):
         tied = False  # as transformers loads it: a file that holds another head is believed

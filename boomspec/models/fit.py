@@ -22,10 +22,7 @@ _TRUNK, _HEAD = "model.", "lm_head."  # how the names of a decoder begin
 
 
 def plan_entries(base: ModelFacts, other: ModelFacts, plan: LayerPlan, *, tied: bool) -> list[TensorEntry]:
-    """The tensors of a plan of teacher layers (of `base`) and student layers (of `other`), as they are stored.
-
-    `other` may be of a family that is read as the base's. Raises BoomspecError where they do not fit together.
-    """
+    """The tensors of a plan of layers of `base` (t) and `other` (s), as stored; BoomspecError where they do not fit."""
     zeros = zeros_of(other, base)
     models: dict[Owner, ModelFacts] = {TEACHER: base, STUDENT: read_as(other, base.model_type, "the student")}
     check_fit(base, models[STUDENT], zeros)

@@ -35,18 +35,8 @@ _TRAVELS = re.compile(r"(generation_config|(video_|image_|audio_)?(pre)?processo
 _DECIDES = ("model_type", "model_name", "tokenizer_class")
 _REGEX = ("fix_mistral_regex", "transformers_version")  # a tokenizer that asks for the one is mended by the other
 # All that a model folder may need, without the weights in other formats that many repositories also hold.
-HUB_FILES = (
-    "*.json",
-    "*.safetensors",
-    "*.txt",
-    "*.model",
-    "*.jinja",
-    "*.tiktoken",
-    "*.spm",
-    "*.bpe",
-    "*.codes",
-    "*.tokenizer",
-)
+_ENDINGS = ("json", "safetensors", "txt", "model", "jinja", "tiktoken", "spm", "bpe", "codes", "tokenizer")
+HUB_FILES = tuple(f"*.{ending}" for ending in _ENDINGS)
 NOT_HUB_FILES = ("consolidated*.safetensors", "original/*")  # the same weights once more, as their makers read them
 
 _CONVERT = "load it where it was made, with transformers, and save it: model.save_pretrained(folder)"
@@ -92,17 +82,13 @@ def is_hub_file(name: str) -> bool:
     return any(fnmatch(name, pattern) for pattern in HUB_FILES)
 
 
-def tokenizer_files(folder: Path) -> list[Path]:
-    return _files(folder, is_tokenizer_file)
-
-
 def travelling_files(folder: Path) -> list[Path]:
     """The files that go along when a model is built from this one, those of its tokenizer first."""
-    found = _files(folder, is_travelling_file)
+    found = model_files(folder, is_travelling_file)
     return sorted(found, key=lambda path: not is_tokenizer_file(path.relative_to(folder).as_posix()))
 
 
-def _files(folder: Path, wanted: Callable[[str], bool]) -> list[Path]:
+def model_files(folder: Path, wanted: Callable[[str], bool]) -> list[Path]:
     found = [*folder.iterdir(), *(folder / CHAT_TEMPLATES).glob("*.jinja")]
     return sorted(path for path in found if path.is_file() and wanted(path.relative_to(folder).as_posix()))
 

@@ -84,10 +84,7 @@ def plan_config(
 
 
 def check_one_kind(facts: ModelFacts, complete: Complete | None = None) -> None:
-    """Raise BoomspecError where layers cannot be added up, because they are of different kinds.
-
-    A kind: names and shapes of the weights, and all that the config says of one layer, patterns only with `complete`.
-    """
+    """Raise BoomspecError where layers cannot be added up: they differ in weights, or, with `complete`, in patterns."""
     config = _unrolled(dict(facts.config), facts.count)
     if complete is not None and not _alike(config):
         config = _written_out(config, facts.count, complete)

@@ -31,10 +31,8 @@ def warnings(graph: TaskGraph) -> list[str]:
     models = [f"trust_remote_code: tasks run the code of {line}" for line in foreign_code(graph)]
     locations = [source.location for source in graph.sources.values() if "folder" in source.identity]
     outside = {where.get("name", where["folder"]) for where in locations if where.get(OUTSIDE, True)}
-    return models + [
-        f"lm-eval tasks of {folder}, outside of the spec's own folder, are code, and it is run"
-        for folder in sorted(outside)
-    ]
+    tasks = "lm-eval tasks of {}, outside of the spec's own folder, are code, and it is run"
+    return models + [tasks.format(folder) for folder in sorted(outside)]
 
 
 def asked_for(meaning: Mapping[str, Any]) -> list[str]:

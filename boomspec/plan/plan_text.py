@@ -161,7 +161,7 @@ def _print_tasks(console: Console, graph: TaskGraph, plan: RunPlan, forecast: Fo
     last = ""
     for node in graph.nodes.values():
         step, cost, time = plan.steps[node.id], forecast.costs[node.id], forecast.clock.durations.get(node.id)
-        flops, memory, disk = shown.flops_of(cost), shown.memory_of(cost), shown.disk_of(cost)
+        flops, memory, disk = shown.shown_cost(cost)
         numbers = [flops, memory, *[disk] * wide, UNKNOWN if time is None else shown_seconds(time.seconds)]
         style, mark = _MARKS[step.action]
         about = [f"[{style}]{mark} {step.action}[/]", node.name, *[f"[dim]{node.id[:12]}[/]"] * wide]

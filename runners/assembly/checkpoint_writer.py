@@ -124,8 +124,7 @@ def shares_blocks(folder: Path) -> bool:
 
 
 def _write(source: TensorEntry, dtype: str, places: Sequence[_Place]) -> None:
-    if source.file is None:
-        raise TypeError("a tensor to copy has no file")
+    assert source.file is not None
     handles = [os.open(source.file, os.O_RDONLY), *(os.open(file, os.O_RDWR) for file, _ in places)]
     try:
         read, first, *others = handles

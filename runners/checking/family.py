@@ -8,7 +8,7 @@ trial       on tiny random weights, under the names of the teacher's files (`tin
 
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from runners.checking.tiny import VOCABULARY, NotTinyError, auto_class, lay_out,
 from runners.modeling.foreign_code import prepare_custom_code
 from runners.modeling.hidden_states import capture, check_head, embedding_parameters, hidden_pairs, trunk
 from runners.modeling.model_config import complete, plan_config
-from runners.modeling.models import key_mapping_for, save_weights
+from runners.modeling.models import Code, key_mapping_for, save_weights
 
 _MOST_TRIED = 6  # of the sizes: each takes as long as a tiny model takes to be written, loaded and run
 _ANY_TOKENS_BT = (torch.arange(2 * 21).reshape(2, 21) * 7 + 3) % (VOCABULARY - 4)
@@ -41,7 +41,7 @@ _CLOSE = 1e-4  # of the largest logit; measured: what is right is equal, or diff
 _ADVICE = "no size of this family would be right: take another teacher, or other layers and sizes"
 
 
-def check_family(record: Check, *, own: Mapping[str, Path] | None = None, code: Collection[str] = ()) -> list[str]:
+def check_family(record: Check, *, own: Mapping[str, Path] | None = None, code: Code = ()) -> list[str]:
     """What could not be checked; BoomspecError for a size that would not come out right. `own`: folders with code."""
     facts = _facts(record.teacher, _TEACHER)
     try:
@@ -51,7 +51,7 @@ def check_family(record: Check, *, own: Mapping[str, Path] | None = None, code: 
         raise BoomspecError(message, hint=error.hint or _ADVICE) from error
 
 
-def _check(record: Check, facts: ModelFacts, own: Mapping[str, Path], code: Collection[str]) -> list[str]:
+def _check(record: Check, facts: ModelFacts, own: Mapping[str, Path], code: Code) -> list[str]:
     if record.student is not None:
         student = _facts(record.student, _STUDENT)
     else:  # the one that a distillation makes
@@ -90,7 +90,7 @@ def _facts(outline: Outline, where: str) -> ModelFacts:
     return facts
 
 
-def _check_shapes(outline: Outline, folder: Path, own: Path | None, code: Collection[str]) -> list[str]:
+def _check_shapes(outline: Outline, folder: Path, own: Path | None, code: Code) -> list[str]:
     """Raise BoomspecError where a tensor of the files has another shape than its class wants."""
     folder.mkdir()
     if own is not None:
@@ -113,18 +113,17 @@ def _check_shapes(outline: Outline, folder: Path, own: Path | None, code: Collec
 
 def try_sizes(
     teacher: Path,
-    kept: Sequence[int],
+    kept: Sequence[int],  # the teacher's layers that the student begins as
     sizes: Sequence[BuiltSize],
     work: Path,
     *,
-    student: Path | None = None,
-    code: Collection[str] = (),
+    student: Path | None = None,  # a tiny one that is there instead
+    code: Code = (),
 ) -> None:
-    """Build the sizes of the tiny teacher in a folder. Raises BoomspecError where one is not what its layers are.
+    """Build sizes of the tiny teacher in a folder. Raises BoomspecError where one is not what its layers are.
 
-    The student is laid out and saved as `runners.tasks.distill` does it, and the sizes are assembled as
-    `runners.tasks.interpolate` does it. `kept`: the teacher's layers that the student begins as. `student`: a tiny one
-    that is there instead. Raises NotTinyError where the tiny models say nothing.
+    The student is laid out and saved as `runners.tasks.distill` does it, the sizes are assembled as
+    `runners.tasks.interpolate` does it. Raises NotTinyError where the tiny models say nothing.
     """
     facts, whole = read_facts(teacher), "the model of all the teacher's layers"
     tokens_BT = _ANY_TOKENS_BT % facts.token_embedding.shape[0]
@@ -189,7 +188,7 @@ def _check_trainable(model: Any, layers: int, tokens_BT: Tensor, what: str) -> N
         raise BoomspecError(f"{what} cannot be trained with: {type(error).__name__}: {error}") from error
 
 
-def _loaded(folder: Path, what: str, layers: int, code: Collection[str]) -> Any:
+def _loaded(folder: Path, what: str, layers: int, code: Code) -> Any:
     """A model as every task loads it; its class must find what it needs, and in what is built nothing more."""
     trusts = prepare_custom_code(folder, "model", code)
     try:
@@ -205,11 +204,8 @@ def _loaded(folder: Path, what: str, layers: int, code: Collection[str]) -> Any:
         )
     except Exception as error:  # each class has its own exceptions
         raise BoomspecError(f"{what} cannot be loaded: {type(error).__name__}: {error}") from error
-    for key, wrong in (
-        ("missing_keys", "lacks"),
-        ("unexpected_keys", "has, and transformers does not know,"),
-        ("mismatched_keys", "has in another shape"),
-    ):
+    unknown = ("unexpected_keys", "has, and transformers does not know,")
+    for key, wrong in (("missing_keys", "lacks"), unknown, ("mismatched_keys", "has in another shape")):
         if what == _TEACHER and key == "unexpected_keys":
             continue  # it is not read, and whether sizes can be built without it is seen when they are
         if names := sorted(str(name) for name in found[key]):

@@ -116,10 +116,7 @@ class NotTinyError(BoomspecError):
 
 
 def lay_out(outline: Outline, folder: Path, *, seed: int, own: Path | None = None, code: Collection[str] = ()) -> None:
-    """Write the tiny model of an outline into `folder`; NotTinyError where its class does not take the small sizes.
-
-    `own`: the model's folder, where it brings code along.
-    """
+    """Write an outline's tiny model into `folder`; NotTinyError where its class refuses the sizes. `own`: its code."""
     folder.mkdir(parents=True)
     for name, file in code_files(own).items() if own is not None else ():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

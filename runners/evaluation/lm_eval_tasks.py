@@ -20,7 +20,8 @@ from lm_eval.tasks import TaskManager
 from boomspec.core.errors import BoomspecError, did_you_mean
 from boomspec.core.graph import Source
 from boomspec.core.identity import folder_digest
-from boomspec.core.task_data import ASKS, changed_data, mapped
+from boomspec.core.json_text import mapped
+from boomspec.core.task_data import ASKS, changed_data
 from boomspec.core.tasks import LmEval
 from runners.evaluation.lm_eval_counts import Counted
 
@@ -86,7 +87,7 @@ def _download(asks: Mapping[str, dict[str, Any]], cache: str, read: list[str]) -
         else:
             options = copy.deepcopy(ask["dataset_kwargs"])
             if "data_files" in options:  # the datasets library takes names of files for patterns
-                options["data_files"] = mapped(options["data_files"], escaped)
+                options["data_files"] = mapped(options["data_files"], str, escaped)
             if "dataset_path" in ask:
                 config.dataset_path = task.DATASET_PATH = ask["dataset_path"]
                 options["cache_dir"] = cache

@@ -6,17 +6,16 @@ no weight is copied. Its modules are its own, so a layer knows its place (`layer
 every member that it is part of.
 """
 
-from __future__ import annotations
-
 import copy
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
+from transformers import PreTrainedModel
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import TaskGraph
@@ -27,11 +26,7 @@ from boomspec.models.facts import ModelFacts, read_facts
 from boomspec.store import Store
 from runners.modeling.hidden_states import decoder_layers
 from runners.modeling.model_config import config_object, plan_config
-from runners.modeling.models import built_folder, lineage_of, load, owner_folders, stored_dtype
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
+from runners.modeling.models import Code, built_folder, lineage_of, load, owner_folders, stored_dtype
 
 Dtype = torch.dtype | str | None  # None: the one that the weights are stored in
 
@@ -135,9 +130,7 @@ def _trusted(graph: TaskGraph) -> frozenset[str]:
     return trust.trusted_code(graph.sources.values())
 
 
-def open_family(
-    teacher: Path, student: Path, lineage: Lineage, *, dtype: Dtype = None, code: Collection[str] = ()
-) -> Family:
+def open_family(teacher: Path, student: Path, lineage: Lineage, *, dtype: Dtype = None, code: Code = ()) -> Family:
     """Load the models of two folders of one family, on this device; no more of their code runs than `code` (sha256)."""
     folders: dict[Owner, Path] = {TEACHER: teacher, STUDENT: student}
     facts = {owner: read_facts(folder) for owner, folder in folders.items()}

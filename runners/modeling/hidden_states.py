@@ -30,11 +30,6 @@ _TRANSFORMS: dict[str, Callable[[Tensor, float], Tensor]] = {
 }
 
 
-def label(point: Point) -> str:
-    """The name of a point for people: "embedding", "layer 3", "final norm"."""
-    return f"layer {point}" if isinstance(point, int) else point
-
-
 def hidden_pairs(kept: Sequence[int], layers: int, *, embedding: bool = True, final_norm: bool = True) -> list[Pair]:
     """The states that are aligned, as (student point, teacher point), from the embedding upwards.
 
@@ -73,9 +68,9 @@ def decoder_layers(model: Any) -> nn.ModuleList:
     count = model.config.get_text_config().num_hidden_layers
     found = layer_lists(base_model(model), count)
     if len(found) != 1:
+        names = ", ".join(found) or "none"
         raise BoomspecError(
-            f"model type '{model.config.model_type}': expected one list of {count} layers,"
-            f" found {', '.join(found) or 'none'}"
+            f"model type '{model.config.model_type}': expected one list of {count} layers, found {names}"
         )
     return next(iter(found.values()))
 

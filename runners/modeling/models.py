@@ -3,15 +3,13 @@
 Of the code that a model brings along only what the spec trusts is run: `code`, the sha256 of each file.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import CODE, TaskGraph
@@ -31,9 +29,6 @@ from runners.modeling.model_config import config_object
 from runners.runtime.device import device
 from runners.runtime.job import Input
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
 MODEL = "model"  # the folder of the model inside an artifact
 Code = Collection[str]  # sha256 of each file that may run
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -51,10 +46,9 @@ def model_folder(source: Input) -> Path:
         patterns, ignored = [*HUB_FILES, *([CODE_FILES] if code else [])], list(NOT_HUB_FILES)
         fetched = snapshot_download(hub, revision=revision, allow_patterns=patterns, ignore_patterns=ignored)
     except Exception as error:  # a failed connection raises what the HTTP library of the day has for it
-        raise BoomspecError(
-            f"model '{hub}' at {revision[:12]}: cannot be fetched from the hub: {error}",
-            hint="check the network, the disk, and (for gated models) that HF_TOKEN is set",
-        ) from error
+        message = f"model '{hub}' at {revision[:12]}: cannot be fetched from the hub: {error}"
+        hint = "check the network, the disk, and (for gated models) that HF_TOKEN is set"
+        raise BoomspecError(message, hint=hint) from error
     folder = _unchanged(Path(fetched), code)
     # Some places on the hub showed the head to be the embedding: now it is read whole.
     if location.get("tied") and not whole_facts(folder, hub).tied:

@@ -17,7 +17,7 @@ layers [lowest, highest). The last merge collapses fewer layers where `merge` wo
 import copy
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from runners.assembly.assemble import assemble
 from runners.modeling.hidden_states import decoder_layers
 from runners.modeling.layerwise import Batch, take_apart
 from runners.modeling.model_config import complete
-from runners.modeling.models import load, load_frozen, save_weights, stored_dtype
+from runners.modeling.models import Code, load, load_frozen, save_weights, stored_dtype
 from runners.runtime.context import Context
 from runners.runtime.device import MASTER_DTYPE, deterministic_mode, frozen_dtype
 from runners.search.shared import calibration_batches
@@ -55,6 +55,7 @@ class Collapsed:
 
 
 Stack = Sequence[Collapsed]  # from the first layer to the last
+Similarity = Callable[[Stack], float]
 
 
 @dataclass(frozen=True)
@@ -87,15 +88,11 @@ def build_laco(record: LaCo, context: Context[Baseline], teacher: Path, target: 
     (context.path / "laco.json").write_text(text, encoding="utf-8")
 
 
-def collapse(
-    record: LaCo, *, layers: int, similarity: Callable[[Stack], float]
-) -> tuple[list[Collapsed], list[Attempt]]:
+def collapse(record: LaCo, *, layers: int, similarity: Similarity) -> tuple[list[Collapsed], list[Attempt]]:
     """The stack of `record.layers` layers, from `layers` of the teacher, and what was tried on the way."""
     if not (1 <= record.layers <= layers and 0 <= record.lowest < record.highest <= layers):
-        raise BoomspecError(
-            f"LaCo: {record.layers} layers, merged within [{record.lowest}, {record.highest}), "
-            f"cannot be made of a teacher of {layers}"
-        )
+        wanted = f"{record.layers} layers, merged within [{record.lowest}, {record.highest}),"
+        raise BoomspecError(f"LaCo: {wanted} cannot be made of a teacher of {layers}")
     stack = [Collapsed(i, {i: 1}) for i in range(layers)]
     attempts: list[Attempt] = []
     at = record.highest
@@ -106,11 +103,11 @@ def collapse(
         if at < record.lowest:
             refused = [attempt.similarity for attempt in attempts if not attempt.kept]
             best = f"; the best merge that was refused had {max(refused):.4f}" if refused else ""
-            raise BoomspecError(
-                f"LaCo: {record.layers} layers were asked for, but merges that keep the cosine above"
-                f" {record.threshold} lead from {layers} only to {len(stack)}{best}",
-                hint="lower the threshold, merge more layers at once, or move down by a smaller interval",
+            merges = (
+                f"merges that keep the cosine above {record.threshold} lead from {layers} only to {len(stack)}{best}"
             )
+            hint = "lower the threshold, merge more layers at once, or move down by a smaller interval"
+            raise BoomspecError(f"LaCo: {record.layers} layers were asked for, but {merges}", hint=hint)
         tried = [*stack[:at], _sum(stack[at : at + size]), *stack[at + size :]]
         value = similarity(tried)
         if not math.isfinite(value):
@@ -133,7 +130,7 @@ def _sum(merged: Sequence[Collapsed]) -> Collapsed:
     return Collapsed(merged[0].base, {layer: weight for layer, weight in sorted(weights.items()) if weight})
 
 
-def similarity_to(teacher: Any, batches: Sequence[Tensor]) -> Callable[[Stack], float]:
+def similarity_to(teacher: Any, batches: Sequence[Tensor]) -> Similarity:
     """The mean cosine of a stack's last hidden states to the whole teacher's, on batches of tokens_BT."""
     parts = take_apart(teacher, batches[0])
     positions = sum(tokens_BT.numel() for tokens_BT in batches)
@@ -173,7 +170,7 @@ def _add_up(target: nn.Module, layers: nn.ModuleList, collapsed: Collapsed) -> N
         parameter.copy_(total)
 
 
-def write(stack: Stack, teacher: Path, target: Path, code: Collection[str] = ()) -> None:
+def write(stack: Stack, teacher: Path, target: Path, code: Code = ()) -> None:
     """Write the model of a stack, in the dtype of the teacher's files, with the teacher's tokenizer."""
     plan = teacher_layers(layer.base for layer in stack)
     assemble({TEACHER: teacher}, plan, target, tied=read_facts(teacher).tied, code=code)

@@ -8,10 +8,9 @@ Writes `model/` (in the dtype of the teacher's files, with the tokenizer and `st
 """
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -29,17 +28,14 @@ from boomspec.models.folder import STUDENT_CONFIG
 from runners.assembly.assemble import assemble
 from runners.data.tokens import TokenStream
 from runners.modeling.foreign_code import prepare_custom_code
-from runners.modeling.hidden_states import LMHead, capture, check_head, embedding_parameters, hidden_pairs, label, trunk
-from runners.modeling.models import MODEL, load, load_frozen, model_folder, save_weights, stored_dtype
+from runners.modeling.hidden_states import LMHead, Pair, capture, check_head, embedding_parameters, hidden_pairs, trunk
+from runners.modeling.models import MODEL, Code, load, load_frozen, model_folder, save_weights, stored_dtype
 from runners.runtime.context import Context
 from runners.runtime.device import MASTER_DTYPE, autocast, deterministic_mode, device, frozen_dtype
 from runners.training.loop import MicroLoss, train
 from runners.training.losses import head_loss, state_loss, weights
 from runners.training.parallel import ParallelModel, is_sharded, shard_frozen, with_checkpointing_or_compile
 from runners.training.process_group import ALONE, ProcessGroup, process_group
-
-if TYPE_CHECKING:
-    from runners.modeling.hidden_states import Pair
 
 SIMILARITY = "similarity.json"
 _HOST = torch.device("cpu")  # where a model is loaded before it is cut over the workers
@@ -73,7 +69,7 @@ def _distill(context: Context[Distill]) -> None:
     before = parallel.call(similarities, *compared)
     faithful = record.faithful or _NOT_FAITHFUL
     draw = stream.padded_batch if faithful.padding else stream.batch
-    everywhere = recipe.sequences * recipe.sequence_length if faithful.kl_on_padding else None
+    everywhere = recipe.sequences * recipe.sequence_length if faithful.kl_on_padding else 0
     with with_checkpointing_or_compile(teacher, compiled=options.compile):
         train(
             student,
@@ -91,8 +87,9 @@ def _distill(context: Context[Distill]) -> None:
     if trained is None:
         return
 
-    values = zip(pairs, before, after, strict=True)
-    table = [{"student": label(s), "teacher": label(t), "before": b, "after": a} for (s, t), b, a in values]
+    names = [[f"layer {point}" if isinstance(point, int) else point for point in pair] for pair in pairs]
+    values = zip(names, before, after, strict=True)
+    table = [{"student": s, "teacher": t, "before": b, "after": a} for (s, t), b, a in values]
     (context.path / SIMILARITY).write_text(computed_json({"pairs": table}, "hidden states"), encoding="utf-8")
     save_weights(trained, target, dtype=dtype)
     pruned = sorted(set(range(layers)) - set(record.kept))
@@ -102,18 +99,9 @@ def _distill(context: Context[Distill]) -> None:
 
 
 def initial_student(
-    record: Distill,
-    teacher: Path,
-    folder: Path,
-    workers: ProcessGroup = ALONE,
-    *,
-    cut: bool = False,
-    code: Collection[str] = (),
+    record: Distill, teacher: Path, folder: Path, workers: ProcessGroup = ALONE, *, cut: bool = False, code: Code = ()
 ) -> PreTrainedModel:
-    """The student before training, in fp32; its files (config, tokenizer, weights) are written into `folder`.
-
-    `cut`: it is to be cut over the workers, so it is in the memory of the host.
-    """
+    """The student before training, in fp32, its files written into `folder`; in the host's memory where it is `cut`."""
     if workers.writes:
         assemble({TEACHER: teacher}, teacher_layers(record.kept), folder, tied=read_facts(teacher).tied, code=code)
     workers.barrier()
@@ -139,11 +127,7 @@ def initial_student(
 
 
 def distillation_loss(
-    student: PreTrainedModel,
-    teacher: PreTrainedModel,
-    losses: Losses,
-    kept: Sequence[int],
-    everywhere: int | None = None,
+    student: PreTrainedModel, teacher: PreTrainedModel, losses: Losses, kept: Sequence[int], everywhere: int = 0
 ) -> MicroLoss:
     """The loss of one micro batch. What no term reads is not computed: the teacher's head, forward, states.
 
@@ -158,11 +142,11 @@ def distillation_loss(
     compared = [pair for of_term in pairs.values() for pair in of_term]
     student_points, teacher_points = [s for s, _ in compared], [t for _, t in compared]
     head, teacher_head = LMHead(student), LMHead(teacher)
-    passes: list[tuple[Losses, int | None]] = [(losses, None)]
-    if everywhere is not None:  # another mask: another pass through the head
+    passes = [(losses, 0)]
+    if everywhere:  # another mask: another pass through the head
         labelled = losses.each(lambda term: term if "labels" in term.reads else None)
         others = losses.each(lambda term: term if "logits" in term.reads and "labels" not in term.reads else None)
-        passes = [(labelled, None), (others, everywhere)]
+        passes = [(labelled, 0), (others, everywhere)]
 
     def loss(inputs_BT: Tensor, labels_BT: Tensor, count: int) -> tuple[Tensor, dict[str, Tensor]]:
         with capture(student, student_points) as student_states:
@@ -175,7 +159,7 @@ def distillation_loss(
         for part, positions in passes:
             by_logits, logit_terms = head_loss(
                 hidden_BTD,
-                labels_BT if positions is None else torch.zeros_like(labels_BT),
+                torch.zeros_like(labels_BT) if positions else labels_BT,
                 head=head,
                 losses=part,
                 count=positions or count,
@@ -198,7 +182,11 @@ def similarity_batch(tokens: Path, sequence_length: int) -> Tensor:
 
 @torch.no_grad()
 def similarities(
-    student: PreTrainedModel, teacher: PreTrainedModel, pairs: Sequence["Pair"], tokens_BT: Tensor, precision: Precision
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    pairs: Sequence[Pair],
+    tokens_BT: Tensor,
+    precision: Precision,
 ) -> list[float]:
     """The mean cosine of each pair's states over all positions."""
     sums = torch.zeros(len(pairs), dtype=torch.float64)

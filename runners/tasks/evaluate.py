@@ -114,12 +114,9 @@ def _lm_eval(
 
     source = context.inputs["tasks"].source
     assert source is not None
+    trusted = prepare_custom_code(folder, "tokenizer", context.code_of("model"))
     lm = harness.Harness(
-        model,
-        tokenizer=folder,
-        trusted=prepare_custom_code(folder, "tokenizer", context.code_of("model")),
-        batch_size=context.batch_size,
-        progress=context.progress,
+        model, tokenizer=folder, trusted=trusted, batch_size=context.batch_size, progress=context.progress
     )
     found = harness.run_task(lm, measure=measure, source=source)
     results = _portable(found, source.location.get("folder"))

@@ -35,10 +35,9 @@ def _pretrain(context: Context[Pretrain]) -> None:
     tokens = context.inputs["tokens"].folder
     stream = TokenStream(tokens)
     if stream.vocabulary != architecture.vocabulary:
-        raise BoomspecError(
-            f"the model has a vocabulary of {architecture.vocabulary}, but its tokens have {stream.vocabulary}",
-            hint="a tokenizer learned from little text can be smaller than asked for: lower the vocabulary",
-        )
+        message = f"the model has a vocabulary of {architecture.vocabulary}, but its tokens have {stream.vocabulary}"
+        hint = "a tokenizer learned from little text can be smaller than asked for: lower the vocabulary"
+        raise BoomspecError(message, hint=hint)
     model = llama(architecture, eos=stream.eos, seed=recipe.seed)
     if not is_sharded(workers, options.parallel):
         model = model.to(device())

@@ -70,8 +70,7 @@ def run(context: Context[Tokenize]) -> None:
 
 def _source(context: Context[Tokenize], role: str) -> Source:
     source = context.inputs[role].source
-    if source is None:
-        raise TypeError(f"input {role} is an artifact, not a source")
+    assert source is not None
     return source
 
 
@@ -90,7 +89,6 @@ def _learn(context: Context[Tokenize], folder: Path) -> None:
 
 
 def _documents(context: Context[Tokenize], place: Place) -> Documents:
-    """The documents of one part of the text, from a place on."""
     record, role = context.record, _PARTS[place.part]
     return Documents(
         _source(context, role),
@@ -138,10 +136,7 @@ def _write_part(context: Context[Tokenize], tokenizer: TextTokenizer, writer: To
 
 
 def _batches(documents: Documents, start: int) -> Iterator[tuple[list[tuple[int, Document]], int]]:
-    """Documents with their numbers, in batches that the tokenizer's threads share.
-
-    Each batch with the number of the next document, of which nothing has been read by then.
-    """
+    """Numbered documents, in batches for the tokenizer's threads; each batch with the number of the next document."""
     batch: list[tuple[int, Document]] = []
     characters = 0
     for index, document in enumerate(documents, start=start):
@@ -162,16 +157,13 @@ def _check(context: Context[Tokenize], train: Count, held_out: Count, found: dic
         raise BoomspecError(f"the corpus has no training documents{skipped}", hint="see data.skip and data.held_out")
     if record.held_out_every and held_out.documents == 0:
         asked = f"every {record.held_out_every}th, from {record.held_out_offset}"
-        raise BoomspecError(
-            f"no document was held out ({asked}) among the {train.documents} that were read",
-            hint="give more documents, or a smaller data.held_out.every",
-        )
+        message = f"no document was held out ({asked}) among the {train.documents} that were read"
+        raise BoomspecError(message, hint="give more documents, or a smaller data.held_out.every")
     if "held_out" in context.inputs and not held_out.documents:
         raise BoomspecError("the files of data.held_out hold no text")
     for stream, rows in (context.execution.rows or {}).items():
         if found[stream] != rows:
             was, now = (f"{r['documents']} documents, sha256 {r['sha256'][:12]}" for r in (rows, found[stream]))
-            raise BoomspecError(
-                f"the rows of the {stream.replace('_', '-')} text are not those of the lock: {was} -> {now}",
-                hint="the same commit gave other rows: look for another version of `datasets` or of what it reads",
-            )
+            message = f"the rows of the {stream.replace('_', '-')} text are not those of the lock: {was} -> {now}"
+            hint = "the same commit gave other rows: look for another version of `datasets` or of what it reads"
+            raise BoomspecError(message, hint=hint)

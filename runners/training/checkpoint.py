@@ -45,10 +45,7 @@ class _Shard:
 
 
 class SavedCheckpoint:
-    """A checkpoint on the disk. Its tensors are read on request.
-
-    `check`: compare all of it with its checksums. Raises one of `_BROKEN` where it is not whole.
-    """
+    """A checkpoint on the disk. `check`: by its checksums. Raises one of `_BROKEN` where it is not whole."""
 
     def __init__(self, place: Path, *, check: bool = False) -> None:
         state = json.loads((place / STATE).read_text(encoding="utf-8"))
@@ -101,17 +98,15 @@ class SavedCheckpoint:
 
 def save(
     folder: Path,
-    metrics: list[dict[str, Any]],
-    tensors: Mapping[str, Mapping[str, Tensor]],
-    rows: Mapping[str, tuple[int, int, int]],
+    metrics: list[dict[str, Any]],  # one row a step
+    tensors: Mapping[str, Mapping[str, Tensor]],  # by kind ("weights", "moments") and name
+    rows: Mapping[str, tuple[int, int, int]],  # of sharded ones: the first, the one after the last, how many in all
     group: ProcessGroup = ALONE,
     remote: RemoteCheckpoints | None = None,
 ) -> None:
     """Publish a checkpoint in `folder` and delete all but the newest two; begin to upload it to `remote`.
 
-    `metrics`: one row a step. `tensors`: by kind ("weights", "moments") and name. `rows`: of those that are sharded,
-    the first row, the one after the last, and how many there are in all. Every rank writes its rows; where nothing is
-    sharded, rank 0 writes all.
+    Every rank writes its rows; where nothing is sharded, rank 0 writes all.
     """
     if not rows:
         if not group.is_leader:
@@ -162,10 +157,7 @@ def save(
 def find(
     folder: Path, group: ProcessGroup, remote: RemoteCheckpoints | None, note: Callable[[str], None]
 ) -> SavedCheckpoint | None:
-    """The checkpoint to continue from: the newest that is whole, here or in `remote`. A collective.
-
-    Rank 0 looks for it and reads its files through; `note` is called with a line about each that is broken.
-    """
+    """The newest checkpoint that is whole, here or in `remote`; `note` is told of each broken one. A collective."""
     stored, fetched = None, ""
     if group.is_leader:
         for part in folder.glob(f"{PART}*"):  # of writers that were killed
@@ -198,7 +190,6 @@ def _fetch_newest(folder: Path, remote: RemoteCheckpoints, note: Callable[[str],
 
 
 def _newest(folder: Path, note: Callable[[str], object] = str) -> SavedCheckpoint | None:
-    """The newest checkpoint that is whole; `note` is called with a line about each newer one that is not."""
     for place in sorted(folder.glob("step-*"), reverse=True):
         try:
             return SavedCheckpoint(place, check=True)

@@ -48,20 +48,17 @@ def train(
     recipe: Recipe,
     batch: Batches,
     loss: MicroLoss,
-    weights: Mapping[str, float],
+    weights: Mapping[str, float],  # of the terms, for the warning about unbalanced ones
     context: Context[Any],
-    gradient_scale: float = 1.0,
-    parallel: ParallelModel | None = None,
-    unlabelled: Collection[int] = (),
+    gradient_scale: float = 1.0,  # of gradients before they are clipped; not of the losses that are logged
+    parallel: ParallelModel | None = None,  # how `model` lies on the workers that train it, each of which calls this
+    unlabelled: Collection[int] = (),  # tokens that are inputs only; negative ones are padding
 ) -> None:
     """Train `model` in place (its parameters that require gradients) and write metrics.jsonl.
 
     Continues from the newest whole checkpoint in `context.resume`. Leaves one there about every `checkpoint_seconds`
     (after a whole step, and more seldom where it takes long to write), and when it is interrupted; a step that is not
-    done by then is dropped. `parallel`: how `model` lies on the workers that train it together, each of which calls
-    this. `weights` of the terms serve the warning about unbalanced terms only. Negative tokens of a batch are padding;
-    those of `unlabelled` are inputs only. Gradients are multiplied by `gradient_scale` before they are clipped; the
-    losses that are logged are not. Raises BoomspecError at the first step whose loss or gradient is not finite.
+    done by then is dropped. Raises BoomspecError at the first step whose loss or gradient is not finite.
     """
     training = _Training(parallel or ParallelModel(model), recipe, context, gradient_scale, unlabelled)
     training.restore()
@@ -81,11 +78,7 @@ def train(
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
-    """The learning rate of step 0 .. steps - 1.
-
-    Rises linearly to the peak at the last warm-up step (the first step without warm-up), then goes
-    down to `final` times the peak, which the last step has.
-    """
+    """The rate of step 0 .. steps - 1: up to the peak at the last warm-up step, then down to `final` times the peak."""
     peak, schedule = recipe.optimizer.lr, recipe.schedule
     if step < schedule.warmup_steps:
         return peak * (step + 1) / schedule.warmup_steps
@@ -130,9 +123,8 @@ class _Training:
             if step == 0:
                 self.warn_when_unbalanced(row, weights)
             progress.record(row)
-            progress.update(
-                row["tokens"], recipe.tokens, unit="tokens", **{key: row[key] for key in ("loss", *weights)}
-            )
+            losses = {key: row[key] for key in ("loss", *weights)}
+            progress.update(row["tokens"], recipe.tokens, unit="tokens", **losses)
             if self.group.broadcast(time.monotonic() - saved >= wait and step + 1 < recipe.steps):
                 before = time.monotonic()
                 self.save()
@@ -209,10 +201,9 @@ class _Training:
 
     def not_finite(self, step: int, what: str, value: float, terms: Mapping[str, float]) -> BoomspecError:
         listed = ", ".join(f"{name} {size:.4g}" for name, size in terms.items())
-        return BoomspecError(
-            f"training stopped at step {step} of {self.recipe.steps}: the {what} is {value} ({listed})",
-            hint="lower optimizer.lr, lengthen schedule.warmup, set optimizer.clip, or use precision fp32",
-        )
+        message = f"training stopped at step {step} of {self.recipe.steps}: the {what} is {value} ({listed})"
+        hint = "lower optimizer.lr, lengthen schedule.warmup, set optimizer.clip, or use precision fp32"
+        return BoomspecError(message, hint=hint)
 
     def save(self) -> None:
         moments = {

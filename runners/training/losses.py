@@ -32,16 +32,13 @@ def head_loss(
     head: LMHead,
     losses: Losses,
     count: int,
-    teacher_hidden_BTD: Tensor | None = None,
+    teacher_hidden_BTD: Tensor | None = None,  # this and the next one: where a term reads the teacher's logits
     teacher_head: LMHead | None = None,
-    chunk: int | None = None,
+    chunk: int | None = None,  # logits exist for so many positions at a time; None: as many as fit CHUNK_LOGITS
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the weighted sum of the terms that read logits, and each term's own value (no weight, no graph).
 
-    `teacher_hidden_BTD` and `teacher_head`: given where a term reads the teacher's logits, and used only there.
-
-    Logits exist for `chunk` positions at a time (None: as many as fit CHUNK_LOGITS). The gradients of
-    the hidden states and of the head's parameters are computed in the same pass; the teacher has none.
+    The gradients of the hidden states and of the head's parameters are computed in the same pass; the teacher has none.
     """
     terms = losses.reading("logits")
     if not terms:
@@ -105,10 +102,7 @@ class _HeadLoss(torch.autograd.Function):
 
 
 def _add_gradients(sums: Sequence[Tensor], total: Tensor, parameters: Sequence[Tensor], hidden_ND: Tensor) -> None:
-    """Add the parameters' gradients to their sums; that of `hidden_ND`, where it is wanted, becomes its own.
-
-    A function of its own, so that no name holds on to a chunk's gradient, as large as the head, in the next chunk.
-    """
+    # A function of its own, so that no name holds on to a chunk's gradient, as large as the head, in the next chunk.
     wanted = [hidden_ND] if hidden_ND.requires_grad else []
     found = list(torch.autograd.grad(total, [*wanted, *parameters]))
     if wanted:

@@ -51,10 +51,7 @@ class ParallelModel:
 
     @property
     def replicated(self) -> bool:
-        """Whether each of several workers has a copy. Its gradients are views of DDP's buckets.
-
-        They are set to zero, not dropped: dropped, they would be made anew beside the buckets.
-        """
+        """Each worker has a copy, whose gradients lie in DDP's buckets: zeroed, for dropped they would be made anew."""
         return self._root is not None and not self.sharded
 
     @contextmanager
@@ -122,10 +119,8 @@ def shard_frozen(model: Any) -> None:
 
 @contextmanager
 def with_checkpointing_or_compile(model: Any, *, checkpointing: bool = False, compiled: bool = False) -> Iterator[None]:
-    """Within the context each decoder layer computes its activations again in the backward, and/or is compiled.
-
-    The layers' hooks stay outside of both, so hidden states can be captured.
-    """
+    """Within the context each decoder layer computes its activations again in the backward, and/or is compiled."""
+    # Of a layer its `forward` is replaced: its hooks stay outside, so hidden states can be captured.
     layers = list(decoder_layers(model)) if checkpointing or compiled else []
     for layer in layers:
         forward = torch.compile(layer.forward) if compiled else layer.forward

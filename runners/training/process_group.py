@@ -23,16 +23,10 @@ _BYTES = 64  # of a gathered string: a digest, a host's name
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """`stop`: a file; when it appears, the training saves itself and stops.
-
-    `local_leader`: where workers are on machines that share no folder, whether this one writes what those of its
-    machine read; None where they share one.
-    """
-
     rank: int = 0
     size: int = 1
-    stop: Path | None = None
-    local_leader: bool | None = None
+    stop: Path | None = None  # a file; when it appears, the training saves itself and stops
+    local_leader: bool | None = None  # where machines share no folder: whether it writes what those of its own read
 
     @property
     def is_leader(self) -> bool:

@@ -13,9 +13,6 @@ read by any number of workers.
         stop             the coordinator was interrupted: save and stop
         ray/             Ray Train's own files
         <machine>/       resume folder and payload of workers on a machine that does not share the coordinator's folder
-
-Where the store is at a URL, machines may share nothing. Then each has folders of its own, fetches its inputs and sends
-its progress; rank 0 sends the payload to the coordinator by way of the store.
 """
 
 import math
@@ -95,7 +92,6 @@ def train_together(context: Context[Any]) -> None:
 
 
 def _train_in_groups(context: Context[Any], folder: Path, stopped: threading.Event) -> None:
-    """One group of workers after the other, until one comes to the end."""
     retries, least, most = context.execution.retries, context.training.least_workers, context.training.workers
     excluded: set[str] = set()  # machines that do not reach the store
     lost, waits = 0, 0
@@ -139,10 +135,7 @@ class Failure:
 
 
 def run_group(context: Context[Any], folder: Path, size: int, where: dict[str, str] | None) -> Failure | None:
-    """Run one group to its end. Returns None where it has trained, else why not.
-
-    Raises BoomspecError for errors that another group would have, too.
-    """
+    """Run one group; None where it has trained, else why not. BoomspecError for what another group would have, too."""
     shutil.rmtree(folder / "ray", ignore_errors=True)
     try:
         _trainer(context, folder, size, where).fit()
@@ -189,12 +182,10 @@ def failure_of(error: Exception) -> Failure:
     if lost:
         gone = {rank: first_line(why) or type(why).__name__ for rank, why in lost.items() if not is_peer_failure(why)}
         unreached = [why for why in lost.values() if isinstance(why, UnreachedError)]
+        taken = [getattr(getattr(why, "health_check_failure", why), "preempted", False) for why in lost.values()]
         return Failure(
             ", ".join(f"worker {rank} ({line})" for rank, line in sorted(gone.items())) or "a worker",
-            # Those that were lost with a machine that was taken away in good order do not count.
-            counts=not any(
-                getattr(getattr(why, "health_check_failure", why), "preempted", False) for why in lost.values()
-            ),
+            counts=not any(taken),  # not those that were lost with a machine that was taken away in good order
             out_of_memory=any(isinstance(why, torch.OutOfMemoryError) for why in lost.values()),
             unreached=frozenset(why.machine for why in unreached),
             hint=next((why.hint for why in unreached if why.hint), Failure.hint),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 STATE = "state.json"
 PART = ".part-"
+State = tuple[bytes, Collection[str]]  # the content of state.json, and all files that must be there before it
 _PAYLOAD = "payload"
 _OTHERS_SECONDS = 600.0  # for the files of the other workers to be there
 _LOOK_SECONDS = 1.0
@@ -49,18 +50,8 @@ class RemoteCheckpoints:
         self._thread: threading.Thread | None = None
         self._failed = False
 
-    def publish(
-        self,
-        name: str,
-        files: Sequence[Path],
-        state: tuple[bytes, Collection[str]] | None = None,
-        *,
-        delete: bool = False,
-    ) -> None:
-        """Upload these files of the checkpoint `name` in a thread; `delete` them then.
-
-        `state`: rank 0 gives the content of state.json, and the names of all files that must be there before it.
-        """
+    def publish(self, name: str, files: Sequence[Path], state: State | None = None, *, delete: bool = False) -> None:
+        """Upload these files of the checkpoint `name` in a thread; `delete` them then. `state`: from rank 0."""
 
         def upload() -> None:
             try:
@@ -122,7 +113,7 @@ class RemoteCheckpoints:
             wanted.append((name, file, entry.size))
         self._objects.download_all(wanted)
 
-    def _upload(self, name: str, files: Sequence[Path], state: tuple[bytes, Collection[str]] | None) -> None:
+    def _upload(self, name: str, files: Sequence[Path], state: State | None) -> None:
         self._objects.upload_all((file, f"{name}/{file.name}") for file in files)
         if state is None:
             return

@@ -24,7 +24,8 @@ from boomspec.compile.places import errors_at, resolve_path, shown_path
 from boomspec.core.errors import BoomspecError, did_you_mean
 from boomspec.core.graph import OUTSIDE, Source
 from boomspec.core.identity import folder_digest
-from boomspec.core.task_data import ASKS, DATA, TASKS, data_folder_files, digests, mapped
+from boomspec.core.json_text import mapped
+from boomspec.core.task_data import ASKS, DATA, TASKS, data_folder_files, digests
 from boomspec.spec.sections.evaluation import TaskSpec
 from boomspec.spec.spec_file import SpecFile, memoized_for
 
@@ -157,7 +158,7 @@ class _Search:
             return {}
         for path in given:
             self._take(path.resolve())
-        absolute = mapped(named, lambda text: str((base / Path(text).expanduser()).resolve()))
+        absolute = mapped(named, str, lambda text: str((base / Path(text).expanduser()).resolve()))
         return {"dataset_kwargs": {**options, **absolute}}
 
     def _of_a_loader(self, path: str, options: dict[str, Any]) -> dict[str, Any]:

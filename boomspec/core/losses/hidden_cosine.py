@@ -9,10 +9,7 @@ if TYPE_CHECKING:
 
 
 class HiddenCosine(StateLoss):
-    """`1 - cos(student state, teacher state)`, averaged over the pairs of aligned hidden states.
-
-    Student layer i's output is paired with the teacher's output at the end of block i.
-    """
+    """`1 - cos(student state, teacher state)`, averaged over the pairs of aligned hidden states."""
 
     kind, title, unit = "hidden_cosine", "hidden cosine", "1 - cosine"
     reads = ("states", "teacher_states")

@@ -37,10 +37,7 @@ class KL(Loss):
 
 
 def kl_divergence(log_p_NV: "Tensor", log_q_NV: "Tensor", *, p_NV: "Tensor | None" = None) -> "Tensor":
-    """KL(p || q) = sum p (log p - log q), in nats, at each of N positions.
-
-    `p_NV`: the probabilities, where they are at hand; they are then multiplied and summed in one pass.
-    """
+    """KL(p || q) = sum p (log p - log q), in nats, at each of N positions. `p_NV`, where at hand, spares a pass."""
     difference_NV = log_p_NV - log_q_NV
     if p_NV is None:
         return (log_p_NV.exp() * difference_NV).sum(dim=-1)

@@ -60,10 +60,7 @@ class Loss(Strict):
 
 
 class StateLoss(Loss):
-    """A loss of pairs of hidden states, averaged over the pairs.
-
-    Student layer i's output is paired with the teacher's output at the end of block i.
-    """
+    """The mean over pairs of hidden states: student layer i's output, and the teacher's at the end of block i."""
 
     embedding: Annotated[bool, Field(description="Also align the embedding output (a frozen one never counts).")] = True
     final_norm: Annotated[

@@ -8,14 +8,11 @@ from boomspec.core.types import Strict
 
 
 class Outline(Strict):
-    """A model without its weights: `config` as JSON, `tensors` as rows of `boomspec.models.outline`.
+    """A model without its weights."""
 
-    `tied`: whether its head is its embedding: not where its files hold another head, whatever the config says.
-    """
-
-    config: str
-    tensors: tuple[str, ...]
-    tied: bool
+    config: str  # as JSON
+    tensors: tuple[str, ...]  # rows of `boomspec.models.outline`
+    tied: bool  # its head is its embedding: not where its files hold another head, whatever the config says
 
 
 class BuiltSize(Strict):
@@ -26,15 +23,11 @@ class BuiltSize(Strict):
 
 
 class Check(Record):
-    """Whether every size of a family comes out right, tried on tiny random weights before anything is trained.
-
-    Inputs: `teacher` and `student` (sources) where these bring code of their own, which then runs; else none: the
-    answer depends on the record alone. No other task reads the result, so no other id depends on it.
-    """
+    """Inputs: `teacher` and `student` (sources) where these bring code of their own, which then runs; else none."""
 
     kind, version = "check", 1
     reads_models = False
-    decides_results = False
+    decides_results = False  # no other task reads its result
 
     teacher: Outline
     student: Outline | None = None  # one that exists; else it begins as the teacher's `kept` layers

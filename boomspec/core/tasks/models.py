@@ -59,20 +59,15 @@ class Subset(Strict):
 
 
 class LaCo(Strict):
-    """Layers collapsed into one, W_l + sum_k (W_{l+k} - W_l), until `layers` are left (arXiv 2402.11187).
-
-    Slides from the top: `merge` following layers are collapsed into one, and the merge is kept while the final
-    hidden states' mean cosine to the teacher's on the calibration text is above `threshold`; after a merge that
-    is kept the pointer moves down by `interval` layers, else by one. Inputs: `teacher`, `tokens`.
-    """
+    """Layers are collapsed until `layers` are left, as `runners/search/laco.py` says. Inputs: `teacher`, `tokens`."""
 
     type: Literal["laco"] = "laco"
     layers: int
-    merge: int
+    merge: int  # so many following layers become one
     lowest: int  # layers [lowest, highest) may be merged
     highest: int
-    interval: int
-    threshold: float
+    interval: int  # the pointer moves down by so many layers after a merge that is kept
+    threshold: float  # of the mean cosine of the final hidden states to the teacher's
     calibration: Calibration
     precision: Precision
     determinism: Determinism | None = None
