@@ -110,7 +110,6 @@ def no_such_size(members: Sequence[Member], size: SizeRequest) -> str:
 
 
 def _measured(member: Member, size: SizeRequest, teacher: Member) -> float:
-    """The member's size in the unit of `size`."""
     if size.unit == "fraction":
         return member.parameters / teacher.parameters
     return float(getattr(member, size.unit))

@@ -289,7 +289,6 @@ def _token_embedding(embedding: Sequence[TensorEntry], config: Mapping[str, Any]
 
 
 def _layer_stack(tensors: Tensors, where: str) -> tuple[str, Layers, list[TensorEntry]]:
-    """The name of the stack, its layers, and the tensors beside it."""
     groups: dict[str, dict[int, list[TensorEntry]]] = defaultdict(lambda: defaultdict(list))
     found = {tensor.name: _LAYER.match(tensor.name) for tensor in tensors.values()}
     for tensor in tensors.values():
@@ -303,6 +302,14 @@ def _layer_stack(tensors: Tensors, where: str) -> tuple[str, Layers, list[Tensor
         raise BoomspecError(f"{where}: layer {missing[0]} of '{prefix}' is missing from the checkpoint")
     others = [t for t in tensors.values() if (match := found[t.name]) is None or match["prefix"] != prefix]
     return prefix, tuple(tuple(stack[i]) for i in range(len(stack))), others
+
+
+def llama_config(architecture: Architecture) -> dict[str, Any]:
+    """The dimensions under the names of `transformers.LlamaConfig`."""
+    names = {"layers": "num_hidden_layers", "attention_heads": "num_attention_heads", "vocabulary": "vocab_size"}
+    names |= {"key_value_heads": "num_key_value_heads", "context": "max_position_embeddings"}
+    names["tied"] = "tie_word_embeddings"
+    return {names.get(name, name): value for name, value in architecture.model_dump().items()}
 
 
 def llama_facts(architecture: Architecture) -> ModelFacts:
@@ -325,13 +332,5 @@ def llama_facts(architecture: Architecture) -> ModelFacts:
     shapes |= {f"model.layers.{i}.{name}": shape for i in range(a.layers) for name, shape in layer.items()}
     if not a.tied:
         shapes["lm_head.weight"] = (a.vocabulary, a.hidden_size)
-    config: dict[str, Any] = {
-        "model_type": "llama",
-        "num_hidden_layers": a.layers,
-        "hidden_size": a.hidden_size,
-        "num_attention_heads": a.attention_heads,
-        "num_key_value_heads": a.key_value_heads,
-        "max_position_embeddings": a.context,
-        "tie_word_embeddings": a.tied,
-    }
+    config = {"model_type": "llama", **llama_config(architecture)}
     return model_facts(config, {n: TensorEntry(n, "F32", s) for n, s in shapes.items()}, "teacher.pretrain")

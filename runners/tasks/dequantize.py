@@ -70,7 +70,6 @@ def whole(made: Dequantized, dtype: torch.dtype) -> Tensor:
 
 
 def _from_fp8(stored: Tensor, scales: Tensor, block: tuple[int, int]) -> Tensor:
-    """Weights in fp32 from FP8 and the scale of each block."""
     shape = stored.shape
     rows, columns = (1, *shape)[-2:]
     stored = stored.reshape(*(shape[:-2] or ()), rows, columns)

@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from boomspec.core.errors import BoomspecError
 from boomspec.core.losses import CrossEntropy, Losses
 from boomspec.core.tasks import Architecture, Pretrain
+from boomspec.models.facts import llama_config
 from runners.data.tokens import TOKENIZER, TokenStream
 from runners.modeling.hidden_states import LMHead, check_head, trunk
 from runners.modeling.models import MODEL, save_weights
@@ -67,19 +68,8 @@ def _pretrain(context: Context[Pretrain]) -> None:
 
 def llama(architecture: Architecture, *, eos: int, seed: int) -> LlamaForCausalLM:
     """A Llama in fp32 on the CPU whose initial weights are a function of `seed` alone."""
-    config = LlamaConfig(
-        num_hidden_layers=architecture.layers,
-        hidden_size=architecture.hidden_size,
-        intermediate_size=architecture.intermediate_size,
-        num_attention_heads=architecture.attention_heads,
-        num_key_value_heads=architecture.key_value_heads,
-        vocab_size=architecture.vocabulary,
-        max_position_embeddings=architecture.context,
-        tie_word_embeddings=architecture.tied,
-        initializer_range=architecture.initializer_range,
-        bos_token_id=eos,  # every document of the stream begins behind one
-        eos_token_id=eos,
-    )
+    # Every document of the stream begins behind an EOS.
+    config = LlamaConfig(**llama_config(architecture), bos_token_id=eos, eos_token_id=eos)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)

@@ -50,7 +50,6 @@ class ProcessGroup:
         return own + [(tokens[:1], False)] * (most - len(own))
 
     def all_reduce(self, values: Mapping[str, Tensor]) -> dict[str, float]:
-        """The sum of each value over the workers."""
         if self.size == 1:
             return {name: float(value) for name, value in values.items()}
         sums = torch.stack([value.detach().to(device(), torch.float32) for value in values.values()]).double()
