@@ -66,7 +66,7 @@ def command(
     if as_json:
         click.echo(json_text(diff.to_json(), indent=2))
     elif markdown:
-        click.echo(render.markdown(diff), nl=False)
+        click.echo("\n".join(render.markdown(diff)))
     else:
         from rich.console import Console
 

@@ -72,7 +72,6 @@ def check_against(file: SpecFile, facts: ModelFacts) -> ResolvedFamily | None:
 
 @memoized_for("teacher", "student", "data", "evaluate", "execution")
 def _path_problems(file: SpecFile) -> list[Problem]:
-    """Problems of the paths and names in a spec, without reading what they hold."""
     if problems := list(variable_problems(file)):
         return problems
     spec = file.spec

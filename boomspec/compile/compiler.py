@@ -152,12 +152,9 @@ def _compile(file: SpecFile, answers: Answers) -> Builder:
         if sets is not None:
             build.family = family = resolve_family(file, facts, kept, sets, existing)
             inner = add_interpolated(build, family, build.student, "interpolated")
-            models = [
-                EvaluatedModel("teacher", "teacher", family.members[-1], build.teacher),
-                EvaluatedModel("student", "student", family.student, build.student),
-                *inner,
-                *baselines(build, family),
-            ]
+            teacher = EvaluatedModel("teacher", "teacher", family.members[-1], build.teacher)
+            student = EvaluatedModel("student", "student", family.student, build.student)
+            models = [teacher, student, *inner, *baselines(build, family)]
             if not build.pending:
                 _add_numbers(build, models)
                 build.products = tuple(model.task for model in inner if model.task in build.nodes)
@@ -231,7 +228,6 @@ def _add_student(build: Builder, teacher: ModelFacts, kept: tuple[int, ...]) -> 
 
 
 def _add_numbers(build: Builder, models: list[EvaluatedModel]) -> None:
-    """Add every evaluation, and the cells of the report that show them."""
     evaluations = records.evaluations(build.file)
     reads = [{"tasks": build.source(source)} if source else {"tokens": build.tokens} for _, _, source in evaluations]
     for model in models:
@@ -261,15 +257,12 @@ def _add_numbers(build: Builder, models: list[EvaluatedModel]) -> None:
 
 
 def _report(build: Builder) -> str:
-    trainings = {f"training/{label}": task for label, task in build.trainings.items()}
     searches = {node.name: node.id for node in build.nodes.values() if node.task.kind == "search"}
-    record = Report(
-        cells=build.cells,
-        trainings={label: f"training/{label}" for label in build.trainings},
-        searches={name: f"search/{name}" for name in searches},
-    )
-    inputs = {**build.roles, **trainings, **{f"search/{name}": search for name, search in searches.items()}}
-    return build.add("report", record, inputs)
+    trained = {label: f"training/{label}" for label in build.trainings}
+    searched = {name: f"search/{name}" for name in searches}
+    inputs = build.roles | {trained[label]: task for label, task in build.trainings.items()}
+    inputs |= {searched[name]: task for name, task in searches.items()}
+    return build.add("report", Report(cells=build.cells, trainings=trained, searches=searched), inputs)
 
 
 def _comparison(builds: Sequence[Builder]) -> Node:

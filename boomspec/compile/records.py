@@ -9,11 +9,20 @@ from boomspec.core import tasks
 from boomspec.core.graph import Source
 from boomspec.spec.sections.baselines import LaCoSpec
 from boomspec.spec.sections.data import CalibrationSpec
-from boomspec.spec.sections.determinism import determinism
 from boomspec.spec.sections.interpolate import OrderSearch
 from boomspec.spec.sections.student import KeepChoice
 from boomspec.spec.sections.training import FaithfulSpec, Training
-from boomspec.spec.spec_file import SpecFile, memoized_for
+from boomspec.spec.spec_file import Spec, SpecFile, memoized_for
+
+Initial = Literal["teacher", "random"]  # what a student begins as
+
+
+def _determinism(spec: Spec) -> tasks.record.Determinism | None:
+    """None for the defaults, which are then not written into the records."""
+    section = spec.determinism
+    if not section.tf32 and section.algorithms == "deterministic":
+        return None
+    return tasks.record.Determinism(algorithms=section.algorithms, tf32=section.tf32)
 
 
 def tokenize(resolved: ResolvedSpec) -> tasks.Tokenize:
@@ -38,16 +47,11 @@ def pretrain(resolved: ResolvedSpec) -> tasks.Pretrain:
     spec, section = resolved.spec, resolved.spec.teacher.pretrain
     assert section is not None
     steps = recipe(section, seed=spec.seed, sequence_length=resolved.data.sequence_length)
-    kernels = determinism(spec.determinism)
-    return tasks.Pretrain(architecture=architecture(section), recipe=steps, determinism=kernels)
+    return tasks.Pretrain(architecture=architecture(section), recipe=steps, determinism=_determinism(spec))
 
 
 def distill(
-    resolved: ResolvedSpec,
-    kept: tuple[int, ...],
-    *,
-    initial: Literal["teacher", "random"] = "teacher",
-    tokens: int | None = None,
+    resolved: ResolvedSpec, kept: tuple[int, ...], *, initial: Initial = "teacher", tokens: int | None = None
 ) -> tasks.Distill:
     """`tokens`: of the training, where they are not those of the section."""
     spec, section = resolved.spec, resolved.spec.distill
@@ -60,7 +64,7 @@ def distill(
         losses=section.losses,
         recipe=recipe(section, seed=spec.seed, sequence_length=resolved.data.sequence_length, tokens=tokens),
         faithful=None if section.faithful == FaithfulSpec() else tasks.Faithful(**section.faithful.model_dump()),
-        determinism=determinism(spec.determinism),
+        determinism=_determinism(spec),
     )
 
 
@@ -105,7 +109,7 @@ def _measured(resolved: ResolvedSpec, calibration: CalibrationSpec) -> dict[str,
     return {
         "calibration": tasks.Calibration.model_validate(text),
         "precision": section.precision if section is not None else "bf16",
-        "determinism": determinism(spec.determinism),
+        "determinism": _determinism(spec),
     }
 
 
@@ -116,7 +120,7 @@ def evaluations(file: SpecFile) -> list[tuple[str, tasks.Evaluate, Source | None
     evaluate, data = file.spec.evaluate, file.spec.data
     if evaluate is None:
         return []
-    settings: dict[str, Any] = {"precision": evaluate.precision, "determinism": determinism(file.spec.determinism)}
+    settings: dict[str, Any] = {"precision": evaluate.precision, "determinism": _determinism(file.spec)}
     if evaluate.held_out is not None and data is not None:
         text = tasks.HeldOut(sequence_length=data.sequence_length, max_tokens=evaluate.held_out.max_tokens)
         found.append(("held_out", tasks.Evaluate(measure=text, **settings), None))

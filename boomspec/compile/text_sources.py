@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from boomspec.compile import text_files
-from boomspec.compile.places import digest_of, errors_at, path_text
-from boomspec.core.errors import Problem
+from boomspec.compile.places import digest_of, path_text
+from boomspec.core.errors import BoomspecError, Problem
 from boomspec.core.graph import HELD_OUT_TEXT, Source
 from boomspec.models.hub import UnreachableError, pinned_dataset
 from boomspec.spec.sections.data import DataSpec
@@ -104,10 +104,9 @@ def text_source(file: SpecFile) -> Source:
     commit = None if file.pins.only_offline else locked
     if commit is None:
         try:
-            with errors_at(file, ("data", "dataset")):
-                commit = file.once(("data set", name, revision), lambda: pinned_dataset(name, revision))
-        except UnreachableError as error:
-            if locked is None:
+            commit = file.once(("data set", name, revision), lambda: pinned_dataset(name, revision))
+        except BoomspecError as error:
+            if locked is None or not isinstance(error, UnreachableError):
                 raise file.error_at(("data", "dataset"), error.message, error.hint) from error
             commit = locked
     identity = {"hub": name, "revision": commit, "config": data.config, "split": data.split}

@@ -31,7 +31,12 @@ class Pair:
     sizes: tuple[FieldChange, ...]
 
     def to_json(self) -> dict[str, Any]:
-        changes = self.changes
+        changes, tasks = self.changes, []
+        for task in changes.of("changed", "added", "removed"):
+            named = {"name": task.name, "kind": task.kind, "id": task.id, "state": task.state}
+            own = [{"parameter": d.name, **_values(d)} for d in task.own]
+            why = {"inputs": list(task.inputs), "fields": list(task.fields), "some_of": task.some_of}
+            tasks.append({**named, "parameters": own, **why})
         return {
             "old": self.old.label,
             "new": self.new.label,
@@ -41,19 +46,7 @@ class Pair:
                 for f in changes.fields
             ],
             "same": len(changes.of("same")),
-            "tasks": [
-                {
-                    "name": task.name,
-                    "kind": task.kind,
-                    "id": task.id,
-                    "state": task.state,
-                    "parameters": [{"parameter": d.name, **_values(d)} for d in task.own],
-                    "inputs": list(task.inputs),
-                    "fields": list(task.fields),
-                    "some_of": task.some_of,
-                }
-                for task in changes.of("changed", "added", "removed")
-            ],
+            "tasks": tasks,
             "sizes": [{"label": size.name, **_values(size)} for size in self.sizes],
         }
 
@@ -135,7 +128,6 @@ def compared(old: ComparedInput, new: ComparedInput) -> Diff:
 
 
 def _partners(old: ComparedInput, new: ComparedInput) -> list[tuple[Experiment, Experiment]]:
-    """Experiments that belong together."""
     before = {experiment.label: experiment for experiment in old.experiments}
     partners = [(before[e.label], e) for e in new.experiments if e.label in before]
     alone = len(old.experiments) == 1 or len(new.experiments) == 1

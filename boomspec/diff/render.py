@@ -35,7 +35,6 @@ def _groups(diff: Diff) -> list[tuple[str, Pair]]:
 
 
 def _consequence(field: Field, changes: Changes) -> str:
-    """How many tasks a field changes, with those that need them."""
     if tasks := sum(field.name in task.fields for task in changes.tasks if task.state != "same"):
         return count(tasks, "task")
     return "" if field.exact else "by its section"
@@ -98,7 +97,6 @@ def _verdict(diff: Diff) -> str:
 
 
 def _judged(results: Compared) -> str:
-    """How many numbers were compared, and how many of them moved."""
     total, moved = len(results.judged), len(results.moved)
     if not total:
         same = "; all numbers are of the same evaluations" if results.shared else ""
@@ -206,12 +204,8 @@ def _print_table(console: Console, rows: Rows, heading: str = "", *, most: int |
         console.print(f"  [dim]and {len(rows) - most} more (all of them with --json)[/]")
 
 
-def markdown(diff: Diff) -> str:
-    """Markdown as GitHub reads it."""
-    return "\n".join(_markdown(diff)) + "\n"
-
-
-def _markdown(diff: Diff) -> Iterator[str]:
+def markdown(diff: Diff) -> Iterator[str]:
+    """Lines of Markdown as GitHub reads it."""
     yield f"### {_code(diff.old.named)} → {_code(diff.new.named)}"
     yield ""
     yield f"**{_verdict(diff)}**" + (f" To make what is new: {_effort(diff)}." if diff.anew else "")
@@ -248,7 +242,6 @@ def _pair_markdown(pair: Pair) -> Iterator[str]:
 
 
 def _table(head: str, rule: str, rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
-    """A table below an empty line; nothing without rows."""
     lines = [f"| {' | '.join(row)} |" for row in rows]
     yield from ("", head, rule, *lines) if lines else ()
 

@@ -156,15 +156,12 @@ def _paired(old: Items, new: Items, difference: float) -> float | None:
 
 def _numbers(folder: Path) -> dict[Key, Number]:
     better = {"True": True, "False": False}
-    return {
-        key: Number(
-            float(line["value"]),
-            float(line["stderr"]) if line["stderr"] else None,
-            better.get(line["higher_is_better"]),
-        )
-        for key, line in _lines(folder / "table.csv")
-        if line["value"] and math.isfinite(float(line["value"]))  # else it is missing, and the report says why
-    }
+    found = {}
+    for key, line in _lines(folder / "table.csv"):
+        if line["value"] and math.isfinite(float(line["value"])):  # else it is missing, and the report says why
+            stderr = float(line["stderr"]) if line["stderr"] else None
+            found[key] = Number(float(line["value"]), stderr, better.get(line["higher_is_better"]))
+    return found
 
 
 def _items(folder: Path) -> dict[Key, dict[int, tuple[float, float]]]:

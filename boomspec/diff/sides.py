@@ -78,17 +78,12 @@ def given(text: str, store: Where | None = None, *, refused: str | None = None) 
     if ":" in named and not path.exists():
         name, _, inside = named.partition(":")
         files, note = _at_revision(revision(name), inside, label)
-        return spec_given(text, files, store, note=note, refused=refused)
+        return replace(spec_given(text, files, store, refused=refused), note=note)
     return spec_given(text, load_experiments(text), store, refused=refused)
 
 
 def spec_given(
-    named: str,
-    files: Sequence[SpecFile],
-    store: Where | None = None,
-    *,
-    note: str | None = None,
-    refused: str | None = None,
+    named: str, files: Sequence[SpecFile], store: Where | None = None, *, refused: str | None = None
 ) -> ComparedInput:
     """A spec as a side: compiled where that can be done here. `refused`: why it is not even tried."""
     folder = store_of(files[0], store)
@@ -98,8 +93,8 @@ def spec_given(
         compiled = compile_experiments(files, search_results_from(folder))
     except BoomspecError as error:
         plain = tuple(Experiment(f.label, f.axes, {}, resolve(f.spec).to_json()) for f in files)
-        return ComparedInput(named, plain, folder, problem=error.message, note=note)
-    return ComparedInput(named, compiled.graph.experiments, folder, compiled, note=note)
+        return ComparedInput(named, plain, folder, problem=error.message)
+    return ComparedInput(named, compiled.graph.experiments, folder, compiled)
 
 
 def _at_revision(found: Revision, inside: str, label: str | None) -> tuple[tuple[SpecFile, ...], str | None]:

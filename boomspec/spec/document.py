@@ -90,16 +90,13 @@ class Document:
         """Whether the value is, or is inside of, one that could not be read."""
         return any(node.damaged for node in self._nodes(location))
 
-    def place(self, location: Location, *, key: bool = False) -> tuple[int, int]:
-        """Line and column (from 1) of the value, or of its key; where it is absent, of its nearest ancestor."""
-        node = self.nearest(location)
-        return node.spot if key else (node.line, node.column)
-
     def problem(
         self, location: Location, message: str, hint: str | None = None, *, key: bool = False, where: str | None = None
     ) -> Problem:
-        where, file = printable(dotted(location) if where is None else where), str(self.nearest(location).file)
-        return Problem(*self.place(location, key=key), where, _short(message), hint and _short(hint), file, location)
+        """A problem of the value, or of its key; where it is absent, at its nearest ancestor."""
+        node, where = self.nearest(location), printable(dotted(location) if where is None else where)
+        place = node.spot if key else (node.line, node.column)
+        return Problem(*place, where, _short(message), hint and _short(hint), str(node.file), location)
 
     def unexpected(self, location: Location, expected: str, hint: str | None, *, where: str | None = None) -> Problem:
         """A problem at the key of a value that is another one than expected, or empty."""

@@ -24,19 +24,12 @@ def json_schema() -> Schema:
     partial = {f"Partial{name}": _partial(schema) for name, schema in definitions.items() if "properties" in schema}
     experiment = {**_partial(whole), "description": "What differs from the file's own experiment; null removes."}
     experiment["properties"] = {k: v for k, v in experiment["properties"].items() if k not in _OF_THE_FILE}
-    experiments = {
-        "type": "object",
-        "minProperties": 1,
-        "propertyNames": {"pattern": f"^{NAME}$", "not": {"const": "base"}},
-        "additionalProperties": {"$ref": f"{_DEFS}Variant"},
-    }
-    grid = {
-        "description": "Fields and the values that each of them takes; every combination is an experiment.",
-        "type": "object",
-        "minProperties": 1,
-        "properties": dict(_axes({f"{_DEFS}Spec": whole}, definitions)),
-        "additionalProperties": False,
-    }
+    filled = {"type": "object", "minProperties": 1}
+    names = {"pattern": f"^{NAME}$", "not": {"const": "base"}}
+    experiments = {**filled, "propertyNames": names, "additionalProperties": {"$ref": f"{_DEFS}Variant"}}
+    axes = dict(_axes({f"{_DEFS}Spec": whole}, definitions))
+    about = "Fields and the values that each of them takes; every combination is an experiment."
+    grid = {"description": about, **filled, "properties": axes, "additionalProperties": False}
     forms = {"type": "string"}, {"$ref": f"{_DEFS}Variants"}, {"$ref": f"{_DEFS}Sweep"}
     own = {name: {**_described(whole["properties"][name]), **form} for name, form in zip(OWN, forms, strict=True)}
     extending = _partial(whole)

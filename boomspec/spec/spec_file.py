@@ -14,11 +14,11 @@ from pydantic import AfterValidator, Field
 
 from boomspec.core.errors import Problem, SpecError
 from boomspec.core.graph import NAME
-from boomspec.core.types import Strict, about
+from boomspec.core.tasks.record import Algorithms
+from boomspec.core.types import Number, Strict, about
 from boomspec.spec.document import Document
 from boomspec.spec.sections.baselines import Baselines
 from boomspec.spec.sections.data import DataSpec
-from boomspec.spec.sections.determinism import DeterminismSpec
 from boomspec.spec.sections.evaluation import EvaluateSpec
 from boomspec.spec.sections.execution import ExecutionSpec
 from boomspec.spec.sections.interpolate import InterpolateSpec, OrderSearch
@@ -36,6 +36,20 @@ def _plain_name(name: str) -> str:
     if not re.fullmatch(NAME, name):
         raise FieldError(f"'{name}' is not a plain name", hint="use letters, digits, dots, dashes, underscores")
     return name
+
+
+class DeterminismSpec(Strict):
+    """Which kernels the models compute with, and how exactly a repetition has to agree.
+
+    `algorithms` and `tf32` change the bits of results and are part of their identity; `tolerance` is not.
+    """
+
+    algorithms: Algorithms = "deterministic"
+    """deterministic: the same bits on every run wherever torch can, a warning elsewhere; strict: a task fails where
+    torch cannot; any: the fastest."""
+    tf32: bool = about("GPUs may round the factors of fp32 products to 10 bits, which is faster.", default=False)
+    tolerance: Number = Field(0.0, ge=0)
+    """How far apart `boomspec verify` lets numbers be, absolutely or relatively; 0: not one bit."""
 
 
 class Spec(Strict):

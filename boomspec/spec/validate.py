@@ -173,7 +173,6 @@ def _walk_union(schemas: list[Schema], value: _Value, groups: dict[str | int, li
 
 
 def _wrong_keys(schemas: list[Schema], value: _Value, unknown: list[Item], missing: list[Item]) -> Iterator[Problem]:
-    """Unknown and missing keys of a mapping, missing items of a list of fixed length."""
     known = mappings(schemas)
     fields: dict[str, Schema] = known[0]["properties"] if known else {}
     written = value.node.value if value.node is not None else None
@@ -238,7 +237,6 @@ def _message_and_hint(failure: _Failure, schemas: list[Schema], value: Any) -> t
 
 
 def _wrong_type(schemas: list[Schema], value: Any) -> tuple[str, str | None]:
-    """Say that a value fits no member of a union, and what the members are."""
     close = did_you_mean(value, [str(choice) for choice in literals(schemas)]) if isinstance(value, str) else None
     types = [(TYPES.get(schema.get("type", "")), schema) for schema in schemas]
     hints = [_hint(name, [schema], value) for name, schema in types if name in ("true or false", "a mapping")]

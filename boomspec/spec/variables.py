@@ -29,9 +29,9 @@ def expanded(text: str, environment: Mapping[str, str] | None = None) -> str:
             raise VariableError(f"'{match[0]}' is no variable", hint="write ${NAME} or ${NAME:-default}")
         name, default = inside[1], inside[2]
         if is_secret_name(name):
+            hint = "libraries read their credentials from the environment themselves"
             raise VariableError(
-                f"{name} looks like a secret, and where things lie is written into the store",
-                hint="libraries read their credentials from the environment themselves",
+                f"{name} looks like a secret, and where things lie is written into the store", hint=hint
             )
         found = known.get(name) or default
         if not found:

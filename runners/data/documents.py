@@ -126,10 +126,6 @@ class Documents:
         identity, paths = self.source.identity, self.source.location["files"]
         files, format = identity["files"], identity["format"]
         readers = {"text": _text_rows, "jsonl": _jsonl_rows, "json": _json_rows, "parquet": _parquet_rows}
-        if len(files) != len(paths):
-            raise BoomspecError(f"the graph names {len(files)} text files but has places for {len(paths)}")
-        if format not in readers:
-            raise BoomspecError(f"{paths[0]}: format {format!r} is not known (allowed: {', '.join(readers)})")
         before, skipped = 0, Skipped(self.skip + self.done)
         for file, path in zip(files, map(Path, paths), strict=True):
             try:

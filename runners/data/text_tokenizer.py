@@ -59,8 +59,6 @@ def train_tokenizer(wanted: TrainTokenizer, texts: Iterator[str], folder: Path, 
                 return
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    if wanted.vocabulary < len(alphabet) + 1:
-        raise BoomspecError(f"a byte-level vocabulary needs {len(alphabet) + 1} entries, not {wanted.vocabulary}")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -122,9 +120,9 @@ def load_tokenizer(folder: Path, code: Collection[str], *, bos: bool | None) -> 
     if not tokenizer.is_fast:
         raise BoomspecError(f"the tokenizer ({type(tokenizer).__name__}) is not a fast one of the tokenizers library")
     if bos and tokenizer.bos_token_id is None:
+        message = "data.bos is true, but the tokenizer has no beginning-of-sequence token (bos_token)"
         raise BoomspecError(
-            "data.bos is true, but the tokenizer has no beginning-of-sequence token (bos_token)",
-            hint="leave data.bos out: documents then begin as the tokenizer itself begins them",
+            message, hint="leave data.bos out: documents then begin as the tokenizer itself begins them"
         )
     # Before special tokens become text.
     prefix = special_tokens_around(tokenizer)[0] if bos is None else (int(tokenizer.bos_token_id),) if bos else ()

@@ -18,8 +18,7 @@ A task that is killed while it writes goes on from its last checkpoint, to the s
     <resume>/train.bin, held_out.bin   what is written so far; what follows the checkpoint is cut off
     <resume>/tokens.json               the checkpoint: how far the text is read, the counts, length and crc of each file
 
-A checkpoint follows whole batches of documents. One that does not match its checksum is ignored with a note: the task
-starts again. The files are moved into the payload at the end.
+A checkpoint that does not match its checksum is ignored with a note: the task starts again.
 
 Shapes: B sequences, T tokens a sequence.
 """

@@ -15,8 +15,6 @@ predicted exactly once. B is no label.
 Shapes: B windows, T positions, N = B * T, D hidden, V vocabulary, W windows of the whole stream.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -54,7 +52,7 @@ class WindowLosses:
 
 @torch.inference_mode()
 def window_losses(
-    model: PreTrainedModel,
+    model: "PreTrainedModel",
     *,
     tokens: NDArray[Any],
     eos: int,
@@ -118,7 +116,7 @@ def windows(tokens: int, sequence_length: int, prefix: Sequence[int] = ()) -> in
 
 
 def text_bytes(
-    tokens: NDArray[Any], *, eos: int, tokenizer: PreTrainedTokenizerBase, prefix: Sequence[int] = ()
+    tokens: NDArray[Any], *, eos: int, tokenizer: "PreTrainedTokenizerBase", prefix: Sequence[int] = ()
 ) -> int:
     """UTF-8 bytes of the text of all tokens but the first, without separators; each document is decoded alone."""
     labels = tokens[1:].astype(np.int64)

@@ -3,15 +3,13 @@
 Importing this module takes seconds (lm-eval imports its Hugging Face model): import it only to run an lm-eval task.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -21,7 +19,7 @@ from lm_eval.api import metrics
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from tokenizers.processors import TemplateProcessing
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import Source
@@ -30,9 +28,6 @@ from runners.data.text_tokenizer import special_tokens_around
 from runners.evaluation.lm_eval_counts import Counted
 from runners.evaluation.lm_eval_tasks import guard, loaded_tasks, one_line, prepare
 from runners.runtime.context import Progress
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 _ANY_NUMBER = 1000  # of resamples where none is bootstrapped: 0 would leave out the standard errors with a formula
 _CHUNK = 1000  # resamples that lm-eval draws with one seed

@@ -71,14 +71,8 @@ def check_originals(graph: TaskGraph, store: Store, nodes: Sequence[Node], inter
         raise BoomspecError(f"this run has not finished: {count}: {_few(missing)}", hint=hint)
     reads = [(node, i, graph.sources[i]) for node in nodes for i in node.task.inputs.values() if i in graph.sources]
     absent = {i: (source, paths) for _, i, source in reads if (paths := missing_files(source))}
-    in_store = uploaded(store, [source for source, _ in absent.values()])
-    gone = [
-        f"{node.name} reads {path}"
-        for node, i, _ in reads
-        if i in absent and i not in in_store
-        for path in absent[i][1]
-    ]
-    if gone:
+    lost = absent.keys() - uploaded(store, [source for source, _ in absent.values()])
+    if gone := [f"{node.name} reads {path}" for node, i, _ in reads if i in lost for path in absent[i][1]]:
         raise BoomspecError(f"what the run has read is gone: {_few(gone, '; ')}", hint="put it back where it was")
 
 

@@ -38,29 +38,18 @@ def to_json(checks: Sequence[Checked], *, end_to_end: bool, scratch: Path | None
         "first": next((check.node.id for check in checks if check.verdict == "differs"), None),
         "inputs": "repeated" if end_to_end else "original",
         "scratch": None if scratch is None else str(scratch),
-        "tasks": [
-            {
-                "id": check.node.id,
-                "name": check.node.name,
-                "kind": check.node.task.kind,
-                "verdict": check.verdict,
-                "tolerance": check.tolerance,
-                "files": [
-                    {
-                        "path": path,
-                        "verdict": "within" if apart.within else "differs",
-                        "what": apart.what,
-                        "largest": None if apart.largest in (None, math.inf) else apart.largest,
-                        "where": apart.where,
-                    }
-                    for path, apart in check.files.items()
-                ],
-                "changes": list(check.changes),
-                "error": check.error or None,
-            }
-            for check in checks
-        ],
+        "tasks": [_task_json(check) for check in checks],
     }
+
+
+def _task_json(check: Checked) -> dict[str, Any]:
+    node, files = check.node, []
+    for path, apart in check.files.items():
+        verdict, largest = "within" if apart.within else "differs", None if apart.largest == math.inf else apart.largest
+        files.append({"path": path, "verdict": verdict, "what": apart.what, "largest": largest, "where": apart.where})
+    named = {"id": node.id, "name": node.name, "kind": node.task.kind, "verdict": check.verdict}
+    found = {"tolerance": check.tolerance, "files": files}
+    return {**named, **found, "changes": list(check.changes), "error": check.error or None}
 
 
 def show(checks: Sequence[Checked], *, end_to_end: bool, scratch: Path | None) -> None:

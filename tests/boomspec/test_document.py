@@ -7,7 +7,7 @@ import yaml
 
 from boomspec.core.errors import BoomspecError, Problem, SpecError
 from boomspec.spec.document import MAX_BYTES, Document, parse_document, read_document
-from boomspec.spec.yaml_reader import MAX_DEPTH, MAX_NODES, dotted
+from boomspec.spec.yaml_reader import MAX_DEPTH, MAX_NODES, Location, dotted
 
 
 def value_of(scalar: str) -> object:
@@ -22,6 +22,11 @@ def problems_of(text: str) -> list[Problem]:
         return list(parse_document(text).problems)
     except SpecError as error:
         return error.problems
+
+
+def place_in(document: Document, location: Location, *, key: bool = False) -> tuple[int, int]:
+    problem = document.problem(location, "", key=key)
+    return problem.line, problem.column
 
 
 def only_problem(text: str) -> tuple[int, int, str]:
@@ -126,28 +131,28 @@ empty:
 def test_every_value_and_key_knows_its_line_and_column(
     location: tuple[str | int, ...], place: tuple[int, int], key_place: tuple[int, int]
 ) -> None:
-    assert DOCUMENT.place(location) == place
-    assert DOCUMENT.place(location, key=True) == key_place
+    assert place_in(DOCUMENT, location) == place
+    assert place_in(DOCUMENT, location, key=True) == key_place
 
 
 def test_what_is_absent_has_the_place_of_its_nearest_ancestor() -> None:
-    assert DOCUMENT.place(("distill", "losses", "cosine", "weight")) == DOCUMENT.place(("distill", "losses"))
-    assert DOCUMENT.place(("distill", "sizes", 7)) == DOCUMENT.place(("distill", "sizes"))
-    assert DOCUMENT.place(("nothing", "here"), key=True) == DOCUMENT.place(())
-    assert DOCUMENT.place(("distill", "losses", "cosine"), key=True) == (4, 3)
+    assert place_in(DOCUMENT, ("distill", "losses", "cosine", "weight")) == place_in(DOCUMENT, ("distill", "losses"))
+    assert place_in(DOCUMENT, ("distill", "sizes", 7)) == place_in(DOCUMENT, ("distill", "sizes"))
+    assert place_in(DOCUMENT, ("nothing", "here"), key=True) == place_in(DOCUMENT, ())
+    assert place_in(DOCUMENT, ("distill", "losses", "cosine"), key=True) == (4, 3)
 
 
 def test_columns_count_characters_also_after_wide_ones_and_windows_line_ends() -> None:
     document = parse_document('a: {"\U0001f600é": 1, b: 2}\r\nc: 3\r\n')
-    assert document.place(("a", "b"), key=True) == (1, 14)
-    assert document.place(("c",)) == (2, 4)
+    assert place_in(document, ("a", "b"), key=True) == (1, 14)
+    assert place_in(document, ("c",)) == (2, 4)
 
 
 def test_a_value_inside_of_an_alias_has_the_place_of_its_anchor() -> None:
     document = parse_document("a: &x {b: 1}\nc: *x\n")
     assert document.data == {"a": {"b": 1}, "c": {"b": 1}}
-    assert document.place(("c",)) == (2, 4)
-    assert document.place(("c", "b")) == (1, 11)
+    assert place_in(document, ("c",)) == (2, 4)
+    assert place_in(document, ("c", "b")) == (1, 11)
 
 
 def test_an_alias_gives_a_copy_of_its_value() -> None:
@@ -190,8 +195,8 @@ def test_a_merge_key_brings_what_is_not_written_out_beside_it() -> None:
     assert document.data["q"] == {"e": 5, "b": 1, "c": {"d": 2}}
     assert document.data["r"] == {"c": None, "e": 4}
     assert yaml.safe_load(text) == document.data
-    assert document.place(("q", "c", "d")) == (1, 23)  # of the value that is meant, not of the merge
-    assert document.place(("q", "e")) == (6, 6)
+    assert place_in(document, ("q", "c", "d")) == (1, 23)  # of the value that is meant, not of the merge
+    assert place_in(document, ("q", "e")) == (6, 6)
     document.data["q"]["c"]["d"] = 7
     assert document.data["x-a"]["c"]["d"] == 2
 

@@ -97,7 +97,6 @@ class WandbSpec(Strict):
 
 
 def _server(uri: str) -> str:
-    """A whole address, without a password."""
     if "://" not in uri:
         raise FieldError(f"'{uri}' has no scheme", hint="such as http://..., sqlite:////... or file:///...")
     if "@" in urlsplit(uri).netloc:
