@@ -45,10 +45,7 @@ def load(
 
 
 def family(
-    run: str | os.PathLike[str],
-    *,
-    store: str | os.PathLike[str] | None = None,
-    dtype: torch.dtype | str | None = None,
+    run: str | os.PathLike[str], *, store: str | os.PathLike[str] | None = None, dtype: torch.dtype | str | None = None
 ) -> Family:
     """Every size of a run: teacher and student are held once, and the models between them share their weights.
 

@@ -205,10 +205,7 @@ def _delete_locked(file: Path, handle: int) -> None:
 
 
 def lock_file(path: Path, *, create: bool = False) -> int | None:
-    """Lock a file. Returns its descriptor, to be closed; None where another process holds or has removed it.
-
-    Raises OSError where it cannot be opened or locked, and BoomspecError where there are no locks.
-    """
+    """Lock a file. Returns its descriptor, to be closed; None where another process holds or has removed it."""
     ours = False
     try:
         handle = _open(path, os.O_CREAT if create else 0)
@@ -226,7 +223,7 @@ def lock_file(path: Path, *, create: bool = False) -> int | None:
 
 @contextmanager
 def claimed_folder(resume: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Lock a resume folder by a file in it, while another process does `waiting` once; deleted at the end if empty."""
+    """Lock a resume folder by a file in it; it is made, and deleted if empty. `waiting` is called before a wait."""
     file = resume / LOCK
     waited = False
     while True:

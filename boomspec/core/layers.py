@@ -121,10 +121,8 @@ def patchable(kept: Sequence[int], layers: int) -> list[int]:
     return [i for i, block in enumerate(blocks(kept, layers)) if len(block) > 1]
 
 
-ORDERS: dict[str, Callable[[list[int]], tuple[int, ...]]] = {
-    "first_to_last": tuple,
-    "last_to_first": lambda block_indices: tuple(reversed(block_indices)),
-}
+Order = Callable[[list[int]], tuple[int, ...]]  # of blocks, by their indices
+ORDERS: dict[str, Order] = {"first_to_last": tuple, "last_to_first": lambda blocks: tuple(reversed(blocks))}
 
 
 def plan_of(kept: Sequence[int], layers: int, owners: Sequence[bool]) -> LayerPlan:

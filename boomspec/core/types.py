@@ -37,17 +37,14 @@ T = TypeVar("T")
 
 
 class Strict(BaseModel):
-    """A frozen model of a closed world: unknown keys are errors, types are not coerced across kinds.
-
-    The JSON Schema describes a field by `about`, or by the text below the field.
-    """
+    """A frozen model of a closed world: unknown keys are errors, types are not coerced across kinds."""
 
     # Building validators at first use keeps the start of the command line short: most models are nested in one.
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        found = handler(schema)
+        found = handler(schema)  # describes fields by `about`; here the text below a field comes in its place
         properties = handler.resolve_ref_schema(found).get("properties", {})
         for base in (base for base in cls.__mro__[::-1] if issubclass(base, Strict)):
             for name, text in _texts_below(base.__module__).get(base.__name__, {}).items():
@@ -189,10 +186,7 @@ def parse_size(value: object) -> SizeRequest:
 
 
 def parse_sizes(value: object) -> Sizes:
-    """Parse a size, or a range "2.5B..3.5B step 0.25B": low, low + step, ... as far as high, which may be reached.
-
-    A bound or a step without a unit has the upper bound's: "20..36 layers step 4".
-    """
+    """Parse a size, or a range "2.5B..3.5B step 0.25B": low, low + step, ... as far as high, which may be reached."""
     if isinstance(value, Sizes):
         return value
     parts = _RANGE_PARTS.fullmatch(value) if isinstance(value, str) else None
@@ -208,6 +202,7 @@ def parse_sizes(value: object) -> Sizes:
 def _range(low_text: str, high_text: str, step_text: str | None) -> tuple[SizeRequest, ...]:
     if step_text is None:
         raise ValueError("it has no step")
+    # A bound or a step without a unit has the upper bound's: "20..36 layers step 4".
     number, unit = _split(high_text, "a size")
     texts = [text if _split(text, "a size")[1] else f"{text} {unit}" for text in (low_text, high_text, step_text)]
     low, high, step = map(parse_size, texts)

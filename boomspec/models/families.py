@@ -104,12 +104,9 @@ NEXT_TOKENS_KEYS = ("num_nextn_predict_layers", "num_mtp_layers")
 NEXT_TOKENS_TENSOR = r"(^|\.)(eh_proj|shared_head)\."
 # What the number under a key of the config does to the logits after the output matrix.
 LOGITS: Mapping[str, Literal["capped", "divided", "multiplied"]] = {
-    "final_logit_softcapping": "capped",
-    "logits_soft_cap": "capped",
-    "logits_scaling": "divided",
-    "logit_scale": "multiplied",
-    "lm_head_multiplier": "multiplied",
-}
+    "final_logit_softcapping": "capped", "logits_soft_cap": "capped", "logits_scaling": "divided",
+    "logit_scale": "multiplied", "lm_head_multiplier": "multiplied",
+}  # fmt: skip
 
 
 def row_of(model_type: object) -> FamilyRules:
@@ -135,10 +132,9 @@ _both = partial(_weights, kinds=("weight", "bias"))
 
 
 def _encoder(head: str, transform: str, trunk: str, more: Mapping[str, Any]) -> FamilyRules:
+    options = {"tied": True, "final_norm": None, **more}
     embedding = f"{trunk}.embeddings.word_embeddings.weight"
-    return FamilyRules(
-        head=head, embedding=embedding, head_transform=transform, **{"tied": True, "final_norm": None, **more}
-    )
+    return FamilyRules(head=head, embedding=embedding, head_transform=transform, **options)
 
 
 def _bert(trunk: str = "bert", **more: Any) -> FamilyRules:
@@ -170,13 +166,10 @@ _DISTILBERT_AS_BERT = Translation(
     names=(
         (r"^distilbert\.embeddings\.", "bert.embeddings."),
         (r"^distilbert\.transformer\.layer\.", "bert.encoder.layer."),
-        (r"\.attention\.q_lin\.", ".attention.self.query."),
-        (r"\.attention\.k_lin\.", ".attention.self.key."),
-        (r"\.attention\.v_lin\.", ".attention.self.value."),
-        (r"\.attention\.out_lin\.", ".attention.output.dense."),
+        (r"\.attention\.q_lin\.", ".attention.self.query."), (r"\.attention\.k_lin\.", ".attention.self.key."),
+        (r"\.attention\.v_lin\.", ".attention.self.value."), (r"\.attention\.out_lin\.", ".attention.output.dense."),
         (r"\.sa_layer_norm\.", ".attention.output.LayerNorm."),
-        (r"\.ffn\.lin1\.", ".intermediate.dense."),
-        (r"\.ffn\.lin2\.", ".output.dense."),
+        (r"\.ffn\.lin1\.", ".intermediate.dense."), (r"\.ffn\.lin2\.", ".output.dense."),
         (r"\.output_layer_norm\.", ".output.LayerNorm."),
         (r"^vocab_transform\.", "cls.predictions.transform.dense."),
         (r"^vocab_layer_norm\.", "cls.predictions.transform.LayerNorm."),
@@ -184,15 +177,12 @@ _DISTILBERT_AS_BERT = Translation(
         (r"^vocab_projector\.weight$", "cls.predictions.decoder.weight"),
     ),
     keys={
-        "n_layers": "num_hidden_layers",
-        "n_heads": "num_attention_heads",
-        "activation": "hidden_act",
-        "tie_word_embeddings": "tie_word_embeddings",
-        "vocab_size": "vocab_size",
+        "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads", "activation": "hidden_act",
+        "tie_word_embeddings": "tie_word_embeddings", "vocab_size": "vocab_size",
     },
     fixed={"layer_norm_eps": 1e-12},
     zeros=frozenset({"bert.embeddings.token_type_embeddings.weight"}),
-)
+)  # fmt: skip
 
 FAMILIES: dict[str, FamilyRules] = {
     **dict.fromkeys(("albert", "deberta", "deberta-v2"), FamilyRules(masked=True)),

@@ -84,7 +84,7 @@ def plan_config(
 
 
 def check_one_kind(facts: ModelFacts, complete: Complete | None = None) -> None:
-    """Raise BoomspecError where layers cannot be added up: they differ in weights, or, with `complete`, in patterns."""
+    """Raise BoomspecError where layers differ in weights or config and cannot be added up. `complete`: for patterns."""
     config = _unrolled(dict(facts.config), facts.count)
     if complete is not None and not _alike(config):
         config = _written_out(config, facts.count, complete)

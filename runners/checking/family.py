@@ -32,7 +32,7 @@ from runners.checking.tiny import VOCABULARY, NotTinyError, auto_class, lay_out,
 from runners.modeling.foreign_code import prepare_custom_code
 from runners.modeling.hidden_states import capture, check_head, embedding_parameters, hidden_pairs, trunk
 from runners.modeling.model_config import complete, plan_config
-from runners.modeling.models import Code, key_mapping_for, save_weights
+from runners.modeling.models import Code, loading_options, save_weights
 
 _MOST_TRIED = 6  # of the sizes: each takes as long as a tiny model takes to be written, loaded and run
 _ANY_TOKENS_BT = (torch.arange(2 * 21).reshape(2, 21) * 7 + 3) % (VOCABULARY - 4)
@@ -193,15 +193,8 @@ def _loaded(folder: Path, what: str, layers: int, code: Code) -> Any:
     trusts = prepare_custom_code(folder, "model", code)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trusts)
-        model, found = auto_class(config).from_pretrained(
-            folder,
-            dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=trusts,
-            output_loading_info=True,
-            **key_mapping_for(folder),
-        )
+        options = loading_options(folder, torch.float32, trusts=trusts)
+        model, found = auto_class(config).from_pretrained(folder, **options)
     except Exception as error:  # each class has its own exceptions
         raise BoomspecError(f"{what} cannot be loaded: {type(error).__name__}: {error}") from error
     unknown = ("unexpected_keys", "has, and transformers does not know,")

@@ -102,12 +102,7 @@ def run_tasks(
 
 
 def _jobs(
-    graph: TaskGraph,
-    store: Store,
-    task_ids: list[str],
-    journal: Journal,
-    reads: Store,
-    checked: CheckedMachines | None,
+    graph: TaskGraph, store: Store, task_ids: list[str], journal: Journal, reads: Store, checked: CheckedMachines | None
 ) -> Iterator[Job]:
     commit = git_commit(Path(boomspec.__file__).parent, Path(runners.__file__).parent)
     for task_id in task_ids:

@@ -68,10 +68,8 @@ def decoder_layers(model: Any) -> nn.ModuleList:
     count = model.config.get_text_config().num_hidden_layers
     found = layer_lists(base_model(model), count)
     if len(found) != 1:
-        names = ", ".join(found) or "none"
-        raise BoomspecError(
-            f"model type '{model.config.model_type}': expected one list of {count} layers, found {names}"
-        )
+        names, model_type = ", ".join(found) or "none", model.config.model_type
+        raise BoomspecError(f"model type '{model_type}': expected one list of {count} layers, found {names}")
     return next(iter(found.values()))
 
 

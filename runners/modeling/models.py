@@ -99,13 +99,9 @@ def task_of(graph: TaskGraph, member: Member) -> str | None:
         return lineage.teacher
     if member.plan == lineage.trained.plan:
         return lineage.student
-    for node in graph.nodes.values():
-        record, inputs = node.task.record, node.task.inputs
-        if not isinstance(record, Interpolate) or (record.plan, record.tied) != (member.plan, member.tied):
-            continue
-        if (inputs["teacher"], inputs["student"]) == (lineage.teacher, lineage.student):
-            return node.id
-    return None
+    wanted = member.plan, member.tied, {"teacher": lineage.teacher, "student": lineage.student}
+    made = [(node, node.task.record) for node in graph.nodes.values() if isinstance(node.task.record, Interpolate)]
+    return next((node.id for node, r in made if (r.plan, r.tied, node.task.inputs) == wanted), None)
 
 
 def built_folder(graph: TaskGraph, store: Store, member: Member) -> Path | None:
@@ -127,21 +123,11 @@ def stored_dtype(folder: Path) -> torch.dtype:
 
 
 def load(folder: Path, *, dtype: torch.dtype, place: torch.device | None = None, code: Code = ()) -> PreTrainedModel:
-    """The model of a folder, in evaluation mode, on `place` (default: this process's device).
-
-    Raises BoomspecError where weights of its class are missing, or where it needs code that is not in `code`.
-    """
+    """The model of a folder, in evaluation mode, on `place` or this process's device; all weights must be there."""
     check_folder(folder)  # transformers would load an adapter, too
     check_plain(read_config(folder), str(folder))
-    model, found = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=dtype,
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=prepare_custom_code(folder, "model", code),
-        output_loading_info=True,
-        **key_mapping_for(folder),
-    )
+    options = loading_options(folder, dtype, trusts=prepare_custom_code(folder, "model", code))
+    model, found = AutoModelForCausalLM.from_pretrained(folder, **options)
     if found["missing_keys"]:  # transformers would draw them at random
         name = min(found["missing_keys"])
         raise BoomspecError(
@@ -151,17 +137,18 @@ def load(folder: Path, *, dtype: torch.dtype, place: torch.device | None = None,
     return loaded
 
 
-def key_mapping_for(folder: Path) -> dict[str, Any]:
-    """What transformers must be told of weights that a wrapper, or other parts beside a text decoder, have renamed.
+def loading_options(folder: Path, dtype: torch.dtype, *, trusts: bool) -> dict[str, Any]:
+    """Options of `from_pretrained`, with the names that a wrapper, or other parts beside a text decoder, have changed.
 
     Raises BoomspecError where there are no safetensors: transformers would look for weights in other formats.
     """
+    fixed = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
     names = [tensor.name for file in checkpoint_files(folder) for tensor in read_header(file)]
     wrapped = any(unwrapped(name) != name for name in names)
     decoder = decoder_config(read_config(folder))
     renamed = {**(dict(WRAPPERS) if wrapped else {}), **(dict(DECODERS) if decoder else {})}
     config = {"config": config_object(CONFIG_MAPPING[decoder["model_type"]], decoder)} if decoder else {}
-    return {"key_mapping": renamed or None, **config}
+    return {"dtype": dtype, "trust_remote_code": trusts, "key_mapping": renamed or None, **fixed, **config}
 
 
 def load_frozen(

@@ -103,11 +103,14 @@ def collapse(record: LaCo, *, layers: int, similarity: Similarity) -> tuple[list
         if at < record.lowest:
             refused = [attempt.similarity for attempt in attempts if not attempt.kept]
             best = f"; the best merge that was refused had {max(refused):.4f}" if refused else ""
-            merges = (
-                f"merges that keep the cosine above {record.threshold} lead from {layers} only to {len(stack)}{best}"
+            merges, ends = (
+                f"merges that keep the cosine above {record.threshold}",
+                f"{layers} only to {len(stack)}{best}",
             )
             hint = "lower the threshold, merge more layers at once, or move down by a smaller interval"
-            raise BoomspecError(f"LaCo: {record.layers} layers were asked for, but {merges}", hint=hint)
+            raise BoomspecError(
+                f"LaCo: {record.layers} layers were asked for, but {merges} lead from {ends}", hint=hint
+            )
         tried = [*stack[:at], _sum(stack[at : at + size]), *stack[at + size :]]
         value = similarity(tried)
         if not math.isfinite(value):

@@ -129,10 +129,7 @@ def initial_student(
 def distillation_loss(
     student: PreTrainedModel, teacher: PreTrainedModel, losses: Losses, kept: Sequence[int], everywhere: int = 0
 ) -> MicroLoss:
-    """The loss of one micro batch. What no term reads is not computed: the teacher's head, forward, states.
-
-    `everywhere`: all positions of the effective batch, where terms without labels are averaged over padding, too.
-    """
+    """The loss of one micro batch. What no term reads is not computed: the teacher's head, forward, states."""
     layers = teacher.config.get_text_config().num_hidden_layers
     pairs = {
         kind: hidden_pairs(kept, layers, embedding=term.embedding, final_norm=term.final_norm)
@@ -141,9 +138,9 @@ def distillation_loss(
     }
     compared = [pair for of_term in pairs.values() for pair in of_term]
     student_points, teacher_points = [s for s, _ in compared], [t for _, t in compared]
-    head, teacher_head = LMHead(student), LMHead(teacher)
+    by_head = partial(head_loss, head=LMHead(student), teacher_head=LMHead(teacher))
     passes = [(losses, 0)]
-    if everywhere:  # another mask: another pass through the head
+    if everywhere:  # all positions of the effective batch, padding, too: another mask and pass through the head
         labelled = losses.each(lambda term: term if "labels" in term.reads else None)
         others = losses.each(lambda term: term if "logits" in term.reads and "labels" not in term.reads else None)
         passes = [(labelled, 0), (others, everywhere)]
@@ -157,14 +154,9 @@ def distillation_loss(
                 teacher_hidden_BTD = trunk(teacher, inputs_BT)
         total, terms = state_loss(student_states, teacher_states, labels_BT, pairs=pairs, losses=losses, count=count)
         for part, positions in passes:
-            by_logits, logit_terms = head_loss(
-                hidden_BTD,
-                torch.zeros_like(labels_BT) if positions else labels_BT,
-                head=head,
-                losses=part,
-                count=positions or count,
-                teacher_hidden_BTD=teacher_hidden_BTD,
-                teacher_head=teacher_head,
+            mask_BT = torch.zeros_like(labels_BT) if positions else labels_BT
+            by_logits, logit_terms = by_head(
+                hidden_BTD, mask_BT, losses=part, count=positions or count, teacher_hidden_BTD=teacher_hidden_BTD
             )
             total, terms = by_logits + total, {**logit_terms, **terms}
         return total, {name: terms[name] for name in losses.terms()}
@@ -182,11 +174,7 @@ def similarity_batch(tokens: Path, sequence_length: int) -> Tensor:
 
 @torch.no_grad()
 def similarities(
-    student: PreTrainedModel,
-    teacher: PreTrainedModel,
-    pairs: Sequence[Pair],
-    tokens_BT: Tensor,
-    precision: Precision,
+    student: PreTrainedModel, teacher: PreTrainedModel, pairs: Sequence[Pair], tokens_BT: Tensor, precision: Precision
 ) -> list[float]:
     """The mean cosine of each pair's states over all positions."""
     sums = torch.zeros(len(pairs), dtype=torch.float64)

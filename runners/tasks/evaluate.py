@@ -124,13 +124,9 @@ def _lm_eval(
     with (context.path / "samples.jsonl").open("w", encoding="utf-8") as file:
         for task, documents in samples.items():
             file.writelines(json_text({"task": task, **sample}) + "\n" for sample in documents)
-    results["config"] = {
-        "model": "hf",
-        "model_dtype": context.record.precision,
-        "limit": measure.limit,
-        "bootstrap_iters": measure.bootstrap_iters,
-        **{f"{kind}_seed": measure.seed for kind in ("random", "numpy", "torch", "fewshot")},
-    }
+    options = {"limit": measure.limit, "bootstrap_iters": measure.bootstrap_iters}
+    seeds = {f"{kind}_seed": measure.seed for kind in ("random", "numpy", "torch", "fewshot")}
+    results["config"] = {"model": "hf", "model_dtype": context.record.precision, **options, **seeds}
     return results, items_of(results, samples), lm.counts
 
 

@@ -53,15 +53,8 @@ def run(context: Context[Tokenize]) -> None:
     train, held_out = writer.counts["train"], writer.counts["held_out"]
     rows = {"train": train.read(), "held_out": held_out.read()}
     _check(context, train, held_out, rows)
-    meta = {
-        "dtype": dtype,
-        "eos": tokenizer.eos,
-        "prefix": list(tokenizer.prefix),
-        "vocabulary": tokenizer.vocabulary,
-        "train": train.size(),
-        "held_out": held_out.size(),
-        "rows": rows,
-    }
+    meta = {"dtype": dtype, "eos": tokenizer.eos, "prefix": list(tokenizer.prefix), "vocabulary": tokenizer.vocabulary}
+    meta |= {"train": train.size(), "held_out": held_out.size(), "rows": rows}
     if writer.bad:  # else the artifact is that of a text in which none may be skipped
         meta["skipped"] = dict(sorted(writer.bad.items()))
     writer.finish(context.path)
@@ -90,13 +83,9 @@ def _learn(context: Context[Tokenize], folder: Path) -> None:
 
 def _documents(context: Context[Tokenize], place: Place) -> Documents:
     record, role = context.record, _PARTS[place.part]
+    source, skip, lenient = _source(context, role), record.skip if role == "text" else 0, record.on_bad_row == "skip"
     return Documents(
-        _source(context, role),
-        text_field=record.text_field,
-        skip=record.skip if role == "text" else 0,
-        lenient=record.on_bad_row == "skip",
-        done=place.documents,
-        state=place.state,
+        source, text_field=record.text_field, skip=skip, lenient=lenient, done=place.documents, state=place.state
     )
 
 

@@ -104,11 +104,8 @@ def save(
     group: ProcessGroup = ALONE,
     remote: RemoteCheckpoints | None = None,
 ) -> None:
-    """Publish a checkpoint in `folder` and delete all but the newest two; begin to upload it to `remote`.
-
-    Every rank writes its rows; where nothing is sharded, rank 0 writes all.
-    """
-    if not rows:
+    """Publish a checkpoint in `folder` and delete all but the newest two; begin to upload it to `remote`."""
+    if not rows:  # else every rank writes its rows
         if not group.is_leader:
             return
         group = ALONE

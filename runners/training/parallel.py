@@ -51,15 +51,13 @@ class ParallelModel:
 
     @property
     def replicated(self) -> bool:
-        """Each worker has a copy, whose gradients lie in DDP's buckets: zeroed, for dropped they would be made anew."""
+        """Each worker has a copy. Its gradients are views of DDP's buckets, and zeroed: dropped, they are made anew."""
         return self._root is not None and not self.sharded
 
     @contextmanager
     def accumulating(self, *, last: bool) -> Iterator[None]:
-        """Around forward and backward of one micro batch. Copies exchange their gradients in the last.
-
-        Sharded gradients are exchanged after each: kept whole, they would need the memory that sharding saves.
-        """
+        """Around forward and backward of one micro batch. Copies exchange their gradients in the last."""
+        # Sharded gradients, kept whole until the last, would need the memory that sharding saves.
         if not self.replicated:
             yield
         elif last or not self._in_buckets:

@@ -112,12 +112,10 @@ _EITHER = re.compile(r"it can be also caused by unexpected exit of a remote peer
 
 
 def is_peer_failure(error: BaseException) -> bool:
-    """Whether a worker failed because another one is gone; then the group starts again.
-
-    What counts is the kind of error, or what was seen on the connection: NCCL and gloo report wrong settings, too.
-    """
+    """Whether a worker failed because another one is gone; then the group starts again."""
     if not isinstance(error, RuntimeError):  # those of torch.distributed are
         return False
+    # What counts is the kind of error, or what was seen on the connection: NCCL and gloo report wrong settings, too.
     message = str(error).lower()
     if isinstance(error, torch.distributed.DistNetworkError | torch.distributed.DistStoreError):
         return "address already in use" not in message  # else the rendezvous is gone, or a worker did not come there

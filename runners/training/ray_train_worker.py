@@ -110,16 +110,8 @@ def local_context(context: Context[Any], job: Job, store: Store) -> Iterator[Con
             inputs = job.fetched(open_store(job.reads))
         except BoomspecError as error:
             raise FinalError(describe(error)) from error
-        yield replace(
-            context,
-            inputs=inputs,
-            path=payload,
-            resume=resume,
-            remote=remote,
-            progress=progress,
-            log=log_file(run_folder, task_id),
-            local_leader=local_leader,
-        )
+        context = replace(context, inputs=inputs, path=payload, resume=resume, local_leader=local_leader)
+        yield replace(context, remote=remote, progress=progress, log=log_file(run_folder, task_id))
         if remote is not None:
             remote.wait()
         if local_leader is None:

@@ -1,6 +1,7 @@
 """The kind `evaluate`: one model is measured in one way."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Discriminator
@@ -47,15 +48,9 @@ class Evaluate(Record):
             return Cost(memory=memory, read=model.bytes, real_tokens=None, flops_per_real_token=rate, unknown=REQUESTS)
         length, tokens = measure.sequence_length, (measure.max_tokens or 1) - 1  # the first is no label
         rate = model.forward(length) + model.head()
-        return Cost(
-            flops=rate * tokens,
-            memory=model.measuring(bf16=bf16, tokens=prices.batch_size * length),
-            read=model.bytes,
-            tokens=tokens,
-            real_tokens=tokens or None,
-            flops_per_real_token=rate,
-            unknown="" if tokens else AFTER_TOKENIZE,
-        )
+        memory = model.measuring(bf16=bf16, tokens=prices.batch_size * length)
+        cost = Cost(flops=rate * tokens, memory=memory, read=model.bytes, tokens=tokens, flops_per_real_token=rate)
+        return replace(cost, real_tokens=tokens or None, unknown="" if tokens else AFTER_TOKENIZE)
 
     def counted(self, cost: Cost, held_out: Callable[[], int], mean_labels: Callable[[int], float]) -> Cost:
         if isinstance(self.measure, LmEval):

@@ -146,13 +146,10 @@ class LayerPlanShape:
 
 
 class Record(Strict):
-    """Parameters of one task. A subclass sets `kind` and `version`, and overrides what is not as usual for its kind.
-
-    `version` is part of the identity: raise it when the body of a kind starts to give other results.
-    """
+    """Parameters of one task. A subclass sets `kind` and `version`, and overrides what is not as usual for its kind."""
 
     kind: ClassVar[str]
-    version: ClassVar[int]
+    version: ClassVar[int]  # Part of the identity: raise it when the body of a kind starts to give other results.
 
     trains: ClassVar[bool] = False  # It trains a model: it may have several workers, and writes metrics.jsonl.
     reads_models: ClassVar[bool] = True  # Its body opens the models of its inputs, not only the numbers beside them.
