@@ -120,10 +120,7 @@ def compile_experiments(
 
 
 def tasks_of(file: SpecFile, answers: Answers) -> tuple[dict[str, Task], bool]:
-    """The tasks of one experiment by their names, without costs, and whether it waits for a search.
-
-    What was read for experiments with the same memo is not read again. Raises SpecError or BoomspecError.
-    """
+    """The tasks of one experiment by their names, without costs, and whether it waits for a search."""
     build = _compile(file, answers)
     if not build.pending:
         _report(build)

@@ -92,11 +92,7 @@ def pruned(facts: ModelFacts, plan: LayerPlan, *, rest: bool = False) -> Member:
 
 
 def _chosen(file: SpecFile, facts: ModelFacts, kept: Sequence[int], members: Sequence[Member]) -> tuple[Member, ...]:
-    """The members that are built, each with the sizes in the spec that it answers. Raises SpecError with all problems.
-
-    A size, or each size of a range, is answered by one member (`select_member`), a budget by the member of
-    most layers whose weights and KV cache fit. Student and teacher are always built.
-    """
+    """The members that are built, each with the sizes in the spec that it answers; student and teacher always are."""
     interpolate = file.spec.interpolate
     if interpolate.sizes == "all":
         return tuple(members)
@@ -139,11 +135,7 @@ def _best(budget: BudgetSpec, facts: ModelFacts, kept: Sequence[int], members: S
 
 
 def check_teacher(file: SpecFile, facts: ModelFacts) -> None:
-    """Raise SpecError for what the teacher cannot be used for.
-
-    A masked language model cannot be trained, searched or measured as a causal one; sequences must not be longer than
-    its positions; its other parts cannot always be kept.
-    """
+    """Raise SpecError for what the teacher cannot be used for, such as training on more tokens than its positions."""
     spec, problems = file.spec, []
     if "MaskedLM" in " ".join(map(str, facts.config.get("architectures") or ())) or row_of(facts.model_type).masked:
         for section in ("distill", "evaluate"):

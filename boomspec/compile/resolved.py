@@ -67,10 +67,7 @@ class ResolvedSpec:
         return self.spec.data
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data without null, in the order of the language; what is read comes last.
-
-        Fields that nothing reads in this experiment are left out.
-        """
+        """Plain data without null and fields that nothing reads, in the language's order; what is read comes last."""
         spec = self.spec
         data: dict[str, Any] = spec.model_dump(mode="json", exclude_none=True)
         data["baselines"] = {kind: settings for item in data["baselines"] for kind, settings in item.items()}

@@ -43,10 +43,7 @@ def command() -> str:
 
 
 def set_up(patterns: Sequence[str] = PATTERNS, *, undo: bool = False) -> list[str]:
-    """Install the driver in the repository that we are in, or take it back; a sentence for each thing done.
-
-    Twice is harmless.
-    """
+    """Install the driver in the repository that we are in, or take it back; a sentence for each thing done."""
     root = repository()
     done: list[str] = []
     attributes = root / ".gitattributes"

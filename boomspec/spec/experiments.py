@@ -18,17 +18,14 @@ from boomspec.core.graph import NAME, no_such_experiment
 from boomspec.spec.document import Document, edits_of, read_document
 from boomspec.spec.problems import for_each
 from boomspec.spec.spec_file import Entry, SpecFile
-from boomspec.spec.sweep import OWN, points, read_axes
+from boomspec.spec.sweep import OF_THE_FILE, OWN, points, read_axes
 from boomspec.spec.variables import VariableError, expanded
 from boomspec.spec.yaml_reader import Location, Node, dotted, shown
 
 BASE = "base"
 MAX_CHAIN = 20
 ANCHORS = "x-"  # sections that only hold anchors: "x-training: &training {...}"
-_OF_THE_FILE = {
-    **dict.fromkeys(("boomspec", "name"), "it is the same for all experiments of a file"),
-    **dict.fromkeys(OWN, "it stands at the top of a file"),
-}
+_OF_THE_FILE = OF_THE_FILE | dict.fromkeys(OWN, "it stands at the top of a file")
 _OF_THE_RUN = ("store", "cpus")  # of `execution`: all experiments share them
 
 Address = str | os.PathLike[str]

@@ -10,11 +10,10 @@ from boomspec.core.graph import NAME
 from boomspec.spec.experiments import ANCHORS
 from boomspec.spec.schema import Schema
 from boomspec.spec.spec_file import Spec
-from boomspec.spec.sweep import OWN, REFUSED
+from boomspec.spec.sweep import OF_THE_FILE, OWN, REFUSED
 
 Schemas = dict[str, Schema]  # by name, or by reference
 _DEFS = "#/$defs/"
-_OF_THE_FILE = ("boomspec", "name", *OWN)  # the same for all its experiments
 
 
 def json_schema() -> Schema:
@@ -23,7 +22,7 @@ def json_schema() -> Schema:
     definitions: Schemas = whole.pop("$defs")
     partial = {f"Partial{name}": _partial(schema) for name, schema in definitions.items() if "properties" in schema}
     experiment = {**_partial(whole), "description": "What differs from the file's own experiment; null removes."}
-    experiment["properties"] = {k: v for k, v in experiment["properties"].items() if k not in _OF_THE_FILE}
+    experiment["properties"] = {k: v for k, v in experiment["properties"].items() if k not in (*OF_THE_FILE, *OWN)}
     filled = {"type": "object", "minProperties": 1}
     names = {"pattern": f"^{NAME}$", "not": {"const": "base"}}
     experiments = {**filled, "propertyNames": names, "additionalProperties": {"$ref": f"{_DEFS}Variant"}}

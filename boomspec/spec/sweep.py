@@ -22,8 +22,9 @@ from boomspec.spec.yaml_reader import Location, Node, dotted, shown
 MAX_EXPERIMENTS = 10_000
 _LONGEST = 32  # letters of a value in a label
 OWN = ("extends", "variants", "sweep")  # how a file is composed; no part of an experiment
+OF_THE_FILE = dict.fromkeys(("boomspec", "name"), "it is the same for all experiments of a file")
 REFUSED = {
-    **dict.fromkeys(("boomspec", "name"), "it is the same for all experiments of a file"),
+    **OF_THE_FILE,
     **dict.fromkeys(OWN, "it is no field of an experiment"),
     "execution": "it says where and how fast an experiment runs: nothing would differ",
 }

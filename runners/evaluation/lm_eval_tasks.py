@@ -123,10 +123,7 @@ def prepare(name: str, task: Any, measure: LmEval) -> None:
 
 
 def guard(name: str, task: Any, counts: Counted, scored: Callable[[], None]) -> None:
-    """Make errors in a task name the task and the document; count the documents, and those whose answer is no choice.
-
-    `scored` is called for every document that is scored.
-    """
+    """Make errors in a task name the task and the document; count documents, and those whose answer is no choice."""
     ids: dict[int, int] = {}  # of documents by their identity in memory; the one seen last counts
     documents, scores = task.doc_iterator, task.process_results
 
