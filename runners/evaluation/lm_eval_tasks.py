@@ -17,7 +17,7 @@ from unittest.mock import patch
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 
-from boomspec.core.errors import BoomspecError
+from boomspec.core.errors import BoomspecError, did_you_mean
 from boomspec.core.graph import Source
 from boomspec.core.identity import folder_digest
 from boomspec.core.json_text import mapped
@@ -46,6 +46,10 @@ def loaded_tasks(measure: LmEval, source: Source) -> Iterator[dict[str, Any]]:
     if (changed := next(changed_data(source, at_most=None), None)) is not None:
         raise BoomspecError(f"{changed}: has changed since the spec was compiled, or is not there", hint=_AGAIN)
     manager = TaskManager(include_path=folder, include_defaults=folder is None)
+    if measure.task not in manager.all_tasks:
+        place, names = f"in {folder}" if folder else "of lm-eval", manager.all_tasks
+        hint = did_you_mean(measure.task, names) or (f"there are: {', '.join(names)}" if len(names) <= 20 else None)
+        raise BoomspecError(f"'{measure.task}' is no task {place}", hint=hint)
     read: list[str] = []  # the name of the task whose data was read last
     with tempfile.TemporaryDirectory(prefix="boomspec-data-") as cache:
         try:
