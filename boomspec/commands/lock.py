@@ -65,7 +65,6 @@ def command(spec: Path, store: Where | None, check: bool, ignore_packages: bool,
 
 
 def _contents(lock: Lock) -> Iterator[str]:
-    """What a lock pins, in a few lines."""
     for name, model in lock.models.items():
         commit = "" if model.revision is None else f"commit {model.revision[:12]}, "
         yield f"model {name}: {commit}{len(model.files)} files"

@@ -53,7 +53,6 @@ def command(spec: Path, store: Where | None, locked: bool, ignore_packages: bool
 
 
 def _run_all(spec: Path, store: Where | None, lock: RunLock | None, runners: "Runners", **options: Any) -> NoReturn:
-    """Compile and run a spec; where it waits for searches, once more when they have run."""
     done: set[str] = set()
     failed_searches: set[str] = set()
     failed: list[Path] = []  # folders of earlier runs that have failed

@@ -120,7 +120,6 @@ class Shown:
         return plain
 
     def _origin(self, place: Place) -> str:
-        """The variant, the point of a sweep or the base file that sets a value."""
         if self.file is None:
             return ""
         layer: Document | None = self.file.document
@@ -133,10 +132,7 @@ class Shown:
 
 
 def review(address: Path, store: Where | None) -> tuple[str, list[Shown], str]:
-    """The name and experiments of a spec, SPEC#LABEL, a graph file or the folder of a run, and what is not known.
-
-    Raises SpecError or BoomspecError.
-    """
+    """The name and experiments of a spec, graph file or run, and what is unknown. Raises SpecError or BoomspecError."""
     path, _ = split_address(address)
     files: dict[str, SpecFile] = {}
     if run_folder(path, None if store is None else open_store(store)) is not None or path.suffix == ".json":
@@ -170,7 +166,6 @@ def _without_reading(files: dict[str, SpecFile], error: BoomspecError) -> tuple[
 
 
 def _is_unreachable(error: BaseException | None) -> bool:
-    """Whether the cause of an error is that the hub gave no answer."""
     return error is not None and (isinstance(error, UnreachableError) or _is_unreachable(error.__cause__))
 
 

@@ -18,10 +18,7 @@ from boomspec.plan.demand import KEEPALIVE, OBJECT_STORE, machine
 
 
 def script(graph: TaskGraph, runner: list[str], log: Path, *, nodes: int = 1) -> str:
-    """The script. runner: the command that runs the graph, which begins with a Python and has no address of a cluster.
-
-    All paths are those of the machines, and the Python has boomspec with its runners.
-    """
+    """The script; all paths are the machines'. runner: a Python with boomspec's runners, and what it is to run."""
     size = machine(graph, nodes=nodes)
     assert size is not None  # a graph has tasks
     values = {

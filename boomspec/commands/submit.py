@@ -100,10 +100,7 @@ class _Stage:
 
 
 def _stages(spec: Path, store: Where | None, *, locked: bool, ignore_packages: bool) -> Iterator[_Stage]:
-    """The graphs of an experiment, each compiled with what the one before it has found.
-
-    Raises BoomspecError where that is not to be seen in the store, from here.
-    """
+    """The graphs, each compiled with what the last one found. Raises BoomspecError where that cannot be seen here."""
     if is_plan(spec):
         raise BoomspecError(f"{spec}: is a saved plan, which holds for this machine", hint="submit the spec")
     kept = shared.run_lock(spec, locked=locked, ignore_packages=ignore_packages)
@@ -129,7 +126,6 @@ def _stages(spec: Path, store: Where | None, *, locked: bool, ignore_packages: b
 
 
 def _submitted(stages: Iterator[_Stage], program: list[str], *, waits: bool) -> int:
-    """Submit stage after stage, as long as each is waited for and ends well. Returns the exit code."""
     for stage in stages:
         with tempfile.TemporaryDirectory(prefix="boomspec-") as temporary:
             graph, lock = Path(temporary, GRAPH), Path(temporary, LOCK)
@@ -160,10 +156,7 @@ def _manifest(stage: _Stage, pods: Pods) -> str:
 
 
 def _script(stage: _Stage, python: str, nodes: int, options: tuple[str, ...]) -> str:
-    """The script. The graph lies in the run's folder, which the machines of the allocation share with this one.
-
-    Of a store at a URL that is below the home folder, or BOOMSPEC_CACHE.
-    """
+    """The script. The run's folder, with the graph (in the cache, of a URL), must be shared with the allocation."""
     store = stage.store
     store.check_writable()
     folder = store.run_folder(stage.graph.name, stage.graph.id)

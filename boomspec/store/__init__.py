@@ -5,15 +5,6 @@ from boomspec.store.opening import Where, check_spelling, check_url, is_url, ope
 from boomspec.store.record import RECORD, Workspace
 
 __all__ = [
-    "RECORD",
-    "FolderStore",
-    "Store",
-    "Where",
-    "Workspace",
-    "check_spelling",
-    "check_url",
-    "is_url",
-    "open_store",
-    "packages_of",
-    "store_of_run",
-]
+    "RECORD", "FolderStore", "Store", "Where", "Workspace", "check_spelling", "check_url", "is_url", "open_store",
+    "packages_of", "store_of_run",
+]  # fmt: skip

@@ -152,10 +152,7 @@ class Bucket:
         self._parallel(copy_one, pairs, _PARALLEL)
 
     def download_all(self, items: Iterable[tuple[str, Path, int]]) -> list[str]:
-        """Copy objects of known sizes to files, parts in parallel. Returns the sha256 of each file, in order.
-
-        Raises FileNotFoundError.
-        """
+        """Copy objects of known sizes to files; the sha256 of each, in order. Raises FileNotFoundError."""
         items = list(items)
         for _, file, _ in items:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -280,7 +277,6 @@ class Bucket:
 
 
 def _parts(size: int) -> Iterator[tuple[int, int]]:
-    """Start and bytes of the requests for an object."""
     return ((start, min(_PART, size - start)) for start in range(0, size, _PART))
 
 
@@ -294,10 +290,7 @@ def _entry(info: dict[str, Any]) -> ObjectInfo:
 
 
 def _filesystem(url: str) -> tuple[Any, str]:
-    """fsspec's filesystem of a URL, opened once in a process, and its name for the URL's place.
-
-    Opened again where the environment's settings have changed, and in a forked process, which has not the threads.
-    """
+    """fsspec's filesystem of a URL and its name for the place; opened anew after a fork or where settings change."""
     key = (_forks, url, *sorted(item for item in os.environ.items() if item[0].startswith(_SETTINGS)))
     with _opening:
         if key not in _filesystems:

@@ -217,10 +217,7 @@ class FolderStore:
         return final
 
     def publish_copy(self, task: ArtifactId, of: str, record: Record, identity: Json, provenance: Json) -> bool:
-        """Publish the payload of the artifact `of`, whose record this is, as that of `task`. False where it is gone.
-
-        The two share their files where the file system has hard links.
-        """
+        """Publish the payload of the artifact `of`, hard-linked where possible, as `task`. False where it is gone."""
         with self.workspace(*task) as workspace:
             for file in record["files"]:
                 source, target = (folder / file["path"] for folder in (self.path(task[0], of), workspace.path))
@@ -249,10 +246,7 @@ class FolderStore:
     def claimed(
         self, kind: str, task_id: str, *, owner: str = "", waiting: Waiting = nothing
     ) -> AbstractContextManager[None]:
-        """Be the only process that works on a task and writes its checkpoints.
-
-        owner: a run, whose new claim replaces its old one where claims may outlive a process.
-        """
+        """Be the only one at work on a task. Where claims outlive a process, an `owner` replaces its old one."""
         return files.claimed_folder(self.resume(kind, task_id), waiting)
 
     @contextmanager

@@ -56,10 +56,7 @@ def hold_own_lease(bucket: Bucket, name: str, **about: str) -> Iterator[None]:
 
 
 def living(bucket: Bucket, *, now: float | None = None) -> dict[str, dict[str, Any]]:
-    """The contents of the leases of processes that use the store now, by name.
-
-    now: by the store's clock, where known; else this machine's clock has to do.
-    """
+    """The leases, by name, of processes that use the store now; `now` by its clock, else by this machine's."""
     now = time.time() if now is None else now
     young = [name for name, entry in bucket.entries(IN_USE).items() if now - entry.modified < EXPIRES]
     found = {name: _parsed(data) for name, data in bucket.read_all(young).items()}
@@ -141,8 +138,6 @@ def _who(lease: dict[str, Any]) -> str:
 
 
 class _Lease:
-    """One lease and its holder, this process."""
-
     def __init__(self, bucket: Bucket, name: str, *, owner: str = "", **about: str) -> None:
         self._bucket, self._name, self._owner = bucket, name, owner
         self._token = secrets.token_hex(8)

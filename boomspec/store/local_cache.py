@@ -74,10 +74,7 @@ class LocalCache(FolderStore):
         return exclusive_lock(self.root / "locks" / "-".join(task))
 
     def is_valid(self, task: ArtifactId, record: Record, *, read: bool = False, always: bool = False) -> bool:
-        """Whether the cache has the artifact of this record, with unchanged files.
-
-        read: compare checksums of files that look changed; always: of all files.
-        """
+        """Whether the artifact is cached, unchanged. read: compare checksums of what looks changed; always: of all."""
         folder = self.path(*task)
         # As text, because NaN differs from itself.
         if json.dumps(_read(folder / RECORD)) != json.dumps(record):

@@ -38,10 +38,7 @@ def is_running(run: Path) -> bool:
 
 @contextmanager
 def shared_lock(path: Path, waiting: Waiting) -> Iterator[None]:
-    """Hold a shared lock; where another process holds it exclusively, call `waiting` and wait.
-
-    A store that cannot be written is read without a lock if it has no lock file.
-    """
+    """Hold a shared lock; call `waiting` if we must wait. A read-only store without a lock file is read without one."""
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666))
     except OSError as error:

@@ -73,10 +73,7 @@ def equal_artifacts(graph: TaskGraph, store: Store, task_ids: Iterable[str], *, 
 def publish_equal(
     store: Store, kind: str, task_id: str, of: str, identity: Json, more: Json, *, checksums: bool
 ) -> bool:
-    """Publish the payload of the artifact `of` as that of `task_id`. False where `of` is missing or damaged.
-
-    Its provenance is that of `of`, from which its bytes come, and `more`.
-    """
+    """Publish the artifact `of`, with its provenance and `more`, as `task_id`. False where it is missing or damaged."""
     try:
         record = store.record(kind, of)
         if record is None or store.damage(kind, of, checksums=checksums) is not None:

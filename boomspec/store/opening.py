@@ -72,10 +72,7 @@ def store_of_run(folder: Path) -> Store:
 
 @contextmanager
 def answering_at_once(seconds: float = 5.0) -> Iterator[None]:
-    """Stores opened within the context must give their first answer within so many seconds.
-
-    For commands that a person waits for: a wrong address shows at once. A run waits for an outage to end.
-    """
+    """Stores opened within must answer so soon: a person waits, and sees a wrong address at once. A run is patient."""
     token = first_answer_seconds.set(seconds)
     try:
         yield

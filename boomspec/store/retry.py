@@ -114,7 +114,6 @@ class Retries:
         return before != out
 
     def _final(self, error: Exception, seconds: float, doing: Operation | None) -> Exception:
-        """What to raise for an error that is not repeated, or was repeated long enough."""
         if is_transient(error):
             hint = "run again when it does"
             if _system_error(error) is not None:
@@ -174,7 +173,6 @@ def error_text(error: BaseException | None) -> str:
 
 
 def _status(error: BaseException) -> int | None:
-    """The HTTP status of an error or its cause, where there is one."""
     for found in (error, error.__cause__):
         own = (getattr(found, "status_code", None), getattr(found, "code", None))
         for status in (_response(found, "ResponseMetadata").get("HTTPStatusCode"), *own):
@@ -190,14 +188,12 @@ def _code(error: BaseException) -> str:
 
 
 def _response(error: BaseException | None, part: str) -> dict[str, Any]:
-    """A part of what S3 has answered."""
     response = getattr(error, "response", None)
     found = response.get(part) if isinstance(response, dict) else None
     return found if isinstance(found, dict) else {}
 
 
 def _system_error(error: BaseException | None) -> str | None:
-    """The system's reason for a failed connection."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

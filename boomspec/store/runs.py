@@ -186,10 +186,7 @@ def _last_run(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 
 def _numbers(results: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Of student and teacher, the first metric of each measure that has a standard error, else the first.
-
-    Several experiments have no such numbers: their outcome is a sentence.
-    """
+    """Of one experiment's student and teacher: by measure the first metric with a standard error, else the first."""
     rows = [row for row in _objects(results.get("results")) if "experiment" not in row]
     found: dict[str, dict[str, float]] = {}
     for measure in dict.fromkeys(str(row.get("measure")) for row in rows):

@@ -40,10 +40,7 @@ def is_present(source: Source) -> bool:
 
 
 def changed_files(source: Source, *, through: bool = True) -> Iterator[Path]:
-    """The local files that differ from what a source says, or its folder where it says only that.
-
-    through: read large files too, instead of comparing sizes.
-    """
+    """The local files, or the folder, that differ from a source; `through`: read large files, too, not only sizes."""
 
     def differs(path: Path, sha256: str, size: int | None) -> bool:
         if not path.is_file():
@@ -67,10 +64,7 @@ def uploaded(store: Store, sources: Iterable[Source]) -> set[str]:
 
 
 def upload(store: Store, source: Source) -> int:
-    """Put the local files of a source into the store, unless it has them. Returns how many bytes that were.
-
-    Raises BoomspecError where they are not what the graph was compiled with.
-    """
+    """Put a source's files into the store, if missing; their bytes. Raises BoomspecError where they have changed."""
     with store.claimed(SOURCE, source.id), store.workspace(SOURCE, source.id) as workspace:
         if uploaded(store, [source]):
             return 0
@@ -104,10 +98,7 @@ def upload_missing(store: Store, sources: Iterable[Source]) -> Iterator[tuple[So
 
 
 def readable_source(store: Store, source: Source) -> Source:
-    """The source as this machine reads it: its own files, else those of the store.
-
-    Unchanged where neither has them: whoever reads it reports what is missing or has changed.
-    """
+    """The source in this machine's own files, else the store's; unchanged where neither has it: the reader reports."""
     if not is_local(source) or is_present(source) or not uploaded(store, [source]):
         return source
     return _moved_to(store.fetch(SOURCE, source.id), source)
@@ -136,7 +127,6 @@ def _own_files(source: Source) -> dict[str, tuple[Path, str, int | None]]:
 
 
 def _moved_to(artifact: Path, source: Source) -> Source:
-    """The source with its files in the folder of an artifact."""
     if "files" in source.location:
         files = [str(artifact / _FILES / name) for name in _own_files(source)]
         return replace(source, location={**source.location, "files": files})

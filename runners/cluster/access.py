@@ -5,8 +5,6 @@ So boomspec gives work to an open cluster only over loopback, or with `--insecur
 first. One that answers is open, and never gets one (`settle_token`): the person's token may be another cluster's.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import os
 import socket
@@ -52,10 +50,7 @@ def token(environment: Mapping[str, str]) -> str | None:
 
 
 def settle_token(*, is_open: bool) -> None:
-    """Have Ray send the token where there is one, but none to an open cluster. Ray must not have been imported yet.
-
-    Where the cluster asks for a token, what the person has set wins.
-    """
+    """Before Ray is imported: have it send the token, if any; to an open cluster none. What the person has set wins."""
     if is_open:
         os.environ["RAY_AUTH_MODE"] = "disabled"
         for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):

@@ -7,8 +7,6 @@ the same machine sets it up, while others import from it, and modules only once.
 it uploads the packages once.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections.abc import Collection, Iterator

@@ -5,8 +5,6 @@ message. So a thread checks whether the head still takes connections, and the ru
 Nothing is lost: artifacts and checkpoints are in the store.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 import threading

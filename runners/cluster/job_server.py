@@ -4,8 +4,6 @@ A job is a run of one compiled graph: the driver works on the head of the cluste
 submitted it. Its metadata name the graph and the store; Ray keeps them, and shows them to all who have the token.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import os
@@ -260,8 +258,6 @@ def _reason(error: Exception) -> str:
 
 
 def _look(client: Any, job: str, *, hint: str) -> Submission:
-    """The state of a job now."""
-
     def ask() -> Submission:
         with _asking(client):
             return Submission(client.get_job_info(job))

@@ -5,8 +5,6 @@ its own. It never joins a cluster that it finds, shows no dashboard, reports no 
 into a temporary folder that is removed at the end (or by the next run, when this one is killed).
 """
 
-from __future__ import annotations
-
 import os
 import secrets
 import socket
@@ -50,13 +48,23 @@ def cluster(
     cluster is its owner's, and None is yielded. Raises BoomspecError where nothing listens there and, unless
     `insecure`, where it asks for no token beyond loopback.
     """
-    ray = sys.modules.get("ray")  # not imported here: Ray reads its settings then
-    if address is None and ray is not None and ray.is_initialized():
+    loaded = sys.modules.get("ray")  # not imported here: Ray reads its settings then
+    if address is None and loaded is not None and loaded.is_initialized():
         yield None
         return
-    connection = _embedded(cpus, gpus) if address is None else _existing(address, insecure=insecure)
-    with connection as head:
-        yield head
+    if address is not None:
+        address = _join(address, insecure=insecure)
+    with _embedded(cpus, gpus) if address is None else nullcontext():
+        import ray
+
+        # Behind a proxy the head itself need not be reached from here.
+        proxied = address is not None and address.startswith("ray://")
+        head = None if proxied else RayHead(ray.get_runtime_context().gcs_address)
+        with nullcontext() if head is None else head.watched():
+            try:
+                yield head
+            finally:
+                ray.shutdown()
 
 
 def is_embedded() -> bool:
@@ -65,7 +73,7 @@ def is_embedded() -> bool:
 
 
 @contextmanager
-def _embedded(cpus: int | None, gpus: int | None) -> Iterator[RayHead | None]:
+def _embedded(cpus: int | None, gpus: int | None) -> Iterator[None]:
     os.environ.update(dict([_OOM_RETRIES]) | _EMBEDDED | {"RAY_AUTH_TOKEN": _TOKEN})  # Ray reads them when imported
     _hush()
     temporary = tempfile.gettempdir()
@@ -74,8 +82,7 @@ def _embedded(cpus: int | None, gpus: int | None) -> Iterator[RayHead | None]:
         _start(folder, cpus, gpus)
         _STARTED.add(folder)
         try:
-            with _joined() as head:
-                yield head
+            yield
         finally:
             _STARTED.discard(folder)
 
@@ -119,22 +126,6 @@ def _start(folder: Path, cpus: int | None, gpus: int | None) -> None:
             setattr(Node, name, method)
 
 
-@contextmanager
-def _joined(*, through_proxy: bool = False) -> Iterator[RayHead | None]:
-    """The head of the cluster that this process has joined, which it leaves at the end.
-
-    None where it joined through a proxy: the head itself need not be reached from here.
-    """
-    import ray
-
-    head = None if through_proxy else RayHead(ray.get_runtime_context().gcs_address)
-    with nullcontext() if head is None else head.watched():
-        try:
-            yield head
-        finally:
-            ray.shutdown()
-
-
 def _hush() -> None:
     """Ray prints of lost workers and machines, with pages of their logs, on the standard output: the events say it."""
     import ray._private.worker as ray_worker
@@ -142,8 +133,8 @@ def _hush() -> None:
     ray_worker.print_to_stdstream = lambda data, ignore_prefix: None  # there is no option for it
 
 
-@contextmanager
-def _existing(address: str, *, insecure: bool) -> Iterator[RayHead | None]:
+def _join(address: str, *, insecure: bool) -> str:
+    """Connect to a cluster. Returns its address, found where it was "auto"."""
     if address == "auto":
         address = access.address_here()
     _check_reachable(address)
@@ -162,8 +153,7 @@ def _existing(address: str, *, insecure: bool) -> Iterator[RayHead | None]:
         raise BoomspecError(f"no Ray cluster at {address}: {error}", hint=hint) from error
     if connected.dashboard_url:
         print(f"Ray's dashboard: http://{connected.dashboard_url}", flush=True)
-    with _joined(through_proxy=address.startswith("ray://")) as head:
-        yield head
+    return address
 
 
 def _check_reachable(address: str) -> None:

@@ -4,8 +4,6 @@ Only the death of a process or of a machine is a lost worker. What is raised aro
 be read there, packages that are missing, a file that cannot be written) would be raised by every other worker, too.
 """
 
-from __future__ import annotations
-
 from ray import exceptions
 from ray.exceptions import RayError, RayTaskError
 

@@ -9,8 +9,6 @@ machine is excluded for a while.
 The driver uploads files that a machine does not have into the store, where it has them (`boomspec/store/sources.py`).
 """
 
-from __future__ import annotations
-
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -83,10 +81,7 @@ def look(address: str, run_folder: Path, marker: str, sources: Sequence[Source] 
 
 
 def opened(job: Job) -> tuple[Store, bool]:
-    """The store, and whether this machine sees the driver's run folder in it.
-
-    Raises UnreachedError where a machine that joined later does not reach the store; the next task checks again.
-    """
+    """The store; whether it shows the driver's run folder. Raises UnreachedError on a new machine without access."""
     if job.machines is None:
         return open_store(job.store), True
     machine, place = ray.get_runtime_context().get_node_id(), (job.store, job.run_folder, job.machines.marker)

@@ -3,8 +3,6 @@
 In: a record and, for each of its inputs, a folder or the reason why there is none. Draws and judges nothing.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter

@@ -12,10 +12,9 @@ cancels. There are two reasons to doubt such a difference, and they are kept apa
 A difference is *clear* when it is beyond both, as far as they are known. One seed leaves the first one unknown.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +24,6 @@ from runners.report.study import FAMILY, SEED, Group, Row, Size, Study, curve_of
 from runners.runtime.statistics import half_interval, weighted_mean, weighted_stderr
 
 CLEAR = 2.0  # standard errors
-
-
 _Pairs = Sequence[tuple[Row, Row]]
 
 
@@ -71,23 +68,20 @@ def against_references(study: Study, measure: str) -> list[tuple[Group, Group, t
     return [(group, other, differences(study, group, other, measure)) for group, other in pairs]
 
 
+@lru_cache(4096)  # sentences, figures and tables ask for the same ones
 def differences(study: Study, group: Group, other: Group, measure: str) -> tuple[ScoreDifference, ...]:
     """Compare two families on the primary metric, at each size and seed of both that was measured on the same text."""
-    key = group.label, other.label, measure
-    if key not in study.known:  # sentences, figures and tables ask for the same ones
-        metric, pairs = study.primary[measure], dict[Size, dict[tuple[Path, Path], tuple[Row, Row]]]()
-        others = {t.axes.get(SEED): {r.size: r for r in t.series(FAMILY, measure, metric)} for t in other.trials}
-        for trial in group.trials:
-            theirs = others.get(trial.axes.get(SEED), {})
-            for row in trial.series(FAMILY, measure, metric):
-                their_row = theirs.get(row.size)
-                if their_row is not None and row.yardstick == their_row.yardstick:
-                    pairs.setdefault(row.size, {})[row.artifact, their_row.artifact] = row, their_row
-        found = {size: list(rows.values()) for size, rows in sorted(pairs.items())}
-        apart = {size: [(a, b) for a, b in rows if a.artifact != b.artifact] for size, rows in found.items()}
-        study.known[key] = tuple(ScoreDifference(s, study.sign(measure), rows, apart[s]) for s, rows in found.items())
-    known: tuple[ScoreDifference, ...] = study.known[key]
-    return known
+    metric, pairs = study.primary[measure], dict[Size, dict[tuple[Path, Path], tuple[Row, Row]]]()
+    others = {t.axes.get(SEED): {r.size: r for r in t.series(FAMILY, measure, metric)} for t in other.trials}
+    for trial in group.trials:
+        theirs = others.get(trial.axes.get(SEED), {})
+        for row in trial.series(FAMILY, measure, metric):
+            their_row = theirs.get(row.size)
+            if their_row is not None and row.yardstick == their_row.yardstick:
+                pairs.setdefault(row.size, {})[row.artifact, their_row.artifact] = row, their_row
+    found = {size: list(rows.values()) for size, rows in sorted(pairs.items())}
+    apart = {size: [(a, b) for a, b in rows if a.artifact != b.artifact] for size, rows in found.items()}
+    return tuple(ScoreDifference(s, study.sign(measure), rows, apart[s]) for s, rows in found.items())
 
 
 def item_differences(row: Row, other: Row) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:

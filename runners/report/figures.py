@@ -5,8 +5,6 @@ Each function returns a matplotlib Figure made with the object interface: no glo
 the page's (`currentColor` for ink), so that a figure follows it into dark mode.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import re
@@ -20,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from runners.report.compare import CLEAR, ScoreDifference, against_references
+from runners.report.compare import CLEAR, against_references
 from runners.report.format import count, number
 from runners.report.study import SERIES, Point, Row, Study
 
@@ -94,7 +92,6 @@ def size_figure(study: Study, measure: str, *, width: float = 7.6, height: float
 
 
 def _places(rows: Sequence[Row]) -> tuple[list[int], list[float]]:
-    """Parameters and values."""
     return [row.cell.parameters for row in rows], [row.value for row in rows]
 
 
@@ -158,7 +155,10 @@ def difference_lines(study: Study, measure: str, *, width: float = 7.6) -> Figur
             x = [d.parameters + (place - (len(compared) - 1) / 2) * step for d in own]
             gains = [d.gain for d in own]
             look = {"fmt": "none", "ecolor": color, "elinewidth": 1.1, "zorder": 3}
-            axes.errorbar(x, gains, yerr=tuple(zip(*map(_bar, own), strict=True)), **look)
+            reach = [CLEAR * (d.items or 0.0) for d in own]  # of one seed, over the items
+            below = [d.gain - min(d.gains) if len(d.gains) > 1 else r for d, r in zip(own, reach, strict=True)]
+            above = [max(d.gains) - d.gain if len(d.gains) > 1 else r for d, r in zip(own, reach, strict=True)]
+            axes.errorbar(x, gains, yerr=(below, above), **look)
             axes.plot(x, gains, color=color, marker=marker, linewidth=1.2, markersize=6, zorder=4, label=group.label)
             for at, gain in ((at, d.gain) for at, d in zip(x, own, strict=True) if not d.clear):
                 axes.plot(at, gain, marker, color=color, markersize=6, markerfacecolor=PAPER, zorder=5)
@@ -166,14 +166,6 @@ def difference_lines(study: Study, measure: str, *, width: float = 7.6) -> Figur
         axes.set_ylabel(f"better by{study.unit(measure, ', ')}   (↑ better)")
         draw_legend(figure, axes)
     return figure
-
-
-def _bar(difference: ScoreDifference) -> tuple[float, float]:
-    """How far the bar reaches below and above: to the lowest and highest seed, or over the items of one seed."""
-    if len(difference.gains) > 1:
-        return difference.gain - min(difference.gains), max(difference.gains) - difference.gain
-    reach = CLEAR * (difference.items or 0.0)
-    return reach, reach
 
 
 def _draw_end(axes: Any, row: Row, name: str) -> None:

@@ -1,7 +1,5 @@
 """Write the sentences at the top of a page, computed from the numbers: what they show, and what they cannot show."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -35,7 +33,6 @@ def findings(study: Study) -> list[str]:
 
 
 def _sentences(study: Study) -> list[str]:
-    """Every sentence, the headline first."""
     if not study.measures:
         return ["There are no results."]
     main, *others = study.measures
@@ -88,7 +85,6 @@ def _beats(study: Study, measure: str, series: str, against: str) -> str | None:
 
 
 def _between(study: Study, measure: str) -> str | None:
-    """How many interpolated sizes lie between student and teacher."""
     trial, metric = study.trials[0], study.primary[measure]
     students, rows, teachers = (trial.series(s, measure, metric) for s in ("student", "interpolated", "teacher"))
     if not rows or len(students) != 1 or len(teachers) != 1:
@@ -101,7 +97,6 @@ def _between(study: Study, measure: str) -> str | None:
 
 
 def _steps(study: Study, measure: str) -> str | None:
-    """At how many steps up in size, from student to teacher, the metric improves."""
     means = [point.mean for point in study.points(study.groups[0], measure).values()]
     if len(means) < 3:
         return None
@@ -169,7 +164,6 @@ def _against(study: Study, group: Group, other: Group, found: Sequence[ScoreDiff
 
 
 def _seeds(study: Study, measure: str) -> str | None:
-    """How far the seeds of a group lie apart."""
     points = (point for group in study.groups for point in study.points(group, measure).values())
     repeated = [point.values for point in points if len(point.values) > 1]
     if not repeated:
@@ -197,7 +191,6 @@ def _against_baseline(study: Study, measure: str, baseline: str) -> str | None:
 
 
 def _otherwise(study: Study, measure: str) -> str | None:
-    """Groups that were measured with something else than the first."""
     groups = [group for group in study.groups if group.yardsticks(measure)]
     others = [group.label for group in groups if group.yardsticks(measure) != groups[0].yardsticks(measure)]
     if not others:

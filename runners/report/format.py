@@ -1,7 +1,5 @@
 """Numbers as people write them, and footnotes to them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 

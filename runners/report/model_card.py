@@ -1,7 +1,5 @@
 """Write the model card of an exported size, from the graph and the store: what it is, how it was made, its results."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,7 +121,6 @@ def _facts(member: Member, lineage: Lineage, folder: Path, base: dict[str, Any])
 
 
 def _results(graph: TaskGraph, store: Store, member: Member, kind: str) -> dict[str, Any]:
-    """A line per metric; columns for the student, this model and the teacher."""
     lineage, own = lineage_of(graph), task_of(graph, member)
     columns = {"student": lineage.student, "this model": own, "teacher": lineage.teacher}
     if kind != "interpolated":  # it is one of the other two

@@ -5,8 +5,6 @@ report.html   everything, self-contained: drawings and tables set into `page.htm
 and the files of `runners.report.tables`.
 """
 
-from __future__ import annotations
-
 import base64
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -146,7 +144,6 @@ def swept_axis(study: Study) -> str | None:
 
 
 def _spread(study: Study) -> str:
-    """What a mean is taken over, and what is drawn around it."""
     low, high = study.seeds
     if high == 1:
         return "One seed each, so there is no spread to draw."

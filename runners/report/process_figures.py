@@ -1,7 +1,5 @@
 """Draw how a family was made: loss curves, similarity of student and teacher, searches."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

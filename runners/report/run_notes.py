@@ -1,7 +1,5 @@
 """Collect what a page says about its run: the question, why results are missing, where the numbers come from."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence

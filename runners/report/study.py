@@ -6,8 +6,6 @@ their seed only; a *curve* is what a group's numbers lie on: the family (student
 baseline; a *size* is a place on a curve that other groups may have, too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,7 +186,6 @@ class Study:
         self.trials, self.axes, self.trainings, self.searches = trials, axes, trainings, searches
         self.rows = [row for trial in trials for row in trial.rows]
         self.missing = [(trial, missing) for trial in trials for missing in trial.missing]
-        self.known: dict[Any, Any] = {}  # by `compare`
         by_axes: dict[tuple[tuple[str, str], ...], list[Trial]] = {}
         for trial in trials:
             by_axes.setdefault(tuple((k, v) for k, v in trial.axes.items() if k != SEED), []).append(trial)

@@ -3,8 +3,6 @@
 Each function returns a matplotlib Figure; see `runners.report.figures` for how they look and are written.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter

@@ -6,8 +6,6 @@ groups.csv        (several experiments) one row per size and metric of each grou
 differences.csv   (several experiments) one row per size and measure of each group that is compared with another
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -84,10 +82,7 @@ def gains_table(study: Study) -> Table:
 
 
 def group_table(study: Study, measure: str) -> Table:
-    """One line per group and one per baseline of the first group, one column per size; and the differences.
-
-    Of very many groups only the best are in `lines`; all are in `all`.
-    """
+    """Lines: groups, of very many the best (`all` has all), and baselines. Columns: sizes. Then the differences."""
     sizes, first, footnotes = study.sizes(measure), study.groups[0], Footnotes()
     order = ranked(study, measure)
     best = {size: study.points(groups[0], measure)[size].mean for size, groups in order.items()}
@@ -220,7 +215,6 @@ def _difference_rows(study: Study) -> Iterator[Table]:
 
 
 def _csv(first: Sequence[str], axes: Iterable[str], rest: Sequence[str], rows: Iterable[Table]) -> str:
-    """A table in which the axes are columns after the first."""
     columns = {axis: f"axis {axis}" if axis in {*first, *rest} else axis for axis in axes}
     flat = [row | {column: row["axes"].get(axis, "") for axis, column in columns.items()} for row in rows]
     return csv_text([*first, *columns.values(), *rest], flat)

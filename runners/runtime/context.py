@@ -4,13 +4,12 @@ A body is `run(context) -> None` in `runners/tasks/<kind>.py`. It reads `context
 payload into `context.path`, and returns; publishing, provenance and retries are the executor's.
 """
 
-from __future__ import annotations
-
 import time
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from boomspec.core.errors import redact
 from boomspec.core.execution import Execution, TrainingOptions
@@ -20,44 +19,7 @@ from boomspec.core.tasks import Record
 from boomspec.core.work_sizes import BATCH_SIZE
 from runners.runtime.job import Input, Job
 
-if TYPE_CHECKING:
-    from runners.training.remote_checkpoint import RemoteCheckpoints
-
 R = TypeVar("R", bound=Record)
-
-
-@dataclass
-class Context(Generic[R]):
-    record: R
-    inputs: dict[str, Input]
-    path: Path  # payload folder, empty at the start
-    resume: Path  # checkpoints survive here when the task is killed
-    remote: RemoteCheckpoints | None = None  # and here when the machine is lost; None for a store in a folder
-    execution: Execution = field(default_factory=Execution)
-    progress: Progress = field(default_factory=lambda: Progress(None))
-    log: Path | None = None
-    job: Job | None = None  # what workers of its own must know
-    # Of a worker whose team is on machines that share no folder: whether it writes what those of its machine read.
-    local_leader: bool | None = None
-
-    @property
-    def training(self) -> TrainingOptions:
-        return self.execution.training or TrainingOptions()
-
-    @property
-    def batch_size(self) -> int:
-        """Sequences of one forward pass, where nothing is trained."""
-        return self.execution.batch_size or BATCH_SIZE
-
-    @property
-    def code(self) -> tuple[str, ...]:
-        """sha256 of the files of foreign code that the spec trusts (`runners.modeling.foreign_code`)."""
-        return self.execution.code
-
-    def code_of(self, role: str) -> tuple[str, ...]:
-        """The same of one input: of a source its own, of an artifact all that the task may run."""
-        source = self.inputs[role].source
-        return self.code if source is None else tuple(source.identity.get(CODE, {}).values())
 
 
 class Progress:
@@ -102,3 +64,49 @@ class Progress:
         if self._file is not None:
             with self._file.open("a", encoding="utf-8") as file:
                 file.write(json_text(line) + "\n")
+
+
+class SharedCheckpoints(Protocol):
+    """What a training calls of the checkpoints at a store's URL (`runners.training.remote_checkpoint`)."""
+
+    def publish(
+        self, name: str, files: Sequence[Path], state: tuple[bytes, Collection[str]] | None = ..., *, delete: bool = ...
+    ) -> None: ...
+    def wait(self) -> None: ...
+    def names(self) -> list[str]: ...
+    def fetch(self, name: str, folder: Path) -> Path: ...
+    def receive(self, folder: Path) -> None: ...
+
+
+@dataclass
+class Context(Generic[R]):
+    record: R
+    inputs: dict[str, Input]
+    path: Path  # payload folder, empty at the start
+    resume: Path  # checkpoints survive here when the task is killed
+    remote: SharedCheckpoints | None = None  # and here when the machine is lost; None for a store in a folder
+    execution: Execution = field(default_factory=Execution)
+    progress: Progress = field(default_factory=lambda: Progress(None))
+    log: Path | None = None
+    job: Job | None = None  # what workers of its own must know
+    # Of a worker whose team is on machines that share no folder: whether it writes what those of its machine read.
+    local_leader: bool | None = None
+
+    @property
+    def training(self) -> TrainingOptions:
+        return self.execution.training or TrainingOptions()
+
+    @property
+    def batch_size(self) -> int:
+        """Sequences of one forward pass, where nothing is trained."""
+        return self.execution.batch_size or BATCH_SIZE
+
+    @property
+    def code(self) -> tuple[str, ...]:
+        """sha256 of the files of foreign code that the spec trusts (`runners.modeling.foreign_code`)."""
+        return self.execution.code
+
+    def code_of(self, role: str) -> tuple[str, ...]:
+        """The same of one input: of a source its own, of an artifact all that the task may run."""
+        source = self.inputs[role].source
+        return self.code if source is None else tuple(source.identity.get(CODE, {}).values())

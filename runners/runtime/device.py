@@ -5,8 +5,6 @@ fp32        fp32              fp32                           fp32
 bf16        fp32              bf16 autocast                  bf16
 """
 
-from __future__ import annotations
-
 import os
 import socket
 import warnings
@@ -25,10 +23,7 @@ MASTER_DTYPE = torch.float32  # of weights that an optimiser updates, in every p
 
 
 def device() -> torch.device:
-    """The device of this process: CUDA where there is one, else the CPU.
-
-    Raises BoomspecError where its task has claimed a GPU and torch sees none.
-    """
+    """CUDA where there is any, else the CPU. Raises BoomspecError where a GPU was claimed and torch sees none."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible != "" and torch.cuda.is_available():  # torch reads the variable once, perhaps before it was set
         return torch.device("cuda")
@@ -60,10 +55,7 @@ def collective_backend(gpus: float) -> str:
 
 
 def autocast(precision: Precision, *, cache: bool = True) -> AbstractContextManager[object]:
-    """Run a model's forward in `precision`. For fp32 this changes nothing.
-
-    `cache`: keep the weights that were cast until the end of the context, where they are used more than once.
-    """
+    """A forward in `precision`; fp32 changes nothing. `cache`: keep weights that were cast and are used again."""
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device().type, dtype=torch.bfloat16, cache_enabled=cache)

@@ -4,8 +4,6 @@ A graph that reads nothing from the hub runs offline and keeps the libraries' ca
 that does uses the person's own hub cache, where the models may be already. What the person has set wins.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Mapping

@@ -1,9 +1,8 @@
 """Turn Ctrl-C and SIGTERM into a flag that the run polls, to stop cleanly."""
 
-from __future__ import annotations
-
 import signal
 from types import FrameType
+from typing import Self
 
 
 class Interrupt:
@@ -13,7 +12,7 @@ class Interrupt:
         self.requested = False
         self._previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def __enter__(self) -> Interrupt:
+    def __enter__(self) -> Self:
         self.arm()
         return self
 

@@ -3,8 +3,6 @@
 A job holds addresses and no paths: each machine opens the store itself, and has its inputs where the store puts them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace

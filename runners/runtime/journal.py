@@ -13,8 +13,6 @@ task_reused, task_failed, task_blocked, task_interrupted, note, run_finished. Th
 (its id) and "name". Nothing here holds a secret.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import secrets

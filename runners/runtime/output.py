@@ -5,8 +5,6 @@ unnamed temporary file and from there, redacted line by line, into the log. (A p
 native code that fills a pipe while it holds the interpreter's lock would wait for its reader forever.)
 """
 
-from __future__ import annotations
-
 import faulthandler
 import os
 import sys

@@ -1,7 +1,5 @@
 """How an artifact came to be: versions, git commit, hardware, times. Never environment variables."""
 
-from __future__ import annotations
-
 import os
 import platform
 import socket
@@ -64,7 +62,6 @@ def _commit(folder: Path) -> str | None:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git prints about a folder; None where it fails, or is not there."""
     # Within a hook the environment names another repository. Without the optional locks git would write its index.
     environment = {name: value for name, value in os.environ.items() if name not in _GIT_PLACES}
     environment["GIT_OPTIONAL_LOCKS"] = "0"

@@ -6,8 +6,6 @@ The relay is one actor of Ray on the driver's machine. Every piece has its offse
 once. Nothing waits for it for long, and what is lost with a machine that dies is only for people.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

@@ -1,7 +1,5 @@
 """Means with their uncertainty: over items (windows of a text, documents of a task) and over seeds."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Read and write CSV tables."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from io import StringIO
 from pathlib import Path

@@ -8,8 +8,6 @@ A task's work folder is gone by the time that its error is read; a source that t
 hub's cache, has a folder that nobody knows. So errors call such folders by the models that are in them.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import re

@@ -28,9 +28,10 @@ from torch import Tensor
 from boomspec.core.files import flush, replace_folder
 from boomspec.core.identity import file_digest
 from boomspec.core.work_sizes import KEPT_CHECKPOINTS
+from runners.runtime.context import SharedCheckpoints
 from runners.runtime.task_errors import detect_full_disk
 from runners.training.process_group import ALONE, ProcessGroup
-from runners.training.remote_checkpoint import PART, STATE, RemoteCheckpoints, step_of
+from runners.training.remote_checkpoint import PART, STATE, step_of
 
 _ROWS = "rows"  # in a file's header: {name: [first row, row after the last, rows in all]}
 _BROKEN = (OSError, ValueError, KeyError, TypeError, SafetensorError)
@@ -102,7 +103,7 @@ def save(
     tensors: Mapping[str, Mapping[str, Tensor]],  # by kind ("weights", "moments") and name
     rows: Mapping[str, tuple[int, int, int]],  # of sharded ones: the first, the one after the last, how many in all
     group: ProcessGroup = ALONE,
-    remote: RemoteCheckpoints | None = None,
+    remote: SharedCheckpoints | None = None,
 ) -> None:
     """Publish a checkpoint in `folder` and delete all but the newest two; begin to upload it to `remote`."""
     if not rows:  # else every rank writes its rows
@@ -152,7 +153,7 @@ def save(
 
 
 def find(
-    folder: Path, group: ProcessGroup, remote: RemoteCheckpoints | None, note: Callable[[str], None]
+    folder: Path, group: ProcessGroup, remote: SharedCheckpoints | None, note: Callable[[str], None]
 ) -> SavedCheckpoint | None:
     """The newest checkpoint that is whole, here or in `remote`; `note` is told of each broken one. A collective."""
     stored, fetched = None, ""
@@ -171,7 +172,7 @@ def find(
     return SavedCheckpoint(folder / f"step-{steps:08d}") if steps >= 0 and stored is None else stored
 
 
-def _fetch_newest(folder: Path, remote: RemoteCheckpoints, note: Callable[[str], None]) -> str:
+def _fetch_newest(folder: Path, remote: SharedCheckpoints, note: Callable[[str], None]) -> str:
     """Fetch the newest whole checkpoint of `remote`, unless ours is as new. Returns its name, or ""."""
     here = _newest(folder)
     for name in remote.names():
