@@ -12,6 +12,7 @@ without text has a `BadRow` in its place. A file that cannot be read as a whole,
 """
 
 import gzip
+import hashlib
 import io
 import json
 import re
@@ -125,25 +126,33 @@ class Documents:
         """The rows of all files; the bytes that are read are those of all files, too."""
         identity, paths = self.source.identity, self.source.location["files"]
         files, format = identity["files"], identity["format"]
-        readers = {"text": _text_rows, "jsonl": _jsonl_rows, "json": _json_rows, "parquet": _parquet_rows}
+        readers = {"jsonl": _jsonl_rows, "json": _json_rows, "parquet": _parquet_rows}
         before, skipped = 0, Skipped(self.skip + self.done)
         for file, path in zip(files, map(Path, paths), strict=True):
             try:
                 if format != "text" or not skipped.take():
-                    if (found := file_digest(path)) != file["sha256"]:
+                    data = path.read_bytes() if format == "text" else None  # what is digested is what is read
+                    found = file_digest(path) if data is None else hashlib.sha256(data).hexdigest()
+                    if found != file["sha256"]:
                         digests = f"sha256 {found[:12]}..., the graph was compiled for {file['sha256'][:12]}..."
                         message = f"{path}: the file has changed since the spec was compiled ({digests})"
                         raise BoomspecError(message, hint="compile the spec again: the new text makes new artifacts")
-                    yield from ((text, before + read) for text, read in readers[format](path, self.text_field, skipped))
+                    rows = (
+                        _text_row(data, path) if data is not None else readers[format](path, self.text_field, skipped)
+                    )
+                    yield from ((text, before + read) for text, read in rows)
             except OSError as error:
                 raise BoomspecError(f"{path}: cannot be read: {error.strerror or error}") from error
             before += file["bytes"]
 
 
 @contextmanager
-def _decompressed(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """A file's bytes without their compression, and the file itself, whose position says how far it is read."""
-    with path.open("rb") as raw:
+def _decompressed(path: Path, data: bytes | None = None) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """A file's bytes without their compression, and the file itself, whose position says how far it is read.
+
+    `data`: what the file holds, where it has been read.
+    """
+    with path.open("rb") if data is None else io.BytesIO(data) as raw:
         start = raw.read(4)
         raw.seek(0)
         try:
@@ -188,9 +197,10 @@ class _Zstd(io.RawIOBase):
         return count
 
 
-def _text_rows(path: Path, field: str, skipped: Skipped) -> Iterator[Row]:
-    with _decompressed(path) as (file, _):
-        data, size = file.read(), path.stat().st_size
+def _text_row(data: bytes, path: Path) -> Iterator[Row]:
+    size = len(data)
+    with _decompressed(path, data) as (file, _):
+        data = file.read()
     _check_encoding(data, path)
     try:
         text = data.decode("utf-8-sig")
