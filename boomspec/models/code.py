@@ -97,10 +97,9 @@ def check_native(folder: Path, part: Part, name: str) -> None:
         )
     whole = part == "model" and not any(isinstance(config.get(key), dict) for key in DECODER_CONFIGS)
     if whole and config and not named and is_native(config, part) is False:
+        unknown = f"no causal language model of the type that {CONFIGS[part]} says: '{config.get('model_type')}'"
         raise BoomspecError(
-            f"'{name}': transformers has no causal language model of the type that {CONFIGS[part]} says:"
-            f" '{config.get('model_type')}'",
-            hint="a newer version of transformers may have one",
+            f"'{name}': transformers has {unknown}", hint="a newer version of transformers may have one"
         )
 
 

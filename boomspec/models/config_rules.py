@@ -82,11 +82,10 @@ def apply_rules(config: Config, configs: Configs, counts: Counts, plan: LayerPla
 
 def _moved(what: str, index: int, new: int, counts: tuple[int, int]) -> BoomspecError:
     of, of_new = ("", "") if index != new else (f" of {counts[0]}", f" of {counts[1]}")
-    return BoomspecError(
-        f"config.json: under {what} layer {index}{of} cannot become layer {new}{of_new}:"
-        " what a layer is depends on its index, and transformers has no list to say it layer by layer",
-        hint="other kept layers, or another order of patching, may keep every layer where it is of its kind",
-    )
+    moved = f"config.json: under {what} layer {index}{of} cannot become layer {new}{of_new}"
+    why = "what a layer is depends on its index, and transformers has no list to say it layer by layer"
+    hint = "other kept layers, or another order of patching, may keep every layer where it is of its kind"
+    return BoomspecError(f"{moved}: {why}", hint=hint)
 
 
 # What says where a model comes from, how it is run, trained, sampled from or named, and not what it computes.

@@ -200,11 +200,9 @@ def decoder_tensors(
     """Tensors of the decoder alone, whose config is `inner`, and what is left out. Raises BoomspecError without one."""
     whole, decoder = config.get("model_type", "unknown"), inner.get("model_type")
     if decoder is None or is_native(inner, "model") is False:
-        raise BoomspecError(
-            f"{where}: a {whole} model holds a text decoder among other parts, and transformers has no causal language"
-            f" model of that ({decoder or 'its config says no model_type'})",
-            hint="save the text decoder as a model of its own, and give that",
-        )
+        unknown = f"no causal language model of that ({decoder or 'its config says no model_type'})"
+        message = f"{where}: a {whole} model holds a text decoder among other parts, and transformers has {unknown}"
+        raise BoomspecError(message, hint="save the text decoder as a model of its own, and give that")
     named = [(tensor, decoder_name(tensor.name)) for tensor in tensors.values()]
     found = {name: replace(tensor, name=name) for tensor, name in named if name is not None}
     if not any(name.startswith("model.") for name in found):

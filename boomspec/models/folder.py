@@ -174,11 +174,9 @@ def check_config(config: Mapping[str, Any], where: str) -> None:
     if not config.get("model_type"):  # transformers would guess it from the folder's name
         raise BoomspecError(f"{where}: its {CONFIG} names no model_type", hint="is it the config of a language model?")
     if config.get("is_encoder_decoder", row_of(config["model_type"]).encoder_decoder):
-        raise BoomspecError(
-            f"{where}: a {config['model_type']} model is an encoder and a decoder, two stacks of layers of which one"
-            " reads the other; boomspec interpolates models of one stack",
-            hint="give a decoder (a causal language model) as teacher",
-        )
+        two = "an encoder and a decoder, two stacks of layers of which one reads the other"
+        message = f"{where}: a {config['model_type']} model is {two}; boomspec interpolates models of one stack"
+        raise BoomspecError(message, hint="give a decoder (a causal language model) as teacher")
 
 
 def names_in(folder: Path) -> Iterator[str]:

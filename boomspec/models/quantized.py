@@ -148,11 +148,9 @@ def _fp8(name: str, tensor: TensorEntry, scales: TensorEntry, dtype: str, sides:
         if scales.shape == (*before, math.ceil(rows / down), math.ceil(columns / across)):
             block = down, across
     if block is None:
-        raise BoomspecError(
-            f"{where}: '{scales.name}' has the shape {scales.shape}, which does not belong to {tensor.shape} in blocks"
-            f" of {sides} (weight_block_size)",
-            hint=_HINT,
-        )
+        blocks = f"{tensor.shape} in blocks of {sides} (weight_block_size)"
+        message = f"{where}: '{scales.name}' has the shape {scales.shape}, which does not belong to {blocks}"
+        raise BoomspecError(message, hint=_HINT)
     return Dequantized(TensorEntry(name, dtype, tensor.shape), tensor, scales, "fp8", block)
 
 

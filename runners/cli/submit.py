@@ -187,10 +187,9 @@ def _warnings(graph: TaskGraph, options: argparse.Namespace, *, is_open: bool, h
     if here:
         return
     if options.store_is_local:
-        raise BoomspecError(
-            f"the store {options.store} was named as a folder of this machine, and the cluster is elsewhere",
-            hint="give an absolute path that every machine of the cluster has: --store /shared/boomspec-store",
-        )
+        message = f"the store {options.store} was named as a folder of this machine, and the cluster is elsewhere"
+        hint = "give an absolute path that every machine of the cluster has: --store /shared/boomspec-store"
+        raise BoomspecError(message, hint=hint)
     if not is_url(options.store) and (paths := list(local_paths(graph))):
         more = f", and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
         yield f"every machine of the cluster must have, at the same place: {', '.join(paths[:_NAMED])}{more}"

@@ -55,10 +55,8 @@ def write_bundle(folder: Path, *, graph: Path, lock: Path, most: int = LARGEST) 
     if (size := sum(sizes.values())) > most:
         largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
         parts = ", ".join(f"{Path(name).name} {shown_bytes(sizes[name])}" for name in largest)
-        raise BoomspecError(
-            f"what would be sent to the cluster has {shown_bytes(size)}, more than {shown_bytes(most)}: {parts}",
-            hint="submit fewer experiments at once: SPEC#LABEL names one",
-        )
+        message = f"what would be sent to the cluster has {shown_bytes(size)}, more than {shown_bytes(most)}: {parts}"
+        raise BoomspecError(message, hint="submit fewer experiments at once: SPEC#LABEL names one")
     for name, path in members:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -80,7 +80,6 @@ class RayHead:
         silent = 0.0 if since is None else time.monotonic() - since
         if since is None or silent < self._seconds + more:
             return None
-        return HeadLostError(
-            f"the head of the cluster ({self._address}) has not answered for {silent:.0f} seconds: it is lost",
-            hint="start the cluster again; the same command goes on from the last checkpoints",
-        )
+        message = f"the head of the cluster ({self._address}) has not answered for {silent:.0f} seconds: it is lost"
+        hint = "start the cluster again; the same command goes on from the last checkpoints"
+        return HeadLostError(message, hint=hint)

@@ -198,16 +198,12 @@ def check(wanted: Mapping[str, Any]) -> None:
     for kind in (kind for kind in _KINDS if wanted.get(kind.name)):
         found = importlib.util.find_spec(kind.package)
         if found is None or found.origin is None:  # a folder of that name is no package
-            raise BoomspecError(
-                f"execution.tracking asks for {kind.name}, but {kind.package} is not installed here",
-                hint=f"pip install 'boomspec[{kind.extra}]', or leave it out of the spec",
-            )
+            message = f"execution.tracking asks for {kind.name}, but {kind.package} is not installed here"
+            raise BoomspecError(message, hint=f"pip install 'boomspec[{kind.extra}]', or leave it out of the spec")
     offline = os.environ.get("WANDB_MODE") in _WANDB_WITHOUT_KEY
     if wanted.get("wandb") and not offline and not os.environ.get("WANDB_API_KEY"):
-        raise BoomspecError(
-            "execution.tracking asks for wandb, but there is no key",
-            hint="set WANDB_API_KEY where the run starts, or WANDB_MODE=offline",
-        )
+        message = "execution.tracking asks for wandb, but there is no key"
+        raise BoomspecError(message, hint="set WANDB_API_KEY where the run starts, or WANDB_MODE=offline")
 
 
 class Tracking:

@@ -52,11 +52,10 @@ def model_folder(source: Input) -> Path:
     folder = _unchanged(Path(fetched), code)
     # Some places on the hub showed the head to be the embedding: now it is read whole.
     if location.get("tied") and not whole_facts(folder, hub).tied:
-        raise BoomspecError(
-            f"model '{hub}': its config says `tie_word_embeddings: true`, and its head differs from its embedding in a"
-            " few rows, which was not seen on the hub",
-            hint=f"it is fetched now, so a new plan reads it whole: run again; or give the folder {folder}",
-        )
+        differs = "its head differs from its embedding in a few rows, which was not seen on the hub"
+        hint = f"it is fetched now, so a new plan reads it whole: run again; or give the folder {folder}"
+        message = f"model '{hub}': its config says `tie_word_embeddings: true`, and {differs}"
+        raise BoomspecError(message, hint=hint)
     return folder
 
 

@@ -90,10 +90,8 @@ def deterministic_mode(determinism: Determinism | None, note: Callable[[str], No
             yield
     except RuntimeError as error:
         if algorithms == "strict" and _DETERMINISTIC in str(error):
-            raise BoomspecError(
-                f"determinism.algorithms is strict, but {_without_advice(error)}",
-                hint="`determinism: {algorithms: deterministic}` warns here instead",
-            ) from error
+            hint = "`determinism: {algorithms: deterministic}` warns here instead"
+            raise BoomspecError(f"determinism.algorithms is strict, but {_without_advice(error)}", hint=hint) from error
         raise
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
