@@ -30,13 +30,13 @@ IN_ROOMS = [path for path in MODULES if len(path.relative_to(ROOT).parts) > 2]  
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 
-def imports(path: Path) -> Iterator[str]:
-    """The dotted names that a module imports anywhere, those for type checkers left out."""
+def imports(path: Path, *, for_types: bool = False) -> Iterator[str]:
+    """The dotted names that a module imports anywhere, with those for type checkers alone or without."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     checked = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
     skipped = {id(inner) for node in checked for inner in ast.walk(node)}
     for node in ast.walk(tree):
-        if id(node) in skipped:
+        if id(node) in skipped and not for_types:
             continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -52,7 +52,7 @@ def room_of(name: str) -> str:
 
 def rooms_read(path: Path) -> set[str]:
     """The rooms that a module imports from. `import boomspec` alone, for its version or place, reads none."""
-    ours = {name for name in imports(path) if name.split(".")[0] in ("boomspec", "runners") and "." in name}
+    ours = {name for name in imports(path, for_types=True) if name.split(".")[0] in ("boomspec", "runners") and "." in name}
     return {room_of(name) for name in ours}
 
 

@@ -33,7 +33,7 @@ hundred MB of host memory) are not counted.
 from dataclasses import dataclass
 from functools import lru_cache
 
-from boomspec.compile.cost.shapes import LayerCosts, ModelCosts
+from boomspec.core.model_costs import LayerCosts, ModelCosts
 from boomspec.core.work_sizes import CHUNK_LOGITS, LEAST_CHUNK
 
 

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from boomspec.compile.cost import memory
-from boomspec.compile.cost.shapes import ModelCosts, UnknownCostError, assembled, model_of
+from boomspec.compile.cost.shapes import UnknownCostError, assembled, model_of
 from boomspec.core.execution import TrainingOptions
 from boomspec.core.graph import Node, Source
 from boomspec.core.losses import Losses, StateLoss
+from boomspec.core.model_costs import ModelCosts
 from boomspec.core.tasks import Record
 from boomspec.core.tasks.record import MADE, Architecture, Cost, Faithful, LayerPlanShape, Prices, Recipe
 from boomspec.core.tasks.tokenize import token_bytes

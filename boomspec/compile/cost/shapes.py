@@ -20,12 +20,12 @@ A frozen embedding saves nothing in the layers: the first norm's weight is train
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from boomspec.core.layers import STUDENT, TEACHER, LayerPlan
-from boomspec.core.work_sizes import MEASURED_LOGITS
+from boomspec.core.model_costs import LayerCosts, ModelCosts
 from boomspec.models.checkpoint import TensorEntry
 from boomspec.models.facts import ModelFacts
 from boomspec.models.families import row_of
@@ -45,88 +45,6 @@ _OTHER_ATTENTION = {
 
 class UnknownCostError(Exception):
     """Costs do not follow from shapes; the text says why."""
-
-
-@dataclass(frozen=True)
-class LayerCosts:
-    """One decoder layer. Widths are in elements of one token."""
-
-    matrices: int  # elements of all two-dimensional weights
-    parameters: int
-    bytes: int  # as stored
-    largest: int  # elements of the largest tensor
-    queries: int  # heads x size of a head
-    keys: int  # heads that keep keys and values x size of a head
-    heads: int
-    fused: bool  # queries, keys and values come from one matrix
-    inner: int  # width inside the MLP
-    gated: bool
-    inner_linears: int  # matrices that read the MLP's input
-    norms: int  # over the whole width
-    head_norms: bool  # queries and keys have norms of their own
-    plain_norms: bool  # norms without a bias (RMSNorm) are computed in steps
-
-
-@dataclass(frozen=True, eq=False)
-class ModelCosts:
-    """A causal language model as far as costs go. It is equal to itself alone: hashing all layers would take long."""
-
-    layers: tuple[LayerCosts, ...]
-    hidden: int
-    vocabulary: int
-    embedding: int  # elements of everything before the layers
-    norm: int  # elements after the layers
-    own_head: int  # elements of a head of its own; 0 where it is tied
-    rest_bytes: int  # of embedding, norm and head, as stored
-    width: int  # bytes of a stored element, of most
-    rotary: bool
-    parallel: bool  # attention and MLP read the same state
-    kept_by_steps: int  # tensors that the MLP's activation keeps beyond a native one's
-
-    @property
-    def tied(self) -> bool:
-        return self.own_head == 0
-
-    @property
-    def depth(self) -> int:
-        return len(self.layers)
-
-    @cached_property
-    def parameters(self) -> int:
-        return self.embedding + self.norm + self.own_head + sum(layer.parameters for layer in self.layers)
-
-    @cached_property
-    def bytes(self) -> int:
-        return self.rest_bytes + sum(layer.bytes for layer in self.layers)
-
-    @cached_property
-    def matrices(self) -> int:
-        """Elements of the weights that a token is multiplied with in the layers."""
-        return sum(layer.matrices for layer in self.layers)
-
-    @cached_property
-    def queries(self) -> int:
-        return sum(layer.queries for layer in self.layers)
-
-    @property
-    def projection(self) -> int:
-        """Elements of the matrix from hidden states to logits."""
-        return self.hidden * self.vocabulary
-
-    def forward(self, length: int) -> int:
-        return 2 * self.matrices + 4 * length * self.queries
-
-    def head(self) -> int:
-        return 2 * self.projection
-
-    def measuring(self, *, bf16: bool, tokens: int) -> dict[str, int]:
-        """Bytes at the largest moment of a forward pass over `tokens` tokens, without gradients, by what holds them."""
-        width = 2 if bf16 else 4
-        widest = max(3 * layer.inner + 2 * self.hidden for layer in self.layers)
-        logits = min(tokens, max(1, MEASURED_LOGITS // self.vocabulary)) * self.vocabulary
-        head = {"activations": tokens * self.hidden * width, "head": 8 * logits}  # in fp32, and their log-softmax
-        largest = max({"activations": tokens * widest * width}, head, key=lambda moment: sum(moment.values()))
-        return {"weights": self.parameters * width, **largest}
 
 
 @lru_cache(1 << 12)

@@ -7,15 +7,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from boomspec.core.execution import TrainingOptions
 from boomspec.core.layers import LayerPlan
 from boomspec.core.losses import Losses
+from boomspec.core.model_costs import ModelCosts
 from boomspec.core.types import Strict
-
-if TYPE_CHECKING:
-    from boomspec.compile.cost.shapes import ModelCosts
 
 AFTER_TOKENIZE = "how many tokens the text has: known after tokenize"
 MADE = "made"  # in `Prices.models`: the model that the task makes
@@ -102,7 +100,7 @@ class Cost:
 class Prices(ABC):
     """What a record works its cost out from, beside its own fields."""
 
-    models: Mapping[str, "ModelCosts"]  # by the role of the input that each is; `MADE`
+    models: Mapping[str, ModelCosts]  # by the role of the input that each is; `MADE`
     options: TrainingOptions
     batch_size: int  # of a forward pass, where nothing is trained
     on_gpu: bool
