@@ -11,8 +11,8 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --con
 # On all cores, which pip does not; Ray starts many processes, and some environments never write what they compile.
 # Some packages ship templates that are no Python of today: those stay uncompiled.
 COMPILE := $(BIN)/python -m compileall -q -j 0 $(VENV)/lib > /dev/null || true
-# Two files at a time, the longest first; those that share a cluster come one after the other (tests/conftest.py).
-PYTEST := $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations=25
+# Two files at a time, the longest first.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 
 .PHONY: quickstart test test-chaos benchmarks sweep chaos setup clean
 

@@ -24,15 +24,14 @@ if (
 ):
     os.environ["PYTEST_DEBUG_TEMPROOT"] = str(_MEMORY)  # where pytest makes the folders of tests
 
-# One process of xdist has all files that use the fixture `connected`, so that its cluster starts once.
-_CLUSTER = "cluster"
 # What takes longest comes first, so that no process is left with it when the others are done (with xdist's
 # --no-loadscope-reorder). The rest is in any order.
 _LONGEST = (
-    _CLUSTER,
     "test_failures",
     "test_remote_run",
     "test_submit",
+    "test_readme_commands",
+    "test_placement",
     "test_many_workers",
     "test_executor",
     "test_end_to_end",
@@ -45,11 +44,6 @@ _LONGEST = (
 )
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    connected = {item.path for item in items if "connected" in getattr(item, "fixturenames", ())}
     places = {name: place for place, name in enumerate(_LONGEST)}
-    group = {path: _CLUSTER if path in connected else path.stem for path in {item.path for item in items}}
-    items.sort(key=lambda item: places.get(group[item.path], len(places)))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_CLUSTER if item.path in connected else str(item.path)))
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
