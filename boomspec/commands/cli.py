@@ -46,6 +46,7 @@ _GROUPS = {  # as `boomspec --help` shows them, which loads none
 _COMMANDS = tuple(name for names in _GROUPS.values() for name in names)
 _MODULES = {  # of commands that share one, where they are called by their names
     **dict.fromkeys(("validate", "graph", "schema"), "spec"),
+    **dict.fromkeys(("report", "export", "verify"), "results"),
     **dict.fromkeys(("status", "logs", "stop"), "jobs"),
 }
 

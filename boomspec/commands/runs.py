@@ -87,7 +87,9 @@ def _print_runs(runs: list[PastRun], store: Store, console: Console) -> None:
     for run, (name, state, *rest) in zip(runs, padded[1:], strict=True):
         style = _STYLES.get(run.state, "dim")
         console.print("  ".join([escape(name), f"[{style}]{state}[/]", *rest]).rstrip())
-        if headline := _headline(run):
+        both = [(name, ends) for name, ends in run.numbers.items() if ends.keys() == {"student", "teacher"}]
+        ends = [f"{name} {found['student']:.4g} -> {found['teacher']:.4g}" for name, found in both[:2]]
+        if headline := run.problem or (f"student to teacher: {', '.join(ends)}" if ends else run.outcome):
             console.print(f"  {escape(headline)}")
 
 
@@ -125,14 +127,6 @@ def _print_run(run: PastRun, console: Console) -> None:
     if (page := run.folder / "report" / "report.html").is_file():
         lines.append(f"report: {page}")
     console.print(escape("\n".join([*lines, f"folder: {run.folder}"])))
-
-
-def _headline(run: PastRun) -> str:
-    if run.problem is not None:
-        return run.problem
-    both = [(name, ends) for name, ends in run.numbers.items() if ends.keys() == {"student", "teacher"}]
-    ends = [f"{name} {found['student']:.4g} -> {found['teacher']:.4g}" for name, found in both]
-    return f"student to teacher: {', '.join(ends[:2])}" if ends else run.outcome
 
 
 def _time(run: PastRun) -> str:

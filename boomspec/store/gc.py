@@ -38,10 +38,7 @@ def forgotten(runs: list[PastRun], *, keep_last: int | None, older_than: float |
 def garbage(
     store: Store, runs: list[PastRun], *, forget: list[PastRun], cache: bool
 ) -> tuple[list[Deletable], dict[str, str]]:
-    """What can go from a store once the runs `forget` are forgotten, in the order in which it should go.
-
-    Also the runs that keep every artifact, because what they need is not known, with the reason.
-    """
+    """What can go once `forget` is forgotten, in order; and, with the reason, runs of unknown needs, which keep all."""
     gone, needed = {run.folder for run in forget}, set[str]()
     unjudged: dict[str, str] = {}
     for run in (run for run in runs if run.folder not in gone):

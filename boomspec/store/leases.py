@@ -204,10 +204,7 @@ def _this_process() -> dict[str, str]:
 
 
 def _machine() -> str:
-    """The boot and process namespace within which process numbers are unique.
-
-    "" where that is unknown, or /proc shows another namespace: then a lease's age alone says who is dead.
-    """
+    """The boot and process namespace of process numbers; "" if unknown: then a lease's age alone says who is dead."""
     try:
         if Path("/proc/self").readlink().name != str(os.getpid()):
             return ""

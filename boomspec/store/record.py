@@ -43,15 +43,12 @@ class Workspace:
 
 @dataclass(frozen=True)
 class Deletable:
-    """Something in a store that `gc` may delete, and why: a file, a folder, or a group of objects.
-
-    "artifact" and "checkpoints" belong to `task`; "leftover" is what dead processes left.
-    """
+    """What `gc` may delete, and why: a file, a folder, or a group of objects. "leftover": of dead processes."""
 
     what: Literal["run", "artifact", "broken artifact", "checkpoints", "leftover", "cache"]
     path: Path | str  # a URL, for objects
     kind: str = ""  # of task
-    task: str = ""
+    task: str = ""  # of "artifact" and "checkpoints"
     reason: str = ""  # why it can go; "" where that depends on the runs
     damage: str | None = None  # of an artifact
     objects: tuple[str, ...] = ()  # in the order of deletion: first the one without which nobody looks for the others

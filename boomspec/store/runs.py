@@ -36,15 +36,12 @@ class Trouble:
 
 @dataclass(frozen=True)
 class PastRun:
-    """One run's folder. Times are seconds since 1970; what is unknown is None or empty.
-
-    started, seconds: of the last execution with something to do, not of one that found everything finished.
-    """
+    """One run's folder. Times are seconds since 1970; what is unknown is None or empty."""
 
     name: str
     state: State
     problem: str | None  # why its graph cannot be read
-    started: float | None
+    started: float | None  # as `seconds`: of the last execution that did not find everything finished
     seconds: float | None
     experiments: tuple[str, ...]  # labels
     tasks: dict[str, str]  # id -> kind, as the graph says
@@ -83,10 +80,7 @@ def past_runs(store: Store, folders: Iterable[Path] | None = None) -> list[PastR
 
 
 def chosen_run(runs: list[PastRun], name: str, store: Store) -> PastRun:
-    """The run of this folder (name or path), or the only one whose folder's name starts so. Else BoomspecError.
-
-    A path is that folder and no other: not a run of the same name in another store.
-    """
+    """The run of this name, or the only one that starts so; of a path, that folder alone. Else BoomspecError."""
     wanted = Path(name).name
     if wanted != name.rstrip("/"):
         found = [run for run in runs if run.folder.resolve() == Path(name).resolve()]

@@ -88,11 +88,7 @@ class Submission:
 
 
 def connect(address: str, *, insecure: bool = False) -> tuple[Any, bool]:
-    """Ray's client of the job server at `address`, and whether the cluster is open to everybody.
-
-    Raises BoomspecError where there is none, the token is missing or wrong, or, unless `insecure`, where an open
-    cluster is beyond loopback.
-    """
+    """Ray's client of a job server; whether that is open to all. Raises as `check_http`, and without a right token."""
     is_open = access.check_http(address, insecure=insecure)
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         os.environ.pop(name, None)  # Ray would take the job to that cluster instead

@@ -124,8 +124,7 @@ def checked_machines(
 ) -> Iterator[CheckedMachines | None]:
     """Ask every machine of the connected cluster; None where there is only the driver's own.
 
-    Raises BoomspecError that names all machines that do not reach the store, or do not have one of the `sources`,
-    which the driver does not have either.
+    Raises BoomspecError naming all that do not reach the store, or lack `sources` that the driver does not have either.
     """
     if is_embedded():
         yield None

@@ -105,7 +105,9 @@ def _of_several(study: Study, measure: str) -> _Parts:
     main, few, name = measure == study.measures[0], len(study.groups) <= MOST_LINES, study.name(measure)
     width = _SMALL if not main and (few or len(study.measures) > 2) else _WIDTH
     group, label, title = "hero" if main else "others", measure, name
-    axis = swept_axis(study)
+    # Along the axis with the most values; one of numbers goes before one of names.
+    worth = {name: (None not in map(numeric, values), len(values)) for name, values in study.axes.items()}
+    axis = max(study.swept, key=worth.__getitem__, default=None)
     if few:
         caption = f"Model size against {name}."
         if main:
@@ -135,12 +137,6 @@ def _of_several(study: Study, measure: str) -> _Parts:
     elif not few:
         caption = f"Each axis against {name}. A dot is one experiment's mean over seeds, a dash the median of a value."
         yield group, "axes", label, title, caption, marginal_figure(study, measure, width=width)
-
-
-def swept_axis(study: Study) -> str | None:
-    """The axis along which a figure is drawn: the one with the most values, one of numbers before one of names."""
-    worth = {name: (None not in map(numeric, values), len(values)) for name, values in study.axes.items()}
-    return max(study.swept, key=worth.__getitem__, default=None)
 
 
 def _spread(study: Study) -> str:

@@ -47,23 +47,19 @@ class Size(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One number. `metric` is lm-eval's name, followed by a comma and its filter unless that is "none".
-
-    `yardstick`: what it was measured with; numbers of two yardsticks are not compared. `note`: what a reader has to
-    know, such as contexts that were cut. `items`: what it is the weighted mean of (columns item, weight, value).
-    """
+    """One number. `metric` is lm-eval's name, followed by a comma and its filter unless that is "none"."""
 
     cell: Cell
     size: Size
     artifact: Path
-    yardstick: str
+    yardstick: str  # what it was measured with: numbers of two yardsticks are not compared
     measure: str
     metric: str
     value: float
     stderr: float | None
     higher_is_better: bool | None
-    note: str = ""
-    items: pd.DataFrame | None = None
+    note: str = ""  # what a reader has to know, such as contexts that were cut
+    items: pd.DataFrame | None = None  # what it is the weighted mean of: columns item, weight, value
 
 
 @dataclass(frozen=True)
@@ -105,10 +101,7 @@ class PatchSearch:
 
 
 class Point:
-    """One metric of one size of one group: a row for each seed that has an artifact of its own.
-
-    `spread`: lowest and highest value of up to four, mean -+ standard deviation of more; None for one.
-    """
+    """One metric of one size of one group: a row for each seed that has an artifact of its own."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
         by_artifact = {row.artifact: row for row in rows}  # seeds that share an artifact are one value
@@ -117,7 +110,7 @@ class Point:
         self.mean = float(np.mean(self.values))
         self.parameters = float(np.mean([row.cell.parameters for row in by_artifact.values()]))
         self.deviation = deviation(self.values) if len(self.values) > 1 else None
-        self.spread: tuple[float, float] | None = None
+        self.spread: tuple[float, float] | None = None  # lowest and highest; of many, mean -+ standard deviation
         self.few = len(self.values) <= MOST_IN_RANGE
         if (reach := self.deviation) is not None:
             self.spread = (min(self.values), max(self.values)) if self.few else (self.mean - reach, self.mean + reach)

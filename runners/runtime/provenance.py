@@ -17,9 +17,7 @@ _GIT_PLACES = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "
 
 def provenance(*, started: float, finished: float, execution: Execution, commit: str | None) -> dict[str, Any]:
     """What goes into an artifact's record beside its identity. Times are seconds since 1970."""
-    begun, ended = (
-        datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds") for seconds in (started, finished)
-    )
+    begun, ended = (datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds") for at in (started, finished))
     torch = sys.modules.get("torch")  # a task that did not import it used no GPU
     gpus = torch.cuda.device_count() if torch is not None and torch.cuda.is_available() else 0
     return {

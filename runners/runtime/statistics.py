@@ -14,14 +14,12 @@ def weighted_mean(values: npt.NDArray[Any], weights: npt.NDArray[Any]) -> float:
 
 
 def weighted_stderr(values: npt.NDArray[Any], weights: npt.NDArray[Any]) -> float | None:
-    """Standard error of the weighted mean of independent items; None for fewer than two.
-
-    The linearised variance of a ratio estimate (Cochran, Sampling Techniques, section 6.4). With equal
-    weights it is the usual standard deviation / sqrt(n).
-    """
+    """Standard error of the weighted mean of independent items; None for fewer than two."""
     count = int(np.count_nonzero(weights))
     if count < 2:
         return None
+    # The linearised variance of a ratio estimate (Cochran, Sampling Techniques, section 6.4); with equal weights it is
+    # the usual standard deviation / sqrt(n).
     residuals = weights * (values - weighted_mean(values, weights))
     return float(math.sqrt((residuals**2).sum() * count / (count - 1)) / weights.sum())
 

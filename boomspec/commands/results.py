@@ -1,0 +1,129 @@
+"""`boomspec report`, `export` and `verify`: what is done with the results of a run."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from boomspec.commands import shared
+from boomspec.core.errors import EXIT_RUN_FAILED, BoomspecError
+from boomspec.core.json_text import json_text
+from boomspec.core.sizes import compact_plan, folder_name
+from boomspec.plan.run import open_run
+from boomspec.store import Where
+
+_PATH = click.Path(path_type=Path)
+_run_argument = click.argument("run", type=_PATH, shell_complete=shared.offered("runs_and_specs"))
+
+
+@click.command("report")
+@shared.spec_argument
+@shared.store_option
+@click.option("--open", "open_it", is_flag=True, help="Open the page in a browser.")
+@shared.json_option
+def report(spec: Path, store: Where | None, open_it: bool, as_json: bool) -> None:
+    """Write the report of a spec from what its store holds now, and say where it is.
+
+    SPEC: a spec, one of its experiments (SPEC#LABEL), a compiled graph, or the folder of a run. The report of a spec
+    with variants or a sweep compares its experiments; SPEC#LABEL is that of one of them.
+
+    \b
+    Examples:
+      boomspec report specs/quickstart.yaml --open
+      boomspec report specs/ablations.yaml#no-kl
+      boomspec report boomspec-store/runs/quickstart-1a2b3c4d
+    """
+    graph, found, _, pending = shared.runnable(spec, store)
+    if pending:  # of the others there may be one
+        graph, found, _, pending = shared.runnable(spec, store, failed=shared.searches(graph, pending))
+        if not pending:
+            shared.say_left_out(spec, graph)
+    if pending:
+        raise BoomspecError(f"{spec}: no report before {', '.join(pending)} has run", hint=f"boomspec run {spec}")
+    if not any(node.task.record.shows_numbers for node in graph.nodes.values()):
+        raise BoomspecError(f"{spec}: it ends at a search, so there is no report yet", hint="boomspec run its spec")
+    run_folder = found.run_folder(graph.name, graph.id)
+    # One experiment of a set may never have been run by itself.
+    evaluations = {node.id for node in graph.nodes.values() if node.task.kind == "evaluate"}
+    if not run_folder.is_dir() and evaluations.isdisjoint(found.ids("evaluate")):
+        raise BoomspecError(f"{spec}: not run yet with store {found.address}", hint=f"boomspec run {spec}")
+    program = shared.runner(graph, found, report=True)
+    shown = subprocess.PIPE if as_json else None
+    done = subprocess.run(program, stdout=shown, stderr=shown, text=True)
+    if done.returncode != 0 and as_json:
+        message = done.stderr.strip().removeprefix("error: ") or "the report could not be made"
+        click.echo(json_text({"error": {"message": message, "hint": None}}, indent=2))
+    if done.returncode != 0:
+        sys.exit(done.returncode if done.returncode > 0 else EXIT_RUN_FAILED)
+    page = run_folder / "report" / "report.html"
+    if as_json:
+        click.echo(json_text({"report": str(page), "results": str(page.with_name("results.json"))}))
+    if open_it:
+        click.launch(str(page))
+
+
+@click.command("export")
+@_run_argument
+@click.argument("size")
+@click.argument("folder", type=_PATH)
+@shared.store_option
+@click.option("--force", is_flag=True, help="Replace the model that is in the folder.")
+@shared.json_option
+def export(run: Path, size: str, folder: Path, store: Where | None, force: bool, as_json: bool) -> None:
+    """Write one SIZE of RUN (a spec or the folder of a run) into FOLDER, as a Hugging Face model with a model card.
+
+    SIZE: student, teacher, or 24 layers, 3B, 80%, 6GiB (the largest size not above it; the spec need not list it).
+    all: every size, each into a folder of its own below FOLDER.
+
+    \b
+    Examples:
+      boomspec export specs/quickstart.yaml '6 layers' model
+      boomspec export specs/quickstart.yaml all models
+    """
+    finished, every = open_run(run, store), size == "all"
+    members = finished.every() if every else (finished.member(size),)
+    options = {"plan": None if every else members[0].to_json()["plan"], "force": force, "json": as_json}
+    options |= {"store": finished.store.address, "folder": folder.absolute()}
+    if code := shared.wait_for("runners.cli.export", finished.graph, **options):
+        sys.exit(code)
+    lineage = finished.lineage()
+    written = {folder / folder_name(lineage, member) if every else folder: member for member in members}
+    if as_json:
+        listed = [{"folder": str(path.absolute()), **member.to_json()} for path, member in written.items()]
+        click.echo(json_text(listed if every else listed[0]))
+        return
+    for path, member in written.items():
+        click.echo(f"{path}: {member.layers} layers, {member.parameters:,} parameters, {compact_plan(member.plan)}")
+
+
+@click.command("verify")
+@_run_argument
+@shared.store_option
+@click.option("--task", multiple=True, metavar="NAME", help='Only this task, or those of a pattern: "evaluate *".')
+@click.option("--kind", multiple=True, metavar="KIND", help="Only tasks of this kind: distill, evaluate, ...")
+@click.option("--end-to-end", is_flag=True, help="Build on the repeated inputs instead of the original's.")
+@click.option("--tolerance", type=click.FloatRange(0), metavar="T", help="Instead of the spec's determinism.tolerance.")
+@click.option("--scratch", type=_PATH, metavar="FOLDER", help="Where to work. Default: beside the store.")
+@click.option("--keep", is_flag=True, help="Keep the repeated artifacts, and print where they are.")
+@shared.cluster_options
+@shared.plain_option
+@shared.json_option
+def verify(run: Path, store: Where | None, as_json: bool, **options: Any) -> None:
+    """Run the tasks of RUN (a spec, the folder of a run, a graph file) again, and compare every file bit for bit.
+
+    Each task is repeated on the original inputs, with the same threads and settings: a task that differs is itself not
+    repeatable. The original store is only read.
+
+    Exit codes: 0 the same, 1 a task differs, 2 something could not be compared.
+
+    \b
+    Example:
+      boomspec verify specs/quickstart.yaml
+    """
+    finished = open_run(run, store)
+    shared.check_runners()
+    limits = [experiment.meaning.get("execution", {}).get("cpus") for experiment in finished.graph.experiments]
+    options |= {"cpus": max(filter(None, limits), default=None), "json": as_json}
+    sys.exit(shared.wait_for("runners.cli.verify", finished.graph, store=finished.store.address, **options))
