@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.messages import wording
 from tests.runners import small
 
 ROOT = Path(__file__).parent.parent
@@ -109,7 +110,7 @@ def test_a_toy_kind_is_planned_run_reused_and_verified(tmp_path: Path, python: C
     (made,) = [path for path in (tmp_path / "store/echo").glob("*/echo.txt") if path.read_text().endswith("world ")]
     assert made.read_text() == "hello hello world "
     assert json.loads((made.parent / "artifact.json").read_text())["task"]["kind"] == "echo"
-    assert "0 to run, 2 to reuse" in then
+    assert wording("adding.run_reuse") in then
     assert "reused 2  made 0" in again
     assert "identical" in verified
 
@@ -257,4 +258,4 @@ except BoomspecError as error:
 def test_a_toy_family_is_read_planned_and_assembled_by_its_row(tmp_path: Path, python: Callable[..., str]) -> None:
     with (tmp_path / "boomspec/models/families.py").open("a") as file:
         file.write(ROW)
-    assert "under 'toy' (only the first layer has a bias) layer 0 cannot become layer 2" in python("-c", FAMILY)
+    assert wording("adding.under_only_first_layer", name="toy") in python("-c", FAMILY)

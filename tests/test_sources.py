@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from boomspec.core.tasks import KINDS
+from tests.messages import wording
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden" / "sources.json"
@@ -185,11 +186,9 @@ def test_what_is_said_names_the_kind_its_module_and_both_ways_out(tmp_path):
     changed = modules_of("distill", _repository(tmp_path, facts="def read(context, how):\n    return 2\n"))
     assert unseen(before, before) == []
     assert unseen(before, {"distill": {"version": 1, "modules": changed}}) == [
-        "distill (version 1, as before): boomspec.models.facts changed"
+        wording("sources.distill_version_before_boomspec")
     ]
     assert unseen(before, {"distill": {"version": 2, "modules": changed}}) == [
-        "distill (version 2, was 1: to be recorded): boomspec.models.facts changed"
+        wording("sources.distill_version_recorded_boomspec")
     ]
-    assert unseen(before, {}) == [
-        "distill (version None, was 1: to be recorded): boomspec.models.facts, runners.tasks.distill changed"
-    ]
+    assert unseen(before, {}) == [wording("sources.distill_version_none_recorded")]

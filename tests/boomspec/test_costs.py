@@ -24,6 +24,7 @@ from boomspec.plan.schedule import critical_path, elapsed
 from boomspec.store import FolderStore, Store
 from tests.boomspec.public_hub import FIXTURES, public_facts
 from tests.boomspec.test_cli import call
+from tests.messages import wording
 
 CALIBRATED = {"training": 1e9, "measuring": 2e9, "startup": 3.0, "copying": 1e8, "matmul": 1e10}
 DECODERS = sorted(path.name.replace("--", "/", 1) for path in FIXTURES.iterdir() if "bert" not in path.name)
@@ -137,10 +138,12 @@ def test_an_unknown_device_lists_the_known_ones(specs) -> None:
     path = specs.text(specs.SPEC.replace("execution:", "execution:\n  device: h1000"))
     result = call("validate", path)
     assert result.exit_code == 2
-    assert "no device 'h1000' is known" in result.output
+    assert wording("costs.no_device_known", name="h1000") in result.output
     assert "did you mean 'h100'?" in result.output
     assert "a100-80" in result.output
-    assert "no device 'k80' is known" in call("plan", specs.text(specs.SPEC), "--device", "k80").output
+    assert (
+        wording("costs.no_device_known", name="k80") in call("plan", specs.text(specs.SPEC), "--device", "k80").output
+    )
 
 
 # --- times ------------------------------------------------------------------------------------------
@@ -275,20 +278,20 @@ def test_a_worker_that_does_not_fit_is_a_warning(tmp_path: Path) -> None:
     large = Cost(flops=1, memory={"weights": 50 * 10**9})
     assert warnings(store, node("a", large, gpus=1), device="h100") == ()
     (warning,) = warnings(store, node("a", large, gpus=0.5), device="h100")
-    assert warning == "a needs 46.6 GiB of memory, h100 has 74.5 GiB"
+    assert warning == wording("costs.needs_gib_memory_gib")
     found = warnings(store, node("a", large, gpus=1))
     assert [text.split(", ")[1].split(" has")[0] for text in found] == ["l40s", "rtx4090"]
     whole = Cost(memory={"weights": machine.memory_bytes() + 1})
     (warning,) = warnings(store, node("a", whole), node("b", whole))
-    assert "of memory, this machine has" in warning
-    assert "nor does one more task fit" in warning
+    assert wording("costs.memory_machine") in warning
+    assert wording("costs.nor_does_one_more") in warning
 
 
 def test_artifacts_that_do_not_fit_onto_the_disk_are_a_warning(tmp_path: Path) -> None:
     store = FolderStore(tmp_path / "not" / "made" / "yet")
     free = machine.free_bytes(store.root)
     (warning,) = warnings(store, node("a", Cost(disk=free)), node("b", Cost(disk=1, scratch=2**30)))
-    assert "the artifacts and checkpoints take" in warning
+    assert wording("costs.artifacts_checkpoints_take") in warning
     assert not (tmp_path / "not").exists()
 
 

@@ -16,6 +16,7 @@ from boomspec.spec.experiments import load_experiments
 from boomspec.store import FolderStore
 from tests.boomspec.conftest import Writer
 from tests.boomspec.test_cli import call
+from tests.messages import wording
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def data(old: object, new: object, *options: object) -> dict:
 def test_specs_that_mean_the_same_exit_with_0(here: Writer) -> None:
     edit(here, "tokens: 2048", "tokens: 2.048k  # as many")
     result = call("diff", "a.yaml", "b.yaml")
-    assert (result.exit_code, "They mean the same." in result.output) == (0, True)
+    assert (result.exit_code, wording("diff.they_mean_same") in result.output) == (0, True)
 
 
 def test_a_field_that_changes_results_exits_with_1_and_is_shown_with_what_it_costs(here: Writer) -> None:
@@ -75,18 +76,18 @@ def test_a_field_that_changes_results_exits_with_1_and_is_shown_with_what_it_cos
     result = call("diff", "a.yaml", "b.yaml")
     assert result.exit_code == 1
     lines = [" ".join(line.split()) for line in result.output.splitlines()]
-    assert lines[:2] == ["a.yaml -> b.yaml", "1 field that changes results."]
+    assert lines[:2] == ["a.yaml -> b.yaml", wording("diff.field_changes_results")]
     assert "distill.losses.kl.weight 0.1 -> 0.2 13 tasks" in lines
     assert "Tasks: 13 done anew, 9 the same" in lines
     assert "~ distill student distill.losses.kl.weight" in lines
-    assert any(line.startswith("To make what is new: 13 tasks, at least ") and "FLOP" in line for line in lines)
+    assert any(line.startswith(wording("diff.make_what_new_tasks")) and "FLOP" in line for line in lines)
 
 
 def test_execution_and_names_are_shown_and_exit_with_0(here: Writer) -> None:
     edit(here, "store: store", "store: other\n  retries: 0")
     result = call("diff", "a.yaml", "b.yaml")
     assert result.exit_code == 0
-    assert "They mean the same results." in result.output
+    assert wording("diff.they_mean_same_results") in result.output
     assert "Execution only" in result.output
     assert fields("a.yaml", "b.yaml") == {"execution.store": "execution", "execution.retries": "execution"}
 
@@ -110,8 +111,8 @@ def test_markdown_has_tables_and_escapes_what_markdown_reads(here: Writer) -> No
     edit(here, "kl: {weight: 0.1}", "kl: {weight: 0.2}")
     result = call("diff", "a.yaml", "b.yaml", "--markdown")
     assert result.exit_code == 1
-    assert "| `distill.losses.kl.weight` | `0.1` | `0.2` | changes results | 13 tasks |" in result.output
-    assert "| distill random\\_init | changed | distill.losses.kl.weight |" in result.output
+    assert wording("diff.distill_losses_kl_weight") in result.output
+    assert wording("diff.distill_random_init_changed") in result.output
     assert result.output.count("<details>") == result.output.count("</details>") == 1
 
 
@@ -149,7 +150,7 @@ def test_a_spec_at_a_revision_is_a_side(repository: Writer) -> None:
     commit(repository.folder, "second")
     assert fields("HEAD~1:a.yaml", "main:a.yaml") == {"distill.losses.kl.weight": "results"}
     assert call("diff", "HEAD:a.yaml", "a.yaml").exit_code == 0
-    assert "the files that it reads are those that lie here now" in call("diff", "HEAD:a.yaml", "a.yaml").output
+    assert wording("diff.files_reads_those_lie") in call("diff", "HEAD:a.yaml", "a.yaml").output
 
 
 def test_a_path_with_a_hash_sign_is_found_at_a_revision(repository: Writer) -> None:
@@ -226,14 +227,14 @@ def test_what_cannot_be_compiled_is_compared_by_what_it_says(here: Writer) -> No
         here.text(text.replace('"*.txt"', '"gone/*.txt"'), name)
     found = data("c.yaml", "d.yaml")
     assert (found["old"]["compiled"], found["new"]["compiled"]) == (False, False)
-    assert "no file matches 'gone/*.txt'" in found["old"]["problem"]
+    assert wording("diff.no_file_matches", name="gone/*.txt") in found["old"]["problem"]
     (pair,) = found["experiments"]
     (field,) = pair["fields"]
     assert (field["field"], field["class"], field["exact"]) == ("distill.losses.kl.weight", "results", False)
     assert pair["tasks"] == []
     printed = call("diff", "c.yaml", "d.yaml")
     assert printed.exit_code == 1
-    assert "cannot be compiled here, so tasks are not compared" in printed.output
+    assert wording("diff.cannot_compiled_here_so") in printed.output
     assert "by its section" in printed.output
     # One side that can be compiled is taken back to what it says: a rule stays a rule.
     parsed["student"]["keep"] = {"every": 2, "first": 1, "last": 0}
@@ -292,21 +293,21 @@ def test_what_a_search_found_is_a_field(here: Writer) -> None:
     ("side", "message"),
     [
         ("none.yaml", "none.yaml: no such file"),
-        ("HEAD:none.yaml", "there is no 'none.yaml' at revision HEAD\n  hint: did you mean 'wrong.yaml'?"),
-        ("HEAD:0123456789", "hint: specs there: a.yaml, wrong.yaml"),
-        ("mian:a.yaml", "'mian' is no revision of the repository"),
-        ("a.yaml#no-kl", "is one experiment, and has no 'no-kl'"),
-        ("graph.json#no-kl", "is one experiment, and has no 'no-kl'"),
-        ("old.json", "graph version 1, but this boomspec reads version"),
-        ("broken.json", "cannot be read as a compiled graph"),
-        ("altered.json", "the file was altered"),
-        ("plan.json", "plan version 99, but this boomspec reads"),
-        ("folder", "folder: holds no graph.json, so it is not the folder of a run"),
+        ("HEAD:none.yaml", wording("diff.there_no_revision_head", name="none.yaml", name2="wrong.yaml")),
+        ("HEAD:0123456789", wording("diff.hint_specs_there_yaml")),
+        ("mian:a.yaml", wording("diff.no_revision_repository", name="mian")),
+        ("a.yaml#no-kl", wording("diff.one_experiment_no", name="no-kl")),
+        ("graph.json#no-kl", wording("diff.one_experiment_no", name="no-kl")),
+        ("old.json", wording("diff.graph_version_but_boomspec")),
+        ("broken.json", wording("diff.cannot_read_compiled_graph")),
+        ("altered.json", wording("diff.file_altered")),
+        ("plan.json", wording("diff.plan_version_but_boomspec")),
+        ("folder", wording("diff.folder_holds_no_graph")),
         ("HEAD:wrong.yaml", "at revision HEAD: "),
         ("HEAD:0.txt", "at revision HEAD: "),
-        ("wrong.yaml", "did you mean 'student'?"),
-        ("store", "hint: name a run of it: store/runs/x-1"),
-        ("store/runs/x-1", "graph version 1, but this boomspec reads version"),
+        ("wrong.yaml", wording("cli.did_you_mean", name="student")),
+        ("store", wording("diff.hint_name_run_store")),
+        ("store/runs/x-1", wording("diff.graph_version_but_boomspec")),
     ],
 )
 def test_a_side_that_is_none_is_a_clear_error(repository: Writer, side: str, message: str) -> None:
@@ -331,27 +332,27 @@ def test_a_side_that_is_none_is_a_clear_error(repository: Writer, side: str, mes
 
 
 def test_what_looks_like_an_option_of_git_is_no_revision(repository: Writer) -> None:
-    with pytest.raises(BoomspecError, match="'--help' is no revision"):
+    with pytest.raises(BoomspecError, match=wording("diff.help_no_revision")):
         revision("--help")
 
 
 def test_a_close_name_of_a_revision_is_offered(repository: Writer) -> None:
-    assert "did you mean 'main'?" in call("diff", "mian:a.yaml", "a.yaml").output
+    assert wording("cli.did_you_mean", name="main") in call("diff", "mian:a.yaml", "a.yaml").output
 
 
 def test_outside_of_a_repository_a_revision_is_an_error(here: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(here.folder.parent))
     result = call("diff", "HEAD:a.yaml", "a.yaml")
-    assert (result.exit_code, "is not in a git repository" in result.output) == (2, True)
+    assert (result.exit_code, wording("diff.not_git_repository") in result.output) == (2, True)
 
 
 def test_without_git_a_revision_is_an_error(here: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(here.folder))
     result = call("diff", "HEAD:a.yaml", "a.yaml")
-    assert (result.exit_code, "git is not installed here" in result.output) == (2, True)
+    assert (result.exit_code, wording("diff.git_not_installed_here") in result.output) == (2, True)
 
 
 @pytest.mark.parametrize("sides", [(), ("a.yaml",), ("a.yaml", "a.yaml", "a.yaml")])
 def test_two_sides_are_needed(here: Writer, sides: tuple[str, ...]) -> None:
     result = call("diff", *sides)
-    assert (result.exit_code, "two sides are compared" in result.output) == (2, True)
+    assert (result.exit_code, wording("diff.two_sides_compared") in result.output) == (2, True)

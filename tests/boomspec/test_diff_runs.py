@@ -16,6 +16,7 @@ from boomspec.store import FolderStore
 from runners.runtime.statistics import weighted_mean, weighted_stderr
 from tests.boomspec.conftest import Writer
 from tests.boomspec.test_cli import call
+from tests.messages import wording
 
 PROVENANCE = {
     "python": "3.11.7",
@@ -152,7 +153,7 @@ def test_a_number_without_a_standard_error_has_no_verdict(before: Measurements, 
     before.write("student", [3.0])
     after.write("student", [2.0])
     assert numbers(before, after)["student", "loss"]["moved"] is None
-    assert "No results to compare" in call("diff", before.folder, after.folder).output
+    assert wording("diff_runs.no_results_compare") in call("diff", before.folder, after.folder).output
 
 
 def test_one_measurement_in_one_store_is_not_compared_with_itself(before: Measurements, specs: Writer) -> None:
@@ -193,8 +194,8 @@ def test_results_that_moved_although_the_experiments_are_the_same_exit_with_1(
     again.write("student", wide(shift=0.05))
     result = call("diff", before.folder, again.folder)
     assert result.exit_code == 1
-    assert "They mean the same." in result.output
-    assert "1 of 1 number moved by more than 2 standard errors." in result.output
+    assert wording("diff.they_mean_same") in result.output
+    assert wording("diff_runs.number_moved_more_than") in result.output
     assert "worse" in result.output
 
 
@@ -207,13 +208,13 @@ def test_what_moved_is_printed_first_and_comparisons_are_counted(
         after.write(model, wide(seed=1, shift=shift, noise=0.1 if not shift else 0.001))
     before.write("teacher", wide())
     printed = call("diff", before.folder, after.folder).output
-    assert "2 of 3 numbers moved by more than 2 standard errors (of 3, about 0.1 do so by chance)." in printed
+    assert wording("diff_runs.numbers_moved_more_than") in printed
     rows = [" ".join(line.split()) for line in printed.splitlines() if "held_out loss" in line]
     assert [row.rsplit(" ", 1)[1] for row in rows] == ["better", "worse", "noise"]
     assert " ± " in rows[0]
     assert f"1 result of {before.folder} alone" in " ".join(printed.split())
     markdown = call("diff", before.folder, after.folder, "--markdown").output
-    assert "| interpolated 4 layers | held\\_out loss |" in markdown
+    assert wording("diff_runs.interpolated_layers_held_out") in markdown
 
 
 def test_a_compiled_graph_has_no_results(before: Measurements, after: Measurements) -> None:

@@ -8,6 +8,7 @@ import yaml
 from boomspec.core.errors import BoomspecError, Problem, SpecError
 from boomspec.spec.document import MAX_BYTES, Document, parse_document, read_document
 from boomspec.spec.yaml_reader import MAX_DEPTH, MAX_NODES, Location, dotted
+from tests.messages import wording
 
 
 def value_of(scalar: str) -> object:
@@ -162,7 +163,11 @@ def test_an_alias_gives_a_copy_of_its_value() -> None:
 
 
 def test_a_duplicate_key_is_a_problem_that_names_the_first_place() -> None:
-    assert only_problem("a:\n  x: 1\n  y: 2\n  x: 3\n") == (4, 3, "duplicate key 'x', first given on line 2")
+    assert only_problem("a:\n  x: 1\n  y: 2\n  x: 3\n") == (
+        4,
+        3,
+        wording("document.duplicate_key_first_given", name="x"),
+    )
 
 
 def test_a_key_spelt_in_two_ways_is_still_a_duplicate() -> None:
@@ -174,7 +179,7 @@ def test_a_key_spelt_in_two_ways_is_still_a_duplicate() -> None:
     [("1", "1"), ("null", "null"), ("true", "true"), ("1.5", "1.5"), ("[a, b]", "a list"), ("{a: b}", "a mapping")],
 )
 def test_a_key_that_is_not_text_is_a_problem(key: str, shown: str) -> None:
-    assert only_problem(f"a: 1\n? {key}\n: 2\n") == (2, 3, f"a key must be text, not {shown}")
+    assert only_problem(f"a: 1\n? {key}\n: 2\n") == (2, 3, wording("document.key_must_text_not", shown=shown))
 
 
 def test_the_words_that_yaml_1_1_took_for_booleans_are_keys() -> None:
@@ -186,7 +191,7 @@ def test_the_words_that_yaml_1_1_took_for_booleans_are_keys() -> None:
     ["!!python/object:os.system x", "!foo bar", "!!binary aGk=", "!!set {a, b}", "!!str 1", "! x", "!!omap [a: 1]"],
 )
 def test_tags_are_refused_and_construct_nothing(value: str) -> None:
-    assert only_problem(f"a: 1\nb: {value}\n") == (2, 4, "tags (!) are not allowed")
+    assert only_problem(f"a: 1\nb: {value}\n") == (2, 4, wording("document.tags_not_allowed"))
 
 
 def test_a_merge_key_brings_what_is_not_written_out_beside_it() -> None:
@@ -204,16 +209,16 @@ def test_a_merge_key_brings_what_is_not_written_out_beside_it() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("a: 1\nb: {<<: 3}\n", (2, 5, "a merge key (<<) takes a mapping, not 3")),
-        ("a: &a [1]\nb: {<<: *a}\n", (2, 5, "a merge key (<<) takes a mapping, not 1")),
-        ("b: {<<: *a}\n", (1, 9, "alias '*a' has no anchor above it")),
+        ("a: 1\nb: {<<: 3}\n", (2, 5, wording("document.merge_key_takes_mapping"))),
+        ("a: &a [1]\nb: {<<: *a}\n", (2, 5, wording("document.merge_key_takes_mapping_not"))),
+        ("b: {<<: *a}\n", (1, 9, wording("document.alias_no_anchor_above", name="*a"))),
         ("a: &a {x: 1}\nb: {<<: *a, <<: *a}\n", (2, 13, "a second merge key (<<)")),
-        ("a: &a\n  b: {<<: *a}\n", (2, 11, "alias '*a' is inside of its own anchor")),
+        ("a: &a\n  b: {<<: *a}\n", (2, 11, wording("document.alias_inside_own_anchor", name="*a"))),
         (
             "a: &a {x: 010}\nb: {<<: *a}\nc: *a\n",
-            (1, 11, "'010': a number cannot start with 0 (some read it as octal)"),
+            (1, 11, wording("document.number_cannot_start_some", name="010")),
         ),
-        ("a: &a {x: 1}\nb: {<<: *a, y: 1, y: 2}\n", (2, 19, "duplicate key 'y', first given on line 2")),
+        ("a: &a {x: 1}\nb: {<<: *a, y: 1, y: 2}\n", (2, 19, wording("document.duplicate_key_first_given", name="y"))),
     ],
 )
 def test_a_merge_that_cannot_be_is_one_problem(text: str, expected: tuple[int, int, str]) -> None:
@@ -228,22 +233,22 @@ def test_what_could_not_be_read_is_damaged_wherever_it_is_repeated() -> None:
 def test_an_unknown_alias_is_a_problem_with_a_suggestion() -> None:
     (problem,) = problems_of("a: &weights 1\nb: *wieghts\n")
     assert (problem.line, problem.column, problem.where) == (2, 4, "b")
-    assert problem.hint == "did you mean 'weights'?"
+    assert problem.hint == wording("cli.did_you_mean", name="weights")
 
 
 def test_a_value_that_holds_itself_is_a_problem() -> None:
-    assert only_problem("a: &x\n  b: [1, *x]\n") == (2, 10, "alias '*x' is inside of its own anchor")
+    assert only_problem("a: &x\n  b: [1, *x]\n") == (2, 10, wording("document.alias_inside_own_anchor", name="*x"))
 
 
 def test_an_anchor_that_is_defined_twice_is_a_problem() -> None:
-    assert only_problem("a: &x 1\nb: &x 2\nc: *x\n") == (2, 4, "anchor '&x' is defined twice")
+    assert only_problem("a: &x 1\nb: &x 2\nc: *x\n") == (2, 4, wording("document.anchor_defined_twice"))
 
 
 def test_aliases_that_would_explode_are_stopped_before_they_do() -> None:
     levels = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 40)]
     line, _, message = only_problem("\n".join(["a0: &a0 [x, x, x, x, x, x, x, x, x]", *levels]))
     assert line <= 6
-    assert message == f"more than {MAX_NODES:,} values in one file"
+    assert message == wording("document.more_than_values_one", max_nodes=MAX_NODES)
 
 
 def test_too_many_values_are_a_problem_without_aliases_too() -> None:
@@ -253,14 +258,16 @@ def test_too_many_values_are_a_problem_without_aliases_too() -> None:
 
 @pytest.mark.parametrize("opening", ["[", "{a: ", "- ", "? "])
 def test_deep_nesting_is_a_problem_and_no_recursion_error(opening: str) -> None:
-    assert only_problem("a:\n  " + opening * 100_000)[2] == f"nested more than {MAX_DEPTH} levels deep"
+    assert only_problem("a:\n  " + opening * 100_000)[2] == wording(
+        "document.nested_more_than_levels", max_depth=MAX_DEPTH
+    )
 
 
 def test_nesting_by_aliases_counts_as_deep_as_what_they_stand_for() -> None:
     nest = "[" * 40 + "{}" + "]" * 40
     levels = [f"a{i}: &a{i} {nest.format(f'*a{i - 1}')}" for i in range(1, 30)]
     text = "\n".join([f"a0: &a0 {nest.format('1')}", *levels])
-    assert only_problem(text)[::2] == (2, f"nested more than {MAX_DEPTH} levels deep")
+    assert only_problem(text)[::2] == (2, wording("document.nested_more_than_levels", max_depth=MAX_DEPTH))
 
 
 def test_fifty_levels_are_still_read() -> None:
@@ -270,30 +277,30 @@ def test_fifty_levels_are_still_read() -> None:
 @pytest.mark.parametrize(
     ("text", "line", "column", "message"),
     [
-        ("a:\n\tb: 1\n", 2, 1, "a tab is not allowed here"),
-        ("a: @x\n", 1, 4, "unquoted text cannot start with '@'"),
-        ("a: 1\n  b: 2\n", 2, 4, "a ':' is not allowed here"),
+        ("a:\n\tb: 1\n", 2, 1, wording("document.tab_not_allowed_here")),
+        ("a: @x\n", 1, 4, wording("document.unquoted_text_cannot_start")),
+        ("a: 1\n  b: 2\n", 2, 4, wording("document.not_allowed_here")),
         ("a: 1\ndistill\nb: 2\n", 2, 1, "expected 'key: value'"),
-        ("a:\n  b: 1\n c: 2\n", 3, 2, "this does not fit the lines above it"),
-        ("a: 1\nb: [1,\n", 2, 7, "a value is missing here"),
+        ("a:\n  b: 1\n c: 2\n", 3, 2, wording("document.does_not_fit_lines")),
+        ("a: 1\nb: [1,\n", 2, 7, wording("document.value_missing_here")),
         ("a: [1\nb: 2\n", 2, 2, "expected ',' or ']'"),
         ("a: {b: 1\nc: 2\n", 2, 2, "expected ',' or '}'"),
-        ("a: 1\nb: 'x\nc: 2\n", 2, 4, "these quotes are not closed"),
-        ("a: |x\n  b\n", 1, 5, "not valid YAML: expected chomping or indentation indicators, but found 'x'"),
-        ('a: "\\UFFFFFFFF"\n', 1, 2, "not valid YAML: a number after this place is out of range"),
-        ("%YAML 1." + "9" * 5000 + "\n---\na: 1\n", 1, 1, "not valid YAML: a number after this place is out of range"),
-        ("%YAML 1.1\n---\na: 1\n", 1, 1, "directives (%) are not allowed"),
-        ("---\na: 1\n---\nb: 2\n", 3, 1, "a second document starts here"),
-        ("", 1, 1, "the file holds no data"),
-        ("\n# only a comment\n", 1, 1, "the file holds no data"),
-        ("- 1\n", 1, 1, "expected a mapping at the top of the file, not a list"),
-        ("just text\n", 1, 1, "expected a mapping at the top of the file, not 'just text'"),
-        ("---\n", 1, 4, "expected a mapping at the top of the file, not null"),
-        ("a: x\x07\n", 1, 5, "the character U+0007 is not allowed"),
-        ("a: 1\nb: x\u2028y\n", 2, 5, "the character U+2028 is not allowed"),
-        ("\ufeffa: 1\n", 1, 1, "the file starts with a byte order mark"),
-        ('a: "\\ud800"\n', 1, 4, r"text cannot hold the character '\ud800'"),
-        ('a: "\\0"\n', 1, 4, r"text cannot hold the character '\x00'"),
+        ("a: 1\nb: 'x\nc: 2\n", 2, 4, wording("document.these_quotes_not_closed")),
+        ("a: |x\n  b\n", 1, 5, wording("document.not_valid_yaml_expected", name="x")),
+        ('a: "\\UFFFFFFFF"\n', 1, 2, wording("document.not_valid_yaml_number")),
+        ("%YAML 1." + "9" * 5000 + "\n---\na: 1\n", 1, 1, wording("document.not_valid_yaml_number")),
+        ("%YAML 1.1\n---\na: 1\n", 1, 1, wording("document.directives_not_allowed")),
+        ("---\na: 1\n---\nb: 2\n", 3, 1, wording("document.second_document_starts_here")),
+        ("", 1, 1, wording("document.file_holds_no_data")),
+        ("\n# only a comment\n", 1, 1, wording("document.file_holds_no_data")),
+        ("- 1\n", 1, 1, wording("document.expected_mapping_top_file")),
+        ("just text\n", 1, 1, wording("document.expected_mapping_top_file_not")),
+        ("---\n", 1, 4, wording("document.expected_mapping_top_file_not_null")),
+        ("a: x\x07\n", 1, 5, wording("document.character_not_allowed")),
+        ("a: 1\nb: x\u2028y\n", 2, 5, wording("document.character_not_allowed_2")),
+        ("\ufeffa: 1\n", 1, 1, wording("document.file_starts_byte_order")),
+        ('a: "\\ud800"\n', 1, 4, wording("document.text_cannot_hold_character")),
+        ('a: "\\0"\n', 1, 4, wording("document.text_cannot_hold_character_2")),
     ],
 )
 def test_what_is_no_yaml_is_one_problem_at_its_place(text: str, line: int, column: int, message: str) -> None:
@@ -324,7 +331,7 @@ def test_bytes_that_are_not_utf8_are_a_problem_at_their_place(tmp_path: Path) ->
     with pytest.raises(SpecError) as caught:
         read(tmp_path, "a: 1\nb: é".encode() + b"\xe9\n")
     (problem,) = caught.value.problems
-    assert (problem.line, problem.column, problem.message) == (2, 5, "not UTF-8 text (byte 0xe9)")
+    assert (problem.line, problem.column, problem.message) == (2, 5, wording("document.not_utf_text_byte"))
     assert "2 | b: é\ufffd" in str(caught.value)
 
 
@@ -342,20 +349,20 @@ def test_a_missing_file_names_the_one_that_was_meant(tmp_path: Path) -> None:
     (tmp_path / "quickstart.yaml").write_text("a: 1\n")
     with pytest.raises(BoomspecError) as caught:
         read_document(tmp_path / "quikstart.yaml")
-    assert caught.value.hint == "did you mean 'quickstart.yaml'?"
+    assert caught.value.hint == wording("cli.did_you_mean", name="quickstart.yaml")
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(BoomspecError) as caught:
         read_document(tmp_path / "absent" / "spec.yaml")
-    assert caught.value.hint == f"there is no .yaml file in {tmp_path / 'absent'}"
+    assert caught.value.hint == wording("document.there_no_yaml_file", value=tmp_path / "absent")
 
 
 def test_a_folder_in_place_of_a_file_names_the_specs_in_it(tmp_path: Path) -> None:
     (tmp_path / "one.yaml").write_text("a: 1\n")
     with pytest.raises(BoomspecError, match="is a folder") as caught:
         read_document(tmp_path)
-    assert caught.value.hint == "give a file in it: one.yaml"
+    assert caught.value.hint == wording("document.give_file_one_yaml")
 
 
 @pytest.mark.parametrize("name", ["a\0b.yaml", "x" * 5000])

@@ -18,6 +18,7 @@ from boomspec.store.gc import garbage
 from boomspec.store.runs import past_runs
 from tests.boomspec.past import age, past_run, publish
 from tests.boomspec.troubled_disk import failing
+from tests.messages import wording
 
 DEAD_WRITER = """
 import os, sys
@@ -82,8 +83,8 @@ def test_what_can_go_is_shown_by_kind_and_nothing_is_deleted_unless_asked_for(sp
     before = everything(store)
     assert {path for _, path in found(store)} == places
     printed = call("gc", "--store", store.root).output
-    assert "artifact distill, of no run" in printed
-    assert "nothing was deleted: --delete does it" in printed
+    assert wording("gc.artifact_distill_no_run") in printed
+    assert wording("gc.nothing_deleted_delete_does") in printed
     assert everything(store) == before
     answer = gc(store, "--delete")
     assert answer["deleted"]
@@ -165,8 +166,8 @@ def test_a_broken_artifact_can_go_even_if_a_run_needs_it(store, graph):
     node = next(node for node in graph.nodes.values() if node.task.kind == "distill")
     (store.path("distill", node.id) / "payload").write_text("shorter")
     (item,) = gc(store, "--delete")["items"]
-    assert (item["what"], item["reason"]) == ("broken artifact", "payload has 7 bytes, its record says 11")
-    assert plan_tasks(graph, store).steps[node.id].reason.startswith("not in the store")
+    assert (item["what"], item["reason"]) == ("broken artifact", wording("gc.payload_bytes_record_says"))
+    assert plan_tasks(graph, store).steps[node.id].reason.startswith(wording("gc.not_store"))
 
 
 def test_the_cache_goes_only_when_it_is_named(store, graph):
@@ -198,7 +199,7 @@ def test_beside_a_run_that_cannot_be_read_no_artifact_and_no_checkpoint_is_calle
     assert unreadable.is_dir()
     printed = call("gc", "--store", store.root).output
     assert f"run {unreadable.name}: " in printed
-    assert "every artifact is kept" in printed
+    assert wording("gc.every_artifact_kept") in printed
     gc(store, "--forget", unreadable.name, "--delete")  # it is given up by name
     assert not store.path("distill", "ab" * 32).exists()
 
@@ -266,9 +267,9 @@ def test_a_store_in_use_is_not_touched_and_the_run_is_named(store, graph):
     with store.using(run=folder):
         result = call("gc", "--store", store.root, "--delete", "--forget", folder.name)
         assert result.exit_code == 2
-        assert f"is in use by run {folder.name}: nothing was changed" in result.output
+        assert wording("gc.use_run_nothing_changed", name=folder.name) in result.output
         assert call("gc", "--store", store.root).exit_code == 0  # looking is always possible
-        assert "is running: it is not forgotten" in call("gc", "--store", store.root, "--forget", folder.name).output
+        assert wording("gc.running_not_forgotten") in call("gc", "--store", store.root, "--forget", folder.name).output
         assert found(store, "--keep-last", "0") == []
     assert everything(store) - {folder / ".running"} == before
 

@@ -11,6 +11,7 @@ from boomspec.diff.git_driver import command
 from tests.boomspec.conftest import Writer
 from tests.boomspec.test_cli import call
 from tests.boomspec.test_diff import commit, git
+from tests.messages import wording
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,8 +49,8 @@ def test_git_diff_says_what_a_change_means(repository: Writer) -> None:
 def test_a_change_of_text_alone_is_said_to_be_one(repository: Writer) -> None:
     write(repository, "# a comment\n" + repository.SPEC)
     assert git(repository.folder, "diff").splitlines()[1:] == [
-        "They mean the same.",
-        "Only the text differs: git diff --no-ext-diff",
+        wording("diff.they_mean_same"),
+        wording("git_driver.only_text_differs_git"),
     ]
 
 
@@ -58,8 +59,8 @@ def test_added_and_deleted_specs_are_shown_as_text(repository: Writer) -> None:
     (repository.folder / "specs" / "a.yaml").unlink()
     git(repository.folder, "add", "-A")
     shown = git(repository.folder, "diff", "--cached", "--no-renames")
-    assert "deleted spec\n--- a/specs/a.yaml\n+++ /dev/null\n" in shown
-    assert "new spec\n--- /dev/null\n+++ b/specs/b.yaml\n" in shown
+    assert wording("git_driver.deleted_spec_specs_yaml") in shown
+    assert wording("git_driver.new_spec_dev_null") in shown
     assert "+boomspec: 1" in shown
 
 
@@ -88,7 +89,7 @@ def test_a_spec_whose_files_are_gone_is_compared_by_what_it_says(repository: Wri
         file.unlink()
     write(repository, repository.SPEC.replace("weight: 0.1", "weight: 0.3"))
     shown = git(repository.folder, "diff", "--", "specs")
-    assert "cannot be compiled here, so tasks are not compared" in shown
+    assert wording("diff.cannot_compiled_here_so") in shown
     assert "distill.losses.kl.weight  0.1  ->  0.3  by its section" in shown
 
 
@@ -115,13 +116,13 @@ def test_where_python_is_gone_git_shows_the_text(repository: Writer) -> None:
 def test_setting_up_twice_changes_nothing_and_taking_it_back_leaves_nothing(repository: Writer) -> None:
     attributes, config = repository.folder / ".gitattributes", repository.folder / ".git" / "config"
     before = attributes.read_text(), config.read_text()
-    assert "everything is set up already" in call("diff", "--git-setup").output
+    assert wording("git_driver.everything_set_up_already") in call("diff", "--git-setup").output
     assert (attributes.read_text(), config.read_text()) == before
     assert "specs/*.yaml diff=boomspec" in before[0]
     assert "removed" in call("diff", "--git-setup", "--unset").output
     assert not attributes.exists()
     assert "boomspec" not in config.read_text()
-    assert "nothing was set up" in call("diff", "--git-setup", "--unset").output
+    assert wording("git_driver.nothing_set_up") in call("diff", "--git-setup", "--unset").output
 
 
 def test_setting_up_keeps_what_is_in_gitattributes(repository: Writer) -> None:
@@ -138,7 +139,7 @@ def test_outside_of_a_repository_there_is_nothing_to_set_up(tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     result = call("diff", "--git-setup")
-    assert (result.exit_code, "is not in a git repository" in result.output) == (2, True)
+    assert (result.exit_code, wording("diff.not_git_repository") in result.output) == (2, True)
     assert not (tmp_path / ".gitattributes").exists()
     assert call("diff", "--unset").exit_code == 2
 

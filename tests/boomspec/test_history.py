@@ -11,6 +11,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.store import FolderStore, Store
 from boomspec.store.runs import chosen_run, past_runs
 from tests.boomspec.past import age, journal_of, past_run, write_results
+from tests.messages import wording
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_what_was_not_computed_again_is_counted(specs, store):
     (run,) = past_runs(store)
     assert run.same == run.to_json()["same"] == 1
     said = call("runs", "tiny", "--store", store.root).output
-    assert "1 of them were not computed again: their inputs were the same, byte for byte" in said
+    assert wording("history.them_not_computed_again") in said
 
 
 def test_the_newest_run_comes_first_with_its_headline_numbers(specs, store):
@@ -93,7 +94,7 @@ def test_the_newest_run_comes_first_with_its_headline_numbers(specs, store):
     assert listed["schema"] == 1
     assert [run["name"] for run in listed["runs"]] == ["new", "old"]
     assert listed["runs"][0]["numbers"] == {"held_out loss": {"student": 3.25, "teacher": 3.125}}
-    assert listed["runs"][0]["outcome"] == "All sizes beat naive pruning."
+    assert listed["runs"][0]["outcome"] == wording("history.all_sizes_beat_naive")
 
 
 def test_one_run_in_detail_names_what_failed_why_and_where_its_log_is(specs, store):
@@ -107,10 +108,13 @@ def test_one_run_in_detail_names_what_failed_why_and_where_its_log_is(specs, sto
         journal.event("task_blocked", node.id, error=f"needs {first.name}, which failed")
     journal.event("run_finished", state="failed", counts={})
     printed = call("runs", "--store", store.root, "tiny").output
-    assert f"failed: {first.name}: out of tokens\n" in printed
+    assert wording("history.failed_out_tokens", name=first.name) in printed
     assert "hint: give more" in printed
     assert f"log: {journal.log(first.id)}" in printed
-    assert f"blocked: {others[0].name} and {len(others) - 1} more: needs {first.name}, which failed" in printed
+    assert (
+        wording("history.blocked_more_needs_failed", name=others[0].name, value=len(others) - 1, name2=first.name)
+        in printed
+    )
     detail = json.loads(call("runs", "--store", store.root, "--json", journal.folder.name).output)["run"]
     assert [trouble["state"] for trouble in detail["troubles"]] == ["failed"] + ["blocked"] * len(others)
     assert call("runs", journal.folder).output == printed  # a folder says which store it is of
@@ -175,14 +179,14 @@ def test_a_name_stands_for_one_run_or_is_an_error_that_lists_them(specs, store):
             chosen_run(runs[:1], nothing, store)
     result = call("runs", "--store", store.root, "onne-12345678")
     assert result.exit_code == 2
-    assert f"no run 'onne-12345678' in {store.root / 'runs'}" in result.output
+    assert wording("history.no_run", value=store.root / "runs", name="onne-12345678") in result.output
 
 
 def test_where_there_are_no_runs_it_is_said_where_they_were_looked_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = call("runs")
     assert result.exit_code == 0
-    assert f"there are no runs in {tmp_path / 'boomspec-store' / 'runs'}" in result.output
+    assert wording("history.there_no_runs", value=tmp_path / "boomspec-store" / "runs") in result.output
     assert json.loads(call("runs", "--json").output)["runs"] == []
 
 
@@ -196,10 +200,10 @@ def tensorboard(path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: None, "there is no store"),
-        (lambda path: path.write_text("text"), "is a file, not a store"),
-        (lambda path: (path / "music").mkdir(parents=True), "is not a store: it holds neither artifacts nor runs"),
-        (tensorboard, "is not a store: it holds neither artifacts nor runs"),
+        (lambda path: None, wording("history.there_no_store")),
+        (lambda path: path.write_text("text"), wording("history.file_not_store")),
+        (lambda path: (path / "music").mkdir(parents=True), wording("history.not_store_holds_neither")),
+        (tensorboard, wording("history.not_store_holds_neither")),
     ],
 )
 @pytest.mark.parametrize("command", ["runs", "gc"])

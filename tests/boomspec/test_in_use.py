@@ -14,6 +14,7 @@ import pytest
 from boomspec.core.errors import BoomspecError
 from boomspec.store import FolderStore, Store, leases, open_store
 from boomspec.store.lock import IN_USE, is_running
+from tests.messages import wording
 from tests.runners.s3 import s3_server
 
 EXPIRES = 8.0  # seconds
@@ -70,7 +71,7 @@ def test_nobody_has_a_store_alone_that_a_run_works_with_and_the_run_is_named(tmp
     (run.parent / "other-87654321").mkdir()
     with process(WORKER, tmp_path, run) as worker:
         with (
-            pytest.raises(BoomspecError, match=r"is in use by run tiny-12345678: nothing was changed"),
+            pytest.raises(BoomspecError, match=wording("in_use.use_run_tiny_nothing")),
             FolderStore(tmp_path).alone(),
         ):
             pytest.fail("it was alone")
@@ -82,7 +83,10 @@ def test_nobody_has_a_store_alone_that_a_run_works_with_and_the_run_is_named(tmp
 
 def test_a_process_that_only_reads_keeps_others_from_cleaning_too(tmp_path: Path) -> None:
     with process(WORKER, tmp_path):
-        with pytest.raises(BoomspecError, match="in use by another boomspec process"), FolderStore(tmp_path).alone():
+        with (
+            pytest.raises(BoomspecError, match=wording("in_use.use_another_boomspec_process")),
+            FolderStore(tmp_path).alone(),
+        ):
             pytest.fail("it was alone")
         with FolderStore(tmp_path).using():
             pass  # readers do not disturb each other
@@ -187,7 +191,9 @@ def test_a_run_that_is_at_work_on_another_machine_is_refused_here_and_goes_on_th
         assert says(first) == "at work"
         with pytest.raises(BoomspecError) as refused, remote.using(run=folder, elsewhere=said.append):
             pytest.fail("it was at work twice")
-        assert f"tiny-12345678 is at work on {socket.gethostname()} (process {first.pid})" in str(refused.value)
+        assert wording("in_use.tiny_work_process", gethostname=socket.gethostname(), pid=first.pid) in str(
+            refused.value
+        )
         assert f"boomspec runs tiny-12345678 --store {remote.address} shows how far it is" in str(refused.value)
         assert len(said) == 1
         assert remote.running_elsewhere() == {"tiny-12345678"}
@@ -205,9 +211,7 @@ def test_a_driver_that_was_killed_on_another_machine_is_waited_out_and_told_of_o
     with remote.using(run=folder, elsewhere=said.append):
         waited = time.monotonic() - began
     assert EXPIRES - 3 < waited < EXPIRES + 4  # S3 tells times in whole seconds
-    assert said == [
-        "tiny-12345678 was at work on far (process 7) a moment ago; looking whether it still is, for up to 8 seconds"
-    ]
+    assert said == [wording("in_use.tiny_work_far_process")]
 
 
 def test_of_two_that_start_at_once_on_two_machines_one_works(remote: Store, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from boomspec.compile.resolved import resolve
 from boomspec.spec.experiments import load_spec
 from boomspec.spec.json_schema import json_schema
 from tests.boomspec.model_folders import model
+from tests.messages import wording
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "boomspec" / "templates"
@@ -108,14 +109,14 @@ def test_nothing_is_replaced_unless_that_is_asked_for():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--template", "hubb"], "there is no template 'hubb'\n  hint: did you mean 'hub'?"),
-        (["--template", "zzz"], "hint: there are quickstart, hub, student"),
-        (["--template", "../../setup"], "there is no template"),
-        (["--template", "quickstart", "--teacher", "a/b"], "names no teacher\n  hint: take --template hub"),
-        (["--template", "hub", "--student", "a/b"], "names no student\n  hint: take --template student"),
-        (["--name", "a b"], "'a b' is not a plain name"),
-        (["--name", ""], "is not a plain name"),
-        (["--teacher", "a/b/c"], "neither a folder nor a hub id"),
+        (["--template", "hubb"], wording("init.there_no_template_hint", name="hubb", name2="hub")),
+        (["--template", "zzz"], wording("init.hint_there_quickstart_hub")),
+        (["--template", "../../setup"], wording("init.there_no_template")),
+        (["--template", "quickstart", "--teacher", "a/b"], wording("init.names_no_teacher_hint")),
+        (["--template", "hub", "--student", "a/b"], wording("init.names_no_student_hint")),
+        (["--name", "a b"], wording("init.not_plain_name")),
+        (["--name", ""], wording("init.not_plain_name_2")),
+        (["--teacher", "a/b/c"], wording("init.neither_folder_nor_hub")),
         (["--student", "./none"], "does not exist"),
         (["taken/x.yaml"], "taken"),
     ],

@@ -12,6 +12,7 @@ from boomspec.core.identity import file_digest, folder_digest
 from boomspec.core.task_data import digests
 from boomspec.store import FolderStore, Store, open_store
 from boomspec.store.sources import SOURCE, is_present, missing_files, readable_source, upload, upload_missing, uploaded
+from tests.messages import wording
 from tests.runners.corpora import text_source
 from tests.runners.s3 import S3, s3_server
 
@@ -154,7 +155,7 @@ def test_weights_that_have_changed_are_not_kept(store: Store, tmp_path: Path):
     source.identity["sha256"][weights.name] = file_digest(weights)
     weights.write_bytes(b"1" * (1 << 20 | 1))
     assert is_present(source)
-    with pytest.raises(BoomspecError, match=f"{weights}: has changed since the spec was compiled"):
+    with pytest.raises(BoomspecError, match=wording("inputs.changed_since_spec_compiled", weights=weights)):
         upload(store, source)
     assert uploaded(store, [source]) == set()
 

@@ -27,6 +27,7 @@ from boomspec.plan.demand import KEEPALIVE, machine
 from boomspec.plan.lock import Lock
 from boomspec.spec.experiments import load_spec
 from tests.boomspec.conftest import Writer
+from tests.messages import wording
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "golden" / "rayjob.schema.json").read_text())
 LOCK = Lock(spec="x", models={}, datasets={}, texts={}, tasks={}, rows={}, packages={})
@@ -176,7 +177,7 @@ def test_a_manifest_that_is_made_again_is_another_job_and_otherwise_the_same():
     assert names == [names[0]] * 2 + [names[0].removesuffix("0") + "1"] * 2
     text = as_yaml(later, [])
     assert text.replace(names[2], names[0]) == as_yaml(first, [])
-    assert f"kubectl get rayjobs,configmaps -l boomspec/graph={trained().id[:8]}\n" in text
+    assert wording("kuberay.kubectl_get_rayjobs_configmaps", id=trained().id[:8]) in text
 
 
 def test_a_graph_that_no_config_map_holds_is_refused():
@@ -208,15 +209,15 @@ def boomspec(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--kuberay --slurm", "--kuberay and --slurm print two different things"),
+        ("--kuberay --slurm", wording("kuberay.kuberay_slurm_print_two")),
         ("--kuberay --store-claim c", "--kuberay needs --image"),
         ("--kuberay --image i --store /store", "--kuberay needs --store-claim"),
         ("--kuberay --image i --store file:///store", "--kuberay needs --store-claim"),
-        ("--kuberay --image i --store s3://b/x --store-claim c", "--store-claim is for a store in a folder"),
+        ("--kuberay --image i --store s3://b/x --store-claim c", wording("kuberay.store_claim_store_folder")),
         ("--kuberay --image i --store file:///store --store-claim c", "no-such-spec.yaml"),
-        ("--slurm --image i", "--image is for --kuberay, not for --slurm"),
-        ("--slurm --wait", "--wait is for a cluster that runs, not for --slurm"),
-        ("--nodes 2", "--nodes is for --kuberay and --slurm"),
+        ("--slurm --image i", wording("kuberay.image_kuberay_not_slurm")),
+        ("--slurm --wait", wording("kuberay.wait_cluster_runs_not")),
+        ("--nodes 2", wording("kuberay.nodes_kuberay_slurm")),
     ],
 )
 def test_options_that_do_not_go_together_are_refused_before_anything_is_read(
@@ -241,7 +242,7 @@ def test_a_spec_that_quotes_a_secret_goes_nowhere(specs: Writer, folder: Path, w
     command, *options = way.split()
     done = boomspec(command, str(quoting(specs)), *options, folder=folder)
     assert done.returncode == 2, done.stderr
-    assert "the spec quotes a secret" in done.stderr
+    assert wording("kuberay.spec_quotes_secret") in done.stderr
     assert ": HF_TOKEN\n" in done.stderr
     written = [path for path in folder.rglob("*") if path.is_file() and path.name != "spec.yaml"]
     assert not [path for path in written if b"hf_0123456789abcdef" in path.read_bytes()]
@@ -252,7 +253,7 @@ def test_a_manifest_quotes_no_secret(specs: Writer, monkeypatch: pytest.MonkeyPa
     made = compile_experiments([load_spec(quoting(specs))]).graph
     assert manifest(made, LOCK, PODS)
     monkeypatch.setenv("HF_TOKEN", "hf_0123456789abcdef")
-    with pytest.raises(BoomspecError, match="the spec quotes a secret"):
+    with pytest.raises(BoomspecError, match=wording("kuberay.spec_quotes_secret")):
         manifest(made, LOCK, PODS)
 
 

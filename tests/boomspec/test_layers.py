@@ -18,6 +18,7 @@ from boomspec.core.layers import (
     teacher_indices,
 )
 from boomspec.core.tasks import Interpolate
+from tests.messages import wording
 
 QWEN3_4B = (0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32, 34, 35)
 
@@ -58,10 +59,10 @@ def test_a_count_spaces_layers_evenly():
     ("kept", "complaint"),
     [
         ((0, 2, 2), "strictly increasing"),
-        ((1, 2), "layer 0 must be kept"),
-        ((), "layer 0 must be kept"),
-        ((0, 8), "layer 8 does not exist"),
-        (tuple(range(8)), "the student would be the teacher"),
+        ((1, 2), wording("layers.layer_must_kept")),
+        ((), wording("layers.layer_must_kept")),
+        ((0, 8), wording("layers.layer_does_not_exist")),
+        (tuple(range(8)), wording("layers.student_would_teacher")),
     ],
 )
 def test_impossible_mappings_are_named(kept, complaint):
@@ -144,5 +145,5 @@ def test_a_layer_is_written_and_read_as_its_owners_letter_and_its_index():
 
 @pytest.mark.parametrize("text", ["", "4", "x4", "t", "t-1", "t4.0", "T4", " t4"])
 def test_what_is_no_layer_is_an_error(text):
-    with pytest.raises(ValueError, match="is not a layer: teacher layer 4 is t4, student layer 2 is s2"):
+    with pytest.raises(ValueError, match=wording("layers.not_layer_teacher_layer")):
         Layer.read(text)

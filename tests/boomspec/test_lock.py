@@ -14,6 +14,7 @@ from boomspec.core.machine import installed
 from boomspec.models.checkpoint import encode_header
 from boomspec.plan.lock import read_lock
 from tests.boomspec.conftest import SPEC
+from tests.messages import wording
 
 TASK = """\
 include: _template
@@ -149,11 +150,11 @@ def test_check_names_every_file_that_changed_came_or_went(spec: Path) -> None:
     assert found[f"{files}/4.txt"][1] is None
     assert found[f"{files}/9.txt"][0] is None
     printed = boomspec("lock", "--check", spec)
-    assert "  texts: *.txt: files: 3.txt: sha256:" in printed.output
+    assert wording("lock.texts_txt_files_txt") in printed.output
     before = lock_of(spec).read_bytes()
     changed = boomspec("lock", spec).output
     assert "spec.lock.json: changed" in changed
-    assert "files: 9.txt: (nothing) -> sha256:" in changed
+    assert wording("lock.files_txt_nothing_sha") in changed
     assert lock_of(spec).read_bytes() != before
     assert drifted(spec) == {}
     assert "spec.lock.json: unchanged" in boomspec("lock", spec).output
@@ -225,12 +226,12 @@ def test_one_lock_is_of_all_experiments_of_a_file(spec: Path) -> None:
     assert set(lock.texts) == {"*.txt", "other/*.txt"}
     assert len(lock.rows) == 2
     refused = boomspec("lock", f"{spec}#other")
-    assert (refused.exit_code, "a lock is of a whole file" in refused.output) == (2, True)
+    assert (refused.exit_code, wording("lock.lock_whole_file") in refused.output) == (2, True)
     # A run of one experiment needs only what that one names.
     (spec.parent / "0.txt").write_text("changed\n" * 40)
     refused = boomspec("run", "--locked", f"{spec}#base")
     assert refused.exit_code == 2
-    assert "texts: *.txt: files: 0.txt: sha256:" in refused.output
+    assert wording("lock.texts_txt_files_txt_sha") in refused.output
 
 
 # --- what is refused, and nothing is lost ----------------------------------------------------------
@@ -239,16 +240,19 @@ def test_one_lock_is_of_all_experiments_of_a_file(spec: Path) -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda text: "<<<<<<< HEAD\n" + text, "cannot be read as a lock"),
+        (lambda text: "<<<<<<< HEAD\n" + text, wording("lock.cannot_read_lock")),
         (lambda text: "[]", "lock version None"),
-        (lambda text: text.replace('"boomspec_lock": 1', '"boomspec_lock": 2'), "lock version 2, but this boomspec"),
-        (lambda text: text.replace("sha256:", "md5:", 1), "texts.*.txt.files.0.txt: String should match"),
-        (lambda text: text.replace('"texts"', '"text"', 1), "the file was altered"),
+        (
+            lambda text: text.replace('"boomspec_lock": 1', '"boomspec_lock": 2'),
+            wording("lock.lock_version_but_boomspec"),
+        ),
+        (lambda text: text.replace("sha256:", "md5:", 1), wording("lock.texts_txt_files_txt_string")),
+        (lambda text: text.replace('"texts"', '"text"', 1), wording("diff.file_altered")),
         (
             lambda text: text.replace('"spec": "tiny"', '"spec": "large"'),
-            "is the lock of 'large', and this spec is 'tiny'",
+            wording("lock.lock_spec", name="large", name2="tiny"),
         ),
-        (lambda text: "\udcff" * 3, "cannot be read as a lock"),
+        (lambda text: "\udcff" * 3, wording("lock.cannot_read_lock")),
     ],
 )
 def test_a_lock_that_cannot_be_used_is_refused_and_stays_as_it_is(spec: Path, edit, message: str) -> None:
@@ -267,10 +271,10 @@ def test_without_a_lock_check_and_a_locked_run_say_how_to_make_one(spec: Path) -
     for command in (["lock", "--check"], ["run", "--locked"]):
         refused = boomspec(*command, spec)
         assert refused.exit_code == 2
-        assert "there is no lock yet" in refused.output
+        assert wording("lock.there_no_lock_yet") in refused.output
         assert f"boomspec lock {spec}" in refused.output
     answer = json.loads(boomspec("lock", "--check", "--json", spec).output)
-    assert "there is no lock yet" in answer["error"]["message"]
+    assert wording("lock.there_no_lock_yet") in answer["error"]["message"]
 
 
 def test_a_compiled_graph_has_no_lock_to_keep_to(spec: Path) -> None:

@@ -17,6 +17,7 @@ from boomspec.store import RECORD, FolderStore, Store
 from boomspec.store.gc import garbage
 from boomspec.store.made_of import content_key, contents_of, key_of, publish_equal
 from boomspec.store.record import MADE_OF
+from tests.messages import wording
 
 CHAIN = ("tokens", "model", "score")
 
@@ -103,7 +104,7 @@ def test_what_is_made_of_the_same_is_reused_down_the_whole_chain(before, after):
     plan = after.plan()
     assert plan.ids("run") == []
     assert plan.work == [after.id("model"), after.id("score")]
-    assert after.steps()["score"].reason == f"made of the same inputs, byte for byte: {before.id('score')[:12]}"
+    assert after.steps()["score"].reason == wording("made_of.made_same_inputs_byte", id=before.id("score")[:12])
 
 
 def test_what_comes_out_otherwise_makes_everything_behind_it_run(before, after):
@@ -251,7 +252,7 @@ def test_gc_leaves_the_entry_of_a_task_at_work(store, before):
         items, _ = garbage(store, [], forget=[], cache=False)
         assert not [item for item in items if str(item.path).endswith("a" * 64)]
     items, _ = garbage(store, [], forget=[], cache=False)
-    assert [item.reason for item in items if str(item.path).endswith("a" * 64)] == ["its artifact is gone"]
+    assert [item.reason for item in items if str(item.path).endswith("a" * 64)] == [wording("made_of.artifact_gone")]
 
 
 def test_a_saved_plan_holds_until_what_it_reuses_goes(store, before, after, tmp_path):

@@ -18,6 +18,7 @@ from boomspec.spec.spec_file import SpecFile
 from boomspec.store import FolderStore
 from tests.boomspec.conftest import Writer
 from tests.boomspec.model_folders import TENSORS, llama, model
+from tests.messages import wording
 
 SPEC = {
     "boomspec": 1,
@@ -145,7 +146,7 @@ def test_what_was_refused_before_is_refused_at_once_and_with_its_place(compiled,
     found, _files = compiled()
     [check] = checks(found)
     model_checks._remember(check.id, CheckResult("its layers know their place", "take another one"))
-    with pytest.raises(Exception, match=r"spec.yaml:\d+:\d+: teacher.model: its layers know their place") as error:
+    with pytest.raises(Exception, match=wording("model_check.spec_yaml_teacher_model")) as error:
         check_models(found, FolderStore(tmp_path / "store"))
     assert "hint: take another one" in str(error.value)
     assert error.value.exit_code == 2
@@ -169,7 +170,7 @@ def test_where_transformers_is_missing_it_is_said(compiled, tmp_path, monkeypatc
     found, _files = compiled()
     notes = check_models(found, FolderStore(tmp_path / "store"))
     missing = "a_package_that_nobody_has is not installed here"
-    assert notes == [f"the teacher's family could not be tried: {missing}; it is checked when the run begins"]
+    assert notes == [wording("model_check.teacher_family_could_not", missing=missing)]
 
 
 def test_families_beyond_the_first_few_are_said_to_be_checked_later(compiled, tmp_path, monkeypatch):
@@ -178,7 +179,7 @@ def test_families_beyond_the_first_few_are_said_to_be_checked_later(compiled, tm
     monkeypatch.setattr(model_checks, "_MOST", 1)
     found, _files = compiled(variants={"whole": {"student": {"keep": [0, 1]}}})
     notes = check_models(found, FolderStore(tmp_path / "store"))
-    assert notes[1:] == ["of 2 families only 1 were tried; the others are checked when the run begins"]
+    assert notes[1:] == [wording("model_check.families_only_tried_others")]
 
 
 def test_a_check_in_the_store_is_not_made_again(compiled, tmp_path, monkeypatch):

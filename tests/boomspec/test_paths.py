@@ -16,6 +16,7 @@ from boomspec.models.trust import warnings
 from boomspec.store import RECORD, FolderStore, Store
 from boomspec.store.record import is_inside
 from tests.boomspec.conftest import SPEC, Writer
+from tests.messages import wording
 
 ROOT = Path(__file__).parents[2]
 KIND, TASK = "tokenize", "ab" * 32
@@ -56,7 +57,7 @@ def test_a_record_names_files_of_its_own_folder_only(artifact: tuple[Store, Path
     assert not is_inside(name)
     assert store.record(KIND, TASK) is None
     assert not store.has(KIND, TASK)
-    assert store.damage(KIND, TASK) == f"{RECORD} is missing or unreadable"
+    assert store.damage(KIND, TASK) == wording("paths.missing_unreadable", record=RECORD)
 
 
 def test_names_below_a_folder_are_inside() -> None:
@@ -71,7 +72,7 @@ def test_a_link_that_leads_out_of_an_artifact_is_damage(artifact: tuple[Store, P
     record = json.loads((folder / RECORD).read_text())
     record["files"][0]["bytes"] = (folder / "train.bin").stat().st_size
     (folder / RECORD).write_text(json.dumps(record))
-    assert store.damage(KIND, TASK) == "train.bin is a link that leads out of its folder"
+    assert store.damage(KIND, TASK) == wording("paths.train_bin_link_leads")
 
 
 def test_a_store_may_be_named_by_a_link(artifact: tuple[Store, Path], tmp_path: Path) -> None:
@@ -86,14 +87,14 @@ def test_the_name_of_a_graph_is_that_of_one_folder(specs: Writer, tmp_path: Path
     specs.compiled().graph.write(path)
     data = json.loads(path.read_text())
     path.write_text(json.dumps({**data, "name": name}))
-    with pytest.raises(BoomspecError, match="is no name for a graph: the file was altered"):
+    with pytest.raises(BoomspecError, match=wording("paths.no_name_graph_file")):
         read_graph(path)
 
 
 @pytest.mark.parametrize("shard", ["../model.safetensors", "/etc/passwd", "a/model.safetensors"])
 def test_shards_lie_beside_their_index(tmp_path: Path, shard: str) -> None:
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": shard}}))
-    with pytest.raises(BoomspecError, match=f"'{shard}' of the index is no file of this folder"):
+    with pytest.raises(BoomspecError, match=wording("paths.index_no_file_folder", shard=shard)):
         read_checkpoint(tmp_path)
 
 
@@ -142,7 +143,7 @@ def test_what_a_task_takes_from_elsewhere_is_an_error(specs: Writer, folder: Pat
     spec = tasks(folder, "")
     text = make(folder)
     (folder / "tasks" / "one.yaml").write_text(CHOICE + text)
-    with pytest.raises(SpecError, match="takes something from outside of that folder"):
+    with pytest.raises(SpecError, match=wording("paths.takes_something_outside_folder")):
         specs.compiled(spec)
 
 
@@ -153,7 +154,7 @@ def test_lm_evals_own_templates_may_be_included(specs: Writer, folder: Path) -> 
 
 @pytest.mark.parametrize("metric", ["metric: someone/theirs", "metric: f1\n    hf_evaluate: true"])
 def test_a_metric_that_is_code_of_the_hub_is_an_error(specs: Writer, folder: Path, metric: str) -> None:
-    with pytest.raises(SpecError, match="is code of the hub"):
+    with pytest.raises(SpecError, match=wording("paths.code_hub")):
         specs.compiled(tasks(folder, f"metric_list:\n  - {metric}\n"))
     (folder / "tasks" / "one.yaml").write_text(CHOICE + "metric_list:\n  - metric: acc\n")
     assert specs.compiled(tasks_again := specs.SPEC.replace("held_out: {}\n", "tasks: [one]\n  tasks_folder: tasks\n"))
@@ -170,7 +171,7 @@ def test_a_task_folder_elsewhere_is_said_aloud(folder: Path) -> None:
     for file in folder.glob("*.txt"):
         file.rename(folder / "inner" / file.name)
     graph = Writer(folder / "inner").compiled(spec.replace("tasks_folder: tasks", "tasks_folder: ../tasks")).graph
-    assert warnings(graph) == ["lm-eval tasks of ../tasks, outside of the spec's own folder, are code, and it is run"]
+    assert warnings(graph) == [wording("paths.lm_eval_tasks_tasks")]
 
 
 @pytest.mark.parametrize(
@@ -193,7 +194,7 @@ def test_where_a_task_folder_lies_counts_and_not_how_it_is_named(folder: Path, n
         file.rename(inner / file.name)
     text = spec.replace("tasks_folder: tasks", f"tasks_folder: {named.format(folder=folder)}")
     said = warnings(Writer(inner).compiled(text).graph)
-    assert ["outside of the spec's own folder" in line for line in said] == [True] * is_said
+    assert [wording("paths.outside_spec_own_folder") in line for line in said] == [True] * is_said
 
 
 # --- nothing is unpickled --------------------------------------------------------------------------

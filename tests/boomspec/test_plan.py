@@ -16,6 +16,7 @@ from boomspec.plan.plan import RunPlan, plan_tasks
 from boomspec.store import RECORD, FolderStore
 from tests.boomspec.conftest import Writer
 from tests.boomspec.troubled_disk import failing
+from tests.messages import wording
 
 CHAIN = ("tokens", "model", "score")
 
@@ -75,14 +76,14 @@ def chain(tmp_path: Path) -> Chain:
 
 def test_everything_runs_in_an_empty_store(chain: Chain) -> None:
     assert chain.actions() == dict.fromkeys(("tokens", "other", "model", "score"), "run")
-    assert chain.reason("score") == "not in the store"
+    assert chain.reason("score") == wording("gc.not_store")
     assert not chain.store.root.exists()  # planning writes nothing
 
 
 def test_a_target_that_is_there_needs_nothing_of_what_it_was_made_from(chain: Chain) -> None:
     chain.make("score", "other")
     assert chain.actions() == {"tokens": "unneeded", "model": "unneeded", "score": "reuse", "other": "reuse"}
-    assert chain.reason("tokens") == "not in the store, but nothing that runs needs it"
+    assert chain.reason("tokens") == wording("plan.not_store_but_nothing")
 
 
 def test_what_is_there_is_reused_whether_or_not_it_is_needed(chain: Chain) -> None:
@@ -110,15 +111,15 @@ def test_changed_contents_are_found_only_when_checksums_are_asked_for(chain: Cha
     chain.payload("score").write_text("SCORE")
     assert chain.actions()["score"] == "reuse"
     assert chain.actions(checksums=True)["score"] == "run"
-    assert chain.reason("score", checksums=True) == "damaged: payload does not match its checksum"
+    assert chain.reason("score", checksums=True) == wording("plan.damaged_payload_does_not")
 
 
 def test_a_source_that_is_gone_blocks_what_reads_it_and_all_behind(chain: Chain) -> None:
     chain.text.unlink()
     assert chain.actions() == dict.fromkeys(("tokens", "other", "model", "score"), "blocked")
-    assert chain.reason("tokens") == f"its text is gone: {chain.text} does not exist"
-    assert chain.reason("model") == "its input tokens is blocked"
-    assert chain.reason("score") == "its input model is blocked"
+    assert chain.reason("tokens") == wording("plan.text_gone_does_not", text=chain.text)
+    assert chain.reason("model") == wording("plan.input_tokens_blocked")
+    assert chain.reason("score") == wording("plan.input_model_blocked")
 
 
 def test_a_source_that_is_gone_does_not_matter_once_its_artifacts_are_there(chain: Chain) -> None:
@@ -143,7 +144,7 @@ def test_what_cannot_be_read_and_is_not_needed_is_named_and_stops_nothing(
     file = chain.payload("model").with_name(name)
     failing(monkeypatch, file, reason)
     assert chain.actions() == {"tokens": "reuse", "other": "run", "model": "unneeded", "score": "reuse"}
-    assert chain.reason("model") == f"{file}: cannot be read: {os.strerror(reason)}, but nothing that runs needs it"
+    assert chain.reason("model") == wording("plan.cannot_read_but_nothing", file=file, strerror=os.strerror(reason))
     assert [i for i, step in chain.plan().steps.items() if step.unread] == [chain.tasks["model"].id]
 
 
@@ -155,8 +156,8 @@ def test_what_cannot_be_read_and_is_needed_blocks_what_needs_it_and_nothing_else
     file = chain.payload("model").with_name(name)
     failing(monkeypatch, file, errno.EIO)
     assert chain.actions() == {"tokens": "reuse", "other": "run", "model": "blocked", "score": "blocked"}
-    assert chain.reason("model") == f"{file}: cannot be read: Input/output error"
-    assert chain.reason("score") == "its input model is blocked"
+    assert chain.reason("model") == wording("plan.cannot_read_input_output", file=file)
+    assert chain.reason("score") == wording("plan.input_model_blocked")
     monkeypatch.undo()
     assert chain.actions()["model"] == "reuse"  # nothing has touched it
 
@@ -172,7 +173,7 @@ def test_a_kind_whose_folder_cannot_be_listed_is_named(chain: Chain, monkeypatch
 
     monkeypatch.setattr(os, "scandir", refusing)
     assert chain.actions() == {"tokens": "reuse", "other": "reuse", "model": "unneeded", "score": "blocked"}
-    assert chain.reason("score") == f"{place}: cannot be read: Permission denied"
+    assert chain.reason("score") == wording("plan.cannot_read_permission_denied", place=place)
 
 
 def test_the_command_warns_of_what_cannot_be_read(specs: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,4 +188,4 @@ def test_the_command_warns_of_what_cannot_be_read(specs: Writer, monkeypatch: py
     planned = CliRunner().invoke(main, ["plan", str(specs.folder / "spec.yaml"), "--json"], catch_exceptions=False)
     assert planned.exit_code == 0
     warned = json.loads(planned.stdout)["warnings"]
-    assert f"{teacher.name}: {file}: cannot be read: Input/output error, but nothing that runs needs it" in warned
+    assert wording("plan.cannot_read_input_output_error", name=teacher.name, file=file) in warned

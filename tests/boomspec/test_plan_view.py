@@ -10,6 +10,7 @@ from boomspec.plan.rates import save_calibration
 from boomspec.store import FolderStore
 from tests.boomspec.test_cli import call
 from tests.boomspec.test_costs import CALIBRATED
+from tests.messages import wording
 
 SWEEP = "sweep:\n  seed: [0, 1, 2]\n  distill.losses.kl.weight: [0.1, 0.5]\n"
 
@@ -28,12 +29,12 @@ def test_a_plan_fits_the_terminal(specs, monkeypatch, columns: int) -> None:
 
 def test_a_reason_stands_below_the_first_task_that_it_holds_for(specs) -> None:
     output = call("plan", specs.text(specs.SPEC)).output
-    assert output.count("not in the store") == 1
+    assert output.count(wording("gc.not_store")) == 1
 
 
 def test_without_a_calibration_no_time_is_made_up(specs) -> None:
     path = specs.text(specs.SPEC)
-    assert "Time: not known yet on this machine" in call("plan", path).output
+    assert wording("plan_view.time_not_known_yet") in call("plan", path).output
     plan = json.loads(call("plan", path, "--json").output)
     assert {task["seconds"] for task in plan["tasks"]} == {None}
     assert plan["time"]["without_a_time"] == len(plan["tasks"])
@@ -49,13 +50,13 @@ def test_tasks_that_ask_for_a_gpu_are_timed_on_several_kinds(specs) -> None:
     assert plan["machine"]["device"] == "t4"
     assert plan["machine"]["gpus"] == 2
     assert {t["seconds_from"] for t in plan["tasks"] if t["kind"] == "distill"} == {"table"}
-    assert any("t4 has no bf16 units" in warning for warning in plan["warnings"])
+    assert any(wording("plan_view.no_bf_units") in warning for warning in plan["warnings"])
 
 
 def test_many_experiments_are_summarised_unless_all_tasks_are_asked_for(specs) -> None:
     path = specs.text(specs.SPEC + SWEEP)
     output = call("plan", path).output
-    assert "6 experiments; a task that several share is counted once" in output
+    assert wording("plan_view.experiments_task_several_share") in output
     assert "seed=1" in output
     assert "weight=0.5" in output
     assert "distill student" not in output
@@ -102,7 +103,7 @@ def test_the_detailed_exit_code_says_whether_there_is_something_to_do(specs) -> 
             store.publish(workspace, task["kind"], task["id"], {}, {})
     result = call("plan", path, "--detailed-exitcode")
     assert result.exit_code == 0, result.output
-    assert f"0 to run, {len(plan['tasks'])} to reuse, 0 blocked." in result.output
+    assert wording("plan_view.run_reuse_blocked", len=len(plan["tasks"])) in result.output
     assert "Together" not in result.output
     assert call("plan", specs.text("boomspec: 1\n"), "--detailed-exitcode").exit_code == 2
 

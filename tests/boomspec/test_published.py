@@ -6,6 +6,7 @@ import pytest
 
 from boomspec.core.errors import BoomspecError
 from boomspec.models.folder import read_student_mapping
+from tests.messages import wording
 
 
 def test_the_copied_layers_are_the_kept_ones(tmp_path):
@@ -23,13 +24,25 @@ def test_a_folder_without_a_mapping_is_an_error_that_says_what_else_to_do(tmp_pa
     ("text", "message"),
     [
         ("{", "not JSON"),
-        ("[]", "copied_teacher_layers is not a list of layers"),
-        ('{"copied_teacher_layers": [0, 2]}', "pruned_teacher_layers is not a list of layers"),
-        ('{"copied_teacher_layers": [0, true], "pruned_teacher_layers": [2]}', "is not a list of layers"),
-        ('{"copied_teacher_layers": [0, 1], "pruned_teacher_layers": [1, 2]}', "layer 1 is both copied and pruned"),
-        ('{"copied_teacher_layers": [0, 2], "pruned_teacher_layers": [3]}', "not together all of a teacher's layers"),
-        ('{"copied_teacher_layers": [0, 0], "pruned_teacher_layers": [1]}', "not together all of a teacher's layers"),
-        ('{"copied_teacher_layers": [2, 0], "pruned_teacher_layers": [1]}', "copied_teacher_layers are not in order"),
+        ("[]", wording("published.copied_teacher_layers_not")),
+        ('{"copied_teacher_layers": [0, 2]}', wording("published.pruned_teacher_layers_not")),
+        ('{"copied_teacher_layers": [0, true], "pruned_teacher_layers": [2]}', wording("published.not_list_layers")),
+        (
+            '{"copied_teacher_layers": [0, 1], "pruned_teacher_layers": [1, 2]}',
+            wording("published.layer_both_copied_pruned"),
+        ),
+        (
+            '{"copied_teacher_layers": [0, 2], "pruned_teacher_layers": [3]}',
+            wording("published.not_together_all_teacher"),
+        ),
+        (
+            '{"copied_teacher_layers": [0, 0], "pruned_teacher_layers": [1]}',
+            wording("published.not_together_all_teacher"),
+        ),
+        (
+            '{"copied_teacher_layers": [2, 0], "pruned_teacher_layers": [1]}',
+            wording("published.copied_teacher_layers_not_order"),
+        ),
     ],
 )
 def test_a_mapping_that_cannot_be_right_is_an_error(tmp_path, text, message):

@@ -11,6 +11,7 @@ from boomspec.plan.plan import ABSENT, Step, plan_tasks
 from boomspec.plan.reasons import with_reasons
 from boomspec.spec.experiments import load_experiments
 from boomspec.store import FolderStore
+from tests.messages import wording
 
 
 class Past:
@@ -54,10 +55,10 @@ def test_a_changed_field_is_the_reason_and_what_needs_the_task_runs_because_of_i
     steps = past.steps(past.specs.edited(("distill.losses.kl.weight", 0.2)))
     assert (steps["tokenize"].action, steps["pretrain teacher"].action) == ("reuse", "reuse")
     student = steps["distill student"]
-    assert student.reason.startswith(f"{ABSENT}: distill.losses.kl.weight is 0.2, was 0.1 in the run of 20")
+    assert student.reason.startswith(wording("reasons.distill_losses_kl_weight", absent=ABSENT))
     assert student.fields == ("distill.losses.kl.weight",)
     behind = steps["interpolate 4 layers"]
-    assert behind.reason == f"{ABSENT}: its input distill student runs"
+    assert behind.reason == wording("reasons.input_distill_student_runs", absent=ABSENT)
     assert behind.fields == ("distill.losses.kl.weight",)
 
 
@@ -72,14 +73,14 @@ def test_the_newest_run_that_has_the_task_counts(past: Past) -> None:
     past.run(past.specs.edited(("distill.tokens", 1024)), age=200)
     past.run(past.specs.edited(("distill.tokens", 1024), ("baselines", ["naive_pruning"])), age=100)
     steps = past.steps(past.specs.compiled())
-    assert "distill.tokens is 2048, was 1024 in" in steps["distill student"].reason
-    assert "distill.tokens is 2048, was 1024 in" in steps["distill random_init"].reason
+    assert wording("reasons.distill_tokens") in steps["distill student"].reason
+    assert wording("reasons.distill_tokens") in steps["distill random_init"].reason
 
 
 def test_a_task_that_is_new_says_which_field_asks_for_it(past: Past) -> None:
     past.run(past.specs.edited(("baselines", ["random_init"])))
     steps = past.steps(past.specs.compiled())
-    assert "baselines.naive_pruning is {}, was not there in the run of" in steps["prune to 4 layers"].reason
+    assert wording("reasons.baselines_naive_pruning_not") in steps["prune to 4 layers"].reason
 
 
 def test_what_is_left_out_is_said_with_its_old_value(past: Past) -> None:
@@ -100,7 +101,7 @@ def test_changed_contents_are_a_reason(past: Past) -> None:
     past.run(past.specs.compiled())
     (past.specs.folder / "3.txt").write_text("other text")
     steps = past.steps(past.specs.compiled())
-    assert "contents of data is 8 files, " in steps["tokenize"].reason
+    assert wording("reasons.contents_data_files") in steps["tokenize"].reason
     assert steps["tokenize"].fields == ("sources.data",)
 
 
@@ -109,11 +110,11 @@ def test_the_same_task_says_how_it_ended(past: Past) -> None:
     ended = {"tokenize": "finished", "pretrain teacher": "failed", "distill student": "interrupted"}
     past.run(compiled, states=ended)
     steps = past.steps(compiled)
-    assert steps["tokenize"].reason.startswith(f"{ABSENT}: it was there in the run of 20")
+    assert steps["tokenize"].reason.startswith(wording("reasons.there_run", absent=ABSENT))
     assert steps["tokenize"].reason.endswith("and is gone")
-    assert ": it failed in the run of" in steps["pretrain teacher"].reason
-    assert ": it was interrupted in the run of" in steps["distill student"].reason
-    assert steps["report"].reason.endswith("did not come to it")
+    assert wording("reasons.failed_run") in steps["pretrain teacher"].reason
+    assert wording("reasons.interrupted_run") in steps["distill student"].reason
+    assert steps["report"].reason.endswith(wording("reasons.did_not_come"))
 
 
 def test_damage_is_a_reason_of_its_own(past: Past) -> None:
@@ -136,8 +137,8 @@ def test_a_variant_that_is_new_is_compared_with_the_files_own_experiment(past: P
     past.run(past.specs.compiled())
     text = past.specs.SPEC + "variants:\n  no-kl: {distill: {losses: {kl: null}}}\n"
     steps = past.steps(compile_experiments(load_experiments(past.specs.text(text))))
-    assert "did not come to it" in steps["distill student"].reason
-    assert "distill.losses.kl is left out, was" in steps["no-kl: distill student"].reason
+    assert wording("reasons.did_not_come") in steps["distill student"].reason
+    assert wording("reasons.distill_losses_kl_left") in steps["no-kl: distill student"].reason
 
 
 def test_planning_reads_a_bounded_number_of_runs(past: Past) -> None:

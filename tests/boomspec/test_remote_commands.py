@@ -17,6 +17,7 @@ from boomspec.store import RECORD, Store, open_store
 from boomspec.store.runs import past_runs
 from tests.boomspec.conftest import Writer, write_texts
 from tests.boomspec.past import past_run, publish, write_results
+from tests.messages import wording
 from tests.runners.s3 import S3, s3_server
 
 # Works with the store until it is killed.
@@ -117,7 +118,7 @@ def test_plan_reuses_what_the_bucket_has_and_says_what_is_damaged(specs, store, 
     text = specs.SPEC.replace("store: store", f"store: {store.address}")
     spec = specs.text(text, "remote.yaml")
     printed = call("plan", spec)
-    assert "damaged: payload has 7 bytes, its record says 11" in printed
+    assert wording("remote_commands.damaged_payload_bytes_record") in printed
 
 
 def test_a_saved_plan_is_for_its_store(specs, store, graph, tmp_path) -> None:
@@ -126,7 +127,7 @@ def test_a_saved_plan_is_for_its_store(specs, store, graph, tmp_path) -> None:
     saved = json.loads((tmp_path / "plan.json").read_text())
     assert saved["store"] == store.address
     store.discard("evaluate", next(n.id for n in graph.nodes.values() if n.task.kind == "evaluate"))
-    assert "the plan no longer holds" in refused("run", tmp_path / "plan.json")
+    assert wording("remote_commands.plan_no_longer_holds") in refused("run", tmp_path / "plan.json")
     other = f"the plan is for the store {store.address}"
     assert other in refused("run", tmp_path / "plan.json", "--store", "s3://another/boomspec")
 
@@ -148,17 +149,19 @@ def test_runs_show_and_diff_know_a_run_by_its_name(specs, store, s3, graph) -> N
     found = json.loads(call("runs", name[:6], *there, "--json"))["run"]
     assert found["state"] == "finished"
     (log,) = found["logs"].values()
-    assert Path(log).read_text() == "what a task has said\n"
+    assert Path(log).read_text() == wording("remote_commands.what_task_said")
     assert Path(log).is_relative_to(here.root)
 
     assert "name: tiny" in call("show", name, *there)
     compared = call("diff", name, specs.folder / "spec.yaml", *there)
     assert f"{store.address}/runs/{name}" in compared
-    assert "They mean the same" in compared
+    assert wording("remote_commands.they_mean_same") in compared
     brought = here.root / "runs" / name  # as `runs` shows it: its store is the one at the URL
     assert json.loads(call("runs", brought, "--json"))["store"] == store.address
-    assert "They mean the same" in call("diff", brought, name, *there)
-    assert f"no run 'other-12345678' in {store.address}/runs" in refused("runs", "other-12345678", *there)
+    assert wording("remote_commands.they_mean_same") in call("diff", brought, name, *there)
+    assert wording("remote_commands.no_run_runs", address=store.address, name="other-12345678") in refused(
+        "runs", "other-12345678", *there
+    )
     assert "is not a store" in refused("runs", "--store", other_place(store, s3))
 
 
@@ -228,12 +231,14 @@ def test_gc_forgets_a_run_and_what_was_fetched_to_this_machine(store, s3, graph)
     node = next(node for node in graph.nodes.values() if node.task.kind == "distill")
     here.fetch("distill", node.id)
     found = gc(store, "--cache", "--delete")
-    assert ("cache", str(here.path("distill", node.id)), "it is fetched again") in found
+    assert ("cache", str(here.path("distill", node.id)), wording("remote_commands.fetched_again")) in found
     assert not here.path("distill", node.id).exists()
     assert (here.fetch("distill", node.id) / "payload").read_text() == "the payload"
     gc(store, "--forget", "tiny", "--delete")
     assert not any("/.in-use/" not in name for name in s3.objects(bucket_of(store)))
-    assert f"there are no runs in {store.address}/runs" in call("runs", "--store", store.address)
+    assert wording("remote_commands.there_no_runs_runs", address=store.address) in call(
+        "runs", "--store", store.address
+    )
 
 
 def test_a_store_that_another_machine_works_with_is_not_cleaned(store, graph, tmp_path) -> None:
@@ -246,7 +251,7 @@ def test_a_store_that_another_machine_works_with_is_not_cleaned(store, graph, tm
         assert worker.stdout is not None
         assert worker.stdout.readline()
         told = refused("gc", "--store", store.address, "--delete")
-        assert f"store {store.address} is in use by run {run.folder.name}: nothing was changed" in told
+        assert wording("remote_commands.store_use_run_nothing", address=store.address, name=run.folder.name) in told
         assert gc(store) == []  # it may be his
         assert [run.state for run in past_runs(store)] == ["running"]
     finally:
@@ -255,7 +260,9 @@ def test_a_store_that_another_machine_works_with_is_not_cleaned(store, graph, tm
     assert [run.state for run in past_runs(store)] == ["finished"]
     assert [what for what, _, _ in gc(store, "--delete")] == ["leftover", "leftover"]
     with store.using():
-        assert "is in use by another boomspec process" in refused("gc", "--store", store.address, "--delete")
+        assert wording("remote_commands.use_another_boomspec_process") in refused(
+            "gc", "--store", store.address, "--delete"
+        )
 
 
 def test_lock_reads_the_rows_from_the_bucket_alone(specs, store, s3, graph) -> None:
@@ -282,5 +289,5 @@ def test_graph_and_validate_take_a_spec_whose_store_is_a_url(specs, s3, store) -
     assert json.loads(call("graph", spec))["name"] == "tiny"
     wrong = specs.text(specs.SPEC.replace("store: store", "store: s3://key:secret@bucket/x"))
     told = refused("validate", wrong)
-    assert "has credentials in it" in told
+    assert wording("remote_commands.credentials") in told
     shutil.rmtree(specs.folder / "store", ignore_errors=True)

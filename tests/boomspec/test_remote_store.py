@@ -25,6 +25,7 @@ from boomspec.store.made_of import publish_equal
 from boomspec.store.opening import answering_at_once
 from boomspec.store.remote import RemoteStore
 from tests.boomspec.troubled_disk import failing
+from tests.messages import wording
 from tests.runners.ports import free_ports
 from tests.runners.s3 import S3, s3_server
 
@@ -160,7 +161,7 @@ def test_what_was_never_made_is_absent_and_not_damaged(store) -> None:
     assert store.damage(KIND, TASK, checksums=True) is None
     assert store.survey([(KIND, TASK)]) == {}
     assert store.ids(KIND) == set()
-    with pytest.raises(BoomspecError, match=f"tokenize {TASK[:12]} is not in the store s3://"):
+    with pytest.raises(BoomspecError, match=wording("remote_store.tokenize_not_store", task=TASK[:12])):
         store.fetch(KIND, TASK)
     with pytest.raises(FileNotFoundError):
         store.read(KIND, TASK, "train.bin")
@@ -212,7 +213,7 @@ def test_a_flipped_byte_in_the_bucket_is_found_on_fetch_and_named(store, s3, mon
     (name,) = (n for n in s3.objects(bucket_of(store)) if n.endswith("train.bin"))
     s3.client().put_object(Bucket=bucket_of(store), Key=name, Body=b"tokenS of a text")
     other = elsewhere(store, monkeypatch, tmp_path)
-    with pytest.raises(BoomspecError, match=r"is damaged: train\.bin does not match its checksum") as caught:
+    with pytest.raises(BoomspecError, match=wording("remote_store.damaged_train_bin_does")) as caught:
         other.fetch(KIND, TASK)
     assert "run SPEC --verify" in str(caught.value)
     assert not other.path(KIND, TASK).exists()
@@ -221,7 +222,7 @@ def test_a_flipped_byte_in_the_bucket_is_found_on_fetch_and_named(store, s3, mon
         other.read(KIND, TASK, "train.bin")
     assert other.damage(KIND, TASK) is None  # sizes only
     assert other.survey([(KIND, TASK)]) == {(KIND, TASK): None}
-    assert other.survey([(KIND, TASK)], checksums=True) == {(KIND, TASK): "train.bin does not match its checksum"}
+    assert other.survey([(KIND, TASK)], checksums=True) == {(KIND, TASK): wording("remote_store.train_bin_does_not")}
 
 
 def test_damage_is_named_and_publishing_again_replaces_it_everywhere(store, s3, monkeypatch, tmp_path) -> None:
@@ -230,11 +231,11 @@ def test_damage_is_named_and_publishing_again_replaces_it_everywhere(store, s3, 
     other.fetch(KIND, TASK)
     (name,) = (n for n in s3.objects(bucket_of(store)) if n.endswith("train.bin"))
     s3.client().put_object(Bucket=bucket_of(store), Key=name, Body=b"tok")
-    assert store.damage(KIND, TASK) == "train.bin has 3 bytes, its record says 6"
+    assert store.damage(KIND, TASK) == wording("remote_store.train_bin_bytes_record")
     s3.client().delete_object(Bucket=bucket_of(store), Key=name)
     assert store.survey([(KIND, TASK)]) == {(KIND, TASK): "train.bin is missing"}
     s3.client().put_object(Bucket=bucket_of(store), Key=f"boomspec/{KIND}/{TASK}/{RECORD}", Body=b"{}")
-    assert store.damage(KIND, TASK) == f"{RECORD} is missing or unreadable"
+    assert store.damage(KIND, TASK) == wording("paths.missing_unreadable", record=RECORD)
     assert not store.has(KIND, TASK)
 
     publish(store, b"again!")
@@ -243,7 +244,7 @@ def test_damage_is_named_and_publishing_again_replaces_it_everywhere(store, s3, 
     store.discard(KIND, TASK)
     store.discard(KIND, TASK)
     assert not other.has(KIND, TASK)
-    with pytest.raises(BoomspecError, match="is not in the store"):
+    with pytest.raises(BoomspecError, match=wording("remote_store.not_store")):
         other.fetch(KIND, TASK)
 
 
@@ -305,7 +306,7 @@ def test_a_copy_that_cannot_be_read_now_is_an_error_and_stays(store, monkeypatch
     file = publish(store) / name
     with monkeypatch.context() as patched:
         failing(patched, file, errno.ESTALE)
-        with pytest.raises(BoomspecError, match=f"{file}: cannot be read: Stale file handle"):
+        with pytest.raises(BoomspecError, match=wording("remote_store.cannot_read_stale_file", file=file)):
             store.fetch(KIND, TASK)
     assert file.exists()
 
@@ -317,7 +318,7 @@ def test_what_a_run_has_told_here_stays_where_it_cannot_be_looked_at_now(store, 
     store.bucket.write(f"runs/{run.name}/status.json", b"what was sent")
     with monkeypatch.context() as patched:
         failing(patched, run / "status.json", errno.EIO)
-        with pytest.raises(BoomspecError, match=r"status\.json: cannot be read: Input/output error"):
+        with pytest.raises(BoomspecError, match=wording("remote_store.status_json_cannot_read")):
             store.run_called(run.name)
     assert (run / "status.json").read_text() == "the newest"
 
@@ -328,7 +329,7 @@ def test_a_run_is_of_its_url_even_if_that_cannot_be_read_now(store, monkeypatch)
     store.check_writable()
     assert store_of_run(run).address == store.address
     failing(monkeypatch, store.root / ".url", errno.EIO)
-    with pytest.raises(BoomspecError, match=r"\.url: cannot be read: Input/output error"):
+    with pytest.raises(BoomspecError, match=wording("remote_store.url_cannot_read_input")):
         store_of_run(run)
 
 
@@ -374,16 +375,16 @@ def test_a_store_that_is_down_for_a_while_is_waited_for_and_told_of_once(url, s3
         mended.join()
     assert store.has(KIND, "cd" * 32)
     assert len(told) == 2
-    assert told[0].startswith(f"the store {url} does not answer: ")
+    assert told[0].startswith(wording("remote_store.store_does_not_answer", url=url))
     assert told[0].endswith("; trying for 10 minutes")
-    assert told[1] == f"the store {url} answers again"
+    assert told[1] == wording("remote_store.store_answers_again", url=url)
 
 
 def test_patience_ends(url, s3, monkeypatch) -> None:
     monkeypatch.setenv("BOOMSPEC_STORE_PATIENCE", "1.5")
     store = open_store(url, report=lambda _: None)
     s3.cut()
-    with pytest.raises(BoomspecError, match=r"(?s)has not answered for 1\.5 seconds: .*BOOMSPEC_STORE_PATIENCE"):
+    with pytest.raises(BoomspecError, match=wording("remote_store.not_answered_seconds_boomspec")):
         store.has(KIND, TASK)
     monkeypatch.setenv("BOOMSPEC_STORE_PATIENCE", "soon")
     with pytest.raises(BoomspecError, match="BOOMSPEC_STORE_PATIENCE=soon: not a number of seconds"):
@@ -414,16 +415,16 @@ def test_what_is_not_permitted_is_said_at_once(url, s3, monkeypatch) -> None:
         Bucket=bucket_of(store), Policy=json.dumps({"Version": "2012-10-17", "Statement": [denied]})
     )
     since = time.monotonic()
-    with pytest.raises(BoomspecError, match=rf"store {url}: access denied: .*\n  hint: that needs s3:PutObject on"):
+    with pytest.raises(BoomspecError, match=wording("remote_store.store_access_denied_hint", url=url)):
         store.check_writable()
     with pytest.raises(BoomspecError, match="access denied"):
         publish(store)
-    with pytest.raises(BoomspecError, match="there is no such bucket"):
+    with pytest.raises(BoomspecError, match=wording("remote_store.there_no_such_bucket")):
         open_store("s3://no-such-bucket/boomspec").check_writable()
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", "/nonexistent")
-    with pytest.raises(BoomspecError, match="access denied: Unable to locate credentials"):
+    with pytest.raises(BoomspecError, match=wording("remote_store.access_denied_unable_locate")):
         open_store(url).check_writable()
     assert time.monotonic() - since < 10
 
@@ -448,10 +449,10 @@ def test_what_is_denied_is_named_with_the_permission_that_it_needs(store, s3, pe
     with pytest.raises(BoomspecError) as caught:
         act(store)
     assert time.monotonic() - since < 5
-    assert f"store {store.address}: access denied: these credentials may not {what} objects" in caught.value.message
+    assert wording("remote_store.store_access_denied_these", address=store.address, what=what) in caught.value.message
     assert called in caught.value.message
     hint = caught.value.hint or ""
-    assert hint.startswith(f"that needs {permission} on arn:aws:s3:::{bucket}/boomspec/*")
+    assert hint.startswith(wording("remote_store.needs_arn_aws_boomspec", permission=permission, bucket=bucket))
     assert all(needed in hint for needed in ("s3:ListBucket", *OPERATIONS))
 
 
@@ -473,16 +474,16 @@ def test_a_listing_that_is_denied_is_named_with_the_permission_that_it_needs(mon
         monkeypatch.setenv("BOOMSPEC_CACHE", str(tmp_path / "here"))
         planned = CliRunner().invoke(main, ["plan", str(specs.text(specs.SPEC)), "--store", url])
     assert planned.exit_code == 2
-    assert f"store {url}: access denied: these credentials may not list objects" in planned.output
+    assert wording("remote_store.store_access_denied_these_credentials", url=url) in planned.output
     assert "ListObjectsV2" in planned.output
-    assert "that needs s3:ListBucket on arn:aws:s3:::no-listing; a run needs s3:ListBucket, s3:Get" in planned.output
+    assert wording("remote_store.needs_listbucket_arn_aws") in planned.output
 
 
 @pytest.mark.parametrize(
     ("endpoint", "reason"),
     [
         ("http://127.0.0.1:{port}", "Connection refused"),
-        ("http://no-such-host.invalid:9000", "this name is not known"),
+        ("http://no-such-host.invalid:9000", wording("remote_store.name_not_known")),
     ],
 )
 def test_plan_does_not_wait_for_a_store_that_nobody_listens_for(
@@ -495,7 +496,7 @@ def test_plan_does_not_wait_for_a_store_that_nobody_listens_for(
     planned = CliRunner().invoke(main, ["plan", str(specs.text(specs.SPEC)), "--store", "s3://bucket/boomspec"])
     assert time.monotonic() - since < 30
     assert planned.exit_code == 2
-    assert planned.output.startswith("error: store s3://bucket/boomspec has not answered for 5 seconds: ")
+    assert planned.output.startswith(wording("remote_store.error_store_bucket_boomspec"))
     assert reason in planned.output
     assert "AWS_ENDPOINT_URL" in planned.output
     assert "10 minutes" not in planned.output
@@ -600,15 +601,15 @@ def test_a_forked_process_works_with_the_store(store) -> None:
 @pytest.mark.parametrize(
     ("where", "complaint"),
     [
-        ("s3://key:secret@bucket/boomspec", "has credentials in it"),
-        ("ftp://host/boomspec", "there are no stores at ftp://"),
-        (Path("s3://bucket/boomspec"), "is a URL that was made a path"),
-        ("abfs://key:secret@account.dfs.core.windows.net/boomspec", "has credentials in it"),
-        ("gsc://bucket", "did you mean 'gs'"),
+        ("s3://key:secret@bucket/boomspec", wording("remote_commands.credentials")),
+        ("ftp://host/boomspec", wording("remote_store.there_no_stores_ftp")),
+        (Path("s3://bucket/boomspec"), wording("remote_store.url_made_path")),
+        ("abfs://key:secret@account.dfs.core.windows.net/boomspec", wording("remote_commands.credentials")),
+        ("gsc://bucket", wording("remote_store.did_you_mean", name="gs")),
         ("s3:///boomspec", "names no bucket"),
         ("s3://bucket/boomspec?versions", "names no bucket"),
-        ("file://host/boomspec", "is no absolute path"),
-        ("gs://bucket/boomspec", r"not installed here: gcsfs\n  hint: pip install 'boomspec\[gcs\]'"),
+        ("file://host/boomspec", wording("remote_store.no_absolute_path")),
+        ("gs://bucket/boomspec", wording("remote_store.not_installed_here_gcsfs")),
     ],
 )
 def test_a_url_that_names_no_store_is_an_error_that_shows_no_secret(where, complaint) -> None:
@@ -646,7 +647,7 @@ def test_a_url_that_is_misspelt_is_no_folder(specs, monkeypatch, where, given) -
     for command in ("plan",) if options else ("plan", "validate"):
         said = CliRunner().invoke(main, [command, str(path), *options])
         assert said.exit_code == 2
-        assert f"did you mean '{MISSPELT[where]}'? a folder of that name is './{where}'" in said.output
+        assert wording("remote_store.did_you_mean_folder", misspelt=MISSPELT[where], where=where) in said.output
         assert options or "spec.yaml:31" in said.output
     assert sorted(path.name for path in specs.folder.iterdir()) == [*(f"{i}.txt" for i in range(8)), "spec.yaml"]
 
@@ -718,7 +719,7 @@ def test_gc_at_a_url_deletes_entries_of_what_is_gone(store) -> None:
     store.note_key(KIND, "b" * 64, "cd" * 32)
     publish(store)
     items, _ = garbage(store, [], forget=[], cache=False)
-    assert {item.reason for item in items} == {"of no run", "its artifact is gone"}
+    assert {item.reason for item in items} == {"of no run", wording("made_of.artifact_gone")}
     for item in items:
         store.remove(item)
     assert store.bucket.entries("made_of") == {}

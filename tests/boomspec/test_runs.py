@@ -7,6 +7,7 @@ from boomspec.core.graph_file import read_graph
 from boomspec.core.layers import Layer, read_layers
 from boomspec.plan.run import open_run
 from boomspec.store import Store
+from tests.messages import wording
 
 
 def test_a_graph_knows_every_size_of_its_family_whether_it_is_built_or_not(specs, tmp_path):
@@ -43,21 +44,21 @@ def test_a_run_is_found_by_its_spec_its_graph_or_its_folder(specs):
 
 def test_what_a_size_is_made_of_must_be_there_and_whole(specs):
     run = open_run(specs.text(specs.SPEC))
-    with pytest.raises(BoomspecError, match="has not finished: 'pretrain teacher' is not in the store"):
+    with pytest.raises(BoomspecError, match=wording("runs.not_finished_pretrain_teacher")):
         run.member("4 layers")
     lineage = run.lineage()
     for task in (lineage.teacher, lineage.student):
         publish(run.store, run.graph.nodes[task].task)
     assert run.member("4 layers").layers == 4
     (run.store.path("distill", lineage.student) / "payload").write_text("shorter")
-    with pytest.raises(BoomspecError, match="'distill student' is damaged: payload has 7 bytes"):
+    with pytest.raises(BoomspecError, match=wording("runs.distill_student_damaged_payload")):
         run.member("4 layers")
     assert run.member("teacher").layers == 6  # it needs no student
 
 
 def test_a_run_that_waits_for_a_search_has_no_sizes_yet(specs):
     spec = specs.text(specs.SPEC.replace("keep: [0, 2, 4]", "keep: {block_influence: 3}"))
-    with pytest.raises(BoomspecError, match="its layers or their order are still to be searched for"):
+    with pytest.raises(BoomspecError, match=wording("runs.layers_their_order_still")):
         open_run(spec).member("4 layers")
 
 

@@ -14,6 +14,7 @@ from boomspec.plan.plan import SavedPlan, check_saved, is_plan, plan_tasks, read
 from boomspec.store import FolderStore
 from tests.boomspec.test_cli import call
 from tests.boomspec.test_plan import Chain
+from tests.messages import wording
 
 EVALUATE = Evaluate(measure=HeldOut(sequence_length=8), precision="fp32")
 
@@ -35,7 +36,7 @@ def written(chain: Chain, folder: Path) -> Path:
 
 
 def difference(plan: SavedPlan) -> str:
-    with pytest.raises(BoomspecError, match="no longer holds; nothing was run") as caught:
+    with pytest.raises(BoomspecError, match=wording("saved_plans.no_longer_holds_nothing")) as caught:
         check_saved(plan, Path("plan.json"))
     return caught.value.message
 
@@ -60,14 +61,14 @@ def test_an_altered_plan_is_refused(chain: Chain, tmp_path: Path) -> None:
     data = json.loads(file.read_text())
     data["steps"][chain.tasks["score"].id]["action"] = "reuse"
     file.write_text(json.dumps(data))
-    with pytest.raises(BoomspecError, match="was altered after it was made"):
+    with pytest.raises(BoomspecError, match=wording("saved_plans.altered_after_made")):
         read_plan(file)
 
 
 def test_a_plan_of_another_version_is_refused(chain: Chain, tmp_path: Path) -> None:
     file = written(chain, tmp_path)
     file.write_text(json.dumps({**json.loads(file.read_text()), "boomspec_plan": 99}))
-    with pytest.raises(BoomspecError, match="plan version 99, but this boomspec reads version 1"):
+    with pytest.raises(BoomspecError, match=wording("saved_plans.plan_version_but_boomspec")):
         read_plan(file)
 
 
@@ -81,14 +82,14 @@ def test_an_unreadable_plan_says_how_to_make_one(tmp_path: Path) -> None:
 def test_an_artifact_that_came_makes_a_plan_stale(chain: Chain) -> None:
     plan = saved(chain)
     chain.make("tokens")
-    assert "tokens: planned was run (not in the store), now it is reuse (in the store)" in difference(plan)
+    assert wording("saved_plans.tokens_planned_run_not") in difference(plan)
 
 
 def test_an_artifact_that_went_makes_a_plan_stale(chain: Chain) -> None:
     chain.make("tokens", "model")
     plan = saved(chain)
     chain.store.discard("evaluate", chain.tasks["model"].id)
-    assert "model: planned was reuse (in the store), now it is run" in difference(plan)
+    assert wording("saved_plans.model_planned_reuse_store") in difference(plan)
 
 
 def test_contents_that_changed_make_a_plan_stale_that_compared_contents(chain: Chain) -> None:
@@ -96,13 +97,13 @@ def test_contents_that_changed_make_a_plan_stale_that_compared_contents(chain: C
     plain, careful = saved(chain), saved(chain, checksums=True)
     chain.payload("tokens").write_text("TOKENS")
     check_saved(plain, Path("plan.json"))
-    assert "does not match its checksum" in difference(careful)
+    assert wording("saved_plans.does_not_match_checksum") in difference(careful)
 
 
 def test_a_text_that_was_edited_makes_a_plan_stale(chain: Chain) -> None:
     plan = saved(chain)
     chain.text.write_text("sword")  # as long as before
-    assert f"{chain.text}: has changed since the plan was made" in difference(plan)
+    assert wording("saved_plans.changed_since_plan_made", text=chain.text) in difference(plan)
 
 
 def test_a_text_that_nothing_reads_any_more_may_change(chain: Chain) -> None:
@@ -115,7 +116,7 @@ def test_a_text_that_nothing_reads_any_more_may_change(chain: Chain) -> None:
 def test_a_text_that_is_gone_makes_a_plan_stale(chain: Chain) -> None:
     plan = saved(chain)
     chain.text.unlink()
-    assert "now it is blocked (its text is gone" in difference(plan)
+    assert wording("saved_plans.now_blocked_text_gone") in difference(plan)
 
 
 @pytest.mark.parametrize("kind", ["model", "lm_eval_tasks"])
@@ -132,7 +133,7 @@ def test_a_folder_that_was_edited_makes_a_plan_stale(tmp_path: Path, kind: str) 
     plan = SavedPlan(graph, plan_tasks(graph, store), store.address)
     check_saved(plan, Path("plan.json"))
     file.write_text("{ }")
-    assert "has changed since the plan was made" in difference(plan)
+    assert wording("saved_plans.changed_since_plan_made_2") in difference(plan)
     file.unlink()
     assert str(folder) in difference(plan)
 
@@ -146,7 +147,7 @@ def test_another_lm_eval_makes_a_plan_stale_that_was_made_with_its_stock_tasks(t
         return SavedPlan(graph, plan_tasks(graph, store), store.address)
 
     check_saved(plan_with(metadata.version("lm-eval")), Path("plan.json"))
-    assert "is installed, the plan was made with 0.0.1" in difference(plan_with("0.0.1"))
+    assert wording("saved_plans.installed_plan_made") in difference(plan_with("0.0.1"))
 
 
 def test_a_plan_replaces_an_older_plan_and_nothing_else(specs, tmp_path: Path) -> None:
@@ -156,7 +157,7 @@ def test_a_plan_replaces_an_older_plan_and_nothing_else(specs, tmp_path: Path) -
     before = path.read_text()
     result = call("plan", path, "--output", path)
     assert result.exit_code == 2
-    assert "is no saved plan" in result.output
+    assert wording("saved_plans.no_saved_plan") in result.output
     assert path.read_text() == before
 
 
@@ -165,7 +166,7 @@ def test_a_saved_plan_given_for_a_graph_is_called_by_its_name(specs, tmp_path: P
     call("plan", path, "--output", file)
     result = call("show", file)
     assert result.exit_code == 2
-    assert f"{file}: is a saved plan, not a compiled graph" in result.output
+    assert wording("saved_plans.saved_plan_not_compiled", file=file) in result.output
 
 
 def test_run_refuses_a_stale_plan_and_runs_nothing(specs, tmp_path: Path) -> None:
@@ -174,7 +175,7 @@ def test_run_refuses_a_stale_plan_and_runs_nothing(specs, tmp_path: Path) -> Non
     (specs.folder / "0.txt").write_text("another document")
     result = call("run", file)
     assert result.exit_code == 2
-    assert "the plan no longer holds; nothing was run" in result.output
+    assert wording("saved_plans.plan_no_longer_holds") in result.output
     assert "0.txt: has changed" in result.output
     assert not (specs.folder / "store").exists()
 
@@ -184,7 +185,7 @@ def test_run_refuses_a_plan_for_another_store(specs, tmp_path: Path) -> None:
     call("plan", path, "--output", file)
     result = call("run", file, "--store", tmp_path / "elsewhere")
     assert result.exit_code == 2
-    assert "the plan is for the store" in result.output
+    assert wording("saved_plans.plan_store") in result.output
 
 
 def test_another_spec_does_not_change_a_plan(specs, tmp_path: Path) -> None:
@@ -197,4 +198,4 @@ def test_another_spec_does_not_change_a_plan(specs, tmp_path: Path) -> None:
 def test_a_saved_plan_cannot_be_combined_with_a_lock(specs, tmp_path: Path) -> None:
     path, file = specs.text(specs.SPEC), tmp_path / "plan.json"
     call("plan", path, "--output", file)
-    assert "--locked goes with a spec" in call("run", file, "--locked").output
+    assert wording("saved_plans.locked_goes_spec") in call("run", file, "--locked").output

@@ -5,6 +5,7 @@ import pytest
 from boomspec.core.errors import SpecError
 from boomspec.core.layers import read_layers
 from boomspec.core.tasks import Baseline, Distill, LayerChoice, PatchOrder, Search, Subset
+from tests.messages import wording
 
 
 def names(compiled) -> list[str]:
@@ -95,12 +96,12 @@ def test_laco_is_asked_for_the_sizes_of_the_family(specs):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (("student.keep", {"block_influence": 6}), "6 layers: the teacher has 6, so 1 to 5 are allowed"),
-        (("student.keep", {"block_influence": 2, "cosine_greedy": 2}), "exactly one of block_influence, cosine_greedy"),
-        (("interpolate", {"order": {"search": "exact", "width": 3}}), "width goes with search: beam"),
-        (("interpolate", {"order": {"search": "greedy"}}), "'greedy' is not allowed"),
+        (("student.keep", {"block_influence": 6}), wording("searches.layers_teacher_so_allowed")),
+        (("student.keep", {"block_influence": 2, "cosine_greedy": 2}), wording("searches.exactly_one_block_influence")),
+        (("interpolate", {"order": {"search": "exact", "width": 3}}), wording("searches.width_goes_search_beam")),
+        (("interpolate", {"order": {"search": "greedy"}}), wording("searches.not_allowed", name="greedy")),
         (("student", {"keep": [0, 2], "model": "x/y", "train_embedding": True}), "train_embedding goes with"),
-        (("student", {"model": "x/y"}), "a student that exists is not distilled"),
+        (("student", {"model": "x/y"}), wording("searches.student_exists_not_distilled")),
     ],
 )
 def test_choices_that_cannot_be_are_errors_with_a_place(specs, edit, message):
@@ -121,8 +122,11 @@ def test_two_members_of_one_size_have_names_of_their_own(specs):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (("interpolate", {"order": {"search": "klpatch"}, "sizes": ["500 layers"]}), "no model of size 500 layers"),
-        (("evaluate", {"tasks": ["arc_eazy"]}), "lm-eval knows no task 'arc_eazy'"),
+        (
+            ("interpolate", {"order": {"search": "klpatch"}, "sizes": ["500 layers"]}),
+            wording("searches.no_model_size_layers"),
+        ),
+        (("evaluate", {"tasks": ["arc_eazy"]}), wording("searches.lm_eval_knows_no", name="arc_eazy")),
         (("baselines", ["random_init", "random_init"]), "listed twice"),
     ],
 )

@@ -18,6 +18,7 @@ from boomspec.store import FolderStore
 from boomspec.store.gc import garbage
 from boomspec.store.lock import is_running
 from tests.boomspec.conftest import Writer
+from tests.messages import wording
 
 KIND, TASK = "tokenize", "ab" * 32
 ROOMS = [Path(__file__).parents[2] / room for room in ("boomspec", "runners")]
@@ -158,18 +159,23 @@ def test_a_file_system_without_locks_is_an_error_with_advice_wherever_a_lock_is_
         "exclusive_lock": lambda: exclusive_lock(store.root / "lock").__enter__(),
     }
     for name, use in uses.items():
-        with pytest.raises(BoomspecError, match="its file system cannot lock files") as caught:
+        with pytest.raises(BoomspecError, match=wording("shared_volume.file_system_cannot_lock")) as caught:
             use()
         assert f"{store.root}" in caught.value.message, name
         assert caught.value.message.endswith(without_locks), name
-        assert "Lustre where it is mounted with -o flock" in (caught.value.hint or ""), name
+        assert wording("shared_volume.lustre_where_mounted_flock") in (caught.value.hint or ""), name
     assert not list((store.root / KIND).glob(f".{TASK}.*[!e]/*"))  # nothing was begun
 
 
 def test_plan_says_it_before_anything_is_spent(specs: Writer, without_locks: str) -> None:
     planned = CliRunner().invoke(main, ["plan", str(specs.text(specs.SPEC))])
     assert planned.exit_code == 2
-    assert f"{specs.folder / 'store'}: its file system cannot lock files: {without_locks}" in planned.output
+    assert (
+        wording(
+            "shared_volume.file_system_cannot_lock_files", value=specs.folder / "store", without_locks=without_locks
+        )
+        in planned.output
+    )
     assert not (specs.folder / "store").exists()
 
 

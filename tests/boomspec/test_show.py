@@ -15,6 +15,7 @@ from boomspec.compile.resolved import FOLLOWING
 from boomspec.core.graph_file import read_graph
 from boomspec.spec.experiments import load_spec
 from tests.boomspec.past import past_run
+from tests.messages import wording
 
 SET = """\
 extends: base.yaml
@@ -160,14 +161,14 @@ def test_without_a_network_it_shows_what_it_can_and_says_what_is_not_known(tmp_p
     assert result.returncode == 0, result.stderr
     assert yaml.safe_load(result.stdout)["student"]["keep"] == {"every": 2, "first": 1, "last": 1}
     assert "tokens: 1000000" in result.stdout
-    assert "# not known: layers, sizes and what is read: model 'nobody/nothing'" in result.stdout
+    assert wording("show.not_known_layers_sizes", name="nobody/nothing") in result.stdout
 
 
 def test_a_search_that_has_not_run_is_named_as_what_is_missing(specs):
     _, experiments, unknown = review(
         specs.text(specs.SPEC.replace("keep: [0, 2, 4]", "keep: {block_influence: 3}")), None
     )
-    assert unknown == "layers or their order, before a search has run"
+    assert unknown == wording("show.layers_their_order_before")
     assert experiments[0].meaning["student"]["keep"]["block_influence"] == 3
 
 
@@ -175,9 +176,9 @@ def test_a_search_that_has_not_run_is_named_as_what_is_missing(specs):
     ("address", "message"),
     [
         ("none.yaml", "none.yaml: no such file"),
-        ("several.yaml#fast", "has no experiment 'fast'"),
+        ("several.yaml#fast", wording("show.no_experiment", name="fast")),
         (".", "holds no graph.json"),
-        ("wrong.json", "cannot be read as a compiled graph"),
+        ("wrong.json", wording("diff.cannot_read_compiled_graph")),
         ("wrong.yaml", "unknown key"),
     ],
 )

@@ -17,6 +17,7 @@ from boomspec.models.facts import ModelFacts, model_facts
 from boomspec.models.kv_cache import layer_cache_bytes, windows
 from boomspec.spec.json_schema import json_schema
 from tests.boomspec.public_hub import public_facts
+from tests.messages import wording
 
 # What one more layer of the small spec's teacher has (width 16, MLP 32, no biases), and all the rest.
 LAYER = 4 * 16 * 16 + 3 * 16 * 32 + 2 * 16
@@ -51,18 +52,20 @@ def test_a_range_is_the_sizes_from_low_to_high(text, sizes):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("2B..3B", "it has no step"),
+        ("2B..3B", wording("sizes.no_step")),
         ("3B..2B step 1B", "3B is above 2B"),
-        ("1B..80% step 1%", "it mixes units (parameters, fraction, fraction)"),
-        ("1..2 layers step 0.5", "'0.5 layers' is not a whole number of layers"),
-        ("1..1001 step 1", "it has more than 1000 sizes"),
+        ("1B..80% step 1%", wording("sizes.mixes_units_parameters_fraction")),
+        ("1..2 layers step 0.5", wording("sizes.layers_not_whole_number")),
+        ("1..1001 step 1", wording("sizes.more_than_sizes")),
         ("1e-300..1e300 step 1e-300", "1e300  is too large"),
-        ("1B..2B step 0", "expected a size such as"),
-        ("1B..2B step nothing", "expected a size, not 'nothing'"),
+        ("1B..2B step 0", wording("sizes.expected_size_such")),
+        ("1B..2B step nothing", wording("sizes.expected_size_not", name="nothing")),
     ],
 )
 def test_what_is_no_range_is_named(text, complaint):
-    with pytest.raises(ValueError, match=f"^'{re.escape(text)}' is no range such as .*: .*{re.escape(complaint)}"):
+    with pytest.raises(
+        ValueError, match=wording("sizes.no_range_such", escape=re.escape(text), escape2=re.escape(complaint))
+    ):
         parse_sizes(text)
 
 
@@ -148,12 +151,12 @@ def test_a_budget_is_answered_by_the_most_layers_that_fit(specs):
     # The untied model of four layers needs more than this: only the student fits.
     assert asked(specs.edited(("interpolate", {"sizes": {**budget, "fits": exact - 1}}))).keys() == {3, 6}
     (text,) = asked(specs.edited(("interpolate", {"sizes": budget})))[4]
-    assert text == f"fits {exact / 2**10:.1f} KiB at context 512, batch 3: needs {exact / 2**10:.1f} KiB"
+    assert text == wording("sizes.fits_kib_context_batch", value=exact / 2**10)
 
 
 def test_a_budget_that_the_teacher_fits_is_answered_by_the_teacher(specs):
     found = asked(specs.edited(("interpolate", {"sizes": {"fits": "1GiB", "context": "1k"}})))
-    assert found[6][0].startswith("fits 1.0 GiB at context 1,000, batch 1: needs")
+    assert found[6][0].startswith(wording("sizes.fits_gib_context_batch"))
 
 
 def problems(specs, sizes: object, **fields: object) -> list[tuple[str, str]]:
@@ -168,14 +171,12 @@ def test_what_cannot_be_had_is_named_with_its_place_and_what_there_is(specs):
     nothing = "no model fits 1.0 KiB at context 100, batch 1: the smallest needs"
     found = problems(specs, ["5 layers", "7..8 layers step 1", "1%", {"fits": "1KiB", "context": 100}])
     assert found == [
-        ("interpolate.sizes[1]", "no model of size 7 layers: this family has 3 to 6 layers"),
-        ("interpolate.sizes[1]", "no model of size 8 layers: this family has 3 to 6 layers"),
-        ("interpolate.sizes[2]", "no model of size 1%: this family has 61.8% to 110.8%"),
+        ("interpolate.sizes[1]", wording("sizes.no_model_size_layers")),
+        ("interpolate.sizes[1]", wording("sizes.no_model_size_layers_family")),
+        ("interpolate.sizes[2]", wording("sizes.no_model_size_family")),
         ("interpolate.sizes[3]", f"{nothing} {(weights + cache) / 1024:.1f} KiB {parts}"),
     ]
-    assert problems(specs, "9 layers") == [
-        ("interpolate.sizes", "no model of size 9 layers: this family has 3 to 6 layers")
-    ]
+    assert problems(specs, "9 layers") == [("interpolate.sizes", wording("sizes.no_model_size_layers_family_layers"))]
 
 
 @pytest.mark.parametrize(
@@ -183,14 +184,14 @@ def test_what_cannot_be_had_is_named_with_its_place_and_what_there_is(specs):
     [
         ({"fits": "8GiB"}, "interpolate.sizes", "missing 'context'"),
         ([{"fits": "8GiB", "contxt": 4}], "interpolate.sizes[0]", "unknown key 'contxt'"),
-        ({"fits": 0, "context": 4}, "interpolate.sizes.fits", "must be greater than 0, not 0"),
-        ({"fits": "8GiB", "context": 4, "batch": 0}, "interpolate.sizes.batch", "must be greater than 0, not 0"),
-        (["2B..3B"], "interpolate.sizes[0]", "'2B..3B' is no range such as"),
-        ("2B..3B", "interpolate.sizes", "'2B..3B' is no range such as"),
-        ("al", "interpolate.sizes", "expected 'all', a model size or range such as"),
-        ([], "interpolate.sizes", "must have at least 1 item, not 0"),
+        ({"fits": 0, "context": 4}, "interpolate.sizes.fits", wording("sizes.must_greater_than_not")),
+        ({"fits": "8GiB", "context": 4, "batch": 0}, "interpolate.sizes.batch", wording("sizes.must_greater_than_not")),
+        (["2B..3B"], "interpolate.sizes[0]", wording("sizes.no_range_such_2", name="2B..3B")),
+        ("2B..3B", "interpolate.sizes", wording("sizes.no_range_such_2", name="2B..3B")),
+        ("al", "interpolate.sizes", wording("sizes.expected_model_size_range", name="all")),
+        ([], "interpolate.sizes", wording("sizes.must_have_least_item")),
         (None, "interpolate.sizes", "expected 'all'"),
-        ([None], "interpolate.sizes[0]", "expected a model size or range such as"),
+        ([None], "interpolate.sizes[0]", wording("sizes.expected_model_size_range_such")),
     ],
 )
 def test_what_is_no_size_is_named_with_its_place(specs, sizes, where, message):
@@ -207,7 +208,7 @@ def test_the_plan_shows_what_was_asked_for_and_what_is_given(specs):
     plan = json.loads(CliRunner().invoke(main, ["plan", path, "--json"], catch_exceptions=False).output)
     given = {size["layers"]: size["asked"] for size in plan["experiments"][0]["sizes"]}
     needed = 4 * (OUTSIDE + 6 * LAYER) + 6 * 2 * 16 * 4 * 64  # weights, keys and values
-    assert given == {3: ["75%"], 6: ["100%", f"fits 1.0 MiB at context 64, batch 1: needs {needed / 1024:.1f} KiB"]}
+    assert given == {3: ["75%"], 6: ["100%", wording("sizes.fits_mib_context_batch", value=needed / 1024)]}
 
 
 @pytest.mark.parametrize("sizes", ["all", "2B", "60%..90% step 10%", 7, ["2B", {"fits": "8GiB", "context": 1}]])
@@ -274,13 +275,13 @@ def test_layers_with_a_window_cache_no_more_than_it(config, expected):
     ("config", "keys", "reason"),
     [
         ({"kv_lora_rank": 512}, 8, "multi-head latent attention"),
-        ({"num_kv_shared_layers": 2}, 8, "layers that share a cache"),
-        ({"mamba_d_state": 8}, 8, "layers that keep a state"),
-        ({"hybrid_override_pattern": "M*M*M*"}, 8, "layers that keep a state"),
-        ({"per_layer_config": {"5": {"head_dim": 8}}}, 8, "layers whose heads are not alike"),
-        ({"layer_types": ["full_attention", "linear_attention"] * 3}, 8, "layers of type linear_attention"),
-        ({"head_dim": 32}, 8, "gives 8 values for a token, config.json says 64"),
-        ({"num_attention_heads": None}, 8, "no number num_attention_heads or n_head"),
+        ({"num_kv_shared_layers": 2}, 8, wording("sizes.layers_share_cache")),
+        ({"mamba_d_state": 8}, 8, wording("sizes.layers_keep_state")),
+        ({"hybrid_override_pattern": "M*M*M*"}, 8, wording("sizes.layers_keep_state")),
+        ({"per_layer_config": {"5": {"head_dim": 8}}}, 8, wording("sizes.layers_whose_heads_not")),
+        ({"layer_types": ["full_attention", "linear_attention"] * 3}, 8, wording("sizes.layers_type_linear_attention")),
+        ({"head_dim": 32}, 8, wording("sizes.gives_values_token_config")),
+        ({"num_attention_heads": None}, 8, wording("sizes.no_number_num_attention")),
         ({"num_key_value_heads": [2, 4]}, 8, "no number num_key_value_heads"),
     ],
 )

@@ -16,6 +16,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.files import write_atomically
 from boomspec.store import RECORD, FolderStore, Store, Workspace
 from tests.boomspec.troubled_disk import failing
+from tests.messages import wording
 
 KIND, TASK = "tokenize", "ab" * 32
 IDENTITY = {"kind": KIND, "version": 1, "params": {}, "inputs": {}}
@@ -139,14 +140,14 @@ def test_damage_is_named(store: Store) -> None:
     file = publish(store, b"tokens") / "train.bin"
     file.write_bytes(b"tokenz")
     assert store.damage(KIND, TASK) is None  # sizes only
-    assert store.damage(KIND, TASK, checksums=True) == "train.bin does not match its checksum"
+    assert store.damage(KIND, TASK, checksums=True) == wording("remote_store.train_bin_does_not")
     file.write_bytes(b"token")
-    assert store.damage(KIND, TASK) == "train.bin has 5 bytes, its record says 6"
+    assert store.damage(KIND, TASK) == wording("store.train_bin_bytes_record")
     file.unlink()
     assert store.damage(KIND, TASK) == "train.bin is missing"
     for record in ("{", "[" * 100_000, '{"record": 1}', '{"record": 1, "files": [{}], "id": "", "provenance": {}}'):
         (store.path(KIND, TASK) / RECORD).write_text(record)
-        assert store.damage(KIND, TASK) == f"{RECORD} is missing or unreadable"
+        assert store.damage(KIND, TASK) == wording("paths.missing_unreadable", record=RECORD)
         assert not store.has(KIND, TASK)
 
 
@@ -171,7 +172,7 @@ def test_contents_that_cannot_be_read_now_are_no_damage(store: Store, monkeypatc
     file = publish(store) / "train.bin"
     failing(monkeypatch, file, errno.EIO, statted=False)
     assert store.damage(KIND, TASK) is None
-    with pytest.raises(BoomspecError, match=f"{file}: cannot be read: Input/output error"):
+    with pytest.raises(BoomspecError, match=wording("plan.cannot_read_input_output", file=file)):
         store.damage(KIND, TASK, checksums=True)
 
 
@@ -217,7 +218,7 @@ def test_a_record_holds_no_secrets(store: Store, monkeypatch: pytest.MonkeyPatch
     text = (folder / RECORD).read_text()
     assert "hf_abcdefgh12345678" not in text
     assert "me:secret" not in text
-    assert json.loads(text)["provenance"]["note"] == "logged in with <HF_TOKEN>"
+    assert json.loads(text)["provenance"]["note"] == wording("store.logged_hf_token")
 
 
 def test_a_record_can_be_read_whatever_the_environment_holds(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +239,7 @@ def test_a_record_can_be_read_whatever_the_environment_holds(store: Store, monke
 def test_a_record_that_could_not_be_read_back_is_not_published(store: Store) -> None:
     with store.workspace(KIND, TASK) as workspace:
         (workspace.path / "a\\b").write_bytes(b"tokens")
-        with pytest.raises(BoomspecError, match="could not be read back: one of its files has an odd name"):
+        with pytest.raises(BoomspecError, match=wording("store.could_not_read_back")):
             store.publish(workspace, KIND, TASK, IDENTITY, {})
     assert folders(store) == []
 
@@ -248,7 +249,7 @@ def test_an_artifact_can_be_read_by_others_than_its_maker(store: Store) -> None:
 
 
 def test_a_store_must_be_a_folder_that_can_be_written(tmp_path: Path) -> None:
-    with pytest.raises(BoomspecError, match="is a URL, not a folder"):
+    with pytest.raises(BoomspecError, match=wording("store.url_not_folder")):
         FolderStore("s3://bucket/boomspec")
     (tmp_path / "file").write_text("")
     with pytest.raises(BoomspecError, match="cannot be written"):

@@ -21,6 +21,7 @@ from boomspec.core.errors import SpecError
 from boomspec.spec.experiments import load_experiments, load_spec
 from boomspec.spec.variables import VariableError, expanded
 from tests.boomspec.conftest import SPEC, Writer, write_texts
+from tests.messages import wording
 
 
 def tree(folder: Path, *names: str) -> None:
@@ -165,14 +166,16 @@ def refusal(folder: Path, text: str) -> str:
 def test_held_out_files_are_checked_as_the_others_are(folder: Path) -> None:
     tree(folder, "own/a.jsonl", "own/b.txt")
     with_files = SPEC.replace("held_out: {every: 4}", "held_out: {files: [%s]}")
-    assert "data.held_out.files[0]: no file matches 'none.txt'" in refusal(folder, with_files % "none.txt")
-    assert "'0.txt' is trained on, too" in refusal(folder, with_files % '"[0-2].txt"')
-    assert "files of several formats (jsonl, text)" in refusal(folder, with_files % "own")
-    assert "exactly one of every, files is needed" in refusal(
+    assert wording("text_files.data_held_out_files", name="none.txt") in refusal(folder, with_files % "none.txt")
+    assert wording("text_files.trained_too", name="0.txt") in refusal(folder, with_files % '"[0-2].txt"')
+    assert wording("text_files.files_several_formats_jsonl") in refusal(folder, with_files % "own")
+    assert wording("text_files.exactly_one_every_files") in refusal(
         folder, SPEC.replace("{every: 4}", "{every: 4, files: [a]}")
     )
-    assert "offset goes with every" in refusal(folder, SPEC.replace("{every: 4}", "{files: [a], offset: 1}"))
-    assert "has no token for the beginning" in refusal(folder, SPEC.replace("data:\n", "data:\n  bos: true\n"))
+    assert wording("text_files.offset_goes_every") in refusal(
+        folder, SPEC.replace("{every: 4}", "{files: [a], offset: 1}")
+    )
+    assert wording("text_files.no_token_beginning") in refusal(folder, SPEC.replace("data:\n", "data:\n  bos: true\n"))
 
 
 def test_a_copy_of_a_training_file_is_not_held_out(folder: Path) -> None:
@@ -180,7 +183,7 @@ def test_a_copy_of_a_training_file_is_not_held_out(folder: Path) -> None:
     shutil.copyfile(folder / "3.txt", folder / "own" / "a.text")
     path = folder / "spec.yaml"
     path.write_text(SPEC.replace("held_out: {every: 4}", "held_out: {files: [own]}"))
-    with pytest.raises(SpecError, match=r"'a.text' is trained on, too: a file of data\.files has the same content"):
+    with pytest.raises(SpecError, match=wording("text_files.text_trained_too_file")):
         compile_experiments([load_spec(path)])
     (folder / "own" / "a.text").unlink()
     graph = compile_experiments([load_spec(path)]).graph
@@ -199,8 +202,8 @@ def test_text_in_utf_16_is_refused_before_anything_runs(folder: Path, encoding: 
     (folder / "spec.yaml").write_text(SPEC)
     with pytest.raises(SpecError) as caught:
         compile_experiments([load_spec(folder / "spec.yaml")])
-    assert f"data.files: '{folder}/5.txt' is UTF-16, not UTF-8" in str(caught.value)
-    assert "iconv -f UTF-16 -t UTF-8 5.txt" in str(caught.value)
+    assert wording("text_files.data_files_txt_utf", folder=folder) in str(caught.value)
+    assert wording("text_files.iconv_utf_utf_txt") in str(caught.value)
 
 
 # --- environment variables -------------------------------------------------------------------------
@@ -227,14 +230,14 @@ def test_variables_mean_what_they_mean_in_a_shell(text: str, means: str) -> None
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("${NONE}/a", "the environment variable NONE is not set"),
-        ("${EMPTY}/a", "the environment variable EMPTY is empty"),
+        ("${NONE}/a", wording("text_files.environment_variable_none_not")),
+        ("${EMPTY}/a", wording("text_files.environment_variable_empty_empty")),
         ("${NONE:-}", "is not set"),
-        ("${HF_TOKEN}", "HF_TOKEN looks like a secret"),
-        ("${HF_TOKEN:-x}", "HF_TOKEN looks like a secret"),
+        ("${HF_TOKEN}", wording("text_files.hf_token_looks_like")),
+        ("${HF_TOKEN:-x}", wording("text_files.hf_token_looks_like")),
         ("${a b}", "'${a b}' is no variable"),
         ("${}", "'${}' is no variable"),
-        ("${DATA", "'${DATA' is no variable"),
+        ("${DATA", wording("text_files.data_no_variable")),
     ],
 )
 def test_a_variable_without_a_value_is_an_error(text: str, message: str) -> None:
@@ -264,7 +267,7 @@ def test_an_unset_variable_is_an_error_at_its_place(folder: Path, place: str) ->
         section = section[part]
     section[last] = value
     said = refusal(folder, yaml.safe_dump(data, sort_keys=False))
-    assert f": {place}: the environment variable NONE is not set" in said
+    assert wording("text_files.environment_variable_none_not_set", place=place) in said
     assert "spec.yaml:" in said
     assert CliRunner().invoke(main, ["validate", str(folder / "spec.yaml")]).exit_code == 2
     assert CliRunner().invoke(main, ["plan", str(folder / "spec.yaml")]).exit_code == 2
@@ -309,7 +312,7 @@ def test_ids_do_not_depend_on_variables_and_locations_do(folder: Path, monkeypat
         found.append(source.id)
     assert found[0] == found[1]
     monkeypatch.setenv("URI", "http://user:password@host")
-    with pytest.raises(SpecError, match="must hold no user name or password"):
+    with pytest.raises(SpecError, match=wording("text_files.must_hold_no_user")):
         compile_experiments([load_spec(path)])
     monkeypatch.setenv("STORE", "ftp://x/y")
     result = CliRunner().invoke(main, ["plan", str(path)])
@@ -320,7 +323,7 @@ def test_ids_do_not_depend_on_variables_and_locations_do(folder: Path, monkeypat
 def test_a_base_may_be_named_by_a_variable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "base.yaml").write_text(SPEC)
     (folder / "spec.yaml").write_text("extends: ${BASES}/base.yaml\nname: other\n")
-    with pytest.raises(SpecError, match="BASES is not set"):
+    with pytest.raises(SpecError, match=wording("text_files.bases_not_set")):
         load_spec(folder / "spec.yaml")
     monkeypatch.setenv("BASES", str(folder))
     assert load_spec(folder / "spec.yaml").spec.name == "other"
@@ -357,7 +360,7 @@ def test_what_is_wrong_in_an_anchor_is_said_at_its_line(folder: Path) -> None:
         "distill:\n  tokens: 2048\n", "distill:\n  <<: *training\n"
     )
     said = refusal(folder, text)
-    assert "spec.yaml:1:38: distill: unknown key 'batch_token'" in said
+    assert wording("text_files.spec_yaml_distill_unknown", name="batch_token") in said
     assert "y-training" in refusal(folder, text.replace("x-training", "y-training"))
     assert len(list(itertools.takewhile(lambda line: line, said.splitlines()))) >= 3
 
@@ -365,6 +368,6 @@ def test_what_is_wrong_in_an_anchor_is_said_at_its_line(folder: Path) -> None:
 def test_no_secret_comes_into_a_graph_by_a_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_API_KEY", "abcdefghijk")
     said = refusal(folder, SPEC.replace("store: store", "store: s3://bucket/${MY_API_KEY}"))
-    assert "MY_API_KEY looks like a secret" in said
+    assert wording("text_files.my_api_key_looks") in said
     assert "abcdefghijk" not in said
     assert os.environ["MY_API_KEY"] not in json.dumps(said)

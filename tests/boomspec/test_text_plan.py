@@ -20,6 +20,7 @@ from boomspec.store import FolderStore, Store
 from runners.report.run_notes import notes_of
 from tests.boomspec.conftest import SPEC, Writer
 from tests.boomspec.test_cli import call
+from tests.messages import wording
 
 
 def planned(folder: Path, text: str) -> TextPlan:
@@ -71,7 +72,7 @@ def test_a_training_that_is_longer_than_the_text_says_how_often_it_goes_through_
         {k: v * (2000 / 2048 if "init" in k else 1) for k, v in times.items()}, abs=0.2
     )
     if times:
-        assert "tokens, read 4 times by: pretrain teacher." in " ".join(
+        assert wording("text_plan.tokens_read_times_pretrain") in " ".join(
             call("plan", folder / "spec.yaml").output.split()
         )
 
@@ -120,13 +121,13 @@ def made(folder: Path, text: str, meta: dict[str, object]) -> tuple[object, Stor
 def test_rows_that_were_left_out_are_said_by_plan_and_report(folder: Path) -> None:
     text = SPEC.replace("data:\n", "data:\n  on_bad_row: skip\n")
     assert planned(folder, text).skipped is None
-    assert "Rows without text will be skipped and counted." in call("plan", folder / "spec.yaml").output
+    assert wording("text_plan.rows_without_text_will") in call("plan", folder / "spec.yaml").output
     sizes = {"tokens": 512, "documents": 3, "bytes": 900}
     meta = {"eos": 0, "dtype": "uint16", "train": sizes, "held_out": sizes, "skipped": {"null": 1200, "not JSON": 2}}
     graph, store = made(folder, text, meta)
     output = " ".join(call("plan", folder / "spec.yaml").output.split())
-    assert "1,202 rows without text were skipped (1,200 null, 2 not JSON)." in output
-    assert "Of 512 tokens, read 8 times by: pretrain teacher." in output
+    assert wording("text_plan.rows_without_text_skipped") in output
+    assert wording("text_plan.tokens_read_times_pretrain_teacher") in output
     facts = dict(notes_of(graph, store, {}, several=False).facts)  # type: ignore[arg-type]
     assert facts["rows without text, left out"] == "1,200 null, 2 not JSON"
     none_bad = {key: value for key, value in meta.items() if key != "skipped"}
@@ -136,7 +137,7 @@ def test_rows_that_were_left_out_are_said_by_plan_and_report(folder: Path) -> No
     assert "without text" not in call("plan", folder / "spec.yaml").output
     assert dict(notes_of(graph, store, {}, several=False).facts)["rows without text, left out"] == "none"  # type: ignore[arg-type]
     graph, store = made(folder, SPEC, none_bad)
-    assert "rows without text, left out" not in dict(notes_of(graph, store, {}, several=False).facts)  # type: ignore[arg-type]
+    assert wording("text_plan.rows_without_text_left") not in dict(notes_of(graph, store, {}, several=False).facts)  # type: ignore[arg-type]
 
 
 def test_a_bad_row_is_an_error_by_default_and_what_is_default_is_in_no_record(specs: Writer) -> None:
@@ -151,8 +152,8 @@ def test_a_bad_row_is_an_error_by_default_and_what_is_default_is_in_no_record(sp
 @pytest.mark.parametrize(
     ("template", "said", "tokens"),
     [
-        ("<s> $A", "with <s>, as the teacher's tokenizer begins a text", ("<s>",)),
-        (None, "after an end-of-text token: the teacher's tokenizer puts nothing in front of a text", ()),
+        ("<s> $A", wording("text_plan.teacher_tokenizer_begins_text"), ("<s>",)),
+        (None, wording("text_plan.after_end_text_token"), ()),
     ],
 )
 def test_a_plan_says_how_documents_begin(

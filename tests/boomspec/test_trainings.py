@@ -16,6 +16,7 @@ from boomspec.core.errors import SpecError
 from boomspec.spec.experiments import load_experiments, load_spec
 from boomspec.spec.spec_file import Pins
 from tests.boomspec.conftest import SPEC, Writer
+from tests.messages import wording
 
 ROOT = Path(__file__).parents[2]
 LENGTHS = {
@@ -112,7 +113,7 @@ def refused(folder: Path, text: str) -> str:
 )
 def test_of_a_data_set_it_has_to_be_said_how_much_is_read(tmp_path: Path, more: str, proposed: str) -> None:
     message = refused(tmp_path, textwrap.dedent(HUB) + more)
-    assert "spec.yaml:5:1: data: missing 'max_tokens'" in message
+    assert wording("trainings.spec_yaml_data_missing", name="max_tokens") in message
     assert f"max_tokens: {proposed}\n" in message
 
 
@@ -124,13 +125,21 @@ def test_a_search_alone_needs_the_text_that_it_reads(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("edits", "place", "message"),
     [
-        ([("warmup: 1%", "warmup: 9")], "distill.schedule.warmup", "of 9 steps is longer than the training of 8"),
-        ([("warmup: 1%", "warmup: 8")], "distill.schedule.warmup", "takes all 8 steps: none is left for the cosine"),
+        ([("warmup: 1%", "warmup: 9")], "distill.schedule.warmup", wording("trainings.steps_longer_than_training")),
+        ([("warmup: 1%", "warmup: 8")], "distill.schedule.warmup", wording("trainings.takes_all_steps_none")),
         ([("warmup: 1%", "warmup: 100%")], "distill.schedule.warmup", "takes all 8 steps"),
         ([("warmup: 1%", "warmup: 5"), ("{tokens: 1024}", "{tokens: 1k}")], "baselines[0].random_init", "of 5 steps"),
-        ([("tokens: 2048", "tokens: 100")], "distill.tokens", "100 tokens are less than one step"),
-        ([("batch_tokens: 257", "batch_tokens: 31")], "distill.batch_tokens", r"31 tokens are less than one sequence"),
-        ([("sequence_length: 32", "{sequence_length: 32, max_tokens: 32}")], "data.max_tokens", "less than one sequen"),
+        ([("tokens: 2048", "tokens: 100")], "distill.tokens", wording("trainings.tokens_less_than_one")),
+        (
+            [("batch_tokens: 257", "batch_tokens: 31")],
+            "distill.batch_tokens",
+            wording("trainings.tokens_less_than_one_sequence"),
+        ),
+        (
+            [("sequence_length: 32", "{sequence_length: 32, max_tokens: 32}")],
+            "data.max_tokens",
+            wording("trainings.less_than_one_sequen"),
+        ),
     ],
 )
 def test_a_length_that_cannot_be_kept_is_an_error_at_its_place(
@@ -153,7 +162,7 @@ def test_a_length_that_cannot_be_kept_is_an_error_at_its_place(
 def test_a_variant_that_shortens_the_training_below_its_warmup_is_the_line_to_blame(folder: Path) -> None:
     text = SPEC.replace("  losses", "  schedule: {warmup: 7}\n  losses", 1).replace(", random_init]", "]")
     said = refused(folder, text + "variants:\n  short: {distill: {tokens: 512}}\n")
-    assert "variant 'short': the warm-up of 7 steps is longer than the training of 2" in said
+    assert wording("trainings.variant_warm_up_steps", name="short") in said
 
 
 def test_a_teacher_that_is_trained_here_may_have_more_positions_than_its_sequences(specs: Writer) -> None:
@@ -163,5 +172,5 @@ def test_a_teacher_that_is_trained_here_may_have_more_positions_than_its_sequenc
     assert record.architecture.context == 128
     assert record.recipe.sequence_length == 32
     assert specs.edited(("teacher.pretrain.positions", 32)).graph.id == before.graph.id  # the default
-    with pytest.raises(SpecError, match="16 positions are less than one sequence"):
+    with pytest.raises(SpecError, match=wording("trainings.positions_less_than_one")):
         specs.edited(("teacher.pretrain.positions", 16))

@@ -21,6 +21,7 @@ import pytest
 from boomspec.core.errors import BoomspecError
 from runners.cluster.access import check_cluster, check_http, is_loopback, token
 from runners.cluster.job_server import connect
+from tests.messages import wording
 from tests.runners.grid import own_address
 from tests.runners.ports import free_ports
 
@@ -97,7 +98,7 @@ def as_somebody(code: str, *arguments: str, **variables: str) -> str:
 def test_an_open_job_server_beyond_loopback_is_refused_and_sees_no_token() -> None:
     with dashboard() as (port, seen):
         outside = f"http://{own_address()}:{port}"
-        with pytest.raises(BoomspecError, match="asks for no token: whoever reaches it owns it") as caught:
+        with pytest.raises(BoomspecError, match=wording("access.asks_no_token_whoever")) as caught:
             connect(outside)
         assert "--insecure" in str(caught.value)
         assert len(seen) == 1
@@ -134,7 +135,7 @@ def test_a_job_server_that_refuses_asks_for_a_token(status: int) -> None:
 @pytest.mark.parametrize(
     ("status", "headers", "said"),
     [
-        (307, {"Location": "https://login.example/ray"}, "307 Temporary Redirect, Location: https://login.example/ray"),
+        (307, {"Location": "https://login.example/ray"}, wording("access.temporary_redirect_location_https")),
         (404, {}, "404 Not Found"),
         (503, {}, "503 Service Unavailable"),
     ],
@@ -146,7 +147,7 @@ def test_what_neither_answers_nor_refuses_is_no_cluster_and_sees_no_token(
         for insecure in (False, True):
             with pytest.raises(BoomspecError) as caught:
                 connect(f"http://{host}:{port}", insecure=insecure)
-            assert caught.value.message == f"no Ray cluster answers at http://{host}:{port}: HTTP status {said}"
+            assert caught.value.message == wording("access.no_ray_cluster_answers", host=host, port=port, said=said)
     assert len(seen) == 2
     assert TOKEN not in str(seen)
 
@@ -154,7 +155,7 @@ def test_what_neither_answers_nor_refuses_is_no_cluster_and_sees_no_token(
 @pytest.mark.parametrize("scheme", ["", "ray://"])
 def test_a_run_joins_no_open_cluster_beyond_loopback(scheme: str) -> None:
     with head() as (port, _):
-        with pytest.raises(BoomspecError, match="asks for no token"):
+        with pytest.raises(BoomspecError, match=wording("access.asks_no_token")):
             check_cluster(f"{scheme}{own_address()}:{port}", insecure=False)
         assert check_cluster(f"{scheme}{own_address()}:{port}", insecure=True)
         assert check_cluster(f"{scheme}127.0.0.1:{port}", insecure=False)
@@ -182,7 +183,9 @@ def test_ray_shows_an_open_head_no_token_of_another_cluster(named: str, variable
     with head() as (port, seen):
         place = f"127.0.0.1:{port}"
         # Behind the first calls it is no head after all.
-        assert "no Ray cluster at" in as_somebody(_JOIN, named.format(place=place), RAY_ADDRESS=place, **variables)
+        assert wording("access.no_ray_cluster") in as_somebody(
+            _JOIN, named.format(place=place), RAY_ADDRESS=place, **variables
+        )
     assert len(seen) > 1
     assert TOKEN not in str(seen)
 
@@ -191,7 +194,7 @@ def test_ray_shows_an_open_head_no_token_of_another_cluster(named: str, variable
 def test_ray_shows_a_head_that_asks_for_it_the_token(named: str) -> None:
     with head(token=TOKEN) as (port, seen):
         place = f"127.0.0.1:{port}"
-        assert "no Ray cluster at" in as_somebody(_JOIN, named.format(place=place), RAY_ADDRESS=place)
+        assert wording("access.no_ray_cluster") in as_somebody(_JOIN, named.format(place=place), RAY_ADDRESS=place)
     first, *others = [call.get("authorization") for call in seen]
     assert first is None
     assert len(others) > 1
@@ -200,15 +203,15 @@ def test_ray_shows_a_head_that_asks_for_it_the_token(named: str) -> None:
 
 def test_where_nothing_listens_is_said_at_once() -> None:
     [port] = free_ports(1)
-    with pytest.raises(BoomspecError, match=f"no Ray cluster answers at http://127.0.0.1:{port}: Connection refused"):
+    with pytest.raises(BoomspecError, match=wording("access.no_ray_cluster_answers_http", port=port)):
         connect(f"http://127.0.0.1:{port}")
-    with pytest.raises(BoomspecError, match=f"no Ray cluster at 127.0.0.1:{port}: "):
+    with pytest.raises(BoomspecError, match=wording("access.no_ray_cluster_2", port=port)):
         check_cluster(f"127.0.0.1:{port}", insecure=False)
 
 
 @pytest.mark.parametrize("address", ["ray://head:10001", "head:8265", "os://head", "http://", "http://me:hunter2@head"])
 def test_an_address_that_is_none_of_a_job_server_is_refused_without_its_password(address: str) -> None:
-    with pytest.raises(BoomspecError, match="not the address of a job server") as caught:
+    with pytest.raises(BoomspecError, match=wording("access.not_address_job_server")) as caught:
         connect(address)
     assert "hunter2" not in str(caught.value)
 
@@ -276,7 +279,7 @@ def test_nobody_enters_an_embedded_cluster_without_its_token(connected: None) ->
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     for variables, says in ({}, "asks for a token"), ({"RAY_AUTH_TOKEN": TOKEN}, "does not take this token"):
         stranger = subprocess.run([sys.executable, "-c", code], env=clean | variables, capture_output=True, text=True)
-        assert f"BoomspecError: the cluster at {address} {says}" in stranger.stderr
+        assert wording("access.boomspecerror_cluster", address=address, says=says) in stranger.stderr
 
 
 def test_an_embedded_cluster_has_no_process_that_nobody_asks(connected: None) -> None:

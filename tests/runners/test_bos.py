@@ -20,6 +20,7 @@ from runners.runtime.context import Progress
 from runners.search.shared import calibration_batches
 from runners.tasks import tokenize
 from runners.training.loop import train
+from tests.messages import wording
 from tests.runners import tiny
 from tests.runners.corpora import TEXTS, context, record, tokenizer_source, write_texts
 
@@ -195,7 +196,7 @@ def test_bos_may_be_asked_for_or_left_out(tmp_path: Path) -> None:
     same = TokenStream(tokenized(tmp_path, plain, name="c"))
     assert without.tokens.tolist() == same.tokens.tolist()
     none = write_tokenizer(tmp_path / "none", None, bos_token=None)
-    with pytest.raises(BoomspecError, match=r"has no beginning-of-sequence token"):
+    with pytest.raises(BoomspecError, match=wording("bos.no_beginning_sequence_token")):
         tokenized(tmp_path, none, name="d", bos=True)
 
 

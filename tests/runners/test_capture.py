@@ -16,6 +16,7 @@ from runners.modeling.hidden_states import (
     hidden_pairs,
     trunk,
 )
+from tests.messages import wording
 from tests.runners import tiny
 
 TOKENS = torch.arange(6).view(2, 3)
@@ -101,7 +102,7 @@ def test_the_layer_stack_is_found_even_when_a_layer_holds_a_list_of_the_same_len
 def test_a_model_with_two_possible_stacks_is_an_error_that_names_them() -> None:
     model = tiny.model(layers=4)
     model.model.others = torch.nn.ModuleList(torch.nn.Identity() for _ in range(4))
-    with pytest.raises(BoomspecError, match="expected one list of 4 layers, found layers, others"):
+    with pytest.raises(BoomspecError, match=wording("capture.expected_one_list_layers")):
         decoder_layers(model)
 
 

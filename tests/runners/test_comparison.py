@@ -22,6 +22,7 @@ from runners.report.tables import files, group_table
 from runners.runtime.context import Context
 from runners.runtime.job import Input
 from runners.tasks import comparison
+from tests.messages import wording
 from tests.runners.experiments import Experiments, Made
 from tests.runners.family import LOSS, NOISE
 
@@ -150,34 +151,31 @@ def test_a_seed_that_only_one_of_them_has_is_left_out(store):
 
 def test_a_variant_that_is_worse_is_said_to_be_by_how_much_and_how_surely(store):
     sentence = outcome(read(Experiments(store, *repeated({"base": 0.0, "no-kl": 0.05}))))
-    assert sentence.startswith("no-kl is worse than base at all 4 sizes on held-out loss, by 0.050 nats per token")
-    assert sentence.endswith("(all by more than the spread over 3 seeds).")
+    assert sentence.startswith(wording("comparison.no_kl_worse_than"))
+    assert sentence.endswith(wording("comparison.all_more_than_spread"))
 
 
 def test_where_it_does_not_hold_is_said_too(store):
     mixed = {4: 0.05, 5: 0.04, 6: -0.02, 7: 0.01}
     made = [Made({"variant": v, "seed": str(s)}, mixed if v == "x" else 0.0) for v in ("base", "x") for s in range(2)]
     sentence = outcome(read(Experiments(store, *made)))
-    assert sentence.startswith("x is worse than base at 3 of 4 sizes on held-out loss, by 0.010 to 0.050")
-    assert "; better at 6 layers, by 0.020 nats per token" in sentence
+    assert sentence.startswith(wording("comparison.worse_than_base_sizes"))
+    assert wording("comparison.better_layers_nats_per") in sentence
 
 
 def test_one_seed_says_nothing_about_another(store):
     found = read(Experiments(store, Made({"variant": "base"}), Made({"variant": "no-kl"}, 0.05)))
-    assert outcome(found).endswith("(all by more than two standard errors of the items).")
-    assert findings(found)[-1] == "There is one seed of each experiment: what another seed would give is not known."
+    assert outcome(found).endswith(wording("comparison.all_more_than_two"))
+    assert findings(found)[-1] == wording("comparison.there_one_seed_each")
 
 
 def test_a_variant_that_changes_nothing_is_said_to_be_the_same(store):
     found = read(Experiments(store, Made({"variant": "base"}, student=0), Made({"variant": "same"}, student=0)))
-    assert outcome(found) == "same and base are the same artifacts on held-out loss: nothing that it measures differs."
+    assert outcome(found) == wording("comparison.same_base_same_artifacts")
 
 
 def test_the_best_of_several_is_named_with_its_lead(made):
-    assert outcome(read(made)) == (
-        "On held-out loss, long is best of 3 at all 4 sizes; the lead over the second best is beyond the spread over "
-        "seeds at every one of them. 1 of 234 results is missing."
-    )
+    assert outcome(read(made)) == (wording("comparison.held_out_loss_long"))
 
 
 # What is left of an experiment whose student failed is the teacher's and that of naive pruning.
@@ -193,11 +191,13 @@ def test_one_that_has_failed_does_not_keep_the_others_from_being_compared(store,
     said = [outcome(found), *findings(found)]
     others = [name for name in worse if name != failed]
     best = min(others, key=worse.__getitem__)
-    assert said[0].startswith(f"On held-out loss, {best} is best of 3 at all 4 sizes")
+    assert said[0].startswith(wording("comparison.held_out_loss_best", best=best))
     first = "base" if failed != "base" else "no-kl"
     for name in others:
         word = "better" if worse[name] < worse[first] else "worse"
-        assert name == first or any(s.startswith(f"{name} is {word} than {first} at all 4 sizes") for s in said)
+        assert name == first or any(
+            s.startswith(wording("comparison.than_all_sizes", name=name, word=word, first=first)) for s in said
+        )
     assert not any(s.startswith(f"{failed} ") and " than " in s for s in said)
     assert not any("same artifacts" in s for s in said)
     stands_in = "base has no results of its own, so the others are compared with no-kl."
@@ -217,7 +217,7 @@ def test_a_size_that_one_lacks_is_still_ranked_among_the_others(store):
 
 def test_a_tie_has_no_winner(store):
     found = read(Experiments(store, *(Made({"variant": name}) for name in ("base", "a", "b"))))
-    assert outcome(found) == "On held-out loss, the best of 3 tie at all 4 sizes."
+    assert outcome(found) == wording("comparison.held_out_loss_best_tie")
 
 
 def test_what_was_measured_on_other_text_is_not_compared(store):
@@ -237,7 +237,7 @@ def test_of_many_groups_there_are_counts_instead_of_sentences(store):
 
 def test_seeds_alone_are_reported_with_how_far_they_lie_apart(store):
     found = read(Experiments(store, *(Made({"seed": str(s)}, JITTER[s]) for s in range(3))))
-    assert outcome(found).startswith("Between the seeds of one experiment, held-out loss at one size spans 0.020")
+    assert outcome(found).startswith(wording("comparison.between_seeds_one_experiment"))
     assert group_table(found, "held_out")["lines"][0]["name"] == "every seed"
 
 
@@ -318,8 +318,8 @@ def test_the_page_lists_what_each_variant_changes_and_what_all_share(published):
     assert "<h1>family</h1>" in page
     assert "losses.kl.weight" in page
     assert "losses.tokens" in page
-    assert "9 experiments of 342 tasks in all" in page
-    assert "All of them share teacher 8 held_out" in page
+    assert wording("comparison.experiments_tasks_all") in page
+    assert wording("comparison.all_them_share_teacher") in page
     assert "<script" not in page
 
 
@@ -344,7 +344,7 @@ def test_what_only_baselines_have_results_of_still_gets_a_page(store, tmp_path, 
     made = Experiments(store, *(Made({"lr": f"{i}e-4"}, leave_out=family) for i in range(1, values + 1)))
     page = publish_run(made.graph, made.store, tmp_path / "run", {})
     content = json.loads(page.with_name("results.json").read_text())
-    assert content["outcome"].startswith("No two experiments can be compared on held-out loss.")
+    assert content["outcome"].startswith(wording("comparison.no_two_experiments_can"))
     assert len(content["missing"]) == 5 * values
 
 
@@ -355,9 +355,9 @@ def test_a_set_that_made_nothing_still_gets_a_page(store, tmp_path):
     made = Experiments(store, *(Made({"seed": seed}, leave_out=everything) for seed in "01"))
     page = publish_run(made.graph, made.store, tmp_path / "run", {})
     assert json.loads(page.with_name("results.json").read_text())["outcome"] == (
-        "There are no results. 18 of 18 results are missing."
+        wording("comparison.there_no_results_results")
     )
-    assert "it has not been run" in page.read_text()
+    assert wording("comparison.not_been_run") in page.read_text()
 
 
 def test_the_tables_have_a_column_for_each_axis(published):

@@ -5,6 +5,7 @@ import torch
 
 from boomspec.core.errors import BoomspecError
 from runners.assembly.checkpoint_writer import convert
+from tests.messages import wording
 
 TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -40,5 +41,5 @@ def test_values_are_those_that_torch_converts_to(source, target):
 @pytest.mark.parametrize(("source", "target"), [("F32", "F16"), ("BF16", "F16"), ("F32", "BF16"), ("F64", "F32")])
 def test_a_finite_value_never_becomes_an_infinity(source, target):
     largest = torch.tensor([1.0, torch.finfo(TYPES[source]).max], dtype=TYPES[source])
-    with pytest.raises(BoomspecError, match=f"stored as {source} is too large for {target}"):
+    with pytest.raises(BoomspecError, match=wording("conversion.stored_too_large", source=source, target=target)):
         convert(data_of(largest), source, target)

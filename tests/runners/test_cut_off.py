@@ -17,6 +17,7 @@ from boomspec.plan.plan import RunPlan, plan_tasks
 from boomspec.plan.reasons import with_reasons
 from boomspec.store import FolderStore, Store
 from runners.executor.worker import execute
+from tests.messages import wording
 from tests.runners import small
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -105,7 +106,7 @@ def test_the_plan_says_what_runs_only_if_its_inputs_come_out_otherwise(told) -> 
     }
     student = next(step for i, step in plan.steps.items() if second.nodes[i].task.kind == "distill")
     said = "its input pretrain teacher runs; it runs only if that comes out otherwise than before"
-    assert student.reason == f"not in the store: {said}"
+    assert student.reason == wording("cut_off.not_store", said=said)
 
 
 def test_a_training_with_other_settings_is_expected_to_come_out_otherwise(told) -> None:
@@ -196,7 +197,7 @@ def test_what_goes_between_plan_and_run_is_an_error_and_no_training(made, tmp_pa
     store.discard("pretrain", same_as)
     outcome = execute(replace(pretrain, same_as=same_as))
     assert outcome.state == "failed"
-    assert "is gone or damaged since the plan was drawn up" in outcome.error
+    assert wording("cut_off.gone_damaged_since_plan") in outcome.error
     assert execute(pretrain).state == "made"  # planned as one that runs, it does
 
 

@@ -31,6 +31,7 @@ from runners.runtime import environment
 from runners.runtime.context import Progress
 from runners.runtime.device import MASTER_DTYPE, autocast, deterministic_mode, device, frozen_dtype
 from runners.tasks import baseline, distill, evaluate, pretrain, search
+from tests.messages import wording
 from tests.runners import tiny
 
 
@@ -60,8 +61,8 @@ def test_a_task_without_gpus_computes_on_the_cpu_whatever_torch_has_seen_before(
 @pytest.mark.parametrize(
     ("built", "why", "what_to_do"),
     [
-        (None, "is built for CPUs alone", "install a torch"),
-        ("12.8", "(for CUDA 12.8) sees none: the driver is too old", "a driver that is too old needs an update"),
+        (None, wording("device.built_cpus_alone"), "install a torch"),
+        ("12.8", wording("device.cuda_sees_none_driver"), "a driver that is too old needs an update"),
     ],
 )
 def test_a_task_with_a_gpu_that_torch_does_not_see_is_an_error_that_says_where_and_why(
@@ -129,10 +130,10 @@ def test_an_operation_without_a_deterministic_kernel_is_told_or_for_strict_an_er
             warnings.warn("another one", stacklevel=1)
     (told,) = notes
     assert [str(other.message) for other in others] == ["another one"]
-    assert told.startswith("warning: put_ does not have a deterministic implementation: made again,")
+    assert told.startswith(wording("device.warning_put_does_not"))
     before = settings()
     with (
-        pytest.raises(BoomspecError, match="strict, but put_ does not have a deterministic implementation") as caught,
+        pytest.raises(BoomspecError, match=wording("device.strict_but_put_does")) as caught,
         deterministic_mode(Determinism(algorithms="strict", tf32=False), notes.append),
     ):
         values.put_(places, torch.ones(1))

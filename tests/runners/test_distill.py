@@ -21,6 +21,7 @@ from runners.data.tokens import TokenStream
 from runners.modeling.hidden_states import decoder_layers
 from runners.runtime.context import Context
 from runners.tasks import distill
+from tests.messages import wording
 from tests.runners import tiny
 
 KEPT = (0, 2, 4, 5)  # blocks 0 1 | 2 3 | 4 | 5
@@ -171,7 +172,7 @@ def test_all_layers_kept_is_the_teacher_with_nothing_to_learn(tmp_path: Path, te
     context = run(tmp_path, record(kept=tuple(range(6)), recipe={"steps": 1}), teacher=teacher, tokens=tokens)
     assert metrics(context)[0]["kl"] == pytest.approx(0, abs=1e-6)
     assert metrics(context)[0]["hidden_cosine"] == pytest.approx(0, abs=1e-6)
-    assert any("differ by more than 10x" in note for note in tiny.notes(context))
+    assert any(wording("distill.differ_more_than") in note for note in tiny.notes(context))
 
 
 @pytest.mark.parametrize("train_embedding", [True, False])
@@ -231,7 +232,7 @@ def test_the_same_task_gives_the_same_bytes_also_when_it_was_interrupted(
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "first", record(), teacher=teacher, tokens=tokens, resume=tmp_path / "resume")
     second = run(tmp_path / "second", record(), teacher=teacher, tokens=tokens, resume=tmp_path / "resume")
-    assert tiny.notes(second)[-1] == "continues after step 3 of 6"
+    assert tiny.notes(second)[-1] == wording("distill.continues_after_step")
     actual = payload(second)
     assert actual.keys() == expected.keys()
     assert [name for name in expected if actual[name] != expected[name]] == []
@@ -274,5 +275,5 @@ def test_a_term_that_is_left_out_costs_nothing(
 
 def test_tokens_of_a_larger_vocabulary_are_an_error(tmp_path: Path, teacher: Path) -> None:
     artifact = tiny.token_artifact(tmp_path / "tokens", vocabulary=tiny.VOCABULARY + 1)
-    with pytest.raises(BoomspecError, match="vocabulary of 65, but the teacher embeds 64"):
+    with pytest.raises(BoomspecError, match=wording("distill.vocabulary_but_teacher_embeds")):
         run(tmp_path / "run", record(), teacher=teacher, tokens=artifact)

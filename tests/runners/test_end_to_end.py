@@ -22,6 +22,7 @@ from boomspec.models.facts import total_bytes, total_parameters
 from boomspec.plan.lock import read_lock
 from boomspec.plan.rates import Rates
 from boomspec.store import FolderStore
+from tests.messages import wording
 from tests.runners.here import boomspec
 
 SPEC = """\
@@ -155,7 +156,7 @@ def test_a_spec_with_a_search_is_two_graphs_and_starts_ray_once(ran):
     files = sorted(ran.store.glob("runs/*/status.json"), key=lambda file: file.stat().st_mtime)
     assert [json.loads(file.read_text())["state"] for file in files] == ["finished", "finished"]
     assert files[1].parent == ran.run
-    assert ran.output.count("artifacts reused; starting Ray") == 2
+    assert ran.output.count(wording("end_to_end.artifacts_reused_starting_ray")) == 2
     assert len((ran.folder / "heads").read_text().splitlines()) == 1
 
 
@@ -184,9 +185,11 @@ def test_the_second_run_does_nothing_and_says_so(ran):
         return {p: p.stat().st_mtime_ns for p in ran.store.rglob("*") if p.is_file() and "runs" not in p.parts}
 
     before = there()
-    assert "nothing to do: all" in finish(start(ran.spec, ran.store, env=counting(ran.folder)))
+    assert wording("end_to_end.nothing_do_all") in finish(start(ran.spec, ran.store, env=counting(ran.folder)))
     assert len((ran.folder / "heads").read_text().splitlines()) == 1
-    assert "nothing to do: all" in boomspec("run", ran.run, "--store", ran.store).stdout  # it stands for its graph
+    assert (
+        wording("end_to_end.nothing_do_all") in boomspec("run", ran.run, "--store", ran.store).stdout
+    )  # it stands for its graph
     for address in (ran.run, ran.run.name):
         done = boomspec("report", address, "--store", ran.store, "--json")
         assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ from lm_eval.api.metrics import bootstrap_stderr
 from boomspec.core.errors import BoomspecError
 from runners.evaluation.lm_eval_runner import bootstrapping
 from runners.runtime.context import Progress
+from tests.messages import wording
 from tests.runners.lm_eval_tasks import (
     CHOICE,
     POSITIONS,
@@ -47,8 +48,8 @@ def test_contexts_that_are_cut_are_counted_by_document(student, tmp_path):
     rows = [row(4), row(POSITIONS, choices=("7", "8")), row(POSITIONS, choices=("7", "8 9")), row(40)]
     counts = measured(tmp_path / "out", student, task(tmp_path / "tasks", rows))["counts"]["own"]
     assert (counts["documents"], counts["contexts_cut"]) == (4, 2)
-    assert "2 of 4 contexts were cut" in table(tmp_path / "out")[0]["note"]
-    assert any("2 of 4 contexts were cut" in note for note in notes(tmp_path / "out"))
+    assert wording("evaluate_counts.contexts_cut") in table(tmp_path / "out")[0]["note"]
+    assert any(wording("evaluate_counts.contexts_cut") in note for note in notes(tmp_path / "out"))
 
 
 def test_nothing_is_noted_where_nothing_was_cut(student, tmp_path):
@@ -72,7 +73,7 @@ def test_texts_that_end_at_their_budget_are_counted(student, tmp_path):
     full = sum(len(sample["resps"][0][0].split()) == 4 for sample in samples)
     assert counts["generations"] == 12
     assert 0 < counts["generations_cut"] == full
-    assert f"{full} of 12 generations were cut" in table(tmp_path / "out")[0]["note"]
+    assert wording("evaluate_counts.generations_cut", full=full) in table(tmp_path / "out")[0]["note"]
 
 
 def test_texts_that_a_stop_ends_are_not_counted(student, tmp_path):
@@ -91,7 +92,7 @@ def test_documents_without_a_value_are_counted_for_the_metric_that_lacks_them(st
     found = measured(tmp_path / "out", student, task(tmp_path / "tasks", [row(), row(label=1), row()], config, code))
     assert found["counts"]["own"]["unscored"] == {"rare,none": 2}
     told = {line["metric"]: line["note"] for line in table(tmp_path / "out")}
-    assert told == {"acc": "", "rare": "2 of 3 documents were dropped: they have no value"}
+    assert told == {"acc": "", "rare": wording("evaluate_counts.documents_dropped_they_have")}
 
 
 @pytest.mark.parametrize("label", [2, -1])
@@ -99,13 +100,11 @@ def test_answers_that_are_no_choice_are_counted(student, tmp_path, label):
     rows = [row(), row(label=label), row(label=1)]
     found = measured(tmp_path / "out", student, task(tmp_path / "tasks", rows))
     assert found["counts"]["own"]["answers_that_are_no_choice"] == 1
-    assert (
-        "1 of 3 documents count as wrong: their answer is none of their choices" in table(tmp_path / "out")[0]["note"]
-    )
+    assert wording("evaluate_counts.documents_count_wrong_their") in table(tmp_path / "out")[0]["note"]
 
 
 def test_a_task_none_of_whose_answers_is_a_choice_fails(student, tmp_path):
-    with pytest.raises(BoomspecError, match="'own': no document has an answer that is among its choices"):
+    with pytest.raises(BoomspecError, match=wording("evaluate_counts.own_no_document_answer")):
         measured(tmp_path / "out", student, task(tmp_path / "tasks", [row(label=-1), row(label=5)]))
 
 
@@ -118,8 +117,8 @@ def test_what_happened_to_its_tasks_is_noted_at_a_group(student, tmp_path):
     )
     measured(tmp_path / "out", student, source(tmp_path / "tasks", "both"), task="both")
     told = {line["measure"]: line["note"] for line in table(tmp_path / "out")}
-    assert told["both"] == "2 of 4 contexts were cut to the model's positions"
-    assert told["own"] == "1 of 2 contexts were cut to the model's positions"
+    assert told["both"] == wording("evaluate_counts.contexts_cut_model_positions")
+    assert told["own"] == wording("evaluate_counts.contexts_cut_model_positions_2")
 
 
 # --- not finite ------------------------------------------------------------------------------------
@@ -131,7 +130,7 @@ def test_numbers_of_a_model_that_gives_none_are_missing_and_not_wrong(broken, tm
     found = measured(tmp_path / "out", broken, task(tmp_path / "tasks", [row(), row(label=1)], config))
     [line] = table(tmp_path / "out")
     assert (line["value"], line["stderr"]) == ("", "")
-    assert "the model's own numbers for 2 of 2 documents are not finite" in line["note"]
+    assert wording("evaluate_counts.model_own_numbers_documents") in line["note"]
     metric = config["metric_list"][0]["metric"]
     assert found["results"]["own"][f"{metric},none"] is None
     assert found["missing"]["own"].keys() == {f"{metric},none"}
@@ -147,8 +146,8 @@ def test_a_metric_that_is_not_finite_is_missing_with_its_reason(student, tmp_pat
     found = measured(tmp_path / "out", student, task(tmp_path / "tasks", [row(), row()], config, code))
     told = {line["metric"]: (line["value"], line["note"]) for line in table(tmp_path / "out")}
     assert told["acc"] == ("0.5", "")
-    assert told["odd"] == ("", "no value: it is not finite: inf")
-    assert told["none"] == ("", "no value: it is not finite: nan")
+    assert told["odd"] == ("", wording("evaluate_counts.no_value_not_finite"))
+    assert told["none"] == ("", wording("evaluate_counts.no_value_not_finite_nan"))
     assert found["results"]["own"]["odd,none"] is None
 
 
@@ -267,7 +266,7 @@ def test_data_outside_of_the_folder_is_read_and_an_edit_after_the_plan_is_refuse
     assert measured(tmp_path / "one", student, tasks)["counts"]["own"]["documents"] == 3
     changed = (tmp_path / "exp[1]/rows.jsonl").read_text().replace('"label": 0', '"label": 1')
     (tmp_path / "exp[1]/rows.jsonl").write_text(changed)
-    with pytest.raises(BoomspecError, match="has changed since the spec was compiled"):
+    with pytest.raises(BoomspecError, match=wording("evaluate_counts.changed_since_spec_compiled")):
         measured(tmp_path / "two", student, tasks)
 
 

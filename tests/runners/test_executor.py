@@ -31,6 +31,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.execution import Execution
 from boomspec.core.graph import Node, Task
 from runners.cluster.ray_cluster import check_feasible, cluster
+from tests.messages import wording
 from tests.runners.corpora import feed, record, wait_until
 from tests.runners.story import SECRETS, TEXTS, Ran, Story, alive, pretraining
 
@@ -113,7 +114,7 @@ def test_ctrl_c_stops_the_tasks_and_ends_with_130(after_interrupt: Ran) -> None:
     assert after_interrupt.code == 130, after_interrupt.output
     assert after_interrupt.of("good tokens") == ["task_started", "task_interrupted"]
     assert after_interrupt.events[-1]["state"] == "interrupted"
-    assert "the same command continues" in after_interrupt.output
+    assert wording("executor.same_command_continues") in after_interrupt.output
 
 
 def test_ctrl_c_leaves_no_artifact_no_process_and_no_temporary_file(after_interrupt: Ran) -> None:
@@ -141,8 +142,8 @@ def test_a_failure_blocks_only_what_needs_it_and_the_run_ends_with_1(story: Stor
     for name in ("teacher", "score", "report"):
         assert finished.of(name) == ["task_blocked"]
     errors = {event["name"]: event["error"] for event in finished.events if "error" in event}
-    assert "rows.jsonl:1: has no field 'text'" in errors["bad tokens"]
-    assert errors["report"] == "needs bad tokens, which failed"
+    assert wording("executor.rows_jsonl_no_field", name="text") in errors["bad tokens"]
+    assert errors["report"] == wording("executor.needs_bad_tokens_failed")
     status = json.loads((story.run_folder / "status.json").read_text())
     assert status["counts"] == {"made": 1, "failed": 2, "blocked": 4}
     assert status["state"] == finished.events[-1]["state"] == "failed"
@@ -152,20 +153,20 @@ def test_a_worker_that_is_lost_for_good_fails_its_task_and_blocks_what_needs_it(
     assert finished.of("fragile tokens") == ["task_started", "task_failed"]
     assert finished.of("fragile teacher") == ["task_blocked"]
     errors = {event["name"]: event["error"] for event in finished.events if "error" in event}
-    assert errors["fragile tokens"].startswith("its worker was lost (attempts: 1): The worker died")
-    assert errors["fragile teacher"] == "needs fragile tokens, which failed"
+    assert errors["fragile tokens"].startswith(wording("executor.worker_lost_attempts_worker"))
+    assert errors["fragile teacher"] == wording("executor.needs_fragile_tokens_failed")
 
 
 def test_the_summary_counts_and_says_what_failed_where_its_log_is_and_where_the_report_is(
     story: Story, finished: Ran
 ) -> None:
     lines = finished.output.splitlines()
-    assert "reused 0  made 1  failed 2  blocked 4" in lines
+    assert wording("executor.reused_made_failed_blocked") in lines
     place = next(i for i, line in enumerate(lines) if line.startswith("failed: bad tokens: "))
-    assert "has no field 'text'" in lines[place]
+    assert wording("executor.no_field", name="text") in lines[place]
     log = next(line for line in lines[place:] if line.startswith("  log: "))
     assert "Traceback" in Path(log.removeprefix("  log: ")).read_text()
-    assert any(line.startswith("failed: fragile tokens: its worker was lost") for line in lines)
+    assert any(line.startswith(wording("executor.failed_fragile_tokens_worker")) for line in lines)
     assert lines[-1] == f"report: {story.run_folder}/report/report.html"
 
 
@@ -199,7 +200,7 @@ def test_a_run_leaves_no_process_and_no_temporary_file_behind(story: Story, fini
 
 def test_a_second_run_does_nothing_and_says_so(again: subprocess.CompletedProcess[str]) -> None:
     assert again.returncode == 0
-    assert "nothing to do: all 1 artifacts are in the store" in again.stdout
+    assert wording("executor.nothing_do_all_artifacts") in again.stdout
     assert "starting Ray" not in again.stdout
 
 
@@ -221,7 +222,10 @@ def test_an_address_where_nothing_listens_is_said_at_once() -> None:
     with socket.socket() as silent:  # bound, but not listening
         silent.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{silent.getsockname()[1]}"
-        with pytest.raises(BoomspecError, match=f"no Ray cluster at {address}: Connection refused"), cluster(address):
+        with (
+            pytest.raises(BoomspecError, match=wording("executor.no_ray_cluster_connection", address=address)),
+            cluster(address),
+        ):
             pass
 
 
@@ -233,7 +237,7 @@ def test_a_bad_graph_or_store_ends_with_2_and_no_traceback(tmp_path: Path) -> No
         text=True,
     )
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {tmp_path}/graph.json: graph version None")
+    assert done.stderr.startswith(wording("executor.error_graph_json_graph", tmp_path=tmp_path))
     assert "Traceback" not in done.stderr
 
 
@@ -245,6 +249,6 @@ def test_a_task_that_no_machine_can_run_is_named_with_what_it_asks_and_what_ther
     with pytest.raises(BoomspecError) as caught:
         check_feasible([small, large], machines)
     message = str(caught.value)
-    assert "teacher asks for 1 CPUs and 3 GPUs" in message
+    assert wording("executor.teacher_asks_cpus_gpus") in message
     assert "4 CPUs and 2 GPUs" in message
     assert "tokenize data" not in message

@@ -13,6 +13,7 @@ from boomspec.models.facts import read_facts, size_of
 from boomspec.spec.experiments import load_spec
 from runners.assembly.assemble import assemble
 from runners.modeling.family import Family
+from tests.messages import wording
 from tests.runners import tiny
 
 KEPT = [0, 2, 4]
@@ -66,9 +67,9 @@ def test_the_bytes_of_a_student_in_another_dtype_are_its_own_until_it_is_built_i
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"hidden_size": 32, "head_dim": 16}, "embeddings differ in shape"),
-        ({"vocab_size": 80}, "embeddings differ in shape"),
-        ({"intermediate_size": 40}, "layer 0 is like no layer of the other model"),
+        ({"hidden_size": 32, "head_dim": 16}, wording("existing_students.embeddings_differ_shape")),
+        ({"vocab_size": 80}, wording("existing_students.embeddings_differ_shape")),
+        ({"intermediate_size": 40}, wording("existing_students.layer_like_no_layer")),
     ],
 )
 def test_a_student_that_does_not_fit_is_refused_before_anything_runs(tmp_path, change, message):
@@ -82,9 +83,12 @@ def test_a_student_that_does_not_fit_is_refused_before_anything_runs(tmp_path, c
     [
         (
             {"copied_teacher_layers": [0, 2, 4], "pruned_teacher_layers": [1, 3]},
-            "of a teacher of 5 layers, this one has 6",
+            wording("existing_students.teacher_layers_one"),
         ),
-        ({"copied_teacher_layers": [], "pruned_teacher_layers": [0, 1, 2, 3, 4, 5]}, "no layer is copied"),
+        (
+            {"copied_teacher_layers": [], "pruned_teacher_layers": [0, 1, 2, 3, 4, 5]},
+            wording("existing_students.no_layer_copied"),
+        ),
     ],
 )
 def test_a_mapping_that_is_not_of_this_teacher_is_refused(tmp_path, mapping, message):

@@ -28,6 +28,7 @@ from boomspec.store import FolderStore, Store
 from runners.assembly.assemble import assemble
 from runners.cli.export import export, main
 from runners.report.model_card import fence, front_matter_of
+from tests.messages import wording
 from tests.runners import here, tiny
 from tests.runners.family import PROVENANCE, artifact
 
@@ -184,7 +185,7 @@ def test_the_card_of_a_size_that_was_not_evaluated_shows_student_and_teacher(mad
     export(made.graph, made.store, plan(made, "4 layers"), tmp_path / "model")
     card = (tmp_path / "model" / "README.md").read_text()
     assert "| held out | loss ↓ | 3.750 ± 0.020 |  | 3.250 ± 0.020 |" in card
-    assert "This size itself has not been evaluated." in card
+    assert wording("export.size_itself_not_been") in card
 
 
 @pytest.mark.parametrize("size", ["student", "teacher"])
@@ -214,7 +215,7 @@ def test_a_folder_that_holds_something_is_kept_unless_it_is_a_model_and_force_is
     assert not (target / "mine.txt").exists()
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("years of work")
-    with pytest.raises(BoomspecError, match="holds no model, so it is not replaced"):
+    with pytest.raises(BoomspecError, match=wording("export.holds_no_model_so")):
         export(made.graph, made.store, plan(made, "5 layers"), tmp_path / "home", force=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "model"]
 
@@ -225,7 +226,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_of_the_call(made, tmp_path,
     target = tmp_path / place
     done = here.boomspec("export", made.spec, "4 layers", target)
     assert done.returncode == 2
-    assert f"error: {target}: cannot be written: " in done.stderr
+    assert wording("export.error_cannot_written", target=target) in done.stderr
     assert "hint: give another folder" in done.stderr
     assert "Traceback" not in done.stderr
     done = here.boomspec("export", made.spec, "4 layers", target, "--json")
@@ -254,7 +255,7 @@ def test_a_failed_export_leaves_what_was_there(made, tmp_path, capsys):
 def test_a_run_that_has_not_finished_is_an_error_that_says_what_is_missing(made, tmp_path):
     result = call("export", made.spec, "5 layers", tmp_path / "model", "--store", tmp_path / "empty")
     assert result.exit_code == 2
-    assert "this run has not finished: 'distill student' is not in the store" in result.output
+    assert wording("export.run_not_finished_distill") in result.output
     assert f"hint: boomspec run {made.spec}" in result.output
     with pytest.raises(BoomspecError, match="has not finished"):
         boomspec.family(made.spec, store=tmp_path / "empty")
@@ -264,9 +265,9 @@ def test_a_run_that_has_not_finished_is_an_error_that_says_what_is_missing(made,
 @pytest.mark.parametrize(
     ("size", "message"),
     [
-        ("7 layers", "no model of size 7 layers"),
-        ("huge", "size 'huge': expected a size"),
-        ("1%", "no model of size 1%"),
+        ("7 layers", wording("export.no_model_size_layers")),
+        ("huge", wording("export.size_expected_size", name="huge")),
+        ("1%", wording("export.no_model_size")),
     ],
 )
 def test_a_size_that_the_family_does_not_have_is_an_error(made, tmp_path, size, message):

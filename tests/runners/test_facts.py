@@ -11,6 +11,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.tasks import Architecture
 from boomspec.models.checkpoint import read_checkpoint
 from boomspec.models.facts import llama_facts, read_facts, total_bytes, total_parameters
+from tests.messages import wording
 
 COMMON = {
     "vocab_size": 96,
@@ -120,11 +121,11 @@ def test_what_cannot_be_a_decoder_says_what_was_looked_for(tmp_path):
     with pytest.raises(BoomspecError, match=r"is empty"):
         read_facts(tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(BoomspecError, match=r"no model\.safetensors and no model\.safetensors\.index\.json"):
+    with pytest.raises(BoomspecError, match=wording("facts.no_model_safetensors_no")):
         read_facts(tmp_path)
     save(tmp_path, "llama")
     rewrite(tmp_path, num_hidden_layers=5)
-    with pytest.raises(BoomspecError, match="says 5 layers, the checkpoint holds 3"):
+    with pytest.raises(BoomspecError, match=wording("facts.says_layers_checkpoint_holds")):
         read_facts(tmp_path)
 
 
@@ -148,15 +149,18 @@ def shift(header, by: int) -> None:
     ("damage", "message"),
     [
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), "truncated"),
-        (lambda path: path.write_bytes(b"\xff" * 8 + path.read_bytes()[8:]), "truncated or not a safetensors file"),
-        (lambda path: path.write_bytes(b""), "truncated or not a safetensors file"),
-        (lambda path: path.write_bytes(path.read_bytes() + b"\0\0"), "2 bytes belong to no tensor"),
+        (
+            lambda path: path.write_bytes(b"\xff" * 8 + path.read_bytes()[8:]),
+            wording("facts.truncated_not_safetensors_file"),
+        ),
+        (lambda path: path.write_bytes(b""), wording("facts.truncated_not_safetensors_file")),
+        (lambda path: path.write_bytes(path.read_bytes() + b"\0\0"), wording("facts.bytes_belong_no_tensor")),
         (lambda path: path.write_bytes(path.read_bytes()[:8] + b"x" + path.read_bytes()[9:]), "not JSON"),
         (lambda path: rewrite_header(path, lambda h: h["model.norm.weight"].update(dtype="F99")), "unknown dtype F99"),
         (lambda path: rewrite_header(path, lambda h: h["model.norm.weight"].update(shape=[-32])), "negative length"),
         (lambda path: rewrite_header(path, lambda h: h["model.norm.weight"].update(shape=[31])), "its shape needs 124"),
         (lambda path: rewrite_header(path, lambda h: h["model.norm.weight"].pop("shape")), "malformed header entry"),
-        (lambda path: rewrite_header(path, lambda h: shift(h, -8)), "overlaps the one before it"),
+        (lambda path: rewrite_header(path, lambda h: shift(h, -8)), wording("facts.overlaps_one_before")),
         (lambda path: rewrite_header(path, lambda h: h.pop("model.norm.weight")), "corrupted"),
     ],
 )
@@ -187,10 +191,10 @@ def test_shards_that_contradict_their_index_are_named(tmp_path):
     refused("not a checkpoint index", **{"model.more": 3})
     path.write_text(json.dumps(index))
     (tmp_path / last).unlink()
-    with pytest.raises(BoomspecError, match=f"shard '{last}' of the index is missing"):
+    with pytest.raises(BoomspecError, match=wording("facts.shard_index_missing", last=last)):
         read_facts(tmp_path)
     (tmp_path / last).write_bytes((tmp_path / first).read_bytes())
-    with pytest.raises(BoomspecError, match="is in two shards"):
+    with pytest.raises(BoomspecError, match=wording("facts.two_shards")):
         read_facts(tmp_path)
 
 

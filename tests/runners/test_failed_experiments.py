@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.messages import wording
 from tests.runners import small
 from tests.runners.here import boomspec
 
@@ -40,7 +41,7 @@ def test_the_others_are_compared_and_the_run_has_failed(ran) -> None:
     found = results(folder)
     have = {row["experiment"] for row in found["results"] if row["series"] == "interpolated"}
     assert have == {"base", "searched"}
-    assert found["outcome"] != "There are no results."
+    assert found["outcome"] != wording("failed_experiments.there_no_results")
 
 
 def test_what_is_missing_is_named(ran) -> None:
@@ -49,7 +50,7 @@ def test_what_is_missing_is_named(ran) -> None:
     assert {entry["experiment"] for entry in missing} == {"diverges"}
     assert all("distill student" in entry["reason"] for entry in missing if entry["series"] != "student")
     assert all("the loss is" in entry["reason"] or "gradient" in entry["reason"] for entry in missing)
-    assert "left out, for what its search needs, or the search, has failed: both" in done.stderr
+    assert wording("failed_experiments.left_out_what_search") in done.stderr
 
 
 def test_what_has_failed_is_not_tried_twice_in_one_run(ran) -> None:

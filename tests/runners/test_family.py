@@ -11,6 +11,7 @@ from boomspec.core.layers import LayerPlan, family_of_sets, prefixes, read_layer
 from boomspec.core.sizes import Lineage, Member
 from runners.assembly.assemble import assemble
 from runners.modeling.family import Family, open_family
+from tests.messages import wording
 from tests.runners import tiny
 
 LAYERS = 7
@@ -134,18 +135,18 @@ def test_the_weights_are_loaded_in_the_dtype_that_was_asked_for(tmp_path):
     make_family(tmp_path, "llama tied")
     built = open_family(tmp_path / "teacher", tmp_path / "student", lineage(tied=True), dtype="bfloat16")
     assert {p.dtype for p in built.model("6 layers").parameters()} == {torch.bfloat16}
-    with pytest.raises(BoomspecError, match="'float31' is not a floating-point dtype"):
+    with pytest.raises(BoomspecError, match=wording("family.float_not_floating_point")):
         open_family(tmp_path / "teacher", tmp_path / "student", lineage(tied=True), dtype="float31")
 
 
 @pytest.mark.parametrize(
     ("size", "message"),
     [
-        ("3 layers", "no model of size 3 layers: this family has 4 to 7 layers"),
-        ("big", "size 'big': expected a size such as"),
-        (["s0", "t7"], "t7 does not exist: that model has 7 layers"),
+        ("3 layers", wording("family.no_model_size_layers")),
+        ("big", wording("family.size_expected_size_such", name="big")),
+        (["s0", "t7"], wording("family.does_not_exist_model")),
         (["s0", "x1"], "'x1' is not a layer"),
-        ([], "at least one layer"),
+        ([], wording("family.least_one_layer")),
     ],
 )
 def test_what_the_family_does_not_have_is_an_error(tied, size, message):
@@ -156,5 +157,5 @@ def test_what_the_family_does_not_have_is_an_error(tied, size, message):
 def test_models_of_two_families_cannot_share_layers(tmp_path):
     tiny.model("llama").save_pretrained(tmp_path / "teacher")
     tiny.model("gpt2", layers=2).save_pretrained(tmp_path / "student")
-    with pytest.raises(BoomspecError, match="a llama and a gpt2 model cannot share"):
+    with pytest.raises(BoomspecError, match=wording("family.llama_gpt_model_cannot")):
         open_family(tmp_path / "teacher", tmp_path / "student", lineage(tied=False))

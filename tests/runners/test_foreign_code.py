@@ -23,6 +23,7 @@ from runners.modeling.foreign_code import runs_code
 from runners.modeling.models import load
 from runners.runtime.job import Input
 from runners.tasks import tokenize
+from tests.messages import wording
 from tests.runners import foreign, small, tiny
 from tests.runners.hub_server import COMMIT, hub
 
@@ -44,10 +45,10 @@ def test_code_that_nobody_trusts_is_an_error_where_transformers_has_no_class(tmp
     marker = foreign.write(tmp_path / "teacher")
     with pytest.raises(SpecError) as caught:
         small.compiled(small.write_spec(tmp_path, **SECTIONS), FolderStore(tmp_path / "store"))
-    assert "teacher.model: './teacher' needs code of its own: 'auto_map' of its config.json names" in str(caught.value)
+    assert wording("foreign_code.teacher_model_needs_code", name="./teacher", name2="auto_map") in str(caught.value)
     assert "configuration_quiet.QuietConfig, modeling_quiet.QuietForCausalLM" in str(caught.value)
-    assert "`trust_remote_code: true` beside the model" in str(caught.value)
-    with pytest.raises(BoomspecError, match=r"needs code of its own.*config\.json"):
+    assert wording("foreign_code.trust_remote_code_true") in str(caught.value)
+    with pytest.raises(BoomspecError, match=wording("foreign_code.needs_code_own_config")):
         load(tmp_path / "teacher", dtype=torch.float32)
     assert not marker.exists()
 
@@ -55,7 +56,7 @@ def test_code_that_nobody_trusts_is_an_error_where_transformers_has_no_class(tmp
 def test_a_tokenizer_of_its_own_is_an_error_too(tmp_path):
     marker = foreign.write(tmp_path / "teacher", native=True)
     spec = small.write_spec(tmp_path, **SECTIONS)
-    with pytest.raises(SpecError, match=r"its tokenizer_config\.json names tokenization_quiet\.QuietTokenizer"):
+    with pytest.raises(SpecError, match=wording("foreign_code.tokenizer_config_json_names")):
         small.compiled(spec, FolderStore(tmp_path / "store"))
     assert not marker.exists()
 
@@ -137,7 +138,7 @@ def test_the_code_is_part_of_what_a_model_is(trusted, tmp_path):
         changed = small.compiled(folder / "spec.yaml", store).graph
         common = {node.name: node.id for node in changed.nodes.values()}
         assert all(common[node.name] != node.id for node in graph.nodes.values())
-        with pytest.raises(BoomspecError, match=r"parts\.py: is not the code that the spec trusts"):
+        with pytest.raises(BoomspecError, match=wording("foreign_code.parts_py_not_code")):
             load(folder / "teacher", dtype=torch.float32, code=digests(graph))
     finally:
         file.write_text(before)
@@ -160,7 +161,7 @@ def test_it_is_said_wherever_somebody_looks(trusted):
 def test_a_run_says_it_on_stderr(trusted, capsys):
     _, graph, store, _ = trusted
     assert small.run(graph, store) == 0
-    assert "warning: trust_remote_code: tasks run the code of ./teacher: " in capsys.readouterr().err
+    assert wording("foreign_code.warning_trust_remote_code") in capsys.readouterr().err
 
 
 def test_an_exported_model_has_its_code_and_says_so(trusted, tmp_path, capsys):
@@ -173,12 +174,12 @@ def test_an_exported_model_has_its_code_and_says_so(trusted, tmp_path, capsys):
     assert "warning: trust_remote_code" in capsys.readouterr().err
     card = (tmp_path / "out" / "README.md").read_text()
     assert 'from_pretrained("out", trust_remote_code=True)' in card
-    assert "**This model needs code of its own**" in card
+    assert wording("foreign_code.model_needs_code_own") in card
     assert "- ./teacher: configuration_quiet.py (sha256 " in card
     with pytest.raises(ValueError, match="custom code"):
         AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=False)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=True)
-    with pytest.warns(UserWarning, match="tasks run the code of ./teacher"):
+    with pytest.warns(UserWarning, match=wording("foreign_code.tasks_run_code_teacher")):
         ours = boomspec.load(folder / "spec.yaml", "3 layers", store=folder / "store")
     tokens = torch.arange(1, 17)[None]
     with torch.no_grad():
@@ -205,13 +206,13 @@ def test_the_code_of_a_hub_model_is_that_of_the_pinned_commit(tmp_path):
         assert fetched
         assert all(COMMIT in line for line in fetched)
         planned = cli(tmp_path, "plan", "spec.yaml", **variables)
-        assert f"tasks run the code of maker/teacher at commit {COMMIT[:12]}: " in planned.stderr
+        assert wording("foreign_code.tasks_run_code_maker", commit=COMMIT[:12]) in planned.stderr
         # Without trust no code is even fetched.
         small.write_spec(tmp_path, **{**SECTIONS, "teacher": {"pretrain": None, "model": "maker/teacher"}})
         log.clear()
         refused = cli(tmp_path, "plan", "spec.yaml", **{**variables, "HF_HOME": str(tmp_path / "other")})
         assert refused.returncode == 2
-        assert "'maker/teacher' needs code of its own" in refused.stderr + refused.stdout
+        assert wording("foreign_code.needs_code_own", name="maker/teacher") in refused.stderr + refused.stdout
         assert not [line for line in log if ".py" in line]
 
 
@@ -265,14 +266,14 @@ def test_teacher_and_student_have_to_run_the_same_code(tmp_path):
     foreign.write(tmp_path / "student", native=True, tokenizer=False, layers=2, seed=1, marker=marker)
     student = {"model": "./student", "keep": [0, 2]}
     spec = small.write_spec(tmp_path, **{**TRUSTING, "distill": None, "student": student})
-    with pytest.raises(SpecError, match="the code of one of teacher and student is trusted"):
+    with pytest.raises(SpecError, match=wording("foreign_code.code_one_teacher_student")):
         small.compiled(spec, FolderStore(tmp_path / "store"))
     student["trust_remote_code"] = True
     spec = small.write_spec(tmp_path, **{**TRUSTING, "distill": None, "student": student})
     assert small.compiled(spec, FolderStore(tmp_path / "store")).families
     with (tmp_path / "student" / "parts.py").open("a") as file:
         file.write("# another\n")
-    with pytest.raises(SpecError, match=r"teacher and student bring different code: parts\.py is not the same"):
+    with pytest.raises(SpecError, match=wording("foreign_code.teacher_student_bring_different")):
         small.compiled(spec, FolderStore(tmp_path / "store"))
 
 
@@ -312,7 +313,7 @@ def test_a_class_that_is_in_no_trusted_file_is_never_run(tmp_path, monkeypatch):
         assert type(load(tmp_path / "student", dtype=torch.float32, code=trusts)).__name__ == "LlamaForCausalLM"
     assert runs_code(tmp_path / "teacher", "model", trusts)
     _named(tmp_path / "teacher", "config.json", {**foreign.MAP, "AutoModelForCausalLM": "evil/repo--modeling_x.X"})
-    with pytest.raises(BoomspecError, match="needs code of its own"):
+    with pytest.raises(BoomspecError, match=wording("foreign_code.needs_code_own_2")):
         load(tmp_path / "teacher", dtype=torch.float32, code=trusts)
     assert not marker.exists()
 
@@ -380,7 +381,7 @@ def test_a_student_that_nobody_trusts_does_not_run_what_the_teachers_trust_is_ab
 def test_weights_that_are_missing_are_never_drawn_at_random(tmp_path):
     foreign.write(tmp_path / "teacher", native=True)
     foreign.without_a_weight(tmp_path / "teacher")
-    with pytest.raises(BoomspecError, match=r"1 weights of a LlamaForCausalLM are not in it, such as .*up_proj"):
+    with pytest.raises(BoomspecError, match=wording("foreign_code.weights_llamaforcausallm_not_such")):
         load(tmp_path / "teacher", dtype=torch.float32)
 
 

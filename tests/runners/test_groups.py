@@ -21,6 +21,7 @@ from runners.runtime.context import Context, Progress
 from runners.runtime.job import CheckedMachines, Job
 from runners.tasks import distill
 from runners.training.process_group import STOP, WORKERS
+from tests.messages import wording
 from tests.runners import tiny
 from tests.runners.crew import Crew
 from tests.runners.test_distill import record as recorded
@@ -141,7 +142,7 @@ def test_a_group_that_loses_someone_is_followed_by_another_one_so_often_as_it_ma
     assert told == [f"lost {LOST[how]}{AGAIN}"] * 2
     _, told, failure, _ = crew.run(1, groups, tmp_path / "bad", [how, "controller", how])[0]
     assert told == [f"lost {what}{AGAIN}" for what in (LOST[how], LOST["controller"])]
-    assert failure == f"workers were lost too often, at last {LOST[how]}\n  hint: raise execution.retries"
+    assert failure == wording("groups.workers_lost_too_often", lost=LOST[how])
 
 
 @pytest.mark.parametrize(
@@ -188,24 +189,24 @@ def test_fewer_workers_go_on_only_where_each_holds_no_more_then_or_the_spec_says
 ) -> None:
     sizes, told, *_ = crew.run(1, partial(groups, machines=2, **options), tmp_path, ["no room", "end"])[0]
     assert sizes == [size, size]
-    assert told == [f"waits for room for {size} workers"]
+    assert told == [wording("groups.waits_room_workers", size=size)]
 
 
 def test_a_group_that_is_too_small_for_its_memory_is_followed_by_a_larger_one(tmp_path: Path, crew: Crew) -> None:
     work = partial(groups, machines=2, parallel="fsdp", min_workers=1)
     sizes, told, failure, _ = crew.run(1, work, tmp_path, ["memory", "no room", "end"])[0]
     assert (sizes, failure) == ([2, 3, 3], "")
-    assert told == [f"lost worker 0 (CUDA out of memory.){AGAIN}", "waits for room for 3 workers"]
+    assert told == [wording("groups.lost_worker_cuda_out", again=AGAIN), wording("groups.waits_room_workers_2")]
 
 
 def test_the_next_group_keeps_out_of_a_machine_that_does_not_reach_the_store(tmp_path: Path, crew: Crew) -> None:
     sizes, told, _, where = crew.run(1, groups, tmp_path / "fewer", ["astray", "end"])[0]
     assert (sizes, where) == ([4, 3], [None, {"ray.io/node-id": "!in(b)"}])
-    assert told == [f"lost worker 1 (node7 does not reach the store: no){AGAIN}"]
+    assert told == [wording("groups.lost_worker_node_does", again=AGAIN)]
     work = partial(groups, min_workers=4)  # it needs them all
     sizes, _, failure, where = crew.run(1, work, tmp_path / "all", ["astray"] * 3)[0]
     assert (sizes, where) == ([4, 4, 4], [None] * 3)
-    assert failure.endswith("at last worker 1 (node7 does not reach the store: no)\n  hint: credentials")
+    assert failure.endswith(wording("groups.last_worker_node_does"))
 
 
 def growing(place: Path) -> str:
@@ -250,7 +251,7 @@ def test_an_error_of_a_worker_itself_is_final_but_not_one_of_too_small_a_group(
     inputs = {"teacher": folder / "tied", "tokens": larger}
     kind, said = crew.run(1, joined, tmp_path / "own", inputs, 2, None)[0]
     assert kind == "FinalError"
-    assert "vocabulary of 65, but the teacher embeds 64" in said
+    assert wording("distill.vocabulary_but_teacher_embeds") in said
     assert "Traceback" in (tmp_path / "own" / "task.log").read_text()
     memory = torch.OutOfMemoryError("CUDA out of memory.")
     assert crew.run(1, joined, tmp_path / "whole", inputs, 1, memory)[0][0] == "FinalError"
@@ -258,7 +259,7 @@ def test_an_error_of_a_worker_itself_is_final_but_not_one_of_too_small_a_group(
     full = OSError(errno.ENOSPC, "No space left on device")
     kind, said = crew.run(1, joined, tmp_path / "full", inputs, 2, full)[0]
     assert kind == "FinalError"
-    assert f"no space left on the disk of {tmp_path / 'full'}" in said
+    assert wording("groups.no_space_left_disk", value=tmp_path / "full") in said
 
 
 def astray(place: Path) -> tuple[str, str]:
@@ -284,7 +285,7 @@ def astray(place: Path) -> tuple[str, str]:
 def test_a_worker_asks_first_whether_its_machine_reaches_the_store(tmp_path: Path, crew: Crew) -> None:
     kind, said = crew.run(1, astray, tmp_path)[0]
     assert kind == "UnreachedError"
-    assert "node7 (10.0.0.7, b) does not reach the store" in said
+    assert wording("groups.node_does_not_reach") in said
 
 
 def settled(gpus: float) -> str:
@@ -308,7 +309,7 @@ def settled(gpus: float) -> str:
 def test_what_a_worker_has_of_its_machine_is_settled_before_the_group_meets(crew: Crew) -> None:
     assert crew.run(1, settled, 0) == ["cpu"]
     assert "torch" in (said := crew.run(1, settled, 1)[0])
-    assert f"the task has claimed a GPU of {socket.gethostname()}" in said
+    assert wording("groups.task_claimed_gpu", gethostname=socket.gethostname()) in said
 
 
 def stopping(place: Path, inputs: dict[str, Path], parallel: str, after: int) -> int:

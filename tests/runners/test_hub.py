@@ -9,6 +9,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from boomspec.models.facts import read_facts, total_parameters
+from tests.messages import wording
 from tests.runners import tiny
 from tests.runners.hub_server import COMMIT, hub, hub_of
 
@@ -145,7 +146,7 @@ def test_a_tied_model_whose_file_holds_another_head_is_planned_as_it_is_run(tmp_
     # Where the places do not show it, the first task that has the files says so, and the next plan knows.
     planned, believed, said, again = found["hidden"]
     assert (planned, believed, again) == (True, True, False)
-    assert "its head differs from its embedding in a few rows" in said
+    assert wording("hub.head_differs_embedding_few") in said
 
 
 def _last_row(head):

@@ -16,6 +16,7 @@ import pytest
 from aiohttp import web
 
 from boomspec.store import FolderStore
+from tests.messages import wording
 from tests.runners import small
 from tests.runners.job_server import JOB, JobServer, Trouble, breaks_after, hangs_up, job_server, says, talks_on
 
@@ -89,10 +90,10 @@ def ended() -> Iterator[Ended]:
 @pytest.mark.parametrize(
     ("arguments", "question", "trouble", "said"),
     [
-        (("status",), "jobs", says(500, "GCS is down"), "Request failed with status code 500: GCS is down."),
-        (("status", JOB), "jobs", hangs_up, "Remote end closed connection without response"),
-        (("logs", JOB), "logs", says(500, _TRACEBACK), "Request failed with status code 500: OSError: no such log"),
-        (("stop", JOB), "stop", says(500, _TRACEBACK), "Request failed with status code 500: OSError: no such log"),
+        (("status",), "jobs", says(500, "GCS is down"), wording("jobs.request_failed_status_code")),
+        (("status", JOB), "jobs", hangs_up, wording("jobs.remote_end_closed_connection")),
+        (("logs", JOB), "logs", says(500, _TRACEBACK), wording("jobs.request_failed_status_code_oserror")),
+        (("stop", JOB), "stop", says(500, _TRACEBACK), wording("jobs.request_failed_status_code_oserror")),
     ],
 )
 def test_an_error_of_the_job_server_is_said_in_a_line(
@@ -101,10 +102,7 @@ def test_an_error_of_the_job_server_is_said_in_a_line(
     server.troubles[question] = repeat(trouble)
     code, output, errors = ended(server, *arguments)
     assert (code, output) == (2, "")
-    assert errors == (
-        f"error: no answer from the cluster's job server: {said}\n"
-        "  hint: ask again in a while: its head may be busy, or restarting\n"
-    )
+    assert errors == (wording("jobs.error_no_answer_cluster", said=said))
 
 
 def test_a_job_server_that_suddenly_asks_for_a_token_says_so_as_one_that_did_from_the_start(
@@ -113,7 +111,7 @@ def test_a_job_server_that_suddenly_asks_for_a_token_says_so_as_one_that_did_fro
     server.troubles["jobs"] = repeat(says(401, "Unauthorized"))
     code, output, _ = ended(server, "status", "--json")
     assert code == 2
-    assert json.loads(output)["error"]["message"] == f"the cluster at {server.address} asks for a token"
+    assert json.loads(output)["error"]["message"] == wording("jobs.cluster_asks_token", address=server.address)
 
 
 def test_a_connection_that_breaks_after_a_long_silence_is_taken_up_again(server: JobServer, ended: Ended) -> None:
@@ -152,10 +150,7 @@ def test_a_cluster_that_is_gone_while_it_is_followed_is_said_after_the_patience(
     server.troubles |= {"tail": repeat(hangs_up), "info": repeat(hangs_up)}
     code, _, errors = ended(server, "logs", JOB, "--follow", patience=1.0)
     assert code == 2
-    assert errors == (
-        "error: the cluster no longer answers: Remote end closed connection without response\n"
-        f"  hint: the job may go on: boomspec logs {JOB} --follow\n"
-    )
+    assert errors == (wording("jobs.error_cluster_no_longer", job=JOB))
     assert server.asked.count("info") > 2
 
 
@@ -189,8 +184,8 @@ def test_a_job_that_was_told_to_stop_by_a_cluster_that_is_gone_since_is_said_to_
     server.troubles["info"] = repeat(says(500, "GCS is down"))
     code, _, errors = ended(server, "stop", JOB, patience=1.0)
     assert code == 2
-    assert "the cluster no longer answers: Request failed with status code 500: GCS is down." in errors
-    assert f"hint: it was told to stop; look again: boomspec status {JOB}" in errors
+    assert wording("jobs.cluster_no_longer_answers") in errors
+    assert wording("jobs.hint_told_stop_look", job=JOB) in errors
 
 
 @pytest.fixture
@@ -204,7 +199,7 @@ def graph(tmp_path: Path) -> tuple[str, ...]:
 
 @pytest.mark.parametrize(
     ("question", "said"),
-    [("submit", "the cluster did not take it"), ("nodes", "no answer from the cluster's job server")],
+    [("submit", wording("jobs.cluster_did_not_take")), ("nodes", wording("jobs.no_answer_cluster_job"))],
 )
 def test_a_submission_that_fails_is_said_in_a_line(
     server: JobServer, ended: Ended, graph: tuple[str, ...], question: str, said: str
@@ -212,7 +207,7 @@ def test_a_submission_that_fails_is_said_in_a_line(
     server.troubles[question] = repeat(hangs_up)
     code, _, errors = ended(server, "submit", *graph)
     assert code == 2
-    assert f"{said}: Remote end closed connection without response\n" in errors
+    assert wording("jobs.remote_end_closed_connection_without", said=said) in errors
     assert "Traceback" not in errors
 
 

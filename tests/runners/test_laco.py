@@ -22,6 +22,7 @@ from runners.modeling.hidden_states import decoder_layers
 from runners.runtime.context import Context
 from runners.search.laco import Attempt, Collapsed, collapse
 from runners.tasks import baseline
+from tests.messages import wording
 from tests.runners import tiny
 
 CALIBRATION = Calibration(sequences=5, sequence_length=12, seed=3)
@@ -87,15 +88,15 @@ def test_layers_of_two_kinds_are_never_added_up(tmp_path: Path, tokens: Path, ki
         del written["layer_types"]
         (teacher / "config.json").write_text(json.dumps(written))
     else:  # then config.json alone says it
-        with pytest.raises(BoomspecError, match=r"layers 0 and \d are of two kinds \("):
+        with pytest.raises(BoomspecError, match=wording("laco.layers_two_kinds")):
             check_one_kind(read_facts(teacher))
     shutil.copytree(tokens / "tokenizer", teacher, dirs_exist_ok=True)
-    with pytest.raises(BoomspecError, match=r"layers 0 and \d are of two kinds"):
+    with pytest.raises(BoomspecError, match=wording("laco.layers_two_kinds_2")):
         run(tmp_path, record(), teacher=tmp_path / "teacher", tokens=tokens)
     facts = read_facts(teacher)
     outlined = Outline(config=config_text(facts.written), tensors=outline(facts.stored), tied=facts.tied)
     check = Check(teacher=outlined, kept=(0, 7), sizes=(), merged=True, transformers="as installed")
-    with pytest.raises(BoomspecError, match="LaCo adds layers up"):
+    with pytest.raises(BoomspecError, match=wording("laco.laco_adds_layers_up")):
         check_family(check)
 
 
@@ -214,14 +215,14 @@ def test_layers_outside_the_range_are_never_merged() -> None:
 
 def test_a_threshold_that_cannot_be_met_says_how_far_it_got(tmp_path: Path, tokens: Path) -> None:
     teacher = teacher_artifact(tmp_path / "teacher", tokens)
-    with pytest.raises(BoomspecError, match=r"5 layers were asked for.*above 0\.99999 lead from 8 only to 8; the best"):
+    with pytest.raises(BoomspecError, match=wording("laco.layers_asked_above_lead")):
         run(tmp_path, record(threshold=0.99999), teacher=teacher, tokens=tokens)
     answers = iter([0.9, 0.1, 0.3])
-    with pytest.raises(BoomspecError, match=r"from 8 only to 6; the best merge that was refused had 0\.3000"):
+    with pytest.raises(BoomspecError, match=wording("laco.best_merge_refused")):
         collapse(record(threshold=0.5, lowest=2), layers=LAYERS, similarity=lambda _: next(answers))
 
 
 @pytest.mark.parametrize("fields", [{"layers": 9}, {"highest": 9}, {"lowest": 8}], ids=["layers", "highest", "lowest"])
 def test_what_a_teacher_cannot_be_made_into_is_refused(fields: dict[str, int]) -> None:
-    with pytest.raises(BoomspecError, match="cannot be made of a teacher of 8"):
+    with pytest.raises(BoomspecError, match=wording("laco.cannot_made_teacher")):
         collapse(record(**fields), layers=LAYERS, similarity=lambda _: 1.0)

@@ -13,6 +13,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.execution import Execution
 from boomspec.plan.lock import read_lock
 from runners.tasks import tokenize
+from tests.messages import wording
 from tests.runners import tiny
 from tests.runners.corpora import context, record, write_jsonl, write_texts
 from tests.runners.hub_server import COMMIT, hub_of
@@ -92,7 +93,7 @@ def test_a_locked_run_keeps_its_commit_when_the_branch_moves_and_works_when_the_
 
         heads["maker/teacher"] = COMMIT
         filled = call(folder, endpoint, "lock", "spec.yaml")
-        assert "(nothing) -> 4 documents (train) and 2 documents (held_out)" in filled.stdout
+        assert wording("lock.nothing_documents_train_documents") in filled.stdout
         assert read_lock(folder / "spec.lock.json") == used
 
     before = (folder / "spec.lock.json").read_bytes()
@@ -103,7 +104,7 @@ def test_a_locked_run_keeps_its_commit_when_the_branch_moves_and_works_when_the_
     (folder / "text" / "0.txt").write_text("4 5 6 " * 40)
     refused = call(folder, "", "run", "--locked", "spec.yaml")
     assert refused.returncode == 2
-    assert "texts: text/*.txt: files: text/0.txt: sha256:" in refused.stderr
+    assert wording("lock.texts_text_txt_files") in refused.stderr
     assert "nothing was run" in refused.stderr
 
 
@@ -117,7 +118,7 @@ def test_a_data_set_is_locked_by_its_commit_and_says_what_is_missing_without_hub
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec))
     missing = call(tmp_path, "", "lock", "spec.yaml")
     assert missing.returncode == 2
-    assert "data.dataset: data set 'maker/text': its commit cannot be found" in missing.stderr
+    assert wording("lock.data_dataset_data_set", name="maker/text") in missing.stderr
     heads: dict[str, str] = {}
     with hub_of({}, ["maker/text", "allenai/ai2_arc"], heads=heads) as (endpoint, _):
         assert call(tmp_path, endpoint, "lock", "spec.yaml").returncode == 0
@@ -173,5 +174,5 @@ def test_rows_that_are_not_those_of_the_lock_fail_the_task(tmp_path: Path) -> No
     tokenize.run(again)
     other = context(tmp_path / "other", record(), text=write_texts(tmp_path / "b", ["another text"] * 8))
     other.execution = Execution(rows=rows(first.path))
-    with pytest.raises(BoomspecError, match="the rows of the train text are not those of the lock: 8 documents"):
+    with pytest.raises(BoomspecError, match=wording("lock.rows_train_text_not")):
         tokenize.run(other)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from runners.cluster.head_watch import HeadLostError, RayHead
+from tests.messages import wording
 from tests.runners.corpora import wait_until
 
 EVERY = 0.05  # seconds
@@ -36,18 +37,20 @@ def test_one_that_is_gone_for_a_moment_is_told_of_once_and_so_is_its_return(list
     listening.close()
     with head.watched():
         wait_until(lambda: not head.answers)
-        assert list(head.notes()) == [f"the head of the cluster ({place[0]}:{place[1]}) does not answer"]
+        assert list(head.notes()) == [wording("lost_head.head_cluster_does_not", place=place[0], place2=place[1])]
         assert list(head.notes()) == []
         with socket.create_server(place):
             wait_until(lambda: head.answers)
-            assert list(head.notes()) == [f"the head of the cluster ({place[0]}:{place[1]}) answers again"]
+            assert list(head.notes()) == [
+                wording("lost_head.head_cluster_answers_again", place=place[0], place2=place[1])
+            ]
 
 
 def test_one_that_is_gone_for_too_long_ends_the_run():
     head = RayHead("127.0.0.1:1", seconds=2 * EVERY, every=EVERY)
     with head.watched():
         time.sleep(6 * EVERY)
-        with pytest.raises(HeadLostError, match="has not answered for 0 seconds: it is lost"):
+        with pytest.raises(HeadLostError, match=wording("lost_head.not_answered_seconds_lost")):
             list(head.notes())
 
 
@@ -58,7 +61,7 @@ def test_who_hangs_in_a_call_to_it_is_ended_with_the_same_words(monkeypatch, cap
     with head.watched(ended.append):
         wait_until(lambda: bool(ended))
     assert ended[0] == 1
-    assert "the same command goes on from the last checkpoints" in capsys.readouterr().err
+    assert wording("lost_head.same_command_goes_last") in capsys.readouterr().err
 
 
 def test_a_cluster_that_may_be_longer_without_a_head_is_given_that_time(monkeypatch):

@@ -30,6 +30,7 @@ from runners.runtime.device import collective_backend
 from runners.tasks import distill, pretrain
 from runners.training.parallel import with_checkpointing_or_compile
 from runners.training.process_group import STOP, WORKERS, ProcessGroup
+from tests.messages import wording
 from tests.runners import tiny
 from tests.runners.crew import Crew
 from tests.runners.group_story import STEPS, GroupStory, differing, two_machines
@@ -205,22 +206,22 @@ def test_a_checkpoint_of_any_number_of_workers_is_continued_by_any_other(
     files = {file.name for file in (resume / "step-00000001").iterdir()}
     kinds = [f"{kind}-{rank:05}-of-00004.safetensors" for kind in ("weights", "moments") for rank in range(1, 5)]
     assert files == {*kinds, "state.json"}
-    assert group(2, "fsdp") == ["continues after step 1 of 4"]
+    assert group(2, "fsdp") == [wording("many_workers.continues_after_step")]
     damaged = resume / "step-00000002" / "moments-00002-of-00002.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-10])
     broken, continues = group(2, "ddp")
     assert "step-00000002 is broken" in broken
-    assert continues == "continues after step 1 of 4"
+    assert continues == wording("many_workers.continues_after_step")
     assert {file.name for file in (resume / "step-00000002").iterdir()} == {
         "weights.safetensors",
         "moments.safetensors",
         "state.json",
     }
-    assert group(4, "fsdp") == ["continues after step 2 of 4"]
+    assert group(4, "fsdp") == [wording("many_workers.continues_after_step_2")]
     shutil.rmtree(resume / WORKERS)
     for path in [many / "payload", many / "worker-0"]:
         shutil.rmtree(path)
-    assert work(many, record, inputs, {}) == ["continues after step 3 of 4"]
+    assert work(many, record, inputs, {}) == [wording("many_workers.continues_after_step_3")]
     same(many / "payload", tmp_path / "one" / "payload")
 
 
@@ -277,7 +278,7 @@ def test_all_workers_of_a_training_must_find_room_in_the_cluster() -> None:
     task = Task(recorded(), {})
     four = Node(task, "distill", Execution(cpus=2, gpus=1, training=TrainingOptions(workers=4)))
     check_feasible([four], [{"CPU": 4.0, "GPU": 2.0}, {"CPU": 8.0, "GPU": 2.0}])
-    with pytest.raises(BoomspecError, match="distill asks for 4 workers with 2 CPUs and 1 GPUs each"):
+    with pytest.raises(BoomspecError, match=wording("many_workers.distill_asks_workers_cpus")):
         check_feasible([four], [{"CPU": 3.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 2.0}])
     tenths = Node(task, "distill", Execution(cpus=0.1, training=TrainingOptions(workers=3)))
     check_feasible([tenths], [{"CPU": 0.3}])
@@ -286,10 +287,10 @@ def test_all_workers_of_a_training_must_find_room_in_the_cluster() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"parallel": "fsdp"}, "one worker has no parallel"),
-        ({"teacher": "sharded"}, "one worker has no teacher"),
-        ({"min_workers": 1}, "one worker has no min_workers"),
-        ({"workers": 2, "min_workers": 3}, "must not be more than workers"),
+        ({"parallel": "fsdp"}, wording("many_workers.one_worker_no_parallel")),
+        ({"teacher": "sharded"}, wording("many_workers.one_worker_no_teacher")),
+        ({"min_workers": 1}, wording("many_workers.one_worker_no_min")),
+        ({"workers": 2, "min_workers": 3}, wording("many_workers.must_not_more_than")),
         ({"workers": 2, "gpus": 0.5}, "a whole GPU each"),
     ],
 )
@@ -349,8 +350,8 @@ def test_a_worker_that_is_killed_makes_the_group_start_again_from_its_last_check
     first, second, _ = story.groups()
     assert len(first) == len(second) == 2
     assert not set(first) & set(second)
-    assert re.search(r"lost worker 1 \(.*\): the group starts again from the last checkpoint", disturbed)
-    assert re.search(rf"continues after step \d+ of {STEPS}", disturbed)
+    assert re.search(wording("many_workers.lost_worker_group_starts"), disturbed)
+    assert re.search(wording("failures.continues_after_step", steps=STEPS), disturbed)
     assert [event["event"] for event in story.events()].count("task_started") == 1  # the task itself was not retried
 
 
@@ -361,12 +362,12 @@ def test_a_controller_that_is_killed_costs_a_group_as_a_worker_does_and_its_room
     _, second, third = story.groups()
     assert len(third) == 2  # of as many CPUs as there are: those of the second group were free
     assert not set(second) & set(third)
-    assert "lost the controller of the group: the group starts again from the last checkpoint" in disturbed
+    assert wording("many_workers.lost_controller_group_group") in disturbed
 
 
 @pytest.mark.chaos
 def test_an_interrupt_leaves_a_checkpoint_and_no_process_and_no_file_of_rays(story: GroupStory, disturbed: str) -> None:
-    assert "the same command continues from here" in disturbed
+    assert wording("many_workers.same_command_continues_here") in disturbed
     assert story.checkpoint() > 0
     assert {path.name[:5] for path in story.resume.iterdir()} == {"step-"}
     assert story.alive() == []
@@ -394,9 +395,9 @@ def test_a_training_whose_machine_is_lost_ends_on_those_that_are_left(
     story: GroupStory, finished: tuple[int, str]
 ) -> None:
     began, output = finished
-    assert f"continues after step {began} of {STEPS}" in output
+    assert wording("many_workers.continues_after_step_4", began=began, steps=STEPS) in output
     assert [len(group) for group in story.groups()] == [2, 1]
-    assert "trains on 1 workers (of 2 wanted)" in output
+    assert wording("many_workers.trains_workers_wanted") in output
 
 
 @pytest.mark.chaos

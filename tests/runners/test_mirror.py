@@ -27,6 +27,7 @@ from runners.runtime.relay import Relay
 from runners.tasks import distill
 from runners.training.process_group import STOP, WORKERS
 from runners.training.remote_checkpoint import STATE, RemoteCheckpoints
+from tests.messages import wording
 from tests.runners import tiny
 from tests.runners.corpora import record as record_of_tokens
 from tests.runners.corpora import write_texts
@@ -77,8 +78,8 @@ def test_a_training_goes_on_on_another_machine_from_the_newest_checkpoint_in_the
     second = machine(tmp_path / "second", bucket)
     assert_same(run(second), expected)
     assert tiny.notes(second) == [
-        "fetched the checkpoint of step 4 from the store",
-        f"continues after step 4 of {RECIPE.steps}",
+        wording("mirror.fetched_checkpoint_step_store"),
+        wording("mirror.continues_after_step", steps=RECIPE.steps),
     ]
 
 
@@ -89,7 +90,7 @@ def test_what_is_newer_here_is_not_fetched(tmp_path: Path, bucket: Bucket, s3: S
     again = replace(machine(tmp_path / "again", bucket), resume=first.resume)
     with pytest.raises(KeyboardInterrupt):
         run(again, batches=interrupted_at(5))
-    assert tiny.notes(again) == [f"continues after step 4 of {RECIPE.steps}"]
+    assert tiny.notes(again) == [wording("mirror.continues_after_step", steps=RECIPE.steps)]
 
 
 def test_a_checkpoint_in_the_store_that_is_broken_or_not_whole_is_passed_over(tmp_path: Path, bucket: Bucket) -> None:
@@ -105,10 +106,10 @@ def test_a_checkpoint_in_the_store_that_is_broken_or_not_whole_is_passed_over(tm
         run(second, batches=interrupted_at(4))
     fetched, told, again, continues = tiny.notes(second)
     older = int(min(good)[5:13])
-    assert fetched == "fetched the checkpoint of step 4 from the store"
-    assert f"checkpoint {newest} of the store is broken and passed over" in told
-    assert again == f"fetched the checkpoint of step {older} from the store"
-    assert continues == f"continues after step {older} of {RECIPE.steps}"
+    assert fetched == wording("mirror.fetched_checkpoint_step_store")
+    assert wording("mirror.checkpoint_store_broken_passed", newest=newest) in told
+    assert again == wording("mirror.fetched_checkpoint_step_store_2", older=older)
+    assert continues == wording("mirror.continues_after_step_2", older=older, steps=RECIPE.steps)
     assert all(f"{PREFIX}/{name}/{STATE}" in bucket.entries(PREFIX) for name in checkpoints(bucket))
 
 
@@ -128,7 +129,7 @@ def test_a_store_that_takes_no_checkpoint_is_told_of_once_and_the_training_ends(
     assert_same(run(first, batches=cut), expected)
     first.remote.wait()
     (told,) = tiny.notes(first)
-    assert told.startswith("a checkpoint could not be sent to the store, and is on this machine alone: ")
+    assert told.startswith(wording("mirror.checkpoint_could_not_sent"))
 
 
 def apart(folder: Path, url: str, record: Any, inputs: dict[str, Path], settings: dict[str, str]) -> list[str]:
@@ -179,7 +180,10 @@ def test_sharded_checkpoints_of_machines_that_share_nothing_are_whole_in_the_sto
     finally:
         crew.close()
     fetched = "fetched the checkpoint of step 1 from the store"
-    assert [note for note in leader if not note.startswith("warning")] == [fetched, "continues after step 1 of 4"]
+    assert [note for note in leader if not note.startswith("warning")] == [
+        fetched,
+        wording("many_workers.continues_after_step"),
+    ]
     assert fetched in other
     received = tmp_path / "received"
     received.mkdir()
@@ -225,7 +229,7 @@ def test_a_runs_folder_that_cannot_be_sent_is_told_of_and_ends_nothing(tmp_path:
     assert mirror.end()
     told = mirror.failures.get(timeout=1)
     assert mirror.failures.empty()
-    assert told.startswith(f"what is known of this run is not sent to {bucket.url}/runs/{tmp_path.name} for now: ")
+    assert told.startswith(wording("mirror.what_known_run_not", url=bucket.url, name=tmp_path.name))
 
 
 def test_a_large_file_that_grows_is_sent_seldom_the_events_often_and_all_of_both_at_the_end(
@@ -297,7 +301,7 @@ def test_a_second_driver_on_another_machine_overwrites_nothing_of_the_run(
     bucket.write(f"runs/{name}/events.jsonl", b"of the first one\n")
     with hold_own_lease(bucket, f"{IN_USE}/0", run=name, folder="there", host="far"):
         assert main([str(tmp_path / "graph.json"), "--store", bucket.url, "--plain"]) == 2
-    assert f"error: {name} is at work on far" in capsys.readouterr().err
+    assert wording("mirror.error_work_far", name=name) in capsys.readouterr().err
     assert bucket.read(f"runs/{name}/events.jsonl") == b"of the first one\n"
     assert list(bucket.entries("runs")) == [f"runs/{name}/events.jsonl"]
 

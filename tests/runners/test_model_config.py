@@ -9,6 +9,7 @@ from boomspec.core.layers import read_layers
 from boomspec.models.checkpoint import TensorEntry
 from boomspec.models.facts import ModelFacts, model_facts
 from runners.modeling.model_config import plan_config
+from tests.messages import wording
 
 PLAN = read_layers("s0 s1 t4 t5")
 
@@ -36,17 +37,17 @@ def test_an_unknown_list_with_an_entry_for_each_layer_is_re_indexed():
 
 @pytest.mark.parametrize("key", ["layer_types", "no_rope_layers", "strength_of_layers", "layerwise"])
 def test_a_per_layer_list_of_another_length_is_an_error(key):
-    with pytest.raises(BoomspecError, match=f"'{key}' has 5 entries, the model has 6 layers"):
+    with pytest.raises(BoomspecError, match=wording("model_config.entries_model_layers", key=key)):
         config_of({key: [1] * 5}, {key: [1] * 3})
-    with pytest.raises(BoomspecError, match=f"'{key}' has 4 entries, the model has 3 layers"):
+    with pytest.raises(BoomspecError, match=wording("model_config.entries_model_layers_2", key=key)):
         config_of({key: [1] * 6}, {key: [1] * 4})
 
 
 @pytest.mark.parametrize("key", ["strengths", "layer_types"])
 def test_a_list_that_only_one_of_the_models_has_for_each_layer_is_an_error(key):
-    with pytest.raises(BoomspecError, match=f"'{key}' has a value for each layer in one"):
+    with pytest.raises(BoomspecError, match=wording("model_config.value_each_layer_one", key=key)):
         config_of({key: [1] * 6}, {})
-    with pytest.raises(BoomspecError, match=f"'{key}' has a value for each layer in one"):
+    with pytest.raises(BoomspecError, match=wording("model_config.value_each_layer_one", key=key)):
         config_of({key: []}, {key: [1] * 3})
 
 
@@ -77,19 +78,19 @@ def test_a_number_of_first_layers_is_counted_anew():
     assert config_of(fields, plan=read_layers("t0 t1 s0 t5"))["first_k_dense_replace"] == 3
     assert config_of(fields, {"first_k_dense_replace": 1})["first_k_dense_replace"] == 1
     assert config_of({"num_dense_layers": 2}, plan=read_layers("t0 t4 t5"))["num_dense_layers"] == 1
-    with pytest.raises(BoomspecError, match="under 'first_k_dense_replace: 2' layer 1 cannot become layer 3"):
+    with pytest.raises(BoomspecError, match=wording("model_config.under_first_dense_replace")):
         config_of(fields, plan=read_layers("t0 s0 t5 t1"))
 
 
 def test_a_factor_that_is_divided_by_the_depth_keeps_each_layer_as_it_was():
     config = config_of({"scale_depth": 3.0}, {"scale_depth": 3.0 * (3 / 6) ** 0.5})
     assert config["scale_depth"] / 4**0.5 == pytest.approx(3.0 / 6**0.5)
-    with pytest.raises(BoomspecError, match="differ in what each layer makes of scale_depth"):
+    with pytest.raises(BoomspecError, match=wording("model_config.differ_what_each_layer")):
         config_of({"scale_depth": 3.0}, {"scale_depth": 3.0})
 
 
 def test_a_pattern_without_a_list_is_kept_or_refused():
-    with pytest.raises(BoomspecError, match="under 'attn_layer_period: 4' layer 1 cannot become layer 2"):
+    with pytest.raises(BoomspecError, match=wording("model_config.under_attn_layer_period")):
         config_of({"attn_layer_period": 4}, plan=read_layers("t0 t1 s1 t3"))
 
 
@@ -100,7 +101,7 @@ def test_letters_and_objects_of_layers_are_re_indexed():
     )
     assert config["hybrid_override_pattern"] == "M*E-"
     assert config["per_layer_config"] == {"1": {"a": 7}, "3": {"a": 5}}
-    with pytest.raises(BoomspecError, match="'hybrid_override_pattern' has 5 letters, the model has 6 layers"):
+    with pytest.raises(BoomspecError, match=wording("model_config.hybrid_override_pattern_letters")):
         config_of({"hybrid_override_pattern": "M*-ME"}, {"hybrid_override_pattern": "M*E"})
 
 
@@ -114,7 +115,7 @@ def test_layer_types_that_repeat_are_written_out():
 
 
 def test_a_pattern_of_an_unknown_family_cannot_be_written_out():
-    with pytest.raises(BoomspecError, match="'sliding_window_pattern' of the unknown family 'unheard_of'"):
+    with pytest.raises(BoomspecError, match=wording("model_config.sliding_window_pattern_unknown")):
         config_of({"sliding_window_pattern": 6})
 
 
@@ -177,5 +178,5 @@ def test_what_one_of_the_configs_leaves_open_is_no_contradiction():
 def test_a_config_without_a_number_of_layers_is_refused():
     facts = model(6)
     facts = replace(facts, config={"model_type": "unheard_of"})
-    with pytest.raises(BoomspecError, match="says no number of layers: looked for num_hidden_layers, n_layer"):
+    with pytest.raises(BoomspecError, match=wording("model_config.says_no_number_layers")):
         plan_config({"t": facts}, read_layers("t0 t1"), tied=False, base="t")

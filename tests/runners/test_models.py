@@ -14,6 +14,7 @@ from boomspec.core.graph import Source
 from boomspec.models.facts import read_facts
 from runners.modeling.models import load_frozen, model_folder, save_weights, stored_dtype
 from runners.runtime.job import Input
+from tests.messages import wording
 from tests.runners import tiny
 
 
@@ -25,7 +26,7 @@ def test_a_model_is_in_its_artifact_or_in_the_folder_of_its_source(tmp_path: Pat
 
 def test_a_hub_model_that_cannot_be_fetched_says_which_and_what_to_check() -> None:
     source = Source("model", {"hub": "nobody/nothing", "revision": "0" * 40}, {"hub": "nobody/nothing"})
-    with pytest.raises(BoomspecError, match="'nobody/nothing' at 000000000000: cannot be fetched") as error:
+    with pytest.raises(BoomspecError, match=wording("models.nobody_nothing_cannot_fetched")) as error:
         model_folder(Input("id", source=source))
     assert "HF_TOKEN" in str(error.value)
 

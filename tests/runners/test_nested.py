@@ -21,6 +21,7 @@ from runners.checking.tiny import randomise
 from runners.modeling.family import torch_dtype
 from runners.modeling.hidden_states import check_head
 from runners.modeling.models import load, save_weights
+from tests.messages import wording
 from tests.runners.test_families_more import KEPT, LAYERS, LINEAR, PLANS, SIZED, sizes
 
 TOKENS_BT = (torch.arange(22).reshape(2, 11) * 7) % 80 + 3
@@ -163,8 +164,8 @@ def test_a_spec_says_whether_the_rest_travels(whole, tmp_path, capsys):
         print_family(family)
     shown = " ".join(capsys.readouterr().out.split())
     assert "Kept: " in shown
-    assert "(teacher.rest: keep); part of every size but the student's" in shown
+    assert wording("nested.teacher_rest_keep_part") in shown
     assert "Left out: " in shown
     assert "(teacher.rest: drop)." in shown
-    with pytest.raises(SpecError, match=r"spec.yaml:3:\d+: teacher.rest: the teacher is a text decoder alone"):
+    with pytest.raises(SpecError, match=wording("nested.spec_yaml_teacher_rest")):
         compiled("keep", model="decoder")

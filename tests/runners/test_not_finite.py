@@ -18,6 +18,7 @@ from boomspec.core.tasks import Baseline, Calibration, Distill, Evaluate, HeldOu
 from runners.evaluation.held_out import WindowLosses, metrics
 from runners.runtime.context import Progress
 from runners.tasks import baseline, distill, evaluate, search
+from tests.messages import wording
 from tests.runners import tiny
 from tests.runners.lm_eval_tasks import strict, table
 
@@ -55,7 +56,7 @@ def test_whatever_writes_numbers_as_json_refuses_those_that_are_none() -> None:
 def test_json_text_holds_null_where_a_number_is_none(value: float) -> None:
     assert strict(json_text({"a": [1.5, value], "b": {"c": (value,)}})) == {"a": [1.5, None], "b": {"c": [None]}}
     assert json_text({"a": 1.5}) == '{"a": 1.5}'
-    with pytest.raises(BoomspecError, match=r"the search: scores\[1\].x is not finite"):
+    with pytest.raises(BoomspecError, match=wording("not_finite.search_scores_not_finite")):
         computed_json({"scores": [1.0, {"x": value}]}, "the search")
     written = json.dumps(transformers_floats({"limit": [0.0, value]}), allow_nan=False)
     assert strict(written)["limit"][1].keys() == {"__float__"}
@@ -106,7 +107,7 @@ SEARCHES = {
 def test_a_search_that_measures_no_numbers_chooses_nothing(teacher, tokens, tmp_path, name) -> None:
     record = Search(choice=SEARCHES[name], calibration=CALIBRATION, precision="fp32")
     context = tiny.context(tmp_path, record, teacher=teacher, tokens=tokens, student=student(tmp_path / "student"))
-    with pytest.raises(BoomspecError, match=r"the search: .* is not finite"):
+    with pytest.raises(BoomspecError, match=wording("not_finite.search_not_finite")):
         search.run(context)
     assert not (context.path / "search.json").exists()
 
@@ -115,7 +116,7 @@ def test_laco_that_measures_no_numbers_merges_nothing(teacher, tokens, tmp_path)
     record = LaCo(
         layers=3, merge=2, lowest=0, highest=4, interval=1, threshold=0.5, calibration=CALIBRATION, precision="fp32"
     )
-    with pytest.raises(BoomspecError, match=r"LaCo: the similarity without layers .* is nan"):
+    with pytest.raises(BoomspecError, match=wording("not_finite.laco_similarity_without_layers")):
         baseline.run(tiny.context(tmp_path, Baseline(build=record), teacher=teacher, tokens=tokens))
 
 
@@ -124,7 +125,7 @@ def test_a_training_stops_at_its_first_step_and_makes_no_student_of_nan(teacher,
     record = Distill(
         kept=(0, 1), initial="teacher", train_embedding=True, losses=losses, recipe=tiny.recipe(precision="fp32")
     )
-    with pytest.raises(BoomspecError, match="training stopped at step 0 of 6: the loss is nan") as caught:
+    with pytest.raises(BoomspecError, match=wording("not_finite.training_stopped_step_loss")) as caught:
         distill.run(tiny.context(tmp_path, record, teacher=teacher, tokens=tokens))
     assert "lower optimizer.lr" in str(caught.value)
     assert not list((tmp_path / "payload").rglob("metrics.jsonl"))
@@ -138,7 +139,7 @@ def test_held_out_text_of_a_model_that_gives_no_numbers_is_missing(teacher, toke
     assert {line["metric"]: line["value"] for line in table(context.path)} == dict.fromkeys(
         ("loss", "perplexity", "bits_per_byte"), ""
     )
-    assert all(line["note"] == "no value: it is not finite: nan" for line in table(context.path))
+    assert all(line["note"] == wording("evaluate_counts.no_value_not_finite_nan") for line in table(context.path))
     assert results["results"]["held_out"]["loss,none"] is None
     assert results["missing"]["held_out"].keys() == {"loss,none", "perplexity,none", "bits_per_byte,none"}
     assert any("no value" in note for note in tiny.notes(context))

@@ -14,6 +14,7 @@ from runners.executor import worker
 from runners.runtime.job import Input, Job
 from runners.runtime.journal import make_subfolders
 from runners.runtime.task_errors import named, names_of, renamed
+from tests.messages import wording
 from tests.runners import foreign, small, tiny
 
 _SECTIONS = {"teacher": {"pretrain": None, "model": "teacher"}, "student": {"keep": [0, 3]}}
@@ -48,7 +49,7 @@ def _failure(folder: Path, store: Store) -> str:
 def test_a_model_that_is_made_in_a_hidden_folder_is_named_by_its_teacher(tmp_path: Path) -> None:
     store = FolderStore(tmp_path / "store")
     said = _failure(tmp_path, store)
-    assert "the model that 'distill student' makes of model teacher: 1 weights of a LlamaForCausalLM" in said
+    assert wording("place_names.model_distill_student_makes") in said
     assert str(store.root) not in said
 
 
@@ -64,7 +65,7 @@ def test_a_teacher_that_the_store_keeps_is_called_as_the_spec_calls_it(tmp_path:
     names = names_of("distill student", {"teacher": Input(source.id, source=found)}, tmp_path / "store" / ".hidden")
     with pytest.raises(BoomspecError) as caught, named(names):
         raise BoomspecError(f"{folder}: holds nothing", hint=f"look into {folder / 'config.json'}")
-    assert str(caught.value) == "model teacher: holds nothing\n  hint: look into model teacher/config.json"
+    assert str(caught.value) == wording("place_names.model_teacher_holds_nothing")
 
 
 def test_a_teacher_in_its_own_folder_keeps_its_path(tmp_path: Path) -> None:
@@ -72,14 +73,14 @@ def test_a_teacher_in_its_own_folder_keeps_its_path(tmp_path: Path) -> None:
     names = names_of("x", {"teacher": Input(source.id, source=source)}, tmp_path / ".work")
     assert renamed(f"{tmp_path}/mine: is empty", names) == f"{tmp_path}/mine: is empty"
     assert renamed(f"{tmp_path}/.work/model/config.json: bad", names) == (
-        "the model that 'x' makes of model mine/config.json: bad"
+        wording("place_names.model_makes_model_mine", name="x")
     )
 
 
 def test_a_folder_of_the_hubs_cache_is_called_by_its_repository() -> None:
     cached = f"/root/.cache/huggingface/hub/models--maker--my-model/snapshots/{'0a' * 20}"
     assert renamed(f"{cached}: 2 weights; see '{cached}/config.json'", {}) == (
-        "maker/my-model: 2 weights; see 'maker/my-model/config.json'"
+        wording("place_names.maker_my_model_weights", name="maker/my-model/config.json")
     )
 
 
@@ -87,7 +88,7 @@ def test_the_errors_of_libraries_are_named_too(tmp_path: Path) -> None:
     names = {tmp_path: "the model of teacher"}
     with pytest.raises(OSError, match="no file named") as caught, named(names):
         raise OSError(f"no file named model.safetensors found in directory {tmp_path}.")
-    assert str(caught.value) == "no file named model.safetensors found in directory the model of teacher."
+    assert str(caught.value) == wording("place_names.no_file_named_model")
     with pytest.raises(FileNotFoundError) as caught, named(names):
         (tmp_path / "gone").read_text()
-    assert str(caught.value) == "[Errno 2] No such file or directory: 'the model of teacher/gone'"
+    assert str(caught.value) == wording("place_names.errno_no_such_file")

@@ -19,6 +19,7 @@ from boomspec.store import FolderStore, Store
 from runners.cluster.ray_cluster import check_feasible
 from runners.executor.ready import Ready
 from runners.runtime import environment
+from tests.messages import wording
 from tests.runners import small
 from tests.runners.corpora import record, write_texts
 
@@ -199,10 +200,10 @@ def test_memory_and_custom_resources_that_no_machine_has_are_named(execution, wa
 @pytest.mark.parametrize(
     ("resources", "message"),
     [
-        ({"GPU": 1}, "'GPU' has a field of its own"),
-        ({"tape": 0}, "must be at least 0.0001"),
+        ({"GPU": 1}, wording("placement.field_own", name="GPU")),
+        ({"tape": 0}, wording("placement.must_least")),
         ({"tape": 1.5}, "only whole numbers"),
-        ({" ": 1}, "not a custom resource's name"),
+        ({" ": 1}, wording("placement.not_custom_resource_name")),
     ],
 )
 def test_custom_resources_that_ray_would_not_take_are_refused(resources: dict[str, float], message: str) -> None:

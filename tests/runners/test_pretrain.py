@@ -15,6 +15,7 @@ from boomspec.core.tasks import Architecture, Pretrain
 from boomspec.models.facts import llama_facts, read_facts
 from runners.runtime.context import Context
 from runners.tasks import pretrain
+from tests.messages import wording
 from tests.runners import tiny
 
 SIZES = {
@@ -72,5 +73,5 @@ def test_the_same_seed_gives_the_same_model_and_another_one_does_not() -> None:
 
 def test_another_vocabulary_than_that_of_the_tokens_is_an_error(tmp_path: Path) -> None:
     tokens = tiny.token_artifact(tmp_path / "tokens", vocabulary=50)
-    with pytest.raises(BoomspecError, match="vocabulary of 64, but its tokens have 50"):
+    with pytest.raises(BoomspecError, match=wording("pretrain.vocabulary_but_tokens_have")):
         run(tmp_path / "run", tokens)

@@ -15,6 +15,7 @@ from runners.cluster.ray_errors import describe_ray_error, trace
 from runners.executor.view import View
 from runners.runtime.interrupt import Interrupt
 from runners.runtime.journal import Journal
+from tests.messages import wording
 from tests.runners.corpora import record, write_texts
 
 
@@ -40,8 +41,8 @@ DEATHS = [
 
 @pytest.mark.parametrize("error", DEATHS, ids=lambda error: type(error).__name__)
 def test_the_death_of_a_process_or_machine_is_a_lost_worker(error: RayError) -> None:
-    assert describe_ray_error(error, attempts=2).startswith("its worker was lost (attempts: 2): ")
-    assert describe_ray_error(error, attempts=0).startswith("its worker was lost (before it began): ")
+    assert describe_ray_error(error, attempts=2).startswith(wording("ray_errors.worker_lost_attempts"))
+    assert describe_ray_error(error, attempts=0).startswith(wording("ray_errors.worker_lost_before_began"))
 
 
 OTHERS = [
@@ -93,9 +94,7 @@ def test_a_job_that_no_worker_can_read_fails_once_with_its_reason_and_its_trace(
     assert outcomes[good.id].state == "made"
     failed = outcomes[bad.id]
     assert failed.state == "failed"
-    assert failed.error == (
-        "an error outside of the task's body: ModuleNotFoundError: No module named 'a_package_that_is_missing'"
-    )
+    assert failed.error == (wording("ray_errors.error_outside_task_body", name="a_package_that_is_missing"))
     log = journal.log(bad.id).read_text()
     assert "Traceback" in log
     assert "a_package_that_is_missing" in log

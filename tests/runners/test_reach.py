@@ -27,6 +27,7 @@ from boomspec.core.graph import Cost, Node, Task, TaskGraph
 from boomspec.core.tasks import Evaluate, HeldOut
 from boomspec.store import FolderStore
 from runners.cluster.store_check import ExcludedMachines, NodeCheck, UnreachedError, _patience, _wait, _without_lost
+from tests.messages import wording
 from tests.runners.corpora import record, wait_until, write_texts
 from tests.runners.grid import grid, without
 
@@ -99,7 +100,7 @@ def test_every_task_is_made_where_the_store_is(story: Story) -> None:
 def test_the_machine_is_named_once(story: Story) -> None:
     notes = [event["message"] for event in story.events if event["event"] == "note"]
     (told,) = (note for note in notes if "does not reach the store" in note)
-    assert "/store is another folder; tasks go to other machines" in told
+    assert wording("reach.store_another_folder_tasks") in told
 
 
 def node(**execution: Any) -> Node:
@@ -117,7 +118,7 @@ def test_a_machine_is_left_out_for_a_while_and_where_another_one_has_room(monkey
     astray = ExcludedMachines()
     assert astray.options(node()) == {}
     error = UnreachedError("it is nowhere", machine="astray", hint="mount it")
-    assert astray.add(pickle.loads(pickle.dumps(error))) == "it is nowhere; tasks go to other machines"
+    assert astray.add(pickle.loads(pickle.dumps(error))) == wording("reach.nowhere_tasks_go_other")
     assert astray.add(error) == ""
     assert astray.options(node()) == {"label_selector": {"ray.io/node-id": "!in(astray)"}}
     assert astray.options(node(gpus=1)) == {}  # it would wait for ever
@@ -147,7 +148,7 @@ def test_machines_that_have_packages_to_install_get_much_longer() -> None:
     assert (seconds, what_for) == (180, "to answer")
     seconds, what_for = _patience({"pip": {"packages": ["torch"]}})
     assert seconds > 600  # after which Ray gives up installing
-    assert what_for == "to install the job's packages (minutes, the first time)"
+    assert what_for == wording("reach.install_job_packages_minutes")
 
 
 def test_a_machine_that_is_lost_while_it_is_asked_is_no_reason_to_refuse_the_run(

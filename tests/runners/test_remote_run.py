@@ -23,6 +23,7 @@ import pytest
 
 from boomspec.core.graph import TaskGraph
 from boomspec.store import RECORD, FolderStore
+from tests.messages import wording
 from tests.runners import small
 from tests.runners.grid import Grid, Machine, grid, without
 from tests.runners.s3 import S3, s3_server
@@ -148,7 +149,7 @@ def _told(made: Grid, s3: S3, url: str, graph: TaskGraph, spec: Path) -> Story:
 
 
 def test_a_machine_that_does_not_reach_the_store_is_named_before_anything_runs(story: Story) -> None:
-    assert f"1 of 3 machines of the cluster cannot work with the store {story.url}:" in story.unreached
+    assert wording("remote_run.machines_cluster_cannot_work", url=story.url) in story.unreached
     assert "127.0.0.1:9" in story.unreached
     assert "start    " not in story.unreached
     own = ("/runs/", "/.in-use/", "/source/")
@@ -160,8 +161,8 @@ def test_what_the_spec_reads_goes_by_way_of_the_store_to_machines_that_do_not_ha
     assert sorted(read.values()) == ["lm_eval_tasks", "text"]
     there = {name.split("/")[2] for name in story.s3.objects(BUCKET, "boomspec/source/") if name.endswith(RECORD)}
     assert there == read.keys()
-    assert re.search(r"put into the store: text texts/\*\.txt, \d+\.\d KiB", story.unreached)
-    assert "put into the store" not in story.output, "it is there already"
+    assert re.search(wording("remote_run.put_into_store_text"), story.unreached)
+    assert wording("remote_run.put_into_store") not in story.output, "it is there already"
 
 
 def test_the_artifacts_are_those_of_a_run_in_a_folder(
@@ -181,7 +182,7 @@ def test_a_training_goes_on_elsewhere_from_the_checkpoint_in_the_store_when_its_
     retried = [event["name"] for event in events if event["event"] == "task_retried"]
     assert retried == ["pretrain teacher"]
     notes = [event["message"] for event in events if event["event"] == "note"]
-    assert any(note.startswith("fetched the checkpoint of step ") for note in notes), notes
+    assert any(note.startswith(wording("remote_run.fetched_checkpoint_step")) for note in notes), notes
     assert any(note.startswith("continues after step ") for note in notes)
     assert not [name for name in story.s3.objects(BUCKET) if ".resume/" in name]
 

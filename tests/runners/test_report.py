@@ -20,6 +20,7 @@ from runners.report.run_notes import opening
 from runners.runtime.context import Context
 from runners.runtime.job import Input
 from runners.tasks import report
+from tests.messages import wording
 from tests.runners.family import LOSS, Family
 
 
@@ -61,18 +62,18 @@ def test_the_outcome_admits_a_loss(store):
 def test_the_outcome_says_at_which_sizes_it_does_not_hold(store):
     mixed = {**LOSS, "naive_pruning": {5: 3.90, 6: 3.50, 7: 3.40}}
     sentence = outcome(results_of(Family(store, loss=mixed)))
-    assert sentence.startswith("1 of 3 interpolated sizes beats naive pruning on held-out loss, by 0.200")
-    assert "behind at 6 and 7 layers, by 0.050 to 0.100" in sentence
+    assert sentence.startswith(wording("report.interpolated_sizes_beats_naive"))
+    assert wording("report.behind_layers") in sentence
 
 
 def test_a_tie_is_no_win(store):
     same = {**LOSS, "naive_pruning": LOSS["interpolated"]}
-    assert outcome(results_of(Family(store, loss=same))).startswith("None of the 3 interpolated sizes beats")
+    assert outcome(results_of(Family(store, loss=same))).startswith(wording("report.none_interpolated_sizes_beats"))
 
 
 def test_accuracy_is_better_when_it_is_higher(store):
     sentence = next(s for s in findings(results_of(Family(store))) if "quiz acc" in s)
-    assert sentence.startswith("2 of 3 interpolated sizes beat naive pruning on quiz acc, by 0.050")
+    assert sentence.startswith(wording("report.interpolated_sizes_beat_naive"))
 
 
 def test_sizes_are_compared_item_by_item(store):
@@ -82,12 +83,12 @@ def test_sizes_are_compared_item_by_item(store):
     gains = baseline_gains(results, "held_out", series="interpolated", against="naive_pruning")
     assert [d.size.layers for d in gains] == [5, 6, 7]
     assert [d.items for d in gains] == pytest.approx([stderr] * 3)
-    assert "each by more than two standard errors" in outcome(results)
+    assert wording("report.each_more_than_two") in outcome(results)
 
 
 def test_a_difference_within_its_standard_error_is_not_called_sure(store):
     results = results_of(Family(store, noise={"naive_pruning": [-0.5, 0.5, -0.3, 0.3, -0.1, 0.1]}))
-    assert "none by more than two standard errors" in outcome(results)
+    assert wording("report.none_more_than_two") in outcome(results)
 
 
 def test_the_control_is_reported_as_worse_where_it_is(store):
@@ -98,9 +99,7 @@ def test_the_control_is_reported_as_worse_where_it_is(store):
 def test_without_a_baseline_the_outcome_speaks_of_the_end_points_only(store):
     alone = {name: LOSS[name] for name in ("student", "interpolated", "teacher")}
     sentence = outcome(results_of(Family(store, loss=alone)))
-    assert (
-        sentence == "All 3 interpolated sizes lie between the student (3.750) and the teacher (3.300) on held-out loss."
-    )
+    assert sentence == wording("report.all_interpolated_sizes_lie")
 
 
 def test_the_metric_that_is_drawn_is_the_first_with_a_standard_error(store):
@@ -123,8 +122,8 @@ def test_missing_cells_are_named_with_the_reason(store, tmp_path):
     missing = {entry["name"]: entry["reason"] for entry in json.loads((folder / "results.json").read_text())["missing"]}
     assert missing == {
         "naive pruning, 6 layers, held_out": "ValueError: <broken>",
-        "random initialisation, 5 layers, held_out": "needs random_init 5, which failed: OSError: no space",
-        "interpolated, 5 layers, quiz": "it has not been run",
+        "random initialisation, 5 layers, held_out": wording("report.needs_random_init_failed"),
+        "interpolated, 5 layers, quiz": wording("comparison.not_been_run"),
     }
     page = (folder / "report.html").read_text()
     assert all(name in page for name in missing)
@@ -133,16 +132,16 @@ def test_missing_cells_are_named_with_the_reason(store, tmp_path):
 
 def test_the_outcome_names_sizes_that_could_not_be_compared(store):
     sentence = outcome(results_of(Family(store, leave_out=["naive_pruning 6 held_out"])))
-    assert sentence.startswith("Both interpolated sizes beat naive pruning")
-    assert "at 6 layers a result is missing" in sentence
-    assert sentence.endswith("1 of 26 results is missing.")
+    assert sentence.startswith(wording("report.both_interpolated_sizes_beat"))
+    assert wording("report.layers_result_missing") in sentence
+    assert sentence.endswith(wording("report.results_missing"))
 
 
 def test_a_run_that_made_nothing_still_gets_a_report(store, tmp_path):
     everything = [node.name for node in Family(FolderStore(tmp_path / "other")).nodes.values()]
     folder = publish(Family(store, leave_out=everything), tmp_path / "run")
     content = json.loads((folder / "results.json").read_text())
-    assert content["outcome"] == "There are no results. 26 of 26 results are missing."
+    assert content["outcome"] == wording("report.there_no_results_results")
     assert content["results"] == []
 
 
@@ -218,7 +217,7 @@ def test_the_family_is_one_line_from_student_to_teacher(store):
     lines = {line.get_label(): line for line in axes.lines}
     assert list(lines["interpolated"].get_xdata()) == [4000, 5000, 6000, 7000, 8000]
     assert list(lines["interpolated"].get_ydata()) == [3.75, 3.70, 3.60, 3.45, 3.30]
-    assert axes.get_ylabel() == "held-out loss, nats per token   (↓ better)"
+    assert axes.get_ylabel() == wording("report.held_out_loss_nats")
     assert size_figure(results_of(Family(store)), "quiz").axes[0].get_ylabel() == "quiz acc   (↑ better)"
 
 

@@ -15,6 +15,7 @@ from runners.report.findings import findings, outcome
 from runners.report.format import Footnotes
 from runners.report.page import draw, render
 from runners.report.tables import files, group_table, model_table
+from tests.messages import wording
 from tests.runners.lm_eval_tasks import CHOICE, measured, model, row, source, strict, task
 
 SIZES = {"student": 2, "interpolated": 3, "teacher": 4}
@@ -70,14 +71,16 @@ def test_two_ways_of_asking_and_a_group_s_own_are_told_apart_everywhere(folders)
 def test_what_was_cut_is_marked_in_the_table_with_a_footnote_and_in_the_files(folders):
     results, _ = results_of(folders)
     shown = model_table(results, results.measures)
-    assert shown["footnotes"][0] == {"mark": "a", "text": "1 to 4 of 7 contexts were cut to the model's positions"}
+    assert shown["footnotes"][0] == {"mark": "a", "text": wording("report_marks.contexts_cut_model_positions")}
     assert all(cell["marks"] == "a" for line in shown["lines"] for cell in line["numbers"])
     page = render(results, title="t", drawings=[], files={})
     assert '<sup class="mark">a</sup>' in page
-    assert "of 7 contexts were cut to the model&#39;s positions" in page
+    assert wording("report_marks.contexts_cut_model_positions_2") in page
     written = files(results, "t")
-    assert "1 of 7 contexts were cut to the model's positions" in written["results.csv"]
-    assert strict(written["results.json"])["results"][0]["note"].endswith("contexts were cut to the model's positions")
+    assert wording("report_marks.contexts_cut_model_positions_3") in written["results.csv"]
+    assert strict(written["results.json"])["results"][0]["note"].endswith(
+        wording("report_marks.contexts_cut_model_positions_4")
+    )
 
 
 @pytest.mark.parametrize("broken", SIZES)
@@ -85,14 +88,14 @@ def test_numbers_that_are_not_finite_are_missing_with_their_reason_and_in_no_sen
     results, _ = results_of(folders, broken=broken)
     assert all(row.cell.series != broken for row in results.trials[0].rows)
     reasons = {missing.reason for missing in results.trials[0].missing}
-    assert reasons == {"no value: the model's own numbers for 7 of 7 documents are not finite"}
+    assert reasons == {wording("report_marks.no_value_model_own")}
     assert {missing.measure for missing in results.trials[0].missing} >= {"own", "own (2-shot)", "both"}
-    assert "3 of 9 results are missing." in outcome(results)
+    assert wording("report_marks.results_missing") in outcome(results)
     assert not any("nan" in text.lower() for text in [outcome(results), *findings(results)])
     content = strict(files(results, "t")["results.json"])
     assert {tuple(line["metrics"]) for line in content["missing"]} == {("acc",)}
     page = render(results, title="t", drawings=draw(results), files=files(results, "t"))
-    assert "documents are not finite" in page
+    assert wording("report_marks.documents_not_finite") in page
     assert "nan" not in page.lower().replace("finance", "").split("<tbody>")[1].split("</tbody>")[0]
 
 
@@ -112,8 +115,8 @@ def test_footnotes_of_one_kind_are_one_from_the_least_to_the_most():
     assert footnotes.letters([""]) == ""
     assert footnotes.letters(["7 of 40 contexts were cut"]) == "a"
     assert [line["text"] for line in footnotes.lines] == [
-        "2 to 7 of 40 contexts were cut",
-        "1 of 9 generations were cut",
+        wording("report_marks.contexts_cut"),
+        wording("report_marks.generations_cut"),
     ]
 
 
@@ -134,11 +137,11 @@ def test_a_comparison_marks_what_was_cut_and_misses_what_is_not_finite(folders):
         experiments.append(Compared(label=label, axes={"variant": label}, cells=tuple(cells)))
     compared = collect(Comparison(experiments=tuple(experiments)), found.__getitem__)
     shown = group_table(compared, "own")
-    assert shown["footnotes"] == [{"mark": "a", "text": "1 of 7 contexts were cut to the model's positions"}]
+    assert shown["footnotes"] == [{"mark": "a", "text": wording("report_marks.contexts_cut_model_positions_3")}]
     marks = {line["name"]: [cell["marks"] for cell in line["cells"]] for line in shown["lines"]}
     assert marks == {"base": ["a", "a", "a"], "other": ["a", "a", ""]}
     reasons = [cell["reason"] for line in shown["lines"] for cell in line["cells"] if cell["point"] is None]
-    assert reasons == ["no value: the model's own numbers for 7 of 7 documents are not finite"]
+    assert reasons == [wording("report_marks.no_value_model_own")]
     written = files(compared, "t")
     assert strict(written["results.json"])["missing"][0]["metrics"] == ["acc"]
     page = render(compared, title="t", drawings=[], files=written)
@@ -171,13 +174,13 @@ def test_tasks_are_called_by_what_tells_them_apart(tasks, names):
 @pytest.mark.parametrize(
     ("tasks", "message"),
     [
-        (["a", "a"], "task 'a' is listed twice"),
-        (["a", {"task": "a", "name": "again"}], "task 'a' is listed twice"),
-        (["a", {"task": "b", "name": "a"}], "two tasks are called 'a'"),
-        ([{"task": "a", "name": "held_out"}], "is no name for a measure"),
-        ([{"task": "a", "name": "x/y"}], "is no name for a measure"),
-        ([{"task": "a", "name": "x: y"}], "is no name for a measure"),
-        ([{"task": "a", "name": " "}], "is no name for a measure"),
+        (["a", "a"], wording("report_marks.task_listed_twice", name="a")),
+        (["a", {"task": "a", "name": "again"}], wording("report_marks.task_listed_twice", name="a")),
+        (["a", {"task": "b", "name": "a"}], wording("report_marks.two_tasks_called", name="a")),
+        ([{"task": "a", "name": "held_out"}], wording("report_marks.no_name_measure")),
+        ([{"task": "a", "name": "x/y"}], wording("report_marks.no_name_measure")),
+        ([{"task": "a", "name": "x: y"}], wording("report_marks.no_name_measure")),
+        ([{"task": "a", "name": " "}], wording("report_marks.no_name_measure")),
     ],
 )
 def test_names_that_would_be_one_are_refused(tasks, message):

@@ -5,6 +5,7 @@ from pathlib import Path
 from boomspec.core.graph import Cost, Node, Task, TaskGraph
 from boomspec.plan.plan import SavedPlan, plan_tasks
 from boomspec.store import FolderStore
+from tests.messages import wording
 from tests.runners.corpora import record, write_texts
 from tests.runners.here import Done, boomspec
 
@@ -37,7 +38,7 @@ def test_a_saved_plan_is_run_once_and_then_there_is_nothing_to_do(connected: Non
     assert "nothing to do" in again.stdout
     stale = run(first)
     assert stale.returncode == 2
-    assert "tokenize: planned was run (not in the store), now it is reuse (in the store)" in stale.stderr
+    assert wording("saved_plan_run.tokenize_planned_run_not") in stale.stderr
     (store.path("tokenize", task.id) / "artifact.json").unlink()
     gone = run(tmp_path / "second.json")
     assert gone.returncode == 2  # it was to be reused: nothing is made that the plan did not say

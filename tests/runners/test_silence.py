@@ -20,6 +20,7 @@ from runners.cluster.ray_cluster import LostMachines
 from runners.executor.heartbeat import ALIVE, Heartbeats
 from runners.runtime.journal import Event, Follower, Journal
 from runners.runtime.task_errors import FullDiskError, detect_full_disk, is_full, survived
+from tests.messages import wording
 from tests.runners.corpora import wait_until
 
 _BEATING = """
@@ -74,7 +75,7 @@ def test_who_is_silent_is_told_with_its_machine_and_process_and_less_and_less_of
         silence.received("b", {ALIVE: True})
         said += [(minute, task, note) for task, note in silence.notes()]
     assert [(minute, task) for minute, task, _ in said] == [(10, "a"), (20, "a"), (40, "a")]
-    assert said[0][2].startswith("no word from it for 10 minutes (on node7, process 123): that process stands")
+    assert said[0][2].startswith(wording("silence.no_word_minutes_node"))
     silence.ended("a")
     now[0] = 10_000.0
     assert [task for task, _ in silence.notes()] == ["b"]
@@ -93,7 +94,7 @@ def test_a_body_that_says_nothing_while_its_process_lives_is_told_of_later_and_o
             silence.received("a", {"done": 1, "total": 2})
         said += [(minute, note) for _, note in silence.notes()]
     assert [minute for minute, _ in said] == [35, 65]
-    assert said[0][1].startswith("no progress for 30 minutes (on node7, process 123): that process lives")
+    assert said[0][1].startswith(wording("silence.no_progress_minutes_node"))
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +128,7 @@ def test_a_full_disk_is_named_with_what_is_free_whatever_its_error_looks_like(di
         for error in errors:
             with pytest.raises(FullDiskError) as caught, detect_full_disk(tmp_path, disk / "not" / "there yet"):
                 raise error
-            assert f"no space left on the disk of {disk} (" in str(caught.value)
+            assert wording("silence.no_space_left_disk", disk=disk) in str(caught.value)
             assert "0.0 B of 1.0 MiB free" in str(caught.value)
             assert caught.value.exit_code == EXIT_RUN_FAILED
         with pytest.raises(FileNotFoundError), detect_full_disk(disk):
@@ -135,7 +136,7 @@ def test_a_full_disk_is_named_with_what_is_free_whatever_its_error_looks_like(di
         said: list[str] = []
         with survived("a file", said.append, disk):
             (disk / "file").write_bytes(b"0" * 10_000)
-        assert said[0].startswith(f"a file could not be written: no space left on the disk of {disk}")
+        assert said[0].startswith(wording("silence.file_could_not_written", disk=disk))
         assert not is_full(ValueError("no"))
     finally:
         filler.unlink()

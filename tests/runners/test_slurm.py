@@ -13,6 +13,7 @@ from pathlib import Path
 from boomspec.commands.slurm import script
 from boomspec.core.graph import TaskGraph
 from boomspec.store import FolderStore
+from tests.messages import wording
 from tests.runners import small
 
 _STAND_INS = {
@@ -49,7 +50,7 @@ def test_the_script_starts_ray_on_its_machines_runs_the_graph_and_leaves_nothing
             ["bash"], input=script, env=environment, capture_output=True, text=True, timeout=240, cwd=tmp_path
         )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "reused 0  made 1  failed 0  blocked 0" in done.stdout
+    assert wording("slurm.reused_made_failed_blocked") in done.stdout
     assert store.damage("tokenize", made.id, checksums=True) is None
     calls = (tmp_path / "calls").read_text().splitlines()
     assert sum("ray start --block" in call for call in calls) == 2

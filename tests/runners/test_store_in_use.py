@@ -9,6 +9,7 @@ import pytest
 from boomspec.core.graph import Node, Task, TaskGraph
 from boomspec.store import FolderStore, Store
 from tests.boomspec.past import publish
+from tests.messages import wording
 from tests.runners.corpora import wait_until, write_texts
 from tests.runners.story import pretraining
 
@@ -34,7 +35,7 @@ def test_a_run_waits_for_the_end_of_a_clean_up_and_says_so(store: Store, graph: 
     with store.alone():
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert process.stdout is not None
-        assert process.stdout.readline() == "the store is being cleaned up (boomspec gc); waiting for the end of that\n"
+        assert process.stdout.readline() == wording("store_in_use.store_being_cleaned_up")
         assert process.poll() is None
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output

@@ -18,6 +18,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import TaskGraph
 from boomspec.store import RECORD
 from runners.cluster.bundle import package_files, write_bundle
+from tests.messages import wording
 from tests.runners import small
 from tests.runners.grid import Grid, grid
 
@@ -50,8 +51,8 @@ def test_a_submitted_run_makes_the_artifacts_of_a_local_one_and_leaves_no_token(
     secret = {"HF_TOKEN": "hf_0123456789abcdef"}
     done = there.boomspec("submit", spec, "--address", there.address, "--store", store, "--wait", **secret)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "4 tasks to run, 4 artifacts reused" in done.stdout
-    assert "reused 4  made 4  failed 0  blocked 0" in done.stdout
+    assert wording("submit.tasks_run_artifacts_reused") in done.stdout
+    assert wording("submit.reused_made_failed_blocked") in done.stdout
     assert checksums(store) == checksums(finished)
     assert len(checksums(store)) == 8
 
@@ -62,7 +63,7 @@ def test_a_submitted_run_makes_the_artifacts_of_a_local_one_and_leaves_no_token(
     logs = there.boomspec("logs", job["id"], "--address", there.address)
     assert logs.stdout.rstrip().endswith("report.html")
     stopped = there.boomspec("stop", job["id"], "--address", there.address)
-    assert "had ended already: succeeded" in stopped.stdout
+    assert wording("submit.had_ended_already_succeeded") in stopped.stdout
 
     seen = [path for root in (store, there.folder / "ray") for path in root.rglob("*") if path.is_file()]
     assert len(seen) > 50
@@ -88,13 +89,13 @@ def test_a_job_that_is_at_work_is_not_submitted_twice_and_stops_in_good_order(th
         assert time.monotonic() < until, "no step was made"  # before the first there is nothing to save
         time.sleep(0.2)
     again = there.boomspec(*submit)
-    assert f"this is at work already, as {job}; nothing was submitted" in again.stdout
+    assert wording("submit.work_already_nothing_submitted", job=job) in again.stdout
     assert f"boomspec logs {job} --follow" in again.stdout
     stopped = there.boomspec("stop", job, "--address", there.address)
     assert stopped.stdout.startswith(f"{job}: stopped")
     followed = there.boomspec("logs", job, "--follow", "--address", there.address)
     assert followed.returncode == 130
-    assert "interrupted: the same command continues from here" in followed.stdout
+    assert wording("submit.interrupted_same_command_continues") in followed.stdout
     assert list((store / "pretrain").glob(".*.resume/*")), "its checkpoint"
 
 
@@ -108,7 +109,7 @@ def test_a_run_uses_a_cluster_that_exists_and_leaves_it_alone(there: Grid, finis
         [*command, "--address", there.gcs], env=there.environment, capture_output=True, text=True, timeout=300
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "reused 0  made 1  failed 0  blocked 0" in ran.stdout
+    assert wording("slurm.reused_made_failed_blocked") in ran.stdout
     assert checksums(store.root) == checksums(finished)
     assert all(machine.works for machine in there.machines)
 
@@ -118,31 +119,33 @@ def test_who_has_no_token_or_a_wrong_one_is_told_so(there: Grid, tmp_path: Path)
     where = ("--address", there.address)
     asked = there.boomspec("status", *where, RAY_AUTH_TOKEN="")
     assert (asked.returncode, asked.stdout) == (2, "")
-    assert f"the cluster at {there.address} asks for a token\n  hint: set RAY_AUTH_TOKEN" in asked.stderr
+    assert wording("submit.cluster_asks_token_hint", address=there.address) in asked.stderr
     refused = there.boomspec("status", *where, "--json", RAY_AUTH_TOKEN=wrong)
     assert refused.returncode == 2
-    assert json.loads(refused.stdout)["error"]["message"] == f"the cluster at {there.address} does not take this token"
+    assert json.loads(refused.stdout)["error"]["message"] == wording(
+        "submit.cluster_does_not_take", address=there.address
+    )
     run = there.boomspec(
         "run", small.write_spec(tmp_path), "--store", tmp_path / "store", "--address", there.gcs, RAY_AUTH_TOKEN=wrong
     )
     assert run.returncode == 2
-    assert f"the cluster at {there.gcs} does not take this token" in run.stderr
+    assert wording("submit.cluster_does_not_take_token", gcs=there.gcs) in run.stderr
     for done in (asked, refused, run):
         assert wrong not in done.stdout + done.stderr
     unknown = there.boomspec("stop", "nothing", *where)
-    assert "the cluster has no job 'nothing' of boomspec" in unknown.stderr
+    assert wording("submit.cluster_no_job_boomspec", name="nothing") in unknown.stderr
 
 
 def test_a_variable_travels_only_by_its_name_and_never_the_clusters_token(there: Grid, tmp_path: Path) -> None:
     submit = ("submit", small.write_spec(tmp_path), "--address", there.address, "--store", tmp_path / "store")
     missing = there.boomspec(*submit, "--env", "NOT_SET_ANYWHERE")
-    assert "there is no such variable here" in missing.stderr
+    assert wording("submit.there_no_such_variable") in missing.stderr
     own = there.boomspec(*submit, "--env", "RAY_AUTH_TOKEN")
-    assert (own.returncode, "the cluster has it already" in own.stderr) == (2, True)
+    assert (own.returncode, wording("submit.cluster_already") in own.stderr) == (2, True)
     assert not (tmp_path / "store").exists()
     quoting = tmp_path / "store-of-hunter2hunter2"
     quoted = there.boomspec(*submit[:-1], quoting, "--env", "MY_TOKEN", MY_TOKEN="pretrain teacher")
-    assert "the spec quotes a secret" in quoted.stderr
+    assert wording("kuberay.spec_quotes_secret") in quoted.stderr
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -164,7 +167,7 @@ def test_only_code_and_data_of_the_packages_are_in_a_bundle_and_twice_the_same(t
         "job/lock.json",
     }
     assert {path.name for path in (*one.packages, one.job)} == {"boomspec", "runners", "job"}
-    with pytest.raises(BoomspecError, match=r"what would be sent to the cluster has .* more than 1\.0 KiB: "):
+    with pytest.raises(BoomspecError, match=wording("submit.what_would_sent_cluster")):
         write_bundle(tmp_path / "large", graph=graph, lock=lock, most=1024)
 
 

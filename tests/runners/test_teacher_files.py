@@ -17,6 +17,7 @@ from runners.assembly.assemble import assemble
 from runners.checking.in_memory import logits, patched
 from runners.checking.tiny import random_model, randomise
 from runners.modeling.models import load, save_weights
+from tests.messages import wording
 from tests.runners.test_families_more import COMMON, EXPERTS, FAMILIES, KEPT, LAYERS, SIZED
 
 TOKENS_BT = (torch.arange(22).reshape(2, 11) * 7) % 100 + 3
@@ -140,7 +141,7 @@ def test_a_tied_trunk_that_was_saved_without_its_head_is_a_whole_model(tmp_path,
 def test_a_trunk_without_a_head_that_is_not_tied_is_refused(tmp_path):
     saved(tmp_path / "whole", "llama", **COMMON, tie_word_embeddings=False)
     AutoModel.from_pretrained(tmp_path / "whole").save_pretrained(tmp_path / "t")
-    with pytest.raises(BoomspecError, match=r"tie_word_embeddings: false.*holds no head"):
+    with pytest.raises(BoomspecError, match=wording("teacher_files.tie_word_embeddings_false")):
         read_facts(tmp_path / "t")
 
 
@@ -183,7 +184,7 @@ def test_modules_that_predict_further_tokens_are_left_out(tmp_path):
 def test_more_layers_than_the_config_says_are_an_error(tmp_path):
     saved(tmp_path / "t", "llama", **COMMON)
     edit(tmp_path / "t", lambda t: t | {f"model.layers.{LAYERS}.self_attn.q_proj.weight": torch.ones(3)})
-    with pytest.raises(BoomspecError, match="says 7 layers, the checkpoint holds 8"):
+    with pytest.raises(BoomspecError, match=wording("teacher_files.says_layers_checkpoint_holds")):
         read_facts(tmp_path / "t")
 
 
@@ -232,7 +233,7 @@ ROPES = (
 def test_a_student_of_another_rope_is_refused(tmp_path, rope):
     saved(tmp_path / "t", "llama", **COMMON)
     saved(tmp_path / "s", "llama", **{**COMMON, "num_hidden_layers": 4, "rope_parameters": rope})
-    with pytest.raises(BoomspecError, match=r"configs differ in rope_parameters\."):
+    with pytest.raises(BoomspecError, match=wording("teacher_files.configs_differ_rope_parameters")):
         assemble({"t": tmp_path / "t", "s": tmp_path / "s"}, read_layers("s0 t2 s2 s3"), tmp_path / "x", tied=False)
     assert not (tmp_path / "x").exists()
 

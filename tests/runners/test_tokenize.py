@@ -17,6 +17,7 @@ from boomspec.core.graph import Source
 from boomspec.core.tasks import Tokenize, TrainTokenizer
 from runners.data.tokens import TokenStream
 from runners.tasks import tokenize
+from tests.messages import wording
 from tests.runners.corpora import (
     TEXTS,
     context,
@@ -167,7 +168,7 @@ def test_a_text_too_small_for_the_vocabulary_is_said(tmp_path: Path) -> None:
     tokenize.run(made)
     notes = [line["note"] for line in progress_lines(made) if "note" in line]
     assert len(notes) == 1
-    assert notes[0].endswith("of the 300 entries asked for")
+    assert notes[0].endswith(wording("tokenize.entries_asked"))
 
 
 def test_a_given_tokenizer_is_copied_file_by_file(run: Run, tmp_path: Path, tokenizer_folder: Path) -> None:
@@ -213,27 +214,27 @@ def test_a_file_that_changed_since_it_was_compiled_is_refused(run: Run, tmp_path
     source = text_source([file], format)
     file.write_text("behind")
     message = refusal(run, record(), text=source)
-    assert message.startswith(f"{file}: the file has changed since the spec was compiled")
+    assert message.startswith(wording("tokenize.file_changed_since_spec", file=file))
     file.unlink()
-    assert f"{file}: cannot be read: No such file" in refusal(run, record(), text=source)
+    assert wording("tokenize.cannot_read_no_such", file=file) in refusal(run, record(), text=source)
 
 
 def test_a_missing_text_field_names_the_line_and_the_fields_that_there_are(run: Run, tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "rows.jsonl", [{"text": "one"}, {"txt": "two", "id": 2}])
     message = refusal(run, record(), text=source)
-    assert f"{tmp_path}/rows.jsonl:2: has no field 'text' (it has: txt, id)" in message
-    assert "did you mean 'txt'?" in message
+    assert wording("tokenize.rows_jsonl_no_field", tmp_path=tmp_path, name="text") in message
+    assert wording("cli.did_you_mean", name="txt") in message
     pq.write_table(pa.table({"body": ["one"]}), tmp_path / "rows.parquet")
     message = refusal(run, record(), text=text_source([tmp_path / "rows.parquet"], "parquet"))
-    assert f"{tmp_path}/rows.parquet: has no field 'text' (it has: body)" in message
+    assert wording("tokenize.rows_parquet_no_field", tmp_path=tmp_path, name="text") in message
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"text": null}', "field 'text' is null, not text"),
-        ('{"text": 3}', "field 'text' is int, not text"),
-        ("[1]", "expected an object with a field 'text', not list"),
+        ('{"text": null}', wording("tokenize.field_null_not_text", name="text")),
+        ('{"text": 3}', wording("tokenize.field_int_not_text", name="text")),
+        ("[1]", wording("tokenize.expected_object_field_not", name="text")),
         ('{"text": "cut', "not a JSON line"),
     ],
 )
@@ -248,7 +249,9 @@ def test_a_line_that_is_no_document_is_refused_with_its_number(
 def test_a_null_in_a_parquet_file_is_refused_with_its_row(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"text": ["one", None]}), file)
-    assert f"{file}, row 2: field 'text' is null" in refusal(run, record(), text=text_source([file], "parquet"))
+    assert wording("tokenize.row_field_null", file=file, name="text") in refusal(
+        run, record(), text=text_source([file], "parquet")
+    )
 
 
 def test_files_of_another_format_are_refused(run: Run, tmp_path: Path) -> None:
@@ -260,11 +263,11 @@ def test_files_of_another_format_are_refused(run: Run, tmp_path: Path) -> None:
 
 def test_a_corpus_without_training_or_held_out_documents_is_refused(run: Run, tmp_path: Path) -> None:
     few = write_texts(tmp_path / "texts", ["one", "two", "three"])
-    assert "no training documents after the first 3 that are skipped" in refusal(run, record(skip=3), text=few)
+    assert wording("tokenize.no_training_documents_after") in refusal(run, record(skip=3), text=few)
     empty = write_texts(tmp_path / "empty", ["", " \n"])
     assert "no training documents" in refusal(run, record(), text=empty)
     message = refusal(run, record(held_out_every=5, held_out_offset=4), text=few)
-    assert "no document was held out (every 5th, from 4) among the 3 that were read" in message
+    assert wording("tokenize.no_document_held_out") in message
 
 
 def test_a_tokenizer_without_an_end_of_text_token_is_refused(run: Run, tmp_path: Path, tokenizer_folder: Path) -> None:
@@ -283,8 +286,10 @@ def test_a_tokenizer_that_changed_or_is_none_is_refused(run: Run, tmp_path: Path
     source = tokenizer_source(tokenizer_folder)
     other = {**source.identity["sha256"], "tokenizer.json": "0" * 64}
     changed = Source("tokenizer", {"sha256": other}, source.location)
-    assert "the file has changed" in refusal(run, record(train_tokenizer=None), text=text, tokenizer=changed)
+    assert wording("tokenize.file_changed") in refusal(run, record(train_tokenizer=None), text=text, tokenizer=changed)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "model.safetensors").write_text("weights")
     none = tokenizer_source(tmp_path / "folder")
-    assert "has no tokenizer files" in refusal(run, record(train_tokenizer=None), text=text, tokenizer=none)
+    assert wording("tokenize.no_tokenizer_files") in refusal(
+        run, record(train_tokenizer=None), text=text, tokenizer=none
+    )

@@ -8,6 +8,7 @@ import pytest
 
 from boomspec.core.errors import BoomspecError
 from runners.data.tokens import TokenStream
+from tests.messages import wording
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +48,9 @@ def test_a_batch_depends_on_step_and_seed_only_and_may_span_epochs(stream: Token
 
 
 def test_a_stream_shorter_than_one_window_or_than_its_record_is_refused(stream: TokenStream, tmp_path: Path) -> None:
-    with pytest.raises(BoomspecError, match="103 tokens are too few for one sequence of 103"):
+    with pytest.raises(BoomspecError, match=wording("tokens.tokens_too_few_one")):
         stream.batch(0, sequences=1, sequence_length=103, seed=0)
     (tmp_path / "train.bin").write_bytes(b"\0" * 10)
     (tmp_path / "meta.json").write_text((stream.file.parent / "meta.json").read_text())
-    with pytest.raises(BoomspecError, match=r"has 10 bytes, but meta.json says 103 tokens"):
+    with pytest.raises(BoomspecError, match=wording("tokens.bytes_but_meta_json")):
         TokenStream(tmp_path)

@@ -13,6 +13,7 @@ from boomspec.spec.sections.execution import TrackingSpec
 from boomspec.store import FolderStore, Store, open_store
 from runners.executor.tracking import Mlflow, Point, TensorBoard, Tracking, check, tracked
 from runners.runtime.journal import Journal
+from tests.messages import wording
 from tests.runners import small, tiny
 from tests.runners.s3 import s3_server
 from tests.runners.test_training import batch, interrupted_at, run
@@ -169,7 +170,7 @@ def test_a_tracker_that_fails_is_noted_once_and_the_run_goes_on(tmp_path: Path) 
         for step in range(3):
             tracking.rows(distill, [{"step": step, "tokens": 1, "loss": 0.5}])
     assert len(heard) == 1
-    assert heard[0]["message"].startswith("tensorboard gets nothing more of this run: ")
+    assert heard[0]["message"].startswith(wording("tracking.tensorboard_gets_nothing_more"))
 
 
 def test_one_tracker_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
@@ -210,9 +211,9 @@ def test_what_the_store_does_not_give_is_noted_and_the_trackers_are_told_the_res
         tracking.end()
     unread, missed = (tracking.failures.get(timeout=1) for _ in range(2))
     assert tracking.failures.empty()
-    assert unread.startswith("trackers do not get the numbers of distill student: distill ")
+    assert unread.startswith(wording("tracking.trackers_do_not_get"))
     assert "is damaged" in unread
-    assert missed.startswith("trackers have missed something of this run: ValueError: could not convert")
+    assert missed.startswith(wording("tracking.trackers_have_missed_something"))
     assert board.ended == ["finished"]
     assert scalars(tmp_path / "tensorboard" / "pretrain teacher") == {"loss": {0: 0.25}}
 
@@ -235,13 +236,13 @@ def test_what_is_asked_for_and_not_installed_or_has_no_key_is_said_before_anythi
     check({"tensorboard": True})
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    with pytest.raises(BoomspecError, match="there is no key"):
+    with pytest.raises(BoomspecError, match=wording("tracking.there_no_key")):
         check({"wandb": {"project": "x"}})
     monkeypatch.setenv("WANDB_MODE", "offline")
     check({"wandb": {"project": "x"}})
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for name in ("tensorboard", "wandb", "mlflow"):
-        with pytest.raises(BoomspecError, match="is not installed here") as caught:
+        with pytest.raises(BoomspecError, match=wording("tracking.not_installed_here")) as caught:
             check({name: {"x": 1}})
         assert "pip install 'boomspec[" in str(caught.value)
 
@@ -250,11 +251,11 @@ def test_what_is_asked_for_and_not_installed_or_has_no_key_is_said_before_anythi
     ("uri", "message"),
     [
         ("runs", "has no scheme"),
-        ("http://me:secret@host", "no user name or password"),
-        ("http://host/?api_key=0123", "must hold no 'api_key'"),
-        ("https://host/?a=b&Access-Token=0123", "must hold no 'Access-Token'"),
-        ("postgresql:///runs?host=db&user=me&password=0123", "must hold no 'user'"),
-        ("mssql+pyodbc:///?odbc_connect=Server%3Ddb%3BPWD%3D0123", "must hold no 'PWD'"),
+        ("http://me:secret@host", wording("tracking.no_user_name_password")),
+        ("http://host/?api_key=0123", wording("tracking.must_hold_no", name="api_key")),
+        ("https://host/?a=b&Access-Token=0123", wording("tracking.must_hold_no", name="Access-Token")),
+        ("postgresql:///runs?host=db&user=me&password=0123", wording("tracking.must_hold_no", name="user")),
+        ("mssql+pyodbc:///?odbc_connect=Server%3Ddb%3BPWD%3D0123", wording("tracking.must_hold_no", name="PWD")),
     ],
 )
 def test_a_uri_with_credentials_or_without_a_scheme_is_refused(uri: str, message: str) -> None:

@@ -26,6 +26,7 @@ from boomspec.store import FolderStore, Store
 from runners.cli import verify
 from runners.verify.choose import as_it_was_made, choose
 from runners.verify.compare import changes, tolerance_of
+from tests.messages import wording
 from tests.runners import small
 from tests.runners.corpora import wait_until
 
@@ -101,7 +102,7 @@ def test_a_run_made_again_is_the_same_bit_for_bit_and_its_store_is_not_touched(
     assert replace(ended, graph=replace(ended.graph, nodes=other)).verify() == 0
     output = capsys.readouterr().out
     count = len(ended.graph.nodes)
-    assert f"verified: {count} tasks, every file the same bit for bit" in output
+    assert wording("verify.verified_tasks_every_file", count=count) in output
     assert "distill student" in output
     assert everything(ended.folder) == before
     assert scratches(ended.folder) == []
@@ -143,10 +144,10 @@ def test_weights_that_were_altered_are_found_and_named_to_the_tensor(
 
     assert altered.verify("--task=distill student") == 1
     output = capsys.readouterr().out
-    assert "first task that differs: distill student" in output
-    assert f"model/model.safetensors: largest difference 0.5 in {tensor}" in output
-    assert "packages and hardware are the same" in output
-    assert "not verified: 1 of 1 task differs" in output
+    assert wording("verify.first_task_differs_distill") in output
+    assert wording("verify.model_model_safetensors_largest", tensor=tensor) in output
+    assert wording("verify.packages_hardware_same") in output
+    assert wording("verify.not_verified_task_differs") in output
 
 
 def test_a_tolerance_covers_a_small_change_and_not_a_larger_one(
@@ -163,11 +164,11 @@ def test_a_tolerance_covers_a_small_change_and_not_a_larger_one(
     assert altered.verify(f"--task={name}") == 0  # the tolerance of the spec
     output = capsys.readouterr().out
     assert f"within 1e-05 (1): {name}" in output
-    assert "results.json: largest difference 1e-06 in results.held_out.loss,none" in output
-    assert "verified: 1 task, 0 bit for bit and 1 within the tolerance" in output
+    assert wording("verify.results_json_largest_difference") in output
+    assert wording("verify.verified_task_bit_bit") in output
     for tolerance in ("0", "1e-9"):
         assert altered.verify(f"--task={name}", f"--tolerance={tolerance}") == 1
-        assert f"first task that differs: {name}" in capsys.readouterr().out
+        assert wording("verify.first_task_differs", name=name) in capsys.readouterr().out
 
 
 def test_end_to_end_the_difference_of_one_task_is_carried_on_and_the_first_is_named(
@@ -207,10 +208,10 @@ def test_a_task_that_cannot_be_made_again_is_trouble_not_a_difference(
     finally:
         text.write_text(content)
     output = capsys.readouterr().out
-    assert "could not be made again: tokenize" in output
+    assert wording("verify.could_not_made_again") in output
     assert "3.txt" in output
     assert "identical (1): interpolate 3 layers" in output
-    assert "not verified: 1 could not be made again" in output
+    assert wording("verify.not_verified_could_not") in output
 
 
 def test_a_damaged_original_is_refused_before_anything_runs(
@@ -223,7 +224,7 @@ def test_a_damaged_original_is_refused_before_anything_runs(
     weights.write_bytes(bytes(content))
     assert damaged.verify("--kind=distill") == 2  # the teacher is its input
     error = capsys.readouterr().err
-    assert "artifacts of the run are damaged: pretrain teacher: model/model.safetensors does not match" in error
+    assert wording("verify.artifacts_run_damaged_pretrain") in error
     assert damaged.verify("--json") == 2
     assert "pretrain teacher" in json.loads(capsys.readouterr().out)["error"]["message"]
     assert scratches(tmp_path) == []
@@ -235,7 +236,7 @@ def test_a_run_that_has_not_finished_and_texts_that_are_gone_are_named(
     partial = ended.copy(tmp_path)
     partial.store.discard(*partial.task("report"))
     assert partial.verify() == 2
-    assert f"not finished: 1 of {len(partial.graph.nodes)} artifacts" in capsys.readouterr().err
+    assert wording("verify.not_finished_artifacts", len=len(partial.graph.nodes)) in capsys.readouterr().err
     texts = ended.folder / "texts"
     texts.rename(tmp_path / "elsewhere")
     try:
@@ -243,7 +244,7 @@ def test_a_run_that_has_not_finished_and_texts_that_are_gone_are_named(
     finally:
         (tmp_path / "elsewhere").rename(texts)
     error = capsys.readouterr().err
-    assert "what the run has read is gone: tokenize reads" in error
+    assert wording("verify.what_run_read_gone") in error
     assert str(texts / "0.txt") in error
 
 
@@ -251,11 +252,11 @@ def test_a_name_or_kind_that_no_task_has_is_answered_with_those_that_there_are(
     ended: Finished, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ended.verify("--task=distil student") == 2
-    assert "did you mean 'distill student'?" in capsys.readouterr().err
+    assert wording("verify.did_you_mean_distill") in capsys.readouterr().err
     assert ended.verify("--tolerance=nan") == 2
-    assert "a tolerance is a number from 0 on, not nan" in capsys.readouterr().err
+    assert wording("verify.tolerance_number_not_nan") in capsys.readouterr().err
     assert ended.verify("--kind=search") == 2
-    assert "its kinds: distill, evaluate, interpolate, pretrain, report, tokenize" in capsys.readouterr().err
+    assert wording("verify.kinds_distill_evaluate_interpolate") in capsys.readouterr().err
 
 
 def test_the_smallest_tolerance_of_the_experiments_that_share_a_task_counts(ended: Finished) -> None:
@@ -281,7 +282,7 @@ def test_other_packages_and_hardware_are_told_as_what_has_changed(ended: Finishe
     }
     now = {**now, "commit": None}
     assert changes(then, now) == (
-        "boomspec's commit 0123456789ab-dirty -> not recorded",
+        wording("verify.boomspec_commit_ab_dirty"),
         "extra 1 -> not recorded",
         f"torch 2.6.0 -> {torch.__version__}",
         "GPUs H100, H100 -> none",

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from runners.verify.compare import Apart, compare_files
+from tests.messages import wording
 
 
 def apart(folder: Path, name: str, one: Any, other: Any, *, tolerance: float = 0.0) -> Apart:
@@ -33,7 +34,7 @@ def test_the_tensor_and_the_value_that_differ_most_are_named(tmp_path: Path) -> 
     other = tensors(a=torch.tensor([[0, 1, 2], [3, 4, 5.25]]), b=torch.tensor([1, 1, 1, 1.125]))
     found = apart(tmp_path, "m.safetensors", tensors(), other)
     assert (found.where, found.largest, found.within) == ("a", 0.25, False)
-    assert found.what == "largest difference 0.25 in a (5 -> 5.25); 2 of 12 values differ"
+    assert found.what == wording("verify_files.largest_difference_values_differ")
 
 
 @pytest.mark.parametrize(("tolerance", "within"), [(0.06, True), (0.04, False)])
@@ -51,7 +52,7 @@ def test_integers_other_shapes_and_missing_tensors_are_within_no_tolerance(tmp_p
     found = apart(tmp_path, "m.safetensors", tensors(), tensors(a=torch.zeros(6)), tolerance=10)
     assert (found.within, found.what) == (False, "a: torch.float32 [2, 3] -> torch.float32 [6]")
     found = apart(tmp_path, "m.safetensors", tensors(), tensors(extra=torch.ones(1)), tolerance=10)
-    assert (found.within, found.what) == (False, "extra: only the repetition has this tensor")
+    assert (found.within, found.what) == (False, wording("verify_files.extra_only_repetition_tensor"))
 
 
 def test_nan_is_nan_but_no_number_and_infinity_is_never_near(tmp_path: Path) -> None:
@@ -77,9 +78,7 @@ def test_json_is_compared_value_by_value(tmp_path: Path) -> None:
     other = {"results": {"task": {"acc": 0.75, "n": 7}}, "rows": [1.0, 2.125], "name": "x"}
     found = apart(tmp_path, "r.json", json.dumps(one), json.dumps(other), tolerance=0.2)
     assert found.where == "results.task.acc"
-    assert found.what == (
-        "largest difference 0.25 in results.task.acc (0.5 -> 0.75); 2 of 5 numbers differ, 1 by more than 0.2"
-    )
+    assert found.what == (wording("verify_files.largest_difference_results_task"))
     assert apart(tmp_path, "r.json", json.dumps(one), json.dumps(other), tolerance=0.25).within
 
 
@@ -106,7 +105,7 @@ def test_lines_of_json_and_cells_of_a_table_are_named(tmp_path: Path) -> None:
     assert (found.where, found.largest, found.within) == ("row 1.value", 0.25, True)
     assert not apart(tmp_path, "t.csv", table.format(2.5, 3), table.format(2.5, 4), tolerance=5).within
     found = apart(tmp_path, "t.csv", table.format(2.5, 3), table.format(2.5, 3) + "more,1,1\n", tolerance=5)
-    assert (found.what, found.within) == ("row 2: only the repetition has this", False)
+    assert (found.what, found.within) == (wording("verify_files.row_only_repetition"), False)
 
 
 def test_of_other_files_and_of_broken_ones_the_first_byte_is_told(tmp_path: Path) -> None:
@@ -115,4 +114,4 @@ def test_of_other_files_and_of_broken_ones_the_first_byte_is_told(tmp_path: Path
     found = apart(tmp_path, "train.bin", b"1234", b"123456")
     assert found == Apart("differs from byte 4 on, and 4 bytes became 6", False)
     assert apart(tmp_path, "r.json", "{", "[", tolerance=10) == Apart("differs from byte 0 on", False)
-    assert apart(tmp_path, "m.safetensors", tensors(), b"nothing").what.startswith("differs from byte 0 on")
+    assert apart(tmp_path, "m.safetensors", tensors(), b"nothing").what.startswith(wording("verify_files.differs_byte"))

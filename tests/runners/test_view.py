@@ -13,6 +13,7 @@ from boomspec.core.graph import Source, TaskGraph
 from runners.executor.view import LiveView, Pace, View, clock, quantity, view_for
 from runners.runtime import environment
 from runners.runtime.interrupt import Interrupt
+from tests.messages import wording
 
 
 def line(time: float, done: float, total: float = 500, **values: Any) -> dict[str, Any]:
@@ -43,9 +44,9 @@ def test_plain_lines_tell_every_transition_and_how_many_tasks_have_ended(capsys:
     assert lines == [
         "[0/2] start    tokenize [data]",
         "[0/2] start    distill",
-        "[0/2] note     distill: continues after step 50",
-        "[1/2] FAILED   tokenize [data]: rows.jsonl:1: has no field 'text'",
-        "[1/2] retry    distill (its worker was lost; attempt 2, on node7)",
+        wording("view.note_distill_continues_after"),
+        wording("view.failed_tokenize_data_rows", name="text"),
+        wording("view.retry_distill_worker_lost"),
         "[2/2] done     distill (1:23)",
     ]
 
@@ -65,7 +66,7 @@ def test_the_live_view_shows_a_bar_for_each_task_and_lets_what_has_ended_scroll_
     with LiveView(2, console=console) as view:
         tell(view)
     text = screen.getvalue()
-    assert "FAILED   tokenize [data]: rows.jsonl:1: has no field 'text'" in text
+    assert wording("view.failed_tokenize_data_rows_jsonl", name="text") in text
     assert "done     distill (1:23)" in text
     overall = [row for row in text.splitlines() if "all tasks" in row]
     assert "0/2" in overall[0]
@@ -79,7 +80,7 @@ def test_the_live_view_shows_rate_values_and_time_left() -> None:
         view.event({"event": "task_started", "task": "id", "name": "distill"})
         view.progress("id", line(100.0, 50, kl=0.12))
         view.progress("id", line(110.0, 100, kl=0.11))
-    assert "100/500 steps  20%  5 steps/s  kl 0.11  1:20 left" in screen.getvalue()
+    assert wording("view.steps_steps_kl_left") in screen.getvalue()
 
 
 def test_without_a_terminal_the_view_is_plain(capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,7 +104,7 @@ def test_a_task_of_unknown_length_shows_no_share_and_no_time_left() -> None:
     pace = Pace()
     pace.update(line(0.0, 10_000, total=0))
     pace.update(line(10.0, 30_000, total=0, phase="reading"))
-    assert pace.describe() == "30k steps  2000 steps/s  phase reading"
+    assert pace.describe() == wording("view.steps_steps_phase_reading")
 
 
 @pytest.mark.parametrize(

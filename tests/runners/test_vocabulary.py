@@ -14,6 +14,7 @@ from boomspec.core.errors import SpecError
 from boomspec.models.tokenizer import needed_rows
 from boomspec.store import FolderStore
 from runners.data.text_tokenizer import load_tokenizer
+from tests.messages import wording
 from tests.runners import foreign, small, tiny
 from tests.runners.test_travelling import TOKENIZERS
 
@@ -72,7 +73,7 @@ def _teacher(folder: Path, *, rows: int, added: dict[str, bool]) -> None:
 
 def test_a_tokenizer_beyond_the_embedding_is_an_error_at_its_line(tmp_path: Path) -> None:
     _teacher(tmp_path / "teacher", rows=_BYTES, added={"<mine>": False})
-    with pytest.raises(SpecError, match=f"its tokenizer has ids up to {_BYTES}, its embedding {_BYTES} rows") as caught:
+    with pytest.raises(SpecError, match=wording("vocabulary.tokenizer_ids_up_embedding", bytes=_BYTES)) as caught:
         small.compiled(small.write_spec(tmp_path, **_LOCAL), FolderStore(tmp_path / "store"))
     assert "teacher.model" in str(caught.value)
     assert "resize_token_embeddings" in str(caught.value)
@@ -87,5 +88,5 @@ def test_a_token_that_no_text_gives_needs_no_row(tmp_path: Path) -> None:
 def test_a_broken_tokenizer_is_an_error_at_its_line(tmp_path: Path) -> None:
     _teacher(tmp_path / "teacher", rows=_BYTES, added={})
     (tmp_path / "teacher" / "tokenizer.json").write_text("{")
-    with pytest.raises(SpecError, match=r"tokenizer\.json: not a tokenizer of the tokenizers library"):
+    with pytest.raises(SpecError, match=wording("vocabulary.tokenizer_json_not_tokenizer")):
         small.compiled(small.write_spec(tmp_path, **_LOCAL), FolderStore(tmp_path / "store"))

@@ -16,6 +16,7 @@ from runners.executor.worker import execute
 from runners.runtime.job import Input, Job
 from runners.runtime.journal import log_file, progress_file
 from runners.runtime.output import captured
+from tests.messages import wording
 from tests.runners.corpora import as_pipe, feed, record, tokenizer_source, wait_until, write_jsonl, write_texts
 
 TRAINING = record()
@@ -58,8 +59,8 @@ def test_an_error_of_the_body_is_an_outcome_and_its_trace_is_in_the_log(tmp_path
     failing = job(tmp_path, write_jsonl(tmp_path / "rows.jsonl", [{"body": "one"}]))
     outcome = execute(failing)
     assert (outcome.state, outcome.cause) == ("failed", "tokenize data")
-    assert "rows.jsonl:1: has no field 'text'" in outcome.error
-    assert "Traceback (most recent call last)" in log_file(failing.run_folder, failing.node.id).read_text()
+    assert wording("executor.rows_jsonl_no_field", name="text") in outcome.error
+    assert wording("worker.traceback_most_recent_call") in log_file(failing.run_folder, failing.node.id).read_text()
     assert not list((Path(failing.store) / "tokenize").iterdir())
 
 
@@ -124,7 +125,7 @@ def test_what_a_task_prints_is_in_its_log_without_secrets(tmp_path: Path, monkey
         print("the next attempt")
     text = log.read_text()
     assert "python says <AWS_SECRET_ACCESS_KEY>\n" in text
-    assert "native code says <AWS_SECRET_ACCESS_KEY>\nand this has no end" in text
+    assert wording("worker.native_code_says_aws") in text
     assert text.endswith("the next attempt\n")
 
 
