@@ -61,18 +61,16 @@ def manifest(graph: TaskGraph, lock: Lock, pods: Pods, *, now: float | None = No
     """The documents to apply. Raises BoomspecError where the graph is too large for that, or quotes a secret."""
     name = job_name(graph, time.time() if now is None else now)
     files = {"graph.json": graph.text(), "lock.json": lock.text()}
-    if (bytes_ := sum(len(text.encode()) for text in files.values())) > _LARGEST_MAP:
-        hint = "name one experiment, SPEC#LABEL, or submit to a cluster that runs: --address"
-        message = f"the graph has {shown_bytes(bytes_)}, and a ConfigMap takes {shown_bytes(_LARGEST_MAP)}"
-        raise BoomspecError(message, hint=hint)
+    if (size := sum(len(text.encode()) for text in files.values())) > _LARGEST_MAP:
+        message = f"the graph has {shown_bytes(size)}, and a ConfigMap takes {shown_bytes(_LARGEST_MAP)}"
+        raise BoomspecError(message, hint="name one experiment, SPEC#LABEL, or submit to a running cluster: --address")
     about = {"name": name, "labels": {"app.kubernetes.io/name": "boomspec", "boomspec/graph": graph.id[:8]}}
     config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": about, "data": files}
     runner = ["python", "-P", "-m", "runners", f"{_GRAPH_FOLDER}/graph.json", "--store", pods.store]
     runner += ["--lock", f"{_GRAPH_FOLDER}/lock.json", "--address", "auto", "--plain", *pods.options]
-    groups: list[dict[str, Any]] = []
-    for group, gpus in (("gpu", True), ("cpu", False)):
-        if (size := machine(graph, nodes=pods.nodes, gpus=gpus)) is not None:
-            groups.append(_group(group, size, 1 if groups else pods.nodes, pods))
+    sizes = {name: machine(graph, nodes=pods.nodes, gpus=name == "gpu") for name in ("gpu", "cpu")}
+    there = [(name, size) for name, size in sizes.items() if size is not None]
+    groups = [_group(name, size, 1 if i else pods.nodes, pods) for i, (name, size) in enumerate(there)]
     # The head runs the driver, and no task: a task that takes all memory must not take the cluster with it.
     head = _pod("ray-head", pods, {"cpu": str(_HEAD_CPUS), "memory": _HEAD_MEMORY}, config_map=name)
     job = {
@@ -147,6 +145,5 @@ def _pod(container: str, pods: Pods, resources: dict[str, str], *, config_map: s
     env += [{"name": name, "value": value} for name, value in KEEPALIVE.items()]
     limits = {"requests": dict(resources), "limits": dict(resources)}
     made = {"name": container, "image": pods.image, "env": env, "resources": limits}
-    if not volumes:
-        return {"spec": {"containers": [made]}}
-    return {"spec": {"containers": [{**made, "volumeMounts": mounts}], "volumes": volumes}}
+    made |= {"volumeMounts": mounts} if mounts else {}
+    return {"spec": {"containers": [made]} | ({"volumes": volumes} if volumes else {})}

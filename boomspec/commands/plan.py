@@ -1,9 +1,10 @@
-"""`boomspec plan`: which tasks a run would reuse and run, why, and what they take."""
+"""`boomspec plan` and `lock`: what a run would do, why, and what it takes; the commits and files it is pinned to."""
 
 import json
 import math
 import shlex
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +13,13 @@ import click
 from boomspec.commands import shared
 from boomspec.core import machine
 from boomspec.core.devices import DEVICES, others
-from boomspec.core.errors import BoomspecError
+from boomspec.core.errors import EXIT_RUN_FAILED, BoomspecError
 from boomspec.core.files import check_locks
 from boomspec.core.json_text import json_text
 from boomspec.models import trust
 from boomspec.plan.forecast import MachineSpec, forecast
+from boomspec.plan.lock import Lock, completed, differences, drifts, lock_path
+from boomspec.plan.locking import drift_lines, lock_now, required_lock
 from boomspec.plan.model_checks import check_models
 from boomspec.plan.plan import SavedPlan, plan_tasks
 from boomspec.plan.plan_json import plan_json
@@ -27,6 +30,7 @@ from boomspec.plan.run import store_of
 from boomspec.spec.experiments import load_spec
 from boomspec.store import Where
 
+LOCK_SCHEMA_VERSION = 1
 EXIT_SOMETHING_TO_DO = 3
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -48,7 +52,7 @@ def _finite(_context: click.Context, _option: click.Parameter, value: float | No
 @click.option("--verify", is_flag=True, help="Check the stored artifacts' checksums, not only their sizes.")
 @click.option("--detailed-exitcode", is_flag=True, help="Exit with 0 where nothing is to be done, with 3 otherwise.")
 @shared.json_option
-def command(
+def plan(
     spec: Path, store: Where | None, output: Path | None, device: str | None, gpus: float | None, **flags: bool
 ) -> None:
     """Show which tasks a run would reuse and run, why, and what they take: operations, memory, disk, time.
@@ -92,3 +96,66 @@ def command(
             click.echo(f"\nSaved; to execute exactly this: boomspec run {shlex.quote(str(output))}")
     if flags["detailed_exitcode"] and (plan.work or plan.ids("blocked")):
         sys.exit(EXIT_SOMETHING_TO_DO)
+
+
+@click.command("lock")
+@shared.spec_argument
+@shared.store_option
+@click.option("--check", is_flag=True, help="Write nothing; exit 1 where what was locked has drifted, and show it.")
+@click.option("--ignore-packages", is_flag=True, help="With --check: accept any versions of the installed packages.")
+@shared.json_option
+def lock(spec: Path, store: Where | None, check: bool, ignore_packages: bool, as_json: bool) -> None:
+    """Pin everything that the names in a spec hide: commits, checksums, rows, lm-eval tasks, package versions.
+
+    \b
+    Examples:
+      boomspec lock specs/quickstart.yaml
+      boomspec lock specs/quickstart.yaml --check
+    """
+    if ignore_packages and not check:
+        raise BoomspecError("--ignore-packages goes with --check", hint="a lock always names its packages")
+    place = lock_path(spec)
+    if check:
+        required_lock(spec)  # before the work of finding out what the names stand for
+    now, before, unreachable = lock_now(spec, store)
+    if check and before is not None:
+        changes = drifts(before, now, packages=not ignore_packages)
+        answer: dict[str, object] = {"holds": not changes}
+        done, lines = "drifted" if changes else "holds", drift_lines(changes)
+    else:
+        now = now if before is None else completed(now, before)
+        changes = [] if before is None else differences(before, now)
+        answer = {"written": before is None or bool(changes)}
+        if answer["written"]:
+            now.write(place)
+        done = "written" if before is None else "changed" if changes else "unchanged"
+        lines = [*_contents(now)] if before is None else drift_lines(changes)
+    if as_json:
+        plain = [{"field": list(d.path), "locked": d.before, "now": d.after} for d in changes]
+        answer |= {"drifted" if check else "changed": plain, "hub": unreachable}
+        click.echo(json_text({"schema": LOCK_SCHEMA_VERSION, "lock": str(place), **answer}, indent=2))
+    else:
+        remarks = []
+        if not check and None in now.rows.values():
+            remarks.append("The rows are known when a run has read them: call this again after it.")
+        if not check and "torch" not in now.packages:
+            remarks.append("What runs a graph is not installed here, so its packages are not locked: lock where it is.")
+        click.echo("\n".join([f"{place}: {done}", *(f"  {line}" for line in lines), *remarks]))
+        if unreachable is not None:
+            click.echo(f"The hub gave no answer, so this is what the local cache and the lock know: {unreachable}")
+    sys.exit(EXIT_RUN_FAILED if check and changes else 0)
+
+
+def _contents(lock: Lock) -> Iterator[str]:
+    for name, model in lock.models.items():
+        commit = "" if model.revision is None else f"commit {model.revision[:12]}, "
+        yield f"model {name}: {commit}{len(model.files)} files"
+    for name, revision in lock.datasets.items():
+        yield f"data set {name}: {revision[:12] if revision else 'commit unknown'}"
+    for name, text in lock.texts.items():
+        yield f"text {name}: {len(text.files)} files"
+    for name, task in lock.tasks.items():
+        yield f"lm-eval task {name}: {task.sha256[:12]} of {task.origin}"
+    for streams in lock.rows.values():
+        yield "rows: not read yet" if streams is None else f"rows: {streams.train.documents:,} to train on"
+    yield f"{len(lock.packages)} packages"

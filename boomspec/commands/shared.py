@@ -30,8 +30,7 @@ def offered(what: str) -> Callable[[click.Context, click.Parameter, str], list[C
 
     def complete(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
         completions = importlib.import_module("boomspec.commands.completion")
-        found: list[CompletionItem] = getattr(completions, what)(incomplete)
-        return found
+        return getattr(completions, what)(incomplete)  # type: ignore[no-any-return]
 
     return complete
 

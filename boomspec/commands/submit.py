@@ -14,7 +14,7 @@ from boomspec.commands import jobs, shared
 from boomspec.commands.kuberay import DEFAULT_SECRET, Pods, as_yaml, manifest
 from boomspec.commands.slurm import script
 from boomspec.compile.places import path_text
-from boomspec.core.errors import EXIT_OK, BoomspecError, redact
+from boomspec.core.errors import BoomspecError, redact
 from boomspec.core.graph import TaskGraph
 from boomspec.core.machine import installed
 from boomspec.core.sizes import shown_bytes
@@ -86,7 +86,17 @@ def command(
     else:
         sent = {name: value for name, value in given.items() if "" in _TAKERS.get(name, ("",))}
         program = jobs.job_program("submit", **sent, store_is_local=_is_local(spec, store))
-        sys.exit(_submitted(stages, program, waits=given["wait"]))
+        for stage in stages:
+            with tempfile.TemporaryDirectory(prefix="boomspec-") as temporary:
+                graph, lock = Path(temporary, GRAPH), Path(temporary, LOCK)
+                stage.graph.write(graph)
+                stage.lock.write(lock)
+                code = shared.wait([*program, str(graph), "--store", stage.store.address, "--lock", str(lock)])
+            if code:
+                sys.exit(code)
+            if stage.first and not given["wait"]:
+                click.echo(f"{stage.first}; --wait does that by itself", err=True)
+                break
 
 
 @dataclass(frozen=True)
@@ -110,9 +120,8 @@ def _stages(spec: Path, store: Where | None, *, locked: bool, ignore_packages: b
         graph = kept.hold(graph, place) if kept else graph
         waiting = shared.searches(graph, pending)
         if done & waiting:
-            hint = "the store must be readable here, too; else submit again from where it is"
-            message = f"{', '.join(pending)}: has run, and what it found is not in {place.address}"
-            raise BoomspecError(message, hint=hint)
+            found = f"{', '.join(pending)}: has run, and what it found is not in {place.address}"
+            raise BoomspecError(found, hint="the store must be readable here, too; else submit again from where it is")
         lock = kept.lock if kept else lock_of(graph, place, Hub(offline=True))
         shared.warn(trust.warnings(graph))
         if place.is_remote:  # machines that share no folder get files from nowhere else
@@ -123,21 +132,6 @@ def _stages(spec: Path, store: Where | None, *, locked: bool, ignore_packages: b
         if not pending:
             return
         done |= waiting
-
-
-def _submitted(stages: Iterator[_Stage], program: list[str], *, waits: bool) -> int:
-    for stage in stages:
-        with tempfile.TemporaryDirectory(prefix="boomspec-") as temporary:
-            graph, lock = Path(temporary, GRAPH), Path(temporary, LOCK)
-            stage.graph.write(graph)
-            stage.lock.write(lock)
-            code = shared.wait([*program, str(graph), "--store", stage.store.address, "--lock", str(lock)])
-        if code:
-            return code
-        if stage.first and not waits:
-            click.echo(f"{stage.first}; --wait does that by itself", err=True)
-            break
-    return EXIT_OK
 
 
 def _manifest(stage: _Stage, pods: Pods) -> str:

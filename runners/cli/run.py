@@ -7,9 +7,6 @@ command line, or null for an interrupt. A line that goes is the exit code of a g
 Exit codes: 0 every target is in the store, 1 something failed, 2 the input is wrong, 130 interrupted.
 """
 
-from __future__ import annotations
-
-import argparse
 import json
 import os
 import queue
@@ -18,6 +15,7 @@ import sys
 import threading
 import time
 import traceback
+from argparse import ArgumentParser, Namespace
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -27,15 +25,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import boomspec
-from boomspec.core.errors import (
-    EXIT_INTERRUPTED,
-    EXIT_OK,
-    EXIT_RUN_FAILED,
-    BoomspecError,
-    describe,
-    print_error,
-    redact,
-)
+from boomspec.core import errors
+from boomspec.core.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_FAILED, BoomspecError, redact
 from boomspec.core.graph import TaskGraph
 from boomspec.core.graph_file import read_graph
 from boomspec.core.identity import digest
@@ -72,14 +63,14 @@ def main(arguments: list[str] | None = None) -> int:
                 code = _run(options, interrupt, ray)
             return EXIT_INTERRUPTED if interrupt.requested else code
     except BoomspecError as error:
-        return print_error(error)
+        return errors.print_error(error)
     except KeyboardInterrupt:  # the second one
         print("killed; the next run continues from the last checkpoints", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m runners", description="Run a compiled graph on Ray.")
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="python -m runners", description="Run a compiled graph on Ray.")
     parser.add_argument("graph", type=Path, metavar="GRAPH.json")
     parser.add_argument("--store", required=True, help="folder or URL of the artifacts")
     parser.add_argument("--address", help="of a running Ray cluster; by default one is started on this machine")
@@ -90,15 +81,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--plan", type=Path, metavar="PLAN.json", help="a saved plan: run exactly that, or nothing")
     parser.add_argument("--report", action="store_true", help="run nothing, write the report of what the store holds")
     parser.add_argument("--lock", type=Path, metavar="LOCK.json", help="the lock that the graph was compiled with")
-    parser.add_argument(
-        "--failed", type=Path, action="append", default=[], metavar="RUN", help="what failed in that run is not tried"
-    )
+    failed = "what failed in that run is not tried"
+    parser.add_argument("--failed", type=Path, action="append", default=[], metavar="RUN", help=failed)
     parser.add_argument("--verify", action="store_true", help="compare checksums of the artifacts that are reused")
     parser.add_argument("--stages", action="store_true", help="more graphs follow on standard input")
     return parser
 
 
-def _run(options: argparse.Namespace, interrupt: Interrupt, ray: Ray) -> int:
+def _run(options: Namespace, interrupt: Interrupt, ray: "Ray") -> int:
     graph, store = read_graph(options.graph), open_store(options.store)
     if not options.report:
         check_trackers(graph.tracking)
@@ -108,8 +98,7 @@ def _run(options: argparse.Namespace, interrupt: Interrupt, ray: Ray) -> int:
     environment.apply(environment.variables(store.root, hub=graph.reads_hub))
     folder = store.run_folder(graph.name, graph.id)
     folder.mkdir(parents=True, exist_ok=True)
-    cleaning = "the store is being cleaned up (boomspec gc); waiting for the end of that"
-    waiting = partial(print, cleaning, flush=True)
+    waiting = partial(print, "the store is being cleaned up (boomspec gc); waiting for the end of that", flush=True)
     with (
         store.using(run=None if options.report else folder, waiting=waiting, elsewhere=_warn),
         detect_full_disk(store.root),
@@ -136,7 +125,7 @@ class Ray(ExitStack):
         self._heads: list[RayHead | None] = []  # the one of the cluster, once it is connected
 
     @contextmanager
-    def connected(self, options: argparse.Namespace, *, stay: bool) -> Iterator[RayHead | None]:
+    def connected(self, options: Namespace, *, stay: bool) -> Iterator["RayHead | None"]:
         # Not at the top: Ray takes half a second to import, reads its settings then, and often nothing is to run.
         from runners.cluster.ray_cluster import cluster
 
@@ -183,9 +172,7 @@ class Stages:
 class _Run:
     """One run of one graph: its plan, its journal, and how its tasks ended."""
 
-    def __init__(
-        self, options: argparse.Namespace, graph: TaskGraph, store: Store, interrupt: Interrupt, ray: Ray
-    ) -> None:
+    def __init__(self, options: Namespace, graph: TaskGraph, store: Store, interrupt: Interrupt, ray: Ray) -> None:
         self.options, self.graph, self.store, self.interrupt, self.ray = options, graph, store, interrupt, ray
         self.started = time.time()
         self.failed = {i: error for folder in options.failed for i, error in last_failures(folder).items()}
@@ -196,8 +183,7 @@ class _Run:
 
     def planned(self) -> RunPlan:
         """What is needed now, or a saved plan as long as it holds. Raises BoomspecError where it does not."""
-        file: Path | None = self.options.plan
-        if file is None:
+        if (file := self.options.plan) is None:
             return plan_tasks(self.graph, self.store, checksums=self.options.verify)
         saved = read_plan(file)
         if saved.graph.id != self.graph.id or saved.store != self.store.address:
@@ -287,7 +273,7 @@ class _Run:
             log = self.journal.log("report")
             with survived(log.name, _warn, self.journal.folder):
                 log.write_text(redact(traceback.format_exc()), encoding="utf-8")
-            print(f"the report could not be made: {describe(error)}\n  log: {log}", file=sys.stderr)
+            print(f"the report could not be made: {errors.describe(error)}\n  log: {log}", file=sys.stderr)
             return None
 
     def finish(self, code: int, report: Path | None) -> None:

@@ -8,9 +8,9 @@ micro batch and the other settings that its artifact was made with. The original
 Exit codes: 0 the same, 1 a task differs, 2 something could not be compared, 130 interrupted.
 """
 
-import argparse
 import math
 import sys
+from argparse import ArgumentParser, Namespace
 from contextlib import chdir, nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -41,8 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m runners.cli.verify", description="Repeat a run's tasks, compare.")
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="python -m runners.cli.verify", description="Repeat a run's tasks, compare.")
     parser.add_argument("graph", type=Path, metavar="GRAPH.json")
     parser.add_argument("--store", required=True, help="folder or URL of the original artifacts")
     parser.add_argument("--scratch", type=Path, metavar="DIR", help="where to work; default: beside the store")
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _verify(options: argparse.Namespace, interrupt: Interrupt) -> int:
+def _verify(options: Namespace, interrupt: Interrupt) -> int:
     if options.tolerance is not None and not 0 <= options.tolerance < math.inf:
         raise BoomspecError(f"a tolerance is a number from 0 on, not {options.tolerance}")
     graph, original = read_graph(options.graph), open_store(options.store)
@@ -84,12 +84,7 @@ def _verify(options: argparse.Namespace, interrupt: Interrupt) -> int:
 
 
 def _repeat(
-    options: argparse.Namespace,
-    graph: TaskGraph,
-    nodes: list[Node],
-    original: Store,
-    scratch: Store,
-    interrupt: Interrupt,
+    options: Namespace, graph: TaskGraph, nodes: list[Node], original: Store, scratch: Store, interrupt: Interrupt
 ) -> list[Checked]:
     """Run `nodes` in the scratch store; compare each with its original when it is done, so that it need not be kept."""
     environment.apply(environment.variables(scratch.root, hub=graph.reads_hub))
@@ -109,8 +104,8 @@ def _repeat(
 
     journal = Journal(scratch.run_folder(graph.name, graph.id), graph, listen)
     plan = RunPlan({node.id: Step("run", "to be verified") for node in nodes})
-    inputs = "repeated" if options.end_to_end else "the original's"
-    print(f"{len(nodes)} tasks to repeat on {inputs} inputs; starting Ray", flush=True)
+    reads, named = (None, "repeated") if options.end_to_end else (original, "the original's")
+    print(f"{len(nodes)} tasks to repeat on {named} inputs; starting Ray", flush=True)
     if interrupt.requested:
         return []
     # Not at the top, nor another folder than one without modules: as in `runners.cli.run`.
@@ -121,20 +116,11 @@ def _repeat(
 
         interrupt.arm()
         outcomes = run_tasks(
-            graph,
-            scratch,
-            plan=plan,
-            checksums=False,
-            journal=journal,
-            view=view,
-            interrupt=interrupt,
-            reads=None if options.end_to_end else original,
-            anew=True,
+            graph, scratch, plan=plan, journal=journal, view=view, interrupt=interrupt, reads=reads, anew=True
         )
     failed = {i: outcome.error for i, outcome in outcomes.items() if not outcome.succeeded}
     checks += [Checked(graph.nodes[i], "failed", tolerance(i), error=error) for i, error in failed.items()]
-    order = list(graph.nodes)
-    return sorted(checks, key=lambda check: order.index(check.node.id))
+    return sorted(checks, key=lambda check: [*graph.nodes].index(check.node.id))
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def run_tasks(
     store: Store,
     *,
     plan: RunPlan,
-    checksums: bool,
+    checksums: bool = False,
     journal: Journal,
     view: View,
     interrupt: Interrupt,
@@ -77,9 +77,8 @@ def run_tasks(
     found = store.survey([(node.task.kind, node.id) for node in nodes], checksums=checksums)
     for kind, task_id in (task for task, damage in found.items() if damage is not None):
         store.discard(kind, task_id)
-    with checked_machines(
-        store, journal, sources_read(graph, plan), interrupted=lambda: interrupt.requested
-    ) as checked:
+    sources, interrupted = sources_read(graph, plan), lambda: interrupt.requested
+    with checked_machines(store, journal, sources, interrupted=interrupted) as checked:
         jobs = {
             job.node.id: replace(job, same_as=plan.steps[job.node.id].same_as, anew=anew, checksums=checksums)
             for job in _jobs(graph, store, plan.work, journal, reads or store, checked)
@@ -186,7 +185,7 @@ class _Running:
         """Interrupt every task, wait a little for checkpoints to be written, then kill."""
         self._stopping = True
         for task_id in [i for i in self._jobs if i not in self.pending and i not in self.outcomes]:
-            self._end(task_id, self._outcome(task_id, "interrupted", "interrupted"))
+            self._end(task_id, self._outcome(task_id))
         if not self.pending:
             return
         for reference in self.pending.values():
@@ -200,7 +199,7 @@ class _Running:
             if reference in ended:
                 self._settle(task_id)
             else:
-                self._end(task_id, self._outcome(task_id, "interrupted", "interrupted"))
+                self._end(task_id, self._outcome(task_id))
 
     def _settle(self, task_id: str) -> None:
         if task_id not in self.pending:
@@ -208,7 +207,7 @@ class _Running:
         try:
             outcome: Outcome = ray.get(self.pending[task_id])
         except TaskCancelledError:
-            outcome = self._outcome(task_id, "interrupted", "interrupted")
+            outcome = self._outcome(task_id)
         except RayError as error:
             cause = error.cause if isinstance(error, RayTaskError) else None
             if isinstance(cause, UnreachedError):
@@ -227,15 +226,15 @@ class _Running:
             self._journal.event("note", message=note)
         self._returned[task_id] += 1
         if self._stopping:
-            self._end(task_id, self._outcome(task_id, "interrupted", "interrupted"))
+            self._end(task_id, self._outcome(task_id))
         elif self._returned[task_id] <= self._jobs[task_id].node.execution.retries:
             self.submit(self._jobs[task_id])
         else:
             self._end(task_id, self._outcome(task_id, "failed", describe(error)))
 
-    def _outcome(self, task_id: str, state: Any, error: str, cause: str = "") -> Outcome:
+    def _outcome(self, task_id: str, state: Any = "interrupted", error: str = "interrupted") -> Outcome:
         name = self._jobs[task_id].node.name
-        return Outcome(name, state, error, cause or name)
+        return Outcome(name, state, error, cause=name)
 
     def _end(self, task_id: str, outcome: Outcome) -> None:
         """Note how a task has ended. What needs it can start now, or never."""
@@ -252,8 +251,8 @@ class _Running:
             self._tracking.ended([task_id])
         for following in self._ready.ended(task_id, made=outcome.succeeded):
             if following not in self.outcomes and outcome.state != "interrupted":
-                why = f"needs {outcome.cause}, which failed"
-                self._end(following, self._outcome(following, "blocked", why, outcome.cause))
+                blocked = self._outcome(following, "blocked", f"needs {outcome.cause}, which failed")
+                self._end(following, replace(blocked, cause=outcome.cause))
 
     def _follow(self, task_id: str) -> None:
         """Pass on what a task has reported about itself."""

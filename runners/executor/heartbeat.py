@@ -16,8 +16,6 @@ from runners.runtime.context import Progress
 
 ALIVE = "alive"  # the field of a line that is nothing but a heartbeat
 _EVERY_SECONDS = 60.0
-_SILENT_SECONDS = 600.0
-_NO_PROGRESS_SECONDS = 1800.0
 _ENDED = "(when it is ended, the task is tried again)"
 
 
@@ -44,11 +42,7 @@ class Heartbeats:
     """
 
     def __init__(
-        self,
-        *,
-        seconds: float = _SILENT_SECONDS,
-        progress_seconds: float = _NO_PROGRESS_SECONDS,
-        now: Callable[[], float] = time.monotonic,
+        self, *, seconds: float = 600.0, progress_seconds: float = 1800.0, now: Callable[[], float] = time.monotonic
     ) -> None:
         self._now, self._limits = now, {"heartbeat": seconds, "progress": progress_seconds}
         # By task, then by what is heard of it: when it was heard last, and when its absence is to be noted.

@@ -7,21 +7,16 @@ Objects cannot be appended to: a file that has grown is uploaded as a whole. So 
 ones need less than their share and go every time; a large one waits until its shares add up to its size.
 """
 
-from __future__ import annotations
-
 import queue
 import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from boomspec.core.errors import first_line
 from boomspec.store import Store
-
-if TYPE_CHECKING:
-    from boomspec.store.bucket import Bucket
+from boomspec.store.bucket import Bucket
 
 _EVERY_SECONDS = 8.0
 _RATE = 256 << 10  # bytes a second, while the run is at work: less than one GB an hour

@@ -47,7 +47,7 @@ def _no_processes() -> Iterator[None]:
     processes = SimpleNamespace(run=_run, Popen=_Called, PIPE=subprocess.PIPE)
     with contextlib.ExitStack() as patches:
         patches.enter_context(patch("os.execv", lambda _, command: sys.exit(_call(command))))
-        for name in ("shared", "report"):
+        for name in ("shared", "results"):
             patches.enter_context(patch(f"boomspec.commands.{name}.subprocess", processes))
         patches.enter_context(patch("boomspec.commands.run.Runners", _Runners))
         yield
