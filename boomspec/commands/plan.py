@@ -23,7 +23,6 @@ from boomspec.plan.locking import drift_lines, lock_now, required_lock
 from boomspec.plan.model_checks import check_models
 from boomspec.plan.plan import SavedPlan, plan_tasks
 from boomspec.plan.plan_json import plan_json
-from boomspec.plan.plan_text import print_plan
 from boomspec.plan.rates import save_calibration
 from boomspec.plan.reasons import with_reasons
 from boomspec.plan.run import store_of
@@ -91,6 +90,8 @@ def plan(
         found = replace(found, warnings=(*trust.warnings(graph), *unchecked, *found.warnings))
         click.echo(json_text(plan_json(compiled, plan, found, place), indent=2))
     else:
+        from boomspec.plan.plan_text import print_plan  # rich is slow to load
+
         print_plan(compiled, plan, found, place, every_task=flags["every_task"])
         if output is not None:
             click.echo(f"\nSaved; to execute exactly this: boomspec run {shlex.quote(str(output))}")

@@ -58,34 +58,25 @@ class FieldChange:
 
 @dataclass(frozen=True)
 class Field(FieldChange):
-    """A differing field of the spec, and the names of the tasks that it changes itself, without those that need them.
-
-    `exact`: the class is what the compiled tasks say; else what the section of the spec says.
-    """
+    """A differing field of the spec, and the names of the tasks that it changes itself, not of those that need them."""
 
     kind: Class
     tasks: tuple[str, ...] = ()
-    exact: bool = True
+    exact: bool = True  # the class is what the compiled tasks say; else what the section of the spec says
 
 
 @dataclass(frozen=True)
 class TaskChange:
-    """What becomes of one task, and why.
-
-    own: parameters that differ, and sources. inputs: names of the tasks that it needs and that are others now; of a
-    task that only one side has, those that this side alone has, too.
-    fields: names of the differing fields that force it: its own ones, then those that reach it through its inputs.
-    some_of: it could not be found out which of its own fields do.
-    """
+    """What becomes of one task, and why."""
 
     name: str
     kind: str
     id: str
     state: State
-    own: tuple[FieldChange, ...] = ()
-    inputs: tuple[str, ...] = ()
-    fields: tuple[str, ...] = ()
-    some_of: bool = False
+    own: tuple[FieldChange, ...] = ()  # parameters that differ, and sources
+    inputs: tuple[str, ...] = ()  # of the tasks that it needs those that are others now, or that its side alone has
+    fields: tuple[str, ...] = ()  # that differ and force it: its own ones, then those that reach it through its inputs
+    some_of: bool = False  # it could not be found out which of its own fields do
 
 
 @dataclass(frozen=True)
@@ -113,7 +104,6 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[FieldChange]:
 
 
 def compare(old: Side, new: Side, known: Known | None = None) -> Changes:
-    """Compare two compiled experiments."""
     known = {} if known is None else known
     found, borrowed = _found(old.meaning, new.meaning)
     waiting = old.waits or new.waits
@@ -248,12 +238,8 @@ def _follows(path: Path, old: dict[str, Any], new: dict[str, Any]) -> bool:
     before, after = old["written"], new["written"]
     if path[:2] == ("student", "keep"):
         return bool(before.get("keep") == after.get("keep"))
-    if path[:1] == ("interpolate",) and len(path) > 1:
-        return bool(before["interpolate"][path[1]] == after["interpolate"][path[1]])
-    return False
-
-
-# --- differences as people read them ----------------------------------------------------------------
+    in_family = path[:1] == ("interpolate",) and len(path) > 1
+    return in_family and bool(before["interpolate"][path[1]] == after["interpolate"][path[1]])
 
 
 def shown(value: Any, *, width: int = 60) -> str:
@@ -264,14 +250,12 @@ def shown(value: Any, *, width: int = 60) -> str:
 
 
 def listed(names: Iterable[str], *, most: int = 6) -> str:
-    """Some names and how many more."""
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def count(number: int, noun: str) -> str:
-    """1 task, 2 tasks."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 

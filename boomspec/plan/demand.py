@@ -27,16 +27,13 @@ _UNKNOWN = 8 << 30  # for a task whose memory is not known
 
 @dataclass(frozen=True)
 class MachineRequirement:
-    """One of equal machines. Memory in bytes: `claimable` is what tasks may claim of it, by Ray's bookkeeping.
-
-    `gpu_memory` is what tasks need of one GPU: the largest, or as many as share one.
-    """
+    """One of equal machines. Memory in bytes."""
 
     cpus: int
     gpus: int
     memory: int
-    claimable: int
-    gpu_memory: int = 0
+    claimable: int  # what tasks may claim of the memory, by Ray's bookkeeping
+    gpu_memory: int = 0  # what tasks need of one GPU: the largest, or as many as share one
     resources: dict[str, float] = field(default_factory=dict)  # custom ones of Ray
 
     @property
@@ -53,23 +50,27 @@ def machine(graph: TaskGraph, *, nodes: int, gpus: bool | None = None) -> Machin
     tasks = [node for node in graph.nodes.values() if gpus is None or (node.execution.gpus > 0) is gpus]
     if not tasks:
         return None
+
+    def workers(node: Node) -> int:  # of a task on one machine
+        return ceil(node.execution.workers / nodes)
+
     has: dict[str, float] = defaultdict(float)  # by Ray's names, what one task takes of a machine
     alike: dict[tuple[tuple[str, float], ...], list[Node]] = defaultdict(list)  # tasks that claim the same
     for node in tasks:
         alike[tuple(sorted(node.execution.claims.items()))].append(node)
         for name, amount in node.execution.claims.items():
             whole = ceil if name in ("CPU", "GPU") else float
-            has[name] = max(has[name], whole(amount * _workers(node, nodes)))
+            has[name] = max(has[name], whole(amount * workers(node)))
     needed = gpu_memory = 0
     for group in alike.values():
         execution, memory = group[0].execution, max(map(_memory, group))
         # Of tasks that are limited by one thing (mostly the CPUs), the worst mix is the densest kind alone.
-        at_once = _workers(group[0], nodes)
+        at_once = workers(group[0])
         if execution.memory < memory:  # else more of them start only where more memory can be claimed
             claims = {name: amount for name, amount in execution.claims.items() if name != "memory"}
             # Rounded: three workers of 0.1 CPUs fit into 0.3.
             room = min(int(round(has[name] / amount, 6)) for name, amount in claims.items())
-            at_once = max(at_once, min(room, sum(_workers(node, nodes) for node in group)))
+            at_once = max(at_once, min(room, sum(map(workers, group))))
         needed = max(needed, at_once * (memory + _WORKER))
         if share := execution.gpus:
             sharing = min(int(round(1 / share, 6)), len(group)) if share < 1 else 1
@@ -87,18 +88,12 @@ def machine(graph: TaskGraph, *, nodes: int, gpus: bool | None = None) -> Machin
 def local_paths(graph: TaskGraph) -> Iterator[str]:
     """What the graph reads from folders; of several files their common folder."""
     for source in graph.sources.values():
-        files = source.location.get("files")
-        if files:
+        if files := source.location.get("files"):
             place = os.path.commonpath(files)
             yield place if len(files) == 1 else f"{place} ({len(files)} files)"
         elif "folder" in source.location:
             yield source.location["folder"]
         yield from map(str, data_paths(source))
-
-
-def _workers(node: Node, nodes: int) -> int:
-    """How many of a task's workers one machine holds."""
-    return ceil(node.execution.workers / nodes)
 
 
 def _memory(node: Node) -> int:

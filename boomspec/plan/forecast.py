@@ -96,27 +96,37 @@ class Forecast:
 
 def forecast(graph: TaskGraph, plan: RunPlan, store: Store, on: MachineSpec) -> Forecast:
     """What running `plan` takes on a machine, and what its GPU tasks would take on other devices."""
+
+    def clock_on(device: Device | None) -> Clock:
+        found = {node.id: rates.duration(node, costs[node.id], device) for node in nodes}
+        durations = {i: duration for i, duration in found.items() if duration is not None}
+        spent = [(n.execution, durations[n.id].seconds * n.execution.workers) for n in nodes if n.id in durations]
+        # A task without a time still stands between others.
+        seconds = {i: durations[i].seconds if i in durations else 0.0 for i in found}
+        return Clock(
+            durations=durations,
+            cpu_seconds=sum(seconds * execution.cpus for execution, seconds in spent if not execution.gpus),
+            gpu_seconds=sum(seconds * execution.gpus for execution, seconds in spent),
+            longest_chain=critical_path(graph, seconds),
+            elapsed=elapsed(graph, seconds, cpus=on.cpus, gpus=on.gpus),
+            sources=tuple(sorted({duration.source for duration in durations.values()})),
+            without_a_time=len(found) - len(durations),
+        )
+
     tasks = {i: (node.cost, node.task) for i, node in graph.nodes.items()}
     costs = {i: refined(cost, task.record, task.inputs, store) for i, (cost, task) in tasks.items()}
     nodes = [graph.nodes[task_id] for task_id in plan.ids("run")]
     rates = Rates(store)
     shown = [on.device] if on.device else [DEVICES[name] for name in SHOWN]
     shown = shown if any(node.execution.gpus for node in nodes) else []
-    clocks = {device.name: _clock(graph, nodes, costs, rates, on, device) for device in shown}
-    clock = clocks[on.device.name] if on.device and shown else _clock(graph, nodes, costs, rates, on, None)
+    clocks = {device.name: clock_on(device) for device in shown}
+    clock = clocks[on.device.name] if on.device and shown else clock_on(None)
     reasons: dict[str, str] = {}
     for node in nodes:
         if (cost := costs[node.id]) is not None and cost.unknown:
             reasons.setdefault(cost.unknown, node.name)
-    return Forecast(
-        costs=costs,
-        totals=totals(graph.nodes.values(), costs, plan),
-        clock=clock,
-        devices=clocks,
-        machine=on,
-        warnings=tuple(_warnings(nodes, costs, store, shown)),
-        reasons=reasons,
-    )
+    warnings = tuple(_warnings(nodes, costs, store, shown))
+    return Forecast(costs, totals(graph.nodes.values(), costs, plan), clock, clocks, on, warnings, reasons)
 
 
 def totals(nodes: Iterable[Node], costs: Mapping[str, Cost | None], plan: RunPlan) -> Totals:
@@ -127,38 +137,11 @@ def totals(nodes: Iterable[Node], costs: Mapping[str, Cost | None], plan: RunPla
     real = [cost.real_tokens for cost in found if cost.tokens]
     return Totals(
         **{action: counts[action] for action in ("run", "reuse", "unneeded", "blocked")},
-        flops=sum(cost.flops for cost in found),
-        disk=sum(cost.disk for cost in found),
-        read=sum(cost.read for cost in found),
-        tokens=sum(cost.tokens for cost in found),
+        **{name: sum(getattr(cost, name) for cost in found) for name in ("flops", "disk", "read", "tokens")},
         real_tokens=None if None in real else sum(count for count in real if count is not None),
         largest_memory=max((cost.peak for cost in found), default=0),
         scratch=max((cost.scratch for cost in found), default=0),
         incomplete=counts["run"] - len(found) + sum(bool(cost.unknown) for cost in found),
-    )
-
-
-def _clock(
-    graph: TaskGraph,
-    nodes: list[Node],
-    costs: Mapping[str, Cost | None],
-    rates: Rates,
-    on: MachineSpec,
-    device: Device | None,
-) -> Clock:
-    found = {node.id: rates.duration(node, costs[node.id], device) for node in nodes}
-    durations = {i: duration for i, duration in found.items() if duration is not None}
-    spent = [(n.execution, durations[n.id].seconds * n.execution.workers) for n in nodes if n.id in durations]
-    # A task without a time still stands between others.
-    seconds = {i: durations[i].seconds if i in durations else 0.0 for i in found}
-    return Clock(
-        durations=durations,
-        cpu_seconds=sum(seconds * execution.cpus for execution, seconds in spent if not execution.gpus),
-        gpu_seconds=sum(seconds * execution.gpus for execution, seconds in spent),
-        longest_chain=critical_path(graph, seconds),
-        elapsed=elapsed(graph, seconds, cpus=on.cpus, gpus=on.gpus),
-        sources=tuple(sorted({duration.source for duration in durations.values()})),
-        without_a_time=len(found) - len(durations),
     )
 
 

@@ -87,7 +87,6 @@ class Lock(Strict):
         return json.dumps(redact(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     def write(self, path: Path) -> None:
-        """Replace the lock file; whoever reads it meanwhile sees a whole one."""
         write_atomically(path, self.text())
 
     def pins(self, *, only_offline: bool = False) -> Pins:
@@ -139,17 +138,14 @@ def completed(lock: Lock, known: Lock) -> Lock:
     return lock.model_copy(update={"models": models, "datasets": datasets, "rows": rows})
 
 
-# --- how two locks differ --------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class LockChange:
-    """One fact that two locks say differently; None where one does not say it. `entry`: a whole entry is missing."""
+    """One fact that two locks say differently; None where one does not say it."""
 
     path: tuple[str, ...]  # section, name, and what of it
     before: str | None
     after: str | None
-    entry: bool = False
+    entry: bool = False  # a whole entry is missing
 
     def __str__(self) -> str:
         place = ": ".join(shortened(part) for part in self.path)
@@ -161,8 +157,7 @@ def shortened(value: str | None) -> str:
     if value is None:
         return "(nothing)"
     kind, colon, digest = value.rpartition(":")
-    digest = digest if len(digest) < 40 or " " in digest else digest[:12]
-    return f"{kind}{colon}{digest}"
+    return f"{kind}{colon}{digest if len(digest) < 40 or ' ' in digest else digest[:12]}"
 
 
 def differences(before: Lock, after: Lock) -> list[LockChange]:
@@ -208,8 +203,7 @@ def _entry_differences(path: tuple[str, ...], one: Mapping[str, Any], two: Mappi
             yield LockChange(path, before, after)
         return
     was, now = dict(_leaves(path, one[name])), dict(_leaves(path, two[name]))
-    places = [*was, *(place for place in now if place not in was)]
-    differing = [place for place in places if was.get(place) != now.get(place)]
+    differing = [place for place in was | now if was.get(place) != now.get(place)]
     for place in differing:
         if place[0] == "texts" and place[-1] == "source" and len(differing) > 1:
             continue  # follows from the others
@@ -217,7 +211,6 @@ def _entry_differences(path: tuple[str, ...], one: Mapping[str, Any], two: Mappi
 
 
 def _summary(entries: Mapping[str, Any], name: str) -> str | None:
-    """A short summary of an entry; None where there is none."""
     if name not in entries:
         return None
     entry = entries[name]

@@ -27,18 +27,7 @@ from boomspec.core.machine import installed
 from boomspec.core.task_data import DATA
 from boomspec.core.tasks import Evaluate, LmEval, Tokenize
 from boomspec.models.hub import UnreachableError, cached_checksums, cached_dataset, pinned_dataset, stated_checksums
-from boomspec.plan.lock import (
-    Lock,
-    LockChange,
-    LockedModel,
-    LockedStreams,
-    LockedTask,
-    LockedText,
-    completed,
-    drifts,
-    lock_path,
-    read_lock,
-)
+from boomspec.plan.lock import Lock, LockedModel, LockedTask, LockedText, completed, drifts, lock_path, read_lock
 from boomspec.plan.run import store_of
 from boomspec.spec.experiments import load_experiments, split_address
 from boomspec.spec.spec_file import Pins, request
@@ -71,7 +60,7 @@ class Hub:
 def lock_of(graph: TaskGraph, store: Store, hub: Hub, *, more: Iterable[tuple[LmEval, Source]] = ()) -> Lock:
     """The lock of a graph as things stand. `more`: measures that a graph which waits for a search does not have yet."""
     packages = {"python": platform.python_version(), **installed()}
-    rows = {task: _rows(store, task) for task in _tokenize(graph)}
+    rows: dict[str, Any] = {task: _rows(store, task) for task in _tokenize(graph)}
     lock = Lock(spec=graph.name, models={}, datasets={}, texts={}, tasks={}, rows=rows, packages=packages)
     entries = _Entries(hub, lock)
     for source in graph.sources.values():
@@ -138,11 +127,11 @@ def required_lock(spec: Path) -> tuple[Path, Lock]:
 
 @dataclass(frozen=True)
 class RunLock:
-    """The lock that a run keeps to. `packages`: refuse other versions of packages, too."""
+    """The lock that a run keeps to."""
 
     place: Path
     lock: Lock
-    packages: bool
+    packages: bool  # refuse other versions of packages, too
 
     @property
     def pins(self) -> Pins:
@@ -162,7 +151,7 @@ class RunLock:
         return replace(graph, nodes=nodes)
 
 
-def drift_lines(found: Sequence[LockChange], *, most: int = 30) -> list[str]:
+def drift_lines(found: Sequence[object], *, most: int = 30) -> list[str]:
     """Differences for people, one a line, the first ones of many."""
     lines = [str(difference) for difference in found[:most]]
     return lines + ([f"... and {len(found) - most} more (all of them with --json)"] if len(found) > most else [])
@@ -234,13 +223,12 @@ def _tokenize(graph: TaskGraph) -> list[str]:
     return [node.id for node in graph.nodes.values() if node.task.kind == Tokenize.kind]
 
 
-def _rows(store: Store, task: str) -> LockedStreams | None:
+def _rows(store: Store, task: str) -> Any:
     """The rows that a `tokenize` artifact was made from; None where it is not there or does not say."""
     kind = Tokenize.kind
     if not store.has(kind, task) or store.damage(kind, task) is not None:
         return None
-    meta = json.loads(store.read(kind, task, "meta.json"))
-    return None if ROWS not in meta else LockedStreams.model_validate(meta[ROWS])
+    return json.loads(store.read(kind, task, "meta.json")).get(ROWS)
 
 
 def _checksums(digests: Mapping[str, str]) -> dict[str, str]:

@@ -33,9 +33,9 @@ _LATER = "it is checked when the run begins"
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a check found. `refused`: why the family is not built, empty where it is right."""
+    """What a check found."""
 
-    refused: str = ""
+    refused: str = ""  # why the family is not built; empty where it is right
     hint: str | None = None
     notes: Sequence[str] = ()
 
@@ -46,7 +46,7 @@ def check_models(compiled: Compiled, store: Store) -> list[str]:
     checks = [node for node in graph.nodes.values() if isinstance(node.task.record, Check)]
     there = store.records((node.task.kind, node.id) for node in checks)
     open_checks = [n for n in checks if (n.task.kind, n.id) not in there and not _is_plain(n.task.record)]
-    answers = {node.id: _remembered(node.id) for node in open_checks}
+    answers: dict[str, CheckResult | None] = {node.id: _remembered(node.id) for node in open_checks}
     unknown = [node for node in open_checks if answers[node.id] is None and not node.task.inputs]
     notes: list[str] = []
     if unknown:
@@ -75,7 +75,7 @@ def _is_plain(record: Any) -> bool:
     return plain and set_same_keys(configs[0], configs[-1])  # else the defaults of transformers decide
 
 
-def _asked(checks: Sequence[Node]) -> tuple[dict[str, CheckResult | None], str]:
+def _asked(checks: Sequence[Node]) -> tuple[dict[str, CheckResult], str]:
     """Answers by task id, and what was in the way of asking."""
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         return {}, f"{missing[0]} is not installed here"
@@ -85,10 +85,9 @@ def _asked(checks: Sequence[Node]) -> tuple[dict[str, CheckResult | None], str]:
     done = subprocess.run(command, input=json.dumps(asked, allow_nan=False), capture_output=True, text=True)
     if done.returncode != 0:
         return {}, (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    answers: dict[str, CheckResult | None] = {}
-    for task_id, answer in json.loads(done.stdout).items():
-        answers[task_id] = CheckResult(**answer)
-        _remember(task_id, CheckResult(**answer))
+    answers = {task_id: CheckResult(**answer) for task_id, answer in json.loads(done.stdout).items()}
+    for task_id, answer in answers.items():
+        _remember(task_id, answer)
     return answers, ""
 
 

@@ -8,8 +8,6 @@ forces what still differs when all fields have the other side's values. Where ne
 matched with parameters by their names, and a task is forced by some of the fields: `Origin.exact` is False.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -27,25 +25,23 @@ from boomspec.spec.spec_file import SpecFile
 from boomspec.spec.yaml_reader import Location, Node
 
 Path = tuple[str, ...]
+Paths = frozenset[Path]
+Fields = Sequence[Path]
 Entry = Mapping[str, Any]  # kind, version, params and inputs of a task, as in a graph file
 TASK_ORDER: Path = ("evaluate", "tasks", "order")  # of a report's columns: no field, but it may be all that differs
 
 
 @dataclass(frozen=True)
 class Side:
-    """One experiment as it is compared: its tasks' ids by their names, each after its inputs, and what they are.
+    """One experiment as it is compared."""
 
-    sources: kind and identity by id. waits: for a search, so that the tasks after it are not known. compiled: what it
-    comes from, which can be compiled again with other values; None for a graph file.
-    """
-
-    names: Mapping[str, str]
+    names: Mapping[str, str]  # its tasks' ids by their names, each after its inputs
     entry: Callable[[str], Entry]  # of a task's id
-    sources: Mapping[str, tuple[str, Mapping[str, Any]]]
+    sources: Mapping[str, tuple[str, Mapping[str, Any]]]  # kind and identity by id
     meaning: dict[str, Any]
-    waits: bool = False
+    waits: bool = False  # for a search, so that the tasks after it are not known
     label: str = ""
-    compiled: Compiled | None = None
+    compiled: Compiled | None = None  # what can be compiled again with other values; None for a graph file
 
     @cached_property
     def by_id(self) -> dict[str, str]:
@@ -86,18 +82,14 @@ def side(compiled: Compiled, experiment: Experiment) -> Side:
 
 @dataclass(frozen=True)
 class Origin:
-    """The fields that force a task. `exact`: each of them does; else some of them do."""
+    """The fields that force a task."""
 
-    fields: frozenset[Path]
-    exact: bool = True
+    fields: Paths
+    exact: bool = True  # each of them does; else some of them do
 
 
 def origins(
-    sides: tuple[Side, Side],
-    fields: Sequence[Path],
-    facts: Sequence[Path],
-    borrowed: Mapping[Path, Path],
-    wanted: Mapping[str, Sequence[Path]],
+    sides: tuple[Side, Side], fields: Fields, facts: Fields, borrowed: Mapping[Path, Path], wanted: Mapping[str, Fields]
 ) -> dict[str, Origin]:
     """What forces each of the tasks `wanted`: those of one side alone, and those whose given parameters differ.
 
@@ -125,13 +117,13 @@ def origins(
 
 @dataclass(frozen=True)
 class _Tasks:
-    """The tasks of one experiment by their names, and their names by their ids. waits: for a search."""
+    """The tasks of one experiment by their names."""
 
     tasks: Mapping[str, Task]
-    names: Mapping[str, str]
-    waits: bool
+    names: Mapping[str, str]  # by their ids
+    waits: bool  # for a search
 
-    def differing(self, other: _Tasks, names: Iterable[str]) -> set[str]:
+    def differing(self, other: "_Tasks", names: Iterable[str]) -> set[str]:
         """Which of some tasks differ themselves, and not only by the tasks that they need."""
 
         def differs(one: Task | None, two: Task | None) -> bool:
@@ -145,7 +137,7 @@ class _Tasks:
         return {name for name in names if differs(self.tasks.get(name), other.tasks.get(name))}
 
 
-_TasksWith = Callable[[frozenset[Path]], _Tasks | None]
+_TasksWith = Callable[[Paths], _Tasks | None]
 
 
 def _some(side: Side, wanted: Collection[str]) -> _Tasks:
@@ -165,7 +157,7 @@ def _compiler(side: Side, other: Side, borrowed: Mapping[Path, Path]) -> _TasksW
     file = next(file for file in compiled.files if file.label == side.label)
     before, after, root = unresolved(side.meaning), unresolved(other.meaning), file.document.root
 
-    def spec_with(paths: frozenset[Path]) -> SpecFile:
+    def spec_with(paths: Paths) -> SpecFile:
         paths |= {borrower for borrower, lender in borrowed.items() if lender in paths}
         values = dict(before)
         for path in paths:
@@ -183,7 +175,7 @@ def _compiler(side: Side, other: Side, borrowed: Mapping[Path, Path]) -> _TasksW
                     raise
 
     @cache
-    def tasks_with(paths: frozenset[Path]) -> _Tasks | None:
+    def tasks_with(paths: Paths) -> _Tasks | None:
         if not paths:
             nodes = compiled.graph.nodes
             return _Tasks({name: nodes[i].task for name, i in side.names.items()}, side.by_id, side.waits)
@@ -195,9 +187,7 @@ def _compiler(side: Side, other: Side, borrowed: Mapping[Path, Path]) -> _TasksW
     return tasks_with
 
 
-def _forced_by(
-    path: Path, tasks_with: _TasksWith, fields: Sequence[Path], wanted: Collection[str]
-) -> tuple[frozenset[Path], set[str]]:
+def _forced_by(path: Path, tasks_with: _TasksWith, fields: Fields, wanted: Collection[str]) -> tuple[Paths, set[str]]:
     """The tasks that a field forces, and with which other fields: none where it compiles, alone or beside others."""
     for length in range(len(path), -1, -1):  # alone, then with the differing fields of its mapping, or of that one's
         group = frozenset(other for other in fields if other[:length] == path[:length])
@@ -208,10 +198,10 @@ def _forced_by(
     return frozenset(), set()
 
 
-def _smallest(tasks_with: _TasksWith, fields: Sequence[Path], name: str) -> frozenset[Path]:
+def _smallest(tasks_with: _TasksWith, fields: Fields, name: str) -> Paths:
     """Fields that together change a task, none of which can be left out; empty where all of them do not."""
 
-    def changes(paths: frozenset[Path]) -> bool:
+    def changes(paths: Paths) -> bool:
         before, after = tasks_with(frozenset()), tasks_with(paths)
         return before is not None and after is not None and bool(after.differing(before, [name]))
 
@@ -223,9 +213,7 @@ def _smallest(tasks_with: _TasksWith, fields: Sequence[Path], name: str) -> froz
     return kept
 
 
-def _facts_read(
-    name: str, own: Sequence[Path], facts: Sequence[Path], sides: tuple[Side, Side], *, left_over: bool
-) -> set[Path]:
+def _facts_read(name: str, own: Fields, facts: Fields, sides: tuple[Side, Side], *, left_over: bool) -> set[Path]:
     """Of the differing facts those that a task reads; where no field explains it, those of the tasks it needs, too."""
     reads = any(path[0] == "inputs" for path in own)
     direct = {fact for side in sides for fact in side.facts(name, indirect=False) if fact in facts}
@@ -235,7 +223,7 @@ def _facts_read(
     return {fact for fact in facts if fact in indirect or fact[-1] == "found"} or set(facts)
 
 
-def _guess(own: Sequence[Path], fields: Sequence[Path], facts: Sequence[Path]) -> Origin:
+def _guess(own: Fields, fields: Fields, facts: Fields) -> Origin:
     """The fields that are called like a parameter that differs; without such a field all of them."""
     every = [*fields, *facts]
     alike = frozenset(path for path in every if any(path[-1] in place for place in own)) or frozenset(every)

@@ -39,19 +39,14 @@ _AGAIN = "make it again: boomspec plan SPEC --output FILE"
 
 @dataclass(frozen=True)
 class Step:
-    """What happens to one task, and why.
-
-    fields: of the spec, those that force it, where an earlier run tells. same_as: the id of the artifact that is
-    published under this task's id, too, where the two are made of the same. if_inputs_differ: it runs only if its
-    inputs, which are made anew, come out otherwise than they were. unread: what is in the store cannot be read now.
-    """
+    """What happens to one task, and why."""
 
     action: Action
     reason: str
-    fields: tuple[str, ...] = ()
-    same_as: str = ""
-    if_inputs_differ: bool = False
-    unread: bool = False
+    fields: tuple[str, ...] = ()  # of the spec, those that force it, where an earlier run tells
+    same_as: str = ""  # id of an artifact that is made of the same, and is published under this task's id, too
+    if_inputs_differ: bool = False  # it runs only if its inputs, which are made anew, differ from what they were
+    unread: bool = False  # what is in the store cannot be read now
 
 
 @dataclass(frozen=True)
@@ -70,10 +65,7 @@ class RunPlan:
 
 
 def plan_tasks(graph: TaskGraph, store: Store, *, checksums: bool = False) -> RunPlan:
-    """Say for every task of `graph` what a run against `store` would do with it.
-
-    `checksums` compares the contents of artifacts with their records, not only their sizes.
-    """
+    """The step of every task. `checksums`: compare contents of artifacts with their records, not only their sizes."""
     steps: dict[str, Step] = {}
     wanted = set(graph.targets)
     # All at once: looking for thousands of artifacts one by one takes seconds.
@@ -115,9 +107,8 @@ def exclude_failed(graph: TaskGraph, plan: RunPlan, failed: Mapping[str, str]) -
     for task_id in graph.nodes:
         if steps[task_id].action != "run":
             continue
-        blocked = next((i for i in graph.waits_for(task_id) if steps[i].action == "blocked"), None)
-        if blocked is not None:
-            steps[task_id] = Step("blocked", f"its input {graph.nodes[blocked].name} is blocked")
+        if blocked := [graph.nodes[i].name for i in graph.waits_for(task_id) if steps[i].action == "blocked"]:
+            steps[task_id] = Step("blocked", f"its input {blocked[0]} is blocked")
         elif task_id in failed:
             steps[task_id] = Step("blocked", failed[task_id])
     return RunPlan(steps)
@@ -138,9 +129,6 @@ def _obstacle(graph: TaskGraph, node: Node, steps: Mapping[str, Step], gone: Map
             return f"its input {graph.nodes[input_id].name} is blocked"
     first = next((i for i in node.after if steps[i].action == "blocked"), None)
     return None if first is None else f"it comes after {graph.nodes[first].name}, which is blocked"
-
-
-# --- saved plans --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -155,16 +155,9 @@ def plan_json(compiled: Compiled, plan: RunPlan, forecast: Forecast, store: Stor
             known = vars(cost) | {"peak_memory": cost.peak if cost.memory else None, "unknown": cost.unknown or None}
             if cost.unknown:  # what is 0 is not known, then
                 known |= {name: known[name] or None for name in ("flops", "disk", "tokens")}
-        return {
-            **vars(step),
-            "same_as": step.same_as or None,
-            "id": node.id,
-            "kind": node.task.kind,
-            "name": node.name,
-            "cost": known,
-            "seconds": duration and duration.seconds,
-            "seconds_from": duration and duration.source,
-        }
+        about = {"id": node.id, "kind": node.task.kind, "name": node.name, "cost": known}
+        time = {"seconds": duration and duration.seconds, "seconds_from": duration and duration.source}
+        return {**vars(step), **about, **time, "same_as": step.same_as or None}
 
     whole = {
         "name": graph.name,
@@ -212,7 +205,7 @@ def _text_plan(record: Tokenize, node: Node, graph: TaskGraph, store: Store) -> 
 
 def _given(source: Source) -> list[FileEntrySummary]:
     held_out = source.kind == "held_out_text"
-    if (entries := source.location.get("entries")) is not None and entries:
+    if entries := source.location.get("entries"):
         return [FileEntrySummary(**entry, held_out=held_out) for entry in entries]
     if "hub" in source.identity:
         return [FileEntrySummary(entry=source.identity["hub"])]
@@ -239,7 +232,6 @@ def _beginning(record: Tokenize, tokenizer: Source | None) -> tuple[str, tuple[s
 
 
 def _meta(store: Store, task: str) -> Any:
-    """What was found when the text was read, if it was."""
     try:
         return json.loads(store.read("tokenize", task, "meta.json")) if store.has("tokenize", task) else None
     except (OSError, ValueError, BoomspecError):

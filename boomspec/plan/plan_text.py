@@ -4,11 +4,12 @@ Of several experiments a summary, by task kind and by axis, unless all tasks are
 wider terminals show ids and disk, too. A reason stands below the first task that it holds for.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from boomspec.compile.compiler import Compiled
 from boomspec.compile.family import ResolvedFamily
@@ -17,14 +18,11 @@ from boomspec.core.format import NOTHING, UNKNOWN, shown_count, shown_seconds
 from boomspec.core.graph import Experiment, Node, TaskGraph
 from boomspec.core.sizes import compact_plan, shown_bytes
 from boomspec.models.fit import described
+from boomspec.plan.changes import listed
 from boomspec.plan.forecast import Forecast, totals
 from boomspec.plan.plan import RunPlan
 from boomspec.plan.plan_json import TextPlan, text_plans
 from boomspec.store import Store
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
 
 _MARKS = {"reuse": ("green", "="), "run": ("yellow", "+"), "unneeded": ("dim", " "), "blocked": ("bold red", "!")}
 _SUMS = (">FLOP", ">memory", ">disk", ">time")
@@ -43,8 +41,6 @@ def print_plan(
     compiled: Compiled, plan: RunPlan, forecast: Forecast, store: Store, *, every_task: bool = False
 ) -> None:
     """All of it. `every_task`: a row for each task also where there are several experiments."""
-    from rich.console import Console  # rich is slow to import, and most commands print no table
-
     console = Console(highlight=False)
     graph = compiled.graph
     alike: dict[tuple[object, ...], list[str]] = defaultdict(list)  # labels of experiments whose sizes are the same
@@ -77,8 +73,7 @@ def print_plan(
         for name, clock in forecast.devices.items():
             least = ">" if clock.without_a_time else ""
             hours, until = f"{least}{clock.gpu_seconds / 3600:.1f}", f"{least}{shown_seconds(clock.elapsed)}"
-            full = any(f"{name} has" in warning for warning in forecast.warnings)
-            fits = "[red]does not fit[/]" if full else ""
+            fits = "[red]does not fit[/]" if any(f"{name} has" in warning for warning in forecast.warnings) else ""
             table.add_row(f"{forecast.machine.gpus:g} {name}", hours, until, fits)
         console.print()
         console.print(table)
@@ -90,50 +85,36 @@ def print_plan(
 
 def print_family(family: ResolvedFamily, title: str = "Sizes") -> None:
     """The sizes of a family as a table, with exact numbers."""
-    from rich.console import Console
-
     console = Console(highlight=False)
     asked = any(member.asked for member in family.members)
     table = _table(">layers", ">parameters", ">of teacher", ">weights", "", "plan", *["asked for"] * asked)
     table.title, table.title_justify = title, "left"
     for member in family.members:
         role = "student" if member.is_student else "teacher" if member.is_teacher else "interpolated"
-        table.add_row(
-            str(member.layers),
-            f"{member.parameters:,}",
-            f"{member.parameters / family.members[-1].parameters:.1%}",
-            shown_bytes(member.bytes),
-            role + (", untied" if family.facts.tied and not member.tied else ""),
-            compact_plan(member.plan),
-            *[", ".join(member.asked)] * asked,
-        )
+        role += ", untied" if family.facts.tied and not member.tied else ""
+        share = f"{member.parameters / family.members[-1].parameters:.1%}"
+        sizes = [str(member.layers), f"{member.parameters:,}", share, shown_bytes(member.bytes)]
+        table.add_row(*sizes, role, compact_plan(member.plan), *[", ".join(member.asked)] * asked)
     console.print(table)
     if (rest := described(family.facts, keep=family.rest)) is not None:
         console.print(rest, markup=False)
 
 
 def _print_text(console: Console, text: TextPlan) -> None:
-    from rich.markup import escape
-
     console.print("\n[bold]Text[/]")
     if any(given.files is not None for given in text.given):
         table = _table("text", "", ">files", ">documents", ">bytes")
         for given in text.given:
-            table.add_row(
-                escape(given.entry),
-                "held out" if given.held_out else "",
-                UNKNOWN if given.files is None else f"{given.files:,}",
-                UNKNOWN if given.documents is None else f"{given.documents:,}",
-                UNKNOWN if given.bytes is None else shown_bytes(given.bytes),
-            )
+            counts = [UNKNOWN if number is None else f"{number:,}" for number in (given.files, given.documents)]
+            size = UNKNOWN if given.bytes is None else shown_bytes(given.bytes)
+            table.add_row(escape(given.entry), "held out" if given.held_out else "", *counts, size)
         console.print(table)
     console.print(f"Documents begin {escape(text.begins)}.")
     by_times: dict[str, list[str]] = defaultdict(list)
     for name, times in text.passes.items():
         by_times[f"{times:.3g}"].append(name)
     for often, names in by_times.items():
-        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-        readers = escape(", ".join(names[:_MOST_NAMES]) + more)
+        readers = escape(listed(names, most=_MOST_NAMES))
         console.print(f"Of {shown_count(text.tokens or 0)} tokens, read {often} times by: {readers}.")
     if text.skipped:
         kinds = escape(", ".join(f"{count:,} {kind}" for kind, count in text.skipped.items()))
@@ -144,8 +125,6 @@ def _print_text(console: Console, text: TextPlan) -> None:
 
 def _table(*headings: str) -> Table:
     """A plain table. A ">" before a heading: the entries of its column are numbers."""
-    from rich.table import Table
-
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
         if heading.startswith(">"):
@@ -239,11 +218,9 @@ def _sentences(forecast: Forecast) -> Iterator[str]:
         missing = f", {clock.without_a_time} task{many} without a time" if clock.without_a_time else ""
         work = (("GPU", clock.gpu_seconds), ("CPU", clock.cpu_seconds))
         hours = ", ".join(f"{seconds / 3600:.1f} {unit} hours" for unit, seconds in work if seconds >= 1)
-        yield (
-            f"Time on {on.cpus:g} CPUs{device}: {least}{shown_seconds(clock.elapsed)} (longest chain "
-            f"{shown_seconds(clock.longest_chain)}, {hours or 'less than a second of work'}{missing}). "
-            f"By: {'; '.join(_SOURCES[source] for source in clock.sources)}."
-        )
+        took = f"longest chain {shown_seconds(clock.longest_chain)}, {hours or 'less than a second of work'}{missing}"
+        by = "; ".join(_SOURCES[source] for source in clock.sources)
+        yield f"Time on {on.cpus:g} CPUs{device}: {least}{shown_seconds(clock.elapsed)} ({took}). By: {by}."
     elif forecast.devices:
         yield "Time: see below for kinds of GPU; name one as execution.device for more."
     else:

@@ -50,9 +50,6 @@ _MOST_OF_STARTUP = 2.0  # times what was calibrated: more processes start at the
 _SCANNED = 1 << 25  # bytes of a stream of tokens at most; longer ones are judged by their beginning
 
 
-# --- costs, with what the store has of the text -----------------------------------------------------
-
-
 def refined(cost: Cost | None, record: Record, inputs: Mapping[str, str], store: Store) -> Cost | None:
     """A task's cost with what its token artifact says; as it is where there is none, or a damaged one."""
     if cost is None or not cost.flops_per_real_token or "tokens" not in inputs:
@@ -93,9 +90,6 @@ def _mean_labels(store: Store, tokens: str, length: int) -> float:
         return labels / documents if documents else 0.0
 
 
-# --- seconds ----------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Calibration:
     """Operations a second of one core here, seconds until a task's libraries are loaded, bytes a second of copying."""
@@ -127,12 +121,10 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class LinearFit:
-    """`of_data`: whether the rate comes from measured tasks. `seen`: the largest work that was measured."""
-
     fixed: float
     per_work: float
-    of_data: bool
-    seen: float
+    of_data: bool  # the rate comes from measured tasks
+    seen: float  # the largest work that was measured
 
     def seconds(self, work: float) -> float:
         return self.fixed + self.per_work * work
@@ -151,13 +143,8 @@ class Rates:
 
     def duration(self, node: Node, cost: Cost | None, device: Device | None) -> Duration | None:
         """How long a task takes on `device` where it asks for a GPU, else on this machine; None where unknown."""
-        if cost is None:
-            return None
-        on_gpu = node.execution.gpus > 0
-        if on_gpu and device is None:
-            return None
-        record = node.task.record
-        if (work := record.work(cost)) is None:
+        record, on_gpu = node.task.record, node.execution.gpus > 0
+        if cost is None or (on_gpu and device is None) or (work := record.work(cost)) is None:
             return None
         place = device.name if on_gpu and device is not None else cpu_model()
         share = node.execution.workers * (1.0 if on_gpu else max(1.0, node.execution.cpus))
@@ -244,8 +231,7 @@ def _measured(store: Store, kind: str) -> dict[tuple[str, ...], list[Seen]]:
 def line_of(seen: Sequence[Seen], *, usual: float | None, most_fixed: float) -> LinearFit:
     """The line through measured tasks.
 
-    usual: seconds for a unit of work, as known otherwise; None where unknown. most_fixed: the most seconds that a task
-    of the kind can take without any work.
+    usual: seconds for a unit of work, as known otherwise. most_fixed: the most that such a task takes without any work.
     """
     largest = max(one.work for one in seen)
     fixed, per_work = _least_squares(seen)
@@ -269,9 +255,8 @@ def _rate(seen: Sequence[Seen], fixed: float) -> float:
     rates = sorted((max(one.seconds - fixed, 0.0) / one.work, one.work) for one in seen)
     passed = list(accumulate(work for _, work in rates))
     i = bisect_left(passed, passed[-1] / 2)
-    if passed[i] == passed[-1] / 2:  # as many lie on both sides
-        return (rates[i][0] + rates[i + 1][0]) / 2
-    return rates[i][0]
+    as_many = passed[i] == passed[-1] / 2  # lie on both sides
+    return (rates[i][0] + rates[i + 1][0]) / 2 if as_many else rates[i][0]
 
 
 def _least_squares(seen: Sequence[Seen]) -> tuple[float, float]:
@@ -282,10 +267,8 @@ def _least_squares(seen: Sequence[Seen]) -> tuple[float, float]:
         w, t = w + weight * work, t + weight * seconds
         ww, wt = ww + weight * work * work, wt + weight * work * seconds
     determinant = one * ww - w * w
-    if determinant <= 1e-12 * one * ww:  # all of one size
+    all_of_one_size = determinant <= 1e-12 * one * ww
+    if all_of_one_size or (per_work := (one * wt - w * t) / determinant) < 0:
         return t / one, 0.0
-    per_work = (one * wt - w * t) / determinant
     fixed = (t - per_work * w) / one
-    if per_work < 0:
-        return t / one, 0.0
     return (fixed, per_work) if fixed >= 0 else (0.0, wt / ww)

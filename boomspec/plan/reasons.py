@@ -105,9 +105,7 @@ def _still_there(store: Store, alike: Mapping[str, tuple[str, Side]]) -> Iterato
         yield from (i for i, key in own.items() if read[i][1] in listed.get(key, ()))
 
 
-def _why(
-    task: TaskChange, changes: Changes, earlier: _Earlier, steps: Mapping[str, Step], ids: Mapping[str, str]
-) -> str:
+def _why(task: TaskChange, changes: Changes, earlier: _Earlier, steps: dict[str, Step], ids: dict[str, str]) -> str:
     run = f"the run of {earlier.when}"
     if task.state == "same":
         state = earlier.states.get(task.id)
@@ -121,12 +119,9 @@ def _why(
         if own[0].new is None:
             return f"{named} is left out, was {old} in {run}{more}"
         return f"{named} is {new}, was {'not there' if own[0].old is None else old} in {run}{more}"
-    running = next((name for name in task.inputs if name in ids and steps[ids[name]].action == "run"), None)
-    if running is not None:
-        return f"its input {running} runs"
-    if task.inputs:
-        return f"its input {task.inputs[0]} is another one than in {run}"
-    return f"new since {run}"
+    if running := [name for name in task.inputs if name in ids and steps[ids[name]].action == "run"]:
+        return f"its input {running[0]} runs"
+    return f"its input {task.inputs[0]} is another one than in {run}" if task.inputs else f"new since {run}"
 
 
 def _earlier_runs(store: Store, name: str) -> Iterator[_Earlier]:
@@ -139,24 +134,15 @@ def _earlier_runs(store: Store, name: str) -> Iterator[_Earlier]:
                 found.append((file.st_mtime, folder, file.st_size))
     read = 0
     for when, folder, size in sorted(found, reverse=True)[:_MOST_RUNS]:
-        read += size
-        if read > _MOST_BYTES:
+        if (read := read + size) > _MOST_BYTES:
             return
         graph, status = _json(folder / "graph.json"), _json(folder / "status.json")
         if graph.get("boomspec_graph") != SCHEMA_VERSION or graph.get("name") != name:
             continue  # another version, or another name that begins alike
         try:
             sources = {i: (source["kind"], source["identity"]) for i, source in graph["sources"].items()}
-            sides = {
-                e["label"]: Side(
-                    names=e["tasks"],
-                    entry=graph["tasks"].__getitem__,
-                    sources=sources,
-                    meaning=e["meaning"],
-                    waits=e["family"] is None,
-                )
-                for e in graph["experiments"]
-            }
+            entry, found_in = graph["tasks"].__getitem__, graph["experiments"]
+            sides = {e["label"]: Side(e["tasks"], entry, sources, e["meaning"], e["family"] is None) for e in found_in}
             states = {i: str(task["state"]) for i, task in status.get("tasks", {}).items()}
         except (AttributeError, KeyError, TypeError):
             continue

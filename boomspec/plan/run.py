@@ -30,9 +30,8 @@ class Run:
     def lineage(self) -> Lineage:
         """The family. Raises BoomspecError where there are several, or its layers are still to be searched for."""
         if len(labels := [experiment.label for experiment in self.graph.experiments]) > 1:
-            raise BoomspecError(
-                f"{self.named}: which of its experiments? name one: {self.named}#{labels[0]}", hint=listed(labels)
-            )
+            message = f"{self.named}: which of its experiments? name one: {self.named}#{labels[0]}"
+            raise BoomspecError(message, hint=listed(labels))
         if self.graph.family is None:
             raise self._unfinished("its layers or their order are still to be searched for")
         return self.graph.family
@@ -49,13 +48,11 @@ class Run:
         return self.lineage().members
 
     def check_made(self, owners: set[Owner]) -> None:
-        """Raise BoomspecError unless these models are there and whole."""
         lineage = self.lineage()
         for owner in sorted(owners, reverse=True):
             task = lineage.teacher if owner == TEACHER else lineage.student
-            if task not in self.graph.nodes:
+            if (node := self.graph.nodes.get(task)) is None:
                 continue  # it is not made by the run; the one who reads it looks for it
-            node = self.graph.nodes[task]
             if (damage := self.store.damage(node.task.kind, task)) is not None:
                 raise BoomspecError(f"{self.named}: '{node.name}' is damaged: {damage}", hint="run it again")
             if not self.store.has(node.task.kind, task):
@@ -98,8 +95,7 @@ def store_of(file: SpecFile, store: str | os.PathLike[str] | None) -> Store:
     """The store that was asked for, else the spec's own, else the default one here."""
     if store is not None:
         return open_store(store)
-    named = file.spec.execution.store
-    if named is None:
+    if (named := file.spec.execution.store) is None:
         return FolderStore(DEFAULT_STORE)
     place = ("execution", "store")
     named = path_text(file, place, named)
