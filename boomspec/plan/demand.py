@@ -75,14 +75,10 @@ def machine(graph: TaskGraph, *, nodes: int, gpus: bool | None = None) -> Machin
         if share := execution.gpus:
             sharing = min(int(round(1 / share, 6)), len(group)) if share < 1 else 1
             gpu_memory = max(gpu_memory, sharing * max(node.cost.peak if node.cost else 0 for node in group))
-    return MachineRequirement(
-        cpus=ceil(has.get("CPU", 0)),
-        gpus=ceil(has.get("GPU", 0)),
-        memory=needed + _RAY + OBJECT_STORE,
-        claimable=needed,
-        gpu_memory=gpu_memory,
-        resources={name: amount for name, amount in sorted(has.items()) if name not in ("CPU", "GPU", "memory")},
-    )
+    cpus, own_gpus = (ceil(has.get(name, 0)) for name in ("CPU", "GPU"))
+    memory = needed + _RAY + OBJECT_STORE
+    custom = {name: amount for name, amount in sorted(has.items()) if name not in ("CPU", "GPU", "memory")}
+    return MachineRequirement(cpus, own_gpus, memory, claimable=needed, gpu_memory=gpu_memory, resources=custom)
 
 
 def local_paths(graph: TaskGraph) -> Iterator[str]:

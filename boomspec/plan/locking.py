@@ -11,7 +11,8 @@ locked run takes commits from the lock, whatever has happened to a branch since.
 
 import json
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -174,19 +175,19 @@ class _Entries:
                 stated = self.hub.ask(lambda: stated_checksums(identity["hub"], commit)) or {}
                 files = {**stated, **cached_checksums(identity["hub"], commit)}
                 self.lock.models[name] = LockedModel(revision=commit, files=files)
-            self.lock.models[name].files.update(_checksums(identity.get(CODE, {})))
+            self.lock.models[name].files.update(_checksums(identity.get(CODE, {}).items()))
             return
         folder = Path(location["folder"])
         name = self._name("models", location.get("name", folder.name), folder)
-        files = _checksums({**identity["sha256"], **identity.get(CODE, {})})
+        files = _checksums({**identity["sha256"], **identity.get(CODE, {})}.items())
         self.lock.models.setdefault(name, LockedModel(files={})).files.update(files)
 
     def add_text(self, source: Source) -> None:
         location = source.location
-        names = _unique(location.get("names", [Path(place).name for place in location["files"]]))
+        names = location.get("names", [Path(place).name for place in location["files"]])
         digests = [file["sha256"] for file in source.identity["files"]]
         name = self._name("texts", location.get("name", "text"), source.id)
-        files = _checksums(dict(zip(names, digests, strict=True)))
+        files = _checksums(zip(names, digests, strict=True))
         self.lock.texts[name] = LockedText(format=source.identity["format"], source=source.id, files=files)
 
     def add_task(self, task: str, source: Source) -> None:
@@ -197,13 +198,12 @@ class _Entries:
         for place, digests in zip(source.location.get(DATA, ()), source.identity.get(DATA, ()), strict=True):
             name = Path(place["path"]).name
             named += [(name if place["is_file"] else f"{name}/{file}", sha256) for file, sha256 in digests.items()]
-        names = _unique(name for name, _ in named)
         self.lock.tasks[task] = LockedTask(
             origin=f"lm_eval {source.identity['lm_eval']}" if stock else source.location.get("name", folder.name),
             sha256=found.digest(folder) if stock else source.identity["folder"],
             versions=found.versions,
             datasets=found.datasets,
-            data=_checksums(dict(zip(names, (sha256 for _, sha256 in named), strict=True))),
+            data=_checksums(named),
         )
         for dataset, revision in found.datasets.items():
             name = request(dataset, revision)
@@ -231,14 +231,10 @@ def _rows(store: Store, task: str) -> Any:
     return json.loads(store.read(kind, task, "meta.json")).get(ROWS)
 
 
-def _checksums(digests: Mapping[str, str]) -> dict[str, str]:
-    return {name: f"sha256:{sha256}" for name, sha256 in digests.items()}
-
-
-def _unique(names: Iterable[str]) -> list[str]:
-    counts: dict[str, int] = {}
-    found = []
-    for name in names:
-        counts[name] = counts.get(name, 0) + 1
-        found.append(name if counts[name] == 1 else f"{name} ({counts[name]})")
+def _checksums(digests: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """By the names of files; the second file of a name is called "name (2)"."""
+    counts, found = Counter[str](), dict[str, str]()
+    for name, sha256 in digests:
+        counts[name] += 1
+        found[name if counts[name] == 1 else f"{name} ({counts[name]})"] = f"sha256:{sha256}"
     return found

@@ -6,16 +6,16 @@ damaged artifacts are only reported.
 
     plan --save--> file --read_plan--> SavedPlan --check_saved--> the same steps hold, or it says what differs
 
-`boomspec plan --output` saves a plan, and `boomspec run` executes exactly that, or refuses. The file holds the compiled
-graph, what happens to each task, and the store that both are about. Whatever changes the steps (an artifact that came
-or went, a text that was edited) makes it stale. What does not (another spec, another boomspec with the same task kinds)
-is not looked at. The file knows its own digest, so a slip of an editor is found; it is no protection against someone
-who means harm.
+`boomspec plan --output` saves a plan, and `boomspec run` executes exactly that, or refuses. Whatever changes the steps
+(an artifact that came or went, a text that was edited) makes it stale. What does not (another spec, another boomspec
+with the same task kinds) is not looked at. The file knows its own digest, so a slip of an editor is found; it is no
+protection against someone who means harm.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -157,11 +157,9 @@ class SavedPlan:
 
 def is_plan(path: Path) -> bool:
     """Whether a JSON file is a saved plan, of any version. False for what cannot be read."""
-    try:
-        data = read_json(path)
-    except (OSError, ValueError):
-        return False
-    return isinstance(data, dict) and KEY in data
+    with suppress(OSError, ValueError):
+        return isinstance(data := read_json(path), dict) and KEY in data
+    return False
 
 
 def read_plan(path: Path) -> SavedPlan:

@@ -84,7 +84,6 @@ def print_plan(
 
 
 def print_family(family: ResolvedFamily, title: str = "Sizes") -> None:
-    """The sizes of a family as a table, with exact numbers."""
     console = Console(highlight=False)
     asked = any(member.asked for member in family.members)
     table = _table(">layers", ">parameters", ">of teacher", ">weights", "", "plan", *["asked for"] * asked)

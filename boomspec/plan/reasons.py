@@ -36,14 +36,9 @@ _IDENTITY = ("kind", "version", "params", "inputs")
 
 @dataclass(frozen=True)
 class _Earlier:
-    """An earlier run: its experiments by label, when it was, and how its tasks ended."""
-
-    sides: dict[str, Side]
+    sides: dict[str, Side]  # its experiments by label
     when: str
-    states: Mapping[str, str]
-
-    def like(self, label: str) -> Side | None:
-        return next((self.sides[name] for name in (label, *_BASES) if name in self.sides), None)
+    states: Mapping[str, str]  # how its tasks ended
 
 
 def with_reasons(plan: RunPlan, compiled: Compiled, store: Store) -> RunPlan:
@@ -55,7 +50,7 @@ def with_reasons(plan: RunPlan, compiled: Compiled, store: Store) -> RunPlan:
     for earlier in _earlier_runs(store, graph.name) if open_tasks else ():
         for experiment in graph.experiments[:_MOST_EXPERIMENTS]:
             wanted = open_tasks.intersection(experiment.tasks.values())
-            old = earlier.like(experiment.label) if wanted else None
+            old = next((earlier.sides[label] for label in (experiment.label, *_BASES) if label in earlier.sides), None)
             if old is None or not any(name in old.names for name, i in experiment.tasks.items() if i in wanted):
                 continue
             changes = compare(old, side(compiled, experiment), origins)
