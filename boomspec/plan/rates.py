@@ -169,14 +169,13 @@ class Rates:
 
     def _known_rate(self, record: Record, cost: Cost, device: Device | None) -> tuple[float | None, Origin]:
         """Seconds for a unit of a task's work as known without such tasks, and where from; None where unknown."""
-        if cost.unknown and not cost.flops and record.bytes_a_second is None:
-            return None, "usual"  # how many tokens there are is not known
+        uncounted = cost.unknown and record.bytes_a_second is None  # how many tokens there are is not known
+        if not cost.flops and (uncounted or not cost.read + cost.disk):
+            return None, "usual"
         if cost.flops and device is not None:
             precision, kernels = record.computes_in()
             peak = device.peak(bf16=precision == "bf16", tf32=kernels is not None and kernels.tf32)
             return 1 / ((TRAINING_SHARE if record.trains else MEASURING_SHARE) * peak), "table"
-        if not cost.flops and not cost.read + cost.disk:
-            return None, "usual"
         if not cost.flops and record.bytes_a_second is not None:
             return 1 / record.bytes_a_second, "usual"
         known = self.calibration or _USUAL

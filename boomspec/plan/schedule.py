@@ -46,10 +46,8 @@ def elapsed(graph: TaskGraph, seconds: Mapping[str, float], *, cpus: float, gpus
     sorter = TopologicalSorter({i: {needed for needed in graph.waits_for(i) if needed in seconds} for i in seconds})
     sorter.prepare()
     order = {task_id: i for i, task_id in enumerate(longest_first(graph))}
-    claims = {}
-    for task_id in seconds:
-        execution = graph.nodes[task_id].execution
-        claims[task_id] = min(execution.workers * execution.cpus, cpus), min(execution.workers * execution.gpus, gpus)
+    asked = {i: graph.nodes[i].execution for i in seconds}
+    claims = {i: (min(e.workers * e.cpus, cpus), min(e.workers * e.gpus, gpus)) for i, e in asked.items()}
     ready = {claim: list[tuple[int, str]]() for claim in set(claims.values())}
     running: list[tuple[float, int, str]] = []  # by their ends
     now, free_cpus, free_gpus = 0.0, cpus + 1e-9, gpus + 1e-9
