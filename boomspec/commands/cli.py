@@ -45,9 +45,9 @@ _GROUPS = {  # as `boomspec --help` shows them, which loads none
 }
 _COMMANDS = tuple(name for names in _GROUPS.values() for name in names)
 _MODULES = {  # of commands that share one, where they are called by their names
-    **dict.fromkeys(("validate", "show", "graph", "schema"), "spec"),
-    **dict.fromkeys(("report", "export", "verify"), "results"),
-    **dict.fromkeys(("status", "logs", "stop"), "jobs"),
+    **dict.fromkeys(("init", "validate", "show", "graph", "schema"), "spec"),
+    **dict.fromkeys(("report", "export", "diff", "verify"), "results"),
+    **dict.fromkeys(("submit", "status", "logs", "stop"), "submit"),
     **dict.fromkeys(("plan", "lock"), "plan"),
     **dict.fromkeys(("runs", "gc"), "stores"),
 }

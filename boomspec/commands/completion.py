@@ -69,8 +69,7 @@ def specs(incomplete: str) -> list[CompletionItem]:
         names = sorted(path.name for path in paths if path.name.startswith(start) and path.is_file())
     except OSError:
         names = []
-    found = [CompletionItem(f"{folder}{slash}{name}") for name in names]
-    return [*folders(incomplete), *found]
+    return [*folders(incomplete), *(CompletionItem(f"{folder}{slash}{name}") for name in names)]
 
 
 def folders(incomplete: str) -> list[CompletionItem]:

@@ -82,10 +82,7 @@ def plan(
     found = replace(found, warnings=(*unread, *found.warnings))
     shared.warn((*trust.warnings(graph), *unchecked))
     if output is not None:
-        saved = SavedPlan(
-            graph, plan, place.address, cpus=execution.cpus, checksums=flags["verify"], pending=compiled.pending
-        )
-        saved.save(output)
+        SavedPlan(graph, plan, place.address, execution.cpus, flags["verify"], compiled.pending).save(output)
     if flags["as_json"]:
         found = replace(found, warnings=(*trust.warnings(graph), *unchecked, *found.warnings))
         click.echo(json_text(plan_json(compiled, plan, found, place), indent=2))

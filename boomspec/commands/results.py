@@ -1,4 +1,4 @@
-"""`boomspec report`, `export` and `verify`: what is done with the results of a run."""
+"""`boomspec report`, `export`, `diff` and `verify`: what is done with results, and how two of them are compared."""
 
 import subprocess
 import sys
@@ -8,12 +8,13 @@ from typing import Any
 import click
 
 from boomspec.commands import shared
-from boomspec.core.errors import EXIT_RUN_FAILED, BoomspecError
+from boomspec.core.errors import EXIT_OK, EXIT_RUN_FAILED, BoomspecError
 from boomspec.core.json_text import json_text
 from boomspec.core.sizes import compact_plan, folder_name
 from boomspec.plan.run import open_run
 from boomspec.store import Where
 
+EXIT_DIFFERS = 1
 _PATH = click.Path(path_type=Path)
 _run_argument = click.argument("run", type=_PATH, shell_complete=shared.offered("runs_and_specs"))
 
@@ -96,6 +97,65 @@ def export(run: Path, size: str, folder: Path, store: Where | None, force: bool,
         return
     for path, member in written.items():
         click.echo(f"{path}: {member.layers} layers, {member.parameters:,} parameters, {compact_plan(member.plan)}")
+
+
+@click.command("diff")
+@click.argument("sides", nargs=-1, metavar="A B", shell_complete=shared.offered("runs_and_specs"))
+@shared.store_option
+@click.option("--markdown", is_flag=True, help="Print Markdown, for a pull request.")
+@shared.json_option
+@click.option("--git-setup", "setup", is_flag=True, help="Make `git diff` show specs like this. A B: path patterns.")
+@click.option("--unset", is_flag=True, help="With --git-setup: undo it.")
+@click.option("--git-driver", "driver", is_flag=True, hidden=True, help="What git calls; A B are its own arguments.")
+def diff(
+    sides: tuple[str, ...], store: Where | None, markdown: bool, as_json: bool, setup: bool, unset: bool, driver: bool
+) -> None:
+    """Show how B differs from A: fields by what they change, the tasks that have to run again, results of runs.
+
+    \b
+    Each side is
+      a spec                    specs/x.yaml, one experiment of it: specs/x.yaml#label
+      a spec at a revision      HEAD~2:specs/x.yaml
+      a compiled graph          graph.json, as boomspec graph writes it, or a saved plan
+      a run                     its folder, or its name in the store
+
+    Exits with 0 where both mean the same results (fields that only say where, how fast or under which name something
+    runs are shown, and do not count), with 1 where results differ, with 2 where a side cannot be read.
+
+    \b
+    Examples:
+      boomspec diff specs/qwen3-4b.yaml specs/qwen3-4b-no-kl.yaml
+      boomspec diff HEAD~1:specs/quickstart.yaml specs/quickstart.yaml --markdown
+    """
+    from boomspec.diff import git_driver  # here, as what follows: completion and help need none of it
+
+    if driver:
+        git_driver.driven(sides)
+        return
+    if setup or unset:
+        if unset and not setup:
+            raise BoomspecError("--unset goes with --git-setup")
+        for line in git_driver.set_up(sides or git_driver.PATTERNS, undo=unset):
+            click.echo(line)
+        return
+    if len(sides) != 2:
+        raise BoomspecError(f"two sides are compared, {len(sides)} given", hint="boomspec diff A B")
+    if markdown and as_json:
+        raise BoomspecError("--json and --markdown: one of them")
+    from boomspec.diff import render
+    from boomspec.diff.compared import compared
+    from boomspec.diff.sides import both
+
+    found = compared(*both(*sides, store))
+    if as_json:
+        click.echo(json_text(found.to_json(), indent=2))
+    elif markdown:
+        click.echo("\n".join(render.markdown(found)))
+    else:
+        from rich.console import Console
+
+        render.print_diff(found, Console(highlight=False))
+    sys.exit(EXIT_DIFFERS if found.differs else EXIT_OK)
 
 
 @click.command("verify")

@@ -1,4 +1,7 @@
-"""`boomspec submit`: run a spec on a Ray cluster, or print a manifest for KubeRay or a script for Slurm."""
+"""`boomspec submit`, `status`, `logs` and `stop`: jobs on a Ray cluster, to which `runners.cli.submit` talks.
+
+`submit` also prints a manifest for KubeRay or a script for Slurm, which start a cluster of their own.
+"""
 
 import sys
 import tempfile
@@ -10,7 +13,7 @@ from typing import Any
 import click
 
 import boomspec
-from boomspec.commands import jobs, shared
+from boomspec.commands import shared
 from boomspec.commands.kuberay import DEFAULT_SECRET, Pods, as_yaml, manifest
 from boomspec.commands.slurm import script
 from boomspec.compile.places import path_text
@@ -36,27 +39,41 @@ _TAKERS = {  # which ways of submitting take an option; "": a cluster that runs,
     "python": ("", "--slurm"),
     "env": ("", "--kuberay"),
 }
+_address_option = click.option(
+    "--address",
+    metavar="URL",
+    envvar="RAY_API_SERVER_ADDRESS",
+    default="http://127.0.0.1:8265",
+    show_default="RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265",
+    help="Job server of the cluster, which is its dashboard.",
+)
+_insecure_option = click.option(
+    "--insecure", is_flag=True, help="Accept a cluster beyond loopback without a token, which anybody can use."
+)
+_cluster_json_option = click.option("--json", is_flag=True, help="Print JSON for programs.")
+_cluster = shared.options(_address_option, _insecure_option, _cluster_json_option)
+_job = click.argument("job", metavar="ID")
 
 
 @click.command("submit")
 @shared.spec_argument
 @shared.store_option
-@jobs.address_option
+@_address_option
 @click.option("--wait", is_flag=True, help="Follow it to its end, through every stage; exit as run does.")
 @shared.verify_option
 @shared.lock_options
 @click.option("--python", metavar="PATH", help="A python on the cluster with boomspec's requirements. Default: python.")
 @click.option("--pip", is_flag=True, help="Let Ray install the versions of packages that are installed here.")
 @click.option("--env", multiple=True, metavar="NAME", help="Pass a variable; the cluster's users see it.")
-@jobs.insecure_option
+@_insecure_option
 @click.option("--kuberay", is_flag=True, help="Print a RayJob for KubeRay instead.")
 @click.option("--slurm", is_flag=True, help="Print a script for sbatch instead.")
 @click.option("--nodes", type=click.IntRange(min=1), help="For --kuberay and --slurm: machines. Default: 1.")
 @click.option("--image", help="For --kuberay: a container image with boomspec[run].")
 @click.option("--store-claim", metavar="NAME", help="For --kuberay: the PersistentVolumeClaim of a store in a folder.")
 @click.option("--secret", metavar="NAME", help="For --kuberay: the Secret that --env reads. Default: boomspec-secrets.")
-@jobs.cluster_json_option
-def command(
+@_cluster_json_option
+def submit(
     spec: Path, store: Where | None, kuberay: bool, slurm: bool, locked: bool, ignore_packages: bool, **given: Any
 ) -> None:
     """Run an experiment on a Ray cluster. The graph, its lock and boomspec's own code travel; nothing else does.
@@ -85,7 +102,7 @@ def command(
         print(_script(next(stages), given["python"] or sys.executable, nodes, options), end="")
     else:
         sent = {name: value for name, value in given.items() if "" in _TAKERS.get(name, ("",))}
-        program = jobs.job_program("submit", **sent, store_is_local=_is_local(spec, store))
+        program = _job_program("submit", **sent, store_is_local=_is_local(spec, store))
         for stage in stages:
             with tempfile.TemporaryDirectory(prefix="boomspec-") as temporary:
                 graph, lock = Path(temporary, GRAPH), Path(temporary, LOCK)
@@ -197,3 +214,49 @@ def _is_local(spec: Path, store: Where | None) -> bool:
         if file.spec.execution.store is not None:
             named = path_text(file, ("execution", "store"), file.spec.execution.store)
     return named is None or not (is_url(named) or Path(named).is_absolute())
+
+
+def _job_program(action: str, **options: Any) -> list[str]:
+    """The command that does `action` on a cluster; the job or the graph is appended to it."""
+    shared.check_runners()
+    return shared.module_command("runners.cli.submit", action, **options)
+
+
+@click.command("status")
+@click.argument("job", metavar="[ID]", required=False)
+@_cluster
+def status(job: str | None, **cluster: Any) -> None:
+    """List the jobs that boomspec submitted to a cluster; with ID, or the start of one, show one job in full.
+
+    \b
+    Example:
+      boomspec status quickstart-1a2b3c4d-1 --address http://head:8265
+    """
+    sys.exit(shared.wait([*_job_program("status", **cluster), *([job] if job else [])]))
+
+
+@click.command("logs")
+@_job
+@click.option("--follow", "-f", is_flag=True, help="Print until the job has ended; exit with the code of the run.")
+@_cluster
+def logs(job: str, **cluster: Any) -> None:
+    """Print the output of a job on a cluster. The logs of its tasks are in the folder of its run.
+
+    \b
+    Example:
+      boomspec logs quickstart-1a2b3c4d-1 --follow
+    """
+    sys.exit(shared.wait([*_job_program("logs", **cluster), job]))
+
+
+@click.command("stop")
+@_job
+@_cluster
+def stop(job: str, **cluster: Any) -> None:
+    """Stop a job on a cluster. Its tasks write checkpoints first; if it is submitted again, it continues from them.
+
+    \b
+    Example:
+      boomspec stop quickstart-1a2b3c4d-1
+    """
+    sys.exit(shared.wait([*_job_program("stop", **cluster), job]))

@@ -241,18 +241,10 @@ class _Run:
                 from runners.executor.executor import run_tasks  # imports Ray, which reads its settings then
 
                 self.interrupt.arm()
-                with tracked(self.graph, self.store, self.journal) as tracking:
-                    outcomes = run_tasks(
-                        self.graph,
-                        self.store,
-                        plan=self.plan,
-                        checksums=self.options.verify,
-                        journal=self.journal,
-                        view=self.view,
-                        interrupt=self.interrupt,
-                        tracking=tracking,
-                        head=head,
-                    )
+                journal, view, interrupt = self.journal, self.view, self.interrupt
+                run = partial(run_tasks, self.graph, self.store, plan=self.plan, checksums=self.options.verify)
+                with tracked(self.graph, self.store, journal) as tracking:
+                    outcomes = run(journal=journal, view=view, interrupt=interrupt, tracking=tracking, head=head)
                     states = {outcome.state for outcome in outcomes.values()}
                     ended = "failed" if states & {"failed", "blocked"} else "finished"
                     tracking.state = "interrupted" if "interrupted" in states else ended

@@ -33,7 +33,27 @@ _STOP_SECONDS = 90  # Ray's own three are too few for tasks to write their check
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    description = "Jobs on a Ray cluster. Options as of boomspec submit, whose --help says more."
+    parser = argparse.ArgumentParser(prog="python -m runners.cli.submit", description=description)
+    actions = parser.add_subparsers(dest="action", required=True)
+    made = {name: actions.add_parser(name) for name in ("submit", "status", "logs", "stop")}
+    for action in made.values():
+        action.add_argument("--address", required=True, metavar="URL", help="of the job server: http://head:8265")
+        action.add_argument("--insecure", action="store_true")
+        action.add_argument("--json", action="store_true")
+    made["status"].add_argument("id", nargs="?", metavar="ID")
+    made["logs"].add_argument("id", metavar="ID")
+    made["logs"].add_argument("--follow", action="store_true")
+    made["stop"].add_argument("id", metavar="ID")
+    submit = made["submit"]
+    submit.add_argument("graph", type=Path, metavar="GRAPH.json")
+    submit.add_argument("--store", required=True, help="of the artifacts, as the cluster sees it")
+    submit.add_argument("--lock", type=Path, required=True, metavar="LOCK.json")
+    submit.add_argument("--python")
+    submit.add_argument("--env", action="append", default=[], metavar="NAME")
+    for flag in ("store-is-local", "pip", "verify", "wait"):  # the first: named relative to a folder of this machine
+        submit.add_argument(f"--{flag}", action="store_true")
+    options = parser.parse_args(arguments)
     try:
         if options.action == "submit":
             return _submit(options)
@@ -46,31 +66,6 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the output is gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python fails again, at its end
         return EXIT_INTERRUPTED
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m runners.cli.submit", description="Jobs on a Ray cluster.")
-    actions = parser.add_subparsers(dest="action", required=True)
-    made = {name: actions.add_parser(name) for name in ("submit", "status", "logs", "stop")}
-    for action in made.values():
-        action.add_argument("--address", required=True, metavar="URL", help="of the job server: http://head:8265")
-        action.add_argument("--insecure", action="store_true", help="also a cluster that asks for no token")
-        action.add_argument("--json", action="store_true", help="print JSON")
-    made["status"].add_argument("id", nargs="?", metavar="ID")
-    made["logs"].add_argument("id", metavar="ID")
-    made["logs"].add_argument("--follow", action="store_true", help="until the job has ended; then its exit code")
-    made["stop"].add_argument("id", metavar="ID")
-    submit = made["submit"]
-    submit.add_argument("graph", type=Path, metavar="GRAPH.json")
-    submit.add_argument("--store", required=True, help="of the artifacts, as the cluster sees it")
-    submit.add_argument("--store-is-local", action="store_true", help="it was named relative to a folder here")
-    submit.add_argument("--lock", type=Path, required=True, metavar="LOCK.json")
-    submit.add_argument("--python", help="the interpreter on the head; by default python")
-    submit.add_argument("--pip", action="store_true", help="install the packages' versions of here for the job")
-    submit.add_argument("--env", action="append", default=[], metavar="NAME", help="a variable that the job gets")
-    submit.add_argument("--verify", action="store_true", help="compare checksums of the artifacts that are reused")
-    submit.add_argument("--wait", action="store_true", help="follow the job to its end")
-    return parser
 
 
 def _submit(options: argparse.Namespace) -> int:
@@ -98,13 +93,9 @@ def _submit(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="boomspec-") as folder:
         bundle = write_bundle(Path(folder), graph=options.graph, lock=options.lock)
         print(f"{shown_bytes(bundle.size)} to send: both packages, {len(graph.nodes)} tasks, the lock", file=out)
-        job = jobs.submit(
-            client,
-            submission_id=f"{prefix}{number}",
-            entrypoint=shlex.join(command),
-            runtime_env=_environment(graph, bundle, options),
-            metadata={"boomspec": boomspec.__version__, "name": graph.name, "graph": graph.id, "store": options.store},
-        )
+        about = {"boomspec": boomspec.__version__, "name": graph.name, "graph": graph.id, "store": options.store}
+        entry, env, name = shlex.join(command), _environment(graph, bundle, options), f"{prefix}{number}"
+        job = jobs.submit(client, submission_id=name, entrypoint=entry, runtime_env=env, metadata=about)
     return _after(client, options, graph, job, size=bundle.size)
 
 

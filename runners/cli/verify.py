@@ -31,7 +31,20 @@ from runners.verify.text import exit_code, show, to_json
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    parser = ArgumentParser(
+        prog="python -m runners.cli.verify", description="What boomspec verify starts; see its --help."
+    )
+    parser.add_argument("graph", type=Path, metavar="GRAPH.json")
+    parser.add_argument("--store", required=True, help="folder or URL of the original artifacts")
+    parser.add_argument("--scratch", type=Path, metavar="DIR")
+    parser.add_argument("--tolerance", type=float, metavar="T")
+    parser.add_argument("--address")
+    parser.add_argument("--cpus", type=int, metavar="N", help="CPUs of the cluster that is started here")
+    for several in ("task", "kind"):
+        parser.add_argument(f"--{several}", action="append", default=[], metavar=several.upper())
+    for flag in ("keep", "end-to-end", "insecure", "plain", "json"):
+        parser.add_argument(f"--{flag}", action="store_true")
+    options = parser.parse_args(arguments)
     try:
         with Interrupt() as interrupt:
             return _verify(options, interrupt)
@@ -39,24 +52,6 @@ def main(arguments: list[str] | None = None) -> int:
         return print_error(error, as_json=options.json)
     except KeyboardInterrupt:  # the second one
         return EXIT_INTERRUPTED
-
-
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="python -m runners.cli.verify", description="Repeat a run's tasks, compare.")
-    parser.add_argument("graph", type=Path, metavar="GRAPH.json")
-    parser.add_argument("--store", required=True, help="folder or URL of the original artifacts")
-    parser.add_argument("--scratch", type=Path, metavar="DIR", help="where to work; default: beside the store")
-    parser.add_argument("--keep", action="store_true", help="keep the repeated artifacts")
-    parser.add_argument("--end-to-end", action="store_true", help="build on repeated inputs, not on the original's")
-    parser.add_argument("--task", action="append", default=[], metavar="NAME", help="only this one, or a pattern")
-    parser.add_argument("--kind", action="append", default=[], metavar="KIND", help="only tasks of this kind")
-    parser.add_argument("--tolerance", type=float, metavar="T", help="instead of that of the spec")
-    parser.add_argument("--address", help="of a running Ray cluster; by default one is started on this machine")
-    parser.add_argument("--insecure", action="store_true", help="also a cluster that asks for no token")
-    parser.add_argument("--cpus", type=int, metavar="N", help="CPUs of the cluster that is started here")
-    parser.add_argument("--plain", action="store_true", help="plain lines instead of the live view")
-    parser.add_argument("--json", action="store_true", help="print what was found as JSON; progress goes to stderr")
-    return parser
 
 
 def _verify(options: Namespace, interrupt: Interrupt) -> int:

@@ -36,10 +36,7 @@ def beating(progress: Progress, *, every: float = _EVERY_SECONDS) -> Iterator[No
 
 
 class Heartbeats:
-    """Which tasks are silent for how long. `now`: the seconds of a clock that never goes back.
-
-    seconds: without a heartbeat. progress_seconds: without progress.
-    """
+    """Which tasks are silent: `seconds` without a heartbeat, or without progress. `now`: a clock that only rises."""
 
     def __init__(
         self, *, seconds: float = 600.0, progress_seconds: float = 1800.0, now: Callable[[], float] = time.monotonic

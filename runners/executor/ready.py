@@ -18,18 +18,14 @@ _AHEAD = 1.5  # times what there is: free places are filled without waiting for 
 _LOOK_SECONDS = 5.0  # machines come and go
 
 _Claims = tuple[tuple[str, float], ...]
+_Machines = list[dict[str, float]]
 
 
 class Ready:
     """The tasks of a run that Ray does not have yet. `machines` says what each machine has."""
 
     def __init__(
-        self,
-        graph: TaskGraph,
-        task_ids: Iterable[str],
-        *,
-        machines: Callable[[], list[dict[str, float]]],
-        ordered: bool = True,
+        self, graph: TaskGraph, task_ids: Iterable[str], *, machines: Callable[[], _Machines], ordered: bool = True
     ) -> None:
         self._claims: dict[str, _Claims] = {}  # what all workers of a task take of the cluster
         for task_id in task_ids:

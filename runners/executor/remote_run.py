@@ -128,8 +128,7 @@ def affordable(changed: Mapping[str, Version], shares: dict[str, int], budget: i
 @contextmanager
 def copied(store: Store, folder: Path) -> Iterator[RunCopy | None]:
     """While the context lasts, keep a run's folder at the store's URL; None for a store in a folder."""
-    objects = store.remote_copy(folder)
-    if objects is None:
+    if (objects := store.remote_copy(folder)) is None:
         yield None
         return
     copy = RunCopy(folder, objects)

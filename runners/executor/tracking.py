@@ -98,8 +98,7 @@ class TensorBoard(_Tracker):
         # TensorBoard reads files in the order of their names, which begin with the second. Two containers on one volume
         # may have the same host name and process number.
         writer = EventsWriter(str(folder / "events"), f".{next(_NUMBERS):06}.{secrets.token_hex(8)}")
-        restart = Event(wall_time=time.time(), step=0, session_log=SessionLog(status=SessionLog.START))
-        writer.write_event(restart)
+        writer.write_event(Event(wall_time=time.time(), step=0, session_log=SessionLog(status=SessionLog.START)))
         writer.flush()
         for file in before:  # a TensorBoard that reads one never gets over it when that is deleted
             os.truncate(file, 0)
@@ -132,14 +131,9 @@ class Wandb(_Tracker):
 
             # The run's numbers alone; everything else is in the store.
             off = {"disable_git": True, "disable_code": True, "x_disable_meta": True, "x_disable_stats": True}
-            self._client = wandb.init(
-                **self._settings,
-                name=self._folder.name,
-                group=self._folder.name,
-                config=dict(self._about),
-                dir=str(self._folder),
-                settings=wandb.Settings(console="off", silent=True, **off),
-            )
+            settings = wandb.Settings(console="off", silent=True, **off)
+            run = {**self._settings, **dict.fromkeys(("name", "group"), self._folder.name), "dir": str(self._folder)}
+            self._client = wandb.init(**run, config=dict(self._about), settings=settings)
         self._client.define_metric(f"{curve}/step", hidden=True)
         self._client.define_metric(f"{curve}/*", step_metric=f"{curve}/step")
 

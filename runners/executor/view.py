@@ -117,10 +117,8 @@ class View:
         if kind == "task_finished":
             values["seconds"] = clock(event.get("seconds", 0))
         elif kind == "task_reused":
-            same_as = event.get("same_as")
-            values["why"] = (
-                f"same inputs, byte for byte, as {same_as[:12]}" if same_as else "made by another run meanwhile"
-            )
+            same = f"same inputs, byte for byte, as {event['same_as'][:12]}" if event.get("same_as") else ""
+            values["why"] = same or "made by another run meanwhile"
         elif kind == "note":
             values["name"] = f"{name}: " if name else ""
         self.show(event, _LINES[kind].format_map(values) if kind in _LINES else "")

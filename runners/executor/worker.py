@@ -87,33 +87,21 @@ def _make(job: Job, store: Store, progress: Progress, started: float) -> tuple[T
         if job.same_as:
             what = f"{task.kind} {job.same_as[:12]}, which was made of the same inputs, is gone or damaged"
             raise BoomspecError(f"{what} since the plan was drawn up", hint="run again")
-        # Where several workers share the task, each machine of theirs fetches for itself.
-        inputs = job.inputs if execution.workers > 1 else job.fetched(open_store(job.reads, report=progress.note))
-        if execution.workers > 1:
+        if execution.workers > 1:  # each machine of theirs fetches for itself
+            inputs = job.inputs
             run = importlib.import_module("runners.training.ray_train").train_together  # it takes seconds to import
         else:
+            inputs = job.fetched(open_store(job.reads, report=progress.note))
             run = importlib.import_module(f"runners.tasks.{task.kind}").run
         if (torch := sys.modules.get("torch")) is not None:
             torch.set_num_threads(threads)  # a process is used again, and torch reads OMP_NUM_THREADS only once
-        remote = remote_checkpoints(store, job.node, progress)
+        remote, log = remote_checkpoints(store, job.node, progress), log_file(job.folder(store), job.node.id)
         with (
             store.workspace(task.kind, task.id) as workspace,
             detect_full_disk(workspace.path, Path(tempfile.gettempdir())),
             named(names_of(job.node.name, inputs, workspace.path)),
         ):
-            run(
-                Context(
-                    record=task.record,
-                    inputs=inputs,
-                    path=workspace.path,
-                    resume=workspace.resume,
-                    remote=remote,
-                    execution=execution,
-                    progress=progress,
-                    log=log_file(job.folder(store), job.node.id),
-                    job=job,
-                )
-            )
+            run(Context(task.record, inputs, workspace.path, workspace.resume, remote, execution, progress, log, job))
             made_by = provenance(started=started, finished=time.time(), execution=execution, commit=job.commit)
             if job.node.cost is not None:
                 made_by["cost"] = asdict(job.node.cost)  # with the seconds: how fast such tasks are here

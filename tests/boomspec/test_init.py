@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from boomspec.commands.cli import main
-from boomspec.commands.init import TEMPLATES
+from boomspec.commands.spec import TEMPLATES
 from boomspec.compile.check import check_experiments
 from boomspec.compile.compiler import compile_experiments
 from boomspec.compile.resolved import resolve

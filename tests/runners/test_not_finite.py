@@ -25,7 +25,7 @@ from tests.runners.lm_eval_tasks import strict, table
 ROOT = Path(__file__).parents[2]
 # What these write are texts, paths and counts, or a config as it was read: no number that was computed.
 PLAIN = {
-    "boomspec/commands/cli.py", "boomspec/commands/init.py", "boomspec/commands/kuberay.py",
+    "boomspec/commands/cli.py", "boomspec/commands/kuberay.py",
     "boomspec/commands/slurm.py", "boomspec/compile/lm_eval/tasks.py", "boomspec/core/graph.py",
     "boomspec/models/checkpoint.py", "boomspec/models/outline.py", "boomspec/plan/changes.py", "boomspec/spec",
     "boomspec/store/leases.py", "boomspec/store/local_cache.py", "runners/assembly/checkpoint_writer.py",
