@@ -16,8 +16,6 @@ from functools import partial
 from threading import Event, Lock
 from typing import Any, Literal, TypeVar
 
-import tenacity
-
 from boomspec.core.errors import BoomspecError, first_line
 from boomspec.store.opening import first_answer_seconds
 from boomspec.store.record import Report
@@ -74,6 +72,8 @@ class Retries:
     def __call__(self, ask: Callable[[], _T], *, doing: Operation | None = None, stopped: Event | None = None) -> _T:
         """The result of `ask`, an operation named by `doing`. Nothing is repeated once `stopped` is set."""
         seconds = self._seconds if self._first is None else self._first
+        import tenacity  # only stores at a URL need it installed
+
         stop: Any = tenacity.stop_after_delay(seconds)
         sleep: Any = tenacity.nap.sleep
         if stopped is not None:
@@ -101,7 +101,7 @@ class Retries:
             self._report(f"the store {self._address} answers again")
         return result
 
-    def _failed(self, state: tenacity.RetryCallState) -> None:
+    def _failed(self, state: Any) -> None:
         # Within a first answer's seconds an error follows.
         if self._first is None and self._changes(out=True):
             error = state.outcome.exception() if state.outcome is not None else None

@@ -194,7 +194,7 @@ def _loaded(folder: Path, what: str, layers: int, code: Code) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trusts)
         options = loading_options(folder, torch.float32, trusts=trusts)
-        model, found = auto_class(config).from_pretrained(folder, **options)
+        model, found = auto_class(config).from_pretrained(folder, use_safetensors=True, **options)
     except Exception as error:  # each class has its own exceptions
         raise BoomspecError(f"{what} cannot be loaded: {type(error).__name__}: {error}") from error
     unknown = ("unexpected_keys", "has, and transformers does not know,")

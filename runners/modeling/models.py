@@ -126,7 +126,7 @@ def load(folder: Path, *, dtype: torch.dtype, place: torch.device | None = None,
     check_folder(folder)  # transformers would load an adapter, too
     check_plain(read_config(folder), str(folder))
     options = loading_options(folder, dtype, trusts=prepare_custom_code(folder, "model", code))
-    model, found = AutoModelForCausalLM.from_pretrained(folder, **options)
+    model, found = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options)
     if found["missing_keys"]:  # transformers would draw them at random
         name = min(found["missing_keys"])
         raise BoomspecError(
@@ -141,7 +141,7 @@ def loading_options(folder: Path, dtype: torch.dtype, *, trusts: bool) -> dict[s
 
     Raises BoomspecError where there are no safetensors: transformers would look for weights in other formats.
     """
-    fixed = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+    fixed = {"local_files_only": True, "output_loading_info": True}
     names = [tensor.name for file in checkpoint_files(folder) for tensor in read_header(file)]
     wrapped = any(unwrapped(name) != name for name in names)
     decoder = decoder_config(read_config(folder))

@@ -16,17 +16,14 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from boomspec.core.errors import first_line
 from boomspec.core.files import replace_folder
 from boomspec.core.graph import Node
 from boomspec.core.work_sizes import KEPT_CHECKPOINTS
 from boomspec.store import Store
+from boomspec.store.bucket import Bucket
 from runners.runtime.context import Progress
-
-if TYPE_CHECKING:
-    from boomspec.store.bucket import Bucket
 
 STATE = "state.json"
 PART = ".part-"
@@ -45,7 +42,7 @@ def remote_checkpoints(store: Store, node: Node, progress: Progress) -> "RemoteC
 class RemoteCheckpoints:
     """The checkpoints in `objects`. `note` is called with lines for people."""
 
-    def __init__(self, objects: "Bucket", note: Callable[[str], None]) -> None:
+    def __init__(self, objects: Bucket, note: Callable[[str], None]) -> None:
         self._objects, self._note = objects, note
         self._thread: threading.Thread | None = None
         self._failed = False
