@@ -30,7 +30,7 @@ def offered(what: str) -> Callable[[click.Context, click.Parameter, str], list[C
 
     def complete(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
         completions = importlib.import_module("boomspec.commands.completion")
-        return getattr(completions, what)(incomplete)  # type: ignore[no-any-return]
+        return getattr(completions, what)(incomplete)  # type: ignore[no-any-return]  # found by its name
 
     return complete
 

@@ -39,7 +39,7 @@ def measured(folder: Path, *, seconds: float) -> dict[str, float]:
     started = time.perf_counter()
     # Here, because their import is what is measured.
     import torch
-    import transformers  # noqa: F401
+    import transformers  # noqa: F401 - used by nothing here
 
     from boomspec.core.losses import CrossEntropy, Losses
     from boomspec.core.tasks import Architecture
@@ -63,7 +63,7 @@ def measured(folder: Path, *, seconds: float) -> dict[str, float]:
         optimizer.zero_grad(set_to_none=True)
         losses = Losses(cross_entropy=CrossEntropy())
         loss, _ = head_loss(trunk(model, tokens_BT), tokens_BT, head=head, losses=losses, count=tokens_BT.numel())
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # of torch
         optimizer.step()
 
     @torch.inference_mode()

@@ -161,7 +161,7 @@ class Harness(HFLM):  # type: ignore[misc]  # lm-eval has no types
         self.progress.update(self._done, len(self._current), unit="requests")
 
 
-class _Watch(LogitsProcessor):  # type: ignore[misc]
+class _Watch(LogitsProcessor):  # type: ignore[misc]  # transformers has no types here
     """Notes for which rows of a batch a model's scores are NaN, of which greedy decoding takes some token."""
 
     def __init__(self, rows: int) -> None:

@@ -36,7 +36,7 @@ def device() -> torch.device:
         why, hint = "is built for CPUs alone", "install a torch for its GPUs: https://pytorch.org/get-started/locally"
     else:
         try:
-            torch.cuda.init()  # type: ignore[no-untyped-call]
+            torch.cuda.init()  # type: ignore[no-untyped-call]  # of torch
         except (RuntimeError, AssertionError) as error:
             why += f": {first_line(error)}"
     given = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible})"

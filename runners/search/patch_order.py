@@ -205,5 +205,5 @@ class Divergence:
 
     def _log_probs(self, head: LMHead, hidden_BTD: Tensor) -> Iterator[Tensor]:
         """Log-probabilities of all positions in fp32, some positions at a time."""
-        for hidden_ND in hidden_BTD.flatten(0, 1).split(self._rows):  # type: ignore[no-untyped-call]
+        for hidden_ND in hidden_BTD.flatten(0, 1).split(self._rows):  # type: ignore[no-untyped-call]  # of torch
             yield F.log_softmax(head(hidden_ND).float(), dim=-1)

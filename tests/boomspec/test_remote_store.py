@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from boomspec.commands.cli import main
 from boomspec.core.errors import BoomspecError
 from boomspec.store import RECORD, Store, open_store, store_of_run
+from boomspec.store.folder import FolderStore
 from boomspec.store.gc import garbage
 from boomspec.store.leases import held
 from boomspec.store.made_of import publish_equal
@@ -724,3 +725,10 @@ def test_gc_at_a_url_deletes_entries_of_what_is_gone(store) -> None:
         store.remove(item)
     assert store.bucket.entries("made_of") == {}
     assert store.ids(KIND) == set()
+
+
+def test_what_a_store_at_a_url_does_as_a_folder_does_is_written_down() -> None:
+    """A method that it inherits sees this machine's copies alone: each of these may, or calls others that do not."""
+    names = {name for name in dir(FolderStore) if not name.startswith("_")}
+    inherited = {name for name in names if getattr(RemoteStore, name) is getattr(FolderStore, name)}
+    assert inherited == {"fetch_all", "has", "path", "place", "resume", "run_folder", "workspace"}

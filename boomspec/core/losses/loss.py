@@ -48,7 +48,7 @@ class Loss(Strict):
 
     def formula(self, *args: Any, **kwargs: Any) -> "Tensor":
         """The loss at each position, without its weight. Softmaxes and norms are computed in fp32."""
-        raise NotImplementedError
+        raise NotImplementedError  # each loss has its own arguments, which no abstract method could declare
 
     def flops(self, hidden: int) -> int:
         """Operations of its own for each token, a multiply-add counted as two; element-wise ones are not counted."""
