@@ -105,8 +105,6 @@ def _make(job: Job, store: Store, progress: Progress, started: float) -> tuple[T
             made_by = provenance(started=started, finished=time.time(), execution=execution, commit=job.commit)
             if job.node.cost is not None:
                 made_by["cost"] = asdict(job.node.cost)  # with the seconds: how fast such tasks are here
-            if remote is not None:
-                remote.wait()  # what is uploaded later would outlive the checkpoints, which end with the task
             if key is not None:
                 store.note_key(task.kind, key, task.id)
             store.publish(workspace, task.kind, task.id, task.identity(), made_by)

@@ -69,9 +69,10 @@ def train(
     except KeyboardInterrupt:
         if training.between_steps:
             training.save()
-        if context.remote is not None:
-            context.remote.wait()
         raise
+    finally:
+        if context.remote is not None:
+            context.remote.wait()  # an upload that goes on would outlive the checkpoints, which end with the task
     if training.group.is_leader:
         lines = [json.dumps(row, allow_nan=False) + "\n" for row in training.metrics]
         (context.path / METRICS).write_text("".join(lines), encoding="utf-8")

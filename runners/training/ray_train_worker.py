@@ -112,8 +112,6 @@ def local_context(context: Context[Any], job: Job, store: Store) -> Iterator[Con
             raise FinalError(describe(error)) from error
         context = replace(context, inputs=inputs, path=payload, resume=resume, local_leader=local_leader)
         yield replace(context, remote=remote, progress=progress, log=log_file(run_folder, task_id))
-        if remote is not None:
-            remote.wait()
         if local_leader is None:
             return
         if group.is_leader and remote is not None and not stop.exists():
