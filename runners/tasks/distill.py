@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from boomspec.core.errors import BoomspecError
 from boomspec.core.json_text import computed_json
 from boomspec.core.layers import TEACHER, teacher_layers
-from boomspec.core.losses import Losses, StateLoss
+from boomspec.core.losses import Losses
 from boomspec.core.losses.hidden_cosine import cosine
 from boomspec.core.tasks import Distill, Faithful, Precision
 from boomspec.core.work_sizes import SIMILARITY_WINDOWS
@@ -32,8 +32,9 @@ from runners.modeling.hidden_states import LMHead, Pair, capture, check_head, em
 from runners.modeling.models import MODEL, Code, load, load_frozen, model_folder, save_weights, stored_dtype
 from runners.runtime.context import Context
 from runners.runtime.device import MASTER_DTYPE, autocast, deterministic_mode, device, frozen_dtype
+from runners.training.distillation import TermValues, alignment, student_loss, teacher_targets
 from runners.training.loop import MicroLoss, train
-from runners.training.losses import head_loss, state_loss, weights
+from runners.training.losses import weights
 from runners.training.parallel import ParallelModel, is_sharded, shard_frozen, with_checkpointing_or_compile
 from runners.training.process_group import ALONE, ProcessGroup, process_group
 
@@ -129,37 +130,13 @@ def initial_student(
 def distillation_loss(
     student: PreTrainedModel, teacher: PreTrainedModel, losses: Losses, kept: Sequence[int], everywhere: int = 0
 ) -> MicroLoss:
-    """The loss of one micro batch. What no term reads is not computed: the teacher's head, forward, states."""
-    layers = teacher.config.get_text_config().num_hidden_layers
-    pairs = {
-        kind: hidden_pairs(kept, layers, embedding=term.embedding, final_norm=term.final_norm)
-        for kind, term in losses.terms().items()
-        if isinstance(term, StateLoss)
-    }
-    compared = [pair for of_term in pairs.values() for pair in of_term]
-    student_points, teacher_points = [s for s, _ in compared], [t for _, t in compared]
-    by_head = partial(head_loss, head=LMHead(student), teacher_head=LMHead(teacher))
-    passes = [(losses, 0)]
-    if everywhere:  # all positions of the effective batch, padding, too: another mask and pass through the head
-        labelled = losses.each(lambda term: term if "labels" in term.reads else None)
-        others = losses.each(lambda term: term if "logits" in term.reads and "labels" not in term.reads else None)
-        passes = [(labelled, 0), (others, everywhere)]
+    """The loss of one micro batch, of a student that has its teacher to itself."""
+    aligned = alignment(losses, kept, teacher.config.get_text_config().num_hidden_layers)
+    targets_of = teacher_targets(teacher, [aligned])
+    loss_of = student_loss(student, aligned, LMHead(teacher), everywhere)
 
-    def loss(inputs_BT: Tensor, labels_BT: Tensor, count: int) -> tuple[Tensor, dict[str, Tensor]]:
-        with capture(student, student_points) as student_states:
-            hidden_BTD = trunk(student, inputs_BT)
-        teacher_hidden_BTD = None
-        with torch.no_grad(), capture(teacher, teacher_points) as teacher_states:
-            if losses.reads_teacher:
-                teacher_hidden_BTD = trunk(teacher, inputs_BT)
-        total, terms = state_loss(student_states, teacher_states, labels_BT, pairs=pairs, losses=losses, count=count)
-        for part, positions in passes:
-            mask_BT = torch.zeros_like(labels_BT) if positions else labels_BT
-            by_logits, logit_terms = by_head(
-                hidden_BTD, mask_BT, losses=part, count=positions or count, teacher_hidden_BTD=teacher_hidden_BTD
-            )
-            total, terms = by_logits + total, {**logit_terms, **terms}
-        return total, {name: terms[name] for name in losses.terms()}
+    def loss(inputs_BT: Tensor, labels_BT: Tensor, count: int) -> TermValues:
+        return loss_of(inputs_BT, labels_BT, count, targets_of(inputs_BT))
 
     return loss
 

@@ -1,0 +1,105 @@
+"""The loss of one micro batch of a distillation, in two parts: what the teacher says, and what the student makes of it.
+
+    targets = teacher_targets(teacher, [alignment])(inputs_BT)
+    total, terms = student_loss(student, alignment, LMHead(teacher))(inputs_BT, labels_BT, count, targets)
+
+They are apart because students that train on the same tokens can share the first: `teacher_targets` is given the
+alignments of all of them. What no term reads is not computed: the teacher's forward, its head, states.
+
+Shapes: B sequences, T positions, D hidden size.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from boomspec.core.losses import Losses, StateLoss
+from runners.modeling.hidden_states import LMHead, Pair, Point, capture, hidden_pairs, trunk
+from runners.training.losses import head_loss, state_loss
+
+TermValues = tuple[Tensor, dict[str, Tensor]]  # the loss, and the values of its terms without their weights
+TargetsOf = Callable[[Tensor], "Targets"]  # inputs_BT -> targets
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Which terms one student's loss has, and which of its hidden states each compares with which of the teacher's."""
+
+    losses: Losses
+    pairs: Mapping[str, Sequence[Pair]]  # by term
+
+    def points(self, side: int) -> list[Point]:
+        """Of the student (side 0) or the teacher (side 1)."""
+        return list(dict.fromkeys(pair[side] for of_term in self.pairs.values() for pair in of_term))
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a teacher says about the tokens of one micro batch, without a graph."""
+
+    hidden_BTD: Tensor | None  # after its final norm, for its head to read; None where no term reads the teacher
+    states_BTD: Mapping[Point, Tensor]
+
+
+def alignment(losses: Losses, kept: Sequence[int], layers: int) -> Alignment:
+    """Of a student that keeps these of the teacher's `layers`."""
+    pairs = {
+        kind: hidden_pairs(kept, layers, embedding=term.embedding, final_norm=term.final_norm)
+        for kind, term in losses.terms().items()
+        if isinstance(term, StateLoss)
+    }
+    return Alignment(losses, pairs)
+
+
+def teacher_targets(teacher: Any, alignments: Collection[Alignment]) -> TargetsOf:
+    """A forward of the teacher that gives what the losses of these students read."""
+    points = dict.fromkeys(point for each in alignments for point in each.points(1))
+    is_read = any(each.losses.reads_teacher for each in alignments)
+
+    def targets(inputs_BT: Tensor) -> Targets:
+        if not is_read:
+            return Targets(None, {})
+        with torch.no_grad(), capture(teacher, points) as states_BTD:
+            hidden_BTD = trunk(teacher, inputs_BT)
+        return Targets(hidden_BTD, states_BTD)
+
+    return targets
+
+
+def student_loss(
+    student: Any, aligned: Alignment, teacher_head: LMHead, everywhere: int = 0
+) -> Callable[[Tensor, Tensor, int, Targets], TermValues]:
+    """(inputs_BT, labels_BT, labelled positions of the effective batch, targets) -> loss and values of its terms.
+
+    `everywhere`: all positions of the effective batch, padding, too, where terms that read no label count them all.
+    """
+    losses, head, points = aligned.losses, LMHead(student), aligned.points(0)
+    passes = [(losses, 0)]
+    if everywhere:  # another mask, so another pass through the head
+        labelled = losses.each(lambda term: term if "labels" in term.reads else None)
+        others = losses.each(lambda term: term if "logits" in term.reads and "labels" not in term.reads else None)
+        passes = [(labelled, 0), (others, everywhere)]
+
+    def loss(inputs_BT: Tensor, labels_BT: Tensor, count: int, targets: Targets) -> TermValues:
+        with capture(student, points) as states_BTD:
+            hidden_BTD = trunk(student, inputs_BT)
+        total, terms = state_loss(
+            states_BTD, targets.states_BTD, labels_BT, pairs=aligned.pairs, losses=losses, count=count
+        )
+        for part, positions in passes:
+            by_logits, logit_terms = head_loss(
+                hidden_BTD,
+                torch.zeros_like(labels_BT) if positions else labels_BT,
+                head=head,
+                losses=part,
+                count=positions or count,
+                teacher_hidden_BTD=targets.hidden_BTD,
+                teacher_head=teacher_head,
+            )
+            total, terms = by_logits + total, {**logit_terms, **terms}
+        return total, {name: terms[name] for name in losses.terms()}
+
+    return loss
