@@ -1,5 +1,6 @@
 """`boomspec report`, `export`, `diff` and `verify`: what is done with results, and how two of them are compared."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -60,7 +61,9 @@ def report(spec: Path, store: Where | None, open_it: bool, as_json: bool) -> Non
         sys.exit(done.returncode if done.returncode > 0 else EXIT_RUN_FAILED)
     page = run_folder / "report" / "report.html"
     if as_json:
-        click.echo(json_text({"report": str(page), "results": str(page.with_name("results.json"))}))
+        results = page.with_name("results.json")
+        trainings = json.loads(results.read_text(encoding="utf-8")).get("trainings", [])
+        click.echo(json_text({"report": str(page), "results": str(results), "trainings": trainings}))
     if open_it:
         click.launch(str(page))
 

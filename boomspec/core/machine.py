@@ -44,6 +44,20 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def available_bytes() -> int:
+    """Memory that can be had without swapping: of the machine, and of the container (cgroup v2) around this process."""
+    with suppress(OSError, ValueError, TypeError):
+        of_machine = re.search(r"^MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+        found = int(of_machine[1]) * 1024 if of_machine else memory_bytes()
+        with suppress(OSError, ValueError, TypeError):  # no limit there is the word "max"
+            group = Path("/sys/fs/cgroup")
+            limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+            cached = re.search(r"^inactive_file (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)
+            found = min(found, limit - used + (int(cached[1]) if cached else 0))
+        return found
+    return memory_bytes()
+
+
 def free_bytes(folder: Path) -> int:
     """Free space where a folder is, or will be."""
     while not folder.exists():

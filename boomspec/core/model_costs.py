@@ -81,6 +81,15 @@ class ModelCosts:
     def head(self) -> int:
         return 2 * self.projection
 
+    def training(self, length: int, *, head: bool, frozen: bool) -> int:
+        """Operations that a token needs to be trained on: backward takes twice what forward takes.
+
+        That is less than a training does where it computes something again, such as the scores of attention in the
+        backward pass. `head`: some loss reads logits. `frozen`: the embedding is, and a head that is tied to it.
+        """
+        of_matrix = 0 if self.tied and frozen else self.head()
+        return 3 * self.forward(length) + (2 * self.head() + of_matrix if head else 0)
+
     def measuring(self, *, bf16: bool, tokens: int) -> dict[str, int]:
         """Bytes at the largest moment of a forward pass over `tokens` tokens, without gradients, by what holds them."""
         width = 2 if bf16 else 4

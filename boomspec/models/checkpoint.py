@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from boomspec.core.errors import BoomspecError
@@ -156,13 +157,18 @@ def _weight_map(folder: Path) -> dict[str, str]:
 
 
 def encode_header(
-    tensors: Mapping[str, tuple[str, tuple[int, ...], int, int]], *, alignment: int = 8, remainder: int = 0
+    tensors: Mapping[str, tuple[str, tuple[int, ...], int, int]],
+    *,
+    alignment: int = 8,
+    remainder: int = 0,
+    metadata: Mapping[str, str] = MappingProxyType({}),
 ) -> bytes:
     """Encode a header from name -> (dtype, shape, start, end); offsets count from the end of the header.
 
-    It is padded so that the tensors' bytes begin `remainder` bytes after a multiple of `alignment`.
+    It is padded so that the tensors' bytes begin `remainder` bytes after a multiple of `alignment`. `metadata`: more of
+    it than that the tensors are torch's.
     """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
     for name, (dtype, shape, start, end) in tensors.items():
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode("utf-8")

@@ -80,6 +80,10 @@ class Cost(PlanModel):
     """Bytes of the artifact."""
     scratch: Count
     """Bytes of disk while it runs: checkpoints."""
+    host_memory: Count
+    """Bytes of main memory beside that of one worker's GPU: what a checkpoint is written from."""
+    model_flops_per_token: Count
+    """Operations that a training needs for a real token, nothing counted that it computes again."""
     read: Count
     tokens: Count | None
     """Through the model, padding among them."""

@@ -101,10 +101,14 @@ def _make(job: Job, store: Store, progress: Progress, started: float) -> tuple[T
             detect_full_disk(workspace.path, Path(tempfile.gettempdir())),
             named(names_of(job.node.name, inputs, workspace.path)),
         ):
-            run(Context(task.record, inputs, workspace.path, workspace.resume, remote, execution, progress, log, job))
+            folders = workspace.path, workspace.resume
+            context = Context(task.record, inputs, *folders, remote, execution, progress, log, job)
+            run(context)
             made_by = provenance(started=started, finished=time.time(), execution=execution, commit=job.commit)
             if job.node.cost is not None:
                 made_by["cost"] = asdict(job.node.cost)  # with the seconds: how fast such tasks are here
+            if context.measured:
+                made_by["training"] = context.measured
             if key is not None:
                 store.note_key(task.kind, key, task.id)
             store.publish(workspace, task.kind, task.id, task.identity(), made_by)

@@ -203,7 +203,7 @@ def fetched(graph: TaskGraph, store: Store, inputs: Mapping[str, str]) -> dict[s
 
 def write_page(folder: Path, study: Study, *, title: str, figures: Path, notes: Notes | None = None) -> Path:
     """Write a study's page and tables into `folder`, its figures into `figures`."""
-    drawings, files = draw(study), tables.files(study, title)
+    drawings, files = draw(study), tables.files(study, title, notes.trainings if notes else ())
     for drawing in drawings:
         write_png(drawing.figure, figures / f"{drawing.name}.png")
     html = render(study, title=title, drawings=drawings, files=files, notes=notes)

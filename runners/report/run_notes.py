@@ -20,6 +20,13 @@ _MOST_TASKS = 500  # listed one by one
 _COMPUTED = {"student.parameters", "student.blocks", "teacher.layers", "teacher.parameters"}  # from other fields
 
 
+# Of a training: see `runners.training.throughput`.
+TRAINING = (
+    "task", "tokens_per_second", "mfu", "tokens", "seconds", "steps", "flops_per_token",
+    "device", "workers", "peak_flops", "peak_from",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Notes:
     """What a page says about its run."""
@@ -31,6 +38,7 @@ class Notes:
     facts: Sequence[tuple[str, str]] = ()  # names and values of the provenance
     tasks: Sequence[dict[str, Any]] = ()  # {name, kind, id, seconds, state}
     left_out: int = 0  # tasks that are not listed
+    trainings: Sequence[dict[str, Any]] = ()  # how fast each was: `TRAINING`
     warnings: Sequence[str] = ()  # for the top of the page, such as foreign code that was run
 
 
@@ -94,8 +102,15 @@ def notes_of(graph: TaskGraph, store: Store, failures: dict[str, str], *, severa
         facts=[(name, value) for name, value in facts.items() if value],
         tasks=shown,
         left_out=len(tasks) - len(shown),
+        trainings=trainings(graph, found),
         warnings=warnings(graph),
     )
+
+
+def trainings(graph: TaskGraph, provenance: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
+    """How fast the trainings of a graph were. `provenance`: of its artifacts, by task id."""
+    speeds = {node.name: provenance.get(node.id, {}).get("training") for node in graph.nodes.values()}
+    return [{"task": name} | {key: speed.get(key) for key in TRAINING[1:]} for name, speed in speeds.items() if speed]
 
 
 def _distinct(values: Iterable[Any]) -> str:

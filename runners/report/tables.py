@@ -3,6 +3,7 @@
 results.csv       one row per number; those of several experiments with their axes
 results.json      the same, what is missing and why, and what the numbers say
 groups.csv        (several experiments) one row per size and metric of each group: mean and spread over its seeds
+trainings.csv     (of a run) one row per training: its tokens a second, its model FLOPs utilisation, what it ran on
 differences.csv   (several experiments) one row per size and measure of each group that is compared with another
 """
 
@@ -164,8 +165,11 @@ def missing_lines(study: Study) -> list[Table]:
 # --- the files -------------------------------------------------------------------------------------
 
 
-def files(study: Study, title: str) -> dict[str, str]:
-    """The files beside the page, by name. Each axis is a column; one that is called as another one is "axis <name>"."""
+def files(study: Study, title: str, trainings: Sequence[Table] = ()) -> dict[str, str]:
+    """The files beside the page, by name. Each axis is a column; one that is called as another one is "axis <name>".
+
+    `trainings`: how fast those of a run were. An artifact has none, for they depend on the machine.
+    """
     several = bool(study.axes)
     rows = [
         ({"experiment": trial.label, "axes": trial.axes} if several else {})
@@ -188,6 +192,9 @@ def files(study: Study, title: str) -> dict[str, str]:
         tables["groups.csv"] = _csv(["group"], study.swept, _GROUP, groups)
         tables["differences.csv"] = _csv(["group"], study.swept, _DIFFERENCE, compared)
     content |= {"results": rows, "missing": missing}
+    if trainings:
+        content["trainings"] = trainings
+        tables["trainings.csv"] = csv_text(list(trainings[0]), trainings)
     return {**tables, "results.json": json_text(content, indent=1, ensure_ascii=False) + "\n"}
 
 

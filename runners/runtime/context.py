@@ -91,10 +91,17 @@ class Context(Generic[R]):
     job: Job | None = None  # what workers of its own must know
     # Of a worker whose team is on machines that share no folder: whether it writes what those of its machine read.
     local_leader: bool | None = None
+    measured: dict[str, Any] = field(default_factory=dict)  # by a training, how fast it was; for the provenance
 
     @property
     def training(self) -> TrainingOptions:
         return self.execution.training or TrainingOptions()
+
+    @property
+    def model_flops_per_token(self) -> int:
+        """Operations that a training needs for a real token; 0 where that is not known."""
+        cost = None if self.job is None else self.job.node.cost
+        return 0 if cost is None else cost.model_flops_per_token
 
     @property
     def batch_size(self) -> int:

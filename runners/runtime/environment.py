@@ -10,8 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from boomspec.core.identity import digest
+from boomspec.core.machine import cpu_model
+
 ALLOW_CPU = "BOOMSPEC_ALLOW_CPU"  # "1": a task whose GPU is declared, but not there, computes on the CPU. For tests
 GPU_PROCESS = "BOOMSPEC_GPU_PROCESS"  # "1" in a worker's process that was started for tasks with GPUs
+CACHE = "BOOMSPEC_CACHE"  # a folder of this machine for what can be made again
 _GPUS = "BOOMSPEC_TASK_GPUS"  # what the task of this process has been given
 
 
@@ -24,6 +28,9 @@ def variables(root: Path, *, hub: bool) -> dict[str, str]:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "MPLBACKEND": "agg",
         "MPLCONFIGDIR": str(cache / "matplotlib"),
+        CACHE: str(cache),
+        # What torch.compile has compiled is for one model of CPU: machines that share a store may have several.
+        "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor" / digest(cpu_model())[:12]),
     }
     if hub:
         return always

@@ -1,4 +1,4 @@
-"""Save, find and load (sharded) training checkpoints; `loop.py` resumes from them.
+"""Find and load (sharded) training checkpoints; `checkpoint_writer.py` writes them, `loop.py` resumes from them.
 
     <resume>/step-00000120/   weights.safetensors   the trained parameters
                               moments.safetensors   AdamW's two moments of each
@@ -14,26 +14,21 @@ Why not torch.distributed.checkpoint: it pickles its metadata, has no checksums,
 
 import json
 import shutil
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from boomspec.core.files import flush, replace_folder
 from boomspec.core.identity import file_digest
-from boomspec.core.work_sizes import KEPT_CHECKPOINTS
 from runners.runtime.context import SharedCheckpoints
-from runners.runtime.task_errors import detect_full_disk
-from runners.training.process_group import ALONE, ProcessGroup
+from runners.training.process_group import ProcessGroup
 from runners.training.remote_checkpoint import PART, STATE, step_of
 
-_ROWS = "rows"  # in a file's header: {name: [first row, row after the last, rows in all]}
+ROWS = "rows"  # in a file's header: {name: [first row, row after the last, rows in all]}
 _BROKEN = (OSError, ValueError, KeyError, TypeError, SafetensorError)
 
 
@@ -58,7 +53,7 @@ class SavedCheckpoint:
             if check and file_digest(place / name) != sha256:
                 raise ValueError(f"{name} does not match its checksum")
             with safe_open(place / name, framework="pt") as file:
-                rows = json.loads((file.metadata() or {}).get(_ROWS, "{}"))
+                rows = json.loads((file.metadata() or {}).get(ROWS, "{}"))
                 for key in file.keys():  # noqa: SIM118 - not a mapping
                     start, _, total = rows.get(key, (0, None, None))
                     shard = _Shard(place / name, tuple(file.get_slice(key).get_shape()), start, total)
@@ -95,61 +90,6 @@ class SavedCheckpoint:
                 elif not parts and shard is shards[-1]:  # no rows at all: a small tensor over many workers
                     parts.append(file.get_slice(name)[0:0])
         return torch.cat(parts)
-
-
-def save(
-    folder: Path,
-    metrics: list[dict[str, Any]],  # one row a step
-    tensors: Mapping[str, Mapping[str, Tensor]],  # by kind ("weights", "moments") and name
-    rows: Mapping[str, tuple[int, int, int]],  # of sharded ones: the first, the one after the last, how many in all
-    group: ProcessGroup = ALONE,
-    remote: SharedCheckpoints | None = None,
-) -> None:
-    """Publish a checkpoint in `folder` and delete all but the newest two; begin to upload it to `remote`."""
-    if not rows:  # else every rank writes its rows
-        if not group.is_leader:
-            return
-        group = ALONE
-    if remote is not None:
-        remote.wait()
-    part = folder / PART
-    try:
-        with detect_full_disk(folder):  # before the part is deleted
-            if group.is_leader:
-                folder.mkdir(parents=True, exist_ok=True)
-                part = Path(tempfile.mkdtemp(prefix=PART, dir=folder))
-            part = folder / group.all_gather(part.name.encode())[0].decode()
-            part.mkdir(parents=True, exist_ok=True)  # on another machine than the leader's
-            digests, own = {}, []
-            for kind, of_kind in tensors.items():
-                names = [f"{kind}-{rank + 1:05}-of-{group.size:05}.safetensors" for rank in range(group.size)]
-                names = names if group.size > 1 else [f"{kind}.safetensors"]
-                file = part / names[group.rank]
-                sharded = {name: rows[name] for name in of_kind if name in rows}
-                header = {_ROWS: json.dumps(sharded, allow_nan=False)} if sharded else None
-                save_file({name: tensor.contiguous() for name, tensor in of_kind.items()}, file, metadata=header)
-                flush(file)
-                own.append(file.name)
-                digest = bytes.fromhex(file_digest(file))
-                for name, other in zip(names, group.all_gather(digest), strict=True):
-                    digests[name] = other.ljust(len(digest), b"\0").hex()
-            called = f"step-{len(metrics):08d}.{part.name.removeprefix(PART)}"
-            if group.is_leader:
-                state = {"steps": len(metrics), "sha256": digests, "metrics": metrics}
-                (part / STATE).write_text(json.dumps(state, allow_nan=False), encoding="utf-8")
-                flush(part / STATE)
-                final = folder / step_of(called)
-                replace_folder(part, final)  # a broken one that was passed over, or another worker's equal one
-                for old in sorted(folder.glob("step-*"), reverse=True)[KEPT_CHECKPOINTS:]:
-                    shutil.rmtree(old, ignore_errors=True)
-                if remote is not None:
-                    files = [final / name for name in (digests if group.local_leader is None else own)]
-                    remote.publish(called, files, ((final / STATE).read_bytes(), digests))
-            elif remote is not None and group.local_leader is not None:
-                remote.publish(called, [part / name for name in own], delete=True)
-    finally:
-        if group.is_leader:
-            shutil.rmtree(part, ignore_errors=True)
 
 
 def find(

@@ -26,12 +26,15 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.tasks import Recipe
 from runners.runtime.context import Context
 from runners.runtime.device import autocast
+from runners.runtime.peak import device_peak
 from runners.training import checkpoint
+from runners.training.checkpoint_writer import CheckpointWriter
 from runners.training.losses import NO_LABEL
 from runners.training.parallel import ParallelModel, with_checkpointing_or_compile
+from runners.training.throughput import Throughput
 
 METRICS = "metrics.jsonl"
-_CHECKPOINT_SHARE = 0.05  # of the time at most, however large the model: it is hashed and flushed to the disk
+_CHECKPOINT_SHARE = 0.05  # of the time at most that one is being written: it takes processor and disk from the training
 _NOTED_SECONDS = 10.0  # between checkpoints: fewer than these need no note
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
 _LOOK_SECONDS = 2.0  # between looks at whether the group is to stop: a step may take minutes
@@ -57,8 +60,9 @@ def train(
     """Train `model` in place (its parameters that require gradients) and write metrics.jsonl.
 
     Continues from the newest whole checkpoint in `context.resume`. Leaves one there about every `checkpoint_seconds`
-    (after a whole step, and more seldom where it takes long to write), and when it is interrupted; a step that is not
-    done by then is dropped. Raises BoomspecError at the first step whose loss or gradient is not finite.
+    (after a whole step, and more seldom where it takes long to write), which is written beside the steps that follow,
+    and one when it is interrupted; a step that is not done by then is dropped. Raises BoomspecError at the first step
+    whose loss or gradient is not finite.
     """
     training = _Training(parallel or ParallelModel(model), recipe, context, gradient_scale, unlabelled)
     training.restore()
@@ -66,13 +70,19 @@ def train(
     try:
         with with_checkpointing_or_compile(model, checkpointing=again, compiled=compiled):
             training.run(batch, loss, weights)
+        training.writer.finish()
     except KeyboardInterrupt:
         if training.between_steps:
-            training.save()
+            training.writer.finish()
+            if training.writer.steps < len(training.metrics):
+                training.save(beside=False)
+                training.writer.finish()
         raise
     finally:
+        training.writer.close()
         if context.remote is not None:
             context.remote.wait()  # an upload that goes on would outlive the checkpoints, which end with the task
+    context.measured.update(training.throughput.summary())
     if training.group.is_leader:
         lines = [json.dumps(row, allow_nan=False) + "\n" for row in training.metrics]
         (context.path / METRICS).write_text("".join(lines), encoding="utf-8")
@@ -113,6 +123,10 @@ class _Training:
         options = recipe.optimizer.model_dump(include={"lr", "betas", "eps"})
         self.optimizer = torch.optim.AdamW(groups, **options)
         self.metrics: list[dict[str, Any]] = []
+        self.writer = CheckpointWriter(context.resume, self.group, context.remote)
+        determinism, flops = getattr(context.record, "determinism", None), context.model_flops_per_token
+        peak = device_peak(recipe.precision, determinism, measure=flops > 0)
+        self.throughput = Throughput(peak, workers=self.group.size, flops_per_token=flops)
         self.between_steps = True  # False while weights and moments are being changed
         self.look_every = 0  # micro batches between looks at whether to stop; 0: not known yet
 
@@ -120,24 +134,26 @@ class _Training:
         recipe, progress, wanted = self.recipe, self.context.progress, self.context.training.checkpoint_seconds
         saved, wait, noted = time.monotonic(), wanted, False
         for step in range(len(self.metrics), recipe.steps):
-            row = self.step(step, torch.from_numpy(batch(step)), loss)
+            tokens = torch.from_numpy(batch(step))
+            row = self.step(step, tokens, loss)
+            self.throughput.step_done(int((tokens[:, 1:] >= 0).sum()), tokens[:, 1:].numel())
             if step == 0:
                 self.warn_when_unbalanced(row, weights)
             progress.record(row)
-            losses = {key: row[key] for key in ("loss", *weights)}
-            progress.update(row["tokens"], recipe.tokens, unit="tokens", **losses)
-            if self.group.broadcast(time.monotonic() - saved >= wait and step + 1 < recipe.steps):
-                before = time.monotonic()
-                self.save()
-                saved = time.monotonic()
-                wait = max(wanted, (saved - before) / _CHECKPOINT_SHARE)
+            shown = {key: row[key] for key in ("loss", *weights)} | self.throughput.shown()
+            progress.update(row["tokens"], recipe.tokens, unit="tokens", **shown)
+            if (seconds := self.writer.poll()) is not None:
+                saved, wait = time.monotonic(), max(wanted, seconds / _CHECKPOINT_SHARE)
                 if not noted and wait > max(wanted, _NOTED_SECONDS):
                     noted = True
                     progress.note(
-                        f"a checkpoint takes {saved - before:.1f} seconds to write: the next one comes after "
+                        f"a checkpoint takes {seconds:.1f} seconds to write: the next one comes after "
                         f"{wait:.0f} seconds, not after {wanted:g}, so that they take no more than "
                         f"{_CHECKPOINT_SHARE:.0%} of the time"
                     )
+            due = self.writer.idle and time.monotonic() - saved >= wait and step + 1 < recipe.steps
+            if self.group.broadcast(due):
+                self.save()
             if self.group.stopped():
                 raise KeyboardInterrupt
 
@@ -206,7 +222,8 @@ class _Training:
         hint = "lower optimizer.lr, lengthen schedule.warmup, set optimizer.clip, or use precision fp32"
         return BoomspecError(message, hint=hint)
 
-    def save(self) -> None:
+    def save(self, *, beside: bool = True) -> None:
+        """Begin to write a checkpoint; the training goes on `beside` it, or waits for it."""
         moments = {
             f"{moment}.{name}": self.optimizer.state[parameter][moment]
             for name, parameter in self.parameters.items()
@@ -221,7 +238,7 @@ class _Training:
             for kind, tensors in {"weights": weights, "moments": moments}.items()
         }
         sharded = {name: (*part, len(every[name])) for name, part in rows.items()}
-        checkpoint.save(self.context.resume, self.metrics, own, sharded, self.group, self.context.remote)
+        self.writer.begin(self.metrics, own, sharded, beside=beside)
 
     @torch.no_grad()
     def restore(self) -> None:

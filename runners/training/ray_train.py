@@ -15,6 +15,7 @@ read by any number of workers.
         <machine>/       resume folder and payload of workers on a machine that does not share the coordinator's folder
 """
 
+import json
 import math
 import os
 import shutil
@@ -39,7 +40,7 @@ from runners.runtime import environment
 from runners.runtime.context import Context
 from runners.runtime.device import collective_backend
 from runners.training.process_group import STOP, WORKERS, is_peer_failure
-from runners.training.ray_train_worker import FinalError, GroupConfig, run_worker
+from runners.training.ray_train_worker import MEASURED, FinalError, GroupConfig, run_worker
 
 _GRACE_SECONDS = 8.0  # for the workers to write a checkpoint after an interrupt; the run itself waits for ten
 _REMOTE_GRACE_SECONDS = 36.0  # and to upload it; the run waits for forty
@@ -78,6 +79,9 @@ def train_together(context: Context[Any]) -> None:
         wait()
         if context.remote is not None and not any(context.path.iterdir()):
             context.remote.receive(context.path)
+        measured = context.path / MEASURED
+        context.measured.update(json.loads(measured.read_text(encoding="utf-8")))
+        measured.unlink()
     except KeyboardInterrupt:
         stopped.set()  # the workers save themselves and stop, and no others start
         with suppress(OSError):  # a full disk

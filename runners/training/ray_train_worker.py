@@ -23,6 +23,7 @@ from ray.exceptions import RayError
 from ray.train.torch import TorchConfig
 
 from boomspec.core.errors import BoomspecError, describe
+from boomspec.core.json_text import json_text
 from boomspec.store import Store, open_store
 from runners.cluster.store_check import opened
 from runners.runtime import environment
@@ -36,6 +37,7 @@ from runners.runtime.task_errors import detect_full_disk
 from runners.training.process_group import STOP, WORKERS, is_peer_failure, process_group
 from runners.training.remote_checkpoint import remote_checkpoints
 
+MEASURED = ".measured.json"  # beside the payload: what the coordinator takes into its provenance
 _LISTEN_SECONDS = 1.0
 _ANSWER_SECONDS = 10.0
 
@@ -161,6 +163,8 @@ def work_in_group(context: Context[Any]) -> None:
             group.barrier()
             with detect_full_disk(context.path, context.resume):
                 importlib.import_module(f"runners.tasks.{context.record.kind}").run(context)
+                if group.is_leader:
+                    (context.path / MEASURED).write_text(json_text(context.measured), encoding="utf-8")
         except KeyboardInterrupt:
             return  # it was stopped, and has saved itself
         except Exception as error:

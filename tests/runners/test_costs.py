@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from runners.evaluation import held_out
 from runners.modeling.models import load_frozen
 from runners.runtime.device import frozen_dtype
 from runners.tasks import distill, evaluate, pretrain, search
+from runners.training import checkpoint_writer
 from runners.training.loop import train
 from runners.training.losses import weights
 from tests.runners import tiny
@@ -215,7 +217,7 @@ def peaks(folder: Path, record: Distill, *, micro_batch: int, **options: Any) ->
     recipe = record.recipe
     context = tiny.context(folder / "run", record)
     again = bool(options.get("activation_checkpointing", False))
-    tiny.set_training(context, micro_batch=micro_batch, activation_checkpointing=again)
+    tiny.set_training(context, micro_batch=micro_batch, activation_checkpointing=again, checkpoint_seconds=0)
     small = distill.initial_student(record, folder / "artifact" / "model", context.path / "model")
     large = load_frozen(folder / "artifact" / "model", dtype=frozen_dtype(recipe.precision))
     loss = distill.distillation_loss(small, large, record.losses, record.kept)
@@ -225,8 +227,16 @@ def peaks(folder: Path, record: Distill, *, micro_batch: int, **options: Any) ->
     def batch(step: int) -> Any:
         return numbers.integers(0, vocabulary, size=(recipe.sequences, recipe.sequence_length + 1))
 
+    real, ended = checkpoint_writer.write_tensors, threading.Event()
+
+    def at_last(*arguments: Any) -> str:
+        assert ended.wait(60)  # a checkpoint is being written through all of the second step
+        return real(*arguments)
+
     alive = LiveBytes(*{*small.parameters(), *large.parameters()})
-    with alive:
+    with alive, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint_writer, "write_tensors", at_last)
+        patch.setattr(checkpoint_writer.CheckpointWriter, "finish", lambda _: ended.set())
         train(small, recipe=recipe, batch=batch, loss=loss, weights=weights(record.losses), context=context)
     return told.peak, alive.peak
 

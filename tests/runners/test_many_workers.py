@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,12 @@ from boomspec.core.losses import CrossEntropy, HiddenCosine, Losses
 from boomspec.core.tasks import Architecture, Distill, Faithful, Pretrain
 from boomspec.spec.sections.execution import ExecutionSpec
 from runners.cluster.ray_cluster import check_feasible
+from runners.data.tokens import TokenStream
 from runners.runtime.context import Context
 from runners.runtime.device import collective_backend
 from runners.tasks import distill, pretrain
+from runners.training import checkpoint_writer
+from runners.training.checkpoint import SavedCheckpoint
 from runners.training.parallel import with_checkpointing_or_compile
 from runners.training.process_group import STOP, WORKERS, ProcessGroup
 from tests.messages import wording
@@ -223,6 +227,43 @@ def test_a_checkpoint_of_any_number_of_workers_is_continued_by_any_other(
         shutil.rmtree(path)
     assert work(many, record, inputs, {}) == [wording("many_workers.continues_after_step_3")]
     same(many / "payload", tmp_path / "one" / "payload")
+
+
+def with_a_slow_disk(place: Path, record: Any, inputs: dict[str, Path], options: dict[str, Any]) -> list[str]:
+    """Like `work`; one of those that write writes no file of a checkpoint before the training is at its last step."""
+    real, last = checkpoint_writer.write_tensors, place / "last step"
+    real_batch = TokenStream.batch
+
+    def batch(stream: TokenStream, step: int, **wanted: int) -> Any:
+        if step + 1 == record.recipe.steps:
+            last.touch()
+        return real_batch(stream, step, **wanted)
+
+    def slow(*arguments: Any) -> str:
+        while torch.distributed.get_rank() == int(options["parallel"] == "fsdp") and not last.exists():
+            time.sleep(0.01)
+        return real(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint_writer, "write_tensors", slow)
+        patch.setattr(TokenStream, "batch", batch)
+        return work(place, record, inputs, options)
+
+
+@pytest.mark.parametrize(("parallel", "files"), [("fsdp", 5), ("ddp", 3)])
+def test_a_checkpoint_is_written_beside_the_steps_of_several_workers(
+    tmp_path: Path, crew: Crew, folder: Path, parallel: str, files: int
+) -> None:
+    record = recorded(recipe=UNEVEN)
+    inputs = {"teacher": folder / "untied", "tokens": folder / "tokens"}
+    work(tmp_path / "one", record, inputs, {})
+    options = {"parallel": parallel, "micro_batch": 2, "checkpoint_seconds": 0}
+    crew.run(2, with_a_slow_disk, tmp_path / "many", record, inputs, options)
+    same(tmp_path / "many" / "payload", tmp_path / "one" / "payload")
+    newest = SavedCheckpoint(tmp_path / "many" / "resume" / "step-00000001", check=True)
+    assert newest.steps == 1
+    assert len(list((tmp_path / "many" / "resume" / "step-00000001").iterdir())) == files
+    assert not list((tmp_path / "many" / "resume").glob(".part-*"))
 
 
 def compiled(place: Path, record: Any, inputs: dict[str, Path]) -> int:

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import math
+import os
+import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from boomspec.core.errors import BoomspecError
+from boomspec.core.identity import file_digest
 from boomspec.core.losses import CrossEntropy, Losses
 from boomspec.core.tasks import Recipe
 from runners.modeling.hidden_states import LMHead, trunk
 from runners.runtime.context import Context
+from runners.runtime.task_errors import FullDiskError
+from runners.training import checkpoint_writer
 from runners.training import loop as training
 from runners.training.loop import Batches, learning_rate, train
 from runners.training.losses import head_loss
@@ -160,20 +169,146 @@ def test_a_checkpoint_is_there_without_an_interrupt_and_only_safetensors_and_jso
     assert_same(run(tiny.context(tmp_path / "again", resume=context.resume)), expected)
 
 
+class SlowWriter:
+    """Takes the place of the thread that writes: each checkpoint takes `seconds`, and is there after the next step."""
+
+    seconds, steps = 100.0, -1
+
+    def __init__(self, *_: object) -> None:
+        self.idle, self.written = True, list[int]()
+
+    def begin(self, metrics: list[dict], *_: object, beside: bool) -> None:
+        assert beside
+        self.idle = False
+        self.written.append(len(metrics))
+
+    def poll(self) -> float | None:
+        done, self.idle = not self.idle, True
+        return self.seconds if done else None
+
+    def finish(self) -> None:
+        pass
+
+    close = finish
+
+
 def test_checkpoints_that_take_long_to_write_come_more_seldom_than_asked_for_and_that_is_told_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = itertools.count(0, 100)  # whatever is measured takes 100 seconds, a step with all around it 400
+    clock, writers = itertools.count(0, 50), list[SlowWriter]()  # seconds between two looks at the clock
     monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    written: list[int] = []
-    monkeypatch.setattr(training.checkpoint, "save", lambda _folder, metrics, *_: written.append(len(metrics)))
+    monkeypatch.setattr(training, "CheckpointWriter", lambda *_: writers.append(SlowWriter()) or writers[-1])
     context = tiny.context(tmp_path)
     tiny.set_training(context, checkpoint_seconds=60)
     monkeypatch.setattr(training, "_CHECKPOINT_SHARE", 0.25)
-    run(context)
-    assert written == [1, 3, 5]
+    run(context, recipe=tiny.recipe(steps=12))
+    assert writers[0].written == [1, 5, 9]
     told = "the next one comes after 400 seconds, not after 60, so that they take no more than 25% of the time"
     assert tiny.notes(context) == [wording("training.checkpoint_takes_seconds_write", told=told)]
+
+
+def held_back(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Lets no file of a checkpoint be written until the event is set."""
+    event, real = threading.Event(), checkpoint_writer.write_tensors
+
+    def waiting(*arguments: Any) -> str:
+        assert event.wait(60)
+        return real(*arguments)
+
+    monkeypatch.setattr(checkpoint_writer, "write_tensors", waiting)
+    return event
+
+
+def test_the_training_goes_on_while_a_checkpoint_is_written_and_one_is_on_its_way_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = run(tiny.context(tmp_path / "whole"))
+    may_write, context = held_back(monkeypatch), tiny.context(tmp_path / "first")
+    tiny.set_training(context, checkpoint_seconds=0)
+
+    def batches(step: int) -> np.ndarray:
+        assert not list(context.resume.glob("step-*"))
+        assert len(list(context.resume.glob(".part-*"))) == (step > 0)
+        if step == 4:
+            may_write.set()
+            raise ZeroDivisionError
+        return batch(step)
+
+    with pytest.raises(ZeroDivisionError):
+        run(context, batches=batches)
+    # The weights of step 1, though four steps were made before a byte of them was written.
+    assert checkpoints(context.resume) == ["step-00000001"]
+    assert_same(run(tiny.context(tmp_path / "again", resume=context.resume)), expected)
+
+
+def test_an_interrupt_waits_for_the_checkpoint_on_its_way_and_writes_the_newest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_write, context = held_back(monkeypatch), tiny.context(tmp_path)
+    tiny.set_training(context, checkpoint_seconds=0)
+
+    def batches(step: int) -> np.ndarray:
+        if step == 3:
+            may_write.set()
+            raise KeyboardInterrupt
+        return batch(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(context, batches=batches)
+    assert checkpoints(context.resume) == ["step-00000001", "step-00000003"]
+
+
+def test_a_full_disk_ends_the_training_at_the_next_step_with_the_error_of_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoint_writer, "write_tensors", full)
+    context, seen = tiny.context(tmp_path), list[int]()
+    tiny.set_training(context, checkpoint_seconds=0)
+
+    def batches(step: int) -> np.ndarray:
+        while any(thread.name == "checkpoint" for thread in threading.enumerate()):
+            time.sleep(0.001)
+        seen.append(step)
+        return batch(step)
+
+    with pytest.raises(FullDiskError):
+        run(context, batches=batches)
+    assert seen == [0, 1]
+    assert checkpoints(context.resume) == []
+
+
+def test_where_the_memory_has_no_room_for_copies_the_training_waits_for_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint_writer, "available_bytes", lambda: 1)
+    monkeypatch.setattr(checkpoint_writer, "_copies", None)
+    monkeypatch.setattr(training, "_CHECKPOINT_SHARE", math.inf)
+    context = tiny.context(tmp_path)
+    tiny.set_training(context, checkpoint_seconds=0)
+
+    def batches(step: int) -> np.ndarray:
+        assert step == 0 or f"step-{step:08}" in checkpoints(context.resume)
+        return batch(step)
+
+    run(context, batches=batches)
+
+
+def test_a_checkpoint_is_what_safetensors_itself_would_have_written(tmp_path: Path) -> None:
+    tensors = {
+        "b": torch.randn(3, 5),
+        "a": torch.randn(4).bfloat16(),
+        "t": torch.randn(6, 2).T,
+        "none": torch.zeros(0, 7),
+    }
+    file = tmp_path / "x.safetensors"
+    assert checkpoint_writer.write_tensors(file, tensors, {"rows": "{}"}) == file_digest(file)
+    with safe_open(file, framework="pt") as opened:
+        assert opened.metadata() == {"format": "pt", "rows": "{}"}
+        for name, tensor in tensors.items():
+            assert torch.equal(opened.get_tensor(name), tensor)
 
 
 def test_an_interrupt_in_the_middle_of_an_update_leaves_no_checkpoint_of_half_of_it(

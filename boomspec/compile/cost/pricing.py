@@ -99,12 +99,13 @@ class _Prices(Prices):
         each += sum(term.flops(model.hidden) for term in terms)
         once = (4 if model.tied and frozen else 6) * model.projection  # the head and its gradients
         labelled = once if of_labels or (of_logits and not apart) else 0  # for each token that has a label
-        compared = 0
+        compared, needed = 0, model.training(length, head=bool(of_logits), frozen=frozen)
         if teacher is not None:
             of_teacher = teacher.head() if teacher_logits else 0
             each += once + of_teacher if apart else 0
             labelled += 0 if apart else of_teacher
             each += teacher.forward(length) if losses.reads_teacher else 0
+            needed += of_teacher + (teacher.forward(length) if losses.reads_teacher else 0)
             compared = 2 * SIMILARITY_WINDOWS * length * (forward + teacher.forward(length))  # before and after
         step = memory.TrainingStep(
             tokens=micro_batch * length,
@@ -124,13 +125,17 @@ class _Prices(Prices):
             teacher_shards=workers if options.teacher == "sharded" else 1,
         )
         parameters = model.parameters - (model.embedding if frozen else 0)
+        # Of weights and moments in the host's memory, while a checkpoint is written. Of copies one worker writes it.
+        copies = 12 * parameters // (workers if cut else 1)
         return Cost(
             flops=recipe.tokens * (each + labelled) + compared,
-            memory=memory.training(model, step, teacher),
+            memory=memory.training(model, step, teacher) | ({} if self.on_gpu else {"checkpoint": copies}),
             disk=4 * model.parameters if teacher is None else model.bytes,
             read=0 if teacher is None else teacher.bytes,
             tokens=recipe.tokens,
             real_tokens=None if padding else recipe.tokens,
             flops_per_real_token=labelled if padding else 0,
             scratch=(KEPT_CHECKPOINTS + 1) * 12 * parameters,  # one more is being written
+            host_memory=copies if self.on_gpu else 0,
+            model_flops_per_token=needed,
         )

@@ -83,6 +83,8 @@ class Cost:
     real_tokens: int | None = 0  # of these; None: not known before a run
     flops_per_real_token: int = 0  # that `flops` counts for each of `tokens`, and that padding does not take
     scratch: int = 0  # bytes of disk while it runs, beside the artifact: checkpoints
+    host_memory: int = 0  # bytes of main memory beside that of a GPU: what a checkpoint is written from
+    model_flops_per_token: int = 0  # that a training needs for a real token, nothing counted that it computes again
     unknown: str = ""  # what is not known, and why; then `flops` and `tokens` are what is known of them
 
     @property
