@@ -4,6 +4,7 @@ from typing import Final
 
 MICRO_BATCH: Final = 8  # sequences of a training that go through the model at once, where a spec does not say
 BATCH_SIZE: Final = 8  # the same of a measurement
+ANSWERED_TOKENS: Final = 256  # of lm-eval's requests that are run at once, for each of BATCH_SIZE
 SIMILARITY_WINDOWS: Final = 8  # windows on which a student's states are compared with its teacher's
 KEPT_CHECKPOINTS: Final = 2
 CHUNK_LOGITS: Final = 2**22  # of one chunk of the head loss: 16 MB a copy in fp32, and there are about seven copies

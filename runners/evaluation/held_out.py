@@ -1,4 +1,4 @@
-"""Measure the loss of a model on held-out text.
+"""Measure the loss of one or many models on held-out text.
 
 The stream EOS d1 EOS d2 ... dn EOS is cut into windows of `sequence_length` + 1 tokens that overlap by
 one, so that every token but the first of the stream is predicted exactly once; the context restarts with
@@ -26,14 +26,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from boomspec.core.layers import LayerPlan
 from boomspec.core.work_sizes import MEASURED_LOGITS
 from runners.data.tokens import repeated, stride
-from runners.modeling.hidden_states import LMHead, check_head, trunk
+from runners.evaluation.members import Members
+from runners.modeling.hidden_states import LMHead
+from runners.modeling.shared_forward import Inputs
 from runners.runtime.context import Progress
 from runners.runtime.statistics import weighted_mean, weighted_stderr
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 _IGNORED = -100
 
@@ -50,9 +53,8 @@ class WindowLosses:
         return weighted_mean(self.means, self.tokens)
 
 
-@torch.inference_mode()
 def window_losses(
-    model: "PreTrainedModel",
+    members: Members,
     *,
     tokens: NDArray[Any],
     eos: int,
@@ -60,31 +62,40 @@ def window_losses(
     sequence_length: int,
     batch_size: int,
     progress: Progress,
-) -> WindowLosses:
-    """Measure `model` (on its own device, in evaluation mode) on a token stream of at least two tokens."""
-    sums: list[Tensor] = []
-    counts: list[Tensor] = []
-    done, total = 0, len(tokens) - 1
-    check_head(model)
-    head = LMHead(model)
+) -> dict[LayerPlan, WindowLosses]:
+    """Measure every member (in evaluation mode) on a token stream of at least two tokens."""
+    total = len(tokens) - 1
+    no_labels = torch.tensor(sorted({eos, *prefix}), device=members.device)
+    windows = [
+        batch_BS.to(members.device) for batch_BS in _batches(tokens, prefix, sequence_length, batch_size, padding=eos)
+    ]
+    labels = [tokens_BS[:, 1:].masked_fill(torch.isin(tokens_BS[:, 1:], no_labels), _IGNORED) for tokens_BS in windows]
+    sums: dict[LayerPlan, list[Tensor]] = {plan: [] for plan in members.plans}
+
+    def visit(number: int, plan: LayerPlan, hidden_BTD: Tensor) -> None:
+        sums[plan].append(_token_losses(members.head(plan), hidden_BTD, labels[number]).double().sum(1).cpu())
+
+    def done(share: float) -> None:
+        progress.update(share * total, total, unit="tokens")
+
+    members.run([Inputs(tokens_BS[:, :-1]) for tokens_BS in windows], visit, done=done)
+    counts_W = torch.cat([(labels_BT != _IGNORED).sum(1).cpu() for labels_BT in labels])
+    return {
+        plan: WindowLosses((torch.cat(found) / counts_W.clamp(min=1)).numpy(), counts_W.numpy())
+        for plan, found in sums.items()
+    }
+
+
+@torch.inference_mode()
+def _token_losses(head: LMHead, hidden_BTD: Tensor, labels_BT: Tensor) -> Tensor:
+    """-log p(label) in nats, fp32 [B, T], 0 where ignored. The logits are computed in parts."""
     rows = max(1, MEASURED_LOGITS // head.vocabulary)
-    no_labels = torch.tensor(sorted({eos, *prefix}), device=model.device)
-    for windows_BS in _batches(tokens, prefix, sequence_length, batch_size, padding=eos):
-        tokens_BS = windows_BS.to(model.device)
-        inputs_BT, labels_BT = tokens_BS[:, :-1], tokens_BS[:, 1:]
-        labels_BT = labels_BT.masked_fill(torch.isin(labels_BT, no_labels), _IGNORED)
-        # -log p(label) in nats, fp32 [N], 0 where ignored. The logits are computed in parts.
-        hidden_ND, labels_N = trunk(model, inputs_BT).flatten(0, 1), labels_BT.flatten()
-        losses = [
-            cross_entropy(head(hidden_ND[part]).float(), labels_N[part], ignore_index=_IGNORED, reduction="none")
-            for part in (slice(i, i + rows) for i in range(0, len(labels_N), rows))
-        ]
-        sums.append(torch.cat(losses).view_as(labels_BT).double().sum(1).cpu())
-        counts.append((labels_BT != _IGNORED).sum(1).cpu())
-        done += labels_BT.numel()
-        progress.update(min(done, total), total, unit="tokens")
-    sums_W, counts_W = torch.cat(sums), torch.cat(counts)
-    return WindowLosses((sums_W / counts_W.clamp(min=1)).numpy(), counts_W.numpy())
+    hidden_ND, labels_N = hidden_BTD.flatten(0, 1), labels_BT.flatten()
+    losses = [
+        cross_entropy(head(hidden_ND[part]).float(), labels_N[part], ignore_index=_IGNORED, reduction="none")
+        for part in (slice(i, i + rows) for i in range(0, len(labels_N), rows))
+    ]
+    return torch.cat(losses).view_as(labels_BT)
 
 
 def _batches(

@@ -33,6 +33,13 @@ class Counted(defaultdict[str, Counts]):
     def __init__(self) -> None:
         super().__init__(Counts)
 
+    def taken(self) -> Counted:
+        """These counts; none are left here."""
+        found = Counted()
+        found.update(self)
+        self.clear()
+        return found
+
     def to_json(self) -> dict[str, Any]:
         return {name: counts.to_json() for name, counts in sorted(self.items())}
 

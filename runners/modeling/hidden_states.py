@@ -80,9 +80,9 @@ def embedding_parameters(model: Any) -> list[nn.Parameter]:
     return list(dict.fromkeys(parameter for table in tables for parameter in table.parameters()))
 
 
-def trunk(model: Any, tokens_BT: Tensor) -> Tensor:
-    """hidden_BTD after the final norm, under a causal mask over each whole row."""
-    hidden_BTD: Tensor = base_model(model)(input_ids=tokens_BT, use_cache=False)[0]
+def trunk(model: Any, tokens_BT: Tensor, **arguments: Any) -> Tensor:
+    """hidden_BTD after the final norm, under a causal mask over each whole row unless `arguments` hold another."""
+    hidden_BTD: Tensor = base_model(model)(input_ids=tokens_BT, use_cache=False, **arguments)[0]
     return hidden_BTD
 
 

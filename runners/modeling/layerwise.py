@@ -9,9 +9,10 @@ beside the hidden one (a layer that reads another's keys): `take_apart` raises f
 Shapes: B sequences, T positions, D hidden size.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -54,10 +55,13 @@ class Parts:
 
 
 class Batch:
-    """One model's parts for one batch of tokens_BT."""
+    """One model's parts for one batch of tokens_BT.
 
-    def __init__(self, parts: Parts, tokens_BT: Tensor) -> None:
-        self._parts, self._tokens_BT = parts, tokens_BT
+    `arguments`: what the model is called with beside the tokens, such as a mask and positions.
+    """
+
+    def __init__(self, parts: Parts, tokens_BT: Tensor, arguments: Mapping[str, Any] = MappingProxyType({})) -> None:
+        self._parts, self._tokens_BT, self._arguments = parts, tokens_BT, arguments
         self._calls: dict[int, _Call] = {}
         inputs: dict[int, Tensor] = {}
 
@@ -66,7 +70,7 @@ class Batch:
             return hidden_BTD
 
         with parts.hollow(note):
-            trunk(parts.model, tokens_BT)
+            trunk(parts.model, tokens_BT, **arguments)
         self.embedding_BTD = inputs[0]
 
     def layer(self, index: int, hidden_BTD: Tensor, *, module: nn.Module | None = None) -> Tensor:
@@ -80,7 +84,7 @@ class Batch:
         """What the head reads (for most families: after the final norm), from the last layer's output."""
         last = len(self._parts.layers) - 1
         with self._parts.hollow(lambda index, passed_BTD, _call: hidden_BTD if index == last else passed_BTD):
-            return trunk(self._parts.model, self._tokens_BT)
+            return trunk(self._parts.model, self._tokens_BT, **self._arguments)
 
 
 @torch.no_grad()

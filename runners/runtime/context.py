@@ -15,6 +15,7 @@ from boomspec.core.errors import redact
 from boomspec.core.execution import Execution, TrainingOptions
 from boomspec.core.graph import CODE
 from boomspec.core.json_text import json_text
+from boomspec.core.layers import LayerPlan
 from boomspec.core.tasks import Record
 from boomspec.core.work_sizes import BATCH_SIZE
 from runners.runtime.job import Input, Job
@@ -89,6 +90,7 @@ class Context(Generic[R]):
     progress: Progress = field(default_factory=lambda: Progress(None))
     log: Path | None = None
     job: Job | None = None  # what workers of its own must know
+    plan: LayerPlan | None = None  # of a model that is measured with others; None: it is one of its inputs
     # Of a worker whose team is on machines that share no folder: whether it writes what those of its machine read.
     local_leader: bool | None = None
     measured: dict[str, Any] = field(default_factory=dict)  # by a training, how fast it was; for the provenance

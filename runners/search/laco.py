@@ -39,7 +39,7 @@ from runners.modeling.model_config import complete
 from runners.modeling.models import Code, load, load_frozen, save_weights, stored_dtype
 from runners.runtime.context import Context
 from runners.runtime.device import MASTER_DTYPE, deterministic_mode, frozen_dtype
-from runners.search.shared import calibration_batches
+from runners.search.calibration import calibration_batches
 
 
 @dataclass(frozen=True)

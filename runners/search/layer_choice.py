@@ -21,7 +21,7 @@ from boomspec.core.layers import TEACHER, LayerPlan, teacher_layers
 from boomspec.core.losses.hidden_cosine import cosine
 from boomspec.core.tasks import LayerChoice
 from runners.modeling.hidden_states import EMBEDDING, Point, capture, decoder_layers, trunk
-from runners.search.shared import Report, SharedForward
+from runners.modeling.shared_forward import Report, SharedForward
 
 
 def search_layer_choice(

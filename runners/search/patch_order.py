@@ -28,7 +28,7 @@ from boomspec.core.losses.kl import kl_divergence
 from boomspec.core.tasks import PatchOrder
 from boomspec.core.work_sizes import CHUNK_LOGITS, HELD_LOGITS
 from runners.modeling.hidden_states import LMHead, decoder_layers
-from runners.search.shared import Report, SharedForward
+from runners.modeling.shared_forward import Report, SharedForward
 
 Blocks = tuple[int, ...]  # a set of patched blocks, ascending
 

@@ -9,9 +9,9 @@ from boomspec.core.tasks import LayerChoice, PatchOrder, Search
 from runners.modeling.models import load_frozen, model_folder
 from runners.runtime.context import Context
 from runners.runtime.device import deterministic_mode, frozen_dtype
+from runners.search.calibration import calibration_batches
 from runners.search.layer_choice import search_layer_choice
 from runners.search.patch_order import search_patch_order
-from runners.search.shared import calibration_batches
 
 RESULT = "search.json"
 

@@ -16,8 +16,9 @@ from boomspec.core.tasks import Calibration
 from boomspec.models.tokenizer import _FROM_FILE, text_start
 from runners.data.tokens import TokenStream
 from runners.evaluation.held_out import text_bytes, window_losses, windows
+from runners.evaluation.members import WHOLE, WholeModel
 from runners.runtime.context import Progress
-from runners.search.shared import calibration_batches
+from runners.search.calibration import calibration_batches
 from runners.tasks import tokenize
 from runners.training.loop import train
 from tests.messages import wording
@@ -169,14 +170,14 @@ def test_held_out_loss_is_that_of_every_token_of_the_text_once(
     stream = TokenStream(folder, "held_out")
     model = tiny.model(vocab_size=stream.vocabulary)
     found = window_losses(
-        model,
+        WholeModel(model),
         tokens=stream.tokens,
         eos=stream.eos,
         prefix=prefix,
         sequence_length=length,
         batch_size=3,
         progress=Progress(None),
-    )
+    )[WHOLE]
     total, count = reference(model, stream, length)
     assert len(found.tokens) == windows(len(stream), length, prefix)
     assert int(found.tokens.sum()) == count
@@ -275,14 +276,14 @@ def test_a_model_that_leans_on_it_is_measured_with_it(tmp_path: Path) -> None:
         optimizer.zero_grad()
     measured = [
         window_losses(
-            model.eval(),
+            WholeModel(model.eval()),
             tokens=found.tokens,
             eos=EOS,
             prefix=found.prefix,
             sequence_length=24,
             batch_size=8,
             progress=Progress(None),
-        ).loss
+        )[WHOLE].loss
         for found in (ours, without)
     ]
     assert measured[0] < measured[1] - 1
@@ -293,7 +294,7 @@ def test_lm_eval_begins_a_text_in_the_same_way(tmp_path: Path) -> None:
     for name, (template, prefix) in TEMPLATES.items():
         folder = write_tokenizer(tmp_path / name, template)
         model = tiny.model(vocab_size=400)
-        lm = harness.Harness(model, tokenizer=folder, trusted=False, batch_size=1, progress=Progress(None))
+        lm = harness.Harness(WholeModel(model), tokenizer=folder, trusted=False, batch_size=1, progress=Progress(None))
         plain = AutoTokenizer.from_pretrained(folder).encode("text", add_special_tokens=False)
         assert lm.tok_encode("text") == [*prefix, *plain], name
         assert lm.tok_batch_encode(["text", "text"])[0].tolist() == [[*prefix, *plain]] * 2, name

@@ -19,6 +19,7 @@ from boomspec.core.tasks import Evaluate, HeldOut, LmEval
 from boomspec.corpus import python_stdlib
 from runners.evaluation import held_out
 from runners.evaluation.lm_eval_runner import Harness
+from runners.evaluation.members import WholeModel
 from runners.modeling.models import load_frozen
 from runners.runtime.context import Context, Progress
 from runners.runtime.job import Input
@@ -259,7 +260,7 @@ def test_an_untied_head_stays_untied_in_lm_eval_even_where_the_config_says_tied(
     model = load_frozen(folder, dtype=torch.float32)
     inputs_BT = torch.arange(12).reshape(2, 6)
     before_BTV = model(inputs_BT).logits
-    lm = Harness(model, tokenizer=folder, batch_size=1, progress=Progress(None))
+    lm = Harness(WholeModel(model), tokenizer=folder, batch_size=1, progress=Progress(None))
     assert torch.equal(lm.model(inputs_BT).logits, before_BTV)
 
 

@@ -20,10 +20,10 @@ from runners.data.tokens import TokenStream
 from runners.modeling.hidden_states import LMHead, decoder_layers
 from runners.modeling.layerwise import Batch, take_apart
 from runners.modeling.models import load_frozen
+from runners.modeling.shared_forward import SharedForward
 from runners.search import patch_order
 from runners.search.layer_choice import search_layer_choice
 from runners.search.patch_order import Divergence, search_patch_order
-from runners.search.shared import SharedForward
 from runners.tasks import search
 from tests.messages import wording
 from tests.runners import tiny

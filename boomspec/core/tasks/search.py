@@ -37,8 +37,8 @@ class PatchOrder(Strict):
     def layer_runs(self, layers: int) -> tuple[int, int]:
         """Layers that are run on all calibration tokens, of a teacher of `layers`, and models whose head is applied.
 
-        Upper bounds: every candidate counts in full. `runners/search/shared.py` computes what candidates share once;
-        tests/benchmarks/search.py measures what that saves (0.34 to 0.41 of the layers were left).
+        Upper bounds: every candidate counts in full. `runners/modeling/shared_forward.py` computes what candidates
+        share once; tests/benchmarks/search.py measures what that saves (0.34 to 0.41 of the layers were left).
         """
         kept, blocks = len(self.kept), len(patchable(self.kept, layers))
         candidates = [self._candidates(blocks, patched) + 2 * (patched > 0) for patched in range(blocks)]

@@ -9,18 +9,15 @@ Shapes: B sequences, T positions, D hidden size.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise, takewhile
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from boomspec.core.errors import BoomspecError
 from boomspec.core.layers import LayerPlan, Owner, ends_of
-from boomspec.core.tasks import Calibration
 from boomspec.core.work_sizes import HELD_STATES
-from runners.data.tokens import TokenStream
 from runners.modeling.layerwise import Batch, take_apart
 
 Report = Callable[[float, float], None]  # so much is done, of so much
@@ -28,17 +25,28 @@ Report = Callable[[float, float], None]  # so much is done, of so much
 Visit = Callable[[int, LayerPlan, Tensor], None]
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What a model is called with for one batch: tokens_BT under a causal mask. A subclass may add arguments."""
+
+    tokens_BT: Tensor
+
+    def arguments(self, model: Any) -> dict[str, Any]:
+        """Named arguments of `model` beside the tokens."""
+        return {}
+
+
 class SharedForward:
-    """Layer plans over `models` (by owner) on batches of tokens_BT.
+    """Layer plans over `models` (by owner) on batches: tokens_BT, or `Inputs`.
 
     `layer_forwards` counts the layers that were run on all batches, `unshared` those that plans alone would have run.
     """
 
-    def __init__(self, models: Mapping[Owner, Any], batches: Sequence[Tensor]) -> None:
-        self.parts = {owner: take_apart(model, batches[0]) for owner, model in models.items()}
-        self.batches = batches
+    def __init__(self, models: Mapping[Owner, Any], batches: Sequence[Tensor | Inputs]) -> None:
+        self.batches = [batch if isinstance(batch, Inputs) else Inputs(batch) for batch in batches]
+        self.parts = {owner: take_apart(model, self.batches[0].tokens_BT) for owner, model in models.items()}
         self.unshared = 0
-        self._sequences = sum(len(tokens_BT) for tokens_BT in batches)
+        self._sequences = sum(len(batch.tokens_BT) for batch in self.batches)
         self._sequence_layers = 0
         self._cache: dict[LayerPlan, list[Tensor]] = {}  # by prefix, one state of each batch
 
@@ -66,15 +74,18 @@ class SharedForward:
         pairs = [zip(one, following, strict=False) for one, following in pairwise(ordered)]
         # How many layers each plan shares with the one before it.
         shared = [0, *(len(list(takewhile(lambda layers: layers[0] == layers[1], both))) for both in pairs)]
-        for number, tokens_BT in enumerate(self.batches):
-            opened = {owner: Batch(parts, tokens_BT) for owner, parts in self.parts.items()}
+        for number, batch in enumerate(self.batches):
+            opened = {
+                owner: Batch(parts, batch.tokens_BT, batch.arguments(parts.model))
+                for owner, parts in self.parts.items()
+            }
             path: list[tuple[int, Tensor]] = []  # (length of a prefix of this plan, its state), where plans part
             for plan, length in zip(ordered, shared, strict=True):
                 while path and path[-1][0] > length:
                     path.pop()
                 cached = max((len(prefix) for prefix in self._cache if plan[: len(prefix)] == prefix), default=0)
                 if cached > (path[-1][0] if path else 0):
-                    path.append((cached, self._cache[plan[:cached]][number].to(tokens_BT.device)))
+                    path.append((cached, self._cache[plan[:cached]][number].to(batch.tokens_BT.device)))
                 start, hidden_BTD = path[-1] if path else (0, opened[ends_of(plan)[0]].embedding_BTD)
                 for end, layer in enumerate(plan[start:], start=start + 1):
                     hidden_BTD = opened[layer.owner].layer(layer.index, hidden_BTD)
@@ -91,24 +102,9 @@ class SharedForward:
     def _room_for(self, keep: Iterable[LayerPlan]) -> dict[LayerPlan, list[Tensor]]:
         """Empty lists for as many of `keep` as there is room for beside the states that are kept already."""
         model = next(iter(self.parts.values())).model
-        positions = sum(tokens_BT.numel() for tokens_BT in self.batches)
+        positions = sum(batch.tokens_BT.numel() for batch in self.batches)
         state_bytes = positions * model.config.get_text_config().hidden_size * model.dtype.itemsize
         room = HELD_STATES // state_bytes - len(self._cache)
         new = {prefix for prefix in keep if prefix and prefix not in self._cache}
         best = sorted(new, key=lambda prefix: (-len(prefix), prefix))  # the longest spare the most layers
         return {prefix: [] for prefix in best[: max(0, room)]}
-
-
-def calibration_batches(calibration: Calibration, tokens: Path, *, batch_size: int, model: Any) -> list[Tensor]:
-    """The calibration windows as tokens_BT on the model's device, `batch_size` windows each; none is used twice.
-
-    Raises BoomspecError where the text has fewer windows, or more kinds of tokens than the model embeds.
-    """
-    stream, length, wanted = TokenStream(tokens), calibration.sequence_length, calibration.sequences
-    if (windows := stream.windows(length)) < wanted:
-        message = f"{wanted} calibration sequences of {length} tokens were asked for: the training text has {windows}"
-        raise BoomspecError(message, hint="ask for fewer calibration sequences or give more text")
-    if stream.vocabulary > (rows := model.get_input_embeddings().weight.shape[0]):
-        raise BoomspecError(f"the tokens have a vocabulary of {stream.vocabulary}, but the teacher embeds {rows}")
-    tokens_BT = stream.batch(0, sequences=wanted, sequence_length=length, seed=calibration.seed)[:, :-1]
-    return list(torch.from_numpy(tokens_BT).to(model.device).split(batch_size))  # type: ignore[no-untyped-call]
