@@ -54,7 +54,7 @@ class Builder:
     def source(self, source: Source) -> str:
         return self.sources.setdefault(source.id, source).id
 
-    def add(self, name: str, record: Record, inputs: dict[str, str]) -> str:
+    def add(self, name: str, record: Record, inputs: dict[str, str], *, generates: bool = False) -> str:
         """Add a task; its id. It may run the code that the models before it bring along, where that is trusted."""
         kind = record.kind
         execution = self.file.known(("execution", kind), ("execution",), lambda: self._execution(kind))
@@ -70,7 +70,7 @@ class Builder:
 
         def node() -> Node:
             params = self.file.once("params", lambda: params_json(record), record)
-            return Node(Task(record, inputs, params), name, execution)
+            return Node(Task(record, inputs, params), name, execution, generates=generates)
 
         added = self.file.once(("node", name, *inputs.items()), node, record, execution)
         return self.nodes.setdefault(added.id, added).id

@@ -22,6 +22,7 @@ from boomspec.compile.check import check, check_against, together
 from boomspec.compile.cost.pricing import priced
 from boomspec.compile.family import ResolvedFamily, kept_layers, patched_sets, resolve_family
 from boomspec.compile.lm_eval.checks import check_tasks
+from boomspec.compile.lm_eval.sources import generates
 from boomspec.compile.model_sources import Role, dequantization, local_facts, model_sources, student_mapping
 from boomspec.compile.places import errors_at, tracking_of
 from boomspec.compile.resolved import resolve
@@ -227,11 +228,14 @@ def _add_student(build: Builder, teacher: ModelFacts, kept: tuple[int, ...]) -> 
 def _add_numbers(build: Builder, models: list[EvaluatedModel]) -> None:
     evaluations = records.evaluations(build.file)
     reads = [{"tasks": build.source(source)} if source else {"tokens": build.tokens} for _, _, source in evaluations]
+    measures = [record.measure for _, record, _ in evaluations]
+    writes = [isinstance(measure, LmEval) and generates(build.file, measure.task) for measure in measures]
     for model in models:
-        for (name, record, _), read in zip(evaluations, reads, strict=True):
+        for (name, record, _), read, wrote in zip(evaluations, reads, writes, strict=True):
             role = f"{model.label}/{name}"
             assert role not in build.roles  # labels differ
-            build.roles[role] = build.add(f"evaluate {model.label}: {name}", record, {"model": model.task, **read})
+            called, inputs = f"evaluate {model.label}: {name}", {"model": model.task, **read}
+            build.roles[role] = build.add(called, record, inputs, generates=wrote)
 
     def cell(model: EvaluatedModel, measure: str, record: Evaluate) -> Cell:
         task = record.measure.task if isinstance(record.measure, LmEval) else measure

@@ -80,6 +80,7 @@ class Node:
     execution: Execution = field(default_factory=Execution)
     cost: Cost | None = field(default=None, compare=False)  # None: it is unknown
     after: tuple[str, ...] = ()  # ids of tasks that must have succeeded first, although it reads nothing of theirs
+    generates: bool = False  # it has a model write text, or may do so: it shares no work with tasks of other sizes
 
     @cached_property
     def id(self) -> str:
@@ -88,7 +89,8 @@ class Node:
     def to_json(self) -> dict[str, Any]:
         cost = None if self.cost is None else asdict(self.cost)
         row = {**self.task.identity(), "name": self.name, "execution": self.execution.to_json(), "cost": cost}
-        return row | ({"after": list(self.after)} if self.after else {})
+        more = {"after": list(self.after), "generates": self.generates}
+        return row | {name: value for name, value in more.items() if value}
 
 
 @dataclass(frozen=True)

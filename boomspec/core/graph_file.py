@@ -69,4 +69,5 @@ def _node(entry: dict[str, Any], path: Path) -> Node:
     cost = None if entry["cost"] is None else Cost(**entry["cost"])
     rest = dict(entry["execution"])
     execution = Execution(**read_options(rest.pop("options")), **rest)
-    return Node(task, entry["name"], execution, cost, tuple(entry.get("after") or ()))
+    after, generates = tuple(entry.get("after") or ()), bool(entry.get("generates"))
+    return Node(task, entry["name"], execution, cost, after, generates)

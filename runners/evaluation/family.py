@@ -6,12 +6,12 @@ hold the same weights.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from boomspec.core.layers import STUDENT, TEACHER, LayerPlan, Owner, student_layers, teacher_layers
+from boomspec.core.layers import STUDENT, TEACHER, LayerPlan, Owner, student_layers
 from boomspec.core.tasks import Evaluate
 from boomspec.models.facts import read_facts
 from runners.assembly.assemble import assemble
@@ -23,10 +23,14 @@ from runners.runtime.device import frozen_dtype
 
 @dataclass(frozen=True)
 class Loaded:
-    """`plans`: of each context, its member's. `folder`: of the tokenizer. `code`: what may run of its own code."""
+    """`plans`: of each context, its member's. `folder`: of the tokenizer. `code`: what may run of its own code.
+
+    `kept`: of each member the folder where its scores survive when the task is killed.
+    """
 
     members: Members
     plans: tuple[LayerPlan, ...]
+    kept: Mapping[LayerPlan, Path]
     folder: Path
     code: tuple[str, ...]
 
@@ -35,19 +39,18 @@ def load(contexts: Sequence[Context[Evaluate]]) -> Loaded:
     """Load the models of contexts that agree in all but their plans."""
     first = contexts[0]
     dtype = frozen_dtype(first.record.precision)
-    if "model" in first.inputs:
+    if first.plan is None:
         folder, code = model_folder(first.inputs["model"]), first.code_of("model")
-        return Loaded(WholeModel(load_frozen(folder, dtype=dtype, code=code)), (WHOLE,), folder, code)
+        model = WholeModel(load_frozen(folder, dtype=dtype, code=code))
+        return Loaded(model, (WHOLE,), {WHOLE: first.resume}, folder, code)
     folder, code = model_folder(first.inputs["teacher"]), first.code_of("teacher")
     models: dict[Owner, Any] = {TEACHER: load_frozen(folder, dtype=dtype, code=code)}
-    whole = teacher_layers(range(models[TEACHER].config.get_text_config().num_hidden_layers))
-    plans = tuple(whole if context.plan is None else context.plan for context in contexts)
-    students = [context.inputs["student"] for context in contexts if "student" in context.inputs]
-    if students:
-        sources: dict[Owner, Path] = {TEACHER: folder, STUDENT: model_folder(students[0])}
+    if "student" in first.inputs:
+        sources: dict[Owner, Path] = {TEACHER: folder, STUDENT: model_folder(first.inputs["student"])}
         facts = [read_facts(source) for source in sources.values()]
         with tempfile.TemporaryDirectory(prefix="boomspec-student-") as written:
             tied, own = all(model.tied for model in facts), student_layers(facts[1].count)
             assemble(sources, own, Path(written, "model"), tied=tied, code=first.code)
             models[STUDENT] = load_frozen(Path(written, "model"), dtype=dtype, code=first.code)
-    return Loaded(LayerPlans(models, plans), plans, folder, code)
+    kept = {context.plan: context.resume for context in contexts if context.plan is not None}
+    return Loaded(LayerPlans(models, kept), tuple(context.plan or WHOLE for context in contexts), kept, folder, code)

@@ -16,8 +16,9 @@ Shapes: B windows, T positions, N = B * T, D hidden, V vocabulary, W windows of 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from boomspec.core.layers import LayerPlan
 from boomspec.core.work_sizes import MEASURED_LOGITS
 from runners.data.tokens import repeated, stride
 from runners.evaluation.members import Members
+from runners.evaluation.scores import scores
 from runners.modeling.hidden_states import LMHead
 from runners.modeling.shared_forward import Inputs
 from runners.runtime.context import Progress
@@ -62,28 +64,26 @@ def window_losses(
     sequence_length: int,
     batch_size: int,
     progress: Progress,
+    kept: Mapping[LayerPlan, Path] | None = None,
 ) -> dict[LayerPlan, WindowLosses]:
-    """Measure every member (in evaluation mode) on a token stream of at least two tokens."""
+    """Measure every member on a token stream of at least two tokens. `kept`: as of `scores`."""
     total = len(tokens) - 1
-    no_labels = torch.tensor(sorted({eos, *prefix}), device=members.device)
-    windows = [
-        batch_BS.to(members.device) for batch_BS in _batches(tokens, prefix, sequence_length, batch_size, padding=eos)
-    ]
+    no_labels = torch.tensor(sorted({eos, *prefix}))
+    windows = list(_batches(tokens, prefix, sequence_length, batch_size, padding=eos))
     labels = [tokens_BS[:, 1:].masked_fill(torch.isin(tokens_BS[:, 1:], no_labels), _IGNORED) for tokens_BS in windows]
-    sums: dict[LayerPlan, list[Tensor]] = {plan: [] for plan in members.plans}
 
-    def visit(number: int, plan: LayerPlan, hidden_BTD: Tensor) -> None:
-        sums[plan].append(_token_losses(members.head(plan), hidden_BTD, labels[number]).double().sum(1).cpu())
+    def score(number: int, head: LMHead, hidden_BTD: Tensor) -> list[float]:
+        sums_B: list[float] = (
+            _token_losses(head, hidden_BTD, labels[number].to(hidden_BTD.device)).double().sum(1).tolist()
+        )
+        return sums_B
 
     def done(share: float) -> None:
         progress.update(share * total, total, unit="tokens")
 
-    members.run([Inputs(tokens_BS[:, :-1]) for tokens_BS in windows], visit, done=done)
-    counts_W = torch.cat([(labels_BT != _IGNORED).sum(1).cpu() for labels_BT in labels])
-    return {
-        plan: WindowLosses((torch.cat(found) / counts_W.clamp(min=1)).numpy(), counts_W.numpy())
-        for plan, found in sums.items()
-    }
+    found = scores(members, [Inputs(tokens_BS[:, :-1]) for tokens_BS in windows], score, kept=kept, done=done)
+    counts_W = torch.cat([(labels_BT != _IGNORED).sum(1) for labels_BT in labels]).numpy()
+    return {plan: WindowLosses(np.array(sums) / counts_W.clip(min=1), counts_W) for plan, sums in found.items()}
 
 
 @torch.inference_mode()

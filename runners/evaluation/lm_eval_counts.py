@@ -33,7 +33,7 @@ class Counted(defaultdict[str, Counts]):
     def __init__(self) -> None:
         super().__init__(Counts)
 
-    def taken(self) -> Counted:
+    def taken(self) -> "Counted":
         """These counts; none are left here."""
         found = Counted()
         found.update(self)

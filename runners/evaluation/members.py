@@ -7,8 +7,6 @@ batch is the same whoever asks for it.
 Shapes: B rows, T positions, D hidden size.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -16,8 +14,7 @@ from typing import Any
 import torch
 
 from boomspec.core.layers import LayerPlan, Owner, ends_of
-from runners.modeling.hidden_states import LMHead, check_head
-from runners.modeling.hidden_states import trunk
+from runners.modeling.hidden_states import LMHead, check_head, trunk
 from runners.modeling.shared_forward import Inputs, SharedForward, Visit
 
 WHOLE: LayerPlan = ()  # the plan of a model that is not taken apart
@@ -27,6 +24,7 @@ class Members(ABC):
     """Models of one family, by their layer plans. Raises BoomspecError for a model without a head of its own."""
 
     plans: tuple[LayerPlan, ...]
+    models: tuple[Any, ...]  # those that hold the weights, in evaluation mode
 
     @abstractmethod
     def head(self, plan: LayerPlan) -> LMHead:
@@ -34,14 +32,9 @@ class Members(ABC):
 
     @abstractmethod
     def run(
-        self, batches: Sequence[Inputs], visit: Visit, *, done: Callable[[float], None] = lambda share: None
+        self, plans: Iterable[LayerPlan], batches: Sequence[Inputs], visit: Visit, done: Callable[[float], None]
     ) -> None:
-        """Call `visit(number, plan, what its head reads)` for every batch and member, batch by batch."""
-
-    @property
-    @abstractmethod
-    def models(self) -> tuple[Any, ...]:
-        """The models that hold the weights."""
+        """Call `visit(number, plan, what its head reads)` for every batch and plan, batch by batch."""
 
     @property
     def device(self) -> torch.device:
@@ -55,42 +48,36 @@ class WholeModel(Members):
 
     def __init__(self, model: Any) -> None:
         check_head(model)
-        self._model, self._head = model, LMHead(model)
-
-    @property
-    def models(self) -> tuple[Any, ...]:
-        return (self._model,)
+        self.models, self._head = (model,), LMHead(model)
 
     def head(self, plan: LayerPlan) -> LMHead:
         return self._head
 
     @torch.inference_mode()
     def run(
-        self, batches: Sequence[Inputs], visit: Visit, *, done: Callable[[float], None] = lambda share: None
+        self, plans: Iterable[LayerPlan], batches: Sequence[Inputs], visit: Visit, done: Callable[[float], None]
     ) -> None:
+        (model,) = self.models
         for number, batch in enumerate(batches):
-            visit(number, WHOLE, trunk(self._model, batch.tokens_BT, **batch.arguments(self._model)))
+            batch = batch.to(self.device)
+            visit(number, WHOLE, trunk(model, batch.tokens_BT, **batch.arguments(model)))
             done((number + 1) / len(batches))
 
 
 class LayerPlans(Members):
-    """Plans over models by owner, in evaluation mode."""
+    """Plans over models by owner."""
 
     def __init__(self, models: Mapping[Owner, Any], plans: Iterable[LayerPlan]) -> None:
         self.plans = tuple(dict.fromkeys(plans))
-        self._models = dict(models)
+        self._owners, self.models = dict(models), tuple(models.values())
         self._heads = {owner: LMHead(model) for owner, model in models.items()}
-        for model in models.values():
+        for model in self.models:
             check_head(model)
-
-    @property
-    def models(self) -> tuple[Any, ...]:
-        return tuple(self._models.values())
 
     def head(self, plan: LayerPlan) -> LMHead:
         return self._heads[ends_of(plan)[1]]
 
     def run(
-        self, batches: Sequence[Inputs], visit: Visit, *, done: Callable[[float], None] = lambda share: None
+        self, plans: Iterable[LayerPlan], batches: Sequence[Inputs], visit: Visit, done: Callable[[float], None]
     ) -> None:
-        SharedForward(self._models, batches, cache_bytes=0).run(self.plans, visit, done=done)
+        SharedForward(self._owners, batches).run(plans, visit, done=done)

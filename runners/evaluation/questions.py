@@ -13,11 +13,11 @@ itself) gets one row for every answer, as in lm-eval's own Hugging Face model.
 Shapes: B rows, T positions, D hidden size, N predicted tokens, V vocabulary.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from itertools import starmap
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -26,8 +26,8 @@ from torch.nn.utils.rnn import pad_sequence
 from boomspec.core.layers import LayerPlan
 from boomspec.core.work_sizes import MEASURED_LOGITS
 from runners.evaluation.members import Members
-from runners.modeling.head import LMHead, largest
-from runners.modeling.hidden_states import trunk
+from runners.evaluation.scores import scores
+from runners.modeling.hidden_states import LMHead, trunk
 from runners.modeling.shared_forward import Inputs
 
 _CONTEXT = 0  # the segment of a context; the answers to it are 1, 2, ...
@@ -92,7 +92,7 @@ class Rows(Inputs):
     share: bool
 
     @classmethod
-    def of(cls, asked: Sequence[Question], *, device: torch.device, share: bool) -> Rows:
+    def of(cls, asked: Sequence[Question], *, share: bool) -> Self:
         """Rows of one answer each, or of several that see the context and not each other, if `share`."""
         tokens, positions, segments = [], [], []
         rows: list[int] = []
@@ -118,9 +118,9 @@ class Rows(Inputs):
             segments.append(torch.tensor(owners))
 
         def padded(values: list[Tensor], value: int) -> Tensor:
-            return pad_sequence(values, batch_first=True, padding_value=value).to(device)
+            return pad_sequence(values, batch_first=True, padding_value=value)
 
-        rows_N, columns_N, labels_N = (torch.tensor(values, device=device) for values in (rows, columns, labels))
+        rows_N, columns_N, labels_N = (torch.tensor(values) for values in (rows, columns, labels))
         return cls(
             tokens_BT=padded(tokens, 0),
             positions_BT=padded(positions, 0),
@@ -142,11 +142,11 @@ class Rows(Inputs):
 
     def answers(self, head: LMHead, hidden_BTD: Tensor) -> list[Answer]:
         """The answers of a model with this `head`, question by question, from what its head reads."""
-        hidden_ND = hidden_BTD[self.rows_N, self.columns_N]
+        hidden_ND, all_labels_N = hidden_BTD[self.rows_N, self.columns_N], self.labels_N.to(hidden_BTD.device)
         values_N, best_N = torch.empty(len(hidden_ND)), torch.empty(len(hidden_ND), dtype=torch.bool)
         size = max(1, MEASURED_LOGITS // head.vocabulary)
         for part in (slice(first, first + size) for first in range(0, len(hidden_ND), size)):
-            labels_N = self.labels_N[part]
+            labels_N = all_labels_N[part]
             log_p_NV = head(hidden_ND[part]).float().log_softmax(-1)
             values_N[part] = log_p_NV.gather(1, labels_N[:, None]).squeeze(1).cpu()
             best_N[part] = (log_p_NV.argmax(-1) == labels_N).cpu()
@@ -181,11 +181,13 @@ def answers_of(
     *,
     positions: int,
     tokens_at_once: int,
+    kept: Mapping[LayerPlan, Path] | None = None,
     done: Callable[[float], None] = lambda share: None,
 ) -> dict[LayerPlan, list[Answer]]:
     """The answers of each member, in the order of the requests.
 
     `positions`: how many tokens a model can read; more are cut from the left. `tokens_at_once`: of one batch, at most.
+    `kept`: as of `scores`.
     """
     shared = questions(requests, positions=positions, share=True)
     share = _can_share(members, shared)
@@ -193,15 +195,14 @@ def answers_of(
     batches: list[Rows] = []
     while (first := sum(batch.questions for batch in batches)) < len(asked):
         rows = max(1, tokens_at_once // asked[first].length(share))  # no row of the batch is longer than its first
-        batches.append(Rows.of(asked[first : first + rows], device=members.device, share=share))
-    found: dict[LayerPlan, list[Answer]] = {plan: [] for plan in members.plans}
+        batches.append(Rows.of(asked[first : first + rows], share=share))
 
-    def visit(number: int, plan: LayerPlan, hidden_BTD: Tensor) -> None:
-        found[plan] += batches[number].answers(members.head(plan), hidden_BTD)
+    def score(number: int, head: LMHead, hidden_BTD: Tensor) -> list[Any]:
+        return batches[number].answers(head, hidden_BTD)
 
-    members.run(batches, visit, done=done)
+    found = scores(members, batches, score, kept=kept, done=done)
     order = [numbers for question in asked for numbers in question.requests]
-    return {plan: _in_order(answers, order, len(requests)) for plan, answers in found.items()}
+    return {plan: _in_order(list(starmap(Answer, values)), order, len(requests)) for plan, values in found.items()}
 
 
 @torch.no_grad()
@@ -212,8 +213,8 @@ def _can_share(members: Members, asked: Sequence[Question]) -> bool:
         return True
     question = max(several, key=lambda one: len(one.context))
     alone = [Question(question.context, (answer,), ((0,),)) for answer in question.answers]
-    together = Rows.of([question], device=members.device, share=True)
-    apart = Rows.of(alone, device=members.device, share=False)
+    together = Rows.of([question], share=True).to(members.device)
+    apart = Rows.of(alone, share=False).to(members.device)
     for model in members.models:
         try:
             actual_BTD = trunk(model, together.tokens_BT, **together.arguments(model))
@@ -222,7 +223,7 @@ def _can_share(members: Members, asked: Sequence[Question]) -> bool:
         actual_ND = actual_BTD[together.rows_N, together.columns_N].float()
         expected_ND = trunk(model, apart.tokens_BT)[apart.rows_N, apart.columns_N].float()
         # Kernels for other shapes differ by rounding; a model that ignores the mask, by the size of its states.
-        tolerance = torch.finfo(model.dtype).eps ** 0.5 * largest(expected_ND)
+        tolerance = torch.finfo(model.dtype).eps ** 0.5 * float(expected_ND.nan_to_num(0.0, 0.0, 0.0).abs().max())
         if not torch.allclose(actual_ND, expected_ND, rtol=0.0, atol=tolerance, equal_nan=True):
             return False
     return True

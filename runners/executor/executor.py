@@ -29,6 +29,7 @@ from runners.cluster.ray_cluster import LostMachines, check_feasible, fits, mach
 from runners.cluster.store_check import ExcludedMachines, UnreachedError, checked_machines
 from runners.executor.heartbeat import ALIVE, Heartbeats
 from runners.executor.ready import Ready
+from runners.executor.sharing import Sharing, sharing
 from runners.executor.tracking import Tracking
 from runners.executor.view import View
 from runners.executor.worker import execute
@@ -83,13 +84,14 @@ def run_tasks(
             job.node.id: replace(job, same_as=plan.steps[job.node.id].same_as, anew=anew, checksums=checksums)
             for job in _jobs(graph, store, plan.work, journal, reads or store, checked)
         }
-        ready = Ready(graph, jobs, machines=machines, ordered=reads is None)
+        shared = _shared(graph, jobs, reads or store)
+        ready = Ready(graph, jobs, shared, machines=machines, ordered=reads is None)
         running = _Running(jobs, ready, journal, view, tracking)
         running.grace = _REMOTE_GRACE_SECONDS if store.is_remote else _GRACE_SECONDS
         while not interrupt.requested:
-            while (next_id := ready.take()) is not None:  # what Ray can start, and a little more
-                running.submit(jobs[next_id])
-            if not running.pending:
+            while part := ready.take():  # what Ray can start, and a little more
+                running.submit(part)
+            if not running.parts:
                 break
             for note in head.notes() if head is not None else ():
                 journal.event("note", message=note)
@@ -121,6 +123,23 @@ def _jobs(
         )
 
 
+def _shared(graph: TaskGraph, jobs: dict[str, Job], store: Store) -> Sharing:
+    """What the jobs share. Those that may be computed with others get what that reads; `store` has or gets it."""
+
+    def has(model: str) -> bool:
+        return model not in graph.nodes or model in jobs or store.has(graph.nodes[model].task.kind, model)
+
+    memory = max((machine.get("memory", 0.0) for machine in machines()), default=0.0)
+    shared = sharing(graph, jobs, has=has, memory=memory)
+    for task_id, model in shared.models.items():
+        owners = {"teacher": model.teacher} | ({"student": model.student} if model.student else {})
+        made = {i: graph.nodes[i].task.kind for i in owners.values() if i in graph.nodes}
+        read = {role: Input(i, source=graph.sources.get(i)) for role, i in owners.items()}
+        kinds = jobs[task_id].input_kinds | made
+        jobs[task_id] = replace(jobs[task_id], plan=model.plan, owners=read, input_kinds=kinds)
+    return shared
+
+
 class _Running:
     """The tasks that Ray has, and the outcomes of those that have ended."""
 
@@ -128,7 +147,7 @@ class _Running:
         self, jobs: Mapping[str, Job], ready: Ready, journal: Journal, view: View, tracking: Tracking | None
     ) -> None:
         self.outcomes: dict[str, Outcome] = {}
-        self.pending: dict[str, Any] = {}  # references by task id
+        self.parts: dict[Any, tuple[str, ...]] = {}  # by Ray's reference the ids of tasks that it has as one
         self.grace = _GRACE_SECONDS
         self._jobs, self._ready = jobs, ready
         self._journal, self._view, self._tracking = journal, view, tracking
@@ -140,9 +159,11 @@ class _Running:
         self._on_cpu = ray.remote(execute)
         self._on_gpu = ray.remote(max_calls=1)(execute)  # a process keeps its GPU memory: a fresh one for every task
 
-    def submit(self, job: Job) -> None:
-        node, execution = job.node, job.node.execution
-        options: dict[str, Any] = {"name": node.name, "max_retries": execution.retries}
+    def submit(self, part: tuple[str, ...]) -> None:
+        """Give tasks to Ray that are computed together: the execution of all is the same."""
+        node = self._jobs[part[0]].node
+        execution, more = node.execution, f" and {len(part) - 1} more" if len(part) > 1 else ""
+        options: dict[str, Any] = {"name": f"{node.name}{more}", "max_retries": execution.retries}
         if execution.workers > 1:  # it must not hold what its workers need, nor live on when it was interrupted
             # A coordinator should be lost with the driver or not at all.
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
@@ -157,22 +178,22 @@ class _Running:
                 **environment.process_for(execution.gpus),
                 **self._excluded.options(node),
             )
-        self._followers[node.id] = Follower(self._journal.progress(node.id))
-        self.pending[node.id] = remote.remote(job)
+        self._followers |= {task_id: Follower(self._journal.progress(task_id)) for task_id in part}
+        self.parts[remote.remote([self._jobs[task_id] for task_id in part])] = part
 
     def poll(self, seconds: float) -> None:
         """Wait up to `seconds` for tasks to end; report what has happened."""
-        ended, _ = ray.wait(list(self.pending.values()), num_returns=1, timeout=seconds)
+        ended, _ = ray.wait(list(self.parts), num_returns=1, timeout=seconds)
         if ended:  # there may be more than the one that was waited for
-            ended, _ = ray.wait(list(self.pending.values()), num_returns=len(self.pending), timeout=0)
-        for task_id in self.pending:
+            ended, _ = ray.wait(list(self.parts), num_returns=len(self.parts), timeout=0)
+        for task_id in self._given():
             self._follow(task_id)
-        for task_id in [task_id for task_id, reference in self.pending.items() if reference in ended]:
-            self._settle(task_id)
+        for reference in ended:
+            self._settle(reference)
         if lost := self._lost.names():
             for machine in lost:
                 self._journal.event("note", message=f"the cluster has lost {machine}, with all that ran there")
-            for node in (self._jobs[task_id].node for task_id in self.pending):
+            for node in (self._jobs[task_id].node for task_id in self._given()):
                 if not fits(node, machines(), fewest=True):
                     message = "no machine that is left has room for it: it waits for one"
                     self._journal.event("note", node.id, message=message)
@@ -184,53 +205,63 @@ class _Running:
     def stop(self) -> None:
         """Interrupt every task, wait a little for checkpoints to be written, then kill."""
         self._stopping = True
-        for task_id in [i for i in self._jobs if i not in self.pending and i not in self.outcomes]:
+        given = set(self._given())
+        for task_id in [i for i in self._jobs if i not in given and i not in self.outcomes]:
             self._end(task_id, self._outcome(task_id))
-        if not self.pending:
+        if not self.parts:
             return
-        for reference in self.pending.values():
+        for reference in self.parts:
             ray.cancel(reference)
-        ray.wait(list(self.pending.values()), num_returns=len(self.pending), timeout=self.grace)
-        ended, alive = ray.wait(list(self.pending.values()), num_returns=len(self.pending), timeout=0)
+        ray.wait(list(self.parts), num_returns=len(self.parts), timeout=self.grace)
+        ended, alive = ray.wait(list(self.parts), num_returns=len(self.parts), timeout=0)
         for reference in alive:
             ray.cancel(reference, force=True)
-        ray.wait(list(self.pending.values()), num_returns=len(self.pending), timeout=_GRACE_SECONDS)
-        for task_id, reference in list(self.pending.items()):
-            if reference in ended:
-                self._settle(task_id)
-            else:
-                self._end(task_id, self._outcome(task_id))
+        ray.wait(list(self.parts), num_returns=len(self.parts), timeout=_GRACE_SECONDS)
+        for reference in ended:
+            self._settle(reference)
+        for task_id in self._given():
+            self._end(task_id, self._outcome(task_id))
 
-    def _settle(self, task_id: str) -> None:
-        if task_id not in self.pending:
-            return
+    def _given(self) -> list[str]:
+        """The tasks that Ray has."""
+        return [task_id for part in self.parts.values() for task_id in part if task_id not in self.outcomes]
+
+    def _settle(self, reference: Any) -> None:
+        part = self.parts[reference]
         try:
-            outcome: Outcome = ray.get(self.pending[task_id])
+            outcomes: Mapping[str, Outcome] = ray.get(reference)
         except TaskCancelledError:
-            outcome = self._outcome(task_id)
+            outcomes = {task_id: self._outcome(task_id) for task_id in part}
         except RayError as error:
             cause = error.cause if isinstance(error, RayTaskError) else None
             if isinstance(cause, UnreachedError):
-                self._run_elsewhere(task_id, cause)
+                self._run_elsewhere(reference, cause)
                 return
-            self._follow(task_id)  # it may have begun once more
-            with suppress(OSError), self._journal.log(task_id).open("a", encoding="utf-8") as log:
-                log.write(ray_errors.trace(error))
-            explained = ray_errors.describe_ray_error(error, attempts=self._attempts.get(task_id, 0))
-            outcome = self._outcome(task_id, "failed", explained)
-        self._end(task_id, outcome)
+            outcomes = {task_id: self._failed(task_id, error) for task_id in part}
+        for task_id in part:
+            self._end(task_id, outcomes[task_id])
+        del self.parts[reference]
 
-    def _run_elsewhere(self, task_id: str, error: UnreachedError) -> None:
-        """Submit a task again that came back from a machine without the store, as often as it is retried."""
+    def _failed(self, task_id: str, error: RayError) -> Outcome:
+        self._follow(task_id)  # it may have begun once more
+        with suppress(OSError), self._journal.log(task_id).open("a", encoding="utf-8") as log:
+            log.write(ray_errors.trace(error))
+        explained = ray_errors.describe_ray_error(error, attempts=self._attempts.get(task_id, 0))
+        return self._outcome(task_id, "failed", explained)
+
+    def _run_elsewhere(self, reference: Any, error: UnreachedError) -> None:
+        """Submit tasks again that came back from a machine without the store, as often as they are retried."""
         if note := self._excluded.add(error):
             self._journal.event("note", message=note)
-        self._returned[task_id] += 1
-        if self._stopping:
-            self._end(task_id, self._outcome(task_id))
-        elif self._returned[task_id] <= self._jobs[task_id].node.execution.retries:
-            self.submit(self._jobs[task_id])
-        else:
-            self._end(task_id, self._outcome(task_id, "failed", describe(error)))
+        part = self.parts.pop(reference)
+        self._returned.update(part)
+        execution = self._jobs[part[0]].node.execution
+        if not self._stopping and max(self._returned[task_id] for task_id in part) <= execution.retries:
+            self.submit(part)
+            return
+        ended = ("interrupted", "interrupted") if self._stopping else ("failed", describe(error))
+        for task_id in part:
+            self._end(task_id, self._outcome(task_id, *ended))
 
     def _outcome(self, task_id: str, state: Any = "interrupted", error: str = "interrupted") -> Outcome:
         name = self._jobs[task_id].node.name
@@ -238,10 +269,10 @@ class _Running:
 
     def _end(self, task_id: str, outcome: Outcome) -> None:
         """Note how a task has ended. What needs it can start now, or never."""
-        if task_id in self.pending:
+        if task_id in self._followers:
             self._follow(task_id)
             self._heartbeats.ended(task_id)
-            del self.pending[task_id]
+            del self._followers[task_id]
         self.outcomes[task_id] = outcome
         details: dict[str, Any] = {"seconds": round(outcome.seconds, 1)} if outcome.seconds else {}
         details |= {name: value for name in ("error", "same_as") if (value := getattr(outcome, name))}

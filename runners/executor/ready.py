@@ -1,31 +1,42 @@
-"""Choose the next ready task for Ray, longest remaining path first; Ray places it on a node.
+"""Choose the next ready tasks for Ray, longest remaining path first; Ray places them on nodes.
 
 Ray starts tasks of equal claims in the order in which it gets them, those of different claims in any (measured with
 2.60), and one that becomes ready late comes last. So a task that many others need would wait for everything that was
 submitted before. Placing is Ray's alone.
+
+Tasks that share work (`runners.executor.sharing`) are given together. They wait for each other as long as those that
+are not ready wait for copies of files alone. A group is split where there is more room than there are groups.
 """
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from graphlib import TopologicalSorter
 from heapq import heappop, heappush
 
 from boomspec.core.graph import TaskGraph
 from boomspec.plan.schedule import longest_first
+from runners.executor.sharing import NOTHING, Sharing, copies_files, parts
 
 _AHEAD = 1.5  # times what there is: free places are filled without waiting for us, and a cluster that can grow, does
 _LOOK_SECONDS = 5.0  # machines come and go
 
 _Claims = tuple[tuple[str, float], ...]
 _Machines = list[dict[str, float]]
+_Part = tuple[str, ...]  # ids of tasks that Ray gets as one
 
 
 class Ready:
     """The tasks of a run that Ray does not have yet. `machines` says what each machine has."""
 
     def __init__(
-        self, graph: TaskGraph, task_ids: Iterable[str], *, machines: Callable[[], _Machines], ordered: bool = True
+        self,
+        graph: TaskGraph,
+        task_ids: Iterable[str],
+        shared: Sharing = NOTHING,
+        *,
+        machines: Callable[[], _Machines],
+        ordered: bool = True,
     ) -> None:
         self._claims: dict[str, _Claims] = {}  # what all workers of a task take of the cluster
         for task_id in task_ids:
@@ -35,49 +46,89 @@ class Ready:
         self._places = {task_id: place for place, task_id in enumerate(longest_first(graph))}
         self._following: dict[str, list[str]] = defaultdict(list)
         self._sorter: TopologicalSorter[str] = TopologicalSorter()
-        self._ready: dict[_Claims, list[tuple[int, str]]] = defaultdict(list)  # heaps of (place, task id)
+        self._ready: dict[_Claims, list[tuple[int, _Part]]] = defaultdict(list)  # heaps of (place, ids)
         self._machines, self._looked = machines, -_LOOK_SECONDS
         self._there: Counter[str] = Counter()
         self._taken: Counter[str] = Counter()
-        self._given: set[str] = set()
+        self._given: dict[str, _Part] = {}  # by the tasks of it that have not ended
         self._last: _Claims = ()
+        self._needs: dict[str, set[str]] = {}  # what a task still waits for
         for task_id in self._claims:
-            needs = [needed for needed in graph.waits_for(task_id) if ordered and needed in self._claims]
-            self._sorter.add(task_id, *needs)
-            for needed in needs:
+            self._needs[task_id] = {i for i in graph.waits_for(task_id) if ordered and i in self._claims}
+            self._sorter.add(task_id, *self._needs[task_id])
+            for needed in self._needs[task_id]:
                 self._following[needed].append(task_id)
         self._sorter.prepare()
+        self._sharing = shared
+        self._groups: dict[Hashable, set[str]] = defaultdict(set)  # those of a group that Ray does not have
+        for task_id, group in self._sharing.groups.items():
+            self._groups[group].add(task_id)
+        self._quick = {task_id for task_id in self._claims if copies_files(graph.nodes[task_id].task.record)}
+        self._held: set[str] = set()  # ready, and with a group
 
-    def take(self) -> str | None:
-        """The task to give to Ray now; None where none is ready, or Ray has enough."""
+    def take(self) -> _Part:
+        """The tasks to give to Ray now, as one; empty where none is ready, or Ray has enough."""
         for task_id in self._sorter.get_ready():
-            heappush(self._ready[self._claims[task_id]], (self._places[task_id], task_id))
+            if task_id in self._sharing.groups:
+                self._held.add(task_id)
+            else:
+                heappush(self._ready[self._claims[task_id]], (self._places[task_id], (task_id,)))
+        self._release()
         # Where nothing runs there is always room: what Ray cannot place now, it keeps.
         found = [queue for claims, queue in self._ready.items() if queue and not (self._given and self._full(claims))]
         if not found:
-            return None
-        _, task_id = heappop(min(found))
-        self._given.add(task_id)
-        self._last = self._claims[task_id]
+            return ()
+        _, part = heappop(min(found))
+        self._given |= dict.fromkeys(part, part)
+        self._last = self._claims[part[0]]
         self._taken.update(dict(self._last))
-        return task_id
+        return part
 
     def ended(self, task_id: str, *, made: bool) -> list[str]:
         """A task has ended. Returns those that can never start, because they need it and it was not made."""
-        if task_id in self._given:
-            self._given.remove(task_id)
+        if (part := self._given.pop(task_id, None)) is not None and not self._given.keys() & set(part):
             self._taken.subtract(dict(self._claims[task_id]))
+        following = self._following.pop(task_id, [])
         if not made:
-            return self._following.pop(task_id, [])
+            self._groups[self._sharing.groups.get(task_id)].discard(task_id)
+            return following
+        for other in following:
+            self._needs[other].discard(task_id)
         self._sorter.done(task_id)
         return []
 
-    def _full(self, claims: _Claims) -> bool:
-        """Whether Ray has enough tasks already that claim something of this."""
+    def _release(self) -> None:
+        """Queue the groups of which no more tasks will be ready soon."""
+        for group in dict.fromkeys(self._sharing.groups[task_id] for task_id in self._held):
+            waiting = self._groups[group] - self._held
+            if any(self._needs[task_id] and self._is_soon(task_id) for task_id in waiting):
+                continue
+            ready = self._groups[group] & self._held
+            claims = self._claims[next(iter(ready))]
+            others = sum(bool(ids) for key, ids in self._groups.items() if key is not None)
+            for part in parts({i: self._sharing.models[i] for i in ready}, max(1, self._room(claims) // others)):
+                heappush(self._ready[claims], (min(self._places[task_id] for task_id in part), part))
+            self._groups[group] -= ready
+            self._held -= ready
+
+    def _is_soon(self, task_id: str) -> bool:
+        """Whether all that a task waits for copies files, and waits for nothing else."""
+        return all(needed in self._quick and not self._needs[needed] for needed in self._needs[task_id])
+
+    def _room(self, claims: _Claims) -> int:
+        """How many tasks of such claims the whole cluster runs at the same time."""
+        self._look()
+        return max(1, int(min((self._there[name] // amount for name, amount in claims), default=1)))
+
+    def _look(self) -> None:
         if time.monotonic() - self._looked >= _LOOK_SECONDS:
             self._there = Counter()
             for machine in self._machines():
                 self._there.update(machine)
             self._looked = time.monotonic()
+
+    def _full(self, claims: _Claims) -> bool:
+        """Whether Ray has enough tasks already that claim something of this."""
+        self._look()
         limit = _AHEAD if claims == self._last else 1.0  # of other claims, it might overtake what waits there
         return any(self._taken[name] >= limit * self._there[name] for name, _ in claims)

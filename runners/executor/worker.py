@@ -1,8 +1,9 @@
-"""Run one task in a Ray worker: claim it, execute its body, publish its artifact.
+"""Run tasks in a Ray worker: claim them, execute their body, publish their artifacts.
 
-In: a `Job` (plain data). Out: an `Outcome`; an exception of the body is an outcome, too, so Ray does not retry it. Ray
-does retry a lost worker: then `execute` starts anew and the body continues from the checkpoints in `Context.resume`.
-A machine that does not reach the store makes no outcome: the executor submits the task again for another one.
+In: a `Job` (plain data), or several that share work. Out: an `Outcome` for each; an exception of the body is an
+outcome, too, so Ray does not retry it. Ray does retry a lost worker: then `execute` starts anew and the body continues
+from the checkpoints in `Context.resume`. A machine that does not reach the store makes no outcome: the executor submits
+the tasks again for another one.
 """
 
 import importlib
@@ -12,20 +13,23 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from boomspec.core.errors import BoomspecError, describe
+from boomspec.core.errors import BoomspecError, describe, first_line
 from boomspec.core.json_text import json_text
-from boomspec.store import Store, open_store
+from boomspec.store import Store, Workspace, open_store
 from boomspec.store.made_of import content_key, publish_equal
 from runners.cluster.store_check import UnreachedError, opened
 from runners.executor.heartbeat import beating
 from runners.runtime import environment
-from runners.runtime.context import Context, Progress
-from runners.runtime.job import Job, Outcome, TaskState
+from runners.runtime.context import Context, Progress, Together
+from runners.runtime.job import Input, Job, Outcome, TaskState
 from runners.runtime.journal import log_file, make_subfolders, progress_file
 from runners.runtime.output import captured
 from runners.runtime.provenance import provenance
@@ -34,85 +38,177 @@ from runners.runtime.task_errors import detect_full_disk, named, names_of
 from runners.training.remote_checkpoint import remote_checkpoints
 
 
-def execute(job: Job) -> Outcome:
-    """Make the artifact of `job`. Raises only KeyboardInterrupt, and UnreachedError."""
-    started = time.time()
+@dataclass(frozen=True)
+class _Claimed:
+    """A task that this worker has to make. `key`: of the content of its inputs, where it is known."""
 
-    def outcome(state: TaskState, same_as: str = "", *, error: Exception | None = None) -> Outcome:
-        name, why = job.node.name, "" if error is None else describe(error)
-        return Outcome(name, state, why, name if error else "", time.time() - started, same_as)
+    job: Job
+    progress: Progress
+    key: str | None
+
+
+def execute(jobs: Sequence[Job]) -> dict[str, Outcome]:
+    """Make the artifacts of one job, or of several that are computed together. Returns the outcomes by task id.
+
+    Raises only KeyboardInterrupt, and UnreachedError.
+    """
+    started, first, outcomes = time.time(), jobs[0], dict[str, Outcome]()
+
+    def ended(job: Job, state: TaskState, same_as: str = "", *, error: Exception | None = None) -> None:
+        name, why, seconds = job.node.name, "" if error is None else describe(error), time.time() - started
+        outcomes[job.node.id] = Outcome(name, state, why, name if error else "", seconds / len(jobs), same_as)
+
+    def failed(error: Exception) -> None:
+        for job in jobs:
+            if job.node.id not in outcomes:
+                ended(job, "failed", error=error)
 
     try:
-        store, sees_run_folder = opened(job)
-        folder = job.folder(store)
+        store, sees_run_folder = opened(first)
+        folder = first.folder(store)
         with detect_full_disk(folder), ExitStack() as sent:
             if not sees_run_folder:  # what the task writes into its files goes to the driver
                 make_subfolders(folder)
-                if job.relay is not None:
+            for job in jobs:
+                if not sees_run_folder and job.relay is not None:
                     sent.enter_context(relayed(job.relay, folder, job.node.id))
-            line = {"time": started, "started": {"run": job.run, "host": socket.gethostname(), "pid": os.getpid()}}
-            with progress_file(folder, job.node.id).open("a", encoding="utf-8") as lines:
-                lines.write(json_text(line) + "\n")
-            progress = Progress(progress_file(folder, job.node.id))
-            store = open_store(job.store, report=progress.note)
-            with captured(log_file(folder, job.node.id)), beating(progress):
+                worker = {"run": job.run, "host": socket.gethostname(), "pid": os.getpid()}
+                with progress_file(folder, job.node.id).open("a", encoding="utf-8") as lines:
+                    lines.write(json_text({"time": started, "started": worker}) + "\n")
+                if job is not first:
+                    with log_file(folder, job.node.id).open("a", encoding="utf-8") as log:
+                        log.write(f"computed together with {first.node.name}: see {first.node.id}.log\n")
+            each = [(job, Progress(progress_file(folder, job.node.id))) for job in jobs]
+            store = open_store(first.store, report=each[0][1].note)
+            with captured(log_file(folder, first.node.id)), beating(Together([progress for _, progress in each])):
                 # SystemExit is not caught: it is how Ray ends a worker on a node that goes away, and then tries again.
                 try:
-                    return outcome(*_make(job, store, progress, started))
+                    for job, state, detail in _make(each, store, started):
+                        if isinstance(detail, Exception):
+                            ended(job, state, error=detail)
+                        else:
+                            ended(job, state, detail)
                 except Exception as error:
                     traceback.print_exc()
-                    return outcome("failed", error=error)
+                    failed(error)
     except UnreachedError:
         raise
     except BoomspecError as error:  # before there was a log, or of a disk that has no room for it
-        return outcome("failed", error=error)
+        failed(error)
+    return outcomes
 
 
-def _make(job: Job, store: Store, progress: Progress, started: float) -> tuple[TaskState, str]:
-    """Make and publish the artifact.
+_Ended = tuple[Job, TaskState, str | Exception]  # with the id of what is equal, or why it failed
+
+
+def _make(each: Sequence[tuple[Job, Progress]], store: Store, started: float) -> Iterator[_Ended]:
+    """Make and publish the artifacts.
 
     Nothing is made where another run has made it meanwhile, nor where there is one that was made of the same inputs
     byte for byte: that is published under this id, too, and its own is returned.
     """
-    environment.apply(environment.variables(store.root, hub=job.hub))
-    execution, task = job.node.execution, job.node.task
-    threads = environment.apply_resources(cpus=execution.cpus, gpus=execution.gpus)
-    waiting = "another run is at work on this; waiting for it"
-    with store.claimed(task.kind, task.id, owner=job.run, waiting=lambda: progress.note(waiting)):
-        if store.has(task.kind, task.id) and store.damage(task.kind, task.id) is None:
-            return "reused", ""
-        key = None if job.anew else content_key(store, task, job.input_kinds)
-        if key is not None and (equal := _publish_equal(job, store, key)):
-            return "reused", equal
-        if job.same_as:
-            what = f"{task.kind} {job.same_as[:12]}, which was made of the same inputs, is gone or damaged"
-            raise BoomspecError(f"{what} since the plan was drawn up", hint="run again")
+    first = each[0][0]
+    environment.apply(environment.variables(store.root, hub=first.hub))
+    threads = environment.apply_resources(cpus=first.node.execution.cpus, gpus=first.node.execution.gpus)
+    claimed: list[_Claimed] = []
+    with ExitStack() as claims:
+        # In one order everywhere: two runs that claim several tasks never wait for each other.
+        for job, progress in sorted(each, key=lambda one: one[0].node.id):
+            task, waiting = job.node.task, "another run is at work on this; waiting for it"
+            note = partial(progress.note, waiting)
+            claims.enter_context(store.claimed(task.kind, task.id, owner=job.run, waiting=note))
+            if store.has(task.kind, task.id) and store.damage(task.kind, task.id) is None:
+                yield job, "reused", ""
+                continue
+            key = None if job.anew else content_key(store, task, job.input_kinds)
+            if key is not None and (equal := _publish_equal(job, store, key)):
+                yield job, "reused", equal
+            elif job.same_as:
+                what = f"{task.kind} {job.same_as[:12]}, which was made of the same inputs, is gone or damaged"
+                yield job, "failed", BoomspecError(f"{what} since the plan was drawn up", hint="run again")
+            else:
+                claimed.append(_Claimed(job, progress, key))
+        if claimed:
+            yield from _compute(claimed, store, threads, started)
+
+
+def _compute(claimed: Sequence[_Claimed], store: Store, threads: int, started: float) -> Iterator[_Ended]:
+    """Run the bodies, of several tasks together where there are several. If that fails, one task after the other."""
+    first, together = claimed[0].job, len(claimed) > 1
+    execution, task, made = first.node.execution, first.node.task, set[str]()
+    try:
         if execution.workers > 1:  # each machine of theirs fetches for itself
-            inputs = job.inputs
-            run = importlib.import_module("runners.training.ray_train").train_together  # it takes seconds to import
+            inputs = first.inputs
+            body = importlib.import_module("runners.training.ray_train").train_together  # it takes seconds to import
         else:
-            inputs = job.fetched(open_store(job.reads, report=progress.note))
-            run = importlib.import_module(f"runners.tasks.{task.kind}").run
+            reads = first.in_family() if together else first
+            inputs = reads.fetched(open_store(first.reads, report=claimed[0].progress.note))
+            module = importlib.import_module(f"runners.tasks.{task.kind}")
+            body = module.run_together if together else module.run
         if (torch := sys.modules.get("torch")) is not None:
             torch.set_num_threads(threads)  # a process is used again, and torch reads OMP_NUM_THREADS only once
-        remote, log = remote_checkpoints(store, job.node, progress), log_file(job.folder(store), job.node.id)
-        with (
-            store.workspace(task.kind, task.id) as workspace,
-            detect_full_disk(workspace.path, Path(tempfile.gettempdir())),
-            named(names_of(job.node.name, inputs, workspace.path)),
-        ):
-            folders = workspace.path, workspace.resume
-            context = Context(task.record, inputs, *folders, remote, execution, progress, log, job)
-            run(context)
-            made_by = provenance(started=started, finished=time.time(), execution=execution, commit=job.commit)
-            if job.node.cost is not None:
-                made_by["cost"] = asdict(job.node.cost)  # with the seconds: how fast such tasks are here
-            if context.measured:
-                made_by["training"] = context.measured
-            if key is not None:
-                store.note_key(task.kind, key, task.id)
-            store.publish(workspace, task.kind, task.id, task.identity(), made_by)
-    return "made", ""
+        with ExitStack() as opened:
+            work = [opened.enter_context(store.workspace(one.job.node.task.kind, one.job.node.id)) for one in claimed]
+            contexts = [_context(one, space, inputs, store, together) for one, space in zip(claimed, work, strict=True)]
+            opened.enter_context(detect_full_disk(work[0].path, Path(tempfile.gettempdir())))
+            opened.enter_context(named(names_of(first.node.name, inputs, work[0].path)))
+            for number, error in body(contexts) if together else [(0, body(contexts[0]))]:
+                one = claimed[number]
+                if error is None:
+                    _publish(one, contexts[number], work[number], store, started, shared_by=len(claimed))
+                else:
+                    print(describe(error))
+                made.add(one.job.node.id)
+                yield one.job, "made" if error is None else "failed", error or ""
+    except Exception as error:
+        rest = [one for one in claimed if one.job.node.id not in made]
+        if not together:
+            traceback.print_exc()
+            yield first, "failed", error
+            return
+        # A fault of one of them, or too little memory for all at once.
+        traceback.print_exc()
+        message = f"{len(rest)} tasks could not be computed together, and are computed one by one"
+        claimed[0].progress.note(f"{message}: {first_line(str(error)) or type(error).__name__}")
+    else:
+        return
+    for one in rest:
+        yield from _compute([one], store, threads, time.time())
+
+
+def _context(
+    one: _Claimed, workspace: Workspace, inputs: dict[str, Input], store: Store, together: bool
+) -> Context[Any]:
+    job = one.job
+    return Context(
+        job.node.task.record,
+        inputs,
+        workspace.path,
+        workspace.resume,
+        remote_checkpoints(store, job.node, one.progress),
+        job.node.execution,
+        one.progress,
+        log_file(job.folder(store), job.node.id),
+        job,
+        job.plan if together else None,
+    )
+
+
+def _publish(
+    one: _Claimed, context: Context[Any], workspace: Workspace, store: Store, started: float, *, shared_by: int
+) -> None:
+    """Publish what the body has written. The seconds are divided by the number of tasks that were computed together."""
+    job, task, now = one.job, one.job.node.task, time.time()
+    made_by = provenance(started=started, finished=now, execution=job.node.execution, commit=job.commit)
+    if shared_by > 1:
+        made_by |= {"seconds": round((now - started) / shared_by, 3), "together": shared_by}
+    if job.node.cost is not None:
+        made_by["cost"] = asdict(job.node.cost)  # with the seconds: how fast such tasks are here
+    if context.measured:
+        made_by["training"] = context.measured
+    if one.key is not None:
+        store.note_key(task.kind, one.key, task.id)
+    store.publish(workspace, task.kind, task.id, task.identity(), made_by)
 
 
 def _publish_equal(job: Job, store: Store, key: str) -> str:

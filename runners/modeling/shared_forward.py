@@ -9,9 +9,9 @@ Shapes: B sequences, T positions, D hidden size.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise, takewhile
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -31,6 +31,11 @@ class Inputs:
 
     tokens_BT: Tensor
 
+    def to(self, device: torch.device) -> Self:
+        """The same on another device."""
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
+
     def arguments(self, model: Any) -> dict[str, Any]:
         """Named arguments of `model` beside the tokens."""
         return {}
@@ -44,7 +49,9 @@ class SharedForward:
 
     def __init__(self, models: Mapping[Owner, Any], batches: Sequence[Tensor | Inputs]) -> None:
         self.batches = [batch if isinstance(batch, Inputs) else Inputs(batch) for batch in batches]
-        self.parts = {owner: take_apart(model, self.batches[0].tokens_BT) for owner, model in models.items()}
+        self.parts = {
+            owner: take_apart(model, self.batches[0].tokens_BT.to(model.device)) for owner, model in models.items()
+        }
         self.unshared = 0
         self._sequences = sum(len(batch.tokens_BT) for batch in self.batches)
         self._sequence_layers = 0
@@ -70,11 +77,12 @@ class SharedForward:
         self.unshared += sum(len(plan) for plan in ordered)
         wanted = {plan[:length] for plan in ordered for length in range(1, len(plan) + 1)}
         self._cache = {prefix: states for prefix, states in self._cache.items() if prefix in wanted}
-        kept = self._room_for(keep)
+        kept, device = self._room_for(keep), next(iter(self.parts.values())).model.device
         pairs = [zip(one, following, strict=False) for one, following in pairwise(ordered)]
         # How many layers each plan shares with the one before it.
         shared = [0, *(len(list(takewhile(lambda layers: layers[0] == layers[1], both))) for both in pairs)]
         for number, batch in enumerate(self.batches):
+            batch = batch.to(device)
             opened = {
                 owner: Batch(parts, batch.tokens_BT, batch.arguments(parts.model))
                 for owner, parts in self.parts.items()
@@ -85,7 +93,7 @@ class SharedForward:
                     path.pop()
                 cached = max((len(prefix) for prefix in self._cache if plan[: len(prefix)] == prefix), default=0)
                 if cached > (path[-1][0] if path else 0):
-                    path.append((cached, self._cache[plan[:cached]][number].to(batch.tokens_BT.device)))
+                    path.append((cached, self._cache[plan[:cached]][number].to(device)))
                 start, hidden_BTD = path[-1] if path else (0, opened[ends_of(plan)[0]].embedding_BTD)
                 for end, layer in enumerate(plan[start:], start=start + 1):
                     hidden_BTD = opened[layer.owner].layer(layer.index, hidden_BTD)

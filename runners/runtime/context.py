@@ -67,6 +67,25 @@ class Progress:
                 file.write(json_text(line) + "\n")
 
 
+class Together(Progress):
+    """The progress of several tasks that are run as one: what is reported of it is reported of each."""
+
+    def __init__(self, each: Sequence[Progress]) -> None:
+        super().__init__(None)
+        self._each = each
+
+    def update(self, done: float, total: float, *, unit: str = "", **values: float | str) -> None:
+        for progress in self._each:
+            progress.update(done, total, unit=unit, **values)
+
+    def alive(self) -> None:
+        for progress in self._each:
+            progress.alive()
+
+    def note(self, message: str) -> None:
+        self._each[0].note(message)
+
+
 class SharedCheckpoints(Protocol):
     """What a training calls of the checkpoints at a store's URL (`runners.training.remote_checkpoint`)."""
 
@@ -90,7 +109,7 @@ class Context(Generic[R]):
     progress: Progress = field(default_factory=lambda: Progress(None))
     log: Path | None = None
     job: Job | None = None  # what workers of its own must know
-    plan: LayerPlan | None = None  # of a model that is measured with others; None: it is one of its inputs
+    plan: LayerPlan | None = None  # of layers of the inputs `teacher` and `student`; None: the model is an input
     # Of a worker whose team is on machines that share no folder: whether it writes what those of its machine read.
     local_leader: bool | None = None
     measured: dict[str, Any] = field(default_factory=dict)  # by a training, how fast it was; for the provenance

@@ -5,12 +5,13 @@ A job holds addresses and no paths: each machine opens the store itself, and has
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import Node, Source
+from boomspec.core.layers import LayerPlan
 from boomspec.core.tasks import KINDS
 from boomspec.store import Store
 from boomspec.store.sources import readable_source
@@ -75,10 +76,18 @@ class Job:
     same_as: str = ""  # id of the artifact to publish under this one's; nothing is to be computed
     anew: bool = False  # compute it, whatever was made of the same inputs
     checksums: bool = False  # compare the contents of what is published under another id with its record
+    plan: LayerPlan | None = (
+        None  # of a model that can be measured as layers of `owners`, in place of the input `model`
+    )
+    owners: dict[str, Input] = field(default_factory=dict)  # the inputs `teacher` and `student` then
 
     @property
     def relay(self) -> Any:
         return None if self.machines is None else self.machines.relay
+
+    def in_family(self) -> Self:
+        """The same with `owners` as inputs in place of the model."""
+        return replace(self, inputs={role: i for role, i in self.inputs.items() if role != "model"} | self.owners)
 
     def folder(self, store: Store) -> Path:
         """The run's folder on this machine, where the store has been opened."""

@@ -79,6 +79,7 @@ def _held_out(
         sequence_length=measure.sequence_length,
         batch_size=context.batch_size,
         progress=progress,
+        kept={plan: folder / "losses.jsonl" for plan, folder in loaded.kept.items()},
     )
     original = held_out.windows(len(split), measure.sequence_length, split.prefix)
     name = measure.type
@@ -113,6 +114,7 @@ def _lm_eval(
         trusted=prepare_custom_code(loaded.folder, "tokenizer", loaded.code),
         batch_size=context.batch_size,
         progress=progress,
+        kept=loaded.kept,
     )
     for plan, found, counts in harness.run_task(lm, measure=measure, source=source):
         if isinstance(found, BoomspecError):

@@ -25,12 +25,12 @@ from boomspec.core.identity import file_digest
 from boomspec.core.losses import KL, CrossEntropy, HiddenCosine, Losses
 from boomspec.core.tasks import Distill
 from boomspec.store import FolderStore
-from runners.executor.worker import execute
 from runners.runtime.context import Context
 from runners.runtime.job import Input, Job
 from runners.tasks import distill
 from tests.runners import tiny
 from tests.runners.corpora import record, wait_until, write_texts
+from tests.runners.small import execute_one
 from tests.runners.story import MARK, processes_of
 
 STEPS = 120
@@ -69,7 +69,7 @@ class GroupStory:
         job = Job(
             node, inputs, {}, store=where, reads=where, run_folder=self.run_folder, run="", commit=None, hub=False
         )
-        assert execute(job).state == "made"
+        assert execute_one(job).state == "made"
 
     def start(self, *options: str, **variables: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "runners", self.folder / "graph.json", "--store", self.store.root, *options]

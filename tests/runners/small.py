@@ -20,7 +20,7 @@ from boomspec.plan.plan import plan_tasks
 from boomspec.spec.experiments import load_experiments
 from boomspec.store import RECORD, FolderStore, Store
 from runners.cli import run as runners
-from runners.executor.worker import execute as execute_job
+from runners.executor import worker
 from runners.runtime.job import Job, Outcome
 from runners.runtime.journal import Journal
 
@@ -97,10 +97,15 @@ def jobs(graph: TaskGraph, store: Store, folder: Path) -> list[Job]:
     return list(_jobs(graph, store, plan_tasks(graph, store).work, journal, store, None))
 
 
+def execute_one(job: Job) -> Outcome:
+    """Make the artifact of a job in this process."""
+    return worker.execute([job])[job.node.id]
+
+
 def execute(graph: TaskGraph, store: Store, **changes: Any) -> dict[str, Outcome]:
     """Make all of a graph without Ray, one task after the other in this process. Returns the outcomes by name."""
     folder = store.run_folder(graph.name, graph.id)
-    outcomes = [(job.node.name, execute_job(replace(job, **changes))) for job in jobs(graph, store, folder)]
+    outcomes = [(job.node.name, execute_one(replace(job, **changes))) for job in jobs(graph, store, folder)]
     assert all(outcome.succeeded for _, outcome in outcomes), outcomes
     return dict(outcomes)
 

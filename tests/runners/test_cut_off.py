@@ -16,9 +16,9 @@ from boomspec.plan.forecast import MachineSpec, forecast
 from boomspec.plan.plan import RunPlan, plan_tasks
 from boomspec.plan.reasons import with_reasons
 from boomspec.store import FolderStore, Store
-from runners.executor.worker import execute
 from tests.messages import wording
 from tests.runners import small
+from tests.runners.small import execute_one
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -191,14 +191,14 @@ def test_what_goes_between_plan_and_run_is_an_error_and_no_training(made, tmp_pa
     graph = without_report(small.compiled(small.write_spec(folder), store).graph)
     tokenize, pretrain, *_ = small.jobs(graph, store, tmp_path / "run")
     assert (tokenize.node.task.kind, pretrain.node.task.kind) == ("tokenize", "pretrain")
-    assert execute(tokenize).state == "made"
+    assert execute_one(tokenize).state == "made"
     same_as = plan_tasks(graph, store).steps[pretrain.node.id].same_as
     assert same_as in old.nodes
     store.discard("pretrain", same_as)
-    outcome = execute(replace(pretrain, same_as=same_as))
+    outcome = execute_one(replace(pretrain, same_as=same_as))
     assert outcome.state == "failed"
     assert wording("cut_off.gone_damaged_since_plan") in outcome.error
-    assert execute(pretrain).state == "made"  # planned as one that runs, it does
+    assert execute_one(pretrain).state == "made"  # planned as one that runs, it does
 
 
 @pytest.mark.parametrize("checksums", [True, False])
@@ -211,12 +211,12 @@ def test_with_checksums_a_damaged_artifact_stands_for_nothing(made, tmp_path, mo
     monkeypatch.setattr(Tokenize, "version", Tokenize.version + 1)
     graph = without_report(small.compiled(small.write_spec(folder), store).graph)
     tokenize, pretrain, *_ = small.jobs(graph, store, tmp_path / "run")
-    execute(tokenize)
+    execute_one(tokenize)
     weights = small.weights(store, "pretrain", old.id)
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(bytes(data))
-    assert execute(replace(pretrain, checksums=checksums)).state == ("made" if checksums else "reused")
+    assert execute_one(replace(pretrain, checksums=checksums)).state == ("made" if checksums else "reused")
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "distill", "interpolate", "evaluate"])

@@ -146,7 +146,7 @@ def _execute(graph: TaskGraph, store: Store, task: str, kinds: dict[str, str]) -
     inputs = {role: Input(i, source=graph.sources.get(i)) for role, i in node.task.inputs.items()}
     job = Job(node, inputs, kinds, address, address, Path("runs/x"), "", None, False)
     make_subfolders(job.folder(store))
-    outcome = worker.execute(job)
+    outcome = worker.execute([job])[node.id]
     assert outcome.state == "made", outcome.error
     return task
 

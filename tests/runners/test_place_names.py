@@ -41,7 +41,7 @@ def _failure(folder: Path, store: Store) -> str:
     address = str(store.root)
     job = Job(node, inputs, {tokens: "tokenize"}, address, address, Path("runs/x"), "", None, False)
     make_subfolders(job.folder(store))
-    outcome = worker.execute(job)
+    outcome = worker.execute([job])[node.id]
     assert outcome.state == "failed"
     return outcome.error
 

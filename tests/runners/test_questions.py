@@ -119,7 +119,7 @@ def test_answers_to_one_context_share_its_row() -> None:
         Question((1, 2, 3), ((4, 5), (6,)), ((0, 3), (1,))),
         Question((7,), ((8,),), ((2,),)),
     ]
-    rows = Rows.of(together, device=torch.device("cpu"), share=True)
+    rows = Rows.of(together, share=True)
     assert rows.tokens_BT.tolist() == [[1, 2, 3, 4], [7, 0, 0, 0]]
     assert rows.positions_BT.tolist() == [[0, 1, 2, 3], [0, 0, 0, 0]]
     assert rows.columns_N.tolist() == [2, 3, 2, 0]

@@ -183,7 +183,7 @@ def test_what_is_kept_between_runs_changes_the_work_but_no_state(
     monkeypatch: pytest.MonkeyPatch, pair: dict[str, Path], batches: list[Tensor], cache_bytes: int
 ) -> None:
     loaded = models(pair)
-    monkeypatch.setattr("runners.search.shared.HELD_STATES", cache_bytes)
+    monkeypatch.setattr("runners.modeling.shared_forward.HELD_STATES", cache_bytes)
     forward = SharedForward({"t": loaded["teacher"], "s": loaded["student"]}, batches)
     plans = [plan_of(KEPT, LAYERS, [bool(i & 1 << b) for b in range(5)]) for i in (0, 5, 20, 31)]
     longer = [(*plan[:4], *read_layers("s4 t8")) for plan in plans]

@@ -12,12 +12,12 @@ from boomspec.core.execution import Execution, TrainingOptions
 from boomspec.core.graph import Node, Source, Task
 from boomspec.core.tasks import Evaluate, HeldOut, Tokenize
 from boomspec.store import FolderStore
-from runners.executor.worker import execute
 from runners.runtime.job import Input, Job
 from runners.runtime.journal import log_file, progress_file
 from runners.runtime.output import captured
 from tests.messages import wording
 from tests.runners.corpora import as_pipe, feed, record, tokenizer_source, wait_until, write_jsonl, write_texts
+from tests.runners.small import execute_one
 
 TRAINING = record()
 
@@ -44,8 +44,8 @@ def job(
 
 def test_a_task_is_made_once_and_then_reused(tmp_path: Path) -> None:
     made = job(tmp_path, write_texts(tmp_path / "texts"))
-    assert execute(made).state == "made"
-    assert execute(made).state == "reused"
+    assert execute_one(made).state == "made"
+    assert execute_one(made).state == "reused"
     record = FolderStore(made.store).record("tokenize", made.node.id)
     assert record is not None
     provenance = record["provenance"]
@@ -57,7 +57,7 @@ def test_a_task_is_made_once_and_then_reused(tmp_path: Path) -> None:
 
 def test_an_error_of_the_body_is_an_outcome_and_its_trace_is_in_the_log(tmp_path: Path) -> None:
     failing = job(tmp_path, write_jsonl(tmp_path / "rows.jsonl", [{"body": "one"}]))
-    outcome = execute(failing)
+    outcome = execute_one(failing)
     assert (outcome.state, outcome.cause) == ("failed", "tokenize data")
     assert wording("executor.rows_jsonl_no_field", name="text") in outcome.error
     assert wording("worker.traceback_most_recent_call") in log_file(failing.run_folder, failing.node.id).read_text()
@@ -66,7 +66,7 @@ def test_an_error_of_the_body_is_an_outcome_and_its_trace_is_in_the_log(tmp_path
 
 def test_an_input_that_is_damaged_is_named(tmp_path: Path) -> None:
     tokens = job(tmp_path, write_texts(tmp_path / "texts"))
-    execute(tokens)
+    execute_one(tokens)
     folder = FolderStore(tokens.store).path("tokenize", tokens.node.id)
     reader = Task(Evaluate(measure=HeldOut(sequence_length=8), precision="fp32"), {"tokens": tokens.node.id})
     reading = replace(
@@ -76,7 +76,7 @@ def test_an_input_that_is_damaged_is_named(tmp_path: Path) -> None:
         input_kinds={tokens.node.id: "tokenize"},
     )
     (folder / "train.bin").unlink()
-    outcome = execute(reading)
+    outcome = execute_one(reading)
     assert outcome.state == "failed"
     assert "input tokens" in outcome.error
     assert "train.bin is missing" in outcome.error
@@ -86,7 +86,7 @@ def test_two_runs_of_one_task_at_the_same_time_make_it_once(tmp_path: Path) -> N
     """The first is held in the middle by a text that comes through a pipe; the second waits and reuses."""
     source = write_texts(tmp_path / "texts")
     trained = job(tmp_path, source)
-    execute(trained)
+    execute_one(trained)
     tokenizer = tokenizer_source(FolderStore(trained.store).path("tokenize", trained.node.id) / "tokenizer")
     jobs = [
         job(tmp_path, source, record(train_tokenizer=None), tokenizer=tokenizer, run=run) for run in ("run1", "run2")
@@ -111,8 +111,8 @@ def test_execution_options_reach_neither_identity_nor_artifact_id(tmp_path: Path
     other = replace(
         plain, node=replace(plain.node, execution=Execution(cpus=2, training=TrainingOptions(micro_batch=1)))
     )
-    assert execute(plain).state == "made"
-    assert execute(other).state == "reused"
+    assert execute_one(plain).state == "made"
+    assert execute_one(other).state == "reused"
 
 
 def test_what_a_task_prints_is_in_its_log_without_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

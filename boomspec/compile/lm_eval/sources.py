@@ -52,6 +52,12 @@ def definition_of(file: SpecFile, task: str) -> TaskDefinition:
     return file.once(("task definition", folder, task), lambda: lm_eval.read_task(task, folder))
 
 
+def generates(file: SpecFile, task: str) -> bool:
+    """Whether models write text for this task, or may do so: of a class in Python nobody knows."""
+    tasks = definition_of(file, task).tasks
+    return not tasks or any(one.in_python or one.output_type == "generate_until" for one in tasks)
+
+
 def _own_folder(file: SpecFile) -> Path | None:
     named = file.spec.evaluate.tasks_folder if file.spec.evaluate is not None else None
     return None if named is None else resolve_path(file, _FOLDER, named)
