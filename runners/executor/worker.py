@@ -141,7 +141,7 @@ def _compute(claimed: Sequence[_Claimed], store: Store, threads: int, started: f
             inputs = first.inputs
             body = importlib.import_module("runners.training.ray_train").train_together  # it takes seconds to import
         else:
-            reads = first.in_family() if together else first
+            reads = max((one.job.in_family() for one in claimed), key=lambda job: len(job.owners)) if together else first
             inputs = reads.fetched(open_store(first.reads, report=claimed[0].progress.note))
             module = importlib.import_module(f"runners.tasks.{task.kind}")
             body = module.run_together if together else module.run
@@ -169,7 +169,7 @@ def _compute(claimed: Sequence[_Claimed], store: Store, threads: int, started: f
         # A fault of one of them, or too little memory for all at once.
         traceback.print_exc()
         message = f"{len(rest)} tasks could not be computed together, and are computed one by one"
-        claimed[0].progress.note(f"{message}: {first_line(str(error)) or type(error).__name__}")
+        claimed[0].progress.note(f"{message}: {first_line(describe(error))}")
     else:
         return
     for one in rest:

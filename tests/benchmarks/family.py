@@ -12,8 +12,6 @@ short answers to a question (as in ARC easy) and with two long ones (as in PIQA)
 fp32, two threads. The numbers of both ways are compared. Peak memory is that of a process of its own for the pass.
 """
 
-from __future__ import annotations
-
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch reads it
@@ -138,7 +136,7 @@ def one_pass(sources: dict[Any, Path], plans: list[LayerPlan], tasks: Path) -> l
     members = LayerPlans(models, plans)
     found: dict[LayerPlan, dict[str, Any]] = {p: {"held_out": losses.loss} for p, losses in held_out(members).items()}
     for name in TASKS:
-        source = Source({"folder": folder_digest(tasks)}, {"folder": str(tasks)})
+        source = Source("lm_eval_tasks", {"folder": folder_digest(tasks)}, {"folder": str(tasks)})
         lm = Harness(members, tokenizer=sources[TEACHER], batch_size=BATCH_SIZE, progress=Progress(None))
         for plan, results, _ in run_task(lm, measure=LmEval(task=name, bootstrap_iters=0), source=source):
             assert isinstance(results, dict), results

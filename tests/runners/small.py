@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from boomspec.compile.compiler import Compiled, compile_experiments, search_results_from
@@ -95,6 +96,15 @@ def jobs(graph: TaskGraph, store: Store, folder: Path) -> list[Job]:
 
     journal = Journal(folder, graph, lambda event: None)
     return list(_jobs(graph, store, plan_tasks(graph, store).work, journal, store, None))
+
+
+def share(graph: TaskGraph, jobs: dict[str, Job], store: Store) -> None:
+    """Give the jobs, by id, what they read when they are computed together."""
+    from runners.executor.executor import _shared  # imports Ray, which reads its settings then
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("runners.executor.executor.machines", list)  # no cluster is asked
+        _shared(graph, jobs, store)
 
 
 def execute_one(job: Job) -> Outcome:

@@ -94,7 +94,7 @@ def test_two_runs_of_one_task_at_the_same_time_make_it_once(tmp_path: Path) -> N
     pipe = Path(source.location["files"][0])
     text = as_pipe(pipe)
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        outcomes = [pool.apply_async(execute, (job,)) for job in jobs]
+        outcomes = [pool.apply_async(execute_one, (job,)) for job in jobs]
         wait_until(lambda: "another run is at work" in _read(progress_file(jobs[0].run_folder, jobs[0].node.id)))
         feed(pipe, text)
         states = sorted(outcome.get(120).state for outcome in outcomes)
