@@ -141,7 +141,9 @@ def _compute(claimed: Sequence[_Claimed], store: Store, threads: int, started: f
             inputs = first.inputs
             body = importlib.import_module("runners.training.ray_train").train_together  # it takes seconds to import
         else:
-            reads = max((one.job.in_family() for one in claimed), key=lambda job: len(job.owners)) if together else first
+            reads = (
+                max((one.job.in_family() for one in claimed), key=lambda job: len(job.owners)) if together else first
+            )
             inputs = reads.fetched(open_store(first.reads, report=claimed[0].progress.note))
             module = importlib.import_module(f"runners.tasks.{task.kind}")
             body = module.run_together if together else module.run

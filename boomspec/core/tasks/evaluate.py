@@ -34,7 +34,7 @@ class LmEval(Strict):
 class Evaluate(Record):
     """Inputs: `model`; `tokens` for held-out text, `tasks` (source) for lm-eval."""
 
-    kind, version = "evaluate", 2
+    kind, version = "evaluate", 3
     usual_work = 10
 
     measure: Annotated[HeldOut | LmEval, Discriminator("type")]
