@@ -128,6 +128,8 @@ def _make(each: Sequence[tuple[Job, Progress]], store: Store, started: float) ->
                 yield job, "failed", BoomspecError(f"{what} since the plan was drawn up", hint="run again")
             else:
                 claimed.append(_Claimed(job, progress, key))
+        order = [job.node.id for job, _ in each]
+        claimed.sort(key=lambda one: order.index(one.job.node.id))
         if claimed:
             yield from _compute(claimed, store, threads, started)
 
