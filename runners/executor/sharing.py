@@ -1,19 +1,21 @@
 """Which tasks of a graph are computed together, by one Ray task, because they share work.
 
 Evaluations of one family by one measure do: layers of teacher and student are in memory once, and a layer is run once
-for all sizes that begin with the same layers. The result of each is the same as alone, and an artifact of its own. Text
-that is generated shares nothing, and is left to as many workers as there are.
+for all sizes that begin with the same layers. Other students of the same teacher, such as one of random weights, take
+part. The result of each is the same as alone, and an artifact of its own. Text that is generated shares nothing, and is
+left to as many workers as there are.
 """
 
 import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
+from typing import Any
 
 from boomspec.core.graph import TaskGraph, params_json
 from boomspec.core.identity import canonical_plain
-from boomspec.core.layers import LayerPlan, student_layers
+from boomspec.core.layers import STUDENT, TEACHER, LayerPlan, student_layers
 from boomspec.core.tasks import Baseline, Distill, Evaluate, Interpolate, Record
 from boomspec.core.tasks.models import Subset
 
@@ -62,18 +64,16 @@ def sharing(graph: TaskGraph, task_ids: Iterable[str], *, has: Callable[[str], b
             continue
         others = {role: given for role, given in task.inputs.items() if role != "model"}
         models[task_id] = model
-        same = params_json(task.record), canonical_plain(others), canonical_plain(execution.to_json())
-        groups[task_id] = (model.student or "", model.teacher, *same)
-    # What has layers of the teacher alone is computed with the first family of that teacher.
-    first: dict[tuple[str, ...], tuple[str, ...]] = {}
-    for key in groups.values():
-        if key[0]:
-            first.setdefault(key[1:], key)
-    groups = {task_id: key if key[0] else first.get(key[1:], key) for task_id, key in groups.items()}
+        groups[task_id] = (
+            model.teacher,
+            params_json(task.record),
+            canonical_plain(others),
+            canonical_plain(execution.to_json()),
+        )
     members = defaultdict[Hashable, list[str]](list)
     for task_id, key in groups.items():
         members[key].append(task_id)
-    shared = {i for ids in members.values() if len(ids) > 1 and _fits(graph, ids, memory) for i in ids}
+    shared = {i for ids in members.values() if len(ids) > 1 and _fits(graph, ids, models, memory) for i in ids}
     return Sharing({i: key for i, key in groups.items() if i in shared}, {i: models[i] for i in shared})
 
 
@@ -95,18 +95,19 @@ def _models(graph: TaskGraph) -> dict[str, InFamily]:
     return {model_id: model for model_id, model in found.items() if model.teacher not in rest}
 
 
-def _fits(graph: TaskGraph, task_ids: Sequence[str], memory: float) -> bool:
-    """Whether teacher and student fit into what each of the tasks claims, or into the machine's `memory`."""
+def _fits(graph: TaskGraph, task_ids: Sequence[str], models: Mapping[str, InFamily], memory: float) -> bool:
+    """Whether a teacher and all students fit into what each of the tasks claims, or into the machine's `memory`."""
     execution = graph.nodes[task_ids[0]].execution
     limit = execution.memory or (0 if execution.gpus else memory) or math.inf  # of a GPU's the worker sees for itself
     costs = [cost for task_id in task_ids if (cost := graph.nodes[task_id].cost) is not None]
-    return 2 * max((sum(cost.memory.values()) for cost in costs), default=0) <= limit
+    owners = {owner for task_id in task_ids for owner in (models[task_id].teacher, models[task_id].student) if owner}
+    return len(owners) * max((sum(cost.memory.values()) for cost in costs), default=0) <= limit
 
 
 def parts(models: Mapping[str, InFamily], places: int) -> list[tuple[str, ...]]:
     """The ids of `models` in at most `places` parts of about equal work; plans that begin alike are together."""
-    ordered = sorted(models, key=lambda task_id: models[task_id].plan)
-    plans = [models[task_id].plan for task_id in ordered]
+    ordered = sorted(models, key=lambda task_id: _layers(models[task_id]))
+    plans = [_layers(models[task_id]) for task_id in ordered]
     new = [len(plans[0]), *(len(plan) - _shared(before, plan) for before, plan in pairwise(plans))]
     work = [_HEAD + layers for layers in new]
     found: list[list[str]] = [[]]
@@ -120,11 +121,12 @@ def parts(models: Mapping[str, InFamily], places: int) -> list[tuple[str, ...]]:
     return [tuple(part) for part in found]
 
 
-def _shared(one: LayerPlan, other: LayerPlan) -> int:
+def _layers(model: InFamily) -> tuple[tuple[str, int], ...]:
+    """The layers of a plan by the ids of the models that have them."""
+    owners = {TEACHER: model.teacher, STUDENT: model.student or ""}
+    return tuple((owners[layer.owner], layer.index) for layer in model.plan)
+
+
+def _shared(one: Sequence[Any], other: Sequence[Any]) -> int:
     """How many layers two plans begin with alike."""
-    same = 0
-    for first, second in zip(one, other, strict=False):
-        if first != second:
-            break
-        same += 1
-    return same
+    return len(list(takewhile(lambda layers: layers[0] == layers[1], zip(one, other, strict=False))))

@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from boomspec.store.made_of import content_key, publish_equal
 from runners.cluster.store_check import UnreachedError, opened
 from runners.executor.heartbeat import beating
 from runners.runtime import environment
-from runners.runtime.context import Context, Progress, Together
+from runners.runtime.context import Context, PlannedLayers, Progress, Together
 from runners.runtime.job import Input, Job, Outcome, TaskState
 from runners.runtime.journal import log_file, make_subfolders, progress_file
 from runners.runtime.output import captured
@@ -98,6 +98,7 @@ def execute(jobs: Sequence[Job]) -> dict[str, Outcome]:
     return outcomes
 
 
+STUDENT = "student"  # the role of an input
 _Ended = tuple[Job, TaskState, str | Exception]  # with the id of what is equal, or why it failed
 
 
@@ -140,20 +141,20 @@ def _compute(claimed: Sequence[_Claimed], store: Store, threads: int, started: f
     execution, task, made = first.node.execution, first.node.task, set[str]()
     try:
         if execution.workers > 1:  # each machine of theirs fetches for itself
-            inputs = first.inputs
+            inputs, layers = first.inputs, dict[str, PlannedLayers]()
             body = importlib.import_module("runners.training.ray_train").train_together  # it takes seconds to import
         else:
-            reads = (
-                max((one.job.in_family() for one in claimed), key=lambda job: len(job.owners)) if together else first
-            )
-            inputs = reads.fetched(open_store(first.reads, report=claimed[0].progress.note))
+            inputs, layers = _inputs([one.job for one in claimed], claimed[0].progress)
             module = importlib.import_module(f"runners.tasks.{task.kind}")
             body = module.run_together if together else module.run
         if (torch := sys.modules.get("torch")) is not None:
             torch.set_num_threads(threads)  # a process is used again, and torch reads OMP_NUM_THREADS only once
         with ExitStack() as opened:
             work = [opened.enter_context(store.workspace(one.job.node.task.kind, one.job.node.id)) for one in claimed]
-            contexts = [_context(one, space, inputs, store, together) for one, space in zip(claimed, work, strict=True)]
+            contexts = [
+                _context(one, space, inputs, store, layers.get(one.job.node.id))
+                for one, space in zip(claimed, work, strict=True)
+            ]
             opened.enter_context(detect_full_disk(work[0].path, Path(tempfile.gettempdir())))
             opened.enter_context(named(names_of(first.node.name, inputs, work[0].path)))
             for number, error in body(contexts) if together else [(0, body(contexts[0]))]:
@@ -180,8 +181,30 @@ def _compute(claimed: Sequence[_Claimed], store: Store, threads: int, started: f
         yield from _compute([one], store, threads, time.time())
 
 
+def _inputs(jobs: Sequence[Job], progress: Progress) -> tuple[dict[str, Input], dict[str, PlannedLayers]]:
+    """What the jobs read, in files of this machine, and for each that is measured as layers whose these are.
+
+    Students of several jobs have roles of their own: "student", "student 2", ...
+    """
+    first, store = jobs[0], open_store(jobs[0].reads, report=progress.note)
+    if len(jobs) == 1:
+        return first.fetched(store), {}
+    students = list(dict.fromkeys(job.owners[STUDENT].id for job in jobs if STUDENT in job.owners))
+    roles = {i: f"{STUDENT} {n}" if n > 1 else STUDENT for n, i in enumerate(students, start=1)}
+    read, kinds, layers = dict[str, Input](), dict[str, str](), dict[str, PlannedLayers]()
+    for job in jobs:
+        own = {role: given for role, given in job.inputs.items() if role != "model" or job.plan is None}
+        read |= own | {roles.get(given.id, role): given for role, given in job.owners.items()}
+        kinds |= job.input_kinds
+        if job.plan is not None:
+            layers[job.node.id] = PlannedLayers(
+                job.plan, roles[job.owners[STUDENT].id] if STUDENT in job.owners else ""
+            )
+    return replace(first, inputs=read, input_kinds=kinds).fetched(store), layers
+
+
 def _context(
-    one: _Claimed, workspace: Workspace, inputs: dict[str, Input], store: Store, together: bool
+    one: _Claimed, workspace: Workspace, inputs: dict[str, Input], store: Store, layers: PlannedLayers | None
 ) -> Context[Any]:
     job = one.job
     return Context(
@@ -194,7 +217,7 @@ def _context(
         one.progress,
         log_file(job.folder(store), job.node.id),
         job,
-        job.plan if together else None,
+        layers,
     )
 
 

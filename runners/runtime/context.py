@@ -98,6 +98,14 @@ class SharedCheckpoints(Protocol):
     def receive(self, folder: Path) -> None: ...
 
 
+@dataclass(frozen=True)
+class PlannedLayers:
+    """A model as layers of the input `teacher` and of another input, its student. `student`: the role of that."""
+
+    plan: LayerPlan
+    student: str = ""
+
+
 @dataclass
 class Context(Generic[R]):
     record: R
@@ -109,7 +117,7 @@ class Context(Generic[R]):
     progress: Progress = field(default_factory=lambda: Progress(None))
     log: Path | None = None
     job: Job | None = None  # what workers of its own must know
-    plan: LayerPlan | None = None  # of layers of the inputs `teacher` and `student`; None: the model is an input
+    layers: PlannedLayers | None = None  # of the model, where it is no input of its own
     # Of a worker whose team is on machines that share no folder: whether it writes what those of its machine read.
     local_leader: bool | None = None
     measured: dict[str, Any] = field(default_factory=dict)  # by a training, how fast it was; for the provenance

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import Node, Source
@@ -84,10 +84,6 @@ class Job:
     @property
     def relay(self) -> Any:
         return None if self.machines is None else self.machines.relay
-
-    def in_family(self) -> Self:
-        """The same with `owners` as inputs in place of the model."""
-        return replace(self, inputs={role: i for role, i in self.inputs.items() if role != "model"} | self.owners)
 
     def folder(self, store: Store) -> Path:
         """The run's folder on this machine, where the store has been opened."""
