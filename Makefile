@@ -32,6 +32,7 @@ benchmarks: setup
 	$(BIN)/python -m tests.benchmarks.startup
 	$(BIN)/python tests/benchmarks/head_memory.py
 	$(BIN)/python -m tests.benchmarks.checkpoints
+	$(BIN)/python -m tests.benchmarks.gpu
 	$(BIN)/python tests/benchmarks/assembly.py
 	$(BIN)/python tests/benchmarks/search.py
 	$(BIN)/python tests/benchmarks/sweep.py

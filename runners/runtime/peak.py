@@ -27,8 +27,9 @@ from runners.runtime import environment
 from runners.runtime.device import device
 
 _FILE = "peaks.json"
-_WIDTH = 1536  # of the square matrices; a CPU reaches its peak from about 1,000 on
-_SECONDS = 0.3
+_WIDTHS = 256, 2048  # of the square matrices, the first and the last
+_TIMES = 4  # of each; the first is often slow
+_SECONDS = 0.5  # about as much in all; a CPU without units for a dtype gets no further than the first widths
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ def _of_cpu(name: str, precision: Precision) -> float:
             known = dict(json.loads(file.read_text(encoding="utf-8")))
     if isinstance(found := known.get(key), float):
         return found
-    found = _matrix_products(torch.bfloat16 if precision == "bf16" else torch.float32)
+    dtypes = (torch.float32, torch.bfloat16) if precision == "bf16" else (torch.float32,)
+    found = max(map(_matrix_products, dtypes))  # without units for bf16 a CPU is faster in fp32
     if file is not None:
         with suppress(OSError):  # a full disk: it is measured again
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -73,11 +75,16 @@ def _of_cpu(name: str, precision: Precision) -> float:
 
 @torch.no_grad()
 def _matrix_products(dtype: torch.dtype) -> float:
-    """Operations a second of the fastest product of two square matrices."""
-    matrix, best = torch.full((_WIDTH, _WIDTH), 0.5, dtype=dtype), float("inf")
-    until = time.monotonic() + _SECONDS
-    while time.monotonic() < until or best == float("inf"):
-        started = time.perf_counter()
-        matrix @ matrix
-        best = min(best, time.perf_counter() - started)
-    return 2 * _WIDTH**3 / best
+    """Operations a second of the fastest product of two square matrices, in the layout of a linear layer."""
+    began, best, width = time.perf_counter(), 0.0, _WIDTHS[0]
+    while True:
+        matrix, shortest = torch.full((width, width), 0.5, dtype=dtype), float("inf")
+        for _ in range(_TIMES):
+            started = time.perf_counter()
+            torch.nn.functional.linear(matrix, matrix)
+            shortest = min(shortest, time.perf_counter() - started)
+        best = max(best, 2 * width**3 / shortest)
+        # The next ones are twice as wide and take eight times as long.
+        if width == _WIDTHS[1] or time.perf_counter() - began > _SECONDS / 8:
+            return best
+        width *= 2

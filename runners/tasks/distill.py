@@ -32,6 +32,7 @@ from runners.modeling.hidden_states import LMHead, Pair, capture, check_head, em
 from runners.modeling.models import MODEL, Code, load, load_frozen, model_folder, save_weights, stored_dtype
 from runners.runtime.context import Context
 from runners.runtime.device import MASTER_DTYPE, autocast, deterministic_mode, device, frozen_dtype
+from runners.training.compiling import check_compiler
 from runners.training.distillation import TermValues, alignment, student_loss, teacher_targets
 from runners.training.loop import MicroLoss, train
 from runners.training.losses import weights
@@ -50,6 +51,8 @@ def run(context: Context[Distill]) -> None:
 
 def _distill(context: Context[Distill]) -> None:
     options, workers = context.training, process_group(context.resume, local_leader=context.local_leader)
+    if options.compile:
+        check_compiler()
     shards_teacher = is_sharded(workers, options.teacher)
     record, recipe, precision = context.record, context.record.recipe, context.record.recipe.precision
     tokens, folder = context.inputs["tokens"].folder, model_folder(context.inputs["teacher"])

@@ -19,6 +19,7 @@ from runners.modeling.hidden_states import LMHead, check_head, trunk
 from runners.modeling.models import MODEL, save_weights
 from runners.runtime.context import Context
 from runners.runtime.device import MASTER_DTYPE, deterministic_mode, device
+from runners.training.compiling import check_compiler
 from runners.training.loop import train
 from runners.training.losses import head_loss, weights
 from runners.training.parallel import ParallelModel, is_sharded
@@ -32,6 +33,8 @@ def run(context: Context[Pretrain]) -> None:
 
 def _pretrain(context: Context[Pretrain]) -> None:
     options, workers = context.training, process_group(context.resume, local_leader=context.local_leader)
+    if options.compile:
+        check_compiler()
     architecture, recipe = context.record.architecture, context.record.recipe
     tokens = context.inputs["tokens"].folder
     stream = TokenStream(tokens)

@@ -9,7 +9,7 @@ Torch's defaults are means.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeGuard
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from boomspec.core.execution import Parallel
 from runners.modeling.hidden_states import base_model, decoder_layers
 from runners.runtime.device import device
+from runners.training import compiling
 from runners.training.process_group import ALONE, ProcessGroup
 
 
@@ -121,14 +122,15 @@ def with_checkpointing_or_compile(model: Any, *, checkpointing: bool = False, co
     # Of a layer its `forward` is replaced: its hooks stay outside, so hidden states can be captured.
     layers = list(decoder_layers(model)) if checkpointing or compiled else []
     for layer in layers:
-        forward = torch.compile(layer.forward) if compiled else layer.forward
+        forward = compiling.compiled(layer.forward) if compiled else layer.forward
         if checkpointing:
             checkpoint: Any = torch.utils.checkpoint.checkpoint
             # There are no random numbers whose state would have to be kept.
             forward = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
         layer.forward = forward
     try:
-        yield
+        with compiling.compiling() if compiled else nullcontext():
+            yield
     finally:
         for layer in layers:
             del layer.forward  # the class has the plain one

@@ -1,8 +1,8 @@
 """How long a training stands still for a checkpoint: written at once, and written in a thread beside it.
 
-    python -m tests.benchmarks.checkpoints [--layers 16] [--rounds 5]
+    python -m tests.benchmarks.checkpoints [--layers 8] [--rounds 3]
 
-A Llama of SmolLM2-135M's widths with AdamW trains on 128 tokens a step. The ways take turns in one process:
+A Llama of SmolLM2-135M's widths with AdamW trains on 64 tokens a step. The ways take turns in one process:
 
     at once    safetensors' save_file, a flush, and a second reading for the checksum, as one would write it plainly
     beside     `runners.training.checkpoint_writer`: the step waits for the copy in main memory, the rest is a thread's
@@ -31,7 +31,7 @@ from boomspec.core.identity import file_digest
 from runners.training.checkpoint import SavedCheckpoint
 from runners.training.checkpoint_writer import CheckpointWriter
 
-TOKENS = 128
+TOKENS = 64
 WIDTHS = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3}
 VOCABULARY = 49_152
 
@@ -79,8 +79,8 @@ def at_once(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="How long a training stands still for a checkpoint.")
-    parser.add_argument("--layers", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     training = Training(options.layers)
     held: dict[str, list[float]] = {"at once": [], "beside": []}

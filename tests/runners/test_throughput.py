@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -147,3 +150,15 @@ def test_what_the_models_need_is_six_operations_a_weight_of_the_student_and_two_
     of_student = 3 * 3 * (2 * weights + attention) + (2 if frozen else 3) * head
     assert found.model_flops_per_token == of_student + 4 * (2 * weights + attention) + head
     assert found.model_flops_per_token * found.tokens < found.flops
+
+
+def test_the_benchmark_of_gpus_runs_in_small_on_a_cpu_and_says_where_there_is_no_gpu() -> None:
+    def said(*arguments: str) -> str:
+        variables = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+        program = [sys.executable, "-m", "tests.benchmarks.gpu", *arguments]
+        return subprocess.run(program, env=variables, capture_output=True, text=True, check=True).stdout
+
+    lines = said("--device", "cpu", "--tiny", "--no-compile").splitlines()
+    assert next(line for line in lines if line.startswith("  plain")).split()[2:4] == ["tokens/s", "MFU"]
+    assert len([line for line in lines if line.startswith("  chunk")]) == 2
+    assert len(said().splitlines()) == 1
