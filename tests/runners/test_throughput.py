@@ -128,6 +128,9 @@ def test_a_run_says_how_fast_its_trainings_were_and_no_artifact_does(
             training["tokens_per_second"] * training["flops_per_token"] / training["peak_flops"]
         )
         rows = (store.path(node.task.kind, node.id) / "metrics.jsonl").read_text().splitlines()
+        (progress,) = finished.glob(f"runs/*/progress/{node.id}.jsonl")
+        lines = [line for line in map(json.loads, progress.read_text().splitlines()) if "done" in line]
+        assert lines[-1]["MFU"].endswith("%")  # beside the loss terms, while it trains
         assert not {"mfu", "seconds", "tokens_per_second"} & json.loads(rows[0]).keys()
     page = publish_run(graph, store, tmp_path / "run", {})
     assert all(text in page.read_text() for text in ("MFU", "TFLOP/s (measured)"))
