@@ -13,7 +13,7 @@ Parallel = Literal["ddp", "fsdp"]
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How one training uses its machines. `teacher` is None for a training that has no teacher."""
+    """How one training uses its machines. `teacher` and `cohort` are None where there is no teacher."""
 
     micro_batch: int = MICRO_BATCH
     checkpoint_seconds: float = CHECKPOINT_SECONDS
@@ -23,6 +23,7 @@ class TrainingOptions:
     activation_checkpointing: bool = False
     compile: bool = False
     teacher: Literal["replicated", "sharded"] | None = None
+    cohort: int | None = None  # students that may share one teacher's forward pass; None where there is no teacher
 
     @property
     def least_workers(self) -> int:
@@ -59,8 +60,9 @@ class Execution:
     def options(self) -> dict[str, Any]:
         """The fields that JSON keeps in one object, "options"; what is None or empty is left out of it."""
         training = {} if self.training is None else asdict(self.training)
-        if training.get("teacher", "") is None:
-            del training["teacher"]
+        for name in ("teacher", "cohort"):
+            if training.get(name, "") is None:
+                del training[name]
         others = {"batch_size": self.batch_size, "code": list(self.code), "rows": self.rows}
         return training | {name: value for name, value in others.items() if value}
 

@@ -173,7 +173,7 @@ class _Running:
                 **options,
                 num_cpus=execution.cpus,
                 num_gpus=execution.gpus,
-                memory=execution.memory or None,
+                memory=execution.memory * (len(part) if node.task.record.trains else 1) or None,
                 resources=execution.resources or None,
                 **environment.process_for(execution.gpus),
                 **self._excluded.options(node),

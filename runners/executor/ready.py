@@ -16,7 +16,7 @@ from heapq import heappop, heappush
 
 from boomspec.core.graph import TaskGraph
 from boomspec.plan.schedule import longest_first
-from runners.executor.sharing import NOTHING, Sharing, copies_files, parts
+from runners.executor.sharing import NOTHING, Sharing, copies_files
 
 _AHEAD = 1.5  # times what there is: free places are filled without waiting for us, and a cluster that can grow, does
 _LOOK_SECONDS = 5.0  # machines come and go
@@ -106,7 +106,9 @@ class Ready:
             ready = self._groups[group] & self._held
             claims = self._claims[next(iter(ready))]
             others = sum(bool(ids) for key, ids in self._groups.items() if key is not None)
-            for part in parts({i: self._sharing.models[i] for i in ready}, max(1, self._room(claims) // others)):
+            for part in self._sharing.parts(
+                sorted(ready, key=self._places.__getitem__), max(1, self._room(claims) // others)
+            ):
                 heappush(self._ready[claims], (min(self._places[task_id] for task_id in part), part))
             self._groups[group] -= ready
             self._held -= ready

@@ -2,23 +2,27 @@
 
 Evaluations of one family by one measure do: layers of teacher and student are in memory once, and a layer is run once
 for all sizes that begin with the same layers. Other students of the same teacher, such as one of random weights, take
-part. The result of each is the same as alone, and an artifact of its own. Text that is generated shares nothing, and is
-left to as many workers as there are.
+part. Text that is generated shares nothing, and is left to as many workers as there are.
+
+Distillations of one teacher on the same batches share its forward pass, where the spec allows a cohort.
+
+The result of each is the same as alone, and an artifact of its own.
 """
 
-import math
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
 from typing import Any
 
+from boomspec.core.execution import TrainingOptions
 from boomspec.core.graph import TaskGraph, params_json
 from boomspec.core.identity import canonical_plain
 from boomspec.core.layers import STUDENT, TEACHER, LayerPlan, student_layers
 from boomspec.core.tasks import Baseline, Distill, Evaluate, Interpolate, Record
 from boomspec.core.tasks.models import Subset
 
+_STUDENTS = 4  # of one teacher that are measured together: they share little
 _HEAD = 2  # layers that cost as much as the head and the scores of one size, about
 
 
@@ -33,13 +37,28 @@ class InFamily:
 
 @dataclass(frozen=True)
 class Sharing:
-    """Of some tasks of a graph: the group that they may be computed with, and the model that they measure."""
+    """Of some tasks of a graph: the group that they may be computed with.
+
+    `models`: what evaluations measure. `cohorts`: how many distillations may be one part of their group.
+    """
 
     groups: Mapping[str, Hashable]
     models: Mapping[str, InFamily]
+    cohorts: Mapping[str, int]
+
+    def parts(self, task_ids: Collection[str], places: int) -> list[tuple[str, ...]]:
+        """The tasks of one group in parts for Ray, where there is room for so many at a time."""
+        models = {task_id: self.models[task_id] for task_id in task_ids if task_id in self.models}
+        if models:
+            return parts(models, places)
+        # Side by side on several workers they are sooner done than taking turns in one.
+        count = max(-(-len(task_ids) // min(self.cohorts[i] for i in task_ids)), min(places, len(task_ids)))
+        ordered = list(task_ids)
+        cuts = [len(ordered) * part // count for part in range(count + 1)]
+        return [tuple(ordered[start:end]) for start, end in pairwise(cuts)]
 
 
-NOTHING = Sharing({}, {})
+NOTHING = Sharing({}, {}, {})
 
 
 def copies_files(record: Record) -> bool:
@@ -50,31 +69,62 @@ def copies_files(record: Record) -> bool:
 def sharing(graph: TaskGraph, task_ids: Iterable[str], *, has: Callable[[str], bool], memory: float) -> Sharing:
     """What these tasks of the graph share. A task that shares nothing with another is left out.
 
-    `has`: whether there is, or will be, a model of this id. `memory`: bytes of a machine, 0 where unknown. Tasks of
-    which teacher and student together would not fit are left out, too.
+    `has`: whether there is, or will be, a model of this id. `memory`: bytes of a machine, 0 where unknown. Tasks that
+    would not fit into it together are left out, too.
     """
-    made, models, groups = _models(graph), dict[str, InFamily](), dict[str, tuple[str, ...]]()
+    made, models, cohorts = _models(graph), dict[str, InFamily](), dict[str, int]()
+    groups: dict[Hashable, list[str]] = defaultdict(list)
     for task_id in task_ids:
         node = graph.nodes[task_id]
-        task, execution = node.task, node.execution
-        model = made.get(task.inputs.get("model", ""))
-        if not isinstance(task.record, Evaluate) or model is None or node.generates:
-            continue
-        if not (has(model.teacher) and (model.student is None or has(model.student))):
-            continue
-        others = {role: given for role, given in task.inputs.items() if role != "model"}
-        models[task_id] = model
-        groups[task_id] = (
-            model.teacher,
-            params_json(task.record),
-            canonical_plain(others),
-            canonical_plain(execution.to_json()),
-        )
-    members = defaultdict[Hashable, list[str]](list)
-    for task_id, key in groups.items():
-        members[key].append(task_id)
-    shared = {i for ids in members.values() if len(ids) > 1 and _fits(graph, ids, models, memory) for i in ids}
-    return Sharing({i: key for i, key in groups.items() if i in shared}, {i: models[i] for i in shared})
+        task, record, execution = node.task, node.task.record, canonical_plain(node.execution.to_json())
+        if isinstance(record, Evaluate):
+            model = made.get(task.inputs["model"])
+            if model is None or node.generates or not all(map(has, {model.teacher, model.student or model.teacher})):
+                continue
+            models[task_id] = model
+            read = {**task.inputs, "model": model.teacher}
+            groups[params_json(record), canonical_plain(read), execution].append(task_id)
+        elif isinstance(record, Distill) and (node.execution.training or TrainingOptions()).cohort not in (None, 1):
+            recipe, padding = record.recipe, record.faithful is not None and record.faithful.padding
+            batches = recipe.seed, recipe.sequences, recipe.sequence_length, padding
+            groups[batches, recipe.precision, record.determinism, canonical_plain(task.inputs), execution].append(
+                task_id
+            )
+    found: dict[str, Hashable] = {}
+    for key, ids in groups.items():
+        fits = _room(graph, ids, memory)
+        if ids[0] in models:
+            split = _by_students(ids, models, min(_STUDENTS, fits - 1))
+        else:
+            allowed = (graph.nodes[ids[0]].execution.training or TrainingOptions()).cohort or 1
+            cohorts |= dict.fromkeys(ids, min(allowed, fits))
+            split = {0: ids} if min(allowed, fits) > 1 else {}
+        found |= {i: (key, part) for part, members in split.items() if len(members) > 1 for i in members}
+    return Sharing(found, {i: models[i] for i in found if i in models}, cohorts)
+
+
+def _room(graph: TaskGraph, task_ids: Sequence[str], memory: float) -> int:
+    """How many models of the largest of these tasks fit into a machine, beside each other."""
+    execution = graph.nodes[task_ids[0]].execution
+    trains = graph.nodes[task_ids[0]].task.record.trains
+    costs = [cost for task_id in task_ids if (cost := graph.nodes[task_id].cost) is not None]
+    each = max((cost.peak for cost in costs), default=0)
+    if execution.memory and trains:  # a cohort claims as much as its students do
+        each, limit = execution.memory, memory
+    else:
+        limit = execution.memory or (0 if execution.gpus else memory)  # of a GPU's the worker sees for itself
+    return int(limit // each) if each and limit else len(task_ids) + 1
+
+
+def _by_students(task_ids: Iterable[str], models: Mapping[str, InFamily], most: int) -> dict[int, list[str]]:
+    """The tasks by numbers of groups, each of at most so many students. None is in a group where `most` is 0."""
+    numbers: dict[str, int] = {}
+    found: dict[int, list[str]] = defaultdict(list)
+    for task_id in task_ids if most > 0 else ():
+        student = models[task_id].student
+        number = 0 if student is None else numbers.setdefault(student, len(numbers)) // most
+        found[number].append(task_id)
+    return found
 
 
 def _models(graph: TaskGraph) -> dict[str, InFamily]:
@@ -93,15 +143,6 @@ def _models(graph: TaskGraph) -> dict[str, InFamily]:
         elif isinstance(record, Distill):  # it is stored as its teacher is, as all sizes are
             found[node.id] = InFamily(inputs["teacher"], node.id, student_layers(len(record.kept)))
     return {model_id: model for model_id, model in found.items() if model.teacher not in rest}
-
-
-def _fits(graph: TaskGraph, task_ids: Sequence[str], models: Mapping[str, InFamily], memory: float) -> bool:
-    """Whether a teacher and all students fit into what each of the tasks claims, or into the machine's `memory`."""
-    execution = graph.nodes[task_ids[0]].execution
-    limit = execution.memory or (0 if execution.gpus else memory) or math.inf  # of a GPU's the worker sees for itself
-    costs = [cost for task_id in task_ids if (cost := graph.nodes[task_id].cost) is not None]
-    owners = {owner for task_id in task_ids for owner in (models[task_id].teacher, models[task_id].student) if owner}
-    return len(owners) * max((sum(cost.memory.values()) for cost in costs), default=0) <= limit
 
 
 def parts(models: Mapping[str, InFamily], places: int) -> list[tuple[str, ...]]:

@@ -8,7 +8,8 @@ Writes `model/` (in the dtype of the teacher's files, with the tokenizer and `st
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -32,9 +33,10 @@ from runners.modeling.hidden_states import LMHead, Pair, capture, check_head, em
 from runners.modeling.models import MODEL, Code, load, load_frozen, model_folder, save_weights, stored_dtype
 from runners.runtime.context import Context
 from runners.runtime.device import MASTER_DTYPE, autocast, deterministic_mode, device, frozen_dtype
+from runners.training.cohort import SharedTargets, taking_turns
 from runners.training.compiling import check_compiler
-from runners.training.distillation import TermValues, alignment, student_loss, teacher_targets
-from runners.training.loop import MicroLoss, train
+from runners.training.distillation import TargetsOf, TermValues, alignment, student_loss, teacher_targets
+from runners.training.loop import MicroBatches, MicroLoss, micro_batches
 from runners.training.losses import weights
 from runners.training.parallel import ParallelModel, is_sharded, shard_frozen, with_checkpointing_or_compile
 from runners.training.process_group import ALONE, ProcessGroup, process_group
@@ -46,10 +48,32 @@ _NOT_FAITHFUL = Faithful(padding=False, kl_on_padding=False, summed_micro_batche
 
 def run(context: Context[Distill]) -> None:
     with deterministic_mode(context.record.determinism, context.progress.note):
-        _distill(context)
+        for _ in _distill(context):
+            pass
 
 
-def _distill(context: Context[Distill]) -> None:
+def run_together(contexts: Sequence[Context[Distill]]) -> Iterator[tuple[int, BoomspecError | None]]:
+    """Distil students of one teacher on the same batches, sharing its forward pass.
+
+    Yields the number of a context when its files are written, or when its student could not be trained.
+    """
+    first = contexts[0]
+    if first.training.compile:
+        check_compiler()
+    folder, layers = model_folder(first.inputs["teacher"]), read_facts(model_folder(first.inputs["teacher"])).count
+    with deterministic_mode(first.record.determinism, first.progress.note):
+        teacher = load_frozen(folder, dtype=frozen_dtype(first.record.recipe.precision), code=first.code)
+        aligned = [alignment(context.record.losses, context.record.kept, layers) for context in contexts]
+        shared = SharedTargets(teacher_targets(teacher, aligned))
+        # How much of the time is whose, nobody knows: without its job a student has no costs, and so no MFU.
+        contexts = [replace(context, job=None) for context in contexts]
+        with with_checkpointing_or_compile(teacher, compiled=first.training.compile):
+            yield from taking_turns([_distill(context, teacher, shared) for context in contexts], shared)
+
+
+def _distill(
+    context: Context[Distill], shared_teacher: PreTrainedModel | None = None, targets_of: TargetsOf | None = None
+) -> MicroBatches:
     options, workers = context.training, process_group(context.resume, local_leader=context.local_leader)
     if options.compile:
         check_compiler()
@@ -59,7 +83,8 @@ def _distill(context: Context[Distill]) -> None:
     target, code = context.path / MODEL, context.code
     stream, layers, dtype = TokenStream(tokens), read_facts(folder).count, stored_dtype(folder)
     student = initial_student(record, folder, target, workers, cut=is_sharded(workers, options.parallel), code=code)
-    teacher = load_frozen(folder, dtype=frozen_dtype(precision), place=_HOST if shards_teacher else None, code=code)
+    place = _HOST if shards_teacher else None
+    teacher = shared_teacher or load_frozen(folder, dtype=frozen_dtype(precision), place=place, code=code)
     if stream.vocabulary > (rows := teacher.get_input_embeddings().weight.shape[0]):
         raise BoomspecError(f"the tokens have a vocabulary of {stream.vocabulary}, but the teacher embeds {rows}")
     parallel = ParallelModel(student, workers, parallel=options.parallel)
@@ -74,12 +99,15 @@ def _distill(context: Context[Distill]) -> None:
     faithful = record.faithful or _NOT_FAITHFUL
     draw = stream.padded_batch if faithful.padding else stream.batch
     everywhere = recipe.sequences * recipe.sequence_length if faithful.kl_on_padding else 0
-    with with_checkpointing_or_compile(teacher, compiled=options.compile):
-        train(
+    compiled = options.compile and shared_teacher is None
+    with with_checkpointing_or_compile(teacher, compiled=compiled):
+        yield from micro_batches(
             student,
             recipe=recipe,
             batch=partial(draw, sequences=recipe.sequences, sequence_length=recipe.sequence_length, seed=recipe.seed),
-            loss=distillation_loss(student, teacher, record.losses, record.kept, everywhere=everywhere),
+            loss=distillation_loss(
+                student, teacher, record.losses, record.kept, everywhere=everywhere, shared=targets_of
+            ),
             weights=weights(record.losses),
             context=context,
             gradient_scale=float(faithful.summed_micro_batches),
@@ -131,11 +159,17 @@ def initial_student(
 
 
 def distillation_loss(
-    student: PreTrainedModel, teacher: PreTrainedModel, losses: Losses, kept: Sequence[int], everywhere: int = 0
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    losses: Losses,
+    kept: Sequence[int],
+    *,
+    everywhere: int = 0,
+    shared: TargetsOf | None = None,
 ) -> MicroLoss:
-    """The loss of one micro batch, of a student that has its teacher to itself."""
+    """The loss of one micro batch. `shared`: what the teacher says, to several students; None: to this one alone."""
     aligned = alignment(losses, kept, teacher.config.get_text_config().num_hidden_layers)
-    targets_of = teacher_targets(teacher, [aligned])
+    targets_of = shared or teacher_targets(teacher, [aligned])
     loss_of = student_loss(student, aligned, LMHead(teacher), everywhere)
 
     def loss(inputs_BT: Tensor, labels_BT: Tensor, count: int) -> TermValues:

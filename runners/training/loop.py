@@ -14,7 +14,7 @@ Shapes: B sequences, T tokens a sequence.
 import json
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from typing import Any
 
 import numpy as np
@@ -42,10 +42,12 @@ _UNBALANCED = 10.0  # the largest weighted term at step 0 over the smallest
 
 Batches = Callable[[int], npt.NDArray[np.int64]]  # step -> tokens [B, T + 1]
 # (inputs_BT, labels_BT, labelled positions of the whole batch) -> (loss, values of the terms without their weights)
+Turn = tuple[int, int]  # the step and the micro batch that come next
+MicroBatches = Generator[Turn, None, None]
 MicroLoss = Callable[[Tensor, Tensor, int], tuple[Tensor, dict[str, Tensor]]]
 
 
-def train(
+def micro_batches(
     model: nn.Module,
     *,
     recipe: Recipe,
@@ -56,9 +58,10 @@ def train(
     gradient_scale: float = 1.0,  # of gradients before they are clipped; not of the losses that are logged
     parallel: ParallelModel | None = None,  # how `model` lies on the workers that train it, each of which calls this
     unlabelled: Collection[int] = (),  # tokens that are inputs only; negative ones are padding
-) -> None:
+) -> MicroBatches:
     """Train `model` in place (its parameters that require gradients) and write metrics.jsonl.
 
+    A generator: it stops before every micro batch, so that trainings can take turns (`runners.training.cohort`).
     Continues from the newest whole checkpoint in `context.resume`. Leaves one there about every `checkpoint_seconds`
     (after a whole step, and more seldom where it takes long to write), which is written beside the steps that follow,
     and one when it is interrupted; a step that is not done by then is dropped. Raises BoomspecError at the first step
@@ -69,7 +72,7 @@ def train(
     again, compiled = context.training.activation_checkpointing, context.training.compile
     try:
         with with_checkpointing_or_compile(model, checkpointing=again, compiled=compiled):
-            training.run(batch, loss, weights)
+            yield from training.run(batch, loss, weights)
         training.writer.finish()
     except KeyboardInterrupt:
         if training.between_steps:
@@ -86,6 +89,12 @@ def train(
     if training.group.is_leader:
         lines = [json.dumps(row, allow_nan=False) + "\n" for row in training.metrics]
         (context.path / METRICS).write_text("".join(lines), encoding="utf-8")
+
+
+def train(model: nn.Module, **options: Any) -> None:
+    """Train one model: `micro_batches` to its end."""
+    for _ in micro_batches(model, **options):
+        pass
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
@@ -130,12 +139,12 @@ class _Training:
         self.between_steps = True  # False while weights and moments are being changed
         self.look_every = 0  # micro batches between looks at whether to stop; 0: not known yet
 
-    def run(self, batch: Batches, loss: MicroLoss, weights: Mapping[str, float]) -> None:
+    def run(self, batch: Batches, loss: MicroLoss, weights: Mapping[str, float]) -> MicroBatches:
         recipe, progress, wanted = self.recipe, self.context.progress, self.context.training.checkpoint_seconds
         saved, wait, noted = time.monotonic(), wanted, False
         for step in range(len(self.metrics), recipe.steps):
             tokens = torch.from_numpy(batch(step))
-            row = self.step(step, tokens, loss)
+            row = yield from self.step(step, tokens, loss)
             self.throughput.step_done(int((tokens[:, 1:] >= 0).sum()), tokens[:, 1:].numel())
             if step == 0:
                 self.warn_when_unbalanced(row, weights)
@@ -157,10 +166,10 @@ class _Training:
             if self.group.stopped():
                 raise KeyboardInterrupt
 
-    def step(self, step: int, tokens: Tensor, loss: MicroLoss) -> dict[str, Any]:
+    def step(self, step: int, tokens: Tensor, loss: MicroLoss) -> Generator[Turn, None, dict[str, Any]]:
         """One optimiser step on tokens [B, T + 1]. Returns its row of the metrics."""
         self.optimizer.zero_grad(set_to_none=not self.parallel.replicated)
-        total, terms = self.accumulate(tokens, loss)
+        total, terms = yield from self.accumulate(step, tokens, loss)
         if not math.isfinite(total):
             raise self.not_finite(step, "loss", total, terms)
         # Without clipping this only measures: the gradients are multiplied by 1.
@@ -179,7 +188,9 @@ class _Training:
         self.between_steps = True
         return row
 
-    def accumulate(self, tokens: Tensor, loss: MicroLoss) -> tuple[float, dict[str, float]]:
+    def accumulate(
+        self, step: int, tokens: Tensor, loss: MicroLoss
+    ) -> Generator[Turn, None, tuple[float, dict[str, float]]]:
         """Add up the gradients and losses of the micro batches of one batch."""
         count = int(self.is_label(tokens[:, 1:]).sum())
         sums: dict[str, Tensor] = {}
@@ -187,6 +198,7 @@ class _Training:
         for index, (block, counts) in enumerate(blocks):
             if index and self.look_every and index % self.look_every == 0 and self.group.stopped():
                 raise KeyboardInterrupt  # in the whole group at once
+            yield step, index
             with self.parallel.accumulating(last=index + 1 == len(blocks)):
                 rows = block.to(self.device)
                 # Sharded parameters are whole only while they are used, and so must be what was cast of them.

@@ -170,7 +170,7 @@ def test_controls_of_the_same_teacher_join_the_family(tmp_path: Path) -> None:
 
 def test_a_family_that_does_not_fit_into_memory_is_measured_one_by_one(tmp_path: Path) -> None:
     graph = small.compiled(small.write_spec(tmp_path), FolderStore(tmp_path / "store")).graph
-    largest = max(sum(node.cost.memory.values()) for node in evaluations(graph) if node.cost is not None)
+    largest = max(node.cost.peak for node in evaluations(graph) if node.cost is not None)
     assert shared(graph, memory=2 * largest)
     assert not shared(graph, memory=2 * largest - 1)
     claims = {i: replace(node, execution=replace(node.execution, memory=largest)) for i, node in graph.nodes.items()}

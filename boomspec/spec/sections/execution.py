@@ -83,6 +83,16 @@ class DistillResources(TrainingResources):
 
     teacher: Literal["replicated", "sharded"] = Field("replicated", examples=["sharded"])
     """sharded: the teacher's layers are cut over the workers; replicated: each worker has them all."""
+    cohort: int = Field(1, examples=[4], ge=1)
+    """So many students of one teacher that train on the same batches, as variants do, may share its forward pass: they
+    train side by side in one process, which holds all of them. Each is the same as alone."""
+
+    def model_post_init(self, context: object) -> None:
+        super().model_post_init(context)
+        if self.workers > 1 and self.cohort > 1:
+            raise FieldError(
+                "students that share a forward pass have one worker", at=("cohort",), hint="set workers: 1"
+            )
 
 
 class MeasuringResources(Resources):
