@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from boomspec.compile.lm_eval.sources import task_chance, task_source
+from boomspec.compile.lm_eval.sources import only_generates, task_chance, task_source
 from boomspec.compile.model_sources import architecture
 from boomspec.compile.resolved import ResolvedSpec
 from boomspec.core import tasks
@@ -134,5 +134,6 @@ def evaluations(file: SpecFile) -> list[tuple[str, tasks.Evaluate, Source | None
             # 0 leaves out every standard error, those with a formula, too.
             bootstrap_iters=evaluate.bootstrap_iters if bootstraps or not evaluate.bootstrap_iters else None,
         )
-        found.append((name, tasks.Evaluate(measure=measure, **settings), source))
+        vllm = {"backend": "vllm"} if evaluate.backend == "vllm" and only_generates(file, task.task) else {}
+        found.append((name, tasks.Evaluate(measure=measure, **settings, **vllm), source))
     return found

@@ -162,7 +162,7 @@ def _compute(claimed: Sequence[_Claimed], store: Store, threads: int, started: f
                 if error is None:
                     _publish(one, contexts[number], work[number], store, started, shared_by=len(claimed))
                 else:
-                    print(describe(error))
+                    traceback.print_exception(error)
                 made.add(one.job.node.id)
                 yield one.job, "made" if error is None else "failed", error or ""
     except Exception as error:

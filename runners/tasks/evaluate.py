@@ -15,8 +15,10 @@ from runners.data.tokens import TOKENIZER, TokenStream
 from runners.evaluation import held_out
 from runners.evaluation.family import Loaded, load
 from runners.evaluation.lm_eval_counts import Counted
+from runners.evaluation.members import WHOLE
 from runners.evaluation.results import Item, items_of, portable, write_results
 from runners.modeling.foreign_code import prepare_custom_code, tokenizer_of
+from runners.modeling.models import model_folder
 from runners.runtime.context import Context, Together
 from runners.runtime.device import deterministic_mode
 
@@ -37,14 +39,16 @@ def run_together(contexts: Sequence[Context[Evaluate]]) -> Iterator[tuple[int, B
     first, progress = contexts[0], Together([context.progress for context in contexts])
     measure = first.record.measure
     with deterministic_mode(first.record.determinism, progress.note):
-        loaded = load(contexts)
-        measured = (
-            _held_out(first, measure, loaded, progress)
-            if isinstance(measure, HeldOut)
-            else _lm_eval(first, measure, loaded, progress)
-        )
+        loaded = None if first.record.backend == "vllm" else load(contexts)
+        plans = (WHOLE,) if loaded is None else loaded.plans
+        measured: Iterator[tuple[LayerPlan, Measured | BoomspecError]]
+        if isinstance(measure, HeldOut):
+            assert loaded is not None
+            measured = _held_out(first, measure, loaded, progress)
+        else:
+            measured = _lm_eval(first, measure, loaded, progress)
         for plan, found in measured:
-            for number in (number for number, own in enumerate(loaded.plans) if own == plan):
+            for number in (number for number, own in enumerate(plans) if own == plan):
                 if isinstance(found, BoomspecError):
                     yield number, found
                     continue
@@ -102,27 +106,40 @@ def _held_out(
 
 
 def _lm_eval(
-    context: Context[Evaluate], measure: LmEval, loaded: Loaded, progress: Together
+    context: Context[Evaluate], measure: LmEval, loaded: Loaded | None, progress: Together
 ) -> Iterator[tuple[LayerPlan, Measured | BoomspecError]]:
-    from runners.evaluation import lm_eval_runner as harness  # seconds of import that held-out text need not pay
+    """`loaded` is None for one model whose text vLLM writes."""
+    from runners.evaluation.lm_eval_runner import Harness, run_task  # seconds of import that others need not pay
 
     source = context.inputs["tasks"].source
     assert source is not None
-    lm = harness.Harness(
-        loaded.members,
-        tokenizer=loaded.folder,
-        trusted=prepare_custom_code(loaded.folder, "tokenizer", loaded.code),
-        batch_size=context.batch_size,
-        progress=progress,
-        kept=loaded.kept,
-    )
-    for plan, found, counts in harness.run_task(lm, measure=measure, source=source):
+    if loaded is None:
+        from runners.evaluation.vllm_backend import vllm_harness
+
+        lm = vllm_harness(
+            folder := model_folder(context.inputs["model"]),
+            precision=context.record.precision,
+            seed=measure.seed or 0,
+            gpus=context.execution.gpus,
+            trusted=prepare_custom_code(folder, "model", context.code_of("model")),
+            progress=context.progress,
+        )
+    else:
+        lm = Harness(
+            loaded.members,
+            tokenizer=loaded.folder,
+            trusted=prepare_custom_code(loaded.folder, "tokenizer", loaded.code),
+            batch_size=context.batch_size,
+            progress=progress,
+            kept=loaded.kept,
+        )
+    for plan, found, counts in run_task(lm, measure=measure, source=source):
         if isinstance(found, BoomspecError):
             yield plan, found
             continue
         results = portable(found, source.location.get("folder"))
         results["config"] = {
-            "model": "hf",
+            "model": context.record.backend or "hf",
             "model_dtype": context.record.precision,
             "limit": measure.limit,
             "bootstrap_iters": measure.bootstrap_iters,

@@ -1,6 +1,6 @@
 """One family of 15 sizes, measured in one pass and by one lm-eval run per size.
 
-    python tests/benchmarks/family.py [TEACHER]
+    python -m tests.benchmarks.family [TEACHER]
 
 TEACHER: the folder of a Llama-like model with its tokenizer; without it, random weights in the shape of SmolLM2-135M
 (30 layers). The student has 16 of its layers. Measured: held-out text, and two tasks of multiple choice, with four
@@ -170,7 +170,8 @@ def main(teacher: Path | None) -> None:
             print(f"  held-out losses differ by {apart:.1e} at most; accuracies {'are the same' if same else 'DIFFER'}")
         alone_there = [
             sys.executable,
-            __file__,
+            "-m",
+            "tests.benchmarks.family",
             "--pass",
             str(sources[TEACHER]),
             str(sources[STUDENT]),

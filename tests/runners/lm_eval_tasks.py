@@ -89,13 +89,13 @@ def source(folder: Path, name: str = "own") -> Source:
     return Source("lm_eval_tasks", identity, {"folder": str(folder), "data": places, "asks": asks})
 
 
-def measured(folder: Path, model: Path, source: Source, **fields: Any) -> dict[str, Any]:
+def measured(folder: Path, model: Path, source: Source, *, backend: Any = None, **fields: Any) -> dict[str, Any]:
     """Run the body of an `evaluate` task in a new folder: its results.json."""
     folder.mkdir()
-    record = Evaluate(measure=LmEval(**{"task": "own", **fields}), precision="fp32")
+    record = Evaluate(measure=LmEval(**{"task": "own", **fields}), precision="fp32", backend=backend)
     inputs = {"model": Input("m", model), "tasks": Input("t", source=source)}
     progress = Progress(folder.parent / f"{folder.name}-progress.jsonl", every_seconds=0.0)
-    evaluate.run(Context(record, inputs, folder, folder.parent / "resume", progress=progress))
+    evaluate.run(Context(record, inputs, folder, folder.parent / f"{folder.name}-resume", progress=progress))
     return strict((folder / "results.json").read_text())
 
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from boomspec.compile.lm_eval.sources import definition_of
+from boomspec.compile.lm_eval.sources import definition_of, only_generates
 from boomspec.compile.lm_eval.tasks import LOADERS, MISSING, SingleTask, functions
 from boomspec.core.errors import did_you_mean
 from boomspec.models.facts import ModelFacts
@@ -29,7 +29,7 @@ _BUDGET = 256  # lm-eval's default
 Failure = tuple[str, str]  # message, hint
 
 
-@memoized_for("evaluate", "teacher", "data")
+@memoized_for("evaluate", "teacher", "data", "execution", "determinism")
 def check_tasks(file: SpecFile, facts: ModelFacts) -> None:
     """Raise SpecError with every lm-eval task that cannot be run on this teacher and the models made of it."""
     positions, problems = _positions(facts.config), []
@@ -42,8 +42,21 @@ def check_tasks(file: SpecFile, facts: ModelFacts) -> None:
             more = f" (and {others} more of '{section.task}' cannot be run either)" if others else ""
             message = f"lm-eval task '{task.name}' {message}{more}"
             problems.append(file.problem(("evaluate", "tasks", index), message, hint))
+    if file.spec.evaluate is not None and file.spec.evaluate.backend == "vllm":
+        problems += [file.problem(("evaluate", "backend"), *failure) for failure in _vllm_failures(file)]
     if problems:
         raise file.error(*problems)
+
+
+def _vllm_failures(file: SpecFile) -> Iterator[Failure]:
+    """Why vLLM cannot write text for this spec."""
+    evaluate, determinism = file.spec.evaluate, file.spec.determinism
+    if evaluate is None or not any(only_generates(file, task.task) for task in evaluate.tasks):
+        yield "no task has a model generate text, and vllm measures nothing else", "leave it out"
+    if not file.spec.execution.of("evaluate").gpus:
+        yield "vllm needs a GPU, and evaluations get none", "set execution.evaluate.gpus: 1"
+    if determinism is not None and determinism.algorithms == "strict":
+        yield "vllm has no deterministic kernels", "leave it out, or set determinism.algorithms: any"
 
 
 def task_failures(task: SingleTask, section: TaskSpec, positions: int | None) -> Iterator[Failure]:

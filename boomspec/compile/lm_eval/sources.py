@@ -58,6 +58,12 @@ def generates(file: SpecFile, task: str) -> bool:
     return not tasks or any(one.in_python or one.output_type == "generate_until" for one in tasks)
 
 
+def only_generates(file: SpecFile, task: str) -> bool:
+    """Whether all that this task asks of a model is to write text."""
+    tasks = definition_of(file, task).tasks
+    return bool(tasks) and all(not one.in_python and one.output_type == "generate_until" for one in tasks)
+
+
 def _own_folder(file: SpecFile) -> Path | None:
     named = file.spec.evaluate.tasks_folder if file.spec.evaluate is not None else None
     return None if named is None else resolve_path(file, _FOLDER, named)

@@ -40,6 +40,7 @@ class Evaluate(Record):
     measure: Annotated[HeldOut | LmEval, Discriminator("type")]
     precision: Precision
     determinism: Determinism | None = None
+    backend: Literal["vllm"] | None = None  # of text that the model generates; None: transformers
 
     def cost(self, prices: Prices) -> Cost:
         model, measure, bf16 = prices.models["model"], self.measure, self.precision == "bf16"

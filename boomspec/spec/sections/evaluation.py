@@ -1,7 +1,7 @@
 """The section `evaluate`: what is measured of every model."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -49,6 +49,9 @@ class EvaluateSpec(Strict):
     held_out: HeldOutSpec | None = Field(None, examples=[{}, {"max_tokens": "1M"}])
     """Measure the held-out text; {} takes all of it."""
     precision: Precision = about("In which the models compute.", default="bf16")
+    backend: Literal["transformers", "vllm"] = Field("transformers", examples=["vllm"])
+    """What writes the text of tasks that have a model generate. vllm: faster, on GPUs whose machines have it installed;
+    its kernels are others, so results differ a little. Everything else is measured with transformers."""
     bootstrap_iters: int = Field(1000, ge=0)
     """Resamples behind a standard error of lm-eval that has no formula (F1, perplexity, BLEU). 1000 know it to
     about 2 %. 0: no standard errors."""
@@ -56,7 +59,7 @@ class EvaluateSpec(Strict):
     def model_post_init(self, _: object) -> None:
         if not self.tasks and self.held_out is None:
             raise FieldError("nothing is measured: give tasks, held_out or both")
-        goes_with(self, "tasks", "tasks_folder", "bootstrap_iters")
+        goes_with(self, "tasks", "tasks_folder", "bootstrap_iters", "backend")
         settings = [(task.task, task.num_fewshot, task.limit) for task in self.tasks]
         if twice := sorted({one[0] for one in settings if settings.count(one) > 1}):
             raise FieldError(f"task '{twice[0]}' is listed twice", at=("tasks",))
