@@ -79,8 +79,7 @@ def folders(incomplete: str) -> list[CompletionItem]:
 
 def runs(incomplete: str) -> list[CompletionItem]:
     """Completions of a run of the default store."""
-    from boomspec.plan.run import DEFAULT_STORE
-    from boomspec.store import FolderStore
+    from boomspec.store import DEFAULT_STORE, FolderStore
 
     try:
         names = [folder.name for folder in FolderStore(DEFAULT_STORE).run_folders()]

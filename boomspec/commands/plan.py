@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from boomspec.commands import shared
+from boomspec.commands import options, shared
 from boomspec.core import machine
 from boomspec.core.devices import DEVICES, others
 from boomspec.core.errors import EXIT_RUN_FAILED, BoomspecError
@@ -41,8 +41,8 @@ def _finite(_context: click.Context, _option: click.Parameter, value: float | No
 
 
 @click.command("plan")
-@shared.spec_argument
-@shared.store_option
+@options.spec_argument
+@options.store_option
 @click.option("--all", "every_task", is_flag=True, help="Print a row for each task, of however many experiments.")
 @click.option("--output", metavar="FILE", type=_FILE, help="Save it; `boomspec run FILE` does just that, or refuses.")
 @click.option("--device", metavar="NAME", help="Kind of GPU to estimate for. Default: execution.device of the spec.")
@@ -50,7 +50,7 @@ def _finite(_context: click.Context, _option: click.Parameter, value: float | No
 @click.option("--calibrate", is_flag=True, help="Measure the speed of this machine first, in about ten seconds.")
 @click.option("--verify", is_flag=True, help="Check the stored artifacts' checksums, not only their sizes.")
 @click.option("--detailed-exitcode", is_flag=True, help="Exit with 0 where nothing is to be done, with 3 otherwise.")
-@shared.json_option
+@options.json_option
 def plan(
     spec: Path, store: Where | None, output: Path | None, device: str | None, gpus: float | None, **flags: bool
 ) -> None:
@@ -80,7 +80,7 @@ def plan(
     found = forecast(graph, plan, place, assumed)
     unread = [f"{graph.nodes[i].name}: {step.reason}" for i, step in plan.steps.items() if step.unread]
     found = replace(found, warnings=(*unread, *found.warnings))
-    shared.warn((*trust.warnings(graph), *unchecked))
+    options.warn((*trust.warnings(graph), *unchecked))
     if output is not None:
         SavedPlan(graph, plan, place.address, execution.cpus, flags["verify"], compiled.pending).save(output)
     if flags["as_json"]:
@@ -97,11 +97,11 @@ def plan(
 
 
 @click.command("lock")
-@shared.spec_argument
-@shared.store_option
+@options.spec_argument
+@options.store_option
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 where what was locked has drifted, and show it.")
 @click.option("--ignore-packages", is_flag=True, help="With --check: accept any versions of the installed packages.")
-@shared.json_option
+@options.json_option
 def lock(spec: Path, store: Where | None, check: bool, ignore_packages: bool, as_json: bool) -> None:
     """Pin everything that the names in a spec hide: commits, checksums, rows, lm-eval tasks, package versions.
 

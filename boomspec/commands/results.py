@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from boomspec.commands import shared
+from boomspec.commands import options, shared
 from boomspec.core.errors import EXIT_OK, EXIT_RUN_FAILED, BoomspecError
 from boomspec.core.json_text import json_text
 from boomspec.core.sizes import compact_plan, folder_name
@@ -17,14 +17,14 @@ from boomspec.store import Where
 
 EXIT_DIFFERS = 1
 _PATH = click.Path(path_type=Path)
-_run_argument = click.argument("run", type=_PATH, shell_complete=shared.offered("runs_and_specs"))
+_run_argument = click.argument("run", type=_PATH, shell_complete=options.offered("runs_and_specs"))
 
 
 @click.command("report")
-@shared.spec_argument
-@shared.store_option
+@options.spec_argument
+@options.store_option
 @click.option("--open", "open_it", is_flag=True, help="Open the page in a browser.")
-@shared.json_option
+@options.json_option
 def report(spec: Path, store: Where | None, open_it: bool, as_json: bool) -> None:
     """Write the report of a spec from what its store holds now, and say where it is.
 
@@ -72,9 +72,9 @@ def report(spec: Path, store: Where | None, open_it: bool, as_json: bool) -> Non
 @_run_argument
 @click.argument("size")
 @click.argument("folder", type=_PATH)
-@shared.store_option
+@options.store_option
 @click.option("--force", is_flag=True, help="Replace the model that is in the folder.")
-@shared.json_option
+@options.json_option
 def export(run: Path, size: str, folder: Path, store: Where | None, force: bool, as_json: bool) -> None:
     """Write one SIZE of RUN (a spec or the folder of a run) into FOLDER, as a Hugging Face model with a model card.
 
@@ -103,10 +103,10 @@ def export(run: Path, size: str, folder: Path, store: Where | None, force: bool,
 
 
 @click.command("diff")
-@click.argument("sides", nargs=-1, metavar="A B", shell_complete=shared.offered("runs_and_specs"))
-@shared.store_option
+@click.argument("sides", nargs=-1, metavar="A B", shell_complete=options.offered("runs_and_specs"))
+@options.store_option
 @click.option("--markdown", is_flag=True, help="Print Markdown, for a pull request.")
-@shared.json_option
+@options.json_option
 @click.option("--git-setup", "setup", is_flag=True, help="Make `git diff` show specs like this. A B: path patterns.")
 @click.option("--unset", is_flag=True, help="With --git-setup: undo it.")
 @click.option("--git-driver", "driver", is_flag=True, hidden=True, help="What git calls; A B are its own arguments.")
@@ -163,16 +163,16 @@ def diff(
 
 @click.command("verify")
 @_run_argument
-@shared.store_option
+@options.store_option
 @click.option("--task", multiple=True, metavar="NAME", help='Only this task, or those of a pattern: "evaluate *".')
 @click.option("--kind", multiple=True, metavar="KIND", help="Only tasks of this kind: distill, evaluate, ...")
 @click.option("--end-to-end", is_flag=True, help="Build on the repeated inputs instead of the original's.")
 @click.option("--tolerance", type=click.FloatRange(0), metavar="T", help="Instead of the spec's determinism.tolerance.")
 @click.option("--scratch", type=_PATH, metavar="FOLDER", help="Where to work. Default: beside the store.")
 @click.option("--keep", is_flag=True, help="Keep the repeated artifacts, and print where they are.")
-@shared.cluster_options
-@shared.plain_option
-@shared.json_option
+@options.cluster_options
+@options.plain_option
+@options.json_option
 def verify(run: Path, store: Where | None, as_json: bool, **options: Any) -> None:
     """Run the tasks of RUN (a spec, the folder of a run, a graph file) again, and compare every file bit for bit.
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
-from boomspec.commands import shared
+from boomspec.commands import options, shared
 from boomspec.core.errors import EXIT_RUN_FAILED, BoomspecError
 from boomspec.plan.locking import RunLock
 from boomspec.plan.plan import check_saved, is_plan, read_plan
@@ -23,12 +23,12 @@ _PROGRAM = 4  # parts of a command line before the arguments: python -P -m runne
 
 
 @click.command("run")
-@shared.spec_argument
-@shared.store_option
-@shared.cluster_options
-@shared.verify_option
-@shared.plain_option
-@shared.lock_options
+@options.spec_argument
+@options.store_option
+@options.cluster_options
+@options.verify_option
+@options.plain_option
+@options.lock_options
 def command(spec: Path, store: Where | None, locked: bool, ignore_packages: bool, **options: Any) -> None:
     """Run an experiment. Artifacts in the store are reused, interrupted tasks continue.
 

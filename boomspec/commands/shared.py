@@ -1,72 +1,26 @@
-"""What commands share: arguments and options, compiling a spec, starting programs of the runners."""
+"""What commands share: compiling a spec, starting programs of the runners."""
 
-import importlib
 import importlib.util
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import click
-from click.shell_completion import CompletionItem
 
+from boomspec.commands.options import warn
 from boomspec.compile.compiler import Compiled, compile_experiments, search_results_from
 from boomspec.core.errors import BoomspecError
 from boomspec.core.graph import TaskGraph
 from boomspec.plan.locking import RunLock, required_lock
 from boomspec.plan.model_checks import check_models
-from boomspec.plan.run import DEFAULT_STORE, GRAPH, open_run, run_folder, store_of
+from boomspec.plan.run import GRAPH, open_run, run_folder, store_of
 from boomspec.spec.experiments import load_experiments, split_address
 from boomspec.spec.spec_file import NO_PINS, Pins
-from boomspec.store import Store, Where, check_spelling, is_url, open_store
-
-
-def offered(what: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
-    """Completions by a function of `boomspec.commands.completion`, which is imported only while a person types."""
-
-    def complete(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        completions = importlib.import_module("boomspec.commands.completion")
-        return getattr(completions, what)(incomplete)  # type: ignore[no-any-return]  # found by its name
-
-    return complete
-
-
-spec_argument = click.argument("spec", type=click.Path(path_type=Path), shell_complete=offered("specs"))
-
-
-def _where(_context: click.Context, _option: click.Parameter, value: str | None) -> Where | None:
-    """A URL stays text: as a Path it would lose a slash."""
-    check_spelling(value or "")
-    return value if value is None or is_url(value) else Path(value)
-
-
-def options(*several: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """One decorator for several options, in their order."""
-    return lambda function: reduce(lambda decorated, option: option(decorated), reversed(several), function)
-
-
-def _store(default: str) -> Callable[[Any], Any]:
-    text = f"Folder or URL (s3://bucket/path, gs://, az://) of the artifacts. Default: {default}./{DEFAULT_STORE}."
-    return click.option("--store", metavar="STORE", shell_complete=offered("folders"), callback=_where, help=text)
-
-
-store_option = _store("execution.store of the spec, else ")
-specless_store_option = _store("")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
-verify_option = click.option("--verify", is_flag=True, help="Check the checksums of artifacts that are reused.")
-plain_option = click.option("--plain", is_flag=True, help="Print plain lines instead of the live view.")
-cluster_options = options(  # of a command that runs tasks
-    click.option("--address", help="A Ray cluster: auto, host:port or ray://host:port. Default: a private local one."),
-    click.option("--insecure", is_flag=True, help="With --address: accept a cluster that asks for no token."),
-)
-lock_options = options(  # for `run_lock`
-    click.option("--locked", is_flag=True, help="Use the commits of the spec's lock; refuse where something drifted."),
-    click.option("--ignore-packages", is_flag=True, help="With --locked: accept any versions of installed packages."),
-)
+from boomspec.store import Store, Where, open_store
 
 
 def run_lock(spec: Path, *, locked: bool, ignore_packages: bool) -> RunLock | None:
@@ -146,12 +100,6 @@ def check_runners() -> None:
     """Raise BoomspecError where only the compiler is installed."""
     if importlib.util.find_spec("ray") is None:
         raise BoomspecError("what runs a graph is not installed here", hint="pip install 'boomspec[run]'")
-
-
-def warn(lines: Iterable[str]) -> None:
-    """Say what nobody should overlook, on stderr: what is printed for programs stays as it is."""
-    for line in dict.fromkeys(lines):
-        click.secho(f"warning: {line}", err=True, fg="red", bold=True)
 
 
 def searches(graph: TaskGraph, pending: Iterable[str]) -> set[str]:

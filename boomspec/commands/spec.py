@@ -1,4 +1,4 @@
-"""`boomspec init`, `validate`, `show`, `graph` and `schema`: write a spec, check it, print it and what it becomes.
+"""`boomspec init`, `show`, `graph` and `schema`: write a spec, print it and what it becomes.
 
 `init` starts from a template of `boomspec/templates`, each of which is a valid spec.
 `show` writes every value of a spec, a graph or a run out. A comment marks a value that was not written as a default,
@@ -15,7 +15,8 @@ from typing import Any
 
 import click
 
-from boomspec.commands.shared import compiled_with, json_option, spec_argument, store_option, warn
+from boomspec.commands.options import json_option, spec_argument, store_option, warn
+from boomspec.commands.shared import compiled_with
 from boomspec.compile.check import check_experiments
 from boomspec.compile.compiler import compile_experiments, search_results_from
 from boomspec.compile.resolved import FOLLOWING, resolve, tasks_by_name
@@ -101,30 +102,6 @@ def init(
         click.echo(f"{written}: for completion in an editor")
     click.echo(f"next:\n  boomspec plan {path}   shows every size and what a run would do")
     click.echo(f"  boomspec run {path}    runs it")
-
-
-@click.command("validate")
-@spec_argument
-@json_option
-def validate(spec: Path, as_json: bool) -> None:
-    """Check a spec and all its experiments, and show every problem at its line. Reads no data and uses no network.
-
-    \b
-    Examples:
-      boomspec validate specs/quickstart.yaml
-      boomspec validate specs/quickstart.yaml --json
-    """
-    files = load_experiments(spec)
-    checked = all(family is not None for family in check_experiments(files))
-    models = (file.spec.model_dump(include={"teacher", "student"}) for file in files)
-    warn(line for asked in models for line in asked_for(asked))
-    if as_json:
-        labels = [file.label for file in files]
-        click.echo(json_text({"valid": True, "teacher_checked": checked, "experiments": labels}))
-        return
-    click.echo(f"{spec}: valid" + (f", {len(files):,} experiments" if len(files) > 1 else ""))
-    if not checked:
-        click.echo("layers and sizes are not checked: they need a model of the hub or a search (see boomspec plan)")
 
 
 @click.command("graph")

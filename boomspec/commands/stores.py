@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from boomspec.commands.shared import json_option, offered, specless_store_option
+from boomspec.commands.options import json_option, offered, specless_store_option
 from boomspec.core.errors import BoomspecError
 from boomspec.core.format import shown_seconds
 from boomspec.core.json_text import json_text
 from boomspec.core.sizes import shown_bytes
-from boomspec.plan.run import DEFAULT_STORE
-from boomspec.store import Store, Where, open_store, store_of_run
+from boomspec.store import DEFAULT_STORE, Store, Where, open_store, store_of_run
 from boomspec.store.gc import GC_SCHEMA_VERSION, forgotten, garbage
 from boomspec.store.record import Deletable
 from boomspec.store.runs import RUNS_SCHEMA_VERSION, PastRun, Trouble, chosen_run, past_runs

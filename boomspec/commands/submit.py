@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 import boomspec
-from boomspec.commands import shared
+from boomspec.commands import options, shared
 from boomspec.commands.kuberay import DEFAULT_SECRET, Pods, as_yaml, manifest
 from boomspec.commands.slurm import script
 from boomspec.compile.places import path_text
@@ -51,17 +51,17 @@ _insecure_option = click.option(
     "--insecure", is_flag=True, help="Accept a cluster beyond loopback without a token, which anybody can use."
 )
 _cluster_json_option = click.option("--json", is_flag=True, help="Print JSON for programs.")
-_cluster = shared.options(_address_option, _insecure_option, _cluster_json_option)
+_cluster = options.options(_address_option, _insecure_option, _cluster_json_option)
 _job = click.argument("job", metavar="ID")
 
 
 @click.command("submit")
-@shared.spec_argument
-@shared.store_option
+@options.spec_argument
+@options.store_option
 @_address_option
 @click.option("--wait", is_flag=True, help="Follow it to its end, through every stage; exit as run does.")
-@shared.verify_option
-@shared.lock_options
+@options.verify_option
+@options.lock_options
 @click.option("--python", metavar="PATH", help="A python on the cluster with boomspec's requirements. Default: python.")
 @click.option("--pip", is_flag=True, help="Let Ray install the versions of packages that are installed here.")
 @click.option("--env", multiple=True, metavar="NAME", help="Pass a variable; the cluster's users see it.")
@@ -140,7 +140,7 @@ def _stages(spec: Path, store: Where | None, *, locked: bool, ignore_packages: b
             found = f"{', '.join(pending)}: has run, and what it found is not in {place.address}"
             raise BoomspecError(found, hint="the store must be readable here, too; else submit again from where it is")
         lock = kept.lock if kept else lock_of(graph, place, Hub(offline=True))
-        shared.warn(trust.warnings(graph))
+        options.warn(trust.warnings(graph))
         if place.is_remote:  # machines that share no folder get files from nowhere else
             for source, size in upload_missing(place, sources_read(graph, plan_tasks(graph, place))):
                 click.echo(f"put into the store: {source_name(source)}, {shown_bytes(size)}", err=True)

@@ -64,7 +64,7 @@ def search_results_from(store: Store) -> Answers:
     """What the searches in a store have found. One that is damaged counts as not run."""
 
     def answer(search: str) -> dict[str, Any] | None:
-        if not store.has("search", search) or store.damage("search", search) is not None:
+        if not store.is_whole("search", search):
             return None
         found: dict[str, Any] = json.loads(store.read("search", search, "search.json"))
         return found

@@ -5,13 +5,14 @@ from typing import Any, Literal
 from boomspec.compile.lm_eval.sources import only_generates, task_chance, task_source
 from boomspec.compile.model_sources import architecture
 from boomspec.compile.resolved import ResolvedSpec
+from boomspec.compile.trainings import recipe
 from boomspec.core import tasks
 from boomspec.core.graph import Source
 from boomspec.spec.sections.baselines import LaCoSpec
 from boomspec.spec.sections.data import CalibrationSpec
 from boomspec.spec.sections.interpolate import OrderSearch
 from boomspec.spec.sections.student import KeepChoice
-from boomspec.spec.sections.training import FaithfulSpec, Training
+from boomspec.spec.sections.training import FaithfulSpec
 from boomspec.spec.spec_file import Spec, SpecFile, memoized_for
 
 Initial = Literal["teacher", "random"]  # what a student begins as
@@ -65,22 +66,6 @@ def distill(
         recipe=recipe(section, seed=spec.seed, sequence_length=resolved.data.sequence_length, tokens=tokens),
         faithful=None if section.faithful == FaithfulSpec() else tasks.Faithful(**section.faithful.model_dump()),
         determinism=_determinism(spec),
-    )
-
-
-def recipe(training: Training, *, seed: int, sequence_length: int, tokens: int | None = None) -> tasks.Recipe:
-    """Tokens become whole sequences and whole steps, rounded to the nearest and at least one."""
-    sequences = max(1, round(training.batch_tokens / sequence_length))
-    steps = max(1, round((tokens or training.tokens) / (sequences * sequence_length)))
-    schedule, warmup = training.schedule, min(steps, training.schedule.warmup.of(steps))
-    return tasks.Recipe(
-        seed=seed,
-        steps=steps,
-        sequences=sequences,
-        sequence_length=sequence_length,
-        optimizer=tasks.Optimizer(**training.optimizer.model_dump()),
-        schedule=tasks.record.Schedule(kind=schedule.kind, warmup_steps=warmup, final=schedule.final),
-        precision=training.precision,
     )
 
 

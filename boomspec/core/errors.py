@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -117,6 +118,7 @@ _SHORTEST_SECRET = 8  # characters
 _URL_PASSWORD = re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
 
 
+@cache
 def is_secret_name(name: str) -> bool:
     return _SECRET_NAME.search(name) is not None
 
@@ -128,7 +130,7 @@ def redact(data: T, *, environment: Mapping[str, str] | None = None) -> T:
     What is written as JSON passes before: in JSON a secret may be escaped, and what stands for it could break it.
     """
     variables = os.environ if environment is None else environment
-    found = [(name, value) for name, value in variables.items() if is_secret_name(name)]
+    found = [(name, variables.get(name, "")) for name in variables if is_secret_name(name)]
     found = [(name, value) for name, value in found if len(value) >= _SHORTEST_SECRET and not _NUMBER.fullmatch(value)]
     secrets = sorted(found, key=lambda secret: -len(secret[1]))  # longest first: one may be a part of another
 

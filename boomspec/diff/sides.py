@@ -22,11 +22,11 @@ from boomspec.core.graph import Experiment, TaskGraph
 from boomspec.core.graph_file import read_graph
 from boomspec.diff.git import Revision, revision
 from boomspec.plan.plan import is_plan, read_plan
-from boomspec.plan.run import DEFAULT_STORE, GRAPH, store_of
+from boomspec.plan.run import GRAPH, store_of
 from boomspec.spec.document import Document, parse_document, read_document
 from boomspec.spec.experiments import load_experiments
 from boomspec.spec.spec_file import SpecFile
-from boomspec.store import FolderStore, Store, Where, open_store, store_of_run
+from boomspec.store import DEFAULT_STORE, FolderStore, Store, Where, open_store, store_of_run
 
 
 @dataclass(frozen=True)

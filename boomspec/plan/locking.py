@@ -226,7 +226,7 @@ def _tokenize(graph: TaskGraph) -> list[str]:
 def _rows(store: Store, task: str) -> Any:
     """The rows that a `tokenize` artifact was made from; None where it is not there or does not say."""
     kind = Tokenize.kind
-    if not store.has(kind, task) or store.damage(kind, task) is not None:
+    if not store.is_whole(kind, task):
         return None
     return json.loads(store.read(kind, task, "meta.json")).get(ROWS)
 

@@ -13,9 +13,17 @@ from boomspec.core.layers import STUDENT, TEACHER, Owner
 from boomspec.core.sizes import Lineage, Member
 from boomspec.spec.experiments import load_experiments, split_address
 from boomspec.spec.spec_file import SpecFile
-from boomspec.store import FolderStore, Store, check_spelling, check_url, is_url, open_store, store_of_run
+from boomspec.store import (
+    DEFAULT_STORE,
+    FolderStore,
+    Store,
+    check_spelling,
+    check_url,
+    is_url,
+    open_store,
+    store_of_run,
+)  # fmt: skip
 
-DEFAULT_STORE = "boomspec-store"
 GRAPH = "graph.json"
 
 

@@ -158,32 +158,42 @@ def read_document(path: Path) -> Document:
         place = _end(data[: error.start].decode("utf-8"))
         looks = ": it looks like UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
         problem = Problem(*place, "", f"not UTF-8 text (byte 0x{data[error.start]:02x}){looks}", "save it as UTF-8")
-        raise SpecError(path, [problem], _HIDDEN.sub("\ufffd", data.decode("utf-8", errors="replace"))) from None
+        raise SpecError(path, [problem], _marked(data.decode("utf-8", errors="replace"))) from None
 
 
 def parse_document(text: str, file: Path | str = "<text>") -> Document:
     """Parse the text of a spec; `file` is only its name. Raises SpecError where it is no YAML mapping."""
     file = Path(file)
     problems = []
-    for match in list(_HIDDEN.finditer(text))[:10]:
+    for match in list(_hidden(text).finditer(text))[:10]:
         message = f"the character U+{ord(match[0]):04X} is not allowed"
         hint = "remove it, or write it as an escape inside of double quotes"
         if match.start() == 0 and match[0] == "\ufeff":
             message, hint = "the file starts with a byte order mark", "save it as UTF-8 without one"
         problems.append(Problem(*_end(text[: match.start()]), "", message, hint))
     if problems:
-        raise SpecError(file, problems, _HIDDEN.sub("\ufffd", text))
+        raise SpecError(file, problems, _marked(text))
     root, found = YamlReader(text, file).read()
     return Document(file, text, root, tuple(found))
 
 
 # What YAML forbids, and line breaks and marks that editors do not show. One sign replaces each where the text is shown,
 # so that lines and columns are those of an editor.
-_HIDDEN = re.compile("[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+_SEEN = "\t\n\r\x20-\x7e"
+_SEEN_BEYOND_ASCII = "\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff"
+
+
+def _hidden(text: str) -> re.Pattern[str]:
+    """What is one such character of a text. Most texts are ASCII, and for more it takes milliseconds to compile."""
+    return re.compile(f"[^{_SEEN}]" if text.isascii() else f"[^{_SEEN}{_SEEN_BEYOND_ASCII}]")
+
+
+def _marked(text: str) -> str:
+    return _hidden(text).sub("\ufffd", text)
 
 
 def _end(text: str) -> tuple[int, int]:
-    lines = _HIDDEN.sub("\ufffd", f"{text}|").splitlines()
+    lines = _marked(f"{text}|").splitlines()
     return len(lines), len(lines[-1])
 
 

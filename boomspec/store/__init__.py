@@ -1,10 +1,19 @@
 """Stores of artifacts and runs: in a folder (`folder.py`, where the interface is), or at a URL (`remote.py`)."""
 
 from boomspec.store.folder import FolderStore, Store
-from boomspec.store.opening import Where, check_spelling, check_url, is_url, open_store, packages_of, store_of_run
+from boomspec.store.opening import (
+    DEFAULT_STORE,
+    Where,
+    check_spelling,
+    check_url,
+    is_url,
+    open_store,
+    packages_of,
+    store_of_run,
+)  # fmt: skip
 from boomspec.store.record import RECORD, Workspace
 
 __all__ = [
-    "RECORD", "FolderStore", "Store", "Where", "Workspace", "check_spelling", "check_url", "is_url", "open_store",
-    "packages_of", "store_of_run",
+    "DEFAULT_STORE", "RECORD", "FolderStore", "Store", "Where", "Workspace", "check_spelling", "check_url", "is_url",
+    "open_store", "packages_of", "store_of_run",
 ]  # fmt: skip

@@ -32,7 +32,19 @@ from boomspec.core.errors import BoomspecError, redact
 from boomspec.core.files import ABSENT, RESUME, flush, is_in_use, unreadable
 from boomspec.store import record as records
 from boomspec.store.lock import IN_USE, RUNNING, Waiting, in_use_error, is_running, nothing, shared_lock
-from boomspec.store.record import RECORD, RUNS, ArtifactId, Damages, Deletable, Json, Record, Report, Unread, Workspace
+from boomspec.store.record import (
+    RECORD,
+    RUNS,
+    ArtifactId,
+    Damages,
+    Deletable,
+    Json,
+    Judged,
+    Record,
+    Report,
+    Unread,
+    Workspace,
+)
 
 if TYPE_CHECKING:
     from boomspec.store.bucket import Bucket
@@ -135,12 +147,21 @@ class FolderStore:
 
     def damage(self, kind: str, task_id: str, *, checksums: bool = False) -> str | None:
         """What is wrong with a published artifact, or None. Compares sizes, with `checksums` also contents."""
-        folder, record = self.path(kind, task_id), self.record(kind, task_id)
+        return self.judge((kind, task_id), checksums=checksums)[0]
+
+    def is_whole(self, kind: str, task_id: str) -> bool:
+        """Whether the store has an artifact, in files of the right sizes."""
+        damage, record = self.judge((kind, task_id), checksums=False)
+        return record is not None and damage is None
+
+    def judge(self, task: ArtifactId, *, checksums: bool) -> Judged:
+        """Damage and record of an artifact; both are None where there is nothing of it."""
+        folder, record = self.path(*task), self.record(*task)
         if record is None and files.stat_of(folder) is not None:
-            record = self.record(kind, task_id)  # it may have been published since
+            record = self.record(*task)  # it may have been published since
             if record is None:
-                return f"{RECORD} is missing or unreadable"
-        return None if record is None else records.damage_of_files(record, folder, checksums=checksums)
+                return f"{RECORD} is missing or unreadable", None
+        return None if record is None else records.damage_of_files(record, folder, checksums=checksums), record
 
     def survey(self, tasks: Iterable[ArtifactId], *, checksums: bool = False, unread: Unread = None) -> Damages:
         """The `damage` of those that the store has something of; without `unread` the first error is raised."""
@@ -148,8 +169,8 @@ class FolderStore:
         for task in tasks:
             with _noting_error(task, unread):
                 if task[1] in ids(task[0]):
-                    damage = self.damage(*task, checksums=checksums)
-                    if damage is not None or self.has(*task):
+                    damage, record = self.judge(task, checksums=checksums)
+                    if damage is not None or record is not None:
                         found[task] = damage
         return found
 
@@ -323,7 +344,7 @@ class FolderStore:
                     continue
                 finished = False
                 with suppress(BoomspecError):  # what cannot be read may be whole
-                    finished = self.has(kind, hidden["task"]) and self.damage(kind, hidden["task"]) is None
+                    finished = self.is_whole(kind, hidden["task"])
                 yield Deletable("checkpoints", path, kind, hidden["task"], "its task is finished" if finished else "")
             elif records.is_task_id(path.name):
                 with suppress(BoomspecError, OSError):

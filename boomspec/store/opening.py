@@ -15,6 +15,7 @@ from boomspec.store.folder import FolderStore, Store
 from boomspec.store.record import Report
 
 Where = str | os.PathLike[str]  # a folder, or a URL
+DEFAULT_STORE = "boomspec-store"  # in the current folder
 URL_FILE = ".url"  # in the local cache of a store at a URL
 # By scheme: the package that reads it, and the extra of boomspec that installs that.
 _SCHEMES = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs"), "az": ("adlfs", "azure")}

@@ -32,7 +32,19 @@ from boomspec.store.bucket import Bucket, ObjectInfo
 from boomspec.store.folder import FolderStore
 from boomspec.store.local_cache import CACHE, Listing, LocalCache, parsed_record, payload_object, record_object
 from boomspec.store.lock import IN_USE, Waiting, is_running, nothing
-from boomspec.store.record import RECORD, ArtifactId, Damages, Deletable, Files, Json, Record, Report, Unread, Workspace
+from boomspec.store.record import (
+    RECORD,
+    ArtifactId,
+    Damages,
+    Deletable,
+    Files,
+    Json,
+    Judged,
+    Record,
+    Report,
+    Unread,
+    Workspace,
+)
 
 _PROBE = ".probe"
 _KEYS_ONE_BY_ONE = 8  # for more keys all of a kind are listed, a thousand with each request
@@ -87,8 +99,8 @@ class RemoteStore(FolderStore):
         found = self._cache.remote_records([(kind, task_id) for task_id in newest], listing)
         return [record for record in found.values() if record is not None]
 
-    def damage(self, kind: str, task_id: str, *, checksums: bool = False) -> str | None:
-        return self._cache.judged_now((kind, task_id), checksums=checksums)[0]
+    def judge(self, task: ArtifactId, *, checksums: bool) -> Judged:
+        return self._cache.judged_now(task, checksums=checksums)
 
     def survey(self, tasks: Iterable[ArtifactId], *, checksums: bool = False, unread: Unread = None) -> Damages:
         """Nothing is ever `unread`: kinds are listed as a whole, which fails or not."""
@@ -301,7 +313,7 @@ class RemoteStore(FolderStore):
                 raise BoomspecError(f"store {self.address}: lost {file['path']} of {task[0]} {task[1][:12]}")
         name = record_object(task)
         if not self.bucket.write(name, record, create=True):
-            if self.damage(*task) is None and self.has(*task):
+            if self.is_whole(*task):
                 self.bucket.delete(there)
                 return False
             self.bucket.write(name, record)

@@ -112,8 +112,10 @@ class ExcludedMachines:
         """Ray's, such that a task runs on none of them; none where no other machine has room for it."""
         until = time.monotonic() - _EXCLUDED_SECONDS
         excluded = {machine for machine, since in self._since.items() if since > until}
+        if not excluded:
+            return {}
         others = [one["Resources"] for one in ray.nodes() if one["Alive"] and one["NodeID"] not in excluded]
-        if not excluded or not fits(node, others):  # Ray would let it wait for ever
+        if not fits(node, others):  # Ray would let it wait for ever
             return {}
         return {"label_selector": on_other_machines(excluded)}
 

@@ -5,6 +5,7 @@ needs has ended, those with the longest way to go first. A task that fails block
 does not decide what must run (`boomspec/plan/plan.py`) and makes nothing itself (`runners/executor/worker.py`).
 """
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -156,6 +157,7 @@ class _Running:
         self._heartbeats, self._lost, self._excluded = Heartbeats(), LostMachines(), ExcludedMachines()
         self._returned: Counter[str] = Counter()  # how often a task has come back from a machine without the store
         self._stopping = False
+        self._followed = 0.0
         self._on_cpu = ray.remote(execute)
         self._on_gpu = ray.remote(max_calls=1)(execute)  # a process keeps its GPU memory: a fresh one for every task
 
@@ -186,10 +188,12 @@ class _Running:
         ended, _ = ray.wait(list(self.parts), num_returns=1, timeout=seconds)
         if ended:  # there may be more than the one that was waited for
             ended, _ = ray.wait(list(self.parts), num_returns=len(self.parts), timeout=0)
-        for task_id in self._given():
-            self._follow(task_id)
         for reference in ended:
             self._settle(reference)
+        if time.monotonic() - self._followed >= _POLL_SECONDS:  # short tasks end much more often
+            for task_id in self._given():
+                self._follow(task_id)
+            self._followed = time.monotonic()
         if lost := self._lost.names():
             for machine in lost:
                 self._journal.event("note", message=f"the cluster has lost {machine}, with all that ran there")
@@ -200,6 +204,7 @@ class _Running:
         for task_id, note in self._heartbeats.notes():
             self._journal.event("note", task_id, message=note)
         self._journal.note_failures()
+        self._journal.flush()
         self._view.tick()
 
     def stop(self) -> None:
@@ -280,7 +285,7 @@ class _Running:
         self._journal.event(f"task_{state}", task_id, **details)
         if outcome.succeeded and self._tracking is not None:
             self._tracking.ended([task_id])
-        for following in self._ready.ended(task_id, made=outcome.succeeded):
+        for following in self._ready.ended(task_id, made=outcome.succeeded, seconds=outcome.seconds):
             if following not in self.outcomes and outcome.state != "interrupted":
                 blocked = self._outcome(following, "blocked", f"needs {outcome.cause}, which failed")
                 self._end(following, replace(blocked, cause=outcome.cause))

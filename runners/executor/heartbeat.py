@@ -6,33 +6,22 @@ driver notes when there was none for ten minutes, and when there was no progress
 hang in a download or a collective. Nothing is killed: a person may have stopped the process, a disk may come back.
 """
 
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 from runners.runtime.context import Progress
+from runners.runtime.repeated import repeated
 
 ALIVE = "alive"  # the field of a line that is nothing but a heartbeat
 _EVERY_SECONDS = 60.0
 _ENDED = "(when it is ended, the task is tried again)"
 
 
-@contextmanager
-def beating(progress: Progress, *, every: float = _EVERY_SECONDS) -> Iterator[None]:
+def beating(progress: Progress, *, every: float = _EVERY_SECONDS) -> AbstractContextManager[None]:
     """Write heartbeats while the context lasts."""
-    done = threading.Event()
-
-    def beat() -> None:
-        while not done.wait(every):
-            progress.alive()
-
-    threading.Thread(target=beat, name="alive", daemon=True).start()
-    try:
-        yield
-    finally:
-        done.set()
+    return repeated(progress.alive, every=every)
 
 
 class Heartbeats:

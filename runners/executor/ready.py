@@ -8,6 +8,7 @@ Tasks that share work (`runners.executor.sharing`) are given together. They wait
 are not ready wait for copies of files alone. A group is split where there is more room than there are groups.
 """
 
+import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable
@@ -20,6 +21,10 @@ from runners.executor.sharing import NOTHING, Sharing, copies_files
 
 _AHEAD = 1.5  # times what there is: free places are filled without waiting for us, and a cluster that can grow, does
 _LOOK_SECONDS = 5.0  # machines come and go
+_SHORT_SECONDS = 0.05  # tasks that take no longer are over sooner than we hear of it and submit the next one: of those
+_MORE = (
+    8  # wait in Ray so many more. (Empty tasks, 2 CPUs: 3 at a time take twice as long as 8, and 64 no less than 8.)
+)
 
 _Claims = tuple[tuple[str, float], ...]
 _Machines = list[dict[str, float]]
@@ -52,6 +57,8 @@ class Ready:
         self._taken: Counter[str] = Counter()
         self._given: dict[str, _Part] = {}  # by the tasks of it that have not ended
         self._last: _Claims = ()
+        self._kinds = {task_id: graph.nodes[task_id].task.kind for task_id in self._claims}
+        self._seconds: dict[str, float] = {}  # of the last task of each kind that has ended
         self._needs: dict[str, set[str]] = {}  # what a task still waits for
         for task_id in self._claims:
             self._needs[task_id] = {i for i in graph.waits_for(task_id) if ordered and i in self._claims}
@@ -75,7 +82,7 @@ class Ready:
                 heappush(self._ready[self._claims[task_id]], (self._places[task_id], (task_id,)))
         self._release()
         # Where nothing runs there is always room: what Ray cannot place now, it keeps.
-        found = [queue for claims, queue in self._ready.items() if queue and not (self._given and self._full(claims))]
+        found = [queue for queue in self._ready.values() if queue and not (self._given and self._full(queue[0][1]))]
         if not found:
             return ()
         _, part = heappop(min(found))
@@ -84,8 +91,9 @@ class Ready:
         self._taken.update(dict(self._last))
         return part
 
-    def ended(self, task_id: str, *, made: bool) -> list[str]:
-        """A task has ended. Returns those that can never start, because they need it and it was not made."""
+    def ended(self, task_id: str, *, made: bool, seconds: float = math.inf) -> list[str]:
+        """A task has ended, after so long. Returns those that can never start: they need it and it was not made."""
+        self._seconds[self._kinds[task_id]] = seconds
         if (part := self._given.pop(task_id, None)) is not None and not self._given.keys() & set(part):
             self._taken.subtract(dict(self._claims[task_id]))
         following = self._following.pop(task_id, [])
@@ -129,8 +137,13 @@ class Ready:
                 self._there.update(machine)
             self._looked = time.monotonic()
 
-    def _full(self, claims: _Claims) -> bool:
-        """Whether Ray has enough tasks already that claim something of this."""
+    def _is_short(self, part: _Part) -> bool:
+        """Whether each of these takes hardly longer than to submit it, as the last one of its kind did."""
+        return all(self._seconds.get(self._kinds[task_id], math.inf) <= _SHORT_SECONDS for task_id in part)
+
+    def _full(self, part: _Part) -> bool:
+        """Whether Ray has enough tasks already that claim something of what these do."""
         self._look()
+        claims, more = self._claims[part[0]], _MORE if self._is_short(part) else 0
         limit = _AHEAD if claims == self._last else 1.0  # of other claims, it might overtake what waits there
-        return any(self._taken[name] >= limit * self._there[name] for name, _ in claims)
+        return any(self._taken[name] >= limit * self._there[name] + more * amount for name, amount in claims)

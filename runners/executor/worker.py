@@ -7,14 +7,12 @@ the tasks again for another one.
 """
 
 import importlib
-import os
-import socket
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -22,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from boomspec.core.errors import BoomspecError, describe, first_line
-from boomspec.core.json_text import json_text
 from boomspec.store import Store, Workspace, open_store
 from boomspec.store.made_of import content_key, publish_equal
 from runners.cluster.store_check import UnreachedError, opened
@@ -72,14 +69,18 @@ def execute(jobs: Sequence[Job]) -> dict[str, Outcome]:
             for job in jobs:
                 if not sees_run_folder and job.relay is not None:
                     sent.enter_context(relayed(job.relay, folder, job.node.id))
-                worker = {"run": job.run, "host": socket.gethostname(), "pid": os.getpid()}
-                with progress_file(folder, job.node.id).open("a", encoding="utf-8") as lines:
-                    lines.write(json_text({"time": started, "started": worker}) + "\n")
+            each = [(job, Progress(progress_file(folder, job.node.id))) for job in jobs]
+            for _, progress in each:
+                progress.started(started, run=first.run)
+            if store.is_remote:
+                store = open_store(first.store, report=each[0][1].note)
+            if len(jobs) == 1 and _is_made(first, store):
+                ended(first, "reused")
+                return outcomes
+            for job in jobs:
                 if job is not first:
                     with log_file(folder, job.node.id).open("a", encoding="utf-8") as log:
                         log.write(f"computed together with {first.node.name}: see {first.node.id}.log\n")
-            each = [(job, Progress(progress_file(folder, job.node.id))) for job in jobs]
-            store = open_store(first.store, report=each[0][1].note)
             with captured(log_file(folder, first.node.id)), beating(Together([progress for _, progress in each])):
                 # SystemExit is not caught: it is how Ray ends a worker on a node that goes away, and then tries again.
                 try:
@@ -98,6 +99,13 @@ def execute(jobs: Sequence[Job]) -> dict[str, Outcome]:
     return outcomes
 
 
+def _is_made(job: Job, store: Store) -> bool:
+    """Whether another run has made it. It is asked again once there is a log, and the task's lock: they take longer."""
+    with suppress(BoomspecError, OSError):
+        return store.is_whole(job.node.task.kind, job.node.id)
+    return False
+
+
 STUDENT = "student"  # the role of an input
 _Ended = tuple[Job, TaskState, str | Exception]  # with the id of what is equal, or why it failed
 
@@ -109,7 +117,7 @@ def _make(each: Sequence[tuple[Job, Progress]], store: Store, started: float) ->
     byte for byte: that is published under this id, too, and its own is returned.
     """
     first = each[0][0]
-    environment.apply(environment.variables(store.root, hub=first.hub))
+    environment.apply_once(store.root, hub=first.hub)
     threads = environment.apply_resources(cpus=first.node.execution.cpus, gpus=first.node.execution.gpus)
     claimed: list[_Claimed] = []
     with ExitStack() as claims:
@@ -118,7 +126,7 @@ def _make(each: Sequence[tuple[Job, Progress]], store: Store, started: float) ->
             task, waiting = job.node.task, "another run is at work on this; waiting for it"
             note = partial(progress.note, waiting)
             claims.enter_context(store.claimed(task.kind, task.id, owner=job.run, waiting=note))
-            if store.has(task.kind, task.id) and store.damage(task.kind, task.id) is None:
+            if store.is_whole(task.kind, task.id):
                 yield job, "reused", ""
                 continue
             key = None if job.anew else content_key(store, task, job.input_kinds)

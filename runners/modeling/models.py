@@ -109,8 +109,7 @@ def built_folder(graph: TaskGraph, store: Store, member: Member) -> Path | None:
     if task is None or task not in graph.nodes:
         return None
     kind = graph.nodes[task].task.kind
-    ready = store.has(kind, task) and store.damage(kind, task) is None
-    return store.fetch(kind, task) / MODEL if ready else None
+    return store.fetch(kind, task) / MODEL if store.is_whole(kind, task) else None
 
 
 def stored_dtype(folder: Path) -> torch.dtype:

@@ -4,6 +4,8 @@ A body is `run(context) -> None` in `runners/tasks/<kind>.py`. It reads `context
 payload into `context.path`, and returns; publishing, provenance and retries are the executor's.
 """
 
+import os
+import socket
 import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -51,6 +53,10 @@ class Progress:
         self._write(
             {"time": now, "done": done, "total": total, "unit": unit, **values} | ({"rows": rows} if rows else {})
         )
+
+    def started(self, now: float, *, run: str) -> None:
+        """The first line of an attempt: where it runs, and for which run."""
+        self._write({"time": now, "started": {"run": run, "host": socket.gethostname(), "pid": os.getpid()}})
 
     def alive(self) -> None:
         """A sign of life, and nothing more. It does not raise where a full disk does not take it."""

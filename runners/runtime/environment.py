@@ -7,6 +7,7 @@ that does uses the person's own hub cache, where the models may be already. What
 import math
 import os
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,12 @@ def apply(settings: Mapping[str, str]) -> None:
     """Set what is not set yet. Before any library is imported: most read their variables only once."""
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+
+
+@cache
+def apply_once(root: Path, *, hub: bool) -> None:
+    """Set the `variables` of tasks in this process; a process that runs many of them has them after the first."""
+    apply(variables(root, hub=hub))
 
 
 def apply_resources(*, cpus: float, gpus: float) -> int:

@@ -2,7 +2,7 @@
 
     graph.json                 what runs
     lock.json                  what its names stood for, and the packages that ran it
-    events.jsonl               one line per transition, on the disk at once but for starts; every run appends
+    events.jsonl               one line per transition, on the disk within half a second; every run appends
     status.json                how the last run ended
     logs/<task id>.log         what the task printed, and its traceback
     progress/<task id>.jsonl   what the task reports while it runs (written by its worker)
@@ -14,7 +14,6 @@ task_reused, task_failed, task_blocked, task_interrupted, note, run_finished. Th
 """
 
 import json
-import os
 import secrets
 import time
 from collections.abc import Callable
@@ -24,12 +23,13 @@ from queue import SimpleQueue
 from typing import Any
 
 from boomspec.core.errors import redact
-from boomspec.core.files import read_json, write_atomically
+from boomspec.core.files import flush, read_json, write_atomically
 from boomspec.core.graph import TaskGraph
 from boomspec.core.json_text import json_text
 from runners.runtime.task_errors import survived
 
 Event = dict[str, Any]
+_FLUSH_SECONDS = 0.1
 
 
 def log_file(run_folder: Path, task_id: str) -> Path:
@@ -56,6 +56,7 @@ class Journal:
         self._listen = listen
         self._beside: list[SimpleQueue[str]] = []
         self._unwritten = b""
+        self._unflushed, self._flushed = False, -_FLUSH_SECONDS
         self._troubled = False
         make_subfolders(folder)
         write_atomically(folder / "graph.json", json_text(redact(graph.to_json()), indent=1) + "\n")
@@ -85,9 +86,20 @@ class Journal:
         with survived(events.name, self._trouble, self.folder), events.open("ab", buffering=0) as file:
             while self._unwritten:
                 self._unwritten = self._unwritten[file.write(self._unwritten) :]
-            if event != "task_started":  # half of all events; it reaches the disk with the next one
-                os.fsync(file.fileno())
+        # Half of all events are starts, which reach the disk with the next one.
+        self._unflushed = self._unflushed or event != "task_started"
+        self.flush(at_once=event.startswith("run_"))
         self._listen(line)
+
+    def flush(self, *, at_once: bool = False) -> None:
+        """Make what was written reach the disk, unless something did a moment ago: a run of short tasks would wait."""
+        if not self._unflushed or (not at_once and time.monotonic() - self._flushed < _FLUSH_SECONDS):
+            return
+        events = self.folder / "events.jsonl"
+        with survived(events.name, self._trouble, self.folder), suppress(FileNotFoundError):
+            flush(events)
+            self._unflushed = False
+        self._flushed = time.monotonic()
 
     def _trouble(self, message: str) -> None:
         if not self._troubled:

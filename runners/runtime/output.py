@@ -9,12 +9,12 @@ import faulthandler
 import os
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 from boomspec.core.errors import redact
+from runners.runtime.repeated import repeated
 
 _EVERY_SECONDS = 0.3
 _CHUNK = 1 << 20
@@ -27,17 +27,15 @@ def captured(log: Path) -> Iterator[None]:
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
     with tempfile.TemporaryFile() as raw, log.open("ab", buffering=0) as file:
-        done = threading.Event()
-        copier = threading.Thread(target=_copy, args=(raw.fileno(), file.fileno(), done), daemon=True)
+        copier = _Copier(raw.fileno(), file.fileno())
         os.dup2(raw.fileno(), 1)
         os.dup2(raw.fileno(), 2)
         # The trace of a crash must not wait for the copier. It names files and functions, no values.
         faulthandler.enable(file)
-        copier.start()
         try:
             # Python's own streams need not be on those descriptors (under a test runner they are not).
             text = os.fdopen(raw.fileno(), "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
-            with text, redirect_stdout(text), redirect_stderr(text):
+            with repeated(copier.copy, every=_EVERY_SECONDS), text, redirect_stdout(text), redirect_stderr(text):
                 yield
         finally:
             sys.stdout.flush()
@@ -46,25 +44,31 @@ def captured(log: Path) -> Iterator[None]:
                 os.dup2(descriptor, number)
                 os.close(descriptor)
             faulthandler.enable(2)
-            done.set()
-            copier.join()
+            copier.copy()
+            copier.end()
 
 
-def _copy(source: int, target: int, done: threading.Event) -> None:
-    """Copy whole lines from one descriptor to the other until `done`, then the rest."""
-    offset, rest, last = 0, b"", False
-    while not last:
-        last = done.wait(_EVERY_SECONDS)
-        while chunk := os.pread(source, _CHUNK, offset):
-            offset += len(chunk)
-            rest += chunk
-            end = max(rest.rfind(b"\n"), rest.rfind(b"\r")) + 1  # progress bars end their lines with \r
-            _write(target, rest[:end])
-            rest = rest[end:]
-    _write(target, rest)
+class _Copier:
+    """Copies lines from one descriptor to another."""
 
+    def __init__(self, source: int, target: int) -> None:
+        self._source, self._target = source, target
+        self._offset, self._rest = 0, b""
 
-def _write(target: int, data: bytes) -> None:
-    if data:
-        with suppress(OSError):  # a disk that is full takes no more, and the task may not need it to
-            os.write(target, redact(data.decode("utf-8", errors="replace")).encode("utf-8"))
+    def copy(self) -> None:
+        """Copy the whole lines that are there."""
+        while chunk := os.pread(self._source, _CHUNK, self._offset):
+            self._offset += len(chunk)
+            self._rest += chunk
+            end = max(self._rest.rfind(b"\n"), self._rest.rfind(b"\r")) + 1  # progress bars end their lines with \r
+            self._write(self._rest[:end])
+            self._rest = self._rest[end:]
+
+    def end(self) -> None:
+        """Copy the line that nothing ends."""
+        self._write(self._rest)
+
+    def _write(self, data: bytes) -> None:
+        if data:
+            with suppress(OSError):  # a disk that is full takes no more, and the task may not need it to
+                os.write(self._target, redact(data.decode("utf-8", errors="replace")).encode("utf-8"))

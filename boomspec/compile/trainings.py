@@ -1,0 +1,104 @@
+"""The lengths of a spec's trainings: in optimiser steps, what is wrong with them, and how much text they need.
+
+What a training takes never changes another task: the length of the text is the spec's own `data.max_tokens`, which is
+proposed here and never derived.
+"""
+
+from collections.abc import Iterator
+
+from boomspec.core.errors import Problem
+from boomspec.core.tasks.record import Optimizer, Recipe, Schedule
+from boomspec.spec.sections.baselines import LaCoSpec, ShortGPT
+from boomspec.spec.sections.interpolate import OrderSearch
+from boomspec.spec.sections.student import KeepChoice
+from boomspec.spec.sections.training import Training
+from boomspec.spec.spec_file import Spec, SpecFile
+from boomspec.spec.yaml_reader import Location
+
+_SEARCHED = KeepChoice | OrderSearch | ShortGPT | LaCoSpec
+_Trained = tuple[Training, Location, int, Location]  # its section and its tokens, each with its place
+_PLENTY = 10_000_000  # tokens, where nothing is trained or searched: what is held out is a share of them
+
+
+def recipe(training: Training, *, seed: int, sequence_length: int, tokens: int | None = None) -> Recipe:
+    """Tokens become whole sequences and whole steps, rounded to the nearest and at least one."""
+    sequences = max(1, round(training.batch_tokens / sequence_length))
+    steps = max(1, round((tokens or training.tokens) / (sequences * sequence_length)))
+    schedule, warmup = training.schedule, min(steps, training.schedule.warmup.of(steps))
+    return Recipe(
+        seed=seed,
+        steps=steps,
+        sequences=sequences,
+        sequence_length=sequence_length,
+        optimizer=Optimizer(**training.optimizer.model_dump()),
+        schedule=Schedule(kind=schedule.kind, warmup_steps=warmup, final=schedule.final),
+        precision=training.precision,
+    )
+
+
+def _trainings(spec: Spec) -> Iterator[_Trained]:
+    if (pretrain := spec.teacher.pretrain) is not None:
+        yield pretrain, ("teacher", "pretrain"), pretrain.tokens, ("teacher", "pretrain", "tokens")
+    if (distill := spec.distill) is not None:
+        yield distill, ("distill",), distill.tokens, ("distill", "tokens")
+        for i, item in enumerate(spec.baselines):
+            if item.random_init is not None and item.random_init.tokens not in (None, distill.tokens):
+                yield distill, ("distill",), item.random_init.tokens, ("baselines", i, "random_init", "tokens")
+
+
+def training_problems(file: SpecFile) -> Iterator[Problem]:
+    data, pretrain = file.spec.data, file.spec.teacher.pretrain
+    if data is None:
+        return
+    length = data.sequence_length
+    if pretrain is not None and pretrain.positions is not None and pretrain.positions < length:
+        message = f"{pretrain.positions:,} positions are less than one sequence ({length:,})"
+        yield file.problem(("teacher", "pretrain", "positions"), message)
+    for training in _trainings(file.spec):
+        if (problem := _schedule_problem(training, length)) is not None:
+            yield file.problem(*problem)
+    if data.dataset is not None and data.max_tokens is None:
+        hint = f"how much of the data set is read; this spec's trainings need max_tokens: {_tokens_needed(file.spec)}"
+        yield file.problem(("data",), "missing 'max_tokens'", hint, key=True)
+    if data.max_tokens is not None and data.max_tokens <= length:
+        message = f"{data.max_tokens:,} tokens are less than one sequence ({length:,}) and its last label"
+        yield file.problem(("data", "max_tokens"), message)
+
+
+def _schedule_problem(training: _Trained, sequence_length: int) -> tuple[Location, str, str] | None:
+    """The place, the message and the hint of what is wrong with a training's length."""
+    section, place, tokens, length = training
+    batch, own = section.batch_tokens, length[:-1] == place
+    if own and batch < sequence_length:
+        message = f"{batch:,} tokens are less than one sequence ({sequence_length:,})"
+        return (*place, "batch_tokens"), message, f"give at least data.sequence_length: {sequence_length}"
+    if tokens < batch:
+        message = f"{tokens:,} tokens are less than one step of batch_tokens ({batch:,})"
+        return length, message, "train longer, or with a smaller batch"
+    steps = recipe(section, seed=0, sequence_length=sequence_length, tokens=tokens).steps
+    schedule = section.schedule
+    warmup = schedule.warmup.of(steps)
+    if warmup > steps:
+        message = f"the warm-up of {warmup:,} steps is longer than the training of {steps:,}"
+    elif warmup == steps > 1 and schedule.kind != "constant":
+        message = f"the warm-up takes all {steps:,} steps: none is left for the {schedule.kind} decay"
+    else:
+        return None
+    where = (*place, "schedule", "warmup") if own else length
+    return where, message, "a share such as 1% follows the length of the training"
+
+
+def _tokens_needed(spec: Spec) -> str:
+    """Tokens of which the longest training or search reads none twice, as people write them, never fewer: "2.11B"."""
+    assert spec.data is not None
+    length = spec.data.sequence_length
+    kinds = (kind for item in spec.baselines for kind in (item.shortgpt, item.laco))
+    searches = (spec.student.keep, spec.interpolate.order, *kinds)
+    read = [s.calibration.sequences * length for s in searches if isinstance(s, _SEARCHED)]
+    for section, _, tokens, _ in _trainings(spec):
+        read.append(recipe(section, seed=0, sequence_length=length, tokens=tokens).tokens)
+    tokens = max(read, default=_PLENTY - 1) + 1  # the last label
+    step = 10 ** max(0, len(str(tokens)) - 3)
+    rounded = -(-tokens // step) * step
+    name, unit = next(((n, u) for n, u in (("B", 10**9), ("M", 10**6), ("k", 1000)) if rounded >= u), ("", 1))
+    return f"{rounded / unit:.10g}{name}"
