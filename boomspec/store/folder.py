@@ -32,19 +32,7 @@ from boomspec.core.errors import BoomspecError, redact
 from boomspec.core.files import ABSENT, RESUME, flush, is_in_use, unreadable
 from boomspec.store import record as records
 from boomspec.store.lock import IN_USE, RUNNING, Waiting, in_use_error, is_running, nothing, shared_lock
-from boomspec.store.record import (
-    RECORD,
-    RUNS,
-    ArtifactId,
-    Damages,
-    Deletable,
-    Json,
-    Judged,
-    Record,
-    Report,
-    Unread,
-    Workspace,
-)
+from boomspec.store.record import RECORD, RUNS, ArtifactId, Damages, Deletable, Json, Record, Report, Unread, Workspace
 
 if TYPE_CHECKING:
     from boomspec.store.bucket import Bucket
@@ -154,7 +142,7 @@ class FolderStore:
         damage, record = self.judge((kind, task_id), checksums=False)
         return record is not None and damage is None
 
-    def judge(self, task: ArtifactId, *, checksums: bool) -> Judged:
+    def judge(self, task: ArtifactId, *, checksums: bool) -> tuple[str | None, Record | None]:
         """Damage and record of an artifact; both are None where there is nothing of it."""
         folder, record = self.path(*task), self.record(*task)
         if record is None and files.stat_of(folder) is not None:

@@ -24,7 +24,7 @@ from boomspec.store import record as records
 from boomspec.store.bucket import Bucket, ObjectInfo
 from boomspec.store.folder import FolderStore
 from boomspec.store.opening import URL_FILE
-from boomspec.store.record import RECORD, RUNS, ArtifactId, Deletable, Files, Judged, Record, parsed_json, stored_kinds
+from boomspec.store.record import RECORD, RUNS, ArtifactId, Deletable, Files, Record, parsed_json, stored_kinds
 
 CACHE = "BOOMSPEC_CACHE"  # environment variable: the folder of all caches; default ~/.cache/boomspec
 _URL_CHARACTERS = 60  # of a URL in the name of its cache
@@ -32,6 +32,7 @@ _SUMMARY = ("graph.json", "status.json", "lock.json", "events.jsonl", "report/re
 _PARALLEL_RUNS = 16
 _ATTEMPT = re.compile(r"[0-9a-f]{16}")
 Listing = Mapping[str, ObjectInfo]
+Judged = tuple[str | None, Record | None]  # damage and record
 
 
 def record_object(task: ArtifactId) -> str:

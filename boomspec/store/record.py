@@ -27,7 +27,6 @@ Record = Json
 Files = list[Json]  # path, bytes and sha256 of each
 Report = Callable[[str], None]  # called with a message for people
 Damages = dict[ArtifactId, str | None]
-Judged = tuple[str | None, Record | None]  # damage and record
 Unread = dict[ArtifactId, BoomspecError] | None  # filled with the errors of artifacts that cannot be read now
 _FILE = {"path", "bytes", "sha256"}
 _ID = re.compile(r"[0-9a-f]{64}")

@@ -32,19 +32,7 @@ from boomspec.store.bucket import Bucket, ObjectInfo
 from boomspec.store.folder import FolderStore
 from boomspec.store.local_cache import CACHE, Listing, LocalCache, parsed_record, payload_object, record_object
 from boomspec.store.lock import IN_USE, Waiting, is_running, nothing
-from boomspec.store.record import (
-    RECORD,
-    ArtifactId,
-    Damages,
-    Deletable,
-    Files,
-    Json,
-    Judged,
-    Record,
-    Report,
-    Unread,
-    Workspace,
-)
+from boomspec.store.record import RECORD, ArtifactId, Damages, Deletable, Files, Json, Record, Report, Unread, Workspace
 
 _PROBE = ".probe"
 _KEYS_ONE_BY_ONE = 8  # for more keys all of a kind are listed, a thousand with each request
@@ -99,7 +87,7 @@ class RemoteStore(FolderStore):
         found = self._cache.remote_records([(kind, task_id) for task_id in newest], listing)
         return [record for record in found.values() if record is not None]
 
-    def judge(self, task: ArtifactId, *, checksums: bool) -> Judged:
+    def judge(self, task: ArtifactId, *, checksums: bool) -> tuple[str | None, Record | None]:
         return self._cache.judged_now(task, checksums=checksums)
 
     def survey(self, tasks: Iterable[ArtifactId], *, checksums: bool = False, unread: Unread = None) -> Damages:
