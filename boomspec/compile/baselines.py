@@ -41,7 +41,7 @@ def baselines(build: Builder, family: ResolvedFamily) -> list[EvaluatedModel]:
     """Add the baselines of the spec, and those trainings of them that have curves."""
     spec, resolved, facts, kept = build.resolved.spec, build.resolved, family.facts, family.kept
     smaller = [member for member in family.members if not member.is_teacher]
-    plans = [teacher_layers(teacher_indices(member.plan, kept)) for member in smaller]
+    plans = family.once("pruned", lambda: [teacher_layers(teacher_indices(member.plan, kept)) for member in smaller])
     trained = {"teacher": build.teacher, "tokens": build.tokens}
     models: list[EvaluatedModel] = []
 

@@ -38,6 +38,9 @@ class Builder:
     answers: Answers
     nodes: dict[str, Node] = field(default_factory=dict)
     sources: dict[str, Source] = field(default_factory=dict)
+    executions: dict[str, Execution] = field(default_factory=dict)  # by kind
+    check: tuple[str, ...] = ()  # the task that comes before those in `checked`
+    checked: frozenset[str] = frozenset()
     pending: list[str] = field(default_factory=list)  # searches that have to run before the rest is known
     facts: dict[str, ModelFacts] = field(default_factory=dict)  # of the sources that are models
     teacher: str = ""
@@ -57,13 +60,15 @@ class Builder:
     def add(self, name: str, record: Record, inputs: dict[str, str], *, generates: bool = False) -> str:
         """Add a task; its id. It may run the code that the models before it bring along, where that is trusted."""
         kind = record.kind
-        execution = self.file.known(("execution", kind), ("execution",), lambda: self._execution(kind))
+        if (execution := self.executions.get(kind)) is None:
+            execution = self.file.known(("execution", kind), ("execution",), lambda: self._execution(kind))
+            self.executions[kind] = execution
         code = set[str]()
         for i in inputs.values():
-            if i in self.sources:
+            if (made := self.nodes.get(i)) is not None:
+                code.update(made.execution.code)
+            elif i in self.sources:
                 code.update(self.sources[i].identity.get(CODE, {}).values())
-            elif i in self.nodes:
-                code.update(self.nodes[i].execution.code)
         if code:
             listed = tuple(sorted(code))
             execution = self.file.once(("execution", listed), partial(replace, execution, code=listed), execution)
@@ -73,7 +78,8 @@ class Builder:
             return Node(Task(record, inputs, params), name, execution, generates=generates)
 
         added = self.file.once(("node", name, *inputs.items()), node, record, execution)
-        return self.nodes.setdefault(added.id, added).id
+        self.nodes.setdefault(task := added.task.id, added)
+        return task
 
     def _execution(self, kind: str) -> Execution:
         section = self.file.spec.execution
@@ -125,7 +131,7 @@ class Builder:
         inputs = {role: i for role, i in models_read if i in self.facts and CODE in self.sources[i].identity}
         check = self.add("check the family", record, inputs)
         self.nodes = {check: self.nodes.pop(check), **self.nodes}  # what comes first stands first
-        self.nodes.update({node.id: replace(node, after=(check,)) for node in waiting})
+        self.check, self.checked = (check,), frozenset(node.id for node in waiting)
 
     def _written(self, model: str) -> str:
         """The source of a model that is dequantised first; any other model itself."""

@@ -40,7 +40,11 @@ def together(files: Sequence[SpecFile]) -> list[SpecFile]:
 
 def check(file: SpecFile) -> ResolvedFamily | None:
     """Check one experiment of those that are compiled together."""
-    file = replace(file, spec=complete(file.spec))
+    return check_complete(replace(file, spec=complete(file.spec)))
+
+
+def check_complete(file: SpecFile) -> ResolvedFamily | None:
+    """The same of one whose defaults are filled in."""
     if problems := [*_path_problems(file), *training_problems(file)]:
         raise file.error(*problems)
     facts = local_facts(file)

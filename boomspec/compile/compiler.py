@@ -18,7 +18,7 @@ from typing import Any
 from boomspec.compile import records
 from boomspec.compile.baselines import EvaluatedModel, add_interpolated, baselines
 from boomspec.compile.builder import Answers, Builder
-from boomspec.compile.check import check, check_against, together
+from boomspec.compile.check import check_against, check_complete, together
 from boomspec.compile.cost.pricing import priced
 from boomspec.compile.family import ResolvedFamily, kept_layers, patched_sets, resolve_family
 from boomspec.compile.lm_eval.checks import check_tasks
@@ -92,12 +92,13 @@ def compile_experiments(
     for i, build in enumerate(builds):
         sources |= build.sources
         facts |= build.facts
-        for node in build.nodes.values():
-            if node.id not in nodes:
-                nodes[node.id] = replace(node, name=f"{build.file.label}: {node.name}") if i else node
-            elif nodes[node.id].after != node.after:  # one experiment's check must not hold up what another needs, too
-                both = tuple(first for first in nodes[node.id].after if first in node.after)
-                nodes[node.id] = replace(nodes[node.id], after=both)
+        for task, node in build.nodes.items():
+            after = build.check if task in build.checked else ()
+            if (known := nodes.get(task)) is None:
+                name = f"{build.file.label}: {node.name}" if i else node.name
+                nodes[task] = Node(node.task, name, node.execution, after=after)
+            elif known.after != after:  # one experiment's check must not hold up what another needs, too
+                nodes[task] = replace(known, after=tuple(first for first in known.after if first in after))
     if pending:
         targets += [task for build in builds for task in build.roles.values()]
     elif len(files) > 1:
@@ -132,7 +133,7 @@ def _compile(file: SpecFile, answers: Answers) -> Builder:
     """One experiment up to its numbers, or to the searches that come first."""
     resolved = resolve(file.spec)
     file = replace(file, spec=resolved.spec)
-    check(file)
+    check_complete(file)
     build = Builder(file, resolved, answers)
     facts = _add_teacher(build)
     check_against(file, facts)

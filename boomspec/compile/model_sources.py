@@ -88,6 +88,7 @@ def local_facts(file: SpecFile) -> ModelFacts | None:
         return file.once(("facts", folder), partial(whole_facts, folder, str(folder)))
 
 
+@memoized_for("teacher", "student")
 def dequantization(file: SpecFile, role: Role) -> Dequantize | None:
     """The task that a quantised model has to go through before it is read; None for any other."""
     with errors_at(file, (role, "model")):

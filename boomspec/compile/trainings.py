@@ -22,8 +22,7 @@ _PLENTY = 10_000_000  # tokens, where nothing is trained or searched: what is he
 
 def recipe(training: Training, *, seed: int, sequence_length: int, tokens: int | None = None) -> Recipe:
     """Tokens become whole sequences and whole steps, rounded to the nearest and at least one."""
-    sequences = max(1, round(training.batch_tokens / sequence_length))
-    steps = max(1, round((tokens or training.tokens) / (sequences * sequence_length)))
+    sequences, steps = _sequences_and_steps(training, sequence_length, tokens or training.tokens)
     schedule, warmup = training.schedule, min(steps, training.schedule.warmup.of(steps))
     return Recipe(
         seed=seed,
@@ -44,6 +43,12 @@ def _trainings(spec: Spec) -> Iterator[_Trained]:
         for i, item in enumerate(spec.baselines):
             if item.random_init is not None and item.random_init.tokens not in (None, distill.tokens):
                 yield distill, ("distill",), item.random_init.tokens, ("baselines", i, "random_init", "tokens")
+
+
+def _sequences_and_steps(training: Training, sequence_length: int, tokens: int) -> tuple[int, int]:
+    """Sequences of one step, and steps, for so many tokens in all."""
+    sequences = max(1, round(training.batch_tokens / sequence_length))
+    return sequences, max(1, round(tokens / (sequences * sequence_length)))
 
 
 def training_problems(file: SpecFile) -> Iterator[Problem]:
@@ -75,7 +80,7 @@ def _schedule_problem(training: _Trained, sequence_length: int) -> tuple[Locatio
     if tokens < batch:
         message = f"{tokens:,} tokens are less than one step of batch_tokens ({batch:,})"
         return length, message, "train longer, or with a smaller batch"
-    steps = recipe(section, seed=0, sequence_length=sequence_length, tokens=tokens).steps
+    _, steps = _sequences_and_steps(section, sequence_length, tokens)
     schedule = section.schedule
     warmup = schedule.warmup.of(steps)
     if warmup > steps:
@@ -96,7 +101,8 @@ def _tokens_needed(spec: Spec) -> str:
     searches = (spec.student.keep, spec.interpolate.order, *kinds)
     read = [s.calibration.sequences * length for s in searches if isinstance(s, _SEARCHED)]
     for section, _, tokens, _ in _trainings(spec):
-        read.append(recipe(section, seed=0, sequence_length=length, tokens=tokens).tokens)
+        sequences, steps = _sequences_and_steps(section, length, tokens)
+        read.append(steps * sequences * length)
     tokens = max(read, default=_PLENTY - 1) + 1  # the last label
     step = 10 ** max(0, len(str(tokens)) - 3)
     rounded = -(-tokens // step) * step

@@ -82,7 +82,7 @@ class Node:
     after: tuple[str, ...] = ()  # ids of tasks that must have succeeded first, although it reads nothing of theirs
     generates: bool = False  # it has a model write text, or may do so: it shares no work with tasks of other sizes
 
-    @cached_property
+    @property
     def id(self) -> str:
         return self.task.id
 
@@ -149,12 +149,24 @@ class TaskGraph:
 
     def task_inputs(self, task_id: str) -> list[str]:
         """Ids of the tasks (not sources) that `task_id` needs, each once."""
-        inputs = self.nodes[task_id].task.inputs.values()
-        return list(dict.fromkeys(i for i in inputs if i in self.nodes))
+        return self._inputs[task_id]
 
     def waits_for(self, task_id: str) -> list[str]:
         """Ids of the tasks that must have succeeded before `task_id` starts: its inputs, and those it comes after."""
-        return list(dict.fromkeys([*self.task_inputs(task_id), *self.nodes[task_id].after]))
+        return self._waits[task_id]
+
+    @cached_property
+    def _inputs(self) -> dict[str, list[str]]:
+        nodes = self.nodes
+        return {
+            task: list(dict.fromkeys(i for i in node.task.inputs.values() if i in nodes))
+            for task, node in nodes.items()
+        }
+
+    @cached_property
+    def _waits(self) -> dict[str, list[str]]:
+        inputs = self._inputs
+        return {i: list(dict.fromkeys([*inputs[i], *node.after])) for i, node in self.nodes.items()}
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -9,9 +9,8 @@ Strategies end here: what leaves this module are explicit integers and plans.
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any, Final, Literal, cast
+from typing import Annotated, Any, Final, Literal, NamedTuple, cast
 
 from pydantic import Field, PlainSerializer, PlainValidator
 from pydantic_core import core_schema
@@ -24,12 +23,14 @@ TEACHER: Final = "t"
 Singletons = Literal["student", "reference"]
 
 
-@dataclass(frozen=True, order=True, slots=True)
-class Layer:
-    """One layer of a plan: the owner, and which of that model's layers. Records and files hold its text, "t4"."""
+class Layer(NamedTuple):
+    """One layer of a plan: the owner, and which of that model's layers. Records and files hold its text, "t4".
+
+    A tuple, because plans are compared and looked up a million times where a sweep is compiled.
+    """
 
     owner: Owner
-    index: int
+    index: int  # type: ignore[assignment]  # the method of tuples that finds an item is not needed
 
     def __str__(self) -> str:
         return f"{self.owner}{self.index}"

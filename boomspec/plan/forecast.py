@@ -9,6 +9,7 @@ out and it is counted in `incomplete` or `without_a_time`: a total is then a low
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
@@ -114,7 +115,8 @@ def forecast(graph: TaskGraph, plan: RunPlan, store: Store, on: MachineSpec) -> 
         )
 
     tasks = {i: (node.cost, node.task) for i, node in graph.nodes.items()}
-    costs = {i: refined(cost, task.record, task.inputs, store) for i, (cost, task) in tasks.items()}
+    unread: set[str] = set()
+    costs = {i: refined(cost, task.record, task.inputs, store, unread) for i, (cost, task) in tasks.items()}
     nodes = [graph.nodes[task_id] for task_id in plan.ids("run")]
     rates = Rates(store)
     shown = [on.device] if on.device else [DEVICES[name] for name in SHOWN]
@@ -131,16 +133,16 @@ def forecast(graph: TaskGraph, plan: RunPlan, store: Store, on: MachineSpec) -> 
 
 def totals(nodes: Iterable[Node], costs: Mapping[str, Cost | None], plan: RunPlan) -> Totals:
     """How many of some tasks run, are reused and so on, and the sums of those that run."""
-    actions = {node.id: plan.steps[node.id].action for node in nodes}
-    counts = Counter(actions.values())
-    found = [cost for i, action in actions.items() if action == "run" and (cost := costs[i]) is not None]
+    steps, ids = plan.steps, [node.task.id for node in nodes]
+    counts = Counter([steps[i].action for i in ids])
+    found = [cost for i in ids if (cost := costs[i]) is not None and steps[i].action == "run"]
     real = [cost.real_tokens for cost in found if cost.tokens]
     return Totals(
         **{action: counts[action] for action in ("run", "reuse", "unneeded", "blocked")},
-        **{name: sum(getattr(cost, name) for cost in found) for name in ("flops", "disk", "read", "tokens")},
+        **{name: sum(map(attrgetter(name), found)) for name in ("flops", "disk", "read", "tokens")},
         real_tokens=None if None in real else sum(count for count in real if count is not None),
-        largest_memory=max((cost.peak for cost in found), default=0),
-        scratch=max((cost.scratch for cost in found), default=0),
+        largest_memory=max(map(attrgetter("peak"), found), default=0),
+        scratch=max(map(attrgetter("scratch"), found), default=0),
         incomplete=counts["run"] - len(found) + sum(bool(cost.unknown) for cost in found),
     )
 

@@ -50,15 +50,21 @@ _MOST_OF_STARTUP = 2.0  # times what was calibrated: more processes start at the
 _SCANNED = 1 << 25  # bytes of a stream of tokens at most; longer ones are judged by their beginning
 
 
-def refined(cost: Cost | None, record: Record, inputs: Mapping[str, str], store: Store) -> Cost | None:
-    """A task's cost with what its token artifact says; as it is where there is none, or a damaged one."""
-    if cost is None or not cost.flops_per_real_token or "tokens" not in inputs:
+def refined(
+    cost: Cost | None, record: Record, inputs: Mapping[str, str], store: Store, unread: set[str] | None = None
+) -> Cost | None:
+    """A task's cost with what its token artifact says; as it is where there is none, or a damaged one.
+
+    unread: gets the artifacts that say nothing, and says which were asked already.
+    """
+    unread = set() if unread is None else unread
+    if cost is None or not cost.flops_per_real_token or (text := inputs.get("tokens")) is None or text in unread:
         return cost
     try:
-        text = inputs["tokens"]
         counts = (lambda: int(_meta(store, text)["held_out"]["tokens"]), partial(_mean_labels, store, text))
         return record.counted(cost, *counts)
     except (OSError, ValueError, KeyError, TypeError):
+        unread.add(text)
         return cost
 
 

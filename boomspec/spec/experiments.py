@@ -19,6 +19,7 @@ from boomspec.spec.document import Document, edits_of, read_document
 from boomspec.spec.problems import for_each
 from boomspec.spec.spec_file import Entry, SpecFile
 from boomspec.spec.sweep import OF_THE_FILE, OWN, points, read_axes
+from boomspec.spec.validate import Sections
 from boomspec.spec.variables import VariableError, expanded
 from boomspec.spec.yaml_reader import Location, Node, dotted, shown
 
@@ -61,7 +62,8 @@ def load_experiments(address: Address, *, read: Read = read_document, most: int 
         if not entries:
             raise no_such_experiment(path, label, labels)
     try:
-        files = for_each(entries[:most], Entry.validated)
+        sections: Sections = {}
+        files = for_each(entries[:most], lambda entry: entry.validated(sections))
     except SpecError as error:
         problems = [*problems, *error.problems]
     if problems:

@@ -25,7 +25,7 @@ from boomspec.spec.sections.interpolate import InterpolateSpec, OrderSearch
 from boomspec.spec.sections.student import StudentSpec
 from boomspec.spec.sections.teacher import TeacherSpec
 from boomspec.spec.sections.training import DistillSpec
-from boomspec.spec.validate import FieldError, validate
+from boomspec.spec.validate import FieldError, Sections, validate
 from boomspec.spec.yaml_reader import Location
 
 T = TypeVar("T")
@@ -143,9 +143,10 @@ class Memo(dict[Hashable, Any]):
     def __call__(self, key: Hashable, make: Callable[[], T], *same: object) -> T:
         """`same`: what else belongs to the key, but cannot be hashed: those very objects, which are kept."""
         key = key, *map(id, same)
-        if key not in self:
-            self[key] = make(), same
-        known: T = self[key][0]
+        found = self.get(key)
+        if found is None:
+            found = self[key] = make(), same
+        known: T = found[0]
         return known
 
 
@@ -161,8 +162,9 @@ class Entry:
         """The same experiment with another document. Raises SpecError where that is not valid."""
         return replace(self, document=document)
 
-    def validated(self) -> "SpecFile":
-        return SpecFile(self.document, self.label, self.axes, spec=validate(Spec, self.document))
+    def validated(self, known: Sections | None = None) -> "SpecFile":
+        """known: sections of other experiments (see `validate`)."""
+        return SpecFile(self.document, self.label, self.axes, spec=validate(Spec, self.document, known))
 
 
 @dataclass(frozen=True, kw_only=True)

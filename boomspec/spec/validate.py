@@ -10,7 +10,8 @@ Validation is strict: text is never a number, 1 is never true. A list of a spec 
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -63,8 +64,20 @@ def goes_with(model: BaseModel, other: str, *names: str, not_with: str = "") -> 
             raise FieldError(f"{name} goes with {other}{instead}", at=(name,))
 
 
-def validate(model: type[M], document: Document) -> M:
-    """Return the model that the document describes. Raises SpecError with all problems of the document."""
+Sections = dict[Node, BaseModel]  # what was validated, by what was written
+
+
+def validate(model: type[M], document: Document, known: Sections | None = None) -> M:
+    """Return the model that the document describes. Raises SpecError with all problems of the document.
+
+    known: sections of other documents, which are not validated again where this one has the same lines. It gets those
+    of this one, too: experiments of a sweep differ in a line or two.
+    """
+    written: dict[str, Node] = document.root.value
+    if known and not document.problems:
+        data = {key: known.get(node) or node.plain() for key, node in written.items()}
+        with suppress(ValidationError):  # it is told from the plain data
+            return _noted(model.model_validate(data, strict=True), written, known)
     problems = list(document.problems)
     try:
         value = model.model_validate(document.data, strict=True)
@@ -73,8 +86,16 @@ def validate(model: type[M], document: Document) -> M:
         problems += [problem for problem in found if not document.is_damaged(problem.location or ())]
     else:
         if not problems:
-            return value
+            return value if known is None else _noted(value, written, known)
     raise document.error(problems)
+
+
+def _noted(value: M, written: Mapping[str, Node], known: Sections) -> M:
+    """The value; its sections are noted."""
+    for key, node in written.items():
+        if isinstance(section := getattr(value, key, None), BaseModel):
+            known[node] = section
+    return value
 
 
 @dataclass(frozen=True)

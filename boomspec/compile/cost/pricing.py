@@ -7,7 +7,8 @@ guessed.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 
 from boomspec.compile.cost import memory
 from boomspec.compile.cost.shapes import UnknownCostError, assembled, model_of
@@ -21,6 +22,7 @@ from boomspec.core.tasks.tokenize import token_bytes
 from boomspec.core.work_sizes import BATCH_SIZE, KEPT_CHECKPOINTS, SIMILARITY_WINDOWS
 from boomspec.models.facts import ModelFacts, llama_facts, total_bytes
 from boomspec.models.fit import other_tensors
+from boomspec.spec.spec_file import Memo
 
 
 def priced(nodes: dict[str, Node], sources: dict[str, Source], facts: dict[str, ModelFacts]) -> dict[str, Node]:
@@ -34,6 +36,22 @@ def priced(nodes: dict[str, Node], sources: dict[str, Source], facts: dict[str, 
     vocabularies = [model.vocabulary for model in models.values() if isinstance(model, ModelCosts)]
     width = max(map(token_bytes, vocabularies), default=4)
     rest = max((total_bytes(other_tensors(of_source)) for of_source in facts.values()), default=0)
+    once = Memo()  # experiments of a sweep have many tasks that cost the same
+
+    def cost(node: Node, known: dict[str, ModelCosts]) -> Cost:
+        text = sources.get(node.task.inputs.get("text", ""))
+        files = text.identity.get("files", ()) if text is not None else ()
+        prices = _Prices(
+            models=known,
+            options=node.execution.training or TrainingOptions(),
+            batch_size=node.execution.batch_size or BATCH_SIZE,
+            on_gpu=node.execution.gpus > 0,
+            text_bytes=sum(file["bytes"] for file in files),
+            token_bytes=width,
+            rest_bytes=rest,
+        )
+        return node.task.record.cost(prices)
+
     found = {}
     for task_id, node in nodes.items():
         record, inputs = node.task.record, node.task.inputs
@@ -43,35 +61,26 @@ def priced(nodes: dict[str, Node], sources: dict[str, Source], facts: dict[str, 
             if unknown := next((model for model in owned.values() if isinstance(model, UnknownCostError)), None):
                 models[task_id] = unknown
                 raise unknown
-            if (made := _made(record, known)) is not None:
+            if (made := _made(record, known, once)) is not None:
                 models[task_id] = known[MADE] = made
-            text = sources.get(inputs.get("text", ""))
-            files = text.identity.get("files", ()) if text is not None else ()
-            prices = _Prices(
-                models=known,
-                options=node.execution.training or TrainingOptions(),
-                batch_size=node.execution.batch_size or BATCH_SIZE,
-                on_gpu=node.execution.gpus > 0,
-                text_bytes=sum(file["bytes"] for file in files),
-                token_bytes=width,
-                rest_bytes=rest,
-            )
-            cost = record.cost(prices)
+            key = "cost", inputs.get("text"), *known
+            price = once(key, partial(cost, node, known), record, node.execution, *known.values())
         except UnknownCostError as error:
-            cost = Cost(unknown=str(error))
-        found[task_id] = replace(node, cost=cost)
+            price = Cost(unknown=str(error))
+        found[task_id] = Node(node.task, node.name, node.execution, price, node.after)
     return found
 
 
-def _made(record: Record, models: Mapping[str, ModelCosts]) -> ModelCosts | None:
+def _made(record: Record, models: Mapping[str, ModelCosts], once: Memo) -> ModelCosts | None:
     match record.model():
         case str(role):
             return models[role]
         case Architecture() as architecture:
             return model_of(llama_facts(architecture))
         case LayerPlanShape(plan=plan, tied=tied):
-            teacher = models["teacher"]
-            return assembled(plan, teacher, models.get("student"), tied=teacher.tied if tied is None else tied)
+            teacher, student = models["teacher"], models.get("student")
+            tied = teacher.tied if tied is None else tied
+            return once(("made", plan, tied), partial(assembled, plan, teacher, student, tied=tied), teacher, student)
     return None
 
 

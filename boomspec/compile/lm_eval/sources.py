@@ -52,6 +52,7 @@ def definition_of(file: SpecFile, task: str) -> TaskDefinition:
     return file.once(("task definition", folder, task), lambda: lm_eval.read_task(task, folder))
 
 
+@memoized_for("evaluate")
 def generates(file: SpecFile, task: str) -> bool:
     """Whether models write text for this task, or may do so: of a class in Python nobody knows."""
     tasks = definition_of(file, task).tasks
