@@ -7,11 +7,11 @@ hold the same weights.
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from boomspec.core.layers import STUDENT, TEACHER, LayerPlan, Owner, student_layers
+from boomspec.core.layers import STUDENT, TEACHER, Layer, LayerPlan, Owner, student_layers
 from boomspec.core.tasks import Evaluate
 from boomspec.models.facts import read_facts
 from runners.assembly.assemble import assemble
@@ -57,7 +57,7 @@ def load(contexts: Sequence[Context[Evaluate]]) -> Loaded:
             assemble(sources, own, Path(written, "model"), tied=tied, code=first.code)
             models[owner] = load_frozen(Path(written, "model"), dtype=dtype, code=first.code)
     plans = tuple(
-        tuple(replace(layer, owner=owners[one.student]) if layer.owner == STUDENT else layer for layer in one.plan)
+        tuple(Layer(owners[one.student], layer.index) if layer.owner == STUDENT else layer for layer in one.plan)
         for one in planned
     )
     kept = dict(zip(plans, (context.resume for context in contexts), strict=True))
