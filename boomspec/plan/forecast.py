@@ -20,7 +20,7 @@ from boomspec.core.graph import Cost, Node, TaskGraph
 from boomspec.core.sizes import shown_bytes
 from boomspec.plan.plan import RunPlan
 from boomspec.plan.rates import Duration, Origin, Rates, refined
-from boomspec.plan.schedule import critical_path, elapsed
+from boomspec.plan.schedule import critical_path, elapsed, longest_first
 from boomspec.store import Store
 
 Count = Annotated[int, Field(ge=0)]
@@ -99,9 +99,17 @@ def forecast(graph: TaskGraph, plan: RunPlan, store: Store, on: MachineSpec) -> 
     """What running `plan` takes on a machine, and what its GPU tasks would take on other devices."""
 
     def clock_on(device: Device | None) -> Clock:
-        found = {node.id: rates.duration(node, costs[node.id], device) for node in nodes}
+        once: dict[
+            tuple[int, ...], Duration | None
+        ] = {}  # of equal tasks, whose records and costs are the same objects
+        found = {}
+        for i, node in wanted.items():
+            key = id(node.task.record), id(costs[i]), id(node.execution)
+            if key not in once:
+                once[key] = rates.duration(node, costs[i], device)
+            found[i] = once[key]
         durations = {i: duration for i, duration in found.items() if duration is not None}
-        spent = [(n.execution, durations[n.id].seconds * n.execution.workers) for n in nodes if n.id in durations]
+        spent = [(wanted[i].execution, time.seconds * wanted[i].execution.workers) for i, time in durations.items()]
         # A task without a time still stands between others.
         seconds = {i: durations[i].seconds if i in durations else 0.0 for i in found}
         return Clock(
@@ -109,7 +117,7 @@ def forecast(graph: TaskGraph, plan: RunPlan, store: Store, on: MachineSpec) -> 
             cpu_seconds=sum(seconds * execution.cpus for execution, seconds in spent if not execution.gpus),
             gpu_seconds=sum(seconds * execution.gpus for execution, seconds in spent),
             longest_chain=critical_path(graph, seconds),
-            elapsed=elapsed(graph, seconds, cpus=on.cpus, gpus=on.gpus),
+            elapsed=elapsed(graph, seconds, cpus=on.cpus, gpus=on.gpus, order=order),
             sources=tuple(sorted({duration.source for duration in durations.values()})),
             without_a_time=len(found) - len(durations),
         )
@@ -117,7 +125,8 @@ def forecast(graph: TaskGraph, plan: RunPlan, store: Store, on: MachineSpec) -> 
     tasks = {i: (node.cost, node.task) for i, node in graph.nodes.items()}
     unread: set[str] = set()
     costs = {i: refined(cost, task.record, task.inputs, store, unread) for i, (cost, task) in tasks.items()}
-    nodes = [graph.nodes[task_id] for task_id in plan.ids("run")]
+    wanted = {task_id: graph.nodes[task_id] for task_id in plan.ids("run")}
+    nodes, order = [*wanted.values()], longest_first(graph)
     rates = Rates(store)
     shown = [on.device] if on.device else [DEVICES[name] for name in SHOWN]
     shown = shown if any(node.execution.gpus for node in nodes) else []

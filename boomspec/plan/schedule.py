@@ -7,8 +7,7 @@ its kind, and equal paths are ordered by how long such kinds of tasks usually ar
 
 import heapq
 from collections import defaultdict
-from collections.abc import Mapping
-from graphlib import TopologicalSorter
+from collections.abc import Mapping, Sequence
 
 from boomspec.core.graph import TaskGraph
 
@@ -39,21 +38,33 @@ def critical_path(graph: TaskGraph, seconds: Mapping[str, float]) -> float:
     return max(ends.values(), default=0.0)
 
 
-def elapsed(graph: TaskGraph, seconds: Mapping[str, float], *, cpus: float, gpus: float) -> float:
-    """Seconds until the last task in `seconds` has ended. A task that asks for more than there is gets all of it."""
+def elapsed(
+    graph: TaskGraph, seconds: Mapping[str, float], *, cpus: float, gpus: float, order: Sequence[str] | None = None
+) -> float:
+    """Seconds until the last task in `seconds` has ended. A task that asks for more than there is gets all of it.
+
+    order: `longest_first`, where it is known already.
+    """
     if not any(seconds.values()):
         return 0.0
-    sorter = TopologicalSorter({i: {needed for needed in graph.waits_for(i) if needed in seconds} for i in seconds})
-    sorter.prepare()
-    order = {task_id: i for i, task_id in enumerate(longest_first(graph))}
+    following: dict[str, list[str]] = defaultdict(list)
+    missing = {}  # how many tasks each one still waits for
+    for i in seconds:
+        needs = [needed for needed in graph.waits_for(i) if needed in seconds]
+        missing[i] = len(needs)
+        for needed in needs:
+            following[needed].append(i)
+    places = {task_id: i for i, task_id in enumerate(longest_first(graph) if order is None else order)}
     asked = {i: graph.nodes[i].execution for i in seconds}
     claims = {i: (min(e.workers * e.cpus, cpus), min(e.workers * e.gpus, gpus)) for i, e in asked.items()}
     ready = {claim: list[tuple[int, str]]() for claim in set(claims.values())}
     running: list[tuple[float, int, str]] = []  # by their ends
     now, free_cpus, free_gpus = 0.0, cpus + 1e-9, gpus + 1e-9
+    can_start = [i for i, count in missing.items() if count == 0]
     while True:
-        for i in sorter.get_ready():
-            heapq.heappush(ready[claims[i]], (order[i], i))
+        for i in can_start:
+            heapq.heappush(ready[claims[i]], (places[i], i))
+        can_start = []
         fitting = [queue[0] for (c, g), queue in ready.items() if queue and c <= free_cpus and g <= free_gpus]
         if fitting:
             place, task_id = min(fitting)
@@ -62,7 +73,10 @@ def elapsed(graph: TaskGraph, seconds: Mapping[str, float], *, cpus: float, gpus
             sign = -1
         elif running:
             now, _, task_id = heapq.heappop(running)
-            sorter.done(task_id)
+            for i in following[task_id]:
+                missing[i] -= 1
+                if missing[i] == 0:
+                    can_start.append(i)
             sign = 1
         else:
             return now
