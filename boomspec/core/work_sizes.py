@@ -14,5 +14,5 @@ LEAST_CHUNK: Final = {"cpu": 64, "cuda": 512}
 MEASURED_LOGITS: Final = 2**24  # of held-out text that are in memory at once: 64 MiB in fp32
 HELD_LOGITS: Final = 2**30  # bytes of the teacher's logits that a search keeps; more are computed again
 HELD_STATES: Final = 4 * 2**30  # bytes of hidden states that a search keeps
-COPY_BUFFER: Final = 2**18  # bytes of a tensor that are copied at once; measured on ext4: 1 MB and more is slower
+COPY_BUFFER: Final = 2**18  # bytes of a tensor that are converted at once; measured on ext4: 1 MB and more is slower
 DEQUANTIZED_SHARD: Final = 2 * 10**9  # bytes of one file of a model that is dequantised
