@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -27,9 +27,9 @@ from runners.runtime import environment
 from runners.runtime.device import device
 
 _FILE = "peaks.json"
-_WIDTHS = 256, 2048  # of the square matrices, the first and the last
-_TIMES = 4  # of each; the first is often slow
-_SECONDS = 0.5  # about as much in all; a CPU without units for a dtype gets no further than the first widths
+_WIDTHS = 256, 512, 1024, 2048  # of the square matrices; a CPU without units for a dtype gets to the first ones alone
+_SECONDS = 0.1  # for each width, and for some products at least
+_MEASURED = 3  # times: a machine that is busy now seems slower than it is, so the best counts
 
 
 @dataclass(frozen=True)
@@ -50,41 +50,44 @@ def device_peak(precision: Precision, determinism: Determinism | None = None, *,
         return Peak(name, None, "unknown") if known is None else Peak(name, known.peak(bf16=bf16, tf32=tf32), "table")
     threads = torch.get_num_threads()
     name = f"{cpu_model()}, {threads} {'thread' if threads == 1 else 'threads'}"
-    return Peak(name, _of_cpu(name, precision), "measured") if measure else Peak(name, None, "unknown")
+    return Peak(name, threads * _of_thread(precision), "measured") if measure else Peak(name, None, "unknown")
 
 
 @cache
-def _of_cpu(name: str, precision: Precision) -> float:
-    """Operations a second: as found in the cache of the store, else measured and put there."""
+def _of_thread(precision: Precision) -> float:
+    """Operations a second of one thread of the CPU: the best in the cache of the store, and of what is measured now."""
     folder = os.environ.get(environment.CACHE)
     file = None if folder is None else Path(folder) / _FILE
-    key, known = f"{socket.gethostname()}: {name}, torch {torch.__version__}, {precision}", dict[str, Any]()
+    key = f"{socket.gethostname()}: {cpu_model()}, torch {torch.__version__}, {precision}"
+    known: dict[str, list[float]] = {}
     if file is not None:
         with suppress(OSError, ValueError, TypeError):
             known = dict(json.loads(file.read_text(encoding="utf-8")))
-    if isinstance(found := known.get(key), float):
-        return found
-    dtypes = (torch.float32, torch.bfloat16) if precision == "bf16" else (torch.float32,)
-    found = max(map(_matrix_products, dtypes))  # without units for bf16 a CPU is faster in fp32
-    if file is not None:
-        with suppress(OSError):  # a full disk: it is measured again
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, json_text({**known, key: found}, indent=1) + "\n")
-    return found
+    found = [float(value) for value in known.get(key, ())]
+    if len(found) < _MEASURED:
+        dtypes = (torch.float32, torch.bfloat16) if precision == "bf16" else (torch.float32,)
+        found.append(max(map(_matrix_products, dtypes)))  # without units for bf16 a CPU is faster in fp32
+        if file is not None:
+            with suppress(OSError):  # a full disk: it is measured again
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(file, json_text({**known, key: found}, indent=1) + "\n")
+    return max(found)
 
 
 @torch.no_grad()
 def _matrix_products(dtype: torch.dtype) -> float:
-    """Operations a second of the fastest product of two square matrices, in the layout of a linear layer."""
-    began, best, width = time.perf_counter(), 0.0, _WIDTHS[0]
-    while True:
+    """Operations a second of one thread in the fastest product of square matrices, in the layout of a linear layer."""
+    best, threads = 0.0, torch.get_num_threads()
+    torch.set_num_threads(1)  # several would wait for one another where the machine is busy
+    for width in _WIDTHS:
         matrix, shortest = torch.full((width, width), 0.5, dtype=dtype), float("inf")
-        for _ in range(_TIMES):
+        until = time.monotonic() + _SECONDS
+        while time.monotonic() < until or shortest == float("inf"):
             started = time.perf_counter()
             torch.nn.functional.linear(matrix, matrix)
             shortest = min(shortest, time.perf_counter() - started)
         best = max(best, 2 * width**3 / shortest)
-        # The next ones are twice as wide and take eight times as long.
-        if width == _WIDTHS[1] or time.perf_counter() - began > _SECONDS / 8:
-            return best
-        width *= 2
+        if 8 * shortest > 2 * _SECONDS:  # twice as wide it takes eight times as long
+            break
+    torch.set_num_threads(threads)
+    return best
