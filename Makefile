@@ -31,6 +31,8 @@ test-chaos: setup
 benchmarks: setup
 	$(BIN)/python -m tests.benchmarks.startup
 	$(BIN)/python tests/benchmarks/head_memory.py
+	$(BIN)/python -m tests.benchmarks.family
+	$(BIN)/python -m tests.benchmarks.cohort
 	$(BIN)/python -m tests.benchmarks.checkpoints
 	$(BIN)/python -m tests.benchmarks.gpu
 	$(BIN)/python tests/benchmarks/assembly.py

@@ -50,7 +50,7 @@ from runners.modeling.models import load_frozen
 from runners.runtime.context import Progress
 
 LAYERS, STUDENT_LAYERS = 30, 16
-QUESTIONS, HELD_OUT, LENGTH = 60, 8192, 512
+QUESTIONS, HELD_OUT, LENGTH = 40, 4096, 512
 TASKS = ("four_answers", "two_answers")
 WORDS = [f"w{number}" for number in range(2000)]
 
