@@ -80,8 +80,9 @@ def train_together(context: Context[Any]) -> None:
         if context.remote is not None and not any(context.path.iterdir()):
             context.remote.receive(context.path)
         measured = context.path / MEASURED
-        context.measured.update(json.loads(measured.read_text(encoding="utf-8")))
-        measured.unlink()
+        if measured.exists():
+            context.measured.update(json.loads(measured.read_text(encoding="utf-8")))
+            measured.unlink()
     except KeyboardInterrupt:
         stopped.set()  # the workers save themselves and stop, and no others start
         with suppress(OSError):  # a full disk

@@ -35,6 +35,7 @@ from boomspec.store import FolderStore
 from runners.cli import calibrate
 from runners.data.tokens import TokenStream
 from runners.evaluation import held_out
+from runners.evaluation.members import WholeModel
 from runners.modeling.models import load_frozen
 from runners.runtime.device import frozen_dtype
 from runners.tasks import distill, evaluate, pretrain, search
@@ -301,7 +302,7 @@ def test_memory_of_a_measurement_is_what_is_alive(tmp_path: Path, precision: str
     alive = LiveBytes(*model.parameters())
     with alive:
         held_out.window_losses(
-            model,
+            WholeModel(model),
             tokens=stream.tokens,
             eos=0,
             sequence_length=LENGTH,
