@@ -45,7 +45,7 @@ def measured(folder: Path, *, seconds: float) -> dict[str, float]:
     from boomspec.core.tasks import Architecture
     from runners.modeling.hidden_states import LMHead, trunk
     from runners.tasks.pretrain import llama
-    from runners.training.losses import head_loss
+    from runners.training.head import head_loss
 
     startup = time.perf_counter() - started
     from torch.utils.benchmark import Timer

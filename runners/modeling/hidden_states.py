@@ -23,10 +23,14 @@ EMBEDDING: Literal["embedding"] = "embedding"
 FINAL_NORM: Literal["final norm"] = "final norm"
 Point = int | Literal["embedding", "final norm"]
 Pair = tuple[Point, Point]  # (student, teacher)
-_TRANSFORMS: dict[str, Callable[[Tensor, float], Tensor]] = {
-    "capped": lambda logits, cap: cap * torch.tanh(logits / cap),
-    "divided": lambda logits, divisor: logits / divisor,
-    "multiplied": lambda logits, factor: logits * factor,
+# By name: the transform, and the gradient of what is in front of it, made in place of that of its output.
+_TRANSFORMS: dict[str, tuple[Callable[[Tensor, float], Tensor], Callable[[Tensor, Tensor, float], Tensor]]] = {
+    "capped": (
+        lambda logits, cap: cap * torch.tanh(logits / cap),
+        lambda gradient, output, cap: gradient.mul_(1 - (output / cap).square()),
+    ),
+    "divided": (lambda logits, divisor: logits / divisor, lambda gradient, _output, divisor: gradient.div_(divisor)),
+    "multiplied": (lambda logits, factor: logits * factor, lambda gradient, _output, factor: gradient.mul_(factor)),
 }
 
 
@@ -116,26 +120,45 @@ class LMHead:
     """`head(hidden_ND) -> logits_NV` of a model, sharing the model's parameters."""
 
     def __init__(self, model: Any) -> None:
-        self._output: Any = model.get_output_embeddings()
-        if self._output is None:
+        self.output: Any = model.get_output_embeddings()  # the module that makes `raw` logits, before the transforms
+        if self.output is None:
             raise BoomspecError(f"model type '{model.config.model_type}': it has no language-model head")
         config = model.config.get_text_config()
         values = {key: getattr(config, key, None) for key in LOGITS}
-        self._transforms = [(_TRANSFORMS[LOGITS[key]], value) for key, value in values.items() if value is not None]
+        self._transforms = [(*_TRANSFORMS[LOGITS[key]], value) for key, value in values.items() if value is not None]
 
     def __call__(self, hidden_ND: Tensor) -> Tensor:
-        logits_NV: Tensor = self._output(hidden_ND)
-        for transform, value in self._transforms:
+        logits_NV: Tensor = self.output(hidden_ND)
+        for transform, _, value in self._transforms:
             logits_NV = transform(logits_NV, value)
         return logits_NV
 
+    def transformed(self, raw_NV: Tensor) -> list[Tensor]:
+        """The raw logits, what each transform makes of them, and so at last the logits."""
+        stages = [raw_NV]
+        for transform, _, value in self._transforms:
+            stages.append(transform(stages[-1], value))
+        return stages
+
+    def raw_gradient(self, gradient_NV: Tensor, stages: list[Tensor]) -> Tensor:
+        """The gradient of the raw logits, in place of that of the logits; `stages`: what `transformed` gave."""
+        for (_, backward, value), output_NV in zip(self._transforms[::-1], stages[:0:-1], strict=True):
+            backward(gradient_NV, output_NV, value)
+        return gradient_NV
+
+    @property
+    def linear(self) -> nn.Linear | None:
+        """The module, where it is a product with a matrix and nothing else: no kind of its own, no hook."""
+        plain = type(self.output) is nn.Linear and not self.output._forward_hooks
+        return self.output if plain else None
+
     @property
     def vocabulary(self) -> int:
-        return int(self._output.weight.shape[0])
+        return int(self.output.weight.shape[0])
 
     def parameters(self) -> list[nn.Parameter]:
         """The head's parameters that are trained. A tied head's matrix is the embedding's."""
-        return [parameter for parameter in self._output.parameters() if parameter.requires_grad]
+        return [parameter for parameter in self.output.parameters() if parameter.requires_grad]
 
 
 @torch.no_grad()

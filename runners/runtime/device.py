@@ -62,6 +62,20 @@ def autocast(precision: Precision, *, cache: bool = True) -> AbstractContextMana
 
 
 @contextmanager
+def casts_kept() -> Iterator[None]:
+    """Around `autocast` contexts between which no weight changes: weights that one has cast serve the others, too.
+
+    Contexts of trainings that take turns may overlap: at the end of each all casts go, as weights change then.
+    """
+    torch.autocast_increment_nesting()  # torch drops its casts where the number of open contexts comes to 0
+    try:
+        yield
+    finally:
+        torch.autocast_decrement_nesting()
+        torch.clear_autocast_cache()
+
+
+@contextmanager
 def deterministic_mode(determinism: Determinism | None, note: Callable[[str], None]) -> Iterator[None]:
     """Compute as a record says, None meaning its defaults; at the end torch's settings are as before.
 

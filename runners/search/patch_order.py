@@ -26,7 +26,7 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.layers import STUDENT, TEACHER, LayerPlan, Owner, ends_of
 from boomspec.core.losses.kl import kl_divergence
 from boomspec.core.tasks import PatchOrder
-from boomspec.core.work_sizes import CHUNK_LOGITS, HELD_LOGITS
+from boomspec.core.work_sizes import HELD_LOGITS, SEARCHED_LOGITS
 from runners.modeling.hidden_states import LMHead, decoder_layers
 from runners.modeling.shared_forward import Report, SharedForward
 
@@ -169,7 +169,7 @@ class Divergence:
     """
 
     def __init__(self, head: LMHead, hidden: Sequence[Tensor], choice: PatchOrder) -> None:
-        self._rows = max(1, CHUNK_LOGITS // head.vocabulary)  # positions of a chunk
+        self._rows = max(1, SEARCHED_LOGITS // head.vocabulary)  # positions of a chunk
         self._head, self._choice = head, choice
         self._hidden = [self._measured(hidden_BTD) for hidden_BTD in hidden]
         count = sum(hidden_BTD.shape[0] * hidden_BTD.shape[1] for hidden_BTD in self._hidden)

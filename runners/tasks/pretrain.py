@@ -20,8 +20,9 @@ from runners.modeling.models import MODEL, save_weights
 from runners.runtime.context import Context
 from runners.runtime.device import MASTER_DTYPE, deterministic_mode, device
 from runners.training.compiling import check_compiler
+from runners.training.head import head_loss
 from runners.training.loop import train
-from runners.training.losses import head_loss, weights
+from runners.training.losses import weights
 from runners.training.parallel import ParallelModel, is_sharded
 from runners.training.process_group import process_group
 

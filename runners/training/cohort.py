@@ -8,6 +8,7 @@ and checkpoints, and becomes what it would have become alone.
 from collections.abc import Iterator, Sequence
 from heapq import heapify, heappop, heappush
 
+import torch
 from torch import Tensor
 
 from boomspec.core.errors import BoomspecError
@@ -48,6 +49,8 @@ def taking_turns(
             shared.turn_to(turn)
             try:
                 heappush(waiting, (next(trainings[number]), number))
+                if len(trainings) > 1:
+                    torch.clear_autocast_cache()  # of a student that waits: casts of all would take much memory
             except StopIteration:
                 yield number, None
             except BoomspecError as error:

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from boomspec.core.losses import Losses, StateLoss
 from runners.modeling.hidden_states import LMHead, Pair, Point, capture, hidden_pairs, trunk
-from runners.training.losses import head_loss, state_loss
+from runners.training.head import head_loss
+from runners.training.losses import state_loss
 
 TermValues = tuple[Tensor, dict[str, Tensor]]  # the loss, and the values of its terms without their weights
 TargetsOf = Callable[[Tensor], "Targets"]  # inputs_BT -> targets

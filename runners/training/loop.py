@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from boomspec.core.errors import BoomspecError
 from boomspec.core.tasks import Recipe
 from runners.runtime.context import Context
-from runners.runtime.device import autocast
+from runners.runtime.device import autocast, casts_kept
 from runners.runtime.peak import device_peak
 from runners.training import checkpoint
 from runners.training.checkpoint_writer import CheckpointWriter
@@ -130,7 +130,7 @@ class _Training:
         decays = ((matrices, recipe.optimizer.weight_decay), (others, 0.0))
         groups = [{"params": parameters, "weight_decay": decay} for parameters, decay in decays if parameters]
         options = recipe.optimizer.model_dump(include={"lr", "betas", "eps"})
-        self.optimizer = torch.optim.AdamW(groups, **options)
+        self.optimizer = torch.optim.AdamW(groups, fused=True, **options)  # one pass, without copies
         self.metrics: list[dict[str, Any]] = []
         self.writer = CheckpointWriter(context.resume, self.group, context.remote)
         determinism, flops = getattr(context.record, "determinism", None), context.model_flops_per_token
@@ -195,20 +195,21 @@ class _Training:
         count = int(self.is_label(tokens[:, 1:]).sum())
         sums: dict[str, Tensor] = {}
         blocks, began = self.group.micro_batches(tokens, self.context.training.micro_batch), time.monotonic()
-        for index, (block, counts) in enumerate(blocks):
-            if index and self.look_every and index % self.look_every == 0 and self.group.stopped():
-                raise KeyboardInterrupt  # in the whole group at once
-            yield step, index
-            with self.parallel.accumulating(last=index + 1 == len(blocks)):
-                rows = block.to(self.device)
-                # Sharded parameters are whole only while they are used, and so must be what was cast of them.
-                with autocast(self.recipe.precision, cache=not self.parallel.sharded):
-                    labels_BT = rows[:, 1:].masked_fill(~self.is_label(rows[:, 1:]), NO_LABEL)
-                    total, terms = self.parallel.forward(loss, rows[:, :-1].clamp(min=0), labels_BT, count)
-                (total * (self.gradient_scale if counts else 0.0)).backward()
-            for name, value in {"loss": total.detach(), **terms}.items():
-                part = value if counts else torch.zeros_like(value)
-                sums[name] = sums[name] + part if name in sums else part
+        with casts_kept():  # weights are cast once a step, not for each micro batch
+            for index, (block, counts) in enumerate(blocks):
+                if index and self.look_every and index % self.look_every == 0 and self.group.stopped():
+                    raise KeyboardInterrupt  # in the whole group at once
+                yield step, index
+                rows = block.to(self.device, non_blocking=True)
+                labels_BT = block[:, 1:].masked_fill(~self.is_label(block[:, 1:]), NO_LABEL)  # on the CPU
+                with self.parallel.accumulating(last=index + 1 == len(blocks)):
+                    # Sharded parameters are whole only while they are used, and so must be what was cast of them.
+                    with autocast(self.recipe.precision, cache=not self.parallel.sharded):
+                        total, terms = self.parallel.forward(loss, rows[:, :-1].clamp(min=0), labels_BT, count)
+                    (total * (self.gradient_scale if counts else 0.0)).backward()
+                for name, value in {"loss": total.detach(), **terms}.items():
+                    part = value if counts else torch.zeros_like(value)
+                    sums[name] = sums[name] + part if name in sums else part
         values = self.group.all_reduce(sums)
         seconds = (time.monotonic() - began) / len(blocks)
         self.look_every = self.group.broadcast(max(1, math.ceil(_LOOK_SECONDS / max(seconds, 1e-6))))
@@ -269,7 +270,8 @@ class _Training:
                 moments = {moment: torch.zeros_like(parameter) for moment in _MOMENTS}
                 for moment, tensor in moments.items():
                     self.parallel.local(tensor).copy_(stored.tensor(f"{moment}.{name}", rows))
-                self.optimizer.state[parameter] = {"step": torch.tensor(float(stored.steps)), **moments}
+                steps = torch.tensor(float(stored.steps), device=self.device)  # where a fused update expects it
+                self.optimizer.state[parameter] = {"step": steps, **moments}
         self.metrics = stored.metrics
         progress.record(*stored.metrics)  # so that who watches now sees all of the curve
         progress.note(f"continues after step {stored.steps} of {self.recipe.steps}")

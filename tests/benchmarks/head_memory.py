@@ -40,7 +40,7 @@ def measure(way: str) -> dict[str, float]:
 
     from boomspec.core.losses import KL, CrossEntropy, Losses
     from runners.modeling.hidden_states import LMHead
-    from runners.training.losses import head_loss
+    from runners.training.head import head_loss
 
     torch.manual_seed(0)
     student, teacher = (LMHead(HeadOnly(torch.nn.Linear(HIDDEN, VOCABULARY, bias=False))) for _ in range(2))

@@ -15,7 +15,8 @@ from boomspec.core.losses import KL, LOSSES, CrossEntropy, HiddenCosine, Loss, L
 from boomspec.core.losses.kl import kl_divergence
 from boomspec.models import families
 from runners.modeling.hidden_states import LMHead, check_head, trunk
-from runners.training.losses import NO_LABEL, head_loss, state_loss
+from runners.training.head import head_loss
+from runners.training.losses import NO_LABEL, state_loss
 from tests.runners import tiny
 from tests.runners.instruments import LiveBytes
 

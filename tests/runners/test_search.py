@@ -238,7 +238,7 @@ def test_holding_the_teachers_states_gives_what_holding_its_distributions_gives(
     values = []
     for held_bytes in (0, 2**20):
         monkeypatch.setattr(patch_order, "HELD_LOGITS", held_bytes)
-        monkeypatch.setattr(patch_order, "CHUNK_LOGITS", 5 * tiny.VOCABULARY)  # chunks of five positions
+        monkeypatch.setattr(patch_order, "SEARCHED_LOGITS", 5 * tiny.VOCABULARY)  # chunks of five positions
         kl = Divergence(head, hidden, choice())
         values.append(kl.mean([kl.of_sequences(i, head, h + 0.1) for i, h in enumerate(hidden)]))
         assert kl.mean([kl.of_sequences(i, head, h) for i, h in enumerate(hidden)]) == pytest.approx(0.0, abs=1e-9)

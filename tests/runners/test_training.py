@@ -30,8 +30,8 @@ from runners.runtime.context import Context
 from runners.runtime.task_errors import FullDiskError
 from runners.training import checkpoint_writer
 from runners.training import loop as training
+from runners.training.head import head_loss
 from runners.training.loop import Batches, learning_rate, train
-from runners.training.losses import head_loss
 from tests.messages import wording
 from tests.runners import tiny
 

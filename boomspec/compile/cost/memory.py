@@ -19,22 +19,22 @@ live until the step's last backward ("cache"); where the model is cut, each line
 checkpointing there are those of one layer alone, or of the head while that computes.
 
 Behind the layers: the final norm; for losses of hidden states, of each pair, the teacher's state, what the formula
-keeps (`boomspec/core/losses`) and the places of the labels (two 8-byte indices a token). Losses of logits work on
-chunks of tokens (runners/training/losses.py), whose copies of the logits are counted in `_chunk`.
+keeps (`boomspec/core/losses`). Losses of logits work on chunks and tiles of tokens (runners/training/head.py), which
+are counted in `_chunk`.
 
-Moments that are compared: a chunk of the head; the backward pass of the last layer; the last gradient of a step;
-AdamW's update. With activation checkpointing a layer keeps its input only, and one layer's activations exist at a
-time. Where each of several workers has a copy (DDP), all gradients are there all the time. Where a model is cut over
-workers (FSDP), each holds its share, and layers are whole while they compute; that follows from how
-`runners/training/parallel.py` cuts, and has not been measured on GPUs. The interpreter and its libraries (some
-hundred MB of host memory) are not counted.
+Moments that are compared: a chunk of the head; the backward pass of the last layer; the last gradient of a step (the
+fused update of AdamW needs nothing beside it). With activation checkpointing a layer keeps its input only, and one
+layer's activations exist at a time. Where each of several workers has a copy (DDP), all gradients are there all the
+time. Where a model is cut over workers (FSDP), each holds its share, and layers are whole while they compute; that
+follows from how `runners/training/parallel.py` cuts, and has not been measured on GPUs. The interpreter and its
+libraries (some hundred MB of host memory) are not counted.
 """
 
 from dataclasses import dataclass
 from functools import lru_cache
 
 from boomspec.core.model_costs import LayerCosts, ModelCosts
-from boomspec.core.work_sizes import CHUNK_LOGITS, LEAST_CHUNK
+from boomspec.core.work_sizes import CHUNK_LOGITS, LEAST_CHUNK, TILE_LOGITS
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class TrainingStep:
     bf16: bool
     on_gpu: bool
     frozen_embedding: bool = False
-    working: int = 1  # of losses that read logits: copies of a chunk's logits in fp32 while they are computed
+    working: int = 1  # of losses that read logits: copies of a tile's logits in fp32 while they are computed
     kept: int = 1  # and those kept until their backward pass; those of cross-entropy by default
     teacher_logits: bool = False
     pairs: int = 0  # of hidden states of the teacher that are held
@@ -87,14 +87,11 @@ def training(model: ModelCosts, step: TrainingStep, teacher: ModelCosts | None =
     teacher_states = max(step.pairs, int(step.teacher_logits)) * state * narrow
     # Of the last layer's MLP: two gradients, and that of a matrix.
     backward = step.tokens * 2 * layers[-1].inner * narrow + layers[-1].largest * (6 if step.bf16 else 4)
-    # AdamW's update: the root of the second moments, of all parameters on a GPU, else of one at a time.
-    largest = max(layer.largest for layer in layers)
-    update = 4 * trained if step.on_gpu else 8 * max(largest, 0 if step.frozen_embedding else model.projection)
     chunk, temporary = _chunk(model, step, 4 * head), 0 if step.frozen_embedding else 4 * model.projection
     moments = [
         {"gradients": gradients, "activations": kept + teacher_states, "head": chunk, "cache": head_cache},
         {"gradients": max(gradients, 4 * head), "activations": kept + step.tokens * again + backward, "cache": cache},
-        {"gradients": 4 * trained // cut, "temporary": max(update // cut, temporary)},
+        {"gradients": 4 * trained // cut, "temporary": temporary},
     ]
     moment = max(moments, key=lambda moment: sum(moment.values()))
     return {name: count for name, count in {**always, **moment}.items() if count}
@@ -118,16 +115,21 @@ def _kept(model: ModelCosts, layer: LayerCosts, step: TrainingStep) -> int:
 
 
 def _chunk(model: ModelCosts, step: TrainingStep, matrix: int) -> int:
-    """Bytes of the head's term beside the kept activations: a chunk's logits, and gradients that are being summed.
+    """Bytes of the head's terms beside the kept activations: a chunk's logits, a tile's losses, gradients being summed.
 
-    Logits of one element each, in the forward pass: the student's, the teacher's, and what the losses work on. In the
-    backward pass: what they keep, and three gradients. `matrix`: bytes of the gradient of the head's matrix.
+    Logits of one element each: the student's, whose place their gradient takes, and the teacher's. Of a tile: fp32
+    copies of bf16 ones, what the losses work on and, where autograd takes a gradient, what it keeps, and three
+    gradients. `matrix`: bytes of the gradient of the head's matrix.
     """
     if not step.working:
         return 0
-    narrow = 2 if step.bf16 else 4
-    rows = min(step.tokens, max(LEAST_CHUNK["cuda" if step.on_gpu else "cpu"], CHUNK_LOGITS // model.vocabulary))
-    ahead = narrow * (1 + step.teacher_logits) + 4 * step.working
-    back = 4 * step.kept + 12
-    summed = step.tokens * model.hidden * (8 + narrow * step.teacher_logits) + matrix
-    return step.passes * summed + max(rows * model.vocabulary * ahead, rows * model.vocabulary * back + matrix)
+    narrow, place = 2 if step.bf16 else 4, "cuda" if step.on_gpu else "cpu"
+    rows = min(step.tokens, max(LEAST_CHUNK[place], CHUNK_LOGITS // model.vocabulary))
+    tile = min(rows, max(1, TILE_LOGITS[place] // model.vocabulary))
+    copies, logits = (1 + step.teacher_logits if step.bf16 else 0), 1 + step.teacher_logits
+    of_tile = 4 * (copies + max(step.working, step.kept + 3 if step.kept else 0))
+    part = matrix // 2 if step.bf16 else 0  # of the chunk at hand; in fp32 the product is added in place
+    summed = step.tokens * model.hidden * (4 + (narrow if step.bf16 else 0)) + matrix
+    return (
+        step.passes * summed + model.vocabulary * rows * narrow * logits + max(tile * model.vocabulary * of_tile, part)
+    )

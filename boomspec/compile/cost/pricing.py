@@ -126,7 +126,7 @@ class _Prices(Prices):
             kept=sum(term.kept for term in of_logits.values()),
             teacher_logits=teacher_logits,
             pairs=max((count for count, _ in pairs), default=0),
-            compared=sum(count * (4 * term.kept * model.hidden + 16) for count, term in pairs),
+            compared=sum(count * 4 * term.kept * model.hidden for count, term in pairs),
             passes=2 if apart and of_labels else 1,
             checkpointing=again,
             ddp=workers > 1 and not cut,

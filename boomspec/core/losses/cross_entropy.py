@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from boomspec.core.losses.closed_form import ClosedForm, Softmax
 from boomspec.core.losses.loss import Loss
 
 if TYPE_CHECKING:
@@ -15,11 +16,17 @@ class CrossEntropy(Loss):
     reads = ("logits", "labels")
     description = "On the text itself."
     usual = True
-    working = 1  # the log-softmax
-    kept = 1
+    working = 1  # the softmax
+    kept = 0
 
     def formula(self, logits_NV: "Tensor", labels_N: "Tensor") -> "Tensor":
         """-log p(label) at each of N positions."""
         from torch.nn.functional import cross_entropy
 
         return cross_entropy(logits_NV.float(), labels_N, reduction="none")
+
+    def closed_form(self, student: Softmax, teacher: Softmax | None, labels_N: "Tensor") -> ClosedForm:
+        """The gradient is softmax(logits), less 1 at the label."""
+        softmax_NV, log_sum_N = student.at()
+        of_labels_N = student.logits_NV.gather(-1, labels_N.unsqueeze(-1)).squeeze(-1)
+        return ClosedForm(log_sum_N - of_labels_N, ((1.0, softmax_NV),), at_label=-1.0)

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from boomspec.core.losses.closed_form import ClosedForm, Softmax
 from boomspec.core.losses.loss import Loss, Weight
 from boomspec.core.types import Number
 
@@ -18,8 +19,8 @@ class KL(Loss):
     reads = ("logits", "teacher_logits")
     description = "On the teacher's distribution."
     usual = True
-    working = 5  # both log-softmaxes, the teacher's probabilities, the difference and the product
-    kept = 2  # the student's log-softmax and the teacher's probabilities
+    working = 3  # both softmaxes and the difference
+    kept = 0
 
     weight: Weight = 0.1
     temperature: Annotated[Number, Field(gt=0, description="Both logits are divided by it before the softmax.")] = 1.0
@@ -34,6 +35,16 @@ class KL(Loss):
             for logits in (logits_NV, teacher_logits_NV)
         )
         return self.temperature**2 * kl_divergence(teacher_NV, student_NV)
+
+    def closed_form(self, student: Softmax, teacher: Softmax | None, labels_N: "Tensor") -> ClosedForm:
+        """With p, q of teacher and student: sum p (log p - log q) = sum p (z_p - z_q) / T + log-sums; T (q - p)."""
+        from torch.linalg import vecdot
+
+        assert teacher is not None
+        (q_NV, log_q_sum_N), (p_NV, log_p_sum_N) = student.at(self.temperature), teacher.at(self.temperature)
+        mean_N = vecdot(p_NV, teacher.logits_NV - student.logits_NV) / self.temperature
+        values_N = self.temperature**2 * (mean_N + (log_q_sum_N - log_p_sum_N))
+        return ClosedForm(values_N, ((self.temperature, q_NV), (-self.temperature, p_NV)))
 
 
 def kl_divergence(log_p_NV: "Tensor", log_q_NV: "Tensor", *, p_NV: "Tensor | None" = None) -> "Tensor":

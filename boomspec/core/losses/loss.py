@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
+from boomspec.core.losses.closed_form import ClosedForm, Softmax
 from boomspec.core.types import Number, Strict
 
 if TYPE_CHECKING:
@@ -34,9 +35,9 @@ class Loss(Strict):
     description: ClassVar[str]  # of its key, for editors
     usual: ClassVar[bool] = False  # part of a distillation whose spec names no losses
 
-    # What its formula adds to a training step, beside reading: tensors in fp32, each of a number for every logit of a
-    # chunk (of losses that read logits) or for every element of a pair's states (of losses that read states).
-    working: ClassVar[int]  # while the formula is computed
+    # What it adds to a training step, beside reading: tensors in fp32, each of a number for every logit of a tile
+    # (of losses that read logits) or for every element of a pair's states (of losses that read states).
+    working: ClassVar[int]  # while the formula, or the closed form in its place, is computed
     kept: ClassVar[int]  # until its backward pass
 
     weight: Weight = 1.0
@@ -49,6 +50,13 @@ class Loss(Strict):
     def formula(self, *args: Any, **kwargs: Any) -> "Tensor":
         """The loss at each position, without its weight. Softmaxes and norms are computed in fp32."""
         raise NotImplementedError  # each loss has its own arguments, which no abstract method could declare
+
+    def closed_form(self, student: Softmax, teacher: Softmax | None, labels_N: "Tensor") -> ClosedForm | None:
+        """What the formula gives, with its gradient, of losses that read logits; None: autograd takes the gradient.
+
+        Only for speed: a loss is whole without it. Tests compare it with the formula.
+        """
+        return None
 
     def flops(self, hidden: int) -> int:
         """Operations of its own for each token, a multiply-add counted as two; element-wise ones are not counted."""

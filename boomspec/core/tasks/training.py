@@ -11,7 +11,7 @@ from boomspec.core.tasks.record import Architecture, Cost, Determinism, Faithful
 class Pretrain(Record):
     """Inputs: `tokens`."""
 
-    kind, version = "pretrain", 1
+    kind, version = "pretrain", 2
     trains = True
     reads_models = False
     numbers = ("metrics.jsonl",)
@@ -34,7 +34,7 @@ class Pretrain(Record):
 class Distill(Record):
     """Inputs: `teacher` (source or task), `tokens`."""
 
-    kind, version = "distill", 2
+    kind, version = "distill", 3
     trains = True
     numbers = ("metrics.jsonl", "similarity.json")
     usual_work = 1000

@@ -1,0 +1,250 @@
+"""The terms of the loss that read logits, with their gradients in the same pass, by chunks and tiles of positions.
+
+    chunk   matrix products: the logits of student and teacher, then the gradients of hidden states and head, which read
+            the gradient of the logits from where the student's logits were. Two buffers serve all chunks
+    tile    the losses at some positions of a chunk: few enough for what they work on to stay in a CPU's cache
+
+A term that knows its gradient in closed form shares softmaxes with the others; of the others autograd takes it, tile by
+tile. Nothing is computed again in the backward pass.
+
+Mask and reduction are those of `runners/training/losses.py`. Shapes: B sequences, T positions, N positions of any
+sequence, D hidden size, V vocabulary.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from boomspec.core.losses import Loss, Losses
+from boomspec.core.losses.closed_form import Softmax
+from boomspec.core.work_sizes import CHUNK_LOGITS, LEAST_CHUNK, TILE_LOGITS
+from runners.modeling.hidden_states import LMHead
+from runners.training.losses import labelled
+
+
+def head_loss(
+    hidden_BTD: Tensor,
+    labels_BT: Tensor,
+    *,
+    head: LMHead,
+    losses: Losses,
+    count: int,
+    teacher_hidden_BTD: Tensor | None = None,  # this and the next one: where a term reads the teacher's logits
+    teacher_head: LMHead | None = None,
+    chunk: int | None = None,  # logits exist for so many positions at a time; None: as many as fit CHUNK_LOGITS
+    tile: int | None = None,  # the same of what the losses work on, and TILE_LOGITS
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the weighted sum of the terms that read logits, and each term's own value (no weight, no graph).
+
+    The gradients of the hidden states and of the head's parameters are computed in the same pass; the teacher has none.
+    """
+    terms = losses.reading("logits")
+    if not terms:
+        return hidden_BTD.new_zeros((), dtype=torch.float32), {}
+    pick, labels_N = labelled(labels_BT, hidden_BTD.device)
+    teacher_ND = None
+    if losses.reading("teacher_logits"):
+        assert teacher_hidden_BTD is not None
+        teacher_ND = pick(teacher_hidden_BTD)
+    kind = hidden_BTD.device.type
+    work = _Work(
+        head,
+        teacher_head if teacher_ND is not None else None,
+        teacher_ND,
+        labels_N,
+        terms,
+        count,
+        chunk=chunk or max(LEAST_CHUNK[kind], CHUNK_LOGITS // head.vocabulary),
+        tile=tile or max(1, TILE_LOGITS[kind] // head.vocabulary),
+    )
+    total, values = _HeadLoss.apply(work, pick(hidden_BTD), *head.parameters())  # type: ignore[no-untyped-call]
+    return total, dict(zip(terms, values.unbind(), strict=True))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a pass reads beside what has a gradient."""
+
+    head: LMHead
+    teacher_head: LMHead | None
+    teacher_ND: Tensor | None
+    labels_N: Tensor
+    terms: Mapping[str, Loss]
+    count: int
+    chunk: int
+    tile: int
+
+    def losses_of(
+        self, raw_NV: Tensor, teacher_raw_NV: Tensor | None, labels_N: Tensor, *, graded: bool
+    ) -> list[Tensor]:
+        """The sum of each term over the positions of a tile; `graded`: raw_NV then holds the gradient of the total."""
+        stages = self.head.transformed(raw_NV.float())
+        student = Softmax(stages[-1])
+        teacher = None
+        if teacher_raw_NV is not None and self.teacher_head is not None:
+            teacher = Softmax(self.teacher_head.transformed(teacher_raw_NV.float())[-1])
+        sums, parts, at_label = [], [], 0.0
+        for term in self.terms.values():
+            form, scale = term.closed_form(student, teacher, labels_N), term.weight / self.count
+            if form is not None:
+                sums.append(form.values_N.sum())
+                parts += [(scale * factor, part_NV) for factor, part_NV in form.parts]
+                at_label += scale * form.at_label
+                continue
+            value, part_NV = _by_autograd(term, student, teacher, labels_N, graded=graded)
+            sums.append(value)
+            parts += [(scale, part_NV)] if part_NV is not None else []
+        if graded:
+            # In fp32 without transforms this is raw_NV itself, which nothing reads from here on.
+            gradient_NV = _weighted_sum(parts, out=stages[-1] if len(stages) == 1 else torch.empty_like(stages[-1]))
+            if at_label:
+                rows = torch.arange(len(labels_N), device=labels_N.device)
+                gradient_NV[rows, labels_N] += at_label
+            gradient_NV = self.head.raw_gradient(gradient_NV, stages)
+            if gradient_NV.data_ptr() != raw_NV.data_ptr():
+                raw_NV.copy_(gradient_NV)
+        return sums
+
+
+def _by_autograd(
+    term: Loss, student: Softmax, teacher: Softmax | None, labels_N: Tensor, *, graded: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The sum of a term over a tile, and its gradient with respect to the student's logits."""
+    read = {"labels": labels_N, "logits": student.logits_NV.detach().requires_grad_(graded)}
+    if teacher is not None:
+        read["teacher_logits"] = teacher.logits_NV
+    with torch.set_grad_enabled(graded):
+        value = term.formula(*(read[what] for what in term.reads)).sum()
+    gradient_NV = torch.autograd.grad(value, read["logits"])[0] if graded else None
+    return value.detach(), gradient_NV
+
+
+def _weighted_sum(parts: Sequence[tuple[float, Tensor]], *, out: Tensor) -> Tensor:
+    (factor, first), *rest = parts
+    torch.mul(first, factor, out=out)
+    for factor, part in rest:
+        out.add_(part, alpha=factor)
+    return out
+
+
+class _HeadLoss(torch.autograd.Function):
+    """`sum(weight * value)` over all positions, and the values."""
+
+    @staticmethod
+    def forward(ctx: Any, work: _Work, hidden_ND: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+        student = _Products(work.head, hidden_ND, work.chunk, graded=ctx.needs_input_grad[1:])
+        teacher = None
+        if work.teacher_head is not None and work.teacher_ND is not None:
+            teacher = _Products(work.teacher_head, work.teacher_ND, work.chunk)
+        sums: list[list[Tensor]] = []
+        for start in range(0, len(hidden_ND), work.chunk):
+            rows = slice(start, start + work.chunk)
+            logits_NV = student.logits(rows)
+            teacher_NV = teacher.logits(rows) if teacher is not None else None
+            for first in range(0, len(logits_NV), work.tile):
+                part = slice(first, first + work.tile)
+                teacher_tile_NV = teacher_NV[part] if teacher_NV is not None else None
+                labels_N = work.labels_N[rows][part]
+                with torch.autocast(hidden_ND.device.type, enabled=False):  # losses are computed in fp32
+                    of_tile = work.losses_of(logits_NV[part], teacher_tile_NV, labels_N, graded=student.is_graded)
+                sums.append(of_tile)
+            student.add_gradients(rows, logits_NV)
+        device = hidden_ND.device
+        values = torch.zeros(len(work.terms), device=device)
+        if sums:
+            values = torch.stack([torch.stack(of_term).sum() for of_term in zip(*sums, strict=True)]) / work.count
+        ctx.grads = student.gradients
+        ctx.mark_non_differentiable(values)
+        factors = torch.tensor([term.weight for term in work.terms.values()], device=device)
+        return (factors * values).sum(), values
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_total: Tensor, _grad_values: Tensor) -> tuple[Tensor | None, ...]:
+        # Scaled in place, for the head's gradient is as large as the head; so they serve one backward only.
+        grads, ctx.grads = ctx.grads, None
+        if grad_total.device.type == "cpu" and grad_total == 1:
+            return None, *grads
+        return None, *(grad if grad is None else grad.mul_(grad_total) for grad in grads)
+
+
+class _Products:
+    """The matrix products of a head with the hidden states of all positions, chunk by chunk, and their gradients."""
+
+    def __init__(self, head: LMHead, hidden_ND: Tensor, chunk: int, *, graded: Sequence[bool] = ()) -> None:
+        self.head, self.linear, self.hidden_ND = head, head.linear, hidden_ND
+        self.parameters = head.parameters() if graded else []
+        self.is_graded = any(graded)
+        # Sums over the chunks, in the dtypes of what they are gradients of.
+        self.gradients: list[Tensor | None] = [
+            torch.zeros_like(tensor) if wanted else None
+            for wanted, tensor in zip(graded, (hidden_ND, *self.parameters), strict=False)
+        ]
+        self.graph: tuple[Tensor, Tensor] | None = None  # hidden_ND and logits_NV of a chunk, where autograd is needed
+        if self.linear is None:
+            return
+        device = hidden_ND.device.type
+        weight_VD = self.linear.weight.detach()
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VD.dtype
+        # Once for all chunks.
+        self.cast_ND, self.weight_VD = hidden_ND.detach().to(dtype), weight_VD.to(dtype)
+        self.bias_V = None if self.linear.bias is None else self.linear.bias.detach().to(dtype)
+        self.buffer = weight_VD.new_empty((min(chunk, len(hidden_ND)), len(weight_VD)), dtype=dtype)
+
+    def logits(self, rows: slice) -> Tensor:
+        """The raw logits of a chunk, to be overwritten by their gradient."""
+        if self.linear is None:
+            with torch.set_grad_enabled(self.is_graded):
+                chunk_ND = self.hidden_ND[rows].detach().requires_grad_(self.is_graded)
+                raw_NV = self.head.output(chunk_ND)
+            self.graph = chunk_ND, raw_NV
+            copied_NV: Tensor = raw_NV.detach().clone()  # the module's own backward may read what it gave
+            return copied_NV
+        chunk_ND = self.cast_ND[rows]
+        out_NV = self.buffer[: len(chunk_ND)]
+        if self.bias_V is None:
+            torch.mm(chunk_ND, self.weight_VD.t(), out=out_NV)
+        else:
+            torch.addmm(self.bias_V, chunk_ND, self.weight_VD.t(), out=out_NV)
+        return out_NV
+
+    def add_gradients(self, rows: slice, gradient_NV: Tensor) -> None:
+        if not self.is_graded:
+            return
+        hidden, *others = self.gradients
+        if self.linear is None:
+            assert self.graph is not None
+            (chunk_ND, raw_NV), self.graph = self.graph, None
+            first, *parts = torch.autograd.grad(raw_NV, [chunk_ND, *self.parameters], gradient_NV)
+            if hidden is not None:
+                hidden[rows] = first
+            for total, part in zip(others, parts, strict=True):
+                if total is not None:
+                    total += part
+            return
+        if hidden is not None:
+            _into(hidden[rows], gradient_NV, self.weight_VD)
+        for total, parameter in zip(others, self.parameters, strict=True):
+            if total is None:
+                continue
+            if parameter is self.linear.bias:
+                total += gradient_NV.sum(dim=0)
+            else:
+                _add_product(total, gradient_NV.t(), self.cast_ND[rows])
+
+
+def _into(out: Tensor, one: Tensor, other: Tensor) -> None:
+    if out.dtype == one.dtype:
+        torch.mm(one, other, out=out)
+    else:
+        out.copy_(one @ other)
+
+
+def _add_product(total: Tensor, one: Tensor, other: Tensor) -> None:
+    if total.dtype == one.dtype:
+        total.addmm_(one, other)
+    else:
+        total += one @ other  # of bf16 matrices: the sum over the chunks is taken in fp32
