@@ -35,6 +35,10 @@ def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any
     return sdpa_backward_flop_count(gradient, query, key, value)
 
 
+def _added_product(_total: Any, one: Any, other: Any, *_: Any, **__: Any) -> int:
+    return 2 * int(one[0]) * int(one[1]) * int(other[1])
+
+
 @contextmanager
 def counted_flops() -> Iterator[FlopCounterMode]:
     """torch's counter. It knows the attention kernels of GPUs only: its own formulas are given to the CPU's."""
@@ -44,6 +48,7 @@ def counted_flops() -> Iterator[FlopCounterMode]:
         custom_mapping={
             kernels._scaled_dot_product_flash_attention_for_cpu: _attention,
             kernels._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+            kernels.addmm_: _added_product,  # in place, which it leaves out
         },
     )
     counter.mod_tracker = _NoModules()
