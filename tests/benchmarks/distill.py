@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -86,32 +85,31 @@ class Usual:
 
     def __call__(self, tokens: Tensor) -> float:
         self.optimizer.zero_grad(set_to_none=True)
-        blocks, total = tokens.split(self.options.micro_batch), 0.0
-        for rows in blocks:
+        count, total = int((tokens[:, 1:] >= 0).sum()), 0.0
+        for rows in tokens.split(self.options.micro_batch):
             with autocast(self.options.precision):
-                loss = self.loss(rows) / len(blocks)
+                loss = self.loss(rows, count)
             loss.backward()
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
         self.optimizer.step()
         return total
 
-    def loss(self, rows: Tensor) -> Tensor:
-        """The mean over positions that have a label, of one micro batch."""
+    def loss(self, rows: Tensor, count: int) -> Tensor:
+        """The part of one micro batch in the mean over the `count` labelled positions of the batch."""
         inputs, labels = rows[:, :-1].clamp(min=0), rows[:, 1:].masked_fill(rows[:, 1:] < 0, NO_LABEL)
         call = {"input_ids": inputs, "attention_mask": (rows[:, :-1] >= 0).long(), "output_hidden_states": True}
         student = self.student(**call, use_cache=False)
         with torch.no_grad():
             teacher = self.teacher(**call, use_cache=False)
-        mask, count = labels != NO_LABEL, (labels != NO_LABEL).sum()
-        ce = F.cross_entropy(student.logits.float().flatten(0, 1), labels.flatten(), ignore_index=NO_LABEL)
+        mask = labels != NO_LABEL
+        logits, flat = student.logits.float().flatten(0, 1), labels.flatten()
+        ce = F.cross_entropy(logits, flat, ignore_index=NO_LABEL, reduction="sum")
         log_q, p = student.logits.float().log_softmax(-1), teacher.logits.float().softmax(-1)
-        kl = (F.kl_div(log_q, p, reduction="none").sum(-1) * mask).sum() / count
-        cosines = [
-            (F.cosine_similarity(student.hidden_states[i].float(), teacher.hidden_states[j].float(), dim=-1) * mask)
-            for i, j in self.pairs
-        ]
-        return ce + KL_WEIGHT * kl + COSINE_WEIGHT * (1 - torch.stack(cosines).sum() / (count * len(cosines)))
+        kl = (F.kl_div(log_q, p, reduction="none").sum(-1) * mask).sum()
+        states = ((student.hidden_states[i].float(), teacher.hidden_states[j].float()) for i, j in self.pairs)
+        cosines = [((1 - F.cosine_similarity(*pair, dim=-1)) * mask).sum() for pair in states]
+        return (ce + KL_WEIGHT * kl + COSINE_WEIGHT * torch.stack(cosines).mean()) / count
 
 
 class Ours:
@@ -132,9 +130,13 @@ class Ours:
         self.steps = 0
 
     def __call__(self, tokens: Tensor) -> float:
-        row = self.training.step(self.steps, tokens, self.loss)
+        turns = self.training.step(self.steps, tokens, self.loss)
         self.steps += 1
-        return float(row["loss"])
+        while True:
+            try:
+                next(turns)  # a micro batch
+            except StopIteration as end:
+                return float(end.value["loss"])
 
 
 _ADAM = ("lr", "betas", "eps", "weight_decay")
@@ -156,7 +158,8 @@ def peak_megabytes(options: Any) -> float:
     step = MAKERS[options.peak](teacher, student, options)
     for index in range(2):
         step(batch(index, options))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    lines = Path("/proc/self/status").read_text().splitlines()  # the kernel's; rusage also counts who started it
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6
 
 
 def peak_of(side: str, argv: list[str], options: Any) -> float:
@@ -199,19 +202,23 @@ def main() -> None:
     apart = float((found["ours"] - found["usual"]).norm() / found["usual"].norm())
     print(f"  first step: loss {losses['usual']:.6f} and {losses['ours']:.6f}, gradients {apart:.1e} apart")
     del found
-    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+    clocks = {"seconds": time.perf_counter, "CPU seconds": time.process_time}
+    taken: dict[str, dict[str, list[float]]] = {clock: {side: [] for side in SIDES} for clock in clocks}
     for index in range(1, options.steps + 1):
         tokens = batch(index, options)
         for side in SIDES if index % 2 else SIDES[::-1]:
-            started = time.perf_counter()
+            started = {clock: now() for clock, now in clocks.items()}
             sides[side](tokens)
-            seconds[side].append(time.perf_counter() - started)
+            for clock, now in clocks.items():
+                taken[clock][side].append(now() - started[clock])
     real = int((batch(1, options)[:, 1:] >= 0).sum())
-    speeds = {side: real / statistics.median(times) for side, times in seconds.items()}
-    for side, times in seconds.items():
-        print(f"  {side:6} {statistics.median(times):6.2f} s a step ({min(times):.2f} to {max(times):.2f})", end="")
-        print(f"  {speeds[side]:6.0f} tokens/s")
-    print(f"  ours / usual: {speeds['ours'] / speeds['usual']:.2f}x the tokens per second")
+    for clock, by_side in taken.items():
+        medians = {side: statistics.median(times) for side, times in by_side.items()}
+        shown = [
+            f"{side} {medians[side]:.2f} ({min(times):.2f} to {max(times):.2f}), {real / medians[side]:.0f} tokens each"
+            for side, times in by_side.items()
+        ]
+        print(f"  {clock} a step: {'; '.join(shown)}; {medians['usual'] / medians['ours']:.2f}x")
     if options.peak_sequences:
         peaks = {side: peak_of(side, sys.argv[1:], options) for side in SIDES}
         print(f"  peak memory of a micro batch of {options.peak_sequences} x {options.peak_length}: ", end="")
