@@ -7,7 +7,7 @@ does not decide what must run (`boomspec/plan/plan.py`) and makes nothing itself
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +33,7 @@ from runners.executor.ready import Ready
 from runners.executor.sharing import Sharing, sharing
 from runners.executor.tracking import Tracking
 from runners.executor.view import View
-from runners.executor.worker import execute
+from runners.executor.worker import execute, found
 from runners.runtime import environment
 from runners.runtime.interrupt import Interrupt
 from runners.runtime.job import CheckedMachines, Input, Job, Outcome, below
@@ -91,7 +91,7 @@ def run_tasks(
         running.grace = _REMOTE_GRACE_SECONDS if store.is_remote else _GRACE_SECONDS
         while not interrupt.requested:
             while part := ready.take():  # what Ray can start, and a little more
-                running.submit(part)
+                running.submit(part, look=ready.likely_made(part))
             if not running.parts:
                 break
             for note in head.notes() if head is not None else ():
@@ -156,13 +156,19 @@ class _Running:
         self._attempts: dict[str, int] = {}
         self._heartbeats, self._lost, self._excluded = Heartbeats(), LostMachines(), ExcludedMachines()
         self._returned: Counter[str] = Counter()  # how often a task has come back from a machine without the store
+        self._looking: set[Any] = set()  # references of what makes nothing
         self._stopping = False
         self._followed = 0.0
         self._on_cpu = ray.remote(execute)
+        self._look = ray.remote(found)
         self._on_gpu = ray.remote(max_calls=1)(execute)  # a process keeps its GPU memory: a fresh one for every task
 
-    def submit(self, part: tuple[str, ...]) -> None:
-        """Give tasks to Ray that are computed together: the execution of all is the same."""
+    def submit(self, part: tuple[str, ...], look: Sequence[tuple[str, ...]] = ()) -> None:
+        """Give tasks to Ray that are computed together: the execution of all is the same.
+
+        look: others, which are only looked at, and so is `part` then.
+        """
+        part = tuple(task_id for one in (part, *look) for task_id in one)
         node = self._jobs[part[0]].node
         execution, more = node.execution, f" and {len(part) - 1} more" if len(part) > 1 else ""
         options: dict[str, Any] = {"name": f"{node.name}{more}", "max_retries": execution.retries}
@@ -171,7 +177,7 @@ class _Running:
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
             remote = self._on_gpu.options(**options, num_cpus=0, num_gpus=0, scheduling_strategy=here)
         else:
-            remote = (self._on_gpu if execution.gpus else self._on_cpu).options(
+            remote = (self._look if look else self._on_gpu if execution.gpus else self._on_cpu).options(
                 **options,
                 num_cpus=execution.cpus,
                 num_gpus=execution.gpus,
@@ -181,7 +187,9 @@ class _Running:
                 **self._excluded.options(node),
             )
         self._followers |= {task_id: Follower(self._journal.progress(task_id)) for task_id in part}
-        self.parts[remote.remote([self._jobs[task_id] for task_id in part])] = part
+        self.parts[reference := remote.remote([self._jobs[task_id] for task_id in part])] = part
+        if look:
+            self._looking.add(reference)
 
     def poll(self, seconds: float) -> None:
         """Wait up to `seconds` for tasks to end; report what has happened."""
@@ -242,10 +250,14 @@ class _Running:
             if isinstance(cause, UnreachedError):
                 self._run_elsewhere(reference, cause)
                 return
-            outcomes = {task_id: self._failed(task_id, error) for task_id in part}
+            outcomes = {} if reference in self._looking else {i: self._failed(i, error) for i in part}
         for task_id in part:
-            self._end(task_id, outcomes[task_id])
+            if task_id in outcomes:
+                self._end(task_id, outcomes[task_id])
         del self.parts[reference]
+        self._looking.discard(reference)
+        if missing := [task_id for task_id in part if task_id not in outcomes]:
+            self._ready.missing(missing)
 
     def _failed(self, task_id: str, error: RayError) -> Outcome:
         self._follow(task_id)  # it may have begun once more
@@ -259,6 +271,10 @@ class _Running:
         if note := self._excluded.add(error):
             self._journal.event("note", message=note)
         part = self.parts.pop(reference)
+        if reference in self._looking and not self._stopping:
+            self._looking.remove(reference)
+            self._ready.missing(part)
+            return
         self._returned.update(part)
         execution = self._jobs[part[0]].node.execution
         if not self._stopping and max(self._returned[task_id] for task_id in part) <= execution.retries:
@@ -285,7 +301,10 @@ class _Running:
         self._journal.event(f"task_{state}", task_id, **details)
         if outcome.succeeded and self._tracking is not None:
             self._tracking.ended([task_id])
-        for following in self._ready.ended(task_id, made=outcome.succeeded, seconds=outcome.seconds):
+        made = outcome.succeeded
+        for following in self._ready.ended(
+            task_id, made=made, found=outcome.state == "reused", seconds=outcome.seconds
+        ):
             if following not in self.outcomes and outcome.state != "interrupted":
                 blocked = self._outcome(following, "blocked", f"needs {outcome.cause}, which failed")
                 self._end(following, replace(blocked, cause=outcome.cause))

@@ -6,6 +6,9 @@ submitted before. Placing is Ray's alone.
 
 Tasks that share work (`runners.executor.sharing`) are given together. They wait for each other as long as those that
 are not ready wait for copies of files alone. A group is split where there is more room than there are groups.
+
+Where another run has made the last task of a kind meanwhile, it may have made more: those that are ready are looked at
+by one task of Ray, because to submit a task takes longer than to look. Those that are missing come back.
 """
 
 import math
@@ -25,6 +28,8 @@ _SHORT_SECONDS = 0.05  # tasks that take no longer are over sooner than we hear 
 _MORE = (
     8  # wait in Ray so many more. (Empty tasks, 2 CPUs: 3 at a time take twice as long as 8, and 64 no less than 8.)
 )
+
+_LOOKED_AT = 32  # tasks, by one task of Ray
 
 _Claims = tuple[tuple[str, float], ...]
 _Machines = list[dict[str, float]]
@@ -59,6 +64,8 @@ class Ready:
         self._last: _Claims = ()
         self._kinds = {task_id: graph.nodes[task_id].task.kind for task_id in self._claims}
         self._seconds: dict[str, float] = {}  # of the last task of each kind that has ended
+        self._found: set[str] = set()  # kinds whose last task was there already
+        self._missing: set[str] = set()  # tasks that were looked at
         self._needs: dict[str, set[str]] = {}  # what a task still waits for
         for task_id in self._claims:
             self._needs[task_id] = {i for i in graph.waits_for(task_id) if ordered and i in self._claims}
@@ -91,11 +98,34 @@ class Ready:
         self._taken.update(dict(self._last))
         return part
 
-    def ended(self, task_id: str, *, made: bool, seconds: float = math.inf) -> list[str]:
-        """A task has ended, after so long. Returns those that can never start: they need it and it was not made."""
-        self._seconds[self._kinds[task_id]] = seconds
-        if (part := self._given.pop(task_id, None)) is not None and not self._given.keys() & set(part):
-            self._taken.subtract(dict(self._claims[task_id]))
+    def likely_made(self, part: _Part) -> list[_Part]:
+        """What Ray gets together with `part`, which was taken, to look whether all of it has been made meanwhile."""
+        queue, found = self._ready[self._claims[part[0]]], list[_Part]()
+        if not self._may_be_made(part):
+            return found
+        while queue and len(found) < _LOOKED_AT - 1 and self._may_be_made(queue[0][1]):
+            found.append(heappop(queue)[1])
+        together = tuple(task_id for one in (part, *found) for task_id in one)
+        self._given |= dict.fromkeys(together, together)
+        return found
+
+    def _may_be_made(self, part: _Part) -> bool:
+        return len(part) == 1 and self._kinds[part[0]] in self._found and part[0] not in self._missing
+
+    def missing(self, task_ids: Iterable[str]) -> None:
+        """These were looked at: they have to be made, and are ready."""
+        for task_id in task_ids:
+            self._found.discard(self._kinds[task_id])
+            self._missing.add(task_id)
+            self._end_claims(task_id)
+            heappush(self._ready[self._claims[task_id]], (self._places[task_id], (task_id,)))
+
+    def ended(self, task_id: str, *, made: bool, found: bool = False, seconds: float = math.inf) -> list[str]:
+        """A task has ended, after so long; `found`: it was made already. Returns those that can never start now."""
+        kind = self._kinds[task_id]
+        self._seconds[kind] = seconds
+        (self._found.add if found else self._found.discard)(kind)
+        self._end_claims(task_id)
         following = self._following.pop(task_id, [])
         if not made:
             self._groups[self._sharing.groups.get(task_id)].discard(task_id)
@@ -104,6 +134,11 @@ class Ready:
             self._needs[other].discard(task_id)
         self._sorter.done(task_id)
         return []
+
+    def _end_claims(self, task_id: str) -> None:
+        """Ray does not have a task any more. Tasks that it has as one claim something until the last one has ended."""
+        if (part := self._given.pop(task_id, None)) is not None and self._given.keys().isdisjoint(part):
+            self._taken.subtract(dict(self._claims[task_id]))
 
     def _release(self) -> None:
         """Queue the groups of which no more tasks will be ready soon."""

@@ -99,6 +99,19 @@ def execute(jobs: Sequence[Job]) -> dict[str, Outcome]:
     return outcomes
 
 
+def found(jobs: Sequence[Job]) -> dict[str, Outcome]:
+    """Outcomes of those of the tasks that another run has made meanwhile; nothing is made. Raises UnreachedError."""
+    store, sees_run_folder = opened(jobs[0])
+    folder, outcomes = jobs[0].folder(store), dict[str, Outcome]()
+    for job in jobs:
+        started = time.time()
+        if _is_made(job, store):
+            if sees_run_folder:
+                Progress(progress_file(folder, job.node.id)).started(started, run=job.run)
+            outcomes[job.node.id] = Outcome(job.node.name, "reused", seconds=time.time() - started)
+    return outcomes
+
+
 def _is_made(job: Job, store: Store) -> bool:
     """Whether another run has made it. It is asked again once there is a log, and the task's lock: they take longer."""
     with suppress(BoomspecError, OSError):

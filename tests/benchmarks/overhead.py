@@ -1,14 +1,18 @@
 """What the executor adds to a task: 1,000 empty tasks through it, beside 1,000 bare Ray tasks, in one cluster.
 
 An empty task is a real one whose artifact came into the store after the plan was drawn up: its worker starts, writes
-that, takes the task's lock, looks at the artifact and has nothing to do; the driver submits it, hears of it and writes
-its events. Nothing but the body and the publishing is left out. Each figure is the median of three, taken in turns.
+that, looks at the artifact and has nothing to do; the driver submits it, hears of it and writes its events. After the
+first one the executor has many of them looked at by one Ray task; "one by one" is without that. What a worker does
+around the body of a task that it makes (its lock, its log, its heartbeats) is measured in one process. Each figure is
+the median of three, taken in turns.
 """
 
 import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from boomspec.core.graph import Node, Source, Task, TaskGraph
@@ -50,6 +54,30 @@ def through_the_executor(graph: TaskGraph, store: Store, folder: Path) -> float:
     return seconds
 
 
+@contextmanager
+def one_by_one() -> Iterator[None]:
+    from runners.executor import ready
+
+    usual, ready._LOOKED_AT = ready._LOOKED_AT, 1
+    try:
+        yield
+    finally:
+        ready._LOOKED_AT = usual
+
+
+def around_a_body(store: Store, folder: Path, *, times: int = 200) -> float:
+    """Seconds of a worker's lock, log and heartbeats for one task."""
+    from runners.executor.heartbeat import beating
+    from runners.runtime.context import Progress
+    from runners.runtime.output import captured
+
+    start = time.perf_counter()
+    for i in range(times):
+        with captured(folder / f"{i}.log"), beating(Progress(None)), store.claimed("tokenize", f"{i:064}"):
+            pass
+    return (time.perf_counter() - start) / times
+
+
 def bare(count: int) -> float:
     import ray
 
@@ -74,15 +102,23 @@ def main() -> None:
                 (workspace.path / "payload").write_bytes(b"x")
                 store.publish(workspace, node.task.kind, node.id, node.task.identity(), {})
         bare(count)  # workers start
-        ours, theirs = [], []
+        seconds: dict[str, list[float]] = {
+            name: [] for name in ("bare Ray tasks", "through the executor", "one by one")
+        }
+        around = []
         for turn in range(3):
-            ours.append(through_the_executor(graph, store, Path(temporary) / str(turn)))
-            theirs.append(bare(count))
-    one, other = statistics.median(ours), statistics.median(theirs)
+            folder = Path(temporary) / str(turn)
+            seconds["bare Ray tasks"].append(bare(count))
+            seconds["through the executor"].append(through_the_executor(graph, store, folder / "together"))
+            with one_by_one():
+                seconds["one by one"].append(through_the_executor(graph, store, folder / "alone"))
+            around.append(around_a_body(store, folder))
+    medians = {name: statistics.median(found) for name, found in seconds.items()}
     print(f"{count} empty tasks on 2 CPUs, median of 3 in turns")
-    print(f"  through the executor  {one:6.2f} s  {1000 * one / count:6.2f} ms a task")
-    print(f"  bare Ray tasks        {other:6.2f} s  {1000 * other / count:6.2f} ms a task")
-    print(f"  the executor adds     {1000 * (one - other) / count:6.2f} ms a task ({one / other:.1f} times)")
+    for name, median in medians.items():
+        times = median / medians["bare Ray tasks"]
+        print(f"  {name:20}  {median:6.2f} s  {1000 * median / count:6.2f} ms a task  {times:4.1f} times")
+    print(f"  around the body of a task that is made  {1000 * statistics.median(around):6.2f} ms")
 
 
 if __name__ == "__main__":

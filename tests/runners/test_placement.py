@@ -159,6 +159,26 @@ def test_what_needs_a_task_that_failed_never_starts() -> None:
     assert not ready.take()
 
 
+def test_where_another_run_has_made_a_task_the_next_ones_are_looked_at_together_and_come_back_if_they_are_missing() -> (
+    None
+):
+    nodes = [node(f"{i}", 10 - i) for i in range(6)]
+    graph = graph_of(*nodes)
+    ready = Ready(graph, graph.nodes, machines=lambda: [{"CPU": 1.0}])
+    (first,) = ready.take()
+    assert ready.likely_made((first,)) == []
+    ready.ended(first, made=True, found=True)
+    (second,) = ready.take()
+    others = ready.likely_made((second,))
+    assert names(graph, [second, *(i for (i,) in others)]) == ["1", "2", "3", "4", "5"]
+    ready.ended(second, made=True, found=True)
+    ready.missing([i for (i,) in others])
+    assert taken(ready, graph) == ["2", "3"]  # as ever: what runs, and one more
+    assert ready.likely_made((others[0][0],)) == []
+    ready.ended(others[0][0], made=True)
+    assert taken(ready, graph) == ["4"]
+
+
 def test_a_cluster_that_has_nothing_now_is_given_one_task_at_a_time() -> None:
     graph = graph_of(node("a", 2), node("b", 1))
     ready = Ready(graph, graph.nodes, machines=list)
