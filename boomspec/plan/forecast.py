@@ -20,7 +20,7 @@ from boomspec.core.graph import Cost, Node, TaskGraph
 from boomspec.core.sizes import shown_bytes
 from boomspec.plan.plan import RunPlan
 from boomspec.plan.rates import Duration, Origin, Rates, refined
-from boomspec.plan.schedule import critical_path, elapsed, longest_first
+from boomspec.plan.schedule import Simulation, critical_path
 from boomspec.store import Store
 
 Count = Annotated[int, Field(ge=0)]
@@ -117,7 +117,7 @@ def forecast(graph: TaskGraph, plan: RunPlan, store: Store, on: MachineSpec) -> 
             cpu_seconds=sum(seconds * execution.cpus for execution, seconds in spent if not execution.gpus),
             gpu_seconds=sum(seconds * execution.gpus for execution, seconds in spent),
             longest_chain=critical_path(graph, seconds),
-            elapsed=elapsed(graph, seconds, cpus=on.cpus, gpus=on.gpus, order=order),
+            elapsed=simulation.elapsed(seconds),
             sources=tuple(sorted({duration.source for duration in durations.values()})),
             without_a_time=len(found) - len(durations),
         )
@@ -126,7 +126,7 @@ def forecast(graph: TaskGraph, plan: RunPlan, store: Store, on: MachineSpec) -> 
     unread: set[str] = set()
     costs = {i: refined(cost, task.record, task.inputs, store, unread) for i, (cost, task) in tasks.items()}
     wanted = {task_id: graph.nodes[task_id] for task_id in plan.ids("run")}
-    nodes, order = [*wanted.values()], longest_first(graph)
+    nodes, simulation = [*wanted.values()], Simulation(graph, wanted, cpus=on.cpus, gpus=on.gpus)
     rates = Rates(store)
     shown = [on.device] if on.device else [DEVICES[name] for name in SHOWN]
     shown = shown if any(node.execution.gpus for node in nodes) else []

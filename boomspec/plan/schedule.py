@@ -7,7 +7,7 @@ its kind, and equal paths are ordered by how long such kinds of tasks usually ar
 
 import heapq
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from boomspec.core.graph import TaskGraph
 
@@ -38,46 +38,57 @@ def critical_path(graph: TaskGraph, seconds: Mapping[str, float]) -> float:
     return max(ends.values(), default=0.0)
 
 
-def elapsed(
-    graph: TaskGraph, seconds: Mapping[str, float], *, cpus: float, gpus: float, order: Sequence[str] | None = None
-) -> float:
-    """Seconds until the last task in `seconds` has ended. A task that asks for more than there is gets all of it.
+def elapsed(graph: TaskGraph, seconds: Mapping[str, float], *, cpus: float, gpus: float) -> float:
+    """Seconds until the last task in `seconds` has ended. A task that asks for more than there is gets all of it."""
+    return Simulation(graph, seconds, cpus=cpus, gpus=gpus).elapsed(seconds)
 
-    order: `longest_first`, where it is known already.
-    """
-    if not any(seconds.values()):
-        return 0.0
-    following: dict[str, list[str]] = defaultdict(list)
-    missing = {}  # how many tasks each one still waits for
-    for i in seconds:
-        needs = [needed for needed in graph.waits_for(i) if needed in seconds]
-        missing[i] = len(needs)
-        for needed in needs:
-            following[needed].append(i)
-    places = {task_id: i for i, task_id in enumerate(longest_first(graph) if order is None else order)}
-    asked = {i: graph.nodes[i].execution for i in seconds}
-    claims = {i: (min(e.workers * e.cpus, cpus), min(e.workers * e.gpus, gpus)) for i, e in asked.items()}
-    ready = {claim: list[tuple[int, str]]() for claim in set(claims.values())}
-    running: list[tuple[float, int, str]] = []  # by their ends
-    now, free_cpus, free_gpus = 0.0, cpus + 1e-9, gpus + 1e-9
-    can_start = [i for i, count in missing.items() if count == 0]
-    while True:
-        for i in can_start:
-            heapq.heappush(ready[claims[i]], (places[i], i))
-        can_start = []
-        fitting = [queue[0] for (c, g), queue in ready.items() if queue and c <= free_cpus and g <= free_gpus]
-        if fitting:
-            place, task_id = min(fitting)
-            heapq.heappop(ready[claims[task_id]])
-            heapq.heappush(running, (now + seconds[task_id], place, task_id))
-            sign = -1
-        elif running:
-            now, _, task_id = heapq.heappop(running)
-            for i in following[task_id]:
-                missing[i] -= 1
-                if missing[i] == 0:
-                    can_start.append(i)
-            sign = 1
-        else:
-            return now
-        free_cpus, free_gpus = free_cpus + sign * claims[task_id][0], free_gpus + sign * claims[task_id][1]
+
+class Simulation:
+    """The same for several assumptions about how long the same tasks take."""
+
+    def __init__(self, graph: TaskGraph, task_ids: Iterable[str], *, cpus: float, gpus: float) -> None:
+        self._places = {task_id: i for i, task_id in enumerate(longest_first(graph))}
+        self._room = cpus, gpus
+        self._missing = dict.fromkeys(task_ids, 0)  # how many tasks each one waits for
+        self._following: dict[str, list[str]] = {i: [] for i in self._missing}
+        self._claims: dict[str, tuple[float, float]] = {}
+        for i in self._missing:
+            execution = graph.nodes[i].execution
+            self._claims[i] = (
+                min(execution.workers * execution.cpus, cpus),
+                min(execution.workers * execution.gpus, gpus),
+            )
+            for needed in graph.waits_for(i):
+                if needed in self._missing:
+                    self._following[needed].append(i)
+                    self._missing[i] += 1
+
+    def elapsed(self, seconds: Mapping[str, float]) -> float:
+        """Seconds until the last task has ended; `seconds`: of each task."""
+        if not any(seconds.values()):
+            return 0.0
+        missing, claims, places = dict(self._missing), self._claims, self._places
+        ready = {claim: list[tuple[int, str]]() for claim in set(claims.values())}
+        running: list[tuple[float, int, str]] = []  # by their ends
+        now, free_cpus, free_gpus = 0.0, self._room[0] + 1e-9, self._room[1] + 1e-9
+        can_start = [i for i, count in missing.items() if count == 0]
+        while True:
+            for i in can_start:
+                heapq.heappush(ready[claims[i]], (places[i], i))
+            can_start = []
+            fitting = [queue[0] for (c, g), queue in ready.items() if queue and c <= free_cpus and g <= free_gpus]
+            if fitting:
+                place, task_id = min(fitting)
+                heapq.heappop(ready[claims[task_id]])
+                heapq.heappush(running, (now + seconds[task_id], place, task_id))
+                sign = -1
+            elif running:
+                now, _, task_id = heapq.heappop(running)
+                for i in self._following[task_id]:
+                    missing[i] -= 1
+                    if missing[i] == 0:
+                        can_start.append(i)
+                sign = 1
+            else:
+                return now
+            free_cpus, free_gpus = free_cpus + sign * claims[task_id][0], free_gpus + sign * claims[task_id][1]
