@@ -6,7 +6,7 @@ A synthetic Llama of 36 layers, bf16, 1.07 GB (random bytes), and a student of 1
 ten sizes. Everything happens in a temporary folder inside `folder` (default: the system's), which must have 12 GB
 free; sources and targets are on one file system. Both ways start with their sources in the page cache and nothing
 waiting to be written, take turns, and write without fsync; `cp` copies one model of middle size, once or ten times.
-Each assembly is a process of its own, which has imported transformers before it starts; how far it then raises its peak
+Assembly runs in this process, as in a worker that has imported transformers before; how far it raises the peak of
 resident memory is shown. Processor time (user and system) is shown beside wall-clock time because the latter is at the
 mercy of whatever else writes to the disk.
 """
@@ -67,9 +67,7 @@ def assembly(folder: Path, what: str) -> dict[str, float]:
     """Assemble in this process. Returns {"seconds", "cpu", "megabytes"}."""
     from boomspec.core.layers import family_of_sets, patchable, prefixes
     from runners.assembly.assemble import assemble_family
-    from runners.modeling.model_config import complete
 
-    complete({"model_type": "llama"})  # what a config leaves to its class; imports transformers
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     plans = family_of_sets(KEPT, LAYERS, prefixes(tuple(reversed(patchable(KEPT, LAYERS)))))
     chosen = plans if what == "all sizes" else [plans[len(plans) // 2]]
@@ -79,12 +77,6 @@ def assembly(folder: Path, what: str) -> dict[str, float]:
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     more = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)  # Linux counts in KiB
     return {"seconds": seconds, "cpu": cpu, "megabytes": more / 1e6}
-
-
-def assembled(folder: Path, what: str) -> dict[str, float]:
-    command = [sys.executable, __file__, str(folder), what]
-    output = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True, stdout=subprocess.PIPE)
-    return json.loads(output.stdout)
 
 
 def copied(folder: Path, what: str) -> dict[str, float]:
@@ -108,7 +100,7 @@ def timed(run: Callable[[Path, str], dict[str, float]], folder: Path, what: str)
 def compare(folder: Path, what: str) -> None:
     runs: dict[str, list[dict[str, float]]] = {"ours": [], "cp": []}
     for _ in range(RUNS[what]):
-        runs["ours"].append(timed(assembled, folder, what))
+        runs["ours"].append(timed(assembly, folder, what))
         runs["cp"].append(timed(copied, folder, what))
     rows = {
         way: {key: statistics.median(run[key] for run in of_way) for key in of_way[0]} for way, of_way in runs.items()
@@ -129,7 +121,7 @@ def main(parent: str | None) -> None:
         write_model(folder / "teacher", layers=LAYERS)
         write_model(folder / "student", layers=len(KEPT))
         (folder / "out").mkdir()
-        assembled(folder, "one size")
+        assembly(folder, "one size")  # which imports transformers
         next((folder / "out").iterdir()).rename(folder / "middle")
         (folder / "out").rmdir()
         print(f"assembly of models of {LAYERS} and {len(KEPT)} layers, medians of", end=" ")
@@ -139,8 +131,5 @@ def main(parent: str | None) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 2:
-        print(json.dumps(assembly(Path(sys.argv[1]), sys.argv[2])))
-    else:
-        sys.path.insert(0, str(ROOT))
-        main(sys.argv[1] if len(sys.argv) > 1 else None)
+    sys.path.insert(0, str(ROOT))
+    main(sys.argv[1] if len(sys.argv) > 1 else None)
