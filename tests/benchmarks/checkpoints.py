@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.checkpoints [--layers 8] [--rounds 3]
 
-A Llama of SmolLM2-135M's widths with AdamW trains on 64 tokens a step. The ways take turns in one process:
+A Llama of SmolLM2-135M's widths with AdamW trains on 64 tokens a step, on one thread. The ways take turns in one process:
 
     at once    safetensors' save_file, a flush, and a second reading for the checksum, as one would write it plainly
     beside     `runners.training.checkpoint_writer`: the step waits for the copy in main memory, the rest is a thread's
@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
+    torch.set_num_threads(1)  # several wait for one another where the machine is busy, and then that is measured
     training = Training(options.layers)
     held: dict[str, list[float]] = {"at once": [], "beside": []}
     until, slower, plain = list[float](), list[float](), list[float]()

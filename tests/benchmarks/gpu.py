@@ -159,6 +159,14 @@ def best_chunk(size: Size) -> int:
     return min(found, key=found.__getitem__)
 
 
+def trained_line(size: Size, *, chunk: int, compiled: bool) -> str | None:
+    """A line about real steps of the training loop; None where they do not fit into the GPU."""
+    try:
+        return train_steps(size, chunk=chunk, compiled=compiled)
+    except torch.OutOfMemoryError:
+        return None
+
+
 def train_steps(size: Size, *, chunk: int, compiled: bool) -> str:
     """Run real steps of the training loop. Returns a line about them."""
     student = size.model(len(size.kept), torch.float32)
@@ -207,12 +215,10 @@ def main() -> None:
     print(f"distillation of {layers}, {size.sequences} x {size.length} tokens a step, micro batches of", end=" ")
     print(f"{size.micro_batch}, chunks of {chunk}, {of_token:.3g} GFLOP a token", flush=True)
     for compiled in (False,) if options.no_compile else (False, True):
-        try:
-            print(train_steps(size, chunk=chunk, compiled=compiled), flush=True)
-        except torch.OutOfMemoryError:
+        while (line := trained_line(size, chunk=chunk, compiled=compiled)) is None and size.micro_batch > 1:
             print(f"  micro batches of {size.micro_batch} do not fit: half of that")
             size.micro_batch //= 2
-            print(train_steps(size, chunk=chunk, compiled=compiled), flush=True)
+        print(line or "  one sequence does not fit", flush=True)
     print(f"{time.perf_counter() - started:.0f} s in all")
 
 

@@ -21,6 +21,7 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
+from boomspec.core import machine
 from boomspec.core.errors import BoomspecError
 from boomspec.core.identity import file_digest
 from boomspec.core.losses import CrossEntropy, Losses
@@ -283,6 +284,7 @@ def test_a_full_disk_ends_the_training_at_the_next_step_with_the_error_of_a_full
 def test_where_the_memory_has_no_room_for_copies_the_training_waits_for_its_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert 1 < machine.available_bytes() <= machine.memory_bytes()
     monkeypatch.setattr(checkpoint_writer, "available_bytes", lambda: 1)
     monkeypatch.setattr(checkpoint_writer, "_copies", None)
     monkeypatch.setattr(training, "_CHECKPOINT_SHARE", math.inf)
