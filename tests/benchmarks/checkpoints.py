@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.checkpoints [--layers 8] [--rounds 3]
 
-A Llama of SmolLM2-135M's widths with AdamW trains on 64 tokens a step, on one thread. The ways take turns in one process:
+A Llama of SmolLM2-135M's widths trains with AdamW on 64 tokens a step, on one thread. The ways take turns:
 
     at once    safetensors' save_file, a flush, and a second reading for the checksum, as one would write it plainly
     beside     `runners.training.checkpoint_writer`: the step waits for the copy in main memory, the rest is a thread's
