@@ -179,6 +179,16 @@ def test_values_are_short_texts_that_need_no_quotes(extending, field, values, te
     assert [next(iter(file.axes.values())) for file in files] == texts
 
 
+def test_experiments_share_the_sections_that_they_have_from_the_same_lines_and_mean_what_each_means_alone(extending):
+    path = extending("sweep:\n  seed: [1, 2]\n  distill.losses.kl.weight: [0.1, 0.2]\n")
+    files = load_experiments(path)
+    assert len({id(file.spec.teacher) for file in files}) == 1
+    assert len({id(file.spec.distill) for file in files}) == 4
+    for file in files:
+        (alone,) = load_experiments(Path(f"{path}#{file.label}"))
+        assert (alone.spec, alone.spec.model_fields_set) == (file.spec, file.spec.model_fields_set)
+
+
 def test_long_values_are_cut_and_told_apart(extending):
     names = "[averyveryverylongtaskname_that_is_long_1, averyveryverylongtaskname_that_is_long_2]"
     path = extending(f"sweep:\n  evaluate.tasks: [{names}, {names.replace('_1', '_3')}]\n")

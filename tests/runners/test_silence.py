@@ -18,6 +18,7 @@ from boomspec.core.errors import EXIT_RUN_FAILED
 from boomspec.core.graph import TaskGraph
 from runners.cluster.ray_cluster import LostMachines
 from runners.executor.heartbeat import ALIVE, Heartbeats
+from runners.runtime import journal as journals
 from runners.runtime.journal import Event, Follower, Journal
 from runners.runtime.task_errors import FullDiskError, detect_full_disk, is_full, survived
 from tests.messages import wording
@@ -159,6 +160,19 @@ def test_events_that_a_full_disk_does_not_take_are_written_when_there_is_room(di
     notes = [event["message"] for event in said if "could not be written" in event.get("message", "")]
     assert [note.partition(" ")[0] for note in notes] == ["events.jsonl", "status.json"]
     assert not list((disk / "run").glob(".status*"))
+
+
+def test_events_reach_the_disk_in_groups_and_the_last_ones_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[str] = []
+    monkeypatch.setattr(journals, "flush", lambda path: flushed.append(path.read_text()))
+    written = Journal(tmp_path / "run", TaskGraph("graph", {}, {}, ()), lambda event: None)
+    for i in range(50):
+        written.event("note", message=f"{i}")
+    assert len(flushed) < 10
+    written.event("run_finished", state="finished")
+    assert flushed[-1].count("\n") == 51
 
 
 def test_a_machine_that_a_cluster_has_no_longer_is_told_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
