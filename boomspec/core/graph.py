@@ -19,7 +19,7 @@ from typing import Any, Self
 from boomspec.core.errors import BoomspecError, did_you_mean, redact
 from boomspec.core.execution import Execution
 from boomspec.core.files import write_atomically
-from boomspec.core.identity import canonical_plain, digest, text_digest
+from boomspec.core.identity import canonical_plain, canonical_texts, digest, text_digest
 from boomspec.core.sizes import Lineage
 from boomspec.core.tasks import Record
 from boomspec.core.tasks.record import Cost as Cost
@@ -61,7 +61,7 @@ class Task:
     def id(self) -> str:
         # The canonical JSON of `identity`, put together from its parts: a sweep has tens of thousands of tasks.
         params = params_json(self.record) if self.params is None else self.params
-        inputs, version = canonical_plain(self.inputs), self.record.version
+        inputs, version = canonical_texts(self.inputs), self.record.version
         return text_digest(f'{{"inputs":{inputs},"kind":"{self.kind}","params":{params},"version":{version}}}')
 
     def identity(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ change silently between two machines.
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 _ALLOWED = "null, booleans, integers, finite floats, strings, lists and string-keyed objects"
@@ -23,6 +24,12 @@ def canonical_plain(value: object) -> str:
     """What `canonical_json` returns for what pydantic has turned into JSON values, several times as fast."""
     text = _encode(value)
     return canonical_json(value) if "-0.0" in text else text
+
+
+def canonical_texts(texts: Mapping[str, str]) -> str:
+    """What `canonical_json` returns for an object of texts, several times as fast again."""
+    text = json.encoder.encode_basestring_ascii
+    return "{" + ",".join([f"{text(key)}:{text(texts[key])}" for key in sorted(texts)]) + "}"
 
 
 def digest(value: object) -> str:

@@ -9,6 +9,7 @@ out and it is counted in `incomplete` or `without_a_time`: a total is then a low
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache, partial
 from operator import attrgetter
 from typing import Annotated
 
@@ -117,7 +118,7 @@ def forecast(graph: TaskGraph, plan: RunPlan, store: Store, on: MachineSpec) -> 
             cpu_seconds=sum(seconds * execution.cpus for execution, seconds in spent if not execution.gpus),
             gpu_seconds=sum(seconds * execution.gpus for execution, seconds in spent),
             longest_chain=critical_path(graph, seconds),
-            elapsed=simulation.elapsed(seconds),
+            elapsed=simulation().elapsed(seconds) if any(seconds.values()) else 0.0,
             sources=tuple(sorted({duration.source for duration in durations.values()})),
             without_a_time=len(found) - len(durations),
         )
@@ -126,7 +127,7 @@ def forecast(graph: TaskGraph, plan: RunPlan, store: Store, on: MachineSpec) -> 
     unread: set[str] = set()
     costs = {i: refined(cost, task.record, task.inputs, store, unread) for i, (cost, task) in tasks.items()}
     wanted = {task_id: graph.nodes[task_id] for task_id in plan.ids("run")}
-    nodes, simulation = [*wanted.values()], Simulation(graph, wanted, cpus=on.cpus, gpus=on.gpus)
+    nodes, simulation = [*wanted.values()], cache(partial(Simulation, graph, wanted, cpus=on.cpus, gpus=on.gpus))
     rates = Rates(store)
     shown = [on.device] if on.device else [DEVICES[name] for name in SHOWN]
     shown = shown if any(node.execution.gpus for node in nodes) else []

@@ -2,7 +2,7 @@
 
 import pytest
 
-from boomspec.core.identity import canonical_json, digest
+from boomspec.core.identity import canonical_json, canonical_texts, digest
 
 
 def test_key_order_and_containers_do_not_matter():
@@ -25,3 +25,8 @@ def test_values_without_a_canonical_form_are_refused(value):
 def test_numbers_that_json_cannot_write_are_refused_with_their_place(value):
     with pytest.raises(ValueError, match=r"\$\.x\[0\]"):
         canonical_json({"x": [value]})
+
+
+def test_an_object_of_texts_has_the_same_text_by_the_short_way():
+    for texts in ({}, {"b": "2", "a": 'ä\n"\\'}, {"teacher 80%/held_out": "x", "é": "-0.0"}):
+        assert canonical_texts(texts) == canonical_json(texts)
