@@ -37,9 +37,9 @@ from runners.runtime.context import Context
 from runners.runtime.device import autocast, device
 from runners.runtime.peak import device_peak
 from runners.tasks.distill import distillation_loss
-from runners.training import losses as head_losses
+from runners.training import head
 from runners.training.loop import train
-from runners.training.losses import head_loss, weights
+from runners.training.losses import weights
 from runners.training.parallel import with_checkpointing_or_compile
 
 LOSSES = Losses(cross_entropy=CrossEntropy(), kl=KL(weight=0.1), hidden_cosine=HiddenCosine())
@@ -136,7 +136,7 @@ def best_chunk(size: Size) -> int:
 
         def work(chunk: int = chunk) -> None:
             with autocast("bf16"):
-                total, _ = head_loss(
+                total, _ = head.head_loss(
                     hidden_BTD,
                     labels_BT,
                     head=heads[0],
@@ -192,7 +192,7 @@ def train_steps(size: Size, *, chunk: int, compiled: bool) -> str:
 @contextmanager
 def chunks_of(tokens: int) -> Iterator[None]:
     """Within the context the head works on so many tokens at a time."""
-    with patch.multiple(head_losses, LEAST_CHUNK={device().type: tokens}, CHUNK_LOGITS=0):
+    with patch.multiple(head, LEAST_CHUNK={device().type: tokens}, CHUNK_LOGITS=0):
         yield
 
 
