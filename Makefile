@@ -31,6 +31,7 @@ test-chaos: setup
 benchmarks: setup
 	$(BIN)/python -m tests.benchmarks.startup
 	$(BIN)/python tests/benchmarks/head_memory.py
+	$(BIN)/python -m tests.benchmarks.distill
 	$(BIN)/python -m tests.benchmarks.family
 	$(BIN)/python -m tests.benchmarks.cohort
 	$(BIN)/python -m tests.benchmarks.checkpoints

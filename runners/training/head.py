@@ -22,6 +22,7 @@ from boomspec.core.losses import Loss, Losses
 from boomspec.core.losses.closed_form import Softmax
 from boomspec.core.work_sizes import CHUNK_LOGITS, LEAST_CHUNK, TILE_LOGITS
 from runners.modeling.hidden_states import LMHead
+from runners.training.bf16_products import rounded, slow_in_bf16
 from runners.training.losses import labelled
 
 
@@ -178,9 +179,10 @@ class _Products:
         self.head, self.linear, self.hidden_ND = head, head.linear, hidden_ND
         self.parameters = head.parameters() if graded else []
         self.is_graded = any(graded)
-        # Sums over the chunks, in the dtypes of what they are gradients of.
+        # Sums over the chunks, in the dtypes of what they are gradients of. The first chunk writes them.
+        new = torch.empty_like if len(hidden_ND) else torch.zeros_like
         self.gradients: list[Tensor | None] = [
-            torch.zeros_like(tensor) if wanted else None
+            new(tensor) if wanted else None
             for wanted, tensor in zip(graded, (hidden_ND, *self.parameters), strict=False)
         ]
         self.graph: tuple[Tensor, Tensor] | None = None  # hidden_ND and logits_NV of a chunk, where autograd is needed
@@ -189,9 +191,15 @@ class _Products:
         device = hidden_ND.device.type
         weight_VD = self.linear.weight.detach()
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VD.dtype
+        bias_V = None if self.linear.bias is None else self.linear.bias.detach()
         # Once for all chunks.
-        self.cast_ND, self.weight_VD = hidden_ND.detach().to(dtype), weight_VD.to(dtype)
-        self.bias_V = None if self.linear.bias is None else self.linear.bias.detach().to(dtype)
+        if dtype == torch.bfloat16 and slow_in_bf16(device):
+            dtype = torch.float32
+            self.cast_ND, self.weight_VD = rounded(hidden_ND.detach()), rounded(weight_VD)
+            self.bias_V = None if bias_V is None else rounded(bias_V)
+        else:
+            self.cast_ND, self.weight_VD = hidden_ND.detach().to(dtype), weight_VD.to(dtype)
+            self.bias_V = None if bias_V is None else bias_V.to(dtype)
         self.buffer = weight_VD.new_empty((min(chunk, len(hidden_ND)), len(weight_VD)), dtype=dtype)
 
     def logits(self, rows: slice) -> Tensor:
@@ -214,37 +222,38 @@ class _Products:
     def add_gradients(self, rows: slice, gradient_NV: Tensor) -> None:
         if not self.is_graded:
             return
-        hidden, *others = self.gradients
+        hidden_ND, *others = self.gradients
+        first = rows.start == 0
         if self.linear is None:
             assert self.graph is not None
             (chunk_ND, raw_NV), self.graph = self.graph, None
-            first, *parts = torch.autograd.grad(raw_NV, [chunk_ND, *self.parameters], gradient_NV)
-            if hidden is not None:
-                hidden[rows] = first
+            of_chunk_ND, *parts = torch.autograd.grad(raw_NV, [chunk_ND, *self.parameters], gradient_NV)
+            if hidden_ND is not None:
+                hidden_ND[rows] = of_chunk_ND
             for total, part in zip(others, parts, strict=True):
                 if total is not None:
-                    total += part
+                    _add(total, part, first=first)
             return
-        if hidden is not None:
-            _into(hidden[rows], gradient_NV, self.weight_VD)
+        if hidden_ND is not None:
+            _add_product(hidden_ND[rows], gradient_NV, self.weight_VD, first=True)
         for total, parameter in zip(others, self.parameters, strict=True):
             if total is None:
                 continue
             if parameter is self.linear.bias:
-                total += gradient_NV.sum(dim=0)
+                _add(total, gradient_NV.sum(dim=0), first=first)
             else:
-                _add_product(total, gradient_NV.t(), self.cast_ND[rows])
+                _add_product(total, gradient_NV.t(), self.cast_ND[rows], first=first)
 
 
-def _into(out: Tensor, one: Tensor, other: Tensor) -> None:
-    if out.dtype == one.dtype:
-        torch.mm(one, other, out=out)
+def _add(total: Tensor, part: Tensor, *, first: bool) -> None:
+    if first:
+        total.copy_(part)
     else:
-        out.copy_(one @ other)
+        total.add_(part)
 
 
-def _add_product(total: Tensor, one: Tensor, other: Tensor) -> None:
+def _add_product(total: Tensor, one: Tensor, other: Tensor, *, first: bool) -> None:
     if total.dtype == one.dtype:
-        total.addmm_(one, other)
+        total.addmm_(one, other, beta=0 if first else 1)  # 0: what is there is not read
     else:
-        total += one @ other  # of bf16 matrices: the sum over the chunks is taken in fp32
+        _add(total, one @ other, first=first)  # of bf16 matrices: the sum over the chunks is taken in fp32

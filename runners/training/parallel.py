@@ -9,7 +9,7 @@ Torch's defaults are means.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeGuard
 
@@ -20,6 +20,7 @@ from boomspec.core.execution import Parallel
 from runners.modeling.hidden_states import base_model, decoder_layers
 from runners.runtime.device import device
 from runners.training import compiling
+from runners.training.bf16_products import fast_linear_layers
 from runners.training.process_group import ALONE, ProcessGroup
 
 
@@ -118,7 +119,10 @@ def shard_frozen(model: Any) -> None:
 
 @contextmanager
 def with_checkpointing_or_compile(model: Any, *, checkpointing: bool = False, compiled: bool = False) -> Iterator[None]:
-    """Within the context each decoder layer computes its activations again in the backward, and/or is compiled."""
+    """Within the context each decoder layer computes its activations again in the backward, and/or is compiled.
+
+    Where nothing is compiled, a CPU without instructions for bf16 makes its products in another way.
+    """
     # Of a layer its `forward` is replaced: its hooks stay outside, so hidden states can be captured.
     layers = list(decoder_layers(model)) if checkpointing or compiled else []
     for layer in layers:
@@ -129,7 +133,7 @@ def with_checkpointing_or_compile(model: Any, *, checkpointing: bool = False, co
             forward = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
         layer.forward = forward
     try:
-        with compiling.compiling() if compiled else nullcontext():
+        with compiling.compiling() if compiled else fast_linear_layers([model]):
             yield
     finally:
         for layer in layers:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from boomspec.core.losses import KL, CrossEntropy, Losses
 from runners.modeling.hidden_states import LMHead
+from runners.training import head
 from runners.training.head import head_loss
 from runners.training.losses import NO_LABEL, labelled
 from tests.runners.instruments import LiveBytes
@@ -162,8 +163,12 @@ def test_far_apart_logits_do_not_overflow_and_equal_ones_have_no_divergence() ->
     assert same["kl"].abs() < 1e-6
 
 
+@pytest.mark.parametrize("slow", [False, True], ids=["instructions for bf16", "none"])
 @pytest.mark.parametrize("kind", [nn.Linear, OtherLinear])
-def test_under_autocast_gradients_are_fp32_and_near_those_of_float64(kind: type[nn.Linear]) -> None:
+def test_under_autocast_gradients_are_fp32_and_near_those_of_float64(
+    monkeypatch: pytest.MonkeyPatch, kind: type[nn.Linear], slow: bool
+) -> None:
+    monkeypatch.setattr(head, "slow_in_bf16", lambda _device: slow)
     student, teacher = made_head(1, kind=kind), made_head(2, kind=kind)
     given = TERMS["ce + kl"], student, teacher, states(3), states(4), labels(masked=0.3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
