@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from runners.runtime.device import autocast, frozen_dtype
 from runners.tasks.distill import distillation_loss
 from runners.training.loop import _Training
 from runners.training.losses import NO_LABEL
-from runners.training.parallel import ParallelModel
+from runners.training.parallel import ParallelModel, with_checkpointing_or_compile
 from tests.runners import tiny
 
 LAYERS = 30
@@ -127,6 +128,9 @@ class Ours:
         )
         self.loss = distillation_loss(student, teacher, losses, KEPT)
         self.training = _Training(ParallelModel(student), recipe, context, 1.0, ())
+        self.around = ExitStack()  # as `micro_batches` and the task do
+        for model in (student, teacher):
+            self.around.enter_context(with_checkpointing_or_compile(model))
         self.steps = 0
 
     def __call__(self, tokens: Tensor) -> float:
