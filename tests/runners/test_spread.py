@@ -16,6 +16,7 @@ from boomspec.core.tasks import Distill
 from runners.modeling.models import load_frozen
 from runners.runtime.device import frozen_dtype
 from runners.tasks import distill
+from runners.training.bf16_products import slow_in_bf16
 from runners.training.loop import train
 from runners.training.losses import weights
 from runners.training.parallel import ParallelModel, is_sharded, shard_frozen
@@ -152,6 +153,9 @@ def test_memory_of_a_training_step_of_several_workers_is_what_is_alive(tmp_path:
     folder = made(tmp_path, "llama", layers=LAYERS, **{**WIDE, "hidden_size": 128, "intermediate_size": 320})
     record = student(kept=tuple(range(LAYERS)), recipe={"precision": precision, "sequences": 4})
     options = {"workers": 2, "teacher": "replicated", "activation_checkpointing": False, **fields}
-    told = cost(folder, record, **options).peak
+    expected = cost(folder, record, **options)
+    told = expected.peak - expected.memory.get("checkpoint", 0)  # none is written in so short a time
+    if precision == "bf16" and slow_in_bf16("cpu"):
+        near = 0.25  # no layer keeps a cast of its weights there
     for measured in crew.run(2, peak, folder, record, options):
         assert told == pytest.approx(measured, rel=near)
