@@ -1,15 +1,16 @@
-"""One family of 15 sizes, measured in one pass and by one lm-eval run per size.
+"""One family of 15 sizes, measured in one pass, beside one run of lm-eval's Hugging Face model for each size.
 
     python -m tests.benchmarks.family [TEACHER]
 
 TEACHER: the folder of a Llama-like model with its tokenizer; without it, random weights in the shape of SmolLM2-135M
 (30 layers). The student has 16 of its layers. Measured: held-out text, and two tasks of multiple choice, with four
-short answers to a question (as in ARC easy) and with two long ones (as in PIQA). One after the other, in one process:
+short answers to a question (as in ARC easy) and with two long ones (as in PIQA). Each is a process of its own:
 
-    per size   each size is written, loaded by lm-eval's own Hugging Face model, and measured by it
+    per size   the size is written to a folder, and lm-eval measures it with its own model; of the 15 sizes every third
+               is timed, and the time of all is that of these five times three
     one pass   teacher and student are loaded, and all sizes are measured together
 
-fp32, two threads. The numbers of both ways are compared. Peak memory is that of a process of its own for the pass.
+fp32, two threads, eight rows a batch on both sides, which take turns. The numbers of the five sizes are compared.
 """
 
 import os
@@ -30,7 +31,6 @@ import torch
 import transformers
 import yaml
 from lm_eval import simple_evaluate
-from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -39,19 +39,20 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from boomspec.core.graph import Source
 from boomspec.core.identity import folder_digest
-from boomspec.core.layers import ORDERS, STUDENT, TEACHER, LayerPlan, patchable, plan_of, teacher_layers
+from boomspec.core.layers import ORDERS, STUDENT, TEACHER, LayerPlan, Owner, patchable, plan_of, teacher_layers
 from boomspec.core.tasks import LmEval
 from boomspec.core.work_sizes import BATCH_SIZE
 from runners.assembly.assemble import assemble
-from runners.evaluation.held_out import window_losses
 from runners.evaluation.lm_eval_runner import Harness, run_task
-from runners.evaluation.members import WHOLE, LayerPlans, WholeModel
+from runners.evaluation.members import LayerPlans
 from runners.modeling.models import load_frozen
 from runners.runtime.context import Progress
 
-LAYERS, STUDENT_LAYERS = 30, 16
-QUESTIONS, HELD_OUT, LENGTH = 40, 4096, 512
-TASKS = ("four_answers", "two_answers")
+LAYERS = 30
+KEPT = (*range(0, LAYERS, 2), LAYERS - 1)
+QUESTIONS, DOCUMENTS, DOCUMENT = 40, 4, 512  # documents of held-out text, and words of each
+TASKS = ("held_out_text", "four_answers", "two_answers")
+TIMED = slice(1, None, 3)  # of the sizes
 WORDS = [f"w{number}" for number in range(2000)]
 
 
@@ -101,47 +102,99 @@ def make_tasks(folder: Path) -> None:
             "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
         }
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(task))
+    rows = [{"text": text(DOCUMENT, DOCUMENT)} for _ in range(DOCUMENTS)]
+    (folder / "held_out_text.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    held_out = {
+        "task": "held_out_text",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(folder / "held_out_text.jsonl")}},
+        "output_type": "loglikelihood_rolling",
+        "test_split": "test",
+        "doc_to_text": "",
+        "doc_to_target": "{{text}}",
+        "metric_list": [{"metric": "bits_per_byte"}],
+    }
+    (folder / "held_out_text.yaml").write_text(yaml.safe_dump(held_out))
 
 
 def family(order: str) -> list[LayerPlan]:
     """The 15 plans from student to teacher."""
-    kept = tuple(dict.fromkeys([*range(0, LAYERS, 2), LAYERS - 1]))
-    blocks = patchable(kept, LAYERS)
+    blocks = patchable(KEPT, LAYERS)
     patched = ORDERS[order](blocks)
-    return [plan_of(kept, LAYERS, [i in patched[:n] for i in range(len(kept))]) for n in range(len(blocks) + 1)]
+    return [plan_of(KEPT, LAYERS, [i in patched[:n] for i in range(len(KEPT))]) for n in range(len(blocks) + 1)]
 
 
-def held_out(members: Any) -> dict[LayerPlan, Any]:
-    tokens = torch.randint(1, 2000, (HELD_OUT,), generator=torch.Generator().manual_seed(1)).numpy()
-    return window_losses(
-        members, tokens=tokens, eos=0, sequence_length=LENGTH, batch_size=BATCH_SIZE, progress=Progress(None)
-    )
+Numbers = dict[str, float]  # by task
 
 
-def per_size(sources: dict[Any, Path], plans: list[LayerPlan], tasks: Path) -> list[dict[str, Any]]:
-    found = []
+def per_size(sources: dict[Owner, Path], plan: LayerPlan, tasks: Path) -> Numbers:
+    """One size in a folder of its own, and by lm-eval in a process of its own."""
+    with tempfile.TemporaryDirectory() as place:
+        assemble(sources, plan, Path(place, "model"), tied=True)
+        command = [sys.executable, "-m", "tests.benchmarks.family", "--size", f"{place}/model", str(tasks)]
+        found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+        return dict(json.loads(found))
+
+
+def by_lm_eval(folder: Path, tasks: Path) -> Numbers:
+    """What `lm-eval run --model hf` does, without standard errors."""
+    model = {"pretrained": str(folder), "dtype": "float32", "device": "cpu"}
     manager = TaskManager(include_path=str(tasks), include_defaults=False)
-    for plan in plans:
-        with tempfile.TemporaryDirectory() as folder:
-            assemble(sources, plan, Path(folder, "model"), tied=True)
-            lm = HFLM(pretrained=f"{folder}/model", dtype="float32", device="cpu", batch_size=BATCH_SIZE)
-            results = simple_evaluate(lm, tasks=list(TASKS), task_manager=manager, bootstrap_iters=0, verbosity="ERROR")
-            loss = held_out(WholeModel(lm.model.requires_grad_(False)))[WHOLE].loss
-        found.append({"held_out": loss, **{name: results["results"][name]["acc,none"] for name in TASKS}})
-    return found
+    measured = {"tasks": list(TASKS), "task_manager": manager, "batch_size": BATCH_SIZE, "bootstrap_iters": 0}
+    return numbers(simple_evaluate("hf", model_args=model, **measured)["results"])
 
 
-def one_pass(sources: dict[Any, Path], plans: list[LayerPlan], tasks: Path) -> list[dict[str, Any]]:
-    models = {owner: load_frozen(folder, dtype=torch.float32) for owner, folder in sources.items()}
-    members = LayerPlans(models, plans)
-    found: dict[LayerPlan, dict[str, Any]] = {p: {"held_out": losses.loss} for p, losses in held_out(members).items()}
+def numbers(results: dict[str, Any]) -> Numbers:
+    return {task: results[task].get("acc,none", results[task].get("bits_per_byte,none")) for task in TASKS}
+
+
+def one_pass(sources: dict[Owner, Path], order: str, tasks: Path) -> list[Numbers]:
+    """All sizes, in this process."""
+    members = LayerPlans({owner: load_frozen(at, dtype=torch.float32) for owner, at in sources.items()}, family(order))
+    found: dict[LayerPlan, Numbers] = {plan: {} for plan in members.plans}
+    source = Source("lm_eval_tasks", {"folder": folder_digest(tasks)}, {"folder": str(tasks)})
     for name in TASKS:
-        source = Source("lm_eval_tasks", {"folder": folder_digest(tasks)}, {"folder": str(tasks)})
         lm = Harness(members, tokenizer=sources[TEACHER], batch_size=BATCH_SIZE, progress=Progress(None))
         for plan, results, _ in run_task(lm, measure=LmEval(task=name, bootstrap_iters=0), source=source):
             assert isinstance(results, dict), results
-            found[plan][name] = results["results"][name]["acc,none"]
-    return [found[plan] for plan in plans]
+            values = results["results"][name]
+            found[plan][name] = values.get("acc,none", values.get("bits_per_byte,none"))
+    return list(found.values())
+
+
+def passed(sources: dict[Owner, Path], order: str, tasks: Path) -> tuple[list[Numbers], int]:
+    """The same in a process of its own, and the peak of its memory in bytes."""
+    folders = [str(folder) for folder in (sources[TEACHER], sources[STUDENT], tasks)]
+    command = [sys.executable, "-m", "tests.benchmarks.family", "--pass", order, *folders]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    return found["numbers"], found["peak"]
+
+
+def compare(sources: dict[Owner, Path], order: str, tasks: Path) -> None:
+    plans = family(order)[TIMED]
+    alone: list[Numbers] = []
+    took = 0.0
+
+    def measure_sizes(count: int) -> None:
+        nonlocal took
+        for plan in plans[len(alone) : len(alone) + count]:
+            started = time.perf_counter()
+            alone.append(per_size(sources, plan, tasks))
+            took += time.perf_counter() - started
+
+    measure_sizes(2)
+    started = time.perf_counter()
+    together, peak = passed(sources, order, tasks)
+    once = time.perf_counter() - started
+    measure_sizes(len(plans))
+    every = took / len(plans) * len(family(order))
+    pairs = list(zip(together[TIMED], alone, strict=True))
+    apart = max(abs(one["held_out_text"] / other["held_out_text"] - 1) for one, other in pairs)
+    same = all(one[name] == other[name] for one, other in pairs for name in TASKS[1:])
+    weights = sum(file.stat().st_size for source in sources.values() for file in source.glob("*.safetensors"))
+    print(f"{order}: one lm-eval run for each size {every:.0f} s, one pass {once:.0f} s: {every / once:.2f}x")
+    print(f"  bits per byte differ by {apart:.0e} at most, accuracies {'are the same' if same else 'DIFFER'}")
+    print(f"  peak memory {peak / 2**30:.2f} GiB, of which teacher and student {weights / 2**30:.2f} GiB", flush=True)
 
 
 def main(teacher: Path | None) -> None:
@@ -150,41 +203,21 @@ def main(teacher: Path | None) -> None:
         folder = Path(place)
         if teacher is None:
             make_teacher(folder / "teacher")
-        sources = {TEACHER: teacher or folder / "teacher", STUDENT: folder / "student"}
-        kept = tuple(dict.fromkeys([*range(0, LAYERS, 2), LAYERS - 1]))
-        assemble({TEACHER: sources[TEACHER]}, teacher_layers(kept), sources[STUDENT], tied=True)
+        sources: dict[Owner, Path] = {TEACHER: teacher or folder / "teacher", STUDENT: folder / "student"}
+        assemble({TEACHER: sources[TEACHER]}, teacher_layers(KEPT), sources[STUDENT], tied=True)
         (folder / "tasks").mkdir()
         make_tasks(folder / "tasks")
-        weights = sum(file.stat().st_size for source in sources.values() for file in source.glob("*.safetensors"))
         for order in ORDERS:
-            plans = family(order)
-            started = time.perf_counter()
-            shared = one_pass(sources, plans, folder / "tasks")
-            passed = time.perf_counter() - started
-            started = time.perf_counter()
-            alone = per_size(sources, plans, folder / "tasks")
-            took = time.perf_counter() - started
-            apart = max(abs(one["held_out"] - other["held_out"]) for one, other in zip(shared, alone, strict=True))
-            same = all(one[name] == other[name] for one, other in zip(shared, alone, strict=True) for name in TASKS)
-            print(f"{order}: {len(plans)} sizes, per size {took:.1f} s, one pass {passed:.1f} s: {took / passed:.2f}x;")
-            print(f"  held-out losses differ by {apart:.1e} at most; accuracies {'are the same' if same else 'DIFFER'}")
-        alone_there = [
-            sys.executable,
-            "-m",
-            "tests.benchmarks.family",
-            "--pass",
-            str(sources[TEACHER]),
-            str(sources[STUDENT]),
-            str(folder / "tasks"),
-        ]
-        peak = int(subprocess.run(alone_there, check=True, capture_output=True, text=True).stdout.split()[-1])
-        print(f"peak memory of a pass: {peak / 2**30:.2f} GiB; teacher and student hold {weights / 2**30:.2f} GiB")
+            compare(sources, order, folder / "tasks")
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--pass"]:
-        teacher_folder, student_folder, tasks_folder = map(Path, sys.argv[2:])
-        one_pass({TEACHER: teacher_folder, STUDENT: student_folder}, family("first_to_last"), tasks_folder)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    if sys.argv[1:2] == ["--size"]:
+        print(json.dumps(by_lm_eval(*map(Path, sys.argv[2:]))))
+    elif sys.argv[1:2] == ["--pass"]:
+        teacher_folder, student_folder, tasks_folder = map(Path, sys.argv[3:])
+        found = one_pass({TEACHER: teacher_folder, STUDENT: student_folder}, sys.argv[2], tasks_folder)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print(json.dumps({"numbers": found, "peak": peak}))
     else:
         main(Path(sys.argv[1]) if sys.argv[1:] else None)
