@@ -14,7 +14,7 @@ LEAST_CHUNK: Final = {"cpu": 64, "cuda": 512}
 # Of what the losses work on at once, in fp32. CPU: it stays in the cache (measured); CUDA: enough for every kernel.
 TILE_LOGITS: Final = {"cpu": 2**19, "cuda": 2**25}
 SEARCHED_LOGITS: Final = 2**22  # of one chunk of a search
-MEASURED_LOGITS: Final = 2**24  # of held-out text that are in memory at once: 64 MiB in fp32
+MEASURED_LOGITS: Final = 2**23  # of a measurement that are in memory at once: 32 MiB in fp32
 HELD_LOGITS: Final = 2**30  # bytes of the teacher's logits that a search keeps; more are computed again
 HELD_STATES: Final = 4 * 2**30  # bytes of hidden states that a search keeps
 COPY_BUFFER: Final = 2**18  # bytes of a tensor that are converted at once; measured on ext4: 1 MB and more is slower
