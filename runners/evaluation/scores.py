@@ -10,6 +10,7 @@ Shapes: B rows, T positions, D hidden size.
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -70,10 +71,11 @@ class _Kept:
         with suppress(OSError, ValueError):
             rows = [json.loads(line) for line in _whole_lines(file.read_bytes())]
             if rows and rows[0] == header:
-                self.lines = rows[1 : len(batches) + 1]
+                self.lines = [_read(row) for row in rows[1 : len(batches) + 1]]
         # Written anew: what was cut off in the middle of a line is not to be continued.
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(json.dumps(row) + "\n" for row in (header, *self.lines)), encoding="utf-8")
+        first = json.dumps(header, allow_nan=False) + "\n"
+        file.write_text(first + "".join(map(_line, self.lines)), encoding="utf-8")
         self._written = len(self.lines)
 
     def add(self, values: list[Any]) -> None:
@@ -84,8 +86,26 @@ class _Kept:
     def write(self) -> None:
         if self._file is not None:
             with self._file.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(line) + "\n" for line in self.lines[self._written :])
+                file.writelines(map(_line, self.lines[self._written :]))
         self._written, self._time = len(self.lines), time.monotonic()
+
+
+def _line(values: list[Any]) -> str:
+    """Numbers that are not finite are no JSON, and become texts."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [plain(inner) for inner in value]
+        return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(values), allow_nan=False) + "\n"
+
+
+def _read(value: Any) -> Any:
+    """The inverse of `_line`, after the JSON is read."""
+    if isinstance(value, list):
+        return [_read(inner) for inner in value]
+    return float(value) if isinstance(value, str) else value
 
 
 def _whole_lines(data: bytes) -> list[bytes]:

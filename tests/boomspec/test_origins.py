@@ -27,6 +27,7 @@ NOWHERE = {
 }
 # Of models and data sets of the hub, and of rows; the edits of test_edits.py have the same fields of text files.
 OF_THE_HUB = {
+    ("evaluate", "backend"),  # for tasks that generate text, on GPUs: see tests/runners/test_vllm.py
     *(("teacher", name) for name in ("model", "revision", "trust_remote_code", "rest")),
     *(("student", name) for name in ("model", "revision", "trust_remote_code")),
     *(("data", name) for name in ("dataset", "config", "split", "revision", "format", "corpus", "text_field")),

@@ -108,7 +108,7 @@ def test_no_name_of_a_file_is_made_of_a_process_number() -> None:
         for path in room.rglob("*.py")
         if re.search(r"\bgetpid\b|\bgethostname\(\)\}?[-_.]", path.read_text(encoding="utf-8"))
     }
-    assert found == {"store/leases.py", "executor/worker.py", "training/ray_train_worker.py"}
+    assert found == {"store/leases.py", "runtime/context.py", "training/ray_train_worker.py"}
 
 
 def test_what_gc_renames_twice_at_once_is_deleted_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
