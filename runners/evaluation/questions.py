@@ -71,10 +71,20 @@ def questions(requests: Sequence[Request], *, positions: int, share: bool) -> li
     for number, (context, answer) in enumerate(requests):
         context = (*context, *answer)[-(positions + 1) : -len(answer)]
         found.setdefault((context, () if share else answer[:-1]), {}).setdefault(answer, []).append(number)
-    made = [
-        Question(context, tuple(answers), tuple(map(tuple, answers.values())))
-        for (context, _), answers in found.items()
-    ]
+    made = []
+    for (context, _), answers in found.items():
+        part: dict[tuple[int, ...], list[int]] = {}
+        length = len(context)
+        for answer, numbers in answers.items():
+            read = len(answer) - 1 if share else 0
+            if (
+                part and length + read > positions
+            ):  # masks grow with the square of a row: none is longer than a model reads
+                made.append(Question(context, tuple(part), tuple(map(tuple, part.values()))))
+                part, length = {}, len(context)
+            part[answer] = numbers
+            length += read
+        made.append(Question(context, tuple(part), tuple(map(tuple, part.values()))))
     return sorted(made, key=lambda question: (-question.length(share), question.context, question.answers))
 
 

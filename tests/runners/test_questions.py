@@ -131,3 +131,11 @@ def test_a_context_that_is_too_long_loses_its_beginning() -> None:
     (cut,) = questions([Request(context, answer)], positions=10, share=True)
     assert cut.context == tuple(range(41, 50))
     assert cut.length(True) == 10
+
+
+def test_no_row_is_longer_than_what_a_model_reads() -> None:
+    requests = [Request((1, 2, 3), (number, 4, 5, 6)) for number in range(30)]
+    made = questions(requests, positions=POSITIONS, share=True)
+    assert max(question.length(True) for question in made) <= POSITIONS
+    assert sorted(number for question in made for (number,) in question.requests) == list(range(30))
+    assert len(made) == 3  # of twelve answers each, of which three tokens are read, and the rest
