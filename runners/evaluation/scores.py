@@ -38,7 +38,8 @@ def scores(
     done: Callable[[float], None] = lambda share: None,
 ) -> dict[LayerPlan, list[Any]]:
     """What `score` gives for each member, all batches in a row. `kept`: the file of each member."""
-    files = {plan: _Kept(None if kept is None else kept[plan], members, batches) for plan in members.plans}
+    digest = "" if kept is None else _digest(members, batches)
+    files = {plan: _Kept(None if kept is None else kept[plan], digest, len(batches)) for plan in members.plans}
     first = sorted({len(file.lines) for file in files.values()})
     for start, end in pairwise([*first, len(batches)]):  # members that were started together are at the same batch
         behind = [plan for plan, file in files.items() if len(file.lines) <= start]
@@ -59,19 +60,16 @@ def scores(
 class _Kept:
     """The scores of one member, one line for each batch."""
 
-    def __init__(self, file: Path | None, members: Members, batches: Sequence[Inputs]) -> None:
+    def __init__(self, file: Path | None, digest: str, batches: int) -> None:
         self.lines: list[list[Any]] = []
         self._file, self._written, self._time = file, 0, time.monotonic()
         if file is None:
             return
-        found = hashlib.sha256(f"{members.device.type} {members.models[0].dtype}".encode())
-        for batch in batches:
-            found.update(f"{tuple(batch.tokens_BT.shape)}".encode() + batch.tokens_BT.cpu().numpy().tobytes())
-        header = {"batches": found.hexdigest()}
+        header = {"batches": digest}
         with suppress(OSError, ValueError):
             rows = [json.loads(line) for line in _whole_lines(file.read_bytes())]
             if rows and rows[0] == header:
-                self.lines = [_read(row) for row in rows[1 : len(batches) + 1]]
+                self.lines = [_read(row) for row in rows[1 : batches + 1]]
         # Written anew: what was cut off in the middle of a line is not to be continued.
         file.parent.mkdir(parents=True, exist_ok=True)
         first = json.dumps(header, allow_nan=False) + "\n"
@@ -88,6 +86,16 @@ class _Kept:
             with self._file.open("a", encoding="utf-8") as file:
                 file.writelines(map(_line, self.lines[self._written :]))
         self._written, self._time = len(self.lines), time.monotonic()
+
+
+def _digest(members: Members, batches: Sequence[Inputs]) -> str:
+    """What the scores depend on, beside the member: every tensor of every batch, the device and the dtype."""
+    found = hashlib.sha256(f"{members.device.type} {members.models[0].dtype}".encode())
+    for batch in batches:
+        for name, value in vars(batch).items():
+            if isinstance(value, Tensor):
+                found.update(f"{name} {tuple(value.shape)}".encode() + value.cpu().numpy().tobytes())
+    return found.hexdigest()
 
 
 def _line(values: list[Any]) -> str:

@@ -24,11 +24,9 @@ from runners.executor.sharing import NOTHING, Sharing, copies_files
 
 _AHEAD = 1.5  # times what there is: free places are filled without waiting for us, and a cluster that can grow, does
 _LOOK_SECONDS = 5.0  # machines come and go
-_SHORT_SECONDS = 0.05  # tasks that take no longer are over sooner than we hear of it and submit the next one: of those
-_MORE = (
-    8  # wait in Ray so many more. (Empty tasks, 2 CPUs: 3 at a time take twice as long as 8, and 64 no less than 8.)
-)
-
+_SHORT_SECONDS = 0.05  # tasks that take no longer are over sooner than we hear of it and submit the next one
+# Of those so many more wait in Ray. (Empty tasks, 2 CPUs: 3 at a time take twice as long as 8, and 64 no less than 8.)
+_MORE = 8
 _LOOKED_AT = 32  # tasks, by one task of Ray
 
 _Claims = tuple[tuple[str, float], ...]

@@ -119,7 +119,7 @@ def _is_made(job: Job, store: Store) -> bool:
     return False
 
 
-STUDENT = "student"  # the role of an input
+_STUDENT = "student"  # the role of an input
 _Ended = tuple[Job, TaskState, str | Exception]  # with the id of what is equal, or why it failed
 
 
@@ -210,8 +210,8 @@ def _inputs(jobs: Sequence[Job], progress: Progress) -> tuple[dict[str, Input], 
     first, store = jobs[0], open_store(jobs[0].reads, report=progress.note)
     if len(jobs) == 1:
         return first.fetched(store), {}
-    students = list(dict.fromkeys(job.owners[STUDENT].id for job in jobs if STUDENT in job.owners))
-    roles = {i: f"{STUDENT} {n}" if n > 1 else STUDENT for n, i in enumerate(students, start=1)}
+    students = list(dict.fromkeys(job.owners[_STUDENT].id for job in jobs if _STUDENT in job.owners))
+    roles = {i: f"{_STUDENT} {n}" if n > 1 else _STUDENT for n, i in enumerate(students, start=1)}
     read, kinds, layers = dict[str, Input](), dict[str, str](), dict[str, PlannedLayers]()
     for job in jobs:
         own = {role: given for role, given in job.inputs.items() if role != "model" or job.plan is None}
@@ -219,7 +219,7 @@ def _inputs(jobs: Sequence[Job], progress: Progress) -> tuple[dict[str, Input], 
         kinds |= job.input_kinds
         if job.plan is not None:
             layers[job.node.id] = PlannedLayers(
-                job.plan, roles[job.owners[STUDENT].id] if STUDENT in job.owners else ""
+                job.plan, roles[job.owners[_STUDENT].id] if _STUDENT in job.owners else ""
             )
     return replace(first, inputs=read, input_kinds=kinds).fetched(store), layers
 
