@@ -38,6 +38,7 @@ from runners.training.compiling import check_compiler
 from runners.training.distillation import TargetsOf, TermValues, alignment, student_loss, teacher_targets
 from runners.training.loop import MicroBatches, MicroLoss, micro_batches
 from runners.training.losses import weights
+from runners.training.moment import START, Moment
 from runners.training.parallel import ParallelModel, is_sharded, shard_frozen, with_checkpointing_or_compile
 from runners.training.process_group import ALONE, ProcessGroup, process_group
 
@@ -172,8 +173,8 @@ def distillation_loss(
     targets_of = shared or teacher_targets(teacher, [aligned])
     loss_of = student_loss(student, aligned, LMHead(teacher), everywhere)
 
-    def loss(inputs_BT: Tensor, labels_BT: Tensor, count: int) -> TermValues:
-        return loss_of(inputs_BT, labels_BT, count, targets_of(inputs_BT))
+    def loss(inputs_BT: Tensor, labels_BT: Tensor, count: int, moment: Moment = START) -> TermValues:
+        return loss_of(inputs_BT, labels_BT, count, targets_of(inputs_BT), moment)
 
     return loss
 

@@ -23,6 +23,7 @@ from runners.training.compiling import check_compiler
 from runners.training.head import head_loss
 from runners.training.loop import train
 from runners.training.losses import weights
+from runners.training.moment import Moment
 from runners.training.parallel import ParallelModel, is_sharded
 from runners.training.process_group import process_group
 
@@ -50,7 +51,7 @@ def _pretrain(context: Context[Pretrain]) -> None:
     parallel.call(check_head, model)
     head, losses = LMHead(model), Losses(cross_entropy=CrossEntropy())
 
-    def loss(inputs_BT: Tensor, labels_BT: Tensor, count: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(inputs_BT: Tensor, labels_BT: Tensor, count: int, _moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
         return head_loss(trunk(model, inputs_BT), labels_BT, head=head, losses=losses, count=count)
 
     batch = partial(stream.batch, sequences=recipe.sequences, sequence_length=recipe.sequence_length, seed=recipe.seed)

@@ -20,6 +20,7 @@ from boomspec.core.losses import Losses, StateLoss
 from runners.modeling.hidden_states import LMHead, Pair, Point, capture, hidden_pairs, trunk
 from runners.training.head import head_loss
 from runners.training.losses import state_loss
+from runners.training.moment import Moment
 
 TermValues = tuple[Tensor, dict[str, Tensor]]  # the loss, and the values of its terms without their weights
 TargetsOf = Callable[[Tensor], "Targets"]  # inputs_BT -> targets
@@ -72,8 +73,8 @@ def teacher_targets(teacher: Any, alignments: Collection[Alignment]) -> TargetsO
 
 def student_loss(
     student: Any, aligned: Alignment, teacher_head: LMHead, everywhere: int = 0
-) -> Callable[[Tensor, Tensor, int, Targets], TermValues]:
-    """(inputs_BT, labels_BT, labelled positions of the effective batch, targets) -> loss and values of its terms.
+) -> Callable[[Tensor, Tensor, int, Targets, Moment], TermValues]:
+    """(inputs_BT, labels_BT, labelled positions of the effective batch, targets, moment) -> loss, values of its terms.
 
     `everywhere`: all positions of the effective batch, padding, too, where terms that read no label count them all.
     """
@@ -84,11 +85,11 @@ def student_loss(
         others = losses.each(lambda term: term if "logits" in term.reads and "labels" not in term.reads else None)
         passes = [(labelled, 0), (others, everywhere)]
 
-    def loss(inputs_BT: Tensor, labels_BT: Tensor, count: int, targets: Targets) -> TermValues:
+    def loss(inputs_BT: Tensor, labels_BT: Tensor, count: int, targets: Targets, moment: Moment) -> TermValues:
         with capture(student, points) as states_BTD:
             hidden_BTD = trunk(student, inputs_BT)
         total, terms = state_loss(
-            states_BTD, targets.states_BTD, labels_BT, pairs=aligned.pairs, losses=losses, count=count
+            states_BTD, targets.states_BTD, labels_BT, pairs=aligned.pairs, losses=losses, count=count, moment=moment
         )
         for part, positions in passes:
             by_logits, logit_terms = head_loss(
@@ -97,6 +98,7 @@ def student_loss(
                 head=head,
                 losses=part,
                 count=positions or count,
+                moment=moment,
                 teacher_hidden_BTD=targets.hidden_BTD,
                 teacher_head=teacher_head,
             )

@@ -24,6 +24,7 @@ from boomspec.core.work_sizes import CHUNK_LOGITS, LEAST_CHUNK, TILE_LOGITS
 from runners.modeling.hidden_states import LMHead
 from runners.training.bf16_products import rounded, slow_in_bf16
 from runners.training.losses import labelled
+from runners.training.moment import START, Moment
 
 
 def head_loss(
@@ -33,6 +34,7 @@ def head_loss(
     head: LMHead,
     losses: Losses,
     count: int,
+    moment: Moment = START,
     teacher_hidden_BTD: Tensor | None = None,  # this and the next one: where a term reads the teacher's logits
     teacher_head: LMHead | None = None,
     chunk: int | None = None,  # logits exist for so many positions at a time; None: as many as fit CHUNK_LOGITS
@@ -58,6 +60,7 @@ def head_loss(
         labels_N,
         terms,
         count,
+        moment,
         chunk=chunk or max(LEAST_CHUNK[kind], CHUNK_LOGITS // head.vocabulary),
         tile=tile or max(1, TILE_LOGITS[kind] // head.vocabulary),
     )
@@ -75,6 +78,7 @@ class _Work:
     labels_N: Tensor
     terms: Mapping[str, Loss]
     count: int
+    moment: Moment
     chunk: int
     tile: int
 
@@ -89,7 +93,7 @@ class _Work:
             teacher = Softmax(self.teacher_head.transformed(teacher_raw_NV.float())[-1])
         sums, parts, at_label = [], [], 0.0
         for term in self.terms.values():
-            form, scale = term.closed_form(student, teacher, labels_N), term.weight / self.count
+            form, scale = term.closed_form(student, teacher, labels_N), self.moment.weight(term) / self.count
             if form is not None:
                 sums.append(form.values_N.sum())
                 parts += [(scale * factor, part_NV) for factor, part_NV in form.parts]
@@ -159,7 +163,7 @@ class _HeadLoss(torch.autograd.Function):
             values = torch.stack([torch.stack(of_term).sum() for of_term in zip(*sums, strict=True)]) / work.count
         ctx.grads = student.gradients
         ctx.mark_non_differentiable(values)
-        factors = torch.tensor([term.weight for term in work.terms.values()], device=device)
+        factors = torch.tensor([work.moment.weight(term) for term in work.terms.values()], device=device)
         return (factors * values).sum(), values
 
     @staticmethod

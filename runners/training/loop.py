@@ -30,6 +30,7 @@ from runners.runtime.peak import device_peak
 from runners.training import checkpoint
 from runners.training.checkpoint_writer import CheckpointWriter
 from runners.training.losses import NO_LABEL
+from runners.training.moment import Moment
 from runners.training.parallel import ParallelModel, with_checkpointing_or_compile
 from runners.training.throughput import Throughput
 
@@ -41,10 +42,11 @@ _LOOK_SECONDS = 2.0  # between looks at whether the group is to stop: a step may
 _UNBALANCED = 10.0  # the largest weighted term at step 0 over the smallest
 
 Batches = Callable[[int], npt.NDArray[np.int64]]  # step -> tokens [B, T + 1]
-# (inputs_BT, labels_BT, labelled positions of the whole batch) -> (loss, values of the terms without their weights)
 Turn = tuple[int, int]  # the step and the micro batch that come next
 MicroBatches = Generator[Turn, None, None]
-MicroLoss = Callable[[Tensor, Tensor, int], tuple[Tensor, dict[str, Tensor]]]
+# (inputs_BT, labels_BT, labelled positions of the whole batch, where the training stands)
+# -> (loss, values of the terms without their weights)
+MicroLoss = Callable[[Tensor, Tensor, int, Moment], tuple[Tensor, dict[str, Tensor]]]
 
 
 def micro_batches(
@@ -196,16 +198,17 @@ class _Training:
         sums: dict[str, Tensor] = {}
         blocks, began = self.group.micro_batches(tokens, self.context.training.micro_batch), time.monotonic()
         with casts_kept():  # weights are cast once a step, not for each micro batch
-            for index, (block, counts) in enumerate(blocks):
+            for index, (block, first_row, counts) in enumerate(blocks):
                 if index and self.look_every and index % self.look_every == 0 and self.group.stopped():
                     raise KeyboardInterrupt  # in the whole group at once
                 yield step, index
                 rows = block.to(self.device, non_blocking=True)
                 labels_BT = block[:, 1:].masked_fill(~self.is_label(block[:, 1:]), NO_LABEL)  # on the CPU
+                moment = Moment(step, self.recipe.steps, first_row)
                 with self.parallel.accumulating(last=index + 1 == len(blocks)):
                     # Sharded parameters are whole only while they are used, and so must be what was cast of them.
                     with autocast(self.recipe.precision, cache=not self.parallel.sharded):
-                        total, terms = self.parallel.forward(loss, rows[:, :-1].clamp(min=0), labels_BT, count)
+                        total, terms = self.parallel.forward(loss, rows[:, :-1].clamp(min=0), labels_BT, count, moment)
                     (total * (self.gradient_scale if counts else 0.0)).backward()
                 for name, value in {"loss": total.detach(), **terms}.items():
                     part = value if counts else torch.zeros_like(value)

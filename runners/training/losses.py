@@ -16,6 +16,7 @@ from torch import Tensor
 
 from boomspec.core.losses import Losses
 from runners.modeling.hidden_states import Pair, Point
+from runners.training.moment import START, Moment
 
 NO_LABEL = -100
 
@@ -45,6 +46,7 @@ def state_loss(
     pairs: Mapping[str, Sequence[Pair]],
     losses: Losses,
     count: int,
+    moment: Moment = START,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Like `head_loss`, for the terms that compare hidden states (states_BTD by point); `pairs`: those of each term."""
     has_label_BT = labels_BT != NO_LABEL
@@ -60,6 +62,6 @@ def state_loss(
             if not everywhere:
                 values_BT = values_BT.masked_fill(~has_label_BT.to(values_BT.device, non_blocking=True), 0.0)
             value = value + values_BT.sum() / (count * len(pairs[kind]))
-        total = total + term.weight * value
+        total = total + moment.weight(term) * value
         terms[kind] = value.detach()
     return total, terms

@@ -8,6 +8,7 @@ live on the device of torch's process group: gloo on the CPU, NCCL on CUDA.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +39,19 @@ class ProcessGroup:
         """Whether this worker writes the files that all workers of its machine read."""
         return self.is_leader if self.local_leader is None else self.local_leader
 
-    def micro_batches(self, tokens: Tensor, micro_batch: int) -> list[tuple[Tensor, bool]]:
-        """This worker's micro batches of one batch [B, T + 1], and whether each counts.
+    def micro_batches(self, tokens: Tensor, micro_batch: int) -> list[tuple[Tensor, int, bool]]:
+        """This worker's micro batches of one batch [B, T + 1], the number of each one's first row, whether it counts.
 
         The blocks of rows differ in size by one at most, and every worker gets as many micro batches: forward and
         backward are collectives where a model is sharded. One that has too few gets one that does not count.
         """
         blocks = tokens.tensor_split(self.size)
-        own = [(rows, True) for rows in blocks[self.rank].split(micro_batch) if len(rows)]  # type: ignore[no-untyped-call]
+        first = sum(map(len, blocks[: self.rank]))
+        own = [rows for rows in blocks[self.rank].split(micro_batch) if len(rows)]  # type: ignore[no-untyped-call]
         most = -(-len(blocks[0]) // micro_batch)  # the first blocks are the larger ones
-        return own + [(tokens[:1], False)] * (most - len(own))
+        numbers = accumulate(map(len, own), initial=first)
+        found = [(rows, number, True) for rows, number in zip(own, numbers, strict=False)]
+        return found + [(tokens[:1], 0, False)] * (most - len(own))
 
     def all_reduce(self, values: Mapping[str, Tensor]) -> dict[str, float]:
         if self.size == 1:

@@ -21,6 +21,7 @@ from runners.runtime.context import Progress
 from runners.search.calibration import calibration_batches
 from runners.tasks import tokenize
 from runners.training.loop import train
+from runners.training.moment import Moment
 from tests.messages import wording
 from tests.runners import tiny
 from tests.runners.corpora import TEXTS, context, record, tokenizer_source, write_texts
@@ -223,7 +224,9 @@ def test_labels_of_a_training_are_never_the_beginning_of_a_text(tmp_path: Path) 
     model = tiny.model(vocab_size=stream.vocabulary)
     seen: list[tuple[torch.Tensor, torch.Tensor, int]] = []
 
-    def loss(inputs_BT: torch.Tensor, labels_BT: torch.Tensor, count: int) -> tuple[torch.Tensor, dict[str, Any]]:
+    def loss(
+        inputs_BT: torch.Tensor, labels_BT: torch.Tensor, count: int, _moment: Moment
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
         seen.append((inputs_BT, labels_BT, count))
         logits = model(inputs_BT).logits
         value = cross_entropy(logits.flatten(0, 1), labels_BT.flatten(), ignore_index=-100, reduction="sum") / count

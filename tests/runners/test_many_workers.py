@@ -304,10 +304,11 @@ def test_each_row_of_a_batch_counts_once_and_every_worker_has_as_many_rounds(
     tokens = torch.arange(rows).view(rows, 1)
     dealt = [ProcessGroup(rank, size).micro_batches(tokens, micro_batch) for rank in range(size)]
     assert len({len(rounds) for rounds in dealt}) == 1
-    counted = [block for rounds in dealt for block, counts in rounds if counts]
-    assert torch.equal(torch.cat(counted), tokens)
-    assert all(1 <= len(block) <= micro_batch for rounds in dealt for block, _ in rounds)
-    shares = [sum(len(block) for block, counts in rounds if counts) for rounds in dealt]
+    counted = [(block, first) for rounds in dealt for block, first, counts in rounds if counts]
+    assert torch.equal(torch.cat([block for block, _ in counted]), tokens)
+    assert all(int(block[0]) == first for block, first in counted)
+    assert all(1 <= len(block) <= micro_batch for rounds in dealt for block, _, _ in rounds)
+    shares = [sum(len(block) for block, _, counts in rounds if counts) for rounds in dealt]
     assert max(shares) - min(shares) <= 1
 
 

@@ -19,6 +19,7 @@ from runners.tasks import distill
 from runners.training.bf16_products import slow_in_bf16
 from runners.training.loop import train
 from runners.training.losses import weights
+from runners.training.moment import Moment
 from runners.training.parallel import ParallelModel, is_sharded, shard_frozen
 from runners.training.process_group import process_group
 from tests.runners import tiny
@@ -62,7 +63,7 @@ def buckets(folder: Path) -> list[set[int]]:
     tiny.set_training(context, micro_batch=1)
     found = []
 
-    def loss(inputs_BT: Tensor, _labels_BT: Tensor, _count: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(inputs_BT: Tensor, _labels_BT: Tensor, _count: int, _moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         found.append({gradient.untyped_storage().data_ptr() for gradient in gradients})
         return model(inputs_BT).logits.square().mean(), {}

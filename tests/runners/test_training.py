@@ -61,7 +61,7 @@ def run(
     model = model or tiny.model(layers=2)
     head = LMHead(model)
 
-    def loss(inputs, labels, count):
+    def loss(inputs, labels, count, _moment):
         return head_loss(trunk(model, inputs), labels, head=head, losses=CE, count=count)
 
     train(model, recipe=recipe, batch=batches, loss=loss, weights={"cross_entropy": 1.0}, context=context)
@@ -361,7 +361,7 @@ def test_weight_decay_acts_on_matrices_only(tmp_path: Path) -> None:
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     recipe = tiny.recipe(steps=1, optimizer={"lr": 0.5, "weight_decay": 0.1}, schedule={"warmup_steps": 0})
 
-    def flat(inputs, labels, count):
+    def flat(inputs, labels, count, _moment):
         return 0 * sum(parameter.sum() for parameter in model.parameters()), {}
 
     train(model, recipe=recipe, batch=batch, loss=flat, weights={}, context=tiny.context(tmp_path))
@@ -376,7 +376,7 @@ def test_gradients_are_clipped_to_the_norm_and_logged_as_they_were(tmp_path: Pat
     optimizer = {"clip": 1e-6, "eps": 1.0, "weight_decay": 0.0}
     recipe = tiny.recipe(steps=1, optimizer=optimizer, schedule={"warmup_steps": 0})
 
-    def steep(inputs, labels, count):
+    def steep(inputs, labels, count, _moment):
         return 50 * model.weight.sum(), {}
 
     context = tiny.context(tmp_path)
@@ -397,7 +397,7 @@ def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(tmp_p
     model = torch.nn.Linear(2, 2)
     before = model.weight.detach().clone()
 
-    def cusp(inputs, labels, count):
+    def cusp(inputs, labels, count, _moment):
         return (model.weight * 0).sum().sqrt(), {}
 
     with pytest.raises(BoomspecError, match=wording("training.step_gradient_norm_nan")):
@@ -409,7 +409,7 @@ def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(tmp_p
 def test_unbalanced_terms_at_step_0_are_warned_about_once(tmp_path: Path, small: float, warns: bool) -> None:
     model = torch.nn.Linear(2, 2)
 
-    def loss(inputs, labels, count):
+    def loss(inputs, labels, count, _moment):
         terms = {"cross_entropy": torch.tensor(1.0), "kl": torch.tensor(small)}
         return (model.weight**2).sum(), terms
 
