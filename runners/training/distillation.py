@@ -49,7 +49,9 @@ class Targets:
 def alignment(losses: Losses, kept: Sequence[int], layers: int) -> Alignment:
     """Of a student that keeps these of the teacher's `layers`."""
     pairs = {
-        kind: hidden_pairs(kept, layers, embedding=term.embedding, final_norm=term.final_norm)
+        kind: hidden_pairs(
+            kept, layers, chosen=term.layers(len(kept)), embedding=term.embedding, final_norm=term.final_norm
+        )
         for kind, term in losses.terms().items()
         if isinstance(term, StateLoss)
     }

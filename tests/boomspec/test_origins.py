@@ -8,6 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from boomspec.compile.compiler import Compiled
+from boomspec.core.losses import LOSSES
 from boomspec.plan.changes import Changes, compare
 from boomspec.plan.origins import side
 from boomspec.spec.sections.baselines import BaselineItem
@@ -55,6 +56,8 @@ MORE = {  # fields that no edit of the table has
     "distill.losses.cross_entropy.weight": 2.0,
     "distill.losses.hidden_cosine.weight": 1.0,
     "distill.losses.hidden_cosine.embedding": False,
+    "distill.losses.hidden_cosine.pairs": [0],
+    **{f"distill.losses.{kind}": {"weight": 2.0} for kind, loss in LOSSES.items() if not loss.usual},
     "determinism.algorithms": "strict",
 }
 ALONE = {name: edit for name, edit in TABLE.items() if edit.own and edit.fields and edit.files is None}

@@ -93,7 +93,7 @@ class _Prices(Prices):
     ) -> Cost:
         model, teacher, options = self.models[MADE], self.models.get("teacher"), self.options
         terms, of_logits, of_labels = losses.terms().values(), losses.reading("logits"), losses.reading("labels")
-        pairs = [(term.pairs(model.depth), term) for term in terms if isinstance(term, StateLoss)]
+        pairs = [(term.pair_count(model.depth), term) for term in terms if isinstance(term, StateLoss)]
         teacher_logits = bool(losses.reading("teacher_logits"))
         padding = faithful is not None and faithful.padding  # how many tokens are real is known after tokenize
         # KL then takes a pass of its own through the head.

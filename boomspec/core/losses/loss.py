@@ -7,7 +7,7 @@ positions in the whole effective batch (`runners/training/losses.py`).
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from boomspec.core.losses.closed_form import ClosedForm, Softmax
 from boomspec.core.types import Number, Strict
@@ -67,18 +67,52 @@ class Loss(Strict):
         return self
 
 
+Pairs = Annotated[
+    Literal["all", "last"] | tuple[Annotated[int, Field(ge=0)], ...] | None,
+    AfterValidator(lambda chosen: _pairs(chosen)),
+    Field(description="Which pairs: all (the default), last, or a list of student layers.", examples=["last", [0, 4]]),
+]
+
+
+def _pairs(chosen: "str | tuple[int, ...] | None") -> "str | tuple[int, ...] | None":
+    """The choice in its one form: None for all; layers in their order."""
+    if isinstance(chosen, tuple) and (not chosen or len({*chosen}) < len(chosen)):
+        raise ValueError("expected student layers, each of them once")
+    return tuple(sorted(chosen)) if isinstance(chosen, tuple) else None if chosen == "all" else chosen
+
+
 class StateLoss(Loss):
     """The mean over pairs of hidden states: student layer i's output, and the teacher's at the end of block i."""
 
-    embedding: Annotated[bool, Field(description="Also align the embedding output (a frozen one never counts).")] = True
+    pairs: Pairs = None
+    embedding: Annotated[
+        bool,
+        Field(description="Also align the embedding output (a frozen one never counts). With chosen `pairs`: false."),
+    ] = True
     final_norm: Annotated[
         bool, Field(description="Take the last pair after the final norm (else the raw output of the last layer).")
     ] = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _chosen_pairs_alone(cls, given: Any) -> Any:
+        """A choice of layers is that of the pairs: the embedding joins them only where it is named, too."""
+        if isinstance(given, dict) and given.get("pairs") not in (None, "all"):
+            return {"embedding": False, **given}
+        return given
 
     def completed(self, *, train_embedding: bool) -> Self:
         # A frozen embedding is the teacher's: its pair is always equal and would only dilute the mean.
         return self if train_embedding else self.model_copy(update={"embedding": False})
 
-    def pairs(self, layers: int) -> int:
+    def layers(self, count: int) -> tuple[int, ...]:
+        """The layers that are compared of a student of `count` layers. Raises ValueError for one that it has not."""
+        if not isinstance(self.pairs, tuple):
+            return (count - 1,) if self.pairs == "last" else tuple(range(count))
+        if self.pairs[-1] >= count:
+            raise ValueError(f"the student has no layer {self.pairs[-1]}: its layers are 0 to {count - 1}")
+        return self.pairs
+
+    def pair_count(self, layers: int) -> int:
         """How many pairs there are in a student of so many layers."""
-        return layers + self.embedding
+        return len(self.layers(layers)) + self.embedding
