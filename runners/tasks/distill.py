@@ -65,7 +65,7 @@ def run_together(contexts: Sequence[Context[Distill]]) -> Iterator[tuple[int, Bo
     with deterministic_mode(first.record.determinism, first.progress.note):
         teacher = load_frozen(folder, dtype=frozen_dtype(first.record.recipe.precision), code=first.code)
         aligned = [alignment(context.record.losses, context.record.kept, layers) for context in contexts]
-        shared = SharedTargets(teacher_targets(teacher, aligned))
+        shared = SharedTargets(teacher_targets([teacher], aligned))
         # How much of the time is whose, nobody knows: without its job a student has no costs, and so no MFU.
         contexts = [replace(context, job=None) for context in contexts]
         with with_checkpointing_or_compile(teacher, compiled=first.training.compile):
@@ -170,11 +170,11 @@ def distillation_loss(
 ) -> MicroLoss:
     """The loss of one micro batch. `shared`: what the teacher says, to several students; None: to this one alone."""
     aligned = alignment(losses, kept, teacher.config.get_text_config().num_hidden_layers)
-    targets_of = shared or teacher_targets(teacher, [aligned])
-    loss_of = student_loss(student, aligned, LMHead(teacher), everywhere)
+    targets_of = shared or teacher_targets([teacher], [aligned])
+    loss_of = student_loss(student, aligned, [LMHead(teacher)], everywhere)
 
     def loss(inputs_BT: Tensor, labels_BT: Tensor, count: int, moment: Moment = START) -> TermValues:
-        return loss_of(inputs_BT, labels_BT, count, targets_of(inputs_BT), moment)
+        return loss_of(inputs_BT, labels_BT, count, targets_of(inputs_BT, moment), moment)
 
     return loss
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from boomspec.core.errors import BoomspecError
 from runners.training.distillation import Targets, TargetsOf
 from runners.training.loop import MicroBatches, Turn
+from runners.training.moment import Moment
 
 
 class SharedTargets:
@@ -28,9 +29,9 @@ class SharedTargets:
         if turn != self._turn:
             self._turn, self._found = turn, None
 
-    def __call__(self, inputs_BT: Tensor) -> Targets:
+    def __call__(self, inputs_BT: Tensor, moment: Moment) -> Targets:
         if self._found is None:
-            self._found = self._targets_of(inputs_BT)
+            self._found = self._targets_of(inputs_BT, moment)
         return self._found
 
 

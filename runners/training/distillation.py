@@ -1,16 +1,17 @@
 """The loss of one micro batch of a distillation, in two parts: what the teacher says, and what the student makes of it.
 
-    targets = teacher_targets(teacher, [alignment])(inputs_BT)
-    total, terms = student_loss(student, alignment, LMHead(teacher))(inputs_BT, labels_BT, count, targets)
+    targets = teacher_targets([teacher], [alignment])(inputs_BT, moment)
+    total, terms = student_loss(student, alignment, [LMHead(teacher)])(inputs_BT, labels_BT, count, targets, moment)
 
 They are apart because students that train on the same tokens can share the first: `teacher_targets` is given the
-alignments of all of them. What no term reads is not computed: the teacher's forward, its head, states.
+alignments of all of them. What no term reads is not computed: the teacher's forward, its head, states. Of several
+teachers the first is the family's own: the others give logits alone.
 
 Shapes: B sequences, T positions, D hidden size.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,10 +21,12 @@ from boomspec.core.losses import Losses, StateLoss
 from runners.modeling.hidden_states import LMHead, Pair, Point, capture, hidden_pairs, trunk
 from runners.training.head import head_loss
 from runners.training.losses import state_loss
-from runners.training.moment import Moment
+from runners.training.moment import START, Moment
+from runners.training.stored_outputs import StoredOutputs
+from runners.training.teachers import ONE_TEACHER, Teachers
 
 TermValues = tuple[Tensor, dict[str, Tensor]]  # the loss, and the values of its terms without their weights
-TargetsOf = Callable[[Tensor], "Targets"]  # inputs_BT -> targets
+TargetsOf = Callable[[Tensor, Moment], "Targets"]  # inputs_BT, where the training stands -> targets
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,12 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Targets:
-    """What a teacher says about the tokens of one micro batch, without a graph."""
+    """What teachers say about the tokens of one micro batch, without a graph."""
 
-    hidden_BTD: Tensor | None  # after its final norm, for its head to read; None where no term reads the teacher
-    states_BTD: Mapping[Point, Tensor]
+    # Of each teacher after its final norm, for its head to read; nothing where no term reads the teacher.
+    hidden_BTD: tuple[Tensor, ...] = ()
+    states_BTD: Mapping[Point, Tensor] = field(default_factory=dict)
+    stored: StoredOutputs | None = None  # at B x T positions: in place of what a teacher says
 
 
 def alignment(losses: Losses, kept: Sequence[int], layers: int) -> Alignment:
@@ -58,23 +63,30 @@ def alignment(losses: Losses, kept: Sequence[int], layers: int) -> Alignment:
     return Alignment(losses, pairs)
 
 
-def teacher_targets(teacher: Any, alignments: Collection[Alignment]) -> TargetsOf:
-    """A forward of the teacher that gives what the losses of these students read."""
+def teacher_targets(teachers: Sequence[Any], alignments: Collection[Alignment]) -> TargetsOf:
+    """A forward of each teacher that gives what the losses of these students read."""
     points = dict.fromkeys(point for each in alignments for point in each.points(1))
     is_read = any(each.losses.reads_teacher for each in alignments)
+    by_logits = any(each.losses.reading("teacher_logits") for each in alignments)
 
-    def targets(inputs_BT: Tensor) -> Targets:
+    def targets(inputs_BT: Tensor, moment: Moment = START) -> Targets:
         if not is_read:
-            return Targets(None, {})
-        with torch.no_grad(), capture(teacher, points) as states_BTD:
-            hidden_BTD = trunk(teacher, inputs_BT)
-        return Targets(hidden_BTD, states_BTD)
+            return Targets()
+        own, *others = teachers
+        with torch.no_grad(), capture(own, points) as states_BTD:
+            hidden_BTD = trunk(own, inputs_BT)
+            of_others = [trunk(other, inputs_BT) for other in others] if by_logits else []
+        return Targets((hidden_BTD, *of_others), states_BTD)
 
     return targets
 
 
 def student_loss(
-    student: Any, aligned: Alignment, teacher_head: LMHead, everywhere: int = 0
+    student: Any,
+    aligned: Alignment,
+    teacher_heads: Sequence[LMHead],
+    everywhere: int = 0,
+    teachers: Teachers = ONE_TEACHER,
 ) -> Callable[[Tensor, Tensor, int, Targets, Moment], TermValues]:
     """(inputs_BT, labels_BT, labelled positions of the effective batch, targets, moment) -> loss, values of its terms.
 
@@ -102,7 +114,9 @@ def student_loss(
                 count=positions or count,
                 moment=moment,
                 teacher_hidden_BTD=targets.hidden_BTD,
-                teacher_head=teacher_head,
+                teacher_head=teacher_heads,
+                teachers=teachers,
+                stored=targets.stored,
             )
             total, terms = by_logits + total, {**logit_terms, **terms}
         return total, {name: terms[name] for name in losses.terms()}

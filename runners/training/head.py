@@ -7,11 +7,14 @@
 A term that knows its gradient in closed form shares softmaxes with the others; of the others autograd takes it, tile by
 tile. Nothing is computed again in the backward pass.
 
+What stands for the teacher where a term reads its logits: one model; several, as `Teachers` says; or what was stored
+of its outputs (`runners/training/stored_outputs.py`), and no model at all.
+
 Mask and reduction are those of `runners/training/losses.py`. Shapes: B sequences, T positions, N positions of any
 sequence, D hidden size, V vocabulary.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +28,8 @@ from runners.modeling.hidden_states import LMHead
 from runners.training.bf16_products import rounded, slow_in_bf16
 from runners.training.losses import labelled
 from runners.training.moment import START, Moment
+from runners.training.stored_outputs import StoredOutputs
+from runners.training.teachers import ONE_TEACHER, Teachers, gradient_of
 
 
 def head_loss(
@@ -35,8 +40,11 @@ def head_loss(
     losses: Losses,
     count: int,
     moment: Moment = START,
-    teacher_hidden_BTD: Tensor | None = None,  # this and the next one: where a term reads the teacher's logits
-    teacher_head: LMHead | None = None,
+    # The next three: where a term reads the teacher's logits. Of several teachers a state and a head of each.
+    teacher_hidden_BTD: Tensor | Sequence[Tensor] | None = None,
+    teacher_head: LMHead | Sequence[LMHead] | None = None,
+    teachers: Teachers = ONE_TEACHER,
+    stored: StoredOutputs | None = None,  # at B x T positions, in place of a teacher
     chunk: int | None = None,  # logits exist for so many positions at a time; None: as many as fit CHUNK_LOGITS
     tile: int | None = None,  # the same of what the losses work on, and TILE_LOGITS
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -48,15 +56,21 @@ def head_loss(
     if not terms:
         return hidden_BTD.new_zeros((), dtype=torch.float32), {}
     pick, labels_N = labelled(labels_BT, hidden_BTD.device)
-    teacher_ND = None
+    of_teachers: tuple[tuple[LMHead, Tensor], ...] = ()
     if losses.reading("teacher_logits"):
-        assert teacher_hidden_BTD is not None
-        teacher_ND = pick(teacher_hidden_BTD)
+        if stored is None:
+            heads = [teacher_head] if isinstance(teacher_head, LMHead) else teacher_head or ()
+            hidden = [teacher_hidden_BTD] if isinstance(teacher_hidden_BTD, Tensor) else teacher_hidden_BTD or ()
+            of_teachers = tuple((of, pick(states_BTD)) for of, states_BTD in zip(heads, hidden, strict=True))
+            assert len(of_teachers) == len(teachers.weights)
+        else:
+            stored = stored.at(pick)
     kind = hidden_BTD.device.type
     work = _Work(
         head,
-        teacher_head if teacher_ND is not None else None,
-        teacher_ND,
+        of_teachers,
+        teachers,
+        stored,
         labels_N,
         terms,
         count,
@@ -73,8 +87,9 @@ class _Work:
     """What a pass reads beside what has a gradient."""
 
     head: LMHead
-    teacher_head: LMHead | None
-    teacher_ND: Tensor | None
+    of_teachers: tuple[tuple[LMHead, Tensor], ...]  # the head and hidden_ND of each
+    teachers: Teachers
+    stored: StoredOutputs | None
     labels_N: Tensor
     terms: Mapping[str, Loss]
     count: int
@@ -83,25 +98,41 @@ class _Work:
     tile: int
 
     def losses_of(
-        self, raw_NV: Tensor, teacher_raw_NV: Tensor | None, labels_N: Tensor, *, graded: bool
+        self,
+        raw_NV: Tensor,
+        of_teachers: Sequence[Tensor],
+        stored: StoredOutputs | None,
+        labels_N: Tensor,
+        graded: bool,
     ) -> list[Tensor]:
         """The sum of each term over the positions of a tile; `graded`: raw_NV then holds the gradient of the total."""
         stages = self.head.transformed(raw_NV.float())
         student = Softmax(stages[-1])
-        teacher = None
-        if teacher_raw_NV is not None and self.teacher_head is not None:
-            teacher = Softmax(self.teacher_head.transformed(teacher_raw_NV.float())[-1])
+        logits = [
+            Softmax(head.transformed(raw.float())[-1])
+            for (head, _), raw in zip(self.of_teachers, of_teachers, strict=True)
+        ]
+        weighted = self.teachers.weighted(logits)
         sums, parts, at_label = [], [], 0.0
         for term in self.terms.values():
-            form, scale = term.closed_form(student, teacher, labels_N), self.moment.weight(term) / self.count
-            if form is not None:
-                sums.append(form.values_N.sum())
-                parts += [(scale * factor, part_NV) for factor, part_NV in form.parts]
-                at_label += scale * form.at_label
+            of_term = self.moment.weight(term) / self.count
+            if stored is not None and "teacher_logits" in term.reads:
+                value, part_NV = stored.loss(term, student, labels_N, graded=graded)
+                sums.append(value)
+                parts += [(of_term, part_NV)] if part_NV is not None else []
                 continue
-            value, part_NV = _by_autograd(term, student, teacher, labels_N, graded=graded)
-            sums.append(value)
-            parts += [(scale, part_NV)] if part_NV is not None else []
+            of_each: list[Tensor] = []
+            for weight, teacher in weighted if "teacher_logits" in term.reads else [(1.0, None)]:
+                form, scale = term.closed_form(student, teacher, labels_N), of_term * weight
+                if form is not None:
+                    value = form.values_N.sum()
+                    parts += [(scale * factor, part_NV) for factor, part_NV in form.parts]
+                    at_label += scale * form.at_label
+                else:
+                    value, part_NV = gradient_of(term, student, teacher, labels_N, graded=graded)
+                    parts += [(scale, part_NV)] if part_NV is not None else []
+                of_each.append(value * weight)
+            sums.append(of_each[0] if len(of_each) == 1 else torch.stack(of_each).sum())
         if graded:
             # In fp32 without transforms this is raw_NV itself, which nothing reads from here on.
             gradient_NV = _weighted_sum(parts, out=stages[-1] if len(stages) == 1 else torch.empty_like(stages[-1]))
@@ -114,17 +145,14 @@ class _Work:
         return sums
 
 
-def _by_autograd(
-    term: Loss, student: Softmax, teacher: Softmax | None, labels_N: Tensor, *, graded: bool
-) -> tuple[Tensor, Tensor | None]:
-    """The sum of a term over a tile, and its gradient with respect to the student's logits."""
-    read = {"labels": labels_N, "logits": student.logits_NV.detach().requires_grad_(graded)}
-    if teacher is not None:
-        read["teacher_logits"] = teacher.logits_NV
-    with torch.set_grad_enabled(graded):
-        value = term.formula(*(read[what] for what in term.reads)).sum()
-    gradient_NV = torch.autograd.grad(value, read["logits"])[0] if graded else None
-    return value.detach(), gradient_NV
+@torch.no_grad()
+def logits_by_chunks(head: LMHead, hidden_ND: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Positions and their logits_NV in fp32, a chunk at a time: the same as the losses read of a teacher."""
+    chunk = max(LEAST_CHUNK[hidden_ND.device.type], CHUNK_LOGITS // head.vocabulary)
+    products = _Products(head, hidden_ND, chunk)
+    for start in range(0, len(hidden_ND), chunk):
+        rows = slice(start, min(start + chunk, len(hidden_ND)))
+        yield rows, head.transformed(products.logits(rows).float())[-1]
 
 
 def _weighted_sum(parts: Sequence[tuple[float, Tensor]], *, out: Tensor) -> Tensor:
@@ -141,20 +169,20 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, work: _Work, hidden_ND: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
         student = _Products(work.head, hidden_ND, work.chunk, graded=ctx.needs_input_grad[1:])
-        teacher = None
-        if work.teacher_head is not None and work.teacher_ND is not None:
-            teacher = _Products(work.teacher_head, work.teacher_ND, work.chunk)
+        teachers = [_Products(head, states_ND, work.chunk) for head, states_ND in work.of_teachers]
         sums: list[list[Tensor]] = []
         for start in range(0, len(hidden_ND), work.chunk):
             rows = slice(start, start + work.chunk)
             logits_NV = student.logits(rows)
-            teacher_NV = teacher.logits(rows) if teacher is not None else None
+            of_teachers = [teacher.logits(rows) for teacher in teachers]
+            stored = None if work.stored is None else work.stored[rows]
             for first in range(0, len(logits_NV), work.tile):
                 part = slice(first, first + work.tile)
-                teacher_tile_NV = teacher_NV[part] if teacher_NV is not None else None
+                tiles = [raw_NV[part] for raw_NV in of_teachers]
+                of_store = None if stored is None else stored[part]
                 labels_N = work.labels_N[rows][part]
                 with torch.autocast(hidden_ND.device.type, enabled=False):  # losses are computed in fp32
-                    of_tile = work.losses_of(logits_NV[part], teacher_tile_NV, labels_N, graded=student.is_graded)
+                    of_tile = work.losses_of(logits_NV[part], tiles, of_store, labels_N, student.is_graded)
                 sums.append(of_tile)
             student.add_gradients(rows, logits_NV)
         device = hidden_ND.device

@@ -57,7 +57,7 @@ def steps(teacher: Any, student_folder: Path, variants: list[Losses], precision:
         return np.random.default_rng(step).integers(1, 2000, (SEQUENCES, LENGTH + 1))
 
     aligned = [alignment(losses, KEPT, LAYERS) for losses in variants]
-    shared = SharedTargets(teacher_targets(teacher, aligned))
+    shared = SharedTargets(teacher_targets([teacher], aligned))
 
     def training(losses: Losses) -> Iterator[Any]:
         student = load(student_folder, dtype=MASTER_DTYPE)

@@ -17,6 +17,7 @@ from runners.executor.sharing import sharing
 from runners.runtime.context import Context
 from runners.tasks import distill
 from runners.training import cohort
+from runners.training.moment import Moment
 from tests.messages import wording
 from tests.runners import small, tiny
 from tests.runners.test_distill import ALL, payload, record, teacher_artifact
@@ -59,10 +60,10 @@ def test_students_of_a_cohort_are_what_they_are_alone(
     asked: list[int] = []
     shared = cohort.SharedTargets.__call__
 
-    def counted(targets: cohort.SharedTargets, inputs_BT: torch.Tensor) -> Any:
+    def counted(targets: cohort.SharedTargets, inputs_BT: torch.Tensor, moment: Moment) -> Any:
         computed = targets._found is None
         asked.append(computed)
-        return shared(targets, inputs_BT)
+        return shared(targets, inputs_BT, moment)
 
     monkeypatch.setattr(cohort.SharedTargets, "__call__", counted)
     together = contexts(tmp_path / "together", folders)
