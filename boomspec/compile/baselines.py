@@ -8,6 +8,7 @@ from boomspec.compile import records
 from boomspec.compile.builder import Builder
 from boomspec.compile.family import ResolvedFamily, pruned
 from boomspec.compile.places import errors_at
+from boomspec.compile.schemes import add_generations
 from boomspec.core.layers import LayerPlan, teacher_indices, teacher_layers
 from boomspec.core.sizes import Member
 from boomspec.core.tasks import Baseline, Interpolate, Record, Series, Subset
@@ -63,8 +64,7 @@ def baselines(build: Builder, family: ResolvedFamily) -> list[EvaluatedModel]:
     if not build.tokens:
         return models
     if (section := spec.baseline("random_init")) is not None:
-        record = records.distill(resolved, kept, initial="random", tokens=section.tokens)
-        student = build.trainings["random_init"] = build.add("distill random_init", record, trained)
+        student = add_generations(build, kept, "random_init", initial="random", tokens=section.tokens)
         models.append(EvaluatedModel("random_init", "random_init student", family.student, student))
         models += add_interpolated(build, family, student, "random_init")
     if spec.baseline("standard_distillation") is not None:

@@ -45,6 +45,7 @@ class Builder:
     facts: dict[str, ModelFacts] = field(default_factory=dict)  # of the sources that are models
     teacher: str = ""
     student: str = ""
+    last_teacher: tuple[str, tuple[int, ...]] = ("", ())  # whom the student learns from, and its layers of the teacher
     tokens: str = ""  # "" where nothing reads text
     kept: tuple[int, ...] | None = None  # None while a search has to find the layers
     trainings: dict[str, str] = field(default_factory=dict)  # those that have curves, by label

@@ -13,6 +13,7 @@ from boomspec.compile.loss_checks import check_losses
 from boomspec.compile.model_sources import Role, code_problems, folder_problems, local_facts, model_folder, section_of
 from boomspec.compile.places import is_folder, path_text, resolve_path, variable_problems
 from boomspec.compile.resolved import complete
+from boomspec.compile.schemes import assistants
 from boomspec.compile.text_sources import text_problems
 from boomspec.compile.trainings import training_problems
 from boomspec.core.errors import Problem
@@ -62,6 +63,8 @@ def check_against(file: SpecFile, facts: ModelFacts) -> ResolvedFamily | None:
     check_losses(file, len(kept))
     sets = patched_sets(file, kept, facts.count)
     family = resolve_family(file, facts, kept, sets or tuple(prefixes(patchable(kept, facts.count)[::-1])))
+    if not isinstance(file.spec.student.keep, KeepChoice):
+        assistants(file, facts, kept, None if sets is None else family)
     settled = sets is not None and not isinstance(file.spec.student.keep, KeepChoice)
     return family if settled and file.spec.student.model is None else None
 

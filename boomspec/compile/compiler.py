@@ -26,6 +26,7 @@ from boomspec.compile.lm_eval.sources import generates
 from boomspec.compile.model_sources import Role, dequantization, local_facts, model_sources, student_mapping
 from boomspec.compile.places import errors_at, tracking_of
 from boomspec.compile.resolved import resolve
+from boomspec.compile.schemes import add_student
 from boomspec.compile.text_sources import held_out_source, text_source
 from boomspec.core.errors import BoomspecError, redact
 from boomspec.core.graph import Node, Source, Task, TaskGraph
@@ -213,9 +214,7 @@ def _kept(build: Builder, facts: ModelFacts) -> tuple[int, ...] | None:
 def _add_student(build: Builder, teacher: ModelFacts, kept: tuple[int, ...]) -> ModelFacts | None:
     """Add the student; its facts where it exists, None where it is distilled."""
     if build.resolved.spec.distill is not None:
-        inputs = {"teacher": build.teacher, "tokens": build.tokens}
-        build.student = build.add("distill student", records.distill(build.resolved, kept), inputs)
-        build.trainings["student"] = build.student
+        build.student = add_student(build, teacher, kept)
         return None
     facts, model, _ = model_sources(build.file, "student")
     with errors_at(build.file, ("student", "model")):

@@ -52,7 +52,12 @@ def pretrain(resolved: ResolvedSpec) -> tasks.Pretrain:
 
 
 def distill(
-    resolved: ResolvedSpec, kept: tuple[int, ...], *, initial: Initial = "teacher", tokens: int | None = None
+    resolved: ResolvedSpec,
+    kept: tuple[int, ...],
+    *,
+    start: tuple[int, ...] | None = None,
+    initial: Initial = "teacher",
+    tokens: int | None = None,
 ) -> tasks.Distill:
     """`tokens`: of the training, where they are not those of the section."""
     spec, section = resolved.spec, resolved.spec.distill
@@ -60,6 +65,7 @@ def distill(
     assert section.faithful is not None
     return tasks.Distill(
         kept=kept,
+        start=start,
         initial=initial,
         train_embedding=spec.student.train_embedding,
         losses=section.losses,

@@ -40,6 +40,9 @@ def _trainings(spec: Spec) -> Iterator[_Trained]:
         yield pretrain, ("teacher", "pretrain"), pretrain.tokens, ("teacher", "pretrain", "tokens")
     if (distill := spec.distill) is not None:
         yield distill, ("distill",), distill.tokens, ("distill", "tokens")
+        for i, assistant in enumerate(distill.assistants or ()):
+            if assistant.tokens not in (None, distill.tokens):
+                yield distill, ("distill",), assistant.tokens, ("distill", "assistants", i, "tokens")
         for i, item in enumerate(spec.baselines):
             if item.random_init is not None and item.random_init.tokens not in (None, distill.tokens):
                 yield distill, ("distill",), item.random_init.tokens, ("baselines", i, "random_init", "tokens")

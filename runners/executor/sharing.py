@@ -140,8 +140,9 @@ def _models(graph: TaskGraph) -> dict[str, InFamily]:
             found[node.id] = InFamily(inputs["teacher"], inputs["student"], record.plan)
         elif isinstance(record, Baseline) and isinstance(record.build, Subset):
             found[node.id] = InFamily(inputs["teacher"], None, record.build.plan)
-        elif isinstance(record, Distill):  # it is stored as its teacher is, as all sizes are
-            found[node.id] = InFamily(inputs["teacher"], node.id, student_layers(len(record.kept)))
+        elif isinstance(record, Distill):  # it is stored as what it begins as, as all sizes are
+            begins_as = inputs.get("start", inputs["teacher"])
+            found[node.id] = InFamily(begins_as, node.id, student_layers(len(record.kept)))
     return {model_id: model for model_id, model in found.items() if model.teacher not in rest}
 
 

@@ -1,7 +1,8 @@
 """Distil a teacher into a student of fewer layers (arXiv 2510.05064).
 
 The student is the kept layers of the teacher and its embedding, final norm and head, trained on the weighted sum of the
-losses that the record names (`boomspec.core.losses`).
+losses that the record names (`boomspec.core.losses`). Where the teacher is an assistant, or a student of the generation
+before, the student begins as layers of the model that these began as: the input `start`.
 
 Writes `model/` (in the dtype of the teacher's files, with the tokenizer and `student_config.json`),
 `metrics.jsonl` and `similarity.json`.
@@ -81,9 +82,10 @@ def _distill(
     shards_teacher = is_sharded(workers, options.teacher)
     record, recipe, precision = context.record, context.record.recipe, context.record.recipe.precision
     tokens, folder = context.inputs["tokens"].folder, model_folder(context.inputs["teacher"])
+    begins = model_folder(context.inputs.get("start", context.inputs["teacher"]))
     target, code = context.path / MODEL, context.code
-    stream, layers, dtype = TokenStream(tokens), read_facts(folder).count, stored_dtype(folder)
-    student = initial_student(record, folder, target, workers, cut=is_sharded(workers, options.parallel), code=code)
+    stream, layers, dtype = TokenStream(tokens), read_facts(folder).count, stored_dtype(begins)
+    student = initial_student(record, begins, target, workers, cut=is_sharded(workers, options.parallel), code=code)
     place = _HOST if shards_teacher else None
     teacher = shared_teacher or load_frozen(folder, dtype=frozen_dtype(precision), place=place, code=code)
     if stream.vocabulary > (rows := teacher.get_input_embeddings().weight.shape[0]):
@@ -125,8 +127,8 @@ def _distill(
     table = [{"student": s, "teacher": t, "before": b, "after": a} for (s, t), b, a in values]
     (context.path / SIMILARITY).write_text(computed_json({"pairs": table}, "hidden states"), encoding="utf-8")
     save_weights(trained, target, dtype=dtype)
-    pruned = sorted(set(range(layers)) - set(record.kept))
-    config = {"copied_teacher_layers": record.kept, "pruned_teacher_layers": pruned}
+    pruned = sorted(set(range(read_facts(begins).count)) - set(record.begins))
+    config = {"copied_teacher_layers": record.begins, "pruned_teacher_layers": pruned}
     text = json.dumps(config, indent=1, allow_nan=False) + "\n"
     (target / STUDENT_CONFIG).write_text(text, encoding="utf-8")
 
@@ -134,9 +136,12 @@ def _distill(
 def initial_student(
     record: Distill, teacher: Path, folder: Path, workers: ProcessGroup = ALONE, *, cut: bool = False, code: Code = ()
 ) -> PreTrainedModel:
-    """The student before training, in fp32, its files written into `folder`; in the host's memory where it is `cut`."""
+    """The student before training, in fp32, its files written into `folder`; in the host's memory where it is `cut`.
+
+    `teacher`: the model whose layers it begins as.
+    """
     if workers.writes:
-        assemble({TEACHER: teacher}, teacher_layers(record.kept), folder, tied=read_facts(teacher).tied, code=code)
+        assemble({TEACHER: teacher}, teacher_layers(record.begins), folder, tied=read_facts(teacher).tied, code=code)
     workers.barrier()
     place = _HOST if cut else device()
     student = load(folder, dtype=MASTER_DTYPE, place=place, code=code)

@@ -58,6 +58,8 @@ MORE = {  # fields that no edit of the table has
     "distill.losses.hidden_cosine.embedding": False,
     "distill.losses.hidden_cosine.pairs": [0],
     **{f"distill.losses.{kind}": {"weight": 2.0} for kind, loss in LOSSES.items() if not loss.usual},
+    "distill.assistants": [{"keep": 5, "tokens": 512}],
+    "distill.generations": 2,
     "determinism.algorithms": "strict",
 }
 ALONE = {name: edit for name, edit in TABLE.items() if edit.own and edit.fields and edit.files is None}

@@ -77,8 +77,8 @@ def _made(record: Record, models: Mapping[str, ModelCosts], once: Memo) -> Model
             return models[role]
         case Architecture() as architecture:
             return model_of(llama_facts(architecture))
-        case LayerPlanShape(plan=plan, tied=tied):
-            teacher, student = models["teacher"], models.get("student")
+        case LayerPlanShape(plan=plan, tied=tied, teacher=role):
+            teacher, student = models[role], models.get("student")
             tied = teacher.tied if tied is None else tied
             return once(("made", plan, tied), partial(assembled, plan, teacher, student, tied=tied), teacher, student)
     return None
@@ -140,7 +140,7 @@ class _Prices(Prices):
             flops=recipe.tokens * (each + labelled) + compared,
             memory=memory.training(model, step, teacher) | ({} if self.on_gpu else {"checkpoint": copies}),
             disk=4 * model.parameters if teacher is None else model.bytes,
-            read=0 if teacher is None else teacher.bytes,
+            read=sum(self.models[role].bytes for role in ("teacher", "start") if role in self.models),
             tokens=recipe.tokens,
             real_tokens=None if padding else recipe.tokens,
             flops_per_real_token=labelled if padding else 0,

@@ -138,11 +138,12 @@ class Architecture(Strict):
 
 @dataclass(frozen=True)
 class LayerPlanShape:
-    """A model made of layers of the inputs `teacher` and `student`."""
+    """A model made of layers of the inputs `teacher` (or the one called so) and `student`."""
 
     plan: LayerPlan
     tied: bool | None = None  # whether head and embedding are one; None: as in the teacher
     merged: bool = False  # each layer is a sum of several
+    teacher: str = "teacher"
 
 
 class Record(Strict):

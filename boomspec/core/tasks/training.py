@@ -32,14 +32,15 @@ class Pretrain(Record):
 
 
 class Distill(Record):
-    """Inputs: `teacher` (source or task), `tokens`."""
+    """Inputs: `teacher` (source or task), `tokens`; `start` where the student begins as layers of another model."""
 
     kind, version = "distill", 3
     trains = True
     numbers = ("metrics.jsonl", "similarity.json")
     usual_work = 1000
 
-    kept: tuple[int, ...]
+    kept: tuple[int, ...]  # of the teacher's layers; the student's are compared with the blocks that these begin
+    start: tuple[int, ...] | None = None  # of the layers of the input `start`: what the student begins as
     initial: Literal["teacher", "random"]
     train_embedding: bool
     losses: Losses
@@ -47,8 +48,14 @@ class Distill(Record):
     faithful: Faithful | None = None
     determinism: Determinism | None = None
 
+    @property
+    def begins(self) -> tuple[int, ...]:
+        """The layers that the student begins as: of the input `start`, else of the teacher."""
+        return self.kept if self.start is None else self.start
+
     def model(self) -> LayerPlanShape:
-        return LayerPlanShape(teacher_layers(self.kept))
+        role = "teacher" if self.start is None else "start"
+        return LayerPlanShape(teacher_layers(self.begins), teacher=role)
 
     def cost(self, prices: Prices) -> Cost:
         return prices.training(self.recipe, self.losses, self.faithful, frozen=not self.train_embedding)

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field
 from boomspec.core.losses import Losses, usual_losses
 from boomspec.core.tasks import Precision
 from boomspec.core.types import Count, Number, ShareField, Strict, about
+from boomspec.spec.sections.schemes import Assistants
 from boomspec.spec.validate import FieldError
 
 Positive = Annotated[Count, Field(gt=0)]
@@ -75,3 +76,9 @@ class DistillSpec(Training):
     losses: Annotated[Losses, AfterValidator(_some_loss)] = about(
         "Terms of the loss; the key is the kind.", default=usual_losses()
     )
+    assistants: Assistants | None = Field(None, examples=[[{"keep": 24}], [{"size": "24 layers", "tokens": "1B"}]])
+    """Teachers between teacher and student, from the first to the last: each is distilled from the one before, and the
+    student from the last (arXiv 1902.03393). Every one of them begins as layers of the teacher."""
+    generations: int | None = Field(None, examples=[3], ge=1)
+    """So many students are trained one after the other. Each begins as the first did and is distilled from the one
+    before (arXiv 1805.04770); the last is the student. Default: 1."""

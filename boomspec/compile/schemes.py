@@ -1,0 +1,175 @@
+"""How a student is distilled: straight from its teacher, over assistants, in generations. All are distillations alike.
+
+    teacher -> assistant -> ... -> student of generation 1 -> ... -> student
+
+Each of this chain begins as layers of the teacher, and learns from the one before it. Its record says which layers
+of its own teacher are compared with its own; which layers of the spec's teacher it begins as, where that is another
+one, is said beside (`start`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from boomspec.compile import records
+from boomspec.compile.builder import Builder
+from boomspec.compile.family import ResolvedFamily, patched_sets, resolve_family
+from boomspec.core.errors import Problem
+from boomspec.core.layers import KeepRule, check_kept, evenly_spaced, teacher_indices
+from boomspec.core.sizes import Member, no_such_size, select_member
+from boomspec.core.tasks import Interpolate
+from boomspec.models.facts import ModelFacts
+from boomspec.spec.sections.interpolate import OrderSearch
+from boomspec.spec.sections.schemes import AssistantSpec
+from boomspec.spec.spec_file import SpecFile
+
+
+@dataclass(frozen=True)
+class Assistant:
+    """A teacher between teacher and student. `layers`: those of the teacher that its own were, or are.
+
+    member: the size that it is, where it is interpolated. tokens: of the training on its way, where the spec says it.
+    """
+
+    layers: tuple[int, ...]
+    member: Member | None
+    tokens: int | None
+
+
+@dataclass(frozen=True)
+class _Teacher:
+    """Whom the next one learns from."""
+
+    model: str
+    layers: tuple[int, ...]  # of the spec's teacher
+
+
+def assistants(
+    file: SpecFile, facts: ModelFacts, kept: tuple[int, ...], family: ResolvedFamily | None
+) -> tuple[Assistant, ...]:
+    """The assistants of a student of these kept layers. Raises SpecError with the problems of all.
+
+    family: None where the patch order is still searched for.
+    """
+    asked = file.spec.distill.assistants if file.spec.distill is not None else None
+    found: list[Assistant] = []
+    problems: list[Problem] = []
+    above = tuple(range(facts.count))
+    for i, item in enumerate(asked or ()):
+        place = ("distill", "assistants", i)
+        if item.keep is not None:
+            layers = _kept(item, facts.count)
+            if complaint := _not_between(layers, above, kept, facts.count):
+                problems.append(file.problem((*place, "keep"), complaint, _shown("the student keeps", kept)))
+                continue
+            found.append(Assistant(layers, None, item.tokens))
+        elif family is None:
+            hint = "name an order, or give the assistant's layers: keep"
+            problems.append(file.problem((*place, "size"), "no size is known before the patch order is found", hint))
+            continue
+        else:
+            assert item.size is not None
+            member = select_member(family.every, item.size.sizes[0], choose=file.spec.interpolate.choose)
+            if member is None or member.is_student or member.is_teacher:
+                message = no_such_size(family.every, item.size.sizes[0])
+                if member is not None:
+                    message = f"{item.size.text} is the {'student' if member.is_student else 'teacher'} itself"
+                problems.append(file.problem((*place, "size"), message, "it must lie between student and teacher"))
+                continue
+            found.append(Assistant(tuple(teacher_indices(member.plan, kept)), member, item.tokens))
+        above = found[-1].layers
+    if problems:
+        raise file.error(*problems)
+    return tuple(found)
+
+
+def _kept(item: AssistantSpec, count: int) -> tuple[int, ...]:
+    if isinstance(item.keep, KeepRule):
+        return item.keep.kept(count)
+    return evenly_spaced(item.keep, count) if isinstance(item.keep, int) else item.keep or ()
+
+
+def _not_between(layers: Sequence[int], above: Sequence[int], kept: Sequence[int], count: int) -> str | None:
+    """What is wrong with an assistant of these layers, whose teacher has those `above`."""
+    if wrong := check_kept(layers, count):
+        return wrong[0]
+    if missing := sorted(set(kept) - set(layers)):
+        return f"the student keeps layer {missing[0]}, which this assistant has not"
+    if outside := sorted(set(layers) - set(above)):
+        return f"layer {outside[0]} is none of its own teacher's, the assistant before"
+    if len(layers) == len(kept):
+        return "it has the student's layers: an assistant has more"
+    if len(layers) == len(above):
+        return "it has as many layers as its own teacher, the assistant before"
+    return None
+
+
+def _shown(what: str, layers: Sequence[int]) -> str:
+    return f"{what} {', '.join(map(str, layers))}"
+
+
+def add_student(build: Builder, facts: ModelFacts, kept: tuple[int, ...]) -> str:
+    """Add the student with those that come before it in the chain."""
+    file, order = build.file, build.resolved.spec.interpolate.order
+    asked = assistants(file, facts, kept, _family(file, facts, kept)) if _asks(file) else ()
+    teacher = _Teacher(build.teacher, tuple(range(facts.count)))
+    for i, assistant in enumerate(asked):
+        label = "assistant" if len(asked) == 1 else f"assistant {i + 1}"
+        if assistant.member is None:
+            model = _train(build, teacher, assistant.layers, label, tokens=assistant.tokens)
+        else:
+            assert not isinstance(order, OrderSearch)
+            student = _train(build, teacher, kept, f"student before {label}", tokens=assistant.tokens)
+            record = Interpolate(plan=assistant.member.plan, tied=assistant.member.tied)
+            model = build.add(f"interpolate {label}", record, {"teacher": build.teacher, "student": student})
+        teacher = _Teacher(model, assistant.layers)
+    build.last_teacher = teacher.model, teacher.layers
+    return add_generations(build, kept, "student")
+
+
+def add_generations(
+    build: Builder,
+    kept: tuple[int, ...],
+    label: str,
+    *,
+    initial: records.Initial = "teacher",
+    tokens: int | None = None,
+) -> str:
+    """Add a student that learns from the last assistant, or the teacher, with the generations before it."""
+    section = build.resolved.spec.distill
+    assert section is not None
+    count = section.generations or 1
+    teacher = _Teacher(*build.last_teacher)
+    for generation in range(1, count + 1):
+        name = label if generation == count else f"{label} generation {generation}"
+        model = _train(build, teacher, kept, name, initial=initial, tokens=tokens)
+        teacher = _Teacher(model, kept)
+    return teacher.model
+
+
+def _asks(file: SpecFile) -> bool:
+    return file.spec.distill is not None and file.spec.distill.assistants is not None
+
+
+def _family(file: SpecFile, facts: ModelFacts, kept: tuple[int, ...]) -> ResolvedFamily | None:
+    sets = patched_sets(file, kept, facts.count)
+    return None if sets is None else resolve_family(file, facts, kept, sets)
+
+
+def _train(
+    build: Builder,
+    teacher: _Teacher,
+    layers: tuple[int, ...],
+    label: str,
+    *,
+    initial: records.Initial = "teacher",
+    tokens: int | None = None,
+) -> str:
+    """Add the distillation of a model that begins as these layers of the spec's teacher."""
+    inputs = {"teacher": teacher.model, "tokens": build.tokens}
+    own, start = layers, None
+    if teacher.model != build.teacher:
+        own, start = tuple(teacher.layers.index(layer) for layer in layers), layers
+        inputs["start"] = build.teacher
+    record = records.distill(build.resolved, own, start=start, initial=initial, tokens=tokens)
+    task = build.trainings[label] = build.add(f"distill {label}", record, inputs)
+    return task

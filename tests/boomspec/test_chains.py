@@ -1,0 +1,131 @@
+"""Assistants and generations become tasks of the same graph: who learns from whom, and which layers are compared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from boomspec.compile.compiler import Compiled
+from boomspec.core.errors import SpecError
+from boomspec.core.graph import Node
+from boomspec.core.layers import read_layers
+from boomspec.core.tasks import Distill, Interpolate
+from tests.boomspec.conftest import Writer
+from tests.messages import wording
+
+KEPT = (0, 2, 4)  # of the teacher's six layers: the student of the spec
+
+
+def by_name(compiled: Compiled) -> dict[str, Node]:
+    return {node.name: node for node in compiled.graph.nodes.values()}
+
+
+def chain(compiled: Compiled, name: str = "distill student") -> list[tuple[str, Any, Any]]:
+    """From the student upwards: each one's name, its layers of its own teacher, and those of the spec's teacher."""
+    nodes, found = {node.id: node for node in compiled.graph.nodes.values()}, []
+    node = by_name(compiled)[name]
+    while node.task.kind != "pretrain":
+        record, teacher = node.task.record, by_name(compiled)["pretrain teacher"].id
+        if isinstance(record, Distill):
+            found.append((node.name, record.kept, record.start))
+            assert (record.start is None) == (node.task.inputs["teacher"] == teacher)
+            assert node.task.inputs.get("start", teacher) == teacher
+            node = nodes[node.task.inputs["teacher"]]
+        else:
+            assert isinstance(record, Interpolate)
+            found.append((node.name, record.plan, None))
+            node = nodes[node.task.inputs["student"]]
+    return found
+
+
+def test_assistants_stand_between_teacher_and_student(specs: Writer) -> None:
+    compiled = specs.edited(("distill.assistants", [{"keep": [0, 1, 2, 3, 4]}, {"keep": [0, 2, 3, 4], "tokens": 512}]))
+    assert chain(compiled) == [
+        ("distill student", (0, 1, 3), KEPT),
+        ("distill assistant 2", (0, 2, 3, 4), (0, 2, 3, 4)),
+        ("distill assistant 1", (0, 1, 2, 3, 4), None),
+    ]
+    steps = [by_name(compiled)[f"distill {name}"].task.record.recipe.steps for name in ("assistant 2", "student")]  # type: ignore[attr-defined]
+    assert steps == [2, 8]
+    assert set(by_name(compiled)["report"].task.record.trainings) >= {"assistant 1", "assistant 2", "student"}  # type: ignore[attr-defined]
+
+
+def test_an_assistant_may_be_an_interpolated_size(specs: Writer) -> None:
+    compiled = specs.edited(("distill.assistants", [{"size": "5 layers"}]))
+    assert chain(compiled) == [
+        ("distill student", (0, 1, 3), KEPT),
+        ("interpolate assistant", read_layers("s0 t2 t3 t4 t5"), None),
+        ("distill student before assistant", KEPT, None),
+    ]
+    plain = by_name(specs.edited())
+    first = by_name(compiled)["distill student before assistant"]
+    assert first.id == plain["distill student"].id  # what has been distilled before is taken from the store
+    assert by_name(compiled)["interpolate assistant"].id == plain["interpolate 5 layers"].id
+
+
+def test_each_generation_begins_as_the_first_did_and_learns_from_the_one_before(specs: Writer) -> None:
+    compiled = specs.edited(("distill.generations", 3))
+    assert chain(compiled) == [
+        ("distill student", (0, 1, 2), KEPT),
+        ("distill student generation 2", (0, 1, 2), KEPT),
+        ("distill student generation 1", KEPT, None),
+    ]
+    assert [name for name, *_ in chain(compiled, "distill random_init")] == [
+        "distill random_init",
+        "distill random_init generation 2",
+        "distill random_init generation 1",
+    ]
+    plain = by_name(specs.edited())
+    assert by_name(compiled)["distill student generation 1"].id == plain["distill student"].id
+
+
+def test_the_family_lies_between_the_student_and_the_teacher_of_the_spec(specs: Writer) -> None:
+    compiled = specs.edited(("distill.assistants", [{"keep": 5}]), ("distill.generations", 2))
+    nodes = by_name(compiled)
+    sizes = [node for node in nodes.values() if node.name.startswith("interpolate 4")]
+    assert sizes
+    for node in sizes:
+        assert node.task.inputs["teacher"] == nodes["pretrain teacher"].id
+    lineage = compiled.graph.family
+    assert lineage is not None
+    assert (lineage.student, lineage.kept) == (nodes["distill student"].id, KEPT)
+    control = nodes["distill random_init generation 1"].task
+    assert control.inputs["teacher"] == nodes["distill assistant"].id
+
+
+def test_every_one_of_the_chain_has_a_cost(specs: Writer) -> None:
+    nodes = by_name(specs.edited(("distill.assistants", [{"keep": 5}]), ("distill.generations", 2)))
+    costs = [nodes[f"distill {name}"].cost for name in ("assistant", "student generation 1", "student")]
+    assert all(cost is not None and cost.flops > 0 and not cost.unknown for cost in costs)
+    assistant, first, last = (cost.flops for cost in costs if cost is not None)
+    assert assistant > first > last  # smaller teachers cost less
+    assert len({cost.disk for cost in costs[1:] if cost is not None}) == 1
+
+
+@pytest.mark.parametrize(
+    ("assistants", "message"),
+    [
+        ([], wording("chains.at_least_one")),
+        ([{}], wording("chains.exactly_one")),
+        ([{"size": "4..5 layers step 1"}], wording("chains.one_size")),
+        ([{"keep": [0, 1, 2, 3]}], wording("chains.student_keeps")),
+        ([{"keep": [0, 2, 4]}], wording("chains.has_more")),
+        ([{"keep": 6}], wording("chains.all_kept")),
+        ([{"keep": [0, 1, 2, 4]}, {"keep": [0, 2, 3, 4]}], wording("chains.not_of_the_one_before")),
+        ([{"keep": [0, 1, 2, 4]}, {"keep": [0, 1, 2, 4]}], wording("chains.as_many")),
+        ([{"size": "3 layers"}], wording("chains.student_itself")),
+        ([{"size": "9 layers"}], wording("chains.no_size")),
+    ],
+)
+def test_what_cannot_stand_between_is_refused(specs: Writer, assistants: list[Any], message: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        specs.edited(("distill.assistants", assistants))
+    assert message in str(caught.value)
+    assert "distill.assistants" in str(caught.value)
+
+
+def test_a_size_is_not_known_before_its_order_is(specs: Writer) -> None:
+    edits = ("interpolate", {"order": {"search": "klpatch"}}), ("distill.assistants", [{"size": "5 layers"}])
+    with pytest.raises(SpecError, match=wording("chains.order_is_searched")):
+        specs.edited(*edits)

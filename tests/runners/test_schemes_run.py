@@ -1,0 +1,64 @@
+"""Every shipped spec of a scheme of distillation, made tiny, runs to its report: real Ray, through `boomspec run`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.runners import small
+from tests.runners.here import boomspec
+
+SPECS = Path(__file__).parents[2] / "specs"
+TINY: dict[str, Any] = {
+    "teacher": {
+        "pretrain": {
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "attention_heads": 2,
+            "tokenizer": {"vocabulary": 300, "train_on": "4KB"},
+            "tokens": 512,
+            "batch_tokens": 256,
+        }
+    },
+    "data": {"corpus": None, "files": "texts/*.txt", "sequence_length": 16, "held_out": {"every": 4}},
+    "distill": {"tokens": 512, "batch_tokens": 256},
+    "evaluate": {"held_out": {"max_tokens": 200}},
+}
+
+
+def tiny_spec(folder: Path, name: str, **distill: Any) -> Path:
+    """The shipped spec of this name, with a tiny teacher, little text and few tokens; without its variants."""
+    small.write_texts(folder)
+    spec = folder / "spec.yaml"
+    sections = {**TINY, "distill": {**TINY["distill"], **distill}}
+    spec.write_text(yaml.safe_dump({"extends": str(SPECS / f"{name}.yaml"), "name": name, **sections}))
+    return spec
+
+
+def made(connected: None, folder: Path, name: str, **distill: Any) -> dict[str, Any]:
+    """The results of a run of the spec, and the tasks that it names done."""
+    done = boomspec("run", tiny_spec(folder, name, **distill), "--store", folder / "store", "--plain")
+    assert done.returncode == 0, done.stdout + done.stderr
+    page = Path(done.stdout.split("report: ")[-1].strip())
+    results: dict[str, Any] = json.loads(page.with_name("results.json").read_text())
+    assert results["missing"] == []
+    assert {row["series"] for row in results["results"]} >= {"teacher", "student", "interpolated"}
+    return results | {"output": done.stdout, "page": page.read_text()}
+
+
+def test_a_teacher_assistant(connected: None, tmp_path: Path) -> None:
+    assistants = [{"keep": [0, 1, 2, 3, 4, 6]}, {"size": "5 layers", "tokens": 256}]
+    found = made(connected, tmp_path, "teacher-assistant", assistants=assistants)
+    for label in ("assistant 1", "student before assistant 2", "student"):
+        assert f"distill {label}" in found["output"]
+        assert label in found["page"]
+
+
+def test_generations(connected: None, tmp_path: Path) -> None:
+    found = made(connected, tmp_path, "born-again")
+    for label in ("student generation 1", "student generation 2", "student"):
+        assert f"distill {label}" in found["output"]
+        assert label in found["page"]
