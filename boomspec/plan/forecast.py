@@ -100,15 +100,8 @@ def forecast(graph: TaskGraph, plan: RunPlan, store: Store, on: MachineSpec) -> 
     """What running `plan` takes on a machine, and what its GPU tasks would take on other devices."""
 
     def clock_on(device: Device | None) -> Clock:
-        once: dict[
-            tuple[int, ...], Duration | None
-        ] = {}  # of equal tasks, whose records and costs are the same objects
-        found = {}
-        for i, node in wanted.items():
-            key = id(node.task.record), id(costs[i]), id(node.execution)
-            if key not in once:
-                once[key] = rates.duration(node, costs[i], device)
-            found[i] = once[key]
+        by_kind = [rates.duration(wanted[i], costs[i], device) for i in examples]
+        found = {i: by_kind[kind] for i, kind in kinds.items()}
         durations = {i: duration for i, duration in found.items() if duration is not None}
         spent = [(wanted[i].execution, time.seconds * wanted[i].execution.workers) for i, time in durations.items()]
         # A task without a time still stands between others.
@@ -127,6 +120,13 @@ def forecast(graph: TaskGraph, plan: RunPlan, store: Store, on: MachineSpec) -> 
     unread: set[str] = set()
     costs = {i: refined(cost, task.record, task.inputs, store, unread) for i, (cost, task) in tasks.items()}
     wanted = {task_id: graph.nodes[task_id] for task_id in plan.ids("run")}
+    # Tasks whose records and costs are the same objects take as long as each other.
+    known: dict[tuple[int, ...], int] = {}
+    kinds = {
+        i: known.setdefault((id(node.task.record), id(costs[i]), id(node.execution)), len(known))
+        for i, node in wanted.items()
+    }
+    examples = list({kind: i for i, kind in kinds.items()}.values())
     nodes, simulation = [*wanted.values()], cache(partial(Simulation, graph, wanted, cpus=on.cpus, gpus=on.gpus))
     rates = Rates(store)
     shown = [on.device] if on.device else [DEVICES[name] for name in SHOWN]

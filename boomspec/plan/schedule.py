@@ -33,7 +33,7 @@ def critical_path(graph: TaskGraph, seconds: Mapping[str, float]) -> float:
     """Seconds of the longest chain of tasks that wait for each other; tasks that are not in `seconds` take none."""
     ends: dict[str, float] = {}
     for task_id in graph.nodes:
-        start = max((ends[i] for i in graph.waits_for(task_id)), default=0.0)
+        start = max([ends[i] for i in graph.waits_for(task_id)], default=0.0)
         ends[task_id] = start + seconds.get(task_id, 0.0)
     return max(ends.values(), default=0.0)
 
@@ -47,48 +47,55 @@ class Simulation:
     """The same for several assumptions about how long the same tasks take."""
 
     def __init__(self, graph: TaskGraph, task_ids: Iterable[str], *, cpus: float, gpus: float) -> None:
-        self._places = {task_id: i for i, task_id in enumerate(longest_first(graph))}
+        wanted = set(task_ids)
+        # A task is the number of its place in the order: a sweep has tens of thousands.
+        self._order = [task_id for task_id in longest_first(graph) if task_id in wanted]
         self._room = cpus, gpus
-        self._missing = dict.fromkeys(task_ids, 0)  # how many tasks each one waits for
-        self._following: dict[str, list[str]] = {i: [] for i in self._missing}
-        self._claims: dict[str, tuple[float, float]] = {}
-        for i in self._missing:
-            execution = graph.nodes[i].execution
-            self._claims[i] = (
-                min(execution.workers * execution.cpus, cpus),
-                min(execution.workers * execution.gpus, gpus),
-            )
-            for needed in graph.waits_for(i):
-                if needed in self._missing:
-                    self._following[needed].append(i)
-                    self._missing[i] += 1
+        place = {task_id: i for i, task_id in enumerate(self._order)}
+        self._following: list[list[int]] = [[] for _ in self._order]
+        self._missing = [0] * len(self._order)  # how many tasks each one waits for
+        for i, task_id in enumerate(self._order):
+            needed = [place[first] for first in graph.waits_for(task_id) if first in place]
+            self._missing[i] = len(needed)
+            for first in needed:
+                self._following[first].append(i)
+        # What a task asks for; tasks that ask for the same wait in one queue.
+        claims: dict[tuple[float, float], int] = {}
+        self._queue = []
+        for task_id in self._order:
+            execution = graph.nodes[task_id].execution
+            claim = min(execution.workers * execution.cpus, cpus), min(execution.workers * execution.gpus, gpus)
+            self._queue.append(claims.setdefault(claim, len(claims)))
+        self._claims = list(claims)
 
     def elapsed(self, seconds: Mapping[str, float]) -> float:
         """Seconds until the last task has ended; `seconds`: of each task."""
         if not any(seconds.values()):
             return 0.0
-        missing, claims, places = dict(self._missing), self._claims, self._places
-        ready = {claim: list[tuple[int, str]]() for claim in set(claims.values())}
-        running: list[tuple[float, int, str]] = []  # by their ends
+        takes, missing = [seconds[task_id] for task_id in self._order], self._missing.copy()
+        ready: list[list[int]] = [[] for _ in self._claims]
+        for i, count in enumerate(missing):
+            if count == 0:
+                ready[self._queue[i]].append(i)  # in their order, which is a heap
+        running: list[tuple[float, int]] = []  # by their ends
         now, free_cpus, free_gpus = 0.0, self._room[0] + 1e-9, self._room[1] + 1e-9
-        can_start = [i for i, count in missing.items() if count == 0]
         while True:
-            for i in can_start:
-                heapq.heappush(ready[claims[i]], (places[i], i))
-            can_start = []
-            fitting = [queue[0] for (c, g), queue in ready.items() if queue and c <= free_cpus and g <= free_gpus]
-            if fitting:
-                place, task_id = min(fitting)
-                heapq.heappop(ready[claims[task_id]])
-                heapq.heappush(running, (now + seconds[task_id], place, task_id))
-                sign = -1
+            first = len(missing)
+            for (cpus, gpus), queue in zip(self._claims, ready, strict=True):
+                if queue and queue[0] < first and cpus <= free_cpus and gpus <= free_gpus:
+                    first = queue[0]
+            if first < len(missing):
+                heapq.heappop(ready[self._queue[first]])
+                heapq.heappush(running, (now + takes[first], first))
+                cpus, gpus = self._claims[self._queue[first]]
+                free_cpus, free_gpus = free_cpus - cpus, free_gpus - gpus
             elif running:
-                now, _, task_id = heapq.heappop(running)
-                for i in self._following[task_id]:
+                now, ended = heapq.heappop(running)
+                for i in self._following[ended]:
                     missing[i] -= 1
                     if missing[i] == 0:
-                        can_start.append(i)
-                sign = 1
+                        heapq.heappush(ready[self._queue[i]], i)
+                cpus, gpus = self._claims[self._queue[ended]]
+                free_cpus, free_gpus = free_cpus + cpus, free_gpus + gpus
             else:
                 return now
-            free_cpus, free_gpus = free_cpus + sign * claims[task_id][0], free_gpus + sign * claims[task_id][1]
