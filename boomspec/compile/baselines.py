@@ -1,14 +1,15 @@
 """Add the interpolated models and the baseline models to an experiment's task graph."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 from boomspec.compile import records
 from boomspec.compile.builder import Builder
 from boomspec.compile.family import ResolvedFamily, pruned
 from boomspec.compile.places import errors_at
-from boomspec.compile.schemes import add_generations
+from boomspec.compile.schemes import add_generations, text_of
 from boomspec.core.layers import LayerPlan, teacher_indices, teacher_layers
 from boomspec.core.sizes import Member
 from boomspec.core.tasks import Baseline, Interpolate, Record, Series, Subset
@@ -49,11 +50,16 @@ def baselines(build: Builder, family: ResolvedFamily) -> list[EvaluatedModel]:
     def subset(plan: LayerPlan, rest: bool) -> Record:
         return build.file.once(("subset", plan, rest), lambda: Baseline(build=Subset(plan=plan, rest=rest or None)))
 
-    def add(series: Series, name: str, found: Iterable[tuple[Member, LayerPlan, Record | None]]) -> None:
+    def add(
+        series: Series,
+        name: str,
+        found: Iterable[tuple[Member, LayerPlan, Record | None]],
+        text: Mapping[str, str] = MappingProxyType({"tokens": build.tokens}),
+    ) -> None:
         """Add a model for each size: a plan of its shape, and its record; None: these layers of the teacher alone."""
         for member, plan, record in found:
             rest, size = family.rest and record is None, family.label(member)
-            inputs = {"teacher": build.teacher} if record is None else trained
+            inputs = {"teacher": build.teacher} | ({} if record is None else text)
             task = build.add(f"{name} {size}", record or subset(plan, rest), inputs)
             with errors_at(build.file, ("baselines",), f"the teacher pruned to {len(plan)} layers: "):
                 shape = build.file.once(("pruned", plan, rest), partial(pruned, facts, plan, rest=rest), facts)
@@ -71,7 +77,7 @@ def baselines(build: Builder, family: ResolvedFamily) -> list[EvaluatedModel]:
         # Each starts from the layers of naive pruning at its size.
         starts = [(m, plan, tuple(teacher_indices(m.plan, kept))) for m, plan in zip(smaller, plans, strict=True)]
         found = [(m, plan, records.distill(resolved, start)) for m, plan, start in starts if not m.is_student]
-        add("standard_distillation", "distill standard_distillation", found)
+        add("standard_distillation", "distill standard_distillation", found, text_of(build))
     if (section := spec.baseline("shortgpt")) is not None:
         choice = KeepChoice(block_influence=len(kept), calibration=section.calibration)
         scored = build.answer(build.add("score layers for shortgpt", records.search(resolved, choice), trained))

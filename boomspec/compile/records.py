@@ -11,6 +11,7 @@ from boomspec.core.graph import Source
 from boomspec.spec.sections.baselines import LaCoSpec
 from boomspec.spec.sections.data import CalibrationSpec
 from boomspec.spec.sections.interpolate import OrderSearch
+from boomspec.spec.sections.schemes import SamplingSpec
 from boomspec.spec.sections.student import KeepChoice
 from boomspec.spec.sections.training import FaithfulSpec
 from boomspec.spec.spec_file import Spec, SpecFile, memoized_for
@@ -49,6 +50,28 @@ def pretrain(resolved: ResolvedSpec) -> tasks.Pretrain:
     assert section is not None
     steps = recipe(section, seed=spec.seed, sequence_length=resolved.data.sequence_length)
     return tasks.Pretrain(architecture=architecture(section), recipe=steps, determinism=_determinism(spec))
+
+
+def generate(resolved: ResolvedSpec) -> tasks.Generate:
+    spec, section = resolved.spec, resolved.spec.distill
+    assert section is not None
+    assert section.generated is not None
+    written, length = section.generated, resolved.data.sequence_length
+    return tasks.Generate(
+        rows=max(1, round(written.tokens / length)),
+        sequence_length=length,
+        prompt_tokens=written.prompt_tokens,
+        label_prompts=True if written.label_prompts and written.prompt_tokens else None,
+        sampling=sampling(written),
+        seed=spec.seed,
+        precision=section.precision,
+        determinism=_determinism(spec),
+    )
+
+
+def sampling(section: SamplingSpec) -> tasks.Sampling:
+    top_p = None if section.top_p == 1 else section.top_p
+    return tasks.Sampling(temperature=section.temperature, top_k=section.top_k, top_p=top_p)
 
 
 def distill(

@@ -146,6 +146,16 @@ def add_generations(
     return teacher.model
 
 
+def text_of(build: Builder) -> dict[str, str]:
+    """The text inputs of a distillation: `tokens`; `held_out`, too, where the student does not train on the data."""
+    section = build.resolved.spec.distill
+    if section is None or section.generated is None:
+        return {"tokens": build.tokens}
+    inputs = {"teacher": build.teacher, "tokens": build.tokens}
+    written = build.add("generate text", records.generate(build.resolved), inputs)
+    return {"tokens": written, "held_out": build.tokens}
+
+
 def _asks(file: SpecFile) -> bool:
     return file.spec.distill is not None and file.spec.distill.assistants is not None
 
@@ -165,7 +175,7 @@ def _train(
     tokens: int | None = None,
 ) -> str:
     """Add the distillation of a model that begins as these layers of the spec's teacher."""
-    inputs = {"teacher": teacher.model, "tokens": build.tokens}
+    inputs = {"teacher": teacher.model, **text_of(build)}
     own, start = layers, None
     if teacher.model != build.teacher:
         own, start = tuple(teacher.layers.index(layer) for layer in layers), layers

@@ -62,6 +62,14 @@ def training_problems(file: SpecFile) -> Iterator[Problem]:
     if pretrain is not None and pretrain.positions is not None and pretrain.positions < length:
         message = f"{pretrain.positions:,} positions are less than one sequence ({length:,})"
         yield file.problem(("teacher", "pretrain", "positions"), message)
+    if (distill := file.spec.distill) is not None and distill.generated is not None:
+        prompt, place = distill.generated.prompt_tokens, ("distill", "generated")
+        if prompt >= length:
+            message = f"{prompt:,} tokens leave nothing to write of a sequence of {length:,}"
+            yield file.problem((*place, "prompt_tokens"), message, "give fewer than data.sequence_length")
+        if distill.generated.tokens < length:
+            message = f"{distill.generated.tokens:,} tokens are less than one sequence ({length:,})"
+            yield file.problem((*place, "tokens"), message)
     for training in _trainings(file.spec):
         if (problem := _schedule_problem(training, length)) is not None:
             yield file.problem(*problem)

@@ -70,6 +70,11 @@ class ModelCosts:
     def queries(self) -> int:
         return sum(layer.queries for layer in self.layers)
 
+    @cached_property
+    def cache_elements(self) -> int:
+        """Numbers that the layers keep of a token whose followers are still to be written: keys and values."""
+        return 2 * sum(layer.keys for layer in self.layers)
+
     @property
     def projection(self) -> int:
         """Elements of the matrix from hidden states to logits."""

@@ -13,6 +13,9 @@ one in front of every document: the stream is as without, and only the windows b
 The order of the windows is a pure function of (seed, step): a resumed run, or one on another number of
 GPUs, reads the same tokens in the same order.
 
+A teacher's own text (`runners/tasks/generate.py`) is rows that follow one another; where meta says so, the first tokens
+of each are inputs and never labels (`runners/modeling/labels.py`).
+
 A task that is killed while it writes goes on from its last checkpoint, to the same bytes:
 
     <resume>/train.bin, held_out.bin   what is written so far; what follows the checkpoint is cut off
@@ -42,10 +45,10 @@ import numpy.typing as npt
 from boomspec.core.errors import BoomspecError
 from boomspec.core.execution import CHECKPOINT_SECONDS
 from boomspec.core.files import flush, write_atomically
+from runners.modeling.labels import PADDING, without_label
 
 META = "meta.json"
 TOKENIZER = "tokenizer"
-PADDING = -1  # no token: its position has no label
 _STATE = "tokens.json"
 _CHUNK = 1 << 24  # tokens that are read at a time
 Split = Literal["train", "held_out"]
@@ -64,6 +67,7 @@ class TokenStream:
         self.vocabulary: int = meta["vocabulary"]
         self.documents: int = meta[split]["documents"]
         self.bytes: int = meta[split]["bytes"]  # UTF-8 bytes of the documents' text
+        self._rows: dict[str, int] | None = meta.get("rows_written") if split == "train" else None
         dtype, count = DTYPES[meta["dtype"]], meta[split]["tokens"]
         size = self.file.stat().st_size
         if size != count * dtype.itemsize:
@@ -94,12 +98,18 @@ class TokenStream:
             message = f"{self.file}: {len(self)} tokens are too few for one sequence of {sequence_length}"
             raise BoomspecError(message, hint="give more text or a smaller data.sequence_length")
         before, length = len(self.prefix), sequence_length + 1 - len(self.prefix)
+        if self._rows is not None and self._rows["tokens"] != stride(sequence_length, self.prefix):
+            raise BoomspecError(f"{self.file}: its text was written in sequences of another length")
         batch_BT = np.empty((sequences, sequence_length + 1), np.int64)
         batch_BT[:, :before] = self.prefix
         for row, window in enumerate(_drawn(step, sequences, windows, seed)):
             start = window * stride(sequence_length, self.prefix)
             start += repeated(self.tokens[start : start + before], self.prefix)
             batch_BT[row, before:] = self.tokens[start : start + length]
+            if self._rows is not None:
+                place = np.arange(start, start + length) - window * self._rows["tokens"]
+                hides = (place < self._rows["unlabelled"]) | (place >= self._rows["tokens"])  # the next row's, too
+                batch_BT[row, before:] = np.where(hides, without_label(batch_BT[row, before:]), batch_BT[row, before:])
         return batch_BT
 
     def padded_batch(self, step: int, *, sequences: int, sequence_length: int, seed: int) -> npt.NDArray[np.int64]:

@@ -83,6 +83,7 @@ def _distill(
     record, recipe, precision = context.record, context.record.recipe, context.record.recipe.precision
     tokens, folder = context.inputs["tokens"].folder, model_folder(context.inputs["teacher"])
     begins = model_folder(context.inputs.get("start", context.inputs["teacher"]))
+    held_out = context.inputs.get("held_out", context.inputs["tokens"]).folder
     target, code = context.path / MODEL, context.code
     stream, layers, dtype = TokenStream(tokens), read_facts(folder).count, stored_dtype(begins)
     student = initial_student(record, begins, target, workers, cut=is_sharded(workers, options.parallel), code=code)
@@ -97,7 +98,7 @@ def _distill(
         parallel.call(check_head, model)
 
     pairs = hidden_pairs(record.kept, layers)
-    compared = (student, teacher, pairs, similarity_batch(tokens, recipe.sequence_length).to(device()), precision)
+    compared = (student, teacher, pairs, similarity_batch(held_out, recipe.sequence_length).to(device()), precision)
     before = parallel.call(similarities, *compared)
     faithful = record.faithful or _NOT_FAITHFUL
     draw = stream.padded_batch if faithful.padding else stream.batch

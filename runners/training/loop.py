@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.tasks import Recipe
+from runners.modeling.labels import PADDING, inputs_of
 from runners.runtime.context import Context
 from runners.runtime.device import autocast, casts_kept
 from runners.runtime.peak import device_peak
@@ -59,7 +60,7 @@ def micro_batches(
     context: Context[Any],
     gradient_scale: float = 1.0,  # of gradients before they are clipped; not of the losses that are logged
     parallel: ParallelModel | None = None,  # how `model` lies on the workers that train it, each of which calls this
-    unlabelled: Collection[int] = (),  # tokens that are inputs only; negative ones are padding
+    unlabelled: Collection[int] = (),  # tokens that are inputs only, beside those that a batch says
 ) -> MicroBatches:
     """Train `model` in place (its parameters that require gradients) and write metrics.jsonl.
 
@@ -147,7 +148,7 @@ class _Training:
         for step in range(len(self.metrics), recipe.steps):
             tokens = torch.from_numpy(batch(step))
             row = yield from self.step(step, tokens, loss)
-            self.throughput.step_done(int((tokens[:, 1:] >= 0).sum()), tokens[:, 1:].numel())
+            self.throughput.step_done(int((tokens[:, 1:] != PADDING).sum()), tokens[:, 1:].numel())
             if step == 0:
                 self.warn_when_unbalanced(row, weights)
             progress.record(row)
@@ -208,7 +209,7 @@ class _Training:
                 with self.parallel.accumulating(last=index + 1 == len(blocks)):
                     # Sharded parameters are whole only while they are used, and so must be what was cast of them.
                     with autocast(self.recipe.precision, cache=not self.parallel.sharded):
-                        total, terms = self.parallel.forward(loss, rows[:, :-1].clamp(min=0), labels_BT, count, moment)
+                        total, terms = self.parallel.forward(loss, inputs_of(rows[:, :-1]), labels_BT, count, moment)
                     (total * (self.gradient_scale if counts else 0.0)).backward()
                 for name, value in {"loss": total.detach(), **terms}.items():
                     part = value if counts else torch.zeros_like(value)

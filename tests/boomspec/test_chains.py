@@ -1,4 +1,4 @@
-"""Assistants and generations become tasks of the same graph: who learns from whom, and which layers are compared."""
+"""Schemes become tasks of the same graph: who learns from whom, on whose text, and which layers are compared."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from boomspec.compile.compiler import Compiled
 from boomspec.core.errors import SpecError
 from boomspec.core.graph import Node
 from boomspec.core.layers import read_layers
-from boomspec.core.tasks import Distill, Interpolate
+from boomspec.core.tasks import Distill, Generate, Interpolate, Sampling
 from tests.boomspec.conftest import Writer
 from tests.messages import wording
 
@@ -129,3 +129,52 @@ def test_a_size_is_not_known_before_its_order_is(specs: Writer) -> None:
     edits = ("interpolate", {"order": {"search": "klpatch"}}), ("distill.assistants", [{"size": "5 layers"}])
     with pytest.raises(SpecError, match=wording("chains.order_is_searched")):
         specs.edited(*edits)
+
+
+def test_students_are_trained_on_what_the_teacher_wrote_and_measured_on_the_data(specs: Writer) -> None:
+    baselines = ["random_init", "standard_distillation", "shortgpt"]
+    edits = ("distill.generated", {"tokens": "2k", "prompt_tokens": 4, "top_p": 0.9}), ("baselines", baselines)
+    compiled = specs.edited(*edits, ("distill.assistants", [{"keep": 5}]))
+    specs.found[next(n.id for n in compiled.graph.nodes.values() if n.task.kind == "search")] = {
+        "kept": [0, 1, 2], "scores": [6, 5, 4, 3, 2, 1]
+    }  # fmt: skip
+    nodes = by_name(specs.edited(*edits, ("distill.assistants", [{"keep": 5}])))
+    written, text, teacher = (nodes[name] for name in ("generate text", "tokenize", "pretrain teacher"))
+    assert written.task.inputs == {"teacher": teacher.id, "tokens": text.id}
+    record = written.task.record
+    assert isinstance(record, Generate)
+    assert (record.rows, record.sampling) == (round(2000 / 32), Sampling(top_p=0.9))
+    trained = [node for node in nodes.values() if node.task.kind == "distill"]
+    assert {node.name for node in trained} > {"distill assistant", "distill student", "distill random_init"}
+    for node in trained:
+        assert (node.task.inputs["tokens"], node.task.inputs["held_out"]) == (written.id, text.id)
+    for node in nodes.values():
+        if node.task.kind in ("evaluate", "search", "pretrain"):
+            assert node.task.inputs["tokens"] == text.id
+
+
+def test_what_the_teacher_writes_has_a_cost(specs: Writer) -> None:
+    nodes = by_name(specs.edited(("distill.generated", {"tokens": 3200, "prompt_tokens": 8})))
+    cost = nodes["generate text"].cost
+    assert cost is not None
+    assert (cost.tokens, cost.disk) == (3200, 6400)
+    heads, width, layers = 2, 8, 6  # of keys: two heads of eight numbers in each layer, in bf16
+    assert cost.memory["cache"] == 8 * 32 * layers * 2 * heads * width * 2
+    with_prompts = by_name(specs.edited(("distill.generated", {"tokens": 3200, "prompt_tokens": 0})))["generate text"]
+    assert with_prompts.cost is not None
+    assert with_prompts.cost.flops > cost.flops  # more tokens go through the head
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (("distill.generated", {"tokens": 2048, "prompt_tokens": 32}), wording("chains.nothing_to_write")),
+        (("distill.generated", {"tokens": 31}), wording("chains.less_than_one_sequence")),
+        (("distill", {"tokens": 2048, "batch_tokens": 256, "generated": {"tokens": 2048, "prompt_tokens": 4},
+                      "faithful": {"padding": True}}), wording("chains.no_document_to_pad")),
+    ],
+)  # fmt: skip
+def test_text_that_cannot_be_written_is_refused(specs: Writer, edit: tuple[str, Any], message: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        specs.edited(edit)
+    assert message in str(caught.value)

@@ -60,6 +60,7 @@ MORE = {  # fields that no edit of the table has
     **{f"distill.losses.{kind}": {"weight": 2.0} for kind, loss in LOSSES.items() if not loss.usual},
     "distill.assistants": [{"keep": 5, "tokens": 512}],
     "distill.generations": 2,
+    "distill.generated": {"tokens": 1024, "prompt_tokens": 4},
     "determinism.algorithms": "strict",
 }
 ALONE = {name: edit for name, edit in TABLE.items() if edit.own and edit.fields and edit.files is None}

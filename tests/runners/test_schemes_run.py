@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.runners import small
@@ -62,3 +63,18 @@ def test_generations(connected: None, tmp_path: Path) -> None:
     for label in ("student generation 1", "student generation 2", "student"):
         assert f"distill {label}" in found["output"]
         assert label in found["page"]
+
+
+@pytest.mark.parametrize("name", ["sequence-level", "data-free"])
+def test_text_that_the_teacher_writes(connected: None, tmp_path: Path, name: str) -> None:
+    prompts = {} if name == "data-free" else {"prompt_tokens": 4}
+    found = made(connected, tmp_path, name, generated={"tokens": 512, **prompts})
+    assert "generate text" in found["output"]
+    (written,) = (tmp_path / "store").glob("generate/*/meta.json")
+    meta = json.loads(written.read_text())
+    assert meta["rows_written"]["unlabelled"] == (1 if name == "data-free" else 4)
+    student = next(path for path in (tmp_path / "store").glob("distill/*/artifact.json"))
+    assert written.parent.name in json.dumps(json.loads(student.read_text())["task"]["inputs"])
+    measured = [json.loads(path.read_text()) for path in (tmp_path / "store").glob("evaluate/*/artifact.json")]
+    (text,) = (path.name for path in (tmp_path / "store").glob("tokenize/*") if len(path.name) == 64)
+    assert {record["task"]["inputs"]["tokens"] for record in measured} == {text}

@@ -7,6 +7,7 @@ here, with a subclass of `Record`, and its body as `runners/tasks/<kind>.py`: bo
 
 from boomspec.core.tasks.check import BuiltSize, Check, Outline
 from boomspec.core.tasks.evaluate import Evaluate, HeldOut, LmEval
+from boomspec.core.tasks.generate import Generate, Sampling
 from boomspec.core.tasks.models import Baseline, Dequantize, Interpolate, LaCo, Subset
 from boomspec.core.tasks.record import Architecture, Determinism, Faithful, Optimizer, Precision, Recipe, Record
 from boomspec.core.tasks.report import Cell, Compared, Comparison, Report, Series
@@ -17,9 +18,9 @@ from boomspec.core.types import kinds_in
 
 __all__ = [
     "KINDS", "SHOWING", "TRAININGS", "Architecture", "Baseline", "BuiltSize", "Calibration", "Cell",
-    "Check", "Compared", "Comparison", "Dequantize", "Determinism", "Distill", "Evaluate", "Faithful", "HeldOut",
-    "Interpolate", "LaCo", "LayerChoice", "LmEval", "Optimizer", "Outline", "PatchOrder", "Precision", "Pretrain",
-    "Recipe", "Record", "Report", "Search", "Series", "Subset", "Tokenize", "TrainTokenizer",
+    "Check", "Compared", "Comparison", "Dequantize", "Determinism", "Distill", "Evaluate", "Faithful", "Generate",
+    "HeldOut", "Interpolate", "LaCo", "LayerChoice", "LmEval", "Optimizer", "Outline", "PatchOrder", "Precision",
+    "Pretrain", "Recipe", "Record", "Report", "Sampling", "Search", "Series", "Subset", "Tokenize", "TrainTokenizer",
 ]  # fmt: skip
 
 KINDS = kinds_in(__name__, Record)

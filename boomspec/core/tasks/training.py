@@ -32,7 +32,10 @@ class Pretrain(Record):
 
 
 class Distill(Record):
-    """Inputs: `teacher` (source or task), `tokens`; `start` where the student begins as layers of another model."""
+    """Inputs: `teacher` (source or task), `tokens`; `start` where the student begins as layers of another model.
+
+    `held_out`: of which tokens the similarity of states is measured, where those that it trains on have no such text.
+    """
 
     kind, version = "distill", 3
     trains = True

@@ -171,6 +171,7 @@ class ExecutionSpec(Strict):
     tokenize: Resources = about("For making tokens of the text.", default=Resources())
     pretrain: TrainingResources = about("For training a teacher.", default=TrainingResources())
     distill: DistillResources = about("For each distillation.", default=DistillResources())
+    generate: MeasuringResources = about("For text that a teacher writes.", default=MeasuringResources())
     search: MeasuringResources = about("For a choice that needs data.", default=MeasuringResources())
     interpolate: Resources = about("For building one size.", default=Resources())
     baseline: MeasuringResources | None = Field(None, examples=[{"gpus": 1, "batch_size": 16}])

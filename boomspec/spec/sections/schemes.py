@@ -1,12 +1,29 @@
-"""Parts of the section `distill` that say how it is distilled: over assistants, in generations."""
+"""Parts of the section `distill` that say how it is distilled: on whose text, over assistants, in generations."""
 
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from boomspec.core.layers import KeepRule
-from boomspec.core.types import Count, SizesField, Strict, about
+from boomspec.core.types import Count, Number, SizesField, Strict, about
 from boomspec.spec.validate import FieldError, only_one
+
+
+class SamplingSpec(Strict):
+    """How the next token is drawn from a model's distribution."""
+
+    temperature: Number = about("Logits are divided by it before the softmax.", default=1.0, gt=0)
+    top_k: int | None = about("Draw from so many most probable tokens. Default: from all.", [20], default=None, ge=1)
+    top_p: Number = Field(1.0, examples=[0.95], gt=0, le=1)
+    """Draw from the fewest most probable tokens that have so much of the probability together."""
+
+
+class GeneratedSpec(SamplingSpec):
+    """Text that the teacher writes (arXiv 1606.07947), on which the student is trained in the place of the data's."""
+
+    tokens: Annotated[Count, Field(gt=0)] = about("So many tokens are written; a longer training repeats them.")
+    prompt_tokens: int = about("Of each sequence, from the data; 0: the teacher begins.", [64], default=32, ge=0)
+    label_prompts: bool = about("Train on the tokens of the prompts, too.", default=False)
 
 
 def _keep_form(value: Any) -> str:

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field
 from boomspec.core.losses import Losses, usual_losses
 from boomspec.core.tasks import Precision
 from boomspec.core.types import Count, Number, ShareField, Strict, about
-from boomspec.spec.sections.schemes import Assistants
+from boomspec.spec.sections.schemes import Assistants, GeneratedSpec
 from boomspec.spec.validate import FieldError
 
 Positive = Annotated[Count, Field(gt=0)]
@@ -76,9 +76,17 @@ class DistillSpec(Training):
     losses: Annotated[Losses, AfterValidator(_some_loss)] = about(
         "Terms of the loss; the key is the kind.", default=usual_losses()
     )
+    generated: GeneratedSpec | None = Field(None, examples=[{"tokens": "10M", "prompt_tokens": 32}])
+    """Train on text that the teacher writes: behind prompts of the data, or without any. Default: on the data."""
     assistants: Assistants | None = Field(None, examples=[[{"keep": 24}], [{"size": "24 layers", "tokens": "1B"}]])
     """Teachers between teacher and student, from the first to the last: each is distilled from the one before, and the
     student from the last (arXiv 1902.03393). Every one of them begins as layers of the teacher."""
     generations: int | None = Field(None, examples=[3], ge=1)
     """So many students are trained one after the other. Each begins as the first did and is distilled from the one
     before (arXiv 1805.04770); the last is the student. Default: 1."""
+
+    def model_post_init(self, _: object) -> None:
+        if self.generated is not None and self.faithful is not None and self.faithful.padding:
+            raise FieldError(
+                "the teacher writes whole sequences: there is no document to pad", at=("faithful", "padding")
+            )
