@@ -59,7 +59,7 @@ def baselines(build: Builder, family: ResolvedFamily) -> list[EvaluatedModel]:
         """Add a model for each size: a plan of its shape, and its record; None: these layers of the teacher alone."""
         for member, plan, record in found:
             rest, size = family.rest and record is None, family.label(member)
-            inputs = {"teacher": build.teacher} | ({} if record is None else text)
+            inputs = {"teacher": build.teacher, **({} if record is None else text)}
             task = build.add(f"{name} {size}", record or subset(plan, rest), inputs)
             with errors_at(build.file, ("baselines",), f"the teacher pruned to {len(plan)} layers: "):
                 shape = build.file.once(("pruned", plan, rest), partial(pruned, facts, plan, rest=rest), facts)
