@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 from boomspec.compile import records
 from boomspec.compile.builder import Builder
+from boomspec.compile.distillations import add_distillation
 from boomspec.compile.family import ResolvedFamily, pruned
 from boomspec.compile.places import errors_at
 from boomspec.compile.schemes import add_generations, text_of
 from boomspec.core.layers import LayerPlan, teacher_indices, teacher_layers
 from boomspec.core.sizes import Member
-from boomspec.core.tasks import Baseline, Interpolate, Record, Series, Subset
+from boomspec.core.tasks import Baseline, Distill, Interpolate, Record, Series, Subset
 from boomspec.models.plan_config import check_one_kind
 from boomspec.spec.sections.student import KeepChoice
 
@@ -59,8 +60,11 @@ def baselines(build: Builder, family: ResolvedFamily) -> list[EvaluatedModel]:
         """Add a model for each size: a plan of its shape, and its record; None: these layers of the teacher alone."""
         for member, plan, record in found:
             rest, size = family.rest and record is None, family.label(member)
-            inputs = {"teacher": build.teacher, **({} if record is None else text)}
-            task = build.add(f"{name} {size}", record or subset(plan, rest), inputs)
+            called, inputs = f"{name} {size}", {"teacher": build.teacher, **({} if record is None else text)}
+            if isinstance(record, Distill):
+                task = add_distillation(build, called, record, inputs)
+            else:
+                task = build.add(called, record or subset(plan, rest), inputs)
             with errors_at(build.file, ("baselines",), f"the teacher pruned to {len(plan)} layers: "):
                 shape = build.file.once(("pruned", plan, rest), partial(pruned, facts, plan, rest=rest), facts)
             models.append(EvaluatedModel(series, f"{series} {size}", shape, task))

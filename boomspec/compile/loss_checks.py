@@ -1,9 +1,10 @@
-"""Check the losses of a distillation against the student that it trains."""
+"""Check the losses of a distillation, and what they read, against the models that it trains and runs."""
 
 from collections.abc import Iterator
 
 from boomspec.core.errors import Problem
 from boomspec.core.losses import StateLoss
+from boomspec.models.facts import ModelFacts
 from boomspec.spec.spec_file import SpecFile
 
 
@@ -11,6 +12,18 @@ def check_losses(file: SpecFile, layers: int) -> None:
     """Raise SpecError where a loss asks for what a student of so many layers has not."""
     if problems := list(_problems(file, layers)):
         raise file.error(*problems)
+
+
+def check_outputs(file: SpecFile, teacher: ModelFacts) -> None:
+    """Raise SpecError where more is to be stored of the teacher's outputs than it has."""
+    outputs = None if file.spec.distill is None else file.spec.distill.teacher_outputs
+    if outputs is None or outputs.top_k is None:
+        return
+    projections = [tensor for tensor in teacher.head if len(tensor.shape) == 2] or [teacher.token_embedding]
+    rows = projections[-1].shape[0]
+    if outputs.top_k > rows:
+        message = f"the teacher has {rows:,} tokens, fewer than {outputs.top_k:,}"
+        raise file.error_at(("distill", "teacher_outputs", "top_k"), message)
 
 
 def _problems(file: SpecFile, layers: int) -> Iterator[Problem]:

@@ -13,7 +13,7 @@ from boomspec.spec.sections.data import CalibrationSpec
 from boomspec.spec.sections.interpolate import OrderSearch
 from boomspec.spec.sections.schemes import SamplingSpec
 from boomspec.spec.sections.student import KeepChoice
-from boomspec.spec.sections.training import FaithfulSpec
+from boomspec.spec.sections.training import DistillSpec, FaithfulSpec
 from boomspec.spec.spec_file import Spec, SpecFile, memoized_for
 
 Initial = Literal["teacher", "random"]  # what a student begins as
@@ -95,6 +95,31 @@ def distill(
         recipe=recipe(section, seed=spec.seed, sequence_length=resolved.data.sequence_length, tokens=tokens),
         faithful=None if section.faithful == FaithfulSpec() else tasks.Faithful(**section.faithful.model_dump()),
         determinism=_determinism(spec),
+        teacher_outputs=_stored(section),
+    )
+
+
+def _stored(section: DistillSpec) -> tasks.TopTokens | tasks.Samples | None:
+    if (outputs := section.teacher_outputs) is None:
+        return None
+    if outputs.top_k is not None:
+        return tasks.TopTokens(k=outputs.top_k)
+    assert outputs.samples is not None
+    assert outputs.temperature is not None
+    return tasks.Samples(count=outputs.samples, temperature=outputs.temperature)
+
+
+def teacher_outputs(training: tasks.Distill) -> tasks.TeacherOutputs:
+    """What is stored for a training: a function of which tokens it sees."""
+    recipe = training.recipe
+    assert training.teacher_outputs is not None
+    return tasks.TeacherOutputs(
+        stored=training.teacher_outputs,
+        seed=recipe.seed,
+        rows=recipe.steps * recipe.sequences,
+        sequence_length=recipe.sequence_length,
+        precision=recipe.precision,
+        determinism=training.determinism,
     )
 
 

@@ -121,7 +121,11 @@ def complete(spec: Spec) -> Spec:
         changes["interpolate"] = spec.interpolate.model_copy(update={"order": _filled(order, width=4)})
     if (distill := spec.distill) is not None:
         losses = distill.losses.each(lambda term: term.completed(train_embedding=spec.student.train_embedding))
-        changes["distill"] = _filled(distill.model_copy(update={"losses": losses}), faithful=FaithfulSpec())
+        outputs = distill.teacher_outputs
+        if outputs is not None and outputs.samples is not None:
+            outputs = _filled(outputs, temperature=1.0)
+        own = {"losses": losses, "teacher_outputs": outputs}
+        changes["distill"] = _filled(distill.model_copy(update=own), faithful=FaithfulSpec())
         changes["baselines"] = tuple(
             item.model_copy(update={"random_init": _filled(control, tokens=distill.tokens)})
             if (control := item.random_init) is not None

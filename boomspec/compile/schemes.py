@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from boomspec.compile import records
 from boomspec.compile.builder import Builder
+from boomspec.compile.distillations import add_distillation
 from boomspec.compile.family import ResolvedFamily, patched_sets, resolve_family
 from boomspec.core.errors import Problem
 from boomspec.core.layers import KeepRule, check_kept, evenly_spaced, teacher_indices
@@ -181,5 +182,5 @@ def _train(
         own, start = tuple(teacher.layers.index(layer) for layer in layers), layers
         inputs["start"] = build.teacher
     record = records.distill(build.resolved, own, start=start, initial=initial, tokens=tokens)
-    task = build.trainings[label] = build.add(f"distill {label}", record, inputs)
+    task = build.trainings[label] = add_distillation(build, f"distill {label}", record, inputs)
     return task

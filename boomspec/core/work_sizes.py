@@ -17,5 +17,6 @@ SEARCHED_LOGITS: Final = 2**22  # of one chunk of a search
 MEASURED_LOGITS: Final = 2**23  # of a measurement that are in memory at once: 32 MiB in fp32
 HELD_LOGITS: Final = 2**30  # bytes of the teacher's logits that a search keeps; more are computed again
 HELD_STATES: Final = 4 * 2**30  # bytes of hidden states that a search keeps
+OUTPUT_SHARD: Final = 2**26  # bytes of one file of a teacher's stored outputs
 COPY_BUFFER: Final = 2**18  # bytes of a tensor that are converted at once; measured on ext4: 1 MB and more is slower
 DEQUANTIZED_SHARD: Final = 2 * 10**9  # bytes of one file of a model that is dequantised

@@ -35,6 +35,7 @@ from boomspec.core.graph import Cost, Node
 from boomspec.core.json_text import json_text
 from boomspec.core.machine import cpu_model
 from boomspec.core.tasks import KINDS, Record
+from boomspec.core.tasks.record import TextCounts
 from boomspec.store import Store
 
 CALIBRATION = "cache/calibration.json"
@@ -61,8 +62,9 @@ def refined(
     if cost is None or not cost.flops_per_real_token or (text := inputs.get("tokens")) is None or text in unread:
         return cost
     try:
-        counts = (lambda: int(_meta(store, text)["held_out"]["tokens"]), partial(_mean_labels, store, text))
-        return record.counted(cost, *counts)
+        held_out = lambda: int(_meta(store, text)["held_out"]["tokens"])  # noqa: E731
+        counts = TextCounts(held_out, partial(_mean_labels, store, text), partial(_windows, store, text))
+        return record.counted(cost, counts)
     except (OSError, ValueError, KeyError, TypeError):
         unread.add(text)
         return cost
@@ -71,6 +73,13 @@ def refined(
 @lru_cache(1 << 10)
 def _meta(store: Store, tokens: str) -> Any:
     return json.loads(store.read("tokenize", tokens, "meta.json"))
+
+
+def _windows(store: Store, tokens: str, length: int) -> int:
+    """Whole windows of the training text: see `runners/data/tokens.py`."""
+    meta = _meta(store, tokens)
+    prefix = max(1, len(meta.get("prefix") or []))
+    return max(0, (int(meta["train"]["tokens"]) - prefix) // (length + 1 - prefix))
 
 
 @lru_cache(1 << 6)

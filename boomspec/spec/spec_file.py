@@ -97,6 +97,12 @@ class Spec(Strict):
             raise FieldError("missing 'distill'", hint="or name a student that exists: student: {model: ...}")
         if self.student.model is not None and self.distill is not None:
             raise FieldError("a student that exists is not distilled: remove this, or student.model", at=("distill",))
+        if self.distill is not None and self.distill.teacher_outputs is not None:
+            if self.execution.distill.teacher == "sharded":
+                message = "no teacher is run: distill.teacher_outputs are read"
+                raise FieldError(message, at=("execution", "distill", "teacher"), hint="remove it")
+        elif "teacher_outputs" in self.execution.model_fields_set:
+            raise FieldError("no outputs of the teacher are stored here", at=("execution", "teacher_outputs"))
         for i, item in enumerate(self.baselines):
             if self.distill is None and (item.random_init or item.standard_distillation):
                 raise FieldError("needs a `distill` section: it is trained", at=("baselines", i))

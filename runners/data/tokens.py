@@ -93,6 +93,10 @@ class TokenStream:
         Each epoch visits every window once, in an order drawn from [seed, epoch]; a batch may span two
         epochs. Raises BoomspecError where the stream has less than one window.
         """
+        return self.drawn(step * sequences, sequences, sequence_length=sequence_length, seed=seed)
+
+    def drawn(self, first: int, count: int, *, sequence_length: int, seed: int) -> npt.NDArray[np.int64]:
+        """`count` rows of a training from its `first` one on, [count, T+1]: a batch is the next `sequences` of them."""
         windows = self.windows(sequence_length)
         if windows == 0:
             message = f"{self.file}: {len(self)} tokens are too few for one sequence of {sequence_length}"
@@ -100,9 +104,9 @@ class TokenStream:
         before, length = len(self.prefix), sequence_length + 1 - len(self.prefix)
         if self._rows is not None and self._rows["tokens"] != stride(sequence_length, self.prefix):
             raise BoomspecError(f"{self.file}: its text was written in sequences of another length")
-        batch_BT = np.empty((sequences, sequence_length + 1), np.int64)
+        batch_BT = np.empty((count, sequence_length + 1), np.int64)
         batch_BT[:, :before] = self.prefix
-        for row, window in enumerate(_drawn(step, sequences, windows, seed)):
+        for row, window in enumerate(_drawn(first, count, windows, seed)):
             start = window * stride(sequence_length, self.prefix)
             start += repeated(self.tokens[start : start + before], self.prefix)
             batch_BT[row, before:] = self.tokens[start : start + length]
@@ -112,13 +116,21 @@ class TokenStream:
                 batch_BT[row, before:] = np.where(hides, without_label(batch_BT[row, before:]), batch_BT[row, before:])
         return batch_BT
 
+    def first_draw(self, row: int, *, sequence_length: int, seed: int) -> int:
+        """The row of the first epoch that has the same window as this one."""
+        windows = self.windows(sequence_length)
+        if row < windows:
+            return row
+        window = next(_drawn(row, 1, windows, seed))
+        return int(_places(seed, windows)[window])
+
     def padded_batch(self, step: int, *, sequences: int, sequence_length: int, seed: int) -> npt.NDArray[np.int64]:
         """Like `batch`, but one document a row: its first T + 1 tokens (B and its end-of-text count), then PADDING."""
         starts, ends = self._bounds
         if len(starts) == 0:
             raise BoomspecError(f"{self.file}: there is no document in it")
         batch_BT = np.full((sequences, sequence_length + 1), PADDING, np.int64)
-        for row, document in enumerate(_drawn(step, sequences, len(starts), seed)):
+        for row, document in enumerate(_drawn(step * sequences, sequences, len(starts), seed)):
             tokens = self.tokens[starts[document] : min(ends[document], starts[document] + sequence_length + 1)]
             batch_BT[row, : len(tokens)] = tokens
         return batch_BT
@@ -144,9 +156,9 @@ def repeated(tokens: npt.NDArray[Any], prefix: Sequence[int]) -> int:
     return next((len(end) for end in ends if tokens[: len(end)].tolist() == list(end)), 0)
 
 
-def _drawn(step: int, count: int, windows: int, seed: int) -> Iterator[int]:
-    """The windows of one optimiser step, of so many in all."""
-    for draw in range(step * count, (step + 1) * count):
+def _drawn(first: int, count: int, windows: int, seed: int) -> Iterator[int]:
+    """The windows of `count` rows from the `first` one on, of so many windows in all."""
+    for draw in range(first, first + count):
         epoch, place = divmod(draw, windows)
         yield int(_order(seed, epoch, windows)[place])
 
@@ -154,6 +166,12 @@ def _drawn(step: int, count: int, windows: int, seed: int) -> Iterator[int]:
 @lru_cache(maxsize=2)  # a batch touches at most two neighbouring epochs, unless it is larger than one
 def _order(seed: int, epoch: int, windows: int) -> npt.NDArray[np.int64]:
     return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(windows)
+
+
+@lru_cache(maxsize=1)
+def _places(seed: int, windows: int) -> npt.NDArray[np.int64]:
+    """At which place of the first epoch each window stands."""
+    return np.argsort(_order(seed, 0, windows))
 
 
 @dataclass

@@ -2,14 +2,16 @@
 
 The student is the kept layers of the teacher and its embedding, final norm and head, trained on the weighted sum of the
 losses that the record names (`boomspec.core.losses`). Where the teacher is an assistant, or a student of the generation
-before, the student begins as layers of the model that these began as: the input `start`.
+before, the student begins as layers of the model that these began as: the input `start`. Where the teacher's outputs
+were stored before (`runners/tasks/teacher_outputs.py`), they are read in its place: then no teacher is loaded.
 
 Writes `model/` (in the dtype of the teacher's files, with the tokenizer and `student_config.json`),
-`metrics.jsonl` and `similarity.json`.
+`metrics.jsonl` and `similarity.json`, which is empty where no teacher is loaded.
 """
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,10 +38,18 @@ from runners.runtime.context import Context
 from runners.runtime.device import MASTER_DTYPE, autocast, deterministic_mode, device, frozen_dtype
 from runners.training.cohort import SharedTargets, taking_turns
 from runners.training.compiling import check_compiler
-from runners.training.distillation import TargetsOf, TermValues, alignment, student_loss, teacher_targets
+from runners.training.distillation import (
+    TargetsOf,
+    TermValues,
+    alignment,
+    stored_targets,
+    student_loss,
+    teacher_targets,
+)
 from runners.training.loop import MicroBatches, MicroLoss, micro_batches
 from runners.training.losses import weights
 from runners.training.moment import START, Moment
+from runners.training.output_files import StoredRows
 from runners.training.parallel import ParallelModel, is_sharded, shard_frozen, with_checkpointing_or_compile
 from runners.training.process_group import ALONE, ProcessGroup, process_group
 
@@ -62,19 +72,38 @@ def run_together(contexts: Sequence[Context[Distill]]) -> Iterator[tuple[int, Bo
     first = contexts[0]
     if first.training.compile:
         check_compiler()
-    folder, layers = model_folder(first.inputs["teacher"]), read_facts(model_folder(first.inputs["teacher"])).count
-    with deterministic_mode(first.record.determinism, first.progress.note):
-        teacher = load_frozen(folder, dtype=frozen_dtype(first.record.recipe.precision), code=first.code)
+    with deterministic_mode(first.record.determinism, first.progress.note), ExitStack() as compiled:
+        teachers, layers = load_teachers(first), read_facts(model_folder(first.inputs["teacher"])).count
         aligned = [alignment(context.record.losses, context.record.kept, layers) for context in contexts]
-        shared = SharedTargets(teacher_targets([teacher], aligned))
+        shared = SharedTargets(stored_outputs(first) or teacher_targets(teachers, aligned))
         # How much of the time is whose, nobody knows: without its job a student has no costs, and so no MFU.
         contexts = [replace(context, job=None) for context in contexts]
-        with with_checkpointing_or_compile(teacher, compiled=first.training.compile):
-            yield from taking_turns([_distill(context, teacher, shared) for context in contexts], shared)
+        for teacher in teachers:
+            compiled.enter_context(with_checkpointing_or_compile(teacher, compiled=first.training.compile))
+        yield from taking_turns([_distill(context, teachers, shared) for context in contexts], shared)
+
+
+def load_teachers(context: Context[Distill], place: torch.device | None = None) -> list[PreTrainedModel]:
+    """The models that are run beside the student, the family's own teacher first; none where outputs are stored."""
+    if context.record.teacher_outputs is not None:
+        return []
+    dtype = frozen_dtype(context.record.recipe.precision)
+    return [load_frozen(model_folder(context.inputs["teacher"]), dtype=dtype, place=place, code=context.code)]
+
+
+def stored_outputs(context: Context[Distill]) -> TargetsOf | None:
+    """What is stored of the teacher's outputs, for the micro batches of a training; None where the teacher is run."""
+    if context.record.teacher_outputs is None:
+        return None
+    recipe, stream = context.record.recipe, TokenStream(context.inputs["tokens"].folder)
+    row_of = partial(stream.first_draw, sequence_length=recipe.sequence_length, seed=recipe.seed)
+    return stored_targets(StoredRows(context.inputs["outputs"].folder), row_of, recipe.sequences)
 
 
 def _distill(
-    context: Context[Distill], shared_teacher: PreTrainedModel | None = None, targets_of: TargetsOf | None = None
+    context: Context[Distill],
+    shared_teachers: Sequence[PreTrainedModel] | None = None,
+    targets_of: TargetsOf | None = None,
 ) -> MicroBatches:
     options, workers = context.training, process_group(context.resume, local_leader=context.local_leader)
     if options.compile:
@@ -88,29 +117,37 @@ def _distill(
     stream, layers, dtype = TokenStream(tokens), read_facts(folder).count, stored_dtype(begins)
     student = initial_student(record, begins, target, workers, cut=is_sharded(workers, options.parallel), code=code)
     place = _HOST if shards_teacher else None
-    teacher = shared_teacher or load_frozen(folder, dtype=frozen_dtype(precision), place=place, code=code)
-    if stream.vocabulary > (rows := teacher.get_input_embeddings().weight.shape[0]):
+    teachers = load_teachers(context, place) if shared_teachers is None else shared_teachers
+    if stream.vocabulary > (rows := student.get_input_embeddings().weight.shape[0]):
         raise BoomspecError(f"the tokens have a vocabulary of {stream.vocabulary}, but the teacher embeds {rows}")
     parallel = ParallelModel(student, workers, parallel=options.parallel)
-    if shards_teacher:
+    for teacher in teachers if shards_teacher else ():
         shard_frozen(teacher)
-    for model in (student, teacher):
+    for model in (student, *teachers):
         parallel.call(check_head, model)
 
-    pairs = hidden_pairs(record.kept, layers)
-    compared = (student, teacher, pairs, similarity_batch(held_out, recipe.sequence_length).to(device()), precision)
-    before = parallel.call(similarities, *compared)
+    pairs = hidden_pairs(record.kept, layers) if teachers else []
+    compared_BT = similarity_batch(held_out, recipe.sequence_length).to(device())
+    compared = partial(parallel.call, similarities, student, teachers, pairs, compared_BT, precision)
+    before = compared()
     faithful = record.faithful or _NOT_FAITHFUL
     draw = stream.padded_batch if faithful.padding else stream.batch
     everywhere = recipe.sequences * recipe.sequence_length if faithful.kl_on_padding else 0
-    compiled = options.compile and shared_teacher is None
-    with with_checkpointing_or_compile(teacher, compiled=compiled):
+    with ExitStack() as compiled:
+        for teacher in teachers:
+            compiles = options.compile and shared_teachers is None
+            compiled.enter_context(with_checkpointing_or_compile(teacher, compiled=compiles))
         yield from micro_batches(
             student,
             recipe=recipe,
             batch=partial(draw, sequences=recipe.sequences, sequence_length=recipe.sequence_length, seed=recipe.seed),
             loss=distillation_loss(
-                student, teacher, record.losses, record.kept, everywhere=everywhere, shared=targets_of
+                student,
+                teachers,
+                record.losses,
+                record.kept,
+                everywhere=everywhere,
+                shared=targets_of or stored_outputs(context),
             ),
             weights=weights(record.losses),
             context=context,
@@ -118,7 +155,7 @@ def _distill(
             parallel=parallel,
             unlabelled=stream.unlabelled,
         )
-    after = parallel.call(similarities, *compared)
+    after = compared()
     trained = parallel.gathered(lambda: load(target, dtype=MASTER_DTYPE, place=_HOST, code=code))
     if trained is None:
         return
@@ -167,17 +204,22 @@ def initial_student(
 
 def distillation_loss(
     student: PreTrainedModel,
-    teacher: PreTrainedModel,
+    teachers: Sequence[PreTrainedModel],
     losses: Losses,
     kept: Sequence[int],
     *,
     everywhere: int = 0,
     shared: TargetsOf | None = None,
 ) -> MicroLoss:
-    """The loss of one micro batch. `shared`: what the teacher says, to several students; None: to this one alone."""
-    aligned = alignment(losses, kept, teacher.config.get_text_config().num_hidden_layers)
-    targets_of = shared or teacher_targets([teacher], [aligned])
-    loss_of = student_loss(student, aligned, [LMHead(teacher)], everywhere)
+    """The loss of one micro batch.
+
+    `shared`: what the teachers say, to several students, or what was stored of it; None: to this student alone.
+    """
+    # Without a teacher no term reads states.
+    layers = teachers[0].config.get_text_config().num_hidden_layers if teachers else len(kept)
+    aligned = alignment(losses, kept, layers)
+    targets_of = shared or teacher_targets(teachers, [aligned])
+    loss_of = student_loss(student, aligned, [LMHead(teacher) for teacher in teachers], everywhere)
 
     def loss(inputs_BT: Tensor, labels_BT: Tensor, count: int, moment: Moment = START) -> TermValues:
         return loss_of(inputs_BT, labels_BT, count, targets_of(inputs_BT, moment), moment)
@@ -195,9 +237,16 @@ def similarity_batch(tokens: Path, sequence_length: int) -> Tensor:
 
 @torch.no_grad()
 def similarities(
-    student: PreTrainedModel, teacher: PreTrainedModel, pairs: Sequence[Pair], tokens_BT: Tensor, precision: Precision
+    student: PreTrainedModel,
+    teachers: Sequence[PreTrainedModel],
+    pairs: Sequence[Pair],
+    tokens_BT: Tensor,
+    precision: Precision,
 ) -> list[float]:
-    """The mean cosine of each pair's states over all positions."""
+    """The mean cosine of each pair's states over all positions, with those of the first teacher."""
+    if not teachers:
+        return []
+    teacher, *_ = teachers
     sums = torch.zeros(len(pairs), dtype=torch.float64)
     for row in tokens_BT.split(1):  # type: ignore[no-untyped-call]
         with autocast(precision):

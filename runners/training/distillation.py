@@ -22,6 +22,7 @@ from runners.modeling.hidden_states import LMHead, Pair, Point, capture, hidden_
 from runners.training.head import head_loss
 from runners.training.losses import state_loss
 from runners.training.moment import START, Moment
+from runners.training.output_files import StoredRows
 from runners.training.stored_outputs import StoredOutputs
 from runners.training.teachers import ONE_TEACHER, Teachers
 
@@ -77,6 +78,17 @@ def teacher_targets(teachers: Sequence[Any], alignments: Collection[Alignment]) 
             hidden_BTD = trunk(own, inputs_BT)
             of_others = [trunk(other, inputs_BT) for other in others] if by_logits else []
         return Targets((hidden_BTD, *of_others), states_BTD)
+
+    return targets
+
+
+def stored_targets(outputs: StoredRows, row_of: Callable[[int], int], sequences: int) -> TargetsOf:
+    """What is stored about the rows of a micro batch. `row_of`: the stored row of each row of the training."""
+
+    def targets(inputs_BT: Tensor, moment: Moment = START) -> Targets:
+        first = moment.step * sequences + moment.first_row
+        rows = [row_of(row) for row in range(first, first + len(inputs_BT))]
+        return Targets(stored=outputs(rows, inputs_BT.device))
 
     return targets
 

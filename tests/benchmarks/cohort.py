@@ -66,7 +66,7 @@ def steps(teacher: Any, student_folder: Path, variants: list[Losses], precision:
                 student,
                 recipe=tiny.recipe(steps=STEPS, sequences=SEQUENCES, sequence_length=LENGTH, precision=precision),
                 batch=batch,
-                loss=distillation_loss(student, teacher, losses, KEPT, shared=shared),
+                loss=distillation_loss(student, [teacher], losses, KEPT, shared=shared),
                 weights=weights(losses),
                 context=tiny.context(Path(folder)),
             )

@@ -126,7 +126,7 @@ class Ours:
         recipe = tiny.recipe(
             sequences=options.sequences, sequence_length=options.length, precision=options.precision, steps=1000
         )
-        self.loss = distillation_loss(student, teacher, losses, KEPT)
+        self.loss = distillation_loss(student, [teacher], losses, KEPT)
         self.training = _Training(ParallelModel(student), recipe, context, 1.0, ())
         self.around = ExitStack()  # as `micro_batches` and the task do
         for model in (student, teacher):

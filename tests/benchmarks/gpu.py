@@ -182,7 +182,7 @@ def train_steps(size: Size, *, chunk: int, compiled: bool) -> str:
         context = Context(None, {}, place, place / "resume", execution=Execution(training=options))  # type: ignore[type-var,var-annotated]
         peak_bytes()
         with with_checkpointing_or_compile(teacher, compiled=compiled):
-            loss = distillation_loss(student, teacher, LOSSES, size.kept)
+            loss = distillation_loss(student, [teacher], LOSSES, size.kept)
             train(student, recipe=size.recipe(), batch=batch, loss=loss, weights=weights(LOSSES), context=context)
     rate, peak = context.measured["tokens_per_second"], device_peak("bf16")
     mfu = "unknown" if peak.flops is None else f"{rate * size.flops_per_token() / peak.flops:.1%}"

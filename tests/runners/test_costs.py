@@ -221,7 +221,7 @@ def peaks(folder: Path, record: Distill, *, micro_batch: int, **options: Any) ->
     tiny.set_training(context, micro_batch=micro_batch, activation_checkpointing=again, checkpoint_seconds=0)
     small = distill.initial_student(record, folder / "artifact" / "model", context.path / "model")
     large = load_frozen(folder / "artifact" / "model", dtype=frozen_dtype(recipe.precision))
-    loss = distill.distillation_loss(small, large, record.losses, record.kept)
+    loss = distill.distillation_loss(small, [large], record.losses, record.kept)
     numbers = np.random.default_rng(0)
     vocabulary = small.config.vocab_size
 

@@ -140,7 +140,7 @@ def test_the_loss_is_the_formula_of_the_paper(teacher: Path, tokens: Path) -> No
     inputs, labels = batch[:, :-1], batch[:, 1:]
 
     with torch.no_grad():
-        actual, terms = distill.distillation_loss(small, large, ALL, KEPT)(inputs, labels, labels.numel())
+        actual, terms = distill.distillation_loss(small, [large], ALL, KEPT)(inputs, labels, labels.numel())
         s, t = (model(input_ids=inputs, output_hidden_states=True) for model in (small, large))
     ce = F.cross_entropy(s.logits.flatten(0, 1), labels.flatten())
     p, q = (t.logits / 2).softmax(-1), (s.logits / 2).softmax(-1)
@@ -268,7 +268,7 @@ def test_a_term_that_is_left_out_costs_nothing(
 
         monkeypatch.setattr(torch.nn.Module, name, counting)
     inputs = torch.arange(12).view(2, 6)
-    loss, _ = distill.distillation_loss(small, large, losses, KEPT)(inputs, inputs, 12)
+    loss, _ = distill.distillation_loss(small, [large], losses, KEPT)(inputs, inputs, 12)
     loss.backward()
     assert counts == {"forward": forwards, "head": heads, "hooks": 2 * hooks}  # on student and teacher
 

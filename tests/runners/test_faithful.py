@@ -40,8 +40,8 @@ def test_kl_over_padding_is_averaged_over_every_position_and_the_rest_is_not():
     inputs_BT = torch.arange(24).reshape(2, 12) % tiny.VOCABULARY
     labels_BT = inputs_BT.roll(-1).masked_fill(torch.arange(12) > 7, -100)
     count, everywhere = int((labels_BT >= 0).sum()), labels_BT.numel()
-    plain = distill.distillation_loss(student, teacher, LOSSES, KEPT)
-    faithful = distill.distillation_loss(student, teacher, LOSSES, KEPT, everywhere=everywhere)
+    plain = distill.distillation_loss(student, [teacher], LOSSES, KEPT)
+    faithful = distill.distillation_loss(student, [teacher], LOSSES, KEPT, everywhere=everywhere)
     _, terms = plain(inputs_BT, labels_BT, count)
     total, over_padding = faithful(inputs_BT, labels_BT, count)
     with torch.no_grad():

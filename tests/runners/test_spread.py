@@ -123,7 +123,7 @@ def peak(folder: Path, record: Distill, options: dict[str, Any]) -> int:
         parallel = ParallelModel(small, workers, parallel=parallel)  # counted, too: DDP's buckets are made here
         if is_sharded(workers, options["teacher"]):
             shard_frozen(large)
-        loss = distill.distillation_loss(small, large, record.losses, record.kept)
+        loss = distill.distillation_loss(small, [large], record.losses, record.kept)
         terms = weights(record.losses)
         train(small, recipe=recipe, batch=batch, loss=loss, weights=terms, context=context, parallel=parallel)
     return alive.peak

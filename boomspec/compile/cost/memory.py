@@ -48,7 +48,7 @@ class TrainingStep:
     frozen_embedding: bool = False
     working: int = 1  # of losses that read logits: copies of a tile's logits in fp32 while they are computed
     kept: int = 1  # and those kept until their backward pass; those of cross-entropy by default
-    teacher_logits: bool = False
+    teacher_logits: int = 0  # teachers whose logits are read
     pairs: int = 0  # of hidden states of the teacher that are held
     compared: int = 0  # bytes that losses of states keep for each token
     passes: int = 1  # through the head
@@ -59,18 +59,18 @@ class TrainingStep:
 
 
 @lru_cache(1 << 12)
-def training(model: ModelCosts, step: TrainingStep, teacher: ModelCosts | None = None) -> dict[str, int]:
+def training(model: ModelCosts, step: TrainingStep, teachers: tuple[ModelCosts, ...] = ()) -> dict[str, int]:
     """Bytes at the largest moment of a training step, by what holds them."""
     narrow, cut, layers = 2 if step.bf16 else 4, step.shards, model.layers
     trained = model.parameters - (model.embedding if step.frozen_embedding else 0)
     head = 0 if model.tied and step.frozen_embedding else model.projection  # elements of the head that is trained
     always = {"weights": 4 * model.parameters // cut, "optimizer": 8 * trained // cut}
-    if teacher is not None:
+    for teacher in teachers:
         held = teacher.parameters
         if step.teacher_shards > 1:  # its layers are cut, two of them are whole at a time
             sizes = [layer.parameters for layer in teacher.layers]
             held += sum(sizes) // step.teacher_shards - sum(sizes) + 2 * max(sizes)
-        always["teacher"] = held * narrow
+        always["teacher"] = always.get("teacher", 0) + held * narrow
     if cut > 1:  # parameters and gradients of what is not a layer, and of the layer that computes and the next one
         rest = model.embedding + model.norm + model.own_head
         always["gathered"] = 8 * (rest + 2 * max(layer.parameters for layer in layers))
@@ -84,7 +84,9 @@ def training(model: ModelCosts, step: TrainingStep, teacher: ModelCosts | None =
     state = step.tokens * model.hidden
     kept = 4 * state * len(of_layers) if step.checkpointing else step.tokens * sum(of_layers)
     kept += 4 * state * (3 if layers[-1].plain_norms else 2) + step.tokens * step.compared
-    teacher_states = max(step.pairs, int(step.teacher_logits)) * state * narrow
+    teacher_states = max(step.pairs, min(1, step.teacher_logits)) * state * narrow
+    if step.teacher_logits:
+        teacher_states += step.tokens * narrow * sum(other.hidden for other in teachers[1:])
     # Of the last layer's MLP: two gradients, and that of a matrix.
     backward = step.tokens * 2 * layers[-1].inner * narrow + layers[-1].largest * (6 if step.bf16 else 4)
     chunk, temporary = _chunk(model, step, 4 * head), 0 if step.frozen_embedding else 4 * model.projection

@@ -6,7 +6,7 @@ teacher's layers, a size is layers of both. What is known of a task only after o
 guessed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -89,9 +89,16 @@ class _Prices(Prices):
     models: dict[str, ModelCosts]
 
     def training(
-        self, recipe: Recipe, losses: Losses, faithful: Faithful | None = None, *, frozen: bool = False
+        self,
+        recipe: Recipe,
+        losses: Losses,
+        faithful: Faithful | None = None,
+        *,
+        frozen: bool = False,
+        teachers: Sequence[str] = ("teacher",),
     ) -> Cost:
         model, teacher, options = self.models[MADE], self.models.get("teacher"), self.options
+        run = tuple(self.models[role] for role in teachers if role in self.models)
         terms, of_logits, of_labels = losses.terms().values(), losses.reading("logits"), losses.reading("labels")
         pairs = [(term.pair_count(model.depth), term) for term in terms if isinstance(term, StateLoss)]
         teacher_logits = bool(losses.reading("teacher_logits"))
@@ -109,22 +116,24 @@ class _Prices(Prices):
         once = (4 if model.tied and frozen else 6) * model.projection  # the head and its gradients
         labelled = once if of_labels or (of_logits and not apart) else 0  # for each token that has a label
         compared, needed = 0, model.training(length, head=bool(of_logits), frozen=frozen)
-        if teacher is not None:
-            of_teacher = teacher.head() if teacher_logits else 0
-            each += once + of_teacher if apart else 0
-            labelled += 0 if apart else of_teacher
-            each += teacher.forward(length) if losses.reads_teacher else 0
-            needed += of_teacher + (teacher.forward(length) if losses.reads_teacher else 0)
-            compared = 2 * SIMILARITY_WINDOWS * length * (forward + teacher.forward(length))  # before and after
+        each += once if apart and teacher is not None else 0
+        if run:
+            of_heads = sum(one.head() for one in run) if teacher_logits else 0
+            each += of_heads if apart else 0
+            labelled += 0 if apart else of_heads
+            forwards = sum(one.forward(length) for one in (run if teacher_logits else run[:1]))
+            each += forwards if losses.reads_teacher else 0
+            needed += of_heads + (forwards if losses.reads_teacher else 0)
+            compared = 2 * SIMILARITY_WINDOWS * length * (forward + run[0].forward(length))  # before and after
         step = memory.TrainingStep(
             tokens=micro_batch * length,
             micro_batches=-(-rows // micro_batch),
             bf16=recipe.precision == "bf16",
             on_gpu=self.on_gpu,
             frozen_embedding=frozen,
-            working=sum(term.working for term in of_logits.values()),
+            working=sum(term.working for term in of_logits.values()) + 2 * max(0, len(run) - 1) * teacher_logits,
             kept=sum(term.kept for term in of_logits.values()),
-            teacher_logits=teacher_logits,
+            teacher_logits=len(run) if teacher_logits else 0,
             pairs=max((count for count, _ in pairs), default=0),
             compared=sum(count * 4 * term.kept * model.hidden for count, term in pairs),
             passes=2 if apart and of_labels else 1,
@@ -138,7 +147,7 @@ class _Prices(Prices):
         copies = 12 * parameters // (workers if cut else 1)
         return Cost(
             flops=recipe.tokens * (each + labelled) + compared,
-            memory=memory.training(model, step, teacher) | ({} if self.on_gpu else {"checkpoint": copies}),
+            memory=memory.training(model, step, run) | ({} if self.on_gpu else {"checkpoint": copies}),
             disk=4 * model.parameters if teacher is None else model.bytes,
             read=sum(self.models[role].bytes for role in ("teacher", "start") if role in self.models),
             tokens=recipe.tokens,

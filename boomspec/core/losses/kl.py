@@ -21,6 +21,7 @@ class KL(Loss):
     usual = True
     working = 3  # both softmaxes and the difference
     kept = 0
+    over_bins = over_samples = True
 
     weight: Weight = 0.1
     temperature: Annotated[Number, Field(gt=0, description="Both logits are divided by it before the softmax.")] = 1.0

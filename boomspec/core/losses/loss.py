@@ -40,6 +40,11 @@ class Loss(Strict):
     working: ClassVar[int]  # while the formula, or the closed form in its place, is computed
     kept: ClassVar[int]  # until its backward pass
 
+    # Whether it may be computed from what is stored of the teacher's outputs, in place of its logits: over bins of
+    # tokens in place of single ones (a divergence of two distributions), or as an expectation under the teacher.
+    over_bins: ClassVar[bool] = False
+    over_samples: ClassVar[bool] = False
+
     weight: Weight = 1.0
 
     @classmethod
@@ -61,6 +66,19 @@ class Loss(Strict):
     def flops(self, hidden: int) -> int:
         """Operations of its own for each token, a multiply-add counted as two; element-wise ones are not counted."""
         return 0
+
+    def not_from_stored(self, how: Literal["top_k", "samples"]) -> str | None:
+        """Why it cannot be computed from stored outputs of the teacher; None where it can."""
+        if not {"teacher_logits", "labels"}.issuperset({*self.reads} - {"logits"}):
+            return "they are logits alone, and it reads more of the teacher"
+        if "teacher_logits" not in self.reads:
+            return None
+        if not (self.over_bins if how == "top_k" else self.over_samples):
+            needed = "every logit" if how == "top_k" else "the teacher's whole distribution"
+            return f"it needs {needed}, and of each position {how} is stored"
+        if getattr(self, "temperature", 1.0) != 1:
+            return "they are of temperature 1, and what is not stored has no other"
+        return None
 
     def completed(self, *, train_embedding: bool) -> Self:
         """The loss as it is computed: with the defaults that follow from other sections of the spec."""

@@ -12,15 +12,17 @@ from boomspec.core.tasks.models import Baseline, Dequantize, Interpolate, LaCo, 
 from boomspec.core.tasks.record import Architecture, Determinism, Faithful, Optimizer, Precision, Recipe, Record
 from boomspec.core.tasks.report import Cell, Compared, Comparison, Report, Series
 from boomspec.core.tasks.search import Calibration, LayerChoice, PatchOrder, Search
+from boomspec.core.tasks.teacher_outputs import Samples, Stored, TeacherOutputs, TopTokens
 from boomspec.core.tasks.tokenize import Tokenize, TrainTokenizer
 from boomspec.core.tasks.training import Distill, Pretrain
 from boomspec.core.types import kinds_in
 
 __all__ = [
-    "KINDS", "SHOWING", "TRAININGS", "Architecture", "Baseline", "BuiltSize", "Calibration", "Cell",
-    "Check", "Compared", "Comparison", "Dequantize", "Determinism", "Distill", "Evaluate", "Faithful", "Generate",
-    "HeldOut", "Interpolate", "LaCo", "LayerChoice", "LmEval", "Optimizer", "Outline", "PatchOrder", "Precision",
-    "Pretrain", "Recipe", "Record", "Report", "Sampling", "Search", "Series", "Subset", "Tokenize", "TrainTokenizer",
+    "KINDS", "SHOWING", "TRAININGS", "Architecture", "Baseline", "BuiltSize", "Calibration", "Cell", "Check",
+    "Compared", "Comparison", "Dequantize", "Determinism", "Distill", "Evaluate", "Faithful", "Generate",
+    "HeldOut", "Interpolate", "LaCo", "LayerChoice", "LmEval", "Optimizer", "Outline", "PatchOrder",
+    "Precision", "Pretrain", "Recipe", "Record", "Report", "Samples", "Sampling", "Search", "Series", "Stored",
+    "Subset", "TeacherOutputs", "Tokenize", "TopTokens", "TrainTokenizer",
 ]  # fmt: skip
 
 KINDS = kinds_in(__name__, Record)

@@ -1,12 +1,11 @@
 """The kind `evaluate`: one model is measured in one way."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Discriminator
 
-from boomspec.core.tasks.record import AFTER_TOKENIZE, Cost, Determinism, Precision, Prices, Record
+from boomspec.core.tasks.record import AFTER_TOKENIZE, Cost, Determinism, Precision, Prices, Record, TextCounts
 from boomspec.core.types import Strict
 
 REQUESTS = "how many requests lm-eval makes, and of what length"
@@ -53,11 +52,11 @@ class Evaluate(Record):
         cost = Cost(flops=rate * tokens, memory=memory, read=model.bytes, tokens=tokens, flops_per_real_token=rate)
         return replace(cost, real_tokens=tokens or None, unknown="" if tokens else AFTER_TOKENIZE)
 
-    def counted(self, cost: Cost, held_out: Callable[[], int], mean_labels: Callable[[int], float]) -> Cost:
+    def counted(self, cost: Cost, text: TextCounts) -> Cost:
         if isinstance(self.measure, LmEval):
             return cost
         limit = self.measure.max_tokens
-        real = max(0, (held_out() if limit is None else min(limit, held_out())) - 1)
+        real = max(0, (text.held_out() if limit is None else min(limit, text.held_out())) - 1)
         return cost.counted(real, tokens=real, unknown="")
 
     def work(self, cost: Cost) -> float | None:

@@ -5,7 +5,7 @@
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -117,9 +117,27 @@ class Prices(ABC):
 
     @abstractmethod
     def training(
-        self, recipe: Recipe, losses: Losses, faithful: Faithful | None = None, *, frozen: bool = False
+        self,
+        recipe: Recipe,
+        losses: Losses,
+        faithful: Faithful | None = None,
+        *,
+        frozen: bool = False,
+        teachers: Sequence[str] = ("teacher",),
     ) -> Cost:
-        """The cost of training the model, with the input `teacher` where there is one. `frozen`: its embedding is."""
+        """The cost of training the model. `frozen`: its embedding is.
+
+        `teachers`: the inputs that are run beside it, where they are there; those after the first for their logits.
+        """
+
+
+@dataclass(frozen=True)
+class TextCounts:
+    """What is known of the text in an input `tokens` once it is there."""
+
+    held_out: Callable[[], int]  # tokens
+    mean_labels: Callable[[int], float]  # of the mean row, where each is a document, padded or cut to so many tokens
+    windows: Callable[[int], int]  # of so many tokens, in the training text
 
 
 class Architecture(Strict):
@@ -172,10 +190,8 @@ class Record(Strict):
         """What it takes, as far as that follows from the record and from the shapes of models."""
         return Cost()
 
-    def counted(self, cost: Cost, held_out: Callable[[], int], mean_labels: Callable[[int], float]) -> Cost:
-        """Its cost with what is known of the text in its input `tokens`: how many tokens are held out, and the labels
-        of the mean row where each row is one document, padded or cut to so many tokens.
-        """
+    def counted(self, cost: Cost, text: TextCounts) -> Cost:
+        """Its cost with what is known of the text in its input `tokens`."""
         return cost
 
     def work(self, cost: Cost) -> float | None:

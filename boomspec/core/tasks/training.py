@@ -1,11 +1,22 @@
 """The kinds `pretrain` and `distill`: a small Llama is trained as a teacher, or layers of a teacher as a student."""
 
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 from boomspec.core.layers import teacher_layers
 from boomspec.core.losses import CrossEntropy, Losses
-from boomspec.core.tasks.record import Architecture, Cost, Determinism, Faithful, LayerPlanShape, Prices, Recipe, Record
+from boomspec.core.tasks.record import (
+    Architecture,
+    Cost,
+    Determinism,
+    Faithful,
+    LayerPlanShape,
+    Prices,
+    Recipe,
+    Record,
+    TextCounts,
+)
+from boomspec.core.tasks.teacher_outputs import Stored
 
 
 class Pretrain(Record):
@@ -32,7 +43,8 @@ class Pretrain(Record):
 
 
 class Distill(Record):
-    """Inputs: `teacher` (source or task), `tokens`; `start` where the student begins as layers of another model.
+    """Inputs: `teacher` (source or task), `tokens`; `start` where the student begins as layers of another model;
+    `outputs` with `teacher_outputs`.
 
     `held_out`: of which tokens the similarity of states is measured, where those that it trains on have no such text.
     """
@@ -50,6 +62,7 @@ class Distill(Record):
     recipe: Recipe
     faithful: Faithful | None = None
     determinism: Determinism | None = None
+    teacher_outputs: Stored | None = None  # what is stored of the teacher's outputs, which is not run then
 
     @property
     def begins(self) -> tuple[int, ...]:
@@ -61,13 +74,19 @@ class Distill(Record):
         return LayerPlanShape(teacher_layers(self.begins), teacher=role)
 
     def cost(self, prices: Prices) -> Cost:
-        return prices.training(self.recipe, self.losses, self.faithful, frozen=not self.train_embedding)
+        runs = ("teacher",) if self.teacher_outputs is None else ()
+        settings = self.recipe, self.losses, self.faithful
+        cost = prices.training(*settings, frozen=not self.train_embedding, teachers=runs)
+        if self.teacher_outputs is None:
+            return cost
+        stored = self.teacher_outputs.bytes(prices.models["teacher"].vocabulary)
+        return replace(cost, read=cost.read + self.recipe.tokens * stored)
 
-    def counted(self, cost: Cost, held_out: Callable[[], int], mean_labels: Callable[[int], float]) -> Cost:
+    def counted(self, cost: Cost, text: TextCounts) -> Cost:
         if self.faithful is None or not self.faithful.padding:
             return cost
         rows = self.recipe.steps * self.recipe.sequences  # each is one document
-        return cost.counted(round(rows * mean_labels(self.recipe.sequence_length)))
+        return cost.counted(round(rows * text.mean_labels(self.recipe.sequence_length)))
 
     def pace(self) -> tuple[str, ...]:
         return (self.recipe.precision,)

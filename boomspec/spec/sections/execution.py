@@ -172,6 +172,7 @@ class ExecutionSpec(Strict):
     pretrain: TrainingResources = about("For training a teacher.", default=TrainingResources())
     distill: DistillResources = about("For each distillation.", default=DistillResources())
     generate: MeasuringResources = about("For text that a teacher writes.", default=MeasuringResources())
+    teacher_outputs: MeasuringResources = about("For storing the teacher's outputs.", default=MeasuringResources())
     search: MeasuringResources = about("For a choice that needs data.", default=MeasuringResources())
     interpolate: Resources = about("For building one size.", default=Resources())
     baseline: MeasuringResources | None = Field(None, examples=[{"gpus": 1, "batch_size": 16}])

@@ -8,7 +8,7 @@ from boomspec.core.losses import Losses, usual_losses
 from boomspec.core.tasks import Precision
 from boomspec.core.types import Count, Number, ShareField, Strict, about
 from boomspec.spec.sections.schemes import Assistants, GeneratedSpec
-from boomspec.spec.validate import FieldError
+from boomspec.spec.validate import FieldError, goes_with, only_one
 
 Positive = Annotated[Count, Field(gt=0)]
 NotNegative = Annotated[Count, Field(ge=0)]
@@ -62,6 +62,23 @@ class FaithfulSpec(Strict):
             raise FieldError("there is no padding to average over: set padding: true", at=("kl_on_padding",))
 
 
+class TeacherOutputsSpec(Strict):
+    """The teacher's outputs are stored once, before the training, and no student runs it."""
+
+    top_k: Positive | None = Field(None, examples=[64])
+    """So many of the likeliest tokens of each position, with their log-probabilities and that of all others together:
+    losses compare the distributions over these bins."""
+    samples: Positive | None = Field(None, examples=[12])
+    """So many tokens of each position, drawn from the teacher's distribution, with importance weights: the KL
+    divergence is estimated without bias (RS-KD, arXiv 2503.16870)."""
+    temperature: Number | None = Field(None, examples=[1.0], gt=0)
+    """Of the distribution that samples are drawn from; the weights undo it. Default: 1."""
+
+    def model_post_init(self, _: object) -> None:
+        only_one(self, "top_k", "samples")
+        goes_with(self, "samples", "temperature", not_with="top_k")
+
+
 def _some_loss(losses: Losses) -> Losses:
     if not losses.terms():
         raise FieldError(f"at least one loss is needed: {', '.join(Losses.model_fields)}")
@@ -84,9 +101,28 @@ class DistillSpec(Training):
     generations: int | None = Field(None, examples=[3], ge=1)
     """So many students are trained one after the other. Each begins as the first did and is distilled from the one
     before (arXiv 1805.04770); the last is the student. Default: 1."""
+    teacher_outputs: TeacherOutputsSpec | None = Field(None, examples=[{"top_k": 64}, {"samples": 12}])
+    """What is stored of the teacher's outputs, for students that never run it. Default: the teacher is run beside
+    its student."""
 
     def model_post_init(self, _: object) -> None:
         if self.generated is not None and self.faithful is not None and self.faithful.padding:
             raise FieldError(
                 "the teacher writes whole sequences: there is no document to pad", at=("faithful", "padding")
             )
+        if self.teacher_outputs is not None:
+            self._check_stored(self.teacher_outputs)
+
+    def _check_stored(self, outputs: TeacherOutputsSpec) -> None:
+        how: Literal["top_k", "samples"] = "top_k" if outputs.samples is None else "samples"
+        for kind, term in self.losses.terms().items():
+            if (reason := term.not_from_stored(how)) is not None:
+                message = f"it cannot be computed from the teacher's stored outputs: {reason}"
+                hint = f"set {kind}: null, or remove teacher_outputs"
+                raise FieldError(message, at=("losses", kind), hint=hint)
+        if not self.losses.reading("teacher_logits"):
+            hint = "give a loss such as kl, or remove teacher_outputs"
+            raise FieldError("no loss reads the teacher's outputs", at=("teacher_outputs",), hint=hint)
+        if self.faithful is not None and self.faithful.padding:
+            message = "padded sequences are not with teacher_outputs: what is stored are windows of the text"
+            raise FieldError(message, at=("faithful", "padding"))
