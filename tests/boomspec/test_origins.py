@@ -34,6 +34,8 @@ OF_THE_HUB = {
     *(("data", name) for name in ("dataset", "config", "split", "revision", "format", "corpus", "text_field")),
     ("interpolate", "singletons"),  # for blocks of one layer
     ("distill", "faithful", "kl_on_padding"),  # goes with padding
+    # Goes with losses of logits alone: see below.
+    *(("distill", "teacher_outputs", name) for name in ("top_k", "samples", "temperature")),
 }
 MORE = {  # fields that no edit of the table has
     "teacher.pretrain.batch_tokens": 512,
@@ -128,6 +130,19 @@ def test_these_are_all_fields_of_the_language() -> None:
     assert lost == set()
     kinds = {place[1] for place in said if place[0] == "baselines" and len(place) > 1}
     assert set(BaselineItem.model_fields) - kinds == {"shortgpt", "standard_distillation"}  # see test_searches.py
+
+
+def test_what_is_stored_of_a_teacher_is_named_for_what_stores_it_and_for_who_reads_it(specs: Writer) -> None:
+    alone, beside = ("distill.losses.hidden_cosine", None), ("evaluate.precision", "fp32")
+    old = specs.edited(alone, ("distill.teacher_outputs", {"samples": 8}))
+    found = changes(old, specs.edited(alone, beside, ("distill.teacher_outputs", {"samples": 8, "temperature": 1.2})))
+    for task in ("teacher outputs", "distill student"):
+        assert fields(found, task) == {"distill.teacher_outputs.temperature"}
+    found = changes(old, specs.edited(alone, beside, ("distill.teacher_outputs", {"top_k": 8})))
+    assert fields(found, "teacher outputs") >= {"distill.teacher_outputs.top_k"}
+    found = changes(specs.edited(alone), specs.edited(alone, beside, ("distill.teacher_outputs", {"top_k": 8})))
+    assert fields(found, "distill student") == {"distill.teacher_outputs"}
+    assert {task.name for task in found.of("added")} == {"teacher outputs"}
 
 
 def test_fields_that_make_one_parameter_are_each_named(specs: Writer) -> None:

@@ -78,3 +78,10 @@ def test_text_that_the_teacher_writes(connected: None, tmp_path: Path, name: str
     measured = [json.loads(path.read_text()) for path in (tmp_path / "store").glob("evaluate/*/artifact.json")]
     (text,) = (path.name for path in (tmp_path / "store").glob("tokenize/*") if len(path.name) == 64)
     assert {record["task"]["inputs"]["tokens"] for record in measured} == {text}
+
+
+def test_an_offline_teacher(connected: None, tmp_path: Path) -> None:
+    found = made(connected, tmp_path, "offline-teacher")
+    assert "teacher outputs" in found["output"]
+    [folder] = [path for path in (tmp_path / "store" / "teacher_outputs").iterdir() if (path / "meta.json").is_file()]
+    assert json.loads((folder / "meta.json").read_text())["rows"] == 32
