@@ -158,7 +158,8 @@ def _compile(file: SpecFile, answers: Answers) -> Builder:
             if not build.pending:
                 _add_numbers(build, models)
                 build.products = tuple(model.task for model in inner if model.task in build.nodes)
-                trained = (family.student, family.every, family.rest)
+                fitted = file.spec.interpolate.seam is not None
+                trained = (family.student, family.every, family.rest, fitted)
                 build.lineage = Lineage(build.teacher, build.student, kept, *trained)
     if build.pending:  # no task or source is left but those that the searches need
         needed = set(build.pending)

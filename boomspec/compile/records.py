@@ -8,9 +8,10 @@ from boomspec.compile.resolved import ResolvedSpec
 from boomspec.compile.trainings import recipe
 from boomspec.core import tasks
 from boomspec.core.graph import Source
+from boomspec.core.layers import LayerPlan
 from boomspec.spec.sections.baselines import LaCoSpec
 from boomspec.spec.sections.data import CalibrationSpec
-from boomspec.spec.sections.interpolate import OrderSearch
+from boomspec.spec.sections.interpolate import OrderSearch, SeamSpec
 from boomspec.spec.sections.schemes import SamplingSpec
 from boomspec.spec.sections.student import KeepChoice
 from boomspec.spec.sections.training import DistillSpec, FaithfulSpec
@@ -138,6 +139,12 @@ def search(resolved: ResolvedSpec, section: KeepChoice | OrderSearch, kept: tupl
         settings = section.model_dump(exclude={"search", "calibration"})
         choice = tasks.PatchOrder(method=section.search, kept=kept, **settings)
     return tasks.Search(choice=choice, **_measured(resolved, section.calibration))
+
+
+def seam(resolved: ResolvedSpec, section: SeamSpec, plan: LayerPlan, **known: Any) -> tasks.Seam:
+    """What is fitted for one size. `known`: kept layers, and where layers add to the stream."""
+    settings: dict[str, Any] = {"reach": None if section.reach == "all" else section.reach, "ridge": section.ridge}
+    return tasks.Seam(plan=plan, fit=section.fit, **settings, **known, **_measured(resolved, section.calibration))
 
 
 def _measured(resolved: ResolvedSpec, calibration: CalibrationSpec) -> dict[str, Any]:

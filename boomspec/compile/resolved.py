@@ -96,6 +96,8 @@ class ResolvedSpec:
                 student = {**student, "keep": {**data["student"]["keep"], "found": student["keep"]}}
             if isinstance(order, OrderSearch):
                 interpolate = {**interpolate, "order": {**section["order"], "found": interpolate["order"]}}
+            if spec.interpolate.seam is not None:
+                interpolate = {**interpolate, "seam": section["seam"]}
             data |= {"student": data["student"] | student, "teacher": data["teacher"] | teacher}
             data["interpolate"] = interpolate
         data["sources"] = _read(spec, self.sources)
@@ -119,6 +121,9 @@ def complete(spec: Spec) -> Spec:
         changes["data"] = _filled(data, text_field=TEXT_FIELD, split="train" if data.dataset is not None else None)
     if isinstance(order, OrderSearch) and order.search == "beam":
         changes["interpolate"] = spec.interpolate.model_copy(update={"order": _filled(order, width=4)})
+    if (seam := spec.interpolate.seam) is not None and seam.fit != "scale":
+        interpolate = changes.get("interpolate", spec.interpolate)
+        changes["interpolate"] = interpolate.model_copy(update={"seam": _filled(seam, reach=1, ridge=0.01)})
     if (distill := spec.distill) is not None:
         losses = distill.losses.each(lambda term: term.completed(train_embedding=spec.student.train_embedding))
         outputs = distill.teacher_outputs

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from boomspec.core.errors import Problem
 from boomspec.core.tasks.record import Optimizer, Recipe, Schedule
 from boomspec.spec.sections.baselines import LaCoSpec, ShortGPT
-from boomspec.spec.sections.interpolate import OrderSearch
+from boomspec.spec.sections.interpolate import OrderSearch, SeamSpec
 from boomspec.spec.sections.student import KeepChoice
 from boomspec.spec.sections.training import Training
 from boomspec.spec.spec_file import Spec, SpecFile
 from boomspec.spec.yaml_reader import Location
 
-_SEARCHED = KeepChoice | OrderSearch | ShortGPT | LaCoSpec
+_SEARCHED = KeepChoice | OrderSearch | SeamSpec | ShortGPT | LaCoSpec
 _Trained = tuple[Training, Location, int, Location]  # its section and its tokens, each with its place
 _PLENTY = 10_000_000  # tokens, where nothing is trained or searched: what is held out is a share of them
 
@@ -109,7 +109,7 @@ def _tokens_needed(spec: Spec) -> str:
     assert spec.data is not None
     length = spec.data.sequence_length
     kinds = (kind for item in spec.baselines for kind in (item.shortgpt, item.laco))
-    searches = (spec.student.keep, spec.interpolate.order, *kinds)
+    searches = (spec.student.keep, spec.interpolate.order, spec.interpolate.seam, *kinds)
     read = [s.calibration.sequences * length for s in searches if isinstance(s, _SEARCHED)]
     for section, _, tokens, _ in _trainings(spec):
         sequences, steps = _sequences_and_steps(section, length, tokens)

@@ -158,6 +158,11 @@ def prefixes(order: Sequence[int]) -> list[tuple[int, ...]]:
     return [tuple(order[:k]) for k in range(len(order) + 1)]
 
 
+def seams(plan: LayerPlan) -> tuple[int, ...]:
+    """Places in a plan whose layer has another owner than the one in front of it."""
+    return tuple(place for place in range(1, len(plan)) if plan[place].owner != plan[place - 1].owner)
+
+
 def teacher_indices(plan: LayerPlan, kept: Sequence[int]) -> list[int]:
     """For each layer of a plan the teacher layer that it is, or was copied from: they have one shape."""
     return [layer.index if layer.owner == TEACHER else kept[layer.index] for layer in plan]

@@ -53,11 +53,16 @@ class Lineage:
     trained: Member  # the student itself; by the published code's rule the smallest member may be another
     members: tuple[Member, ...]  # by patched blocks, built by the graph or not; the last one is the teacher
     rest: bool = False  # members with layers of the teacher have its other parts, too
+    seams: bool = False  # members of layers of both have weights of their own, fitted at their seams
 
     def to_json(self) -> dict[str, Any]:
         ids = {"teacher": self.teacher, "student": self.student, "kept": list(self.kept)}
         sizes = {"trained": self.trained.to_json(), "members": [member.to_json() for member in self.members]}
-        return ids | sizes | ({"rest": True} if self.rest else {})
+        return ids | sizes | {name: True for name in ("rest", "seams") if getattr(self, name)}
+
+    def is_fitted(self, member: Member) -> bool:
+        """Whether a member has weights that neither teacher nor student has."""
+        return self.seams and not (member.is_student or member.is_teacher)
 
     def pick(self, text: str) -> Member:
         """The member of a size ("student", "24 layers", "3B", "80%"): the largest not above it; else BoomspecError."""

@@ -59,6 +59,9 @@ class FamilyRules:
     parallel: bool = False  # attention and MLP read the same state
     masked: bool = False  # a masked language model, whatever its config calls it
     encoder_decoder: bool = False  # two stacks of layers, although its config need not say so
+    # Modules of a layer whose outputs are added to the stream as they are, from norms in front of it: of attention, and
+    # of the MLP. None: not known to be so.
+    writes: tuple[str, str] | None = None
     # How it is handled.
     plain: Plain | None = None
     tiny: Mapping[str, int] = field(default_factory=dict)  # keys of the config that mean other sizes than usual
@@ -160,6 +163,7 @@ _ATTENTION = "self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.o_pro
 _MLP = "mlp.gate_proj mlp.up_proj mlp.down_proj"
 _NORMS = "input_layernorm post_attention_layernorm"
 _SHARED = frozenset({"model.embed_tokens.weight", "model.norm.weight"})
+_WRITES = ("self_attn.o_proj", "mlp.down_proj")
 _LLAMA = Plain(_weights(_ATTENTION, _MLP, _NORMS), _SHARED)
 
 _DISTILBERT_AS_BERT = Translation(
@@ -239,7 +243,7 @@ FAMILIES: dict[str, FamilyRules] = {
     "falcon": _gpt("word_embeddings"),
     "falcon_h1": FamilyRules(tiny={"mamba_d_head": 16}),
     "falcon_mamba": _mamba(tied=True),
-    "gemma": FamilyRules(tied=True, alike=True, plain=_LLAMA),
+    "gemma": FamilyRules(tied=True, alike=True, writes=_WRITES, plain=_LLAMA),
     "gemma2": FamilyRules(tied=True, full_attention_every=2),
     "gemma3_text": FamilyRules(tied=True, full_attention_every=6),
     "gemma3n_text": FamilyRules(
@@ -250,6 +254,7 @@ FAMILIES: dict[str, FamilyRules] = {
     "gpt-sw3": _gpt(),
     "gpt2": _gpt(
         renamed=((r"^(?!transformer\.|lm_head\.)", "transformer."),), dropped=_MASKS, alike=True,
+        writes=("attn.c_proj", "mlp.c_proj"),
         plain=Plain(
             _both("ln_1 ln_2 attn.c_attn attn.c_proj mlp.c_fc mlp.c_proj"),
             _weights("transformer.wte transformer.wpe") | _both("transformer.ln_f"),
@@ -261,6 +266,7 @@ FAMILIES: dict[str, FamilyRules] = {
     "gpt_neox": FamilyRules(
         trunk="gpt_neox.", head="embed_out.weight", embedding="gpt_neox.embed_in.weight",
         renamed=((r"^lm_head\.", "embed_out."),), dropped=r"\.attention\.(masked_)?bias$", alike=True, parallel=True,
+        writes=("attention.dense", "mlp.dense_4h_to_h"),
         plain=Plain(
             _both(_NORMS, "attention.query_key_value attention.dense mlp.dense_h_to_4h mlp.dense_4h_to_h"),
             _weights("gpt_neox.embed_in") | _both("gpt_neox.final_layer_norm"),
@@ -274,14 +280,14 @@ FAMILIES: dict[str, FamilyRules] = {
     "gptj": _gpt(tied=False, dropped=_MASKS, alike=True),
     "granite": FamilyRules(alike=True, plain=_LLAMA),
     **dict.fromkeys(("lfm2", "lfm2_moe", "lfm3"), FamilyRules(tied=True, final_norm="model.embedding_norm.")),
-    "llama": FamilyRules(alike=True, plain=_LLAMA),
+    "llama": FamilyRules(alike=True, writes=_WRITES, plain=_LLAMA),
     "mamba": _mamba(tied=True),
     "mamba2": _mamba(tiny={"num_heads": 8}),  # of the state space, twice as wide as the hidden states
     "megatron-bert": _bert(final_norm=""),
     "minimax": FamilyRules(
         by_place=("the decay of linear attention depends on index and number of layers", lambda i, n, _: (i, n)),
     ),
-    "mistral": FamilyRules(alike=True, windowed=True, plain=_LLAMA),
+    "mistral": FamilyRules(alike=True, windowed=True, writes=_WRITES, plain=_LLAMA),
     "mixtral": FamilyRules(alike=True, windowed=True),
     "modernbert-decoder": FamilyRules(
         head="decoder.weight", embedding="model.embeddings.tok_embeddings.weight", head_transform=r"^lm_head\.",
@@ -306,16 +312,16 @@ FAMILIES: dict[str, FamilyRules] = {
     ),
     "phi": FamilyRules(alike=True),
     "phi3": FamilyRules(
-        alike=True, windowed=True,
+        alike=True, windowed=True, writes=_WRITES,
         plain=Plain(_weights("self_attn.qkv_proj self_attn.o_proj mlp.gate_up_proj mlp.down_proj", _NORMS), _SHARED),
     ),
     "qwen2": FamilyRules(
-        alike=True, unless="use_sliding_window",
+        alike=True, unless="use_sliding_window", writes=_WRITES,
         plain=Plain(_LLAMA.layer | {f"self_attn.{name}_proj.bias" for name in "qkv"}, _SHARED, ("use_sliding_window",)),
     ),
     "qwen2_moe": FamilyRules(alike=True, unless="use_sliding_window"),
     "qwen3": FamilyRules(
-        alike=True, unless="use_sliding_window",
+        alike=True, unless="use_sliding_window", writes=_WRITES,
         plain=Plain(_LLAMA.layer | _weights("self_attn.q_norm self_attn.k_norm"), _SHARED, ("use_sliding_window",)),
     ),
     "qwen3_moe": FamilyRules(alike=True),

@@ -239,7 +239,7 @@ def _follows(path: Path, old: dict[str, Any], new: dict[str, Any]) -> bool:
     if path[:2] == ("student", "keep"):
         return bool(before.get("keep") == after.get("keep"))
     in_family = path[:1] == ("interpolate",) and len(path) > 1
-    return in_family and bool(before["interpolate"][path[1]] == after["interpolate"][path[1]])
+    return in_family and bool(before["interpolate"].get(path[1]) == after["interpolate"].get(path[1]))
 
 
 def shown(value: Any, *, width: int = 60) -> str:

@@ -111,11 +111,15 @@ class Spec(Strict):
         if self.data is not None and self.data.bos is True and self.teacher.pretrain is not None:
             message = "a tokenizer that is trained here has no token for the beginning of a sequence"
             raise FieldError(message, hint="its documents begin after its end-of-text", at=("data", "bos"))
+        if self.interpolate.seam is not None and self.teacher.keeps_rest:
+            message = "cannot be fitted for sizes that keep other parts of the teacher"
+            raise FieldError(message, hint="teacher.rest: drop", at=("interpolate", "seam"))
         readers = {
             "distill": self.distill,
             "teacher.pretrain": self.teacher.pretrain,
             "evaluate.held_out": self.evaluate and self.evaluate.held_out,
             "interpolate.order": isinstance(self.interpolate.order, OrderSearch),
+            "interpolate.seam": self.interpolate.seam,
             "baselines": any(item.naive_pruning is None for item in self.baselines),
         }
         if self.data is None and (reason := next((name for name, read in readers.items() if read), None)):

@@ -15,14 +15,16 @@ too large for the teacher's dtype shows while it is converted: then no config is
 
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.json_text import transformers_floats
 from boomspec.core.layers import STUDENT, TEACHER, LayerPlan, Owner, ends_of
 from boomspec.models import fit
+from boomspec.models.checkpoint import read_header
 from boomspec.models.facts import read_as, read_facts
 from boomspec.models.families import unwrapped
 from boomspec.models.folder import CONFIG
@@ -34,19 +36,32 @@ Sources = Mapping[Owner, Path]  # teacher and student, or one of them
 
 
 def assemble(
-    sources: Sources, plan: LayerPlan, target: Path, *, tied: bool, code: Collection[str] = (), rest: bool = False
+    sources: Sources,
+    plan: LayerPlan,
+    target: Path,
+    *,
+    tied: bool,
+    code: Collection[str] = (),
+    rest: bool = False,
+    fitted: Path | None = None,
 ) -> None:
     """Write the model of `plan` into the folder `target`.
 
     What travels comes from the teacher where there is one, with its code where all of that is in `code` (sha256 of each
-    file). `rest`: with the teacher's other parts (`boomspec.models.fit`), if layers of it are in the plan. Raises
-    BoomspecError, before anything is written, where the sources do not fit together.
+    file). `rest`: with the teacher's other parts (`boomspec.models.fit`), if layers of it are in the plan. `fitted`: a
+    safetensors file of weights that take the place of others, by their names in the layer stack. Raises BoomspecError,
+    before anything is written, where the sources do not fit together.
     """
-    assemble_family(sources, {target: (plan, tied)}, code=code, rest=rest)
+    assemble_family(sources, {target: (plan, tied)}, code=code, rest=rest, fitted={target: fitted})
 
 
 def assemble_family(
-    sources: Sources, plans: Mapping[Path, tuple[LayerPlan, bool]], *, code: Collection[str] = (), rest: bool = False
+    sources: Sources,
+    plans: Mapping[Path, tuple[LayerPlan, bool]],
+    *,
+    code: Collection[str] = (),
+    rest: bool = False,
+    fitted: Mapping[Path, Path | None] = MappingProxyType({}),
 ) -> None:
     """Write many models of the same sources, {target: (plan, tied)}, as `assemble` does, reading each tensor once."""
     base: Owner = TEACHER if TEACHER in sources else STUDENT
@@ -67,6 +82,8 @@ def assemble_family(
             raise BoomspecError(f"{target}: a model cannot be written over one that it is made of")
         config = plan_config(facts, plan, tied=tied, base=base)
         made[target] = fit.tensors_of_plan(facts, plan, tied=tied, zeros=zeros[ends_of(plan)[0]])
+        if (own := fitted.get(target)) is not None:
+            made[target] = _with_fitted(made[target], own, facts[base].prefix)
         name, times = Counter(tensor.name for tensor, _ in made[target]).most_common(1)[0]
         if times > 1:
             raise BoomspecError(f"two tensors of the model would be called '{name}'")
@@ -84,3 +101,12 @@ def assemble_family(
         copy_travelling(sources[base], target, code)
         text = json.dumps(transformers_floats(config), indent=2, sort_keys=True, allow_nan=False)
         (target / CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+def _with_fitted(made: Sequence[fit.Made], file: Path, prefix: str) -> list[fit.Made]:
+    """The tensors of a model, some of them made of those in a file, which are named as in the layer stack."""
+    own = {f"{prefix}.{entry.name}".lstrip("."): entry for entry in read_header(file)}
+    shapes = {tensor.name: tensor.shape for tensor, _ in made}
+    if wrong := next((name for name, entry in own.items() if shapes.get(name) != entry.shape), None):
+        raise BoomspecError(f"{file}: '{wrong}' is not a tensor of this model, or has another shape there")
+    return [(tensor, own.get(tensor.name, source)) for tensor, source in made]

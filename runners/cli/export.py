@@ -63,7 +63,7 @@ def export(graph: TaskGraph, store: Store, plan: str | None, target: Path, *, fo
     """
     # Not at the top: these read the environment that `main` sets.
     from runners.assembly.assemble import assemble_family
-    from runners.modeling.models import built_folder, lineage_of, owner_folders
+    from runners.modeling.models import built_folder, fitted_weights, lineage_of, owner_folders
     from runners.report.model_card import model_card
 
     target = target.absolute()
@@ -84,7 +84,8 @@ def export(graph: TaskGraph, store: Store, plan: str | None, target: Path, *, fo
             owners = {TEACHER, *(layer.owner for member in members.values() for layer in member.plan)}
             plans = {folder / name: (member.plan, member.tied) for name, member in members.items()}
             code, sources = trusted_code(graph.sources.values()), owner_folders(graph, store, owners)
-            assemble_family(sources, plans, code=code, rest=lineage.rest)
+            fitted = {folder / name: fitted_weights(graph, store, member) for name, member in members.items()}
+            assemble_family(sources, plans, code=code, rest=lineage.rest, fitted=fitted)
         for name, member in members.items():
             called = f"{target.name}-{name}" if name else target.name
             card = model_card(graph, store, member, folder=folder / name, name=called)

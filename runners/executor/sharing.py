@@ -136,7 +136,7 @@ def _models(graph: TaskGraph) -> dict[str, InFamily]:
         found[family.teacher] = InFamily(family.teacher, None, family.members[-1].plan)
     for node in graph.nodes.values():
         record, inputs = node.task.record, node.task.inputs
-        if isinstance(record, Interpolate):
+        if isinstance(record, Interpolate) and "seam" not in inputs:  # else it has weights of its own
             found[node.id] = InFamily(inputs["teacher"], inputs["student"], record.plan)
         elif isinstance(record, Baseline) and isinstance(record.build, Subset):
             found[node.id] = InFamily(inputs["teacher"], None, record.build.plan)

@@ -53,6 +53,8 @@ class Family:
         """
         if isinstance(size, str):
             member = self.lineage.pick(size)
+            if self.lineage.is_fitted(member):
+                raise _own_weights(member)
             return self._rewired(member.plan, tied=member.tied)
         try:
             plan = read_layers(size)
@@ -63,7 +65,10 @@ class Family:
         for layer in plan:
             if layer.index >= (count := self.facts[layer.owner].count):
                 raise BoomspecError(f"{layer} does not exist: that model has {count} layers")
-        known = {member.plan: member.tied for member in (self.lineage.trained, *self.sizes)}
+        members = {member.plan: member for member in (self.lineage.trained, *self.sizes)}
+        if (same := members.get(plan)) is not None and self.lineage.is_fitted(same):
+            raise _own_weights(same)
+        known = {plan: member.tied for plan, member in members.items()}
         first, last = ends_of(plan)
         return self._rewired(plan, tied=known.get(plan, self.facts[TEACHER].tied and first == last))
 
@@ -118,9 +123,16 @@ def load_member(graph: TaskGraph, store: Store, member: Member, *, dtype: Dtype 
     folder = built_folder(graph, store, member)
     if folder is None and member.is_teacher:
         folder = owner_folders(graph, store, [TEACHER])[TEACHER]
+    if folder is None and lineage_of(graph).is_fitted(member):
+        raise _own_weights(member)
     if folder is None:
         return load_family(graph, store, dtype=dtype).model(member.plan)
     return load(folder, dtype=torch_dtype(dtype, folder), code=_trusted(graph))
+
+
+def _own_weights(member: Member) -> BoomspecError:
+    message = f"the size of {member.layers} layers has weights of its own, fitted at its seams: it shares no memory"
+    return BoomspecError(message, hint="run the spec, or export this size, and load its folder")
 
 
 def _trusted(graph: TaskGraph) -> frozenset[str]:

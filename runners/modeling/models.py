@@ -16,7 +16,8 @@ from boomspec.core.graph import CODE, TaskGraph
 from boomspec.core.identity import file_digest
 from boomspec.core.layers import TEACHER, Owner
 from boomspec.core.sizes import Lineage, Member
-from boomspec.core.tasks import Interpolate
+from boomspec.core.tasks import Interpolate, Seam
+from boomspec.core.tasks.seam import SEAM_FILE
 from boomspec.models.checkpoint import checkpoint_files, read_header
 from boomspec.models.code import CODE_FILES
 from boomspec.models.facts import DECODERS, decoder_config, read_config, read_facts
@@ -98,9 +99,24 @@ def task_of(graph: TaskGraph, member: Member) -> str | None:
         return lineage.teacher
     if member.plan == lineage.trained.plan:
         return lineage.student
-    wanted = member.plan, member.tied, {"teacher": lineage.teacher, "student": lineage.student}
+    wanted = member.plan, member.tied, lineage.teacher, lineage.student
     made = [(node, node.task.record) for node in graph.nodes.values() if isinstance(node.task.record, Interpolate)]
-    return next((node.id for node, r in made if (r.plan, r.tied, node.task.inputs) == wanted), None)
+    found = ((node.id, (r.plan, r.tied, *map(node.task.inputs.get, ("teacher", "student")))) for node, r in made)
+    return next((task for task, its in found if its == wanted), None)
+
+
+def fitted_weights(graph: TaskGraph, store: Store, member: Member) -> Path | None:
+    """The weights that a size has of its own; None where it has none. Raises BoomspecError where they are not there."""
+    if not lineage_of(graph).is_fitted(member):
+        return None
+    task = task_of(graph, member)
+    seam = None if task is None else graph.nodes[task].task.inputs["seam"]
+    if seam is None or not store.is_whole(Seam.kind, seam):
+        message = (
+            f"{graph.name}: what was fitted at the seams of the size of {member.layers} layers is not in the store"
+        )
+        raise BoomspecError(message, hint="name the size in interpolate.sizes and run the spec")
+    return store.fetch(Seam.kind, seam) / SEAM_FILE
 
 
 def built_folder(graph: TaskGraph, store: Store, member: Member) -> Path | None:

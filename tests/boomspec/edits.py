@@ -282,6 +282,12 @@ EXECUTION = {
     "cores for the tokens": execution("execution.tokenize", {"cpus": 2}, "execution.tokenize.cpus"),
 }
 RESULTS = {
+    "weights fitted at the seams": Edit(
+        {"interpolate.seam": {"fit": "refit"}},
+        {"interpolate.seam": "results"},
+        tuple(SIZES),
+        added=tuple(f"fit seams: {name}" for name in SIZES),
+    ),
     # The lm-eval tasks draw nothing at random.
     "the seed": results("seed", 1, "pretrain teacher", *DISTILLED, *LACO),
     "a deeper teacher": Edit(

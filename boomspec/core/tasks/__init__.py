@@ -11,6 +11,7 @@ from boomspec.core.tasks.generate import Generate, Sampling
 from boomspec.core.tasks.models import Baseline, Dequantize, Interpolate, LaCo, Subset
 from boomspec.core.tasks.record import Architecture, Determinism, Faithful, Optimizer, Precision, Recipe, Record
 from boomspec.core.tasks.report import Cell, Compared, Comparison, Report, Series
+from boomspec.core.tasks.seam import Seam
 from boomspec.core.tasks.search import Calibration, LayerChoice, PatchOrder, Search
 from boomspec.core.tasks.teacher_outputs import Samples, Stored, TeacherOutputs, TopTokens
 from boomspec.core.tasks.tokenize import Tokenize, TrainTokenizer
@@ -21,8 +22,8 @@ __all__ = [
     "KINDS", "SHOWING", "TRAININGS", "Architecture", "Baseline", "BuiltSize", "Calibration", "Cell", "Check",
     "Compared", "Comparison", "Dequantize", "Determinism", "Distill", "Evaluate", "Faithful", "Generate",
     "HeldOut", "Interpolate", "LaCo", "LayerChoice", "LmEval", "Optimizer", "Outline", "PatchOrder",
-    "Precision", "Pretrain", "Recipe", "Record", "Report", "Samples", "Sampling", "Search", "Series", "Stored",
-    "Subset", "TeacherOutputs", "Tokenize", "TopTokens", "TrainTokenizer",
+    "Precision", "Pretrain", "Recipe", "Record", "Report", "Samples", "Sampling", "Seam", "Search", "Series",
+    "Stored", "Subset", "TeacherOutputs", "Tokenize", "TopTokens", "TrainTokenizer",
 ]  # fmt: skip
 
 KINDS = kinds_in(__name__, Record)

@@ -14,7 +14,10 @@ _MERGES = "how many merges are tried"
 
 
 class Interpolate(Record):
-    """Inputs: `teacher`, `student`. `tied`: the result shares embedding and head, as the teacher does."""
+    """Inputs: `teacher`, `student`, and `seam` where weights of its own take the place of theirs.
+
+    `tied`: the result shares embedding and head, as the teacher does.
+    """
 
     kind, version = "interpolate", 2
 

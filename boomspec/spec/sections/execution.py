@@ -173,7 +173,7 @@ class ExecutionSpec(Strict):
     distill: DistillResources = about("For each distillation.", default=DistillResources())
     generate: MeasuringResources = about("For text that a teacher writes.", default=MeasuringResources())
     teacher_outputs: MeasuringResources = about("For storing the teacher's outputs.", default=MeasuringResources())
-    search: MeasuringResources = about("For a choice that needs data.", default=MeasuringResources())
+    search: MeasuringResources = about("For a choice or a fit that needs data.", default=MeasuringResources())
     interpolate: Resources = about("For building one size.", default=Resources())
     baseline: MeasuringResources | None = Field(None, examples=[{"gpus": 1, "batch_size": 16}])
     """For a baseline that needs no training. Default: what `interpolate` has."""
@@ -185,5 +185,7 @@ class ExecutionSpec(Strict):
         """What each task of a kind gets."""
         if kind == "baseline" and self.baseline is None:
             return MeasuringResources(**self.interpolate.model_dump())
+        if kind == "seam":
+            return self.search
         resources: Resources = getattr(self, kind, Resources())
         return resources

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from boomspec.core.layers import ORDERS, Singletons
-from boomspec.core.types import Bytes, SizesField, Strict, about
+from boomspec.core.tasks.seam import SeamFit
+from boomspec.core.types import Bytes, Number, SizesField, Strict, about
 from boomspec.spec.sections.data import Calibration, CalibrationSpec
 from boomspec.spec.sections.training import Positive
 from boomspec.spec.validate import FieldError
@@ -29,6 +30,26 @@ class OrderSearch(Strict):
     def model_post_init(self, _: object) -> None:
         if self.width is not None and self.search != "beam":
             raise FieldError("width goes with search: beam", at=("width",))
+
+
+class SeamSpec(Strict):
+    """What is fitted where layers of the student and of the teacher meet, in closed form, and folded into weights."""
+
+    fit: SeamFit
+    """scale: one number for each seam; channels: one for each channel of the last write of a layer; matrix: a square
+    matrix in front of that write; refit: the matrix of that write itself."""
+    reach: Annotated[int, Field(ge=1)] | Literal["all"] | None = Field(None, examples=[1, "all"])
+    """So many layers of the student next to each seam are fitted, or all of them. Default: 1. Not of scale."""
+    ridge: Number | None = Field(None, examples=[0.01], gt=0)
+    """Pull towards the weights as they are, as a share of the mean energy of what a weight is multiplied with.
+    Default: 0.01. Not of scale."""
+    calibration: Calibration = CalibrationSpec()
+
+    def model_post_init(self, _: object) -> None:
+        if self.fit == "scale":
+            for name in ("reach", "ridge"):
+                if getattr(self, name) is not None:
+                    raise FieldError(f"{name} goes with the fits channels, matrix and refit", at=(name,))
 
 
 def _order_form(value: Any) -> str:
@@ -91,6 +112,8 @@ class InterpolateSpec(Strict):
     """all, a size, a range, a budget, or a list of these. Student and teacher are always built."""
     choose: Literal["not_above", "nearest"] = "not_above"
     """Which model answers a size between two models. A budget is never exceeded."""
+    seam: SeamSpec | None = Field(None, examples=[{"fit": "refit", "reach": "all"}])
+    """Weights of its own that each size gets where layers of two owners meet. Default: none."""
 
     def model_post_init(self, _: object) -> None:
         if self.singletons == "reference" and self.order not in ORDERS:
