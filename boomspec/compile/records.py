@@ -93,6 +93,7 @@ def distill(
         initial=initial,
         train_embedding=spec.student.train_embedding,
         losses=section.losses,
+        balance=section.balance,
         recipe=recipe(section, seed=spec.seed, sequence_length=resolved.data.sequence_length, tokens=tokens),
         faithful=None if section.faithful == FaithfulSpec() else tasks.Faithful(**section.faithful.model_dump()),
         determinism=_determinism(spec),

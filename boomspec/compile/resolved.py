@@ -125,7 +125,8 @@ def complete(spec: Spec) -> Spec:
         interpolate = changes.get("interpolate", spec.interpolate)
         changes["interpolate"] = interpolate.model_copy(update={"seam": _filled(seam, reach=1, ridge=0.01)})
     if (distill := spec.distill) is not None:
-        losses = distill.losses.each(lambda term: term.completed(train_embedding=spec.student.train_embedding))
+        embedding, balanced = spec.student.train_embedding, distill.balance is not None
+        losses = distill.losses.each(lambda term: term.completed(train_embedding=embedding, balanced=balanced))
         outputs = distill.teacher_outputs
         if outputs is not None and outputs.samples is not None:
             outputs = _filled(outputs, temperature=1.0)

@@ -47,11 +47,11 @@ from runners.training.distillation import (
     teacher_targets,
 )
 from runners.training.loop import MicroBatches, MicroLoss, micro_batches
-from runners.training.losses import weights
 from runners.training.moment import START, Moment
 from runners.training.output_files import StoredRows
 from runners.training.parallel import ParallelModel, is_sharded, shard_frozen, with_checkpointing_or_compile
 from runners.training.process_group import ALONE, ProcessGroup, process_group
+from runners.training.weighting import weighting
 
 SIMILARITY = "similarity.json"
 _HOST = torch.device("cpu")  # where a model is loaded before it is cut over the workers
@@ -149,7 +149,7 @@ def _distill(
                 everywhere=everywhere,
                 shared=targets_of or stored_outputs(context),
             ),
-            weights=weights(record.losses),
+            weights=weighting(record.losses, recipe.steps, balance=record.balance),
             context=context,
             gradient_scale=float(faithful.summed_micro_batches),
             parallel=parallel,

@@ -77,6 +77,7 @@ def head_loss(
         moment,
         chunk=chunk or max(LEAST_CHUNK[kind], CHUNK_LOGITS // head.vocabulary),
         tile=tile or max(1, TILE_LOGITS[kind] // head.vocabulary),
+        graded=torch.is_grad_enabled(),
     )
     total, values = _HeadLoss.apply(work, pick(hidden_BTD), *head.parameters())  # type: ignore[no-untyped-call]
     return total, dict(zip(terms, values.unbind(), strict=True))
@@ -96,6 +97,7 @@ class _Work:
     moment: Moment
     chunk: int
     tile: int
+    graded: bool  # whether any gradient is wanted
 
     def losses_of(
         self,
@@ -115,21 +117,21 @@ class _Work:
         weighted = self.teachers.weighted(logits)
         sums, parts, at_label = [], [], 0.0
         for term in self.terms.values():
-            of_term = self.moment.weight(term) / self.count
+            of_term, t = self.moment.weight(term) / self.count, self.moment.t(term)
             if stored is not None and "teacher_logits" in term.reads:
-                value, part_NV = stored.loss(term, student, labels_N, graded=graded)
+                value, part_NV = stored.loss(term, student, labels_N, t, graded=graded)
                 sums.append(value)
                 parts += [(of_term, part_NV)] if part_NV is not None else []
                 continue
             of_each: list[Tensor] = []
             for weight, teacher in weighted if "teacher_logits" in term.reads else [(1.0, None)]:
-                form, scale = term.closed_form(student, teacher, labels_N), of_term * weight
+                form, scale = term.closed_form(student, teacher, labels_N, t), of_term * weight
                 if form is not None:
                     value = form.values_N.sum()
                     parts += [(scale * factor, part_NV) for factor, part_NV in form.parts]
                     at_label += scale * form.at_label
                 else:
-                    value, part_NV = gradient_of(term, student, teacher, labels_N, graded=graded)
+                    value, part_NV = gradient_of(term, student, teacher, labels_N, t, graded=graded)
                     parts += [(scale, part_NV)] if part_NV is not None else []
                 of_each.append(value * weight)
             sums.append(of_each[0] if len(of_each) == 1 else torch.stack(of_each).sum())
@@ -168,7 +170,9 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, work: _Work, hidden_ND: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
-        student = _Products(work.head, hidden_ND, work.chunk, graded=ctx.needs_input_grad[1:])
+        # Parameters require gradients also where none is computed.
+        graded = ctx.needs_input_grad[1:] if work.graded else ()
+        student = _Products(work.head, hidden_ND, work.chunk, graded=graded)
         teachers = [_Products(head, states_ND, work.chunk) for head, states_ND in work.of_teachers]
         sums: list[list[Tensor]] = []
         for start in range(0, len(hidden_ND), work.chunk):

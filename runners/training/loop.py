@@ -15,6 +15,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Collection, Generator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from boomspec.core.errors import BoomspecError
+from boomspec.core.losses.weight import Weight
 from boomspec.core.tasks import Recipe
 from runners.modeling.labels import PADDING, inputs_of
 from runners.runtime.context import Context
@@ -34,6 +36,7 @@ from runners.training.losses import NO_LABEL
 from runners.training.moment import Moment
 from runners.training.parallel import ParallelModel, with_checkpointing_or_compile
 from runners.training.throughput import Throughput
+from runners.training.weighting import Weighting
 
 METRICS = "metrics.jsonl"
 _CHECKPOINT_SHARE = 0.05  # of the time at most that one is being written: it takes processor and disk from the training
@@ -56,7 +59,7 @@ def micro_batches(
     recipe: Recipe,
     batch: Batches,
     loss: MicroLoss,
-    weights: Mapping[str, float],  # of the terms, for the warning about unbalanced ones
+    weights: Mapping[str, Weight] | Weighting,  # of the terms
     context: Context[Any],
     gradient_scale: float = 1.0,  # of gradients before they are clipped; not of the losses that are logged
     parallel: ParallelModel | None = None,  # how `model` lies on the workers that train it, each of which calls this
@@ -70,12 +73,13 @@ def micro_batches(
     and one when it is interrupted; a step that is not done by then is dropped. Raises BoomspecError at the first step
     whose loss or gradient is not finite.
     """
-    training = _Training(parallel or ParallelModel(model), recipe, context, gradient_scale, unlabelled)
+    weighting = weights if isinstance(weights, Weighting) else Weighting(weights, recipe.steps)
+    training = _Training(parallel or ParallelModel(model), recipe, context, gradient_scale, unlabelled, weighting)
     training.restore()
     again, compiled = context.training.activation_checkpointing, context.training.compile
     try:
         with with_checkpointing_or_compile(model, checkpointing=again, compiled=compiled):
-            yield from training.run(batch, loss, weights)
+            yield from training.run(batch, loss)
         training.writer.finish()
     except KeyboardInterrupt:
         if training.between_steps:
@@ -120,11 +124,17 @@ class _Training:
     """A training on its way: the model, AdamW's moments and the metrics of the steps that are done."""
 
     def __init__(
-        self, parallel: ParallelModel, recipe: Recipe, context: Context[Any], scale: float, unlabelled: Collection[int]
+        self,
+        parallel: ParallelModel,
+        recipe: Recipe,
+        context: Context[Any],
+        scale: float,
+        unlabelled: Collection[int],
+        weighting: Weighting,
     ) -> None:
         self.parallel, self.group = parallel, parallel.group
         self.model = parallel.model.eval()  # no dropout; gradients flow all the same
-        self.recipe, self.context, self.gradient_scale = recipe, context, scale
+        self.recipe, self.context, self.gradient_scale, self.weighting = recipe, context, scale, weighting
         self.unlabelled = torch.tensor(sorted(unlabelled), dtype=torch.long)
         self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.device = next(iter(self.parameters.values())).device
@@ -142,17 +152,19 @@ class _Training:
         self.between_steps = True  # False while weights and moments are being changed
         self.look_every = 0  # micro batches between looks at whether to stop; 0: not known yet
 
-    def run(self, batch: Batches, loss: MicroLoss, weights: Mapping[str, float]) -> MicroBatches:
+    def run(self, batch: Batches, loss: MicroLoss) -> MicroBatches:
         recipe, progress, wanted = self.recipe, self.context.progress, self.context.training.checkpoint_seconds
         saved, wait, noted = time.monotonic(), wanted, False
         for step in range(len(self.metrics), recipe.steps):
             tokens = torch.from_numpy(batch(step))
+            if self.weighting.needs_sizes:
+                self.weighting.measured((yield from self.accumulate(step, tokens, loss, graded=False))[1])
             row = yield from self.step(step, tokens, loss)
             self.throughput.step_done(int((tokens[:, 1:] != PADDING).sum()), tokens[:, 1:].numel())
             if step == 0:
-                self.warn_when_unbalanced(row, weights)
+                self.warn_when_unbalanced(row)
             progress.record(row)
-            shown = {key: row[key] for key in ("loss", *weights)} | self.throughput.shown()
+            shown = {key: row[key] for key in ("loss", *self.weighting.own)} | self.throughput.shown()
             progress.update(row["tokens"], recipe.tokens, unit="tokens", **shown)
             if (seconds := self.writer.poll()) is not None:
                 saved, wait = time.monotonic(), max(wanted, seconds / _CHECKPOINT_SHARE)
@@ -185,16 +197,18 @@ class _Training:
             group["lr"] = rate
         seen = (step + 1) * self.recipe.sequences * self.recipe.sequence_length  # tokens, when the step is done
         row = {"step": step, "tokens": seen, "loss": total, **terms, "lr": rate, "grad_norm": norm}
+        row |= self.weighting.columns(step)
         self.between_steps = False
         self.optimizer.step()
         self.metrics.append(row)
+        self.weighting.see(row)
         self.between_steps = True
         return row
 
     def accumulate(
-        self, step: int, tokens: Tensor, loss: MicroLoss
+        self, step: int, tokens: Tensor, loss: MicroLoss, *, graded: bool = True
     ) -> Generator[Turn, None, tuple[float, dict[str, float]]]:
-        """Add up the gradients and losses of the micro batches of one batch."""
+        """Add up the gradients (where they are wanted) and losses of the micro batches of one batch."""
         count = int(self.is_label(tokens[:, 1:]).sum())
         sums: dict[str, Tensor] = {}
         blocks, began = self.group.micro_batches(tokens, self.context.training.micro_batch), time.monotonic()
@@ -205,12 +219,17 @@ class _Training:
                 yield step, index
                 rows = block.to(self.device, non_blocking=True)
                 labels_BT = block[:, 1:].masked_fill(~self.is_label(block[:, 1:]), NO_LABEL)  # on the CPU
-                moment = Moment(step, self.recipe.steps, first_row)
-                with self.parallel.accumulating(last=index + 1 == len(blocks)):
-                    # Sharded parameters are whole only while they are used, and so must be what was cast of them.
-                    with autocast(self.recipe.precision, cache=not self.parallel.sharded):
-                        total, terms = self.parallel.forward(loss, inputs_of(rows[:, :-1]), labels_BT, count, moment)
-                    (total * (self.gradient_scale if counts else 0.0)).backward()
+                given = loss, inputs_of(rows[:, :-1]), labels_BT, count, self.weighting.moment(step, first_row)
+                # Sharded parameters are whole only while they are used, and so must be what was cast of them.
+                cast = partial(autocast, self.recipe.precision, cache=not self.parallel.sharded)
+                if graded:
+                    with self.parallel.accumulating(last=index + 1 == len(blocks)):
+                        with cast():
+                            total, terms = self.parallel.forward(*given)
+                        (total * (self.gradient_scale if counts else 0.0)).backward()
+                else:
+                    with cast():
+                        total, terms = self.parallel.call(*given)
                 for name, value in {"loss": total.detach(), **terms}.items():
                     part = value if counts else torch.zeros_like(value)
                     sums[name] = sums[name] + part if name in sums else part
@@ -224,13 +243,16 @@ class _Training:
         labels = tokens >= 0
         return labels & ~torch.isin(tokens, self.unlabelled.to(tokens.device)) if len(self.unlabelled) else labels
 
-    def warn_when_unbalanced(self, row: Mapping[str, Any], weights: Mapping[str, float]) -> None:
-        sizes = {name: weight * row[name] for name, weight in weights.items()}
+    def warn_when_unbalanced(self, row: Mapping[str, Any]) -> None:
+        sizes = {name: weight * abs(row[name]) for name, weight in self.weighting.weights(0).items() if weight}
         if len(sizes) > 1 and max(sizes.values()) > _UNBALANCED * min(sizes.values()):
             listed = ", ".join(f"{name} {size:.3g}" for name, size in sizes.items())
+            hint = "give other weights in distill.losses"
+            if self.weighting.balance is None:
+                hint += ", or write distill.balance: start and leave the weights out"
             self.context.progress.note(
                 f"warning: the weighted loss terms at step 0 differ by more than {_UNBALANCED:g}x ({listed}): "
-                "the smaller ones hardly count; see distill.losses"
+                f"the smaller ones hardly count; {hint}"
             )
 
     def not_finite(self, step: int, what: str, value: float, terms: Mapping[str, float]) -> BoomspecError:
@@ -277,5 +299,7 @@ class _Training:
                 steps = torch.tensor(float(stored.steps), device=self.device)  # where a fused update expects it
                 self.optimizer.state[parameter] = {"step": steps, **moments}
         self.metrics = stored.metrics
+        for row in stored.metrics:
+            self.weighting.see(row)
         progress.record(*stored.metrics)  # so that who watches now sees all of the curve
         progress.note(f"continues after step {stored.steps} of {self.recipe.steps}")

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from boomspec.core.losses import Losses
+from boomspec.core.losses.weight import Weight
 from runners.modeling.hidden_states import Pair, Point
 from runners.training.moment import START, Moment
 
 NO_LABEL = -100
 
 
-def weights(losses: Losses) -> dict[str, float]:
+def weights(losses: Losses) -> dict[str, Weight]:
     return {kind: term.weight for kind, term in losses.terms().items()}
 
 

@@ -39,7 +39,9 @@ class TopTokens:
     def __getitem__(self, rows: slice) -> "TopTokens":
         return self.at(lambda values: values[rows])
 
-    def loss(self, term: Loss, student: Softmax, labels_N: Tensor, *, graded: bool) -> tuple[Tensor, Tensor | None]:
+    def loss(
+        self, term: Loss, student: Softmax, labels_N: Tensor, t: float = 0.0, *, graded: bool
+    ) -> tuple[Tensor, Tensor | None]:
         """The sum of a term over N positions, and its gradient with respect to the student's logits."""
         rows_N1 = torch.arange(len(self.ids), device=self.ids.device).unsqueeze(-1)
         logits_NV, count = student.logits_NV, self.ids.shape[-1]
@@ -50,7 +52,7 @@ class TopTokens:
             rest_N1 = others_NV.logsumexp(dim=-1, keepdim=True)
             bins_NK = torch.cat([bins_NK, rest_N1], dim=-1)
             others_NV.sub_(rest_N1).exp_()  # which share of the rest each token has
-        value, of_bins_NK = _of_bins(term, Softmax(bins_NK), Softmax(self.log_probs), labels_N, graded=graded)
+        value, of_bins_NK = _of_bins(term, Softmax(bins_NK), Softmax(self.log_probs), labels_N, t, graded=graded)
         if of_bins_NK is None:
             return value, None
         gradient_NV = torch.zeros_like(logits_NV) if others_NV is None else others_NV.mul_(of_bins_NK[:, count:])
@@ -73,7 +75,9 @@ class SampledTokens:
     def __getitem__(self, rows: slice) -> "SampledTokens":
         return self.at(lambda values: values[rows])
 
-    def loss(self, term: Loss, student: Softmax, labels_N: Tensor, *, graded: bool) -> tuple[Tensor, Tensor | None]:
+    def loss(
+        self, term: Loss, student: Softmax, labels_N: Tensor, t: float = 0.0, *, graded: bool
+    ) -> tuple[Tensor, Tensor | None]:
         """The estimate of the KL divergence, summed over N positions, and its gradient: W q - sum of w at the draws."""
         rows_N, count = torch.arange(len(self.ids), device=self.ids.device), self.ids.shape[-1]
         softmax_NV, log_sum_N = student.at()
@@ -95,12 +99,12 @@ StoredOutputs = TopTokens | SampledTokens
 
 
 def _of_bins(
-    term: Loss, student: Softmax, teacher: Softmax, labels_N: Tensor, *, graded: bool
+    term: Loss, student: Softmax, teacher: Softmax, labels_N: Tensor, t: float = 0.0, *, graded: bool
 ) -> tuple[Tensor, Tensor | None]:
     """The sum of a term over distributions of bins, and its gradient with respect to the logits of the student's."""
-    form = term.closed_form(student, teacher, labels_N)
+    form = term.closed_form(student, teacher, labels_N, t)
     if form is None:
-        return gradient_of(term, student, teacher, labels_N, graded=graded)
+        return gradient_of(term, student, teacher, labels_N, t, graded=graded)
     (factor, first_NK), *others = form.parts
     gradient_NK = factor * first_NK
     for factor, part_NK in others:

@@ -12,7 +12,7 @@ Shapes: N positions of any sequence, V vocabulary.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -48,10 +48,10 @@ def mixture(weights: Sequence[float], teachers: Sequence[Softmax]) -> Tensor:
 
 
 def gradient_of(
-    term: Loss, student: Softmax, teacher: Softmax | None, labels_N: Tensor, *, graded: bool
+    term: Loss, student: Softmax, teacher: Softmax | None, labels_N: Tensor, t: float = 0.0, *, graded: bool
 ) -> tuple[Tensor, Tensor | None]:
     """The sum of a term over some positions, and its gradient with respect to the student's logits, by autograd."""
-    read = {"labels": labels_N, "logits": student.logits_NV.detach().requires_grad_(graded)}
+    read: dict[str, Any] = {"labels": labels_N, "logits": student.logits_NV.detach().requires_grad_(graded), "t": t}
     if teacher is not None:
         read["teacher_logits"] = teacher.logits_NV
     with torch.set_grad_enabled(graded):

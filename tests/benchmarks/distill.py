@@ -37,6 +37,7 @@ from runners.tasks.distill import distillation_loss
 from runners.training.loop import _Training
 from runners.training.losses import NO_LABEL
 from runners.training.parallel import ParallelModel, with_checkpointing_or_compile
+from runners.training.weighting import weighting
 from tests.runners import tiny
 
 LAYERS = 30
@@ -127,7 +128,7 @@ class Ours:
             sequences=options.sequences, sequence_length=options.length, precision=options.precision, steps=1000
         )
         self.loss = distillation_loss(student, [teacher], losses, KEPT)
-        self.training = _Training(ParallelModel(student), recipe, context, 1.0, ())
+        self.training = _Training(ParallelModel(student), recipe, context, 1.0, (), weighting(losses, recipe.steps))
         self.around = ExitStack()  # as `micro_batches` and the task do
         for model in (student, teacher):
             self.around.enter_context(with_checkpointing_or_compile(model))

@@ -46,8 +46,7 @@ class TrainingStep:
     bf16: bool
     on_gpu: bool
     frozen_embedding: bool = False
-    working: int = 1  # of losses that read logits: copies of a tile's logits in fp32 while they are computed
-    kept: int = 1  # and those kept until their backward pass; those of cross-entropy by default
+    working: int = 1  # of losses that read logits: copies of a tile's logits in fp32; one of cross-entropy
     teacher_logits: int = 0  # teachers whose logits are read
     pairs: int = 0  # of hidden states of the teacher that are held
     compared: int = 0  # bytes that losses of states keep for each token
@@ -120,8 +119,7 @@ def _chunk(model: ModelCosts, step: TrainingStep, matrix: int) -> int:
     """Bytes of the head's terms beside the kept activations: a chunk's logits, a tile's losses, gradients being summed.
 
     Logits of one element each: the student's, whose place their gradient takes, and the teacher's. Of a tile: fp32
-    copies of bf16 ones, what the losses work on and, where autograd takes a gradient, what it keeps, and three
-    gradients. `matrix`: bytes of the gradient of the head's matrix.
+    copies of bf16 ones, and what the losses work on. `matrix`: bytes of the gradient of the head's matrix.
     """
     if not step.working:
         return 0
@@ -129,7 +127,7 @@ def _chunk(model: ModelCosts, step: TrainingStep, matrix: int) -> int:
     rows = min(step.tokens, max(LEAST_CHUNK[place], CHUNK_LOGITS // model.vocabulary))
     tile = min(rows, max(1, TILE_LOGITS[place] // model.vocabulary))
     copies, logits = (1 + step.teacher_logits if step.bf16 else 0), 1 + step.teacher_logits
-    of_tile = 4 * (copies + max(step.working, step.kept + 3 if step.kept else 0))
+    of_tile = 4 * (copies + step.working)
     part = matrix // 2 if step.bf16 else 0  # of the chunk at hand; in fp32 the product is added in place
     summed = step.tokens * model.hidden * (4 + (narrow if step.bf16 else 0)) + matrix
     return (

@@ -6,7 +6,7 @@ teacher's layers, a size is layers of both. What is known of a task only after o
 guessed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,7 +14,7 @@ from boomspec.compile.cost import memory
 from boomspec.compile.cost.shapes import UnknownCostError, assembled, model_of
 from boomspec.core.execution import TrainingOptions
 from boomspec.core.graph import Node, Source
-from boomspec.core.losses import Losses, StateLoss
+from boomspec.core.losses import Loss, Losses, StateLoss
 from boomspec.core.model_costs import ModelCosts
 from boomspec.core.tasks import Record
 from boomspec.core.tasks.record import MADE, Architecture, Cost, Faithful, LayerPlanShape, Prices, Recipe
@@ -95,6 +95,7 @@ class _Prices(Prices):
         faithful: Faithful | None = None,
         *,
         frozen: bool = False,
+        balanced: bool = False,
         teachers: Sequence[str] = ("teacher",),
     ) -> Cost:
         model, teacher, options = self.models[MADE], self.models.get("teacher"), self.options
@@ -117,22 +118,26 @@ class _Prices(Prices):
         labelled = once if of_labels or (of_logits and not apart) else 0  # for each token that has a label
         compared, needed = 0, model.training(length, head=bool(of_logits), frozen=frozen)
         each += once if apart and teacher is not None else 0
+        of_heads = forwards = 0
         if run:
             of_heads = sum(one.head() for one in run) if teacher_logits else 0
             each += of_heads if apart else 0
             labelled += 0 if apart else of_heads
             forwards = sum(one.forward(length) for one in (run if teacher_logits else run[:1]))
-            each += forwards if losses.reads_teacher else 0
-            needed += of_heads + (forwards if losses.reads_teacher else 0)
+            forwards = forwards if losses.reads_teacher else 0
+            each += forwards
+            needed += of_heads + forwards
             compared = 2 * SIMILARITY_WINDOWS * length * (forward + run[0].forward(length))  # before and after
+        if balanced:  # one batch, forward
+            heads = (model.head() if of_logits else 0) + (model.head() if apart and of_labels else 0) + of_heads
+            compared += recipe.sequences * length * (forward + heads + forwards)
         step = memory.TrainingStep(
             tokens=micro_batch * length,
             micro_batches=-(-rows // micro_batch),
             bf16=recipe.precision == "bf16",
             on_gpu=self.on_gpu,
             frozen_embedding=frozen,
-            working=sum(term.working for term in of_logits.values()) + 2 * max(0, len(run) - 1) * teacher_logits,
-            kept=sum(term.kept for term in of_logits.values()),
+            working=_tensors_of_a_tile(of_logits.values()) + 2 * max(0, len(run) - 1) * teacher_logits,
             teacher_logits=len(run) if teacher_logits else 0,
             pairs=max((count for count, _ in pairs), default=0),
             compared=sum(count * 4 * term.kept * model.hidden for count, term in pairs),
@@ -157,3 +162,13 @@ class _Prices(Prices):
             host_memory=copies if self.on_gpu else 0,
             model_flops_per_token=needed,
         )
+
+
+def _tensors_of_a_tile(terms: Collection[Loss]) -> int:
+    """As large as its logits, at the largest moment. What a closed form works on stays until all gradients are added.
+
+    Of a term whose gradient autograd takes, that gradient stays; and while it is taken, three beside what is kept.
+    """
+    tensors = [term.tensors() for term in terms]
+    stays = sum(1 if kept else working for working, kept in tensors)
+    return stays + max((max(working, kept + 3) - 1 for working, kept in tensors if kept), default=0)

@@ -35,3 +35,9 @@ class Softmax:
             # The largest probability is 1 / sum exp(x - max x): reading twice is cheaper than exponentials.
             self._at[temperature] = softmax_NV, logits_NV.amax(dim=-1) - softmax_NV.amax(dim=-1).log()
         return self._at[temperature]
+
+    def logs(self, temperature: float = 1.0) -> "Tensor":
+        """The logarithms of the softmax_NV at a temperature, as a tensor of its own."""
+        _, log_sum_N = self.at(temperature)
+        logits_NV = self.logits_NV if temperature == 1 else self.logits_NV / temperature
+        return logits_NV - log_sum_N.unsqueeze(-1)

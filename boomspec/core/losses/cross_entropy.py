@@ -16,6 +16,8 @@ class CrossEntropy(Loss):
     reads = ("logits", "labels")
     description = "On the text itself."
     usual = True
+    equation, source = "-log q(y)", "maximum likelihood"
+    elsewhere = ("ce", "nll", "hard_loss", "lm_loss")
     working = 1  # the softmax
     kept = 0
 
@@ -25,7 +27,7 @@ class CrossEntropy(Loss):
 
         return cross_entropy(logits_NV.float(), labels_N, reduction="none")
 
-    def closed_form(self, student: Softmax, teacher: Softmax | None, labels_N: "Tensor") -> ClosedForm:
+    def closed_form(self, student: Softmax, teacher: Softmax | None, labels_N: "Tensor", t: float = 0.0) -> ClosedForm:
         """The gradient is softmax(logits), less 1 at the label."""
         softmax_NV, log_sum_N = student.at()
         of_labels_N = student.logits_NV.gather(-1, labels_N.unsqueeze(-1)).squeeze(-1)

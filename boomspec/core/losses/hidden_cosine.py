@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from boomspec.core.losses.loss import StateLoss, Weight
+from boomspec.core.losses.loss import StateLoss
+from boomspec.core.losses.weight import Weight
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,6 +16,8 @@ class HiddenCosine(StateLoss):
     reads = ("states", "teacher_states")
     description = "On the teacher's hidden states, layer by layer."
     usual = True
+    equation, source = "1 - cos(x, y)", "arXiv 1910.01108, 2510.05064"
+    elsewhere = ("hs_cosine", "cosine", "cos")
     working = 1  # the teacher's state in fp32, normalised
     kept = 1
 

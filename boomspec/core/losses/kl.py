@@ -1,46 +1,39 @@
 """The KL divergence of the student's next-token distribution from the teacher's (arXiv 1503.02531)."""
 
-from typing import TYPE_CHECKING, Annotated
-
-from pydantic import Field
+from typing import TYPE_CHECKING
 
 from boomspec.core.losses.closed_form import ClosedForm, Softmax
-from boomspec.core.losses.loss import Loss, Weight
-from boomspec.core.types import Number
+from boomspec.core.losses.divergence import Divergence
+from boomspec.core.losses.weight import Weight
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class KL(Loss):
+class KL(Divergence):
     """`T^2 * KL(teacher || student)` of the next-token distributions at temperature T, in nats per token."""
 
-    kind, title, unit = "kl", "KL divergence", "nats per token"
-    reads = ("logits", "teacher_logits")
+    kind, title = "kl", "KL divergence"
     description = "On the teacher's distribution."
     usual = True
-    working = 3  # both softmaxes and the difference
-    kept = 0
+    equation, source = "T^2 * sum p log(p / q)", "arXiv 1503.02531"
+    elsewhere = ("forward_kl", "fkl", "kd", "kld", "kl_div", "soft_loss", "vanilla_kd")
+    working, by_autograd = 3, 5  # the teacher's softmax, the difference, a product
     over_bins = over_samples = True
 
     weight: Weight = 0.1
-    temperature: Annotated[Number, Field(gt=0, description="Both logits are divided by it before the softmax.")] = 1.0
 
-    def formula(self, logits_NV: "Tensor", teacher_logits_NV: "Tensor") -> "Tensor":
-        """T^2 * KL(teacher || student) of the softmaxes at temperature T, at each of N positions."""
-        from torch.nn.functional import log_softmax
+    def divergence(self, log_p_NV: "Tensor", log_q_NV: "Tensor") -> "Tensor":
+        return kl_divergence(log_p_NV, log_q_NV)
 
-        student_NV, teacher_NV = (
-            # Dividing by 1 would only copy.
-            log_softmax(logits.float() if self.temperature == 1 else logits.float() / self.temperature, dim=-1)
-            for logits in (logits_NV, teacher_logits_NV)
-        )
-        return self.temperature**2 * kl_divergence(teacher_NV, student_NV)
-
-    def closed_form(self, student: Softmax, teacher: Softmax | None, labels_N: "Tensor") -> ClosedForm:
+    def closed_form(
+        self, student: Softmax, teacher: Softmax | None, labels_N: "Tensor", t: float = 0.0
+    ) -> ClosedForm | None:
         """With p, q of teacher and student: sum p (log p - log q) = sum p (z_p - z_q) / T + log-sums; T (q - p)."""
         from torch.linalg import vecdot
 
+        if self.standardise:
+            return None
         assert teacher is not None
         (q_NV, log_q_sum_N), (p_NV, log_p_sum_N) = student.at(self.temperature), teacher.at(self.temperature)
         mean_N = vecdot(p_NV, teacher.logits_NV - student.logits_NV) / self.temperature

@@ -5,12 +5,14 @@ position, of which the training takes the sum over the positions that have a lab
 positions in the whole effective batch (`runners/training/losses.py`).
 """
 
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from boomspec.core.losses.closed_form import ClosedForm, Softmax
-from boomspec.core.types import Number, Strict
+from boomspec.core.losses.weight import Weight, weight_at
+from boomspec.core.types import Strict
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,10 +21,10 @@ if TYPE_CHECKING:
 #   logits           logits_NV of the student
 #   teacher_logits   logits_NV of the teacher, without a graph
 #   labels           labels_N: the token that follows
+#   t                a number that changes over the steps; see `course`
 #   states           hidden_BTD of the student at one end of a pair of aligned points
 #   teacher_states   hidden_BTD of the teacher at the other end, without a graph
-Read = Literal["logits", "teacher_logits", "labels", "states", "teacher_states"]
-Weight = Annotated[Number, Field(gt=0, description="Factor of this term in the total loss.")]
+Read = Literal["logits", "teacher_logits", "labels", "t", "states", "teacher_states"]
 
 
 class Loss(Strict):
@@ -34,9 +36,14 @@ class Loss(Strict):
     reads: ClassVar[tuple[Read, ...]]
     description: ClassVar[str]  # of its key, for editors
     usual: ClassVar[bool] = False  # part of a distillation whose spec names no losses
+    # For docs/losses.md. p, q: distributions of teacher and student at temperature T; z: logits; y: the label.
+    equation: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+    elsewhere: ClassVar[tuple[str, ...]] = ()  # what others call it; an unknown key of such a name proposes this one
 
     # What it adds to a training step, beside reading: tensors in fp32, each of a number for every logit of a tile
     # (of losses that read logits) or for every element of a pair's states (of losses that read states).
+    # Of a closed form beside the student's softmax, which cross-entropy counts and all share.
     working: ClassVar[int]  # while the formula, or the closed form in its place, is computed
     kept: ClassVar[int]  # until its backward pass
 
@@ -56,12 +63,26 @@ class Loss(Strict):
         """The loss at each position, without its weight. Softmaxes and norms are computed in fp32."""
         raise NotImplementedError  # each loss has its own arguments, which no abstract method could declare
 
-    def closed_form(self, student: Softmax, teacher: Softmax | None, labels_N: "Tensor") -> ClosedForm | None:
+    def closed_form(
+        self, student: Softmax, teacher: Softmax | None, labels_N: "Tensor", t: float = 0.0
+    ) -> ClosedForm | None:
         """What the formula gives, with its gradient, of losses that read logits; None: autograd takes the gradient.
 
         Only for speed: a loss is whole without it. Tests compare it with the formula.
         """
         return None
+
+    def tensors(self) -> tuple[int, int]:
+        """`working` and `kept` of the loss with these fields."""
+        return self.working, self.kept
+
+    def course(self, steps: int) -> Generator[float, float, None] | None:
+        """Of a loss that reads `t`: yields it for each step, and is sent the loss's value at that step."""
+        return None
+
+    def weight_at(self, step: int, steps: int) -> float:
+        """The factor of this term in the total loss, at one of `steps` steps."""
+        return weight_at(self.weight, step, steps)
 
     def flops(self, hidden: int) -> int:
         """Operations of its own for each token, a multiply-add counted as two; element-wise ones are not counted."""
@@ -80,9 +101,10 @@ class Loss(Strict):
             return "they are of temperature 1, and what is not stored has no other"
         return None
 
-    def completed(self, *, train_embedding: bool) -> Self:
+    def completed(self, *, train_embedding: bool, balanced: bool = False) -> Self:
         """The loss as it is computed: with the defaults that follow from other sections of the spec."""
-        return self
+        # Default weights make the terms of a usual training about equal, which balance does by itself.
+        return self.model_copy(update={"weight": 1.0}) if balanced and "weight" not in self.model_fields_set else self
 
 
 Pairs = Annotated[
@@ -119,9 +141,10 @@ class StateLoss(Loss):
             return {"embedding": False, **given}
         return given
 
-    def completed(self, *, train_embedding: bool) -> Self:
+    def completed(self, *, train_embedding: bool, balanced: bool = False) -> Self:
+        completed = super().completed(train_embedding=train_embedding, balanced=balanced)
         # A frozen embedding is the teacher's: its pair is always equal and would only dilute the mean.
-        return self if train_embedding else self.model_copy(update={"embedding": False})
+        return completed if train_embedding else completed.model_copy(update={"embedding": False})
 
     def layers(self, count: int) -> tuple[int, ...]:
         """The layers that are compared of a student of `count` layers. Raises ValueError for one that it has not."""

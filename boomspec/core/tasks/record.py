@@ -19,6 +19,7 @@ AFTER_TOKENIZE = "how many tokens the text has: known after tokenize"
 MADE = "made"  # in `Prices.models`: the model that the task makes
 Precision = Literal["fp32", "bf16"]
 Algorithms = Literal["deterministic", "strict", "any"]
+Balance = Literal["start", "running"]  # by which sizes of the terms a loss is balanced: runners/training/weighting.py
 
 
 class Determinism(Strict):
@@ -123,11 +124,13 @@ class Prices(ABC):
         faithful: Faithful | None = None,
         *,
         frozen: bool = False,
+        balanced: bool = False,
         teachers: Sequence[str] = ("teacher",),
     ) -> Cost:
-        """The cost of training the model. `frozen`: its embedding is.
+        """The cost of training the model.
 
-        `teachers`: the inputs that are run beside it, where they are there; those after the first for their logits.
+        frozen: its embedding is. balanced: the sizes of the terms are measured in front of the first step. teachers:
+        the inputs that are run beside it, where they are there; those after the first for their logits.
         """
 
 

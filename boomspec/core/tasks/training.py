@@ -7,6 +7,7 @@ from boomspec.core.layers import teacher_layers
 from boomspec.core.losses import CrossEntropy, Losses
 from boomspec.core.tasks.record import (
     Architecture,
+    Balance,
     Cost,
     Determinism,
     Faithful,
@@ -59,6 +60,7 @@ class Distill(Record):
     initial: Literal["teacher", "random"]
     train_embedding: bool
     losses: Losses
+    balance: Balance | None = None
     recipe: Recipe
     faithful: Faithful | None = None
     determinism: Determinism | None = None
@@ -76,7 +78,8 @@ class Distill(Record):
     def cost(self, prices: Prices) -> Cost:
         runs = ("teacher",) if self.teacher_outputs is None else ()
         settings = self.recipe, self.losses, self.faithful
-        cost = prices.training(*settings, frozen=not self.train_embedding, teachers=runs)
+        frozen, balanced = not self.train_embedding, self.balance is not None
+        cost = prices.training(*settings, frozen=frozen, balanced=balanced, teachers=runs)
         if self.teacher_outputs is None:
             return cost
         stored = self.teacher_outputs.bytes(prices.models["teacher"].vocabulary)

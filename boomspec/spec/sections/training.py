@@ -6,6 +6,7 @@ from pydantic import AfterValidator, Field
 
 from boomspec.core.losses import Losses, usual_losses
 from boomspec.core.tasks import Precision
+from boomspec.core.tasks.record import Balance
 from boomspec.core.types import Count, Number, ShareField, Strict, about
 from boomspec.spec.sections.schemes import Assistants, GeneratedSpec
 from boomspec.spec.validate import FieldError, goes_with, only_one
@@ -101,6 +102,8 @@ class DistillSpec(Training):
     generations: int | None = Field(None, examples=[3], ge=1)
     """So many students are trained one after the other. Each begins as the first did and is distilled from the one
     before (arXiv 1805.04770); the last is the student. Default: 1."""
+    balance: Balance | None = Field(None, examples=["start"])
+    """Divide each term by its own size, at step 0 or a running mean; weights, 1 by default, are then shares."""
     teacher_outputs: TeacherOutputsSpec | None = Field(None, examples=[{"top_k": 64}, {"samples": 12}])
     """What is stored of the teacher's outputs, for students that never run it. Default: the teacher is run beside
     its student."""
