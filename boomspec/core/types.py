@@ -20,11 +20,11 @@ from itertools import pairwise
 from pkgutil import iter_modules
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter
 from pydantic.annotated_handlers import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import WithJsonSchema
 from pydantic_core import CoreSchema
-from pydantic_core.core_schema import no_info_before_validator_function
+from pydantic_core.core_schema import no_info_before_validator_function, no_info_plain_validator_function
 
 _DECIMAL = {"": 1, "K": 10**3, "k": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 _BYTES = {
@@ -231,6 +231,23 @@ class AlsoText:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {"anyOf": [self.schema, handler(schema)]}
+
+
+class WhenUsed:
+    """Annotation of `model | None`: the model's validator is built once one is there, which spares many at a start."""
+
+    def __init__(self, model: type[BaseModel]) -> None:
+        self.model = model
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def read(value: Any) -> Any:
+            return value if value is None or isinstance(value, self.model) else self.model.model_validate(value)
+
+        return no_info_plain_validator_function(read)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        optional: Any = self.model | None
+        return handler(TypeAdapter(optional).core_schema)
 
 
 def _schema(description: str, *examples: object, **text: str) -> WithJsonSchema:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from boomspec.core.errors import Problem, did_you_mean
+from boomspec.core.losses import ELSEWHERE
 from boomspec.spec.document import Document
 from boomspec.spec.schema import TYPES, Schema, described, inside, literals, mappings, narrowed, schema_of
 from boomspec.spec.yaml_reader import Location, Node, dotted, plain_or_none, shown
@@ -198,7 +199,9 @@ def _wrong_keys(schemas: list[Schema], value: _Value, unknown: list[Item], missi
     fields: dict[str, Schema] = known[0]["properties"] if known else {}
     written = value.node.value if value.node is not None else None
     for key in map(str, unknown):
-        closest = did_you_mean(key, [name for name in fields if not isinstance(written, dict) or name not in written])
+        closest = _called_elsewhere(key, fields) or did_you_mean(
+            key, [name for name in fields if not isinstance(written, dict) or name not in written]
+        )
         missing = [item for item in missing if closest != f"did you mean '{item}'?"]  # one mistake, not two
         homes = [name for name in fields if any(key in m["properties"] for m in mappings(inside(known[:1], name)))]
         hints = [closest or (f"'{key}' is a key of '{homes[0]}'" if homes else did_you_mean(key, list(fields)))]
@@ -213,6 +216,12 @@ def _wrong_keys(schemas: list[Schema], value: _Value, unknown: list[Item], missi
         return
     for key in map(str, missing):
         yield value.problem(f"missing '{key}'", fields.get(key, {}).get("description"), key=True)
+
+
+def _called_elsewhere(key: str, fields: Mapping[str, Schema]) -> str | None:
+    """Ask for the field that others know by this name: "did you mean 'reverse_kl'?" for "rkl"."""
+    plain = key.lower().replace("-", "_")
+    return next((f"did you mean '{name}'?" for name, of in fields.items() if plain in of.get(ELSEWHERE, ())), None)
 
 
 def _at(value: _Value, schemas: list[Schema], failure: _Failure) -> Problem:

@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from boomspec.compile.compiler import Compiled, compile_experiments
+from boomspec.core.losses import LOSSES
 from boomspec.plan.origins import Side, side
 from boomspec.spec.experiments import load_spec
 
@@ -334,6 +335,16 @@ RESULTS = {
         "distill.losses.kl", {"weight": 0.1, "temperature": 2}, *DISTILLED, says="distill.losses.kl.temperature"
     ),
     "the last pair of the cosine": results("distill.losses.hidden_cosine.final_norm", False, *DISTILLED),
+    **{
+        f"the loss {kind}": results(f"distill.losses.{kind}", {}, *DISTILLED)
+        for kind, loss in LOSSES.items()
+        if "logits" in loss.reads and not loss.usual
+    },
+    "standardised logits": results("distill.losses.kl.standardise", True, *DISTILLED),
+    "a weight that changes": results(
+        "distill.losses.hidden_cosine.weight", {"start": 2.0, "end": 0.1, "over": "50%"}, *DISTILLED
+    ),
+    "balanced terms": results("distill.balance", "start", *DISTILLED),
     "the batch": results("distill.batch_tokens", 512, *DISTILLED),
     "the tokens": results("distill.tokens", 4096, *DISTILLED),
     "the optimiser": results(

@@ -15,7 +15,7 @@ import torch
 from boomspec.compile.cost.pricing import priced
 from boomspec.core.execution import Execution, read_options
 from boomspec.core.graph import Cost, Node, Source, Task
-from boomspec.core.losses import KL, CrossEntropy, HiddenCosine, Losses
+from boomspec.core.losses import KL, LOSSES, CrossEntropy, HiddenCosine, Losses
 from boomspec.core.tasks import (
     Architecture,
     Calibration,
@@ -117,6 +117,21 @@ def test_what_no_term_reads_is_not_counted(tmp_path: Path, terms: Losses, embedd
     folder = made(tmp_path, "llama", **WIDE, tie_word_embeddings=True)
     record = student(losses=terms, train_embedding=embedding)
     assert cost(folder, record).flops == pytest.approx(flops_of(folder, record), rel=0.02)
+
+
+@pytest.mark.parametrize("terms", [ALL, Losses(cross_entropy=CrossEntropy(), hidden_cosine=HiddenCosine())])
+def test_measuring_the_sizes_of_balanced_terms_is_counted(tmp_path: Path, terms: Losses) -> None:
+    folder = made(tmp_path, "llama", **WIDE, tie_word_embeddings=True)
+    plain, record = student(losses=terms), student(losses=terms, balance="start")
+    assert cost(folder, record).flops == pytest.approx(flops_of(folder, record), rel=0.02)
+    assert cost(folder, record).flops > 1.1 * cost(folder, plain).flops  # one batch more, of two that are trained on
+
+
+@pytest.mark.parametrize("kind", sorted(kind for kind, loss in LOSSES.items() if "logits" in loss.reads))
+def test_memory_follows_each_loss_of_logits(tmp_path: Path, kind: str) -> None:
+    folder = made(tmp_path, "llama", **{**WIDE, "tie_word_embeddings": True, "vocabulary": 4096})
+    told, measured = peaks(folder, student(losses=Losses(**{kind: LOSSES[kind]()})), micro_batch=2)
+    assert told == pytest.approx(measured, rel=0.15)
 
 
 @pytest.mark.parametrize("kl_on_padding", [False, True])

@@ -23,6 +23,10 @@ from boomspec.core.errors import BoomspecError
 from boomspec.core.execution import Execution, TrainingOptions, read_options
 from boomspec.core.graph import Node, Task
 from boomspec.core.losses import CrossEntropy, HiddenCosine, Losses
+from boomspec.core.losses.jsd import JSD
+from boomspec.core.losses.taid import TAID
+from boomspec.core.losses.tvd import TVD
+from boomspec.core.losses.weight import WeightCourse
 from boomspec.core.tasks import Architecture, Distill, Faithful, Pretrain
 from boomspec.spec.sections.execution import ExecutionSpec
 from runners.cluster.ray_cluster import check_feasible
@@ -122,6 +126,21 @@ CASES: dict[str, tuple[int, dict[str, Any], dict[str, Any], str]] = {
         4,
         {"parallel": "fsdp", "activation_checkpointing": True},
         {"train_embedding": False, "initial": "random"},
+        "tied",
+    ),
+    "ddp on 2 with balanced terms and a TAID": (
+        2,
+        {"parallel": "ddp"},
+        {"losses": Losses(cross_entropy=CrossEntropy(), taid=TAID(alpha=0.3), jsd=JSD()), "balance": "running"},
+        "untied",
+    ),
+    "fsdp on 2 with balanced terms, one of them over the steps": (
+        2,
+        {"parallel": "fsdp", "teacher": "sharded"},
+        {
+            "losses": Losses(cross_entropy=CrossEntropy(), tvd=TVD(weight=WeightCourse(start=2.0, end=0.1))),
+            "balance": "start",
+        },
         "tied",
     ),
     "fsdp on 2 with KL on padding and summed gradients": (

@@ -15,10 +15,11 @@ from boomspec.core.losses.cross_entropy import CrossEntropy
 from boomspec.core.losses.hidden_cosine import HiddenCosine
 from boomspec.core.losses.kl import KL
 from boomspec.core.losses.loss import Loss, StateLoss
-from boomspec.core.types import Strict, kinds_in
+from boomspec.core.types import Strict, WhenUsed, kinds_in
 
-__all__ = ["KL", "LOSSES", "CrossEntropy", "HiddenCosine", "Loss", "Losses", "StateLoss", "usual_losses"]
+__all__ = ["ELSEWHERE", "KL", "LOSSES", "CrossEntropy", "HiddenCosine", "Loss", "Losses", "StateLoss", "usual_losses"]
 
+ELSEWHERE = "x-elsewhere"  # in the JSON Schema of `Losses`: what others call a loss
 _FIRST = (CrossEntropy, KL, HiddenCosine)  # the others follow by their names
 LOSSES: dict[str, type[Loss]] = {loss.kind: loss for loss in _FIRST} | kinds_in(__name__, Loss)
 
@@ -48,7 +49,18 @@ if TYPE_CHECKING:
 
 else:
     _fields: dict[str, Any] = {
-        kind: (Annotated[loss | None, Field(description=loss.description, examples=[loss.example()])], None)
+        kind: (
+            Annotated[
+                loss | None,
+                WhenUsed(loss),
+                Field(
+                    description=loss.description,
+                    examples=[loss.example()],
+                    json_schema_extra={ELSEWHERE: list(loss.elsewhere)} if loss.elsewhere else None,
+                ),
+            ],
+            None,
+        )
         for kind, loss in LOSSES.items()
     }
     Losses = create_model(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from boomspec.core.losses.closed_form import ClosedForm, Softmax
-from boomspec.core.losses.loss import Loss
+from boomspec.core.losses.loss import Loss, Read
 from boomspec.core.types import Number
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Divergence(Loss):
     """`T^2 * D(p, q)` of the next-token distributions at temperature T, at each position."""
 
     unit = "nats per token"
-    reads = ("logits", "teacher_logits")
+    reads: ClassVar[tuple[Read, ...]] = ("logits", "teacher_logits")
     kept = 0
     by_autograd: ClassVar[int]  # tensors at the largest moment where autograd takes the gradient of the formula
 
