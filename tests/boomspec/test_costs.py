@@ -30,7 +30,7 @@ CALIBRATED = {"training": 1e9, "measuring": 2e9, "startup": 3.0, "copying": 1e8,
 DECODERS = sorted(path.name.replace("--", "/", 1) for path in FIXTURES.iterdir() if "bert" not in path.name)
 
 
-BOTH = {"working": 6, "kept": 3, "teacher_logits": True}  # what cross-entropy and KL add to a chunk of the head
+BOTH = {"working": 6, "teacher_logits": 1}  # what cross-entropy and KL add to a chunk of the head
 
 
 def by_name(compiled) -> dict[str, Cost]:
