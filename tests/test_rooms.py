@@ -16,7 +16,14 @@ FLOORS = [
     {"boomspec.spec", "runners.runtime"},
     {"boomspec.compile", "runners.modeling", "runners.cluster", "runners.verify"},
     {"boomspec.plan", "runners.data", "runners.assembly", "runners.training", "runners.report"},
-    {"boomspec.diff", "runners.evaluation", "runners.search", "runners.checking", "runners.executor"},
+    {
+        "boomspec.diff",
+        "runners.evaluation",
+        "runners.search",
+        "runners.checking",
+        "runners.executor",
+        "runners.blockwise",
+    },
     {"boomspec.commands", "runners.tasks"},
     {"runners.cli"},
 ]

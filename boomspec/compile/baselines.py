@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from boomspec.compile import records
+from boomspec.compile.blockwise import add_blockwise
 from boomspec.compile.builder import Builder
 from boomspec.compile.distillations import add_distillation
 from boomspec.compile.family import ResolvedFamily, pruned
@@ -58,6 +59,10 @@ def baselines(build: Builder, family: ResolvedFamily) -> list[EvaluatedModel]:
     def subset(plan: LayerPlan, rest: bool) -> Record:
         return build.file.once(("subset", plan, rest), lambda: Baseline(build=Subset(plan=plan, rest=rest or None)))
 
+    def shape_of(plan: LayerPlan, rest: bool = False) -> Member:
+        with errors_at(build.file, ("baselines",), f"the teacher pruned to {len(plan)} layers: "):
+            return build.file.once(("pruned", plan, rest), partial(pruned, facts, plan, rest=rest), facts)
+
     def add(
         series: Series,
         name: str,
@@ -72,9 +77,7 @@ def baselines(build: Builder, family: ResolvedFamily) -> list[EvaluatedModel]:
                 task = add_distillation(build, called, record, inputs)
             else:
                 task = build.add(called, record or subset(plan, rest), inputs)
-            with errors_at(build.file, ("baselines",), f"the teacher pruned to {len(plan)} layers: "):
-                shape = build.file.once(("pruned", plan, rest), partial(pruned, facts, plan, rest=rest), facts)
-            models.append(EvaluatedModel(series, f"{series} {size}", shape, task))
+            models.append(EvaluatedModel(series, f"{series} {size}", shape_of(plan, rest), task))
 
     if spec.baseline("naive_pruning") is not None:
         add("naive_pruning", "prune to", ((m, plan, None) for m, plan in zip(smaller, plans, strict=True)))
@@ -87,8 +90,14 @@ def baselines(build: Builder, family: ResolvedFamily) -> list[EvaluatedModel]:
     if spec.baseline("standard_distillation") is not None:
         # Each starts from the layers of naive pruning at its size.
         starts = [(m, plan, tuple(teacher_indices(m.plan, kept))) for m, plan in zip(smaller, plans, strict=True)]
-        found = [(m, plan, records.distill(resolved, start)) for m, plan, start in starts if not m.is_student]
-        add("standard_distillation", "distill standard_distillation", found, text_of(build))
+        for member, plan, start in (found for found in starts if not found[0].is_student):
+            name = f"standard_distillation {family.label(member)}"
+            if spec.distill is not None and spec.distill.blockwise is not None:
+                task = add_blockwise(build, start, name, layers=facts.count)
+            else:
+                inputs = {"teacher": build.teacher, **text_of(build)}
+                task = add_distillation(build, f"distill {name}", records.distill(resolved, start), inputs)
+            models.append(EvaluatedModel("standard_distillation", name, shape_of(plan), task))
     if (section := spec.baseline("shortgpt")) is not None:
         choice = KeepChoice(block_influence=len(kept), calibration=section.calibration)
         scored = build.answer(build.add("score layers for shortgpt", records.search(resolved, choice), trained))

@@ -16,7 +16,7 @@ from boomspec.core.execution import Execution, read_options
 from boomspec.core.graph import CODE, Experiment, Node, Source, Task, params_json
 from boomspec.core.layers import evenly_spaced, plan_of
 from boomspec.core.sizes import Lineage
-from boomspec.core.tasks import BuiltSize, Cell, Check, Outline, Record
+from boomspec.core.tasks import BlockStates, BuiltSize, Cell, Check, DistillBlock, Outline, Record
 from boomspec.core.tasks.record import LayerPlanShape
 from boomspec.models.facts import ModelFacts
 from boomspec.models.outline import config_text, outline
@@ -115,13 +115,15 @@ class Builder:
         half = plan_of(kept, facts.count, [i >= len(kept) // 2 for i in range(len(kept))])
         sizes = tuple(dict.fromkeys(plans or [(half, False)]))  # where no size is known a plan of both models
         merged = any(model.merged for model in models)
+        alone = any(isinstance(node.task.record, BlockStates | DistillBlock) for node in waiting)
         record = self.file.once(
-            ("check", kept, sizes, merged),
+            ("check", kept, sizes, merged, alone),
             lambda: Check(
                 teacher=_outline(facts),
                 student=None if given is None else _outline(given),
                 kept=kept,
                 sizes=tuple(BuiltSize(plan=plan, tied=tied) for plan, tied in sizes),
+                alone=True if alone else None,
                 merged=True if merged else None,
                 transformers=next((found.version for found in distributions(name="transformers")), "not installed"),
             ),

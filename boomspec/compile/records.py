@@ -125,6 +125,61 @@ def teacher_outputs(training: tasks.Distill) -> tasks.TeacherOutputs:
     )
 
 
+def block_states(resolved: ResolvedSpec, layer: int, *, begin: int | None, tokens: int | None) -> tasks.BlockStates:
+    """The states that a layer reads, computed from those that layer `begin` reads; None: from the tokens."""
+    spec, section = resolved.spec, resolved.spec.distill
+    assert section is not None
+    trained = recipe(section, seed=spec.seed, sequence_length=resolved.data.sequence_length, tokens=tokens)
+    return tasks.BlockStates(
+        layer=layer,
+        begin=begin,
+        seed=trained.seed,
+        sequences=trained.steps * trained.sequences,
+        sequence_length=trained.sequence_length,
+        precision=trained.precision,
+        determinism=_determinism(spec),
+    )
+
+
+def distill_block(
+    resolved: ResolvedSpec, block: range, *, initial: Initial = "teacher", tokens: int | None = None
+) -> tasks.DistillBlock:
+    spec, section = resolved.spec, resolved.spec.distill
+    assert section is not None
+    assert section.blockwise is not None
+    return tasks.DistillBlock(
+        first=block.start,
+        end=block.stop,
+        stored=section.blockwise.stored,
+        initial="random" if initial == "random" else None,
+        losses=section.losses,
+        recipe=recipe(section, seed=spec.seed, sequence_length=resolved.data.sequence_length, tokens=tokens),
+        determinism=_determinism(spec),
+    )
+
+
+def join_blocks(kept: tuple[int, ...]) -> tasks.JoinBlocks:
+    return tasks.JoinBlocks(kept=kept)
+
+
+def polish(resolved: ResolvedSpec, kept: tuple[int, ...], *, tokens: int | None = None) -> tasks.Distill:
+    """The training of the whole student after that of its blocks, which took `tokens`, or those of the section."""
+    spec, section = resolved.spec, resolved.spec.distill
+    assert section is not None
+    assert section.blockwise is not None
+    length, training = resolved.data.sequence_length, section.polish_training
+    return tasks.Distill(
+        kept=kept,
+        start=tuple(range(len(kept))),
+        initial="teacher",
+        passed_steps=recipe(section, seed=spec.seed, sequence_length=length, tokens=tokens).steps,
+        train_embedding=spec.student.train_embedding,
+        losses=training.losses,
+        recipe=recipe(training, seed=spec.seed, sequence_length=length),
+        determinism=_determinism(spec),
+    )
+
+
 def laco(resolved: ResolvedSpec, section: LaCoSpec, *, layers: int, of: int) -> tasks.Baseline:
     """The teacher's `of` layers collapsed to `layers`."""
     settings = section.model_dump(exclude={"calibration"}) | _measured(resolved, section.calibration)

@@ -25,7 +25,7 @@ from boomspec.spec.sections.data import DataSpec
 from boomspec.spec.sections.execution import Resources
 from boomspec.spec.sections.interpolate import OrderSearch
 from boomspec.spec.sections.student import KeepChoice
-from boomspec.spec.sections.training import FaithfulSpec
+from boomspec.spec.sections.training import FaithfulSpec, OptimizerSpec, ScheduleSpec, block_losses
 from boomspec.spec.spec_file import Spec
 
 S = TypeVar("S", bound=BaseModel)
@@ -43,6 +43,11 @@ BORROWED: dict[tuple[str, ...], tuple[str, ...]] = {
         (("distill", "losses", kind, "embedding") for kind, loss in LOSSES.items() if issubclass(loss, StateLoss)),
         ("student", "train_embedding"),
     ),
+    **{
+        ("distill", "blockwise", "polish", part, name): ("distill", part, name)
+        for part, section in (("optimizer", OptimizerSpec), ("schedule", ScheduleSpec))
+        for name in section.model_fields
+    },
     **{("execution", "baseline", name): ("execution", "interpolate", name) for name in Resources.model_fields},
 }
 
@@ -125,12 +130,24 @@ def complete(spec: Spec) -> Spec:
         interpolate = changes.get("interpolate", spec.interpolate)
         changes["interpolate"] = interpolate.model_copy(update={"seam": _filled(seam, reach=1, ridge=0.01)})
     if (distill := spec.distill) is not None:
-        embedding, balanced = spec.student.train_embedding, distill.balance is not None
-        losses = distill.losses.each(lambda term: term.completed(train_embedding=embedding, balanced=balanced))
+        trains, balanced = spec.student.train_embedding, distill.balance is not None
+        losses, blockwise = distill.losses, distill.blockwise
+        if blockwise is not None:
+            losses = losses if "losses" in distill.model_fields_set else block_losses()
+            losses = losses.each(lambda term: term.model_copy(update={"embedding": False, "final_norm": False}))
+            if (polish := blockwise.polish) is None:
+                trains = False
+                changes["student"] = spec.student.model_copy(update={"train_embedding": False})
+            else:
+                polish = _filled(polish, optimizer=distill.optimizer, schedule=distill.schedule)
+                polish_losses = polish.losses.each(lambda term: term.completed(train_embedding=trains, balanced=False))
+                polish = polish.model_copy(update={"losses": polish_losses})
+                blockwise = blockwise.model_copy(update={"polish": polish})
+        losses = losses.each(lambda term: term.completed(train_embedding=trains, balanced=balanced))
         outputs = distill.teacher_outputs
         if outputs is not None and outputs.samples is not None:
             outputs = _filled(outputs, temperature=1.0)
-        own = {"losses": losses, "teacher_outputs": outputs}
+        own = {"losses": losses, "teacher_outputs": outputs, "blockwise": blockwise}
         changes["distill"] = _filled(distill.model_copy(update=own), faithful=FaithfulSpec())
         changes["baselines"] = tuple(
             item.model_copy(update={"random_init": _filled(control, tokens=distill.tokens)})

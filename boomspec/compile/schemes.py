@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from boomspec.compile import records
+from boomspec.compile.blockwise import add_blockwise
 from boomspec.compile.builder import Builder
 from boomspec.compile.distillations import add_distillation
 from boomspec.compile.family import ResolvedFamily, patched_sets, resolve_family
@@ -176,6 +177,12 @@ def _train(
     tokens: int | None = None,
 ) -> str:
     """Add the distillation of a model that begins as these layers of the spec's teacher."""
+    distill = build.resolved.spec.distill
+    if distill is not None and distill.blockwise is not None:
+        count = len(teacher.layers)
+        student = add_blockwise(build, layers, label, layers=count, initial=initial, tokens=tokens)
+        build.trainings[label] = student
+        return student
     inputs = {"teacher": teacher.model, **text_of(build)}
     own, start = layers, None
     if teacher.model != build.teacher:

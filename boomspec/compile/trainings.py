@@ -40,6 +40,9 @@ def _trainings(spec: Spec) -> Iterator[_Trained]:
         yield pretrain, ("teacher", "pretrain"), pretrain.tokens, ("teacher", "pretrain", "tokens")
     if (distill := spec.distill) is not None:
         yield distill, ("distill",), distill.tokens, ("distill", "tokens")
+        if distill.blockwise is not None and distill.blockwise.polish is not None:
+            polish = distill.polish_training
+            yield polish, ("distill",), polish.tokens, ("distill", "blockwise", "polish", "tokens")
         for i, assistant in enumerate(distill.assistants or ()):
             if assistant.tokens not in (None, distill.tokens):
                 yield distill, ("distill",), assistant.tokens, ("distill", "assistants", i, "tokens")
@@ -111,9 +114,11 @@ def _tokens_needed(spec: Spec) -> str:
     kinds = (kind for item in spec.baselines for kind in (item.shortgpt, item.laco))
     searches = (spec.student.keep, spec.interpolate.order, spec.interpolate.seam, *kinds)
     read = [s.calibration.sequences * length for s in searches if isinstance(s, _SEARCHED)]
-    for section, _, tokens, _ in _trainings(spec):
+    for section, _, tokens, place in _trainings(spec):
         sequences, steps = _sequences_and_steps(section, length, tokens)
-        read.append(steps * sequences * length)
+        # A polish begins where the blocks have ended.
+        passed = read[-1] if place[:3] == ("distill", "blockwise", "polish") else 0
+        read.append(passed + steps * sequences * length)
     tokens = max(read, default=_PLENTY - 1) + 1  # the last label
     step = 10 ** max(0, len(str(tokens)) - 3)
     rounded = -(-tokens // step) * step

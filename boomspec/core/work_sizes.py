@@ -20,3 +20,5 @@ HELD_STATES: Final = 4 * 2**30  # bytes of hidden states that a search keeps
 OUTPUT_SHARD: Final = 2**26  # bytes of one file of a teacher's stored outputs
 COPY_BUFFER: Final = 2**18  # bytes of a tensor that are converted at once; measured on ext4: 1 MB and more is slower
 DEQUANTIZED_SHARD: Final = 2 * 10**9  # bytes of one file of a model that is dequantised
+STATES_SHARD: Final = 2**27  # bytes of one file of a teacher's hidden states, which is in memory while it is computed
+STREAMED_STATES: Final = 2**28  # bytes of hidden states that a block computes at once where they are not stored

@@ -103,6 +103,11 @@ class Spec(Strict):
                 raise FieldError(message, at=("execution", "distill", "teacher"), hint="remove it")
         elif "teacher_outputs" in self.execution.model_fields_set:
             raise FieldError("no outputs of the teacher are stored here", at=("execution", "teacher_outputs"))
+        blockwise = self.distill and self.distill.blockwise
+        own = self.student
+        if blockwise and blockwise.polish is None and own.train_embedding and "train_embedding" in own.model_fields_set:
+            hint = "leave it out, or let a polish train the whole: distill.blockwise.polish"
+            raise FieldError("no block has the embedding", hint=hint, at=("student", "train_embedding"))
         for i, item in enumerate(self.baselines):
             if self.distill is None and (item.random_init or item.standard_distillation):
                 raise FieldError("needs a `distill` section: it is trained", at=("baselines", i))

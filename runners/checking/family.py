@@ -31,6 +31,7 @@ from runners.checking.in_memory import layer_stack, logits, patched
 from runners.checking.tiny import VOCABULARY, NotTinyError, auto_class, lay_out, randomise, read_config
 from runners.modeling.foreign_code import prepare_custom_code
 from runners.modeling.hidden_states import capture, check_head, embedding_parameters, hidden_pairs, trunk
+from runners.modeling.layerwise import take_apart
 from runners.modeling.model_config import complete, plan_config
 from runners.modeling.models import Code, loading_options, save_weights
 
@@ -77,6 +78,8 @@ def _check(record: Check, facts: ModelFacts, own: Mapping[str, Path], code: Code
             sizes = [size for i, size in enumerate(record.sizes) if i in tried]
             its_student = None if record.student is None else work / "student"
             try_sizes(work / "teacher", record.kept, sizes, work, student=its_student, code=code)
+            if record.alone:
+                _try_layers(work / "teacher", code)
         except NotTinyError as error:
             notes.append(f"only names and shapes were checked: {error.message}")
     return notes
@@ -170,6 +173,15 @@ def try_sizes(
         what = f"the model of {len(size.plan)} layers"
         compare(built(size.plan, work / "size", what, tied=size.tied), size.plan, what)
         shutil.rmtree(work / "size")
+
+
+def _try_layers(teacher: Path, code: Code) -> None:
+    """Raise BoomspecError unless the layers of the tiny teacher, each by itself, make the teacher together."""
+    facts = read_facts(teacher)
+    tokens_BT = _ANY_TOKENS_BT % facts.token_embedding.shape[0]
+    for index in range(facts.count):
+        plan_config({TEACHER: facts}, teacher_layers([index]), tied=facts.tied, base=TEACHER)
+    take_apart(_loaded(teacher, _TEACHER, facts.count, code), tokens_BT)
 
 
 def _check_trainable(model: Any, layers: int, tokens_BT: Tensor, what: str) -> None:

@@ -2,8 +2,9 @@
 
 The student is the kept layers of the teacher and its embedding, final norm and head, trained on the weighted sum of the
 losses that the record names (`boomspec.core.losses`). Where the teacher is an assistant, or a student of the generation
-before, the student begins as layers of the model that these began as: the input `start`. Where the teacher's outputs
-were stored before (`runners/tasks/teacher_outputs.py`), they are read in its place: then no teacher is loaded.
+before, the student begins as layers of the model that these began as: the input `start`. That is the student itself
+where it was trained before, block by block. Where the teacher's outputs were stored before
+(`runners/tasks/teacher_outputs.py`), they are read in its place: then no teacher is loaded.
 
 Writes `model/` (in the dtype of the teacher's files, with the tokenizer and `student_config.json`),
 `metrics.jsonl` and `similarity.json`, which is empty where no teacher is loaded.
@@ -133,6 +134,7 @@ def _distill(
     faithful = record.faithful or _NOT_FAITHFUL
     draw = stream.padded_batch if faithful.padding else stream.batch
     everywhere = recipe.sequences * recipe.sequence_length if faithful.kl_on_padding else 0
+    shape = {"sequences": recipe.sequences, "sequence_length": recipe.sequence_length, "seed": recipe.seed}
     with ExitStack() as compiled:
         for teacher in teachers:
             compiles = options.compile and shared_teachers is None
@@ -140,7 +142,7 @@ def _distill(
         yield from micro_batches(
             student,
             recipe=recipe,
-            batch=partial(draw, sequences=recipe.sequences, sequence_length=recipe.sequence_length, seed=recipe.seed),
+            batch=lambda step: draw(step + (record.passed_steps or 0), **shape),
             loss=distillation_loss(
                 student,
                 teachers,
@@ -165,8 +167,9 @@ def _distill(
     table = [{"student": s, "teacher": t, "before": b, "after": a} for (s, t), b, a in values]
     (context.path / SIMILARITY).write_text(computed_json({"pairs": table}, "hidden states"), encoding="utf-8")
     save_weights(trained, target, dtype=dtype)
-    pruned = sorted(set(range(read_facts(begins).count)) - set(record.begins))
-    config = {"copied_teacher_layers": record.begins, "pruned_teacher_layers": pruned}
+    goes_on = record.passed_steps is not None
+    copied, count = (record.kept, layers) if goes_on else (record.begins, read_facts(begins).count)
+    config = {"copied_teacher_layers": copied, "pruned_teacher_layers": sorted(set(range(count)) - set(copied))}
     text = json.dumps(config, indent=1, allow_nan=False) + "\n"
     (target / STUDENT_CONFIG).write_text(text, encoding="utf-8")
 

@@ -345,6 +345,17 @@ RESULTS = {
         "distill.losses.hidden_cosine.weight", {"start": 2.0, "end": 0.1, "over": "50%"}, *DISTILLED
     ),
     "balanced terms": results("distill.balance", "start", *DISTILLED),
+    "blocks that are trained alone, and a polish": Edit(
+        {"distill.losses": {"hidden_nmse": {}}, "distill.blockwise": {"polish": {"tokens": 1024}}},
+        {"distill.blockwise": "results", **{f"distill.losses.{k}": "results" for k in (*_ALL_LOSSES, "hidden_nmse")}},
+        own=(*DISTILLED, "report"),
+        added=(
+            *(f"states before layer {i}" for i in (0, 2, 4)),
+            "states after layer 5",
+            *(f"distill layers {i} to {i + 1}{of}" for of in ("", " of random_init") for i in (0, 2, 4)),
+            *(f"join {name.removeprefix('distill ')}" for name in DISTILLED),
+        ),
+    ),
     "the batch": results("distill.batch_tokens", 512, *DISTILLED),
     "the tokens": results("distill.tokens", 4096, *DISTILLED),
     "the optimiser": results(

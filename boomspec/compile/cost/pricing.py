@@ -7,7 +7,7 @@ guessed.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from boomspec.compile.cost import memory
@@ -15,11 +15,17 @@ from boomspec.compile.cost.shapes import UnknownCostError, assembled, model_of
 from boomspec.core.execution import TrainingOptions
 from boomspec.core.graph import Node, Source
 from boomspec.core.losses import Loss, Losses, StateLoss
-from boomspec.core.model_costs import ModelCosts
+from boomspec.core.model_costs import LayerCosts, ModelCosts
 from boomspec.core.tasks import Record
 from boomspec.core.tasks.record import MADE, Architecture, Cost, Faithful, LayerPlanShape, Prices, Recipe
 from boomspec.core.tasks.tokenize import token_bytes
-from boomspec.core.work_sizes import BATCH_SIZE, KEPT_CHECKPOINTS, SIMILARITY_WINDOWS
+from boomspec.core.work_sizes import (
+    BATCH_SIZE,
+    KEPT_CHECKPOINTS,
+    SIMILARITY_WINDOWS,
+    STATES_SHARD,
+    STREAMED_STATES,
+)
 from boomspec.models.facts import ModelFacts, llama_facts, total_bytes
 from boomspec.models.fit import other_tensors
 from boomspec.spec.spec_file import Memo
@@ -162,6 +168,67 @@ class _Prices(Prices):
             host_memory=copies if self.on_gpu else 0,
             model_flops_per_token=needed,
         )
+
+    def layer_training(self, recipe: Recipe, losses: Losses, *, block: range, stored: bool) -> Cost:
+        teacher, length, terms = self.models["teacher"], recipe.sequence_length, losses.terms().values()
+        trained, bf16 = _alone(teacher, teacher.layers[block.start]), recipe.precision == "bf16"
+        width = 2 if bf16 else 4
+        step = memory.TrainingStep(
+            tokens=(rows := min(self.options.micro_batch, recipe.sequences)) * length,
+            micro_batches=-(-recipe.sequences // rows),
+            bf16=bf16,
+            on_gpu=self.on_gpu,
+            frozen_embedding=True,
+            working=0,
+            pairs=2,  # what it reads, and what it is to give
+            compared=sum(4 * term.kept * teacher.hidden for term in terms),
+        )
+        each = trained.forward(length) + 4 * trained.matrices + 10 * length * trained.queries
+        each += sum(term.flops(teacher.hidden) for term in terms)
+        held = memory.training(trained, step)
+        states = recipe.tokens * teacher.hidden * width  # of one boundary
+        copies, read = 12 * trained.parameters, trained.bytes + 2 * states
+        if not stored:
+            below = teacher.layers[: block.stop]
+            each += sum(_alone(teacher, layer).forward(length) for layer in below)
+            held["teacher"] = width * max(teacher.embedding, *(layer.parameters for layer in below))
+            held["states"] = min(STREAMED_STATES, 2 * states)
+            read = sum(layer.bytes for layer in below)
+        return Cost(
+            flops=recipe.tokens * each,
+            memory=held | ({} if self.on_gpu else {"checkpoint": copies}),
+            disk=trained.bytes,
+            read=read,
+            tokens=recipe.tokens,
+            real_tokens=recipe.tokens,
+            scratch=(KEPT_CHECKPOINTS + 1) * copies,
+            host_memory=copies if self.on_gpu else 0,
+        )
+
+    def layerwise(self, layers: range, *, tokens: int, length: int, bf16: bool, from_tokens: bool) -> Cost:
+        teacher, width = self.models["teacher"], 2 if bf16 else 4
+        run = [_alone(teacher, teacher.layers[i]) for i in layers]
+        states = tokens * teacher.hidden * width
+        largest = max([layer.parameters for layer in run], default=0)
+        widest = max([3 * layer.layers[0].inner for layer in run], default=0) + 2 * teacher.hidden
+        return Cost(
+            flops=tokens * sum(layer.forward(length) for layer in run),
+            memory={
+                "weights": width * max(largest, teacher.embedding if from_tokens else 0),
+                "activations": min(tokens, self.batch_size * length) * widest * width,
+                "states": 2 * min(states, STATES_SHARD),
+            },
+            disk=states,
+            read=sum(layer.bytes for layer in run) + (0 if from_tokens else states),
+            tokens=tokens,
+            real_tokens=tokens,
+            scratch=min(states, STATES_SHARD),
+        )
+
+
+def _alone(model: ModelCosts, layer: LayerCosts) -> ModelCosts:
+    """One layer without embedding, norm and head."""
+    return replace(model, layers=(layer,), embedding=0, norm=0, own_head=0, rest_bytes=0)
 
 
 def _tensors_of_a_tile(terms: Collection[Loss]) -> int:

@@ -33,5 +33,6 @@ class Check(Record):
     student: Outline | None = None  # one that exists; else it begins as the teacher's `kept` layers
     kept: tuple[int, ...]
     sizes: tuple[BuiltSize, ...]
+    alone: Literal[True] | None = None  # layers of the teacher are run and trained by themselves, too
     merged: Literal[True] | None = None  # layers of the teacher are added up, too: all must be of one kind
     transformers: str  # its version: what is asked is what its classes do

@@ -133,6 +133,20 @@ class Prices(ABC):
         the inputs that are run beside it, where they are there; those after the first for their logits.
         """
 
+    @abstractmethod
+    def layer_training(self, recipe: Recipe, losses: Losses, *, block: range, stored: bool) -> Cost:
+        """The cost of training the first of these layers of the teacher alone, against the output of the last.
+
+        `stored`: the states in front of the block and behind it are inputs; else they are computed again.
+        """
+
+    @abstractmethod
+    def layerwise(self, layers: range, *, tokens: int, length: int, bf16: bool, from_tokens: bool) -> Cost:
+        """The cost of running layers of the teacher one after the other, each over all tokens, and storing the states.
+
+        `from_tokens`: the embedding comes first. `length`: tokens of a sequence.
+        """
+
 
 @dataclass(frozen=True)
 class TextCounts:

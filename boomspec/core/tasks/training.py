@@ -57,6 +57,7 @@ class Distill(Record):
 
     kept: tuple[int, ...]  # of the teacher's layers; the student's are compared with the blocks that these begin
     start: tuple[int, ...] | None = None  # of the layers of the input `start`: what the student begins as
+    passed_steps: int | None = None  # of the text, on which `start`, the student itself, was trained: it goes on there
     initial: Literal["teacher", "random"]
     train_embedding: bool
     losses: Losses

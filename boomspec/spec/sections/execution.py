@@ -95,6 +95,13 @@ class DistillResources(TrainingResources):
             )
 
 
+class BlockResources(Resources):
+    """What the training of one layer alone gets."""
+
+    micro_batch: int = about("Sequences of one forward pass.", default=MICRO_BATCH, ge=1)
+    checkpoint_seconds: Number = about("As of every training.", default=CHECKPOINT_SECONDS, gt=0)
+
+
 class MeasuringResources(Resources):
     """What a task gets that runs models without training them."""
 
@@ -171,6 +178,10 @@ class ExecutionSpec(Strict):
     tokenize: Resources = about("For making tokens of the text.", default=Resources())
     pretrain: TrainingResources = about("For training a teacher.", default=TrainingResources())
     distill: DistillResources = about("For each distillation.", default=DistillResources())
+    distill_block: BlockResources | None = Field(None, examples=[{"gpus": 1, "micro_batch": 16}])
+    """For each block of a student that is distilled blockwise: one process. Default: what `distill` has."""
+    block_states: MeasuringResources | None = Field(None, examples=[{"gpus": 1, "batch_size": 32}])
+    """For the teacher's states at one boundary of blocks. Default: what `distill` has."""
     generate: MeasuringResources = about("For text that a teacher writes.", default=MeasuringResources())
     teacher_outputs: MeasuringResources = about("For storing the teacher's outputs.", default=MeasuringResources())
     search: MeasuringResources = about("For a choice or a fit that needs data.", default=MeasuringResources())
@@ -187,5 +198,9 @@ class ExecutionSpec(Strict):
             return MeasuringResources(**self.interpolate.model_dump())
         if kind == "seam":
             return self.search
+        if kind == "distill_block" and self.distill_block is None:
+            return BlockResources(**self.distill.model_dump(include=set(BlockResources.model_fields)))
+        if kind == "block_states" and self.block_states is None:
+            return MeasuringResources(**self.distill.model_dump(include=set(Resources.model_fields)))
         resources: Resources = getattr(self, kind, Resources())
         return resources

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from boomspec.core.losses import Losses, usual_losses
+from boomspec.core.losses import LOSSES, Losses, StateLoss, usual_losses
 from boomspec.core.tasks import Precision
 from boomspec.core.tasks.record import Balance
 from boomspec.core.types import Count, Number, ShareField, Strict, about
@@ -86,8 +86,40 @@ def _some_loss(losses: Losses) -> Losses:
     return losses
 
 
+class PolishSpec(Strict):
+    """An ordinary distillation of the whole student, which begins from its blocks."""
+
+    tokens: Positive = about("Training tokens, of text that the blocks were not trained on as far as there is any.")
+    optimizer: OptimizerSpec | None = Field(None, examples=[{"lr": 1e-4}])
+    """AdamW and its settings. Default: as of the blocks."""
+    schedule: ScheduleSpec | None = Field(None, examples=[{"kind": "linear"}])
+    """The learning rate over the steps. Default: as of the blocks."""
+    losses: Annotated[Losses, AfterValidator(_some_loss)] = about(
+        "Terms of the loss; the key is the kind.", default=usual_losses()
+    )
+
+
+class BlockwiseSpec(Strict):
+    """Every layer of the student is trained alone, on what the teacher's block reads and gives."""
+
+    stored: bool = True
+    """true: the teacher's states at the ends of blocks are computed once and stored; false: each block computes them
+    again from the tokens, which takes no disk and the time of all layers below it."""
+    polish: PolishSpec | None = Field(None, examples=[{"tokens": "20M"}])
+    """A short training of the whole student after that. Default: none, so that the whole is never in memory."""
+
+
+def block_losses() -> Losses:
+    """What a block is trained on where the spec names no losses."""
+    return Losses(hidden_nmse=LOSSES["hidden_nmse"]())
+
+
 class DistillSpec(Training):
     """Distillation of the student from the teacher."""
+
+    blockwise: BlockwiseSpec | None = Field(None, examples=[{}, {"stored": False}, {"polish": {"tokens": "20M"}}])
+    """Train every layer of the student alone, on any number of workers side by side. Default: the student as a
+    whole."""
 
     faithful: FaithfulSpec | None = Field(None, examples=[{"padding": True, "kl_on_padding": True}])
     """Quirks of the published code, to reproduce its numbers. Default: none of them."""
@@ -115,6 +147,8 @@ class DistillSpec(Training):
             )
         if self.teacher_outputs is not None:
             self._check_stored(self.teacher_outputs)
+        if self.blockwise is not None:
+            self._check_blocks()
 
     def _check_stored(self, outputs: TeacherOutputsSpec) -> None:
         how: Literal["top_k", "samples"] = "top_k" if outputs.samples is None else "samples"
@@ -129,3 +163,35 @@ class DistillSpec(Training):
         if self.faithful is not None and self.faithful.padding:
             message = "padded sequences are not with teacher_outputs: what is stored are windows of the text"
             raise FieldError(message, at=("faithful", "padding"))
+
+    def _check_blocks(self) -> None:
+        if self.faithful is not None and self.faithful != FaithfulSpec():
+            message = "the published code trains the whole student: it has no blocks"
+            raise FieldError(message, at=("faithful",), hint="remove this, or blockwise")
+        for name in (
+            DistillSpec.model_fields.keys() - Training.model_fields.keys() - {"blockwise", "faithful", "losses"}
+        ):
+            if getattr(self, name) is not None:
+                message = f"a block learns from the teacher's states on the data alone: {name} is for a whole student"
+                raise FieldError(message, at=(name,))
+        for kind, term in self.losses.terms().items() if "losses" in self.model_fields_set else ():
+            if not isinstance(term, StateLoss) or term.reads != ("states", "teacher_states"):
+                raise FieldError(
+                    f"{kind} reads {' and '.join(term.reads)}: a block has its own output, and the teacher's, alone",
+                    at=("losses", kind),
+                    hint="losses of hidden states, such as hidden_nmse; others go with blockwise.polish",
+                )
+            if term.pairs is not None:
+                raise FieldError("every block has one pair, its output", at=("losses", kind, "pairs"))
+            for name in ("embedding", "final_norm"):
+                if name in term.model_fields_set and getattr(term, name):
+                    raise FieldError("a block has neither embedding nor final norm", at=("losses", kind, name))
+
+    @property
+    def polish_training(self) -> "DistillSpec":
+        """The section of the polish, where there is one."""
+        assert self.blockwise is not None
+        assert self.blockwise.polish is not None
+        polish = self.blockwise.polish
+        changes = {name: value for name in PolishSpec.model_fields if (value := getattr(polish, name)) is not None}
+        return self.model_copy(update={**changes, "blockwise": None})
