@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from boomspec.core.errors import Problem
-from boomspec.core.losses import Losses, StateLoss
+from boomspec.core.losses import PairLoss
 from boomspec.models.facts import ModelFacts
 from boomspec.spec.spec_file import SpecFile
 
@@ -29,14 +29,9 @@ def check_outputs(file: SpecFile, teacher: ModelFacts) -> None:
 def _problems(file: SpecFile, layers: int) -> Iterator[Problem]:
     if file.spec.distill is None:
         return
-    blockwise = file.spec.distill.blockwise
-    sections: dict[tuple[str, ...], Losses] = {("distill",): file.spec.distill.losses}
-    if blockwise is not None and blockwise.polish is not None:
-        sections["distill", "blockwise", "polish"] = blockwise.polish.losses
-    for place, losses in sections.items():
-        for kind, term in losses.terms().items():
-            if isinstance(term, StateLoss):
-                try:
-                    term.layers(layers)
-                except ValueError as error:
-                    yield file.problem((*place, "losses", kind, "pairs"), str(error))
+    for kind, term in file.spec.distill.losses.terms().items():
+        if isinstance(term, PairLoss):
+            try:
+                term.layers(layers)
+            except ValueError as error:
+                yield file.problem(("distill", "losses", kind, "pairs"), str(error))

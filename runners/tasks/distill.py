@@ -32,6 +32,7 @@ from boomspec.models.facts import read_facts
 from boomspec.models.folder import STUDENT_CONFIG
 from runners.assembly.assemble import assemble
 from runners.data.tokens import TokenStream
+from runners.modeling.attention import check_attention
 from runners.modeling.foreign_code import prepare_custom_code
 from runners.modeling.hidden_states import LMHead, Pair, capture, check_head, embedding_parameters, hidden_pairs, trunk
 from runners.modeling.models import MODEL, Code, load, load_frozen, model_folder, save_weights, stored_dtype
@@ -48,6 +49,7 @@ from runners.training.distillation import (
     teacher_targets,
 )
 from runners.training.loop import MicroBatches, MicroLoss, micro_batches
+from runners.training.loss_parameters import LossParameters
 from runners.training.moment import START, Moment
 from runners.training.output_files import StoredRows
 from runners.training.parallel import ParallelModel, is_sharded, shard_frozen, with_checkpointing_or_compile
@@ -121,11 +123,18 @@ def _distill(
     teachers = load_teachers(context, place) if shared_teachers is None else shared_teachers
     if stream.vocabulary > (rows := student.get_input_embeddings().weight.shape[0]):
         raise BoomspecError(f"the tokens have a vocabulary of {stream.vocabulary}, but the teacher embeds {rows}")
-    parallel = ParallelModel(student, workers, parallel=options.parallel)
+    beside = loss_parameters(record.losses, student, seed=recipe.seed)
+    parallel = ParallelModel(student, workers, parallel=options.parallel, losses=beside)
     for teacher in teachers if shards_teacher else ():
         shard_frozen(teacher)
     for model in (student, *teachers):
         parallel.call(check_head, model)
+    aligned = alignment(record.losses, record.kept, layers)
+    for model, is_teacher in ((student, False), *((teacher, True) for teacher in teachers[:1])):
+        if attention := aligned.attention(teacher=is_teacher):
+            if options.compile:
+                raise BoomspecError("losses on attention are not computed in a compiled model: set compile: false")
+            parallel.call(check_attention, model, attention)
 
     pairs = hidden_pairs(record.kept, layers) if teachers else []
     compared_BT = similarity_batch(held_out, recipe.sequence_length).to(device())
@@ -150,6 +159,7 @@ def _distill(
                 record.kept,
                 everywhere=everywhere,
                 shared=targets_of or stored_outputs(context),
+                parameters=beside,
             ),
             weights=weighting(record.losses, recipe.steps, balance=record.balance),
             context=context,
@@ -213,21 +223,34 @@ def distillation_loss(
     *,
     everywhere: int = 0,
     shared: TargetsOf | None = None,
+    parameters: LossParameters | None = None,
 ) -> MicroLoss:
     """The loss of one micro batch.
 
     `shared`: what the teachers say, to several students, or what was stored of it; None: to this student alone.
+    `parameters`: those that the losses train; where none are given, and some are needed, they are as they are at first.
     """
     # Without a teacher no term reads states.
     layers = teachers[0].config.get_text_config().num_hidden_layers if teachers else len(kept)
+    parameters = parameters or loss_parameters(losses, student, seed=0)
     aligned = alignment(losses, kept, layers)
     targets_of = shared or teacher_targets(teachers, [aligned])
-    loss_of = student_loss(student, aligned, [LMHead(teacher) for teacher in teachers], everywhere)
+    heads = [LMHead(teacher) for teacher in teachers]
+    loss_of = student_loss(student, aligned, heads, everywhere, parameters=parameters)
 
     def loss(inputs_BT: Tensor, labels_BT: Tensor, count: int, moment: Moment = START) -> TermValues:
         return loss_of(inputs_BT, labels_BT, count, targets_of(inputs_BT, moment), moment)
 
     return loss
+
+
+def loss_parameters(losses: Losses, student: PreTrainedModel, *, seed: int) -> LossParameters | None:
+    """What the losses train beside the student; None where they train nothing."""
+    shape = student.config.get_text_config()
+    made = LossParameters(
+        losses, layers=shape.num_hidden_layers, hidden=shape.hidden_size, seed=seed, device=student.device
+    )
+    return made if any(True for _ in made.parameters()) else None
 
 
 def similarity_batch(tokens: Path, sequence_length: int) -> Tensor:

@@ -65,7 +65,7 @@ def micro_batches(
     parallel: ParallelModel | None = None,  # how `model` lies on the workers that train it, each of which calls this
     unlabelled: Collection[int] = (),  # tokens that are inputs only, beside those that a batch says
 ) -> MicroBatches:
-    """Train `model` in place (its parameters that require gradients) and write metrics.jsonl.
+    """Train `model` in place (its parameters that require gradients, and those beside it) and write metrics.jsonl.
 
     A generator: it stops before every micro batch, so that trainings can take turns (`runners.training.cohort`).
     Continues from the newest whole checkpoint in `context.resume`. Leaves one there about every `checkpoint_seconds`
@@ -136,7 +136,7 @@ class _Training:
         self.model = parallel.model.eval()  # no dropout; gradients flow all the same
         self.recipe, self.context, self.gradient_scale, self.weighting = recipe, context, scale, weighting
         self.unlabelled = torch.tensor(sorted(unlabelled), dtype=torch.long)
-        self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self.parameters = {name: p for name, p in parallel.trained().items() if p.requires_grad}
         self.device = next(iter(self.parameters.values())).device
         matrices = [parameter for parameter in self.parameters.values() if parameter.ndim >= 2]
         others = [parameter for parameter in self.parameters.values() if parameter.ndim < 2]
