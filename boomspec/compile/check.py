@@ -60,7 +60,7 @@ def check_against(file: SpecFile, facts: ModelFacts) -> ResolvedFamily | None:
     if file.spec.student.keep is None:
         return None
     kept = kept_layers(file, facts)
-    check_losses(file, len(kept))
+    check_losses(file, facts, len(kept))
     check_outputs(file, facts)
     sets = patched_sets(file, kept, facts.count)
     family = resolve_family(file, facts, kept, sets or tuple(prefixes(patchable(kept, facts.count)[::-1])))

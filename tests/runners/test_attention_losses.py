@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+import transformers
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.auto.configuration_auto import model_type_to_module_name
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.losses import LOSSES, Losses
+from boomspec.models.families import OWN_ATTENTION
 from runners.modeling.attention import AttentionPart, check_attention, record_attention
 from runners.modeling.hidden_states import decoder_layers, trunk
 from runners.tasks.distill import distillation_loss
@@ -202,6 +208,16 @@ def test_a_family_with_attention_of_its_own_is_refused(family: str) -> None:
     with pytest.raises(BoomspecError, match=family) as error:
         check_attention(model, [0, 2])
     assert wording("losses.no_attention_interface") in str(error.value)
+
+
+def test_the_families_that_the_compiler_refuses_are_those_without_the_interface() -> None:
+    folder, own = Path(transformers.__file__).parent / "models", set()
+    for model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        name = model_type_to_module_name(model_type)
+        file = folder / name / f"modeling_{name}.py"
+        if file.exists() and "ALL_ATTENTION_FUNCTIONS" not in file.read_text():
+            own.add(model_type)
+    assert own == OWN_ATTENTION
 
 
 def test_scores_that_are_more_than_products_are_refused() -> None:

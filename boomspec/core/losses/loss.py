@@ -6,9 +6,7 @@ positions in the whole effective batch (`runners/training/losses.py`).
 """
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from boomspec.core.losses.closed_form import ClosedForm, Softmax
 from boomspec.core.losses.weight import Weight, weight_at
