@@ -5,8 +5,9 @@ from contextlib import suppress
 
 from boomspec.compile.cost.shapes import UnknownCostError, model_of
 from boomspec.core.errors import Problem
-from boomspec.core.losses import PairLoss
+from boomspec.core.losses import Losses, PairLoss
 from boomspec.core.losses.attention_loss import AttentionLoss
+from boomspec.core.losses.pairs import PROJECTION
 from boomspec.models.facts import ModelFacts
 from boomspec.models.families import OWN_ATTENTION
 from boomspec.spec.spec_file import SpecFile
@@ -34,26 +35,31 @@ def check_outputs(file: SpecFile, teacher: ModelFacts) -> None:
 def _problems(file: SpecFile, teacher: ModelFacts, layers: int) -> Iterator[Problem]:
     if file.spec.distill is None:
         return
-    resources = file.spec.execution.of("distill")
-    for kind, term in file.spec.distill.losses.terms().items():
-        if not isinstance(term, PairLoss):
-            continue
-        place: Location = ("distill", "losses", kind)
-        try:
-            term.layers(layers)
-        except ValueError as error:
-            yield file.problem((*place, "pairs"), str(error))
-        if isinstance(term, AttentionLoss):
-            yield from _of_attention(file, place, term, teacher)
-            if getattr(resources, "compile", False):
-                message = f"the loss {kind} reads inside of attention, which a compiled layer does not show"
-                yield file.problem(("execution", "distill", "compile"), message, f"compile: false, or {kind}: null")
-        if term.trained(1) and getattr(resources, "parallel", "ddp") == "fsdp":
-            message = f"the loss {kind} trains parameters of its own, which are not cut over workers"
-            hint = f"parallel: ddp, or {kind}: null" + (
-                ", or projection: false" if "projection" in term.trained(1) else ""
-            )
-            yield file.problem(("execution", "distill", "parallel"), message, hint)
+    blockwise = file.spec.distill.blockwise
+    sections: dict[Location, Losses] = {("distill",): file.spec.distill.losses}
+    if blockwise is not None and blockwise.polish is not None:
+        sections["distill", "blockwise", "polish"] = blockwise.polish.losses
+    for section, losses in sections.items():
+        for kind, term in losses.terms().items():
+            if isinstance(term, PairLoss):
+                yield from _of_pairs(file, (*section, "losses", kind), term, layers)
+            if isinstance(term, AttentionLoss):
+                yield from _of_attention(file, (*section, "losses", kind), term, teacher)
+
+
+def _of_pairs(file: SpecFile, place: Location, term: PairLoss, layers: int) -> Iterator[Problem]:
+    try:
+        term.layers(layers)
+    except ValueError as error:
+        yield file.problem((*place, "pairs"), str(error))
+    resources, trained = file.spec.execution.of("distill"), term.trained(1)
+    if isinstance(term, AttentionLoss) and getattr(resources, "compile", False):
+        message = f"{term.kind} reads inside of attention, which a compiled layer does not show"
+        yield file.problem(("execution", "distill", "compile"), message, f"compile: false, or {term.kind}: null")
+    if trained and getattr(resources, "parallel", "ddp") == "fsdp":
+        message = f"{term.kind} trains parameters of its own, which are not cut over workers"
+        without = "projection: false" if PROJECTION in trained else f"{term.kind}: null"
+        yield file.problem(("execution", "distill", "parallel"), message, f"parallel: ddp, or {without}")
 
 
 def _of_attention(file: SpecFile, place: Location, term: AttentionLoss, teacher: ModelFacts) -> Iterator[Problem]:

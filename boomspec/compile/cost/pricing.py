@@ -173,9 +173,13 @@ class _Prices(Prices):
         )
 
     def layer_training(self, recipe: Recipe, losses: Losses, *, block: range, stored: bool) -> Cost:
-        teacher, length, terms = self.models["teacher"], recipe.sequence_length, losses.terms().values()
+        teacher, length = self.models["teacher"], recipe.sequence_length
         trained, bf16 = _alone(teacher, teacher.layers[block.start]), recipe.precision == "bf16"
         width = 2 if bf16 else 4
+        alone = losses.each(
+            lambda term: term.model_copy(update={"embedding": False})
+        )  # a block has one pair, its output
+        of_pairs = pair_costs(alone, trained, length, on_gpu=self.on_gpu)
         step = memory.TrainingStep(
             tokens=(rows := min(self.options.micro_batch, recipe.sequences)) * length,
             micro_batches=-(-recipe.sequences // rows),
@@ -183,11 +187,12 @@ class _Prices(Prices):
             on_gpu=self.on_gpu,
             frozen_embedding=True,
             working=0,
-            pairs=2,  # what it reads, and what it is to give
-            compared=sum(4 * term.kept * teacher.hidden for term in terms),
+            held=2 * teacher.hidden,  # what it reads, and what it is to give
+            compared=of_pairs.kept,
+            block=of_pairs.block,
         )
         each = trained.forward(length) + 4 * trained.matrices + 10 * length * trained.queries
-        each += sum(term.flops(teacher.hidden) for term in terms)
+        each += of_pairs.flops
         held = memory.training(trained, step)
         states = recipe.tokens * teacher.hidden * width  # of one boundary
         copies, read = 12 * trained.parameters, trained.bytes + 2 * states

@@ -183,6 +183,9 @@ class DistillSpec(Training):
                 )
             if term.pairs is not None:
                 raise FieldError("every block has one pair, its output", at=("losses", kind, "pairs"))
+            if term.trained(1):
+                message = "it trains parameters beside the student, which a block alone has not"
+                raise FieldError(message, at=("losses", kind), hint="give it to blockwise.polish")
             for name in ("embedding", "final_norm"):
                 if name in term.model_fields_set and getattr(term, name):
                     raise FieldError("a block has neither embedding nor final norm", at=("losses", kind, name))
