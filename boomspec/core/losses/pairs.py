@@ -84,7 +84,7 @@ class PairShape:
 class PairLoss(Loss):
     """The mean over pairs of student layer i and the teacher's block i."""
 
-    pairs: Pairs | LastPairs = None
+    pairs: Pairs = None
 
     def layers(self, count: int) -> tuple[int, ...]:
         """The layers that are compared of a student of `count` layers. Raises ValueError for one that it has not."""
