@@ -82,7 +82,11 @@ class MiniLMv2(_Relations):
 
     relation_heads: Annotated[
         int | None,
-        Field(gt=0, description="Heads of each relation; they must divide its width. Default: the model's own."),
+        Field(
+            gt=0,
+            examples=[48],
+            description="Heads of each relation; they must divide its width. Default: the model's own.",
+        ),
     ] = None
 
     def heads(self, relation: Relation) -> int | None:
