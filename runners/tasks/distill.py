@@ -36,6 +36,7 @@ from runners.modeling.attention import check_attention
 from runners.modeling.foreign_code import prepare_custom_code
 from runners.modeling.hidden_states import LMHead, Pair, capture, check_head, embedding_parameters, hidden_pairs, trunk
 from runners.modeling.models import MODEL, Code, load, load_frozen, model_folder, save_weights, stored_dtype
+from runners.modeling.sampling import Ends
 from runners.runtime.context import Context
 from runners.runtime.device import MASTER_DTYPE, autocast, deterministic_mode, device, frozen_dtype
 from runners.training.cohort import SharedTargets, taking_turns
@@ -48,9 +49,10 @@ from runners.training.distillation import (
     student_loss,
     teacher_targets,
 )
-from runners.training.loop import MicroBatches, MicroLoss, micro_batches
+from runners.training.loop import Batches, MicroBatches, MicroLoss, micro_batches
 from runners.training.loss_parameters import LossParameters
 from runners.training.moment import START, Moment
+from runners.training.on_policy import StudentText
 from runners.training.output_files import StoredRows
 from runners.training.parallel import ParallelModel, is_sharded, shard_frozen, with_checkpointing_or_compile
 from runners.training.process_group import ALONE, ProcessGroup, process_group
@@ -142,8 +144,19 @@ def _distill(
     before = compared()
     faithful = record.faithful or _NOT_FAITHFUL
     draw = stream.padded_batch if faithful.padding else stream.batch
-    everywhere = recipe.sequences * recipe.sequence_length if faithful.kl_on_padding else 0
     shape = {"sequences": recipe.sequences, "sequence_length": recipe.sequence_length, "seed": recipe.seed}
+    batch: Batches = lambda step: draw(step + (record.passed_steps or 0), **shape)  # noqa: E731
+    everywhere = recipe.sequences * recipe.sequence_length if faithful.kl_on_padding else 0
+    shared = targets_of or stored_outputs(context)
+    terms = record.losses, record.kept
+    loss = distillation_loss(student, teachers, *terms, everywhere=everywhere, shared=shared, parameters=beside)
+    written = None
+    if record.on_policy is not None:
+        ends = Ends(stream.eos, stream.prefix, stream.vocabulary)
+        written = StudentText(
+            record.on_policy, recipe, batch, ends, student, teachers[0], workers, rows_at_once=options.micro_batch
+        )
+        batch, loss = written.batch, written.loss(loss, record.losses)
     with ExitStack() as compiled:
         for teacher in teachers:
             compiles = options.compile and shared_teachers is None
@@ -151,20 +164,13 @@ def _distill(
         yield from micro_batches(
             student,
             recipe=recipe,
-            batch=lambda step: draw(step + (record.passed_steps or 0), **shape),
-            loss=distillation_loss(
-                student,
-                teachers,
-                record.losses,
-                record.kept,
-                everywhere=everywhere,
-                shared=targets_of or stored_outputs(context),
-                parameters=beside,
-            ),
+            batch=batch,
+            loss=loss,
             weights=weighting(record.losses, recipe.steps, balance=record.balance),
             context=context,
             gradient_scale=float(faithful.summed_micro_batches),
             parallel=parallel,
+            described=None if written is None else written.row,
             unlabelled=stream.unlabelled,
         )
     after = compared()

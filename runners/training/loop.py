@@ -63,6 +63,7 @@ def micro_batches(
     context: Context[Any],
     gradient_scale: float = 1.0,  # of gradients before they are clipped; not of the losses that are logged
     parallel: ParallelModel | None = None,  # how `model` lies on the workers that train it, each of which calls this
+    described: Callable[[int], Mapping[str, Any]] | None = None,  # what else the metrics say of a step
     unlabelled: Collection[int] = (),  # tokens that are inputs only, beside those that a batch says
 ) -> MicroBatches:
     """Train `model` in place (its parameters that require gradients, and those beside it) and write metrics.jsonl.
@@ -75,6 +76,7 @@ def micro_batches(
     """
     weighting = weights if isinstance(weights, Weighting) else Weighting(weights, recipe.steps)
     training = _Training(parallel or ParallelModel(model), recipe, context, gradient_scale, unlabelled, weighting)
+    training.described = described or training.described
     training.restore()
     again, compiled = context.training.activation_checkpointing, context.training.compile
     try:
@@ -145,6 +147,7 @@ class _Training:
         options = recipe.optimizer.model_dump(include={"lr", "betas", "eps"})
         self.optimizer = torch.optim.AdamW(groups, fused=True, **options)  # one pass, without copies
         self.metrics: list[dict[str, Any]] = []
+        self.described: Callable[[int], Mapping[str, Any]] = lambda step: {}
         self.writer = CheckpointWriter(context.resume, self.group, context.remote)
         determinism, flops = getattr(context.record, "determinism", None), context.model_flops_per_token
         peak = device_peak(recipe.precision, determinism, measure=flops > 0)
@@ -197,7 +200,7 @@ class _Training:
             group["lr"] = rate
         seen = (step + 1) * self.recipe.sequences * self.recipe.sequence_length  # tokens, when the step is done
         row = {"step": step, "tokens": seen, "loss": total, **terms, "lr": rate, "grad_norm": norm}
-        row |= self.weighting.columns(step)
+        row |= {**self.weighting.columns(step), **self.described(step)}
         self.between_steps = False
         self.optimizer.step()
         self.metrics.append(row)

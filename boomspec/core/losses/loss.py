@@ -58,6 +58,10 @@ class Loss(Strict):
 
     weight: Weight = 1.0
 
+    @property
+    def reads_teacher(self) -> bool:
+        return any(what.startswith("teacher_") for what in self.reads)
+
     @classmethod
     def example(cls) -> dict[str, float]:
         """Its numbers with their defaults, for editors."""

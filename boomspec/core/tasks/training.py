@@ -5,7 +5,9 @@ from typing import Literal
 
 from boomspec.core.layers import teacher_layers
 from boomspec.core.losses import CrossEntropy, Losses
+from boomspec.core.tasks.generate import SAMPLED_BYTES, Sampling
 from boomspec.core.tasks.record import (
+    MADE,
     Architecture,
     Balance,
     Cost,
@@ -18,6 +20,7 @@ from boomspec.core.tasks.record import (
     TextCounts,
 )
 from boomspec.core.tasks.teacher_outputs import Stored
+from boomspec.core.types import Strict
 
 
 class Pretrain(Record):
@@ -43,6 +46,35 @@ class Pretrain(Record):
         return self.recipe.tokens
 
 
+class OnPolicy(Strict):
+    """In a share of the steps the student is trained on what it writes itself behind prompts of the text."""
+
+    share: float
+    prompt_tokens: int  # of the step's sequences; 0: it begins as every text does
+    new_tokens: int
+    sampling: Sampling
+    teacher_share: float | None = None  # of the distribution that is drawn from; None: the student alone writes
+
+    def cost(self, cost: Cost, recipe: Recipe, prices: Prices) -> Cost:
+        """That of a training, of which so large a share of the steps is on-policy, in expectation."""
+        student, teacher = prices.models[MADE], prices.models["teacher"]
+        length = max(1, self.prompt_tokens) + self.new_tokens
+        writers = [student, teacher] if self.teacher_share else [student]
+        rows = round(recipe.steps * recipe.sequences * self.share)
+        kept = 1 - self.share * (1 - length / recipe.sequence_length)  # of the tokens, where rows are shorter
+        flops = round(cost.flops * kept)
+        flops += rows * sum(length * of.forward(length) + self.new_tokens * of.head() for of in writers)
+        width, batch = 2 if recipe.precision == "bf16" else 4, min(prices.options.micro_batch, recipe.sequences)
+        held = {name: size for name, size in cost.memory.items() if name in ("weights", "optimizer", "teacher")}
+        writing = held | {
+            "cache": batch * length * width * sum(of.cache_elements for of in writers),
+            "head": SAMPLED_BYTES * batch * student.vocabulary * len(writers),
+        }
+        memory = max(cost.memory, writing, key=lambda moment: sum(moment.values()))
+        tokens = round(cost.tokens * kept)
+        return replace(cost, flops=flops, memory=memory, tokens=tokens, real_tokens=tokens)
+
+
 class Distill(Record):
     """Inputs: `teacher` (source or task), `tokens`; `start` where the student begins as layers of another model;
     `outputs` with `teacher_outputs`.
@@ -63,6 +95,7 @@ class Distill(Record):
     losses: Losses
     balance: Balance | None = None
     recipe: Recipe
+    on_policy: OnPolicy | None = None
     faithful: Faithful | None = None
     determinism: Determinism | None = None
     teacher_outputs: Stored | None = None  # what is stored of the teacher's outputs, which is not run then
@@ -81,6 +114,8 @@ class Distill(Record):
         settings = self.recipe, self.losses, self.faithful
         frozen, balanced = not self.train_embedding, self.balance is not None
         cost = prices.training(*settings, frozen=frozen, balanced=balanced, teachers=runs)
+        if self.on_policy is not None:
+            return self.on_policy.cost(cost, self.recipe, prices)
         if self.teacher_outputs is None:
             return cost
         stored = self.teacher_outputs.bytes(prices.models["teacher"].vocabulary)

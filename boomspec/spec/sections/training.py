@@ -8,7 +8,7 @@ from boomspec.core.losses import LOSSES, Losses, StateLoss, usual_losses
 from boomspec.core.tasks import Precision
 from boomspec.core.tasks.record import Balance
 from boomspec.core.types import Count, Number, ShareField, Strict, about
-from boomspec.spec.sections.schemes import Assistants, GeneratedSpec
+from boomspec.spec.sections.schemes import Assistants, GeneratedSpec, OnPolicySpec
 from boomspec.spec.validate import FieldError, goes_with, only_one
 
 Positive = Annotated[Count, Field(gt=0)]
@@ -128,6 +128,8 @@ class DistillSpec(Training):
     )
     generated: GeneratedSpec | None = Field(None, examples=[{"tokens": "10M", "prompt_tokens": 32}])
     """Train on text that the teacher writes: behind prompts of the data, or without any. Default: on the data."""
+    on_policy: OnPolicySpec | None = Field(None, examples=[{"share": 0.5, "prompt_tokens": 32}])
+    """Train in a share of the steps on what the student writes itself. Default: in none."""
     assistants: Assistants | None = Field(None, examples=[[{"keep": 24}], [{"size": "24 layers", "tokens": "1B"}]])
     """Teachers between teacher and student, from the first to the last: each is distilled from the one before, and the
     student from the last (arXiv 1902.03393). Every one of them begins as layers of the teacher."""
@@ -141,6 +143,16 @@ class DistillSpec(Training):
     its student."""
 
     def model_post_init(self, _: object) -> None:
+        if self.on_policy is not None and self.teacher_outputs is not None:
+            message = "what the student writes was not there when the teacher's outputs were stored"
+            raise FieldError(message, hint="remove on_policy or teacher_outputs", at=("on_policy",))
+        if self.on_policy is not None and not self.losses.reads_teacher:
+            message = "no loss reads the teacher: of what the student writes itself it would learn nothing"
+            raise FieldError(message, hint="add a loss such as reverse_kl or jsd", at=("on_policy",))
+        if self.on_policy is not None and self.faithful is not None and self.faithful.padding:
+            raise FieldError(
+                "the student writes whole sequences: there is no document to pad", at=("faithful", "padding")
+            )
         if self.generated is not None and self.faithful is not None and self.faithful.padding:
             raise FieldError(
                 "the teacher writes whole sequences: there is no document to pad", at=("faithful", "padding")
