@@ -10,13 +10,13 @@ from boomspec.compile.blockwise import add_blockwise
 from boomspec.compile.builder import Builder
 from boomspec.compile.distillations import add_distillation
 from boomspec.compile.family import ResolvedFamily, pruned
+from boomspec.compile.interpolation import add_size
 from boomspec.compile.places import errors_at
 from boomspec.compile.schemes import add_generations, text_of
 from boomspec.core.layers import LayerPlan, teacher_indices, teacher_layers
 from boomspec.core.sizes import Member
-from boomspec.core.tasks import Baseline, Distill, Interpolate, Record, Series, Subset
+from boomspec.core.tasks import Baseline, Distill, Record, Series, Subset
 from boomspec.models.plan_config import check_one_kind
-from boomspec.models.writes import writes_of
 from boomspec.spec.sections.student import KeepChoice
 
 
@@ -31,20 +31,13 @@ class EvaluatedModel(NamedTuple):
 
 def add_interpolated(build: Builder, family: ResolvedFamily, student: str, series: Series) -> list[EvaluatedModel]:
     """The members between student and teacher, which exist already."""
-    models, section = [], build.resolved.spec.interpolate.seam
+    models = []
     for member in (m for m in family.members if not (m.is_student or m.is_teacher)):
         size = family.label(member)
-        settings = {"plan": member.plan, "tied": member.tied, "rest": family.rest or None}
-        record = build.file.once(("interpolate", *settings.values()), partial(Interpolate, **settings))
         name = f"interpolate {size}" + ("" if series == "interpolated" else f" {series}")
-        inputs = {"teacher": build.teacher, "student": student}
-        if section is not None:
-            with errors_at(build.file, ("interpolate", "seam")):
-                known = {"kept": family.kept, "writes": family.once("writes", lambda: writes_of(family.facts))}
-            seam = records.seam(build.resolved, section, member.plan, **known)
-            inputs["seam"] = build.add(f"fit seams: {name}", seam, {**inputs, "tokens": build.tokens})
-        task = build.add(name, record, inputs)
-        models.append(EvaluatedModel(series, f"{series} {size}", member, task))
+        models.append(
+            EvaluatedModel(series, f"{series} {size}", member, add_size(build, family, member, student, name))
+        )
     return models
 
 

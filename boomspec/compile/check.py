@@ -8,14 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import get_args
 
-from boomspec.compile.family import (
-    ResolvedFamily,
-    check_teacher,
-    kept_layers,
-    patched_sets,
-    resolve_family,
-    trained_plans,
-)
+from boomspec.compile.family import ResolvedFamily, check_teacher, kept_layers, patched_sets, resolve_family
 from boomspec.compile.loss_checks import check_losses, check_outputs
 from boomspec.compile.model_sources import Role, code_problems, folder_problems, local_facts, model_folder, section_of
 from boomspec.compile.places import is_folder, path_text, resolve_path, variable_problems
@@ -67,9 +60,7 @@ def check_against(file: SpecFile, facts: ModelFacts) -> ResolvedFamily | None:
     if file.spec.student.keep is None:
         return None
     kept = kept_layers(file, facts)
-    check_losses(file, len(kept))
-    if file.spec.distill is not None and file.spec.distill.patch_aware is not None:
-        trained_plans(file, kept, facts.count)
+    check_losses(file, facts, len(kept))
     check_outputs(file, facts)
     sets = patched_sets(file, kept, facts.count)
     family = resolve_family(file, facts, kept, sets or tuple(prefixes(patchable(kept, facts.count)[::-1])))

@@ -1,16 +1,22 @@
 """Check the losses of a distillation, and what they read, against the models that it trains and runs."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 
+from boomspec.compile.cost.shapes import UnknownCostError, model_of
 from boomspec.core.errors import Problem
-from boomspec.core.losses import Losses, StateLoss
+from boomspec.core.losses import Losses, PairLoss
+from boomspec.core.losses.attention_loss import AttentionLoss
+from boomspec.core.losses.pairs import PROJECTION
 from boomspec.models.facts import ModelFacts
+from boomspec.models.families import OWN_ATTENTION
 from boomspec.spec.spec_file import SpecFile
+from boomspec.spec.yaml_reader import Location
 
 
-def check_losses(file: SpecFile, layers: int) -> None:
-    """Raise SpecError where a loss asks for what a student of so many layers has not."""
-    if problems := list(_problems(file, layers)):
+def check_losses(file: SpecFile, teacher: ModelFacts, layers: int) -> None:
+    """Raise SpecError where a loss asks for what a student of so many layers, its teacher or the training has not."""
+    if problems := list(_problems(file, teacher, layers)):
         raise file.error(*problems)
 
 
@@ -26,17 +32,52 @@ def check_outputs(file: SpecFile, teacher: ModelFacts) -> None:
         raise file.error_at(("distill", "teacher_outputs", "top_k"), message)
 
 
-def _problems(file: SpecFile, layers: int) -> Iterator[Problem]:
+def _problems(file: SpecFile, teacher: ModelFacts, layers: int) -> Iterator[Problem]:
     if file.spec.distill is None:
         return
     blockwise = file.spec.distill.blockwise
-    sections: dict[tuple[str, ...], Losses] = {("distill",): file.spec.distill.losses}
+    sections: dict[Location, Losses] = {("distill",): file.spec.distill.losses}
     if blockwise is not None and blockwise.polish is not None:
         sections["distill", "blockwise", "polish"] = blockwise.polish.losses
-    for place, losses in sections.items():
+    for section, losses in sections.items():
         for kind, term in losses.terms().items():
-            if isinstance(term, StateLoss):
-                try:
-                    term.layers(layers)
-                except ValueError as error:
-                    yield file.problem((*place, "losses", kind, "pairs"), str(error))
+            if isinstance(term, PairLoss):
+                yield from _of_pairs(file, (*section, "losses", kind), term, layers)
+            if isinstance(term, AttentionLoss):
+                yield from _of_attention(file, (*section, "losses", kind), term, teacher)
+
+
+def _of_pairs(file: SpecFile, place: Location, term: PairLoss, layers: int) -> Iterator[Problem]:
+    try:
+        term.layers(layers)
+    except ValueError as error:
+        yield file.problem((*place, "pairs"), str(error))
+    resources, trained = file.spec.execution.of("distill"), term.trained(1)
+    if isinstance(term, AttentionLoss) and getattr(resources, "compile", False):
+        message = f"{term.kind} reads inside of attention, which a compiled layer does not show"
+        yield file.problem(("execution", "distill", "compile"), message, f"compile: false, or {term.kind}: null")
+    if trained and getattr(resources, "parallel", "ddp") == "fsdp":
+        message = f"{term.kind} trains parameters of its own, which are not cut over workers"
+        without = "projection: false" if PROJECTION in trained else f"{term.kind}: null"
+        yield file.problem(("execution", "distill", "parallel"), message, f"parallel: ddp, or {without}")
+
+
+def _of_attention(file: SpecFile, place: Location, term: AttentionLoss, teacher: ModelFacts) -> Iterator[Problem]:
+    config = {**(teacher.config.get("text_config") or {}), **teacher.config}
+    reason = None
+    if teacher.model_type in OWN_ATTENTION:
+        reason = f"a {teacher.model_type} computes its attention without transformers' attention interface"
+    elif config.get("attn_logit_softcapping"):
+        reason = "its scores are capped: they are not products of queries and keys alone"
+    if reason is not None:
+        yield file.problem(place, f"it cannot be read inside of this teacher's attention: {reason}", "leave it out")
+        return
+    with suppress(UnknownCostError):
+        layer = model_of(teacher).layers[0]
+        widths = {"queries": layer.queries, "keys": layer.keys, "values": layer.keys}
+        for relation in term.relations:
+            heads, width = term.heads(relation), widths[relation[0]]
+            if heads is not None and width % heads:
+                message = f"{heads} do not divide the {width} {relation[0]} of a token"
+                yield file.problem((*place, "relation_heads"), message)
+                return

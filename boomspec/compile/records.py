@@ -12,7 +12,7 @@ from boomspec.core.layers import LayerPlan
 from boomspec.spec.sections.baselines import LaCoSpec
 from boomspec.spec.sections.data import CalibrationSpec
 from boomspec.spec.sections.interpolate import OrderSearch, SeamSpec
-from boomspec.spec.sections.schemes import SamplingSpec
+from boomspec.spec.sections.schemes import OnPolicySpec, SamplingSpec
 from boomspec.spec.sections.student import KeepChoice
 from boomspec.spec.sections.training import DistillSpec, FaithfulSpec
 from boomspec.spec.spec_file import Spec, SpecFile, memoized_for
@@ -82,9 +82,8 @@ def distill(
     start: tuple[int, ...] | None = None,
     initial: Initial = "teacher",
     tokens: int | None = None,
-    patched: tasks.Patched | None = None,
 ) -> tasks.Distill:
-    """`tokens`: of the training, where they are not those of the section. `patched`: other models that it trains."""
+    """`tokens`: of the training, where they are not those of the section."""
     spec, section = resolved.spec, resolved.spec.distill
     assert section is not None
     assert section.faithful is not None
@@ -96,9 +95,9 @@ def distill(
         losses=section.losses,
         balance=section.balance,
         recipe=recipe(section, seed=spec.seed, sequence_length=resolved.data.sequence_length, tokens=tokens),
+        on_policy=None if section.on_policy is None else _on_policy(section.on_policy, resolved.data.sequence_length),
         faithful=None if section.faithful == FaithfulSpec() else tasks.Faithful(**section.faithful.model_dump()),
         determinism=_determinism(spec),
-        patched=patched,
         teacher_outputs=_stored(section),
     )
 
@@ -179,6 +178,16 @@ def polish(resolved: ResolvedSpec, kept: tuple[int, ...], *, tokens: int | None 
         losses=training.losses,
         recipe=recipe(training, seed=spec.seed, sequence_length=length),
         determinism=_determinism(spec),
+    )
+
+
+def _on_policy(section: OnPolicySpec, sequence_length: int) -> tasks.OnPolicy:
+    return tasks.OnPolicy(
+        share=section.share,
+        prompt_tokens=section.prompt_tokens,
+        new_tokens=section.length(sequence_length) - max(1, section.prompt_tokens),
+        sampling=sampling(section),
+        teacher_share=section.teacher_share or None,
     )
 
 

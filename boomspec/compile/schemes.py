@@ -14,13 +14,12 @@ from boomspec.compile import records
 from boomspec.compile.blockwise import add_blockwise
 from boomspec.compile.builder import Builder
 from boomspec.compile.distillations import add_distillation
-from boomspec.compile.family import ResolvedFamily, patched_sets, resolve_family, trained_plans
+from boomspec.compile.family import ResolvedFamily, patched_sets, resolve_family
+from boomspec.compile.interpolation import add_size
 from boomspec.core.errors import Problem
 from boomspec.core.layers import KeepRule, check_kept, evenly_spaced, teacher_indices
 from boomspec.core.sizes import Member, no_such_size, select_member
-from boomspec.core.tasks import Interpolate, Patched
 from boomspec.models.facts import ModelFacts
-from boomspec.spec.sections.interpolate import OrderSearch
 from boomspec.spec.sections.schemes import AssistantSpec
 from boomspec.spec.spec_file import SpecFile
 
@@ -111,18 +110,18 @@ def _shown(what: str, layers: Sequence[int]) -> str:
 
 def add_student(build: Builder, facts: ModelFacts, kept: tuple[int, ...]) -> str:
     """Add the student with those that come before it in the chain."""
-    file, order = build.file, build.resolved.spec.interpolate.order
-    asked = assistants(file, facts, kept, _family(file, facts, kept)) if _asks(file) else ()
+    file = build.file
+    family = _family(file, facts, kept) if _asks(file) else None
+    asked = assistants(file, facts, kept, family) if _asks(file) else ()
     teacher = _Teacher(build.teacher, tuple(range(facts.count)))
     for i, assistant in enumerate(asked):
         label = "assistant" if len(asked) == 1 else f"assistant {i + 1}"
         if assistant.member is None:
             model = _train(build, teacher, assistant.layers, label, tokens=assistant.tokens)
         else:
-            assert not isinstance(order, OrderSearch)
+            assert family is not None
             student = _train(build, teacher, kept, f"student before {label}", tokens=assistant.tokens)
-            record = Interpolate(plan=assistant.member.plan, tied=assistant.member.tied)
-            model = build.add(f"interpolate {label}", record, {"teacher": build.teacher, "student": student})
+            model = add_size(build, family, assistant.member, student, f"interpolate {label}")
         teacher = _Teacher(model, assistant.layers)
     build.last_teacher = teacher.model, teacher.layers
     return add_generations(build, kept, "student")
@@ -188,10 +187,6 @@ def _train(
     if teacher.model != build.teacher:
         own, start = tuple(teacher.layers.index(layer) for layer in layers), layers
         inputs["start"] = build.teacher
-    section, patched = build.resolved.spec.distill, None
-    if section is not None and section.patch_aware is not None:  # then no other model comes between
-        plans = trained_plans(build.file, layers, teacher.layers[-1] + 1)
-        patched = Patched(share=section.patch_aware.share, plans=plans)
-    record = records.distill(build.resolved, own, start=start, initial=initial, tokens=tokens, patched=patched)
+    record = records.distill(build.resolved, own, start=start, initial=initial, tokens=tokens)
     task = build.trainings[label] = add_distillation(build, f"distill {label}", record, inputs)
     return task

@@ -73,6 +73,14 @@ def training_problems(file: SpecFile) -> Iterator[Problem]:
         if distill.generated.tokens < length:
             message = f"{distill.generated.tokens:,} tokens are less than one sequence ({length:,})"
             yield file.problem((*place, "tokens"), message)
+    if distill is not None and (writes := distill.on_policy) is not None:
+        place = ("distill", "on_policy")
+        if writes.prompt_tokens >= length:
+            message = f"{writes.prompt_tokens:,} tokens leave nothing to write of a sequence of {length:,}"
+            yield file.problem((*place, "prompt_tokens"), message, "give fewer than data.sequence_length")
+        elif (written := writes.length(length)) > length:
+            message = f"prompt and new tokens are {written:,} together, more than a sequence ({length:,})"
+            yield file.problem((*place, "new_tokens"), message, "raise data.sequence_length, or write less")
     for training in _trainings(file.spec):
         if (problem := _schedule_problem(training, length)) is not None:
             yield file.problem(*problem)

@@ -156,6 +156,13 @@ def _mamba(**more: Any) -> FamilyRules:
     return FamilyRules(trunk="backbone.", embedding="backbone.embeddings.weight", **more)
 
 
+# Families whose layers compute attention without transformers' attention interface: nothing can read it there.
+OWN_ATTENTION = frozenset({
+    "big_bird", "bloom", "codegen", "cpmant", "falcon", "falcon_mamba", "fuyu", "gemma4_assistant",
+    "gemma4_unified_assistant", "got_ocr2", "gpt_neo", "gpt_neox_japanese", "gptj", "mamba", "mamba2",
+    "megatron-bert", "mpt", "mvp", "openai-gpt", "prophetnet", "reformer", "rembert", "roformer", "rwkv", "trocr",
+    "xglm", "xlm", "xlnet", "xlstm",
+})  # fmt: skip
 _NO_EXCEPTIONS = FamilyRules()
 _LAYER_NORMS: Renamed = ((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias"))
 _MASKS = r"\.attn\.(masked_)?bias$"

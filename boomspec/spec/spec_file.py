@@ -20,7 +20,7 @@ from boomspec.spec.document import Document
 from boomspec.spec.sections.baselines import Baselines
 from boomspec.spec.sections.data import DataSpec
 from boomspec.spec.sections.evaluation import EvaluateSpec
-from boomspec.spec.sections.execution import ExecutionSpec
+from boomspec.spec.sections.execution import DistillResources, ExecutionSpec
 from boomspec.spec.sections.interpolate import InterpolateSpec, OrderSearch
 from boomspec.spec.sections.student import StudentSpec
 from boomspec.spec.sections.teacher import TeacherSpec
@@ -113,19 +113,14 @@ class Spec(Strict):
                 raise FieldError("needs a `distill` section: it is trained", at=("baselines", i))
         if self.teacher.pretrain is None and "pretrain" in self.execution.model_fields_set:
             raise FieldError("nothing is pretrained here", at=("execution", "pretrain"))
-        if self.distill is not None and self.distill.patch_aware is not None:
-            options = self.execution.distill
-            refused = {"parallel": options.parallel == "fsdp", "teacher": options.teacher == "sharded"}
-            refused["compile"] = options.compile
-            if wrong := next((name for name, found in refused.items() if found), None):
-                message = "not with distill.patch_aware: its models share the layers of student and teacher, whole"
-                raise FieldError(message, at=("execution", "distill", wrong))
         if self.data is not None and self.data.bos is True and self.teacher.pretrain is not None:
             message = "a tokenizer that is trained here has no token for the beginning of a sequence"
             raise FieldError(message, hint="its documents begin after its end-of-text", at=("data", "bos"))
         if self.interpolate.seam is not None and self.teacher.keeps_rest:
             message = "cannot be fitted for sizes that keep other parts of the teacher"
             raise FieldError(message, hint="teacher.rest: drop", at=("interpolate", "seam"))
+        if self.distill is not None and self.distill.on_policy is not None:
+            self._check_writing(self.execution.distill, mixes=self.distill.on_policy.teacher_share > 0)
         readers = {
             "distill": self.distill,
             "teacher.pretrain": self.teacher.pretrain,
@@ -136,6 +131,23 @@ class Spec(Strict):
         }
         if self.data is None and (reason := next((name for name, read in readers.items() if read), None)):
             raise FieldError("missing 'data'", hint=f"{reason} needs text")
+
+    @staticmethod
+    def _check_writing(options: DistillResources, *, mixes: bool) -> None:
+        """Raise FieldError where a student could not write text while it is trained so."""
+        refused = {
+            "parallel": options.workers > 1 and options.parallel == "fsdp",
+            "teacher": options.workers > 1 and options.teacher == "sharded" and mixes,
+            "compile": options.compile,
+        }
+        reasons = {
+            "parallel": ("a student that is cut over workers cannot write text", "use parallel: ddp"),
+            "teacher": ("a teacher that is cut over workers cannot write along", "leave out on_policy.teacher_share"),
+            "compile": ("compiled layers cannot write text: every token has another length", "set compile: false"),
+        }
+        if name := next((name for name, is_refused in refused.items() if is_refused), None):
+            message, hint = reasons[name]
+            raise FieldError(f"{message}, as distill.on_policy has it", hint=hint, at=("execution", "distill", name))
 
     def baseline(self, kind: str) -> Any:
         """The settings of one baseline, or None where the spec does not list it."""

@@ -84,7 +84,11 @@ def sharing(graph: TaskGraph, task_ids: Iterable[str], *, has: Callable[[str], b
             models[task_id] = model
             read = {**task.inputs, "model": model.teacher}
             groups[params_json(record), canonical_plain(read), execution].append(task_id)
-        elif isinstance(record, Distill) and (node.execution.training or TrainingOptions()).cohort not in (None, 1):
+        elif (
+            isinstance(record, Distill)
+            and record.on_policy is None
+            and (node.execution.training or TrainingOptions()).cohort not in (None, 1)
+        ):
             recipe, padding = record.recipe, record.faithful is not None and record.faithful.padding
             batches = recipe.seed, recipe.sequences, recipe.sequence_length, padding
             groups[batches, recipe.precision, record.determinism, canonical_plain(task.inputs), execution].append(

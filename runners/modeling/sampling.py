@@ -34,7 +34,7 @@ _STREAM = 0x77726974  # apart from the random numbers that the same seed gives f
 
 def uniforms(seed: int, *place: int, count: int) -> npt.NDArray[np.float64]:
     """Numbers in [0, 1) for the tokens of one row. `place`: the row's number, behind others that tell rows apart."""
-    return np.random.Generator(np.random.PCG64([seed, _STREAM, *place])).random(count)
+    return np.random.Generator(np.random.PCG64([seed, _STREAM, len(place), *place])).random(count)
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,11 @@ class Ends:
     eos: int
     prefix: tuple[int, ...]
     vocabulary: int
+
+    @property
+    def start(self) -> tuple[int, ...]:
+        """What a text that nobody has begun begins with."""
+        return self.prefix or (self.eos,)
 
 
 @dataclass(frozen=True)

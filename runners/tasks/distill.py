@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.json_text import computed_json
-from boomspec.core.layers import STUDENT, TEACHER, LayerPlan, Owner, teacher_layers
+from boomspec.core.layers import TEACHER, teacher_layers
 from boomspec.core.losses import Losses
 from boomspec.core.losses.hidden_cosine import cosine
 from boomspec.core.tasks import Distill, Faithful, Precision
@@ -32,15 +32,16 @@ from boomspec.models.facts import read_facts
 from boomspec.models.folder import STUDENT_CONFIG
 from runners.assembly.assemble import assemble
 from runners.data.tokens import TokenStream
+from runners.modeling.attention import check_attention
 from runners.modeling.foreign_code import prepare_custom_code
 from runners.modeling.hidden_states import LMHead, Pair, capture, check_head, embedding_parameters, hidden_pairs, trunk
 from runners.modeling.models import MODEL, Code, load, load_frozen, model_folder, save_weights, stored_dtype
+from runners.modeling.sampling import Ends
 from runners.runtime.context import Context
 from runners.runtime.device import MASTER_DTYPE, autocast, deterministic_mode, device, frozen_dtype
 from runners.training.cohort import SharedTargets, taking_turns
 from runners.training.compiling import check_compiler
 from runners.training.distillation import (
-    StudentLoss,
     TargetsOf,
     TermValues,
     alignment,
@@ -48,11 +49,12 @@ from runners.training.distillation import (
     student_loss,
     teacher_targets,
 )
-from runners.training.loop import MicroBatches, MicroLoss, micro_batches
+from runners.training.loop import Batches, MicroBatches, MicroLoss, micro_batches
+from runners.training.loss_parameters import LossParameters
 from runners.training.moment import START, Moment
+from runners.training.on_policy import StudentText
 from runners.training.output_files import StoredRows
 from runners.training.parallel import ParallelModel, is_sharded, shard_frozen, with_checkpointing_or_compile
-from runners.training.patched import PatchedModels, in_plan
 from runners.training.process_group import ALONE, ProcessGroup, process_group
 from runners.training.weighting import weighting
 
@@ -123,11 +125,18 @@ def _distill(
     teachers = load_teachers(context, place) if shared_teachers is None else shared_teachers
     if stream.vocabulary > (rows := student.get_input_embeddings().weight.shape[0]):
         raise BoomspecError(f"the tokens have a vocabulary of {stream.vocabulary}, but the teacher embeds {rows}")
-    parallel = ParallelModel(student, workers, parallel=options.parallel)
+    beside = loss_parameters(record.losses, student, seed=recipe.seed)
+    parallel = ParallelModel(student, workers, parallel=options.parallel, losses=beside)
     for teacher in teachers if shards_teacher else ():
         shard_frozen(teacher)
     for model in (student, *teachers):
         parallel.call(check_head, model)
+    aligned = alignment(record.losses, record.kept, layers)
+    for model, is_teacher in ((student, False), *((teacher, True) for teacher in teachers[:1])):
+        if attention := aligned.attention(teacher=is_teacher):
+            if options.compile:
+                raise BoomspecError("losses on attention are not computed in a compiled model: set compile: false")
+            parallel.call(check_attention, model, attention)
 
     pairs = hidden_pairs(record.kept, layers) if teachers else []
     compared_BT = similarity_batch(held_out, recipe.sequence_length).to(device())
@@ -135,40 +144,34 @@ def _distill(
     before = compared()
     faithful = record.faithful or _NOT_FAITHFUL
     draw = stream.padded_batch if faithful.padding else stream.batch
-    everywhere = recipe.sequences * recipe.sequence_length if faithful.kl_on_padding else 0
     shape = {"sequences": recipe.sequences, "sequence_length": recipe.sequence_length, "seed": recipe.seed}
-    patched = None
+    batch: Batches = lambda step: draw(step + (record.passed_steps or 0), **shape)  # noqa: E731
+    everywhere = recipe.sequences * recipe.sequence_length if faithful.kl_on_padding else 0
+    shared = targets_of or stored_outputs(context)
+    terms = record.losses, record.kept
+    loss = distillation_loss(student, teachers, *terms, everywhere=everywhere, shared=shared, parameters=beside)
+    written = None
+    if record.on_policy is not None:
+        ends = Ends(stream.eos, stream.prefix, stream.vocabulary)
+        written = StudentText(
+            record.on_policy, recipe, batch, ends, student, teachers[0], workers, rows_at_once=options.micro_batch
+        )
+        batch, loss = written.batch, written.loss(loss, record.losses)
     with ExitStack() as compiled:
-        if record.patched is not None:
-            family: dict[Owner, PreTrainedModel] = {TEACHER: teachers[0], STUDENT: student}
-            folders: dict[Owner, Path] = {TEACHER: folder, STUDENT: target}
-            again = options.activation_checkpointing
-            settings = record.patched, record.kept, family, folders
-            patched = PatchedModels(*settings, seed=recipe.seed, checkpointing=again)
-            compiled.callback(patched.close)
         for teacher in teachers:
             compiles = options.compile and shared_teachers is None
             compiled.enter_context(with_checkpointing_or_compile(teacher, compiled=compiles))
         yield from micro_batches(
             student,
             recipe=recipe,
-            batch=lambda step: draw(step + (record.passed_steps or 0), **shape),
-            loss=distillation_loss(
-                student,
-                teachers,
-                record.losses,
-                record.kept,
-                everywhere=everywhere,
-                shared=targets_of or stored_outputs(context),
-                patched=patched,
-            ),
+            batch=batch,
+            loss=loss,
             weights=weighting(record.losses, recipe.steps, balance=record.balance),
             context=context,
             gradient_scale=float(faithful.summed_micro_batches),
             parallel=parallel,
+            described=None if written is None else written.row,
             unlabelled=stream.unlabelled,
-            # A layer that a step does not train has no gradient: to AdamW that is one of zeros, as in every worker.
-            absent_is_zero=patched is not None,
         )
     after = compared()
     trained = parallel.gathered(lambda: load(target, dtype=MASTER_DTYPE, place=_HOST, code=code))
@@ -226,31 +229,34 @@ def distillation_loss(
     *,
     everywhere: int = 0,
     shared: TargetsOf | None = None,
-    patched: PatchedModels | None = None,
+    parameters: LossParameters | None = None,
 ) -> MicroLoss:
-    """The loss of one micro batch. `patched`: models that some steps train in the student's place.
+    """The loss of one micro batch.
 
     `shared`: what the teachers say, to several students, or what was stored of it; None: to this student alone.
+    `parameters`: those that the losses train; where none are given, and some are needed, they are as they are at first.
     """
     # Without a teacher no term reads states.
     layers = teachers[0].config.get_text_config().num_hidden_layers if teachers else len(kept)
+    parameters = parameters or loss_parameters(losses, student, seed=0)
     aligned = alignment(losses, kept, layers)
     targets_of = shared or teacher_targets(teachers, [aligned])
     heads = [LMHead(teacher) for teacher in teachers]
-    own = student_loss(student, aligned, heads, everywhere)
-    of_plan: dict[LayerPlan, StudentLoss] = {}
-
-    def loss_of(step: int) -> StudentLoss:
-        if patched is None or (plan := patched.plan_of(step)) is None:
-            return own
-        if plan not in of_plan:
-            of_plan[plan] = student_loss(patched.model(plan), in_plan(aligned, plan), heads, everywhere)
-        return of_plan[plan]
+    loss_of = student_loss(student, aligned, heads, everywhere, parameters=parameters)
 
     def loss(inputs_BT: Tensor, labels_BT: Tensor, count: int, moment: Moment = START) -> TermValues:
-        return loss_of(moment.step)(inputs_BT, labels_BT, count, targets_of(inputs_BT, moment), moment)
+        return loss_of(inputs_BT, labels_BT, count, targets_of(inputs_BT, moment), moment)
 
     return loss
+
+
+def loss_parameters(losses: Losses, student: PreTrainedModel, *, seed: int) -> LossParameters | None:
+    """What the losses train beside the student; None where they train nothing."""
+    shape = student.config.get_text_config()
+    made = LossParameters(
+        losses, layers=shape.num_hidden_layers, hidden=shape.hidden_size, seed=seed, device=student.device
+    )
+    return made if any(True for _ in made.parameters()) else None
 
 
 def similarity_batch(tokens: Path, sequence_length: int) -> Tensor:

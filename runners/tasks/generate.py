@@ -50,15 +50,15 @@ def _generate(context: Context[Generate]) -> None:
     )
     if stream.vocabulary > (rows := teacher.get_input_embeddings().weight.shape[0]):
         raise BoomspecError(f"the tokens have a vocabulary of {stream.vocabulary}, but the teacher embeds {rows}")
-    writer = Writer([(teacher, 1.0)], record.sampling, Ends(stream.eos, stream.prefix, stream.vocabulary))
-    start = list(stream.prefix) or [stream.eos]
+    ends = Ends(stream.eos, stream.prefix, stream.vocabulary)
+    writer = Writer([(teacher, 1.0)], record.sampling, ends)
     # A window is a row; where no text begins with tokens of its own, it has the next row's first token, too.
     own = length + 1 if before else length
     row_size = stride(length, stream.prefix)
 
     def prompt(row: int) -> npt.NDArray[np.int64]:
         if record.prompt_tokens == 0:
-            return np.asarray(start, np.int64)
+            return np.asarray(ends.start, np.int64)
         window = stream.batch(row, sequences=1, sequence_length=length, seed=record.seed)
         return window[0, : max(record.prompt_tokens, before)]
 
@@ -94,7 +94,7 @@ def _generate(context: Context[Generate]) -> None:
     shutil.move(file, context.path / "train.bin")
     (context.path / "held_out.bin").touch()
     shutil.copytree(source / TOKENIZER, context.path / TOKENIZER)
-    unlabelled = 0 if record.label_prompts else max(len(start), record.prompt_tokens) - before
+    unlabelled = 0 if record.label_prompts else max(len(ends.start), record.prompt_tokens) - before
     new = {key: meta[key] for key in ("dtype", "eos", "prefix", "vocabulary") if key in meta}
     # How long the text is in bytes nobody asks: measures are of text that people wrote.
     new["train"] = {"tokens": record.rows * row_size + closing, "documents": record.rows, "bytes": 0}

@@ -17,30 +17,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from boomspec.core.losses import Losses, StateLoss
-from runners.modeling.hidden_states import LMHead, Pair, Point, capture, hidden_pairs, trunk
+from boomspec.core.losses import Losses, PairLoss
+from runners.modeling.attention import AttentionPart
+from runners.modeling.hidden_states import LMHead, trunk
 from runners.training.head import head_loss
-from runners.training.losses import state_loss
+from runners.training.loss_parameters import LossParameters
+from runners.training.losses import pair_loss
 from runners.training.moment import START, Moment
 from runners.training.output_files import StoredRows
+from runners.training.sites import Site, Where, capture_all, is_teachers, sites_of
 from runners.training.stored_outputs import StoredOutputs
 from runners.training.teachers import ONE_TEACHER, Teachers
 
 TermValues = tuple[Tensor, dict[str, Tensor]]  # the loss, and the values of its terms without their weights
-StudentLoss = Callable[[Tensor, Tensor, int, "Targets", Moment], TermValues]  # see `student_loss`
 TargetsOf = Callable[[Tensor, Moment], "Targets"]  # inputs_BT, where the training stands -> targets
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """Which terms one student's loss has, and which of its hidden states each compares with which of the teacher's."""
+    """Which terms one student's loss has, and where those on pairs read student and teacher."""
 
     losses: Losses
-    pairs: Mapping[str, Sequence[Pair]]  # by term
+    sites: Mapping[str, Sequence[Site]]  # by term
 
-    def points(self, side: int) -> list[Point]:
-        """Of the student (side 0) or the teacher (side 1)."""
-        return list(dict.fromkeys(pair[side] for of_term in self.pairs.values() for pair in of_term))
+    def places(self, *, teacher: bool) -> list[Where]:
+        """Those of the student, or of the teacher."""
+        every = (site.items() for of_term in self.sites.values() for site in of_term)
+        return list(dict.fromkeys(place for site in every for what, place in site if is_teachers(what) == teacher))
+
+    def attention(self, *, teacher: bool) -> list[int]:
+        """The layers whose attention is read."""
+        places = self.places(teacher=teacher)
+        return sorted({place.layer for place in places if isinstance(place, AttentionPart)})
 
 
 @dataclass(frozen=True)
@@ -49,25 +57,19 @@ class Targets:
 
     # Of each teacher after its final norm, for its head to read; nothing where no term reads the teacher.
     hidden_BTD: tuple[Tensor, ...] = ()
-    states_BTD: Mapping[Point, Tensor] = field(default_factory=dict)
+    captured: Mapping[Where, Any] = field(default_factory=dict)  # states and attention, by place
     stored: StoredOutputs | None = None  # at B x T positions: in place of what a teacher says
 
 
 def alignment(losses: Losses, kept: Sequence[int], layers: int) -> Alignment:
     """Of a student that keeps these of the teacher's `layers`."""
-    pairs = {
-        kind: hidden_pairs(
-            kept, layers, chosen=term.layers(len(kept)), embedding=term.embedding, final_norm=term.final_norm
-        )
-        for kind, term in losses.terms().items()
-        if isinstance(term, StateLoss)
-    }
-    return Alignment(losses, pairs)
+    terms = losses.terms().items()
+    return Alignment(losses, {kind: sites_of(term, kept, layers) for kind, term in terms if isinstance(term, PairLoss)})
 
 
 def teacher_targets(teachers: Sequence[Any], alignments: Collection[Alignment]) -> TargetsOf:
     """A forward of each teacher that gives what the losses of these students read."""
-    points = dict.fromkeys(point for each in alignments for point in each.points(1))
+    places = dict.fromkeys(place for each in alignments for place in each.places(teacher=True))
     is_read = any(each.losses.reads_teacher for each in alignments)
     by_logits = any(each.losses.reading("teacher_logits") for each in alignments)
 
@@ -75,10 +77,10 @@ def teacher_targets(teachers: Sequence[Any], alignments: Collection[Alignment]) 
         if not is_read:
             return Targets()
         own, *others = teachers
-        with torch.no_grad(), capture(own, points) as states_BTD:
+        with torch.no_grad(), capture_all(own, places) as captured:
             hidden_BTD = trunk(own, inputs_BT)
             of_others = [trunk(other, inputs_BT) for other in others] if by_logits else []
-        return Targets((hidden_BTD, *of_others), states_BTD)
+        return Targets((hidden_BTD, *of_others), captured)
 
     return targets
 
@@ -100,12 +102,14 @@ def student_loss(
     teacher_heads: Sequence[LMHead],
     everywhere: int = 0,
     teachers: Teachers = ONE_TEACHER,
-) -> StudentLoss:
+    parameters: LossParameters | None = None,
+) -> Callable[[Tensor, Tensor, int, Targets, Moment], TermValues]:
     """(inputs_BT, labels_BT, labelled positions of the effective batch, targets, moment) -> loss, values of its terms.
 
     `everywhere`: all positions of the effective batch, padding, too, where terms that read no label count them all.
+    `parameters`: those that the losses train.
     """
-    losses, head, points = aligned.losses, LMHead(student), aligned.points(0)
+    losses, head, places = aligned.losses, LMHead(student), aligned.places(teacher=False)
     passes = [(losses, 0)]
     if everywhere:  # another mask, so another pass through the head
         labelled = losses.each(lambda term: term if "labels" in term.reads else None)
@@ -113,10 +117,17 @@ def student_loss(
         passes = [(labelled, 0), (others, everywhere)]
 
     def loss(inputs_BT: Tensor, labels_BT: Tensor, count: int, targets: Targets, moment: Moment) -> TermValues:
-        with capture(student, points) as states_BTD:
+        with capture_all(student, places) as captured:
             hidden_BTD = trunk(student, inputs_BT)
-        total, terms = state_loss(
-            states_BTD, targets.states_BTD, labels_BT, pairs=aligned.pairs, losses=losses, count=count, moment=moment
+        total, terms = pair_loss(
+            captured,
+            targets.captured,
+            labels_BT,
+            sites=aligned.sites,
+            losses=losses,
+            count=count,
+            moment=moment,
+            parameters=parameters,
         )
         for part, positions in passes:
             by_logits, logit_terms = head_loss(

@@ -63,10 +63,10 @@ def micro_batches(
     context: Context[Any],
     gradient_scale: float = 1.0,  # of gradients before they are clipped; not of the losses that are logged
     parallel: ParallelModel | None = None,  # how `model` lies on the workers that train it, each of which calls this
+    described: Callable[[int], Mapping[str, Any]] | None = None,  # what else the metrics say of a step
     unlabelled: Collection[int] = (),  # tokens that are inputs only, beside those that a batch says
-    absent_is_zero: bool = False,  # no gradient is one of zeros: such a parameter decays, and its moments move it
 ) -> MicroBatches:
-    """Train `model` in place (its parameters that require gradients) and write metrics.jsonl.
+    """Train `model` in place (its parameters that require gradients, and those beside it) and write metrics.jsonl.
 
     A generator: it stops before every micro batch, so that trainings can take turns (`runners.training.cohort`).
     Continues from the newest whole checkpoint in `context.resume`. Leaves one there about every `checkpoint_seconds`
@@ -76,7 +76,7 @@ def micro_batches(
     """
     weighting = weights if isinstance(weights, Weighting) else Weighting(weights, recipe.steps)
     training = _Training(parallel or ParallelModel(model), recipe, context, gradient_scale, unlabelled, weighting)
-    training.absent_is_zero = absent_is_zero
+    training.described = described or training.described
     training.restore()
     again, compiled = context.training.activation_checkpointing, context.training.compile
     try:
@@ -138,7 +138,7 @@ class _Training:
         self.model = parallel.model.eval()  # no dropout; gradients flow all the same
         self.recipe, self.context, self.gradient_scale, self.weighting = recipe, context, scale, weighting
         self.unlabelled = torch.tensor(sorted(unlabelled), dtype=torch.long)
-        self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self.parameters = {name: p for name, p in parallel.trained().items() if p.requires_grad}
         self.device = next(iter(self.parameters.values())).device
         matrices = [parameter for parameter in self.parameters.values() if parameter.ndim >= 2]
         others = [parameter for parameter in self.parameters.values() if parameter.ndim < 2]
@@ -147,12 +147,12 @@ class _Training:
         options = recipe.optimizer.model_dump(include={"lr", "betas", "eps"})
         self.optimizer = torch.optim.AdamW(groups, fused=True, **options)  # one pass, without copies
         self.metrics: list[dict[str, Any]] = []
+        self.described: Callable[[int], Mapping[str, Any]] = lambda step: {}
         self.writer = CheckpointWriter(context.resume, self.group, context.remote)
         determinism, flops = getattr(context.record, "determinism", None), context.model_flops_per_token
         peak = device_peak(recipe.precision, determinism, measure=flops > 0)
         self.throughput = Throughput(peak, workers=self.group.size, flops_per_token=flops)
         self.between_steps = True  # False while weights and moments are being changed
-        self.absent_is_zero = False
         self.look_every = 0  # micro batches between looks at whether to stop; 0: not known yet
 
     def run(self, batch: Batches, loss: MicroLoss) -> MicroBatches:
@@ -190,10 +190,6 @@ class _Training:
         total, terms = yield from self.accumulate(step, tokens, loss)
         if not math.isfinite(total):
             raise self.not_finite(step, "loss", total, terms)
-        if self.absent_is_zero:
-            for parameter in self.parameters.values():
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
         # Without clipping this only measures: the gradients are multiplied by 1.
         limit = self.recipe.optimizer.clip or math.inf
         norm = float(self.parallel.full(nn.utils.clip_grad_norm_(self.parameters.values(), limit)))
@@ -204,7 +200,7 @@ class _Training:
             group["lr"] = rate
         seen = (step + 1) * self.recipe.sequences * self.recipe.sequence_length  # tokens, when the step is done
         row = {"step": step, "tokens": seen, "loss": total, **terms, "lr": rate, "grad_norm": norm}
-        row |= self.weighting.columns(step)
+        row |= {**self.weighting.columns(step), **self.described(step)}
         self.between_steps = False
         self.optimizer.step()
         self.metrics.append(row)

@@ -16,6 +16,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from boomspec.core.errors import BoomspecError
 from boomspec.core.execution import Parallel
 from runners.modeling.hidden_states import base_model, decoder_layers
 from runners.runtime.device import device
@@ -30,13 +31,31 @@ def is_sharded(group: ProcessGroup, parallel: str | None) -> bool:
 
 
 class ParallelModel:
-    """The parameters, forward and gradients of one model. In a group its methods are collectives."""
+    """The parameters, forward and gradients of one model. In a group its methods are collectives.
 
-    def __init__(self, model: nn.Module, group: ProcessGroup = ALONE, *, parallel: Parallel = "ddp") -> None:
-        self.model, self.group = model, group
+    `losses`: parameters that losses train beside the model. Each worker has a copy. Raises BoomspecError for a model
+    that is cut: a norm of gradients of which some are cut, and some are not, is none.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        group: ProcessGroup = ALONE,
+        *,
+        parallel: Parallel = "ddp",
+        losses: nn.Module | None = None,
+    ) -> None:
+        self.model, self.group, self.losses = model, group, losses
         self.sharded = is_sharded(group, parallel)
-        self._root: Any = None if group.size == 1 else _sharded(model) if self.sharded else _replicated(model)
+        if self.sharded and losses is not None:
+            raise BoomspecError("losses with parameters of their own are not trained with a student that is cut (fsdp)")
+        self._root: Any = None if group.size == 1 else _sharded(model) if self.sharded else _replicated(model, losses)
         self._in_buckets = False  # whether gradients are views of DDP's buckets already
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters of the model and, as "losses.<name>", those beside it."""
+        beside = {} if self.losses is None else dict(self.losses.named_parameters(prefix="losses"))
+        return {**dict(self.model.named_parameters()), **beside}
 
     def forward(self, loss: Callable[..., Any], *arguments: Any) -> Any:
         """`loss(*arguments)`, which calls the model, such that its backward adds up the gradients."""
@@ -145,19 +164,19 @@ class _Root(nn.Module):
 
     adds_up = True  # whether DDP's next exchange adds up the gradients of the group
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, losses: nn.Module | None = None) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.losses = model, losses
 
     def forward(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
 
 
-def _replicated(model: nn.Module) -> nn.Module:
+def _replicated(model: nn.Module, losses: nn.Module | None) -> nn.Module:
     from torch.nn.parallel import DistributedDataParallel
 
     # A loss need not reach every parameter: the head, where only states are compared.
-    root = DistributedDataParallel(_Root(model), find_unused_parameters=True, gradient_as_bucket_view=True)
+    root = DistributedDataParallel(_Root(model, losses), find_unused_parameters=True, gradient_as_bucket_view=True)
 
     def add_up(module: _Root, bucket: Any) -> Any:
         gradients: Tensor = bucket.buffer()

@@ -45,13 +45,27 @@ class ProcessGroup:
         The blocks of rows differ in size by one at most, and every worker gets as many micro batches: forward and
         backward are collectives where a model is sharded. One that has too few gets one that does not count.
         """
-        blocks = tokens.tensor_split(self.size)
-        first = sum(map(len, blocks[: self.rank]))
-        own = [rows for rows in blocks[self.rank].split(micro_batch) if len(rows)]  # type: ignore[no-untyped-call]
-        most = -(-len(blocks[0]) // micro_batch)  # the first blocks are the larger ones
+        first, block = self.own_rows(tokens)
+        own = [rows for rows in block.split(micro_batch) if len(rows)]  # type: ignore[no-untyped-call]
+        largest = -(-len(tokens) // self.size)
+        most = -(-largest // micro_batch)
         numbers = accumulate(map(len, own), initial=first)
         found = [(rows, number, True) for rows, number in zip(own, numbers, strict=False)]
         return found + [(tokens[:1], 0, False)] * (most - len(own))
+
+    def own_rows(self, rows: Tensor) -> tuple[int, Tensor]:
+        """This worker's block of the rows of one batch, as `micro_batches` cuts it, and the number of its first row."""
+        blocks = rows.tensor_split(self.size)
+        return sum(map(len, blocks[: self.rank])), blocks[self.rank]
+
+    def all_rows(self, own: Tensor, first: int, count: int) -> Tensor:
+        """All `count` rows of whole numbers, on the CPU, of which this worker has those from `first` on."""
+        if self.size == 1:
+            return own
+        every = torch.zeros((count, *own.shape[1:]), dtype=own.dtype, device=device())
+        every[first : first + len(own)] = own.to(device())
+        torch.distributed.all_reduce(every)
+        return every.cpu()
 
     def all_reduce(self, values: Mapping[str, Tensor]) -> dict[str, float]:
         if self.size == 1:

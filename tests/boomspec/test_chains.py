@@ -8,7 +8,7 @@ import pytest
 
 from boomspec.compile.compiler import Compiled
 from boomspec.core.errors import SpecError
-from boomspec.core.graph import Node
+from boomspec.core.graph import Cost, Node
 from boomspec.core.layers import read_layers
 from boomspec.core.tasks import Distill, Generate, Interpolate, Sampling
 from tests.boomspec.conftest import Writer
@@ -170,6 +170,14 @@ def test_what_the_teacher_writes_has_a_cost(specs: Writer) -> None:
     [
         (("distill.generated", {"tokens": 2048, "prompt_tokens": 32}), wording("chains.nothing_to_write")),
         (("distill.generated", {"tokens": 31}), wording("chains.less_than_one_sequence")),
+        (("distill", {"tokens": 2048, "batch_tokens": 256, "on_policy": {"prompt_tokens": 4}, "losses": {"kl": {}},
+                      "teacher_outputs": {"top_k": 8}}), wording("chains.not_there_when_stored")),
+        (("distill.on_policy", {"prompt_tokens": 32}), wording("chains.nothing_to_write")),
+        (("distill.on_policy", {"prompt_tokens": 8, "new_tokens": 25}), wording("chains.more_than_a_sequence")),
+        (("distill", {"tokens": 2048, "batch_tokens": 256, "on_policy": {"prompt_tokens": 4},
+                      "losses": {"cross_entropy": {}}}), wording("chains.no_loss_reads_the_teacher")),
+        (("distill", {"tokens": 2048, "batch_tokens": 256, "on_policy": {"prompt_tokens": 4},
+                      "faithful": {"padding": True}}), wording("chains.no_document_to_pad")),
         (("distill", {"tokens": 2048, "batch_tokens": 256, "generated": {"tokens": 2048, "prompt_tokens": 4},
                       "faithful": {"padding": True}}), wording("chains.no_document_to_pad")),
     ],
@@ -178,3 +186,39 @@ def test_text_that_cannot_be_written_is_refused(specs: Writer, edit: tuple[str, 
     with pytest.raises(SpecError) as caught:
         specs.edited(edit)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"workers": 2, "parallel": "fsdp"}, wording("chains.cut_over_workers")),
+        ({"workers": 2, "teacher": "sharded"}, wording("chains.cannot_write_along")),
+        ({"compile": True}, wording("chains.compiled_layers")),
+    ],
+)
+def test_a_student_that_could_not_write_is_refused(specs: Writer, options: dict[str, Any], message: str) -> None:
+    on_policy = ("distill.on_policy", {"prompt_tokens": 4, "teacher_share": 0.2})
+    with pytest.raises(SpecError) as caught:
+        specs.edited(on_policy, ("execution.distill", options))
+    assert message in str(caught.value)
+    assert f"execution.distill.{list(options)[-1]}" in str(caught.value)
+    specs.edited(("execution.distill", options))
+
+
+def test_what_a_student_writes_is_in_its_cost(specs: Writer) -> None:
+    def cost(**on_policy: Any) -> Cost:
+        edits = [("distill.on_policy", {"prompt_tokens": 8, **on_policy})] if on_policy else []
+        found = by_name(specs.edited(*edits))["distill student"].cost
+        assert found is not None
+        return found
+
+    plain, half, all_of_it, mixed = cost(), cost(share=0.5), cost(share=1), cost(share=1, teacher_share=0.2)
+    assert plain.flops < half.flops < all_of_it.flops < mixed.flops
+    assert all_of_it.flops - plain.flops == pytest.approx(2 * (half.flops - plain.flops), rel=1e-3)
+    assert all_of_it.tokens == plain.tokens == 2048
+    assert cost(share=1, new_tokens=8).tokens == 1024
+    long = by_name(specs.edited(("distill.on_policy", {"prompt_tokens": 8}), ("execution.distill", {"micro_batch": 1})))
+    assert (
+        long["distill student"].id
+        == by_name(specs.edited(("distill.on_policy", {"prompt_tokens": 8})))["distill student"].id
+    )

@@ -62,6 +62,7 @@ MORE = {  # fields that no edit of the table has
     **{f"distill.losses.{kind}": {"weight": 2.0} for kind, loss in LOSSES.items() if not loss.usual},
     "distill.assistants": [{"keep": 5, "tokens": 512}],
     "distill.generations": 2,
+    "distill.on_policy": {"share": 0.5, "prompt_tokens": 4},
     "distill.generated": {"tokens": 1024, "prompt_tokens": 4},
     "determinism.algorithms": "strict",
 }

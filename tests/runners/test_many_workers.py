@@ -27,7 +27,7 @@ from boomspec.core.losses.jsd import JSD
 from boomspec.core.losses.taid import TAID
 from boomspec.core.losses.tvd import TVD
 from boomspec.core.losses.weight import WeightCourse
-from boomspec.core.tasks import Architecture, Distill, Faithful, Pretrain
+from boomspec.core.tasks import Architecture, Distill, Faithful, OnPolicy, Pretrain, Sampling
 from boomspec.spec.sections.execution import ExecutionSpec
 from runners.cluster.ray_cluster import check_feasible
 from runners.data.tokens import TokenStream
@@ -118,6 +118,12 @@ CASES: dict[str, tuple[int, dict[str, Any], dict[str, Any], str]] = {
         4,
         {"parallel": "ddp"},
         {"losses": Losses(hidden_cosine=HiddenCosine()), "recipe": {**UNEVEN, "sequences": 3}},
+        "untied",
+    ),
+    "ddp on 3 that write themselves": (
+        3,
+        {"parallel": "ddp", "micro_batch": 2},
+        {"on_policy": OnPolicy(share=0.5, prompt_tokens=4, new_tokens=9, sampling=Sampling(), teacher_share=0.2)},
         "untied",
     ),
     "fsdp on 2, untied": (2, {"parallel": "fsdp"}, {}, "untied"),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from runners.training.on_policy import is_on_policy
 from tests.runners import small
 from tests.runners.here import boomspec
 
@@ -85,3 +86,12 @@ def test_an_offline_teacher(connected: None, tmp_path: Path) -> None:
     assert "teacher outputs" in found["output"]
     [folder] = [path for path in (tmp_path / "store" / "teacher_outputs").iterdir() if (path / "meta.json").is_file()]
     assert json.loads((folder / "meta.json").read_text())["rows"] == 32
+
+
+def test_text_that_the_student_writes(connected: None, tmp_path: Path) -> None:
+    on_policy = {"share": 0.5, "prompt_tokens": 4, "teacher_share": 0.2}
+    made(connected, tmp_path, "on-policy", on_policy=on_policy, tokens=1024)
+    (metrics,) = (tmp_path / "store").glob("distill/*/metrics.jsonl")
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [row["on_policy"] for row in rows] == [int(is_on_policy(0, step, 0.5)) for step in range(4)]
+    assert {row["on_policy"] for row in rows} == {0, 1}

@@ -18,16 +18,16 @@ products has 2 bytes, each linear keeps a bf16 copy of its own of an fp32 input,
 live until the step's last backward ("cache"); where the model is cut, each linear keeps its own, so with activation
 checkpointing there are those of one layer alone, or of the head while that computes.
 
-Behind the layers: the final norm; for losses of hidden states, of each pair, the teacher's state, what the formula
-keeps (`boomspec/core/losses`). Losses of logits work on chunks and tiles of tokens (runners/training/head.py), which
-are counted in `_chunk`.
+Behind the layers: the final norm; for losses on pairs, what is read inside of the teacher, what the formula keeps
+(`boomspec/core/losses`), and the block that it works on where it takes gradients in the forward pass. Losses of logits
+work on chunks and tiles of tokens (runners/training/head.py), which are counted in `_chunk`.
 
-Moments that are compared: a chunk of the head; the backward pass of the last layer; the last gradient of a step (the
-fused update of AdamW needs nothing beside it). With activation checkpointing a layer keeps its input only, and one
-layer's activations exist at a time. Where each of several workers has a copy (DDP), all gradients are there all the
-time. Where a model is cut over workers (FSDP), each holds its share, and layers are whole while they compute; that
-follows from how `runners/training/parallel.py` cuts, and has not been measured on GPUs. The interpreter and its
-libraries (some hundred MB of host memory) are not counted.
+Moments that are compared: a chunk of the head; a block of relations; the backward pass of the last layer; the last
+gradient of a step (the fused update of AdamW needs nothing beside it). With activation checkpointing a layer keeps its
+input only, and one layer's activations exist at a time. Where each of several workers has a copy (DDP), all gradients
+are there all the time. Where a model is cut over workers (FSDP), each holds its share, and layers are whole while they
+compute; that follows from how `runners/training/parallel.py` cuts, and has not been measured on GPUs. The interpreter
+and its libraries (some hundred MB of host memory) are not counted.
 """
 
 from dataclasses import dataclass
@@ -48,8 +48,10 @@ class TrainingStep:
     frozen_embedding: bool = False
     working: int = 1  # of losses that read logits: copies of a tile's logits in fp32; one of cross-entropy
     teacher_logits: int = 0  # teachers whose logits are read
-    pairs: int = 0  # of hidden states of the teacher that are held
-    compared: int = 0  # bytes that losses of states keep for each token
+    held: int = 0  # elements for each token of what is read inside of the teacher: states, attention
+    compared: int = 0  # bytes that losses on pairs keep for each token
+    block: int = 0  # bytes that such a loss works on at once, where it takes gradients block by block
+    beside: int = 0  # parameters that losses train beside the student
     passes: int = 1  # through the head
     checkpointing: bool = False  # of activations: each layer's are computed again in its backward pass
     ddp: bool = False  # on several workers; gradients then lie in buckets that stay
@@ -64,6 +66,8 @@ def training(model: ModelCosts, step: TrainingStep, teachers: tuple[ModelCosts, 
     trained = model.parameters - (model.embedding if step.frozen_embedding else 0)
     head = 0 if model.tied and step.frozen_embedding else model.projection  # elements of the head that is trained
     always = {"weights": 4 * model.parameters // cut, "optimizer": 8 * trained // cut}
+    if step.beside:
+        always["losses"] = 16 * step.beside  # with moments and gradients
     for teacher in teachers:
         held = teacher.parameters
         if step.teacher_shards > 1:  # its layers are cut, two of them are whole at a time
@@ -83,7 +87,7 @@ def training(model: ModelCosts, step: TrainingStep, teachers: tuple[ModelCosts, 
     state = step.tokens * model.hidden
     kept = 4 * state * len(of_layers) if step.checkpointing else step.tokens * sum(of_layers)
     kept += 4 * state * (3 if layers[-1].plain_norms else 2) + step.tokens * step.compared
-    teacher_states = max(step.pairs, min(1, step.teacher_logits)) * state * narrow
+    teacher_states = step.tokens * max(step.held, model.hidden * min(1, step.teacher_logits)) * narrow
     if step.teacher_logits:
         teacher_states += step.tokens * narrow * sum(other.hidden for other in teachers[1:])
     # Of the last layer's MLP: two gradients, and that of a matrix.
@@ -91,6 +95,7 @@ def training(model: ModelCosts, step: TrainingStep, teachers: tuple[ModelCosts, 
     chunk, temporary = _chunk(model, step, 4 * head), 0 if step.frozen_embedding else 4 * model.projection
     moments = [
         {"gradients": gradients, "activations": kept + teacher_states, "head": chunk, "cache": head_cache},
+        {"gradients": gradients, "activations": kept + teacher_states, "relations": step.block, "cache": head_cache},
         {"gradients": max(gradients, 4 * head), "activations": kept + step.tokens * again + backward, "cache": cache},
         {"gradients": 4 * trained // cut, "temporary": temporary},
     ]

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from boomspec.compile.cost import memory
+from boomspec.compile.cost.pair_costs import pair_costs
 from boomspec.compile.cost.shapes import UnknownCostError, assembled, model_of
 from boomspec.core.execution import TrainingOptions
 from boomspec.core.graph import Node, Source
-from boomspec.core.losses import Loss, Losses, StateLoss
+from boomspec.core.losses import Loss, Losses
 from boomspec.core.model_costs import LayerCosts, ModelCosts
 from boomspec.core.tasks import Record
 from boomspec.core.tasks.record import MADE, Architecture, Cost, Faithful, LayerPlanShape, Prices, Recipe
@@ -107,7 +108,7 @@ class _Prices(Prices):
         model, teacher, options = self.models[MADE], self.models.get("teacher"), self.options
         run = tuple(self.models[role] for role in teachers if role in self.models)
         terms, of_logits, of_labels = losses.terms().values(), losses.reading("logits"), losses.reading("labels")
-        pairs = [(term.pair_count(model.depth), term) for term in terms if isinstance(term, StateLoss)]
+        of_pairs = pair_costs(losses, model, recipe.sequence_length, on_gpu=self.on_gpu)
         teacher_logits = bool(losses.reading("teacher_logits"))
         padding = faithful is not None and faithful.padding  # how many tokens are real is known after tokenize
         # KL then takes a pass of its own through the head.
@@ -119,7 +120,7 @@ class _Prices(Prices):
         forward = model.forward(length)
         # Forward, backward (which computes the scores of attention again), and with checkpointing forward once more.
         each = forward + 4 * model.matrices + 10 * length * model.queries + (forward if again else 0)
-        each += sum(term.flops(model.hidden) for term in terms)
+        each += sum(term.flops(model.hidden) for term in terms) + of_pairs.flops
         once = (4 if model.tied and frozen else 6) * model.projection  # the head and its gradients
         labelled = once if of_labels or (of_logits and not apart) else 0  # for each token that has a label
         compared, needed = 0, model.training(length, head=bool(of_logits), frozen=frozen)
@@ -145,15 +146,17 @@ class _Prices(Prices):
             frozen_embedding=frozen,
             working=_tensors_of_a_tile(of_logits.values()) + 2 * max(0, len(run) - 1) * teacher_logits,
             teacher_logits=len(run) if teacher_logits else 0,
-            pairs=max((count for count, _ in pairs), default=0),
-            compared=sum(count * 4 * term.kept * model.hidden for count, term in pairs),
+            held=of_pairs.teacher,
+            compared=of_pairs.kept,
+            block=of_pairs.block,
+            beside=of_pairs.parameters,
             passes=2 if apart and of_labels else 1,
             checkpointing=again,
             ddp=workers > 1 and not cut,
             shards=workers if cut else 1,
             teacher_shards=workers if options.teacher == "sharded" else 1,
         )
-        parameters = model.parameters - (model.embedding if frozen else 0)
+        parameters = model.parameters - (model.embedding if frozen else 0) + of_pairs.parameters
         # Of weights and moments in the host's memory, while a checkpoint is written. Of copies one worker writes it.
         copies = 12 * parameters // (workers if cut else 1)
         return Cost(
@@ -170,9 +173,13 @@ class _Prices(Prices):
         )
 
     def layer_training(self, recipe: Recipe, losses: Losses, *, block: range, stored: bool) -> Cost:
-        teacher, length, terms = self.models["teacher"], recipe.sequence_length, losses.terms().values()
+        teacher, length = self.models["teacher"], recipe.sequence_length
         trained, bf16 = _alone(teacher, teacher.layers[block.start]), recipe.precision == "bf16"
         width = 2 if bf16 else 4
+        alone = losses.each(
+            lambda term: term.model_copy(update={"embedding": False})
+        )  # a block has one pair, its output
+        of_pairs = pair_costs(alone, trained, length, on_gpu=self.on_gpu)
         step = memory.TrainingStep(
             tokens=(rows := min(self.options.micro_batch, recipe.sequences)) * length,
             micro_batches=-(-recipe.sequences // rows),
@@ -180,11 +187,12 @@ class _Prices(Prices):
             on_gpu=self.on_gpu,
             frozen_embedding=True,
             working=0,
-            pairs=2,  # what it reads, and what it is to give
-            compared=sum(4 * term.kept * teacher.hidden for term in terms),
+            held=2 * teacher.hidden,  # what it reads, and what it is to give
+            compared=of_pairs.kept,
+            block=of_pairs.block,
         )
         each = trained.forward(length) + 4 * trained.matrices + 10 * length * trained.queries
-        each += sum(term.flops(teacher.hidden) for term in terms)
+        each += of_pairs.flops
         held = memory.training(trained, step)
         states = recipe.tokens * teacher.hidden * width  # of one boundary
         copies, read = 12 * trained.parameters, trained.bytes + 2 * states

@@ -14,10 +14,15 @@ from pydantic import Field, create_model
 from boomspec.core.losses.cross_entropy import CrossEntropy
 from boomspec.core.losses.hidden_cosine import HiddenCosine
 from boomspec.core.losses.kl import KL
-from boomspec.core.losses.loss import Loss, StateLoss
+from boomspec.core.losses.loss import Loss
+from boomspec.core.losses.pairs import PairLoss
+from boomspec.core.losses.state_loss import StateLoss
 from boomspec.core.types import Strict, WhenUsed, kinds_in
 
-__all__ = ["ELSEWHERE", "KL", "LOSSES", "CrossEntropy", "HiddenCosine", "Loss", "Losses", "StateLoss", "usual_losses"]
+__all__ = [
+    "ELSEWHERE", "KL", "LOSSES",
+    "CrossEntropy", "HiddenCosine", "Loss", "Losses", "PairLoss", "StateLoss", "usual_losses",
+]  # fmt: skip
 
 ELSEWHERE = "x-elsewhere"  # in the JSON Schema of `Losses`: what others call a loss
 _FIRST = (CrossEntropy, KL, HiddenCosine)  # the others follow by their names
@@ -35,7 +40,7 @@ class _Terms(Strict):
 
     @property
     def reads_teacher(self) -> bool:
-        return bool(self.reading("teacher_logits", "teacher_states"))
+        return any(what.startswith("teacher_") for term in self.terms().values() for what in term.reads)
 
     def each(self, change: Callable[[Loss], Loss | None]) -> "Losses":
         """The losses with each term changed; None leaves one out."""

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from boomspec.core.losses.loss import StateLoss
+from boomspec.core.losses.pairs import Projection
+from boomspec.core.losses.state_loss import StateLoss
 from boomspec.core.losses.weight import Weight
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class HiddenCosine(StateLoss):
     kept = 1
 
     weight: Weight = 2.0
+    projection: Projection = None
 
     def formula(self, student_BTD: "Tensor", teacher_BTD: "Tensor") -> "Tensor":
         """1 - cos(student state, teacher state) at each of B x T positions, for one pair."""

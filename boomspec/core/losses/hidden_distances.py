@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from boomspec.core.losses.loss import StateLoss
+from boomspec.core.losses.pairs import Projection
+from boomspec.core.losses.state_loss import StateLoss
 from boomspec.core.types import Number
 
 if TYPE_CHECKING:
@@ -22,7 +23,11 @@ class HiddenMSE(StateLoss):
     kind, title, unit = "hidden_mse", "hidden MSE", "squared difference"
     reads = ("states", "teacher_states")
     description = "On the teacher's hidden states: the mean squared difference."
+    equation, source = "mean (x - y)^2", "arXiv 1412.6550, 1908.09355"
+    elsewhere = ("hs_mse", "mse", "pkd", "fitnet")
     working, kept = 1, 1  # the difference
+
+    projection: Projection = None
 
     def formula(self, student_BTD: "Tensor", teacher_BTD: "Tensor") -> "Tensor":
         """mean over D of (x - y)^2 at each of B x T positions, for one pair."""
@@ -38,7 +43,11 @@ class HiddenNMSE(StateLoss):
     kind, title, unit = "hidden_nmse", "normalised hidden MSE", "share of the teacher's square"
     reads = ("states", "teacher_states")
     description = "On the teacher's hidden states: the squared difference over the square of the teacher's state."
+    equation, source = "|x - y|^2 / |y|^2", "arXiv 2411.19146"
+    elsewhere = ("nmse", "normalised_mse", "normalized_mse")
     working, kept = 1, 1  # the difference
+
+    projection: Projection = None
 
     def formula(self, student_BTD: "Tensor", teacher_BTD: "Tensor") -> "Tensor":
         """|x - y|^2 / |y|^2 at each of B x T positions, for one pair."""
@@ -56,9 +65,12 @@ class HiddenSmoothL1(StateLoss):
     kind, title, unit = "hidden_smooth_l1", "hidden smooth L1", "difference"
     reads = ("states", "teacher_states")
     description = "On the teacher's hidden states: squared for small differences, linear for large ones."
+    equation, source = "d^2 / (2 beta) where |d| < beta, else |d| - beta / 2", "arXiv 1504.08083"
+    elsewhere = ("smooth_l1", "hs_smooth_l1", "huber")
     working, kept = 1, 1  # the teacher's state in fp32
 
     beta: Annotated[Number, Field(gt=0, description="The difference where square and linear part meet.")] = 1.0
+    projection: Projection = None
 
     def formula(self, student_BTD: "Tensor", teacher_BTD: "Tensor") -> "Tensor":
         """The mean over D at each of B x T positions, for one pair."""
@@ -76,7 +88,11 @@ class LogNorm(StateLoss):
     kind, title, unit = "log_norm", "log-norm difference", "squared nats"
     reads = ("states", "teacher_states")
     description = "On the magnitudes of the teacher's hidden states; with hidden_cosine: direction and magnitude."
+    equation, source = "(log |x| - log |y|)^2", "-"
+    elsewhere = ("norm", "magnitude")
     working, kept = 1, 0
+
+    projection: Projection = None
 
     def formula(self, student_BTD: "Tensor", teacher_BTD: "Tensor") -> "Tensor":
         """(log |x| - log |y|)^2 at each of B x T positions, for one pair."""

@@ -6,9 +6,7 @@ positions in the whole effective batch (`runners/training/losses.py`).
 """
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
-
-from pydantic import AfterValidator, Field, model_validator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from boomspec.core.losses.closed_form import ClosedForm, Softmax
 from boomspec.core.losses.weight import Weight, weight_at
@@ -22,9 +20,15 @@ if TYPE_CHECKING:
 #   teacher_logits   logits_NV of the teacher, without a graph
 #   labels           labels_N: the token that follows
 #   t                a number that changes over the steps; see `course`
-#   states           hidden_BTD of the student at one end of a pair of aligned points
-#   teacher_states   hidden_BTD of the teacher at the other end, without a graph
-Read = Literal["logits", "teacher_logits", "labels", "t", "states", "teacher_states"]
+# Of a loss on pairs (`pairs.py`), of each pair, those of the teacher without a graph:
+#   states, teacher_states         hidden_BTD of student and teacher at two aligned places
+#   inputs, teacher_inputs         hidden_BTD that the student's layer, and the teacher's block, have read
+#   queries, keys, values, frame, and teacher_queries, ...   of the attention of a layer: see `attention_loss.py`
+Read = Literal[
+    "logits", "teacher_logits", "labels", "t",
+    "states", "teacher_states", "inputs", "teacher_inputs",
+    "queries", "keys", "values", "frame", "teacher_queries", "teacher_keys", "teacher_values", "teacher_frame",
+]  # fmt: skip
 
 
 class Loss(Strict):
@@ -53,6 +57,10 @@ class Loss(Strict):
     over_samples: ClassVar[bool] = False
 
     weight: Weight = 1.0
+
+    @property
+    def reads_teacher(self) -> bool:
+        return any(what.startswith("teacher_") for what in self.reads)
 
     @classmethod
     def example(cls) -> dict[str, float]:
@@ -105,55 +113,3 @@ class Loss(Strict):
         """The loss as it is computed: with the defaults that follow from other sections of the spec."""
         # Default weights make the terms of a usual training about equal, which balance does by itself.
         return self.model_copy(update={"weight": 1.0}) if balanced and "weight" not in self.model_fields_set else self
-
-
-Pairs = Annotated[
-    Literal["all", "last"] | tuple[Annotated[int, Field(ge=0)], ...] | None,
-    AfterValidator(lambda chosen: _pairs(chosen)),
-    Field(description="Which pairs: all (the default), last, or a list of student layers.", examples=["last", [0, 4]]),
-]
-
-
-def _pairs(chosen: "str | tuple[int, ...] | None") -> "str | tuple[int, ...] | None":
-    """The choice in its one form: None for all; layers in their order."""
-    if isinstance(chosen, tuple) and (not chosen or len({*chosen}) < len(chosen)):
-        raise ValueError("expected student layers, each of them once")
-    return tuple(sorted(chosen)) if isinstance(chosen, tuple) else None if chosen == "all" else chosen
-
-
-class StateLoss(Loss):
-    """The mean over pairs of hidden states: student layer i's output, and the teacher's at the end of block i."""
-
-    pairs: Pairs = None
-    embedding: Annotated[
-        bool,
-        Field(description="Also align the embedding output (a frozen one never counts). With chosen `pairs`: false."),
-    ] = True
-    final_norm: Annotated[
-        bool, Field(description="Take the last pair after the final norm (else the raw output of the last layer).")
-    ] = True
-
-    @model_validator(mode="before")
-    @classmethod
-    def _chosen_pairs_alone(cls, given: Any) -> Any:
-        """A choice of layers is that of the pairs: the embedding joins them only where it is named, too."""
-        if isinstance(given, dict) and given.get("pairs") not in (None, "all"):
-            return {"embedding": False, **given}
-        return given
-
-    def completed(self, *, train_embedding: bool, balanced: bool = False) -> Self:
-        completed = super().completed(train_embedding=train_embedding, balanced=balanced)
-        # A frozen embedding is the teacher's: its pair is always equal and would only dilute the mean.
-        return completed if train_embedding else completed.model_copy(update={"embedding": False})
-
-    def layers(self, count: int) -> tuple[int, ...]:
-        """The layers that are compared of a student of `count` layers. Raises ValueError for one that it has not."""
-        if not isinstance(self.pairs, tuple):
-            return (count - 1,) if self.pairs == "last" else tuple(range(count))
-        if self.pairs[-1] >= count:
-            raise ValueError(f"the student has no layer {self.pairs[-1]}: its layers are 0 to {count - 1}")
-        return self.pairs
-
-    def pair_count(self, layers: int) -> int:
-        """How many pairs there are in a student of so many layers."""
-        return len(self.layers(layers)) + self.embedding

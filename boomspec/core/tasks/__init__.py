@@ -16,14 +16,14 @@ from boomspec.core.tasks.seam import Seam
 from boomspec.core.tasks.search import Calibration, LayerChoice, PatchOrder, Search
 from boomspec.core.tasks.teacher_outputs import Samples, Stored, TeacherOutputs, TopTokens
 from boomspec.core.tasks.tokenize import Tokenize, TrainTokenizer
-from boomspec.core.tasks.training import Distill, Patched, Pretrain
+from boomspec.core.tasks.training import Distill, OnPolicy, Pretrain
 from boomspec.core.types import kinds_in
 
 __all__ = [
     "KINDS", "SHOWING", "TRAININGS", "Architecture", "Baseline", "BlockStates", "BuiltSize", "Calibration", "Cell",
     "Check", "Compared", "Comparison", "Dequantize", "Determinism", "Distill", "DistillBlock", "Evaluate", "Faithful",
-    "Generate", "HeldOut", "Interpolate", "JoinBlocks", "LaCo", "LayerChoice", "LmEval", "Optimizer", "Outline",
-    "PatchOrder", "Patched", "Precision", "Pretrain", "Recipe", "Record", "Report", "Samples", "Sampling", "Seam",
+    "Generate", "HeldOut", "Interpolate", "JoinBlocks", "LaCo", "LayerChoice", "LmEval", "OnPolicy", "Optimizer",
+    "Outline", "PatchOrder", "Precision", "Pretrain", "Recipe", "Record", "Report", "Samples", "Sampling", "Seam",
     "Search", "Series", "Stored", "Subset", "TeacherOutputs", "Tokenize", "TopTokens", "TrainTokenizer",
 ]  # fmt: skip
 

@@ -26,6 +26,21 @@ class GeneratedSpec(SamplingSpec):
     label_prompts: bool = about("Train on the tokens of the prompts, too.", default=False)
 
 
+class OnPolicySpec(SamplingSpec):
+    """Steps in which the student is trained on what it writes itself (arXiv 2306.13649)."""
+
+    share: Number = about("Of the steps.", default=0.5, gt=0, le=1)
+    prompt_tokens: int = about("Of each sequence, from the data; 0: the student begins.", [64], default=32, ge=0)
+    new_tokens: int | None = Field(None, examples=[96], ge=1)
+    """That the student writes. Default: up to data.sequence_length."""
+    teacher_share: Number = Field(0.0, examples=[0.2], ge=0, lt=1)
+    """The student draws from the mean of both distributions, the teacher's with this share (arXiv 2306.08543)."""
+
+    def length(self, sequence_length: int) -> int:
+        """Tokens of a sequence that the student writes, with its prompt."""
+        return sequence_length if self.new_tokens is None else max(1, self.prompt_tokens) + self.new_tokens
+
+
 def _keep_form(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "list"

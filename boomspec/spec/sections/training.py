@@ -8,7 +8,7 @@ from boomspec.core.losses import LOSSES, Losses, StateLoss, usual_losses
 from boomspec.core.tasks import Precision
 from boomspec.core.tasks.record import Balance
 from boomspec.core.types import Count, Number, ShareField, Strict, about
-from boomspec.spec.sections.schemes import Assistants, GeneratedSpec
+from boomspec.spec.sections.schemes import Assistants, GeneratedSpec, OnPolicySpec
 from boomspec.spec.validate import FieldError, goes_with, only_one
 
 Positive = Annotated[Count, Field(gt=0)]
@@ -80,16 +80,6 @@ class TeacherOutputsSpec(Strict):
         goes_with(self, "samples", "temperature", not_with="top_k")
 
 
-class PatchAwareSpec(Strict):
-    """At some steps, drawn with the seed, a larger model is trained than the student: in it layers of the teacher stand
-    in the place of some of the student's, as they will in the sizes between the two. They stay what they are.
-    """
-
-    share: Number = about("Share of the steps.", default=0.5, gt=0, le=1)
-    models: Literal["family", "any"] = "family"
-    """family: one of the sizes between student and teacher is drawn; any: any blocks, each number of them as likely."""
-
-
 def _some_loss(losses: Losses) -> Losses:
     if not losses.terms():
         raise FieldError(f"at least one loss is needed: {', '.join(Losses.model_fields)}")
@@ -138,6 +128,8 @@ class DistillSpec(Training):
     )
     generated: GeneratedSpec | None = Field(None, examples=[{"tokens": "10M", "prompt_tokens": 32}])
     """Train on text that the teacher writes: behind prompts of the data, or without any. Default: on the data."""
+    on_policy: OnPolicySpec | None = Field(None, examples=[{"share": 0.5, "prompt_tokens": 32}])
+    """Train in a share of the steps on what the student writes itself. Default: in none."""
     assistants: Assistants | None = Field(None, examples=[[{"keep": 24}], [{"size": "24 layers", "tokens": "1B"}]])
     """Teachers between teacher and student, from the first to the last: each is distilled from the one before, and the
     student from the last (arXiv 1902.03393). Every one of them begins as layers of the teacher."""
@@ -146,27 +138,25 @@ class DistillSpec(Training):
     before (arXiv 1805.04770); the last is the student. Default: 1."""
     balance: Balance | None = Field(None, examples=["start"])
     """Divide each term by its own size, at step 0 or a running mean; weights, 1 by default, are then shares."""
-    patch_aware: PatchAwareSpec | None = Field(None, examples=[{"share": 0.5}])
-    """Train the student for the sizes that it will be part of, too. Default: for itself alone."""
     teacher_outputs: TeacherOutputsSpec | None = Field(None, examples=[{"top_k": 64}, {"samples": 12}])
     """What is stored of the teacher's outputs, for students that never run it. Default: the teacher is run beside
     its student."""
 
     def model_post_init(self, _: object) -> None:
+        if self.on_policy is not None and self.teacher_outputs is not None:
+            message = "what the student writes was not there when the teacher's outputs were stored"
+            raise FieldError(message, hint="remove on_policy or teacher_outputs", at=("on_policy",))
+        if self.on_policy is not None and not self.losses.reads_teacher:
+            message = "no loss reads the teacher: of what the student writes itself it would learn nothing"
+            raise FieldError(message, hint="add a loss such as reverse_kl or jsd", at=("on_policy",))
+        if self.on_policy is not None and self.faithful is not None and self.faithful.padding:
+            raise FieldError(
+                "the student writes whole sequences: there is no document to pad", at=("faithful", "padding")
+            )
         if self.generated is not None and self.faithful is not None and self.faithful.padding:
             raise FieldError(
                 "the teacher writes whole sequences: there is no document to pad", at=("faithful", "padding")
             )
-        if self.patch_aware is not None:
-            for name in ("assistants", "generations", "teacher_outputs"):
-                if getattr(self, name) is not None:
-                    message = f"not with {name}: the teacher itself must be run beside the student"
-                    raise FieldError(message, at=("patch_aware",))
-            if self.blockwise is not None:
-                raise FieldError("not with blockwise: no model is run as a whole", at=("patch_aware",))
-            if self.balance == "running":
-                message = "not with balance: running, for the models that it trains have terms of other sizes"
-                raise FieldError(message, hint="balance: start", at=("patch_aware",))
         if self.teacher_outputs is not None:
             self._check_stored(self.teacher_outputs)
         if self.blockwise is not None:
@@ -205,6 +195,9 @@ class DistillSpec(Training):
                 )
             if term.pairs is not None:
                 raise FieldError("every block has one pair, its output", at=("losses", kind, "pairs"))
+            if term.trained(1):
+                message = "it trains parameters beside the student, which a block alone has not"
+                raise FieldError(message, at=("losses", kind), hint="give it to blockwise.polish")
             for name in ("embedding", "final_norm"):
                 if name in term.model_fields_set and getattr(term, name):
                     raise FieldError("a block has neither embedding nor final norm", at=("losses", kind, name))
