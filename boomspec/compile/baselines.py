@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import NamedTuple
 
 from boomspec.compile import records
 from boomspec.compile.blockwise import add_blockwise
 from boomspec.compile.builder import Builder
+from boomspec.compile.cross_patching import cross_patching
 from boomspec.compile.distillations import add_distillation
-from boomspec.compile.family import ResolvedFamily, pruned
+from boomspec.compile.dropping import contiguous_drop, linear_patch
+from boomspec.compile.family import EvaluatedModel, ResolvedFamily, pruned
 from boomspec.compile.interpolation import add_size
 from boomspec.compile.places import errors_at
 from boomspec.compile.schemes import add_generations, text_of
@@ -18,15 +19,6 @@ from boomspec.core.sizes import Member
 from boomspec.core.tasks import Baseline, Distill, Record, Series, Subset
 from boomspec.models.plan_config import check_one_kind
 from boomspec.spec.sections.student import KeepChoice
-
-
-class EvaluatedModel(NamedTuple):
-    """One model to be measured: its series, its label and size in the report, and the task or source that has it."""
-
-    series: Series
-    label: str
-    member: Member
-    task: str
 
 
 def add_interpolated(build: Builder, family: ResolvedFamily, student: str, series: Series) -> list[EvaluatedModel]:
@@ -104,4 +96,10 @@ def baselines(build: Builder, family: ResolvedFamily) -> list[EvaluatedModel]:
         # Collapsed layers have the shape of the layer that they are collapsed into.
         collapsed = [records.laco(resolved, section, layers=m.layers, of=facts.count) for m in smaller]
         add("laco", "laco to", zip(smaller, plans, collapsed, strict=True))
+    if (section := spec.baseline("contiguous_drop")) is not None:
+        models += contiguous_drop(build, family, section)
+    if (section := spec.baseline("linear_patch")) is not None:
+        models += linear_patch(build, family, section)
+    if (section := spec.baseline("cross_patching")) is not None:
+        models += cross_patching(build, family, section)
     return models

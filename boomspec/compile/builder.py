@@ -16,7 +16,7 @@ from boomspec.core.execution import Execution, read_options
 from boomspec.core.graph import CODE, Experiment, Node, Source, Task, params_json
 from boomspec.core.layers import evenly_spaced, plan_of
 from boomspec.core.sizes import Lineage
-from boomspec.core.tasks import BlockStates, BuiltSize, Cell, Check, DistillBlock, Outline, Record
+from boomspec.core.tasks import BlockStates, BuiltSize, Cell, Check, DistillBlock, Interpolate, Outline, Record
 from boomspec.core.tasks.record import LayerPlanShape
 from boomspec.models.facts import ModelFacts
 from boomspec.models.outline import config_text, outline
@@ -109,7 +109,11 @@ class Builder:
             return
         facts, given = self.facts[teacher], self.facts.get(student)
         kept = self.kept or evenly_spaced(max(1, facts.count // 2), facts.count)
-        models = [model for node in waiting if isinstance(model := node.task.record.model(), LayerPlanShape)]
+        # Two students that are put together are what they are with their teacher.
+        tried = [
+            n for n in waiting if not isinstance(n.task.record, Interpolate) or n.task.inputs["teacher"] == self.teacher
+        ]
+        models = [model for node in tried if isinstance(model := node.task.record.model(), LayerPlanShape)]
         # A student that is trained begins as layers of its teacher.
         plans = [(m.plan, facts.tied if m.tied is None else m.tied) for m in models if not m.merged]
         half = plan_of(kept, facts.count, [i >= len(kept) // 2 for i in range(len(kept))])

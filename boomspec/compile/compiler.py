@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from boomspec.compile import records
-from boomspec.compile.baselines import EvaluatedModel, add_interpolated, baselines
+from boomspec.compile.baselines import add_interpolated, baselines
 from boomspec.compile.builder import Answers, Builder
 from boomspec.compile.check import check_against, check_complete, together
 from boomspec.compile.cost.pricing import priced
-from boomspec.compile.family import ResolvedFamily, kept_layers, patched_sets, resolve_family
+from boomspec.compile.family import EvaluatedModel, ResolvedFamily, kept_layers, patched_sets, resolve_family
 from boomspec.compile.lm_eval.checks import check_tasks
 from boomspec.compile.lm_eval.sources import generates
 from boomspec.compile.model_sources import Role, dequantization, local_facts, model_sources, student_mapping

@@ -8,13 +8,14 @@ Nothing here reads a file. Every problem points into the spec. After this module
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from boomspec.compile.places import errors_at
 from boomspec.core import layers
 from boomspec.core.errors import BoomspecError, Problem
 from boomspec.core.layers import STUDENT, TEACHER, KeepRule, LayerPlan, Owner
 from boomspec.core.sizes import Member, labels, no_such_size, select_member, shown_bytes
+from boomspec.core.tasks import Series
 from boomspec.core.types import Sizes
 from boomspec.models.facts import ModelFacts, read_as, size_of
 from boomspec.models.families import row_of
@@ -43,6 +44,15 @@ class ResolvedFamily:
 
     def label(self, member: Member) -> str:
         return self.once("labels", lambda: labels(self.every))[member.patched]
+
+
+class EvaluatedModel(NamedTuple):
+    """One model to be measured: its series, its label and size in the report, and the task or source that has it."""
+
+    series: Series
+    label: str
+    member: Member
+    task: str
 
 
 @memoized_for("teacher", "student", "interpolate")

@@ -9,7 +9,8 @@ from boomspec.compile.trainings import recipe
 from boomspec.core import tasks
 from boomspec.core.graph import Source
 from boomspec.core.layers import LayerPlan
-from boomspec.spec.sections.baselines import LaCoSpec
+from boomspec.core.losses import Losses
+from boomspec.spec.sections.baselines import DroppedRun, LaCoSpec
 from boomspec.spec.sections.data import CalibrationSpec
 from boomspec.spec.sections.interpolate import OrderSearch, SeamSpec
 from boomspec.spec.sections.schemes import OnPolicySpec, SamplingSpec
@@ -82,8 +83,9 @@ def distill(
     start: tuple[int, ...] | None = None,
     initial: Initial = "teacher",
     tokens: int | None = None,
+    losses: Losses | None = None,
 ) -> tasks.Distill:
-    """`tokens`: of the training, where they are not those of the section."""
+    """`tokens`, `losses`: of the training, where they are not those of the section."""
     spec, section = resolved.spec, resolved.spec.distill
     assert section is not None
     assert section.faithful is not None
@@ -92,8 +94,8 @@ def distill(
         start=start,
         initial=initial,
         train_embedding=spec.student.train_embedding,
-        losses=section.losses,
-        balance=section.balance,
+        losses=losses or section.losses,
+        balance=section.balance if losses is None else None,
         recipe=recipe(section, seed=spec.seed, sequence_length=resolved.data.sequence_length, tokens=tokens),
         on_policy=None if section.on_policy is None else _on_policy(section.on_policy, resolved.data.sequence_length),
         faithful=None if section.faithful == FaithfulSpec() else tasks.Faithful(**section.faithful.model_dump()),
@@ -206,6 +208,13 @@ def search(resolved: ResolvedSpec, section: KeepChoice | OrderSearch, kept: tupl
         settings = section.model_dump(exclude={"search", "calibration"})
         choice = tasks.PatchOrder(method=section.search, kept=kept, **settings)
     return tasks.Search(choice=choice, **_measured(resolved, section.calibration))
+
+
+def run_distances(resolved: ResolvedSpec, section: DroppedRun) -> tasks.Search:
+    """How far the teacher's state moves over each run of layers."""
+    return tasks.Search(
+        choice=tasks.RunDistances(positions=section.positions), **_measured(resolved, section.calibration)
+    )
 
 
 def seam(resolved: ResolvedSpec, section: SeamSpec, plan: LayerPlan, **known: Any) -> tasks.Seam:

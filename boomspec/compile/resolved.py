@@ -21,6 +21,7 @@ from boomspec.core.layers import ORDERS, TEACHER, Layer, blocks, family_of_sets,
 from boomspec.core.losses import LOSSES, StateLoss
 from boomspec.core.sizes import compact_plan
 from boomspec.core.task_data import DATA, TASKS
+from boomspec.spec.sections.baselines import TRAINED, BaselineItem
 from boomspec.spec.sections.data import DataSpec
 from boomspec.spec.sections.execution import Resources
 from boomspec.spec.sections.interpolate import OrderSearch
@@ -38,7 +39,7 @@ FOLLOWING = {
 BORROWED: dict[tuple[str, ...], tuple[str, ...]] = {
     ("teacher", "pretrain", "key_value_heads"): ("teacher", "pretrain", "attention_heads"),
     ("teacher", "pretrain", "positions"): ("data", "sequence_length"),
-    ("baselines", "random_init", "tokens"): ("distill", "tokens"),
+    **{("baselines", kind, "tokens"): ("distill", "tokens") for kind in TRAINED},
     **dict.fromkeys(
         (("distill", "losses", kind, "embedding") for kind, loss in LOSSES.items() if issubclass(loss, StateLoss)),
         ("student", "train_embedding"),
@@ -149,13 +150,18 @@ def complete(spec: Spec) -> Spec:
             outputs = _filled(outputs, temperature=1.0)
         own = {"losses": losses, "teacher_outputs": outputs, "blockwise": blockwise}
         changes["distill"] = _filled(distill.model_copy(update=own), faithful=FaithfulSpec())
-        changes["baselines"] = tuple(
-            item.model_copy(update={"random_init": _filled(control, tokens=distill.tokens)})
-            if (control := item.random_init) is not None
-            else item
-            for item in spec.baselines
-        )
+        changes["baselines"] = tuple(_completed(item, spec.seed, distill.tokens) for item in spec.baselines)
     return spec.model_copy(update=changes)
+
+
+def _completed(item: BaselineItem, seed: int, tokens: int) -> BaselineItem:
+    """A baseline with the seed and the tokens of its training."""
+    found: dict[str, Any] = {kind: control for kind in TRAINED if (control := getattr(item, kind)) is not None}
+    if (run := item.contiguous_drop) is not None and not run.distilled:
+        found = {}
+    if item.cross_patching is not None:
+        found["cross_patching"] = _filled(item.cross_patching, seed=(seed + 1) % 2**32)
+    return item.model_copy(update={kind: _filled(control, tokens=tokens) for kind, control in found.items()})
 
 
 def _filled(section: S, **defaults: Any) -> S:

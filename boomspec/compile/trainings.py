@@ -8,14 +8,14 @@ from collections.abc import Iterator
 
 from boomspec.core.errors import Problem
 from boomspec.core.tasks.record import Optimizer, Recipe, Schedule
-from boomspec.spec.sections.baselines import LaCoSpec, ShortGPT
+from boomspec.spec.sections.baselines import TRAINED, DroppedRun, LaCoSpec, ShortGPT
 from boomspec.spec.sections.interpolate import OrderSearch, SeamSpec
 from boomspec.spec.sections.student import KeepChoice
 from boomspec.spec.sections.training import Training
 from boomspec.spec.spec_file import Spec, SpecFile
 from boomspec.spec.yaml_reader import Location
 
-_SEARCHED = KeepChoice | OrderSearch | SeamSpec | ShortGPT | LaCoSpec
+_SEARCHED = KeepChoice | OrderSearch | SeamSpec | ShortGPT | LaCoSpec | DroppedRun
 _Trained = tuple[Training, Location, int, Location]  # its section and its tokens, each with its place
 _PLENTY = 10_000_000  # tokens, where nothing is trained or searched: what is held out is a share of them
 
@@ -47,8 +47,10 @@ def _trainings(spec: Spec) -> Iterator[_Trained]:
             if assistant.tokens not in (None, distill.tokens):
                 yield distill, ("distill",), assistant.tokens, ("distill", "assistants", i, "tokens")
         for i, item in enumerate(spec.baselines):
-            if item.random_init is not None and item.random_init.tokens not in (None, distill.tokens):
-                yield distill, ("distill",), item.random_init.tokens, ("baselines", i, "random_init", "tokens")
+            for kind in TRAINED:
+                control = getattr(item, kind)
+                if control is not None and control.tokens not in (None, distill.tokens):
+                    yield distill, ("distill",), control.tokens, ("baselines", i, kind, "tokens")
 
 
 def _sequences_and_steps(training: Training, sequence_length: int, tokens: int) -> tuple[int, int]:
@@ -119,7 +121,8 @@ def _tokens_needed(spec: Spec) -> str:
     """Tokens of which the longest training or search reads none twice, as people write them, never fewer: "2.11B"."""
     assert spec.data is not None
     length = spec.data.sequence_length
-    kinds = (kind for item in spec.baselines for kind in (item.shortgpt, item.laco))
+    calibrated = ("shortgpt", "laco", "contiguous_drop", "linear_patch")
+    kinds = (getattr(item, kind) for item in spec.baselines for kind in calibrated)
     searches = (spec.student.keep, spec.interpolate.order, spec.interpolate.seam, *kinds)
     read = [s.calibration.sequences * length for s in searches if isinstance(s, _SEARCHED)]
     for section, _, tokens, place in _trainings(spec):

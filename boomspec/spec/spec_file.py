@@ -109,7 +109,16 @@ class Spec(Strict):
             hint = "leave it out, or let a polish train the whole: distill.blockwise.polish"
             raise FieldError("no block has the embedding", hint=hint, at=("student", "train_embedding"))
         for i, item in enumerate(self.baselines):
-            if self.distill is None and (item.random_init or item.standard_distillation):
+            cross, run = item.cross_patching, item.contiguous_drop
+            if cross is not None and cross.seed == self.seed and cross.initial == "teacher":
+                message = f"{self.seed} is the seed of the student itself: the other one would be the same"
+                raise FieldError(message, at=("baselines", i, "cross_patching", "seed"))
+            if cross is not None and self.distill is not None and self.distill.generated is not None:
+                raise FieldError("the text that the teacher writes is of one seed", at=("baselines", i))
+            if run is not None and run.distilled and self.distill is None:
+                hint = "write {contiguous_drop: {distilled: false}}"
+                raise FieldError("needs a `distill` section: it is trained", hint=hint, at=("baselines", i))
+            if self.distill is None and (item.random_init or item.standard_distillation or cross):
                 raise FieldError("needs a `distill` section: it is trained", at=("baselines", i))
         if self.teacher.pretrain is None and "pretrain" in self.execution.model_fields_set:
             raise FieldError("nothing is pretrained here", at=("execution", "pretrain"))

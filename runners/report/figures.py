@@ -37,9 +37,25 @@ _LOOK: dict[str, dict[str, Any]] = {
     "laco": {"color": SKY, "marker": "X", "linewidth": 1.4, "markersize": 7, "linestyle": _DASHED},
     "standard_distillation": {"color": GREEN, "marker": "v", "linewidth": 1.4, "markersize": 7},
     "random_init": {"color": PINK, "marker": "^", "linewidth": 1.4, "markersize": 7, "linestyle": _DOTTED},
+    "contiguous_drop": {"color": YELLOW, "marker": "<", "linewidth": 1.4, "markersize": 7, "linestyle": _DOTTED},
+    "contiguous_distilled": {"color": GREEN, "marker": "<", "linewidth": 1.4, "markersize": 7, "linestyle": _DASHED},
+    "linear_patch": {"color": ORANGE, "marker": ">", "linewidth": 1.4, "markersize": 7, "linestyle": _DOTTED},
+    "cross_patching": {"color": PINK, "marker": "d", "linewidth": 0.0, "markersize": 7},
 }
-_NOT_THE_TEACHER = ("standard_distillation", "random_init")  # series that do not end in the teacher
-CONTROLS = ("random_init", "laco", "shortgpt")  # may be so far off that they would flatten all else
+_NOT_THE_TEACHER = (
+    "standard_distillation",
+    "random_init",
+    "contiguous_distilled",
+    "cross_patching",
+)  # series that do not end in the teacher
+CONTROLS = (
+    "random_init",
+    "laco",
+    "shortgpt",
+    "contiguous_drop",
+    "linear_patch",
+    "cross_patching",
+)  # may be so far off that they would flatten all else
 _ENDS = {"student": ("D", 8), "teacher": ("*", 15)}
 # Of groups: the reference is ink; the rest is told apart by colour and by marker.
 _GROUPS = ((INK, "o"), (BLUE, "s"), (ORANGE, "^"), (GREEN, "D"), (PINK, "v"), (YELLOW, "P"), (SKY, "X"))

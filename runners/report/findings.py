@@ -11,6 +11,7 @@ from runners.report.format import number
 from runners.report.study import SERIES, Group, Study
 
 _ADJECTIVES = {"interpolated": "interpolated", "random_init": "randomly initialised"}
+_OTHERS = ("shortgpt", "laco", "standard_distillation", "contiguous_drop", "contiguous_distilled", "linear_patch")
 _MOST_SENTENCES = 7  # about single groups; of more there are counts
 _MOST_WINNERS = 3
 
@@ -52,7 +53,7 @@ def _sentences(study: Study) -> list[str]:
     else:
         first = [_beats(study, main, "interpolated", "naive_pruning"), _between(study, main)]
         rest = [_steps(study, main)]
-        rest += [_beats(study, main, "interpolated", name) for name in ("shortgpt", "laco", "standard_distillation")]
+        rest += [_beats(study, main, "interpolated", name) for name in _OTHERS]
         rest += [_beats(study, main, "random_init", "naive_pruning")]
         rest += [_beats(study, measure, "interpolated", "naive_pruning") for measure in others]
         nothing = f"No interpolated size has a result on {study.name(main)}."

@@ -26,6 +26,10 @@ SERIES = {  # in the order in which they are shown
     "laco": "LaCo",
     "standard_distillation": "standard distillation",
     "random_init": "random initialisation",
+    "contiguous_drop": "contiguous drop",
+    "contiguous_distilled": "contiguous drop, distilled",
+    "linear_patch": "LinearPatch",
+    "cross_patching": "cross-patching",
 }
 SEED = "seed"  # the axis whose values repeat an experiment
 VARIANT, BASE = "variant", "base"

@@ -5,13 +5,14 @@ from functools import partial
 from transformers import PreTrainedModel
 
 from boomspec.core.json_text import computed_json
-from boomspec.core.tasks import LayerChoice, PatchOrder, Search
+from boomspec.core.tasks import LayerChoice, PatchOrder, RunDistances, Search
 from runners.modeling.models import load_frozen, model_folder
 from runners.runtime.context import Context
 from runners.runtime.device import deterministic_mode, frozen_dtype
 from runners.search.calibration import calibration_batches
 from runners.search.layer_choice import search_layer_choice
 from runners.search.patch_order import search_patch_order
+from runners.search.run_distances import search_run_distances
 
 RESULT = "search.json"
 
@@ -31,6 +32,8 @@ def run(context: Context[Search]) -> None:
             case PatchOrder() as choice:
                 pair = {"teacher": teacher, "student": load("student")}
                 found = search_patch_order(choice, **pair, batches=batches, report=report)
+            case RunDistances() as choice:
+                found = search_run_distances(choice, teacher=teacher, batches=batches, report=report)
             case LayerChoice() as choice:
                 found = search_layer_choice(choice, teacher=teacher, batches=batches, report=report)
     (context.path / RESULT).write_text(computed_json(found, "the search"), encoding="utf-8")

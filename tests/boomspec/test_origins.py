@@ -130,7 +130,8 @@ def test_these_are_all_fields_of_the_language() -> None:
     }
     assert lost == set()
     kinds = {place[1] for place in said if place[0] == "baselines" and len(place) > 1}
-    assert set(BaselineItem.model_fields) - kinds == {"shortgpt", "standard_distillation"}  # see test_searches.py
+    elsewhere = {"shortgpt", "standard_distillation", "contiguous_drop", "linear_patch", "cross_patching"}
+    assert set(BaselineItem.model_fields) - kinds == elsewhere  # see test_searches.py and test_dropping.py
 
 
 def test_what_is_stored_of_a_teacher_is_named_for_what_stores_it_and_for_who_reads_it(specs: Writer) -> None:

@@ -13,7 +13,7 @@ from boomspec.core.tasks.models import Baseline, Dequantize, Interpolate, LaCo, 
 from boomspec.core.tasks.record import Architecture, Determinism, Faithful, Optimizer, Precision, Recipe, Record
 from boomspec.core.tasks.report import Cell, Compared, Comparison, Report, Series
 from boomspec.core.tasks.seam import Seam
-from boomspec.core.tasks.search import Calibration, LayerChoice, PatchOrder, Search
+from boomspec.core.tasks.search import Calibration, LayerChoice, PatchOrder, RunDistances, Search
 from boomspec.core.tasks.teacher_outputs import Samples, Stored, TeacherOutputs, TopTokens
 from boomspec.core.tasks.tokenize import Tokenize, TrainTokenizer
 from boomspec.core.tasks.training import Distill, OnPolicy, Pretrain
@@ -23,7 +23,8 @@ __all__ = [
     "KINDS", "SHOWING", "TRAININGS", "Architecture", "Baseline", "BlockStates", "BuiltSize", "Calibration", "Cell",
     "Check", "Compared", "Comparison", "Dequantize", "Determinism", "Distill", "DistillBlock", "Evaluate", "Faithful",
     "Generate", "HeldOut", "Interpolate", "JoinBlocks", "LaCo", "LayerChoice", "LmEval", "OnPolicy", "Optimizer",
-    "Outline", "PatchOrder", "Precision", "Pretrain", "Recipe", "Record", "Report", "Samples", "Sampling", "Seam",
+    "Outline", "PatchOrder", "Precision", "Pretrain", "Recipe", "Record", "Report", "RunDistances", "Samples",
+    "Sampling", "Seam",
     "Search", "Series", "Stored", "Subset", "TeacherOutputs", "Tokenize", "TopTokens", "TrainTokenizer",
 ]  # fmt: skip
 

@@ -6,7 +6,18 @@ from boomspec.core.tasks.record import Record
 from boomspec.core.types import Strict
 
 Series = Literal[
-    "teacher", "student", "interpolated", "naive_pruning", "random_init", "standard_distillation", "shortgpt", "laco"
+    "teacher",
+    "student",
+    "interpolated",
+    "naive_pruning",
+    "random_init",
+    "standard_distillation",
+    "shortgpt",
+    "laco",
+    "contiguous_drop",
+    "contiguous_distilled",
+    "linear_patch",
+    "cross_patching",
 ]
 
 

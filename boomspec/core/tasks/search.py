@@ -73,13 +73,23 @@ class LayerChoice(Strict):
         return layers + sum((left - 1) ** 2 for left in rounds), 0
 
 
+class RunDistances(Strict):
+    """How far the state moves over each run of following layers, by angle and by cosine. Inputs: teacher, tokens."""
+
+    type: Literal["run_distances"] = "run_distances"
+    positions: Literal["all", "last"]
+
+    def layer_runs(self, layers: int) -> tuple[int, int]:
+        return layers, 0
+
+
 class Search(Record):
     """A choice that needs data. Writes `search.json`; the compiler reads it and goes on with integers."""
 
     kind, version = "search", 1
     usual_work = 100
 
-    choice: Annotated[PatchOrder | LayerChoice, Discriminator("type")]
+    choice: Annotated[PatchOrder | LayerChoice | RunDistances, Discriminator("type")]
     calibration: Calibration
     precision: Precision
     determinism: Determinism | None = None
@@ -96,6 +106,9 @@ class Search(Record):
             logits, states = 2 * 4 * measured * teacher.vocabulary, tokens * teacher.hidden * width
             memory["head"] = memory.get("head", 0) + (logits if logits <= HELD_LOGITS else states)
             memory["states"] = min(HELD_STATES, states * len(patchable(self.choice.kept, teacher.depth)))
+        if isinstance(self.choice, RunDistances):
+            batch = min(prices.batch_size, sequences) * (length if self.choice.positions == "all" else 1)
+            memory["states"] = (teacher.depth + 1) * teacher.hidden * width * batch
         work = runs * tokens * (teacher.forward(length) / teacher.depth) + heads * teacher.head()
         read = teacher.bytes
         if student is not None:

@@ -1,12 +1,12 @@
 """The section `baselines`: models that the family is compared with."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from boomspec.core.types import AlsoText, Count, Number, Strict, about
 from boomspec.spec.sections.data import Calibration, CalibrationSpec
-from boomspec.spec.validate import FieldError, only_one
+from boomspec.spec.validate import FieldError, goes_with, only_one
 
 
 class NaivePruning(Strict):
@@ -38,6 +38,44 @@ class LaCoSpec(Strict):
     calibration: Calibration = CalibrationSpec()
 
 
+class DroppedRun(Strict):
+    """How the run of following layers is chosen that a model goes without."""
+
+    by: Literal["angular_distance", "block_influence"] = "angular_distance"
+    """The run over which the state turns least, by the mean angle (arXiv 2403.17887) or by the mean cosine."""
+    positions: Literal["all", "last"] = about("Every position of a sequence, or its last one.", default="all")
+    calibration: Calibration = CalibrationSpec()
+
+
+class ContiguousDrop(DroppedRun):
+    """The teacher without one run of layers, as it is and distilled by KL alone (Minitron, arXiv 2408.11796)."""
+
+    distilled: bool = about("Also distil each size, on the teacher's logits alone.", default=True)
+    tokens: Count | None = about("Training tokens of each size. Default: as the student.", ["250k"], default=None, gt=0)
+
+    def model_post_init(self, _: object) -> None:
+        goes_with(self, "distilled", "tokens")
+
+
+class LinearPatch(DroppedRun):
+    """The teacher without one run of layers, mended by one fitted matrix in front of the gap (arXiv 2505.24680)."""
+
+    fit: Literal["channels", "matrix", "refit"] = "matrix"
+    """Of the last write in front of the gap: one number for each channel, a square matrix in front of it, or the matrix
+    of that write itself."""
+    ridge: Number = about("Pull towards the weights as they are, as in interpolate.seam.", default=0.01, gt=0)
+
+
+class CrossPatching(Strict):
+    """Another student's layers in the place of the teacher's: whether layers fit only those they were trained with."""
+
+    seed: int | None = Field(None, examples=[7], ge=0, le=2**32 - 1)
+    """Of the other student's training. Default: the seed that follows the spec's."""
+    initial: Literal["teacher", "random"] = "teacher"
+    """What the other student begins as: the teacher's layers, as the student does, or random weights."""
+    tokens: Count | None = about("Its training tokens. Default: as the student.", ["250k"], default=None, gt=0)
+
+
 class BaselineItem(Strict):
     """One baseline: the key is the kind."""
 
@@ -49,8 +87,18 @@ class BaselineItem(Strict):
     """The teacher without its least influential layers."""
     laco: LaCoSpec | None = about("The teacher with layers collapsed into one.", [{}, {"threshold": 0.6}], default=None)
 
+    contiguous_drop: ContiguousDrop | None = Field(None, examples=[{}, {"by": "block_influence"}])
+    """The teacher without the run of layers that changes its state least, as it is and distilled."""
+    linear_patch: LinearPatch | None = Field(None, examples=[{}, {"fit": "channels"}])
+    """The same, mended by one matrix that is fitted on text instead of distilled."""
+    cross_patching: CrossPatching | None = Field(None, examples=[{}, {"seed": 7}])
+    """Another student's layers patched into the student."""
+
     def model_post_init(self, _: object) -> None:
         only_one(self, *type(self).model_fields)
+
+
+TRAINED = ("random_init", "contiguous_drop", "cross_patching")  # those with tokens of their own
 
 
 def _each_once(items: tuple[BaselineItem, ...]) -> tuple[BaselineItem, ...]:
