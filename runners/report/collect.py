@@ -17,6 +17,7 @@ import pandas as pd
 from boomspec.core.files import read_json
 from boomspec.core.tasks import Cell, Compared, Comparison, Report
 from boomspec.core.tasks.report import shown_measure
+from runners.report.loss_terms import terms_at_start
 from runners.report.study import SEED, SERIES, Missing, PatchSearch, Row, Size, Study, TrainingCurves, Trial, curve_of
 from runners.runtime.tables import read_frame, read_table
 
@@ -40,9 +41,11 @@ def collect(record: Report | Comparison, find: Find) -> Study:
     )
     curves = []
     for label, folder in trainings:
-        steps = (json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+        steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        params = read_json(folder / "artifact.json")["task"]["params"]
+        terms = tuple(terms_at_start(label, params, steps[0])) if steps else ()
         pairs = read_json(folder / "similarity.json")["pairs"] if (folder / "similarity.json").exists() else ()
-        curves.append(TrainingCurves(label, tuple(steps), tuple(pairs)))
+        curves.append(TrainingCurves(label, tuple(steps), tuple(pairs), terms))
     tried = []
     for label, content in ((label, read_json(folder / "search.json")) for label, folder in searches):
         if "sets" in content:  # else it chose layers

@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from matplotlib.figure import Figure
 
 from boomspec.core.graph import TaskGraph
+from boomspec.core.losses import LOSSES
 from boomspec.core.tasks import Comparison, Report
 from boomspec.store import Store
 from runners.report import tables
@@ -151,7 +152,13 @@ def _spread(study: Study) -> str:
 
 
 def render(
-    study: Study, *, title: str, drawings: Sequence[Drawing], files: Mapping[str, str], notes: Notes | None = None
+    study: Study,
+    *,
+    title: str,
+    drawings: Sequence[Drawing],
+    files: Mapping[str, str],
+    terms: Sequence[tables.Table] = (),
+    notes: Notes | None = None,
 ) -> str:
     """The page's HTML. `files`: texts of the files that it offers for download; large ones lie beside it."""
     encoded = {name: base64.b64encode(text.encode()).decode() for name, text in files.items()}
@@ -174,6 +181,8 @@ def render(
         missing=missing[:_MOST_MISSING],
         unlisted=max(0, len(missing) - _MOST_MISSING),
         axes=study.axes,
+        terms=terms,
+        losses=LOSSES,
         downloads={name: data if len(data) <= _MOST_EMBEDDED else "" for name, data in encoded.items()},
         notes=notes or Notes(),
         svg=svg,
@@ -203,10 +212,11 @@ def fetched(graph: TaskGraph, store: Store, inputs: Mapping[str, str]) -> dict[s
 
 def write_page(folder: Path, study: Study, *, title: str, figures: Path, notes: Notes | None = None) -> Path:
     """Write a study's page and tables into `folder`, its figures into `figures`."""
-    drawings, files = draw(study), tables.files(study, title, notes.trainings if notes else ())
+    drawings, terms = draw(study), tables.terms_of(study, notes.terms if notes else ())
+    files = tables.files(study, title, notes.trainings if notes else (), terms)
     for drawing in drawings:
         write_png(drawing.figure, figures / f"{drawing.name}.png")
-    html = render(study, title=title, drawings=drawings, files=files, notes=notes)
+    html = render(study, title=title, drawings=drawings, files=files, terms=terms, notes=notes)
     for name, text in {**files, PAGE: html}.items():
         (folder / name).write_text(text, encoding="utf-8")
     return folder / PAGE

@@ -36,12 +36,18 @@ def training_figure(training: TrainingCurves, *, width: float = 7.6) -> Figure:
                 axes.set_title(loss.title)
                 axes.set_ylabel(loss.unit, fontsize=9)
             else:
-                axes.set_title("loss (weighted sum)" if term == "loss" and len(terms) > 1 else term)
+                axes.set_title("loss (weighted sum)" if term == "loss" and len(terms) > 1 else _title(term))
             axes.yaxis.set_major_locator(MaxNLocator(4))
         for axes in grid[-2:]:  # the lowest of each column
             axes.set_xlabel("step")
             axes.tick_params(labelbottom=True)
     return figure
+
+
+def _title(column: str) -> str:
+    """Of a weight or another number of a term that changes over the steps; else the column's own name."""
+    what, _, kind = column.partition(".")
+    return f"{what} of {LOSSES[kind].title}" if kind in LOSSES else column
 
 
 def similarity_figure(training: TrainingCurves, *, width: float = 7.6) -> Figure:

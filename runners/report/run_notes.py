@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, takewhile
 from typing import Any
@@ -14,9 +14,11 @@ from boomspec.core.tasks import Tokenize
 from boomspec.models.trust import warnings
 from boomspec.store import Store
 from runners.report.format import size
+from runners.report.loss_terms import terms_at_start
 from runners.report.study import BASE, VARIANT
 
 _MOST_TASKS = 500  # listed one by one
+_FIRST_ROW = 100_000  # bytes that have the first row of a training's metrics
 _COMPUTED = {"student.parameters", "student.blocks", "teacher.layers", "teacher.parameters"}  # from other fields
 
 
@@ -39,6 +41,7 @@ class Notes:
     tasks: Sequence[dict[str, Any]] = ()  # {name, kind, id, seconds, state}
     left_out: int = 0  # tasks that are not listed
     trainings: Sequence[dict[str, Any]] = ()  # how fast each was: `TRAINING`
+    terms: Sequence[dict[str, Any]] = ()  # of the losses of all experiments, at the first step: `loss_terms`
     warnings: Sequence[str] = ()  # for the top of the page, such as foreign code that was run
 
 
@@ -103,6 +106,7 @@ def notes_of(graph: TaskGraph, store: Store, failures: dict[str, str], *, severa
         tasks=shown,
         left_out=len(tasks) - len(shown),
         trainings=trainings(graph, found),
+        terms=list(_terms(graph, store, found)) if several else (),
         warnings=warnings(graph),
     )
 
@@ -111,6 +115,15 @@ def trainings(graph: TaskGraph, provenance: Mapping[str, Any]) -> Sequence[dict[
     """How fast the trainings of a graph were. `provenance`: of its artifacts, by task id."""
     speeds = {node.name: provenance.get(node.id, {}).get("training") for node in graph.nodes.values()}
     return [{"task": name} | {key: speed.get(key) for key in TRAINING[1:]} for name, speed in speeds.items() if speed]
+
+
+def _terms(graph: TaskGraph, store: Store, made: Container[str]) -> Iterator[dict[str, Any]]:
+    """The terms of the losses of a graph's trainings at their first step."""
+    for node in graph.nodes.values():
+        if node.task.record.trains and node.id in made:
+            first, _, _ = store.read(node.task.kind, node.id, "metrics.jsonl", most=_FIRST_ROW).partition(b"\n")
+            if first:
+                yield from terms_at_start(node.name, node.task.record.to_json(), json.loads(first))
 
 
 def _distinct(values: Iterable[Any]) -> str:

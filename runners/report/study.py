@@ -87,11 +87,15 @@ class Missing:
 
 @dataclass(frozen=True)
 class TrainingCurves:
-    """`steps` as logged; `pairs`: cosine similarity of aligned states before and after (distillation only)."""
+    """`steps` as logged; `pairs`: cosine similarity of aligned states before and after (distillation only).
+
+    `terms`: of the loss at the first step (`runners.report.loss_terms`).
+    """
 
     label: str
     steps: tuple[dict[str, float], ...]
     pairs: tuple[dict[str, Any], ...] = ()
+    terms: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 results.csv       one row per number; those of several experiments with their axes
 results.json      the same, what is missing and why, and what the numbers say
 groups.csv        (several experiments) one row per size and metric of each group: mean and spread over its seeds
+losses.csv        one row per training and term of its loss: how large it was at the first step, and its weight
 trainings.csv     (of a run) one row per training: its tokens a second, its model FLOPs utilisation, what it ran on
 differences.csv   (several experiments) one row per size and measure of each group that is compared with another
 """
@@ -15,6 +16,7 @@ from boomspec.core.tasks import Cell
 from runners.report.compare import against_references, baseline_gains, ranked
 from runners.report.findings import findings, outcome
 from runners.report.format import Footnotes, count
+from runners.report.loss_terms import TERM
 from runners.report.study import FAMILY, SERIES, Group, Size, Study, curve_of
 from runners.runtime.tables import csv_text
 
@@ -165,10 +167,16 @@ def missing_lines(study: Study) -> list[Table]:
 # --- the files -------------------------------------------------------------------------------------
 
 
-def files(study: Study, title: str, trainings: Sequence[Table] = ()) -> dict[str, str]:
+def terms_of(study: Study, noted: Sequence[Table] = ()) -> Sequence[Table]:
+    """The terms of all losses at their first step. `noted`: those of several experiments."""
+    return [term for training in study.trainings for term in training.terms] or noted
+
+
+def files(study: Study, title: str, trainings: Sequence[Table] = (), terms: Sequence[Table] = ()) -> dict[str, str]:
     """The files beside the page, by name. Each axis is a column; one that is called as another one is "axis <name>".
 
     `trainings`: how fast those of a run were. An artifact has none, for they depend on the machine.
+    `terms`: `terms_of`.
     """
     several = bool(study.axes)
     rows = [
@@ -192,6 +200,9 @@ def files(study: Study, title: str, trainings: Sequence[Table] = ()) -> dict[str
         tables["groups.csv"] = _csv(["group"], study.swept, _GROUP, groups)
         tables["differences.csv"] = _csv(["group"], study.swept, _DIFFERENCE, compared)
     content |= {"results": rows, "missing": missing}
+    if terms:
+        content["losses"] = terms
+        tables["losses.csv"] = csv_text(TERM, terms)
     if trainings:
         content["trainings"] = trainings
         tables["trainings.csv"] = csv_text(list(trainings[0]), trainings)

@@ -15,12 +15,12 @@ from typing import Any
 
 from boomspec.core.errors import BoomspecError
 from boomspec.core.losses import Losses
-from boomspec.core.losses.weight import Weight, WeightCourse, weight_at
+from boomspec.core.losses.weight import COLUMN, Weight, WeightCourse, weight_at
 from boomspec.core.tasks.record import Balance
 from runners.training.moment import Moment
 
 _DECAY = 0.95  # of the running mean: it remembers about twenty steps
-_WEIGHT, _NUMBER = "weight.", "t."  # columns of the metrics
+_NUMBER = "t."  # of a column of the metrics
 
 
 class Weighting:
@@ -78,7 +78,7 @@ class Weighting:
     def columns(self, step: int) -> dict[str, float]:
         """For the row of a step: the weights that are no plain numbers of the spec, and what terms read as `t`."""
         changing = {
-            f"{_WEIGHT}{kind}": weight
+            f"{COLUMN}{kind}": weight
             for kind, weight in self.weights(step).items()
             if self.balance is not None or isinstance(self.own[kind], WeightCourse)
         }
@@ -90,8 +90,3 @@ def weighting(losses: Losses, steps: int, *, balance: Balance | None = None) -> 
     terms = losses.terms()
     courses = {kind: course for kind, term in terms.items() if (course := term.course(steps)) is not None}
     return Weighting({kind: term.weight for kind, term in terms.items()}, steps, balance=balance, courses=courses)
-
-
-def is_of_weighting(column: str) -> bool:
-    """Whether a column of the metrics is one of `Weighting.columns`."""
-    return column.startswith((_WEIGHT, _NUMBER))

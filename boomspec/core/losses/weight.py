@@ -7,6 +7,8 @@ from pydantic import Field
 
 from boomspec.core.types import Number, ShareField, Strict, about
 
+COLUMN = "weight."  # with a kind behind it: the column of the metrics that has its weight, where that changes
+
 
 class WeightCourse(Strict):
     """From `start` at the first step to `end`, which it keeps after `over` steps."""
