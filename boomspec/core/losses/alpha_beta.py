@@ -22,7 +22,7 @@ class AlphaBeta(Divergence):
     kind, title, unit = "alpha_beta", "alpha-beta divergence", "divergence"
     description = "Between KL (alpha 1, beta 0) and reverse KL (alpha 0, beta 1)."
     equation = "T^2 * 1/(a b) sum (a/(a+b) p^(a+b) + b/(a+b) q^(a+b) - p^a q^b)"
-    source = "arXiv 2505.04560, eq. 5"
+    source = "arXiv 2505.04560"
     elsewhere = ("ab_div", "abkd", "ab", "ab_divergence")
     working, by_autograd = 5, 8
 

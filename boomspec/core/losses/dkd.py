@@ -23,7 +23,7 @@ class DKD(Divergence):
     reads = ("logits", "teacher_logits", "labels")
     description = "KL of the token that follows and of the others, weighed apart."
     equation = "T^2 * (a KL((p(y), 1 - p(y)), (q(y), 1 - q(y))) + b KL(p / (1 - p(y)), q / (1 - q(y)) without y))"
-    source = "arXiv 2203.08679, eq. 7"
+    source = "arXiv 2203.08679"
     elsewhere = ("decoupled_kd", "decoupled", "nckd", "tckd")
     working, kept, by_autograd = 8, 5, 7
 

@@ -16,7 +16,7 @@ class LogitMSE(Loss):
     reads = ("logits", "teacher_logits")
     description = "On the teacher's logits themselves."
     equation, source = "1/V sum (z_p - z_q)^2", "arXiv 1312.6184"
-    elsewhere = ("mse_logits", "logits_mse", "mse", "logit_matching", "mse_loss")
+    elsewhere = ("mse_logits", "logits_mse", "logit_matching")
     working, kept = 2, 0
 
     def formula(self, logits_NV: "Tensor", teacher_logits_NV: "Tensor") -> "Tensor":

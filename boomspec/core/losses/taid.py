@@ -21,7 +21,7 @@ _LEAST = 1e-15  # of the loss that a change is divided by; as in the published c
 class TAID(Divergence):
     """`T^2 * KL(p_t, q)` with `p_t = softmax((1 - t) z_q + t z_p)`; the student's logits in it have no gradient.
 
-    t rises from `start` to `end`. Adaptive (the paper's algorithm 1): never behind the straight line over the steps,
+    t rises from `start` to `end`. Adaptive (the paper's algorithm): never behind the straight line over the steps,
     and before it by `alpha * sigmoid(m) * (1 - t)` a step, with m the running mean (of decay `beta`) of how much
     smaller the loss became, relative to what it was. So t is a function of the losses so far.
     """

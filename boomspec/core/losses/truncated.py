@@ -48,7 +48,7 @@ class TopKKL(_Truncated):
     kind, title = "top_k_kl", "top-k KL"
     description = "KL on the teacher's likeliest tokens, a fixed number of them."
     equation = "T^2 * (sum over the top k of p log(p / q) + P log(P / Q)), P, Q: probability of all others"
-    source = "arXiv 2410.16215, 2503.16870 (section 3)"
+    source = "arXiv 2410.16215, 2503.16870"
     elsewhere = ("topk", "top_k", "topk_kl", "topk_kd")
     working, by_autograd = 6, 7
 
@@ -65,7 +65,7 @@ class TopPKL(_Truncated):
     kind, title = "top_p_kl", "top-p KL"
     description = "KL on the teacher's likeliest tokens, as many as have a given probability."
     equation = "T^2 * (sum over the nucleus of p log(p / q) + P log(P / Q)), P, Q: probability of all others"
-    source = "arXiv 2410.16215, 2503.16870 (section 3)"
+    source = "arXiv 2410.16215, 2503.16870"
     elsewhere = ("topp", "top_p", "topp_kl", "nucleus_kl")
     working, by_autograd = 8, 9  # where all tokens have to be sorted; three less where the first ones are enough
 
