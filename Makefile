@@ -33,6 +33,7 @@ benchmarks: setup
 	$(BIN)/python tests/benchmarks/head_memory.py
 	$(BIN)/python -m tests.benchmarks.distill
 	$(BIN)/python -m tests.benchmarks.family
+	$(BIN)/python -m tests.benchmarks.losses
 	$(BIN)/python -m tests.benchmarks.cohort
 	$(BIN)/python -m tests.benchmarks.checkpoints
 	$(BIN)/python -m tests.benchmarks.gpu
