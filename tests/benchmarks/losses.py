@@ -3,9 +3,9 @@
     python -m tests.benchmarks.losses [KIND ...] [--rounds 3] [--sequences 1] [--length 256]
 
 The models have the shape of SmolLM2-135M with random weights: a teacher of 30 layers, a student of 16. A step is one
-micro batch: forward of both, the loss, backward, in fp32. Each side trains on cross-entropy and one other term; all take
-turns in this process, the order reversed in every second round. Medians. The optimiser, which is the same for all, is
-left out.
+micro batch: forward of both, the loss, backward, in fp32. Each side trains on cross-entropy and one other term; all
+take turns in this process, the order reversed in every second round. Medians. The optimiser, which is the same for all,
+is left out.
 """
 
 from __future__ import annotations
@@ -66,9 +66,7 @@ def main() -> None:
                 taken.setdefault(name, []).append(time.process_time() - started)
     medians = {name: statistics.median(times) for name, times in taken.items()}
     sizes = f"{options.sequences} x {options.length} tokens, vocabulary {SHAPE['vocab_size']:,}, fp32"
-    print(
-        f"a training step with cross-entropy and one other loss, {sizes}, processor seconds, medians of {options.rounds}"
-    )
+    print(f"a step with cross-entropy and one other loss, {sizes}, processor time, medians of {options.rounds}")
     for name in (USUAL, "cross_entropy", *sorted(kinds, key=medians.__getitem__)):
         print(f"  {name:36} {medians[name]:6.2f} s   {medians[name] / medians[USUAL]:.2f}x")
 

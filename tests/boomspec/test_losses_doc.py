@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from boomspec.core.losses import LOSSES, Loss, StateLoss
+from boomspec.core.losses import LOSSES, Loss
 from boomspec.spec.experiments import load_experiments
 
 DOC = Path(__file__).parents[2] / "docs" / "losses.md"
@@ -45,23 +45,23 @@ def defaults(loss: type[Loss]) -> str:
 
 
 def costs(loss: type[Loss]) -> tuple[str, ...]:
-    if issubclass(loss, StateLoss):
-        return f"{loss.working}, {loss.kept}", f"{'yes' if loss().flops(1) else 'no'}"
+    if "logits" not in loss.reads:
+        return (f"{loss.working}, {loss.kept}",)
     working, kept = loss().tensors()
     return (f"{max(working, kept + 3)}", "autograd") if kept else (f"{working}", "closed form")
 
 
 def made() -> str:
-    of_logits = {kind: loss for kind, loss in LOSSES.items() if not issubclass(loss, StateLoss)}
+    of_logits = {kind: loss for kind, loss in LOSSES.items() if "logits" in loss.reads}
     of_states = {kind: loss for kind, loss in LOSSES.items() if kind not in of_logits}
     lines = [
         "**Of logits**",
         "",
         *table(of_logits, "memory", "gradient"),
         "",
-        "**Of hidden states**",
+        "**Of hidden states and attention**",
         "",
-        *table(of_states, "memory: working, kept", "matrix products of its own"),
+        *table(of_states, "memory: working, kept"),
     ]
     return "\n".join(lines) + "\n"
 
