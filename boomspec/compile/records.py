@@ -190,6 +190,7 @@ def _on_policy(section: OnPolicySpec, sequence_length: int) -> tasks.OnPolicy:
         new_tokens=section.length(sequence_length) - max(1, section.prompt_tokens),
         sampling=sampling(section),
         teacher_share=section.teacher_share or None,
+        long_range=section.long_range or None,
     )
 
 

@@ -129,7 +129,10 @@ class Spec(Strict):
             message = "cannot be fitted for sizes that keep other parts of the teacher"
             raise FieldError(message, hint="teacher.rest: drop", at=("interpolate", "seam"))
         if self.distill is not None and self.distill.on_policy is not None:
-            self._check_writing(self.execution.distill, mixes=self.distill.on_policy.teacher_share > 0)
+            self._check_writing(
+                self.execution.distill,
+                reads=max(self.distill.on_policy.teacher_share, self.distill.on_policy.long_range) > 0,
+            )
         readers = {
             "distill": self.distill,
             "teacher.pretrain": self.teacher.pretrain,
@@ -142,16 +145,19 @@ class Spec(Strict):
             raise FieldError("missing 'data'", hint=f"{reason} needs text")
 
     @staticmethod
-    def _check_writing(options: DistillResources, *, mixes: bool) -> None:
+    def _check_writing(options: DistillResources, *, reads: bool) -> None:
         """Raise FieldError where a student could not write text while it is trained so."""
         refused = {
             "parallel": options.workers > 1 and options.parallel == "fsdp",
-            "teacher": options.workers > 1 and options.teacher == "sharded" and mixes,
+            "teacher": options.workers > 1 and options.teacher == "sharded" and reads,
             "compile": options.compile,
         }
         reasons = {
             "parallel": ("a student that is cut over workers cannot write text", "use parallel: ddp"),
-            "teacher": ("a teacher that is cut over workers cannot write along", "leave out on_policy.teacher_share"),
+            "teacher": (
+                "a teacher that is cut over workers cannot write along",
+                "leave out teacher_share and long_range",
+            ),
             "compile": ("compiled layers cannot write text: every token has another length", "set compile: false"),
         }
         if name := next((name for name, is_refused in refused.items() if is_refused), None):

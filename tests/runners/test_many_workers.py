@@ -24,6 +24,7 @@ from boomspec.core.execution import Execution, TrainingOptions, read_options
 from boomspec.core.graph import Node, Task
 from boomspec.core.losses import CrossEntropy, HiddenCosine, Losses
 from boomspec.core.losses.jsd import JSD
+from boomspec.core.losses.reverse_kl import ReverseKL
 from boomspec.core.losses.taid import TAID
 from boomspec.core.losses.tvd import TVD
 from boomspec.core.losses.weight import WeightCourse
@@ -106,6 +107,7 @@ def same(one: Path, other: Path) -> None:
             assert left.read_bytes() == right.read_bytes(), name
 
 
+WRITING = OnPolicy(share=0.5, prompt_tokens=4, new_tokens=9, sampling=Sampling(), teacher_share=0.2, long_range=1.0)
 CASES: dict[str, tuple[int, dict[str, Any], dict[str, Any], str]] = {
     "ddp on 2, tied": (2, {"parallel": "ddp"}, {}, "tied"),
     "ddp on 4 with a sharded teacher, frozen embedding": (
@@ -123,7 +125,7 @@ CASES: dict[str, tuple[int, dict[str, Any], dict[str, Any], str]] = {
     "ddp on 3 that write themselves": (
         3,
         {"parallel": "ddp", "micro_batch": 2},
-        {"on_policy": OnPolicy(share=0.5, prompt_tokens=4, new_tokens=9, sampling=Sampling(), teacher_share=0.2)},
+        {"on_policy": WRITING, "losses": Losses(cross_entropy=CrossEntropy(), reverse_kl=ReverseKL())},
         "untied",
     ),
     "fsdp on 2, untied": (2, {"parallel": "fsdp"}, {}, "untied"),

@@ -95,3 +95,13 @@ def test_text_that_the_student_writes(connected: None, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [row["on_policy"] for row in rows] == [int(is_on_policy(0, step, 0.5)) for step in range(4)]
     assert {row["on_policy"] for row in rows} == {0, 1}
+
+
+def test_minillm(connected: None, tmp_path: Path) -> None:
+    """The variant of that name: its fields, in the place of those of the base."""
+    on_policy = {"share": 0.5, "prompt_tokens": 4, "teacher_share": 0.2, "long_range": 1.0}
+    losses = {"kl": None, "reverse_kl": {"weight": 1.0}}
+    made(connected, tmp_path, "on-policy", on_policy=on_policy, losses=losses, tokens=1024)
+    (metrics,) = (tmp_path / "store").glob("distill/*/metrics.jsonl")
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [row["long_range"] != 0 for row in rows] == [is_on_policy(0, step, 0.5) for step in range(4)]

@@ -54,6 +54,7 @@ class OnPolicy(Strict):
     new_tokens: int
     sampling: Sampling
     teacher_share: float | None = None  # of the distribution that is drawn from; None: the student alone writes
+    long_range: float | None = None  # factor of the long-range term of the reverse KL, beside that of `reverse_kl`
 
     def cost(self, cost: Cost, recipe: Recipe, prices: Prices) -> Cost:
         """That of a training, of which so large a share of the steps is on-policy, in expectation."""
@@ -64,6 +65,9 @@ class OnPolicy(Strict):
         kept = 1 - self.share * (1 - length / recipe.sequence_length)  # of the tokens, where rows are shorter
         flops = round(cost.flops * kept)
         flops += rows * sum(length * of.forward(length) + self.new_tokens * of.head() for of in writers)
+        if self.long_range is not None:  # both read what was written; then forward, again, and backward of the head
+            read = sum(length * of.forward(length) + self.new_tokens * of.head() for of in (student, teacher))
+            flops += rows * (read + 4 * self.new_tokens * student.head())
         width, batch = 2 if recipe.precision == "bf16" else 4, min(prices.options.micro_batch, recipe.sequences)
         held = {name: size for name, size in cost.memory.items() if name in ("weights", "optimizer", "teacher")}
         writing = held | {

@@ -36,6 +36,17 @@ class OnPolicySpec(SamplingSpec):
     teacher_share: Number = Field(0.0, examples=[0.2], ge=0, lt=1)
     """The student draws from the mean of both distributions, the teacher's with this share (arXiv 2306.08543)."""
 
+    long_range: Number = Field(0.0, examples=[1.0], ge=0)
+    """Factor of the long-range part of the reverse KL's gradient: a token is credited with what the student wrote
+    behind it, by a policy gradient with length normalisation (arXiv 2306.08543). Goes with the loss reverse_kl."""
+
+    def model_post_init(self, _: object) -> None:
+        if self.long_range and (self.temperature != 1 or self.top_k is not None or self.top_p != 1):
+            message = (
+                "a long-range term needs what the distributions themselves give: temperature 1, no top_k, no top_p"
+            )
+            raise FieldError(message, at=("long_range",))
+
     def length(self, sequence_length: int) -> int:
         """Tokens of a sequence that the student writes, with its prompt."""
         return sequence_length if self.new_tokens is None else max(1, self.prompt_tokens) + self.new_tokens

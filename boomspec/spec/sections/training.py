@@ -149,6 +149,11 @@ class DistillSpec(Training):
         if self.on_policy is not None and not self.losses.reads_teacher:
             message = "no loss reads the teacher: of what the student writes itself it would learn nothing"
             raise FieldError(message, hint="add a loss such as reverse_kl or jsd", at=("on_policy",))
+        if self.on_policy is not None and self.on_policy.long_range:
+            single = self.losses.terms().get("reverse_kl")
+            if single is None or getattr(single, "temperature", 1.0) != 1:
+                message = "the long-range term is a part of the reverse KL at temperature 1, which is no loss here"
+                raise FieldError(message, hint="add the loss reverse_kl", at=("on_policy", "long_range"))
         if self.on_policy is not None and self.faithful is not None and self.faithful.padding:
             raise FieldError(
                 "the student writes whole sequences: there is no document to pad", at=("faithful", "padding")
