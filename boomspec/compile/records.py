@@ -85,7 +85,9 @@ def distill(
     tokens: int | None = None,
     losses: Losses | None = None,
 ) -> tasks.Distill:
-    """`tokens`, `losses`: of the training, where they are not those of the section."""
+    """`tokens`, `losses`: of the training, where they are not those of the section. One with losses of its own, as a
+    published baseline has, trains on the text alone, and has no balance.
+    """
     spec, section = resolved.spec, resolved.spec.distill
     assert section is not None
     assert section.faithful is not None
@@ -97,7 +99,7 @@ def distill(
         losses=losses or section.losses,
         balance=section.balance if losses is None else None,
         recipe=recipe(section, seed=spec.seed, sequence_length=resolved.data.sequence_length, tokens=tokens),
-        on_policy=None if section.on_policy is None else _on_policy(section.on_policy, resolved.data.sequence_length),
+        on_policy=_on_policy(section.on_policy, resolved.data.sequence_length) if losses is None else None,
         faithful=None if section.faithful == FaithfulSpec() else tasks.Faithful(**section.faithful.model_dump()),
         determinism=_determinism(spec),
         teacher_outputs=_stored(section),
@@ -183,7 +185,9 @@ def polish(resolved: ResolvedSpec, kept: tuple[int, ...], *, tokens: int | None 
     )
 
 
-def _on_policy(section: OnPolicySpec, sequence_length: int) -> tasks.OnPolicy:
+def _on_policy(section: OnPolicySpec | None, sequence_length: int) -> tasks.OnPolicy | None:
+    if section is None:
+        return None
     return tasks.OnPolicy(
         share=section.share,
         prompt_tokens=section.prompt_tokens,
