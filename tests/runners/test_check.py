@@ -125,6 +125,25 @@ def test_layers_that_depend_on_their_index_or_on_their_number(tmp_path, monkeypa
         checked(folder)
 
 
+def test_layers_that_are_to_be_alone_must_share_nothing_but_the_state(tmp_path, monkeypatch):
+    """Sizes of such a family are right; a layer of it cannot be run, or trained, without those before it."""
+    folder, forward, left = teacher(tmp_path / "t"), LlamaDecoderLayer.forward, {}
+
+    def leaving(layer, hidden_BTD, *arguments, **more):
+        output_BTD = forward(layer, hidden_BTD, *arguments, **more)
+        if layer.self_attn.layer_idx == 0:
+            left["first"] = output_BTD
+            return output_BTD
+        return output_BTD + 0.1 * left["first"]
+
+    alone = record(read_facts(folder)).model_copy(update={"alone": True})
+    assert check_family(alone) == []
+    monkeypatch.setattr(LlamaDecoderLayer, "forward", leaving)
+    assert checked(folder) == []
+    with pytest.raises(BoomspecError, match=wording("check.one_by_one")):
+        check_family(alone)
+
+
 def test_layers_that_are_scaled_by_their_index(tmp_path):
     sizes = {"n_embd": 32, "n_head": 4, "vocab_size": 300, "n_positions": 64, "n_layer": 7}
     config = AutoConfig.for_model("gpt2", **sizes, scale_attn_by_inverse_layer_idx=True)

@@ -19,6 +19,7 @@ from boomspec.store import FolderStore
 from runners.modeling.hidden_states import EMBEDDING, capture, trunk
 from runners.search.run_distances import search_run_distances
 from tests.runners import small, tiny
+from tests.runners.test_schemes_run import made as run_tiny
 
 BASELINES = [{"contiguous_drop": {"tokens": 2048}}, "linear_patch", "cross_patching"]
 
@@ -111,3 +112,9 @@ def test_every_series_is_on_the_report(made: tuple[Any, FolderStore]) -> None:
     results = (folder_of(made, "report") / "results.csv").read_text()
     for series in ("contiguous_drop", "contiguous_distilled", "linear_patch", "cross_patching"):
         assert series in results
+
+
+def test_the_shipped_spec_of_baselines_runs(connected: None, no_figures: None, tmp_path: Path) -> None:
+    found = run_tiny(connected, tmp_path, "quickstart-baselines")
+    series = {"contiguous_drop", "contiguous_distilled", "linear_patch", "cross_patching", "naive_pruning"}
+    assert {row["series"] for row in found["results"]} >= series
